@@ -1,0 +1,97 @@
+"""Registering with transformers' Auto classes without importing what is registered."""
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable
+
+
+def when_imported(module_name: str, callback: Callable[[], None]) -> None:
+    """Call `callback` once `module_name` has been imported: now if it has been already, else right after its import.
+
+    transformers' Auto classes take a fifth of a second to import and the model base class two seconds; registering
+    our classes must not make everybody who imports this package wait for them.
+    """
+    if module_name in sys.modules:
+        callback()
+    else:
+        sys.meta_path.insert(0, _CallbackFinder(module_name, callback))
+
+
+class _CallbackFinder(importlib.abc.MetaPathFinder):
+    """Hands the search for one module to the regular finders and hooks into its loader; then it removes itself."""
+
+    def __init__(self, module_name: str, callback: Callable[[], None]):
+        self.module_name = module_name
+        self.callback = callback
+
+    def find_spec(self, fullname, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.module_name:
+            return None
+        sys.meta_path.remove(self)
+        spec = next(
+            (
+                found
+                for finder in list(sys.meta_path)
+                if (found := finder.find_spec(fullname, path, target)) is not None
+            ),
+            None,
+        )
+        if spec is not None and spec.loader is not None:
+            spec.loader = _CallbackLoader(spec.loader, self.callback)
+        return spec
+
+
+class _CallbackLoader(importlib.abc.Loader):
+    """The original loader, followed by the callback."""
+
+    def __init__(self, loader, callback: Callable[[], None]):
+        self.loader = loader
+        self.callback = callback
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module) -> None:
+        # The module shall keep its own loader: inspect, pickle and pkgutil look at it.
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        self.callback()
+
+
+def register_lazily(mapping, config_class: type, load: Callable[[], object]) -> None:
+    """Register `load()` for `config_class` in one of transformers' Auto mappings; `load` runs when it is looked up.
+
+    The public `register` wants the class itself. Model classes cannot be imported when the Auto classes are:
+    transformers' own modules import those half-way through (`modeling_layers` does), and our models import them.
+    """
+    if not isinstance(mapping._extra_content, _LazyDict):
+        mapping._extra_content = _LazyDict(mapping._extra_content)
+    mapping._extra_content[config_class] = _Deferred(load)
+
+
+class _Deferred:
+    """A value that is made when it is read."""
+
+    def __init__(self, load: Callable[[], object]):
+        self.load = load
+
+
+def _value(item):
+    return item.load() if isinstance(item, _Deferred) else item
+
+
+class _LazyDict(dict):
+    """A dict whose deferred values are made on reading."""
+
+    def __getitem__(self, key):
+        return _value(super().__getitem__(key))
+
+    def get(self, key, default=None):
+        return self[key] if key in self else default
+
+    def values(self):
+        return [_value(item) for item in super().values()]
+
+    def items(self):
+        return [(key, _value(item)) for key, item in super().items()]

@@ -1,0 +1,1 @@
+"""The architectures, a folder each, and the layers that several of them share."""

@@ -1,0 +1,1 @@
+"""GhostNet, GhostNetV2 and GhostNetV3."""

@@ -1,0 +1,1 @@
+"""Layers with the same maths in several architectures."""

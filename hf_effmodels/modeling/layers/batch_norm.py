@@ -1,0 +1,47 @@
+"""Batch norm under activation checkpointing."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norms normalise by the batch as in training, but leave their running statistics alone."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class BatchNormCheckpointingMixin:
+    """Lets a PreTrainedModel with batch norms be trained with activation checkpointing and end with the same buffers.
+
+    The backward pass computes every checkpointed block a second time. Left alone, that would move the running
+    statistics twice per step.
+    """
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Callable = None, **kwargs):
+        if gradient_checkpointing_func is None:
+            return super()._set_gradient_checkpointing(enable=enable, **kwargs)
+        if getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            raise ValueError(
+                "gradient_checkpointing_kwargs: use_reentrant=True would update the running statistics of batch norms "
+                "twice in a step; accepted is use_reentrant=False."
+            )
+        contexts = partial(_checkpoint_contexts, self)
+        checkpoint = partial(gradient_checkpointing_func, context_fn=contexts)
+        return super()._set_gradient_checkpointing(
+            enable=enable, gradient_checkpointing_func=checkpoint, **kwargs
+        )
+
+
+def _checkpoint_contexts(model: nn.Module):
+    return nullcontext(), _frozen_statistics(model)

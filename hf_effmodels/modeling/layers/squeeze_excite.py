@@ -1,0 +1,24 @@
+"""Squeeze-and-excitation: channels gated by their global averages (https://arxiv.org/abs/1709.01507)."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class SqueezeExcite(nn.Module):
+    """x · hard_sigmoid(W₂ act(W₁ mean(x) + b₁) + b₂), per channel.
+
+    The two 1×1 convolutions of the official code see a single pixel: here they are linear layers, which start faster.
+
+    Shapes: (batch, channels, height, width) in and out.
+    """
+
+    def __init__(self, channels: int, reduced_channels: int):
+        super().__init__()
+        self.reduce = nn.Linear(channels, reduced_channels)
+        self.expand = nn.Linear(reduced_channels, channels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        gate = hidden_states.mean((2, 3))
+        gate = F.hardsigmoid(self.expand(F.relu(self.reduce(gate))))
+        return hidden_states * gate[:, :, None, None]

@@ -1,0 +1,1 @@
+"""Pipelines where a stock one of transformers or diffusers does not fit."""

@@ -1,0 +1,231 @@
+"""The one table of architectures: everything the package knows about them is read from here.
+
+A line per architecture. From it come the registrations with transformers' Auto classes, `list_models`, the command
+line, the tables of README and docs, and the common tests. Adding an architecture means adding a line.
+"""
+
+import importlib
+import logging
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+
+from ._imports import register_lazily, when_imported
+
+
+logger = logging.getLogger(__name__)
+
+#: transformers' image processor classes by backend, where ConvNeXT's resize-and-centre-crop rule is the model's own.
+CONVNEXT_PROCESSOR = MappingProxyType({"pil": "ConvNextImageProcessorPil", "torchvision": "ConvNextImageProcessor"})
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture.
+
+    Attributes:
+        model_type: the configuration's `model_type`, the key of the table.
+        title: the name as the paper writes it.
+        package: the package with `configuration_<name>.py` (which holds `PRESETS`) and `modeling_<name>.py`.
+        config: the configuration class.
+        auto_classes: transformers Auto class -> our class.
+        paper: title of the paper; `arxiv` its number.
+        repository: the official code.
+        image_processor: transformers' image processor class per backend (empty where there are no images).
+        tiny: configuration values of a network small enough for the common tests.
+    """
+
+    model_type: str
+    title: str
+    package: str
+    config: str
+    auto_classes: dict[str, str]
+    paper: str
+    arxiv: str
+    repository: str
+    image_processor: dict[str, str] = field(default_factory=dict)
+    tiny: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The last part of the package: its files are called `configuration_<name>.py` and so on."""
+        return self.package.rpartition(".")[2]
+
+    @property
+    def configuration_module(self):
+        return importlib.import_module(f"{self.package}.configuration_{self.name}")
+
+    @property
+    def modeling_module(self):
+        return importlib.import_module(f"{self.package}.modeling_{self.name}")
+
+    @property
+    def conversion_module(self):
+        return importlib.import_module(f"{self.package}.convert_{self.name}")
+
+    @property
+    def config_class(self):
+        return getattr(self.configuration_module, self.config)
+
+    @property
+    def presets(self) -> dict[str, dict]:
+        """The published variants of this architecture by name."""
+        return {
+            name: preset
+            for name, preset in self.configuration_module.PRESETS.items()
+            if preset["model_type"] == self.model_type
+        }
+
+    def model_class(self, auto_class: str):
+        """Our class behind a transformers Auto class, such as `"AutoModel"`."""
+        return getattr(self.modeling_module, self.auto_classes[auto_class])
+
+
+def _vision_classes(prefix: str) -> dict[str, str]:
+    return {
+        "AutoModel": f"{prefix}Model",
+        "AutoModelForImageClassification": f"{prefix}ForImageClassification",
+        "AutoBackbone": f"{prefix}Backbone",
+    }
+
+
+_BACKBONES = "https://github.com/huawei-noah/Efficient-AI-Backbones/tree/master/"
+# Five stages and two blocks with an attention gate: the smallest network that has every kind of layer.
+_TINY_GHOSTNET = MappingProxyType(
+    {
+        "stem_size": 8,
+        "stages": (
+            ((3, 8, 8, 0, 1),),
+            ((3, 24, 12, 0, 2),),
+            ((5, 24, 16, 0.25, 2), (5, 32, 16, 0.25, 1)),
+            ((3, 32, 20, 0, 2),),
+            ((5, 40, 24, 0.25, 2), (5, 48, 24, 0, 1)),
+        ),
+        "final_size": 48,
+        "head_size": 32,
+        "image_size": 64,
+    }
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.model_type: architecture
+    for architecture in (
+        Architecture(
+            model_type="ghostnet",
+            title="GhostNet",
+            package="hf_effmodels.modeling.ghostnet",
+            config="GhostNetConfig",
+            auto_classes=_vision_classes("GhostNet"),
+            paper="GhostNet: More Features from Cheap Operations",
+            arxiv="1911.11907",
+            repository=_BACKBONES + "ghostnet_pytorch",
+            image_processor=CONVNEXT_PROCESSOR,
+            tiny=_TINY_GHOSTNET,
+        ),
+        Architecture(
+            model_type="ghostnetv2",
+            title="GhostNetV2",
+            package="hf_effmodels.modeling.ghostnet",
+            config="GhostNetV2Config",
+            auto_classes=_vision_classes("GhostNetV2"),
+            paper="GhostNetV2: Enhance Cheap Operation with Long-Range Attention",
+            arxiv="2211.12905",
+            repository=_BACKBONES + "ghostnetv2_pytorch",
+            image_processor=CONVNEXT_PROCESSOR,
+            tiny=_TINY_GHOSTNET,
+        ),
+        Architecture(
+            model_type="ghostnetv3",
+            title="GhostNetV3",
+            package="hf_effmodels.modeling.ghostnet",
+            config="GhostNetV3Config",
+            auto_classes=_vision_classes("GhostNetV3"),
+            paper="GhostNetV3: Exploring the Training Strategies for Compact Models",
+            arxiv="2404.11202",
+            repository=_BACKBONES + "ghostnetv3_pytorch",
+            image_processor=CONVNEXT_PROCESSOR,
+            tiny=_TINY_GHOSTNET,
+        ),
+    )
+}
+
+
+def public_class_names() -> list[str]:
+    """Names of all configuration and model classes, for `from hf_effmodels import ...`."""
+    return sorted({name for a in ARCHITECTURES.values() for name in (a.config, *a.auto_classes.values())})
+
+
+def load_public_class(name: str, module: str):
+    """The configuration or model class `name`; AttributeError as of `module` if there is none."""
+    for architecture in ARCHITECTURES.values():
+        if name == architecture.config:
+            return architecture.config_class
+        if name in architecture.auto_classes.values():
+            return getattr(architecture.modeling_module, name)
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def register_with_transformers() -> None:
+    """Register every architecture with transformers' Auto classes, each part when its Auto module gets imported."""
+    auto = "transformers.models.auto"
+    when_imported(f"{auto}.configuration_auto", _register_configurations)
+    when_imported(f"{auto}.modeling_auto", _register_models)
+    when_imported(f"{auto}.image_processing_auto", _register_image_processors)
+
+
+def _is_ours(architecture: Architecture) -> bool:
+    """False where transformers itself has taken the `model_type` since: then ours steps back."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    registered = CONFIG_MAPPING._extra_content.get(architecture.model_type)
+    return registered is architecture.config_class
+
+
+def _register_configurations() -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+
+    for model_type, architecture in ARCHITECTURES.items():
+        if model_type in CONFIG_MAPPING:
+            logger.warning(
+                "transformers has a model of its own called %r: it is used by the Auto classes; hf_effmodels' stays "
+                "available as hf_effmodels.%s.",
+                model_type,
+                architecture.auto_classes["AutoModel"],
+            )
+        else:
+            AutoConfig.register(model_type, architecture.config_class)
+
+
+def _register_models() -> None:
+    from transformers.models.auto import modeling_auto
+
+    for architecture in filter(_is_ours, ARCHITECTURES.values()):
+        for auto_class in architecture.auto_classes:
+            mapping = getattr(modeling_auto, auto_class)._model_mapping
+            register_lazily(mapping, architecture.config_class, partial(architecture.model_class, auto_class))
+
+
+def _register_image_processors() -> None:
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
+    for architecture in filter(_is_ours, ARCHITECTURES.values()):
+        if architecture.image_processor:
+            classes = partial(_image_processor_classes, architecture)
+            register_lazily(IMAGE_PROCESSOR_MAPPING, architecture.config_class, classes)
+
+
+def _image_processor_classes(architecture: Architecture) -> dict[str, type]:
+    import transformers
+
+    return {backend: getattr(transformers, name) for backend, name in available_processors(architecture).items()}
+
+
+def available_processors(architecture: Architecture) -> dict[str, str]:
+    """The architecture's image processor classes whose backend is installed."""
+    from transformers.utils import is_torchvision_available
+
+    return {
+        backend: name
+        for backend, name in architecture.image_processor.items()
+        if backend != "torchvision" or is_torchvision_available()
+    }
