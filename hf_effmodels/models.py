@@ -29,7 +29,8 @@ class ModelInfo:
             `folded_macs` after `reparameterize()`.
         top1: published ImageNet-1k top-1 accuracy in per cent, None where none is known; `top1_source` says by whom.
         paper: title and address; repository: the official code.
-        code_license: licence of the model code here; weights_license: of the official weights, None if there are none.
+        code_license: licence of the model code here.
+        weights_license: licence of the official weights, None if there are none; `weights_license_note` says more.
         weights: where the official weights are published, None if they are not.
     """
 
@@ -46,6 +47,7 @@ class ModelInfo:
     repository: str
     code_license: str
     weights_license: str | None
+    weights_license_note: str | None
     weights: str | None
 
 
@@ -102,6 +104,7 @@ def model_info(name: str) -> ModelInfo:
         repository=architecture.repository,
         code_license="apache-2.0",
         weights_license=preset.get("weights_license"),
+        weights_license_note=preset.get("weights_license_note"),
         weights=preset.get("weights"),
     )
 
@@ -131,7 +134,14 @@ def get_config(name: str, **overrides):
 def _config_fields(config_class) -> set[str]:
     """Names a user may set: the class's own fields and transformers' general ones."""
     fields = {name for name in config_class.__dataclass_fields__ if not name.startswith("_")}
-    return fields | {"num_labels", "out_features", "out_indices", "output_hidden_states", "return_dict", "name_or_path"}
+    return fields | {
+        "num_labels",
+        "out_features",
+        "out_indices",
+        "output_hidden_states",
+        "return_dict",
+        "name_or_path",
+    }
 
 
 def create_model(name: str, *, task: str | None = None, **overrides):

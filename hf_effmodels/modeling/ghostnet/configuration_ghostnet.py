@@ -140,8 +140,7 @@ _IMAGENET = {"size": {"shortest_edge": 224}, "crop_pct": 0.875}
 _IMAGENET |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 _BILINEAR, _BICUBIC = _IMAGENET | {"resample": 2}, _IMAGENET | {"resample": 3}
 _RELEASES = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/download/"
-# The folders of V2 and V3 carry no licence file of their own.
-_AS_TIMM = "apache-2.0 (as redistributed by timm; the official folder has no licence file)"
+_AS_TIMM = "the official folder has no licence file of its own; timm redistributes the weights as apache-2.0"
 
 #: Published variants. Parameters and MACs (convolutions and linear layers, one 224×224 image) in millions; those of
 #: V3 are given as trained and folded. top1: ImageNet-1k, per cent.
@@ -185,7 +184,8 @@ PRESETS = {
         "top1": 75.3,
         "top1_source": "paper",
         "weights": _RELEASES + "GhostNetV2/ck_ghostnetv2_10.pth.tar",
-        "weights_license": _AS_TIMM,
+        "weights_license": "apache-2.0",
+        "weights_license_note": _AS_TIMM,
     },
     "ghostnetv2-1.3x": {
         "model_type": "ghostnetv2",
@@ -196,7 +196,8 @@ PRESETS = {
         "top1": 76.9,
         "top1_source": "paper",
         "weights": _RELEASES + "GhostNetV2/ck_ghostnetv2_13.pth.tar",
-        "weights_license": _AS_TIMM,
+        "weights_license": "apache-2.0",
+        "weights_license_note": _AS_TIMM,
     },
     "ghostnetv2-1.6x": {
         "model_type": "ghostnetv2",
@@ -207,7 +208,8 @@ PRESETS = {
         "top1": 77.8,
         "top1_source": "paper",
         "weights": _RELEASES + "GhostNetV2/ck_ghostnetv2_16.pth.tar",
-        "weights_license": _AS_TIMM,
+        "weights_license": "apache-2.0",
+        "weights_license_note": _AS_TIMM,
     },
     "ghostnetv3-0.5x": {
         "model_type": "ghostnetv3",
@@ -231,7 +233,8 @@ PRESETS = {
         "top1": 77.1,
         "top1_source": "paper",
         "weights": _RELEASES + "GhostNetV3/ghostnetv3-1.0.pth.tar",
-        "weights_license": _AS_TIMM,
+        "weights_license": "apache-2.0",
+        "weights_license_note": _AS_TIMM,
     },
     "ghostnetv3-1.3x": {
         "model_type": "ghostnetv3",

@@ -38,9 +38,7 @@ class BatchNormCheckpointingMixin:
             )
         contexts = partial(_checkpoint_contexts, self)
         checkpoint = partial(gradient_checkpointing_func, context_fn=contexts)
-        return super()._set_gradient_checkpointing(
-            enable=enable, gradient_checkpointing_func=checkpoint, **kwargs
-        )
+        return super()._set_gradient_checkpointing(enable=enable, gradient_checkpointing_func=checkpoint, **kwargs)
 
 
 def _checkpoint_contexts(model: nn.Module):

@@ -20,5 +20,6 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         gate = hidden_states.mean((2, 3))
-        gate = F.hardsigmoid(self.expand(F.relu(self.reduce(gate))))
+        # Not F.hardsigmoid: its backward multiplies by a 1/6 rounded to single precision, in every dtype.
+        gate = F.relu6(self.expand(F.relu(self.reduce(gate))) + 3) / 6
         return hidden_states * gate[:, :, None, None]

@@ -1,0 +1,326 @@
+"""Official checkpoints -> models of this package.
+
+Each architecture's `convert_<name>.py` declares how the official names become ours:
+
+- `RULES`: (regular expression, replacement) pairs applied one after the other to each name;
+- `IGNORED`: entries that are no weights;
+- `RESHAPED`: our weights that have the same values in another shape (1×1 convolutions as linear layers);
+- `adapt(state_dict, config)`: the configuration of the layout found, such as an already fused one.
+
+Everything else is general and strict: every entry is used exactly once or the conversion is refused.
+"""
+
+import argparse
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ..models import create_image_processor, find_preset, get_config, list_models
+from ..registry import ARCHITECTURES, Architecture
+
+
+EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+PLAIN_ENTRIES = ("state_dict", "model", "module", "net")
+
+
+class ConversionError(ValueError):
+    """The checkpoint does not belong to the preset; the message lists what does not fit."""
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What was converted.
+
+    Attributes:
+        preset: the preset.
+        source: name of the official file.
+        sha256: of the official file.
+        entry: which of the file's entries was read: "state_dict_ema", ..., or "the file itself".
+        converted: number of tensors that became weights.
+        ignored: names in the file that are no weights.
+        reparameterized: the official code had fused the checkpoint; the model is in its folded form.
+    """
+
+    preset: str
+    source: str
+    sha256: str
+    entry: str
+    converted: int
+    ignored: list[str]
+    reparameterized: bool
+
+
+def convert(
+    preset: str,
+    checkpoint: str | Path,
+    folder: str | Path,
+    *,
+    entry: str | None = None,
+    license: str | None = None,
+    **overrides,
+) -> ConversionReport:
+    """Convert an official checkpoint into a folder that `from_pretrained` loads and `publish` uploads.
+
+    Args:
+        preset: the preset the checkpoint belongs to.
+        checkpoint: a `.pth`/`.pth.tar`/`.bin` file (read with `weights_only=True`) or a `.safetensors` file; official
+            layout or timm's, with or without `module.`, plain or in a training checkpoint.
+        folder: where to write; must not exist or be empty.
+        entry: the entry of a training checkpoint to read. By default the averaged (EMA) weights where there are some:
+            they are what the papers report.
+        license: licence of the weights; by default the one the registry knows for the preset's official weights.
+        overrides: fields of the configuration, such as `num_labels=10` or `id2label={...}`.
+
+    Raises:
+        ConversionError: the checkpoint does not fit the preset; nothing is written.
+        OSError, ValueError: the file is missing, truncated, or holds something other than tensors.
+    """
+    from . import export
+
+    architecture, preset_data = find_preset(preset)
+    state_dict, entry = read_checkpoint(checkpoint, entry=entry)
+    config = get_config(preset, **overrides)
+    try:
+        model, ignored = convert_state_dict(architecture, config, state_dict)
+    except ConversionError as error:
+        hint = _fitting_presets(state_dict, besides=preset)
+        raise ConversionError(f"{checkpoint} is no checkpoint of {preset}. {error}{hint}") from None
+    report = ConversionReport(
+        preset=preset,
+        source=Path(checkpoint).name,
+        sha256=_sha256(checkpoint),
+        entry=entry,
+        converted=len(state_dict) - len(ignored),
+        ignored=ignored,
+        reparameterized=model.config.reparameterized,
+    )
+    export(
+        model,
+        create_image_processor(preset),
+        folder,
+        preset=preset,
+        license=license or preset_data.get("weights_license"),
+        conversion=asdict(report),
+    )
+    return report
+
+
+def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[str, torch.Tensor]):
+    """Build the classifier of `config` with the weights of an official `state_dict`.
+
+    Returns:
+        The model in evaluation mode, in the dtype of the weights, and the names that were ignored.
+
+    Raises:
+        ConversionError: entries missing, unexpected, of another shape, or meant for the same weight.
+    """
+    conversion = architecture.conversion_module
+    ignored = [name for name in state_dict if conversion.IGNORED.search(name)]
+    renamed = _rename(state_dict.keys() - set(ignored), conversion)
+    weights = {ours: state_dict[theirs] for ours, theirs in renamed.items()}
+    config = conversion.adapt(weights, config)
+    if config.reparameterized:
+        weights = _fold_norms(weights, config.batch_norm_eps)
+
+    with torch.device("meta"):
+        model = architecture.model_class("AutoModelForImageClassification")(config)
+    weights = _with_prefix(weights, model)
+    weights = {name: _reshaped(name, value, model, conversion) for name, value in weights.items()}
+    _check_fit(weights, model, renamed)
+    _add_counters(weights, model)
+    model.load_state_dict(weights, assign=True)
+    return model.eval(), ignored
+
+
+def official_name(architecture: Architecture, name: str) -> str:
+    """Our name (in the model without its head) of an official module or weight."""
+    for pattern, replacement in architecture.conversion_module.RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _rename(names, conversion) -> dict[str, str]:
+    """Our name -> the official one."""
+    renamed = {}
+    for name in sorted(names):
+        ours = name
+        for pattern, replacement in conversion.RULES:
+            ours = re.sub(pattern, replacement, ours)
+        if ours in renamed:
+            raise ConversionError(
+                f"The entries {renamed[ours]!r} and {name!r} are meant for the same weight {ours!r}."
+            )
+        renamed[ours] = name
+    return renamed
+
+
+def _fold_norms(weights: dict[str, torch.Tensor], eps: float) -> dict[str, torch.Tensor]:
+    """Fold the batch norms a fused official checkpoint still has (`x.norm.*`) into the convolutions before them."""
+    folded = dict(weights)
+    for name in weights:
+        if not name.endswith(".norm.running_var"):
+            continue
+        conv, norm = name.replace(".norm.running_var", ".conv"), name.removesuffix(".running_var")
+        dtype = weights[name].dtype
+        scale = folded.pop(f"{norm}.weight").double() / (folded.pop(f"{norm}.running_var").double() + eps).sqrt()
+        shift = folded.pop(f"{norm}.bias").double() - folded.pop(f"{norm}.running_mean").double() * scale
+        folded.pop(f"{norm}.num_batches_tracked", None)
+        folded[f"{conv}.weight"] = (folded[f"{conv}.weight"].double() * scale[:, None, None, None]).to(dtype)
+        folded[f"{conv}.bias"] = shift.to(dtype)
+    return folded
+
+
+def _with_prefix(weights: dict[str, torch.Tensor], model) -> dict[str, torch.Tensor]:
+    """Names of the model with its head: all but the head's own weights are in the base model."""
+    prefix = model.base_model_prefix
+    heads = tuple(name for name, _ in model.named_children() if name != prefix)
+    return {name if name.split(".")[0] in heads else f"{prefix}.{name}": value for name, value in weights.items()}
+
+
+def _reshaped(name: str, value: torch.Tensor, model, conversion) -> torch.Tensor:
+    expected = model.state_dict().get(name) if conversion.RESHAPED.search(name.removeprefix("model.")) else None
+    return value.reshape(expected.shape) if expected is not None and expected.numel() == value.numel() else value
+
+
+def _check_fit(weights: dict[str, torch.Tensor], model, renamed: dict[str, str]) -> None:
+    expected = model.state_dict()
+    official = {ours.split(f"{model.base_model_prefix}.")[-1]: theirs for ours, theirs in renamed.items()}
+
+    def label(name: str) -> str:
+        theirs = official.get(name.removeprefix(f"{model.base_model_prefix}."))
+        return f"{theirs} ({name})" if theirs else name
+
+    problems = []
+    missing = [n for n in expected if n not in weights and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in weights if n not in expected]
+    mismatched = [
+        f"{label(n)} is {tuple(weights[n].shape)}, expected {tuple(expected[n].shape)}"
+        for n in weights
+        if n in expected and weights[n].shape != expected[n].shape
+    ]
+    for what, names in (
+        ("missing", missing),
+        ("unexpected", [label(n) for n in unexpected]),
+        ("of another shape", mismatched),
+    ):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            problems.append(f"{len(names)} {what}: {'; '.join(names[:5])}{more}.")
+    if problems:
+        raise ConversionError(" ".join(problems))
+
+
+def _add_counters(weights: dict[str, torch.Tensor], model) -> None:
+    """The batch norms' step counters, which not every checkpoint keeps and nothing reads."""
+    for name in model.state_dict():
+        if name.endswith("num_batches_tracked") and name not in weights:
+            weights[name] = torch.tensor(0)
+
+
+def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> str:
+    """Which presets the checkpoint does fit, as the end of an error message."""
+    fitting = []
+    for name in list_models(task="image-classification"):
+        architecture, _ = find_preset(name)
+        labels = {"num_labels": _number_of_labels(state_dict)} if _number_of_labels(state_dict) else {}
+        try:
+            convert_state_dict(architecture, get_config(name, **labels), state_dict)
+        except (ConversionError, KeyError, RuntimeError):
+            continue
+        if name != besides:
+            fitting.append(repr(name))
+        else:
+            fitting.append(f"{name!r} with num_labels={labels['num_labels']}")
+    if fitting:
+        return f" It fits {' or '.join(fitting)}."
+    return " It fits no preset of this package."
+
+
+def _number_of_labels(state_dict: Mapping[str, torch.Tensor]) -> int | None:
+    """Classes of the checkpoint's classifier: the length of its last bias, by the names in use."""
+    for name in ("classifier.bias", "head.bias", "fc.bias"):
+        if name in state_dict:
+            return len(state_dict[name])
+    return None
+
+
+def read_checkpoint(path: str | Path, *, entry: str | None = None) -> tuple[dict[str, torch.Tensor], str]:
+    """The weights in a checkpoint file, without wrappers' prefixes, and the entry they were in.
+
+    No code in the file is executed: pickles are read with `weights_only=True`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint: there is no file {path}.")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"checkpoint: {path} holds a {type(content).__name__}, expected a dictionary of tensors.")
+    entries = [name for name in (*EMA_ENTRIES, *PLAIN_ENTRIES) if isinstance(content.get(name), Mapping)]
+    if entry is not None:
+        if not isinstance(content.get(entry), Mapping):
+            raise ValueError(f"entry: {path} has no entry {entry!r}, accepted are {entries or 'none: it is flat'}.")
+        entries = [entry]
+    where = entries[0] if entries else "the file itself"
+    state_dict = content[entries[0]] if entries else content
+    tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
+    others = [name for name in state_dict if name not in tensors and not _is_counter(name)]
+    if not tensors or others:
+        raise ValueError(
+            f"checkpoint: {path} ({where}) is no dictionary of tensors; other things in it: {others[:5] or 'nothing'}."
+        )
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors, where
+
+
+def _is_counter(name: str) -> bool:
+    return any(a.conversion_module.IGNORED.search(name) for a in ARCHITECTURES.values())
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise OSError(f"checkpoint: {path} is truncated or no safetensors file ({error}).") from error
+
+
+def _read_pickle(path: Path):
+    try:
+        with torch.serialization.safe_globals(_harmless_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "WeightsUnpickler error" in str(error):
+            found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+            what = f" ({found[1]})" if found else ""
+            raise ValueError(
+                f"checkpoint: {path} contains Python objects that would run code{what}; only tensors are read."
+            ) from error
+        raise OSError(f"checkpoint: {path} is truncated or no PyTorch file ({error}).") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise OSError(f"checkpoint: {path} is truncated or no PyTorch file ({error}).") from error
+
+
+def _harmless_globals() -> list:
+    """What training scripts leave beside the weights: command-line arguments and NumPy numbers."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
+
+
+def _sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,34 @@
+"""Logit distillation against the teacher's probabilities (https://arxiv.org/abs/1503.02531)."""
+
+import torch
+
+
+def soft_target_loss(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Cross-entropy of the student against the teacher's probabilities, T² · mean(−Σ softmax(t/T) · log_softmax(s/T)).
+
+    With T = 1 it is the loss of GhostNetV3 (https://arxiv.org/abs/2404.11202, section 3.2). It differs from the
+    Kullback-Leibler divergence by the teacher's entropy, which has no gradient.
+
+    Args:
+        student_logits: (batch, classes).
+        teacher_logits: (batch, classes); no gradient flows into it.
+        temperature: T.
+
+    Returns:
+        A scalar, averaged over the batch.
+
+    Raises:
+        ValueError: the shapes differ or the temperature is not positive.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"teacher_logits: got shape {tuple(teacher_logits.shape)}, expected the student's "
+            f"{tuple(student_logits.shape)}."
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature: got {temperature}, accepted are positive numbers.")
+    targets = (teacher_logits.detach() / temperature).softmax(-1)
+    log_probabilities = (student_logits / temperature).log_softmax(-1)
+    return -(temperature**2) * (targets * log_probabilities).sum(-1).mean()

@@ -1,0 +1,1 @@
+"""One module per group of families: how a case of theirs is run through the package."""
