@@ -7,7 +7,6 @@ code, no training, diffusers, peft or datasets is loaded before it is used.
 from . import registry as _registry
 from .models import create_image_processor, create_model, get_config, list_models, model_info
 
-
 __version__ = "0.1.0"
 
 __all__ = [

@@ -5,8 +5,9 @@ import fnmatch
 import re
 from dataclasses import dataclass
 
-from .registry import ARCHITECTURES, Architecture, available_processors
+from huggingface_hub.errors import StrictDataclassError
 
+from .registry import ARCHITECTURES, Architecture, available_processors
 
 #: task of transformers' pipelines -> the Auto class whose head it needs, in the order `create_model` looks for one.
 TASKS = {
@@ -128,7 +129,11 @@ def get_config(name: str, **overrides):
         defaults["num_labels"] = preset.get("num_labels", 1000)
     if "id2label" in overrides and "num_labels" not in overrides and "label2id" not in overrides:
         defaults["label2id"] = {label: int(index) for index, label in overrides["id2label"].items()}
-    return config_class(**{**defaults, **overrides})
+    try:
+        return config_class(**{**defaults, **overrides})
+    except StrictDataclassError as error:
+        # Its text names the validator; the reason, with the argument and what is accepted, is the cause.
+        raise ValueError(str(error.__cause__ or error)) from error
 
 
 def _config_fields(config_class) -> set[str]:

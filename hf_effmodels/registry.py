@@ -12,7 +12,6 @@ from types import MappingProxyType
 
 from ._imports import register_lazily, when_imported
 
-
 logger = logging.getLogger(__name__)
 
 #: transformers' image processor classes by backend, where ConvNeXT's resize-and-centre-crop rule is the model's own.
@@ -145,6 +144,25 @@ ARCHITECTURES: dict[str, Architecture] = {
             repository=_BACKBONES + "ghostnetv3_pytorch",
             image_processor=CONVNEXT_PROCESSOR,
             tiny=_TINY_GHOSTNET,
+        ),
+        Architecture(
+            model_type="vanillanet",
+            title="VanillaNet",
+            package="hf_effmodels.modeling.vanillanet",
+            config="VanillaNetConfig",
+            auto_classes=_vision_classes("VanillaNet"),
+            paper="VanillaNet: the Power of Minimalism in Deep Learning",
+            arxiv="2305.12972",
+            repository="https://github.com/huawei-noah/VanillaNet",
+            image_processor=CONVNEXT_PROCESSOR,
+            # Both kinds of pooling and a stage without.
+            tiny={
+                "hidden_sizes": [16, 16, 24, 32],
+                "strides": [1, 2, 2],
+                "act_num": 1,
+                "adaptive_pool_sizes": [0, 0, 5],
+                "image_size": 64,
+            },
         ),
     )
 }

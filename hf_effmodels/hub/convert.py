@@ -23,7 +23,6 @@ import torch
 from ..models import create_image_processor, find_preset, get_config, list_models
 from ..registry import ARCHITECTURES, Architecture
 
-
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 PLAIN_ENTRIES = ("state_dict", "model", "module", "net")
 
@@ -82,23 +81,8 @@ def convert(
     """
     from . import export
 
-    architecture, preset_data = find_preset(preset)
-    state_dict, entry = read_checkpoint(checkpoint, entry=entry)
-    config = get_config(preset, **overrides)
-    try:
-        model, ignored = convert_state_dict(architecture, config, state_dict)
-    except ConversionError as error:
-        hint = _fitting_presets(state_dict, besides=preset)
-        raise ConversionError(f"{checkpoint} is no checkpoint of {preset}. {error}{hint}") from None
-    report = ConversionReport(
-        preset=preset,
-        source=Path(checkpoint).name,
-        sha256=_sha256(checkpoint),
-        entry=entry,
-        converted=len(state_dict) - len(ignored),
-        ignored=ignored,
-        reparameterized=model.config.reparameterized,
-    )
+    _, preset_data = find_preset(preset)
+    model, report = load_checkpoint(preset, checkpoint, entry=entry, **overrides)
     export(
         model,
         create_image_processor(preset),
@@ -108,6 +92,26 @@ def convert(
         conversion=asdict(report),
     )
     return report
+
+
+def load_checkpoint(preset: str, checkpoint: str | Path, *, entry: str | None = None, **overrides):
+    """The classifier of `preset` with the weights of an official checkpoint, and the report; see `convert`."""
+    architecture, _ = find_preset(preset)
+    state_dict, entry = read_checkpoint(checkpoint, entry=entry)
+    try:
+        model, ignored = convert_state_dict(architecture, get_config(preset, **overrides), state_dict)
+    except ConversionError as error:
+        hint = _fitting_presets(state_dict, besides=preset)
+        raise ConversionError(f"{checkpoint} is no checkpoint of {preset}. {error}{hint}") from None
+    return model, ConversionReport(
+        preset=preset,
+        source=Path(checkpoint).name,
+        sha256=_sha256(checkpoint),
+        entry=entry,
+        converted=len(state_dict) - len(ignored),
+        ignored=ignored,
+        reparameterized=model.config.reparameterized,
+    )
 
 
 def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[str, torch.Tensor]):

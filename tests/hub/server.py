@@ -8,8 +8,10 @@ origin for LFS files, commits that are atomic. Everything is held in memory.
         hub.tokens["secret"] = Account("maker", orgs={"org"})
         HfApi(endpoint=hub.url, token="secret").create_repo("org/model")
 
-`hub.faults[("PUT", "/lfs/")] = ["drop", 500]` makes the next two uploads fail: the first loses its connection after
-half of the body, the second is answered with 500. `hub.requests` is the list of all requests.
+`hub.faults["PUT", "/lfs/"] = ["drop", 500, "lost"]` makes the next three uploads fail: the first loses its connection
+after half of the body, the second is answered with 500, the third is done but its answer is lost; "half" breaks off
+in the middle of the answer. `hub.requests` lists all requests (method, path, whether a token came along), `hub.ranges`
+the ranges that were asked for.
 """
 
 import base64
@@ -19,7 +21,7 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import yaml
 
@@ -106,6 +108,7 @@ class Hub:
         self.lfs: dict[str, bytes] = {}
         self.faults: dict[tuple[str, str], list[str | int]] = {}
         self.requests: list[tuple[str, str, bool]] = []
+        self.ranges: list[str] = []
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
@@ -151,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.path = unquote(self.path) if "/resolve/" not in self.path else self.path
         with self.hub.lock:
             self.hub.requests.append((self.command, self.path, "Authorization" in self.headers))
+            if "Range" in self.headers:
+                self.hub.ranges.append(self.headers["Range"])
             fault = self._next_fault()
         length = int(self.headers.get("Content-Length") or 0)
         if fault == "drop":
@@ -160,12 +165,16 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.payload = self._read_chunks() if self.headers.get("Transfer-Encoding") else self.rfile.read(length)
         try:
-            if fault is not None:
+            if isinstance(fault, int):
                 raise Answer(fault, {"error": "injected fault"})
             with self.hub.lock:
                 self._route()
         except Answer as answer:
-            self._send(answer)
+            if fault == "lost":
+                self.close_connection = True
+                self.connection.close()
+            else:
+                self._send(answer, stop_halfway=fault == "half")
 
     def _read_chunks(self) -> bytes:
         body = b""
@@ -181,14 +190,15 @@ class _Handler(BaseHTTPRequestHandler):
                 return planned.pop(0)
         return None
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Answer, stop_halfway: bool = False) -> None:
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", answer.headers.get("Content-Length", str(len(answer.body))))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body)
+            self.wfile.write(answer.body[: len(answer.body) // 2] if stop_halfway else answer.body)
+            self.close_connection |= stop_halfway
 
     # --- who asks, and for what -----------------------------------------------------------------------------------
 

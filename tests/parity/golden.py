@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 

@@ -7,13 +7,13 @@ import pytest
 
 from . import golden
 
-
 #: The families the package implements (a case's "system") and the module that runs them. A case of a family that is
 #: listed must be understood and compared in full; others are counted.
 FAMILIES = {
     "ghostnet": "ghostnet",
     "ghostnetv2": "ghostnet",
     "ghostnetv3": "ghostnet",
+    "vanillanet": "vanillanet",
 }
 
 #: float64 must agree to rounding. In float32 single gradients below the last stage may be off by up to 5 % of their

@@ -6,7 +6,6 @@ from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
-
 #: Rows of (depthwise kernel, expansion width, output width, squeeze-excite ratio, stride), a stage per feature stride.
 #: The same for all three generations (GhostNet, table 1; widths before the multiplier).
 STAGES = (
@@ -126,7 +125,7 @@ class GhostNetV2Config(GhostNetConfig):
 
 @strict
 class GhostNetV3Config(GhostNetConfig):
-    r"""Configuration of a GhostNetV3: a GhostNetV2 trained with parallel branches, which fold. See `GhostNetConfig`."""
+    r"""Configuration of a GhostNetV3: a GhostNetV2 trained with parallel branches that fold. See `GhostNetConfig`."""
 
     model_type = "ghostnetv3"
 

@@ -8,7 +8,6 @@ import re
 
 from .configuration_ghostnet import GhostNetConfig
 
-
 #: Profiling counters that the official training script left among the weights.
 IGNORED = re.compile(r"(^|\.)total_(ops|params)$")
 

@@ -77,7 +77,7 @@ class DFCAttention(nn.Module):
 
 
 class GhostModule(nn.Module):
-    """Half of the output by a 1×1 convolution, the other half from it by a cheap 3×3 depthwise one (GhostNet, eq. 3)."""
+    """Half of the output by a 1×1 convolution, the other from it by a cheap 3×3 depthwise one (GhostNet, eq. 3)."""
 
     def __init__(
         self, config: GhostNetConfig, in_channels: int, out_channels: int, *, activation: bool, attention: bool = False
@@ -318,7 +318,7 @@ class GhostNetV2ForImageClassification(GhostNetV2PreTrainedModel, GhostNetForIma
     model_class = GhostNetV2Model
 
 
-class GhostNetV2Backbone(GhostNetBackbone, GhostNetV2PreTrainedModel):
+class GhostNetV2Backbone(GhostNetV2PreTrainedModel, GhostNetBackbone):
     """GhostNetV2's feature maps. See `GhostNetBackbone`."""
 
 
@@ -337,7 +337,7 @@ class GhostNetV3ForImageClassification(GhostNetV3PreTrainedModel, GhostNetForIma
     model_class = GhostNetV3Model
 
 
-class GhostNetV3Backbone(GhostNetBackbone, GhostNetV3PreTrainedModel):
+class GhostNetV3Backbone(GhostNetV3PreTrainedModel, GhostNetBackbone):
     """GhostNetV3's feature maps. See `GhostNetBackbone`."""
 
 

@@ -10,15 +10,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def _frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by the batch as in training, but leave their running statistics alone."""
+    """Batch norms normalise by the batch as in training, but leave their running statistics and counters alone."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        # Not track_running_stats = False: the recomputation must save the same tensors as the first pass.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, counter) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
 class BatchNormCheckpointingMixin:

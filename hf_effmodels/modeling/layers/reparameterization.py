@@ -36,7 +36,7 @@ def conv_with_values(like: nn.Conv2d, kernel: torch.Tensor, bias: torch.Tensor) 
     conv = torch.nn.utils.skip_init(
         nn.Conv2d,
         like.in_channels,
-        like.out_channels,
+        kernel.shape[0],
         tuple(kernel.shape[-2:]),
         stride=like.stride,
         padding=like.padding,
@@ -184,8 +184,8 @@ class ReparameterizationMixin:
             return self
         if self.training:
             raise RuntimeError(
-                f"reparameterize: {type(self).__name__} is in training mode, where its outputs depend on the batch and "
-                "would differ from the folded ones; call model.eval() first."
+                f"reparameterize: {type(self).__name__} is in training mode, where its outputs depend on the batch "
+                "and would differ from the folded ones; call model.eval() first."
             )
         self._check_reparameterizable()
         with torch.no_grad():

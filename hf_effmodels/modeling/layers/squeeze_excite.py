@@ -1,5 +1,7 @@
 """Squeeze-and-excitation: channels gated by their global averages (https://arxiv.org/abs/1709.01507)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -13,13 +15,19 @@ class SqueezeExcite(nn.Module):
     Shapes: (batch, channels, height, width) in and out.
     """
 
-    def __init__(self, channels: int, reduced_channels: int):
+    def __init__(
+        self,
+        channels: int,
+        reduced_channels: int,
+        activation: Callable[[torch.Tensor], torch.Tensor] = F.relu,
+    ):
         super().__init__()
+        self.activation = activation
         self.reduce = nn.Linear(channels, reduced_channels)
         self.expand = nn.Linear(reduced_channels, channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         gate = hidden_states.mean((2, 3))
         # Not F.hardsigmoid: its backward multiplies by a 1/6 rounded to single precision, in every dtype.
-        gate = F.relu6(self.expand(F.relu(self.reduce(gate))) + 3) / 6
+        gate = F.relu6(self.expand(self.activation(self.reduce(gate))) + 3) / 6
         return hidden_states * gate[:, :, None, None]

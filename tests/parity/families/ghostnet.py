@@ -1,4 +1,4 @@
-"""GhostNet, GhostNetV2, GhostNetV3: classifiers in evaluation and training, the fused layout, the distillation loss."""
+"""GhostNet, GhostNetV2, GhostNetV3: evaluation, training, the fused layout, the distillation loss."""
 
 import re
 

@@ -1,0 +1,196 @@
+"""The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · benchmark."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+
+from . import __version__
+from .models import create_image_processor, create_model, list_models, model_info
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or 2 after a line on standard error that says what is wrong."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv and argv[0] in PASSED_ON:
+            PASSED_ON[argv[0]](argv[1:])
+            return 0
+        arguments = _parser().parse_args(argv)
+        result = arguments.run(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"hf-effmodels: error: {error}\n")
+        return 2
+    print(json.dumps(_plain(result), indent=2) if arguments.json else arguments.show(result))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-effmodels",
+        description="Efficient-AI research as native Hugging Face models.",
+        epilog="Also: train, evaluate, benchmark; each has its own --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"hf_effmodels {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run, show, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        sub.set_defaults(run=run, show=show)
+        return sub
+
+    sub = command("list", _list, _show_table, "List the presets.")
+    sub.add_argument("pattern", nargs="?", default="*", help='a shell pattern, such as "ghostnet*"')
+    sub.add_argument("--task", help="only presets with a head for this task of transformers' pipelines")
+
+    sub = command("info", _info, _show_facts, "What is known about a preset.")
+    sub.add_argument("preset")
+
+    sub = command("convert", _convert, _show_facts, "Convert an official checkpoint (or timm's) into a model folder.")
+    sub.add_argument("preset")
+    sub.add_argument("checkpoint", help="the official .pth, .pth.tar or .safetensors file")
+    sub.add_argument("folder", help="where to write")
+    sub.add_argument("--entry", help="entry of a training checkpoint to read (default: the averaged weights, if any)")
+    sub.add_argument("--num-labels", type=int, help="classes of the checkpoint, where it is not the preset's number")
+    sub.add_argument("--labels", help="JSON file with the list of class names")
+    sub.add_argument("--license", help="licence of the weights (default: that of the preset's official weights)")
+
+    sub = command("export", _export, _show_facts, "Fold a model and export it for the edge.")
+    sub.add_argument("preset", help="a preset, a folder or an id of the Hub")
+    sub.add_argument("folder", help="where to write")
+    sub.add_argument("--format", required=True, help="onnx, openvino or executorch")
+    sub.add_argument("--checkpoint", help="official checkpoint with the preset's weights (default: random weights)")
+    sub.add_argument("--image-size", type=int, help="side of the images in pixels (default: the model's)")
+
+    sub = command("publish", _publish, str, "Upload a model folder to the Hub.")
+    sub.add_argument("folder", nargs="?", help="a folder that convert or hf_effmodels.hub.export wrote")
+    sub.add_argument("repo_id", metavar="namespace/name")
+    sub.add_argument("--license", help="licence of the weights, where the folder's card states none")
+    sub.add_argument("--private", action="store_true", help="create the repository as a private one")
+    sub.add_argument("--revision", help="branch to commit to")
+    sub.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    sub.add_argument("--refresh-code", action="store_true", help="replace only the repository's Python files")
+    sub.add_argument("--token", help="a token with the right to write (default: that of `hf auth login`)")
+    return parser
+
+
+def _list(arguments) -> list:
+    return [model_info(name) for name in list_models(arguments.pattern, arguments.task)]
+
+
+def _info(arguments):
+    return model_info(arguments.preset)
+
+
+def _convert(arguments):
+    from .hub.convert import convert
+
+    overrides = {}
+    if arguments.num_labels is not None:
+        overrides["num_labels"] = arguments.num_labels
+    if arguments.labels is not None:
+        with open(arguments.labels, encoding="utf-8") as file:
+            names = json.load(file)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"--labels: {arguments.labels} holds no list of names.")
+        overrides["id2label"] = dict(enumerate(names))
+    return convert(
+        arguments.preset,
+        arguments.checkpoint,
+        arguments.folder,
+        entry=arguments.entry,
+        license=arguments.license,
+        **overrides,
+    )
+
+
+def _export(arguments):
+    from .edge import export
+    from .hub.convert import load_checkpoint
+
+    source, processor = arguments.preset, None
+    if arguments.checkpoint is not None:
+        source = load_checkpoint(arguments.preset, arguments.checkpoint)[0]
+        processor = create_image_processor(arguments.preset)
+    elif arguments.preset in list_models():
+        sys.stderr.write("hf-effmodels: the preset's weights are random; --checkpoint gives trained ones.\n")
+        source, processor = create_model(arguments.preset), create_image_processor(arguments.preset)
+    return export(
+        source, arguments.folder, arguments.format, processor=processor, image_size=arguments.image_size
+    )
+
+
+def _publish(arguments) -> str:
+    from .hub import publish
+
+    commit = publish(
+        arguments.folder,
+        arguments.repo_id,
+        token=arguments.token,
+        private=arguments.private,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        refresh_code=arguments.refresh_code,
+        license=arguments.license,
+    )
+    return commit.pr_url or commit.commit_url
+
+
+def _show_table(infos: list) -> str:
+    if not infos:
+        return "no preset matches"
+    columns = ("preset", "params M", "MACs M", "folded", "top-1", "architecture")
+    rows = [
+        (
+            info.name,
+            f"{info.parameters:.2f}",
+            f"{info.macs:.1f}",
+            f"{info.folded_parameters:.2f} / {info.folded_macs:.1f}" if info.folded_macs else "",
+            f"{info.top1}" if info.top1 else "",
+            info.architecture,
+        )
+        for info in infos
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (columns, *rows)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _show_facts(result) -> str:
+    facts = _plain(result)
+    width = max(map(len, facts))
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items() if value not in (None, [], ""))
+
+
+def _plain(result):
+    """Dataclasses as dictionaries, for JSON."""
+    if isinstance(result, list):
+        return [_plain(item) for item in result]
+    if is_dataclass(result):
+        return asdict(result)
+    return result if isinstance(result, (str, dict)) else str(result)
+
+
+def _train(argv: list[str]) -> None:
+    from .training import main as train
+
+    train(argv)
+
+
+def _evaluate(argv: list[str]) -> None:
+    from .training import evaluate
+
+    evaluate(argv)
+
+
+def _benchmark(argv: list[str]) -> None:
+    from .benchmarking import main as benchmark
+
+    # `hf-effmodels benchmark ghostnetv3-1.0x`: the preset may be given without its option.
+    benchmark(["--presets", *argv] if argv and not argv[0].startswith("-") else argv)
+
+
+#: Commands with argument parsers of their own.
+PASSED_ON = {"train": _train, "evaluate": _evaluate, "benchmark": _benchmark}

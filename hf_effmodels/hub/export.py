@@ -1,0 +1,149 @@
+"""Write a model as a folder that is ready for the Hub: weights, configuration, processor, code and card."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from .bundle import bundle_code, is_bundled
+from .card import build_card, find_architecture
+
+#: Besides the code, what `export` writes: these, and `model*.safetensors` (with its index where it is sharded).
+CONFIG, CARD = "config.json", "README.md"
+OWN_FILES = {CONFIG, CARD, "preprocessor_config.json", "processor_config.json", "generation_config.json"}
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+
+
+def export(model, processor, folder: str | os.PathLike, *, overwrite: bool = False, **card) -> Path:
+    """Write `model` and `processor` to `folder`, ready for the Hub.
+
+    The folder loads without a question where hf_effmodels is imported, and with `trust_remote_code=True` where it is
+    not installed: configuration, every Auto class of the architecture (whatever the head that is exported), image
+    processor and pipeline. It holds `model.safetensors`, `config.json`, `preprocessor_config.json`, the needed code
+    as flat files and a model card. The same model gives the same bytes.
+
+    Args:
+        model: a model of this package, folded (`reparameterize()`) or not.
+        processor: its image processor, a stock class of transformers (`create_image_processor`).
+        folder: where to; written beside under another name first, then renamed.
+        overwrite: replace the files of a folder that holds something else than an earlier export. Files of other
+            names stay.
+        card: arguments of `build_card`: license, dataset, results, training, repo_id, …
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: not a model of this package, no or a foreign processor, or a wrong argument for the card.
+        FileExistsError: `folder` holds something else than an earlier export.
+    """
+    architecture = find_architecture(model)
+    if processor is None and architecture.image_processor:
+        raise ValueError(
+            f"processor: got None, but {architecture.title} takes images; give one, such as that of "
+            "hf_effmodels.create_image_processor(preset)"
+        )
+    if processor is not None and not type(processor).__module__.startswith("transformers."):
+        raise ValueError(
+            f"processor: got {type(processor).__module__}.{type(processor).__name__}, accepted are classes of "
+            "transformers: another one could not be loaded where hf_effmodels is not installed"
+        )
+    readme = str(build_card(model, processor=processor, **card))
+    folder = Path(folder).resolve()  # renaming a link would leave its target behind
+    foreign = _foreign_files(folder)
+    if foreign and not overwrite:
+        raise FileExistsError(
+            f"folder: {folder} holds {foreign[0]}, which is not part of an earlier export; choose another folder, or "
+            "give overwrite=True to replace the files of the same name"
+        )
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir()
+        model.save_pretrained(temporary)
+        if processor is not None:
+            processor.save_pretrained(temporary)
+        for name, content in architecture_code(architecture).items():
+            (temporary / name).write_bytes(content)
+        config = json.loads((temporary / CONFIG).read_bytes())
+        (temporary / CONFIG).write_bytes(with_auto_map(config, auto_map(architecture)))
+        (temporary / CARD).write_bytes(readme.encode())
+        _put_in_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def auto_map(architecture) -> dict[str, str]:
+    """Auto class → "module.Class" of the flat folder, for the configuration and every class of the architecture."""
+    classes = {"AutoConfig": architecture.config_class}
+    classes |= {auto: architecture.model_class(auto) for auto in architecture.auto_classes}
+    return {auto: f"{c.__module__.rpartition('.')[2]}.{c.__name__}" for auto, c in sorted(classes.items())}
+
+
+def architecture_code(architecture) -> dict[str, bytes]:
+    """File name → content of the code an exported model of this architecture carries."""
+    classes = [architecture.config_class, *map(architecture.model_class, architecture.auto_classes)]
+    return bundle_code({c.__module__ for c in classes})
+
+
+def with_auto_map(config: dict, mapping: dict[str, str]) -> bytes:
+    """A configuration file with `auto_map` in it, in the form transformers writes."""
+    return (json.dumps(dict(sorted((config | {"auto_map": mapping}).items())), indent=2) + "\n").encode()
+
+
+def is_own_file(name: str, content: bytes | None = None) -> bool:
+    """Whether a file of an export was written by `export`; for Python files their content tells."""
+    if name.endswith(".py"):
+        return content is not None and is_bundled(content)
+    return name in OWN_FILES or _WEIGHTS.fullmatch(name) is not None
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder was written by `export`: its configuration points to code with our header line."""
+    try:
+        modules = {c.partition(".")[0] for c in json.loads((folder / CONFIG).read_bytes())["auto_map"].values()}
+        return all(is_bundled((folder / f"{module}.py").read_bytes()) for module in modules)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+
+
+def _foreign_files(folder: Path) -> list[str]:
+    """Names in `folder` that an earlier export did not write; all of them if there was no earlier export."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise FileExistsError(f"folder: {folder} is a file")
+    names = sorted(os.listdir(folder))
+    if not is_export(folder):
+        return names
+    return [name for name in names if not is_own_file(name, _content(folder / name))]
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.suffix == ".py" and path.is_file() else None
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`; what else was in `folder` moves along. After an error the old folder is there."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    kept = [name for name in _foreign_files(folder) if not (new / name).exists()]
+    old = new.with_suffix(".old")
+    folder.rename(old)
+    moved = []
+    try:
+        for name in kept:
+            (old / name).rename(new / name)
+            moved.append(name)
+        new.rename(folder)
+    except BaseException:
+        for name in moved:
+            (new / name).rename(old / name)
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)

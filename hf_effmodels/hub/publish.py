@@ -1,0 +1,315 @@
+"""Upload an exported folder to the Hub in one commit, or renew only the code of a repository that is there."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+
+from ..registry import ARCHITECTURES
+from .bundle import is_bundled
+from .card import NO_LICENSE, check_license
+from .export import CARD, CONFIG, architecture_code, auto_map, export, is_export, is_own_file, with_auto_map
+from .usage import usage_section
+
+#: Files that can run code when they are read, or the state of a training run: neither belongs beside a model.
+_UNSAFE = (".bin", ".ckpt", ".h5", ".msgpack", ".pickle", ".pkl", ".pt", ".pth", ".tar")
+
+
+def publish(
+    folder_or_model,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    refresh_code: bool = False,
+    license: str | None = None,
+    processor=None,
+    endpoint: str | None = None,
+    **card,
+) -> CommitInfo:
+    """Upload a model to the Hub, in one commit: after an interruption the repository is what it was before.
+
+    Args:
+        folder_or_model: a folder that `export` wrote, or a model (then `processor` is needed; it is exported first).
+            With `refresh_code` also None: the code is then that of the repository's `model_type`.
+        repo_id: `"namespace/name"`; created if it is not there.
+        token: with the right to write to the namespace; by default that of `hf auth login` or `HF_TOKEN`.
+        private: whether a repository that is created is private.
+        revision: branch to commit to (created from main if it is not there); main by default.
+        commit_message: first line of the commit.
+        create_pr: open a pull request instead of committing.
+        refresh_code: replace only the Python files (and `auto_map`) of an existing repository, delete those of an
+            earlier export that are no longer needed, and touch nothing else.
+        license: licence of the weights, for a folder whose card states none.
+        processor: the image processor that belongs to a model.
+        endpoint: address of another Hub; by default `HF_ENDPOINT` or huggingface.co.
+        card: with a model, further arguments of `build_card`.
+
+    Returns:
+        `huggingface_hub.CommitInfo`: `oid` is the revision to pin, `commit_url` (and `pr_url`) where to look at it.
+
+    Raises:
+        ValueError: wrong `repo_id`, no licence, or a folder that is not a whole export.
+        PermissionError: no token, or one that may not write there.
+        ConnectionError: the Hub cannot be reached. OSError: any other refusal of the Hub.
+    """
+    _check_repo_id(repo_id)
+    if create_pr and revision is not None:
+        raise ValueError(f"revision: got {revision!r} with create_pr=True, but pull requests are opened against main")
+    from_model = folder_or_model is not None and not isinstance(folder_or_model, (str, os.PathLike))
+    if card and not from_model:
+        raise ValueError(f"{sorted(card)[0]}: goes into the card of a model; the folder has its card already")
+    if folder_or_model is None and not refresh_code:
+        raise ValueError("folder_or_model: got None, which only refresh_code=True accepts")
+    if from_model and not refresh_code and license is None:
+        raise _no_license(type(folder_or_model).__name__)
+    commit = {"revision": revision, "create_pr": create_pr, "commit_message": commit_message}
+    if refresh_code:
+        api = HfApi(endpoint=endpoint, token=_token(token))
+        with _explained(repo_id):
+            return _refresh_code(api, folder_or_model, repo_id, commit)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = folder_or_model
+        if from_model:
+            folder = Path(temporary, "model")
+            export(folder_or_model, processor, folder, license=license, repo_id=repo_id, **card)
+        operations = _upload_operations(Path(folder), repo_id, license)
+        api = HfApi(endpoint=endpoint, token=_token(token))
+        with _explained(repo_id):
+            # Not `private=False`: an organisation may have chosen that its new repositories are private.
+            api.create_repo(repo_id, private=private or None, exist_ok=True)
+            if revision is not None and not revision.startswith("refs/"):
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+            head, present = _head(api, repo_id, revision)
+            new = {operation.path_in_repo for operation in operations}
+            operations += _deletions(api, repo_id, head, present, new, weights=True)
+            return _commit(api, repo_id, head, operations, commit, f"Upload {_title(Path(folder))}")
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"repo_id: got {repo_id!r}, accepted is 'namespace/name'. {error}") from error
+    if not isinstance(repo_id, str) or repo_id.count("/") != 1:
+        raise ValueError(f"repo_id: got {repo_id!r}, accepted is 'namespace/name', such as 'my-name/ghostnetv3'")
+
+
+def _token(token: str | None) -> str:
+    token = token or get_token()
+    if not token:
+        raise PermissionError(
+            "token: none was given and none is stored. Run `hf auth login`, set HF_TOKEN, or pass token=…; make one "
+            "with write access at https://huggingface.co/settings/tokens"
+        )
+    return token
+
+
+# what is uploaded
+
+
+def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[CommitOperationAdd]:
+    """The folder's files, checked: an export of ours, whole, with a licence, and nothing unsafe in it."""
+    if not folder.is_dir():
+        raise ValueError(f"folder_or_model: {folder} is not a folder")
+    if not is_export(folder):
+        raise ValueError(
+            f"folder_or_model: {folder} is not an exported model (its {CONFIG} must have an auto_map with the code "
+            "beside it); write one with hf_effmodels.hub.export(model, processor, folder)"
+        )
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    if unsafe := [name for name in names if name.lower().endswith(_UNSAFE)]:
+        raise ValueError(
+            f"folder_or_model: {folder} holds {unsafe[0]}, a format that can carry code or training state; only "
+            "safetensors are published. Export to a folder of its own."
+        )
+    _check_weights(folder, names)
+    readme = _readme(folder, repo_id, license)
+    return [
+        CommitOperationAdd(name, readme.encode() if name == CARD else path)
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+
+
+def _check_weights(folder: Path, names: list[str]) -> None:
+    index = "model.safetensors.index.json"
+    if index in names:
+        needed = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
+    else:
+        needed = ["model.safetensors"]
+    for name in needed:
+        if name not in names:
+            raise ValueError(f"folder_or_model: {folder} has no {name}")
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"folder_or_model: {folder / name} is truncated or damaged ({error})") from error
+
+
+def _readme(folder: Path, repo_id: str, license: str | None) -> str:
+    """The folder's card with the licence in it, its snippets naming the repository."""
+    if not (folder / CARD).is_file():
+        raise ValueError(f"folder_or_model: {folder} has no {CARD}")
+    text = (folder / CARD).read_text(encoding="utf-8")
+    card = ModelCard(text)
+    stated = card.data.license
+    if license is not None and stated is not None and license != stated:
+        raise ValueError(f"license: got {license!r}, but the card in {folder} says {stated!r}")
+    if license is None and stated is None:
+        raise _no_license(folder)
+    if stated is None:
+        card.data.license = license
+        text = str(card).replace(NO_LICENSE, license)
+    check_license(card.data.license, card.data.license_name, card.data.license_link)
+    return text.replace(_usage(folder), _usage(folder, repo_id))
+
+
+def _usage(folder: Path, *where: str) -> str:
+    config = json.loads((folder / CONFIG).read_bytes())
+    architecture = ARCHITECTURES[config["model_type"]]
+    config_class = architecture.config_class
+    return usage_section(architecture, config["architectures"][0], config_class.from_dict(config), *where)
+
+
+def _no_license(model) -> ValueError:
+    return ValueError(
+        f"license: none is given and {model} states none. Say under which licence its weights are, such as "
+        "license='apache-2.0': what others may do with them must be known before they are published"
+    )
+
+
+def _title(folder: Path) -> str:
+    return json.loads((folder / CONFIG).read_bytes())["architectures"][0]
+
+
+# what is on the Hub
+
+
+def _download(api: HfApi, repo_id: str, name: str, revision: str | None) -> bytes:
+    with tempfile.TemporaryDirectory() as temporary:
+        return Path(api.hf_hub_download(repo_id, name, revision=revision, local_dir=temporary)).read_bytes()
+
+
+def _head(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, list[str]]:
+    """Commit and file names of a branch."""
+    info = api.model_info(repo_id, revision=revision)
+    return info.sha, sorted(sibling.rfilename for sibling in info.siblings or ())
+
+
+def _deletions(api: HfApi, repo_id: str, head: str, present: list[str], new, weights: bool) -> list:
+    """What an earlier export has left: its code files and, on request, its weights; never anybody else's files."""
+    stale = [name for name in present if "/" not in name and name not in new]
+    return [
+        CommitOperationDelete(name)
+        for name in stale
+        if (name.endswith(".py") and is_bundled(_download(api, repo_id, name, head)))
+        or (weights and "safetensors" in name and is_own_file(name))
+    ]
+
+
+def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict) -> CommitInfo:
+    head, present = _head(api, repo_id, commit["revision"])
+    if CONFIG not in present:
+        raise ValueError(f"repo_id: {repo_id} has no {CONFIG}; refresh_code renews the code of a published model")
+    config = json.loads(_download(api, repo_id, CONFIG, head))
+    code, mapping = _new_code(folder_or_model, config.get("model_type"), repo_id)
+    operations = [CommitOperationAdd(name, content) for name, content in code.items()]
+    operations += _deletions(api, repo_id, head, present, code, weights=False)
+    if config.get("auto_map") != mapping:
+        operations.append(CommitOperationAdd(CONFIG, with_auto_map(config, mapping)))
+    return _commit(api, repo_id, head, operations, commit, "Refresh the model's code")
+
+
+def _new_code(folder_or_model, model_type: str | None, repo_id: str) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Code files and auto_map for a repository of this `model_type`: of a folder, or of the installed package."""
+    if isinstance(folder_or_model, (str, os.PathLike)):
+        folder = Path(folder_or_model)
+        if not is_export(folder):
+            raise ValueError(f"folder_or_model: {folder} is not an exported model")
+        config = json.loads((folder / CONFIG).read_bytes())
+        given, mapping = config["model_type"], config["auto_map"]
+        contents = {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}
+        code = {name: content for name, content in contents.items() if is_bundled(content)}
+    else:
+        given = model_type if folder_or_model is None else folder_or_model.config.model_type
+        if given not in ARCHITECTURES:
+            raise ValueError(f"repo_id: {repo_id} is a {given!r}, accepted are {', '.join(ARCHITECTURES)}")
+        code, mapping = architecture_code(ARCHITECTURES[given]), auto_map(ARCHITECTURES[given])
+    if given != model_type:
+        raise ValueError(f"folder_or_model: is a {given!r}, but {repo_id} holds a {model_type!r}")
+    return code, mapping
+
+
+def _commit(api: HfApi, repo_id: str, head: str, operations: list, commit: dict, message: str) -> CommitInfo:
+    # create_commit rather than upload_folder: the latter may split a folder into several commits.
+    options = {**commit, "commit_message": commit["commit_message"] or message, "parent_commit": head}
+    return api.create_commit(repo_id, operations, **options)
+
+
+# what went wrong
+
+
+@contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    """Turns the client's errors into ones that say what to do; nothing has been committed when they are raised."""
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise ConnectionError(f"{repo_id}: HF_HUB_OFFLINE is set; publishing needs the network") from error
+    except (HfHubHTTPError, RuntimeError) as error:
+        cause = error if isinstance(error, HfHubHTTPError) else error.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            raise _refusal(repo_id, cause) from error
+        if isinstance(cause, HTTPError):
+            raise _unreachable(repo_id, cause) from error
+        raise
+    except HTTPError as error:
+        raise _unreachable(repo_id, error) from error
+
+
+def _unreachable(repo_id: str, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"{repo_id}: the connection to the Hub failed or broke off ({type(error).__name__}: {error}). "
+        "A commit arrives whole or not at all; publish again, and what has arrived is not sent twice"
+    )
+
+
+def _refusal(repo_id: str, error: HfHubHTTPError) -> OSError:
+    status = error.response.status_code
+    said = re.sub(r"\s+", " ", error.server_message or str(error)).strip()
+    namespace = repo_id.split("/")[0]
+    if status == 401:
+        return PermissionError(
+            f"token: the Hub does not accept it for {repo_id} ({said}). It may be mistyped or expired, or the "
+            "repository does not exist; run `hf auth login` or make a token at https://huggingface.co/settings/tokens"
+        )
+    if status == 403:
+        return PermissionError(
+            f"token: it may not write to {repo_id} ({said}). Give a token with write access to {namespace!r} (see "
+            "https://huggingface.co/settings/tokens), ask to join that organisation, or publish with create_pr=True"
+        )
+    if status == 404:
+        return FileNotFoundError(f"repo_id: {repo_id} is not on the Hub, or not for this token ({said})")
+    if status in (409, 412):
+        return OSError(f"{repo_id}: somebody else committed meanwhile ({said}); look at it and publish again")
+    return OSError(
+        f"{repo_id}: the Hub answered {status} ({said}). The repository is as it was; publish again, and what has "
+        "arrived is not sent twice"
+    )

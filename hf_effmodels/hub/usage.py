@@ -1,0 +1,134 @@
+"""The usage section of a model card: snippets that run as they stand, with hf_effmodels installed and without it."""
+
+from ..models import TASKS
+from ..registry import Architecture
+
+#: The snippets of a folder that is not on the Hub yet name the folder they lie in.
+LOCAL_MODEL_ID = "."
+_PICTURE = 'image = Image.new("RGB", (320, 240))  # or Image.open("picture.jpg")'
+
+
+def usage_section(
+    architecture: Architecture, class_name: str, config, model_id: str = LOCAL_MODEL_ID, revision: str | None = None
+) -> str:
+    """Markdown for a model of the class `class_name`.
+
+    Args:
+        architecture: its line of the registry.
+        class_name: the exported class.
+        config: its configuration.
+        model_id: repository on the Hub, or `LOCAL_MODEL_ID` for a folder.
+        revision: commit to pin; without one the snippets show how to find it.
+    """
+    auto_class = auto_class_of(architecture, class_name)
+    on_hub = model_id != LOCAL_MODEL_ID
+    parts = ["## Usage"]
+    if not on_hub:
+        parts.append("The snippets run in this folder; elsewhere write its path for `model_id`.")
+    if auto_class != "AutoBackbone":
+        parts.append("With `hf_effmodels` installed, nothing from this repository is executed:")
+        parts.append(_snippet(_with_package(auto_class, config, model_id, revision)))
+        intro = "Without it, transformers runs the code of this repository; read it first"
+        parts.append(f"{intro}, and pin the commit that you have read:" if on_hub else f"{intro}:")
+        parts.append(_snippet(_without_package(auto_class, config, model_id, revision)))
+    if "AutoBackbone" in architecture.auto_classes:
+        parts.append("Feature maps, for a detector or a segmentation head:")
+        backbone = "AutoBackbone" if on_hub else architecture.auto_classes["AutoBackbone"]
+        parts.append(_snippet(_feature_maps(backbone, config, model_id, revision)))
+    if getattr(config, "reparameterized", None) is False:
+        parts.append(
+            "Before inference or export, `model.reparameterize()` folds the training branches and the batch "
+            "normalisations into plain convolutions: the same outputs, faster."
+        )
+    return "\n\n".join(parts)
+
+
+def auto_class_of(architecture: Architecture, class_name: str) -> str:
+    """The transformers Auto class behind which the registry has `class_name`."""
+    return next(auto for auto, name in architecture.auto_classes.items() if name == class_name)
+
+
+def _snippet(lines: list[str]) -> str:
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _with_package(auto_class: str, config, model_id: str, revision: str | None) -> list[str]:
+    pin = f', revision="{revision}"' if revision else ""
+    register = "import hf_effmodels  # registers the architecture with transformers"
+    if config.num_channels != 3:  # the pipelines turn every picture into RGB
+        return [
+            register,
+            "import torch",
+            f"from transformers import {auto_class}",
+            "",
+            f'model_id = "{model_id}"',
+            f"model = {auto_class}.from_pretrained(model_id{pin})",
+            *_apply(auto_class, f"model(torch.zeros{_shape(config)})"),
+        ]
+    task = next(task for task, auto in TASKS.items() if auto == auto_class)
+    return [
+        register,
+        "from PIL import Image",
+        "from transformers import pipeline",
+        "",
+        f'model_id = "{model_id}"',
+        f'pipe = pipeline("{task}", model=model_id{pin})',
+        _PICTURE,
+        "print(pipe(image))" if task == "image-classification" else "features = pipe(image)",
+    ]
+
+
+def _without_package(auto_class: str, config, model_id: str, revision: str | None) -> list[str]:
+    on_hub = model_id != LOCAL_MODEL_ID
+    pin = ", revision=revision" if on_hub else ""
+    pictures = config.num_channels == 3
+    lines = ["import torch"]
+    if on_hub and not revision:
+        lines.append("from huggingface_hub import model_info")
+    if pictures:
+        lines.append("from PIL import Image")
+    lines += [
+        f"from transformers import {'AutoImageProcessor, ' if pictures else ''}{auto_class}",
+        "",
+        f'model_id = "{model_id}"',
+    ]
+    if on_hub:
+        found = "model_info(model_id).sha  # read the code of this commit, then write its hash here"
+        lines.append(f'revision = "{revision}"' if revision else f"revision = {found}")
+    if pictures:
+        lines.append(f"processor = AutoImageProcessor.from_pretrained(model_id{pin})")
+    lines.append(f"model = {auto_class}.from_pretrained(model_id, trust_remote_code=True{pin})")
+    if pictures:
+        lines += [_PICTURE, 'inputs = processor(image, return_tensors="pt")']
+        return lines + _apply(auto_class, "model(**inputs)")
+    return lines + _apply(auto_class, f"model(torch.zeros{_shape(config)})")
+
+
+def _apply(auto_class: str, call: str) -> list[str]:
+    lines = ["with torch.no_grad():", f"    outputs = {call}"]
+    if auto_class == "AutoModelForImageClassification":
+        return [*lines, "print(model.config.id2label[outputs.logits.argmax(-1).item()])"]
+    return [*lines, "print(outputs.last_hidden_state.shape, outputs.pooler_output.shape)"]
+
+
+def _feature_maps(backbone: str, config, model_id: str, revision: str | None) -> list[str]:
+    pin = f', revision="{revision}"' if revision else ""
+    # transformers' AutoBackbone looks on the Hub only; a folder is read by the class itself.
+    source = "transformers" if backbone == "AutoBackbone" else "hf_effmodels"
+    return [
+        "import hf_effmodels",
+        "import torch",
+        f"from {source} import {backbone}",
+        "",
+        f'model_id = "{model_id}"',
+        f"backbone = {backbone}.from_pretrained(model_id, out_features={config.stage_names[-2:]!r}{pin})",
+        "with torch.no_grad():",
+        f"    outputs = backbone(torch.zeros{_shape(config)})",
+        "print([tuple(maps.shape) for maps in outputs.feature_maps])",
+    ]
+
+
+def _shape(config) -> str:
+    size = config.image_size
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return f"(1, {config.num_channels}, {height}, {width})"

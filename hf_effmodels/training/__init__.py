@@ -1,0 +1,80 @@
+"""Training and evaluation behind `scripts/train.py` and `scripts/evaluate.py`.
+
+A task is a module of this package with two functions, `prepare_training(reader)` and `prepare_evaluation(reader)`.
+Each reads its arguments, finds whatever is wrong with the user's input, and returns the function that does the work.
+Adding a task is adding a line to `TASKS`.
+"""
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+
+
+#: task of transformers' pipelines -> module of this package
+TASKS = {
+    "image-classification": "image_classification",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train as the arguments say: `--task`, `--config recipe.yaml`, `--key value ...` (see `docs/` or `--help`).
+
+    Args:
+        argv: the arguments. Without them those of the running program are taken, and wrong input ends the program
+            with one line instead of a traceback.
+
+    Returns:
+        The final metrics, as written into `all_results.json`.
+
+    Raises:
+        ValueError, OSError: before training starts, for wrong input. Nothing has been written then.
+    """
+    return _run("prepare_training", argv)
+
+
+def evaluate(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Evaluate a model on a data set (`--task`, `--model`, `--dataset`, ...); see `main`."""
+    return _run("prepare_evaluation", argv)
+
+
+def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
+    as_program = argv is None
+    if as_program:
+        from .launch import start_missing_processes
+
+        start_missing_processes()
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("hf_effmodels").setLevel(logging.INFO)
+    with _one_line_errors() if as_program else _errors_as_raised():
+        work = prepare(stage, sys.argv[1:] if as_program else list(argv))
+    return work()
+
+
+def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
+    """Everything up to the point where the work starts; `stage` is a function's name in the task's module."""
+    try:
+        from .arguments import ArgumentReader
+
+        reader = ArgumentReader(argv)
+        if reader.task not in TASKS:
+            raise ValueError(f"--task: got {reader.task!r}, accepted are {', '.join(map(repr, TASKS))}.")
+        task = importlib.import_module(f".{TASKS[reader.task]}", __name__)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error}. Training needs the extra: pip install 'hf_effmodels[train]'.") from error
+    return getattr(task, stage)(reader)
+
+
+@contextmanager
+def _one_line_errors():
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"{sys.argv[0]}: error: {error}\n")
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def _errors_as_raised():
+    yield

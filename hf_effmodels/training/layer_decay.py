@@ -1,0 +1,62 @@
+"""Layer-wise learning-rate decay: the deeper a layer lies below the classifier, the slower it learns."""
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+_STAGE = re.compile(r"(?:^|\.)stages\.(\d+)\.")
+_STEM = re.compile(r"(?:^|\.)stem\.")
+
+
+def layer_decay_scales(names: Iterable[str], decay: float, num_layers: int | None = None) -> dict[str, float]:
+    """Factor of the learning rate for each parameter: decay^(L + 1 - l).
+
+    The layers l are 0 for the stem, i + 1 for stage i, and L + 1 for everything else: the classifier. ConvNeXt and
+    VanillaNet count in this way.
+
+    Args:
+        names: of the parameters of a network whose body is `stem` and `stages`, as all of this package's are.
+        decay: factor between neighbouring layers, above 0 and up to 1.
+        num_layers: L, the number of stages by default.
+    """
+    names = list(names)
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay: got {decay}, accepted are numbers above 0 and up to 1.")
+    stages = {name: int(match[1]) for name in names if (match := _STAGE.search(name))}
+    if not stages:
+        raise ValueError("names: got no parameter of a stage, accepted are names such as 'stages.0.conv.weight'.")
+    last = (max(stages.values()) + 1 if num_layers is None else num_layers) + 1
+    layers = {name: 0 if _STEM.search(name) else stages[name] + 1 if name in stages else last for name in names}
+    return {name: decay ** (last - layer) for name, layer in layers.items()}
+
+
+def layer_decay_groups(
+    model: nn.Module,
+    decay: float,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    num_layers: int | None = None,
+) -> list[dict]:
+    """Parameter groups for an optimizer: one for each layer's learning rate, with and without weight decay.
+
+    Tensors of two or more dimensions decay, biases and norms do not. Parameters that need no gradient are left out.
+
+    Args:
+        model: a network whose body is `stem` and `stages`.
+        decay, num_layers: see `layer_decay_scales`.
+        learning_rate: of the classifier, the highest.
+        weight_decay: of the tensors that decay.
+    """
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    scales = layer_decay_scales([name for name, _ in model.named_parameters()], decay, num_layers)
+    groups: dict[tuple[float, bool], dict] = {}
+    for name, parameter in trainable.items():
+        scale, decays = scales[name], parameter.ndim >= 2
+        group = groups.setdefault(
+            (scale, decays),
+            {"params": [], "lr": learning_rate * scale, "weight_decay": weight_decay if decays else 0.0},
+        )
+        group["params"].append(parameter)
+    return list(groups.values())

@@ -1,0 +1,73 @@
+"""Batches, with Mixup (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899) where asked for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+#: Key of a training sample's own random number; samples without it (evaluation) are never mixed.
+SAMPLE_SEED = "sample_seed"
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Stacks samples into `pixel_values` (batch, channels, height, width) and `labels`.
+
+    Labels are (batch,) class indices, or, where batches are mixed, (batch, classes) probabilities which already hold
+    the label smoothing: the two are combined as timm does. A batch is mixed with itself in reverse order.
+
+    Attributes:
+        num_labels: number of classes.
+        mixup, cutmix: parameter of the Beta distribution of the mixing weight; 0 turns the method off.
+        probability: of mixing a batch.
+        switch_probability: of CutMix, where both are on.
+        smoothing: label smoothing, mixed or not, of a mixing collator.
+    """
+
+    num_labels: int
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    probability: float = 1.0
+    switch_probability: float = 0.5
+    smoothing: float = 0.0
+
+    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        pixels = torch.stack([sample["pixel_values"] for sample in samples])
+        labels = torch.tensor([sample["labels"] for sample in samples])
+        if SAMPLE_SEED in samples[0] and (self.mixup > 0 or self.cutmix > 0):
+            rng = np.random.default_rng([sample[SAMPLE_SEED] for sample in samples])
+            labels = self.mix(pixels, labels, rng)
+        return {"pixel_values": pixels, "labels": labels}
+
+    def mix(self, pixels: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+        """Mix `pixels` in place; the label probabilities (batch, classes)."""
+        targets = smooth_one_hot(labels, self.num_labels, self.smoothing)
+        if rng.random() >= self.probability:
+            return targets
+        use_cutmix = self.cutmix > 0 and (self.mixup == 0 or rng.random() < self.switch_probability)
+        alpha = self.cutmix if use_cutmix else self.mixup
+        weight = float(rng.beta(alpha, alpha))
+        if use_cutmix:
+            top, bottom, left, right = cut_box(*pixels.shape[-2:], weight, rng)
+            pixels[..., top:bottom, left:right] = pixels.flip(0)[..., top:bottom, left:right]
+            weight = 1.0 - (bottom - top) * (right - left) / (pixels.shape[-2] * pixels.shape[-1])
+        else:
+            pixels.copy_(weight * pixels + (1.0 - weight) * pixels.flip(0))
+        return weight * targets + (1.0 - weight) * targets.flip(0)
+
+
+def smooth_one_hot(labels: torch.Tensor, num_labels: int, smoothing: float) -> torch.Tensor:
+    """Probabilities (batch, classes): 1 - `smoothing` for the label, the rest spread over all classes."""
+    return F.one_hot(labels, num_labels) * (1.0 - smoothing) + smoothing / num_labels
+
+
+def cut_box(height: int, width: int, weight: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """CutMix's rectangle (top, bottom, left, right): a share 1 - `weight` of the area around a uniform centre, cut off
+    at the border."""
+    share = float(np.sqrt(1.0 - weight))
+    cut_height, cut_width = int(height * share), int(width * share)
+    y, x = int(rng.integers(height)), int(rng.integers(width))
+    top, left = max(0, y - cut_height // 2), max(0, x - cut_width // 2)
+    return top, min(height, y + cut_height // 2), left, min(width, x + cut_width // 2)

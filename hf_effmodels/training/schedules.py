@@ -1,0 +1,61 @@
+"""Learning-rate schedules that transformers lacks."""
+
+import math
+from functools import partial
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def step_decay_schedule(
+    optimizer: Optimizer,
+    steps_per_epoch: int,
+    *,
+    decay_epochs: float = 2.4,
+    decay_rate: float = 0.973,
+    warmup_epochs: float = 3.0,
+    warmup_lr: float = 1e-6,
+) -> LambdaLR:
+    """timm's step schedule, with which GhostNetV2 was trained: the rate changes once an epoch, not within one.
+
+    In epoch e (from 0) it is lr * decay_rate ** floor(e / decay_epochs), and before `warmup_epochs` on the straight
+    line from `warmup_lr` at epoch 0 to lr at `warmup_epochs`. The decay counts from epoch 0, warm-up included.
+
+    Args:
+        optimizer: its groups' learning rates are the peak.
+        steps_per_epoch: optimizer steps in an epoch.
+        decay_epochs: epochs between decays.
+        decay_rate: factor at each decay.
+        warmup_epochs: length of the warm-up; 0 for none.
+        warmup_lr: learning rate of the first epoch.
+    """
+    if decay_epochs <= 0 or not 0 < decay_rate <= 1 or warmup_epochs < 0 or warmup_lr < 0:
+        raise ValueError(
+            f"--lr_scheduler_kwargs: got decay_epochs {decay_epochs}, decay_rate {decay_rate}, warmup_epochs "
+            f"{warmup_epochs}, warmup_lr {warmup_lr}; accepted are positive decay_epochs, a decay_rate above 0 and up "
+            "to 1, and the others from 0."
+        )
+    peak = max(group["lr"] for group in optimizer.param_groups)
+    factor = partial(
+        _step_decay_factor,
+        steps_per_epoch=steps_per_epoch,
+        decay_epochs=decay_epochs,
+        decay_rate=decay_rate,
+        warmup_epochs=warmup_epochs,
+        warmup_factor=warmup_lr / peak if peak else 0.0,
+    )
+    return LambdaLR(optimizer, factor)
+
+
+def _step_decay_factor(
+    step: int,
+    steps_per_epoch: int,
+    decay_epochs: float,
+    decay_rate: float,
+    warmup_epochs: float,
+    warmup_factor: float,
+) -> float:
+    epoch = step // steps_per_epoch
+    if epoch < warmup_epochs:
+        return warmup_factor + (1.0 - warmup_factor) * epoch / warmup_epochs
+    return decay_rate ** math.floor(epoch / decay_epochs)

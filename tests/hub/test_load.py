@@ -1,0 +1,83 @@
+"""What users do with a published model: load it, with our package and without it, online, pinned and offline."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+
+from hf_effmodels.hub import export, publish
+
+from .conftest import LABELS, maker_hub, onto_the_network, run_client
+
+EXPECTED = {
+    "labels": sorted(LABELS.values()),
+    "same_base": True,
+    "reparameterized": False,
+    "feature_maps": [[1, 8, 32, 32], [1, 16, 8, 8]],
+}
+CLASSES = ["GhostNetV3Config", "ConvNextImageProcessor", "GhostNetV3ForImageClassification", "GhostNetV3Model"]
+
+
+@pytest.fixture(scope="module")
+def published(tiny, tmp_path_factory):
+    """A Hub with org/net, its folded form org/folded, and org/private; the folder and the commit of org/net."""
+    folder = tmp_path_factory.mktemp("published") / "model"
+    export(tiny.model, tiny.processor, folder, license="apache-2.0", dataset="digits", results={"accuracy": 0.5})
+    folded = copy.deepcopy(tiny.model).reparameterize()
+    with maker_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        onto_the_network(patch, folder.parent)
+        to_hub = {"token": "maker", "endpoint": hub.url}
+        commit = publish(folder, "org/net", **to_hub)
+        publish(folded, "org/folded", processor=tiny.processor, license="mit", **to_hub)
+        publish(folder, "org/private", private=True, **to_hub)
+        yield SimpleNamespace(hub=hub, folder=folder, commit=commit.oid)
+
+
+def test_with_the_package_a_cold_cache_loads_without_questions_or_remote_code(tiny, published, tmp_path):
+    card = {"license": "apache-2.0", "dataset": "digits", "results": {"accuracy": 0.5}}
+    asked = {"repo_id": "org/net", "revision": published.commit, "again": str(tmp_path / "again"), "card": card}
+    found = run_client("with_package", asked, home=tmp_path / "cache", hub=published.hub, PYTHONHASHSEED="77")
+    assert found["logits"] == pytest.approx(tiny.logits, abs=1e-6)
+    assert {key: found[key] for key in EXPECTED} == EXPECTED
+    assert [name.removesuffix("Pil") for name in found["classes"]] == CLASSES
+    assert found["modules"] == ["hf_effmodels"] and found["remote_code"] == []
+    assert found["revision_class"].startswith("hf_effmodels.")  # even with trust_remote_code=True
+    assert found["snippets"] == found["local_snippets"] == 2
+    assert found["private"] is False
+    assert found["pushed"] == {"logits": found["logits"], "labels": EXPECTED["labels"]}
+    assert "not supported" not in found["stderr"]
+    # Loaded from the Hub and exported again, with another hash seed: byte for byte the folder that was published.
+    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
+    assert again == {path.name: path.read_bytes() for path in published.folder.iterdir()}
+
+
+def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline(tiny, published, tmp_path):
+    pinned = {"revision": published.commit}
+    asked = {
+        "load": {"pinned": ("org/net", pinned), "folded": ("org/folded", {}), "folder": (str(published.folder), {})},
+        "untrusted": "org/net",
+        "copy": ("org/net", str(tmp_path / "copy")),
+        "readme": published.hub.files("org/net")["README.md"].decode(),
+    }
+    published.hub.requests.clear()
+    found = run_client("without_package", asked, home=tmp_path / "cache", hub=published.hub)
+    assert found["package"] == []
+    for name in ("pinned", "folded", "folder"):
+        loaded, known = found[name], EXPECTED | {"reparameterized": name == "folded"}
+        if name == "folder":
+            known.pop("feature_maps")
+        assert loaded["logits"] == pytest.approx(tiny.logits, abs=1e-5 if name == "folded" else 1e-6)
+        assert {key: loaded[key] for key in known} == known
+        assert loaded["modules"] == ["transformers_modules"]
+        assert [part.removesuffix("Pil") for part in loaded["classes"]] == CLASSES
+    assert "trust_remote_code=True" in found["untrusted"]
+    assert found["copy"] == pytest.approx(tiny.logits, abs=1e-6)
+    assert found["snippets"] == found["local_snippets"] == 1
+    assert "not supported" not in found["stderr"]
+    assert published.hub.count("GET", "/cdn/") == 2  # the weights of the two repositories, once each
+    assert not any(authorized for _, _, authorized in published.hub.requests)
+
+    asked = {"load": {"latest": ("org/net", {}), "pinned": ("org/net", pinned)}}
+    offline = run_client("without_package", asked, home=tmp_path / "cache", hub=None, HF_HUB_OFFLINE="1")
+    for loaded in (offline["latest"], offline["pinned"]):
+        assert loaded["logits"] == found["pinned"]["logits"] and loaded["labels"] == EXPECTED["labels"]

@@ -1,0 +1,223 @@
+"""Publishing with the real client to the loopback Hub: one commit or none, clear refusals, code apart from weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from hf_effmodels.hub import build_card, export, publish
+from hf_effmodels.hub.export import architecture_code
+
+pytestmark = pytest.mark.usefixtures("online")
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    return export(tiny.model, tiny.processor, tmp_path / "model", license="apache-2.0")
+
+
+@pytest.fixture
+def push(hub, folder):
+    """publish() to the loopback Hub as a maker; keywords may change everything."""
+
+    def call(what=folder, repo_id="org/net", **options):
+        return publish(what, repo_id, **({"token": "maker", "endpoint": hub.url} | options))
+
+    return call
+
+
+def test_a_folder_becomes_one_commit_and_again_none(hub, tiny, folder, push):
+    commit = push()
+    assert commit.commit_url == f"{hub.url}/org/net/commit/{commit.oid}"
+    assert len(hub.repos["org/net"].commits) == 2  # the empty repository's own, and ours
+    published = hub.files("org/net", commit.oid)
+    local = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # The snippets of the folder's card now name the repository and pin a commit; the rest is the folder.
+    readme, local_readme = published.pop("README.md").decode(), local.pop("README.md").decode()
+    assert (
+        readme
+        == str(build_card(tiny.model, processor=tiny.processor, license="apache-2.0", repo_id="org/net")).replace(
+            "# net\n", "# GhostNetV3\n"
+        )
+        != local_readme
+    )
+    assert published == local
+    assert push().oid == commit.oid  # nothing has changed: no empty commit
+    assert not any(authorized for method, path, authorized in hub.requests if path.startswith("/lfs/"))
+
+
+def test_a_model_is_exported_and_published_to_a_branch_or_a_pull_request(hub, tiny, push):
+    options = {"processor": tiny.processor, "license": "mit"}
+    branch = push(tiny.model, revision="dev", private=True, **options)
+    assert hub.repos["org/net"].private
+    assert list(hub.files("org/net", "main")) == [] and "license: mit" in _text(hub, "dev", "README.md")
+    request = push(tiny.model, create_pr=True, commit_message="Weights", **options)
+    assert (
+        request.pr_revision == "refs/pr/1"
+        and hub.files("org/net", "refs/pr/1").keys() == hub.files("org/net", branch.oid).keys()
+    )
+    assert list(hub.files("org/net", "main")) == [] and hub.repos["org/net"].messages[request.oid] == "Weights"
+
+
+def _text(hub, revision: str, name: str) -> str:
+    return hub.files("org/net", revision)[name].decode()
+
+
+def test_a_new_upload_removes_what_the_last_one_left_and_nothing_else(hub, folder, push):
+    (folder / "old_layer.py").write_bytes((folder / "squeeze_excite.py").read_bytes())
+    (folder / "handler.py").write_text("# an endpoint's own code\n")
+    (folder / "curves.png").write_bytes(b"png")
+    push()
+    for name in ("old_layer.py", "handler.py", "curves.png"):
+        (folder / name).unlink()
+    push()
+    left = hub.files("org/net")
+    assert "old_layer.py" not in left and left["handler.py"].startswith(b"# an endpoint") and "curves.png" in left
+
+
+@pytest.mark.parametrize("fault", ["drop", 500])
+def test_an_interrupted_upload_leaves_no_half_commit_and_a_retry_completes_it(hub, push, impatient, fault):
+    hub.faults["PUT", "/lfs/"] = [fault] * 6  # as often as the client tries
+    with pytest.raises(OSError, match="org/net: .*publish again"):
+        push()
+    assert len(impatient) == 5 and hub.count("PUT", "/lfs/") == 6
+    assert hub.files("org/net") == {} and hub.lfs == {}
+    commits = hub.faults["POST", "/api/models/org/net/commit"] = [fault]  # the weights arrive, the commit does not
+    with pytest.raises(OSError, match="org/net: .*publish again"):
+        push()
+    assert hub.files("org/net") == {} and len(hub.lfs) == 1
+    uploads = hub.count("PUT", "/lfs/")
+    commits.append("lost")  # the commit arrives, but the client does not hear of it
+    with pytest.raises(ConnectionError, match="A commit arrives whole or not at all; publish again"):
+        push()
+    commit = push()
+    assert hub.count("PUT", "/lfs/") == uploads  # what had arrived is not sent twice
+    assert {"model.safetensors", "config.json", "modeling_ghostnet.py"} <= hub.files("org/net", commit.oid).keys()
+    assert len(hub.repos["org/net"].commits) == 2  # the empty repository's own, and one of ours
+
+
+def test_a_commit_by_somebody_else_meanwhile_is_not_overwritten(hub, folder, push, monkeypatch):
+    push()
+    create_commit = HfApi.create_commit
+
+    def late(self, *arguments, **options):
+        hub.repos["org/net"].commit("main", {}, "theirs")
+        return create_commit(self, *arguments, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", late)
+    (folder / "notes.md").write_text("more")
+    with pytest.raises(OSError, match="somebody else committed meanwhile"):
+        push()
+    assert hub.files("org/net") == {}
+
+
+def test_refreshing_the_code_leaves_weights_and_card_alone(hub, tiny, folder, push):
+    (folder / "retired.py").write_bytes((folder / "squeeze_excite.py").read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]["AutoBackbone"]
+    (folder / "config.json").write_text(json.dumps(config))
+    modeling = folder / "modeling_ghostnet.py"
+    modeling.write_bytes(modeling.read_bytes() + b"# an old bug\n")
+    (folder / "handler.py").write_text("# an endpoint's own code\n")
+    before = push()
+    weights = HfApi(endpoint=hub.url).get_paths_info("org/net", ["model.safetensors"])
+    hub.requests.clear()
+
+    after = push(None, refresh_code=True)
+    assert after.oid != before.oid and hub.count("PUT", "/lfs/") == 0 and hub.count("GET", "/cdn/") == 0
+    assert HfApi(endpoint=hub.url).get_paths_info("org/net", ["model.safetensors"]) == weights
+    old, new = hub.files("org/net", before.oid), hub.files("org/net", after.oid)
+    assert {name: new[name] for name in architecture_code(tiny.architecture)} == architecture_code(tiny.architecture)
+    assert old.keys() - new.keys() == {"retired.py"} and new["handler.py"] == old["handler.py"]
+    assert {name for name in new if new[name] != old[name]} == {"modeling_ghostnet.py", "config.json"}
+    renewed = json.loads(new["config.json"])
+    assert renewed.pop("auto_map")["AutoBackbone"] == "modeling_ghostnet.GhostNetV3Backbone"
+    assert renewed == {key: value for key, value in config.items() if key != "auto_map"}
+    assert push(None, refresh_code=True).oid == after.oid
+
+    # The code of a folder, and of a model, as well; but never that of another architecture.
+    assert push(tiny.model, refresh_code=True).oid == after.oid
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "ghostnet"}))
+    with pytest.raises(ValueError, match="is a 'ghostnet', but org/net holds a 'ghostnetv3'"):
+        push(refresh_code=True)
+    with pytest.raises(FileNotFoundError, match="org/nothing is not on the Hub"):
+        push(None, "org/nothing", refresh_code=True)
+
+
+def test_refusals_of_the_hub_say_what_to_do(hub, push, monkeypatch):
+    with pytest.raises(PermissionError, match=r"token: it may not write to org/net .*write access to 'org'"):
+        push(token="reader")
+    with pytest.raises(PermissionError, match="token: it may not write to stranger/net"):
+        push(repo_id="stranger/net")
+    with pytest.raises(PermissionError, match="token: the Hub does not accept it for org/net"):
+        push(token="expired")
+    asked = len(hub.requests)
+    with pytest.raises(PermissionError, match="token: none was given and none is stored. Run `hf auth login`"):
+        push(token=None)
+    with pytest.raises(ConnectionError, match="org/net: the connection to the Hub failed"):
+        push(endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE is set"):
+        push()
+    assert len(hub.requests) == asked and hub.repos == {}
+
+
+def test_what_must_not_be_published_is_refused_before_the_hub_is_asked(hub, tiny, folder, push, tmp_path):
+    for repo_id in ("net", "org/net/main", "org/n t", "org/net.git", 7):
+        with pytest.raises(ValueError, match="repo_id: got .*'namespace/name'"):
+            push(repo_id=repo_id)
+    with pytest.raises(ValueError, match="license: none is given and GhostNetV3ForImageClassification states none"):
+        push(tiny.model, processor=tiny.processor)
+    unlicensed = export(tiny.model, tiny.processor, tmp_path / "unlicensed")
+    with pytest.raises(ValueError, match="license: none is given and .*unlicensed states none"):
+        push(unlicensed)
+    with pytest.raises(ValueError, match="license: got 'mit', but the card in .* says 'apache-2.0'"):
+        push(license="mit")
+    with pytest.raises(ValueError, match="dataset: goes into the card of a model"):
+        push(dataset="digits")
+    with pytest.raises(ValueError, match="revision: got 'dev' with create_pr=True"):
+        push(revision="dev", create_pr=True)
+    with pytest.raises(ValueError, match="got None, which only refresh_code=True accepts"):
+        push(None)
+    with pytest.raises(ValueError, match="is not a folder"):
+        push(tmp_path / "nowhere")
+    tiny.model.save_pretrained(tmp_path / "plain")
+    with pytest.raises(ValueError, match="plain is not an exported model"):
+        push(tmp_path / "plain")
+    (folder / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds optimizer.pt, a format that can carry code"):
+        push()
+    (folder / "optimizer.pt").unlink()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="model.safetensors is truncated or damaged"):
+        push()
+    weights.unlink()
+    with pytest.raises(ValueError, match="has no model.safetensors"):
+        push()
+    assert hub.requests == []
+
+
+def test_a_folder_without_a_licence_gets_the_one_that_is_given(hub, tiny, push, tmp_path):
+    push(export(tiny.model, tiny.processor, tmp_path / "unlicensed"), license="cc-by-4.0")
+    readme = hub.files("org/net")["README.md"].decode()
+    assert "\nlicense: cc-by-4.0\n" in readme and "| Licence of the weights | cc-by-4.0 |" in readme
+    assert "none stated" not in readme
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_private_repository_needs_a_token_and_a_broken_download_resumes(hub, folder, push, tmp_path, monkeypatch):
+    push(private=True)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    options = {"repo_id": "org/net", "filename": "model.safetensors", "local_dir": tmp_path / "down"}
+    with pytest.raises(RepositoryNotFoundError):
+        HfApi(endpoint=hub.url).hf_hub_download(**options)
+    hub.faults["GET", "/cdn/"] = ["half"]
+    path = HfApi(endpoint=hub.url, token="maker").hf_hub_download(**options)
+    assert Path(path).read_bytes() == (folder / "model.safetensors").read_bytes()
+    received = (folder / "model.safetensors").stat().st_size // 2 // 1000 * 1000
+    assert hub.ranges == [f"bytes={received}-"]
+    # The CDN is another origin: the token was for the Hub alone.
+    assert {authorized for _, path, authorized in hub.requests if path.startswith("/cdn/")} == {False}

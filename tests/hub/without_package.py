@@ -1,0 +1,54 @@
+"""A client on whose machine hf_effmodels cannot be imported: it loads with trust_remote_code. Run by the tests."""
+
+import importlib.abc
+import json
+import os
+import sys
+from pathlib import Path
+
+
+class Blocked(importlib.abc.MetaPathFinder):
+    """However it is installed here, hf_effmodels is not there for this process."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_effmodels":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, str(Path(__file__).parent))
+
+if os.environ["HF_HUB_OFFLINE"] == "1":  # a cache must do: no connection can be opened
+    import socket
+
+    def refuse(*_):
+        raise AssertionError("the network was used")
+
+    socket.socket.connect = socket.create_connection = refuse
+
+import client  # noqa: E402
+from transformers import AutoConfig, AutoModelForImageClassification  # noqa: E402
+
+asked = json.load(sys.stdin)
+client.no_questions()
+report = {}
+for name, (model_id, options) in asked["load"].items():
+    # AutoBackbone asks the Hub whether the repository exists: it reads no folders and works only online.
+    online = not os.path.isdir(model_id) and os.environ["HF_HUB_OFFLINE"] == "0"
+    report[name] = client.load_everything(model_id, backbone=online, trust_remote_code=True, **options)
+if "untrusted" in asked:
+    try:
+        AutoConfig.from_pretrained(asked["untrusted"], trust_remote_code=False)
+    except ValueError as error:
+        report["untrusted"] = str(error)
+if "copy" in asked:  # what a fine-tuned model is saved as must carry the code along
+    model_id, folder = asked["copy"]
+    AutoModelForImageClassification.from_pretrained(model_id, trust_remote_code=True).save_pretrained(folder)
+    again = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    report["copy"] = again(client.torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)).logits[0].tolist()
+if "readme" in asked:
+    report["snippets"] = client.run_snippets(asked["readme"], package=False)
+    os.chdir(asked["load"]["folder"][0])
+    report["local_snippets"] = client.run_snippets(Path("README.md").read_text(), package=False)
+report["package"] = [name for name in sys.modules if name.startswith("hf_effmodels")]
+print(json.dumps(report))

@@ -1,0 +1,324 @@
+"""What every registered vision architecture promises, at a size that runs in milliseconds."""
+
+import copy
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    pipeline,
+)
+
+from hf_effmodels.hub import export
+from hf_effmodels.modeling.layers.reparameterization import ReparameterizationMixin
+from hf_effmodels.models import create_image_processor
+from hf_effmodels.registry import ARCHITECTURES
+
+VISION = [a for a in ARCHITECTURES.values() if "AutoModelForImageClassification" in a.auto_classes]
+CLASSIFIER, BACKBONE, BASE = "AutoModelForImageClassification", "AutoBackbone", "AutoModel"
+
+
+@pytest.fixture(params=VISION, ids=lambda a: a.model_type)
+def architecture(request):
+    return request.param
+
+
+def config_of(architecture, **overrides):
+    return architecture.config_class(**{"num_labels": 5, **architecture.tiny, **overrides})
+
+
+def build(architecture, auto_class=CLASSIFIER, **overrides):
+    """A tiny network whose batch norms have seen data, so that folding has something to fold."""
+    torch.manual_seed(1)
+    model = architecture.model_class(auto_class)(config_of(architecture, **overrides)).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.2)
+    return model
+
+
+def images(model, batch=2, dtype=torch.float32):
+    config = model.config
+    size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(batch, config.num_channels, size, size, generator=generator).to(dtype)
+
+
+def close(a, b, tolerance=1e-5):
+    scale = max(b.double().std().item(), 1e-6)
+    assert (a.double() - b.double()).abs().max().item() <= tolerance * scale
+
+
+@torch.no_grad()
+def test_saved_model_loads_with_the_same_outputs(architecture, tmp_path):
+    model = build(architecture)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(loaded) is type(model)
+    assert torch.equal(loaded(images(model)).logits, model(images(model)).logits)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(loaded.get_buffer(name), buffer), f"buffer {name} changed on loading"
+    half = AutoModelForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    close(half(images(model, dtype=torch.bfloat16)).logits, model(images(model)).logits, tolerance=0.3)
+
+
+@torch.no_grad()
+def test_auto_classes_find_every_head(architecture, tmp_path):
+    model = build(architecture)
+    model.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is architecture.config_class
+    base = AutoModel.from_pretrained(tmp_path)
+    assert type(base) is architecture.model_class(BASE)
+    expected = model.base_model(images(model))
+    assert torch.equal(base(images(model)).pooler_output, expected.pooler_output)
+    names = model.config.stage_names
+    # AutoBackbone.from_pretrained of transformers 5.23 takes ids of the Hub only: tests/hub does that.
+    backbone = architecture.model_class(BACKBONE).from_pretrained(tmp_path, out_features=names[-2:])
+    assert type(AutoBackbone.from_config(backbone.config)) is type(backbone)
+    maps = backbone(images(model)).feature_maps
+    assert [m.shape[1] for m in maps] == backbone.channels
+    hidden = model(images(model), output_hidden_states=True).hidden_states
+    assert torch.equal(maps[-1], hidden[-1])
+
+
+@torch.no_grad()
+def test_backbone_round_trips_with_any_selection(architecture, tmp_path):
+    names = config_of(architecture).stage_names
+    for selection in ({"out_features": names}, {"out_indices": [0, 2]}, {"out_indices": [-1]}, {}):
+        backbone = build(architecture, BACKBONE, **selection)
+        backbone.save_pretrained(tmp_path)
+        loaded = type(backbone).from_pretrained(tmp_path)
+        assert loaded.out_features == backbone.out_features
+        for map_loaded, map_own in zip(
+            loaded(images(backbone)).feature_maps, backbone(images(backbone)).feature_maps, strict=True
+        ):
+            assert torch.equal(map_loaded, map_own)
+
+
+@torch.no_grad()
+def test_hidden_states_and_tuples_are_transformers_own(architecture):
+    model = build(architecture)
+    assert model(images(model)).hidden_states is None
+    outputs = model(images(model), output_hidden_states=True)
+    assert len(outputs.hidden_states) == len(model.config.stage_names)
+    assert [h.shape[1] for h in outputs.hidden_states] == list(model.config.hidden_sizes)
+    as_tuple = model(images(model), output_hidden_states=True, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], outputs.logits)
+    labelled = model(images(model), labels=torch.tensor([0, 1]), return_dict=False)
+    assert labelled[0].ndim == 0
+
+
+@pytest.mark.parametrize(
+    "num_labels, problem_type, labels",
+    [
+        (5, None, torch.tensor([0, 4])),
+        (5, "multi_label_classification", torch.tensor([[0.0, 1, 0, 1, 0], [1.0, 0, 0, 0, 0]])),
+        (1, "regression", torch.tensor([0.5, -1.0])),
+    ],
+)
+def test_losses_by_problem_type(architecture, num_labels, problem_type, labels):
+    model = build(architecture, num_labels=num_labels, problem_type=problem_type)
+    logits = model(images(model)).logits
+    loss = model(images(model), labels=labels).loss
+    functional = torch.nn.functional
+    expected = {
+        None: lambda: functional.cross_entropy(logits, labels),
+        "multi_label_classification": lambda: functional.binary_cross_entropy_with_logits(logits, labels),
+        "regression": lambda: functional.mse_loss(logits.squeeze(), labels),
+    }[problem_type]()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_loss_decreases_and_every_parameter_learns(architecture):
+    model = build(architecture).train()
+    pixels, labels = images(model, batch=4), torch.tensor([0, 1, 2, 3])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(15):
+        loss = model(pixels, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_gradient_checkpointing_changes_nothing(architecture):
+    plain = build(architecture).double().train()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.activation_checkpointing_enable()
+    for model in (plain, checkpointed):
+        torch.manual_seed(3)
+        model(images(model, batch=4).double(), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
+    for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-9, atol=1e-12, msg=f"gradient of {name}")
+    for (name, a), b in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
+        assert torch.equal(a, b), f"buffer {name}: the recomputation moved it a second time"
+
+
+@torch.no_grad()
+def test_an_image_does_not_depend_on_its_batch(architecture):
+    model = build(architecture).double()
+    batch = images(model, batch=3).double()
+    together = model(batch).logits
+    alone = torch.cat([model(image[None]).logits for image in batch])
+    assert alone.shape == (3, 5)
+    close(alone, together, tolerance=1e-9)
+
+
+@torch.no_grad()
+def test_other_channels_labels_and_sizes(architecture):
+    for num_channels, num_labels in ((1, 10), (4, 1)):
+        model = build(architecture, num_channels=num_channels, num_labels=num_labels)
+        assert model(images(model)).logits.shape == (2, num_labels)
+    size = images(model).shape[-1]
+    other = torch.randn(1, 4, size + 7, 2 * size - 3)
+    assert model(other).logits.shape == (1, num_labels)
+    with pytest.raises(ValueError, match=r"pixel_values: got shape \(2, 3, .*expected \(batch, 4"):
+        model(torch.randn(2, 3, size, size))
+
+
+def test_heads_of_other_sizes_are_made_anew(architecture, tmp_path):
+    model = build(architecture)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    assert loaded(images(model)).logits.shape == (2, 7)
+    assert all(torch.isfinite(p).all() for p in loaded.parameters())
+    close(loaded.base_model(images(model)).pooler_output, model.base_model(images(model)).pooler_output)
+    # A checkpoint without any head: the missing one is initialised, not left as it came from memory.
+    model.base_model.save_pretrained(tmp_path / "base")
+    torch.manual_seed(5)
+    fresh = architecture.model_class(CLASSIFIER).from_pretrained(tmp_path / "base", num_labels=5)
+    torch.manual_seed(5)
+    again = architecture.model_class(CLASSIFIER).from_pretrained(tmp_path / "base", num_labels=5)
+    for name, parameter in fresh.named_parameters():
+        assert torch.isfinite(parameter).all()
+        assert torch.equal(parameter, again.get_parameter(name))
+
+
+def test_initialisation_follows_the_seed_on_meta_too(architecture, tmp_path):
+    models = []
+    for seed in (11, 11, 12):
+        torch.manual_seed(seed)
+        models.append(architecture.model_class(CLASSIFIER)(config_of(architecture)))
+    weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    with torch.device("meta"):
+        skeleton = architecture.model_class(CLASSIFIER)(config_of(architecture))
+    assert all(p.is_meta for p in skeleton.parameters())
+    models[0].save_pretrained(tmp_path)
+    loaded = architecture.model_class(CLASSIFIER).from_pretrained(tmp_path)
+    persistent = loaded.state_dict().keys()
+    for name, buffer in models[0].named_buffers():
+        if name not in persistent:
+            assert torch.equal(loaded.get_buffer(name), buffer), f"{name} is not rebuilt after loading"
+
+
+@torch.no_grad()
+def test_exported_program_takes_any_batch(architecture):
+    model = build(architecture)
+    program = torch.export.export(
+        model,
+        (),
+        {"pixel_values": images(model)},
+        dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}},
+    )
+    for batch in (1, 3):
+        close(program.module()(pixel_values=images(model, batch)).logits, model(images(model, batch)).logits)
+
+
+@torch.no_grad()
+def test_folding_keeps_outputs_and_survives_saving(architecture, tmp_path):
+    model = build(architecture)
+    if not isinstance(model, ReparameterizationMixin):
+        pytest.skip(f"{architecture.title} has nothing to fold")
+    pixels = images(model)
+    exact = copy.deepcopy(model).double()
+    expected = exact(pixels.double()).logits
+    close(exact.reparameterize()(pixels.double()).logits, expected, tolerance=1e-9)
+    assert not [m for m in exact.modules() if isinstance(m, torch.nn.BatchNorm2d)], "a batch norm is left"
+
+    before = model(pixels)
+    with pytest.raises(RuntimeError, match=r"training mode.*model\.eval\(\)"):
+        copy.deepcopy(model).train().reparameterize()
+    folded = model.reparameterize()
+    assert folded is model
+    assert model.config.reparameterized
+    close(model(pixels).logits, before.logits)
+    weights = copy.deepcopy(model.state_dict())
+    model.reparameterize()
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert loaded.config.reparameterized
+    close(loaded(pixels).logits, model(pixels).logits)
+    for attempt in (model, loaded):
+        with pytest.raises(RuntimeError, match="cannot be trained"):
+            attempt.train()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_folding_keeps_half_precision(architecture, dtype):
+    model = build(architecture).to(dtype)
+    if not isinstance(model, ReparameterizationMixin):
+        pytest.skip(f"{architecture.title} has nothing to fold")
+    before = model(images(model, dtype=dtype)).logits
+    model.reparameterize()
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    close(model(images(model, dtype=dtype)).logits, before, tolerance=0.3)
+
+
+def test_folding_accepts_synchronised_batch_norms(architecture):
+    model = build(architecture)
+    if not isinstance(model, ReparameterizationMixin):
+        pytest.skip(f"{architecture.title} has nothing to fold")
+    with torch.no_grad():
+        expected = model(images(model)).logits
+        synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        close(synchronised.reparameterize()(images(model)).logits, expected)
+
+
+def test_pipelines_run_without_complaint(architecture, tmp_path, caplog):
+    from PIL import Image
+
+    model = build(architecture, id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1}, num_labels=2)
+    preset = next(iter(architecture.presets))
+    processor = create_image_processor(preset, image_size=images(model).shape[-1])
+    export(model, processor, tmp_path / "model", license="apache-2.0")
+    picture = Image.effect_noise((90, 70), 80).convert("RGB")
+    transformers_logger = logging.getLogger("transformers")
+    transformers_logger.addHandler(caplog.handler)
+    try:
+        answer = pipeline("image-classification", model=str(tmp_path / "model"))(picture)
+        features = pipeline("image-feature-extraction", model=str(tmp_path / "model"), pool=True)(picture)
+    finally:
+        transformers_logger.removeHandler(caplog.handler)
+    assert {entry["label"] for entry in answer} == {"cat", "dog"}
+    assert len(features[0]) == model.base_model(images(model)).pooler_output.shape[-1]
+    assert "not supported" not in caplog.text
+    assert type(AutoImageProcessor.from_pretrained(tmp_path / "model")) is type(processor)
+
+
+def test_model_types_are_not_transformers_own():
+    code = (
+        "from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as names; "
+        f"taken = [t for t in {list(ARCHITECTURES)!r} if t in names]; "
+        "assert not taken, taken"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
