@@ -1,7 +1,8 @@
-"""To the Hub and back: export a folder that loads anywhere, write its card, publish it."""
+"""To the Hub and back: convert an official checkpoint, export a folder that loads anywhere, publish it."""
 
 from .card import build_card
+from .convert import ConversionError, convert
 from .export import export
 from .publish import publish
 
-__all__ = ["build_card", "export", "publish"]
+__all__ = ["ConversionError", "build_card", "convert", "export", "publish"]

@@ -134,9 +134,14 @@ def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[s
     with torch.device("meta"):
         model = architecture.model_class("AutoModelForImageClassification")(config)
     weights = _with_prefix(weights, model)
-    weights = {name: _reshaped(name, value, model, conversion) for name, value in weights.items()}
-    _check_fit(weights, model, renamed)
-    _add_counters(weights, model)
+    expected = model.state_dict()
+    for name in filter(conversion.RESHAPED.search, weights):
+        if name in expected and expected[name].numel() == weights[name].numel():
+            weights[name] = weights[name].reshape(expected[name].shape)
+    _check_fit(weights, expected, renamed, model.base_model_prefix)
+    for name in expected.keys() - weights.keys():
+        # What may be missing by now are the batch norms' step counters, which no output depends on.
+        weights[name] = torch.tensor(0)
     model.load_state_dict(weights, assign=True)
     return model.eval(), ignored
 
@@ -186,18 +191,10 @@ def _with_prefix(weights: dict[str, torch.Tensor], model) -> dict[str, torch.Ten
     return {name if name.split(".")[0] in heads else f"{prefix}.{name}": value for name, value in weights.items()}
 
 
-def _reshaped(name: str, value: torch.Tensor, model, conversion) -> torch.Tensor:
-    expected = model.state_dict().get(name) if conversion.RESHAPED.search(name.removeprefix("model.")) else None
-    return value.reshape(expected.shape) if expected is not None and expected.numel() == value.numel() else value
-
-
-def _check_fit(weights: dict[str, torch.Tensor], model, renamed: dict[str, str]) -> None:
-    expected = model.state_dict()
-    official = {ours.split(f"{model.base_model_prefix}.")[-1]: theirs for ours, theirs in renamed.items()}
-
+def _check_fit(weights: dict, expected: dict, renamed: dict[str, str], prefix: str) -> None:
     def label(name: str) -> str:
-        theirs = official.get(name.removeprefix(f"{model.base_model_prefix}."))
-        return f"{theirs} ({name})" if theirs else name
+        theirs = renamed.get(name.removeprefix(f"{prefix}."))
+        return f"{theirs} ({name})" if theirs and theirs != name else name
 
     problems = []
     missing = [n for n in expected if n not in weights and not n.endswith("num_batches_tracked")]
@@ -217,13 +214,6 @@ def _check_fit(weights: dict[str, torch.Tensor], model, renamed: dict[str, str])
             problems.append(f"{len(names)} {what}: {'; '.join(names[:5])}{more}.")
     if problems:
         raise ConversionError(" ".join(problems))
-
-
-def _add_counters(weights: dict[str, torch.Tensor], model) -> None:
-    """The batch norms' step counters, which not every checkpoint keeps and nothing reads."""
-    for name in model.state_dict():
-        if name.endswith("num_batches_tracked") and name not in weights:
-            weights[name] = torch.tensor(0)
 
 
 def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> str:

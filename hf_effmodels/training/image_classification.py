@@ -166,7 +166,11 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=ranked_classes,
     )
-    trainer.eval_dataset[0], trainer.train_dataset[0]  # what fails for the first image fails before anything is written
+    # What fails for the first image (a broken file, an input too small for the network) fails before anything is
+    # written.
+    for dataset in (trainer.train_dataset, trainer.eval_dataset):
+        with torch.no_grad():
+            model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(args.device))
     return partial(_train, trainer, checkpoint, config, model_args, data_args)
 
 

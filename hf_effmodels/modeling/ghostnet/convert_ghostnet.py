@@ -12,7 +12,7 @@ from .configuration_ghostnet import GhostNetConfig
 IGNORED = re.compile(r"(^|\.)total_(ops|params)$")
 
 #: 1×1 convolutions on pooled features, which are linear layers here.
-RESHAPED = re.compile(r"(squeeze_excite\.(reduce|expand)|^head)\.weight$")
+RESHAPED = re.compile(r"(squeeze_excite\.(reduce|expand)|\bhead)\.weight$")
 
 _ATTENTION = (
     "pointwise.conv",

@@ -38,7 +38,7 @@ RULES = (
 
 
 def adapt(state_dict: dict, config: VanillaNetConfig) -> VanillaNetConfig:
-    """The configuration of the checkpoint's layout (names as ours already): folded if the official code deployed it."""
+    """The configuration of the checkpoint's layout (names as ours already): folded if that is the deployed one."""
     if "stem.convolution.conv.weight" in state_dict:
         config.reparameterized = True
     return config

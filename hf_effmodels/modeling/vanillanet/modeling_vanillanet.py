@@ -49,7 +49,7 @@ class SeriesActivation(ConvNorm):
 
 
 class DeepConvolution(nn.Module):
-    """Convolution, norm, leaky ReLU of slope λ, 1×1 convolution, norm; once folded, a single convolution (section 3.1).
+    """Convolution, norm, leaky ReLU of slope λ, 1×1 convolution, norm; once folded, one convolution (section 3.1).
 
     (1 - λ) · ReLU(x) + λ · x, the paper's annealed activation, is a leaky ReLU. λ is `config.act_learn`, which all
     layers of a model read, so that it is saved with the model and copied with it.
@@ -192,9 +192,9 @@ class VanillaNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingM
     def _check_reparameterizable(self) -> None:
         if self.config.act_learn != 1:
             raise RuntimeError(
-                f"reparameterize: act_learn is {self.config.act_learn}, so there still is an activation between the "
-                f"two convolutions of each layer of {type(self).__name__}: they are one only at act_learn = 1, the end "
-                "of deep training (config.deep_training_epochs)."
+                f"reparameterize: act_learn is {self.config.act_learn}: {type(self).__name__} still has an activation "
+                "between the two convolutions of each layer. They are one only at act_learn = 1, the end of deep "
+                "training (config.deep_training_epochs)."
             )
 
 

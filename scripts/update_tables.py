@@ -1,0 +1,58 @@
+"""Write the tables that come from the registry into README.md and docs/index.md.
+
+    python scripts/update_tables.py           # after a change of the registry
+    python scripts/update_tables.py --check   # fails if a table is out of date
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from hf_effmodels.registry import ARCHITECTURES
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- systems: .*?-->\n).*?(<!-- end of systems -->)", re.DOTALL)
+#: page -> path from it to the pages of the systems
+PAGES = {"README.md": "docs/systems/", "docs/index.md": "systems/"}
+
+
+def systems_table(link: str) -> str:
+    """One line per architecture of the registry."""
+    lines = ["| system | paper | presets | params M | MACs M | top-1 % |", "|---|---|---|---|---|---|"]
+    for architecture in ARCHITECTURES.values():
+        presets = architecture.presets
+        names = [name.removeprefix(f"{architecture.model_type}-") for name in presets]
+        title = f"[{architecture.title}]({link}{architecture.name}.md)"
+        paper = f"[{architecture.arxiv}](https://arxiv.org/abs/{architecture.arxiv})"
+        spans = [_span([p.get(key) for p in presets.values()]) for key in ("parameters", "macs", "top1")]
+        shown = ", ".join(names) if len(names) <= 6 else f"{names[0]} … {names[-1]} ({len(names)})"
+        lines.append(f"| {title} | {paper} | `{architecture.model_type}-`{shown} | {' | '.join(spans)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _span(values: list) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    low, high = min(known), max(known)
+    return f"{low:g}" if low == high else f"{low:g} – {high:g}"
+
+
+def main() -> int:
+    stale = []
+    for page, link in PAGES.items():
+        path = ROOT / page
+        text = path.read_text()
+        new = BLOCK.sub(lambda m, link=link: m[1] + systems_table(link) + m[2], text)
+        if new != text:
+            stale.append(page)
+            if "--check" not in sys.argv:
+                path.write_text(new)
+    if stale and "--check" in sys.argv:
+        print(f"out of date: {', '.join(stale)}; run python scripts/update_tables.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
