@@ -117,9 +117,7 @@ def _export(arguments):
     elif arguments.preset in list_models():
         sys.stderr.write("hf-effmodels: the preset's weights are random; --checkpoint gives trained ones.\n")
         source, processor = create_model(arguments.preset), create_image_processor(arguments.preset)
-    return export(
-        source, arguments.folder, arguments.format, processor=processor, image_size=arguments.image_size
-    )
+    return export(source, arguments.folder, arguments.format, processor=processor, image_size=arguments.image_size)
 
 
 def _publish(arguments) -> str:

@@ -8,12 +8,10 @@
 import sys
 from pathlib import Path
 
-
 # This folder holds this file, which would hide the library of the same name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from hf_effmodels.training import evaluate  # noqa: E402
-
 
 if __name__ == "__main__":
     evaluate()

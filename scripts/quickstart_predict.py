@@ -1,6 +1,6 @@
 """Reload the quickstart's model as any user would, fold it, and print what it sees.
 
-    python scripts/quickstart_predict.py outputs/quickstart_ghostnetv3_digits
+python scripts/quickstart_predict.py outputs/quickstart_ghostnetv3_digits
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Write the tables that come from the registry into README.md and docs/index.md.
 
-    python scripts/update_tables.py           # after a change of the registry
-    python scripts/update_tables.py --check   # fails if a table is out of date
+python scripts/update_tables.py           # after a change of the registry
+python scripts/update_tables.py --check   # fails if a table is out of date
 """
 
 import re

@@ -1,6 +1,7 @@
 """The model card: written from the registry, the model and what was measured; nothing in it is left to fill in."""
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -142,7 +143,7 @@ def _matching_preset(architecture: Architecture, config) -> str | None:
     """The preset whose network the model has; labels, input channels and image size may differ."""
     free = {"num_labels", "num_channels", "image_size", "reparameterized"}
     own = [c for c in type(config).__mro__ if c.__module__.startswith(__package__.partition(".")[0])]
-    fields = {name for c in own for name in vars(c).get("__annotations__", {}) if not name.startswith("_")} - free
+    fields = {name for c in own for name in inspect.get_annotations(c) if not name.startswith("_")} - free
     for name, preset in architecture.presets.items():
         reference = architecture.config_class(**preset["config"])
         if all(_plain(getattr(config, key)) == _plain(getattr(reference, key)) for key in fields):

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
-
 #: task of transformers' pipelines -> module of this package
 TASKS = {
     "image-classification": "image_classification",

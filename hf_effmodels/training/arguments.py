@@ -25,7 +25,9 @@ class ModelArguments:
     )
     model_config: dict | str | None = field(
         default=None,
-        metadata={"help": "Fields of the model's configuration to change: a mapping, such as {width_multiplier: 0.5}."},
+        metadata={
+            "help": "Fields of the model's configuration to change: a mapping, such as {width_multiplier: 0.5}."
+        },
     )
     num_channels: int | None = field(
         default=None,

@@ -10,7 +10,6 @@ from pathlib import Path
 import yaml
 from safetensors import SafetensorError, safe_open
 
-
 logger = logging.getLogger(__name__)
 
 #: The resolved arguments of a run, in its output folder; a recipe itself: `--config` takes it.
@@ -42,7 +41,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(found) if path.is_dir()]
 
 
@@ -162,7 +163,10 @@ def write_run(folder: Path, config: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / (RUN_FILE + ".part")
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=119)
-    temporary.write_text("# The arguments of the run in this folder. accelerate launch scripts/train.py --config takes it.\n" + text, encoding="utf-8")
+    temporary.write_text(
+        "# The arguments of the run in this folder. accelerate launch scripts/train.py --config takes it.\n" + text,
+        encoding="utf-8",
+    )
     temporary.replace(folder / RUN_FILE)
 
 

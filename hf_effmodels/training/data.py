@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch.utils.data import Dataset
 from .arguments import read_mapping
 from .images import read_image
 from .mixing import SAMPLE_SEED
-
 
 logger = logging.getLogger(__name__)
 

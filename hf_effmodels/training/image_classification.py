@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
@@ -15,7 +14,7 @@ from transformers import EvalPrediction, set_seed
 
 from .. import metrics
 from .arguments import ArgumentReader, ModelArguments
-from .checkpoints import clear_output_folder, open_output_folder, write_run
+from .checkpoints import RUN_FILE, clear_output_folder, open_output_folder, write_run
 from .data import (
     DataArguments,
     ImageClassificationDataset,
@@ -30,7 +29,6 @@ from .models import align_label_names, load_classifier
 from .reports import write_evaluation, write_results
 from .trainer import RecipeArguments, RecipeTrainer, resolved
 from .transforms import AugmentationArguments, EvaluationTransform, Normalization, TrainingTransform
-
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +134,7 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     """Read and check everything; the function returned trains, evaluates and writes the results."""
     arguments = reader.read(ModelArguments, DataArguments, AugmentationArguments, ImageClassificationArguments)
     model_args, data_args, augmentation, args = arguments
-    config = resolved(*arguments)
+    config = {"task": reader.task, **resolved(*arguments)}
     output = Path(args.output_dir)
     checkpoint = open_output_folder(output, config, args.resume_from_checkpoint, args.overwrite_output_dir)
 
@@ -185,7 +183,7 @@ def _train(trainer: ImageClassificationTrainer, checkpoint: Path | None, config:
         if args.overwrite_output_dir:
             clear_output_folder(output)
         write_run(output, config)
-        logger.info("arguments: %s", output / "training_config.yaml")
+        logger.info("arguments: %s", output / RUN_FILE)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

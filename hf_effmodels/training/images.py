@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-
 #: channels of the model's input -> PIL mode
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 

@@ -3,7 +3,6 @@
 import os
 import sys
 
-
 # As accelerate's own start-up reads the number of processes, whoever launched them (torchrun, MPI).
 _WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 # `accelerate launch`, `accelerate-launch`, `python -m accelerate.commands.launch`, and that file's path.

@@ -1,11 +1,10 @@
-"""Batches, with Mixup (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899) where asked for."""
+"""Batches, with Mixup (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899) on demand."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
 
 #: Key of a training sample's own random number; samples without it (evaluation) are never mixed.
 SAMPLE_SEED = "sample_seed"

@@ -1,11 +1,10 @@
-"""RandAugment (https://arxiv.org/abs/1909.13719) with the operations, strengths and noise of timm's `rand-...` strings."""
+"""RandAugment (https://arxiv.org/abs/1909.13719) with the operations, strengths and noise of timm's strings."""
 
 import re
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
-
 
 #: An operation gets the image, the magnitude from 0 to 10, the generator, the resampling filter and the fill colour.
 _STRONGEST = 10.0

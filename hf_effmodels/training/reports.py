@@ -11,17 +11,23 @@ from pathlib import Path
 import numpy as np
 from transformers.trainer_utils import PredictionOutput
 
-from .checkpoints import RUN_FILE
-
-
 logger = logging.getLogger(__name__)
 
 #: Metrics that say how good the model is; the others say how long things took.
 QUALITY = ("accuracy", "top_5_accuracy")
+#: What the card says about the training, as far as it was in use.
+HYPER_PARAMETERS = (
+    *("num_train_epochs", "max_steps", "optim", "optim_args", "learning_rate", "lr_scheduler_type", "warmup_steps"),
+    *("lr_scheduler_kwargs", "min_lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("label_smoothing_factor", "ema_decay", "mixup", "cutmix", "train_crop", "crop_scale", "crop_padding"),
+    *("horizontal_flip", "color_jitter", "randaugment", "random_erasing", "image_size", "bf16", "fp16", "seed"),
+)
 _MANY_CLASSES = 30
 
 
-def write_results(trainer, train_metrics: dict, measured: PredictionOutput, config: dict, model_args, data_args) -> dict:
+def write_results(
+    trainer, train_metrics: dict, measured: PredictionOutput, config: dict, model_args, data_args
+) -> dict:
     """Write the model with its processor, `train_results.json`, `eval_results.json`, `all_results.json`,
     `trainer_state.json`, `training_curve.png`, `confusion_matrix.png` and the model card `README.md`.
 
@@ -82,7 +88,13 @@ def _write_card(trainer, metrics: dict, config: dict, model_args, data_args, out
     split = data_args.eval_split or ("test" if data_args.dataset == "digits" else None)
     source = f"scripts/train.py, {date.today().isoformat()}, {trainer.args.device.type}"
     results = [
-        {"metric": name, "value": metrics[f"eval_{name}"], "dataset": data_args.dataset, "split": split, "source": source}
+        {
+            "metric": name,
+            "value": metrics[f"eval_{name}"],
+            "dataset": data_args.dataset,
+            "split": split,
+            "source": source,
+        }
         for name in QUALITY
         if f"eval_{name}" in metrics
     ]
@@ -92,24 +104,18 @@ def _write_card(trainer, metrics: dict, config: dict, model_args, data_args, out
         license=trainer.args.license,
         dataset=data_args.dataset,
         results=results,
-        training=training_summary(config, trainer),
+        training=training_summary(config, trainer.get_total_train_batch_size(trainer.args)),
         base_model=model_args.model if "/" in model_args.model and not Path(model_args.model).exists() else None,
     )
     _write_text(output / "README.md", str(card))
 
 
-def training_summary(config: dict, trainer) -> dict:
-    """The hyper-parameters that are not at their defaults, and the total batch size."""
-    import dataclasses
-
-    defaults = {f.name: f.default for f in dataclasses.fields(trainer.args)}
-    hidden = ("output_dir", "run_name", "license", "resume_from_checkpoint", "overwrite_output_dir", "use_cpu")
-    summary = {
-        key: value
-        for key, value in config.items()
-        if key in defaults and value != defaults[key] and key not in hidden and not isinstance(value, dict)
+def training_summary(config: dict, total_batch_size: int) -> dict:
+    """The hyper-parameters that were in use, for the card."""
+    summary = {"total_train_batch_size": total_batch_size}
+    return summary | {
+        key: config[key] for key in HYPER_PARAMETERS if config.get(key) not in (None, False, 0, [], {}, -1)
     }
-    return summary | {"total_train_batch_size": trainer.get_total_train_batch_size(trainer.args)}
 
 
 def _has_matplotlib() -> bool:

@@ -1,9 +1,10 @@
 """transformers' Trainer with what the recipes need beyond it: see `RecipeArguments` for the list."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .checkpoints import WEIGHTS_WITHOUT_EMA
 from .ema import ExponentialMovingAverage, copy_state, temporarily, unique_state
 from .optimizers import OPTIMIZERS, optimizer_class_and_settings
 from .schedules import step_decay_schedule
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -90,9 +93,9 @@ class RecipeArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # transformers refuses bfloat16 on a machine without a GPU unless told that the CPU is meant.
             self.use_cpu = True
-        # transformers 5.21 renamed it, and warns about the name that all versions take.
+        # transformers is renaming it, and warns about the name that all its versions take.
         if self.gradient_checkpointing and hasattr(self, "activation_checkpointing"):
-            self.activation_checkpointing = self.activation_checkpointing or self.gradient_checkpointing
+            self.activation_checkpointing = True
         # transformers checks these two against its own names.
         names = {"optim": self.optim, "lr_scheduler_type": self.lr_scheduler_type}
         if self.optim in OPTIMIZERS:
@@ -130,13 +133,22 @@ def _read_optim_args(value: dict | str | None) -> str | None:
     return value
 
 
+# They say how this process was started or what machine it found, not what is trained.
+_NOT_RECORDED = frozenset(
+    "dataloader_pin_memory disable_tqdm gradient_checkpointing_kwargs local_rank overwrite_output_dir "
+    "resume_from_checkpoint use_cpu".split()
+)
+
+
 def resolved(*arguments) -> dict:
     """All arguments as plain YAML values, without secrets: a recipe that repeats the run."""
     values = {}
     for data in arguments:
         plain = data.to_dict() if isinstance(data, TrainingArguments) else vars(data)
-        # None is left out where it is the default anyway, for a recipe of readable length.
-        values.update({f.name: plain[f.name] for f in fields(data) if f.init and not plain[f.name] is f.default is None})
+        for f in fields(data):
+            # None is left out where it is the default anyway, for a recipe of readable length.
+            if f.init and f.name not in _NOT_RECORDED and not (plain[f.name] is None and f.default is None):
+                values[f.name] = plain[f.name]
     values = {key: value for key, value in values.items() if not key.endswith("token")}
     return yaml.safe_load(json.dumps(values, default=str))
 
@@ -254,6 +266,13 @@ class RecipeTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        writers = len([*Path(resume_from_checkpoint).glob("rng_state*.pth")])
+        if writers not in (0, self.args.world_size):
+            logger.warning(
+                "%s was written by %d processes, now there are %d: the order of the images, and the size of a step "
+                "unless per_device_train_batch_size makes up for it, differ from the run so far.",
+                *(resume_from_checkpoint, writers, self.args.world_size),
+            )
         training_weights = Path(resume_from_checkpoint) / WEIGHTS_WITHOUT_EMA
         if training_weights.is_file():
             state = unique_state(self.model)

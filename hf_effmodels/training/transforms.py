@@ -17,7 +17,6 @@ from transformers.image_processing_base import ImageProcessingMixin
 from .images import MODES
 from .randaugment import RandAugment
 
-
 INTERPOLATIONS = {name.lower(): Image.Resampling[name] for name in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS")}
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 _ATTEMPTS = 10
@@ -42,9 +41,7 @@ class AugmentationArguments:
         default_factory=lambda: [3 / 4, 4 / 3],
         metadata={"help": "random_resized: smallest and largest width / height of the part."},
     )
-    crop_padding: int = field(
-        default=4, metadata={"help": "random_padded: largest shift in pixels; black comes in."}
-    )
+    crop_padding: int = field(default=4, metadata={"help": "random_padded: largest shift in pixels; black comes in."})
     interpolation: list[str] = field(
         default_factory=lambda: ["bilinear", "bicubic"],
         metadata={"help": "random_resized: filters; of several one is drawn per image.", "choices": [*INTERPOLATIONS]},

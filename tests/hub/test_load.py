@@ -4,8 +4,10 @@ import copy
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from hf_effmodels.hub import export, publish
+from hf_effmodels.registry import ARCHITECTURES
 
 from .conftest import LABELS, maker_hub, onto_the_network, run_client
 
@@ -51,12 +53,27 @@ def test_with_the_package_a_cold_cache_loads_without_questions_or_remote_code(ti
     assert again == {path.name: path.read_bytes() for path in published.folder.iterdir()}
 
 
-def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline(tiny, published, tmp_path):
+@pytest.fixture
+def others(tiny, tmp_path):
+    """A tiny classifier of every other architecture as an exported folder, and its logits for a flat image."""
+    made = {}
+    for model_type, architecture in ARCHITECTURES.items():
+        if model_type != "ghostnetv3" and "AutoModelForImageClassification" in architecture.auto_classes:
+            config = architecture.config_class(**architecture.tiny, num_labels=2)
+            model = architecture.model_class("AutoModelForImageClassification")(config).eval()
+            with torch.no_grad():
+                logits = model(torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
+            made[model_type] = (export(model, tiny.processor, tmp_path / model_type), logits)
+    return made
+
+
+def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline(tiny, published, others, tmp_path):
     pinned = {"revision": published.commit}
     asked = {
         "load": {"pinned": ("org/net", pinned), "folded": ("org/folded", {}), "folder": (str(published.folder), {})},
         "untrusted": "org/net",
         "copy": ("org/net", str(tmp_path / "copy")),
+        "others": {name: str(folder) for name, (folder, _) in others.items()},
         "readme": published.hub.files("org/net")["README.md"].decode(),
     }
     published.hub.requests.clear()
@@ -71,6 +88,8 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
         assert loaded["modules"] == ["transformers_modules"]
         assert [part.removesuffix("Pil") for part in loaded["classes"]] == CLASSES
     assert "trust_remote_code=True" in found["untrusted"]
+    for model_type, (_, logits) in others.items():
+        assert found["others"][model_type] == pytest.approx(logits, abs=1e-6)
     assert found["copy"] == pytest.approx(tiny.logits, abs=1e-6)
     assert found["snippets"] == found["local_snippets"] == 1
     assert "not supported" not in found["stderr"]

@@ -46,6 +46,12 @@ if "copy" in asked:  # what a fine-tuned model is saved as must carry the code a
     AutoModelForImageClassification.from_pretrained(model_id, trust_remote_code=True).save_pretrained(folder)
     again = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
     report["copy"] = again(client.torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)).logits[0].tolist()
+if "others" in asked:
+    report["others"] = {}
+    for model_type, folder in asked["others"].items():
+        model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+        with client.torch.no_grad():
+            report["others"][model_type] = model(client.torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
 if "readme" in asked:
     report["snippets"] = client.run_snippets(asked["readme"], package=False)
     os.chdir(asked["load"]["folder"][0])

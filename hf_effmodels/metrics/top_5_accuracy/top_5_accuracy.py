@@ -4,7 +4,6 @@ import datasets
 import evaluate
 import numpy as np
 
-
 _DESCRIPTION = """
 The share of samples whose true class is among the five classes with the highest scores.
 """

@@ -23,8 +23,8 @@ def dynamic_conv2d(
 
     There are four ways to the same sums, and the fastest is taken (measured; docs/systems/parameternet.md):
 
+    - a single image is an ordinary convolution, or a linear layer where its pixels lie next to each other;
     - a pointwise kernel is a batched matrix product, in the memory format of the map;
-    - a single image is an ordinary convolution;
     - a channels-last batch on a CPU is an ordinary convolution per image: making it contiguous would cost more;
     - any other batch is one grouped convolution, with the images laid side by side as groups.
 
@@ -41,25 +41,30 @@ def dynamic_conv2d(
     """
     batch, out_channels = kernels.shape[:2]
     pointwise = kernels.shape[-1] == 1 and groups == 1 and stride == 1 and padding == 0
-    if pointwise:
-        return _pointwise(hidden_states, kernels.flatten(2), bias)
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or batch == 0:
+        if pointwise:
+            return _pointwise(hidden_states, kernels, bias)
         return _tap_by_tap(hidden_states, kernels, bias, stride, padding, groups)
-    shape = {"stride": stride, "padding": padding}
+    contiguous = hidden_states.is_contiguous()
     if batch == 1:
-        return F.conv2d(hidden_states, kernels[0], bias, groups=groups, **shape)
-    if hidden_states.device.type == "cpu" and not hidden_states.is_contiguous():
+        if pointwise and not contiguous:
+            pixels = hidden_states.permute(0, 2, 3, 1)
+            return F.linear(pixels, kernels[0, :, :, 0, 0], bias).permute(0, 3, 1, 2)
+        return F.conv2d(hidden_states, kernels[0], bias, stride, padding, 1, groups)
+    if pointwise:
+        return _pointwise(hidden_states, kernels, bias)
+    if hidden_states.device.type == "cpu" and not contiguous:
         images = zip(hidden_states.split(1), kernels.unbind(), strict=True)
-        return torch.cat([F.conv2d(image, kernel, bias, groups=groups, **shape) for image, kernel in images])
+        return torch.cat([F.conv2d(image, kernel, bias, stride, padding, 1, groups) for image, kernel in images])
     side_by_side = hidden_states.reshape(1, -1, *hidden_states.shape[2:])
-    output = F.conv2d(side_by_side, kernels.flatten(0, 1), groups=batch * groups, **shape)
+    output = F.conv2d(side_by_side, kernels.flatten(0, 1), None, stride, padding, 1, batch * groups)
     output = output.view(batch, out_channels, *output.shape[2:])
     return output if bias is None else output + bias[:, None, None]
 
 
 def _pointwise(hidden_states: torch.Tensor, kernels: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """kernels: (batch, out_channels, in_channels)."""
     height, width = hidden_states.shape[2:]
+    kernels = kernels.flatten(2)  # (batch, out_channels, in_channels)
     if hidden_states.is_contiguous():
         maps = hidden_states.flatten(2)
         output = torch.bmm(kernels, maps) if bias is None else torch.baddbmm(bias[:, None], kernels, maps)
@@ -137,7 +142,7 @@ class DynamicConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        kernels = (self.router(hidden_states) @ self.weight).unflatten(1, self.kernel_shape)
+        kernels = (self.router(hidden_states) @ self.weight).view(-1, *self.kernel_shape)
         return dynamic_conv2d(
             hidden_states, kernels, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
         )
