@@ -1,5 +1,6 @@
 """transformers' Trainer with what the recipes need beyond it: see `RecipeArguments` for the list."""
 
+import difflib
 import json
 import logging
 import os
@@ -15,7 +16,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import SchedulerType, Trainer, TrainerCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
+from transformers.utils import ExplicitEnum
 
 from .arguments import read_mapping
 from .checkpoints import WEIGHTS_WITHOUT_EMA
@@ -96,27 +99,46 @@ class RecipeArguments(TrainingArguments):
         # transformers is renaming it, and warns about the name that all its versions take.
         if self.gradient_checkpointing and hasattr(self, "activation_checkpointing"):
             self.activation_checkpointing = True
-        # transformers checks these two against its own names.
-        names = {"optim": self.optim, "lr_scheduler_type": self.lr_scheduler_type}
-        if self.optim in OPTIMIZERS:
-            self.optim = "adamw_torch"
-        if self.lr_scheduler_type == "step":
-            self.lr_scheduler_type = "constant"
-        try:
-            super().__post_init__()
-        except ValueError as error:
-            for name, own in (("optim", OPTIMIZERS), ("lr_scheduler_type", ("step",))):
-                if repr(names[name]) in str(error):
-                    raise ValueError(f"--{name}: {error} (or {', '.join(own)})") from None
-            raise
-        for name, value in names.items():
-            setattr(self, name, str(getattr(value, "value", value)))
+        own = _OwnNames.of(self)
+        super().__post_init__()
+        own.restore(self)
         optimizer_class_and_settings(self)
         if self.n_gpu > 1:
             raise ValueError(
                 f"one process sees {self.n_gpu} GPUs: start one for each with accelerate launch, or choose one with "
                 "CUDA_VISIBLE_DEVICES."
             )
+
+
+class _OwnSchedule(ExplicitEnum):
+    STEP = "step"
+
+
+_OwnOptimizer = ExplicitEnum("_OwnOptimizer", {name.upper(): name for name in OPTIMIZERS}, type=str)
+
+
+class _OwnNames(dict):
+    """`optim` and `lr_scheduler_type` where they are ours: transformers checks them against its own names."""
+
+    @classmethod
+    def of(cls, args: RecipeArguments) -> "_OwnNames":
+        own = cls()
+        for name, ours, theirs, neutral in (
+            ("optim", _OwnOptimizer, OptimizerNames, OptimizerNames.ADAMW_TORCH),
+            ("lr_scheduler_type", _OwnSchedule, SchedulerType, SchedulerType.CONSTANT),
+        ):
+            value, names = getattr(args, name), [item.value for enum in (ours, theirs) for item in enum]
+            if value not in names:
+                near = difflib.get_close_matches(str(value), names, n=3) or sorted(names)
+                raise ValueError(f"--{name}: got {str(value)!r}; nearest: {', '.join(near)}.")
+            if value in list(ours):
+                own[name] = ours(value)
+                setattr(args, name, neutral)
+        return own
+
+    def restore(self, args: RecipeArguments) -> None:
+        for name, value in self.items():
+            setattr(args, name, value)
 
 
 def _read_resume(value: str | None) -> str | None:

@@ -154,7 +154,7 @@ PRESETS = {
         "folded_parameters": 2.582,
         "folded_macs": 42.3,
         "top1": 66.2,
-        "top1_source": "paper",
+        "top1_source": "paper, quoted from memory",
     },
     "ghostnet-1.0x": {
         "model_type": "ghostnet",
@@ -232,7 +232,7 @@ PRESETS = {
         "folded_parameters": 2.842,
         "folded_macs": 49.6,
         "top1": 69.4,
-        "top1_source": "paper",
+        "top1_source": "paper, quoted from memory",
     },
     "ghostnetv3-1.0x": {
         "model_type": "ghostnetv3",
@@ -243,7 +243,7 @@ PRESETS = {
         "folded_parameters": 6.126,
         "folded_macs": 167.0,
         "top1": 77.1,
-        "top1_source": "paper",
+        "top1_source": "paper, quoted from memory",
         "weights": _RELEASES + "GhostNetV3/ghostnetv3-1.0.pth.tar",
         "weights_license": "apache-2.0",
         "weights_license_note": _AS_TIMM,
@@ -268,6 +268,6 @@ PRESETS = {
         "folded_parameters": 12.343,
         "folded_macs": 398.6,
         "top1": 80.4,
-        "top1_source": "paper",
+        "top1_source": "paper, quoted from memory",
     },
 }
