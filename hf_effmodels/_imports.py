@@ -59,15 +59,15 @@ class _CallbackLoader(importlib.abc.Loader):
         self.callback()
 
 
-def register_lazily(mapping, config_class: type, load: Callable[[], object]) -> None:
-    """Register `load()` for `config_class` in one of transformers' Auto mappings; `load` runs when it is looked up.
+def register_lazily(mapping, key, load: Callable[[], object]) -> None:
+    """Register `load()` under `key` in one of transformers' Auto mappings; `load` runs when it is looked up.
 
-    The public `register` wants the class itself. Model classes cannot be imported when the Auto classes are:
-    transformers' own modules import those half-way through (`modeling_layers` does), and our models import them.
+    The public `register` wants the class itself. Classes cannot be imported when the Auto classes are: transformers'
+    own modules import those half-way through (`modeling_layers` does), and our classes import them.
     """
     if not isinstance(mapping._extra_content, _LazyDict):
         mapping._extra_content = _LazyDict(mapping._extra_content)
-    mapping._extra_content[config_class] = _Deferred(load)
+    mapping._extra_content[key] = _Deferred(load)
 
 
 class _Deferred:

@@ -31,6 +31,7 @@ class Architecture:
         paper: title of the paper; `arxiv` its number.
         repository: the official code.
         image_processor: transformers' image processor class per backend (empty where there are no images).
+        processor: our processor class in `processing_<name>.py`, of models that take images and text.
         tiny: configuration values of a network small enough for the common tests.
     """
 
@@ -43,6 +44,7 @@ class Architecture:
     arxiv: str
     repository: str
     image_processor: dict[str, str] = field(default_factory=dict)
+    processor: str | None = None
     tiny: dict = field(default_factory=dict)
 
     @property
@@ -67,6 +69,10 @@ class Architecture:
         return getattr(self.configuration_module, self.config)
 
     @property
+    def processor_class(self):
+        return getattr(importlib.import_module(f"{self.package}.processing_{self.name}"), self.processor)
+
+    @property
     def presets(self) -> dict[str, dict]:
         """The published variants of this architecture by name."""
         return {
@@ -88,6 +94,16 @@ def _vision_classes(prefix: str) -> dict[str, str]:
     }
 
 
+def _decoder_classes(prefix: str) -> dict[str, str]:
+    return {
+        "AutoModel": f"{prefix}Model",
+        "AutoModelForCausalLM": f"{prefix}ForCausalLM",
+        "AutoModelForSequenceClassification": f"{prefix}ForSequenceClassification",
+        "AutoModelForTokenClassification": f"{prefix}ForTokenClassification",
+        "AutoModelForQuestionAnswering": f"{prefix}ForQuestionAnswering",
+    }
+
+
 _BACKBONES = "https://github.com/huawei-noah/Efficient-AI-Backbones/tree/master/"
 # Five stages and two blocks with an attention gate: the smallest network that has every kind of layer.
 _TINY_GHOSTNET = MappingProxyType(
@@ -102,6 +118,45 @@ _TINY_GHOSTNET = MappingProxyType(
         ),
         "final_size": 48,
         "head_size": 32,
+        "image_size": 64,
+    }
+)
+
+# Three experts, an odd number.
+_TINY_PARAMETERNET = MappingProxyType({**_TINY_GHOSTNET, "width_multiplier": 1.0, "num_experts": 3})
+# Grouped queries: the general case of the attention.
+_TINY_DECODER = MappingProxyType(
+    {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+    }
+)
+# Shallow: without trained batch norms the features of a deep one would overflow half precision.
+_TINY_VIG = MappingProxyType(
+    {
+        "hidden_sizes": (16, 16, 16),
+        "depths": (1, 2),
+        "stem_stride": 8,
+        "stage_strides": (1, 1),
+        "reduction_ratios": (1, 1),
+        "num_neighbors": (4, 9),
+        "classifier_hidden_size": 32,
+        "image_size": 64,
+    }
+)
+_TINY_PYRAMID_VIG = MappingProxyType(
+    {
+        "hidden_sizes": (8, 8, 16),
+        "depths": (1, 2),
+        "stage_strides": (1, 2),
+        "reduction_ratios": (2, 1),
+        "classifier_hidden_size": 32,
         "image_size": 64,
     }
 )
@@ -161,8 +216,75 @@ ARCHITECTURES: dict[str, Architecture] = {
                 "strides": [1, 2, 2],
                 "act_num": 1,
                 "adaptive_pool_sizes": [0, 0, 5],
+                # The papers' 0.02 suits widths in the thousands.
+                "initializer_range": 0.2,
                 "image_size": 64,
             },
+        ),
+        Architecture(
+            model_type="tinynet",
+            title="TinyNet",
+            package="hf_effmodels.modeling.tinynet",
+            config="TinyNetConfig",
+            auto_classes=_vision_classes("TinyNet"),
+            paper="Model Rubik's Cube: Twisting Resolution, Depth and Width for TinyNets",
+            arxiv="2010.14819",
+            repository=_BACKBONES + "tinynet_pytorch",
+            image_processor=CONVNEXT_PROCESSOR,
+            # Both kinds of blocks, with and without a residual, and stochastic depth of rate 0.
+            tiny={
+                "stem_size": 8,
+                "stages": [[1, 3, 1, 1, 8], [2, 3, 2, 6, 16], [2, 5, 2, 6, 24]],
+                "final_size": 48,
+                "image_size": 64,
+            },
+        ),
+        Architecture(
+            model_type="parameternet",
+            title="ParameterNet",
+            package="hf_effmodels.modeling.parameternet",
+            config="ParameterNetConfig",
+            auto_classes=_vision_classes("ParameterNet"),
+            paper="ParameterNet: Parameters Are All You Need for Large-scale Visual Pretraining of Mobile Networks",
+            arxiv="2306.14525",
+            repository=_BACKBONES + "parameternet_pytorch",
+            image_processor=CONVNEXT_PROCESSOR,
+            tiny=_TINY_PARAMETERNET,
+        ),
+        Architecture(
+            model_type="pangu_pi",
+            title="PanGu-π",
+            package="hf_effmodels.modeling.pangu_pi",
+            config="PanguPiConfig",
+            auto_classes=_decoder_classes("PanguPi"),
+            paper="PanGu-π: Enhancing Language Model Architectures via Nonlinearity Compensation",
+            arxiv="2312.17276",
+            repository="https://arxiv.org/abs/2312.17276",  # no official code is public
+            tiny=_TINY_DECODER | {"series_activations": ["silu", "tanh"], "augmented_shortcut_reduction": 8},
+        ),
+        Architecture(
+            model_type="vig",
+            title="ViG",
+            package="hf_effmodels.modeling.vig",
+            config="VigConfig",
+            auto_classes=_vision_classes("Vig"),
+            paper="Vision GNN: An Image is Worth Graph of Nodes",
+            arxiv="2206.00272",
+            repository=_BACKBONES + "vig_pytorch",
+            image_processor=CONVNEXT_PROCESSOR,
+            tiny=_TINY_VIG,
+        ),
+        Architecture(
+            model_type="pyramidvig",
+            title="Pyramid ViG",
+            package="hf_effmodels.modeling.vig",
+            config="PyramidVigConfig",
+            auto_classes=_vision_classes("PyramidVig"),
+            paper="Vision GNN: An Image is Worth Graph of Nodes",
+            arxiv="2206.00272",
+            repository=_BACKBONES + "vig_pytorch",
+            image_processor=CONVNEXT_PROCESSOR,
+            tiny=_TINY_PYRAMID_VIG,
         ),
     )
 }
@@ -189,35 +311,36 @@ def register_with_transformers() -> None:
     when_imported(f"{auto}.configuration_auto", _register_configurations)
     when_imported(f"{auto}.modeling_auto", _register_models)
     when_imported(f"{auto}.image_processing_auto", _register_image_processors)
+    when_imported(f"{auto}.processing_auto", _register_processors)
 
 
-def _is_ours(architecture: Architecture) -> bool:
-    """False where transformers itself has taken the `model_type` since: then ours steps back."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+def _ours() -> list[Architecture]:
+    """All but those whose `model_type` transformers itself has taken since: there ours steps back."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    registered = CONFIG_MAPPING._extra_content.get(architecture.model_type)
-    return registered is architecture.config_class
+    return [a for a in ARCHITECTURES.values() if a.model_type not in CONFIG_MAPPING_NAMES]
 
 
 def _register_configurations() -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    for model_type, architecture in ARCHITECTURES.items():
-        if model_type in CONFIG_MAPPING:
+    ours = _ours()
+    for architecture in ours:
+        register_lazily(CONFIG_MAPPING, architecture.model_type, partial(getattr, architecture, "config_class"))
+    for architecture in ARCHITECTURES.values():
+        if architecture not in ours:
             logger.warning(
                 "transformers has a model of its own called %r: it is used by the Auto classes; hf_effmodels' stays "
                 "available as hf_effmodels.%s.",
-                model_type,
+                architecture.model_type,
                 architecture.auto_classes["AutoModel"],
             )
-        else:
-            AutoConfig.register(model_type, architecture.config_class)
 
 
 def _register_models() -> None:
     from transformers.models.auto import modeling_auto
 
-    for architecture in filter(_is_ours, ARCHITECTURES.values()):
+    for architecture in _ours():
         for auto_class in architecture.auto_classes:
             mapping = getattr(modeling_auto, auto_class)._model_mapping
             register_lazily(mapping, architecture.config_class, partial(architecture.model_class, auto_class))
@@ -226,10 +349,19 @@ def _register_models() -> None:
 def _register_image_processors() -> None:
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
-    for architecture in filter(_is_ours, ARCHITECTURES.values()):
+    for architecture in _ours():
         if architecture.image_processor:
             classes = partial(_image_processor_classes, architecture)
             register_lazily(IMAGE_PROCESSOR_MAPPING, architecture.config_class, classes)
+
+
+def _register_processors() -> None:
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    for architecture in _ours():
+        if architecture.processor:
+            load = partial(getattr, architecture, "processor_class")
+            register_lazily(PROCESSOR_MAPPING, architecture.config_class, load)
 
 
 def _image_processor_classes(architecture: Architecture) -> dict[str, type]:

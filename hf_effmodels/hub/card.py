@@ -47,7 +47,7 @@ def build_card(
 
     Args:
         model: a model of the registry; its type, size and labels are read from it.
-        processor: the image processor, for the description of the input.
+        processor: the image processor or the tokenizer, for the description of the input.
         license: the Hub's identifier of the weights' licence, such as `"apache-2.0"`. Without one the card says that
             none is stated, and `publish` refuses it.
         license_name: with `license="other"`: its name; `license_link`: where to read it.
@@ -96,7 +96,14 @@ def build_card(
     sections = [
         _introduction(title, architecture, model, preset, dataset),
         _facts(architecture, model, processor, preset, known, license, license_name, license_link),
-        usage_section(architecture, type(model).__name__, model.config, repo_id or LOCAL_MODEL_ID, revision),
+        usage_section(
+            architecture,
+            type(model).__name__,
+            model.config,
+            repo_id or LOCAL_MODEL_ID,
+            revision,
+            processor is not None,
+        ),
         _numbers(known, measured, converted=conversion is not None),
         _origin(conversion, known, license),
         _training(training),
@@ -141,7 +148,8 @@ def check_license(license: str | None, name: str | None = None, link: str | None
 
 def _matching_preset(architecture: Architecture, config) -> str | None:
     """The preset whose network the model has; labels, input channels and image size may differ."""
-    free = {"num_labels", "num_channels", "image_size", "reparameterized"}
+    free = {"num_labels", "num_channels", "image_size", "reparameterized", "use_cache", "output_router_logits"}
+    free |= {"pad_token_id", "bos_token_id", "eos_token_id"}
     own = [c for c in type(config).__mro__ if c.__module__.startswith(__package__.partition(".")[0])]
     fields = {name for c in own for name in inspect.get_annotations(c) if not name.startswith("_")} - free
     for name, preset in architecture.presets.items():
@@ -194,7 +202,10 @@ def _eval_result(entry: Mapping[str, Any], task: str | None) -> EvalResult:
 
 
 def _introduction(title: str, architecture: Architecture, model, preset: str | None, dataset: str | None) -> str:
-    kind = "An image classifier" if "ForImageClassification" in type(model).__name__ else "A feature extractor"
+    kinds = {"ForImageClassification": "An image classifier", "ForCausalLM": "A causal language model"}
+    kinds |= {"ForSequenceClassification": "A text classifier", "ForTokenClassification": "A token classifier"}
+    kinds |= {"ForQuestionAnswering": "An extractive question answerer"}
+    kind = next((k for head, k in kinds.items() if head in type(model).__name__), "A feature extractor")
     variant = f"the published variant `{preset}`" if preset else "a variant of its own"
     trained = f", trained on {dataset}" if dataset else ""
     return (
@@ -219,10 +230,15 @@ def _facts(architecture, model, processor, preset, known, license, license_name,
         for key in ("num_channels", "image_size")
     )
     as_published = as_published and config.num_labels == known.get("num_labels", 1000)
-    if macs is not None and as_published:
+    if macs is not None and not architecture.image_processor:
+        rows.append(("Multiply-adds", f"{macs} M for one token (linear layers)"))
+    elif macs is not None and as_published:
         rows.append(("Multiply-adds", f"{macs} M for one image of {_size(size)}"))
     if size is not None:
         rows.append(("Image size", _size(size)))
+    if hasattr(config, "vocab_size"):
+        rows.append(("Vocabulary", str(config.vocab_size)))
+        rows.append(("Longest sequence", f"{config.max_position_embeddings} tokens"))
     if hasattr(config, "num_channels"):
         rows.append(("Input channels", str(config.num_channels)))
     if "ForImageClassification" in type(model).__name__:
@@ -248,7 +264,9 @@ def _size(size) -> str:
 
 
 def _preparation(processor) -> str:
-    """What the image processor does, from its own settings."""
+    """What the image processor does, from its own settings; what the tokenizer is."""
+    if not hasattr(processor, "to_dict"):  # a tokenizer
+        return f"{type(processor).__name__}, {len(processor)} tokens"
     settings = processor.to_dict()
     parts = [settings["image_processor_type"]]
     if settings.get("do_resize") and (size := settings.get("size")):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ..models import create_image_processor, find_preset, get_config, list_models
+from ..models import TASKS, create_image_processor, find_preset, get_config, list_models
 from ..registry import ARCHITECTURES, Architecture
 
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -61,6 +61,7 @@ def convert(
     *,
     entry: str | None = None,
     license: str | None = None,
+    tokenizer=None,
     **overrides,
 ) -> ConversionReport:
     """Convert an official checkpoint into a folder that `from_pretrained` loads and `publish` uploads.
@@ -73,6 +74,7 @@ def convert(
         entry: the entry of a training checkpoint to read. By default the averaged (EMA) weights where there are some:
             they are what the papers report.
         license: licence of the weights; by default the one the registry knows for the preset's official weights.
+        tokenizer: of a language model, to be written beside it.
         overrides: fields of the configuration, such as `num_labels=10` or `id2label={...}`.
 
     Raises:
@@ -81,11 +83,11 @@ def convert(
     """
     from . import export
 
-    _, preset_data = find_preset(preset)
+    architecture, preset_data = find_preset(preset)
     model, report = load_checkpoint(preset, checkpoint, entry=entry, **overrides)
     export(
         model,
-        create_image_processor(preset),
+        create_image_processor(preset) if architecture.image_processor else tokenizer,
         folder,
         preset=preset,
         license=license or preset_data.get("weights_license"),
@@ -110,12 +112,14 @@ def load_checkpoint(preset: str, checkpoint: str | Path, *, entry: str | None = 
         entry=entry,
         converted=len(state_dict) - len(ignored),
         ignored=ignored,
-        reparameterized=model.config.reparameterized,
+        reparameterized=getattr(model.config, "reparameterized", False),
     )
 
 
 def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[str, torch.Tensor]):
-    """Build the classifier of `config` with the weights of an official `state_dict`.
+    """Build the model of `config`, with its main head, with the weights of an official `state_dict`.
+
+    The main head is the classifier of a vision model and the language modelling head of a decoder.
 
     Returns:
         The model in evaluation mode, in the dtype of the weights, and the names that were ignored.
@@ -128,22 +132,43 @@ def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[s
     renamed = _rename(state_dict.keys() - set(ignored), conversion)
     weights = {ours: state_dict[theirs] for ours, theirs in renamed.items()}
     config = conversion.adapt(weights, config)
-    if config.reparameterized:
+    if getattr(config, "reparameterized", False):
         weights = _fold_norms(weights, config.batch_norm_eps)
 
     with torch.device("meta"):
-        model = architecture.model_class("AutoModelForImageClassification")(config)
+        model = architecture.model_class(_main_head(architecture))(config)
     weights = _with_prefix(weights, model)
     expected = model.state_dict()
     for name in filter(conversion.RESHAPED.search, weights):
         if name in expected and expected[name].numel() == weights[name].numel():
             weights[name] = weights[name].reshape(expected[name].shape)
+    for name, source in model.all_tied_weights_keys.items():
+        if name not in weights and source in weights:
+            weights[name] = weights[source]
     _check_fit(weights, expected, renamed, model.base_model_prefix)
     for name in expected.keys() - weights.keys():
         # What may be missing by now are the batch norms' step counters, which no output depends on.
         weights[name] = torch.tensor(0)
     model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    _compute_buffers(model)
     return model.eval(), ignored
+
+
+def _main_head(architecture: Architecture) -> str:
+    return next(auto_class for auto_class in TASKS.values() if auto_class in architecture.auto_classes)
+
+
+def _compute_buffers(model) -> None:
+    """Buffers that are in no checkpoint (rotary tables, …) are still on the meta device: the model fills them."""
+    for module in model.modules():
+        missing = {name: b for name, b in module.named_buffers(recurse=False) if b.is_meta}
+        for name, buffer in missing.items():
+            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+        if missing:
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = True
+            model._init_weights(module)
 
 
 def official_name(architecture: Architecture, name: str) -> str:
@@ -237,7 +262,7 @@ def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> st
 
 def _number_of_labels(state_dict: Mapping[str, torch.Tensor]) -> int | None:
     """Classes of the checkpoint's classifier: the length of its last bias, by the names in use."""
-    for name in ("classifier.bias", "head.bias", "fc.bias"):
+    for name in ("classifier.bias", "head.bias", "fc.bias", "cls2.0.bias", "cls.2.bias"):
         if name in state_dict:
             return len(state_dict[name])
     return None

@@ -13,6 +13,7 @@ from .card import build_card, find_architecture
 #: Besides the code, what `export` writes: these, and `model*.safetensors` (with its index where it is sharded).
 CONFIG, CARD = "config.json", "README.md"
 OWN_FILES = {CONFIG, CARD, "preprocessor_config.json", "processor_config.json", "generation_config.json"}
+OWN_FILES |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
@@ -26,7 +27,8 @@ def export(model, processor, folder: str | os.PathLike, *, overwrite: bool = Fal
 
     Args:
         model: a model of this package, folded (`reparameterize()`) or not.
-        processor: its image processor, a stock class of transformers (`create_image_processor`).
+        processor: its image processor, a stock class of transformers (`create_image_processor`); of a language model
+            its tokenizer, or None to leave it out.
         folder: where to; written beside under another name first, then renamed.
         overwrite: replace the files of a folder that holds something else than an earlier export. Files of other
             names stay.

@@ -9,7 +9,12 @@ _PICTURE = 'image = Image.new("RGB", (320, 240))  # or Image.open("picture.jpg")
 
 
 def usage_section(
-    architecture: Architecture, class_name: str, config, model_id: str = LOCAL_MODEL_ID, revision: str | None = None
+    architecture: Architecture,
+    class_name: str,
+    config,
+    model_id: str = LOCAL_MODEL_ID,
+    revision: str | None = None,
+    has_processor: bool = True,
 ) -> str:
     """Markdown for a model of the class `class_name`.
 
@@ -19,6 +24,7 @@ def usage_section(
         config: its configuration.
         model_id: repository on the Hub, or `LOCAL_MODEL_ID` for a folder.
         revision: commit to pin; without one the snippets show how to find it.
+        has_processor: whether there is a tokenizer beside a language model.
     """
     auto_class = auto_class_of(architecture, class_name)
     on_hub = model_id != LOCAL_MODEL_ID
@@ -27,10 +33,23 @@ def usage_section(
         parts.append("The snippets run in this folder; elsewhere write its path for `model_id`.")
     if auto_class != "AutoBackbone":
         parts.append("With `hf_effmodels` installed, nothing from this repository is executed:")
-        parts.append(_snippet(_with_package(auto_class, config, model_id, revision)))
+        text = hasattr(config, "vocab_size")
+        parts.append(
+            _snippet(
+                _text_with_package(auto_class, model_id, revision, has_processor)
+                if text
+                else _with_package(auto_class, config, model_id, revision)
+            )
+        )
         intro = "Without it, transformers runs the code of this repository; read it first"
         parts.append(f"{intro}, and pin the commit that you have read:" if on_hub else f"{intro}:")
-        parts.append(_snippet(_without_package(auto_class, config, model_id, revision)))
+        parts.append(
+            _snippet(
+                _text_without_package(auto_class, model_id, revision, has_processor)
+                if text
+                else _without_package(auto_class, config, model_id, revision)
+            )
+        )
     if "AutoBackbone" in architecture.auto_classes:
         parts.append("Feature maps, for a detector or a segmentation head:")
         backbone = "AutoBackbone" if on_hub else architecture.auto_classes["AutoBackbone"]
@@ -76,6 +95,57 @@ def _with_package(auto_class: str, config, model_id: str, revision: str | None) 
         _PICTURE,
         "print(pipe(image))" if task == "image-classification" else "features = pipe(image)",
     ]
+
+
+def _text_with_package(auto_class: str, model_id: str, revision: str | None, tokenizer: bool) -> list[str]:
+    pin = f', revision="{revision}"' if revision else ""
+    register = "import hf_effmodels  # registers the architecture with transformers"
+    if auto_class != "AutoModelForCausalLM" or not tokenizer:
+        load = f"model = {auto_class}.from_pretrained(model_id{pin})"
+        names = ["AutoTokenizer", auto_class] if tokenizer else [auto_class]
+        head = [register, "import torch", f"from transformers import {', '.join(sorted(names))}", ""]
+        return [*head, f'model_id = "{model_id}"', *_read_text(tokenizer, pin), load, *_apply_to_text(auto_class)]
+    return [
+        register,
+        "from transformers import pipeline",
+        "",
+        f'model_id = "{model_id}"',
+        f'pipe = pipeline("text-generation", model=model_id{pin})',
+        'print(pipe("Once upon a time", max_new_tokens=20)[0]["generated_text"])',
+    ]
+
+
+def _text_without_package(auto_class: str, model_id: str, revision: str | None, tokenizer: bool) -> list[str]:
+    on_hub = model_id != LOCAL_MODEL_ID
+    pin = ", revision=revision" if on_hub else ""
+    names = ["AutoTokenizer", auto_class] if tokenizer else [auto_class]
+    lines = ["import torch"]
+    if on_hub and not revision:
+        lines.append("from huggingface_hub import model_info")
+    lines += [f"from transformers import {', '.join(sorted(names))}", "", f'model_id = "{model_id}"']
+    if on_hub:
+        found = "model_info(model_id).sha  # read the code of this commit, then write its hash here"
+        lines.append(f'revision = "{revision}"' if revision else f"revision = {found}")
+    lines += _read_text(tokenizer, pin)
+    lines.append(f"model = {auto_class}.from_pretrained(model_id, trust_remote_code=True{pin})")
+    return lines + _apply_to_text(auto_class)
+
+
+def _read_text(tokenizer: bool, pin: str) -> list[str]:
+    if not tokenizer:
+        return ["input_ids = torch.tensor([[1, 2, 3]])  # from the tokenizer the model was trained with"]
+    return [
+        f"tokenizer = AutoTokenizer.from_pretrained(model_id{pin})",
+        'input_ids = tokenizer("Once upon a time", return_tensors="pt").input_ids',
+    ]
+
+
+def _apply_to_text(auto_class: str) -> list[str]:
+    if auto_class == "AutoModelForCausalLM":
+        return ["print(model.generate(input_ids, max_new_tokens=20))"]
+    lines = ["with torch.no_grad():", "    outputs = model(input_ids)"]
+    shown = {"AutoModel": "last_hidden_state", "AutoModelForQuestionAnswering": "start_logits"}
+    return [*lines, f"print(outputs.{shown.get(auto_class, 'logits')}.shape)"]
 
 
 def _without_package(auto_class: str, config, model_id: str, revision: str | None) -> list[str]:

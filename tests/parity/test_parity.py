@@ -13,7 +13,11 @@ FAMILIES = {
     "ghostnet": "ghostnet",
     "ghostnetv2": "ghostnet",
     "ghostnetv3": "ghostnet",
+    "pangu_pi": "pangu_pi",
+    "parameternet": "parameternet",
+    "tinynet": "tinynet",
     "vanillanet": "vanillanet",
+    "vig": "vig",
 }
 
 #: float64 must agree to rounding. In float32 single gradients below the last stage may be off by up to 5 % of their
@@ -43,7 +47,13 @@ def test_outputs_are_those_of_the_official_implementation(path, dtype):
     family = importlib.import_module(f".families.{FAMILIES[case['system']]}", __package__)
     outputs = family.run(case, golden.DTYPES[dtype])
 
+    # A family may state that single outputs are known less exactly (a case's note says so) or are ill-conditioned in
+    # float32; its module gives the reason.
+    of_family = getattr(family, "tolerance", lambda case, name, dtype: None)
+
     def tolerance(name: str) -> float:
+        if (special := of_family(case, name, dtype)) is not None:
+            return special
         if dtype == "float64":
             return FLOAT64
         return FLOAT32_GRADIENT if name.startswith("grad/") else FLOAT32

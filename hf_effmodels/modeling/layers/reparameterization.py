@@ -53,7 +53,7 @@ def conv_with_values(like: nn.Conv2d, kernel: torch.Tensor, bias: torch.Tensor) 
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then batch norm; once folded, a convolution with bias.
+    """Convolution (without bias by default), then batch norm; once folded, a convolution with bias.
 
     Shapes: (batch, in_channels, height, width) -> (batch, out_channels, ⌈height/stride⌉, ⌈width/stride⌉) for odd
     kernels with the default padding (kernel_size - 1) // 2.
@@ -68,6 +68,7 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         padding: int | tuple[int, int] | None = None,
         groups: int = 1,
+        bias: bool = False,
         eps: float = 1e-5,
         momentum: float = 0.1,
         folded: bool = False,
@@ -77,7 +78,7 @@ class ConvNorm(nn.Module):
             sizes = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
             padding = tuple((size - 1) // 2 for size in sizes)
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups, bias=folded
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, groups=groups, bias=bias or folded
         )
         self.norm = None if folded else nn.BatchNorm2d(out_channels, eps=eps, momentum=momentum)
 

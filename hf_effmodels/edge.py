@@ -1,0 +1,206 @@
+"""Export to the edge through transformers' exporters: ONNX, OpenVINO, ExecuTorch.
+
+`export` folds a copy of the model, exports it with a free batch size, runs the exported program and compares it with
+PyTorch before anything is in the folder. `load` runs such a folder again, alone or inside a transformers pipeline.
+"""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+
+from .models import create_image_processor, create_model, list_models
+
+
+@dataclass(frozen=True)
+class Format:
+    """An export format: transformers' exporter and its configuration, and the packages both need."""
+
+    exporter: str
+    config: str
+    packages: tuple[str, ...]
+    options: dict
+
+
+FORMATS = {
+    "onnx": Format("OnnxExporter", "OnnxConfig", ("onnx", "onnxscript", "onnxruntime"), {}),
+    # Left to itself OpenVINO computes in bfloat16 where the CPU can: outputs are then off by about a hundredth.
+    "openvino": Format(
+        "OpenVINOExporter", "OpenVINOConfig", ("openvino",), {"config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    ),
+    "executorch": Format("ExecutorchExporter", "ExecutorchConfig", ("executorch",), {}),
+}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        folder: where it is.
+        format: "onnx", "openvino" or "executorch".
+        model: class of the exported model.
+        image_size: (height, width) of the images in pixels.
+        folded: train-time branches and batch norms were folded first.
+        difference: largest difference of the program's logits from PyTorch's, over their standard deviation.
+        batches: the batch sizes it was compared at.
+    """
+
+    folder: str
+    format: str
+    model: str
+    image_size: tuple[int, int]
+    folded: bool
+    difference: float
+    batches: tuple[int, ...]
+
+
+def export(
+    source: str | Path | PreTrainedModel,
+    folder: str | Path,
+    format: str,
+    *,
+    processor=None,
+    image_size: int | tuple[int, int] | None = None,
+    tolerance: float = 1e-4,
+) -> ExportReport:
+    """Export an image classifier, folded, with a free batch size.
+
+    Args:
+        source: a model (left as it is: a copy is folded), a preset (random weights), a folder or an id of the Hub.
+        folder: where to write; must not exist or be empty.
+        format: "onnx", "openvino" or "executorch".
+        processor: the image processor to put beside the program; by default the source's own.
+        image_size: side, or (height, width), of the images in pixels; by default what the processor makes them.
+        tolerance: largest difference from PyTorch's logits, over their standard deviation, that is accepted.
+
+    Raises:
+        ValueError: unknown format or source, or the program's outputs differ; nothing is written then.
+        ImportError: the format's packages are not installed.
+        FileExistsError: `folder` has something in it.
+    """
+    chosen = _format(format)
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"folder: {folder} is not empty; accepted are new or empty folders.")
+    model, processor = _source(source, processor)
+    size = _image_size(model, processor, image_size)
+    model = copy.deepcopy(model).eval()
+    if hasattr(model, "reparameterize"):
+        model.reparameterize()
+    # As save_pretrained does: `load` and transformers' runner learn from it what the program computes.
+    model.config.architectures = [type(model).__name__]
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(3, model.config.num_channels, *size, generator=generator).to(model.device, model.dtype)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write(model, pixels[:2], chosen, temporary)
+        if processor is not None:
+            processor.save_pretrained(temporary)
+        batches = (1, 3) if chosen.exporter != "ExecutorchExporter" else (2,)
+        difference = _difference(model, load(temporary), pixels, batches)
+        if not difference <= tolerance:
+            raise ValueError(
+                f"{format}: the exported program's logits differ from PyTorch's by {difference:.1e} of their standard "
+                f"deviation, accepted is tolerance={tolerance:g}; nothing was written."
+            )
+        temporary.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ExportReport(
+        folder=str(folder),
+        format=format,
+        model=type(model).__name__,
+        image_size=size,
+        folded=bool(getattr(model.config, "reparameterized", False)),
+        difference=difference,
+        batches=batches,
+    )
+
+
+def load(folder: str | Path, **options):
+    """Run an exported folder: the result is called as the model is, alone or as `pipeline(..., model=...)`.
+
+    Args:
+        folder: what `export` (or transformers' exporters) wrote, or its id on the Hub.
+        options: of transformers' `ExportedModel.from_pretrained`: `revision`, `providers` for ONNX Runtime, `config`
+            for OpenVINO. OpenVINO computes in float32 unless `config` says otherwise, such as
+            `{"INFERENCE_PRECISION_HINT": "bf16"}`: faster and less exact where the CPU has it.
+    """
+    from transformers.exporters import ExportedModel
+
+    manifest = Path(folder) / "export.json"
+    if manifest.is_file():
+        options = {**_format(json.loads(manifest.read_text())["export_format"]).options, **options}
+    program = ExportedModel.from_pretrained(folder, **options)
+    if program.config is not None and program.config.architectures:
+        # pipeline() looks at the class's name only, and complains about those it does not know.
+        program.__class__ = type(program.config.architectures[0], (ExportedModel,), {})
+    return program
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise ValueError(f"format: got {name!r}, accepted are {', '.join(map(repr, FORMATS))}.")
+    missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(f"format {name!r} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    return FORMATS[name]
+
+
+def _source(source, processor):
+    """The model, and its image processor if there is one."""
+    if isinstance(source, PreTrainedModel):
+        return source, processor
+    if str(source) in list_models():
+        return create_model(str(source)), processor or create_image_processor(str(source))
+    model = AutoModelForImageClassification.from_pretrained(source)
+    return model, processor or AutoImageProcessor.from_pretrained(source)
+
+
+def _image_size(model, processor, image_size) -> tuple[int, int]:
+    if image_size is None and processor is not None:
+        size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
+        edge = size.get("shortest_edge")
+        return (edge, edge) if edge else (size["height"], size["width"])
+    size = image_size if image_size is not None else model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _write(model: PreTrainedModel, pixels: torch.Tensor, chosen: Format, folder: Path) -> None:
+    from transformers import exporters
+
+    # ExecuTorch plans its memory ahead: the batch size is fixed there.
+    shapes = None
+    if chosen.exporter != "ExecutorchExporter":
+        shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=4096)}}
+    config = getattr(exporters, chosen.config)(dynamic_shapes=shapes)
+    # torch.onnx reports its progress on standard output, which belongs to our caller.
+    with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        exported = getattr(exporters, chosen.exporter)().export(model, {"pixel_values": pixels}, config)
+    exported.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _difference(model, program, pixels: torch.Tensor, batches: tuple[int, ...]) -> float:
+    differences = []
+    for batch in batches:
+        expected = model(pixel_values=pixels[:batch]).logits
+        got = program(pixel_values=pixels[:batch]).logits.to(expected)
+        scale = expected.std().item() if expected.numel() > 1 else expected.abs().item()
+        differences.append((got - expected).abs().max().item() / max(scale, 1e-12))
+    return max(differences)
