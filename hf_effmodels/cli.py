@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 
 from . import __version__
@@ -144,7 +144,7 @@ def _show_table(infos: list) -> str:
         (
             info.name,
             f"{info.parameters:.2f}",
-            f"{info.macs:.1f}",
+            f"{info.macs:.1f}" if info.macs else "",
             f"{info.folded_parameters:.2f} / {info.folded_macs:.1f}" if info.folded_macs else "",
             f"{info.top1}" if info.top1 else "",
             info.architecture,
@@ -174,13 +174,22 @@ def _plain(result):
 def _train(argv: list[str]) -> None:
     from .training import main as train
 
-    train(argv)
+    _as_program(train, "train", argv)
 
 
 def _evaluate(argv: list[str]) -> None:
     from .training import evaluate
 
-    evaluate(argv)
+    _as_program(evaluate, "evaluate", argv)
+
+
+def _as_program(run: Callable, name: str, argv: list[str]) -> None:
+    """Run what reads the command line itself: it logs and reports errors as its script does."""
+    kept, sys.argv = sys.argv, [f"hf-effmodels {name}", *argv]
+    try:
+        run()
+    finally:
+        sys.argv = kept
 
 
 def _benchmark(argv: list[str]) -> None:

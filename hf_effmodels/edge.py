@@ -96,6 +96,8 @@ def export(
     model = copy.deepcopy(model).eval()
     if hasattr(model, "reparameterize"):
         model.reparameterize()
+    # ExecuTorch takes no other layout.
+    model.to(memory_format=torch.contiguous_format)
     # As save_pretrained does: `load` and transformers' runner learn from it what the program computes.
     model.config.architectures = [type(model).__name__]
     generator = torch.Generator().manual_seed(0)

@@ -2,19 +2,31 @@
 
 import difflib
 import fnmatch
+import importlib
 import re
 from dataclasses import dataclass
 
 from huggingface_hub.errors import StrictDataclassError
 
-from .registry import ARCHITECTURES, Architecture, available_processors
+from .registry import (
+    ARCHITECTURES,
+    Architecture,
+    available_processors,
+    pipeline_configuration,
+    pipeline_presets,
+)
 
 #: task of transformers' pipelines -> the Auto class whose head it needs, in the order `create_model` looks for one.
 TASKS = {
     "image-classification": "AutoModelForImageClassification",
     "text-generation": "AutoModelForCausalLM",
+    "image-text-to-text": "AutoModelForImageTextToText",
     "image-feature-extraction": "AutoModel",
 }
+
+
+#: The task of the diffusers pipelines, which no Auto class serves.
+SUPER_RESOLUTION = "super-resolution"
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,8 @@ class ModelInfo:
         tasks: tasks of transformers' pipelines it can be built for.
         parameters: number of parameters in millions, as trained; `folded_parameters` after `reparameterize()`.
         macs: multiply-adds in millions of one image at the preset's size (convolutions and linear layers), as trained;
-            `folded_macs` after `reparameterize()`.
+            `folded_macs` after `reparameterize()`. Of a language model: of one token (linear layers); of a
+            super-resolution pipeline: of one denoising step for a 64×64 image. None where they are not known.
         top1: published ImageNet-1k top-1 accuracy in per cent, None where none is known; `top1_source` says by whom.
         paper: title and address; repository: the official code.
         code_license: licence of the model code here.
@@ -39,7 +52,7 @@ class ModelInfo:
     architecture: str
     tasks: tuple[str, ...]
     parameters: float
-    macs: float
+    macs: float | None
     folded_parameters: float | None
     folded_macs: float | None
     top1: float | None
@@ -59,14 +72,17 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
         pattern: such as `"ghostnet*"`.
         task: a task of transformers' pipelines, such as `"image-classification"`; None for all.
     """
-    if task is not None and task not in TASKS:
-        raise ValueError(f"task: got {task!r}, accepted are {', '.join(map(repr, TASKS))}.")
+    accepted = (*TASKS, SUPER_RESOLUTION)
+    if task is not None and task not in accepted:
+        raise ValueError(f"task: got {task!r}, accepted are {', '.join(map(repr, accepted))}.")
     names = [
         name
         for architecture in ARCHITECTURES.values()
-        if task is None or TASKS[task] in architecture.auto_classes
+        if task is None or TASKS.get(task) in architecture.auto_classes
         for name in architecture.presets
     ]
+    if task in (None, SUPER_RESOLUTION):
+        names += pipeline_presets()
     return sorted(fnmatch.filter(names, pattern), key=_natural_key)
 
 
@@ -83,6 +99,8 @@ def find_preset(name: str) -> tuple[Architecture, dict]:
     for architecture in ARCHITECTURES.values():
         if name in architecture.presets:
             return architecture, architecture.presets[name]
+    if pipeline_configuration(name) is not None:
+        raise ValueError(f"preset {name!r} is a diffusers pipeline: hf_effmodels.create_model({name!r}) builds it.")
     near = difflib.get_close_matches(str(name), list_models(), n=3, cutoff=0.5)
     hint = f"nearest: {', '.join(near)}" if near else "hf_effmodels.list_models() lists them all"
     raise ValueError(f"unknown preset {name!r}; {hint}.")
@@ -90,19 +108,26 @@ def find_preset(name: str) -> tuple[Architecture, dict]:
 
 def model_info(name: str) -> ModelInfo:
     """Parameters, multiply-adds, published accuracy, paper and licences of the preset `name`."""
-    architecture, preset = find_preset(name)
+    if (pipeline := pipeline_configuration(name)) is not None:
+        preset, tasks = pipeline.PRESETS[name], (SUPER_RESOLUTION,)
+        title, paper, arxiv, repository = pipeline.TITLE, pipeline.PAPER, pipeline.ARXIV, pipeline.REPOSITORY
+    else:
+        architecture, preset = find_preset(name)
+        title, paper, arxiv = architecture.title, architecture.paper, architecture.arxiv
+        repository = architecture.repository
+        tasks = tuple(task for task, auto_class in TASKS.items() if auto_class in architecture.auto_classes)
     return ModelInfo(
         name=name,
-        architecture=architecture.title,
-        tasks=tuple(task for task, auto_class in TASKS.items() if auto_class in architecture.auto_classes),
+        architecture=title,
+        tasks=tasks,
         parameters=preset["parameters"],
-        macs=preset["macs"],
+        macs=preset.get("macs"),
         folded_parameters=preset.get("folded_parameters"),
         folded_macs=preset.get("folded_macs"),
         top1=preset.get("top1"),
         top1_source=preset.get("top1_source"),
-        paper=f"{architecture.paper}, https://arxiv.org/abs/{architecture.arxiv}",
-        repository=architecture.repository,
+        paper=f"{paper}, https://arxiv.org/abs/{arxiv}",
+        repository=repository,
         code_license="apache-2.0",
         weights_license=preset.get("weights_license"),
         weights_license_note=preset.get("weights_license_note"),
@@ -158,8 +183,13 @@ def create_model(name: str, *, task: str | None = None, **overrides):
             image classification, text generation and plain features.
         overrides: fields of the configuration, such as `num_labels=10`.
 
+    A preset of a diffusers pipeline gives that pipeline; `overrides` are then the arguments of its `create_pipeline`.
+
     Call `model.train()` before training it by hand; transformers' Trainer does so itself.
     """
+    if (pipeline := pipeline_configuration(name)) is not None:
+        create = importlib.import_module(f"{pipeline.__package__}.create")
+        return create.create_pipeline(name, **overrides)
     architecture, _ = find_preset(name)
     tasks = model_info(name).tasks
     if task is not None and task not in tasks:

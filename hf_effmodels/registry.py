@@ -286,13 +286,84 @@ ARCHITECTURES: dict[str, Architecture] = {
             image_processor=CONVNEXT_PROCESSOR,
             tiny=_TINY_PYRAMID_VIG,
         ),
+        Architecture(
+            model_type="parameternet_moe",
+            title="ParameterNet-MoE",
+            package="hf_effmodels.modeling.parameternet_moe",
+            config="ParameterNetMoeConfig",
+            auto_classes=_decoder_classes("ParameterNetMoe"),
+            paper="ParameterNet: Parameters Are All You Need",
+            arxiv="2306.14525",
+            repository=_BACKBONES + "parameternet_pytorch",
+            tiny=_TINY_DECODER | {"num_local_experts": 4},
+        ),
+        Architecture(
+            model_type="adem_vl",
+            title="ADEM-VL",
+            package="hf_effmodels.modeling.adem_vl",
+            config="AdemVLConfig",
+            auto_classes={
+                "AutoModel": "AdemVLModel",
+                "AutoModelForImageTextToText": "AdemVLForConditionalGeneration",
+                "AutoModelForMultimodalLM": "AdemVLForConditionalGeneration",
+            },
+            processor="AdemVLProcessor",
+            image_processor=MappingProxyType({"pil": "CLIPImageProcessorPil", "torchvision": "CLIPImageProcessor"}),
+            paper="ADEM-VL: Adaptive and Embedded Fusion for Efficient Vision-Language Tuning",
+            arxiv="2410.17779",
+            repository="https://github.com/Hao840/ADEM-VL",
+            tiny={
+                "text_config": {
+                    "model_type": "llama",
+                    "hidden_size": 32,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 4,
+                    "num_key_value_heads": 2,
+                    "vocab_size": 99,
+                },
+                "vision_config": {
+                    "model_type": "clip_vision_model",
+                    "hidden_size": 24,
+                    "intermediate_size": 48,
+                    "num_hidden_layers": 3,
+                    "num_attention_heads": 2,
+                    "patch_size": 8,
+                    "image_size": 32,
+                },
+                "pool_sizes": [4, 2],
+                "projector_hidden_size": 8,
+                "vision_adapter_dim": 4,
+                "image_token_id": 98,
+            },
+        ),
     )
 }
 
 
+#: diffusers pipelines: name -> package with `configuration_<name>.py` (plain data), `create.py`, `convert_<name>.py`.
+PIPELINES = {"sam_diffsr": "hf_effmodels.pipelines.sam_diffsr"}
+
+
+def pipeline_configuration(preset: str):
+    """The configuration module of the diffusers pipeline that has this preset, or None."""
+    for name, package in PIPELINES.items():
+        module = importlib.import_module(f"{package}.configuration_{name}")
+        if preset in module.PRESETS:
+            return module
+    return None
+
+
+def pipeline_presets() -> list[str]:
+    """Presets of all diffusers pipelines."""
+    modules = (importlib.import_module(f"{package}.configuration_{name}") for name, package in PIPELINES.items())
+    return [preset for module in modules for preset in module.PRESETS]
+
+
 def public_class_names() -> list[str]:
     """Names of all configuration and model classes, for `from hf_effmodels import ...`."""
-    return sorted({name for a in ARCHITECTURES.values() for name in (a.config, *a.auto_classes.values())})
+    names = {name for a in ARCHITECTURES.values() for name in (a.config, a.processor, *a.auto_classes.values())}
+    return sorted(names - {None})
 
 
 def load_public_class(name: str, module: str):
@@ -300,18 +371,24 @@ def load_public_class(name: str, module: str):
     for architecture in ARCHITECTURES.values():
         if name == architecture.config:
             return architecture.config_class
+        if name == architecture.processor:
+            return architecture.processor_class
         if name in architecture.auto_classes.values():
             return getattr(architecture.modeling_module, name)
     raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 def register_with_transformers() -> None:
-    """Register every architecture with transformers' Auto classes, each part when its Auto module gets imported."""
+    """Register every architecture with transformers' Auto classes, each part when its Auto module gets imported.
+
+    PEFT methods are registered when peft gets imported.
+    """
     auto = "transformers.models.auto"
     when_imported(f"{auto}.configuration_auto", _register_configurations)
     when_imported(f"{auto}.modeling_auto", _register_models)
     when_imported(f"{auto}.image_processing_auto", _register_image_processors)
     when_imported(f"{auto}.processing_auto", _register_processors)
+    when_imported("peft", partial(importlib.import_module, "hf_effmodels.adapters"))
 
 
 def _ours() -> list[Architecture]:
@@ -344,6 +421,9 @@ def _register_models() -> None:
         for auto_class in architecture.auto_classes:
             mapping = getattr(modeling_auto, auto_class)._model_mapping
             register_lazily(mapping, architecture.config_class, partial(architecture.model_class, auto_class))
+        if name := architecture.auto_classes.get("AutoModelForImageTextToText"):
+            # pipeline("image-text-to-text") looks the names up here, and complains about those it does not find.
+            modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault(architecture.model_type, name)
 
 
 def _register_image_processors() -> None:

@@ -12,6 +12,7 @@ Everything else is general and strict: every entry is used exactly once or the c
 
 import argparse
 import hashlib
+import importlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 
 from ..models import TASKS, create_image_processor, find_preset, get_config, list_models
-from ..registry import ARCHITECTURES, Architecture
+from ..registry import ARCHITECTURES, Architecture, pipeline_configuration
 
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 PLAIN_ENTRIES = ("state_dict", "model", "module", "net")
@@ -83,6 +84,10 @@ def convert(
     """
     from . import export
 
+    if (pipeline := pipeline_configuration(preset)) is not None:
+        name = pipeline.__package__.rpartition(".")[2]
+        conversion = importlib.import_module(f"{pipeline.__package__}.convert_{name}")
+        return conversion.convert(preset, checkpoint, folder, license=license, **overrides)
     architecture, preset_data = find_preset(preset)
     model, report = load_checkpoint(preset, checkpoint, entry=entry, **overrides)
     export(
@@ -238,23 +243,28 @@ def _check_fit(weights: dict, expected: dict, renamed: dict[str, str], prefix: s
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             problems.append(f"{len(names)} {what}: {'; '.join(names[:5])}{more}.")
     if problems:
-        raise ConversionError(" ".join(problems))
+        error = ConversionError(" ".join(problems))
+        error.names_are_foreign = len(unexpected) > len(weights) / 2
+        raise error
 
 
 def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> str:
     """Which presets the checkpoint does fit, as the end of an error message."""
     fitting = []
-    for name in list_models(task="image-classification"):
-        architecture, _ = find_preset(name)
-        labels = {"num_labels": _number_of_labels(state_dict)} if _number_of_labels(state_dict) else {}
-        try:
-            convert_state_dict(architecture, get_config(name, **labels), state_dict)
-        except (ConversionError, KeyError, RuntimeError):
+    number = _number_of_labels(state_dict)
+    labels = {"num_labels": number} if number else {}
+    for architecture in ARCHITECTURES.values():
+        if "AutoModelForImageClassification" not in architecture.auto_classes:
             continue
-        if name != besides:
-            fitting.append(repr(name))
-        else:
-            fitting.append(f"{name!r} with num_labels={labels['num_labels']}")
+        for index, name in enumerate(architecture.presets):
+            try:
+                convert_state_dict(architecture, get_config(name, **labels), state_dict)
+            except (ConversionError, KeyError, RuntimeError) as error:
+                # Presets of an architecture differ in shapes and depth: names foreign to the first one are to all.
+                if index == 0 and getattr(error, "names_are_foreign", False):
+                    break
+                continue
+            fitting.append(repr(name) if name != besides else f"{name!r} with num_labels={number}")
     if fitting:
         return f" It fits {' or '.join(fitting)}."
     return " It fits no preset of this package."
@@ -262,7 +272,7 @@ def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> st
 
 def _number_of_labels(state_dict: Mapping[str, torch.Tensor]) -> int | None:
     """Classes of the checkpoint's classifier: the length of its last bias, by the names in use."""
-    for name in ("classifier.bias", "head.bias", "fc.bias", "cls2.0.bias", "cls.2.bias"):
+    for name in ("classifier.bias", "head.bias", "fc.bias", "cls2.0.bias", "cls.2.bias", "prediction.4.bias"):
         if name in state_dict:
             return len(state_dict[name])
     return None

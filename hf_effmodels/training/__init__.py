@@ -7,6 +7,7 @@ Adding a task is adding a line to `TASKS`.
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -44,8 +45,7 @@ def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
         from .launch import start_missing_processes
 
         start_missing_processes()
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("hf_effmodels").setLevel(logging.INFO)
+        _set_up_logging()
     with _one_line_errors() if as_program else _errors_as_raised():
         work = prepare(stage, sys.argv[1:] if as_program else list(argv))
     return work()
@@ -63,6 +63,18 @@ def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}. Training needs the extra: pip install 'hf_effmodels[train]'.") from error
     return getattr(task, stage)(reader)
+
+
+def _set_up_logging() -> None:
+    logging.basicConfig(format="%(message)s")
+    is_main = os.environ.get("RANK", "0") == "0"
+    logging.getLogger("hf_effmodels").setLevel(logging.INFO if is_main else logging.ERROR)
+    if not sys.stderr.isatty():
+        for library in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
 
 
 @contextmanager

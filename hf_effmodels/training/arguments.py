@@ -101,15 +101,13 @@ class ArgumentReader:
         # A command line cannot say null or an empty list, where the dataclass has another default.
         parser.set_defaults(**{key: value for key, value in self._recipe.items() if value in (None, [])})
         words = [word for key, value in self._recipe.items() for word in _as_words(key, value)]
-        *filled, left_over = parser.parse_args_into_dataclasses(
-            words + self._argv, return_remaining_strings=True, look_for_args_file=False
-        )
+        left_over = parser.parse_known_args(words + self._argv)[1]
         for word in left_over:
             if word.startswith("--"):
                 raise ValueError(f"unknown argument {word.split('=')[0]!r}{_near(word[2:].split('=')[0], keys, '--')}")
         if left_over:
-            raise ValueError(f"arguments without a --key before them: {' '.join(left_over)}")
-        return tuple(filled)
+            raise ValueError(f"one value too many for its key, or a value without a key: {' '.join(left_over)}")
+        return parser.parse_args_into_dataclasses(words + self._argv, look_for_args_file=False)
 
 
 class _Parser(ArgumentParser):

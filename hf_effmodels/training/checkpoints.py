@@ -96,26 +96,46 @@ def open_output_folder(folder: Path, config: dict, resume: str | None, overwrite
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir: {folder} is a file.")
-    if resume not in (None, "true", "auto"):
-        return _checkpoint_at(Path(resume), folder, config)
-    held = _checkpoints(folder) or [folder / name for name in (RUN_FILE, *_RESULTS) if (folder / name).exists()]
-    if resume is None:
-        if held and not overwrite:
-            raise ValueError(
-                f"--output_dir: {folder} already holds a run or a model ({', '.join(path.name for path in held)}). "
-                "Continue the run with --resume_from_checkpoint true, replace it with --overwrite_output_dir true, or "
-                "choose another folder."
-            )
-        return None
+    if resume in ("true", "auto"):
+        return _own_checkpoint(folder, config, resume, overwrite)
+    checkpoint = _checkpoint_at(Path(resume), folder, config) if resume else None
+    goes_on = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+    if goes_on and overwrite:
+        raise ValueError(_EXCLUDE)
+    held = _held(folder)
+    if held and not overwrite and not goes_on:
+        raise ValueError(
+            f"--output_dir: {folder} already holds a run or a model ({', '.join(held)}). Continue the run with "
+            "--resume_from_checkpoint true, replace it with --overwrite_output_dir true, or choose another folder."
+        )
+    return checkpoint
+
+
+_EXCLUDE = "--overwrite_output_dir and --resume_from_checkpoint of the same folder exclude each other."
+
+
+def _held(folder: Path) -> list[str]:
+    """Names of what a run, or somebody's model, has left in the folder."""
+    return [path.name for path in _checkpoints(folder)] + [
+        name for name in (RUN_FILE, *_RESULTS) if (folder / name).exists()
+    ]
+
+
+def _own_checkpoint(folder: Path, config: dict, resume: str, overwrite: bool) -> Path | None:
     if overwrite:
-        raise ValueError("--overwrite_output_dir and --resume_from_checkpoint exclude each other.")
+        raise ValueError(_EXCLUDE)
+    held = _held(folder)
+    if held and RUN_FILE not in held:
+        raise ValueError(
+            f"--resume_from_checkpoint: {folder} holds {', '.join(held)}, but no {RUN_FILE} to compare this run with. "
+            "Name the checkpoint's folder if this is where to go on."
+        )
     checkpoint = newest_checkpoint(folder)
-    changed = changes(_read_run(folder), config)
-    if changed and held:
+    if changed := changes(_read_run(folder), config):
         raise ValueError(
             f"--resume_from_checkpoint: {folder} holds a run with other arguments: {'; '.join(changed)}. Give it the "
             f"same (--config {folder / RUN_FILE}), or start a run of its own in another folder; that one may begin "
-            f"from these weights with --resume_from_checkpoint {checkpoint or folder}."
+            f"with --resume_from_checkpoint {checkpoint or folder}."
         )
     if checkpoint is None and resume == "true":
         raise ValueError(
@@ -154,7 +174,7 @@ def clear_output_folder(folder: Path) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if _CHECKPOINT.fullmatch(checkpoint.name) and checkpoint.is_dir():
             shutil.rmtree(checkpoint)
-    for name in (RUN_FILE, *_RESULTS, "trainer_state.json", "all_results.json"):
+    for name in (RUN_FILE, *_RESULTS, "trainer_state.json", "all_results.json", "README.md"):
         (folder / name).unlink(missing_ok=True)
 
 

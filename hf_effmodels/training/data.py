@@ -152,7 +152,8 @@ def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledIm
         fraction = args.eval_fraction or 0.1
         logger.info("evaluating on %g per cent of %s", 100 * fraction, train.split)
         held_out = stratified_sample(train.labels, fraction)
-        train, evaluation = train.select(~held_out), train.select(held_out)
+        evaluation = replace(train.select(held_out), split=f"{train.split} (held out)")
+        train = train.select(~held_out)
     else:
         evaluation = _labelled(_split(splits, "--eval_split", eval_split), args, f"{args.dataset}/{eval_split}")
     evaluation = _with_names_of(train, evaluation)
@@ -207,6 +208,8 @@ def _load_splits(args: DataArguments, token: str | None) -> dict:
             f"--dataset: {args.dataset!r} cannot be found or reached ({error}). Without network only local files and "
             "data sets that are in the cache can be read."
         ) from error
+    except ValueError as error:  # no such configuration, nothing in a split
+        raise ValueError(f"--dataset: {args.dataset!r}: {error}") from error
     except DatasetGenerationError as error:
         raise OSError(f"--dataset: {args.dataset!r} cannot be read ({error.__cause__ or error}).") from error
     return dict(loaded)
@@ -253,9 +256,10 @@ def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     labels, names = _numbered(rows[label_column][:], label_column, split)
     if isinstance(features[label_column], datasets.ClassLabel):
         names = list(features[label_column].names)
-    check_labels(labels, len(names) if names else None, column=label_column, split=split)
     images = _Column(rows.select_columns(image_column), image_column)
-    return LabelledImages(images, labels, names, split, np.arange(len(labels)))
+    source = LabelledImages(images, labels, names, split, np.arange(len(labels)))
+    check_labels(source, len(names) if names else None)
+    return source
 
 
 class _Column:
@@ -300,15 +304,17 @@ def _numbered(values: Sequence, column: str, split: str) -> tuple[np.ndarray, li
     return np.asarray(values, dtype=np.int64), None
 
 
-def check_labels(labels: np.ndarray, count: int | None, *, column: str = "label", split: str) -> None:
+def check_labels(source: LabelledImages, count: int | None) -> None:
     """ValueError unless all labels lie in [0, `count`), None standing for no upper end."""
+    labels = source.labels
     wrong = np.flatnonzero((labels < 0) | (labels >= (np.inf if count is None else count)))
     if len(wrong):
+        first = labels[wrong[0]]
         accepted = f"0 to {count - 1}" if count else "whole numbers from 0"
-        hint = " (-1 marks a split without labels)" if labels[wrong[0]] == -1 else ""
+        hint = " (-1 marks a split without labels)" if first == -1 else ""
         raise ValueError(
-            f"row {wrong[0]} of {split}: column {column!r} holds the label {labels[wrong[0]]}{hint}, accepted are "
-            f"{accepted}. {len(wrong)} of {len(labels)} labels are out of range."
+            f"row {source.rows[wrong[0]]} of {source.split} has the label {first}{hint}, accepted are {accepted}. "
+            f"{len(wrong)} of {len(labels)} labels are out of range."
         )
 
 

@@ -58,7 +58,11 @@ def _from_preset(args: ModelArguments, overrides: dict, labels: dict):
 
 def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named: bool):
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
-    config = AutoConfig.from_pretrained(args.model, **source)
+    try:
+        config = AutoConfig.from_pretrained(args.model, **source)
+        processor = AutoImageProcessor.from_pretrained(args.model, **source)
+    except OSError as error:  # transformers does not always say which model
+        raise OSError(f"--model: {args.model!r} cannot be found or reached. {error}") from error
     for key in overrides:
         if not hasattr(config, key):
             near = difflib.get_close_matches(key, config.to_dict(), n=3)
@@ -75,7 +79,6 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
     model = AutoModelForImageClassification.from_pretrained(
         args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **overrides, **labels, **source
     )
-    processor = AutoImageProcessor.from_pretrained(args.model, **source)
     if args.image_size is not None:
         processor.size = _resized(processor.size, args.image_size)
         if getattr(processor, "crop_size", None):

@@ -99,12 +99,17 @@ def rotate(image, level, rng, resample, fill):
 
 def posterize(image, level, rng, resample, fill):
     """Keep 0 to 4 bits."""
-    return ImageOps.posterize(image, int(level / _STRONGEST * 4))
+    return _keep_bits(image, int(level / _STRONGEST * 4))
 
 
 def posterize_increasing(image, level, rng, resample, fill):
     """Keep 4 to 0 bits."""
-    return ImageOps.posterize(image, 4 - int(level / _STRONGEST * 4))
+    return _keep_bits(image, 4 - int(level / _STRONGEST * 4))
+
+
+def _keep_bits(image, bits):
+    # Newer versions of PIL's posterize refuse 0 bits, which the strongest magnitudes ask for.
+    return image.point([value & ~(2 ** (8 - bits) - 1) for value in range(256)] * len(image.getbands()))
 
 
 def solarize(image, level, rng, resample, fill):

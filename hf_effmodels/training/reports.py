@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import ModelCard, ModelCardData
 from transformers.trainer_utils import PredictionOutput
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def write_results(
     names = [trainer.model.config.id2label[number] for number in range(trainer.model.config.num_labels)]
     if _has_matplotlib():
         plot_training(trainer.state.log_history, output / "training_curve.png")
-        plot_confusion(measured.predictions[:, 0], measured.label_ids, names, output / "confusion_matrix.png")
+        plot_confusion(measured.predictions[0][:, 0], measured.label_ids, names, output / "confusion_matrix.png")
     _write_card(trainer, measured.metrics, config, model_args, data_args, output)
     logger.info("results: %s", output)
     return {**train_metrics, **measured.metrics}
@@ -82,32 +83,48 @@ def _write_card(trainer, metrics: dict, config: dict, model_args, data_args, out
     from ..hub.card import build_card
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if not type(model).__module__.startswith("hf_effmodels."):
-        trainer.create_model_card(dataset=data_args.dataset)
-        return
-    split = data_args.eval_split or ("test" if data_args.dataset == "digits" else None)
+    split = trainer.eval_dataset.source.split.rpartition("/")[2]
     source = f"scripts/train.py, {date.today().isoformat()}, {trainer.args.device.type}"
     results = [
         {
             "metric": name,
             "value": metrics[f"eval_{name}"],
-            "dataset": data_args.dataset,
             "split": split,
             "source": source,
         }
         for name in QUALITY
         if f"eval_{name}" in metrics
     ]
-    card = build_card(
-        model,
-        processor=trainer.processing_class,
-        license=trainer.args.license,
-        dataset=data_args.dataset,
-        results=results,
-        training=training_summary(config, trainer.get_total_train_batch_size(trainer.args)),
-        base_model=model_args.model if "/" in model_args.model and not Path(model_args.model).exists() else None,
-    )
+    is_on_hub = "/" in model_args.model and not Path(model_args.model).exists()
+    facts = {
+        "license": trainer.args.license,
+        "dataset": data_args.dataset,
+        "results": results,
+        "training": training_summary(config, trainer.get_total_train_batch_size(trainer.args)),
+        "base_model": model_args.model if is_on_hub else None,
+    }
+    if type(model).__module__.startswith("hf_effmodels."):
+        card = build_card(model, processor=trainer.processing_class, **facts)
+    else:
+        card = _plain_card(model, **facts)
     _write_text(output / "README.md", str(card))
+
+
+def _plain_card(model, *, license, dataset, results, training, base_model) -> ModelCard:
+    """The card of a model of another library's."""
+    data = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        datasets=[dataset] if "/" in dataset and not Path(dataset).exists() else None,
+        base_model=base_model,
+    )
+    lines = [f"# {type(model).__name__}", "", f"An image classifier trained on {dataset}.", "", "## Measured", ""]
+    lines += ["| metric | split | value | source |", "| --- | --- | --- | --- |"]
+    lines += [f"| {r['metric']} | {r['split']} | {100 * r['value']:.2f} % | {r['source']} |" for r in results]
+    lines += ["", "## Training", "", "| hyper-parameter | value |", "| --- | --- |"]
+    lines += [f"| {key} | `{value}` |" for key, value in training.items()]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
 
 
 def training_summary(config: dict, total_batch_size: int) -> dict:

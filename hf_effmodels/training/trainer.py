@@ -22,7 +22,9 @@ from transformers.utils import ExplicitEnum
 
 from .arguments import read_mapping
 from .checkpoints import WEIGHTS_WITHOUT_EMA
+from .cosine import warmup_cosine_schedule
 from .ema import ExponentialMovingAverage, copy_state, temporarily, unique_state
+from .layer_decay import layer_decay_groups
 from .optimizers import OPTIMIZERS, optimizer_class_and_settings
 from .schedules import step_decay_schedule
 
@@ -50,10 +52,15 @@ class RecipeArguments(TrainingArguments):
         default="cosine",
         metadata={
             "help": "step (a decay every few epochs; lr_scheduler_kwargs: decay_epochs, decay_rate, warmup_epochs, "
-            "warmup_lr), or a name of transformers' SchedulerType."
+            "warmup_lr), warmup_cosine (ConvNeXt's cosine, with min_lr and warmup_steps), or a name of transformers' "
+            "SchedulerType."
         },
     )
     min_lr: float = field(default=0.0, metadata={"help": "Learning rate at the end of a cosine schedule."})
+    layer_decay: float | None = field(
+        default=None,
+        metadata={"help": "Factor of the learning rate from each stage to the one before it; 1 at the classifier."},
+    )
     ema_decay: float | None = field(
         default=None,
         metadata={
@@ -83,10 +90,12 @@ class RecipeArguments(TrainingArguments):
             raise ValueError("--output_dir is missing.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema_decay: got {self.ema_decay}, accepted are numbers from 0 to below 1.")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"--layer_decay: got {self.layer_decay}, accepted are numbers above 0 and up to 1.")
         self.resume_from_checkpoint = _read_resume(self.resume_from_checkpoint)
         self.optim_args = _read_optim_args(self.optim_args)
         self.lr_scheduler_kwargs = read_mapping("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
-        if self.min_lr:
+        if self.min_lr and self.lr_scheduler_type != "warmup_cosine":
             if self.lr_scheduler_type not in ("cosine", "cosine_with_min_lr"):
                 raise ValueError(f"--min_lr goes with --lr_scheduler_type cosine, not {self.lr_scheduler_type}.")
             self.lr_scheduler_type = "cosine_with_min_lr"
@@ -99,9 +108,10 @@ class RecipeArguments(TrainingArguments):
         # transformers is renaming it, and warns about the name that all its versions take.
         if self.gradient_checkpointing and hasattr(self, "activation_checkpointing"):
             self.activation_checkpointing = True
-        own = _OwnNames.of(self)
+        own_names = _take_own_names(self)
         super().__post_init__()
-        own.restore(self)
+        for name, value in own_names.items():
+            setattr(self, name, value)
         optimizer_class_and_settings(self)
         if self.n_gpu > 1:
             raise ValueError(
@@ -112,33 +122,28 @@ class RecipeArguments(TrainingArguments):
 
 class _OwnSchedule(ExplicitEnum):
     STEP = "step"
+    WARMUP_COSINE = "warmup_cosine"
 
 
-_OwnOptimizer = ExplicitEnum("_OwnOptimizer", {name.upper(): name for name in OPTIMIZERS}, type=str)
+_OwnOptimizer = ExplicitEnum("_OwnOptimizer", {name.upper(): name for name in OPTIMIZERS}, module=__name__)
 
 
-class _OwnNames(dict):
-    """`optim` and `lr_scheduler_type` where they are ours: transformers checks them against its own names."""
-
-    @classmethod
-    def of(cls, args: RecipeArguments) -> "_OwnNames":
-        own = cls()
-        for name, ours, theirs, neutral in (
-            ("optim", _OwnOptimizer, OptimizerNames, OptimizerNames.ADAMW_TORCH),
-            ("lr_scheduler_type", _OwnSchedule, SchedulerType, SchedulerType.CONSTANT),
-        ):
-            value, names = getattr(args, name), [item.value for enum in (ours, theirs) for item in enum]
-            if value not in names:
-                near = difflib.get_close_matches(str(value), names, n=3) or sorted(names)
-                raise ValueError(f"--{name}: got {str(value)!r}; nearest: {', '.join(near)}.")
-            if value in list(ours):
-                own[name] = ours(value)
-                setattr(args, name, neutral)
-        return own
-
-    def restore(self, args: RecipeArguments) -> None:
-        for name, value in self.items():
-            setattr(args, name, value)
+def _take_own_names(args: RecipeArguments) -> dict[str, ExplicitEnum]:
+    """Optimizer and schedule, where they are ours, as fields to set again: transformers would refuse the names."""
+    own = {}
+    for name, ours, theirs, neutral in (
+        ("optim", _OwnOptimizer, OptimizerNames, OptimizerNames.ADAMW_TORCH),
+        ("lr_scheduler_type", _OwnSchedule, SchedulerType, SchedulerType.CONSTANT),
+    ):
+        value = getattr(args, name)
+        names = [item.value for enum in (ours, theirs) for item in enum]
+        if value not in names:
+            near = difflib.get_close_matches(str(value), names, n=3) or sorted(names)
+            raise ValueError(f"--{name}: got {str(value)!r}; nearest: {', '.join(near)}.")
+        if value in list(ours):
+            own[name] = ours(value)
+            setattr(args, name, neutral)
+    return own
 
 
 def _read_resume(value: str | None) -> str | None:
@@ -224,10 +229,31 @@ class RecipeTrainer(Trainer):
         self._steps_per_epoch = values[1]
         return values
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.args.layer_decay is not None and self.optimizer is None:
+            chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            optimizer_class, settings = chosen
+            groups = layer_decay_groups(
+                model or self.model,
+                self.args.layer_decay,
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+            )
+            self.optimizer = optimizer_class(groups, **settings)
+        return super().create_optimizer(model)
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.args.lr_scheduler_type == "step" and self.lr_scheduler is None:
             options = self.args.lr_scheduler_kwargs
             self.lr_scheduler = step_decay_schedule(optimizer or self.optimizer, self._steps_per_epoch, **options)
+            self._created_lr_scheduler = True
+        if self.args.lr_scheduler_type == "warmup_cosine" and self.lr_scheduler is None:
+            self.lr_scheduler = warmup_cosine_schedule(
+                optimizer or self.optimizer,
+                self.args.get_warmup_steps(num_training_steps),
+                num_training_steps,
+                min_lr=self.args.min_lr,
+            )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 

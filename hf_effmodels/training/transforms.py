@@ -119,11 +119,11 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> torch.Tensor:
         """The model's input (channels, height, width)."""
-        return self._process(image, return_tensors="pt")
+        return self._process(image)
 
     def resize_and_crop(self, image: Image.Image) -> Image.Image:
         """Only the geometry: still an 8-bit image."""
-        pixels = self._process(image, return_tensors="np", do_rescale=False, do_normalize=False)
+        pixels = np.asarray(self._process(image, do_rescale=False, do_normalize=False))
         pixels = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
         return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
@@ -132,7 +132,7 @@ class EvaluationTransform:
             pixels = np.asarray(image)
             options["input_data_format"] = "channels_last"
             image = pixels[..., None] if pixels.ndim == 2 else pixels
-        return self.processor(image, **options)["pixel_values"][0]
+        return self.processor(image, return_tensors="pt", **options)["pixel_values"][0]
 
 
 class TrainingTransform:

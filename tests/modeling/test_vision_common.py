@@ -66,9 +66,10 @@ def test_saved_model_loads_with_the_same_outputs(architecture, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert type(loaded) is type(model)
-    assert torch.equal(loaded(images(model)).logits, model(images(model)).logits)
-    for name, buffer in model.named_buffers():
-        assert torch.equal(loaded.get_buffer(name), buffer), f"buffer {name} changed on loading"
+    # Not to the bit: loaded weights may lie in memory where another kernel is chosen.
+    close(loaded(images(model)).logits, model(images(model)).logits)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        assert torch.equal({**dict(loaded.named_parameters()), **dict(loaded.named_buffers())}[name], tensor), name
     half = AutoModelForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     close(half(images(model, dtype=torch.bfloat16)).logits, model(images(model)).logits, tolerance=0.3)
 

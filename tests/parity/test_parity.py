@@ -10,11 +10,14 @@ from . import golden
 #: The families the package implements (a case's "system") and the module that runs them. A case of a family that is
 #: listed must be understood and compared in full; others are counted.
 FAMILIES = {
+    "adem_vl": "adem_vl",
     "ghostnet": "ghostnet",
     "ghostnetv2": "ghostnet",
     "ghostnetv3": "ghostnet",
     "pangu_pi": "pangu_pi",
     "parameternet": "parameternet",
+    "parameternet_moe": "parameternet_moe",
+    "sam_diffsr": "sam_diffsr",
     "tinynet": "tinynet",
     "vanillanet": "vanillanet",
     "vig": "vig",

@@ -25,7 +25,13 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.batch_norm import BatchNormCheckpointingMixin
 from ..layers.initialization import init_like_torch
-from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, RepConvNorm
+from ..layers.reparameterization import (
+    ConvNorm,
+    ReparameterizationMixin,
+    RepConvNorm,
+    depthwise_conv_of_parts,
+    pointwise_conv_of_parts,
+)
 from ..layers.squeeze_excite import SqueezeExcite
 from .configuration_ghostnet import GhostNetConfig, GhostNetV2Config, GhostNetV3Config, round_width
 
@@ -48,6 +54,13 @@ def _ghost_conv(config: GhostNetConfig) -> partial:
         momentum=config.batch_norm_momentum,
         folded=config.reparameterized,
     )
+
+
+def _gated(features: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """features · gate, written over the features where autograd will not ask for them: new memory costs more."""
+    if features.requires_grad or gate.requires_grad:
+        return features * gate
+    return features.mul_(gate)
 
 
 class DFCAttention(nn.Module):
@@ -92,18 +105,17 @@ class GhostModule(nn.Module):
         self.attention = DFCAttention(config, in_channels, out_channels) if attention else None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        intrinsic = self.primary(hidden_states)
+        output = torch.cat(self.parts(self.primary(hidden_states)), dim=1)
+        return output if self.attention is None else _gated(output, self.attention(hidden_states))
+
+    def parts(self, intrinsic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both halves of the output, before the attention, from what the primary convolution gives."""
         if self.activation:
             intrinsic = F.relu(intrinsic, inplace=True)
         ghost = self.cheap(intrinsic)
         if self.activation:
             ghost = F.relu(ghost, inplace=True)
-        output = torch.cat((intrinsic, ghost), dim=1)
-        if output.shape[1] != self.out_channels:
-            output = output[:, : self.out_channels]
-        if self.attention is not None:
-            output = output * self.attention(hidden_states)
-        return output
+        return intrinsic, ghost[:, : self.out_channels - intrinsic.shape[1]]
 
 
 class GhostShortcut(nn.Module):
@@ -133,6 +145,7 @@ class GhostBottleneck(GradientCheckpointingLayer):
         super().__init__()
         kernel_size, expansion, size, squeeze_ratio, stride = row
         expanded, out_channels = config.width(expansion), config.width(size)
+        self.config = config
         self.expand = GhostModule(config, in_channels, expanded, activation=True, attention=attention)
         self.depthwise = None
         if stride > 1:
@@ -147,12 +160,36 @@ class GhostBottleneck(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         residual = hidden_states if self.shortcut is None else self.shortcut(hidden_states)
+        height, width = hidden_states.shape[-2:]
+        in_halves = self.config.reparameterized and height * width >= 28 * 28 and not torch.compiler.is_exporting()
+        output = self._forward_in_halves(hidden_states) if in_halves else self._forward(hidden_states)
+        output += residual
+        return output
+
+    def _forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.expand(hidden_states)
         if self.depthwise is not None:
             hidden_states = self.depthwise(hidden_states)
         if self.squeeze_excite is not None:
             hidden_states = self.squeeze_excite(hidden_states)
-        return self.project(hidden_states) + residual
+        return self.project(hidden_states)
+
+    def _forward_in_halves(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The same without laying both halves of the widest features side by side in memory: on large maps the copy
+        takes longer than the convolutions (on small ones the additional calls do)."""
+        parts = self.expand.parts(self.expand.primary(hidden_states))
+        sizes = [part.shape[1] for part in parts]
+        if self.expand.attention is not None:
+            gates = self.expand.attention(hidden_states).split(sizes, dim=1)
+            parts = [_gated(part, gate) for part, gate in zip(parts, gates, strict=True)]
+        if self.depthwise is not None:
+            parts = depthwise_conv_of_parts(self.depthwise.conv, parts)
+        if self.squeeze_excite is not None:
+            mean = torch.cat([part.mean((2, 3)) for part in parts], dim=1)
+            gates = self.squeeze_excite.gate(mean).split(sizes, dim=1)
+            parts = [_gated(part, gate) for part, gate in zip(parts, gates, strict=True)]
+        intrinsic = pointwise_conv_of_parts(self.project.primary.conv, parts)
+        return torch.cat(self.project.parts(intrinsic), dim=1)
 
 
 class GhostNetStem(nn.Module):

@@ -8,8 +8,15 @@ numbers are LLaMA's own (on CPU to the last bit).
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.cache_utils import Cache
 from transformers.loss.loss_utils import ForCausalLMLoss, fixed_cross_entropy
-from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    eager_attention_forward,
+)
 
 
 class RMSNorm(LlamaRMSNorm):
@@ -26,17 +33,58 @@ class RMSNorm(LlamaRMSNorm):
 
 
 class RotaryEmbedding(LlamaRotaryEmbedding):
-    """Rotary position tables; for a float64 model with unscaled frequencies in float64."""
+    """Rotary position tables for `Attention`; for a float64 model with unscaled frequencies in float64."""
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if x.dtype != torch.float64 or self.rope_type != "default":
-            return super().forward(x, position_ids)
-        size = 2 * self.inv_freq.shape[0]
-        exponents = torch.arange(0, size, 2, dtype=torch.float64, device=x.device) / size
-        angles = position_ids[..., None].double() * self.config.rope_parameters["rope_theta"] ** -exponents
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
+        """Cosine and signed sine, both (batch, length, 1, head size).
+
+        The sine's first half is negative, so that the rotation needs no negated copy of the heads: see `rotate`.
+        """
+        if x.dtype == torch.float64 and self.rope_type == "default":
+            size = 2 * self.inv_freq.shape[0]
+            exponents = torch.arange(0, size, 2, dtype=torch.float64, device=x.device) / size
+            angles = position_ids[..., None].double() * self.config.rope_parameters["rope_theta"] ** -exponents
+            cos, sin = angles.cos(), angles.sin()
+        else:
+            cos, sin = (table.chunk(2, dim=-1)[0] for table in super().forward(x, position_ids))
+        return torch.cat((cos, cos), dim=-1).unsqueeze(2), torch.cat((-sin, sin), dim=-1).unsqueeze(2)
+
+
+def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of (batch, length, heads, head size): LLaMA's numbers, in half of its operations."""
+    return heads * cos + heads.roll(heads.shape[-1] // 2, dims=-1) * signed_sin
+
+
+class Attention(LlamaAttention):
+    """LLaMA's attention with `rotate`; weights, cache, masks and back-ends are transformers'."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        shape = (*hidden_states.shape[:-1], -1, self.head_dim)  # (batch, length, heads, head size)
+        query = rotate(self.q_proj(hidden_states).view(shape), *position_embeddings).transpose(1, 2)
+        key = rotate(self.k_proj(hidden_states).view(shape), *position_embeddings).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.flatten(2)), weights
 
 
 def causal_lm_loss(

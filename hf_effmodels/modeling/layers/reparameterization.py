@@ -5,8 +5,11 @@ The protocol is the same for every architecture: layers that fold offer `fold()`
 (https://arxiv.org/abs/2101.03697, section 3.3) and GhostNetV3 (https://arxiv.org/abs/2404.11202, section 3.1).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -50,6 +53,24 @@ def conv_with_values(like: nn.Conv2d, kernel: torch.Tensor, bias: torch.Tensor) 
         conv.weight.copy_(kernel)
         conv.bias.copy_(bias)
     return conv
+
+
+def pointwise_conv_of_parts(conv: nn.Conv2d, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`conv(torch.cat(parts, dim=1))` of a 1×1 convolution without laying the parts side by side in memory first."""
+    kernels = conv.weight.split([part.shape[1] for part in parts], dim=1)
+    output = F.conv2d(parts[0], kernels[0], conv.bias)
+    for part, kernel in zip(parts[1:], kernels[1:], strict=True):
+        output += F.conv2d(part, kernel)
+    return output
+
+
+def depthwise_conv_of_parts(conv: nn.Conv2d, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The parts of `conv(torch.cat(parts, dim=1))` of a depthwise convolution."""
+    sizes = [part.shape[1] for part in parts]
+    return [
+        F.conv2d(part, kernel, bias, conv.stride, conv.padding, groups=part.shape[1])
+        for part, kernel, bias in zip(parts, conv.weight.split(sizes), conv.bias.split(sizes), strict=True)
+    ]
 
 
 class ConvNorm(nn.Module):
@@ -142,7 +163,7 @@ class RepConvNorm(nn.Module):
         terms = [branch for branch in (self.scale, self.skip, *self.branches) if branch is not None]
         output = terms[0](hidden_states)
         for term in terms[1:]:
-            output = output + term(hidden_states)
+            output += term(hidden_states)
         return output
 
     def fold(self) -> None:
@@ -226,6 +247,7 @@ class ReparameterizationMixin:
                 f"pixel_values: got shape {tuple(pixel_values.shape)}, expected (batch, {expected}, height, width) "
                 f"as config.num_channels is {expected}."
             )
-        if self.config.reparameterized:
+        # Exported programs leave the layout to the runtime that compiles them.
+        if self.config.reparameterized and not torch.compiler.is_exporting():
             return pixel_values.contiguous(memory_format=torch.channels_last)
         return pixel_values

@@ -27,7 +27,10 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Linear(reduced_channels, channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        gate = hidden_states.mean((2, 3))
+        return hidden_states * self.gate(hidden_states.mean((2, 3)))
+
+    def gate(self, mean: torch.Tensor) -> torch.Tensor:
+        """The gate (batch, channels, 1, 1) from the averages over the map (batch, channels)."""
         # Not F.hardsigmoid: its backward multiplies by a 1/6 rounded to single precision, in every dtype.
-        gate = F.relu6(self.expand(self.activation(self.reduce(gate))) + 3) / 6
-        return hidden_states * gate[:, :, None, None]
+        gate = F.relu6(self.expand(self.activation(self.reduce(mean))) + 3) / 6
+        return gate[:, :, None, None]

@@ -7,7 +7,6 @@ from transformers.configuration_utils import PreTrainedConfig
 from ..ghostnet.configuration_ghostnet import STAGES as GHOSTNET_STAGES
 from ..ghostnet.configuration_ghostnet import round_width
 
-
 #: Rows of (depthwise kernel, expansion width, output width, squeeze-excite ratio, stride), a stage per feature stride.
 #: GhostNet's table but for the squeeze-excitations in all blocks of the last stage (official code; widths before the
 #: multiplier).

@@ -1,4 +1,4 @@
-"""Dynamic convolution: expert kernels mixed for each image (ParameterNet, https://arxiv.org/abs/2306.14525, section 3.2).
+"""Dynamic convolution: experts' kernels mixed for each image (https://arxiv.org/abs/2306.14525, section 3.2).
 
 Shapes are (batch, channels, height, width) for maps and (batch, out_channels, in_channels / groups, k, k) for kernels.
 """
@@ -21,15 +21,12 @@ def dynamic_conv2d(
 ) -> torch.Tensor:
     """Convolve every image of a batch with its own kernel; otherwise as `torch.nn.functional.conv2d`.
 
-    There are four ways to the same sums, and the fastest is taken (measured; docs/systems/parameternet.md):
+    There are several ways to the same sums, and the fastest is taken (measured; docs/systems/parameternet.md):
 
     - a single image is an ordinary convolution, or a linear layer where its pixels lie next to each other;
     - a pointwise kernel is a batched matrix product, in the memory format of the map;
     - a channels-last batch on a CPU is an ordinary convolution per image: making it contiguous would cost more;
     - any other batch is one grouped convolution, with the images laid side by side as groups.
-
-    While the model is being compiled or exported, where neither the number of groups nor of calls may depend on the
-    batch, kernels larger than 1×1 are summed tap by tap.
 
     Args:
         hidden_states: (batch, in_channels, height, width).
@@ -41,12 +38,8 @@ def dynamic_conv2d(
     """
     batch, out_channels = kernels.shape[:2]
     pointwise = kernels.shape[-1] == 1 and groups == 1 and stride == 1 and padding == 0
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or batch == 0:
-        if pointwise:
-            return _pointwise(hidden_states, kernels, bias)
-        return _tap_by_tap(hidden_states, kernels, bias, stride, padding, groups)
     contiguous = hidden_states.is_contiguous()
-    if batch == 1:
+    if batch == 1 and not _is_compiling():
         if pointwise and not contiguous:
             pixels = hidden_states.permute(0, 2, 3, 1)
             return F.linear(pixels, kernels[0, :, :, 0, 0], bias).permute(0, 3, 1, 2)
@@ -75,44 +68,50 @@ def _pointwise(hidden_states: torch.Tensor, kernels: torch.Tensor, bias: torch.T
     return output.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-def _tap_by_tap(
+def mixed_outputs(
     hidden_states: torch.Tensor,
-    kernels: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: int,
-    padding: int,
-    groups: int,
+    experts: torch.Tensor,
+    routing: torch.Tensor,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
 ) -> torch.Tensor:
-    """Sum over the k² shifted maps: plain products, whatever the batch."""
-    out_channels, _, *size = kernels.shape[1:]
-    padded = F.pad(hidden_states, (padding,) * 4)
-    height, width = ((padded.shape[2 + axis] - size[axis]) // stride + 1 for axis in (0, 1))
-    depthwise = groups == out_channels == hidden_states.shape[1]
-    output = 0
-    for row in range(size[0]):
-        for column in range(size[1]):
-            rows = slice(row, row + (height - 1) * stride + 1, stride)
-            columns = slice(column, column + (width - 1) * stride + 1, stride)
-            shifted, tap = padded[:, :, rows, columns], kernels[..., row, column]
-            if depthwise:
-                output = output + shifted * tap[..., None]
-            else:
-                shifted = shifted.flatten(2).unflatten(1, (groups, -1))
-                product = tap.unflatten(1, (groups, -1)) @ shifted  # (batch, groups, out / groups, positions)
-                output = output + product.flatten(1, 2).unflatten(2, (height, width))
-    return output if bias is None else output + bias[:, None, None]
+    """All experts' convolutions, then mixed: Σₘ rₘ (Wₘ * x) = (Σₘ rₘ Wₘ) * x.
+
+    More work than mixing the kernels, but static convolutions with any batch: for programs that are compiled or
+    exported, where neither the number of groups nor of calls may depend on the batch.
+
+    Args:
+        hidden_states: (batch, in_channels, height, width).
+        experts: (num_experts, out_channels, in_channels / groups, k, k).
+        routing: (batch, num_experts).
+    """
+    num_experts = experts.shape[0]
+    # Output channels before experts: those of a group must lie next to each other.
+    kernels = experts.transpose(0, 1).flatten(0, 1)
+    outputs = F.conv2d(hidden_states, kernels, None, stride, padding, 1, groups).unflatten(1, (-1, num_experts))
+    return (outputs * routing[:, None, :, None, None]).sum(2)
 
 
-class ExpertRouter(nn.Linear):
+def _is_compiling() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+class ExpertRouter(nn.Module):
     """How much of each expert's kernel an image gets: sigmoid(W mean(x) + b), neither normalised nor sharpened.
 
-    The paper's formula has a softmax and a hidden layer; the published network, which this follows, has neither.
+    The paper's formula has a hidden layer; the published network, which this follows, has not.
 
     Shapes: (batch, channels, height, width) -> (batch, num_experts), in (0, 1).
     """
 
+    def __init__(self, channels: int, num_experts: int):
+        super().__init__()
+        self.linear = nn.Linear(channels, num_experts)
+
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return super().forward(hidden_states.mean((2, 3))).sigmoid()
+        return self.linear(hidden_states.mean((2, 3))).sigmoid()
 
 
 class DynamicConv(nn.Module):
@@ -138,14 +137,21 @@ class DynamicConv(nn.Module):
         self.kernel_shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
         self.stride, self.padding, self.groups = stride, (kernel_size - 1) // 2, groups
         self.router = ExpertRouter(in_channels, num_experts)
-        self.weight = nn.Parameter(torch.empty(num_experts, out_channels * in_channels // groups * kernel_size**2))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        fan_in = in_channels // groups * kernel_size**2
+        #: Each expert starts uniform in ±1/√fan_in, as PyTorch's convolutions do (official code).
+        self.init_bound = fan_in**-0.5
+        self.weight = nn.Parameter(torch.empty(num_experts, out_channels * fan_in).uniform_(-1, 1) * self.init_bound)
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        kernels = (self.router(hidden_states) @ self.weight).view(-1, *self.kernel_shape)
-        return dynamic_conv2d(
-            hidden_states, kernels, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
-        )
+        routing = self.router(hidden_states)
+        shape = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+        larger = self.kernel_shape[-1] > 1 or self.stride > 1 or self.groups > 1
+        if larger if _is_compiling() else hidden_states.shape[0] == 0:
+            output = mixed_outputs(hidden_states, self.weight.view(-1, *self.kernel_shape), routing, **shape)
+            return output if self.bias is None else output + self.bias[:, None, None]
+        kernels = (routing @ self.weight).view(-1, *self.kernel_shape)
+        return dynamic_conv2d(hidden_states, kernels, self.bias, **shape)
 
     def extra_repr(self) -> str:
         return f"kernel_shape={self.kernel_shape}, stride={self.stride}, groups={self.groups}"

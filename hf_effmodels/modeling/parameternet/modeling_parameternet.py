@@ -25,6 +25,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..ghostnet.configuration_ghostnet import round_width
+from ..ghostnet.modeling_ghostnet import GhostNetForImageClassification, GhostNetModel
 from ..layers.batch_norm import BatchNormCheckpointingMixin
 from ..layers.drop_path import DropPath
 from ..layers.initialization import init_like_torch
@@ -32,6 +33,7 @@ from ..layers.reparameterization import ConvNorm, ReparameterizationMixin
 from ..layers.squeeze_excite import SqueezeExcite
 from .configuration_parameternet import ParameterNetConfig
 from .dynamic_conv import DynamicConv, DynamicConvNorm, ExpertRouter
+from .upcycling import upcycle_ghostnet
 
 
 def _hardswish(hidden_states: torch.Tensor) -> torch.Tensor:
@@ -92,9 +94,7 @@ class DynamicGhostModule(nn.Module):
 class DynamicGhostShortcut(nn.Module):
     """The residual path where a block changes the shape: depthwise k×k, then 1×1, dynamic, without activations."""
 
-    def __init__(
-        self, config: ParameterNetConfig, in_channels: int, out_channels: int, kernel_size: int, stride: int
-    ):
+    def __init__(self, config: ParameterNetConfig, in_channels: int, out_channels: int, kernel_size: int, stride: int):
         super().__init__()
         conv = _dynamic_conv(config)
         self.depthwise = conv(in_channels, in_channels, kernel_size, stride=stride, groups=in_channels)
@@ -205,11 +205,9 @@ class ParameterNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointin
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             init_like_torch(module)
         elif isinstance(module, DynamicConv):
-            # As of PyTorch's convolutions: each expert uniform in ±1/√fan_in (official code).
-            bound = module.weight[0].numel() ** -0.5 * module.kernel_shape[0] ** 0.5
-            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.weight, -module.init_bound, module.init_bound)
             if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
+                init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 
@@ -229,6 +227,11 @@ class ParameterNetModel(ParameterNetPreTrainedModel):
         self.final = _dynamic_conv(config)(config.hidden_sizes[-1], config.width(config.final_size))
         self.post_init()
 
+    @classmethod
+    def from_ghostnet(cls, ghostnet: GhostNetModel, num_experts: int = 4):
+        """A ParameterNet that gives the features of a trained GhostNet, see `upcycle_ghostnet`."""
+        return upcycle_ghostnet(ghostnet, cls, num_experts=num_experts)
+
     @property
     def router_names(self) -> list[str]:
         """The dynamic convolutions in the order of `routing`, such as "stages.1.blocks.0.expand.primary"."""
@@ -246,9 +249,7 @@ class ParameterNetModel(ParameterNetPreTrainedModel):
         for stage in self.stages:
             hidden_states = stage(hidden_states)
         hidden_states = ACTIVATIONS[self.config.hidden_act](self.final(hidden_states))
-        return ParameterNetModelOutput(
-            last_hidden_state=hidden_states, pooler_output=hidden_states.mean((2, 3))
-        )
+        return ParameterNetModelOutput(last_hidden_state=hidden_states, pooler_output=hidden_states.mean((2, 3)))
 
 
 class ParameterNetForImageClassification(ParameterNetPreTrainedModel):
@@ -265,6 +266,14 @@ class ParameterNetForImageClassification(ParameterNetPreTrainedModel):
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.head_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
+
+    @classmethod
+    def from_ghostnet(cls, ghostnet: GhostNetForImageClassification, num_experts: int = 4):
+        """A ParameterNet that gives the outputs of a trained GhostNet, as the start of its training.
+
+        See `upcycle_ghostnet`.
+        """
+        return upcycle_ghostnet(ghostnet, cls, num_experts=num_experts)
 
     @can_return_tuple
     def forward(

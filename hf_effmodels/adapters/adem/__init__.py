@@ -1,0 +1,10 @@
+"""ADEM: parameter-free cross-attention to image features in the feed-forward networks of any LLaMA-like decoder."""
+
+from ..registration import register
+from .config import AdemConfig
+from .layer import AdemLayer
+from .model import AdemModel
+
+__all__ = ["AdemConfig", "AdemLayer", "AdemModel"]
+
+register("adem", AdemConfig, AdemModel)

@@ -1,0 +1,10 @@
+"""Benchmarks: our presets beside their peers, interleaved run by run, with parameters, multiply-adds and memory."""
+
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python scripts/benchmark.py`, `hf-effmodels benchmark`: measure, print the table, write the files."""
+    from .command import run
+
+    run(argv)

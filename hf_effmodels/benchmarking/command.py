@@ -1,0 +1,130 @@
+"""The command line of the benchmark."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..models import get_config
+from .peers import PEERS, check
+from .runs import Row, measure
+from .tables import machine, markdown, write
+
+BACKENDS = ("eager", "compile", "onnx", "openvino")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py",
+        description="Time presets beside their peers, in turns and in random order, each in a process of its own.",
+    )
+    names, numbers = _list_of(str), _list_of(int)
+    parser.add_argument("--presets", type=names, required=True, help="such as ghostnetv3-1.0x,ghostnet-1.0x")
+    peers = [name for name in PEERS if name != "ours"]
+    parser.add_argument("--against", type=names, default=[], help=f"peers, in eager mode: {', '.join(peers)}")
+    parser.add_argument("--batch", type=numbers, default=[1], help="batch sizes, such as 1,32")
+    parser.add_argument("--threads", type=numbers, default=[1], help="numbers of threads, such as 1,2")
+    parser.add_argument("--backends", type=names, default=["eager"], help=f"of our models: {', '.join(BACKENDS)}")
+    parser.add_argument(
+        "--mode", choices=("infer", "train"), default="infer", help="a forward pass or a training step"
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="timed runs of each row")
+    parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: the preset's)")
+    parser.add_argument(
+        "--folded",
+        action=argparse.BooleanOptionalAction,
+        help="fold before measuring (default: yes; no when training)",
+    )
+    parser.add_argument(
+        "--reference", help='row that ratios refer to, such as "timm eager" (default: the first peer, else our first)'
+    )
+    parser.add_argument("--output", type=Path, help="folder for benchmark.md, .csv, .json and .png")
+    return parser
+
+
+def _list_of(kind):
+    def parse(text: str) -> list:
+        return [kind(part) for part in text.split(",") if part]
+
+    parse.__name__ = f"list of {kind.__name__}"
+    return parse
+
+
+def plan(arguments: argparse.Namespace) -> list[list[Row]]:
+    """The rows of each batch size and number of threads; a ValueError names what is not accepted."""
+    _check("against", arguments.against, [name for name in PEERS if name != "ours"])
+    _check("backends", arguments.backends, BACKENDS)
+    training = arguments.mode == "train"
+    if training and arguments.backends != ["eager"]:
+        raise ValueError(f"backends: got {','.join(arguments.backends)}, accepted is eager when mode is train.")
+    if training and arguments.folded:
+        raise ValueError("folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
+    for name in ("batch", "threads"):
+        if not getattr(arguments, name) or min(getattr(arguments, name)) < 1:
+            raise ValueError(f"{name}: got {getattr(arguments, name)}, accepted are whole numbers from 1.")
+    if arguments.rounds < 1:
+        raise ValueError(f"rounds: got {arguments.rounds}, accepted are whole numbers from 1.")
+    implementations = [(peer, "eager") for peer in arguments.against]
+    implementations += [("ours", backend) for backend in arguments.backends]
+    configs = {preset: get_config(preset) for preset in arguments.presets}
+    if not implementations or not configs:
+        raise ValueError("presets and backends: got none, there is nothing to measure.")
+    for preset, config in configs.items():
+        if not isinstance(getattr(config, "image_size", None), (int, list, tuple)):
+            raise ValueError(f"presets: {preset} takes no images; accepted are presets of image models.")
+        for peer in arguments.against:
+            check(peer, preset)
+
+    def row(preset: str, peer: str, backend: str, batch: int, threads: int) -> Row:
+        config, size = configs[preset], arguments.image_size or configs[preset].image_size
+        folds = hasattr(config, "reparameterized") and not training
+        return Row(
+            preset=preset,
+            peer=peer,
+            backend=backend,
+            batch=batch,
+            threads=threads,
+            mode=arguments.mode,
+            folded=folds and arguments.folded is not False,
+            image_size=size if isinstance(size, int) else size[0],
+            channels=getattr(config, "num_channels", 3),
+        )
+
+    return [
+        [row(preset, *implementation, batch, threads) for preset in configs for implementation in implementations]
+        for batch in arguments.batch
+        for threads in arguments.threads
+    ]
+
+
+def _check(argument: str, values: Sequence[str], accepted: Sequence[str]) -> None:
+    for value in values:
+        if value not in accepted:
+            raise ValueError(f"{argument}: got {value!r}, accepted are {', '.join(accepted)}.")
+
+
+def _reference(rows: Sequence[Row], name: str | None) -> Row:
+    if name is None:
+        return rows[0]
+    for row in rows:
+        if name in (row.name, f"{row.peer} {row.backend}"):
+            return row
+    raise ValueError(f"reference: got {name!r}, accepted are {', '.join(sorted({r.name for r in rows}))}.")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Parse, measure, print the table, write the files."""
+    arguments = make_parser().parse_args(argv)
+    groups = plan(arguments)
+    references = [_reference(rows, arguments.reference) for rows in groups]
+    results = []
+    for rows, reference in zip(groups, references, strict=True):
+        sys.stderr.write(f"batch {rows[0].batch}, threads {rows[0].threads}: {len(rows)} rows\n")
+        results += measure(rows, arguments.rounds, reference)
+    first = references[0]
+    sys.stdout.write(f"{markdown(results)}\n\n")
+    sys.stdout.write(f"times faster than {first.peer} {first.backend}; {first.mode}, {arguments.rounds} rounds; ")
+    sys.stdout.write(f"{machine()['processor']}\n")
+    if arguments.output is not None:
+        for path in write(results, arguments.output):
+            sys.stderr.write(f"wrote {path}\n")

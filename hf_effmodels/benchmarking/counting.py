@@ -1,0 +1,54 @@
+"""Parameters and multiply-adds of a network, counted on the meta device: no weights, no computing."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..models import create_model, find_preset
+
+#: Operators whose multiply-adds are counted: convolutions, linear layers and products of matrices (ViG's distances).
+COUNTED = ("convolution", "_convolution", "addmm", "mm", "baddbmm", "bmm")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Number of parameters, and multiply-adds of one image."""
+
+    parameters: int
+    macs: int
+
+
+def count(model: nn.Module, pixel_values: torch.Tensor) -> Cost:
+    """Parameters of `model`, and multiply-adds of its convolutions and matrix products on `pixel_values`.
+
+    Additions, batch norms, activations and pooling are left out, as papers do.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(pixel_values)
+    operators = counter.get_flop_counts().get("Global", {})
+    flops = sum(number for operator, number in operators.items() if str(operator).rpartition(".")[2] in COUNTED)
+    return Cost(parameters=sum(p.numel() for p in model.parameters()), macs=flops // 2)
+
+
+def count_preset(name: str, *, folded: bool = False, image_size: int | None = None) -> Cost:
+    """The cost of an image preset at its own image size (or `image_size`), as trained or `folded`.
+
+    Raises:
+        ValueError: unknown preset, one without images, or `folded` of one that does not fold.
+    """
+    architecture, _ = find_preset(name)
+    if not architecture.image_processor:
+        raise ValueError(f"{name} ({architecture.title}) takes no images: multiply-adds are counted per image.")
+    overrides = {}
+    if folded:
+        if "reparameterized" not in architecture.config_class.__dataclass_fields__:
+            raise ValueError(f"{name} ({architecture.title}) has no folded form.")
+        overrides["reparameterized"] = True
+    with torch.device("meta"):
+        model = create_model(name, **overrides)
+    size = image_size or model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return count(model, torch.empty(1, model.config.num_channels, height, width, device="meta"))

@@ -1,0 +1,124 @@
+"""Rows of a benchmark, run in turns: round by round in random order, so that all rows meet the same machine."""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from .counting import count_preset
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is timed. `mode` is "infer" or "train"; `batch`, `threads` and `image_size` (pixels) are numbers."""
+
+    preset: str
+    peer: str
+    backend: str
+    batch: int
+    threads: int
+    mode: str
+    folded: bool
+    image_size: int
+    channels: int = 3
+
+    @property
+    def name(self) -> str:
+        return f"{self.preset} {self.peer} {self.backend}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Times in milliseconds of one call, over all rounds.
+
+    Attributes:
+        median, quartile_1, quartile_3: of the wall clock; `cpu`: median of the processor time of all threads.
+        ratio: median over the rounds of (time of the reference row / this row's): above 1 is faster than it.
+        cpu_ratio: the same of the processor time, which suffers less where others use the machine.
+        peak_mb: largest resident memory of the row's process (the interpreter and libraries included), 10⁶ bytes.
+        parameters, macs: of what ran (macs of our own rows, at batch 1; None for peers and other sizes' unknowns).
+    """
+
+    row: Row
+    rounds: int
+    median: float
+    quartile_1: float
+    quartile_3: float
+    cpu: float
+    ratio: float
+    cpu_ratio: float
+    peak_mb: float
+    parameters: int
+    macs: int | None
+
+
+def measure(rows: Sequence[Row], rounds: int, reference: Row | None = None, seed: int = 0) -> list[Result]:
+    """Time all `rows` in turns, `rounds` times each; ratios are against `reference` (the first row by default).
+
+    Raises:
+        ValueError: a row cannot run (the message says which and why).
+    """
+    reference = reference or rows[0]
+    workers: dict[Row, subprocess.Popen] = {}
+    try:
+        for row in rows:
+            workers[row] = _start(row)
+        ready = {row: _read(row, worker) for row, worker in workers.items()}
+        times: dict[Row, list[dict]] = {row: [] for row in rows}
+        order = random.Random(seed)
+        for _ in range(rounds):
+            for row in order.sample(list(rows), len(rows)):
+                worker = workers[row]
+                worker.stdin.write("\n")
+                worker.stdin.flush()
+                times[row].append(_read(row, worker))
+    finally:
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.stdout.close()
+            worker.terminate()
+            worker.wait()
+    return [_result(row, times[row], times[reference], ready[row]["parameters"]) for row in rows]
+
+
+def _start(row: Row) -> subprocess.Popen:
+    command = [sys.executable, "-m", "hf_effmodels.benchmarking.worker", json.dumps(asdict(row))]
+    # The number of threads is fixed before torch is loaded: OpenMP reads it only once.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(row.threads)}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def _read(row: Row, worker: subprocess.Popen) -> dict:
+    line = worker.stdout.readline()
+    if not line:
+        raise ValueError(f"{row.name}: its process ended with exit code {worker.wait()}; see standard error.")
+    facts = json.loads(line)
+    if "error" in facts:
+        raise ValueError(f"{row.name}: {facts['error']}")
+    return facts
+
+
+def _result(row: Row, runs: list[dict], reference: list[dict], parameters: int) -> Result:
+    wall = [1e3 * run["seconds"] for run in runs]
+    quartiles = statistics.quantiles(wall, n=4, method="inclusive") if len(wall) > 1 else [wall[0]] * 3
+    pairs = list(zip(reference, runs, strict=True))
+    return Result(
+        row=row,
+        rounds=len(runs),
+        median=statistics.median(wall),
+        quartile_1=quartiles[0],
+        quartile_3=quartiles[2],
+        cpu=statistics.median(1e3 * run["cpu_seconds"] for run in runs),
+        ratio=statistics.median(theirs["seconds"] / own["seconds"] for theirs, own in pairs),
+        cpu_ratio=statistics.median(theirs["cpu_seconds"] / max(own["cpu_seconds"], 1e-9) for theirs, own in pairs),
+        peak_mb=max(run["peak_bytes"] for run in runs) / 1e6,
+        parameters=parameters,
+        macs=count_preset(row.preset, folded=row.folded, image_size=row.image_size).macs
+        if row.peer == "ours"
+        else None,
+    )

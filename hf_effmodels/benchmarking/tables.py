@@ -1,0 +1,124 @@
+"""A benchmark's results as a Markdown table, CSV, JSON and a picture."""
+
+import csv
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+from .runs import Result
+
+COLUMNS = (
+    "preset",
+    "implementation",
+    "backend",
+    "batch",
+    "threads",
+    "median ms",
+    "IQR ms",
+    "CPU ms",
+    "times faster",
+    "by CPU time",
+    "peak MB",
+    "params M",
+    "MACs M",
+)
+
+
+def cells(result: Result) -> tuple[str, ...]:
+    """One line of the table."""
+    row = result.row
+    return (
+        row.preset,
+        row.peer,
+        row.backend,
+        str(row.batch),
+        str(row.threads),
+        f"{result.median:.2f}",
+        f"{result.quartile_1:.2f}–{result.quartile_3:.2f}",
+        f"{result.cpu:.2f}",
+        f"{result.ratio:.2f}",
+        f"{result.cpu_ratio:.2f}",
+        f"{result.peak_mb:.0f}",
+        f"{result.parameters / 1e6:.3f}",
+        "" if result.macs is None else f"{result.macs / 1e6:.1f}",
+    )
+
+
+def markdown(results: Sequence[Result]) -> str:
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, results)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine() -> dict:
+    """Where and with what was measured."""
+    import torch
+
+    versions = {}
+    for package in ("torch", "transformers", "timm", "onnxruntime", "openvino"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "versions": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def write(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write benchmark.md, .csv, .json and, where matplotlib is installed, .png into `folder`; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"benchmark.{suffix}" for suffix in ("md", "csv", "json")]
+    contents = {"machine": machine(), "results": [asdict(result) for result in results]}
+    paths[0].write_text(markdown(results) + "\n", encoding="utf-8")
+    with paths[1].open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([COLUMNS, *map(cells, results)])
+    paths[2].write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        import matplotlib
+    except ImportError:
+        return paths
+    matplotlib.use("Agg")
+    paths.append(folder / "benchmark.png")
+    _draw(results, paths[-1])
+    return paths
+
+
+def _draw(results: Sequence[Result], path: Path) -> None:
+    """Bars of the medians with their quartiles, a panel for each batch size and number of threads."""
+    from matplotlib import pyplot
+
+    groups = list(dict.fromkeys((result.row.batch, result.row.threads) for result in results))
+    height = 1 + 0.35 * max(sum((r.row.batch, r.row.threads) == group for r in results) for group in groups)
+    figure, axes = pyplot.subplots(
+        len(groups), 1, figsize=(8, height * len(groups)), squeeze=False, layout="constrained"
+    )
+    for axis, group in zip(axes[:, 0], groups, strict=True):
+        chosen = [result for result in results if (result.row.batch, result.row.threads) == group]
+        medians = [result.median for result in chosen]
+        spread = [
+            [r.median - r.quartile_1 for r in chosen],
+            [r.quartile_3 - r.median for r in chosen],
+        ]
+        bars = axis.barh([r.row.name for r in chosen], medians, xerr=spread, color="#4c72b0")
+        axis.bar_label(bars, [f" {r.ratio:.2f}×" for r in chosen])
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.set_xlabel("milliseconds (median, quartiles)")
+        axis.set_title(f"batch {group[0]}, {group[1]} thread{'s' if group[1] > 1 else ''}")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

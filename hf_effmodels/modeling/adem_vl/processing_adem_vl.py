@@ -1,0 +1,188 @@
+"""Images and text -> inputs of an ADEM-VL model."""
+
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.tokenization_utils_base import AddedToken
+
+#: `Instruction: …\nResponse:…` per turn behind one prefix that says whether there is an image.
+CHAT_TEMPLATE = """\
+{%- set ns = namespace(images='', text='') -%}
+{%- for message in messages if message.content is not string -%}
+{%- for part in message.content if part.type == 'image' -%}
+{%- set ns.images = ns.images + '<image>' -%}
+{%- endfor -%}
+{%- endfor -%}
+{{- 'Image: ' + (ns.images or 'N/A') -}}
+{%- for message in messages -%}
+{%- set ns.text = message.content if message.content is string else '' -%}
+{%- if message.content is not string -%}
+{%- for part in message.content if part.type == 'text' -%}
+{%- set ns.text = ns.text + part.text -%}
+{%- endfor -%}
+{%- endif -%}
+{%- if message.role == 'user' -%}
+{{- 'Instruction: ' + ns.text + '\\n' -}}
+{%- elif message.role == 'assistant' -%}
+{{- 'Response:' + ns.text + ('' if loop.last else '\\n') -}}
+{%- else -%}
+{{- ns.text + '\\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- 'Response:' -}}
+{%- endif -%}
+"""
+
+
+class AdemVLProcessorKwargs(ProcessingKwargs, total=False):
+    _defaults = {"text_kwargs": {"padding": True, "padding_side": "left"}}
+
+
+class AdemVLProcessor(ProcessorMixin):
+    r"""
+    An image processor and a tokenizer for ADEM-VL (section 4 of its description: sequences).
+
+    A text with an image begins with `<image>` (or `Image: <image>`, as the chat template writes it), any other text is
+    one without (`Image: N/A` in front of it is the same). The ids are
+
+    - `[bos] + enc("Image: ") + [image token] + enc(text)` with an image,
+    - `[bos] + enc("Image: N/A") + enc(text)` without,
+    - `[bos] + enc(text)` for models without class token.
+
+    The pieces are encoded on their own, as in training: sentencepiece puts a space before each.
+
+    Args:
+        image_processor: of the statistics the checkpoint was trained with; 224×224 without cropping.
+        tokenizer: the decoder's. It gets the image token, behind its vocabulary, and a padding token if it has none.
+        chat_template: for conversations, `Instruction: …\nResponse:` by default.
+        image_token: stands for the image in texts.
+        image_prefix, no_image_text: what stands before the image token, and instead of both.
+        use_cls_token: as in the model's configuration.
+    """
+
+    valid_processor_kwargs = AdemVLProcessorKwargs
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        image_token: str = "<image>",
+        image_prefix: str = "Image: ",
+        no_image_text: str = "Image: N/A",
+        use_cls_token: bool = True,
+        **kwargs,
+    ):
+        if image_token not in tokenizer.get_vocab():
+            tokenizer.add_tokens([AddedToken(image_token, special=True, normalized=False)], special_tokens=True)
+        if tokenizer.pad_token is None:
+            # LLaMA's official padding is id 0, its unknown token.
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        self.image_token = image_token
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        self.image_prefix = image_prefix
+        self.no_image_text = no_image_text
+        self.use_cls_token = use_cls_token
+        template = CHAT_TEMPLATE if chat_template is None else chat_template
+        super().__init__(image_processor, tokenizer, chat_template=template, **kwargs)
+
+    def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs) -> BatchFeature:
+        """
+        Args:
+            images: one image for each text that begins with the image token, in order: an image, a list, or a list of
+                lists (one for each text).
+            text: a text or a list of texts.
+            kwargs: of the tokenizer (`padding`, left by default; `truncation` with `max_length`, which cuts the
+                tail) and of the image processor.
+
+        Returns:
+            `input_ids`, `attention_mask`, with images `pixel_values`, and for models without class token `image_mask`.
+
+        Raises:
+            ValueError: texts and images do not correspond, or there is no text.
+        """
+        if videos is not None or audio is not None:
+            raise ValueError("videos, audio: an ADEM-VL model takes images and text only.")
+        texts = [text] if isinstance(text, str) else list(text or [])
+        if not texts or not all(isinstance(t, str) for t in texts):
+            raise ValueError(f"text: got {text!r}, accepted is a text or a list of texts.")
+        settings = self._merge_kwargs(
+            AdemVLProcessorKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs
+        )
+        text_settings = dict(settings["text_kwargs"])
+        return_tensors = text_settings.pop("return_tensors", None)
+        rows = [self._split(t) for t in texts]
+        images = self._checked(images, [has_image for has_image, _ in rows])
+        ids = [self._encode(has_image, rest, text_settings) for has_image, rest in rows]
+        data = self._padded(ids, text_settings)
+        if images:
+            data |= self.image_processor(images, **{**settings["images_kwargs"], "return_tensors": return_tensors})
+        if not self.use_cls_token and images:
+            mask = [has_image for has_image, _ in rows]
+            data["image_mask"] = torch.tensor(mask) if return_tensors == "pt" else mask
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _split(self, text: str) -> tuple[bool, str]:
+        """Whether the text has an image, and what follows the prefix."""
+        count = text.count(self.image_token)
+        if count > 1:
+            raise ValueError(f"text: {text!r} has {count} image tokens; the model looks at one image per text.")
+        for start in (self.image_prefix + self.image_token, self.image_token):
+            if text.startswith(start):
+                return True, text.removeprefix(start)
+        if count:
+            raise ValueError(f"text: {text!r} has its image token inside; write {self.image_token} at its start.")
+        return False, text.removeprefix(self.no_image_text)
+
+    def _checked(self, images, slots: list[bool]) -> list:
+        """The images as a flat list that fits the texts."""
+        nested = isinstance(images, (list, tuple)) and any(isinstance(row, (list, tuple)) for row in images)
+        if nested and len(images) == len(slots):
+            for index, (row, slot) in enumerate(zip(images, slots, strict=True)):
+                if (count := len(_flat(row))) != slot:
+                    raise ValueError(self._mismatch(f"text {index} has {int(slot)}", count))
+        flat = _flat(images)
+        if len(flat) != sum(slots):
+            raise ValueError(self._mismatch(f"the texts have {sum(slots)}", len(flat)))
+        return self.image_processor.fetch_images(flat) if flat else flat
+
+    def _mismatch(self, slots: str, given: int) -> str:
+        return (
+            f"images: got {given}, but {slots} place(s) for one. Begin each text that has an image with "
+            f"{self.image_token} (or use the chat template), and give one image for each."
+        )
+
+    def _encode(self, has_image: bool, rest: str, settings: dict) -> list[int]:
+        def encode(piece: str) -> list[int]:
+            return self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+
+        with_start = settings.get("add_special_tokens", True) and self.tokenizer.bos_token_id is not None
+        ids = [self.tokenizer.bos_token_id] if with_start else []
+        if self.use_cls_token:
+            ids += [*encode(self.image_prefix), self.image_token_id] if has_image else encode(self.no_image_text)
+        ids += encode(rest)
+        return ids[: settings["max_length"]] if settings.get("truncation") and settings.get("max_length") else ids
+
+    def _padded(self, ids: list[list[int]], settings: dict) -> dict:
+        names = ("padding", "max_length", "pad_to_multiple_of", "padding_side")
+        padding = {name: settings[name] for name in names if settings.get(name) is not None}
+        rows = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+        return dict(self.tokenizer.pad(rows, **padding)) if padding.get("padding") else rows
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values", *([] if self.use_cls_token else ["image_mask"])]
+
+
+def _flat(images) -> list:
+    if images is None:
+        return []
+    if isinstance(images, (list, tuple)):
+        return [image for row in images for image in _flat(row)]
+    if getattr(images, "ndim", 3) == 4:
+        return list(images)
+    return [images]
+
+
+__all__ = ["AdemVLProcessor"]

@@ -1,0 +1,1 @@
+"""ParameterNet for language: LLaMA with a mixture of down projections."""

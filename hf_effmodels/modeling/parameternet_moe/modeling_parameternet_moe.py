@@ -1,0 +1,301 @@
+"""ParameterNet's language model: LLaMA with a top-1 mixture of down projections (https://arxiv.org/abs/2306.14525).
+
+In the gated feed-forward only the down projection is a mixture: u = act(gate(x)) · up(x) chooses one of E experts by
+itself, and the output is p_e (E_e u + c_e). There is no capacity limit and no noise. Everything else is transformers'.
+"""
+
+import torch
+import transformers.integrations.moe  # noqa: F401 - registers the operator of `_grouped_linear`
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+)
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaForCausalLM,
+    LlamaModel,
+    LlamaPreTrainedModel,
+)
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
+
+from ..layers.causal_lm import Attention, RMSNorm, RotaryEmbedding, causal_lm_loss
+from .configuration_parameternet_moe import ParameterNetMoeConfig
+
+
+class ParameterNetMoeRouter(nn.Module):
+    """Chooses an expert for every token: logits = R u, p = softmax(logits), e = argmax p (the first of equals)."""
+
+    def __init__(self, config: ParameterNetMoeConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.num_local_experts, config.intermediate_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(batch, length, width) → logits (batch, length, experts), p_e and e, both (batch, length)."""
+        logits = F.linear(hidden_states, self.weight)
+        probabilities = F.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        index = probabilities.argmax(-1)
+        probability = probabilities.gather(-1, index[..., None])[..., 0]
+        return logits, probability.to(hidden_states.dtype), index
+
+
+class ParameterNetMoeExperts(nn.Module):
+    """E linear layers in one tensor; each row is multiplied by its own one only."""
+
+    def __init__(self, config: ParameterNetMoeConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.num_local_experts, config.hidden_size, config.intermediate_size))
+        self.bias = nn.Parameter(torch.empty(config.num_local_experts, config.hidden_size))
+        if not config.expert_bias:
+            self.bias = None
+
+    def forward(self, rows: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """rows (tokens, in), index (tokens,) → (tokens, out)."""
+        if not torch.compiler.is_compiling() and rows.shape[0] == 1:  # generation: no sorting, no copy
+            expert = int(index)
+            return F.linear(rows, self.weight[expert], None if self.bias is None else self.bias[expert])
+        order = index.argsort(stable=True)
+        counts = F.one_hot(index, self.weight.shape[0]).sum(0)
+        grouped = _grouped_linear(rows[order], self.weight, counts.cumsum(0).to(torch.int32))
+        output = torch.empty_like(grouped).index_copy(0, order, grouped)
+        return output if self.bias is None else output + self.bias[index].to(output.dtype)
+
+
+def _grouped_linear(rows: torch.Tensor, weight: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """rows[ends[e - 1] : ends[e]] @ weight[e].T for every e that has rows.
+
+    Args:
+        rows: (tokens, in), sorted by expert.
+        weight: (experts, out, in).
+        ends: (experts,), int32.
+    """
+    if torch.is_autocast_enabled(rows.device.type):
+        rows, weight = (t.to(torch.get_autocast_dtype(rows.device.type)) for t in (rows, weight))
+    # One matrix product for each expert in use, as an operator that compiled and exported graphs can contain.
+    return torch.ops.transformers.grouped_mm_fallback(rows, weight.transpose(-2, -1), offs=ends)
+
+
+class ParameterNetMoeMLP(nn.Module):
+    """p_e (E_e u + c_e) with u = act(gate(x)) · up(x)."""
+
+    def __init__(self, config: ParameterNetMoeConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.router = ParameterNetMoeRouter(config)
+        self.experts = ParameterNetMoeExperts(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        inner = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        _, probability, index = self.router(inner)
+        output = self.experts(inner.flatten(0, 1), index.flatten()).unflatten(0, index.shape)
+        return probability[..., None] * output
+
+
+class ParameterNetMoeDecoderLayer(LlamaDecoderLayer):
+    """LLaMA's block with the mixture as its feed-forward."""
+
+    def __init__(self, config: ParameterNetMoeConfig, layer_idx: int):
+        super(LlamaDecoderLayer, self).__init__()  # not LLaMA's own, which would build its feed-forward
+        self.self_attn = Attention(config, layer_idx)
+        self.mlp = ParameterNetMoeMLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+
+class ParameterNetMoePreTrainedModel(LlamaPreTrainedModel):
+    config: ParameterNetMoeConfig
+    _no_split_modules = ["ParameterNetMoeDecoderLayer"]
+    _can_record_outputs = {
+        "router_logits": OutputRecorder(ParameterNetMoeRouter, index=0),
+        "hidden_states": ParameterNetMoeDecoderLayer,
+        "attentions": Attention,
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, (ParameterNetMoeRouter, ParameterNetMoeExperts)):
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, ParameterNetMoeExperts) and module.bias is not None:
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_llama(cls, model, **overrides):
+        """Upcycle a dense LLaMA: the same outputs, and experts that can grow apart.
+
+        Every expert is a copy of the down projection times the number of experts E, the router is zero: each expert
+        then has the probability 1/E. (All tokens use the first expert until the router has learned.)
+
+        Args:
+            model: a `LlamaForCausalLM` or the same head as this class has; a name or a path is loaded.
+            overrides: fields of `ParameterNetMoeConfig` that LLaMA does not have, such as `num_local_experts=4`.
+
+        Raises:
+            ValueError: another architecture or head, or a field that would change the outputs.
+        """
+        from .convert_parameternet_moe import llama_to_parameternet_moe
+
+        return llama_to_parameternet_moe(cls, model, **overrides)
+
+
+class ParameterNetMoeModel(ParameterNetMoePreTrainedModel, LlamaModel):
+    """The decoder: `forward` is `LlamaModel`'s; `output_router_logits` asks for those of every layer."""
+
+    def __init__(self, config: ParameterNetMoeConfig):
+        super(LlamaModel, self).__init__(config)  # not LLaMA's own, which would build its blocks
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList(
+            ParameterNetMoeDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = RotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+
+def balance_loss(router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The Switch balance loss over all layers at once, as the official code computes it: 1 is perfect balance.
+
+    For every sequence, with f the share of its (token, layer) pairs that choose an expert and P the mean probability
+    of that expert: E² times the mean of f · P over sequences and experts.
+
+    Args:
+        router_logits: (batch, length, experts) for each layer.
+        attention_mask: (batch, length), 0 where a token is not to be counted.
+    """
+    logits = torch.cat(router_logits, dim=1)
+    probabilities = F.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    experts = probabilities.shape[-1]
+    chosen = F.one_hot(probabilities.argmax(-1), experts).to(probabilities.dtype)
+    weights = torch.ones_like(probabilities[..., :1])
+    if attention_mask is not None:
+        weights = attention_mask.to(probabilities).repeat(1, len(router_logits))[..., None]
+    total = weights.sum(1).clamp_min(1)
+    share, mean = (chosen * weights).sum(1) / total, (probabilities * weights).sum(1) / total
+    return (share * mean).mean() * experts**2
+
+
+@torch.no_grad()
+def expert_load(router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Share of the tokens that each expert gets: (layers, experts), each row sums to 1. For the logs."""
+    logits = torch.stack(router_logits)
+    chosen = F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+    if attention_mask is not None:
+        chosen = chosen * attention_mask.to(chosen)[None, ..., None]
+    counts = chosen.sum((1, 2))
+    return counts / counts.sum(-1, keepdim=True).clamp_min(1)
+
+
+class ParameterNetMoeForCausalLM(ParameterNetMoePreTrainedModel, LlamaForCausalLM):
+    """The language model; in training the balance loss is part of the loss."""
+
+    loss_function = staticmethod(causal_lm_loss)
+
+    def __init__(self, config: ParameterNetMoeConfig):
+        super(LlamaForCausalLM, self).__init__(config)
+        self.model = ParameterNetMoeModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> MoeCausalLMOutputWithPast:
+        """As `LlamaForCausalLM`.
+
+        Args:
+            output_router_logits: return `router_logits` and `aux_loss`, the balance loss, and add
+                `router_aux_loss_coef` times it to the loss. None: as the configuration says, and always in training
+                with labels, so that no expert is starved by forgetting it.
+        """
+        if output_router_logits is None:
+            training = self.training and labels is not None and self.config.router_aux_loss_coef > 0
+            output_router_logits = self.config.output_router_logits or training
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_router_logits=output_router_logits,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+
+        loss = aux_loss = router_logits = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        if output_router_logits:
+            router_logits = outputs.router_logits
+            counts = attention_mask if self.config.mask_padding_in_balance else None
+            aux_loss = balance_loss(tuple(r.to(logits.device) for r in router_logits), counts)
+            if labels is not None:
+                loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.dtype)
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=router_logits,
+        )
+
+
+# The heads build their decoder themselves: transformers' mixins ask AutoModel for it, which does not know the classes
+# of code that came with a checkpoint.
+class ParameterNetMoeForSequenceClassification(GenericForSequenceClassification, ParameterNetMoePreTrainedModel):
+    """With a classifier on the last token that is no padding."""
+
+    def __init__(self, config: ParameterNetMoeConfig):
+        super(GenericForSequenceClassification, self).__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ParameterNetMoeModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+
+class ParameterNetMoeForTokenClassification(GenericForTokenClassification, ParameterNetMoePreTrainedModel):
+    """With a classifier on every token."""
+
+    def __init__(self, config: ParameterNetMoeConfig):
+        super(GenericForTokenClassification, self).__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ParameterNetMoeModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+
+class ParameterNetMoeForQuestionAnswering(GenericForQuestionAnswering, ParameterNetMoePreTrainedModel):
+    """With a start and an end score for every token."""
+
+    def __init__(self, config: ParameterNetMoeConfig):
+        super(GenericForQuestionAnswering, self).__init__(config)
+        self.model = ParameterNetMoeModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()

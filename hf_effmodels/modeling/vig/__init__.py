@@ -1,0 +1,1 @@
+"""ViG and Pyramid ViG."""

@@ -1,0 +1,140 @@
+"""The benchmark runs what it says, counts what the papers count, and writes its table. Nothing here is timed."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+import hf_effmodels
+from hf_effmodels.benchmarking import main
+from hf_effmodels.benchmarking.counting import count_preset
+from hf_effmodels.benchmarking.official_ghostnet import OfficialGhostNet
+from hf_effmodels.benchmarking.official_vig import naive_vig
+from hf_effmodels.benchmarking.peers import timm_name
+from hf_effmodels.benchmarking.tables import COLUMNS
+from hf_effmodels.models import find_preset
+
+GHOSTNETS = hf_effmodels.list_models("ghostnet*")
+IMAGES = hf_effmodels.list_models(task="image-classification")
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_parameters_and_macs_are_the_printed_ones(name):
+    info, cost = hf_effmodels.model_info(name), count_preset(name)
+    assert cost.parameters / 1e6 == pytest.approx(info.parameters, abs=5.01e-4)
+    assert cost.macs / 1e6 == pytest.approx(info.macs, abs=5.01e-2)
+
+
+@pytest.mark.parametrize("name", [name for name in IMAGES if hf_effmodels.model_info(name).folded_macs])
+def test_folded_parameters_and_macs_are_the_printed_ones(name):
+    info, cost = hf_effmodels.model_info(name), count_preset(name, folded=True)
+    assert cost.parameters / 1e6 == pytest.approx(info.folded_parameters, abs=5.01e-4)
+    assert cost.macs / 1e6 == pytest.approx(info.folded_macs, abs=5.01e-2)
+
+
+# Sheet of GhostNetV3, section 4: parameters of the official training form and of its fused form, in millions.
+@pytest.mark.parametrize(
+    "name, trained, fused",
+    [
+        ("ghostnetv3-0.5x", 3.395, 2.853),
+        ("ghostnetv3-1.0x", 8.129, 6.148),
+        ("ghostnetv3-1.3x", 12.218, 8.948),
+        ("ghostnetv3-1.6x", 17.276, 12.378),
+    ],
+)
+def test_official_like_has_the_official_parameters_and_ours_fewer_by_the_kept_norms(name, trained, fused):
+    config = hf_effmodels.get_config(name)
+    with torch.device("meta"):
+        networks = [OfficialGhostNet(config, fused=form) for form in (False, True)]
+    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
+    assert [f"{number / 1e6:.3f}" for number in counts] == [f"{trained:.3f}", f"{fused:.3f}"]
+    # γ and β of every norm left become one bias: one number per channel less.
+    kept = sum(m.num_features for m in networks[1].modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert counts[1] - count_preset(name, folded=True).parameters == kept
+
+
+@pytest.mark.parametrize("name", ["ghostnet-0.5x", "ghostnetv2-1.0x", "ghostnetv3-0.5x"])
+def test_official_like_computes_what_ours_does(name):
+    model = hf_effmodels.create_model(name).double()
+    peer = OfficialGhostNet(model.config).double().eval()
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+            tensor.uniform_(0.5, 1.5)
+    pixels = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    # Both run their layers in the same order: that says which weights belong to which.
+    for source, target in zip(layers_as_run(model, pixels), layers_as_run(peer, pixels), strict=True):
+        shapes = {key: value.shape for key, value in target.state_dict().items()}
+        target.load_state_dict({key: value.view(shapes[key]) for key, value in source.state_dict().items()})
+    with torch.no_grad():
+        torch.testing.assert_close(peer(pixels), model(pixels).logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["vig-ti", "pyramidvig-ti"])
+def test_naive_graphs_compute_what_ours_do(name):
+    model = hf_effmodels.create_model(name).double()
+    pixels = torch.randn(1, 3, 224, 224, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(naive_vig(model)(pixels).logits, model(pixels).logits, rtol=1e-9, atol=1e-9)
+
+
+def layers_as_run(network, pixels):
+    calls = []
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.Linear)):
+            module.register_forward_hook(lambda layer, *_: calls.append(layer))
+    with torch.no_grad():
+        network(pixels)
+    return list(calls)
+
+
+def test_a_run_prints_and_writes_its_table(tmp_path, capsys):
+    command = ["--presets", "ghostnetv3-0.5x", "--against", "official-like", "--backends", "eager,onnx"]
+    main([*command, "--image-size", "64", "--rounds", "2", "--output", str(tmp_path / "out")])
+    table = capsys.readouterr().out.splitlines()
+    assert table[0] == f"| {' | '.join(COLUMNS)} |"
+    assert [line.split(" | ")[1:3] for line in table[2:5]] == [
+        ["official-like", "eager"],
+        ["ours", "eager"],
+        ["ours", "onnx"],
+    ]
+    with open(tmp_path / "out" / "benchmark.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["times faster"] == "1.00"
+    assert float(rows[1]["params M"]) < float(rows[0]["params M"]), "ours folds more than the official code"
+    written = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
+    assert written["machine"]["versions"]["torch"] == torch.__version__
+    assert all(result["peak_mb"] > 50 and result["rounds"] == 2 for result in written["results"])
+    assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_step_runs(capsys):
+    command = ["--presets", "ghostnetv3-0.5x", "--against", "official-like", "--mode", "train", "--batch", "2"]
+    main([*command, "--image-size", "64", "--rounds", "1"])
+    assert capsys.readouterr().out.count("| 3.395 |") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--presets", "ghostnetv9"], "unknown preset 'ghostnetv9'"),
+        (["--presets", "ghostnet-1.0x", "--against", "keras"], "against: got 'keras', accepted are timm"),
+        (["--presets", "ghostnet-1.0x", "--backends", "tvm"], "backends: got 'tvm', accepted are eager"),
+        (["--presets", "ghostnet-1.0x", "--batch", "0"], "batch: got"),
+        (["--presets", "ghostnet-1.0x", "--mode", "train", "--folded"], "folded: a folded model cannot be trained"),
+        (["--presets", "ghostnet-1.0x", "--reference", "caffe eager"], "reference: got 'caffe eager'"),
+        (["--presets", "vanillanet-5", "--against", "official-like"], "official-like has no vanillanet-5"),
+    ],
+)
+def test_what_cannot_be_measured_is_said(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        main([*arguments, "--image-size", "64", "--rounds", "1"])
+
+
+def test_every_ghostnet_has_its_name_in_timm():
+    names = [timm_name(name) for name in GHOSTNETS]
+    assert names[:2] == ["ghostnet_050", "ghostnet_100"]
+    assert "ghostnetv3_160" in names
+    assert find_preset("tinynet-a")
+    with pytest.raises(ValueError, match="timm has no vanillanet-5"):
+        timm_name("vanillanet-5")

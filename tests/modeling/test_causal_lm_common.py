@@ -1,0 +1,435 @@
+"""What every registered causal language model promises, at a size that runs in milliseconds."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+from transformers.models.auto import modeling_auto
+
+from hf_effmodels.hub import export
+from hf_effmodels.registry import ARCHITECTURES
+
+from ..hub.client import run_snippets
+
+DECODERS = [a for a in ARCHITECTURES.values() if "AutoModelForCausalLM" in a.auto_classes]
+CAUSAL_LM = "AutoModelForCausalLM"
+
+
+@pytest.fixture(params=DECODERS, ids=lambda a: a.model_type)
+def architecture(request):
+    return request.param
+
+
+def build(architecture, auto_class=CAUSAL_LM, attention="sdpa", **overrides):
+    """A tiny network in which every parameter matters: those that start as 0 or 1 are moved."""
+    torch.manual_seed(1)
+    config = architecture.config_class(**{**architecture.tiny, **overrides}, attn_implementation=attention)
+    model = architecture.model_class(auto_class)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    if model.can_generate():
+        model.generation_config.eos_token_id = None  # generate as much as is asked for
+    return model
+
+
+def tokens(model, batch=2, length=9, seed=7):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, model.config.vocab_size, (batch, length), generator=generator)
+
+
+def left_padded(model):
+    """Two rows of different length, the attention mask, and the short row alone."""
+    ids = tokens(model)
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    ids[0, :4] = model.config.pad_token_id
+    return ids, mask, ids[:1, 4:]
+
+
+def close(a, b, tolerance=1e-5):
+    size = b.double().square().mean().sqrt().item()
+    torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance * size)
+
+
+@torch.no_grad()
+def test_saved_model_loads_with_the_same_outputs_behind_every_auto_class(architecture, tmp_path):
+    for auto_class in architecture.auto_classes:
+        model = build(architecture, auto_class, num_labels=3)
+        model.save_pretrained(tmp_path / auto_class)
+        assert type(AutoConfig.from_pretrained(tmp_path / auto_class)) is architecture.config_class
+        loaded, report = getattr(modeling_auto, auto_class).from_pretrained(
+            tmp_path / auto_class, output_loading_info=True
+        )
+        assert type(loaded) is type(model)
+        assert not any(report.values()), report
+        for name, buffer in model.named_buffers():
+            assert torch.equal(loaded.get_buffer(name), buffer), f"buffer {name} changed on loading"
+        close(loaded(tokens(model))[0], model(tokens(model))[0], 1e-6)
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / CAUSAL_LM, dtype=torch.bfloat16)
+    model = build(architecture, num_labels=3)
+    close(half(tokens(model)).logits, model(tokens(model)).logits, tolerance=0.3)
+
+
+@torch.no_grad()
+def test_tied_embeddings_stay_tied(architecture, tmp_path):
+    model = build(architecture, tie_word_embeddings=True)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    close(loaded(tokens(model)).logits, model(tokens(model)).logits, 1e-6)
+
+
+@torch.no_grad()
+def test_hidden_states_attentions_and_tuples_are_transformers_own(architecture):
+    model = build(architecture, attention="eager")
+    ids = tokens(model)
+    plain = model(ids)
+    assert plain.hidden_states is None and plain.attentions is None
+    outputs = model(ids, output_hidden_states=True, output_attentions=True)
+    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    assert len(outputs.hidden_states) == layers + 1 and len(outputs.attentions) == layers
+    assert all(h.shape == (2, 9, model.config.hidden_size) for h in outputs.hidden_states)
+    assert all(a.shape == (2, heads, 9, 9) for a in outputs.attentions)
+    torch.testing.assert_close(outputs.attentions[0].sum(-1), torch.ones(2, heads, 9))
+    assert torch.equal(model.lm_head(outputs.hidden_states[-1]), outputs.logits)
+    labelled = model(ids, labels=ids, return_dict=False)
+    assert isinstance(labelled, tuple) and labelled[0].ndim == 0
+
+
+@torch.no_grad()
+def test_eager_and_sdpa_attention_agree(architecture):
+    eager, sdpa = build(architecture, attention="eager"), build(architecture, attention="sdpa")
+    ids, mask, _ = left_padded(eager)
+    kept = mask.bool()
+    close(sdpa(ids, attention_mask=mask).logits[kept], eager(ids, attention_mask=mask).logits[kept])
+    sdpa.set_attn_implementation("eager")
+    assert torch.equal(sdpa(ids).logits, eager(ids).logits)
+
+
+@torch.no_grad()
+def test_a_token_sees_only_what_came_before_in_its_own_row(architecture):
+    model = build(architecture).double()
+    ids = tokens(model)
+    changed = ids.clone()
+    changed[0, 5:] = (changed[0, 5:] % (model.config.vocab_size - 1)) + 1
+    before, after = model(ids).logits, model(changed).logits
+    close(after[0, :5], before[0, :5], 1e-12)
+    close(after[1], before[1], 1e-12)
+    assert not torch.allclose(after[0, 5:], before[0, 5:])
+
+
+@torch.no_grad()
+def test_the_cache_changes_nothing(architecture):
+    model = build(architecture).double()
+    ids = tokens(model)
+    whole = model(ids, use_cache=False)
+    assert whole.past_key_values is None
+    cache, steps = DynamicCache(config=model.config), []
+    for piece in ids.split([3, 1, 1, 4], dim=1):
+        steps.append(model(piece, past_key_values=cache).logits)
+    close(torch.cat(steps, dim=1), whole.logits, 1e-12)
+    assert cache.get_seq_length() == ids.shape[1]
+
+
+@torch.no_grad()
+def test_left_padding_changes_nothing(architecture):
+    model = build(architecture)
+    ids, mask, alone = left_padded(model)
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    padded = model(ids, attention_mask=mask, position_ids=positions).logits[:1, 4:]
+    close(padded, model(alone).logits)
+    together = model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False)
+    assert torch.equal(together[:1, ids.shape[1] :], model.generate(alone, max_new_tokens=6, do_sample=False)[:, 5:])
+
+
+@torch.no_grad()
+def test_packed_documents_do_not_see_each_other(architecture):
+    model = build(architecture).double()
+    ids = tokens(model, batch=1, length=10)
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5]])
+    packed = model(ids, position_ids=positions, use_cache=False).logits
+    close(packed[:, :4], model(ids[:, :4]).logits, 1e-12)
+    close(packed[:, 4:], model(ids[:, 4:]).logits, 1e-12)
+
+
+@torch.no_grad()
+def test_generation_by_every_method(architecture):
+    model = build(architecture)
+    ids = tokens(model, length=5)
+    by_hand = ids
+    for _ in range(6):
+        by_hand = torch.cat([by_hand, model(by_hand).logits[:, -1:].argmax(-1)], dim=1)
+    greedy = {"max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(model.generate(ids, **greedy), by_hand)
+    assert torch.equal(model.generate(ids, **greedy, use_cache=False), by_hand)
+    static = model.generate(ids, **greedy, cache_implementation="static", disable_compile=True)
+    assert torch.equal(static, by_hand)
+
+    scored = {"return_dict_in_generate": True, "output_scores": True}
+    beams = model.generate(ids, **greedy, **scored, num_beams=4, num_return_sequences=4)
+    likelihoods = log_likelihood(model, beams.sequences, prompt=5)
+    torch.testing.assert_close(beams.sequences_scores, likelihoods / 6, rtol=1e-4, atol=1e-4)
+    assert (likelihoods.reshape(2, 4).diff() <= 1e-4).all()
+
+    torch.manual_seed(3)
+    sampled = model.generate(ids, max_new_tokens=6, do_sample=True, top_k=0)
+    torch.manual_seed(3)
+    assert torch.equal(model.generate(ids, max_new_tokens=6, do_sample=True, top_k=0), sampled)
+
+    assistant = copy.deepcopy(model)
+    assisted = model.generate(ids[:1], **greedy, assistant_model=assistant)
+    assert torch.equal(assisted, by_hand[:1])
+
+
+def log_likelihood(model, ids, prompt):
+    logits = model(ids).logits[:, prompt - 1 : -1].log_softmax(-1)
+    return logits.gather(-1, ids[:, prompt:, None]).sum((1, 2))
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_next_token(architecture):
+    model = build(architecture)
+    ids = tokens(model)
+    labels = ids.clone()
+    labels[0, :3] = -100
+    logits = model(ids).logits
+    expected = F.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
+    torch.testing.assert_close(model(ids, labels=labels).loss, expected)
+    summed = model(ids, labels=labels, num_items_in_batch=torch.tensor(100)).loss
+    count = (labels[:, 1:] != -100).sum()
+    torch.testing.assert_close(summed, expected * count / 100)
+    assert torch.equal(model(ids, logits_to_keep=2).logits, logits[:, -2:])
+
+
+def test_loss_decreases_and_every_parameter_learns(architecture):
+    torch.manual_seed(1)
+    model = architecture.model_class(CAUSAL_LM)(architecture.config_class(**architecture.tiny)).train()
+    ids = tokens(model, batch=4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses, moved = [], set()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in range(25):
+        loss = model(ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, start[name])}
+    assert moved == start.keys()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_gradient_checkpointing_changes_nothing(architecture):
+    plain = build(architecture).double().train()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.activation_checkpointing_enable()
+    ids = tokens(plain)
+    for model in (plain, checkpointed):
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    for (name, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-9, atol=1e-14, msg=f"gradient of {name}")
+
+
+def test_bf16_autocast_trains(architecture):
+    model = build(architecture).train()
+    ids = tokens(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(ids, labels=ids).loss
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    torch.testing.assert_close(loss, model(ids, labels=ids).loss, rtol=0.02, atol=0)
+
+
+def test_initialisation_follows_the_seed_on_meta_too(architecture, tmp_path):
+    cls, config = architecture.model_class(CAUSAL_LM), architecture.config_class(**architecture.tiny)
+    models = []
+    for seed in (11, 11, 12):
+        torch.manual_seed(seed)
+        models.append(cls(copy.deepcopy(config)))
+    weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    with torch.device("meta"):
+        skeleton = cls(config)
+    assert all(p.is_meta for p in skeleton.parameters())
+    # A checkpoint of the embedding alone: everything else is initialised, not left as it came from memory.
+    embedding = {"model.embed_tokens.weight": models[0].model.embed_tokens.weight}
+    torch.manual_seed(11)
+    partial = cls.from_pretrained(None, config=config, state_dict=embedding)
+    fresh = cls(config)
+    for name, parameter in partial.named_parameters():
+        torch.testing.assert_close(parameter.std(), fresh.get_parameter(name).std(), rtol=0.5, atol=1e-7)
+        torch.testing.assert_close(parameter.mean(), fresh.get_parameter(name).mean(), rtol=0, atol=0.02)
+
+
+@torch.no_grad()
+def test_exported_program_takes_any_batch_and_length(architecture):
+    model = build(architecture)
+    model.config.use_cache = False
+    dims = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("length", min=2, max=64)}
+    program = torch.export.export(model, (), {"input_ids": tokens(model)}, dynamic_shapes={"input_ids": dims})
+    for batch, length in ((1, 5), (3, 17)):
+        ids = tokens(model, batch, length)
+        close(program.module()(input_ids=ids).logits, model(ids).logits)
+
+
+def test_compiled_graph_is_whole_and_gives_the_same_gradients(architecture):
+    plain = build(architecture).double().train()
+    ids = tokens(plain)
+    plain(ids, labels=ids, use_cache=False)  # transformers' recording hooks are installed outside of the graph
+    compiled = copy.deepcopy(plain)
+    plain(ids, labels=ids, use_cache=False).loss.backward()
+    torch.compile(compiled, backend="aot_eager", fullgraph=True)(ids, labels=ids, use_cache=False).loss.backward()
+    for (name, a), b in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-9, atol=1e-14, msg=f"gradient of {name}")
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    "num_labels, problem_type, labels",
+    [
+        (3, None, torch.tensor([0, 2])),
+        (3, "multi_label_classification", torch.tensor([[0.0, 1, 0], [1.0, 0, 0]])),
+        (1, "regression", torch.tensor([0.5, -1.0])),
+    ],
+)
+def test_sequence_classifier_reads_the_last_token_that_is_no_padding(architecture, num_labels, problem_type, labels):
+    model = build(architecture, "AutoModelForSequenceClassification", num_labels=num_labels, problem_type=problem_type)
+    ids = tokens(model)
+    ids[0, 6:] = model.config.pad_token_id
+    outputs = model(ids, attention_mask=(ids != model.config.pad_token_id).long(), labels=labels)
+    assert outputs.logits.shape == (2, num_labels)
+    close(outputs.logits[:1], model(ids[:1, :6]).logits)
+    expected = {
+        None: lambda: F.cross_entropy(outputs.logits, labels),
+        "multi_label_classification": lambda: F.binary_cross_entropy_with_logits(outputs.logits, labels),
+        "regression": lambda: F.mse_loss(outputs.logits.squeeze(), labels),
+    }[problem_type]()
+    torch.testing.assert_close(outputs.loss, expected)
+
+
+def test_token_classifier_and_question_answerer(architecture):
+    model = build(architecture, "AutoModelForTokenClassification", num_labels=3)
+    ids = tokens(model)
+    labels = ids % 3
+    outputs = model(ids, labels=labels)
+    assert outputs.logits.shape == (2, 9, 3)
+    torch.testing.assert_close(outputs.loss, F.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten()))
+    model = build(architecture, "AutoModelForQuestionAnswering")
+    start, end = torch.tensor([1, 2]), torch.tensor([4, 4])
+    outputs = model(ids, start_positions=start, end_positions=end)
+    assert outputs.start_logits.shape == outputs.end_logits.shape == (2, 9)
+    expected = (F.cross_entropy(outputs.start_logits, start) + F.cross_entropy(outputs.end_logits, end)) / 2
+    torch.testing.assert_close(outputs.loss, expected)
+
+
+@torch.no_grad()
+def test_the_vocabulary_can_be_resized(architecture):
+    model = build(architecture)
+    ids = tokens(model)
+    before = model(ids).logits
+    model.resize_token_embeddings(model.config.vocab_size + 5)
+    assert model.config.vocab_size == 101
+    close(model(ids).logits[..., :96], before)
+
+
+def tokenizer_for(model) -> PreTrainedTokenizerFast:
+    words = ["<pad>", "<s>", "</s>", "<unk>", "Once", "upon", "a", "time"]
+    words += [f"w{i}" for i in range(len(words), model.config.vocab_size)]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **special, padding_side="left")
+
+
+def test_exported_folder_generates_in_a_pipeline_with_and_without_this_package(architecture, tmp_path, monkeypatch):
+    model = build(architecture)
+    model.generation_config = GenerationConfig(max_new_tokens=5, do_sample=False, pad_token_id=0)
+    folder = export(model, tokenizer_for(model), tmp_path / "model", license="apache-2.0")
+    text = pipeline("text-generation", model=str(folder))("Once upon a time")[0]["generated_text"]
+    answer = model.generate(torch.tensor([[4, 5, 6, 7]]))[0, 4:].tolist()
+    assert text == "Once upon a time" + " ".join(f"w{token}" for token in answer) and len(answer) == 5
+
+    code = f"""
+import importlib.abc, json, sys
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hf_effmodels":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+import torch
+from transformers import pipeline
+from transformers.models.auto import modeling_auto
+folder = {str(folder)!r}
+pipe = pipeline("text-generation", model=folder, trust_remote_code=True)
+heads = {{}}
+for auto_class in {list(architecture.auto_classes)!r}:
+    head = getattr(modeling_auto, auto_class).from_pretrained(folder, trust_remote_code=True)
+    heads[auto_class] = list(head(torch.tensor([[4, 5, 6]]))[0].shape)
+assert not [m for m in sys.modules if m.startswith("hf_effmodels")]
+print(json.dumps([pipe("Once upon a time")[0]["generated_text"], heads]))
+"""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text_without, heads = json.loads(done.stdout.splitlines()[-1])
+    assert text_without == text
+    assert heads["AutoModelForCausalLM"] == [1, 3, 96] and len(heads) == len(architecture.auto_classes)
+
+    monkeypatch.chdir(folder)
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: text-generation" in card and "A causal language model" in card
+    assert run_snippets(card, package=True) == 1
+
+
+def test_tensor_parallel_processes_give_the_same_loss_and_gradients(architecture, tmp_path):
+    model = build(architecture)
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "worker.py").write_text(f"""
+import torch
+import torch.distributed as dist
+import hf_effmodels
+from transformers import AutoModelForCausalLM
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+ids = torch.arange(1, 19).reshape(2, 9)
+losses, gradients = [], []
+for plan in ({{}}, {{"tp_plan": "auto"}}):
+    model = AutoModelForCausalLM.from_pretrained({str(tmp_path / "model")!r}, **plan).train()
+    loss = model(ids, labels=ids).loss
+    loss.backward()
+    losses.append(loss)
+    gradients.append({{n: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+                      for n, p in model.named_parameters()}})
+torch.testing.assert_close(*losses)
+for name, gradient in gradients[0].items():
+    torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item())
+split = [n for n, p in model.named_parameters() if hasattr(p, "to_local") and p.to_local().numel() < p.numel()]
+with open({str(tmp_path)!r} + f"/split{{dist.get_rank()}}", "w") as file:
+    file.write(" ".join(split))
+dist.destroy_process_group()
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*command, str(tmp_path / "worker.py")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    split = (tmp_path / "split0").read_text().split()
+    planned = model.config.base_model_tp_plan.items()
+    patterns = [key.replace(".", r"\.").replace("*", r"\d+") for key, style in planned if style != "local_params"]
+    for pattern in patterns:
+        assert [name for name in split if re.search(pattern, name)], f"nothing is split by {pattern}"

@@ -1,0 +1,142 @@
+"""What is ParameterNet's own."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import hf_effmodels
+from hf_effmodels.modeling.ghostnet.configuration_ghostnet import GhostNetConfig
+from hf_effmodels.modeling.ghostnet.modeling_ghostnet import GhostNetForImageClassification, GhostNetModel
+from hf_effmodels.modeling.parameternet.configuration_parameternet import ParameterNetConfig
+from hf_effmodels.modeling.parameternet.dynamic_conv import DynamicConv, DynamicConvNorm
+from hf_effmodels.modeling.parameternet.modeling_parameternet import (
+    ParameterNetForImageClassification,
+    ParameterNetModel,
+)
+
+STAGES = [[[3, 8, 8, 0, 1]], [[5, 24, 12, 0.25, 2], [3, 24, 12, 0, 1]]]
+TINY = {"stem_size": 8, "stages": STAGES, "final_size": 24, "head_size": 16, "width_multiplier": 1.0}
+
+
+def tiny(**overrides) -> ParameterNetForImageClassification:
+    return ParameterNetForImageClassification(ParameterNetConfig(**{**TINY, "num_labels": 4, **overrides})).eval()
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 5])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kernel_size, stride, groups", [(1, 1, 1), (1, 2, 1), (3, 2, 1), (3, 1, 2), (5, 2, 8)])
+@torch.no_grad()
+def test_every_way_to_convolve_gives_each_image_its_kernel(batch, memory_format, kernel_size, stride, groups):
+    features = torch.randn(batch, 8, 9, 7, dtype=torch.float64).to(memory_format=memory_format)
+    for bias in (False, True):
+        conv = DynamicConv(8, 16, kernel_size, stride=stride, groups=groups, num_experts=3, bias=bias).double()
+        if bias:
+            conv.bias.normal_()
+        got = conv(features)
+        compiled = torch.compile(conv, backend="eager")(features)
+        assert got.shape == compiled.shape == (batch, 16, 8 // stride + 1, 6 // stride + 1)
+        kernels = (conv.router(features) @ conv.weight).view(batch, *conv.kernel_shape)
+        for image, kernel, *outputs in zip(features, kernels, got, compiled, strict=True):
+            expected = F.conv2d(image[None], kernel, conv.bias, stride, kernel_size // 2, 1, groups)[0]
+            for output in outputs:
+                torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_one_expert_that_is_fully_on_is_an_ordinary_convolution():
+    conv = DynamicConv(3, 5, 3, num_experts=4)
+    conv.router.linear.weight.zero_()
+    conv.router.linear.bias.copy_(torch.tensor([-200.0, 200.0, -200.0, -200.0]))
+    features = torch.randn(2, 3, 6, 6)
+    static = F.conv2d(features, conv.weight[1].view(5, 3, 3, 3), padding=1)
+    torch.testing.assert_close(conv(features), static, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_routing_is_what_each_convolution_mixed_by():
+    model = tiny(num_experts=3)
+    pixels = torch.randn(2, 3, 32, 32)
+    assert model(pixels).routing is None
+    outputs = model(pixels, output_routing=True, output_hidden_states=True)
+    names = model.parameternet.router_names
+    assert len(outputs.routing) == len(names)
+    assert len(outputs.hidden_states) == 3
+    assert all(r.shape == (2, 3) and (0 < r).all() and (r < 1).all() for r in outputs.routing)
+
+    seen = {}
+    for name in names:
+        conv = model.parameternet.get_submodule(name)
+        assert isinstance(conv, DynamicConvNorm)
+        conv.register_forward_pre_hook(lambda module, args, name=name: seen.__setitem__(name, args[0].clone()))
+    model(pixels)
+    for name, routing in zip(names, outputs.routing, strict=True):
+        linear = model.parameternet.get_submodule(name).conv.router.linear
+        torch.testing.assert_close(routing, linear(seen[name].mean((2, 3))).sigmoid(), msg=name)
+    assert torch.equal(model(pixels, output_routing=True, return_dict=False)[-1][0], outputs.routing[0])
+
+
+@pytest.mark.parametrize("num_experts", [1, 3, 4])
+def test_upcycled_ghostnet_starts_with_its_outputs_and_experts_part_at_once(num_experts):
+    ghostnet = GhostNetForImageClassification(GhostNetConfig(**TINY, num_labels=4, num_channels=2)).double()
+    pixels, labels = torch.randn(4, 2, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+    for _ in range(3):
+        ghostnet.train()(pixels)  # running statistics of its own
+    ghostnet.eval()
+    model = ParameterNetForImageClassification.from_ghostnet(ghostnet, num_experts=num_experts)
+    assert (model.config.num_experts, model.config.num_channels, model.training) == (num_experts, 2, False)
+    torch.testing.assert_close(model(pixels).logits, ghostnet(pixels).logits, rtol=1e-10, atol=1e-10)
+    folded = ParameterNetModel.from_ghostnet(ghostnet.base_model, num_experts=num_experts).reparameterize()
+    torch.testing.assert_close(
+        folded(pixels).pooler_output, ghostnet.base_model(pixels).pooler_output, rtol=1e-9, atol=1e-9
+    )
+
+    model.train()(pixels, labels=labels).loss.backward()
+    gradient = model.parameternet.stages[0].blocks[0].expand.primary.conv.weight.grad
+    apart = torch.cdist(gradient, gradient) / gradient.norm()
+    assert (apart + torch.eye(num_experts) > 1e-4).all(), "experts that get the same gradient stay equal for ever"
+
+
+def test_what_is_no_plain_ghostnet_is_not_upcycled():
+    other = hf_effmodels.create_model("ghostnetv3-0.5x")
+    with pytest.raises(ValueError, match="got a GhostNetV3ForImageClassification, .* made of a GhostNetForImage"):
+        ParameterNetForImageClassification.from_ghostnet(other)
+    with pytest.raises(ValueError, match="ParameterNetModel is made of a GhostNetModel"):
+        ParameterNetModel.from_ghostnet(GhostNetForImageClassification(GhostNetConfig(**TINY)))
+    with pytest.raises(ValueError, match="dfc_attention=True"):
+        ParameterNetModel.from_ghostnet(GhostNetModel(GhostNetConfig(**TINY, dfc_attention=True)))
+    with pytest.raises(ValueError, match="got a folded model"):
+        ParameterNetModel.from_ghostnet(GhostNetModel(GhostNetConfig(**TINY)).eval().reparameterize())
+
+
+def test_drop_path_grows_by_groups_of_blocks_as_published():
+    rates = ParameterNetConfig(drop_path_rate=0.8).drop_path_rates
+    assert [[round(rate, 9) for rate in stage] for stage in rates] == [
+        [0.0],
+        [0.1, 0.2],
+        [0.3, 0.4, 0.4],
+        [0.5, *[0.6] * 6],
+        [0.7, *[0.8] * 5],
+    ]
+    model = tiny(drop_path_rate=0.5, classifier_dropout=0.0).train()
+    branch = model.parameternet.stages[1].blocks[1].drop_path
+    ones = branch(torch.ones(2000, 1, 1, 1))
+    assert set(ones.unique().tolist()) == {0.0, 2.0}
+    assert abs(ones.mean().item() - 1) < 0.1
+    assert torch.equal(branch.eval()(ones), ones)
+
+
+def test_parameters_multiply_and_computation_does_not():
+    """The paper's ablation on experts, which identifies the smaller network: the official code lacks it."""
+    for num_experts, millions in ((1, 8.6), (4, 15.7), (8, 25.2)):
+        with torch.device("meta"):
+            model = hf_effmodels.create_model("parameternet-300m", num_experts=num_experts)
+        assert abs(model.num_parameters() / 1e6 - millions) < 0.1
+
+
+@pytest.mark.parametrize(
+    "field, value, accepted",
+    [("hidden_act", "tanh", "'hardswish'"), ("num_experts", 0, "from 1"), ("drop_path_rate", 1.0, "below 1")],
+)
+def test_bad_settings_are_refused_by_name(field, value, accepted):
+    with pytest.raises(ValueError, match=f"{field}: got .*{value}.*{accepted}"):
+        hf_effmodels.get_config("parameternet-300m", **{field: value})

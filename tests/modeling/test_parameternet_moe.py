@@ -1,0 +1,196 @@
+"""What is ParameterNet-MoE's own: the routing, the balance loss, the experts, upcycling."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import hf_effmodels
+from hf_effmodels.hub.convert import ConversionError, convert_state_dict
+from hf_effmodels.modeling.parameternet_moe.configuration_parameternet_moe import PRESETS, ParameterNetMoeConfig
+from hf_effmodels.modeling.parameternet_moe.modeling_parameternet_moe import (
+    ParameterNetMoeExperts,
+    ParameterNetMoeForCausalLM,
+    ParameterNetMoeMLP,
+    balance_loss,
+    expert_load,
+)
+from hf_effmodels.registry import ARCHITECTURES
+
+SMALL = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+IDS = torch.arange(1, 21).reshape(2, 10)
+
+
+def build(**overrides):
+    torch.manual_seed(0)
+    return ParameterNetMoeForCausalLM(ParameterNetMoeConfig(**{**SMALL, "num_local_experts": 4, **overrides})).eval()
+
+
+def test_the_preset_has_the_published_size():
+    with torch.device("meta"):
+        model = hf_effmodels.create_model("parameternet-moe-1b")
+    parameters = sum(p.numel() for p in model.parameters())
+    experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
+    preset = PRESETS["parameternet-moe-1b"]
+    assert round(parameters / 1e6, 3) == preset["parameters"]
+    assert parameters == pytest.approx(2.347e9, rel=5e-4)
+    assert parameters - experts * 7 / 8 == pytest.approx(0.937e9, rel=1e-3)  # used for a token
+    linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    routers = sum(p.numel() for name, p in model.named_parameters() if ".router." in name)
+    weights = sum(p.numel() for name, p in model.named_parameters() if name.endswith("experts.weight"))
+    assert (linear + routers + weights / 8) / 1e6 == pytest.approx(preset["macs"], rel=1e-3)
+
+
+@pytest.mark.parametrize("expert_bias", [True, False])
+def test_each_token_goes_through_its_likeliest_expert_only(expert_bias):
+    config = ParameterNetMoeConfig(**SMALL, num_local_experts=5, expert_bias=expert_bias)
+    mlp = ParameterNetMoeMLP(config).double()
+    for parameter in mlp.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 7, 32, dtype=torch.float64, requires_grad=True)
+    output = mlp(x)
+    inner = F.silu(mlp.gate_proj(x)) * mlp.up_proj(x)
+    p, e = (inner @ mlp.router.weight.T).softmax(-1).max(-1)
+    expected = torch.einsum("bti,btoi->bto", inner, mlp.experts.weight[e])
+    expected = p[..., None] * (expected + (mlp.experts.bias[e] if expert_bias else 0))
+    torch.testing.assert_close(output, expected)
+    parameters = [x, *mlp.parameters()]
+    weights = torch.randn_like(output)
+    for got, wanted in zip(
+        torch.autograd.grad(output, parameters, weights),
+        torch.autograd.grad(expected, parameters, weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted)
+    with torch.no_grad():  # one token is indexed, many are grouped
+        for token, row in zip(x[0], output[0], strict=True):
+            torch.testing.assert_close(mlp(token[None, None])[0, 0], row)
+
+
+def test_only_experts_in_use_are_multiplied():
+    experts = ParameterNetMoeExperts(ParameterNetMoeConfig(**SMALL, num_local_experts=64))
+    torch.nn.init.normal_(experts.weight)
+    torch.nn.init.zeros_(experts.bias)
+    with torch.profiler.profile() as profile:
+        experts(torch.randn(12, 48), torch.tensor([3] * 7 + [60] * 5))
+    products = sum(event.count for event in profile.key_averages() if event.key in ("aten::mm", "aten::addmm"))
+    assert products == 2
+
+
+def test_ties_go_to_the_first_expert():
+    mlp = ParameterNetMoeMLP(ParameterNetMoeConfig(**SMALL, num_local_experts=4))
+    torch.nn.init.zeros_(mlp.router.weight)
+    logits, probability, index = mlp.router(torch.randn(2, 3, 48))
+    assert not index.any() and torch.equal(probability, torch.full((2, 3), 0.25))
+
+
+def test_balance_loss_is_one_in_balance_and_e_in_collapse():
+    even = 50 * torch.eye(4).repeat(3, 1)[None]  # each expert as often, surely
+    assert balance_loss((even, even)).item() == pytest.approx(1)
+    collapsed = torch.zeros(2, 6, 4)
+    collapsed[..., 1] = 50
+    assert balance_loss((collapsed,)).item() == pytest.approx(4)
+    torch.testing.assert_close(expert_load((even, collapsed[:1].repeat(1, 2, 1)))[1], torch.tensor([0.0, 1, 0, 0]))
+    torch.testing.assert_close(expert_load((even,)), torch.full((1, 4), 0.25))
+
+
+def test_padding_counts_only_where_the_official_code_counts_it():
+    ids, mask = IDS.clone(), torch.ones_like(IDS)
+    ids[0, 6:], mask[0, 6:] = 0, 0
+    for masked in (False, True):
+        model = build(mask_padding_in_balance=masked)
+        outputs = model(ids, attention_mask=mask, output_router_logits=True)
+        alone = [logits[:1, :6] for logits in outputs.router_logits], [logits[1:] for logits in outputs.router_logits]
+        by_row = (balance_loss(tuple(alone[0])) + balance_loss(tuple(alone[1]))) / 2
+        expected = by_row if masked else balance_loss(outputs.router_logits)
+        torch.testing.assert_close(outputs.aux_loss, expected)
+    assert not torch.isclose(by_row, balance_loss(outputs.router_logits))
+
+
+def test_the_balance_loss_is_in_the_training_loss_and_elsewhere_on_request():
+    model = build(router_aux_loss_coef=0.5)
+    plain = model(IDS, labels=IDS)
+    assert plain.router_logits is None and plain.aux_loss is None
+    asked = model(IDS, labels=IDS, output_router_logits=True)
+    assert [tuple(logits.shape) for logits in asked.router_logits] == [(2, 10, 4)] * 2
+    torch.testing.assert_close(asked.loss, plain.loss + 0.5 * asked.aux_loss)
+    training = model.train()(IDS, labels=IDS)
+    torch.testing.assert_close(training.loss, asked.loss)
+    assert training.aux_loss is not None
+
+
+def test_training_evens_out_the_experts():
+    torch.manual_seed(0)
+    model = build(router_aux_loss_coef=1.0).train()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.router.weight[0] += 1.0  # a favourite
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loads = []
+    for _ in range(30):
+        outputs = model(IDS, labels=IDS)
+        loads.append(expert_load(outputs.router_logits).amax().item())
+        optimizer.zero_grad()
+        outputs.loss.backward()
+        optimizer.step()
+    assert outputs.aux_loss < 1.2 and loads[-1] < 0.6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{}, {"mlp_bias": True, "tie_word_embeddings": True}])
+def test_an_upcycled_llama_gives_the_same_outputs(fields):
+    torch.manual_seed(0)
+    source = LlamaForCausalLM(LlamaConfig(**{**SMALL, **fields})).eval()
+    model = ParameterNetMoeForCausalLM.from_llama(source, num_local_experts=4)
+    torch.testing.assert_close(model(IDS).logits, source(IDS).logits, rtol=0, atol=1e-5)
+    down = source.model.layers[1].mlp.down_proj.weight
+    assert all(torch.equal(expert, 4 * down) for expert in model.model.layers[1].mlp.experts.weight)
+    with pytest.raises(ValueError, match="vocab_size: would change"):
+        ParameterNetMoeForCausalLM.from_llama(source, vocab_size=5)
+    if fields:
+        with pytest.raises(ValueError, match="expert_bias: got False"):
+            ParameterNetMoeForCausalLM.from_llama(source, expert_bias=False)
+
+
+def test_an_official_checkpoint_with_other_experts_is_refused():
+    model = build()
+    names = {
+        "experts.weight": "down_proj.experts.expert_{}.weight",
+        "experts.bias": "down_proj.experts.expert_{}.bias",
+    }
+    names["router.weight"] = "down_proj.router.classifier.weight"
+    official = {}
+    for name, value in model.state_dict().items():
+        ours = next((ending for ending in names if name.endswith(ending)), None)
+        if ours is None:
+            official[name] = value
+        elif ours == "router.weight":
+            official[name.replace(ours, names[ours])] = value
+        else:
+            official |= {name.replace(ours, names[ours].format(e)): v for e, v in enumerate(value)}
+    architecture = ARCHITECTURES["parameternet_moe"]
+    converted, ignored = convert_state_dict(architecture, model.config, official)
+    assert torch.equal(converted(IDS).logits, model(IDS).logits) and not ignored
+    official.pop("model.layers.1.mlp.down_proj.experts.expert_2.bias")
+    with pytest.raises(ConversionError, match=r"1 missing: model\.layers\.1\.mlp\.experts\.bias"):
+        convert_state_dict(architecture, model.config, official)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"num_local_experts": 0}, "num_local_experts: got 0"),
+        ({"router_aux_loss_coef": -1}, "router_aux_loss_coef: got"),
+    ],
+)
+def test_bad_configurations_are_refused_by_name(fields, message):
+    with pytest.raises(Exception, match=message):
+        ParameterNetMoeConfig(**{**SMALL, **fields})

@@ -1,0 +1,275 @@
+"""What is ViG's own."""
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import hf_effmodels
+from hf_effmodels.hub.convert import ConversionError, convert_state_dict
+from hf_effmodels.modeling.vig import knn_graph
+from hf_effmodels.modeling.vig.configuration_vig import PyramidVigConfig, VigConfig
+from hf_effmodels.modeling.vig.graph_convolutions import GRAPH_CONVOLUTIONS, gather, max_over_neighbors
+from hf_effmodels.modeling.vig.knn_graph import KnnGraph, nearest_neighbors
+from hf_effmodels.modeling.vig.modeling_vig import PyramidVigForImageClassification, VigForImageClassification
+from hf_effmodels.modeling.vig.position_encodings import relative_position_bias
+from hf_effmodels.registry import ARCHITECTURES
+
+TINY = {"hidden_sizes": (8, 8, 16), "depths": (1, 2), "stage_strides": (1, 2), "reduction_ratios": (2, 1)}
+TINY |= {"num_neighbors": 4, "classifier_hidden_size": 16, "image_size": 48, "num_labels": 3}
+
+
+def tiny(**overrides) -> PyramidVigForImageClassification:
+    return PyramidVigForImageClassification(PyramidVigConfig(**{**TINY, **overrides})).eval()
+
+
+def test_neighbours_are_the_nearest_by_brute_force(monkeypatch):
+    x, y = torch.randn(2, 30, 6, dtype=torch.float64), torch.randn(2, 12, 6, dtype=torch.float64)
+    y[0, 3] = 0  # a node without features is as far from all, not nearest or farthest
+    bias = torch.randn(30, 12, dtype=torch.float64)
+    distances = torch.cdist(F.normalize(x, dim=-1), F.normalize(y, dim=-1)) ** 2 + bias
+    expected = distances.argsort(-1)
+    assert torch.equal(nearest_neighbors(x, y, 12, bias), expected)
+    assert torch.equal(KnnGraph(3, 4)(x, y, bias), expected[..., ::4])
+    # In parts of two rows.
+    monkeypatch.setattr(knn_graph, "MAX_DISTANCES", 24)
+    assert torch.equal(nearest_neighbors(x, y, 5, bias), expected[..., :5])
+
+
+def test_edges_are_clamped_to_the_nodes_there_are():
+    for k, dilation, keys, expected in ((9, 3, 49, (9, 3)), (9, 3, 20, (9, 2)), (9, 3, 9, (9, 1)), (9, 5, 4, (4, 1))):
+        assert knn_graph.clamp_neighbors(k, dilation, keys) == expected
+        edges = KnnGraph(k, dilation)(torch.randn(1, 5, 8), torch.randn(1, keys, 8))
+        assert edges.shape == (1, 5, expected[0])
+        assert all(len(row.unique()) == expected[0] for row in edges[0])
+    assert tiny()(torch.randn(1, 3, 5, 9)).logits.isfinite().all()
+
+
+def test_random_dilation_draws_the_same_ranks_for_all_nodes_and_only_in_training():
+    x = torch.randn(2, 20, 8)
+    graph = KnnGraph(3, 4, random_rate=1.0)
+    ranked = nearest_neighbors(x, x, 12)
+    edges = graph.train()(x, x)
+    ranks = (ranked[..., None, :] == edges[..., None]).int().argmax(-1)
+    assert (ranks == ranks[0, 0]).all()
+    assert ranks[0, 0].unique().numel() == 3
+    assert torch.equal(graph.eval()(x, x), ranked[..., ::4])
+
+
+def test_distances_stay_exact_under_autocast():
+    x = torch.randn(1, 200, 16)
+    exact = nearest_neighbors(x, x, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(nearest_neighbors(x, x, 9), exact)
+
+
+def test_largest_neighbours_and_their_gradients_are_those_of_all_edges():
+    keys = torch.randn(2, 10, 4, dtype=torch.float64, requires_grad=True)
+    neighbors = torch.stack([torch.stack([torch.randperm(10)[:3] for _ in range(7)]) for _ in range(2)])
+    weights = torch.randn(2, 7, 4, dtype=torch.float64)
+    expected = gather(keys, neighbors).amax(2)
+    (wanted,) = torch.autograd.grad((expected * weights).sum(), keys)
+    got = max_over_neighbors(keys, neighbors)
+    (gradient,) = torch.autograd.grad((got * weights).sum(), keys)
+    assert torch.equal(got, expected)
+    torch.testing.assert_close(gradient, wanted)
+    with torch.no_grad():
+        assert torch.equal(max_over_neighbors(keys, neighbors), expected)
+
+
+@pytest.mark.parametrize("kind", GRAPH_CONVOLUTIONS)
+def test_every_graph_convolution_trains_and_folds(kind):
+    model = tiny(graph_convolution=kind).double()
+    pixels, labels = torch.randn(4, 3, 48, 48, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    model.train()(pixels, labels=labels).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
+            norm.weight.data.uniform_(0.5, 1.5)
+            norm.bias.data.normal_()
+    with torch.no_grad():
+        before = model.eval()(pixels).logits
+        torch.testing.assert_close(model.reparameterize()(pixels).logits, before, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["edge", "sage"])
+@torch.no_grad()
+def test_edges_one_neighbour_at_a_time_or_all_at_once_are_the_same(kind):
+    """In evaluation nothing of the size of all edges is made; training needs it for the norms' statistics."""
+    conv = GRAPH_CONVOLUTIONS[kind](8, 16).double().eval()
+    for norm in (m for m in conv.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_()
+    nodes, keys = torch.randn(2, 12, 8, dtype=torch.float64), torch.randn(2, 6, 8, dtype=torch.float64)
+    edges = KnnGraph(4)(nodes, keys)
+    expected = conv(nodes, keys, edges, (3, 4))
+    conv.training = True  # the layer's own way to go, with norms that stay in evaluation
+    torch.testing.assert_close(conv(nodes, keys, edges, (3, 4)), expected)
+
+
+@torch.no_grad()
+def test_graph_lists_the_edges_of_each_block():
+    model = tiny()
+    pixels = torch.randn(2, 3, 48, 64)
+    assert model(pixels).graph is None
+    graph = model(pixels, output_graph=True).graph
+    assert [tuple(edges.shape) for edges in graph] == [(2, 12 * 16, 4), (2, 6 * 8, 4), (2, 6 * 8, 4)]
+    assert [int(edges.max()) < keys for edges, keys in zip(graph, (6 * 8, 6 * 8, 6 * 8), strict=True)] == [True] * 3
+    # Nodes are their own nearest neighbour where there is no pooling and no bias of positions.
+    plain = VigForImageClassification(
+        VigConfig(hidden_sizes=(8, 8), depths=(2,), stage_strides=(1,), reduction_ratios=(1,), num_neighbors=3)
+    ).eval()
+    for edges in plain(pixels, output_graph=True).graph:
+        assert torch.equal(edges[0, :, 0], torch.arange(3 * 4))
+
+
+@torch.no_grad()
+def test_largest_tensors_grow_with_nodes_times_keys_not_with_features():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            output = function(*args, **(kwargs or {}))
+            for value in output if isinstance(output, (tuple, list)) else (output,):
+                if isinstance(value, torch.Tensor):
+                    self.elements = max(self.elements, value.untyped_storage().nbytes() // value.element_size())
+            return output
+
+    nodes, channels, k = 400, 32, 9
+    x = torch.randn(1, nodes, channels)
+    conv = GRAPH_CONVOLUTIONS["max_relative"](channels, 2 * channels).eval()
+    with Largest() as largest:
+        conv(x, x, KnnGraph(k)(x, x), (20, 20))
+    assert largest.elements == nodes * nodes  # the distances; all edges' features would be less only here
+    keys = x[:, :16]
+    with Largest() as largest:
+        conv(x, keys, KnnGraph(k)(x, keys), (20, 20))
+    assert largest.elements <= 2 * nodes * channels < nodes * k * channels
+
+
+@torch.no_grad()
+def test_encodings_follow_the_size_of_the_image():
+    model = tiny()
+    model.base_model.stem.position_embedding.normal_()
+    stem = model.base_model.stem
+    stem.layers.register_forward_hook(lambda *a: None)
+    for size, grid in (((48, 48), (12, 12)), ((96, 64), (24, 16)), ((50, 33), (13, 9))):
+        hidden = model(torch.randn(1, 3, *size), output_hidden_states=True).hidden_states
+        assert tuple(hidden[0].shape[-2:]) == grid
+    # Same place: about -1, the smallest of the row; farther away it grows.
+    table = relative_position_bias(32, 8, 8, 1)
+    assert torch.equal(table.argmin(-1), torch.arange(64))
+    torch.testing.assert_close(table.diagonal(), torch.full((64,), -1.0))
+    assert table[0, 1] < table[0, 9] < table[0, 27]
+
+
+def official_weights(model) -> dict:
+    """The tiny network in the official layout."""
+    names = {"stem.position_embedding": "pos_embed"}
+    entries = ["stages.0.blocks.0", "stages.1", "stages.1.blocks.0", "stages.1.blocks.1"]
+    parts = {"grapher.project_in": "0.fc1", "grapher.project_out": "0.fc2", "feed_forward.expand": "1.fc1"}
+    parts |= {"feed_forward.reduce": "1.fc2", "grapher.convolution.update.linear": "0.graph_conv.gconv.nn"}
+    parts["downsample"] = "conv"
+    layers = {"conv": 0, "norm": 1}
+    for position in range(3):
+        names |= {f"stem.layers.{position}.{kind}": f"stem.convs.{3 * position + i}" for kind, i in layers.items()}
+    for index, entry in enumerate(entries):
+        for ours, theirs in parts.items():
+            names |= {f"{entry}.{ours}.{kind}": f"backbone.{index}.{theirs}.{i}" for kind, i in layers.items()}
+    names |= {"head.linear": "prediction.0", "head.norm": "prediction.1", "classifier": "prediction.4"}
+    weights = {}
+    for name, value in model.state_dict().items():
+        name = name.removeprefix("pyramidvig.")
+        for ours in sorted(names, key=len, reverse=True):
+            if name == ours or name.startswith(f"{ours}."):
+                theirs = names[ours] + name[len(ours) :]
+                weights[theirs] = value[..., None, None] if value.ndim == 2 else value
+                break
+        else:
+            assert name.endswith("relative_position"), name
+    tables = {0: (0,), 1: (2, 3)}
+    for stage, blocks in tables.items():
+        for block in blocks:
+            table = model.base_model.stages[stage].relative_position
+            weights[f"backbone.{block}.0.relative_pos"] = table[None].clone()
+    return weights
+
+
+def test_constant_tables_of_a_checkpoint_are_checked_and_kept_once():
+    architecture, model = ARCHITECTURES["pyramidvig"], tiny()
+    weights, config = official_weights(model), PyramidVigConfig(**TINY)
+    pixels = torch.randn(2, 3, 48, 48)
+    converted, _ = convert_state_dict(architecture, config, weights)
+    with torch.no_grad():
+        torch.testing.assert_close(converted(pixels).logits, model(pixels).logits)
+    without = {name: value for name, value in weights.items() if not name.endswith("relative_pos")}
+    converted, _ = convert_state_dict(architecture, config, without)
+    assert torch.equal(converted.base_model.stages[1].relative_position, model.base_model.stages[1].relative_position)
+    trained = dict(weights)
+    trained["backbone.3.0.relative_pos"] = trained["backbone.3.0.relative_pos"] + 0.1
+    with pytest.raises(ConversionError, match="1 unexpected: .*blocks.1.grapher.relative_pos"):
+        convert_state_dict(architecture, config, trained)
+
+
+def test_dilations_and_neighbours_are_the_published_ones():
+    blocks = [block for stage in hf_effmodels.get_config("vig-ti").blocks for block in stage]
+    assert [b["num_neighbors"] for b in blocks] == [9, 9, 10, 11, 12, 13, 13, 14, 15, 16, 17, 18]
+    assert [b["dilation"] for b in blocks] == [1] * 4 + [2] * 4 + [3] * 4
+    blocks = [block for stage in hf_effmodels.get_config("vig-s").blocks for block in stage]
+    assert [b["num_neighbors"] for b in blocks] == [9, 9, 10, 10, 11, 12, 12, 13, 13, 14, 15, 15, 16, 16, 17, 18]
+    blocks = [block for stage in hf_effmodels.get_config("pyramidvig-b").blocks for block in stage]
+    assert {b["num_neighbors"] for b in blocks} == {9}
+    assert [b["dilation"] for b in blocks] == [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5] * 8
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"graph_convolution": "attention"}, "graph_convolution: got 'attention', accepted are 'max_relative'"),
+        ({"depths": (1, 1, 1)}, r"hidden_sizes: got \[8, 8, 16\], accepted are 4 numbers"),
+        ({"stage_strides": (1, 1)}, r"stage_strides: got \[1, 1\]"),
+        ({"hidden_sizes": (8, 8, 18)}, "multiples of num_groups=4"),
+        ({"stem_stride": 6}, "stem_stride: got 6, accepted are powers of two"),
+        ({"num_neighbors": 0}, "num_neighbors: got 0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        hf_effmodels.get_config("pyramidvig-ti", **{**TINY, **overrides})
+
+
+@torch.no_grad()
+def test_backbone_serves_a_stock_segmenter():
+    from transformers import UperNetConfig, UperNetForSemanticSegmentation
+
+    backbone = PyramidVigConfig(**{**TINY, "out_features": ["stem", "stage1", "stage2"]})
+    config = UperNetConfig(
+        backbone_config=backbone,
+        hidden_size=16,
+        pool_scales=[1, 2],
+        auxiliary_in_channels=16,
+        auxiliary_channels=8,
+        num_labels=3,
+    )
+    model = UperNetForSemanticSegmentation(config).eval()
+    assert model(torch.randn(1, 3, 64, 64)).logits.shape == (1, 3, 64, 64)
+
+
+def test_neighbours_are_drawn_where_they_are():
+    from hf_effmodels.visualization import plot_neighbors
+
+    image = Image.new("RGB", (80, 60))
+    edges = torch.zeros(12, 2, dtype=torch.int64)
+    edges[5] = torch.tensor([1, 0])  # node (1, 1) of a 3×4 grid, neighbours of a 1×2 grid
+    ax = plot_neighbors(image, edges, (1, 1), grid=(3, 4), reduction=2)
+    corners = [tuple(patch.get_xy()) + (patch.get_width(), patch.get_height()) for patch in ax.patches]
+    assert corners == [(39.5, -0.5, 40.0, 40.0), (-0.5, -0.5, 40.0, 40.0)]
+    star = ax.lines[-1]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (29.5, 29.5)
+    with pytest.raises(ValueError, match=r"grid: got \(4, 4\)"):
+        plot_neighbors(image, edges, 5, grid=(4, 4))
+    with pytest.raises(ValueError, match="node: got 12"):
+        plot_neighbors(image, edges, 12, grid=(3, 4))
+    with pytest.raises(ValueError, match="reduction: got 3, which leaves 1 nodes"):
+        plot_neighbors(image, edges, 5, grid=(3, 4), reduction=3)

@@ -1,0 +1,192 @@
+"""Official checkpoints: SAM-DiffSR and SRDiff, the RRDB pre-training; whatever does not fit is refused."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from hf_effmodels.hub.convert import ConversionError
+from hf_effmodels.pipelines import SamDiffSRPipeline
+from hf_effmodels.pipelines.sam_diffsr import convert_sam_diffsr as conversion
+from hf_effmodels.pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
+from hf_effmodels.pipelines.sam_diffsr.scheduling_sam_diffsr import SamDiffSRScheduler, cosine_betas
+
+from .sam_diffsr import ENCODER, UNET, photo, seeded, tiny_pipeline
+
+#: Ours -> official, written down independently of the converter's rules.
+NAMES = (
+    (r"^trunk\.", "RRDB_trunk."),
+    (r"\.dense_blocks\.(\d)\.convs\.(\d)", lambda m: f".RDB{1 + int(m[1])}.conv{1 + int(m[2])}"),
+    (r"^upsample_convs\.(\d)", lambda m: f"upconv{1 + int(m[1])}"),
+    (r"^high_resolution_conv", "HRconv"),
+    (r"^time_embedding\.linear_1", "mlp.0"),
+    (r"^time_embedding\.linear_2", "mlp.2"),
+    (r"^condition_proj", "cond_proj"),
+    (r"^upsampled_proj", "up_proj.1"),
+    (r"^down_blocks\.(\d)\.downsample", r"downs.\1.2.conv.1"),
+    (r"^up_blocks\.(\d)\.upsample", r"ups.\1.2.conv.0"),
+    (r"^mid_block\.resnets\.(\d)", lambda m: f"mid_block{1 + int(m[1])}"),
+    (r"^mid_block\.attention\.gate", "mid_attn.fn.g"),
+    (r"^mid_block\.attention", "mid_attn.fn.fn"),
+    (r"^down_blocks\.(\d)\.resnets", r"downs.\1"),
+    (r"^up_blocks\.(\d)\.resnets", r"ups.\1"),
+    (r"conv([12])\.(weight|bias)$", r"block\1.block.1.\2"),
+    (r"time_emb_proj", "mlp.1"),
+    (r"conv_shortcut", "res_conv"),
+    (r"^conv_features", "final_conv.0.block.1"),
+    (r"^conv_out", "final_conv.1"),
+)  # fmt: skip
+
+
+def official(model, prefix: str = "") -> dict[str, torch.Tensor]:
+    weights = {}
+    for name, value in model.state_dict().items():
+        rules = NAMES[:4] if "RRDB" in type(model).__name__ else NAMES[4:]
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        weights[prefix + name] = value.clone()
+    return weights
+
+
+def official_pipeline(pipe, **options) -> dict[str, torch.Tensor]:
+    tables = {name: torch.from_numpy(values) for name, values in pipe.scheduler._training_tables.items()}
+    return tables | official(pipe.unet, "denoise_fn.") | official(pipe.condition_encoder, "rrdb.")
+
+
+def as_checkpoint(weights: dict, path, prefix: str = "") -> str:
+    model = {prefix + name: value for name, value in weights.items()}
+    content = {
+        "global_step": 400_000,
+        "optimizer_states": [{"state": {0: {"step": 3}}}],
+        "state_dict": {"model": model},
+    }
+    torch.save(content, path)
+    return str(path)
+
+
+@pytest.fixture
+def preset(monkeypatch):
+    """A preset of the tiny size."""
+    entry = {"encoder": {**ENCODER, "scale": 4}, "unet": {**UNET, "scale": 4}}
+    monkeypatch.setitem(PRESETS, "tiny-x4", {**PRESETS["sam-diffsr-x4"], **entry})
+    return "tiny-x4"
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_an_official_checkpoint_becomes_a_pipeline_with_its_outputs(preset, prefix, tmp_path):
+    pipe = tiny_pipeline()
+    checkpoint = as_checkpoint(official_pipeline(pipe), tmp_path / "model.ckpt", prefix)
+    report = conversion.convert(preset, checkpoint, tmp_path / "model", license="other", license_name="none",
+                                license_link="https://example.org")  # fmt: skip
+    weights = sum(len(part.state_dict()) for part in (pipe.unet, pipe.condition_encoder))
+    assert (report.converted, len(report.ignored), report.entry) == (weights, 12, "state_dict.model")
+    again = SamDiffSRPipeline.from_pretrained(tmp_path / "model")
+    assert again.config.legacy_256 is True
+    again.set_progress_bar_config(disable=True)
+    results = [p(photo(6, 4), num_inference_steps=3, generator=seeded()).images[0] for p in (pipe, again)]
+    assert np.array_equal(*map(np.array, results))
+    assert report.sha256 in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("scale", [2, 8])
+def test_sizes_and_options_are_read_from_the_shapes(scale):
+    pipe = tiny_pipeline(scale, use_attention=True, upsampled_input=True)
+    again = conversion.pipeline_of(official_pipeline(pipe))
+    for part in ("unet", "condition_encoder"):
+        ours, theirs = getattr(again, part), getattr(pipe, part)
+        assert {k: v for k, v in ours.config.items() if k[0] != "_"} == {
+            k: v for k, v in theirs.config.items() if k[0] != "_"
+        }
+        assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_train_timesteps": 20},
+        {"beta_schedule": "linear"},
+        {"trained_betas": cosine_betas(100, offset=0.02).tolist()},
+    ],
+)
+def test_the_schedule_is_read_from_the_buffers(settings):
+    expected = SamDiffSRScheduler(**settings)
+    buffers = {name: torch.from_numpy(values) for name, values in expected._training_tables.items()}
+    found = conversion.scheduler_of(buffers)
+    for name, values in expected._tables.items():
+        np.testing.assert_allclose(found._tables[name], values, rtol=2e-4, atol=1e-7, err_msg=name)
+    assert (found.config.trained_betas is None) == (settings in ({}, {"num_train_timesteps": 20}))
+
+
+def test_the_pretrained_encoder_is_read_alone_or_out_of_the_whole(tmp_path):
+    pipe = tiny_pipeline()
+    alone = as_checkpoint(official(pipe.condition_encoder), tmp_path / "rrdb.ckpt")
+    whole = as_checkpoint(official_pipeline(pipe), tmp_path / "model.ckpt")
+    low = torch.rand(1, 3, 6, 5)
+    for checkpoint in (alone, whole):
+        model = conversion.load_encoder(checkpoint)
+        assert torch.equal(model(low).sample, pipe.condition_encoder(low).sample)
+    with pytest.raises(ConversionError, match="has no denoiser: it is the RRDB pre-training"):
+        conversion.convert("sam-diffsr-x4", alone, tmp_path / "model")
+
+
+def spoil(weights: dict, how: str) -> dict:
+    if how == "missing":
+        del weights["denoise_fn.downs.1.0.mlp.1.weight"]
+    elif how == "unexpected":
+        weights["denoise_fn.sam_conv.0.weight"] = torch.zeros(8, 9, 1, 1)
+    elif how == "foreign":
+        weights["ema.something"] = torch.zeros(1)
+    elif how == "shape":
+        weights["rrdb.RRDB_trunk.1.RDB2.conv3.bias"] = torch.zeros(5)
+    elif how == "schedule":
+        weights["posterior_mean_coef1"] = weights["posterior_mean_coef1"] * 1.1
+    elif how == "no schedule":
+        del weights["betas"]
+    return weights
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ("missing", "1 missing: down_blocks.1.resnets.0.time_emb_proj.weight"),
+        ("unexpected", "1 unexpected: denoise_fn.sam_conv.0.weight"),
+        ("foreign", "1 unexpected: ema.something"),
+        ("shape", r"rrdb.RRDB_trunk.1.RDB2.conv3.bias is \(5,\), expected \(4,\)"),
+        ("schedule", "'posterior_mean_coef1' is not what its betas imply"),
+        ("no schedule", "1 missing: betas"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(preset, how, message, tmp_path):
+    weights = spoil(official_pipeline(tiny_pipeline()), how)
+    checkpoint = as_checkpoint(weights, tmp_path / "model.ckpt")
+    with pytest.raises(ConversionError, match=message):
+        conversion.convert(preset, checkpoint, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+def test_a_checkpoint_of_another_size_is_not_the_preset(tmp_path):
+    checkpoint = as_checkpoint(official_pipeline(tiny_pipeline()), tmp_path / "model.ckpt")
+    with pytest.raises(ConversionError, match="its encoder has hidden_size=8, expected 64"):
+        conversion.convert("sam-diffsr-x4", checkpoint, tmp_path / "model")
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code in a checkpoint ran",)
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path):
+    torch.save({"state_dict": {"model": {"betas": Evil()}}}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="would run code"):
+        conversion.load_encoder(tmp_path / "evil.ckpt")
+    whole = as_checkpoint(official(tiny_pipeline().condition_encoder), tmp_path / "whole.ckpt")
+    (tmp_path / "half.ckpt").write_bytes(open(whole, "rb").read()[:1000])
+    with pytest.raises(OSError, match="truncated"):
+        conversion.load_encoder(tmp_path / "half.ckpt")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        conversion.load_encoder(tmp_path / "none.ckpt")
+    torch.save({"state_dict": {"model": {"betas": 1.0}}}, tmp_path / "numbers.ckpt")
+    with pytest.raises(ValueError, match="other things than tensors"):
+        conversion.load_encoder(tmp_path / "numbers.ckpt")

@@ -1,0 +1,159 @@
+"""Structure maps, MATLAB's resize, PSNR and SSIM. Their numbers are in the parity cases; here is what they promise."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_effmodels import metrics
+from hf_effmodels.pipelines.sam_diffsr.masks import (
+    encode_masks,
+    normalize_structure,
+    position_encoding,
+    region_values,
+)
+from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize, resize_weights
+
+from .sam_diffsr import photo
+
+
+def halves(height: int = 6, width: int = 8) -> list[np.ndarray]:
+    left = np.zeros((height, width), dtype=bool)
+    left[:, : width // 2] = True
+    return [left, ~left]
+
+
+def test_the_position_encoding_is_a_rotation_of_ones():
+    """Each pair of columns is (1, 1) turned by an angle: its length stays √2; row 0 is not turned."""
+    encoding = position_encoding(5, 6)
+    np.testing.assert_allclose(np.hypot(encoding[:, ::2], encoding[:, 1::2]), np.sqrt(2))
+    np.testing.assert_allclose(encoding[0], 1)
+    np.testing.assert_allclose(encoding[1, :2], [np.cos(1) - np.sin(1), np.cos(1) + np.sin(1)])
+    np.testing.assert_allclose(position_encoding(5, 7)[:, -1], 1)
+
+
+def test_a_region_counts_by_its_share_of_the_whole_image():
+    values = region_values(halves())
+    assert values.sum() == pytest.approx(position_encoding(6, 8).mean())
+    np.testing.assert_allclose(region_values(halves(), "cosine"), np.sqrt(0.5))
+
+
+def test_later_masks_overwrite_and_pixels_in_none_are_zero():
+    left, right = halves()
+    whole = np.ones_like(left)
+    structure = encode_masks([whole, left])
+    values = region_values([whole, left])
+    assert structure.dtype == np.float32
+    np.testing.assert_allclose(structure[:, 0], values[1], rtol=1e-6)
+    np.testing.assert_allclose(structure[:, -1], values[0], rtol=1e-6)
+    assert not encode_masks([left])[:, -1].any()
+    assert np.array_equal(
+        encode_masks([left.astype(np.uint8)], encoding="cosine"), encode_masks([left], encoding="cosine")
+    )
+    assert np.array_equal(encode_masks([], (3, 4)), np.zeros((3, 4)))
+
+
+def test_normalisation_is_off_by_default_and_spares_flat_patches():
+    structure = encode_masks(halves())
+    assert np.array_equal(normalize_structure(structure), structure)
+    normal = normalize_structure(structure, "z_score")
+    assert normal.mean() == pytest.approx(0, abs=1e-6) and normal.std() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(normalize_structure(structure, "z_score_minus_one"), normal - 1)
+    flat = np.full((4, 4), 0.3, dtype=np.float32)
+    assert np.array_equal(normalize_structure(flat, "z_score"), flat)
+    assert not normalize_structure(flat, constant_to_zero=True).any()
+
+
+def test_bad_masks_are_refused_by_name():
+    left, _ = halves()
+    with pytest.raises(ValueError, match="masks: they are 6×8, the image is 8×6"):
+        encode_masks([left], (8, 6))
+    with pytest.raises(ValueError, match="masks: expected arrays"):
+        encode_masks([left, left.T])
+    with pytest.raises(ValueError, match="size: needed where there are no masks"):
+        encode_masks([])
+    with pytest.raises(ValueError, match="encoding: got 'linear'"):
+        encode_masks([left], encoding="linear")
+    with pytest.raises(ValueError, match="'sincos' is for square images"):
+        encode_masks([left], encoding="sincos")
+    with pytest.raises(ValueError, match="mode: got '01'"):
+        normalize_structure(np.zeros((2, 2)), "01")
+
+
+def test_resizing_keeps_constants_and_straight_lines():
+    for old, new in ((24, 6), (6, 24), (9, 7), (5, 12), (1, 4)):
+        np.testing.assert_allclose(resize_weights(old, new, new / old).sum(1), 1)
+    ramp = torch.arange(40.0, dtype=torch.float64).expand(3, 40)
+    middle = slice(4, -4)
+    np.testing.assert_allclose(imresize(ramp, 0.25)[0, 2:-2], 4 * np.arange(10)[2:-2] + 1.5)
+    positions = (np.arange(160) + 0.5) / 4 - 0.5
+    np.testing.assert_allclose(imresize(ramp, 4)[0, 16:-16], positions[16:-16])
+    assert imresize(ramp, size=(3, 40))[0, middle].equal(ramp[0, middle])
+
+
+def test_resizing_takes_batches_and_rounds_bytes():
+    images = torch.randint(0, 256, (2, 3, 10, 13), dtype=torch.uint8)
+    small = imresize(images, 1 / 4)
+    assert small.shape == (2, 3, 3, 4) and small.dtype == torch.uint8
+    assert torch.equal(small[1], imresize(images[1], 1 / 4))
+    exact = imresize(images.double(), 1 / 4)
+    assert (small.double() - exact.clamp(0, 255)).abs().max() <= 1.01
+    for options, message in (
+        ({"scale": 0}, "scale: got 0"),
+        ({"size": (0, 3)}, "size: got"),
+        ({}, "Give either scale or size"),
+        ({"scale": 2, "kernel": "box"}, "kernel: got 'box', accepted are 'bicubic', 'bilinear'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            imresize(images, **options)
+    with pytest.raises(ValueError, match="image: got dtype torch.int64"):
+        imresize(images.long(), 2)
+
+
+@pytest.mark.parametrize("name", ["psnr", "ssim"])
+def test_metrics_average_over_images_and_cut_borders(name):
+    metric = metrics.load(name)
+    images, references = [photo(20, 16), photo(18, 24, seed=1)], [photo(20, 16, seed=2), photo(18, 24, seed=3)]
+
+    def compute(predictions, references, **options):
+        return metric.compute(predictions=predictions, references=references, **options)[name]
+
+    for channel in ("rgb", "y"):
+        each = [compute([a], [b], channel=channel) for a, b in zip(images, references, strict=True)]
+        assert compute(images, references, channel=channel) == pytest.approx(np.mean(each))
+        assert compute(list(map(np.asarray, images)), references, channel=channel) == pytest.approx(np.mean(each))
+        cut = [image.crop((2, 2, image.width - 2, image.height - 2)) for image in (images[0], references[0])]
+        got = compute([images[0]], [references[0]], channel=channel, crop_border=2)
+        assert got == pytest.approx(compute([cut[0]], [cut[1]], channel=channel))
+        assert got != pytest.approx(each[0])
+    grey = [image.convert("L") for image in (images[0], references[0])]
+    coloured = [Image.merge("RGB", [image] * 3) for image in grey]
+    assert compute([grey[0]], [grey[1]]) == pytest.approx(compute([coloured[0]], [coloured[1]]))
+
+
+def test_psnr_and_ssim_of_known_pairs():
+    psnr, ssim = metrics.load("psnr"), metrics.load("ssim")
+    black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 51, np.uint8)
+    assert psnr.compute(predictions=[grey], references=[black])["psnr"] == pytest.approx(20 * np.log10(5))
+    luma = psnr.compute(predictions=[grey], references=[black], channel="y")["psnr"]
+    assert luma == pytest.approx(20 * np.log10(5 * 255 / 219))
+    assert psnr.compute(predictions=[grey], references=[grey])["psnr"] == np.inf
+    assert psnr.compute(predictions=[grey], references=[grey], epsilon=1e-8)["psnr"] == pytest.approx(80)
+    for channel, low in (("rgb", 0.0), ("y", 16.0)):
+        c1, high = (0.01 * 255) ** 2, low + (51 if channel == "rgb" else 44)  # 51·219/255, rounded
+        expected = (2 * low * high + c1) / (low**2 + high**2 + c1)
+        got = ssim.compute(predictions=[grey], references=[black], channel=channel)["ssim"]
+        assert got == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["psnr", "ssim"])
+def test_bad_metric_input_is_refused_by_name(name):
+    metric = metrics.load(name)
+    for other, options, message in (
+        (photo(16, 16), {"channel": "x"}, "channel: got 'x', accepted are 'rgb', 'y'"),
+        (photo(16, 12), {}, r"predictions: an image is \(16, 16\), its reference \(12, 16\)"),
+        (photo(16, 16), {"crop_border": 8}, "crop_border: got 8"),
+        (photo(16, 16).convert("RGBA"), {}, "references: got an image of mode RGBA"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric.compute(predictions=[photo(16, 16)], references=[other], **options)

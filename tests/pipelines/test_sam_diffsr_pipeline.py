@@ -1,0 +1,284 @@
+"""The pipeline: any size, tiles, batches, determinism, callbacks, cost, offloading, bad input."""
+
+import accelerate
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers.callbacks import PipelineCallback
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
+
+from .sam_diffsr import photo, seeded, tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
+def enlarge(pipe, image, steps: int = 3, **options):
+    options = {"generator": seeded(), "output_type": "np", **options}
+    return pipe(image, num_inference_steps=steps, **options).images
+
+
+def test_inference_is_the_official_procedure(pipe):
+    """LR/255 to the networks, LR/256 enlarged, 100 steps from pure noise, residual halved and added, rounded."""
+    image = photo(6, 4)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].double()
+    low, upsampled = pixels / 127.5 - 1, imresize(pixels / 256, 4) * 2 - 1
+    condition = pipe.condition_encoder(low.float()).features[2::3]
+    tables = {name: torch.from_numpy(values).double() for name, values in pipe.scheduler._training_tables.items()}
+    generator = seeded(5)
+    sample = torch.randn(1, 3, 16, 24, generator=generator)
+    with torch.no_grad():
+        for t in range(99, -1, -1):
+            noise = pipe.unet(sample, torch.tensor([t]), condition).sample
+            x0 = tables["sqrt_recip_alphas_cumprod"][t] * sample - tables["sqrt_recipm1_alphas_cumprod"][t] * noise
+            sample = tables["posterior_mean_coef1"][t] * x0.clamp(-1, 1) + tables["posterior_mean_coef2"][t] * sample
+            if t:
+                deviation = (0.5 * tables["posterior_log_variance_clipped"][t]).exp()
+                sample = sample + deviation * torch.randn(1, 3, 16, 24, generator=generator)
+            sample = sample.float()
+    expected = ((sample.clamp(-1, 1) / 2 + upsampled + 1) * 127.5).round().clamp(0, 255)[0].permute(1, 2, 0).numpy()
+    got = np.array(pipe(image, generator=seeded(5)).images[0])
+    assert np.abs(got - expected).max() <= 1 and (got == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 3), (16, 12)])
+def test_images_of_any_size_come_back_four_times_as_large(pipe, size):
+    (image,) = enlarge(pipe, photo(*size), output_type="pil")
+    assert image.size == (4 * size[0], 4 * size[1])
+
+
+@pytest.mark.parametrize("scale", [2, 8])
+def test_other_scales(scale):
+    assert enlarge(tiny_pipeline(scale), photo(7, 5)).shape == (1, 5 * scale, 7 * scale, 3)
+
+
+def test_padding_changes_nothing_far_from_it(pipe):
+    """An image cut to even sides and the image itself are the same where the networks do not see the difference."""
+    sees_only_its_pixel(pointwise := tiny_pipeline())
+    image = photo(9, 8)
+    noise_of_both = {"generator": None, "callback_on_step_end": lambda p, i, t, k: {"sample": k["sample"] * 0}}
+    whole = enlarge(pointwise, image, **noise_of_both)
+    cut = enlarge(pointwise, image.crop((0, 0, 8, 8)), **noise_of_both)
+    np.testing.assert_allclose(whole[:, :, :24], cut[:, :, :24], atol=1e-6)
+
+
+def sees_only_its_pixel(pipe) -> None:
+    """Leave of every convolution what stays within blocks of 8×8 pixels, so that cuts between them change nothing."""
+    for model in (pipe.condition_encoder, pipe.unet):
+        for module in model.modules():
+            if not isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) or module.kernel_size[0] == 1:
+                continue
+            kernel, kept = (
+                module.kernel_size[0],
+                module.stride[0] if isinstance(module, torch.nn.ConvTranspose2d) else 1,
+            )
+            first = (kernel - kept) // 2
+            keep = torch.zeros(kernel, kernel)
+            keep[first : first + kept, first : first + kept] = 1
+            module.weight.data *= keep
+
+
+@pytest.mark.parametrize("overlap", [0, 4, 6])
+def test_tiles_give_the_image_without_tiles(overlap):
+    pipe = tiny_pipeline()
+    sees_only_its_pixel(pipe)
+    seen = []
+    pipe.unet.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[-2:]))
+    image = photo(25, 18)
+    whole = enlarge(pipe, image)
+    assert set(seen) == {(72, 104)}
+    seen.clear()
+    tiled = enlarge(pipe, image, tile_size=8, tile_overlap=overlap)
+    assert set(seen) == {(32, 32)}, "memory is bounded by the tile"
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+def test_overlapping_tiles_leave_no_seam(pipe):
+    """Along the border of two tiles neighbouring pixels differ as they do elsewhere."""
+    image = Image.linear_gradient("L").resize((32, 16)).convert("RGB")
+    tiled = enlarge(pipe, image, tile_size=16, tile_overlap=8)[0].mean(2)
+    whole = enlarge(pipe, image)[0].mean(2)
+    error = np.abs(tiled - whole)
+    jumps = np.abs(np.diff(tiled - whole, axis=1)).mean(0)
+    assert jumps.max() < 3 * np.abs(np.diff(whole, axis=1)).mean()
+    assert error.mean() < 0.05
+
+
+def test_a_tile_as_large_as_the_image_is_no_tile(pipe):
+    assert np.array_equal(enlarge(pipe, photo(8, 6), tile_size=64), enlarge(pipe, photo(8, 6)))
+
+
+def test_a_generator_makes_the_result_repeatable(pipe):
+    first, again = (enlarge(pipe, photo(8, 6)) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, enlarge(pipe, photo(8, 6), generator=seeded(1)))
+
+
+def test_images_of_a_batch_are_those_enlarged_alone(pipe):
+    images = [photo(8, 6, seed=seed) for seed in range(3)]
+    together = enlarge(pipe, images, generator=[seeded(seed) for seed in range(3)])
+    alone = [enlarge(pipe, image, generator=seeded(seed))[0] for seed, image in enumerate(images)]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+    images[1] = photo(5, 9, seed=1)
+    mixed = enlarge(pipe, images, generator=[seeded(seed) for seed in range(3)])
+    assert [image.shape for image in mixed] == [(24, 32, 3), (36, 20, 3), (24, 32, 3)]
+    np.testing.assert_allclose(mixed[2], alone[2], atol=1e-5)
+
+
+def test_all_forms_of_an_image_give_the_same(pipe):
+    image = photo(8, 6)
+    expected = enlarge(pipe, image)
+    array = np.array(image)
+    sixteen_bits = array.astype(np.uint16) * 257
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for form in (array, array / 255, sixteen_bits, tensor, tensor / 255.0, tensor[None], [image], array[None]):
+        np.testing.assert_allclose(enlarge(pipe, form), expected, atol=1e-6)
+    opaque = image.copy()
+    opaque.putalpha(255)
+    np.testing.assert_allclose(enlarge(pipe, opaque), expected, atol=1e-6)
+    grey = image.convert("L")
+    as_colour = enlarge(pipe, Image.merge("RGB", [grey] * 3))
+    deep = Image.fromarray(np.array(grey).astype(np.uint16) * 257)
+    for form in (grey, np.array(grey), deep, torch.from_numpy(np.array(grey))[None]):
+        np.testing.assert_allclose(enlarge(pipe, form), as_colour, atol=1e-6)
+
+
+def test_output_types_show_the_same_image(pipe):
+    image = photo(8, 6)
+    array, tensor = enlarge(pipe, image), enlarge(pipe, image, output_type="pt")
+    assert tensor.shape == (1, 3, 24, 32) and array.min() >= 0 and array.max() <= 1
+    assert np.array_equal(tensor.permute(0, 2, 3, 1).numpy(), array)
+    (picture,) = enlarge(pipe, image, output_type="pil")
+    assert np.array_equal(np.array(picture), (array[0] * 255).round())
+    (images,) = pipe(image, num_inference_steps=1, generator=seeded(), return_dict=False)
+    assert images[0].size == (32, 24)
+
+
+def test_callbacks_see_every_step_may_change_it_and_may_stop(pipe):
+    seen = []
+
+    def watch(pipe, step, timestep, tensors):
+        seen.append((step, int(timestep), sorted(tensors), tensors["sample"].shape))
+
+    names = ["sample", "noise_prediction"]
+    expected = enlarge(pipe, photo(8, 6), callback_on_step_end=watch, callback_on_step_end_tensor_inputs=names)
+    assert seen == [(i, t, ["noise_prediction", "sample"], (1, 3, 24, 32)) for i, t in enumerate((99, 66, 32))]
+    assert np.array_equal(expected, enlarge(pipe, photo(8, 6)))
+
+    cleared = enlarge(pipe, photo(8, 6), callback_on_step_end=lambda p, i, t, k: {"sample": k["sample"] * 0})
+    bicubic = imresize(torch.from_numpy(np.array(photo(8, 6))).permute(2, 0, 1) / 256, 4).clamp(0, 1)
+    np.testing.assert_allclose(cleared[0].transpose(2, 0, 1), bicubic, atol=1e-6)
+
+    class Stop(PipelineCallback):
+        tensor_inputs = ["sample"]
+
+        def callback_fn(self, pipeline, step_index, timesteps, callback_kwargs):
+            seen.append(step_index)
+            pipeline._interrupt = True
+            return callback_kwargs
+
+    seen.clear()
+    enlarge(pipe, photo(8, 6), callback_on_step_end=Stop())
+    assert seen == [0]
+
+
+def calls_and_cost(pipe, image) -> tuple[list[str], int]:
+    calls = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=f"{part}.{name}": calls.append(name))
+        for part in ("condition_encoder", "unet")
+        for name, module in getattr(pipe, part).named_modules()
+    ]
+    with FlopCounterMode(display=False) as counter:
+        pipe.result = enlarge(pipe, image, steps=10)
+    for hook in hooks:
+        hook.remove()
+    return calls, counter.get_total_flops()
+
+
+def test_inference_costs_the_same_with_masks_and_without():
+    """A model trained with masks and SRDiff, which knows none: the same network calls, the same image."""
+    with_masks = tiny_pipeline(scheduler={"structure_coefficient": "code"})
+    without = tiny_pipeline()
+    without.scheduler = diffusers.DDPMScheduler.from_config(without.scheduler.config)
+    calls, cost = calls_and_cost(with_masks, photo(8, 6))
+    assert (calls, cost) == calls_and_cost(without, photo(8, 6))
+    assert calls.count("condition_encoder.") == 1 and calls.count("unet.") == 10
+    assert calls.count("unet.condition_proj") == 1, "what does not depend on the timestep is computed once"
+    np.testing.assert_allclose(with_masks.result, without.result, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "sampler", ["DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDiscreteScheduler"]
+)
+def test_stock_samplers_drive_the_networks(sampler):
+    pipe = tiny_pipeline()
+    pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
+    image = photo(8, 6)
+    for options in ({}, {"tile_size": 4, "tile_overlap": 2}):
+        first = enlarge(pipe, image, steps=6, **options)
+        assert first.shape == (1, 24, 32, 3) and np.isfinite(first).all()
+        assert np.array_equal(first, enlarge(pipe, image, steps=6, **options))
+
+
+def test_what_thresholding_cannot_take_is_refused_at_once():
+    pipe = tiny_pipeline()
+    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    large = torch.empty(1, 3, 2400, 2400, device="meta")
+    with pytest.raises(ValueError, match="UniPCMultistepScheduler with thresholding takes up to 16,777,216 values"):
+        pipe.sample_residual(large[..., :600, :600], large, 10, None, 128, 16, None, [])
+
+
+def test_networks_in_half_precision_sample_in_float32():
+    pipe = tiny_pipeline().to(torch.bfloat16)
+    dtypes = set()
+    expected = enlarge(tiny_pipeline(), photo(8, 6))
+    got = enlarge(pipe, photo(8, 6), callback_on_step_end=lambda p, i, t, k: dtypes.add(k["sample"].dtype))
+    assert dtypes == {torch.float32} and got.dtype == np.float32
+    assert F.l1_loss(torch.from_numpy(got), torch.from_numpy(expected)) < 0.05
+
+
+def test_offloaded_networks_are_used_through_their_forward_only():
+    """Hooks bring a network to the device when its `forward` is called: nothing else of it may be used."""
+    pipe = tiny_pipeline()
+    expected = enlarge(pipe, photo(8, 6))
+    names = set()
+    for name in pipe.model_cpu_offload_seq.split("->"):
+        names.add(name)
+        accelerate.cpu_offload(getattr(pipe, name), execution_device="cpu", offload_buffers=True)
+        assert next(getattr(pipe, name).parameters()).is_meta
+    assert names == {"condition_encoder", "unet"}
+    assert np.array_equal(enlarge(pipe, photo(8, 6)), expected)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"image": []}, "image: got an empty list"),
+        ({"image": "photo.png"}, "image: got str"),
+        ({"image": photo(4, 4).convert("F")}, "image: got PIL mode 'F'"),
+        ({"image": Image.new("RGBA", (4, 4), (0, 0, 0, 128))}, "image: it is transparent in places"),
+        ({"image": np.zeros((4, 4, 2), np.uint8)}, r"image: expected an array \(height, width, 1 or 3 or 4\)"),
+        ({"image": np.zeros((4, 4, 3), np.int64)}, "image: got an array of int64"),
+        ({"image": torch.zeros(4, 4, 3)}, "image: expected a tensor"),
+        ({"image": torch.full((3, 4, 4), -1.0)}, r"must be in \[0, 1\], got -1 to -1"),
+        ({"image": torch.full((3, 4, 4), float("nan"))}, r"must be in \[0, 1\], got nan"),
+        ({"output_type": "latent"}, "output_type: got 'latent', accepted are 'pil', 'np', 'pt'"),
+        ({"num_inference_steps": 0}, "num_inference_steps: got 0"),
+        ({"num_inference_steps": 1000}, "num_inference_steps: got 1000, accepted are 1 to 100"),
+        ({"tile_size": 2}, "tile_size: got 2, accepted are multiples of"),
+        ({"tile_size": 8, "tile_overlap": 8}, "tile_overlap: got 8"),
+        ({"generator": [seeded(), seeded()]}, "generator: got 2 generators for 1 images"),
+        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "got 'latents'"),
+    ],
+)
+def test_bad_input_is_refused_by_name(pipe, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**{"image": photo(4, 4), "num_inference_steps": 1, **options})
