@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from ..models import TASKS, create_image_processor, find_preset, get_config, list_models
+from ..models import TASKS, create_image_processor, find_preset, get_config
 from ..registry import ARCHITECTURES, Architecture, pipeline_configuration
 
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
