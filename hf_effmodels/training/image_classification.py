@@ -162,8 +162,9 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     names = train.names or _names_from_numbers(train, evaluation)
     set_seed(args.seed)
     model, processor = load_classifier(model_args, names, named=train.names is not None)
-    # Convolutions and batch norms are faster in this layout, above all on CPUs; the values are the same to rounding.
-    model.to(memory_format=torch.channels_last)
+    if args.device.type == "cpu":
+        # A training step takes about half the time in this layout; docs/benchmarks.md says what it costs in exactness.
+        model.to(memory_format=torch.channels_last)
     num_labels, num_channels = model.config.num_labels, getattr(model.config, "num_channels", 3)
     for source in (train, evaluation):
         check_labels(source, num_labels)
