@@ -9,6 +9,6 @@ export OMP_NUM_THREADS=1
 ruff check .
 ruff format --check .
 if [ -d ../shared/golden ]; then
-    set -- --cases ../shared/golden "$@"
+    set -- --cases=../shared/golden "$@"
 fi
 exec python -m pytest -n 2 --dist worksteal "$@"
