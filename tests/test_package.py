@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,15 @@ def test_classes_are_public_names_of_the_package():
         _ = hf_effmodels.GhostNetV9Model
     # Typing the name and a class through the table give the same object: it is loaded once.
     assert hf_effmodels.GhostNetV3Config is ARCHITECTURES["ghostnetv3"].config_class
+
+
+def test_every_folder_of_tests_is_collected():
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "--collect-only", "-q", "--no-header", str(root)]
+    listed = subprocess.run(command, capture_output=True, text=True, cwd=root).stdout
+    collected = {line.split("::")[0] for line in listed.splitlines() if "::" in line}
+    written = {path.relative_to(root).as_posix() for path in (root / "tests").rglob("test_*.py")}
+    assert collected == written
 
 
 def test_root_links_are_for_people_only():

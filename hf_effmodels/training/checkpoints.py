@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from ..hub.export import is_export
+
 logger = logging.getLogger(__name__)
 
 #: The resolved arguments of a run, in its output folder; a recipe itself: `--config` takes it.
@@ -174,6 +176,8 @@ def clear_output_folder(folder: Path) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if _CHECKPOINT.fullmatch(checkpoint.name) and checkpoint.is_dir():
             shutil.rmtree(checkpoint)
+    if is_export(folder / "hub"):
+        shutil.rmtree(folder / "hub")
     for name in (RUN_FILE, *_RESULTS, "trainer_state.json", "all_results.json", "README.md"):
         (folder / name).unlink(missing_ok=True)
 

@@ -24,13 +24,16 @@ HYPER_PARAMETERS = (
     *("horizontal_flip", "color_jitter", "randaugment", "random_erasing", "image_size", "bf16", "fp16", "seed"),
 )
 _MANY_CLASSES = 30
+#: Folder beside the results with the model as `hf-effmodels publish` takes it.
+HUB_FOLDER = "hub"
 
 
 def write_results(
     trainer, train_metrics: dict, measured: PredictionOutput, config: dict, model_args, data_args
 ) -> dict:
     """Write the model with its processor, `train_results.json`, `eval_results.json`, `all_results.json`,
-    `trainer_state.json`, `training_curve.png`, `confusion_matrix.png` and the model card `README.md`.
+    `trainer_state.json`, `training_curve.png`, `confusion_matrix.png`, the model card `README.md` and, of a model of
+    this package, the folder `hub` for `hf-effmodels publish`.
 
     Returns:
         All metrics.
@@ -80,7 +83,7 @@ def write_evaluation(trainer, measured: PredictionOutput, output: Path, model_ar
 
 
 def _write_card(trainer, metrics: dict, config: dict, model_args, data_args, output: Path) -> None:
-    from ..hub.card import build_card
+    from ..hub import export
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     split = trainer.eval_dataset.source.split.rpartition("/")[2]
@@ -104,10 +107,12 @@ def _write_card(trainer, metrics: dict, config: dict, model_args, data_args, out
         "base_model": model_args.model if is_on_hub else None,
     }
     if type(model).__module__.startswith("hf_effmodels."):
-        card = build_card(model, processor=trainer.processing_class, **facts)
+        # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
+        export(model, trainer.processing_class, output / HUB_FOLDER, overwrite=True, **facts)
+        card = (output / HUB_FOLDER / "README.md").read_text(encoding="utf-8")
     else:
-        card = _plain_card(model, **facts)
-    _write_text(output / "README.md", str(card))
+        card = str(_plain_card(model, **facts))
+    _write_text(output / "README.md", card)
 
 
 def _plain_card(model, *, license, dataset, results, training, base_model) -> ModelCard:

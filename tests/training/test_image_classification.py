@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, pipeline
 
 import hf_effmodels
+from hf_effmodels.hub.export import is_export
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.checkpoints import WEIGHTS_WITHOUT_EMA
 from hf_effmodels.training.data import ImageClassificationDataset
@@ -54,6 +55,10 @@ def test_a_run_leaves_everything_beside_the_model_and_the_pipeline_knows_the_nam
     card = (output / "README.md").read_text()
     assert "license: mit" in card and f"{100 * results['eval_accuracy']:.2f} %" in card and "ema_decay" in card
     assert (output / "training_config.yaml").read_text().count("task: image-classification") == 1
+    # What is beside it for the Hub is whole: code, card, and the same weights.
+    assert is_export(output / "hub")
+    assert (output / "hub" / "README.md").read_text() == card
+    assert all(torch.equal(value, weights(output)[name]) for name, value in weights(output / "hub").items())
     # The model that was measured is the one that was saved.
     measured = evaluate(
         *[
