@@ -10,7 +10,8 @@ from .peers import PEERS, check
 from .runs import Row, measure
 from .tables import machine, markdown, write
 
-BACKENDS = ("eager", "compile", "onnx", "openvino")
+#: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
+BACKENDS = ("eager", "compile", "onnx", "openvino", "openvino-default")
 
 
 def make_parser() -> argparse.ArgumentParser:

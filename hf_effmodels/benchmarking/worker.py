@@ -24,6 +24,9 @@ def main(row: dict) -> None:
 
     training = row["mode"] == "train"
     model = PEERS[row["peer"]](row["preset"], row["folded"])
+    if training and row["peer"] == "ours":
+        # As scripts/train.py trains it on a CPU; the peers are trained in the layout they come in.
+        model = model.to(memory_format=torch.channels_last)
     size = row["image_size"]
     pixels = torch.randn(row["batch"], row["channels"], size, size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -51,7 +54,7 @@ def _say(facts: dict) -> None:
 def _inference(model, pixels, row: dict):
     import torch
 
-    if row["backend"] in ("onnx", "openvino"):
+    if row["backend"] in ("onnx", "openvino", "openvino-default"):
         model = _exported(model, pixels, row)
         return lambda: model(pixel_values=pixels)
     if row["backend"] == "compile":
@@ -71,14 +74,16 @@ def _exported(model, pixels, row: dict):
         raise ValueError(f"backends: {row['backend']} runs our models, not {row['peer']}'s.")
     with tempfile.TemporaryDirectory() as folder:
         folder = os.path.join(folder, "program")
-        export(model, folder, row["backend"], image_size=row["image_size"])
+        export(model, folder, row["backend"].partition("-")[0], image_size=row["image_size"])
         if row["backend"] == "onnx":
             import onnxruntime
 
             session = onnxruntime.SessionOptions()
             session.intra_op_num_threads = row["threads"]
             return load(folder, session_options=session)
-        config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": row["threads"]}
+        config = {"INFERENCE_NUM_THREADS": row["threads"]}
+        if row["backend"] == "openvino":
+            config["INFERENCE_PRECISION_HINT"] = "f32"
         return load(folder, device="cpu", config=config)
 
 
