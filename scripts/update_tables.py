@@ -4,11 +4,12 @@ python scripts/update_tables.py           # after a change of the registry
 python scripts/update_tables.py --check   # fails if a table is out of date
 """
 
+import importlib
 import re
 import sys
 from pathlib import Path
 
-from hf_effmodels.registry import ARCHITECTURES
+from hf_effmodels.registry import ARCHITECTURES, PIPELINES
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- systems: .*?-->\n).*?(<!-- end of systems -->)", re.DOTALL)
@@ -17,7 +18,7 @@ PAGES = {"README.md": "docs/systems/", "docs/index.md": "systems/"}
 
 
 def systems_table(link: str) -> str:
-    """One line per architecture of the registry."""
+    """One line per architecture and per diffusers pipeline of the registry."""
     lines = ["| system | paper | presets | params M | MACs M | top-1 % |", "|---|---|---|---|---|---|"]
     for architecture in ARCHITECTURES.values():
         presets = architecture.presets
@@ -27,6 +28,12 @@ def systems_table(link: str) -> str:
         spans = [_span([p.get(key) for p in presets.values()]) for key in ("parameters", "macs", "top1")]
         shown = ", ".join(names) if len(names) <= 6 else f"{names[0]} … {names[-1]} ({len(names)})"
         lines.append(f"| {title} | {paper} | `{architecture.model_type}-`{shown} | {' | '.join(spans)} |")
+    for name, package in PIPELINES.items():
+        pipeline = importlib.import_module(f"{package}.configuration_{name}")
+        spans = [_span([p.get(key) for p in pipeline.PRESETS.values()]) for key in ("parameters", "macs", "top1")]
+        paper = f"[{pipeline.ARXIV}](https://arxiv.org/abs/{pipeline.ARXIV})"
+        shown = ", ".join(f"`{preset}`" for preset in pipeline.PRESETS)
+        lines.append(f"| [{pipeline.TITLE}]({link}{name}.md) | {paper} | {shown} | {' | '.join(spans)} |")
     return "\n".join(lines) + "\n"
 
 
