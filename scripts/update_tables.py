@@ -22,12 +22,14 @@ def systems_table(link: str) -> str:
     lines = ["| system | paper | presets | params M | MACs M | top-1 % |", "|---|---|---|---|---|---|"]
     for architecture in ARCHITECTURES.values():
         presets = architecture.presets
-        names = [name.removeprefix(f"{architecture.model_type}-") for name in presets]
+        # Names of presets have hyphens where some model types have underscores.
+        prefix = next(iter(presets))[: len(architecture.model_type) + 1]
+        names = [name.removeprefix(prefix) for name in presets]
         title = f"[{architecture.title}]({link}{architecture.name}.md)"
         paper = f"[{architecture.arxiv}](https://arxiv.org/abs/{architecture.arxiv})"
         spans = [_span([p.get(key) for p in presets.values()]) for key in ("parameters", "macs", "top1")]
         shown = ", ".join(names) if len(names) <= 6 else f"{names[0]} … {names[-1]} ({len(names)})"
-        lines.append(f"| {title} | {paper} | `{architecture.model_type}-`{shown} | {' | '.join(spans)} |")
+        lines.append(f"| {title} | {paper} | `{prefix}`{shown} | {' | '.join(spans)} |")
     for name, package in PIPELINES.items():
         pipeline = importlib.import_module(f"{package}.configuration_{name}")
         spans = [_span([p.get(key) for p in pipeline.PRESETS.values()]) for key in ("parameters", "macs", "top1")]
