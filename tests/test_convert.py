@@ -86,6 +86,12 @@ def test_the_officially_fused_layout_loads_folded(tmp_path):
             case["outputs"]["logits"], model(golden.inputs(case, torch.float32)["pixel_values"]).logits
         )
     assert difference < 1e-4
+    weights = golden.state_dict(case, torch.float32)
+    del weights["bn1.bias"], weights["blocks.9.0.conv.weight"]
+    torch.save(weights, tmp_path / "incomplete.pth")
+    with pytest.raises(ConversionError, match=r"missing: .*final\.conv\.weight"):
+        convert("ghostnetv3-1.0x", tmp_path / "incomplete.pth", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("generation", ["ghostnet", "ghostnetv2"])

@@ -205,6 +205,9 @@ def _fold_norms(weights: dict[str, torch.Tensor], eps: float) -> dict[str, torch
         if not name.endswith(".norm.running_var"):
             continue
         conv, norm = name.replace(".norm.running_var", ".conv"), name.removesuffix(".running_var")
+        needed = (f"{conv}.weight", f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean")
+        if not all(entry in weights for entry in needed):
+            continue  # an incomplete file: what is missing is reported with everything else that does not fit
         dtype = weights[name].dtype
         scale = folded.pop(f"{norm}.weight").double() / (folded.pop(f"{norm}.running_var").double() + eps).sqrt()
         shift = folded.pop(f"{norm}.bias").double() - folded.pop(f"{norm}.running_mean").double() * scale
