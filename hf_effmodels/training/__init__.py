@@ -2,7 +2,7 @@
 
 A task is a module of this package with two functions, `prepare_training(reader)` and `prepare_evaluation(reader)`.
 Each reads its arguments, finds whatever is wrong with the user's input, and returns the function that does the work.
-Adding a task is adding a line to `TASKS`.
+`TRAINING_ARGUMENTS` lists the dataclasses that take a recipe's keys. Adding a task is adding a line to `TASKS`.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
-#: task of transformers' pipelines -> module of this package
+#: task -> module of this package
 TASKS = {
     "image-classification": "image_classification",
 }
@@ -57,12 +57,17 @@ def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
         from .arguments import ArgumentReader
 
         reader = ArgumentReader(argv)
-        if reader.task not in TASKS:
-            raise ValueError(f"--task: got {reader.task!r}, accepted are {', '.join(map(repr, TASKS))}.")
-        task = importlib.import_module(f".{TASKS[reader.task]}", __name__)
+        task = load_task(reader.task)
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}. Training needs the extra: pip install 'hf_effmodels[train]'.") from error
     return getattr(task, stage)(reader)
+
+
+def load_task(name: str):
+    """The module of a task."""
+    if name not in TASKS:
+        raise ValueError(f"--task: got {name!r}, accepted are {', '.join(map(repr, TASKS))}.")
+    return importlib.import_module(f".{TASKS[name]}", __name__)
 
 
 def _set_up_logging() -> None:

@@ -1,6 +1,5 @@
 """The task image-classification: its arguments, loss and metrics, and the way from arguments to results."""
 
-import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,13 +10,12 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from transformers import EvalPrediction, set_seed
 
 from .. import metrics
 from .arguments import ArgumentReader, ModelArguments
 from .callbacks import callbacks_for
-from .checkpoints import RUN_FILE, clear_output_folder, open_output_folder, write_run
+from .checkpoints import open_output_folder
 from .data import (
     DataArguments,
     ImageClassificationDataset,
@@ -27,13 +25,12 @@ from .data import (
     load_evaluation_data,
     renumber,
 )
+from .image_classification_reports import write_evaluation, write_results
 from .mixing import Collator, smooth_one_hot
 from .models import align_label_names, load_classifier
-from .reports import write_evaluation, write_results
+from .runs import run_training
 from .trainer import RecipeArguments, RecipeTrainer, resolved
 from .transforms import AugmentationArguments, EvaluationTransform, Normalization, TrainingTransform
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -60,9 +57,6 @@ class ImageClassificationArguments(RecipeArguments):
     loss: Literal["cross_entropy", "binary_cross_entropy"] = field(
         default="cross_entropy",
         metadata={"help": "Training loss. binary_cross_entropy: each class by itself, the mean over all classes."},
-    )
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the trained weights, for the model card, such as apache-2.0."}
     )
 
     def __post_init__(self):
@@ -125,11 +119,6 @@ class ImageClassificationTrainer(RecipeTrainer):
         smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
         return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / num_items_in_batch
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Keep the card with the measured numbers (see `reports.py`); `push_to_hub` would replace it."""
-        if not (Path(self.args.output_dir) / "README.md").is_file():
-            super().create_model_card(*args, **kwargs)
-
 
 def ranked_classes(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the metrics need: the (up to) five likeliest classes of each image, the likeliest first, and its loss."""
@@ -150,9 +139,12 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {**results, "loss": float(losses.mean(dtype=np.float64)), "samples": len(labels)}
 
 
+TRAINING_ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, ImageClassificationArguments)
+
+
 def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     """Read and check everything; the function returned trains, evaluates and writes the results."""
-    arguments = reader.read(ModelArguments, DataArguments, AugmentationArguments, ImageClassificationArguments)
+    arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, augmentation, args = arguments
     config = {"task": reader.task, **resolved(*arguments)}
     output = Path(args.output_dir)
@@ -193,31 +185,16 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     for dataset in (trainer.train_dataset, trainer.eval_dataset):
         with torch.no_grad():
             model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(args.device))
-    return partial(_train, trainer, checkpoint, config, model_args, data_args)
+
+    def report(train_metrics: dict) -> dict:
+        measured = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+        return write_results(trainer, train_metrics, measured, config, model_args, data_args)
+
+    return partial(run_training, trainer, checkpoint, config, report)
 
 
 def _names_from_numbers(*sources: LabelledImages) -> list[str]:
     return [str(number) for number in range(max(int(source.labels.max()) for source in sources) + 1)]
-
-
-def _train(trainer: ImageClassificationTrainer, checkpoint: Path | None, config: dict, model_args, data_args):
-    args, output = trainer.args, Path(trainer.args.output_dir)
-    PartialState().wait_for_everyone()  # all have looked into the output folder before one writes into it
-    if args.should_save:
-        if args.overwrite_output_dir:
-            clear_output_folder(output)
-        write_run(output, config)
-        logger.info("arguments: %s", output / RUN_FILE)
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
-    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    measured = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
-    results = write_results(trainer, trained.metrics, measured, config, model_args, data_args)
-    PartialState().wait_for_everyone()
-    if args.push_to_hub:
-        trainer.push_to_hub()
-    trainer.accelerator.end_training()
-    return results
 
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:

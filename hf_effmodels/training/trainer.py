@@ -83,6 +83,9 @@ class RecipeArguments(TrainingArguments):
         default_factory=lambda: ["none"],
         metadata={"help": "Trackers, such as trackio or tensorboard; all of those installed; or none."},
     )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the trained weights, for the model card, such as apache-2.0."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this off: samples hold what is used."})
 
     def __post_init__(self):
@@ -221,8 +224,10 @@ class RecipeTrainer(Trainer):
     # Optimizer and schedule
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters that decay: those with two or more dimensions."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+        """Names of the parameters that decay: those with two or more dimensions, without what the model's own
+        `no_weight_decay()` names."""
+        kept = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2 and name not in kept]
 
     def set_initial_training_values(self, *args, **kwargs):
         values = super().set_initial_training_values(*args, **kwargs)
@@ -302,7 +307,12 @@ class RecipeTrainer(Trainer):
         with self.evaluated_weights():
             super().save_model(output_dir, _internal_call)
 
-    # Checkpoints
+    # Checkpoints and the Hub
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Keep the card with the measured numbers (see `reports.py`); `push_to_hub` would replace it."""
+        if not (Path(self.args.output_dir) / "README.md").is_file():
+            super().create_model_card(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial) -> None:
         if self.ema is not None and self.args.should_save:

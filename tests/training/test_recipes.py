@@ -3,21 +3,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_effmodels.training import prepare
-from hf_effmodels.training.arguments import ArgumentReader, ModelArguments
-from hf_effmodels.training.data import DataArguments
-from hf_effmodels.training.image_classification import ImageClassificationArguments
-from hf_effmodels.training.transforms import AugmentationArguments
+from hf_effmodels.training import load_task, prepare
+from hf_effmodels.training.arguments import ArgumentReader
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
-CLASSES = (ModelArguments, DataArguments, AugmentationArguments, ImageClassificationArguments)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_opens_with_its_command_and_every_key_is_known(recipe):
     commands = [line for line in recipe.read_text().splitlines() if line.startswith("#   ")]
     assert any("accelerate launch" in c and f"scripts/train.py --config recipes/{recipe.name}" in c for c in commands)
-    *_, training = ArgumentReader(["--config", str(recipe)]).read(*CLASSES)
+    reader = ArgumentReader(["--config", str(recipe)])
+    *_, training = reader.read(*load_task(reader.task).TRAINING_ARGUMENTS)
     assert training.output_dir.startswith("outputs/")
 
 
