@@ -1,6 +1,7 @@
 """The command line of the benchmark."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,13 @@ from ..models import get_config
 from .peers import PEERS, check
 from .runs import Row, measure
 from .tables import machine, markdown, write
+from .workloads import MODES, kind_of
 
 #: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
 BACKENDS = ("eager", "compile", "onnx", "openvino", "openvino-default")
+
+#: Side in pixels of the large image of which a denoising step is timed.
+DENOISED_SIZE = 128
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,10 +32,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=numbers, default=[1], help="numbers of threads, such as 1,2")
     parser.add_argument("--backends", type=names, default=["eager"], help=f"of our models: {', '.join(BACKENDS)}")
     parser.add_argument(
-        "--mode", choices=("infer", "train"), default="infer", help="a forward pass or a training step"
+        "--mode",
+        choices=("infer", "train", "generate"),
+        default="infer",
+        help="a forward pass (of a language model: the prefill), a training step, or generation with a cache",
     )
     parser.add_argument("--rounds", type=int, default=20, help="timed runs of each row")
     parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: the preset's)")
+    parser.add_argument("--length", type=int, default=256, help="tokens of the text, or of the prompt")
+    parser.add_argument("--new-tokens", type=int, default=64, help="tokens to generate")
+    parser.add_argument(
+        "--model-config", default="{}", help="changes of the configuration, as JSON: '{\"width_multiplier\": 0.5}'"
+    )
     parser.add_argument(
         "--folded",
         action=argparse.BooleanOptionalAction,
@@ -67,35 +80,56 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         raise ValueError(f"rounds: got {arguments.rounds}, accepted are whole numbers from 1.")
     implementations = [(peer, "eager") for peer in arguments.against]
     implementations += [("ours", backend) for backend in arguments.backends]
-    configs = {preset: get_config(preset) for preset in arguments.presets}
-    if not implementations or not configs:
+    if not implementations or not arguments.presets:
         raise ValueError("presets and backends: got none, there is nothing to measure.")
-    for preset, config in configs.items():
-        if not isinstance(getattr(config, "image_size", None), (int, list, tuple)):
-            raise ValueError(f"presets: {preset} takes no images; accepted are presets of image models.")
-        for peer in arguments.against:
-            check(peer, preset)
+    try:
+        overrides = json.loads(arguments.model_config)
+    except ValueError as error:
+        raise ValueError(f"model-config: got {arguments.model_config!r}, which is not valid JSON ({error}).") from None
+    if not isinstance(overrides, dict):
+        raise ValueError(f"model-config: got {arguments.model_config!r}, accepted is a mapping.")
+    for name in ("length", "new_tokens"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"{name}: got {getattr(arguments, name)}, accepted are whole numbers from 1.")
+    for preset in arguments.presets:
+        _check_preset(preset, arguments)
 
     def row(preset: str, peer: str, backend: str, batch: int, threads: int) -> Row:
-        config, size = configs[preset], arguments.image_size or configs[preset].image_size
-        folds = hasattr(config, "reparameterized") and not training
+        shared = {"preset": preset, "peer": peer, "backend": backend, "batch": batch, "threads": threads}
+        shared |= {"mode": arguments.mode, "overrides": json.dumps(overrides)}
+        kind = kind_of(preset)
+        if kind == "super-resolution":
+            return Row(**shared, folded=False, image_size=arguments.image_size or DENOISED_SIZE)
+        if kind != "image-classification":
+            return Row(**shared, folded=False, length=arguments.length, new_tokens=arguments.new_tokens)
+        config = get_config(preset, **overrides)
+        size = arguments.image_size or config.image_size
         return Row(
-            preset=preset,
-            peer=peer,
-            backend=backend,
-            batch=batch,
-            threads=threads,
-            mode=arguments.mode,
-            folded=folds and arguments.folded is not False,
+            **shared,
+            folded=hasattr(config, "reparameterized") and not training and arguments.folded is not False,
             image_size=size if isinstance(size, int) else size[0],
-            channels=getattr(config, "num_channels", 3),
+            channels=config.num_channels,
         )
 
     return [
-        [row(preset, *implementation, batch, threads) for preset in configs for implementation in implementations]
+        [
+            row(preset, *implementation, batch, threads)
+            for preset in arguments.presets
+            for implementation in implementations
+        ]
         for batch in arguments.batch
         for threads in arguments.threads
     ]
+
+
+def _check_preset(preset: str, arguments: argparse.Namespace) -> None:
+    kind = kind_of(preset)
+    if arguments.mode not in MODES[kind]:
+        raise ValueError(f"mode: {preset} has no {arguments.mode}; accepted are {', '.join(MODES[kind])}.")
+    if kind != "image-classification" and arguments.backends != ["eager"]:
+        raise ValueError(f"backends: got {','.join(arguments.backends)}, accepted for {preset} is eager.")
+    for peer in arguments.against:
+        check(peer, preset)
 
 
 def _check(argument: str, values: Sequence[str], accepted: Sequence[str]) -> None:

@@ -33,8 +33,11 @@ def count(model: nn.Module, pixel_values: torch.Tensor) -> Cost:
     return Cost(parameters=sum(p.numel() for p in model.parameters()), macs=flops // 2)
 
 
-def count_preset(name: str, *, folded: bool = False, image_size: int | None = None) -> Cost:
-    """The cost of an image preset at its own image size (or `image_size`), as trained or `folded`.
+def count_preset(
+    name: str, *, folded: bool = False, image_size: int | None = None, overrides: dict | None = None
+) -> Cost:
+    """The cost of an image preset at its own image size (or `image_size`), as trained or `folded`, its configuration
+    changed by `overrides`.
 
     Raises:
         ValueError: unknown preset, one without images, or `folded` of one that does not fold.
@@ -42,7 +45,7 @@ def count_preset(name: str, *, folded: bool = False, image_size: int | None = No
     architecture, _ = find_preset(name)
     if not architecture.image_processor:
         raise ValueError(f"{name} ({architecture.title}) takes no images: multiply-adds are counted per image.")
-    overrides = {}
+    overrides = dict(overrides or {})
     if folded:
         if "reparameterized" not in architecture.config_class.__dataclass_fields__:
             raise ValueError(f"{name} ({architecture.title}) has no folded form.")

@@ -1,16 +1,31 @@
-"""What our presets are timed against. A new peer of an architecture is one line in `OFFICIAL_LIKE` or `TIMM`."""
+"""What our presets are timed against. A new peer is one line in `PEERS`, for another architecture one in its table."""
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from torch import nn
 
+from ..modeling.layers.causal_lm_configuration import DecoderConfig
 from ..models import create_model, find_preset, get_config
+from ..registry import pipeline_configuration
+
+PIPELINE = "sam_diffsr"
 
 
-def ours(preset: str, folded: bool) -> nn.Module:
-    """The preset itself."""
-    model = create_model(preset)
+def model_type(preset: str) -> str:
+    """The architecture of a preset; a ValueError if there is no such preset."""
+    return PIPELINE if pipeline_configuration(preset) is not None else find_preset(preset)[0].model_type
+
+
+def ours(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The preset itself; of a super-resolution pipeline the denoiser."""
+    if model_type(preset) == PIPELINE:
+        from .official_denoiser import DenoisingStep
+
+        return DenoisingStep(create_model(preset, **overrides).unet)
+    model = create_model(preset, **overrides)
     return model.reparameterize() if folded and hasattr(model, "reparameterize") else model
 
 
@@ -25,14 +40,13 @@ TIMM = {
 
 def timm_name(preset: str) -> str:
     """timm's name of a preset; a ValueError where timm has none."""
-    architecture, _ = find_preset(preset)
-    pattern, name = TIMM.get(architecture.model_type, ("(?!)", ""))
+    pattern, name = TIMM.get(model_type(preset), ("(?!)", ""))
     if not re.fullmatch(pattern, preset):
         raise ValueError(f"against: timm has no {preset}; it has peers of {', '.join(TIMM)}.")
     return re.sub(pattern, name, preset)
 
 
-def timm(preset: str, folded: bool) -> nn.Module:
+def timm(preset: str, folded: bool, overrides: dict) -> nn.Module:
     """timm's model, folded by timm's own means."""
     name = timm_name(preset)
     try:
@@ -41,47 +55,125 @@ def timm(preset: str, folded: bool) -> nn.Module:
     except ImportError as error:
         raise ImportError(f"against: timm needs timm and torchvision ({error}): pip install timm") from error
 
+    if overrides:
+        raise ValueError(f"model-config: got {json.dumps(overrides)}, but timm's models have other settings.")
     model = timm.create_model(name).eval()
     return reparameterize_model(model) if folded else model
 
 
-def official_like(preset: str, folded: bool) -> nn.Module:
+def official_like(preset: str, folded: bool, overrides: dict) -> nn.Module:
     """The published formulas, layer by layer, in the contiguous layout, with only the folding of the official code."""
-    check("official-like", preset)
-    return OFFICIAL_LIKE[find_preset(preset)[0].model_type](preset, folded)
+    return OFFICIAL_LIKE[model_type(preset)](preset, folded, overrides)
 
 
-def _ghostnet(preset: str, folded: bool) -> nn.Module:
+def _ghostnet(preset: str, folded: bool, overrides: dict) -> nn.Module:
     from .official_ghostnet import OfficialGhostNet
 
-    return OfficialGhostNet(get_config(preset), fused=folded).eval()
+    return OfficialGhostNet(get_config(preset, **overrides), fused=folded).eval()
 
 
-def _vig(preset: str, folded: bool) -> nn.Module:
+def _vig(preset: str, folded: bool, overrides: dict) -> nn.Module:
     from .official_vig import naive_vig
 
-    return naive_vig(ours(preset, folded))
+    return naive_vig(ours(preset, folded, overrides))
+
+
+def _denoiser(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    from .official_denoiser import OfficialDenoiser
+
+    return OfficialDenoiser(create_model(preset, **overrides).unet)
 
 
 #: model_type -> plain rendering of the published network.
-OFFICIAL_LIKE: dict[str, Callable[[str, bool], nn.Module]] = {
+OFFICIAL_LIKE: dict[str, Callable[[str, bool, dict], nn.Module]] = {
     "ghostnet": _ghostnet,
     "ghostnetv2": _ghostnet,
     "ghostnetv3": _ghostnet,
     "vig": _vig,
     "pyramidvig": _vig,
+    PIPELINE: _denoiser,
 }
 
-#: name on the command line -> builder (preset, folded) of a module that takes pixels (B, C, H, W).
-PEERS: dict[str, Callable[[str, bool], nn.Module]] = {"ours": ours, "timm": timm, "official-like": official_like}
+
+def bare_convolutions(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The network's convolutions alone, see `BareConvolutions`."""
+    from .bare_convolutions import BareConvolutions
+
+    return BareConvolutions(ours(preset, folded, overrides))
+
+
+def ghostnet_width(macs: int) -> float:
+    """Width multiplier, in steps of 0.05, of the GhostNet whose multiply-adds come nearest to `macs` (at 224 px)."""
+    from .counting import count_preset
+
+    def cost(step: int) -> int:
+        return count_preset("ghostnet-1.0x", overrides={"width_multiplier": step / 20}).macs
+
+    low, high = 1, 200
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) < macs else (low, middle)
+    return min((low, high), key=lambda step: abs(cost(step) - macs)) / 20
+
+
+def ghostnet(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """Our GhostNet with as many multiply-adds as the preset."""
+    from .counting import count_preset
+
+    width = ghostnet_width(count_preset(preset, overrides=overrides).macs)
+    return ours("ghostnet-1.0x", folded, {"width_multiplier": width})
+
+
+def ghostnet_official_like(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The plain rendering of GhostNet with as many multiply-adds as the preset."""
+    from .counting import count_preset
+
+    width = ghostnet_width(count_preset(preset, overrides=overrides).macs)
+    return _ghostnet("ghostnet-1.0x", folded, {"width_multiplier": width})
+
+
+def llama(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """transformers' LLaMA of the same sizes: PanGu-π without its two modules."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = get_config(preset, **overrides)
+    return LlamaForCausalLM(
+        LlamaConfig(**{name: getattr(config, name) for name in DecoderConfig.__annotations__})
+    ).eval()
+
+
+def visual_tokens(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The same towers with the visual tokens in the decoder's sequence, as LLaVA has them."""
+    from .visual_tokens import VisualTokenModel
+
+    return VisualTokenModel(create_model(preset, **overrides)).eval()
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`build(preset, folded, overrides)` makes the module that runs in the place of ours; `of` are the architectures
+    (model types) it has something to set beside, None for all."""
+
+    build: Callable[[str, bool, dict], nn.Module]
+    of: Collection[str] | None
+
+
+#: name on the command line -> peer. `ours` is the preset itself.
+PEERS = {
+    "ours": Peer(ours, None),
+    "timm": Peer(timm, TIMM),
+    "official-like": Peer(official_like, OFFICIAL_LIKE),
+    "bare-convolutions": Peer(bare_convolutions, ("vanillanet",)),
+    "ghostnet": Peer(ghostnet, ("parameternet",)),
+    "ghostnet-official-like": Peer(ghostnet_official_like, ("parameternet",)),
+    "llama": Peer(llama, ("pangu_pi",)),
+    "visual-tokens": Peer(visual_tokens, ("adem_vl",)),
+}
 
 
 def check(peer: str, preset: str) -> None:
     """Raise a ValueError where `peer` has nothing to set beside `preset`."""
     if peer == "timm":
         timm_name(preset)
-    architecture, _ = find_preset(preset)
-    if peer == "official-like" and architecture.model_type not in OFFICIAL_LIKE:
-        raise ValueError(
-            f"against: official-like has no {preset} ({architecture.title}); it has {', '.join(OFFICIAL_LIKE)}."
-        )
+    elif (known := PEERS[peer].of) is not None and model_type(preset) not in known:
+        raise ValueError(f"against: {peer} has no {preset}; it has peers of {', '.join(known)}.")

@@ -10,11 +10,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from .counting import count_preset
+from .workloads import kind_of
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is timed. `mode` is "infer" or "train"; `batch`, `threads` and `image_size` (pixels) are numbers."""
+    """What is timed.
+
+    Attributes:
+        mode: "infer" (of a language model: the prefill), "train" (a training step) or "generate".
+        overrides: changes of the preset's configuration, as JSON.
+        image_size, channels: of the images, for models that take them (of a denoiser: of the large image).
+        length, new_tokens: of the prompt and of what is generated, for models that take text.
+    """
 
     preset: str
     peer: str
@@ -23,8 +31,11 @@ class Row:
     threads: int
     mode: str
     folded: bool
-    image_size: int
+    overrides: str = "{}"
+    image_size: int | None = None
     channels: int = 3
+    length: int | None = None
+    new_tokens: int | None = None
 
     @property
     def name(self) -> str:
@@ -40,7 +51,8 @@ class Result:
         ratio: median over the rounds of (time of the reference row / this row's): above 1 is faster than it.
         cpu_ratio: the same of the processor time, which suffers less where others use the machine.
         peak_mb: largest resident memory of the row's process (the interpreter and libraries included), 10⁶ bytes.
-        parameters, macs: of what ran (macs of our own rows, at batch 1; None for peers and other sizes' unknowns).
+        allocated_mb: the most that tensors made during a call take at once, in 10⁶ bytes; None outside of eager mode.
+        parameters, macs: of what ran (macs of our own image classifiers, at batch 1; None for others).
     """
 
     row: Row
@@ -52,6 +64,7 @@ class Result:
     ratio: float
     cpu_ratio: float
     peak_mb: float
+    allocated_mb: float | None
     parameters: int
     macs: int | None
 
@@ -82,11 +95,16 @@ def measure(rows: Sequence[Row], rounds: int, reference: Row | None = None, seed
             worker.stdout.close()
             worker.terminate()
             worker.wait()
-    return [_result(row, times[row], times[reference], ready[row]["parameters"]) for row in rows]
+    return [_result(row, times[row], times[reference], ready[row]) for row in rows]
 
 
 def _start(row: Row) -> subprocess.Popen:
-    command = [sys.executable, "-m", "hf_effmodels.benchmarking.worker", json.dumps(asdict(row))]
+    command = [
+        sys.executable,
+        "-m",
+        "hf_effmodels.benchmarking.worker",
+        json.dumps({**asdict(row), "overrides": json.loads(row.overrides)}),
+    ]
     # The number of threads is fixed before torch is loaded: OpenMP reads it only once.
     environment = {**os.environ, "OMP_NUM_THREADS": str(row.threads)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
@@ -103,7 +121,7 @@ def _read(row: Row, worker: subprocess.Popen) -> dict:
     return facts
 
 
-def _result(row: Row, runs: list[dict], reference: list[dict], parameters: int) -> Result:
+def _result(row: Row, runs: list[dict], reference: list[dict], ready: dict) -> Result:
     wall = [1e3 * run["seconds"] for run in runs]
     quartiles = statistics.quantiles(wall, n=4, method="inclusive") if len(wall) > 1 else [wall[0]] * 3
     pairs = list(zip(reference, runs, strict=True))
@@ -117,8 +135,12 @@ def _result(row: Row, runs: list[dict], reference: list[dict], parameters: int) 
         ratio=statistics.median(theirs["seconds"] / own["seconds"] for theirs, own in pairs),
         cpu_ratio=statistics.median(theirs["cpu_seconds"] / max(own["cpu_seconds"], 1e-9) for theirs, own in pairs),
         peak_mb=max(run["peak_bytes"] for run in runs) / 1e6,
-        parameters=parameters,
-        macs=count_preset(row.preset, folded=row.folded, image_size=row.image_size).macs
-        if row.peer == "ours"
-        else None,
+        allocated_mb=None if ready["allocated_bytes"] is None else ready["allocated_bytes"] / 1e6,
+        parameters=ready["parameters"],
+        macs=_macs(row) if row.peer == "ours" and kind_of(row.preset) == "image-classification" else None,
     )
+
+
+def _macs(row: Row) -> int:
+    overrides = json.loads(row.overrides)
+    return count_preset(row.preset, folded=row.folded, image_size=row.image_size, overrides=overrides).macs

@@ -22,6 +22,7 @@ COLUMNS = (
     "times faster",
     "by CPU time",
     "peak MB",
+    "call MB",
     "params M",
     "MACs M",
 )
@@ -42,6 +43,7 @@ def cells(result: Result) -> tuple[str, ...]:
         f"{result.ratio:.2f}",
         f"{result.cpu_ratio:.2f}",
         f"{result.peak_mb:.0f}",
+        "" if result.allocated_mb is None else f"{result.allocated_mb:.1f}",
         f"{result.parameters / 1e6:.3f}",
         "" if result.macs is None else f"{result.macs / 1e6:.1f}",
     )

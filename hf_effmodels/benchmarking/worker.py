@@ -8,8 +8,9 @@ import json
 import os
 import resource
 import sys
-import tempfile
 import time
+from collections.abc import Callable
+from contextlib import contextmanager
 
 #: A timed run repeats short calls until it takes about this many seconds.
 LEAST_SECONDS = 0.1
@@ -21,22 +22,18 @@ def main(row: dict) -> None:
     torch.set_num_threads(row["threads"])
     torch.manual_seed(0)
     from .peers import PEERS
+    from .workloads import make_call
 
-    training = row["mode"] == "train"
-    model = PEERS[row["peer"]](row["preset"], row["folded"])
-    if training and row["peer"] == "ours":
-        # As scripts/train.py trains it on a CPU; the peers are trained in the layout they come in.
-        model = model.to(memory_format=torch.channels_last)
-    size = row["image_size"]
-    pixels = torch.randn(row["batch"], row["channels"], size, size)
+    model = PEERS[row["peer"]].build(row["preset"], row["folded"], row["overrides"])
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    call = _training_step(model, pixels) if training else _inference(model, pixels, row)
+    call = make_call(model, row)
     for _ in range(2):
         call()
+    allocated = peak_allocation(call) if row["backend"] == "eager" else None
     began = time.perf_counter()
     call()
     repeats = max(1, round(LEAST_SECONDS / max(time.perf_counter() - began, 1e-6)))
-    _say({"parameters": parameters, "repeats": repeats})
+    _say({"parameters": parameters, "repeats": repeats, "allocated_bytes": allocated})
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(repeats):
@@ -46,60 +43,39 @@ def main(row: dict) -> None:
         _say({"seconds": wall / repeats, "cpu_seconds": cpu / repeats, "peak_bytes": peak})
 
 
+def peak_allocation(call: Callable[[], object]) -> int:
+    """The most memory in bytes that tensors made during `call` take at once: activations, in training gradients too.
+
+    PyTorch's allocator reports every block it gives out and takes back; what was there before the call does not count.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    with _silent_standard_error(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    current = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        current += event.nbytes()
+        most = max(most, current)
+    return most
+
+
+@contextmanager
+def _silent_standard_error():
+    """The profiler's C++ side says there when it starts and stops, whatever its log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _say(facts: dict) -> None:
     sys.__stdout__.write(json.dumps(facts) + "\n")
     sys.__stdout__.flush()
-
-
-def _inference(model, pixels, row: dict):
-    import torch
-
-    if row["backend"] in ("onnx", "openvino", "openvino-default"):
-        model = _exported(model, pixels, row)
-        return lambda: model(pixel_values=pixels)
-    if row["backend"] == "compile":
-        model = torch.compile(model)
-
-    def call():
-        with torch.inference_mode():
-            model(pixels)
-
-    return call
-
-
-def _exported(model, pixels, row: dict):
-    from ..edge import export, load
-
-    if row["peer"] != "ours":
-        raise ValueError(f"backends: {row['backend']} runs our models, not {row['peer']}'s.")
-    with tempfile.TemporaryDirectory() as folder:
-        folder = os.path.join(folder, "program")
-        export(model, folder, row["backend"].partition("-")[0], image_size=row["image_size"])
-        if row["backend"] == "onnx":
-            import onnxruntime
-
-            session = onnxruntime.SessionOptions()
-            session.intra_op_num_threads = row["threads"]
-            return load(folder, session_options=session)
-        config = {"INFERENCE_NUM_THREADS": row["threads"]}
-        if row["backend"] == "openvino":
-            config["INFERENCE_PRECISION_HINT"] = "f32"
-        return load(folder, device="cpu", config=config)
-
-
-def _training_step(model, pixels):
-    import torch
-
-    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-3, momentum=0.9)
-    labels = torch.arange(len(pixels)) % 10
-
-    def call():
-        optimizer.zero_grad()
-        output = model(pixels)
-        torch.nn.functional.cross_entropy(getattr(output, "logits", output), labels).backward()
-        optimizer.step()
-
-    return call
 
 
 if __name__ == "__main__":

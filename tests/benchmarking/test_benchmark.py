@@ -8,11 +8,15 @@ import torch
 
 import hf_effmodels
 from hf_effmodels.benchmarking import main
+from hf_effmodels.benchmarking.bare_convolutions import BareConvolutions
 from hf_effmodels.benchmarking.counting import count_preset
+from hf_effmodels.benchmarking.official_denoiser import DenoisingStep, OfficialDenoiser
 from hf_effmodels.benchmarking.official_ghostnet import OfficialGhostNet
 from hf_effmodels.benchmarking.official_vig import naive_vig
-from hf_effmodels.benchmarking.peers import timm_name
+from hf_effmodels.benchmarking.peers import PEERS, ghostnet_width, timm_name
 from hf_effmodels.benchmarking.tables import COLUMNS
+from hf_effmodels.benchmarking.worker import peak_allocation
+from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.models import find_preset
 
 GHOSTNETS = hf_effmodels.list_models("ghostnet*")
@@ -78,6 +82,81 @@ def test_naive_graphs_compute_what_ours_do(name):
         torch.testing.assert_close(naive_vig(model)(pixels).logits, model(pixels).logits, rtol=1e-9, atol=1e-9)
 
 
+def test_the_plain_denoiser_computes_what_ours_does_at_every_step():
+    settings = {"encoder": {"hidden_size": 8, "num_blocks": 3, "growth": 4}}
+    settings["unet"] = {"hidden_size": 8, "condition_channels": 8, "num_conditions": 1}
+    unet = hf_effmodels.create_model("sam-diffsr-x4", **settings).unet.double()
+    step, maps = DenoisingStep(unet), [torch.randn(2, 8, 8, 8, dtype=torch.float64)]
+    with torch.no_grad():
+        for timestep in (90, 40):
+            sample = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+            timesteps = torch.full((2,), timestep)
+            expected = OfficialDenoiser(unet)(sample, timesteps, maps)
+            torch.testing.assert_close(step(sample, timesteps, maps), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_bare_convolutions_run_every_convolution_of_the_folded_network_once():
+    model = hf_effmodels.create_model("vanillanet-5").reparameterize()
+    bare = BareConvolutions(model)
+    with torch.no_grad():
+        output = bare(torch.randn(2, 3, 64, 64))
+    assert [conv for conv, _ in bare.calls] == [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert output.shape == (2, 1000, 1, 1)
+
+
+@pytest.mark.parametrize("preset, width", [("parameternet-300m", 1.5), ("parameternet-600m", 2.15)])
+def test_the_ghostnet_beside_parameternet_has_its_multiply_adds(preset, width):
+    macs = count_preset(preset).macs
+    assert ghostnet_width(macs) == width
+    assert count_preset("ghostnet-1.0x", overrides={"width_multiplier": width}).macs == pytest.approx(macs, rel=0.03)
+
+
+def test_the_llama_beside_pangu_pi_has_its_weights_but_the_two_modules():
+    overrides = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    overrides |= {"num_attention_heads": 2}
+    names = [set(PEERS[peer].build("pangu-pi-15m", False, overrides).state_dict()) for peer in ("llama", "ours")]
+    assert names[0] < names[1]
+    assert all("augmented_shortcut" in name or "act_fn" in name for name in names[1] - names[0])
+
+
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 99}
+SEEING = {
+    "text_config": {"model_type": "llama", **TEXT},
+    "vision_config": {
+        **{"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "patch_size": 14, "image_size": 224},
+    },
+    "image_token_id": 99,
+}
+
+
+@pytest.mark.parametrize("mode", ["infer", "train", "generate"])
+@pytest.mark.parametrize(
+    "preset, peer, config", [("pangu-pi-15m", "llama", TEXT), ("adem_vl-7b-caption", "visual-tokens", SEEING)]
+)
+def test_a_model_with_text_and_its_peer_do_one_call_in_every_mode(preset, peer, config, mode):
+    row = {"preset": preset, "mode": mode, "batch": 2, "length": 8, "new_tokens": 3, "overrides": config}
+    for name in (peer, "ours"):
+        call = make_call(PEERS[name].build(preset, False, config), {**row, "peer": name, "backend": "eager"})
+        output = call()
+        if mode == "infer":
+            visual = 320 if name == "visual-tokens" else 0
+            assert output.past_key_values.get_seq_length() == 8 + visual
+        if mode == "generate":
+            assert output.shape[-1] in (3, 8 + 3)  # generation from embeddings returns the new tokens only
+
+
+def test_allocation_is_the_most_that_is_alive_at_once():
+    def call():
+        first = torch.ones(1 << 20)  # 4 MB
+        second = first + 1  # 8 MB
+        del first
+        return (second + 1).sum()  # 8 MB
+
+    call()
+    assert peak_allocation(call) == pytest.approx(8 << 20, rel=0.01)
+
+
 def layers_as_run(network, pixels):
     calls = []
     for module in network.modules():
@@ -124,6 +203,12 @@ def test_a_training_step_runs(capsys):
         (["--presets", "ghostnet-1.0x", "--mode", "train", "--folded"], "folded: a folded model cannot be trained"),
         (["--presets", "ghostnet-1.0x", "--reference", "caffe eager"], "reference: got 'caffe eager'"),
         (["--presets", "vanillanet-5", "--against", "official-like"], "official-like has no vanillanet-5"),
+        (["--presets", "ghostnet-1.0x", "--mode", "generate"], "mode: ghostnet-1.0x has no generate"),
+        (
+            ["--presets", "pangu-pi-15m", "--backends", "onnx"],
+            "backends: got onnx, accepted for pangu-pi-15m",
+        ),
+        (["--presets", "ghostnet-1.0x", "--model-config", "{"], "model-config: got '{', which is not valid JSON"),
     ],
 )
 def test_what_cannot_be_measured_is_said(arguments, message):

@@ -1,0 +1,150 @@
+"""What one timed call does, by the kind of model: images, text, images with text, a step of a denoiser."""
+
+import os
+import tempfile
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..models import get_config, model_info
+
+#: kind of model -> the modes it can be timed in.
+MODES = {
+    "image-classification": ("infer", "train"),
+    "text-generation": ("infer", "train", "generate"),
+    "image-text-to-text": ("infer", "train", "generate"),
+    "super-resolution": ("infer", "train"),
+}
+#: Where the image token stands in the text of an image-text model.
+_IMAGE_POSITION = 5
+
+
+def kind_of(preset: str) -> str:
+    """The key of `MODES` for a preset; a ValueError if there is no such preset."""
+    tasks = model_info(preset).tasks
+    return next(kind for kind in MODES if kind in tasks)
+
+
+def make_call(model: nn.Module, row: dict) -> Callable[[], object]:
+    """The call to be timed, on fixed random inputs; `row` is a `runs.Row` as a dictionary."""
+    make = {
+        "image-classification": _images,
+        "text-generation": _text,
+        "image-text-to-text": _image_text,
+        "super-resolution": _denoiser,
+    }
+    return make[kind_of(row["preset"])](model, row)
+
+
+def _images(model: nn.Module, row: dict):
+    size = row["image_size"]
+    pixels = torch.randn(row["batch"], row["channels"], size, size)
+    if row["mode"] == "train":
+        if row["peer"] == "ours":
+            # As scripts/train.py trains it on a CPU; the peers are trained in the layout they come in.
+            model.to(memory_format=torch.channels_last)
+        labels = torch.arange(len(pixels)) % 10
+
+        def loss():
+            output = model(pixels)
+            return F.cross_entropy(getattr(output, "logits", output), labels)
+
+        return _training_step(model, loss, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))
+    if row["backend"] in ("onnx", "openvino", "openvino-default"):
+        program = _exported(model, row)
+        return lambda: program(pixel_values=pixels)
+    if row["backend"] == "compile":
+        model = torch.compile(model)
+    return _without_gradients(lambda: model(pixels))
+
+
+def _text(model: nn.Module, row: dict):
+    ids = torch.randint(3, model.config.vocab_size, (row["batch"], row["length"]))
+    if row["mode"] == "train":
+        return _training_step(model, lambda: model(ids, labels=ids, use_cache=False).loss, _adamw(model))
+    if row["mode"] == "generate":
+        return _generation(model, row, ids)
+    return _without_gradients(lambda: model(ids, use_cache=True, logits_to_keep=1))
+
+
+def _image_text(model: nn.Module, row: dict):
+    config = get_config(row["preset"], **row["overrides"])
+    text, vision = config.text_config, config.vision_config
+    ids = torch.randint(3, text.vocab_size, (row["batch"], row["length"]))
+    ids[:, _IMAGE_POSITION] = config.image_token_id
+    pixels = torch.randn(row["batch"], vision.num_channels, vision.image_size, vision.image_size)
+    if row["mode"] == "train":
+        labels = ids.masked_fill(ids == config.image_token_id, -100)
+        return _training_step(
+            model, lambda: model(ids, pixel_values=pixels, labels=labels, use_cache=False).loss, _adamw(model)
+        )
+    if row["mode"] == "generate":
+        return _generation(model, row, ids, pixel_values=pixels)
+    return _without_gradients(lambda: model(ids, pixel_values=pixels, use_cache=True, logits_to_keep=1))
+
+
+def _denoiser(model: nn.Module, row: dict):
+    config, size = model.unet.config, row["image_size"]
+    residuals = torch.randn(row["batch"], config.num_channels, size, size)
+    side = size // config.scale
+    maps = [torch.randn(row["batch"], config.condition_channels, side, side) for _ in range(config.num_conditions)]
+    timesteps = torch.full((row["batch"],), 50)
+    if row["mode"] == "train":
+        return _training_step(
+            model,
+            lambda: F.l1_loss(model(residuals, timesteps, maps), residuals),
+            torch.optim.Adam(model.parameters()),
+        )
+    return _without_gradients(lambda: model(residuals, timesteps, maps))
+
+
+def _without_gradients(compute: Callable[[], object]) -> Callable[[], object]:
+    def call():
+        with torch.inference_mode():
+            return compute()
+
+    return call
+
+
+def _adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-4)
+
+
+def _training_step(model: nn.Module, loss: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer):
+    model.train()
+
+    def call():
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return call
+
+
+def _generation(model: nn.Module, row: dict, ids: torch.Tensor, **inputs):
+    count = row["new_tokens"]
+    settings = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": 0}
+
+    return lambda: model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs, **settings)
+
+
+def _exported(model: nn.Module, row: dict):
+    from ..edge import export, load
+
+    if row["peer"] != "ours":
+        raise ValueError(f"backends: {row['backend']} runs our models, not {row['peer']}'s.")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = os.path.join(folder, "program")
+        export(model, folder, row["backend"].partition("-")[0], image_size=row["image_size"])
+        if row["backend"] == "onnx":
+            import onnxruntime
+
+            session = onnxruntime.SessionOptions()
+            session.intra_op_num_threads = row["threads"]
+            return load(folder, session_options=session)
+        config = {"INFERENCE_NUM_THREADS": row["threads"]}
+        if row["backend"] == "openvino":
+            config["INFERENCE_PRECISION_HINT"] = "f32"
+        return load(folder, device="cpu", config=config)
