@@ -56,22 +56,3 @@ def test_reentrant_checkpointing_is_refused():
     model = hf_effmodels.create_model("ghostnet-0.5x")
     with pytest.raises(ValueError, match="use_reentrant=True would update"):
         model.activation_checkpointing_enable({"use_reentrant": True})
-
-
-@torch.no_grad()
-def test_backbone_serves_a_stock_segmenter():
-    from transformers import UperNetConfig, UperNetForSemanticSegmentation
-
-    backbone = hf_effmodels.get_config(
-        "ghostnetv3-0.5x", out_features=["stage2", "stage3", "stage4", "stage5"], num_labels=2
-    )
-    config = UperNetConfig(
-        backbone_config=backbone,
-        hidden_size=16,
-        pool_scales=[1, 2],
-        auxiliary_in_channels=backbone.hidden_sizes[-2],
-        auxiliary_channels=8,
-        num_labels=3,
-    )
-    model = UperNetForSemanticSegmentation(config).eval()
-    assert model(torch.randn(1, 3, 96, 96)).logits.shape == (1, 3, 96, 96)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import UperNetConfig, UperNetForSemanticSegmentation
 
 from hf_effmodels import TinyNetConfig, TinyNetForImageClassification, create_model, get_config
 
@@ -92,17 +91,3 @@ def test_weights_start_as_the_official_codes():
 def test_wrong_settings_are_named(wrong, message):
     with pytest.raises(StrictDataclassError, match=message):
         TinyNetConfig(**{**TINY, **wrong})
-
-
-def test_it_is_the_backbone_of_a_stock_segmenter():
-    backbone = TinyNetConfig(
-        width_multiplier=0.5, depth_multiplier=0.5, out_features=["stage2", "stage3", "stage5", "stage7"]
-    )
-    config = UperNetConfig(
-        backbone_config=backbone, hidden_size=8, num_labels=3, pool_scales=[1, 2], use_auxiliary_head=False
-    )
-    model = UperNetForSemanticSegmentation(config)
-    output = model(torch.randn(2, 3, 64, 64), labels=torch.randint(0, 3, (2, 64, 64)))
-    output.loss.backward()
-    assert output.logits.shape == (2, 3, 64, 64)
-    assert model.backbone.stem.convolution.conv.weight.grad.abs().sum() > 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
-from transformers import TrainerCallback, UperNetConfig, UperNetForSemanticSegmentation
+from transformers import TrainerCallback
 
 from hf_effmodels import VanillaNetConfig, VanillaNetForImageClassification, VanillaNetModel
 from hf_effmodels.hub.convert import convert_state_dict, read_checkpoint
@@ -312,18 +312,3 @@ def test_the_schedule_keeps_the_layers_proportion():
         schedule.step()
     assert [first for first, _ in rates] == pytest.approx([0, 0.5, 1, 1, 0.8828427, 0.6, 0.3171573, 0.2])
     assert [second for _, second in rates] == pytest.approx([first / 2 for first, _ in rates])
-
-
-# In other models
-
-
-def test_it_is_the_backbone_of_a_stock_segmenter():
-    backbone = VanillaNetConfig(hidden_sizes=[8, 12, 16, 16], strides=[2, 2, 2], out_indices=[0, 1, 2, 3])
-    config = UperNetConfig(
-        backbone_config=backbone, hidden_size=8, num_labels=3, pool_scales=[1, 2], use_auxiliary_head=False
-    )
-    model = UperNetForSemanticSegmentation(config)
-    output = model(images(side=64), labels=torch.randint(0, 3, (2, 64, 64)))
-    output.loss.backward()
-    assert output.logits.shape == (2, 3, 64, 64)
-    assert model.backbone.stem.convolution.conv1.weight.grad.abs().sum() > 0

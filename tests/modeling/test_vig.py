@@ -239,23 +239,6 @@ def test_bad_settings_are_refused_by_name(overrides, message):
         hf_effmodels.get_config("pyramidvig-ti", **{**TINY, **overrides})
 
 
-@torch.no_grad()
-def test_backbone_serves_a_stock_segmenter():
-    from transformers import UperNetConfig, UperNetForSemanticSegmentation
-
-    backbone = PyramidVigConfig(**{**TINY, "out_features": ["stem", "stage1", "stage2"]})
-    config = UperNetConfig(
-        backbone_config=backbone,
-        hidden_size=16,
-        pool_scales=[1, 2],
-        auxiliary_in_channels=16,
-        auxiliary_channels=8,
-        num_labels=3,
-    )
-    model = UperNetForSemanticSegmentation(config).eval()
-    assert model(torch.randn(1, 3, 64, 64)).logits.shape == (1, 3, 64, 64)
-
-
 def test_neighbours_are_drawn_where_they_are():
     from hf_effmodels.visualization import plot_neighbors
 

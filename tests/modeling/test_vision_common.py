@@ -13,6 +13,10 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    DetrConfig,
+    DetrForObjectDetection,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
     pipeline,
 )
 
@@ -314,6 +318,29 @@ def test_pipelines_run_without_complaint(architecture, tmp_path, caplog):
     assert len(features[0]) == model.base_model(images(model)).pooler_output.shape[-1]
     assert "not supported" not in caplog.text
     assert type(AutoImageProcessor.from_pretrained(tmp_path / "model")) is type(processor)
+
+
+def test_it_is_the_backbone_of_a_stock_segmenter(architecture):
+    backbone = config_of(architecture)
+    backbone = config_of(architecture, out_features=backbone.stage_names[-3:])
+    settings = {"hidden_size": 8, "pool_scales": [1, 2], "use_auxiliary_head": False, "num_labels": 3}
+    model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, **settings))
+    output = model(images(model.backbone), labels=torch.zeros(images(model.backbone)[:, 0].shape, dtype=torch.long))
+    assert output.logits.shape == (2, 3, *images(model.backbone).shape[2:])
+    output.loss.backward()
+    assert all(p.grad is not None for n, p in model.backbone.named_parameters() if "stem" in n)
+
+
+def test_it_is_the_backbone_of_a_stock_detector(architecture):
+    settings = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    settings |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 5, "num_labels": 3}
+    backbone = config_of(architecture)
+    backbone = config_of(architecture, out_features=backbone.stage_names[-1:])
+    model = DetrForObjectDetection(DetrConfig(backbone_config=backbone, **settings))
+    outputs = model(pixel_values=images(model.model.backbone.model))
+    assert outputs.pred_boxes.shape == (2, 5, 4)
+    outputs.logits.sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "backbone" in n and "stem" in n)
 
 
 def test_model_types_are_not_transformers_own():
