@@ -78,6 +78,19 @@ def _vig(preset: str, folded: bool, overrides: dict) -> nn.Module:
     return naive_vig(ours(preset, folded, overrides))
 
 
+def _parameternet(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    from .official_parameternet import grouped, plain_parameternet
+
+    return plain_parameternet(ours(preset, folded, overrides), grouped)
+
+
+def convolutions_per_image(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """ParameterNet with an ordinary convolution for each image."""
+    from .official_parameternet import per_image, plain_parameternet
+
+    return plain_parameternet(ours(preset, folded, overrides), per_image)
+
+
 def _denoiser(preset: str, folded: bool, overrides: dict) -> nn.Module:
     from .official_denoiser import OfficialDenoiser
 
@@ -91,6 +104,7 @@ OFFICIAL_LIKE: dict[str, Callable[[str, bool, dict], nn.Module]] = {
     "ghostnetv3": _ghostnet,
     "vig": _vig,
     "pyramidvig": _vig,
+    "parameternet": _parameternet,
     PIPELINE: _denoiser,
 }
 
@@ -164,6 +178,7 @@ PEERS = {
     "timm": Peer(timm, TIMM),
     "official-like": Peer(official_like, OFFICIAL_LIKE),
     "bare-convolutions": Peer(bare_convolutions, ("vanillanet",)),
+    "convolutions-per-image": Peer(convolutions_per_image, ("parameternet",)),
     "ghostnet": Peer(ghostnet, ("parameternet",)),
     "ghostnet-official-like": Peer(ghostnet_official_like, ("parameternet",)),
     "llama": Peer(llama, ("pangu_pi",)),

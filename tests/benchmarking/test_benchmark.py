@@ -82,6 +82,17 @@ def test_naive_graphs_compute_what_ours_do(name):
         torch.testing.assert_close(naive_vig(model)(pixels).logits, model(pixels).logits, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("peer", ["official-like", "convolutions-per-image"])
+def test_plain_dynamic_convolutions_compute_what_ours_do(peer):
+    torch.manual_seed(0)
+    model = hf_effmodels.create_model("parameternet-300m").double()
+    torch.manual_seed(0)
+    plain = PEERS[peer].build("parameternet-300m", False, {}).double()
+    pixels = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pixels).logits, model(pixels).logits, rtol=1e-9, atol=1e-9)
+
+
 def test_the_plain_denoiser_computes_what_ours_does_at_every_step():
     settings = {"encoder": {"hidden_size": 8, "num_blocks": 3, "growth": 4}}
     settings["unet"] = {"hidden_size": 8, "condition_channels": 8, "num_conditions": 1}
