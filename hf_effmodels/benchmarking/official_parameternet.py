@@ -1,4 +1,4 @@
-"""ParameterNet's dynamic convolution in the two plain ways: what ours, which chooses by the batch, is timed against."""
+"""ParameterNet's dynamic convolution in the two plain ways: what ours, which chooses by batch, is timed against."""
 
 import copy
 from collections.abc import Callable
