@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--num-labels", type=int, help="classes of the checkpoint, where it is not the preset's number")
     sub.add_argument("--labels", help="JSON file with the list of class names")
     sub.add_argument("--license", help="licence of the weights (default: that of the preset's official weights)")
+    sub.add_argument("--text-model", help="of adapters (ADEM-VL): the language model they were trained for")
+    sub.add_argument("--vision-model", help="of adapters (ADEM-VL): the vision model, where it is not the paper's")
 
     sub = command("export", _export, _show_facts, "Fold a model and export it for the edge.")
     sub.add_argument("preset", help="a preset, a folder or an id of the Hub")
@@ -87,7 +89,8 @@ def _info(arguments):
 def _convert(arguments):
     from .hub.convert import convert
 
-    overrides = {}
+    given = {"text_model": arguments.text_model, "vision_model": arguments.vision_model}
+    overrides = {name: value for name, value in given.items() if value is not None}
     if arguments.num_labels is not None:
         overrides["num_labels"] = arguments.num_labels
     if arguments.labels is not None:

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -42,6 +43,7 @@ def build_card(
     base_model: str | None = None,
     repo_id: str | None = None,
     revision: str | None = None,
+    adapter_only: bool = False,
 ) -> ModelCard:
     """The model card of one of this package's models.
 
@@ -61,6 +63,7 @@ def build_card(
         base_model: the Hub id of the model this one was fine-tuned or converted from.
         repo_id: where the model is (going to be) on the Hub; the snippets use it.
         revision: the commit of `repo_id` to pin in the snippets, if it exists already.
+        adapter_only: the folder holds the adapters of a vision-language model, not the frozen parts.
 
     Returns:
         `huggingface_hub.ModelCard`: metadata (task, library, licence, tags, data sets, measured results) and text.
@@ -95,7 +98,7 @@ def build_card(
     known = architecture.presets.get(preset, {}) if preset else {}
     sections = [
         _introduction(title, architecture, model, preset, dataset),
-        _facts(architecture, model, processor, preset, known, license, license_name, license_link),
+        _facts(architecture, model, processor, preset, known, license, license_name, license_link, adapter_only),
         usage_section(
             architecture,
             type(model).__name__,
@@ -166,6 +169,8 @@ def _plain(value):
 def _task(architecture: Architecture, model) -> str | None:
     """The pipeline the model is for; none for a backbone, whose weights are not all that `AutoModel` needs."""
     auto_class = auto_class_of(architecture, type(model).__name__)
+    if auto_class == "AutoModel" and architecture.processor is not None:
+        return None
     return next((task for task, auto in TASKS.items() if auto == auto_class), None)
 
 
@@ -205,6 +210,7 @@ def _introduction(title: str, architecture: Architecture, model, preset: str | N
     kinds = {"ForImageClassification": "An image classifier", "ForCausalLM": "A causal language model"}
     kinds |= {"ForSequenceClassification": "A text classifier", "ForTokenClassification": "A token classifier"}
     kinds |= {"ForQuestionAnswering": "An extractive question answerer"}
+    kinds |= {"ForConditionalGeneration": "A vision-language model"}
     kind = next((k for head, k in kinds.items() if head in type(model).__name__), "A feature extractor")
     variant = f"the published variant `{preset}`" if preset else "a variant of its own"
     trained = f", trained on {dataset}" if dataset else ""
@@ -216,7 +222,7 @@ def _introduction(title: str, architecture: Architecture, model, preset: str | N
     )
 
 
-def _facts(architecture, model, processor, preset, known, license, license_name, license_link) -> str:
+def _facts(architecture, model, processor, preset, known, license, license_name, license_link, adapter_only) -> str:
     config = model.config
     folded = getattr(config, "reparameterized", False)
     rows = [("Type", f"{type(model).__name__} ({architecture.title})")]
@@ -241,6 +247,8 @@ def _facts(architecture, model, processor, preset, known, license, license_name,
         rows.append(("Longest sequence", f"{config.max_position_embeddings} tokens"))
     if hasattr(config, "num_channels"):
         rows.append(("Input channels", str(config.num_channels)))
+    if architecture.processor is not None:
+        rows += _towers(model, adapter_only)
     if "ForImageClassification" in type(model).__name__:
         labels = [str(label) for label in config.id2label.values()]
         shown = "" if labels[0] == "LABEL_0" else f": {', '.join(labels[:10])}{', …' * (len(labels) > 10)}"
@@ -258,6 +266,26 @@ def _facts(architecture, model, processor, preset, known, license, license_name,
     return "## Facts\n\n" + _table(("", ""), rows)
 
 
+def _towers(model, adapter_only: bool) -> list[tuple[str, str]]:
+    """What a vision-language model is made of."""
+    text, vision = model.config.text_config, model.config.vision_config
+    frozen = ("vision_tower.", "language_model.", "lm_head.")
+    adapters = [p.numel() for name, p in model.named_parameters() if not any(part in name for part in frozen)]
+    rows = [("Of these adapters", f"{sum(adapters) / 1e6:.3f} M")]
+    if adapter_only:
+        rows.append(("In this repository", "the adapters only; the other weights are loaded from where these are:"))
+    for name, config, where in (
+        ("Language model", text, model.config.text_model_name_or_path),
+        ("Vision tower", vision, model.config.vision_model_name_or_path),
+    ):
+        origin = f"`{where}`, " if where and not Path(where).exists() else ""
+        rows.append(
+            (name, f"{origin}{config.model_type}, width {config.hidden_size}, {config.num_hidden_layers} layers")
+        )
+    rows.append(("Image size", _size(vision.image_size)))
+    return rows
+
+
 def _size(size) -> str:
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return f"{height} × {width} pixels"
@@ -267,6 +295,8 @@ def _preparation(processor) -> str:
     """What the image processor does, from its own settings; what the tokenizer is."""
     if not hasattr(processor, "to_dict"):  # a tokenizer
         return f"{type(processor).__name__}, {len(processor)} tokens"
+    if hasattr(processor, "image_processor"):  # images and text
+        return f"{_preparation(processor.image_processor)}; {_preparation(processor.tokenizer)}"
     settings = processor.to_dict()
     parts = [settings["image_processor_type"]]
     if settings.get("do_resize") and (size := settings.get("size")):

@@ -76,7 +76,8 @@ def convert(
             they are what the papers report.
         license: licence of the weights; by default the one the registry knows for the preset's official weights.
         tokenizer: of a language model, to be written beside it.
-        overrides: fields of the configuration, such as `num_labels=10` or `id2label={...}`.
+        overrides: fields of the configuration, such as `num_labels=10` or `id2label={...}`. ADEM-VL's adapters need
+            `text_model` (and `vision_model`, where it is not the paper's), see its `convert_adem_vl.convert`.
 
     Raises:
         ConversionError: the checkpoint does not fit the preset; nothing is written.
@@ -89,6 +90,11 @@ def convert(
         conversion = importlib.import_module(f"{pipeline.__package__}.convert_{name}")
         return conversion.convert(preset, checkpoint, folder, license=license, **overrides)
     architecture, preset_data = find_preset(preset)
+    if hasattr(architecture.conversion_module, "convert"):
+        # Adapters, which are nothing without the models they were trained for.
+        if entry is not None:
+            raise ValueError(f"entry: got {entry!r}, but files of {preset} have one set of weights.")
+        return architecture.conversion_module.convert(preset, checkpoint, folder, license=license, **overrides)
     model, report = load_checkpoint(preset, checkpoint, entry=entry, **overrides)
     export(
         model,

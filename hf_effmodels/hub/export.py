@@ -1,6 +1,8 @@
 """Write a model as a folder that is ready for the Hub: weights, configuration, processor, code and card."""
 
+import inspect
 import json
+import logging
 import os
 import re
 import shutil
@@ -10,28 +12,34 @@ from pathlib import Path
 from .bundle import bundle_code, is_bundled
 from .card import build_card, find_architecture
 
+logger = logging.getLogger(__name__)
+
 #: Besides the code, what `export` writes: these, and `model*.safetensors` (with its index where it is sharded).
-CONFIG, CARD = "config.json", "README.md"
-OWN_FILES = {CONFIG, CARD, "preprocessor_config.json", "processor_config.json", "generation_config.json"}
+CONFIG, CARD, PROCESSOR = "config.json", "README.md", "processor_config.json"
+OWN_FILES = {CONFIG, CARD, PROCESSOR, "preprocessor_config.json", "generation_config.json"}
 OWN_FILES |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
+OWN_FILES |= {"tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"}
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
-def export(model, processor, folder: str | os.PathLike, *, overwrite: bool = False, **card) -> Path:
+def export(
+    model, processor, folder: str | os.PathLike, *, overwrite: bool = False, adapter_only: bool = False, **card
+) -> Path:
     """Write `model` and `processor` to `folder`, ready for the Hub.
 
     The folder loads without a question where hf_effmodels is imported, and with `trust_remote_code=True` where it is
-    not installed: configuration, every Auto class of the architecture (whatever the head that is exported), image
-    processor and pipeline. It holds `model.safetensors`, `config.json`, `preprocessor_config.json`, the needed code
+    not installed: configuration, every Auto class of the architecture (whatever the head that is exported), processor
+    and pipeline. It holds `model.safetensors`, `config.json`, `preprocessor_config.json`, the needed code
     as flat files and a model card. The same model gives the same bytes.
 
     Args:
         model: a model of this package, folded (`reparameterize()`) or not.
         processor: its image processor, a stock class of transformers (`create_image_processor`); of a language model
-            its tokenizer, or None to leave it out.
+            its tokenizer, or None to leave it out; of a vision-language model this package's processor for it.
         folder: where to; written beside under another name first, then renamed.
         overwrite: replace the files of a folder that holds something else than an earlier export. Files of other
             names stay.
+        adapter_only: of an ADEM-VL model write the adapters only; the configuration says where the frozen parts are.
         card: arguments of `build_card`: license, dataset, results, training, repo_id, …
 
     Returns:
@@ -42,17 +50,17 @@ def export(model, processor, folder: str | os.PathLike, *, overwrite: bool = Fal
         FileExistsError: `folder` holds something else than an earlier export.
     """
     architecture = find_architecture(model)
-    if processor is None and architecture.image_processor:
-        raise ValueError(
-            f"processor: got None, but {architecture.title} takes images; give one, such as that of "
-            "hf_effmodels.create_image_processor(preset)"
-        )
-    if processor is not None and not type(processor).__module__.startswith("transformers."):
-        raise ValueError(
-            f"processor: got {type(processor).__module__}.{type(processor).__name__}, accepted are classes of "
-            "transformers: another one could not be loaded where hf_effmodels is not installed"
-        )
-    readme = str(build_card(model, processor=processor, **card))
+    _check_processor(architecture, processor)
+    options = {"adapter_only": True} if adapter_only else {}
+    if adapter_only and "adapter_only" not in inspect.signature(model.save_pretrained).parameters:
+        raise ValueError(f"adapter_only: got True, but a {type(model).__name__} has no adapters")
+    for name in ("text_model_name_or_path", "vision_model_name_or_path") if adapter_only else ():
+        if os.path.exists(getattr(model.config, name) or ""):
+            logger.warning(
+                "config.%s is a path of this machine, %s: set it to a Hub id before the adapters are published.",
+                *(name, getattr(model.config, name)),
+            )
+    readme = str(build_card(model, processor=processor, adapter_only=adapter_only, **card))
     folder = Path(folder).resolve()  # renaming a link would leave its target behind
     foreign = _foreign_files(folder)
     if foreign and not overwrite:
@@ -65,13 +73,18 @@ def export(model, processor, folder: str | os.PathLike, *, overwrite: bool = Fal
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir()
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, **options)
         if processor is not None:
             processor.save_pretrained(temporary)
         for name, content in architecture_code(architecture).items():
             (temporary / name).write_bytes(content)
         config = json.loads((temporary / CONFIG).read_bytes())
-        (temporary / CONFIG).write_bytes(with_auto_map(config, auto_map(architecture)))
+        mapping = auto_map(architecture)
+        (temporary / CONFIG).write_bytes(with_auto_map(config, mapping))
+        if "AutoProcessor" in mapping:
+            settings = json.loads((temporary / PROCESSOR).read_bytes())
+            mapping = {"AutoProcessor": mapping["AutoProcessor"]}
+            (temporary / PROCESSOR).write_bytes(with_auto_map(settings, mapping))
         (temporary / CARD).write_bytes(readme.encode())
         _put_in_place(temporary, folder)
     finally:
@@ -79,16 +92,41 @@ def export(model, processor, folder: str | os.PathLike, *, overwrite: bool = Fal
     return folder
 
 
+def _check_processor(architecture, processor) -> None:
+    """ValueError unless the processor is one that loads with the architecture's models wherever they do."""
+    got = f"processor: got {type(processor).__module__}.{type(processor).__name__}"
+    if architecture.processor is not None:
+        if type(processor) is not architecture.processor_class:
+            raise ValueError(
+                f"{got}, but {architecture.title} takes images and text; give an {architecture.processor} of "
+                "hf_effmodels"
+            )
+    elif processor is None and architecture.image_processor:
+        raise ValueError(
+            f"processor: got None, but {architecture.title} takes images; give one, such as that of "
+            "hf_effmodels.create_image_processor(preset)"
+        )
+    elif processor is not None and not type(processor).__module__.startswith("transformers."):
+        raise ValueError(
+            f"{got}, accepted are classes of transformers: another one could not be loaded where hf_effmodels is not "
+            "installed"
+        )
+
+
 def auto_map(architecture) -> dict[str, str]:
     """Auto class → "module.Class" of the flat folder, for the configuration and every class of the architecture."""
     classes = {"AutoConfig": architecture.config_class}
     classes |= {auto: architecture.model_class(auto) for auto in architecture.auto_classes}
+    if architecture.processor is not None:
+        classes["AutoProcessor"] = architecture.processor_class
     return {auto: f"{c.__module__.rpartition('.')[2]}.{c.__name__}" for auto, c in sorted(classes.items())}
 
 
 def architecture_code(architecture) -> dict[str, bytes]:
     """File name → content of the code an exported model of this architecture carries."""
     classes = [architecture.config_class, *map(architecture.model_class, architecture.auto_classes)]
+    if architecture.processor is not None:
+        classes.append(architecture.processor_class)
     return bundle_code({c.__module__ for c in classes})
 
 

@@ -6,6 +6,11 @@ from ..registry import Architecture
 #: The snippets of a folder that is not on the Hub yet name the folder they lie in.
 LOCAL_MODEL_ID = "."
 _PICTURE = 'image = Image.new("RGB", (320, 240))  # or Image.open("picture.jpg")'
+_CONVERSATION = (
+    _PICTURE,
+    'content = [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]',
+    'messages = [{"role": "user", "content": content}]',
+)
 
 
 def usage_section(
@@ -33,23 +38,11 @@ def usage_section(
         parts.append("The snippets run in this folder; elsewhere write its path for `model_id`.")
     if auto_class != "AutoBackbone":
         parts.append("With `hf_effmodels` installed, nothing from this repository is executed:")
-        text = hasattr(config, "vocab_size")
-        parts.append(
-            _snippet(
-                _text_with_package(auto_class, model_id, revision, has_processor)
-                if text
-                else _with_package(auto_class, config, model_id, revision)
-            )
-        )
+        with_package, without_package = _snippets(architecture, auto_class, config, model_id, revision, has_processor)
+        parts.append(_snippet(with_package))
         intro = "Without it, transformers runs the code of this repository; read it first"
         parts.append(f"{intro}, and pin the commit that you have read:" if on_hub else f"{intro}:")
-        parts.append(
-            _snippet(
-                _text_without_package(auto_class, model_id, revision, has_processor)
-                if text
-                else _without_package(auto_class, config, model_id, revision)
-            )
-        )
+        parts.append(_snippet(without_package))
     if "AutoBackbone" in architecture.auto_classes:
         parts.append("Feature maps, for a detector or a segmentation head:")
         backbone = "AutoBackbone" if on_hub else architecture.auto_classes["AutoBackbone"]
@@ -65,6 +58,26 @@ def usage_section(
 def auto_class_of(architecture: Architecture, class_name: str) -> str:
     """The transformers Auto class behind which the registry has `class_name`."""
     return next(auto for auto, name in architecture.auto_classes.items() if name == class_name)
+
+
+def _snippets(
+    architecture: Architecture, auto_class: str, config, model_id: str, revision: str | None, has_processor: bool
+) -> tuple[list[str], list[str]]:
+    """Lines for an environment with the package, and for one without."""
+    if architecture.processor is not None:
+        return (
+            _conversation_with_package(auto_class, model_id, revision),
+            _conversation_without_package(auto_class, model_id, revision),
+        )
+    if hasattr(config, "vocab_size"):
+        return (
+            _text_with_package(auto_class, model_id, revision, has_processor),
+            _text_without_package(auto_class, model_id, revision, has_processor),
+        )
+    return (
+        _with_package(auto_class, config, model_id, revision),
+        _without_package(auto_class, config, model_id, revision),
+    )
 
 
 def _snippet(lines: list[str]) -> str:
@@ -129,6 +142,60 @@ def _text_without_package(auto_class: str, model_id: str, revision: str | None, 
     lines += _read_text(tokenizer, pin)
     lines.append(f"model = {auto_class}.from_pretrained(model_id, trust_remote_code=True{pin})")
     return lines + _apply_to_text(auto_class)
+
+
+def _conversation_with_package(auto_class: str, model_id: str, revision: str | None) -> list[str]:
+    pin = f', revision="{revision}"' if revision else ""
+    register = "import hf_effmodels  # registers the architecture with transformers"
+    if auto_class == "AutoModel":
+        head = [
+            register,
+            "import torch",
+            "from PIL import Image",
+            "from transformers import AutoModel, AutoProcessor",
+            "",
+        ]
+        return [*head, f'model_id = "{model_id}"', *_see_image(auto_class, pin)]
+    return [
+        register,
+        "from PIL import Image",
+        "from transformers import pipeline",
+        "",
+        f'model_id = "{model_id}"',
+        f'pipe = pipeline("image-text-to-text", model=model_id{pin})',
+        *_CONVERSATION,
+        'print(pipe(text=messages, max_new_tokens=20, return_full_text=False)[0]["generated_text"])',
+    ]
+
+
+def _conversation_without_package(auto_class: str, model_id: str, revision: str | None) -> list[str]:
+    on_hub = model_id != LOCAL_MODEL_ID
+    lines = ["import torch"] if auto_class == "AutoModel" else []
+    if on_hub and not revision:
+        lines.append("from huggingface_hub import model_info")
+    lines += ["from PIL import Image", f"from transformers import {auto_class}, AutoProcessor", ""]
+    lines.append(f'model_id = "{model_id}"')
+    if on_hub:
+        found = "model_info(model_id).sha  # read the code of this commit, then write its hash here"
+        lines.append(f'revision = "{revision}"' if revision else f"revision = {found}")
+    return lines + _see_image(auto_class, ", trust_remote_code=True" + (", revision=revision" if on_hub else ""))
+
+
+def _see_image(auto_class: str, options: str) -> list[str]:
+    lines = [
+        f"processor = AutoProcessor.from_pretrained(model_id{options})",
+        f"model = {auto_class}.from_pretrained(model_id{options})",
+        *_CONVERSATION,
+        'options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}',
+        "inputs = processor.apply_chat_template(messages, add_generation_prompt=True, **options)",
+    ]
+    if auto_class == "AutoModel":
+        return [*lines, "with torch.no_grad():", "    print(model(**inputs).last_hidden_state.shape)"]
+    return [
+        *lines,
+        "tokens = model.generate(**inputs, max_new_tokens=20)",
+        'print(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
 
 
 def _read_text(tokenizer: bool, pin: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -41,6 +42,8 @@ def save_model(trainer, output: Path) -> None:
         if trainer.args.should_save:
             for file in Path(folder).iterdir():
                 if file.name != "training_args.bin":  # a pickle; training_config.yaml says the same
+                    if file.is_dir():  # a diffusers pipeline keeps each of its parts in a folder
+                        shutil.rmtree(output / file.name, ignore_errors=True)
                     os.replace(file, output / file.name)
 
 
@@ -53,6 +56,7 @@ def write_card(
     model: str,
     pipeline_tag: str,
     training: Mapping[str, object],
+    **export_options,
 ) -> None:
     """Write the model card `README.md` and, of a model of this package, the folder `hub` for `hf-effmodels publish`.
 
@@ -64,6 +68,7 @@ def write_card(
         model: what `--model` was: a Hub id here is the base model of the card.
         pipeline_tag: the Hub's task, for models of other libraries (our own know theirs).
         training: the hyper-parameters, see `training_summary`.
+        export_options: further arguments of `hub.export`, for the folder `hub`.
     """
     from ..hub import export
 
@@ -80,7 +85,7 @@ def write_card(
     }
     if type(network).__module__.startswith("hf_effmodels."):
         # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
-        export(network, trainer.processing_class, output / HUB_FOLDER, overwrite=True, **facts)
+        export(network, trainer.processing_class, output / HUB_FOLDER, overwrite=True, **export_options, **facts)
         card = (output / HUB_FOLDER / "README.md").read_text(encoding="utf-8")
     else:
         card = str(_plain_card(network, pipeline_tag, **facts))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from hf_effmodels.adapters import AdemConfig, AdemModel
-from hf_effmodels.adapters.adem import AdemLayer
+from hf_effmodels.adapters.adem import AdemLayer, hotswap_adapter
 
 WIDTH, TOKENS, VOCABULARY = 32, 20, 61
 SIZES = {
@@ -43,6 +43,7 @@ DECODERS = {
     "gemma": {"head_dim": 8},
     "gemma2": {"head_dim": 8},
     "smollm3": {},
+    "pangu_pi": {"series_activations": ["silu", "tanh"], "augmented_shortcut_reduction": 8},
 }
 
 
@@ -295,6 +296,44 @@ def test_weights_are_swapped_in_place_without_new_parameters(tmp_path, ids, imag
     assert [id(p) for p in model.parameters()] == before
     expected = logits(other, ids, image_embeds=image_embeds)
     torch.testing.assert_close(logits(compiled, ids, image_embeds=image_embeds), expected)
+
+
+def test_an_adapter_is_hot_swapped_with_its_settings_and_a_compiled_model_follows(tmp_path, ids, image_embeds):
+    model, other = adapted(), trained(adapted(alpha=0.4, drop_ratio=0.2), seed=5)
+    other.save_pretrained(tmp_path / "other")
+    before = [id(p) for p in model.parameters()]
+    compiled = torch.compile(model, backend="eager")
+    logits(compiled, ids, image_embeds=image_embeds)
+    hotswap_adapter(compiled, tmp_path / "other")
+    assert [id(p) for p in model.parameters()] == before
+    assert model.peft_config["default"].alpha == 0.4
+    expected = logits(other, ids, image_embeds=image_embeds)
+    for m in (model, compiled):
+        torch.testing.assert_close(logits(m, ids, image_embeds=image_embeds), expected)
+
+
+def test_what_does_not_fit_is_not_swapped_in(tmp_path, ids):
+    from peft import LoraConfig
+
+    model = adapted()
+    expected = logits(model, ids)
+    adapted(layers_to_transform=[0]).save_pretrained(tmp_path / "layers")
+    get_peft_model(decoder(), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    wide = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **{**SIZES, "hidden_size": 64}))
+    get_peft_model(wide, AdemConfig(num_vision_tokens=TOKENS)).save_pretrained(tmp_path / "wide")
+    for folder, message in (
+        ("layers", r"has layers_to_transform \[0\], the adapter in place None"),
+        ("lora", "holds a LoraConfig, no ADEM adapter"),
+        ("wide", r"'base_model.adem_emb1': \(1, 20, 64\).*expected.*\(1, 20, 32\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            hotswap_adapter(model, str(tmp_path / folder))
+    with pytest.raises(ValueError, match="adapter_name: got 'other', the adapters are default"):
+        hotswap_adapter(model, str(tmp_path / "layers"), "other")
+    assert torch.equal(logits(model, ids), expected)
+    # An adapter for another width is refused when it is loaded, too, and says both shapes.
+    with pytest.raises(RuntimeError, match=r"size mismatch.*\[1, 20, 64\].*\[1, 20, 32\]"):
+        PeftModel.from_pretrained(decoder(), tmp_path / "wide")
 
 
 def test_peft_models_with_and_without_a_task_take_images(ids, image_embeds):

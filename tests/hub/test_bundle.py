@@ -122,7 +122,8 @@ def test_optional_dependencies_pass_behind_a_guard(toy):
 def test_every_architecture_bundles_the_modules_its_auto_map_names(model_type):
     code = architecture_code(ARCHITECTURES[model_type])
     mapping = auto_map(ARCHITECTURES[model_type])
-    assert set(mapping) == {"AutoConfig", *ARCHITECTURES[model_type].auto_classes}
+    processor = {"AutoProcessor"} if ARCHITECTURES[model_type].processor else set()
+    assert set(mapping) == {"AutoConfig", *ARCHITECTURES[model_type].auto_classes} | processor
     for reference in mapping.values():
         module, name = reference.split(".")
         assert f"class {name}(".encode() in code[f"{module}.py"]

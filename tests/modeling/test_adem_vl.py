@@ -18,6 +18,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPVisionModel,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaTokenizer,
     pipeline,
 )
@@ -122,7 +124,7 @@ def test_images_reach_all_tokens_and_not_only_their_slot(pixels):
     assert not torch.allclose(without[0, 0], logits(model, pixel_values=pixels)[0, 0])
 
 
-@pytest.mark.parametrize("text", ["mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "smollm3"])
+@pytest.mark.parametrize("text", ["mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "smollm3", "pangu_pi"])
 def test_any_decoder_of_the_llama_layout_fits(pixels, text):
     model = build(text)
     model(IDS, pixel_values=pixels, labels=IDS).loss.backward()
@@ -238,6 +240,25 @@ def test_adapter_folders_hold_the_trained_weights_only(tmp_path, bases, pixels):
     with pytest.raises(ValueError, match=r"config.text_model_name_or_path: got None"):
         build().save_pretrained(tmp_path / "nowhere", adapter_only=True)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_frozen_parts_that_do_not_fit_are_refused(tmp_path, bases, pixels):
+    model = AdemVLForConditionalGeneration.from_base_models(*bases, **SETTINGS)
+    model.save_pretrained(tmp_path / "adapters", adapter_only=True)
+    wide = copy.deepcopy(configuration().text_config)
+    wide.hidden_size = 64
+    AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path / "wide")
+    config = AdemVLConfig.from_pretrained(tmp_path / "adapters")
+    config.text_model_name_or_path = str(tmp_path / "wide")
+    config.save_pretrained(tmp_path / "adapters")
+    with pytest.raises(ValueError, match="trained for a text model with hidden_size 32, .*wide has 64"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters")
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=61))
+    tower = CLIPVisionModel(configuration().vision_config)
+    with pytest.raises(StrictDataclassError, match="vision_config: got model_type .llama., accepted are clip_vision"):
+        AdemVLForConditionalGeneration.from_base_models(bases[0], AutoModelForCausalLM.from_pretrained(bases[0]))
+    with pytest.raises(ValueError, match="a 'gpt2' has no layers.<i>.mlp; accepted are decoders of the LLaMA layout"):
+        AdemVLForConditionalGeneration.from_base_models(gpt2, tower, **SETTINGS)
 
 
 def test_adapters_start_as_the_paper_has_them(bases, pixels):

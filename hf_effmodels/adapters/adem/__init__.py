@@ -2,9 +2,10 @@
 
 from ..registration import register
 from .config import AdemConfig
+from .hotswap import hotswap_adapter
 from .layer import AdemLayer
 from .model import AdemModel
 
-__all__ = ["AdemConfig", "AdemLayer", "AdemModel"]
+__all__ = ["AdemConfig", "AdemLayer", "AdemModel", "hotswap_adapter"]
 
 register("adem", AdemConfig, AdemModel)

@@ -18,6 +18,7 @@ import torch
 
 from .configuration_adem_vl import AdemVLConfig
 
+VISION_MODEL = "openai/clip-vit-large-patch14"
 #: Official names -> ours, one after the other.
 RULES = [
     (r"^adapter_emb1$", "model.key_offsets"),
@@ -117,12 +118,87 @@ def settings_of(arguments: Mapping) -> dict:
     return settings
 
 
+def convert(
+    preset: str,
+    checkpoint: str | Path,
+    folder: str | Path,
+    *,
+    text_model: str | None = None,
+    vision_model: str = VISION_MODEL,
+    license: str | None = None,
+    **settings,
+):
+    """
+    Write an official adapter file as a folder for the Hub: adapters, configuration, processor, code and card.
+
+    `hf-effmodels convert` comes here. The decoder's weights are not read, only its configuration and tokenizer.
+
+    Args:
+        preset: what the adapters were trained for; the image statistics are its.
+        checkpoint, folder, text_model, vision_model, settings: as for `convert_checkpoint`.
+        license: licence of the weights, such as `"other"`.
+
+    Returns:
+        `hub.convert.ConversionReport`.
+
+    Raises:
+        ConversionError, ValueError, OSError: the file does not fit; nothing is written.
+    """
+    from dataclasses import asdict
+
+    from transformers import AutoTokenizer
+
+    from ...hub import export
+    from ...hub.convert import ConversionReport, _sha256, read_checkpoint
+    from ...models import create_image_processor
+    from .modeling_adem_vl import AdemVLForConditionalGeneration
+    from .processing_adem_vl import AdemVLProcessor
+
+    if text_model is None:
+        raise ValueError(
+            f"text_model: got None, but {preset} is a set of adapters: say where the language model they were trained "
+            "for is (--text-model), a Hub id or a folder in the layout of transformers."
+        )
+    weights, config = _read_adapters(checkpoint, text_model, vision_model, settings)
+    side = config.vision_config.image_size
+    processor = AdemVLProcessor(
+        create_image_processor(preset, size={"height": side, "width": side}),
+        AutoTokenizer.from_pretrained(text_model),
+        use_cls_token=config.use_cls_token,
+    )
+    if "image_token_id" not in settings:
+        config.image_token_id = processor.image_token_id
+    with torch.device("meta"):
+        model = AdemVLForConditionalGeneration(config)
+    model.load_state_dict(weights, strict=False, assign=True)
+    report = ConversionReport(
+        preset=preset,
+        source=Path(checkpoint).name,
+        sha256=_sha256(checkpoint),
+        entry=read_checkpoint(checkpoint)[1],
+        converted=len(weights),
+        ignored=[],
+        reparameterized=False,
+    )
+    export(
+        model,
+        processor,
+        folder,
+        adapter_only=True,
+        preset=preset,
+        license=license,
+        base_model=text_model if "/" in text_model and not Path(text_model).exists() else None,
+        conversion=asdict(report),
+    )
+    return report
+
+
 def convert_checkpoint(
     checkpoint: str | Path,
     folder: str | Path,
     *,
     text_model: str,
-    vision_model: str = "openai/clip-vit-large-patch14",
+    vision_model: str = VISION_MODEL,
     **settings,
 ) -> AdemVLConfig:
     """
@@ -142,6 +218,21 @@ def convert_checkpoint(
         ConversionError, ValueError, OSError: the file does not fit; nothing is written.
     """
     from safetensors.torch import save_file
+
+    weights, config = _read_adapters(checkpoint, text_model, vision_model, settings)
+    config.adapter_only = True
+    config.architectures = ["AdemVLForConditionalGeneration"]
+
+    def write(target: Path) -> None:
+        config.save_pretrained(target)
+        save_file({k: v.contiguous() for k, v in weights.items()}, target / "model.safetensors", {"format": "pt"})
+
+    _write_folder(folder, write)
+    return config
+
+
+def _read_adapters(checkpoint: str | Path, text_model: str, vision_model: str, settings: dict):
+    """The adapters by our names, and the configuration of the whole model."""
     from transformers import AutoConfig
 
     state_dict, arguments = read_official(checkpoint)
@@ -153,16 +244,7 @@ def convert_checkpoint(
         vision_model_name_or_path=str(vision_model),
         **{**settings_of(arguments), **settings},
     )
-    weights, config = convert_adapters(state_dict, config)
-    config.adapter_only = True
-    config.architectures = ["AdemVLForConditionalGeneration"]
-
-    def write(target: Path) -> None:
-        config.save_pretrained(target)
-        save_file({k: v.contiguous() for k, v in weights.items()}, target / "model.safetensors", {"format": "pt"})
-
-    _write_folder(folder, write)
-    return config
+    return convert_adapters(state_dict, config)
 
 
 def convert_to_peft(checkpoint: str | Path, folder: str | Path, *, text_model: str | None = None, **settings):

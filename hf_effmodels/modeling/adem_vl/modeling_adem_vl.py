@@ -464,7 +464,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         if isinstance(text_model, str):
             text, text_model = text_model, AutoModelForCausalLM.from_pretrained(text_model)
         if isinstance(vision_model, str):
-            vision, vision_model = vision_model, _load_vision_tower(vision_model)
+            vision, vision_model = vision_model, load_vision_tower(vision_model)
         config = cls.config_class(
             text_config=copy.deepcopy(text_model.config),
             vision_config=copy.deepcopy(vision_model.config),
@@ -507,7 +507,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
                 raise ValueError(f"{name}: {folder} holds adapters only and does not say where the frozen parts are.")
         text_model = AutoModelForCausalLM.from_pretrained(config.text_model_name_or_path, **kwargs)
         dtype = {name: kwargs[name] for name in ("dtype", "torch_dtype", "device_map") if name in kwargs}
-        vision_model = _load_vision_tower(config.vision_model_name_or_path, **dtype)
+        vision_model = load_vision_tower(config.vision_model_name_or_path, **dtype)
         _check_same("text", config.text_config, text_model.config, config.text_model_name_or_path)
         _check_same("vision", config.vision_config, vision_model.config, config.vision_model_name_or_path)
         config = copy.deepcopy(config)
@@ -531,10 +531,14 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         state_dict = kwargs.pop("state_dict", None) or self.state_dict()
         adapters = {name: value for name, value in state_dict.items() if ADAPTER_NAMES.match(name)}
         self.config.adapter_only = True
+        # The adapters fit the language model in any precision.
+        quantization = vars(self.config.text_config).pop("quantization_config", None)
         try:
             return super().save_pretrained(save_directory, *args, state_dict=adapters, **kwargs)
         finally:
             self.config.adapter_only = False
+            if quantization is not None:
+                self.config.text_config.quantization_config = quantization
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -652,10 +656,11 @@ def _shortened(vision_model: PreTrainedModel, depth: int) -> PreTrainedModel:
     return vision_model
 
 
-def _load_vision_tower(name: str, **kwargs) -> PreTrainedModel:
+def load_vision_tower(name: str, **kwargs) -> PreTrainedModel:
+    """The vision model of the name or path, also of a full CLIP or SigLIP; keywords of `from_pretrained`."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, **{key: kwargs[key] for key in ("token",) if key in kwargs})
     config = getattr(config, "vision_config", config)
     return MODEL_MAPPING[type(config)].from_pretrained(name, config=config, **kwargs)
 

@@ -5,6 +5,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.tokenization_utils_base import AddedToken
 
+IMAGE_PREFIX, NO_IMAGE_TEXT = "Image: ", "Image: N/A"
 #: `Instruction: …\nResponse:…` per turn behind one prefix that says whether there is an image.
 CHAT_TEMPLATE = """\
 {%- set ns = namespace(images='', text='') -%}
@@ -69,8 +70,8 @@ class AdemVLProcessor(ProcessorMixin):
         tokenizer=None,
         chat_template: str | None = None,
         image_token: str = "<image>",
-        image_prefix: str = "Image: ",
-        no_image_text: str = "Image: N/A",
+        image_prefix: str = IMAGE_PREFIX,
+        no_image_text: str = NO_IMAGE_TEXT,
         use_cls_token: bool = True,
         **kwargs,
     ):
@@ -153,15 +154,22 @@ class AdemVLProcessor(ProcessorMixin):
             f"{self.image_token} (or use the chat template), and give one image for each."
         )
 
-    def _encode(self, has_image: bool, rest: str, settings: dict) -> list[int]:
-        def encode(piece: str) -> list[int]:
-            return self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+    def prefix_ids(self, has_image: bool) -> list[int]:
+        """What stands before the text: the start token, and whether there is an image (with its place)."""
+        ids = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        if not self.use_cls_token:
+            return ids
+        if has_image:
+            return [*ids, *self._piece(self.image_prefix), self.image_token_id]
+        return ids + self._piece(self.no_image_text)
 
-        with_start = settings.get("add_special_tokens", True) and self.tokenizer.bos_token_id is not None
-        ids = [self.tokenizer.bos_token_id] if with_start else []
-        if self.use_cls_token:
-            ids += [*encode(self.image_prefix), self.image_token_id] if has_image else encode(self.no_image_text)
-        ids += encode(rest)
+    def _piece(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _encode(self, has_image: bool, rest: str, settings: dict) -> list[int]:
+        ids = self.prefix_ids(has_image) + self._piece(rest)
+        if not settings.get("add_special_tokens", True) and self.tokenizer.bos_token_id is not None:
+            ids = ids[1:]
         return ids[: settings["max_length"]] if settings.get("truncation") and settings.get("max_length") else ids
 
     def _padded(self, ids: list[list[int]], settings: dict) -> dict:

@@ -1,0 +1,85 @@
+"""One question about a picture (or about none), and rows of a data set that become such questions when read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is asked and answered.
+
+    Attributes:
+        turns: pairs of a prompt and the answer that is learned behind it; later prompts follow earlier answers.
+        image: whatever `read_image` takes; None for a text without.
+        ask: the prompt of a generated answer, where it is not the last prompt of `turns` (with all before it).
+        references: what a generated answer is compared with.
+        facts: what the scores are split by.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    image: object | None = None
+    ask: str | None = None
+    references: tuple[str, ...] = ()
+    facts: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def question(self) -> str:
+        """What is put before a generated answer."""
+        if self.ask is not None:
+            return self.ask
+        return "".join(prompt + answer for prompt, answer in self.turns[:-1]) + self.turns[-1][0]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples, made of rows when they are read.
+
+    Attributes:
+        rows: of a data set.
+        make: row -> sample; raises a ValueError for what is wrong with the row. Goes to worker processes: no lambda.
+        split: where they come from, for messages.
+        numbers: of the rows in use.
+    """
+
+    rows: Sequence
+    make: Callable[[object], Sample]
+    split: str
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence, make: Callable[[object], Sample], split: str) -> "Samples":
+        if not len(rows):
+            raise ValueError(f"{split} is empty.")
+        return cls(rows, make, split, np.arange(len(rows)))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Sample:
+        number = int(self.numbers[index])
+        try:
+            return self.make(self.rows[number])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            said = f"there is no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"row {number} of {self.split}: {said}") from error
+
+    def without_images(self) -> list[Sample]:
+        """All samples, without the images, which need not fit into memory together."""
+        return [replace(self[index], image=None) for index in range(len(self))]
+
+    def evenly(self, limit: int | None) -> "Samples":
+        """At most `limit` of them, evenly spread."""
+        if limit is None or limit >= len(self):
+            return self
+        return replace(self, numbers=self.numbers[np.linspace(0, len(self) - 1, limit).round().astype(np.int64)])
+
+    def held_out(self, fraction: float) -> tuple["Samples", "Samples"]:
+        """The rest, and a share of about `fraction` (at least one), the same in every run."""
+        chosen = np.zeros(len(self), dtype=bool)
+        count = min(len(self) - 1, max(1, round(fraction * len(self))))
+        chosen[np.random.default_rng(0).permutation(len(self))[:count]] = True
+        rest, held_out = (replace(self, numbers=self.numbers[mask]) for mask in (~chosen, chosen))
+        return rest, replace(held_out, split=f"{self.split} (held out)")

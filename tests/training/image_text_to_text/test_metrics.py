@@ -1,0 +1,92 @@
+"""BLEU, CIDEr and MME against values worked out on paper."""
+
+import math
+
+import pytest
+
+from hf_effmodels import metrics
+from hf_effmodels.metrics.captions import words
+
+
+def test_captions_become_the_words_that_coco_caption_counts():
+    assert words("A man's T-shirt isn't red, is it?") == ["a", "man", "'s", "t-shirt", "is", "n't", "red", "is", "it"]
+    assert words('The "STOP" sign at 10:30 costs $3.50!') == [
+        "the",
+        "stop",
+        "sign",
+        "at",
+        "10:30",
+        "costs",
+        "$",
+        "3.50",
+    ]
+    assert words("the boys’ kites -- cannot fly (yet) ...") == [
+        *("the", "boys", "kites", "can", "not", "fly", "-lrb-", "yet", "-rrb-")
+    ]
+    assert words(" \n") == []
+
+
+def test_bleu_clips_counts_over_the_references_and_takes_the_closest_length():
+    predictions = ["the the the cat sat on the mat", "a dog"]
+    references = [["the cat sat on the mat", "a cat is on the mat now ok fine"], ["a dog runs", "a"]]
+    # Caption 1: "the" counts twice of four, the rest once: 6 of 8 words; caption 2: 2 of 2.
+    # Pairs: the-cat cat-sat sat-on on-the the-mat of 7, a-dog of 1. Triples: 4 of 6, and 0. Quadruples: 3 of 5, and 0.
+    shares = [8 / 10, 6 / 8, 4 / 6, 3 / 5]
+    # Closest lengths: 9 is as near to 8 as nothing else (6 is 2 off); of 3 and 1 the shorter. 10 words of 10.
+    results = metrics.load("bleu_4").compute(predictions=predictions, references=references)
+    for n in range(1, 5):
+        assert results[f"bleu_{n}"] == pytest.approx(math.prod(shares[:n]) ** (1 / n), rel=1e-6)
+    short = metrics.load("bleu_4").compute(predictions=["a dog"], references=[["a dog runs fast"]])
+    assert short["bleu_1"] == pytest.approx(math.exp(1 - 4 / 2), rel=1e-6)
+    assert short["bleu_2"] == pytest.approx(math.exp(1 - 4 / 2), rel=1e-6)
+    assert 0 < short["bleu_4"] < 1e-2
+
+
+def test_cider_weighs_rare_words_and_punishes_other_lengths():
+    # Two images: a word of both has weight log(2/2) = 0, a word of one log 2.
+    predictions = ["red cat", "a dog runs"]
+    references = [["red cat", "big cat a"], ["a dog runs"]]
+    # Image 1, reference 1: the same two words and one pair: cosine 1 for n = 1, 2; nothing for n = 3, 4: 2 / 4.
+    # Reference 2 ("a" is in both images): one of two weighted words in common, 1 / (√2 √2), for n = 1; other pairs;
+    # one word more: factor exp(-1 / 72).
+    first = 10 * (2 / 4 + 0.5 * math.exp(-1 / 72) / 4) / 2
+    # Image 2: n = 1, 2, 3 agree.
+    second = 10 * 3 / 4
+    value = metrics.load("cider").compute(predictions=predictions, references=references)["cider"]
+    assert value == pytest.approx((first + second) / 2, rel=1e-9)
+    # A word said twice counts once where the reference has it once: min(2, 1) · 1 / (2 · 1); one pair of words more.
+    twice = metrics.load("cider").compute(predictions=["cat cat", "dog"], references=[["cat"], ["dog"]])["cider"]
+    assert twice == pytest.approx(10 * (0.5 * math.exp(-1 / 72) / 4 + 1 / 4) / 2, rel=1e-9)
+
+
+def test_mme_sums_questions_and_images():
+    rows = [
+        # prediction, reference, category, image
+        ("Yes, it is.", "Yes", "color", "a"),
+        (" no", "No", "color", "a"),
+        ("Yes", "Yes", "color", "b"),
+        ("yes", "No", "color", "b"),
+        ("maybe", "Yes", "code_reasoning", "a"),
+        ("No", "No", "code_reasoning", "a"),
+        ("No", "No", "mine", "a"),
+    ]
+    predictions, references, categories, images = zip(*rows, strict=True)
+    results = metrics.load("mme").compute(
+        predictions=predictions, references=references, categories=categories, images=images
+    )
+    assert (results["acc_color"], results["acc_plus_color"], results["score_color"]) == (75, 50, 125)
+    assert (results["perception"], results["cognition"], results["score_mine"], results["total"]) == (
+        125,
+        50,
+        200,
+        375,
+    )
+    assert results["other"] == 1
+
+
+def test_wrong_pairs_are_named():
+    for name in ("bleu_4", "cider"):
+        with pytest.raises(ValueError, match="references: number 1 has no caption"):
+            metrics.load(name).compute(predictions=["a", "b"], references=[["a"], []])
+    with pytest.raises(ValueError, match="references: got 'maybe', accepted are Yes and No"):
+        metrics.load("mme").compute(predictions=["a"], references=["maybe"], categories=["c"], images=["i"])
