@@ -202,5 +202,11 @@ def _benchmark(argv: list[str]) -> None:
     benchmark(["--presets", *argv] if argv and not argv[0].startswith("-") else argv)
 
 
+def _tiny_lm(argv: list[str]) -> None:
+    from .training.tiny_lm.command import main as tiny_lm
+
+    tiny_lm(argv)
+
+
 #: Commands with argument parsers of their own.
-PASSED_ON = {"train": _train, "evaluate": _evaluate, "benchmark": _benchmark}
+PASSED_ON = {"train": _train, "evaluate": _evaluate, "benchmark": _benchmark, "tiny-lm": _tiny_lm}

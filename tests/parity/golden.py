@@ -16,7 +16,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def load(path) -> dict:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text()) | {"path": str(path)}
 
 
 def _draw(random: np.random.RandomState, rule: dict, shape: list[int]) -> np.ndarray:

@@ -18,6 +18,7 @@ FAMILIES = {
     "parameternet": "parameternet",
     "parameternet_moe": "parameternet_moe",
     "sam_diffsr": "sam_diffsr",
+    "tiny_lm": "tiny_lm",
     "tinynet": "tinynet",
     "vanillanet": "vanillanet",
     "vig": "vig",

@@ -1,0 +1,109 @@
+"""What a model does on a few batches of text: its loss, gradients, and how much energy each channel has."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+#: A batch is what the model's forward takes, with labels; or the token ids alone.
+Batch = Mapping[str, torch.Tensor] | torch.Tensor
+
+
+def read_batches(batches: Iterable[Batch] | None, purpose: str) -> list[dict[str, torch.Tensor]]:
+    """Calibration batches as the model takes them.
+
+    Raises:
+        ValueError: there are none.
+    """
+    prepared = []
+    for batch in () if batches is None else batches:
+        batch = {"input_ids": batch} if isinstance(batch, torch.Tensor) else dict(batch)
+        prepared.append({"labels": batch["input_ids"], **batch})
+    if not prepared:
+        raise ValueError(f"calibration: there are no batches, {purpose} needs some.")
+    return prepared
+
+
+def loss_of(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return model(**{name: tensor.to(model.device) for name, tensor in batch.items()}, use_cache=False).loss
+
+
+@torch.no_grad()
+def mean_loss(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> float:
+    with evaluating(model):
+        return sum(loss_of(model, batch).double().item() for batch in batches) / len(batches)
+
+
+def mean_gradients(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Gradient of the loss for each weight, averaged over the batches."""
+    weights = dict(model.named_parameters())
+    required = {name: weight.requires_grad for name, weight in weights.items()}
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    try:
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        with evaluating(model), torch.enable_grad():
+            for batch in batches:
+                gradients = torch.autograd.grad(loss_of(model, batch), [*weights.values()], allow_unused=True)
+                for name, gradient in zip(weights, gradients, strict=True):
+                    if gradient is not None:
+                        total[name] += gradient / len(batches)
+    finally:
+        for name, weight in weights.items():
+            weight.requires_grad_(required[name])
+    return total
+
+
+def layer_importance(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    """(layers,): by how much the loss rises when a layer is left out."""
+    decoder = model.base_model
+    layers = decoder.layers
+    whole = mean_loss(model, batches)
+    rises = []
+    for left_out in range(len(layers)):
+        try:
+            decoder.layers = nn.ModuleList(layer for number, layer in enumerate(layers) if number != left_out)
+            decoder.config.num_hidden_layers = len(decoder.layers)
+            rises.append(mean_loss(model, batches) - whole)
+        finally:
+            decoder.layers = layers
+            decoder.config.num_hidden_layers = len(layers)
+    return torch.tensor(rises)
+
+
+@torch.no_grad()
+def channel_energies(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Mean square of each channel at the input of each norm, by the norm's name: (hidden,) float64."""
+    norms = norms_of(model)
+    energies = {name: torch.zeros(norm.weight.shape[0], dtype=torch.float64) for name, norm in norms.items()}
+
+    def watch(name):
+        def hook(module, args):
+            energies[name] += args[0].double().square().flatten(0, -2).mean(0).cpu() / len(batches)
+
+        return hook
+
+    handles = [norm.register_forward_pre_hook(watch(name)) for name, norm in norms.items()]
+    try:
+        mean_loss(model, batches)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return energies
+
+
+def norms_of(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The norms of the residual stream by name."""
+    return {name: module for name, module in model.named_modules() if name.endswith("norm")}
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
