@@ -15,6 +15,7 @@ from contextlib import contextmanager
 #: task -> module of this package
 TASKS = {
     "image-classification": "image_classification",
+    "causal-lm": "causal_lm",
     "image-text-to-text": "image_text_to_text",
 }
 

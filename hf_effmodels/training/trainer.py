@@ -327,7 +327,7 @@ class RecipeTrainer(Trainer):
         writers = len([*Path(resume_from_checkpoint).glob("rng_state*.pth")])
         if writers not in (0, self.args.world_size):
             logger.warning(
-                "%s was written by %d processes, now there are %d: the order of the images, and the size of a step "
+                "%s was written by %d processes, now there are %d: the order of the samples, and the size of a step "
                 "unless per_device_train_batch_size makes up for it, differ from the run so far.",
                 *(resume_from_checkpoint, writers, self.args.world_size),
             )

@@ -198,6 +198,20 @@ def expert_load(router_logits: tuple[torch.Tensor, ...], attention_mask: torch.T
     return counts / counts.sum(-1, keepdim=True).clamp_min(1)
 
 
+def _share_of_step(
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    shift_labels: torch.Tensor | None = None,
+    **kwargs,
+) -> torch.Tensor | float:
+    """What share of an optimizer step's predicted tokens this batch has: the step adds up the losses of its batches,
+    which must not count the balance loss once for each of them."""
+    if num_items_in_batch is None:
+        return 1.0
+    predicted = labels[..., 1:] if shift_labels is None else shift_labels
+    return predicted.ne(-100).sum() / num_items_in_batch
+
+
 class ParameterNetMoeForCausalLM(ParameterNetMoePreTrainedModel, LlamaForCausalLM):
     """The language model; in training the balance loss is part of the loss."""
 
@@ -230,6 +244,8 @@ class ParameterNetMoeForCausalLM(ParameterNetMoePreTrainedModel, LlamaForCausalL
             output_router_logits: return `router_logits` and `aux_loss`, the balance loss, and add
                 `router_aux_loss_coef` times it to the loss. None: as the configuration says, and always in training
                 with labels, so that no expert is starved by forgetting it.
+            kwargs: with `num_items_in_batch`, the predicted tokens of a whole optimizer step, the cross entropy is the
+                sum divided by it, and the balance loss counts by the share that this batch has.
         """
         if output_router_logits is None:
             training = self.training and labels is not None and self.config.router_aux_loss_coef > 0
@@ -254,7 +270,8 @@ class ParameterNetMoeForCausalLM(ParameterNetMoePreTrainedModel, LlamaForCausalL
             counts = attention_mask if self.config.mask_padding_in_balance else None
             aux_loss = balance_loss(tuple(r.to(logits.device) for r in router_logits), counts)
             if labels is not None:
-                loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.dtype)
+                weight = self.config.router_aux_loss_coef * _share_of_step(labels, **kwargs)
+                loss = loss + weight * aux_loss.to(loss.dtype)
         return MoeCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
