@@ -17,6 +17,17 @@ from ..registry import ARCHITECTURES
 from .bundle import is_bundled
 from .card import NO_LICENSE, check_license
 from .export import CARD, CONFIG, architecture_code, auto_map, export, is_export, is_own_file, with_auto_map
+from .pipelines import (
+    LOCAL_PIPELINE_ID,
+    MODEL_INDEX,
+    PIPELINE_WEIGHTS,
+    check_pipeline_folder,
+    export_pipeline,
+    is_pipeline,
+    is_pipeline_weight,
+    pipeline_card,
+    pipeline_code,
+)
 from .usage import usage_section
 
 #: Files that can run code when they are read, or the state of a training run: neither belongs beside a model.
@@ -41,8 +52,9 @@ def publish(
     """Upload a model to the Hub, in one commit: after an interruption the repository is what it was before.
 
     Args:
-        folder_or_model: a folder that `export` wrote, or a model (then `processor` is needed; it is exported first).
-            With `refresh_code` also None: the code is then that of the repository's `model_type`.
+        folder_or_model: a folder that `export` wrote, or a model (then `processor` is needed; it is exported first);
+            or a diffusers pipeline of this package, or a folder that its `save_pretrained` or `export` wrote.
+            With `refresh_code` also None: the code is then that of the repository's `model_type` or pipeline.
         repo_id: `"namespace/name"`; created if it is not there.
         token: with the right to write to the namespace; by default that of `hf auth login` or `HF_TOKEN`.
         private: whether a repository that is created is private.
@@ -83,7 +95,11 @@ def publish(
         folder = folder_or_model
         if from_model:
             folder = Path(temporary, "model")
-            export(folder_or_model, processor, folder, license=license, repo_id=repo_id, **card)
+            facts = {"license": license, "repo_id": repo_id, **card}
+            if is_pipeline(folder_or_model):
+                export_pipeline(folder_or_model, folder, **facts)
+            else:
+                export(folder_or_model, processor, folder, **facts)
         operations = _upload_operations(Path(folder), repo_id, license)
         api = HfApi(endpoint=endpoint, token=_token(token))
         with _explained(repo_id):
@@ -123,7 +139,8 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
     """The folder's files, checked: an export of ours, whole, with a licence, and nothing unsafe in it."""
     if not folder.is_dir():
         raise ValueError(f"folder_or_model: {folder} is not a folder")
-    if not is_export(folder):
+    is_pipeline_there = (folder / MODEL_INDEX).is_file()
+    if not is_pipeline_there and not is_export(folder):
         raise ValueError(
             f"folder_or_model: {folder} is not an exported model (its {CONFIG} must have an auto_map with the code "
             "beside it); write one with hf_effmodels.hub.export(model, processor, folder)"
@@ -135,24 +152,30 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
             f"folder_or_model: {folder} holds {unsafe[0]}, a format that can carry code or training state; only "
             "safetensors are published. Export to a folder of its own."
         )
-    _check_weights(folder, names)
-    readme = _readme(folder, repo_id, license)
-    return [
-        CommitOperationAdd(name, readme.encode() if name == CARD else path)
-        for name, path in zip(names, paths, strict=True)
-    ]
+    if is_pipeline_there:
+        for component in check_pipeline_folder(folder):
+            _check_weights(folder, names, f"{component}/{PIPELINE_WEIGHTS}")
+        readme = _pipeline_readme(folder, repo_id, license)
+    else:
+        _check_weights(folder, names, "model.safetensors")
+        _check_frozen_parts(folder)
+        readme = _readme(folder, repo_id, license)
+    operations = [CommitOperationAdd(name, path) for name, path in zip(names, paths, strict=True) if name != CARD]
+    return [*operations, CommitOperationAdd(CARD, readme.encode())]
 
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
-def _check_weights(folder: Path, names: list[str]) -> None:
-    index = "model.safetensors.index.json"
+def _check_weights(folder: Path, names: list[str], weights: str) -> None:
+    index = f"{weights}.index.json"
     if index in names:
-        needed = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
+        beside = (folder / index).parent.relative_to(folder)
+        shards = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
+        needed = [(beside / shard).as_posix() for shard in shards]
     else:
-        needed = ["model.safetensors"]
+        needed = [weights]
     for name in needed:
         if name not in names:
             raise ValueError(f"folder_or_model: {folder} has no {name}")
@@ -163,11 +186,37 @@ def _check_weights(folder: Path, names: list[str]) -> None:
             raise ValueError(f"folder_or_model: {folder / name} is truncated or damaged ({error})") from error
 
 
+def _check_frozen_parts(folder: Path) -> None:
+    """Adapters say where the frozen parts are: a place that only this machine has is of no use on the Hub."""
+    config = json.loads((folder / CONFIG).read_bytes())
+    for name in ("text_model_name_or_path", "vision_model_name_or_path") if config.get("adapter_only") else ():
+        where = config.get(name) or ""
+        if os.path.exists(where) or where.startswith((".", "~")) or where.count("/") > 1 or os.path.isabs(where):
+            raise ValueError(
+                f"folder_or_model: {folder} holds adapters whose {name} is {where!r}, a path of one machine; write "
+                f"the Hub id of that model into {CONFIG}"
+            )
+
+
 def _readme(folder: Path, repo_id: str, license: str | None) -> str:
     """The folder's card with the licence in it, its snippets naming the repository."""
     if not (folder / CARD).is_file():
         raise ValueError(f"folder_or_model: {folder} has no {CARD}")
-    text = (folder / CARD).read_text(encoding="utf-8")
+    text = _with_license((folder / CARD).read_text(encoding="utf-8"), folder, license)
+    return text.replace(_usage(folder), _usage(folder, repo_id))
+
+
+def _pipeline_readme(folder: Path, repo_id: str, license: str | None) -> str:
+    """The same of a pipeline, whose `save_pretrained` writes no card."""
+    if not (folder / CARD).is_file():
+        if license is None:
+            raise _no_license(folder)
+        return pipeline_card(folder, license=license, repo_id=repo_id)
+    text = _with_license((folder / CARD).read_text(encoding="utf-8"), folder, license)
+    return text.replace(f'"{LOCAL_PIPELINE_ID}"', f'"{repo_id}"')
+
+
+def _with_license(text: str, folder: Path, license: str | None) -> str:
     card = ModelCard(text)
     stated = card.data.license
     if license is not None and stated is not None and license != stated:
@@ -178,7 +227,7 @@ def _readme(folder: Path, repo_id: str, license: str | None) -> str:
         card.data.license = license
         text = str(card).replace(NO_LICENSE, license)
     check_license(card.data.license, card.data.license_name, card.data.license_link)
-    return text.replace(_usage(folder), _usage(folder, repo_id))
+    return text
 
 
 def _usage(folder: Path, *where: str) -> str:
@@ -196,6 +245,8 @@ def _no_license(model) -> ValueError:
 
 
 def _title(folder: Path) -> str:
+    if (folder / MODEL_INDEX).is_file():
+        return json.loads((folder / MODEL_INDEX).read_bytes())["_class_name"][-1]
     return json.loads((folder / CONFIG).read_bytes())["architectures"][0]
 
 
@@ -215,17 +266,22 @@ def _head(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, list[str
 
 def _deletions(api: HfApi, repo_id: str, head: str, present: list[str], new, weights: bool) -> list:
     """What an earlier export has left: its code files and, on request, its weights; never anybody else's files."""
-    stale = [name for name in present if "/" not in name and name not in new]
+    gone = [name for name in present if name not in new]
+    stale = [name for name in gone if "/" not in name]
     return [
         CommitOperationDelete(name)
         for name in stale
         if (name.endswith(".py") and is_bundled(_download(api, repo_id, name, head)))
         or (weights and "safetensors" in name and is_own_file(name))
-    ]
+    ] + [CommitOperationDelete(name) for name in gone if weights and MODEL_INDEX in new and is_pipeline_weight(name)]
 
 
 def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict) -> CommitInfo:
     head, present = _head(api, repo_id, commit["revision"])
+    if MODEL_INDEX in present:
+        index = json.loads(_download(api, repo_id, MODEL_INDEX, head))
+        operations = [CommitOperationAdd(name, content) for name, content in pipeline_code(index, repo_id).items()]
+        return _commit(api, repo_id, head, operations, commit, "Refresh the pipeline's code")
     if CONFIG not in present:
         raise ValueError(f"repo_id: {repo_id} has no {CONFIG}; refresh_code renews the code of a published model")
     config = json.loads(_download(api, repo_id, CONFIG, head))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 TASKS = {
     "image-classification": "image_classification",
     "causal-lm": "causal_lm",
+    "super-resolution": "super_resolution",
     "image-text-to-text": "image_text_to_text",
 }
 

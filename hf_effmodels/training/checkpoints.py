@@ -20,7 +20,10 @@ RUN_FILE = "training_config.yaml"
 WEIGHTS_WITHOUT_EMA = "model_without_ema.safetensors"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_RESULTS = ("config.json", "model.safetensors", "model.safetensors.index.json")
+_RESULTS = (
+    *("config.json", "model.safetensors", "model.safetensors.index.json"),
+    *("model_index.json", "diffusion_pytorch_model.safetensors"),  # of diffusers
+)
 # Keys that may change when a run goes on: they say where and how it is watched, not what is computed.
 _FREE_KEYS = frozenset(
     "cache_dir dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor "

@@ -74,6 +74,13 @@ def test_folders_load_with_and_without_the_package(parts, tmp_path, monkeypatch)
         torch.testing.assert_close(last_logits(*loaded), expected)
 
 
+def test_adapters_that_name_a_path_of_this_machine_are_not_published(parts, tmp_path):
+    model, processor = parts
+    folder = export(model, processor, tmp_path / "adapters", adapter_only=True, license="mit")
+    with pytest.raises(ValueError, match="text_model_name_or_path is .*, a path of one machine; write the Hub id"):
+        publish(folder, "someone/adapters", token="hf_x")
+
+
 def test_a_folder_is_published_as_it_is_with_its_snippets_naming_the_repository(parts, hub, tmp_path, monkeypatch):
     onto_the_network(monkeypatch, tmp_path)
     model, processor = parts

@@ -273,6 +273,8 @@ def test_offloaded_networks_are_used_through_their_forward_only():
         ({"output_type": "latent"}, "output_type: got 'latent', accepted are 'pil', 'np', 'pt'"),
         ({"num_inference_steps": 0}, "num_inference_steps: got 0"),
         ({"num_inference_steps": 1000}, "num_inference_steps: got 1000, accepted are 1 to 100"),
+        ({"timesteps": [5, 9], "num_inference_steps": None}, r"timesteps: got \[5, 9\], accepted are descending"),
+        ({"timesteps": [5, 3]}, "timesteps and num_inference_steps exclude each other"),
         ({"tile_size": 2}, "tile_size: got 2, accepted are multiples of"),
         ({"tile_size": 8, "tile_overlap": 8}, "tile_overlap: got 8"),
         ({"generator": [seeded(), seeded()]}, "generator: got 2 generators for 1 images"),

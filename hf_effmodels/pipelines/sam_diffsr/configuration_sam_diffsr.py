@@ -8,6 +8,9 @@ PAPER = "SAM-DiffSR: Structure-Modulated Diffusion Model for Image Super-Resolut
 ARXIV = "2402.17133"
 REPOSITORY = "https://github.com/lose4578/SAM-DiffSR"
 
+#: Modules beside `model_index.json` where this package is not installed; those of the components lie beside them.
+CODE = ("pipeline_sam_diffsr", "image_inputs", "matlab_resize")
+
 _NOTE = "the official repository states no licence for code or weights"
 _ENCODER = {"hidden_size": 64, "num_blocks": 17, "growth": 32, "scale": 4}
 _UNET = {"hidden_size": 64, "dim_mults": [1, 2, 3, 4], "condition_channels": 64, "num_conditions": 6, "scale": 4}

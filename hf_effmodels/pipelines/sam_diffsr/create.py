@@ -15,6 +15,7 @@ def create_pipeline(
     unet: Mapping | None = None,
     scheduler: Mapping | None = None,
     legacy_256: bool = False,
+    residual_scale: float = 2.0,
 ) -> SamDiffSRPipeline:
     """The pipeline of `preset` with random weights, in evaluation mode.
 
@@ -22,6 +23,7 @@ def create_pipeline(
         preset: see `PRESETS`.
         encoder, unet, scheduler: fields of the parts' configurations that shall differ from the preset's.
         legacy_256: see `SamDiffSRPipeline`; only the published weights need it.
+        residual_scale: see `SamDiffSRPipeline`.
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: got {preset!r}, accepted are {', '.join(map(repr, PRESETS))}.")
@@ -31,4 +33,5 @@ def create_pipeline(
         unet=SamDiffSRUNet2DModel(**known["unet"] | dict(unet or {})).eval(),
         scheduler=SamDiffSRScheduler(**known["scheduler"] | dict(scheduler or {})),
         legacy_256=legacy_256,
+        residual_scale=residual_scale,
     )

@@ -1,14 +1,18 @@
 """Write a pipeline as a folder that is ready for the Hub: weights, configurations, code and model card."""
 
+import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from ...hub.card import check_license
+from ...hub.card import NO_LICENSE, check_license
+from ...hub.pipelines import LOCAL_PIPELINE_ID, MODEL_INDEX
 from .configuration_sam_diffsr import ARXIV, PAPER, PRESETS, REPOSITORY, TITLE
 
 _USAGE = """## Use
@@ -34,9 +38,8 @@ Fewer steps: `pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.sche
 `pipe(image, tile_size=128)`."""
 
 
-def export(
+def build_card(
     pipe,
-    folder: str | os.PathLike,
     *,
     license: str | None = None,
     license_name: str | None = None,
@@ -44,30 +47,34 @@ def export(
     preset: str | None = None,
     conversion=None,
     repo_id: str | None = None,
-) -> Path:
-    """Write a `SamDiffSRPipeline` with its model card; `pipe.save_pretrained` writes the same without the card.
+    dataset: str | None = None,
+    results: Mapping[str, float] | None = None,
+    measured_on: str | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> ModelCard:
+    """The model card of a `SamDiffSRPipeline`.
 
     Args:
         pipe: the pipeline.
-        folder: where to; must not exist or be empty. Written beside under another name first, then renamed.
         license: the Hub's identifier of the licence of the weights; `license_name` and `license_link` go with "other".
-        preset: the published variant, for the card.
-        conversion: the `ConversionReport` of converted weights, for the card.
+        preset: the published variant.
+        conversion: the `ConversionReport` of converted weights.
         repo_id: where the model is going to be on the Hub; the snippets use it.
+        dataset: what it was trained on: a data set of the Hub or a name.
+        results: what was measured, by name; `measured_on`: on what, by what and when.
+        training: hyper-parameters by name.
 
     Raises:
-        ValueError: an unknown licence or preset. FileExistsError: `folder` holds something.
+        ValueError: an unknown licence or preset.
     """
     check_license(license, license_name, license_link)
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset: got {preset!r}, accepted are {', '.join(map(repr, PRESETS))}.")
-    folder = Path(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"folder: {folder} exists and is not an empty folder.")
     data = ModelCardData(
         license=license,
         license_name=license_name,
         license_link=license_link,
+        datasets=[dataset] if dataset and "/" in dataset and not Path(dataset).exists() else None,
         library_name="diffusers",
         pipeline_tag="image-to-image",
         tags=["hf_effmodels", "sam-diffsr", "super-resolution", f"arxiv:{ARXIV}"],
@@ -79,24 +86,51 @@ def export(
         f"after [{PAPER}](https://arxiv.org/abs/{ARXIV}) ([official code]({REPOSITORY})), implemented for diffusers "
         "by `hf_effmodels`. The repository carries the pipeline's code: it loads with or without that package.",
         _facts(pipe, license_name or license, license_link),
-        _USAGE.format(id=repo_id or "path/to/this/folder"),
+        _USAGE.format(id=repo_id or LOCAL_PIPELINE_ID),
+        _measured(results, measured_on),
         _numbers(preset),
+        _training(dataset, training),
         _origin(conversion),
         f"## Citation\n\nPlease cite the paper: {PAPER}, arXiv:{ARXIV} ([BibTeX](https://arxiv.org/bibtex/{ARXIV})).",
     ]
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
 
+
+def export(pipe, folder: str | os.PathLike, **card) -> Path:
+    """Write a `SamDiffSRPipeline` with its model card; `pipe.save_pretrained` writes the same without the card.
+
+    Args:
+        pipe: the pipeline.
+        folder: where to; must not exist or be empty. Written beside under another name first, then renamed.
+        card: further arguments of `build_card`, such as `license`.
+
+    Raises:
+        ValueError: an unknown licence or preset. FileExistsError: `folder` holds something.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"folder: {folder} exists and is not an empty folder.")
+    text = str(build_card(pipe, **card))
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         pipe.save_pretrained(temporary)
-        (temporary / "README.md").write_text(str(card), encoding="utf-8")
+        (temporary / "README.md").write_text(text, encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def is_pipeline_folder(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds a pipeline of this package, as `pipe.save_pretrained` or `export` writes it."""
+    try:
+        config = json.loads((Path(folder) / MODEL_INDEX).read_bytes())
+        return config["_class_name"][-1] == "SamDiffSRPipeline"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
@@ -107,7 +141,7 @@ def _facts(pipe, license: str | None, link: str | None) -> str:
     def millions(model) -> str:
         return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M"
 
-    stated = license or "none stated: not for redistribution"
+    stated = license or NO_LICENSE
     rows = [
         ("Denoiser", f"U-Net, {millions(pipe.unet)} parameters"),
         ("Condition encoder", f"RRDB, {millions(pipe.condition_encoder)} parameters"),
@@ -125,6 +159,19 @@ def _numbers(preset: str | None) -> str:
         return ""
     rows = [(name, f"{known['psnr'][name]:.2f} dB, {known['ssim'][name]:.4f}") for name in known["psnr"]]
     return "## Published numbers\n\nPSNR and SSIM on luma, by the authors; not measured here.\n\n" + _table(rows)
+
+
+def _measured(results: Mapping[str, float] | None, measured_on: str | None) -> str:
+    if not results:
+        return ""
+    rows = [(name, f"{value:.2f} dB" if "psnr" in name else f"{value:.4f}") for name, value in results.items()]
+    return f"## Measured\n\nOn {measured_on}.\n\n" + _table(rows)
+
+
+def _training(dataset: str | None, training: Mapping[str, Any] | None) -> str:
+    if not training:
+        return ""
+    return f"## Training\n\nOn {dataset}.\n\n" + _table([(name, f"`{value}`") for name, value in training.items()])
 
 
 def _origin(conversion) -> str:

@@ -65,16 +65,50 @@ def encode_masks(
         encoding: see `region_values`.
         dtype: of the map.
     """
+    return _paint(_checked(masks), region_values(masks, encoding), size, dtype)
+
+
+def encode_regions(
+    masks: Sequence, size: tuple[int, int] | None = None, encoding: str = "rope"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The structure map of an image as a map of regions and a table of their numbers, which files hold losslessly.
+
+    Args:
+        masks, size, encoding: see `encode_masks`.
+
+    Returns:
+        The region of each pixel, (height, width) uint16, 0 for none and k + 1 for mask k; and the numbers of the
+        masks, (masks,) float32. `decode_regions` makes of both what `encode_masks` returns.
+    """
     values = region_values(masks, encoding)
-    masks = _checked(masks)
+    if len(values) >= 2**16:
+        raise ValueError(f"masks: got {len(values)}, at most {2**16 - 1} are accepted.")
+    return _paint(_checked(masks), range(1, len(values) + 1), size, np.uint16), values.astype(np.float32)
+
+
+def decode_regions(regions: np.ndarray, values: Sequence[float]) -> np.ndarray:
+    """The structure map, (height, width) float32, of what `encode_regions` returned.
+
+    Raises:
+        ValueError: a region without a number.
+    """
+    regions = np.asarray(regions)
+    table = np.concatenate([np.zeros(1, np.float32), np.asarray(values, dtype=np.float32).reshape(-1)])
+    if regions.size and not (regions.min() >= 0 and regions.max() < len(table)):
+        raise ValueError(f"regions: {regions.min()} to {regions.max()}, but there are {len(table) - 1} values.")
+    return table[regions]
+
+
+def _paint(masks: list[np.ndarray], numbers: Sequence, size: tuple[int, int] | None, dtype) -> np.ndarray:
+    """A map, (height, width), with each mask's number in its pixels; the later one's where two overlap, 0 in none."""
     if not masks and size is None:
         raise ValueError("size: needed where there are no masks.")
     shape = masks[0].shape if masks else tuple(size)
     if size is not None and shape != tuple(size):
         raise ValueError(f"masks: they are {shape[0]}×{shape[1]}, the image is {size[0]}×{size[1]}.")
     structure = np.zeros(shape, dtype)
-    for mask, value in zip(masks, values, strict=True):
-        structure[mask] = value
+    for mask, number in zip(masks, numbers, strict=True):
+        structure[mask] = number
     return structure
 
 

@@ -88,6 +88,7 @@ class SamDiffSRPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        timesteps: list[int] | None = None,
     ) -> ImagePipelineOutput | tuple:
         """Enlarge one image or several.
 
@@ -107,6 +108,9 @@ class SamDiffSRPipeline(DiffusionPipeline):
             callback_on_step_end: called as `callback(pipe, step, timestep, tensors)` after every step; tensors in the
                 dictionary it returns replace those of the sampling.
             callback_on_step_end_tensor_inputs: which tensors it gets: "sample" (padded residuals), "noise_prediction".
+            timesteps: the descending timesteps themselves instead of `num_inference_steps`, for schedulers whose
+                `set_timesteps` takes them. The first few of 100 say little of the image: `[85, 60, 30]` leaves them
+                out.
 
         Returns:
             The images, `scale` times as large.
@@ -117,8 +121,10 @@ class SamDiffSRPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs = ["sample"]
         images = images_to_tensors(image)
         tensor_names = callback_on_step_end_tensor_inputs
-        self.check_inputs(images, num_inference_steps, generator, tile_size, tile_overlap, output_type, tensor_names)
-        steps = num_inference_steps or self.scheduler.config.num_train_timesteps
+        self.check_inputs(
+            images, num_inference_steps, generator, tile_size, tile_overlap, output_type, tensor_names, timesteps
+        )
+        steps = timesteps or num_inference_steps or self.scheduler.config.num_train_timesteps
         self._interrupt = False
 
         if len({tuple(tensor.shape) for tensor in images}) == 1:
@@ -141,12 +147,25 @@ class SamDiffSRPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def check_inputs(
-        self, images, num_inference_steps, generator, tile_size, tile_overlap, output_type, tensor_names
+        self,
+        images,
+        num_inference_steps,
+        generator,
+        tile_size,
+        tile_overlap,
+        output_type,
+        tensor_names,
+        timesteps=None,
     ) -> None:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: got {output_type!r}, accepted are {', '.join(map(repr, OUTPUT_TYPES))}.")
         if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
             raise ValueError(f"num_inference_steps: got {num_inference_steps!r}, accepted are positive integers.")
+        if timesteps is not None:
+            if num_inference_steps is not None:
+                raise ValueError("timesteps and num_inference_steps exclude each other.")
+            if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
+                raise ValueError(f"timesteps: {type(self.scheduler).__name__} takes a number of steps only.")
         if isinstance(generator, list) and len(generator) != len(images):
             raise ValueError(f"generator: got {len(generator)} generators for {len(images)} images.")
         unit = self.size_unit
@@ -203,7 +222,10 @@ class SamDiffSRPipeline(DiffusionPipeline):
         ]
         weights = [_weights(tile, low.shape[-2:], tile_overlap, scale).to(low) for tile in tiles]
 
-        self.scheduler.set_timesteps(steps, device=low.device)
+        if isinstance(steps, int):
+            self.scheduler.set_timesteps(steps, device=low.device)
+        else:
+            self.scheduler.set_timesteps(timesteps=steps, device=low.device)
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
         sample = randn_tensor(upsampled.shape, generator=generator, device=low.device, dtype=upsampled.dtype)
