@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from .arguments import read_mapping
 from .images import read_image
 from .mixing import SAMPLE_SEED
+from .tables import Column, find_column, load_splits, pick_split
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +146,10 @@ def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledIm
         ValueError: missing splits or columns (with those there are), labels that are none, nothing to train on.
         OSError: a data set that cannot be found or reached.
     """
-    splits = _load_splits(args, token)
-    train = _labelled(_split(splits, "--train_split", args.train_split), args, f"{args.dataset}/{args.train_split}")
+    splits = load_image_splits(args, token)
+    train = _labelled(
+        pick_split(splits, "--train_split", args.train_split), args, f"{args.dataset}/{args.train_split}"
+    )
     eval_split = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
     if args.eval_fraction is not None or eval_split is None:
         fraction = args.eval_fraction or 0.1
@@ -155,7 +158,7 @@ def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledIm
         evaluation = replace(train.select(held_out), split=f"{train.split} (held out)")
         train = train.select(~held_out)
     else:
-        evaluation = _labelled(_split(splits, "--eval_split", eval_split), args, f"{args.dataset}/{eval_split}")
+        evaluation = _labelled(pick_split(splits, "--eval_split", eval_split), args, f"{args.dataset}/{eval_split}")
     evaluation = _with_names_of(train, evaluation)
     train, evaluation = train.evenly(args.max_train_samples), evaluation.evenly(args.max_eval_samples)
     for source in (train, evaluation):
@@ -166,11 +169,11 @@ def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledIm
 
 def load_evaluation_data(args: DataArguments, token: str | None = None) -> LabelledImages:
     """The evaluation pictures alone; raises as `load_data`."""
-    splits = _load_splits(args, token)
+    splits = load_image_splits(args, token)
     name = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
     if name is None:
         raise ValueError(f"--eval_split: name one of the splits of {args.dataset}, which are {', '.join(splits)}.")
-    source = _labelled(_split(splits, "--eval_split", name), args, f"{args.dataset}/{name}")
+    source = _labelled(pick_split(splits, "--eval_split", name), args, f"{args.dataset}/{name}")
     if not len(source):
         raise ValueError(f"{source.split} is empty.")
     return source.evenly(args.max_eval_samples)
@@ -187,32 +190,9 @@ def stratified_sample(labels: np.ndarray, fraction: float) -> np.ndarray:
     return mask
 
 
-def _load_splits(args: DataArguments, token: str | None) -> dict:
-    if args.dataset == "digits":
-        return _load_digits()
-    import datasets
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-
-    try:
-        loaded = datasets.load_dataset(
-            args.dataset,
-            args.dataset_config,
-            data_dir=args.data_dir,
-            data_files=args.data_files,
-            cache_dir=args.cache_dir,
-            revision=args.dataset_revision,
-            token=token,
-        )
-    except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
-        raise OSError(
-            f"--dataset: {args.dataset!r} cannot be found or reached ({error}). Without network only local files and "
-            "data sets that are in the cache can be read."
-        ) from error
-    except ValueError as error:  # no such configuration, nothing in a split
-        raise ValueError(f"--dataset: {args.dataset!r}: {error}") from error
-    except DatasetGenerationError as error:
-        raise OSError(f"--dataset: {args.dataset!r} cannot be read ({error.__cause__ or error}).") from error
-    return dict(loaded)
+def load_image_splits(args: DataArguments, token: str | None) -> dict:
+    """As `load_splits`, and the built-in digits."""
+    return _load_digits() if args.dataset == "digits" else load_splits(args, token)
 
 
 def _load_digits() -> dict[str, list[dict]]:
@@ -233,12 +213,6 @@ def _load_digits() -> dict[str, list[dict]]:
     }
 
 
-def _split(splits: dict, argument: str, name: str):
-    if name not in splits:
-        raise ValueError(f"{argument}: there is no {name!r}, the splits are {', '.join(splits)}.")
-    return splits[name]
-
-
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     if isinstance(rows, list):
         labels, names = _numbered([row["label"] for row in rows], "label", split)
@@ -248,44 +222,18 @@ def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     features = rows.features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    image_column = _column("image_column", args.image_column, images, ("image", "img"), features)
-    label_column = _column("label_column", args.label_column, classes, ("label", "labels"), features)
+    image_column = find_column("image_column", args.image_column, images, ("image", "img"), features)
+    label_column = find_column("label_column", args.label_column, classes, ("label", "labels"), features)
     if isinstance(features[image_column], datasets.Image):
         # Undecoded, so that what is wrong with a picture can be said with the row it stands in.
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     labels, names = _numbered(rows[label_column][:], label_column, split)
     if isinstance(features[label_column], datasets.ClassLabel):
         names = list(features[label_column].names)
-    images = _Column(rows.select_columns(image_column), image_column)
+    images = Column(rows.select_columns(image_column), image_column)
     source = LabelledImages(images, labels, names, split, np.arange(len(labels)))
     check_labels(source, len(names) if names else None)
     return source
-
-
-class _Column:
-    """One column of a data set, by row number."""
-
-    def __init__(self, rows, name: str):
-        self.rows = rows
-        self.name = name
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int):
-        return self.rows[row][self.name]
-
-
-def _column(argument: str, asked_for: str | None, typed: list[str], usual: Sequence[str], features) -> str:
-    if asked_for is not None:
-        if asked_for not in features:
-            raise ValueError(f"--{argument}: there is no {asked_for!r}, the columns are {', '.join(features)}.")
-        return asked_for
-    candidates = typed or [name for name in usual if name in features]
-    if len(candidates) != 1:
-        found = f"could be any of {', '.join(candidates)}" if candidates else "is not clear"
-        raise ValueError(f"--{argument}: it {found}; say which of the columns it is: {', '.join(features)}.")
-    return candidates[0]
 
 
 def _numbered(values: Sequence, column: str, split: str) -> tuple[np.ndarray, list[str] | None]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..tables import load_splits, pick_split
 from .arguments import TextArguments
 
 logger = logging.getLogger(__name__)
@@ -27,12 +28,12 @@ def load_texts(args: TextArguments, token: str | None = None) -> tuple[Any, Any]
         OSError: a data set that cannot be found or reached.
     """
     splits = _load_splits(args, token)
-    train = _text_only(_split(splits, "--train_split", args.train_split), args)
+    train = _text_only(pick_split(splits, "--train_split", args.train_split), args)
     eval_split = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
     if args.eval_fraction is not None or eval_split is None:
         train, evaluation = _hold_out(train, args)
     else:
-        evaluation = _limited(_text_only(_split(splits, "--eval_split", eval_split), args), args.eval_documents)
+        evaluation = _limited(_text_only(pick_split(splits, "--eval_split", eval_split), args), args.eval_documents)
     train = _limited(train, args.max_train_documents)
     return train, _limited(evaluation, args.max_eval_documents)
 
@@ -46,7 +47,7 @@ def load_evaluation_texts(args: TextArguments, token: str | None = None):
         return _limited(load_texts(args, token)[1], args.max_eval_documents)
     if name is None and len(splits) > 1:
         raise ValueError(f"--eval_split: name one of the splits of {args.dataset}, which are {', '.join(splits)}.")
-    texts = _text_only(_split(splits, "--eval_split", name or next(iter(splits))), args)
+    texts = _text_only(pick_split(splits, "--eval_split", name or next(iter(splits))), args)
     return _limited(_limited(texts, args.eval_documents), args.max_eval_documents)
 
 
@@ -59,11 +60,10 @@ def read(texts, limit: int | None = None) -> Iterator[str]:
 
 
 def _load_splits(args: TextArguments, token: str | None) -> dict:
-    import datasets
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
-
     if args.dataset == PYDOC_TOPICS:
         from pydoc_data.topics import topics
+
+        import datasets
 
         texts = datasets.Dataset.from_dict({"text": [topics[name] for name in sorted(topics)]})
         return {"train": texts.to_iterable_dataset() if args.streaming else texts}
@@ -75,39 +75,12 @@ def _load_splits(args: TextArguments, token: str | None) -> dict:
         name, data_files = _FORMATS[Path(name).suffix.lower()], name
     if name == "text" or _is_text_folder(Path(name)):
         options["sample_by"] = args.text_unit
-    try:
-        loaded = datasets.load_dataset(
-            name,
-            args.dataset_config,
-            data_dir=args.data_dir,
-            data_files=data_files,
-            cache_dir=args.cache_dir,
-            revision=args.dataset_revision,
-            token=token,
-            streaming=args.streaming,
-            **options,
-        )
-    except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
-        raise OSError(
-            f"--dataset: {args.dataset!r} cannot be found or reached ({error}). Without network only local files and "
-            "data sets that are in the cache can be read."
-        ) from error
-    except ValueError as error:  # no such configuration, nothing in a split
-        raise ValueError(f"--dataset: {args.dataset!r}: {error}") from error
-    except DatasetGenerationError as error:
-        raise OSError(f"--dataset: {args.dataset!r} cannot be read ({error.__cause__ or error}).") from error
-    return dict(loaded)
+    return load_splits(args, token, name=name, data_files=data_files, streaming=args.streaming, **options)
 
 
 def _is_text_folder(folder: Path) -> bool:
     files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
     return bool(files) and all(path.suffix.lower() == ".txt" for path in files)
-
-
-def _split(splits: dict, argument: str, name: str):
-    if name not in splits:
-        raise ValueError(f"{argument}: there is no {name!r}, the splits are {', '.join(splits)}.")
-    return splits[name]
 
 
 def _text_only(rows, args: TextArguments):

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from ..data import DataArguments, _load_splits
+from ..data import DataArguments, load_image_splits
 from . import coco_captions, instructions, mme, science_qa, table
 from .arguments import VisionLanguageDataArguments
 from .samples import Samples
@@ -87,7 +87,7 @@ def _splits(args: VisionLanguageDataArguments, kind: str, token: str | None) -> 
         return _FROM_FILES[kind](args)
     if kind in _FROM_FOLDERS and Path(args.dataset).is_dir():
         return _FROM_FOLDERS[kind](args)
-    loaded = _load_splits(
+    loaded = load_image_splits(
         DataArguments(
             dataset=args.dataset,
             dataset_config=args.dataset_config,
