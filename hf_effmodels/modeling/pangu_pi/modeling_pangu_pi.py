@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.activations import ACT2FN
+from transformers.activations import ACT2FN, GELUActivation
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
@@ -153,7 +153,21 @@ class PanguPiAugmentedShortcut(nn.Module):
         self.up_proj.starts_as_zero = True
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.up_proj(self.act_fn(self.down_proj(hidden_states)))
+        hidden_states = self.down_proj(hidden_states)
+        is_gelu = isinstance(self.act_fn, GELUActivation)
+        return self.up_proj(_gelu(hidden_states) if is_gelu else self.act_fn(hidden_states))
+
+
+def _gelu(x: torch.Tensor) -> torch.Tensor:
+    """GELU. PyTorch's kernel for CPUs prepares a oneDNN primitive in every call, which for the numbers of one token
+    takes several times as long as the formula."""
+    few = x.numel() <= _FEW_IN_BOTTLENECK and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    if few and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return torch.erf(x * 0.5**0.5).add_(1).mul_(x).mul_(0.5)
+    return F.gelu(x)
+
+
+_FEW_IN_BOTTLENECK = 1 << 9
 
 
 class PanguPiDecoderLayer(GradientCheckpointingLayer):
