@@ -56,6 +56,24 @@ class ModelArguments:
                 raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
 
 
+@dataclass
+class SourceArguments:
+    """Where a data set is, see `tables.load_splits`. Each task says what its `dataset` may be."""
+
+    dataset: str | None = None
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of the data set on the Hub."})
+    data_files: dict | str | None = field(
+        default=None, metadata={"help": "Files: a path or pattern, or a mapping of splits to them."}
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder with the files, such as of imagefolder."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where data sets are cached."})
+
+    def __post_init__(self):
+        if isinstance(self.data_files, str) and self.data_files.lstrip().startswith("{"):
+            self.data_files = read_mapping("data_files", self.data_files)
+
+
 def read_mapping(name: str, value: dict | str | None) -> dict:
     """A mapping given as such (YAML) or as text in YAML or JSON (command line)."""
     try:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .arguments import read_mapping
+from .arguments import SourceArguments
 from .images import read_image
 from .mixing import SAMPLE_SEED
 from .tables import Column, find_column, load_splits, pick_split
@@ -21,7 +21,7 @@ _SHOWN = 20
 
 
 @dataclass
-class DataArguments:
+class DataArguments(SourceArguments):
     """Which pictures."""
 
     dataset: str | None = field(
@@ -31,13 +31,6 @@ class DataArguments:
             "parquet, ...), or digits (1797 handwritten digits that come with scikit-learn)."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of the data set on the Hub."})
-    data_files: dict | str | None = field(
-        default=None, metadata={"help": "Files: a path or pattern, or a mapping of splits to them."}
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with the files, such as of imagefolder."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where data sets are cached."})
     image_column: str | None = field(
         default=None, metadata={"help": "Column of the pictures; by default the only one of that type."}
     )
@@ -61,8 +54,7 @@ class DataArguments:
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("--dataset is missing: name a data set on the Hub, a folder, imagefolder, or digits.")
-        if isinstance(self.data_files, str) and self.data_files.lstrip().startswith("{"):
-            self.data_files = read_mapping("data_files", self.data_files)
+        super().__post_init__()
         if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
         if self.eval_fraction is not None and self.eval_split is not None:
@@ -190,7 +182,7 @@ def stratified_sample(labels: np.ndarray, fraction: float) -> np.ndarray:
     return mask
 
 
-def load_image_splits(args: DataArguments, token: str | None) -> dict:
+def load_image_splits(args, token: str | None) -> dict:
     """As `load_splits`, and the built-in digits."""
     return _load_digits() if args.dataset == "digits" else load_splits(args, token)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..arguments import read_mapping
+from ..arguments import SourceArguments, read_mapping
 from ..trainer import RecipeArguments
 
 #: A tokenizer that is trained on the training text: `train:` and its number of tokens.
@@ -57,7 +57,7 @@ class LanguageModelArguments:
 
 
 @dataclass
-class TextArguments:
+class TextArguments(SourceArguments):
     """Which text, and how it becomes blocks of tokens."""
 
     dataset: str | None = field(
@@ -68,13 +68,6 @@ class TextArguments:
             "own help)."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of the data set on the Hub."})
-    data_files: dict | str | None = field(
-        default=None, metadata={"help": "Files: a path or pattern, or a mapping of splits to them."}
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with the files."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where data sets are cached."})
     text_column: str | None = field(
         default=None, metadata={"help": "Column of the text; by default 'text' or the only one that holds texts."}
     )
@@ -120,8 +113,7 @@ class TextArguments:
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("--dataset is missing: name a data set on the Hub, a file, a folder, or pydoc_topics.")
-        if isinstance(self.data_files, str) and self.data_files.lstrip().startswith("{"):
-            self.data_files = read_mapping("data_files", self.data_files)
+        super().__post_init__()
         if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
         if self.eval_fraction is not None and self.eval_split is not None:

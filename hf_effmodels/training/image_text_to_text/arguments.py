@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..arguments import read_mapping
+from ..arguments import SourceArguments, read_mapping
 from ..trainer import RecipeArguments
 
 #: `--tokenizer` that is made from the training texts.
@@ -67,7 +67,7 @@ class VisionLanguageModelArguments:
 
 
 @dataclass
-class VisionLanguageDataArguments:
+class VisionLanguageDataArguments(SourceArguments):
     """Which pictures and texts."""
 
     dataset: str | None = field(
@@ -87,13 +87,6 @@ class VisionLanguageDataArguments:
             "the folder of the release, or its columns; for evaluation. By default what dataset looks like."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of the data set on the Hub."})
-    data_files: dict | str | None = field(
-        default=None, metadata={"help": "Files: a path or pattern, or a mapping of splits to them."}
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with the files, such as of imagefolder."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where data sets are cached."})
     image_folder: str | None = field(
         default=None, metadata={"help": "Folder that file names of images are relative to."}
     )
@@ -142,8 +135,7 @@ class VisionLanguageDataArguments:
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("--dataset is missing: name a data set on the Hub, a folder or file, or digits.")
-        if isinstance(self.data_files, str) and self.data_files.lstrip().startswith("{"):
-            self.data_files = read_mapping("data_files", self.data_files)
+        super().__post_init__()
         if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
         if self.eval_fraction is not None and self.eval_split is not None:

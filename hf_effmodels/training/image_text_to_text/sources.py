@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from ..data import DataArguments, load_image_splits
+from ..data import load_image_splits
 from . import coco_captions, instructions, mme, science_qa, table
 from .arguments import VisionLanguageDataArguments
 from .samples import Samples
@@ -87,17 +87,7 @@ def _splits(args: VisionLanguageDataArguments, kind: str, token: str | None) -> 
         return _FROM_FILES[kind](args)
     if kind in _FROM_FOLDERS and Path(args.dataset).is_dir():
         return _FROM_FOLDERS[kind](args)
-    loaded = load_image_splits(
-        DataArguments(
-            dataset=args.dataset,
-            dataset_config=args.dataset_config,
-            dataset_revision=args.dataset_revision,
-            data_files=args.data_files,
-            data_dir=args.data_dir,
-            cache_dir=args.cache_dir,
-        ),
-        token,
-    )
+    loaded = load_image_splits(args, token)
     make = _FROM_ROWS[kind]
     return {
         name: lambda name=name, rows=rows: make(rows, args, f"{args.dataset}/{name}") for name, rows in loaded.items()

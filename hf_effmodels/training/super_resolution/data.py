@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ...pipelines.sam_diffsr.masks import decode_regions
 from ...pipelines.sam_diffsr.matlab_resize import imresize
-from ..arguments import read_mapping
+from ..arguments import SourceArguments
 from ..images import read_image
 from ..tables import Column, find_column, load_splits, pick_split
 from .arguments import check_counts
@@ -34,7 +34,7 @@ _CACHE_BYTES = 256 * 2**20
 
 
 @dataclass
-class SuperResolutionDataArguments:
+class SuperResolutionDataArguments(SourceArguments):
     """Which images."""
 
     dataset: str | None = field(
@@ -45,13 +45,6 @@ class SuperResolutionDataArguments:
             "(ten that come with scikit-image)."
         },
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Revision of the data set on the Hub."})
-    data_files: dict | str | None = field(
-        default=None, metadata={"help": "Files: a path or pattern, or a mapping of splits to them."}
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with the files, such as of imagefolder."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where data sets are cached."})
     image_column: str | None = field(
         default=None, metadata={"help": "Column of the images; by default 'image', or the only one of that type."}
     )
@@ -86,8 +79,7 @@ class SuperResolutionDataArguments:
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("--dataset is missing: name a folder of images, a data set on the Hub or skimage_photos.")
-        if isinstance(self.data_files, str) and self.data_files.lstrip().startswith("{"):
-            self.data_files = read_mapping("data_files", self.data_files)
+        super().__post_init__()
         check_counts(self, "eval_holdout", "max_train_samples", "max_eval_samples")
         if self.eval_holdout is not None and (self.eval_split is not None or self.eval_dataset is not None):
             raise ValueError("--eval_holdout excludes --eval_split and --eval_dataset.")
