@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..models import get_config
-from .peers import PEERS, check
+from .peers import PEERS, check, has_peer
 from .runs import Row, measure
 from .tables import machine, markdown, write
 from .workloads import MODES, kind_of
@@ -27,7 +27,12 @@ def make_parser() -> argparse.ArgumentParser:
     names, numbers = _list_of(str), _list_of(int)
     parser.add_argument("--presets", type=names, required=True, help="such as ghostnetv3-1.0x,ghostnet-1.0x")
     peers = [name for name in PEERS if name != "ours"]
-    parser.add_argument("--against", type=names, default=[], help=f"peers, in eager mode: {', '.join(peers)}")
+    parser.add_argument(
+        "--against",
+        type=names,
+        default=[],
+        help=f"peers, in eager mode, each beside the presets it has something for: {', '.join(peers)}",
+    )
     parser.add_argument("--batch", type=numbers, default=[1], help="batch sizes, such as 1,32")
     parser.add_argument("--threads", type=numbers, default=[1], help="numbers of threads, such as 1,2")
     parser.add_argument("--backends", type=names, default=["eager"], help=f"of our models: {', '.join(BACKENDS)}")
@@ -50,7 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="fold before measuring (default: yes; no when training)",
     )
     parser.add_argument(
-        "--reference", help='row that ratios refer to, such as "timm eager" (default: the first peer, else our first)'
+        "--reference",
+        help='row that ratios refer to, such as "timm eager" (default: the first peer of each preset, else our first)',
     )
     parser.add_argument("--output", type=Path, help="folder for benchmark.md, .csv, .json and .png")
     return parser
@@ -78,9 +84,7 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
             raise ValueError(f"{name}: got {getattr(arguments, name)}, accepted are whole numbers from 1.")
     if arguments.rounds < 1:
         raise ValueError(f"rounds: got {arguments.rounds}, accepted are whole numbers from 1.")
-    implementations = [(peer, "eager") for peer in arguments.against]
-    implementations += [("ours", backend) for backend in arguments.backends]
-    if not implementations or not arguments.presets:
+    if not (arguments.against or arguments.backends) or not arguments.presets:
         raise ValueError("presets and backends: got none, there is nothing to measure.")
     try:
         overrides = json.loads(arguments.model_config)
@@ -93,6 +97,12 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
             raise ValueError(f"{name}: got {getattr(arguments, name)}, accepted are whole numbers from 1.")
     for preset in arguments.presets:
         _check_preset(preset, arguments)
+    for peer in arguments.against:
+        check(peer, arguments.presets)
+
+    def implementations(preset: str) -> list[tuple[str, str]]:
+        peers = [(peer, "eager") for peer in arguments.against if has_peer(peer, preset)]
+        return peers + [("ours", backend) for backend in arguments.backends]
 
     def row(preset: str, peer: str, backend: str, batch: int, threads: int) -> Row:
         shared = {"preset": preset, "peer": peer, "backend": backend, "batch": batch, "threads": threads}
@@ -112,11 +122,7 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         )
 
     return [
-        [
-            row(preset, *implementation, batch, threads)
-            for preset in arguments.presets
-            for implementation in implementations
-        ]
+        [row(preset, *each, batch, threads) for preset in arguments.presets for each in implementations(preset)]
         for batch in arguments.batch
         for threads in arguments.threads
     ]
@@ -128,8 +134,6 @@ def _check_preset(preset: str, arguments: argparse.Namespace) -> None:
         raise ValueError(f"mode: {preset} has no {arguments.mode}; accepted are {', '.join(MODES[kind])}.")
     if kind != "image-classification" and arguments.backends != ["eager"]:
         raise ValueError(f"backends: got {','.join(arguments.backends)}, accepted for {preset} is eager.")
-    for peer in arguments.against:
-        check(peer, preset)
 
 
 def _check(argument: str, values: Sequence[str], accepted: Sequence[str]) -> None:
@@ -138,27 +142,31 @@ def _check(argument: str, values: Sequence[str], accepted: Sequence[str]) -> Non
             raise ValueError(f"{argument}: got {value!r}, accepted are {', '.join(accepted)}.")
 
 
-def _reference(rows: Sequence[Row], name: str | None) -> Row:
+def references(rows: Sequence[Row], name: str | None) -> dict[Row, Row]:
+    """Row -> the row its ratio refers to."""
     if name is None:
-        return rows[0]
-    for row in rows:
-        if name in (row.name, f"{row.peer} {row.backend}"):
-            return row
-    raise ValueError(f"reference: got {name!r}, accepted are {', '.join(sorted({r.name for r in rows}))}.")
+        # Beside peers each preset by itself; without them the presets beside the first.
+        first = {row.preset: row for row in reversed(rows)} if any(row.peer != "ours" for row in rows) else {}
+        return {row: first.get(row.preset, rows[0]) for row in rows}
+    named = [row for row in rows if name in (row.name, f"{row.peer} {row.backend}")]
+    if not named:
+        raise ValueError(f"reference: got {name!r}, accepted are {', '.join(sorted({r.name for r in rows}))}.")
+    own = {row.preset: row for row in reversed(named)}
+    return {row: own.get(row.preset, named[0]) for row in rows}
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Parse, measure, print the table, write the files."""
     arguments = make_parser().parse_args(argv)
     groups = plan(arguments)
-    references = [_reference(rows, arguments.reference) for rows in groups]
+    compared = [references(rows, arguments.reference) for rows in groups]
     results = []
-    for rows, reference in zip(groups, references, strict=True):
+    for rows, reference in zip(groups, compared, strict=True):
         sys.stderr.write(f"batch {rows[0].batch}, threads {rows[0].threads}: {len(rows)} rows\n")
         results += measure(rows, arguments.rounds, reference)
-    first = references[0]
     sys.stdout.write(f"{markdown(results)}\n\n")
-    sys.stdout.write(f"times faster than {first.peer} {first.backend}; {first.mode}, {arguments.rounds} rounds; ")
+    names = dict.fromkeys(f"{row.preset} {row.peer} {row.backend}" for row in compared[0].values())
+    sys.stdout.write(f"times faster than {', '.join(names)}; {arguments.mode}, {arguments.rounds} rounds; ")
     sys.stdout.write(f"{machine()['processor']}\n")
     if arguments.output is not None:
         for path in write(results, arguments.output):

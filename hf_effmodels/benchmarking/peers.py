@@ -40,10 +40,9 @@ TIMM = {
 
 def timm_name(preset: str) -> str:
     """timm's name of a preset; a ValueError where timm has none."""
-    pattern, name = TIMM.get(model_type(preset), ("(?!)", ""))
-    if not re.fullmatch(pattern, preset):
+    if not has_peer("timm", preset):
         raise ValueError(f"against: timm has no {preset}; it has peers of {', '.join(TIMM)}.")
-    return re.sub(pattern, name, preset)
+    return re.sub(*TIMM[model_type(preset)], preset)
 
 
 def timm(preset: str, folded: bool, overrides: dict) -> nn.Module:
@@ -186,9 +185,15 @@ PEERS = {
 }
 
 
-def check(peer: str, preset: str) -> None:
-    """Raise a ValueError where `peer` has nothing to set beside `preset`."""
+def has_peer(peer: str, preset: str) -> bool:
+    """Whether `peer` has something to set beside `preset`; a ValueError if there is no such preset."""
+    known = PEERS[peer].of
     if peer == "timm":
-        timm_name(preset)
-    elif (known := PEERS[peer].of) is not None and model_type(preset) not in known:
-        raise ValueError(f"against: {peer} has no {preset}; it has peers of {', '.join(known)}.")
+        return re.fullmatch(TIMM.get(model_type(preset), ("(?!)",))[0], preset) is not None
+    return known is None or model_type(preset) in known
+
+
+def check(peer: str, presets: Collection[str]) -> None:
+    """Raise a ValueError where `peer` has nothing to set beside any of `presets`."""
+    if not any(has_peer(peer, preset) for preset in presets):
+        raise ValueError(f"against: {peer} has no {', '.join(presets)}; it has peers of {', '.join(PEERS[peer].of)}.")

@@ -6,7 +6,7 @@ import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from .counting import count_preset
@@ -69,13 +69,15 @@ class Result:
     macs: int | None
 
 
-def measure(rows: Sequence[Row], rounds: int, reference: Row | None = None, seed: int = 0) -> list[Result]:
-    """Time all `rows` in turns, `rounds` times each; ratios are against `reference` (the first row by default).
+def measure(
+    rows: Sequence[Row], rounds: int, references: Mapping[Row, Row] | None = None, seed: int = 0
+) -> list[Result]:
+    """Time all `rows` in turns, `rounds` times each; each row's ratio is to `references[row]` (by default the first).
 
     Raises:
         ValueError: a row cannot run (the message says which and why).
     """
-    reference = reference or rows[0]
+    references = references or dict.fromkeys(rows, rows[0])
     workers: dict[Row, subprocess.Popen] = {}
     try:
         for row in rows:
@@ -95,7 +97,7 @@ def measure(rows: Sequence[Row], rounds: int, reference: Row | None = None, seed
             worker.stdout.close()
             worker.terminate()
             worker.wait()
-    return [_result(row, times[row], times[reference], ready[row]) for row in rows]
+    return [_result(row, times[row], times[references[row]], ready[row]) for row in rows]
 
 
 def _start(row: Row) -> subprocess.Popen:

@@ -9,6 +9,7 @@ import torch
 import hf_effmodels
 from hf_effmodels.benchmarking import main
 from hf_effmodels.benchmarking.bare_convolutions import BareConvolutions
+from hf_effmodels.benchmarking.command import make_parser, plan, references
 from hf_effmodels.benchmarking.counting import count_preset
 from hf_effmodels.benchmarking.official_denoiser import DenoisingStep, OfficialDenoiser
 from hf_effmodels.benchmarking.official_ghostnet import OfficialGhostNet
@@ -139,6 +140,19 @@ SEEING = {
     },
     "image_token_id": 99,
 }
+
+
+def test_each_peer_stands_beside_the_presets_it_has_something_for_and_is_their_reference():
+    command = ["--presets", "vanillanet-5,pyramidvig-ti", "--against", "bare-convolutions,official-like"]
+    (rows,) = plan(make_parser().parse_args(command))
+    assert [(row.preset, row.peer) for row in rows] == [
+        *(("vanillanet-5", "bare-convolutions"), ("vanillanet-5", "ours")),
+        *(("pyramidvig-ti", "official-like"), ("pyramidvig-ti", "ours")),
+    ]
+    assert [references(rows, None)[row] for row in rows] == [rows[0], rows[0], rows[2], rows[2]]
+    assert set(references(rows, "pyramidvig-ti ours eager").values()) == {rows[3]}
+    alone = plan(make_parser().parse_args(["--presets", "vanillanet-5,vanillanet-6"]))[0]
+    assert set(references(alone, None).values()) == {alone[0]}
 
 
 @pytest.mark.parametrize("mode", ["infer", "train", "generate"])
