@@ -5,6 +5,7 @@ import copy
 import functools
 
 import numpy as np
+import peft
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -312,7 +313,6 @@ def test_official_checkpoints_become_adapter_folders(tmp_path, bases, pixels):
             assert torch.equal(value, model.state_dict()[name]), name
 
     # The decoder's part is a PEFT adapter that gives the same.
-    peft = pytest.importorskip("peft")
     convert_to_peft(tmp_path / "official.pth", tmp_path / "peft", text_model=bases[0])
     adapted = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "peft")
     context, _ = loaded.model.encode_rows(IDS, pixels)

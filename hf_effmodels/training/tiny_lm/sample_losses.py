@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..causal_lm.trainer import token_losses
 from .calibration import evaluating
-
-_IGNORED = -100
 
 
 def compute_losses(
@@ -96,15 +94,10 @@ def _sample_losses(model: PreTrainedModel, samples: list[Mapping], start: int) -
             raise ValueError(f"dataset: {name} of samples {start} ... has the lengths {lengths}, accepted is one.")
         batch[name] = torch.stack(values).to(model.device)
     labels = batch.pop("labels", batch["input_ids"])
-    logits = model(**batch, use_cache=False).logits
-    losses = []
-    for sequence, targets in zip(logits[:, :-1], labels[:, 1:], strict=True):  # one at a time: logits are large
-        each = F.cross_entropy(sequence.float(), targets, ignore_index=_IGNORED, reduction="none")
-        count = int(targets.ne(_IGNORED).sum())
-        if not count:
-            raise ValueError(f"dataset: sample {start + len(losses)} has no label to predict.")
-        losses.append(float(each.double().sum()) / count)
-    return np.asarray(losses)
+    sums, counts = token_losses(model(**batch, use_cache=False).logits, labels)
+    if not counts.all():
+        raise ValueError(f"dataset: sample {start + int(counts.argmin())} has no label to predict.")
+    return (sums / counts).cpu().numpy()
 
 
 # The state file

@@ -150,7 +150,6 @@ def test_slic_without_scikit_image_says_what_to_install(monkeypatch):
 
 
 def test_slic_parts_the_image_without_gaps():
-    pytest.importorskip("skimage")
     halves = Image.new("RGB", (32, 24), "red")
     halves.paste("blue", (16, 0, 32, 24))
     masks = segmenters.slic(num_segments=4)(halves)
