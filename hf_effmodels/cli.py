@@ -203,7 +203,7 @@ def _benchmark(argv: list[str]) -> None:
 
 
 def _tiny_lm(argv: list[str]) -> None:
-    from .training.tiny_lm.command import main as tiny_lm
+    from .compression.command import main as tiny_lm
 
     tiny_lm(argv)
 

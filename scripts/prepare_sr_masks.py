@@ -12,7 +12,7 @@ from pathlib import Path
 # This folder has an evaluate.py, which would hide the library of that name.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from hf_effmodels.training.super_resolution.prepare_masks import main  # noqa: E402
+from hf_effmodels.training.tasks.super_resolution.prepare_masks import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -8,5 +8,5 @@ setup_environment train
 output=outputs/quickstart_ghostnetv3_digits
 accelerate launch --num_processes 1 --cpu scripts/train.py \
     --config recipes/quickstart_ghostnetv3_digits.yaml --overwrite_output_dir true "$@"
-python scripts/evaluate.py --model "$output" --dataset digits
+python scripts/eval.py --model "$output" --dataset digits
 python scripts/quickstart_predict.py "$output"

@@ -7,13 +7,7 @@
 A killed run goes on with `--resume_from_checkpoint true`. `--help` lists all keys.
 """
 
-import sys
-from pathlib import Path
-
-# This folder has an evaluate.py, which would hide the library of that name.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
-from hf_effmodels.training import main  # noqa: E402
+from hf_effmodels.training import main
 
 if __name__ == "__main__":
     main()

@@ -1,24 +1,15 @@
-"""Training and evaluation behind `scripts/train.py` and `scripts/evaluate.py`.
+"""Training and evaluation behind `scripts/train.py` and `scripts/eval.py`.
 
-A task is a module of this package with two functions, `prepare_training(reader)` and `prepare_evaluation(reader)`.
-Each reads its arguments, finds whatever is wrong with the user's input, and returns the function that does the work.
-`TRAINING_ARGUMENTS` lists the dataclasses that take a recipe's keys. Adding a task is adding a line to `TASKS`.
+A task is a folder of `tasks/` and is found by its name; `task.py` says what one offers.
 """
 
 import importlib
 import logging
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-
-#: task -> module of this package
-TASKS = {
-    "image-classification": "image_classification",
-    "causal-lm": "causal_lm",
-    "super-resolution": "super_resolution",
-    "image-text-to-text": "image_text_to_text",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -45,7 +36,7 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, float]:
 def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
     as_program = argv is None
     if as_program:
-        from .launch import start_missing_processes
+        from .run.launch import start_missing_processes
 
         start_missing_processes()
         _set_up_logging()
@@ -57,7 +48,7 @@ def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
 def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
     """Everything up to the point where the work starts; `stage` is a function's name in the task's module."""
     try:
-        from .arguments import ArgumentReader
+        from .run.arguments import ArgumentReader
 
         reader = ArgumentReader(argv)
         task = load_task(reader.task)
@@ -66,11 +57,18 @@ def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
     return getattr(task, stage)(reader)
 
 
+def list_tasks() -> list[str]:
+    """Names of the tasks, such as `"image-classification"`: the folders of `tasks/`."""
+    from . import tasks
+
+    return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(tasks.__path__) if found.ispkg)
+
+
 def load_task(name: str):
-    """The module of a task."""
-    if name not in TASKS:
-        raise ValueError(f"--task: got {name!r}, accepted are {', '.join(map(repr, TASKS))}.")
-    return importlib.import_module(f".{TASKS[name]}", __name__)
+    """The module `tasks/<name>/task.py`."""
+    if name not in list_tasks():
+        raise ValueError(f"--task: got {name!r}, accepted are {', '.join(map(repr, list_tasks()))}.")
+    return importlib.import_module(f".tasks.{name.replace('-', '_')}.task", __name__)
 
 
 def _set_up_logging() -> None:

@@ -15,7 +15,7 @@ from hf_effmodels.hub import export, publish
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES, AdemVLForConditionalGeneration
 from hf_effmodels.modeling.adem_vl.processing_adem_vl import AdemVLProcessor
 
-from ..training.image_text_to_text.conftest import bases  # noqa: F401
+from ..training.tasks.image_text_to_text.conftest import bases  # noqa: F401
 from .client import run_snippets
 from .conftest import onto_the_network, run_client
 

@@ -12,10 +12,10 @@ from transformers import TrainerCallback
 from hf_effmodels import VanillaNetConfig, VanillaNetForImageClassification, VanillaNetModel
 from hf_effmodels.hub.convert import convert_state_dict, read_checkpoint
 from hf_effmodels.registry import ARCHITECTURES
-from hf_effmodels.training.callbacks import DeepTrainingCallback, callbacks_for
-from hf_effmodels.training.cosine import warmup_cosine_schedule
-from hf_effmodels.training.layer_decay import layer_decay_groups
-from hf_effmodels.training.trainer import RecipeArguments, RecipeTrainer
+from hf_effmodels.training.optim.cosine import warmup_cosine_schedule
+from hf_effmodels.training.optim.layer_decay import layer_decay_groups
+from hf_effmodels.training.run.model_callbacks import DeepTrainingCallback, callbacks_for
+from hf_effmodels.training.run.trainer import RecipeArguments, RecipeTrainer
 
 TINY = {"hidden_sizes": [8, 12, 16], "strides": [2, 1], "act_num": 1, "num_labels": 4, "initializer_range": 0.2}
 

@@ -240,7 +240,7 @@ def test_bad_settings_are_refused_by_name(overrides, message):
 
 
 def test_neighbours_are_drawn_where_they_are():
-    from hf_effmodels.visualization import plot_neighbors
+    from hf_effmodels.modeling.vig.visualization import plot_neighbors
 
     image = Image.new("RGB", (80, 60))
     edges = torch.zeros(12, 2, dtype=torch.int64)

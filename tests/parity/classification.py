@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from hf_effmodels.hub.convert import convert_state_dict, official_name
 from hf_effmodels.registry import ARCHITECTURES
-from hf_effmodels.training.distillation.soft_targets import soft_target_loss
+from hf_effmodels.training.losses.soft_targets import soft_target_loss
 
 from . import golden
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from hf_effmodels.training import load_task, prepare
-from hf_effmodels.training.arguments import ArgumentReader
+from hf_effmodels.training.run.arguments import ArgumentReader
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 

@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.configuration_llama import LlamaConfig
 
-from ..layers.llama_layout import (
+from ..decoders.llama_layout import (
     build_like,
     check_overrides,
     check_same_head,

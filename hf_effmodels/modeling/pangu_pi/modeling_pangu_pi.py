@@ -26,7 +26,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaPreTrainedModel,
 )
 
-from ..layers.causal_lm import Attention, RMSNorm, RotaryEmbedding, causal_lm_loss
+from ..decoders.causal_lm import Attention, RMSNorm, RotaryEmbedding, causal_lm_loss
 from .configuration_pangu_pi import PanguPiConfig
 
 

@@ -7,7 +7,7 @@ import re
 
 import torch
 
-from ..layers.llama_layout import (
+from ..decoders.llama_layout import (
     build_like,
     check_overrides,
     check_same_head,

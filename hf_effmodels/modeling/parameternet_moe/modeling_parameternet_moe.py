@@ -27,7 +27,7 @@ from transformers.models.llama.modeling_llama import (
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
-from ..layers.causal_lm import Attention, RMSNorm, RotaryEmbedding, causal_lm_loss
+from ..decoders.causal_lm import Attention, RMSNorm, RotaryEmbedding, causal_lm_loss
 from .configuration_parameternet_moe import ParameterNetMoeConfig
 
 

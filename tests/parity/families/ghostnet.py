@@ -5,7 +5,7 @@ import re
 import torch
 from torch.nn import functional as F
 
-from hf_effmodels.training.distillation.soft_targets import soft_target_loss
+from hf_effmodels.training.losses.soft_targets import soft_target_loss
 
 from ..classification import ClassifierCase
 from ..golden import inputs

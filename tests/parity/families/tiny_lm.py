@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig
 
-from hf_effmodels.training.tiny_lm.pieces import is_special_piece, kept_share
-from hf_effmodels.training.tiny_lm.resampling import draw_by_loss, loss_probabilities
-from hf_effmodels.training.tiny_lm.scores import structure_scores, top
-from hf_effmodels.training.tiny_lm.sentencepiece_bpe import SentencePieceBPE
-from hf_effmodels.training.tiny_lm.sizes import count_parameters, feed_forward_size
-from hf_effmodels.training.tiny_lm.token_counts import TokenCounts
-from hf_effmodels.training.tiny_lm.tokenizer_compression import compress_tokenizer, unreachable_ids
+from hf_effmodels.compression.pruning.scores import structure_scores, top
+from hf_effmodels.compression.sizes import count_parameters, feed_forward_size
+from hf_effmodels.compression.tokenizers.pieces import is_special_piece, kept_share
+from hf_effmodels.compression.tokenizers.sentencepiece_bpe import SentencePieceBPE
+from hf_effmodels.compression.tokenizers.token_counts import TokenCounts
+from hf_effmodels.compression.tokenizers.tokenizer_compression import compress_tokenizer, unreachable_ids
+from hf_effmodels.training.run.rounds.resampling import draw_by_loss, loss_probabilities
 
 from ..golden import inputs
 

@@ -5,11 +5,11 @@ from torch.nn import functional as F
 
 from hf_effmodels.hub.convert import official_name
 from hf_effmodels.modeling.vanillanet.configuration_vanillanet import PRESETS, VanillaNetConfig
+from hf_effmodels.modeling.vanillanet.deep_training import act_learn_at
 from hf_effmodels.modeling.vanillanet.modeling_vanillanet import SeriesActivation
 from hf_effmodels.registry import ARCHITECTURES
-from hf_effmodels.training.callbacks.deep_training import act_learn_at
-from hf_effmodels.training.cosine import warmup_cosine_schedule
-from hf_effmodels.training.layer_decay import layer_decay_groups
+from hf_effmodels.training.optim.cosine import warmup_cosine_schedule
+from hf_effmodels.training.optim.layer_decay import layer_decay_groups
 
 from ..classification import ClassifierCase
 from ..golden import inputs, state_dict

@@ -1,0 +1,145 @@
+"""Documents from anywhere `datasets` reads: which column, which are held out, what is wrong with them."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...tasks.causal_lm.arguments import TextArguments
+from ..splits import load_splits, pick_split
+
+logger = logging.getLogger(__name__)
+
+#: The texts of Python's help on its language (`help("while")`), which come with every Python.
+PYDOC_TOPICS = "pydoc_topics"
+
+_EVAL_SPLITS = ("validation", "valid", "val", "test")
+_FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def load_texts(args: TextArguments, token: str | None = None) -> tuple[Any, Any]:
+    """The training and the evaluation documents.
+
+    Returns:
+        Two `datasets.Dataset` with a column `text`; with `--streaming` the first is a `datasets.IterableDataset`.
+
+    Raises:
+        ValueError: missing splits or columns (with those there are), nothing to train on or to evaluate with.
+        OSError: a data set that cannot be found or reached.
+    """
+    splits = _load_splits(args, token)
+    train = _text_only(pick_split(splits, "--train_split", args.train_split), args)
+    eval_split = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
+    if args.eval_fraction is not None or eval_split is None:
+        train, evaluation = _hold_out(train, args)
+    else:
+        evaluation = _limited(_text_only(pick_split(splits, "--eval_split", eval_split), args), args.eval_documents)
+    train = _limited(train, args.max_train_documents)
+    return train, _limited(evaluation, args.max_eval_documents)
+
+
+def load_evaluation_texts(args: TextArguments, token: str | None = None):
+    """The documents `load_texts` would evaluate on; of a data set with a single split all of them, unless
+    `--eval_fraction` says how much of it was held out."""
+    splits = _load_splits(args, token)
+    name = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
+    if args.eval_fraction is not None:
+        return _limited(load_texts(args, token)[1], args.max_eval_documents)
+    if name is None and len(splits) > 1:
+        raise ValueError(f"--eval_split: name one of the splits of {args.dataset}, which are {', '.join(splits)}.")
+    texts = _text_only(pick_split(splits, "--eval_split", name or next(iter(splits))), args)
+    return _limited(_limited(texts, args.eval_documents), args.max_eval_documents)
+
+
+def read(texts, limit: int | None = None) -> Iterator[str]:
+    """The documents (or the first `limit`) as texts; a missing one (None) is empty."""
+    for number, row in enumerate(texts):
+        if limit is not None and number >= limit:
+            return
+        yield row["text"] or ""
+
+
+def _load_splits(args: TextArguments, token: str | None) -> dict:
+    if args.dataset == PYDOC_TOPICS:
+        from pydoc_data.topics import topics
+
+        import datasets
+
+        texts = datasets.Dataset.from_dict({"text": [topics[name] for name in sorted(topics)]})
+        return {"train": texts.to_iterable_dataset() if args.streaming else texts}
+    name, options = args.dataset, {}
+    data_files = args.data_files
+    if Path(name).suffix.lower() in _FORMATS and data_files is None:
+        if not Path(name).is_file():
+            raise OSError(f"--dataset: there is no file {name!r}.")
+        name, data_files = _FORMATS[Path(name).suffix.lower()], name
+    if name == "text" or _is_text_folder(Path(name)):
+        options["sample_by"] = args.text_unit
+    return load_splits(args, token, name=name, data_files=data_files, streaming=args.streaming, **options)
+
+
+def _is_text_folder(folder: Path) -> bool:
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    return bool(files) and all(path.suffix.lower() == ".txt" for path in files)
+
+
+def _text_only(rows, args: TextArguments):
+    """Only the column with the text, under the name `text`."""
+    first = next(iter(rows), None)
+    if first is None:
+        raise ValueError(f"--dataset: {args.dataset} holds no documents.")
+    column = _text_column(first, rows.features, args.text_column)
+    rows = rows.select_columns(column)
+    return rows if column == "text" else rows.rename_column(column, "text")
+
+
+def _text_column(first: dict, features, asked_for: str | None) -> str:
+    if features:
+        texts = [name for name, feature in features.items() if getattr(feature, "dtype", None) in _TEXT_TYPES]
+    else:
+        texts = [name for name, value in first.items() if isinstance(value, str)]
+    if asked_for is not None:
+        if asked_for not in first:
+            raise ValueError(f"--text_column: there is no {asked_for!r}, the columns are {', '.join(first)}.")
+        if asked_for not in texts:
+            raise ValueError(f"--text_column: {asked_for!r} holds no texts; those are {', '.join(texts) or 'none'}.")
+        return asked_for
+    if "text" in texts:
+        return "text"
+    if len(texts) != 1:
+        found = f"could be any of {', '.join(texts)}" if texts else "is none"
+        raise ValueError(f"--text_column: it {found}; the columns are {', '.join(first)}.")
+    return texts[0]
+
+
+_TEXT_TYPES = ("string", "large_string", "string_view")
+
+
+def _limited(rows, count: int | None):
+    return rows if count is None else rows.take(count)
+
+
+def _hold_out(train, args: TextArguments) -> tuple[Any, Any]:
+    if args.streaming:
+        if args.eval_documents is None:
+            raise ValueError("--eval_documents: say how many documents of the stream are held out for the evaluation.")
+        return train.skip(args.eval_documents), train.take(args.eval_documents)
+    fraction = args.eval_fraction or 0.1
+    if len(train) == 1:
+        return _cut(train[0]["text"] or "", fraction, args.dataset)
+    logger.info("evaluating on %g per cent of the documents of %s", 100 * fraction, args.dataset)
+    count = min(max(1, round(fraction * len(train))), len(train) - 1)
+    # Evenly spread: neighbouring documents are often of one kind.
+    held_out = {(2 * i + 1) * len(train) // (2 * count) for i in range(count)}
+    return train.select([i for i in range(len(train)) if i not in held_out]), train.select(sorted(held_out))
+
+
+def _cut(text: str, fraction: float, name: str) -> tuple[Any, Any]:
+    """The only document, cut at the beginning of a line."""
+    import datasets
+
+    where = text.find("\n", int(len(text) * (1 - fraction))) + 1
+    if not where or not text[where:].strip():
+        raise ValueError(f"--eval_fraction: the only document of {name} has no line to cut it at; give --eval_split.")
+    logger.info("evaluating on the last %d of the %d characters of %s", len(text) - where, len(text), name)
+    return tuple(datasets.Dataset.from_dict({"text": [part]}) for part in (text[:where], text[where:]))

@@ -1,0 +1,170 @@
+"""What lies beside a trained model of any task: the model itself, numbers, training curves, the model card."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+logger = logging.getLogger(__name__)
+
+#: Folder beside the results with the model as `hf-effmodels publish` takes it.
+HUB_FOLDER = "hub"
+
+
+def save_results(trainer, train_metrics: dict, eval_metrics: dict) -> dict:
+    """Write the model with its processor, `train_results.json`, `eval_results.json`, `all_results.json` and
+    `trainer_state.json` into the output folder.
+
+    Returns:
+        All metrics.
+    """
+    if train_metrics.get("train_runtime") and trainer.state.global_step > trainer._initial_global_step:
+        trainer.log_metrics("train", train_metrics)
+        trainer.save_metrics("train", train_metrics)
+    trainer.log_metrics("eval", eval_metrics)
+    trainer.save_metrics("eval", eval_metrics)
+    trainer.save_state()
+    save_model(trainer, Path(trainer.args.output_dir))
+    if trainer.args.ema_decay is not None:
+        logger.info("the saved model holds the moving average of the weights (ema_decay %g)", trainer.args.ema_decay)
+    return {**train_metrics, **eval_metrics}
+
+
+def save_model(trainer, output: Path) -> None:
+    """First into a folder of its own, so that a kill leaves no half-written model under its final name."""
+    with tempfile.TemporaryDirectory(dir=output if trainer.args.should_save else None, prefix=".saving-") as folder:
+        trainer.save_model(folder, _internal_call=True)
+        if trainer.args.should_save:
+            for file in Path(folder).iterdir():
+                if file.name != "training_args.bin":  # a pickle; training_config.yaml says the same
+                    if file.is_dir():  # a diffusers pipeline keeps each of its parts in a folder
+                        shutil.rmtree(output / file.name, ignore_errors=True)
+                    os.replace(file, output / file.name)
+
+
+def write_card(
+    trainer,
+    metrics: Mapping[str, float],
+    *,
+    split: str,
+    dataset: str,
+    model: str,
+    pipeline_tag: str,
+    training: Mapping[str, object],
+    **export_options,
+) -> None:
+    """Write the model card `README.md` and, of a model of this package, the folder `hub` for `hf-effmodels publish`.
+
+    Args:
+        trainer: after training. Its `processing_class` goes into the folder with the model.
+        metrics: name and value of what was measured on `split` of `dataset`; accuracies are fractions of 1.
+        split: the evaluated split.
+        dataset: the training data: a Hub id or a name.
+        model: what `--model` was: a Hub id here is the base model of the card.
+        pipeline_tag: the Hub's task, for models of other libraries (our own know theirs).
+        training: the hyper-parameters, see `training_summary`.
+        export_options: further arguments of `hub.export`, for the folder `hub`.
+    """
+    from ...hub import export
+
+    network, output = trainer.accelerator.unwrap_model(trainer.model), Path(trainer.args.output_dir)
+    source = f"scripts/train.py, {date.today().isoformat()}, {trainer.args.device.type}"
+    facts = {
+        "license": trainer.args.license,
+        "dataset": dataset,
+        "results": [
+            {"metric": name, "value": value, "split": split, "source": source} for name, value in metrics.items()
+        ],
+        "training": training,
+        "base_model": model if "/" in model and not Path(model).exists() else None,
+    }
+    if type(network).__module__.startswith("hf_effmodels."):
+        # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
+        export(network, trainer.processing_class, output / HUB_FOLDER, overwrite=True, **export_options, **facts)
+        card = (output / HUB_FOLDER / "README.md").read_text(encoding="utf-8")
+    else:
+        card = str(_plain_card(network, pipeline_tag, **facts))
+    write_text(output / "README.md", card)
+
+
+def _plain_card(model, pipeline_tag: str, *, license, dataset, results, training, base_model) -> ModelCard:
+    """The card of a model of another library's."""
+    data = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag=pipeline_tag,
+        datasets=[dataset] if "/" in dataset and not Path(dataset).exists() else None,
+        base_model=base_model,
+    )
+    lines = [f"# {type(model).__name__}", "", f"Trained on {dataset}.", "", "## Measured", ""]
+    lines += ["| metric | split | value | source |", "| --- | --- | --- | --- |"]
+    lines += [f"| {r['metric']} | {r['split']} | {_shown(r)} | {r['source']} |" for r in results]
+    lines += ["", "## Training", "", "| hyper-parameter | value |", "| --- | --- |"]
+    lines += [f"| {key} | `{value}` |" for key, value in training.items()]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
+
+
+def _shown(result: Mapping) -> str:
+    return f"{100 * result['value']:.2f} %" if "accuracy" in result["metric"] else f"{result['value']:.4g}"
+
+
+def training_summary(config: dict, names: Sequence[str], total_batch_size: int) -> dict:
+    """Of the hyper-parameters `names` those that were in use, for the card."""
+    summary = {"total_train_batch_size": total_batch_size}
+    return summary | {key: config[key] for key in names if config.get(key) not in (None, False, 0, [], {}, -1)}
+
+
+def has_matplotlib() -> bool:
+    """Whether figures can be drawn; says so in the log where not."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        logger.info("matplotlib is not installed: no figures are drawn")
+        return False
+    return True
+
+
+def plot_curves(
+    history: Sequence[dict], file: Path, panels: Mapping[str, Mapping[str, str]], x: str = "epoch"
+) -> None:
+    """Logged values over the training, as a PNG file.
+
+    Args:
+        history: the Trainer's `state.log_history`.
+        file: where to write.
+        panels: label of the y-axis -> {key of the history: label of the line}; a panel each, side by side.
+        x: key of the x-axis, `"epoch"` or `"step"`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    for axes, (ylabel, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for key, label in lines.items():
+            points = [(entry[x], entry[key]) for entry in history if key in entry and x in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 50 else None)
+        axes.set(xlabel=x, ylabel=ylabel)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    save_figure(figure, file)
+
+
+def save_figure(figure, file: Path) -> None:
+    """Write a PNG file whole or not at all."""
+    temporary = file.with_name(f".{file.name}.part")
+    figure.savefig(temporary, format="png", dpi=120)
+    temporary.replace(file)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

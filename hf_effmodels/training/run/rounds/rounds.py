@@ -1,0 +1,172 @@
+"""Training in several rounds: after each, the samples that the model still finds hard are drawn for the next
+(https://arxiv.org/abs/2402.02791, multiple-round training; the paper's rate is 0.5, and two rounds are enough).
+
+    output/round-1/...       the first round, on all samples
+    output/round-1/losses.npz, drawn.json
+    output/round-2/...       goes on from round 1's model, on the drawn samples
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+from transformers import Trainer
+
+from ..output_folder import newest_checkpoint
+from .resampling import DrawnDataset, draw_by_loss, loss_probabilities
+from .sample_losses import compute_losses
+
+logger = logging.getLogger(__name__)
+
+#: In a round's folder: the losses after it, what they make the next round train on, and the mark that it is trained.
+LOSSES_FILE, DRAWN_FILE, DONE_FILE = "losses.npz", "drawn.json", "round.json"
+
+
+def train_rounds(
+    make_trainer: Callable[[int, Path | None, Path], Trainer | tuple[Trainer, Callable[[], dict]]],
+    output_dir: str | Path,
+    *,
+    rounds: int = 2,
+    rate: float = 0.5,
+    temperature: float = 1.0,
+    group_size: int = 1,
+    seed: int = 0,
+    loss_batch_size: int = 8,
+    progress: bool = False,
+) -> list[dict]:
+    """Train round after round; a call with the same arguments goes on where a killed one stopped.
+
+    All processes of a distributed run call this. Nothing depends on their number but the training itself.
+
+    Args:
+        make_trainer: called as `make_trainer(number, start, folder)` for each round that is not trained yet: its
+            number from 1, the folder of the model to start from (None in the first round), the folder to train in.
+            Returns a trainer with the whole data set as `train_dataset` (map-style, samples of equal length; here the
+            drawn ones take its place), or the trainer and the function that trains and writes the model (one with
+            `from_pretrained`) into the folder.
+        output_dir: gets a folder for each round.
+        rounds: how many.
+        rate, temperature, group_size: see `draw_by_loss`.
+        seed: of the draws; round r draws with `seed + r`.
+        loss_batch_size: samples at a time when losses are measured.
+
+    Returns:
+        For each round its number, folder, number of samples, metrics of the training, mean loss of all samples after
+        it and that of the drawn ones.
+
+    Raises:
+        ValueError: a number out of range, or a folder with rounds of other arguments.
+    """
+    check_rounds(rounds, rate, temperature, group_size)
+    output, results = Path(output_dir), []
+    settings = {"rate": rate, "temperature": temperature, "group_size": group_size, "seed": seed}
+    process = PartialState()
+    for number in range(1, rounds + 1):
+        folder, before = output / f"round-{number}", output / f"round-{number - 1}"
+        done = read_json(folder / DONE_FILE)
+        if done is not None and done["settings"] != settings:
+            raise ValueError(f"output_dir: {folder} is a round with {done['settings']}, this run has {settings}.")
+        is_last = number == rounds
+        if done is None or (not is_last and not (folder / DRAWN_FILE).is_file()):
+            made = make_trainer(number, before if number > 1 else None, folder)
+            trainer, run = made if isinstance(made, tuple) else (made, partial(_train, made, folder))
+            whole = trainer.train_dataset
+            if number > 1:
+                trainer.train_dataset = DrawnDataset(whole, read_drawn(before / DRAWN_FILE, len(whole)))
+            if done is None:
+                logger.info("round %d: %d of %d samples", number, len(trainer.train_dataset), len(whole))
+                metrics = run()
+                done = {
+                    "round": number,
+                    "folder": str(folder),
+                    "samples": len(trainer.train_dataset),
+                    "metrics": metrics,
+                    "settings": settings,
+                }
+                process.wait_for_everyone()
+                if process.is_main_process:
+                    write_json(folder / DONE_FILE, done)
+                process.wait_for_everyone()
+            if not is_last:
+                # As saved: a run that was killed while it measured has a trainer with other weights.
+                trained = type(trainer.accelerator.unwrap_model(trainer.model)).from_pretrained(folder)
+                losses = compute_losses(
+                    trained.to(trainer.args.device),
+                    whole,
+                    batch_size=loss_batch_size,
+                    state_file=folder / LOSSES_FILE,
+                    progress=progress,
+                )
+                if process.is_main_process:
+                    write_drawn(folder / DRAWN_FILE, losses, **{**settings, "seed": seed + number})
+                process.wait_for_everyone()
+        drawn = None if is_last else read_json(folder / DRAWN_FILE)
+        shown = {} if drawn is None else {name: drawn[name] for name in ("mean_loss", "mean_drawn_loss")}
+        results.append({**done, **shown})
+    return results
+
+
+def check_rounds(rounds: int, rate: float, temperature: float, group_size: int) -> None:
+    """Raises ValueError for numbers out of range."""
+    if rounds < 1:
+        raise ValueError(f"rounds: got {rounds}, accepted are whole numbers from 1.")
+    enough = group_size * (int(1 / rate) + 1) if rate > 0 and group_size > 0 else 1
+    draw_by_loss(np.zeros(enough), rate, 0, temperature, group_size)
+
+
+def _train(trainer: Trainer, folder: Path) -> dict:
+    checkpoint = newest_checkpoint(folder)
+    trained = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model(str(folder))
+    return trained.metrics
+
+
+def write_drawn(
+    file: Path, losses: np.ndarray, *, rate: float, temperature: float = 1.0, group_size: int = 1, seed: int = 0
+) -> dict:
+    """Draw samples and write their numbers with how they were drawn."""
+    indices = draw_by_loss(losses, rate, seed, temperature, group_size)
+    content = {
+        "samples": len(losses),
+        "rate": rate,
+        "temperature": temperature,
+        "group_size": group_size,
+        "seed": seed,
+        "mean_loss": float(np.mean(losses)),
+        "mean_drawn_loss": float(np.mean(losses[indices])),
+        "largest_probability": float(loss_probabilities(losses, temperature).max()),
+        "indices": indices.tolist(),
+    }
+    write_json(file, content)
+    return content
+
+
+def read_drawn(file: Path, samples: int) -> np.ndarray:
+    """Numbers of the drawn samples.
+
+    Raises:
+        ValueError: not such a file, or one for a data set of another size.
+    """
+    content = read_json(file)
+    try:
+        of, indices = content["samples"], np.asarray(content["indices"], dtype=np.int64)
+    except (TypeError, KeyError):
+        raise ValueError(f"{file}: it holds no drawn samples.") from None
+    if of != samples:
+        raise ValueError(f"{file}: drawn from {of} samples, the data set has {samples}.")
+    return indices
+
+
+def read_json(file: Path) -> dict | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def write_json(file: Path, content: dict) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(file)

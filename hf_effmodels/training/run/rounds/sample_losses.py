@@ -1,0 +1,137 @@
+"""The loss of each training sample under a trained model, measured by several processes, continued after a kill."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ....compression.pruning.calibration import evaluating
+from ...tasks.causal_lm.trainer import token_losses
+
+
+def compute_losses(
+    model: PreTrainedModel,
+    dataset,
+    *,
+    batch_size: int = 8,
+    state_file: str | Path | None = None,
+    batches_per_save: int = 50,
+    progress: bool = False,
+) -> np.ndarray:
+    """Mean loss of a token, in nats, for each sample of a map-style data set.
+
+    Every process of a distributed run calls this; batch b is the samples from b · batch_size on and is measured by one
+    process, so that the losses do not depend on their number.
+
+    Args:
+        model: a causal language model; its mode and weights stay as they are.
+        dataset: with samples 0 to n - 1, mappings of `input_ids` (and `labels`, `position_ids`, ...) of equal lengths.
+        batch_size: samples at a time.
+        state_file: `.npz` file with what is measured; a later call for the same model goes on from it.
+        batches_per_save: how often each process writes its part, beside `state_file`.
+
+    Returns:
+        (n,) float64, in every process.
+
+    Raises:
+        ValueError: no samples, samples of different lengths or without a label, or the state of another model.
+    """
+    size = len(dataset)
+    if not size:
+        raise ValueError("dataset: it has no samples: it is empty.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, accepted are whole numbers from 1.")
+    process, fingerprint = PartialState(), _fingerprint(model, size, batch_size)
+    file = None if state_file is None else Path(state_file)
+    losses = np.full(size, np.nan)
+    for part in _parts(file):
+        known = _read(part, fingerprint)
+        losses = np.where(np.isnan(losses), known, losses)
+    process.wait_for_everyone()  # all have read the parts before one is written
+    missing = [start for start in range(0, size, batch_size) if np.isnan(losses[start : start + batch_size]).any()]
+    own = missing[process.process_index :: process.num_processes]
+    part = file and file.with_name(f"{file.name}.part-{process.process_index}-of-{process.num_processes}")
+    measured = losses.copy()
+    with evaluating(model), torch.no_grad():
+        bar = tqdm(own, desc="losses", unit=" batches", disable=not (progress and process.is_main_process))
+        for number, start in enumerate(bar, start=1):
+            samples = [dataset[index] for index in range(start, min(start + batch_size, size))]
+            measured[start : start + len(samples)] = _sample_losses(model, samples, start)
+            if part is not None and number % batches_per_save == 0:
+                _write(part, measured, fingerprint)
+    if process.num_processes > 1:
+        measured = _gathered(losses, measured, process)
+    if file is not None:
+        if process.is_main_process:
+            _write(file, measured, fingerprint)
+        process.wait_for_everyone()
+        if process.is_main_process:
+            for old in _parts(file):
+                if old != file:
+                    old.unlink()
+    return measured
+
+
+def _gathered(before: np.ndarray, measured: np.ndarray, process: PartialState) -> np.ndarray:
+    own = np.where(np.isnan(before), np.nan_to_num(measured), 0.0)
+    dtype = torch.float64 if process.device.type != "mps" else torch.float32
+    total = reduce(torch.tensor(own, dtype=dtype, device=process.device), "sum")
+    return np.where(np.isnan(before), total.cpu().double().numpy(), before)
+
+
+def _sample_losses(model: PreTrainedModel, samples: list[Mapping], start: int) -> np.ndarray:
+    batch = {}
+    for name in samples[0]:
+        values = [torch.as_tensor(sample[name]) for sample in samples]
+        if len({value.shape for value in values}) > 1:
+            lengths = sorted({len(value) for value in values})
+            raise ValueError(f"dataset: {name} of samples {start} ... has the lengths {lengths}, accepted is one.")
+        batch[name] = torch.stack(values).to(model.device)
+    labels = batch.pop("labels", batch["input_ids"])
+    sums, counts = token_losses(model(**batch, use_cache=False).logits, labels)
+    if not counts.all():
+        raise ValueError(f"dataset: sample {start + int(counts.argmin())} has no label to predict.")
+    return (sums / counts).cpu().numpy()
+
+
+# The state file
+
+
+def _fingerprint(model: PreTrainedModel, size: int, batch_size: int) -> str:
+    digest = hashlib.sha256(f"{size} {batch_size}".encode())
+    for name, weight in model.named_parameters():
+        values = weight.detach()
+        digest.update(f"{name} {tuple(values.shape)} {float(values.double().abs().sum())!r}".encode())
+    return digest.hexdigest()
+
+
+def _parts(file: Path | None) -> list[Path]:
+    if file is None:
+        return []
+    found = [path for path in file.parent.glob(f"{file.name}.part-*") if not path.name.endswith(".tmp")]
+    return sorted(found) + ([file] if file.exists() else [])
+
+
+def _read(file: Path, fingerprint: str) -> np.ndarray:
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            losses, of_model = content["losses"], str(content["fingerprint"])
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"state_file: {file} holds no losses ({error}).") from None
+    if of_model != fingerprint:
+        raise ValueError(f"state_file: {file} is of another model, data set or batch_size; choose another file.")
+    return losses
+
+
+def _write(file: Path, losses: np.ndarray, fingerprint: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(file.name + ".tmp")
+    with open(temporary, "wb") as opened:
+        np.savez(opened, losses=losses, fingerprint=np.array(fingerprint))
+    temporary.replace(file)

@@ -1,0 +1,175 @@
+"""The arguments of the task causal-lm."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...run.arguments import SourceArguments, read_mapping
+from ...run.trainer import RecipeArguments
+
+#: A tokenizer that is trained on the training text: `train:` and its number of tokens.
+TRAIN_TOKENIZER = "train:"
+
+
+@dataclass
+class LanguageModelArguments:
+    """Which model, and which tokenizer."""
+
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "A preset (hf-effmodels list) or a model_type of transformers (llama, mixtral, ...), trained from "
+            "random weights; or a model on the Hub or in a local folder, whose weights are trained on."
+        },
+    )
+    model_config: dict | str | None = field(
+        default=None,
+        metadata={"help": "Fields of the model's configuration to change: a mapping, such as {hidden_size: 512}."},
+    )
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "A tokenizer on the Hub or in a folder; by default the model's. train:4096 trains a byte-level "
+            "BPE of 4096 tokens on the training text; it is saved with the model."
+        },
+    )
+    eos_token: str | None = field(
+        default=None, metadata={"help": "The token between documents, where the tokenizer names none itself."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa, eager, flex_attention, flash_attention_2, ...; by default sdpa."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
+    token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that lies on the Hub."})
+
+    def __post_init__(self):
+        if not self.model:
+            raise ValueError(
+                "--model is missing: name a preset (hf-effmodels list), a model_type of transformers, a Hub id or a "
+                "local folder."
+            )
+        self.model_config = read_mapping("model_config", self.model_config)
+        if self.tokenizer and self.tokenizer.startswith(TRAIN_TOKENIZER):
+            size = self.tokenizer[len(TRAIN_TOKENIZER) :]
+            # 256 bytes and the token between documents
+            if not size.isdigit() or int(size) < 257:
+                raise ValueError(f"--tokenizer: got {self.tokenizer!r}, accepted are whole numbers from 257 there.")
+
+
+@dataclass
+class TextArguments(SourceArguments):
+    """Which text, and how it becomes blocks of tokens."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "A data set on the Hub, a local folder of one, a format with data_files or data_dir (text, json, "
+            "parquet, csv, ...), a .txt, .json, .jsonl, .parquet or .csv file, or pydoc_topics (the texts of Python's "
+            "own help)."
+        },
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the text; by default 'text' or the only one that holds texts."}
+    )
+    text_unit: Literal["document", "paragraph", "line"] = field(
+        default="document", metadata={"help": "What counts as one document in local text files."}
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the training text while training, instead of preparing all of it."}
+    )
+    shuffle_blocks: int = field(
+        default=1024, metadata={"help": "With streaming: that many successive blocks are shuffled at a time."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "Split to evaluate on; by default validation, valid, val or test, if any."}
+    )
+    eval_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate on this share of the training documents (always the same, not trained on), or on the "
+            "end of the only document. 0.1 where there is no split to evaluate on."
+        },
+    )
+    eval_documents: int | None = field(
+        default=None,
+        metadata={
+            "help": "With streaming: evaluate on that many documents; the first of the training text (not trained on) "
+            "where there is no split to evaluate on."
+        },
+    )
+    max_train_documents: int | None = field(default=None, metadata={"help": "Use only the first documents."})
+    max_eval_documents: int | None = field(default=None, metadata={"help": "Use only the first documents."})
+    block_size: int = field(default=1024, metadata={"help": "Tokens of a training sequence."})
+    document_attention: Literal["shared", "separate"] = field(
+        default="shared",
+        metadata={
+            "help": "shared: tokens see what precedes them in the block. separate: only what precedes them in their "
+            "document, and positions count from its beginning."
+        },
+    )
+    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
+
+    def __post_init__(self):
+        if not self.dataset:
+            raise ValueError("--dataset is missing: name a data set on the Hub, a file, a folder, or pydoc_topics.")
+        super().__post_init__()
+        if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
+            raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
+        if self.eval_fraction is not None and self.eval_split is not None:
+            raise ValueError("--eval_fraction and --eval_split exclude each other.")
+        if self.streaming and self.eval_fraction is not None:
+            raise ValueError("--eval_fraction: a stream has no known length; hold out a number of --eval_documents.")
+        if self.eval_documents is not None and not self.streaming:
+            raise ValueError("--eval_documents goes with --streaming true; use --eval_fraction.")
+        if self.block_size < 2:
+            raise ValueError(f"--block_size: got {self.block_size}, accepted are whole numbers from 2.")
+        for name in ("shuffle_blocks", "eval_documents", "max_train_documents", "max_eval_documents"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
+
+
+@dataclass
+class CausalLMArguments(RecipeArguments):
+    """`RecipeArguments`, and what is measured and shown on the way."""
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between log lines; below 1 a share of all."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Turn this on for a model that does not use all of its parameters."}
+    )
+    peak_tflops: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak of one device in 1e12 operations per second at the training precision, for the model FLOPs "
+            "utilisation in the logs; known for the usual GPUs with bf16 or fp16."
+        },
+    )
+    sample_prompt: str | None = field(
+        default=None, metadata={"help": "Let the trained model continue this text, at the end."}
+    )
+    sample_tokens: int = field(default=100, metadata={"help": "Length of that continuation, in tokens."})
+
+    def __post_init__(self):
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"--peak_tflops: got {self.peak_tflops}, accepted are numbers above 0.")
+        if self.sample_tokens < 1:
+            raise ValueError(f"--sample_tokens: got {self.sample_tokens}, accepted are whole numbers from 1.")
+        if self.label_smoothing_factor:
+            raise ValueError("--label_smoothing_factor: the model's own loss is trained on; accepted is 0.")
+        if not self.average_tokens_across_devices:
+            raise ValueError(
+                "--average_tokens_across_devices: the loss is the mean over all tokens; accepted is true."
+            )
+        super().__post_init__()
+
+
+@dataclass
+class EvaluationArguments:
+    """How to evaluate."""
+
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Blocks at a time, per process."})
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    output: str = field(default="evaluation.json", metadata={"help": "JSON file for the results."})

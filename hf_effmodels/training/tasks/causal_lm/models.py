@@ -1,0 +1,172 @@
+"""The language model that a recipe asks for, and the tokenizer that goes with it."""
+
+import difflib
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+import hf_effmodels
+
+from ...data.text.tokenization import has_tokenizer, load_tokenizer, train_tokenizer, wrap_tokenizer
+from .arguments import TRAIN_TOKENIZER, LanguageModelArguments
+
+logger = logging.getLogger(__name__)
+
+
+def is_pretrained(model: str) -> bool:
+    """Whether `--model` names weights, and not a preset or a type of model.
+
+    Raises:
+        ValueError: it is none of all that; the message names close presets.
+    """
+    if model in hf_effmodels.list_models(task="text-generation") or model in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    if "/" not in model and not Path(model).exists():
+        known = [*hf_effmodels.list_models(task="text-generation"), *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+        near = difflib.get_close_matches(model, known, n=3, cutoff=0.5)
+        raise ValueError(
+            f"--model: {model!r} is no preset and no model_type with a language-model head, and there is no such "
+            f"folder; nearest: {', '.join(near) or 'none (hf-effmodels list --task text-generation lists presets)'}."
+        )
+    return True
+
+
+def find_tokenizer(
+    args: LanguageModelArguments, texts: Callable[[], Iterable[str]], max_length: int, folder: Path | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run: `--tokenizer`, or the pretrained model's.
+
+    Args:
+        args: which.
+        texts: gives the training text, for `train:<size>`.
+        max_length: longest sequence, for the record of a trained one.
+        folder: a checkpoint this run goes on from, which has the trained tokenizer.
+
+    Raises:
+        ValueError: none is named, or see `load_tokenizer` and `train_tokenizer`.
+    """
+    source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
+    pretrained = is_pretrained(args.model)
+    if not args.tokenizer and not pretrained:
+        raise ValueError(
+            f"--tokenizer is missing: {args.model} starts from random weights and has none. Name one on the Hub or in "
+            "a folder, or train:<number of tokens> to train one on the text."
+        )
+    if not args.tokenizer:
+        return load_tokenizer(args.model, args.eos_token, **source)
+    if not args.tokenizer.startswith(TRAIN_TOKENIZER):
+        # --revision is the model's.
+        return load_tokenizer(args.tokenizer, args.eos_token, **{**source, "revision": None})
+    if pretrained:
+        raise ValueError(
+            f"--tokenizer: {args.tokenizer} makes a new vocabulary, but the weights of {args.model} know only their "
+            "own."
+        )
+    if folder is not None and has_tokenizer(folder):
+        return load_tokenizer(str(folder))
+    return _train_once(texts, int(args.tokenizer[len(TRAIN_TOKENIZER) :]), max_length)
+
+
+def _train_once(texts, vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
+    """Trained by the first process and sent to the others, which then have it to the last merge."""
+    from tokenizers import Tokenizer
+
+    state, content = PartialState(), [None]
+    if state.is_main_process:
+        try:
+            content[0] = train_tokenizer(texts(), vocab_size, max_length).backend_tokenizer.to_str()
+        except ValueError as error:
+            content[0] = error
+    broadcast_object_list(content)
+    if isinstance(content[0], ValueError):
+        raise content[0]
+    logger.info("trained a byte-level BPE of %d tokens", vocab_size)
+    return wrap_tokenizer(Tokenizer.from_str(content[0]), max_length)
+
+
+def load_language_model(
+    args: LanguageModelArguments, tokenizer: PreTrainedTokenizerBase, block_size: int
+) -> PreTrainedModel:
+    """A model with a language-model head whose vocabulary is the tokenizer's.
+
+    Presets and types of transformers get random weights and as many tokens as the tokenizer has; pretrained models
+    keep their vocabulary, which must have room for the tokenizer's.
+
+    Raises:
+        ValueError: an unknown field of the configuration, a vocabulary that is too small, or blocks longer than the
+            model's positions.
+        OSError: a model that cannot be found or reached.
+    """
+    if is_pretrained(args.model):
+        model = _pretrained(args)
+    else:
+        model = _with_random_weights(args, tokenizer, block_size)
+    config = model.config.get_text_config()
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"--tokenizer: it has {len(tokenizer)} tokens, the model only {config.vocab_size}; nothing could be "
+            "learned of the others."
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and block_size > positions:
+        raise ValueError(
+            f"--block_size: got {block_size}, but the model has max_position_embeddings {positions} (a field for "
+            "--model_config)."
+        )
+    return model
+
+
+def _with_random_weights(args: LanguageModelArguments, tokenizer, block_size: int) -> PreTrainedModel:
+    tokens = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    tokens |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": None}
+    given = {**tokens, **args.model_config}
+    attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
+    if args.model in hf_effmodels.list_models():
+        try:
+            config = hf_effmodels.get_config(args.model, **given)
+        except ValueError as error:
+            raise ValueError(f"--model_config: {error}") from error
+    else:
+        config = _config_of_type(args.model, given)
+    # Models of this package are known to AutoModel, too. Weights are float32; training casts as --bf16 says.
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **attention)
+    logger.info("%s: random weights, %.3f million parameters", args.model, model.num_parameters() / 1e6)
+    return model
+
+
+def _config_of_type(model_type: str, given: dict):
+    config_class = CONFIG_MAPPING[model_type]
+    _check_fields(config_class(), given)
+    try:
+        return config_class(**given)
+    except StrictDataclassError as error:
+        raise ValueError(f"--model_config: {error.__cause__ or error}") from error
+
+
+def _check_fields(config, given: dict) -> None:
+    for key in given:
+        if not hasattr(config, key):
+            near = difflib.get_close_matches(key, config.to_dict(), n=3)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise ValueError(f"--model_config: {type(config).__name__} has no field {key!r}{hint}.")
+
+
+def _pretrained(args: LanguageModelArguments) -> PreTrainedModel:
+    source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(args.model, **source)
+    except (OSError, ValueError) as error:
+        raise OSError(f"--model: {args.model!r} cannot be found or read. {error}") from error
+    _check_fields(config, args.model_config)
+    attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
+    return AutoModelForCausalLM.from_pretrained(
+        args.model, dtype=torch.float32, **args.model_config, **attention, **source
+    )

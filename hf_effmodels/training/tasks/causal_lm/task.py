@@ -1,0 +1,168 @@
+"""The task causal-lm: training and evaluating language models that predict the next token.
+
+`arguments` are read, `text` finds the documents, `tokenization` and `models` the tokenizer and the network, `packing`
+or `streaming` make blocks of tokens, `trainer` trains, `reports` writes the results.
+"""
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import set_seed
+
+from ....hub.card import check_license
+from ...data.text.documents import load_evaluation_texts, load_texts, read
+from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
+from ...data.text.streaming import PackedStream, read_state
+from ...run.arguments import ArgumentReader
+from ...run.output_folder import open_output_folder
+from ...run.run import run_training
+from ...run.trainer import resolved
+from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments, TextArguments
+from .models import find_tokenizer, load_language_model
+from .reports import write_evaluation, write_results
+from .trainer import CausalLMTrainer
+
+#: The dataclasses that read a training recipe.
+TRAINING_ARGUMENTS = (LanguageModelArguments, TextArguments, CausalLMArguments)
+#: Documents that a tokenizer is trained on at most.
+_TOKENIZER_DOCUMENTS = 100_000
+
+
+def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
+    """Read and check everything; the function returned trains, evaluates and writes the results."""
+    arguments = reader.read(*TRAINING_ARGUMENTS)
+    model_args, text_args, args = arguments
+    if text_args.streaming:
+        _check_stream_arguments(args)
+    config = {"task": reader.task, **resolved(*arguments)}
+    checkpoint = open_output_folder(
+        Path(args.output_dir), config, args.resume_from_checkpoint, args.overwrite_output_dir
+    )
+    if text_args.streaming and checkpoint is not None:
+        read_state(checkpoint)
+
+    train_texts, eval_texts = load_texts(text_args, model_args.token)
+    tokenizer = find_tokenizer(
+        model_args, lambda: read(train_texts, _TOKENIZER_DOCUMENTS), text_args.block_size, checkpoint
+    )
+    set_seed(args.seed)
+    model = load_language_model(model_args, tokenizer, text_args.block_size)
+    _check_report(model, tokenizer, args)
+    trainer = CausalLMTrainer(
+        model=model,
+        args=args,
+        train_dataset=_training_blocks(train_texts, tokenizer, text_args, args),
+        eval_dataset=evaluation_blocks(eval_texts, tokenizer, text_args),
+        processing_class=tokenizer,
+    )
+    # What fails for the first block fails before anything is written.
+    _try_forward(model, trainer.eval_dataset, args)
+
+    def report(train_metrics: dict) -> dict:
+        metrics = trainer.evaluate()
+        return write_results(trainer, train_metrics, metrics, config, model_args, text_args)
+
+    return partial(run_training, trainer, checkpoint, config, report)
+
+
+def _check_report(model, tokenizer, args: CausalLMArguments) -> None:
+    """What would be refused when the trained model is written is refused before it is trained."""
+    check_license(args.license)
+    if type(model).__module__.startswith("hf_effmodels.") and not type(tokenizer).__module__.startswith(
+        "transformers."
+    ):
+        raise ValueError(
+            f"--tokenizer: got a {type(tokenizer).__name__}, whose code lies on the Hub; models of this package are "
+            "published with tokenizers of transformers."
+        )
+
+
+def _check_stream_arguments(args: CausalLMArguments) -> None:
+    if args.max_steps < 1:
+        raise ValueError("--max_steps is missing: a stream has no end; say how many steps to train.")
+    for name in ("eval_strategy", "save_strategy"):
+        if str(getattr(getattr(args, name), "value", getattr(args, name))) == "epoch":
+            raise ValueError(f"--{name}: got 'epoch', but a stream has no epochs; accepted are steps and no.")
+    if args.dataloader_num_workers:
+        raise ValueError(
+            f"--dataloader_num_workers: got {args.dataloader_num_workers}; a stream is read by a thread of the "
+            "training process, accepted is 0."
+        )
+
+
+def _block(tokenizer, text_args: TextArguments) -> Block:
+    return Block(text_args.block_size, Separators.of(tokenizer), text_args.document_attention == "separate")
+
+
+def _training_blocks(texts, tokenizer, text_args: TextArguments, args: CausalLMArguments):
+    block = _block(tokenizer, text_args)
+    encode = Encoder(tokenizer, block.separators)
+    if text_args.streaming:
+        seed = args.seed if args.data_seed is None else args.data_seed
+        stream = PackedStream(texts, encode, block, window=text_args.shuffle_blocks, seed=seed)
+        stream.check()
+        return stream
+    with PartialState().local_main_process_first():  # the others then find the tokens in the cache
+        blocks = PackedBlocks(
+            texts, encode, block, num_workers=text_args.preprocessing_num_workers, name="the training text"
+        )
+    blocks.counts.log("training")
+    return blocks
+
+
+def evaluation_blocks(texts, tokenizer, text_args: TextArguments) -> PackedBlocks:
+    """All of the text, its incomplete last block as well."""
+    import datasets
+
+    if isinstance(texts, datasets.IterableDataset):
+        texts = datasets.Dataset.from_dict({"text": list(read(texts))})
+    block = _block(tokenizer, text_args)
+    with PartialState().local_main_process_first():
+        blocks = PackedBlocks(
+            texts,
+            Encoder(tokenizer, block.separators),
+            block,
+            keep_tail=True,
+            num_workers=text_args.preprocessing_num_workers,
+            name="the evaluation text",
+        )
+    blocks.counts.log("evaluation")
+    return blocks
+
+
+def _try_forward(model, blocks: PackedBlocks, args) -> None:
+    if any(parameter.is_meta or not parameter.numel() for parameter in model.parameters()):
+        return  # weights that another process will send, or that are sharded already
+    sample = {name: tensor[None].to(model.device) for name, tensor in blocks[0].items()}
+    with torch.no_grad():
+        model.eval()(**sample)
+
+
+def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
+    """Read and check everything; the function returned evaluates and writes the results."""
+    model_args, text_args, args = reader.read(LanguageModelArguments, TextArguments, EvaluationArguments)
+    texts = load_evaluation_texts(text_args, model_args.token)
+    tokenizer = find_tokenizer(model_args, lambda: read(texts), text_args.block_size)
+    model = load_language_model(model_args, tokenizer, text_args.block_size)
+    blocks = evaluation_blocks(texts, tokenizer, text_args)
+    return partial(_evaluate, model, tokenizer, blocks, args, model_args, text_args)
+
+
+def _evaluate(model, tokenizer, blocks: PackedBlocks, args: EvaluationArguments, model_args, text_args):
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = CausalLMTrainer(
+            model=model,
+            args=CausalLMArguments(
+                output_dir=folder, per_device_eval_batch_size=args.per_device_eval_batch_size, bf16=args.bf16
+            ),
+            eval_dataset=blocks,
+            processing_class=tokenizer,
+        )
+        metrics = trainer.evaluate()
+    results = write_evaluation(trainer, metrics, Path(args.output), model_args, text_args)
+    trainer.accelerator.end_training()
+    return results

@@ -1,0 +1,116 @@
+"""The image classifier that a recipe asks for, and the image processor that goes with it."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+
+import hf_effmodels
+
+from ...data.images import MODES
+from ...run.arguments import ModelArguments
+
+
+def load_classifier(
+    args: ModelArguments, names: Sequence[str] | None, named: bool = True
+) -> tuple[PreTrainedModel, ImageProcessingMixin]:
+    """A preset with random weights, or a pretrained model, with a head for the classes.
+
+    Args:
+        args: which model.
+        names: of the classes; None keeps the model's own.
+        named: the names are the data set's own. Otherwise they are just the numbers, and a pretrained model that has
+            at least as many classes keeps its own names.
+
+    Raises:
+        ValueError: unknown preset or setting, or a pretrained head for another number of classes.
+        OSError: a model that cannot be found or reached.
+    """
+    labels = {}
+    if names is not None:
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    overrides = {**args.model_config}
+    for name in ("num_channels", "image_size"):
+        if getattr(args, name) is not None:
+            overrides[name] = getattr(args, name)
+    if overrides.get("num_channels", 3) not in MODES:
+        raise ValueError(f"--num_channels: got {overrides['num_channels']}, images can be read as {[*MODES]}.")
+    if _is_preset(args.model):
+        return _from_preset(args, overrides, labels)
+    return _from_pretrained(args, overrides, labels, named)
+
+
+def _is_preset(model: str) -> bool:
+    if model in hf_effmodels.list_models():
+        return True
+    if "/" not in model and not Path(model).exists():
+        hf_effmodels.get_config(model)  # says which presets come near
+    return False
+
+
+def _from_preset(args: ModelArguments, overrides: dict, labels: dict):
+    model = hf_effmodels.create_model(args.model, task="image-classification", **overrides, **labels)
+    processor = hf_effmodels.create_image_processor(args.model, image_size=args.image_size)
+    return model, _with_channels(processor, model.config.num_channels)
+
+
+def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named: bool):
+    source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(args.model, **source)
+        processor = AutoImageProcessor.from_pretrained(args.model, **source)
+    except OSError as error:  # transformers does not always say which model
+        raise OSError(f"--model: {args.model!r} cannot be found or reached. {error}") from error
+    for key in overrides:
+        if not hasattr(config, key):
+            near = difflib.get_close_matches(key, config.to_dict(), n=3)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise ValueError(f"--model_config: {type(config).__name__} has no field {key!r}{hint}.")
+    count = len(labels.get("id2label", config.id2label))
+    if not named and count <= config.num_labels:
+        labels = {}
+    elif count != config.num_labels and not args.ignore_mismatched_sizes:
+        raise ValueError(
+            f"--model: {args.model} has a head for {config.num_labels} classes, the data set has {count}. With "
+            "--ignore_mismatched_sizes true a new head is trained."
+        )
+    model = AutoModelForImageClassification.from_pretrained(
+        args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **overrides, **labels, **source
+    )
+    if args.image_size is not None:
+        processor.size = _resized(processor.size, args.image_size)
+        if getattr(processor, "crop_size", None):
+            processor.crop_size = _resized(processor.crop_size, args.image_size)
+    return model, _with_channels(processor, getattr(model.config, "num_channels", 3))
+
+
+def _resized(size: dict, side: int) -> dict:
+    return {key: side for key in dict(size) if dict(size)[key] is not None}
+
+
+def _with_channels(processor: ImageProcessingMixin, num_channels: int) -> ImageProcessingMixin:
+    """The processor with a mean and a deviation for each channel: the average colour's where their number differs."""
+    for name in ("image_mean", "image_std"):
+        values = getattr(processor, name, None)
+        if values is not None and len(values) != num_channels:
+            setattr(processor, name, [sum(values) / len(values)] * num_channels)
+    return processor
+
+
+def align_label_names(names: Sequence[str], config) -> list[str]:
+    """The model's class names in the order of its logits, if they are the data set's; else the data set's.
+
+    Raises:
+        ValueError: neither the names nor their number agree.
+    """
+    own = [config.id2label[number] for number in range(config.num_labels)]
+    if set(names) <= set(own):
+        return own
+    if len(names) == config.num_labels:
+        return list(names)
+    raise ValueError(
+        f"the data set's classes ({', '.join(list(names)[:5])}, ...; {len(names)}) are not the model's "
+        f"({', '.join(own[:5])}, ...; {config.num_labels})."
+    )

@@ -1,0 +1,237 @@
+"""The task image-classification: its arguments, loss and metrics, and the way from arguments to results."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import EvalPrediction, set_seed
+
+from .... import metrics
+from ...run.arguments import ArgumentReader, ModelArguments
+from ...run.model_callbacks import callbacks_for
+from ...run.output_folder import open_output_folder
+from ...run.run import run_training
+from ...run.trainer import RecipeArguments, RecipeTrainer, resolved
+from .data import (
+    DataArguments,
+    ImageClassificationDataset,
+    LabelledImages,
+    check_labels,
+    load_data,
+    load_evaluation_data,
+    renumber,
+)
+from .mixing import Collator, smooth_one_hot
+from .models import align_label_names, load_classifier
+from .reports import write_evaluation, write_results
+from .transforms import AugmentationArguments, EvaluationTransform, Normalization, TrainingTransform
+
+
+@dataclass
+class ImageClassificationArguments(RecipeArguments):
+    """`RecipeArguments`, and how batches are mixed. Evaluates and saves after each epoch and keeps the best."""
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep: the newest, and the best in any case."}
+    )
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint's model."})
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "What the best is best at."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between log lines; below 1 a share of all."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Turn this on for a model that does not use all of its parameters."}
+    )
+    mixup: float = field(default=0.0, metadata={"help": "Mixup's alpha; 0 for none."})
+    cutmix: float = field(default=0.0, metadata={"help": "CutMix's alpha; 0 for none."})
+    mix_probability: float = field(default=1.0, metadata={"help": "Probability of mixing a batch."})
+    mix_switch_probability: float = field(
+        default=0.5, metadata={"help": "Probability of CutMix, where both Mixup and CutMix are on."}
+    )
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = field(
+        default="cross_entropy",
+        metadata={"help": "Training loss. binary_cross_entropy: each class by itself, the mean over all classes."},
+    )
+
+    def __post_init__(self):
+        for name in ("mixup", "cutmix"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are numbers from 0.")
+        for name in ("mix_probability", "mix_switch_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are probabilities from 0 to 1.")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(
+                f"--label_smoothing_factor: got {self.label_smoothing_factor}, accepted are numbers from 0 to below 1."
+            )
+        super().__post_init__()
+
+
+@dataclass
+class EvaluationArguments:
+    """How to evaluate."""
+
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images at a time, per process."})
+    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
+    reparameterize: bool = field(default=False, metadata={"help": "Fold the model first, as it would be deployed."})
+    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    output: str = field(default="evaluation.json", metadata={"help": "JSON file for the results."})
+
+
+class ImageClassificationTrainer(RecipeTrainer):
+    """Cross entropy with whole or mixed labels: in training with label smoothing, in evaluation without.
+
+    The loss is computed here, and not by the model, which would take the label probabilities of mixed batches for
+    several labels per image. It is the mean over all images of an optimizer step, over accumulated batches and
+    processes: 8 accumulated batches of 1 give the gradient of 1 batch of 8, also where batches differ in size.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = False
+        self.compute_loss_func = self.classification_loss
+
+    def classification_loss(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        """Sum over the batch, divided by the number of images in the optimizer step (of the batch by default).
+
+        Args:
+            outputs: the model's, with logits (batch, classes).
+            labels: (batch,) classes, or (batch, classes) probabilities which hold the label smoothing already.
+            num_items_in_batch: as the Trainer counts, the elements of all `labels` of the step.
+        """
+        logits = outputs["logits"].float()
+        if num_items_in_batch is None:
+            num_items_in_batch = labels.numel()
+        if self.args.loss == "binary_cross_entropy" and self.model.training:
+            num_labels = logits.shape[1]
+            if labels.ndim == 1:
+                labels = smooth_one_hot(labels, num_labels, self.args.label_smoothing_factor)
+                num_items_in_batch = num_items_in_batch * num_labels
+            return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / num_items_in_batch
+        if labels.ndim == 2:
+            return -(labels * F.log_softmax(logits, dim=-1)).sum() / (num_items_in_batch / labels.shape[1])
+        smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / num_items_in_batch
+
+
+def ranked_classes(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the metrics need: the (up to) five likeliest classes of each image, the likeliest first, and its loss."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    ranked = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
+    return ranked, F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy, top-5 accuracy (of more than five classes), mean loss and number of the images.
+
+    The loss replaces the Trainer's own, in which an incomplete last batch weighs as much as the others.
+    """
+    (ranked, losses), labels = prediction.predictions, prediction.label_ids
+    results = metrics.load("accuracy").compute(predictions=ranked[:, 0], references=labels)
+    if ranked.shape[1] == 5:
+        results |= metrics.load("top_5_accuracy").compute(predictions=ranked, references=labels)
+    return {**results, "loss": float(losses.mean(dtype=np.float64)), "samples": len(labels)}
+
+
+TRAINING_ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, ImageClassificationArguments)
+
+
+def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
+    """Read and check everything; the function returned trains, evaluates and writes the results."""
+    arguments = reader.read(*TRAINING_ARGUMENTS)
+    model_args, data_args, augmentation, args = arguments
+    config = {"task": reader.task, **resolved(*arguments)}
+    output = Path(args.output_dir)
+    checkpoint = open_output_folder(output, config, args.resume_from_checkpoint, args.overwrite_output_dir)
+
+    train, evaluation = load_data(data_args, model_args.token)
+    names = train.names or _names_from_numbers(train, evaluation)
+    set_seed(args.seed)
+    model, processor = load_classifier(model_args, names, named=train.names is not None)
+    if args.device.type == "cpu":
+        # A training step takes about half the time in this layout; docs/benchmarks.md says what it costs in exactness.
+        model.to(memory_format=torch.channels_last)
+    num_labels, num_channels = model.config.num_labels, getattr(model.config, "num_channels", 3)
+    for source in (train, evaluation):
+        check_labels(source, num_labels)
+    eval_transform = EvaluationTransform(processor)
+    train_transform = TrainingTransform(eval_transform, Normalization.of(processor, num_channels), augmentation)
+    trainer = ImageClassificationTrainer(
+        model=model,
+        args=args,
+        train_dataset=ImageClassificationDataset(train, train_transform, num_channels, args.seed),
+        eval_dataset=ImageClassificationDataset(evaluation, eval_transform, num_channels),
+        processing_class=processor,
+        data_collator=Collator(
+            num_labels=num_labels,
+            mixup=args.mixup,
+            cutmix=args.cutmix,
+            probability=args.mix_probability,
+            switch_probability=args.mix_switch_probability,
+            smoothing=args.label_smoothing_factor,
+        ),
+        compute_metrics=compute_metrics,
+        preprocess_logits_for_metrics=ranked_classes,
+        callbacks=callbacks_for(model),
+    )
+    # What fails for the first image (a broken file, an input too small for the network) fails before anything is
+    # written.
+    for dataset in (trainer.train_dataset, trainer.eval_dataset):
+        with torch.no_grad():
+            model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(args.device))
+
+    def report(train_metrics: dict) -> dict:
+        measured = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+        return write_results(trainer, train_metrics, measured, config, model_args, data_args)
+
+    return partial(run_training, trainer, checkpoint, config, report)
+
+
+def _names_from_numbers(*sources: LabelledImages) -> list[str]:
+    return [str(number) for number in range(max(int(source.labels.max()) for source in sources) + 1)]
+
+
+def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
+    """Read and check everything; the function returned evaluates and writes the results."""
+    model_args, data_args, args = reader.read(ModelArguments, DataArguments, EvaluationArguments)
+    source = load_evaluation_data(data_args, model_args.token)
+    model, processor = load_classifier(model_args, names=None)
+    if source.names is not None:
+        source = renumber(source, align_label_names(source.names, model.config))
+    check_labels(source, model.config.num_labels)
+    if args.reparameterize:
+        if not hasattr(model, "reparameterize"):
+            raise ValueError(f"--reparameterize: {type(model).__name__} has nothing to fold.")
+        model.reparameterize()
+    dataset = ImageClassificationDataset(
+        source, EvaluationTransform(processor), getattr(model.config, "num_channels", 3)
+    )
+    dataset[0]
+    return partial(_evaluate, model, dataset, args, model_args, data_args)
+
+
+def _evaluate(model, dataset: ImageClassificationDataset, args: EvaluationArguments, model_args, data_args):
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = ImageClassificationTrainer(
+            model=model,
+            args=ImageClassificationArguments(
+                output_dir=folder,
+                per_device_eval_batch_size=args.per_device_eval_batch_size,
+                dataloader_num_workers=args.dataloader_num_workers,
+                bf16=args.bf16,
+            ),
+            eval_dataset=dataset,
+            data_collator=Collator(model.config.num_labels),
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=ranked_classes,
+        )
+        measured = trainer.predict(dataset, metric_key_prefix="eval")
+    results = write_evaluation(trainer, measured, Path(args.output), model_args, data_args, dataset.source.split)
+    trainer.accelerator.end_training()
+    return results

@@ -1,0 +1,242 @@
+"""From a picture to the model's input tensor, for training (random) and evaluation (the model's image processor).
+
+Random numbers come from the generator that is handed in, never from global state, so a picture's augmentation depends
+on nothing but that generator. Everything pickles, for data loader workers of either start method.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from transformers.image_processing_base import ImageProcessingMixin
+
+from ...data.images import MODES
+from ...data.randaugment import RandAugment
+
+INTERPOLATIONS = {name.lower(): Image.Resampling[name] for name in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS")}
+_ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+_ATTEMPTS = 10
+
+
+@dataclass
+class AugmentationArguments:
+    """How training images are varied."""
+
+    train_crop: Literal["random_resized", "random_padded", "none"] = field(
+        default="random_resized",
+        metadata={
+            "help": "random_resized: a random part, resized. random_padded: as in evaluation, then moved by up to "
+            "crop_padding. none: as in evaluation."
+        },
+    )
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.08, 1.0],
+        metadata={"help": "random_resized: smallest and largest share of the image's area."},
+    )
+    crop_ratio: list[float] = field(
+        default_factory=lambda: [3 / 4, 4 / 3],
+        metadata={"help": "random_resized: smallest and largest width / height of the part."},
+    )
+    crop_padding: int = field(default=4, metadata={"help": "random_padded: largest shift in pixels; black comes in."})
+    interpolation: list[str] = field(
+        default_factory=lambda: ["bilinear", "bicubic"],
+        metadata={"help": "random_resized: filters; of several one is drawn per image.", "choices": [*INTERPOLATIONS]},
+    )
+    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring left and right."})
+    color_jitter: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Largest relative change of brightness, contrast and saturation: one number for all, or three."
+        },
+    )
+    randaugment: str | None = field(
+        default=None, metadata={"help": "RandAugment in timm's notation, such as rand-m9-mstd0.5-inc1."}
+    )
+    random_erasing: float = field(default=0.0, metadata={"help": "Probability of erasing a random rectangle."})
+    random_erasing_mode: Literal["pixel", "const"] = field(
+        default="pixel",
+        metadata={"help": "What the rectangle is filled with: normal noise per pixel, or zeros (the mean colour)."},
+    )
+    random_erasing_count: int = field(default=1, metadata={"help": "Largest number of rectangles."})
+
+    def __post_init__(self):
+        for name in ("crop_scale", "crop_ratio"):
+            values = getattr(self, name)
+            if len(values) != 2 or not 0 < values[0] <= values[1] or (name == "crop_scale" and values[1] > 1):
+                limit = ", at most 1" if name == "crop_scale" else ""
+                raise ValueError(f"--{name}: got {values}, accepted are two positive numbers in order{limit}.")
+        for name in ("horizontal_flip", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are probabilities from 0 to 1.")
+        if self.color_jitter is not None:
+            if len(self.color_jitter) not in (1, 3) or min(self.color_jitter) < 0:
+                raise ValueError(f"--color_jitter: got {self.color_jitter}, accepted are one or three numbers from 0.")
+        for name, least in (("crop_padding", 0), ("random_erasing_count", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from {least}.")
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """`(value * rescale - mean) / std` per channel, as the image processor does it in evaluation."""
+
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @classmethod
+    def of(cls, processor: ImageProcessingMixin, num_channels: int) -> "Normalization":
+        factor = processor.rescale_factor if processor.do_rescale else 1.0
+        if not processor.do_normalize:
+            return cls((factor,) * num_channels, (0.0,) * num_channels)
+        mean, std = processor.image_mean, processor.image_std
+        return cls(
+            tuple(factor / s for s in std),
+            tuple(-m / s for m, s in zip(mean, std, strict=True)),
+        )
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """The image as a float tensor (channels, height, width)."""
+        pixels = np.asarray(image)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        scale, shift = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (self.scale, self.shift))
+        return torch.from_numpy(np.ascontiguousarray(pixels * scale + shift, dtype=np.float32))
+
+    def mean_color(self) -> tuple[int, ...]:
+        """The 8-bit colour that becomes zero."""
+        values = (-shift / scale for scale, shift in zip(self.scale, self.shift, strict=True))
+        return tuple(int(min(255, max(0, round(value)))) for value in values)
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """The model's own image processor, fed with what `read_image` gives."""
+
+    processor: ImageProcessingMixin
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> torch.Tensor:
+        """The model's input (channels, height, width)."""
+        return self._process(image)
+
+    def resize_and_crop(self, image: Image.Image) -> Image.Image:
+        """Only the geometry: still an 8-bit image."""
+        pixels = np.asarray(self._process(image, do_rescale=False, do_normalize=False))
+        pixels = np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+        return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+    def _process(self, image: Image.Image, **options):
+        if image.mode != "RGB":
+            pixels = np.asarray(image)
+            options["input_data_format"] = "channels_last"
+            image = pixels[..., None] if pixels.ndim == 2 else pixels
+        return self.processor(image, return_tensors="pt", **options)["pixel_values"][0]
+
+
+class TrainingTransform:
+    """Crop, flip, RandAugment, colour jitter, normalisation and random erasing, in this order.
+
+    Args:
+        evaluation: gives the size, and the geometry where `options` ask for it.
+        normalization: as in evaluation.
+        options: how much of each.
+    """
+
+    def __init__(self, evaluation: EvaluationTransform, normalization: Normalization, options: AugmentationArguments):
+        channels = len(normalization.scale)
+        if channels not in (1, 3) and (options.randaugment or options.color_jitter):
+            raise ValueError(
+                f"--randaugment and --color_jitter take images of 1 or 3 channels, the model has {channels}."
+            )
+        mode = MODES[channels]
+        self.size = evaluation.resize_and_crop(Image.new(mode, (64, 64))).size
+        self.evaluation = evaluation
+        self.normalization = normalization
+        self.options = options
+        self.randaugment = options.randaugment and RandAugment.from_string(
+            options.randaugment, normalization.mean_color()
+        )
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
+        """The model's input (channels, height, width)."""
+        options = self.options
+        if options.train_crop == "random_resized":
+            box = random_resized_box(*image.size, options.crop_scale, options.crop_ratio, rng)
+            resample = INTERPOLATIONS[options.interpolation[rng.integers(len(options.interpolation))]]
+            image = image.resize(self.size, resample, box=box)
+        else:
+            image = self.evaluation.resize_and_crop(image)
+        if options.train_crop == "random_padded":
+            image = shift(image, options.crop_padding, rng)
+        if rng.random() < options.horizontal_flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.randaugment:
+            image = self.randaugment(image, rng)
+        if options.color_jitter:
+            image = color_jitter(image, options.color_jitter, rng)
+        pixels = self.normalization(image)
+        if rng.random() < options.random_erasing:
+            erase(pixels, options.random_erasing_count, options.random_erasing_mode, rng)
+        return pixels
+
+
+def random_resized_box(
+    width: int, height: int, scale: Sequence[float], ratio: Sequence[float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random part (left, top, right, bottom) of an image: its share of the area is uniform in `scale`, the logarithm
+    of its width / height uniform in `ratio`'s (https://arxiv.org/abs/1409.4842, section 6).
+
+    After ten parts that do not fit it is the centre, as large as `ratio` allows.
+    """
+    for _ in range(_ATTEMPTS):
+        area = rng.uniform(*scale) * width * height
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def shift(image: Image.Image, distance: int, rng: np.random.Generator) -> Image.Image:
+    """The image moved by up to `distance` pixels each way; black comes in."""
+    left, top = (int(rng.integers(-distance, distance + 1)) for _ in range(2))
+    return image.crop((left, top, left + image.size[0], top + image.size[1]))
+
+
+def color_jitter(image: Image.Image, strength: Sequence[float], rng: np.random.Generator) -> Image.Image:
+    """Change brightness, contrast and saturation, in random order, by factors uniform in [1 - strength, 1 + strength]
+    (not below 0)."""
+    strengths = list(strength) * (3 // len(strength))
+    for index in rng.permutation(3):
+        factor = rng.uniform(max(0.0, 1.0 - strengths[index]), 1.0 + strengths[index])
+        image = _ENHANCERS[index](image).enhance(factor)
+    return image
+
+
+def erase(pixels: torch.Tensor, max_count: int, mode: str, rng: np.random.Generator) -> None:
+    """Random erasing (https://arxiv.org/abs/1708.04896) of a normalised image (channels, height, width), in place.
+
+    1 to `max_count` rectangles of together 2 to 33 per cent of the area, height / width from 0.3 to 1 / 0.3, filled
+    with standard normal noise (`mode="pixel"`) or zeros (`"const"`).
+    """
+    channels, height, width = pixels.shape
+    count = int(rng.integers(1, max_count + 1))
+    for _ in range(count):
+        for _ in range(_ATTEMPTS):
+            area = rng.uniform(0.02, 1 / 3) * height * width / count
+            aspect = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
+            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h < height and w < width:
+                top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+                if mode == "pixel":
+                    filling = torch.from_numpy(rng.standard_normal((channels, h, w), dtype=np.float32))
+                else:
+                    filling = 0.0
+                pixels[:, top : top + h, left : left + w] = filling
+                break

@@ -1,0 +1,71 @@
+"""The trainer: loss per answer token, checkpoints that hold what is trained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import EvalPrediction
+
+from ....modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES
+from ...run.trainer import RecipeTrainer
+from .encoding import IGNORED
+
+
+class ImageTextToTextTrainer(RecipeTrainer):
+    """The loss is the mean over all learned tokens of an optimizer step, over accumulated batches and processes.
+
+    Args:
+        adapter_only: checkpoints and the model that is saved hold the adapters, and say where the frozen parts are.
+    """
+
+    def __init__(self, *, adapter_only: bool = False, **kwargs):
+        super().__init__(compute_metrics=compute_metrics, preprocess_logits_for_metrics=answer_losses, **kwargs)
+        self.adapter_only = adapter_only
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # A step whose answers were all cut off has nothing to divide by; its loss is 0.
+        if isinstance(num_items_in_batch, torch.Tensor):
+            num_items_in_batch = num_items_in_batch.clamp(min=1)
+        elif num_items_in_batch is not None:
+            num_items_in_batch = max(1, num_items_in_batch)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    @contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        # No batch norms here, whose statistics processes would have to agree on: without an average of the weights
+        # nothing is copied.
+        with super().evaluated_weights() if self.ema is not None else nullcontext():
+            yield
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.adapter_only:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            output_dir = output_dir or self.args.output_dir
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            model.save_pretrained(output_dir, adapter_only=True, state_dict=state_dict)
+            self.processing_class.save_pretrained(output_dir)
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        if not self.adapter_only:
+            return super()._issue_warnings_after_load(load_result)
+        missing = [name for name in load_result.missing_keys if ADAPTER_NAMES.match(name)]
+        if missing or load_result.unexpected_keys:
+            wrong = [*missing, *load_result.unexpected_keys]
+            raise ValueError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
+
+
+def answer_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row the summed cross entropy of its learned tokens, and their number."""
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    targets = labels[:, 1:].to(logits.device)
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+    return losses.sum(dim=1), (targets != IGNORED).sum(dim=1)
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Mean loss per learned token. It replaces the Trainer's own, which weighs batches, not tokens."""
+    losses, counts = prediction.predictions
+    return {"loss": float(losses.sum(dtype=np.float64) / max(1, counts.sum())), "samples": len(losses)}

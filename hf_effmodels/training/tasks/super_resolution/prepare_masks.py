@@ -1,0 +1,252 @@
+"""Structure maps beside the images, as a table that `datasets` loads: what `scripts/prepare_sr_masks.py` does.
+
+The table has `image`, `name`, and the map in a lossless, small form: `regions`, a 16-bit PNG with the number of the
+mask that counts at each pixel, and `values`, what each mask is encoded by (see `masks.encode_regions`).
+"""
+
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ....pipelines.sam_diffsr.masks import ENCODINGS, encode_regions
+from ...run.arguments import ArgumentReader
+from .arguments import check_counts
+from .data import (
+    LOW,
+    NAME,
+    REGIONS,
+    VALUES,
+    HighResolutionImages,
+    SuperResolutionDataArguments,
+    load_evaluation_data,
+    reduce_image,
+)
+from .evaluation import to_pil
+from .segmenters import Segmenter, mask_generation, slic
+
+#: In the output folder until all is done; hidden, so that `datasets` does not take it for the table.
+_UNFINISHED = ".unfinished"
+_SETTINGS = "preparation.json"
+
+
+@dataclass
+class MaskArguments:
+    """How to segment and encode, and where to."""
+
+    output: str | None = field(default=None, metadata={"help": "Folder for the table; --dataset takes it."})
+    segmenter: Literal["model", "slic"] = field(
+        default="model",
+        metadata={"help": "model: one of transformers' mask-generation models. slic: scikit-image's superpixels."},
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "Such as facebook/sam-vit-huge (the paper's), on the Hub or in a folder."}
+    )
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
+    token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that lies on the Hub."})
+    device: str | None = field(default=None, metadata={"help": "Such as cuda:1; the first accelerator by default."})
+    points_per_side: int | None = field(default=None, metadata={"help": "Prompts along each side (32)."})
+    points_per_batch: int | None = field(default=None, metadata={"help": "Prompts at a time (64)."})
+    pred_iou_thresh: float | None = field(default=None, metadata={"help": "Least predicted quality (0.88)."})
+    stability_score_thresh: float | None = field(default=None, metadata={"help": "Least stability (0.95)."})
+    num_segments: int = field(default=20, metadata={"help": "slic: regions of an image, about."})
+    compactness: float = field(default=10.0, metadata={"help": "slic: nearness against likeness of colour."})
+    encoding: Literal[ENCODINGS] = field(default="rope", metadata={"help": "See masks.region_values."})
+    split: str = field(default="train", metadata={"help": "Split to read, and name of the table's."})
+    tile_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cut images and maps into squares of this side (the paper: 320), reduced images beside them."
+        },
+    )
+    scale: int = field(default=4, metadata={"help": "With --tile_size: of the reduced images."})
+    shard_size: int = field(default=32, metadata={"help": "Images in a file; a kill loses at most so many."})
+
+    def __post_init__(self):
+        if not self.output:
+            raise ValueError("--output is missing.")
+        if (self.segmenter == "model") != (self.model is not None):
+            raise ValueError("Name either a --model (such as facebook/sam-vit-huge) or --segmenter slic.")
+        check_counts(self, "points_per_side", "points_per_batch", "num_segments", "tile_size", "scale", "shard_size")
+        if self.tile_size is not None and self.tile_size % (2 * self.scale):
+            raise ValueError(
+                f"--tile_size: got {self.tile_size}, accepted are multiples of {2 * self.scale} (twice --scale)."
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> Path | None:
+    """Write the table as the arguments say; without `argv` as a program, which ends with one line on wrong input.
+
+    Returns:
+        The folder of the table.
+
+    Raises:
+        ValueError, OSError, ImportError: wrong input, before anything is written.
+    """
+    if argv is not None:
+        return _write(*_prepare(list(argv)))
+    try:
+        work = _prepare(sys.argv[1:])
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"{sys.argv[0]}: error: {error}\n")
+        raise SystemExit(2) from None
+    sys.stdout.write(f"{_write(*work)}\n")
+    return None
+
+
+def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArguments, dict]:
+    data_args, args = ArgumentReader(argv).read(_Images, MaskArguments)
+    data_args.eval_split = args.split
+    settings = {**asdict(data_args), **asdict(args)}
+    # What changes nothing in the result may change when a run goes on.
+    for name in ("token", "device", "points_per_batch", "output", "cache_dir"):
+        settings.pop(name)
+    output = Path(args.output)
+    _check_output(output, settings)
+    source = load_evaluation_data(data_args, args.token)
+    source.image(0)
+    if args.segmenter == "slic":
+        return source, slic(args.num_segments, args.compactness), args, settings
+    segment = mask_generation(
+        args.model,
+        revision=args.revision,
+        token=args.token,
+        trust_remote_code=args.trust_remote_code,
+        device=args.device,
+        points_per_crop=args.points_per_side,
+        points_per_batch=args.points_per_batch,
+        pred_iou_thresh=args.pred_iou_thresh,
+        stability_score_thresh=args.stability_score_thresh,
+    )
+    return source, segment, args, settings
+
+
+@dataclass
+class _Images(SuperResolutionDataArguments):
+    """`SuperResolutionDataArguments`, all images of one split."""
+
+
+def _check_output(output: Path, settings: dict) -> None:
+    """ValueError unless the folder is free, or holds the unfinished table of these very settings."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output: {output} is a file.")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    try:
+        begun = json.loads((output / _UNFINISHED / _SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(f"--output: {output} is not empty and holds no unfinished table; name another.") from None
+    changed = [f"{key}: {begun.get(key)} -> {value}" for key, value in settings.items() if begun.get(key) != value]
+    if changed:
+        raise ValueError(f"--output: {output} holds a table begun with other arguments: {'; '.join(changed)}.")
+
+
+def _write(source: HighResolutionImages, segment: Segmenter, args: MaskArguments, settings: dict) -> Path:
+    output = Path(args.output)
+    unfinished = output / _UNFINISHED
+    unfinished.mkdir(parents=True, exist_ok=True)
+    _write_whole(unfinished / _SETTINGS, json.dumps(settings, indent=2).encode())
+    starts = range(0, len(source), args.shard_size)
+    with tqdm(total=len(source), unit="image", disable=None) as progress:
+        for number, start in enumerate(starts):
+            images = range(start, min(start + args.shard_size, len(source)))
+            shard = unfinished / f"{args.split}-{number:05d}.parquet"
+            if shard.exists():
+                progress.update(len(images))
+                continue
+            rows = []
+            for index in images:
+                rows += _rows(source, index, segment, args)
+                progress.update()
+            _write_shard(rows, shard)
+    for number in range(len(starts)):
+        name = f"{args.split}-{number:05d}"
+        target = output / "data" / f"{name}-of-{len(starts):05d}.parquet"
+        target.parent.mkdir(exist_ok=True)
+        if (unfinished / f"{name}.parquet").exists():
+            os.replace(unfinished / f"{name}.parquet", target)
+    _write_whole(output / _SETTINGS, json.dumps(settings, indent=2).encode())
+    shutil.rmtree(unfinished)
+    return output
+
+
+def _rows(source: HighResolutionImages, index: int, segment: Segmenter, args: MaskArguments) -> list[dict]:
+    """The table's row of an image, or the rows of its tiles."""
+    image = source.image(index)
+    picture = to_pil(image)
+    size = (picture.height, picture.width)
+    try:
+        regions, values = encode_regions(segment(picture), size, args.encoding)
+    except ValueError as error:
+        raise ValueError(f"row {source.rows[index]} ({source.name(index)}) of {source.split}: {error}") from error
+    name = source.name(index)
+    if args.tile_size is None:
+        return [_row(name, picture, regions, values)]
+    low, rows, scale, tile = reduce_image(image, args.scale), [], args.scale, args.tile_size
+    for top in _tile_starts(size[0], tile):
+        for left in _tile_starts(size[1], tile):
+            bottom, right = (
+                min(start + tile, side // scale * scale) for start, side in ((top, size[0]), (left, size[1]))
+            )
+            row = _row(
+                f"{name}_{top}_{left}",
+                to_pil(image[:, top:bottom, left:right]),
+                regions[top:bottom, left:right],
+                values,
+            )
+            cut = low[:, top // scale : bottom // scale, left // scale : right // scale]
+            rows.append(row | {LOW: _png(to_pil(cut))})
+    return rows
+
+
+def _tile_starts(side: int, tile: int) -> range:
+    """As the official code cuts: a tile begins wherever at least half of one is left."""
+    return range(0, max(1, side - tile // 2), tile)
+
+
+def _row(name: str, image: Image.Image, regions: np.ndarray, values: np.ndarray) -> dict:
+    return {
+        "image": _png(image),
+        NAME: name,
+        REGIONS: _png(Image.fromarray(np.ascontiguousarray(regions))),
+        VALUES: values.tolist(),
+    }
+
+
+def _png(image: Image.Image) -> dict:
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def _write_shard(rows: list[dict], file: Path) -> None:
+    import datasets
+
+    features = {"image": datasets.Image(), NAME: datasets.Value("string"), REGIONS: datasets.Image()}
+    features[VALUES] = datasets.Sequence(datasets.Value("float32"))
+    if LOW in rows[0]:
+        features[LOW] = datasets.Image()
+    table = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    temporary = file.with_name(f".{file.name}.part")
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # one of our own counts the images
+    table.to_parquet(str(temporary))
+    if shown:
+        datasets.enable_progress_bars()
+    temporary.replace(file)
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.part")
+    temporary.write_bytes(content)
+    temporary.replace(file)

@@ -1,0 +1,192 @@
+"""A smaller model computes what is left of the larger one."""
+
+import pytest
+import torch
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
+
+from hf_effmodels import PanguPiConfig, PanguPiForCausalLM
+from hf_effmodels.compression import inherit, spread_layers
+from hf_effmodels.compression.pruning.calibration import layer_importance, read_batches
+from hf_effmodels.compression.pruning.inheritance import check_inheritance, take_layers
+from hf_effmodels.compression.pruning.masks import masked
+from hf_effmodels.compression.pruning.structures import Sizes
+
+from ..conftest import LLAMA
+
+SMALLER = {"num_hidden_layers": 3, "hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}
+
+
+def build(kind: str):
+    if kind == "pangu_pi":
+        model = PanguPiForCausalLM(PanguPiConfig(**LLAMA, augmented_shortcut_reduction=8, rms_norm_eps=1e-12))
+        for layer in model.model.layers:  # as after some training
+            torch.nn.init.normal_(layer.mlp.act_fn.scale)
+            torch.nn.init.normal_(layer.augmented_shortcuts[0].up_proj.weight)
+    else:
+        options = {"llama": {}, "biases": {"attention_bias": True, "mlp_bias": True}}
+        options["tied"] = {"tie_word_embeddings": True}
+        model = LlamaForCausalLM(LlamaConfig(**LLAMA, rms_norm_eps=1e-12, **options[kind]))
+    for name, weight in model.named_parameters():
+        if name.endswith(("norm.weight", "bias")):
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    return model.double().eval()
+
+
+def precision(model) -> float:
+    """transformers' LLaMA computes its norms in float32, whatever the model's dtype; ours do not."""
+    return 1e-9 if isinstance(model, PanguPiForCausalLM) else 1e-4
+
+
+@pytest.fixture(params=["llama", "biases", "tied", "pangu_pi"])
+def model(request):
+    return build(request.param)
+
+
+@pytest.fixture
+def batches():
+    return [torch.randint(0, 96, (2, 12)) for _ in range(3)]
+
+
+def test_keeping_everything_gives_the_same_logits(model, batches):
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    same, _ = inherit(model)
+    assert torch.equal(same(batches[0]).logits, model(batches[0]).logits)
+    smaller, _ = inherit(model, **SMALLER, method="taylor", calibration=batches)
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+    assert not any(weight.grad is not None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("method", ["l1", "l2", "taylor", "learned"])
+def test_structures_that_do_nothing_are_what_goes(model, batches, method):
+    """Every fourth channel, neuron and group of heads is zero: without them, and with norms that keep their scale,
+    the logits stay the same."""
+    is_zero = {size: torch.arange(size) % 4 == 1 for size in (32, 48)}
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("embed_tokens.weight"):
+                weight[:, is_zero[32]] = 0
+            if name.endswith(("o_proj.weight", "mlp.down_proj.weight", "up_proj.weight")) and weight.shape[0] == 32:
+                weight[is_zero[32]] = 0
+            if name.endswith(("o_proj.bias", "down_proj.bias")):
+                weight[is_zero[32]] = 0
+            if "norm" in name:
+                weight[is_zero[32]] = 0
+            if "lm_head" in name or name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+                weight[:, is_zero[32]] = 0
+            if name.endswith(("gate_proj.weight", "mlp.up_proj.weight")):
+                weight[:, is_zero[32]] = 0
+            if name.endswith(("gate_proj.weight", "mlp.up_proj.weight", "gate_proj.bias", "up_proj.bias")):
+                weight[is_zero[48]] = 0
+            if name.endswith("mlp.down_proj.weight"):
+                weight[:, is_zero[48]] = 0
+            if "augmented_shortcuts" in name and name.endswith("down_proj.weight"):
+                weight[:, is_zero[32]] = 0
+                weight[3] = 0
+            if "augmented_shortcuts" in name and name.endswith("up_proj.weight"):
+                weight[:, 3] = 0
+            if name.endswith("o_proj.weight"):
+                weight[:, 16:] = 0  # the second group of heads
+            if name.endswith(("q_proj.weight", "q_proj.bias")):
+                weight[16:] = 0
+            if name.endswith(("k_proj.weight", "v_proj.weight", "k_proj.bias", "v_proj.bias")):
+                weight[8:] = 0
+    sizes = {"hidden_size": 24, "intermediate_size": 36, "num_attention_heads": 2}
+    options = {"mask_steps": 2, "mask_learning_rate": 1e-3, "rescale_norms": True, "calibration": batches}
+    smaller, made_of = inherit(model, **sizes, method=method, **options)
+    assert made_of.layers == [0, 1, 2, 3]
+    torch.testing.assert_close(smaller(batches[0]).logits, model(batches[0]).logits, rtol=0, atol=precision(model))
+
+
+def test_sizes_and_head_groups_are_those_asked_for(model, batches):
+    smaller, _ = inherit(model, **SMALLER)
+    config = smaller.config
+    assert {name: getattr(config, name) for name in SMALLER} == SMALLER
+    assert (config.num_key_value_heads, config.head_dim) == (1, 8)
+    assert type(smaller) is type(model) and type(config) is type(model.config)
+    assert smaller(batches[0]).logits.shape == (2, 12, 96)
+    generated = smaller.generate(batches[0], max_new_tokens=3, do_sample=False)
+    assert generated.shape == (2, 15)
+    # Queries may be thinned inside their groups, too.
+    thinned, _ = inherit(model, num_attention_heads=2, num_key_value_heads=2)
+    assert thinned.model.layers[0].self_attn.q_proj.weight.shape == (16, 32)
+
+
+@pytest.mark.parametrize("kind", ["llama", "tied"])
+def test_masks_are_learned_on_what_the_slices_compute(kind, batches):
+    model = build(kind)
+    smaller, made_of = inherit(model, **SMALLER)
+    thin, masks = take_layers(model, made_of.layers), {}
+    sizes = Sizes.of(thin.config)
+    for axis, kept in made_of.units.items():
+        if axis.kind in ("hidden", "keys", "ffn"):
+            masks[axis] = torch.zeros(sizes.units(axis.kind), dtype=torch.float64)
+            masks[axis][kept] = 1
+    with masked(thin, masks):
+        logits = thin(batches[0]).logits
+    torch.testing.assert_close(logits, smaller(batches[0]).logits, rtol=0, atol=precision(model))
+
+
+def test_learned_masks_keep_what_the_loss_needs(batches):
+    """Neurons with large weights that write into nothing are no use; scores by size keep them."""
+    model = build("llama")
+    text = torch.stack([torch.arange(i, i + 16) % 96 for i in range(8)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(40):  # so that the other neurons are of use
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.mlp.gate_proj.weight[:24] = 2
+                layer.mlp.down_proj.weight[:, :24] = 0
+        optimizer.zero_grad()
+        loss = model(text, labels=text).loss
+        loss.backward()
+        if loss < 0.5:
+            break
+        optimizer.step()
+    _, by_size = inherit(model, intermediate_size=24, method="l2")
+    _, learned = inherit(model, intermediate_size=24, method="learned", calibration=[text], mask_steps=40)
+    for axis, kept in learned.units.items():
+        if axis.kind == "ffn":
+            assert by_size.units[axis].max() < 24
+            assert (kept >= 24).sum() >= 20
+
+
+def test_layers_are_spread_or_chosen_by_their_loss(batches):
+    assert spread_layers(12, 6) == [0, 1, 2, 9, 10, 11]
+    assert spread_layers(12, 9) == [0, 1, 2, 3, 6, 8, 9, 10, 11]
+    assert spread_layers(32, 21) == [0, 1, 2, *spread_layers(32, 21)[3:-3], 29, 30, 31]
+    assert spread_layers(5, 1) == [0] and spread_layers(5, 2) == [0, 4] and spread_layers(5, 5) == [0, 1, 2, 3, 4]
+    model = build("llama")
+    with torch.no_grad():  # layer 1 adds nothing
+        for projection in (model.model.layers[1].self_attn.o_proj, model.model.layers[1].mlp.down_proj):
+            projection.weight.zero_()
+    rises = layer_importance(model, read_batches(batches, "this test"))
+    assert rises[1].abs() < 1e-12 and rises.abs().argmin() == 1
+    assert model.config.num_hidden_layers == len(model.model.layers) == 4
+    # Random weights: some layers' absence lowers the loss, so the empty one need not be the least.
+    smaller, made_of = inherit(model, num_hidden_layers=3, layers="importance", calibration=batches)
+    assert made_of.layers == sorted(rises.argsort(descending=True)[:3].tolist())
+    named, _ = inherit(model, layers=[0, 2, 3])
+    assert torch.allclose(named(batches[0]).logits, model(batches[0]).logits)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"hidden_size": 33}, "hidden_size: got 33, accepted are 1 to 32"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 2}, "divisors of num_attention_heads"),
+        ({"num_attention_heads": 4, "num_key_value_heads": 1}, "at most 2 query heads"),
+        ({"layers": [0, 9]}, "layers: got .* 0 to 3"),
+        ({"layers": "middle"}, "layers: got 'middle'"),
+        ({"method": "random"}, "method: got 'random'"),
+        ({"method": "taylor"}, "calibration: there are no batches, method 'taylor'"),
+        ({"rescale_norms": True, "calibration": []}, "rescale_norms needs some"),
+    ],
+)
+def test_wrong_input_is_named(llama, options, message):
+    with pytest.raises(ValueError, match=message):
+        inherit(llama, **options)
+
+
+def test_other_architectures_are_refused_before_their_weights_are_read():
+    with pytest.raises(ValueError, match="architecture 'gpt2'"):
+        check_inheritance(GPT2Config())

@@ -1,0 +1,201 @@
+"""Rounds draw what is hard, and come out the same after a kill and with any number of processes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import PartialState, debug_launcher
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+from hf_effmodels.compression import (
+    DrawnDataset,
+    LossWeightedSampler,
+    compute_losses,
+    draw_by_loss,
+    loss_probabilities,
+    train_rounds,
+)
+from hf_effmodels.training.run.rounds import sample_losses
+from hf_effmodels.training.run.trainer import RecipeArguments, RecipeTrainer
+
+from .conftest import LLAMA
+
+
+class Killed(Exception):
+    pass
+
+
+class Blocks:
+    """Random blocks of 12 tokens; number e · n + i is block i."""
+
+    def __init__(self, size=30):
+        generator = torch.Generator().manual_seed(1)
+        self.tokens = torch.randint(0, 96, (size, 12), generator=generator)
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, number):
+        tokens = self.tokens[number % len(self)]
+        return {"input_ids": tokens, "labels": tokens}
+
+
+def model():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**LLAMA)).eval()
+
+
+@pytest.fixture(scope="module")
+def losses():
+    return compute_losses(model(), Blocks(), batch_size=4)
+
+
+def test_hard_samples_are_drawn_more_often():
+    losses = np.array([1.0, 2.0, 4.0, 8.0])
+    assert np.allclose(loss_probabilities(losses), np.exp(losses) / np.exp(losses).sum())
+    assert np.allclose(loss_probabilities(losses + 2000), loss_probabilities(losses))
+    drawn = np.concatenate([draw_by_loss(losses, 0.25, seed) for seed in range(400)])
+    shares = np.bincount(drawn, minlength=4) / 400
+    assert np.abs(shares - loss_probabilities(losses)).max() < 0.05
+    assert len(set(draw_by_loss(losses, 0.75, 3).tolist())) == 3
+    # Groups go together, the short last one as well.
+    assert draw_by_loss(np.array([0, 0, 9, 9, 9.0]), 0.34, group_size=2).tolist() in ([0, 1], [2, 3], [4])
+
+
+def test_numbers_of_the_recipe_trainer_lead_to_drawn_samples():
+    drawn = DrawnDataset(Blocks(), [3, 7, 8])
+    assert len(drawn) == 3
+    for number, block in ((0, 3), (2, 8), (4, 7), (3 * 5 + 1, 7)):  # e · n + i
+        assert torch.equal(drawn[number]["input_ids"], Blocks()[block]["input_ids"])
+    sampler = LossWeightedSampler(np.arange(20.0), 0.5, seed=1)
+    orders = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1]) == sampler.indices.tolist()
+
+
+def test_losses_are_those_of_the_model(losses):
+    network, blocks = model(), Blocks()
+    for number in (0, 13, 29):
+        sample = {name: tensor[None] for name, tensor in blocks[number].items()}
+        assert losses[number] == pytest.approx(network(**sample).loss.item(), abs=1e-5)
+
+
+def test_killed_measurements_go_on_to_the_same_losses_bit_for_bit(losses, tmp_path, monkeypatch):
+    file, measure, starts = tmp_path / "losses.npz", sample_losses._sample_losses, []
+
+    def killed(network, samples, start):
+        if len(starts) == 4:
+            raise Killed
+        starts.append(start)
+        return measure(network, samples, start)
+
+    monkeypatch.setattr(sample_losses, "_sample_losses", killed)
+    with pytest.raises(Killed):
+        compute_losses(model(), Blocks(), batch_size=4, state_file=file, batches_per_save=2)
+    monkeypatch.setattr(sample_losses, "_sample_losses", lambda m, s, i: starts.append(i) or measure(m, s, i))
+    again = compute_losses(model(), Blocks(), batch_size=4, state_file=file, batches_per_save=2)
+    assert (again == losses).all() and starts == list(range(0, 30, 4))
+    assert [path.name for path in tmp_path.iterdir()] == ["losses.npz"]
+    with torch.no_grad():
+        (other := model()).lm_head.weight.mul_(2)
+    with pytest.raises(ValueError, match="another model"):
+        compute_losses(other, Blocks(), batch_size=4, state_file=file)
+
+
+def _measure(folder):
+    torch.set_num_threads(1)
+    PartialState._reset_state()  # the forked process has its parent's
+    PartialState(cpu=True)
+    losses = compute_losses(model(), Blocks(), batch_size=4, state_file=f"{folder}/losses.npz", batches_per_save=1)
+    np.save(f"{folder}/{torch.distributed.get_rank()}.npy", losses)
+
+
+def test_two_processes_measure_what_one_measures(losses, tmp_path):
+    debug_launcher(_measure, (str(tmp_path),), num_processes=2)
+    for rank in range(2):
+        assert (np.load(tmp_path / f"{rank}.npy") == losses).all()
+    assert not [*tmp_path.glob("*part*")]
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+def run_rounds(output, kill_in_round=None, step=None, rounds=2):
+    def make_trainer(number, start, folder):
+        network = model() if start is None else LlamaForCausalLM.from_pretrained(start)
+        args = RecipeArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=4,
+            num_train_epochs=2,
+            save_steps=2,
+            save_strategy="steps",
+            logging_steps=100,
+            learning_rate=1e-2,
+            seed=3,
+            disable_tqdm=True,
+        )
+        trainer = RecipeTrainer(model=network, args=args, train_dataset=Blocks())
+        if number == kill_in_round:
+            trainer.add_callback(KillAt(step))
+        return trainer
+
+    return train_rounds(make_trainer, output, rounds=rounds, rate=0.5, loss_batch_size=4)
+
+
+def killed_at_sample_8(measure):
+    def killed(network, samples, start):
+        if start == 8:
+            raise Killed
+        return measure(network, samples, start)
+
+    return killed
+
+
+def test_killed_rounds_go_on_to_the_same_weights_bit_for_bit(tmp_path, monkeypatch):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    results = run_rounds(whole)
+    assert [result["samples"] for result in results] == [30, 15]
+    drawn = json.loads((whole / "round-1" / "drawn.json").read_text())
+    assert drawn["samples"] == 30 and len(drawn["indices"]) == 15
+    with pytest.raises(Killed):
+        run_rounds(killed, 1, 5)
+    measure = sample_losses._sample_losses
+    monkeypatch.setattr(sample_losses, "_sample_losses", killed_at_sample_8(measure))
+    with pytest.raises(Killed):
+        run_rounds(killed)
+    monkeypatch.setattr(sample_losses, "_sample_losses", measure)
+    with pytest.raises(Killed):
+        run_rounds(killed, 2, 5)
+    assert [result["samples"] for result in run_rounds(killed)] == [30, 15]
+    for number in (1, 2):
+        file = f"round-{number}/model.safetensors"
+        expected, got = load_file(whole / file), load_file(killed / file)
+        assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert json.loads((killed / "round-1" / "drawn.json").read_text())["indices"] == drawn["indices"]
+    # A further round is added to what is there.
+    assert len(run_rounds(killed, rounds=3)) == 3
+
+
+@pytest.mark.parametrize(
+    "losses, options, message",
+    [
+        ([], {"rate": 0.5}, "at least one loss"),
+        ([1.0, float("nan")], {"rate": 0.5}, "number 1 is nan"),
+        ([1.0, 2.0], {"rate": 0.0}, "rate: got 0.0"),
+        ([1.0, 2.0], {"rate": 0.3}, "draws none of 2 groups"),
+        ([1.0, 2.0], {"rate": 0.5, "temperature": 0}, "temperature: got 0"),
+    ],
+)
+def test_wrong_input_is_named(losses, options, message):
+    with pytest.raises(ValueError, match=message):
+        draw_by_loss(np.array(losses), **options)

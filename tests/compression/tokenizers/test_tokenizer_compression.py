@@ -1,0 +1,204 @@
+"""A compressed tokenizer is a whole tokenizer: what stays can be produced, and nothing else changes."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
+
+from hf_effmodels.compression import (
+    SentencePieceBPE,
+    TokenCounts,
+    compress_embeddings,
+    compress_tokenizer,
+    compression_report,
+    count_tokens,
+    remap_dataset,
+    unreachable_ids,
+)
+from hf_effmodels.compression.tokenizers.sentencepiece_bpe import BYTE, CONTROL, NORMAL, UNKNOWN
+
+from ..conftest import byte_fallback
+
+
+@pytest.fixture(scope="module")
+def counts(tokenizer, lines):
+    return count_tokens(tokenizer, lines, progress=False)
+
+
+@pytest.mark.parametrize("strategy", ["frequency", "frequency+closure"])
+def test_a_compressed_tokenizer_keeps_what_the_old_one_was(tokenizer, counts, strategy, held_out, tmp_path):
+    size = 300 + (len(tokenizer) - 300) // 2
+    compressed, id_map = compress_tokenizer(tokenizer, counts, size, strategy=strategy)
+    assert len(compressed) == len(id_map) == size
+    pieces = tokenizer.convert_ids_to_tokens(id_map.kept)
+    assert compressed.convert_ids_to_tokens(range(size)) == pieces
+    assert compressed.special_tokens_map == tokenizer.special_tokens_map
+    # The post-processor puts the same tokens around a text, by their new ids.
+    framed = tokenizer.convert_ids_to_tokens(tokenizer("a").input_ids)
+    assert compressed.convert_ids_to_tokens(compressed("a").input_ids) == framed
+    # A text whose pieces are all kept is encoded as before.
+    new_ids, same = id_map.new_ids(), 0
+    for line in held_out:
+        old = np.asarray(tokenizer(line).input_ids)
+        if (new_ids[old] >= 0).all() and strategy == "frequency+closure":
+            assert compressed(line).input_ids == new_ids[old].tolist()
+            same += 1
+    assert same or strategy == "frequency"
+
+    compressed.chat_template, before = compressed.chat_template, tokenizer.chat_template
+    compressed.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded(held_out).input_ids == compressed(held_out).input_ids
+    assert (loaded.chat_template, loaded.padding_side) == (before, tokenizer.padding_side)
+    assert loaded.model_max_length == tokenizer.model_max_length
+
+
+def test_kept_pieces_stay_reachable_and_every_text_can_be_written(byte_level_tokenizer, lines, held_out):
+    tokenizer = byte_level_tokenizer
+    counts = count_tokens(tokenizer, lines, progress=False)
+    reports = {}
+    for strategy in ("frequency", "frequency+closure"):
+        compressed, id_map = compress_tokenizer(tokenizer, counts, 500, strategy=strategy)
+        reports[strategy] = compression_report(tokenizer, compressed, id_map, counts, held_out)
+        for text in [*held_out, "žluťoučký 北京 🤖 <|user|>"]:
+            assert compressed.decode(compressed(text, add_special_tokens=False).input_ids) == text
+    assert reports["frequency"].unreachable and not reports["frequency+closure"].unreachable
+    closed = reports["frequency+closure"]
+    assert closed.tokens_per_word_before < closed.tokens_per_word_after < reports["frequency"].tokens_per_word_after
+    # Reachable in fact, not only in theory: BPE makes the piece of its own text.
+    model = compressed.backend_tokenizer.model
+    for piece in compressed.get_vocab().keys() - {"<|begin|>", "<|end|>", "<|user|>"}:
+        assert [token.value for token in model.tokenize(piece)] == [piece]
+
+
+def test_coverage_stops_at_the_first_piece_that_reaches_it(tokenizer, counts):
+    compressed, id_map = compress_tokenizer(tokenizer, counts, coverage=0.9)
+    covered = counts.counts[list(id_map.kept)].sum() / counts.total
+    assert 0.9 <= covered < 0.92
+    assert len(compressed) < len(tokenizer)
+
+
+def test_pieces_that_are_named_are_kept(tokenizer, counts):
+    rare = int(counts.ranking()[-1])
+    size = len(compress_tokenizer(tokenizer, counts, coverage=0.9)[0])
+    _, id_map = compress_tokenizer(tokenizer, counts, size, keep=[rare, tokenizer.convert_ids_to_tokens(rare)])
+    assert rare in id_map.kept
+
+
+def test_a_size_below_the_byte_alphabet_is_refused(byte_level_tokenizer):
+    with pytest.raises(ValueError, match=r"vocab_size: got 200.*256 bytes and 3 special"):
+        compress_tokenizer(byte_level_tokenizer, {5: 1}, 200)
+
+
+@pytest.mark.parametrize(
+    "counts, options, message",
+    [
+        ({}, {"vocab_size": 500}, "corpus has no token"),
+        ({5000: 3}, {"vocab_size": 500}, "token id 5000"),
+        ({5: 1}, {}, "exactly one"),
+        ({5: 1}, {"coverage": 1.5}, "coverage: got 1.5"),
+        ({5: 1}, {"vocab_size": 500, "strategy": "best"}, "strategy: got 'best'"),
+        ({5: 1}, {"vocab_size": 500, "keep": ["no such"]}, "keep: got 'no such'"),
+    ],
+)
+def test_wrong_input_is_named(byte_level_tokenizer, counts, options, message):
+    with pytest.raises(ValueError, match=message):
+        compress_tokenizer(byte_level_tokenizer, counts, **options)
+
+
+def test_the_published_rule_breaks_ties_in_the_order_first_seen():
+    counts = TokenCounts(np.array([1, 3, 1, 0, 1]), first_seen=[4, 1, 0, 2])
+    assert counts.ranking().tolist() == [1, 4, 0, 2, 3]
+
+
+# The model
+
+
+@pytest.mark.parametrize("kind", ["untied", "tied", "biased head"])
+def test_logits_of_kept_ids_stay_the_same(byte_level_tokenizer, lines, kind):
+    size = len(byte_level_tokenizer) + 7  # rows without a token, as many models have
+    sizes = {"vocab_size": size, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24}
+    sizes |= {"num_attention_heads": 2, "bos_token_id": 0, "eos_token_id": [1, 900], "pad_token_id": 1}
+    if kind == "biased head":
+        model = PhiForCausalLM(PhiConfig(**sizes)).eval()
+        torch.nn.init.normal_(model.lm_head.bias)
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=kind == "tied")).eval()
+    counts = count_tokens(byte_level_tokenizer, lines, progress=False)
+    _, id_map = compress_tokenizer(byte_level_tokenizer, counts, 400)
+    kept = torch.tensor(id_map.kept)
+    new = torch.randint(0, 400, (2, 9))
+    expected = model(kept[new]).logits[..., kept]
+    before = sum(weight.numel() for weight in model.parameters())
+    compress_embeddings(model, id_map)
+    torch.testing.assert_close(model(new).logits, expected, rtol=0, atol=1e-6)
+    saved = before - sum(weight.numel() for weight in model.parameters())
+    assert saved == (size - 400) * {"tied": 16, "untied": 32, "biased head": 33}[kind]
+    new_ids = id_map.new_ids()
+    for settings in (model.config, model.generation_config):
+        assert settings.bos_token_id == new_ids[0] and settings.eos_token_id == [new_ids[1], new_ids[900]]
+    assert model.config.vocab_size == model.vocab_size == 400
+    assert model(new, labels=new).loss.isfinite()
+    assert model.get_input_embeddings().padding_idx == new_ids[1]
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied == (kind == "tied")
+
+
+def test_the_vocabulary_of_another_model_is_refused(byte_level_tokenizer, llama):
+    _, id_map = compress_tokenizer(byte_level_tokenizer, {5: 1}, 400)
+    with pytest.raises(ValueError, match="96 tokens, the tokenizer's 901"):
+        compress_embeddings(llama, id_map)
+
+
+def test_tokenised_data_are_remapped_to_the_same_text(tokenizer, counts, held_out):
+    compressed, id_map = compress_tokenizer(tokenizer, counts, 300 + (len(tokenizer) - 300) // 2)
+    old = [tokenizer(line).input_ids for line in held_out]
+    labels = [[-100, *ids[1:]] for ids in old]
+    columns = {"input_ids": old, "labels": labels, "attention_mask": [[1] * len(ids) for ids in old]}
+    new = remap_dataset(datasets.Dataset.from_dict(columns), id_map, tokenizer, compressed)[:]
+    assert sum(map(len, new["input_ids"])) > sum(map(len, old))
+    for before, ids, targets, mask in zip(old, new["input_ids"], new["labels"], new["attention_mask"], strict=True):
+        assert targets == [-100, *ids[1:]] and mask == [1] * len(ids)
+        if compressed.unk_token_id not in ids or compressed.unk_token_id is None:
+            assert compressed.decode(ids) == tokenizer.decode(before)
+
+
+def test_only_bpe_has_unreachable_pieces(tokenizer, counts):
+    smaller, _ = compress_tokenizer(tokenizer, counts, 320, strategy="frequency")
+    assert bool(unreachable_ids(smaller)) == (smaller.backend_tokenizer.model.__class__.__name__ == "BPE")
+
+
+def test_a_sentencepiece_file_is_compressed_as_the_published_tool_does(lines, held_out, tmp_path):
+    from transformers.utils import sentencepiece_model_pb2_new as schema
+
+    source = byte_fallback()
+    pieces = source.convert_ids_to_tokens(range(len(source)))
+    merges = json.loads(source.backend_tokenizer.to_str())["model"]["merges"]
+    products = {"".join(pair): -float(rank) for rank, pair in enumerate(merges)}
+    proto = schema.ModelProto()
+    proto.trainer_spec.model_type, proto.trainer_spec.byte_fallback = proto.trainer_spec.BPE, True
+    proto.normalizer_spec.add_dummy_prefix, proto.normalizer_spec.remove_extra_whitespaces = True, False
+    for number, piece in enumerate(pieces):
+        kind = UNKNOWN if number == 0 else CONTROL if number < 3 else BYTE if number < 259 else NORMAL
+        proto.pieces.add(piece=piece, score=products.get(piece, -1e6), type=kind)
+    file, smaller_file = tmp_path / "tokenizer.model", tmp_path / "smaller.model"
+    file.write_bytes(proto.SerializeToString())
+
+    model = SentencePieceBPE.load(file)
+    tokenizer = model.to_fast()
+    texts = [line.strip() for line in held_out]
+    assert [model.encode(text) for text in texts] == tokenizer(texts, add_special_tokens=False).input_ids
+    counts = count_tokens(tokenizer, lines, progress=False)
+    compressed, id_map = compress_tokenizer(tokenizer, counts, 500)
+    SentencePieceBPE.save_compressed(file, id_map, smaller_file)
+    smaller = SentencePieceBPE.load(smaller_file)
+    assert (smaller.pieces, smaller.scores) == (model.compressed(id_map).pieces, model.compressed(id_map).scores)
+    assert smaller.pieces == compressed.convert_ids_to_tokens(range(500))
+    # Every character has a piece here: both libraries then write the same.
+    assert [smaller.encode(text) for text in texts] == compressed(texts, add_special_tokens=False).input_ids
+    file.write_bytes(b"no model")
+    with pytest.raises(ValueError, match="not a SentencePiece model"):
+        SentencePieceBPE.load(file)

@@ -1,0 +1,84 @@
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+import hf_effmodels
+from hf_effmodels.training.data.text.packing import (
+    IGNORED,
+    Block,
+    Encoder,
+    PackedBlocks,
+    Separators,
+)
+from hf_effmodels.training.data.text.tokenization import train_tokenizer
+
+TEXTS = ["One two three.", "", "Four five six seven eight nine ten.", None, "Eleven ünd twelve!", "13"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([text for text in TEXTS if text], 260, max_length=64)
+
+
+def row_of(tokenizer, separators):
+    """The row of tokens as the module's text describes it."""
+    row = []
+    for text in filter(None, TEXTS):
+        row += [separators.begin, *tokenizer(text)["input_ids"]]
+        row += [] if separators.are_one else [separators.end]
+    return row + ([separators.end] if separators.are_one else [])
+
+
+@pytest.mark.parametrize("separators", [Separators(0, 0), Separators(258, 259)], ids=["one token", "two tokens"])
+@pytest.mark.parametrize("size", [2, 7, 16])
+def test_every_token_is_predicted_exactly_once_and_what_is_dropped_is_counted(tokenizer, separators, size):
+    row = row_of(tokenizer, separators)
+    texts = datasets.concatenate_datasets([datasets.Dataset.from_dict({"text": TEXTS[i : i + 2]}) for i in (0, 2, 4)])
+    for keep_tail in (False, True):
+        packed = PackedBlocks(
+            texts, Encoder(tokenizer, separators), Block(size, separators, False), keep_tail=keep_tail
+        )
+        counts = packed.counts
+        assert (counts.documents, counts.empty_documents, counts.tokens) == (4, 2, len(row))
+        assert counts.bytes == sum(len(text.encode()) for text in TEXTS if text)
+        blocks = [packed[number] for number in range(len(packed))]
+        predicted = torch.cat([block["labels"][1:] for block in blocks])
+        predicted = predicted[predicted != IGNORED].tolist()
+        kept = row[1 : len(row) - counts.dropped_tokens]
+        assert predicted == [t for t in kept if separators.are_one or t != separators.begin]
+        assert counts.dropped_tokens < size - 1 and (not keep_tail or counts.dropped_tokens == 0)
+        for before, after in zip(blocks, blocks[1:], strict=False):
+            assert after["input_ids"][0] == before["input_ids"][-1]
+
+
+def test_the_sampler_s_numbers_of_later_epochs_are_the_same_blocks(tokenizer):
+    separators = Separators.of(tokenizer)
+    packed = PackedBlocks(
+        datasets.Dataset.from_dict({"text": TEXTS}), Encoder(tokenizer, separators), Block(8, separators, False)
+    )
+    assert torch.equal(packed[1]["input_ids"], packed[1 + 3 * len(packed)]["input_ids"])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("model_type", ["pangu_pi", "llama"])
+def test_separate_documents_do_not_see_each_other(tokenizer, model_type, attention):
+    sizes = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = (
+        hf_effmodels.get_config("pangu-pi-15m", **sizes, num_attention_heads=2)
+        if model_type == "pangu_pi"
+        else LlamaConfig(**sizes, num_attention_heads=2)
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    separators = Separators.of(tokenizer)
+    row = np.asarray(row_of(tokenizer, separators))
+    sample = Block(len(row), separators, separate=True).sample(row)
+    assert [int(p) for p in sample["position_ids"][:3]] == [0, 1, 2]
+    begins = [*np.flatnonzero(row == separators.begin), len(row)]
+    with torch.no_grad():
+        ids, positions = sample["input_ids"][None], sample["position_ids"][None]
+        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+        for first, last in zip(begins, begins[1:], strict=False):
+            alone = model(input_ids=ids[:, first:last]).logits[0]
+            torch.testing.assert_close(packed[first:last], alone, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,64 @@
+from itertools import islice
+
+import datasets
+import pytest
+import torch
+
+from hf_effmodels.training.data.text.packing import Block, Encoder, PackedBlocks, Separators
+from hf_effmodels.training.data.text.streaming import PackedStream, read_state, write_state
+from hf_effmodels.training.data.text.tokenization import train_tokenizer
+
+TEXTS = [f"Document {n} of the stream." * (n % 4) for n in range(150)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300, max_length=64)
+
+
+def stream_of(tokenizer, window, texts=TEXTS, seed=0):
+    separators = Separators.of(tokenizer)
+    source = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=3).skip(1)
+    return PackedStream(source, Encoder(tokenizer, separators), Block(16, separators, False), window=window, seed=seed)
+
+
+def blocks(stream, count):
+    return torch.stack([sample["input_ids"] for sample in islice(stream, count)])
+
+
+def test_a_stream_gives_the_blocks_of_the_prepared_text_and_goes_on_with_its_beginning(tokenizer):
+    separators = Separators.of(tokenizer)
+    packed = PackedBlocks(
+        datasets.Dataset.from_dict({"text": TEXTS[1:] * 2}),
+        Encoder(tokenizer, separators),
+        Block(16, separators, False),
+    )
+    streamed = blocks(stream_of(tokenizer, window=1), len(packed))
+    assert torch.equal(streamed, torch.stack([packed[i]["input_ids"] for i in range(len(packed))]))
+
+
+def test_a_window_holds_the_same_blocks_in_an_order_of_the_seed(tokenizer):
+    plain, one, two = (blocks(stream_of(tokenizer, w, seed=s), 64) for w, s in ((1, 0), (32, 0), (32, 1)))
+    assert not torch.equal(one, two) and not torch.equal(one, plain)
+    for window in (slice(0, 32), slice(32, 64)):
+        assert sorted(one[window].tolist()) == sorted(plain[window].tolist())
+
+
+@pytest.mark.parametrize("window", [1, 8])
+@pytest.mark.parametrize("where", [3, 8, 75, 190])
+def test_a_stream_goes_on_from_a_checkpoint_with_the_very_same_blocks(tokenizer, tmp_path, window, where):
+    # 75 lies in the first pass over the text, 190 in the second.
+    stream = stream_of(tokenizer, window)
+    expected, seen = blocks(stream_of(tokenizer, window), where + 40), iter(stream)
+    for number in range(where + 3):  # what was read ahead of the checkpoint
+        next(seen)
+        stream.forget(min(number, where))
+    write_state(stream, where, tmp_path)
+    again = stream_of(tokenizer, window)
+    again.resume(read_state(tmp_path))
+    assert torch.equal(blocks(again, 40), expected[where:])
+
+
+def test_a_stream_without_text_is_refused_before_training(tokenizer):
+    with pytest.raises(ValueError, match="no document has text"):
+        stream_of(tokenizer, 8, texts=["", "", None]).check()

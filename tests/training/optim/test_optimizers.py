@@ -1,0 +1,130 @@
+import copy
+import io
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hf_effmodels.training.optim.optimizers import Lamb, RMSpropTF
+from hf_effmodels.training.optim.schedules import step_decay_schedule
+
+RNG = np.random.default_rng(0)
+START = [RNG.standard_normal((4, 3)), RNG.standard_normal(5)]
+GRADS = [[RNG.standard_normal((4, 3)), RNG.standard_normal(5)] for _ in range(6)]
+
+
+def run(make, grads=GRADS, start=START):
+    params = [nn.Parameter(torch.tensor(value)) for value in start]
+    optimizer = make(params)
+    for step in grads:
+        for param, grad in zip(params, step, strict=True):
+            param.grad = torch.tensor(grad)
+        optimizer.step()
+    return [param.detach().numpy() for param in params]
+
+
+def lamb_by_hand(lr, beta1, beta2, eps, decays, correct=True, clip=None, trust_clip=False, always=False):
+    """Algorithm 2 of the paper, tensor by tensor in numpy."""
+    weights = [w.copy() for w in START]
+    m, v = [np.zeros_like(w) for w in weights], [np.zeros_like(w) for w in weights]
+    for t, grads in enumerate(GRADS, start=1):
+        if clip is not None:
+            norm = np.sqrt(sum((g**2).sum() for g in grads))
+            grads = [g / max(norm / clip, 1.0) for g in grads]
+        for i, g in enumerate(grads):
+            m[i] = beta1 * m[i] + (1 - beta1) * g
+            v[i] = beta2 * v[i] + (1 - beta2) * g**2
+            c1, c2 = (1 - beta1**t, 1 - beta2**t) if correct else (1, 1)
+            update = (m[i] / c1) / (np.sqrt(v[i] / c2) + eps) + decays[i] * weights[i]
+            if decays[i] or always:
+                norms = np.linalg.norm(weights[i]), np.linalg.norm(update)
+                ratio = norms[0] / norms[1] if min(norms) > 0 else 1.0
+                update = update * (min(ratio, 1.0) if trust_clip else ratio)
+            weights[i] = weights[i] - lr * update
+    return weights
+
+
+@pytest.mark.parametrize(
+    "options, by_hand",
+    [
+        ({}, {}),
+        ({"bias_correction": False}, {"correct": False}),
+        ({"max_grad_norm": 0.5}, {"clip": 0.5}),
+        ({"trust_clip": True}, {"trust_clip": True}),
+        ({"always_adapt": True}, {"always": True}),
+    ],
+)
+def test_lamb_is_the_papers_algorithm(options, by_hand):
+    def make(params):
+        groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:], "weight_decay": 0.0}]
+        return Lamb(groups, lr=0.05, betas=(0.8, 0.95), eps=1e-4, **{"max_grad_norm": None, **options})
+
+    expected = lamb_by_hand(0.05, 0.8, 0.95, 1e-4, [0.1, 0.0], **by_hand)
+    for got, want in zip(run(make), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)  # the moments' weights are rounded as Python floats are
+
+
+def test_lamb_moves_weights_that_are_zero():
+    (moved,) = run(lambda params: Lamb(params, lr=0.1, weight_decay=0.1), grads=[[np.ones(3)]], start=[np.zeros(3)])
+    np.testing.assert_allclose(moved, -0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop_is_tensorflows(momentum):
+    lr, alpha, eps, decay = 0.05, 0.9, 1e-3, 0.01
+    weights, v, b = [w.copy() for w in START], [np.ones_like(w) for w in START], [np.zeros_like(w) for w in START]
+    for grads in GRADS:
+        for i, g in enumerate(grads):
+            g = g + decay * weights[i]
+            v[i] = v[i] + (1 - alpha) * (g**2 - v[i])
+            b[i] = momentum * b[i] + lr * g / np.sqrt(v[i] + eps)
+            weights[i] = weights[i] - b[i]
+    got = run(lambda params: RMSpropTF(params, lr, alpha, eps, decay, momentum))
+    for g, w in zip(got, weights, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-10)
+
+
+@pytest.mark.parametrize("make", [Lamb, lambda params: RMSpropTF(params, momentum=0.9)])
+def test_a_saved_optimizer_goes_on_bit_for_bit(make):
+    params = [nn.Parameter(torch.tensor(value)) for value in START]
+    optimizer = make(params)
+
+    def step(params, optimizer, grads):
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = torch.tensor(grad)
+        optimizer.step()
+
+    for grads in GRADS[:3]:
+        step(params, optimizer, grads)
+    resumed = copy.deepcopy(params)
+    buffer = io.BytesIO()
+    torch.save(optimizer.state_dict(), buffer)
+    other = make(resumed)
+    other.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))  # noqa: TID251
+    for grads in GRADS[3:]:
+        step(params, optimizer, grads)
+        step(resumed, other, grads)
+    assert all(torch.equal(a, b) for a, b in zip(params, resumed, strict=True))
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(ValueError, match="betas.*1.5"):
+        Lamb([nn.Parameter(torch.zeros(1))], betas=(0.9, 1.5))
+    with pytest.raises(ValueError, match="weight_decay.*-1"):
+        RMSpropTF([nn.Parameter(torch.zeros(1))], weight_decay=-1)
+
+
+def test_step_decay_is_timms_schedule():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.064)
+    schedule = step_decay_schedule(optimizer, 10, decay_epochs=2.4, decay_rate=0.973, warmup_epochs=3, warmup_lr=1e-6)
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    by_epoch = np.array(rates).reshape(10, 10)
+    assert (by_epoch == by_epoch[:, :1]).all()  # constant within an epoch
+    warmup = [1e-6 + epoch * (0.064 - 1e-6) / 3 for epoch in range(3)]
+    after = [0.064 * 0.973 ** int(epoch // 2.4) for epoch in range(3, 10)]
+    np.testing.assert_allclose(by_epoch[:, 0], warmup + after, rtol=1e-12)

@@ -1,0 +1,175 @@
+import io
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_effmodels.training.run.trainer import EpochSampler
+from hf_effmodels.training.tasks.image_classification.data import (
+    DataArguments,
+    ImageClassificationDataset,
+    load_data,
+    load_evaluation_data,
+)
+from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED
+
+
+def picture(value):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, value, value)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def write_parquet(file, labels, names=("cat", "dog", "eel"), column="label", image="img", **features):
+    label = datasets.ClassLabel(names=list(names)) if names else datasets.Value("int64")
+    if labels and isinstance(labels[0], str):
+        label = datasets.Value("string")
+    features = datasets.Features({image: datasets.Image(), column: label})
+    rows = {image: [picture(10 * i) for i in range(len(labels))], column: labels}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(file))
+    return str(file)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def parquet(tmp_path, **options):
+    return DataArguments(dataset="parquet", cache_dir=str(tmp_path / "cache"), **options)
+
+
+def identity(image, rng=None):
+    return int(np.asarray(image).mean())
+
+
+def test_digits_are_split_the_same_way_each_time():
+    train, test = load_data(DataArguments(dataset="digits"))
+    again, _ = load_data(DataArguments(dataset="digits"))
+    assert (len(train), len(test)) == (1438, 359) and train.names == [str(n) for n in range(10)]
+    assert np.array_equal(train.labels, again.labels) and list(train.images) == list(again.images)
+    assert np.bincount(test.labels).min() >= 34
+    sample = ImageClassificationDataset(train, identity, 3)[0]
+    assert sample["labels"] == train.labels[0] and sample["pixel_values"] > 0
+
+
+def test_parquet_columns_and_names_are_found(tmp_path):
+    files = {
+        "train": write_parquet(tmp_path / "a.parquet", [0, 1, 2, 1]),
+        "test": write_parquet(tmp_path / "b.parquet", [2, 0]),
+    }
+    train, test = load_data(parquet(tmp_path, data_files=files))
+    assert train.names == test.names == ["cat", "dog", "eel"]
+    assert train.labels.tolist() == [0, 1, 2, 1] and test.labels.tolist() == [2, 0]
+    assert [ImageClassificationDataset(train, identity, 3)[i]["pixel_values"] for i in range(4)] == [0, 10, 20, 30]
+    assert load_evaluation_data(parquet(tmp_path, data_files=files)).labels.tolist() == [2, 0]
+
+
+def test_an_imagefolder_is_read_by_its_folders(tmp_path):
+    for split, count in (("train", 3), ("test", 1)):
+        for name in ("eel", "cat"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (8, 8), (i, i, i)).save(folder / f"{i}.png")
+    options = {"cache_dir": str(tmp_path / "cache"), "data_dir": str(tmp_path / "images")}
+    train, test = load_data(DataArguments(dataset="imagefolder", **options))
+    assert train.names == ["cat", "eel"] and sorted(train.labels) == [0, 0, 0, 1, 1, 1] and len(test) == 2
+
+
+def test_without_a_split_to_evaluate_on_some_of_each_class_is_held_out(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", [0] * 20 + [1] * 20 + [2] * 2)
+    train, test = load_data(parquet(tmp_path, data_files=file, eval_fraction=0.25))
+    assert np.bincount(test.labels).tolist() == [5, 5, 1] and np.bincount(train.labels).tolist() == [15, 15, 1]
+    assert not set(train.rows) & set(test.rows)
+    few, _ = load_data(parquet(tmp_path, data_files=file, eval_fraction=0.25, max_train_samples=6))
+    assert len(few) == 6 and len(set(few.labels)) > 1
+
+
+def test_texts_become_classes_and_both_splits_agree_on_them(tmp_path):
+    files = {
+        "train": write_parquet(tmp_path / "a.parquet", ["eel", "cat", "dog"]),
+        "test": write_parquet(tmp_path / "b.parquet", ["eel", "dog"]),
+    }
+    train, test = load_data(parquet(tmp_path, data_files=files))
+    assert (
+        train.names == ["cat", "dog", "eel"] and train.labels.tolist() == [2, 0, 1] and test.labels.tolist() == [2, 1]
+    )
+    files["test"] = write_parquet(tmp_path / "c.parquet", ["eel", "fox"])
+    with pytest.raises(ValueError, match="test has classes that .*train lacks: fox"):
+        load_data(parquet(tmp_path, data_files=files))
+
+
+@pytest.mark.parametrize(
+    "labels, options, message",
+    [
+        ([0, 1], {"image_column": "image"}, "--image_column.*'image'.*columns are img, label"),
+        ([0, 1], {"label_column": "klass"}, "--label_column.*'klass'.*columns are img, label"),
+        ([0, 1], {"train_split": "training"}, "--train_split.*'training'.*splits are train"),
+        ([0, 1], {"eval_split": "val"}, "--eval_split.*'val'.*splits are train"),
+        ([0, -1, 2, -1], {"eval_fraction": 0.5}, "row 1.*label -1.*without labels.*2 of 4"),
+        ([0, None, 1], {"eval_fraction": 0.5}, "row 1.*None"),
+        ([], {"eval_fraction": 0.5}, "--dataset: 'parquet'.*no data"),
+    ],
+)
+def test_wrong_data_is_refused_by_name(labels, options, message, tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", labels, names=None)
+    with pytest.raises(ValueError, match=message):
+        load_data(parquet(tmp_path, data_files=file, **options))
+
+
+def test_columns_that_could_be_several_are_asked_for(tmp_path):
+    rows = {"left": [picture(1)], "right": [picture(2)], "label": [0]}
+    features = {"left": datasets.Image(), "right": datasets.Image(), "label": datasets.Value("int64")}
+    file = str(tmp_path / "a.parquet")
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(file)
+    with pytest.raises(ValueError, match="--image_column: it could be any of left, right"):
+        load_data(parquet(tmp_path, data_files=file))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dataset": "somebody/not-in-the-cache"},
+        {"dataset": "imagefolder", "data_dir": "nowhere"},
+        {"dataset": "parquet", "data_files": "nowhere.parquet"},
+    ],
+)
+def test_data_that_cannot_be_reached_is_named(options):
+    with pytest.raises(OSError, match=f"--dataset: '{options['dataset']}' cannot be found or reached"):
+        load_data(DataArguments(**options))
+
+
+def test_a_broken_picture_is_named_with_its_row(tmp_path):
+    rows = {"image": [picture(1), {"bytes": b"broken", "path": None}, None], "label": [0, 1, 0]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    file = str(tmp_path / "a.parquet")
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
+    images = ImageClassificationDataset(
+        load_evaluation_data(parquet(tmp_path, data_files=file, eval_split="train")), identity, 3
+    )
+    assert images[0]["pixel_values"] == 1
+    with pytest.raises(OSError, match="row 1 of parquet/train: the file is not an image"):
+        images[1]
+    with pytest.raises(ValueError, match="row 2 of parquet/train: there is no image"):
+        images[2]
+
+
+def test_randomness_depends_on_seed_epoch_and_picture_only():
+    source, _ = load_data(DataArguments(dataset="digits", max_train_samples=10))
+    draws = ImageClassificationDataset(source, lambda image, rng: rng.random(), 1, seed=3)
+    sampler = EpochSampler(len(draws), seed=3)
+    orders, values = [], []
+    for epoch in range(3):
+        sampler.epoch = epoch
+        numbers = list(sampler)
+        assert numbers == list(sampler) and {n // 10 for n in numbers} == {epoch}
+        orders.append([n % 10 for n in numbers])
+        values += [draws[n]["pixel_values"] for n in numbers]
+        assert draws[numbers[0]] == draws[numbers[0]]
+    assert all(sorted(order) == list(range(10)) for order in orders) and orders[0] != orders[1] != orders[2]
+    assert len(set(values)) == 30
+    other = ImageClassificationDataset(source, lambda image, rng: rng.random(), 1, seed=4)
+    assert other[0]["pixel_values"] != draws[0]["pixel_values"] and SAMPLE_SEED in draws[0]
+    assert list(EpochSampler(5, seed=0, shuffle=False)) == [0, 1, 2, 3, 4]

@@ -1,0 +1,130 @@
+"""What is learned of a row, and rows with and without images in one batch."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+
+import hf_effmodels
+from hf_effmodels.modeling.adem_vl.processing_adem_vl import AdemVLProcessor
+from hf_effmodels.training.tasks.image_text_to_text.augmentation import CaptionAugmentation
+from hf_effmodels.training.tasks.image_text_to_text.encoding import Collator, Encoder, ImageTextToTextDataset, Pixels
+from hf_effmodels.training.tasks.image_text_to_text.generation import generate_answers
+from hf_effmodels.training.tasks.image_text_to_text.models import load_model
+from hf_effmodels.training.tasks.image_text_to_text.samples import Sample, Samples
+from hf_effmodels.training.tasks.image_text_to_text.trainer import answer_losses
+
+PROMPT = "Instruction: Which colour is it?\nResponse:"
+PICTURE = Image.new("RGB", (9, 9), (200, 30, 10))
+
+
+@pytest.fixture
+def processor(bases):
+    size = {"height": 32, "width": 32}
+    image_processor = hf_effmodels.create_image_processor("adem_vl-7b-instruction", size=size)
+    return AdemVLProcessor(image_processor, AutoTokenizer.from_pretrained(bases / "llm"))
+
+
+@pytest.fixture
+def model(bases, model_arguments):
+    from hf_effmodels.training.run.arguments import ArgumentReader
+    from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageModelArguments
+
+    (arguments,) = ArgumentReader(model_arguments).read(VisionLanguageModelArguments)
+    torch.manual_seed(1)
+    model = load_model(arguments)[0]
+    with torch.no_grad():  # where they start the image has no part in the answer
+        model.model.value_offsets.normal_()
+    return model
+
+
+def encode(processor, text):
+    return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_only_answers_and_the_end_are_learned_behind_a_prefix(processor):
+    tokenizer, encoder = processor.tokenizer, Encoder(processor, 100)
+    ids, labels = encoder(Sample(((PROMPT, "red"),), image=PICTURE))
+    answer = [*encode(processor, "red"), tokenizer.eos_token_id]
+    prompt = [
+        tokenizer.bos_token_id,
+        *encode(processor, "Image: "),
+        processor.image_token_id,
+        *encode(processor, PROMPT),
+    ]
+    assert ids == prompt + answer
+    assert labels == [-100] * len(prompt) + answer
+    ids, labels = encoder(Sample(((PROMPT, "red"), ("\n" + PROMPT, "blue"))))
+    assert tokenizer.decode([i for i in labels if i != -100]) == "redblue</s>"
+    assert tokenizer.decode(ids) == f"<s>Image: N/A{PROMPT}red\n{PROMPT}blue</s>"
+    # The prompt that generation begins with is the one that was learned.
+    assert Encoder(processor, 100).question(Sample(((PROMPT, "red"),), image=PICTURE), 4) == prompt
+
+
+def test_long_rows_are_cut_and_unknown_tokens_never_learned(processor):
+    sample = Sample(((PROMPT, "red"),))
+    whole = Encoder(processor, 500)(sample)
+    ids, labels = Encoder(processor, len(whole[0]) - 1)(sample)
+    assert (ids, labels) == (whole[0][:-1], whole[1][:-1])
+    assert len(Encoder(processor, 12).question(sample, 4)) == 8
+    processor.tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    labels = Encoder(processor, 500)(Sample(((PROMPT, "a<unk>b"),)))[1]
+    assert [i for i in labels if i != -100] == [*encode(processor, "ab"), processor.tokenizer.eos_token_id]
+
+
+def test_a_place_for_an_image_inside_the_text_is_refused(processor):
+    samples = Samples.of([0], lambda row: Sample((("What is <image>?", "red"),), image=PICTURE), "mine/train")
+    with pytest.raises(ValueError, match="row 0 of mine/train: its text has 1 <image> in it; leave it out"):
+        ImageTextToTextDataset(samples, Encoder(processor, 100), Pixels(processor.image_processor))[0]
+
+
+def test_mixed_rows_have_the_loss_they_have_alone(processor, model):
+    rows = [
+        Sample(((PROMPT, "green"),), image=PICTURE),
+        Sample(((PROMPT, "a mouse"),)),
+        Sample(((PROMPT, "b"),), PICTURE),
+    ]
+    samples = Samples.of(rows, lambda row: row, "mine")
+    dataset = ImageTextToTextDataset(samples, Encoder(processor, 100), Pixels(processor.image_processor))
+    collate = Collator(processor.tokenizer.pad_token_id)
+    batch = collate([dataset[n] for n in range(3)])
+    assert batch["pixel_values"].shape == (2, 3, 32, 32) and "pixel_values" not in collate([dataset[1]])
+    assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+    with torch.no_grad():
+        together = model(**batch)
+        sums, counts = answer_losses(together.logits, batch["labels"])
+        for number in range(3):
+            alone = model(**collate([dataset[number]])).loss
+            assert (sums[number] / counts[number]).item() == pytest.approx(alone.item(), rel=1e-4)
+    assert together.loss.item() == pytest.approx((sums.sum() / counts.sum()).item(), rel=1e-5)
+    assert counts.tolist() == [len(encode(processor, text)) + 1 for text in ("green", "a mouse", "b")]
+
+
+def test_answers_generated_in_batches_are_those_of_each_row_alone(processor, model):
+    rows = [
+        Sample(((PROMPT, "x"),), image=PICTURE),
+        Sample((("Instruction: Why?\nResponse:", "x"),)),
+        Sample(((PROMPT + " It is", "x"),), image=Image.new("RGB", (5, 7), (0, 0, 255))),
+    ]
+    encoder, pixels = Encoder(processor, 100), Pixels(processor.image_processor)
+    settings = {"max_new_tokens": 4}
+    batched = generate_answers(
+        model, Samples.of(rows, lambda row: row, "mine"), encoder, pixels, batch_size=2, **settings
+    )
+    alone = [
+        generate_answers(model, Samples.of([row], lambda row: row, "mine"), encoder, pixels, batch_size=1, **settings)[
+            0
+        ]
+        for row in rows
+    ]
+    assert batched == alone and len(set(batched)) > 1
+
+
+def test_the_augmentation_of_captions_keeps_the_size_and_follows_its_generator():
+    import numpy as np
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8))
+    augment = CaptionAugmentation(32)
+    pictures = [augment(image, np.random.default_rng(seed)) for seed in range(40)]
+    assert {p.size for p in pictures} == {(32, 32)} and len({p.tobytes() for p in pictures}) > 35
+    assert augment(image, np.random.default_rng(3)).tobytes() == pictures[3].tobytes()

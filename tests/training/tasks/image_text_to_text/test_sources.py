@@ -1,0 +1,192 @@
+"""The data sets of the paper, in each form they are handed round."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageDataArguments as Arguments
+from hf_effmodels.training.tasks.image_text_to_text.prompts import caption_of, clean_caption, science_qa_choice
+from hf_effmodels.training.tasks.image_text_to_text.sources import load_data, load_evaluation_data
+
+PROBLEM = {
+    "question": "Which  property?",
+    "choices": ["hard", "soft"],
+    "answer": 1,
+    "hint": "",
+    "image": "image.png",
+    "subject": "natural science",
+    "grade": "grade3",
+    "split": "train",
+}
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+@pytest.fixture
+def science_qa(tmp_path):
+    other = {**PROBLEM, "image": None, "hint": "A hint.", "grade": "grade12", "subject": "social science"}
+    problems = {"1": PROBLEM, "2": {**other, "split": "test"}, "3": {**other, "split": "train"}}
+    write(tmp_path / "problems.json", problems)
+    write(tmp_path / "pid_splits.json", {"train": ["1", "3"], "test": ["2"]})
+    write(tmp_path / "captions.json", {"captions": {"1": "a stone"}})
+    picture(tmp_path / "images" / "train" / "1" / "image.png")
+    return tmp_path
+
+
+def test_science_qa_prompts_are_the_papers(science_qa):
+    train, test = load_data(Arguments(dataset=str(science_qa)))
+    (prompt, answer), sample = train[0].turns[0], train[0]
+    assert prompt == "Context: N/A\nQuestion: Which property?\nOptions: (A) hard (B) soft\nResponse:"
+    assert (answer, sample.ask, sample.references) == ("The answer is B.", prompt + "The answer is", ("B",))
+    assert sample.image.is_file() and test[0].image is None
+    assert test[0].facts["grade"] == 12 and test[0].facts["has_text"] and not test[0].facts["has_image"]
+    captions = str(science_qa / "captions.json")
+    train, _ = load_data(Arguments(dataset=str(science_qa), caption_file=captions, prompt_format="QCM-A"))
+    assert train[0].question.startswith("Question: Which property?\nContext: a stone\nOptions: (A) hard")
+    assert [science_qa_choice(text) for text in (" B", "the C.", "b", "")] == [1, 2, None, None]
+    (science_qa / "images" / "train" / "1" / "image.png").unlink()
+    with pytest.raises(FileNotFoundError, match="1 images are missing, the first is"):
+        load_data(Arguments(dataset=str(science_qa)))
+
+
+def test_science_qa_columns_of_the_hub_are_the_same(science_qa, tmp_path):
+    import datasets
+
+    image = Image.new("RGB", (8, 8))
+    more = {"task": "closed choice", "lecture": "", "solution": ""}
+    rows = datasets.Dataset.from_list([{**PROBLEM, **more, "image": image}]).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "hub" / "test.parquet")
+    source = {"data_dir": str(tmp_path / "hub"), "cache_dir": str(tmp_path / "cache")}
+    arguments = Arguments(dataset="parquet", data_format="science_qa", **source)
+    sample = load_evaluation_data(arguments)[0]
+    folder = load_data(Arguments(dataset=str(science_qa)))[0][0]
+    assert (sample.turns, sample.ask) == (folder.turns, folder.ask)
+    assert sample.image["bytes"]
+
+
+def test_captions_are_read_from_all_three_files(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        picture(tmp_path / "images" / "val2014" / name)
+    texts = {"a": ["A red Bus.", "A bus (old)!"], "b": ["Two dogs."]}
+    coco = {
+        "images": [{"id": n, "file_name": f"val2014/{k}.jpg"} for n, k in enumerate(texts)],
+        "annotations": [{"image_id": n, "caption": t} for n, k in enumerate(texts) for t in texts[k]],
+    }
+    karpathy = {
+        "images": [
+            {"split": s, "filepath": "val2014", "filename": f"{k}.jpg", "sentences": [{"raw": t} for t in texts[k]]}
+            for k, s in (("a", "restval"), ("b", "test"))
+        ]
+    }
+    blip = [{"image": f"val2014/{k}.jpg", "caption": t} for k in texts for t in texts[k]]
+    common = {"image_folder": str(tmp_path / "images"), "data_format": "coco_captions"}
+    one = write(tmp_path / "karpathy.json", karpathy)
+    train, test = load_data(Arguments(dataset=one, **common))
+    assert [s.turns for s in (train[0], train[1])] == [
+        (("a picture of ", "a picture of a red bus"),),
+        (("a picture of ", "a picture of a bus old"),),
+    ]
+    assert (test[0].ask, test[0].references) == ("a picture of", ("Two dogs.",))
+    for content in (coco, blip):
+        file = write(tmp_path / "both.json", content)
+        train, test = load_data(Arguments(dataset="coco", data_files={"train": file, "test": file}, **common))
+        assert len(train) == 3 and len(test) == 2  # each caption; each image
+        assert test[0].references == tuple(texts["a"]) and test[0].image == train[0].image
+    assert len(clean_caption("w " * 40).split()) == 30
+    assert [caption_of(t) for t in (" a picture of a cat\nx", "a cat ")] == ["a cat", "a cat"]
+    with pytest.raises(ValueError, match="is none of COCO's caption annotations"):
+        load_data(Arguments(dataset=write(tmp_path / "wrong.json", [{"img": 1}]), **common))
+
+
+def llava(*texts, image=None):
+    turns = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+    return {"id": "1", "conversations": turns, **({"image": image} if image else {})}
+
+
+def test_instructions_are_conversations_of_several_turns_or_lavins_list(tmp_path):
+    picture(tmp_path / "a.jpg")
+    picture(tmp_path / "images" / "train" / "7" / "image.png")
+    rows = [llava("<image>\nwhat?", "a cat", "why?", "it is", image="a.jpg"), llava("hi", "hello")]
+    file = write(tmp_path / "llava.json", rows)
+    common = {"data_format": "instructions", "image_folder": str(tmp_path), "eval_fraction": 0.5}
+    train, held_out = load_data(Arguments(dataset=file, **common))
+    samples = sorted((train[0], held_out[0]), key=lambda s: s.image is None)
+    assert samples[0].turns == (
+        ("Instruction: what?\nResponse:", "a cat"),
+        ("\nInstruction: why?\nResponse:", "it is"),
+    )
+    assert samples[0].question == "Instruction: what?\nResponse:a cat\nInstruction: why?\nResponse:"
+    assert samples[1].turns == (("Instruction: hi\nResponse:", "hello"),)
+    lavin = [
+        {"qid": "7", "instruction": "Q\nResponse:", "answer": "A", "image": "image.png", "image_source": "sqa"},
+        {"qid": "8", "instruction": "Name it", "answer": "B", "image": None},
+    ]
+    file = write(tmp_path / "all_data.json", {"train": lavin, "val": lavin[1:]})
+    train, _ = load_data(Arguments(dataset=file, **{**common, "eval_fraction": None}))
+    assert [train[n].turns[0][0] for n in range(2)] == ["Q\nResponse:", "Instruction: Name it\nResponse:"]
+    assert train[0].image.is_file()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (llava("what?", "a cat", image="a.jpg"), r"row 0 of .*: its text has 0 <image>, it names 1 image"),
+        (
+            llava("<image> what?", "a cat"),
+            "its text has 1 <image>, it names 0 image; accepted is one of both or neither",
+        ),
+        (llava("<image><image> what?", "a cat", image="a.jpg"), "its text has 2 <image>, it names 1 image"),
+        (llava("what?"), "the turns are from human; accepted are human and gpt by turns"),
+        ({"instruction": "x"}, "row 0 of .*: there is no 'output'"),
+    ],
+)
+def test_slots_and_images_of_instructions_must_agree(tmp_path, row, message):
+    picture(tmp_path / "a.jpg")
+    file = write(tmp_path / "llava.json", [row, row])
+    with pytest.raises(ValueError, match=message):
+        load_data(Arguments(dataset=file, data_format="instructions", image_folder=str(tmp_path)))
+
+
+def test_mme_is_read_from_its_folders(tmp_path):
+    for folder in (tmp_path / "color", tmp_path / "posters" / "images"):
+        picture(folder / "1.png")
+    write(tmp_path / "color" / "1.txt", "Is it red? Please answer yes or no.\tYes\nIs it blue?\tNo\n")
+    write(tmp_path / "posters" / "questions_answers_YN" / "1.txt", "Is it X?\tYes\nIs it Y?\tNo")
+    samples = load_evaluation_data(Arguments(dataset=str(tmp_path), data_format="mme"))
+    assert len(samples) == 4 and samples[0].facts == {"category": "color", "image": "1.png"}
+    assert samples[0].question == "Instruction: Is it red? Please answer yes or no.\nResponse:"
+    assert samples[3].references == ("No",)
+    with pytest.raises(ValueError, match="mme is for evaluation only"):
+        load_data(Arguments(dataset=str(tmp_path), data_format="mme"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "mine"}, "--data_format is missing: 'mine' could be any of coco_captions, instructions"),
+        ({"dataset": "x", "data_format": "coco_captions"}, "--image_folder is missing"),
+        ({"dataset": "x", "data_format": "instructions"}, "--data_files is missing: 'x' is no file"),
+        ({"dataset": "digits", "image_folder": "nowhere"}, "--image_folder: there is no folder 'nowhere'"),
+        (
+            {"dataset": "digits", "train_split": "all"},
+            "--train_split: there is no 'all' in digits, the splits are train",
+        ),
+        ({"dataset": "digits", "caption_file": "c.json"}, "--caption_file goes with ScienceQA"),
+    ],
+)
+def test_what_is_wrong_with_the_arguments_is_said(arguments, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        load_data(Arguments(**arguments))
+    for wrong in ({"prompt_template": "x"}, {"max_length": 1}, {"eval_fraction": 2}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Arguments(dataset="digits", **wrong)

@@ -1,0 +1,214 @@
+"""Runs: what is trained and saved, kills, two processes, the way to the Hub and back."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from accelerate import debug_launcher
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, pipeline
+
+from hf_effmodels.modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES
+from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.run.output_folder import newest_checkpoint
+
+TASK = "hf_effmodels.training.tasks.image_text_to_text"
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+from hf_effmodels.training import main
+from hf_effmodels.training.tasks.image_text_to_text.trainer import ImageTextToTextTrainer as Trainer
+
+save = Trainer._save_rng_state
+def kill(self, folder):
+    if self.state.global_step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder)
+Trainer._save_rng_state = kill
+main(sys.argv[1:])
+"""
+
+
+def history(folder, *keys):
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return np.array([[entry[k] for k in keys] for entry in state["log_history"] if all(k in entry for k in keys)])
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_killed_run_of_adapters_goes_on_to_the_same_weights_bit_for_bit(colour_run, tmp_path):
+    run = [*colour_run, "--gradient_checkpointing", "true", "--augmentation", "captions", "--warmup_steps", "2"]
+    run += ["--save_strategy", "steps", "--save_steps", "3", "--weight_decay", "0.02", "--base_precision", "bfloat16"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    main([*run, "--output_dir", str(whole)])
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, *run, "--output_dir", str(killed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert newest_checkpoint(killed).name == "checkpoint-3"
+    main([*run, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
+    assert np.array_equal(history(whole, "loss", "grad_norm"), history(killed, "loss", "grad_norm"))
+    a, b = weights(whole), weights(killed)
+    assert all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
+
+    # Adapters only: in the checkpoint, in the result, and in what goes to the Hub.
+    for folder in (whole, whole / "checkpoint-3", whole / "hub"):
+        saved = weights(folder)
+        assert all(ADAPTER_NAMES.match(name) for name in saved)
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert "the adapters only" in (whole / "README.md").read_text()
+    model = AutoModelForImageTextToText.from_pretrained(whole)
+    base = AutoModelForCausalLM.from_pretrained(model.config.text_model_name_or_path)
+    assert torch.equal(model.lm_head.weight, base.lm_head.weight)
+    assert torch.equal(model.state_dict()["model.value_offsets"], a["model.value_offsets"])
+    # The decoder's part alone, as peft has it.
+    adapted = PeftModel.from_pretrained(base, whole / "peft")
+    ids, context = torch.tensor([[1, 5, 6]]), torch.randn(1, 20, 32)
+    with torch.no_grad():
+        expected = model(ids, vision_context=context).logits
+        torch.testing.assert_close(adapted(ids, image_embeds=context).logits, expected)
+
+
+def test_all_weights_of_a_random_network_are_trained_and_answer_in_the_pipeline(tmp_path, colours):
+    config = {
+        "text_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2},
+        "vision_config": {
+            **{"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24},
+            **{"num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": 16},
+        },
+        **{"pool_sizes": [2, 1], "projector_hidden_size": 8, "vision_adapter_dim": 2},
+    }
+    run = ["--task", "image-text-to-text", "--model", "adem_vl-7b-caption", "--model_config", json.dumps(config)]
+    run += ["--tokenizer", "bpe", "--train", "all", "--dataset", "digits", "--max_train_samples", "24"]
+    run += ["--max_eval_samples", "5", "--num_train_epochs", "1", "--max_new_tokens", "2", "--logging_steps", "1"]
+    run += ["--eval_strategy", "epoch", "--output_dir", str(tmp_path / "run")]
+    results = main(run)
+    assert {"eval_loss", "eval_accuracy", "eval_samples"} <= results.keys() and results["eval_samples"] == 5
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "run")
+    processor = AutoProcessor.from_pretrained(tmp_path / "run")
+    assert processor.image_token_id == model.config.image_token_id == model.config.text_config.vocab_size
+    content = [{"type": "image", "url": str(colours / "0.png")}, {"type": "text", "text": "Which digit is this?"}]
+    answer = pipeline("image-text-to-text", model=str(tmp_path / "run"))
+    found = answer(text=[{"role": "user", "content": content}], max_new_tokens=2, return_full_text=False)
+    assert isinstance(found[0]["generated_text"], str)
+    again = ["--task", "image-text-to-text", "--model", str(tmp_path / "run"), "--dataset", "digits"]
+    again += ["--max_eval_samples", "5", "--max_new_tokens", "2", "--output", str(tmp_path / "e.json")]
+    measured = evaluate([*again, "--answers", str(tmp_path / "answers.jsonl")])
+    assert measured["accuracy"] == results["eval_accuracy"]
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 and lines[0]["prompt"] == "Instruction: Which digit is this?\nResponse:"
+
+
+def test_training_goes_on_from_what_was_saved_with_the_weights_it_was_saved_with(colour_run, tmp_path):
+    short = [*colour_run, "--num_train_epochs", "1", "--max_steps", "1", "--max_eval_samples", "1"]
+    start = short.index("--model")
+    data_only = short[:start] + short[start + 8 :]
+    main([*short, "--output_dir", str(tmp_path / "adapters")])
+    main([*short, "--train", "all", "--output_dir", str(tmp_path / "all")])
+    for first, adapters_only in (("adapters", True), ("all", False)):
+        second = tmp_path / f"{first}_again"
+        main([*data_only, "--model", str(tmp_path / first), "--output_dir", str(second)])
+        saved = weights(second)
+        assert all(map(ADAPTER_NAMES.match, saved)) == adapters_only
+        assert (second / "peft").exists() == adapters_only
+    # The language model trained in the first run is the one that the second run saved.
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(weights(tmp_path / "all_again")[name], weights(tmp_path / "all")[name])
+    main([*short, "--save_base", "true", "--output_dir", str(tmp_path / "whole")])
+    assert name in weights(tmp_path / "whole")
+
+
+def test_other_processes_can_read_the_samples(colour_run, tmp_path):
+    # Where processes are not forked, a data loader's workers get the data set pickled.
+    trainer = prepare("prepare_training", [*colour_run, "--output_dir", str(tmp_path / "run")]).args[0]
+    sample, copy = (
+        dataset[3] for dataset in (trainer.train_dataset, pickle.loads(pickle.dumps(trainer.train_dataset)))
+    )
+    assert sample["input_ids"] == copy["input_ids"] and torch.equal(sample["pixel_values"], copy["pixel_values"])
+
+
+def test_two_processes_follow_the_trajectory_of_one(colour_run, tmp_path):
+    run = [
+        *colour_run,
+        "--optim",
+        "sgd",
+        "--learning_rate",
+        "0.5",
+        "--max_grad_norm",
+        "0",
+        "--train",
+        "adapters+vision",
+    ]
+    run += ["--gradient_checkpointing", "true"]
+    # Without the bottlenecks' dropout, which each process draws for itself.
+    config = '{"pool_sizes": [4, 2], "projector_hidden_size": 8, "vision_adapter_dim": 4, "vision_adapter_dropout": 0}'
+    run += ["--model_config", config]
+    one, two = tmp_path / "one", tmp_path / "two"
+    main([*run, "--per_device_train_batch_size", "4", "--output_dir", str(one)])
+    # Batches of 2, some without any image.
+    debug_launcher(main, ([*run, "--per_device_train_batch_size", "2", "--output_dir", str(two)],), num_processes=2)
+    keys = ["loss", "grad_norm"]
+    np.testing.assert_allclose(history(two, *keys), history(one, *keys), rtol=2e-3)
+    a, b = weights(one), weights(two)
+    assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
+    first, second = (json.loads((folder / "all_results.json").read_text()) for folder in (one, two))
+    assert first["eval_samples"] == second["eval_samples"] == 4
+    assert second["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-3)
+    assert second["eval_accuracy"] == first["eval_accuracy"]
+
+
+def test_science_qa_is_scored_as_in_the_papers_table(model_arguments, tmp_path, capsys, monkeypatch):
+    problem = {"question": "Q?", "choices": ["x", "y"], "hint": "", "image": None}
+    problems = {
+        "1": {**problem, "answer": 0, "subject": "natural science", "grade": "grade2"},
+        "2": {**problem, "answer": 1, "subject": "natural science", "grade": "grade7", "hint": "h"},
+        "3": {**problem, "answer": 1, "subject": "social science", "grade": "grade12"},
+        "4": {**problem, "answer": 0, "subject": "language science", "grade": "grade6"},
+    }
+    (tmp_path / "problems.json").write_text(json.dumps(problems))
+    (tmp_path / "pid_splits.json").write_text(json.dumps({"test": list(problems)}))
+    answers = [" A", " C", "B", "?"]  # right, no choice, right, no letter
+    monkeypatch.setattr(f"{TASK}.task.generate_answers", lambda *a, **k: answers)
+    output = tmp_path / "result.json"
+    found = evaluate([*model_arguments, "--dataset", str(tmp_path), "--output", str(output)])
+    assert found == {
+        **{"accuracy_natural_science": 0.5, "accuracy_social_science": 1.0, "accuracy_language_science": 0.0},
+        **{"accuracy_text_context": 0.0, "accuracy_no_context": 2 / 3, "accuracy": 0.5},
+        **{"accuracy_grades_1_6": 0.5, "accuracy_grades_7_12": 0.5, "unanswered": 2, "samples": 4},
+    }
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["NAT", "SOC", "LAN", "TXT", "NO", "G1-6", "G7-12", "Avg"]
+    assert printed[1].split() == ["50.00", "100.00", "0.00", "0.00", "66.67", "50.00", "50.00", "50.00"]
+    assert json.loads(output.read_text())["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--base_precision", "bfloat16", "--train", "all"], "--base_precision: got bfloat16 with --train all"),
+        (["--base_precision", "bfloat16", "--ema_decay", "0.9"], "--ema_decay needs --base_precision float32"),
+        (["--base_precision", "4bit"], "--base_precision: 4bit needs bitsandbytes, which is not installed"),
+        (["--model", "adem_vl-7b-instruct"], "unknown preset 'adem_vl-7b-instruct'; nearest: adem_vl-7b-instruction"),
+        (["--text_model", "nowhere/at-all"], "--text_model, --vision_model: one cannot be found"),
+        (["--model_config", "{alpa: 1}"], "AdemVLConfig has no field 'alpa'; nearest: alpha"),
+        (["--model_config", "{pool_sizes: [9]}"], r"pool_sizes: got \[9\], accepted are sides from 1 to"),
+        (["--question_column", "frage"], "--question_column: json/train has no 'frage', its columns are"),
+        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: got 0.1; image-text-to-text has none"),
+        (["--tokenizer_vocab_size", "3"], "--tokenizer_vocab_size: got 3"),
+    ],
+)
+def test_wrong_input_is_named_before_anything_is_written(colour_run, tmp_path, monkeypatch, more, message):
+    monkeypatch.setattr(f"{TASK}.models.is_bitsandbytes_available", lambda: False)
+    with pytest.raises((ValueError, OSError), match=message):
+        main([*colour_run, *more, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

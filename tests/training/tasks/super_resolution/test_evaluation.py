@@ -1,0 +1,141 @@
+"""scripts/eval.py --task super-resolution: PSNR and SSIM beside bicubic's, samplers, images, optional metrics."""
+
+import json
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_effmodels import metrics
+from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
+from hf_effmodels.training import evaluate
+from hf_effmodels.training.tasks.super_resolution.arguments import SCHEDULERS
+
+from ....pipelines.sam_diffsr import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    tiny_pipeline(legacy_256=False, scheduler={"num_train_timesteps": 20}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def run(pipeline_folder, pictures, tmp_path):
+    def call(*arguments, model=pipeline_folder, dataset=str(pictures)) -> dict:
+        chosen = ["--task", "super-resolution", "--model", model, "--dataset", dataset]
+        return evaluate([*chosen, "--output", str(tmp_path / "e.json"), *arguments])
+
+    return call
+
+
+def test_the_numbers_are_those_of_the_saved_images(run, pictures, tmp_path, capsys):
+    images = tmp_path / "images"
+    results = run("--num_inference_steps", "2", "--crop_border", "4", "--save_images", str(images))
+    names = [f"{number}.png" for number in range(6)]
+    loaded = {kind: [Image.open(images / kind / name) for name in names] for kind in ("sr", "bicubic", "hr")}
+    for metric in ("psnr", "ssim"):
+        for channel in ("y", "rgb"):
+            for kind, prefix in (("sr", ""), ("bicubic", "bicubic_")):
+                options = {"references": loaded["hr"], "channel": channel, "crop_border": 4}
+                expected = metrics.load(metric).compute(predictions=loaded[kind], **options)[metric]
+                assert results[f"{prefix}{metric}_{channel}"] == pytest.approx(expected), (metric, channel, kind)
+    original = torch.from_numpy(np.array(Image.open(pictures / "1.png"))).permute(2, 0, 1)[:, :, :40]
+    assert np.array_equal(loaded["hr"][1], original.permute(1, 2, 0)), "sides are cut to multiples of the scale"
+    assert np.array_equal(loaded["bicubic"][1], imresize(imresize(original, 1 / 4), 4).permute(1, 2, 0))
+    written = json.loads((tmp_path / "e.json").read_text())
+    assert written == results and len(written["images"]) == 6 and written["num_inference_steps"] == 2
+    assert (
+        f"psnr_y   {results['psnr_y']:9.2f} dB   bicubic {results['bicubic_psnr_y']:.2f} dB" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_sampler_can_be_chosen_and_is_repeatable(run, scheduler):
+    choice = ["--scheduler", scheduler, "--num_inference_steps", "4", "--max_eval_samples", "1"]
+    first, again, other = run(*choice), run(*choice), run(*choice, "--seed", "7")
+    assert first["psnr_rgb"] == again["psnr_rgb"] != other["psnr_rgb"]
+
+
+def test_timesteps_can_be_given_themselves(run):
+    short = ["--max_eval_samples", "1"]
+    few = run(*short, "--timesteps", "17", "12", "6")
+    assert few["num_inference_steps"] == 3 and few["timesteps"] == [17, 12, 6]
+    every = run(*short, "--timesteps", *map(str, range(19, -1, -1)))
+    assert every["psnr_rgb"] == run(*short)["psnr_rgb"] != few["psnr_rgb"]
+
+
+def test_prepared_low_resolution_images_are_taken(run, pictures, tmp_path):
+    low = tmp_path / "low"
+    low.mkdir()
+    for path in pictures.glob("*.png"):
+        Image.open(path).resize((10, 9)).save(low / f"{path.stem}x4.png")
+    short = ["--num_inference_steps", "1", "--max_eval_samples", "1"]
+    assert run(*short, "--low_folder", str(low))["bicubic_psnr_y"] != run(*short)["bicubic_psnr_y"]
+    (low / "0x4.png").unlink()
+    with pytest.raises(ValueError, match="--low_folder: .* has no image for 0.png"):
+        run("--low_folder", str(low))
+
+
+def test_perceptual_metrics_are_never_skipped(run, monkeypatch, tmp_path):
+    with pytest.raises(ImportError, match="--metrics lpips fid needs the library pyiqa: pip install pyiqa"):
+        run("--metrics", "lpips", "fid")
+    assert not (tmp_path / "e.json").exists()
+
+    calls = []
+
+    def create_metric(name, device):
+        def metric(*paths):
+            calls.append((name, [path.rpartition("/")[0].rpartition("/")[2] or path for path in paths]))
+            return torch.tensor([[0.25 if name == "lpips" else 0.5]])
+
+        return metric
+
+    fake = ModuleType("pyiqa")
+    fake.create_metric, fake.__spec__ = create_metric, object()
+    monkeypatch.setitem(sys.modules, "pyiqa", fake)
+    short = ["--num_inference_steps", "1", "--max_eval_samples", "2", "--metrics", "lpips", "fid", "maniqa"]
+    assert run(*short)["perceptual"] == {"lpips": 0.25, "fid": 0.5, "maniqa": 0.5}
+    assert [name for name, _ in calls] == ["lpips", "lpips", "fid", "maniqa", "maniqa"]
+    assert calls[0][1] == ["sr", "hr"] and calls[3][1] == ["sr"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--scheduler", "dpm"], "invalid choice: 'dpm'"),
+        (["--num_inference_steps", "21"], "--num_inference_steps: got 21, accepted are 1 to 20"),
+        (["--timesteps", "20", "3"], r"--timesteps: got \[20, 3\], accepted are descending numbers from 19 to 0"),
+        (["--timesteps", "3", "9"], r"--timesteps: got \[3, 9\], accepted are descending"),
+        (["--timesteps", "3", "--scheduler", "unipc"], "--timesteps: UniPCMultistepScheduler takes a number of steps"),
+        (["--timesteps", "3", "--num_inference_steps", "2"], "exclude each other"),
+        (["--metrics", "psnr"], "--metrics: got 'psnr', accepted are lpips, fid, maniqa"),
+        (["--tile_size", "3"], "tile_size: got 3, accepted are multiples of"),
+        (["--model", "nowhere/at-all"], "--model: 'nowhere/at-all' cannot be found or reached"),
+        (["--crop_border", "13"], "without a border of 13 are less than"),
+        (["--legacy_256", "true"], "--legacy_256 goes with training"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_done(run, tmp_path, arguments, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        run(*arguments)
+    assert not (tmp_path / "e.json").exists()
+
+
+def test_a_grey_transparent_or_broken_image_is_handled_or_named(run, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    Image.linear_gradient("L").resize((24, 20)).save(folder / "grey.png")
+    Image.fromarray(np.arange(480, dtype=np.uint16).reshape(20, 24) * 100).save(folder / "deep.png")
+    short = ["--num_inference_steps", "1"]
+    assert run(*short, dataset=str(folder))["samples"] == 2
+    Image.new("RGBA", (24, 20), (1, 2, 3, 4)).save(folder / "glass.png")
+    with pytest.raises(ValueError, match=r"row 1 \(glass\) of .*/odd/train: the image is transparent in places"):
+        run(*short, dataset=str(folder))
+    (folder / "glass.png").write_bytes(b"no image")
+    with pytest.raises(OSError, match=r"row 1 \(glass\) of .*: the file is not an image PIL can read"):
+        run(*short, dataset=str(folder))

@@ -1,0 +1,114 @@
+"""Training patches are crops of the whole images' versions; odd images are handled or refused by name."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
+from hf_effmodels.training.tasks.super_resolution.data import (
+    HighResolutionImages,
+    fit_structure,
+    read_rgb,
+    reduce_image,
+)
+from hf_effmodels.training.tasks.super_resolution.patches import PatchDataset, PatchOptions, low_and_upsampled, turned
+
+from .conftest import picture
+
+
+def images(*pictures, **columns) -> HighResolutionImages:
+    names = [f"picture {number}" for number in range(len(pictures))]
+    return HighResolutionImages(list(pictures), "test", np.arange(len(pictures)), names, **columns)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_a_patch_is_a_crop_of_the_whole_image_reduced_and_enlarged(scale, is_prepared):
+    image = read_rgb(picture(19 * scale, 16 * scale, 0))
+    low = reduce_image(image, scale)
+    upsampled = imresize(low.float() / 256, scale) * 2 - 1
+    for top in (0, 1, 5, 10):
+        for left in (0, 4, 13):
+            small, large = low_and_upsampled(image, low if is_prepared else None, top, left, 6, scale, divisor=256)
+            assert torch.equal(small, low[:, top : top + 6, left : left + 6])
+            window = (..., slice(scale * top, scale * (top + 6)), slice(scale * left, scale * (left + 6)))
+            torch.testing.assert_close(large, upsampled[window], atol=1e-5, rtol=0)
+
+
+def test_a_sample_depends_on_its_number_and_the_seed_alone():
+    source = images(picture(40, 36, 0), picture(44, 40, 1))
+    options = PatchOptions(scale=4, patch_size=16, patches_per_image=3, augment=True, num_timesteps=10)
+    dataset = PatchDataset(source, options, seed=5)
+    assert len(dataset) == 6
+    samples = [dataset[number] for number in range(12)]
+    for number in (7, 2):
+        again = PatchDataset(images(*source.images), options, seed=5)[number]
+        assert all(torch.equal(again[name], tensor) for name, tensor in samples[number].items())
+    assert len({float(sample["noise"].sum()) for sample in samples}) == 12
+    assert {sample["timestep"].item() for sample in samples} <= set(range(10))
+    assert not torch.equal(samples[0]["noise"], PatchDataset(source, options, seed=6)[0]["noise"])
+    assert samples[0]["low"].shape == (3, 4, 4) and samples[0]["high"].shape == (3, 16, 16)
+
+
+def test_an_image_its_maps_and_its_reduction_are_turned_together():
+    # The structure map of this picture is its red channel: whatever is done to one must be done to the other.
+    red = np.random.default_rng(0).integers(0, 256, (40, 40))
+    image = Image.fromarray(np.stack([red] * 3, axis=-1).astype(np.uint8))
+    source = images(image, regions=[red], values=[np.arange(1, 256) / 255])
+    options = PatchOptions(scale=4, patch_size=16, patches_per_image=40, augment=True, structure=True)
+    for number in range(40):
+        sample = PatchDataset(source, options, seed=0)[number]
+        torch.testing.assert_close(sample["structure"][0], (sample["high"][0] + 1) / 2, atol=1e-6, rtol=0)
+    assert len({tuple(turned(torch.arange(4).reshape(2, 2), turn).flatten().tolist()) for turn in range(8)}) == 8
+
+
+def test_maps_can_be_cut_where_the_official_code_cuts_them():
+    regions = np.arange(40 * 40).reshape(40, 40)
+    source = images(picture(40, 40, 0), regions=[regions], values=[np.arange(1, 1600)])
+    right = PatchOptions(scale=4, patch_size=16, structure=True)
+    legacy = PatchOptions(scale=4, patch_size=16, structure=True, legacy_mask_crop=True)
+    for number in range(5):
+        here, there = (PatchDataset(source, o, 0)[number]["structure"] for o in (right, legacy))
+        assert here.shape == (1, 16, 16) and there.shape == (1, 4, 4)
+        top, left = divmod(int(here[0, 0, 0]), 40)
+        assert there[0, 0, 0] == top // 4 * 40 + left // 4
+
+
+def test_maps_of_another_size_are_fitted_if_they_are_the_same_pictures():
+    structure = torch.zeros(1, 18, 20)
+    structure[..., 10:] = 1
+    fitted = fit_structure(structure, (36, 40))
+    assert fitted.shape == (1, 36, 40) and fitted[0, 0, 0] == 0 and fitted[0, 0, -1] == 1
+    assert fit_structure(structure, (18, 20)) is structure
+    source = images(picture(36, 40, 0), regions=[np.zeros((36, 40), int)], values=[[]])
+    with pytest.raises(ValueError, match=r"row 0 \(picture 0\) of test: the structure map is 40×36, the image 36×40"):
+        source.structure(0)
+    source = images(picture(36, 40, 0), regions=[np.full((40, 36), 3)], values=[[0.1, 0.2]])
+    with pytest.raises(ValueError, match=r"of test: regions: 3 to 3, but there are 2 values"):
+        source.structure(0)
+
+
+def test_grey_deep_and_opaque_images_are_read_and_transparent_ones_refused():
+    colour = picture(12, 8, 0)
+    grey = colour.convert("L")
+    expected = read_rgb(Image.merge("RGB", [grey] * 3))
+    deep = Image.fromarray(np.array(grey).astype(np.uint16) * 257)
+    opaque = colour.copy()
+    opaque.putalpha(255)
+    for form in (grey, deep, np.array(grey)):
+        assert torch.equal(read_rgb(form), expected)
+    assert torch.equal(read_rgb(opaque), read_rgb(colour))
+    opaque.putpixel((3, 3), (1, 2, 3, 0))
+    with pytest.raises(ValueError, match=r"row 0 \(picture 0\) of test: the image is transparent in places"):
+        images(opaque).image(0)
+
+
+def test_images_that_do_not_fit_are_refused_by_name():
+    options = PatchOptions(scale=4, patch_size=16)
+    with pytest.raises(ValueError, match=r"row 0 \(picture 0\) of test is 40×12: --patch_size 16 needs"):
+        PatchDataset(images(picture(40, 12, 0)), options, 0)[0]
+    source = images(picture(40, 36, 0), low=[picture(20, 18, 0)])
+    with pytest.raises(ValueError, match="the low-resolution image is 20×18, the image 40×36: .* not the scale 4"):
+        PatchDataset(source, options, 0)[0]
+    assert source.low_image(0, 2).shape == (3, 18, 20)

@@ -1,0 +1,157 @@
+"""Tables of structure maps: by any mask-generation model, going on after a kill, with the very maps of the masks."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from PIL import Image
+
+from hf_effmodels.pipelines.sam_diffsr.masks import decode_regions, encode_masks, encode_regions
+from hf_effmodels.training.tasks.super_resolution import prepare_masks, segmenters
+from hf_effmodels.training.tasks.super_resolution.data import SuperResolutionDataArguments, load_evaluation_data
+
+from .conftest import quarters
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory):
+    """A SAM with random weights and an input of 64 pixels."""
+    from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
+
+    torch.manual_seed(0)
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
+    vision |= {"output_channels": 16, "mlp_dim": 32, "window_size": 2, "global_attn_indexes": [0], "num_pos_feats": 8}
+    decoder = {"hidden_size": 16, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    decoder |= {"iou_head_hidden_dim": 16}
+    prompts = {"hidden_size": 16, "image_size": 64, "patch_size": 16, "mask_input_channels": 4}
+    folder = tmp_path_factory.mktemp("sam")
+    SamModel(
+        SamConfig(vision_config=vision, mask_decoder_config=decoder, prompt_encoder_config=prompts)
+    ).save_pretrained(folder)
+    size = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
+    size |= {"mask_size": {"longest_edge": 16}, "mask_pad_size": {"height": 16, "width": 16}}
+    SamProcessor(SamImageProcessorPil(**size)).save_pretrained(folder)
+    return str(folder)
+
+
+def rows(folder, cache):
+    return load_dataset(str(folder), cache_dir=str(cache), split="train")
+
+
+def test_the_table_holds_exactly_the_map_of_the_masks(table, pictures, tmp_path):
+    written = rows(table, tmp_path)
+    assert written.column_names == ["image", "name", "regions", "values"] and len(written) == 6
+    source = load_evaluation_data(
+        SuperResolutionDataArguments(dataset=str(table), cache_dir=str(tmp_path), eval_split="train")
+    )
+    for index, row in enumerate(written):
+        original = Image.open(pictures / f"{row['name']}.png")
+        assert np.array_equal(row["image"], original)
+        expected = encode_masks(quarters(original))
+        assert np.array_equal(decode_regions(np.array(row["regions"]), row["values"]), expected)
+        assert np.array_equal(source.structure(index)[0], expected)
+
+
+def test_regions_and_values_are_the_map_also_where_masks_overlap_or_are_missing():
+    left, whole = np.zeros((6, 8), bool), np.ones((6, 8), bool)
+    left[:, :4] = True
+    for masks in ([left], [whole, left], [left, whole], []):
+        regions, values = encode_regions(masks, (6, 8))
+        assert regions.dtype == np.uint16
+        assert np.array_equal(decode_regions(regions, values), encode_masks(masks, (6, 8)))
+
+
+def test_any_mask_generation_model_makes_a_table(sam, pictures, tmp_path):
+    arguments = ["--dataset", str(pictures), "--model", sam, "--points_per_side", "3", "--max_eval_samples", "2"]
+    arguments += ["--pred_iou_thresh", "-10", "--stability_score_thresh", "0", "--output", str(tmp_path / "maps")]
+    written = rows(prepare_masks.main(arguments), tmp_path / "cache")
+    assert len(written) == 2
+    segment = segmenters.mask_generation(sam, points_per_crop=3, pred_iou_thresh=-10, stability_score_thresh=0)
+    for row in written:
+        masks = segment(row["image"])
+        assert masks and masks[0].shape == (row["image"].height, row["image"].width)
+        assert np.array_equal(decode_regions(np.array(row["regions"]), row["values"]), encode_masks(masks))
+
+
+def test_suppression_keeps_the_best_of_boxes_that_overlap():
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 5], [20, 20, 30, 30], [0, 0, 0, 0]]).float()
+    scores = torch.tensor([0.5, 0.9, 0.7, 0.1, 0.2])
+    assert segmenters.suppress_overlapping(boxes, scores, 0.7).tolist() == [1, 2, 4, 3]
+    assert segmenters.suppress_overlapping(boxes, scores, 0.6).tolist() == [1, 4, 3]
+    assert segmenters.suppress_overlapping(boxes[:0], scores[:0], 0.7).tolist() == []
+
+
+def test_a_killed_preparation_goes_on_where_it_was(pictures, tmp_path, monkeypatch):
+    seen = []
+
+    def segment(image):
+        seen.append(image.size)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return quarters(image)
+
+    monkeypatch.setattr(prepare_masks, "slic", lambda *_: segment)
+    output = tmp_path / "maps"
+    arguments = ["--dataset", str(pictures), "--segmenter", "slic", "--shard_size", "2", "--output", str(output)]
+    with pytest.raises(KeyboardInterrupt):
+        prepare_masks.main(arguments)
+    assert [path.name for path in output.iterdir()] == [".unfinished"], "half a table is not taken for a whole one"
+    with pytest.raises(ValueError, match="begun with other arguments: encoding: rope -> cosine"):
+        prepare_masks.main([*arguments, "--encoding", "cosine"])
+    prepare_masks.main(arguments)
+    assert seen[4:] == seen[2:4] + seen[6:], "the first two are not segmented again"
+    assert rows(output, tmp_path / "cache")["name"][:] == [str(number) for number in range(6)]
+    assert sorted(path.name for path in output.iterdir()) == ["data", "preparation.json"]
+    with pytest.raises(ValueError, match="is not empty and holds no unfinished table"):
+        prepare_masks.main(arguments)
+
+
+def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_masks, "slic", lambda *_: quarters)
+    arguments = [
+        "--dataset",
+        str(pictures),
+        "--segmenter",
+        "slic",
+        "--tile_size",
+        "16",
+        "--output",
+        str(tmp_path / "t"),
+    ]
+    tiles = rows(prepare_masks.main(arguments), tmp_path / "cache")
+    (first,) = [row for row in tiles if row["name"] == "5_16_32"]
+    original = Image.open(pictures / "5.png")
+    assert np.array_equal(first["image"], original.crop((32, 16, 44, 32)))
+    assert first["low"].size == (3, 4)
+    expected = encode_masks(quarters(original))[16:32, 32:44]
+    assert np.array_equal(decode_regions(np.array(first["regions"]), first["values"]), expected)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "Name either a --model .* or --segmenter slic"),
+        (["--segmenter", "slic", "--model", "facebook/sam-vit-base"], "Name either"),
+        (["--segmenter", "slic", "--tile_size", "10"], "--tile_size: got 10, accepted are multiples of 8"),
+        (["--segmenter", "slic", "--split", "validation"], "there is no 'validation', the splits are train"),
+        (["--model", "nowhere/sam"], "nowhere/sam"),
+    ],
+)
+def test_wrong_input_writes_nothing(pictures, tmp_path, arguments, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        prepare_masks.main(["--dataset", str(pictures), "--output", str(tmp_path / "maps"), *arguments])
+    assert not (tmp_path / "maps").exists()
+
+
+def test_slic_without_scikit_image_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(segmenters.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="--segmenter slic needs the library scikit-image: pip install"):
+        segmenters.slic()
+
+
+def test_slic_parts_the_image_without_gaps():
+    halves = Image.new("RGB", (32, 24), "red")
+    halves.paste("blue", (16, 0, 32, 24))
+    masks = segmenters.slic(num_segments=4)(halves)
+    assert np.array_equal(sum(mask.astype(int) for mask in masks), np.ones((24, 32)))
+    assert all(len(np.unique(np.array(halves)[mask], axis=0)) == 1 for mask in masks)

@@ -1,0 +1,162 @@
+"""Runs: killed ones go on exactly, masks off is SRDiff, what comes out loads, wrong input costs nothing."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import debug_launcher
+from PIL import Image
+from safetensors.torch import load_file
+
+from hf_effmodels.pipelines import RRDBModel, SamDiffSRPipeline
+from hf_effmodels.training import evaluate, main
+from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA, newest_checkpoint
+
+from ....pipelines.test_sam_diffsr_pipeline import calls_and_cost
+from ..image_classification.test_resume_and_processes import environment
+from .conftest import TINY, picture
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+from hf_effmodels.training import main
+from hf_effmodels.training.tasks.super_resolution.trainer import SuperResolutionTrainer as Trainer
+
+save = Trainer._save_rng_state
+def kill(self, folder):
+    if self.state.global_step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder)
+Trainer._save_rng_state = kill
+main(sys.argv[1:])
+"""
+
+
+def unet(folder) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def history(folder, key: str) -> list[float]:
+    state = json.loads((Path(folder) / "trainer_state.json").read_text())
+    return [entry[key] for entry in state["log_history"] if key in entry]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(short_run, table, tmp_path):
+    # Three steps an epoch, saved every two: the kill hits the saving of step 4, so it goes on within the first epoch.
+    short_run += ["--dataset", str(table), "--structure_maps", "true", "--lr_decay_steps", "3"]
+    short_run += ["--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    main([*short_run, "--output_dir", str(whole)])
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, *short_run, "--output_dir", str(killed)]
+    run = subprocess.run(command, env=environment(), capture_output=True, timeout=300)
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+    assert newest_checkpoint(killed).name == "checkpoint-2"
+
+    workers = ["--dataloader_num_workers", "1"]
+    main([*short_run, *workers, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
+    assert history(whole, "loss") == history(killed, "loss")
+    assert history(whole, "learning_rate") == pytest.approx([0.003] * 3 + [0.0015] * 3)
+    assert history(whole, "eval_psnr_y") == history(killed, "eval_psnr_y")
+    assert same(unet(whole), unet(killed))
+    assert same(*(load_file(folder / "checkpoint-6" / WEIGHTS_WITHOUT_EMA) for folder in (whole, killed)))
+
+
+def test_with_the_mask_switched_off_it_is_srdiff(short_run, table, pictures, tmp_path):
+    """The same patches, noise and timesteps: the maps are the only difference, and off means they are not there."""
+    short_run += ["--num_train_epochs", "1", "--eval_strategy", "no", "--save_strategy", "no"]
+    for name, data, maps in (("with", table, "true"), ("off", table, "false"), ("srdiff", pictures, "false")):
+        main([*short_run, "--dataset", str(data), "--structure_maps", maps, "--output_dir", str(tmp_path / name)])
+    assert same(unet(tmp_path / "off"), unet(tmp_path / "srdiff"))
+    assert not same(unet(tmp_path / "with"), unet(tmp_path / "off"))
+    first = [history(tmp_path / name, "loss")[0] for name in ("with", "off")]
+    assert first[0] == pytest.approx(first[1], rel=0.2) and first[0] != first[1]
+    pipes = [SamDiffSRPipeline.from_pretrained(tmp_path / name) for name in ("with", "off")]
+    with_masks, without = (calls_and_cost(pipe, picture(8, 6, 0)) for pipe in pipes)
+    assert with_masks == without, "trained with masks, it enlarges by the same network calls at the same cost"
+    assert with_masks[0].count("unet.") == 10
+
+
+def test_an_encoder_and_a_pipeline_are_trained_and_load_and_measure_as_trained(short_run, pictures, tmp_path):
+    encoder, output = tmp_path / "encoder", tmp_path / "pipeline"
+    rrdb = ["--task", "super-resolution", *TINY["rrdb"], *short_run[short_run.index("--eval_holdout") :]]
+    main([*rrdb, "--dataset", str(pictures), "--output_dir", str(encoder)])
+    assert RRDBModel.from_pretrained(encoder).config.hidden_size == 8
+    assert "RRDB condition encoder" in (encoder / "README.md").read_text()
+
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    for name in ("0", "5"):
+        (held_out / f"{name}.png").write_bytes((pictures / f"{name}.png").read_bytes())
+    chosen = [*short_run, "--encoder", str(encoder), "--output_dir", str(output), "--license", "mit"]
+    results = main([*chosen, "--dataset", str(pictures)])
+    pipe = SamDiffSRPipeline.from_pretrained(output)
+    assert same(pipe.condition_encoder.state_dict(), RRDBModel.from_pretrained(encoder).state_dict())
+    again = ["--task", "super-resolution", "--model", str(output), "--dataset", str(held_out), "--eval_size", "32"]
+    again += ["--num_inference_steps", "2", "--seed", "42", "--output", str(tmp_path / "e.json")]
+    measured = evaluate(again)
+    for name in ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "bicubic_psnr_y"):
+        assert measured[name] == pytest.approx(results[f"eval_{name}"], rel=1e-6), name
+    grid = Image.open(sorted((output / "validation").glob("*.png"))[-1])
+    assert grid.width > 4 * 32 and grid.height > 2 * 32
+    card = (output / "README.md").read_text()
+    assert "license: mit" in card and "| psnr_y |" in card and card == (output / "hub" / "README.md").read_text()
+    assert not list((output / "hub").rglob("*.pt")) and (output / "hub" / "model_index.json").exists()
+
+    # On from a trained pipeline, and a second time into the same folder.
+    more = [*short_run[:2], "--model", str(output), *short_run[short_run.index("--eval_holdout") :]]
+    more += ["--dataset", str(pictures), "--overwrite_output_dir", "true", "--output_dir", str(tmp_path / "more")]
+    main(more)
+    main(more)
+    assert not same(unet(output), unet(tmp_path / "more"))
+
+
+def test_two_processes_follow_the_trajectory_of_one(short_run, table, tmp_path):
+    short_run += ["--dataset", str(table), "--structure_maps", "true"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    halves = ["--per_device_train_batch_size", "2", "--output_dir", str(two)]
+    debug_launcher(main, ([*short_run, *halves],), num_processes=2)
+    main([*short_run, "--output_dir", str(one)])
+    np.testing.assert_allclose(history(two, "loss"), history(one, "loss"), rtol=1e-4)
+    np.testing.assert_allclose(history(two, "eval_psnr_y"), history(one, "eval_psnr_y"), rtol=1e-4)
+    assert all(torch.allclose(unet(one)[name], tensor, atol=1e-5) for name, tensor in unet(two).items())
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (["--structure_maps", "true"], "--structure_maps: .* has none .*prepare_sr_masks.py"),
+        (["--patch_size", "18"], "--patch_size: got 18, accepted are multiples of 4 from 8"),
+        (["--patch_size", "64"], r"row 1 \(1\) of .* is 41×36: --patch_size 64 needs"),
+        (["--crop_border", "12"], "a border of 12 are less than the 11×11 window of SSIM"),
+        (["--model", "sam-diffsr-x5"], "--model: unknown preset 'sam-diffsr-x5', and no such folder; nearest: sam-d"),
+        (["--model_config", "{unet: {scale: 3}}"], "scale: got 3, accepted are 2, 4, 8"),
+        (["--model_config", "{unet: {hiden_size: 3}}"], "unknown 'hiden_size'; nearest: hidden_size"),
+        (["--model_config", "{unet: {num_conditions: 2}}"], "num_conditions: got 2, the encoder .* has 1"),
+        (["--encoder", "nowhere/at-all"], "--encoder: 'nowhere/at-all' cannot be found or reached"),
+        (["--eval_holdout", "6"], "--eval_holdout: 6 of 6 images leave nothing"),
+        (["--low_folder", "nowhere"], "--low_folder: nowhere is not a folder"),
+        (["--stage", "rrdb"], "--encoder: stage rrdb trains the encoder"),
+        (["--loss", "l3"], "invalid choice: 'l3'"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(short_run, pictures, tmp_path, changed, message):
+    output = tmp_path / "run"
+    with pytest.raises((ValueError, OSError), match=message):
+        main([*short_run, "--dataset", str(pictures), "--output_dir", str(output), *changed])
+    assert not output.exists()
+
+
+def test_somebody_elses_pipeline_is_not_overwritten(short_run, pictures, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match="already holds a run or a model .*model_index.json"):
+        main([*short_run, "--dataset", str(pictures), "--output_dir", str(tmp_path)])
