@@ -1,4 +1,5 @@
-"""The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · benchmark."""
+"""The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · prepare ·
+benchmark · tiny-lm."""
 
 import argparse
 import json
@@ -30,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-effmodels",
         description="Efficient-AI research as native Hugging Face models.",
-        epilog="Also: train, evaluate, benchmark; each has its own --help.",
+        epilog="Also: train, evaluate, prepare, benchmark, tiny-lm; each has its own --help.",
     )
     parser.add_argument("--version", action="version", version=f"hf_effmodels {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -186,6 +187,12 @@ def _evaluate(argv: list[str]) -> None:
     _as_program(evaluate, "evaluate", argv)
 
 
+def _prepare(argv: list[str]) -> None:
+    from .training.preparation import main as prepare
+
+    prepare(argv)
+
+
 def _as_program(run: Callable, name: str, argv: list[str]) -> None:
     """Run what reads the command line itself: it logs and reports errors as its script does."""
     kept, sys.argv = sys.argv, [f"hf-effmodels {name}", *argv]
@@ -209,4 +216,4 @@ def _tiny_lm(argv: list[str]) -> None:
 
 
 #: Commands with argument parsers of their own.
-PASSED_ON = {"train": _train, "evaluate": _evaluate, "benchmark": _benchmark, "tiny-lm": _tiny_lm}
+PASSED_ON = {"train": _train, "evaluate": _evaluate, "prepare": _prepare, "benchmark": _benchmark, "tiny-lm": _tiny_lm}

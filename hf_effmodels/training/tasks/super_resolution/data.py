@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 EVAL_SPLITS = ("validation", "valid", "val", "test")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-#: Columns of tables that `scripts/prepare_sr_masks.py` writes, beside the image.
+#: Columns of tables that `hf-effmodels prepare super-resolution-masks` writes, beside the image.
 REGIONS, VALUES, LOW, NAME = "regions", "values", "low", "name"
 #: Photographs in the wheel of scikit-image, all without known copyright, by split.
 SKIMAGE_PHOTOS = {
@@ -40,9 +40,9 @@ class SuperResolutionDataArguments(SourceArguments):
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "High-resolution images: a folder of them, a table that scripts/prepare_sr_masks.py wrote, a data "
-            "set on the Hub, a format with data_files or data_dir (imagefolder, parquet, ...), or skimage_photos "
-            "(ten that come with scikit-image)."
+            "help": "High-resolution images: a folder of them, a table of `hf-effmodels prepare "
+            "super-resolution-masks`, a data set on the Hub, a format with data_files or data_dir (imagefolder, "
+            "parquet, ...), or skimage_photos (ten that come with scikit-image)."
         },
     )
     image_column: str | None = field(

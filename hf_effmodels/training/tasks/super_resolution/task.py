@@ -126,7 +126,7 @@ def _check_data(
     if args.structure_maps and not train.has_structure:
         raise ValueError(
             f"--structure_maps: {train.split} has none (columns regions and values); write them with "
-            "scripts/prepare_sr_masks.py, or turn this off to train SRDiff."
+            "`hf-effmodels prepare super-resolution-masks`, or turn this off to train SRDiff."
         )
     for index in range(len(train)) if len(train) <= 16 else (0, len(train) - 1):
         PatchDataset(train.select([index]), options, args.seed)[0]

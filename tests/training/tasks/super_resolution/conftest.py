@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from hf_effmodels.pipelines import RRDBModel
-from hf_effmodels.training.tasks.super_resolution.prepare_masks import main as prepare_masks
+from hf_effmodels.training.preparation.super_resolution_masks import main as prepare_masks
 
 NETWORKS = ["--model", "sam-diffsr-x4", "--model_config"]
 TINY = {
@@ -33,7 +33,7 @@ def table(pictures, tmp_path_factory):
     """The pictures with structure maps: four quarters each, by a segmenter put in SLIC's place."""
     folder = tmp_path_factory.mktemp("table") / "maps"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_effmodels.training.tasks.super_resolution.prepare_masks.slic", lambda *_: quarters)
+        patch.setattr("hf_effmodels.training.preparation.super_resolution_masks.table.slic", lambda *_: quarters)
         prepare_masks(["--dataset", str(pictures), "--segmenter", "slic", "--output", str(folder)])
     return folder
 

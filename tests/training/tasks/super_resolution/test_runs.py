@@ -134,7 +134,7 @@ def test_two_processes_follow_the_trajectory_of_one(short_run, table, tmp_path):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        (["--structure_maps", "true"], "--structure_maps: .* has none .*prepare_sr_masks.py"),
+        (["--structure_maps", "true"], "--structure_maps: .* has none .*prepare super-resolution-masks"),
         (["--patch_size", "18"], "--patch_size: got 18, accepted are multiples of 4 from 8"),
         (["--patch_size", "64"], r"row 1 \(1\) of .* is 41×36: --patch_size 64 needs"),
         (["--crop_border", "12"], "a border of 12 are less than the 11×11 window of SSIM"),

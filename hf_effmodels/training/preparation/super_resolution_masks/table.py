@@ -1,4 +1,4 @@
-"""Structure maps beside the images, as a table that `datasets` loads: what `scripts/prepare_sr_masks.py` does.
+"""Structure maps beside the images, as a table that `datasets` loads.
 
 The table has `image`, `name`, and the map in a lossless, small form: `regions`, a 16-bit PNG with the number of the
 mask that counts at each pixel, and `values`, what each mask is encoded by (see `masks.encode_regions`).
@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,8 +19,8 @@ from tqdm.auto import tqdm
 
 from ....pipelines.sam_diffsr.masks import ENCODINGS, encode_regions
 from ...run.arguments import ArgumentReader
-from .arguments import check_counts
-from .data import (
+from ...tasks.super_resolution.arguments import check_counts
+from ...tasks.super_resolution.data import (
     LOW,
     NAME,
     REGIONS,
@@ -31,7 +30,7 @@ from .data import (
     load_evaluation_data,
     reduce_image,
 )
-from .evaluation import to_pil
+from ...tasks.super_resolution.evaluation import to_pil
 from .segmenters import Segmenter, mask_generation, slic
 
 #: In the output folder until all is done; hidden, so that `datasets` does not take it for the table.
@@ -84,8 +83,8 @@ class MaskArguments:
             )
 
 
-def main(argv: Sequence[str] | None = None) -> Path | None:
-    """Write the table as the arguments say; without `argv` as a program, which ends with one line on wrong input.
+def main(argv: Sequence[str]) -> Path:
+    """Write the table as the arguments say.
 
     Returns:
         The folder of the table.
@@ -93,15 +92,7 @@ def main(argv: Sequence[str] | None = None) -> Path | None:
     Raises:
         ValueError, OSError, ImportError: wrong input, before anything is written.
     """
-    if argv is not None:
-        return _write(*_prepare(list(argv)))
-    try:
-        work = _prepare(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"{sys.argv[0]}: error: {error}\n")
-        raise SystemExit(2) from None
-    sys.stdout.write(f"{_write(*work)}\n")
-    return None
+    return _write(*_prepare(list(argv)))
 
 
 def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArguments, dict]:

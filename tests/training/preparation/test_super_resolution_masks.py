@@ -7,10 +7,11 @@ from datasets import load_dataset
 from PIL import Image
 
 from hf_effmodels.pipelines.sam_diffsr.masks import decode_regions, encode_masks, encode_regions
-from hf_effmodels.training.tasks.super_resolution import prepare_masks, segmenters
+from hf_effmodels.training.preparation.super_resolution_masks import segmenters
+from hf_effmodels.training.preparation.super_resolution_masks import table as preparation
 from hf_effmodels.training.tasks.super_resolution.data import SuperResolutionDataArguments, load_evaluation_data
 
-from .conftest import quarters
+from ..tasks.super_resolution.conftest import quarters
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_regions_and_values_are_the_map_also_where_masks_overlap_or_are_missing(
 def test_any_mask_generation_model_makes_a_table(sam, pictures, tmp_path):
     arguments = ["--dataset", str(pictures), "--model", sam, "--points_per_side", "3", "--max_eval_samples", "2"]
     arguments += ["--pred_iou_thresh", "-10", "--stability_score_thresh", "0", "--output", str(tmp_path / "maps")]
-    written = rows(prepare_masks.main(arguments), tmp_path / "cache")
+    written = rows(preparation.main(arguments), tmp_path / "cache")
     assert len(written) == 2
     segment = segmenters.mask_generation(sam, points_per_crop=3, pred_iou_thresh=-10, stability_score_thresh=0)
     for row in written:
@@ -90,24 +91,24 @@ def test_a_killed_preparation_goes_on_where_it_was(pictures, tmp_path, monkeypat
             raise KeyboardInterrupt
         return quarters(image)
 
-    monkeypatch.setattr(prepare_masks, "slic", lambda *_: segment)
+    monkeypatch.setattr(preparation, "slic", lambda *_: segment)
     output = tmp_path / "maps"
     arguments = ["--dataset", str(pictures), "--segmenter", "slic", "--shard_size", "2", "--output", str(output)]
     with pytest.raises(KeyboardInterrupt):
-        prepare_masks.main(arguments)
+        preparation.main(arguments)
     assert [path.name for path in output.iterdir()] == [".unfinished"], "half a table is not taken for a whole one"
     with pytest.raises(ValueError, match="begun with other arguments: encoding: rope -> cosine"):
-        prepare_masks.main([*arguments, "--encoding", "cosine"])
-    prepare_masks.main(arguments)
+        preparation.main([*arguments, "--encoding", "cosine"])
+    preparation.main(arguments)
     assert seen[4:] == seen[2:4] + seen[6:], "the first two are not segmented again"
     assert rows(output, tmp_path / "cache")["name"][:] == [str(number) for number in range(6)]
     assert sorted(path.name for path in output.iterdir()) == ["data", "preparation.json"]
     with pytest.raises(ValueError, match="is not empty and holds no unfinished table"):
-        prepare_masks.main(arguments)
+        preparation.main(arguments)
 
 
 def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_masks, "slic", lambda *_: quarters)
+    monkeypatch.setattr(preparation, "slic", lambda *_: quarters)
     arguments = [
         "--dataset",
         str(pictures),
@@ -118,7 +119,7 @@ def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tm
         "--output",
         str(tmp_path / "t"),
     ]
-    tiles = rows(prepare_masks.main(arguments), tmp_path / "cache")
+    tiles = rows(preparation.main(arguments), tmp_path / "cache")
     (first,) = [row for row in tiles if row["name"] == "5_16_32"]
     original = Image.open(pictures / "5.png")
     assert np.array_equal(first["image"], original.crop((32, 16, 44, 32)))
@@ -139,7 +140,7 @@ def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tm
 )
 def test_wrong_input_writes_nothing(pictures, tmp_path, arguments, message):
     with pytest.raises((ValueError, OSError), match=message):
-        prepare_masks.main(["--dataset", str(pictures), "--output", str(tmp_path / "maps"), *arguments])
+        preparation.main(["--dataset", str(pictures), "--output", str(tmp_path / "maps"), *arguments])
     assert not (tmp_path / "maps").exists()
 
 

@@ -1,0 +1,47 @@
+"""`hf-effmodels prepare NAME ...`: what is made once of a data set, before a training reads it.
+
+A preparation is a module or a folder of this package, found by its name: `super_resolution_masks` is called
+`super-resolution-masks`. The first line of its docstring says what it makes; `main(argv)` makes it and returns where.
+"""
+
+import ast
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the preparation that `argv` names first, with the rest as its arguments, and print where its result is.
+
+    Raises:
+        ValueError, OSError, ImportError: an unknown name or wrong input, before anything is written.
+    """
+    name, arguments = (argv[0], list(argv[1:])) if argv else (None, [])
+    if name in ("-h", "--help"):
+        sys.stdout.write(_help())
+        return
+    known = list_preparations()
+    if name not in known:
+        raise ValueError(f"prepare: got {name}, accepted are {', '.join(known)}.")
+    made = importlib.import_module(f".{name.replace('-', '_')}", __name__).main(arguments)
+    sys.stdout.write(f"{made}\n")
+
+
+def list_preparations() -> dict[str, str]:
+    """Names of the preparations with what each makes; none of them is imported."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        spec = importlib.util.find_spec(f"{__name__}.{module.name}")
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        found[module.name.replace("_", "-")] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return dict(sorted(found.items()))
+
+
+def _help() -> str:
+    known = list_preparations()
+    width = max(map(len, known))
+    lines = [f"  {name.ljust(width)}  {text}" for name, text in known.items()]
+    return "\n".join(["usage: hf-effmodels prepare NAME [--help] [--OPTION VALUE ...]", "", *lines, ""])

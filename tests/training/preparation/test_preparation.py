@@ -1,0 +1,45 @@
+"""`hf-effmodels prepare` finds what is in its folder, runs it by name and says what there is."""
+
+import sys
+
+import pytest
+
+from hf_effmodels.cli import main
+from hf_effmodels.training import preparation
+
+
+@pytest.fixture
+def soft_labels(tmp_path, monkeypatch):
+    """A preparation that somebody has added: a file of its own, known nowhere else."""
+    (tmp_path / "soft_labels.py").write_text(
+        '"""The soft labels of a teacher."""\n\n\ndef main(argv):\n    return " ".join(["made of", *argv])\n'
+    )
+    monkeypatch.setattr(preparation, "__path__", [*preparation.__path__, str(tmp_path)])
+    yield
+    sys.modules.pop("hf_effmodels.training.preparation.soft_labels", None)
+
+
+def test_a_file_in_the_folder_is_a_preparation(soft_labels, capsys):
+    assert main(["prepare", "soft-labels", "--teacher", "vit"]) == 0
+    assert capsys.readouterr().out == "made of --teacher vit\n"
+    assert main(["prepare", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "  soft-labels             The soft labels of a teacher." in shown
+    assert "  super-resolution-masks  Structure maps for the training of SAM-DiffSR" in shown
+
+
+@pytest.mark.parametrize("argv", [[], ["masks"], ["--dataset", "photos"]])
+def test_an_unknown_preparation_is_answered_with_those_there_are(argv, capsys):
+    assert main(["prepare", *argv]) == 2
+    assert "prepare: got" in (error := capsys.readouterr().err) and "super-resolution-masks" in error
+
+
+def test_the_table_s_folder_is_printed(pictures, tmp_path, capsys, monkeypatch):
+    from hf_effmodels.training.preparation.super_resolution_masks import table
+
+    monkeypatch.setattr(table, "slic", lambda *_: lambda image: [])
+    argv = ["prepare", "super-resolution-masks", "--dataset", str(pictures), "--segmenter", "slic"]
+    assert main([*argv, "--output", str(tmp_path / "maps")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'maps'}\n"
+    assert main([*argv, "--output", str(tmp_path / "maps")]) == 2
+    assert "is not empty and holds no unfinished table" in capsys.readouterr().err
