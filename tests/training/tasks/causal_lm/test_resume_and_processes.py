@@ -1,9 +1,5 @@
 """Runs that are killed, and runs of two processes."""
 
-import multiprocessing
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +9,8 @@ from safetensors.torch import load_file
 
 from hf_effmodels.training import main
 from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA, newest_checkpoint
-from hf_effmodels.training.tasks.causal_lm.task import CausalLMTrainer
 
-from ..image_classification.test_image_classification import history, weights
+from ..contract import history, run_until_killed, same, weights
 
 STREAM = ["--streaming", "true", "--eval_documents", "4", "--shuffle_blocks", "16"]
 FSDP = {
@@ -27,37 +22,14 @@ FSDP = {
 }
 
 
-def train_until_killed(arguments):
-    """A process that is killed in the midst of saving step 9."""
-    save = CausalLMTrainer._save_rng_state
-
-    def kill(self, folder):
-        if self.state.global_step == 9:
-            os.kill(os.getpid(), signal.SIGKILL)
-        save(self, folder)
-
-    CausalLMTrainer._save_rng_state = kill
-    main(arguments)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.parametrize("mode", ["prepared", "streaming"])
-def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(text_run, mode, tmp_path):
+def test_a_killed_run_on_a_stream_goes_on_to_the_same_weights_bit_for_bit(text_run, tmp_path):
     # 12 steps of two batches of 4 blocks, saved every 3 and killed in the midst of saving step 9.
     text_run += ["--save_strategy", "steps", "--save_steps", "3", "--save_total_limit", "9", "--ema_decay", "0.8"]
     text_run += ["--gradient_accumulation_steps", "2", "--weight_decay", "0.1", "--bf16", "true"]
-    text_run += STREAM if mode == "streaming" else []
+    text_run += STREAM
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     main([*text_run, "--output_dir", str(whole)])
-    process = multiprocessing.get_context("fork").Process(
-        target=train_until_killed, args=([*text_run, "--output_dir", str(killed)],)
-    )
-    process.start()
-    process.join(300)
-    assert process.exitcode == -signal.SIGKILL
+    run_until_killed([*text_run, "--output_dir", str(killed)], 9)
     assert (killed / "checkpoint-9" / "model.safetensors").exists()
     assert newest_checkpoint(killed).name == "checkpoint-6"
     main([*text_run, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
@@ -68,7 +40,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(text_run, mode, tm
     assert same(*map(load_file, last))
 
 
-@pytest.mark.parametrize("mode", ["prepared", "streaming", "mixture"])
+@pytest.mark.parametrize("mode", ["streaming", "mixture"])
 def test_two_processes_follow_the_trajectory_of_one(text_run, mode, tmp_path):
     if mode == "mixture":
         text_run += ["--model", "parameternet-moe-1b", "--model_config", "{hidden_size: 32, intermediate_size: 48, "]

@@ -1,8 +1,7 @@
-"""Runs that are killed and runs of two processes, started as a user starts them."""
+"""Runs of two processes, started as a user starts them."""
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,29 +11,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import debug_launcher
-from safetensors.torch import load_file
 
 from hf_effmodels.training import evaluate, main
-from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA, newest_checkpoint
 
 from .test_image_classification import GHOSTNET, history, weights
 
 SCRIPTS = Path(__file__).resolve().parents[4] / "scripts"
-KILLED_WHILE_SAVING = """
-import os, signal, sys
-import torch
-torch.set_num_threads(1)
-from hf_effmodels.training import main
-from hf_effmodels.training.tasks.image_classification.task import ImageClassificationTrainer as Trainer
-
-save = Trainer._save_rng_state
-def kill(self, folder):
-    if self.state.global_step == 12:
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(self, folder)
-Trainer._save_rng_state = kill
-main(sys.argv[1:])
-"""
 
 
 def free_port():
@@ -45,53 +27,6 @@ def free_port():
 
 def environment():
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(digits_run, tmp_path):
-    # Five steps an epoch, saved every four: the kill hits the third epoch, in the midst of saving step 12, and the
-    # run goes on from step 8, in the midst of the second.
-    digits_run += [
-        *GHOSTNET,
-        "--num_train_epochs",
-        "3",
-        "--optim",
-        "lamb",
-        "--weight_decay",
-        "0.05",
-        "--ema_decay",
-        "0.8",
-    ]
-    digits_run += ["--eval_strategy", "steps", "--eval_steps", "4", "--save_strategy", "steps", "--save_steps", "4"]
-    digits_run += [
-        "--randaugment",
-        "rand-m9-mstd0.5-inc1",
-        "--random_erasing",
-        "0.5",
-        "--mixup",
-        "0.2",
-        "--cutmix",
-        "1",
-    ]
-    digits_run += ["--label_smoothing_factor", "0.1", "--warmup_steps", "3", "--save_total_limit", "3"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    main([*digits_run, "--output_dir", str(whole)])
-
-    command = [sys.executable, "-c", KILLED_WHILE_SAVING, *digits_run, "--output_dir", str(killed)]
-    run = subprocess.run(command, env=environment(), capture_output=True, timeout=300)
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    assert (killed / "checkpoint-12" / "model.safetensors").exists()
-    assert newest_checkpoint(killed).name == "checkpoint-8"
-
-    # Other worker processes read the images now: their number decides nothing.
-    workers = ["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true"]
-    main([*digits_run, *workers, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
-    for key in (["loss", "grad_norm", "learning_rate"], ["eval_loss", "eval_accuracy"]):
-        assert np.array_equal(history(whole, *key), history(killed, *key))
-    for a, b in (
-        (weights(whole), weights(killed)),
-        *((load_file(f / "checkpoint-15" / WEIGHTS_WITHOUT_EMA) for f in (whole, killed)),),
-    ):
-        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_accelerate_launch_starts_two_processes_that_follow_the_trajectory_of_one(digits_run, tmp_path):

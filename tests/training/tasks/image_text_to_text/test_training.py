@@ -1,40 +1,19 @@
 """Runs: what is trained and saved, kills, two processes, the way to the Hub and back."""
 
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from accelerate import debug_launcher
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES
 from hf_effmodels.training import evaluate, main, prepare
-from hf_effmodels.training.run.output_folder import newest_checkpoint
 
 TASK = "hf_effmodels.training.tasks.image_text_to_text"
-KILLED_WHILE_SAVING = """
-import os, signal, sys
-import torch
-torch.set_num_threads(1)
-from hf_effmodels.training import main
-from hf_effmodels.training.tasks.image_text_to_text.trainer import ImageTextToTextTrainer as Trainer
-
-save = Trainer._save_rng_state
-def kill(self, folder):
-    if self.state.global_step == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(self, folder)
-Trainer._save_rng_state = kill
-main(sys.argv[1:])
-"""
 
 
 def history(folder, *keys):
@@ -46,20 +25,11 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_a_killed_run_of_adapters_goes_on_to_the_same_weights_bit_for_bit(colour_run, tmp_path):
-    run = [*colour_run, "--gradient_checkpointing", "true", "--augmentation", "captions", "--warmup_steps", "2"]
-    run += ["--save_strategy", "steps", "--save_steps", "3", "--weight_decay", "0.02", "--base_precision", "bfloat16"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    main([*run, "--output_dir", str(whole)])
-    command = [sys.executable, "-c", KILLED_WHILE_SAVING, *run, "--output_dir", str(killed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(command, env=environment, capture_output=True, timeout=300)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert newest_checkpoint(killed).name == "checkpoint-3"
-    main([*run, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
-    assert np.array_equal(history(whole, "loss", "grad_norm"), history(killed, "loss", "grad_norm"))
-    a, b = weights(whole), weights(killed)
-    assert all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
+def test_a_run_of_adapters_saves_adapters_only_and_peft_reads_the_decoders_part(colour_run, tmp_path):
+    whole = tmp_path / "whole"
+    saved_at = ["--save_strategy", "steps", "--save_steps", "3", "--base_precision", "bfloat16"]
+    main([*colour_run, *saved_at, "--output_dir", str(whole)])
+    a = weights(whole)
 
     # Adapters only: in the checkpoint, in the result, and in what goes to the Hub.
     for folder in (whole, whole / "checkpoint-3", whole / "hub"):
@@ -135,36 +105,6 @@ def test_other_processes_can_read_the_samples(colour_run, tmp_path):
         dataset[3] for dataset in (trainer.train_dataset, pickle.loads(pickle.dumps(trainer.train_dataset)))
     )
     assert sample["input_ids"] == copy["input_ids"] and torch.equal(sample["pixel_values"], copy["pixel_values"])
-
-
-def test_two_processes_follow_the_trajectory_of_one(colour_run, tmp_path):
-    run = [
-        *colour_run,
-        "--optim",
-        "sgd",
-        "--learning_rate",
-        "0.5",
-        "--max_grad_norm",
-        "0",
-        "--train",
-        "adapters+vision",
-    ]
-    run += ["--gradient_checkpointing", "true"]
-    # Without the bottlenecks' dropout, which each process draws for itself.
-    config = '{"pool_sizes": [4, 2], "projector_hidden_size": 8, "vision_adapter_dim": 4, "vision_adapter_dropout": 0}'
-    run += ["--model_config", config]
-    one, two = tmp_path / "one", tmp_path / "two"
-    main([*run, "--per_device_train_batch_size", "4", "--output_dir", str(one)])
-    # Batches of 2, some without any image.
-    debug_launcher(main, ([*run, "--per_device_train_batch_size", "2", "--output_dir", str(two)],), num_processes=2)
-    keys = ["loss", "grad_norm"]
-    np.testing.assert_allclose(history(two, *keys), history(one, *keys), rtol=2e-3)
-    a, b = weights(one), weights(two)
-    assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
-    first, second = (json.loads((folder / "all_results.json").read_text()) for folder in (one, two))
-    assert first["eval_samples"] == second["eval_samples"] == 4
-    assert second["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-3)
-    assert second["eval_accuracy"] == first["eval_accuracy"]
 
 
 def test_science_qa_is_scored_as_in_the_papers_table(model_arguments, tmp_path, capsys, monkeypatch):

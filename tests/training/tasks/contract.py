@@ -1,0 +1,134 @@
+"""What every task promises, as tests: `tests/training/tasks/<task>/test_contract.py` derives a class from
+`TaskContract` and says what a run of a few seconds looks like for its task."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from accelerate import debug_launcher
+from safetensors.torch import load_file
+
+from hf_effmodels.training import main
+from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA, newest_checkpoint
+from hf_effmodels.training.run.trainer import RecipeTrainer
+
+
+def history(folder, *keys: str) -> np.ndarray:
+    """The logged values of `keys`, a row for each entry of the log that has the first of them."""
+    log = json.loads((Path(folder) / "trainer_state.json").read_text())["log_history"]
+    return np.array([[entry[key] for key in keys] for entry in log if keys[0] in entry])
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    """All weights saved in a folder and the folders of its components, by file and name; not those of checkpoints."""
+    folder, found = Path(folder), {}
+    for file in sorted(folder.rglob("*.safetensors")):
+        inside = file.relative_to(folder)
+        if not inside.parts[0].startswith(("checkpoint-", "hub")):
+            found |= {f"{inside}:{name}": tensor for name, tensor in load_file(file).items()}
+    assert found, f"nothing is saved in {folder}"
+    return found
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def run_until_killed(arguments: list[str], step: int) -> None:
+    """Train in a process of its own that is killed in the midst of writing the checkpoint of `step`."""
+    process = multiprocessing.get_context("fork").Process(target=_train_until_killed, args=(arguments, step))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def _train_until_killed(arguments: list[str], step: int) -> None:
+    save = RecipeTrainer._save_rng_state
+
+    def kill(self, folder):
+        if self.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(self, folder)
+
+    RecipeTrainer._save_rng_state = kill
+    main(arguments)
+
+
+class TaskContract:
+    """A derived class gives the fixtures `run` and `evaluation` and, where its task differs, the lists below."""
+
+    #: The task, which names the quickstart recipe, too.
+    task: ClassVar[str]
+    #: What makes the quickstart two steps long, beside `--max_steps 2`.
+    short_quickstart: ClassVar[list[str]] = []
+    #: Beyond `run`: a run whose every random number has to be restored.
+    hard_to_resume: ClassVar[list[str]] = ["--ema_decay", "0.8", "--gradient_accumulation_steps", "2"]
+    #: Steps of the killed run: saved every so many, killed while saving that one.
+    save_steps: ClassVar[int] = 2
+    killed_at: ClassVar[int] = 4
+    #: Beyond `run`: a run without random numbers that depend on how samples are batched (dropout).
+    deterministic: ClassVar[list[str]] = []
+    #: How near the gradient norms of 8 x 1 and 1 x 8, and of two processes and one, are.
+    rtol: ClassVar[float] = 1e-4
+    #: Metrics of the evaluation (without `eval_`) that two processes measure as one does.
+    metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    #: Those that `evaluate` on the saved model finds again.
+    measured_again: ClassVar[tuple[str, ...]] = ("loss",)
+
+    @pytest.fixture
+    def run(self) -> list[str]:
+        """Arguments of a run of four to twelve steps that logs each, without `--output_dir`."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def evaluation(self) -> list[str]:
+        """Arguments of an evaluation on the data that the run evaluates on, without `--model` and `--output`."""
+        raise NotImplementedError
+
+    def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(self, run, tmp_path):
+        run = [*run, *self.hard_to_resume, "--save_strategy", "steps", "--save_steps", str(self.save_steps)]
+        run += ["--save_total_limit", "9"]
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        main([*run, "--output_dir", str(whole)])
+        run_until_killed([*run, "--output_dir", str(killed)], self.killed_at)
+        assert [*(killed / f"checkpoint-{self.killed_at}").glob("*.safetensors")]
+        assert newest_checkpoint(killed).name == f"checkpoint-{self.killed_at - self.save_steps}"
+        main([*run, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
+        for keys in (("loss", "grad_norm", "learning_rate"), tuple(f"eval_{name}" for name in self.metrics)):
+            assert np.array_equal(history(whole, *keys), history(killed, *keys))
+        assert same(weights(whole), weights(killed))
+        last = [newest_checkpoint(folder) for folder in (whole, killed)]
+        assert last[0].name == last[1].name and int(last[0].name.partition("-")[2]) > self.killed_at
+        assert same(weights(last[0]), weights(last[1]))
+        assert (last[0] / WEIGHTS_WITHOUT_EMA).exists() == ("--ema_decay" in run)
+
+    def test_eight_small_batches_give_the_gradient_of_one_large(self, run, tmp_path):
+        run = [*run, *self.deterministic, "--optim", "sgd", "--max_grad_norm", "0", "--max_steps", "2"]
+        run += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+        logged = []
+        for batch, steps in ((8, 1), (1, 8)):
+            size = ["--per_device_train_batch_size", str(batch), "--gradient_accumulation_steps", str(steps)]
+            main([*run, *size, "--output_dir", str(tmp_path / f"{batch}x{steps}")])
+            logged.append(history(tmp_path / f"{batch}x{steps}", "loss", "grad_norm"))
+        assert len(logged[0]) == 2 and (logged[0][:, 1] > 0).all()
+        np.testing.assert_allclose(*logged, rtol=self.rtol)
+
+    def test_two_processes_follow_the_trajectory_of_one(self, run, tmp_path):
+        run = [*run, *self.deterministic, "--optim", "sgd", "--max_grad_norm", "0", "--max_steps", "4"]
+        run += ["--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "no"]
+        run += ["--load_best_model_at_end", "false", "--per_device_eval_batch_size", "3"]
+        two, one = tmp_path / "two", tmp_path / "one"
+        halves = ["--per_device_train_batch_size", "2", "--output_dir", str(two)]
+        debug_launcher(main, ([*run, *halves],), num_processes=2)
+        main([*run, "--per_device_train_batch_size", "4", "--output_dir", str(one)])
+        for keys in (("loss", "grad_norm", "learning_rate"), tuple(f"eval_{name}" for name in self.metrics)):
+            np.testing.assert_allclose(history(two, *keys), history(one, *keys), rtol=self.rtol)
+        expected = weights(one)
+        assert all(torch.allclose(expected[name], value, atol=1e-4) for name, value in weights(two).items())
