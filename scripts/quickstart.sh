@@ -7,6 +7,6 @@ setup_environment train
 
 output=outputs/quickstart_ghostnetv3_digits
 accelerate launch --num_processes 1 --cpu scripts/train.py \
-    --config recipes/quickstart_ghostnetv3_digits.yaml --overwrite_output_dir true "$@"
+    --config quickstart/image-classification --overwrite_output_dir true "$@"
 python scripts/eval.py --model "$output" --dataset digits
 python scripts/quickstart_predict.py "$output"

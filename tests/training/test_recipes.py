@@ -1,25 +1,85 @@
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from hf_effmodels.training import load_task, prepare
+from hf_effmodels.training import list_tasks, load_task, prepare
 from hf_effmodels.training.run.arguments import ArgumentReader
+from hf_effmodels.training.run.recipes import RECIPES, find_recipe, list_recipes
 
-RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_opens_with_its_command_and_every_key_is_known(recipe):
-    commands = [line for line in recipe.read_text().splitlines() if line.startswith("#   ")]
-    assert any("accelerate launch" in c and f"scripts/train.py --config recipes/{recipe.name}" in c for c in commands)
-    reader = ArgumentReader(["--config", str(recipe)])
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_recipe_opens_with_its_command_and_every_key_is_known(name):
+    commands = [line for line in find_recipe(name).read_text().splitlines() if line.startswith("#   ")]
+    words = [line.split() for line in commands if "accelerate launch" in line]
+    assert any(name in line for line in words), f"none of its commands has --config {name}"
+    reader = ArgumentReader(["--config", name])
     *_, training = reader.read(*load_task(reader.task).TRAINING_ARGUMENTS)
     assert training.output_dir.startswith("outputs/")
 
 
+def test_each_task_has_a_quickstart_of_its_own():
+    assert [name for name in list_recipes() if name.startswith("quickstart/")] == [
+        f"quickstart/{task}" for task in list_tasks()
+    ]
+    for task in list_tasks():
+        assert ArgumentReader(["--config", f"quickstart/{task}"]).task == task
+
+
+def test_a_recipe_is_found_by_name_and_by_path_and_a_file_of_ones_own_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = RECIPES / "ghostnetv3" / "imagenet.yaml"
+    for name in ("ghostnetv3/imagenet", "ghostnetv3/imagenet.yaml", str(expected)):
+        assert find_recipe(name) == expected
+    own = Path("ghostnetv3") / "imagenet.yaml"
+    own.parent.mkdir()
+    own.write_text("task: causal-lm\n")
+    assert find_recipe("ghostnetv3/imagenet.yaml") == own
+    assert ArgumentReader(["--config", str(own)]).task == "causal-lm"
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("ghostnetv3/imagnet", "no file 'ghostnetv3/imagnet' and no recipe.*; nearest: ghostnetv3/imagenet"),
+        ("imagenet", "nearest: .*ghostnetv3/imagenet.*vig/imagenet"),
+        ("accelerate/fsdp2", "no recipe of that name"),
+        ("../recipes/ghostnetv3/imagenet", "no recipe of that name"),
+        ("qqq", "the recipes are .*quickstart/image-classification"),
+        ("", "--config"),
+        (str(ROOT), "is a folder"),
+    ],
+)
+def test_an_unknown_recipe_is_answered_with_those_that_come_near(name, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        ArgumentReader(["--config", name])
+
+
+def test_wheel_and_source_distribution_have_the_recipes(tmp_path):
+    for name in ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "hf_effmodels", tmp_path / "hf_effmodels", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "recipes").symlink_to("hf_effmodels/recipes")
+    build = "from setuptools import build_meta as b; b.build_wheel('dist'); b.build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    expected = {f"hf_effmodels/recipes/{file.relative_to(RECIPES).as_posix()}" for file in RECIPES.rglob("*.yaml")}
+    assert len(expected) > len(list_recipes())  # accelerate's, too
+    with zipfile.ZipFile(next((tmp_path / "dist").glob("*.whl"))) as wheel:
+        assert {name for name in wheel.namelist() if name.endswith(".yaml")} == expected
+    with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as sources:
+        names = {name.partition("/")[2] for name in sources.getnames()}
+        assert {name for name in names if name.endswith(".yaml")} == expected
+
+
 def test_the_imagenet_recipe_has_the_papers_numbers():
-    recipe = yaml.safe_load(next(path for path in RECIPES if path.stem == "imagenet_ghostnetv3").read_text())
+    recipe = yaml.safe_load(find_recipe("ghostnetv3/imagenet").read_text())
     assert 8 * recipe["per_device_train_batch_size"] == 2048
     assert recipe["warmup_steps"] == pytest.approx(5 / recipe["num_train_epochs"], rel=1e-5)
     expected = {"num_train_epochs": 600, "optim": "lamb", "learning_rate": 0.005, "weight_decay": 0.05}
@@ -29,8 +89,8 @@ def test_the_imagenet_recipe_has_the_papers_numbers():
 
 
 def test_the_quickstart_is_ready_to_train(tmp_path):
-    recipe = next(path for path in RECIPES if path.stem == "quickstart_ghostnetv3_digits")
-    work = prepare("prepare_training", ["--config", str(recipe), "--output_dir", str(tmp_path / "run")])
+    arguments = ["--config", "quickstart/image-classification", "--output_dir", str(tmp_path / "run")]
+    work = prepare("prepare_training", arguments)
     trainer = work.args[0]
     assert type(trainer.model).__name__ == "GhostNetV3ForImageClassification"
     assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (1438, 359)

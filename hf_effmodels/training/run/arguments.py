@@ -11,6 +11,8 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from .recipes import find_recipe
+
 
 @dataclass
 class ModelArguments:
@@ -92,16 +94,16 @@ class ArgumentReader:
 
     Attributes:
         task: value of `--task` or of the recipe's `task`.
-        config_file: the recipe, None without one.
+        config_file: the recipe's file, None without one.
     """
 
     def __init__(self, argv: Sequence[str]):
         first = _Parser(add_help=False, allow_abbrev=False)
-        first.add_argument("--config", type=Path)
+        first.add_argument("--config")
         first.add_argument("--task")
         chosen, self._argv = first.parse_known_args(list(argv))
-        self.config_file = chosen.config
-        self._recipe = _read_recipe(chosen.config) if chosen.config else {}
+        self.config_file = None if chosen.config is None else find_recipe(chosen.config)
+        self._recipe = {} if self.config_file is None else _read_recipe(self.config_file)
         self.task = chosen.task or self._recipe.pop("task", None) or "image-classification"
         self._recipe.pop("task", None)
 
@@ -140,8 +142,6 @@ class _RecipeParser(HfArgumentParser):
 
 
 def _read_recipe(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"--config: there is no file {str(path)!r}.")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -43,7 +43,7 @@ def load_pipeline_to_train(args: SuperResolutionModelArguments) -> SamDiffSRPipe
     if args.encoder is None:
         raise ValueError(
             "--encoder is missing: the denoiser is trained on a trained condition encoder. Train one with --stage "
-            "rrdb (recipes/sam_diffsr_rrdb_df2k.yaml) and name its output folder."
+            "rrdb (--config sam_diffsr/rrdb_df2k) and name its output folder."
         )
     _refuse(
         args.model_config.get("encoder"), "--model_config encoder: --encoder is a trained one with its configuration."

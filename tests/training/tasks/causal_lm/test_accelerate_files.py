@@ -1,12 +1,11 @@
-from pathlib import Path
-
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
 from hf_effmodels.training import main
+from hf_effmodels.training.run.recipes import RECIPES
 
-FOLDER = Path(__file__).resolve().parents[4] / "recipes" / "accelerate"
+FOLDER = RECIPES / "accelerate"
 EXPECTED = {
     "fsdp2": (DistributedType.FSDP, "fsdp_config", {"fsdp_version": 2, "fsdp_state_dict_type": "SHARDED_STATE_DICT"}),
     "deepspeed_zero2": (DistributedType.DEEPSPEED, "deepspeed_config", {"zero_stage": 2}),
