@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..models import TASKS
 from ..registry import ARCHITECTURES, Architecture
+from .ids import hub_id
 from .usage import LOCAL_MODEL_ID, auto_class_of, usage_section
 
 #: Licence identifiers of the Hub (https://huggingface.co/docs/hub/repositories-licenses), without "unknown".
@@ -90,7 +91,7 @@ def build_card(
         library_name="transformers",
         pipeline_tag=task,
         tags=["hf_effmodels", architecture.model_type, f"arxiv:{architecture.arxiv}"],
-        datasets=[dataset] if dataset and re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) else None,
+        datasets=[dataset] if hub_id(dataset) else None,
         base_model=base_model,
         metrics=sorted({entry["metric"] for entry in measured}) or None,
         **({"model_name": title, "eval_results": [_eval_result(e, task) for e in measured]} if measured else {}),

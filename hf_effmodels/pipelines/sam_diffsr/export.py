@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from ...hub.card import NO_LICENSE, check_license
+from ...hub.ids import hub_id
 from ...hub.pipelines import LOCAL_PIPELINE_ID, MODEL_INDEX
 from .configuration_sam_diffsr import ARXIV, PAPER, PRESETS, REPOSITORY, TITLE
 
@@ -74,7 +75,7 @@ def build_card(
         license=license,
         license_name=license_name,
         license_link=license_link,
-        datasets=[dataset] if dataset and "/" in dataset and not Path(dataset).exists() else None,
+        datasets=[dataset] if hub_id(dataset) else None,
         library_name="diffusers",
         pipeline_tag="image-to-image",
         tags=["hf_effmodels", "sam-diffsr", "super-resolution", f"arxiv:{ARXIV}"],

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ...hub.ids import hub_id
+
 logger = logging.getLogger(__name__)
 
 #: Folder beside the results with the model as `hf-effmodels publish` takes it.
@@ -81,7 +83,7 @@ def write_card(
             {"metric": name, "value": value, "split": split, "source": source} for name, value in metrics.items()
         ],
         "training": training,
-        "base_model": model if "/" in model and not Path(model).exists() else None,
+        "base_model": hub_id(model),
     }
     if type(network).__module__.startswith("hf_effmodels."):
         # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
@@ -98,7 +100,7 @@ def _plain_card(model, pipeline_tag: str, *, license, dataset, results, training
         license=license,
         library_name="transformers",
         pipeline_tag=pipeline_tag,
-        datasets=[dataset] if "/" in dataset and not Path(dataset).exists() else None,
+        datasets=[dataset] if hub_id(dataset) else None,
         base_model=base_model,
     )
     lines = [f"# {type(model).__name__}", "", f"Trained on {dataset}.", "", "## Measured", ""]

@@ -1,0 +1,55 @@
+import pytest
+from huggingface_hub import ModelCard
+from transformers import ResNetConfig, ResNetForImageClassification
+
+import hf_effmodels
+from hf_effmodels.hub import build_card
+from hf_effmodels.hub.ids import hub_id
+from hf_effmodels.pipelines.sam_diffsr.export import build_card as pipeline_card
+from hf_effmodels.training.run.reports import _plain_card
+
+
+def own_card(dataset):
+    model = hf_effmodels.create_model("ghostnetv3-0.5x", num_labels=2)
+    return build_card(model, license="apache-2.0", dataset=dataset)
+
+
+def foreign_card(dataset):
+    model = ResNetForImageClassification(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1]))
+    facts = {"license": "apache-2.0", "results": [], "training": {}, "base_model": None}
+    return _plain_card(model, "image-classification", dataset=dataset, **facts)
+
+
+def super_resolution_card(dataset):
+    config = {"unet": {"hidden_size": 8, "dim_mults": [1, 2]}, "encoder": {"hidden_size": 8, "num_blocks": 1}}
+    pipe = hf_effmodels.create_model("sam-diffsr-x4", **config)
+    return pipeline_card(pipe, license="apache-2.0", dataset=dataset)
+
+
+@pytest.mark.parametrize("write", [own_card, foreign_card, super_resolution_card])
+def test_a_card_names_a_data_set_of_the_hub_and_no_folder_of_this_machine(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "photos").mkdir(parents=True)
+    for dataset, named in (("uoft-cs/cifar10", ["uoft-cs/cifar10"]), ("data/photos", None), ("imagefolder", None)):
+        assert ModelCard(str(write(dataset))).data.to_dict().get("datasets") == named
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("org/name", "org/name"),
+        ("ILSVRC/imagenet-1k", "ILSVRC/imagenet-1k"),
+        *((name, None) for name in ("./photos", "../photos", "/data", "a/b/c", "photos/", "~/photos", "a b/c", "")),
+        *((name, None) for name in (None, "digits", "C:\\a/b", "org/na--me", "org/name.git")),
+    ],
+)
+def test_an_id_has_two_parts_that_the_hub_takes(name, expected):
+    assert hub_id(name) == expected
+
+
+def test_what_exists_here_is_no_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub_id("org/name") == "org/name"
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "name").touch()
+    assert hub_id("org/name") is None
