@@ -2,8 +2,10 @@
 `TaskContract` and says what a run of a few seconds looks like for its task."""
 
 import json
+import math
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 from typing import ClassVar
@@ -11,11 +13,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate import debug_launcher
 from safetensors.torch import load_file
 
 from hf_effmodels.training import main
-from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA, newest_checkpoint
+from hf_effmodels.training.run.output_folder import RUN_FILE, WEIGHTS_WITHOUT_EMA, newest_checkpoint
 from hf_effmodels.training.run.trainer import RecipeTrainer
 
 
@@ -91,6 +94,34 @@ class TaskContract:
     def evaluation(self) -> list[str]:
         """Arguments of an evaluation on the data that the run evaluates on, without `--model` and `--output`."""
         raise NotImplementedError
+
+    def test_the_quickstart_trains_two_steps_and_its_card_tells_them(self, tmp_path):
+        output = tmp_path / "run"
+        results = main(
+            ["--config", f"quickstart/{self.task}", "--max_steps", "2", "--logging_steps", "1", "--report_to", "none"]
+            + [*self.short_quickstart, "--output_dir", str(output)]
+        )
+        assert all(math.isfinite(value) for value in results.values() if isinstance(value, float))
+        assert len(history(output, "loss")) == 2
+        recorded = yaml.safe_load((output / RUN_FILE).read_text())
+        assert recorded["task"] == self.task
+        assert (
+            json.loads((output / "all_results.json").read_text()).items()
+            >= {
+                name: value for name, value in results.items() if name.startswith("eval_") and "runtime" not in name
+            }.items()
+        )
+        measured, _, training = (output / "README.md").read_text().partition("| hyper-parameter | value |")
+        rows = dict(re.findall(r"^\| (\w+) \| `(.+)` \|$", training, re.MULTILINE))
+        assert rows["total_train_batch_size"] == str(recorded["per_device_train_batch_size"])
+        assert float(rows["learning_rate"]) == recorded["learning_rate"] and rows["max_steps"] == "2"
+        cells = re.findall(r"^\| (\w+)(?:,[^|]*)? \|(?: not published \|)? ([\d.]+)( %)? ", measured, re.MULTILINE)
+        shown = [cell for cell in cells if f"eval_{cell[0]}" in results]
+        assert {name for name, *_ in shown} & set(self.measured_again), "no measured number in the card"
+        for name, value, percent in shown:
+            exact = results[f"eval_{name}"] * (100 if percent else 1)
+            assert float(value) == pytest.approx(exact, rel=1e-3, abs=0.005), name
+        assert not [*(output / "hub").rglob("*.bin"), *(output / "hub").rglob("*.pt")]
 
     def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(self, run, tmp_path):
         run = [*run, *self.hard_to_resume, "--save_strategy", "steps", "--save_steps", str(self.save_steps)]
