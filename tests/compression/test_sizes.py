@@ -8,8 +8,6 @@ from hf_effmodels import PanguPiConfig
 from hf_effmodels.compression import (
     count_parameters,
     list_shapes,
-    optimizer_settings,
-    scale_learning_rate,
     suggest_config,
 )
 
@@ -60,14 +58,3 @@ def test_other_architectures_are_not_counted_wrongly():
     config.model_type = "gpt2"
     with pytest.raises(ValueError, match="got 'gpt2'"):
         count_parameters(config)
-
-
-def test_the_learning_rate_follows_the_root_of_the_batch(caplog):
-    assert scale_learning_rate(1e-4, 1e6, 4e6) == pytest.approx(2e-4)
-    assert scale_learning_rate(1e-4, 1e6, 4e6, exponent=1) == pytest.approx(4e-4)
-    assert not caplog.records
-    scale_learning_rate(1e-4, 1e6, 5e6)
-    assert "above 4 million" in caplog.text
-    assert optimizer_settings()["learning_rate"] == 2e-4
-    with pytest.raises(ValueError, match="batch_tokens: got 0"):
-        scale_learning_rate(1e-4, 0, 5e6)

@@ -14,7 +14,7 @@ from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 from hf_effmodels.training import evaluate
 from hf_effmodels.training.tasks.super_resolution.arguments import SCHEDULERS
 
-from ....pipelines.sam_diffsr import tiny_pipeline
+from ....pipelines.sam_diffsr.tiny import tiny_pipeline
 
 
 @pytest.fixture(scope="module")

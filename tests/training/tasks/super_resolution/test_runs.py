@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from hf_effmodels.pipelines import RRDBModel, SamDiffSRPipeline
 from hf_effmodels.training import evaluate, main
 
-from ....pipelines.test_sam_diffsr_pipeline import calls_and_cost
+from ....pipelines.sam_diffsr.test_pipeline import calls_and_cost
 from .conftest import TINY, picture
 
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 
-from .sam_diffsr import photo, seeded, tiny_pipeline
+from .tiny import photo, seeded, tiny_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_effmodels.pipelines import RRDBModel, SamDiffSRUNet2DModel
 from hf_effmodels.pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
 
-from .sam_diffsr import ENCODER, UNET
+from .tiny import ENCODER, UNET
 
 
 def tiny(**unet):

@@ -20,7 +20,7 @@ from hf_effmodels.compression import (
 from hf_effmodels.training.run.rounds import sample_losses
 from hf_effmodels.training.run.trainer import RecipeArguments, RecipeTrainer
 
-from .conftest import LLAMA
+from ....compression.conftest import LLAMA
 
 
 class Killed(Exception):

@@ -12,7 +12,7 @@ from hf_effmodels.pipelines.sam_diffsr import convert_sam_diffsr as conversion
 from hf_effmodels.pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
 from hf_effmodels.pipelines.sam_diffsr.scheduling_sam_diffsr import SamDiffSRScheduler, cosine_betas
 
-from .sam_diffsr import ENCODER, UNET, photo, seeded, tiny_pipeline
+from .tiny import ENCODER, UNET, photo, seeded, tiny_pipeline
 
 #: Ours -> official, written down independently of the converter's rules.
 NAMES = (

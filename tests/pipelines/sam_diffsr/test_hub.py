@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard
 from hf_effmodels.pipelines import RRDBModel, SamDiffSRPipeline, SamDiffSRUNet2DModel
 from hf_effmodels.pipelines.sam_diffsr.export import export
 
-from ..hub.conftest import maker_hub
-from .sam_diffsr import photo, seeded, tiny_pipeline
+from ...hub.conftest import maker_hub
+from .tiny import photo, seeded, tiny_pipeline
 
 IMAGE = photo(12, 10)
 CODE = {"pipeline_sam_diffsr.py", "image_inputs.py", "matlab_resize.py"}
@@ -34,13 +34,13 @@ def enlarge(pipe) -> np.ndarray:
 
 
 def user(home: Path, *, package: bool, **asked) -> dict:
-    """What load_sam_diffsr.py reports from a fresh process with caches of its own under `home`."""
+    """What user.py reports from a fresh process with caches of its own under `home`."""
     home.mkdir(exist_ok=True)
     endpoint = asked.pop("endpoint", None)
     network = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"} if endpoint else {}
     caches = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_CACHE", "HF_MODULES_CACHE")}
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("load_sam_diffsr.py"))],
+        [sys.executable, str(Path(__file__).with_name("user.py"))],
         input=json.dumps({"image": np.array(IMAGE).tolist(), "package": package, **asked}),
         env={**caches, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **network},
         cwd=home,

@@ -11,9 +11,9 @@ from hf_effmodels.hub.pipelines import pipeline_code
 from hf_effmodels.pipelines import SamDiffSRPipeline
 from hf_effmodels.pipelines.sam_diffsr.export import export
 
-from ..hub.conftest import maker_hub, onto_the_network
-from .sam_diffsr import tiny_pipeline
-from .test_sam_diffsr_hub import CODE, enlarge, user
+from ...hub.conftest import maker_hub, onto_the_network
+from .test_hub import CODE, enlarge, user
+from .tiny import tiny_pipeline
 
 
 @pytest.fixture(scope="module")
