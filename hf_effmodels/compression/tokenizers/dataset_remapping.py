@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ...training.losses.token_losses import IGNORED
 from .id_map import IdMap
 from .tokenizer_compression import Vocabulary
-
-_IGNORED = -100
 
 
 def expansions(
@@ -113,7 +112,7 @@ class _Change:
         return changed
 
     def _lengths(self, ids: np.ndarray) -> np.ndarray:
-        ignored = ids == _IGNORED
+        ignored = ids == IGNORED
         if ids.size and not ((ids >= 0) & (ids < len(self.lengths)) | ignored).all():
             raise ValueError(
                 f"dataset: token ids {ids.min()} to {ids.max()}, accepted are 0 to {len(self.lengths) - 1}."
@@ -123,11 +122,11 @@ class _Change:
     def _expand(self, ids: np.ndarray, lengths: np.ndarray, name: str) -> list[int]:
         if len(ids) != len(lengths):
             raise ValueError(f"dataset: {name} has {len(ids)} ids where the first column has {len(lengths)}.")
-        ignored = ids == _IGNORED
+        ignored = ids == IGNORED
         own = self._lengths(ids)
         if not (own == lengths)[~ignored].all():
             raise ValueError(f"dataset: {name} is another text than the first column, accepted is the same or -100.")
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         starts = np.repeat(self.starts[np.where(ignored, 0, ids)], lengths)
         new = self.flat[np.minimum(starts + within, len(self.flat) - 1)]
-        return np.where(np.repeat(ignored, lengths), _IGNORED, new).tolist()
+        return np.where(np.repeat(ignored, lengths), IGNORED, new).tolist()

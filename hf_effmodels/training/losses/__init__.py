@@ -1,1 +1,1 @@
-"""Distillation losses, a file each."""
+"""Losses as pure functions, a file each."""

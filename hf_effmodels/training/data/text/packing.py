@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-logger = logging.getLogger(__name__)
+from ...losses.token_losses import IGNORED
 
-#: Labels that are not predicted.
-IGNORED = -100
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ....compression.pruning.calibration import evaluating
-from ...tasks.causal_lm.trainer import token_losses
+from ...losses.token_losses import token_losses
 
 
 def compute_losses(

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.nn import functional as F
 from transformers import EvalPrediction, TrainerCallback, default_data_collator
 
-from ...data.text.packing import IGNORED
 from ...data.text.streaming import STREAM_FILE, PackedStream, read_state, write_state
+from ...losses.token_losses import token_losses
 from ...run.sharding import shard_on_cpus, whole_weights
 from ...run.trainer import RecipeTrainer
 from .arguments import CausalLMArguments
@@ -141,23 +140,6 @@ class CausalLMTrainer(RecipeTrainer):
         return None, sums, counts
 
 
-def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum of the cross entropies of each sequence's tokens, in nats, and the number of those tokens.
-
-    Args:
-        logits: (batch, length, vocabulary).
-        labels: (batch, length); position t is predicted at t - 1, `IGNORED` ones are not.
-
-    Returns:
-        Two float64 tensors (batch,).
-    """
-    sums = []
-    for sequence, targets in zip(logits[:, :-1], labels[:, 1:], strict=True):  # one at a time: logits are large
-        losses = F.cross_entropy(sequence.float(), targets, ignore_index=IGNORED, reduction="none")
-        sums.append(losses.double().sum())
-    return torch.stack(sums), labels[:, 1:].ne(IGNORED).sum(1).double()
-
-
 def summarize(prediction: EvalPrediction) -> dict[str, float]:
     """Mean loss of a token in nats, perplexity, number of predicted tokens."""
     total, tokens = (float(np.sum(part, dtype=np.float64)) for part in (prediction.predictions, prediction.label_ids))
@@ -247,4 +229,4 @@ class _StepHooks(TrainerCallback):
             stream.forget(self.trainer.blocks_seen())
 
 
-__all__ = ["STREAM_FILE", "CausalLMTrainer", "MixtureStatistics", "summarize", "token_losses"]
+__all__ = ["STREAM_FILE", "CausalLMTrainer", "MixtureStatistics", "summarize"]

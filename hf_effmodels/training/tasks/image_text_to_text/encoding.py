@@ -7,9 +7,8 @@ import torch
 from torch.utils.data import Dataset
 
 from ...data.images import read_image
+from ...losses.token_losses import IGNORED
 from .samples import Sample, Samples
-
-IGNORED = -100
 
 
 class Encoder:

@@ -5,12 +5,11 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers import EvalPrediction
 
 from ....modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES
+from ...losses.token_losses import token_losses
 from ...run.trainer import RecipeTrainer
-from .encoding import IGNORED
 
 
 class ImageTextToTextTrainer(RecipeTrainer):
@@ -59,10 +58,7 @@ class ImageTextToTextTrainer(RecipeTrainer):
 
 def answer_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each row the summed cross entropy of its learned tokens, and their number."""
-    logits = logits[0] if isinstance(logits, tuple) else logits
-    targets = labels[:, 1:].to(logits.device)
-    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-    return losses.sum(dim=1), (targets != IGNORED).sum(dim=1)
+    return token_losses(logits[0] if isinstance(logits, tuple) else logits, labels)
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -1,0 +1,50 @@
+"""`hf-effmodels tiny-lm STEP ...`: one sub-command for each step of the workshop, a module each.
+
+Such a module has `add(command)`, which declares its sub-commands with what runs them and what shows their results.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from ...training import _set_up_logging as set_up_logging
+from . import inheritance, learning_rate, rounds, shapes, tokenizers
+
+STEPS = (tokenizers, shapes, inheritance, rounds, learning_rate)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one sub-command.
+
+    Raises:
+        ValueError, OSError: for wrong input, before any long work; nothing has been written then.
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(list(argv))
+    if rest and not arguments.takes_recipe:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    set_up_logging()
+    result = arguments.run(arguments, rest) if arguments.takes_recipe else arguments.run(arguments)
+    text = json.dumps(result, indent=2) if arguments.json else arguments.show(result)
+    if text and os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(text + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hf-effmodels tiny-lm",
+        description="Small language models out of large ones (https://arxiv.org/abs/2402.02791).",
+    )
+    commands = parser.add_subparsers(title="steps", required=True, metavar="STEP")
+
+    def command(name: str, run, show, text: str, takes_recipe: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        sub.set_defaults(run=run, show=show, takes_recipe=takes_recipe)
+        return sub
+
+    for step in STEPS:
+        step.add(command)
+    return parser

@@ -1,0 +1,35 @@
+"""The text that a step reads: its options, and what they name."""
+
+import argparse
+
+
+def add_corpus(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--dataset", help="a text file, a folder, a Hub id, or pydoc_topics, as the causal-lm recipes take it"
+    )
+    sub.add_argument("--dataset-config", help="configuration of the data set on the Hub")
+    sub.add_argument("--split", default="train", help="split of the data set")
+    sub.add_argument("--text-column", help="column of the texts")
+    sub.add_argument("--text-unit", default="line", choices=("document", "paragraph", "line"), help="of text files")
+    sub.add_argument("--streaming", action="store_true", help="read the data set while it is used")
+    sub.add_argument("--max-documents", type=int, help="use only the first documents")
+
+
+def find_texts(arguments):
+    """Training and held-out documents, as the causal-lm recipes find them."""
+    from ...training.data.text.documents import load_texts
+    from ...training.tasks.causal_lm.arguments import TextArguments
+
+    if arguments.dataset is None:
+        raise ValueError("--dataset is missing: name a text file, a folder, a Hub id, or pydoc_topics.")
+    streaming = {"streaming": True, "eval_documents": 1000} if arguments.streaming else {}
+    return load_texts(
+        TextArguments(
+            dataset=arguments.dataset,
+            dataset_config=arguments.dataset_config,
+            train_split=arguments.split,
+            text_column=arguments.text_column,
+            text_unit=arguments.text_unit,
+            **streaming,
+        )
+    )

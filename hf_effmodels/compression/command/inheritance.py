@@ -1,0 +1,139 @@
+"""`inherit`: a smaller model out of a trained one."""
+
+import json
+import sys
+
+from .corpus import add_corpus, find_texts
+from .models import load_config
+from .output import add_output, free_output, writing
+from .words import as_table, first_line
+
+
+def add(command) -> None:
+    sub = command("inherit", _inherit, as_table, "A smaller model out of a trained one.")
+    sub.add_argument("--model", required=True, help="a Hub id or a folder: LLaMA layout or PanGu-π")
+    sub.add_argument("--like", help="folder of a configuration that gives the sizes (suggest-config writes one)")
+    for name in ("layers", "hidden-size", "intermediate-size", "heads", "key-value-heads"):
+        sub.add_argument(f"--{name}", type=int, help="size of the smaller model (default: the larger one's)")
+    sub.add_argument("--select-layers", default="ends", help="ends, importance, or numbers such as 0,1,5,11")
+    sub.add_argument("--method", default="l2", help="l1, l2, taylor or learned")
+    sub.add_argument("--rescale-norms", action="store_true", help="let norms keep their scale over fewer channels")
+    sub.add_argument("--mask-steps", type=int, default=200, help="steps of --method learned")
+    sub.add_argument("--calibration-batches", type=int, default=16)
+    sub.add_argument("--batch-size", type=int, default=8, help="sequences of a calibration batch")
+    sub.add_argument("--block-size", type=int, default=256, help="tokens of a calibration sequence")
+    sub.add_argument("--seed", type=int, default=0)
+    add_corpus(sub)
+    add_output(sub)
+
+
+def _inherit(arguments) -> dict:
+    from transformers import AutoModelForCausalLM
+
+    from ..pruning.inheritance import SIZES, check_inheritance, inherit
+    from ..sizes import count_parameters
+
+    output = free_output(arguments)
+    config = load_config(arguments.model)
+    names = ("layers", "hidden_size", "intermediate_size", "heads", "key_value_heads")
+    sizes = dict(zip(SIZES, (getattr(arguments, name) for name in names), strict=True))
+    if arguments.like is not None:
+        like = load_config(arguments.like)
+        sizes = {name: value or getattr(like, name) for name, value in sizes.items()}
+        if like.vocab_size != config.vocab_size:
+            raise ValueError(
+                f"--like: it has {like.vocab_size} tokens, {arguments.model} has {config.vocab_size}; compress its "
+                "tokenizer and embeddings first."
+            )
+    layers = _layer_numbers(arguments.select_layers)
+    check_inheritance(config, layers=layers, method=arguments.method, **sizes)
+    needs_text = arguments.method in ("taylor", "learned") or layers == "importance" or arguments.rescale_norms
+    tokenizer = _tokenizer_of(arguments.model, config, needs_text)
+    batches = _calibration(arguments, tokenizer) if needs_text else None
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="auto")
+    smaller, made_of = inherit(
+        model,
+        **sizes,
+        layers=layers,
+        method=arguments.method,
+        calibration=batches,
+        rescale_norms=arguments.rescale_norms,
+        mask_steps=arguments.mask_steps,
+        seed=arguments.seed,
+        progress=sys.stderr.isatty(),
+    )
+    with writing(output, arguments.overwrite) as folder:
+        smaller.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        (folder / "inheritance.json").write_text(json.dumps(made_of.to_dict()) + "\n", encoding="utf-8")
+    count = count_parameters(smaller.config)
+    return {
+        "parameters": count.total,
+        "of": count_parameters(config).total,
+        "embedding_share": round(count.embedding_share, 4),
+        "layers": made_of.layers,
+        "folder": str(output),
+    }
+
+
+def _layer_numbers(text: str) -> str | list[int]:
+    if text in ("ends", "importance"):
+        return text
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--select-layers: got {text!r}, accepted are ends, importance, or such as 0,1,5.") from None
+
+
+def _tokenizer_of(model: str, config, is_needed: bool):
+    """The tokenizer beside a model; None where there is none and nothing needs it."""
+    from transformers import AutoTokenizer
+
+    from ..tokenizers.embedding_compression import check_vocabulary_size
+    from ..tokenizers.tokenizer_compression import Vocabulary
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        if is_needed:
+            raise OSError(f"--model: {model!r} has no tokenizer that can be read. {first_line(error)}") from error
+        return None
+    check_vocabulary_size(config, Vocabulary(tokenizer).size)
+    return tokenizer
+
+
+def _calibration(arguments, tokenizer) -> list:
+    """Batches of blocks from the beginning of the corpus, packed as the causal-lm task packs them."""
+    from itertools import islice
+
+    import datasets
+    import torch
+
+    from ...training.data.text.packing import Block, Encoder, PackedBlocks, Separators
+
+    for name in ("calibration_batches", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, accepted are 1 and more.")
+    separators = Separators.of(tokenizer)
+    wanted = arguments.calibration_batches * arguments.batch_size
+    train, _ = find_texts(arguments)
+    # Enough documents for the blocks, and no more: the corpus may be large.
+    texts, size = [], 0
+    for row in islice(train, arguments.max_documents):
+        texts.append(row["text"] or "")
+        size += len(texts[-1])
+        if size > 8 * (wanted + 1) * arguments.block_size:
+            break
+    blocks = PackedBlocks(
+        datasets.Dataset.from_dict({"text": texts}),
+        Encoder(tokenizer, separators),
+        Block(arguments.block_size, separators, False),
+        name="the calibration text",
+    )
+    samples = [blocks[number] for number in range(min(wanted, len(blocks)))]
+    return [
+        {name: torch.stack([sample[name] for sample in part]) for name in part[0]}
+        for start in range(0, len(samples), arguments.batch_size)
+        if (part := samples[start : start + arguments.batch_size])
+    ]

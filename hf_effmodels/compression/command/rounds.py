@@ -1,0 +1,118 @@
+"""`select-rounds` and `train-rounds`: training again on what is still hard."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from .words import as_table
+
+
+def add(command) -> None:
+    text = "Losses of a recipe's training samples under a model, and which of them to train on again."
+    sub = command("select-rounds", _select_rounds, as_table, text, takes_recipe=True)
+    sub.add_argument("--model", required=True, help="folder of the model after the round before")
+    sub.add_argument("--output", required=True, help="JSON file for the numbers of the drawn samples")
+    _add_draw(sub)
+
+    text = "Train a causal-lm recipe in rounds, each after the first on the samples with high losses."
+    sub = command("train-rounds", _train_rounds, _rounds_table, text, takes_recipe=True)
+    sub.add_argument("--output_dir", "--output-dir", required=True, help="gets a folder for each round")
+    sub.add_argument("--rounds", type=int, default=2)
+    sub.add_argument("--next-config", help="recipe of the rounds after the first (default: --config's)")
+    _add_draw(sub)
+
+
+def _add_draw(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--rate", type=float, default=0.5, help="share of the samples to draw")
+    sub.add_argument("--temperature", type=float, default=1.0)
+    sub.add_argument("--group-size", type=int, default=1, help="successive samples drawn together, by their mean loss")
+    sub.add_argument("--loss-batch-size", type=int, default=8)
+    sub.add_argument("--draw-seed", type=int, default=0)
+
+
+def _select_rounds(arguments, recipe: list[str]) -> dict:
+    from ...training.run.rounds.rounds import check_rounds, write_drawn
+    from ...training.run.rounds.sample_losses import compute_losses
+
+    check_rounds(1, arguments.rate, arguments.temperature, arguments.group_size)
+    file = Path(arguments.output)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, _ = _prepared([*recipe, "--model", arguments.model], Path(folder) / "run")
+    losses = compute_losses(
+        trainer.model,
+        trainer.train_dataset,
+        batch_size=arguments.loss_batch_size,
+        state_file=file.with_name(file.name + ".losses.npz"),
+        progress=sys.stderr.isatty(),
+    )
+    if not trainer.args.should_save:
+        return {}
+    drawn = write_drawn(
+        file,
+        losses,
+        rate=arguments.rate,
+        temperature=arguments.temperature,
+        group_size=arguments.group_size,
+        seed=arguments.draw_seed,
+    )
+    return {**drawn, "indices": len(drawn["indices"]), "file": str(file)}
+
+
+def _train_rounds(arguments, recipe: list[str]) -> list[dict]:
+    from ...training.run.launch import start_missing_processes
+    from ...training.run.rounds.rounds import check_rounds, train_rounds
+
+    check_rounds(arguments.rounds, arguments.rate, arguments.temperature, arguments.group_size)
+    start_missing_processes()
+
+    def make_trainer(number: int, start: Path | None, folder: Path):
+        argv = recipe
+        if start is not None:
+            argv = [*_with_config(recipe, arguments.next_config), "--model", str(start), "--tokenizer", str(start)]
+        trainer, work = _prepared(argv, folder)
+        trainer.accelerator.end_training = lambda: None  # the processes go on together to the losses
+        return trainer, work
+
+    return train_rounds(
+        make_trainer,
+        arguments.output_dir,
+        rounds=arguments.rounds,
+        rate=arguments.rate,
+        temperature=arguments.temperature,
+        group_size=arguments.group_size,
+        seed=arguments.draw_seed,
+        loss_batch_size=arguments.loss_batch_size,
+        progress=sys.stderr.isatty(),
+    )
+
+
+def _with_config(recipe: list[str], config: str | None) -> list[str]:
+    if config is None:
+        return recipe
+    if "--config" not in recipe:
+        return ["--config", config, *recipe]
+    at = recipe.index("--config")
+    return [*recipe[:at], "--config", config, *recipe[at + 2 :]]
+
+
+def _prepared(recipe: list[str], folder: Path):
+    """A causal-lm trainer with all that a recipe says, and the function that trains it."""
+    from ...training import prepare
+
+    settings = ["--task", "causal-lm", "--output_dir", str(folder), "--resume_from_checkpoint", "auto"]
+    work = prepare("prepare_training", [*recipe, *settings])
+    trainer = work.args[0]
+    if not hasattr(trainer.train_dataset, "__getitem__"):
+        raise ValueError("--streaming: a stream cannot be drawn from; accepted is false.")
+    return trainer, work
+
+
+def _rounds_table(results: list[dict]) -> str:
+    lines = []
+    for result in results:
+        losses = {name: value for name, value in result["metrics"].items() if name.endswith("loss")}
+        after = {name: result[name] for name in ("mean_loss", "mean_drawn_loss") if name in result}
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in {**losses, **after}.items())
+        lines.append(f"round {result['round']}: {result['samples']} samples, {shown}  {result['folder']}")
+    return "\n".join(lines)

@@ -1,0 +1,37 @@
+"""`suggest-config`: a shape for a number of parameters."""
+
+from .words import number
+
+
+def add(command) -> None:
+    sub = command(
+        "suggest-config", _suggest_config, str, "Shapes for a number of parameters, the recommended one first."
+    )
+    sub.add_argument("--params", required=True, type=number, help="such as 1e9, 15M or 1.5B, embeddings included")
+    sub.add_argument("--vocab", required=True, type=number, help="number of tokens, such as 48000 or 48k")
+    sub.add_argument("--model-type", default="llama", help="llama or pangu_pi")
+    sub.add_argument("--width-first", action="store_true", help="recommend LLaMA's proportions instead of depth")
+    sub.add_argument("--tie", action="store_true", help="the head is the embedding")
+    sub.add_argument("--max-layers", type=int, help="deepest recommended network")
+    sub.add_argument("--head-dim", type=int, help="width of a head (default: 128, of small networks 64 or 32)")
+    sub.add_argument("--kv-groups", type=int, default=1, help="query heads for each key and value head")
+    sub.add_argument("--output", help="folder for the recommended config.json")
+
+
+def _suggest_config(arguments):
+    from ..sizes import list_shapes, table
+
+    options = {"tie_word_embeddings": True} if arguments.tie else {}
+    shapes = list_shapes(
+        arguments.params,
+        arguments.vocab,
+        not arguments.width_first,
+        model_type=arguments.model_type,
+        max_layers=arguments.max_layers,
+        head_dim=arguments.head_dim,
+        kv_groups=arguments.kv_groups,
+        **options,
+    )
+    if arguments.output is not None:
+        shapes[0].config.save_pretrained(arguments.output)
+    return [shape.row() for shape in shapes] if arguments.json else table(shapes)

@@ -1,0 +1,116 @@
+"""`compress-tokenizer`: a smaller vocabulary, and the model's rows that go with it."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from .corpus import add_corpus, find_texts
+from .models import load_config
+from .output import add_output, free_output, writing
+from .words import as_table, first_line
+
+STRATEGIES = ("frequency+closure", "frequency")
+
+
+def add(command) -> None:
+    sub = command("compress-tokenizer", _compress_tokenizer, as_table, "Drop the rare tokens of a tokenizer.")
+    sub.add_argument("--tokenizer", required=True, help="a Hub id, a folder, or a SentencePiece BPE tokenizer.model")
+    sub.add_argument("--vocab-size", type=int, help="number of tokens to keep")
+    sub.add_argument("--coverage", type=float, help="or: the share of the corpus's tokens that is to be kept")
+    sub.add_argument("--strategy", default=STRATEGIES[0], choices=STRATEGIES, help="frequency is the published rule")
+    sub.add_argument("--keep", nargs="*", default=[], metavar="TOKEN", help="more tokens to keep")
+    sub.add_argument(
+        "--counts",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="token_counts.json of earlier runs, instead of a corpus",
+    )
+    sub.add_argument("--num-proc", type=int, help="processes that count")
+    sub.add_argument(
+        "--state-file", help="where counting goes on after a kill (default: OUTPUT.counts.json, until it is done)"
+    )
+    sub.add_argument("--model", help="a model whose embedding and head are compressed, too")
+    add_corpus(sub)
+    add_output(sub)
+
+
+def _compress_tokenizer(arguments) -> dict:
+    from transformers import AutoModelForCausalLM
+
+    from ..tokenizers.embedding_compression import check_vocabulary_size, compress_embeddings
+    from ..tokenizers.report import compression_report
+    from ..tokenizers.tokenizer_compression import Vocabulary, check_size, compress_tokenizer
+
+    output = free_output(arguments)
+    sentencepiece, tokenizer = _load_tokenizer(arguments.tokenizer)
+    vocabulary = Vocabulary(tokenizer)
+    check_size(vocabulary, arguments.vocab_size, arguments.coverage)
+    vocabulary.always_kept(arguments.keep)
+    config = None
+    if arguments.model is not None:
+        config = load_config(arguments.model)
+        check_vocabulary_size(config, vocabulary.size)
+    state = Path(arguments.state_file or output.with_name(output.name + ".counts.json"))
+    counts, held_out = _count(arguments, tokenizer, state)
+    compressed, id_map = compress_tokenizer(
+        tokenizer, counts, arguments.vocab_size, arguments.coverage, arguments.strategy, arguments.keep
+    )
+    report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
+    with writing(output, arguments.overwrite) as folder:
+        if arguments.model is not None:
+            model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="auto")
+            compress_embeddings(model, id_map).save_pretrained(folder)
+        compressed.save_pretrained(folder)
+        if sentencepiece is not None:
+            sentencepiece.save_compressed(arguments.tokenizer, id_map, folder / "tokenizer.model")
+        id_map.save(folder / "id_map.json")
+        facts = {**asdict(report), "unreachable": len(report.unreachable)}
+        details = {**facts, "unreachable": report.unreachable, "strategy": arguments.strategy}
+        (folder / "compression.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
+        counts.save(folder / "token_counts.json")
+    if not arguments.state_file:
+        state.unlink(missing_ok=True)
+    return {**facts, "folder": str(output)}
+
+
+def _load_tokenizer(name: str):
+    """(SentencePiece model or None, fast tokenizer)"""
+    from transformers import AutoTokenizer
+
+    from ..tokenizers.sentencepiece_bpe import SentencePieceBPE
+
+    if name.endswith(".model") and Path(name).is_file():
+        model = SentencePieceBPE.load(name)
+        return model, model.to_fast()
+    try:
+        return None, AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise OSError(f"--tokenizer: {name!r} cannot be found or read. {first_line(error)}") from error
+
+
+def _count(arguments, tokenizer, state: Path):
+    """Counts of the corpus, and texts to measure on: those held out, or a sample of the counted ones."""
+    from ..tokenizers.token_counts import TokenCounts, count_tokens
+
+    if arguments.counts:
+        if arguments.dataset is not None:
+            raise ValueError("--counts and --dataset exclude each other.")
+        counts = TokenCounts.load(arguments.counts[0])
+        for file in arguments.counts[1:]:
+            more = TokenCounts.load(file)
+            if more.counts.size != counts.counts.size:
+                raise ValueError(f"--counts: {file} is of {more.counts.size} tokens, not of {counts.counts.size}.")
+            counts.add(more)
+        return counts, []
+    train, held_out = find_texts(arguments)
+    counts = count_tokens(
+        tokenizer,
+        train,
+        num_proc=arguments.num_proc,
+        state_file=state,
+        max_samples=arguments.max_documents,
+        progress=sys.stderr.isatty(),
+    )
+    return counts, [row["text"] or "" for row in held_out]
