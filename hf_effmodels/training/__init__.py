@@ -3,13 +3,15 @@
 A task is a folder of `tasks/` and is found by its name; `task.py` says what one offers.
 """
 
-import importlib
 import logging
 import os
-import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+
+from .task import list_tasks, load_task, naming_extras
+
+__all__ = ["evaluate", "list_tasks", "load_task", "main", "prepare"]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -46,29 +48,14 @@ def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
 
 
 def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
-    """Everything up to the point where the work starts; `stage` is a function's name in the task's module."""
-    try:
-        from .run.arguments import ArgumentReader
+    """Everything up to the point where the work starts: what the task's function `stage` returns, which is a `Run`
+    for `"prepare_training"`."""
+    from .run.arguments import ArgumentReader
 
-        reader = ArgumentReader(argv)
-        task = load_task(reader.task)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{error}. Training needs the extra: pip install 'hf_effmodels[train]'.") from error
-    return getattr(task, stage)(reader)
-
-
-def list_tasks() -> list[str]:
-    """Names of the tasks, such as `"image-classification"`: the folders of `tasks/`."""
-    from . import tasks
-
-    return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules(tasks.__path__) if found.ispkg)
-
-
-def load_task(name: str):
-    """The module `tasks/<name>/task.py`."""
-    if name not in list_tasks():
-        raise ValueError(f"--task: got {name!r}, accepted are {', '.join(map(repr, list_tasks()))}.")
-    return importlib.import_module(f".tasks.{name.replace('-', '_')}.task", __name__)
+    reader = ArgumentReader(argv)
+    task = load_task(reader.task)
+    with naming_extras(reader.task):
+        return getattr(task, stage)(reader)
 
 
 def _set_up_logging() -> None:

@@ -9,13 +9,13 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
-from hf_effmodels import VanillaNetConfig, VanillaNetForImageClassification, VanillaNetModel
+from hf_effmodels import VanillaNetConfig, VanillaNetForImageClassification
 from hf_effmodels.hub.convert import convert_state_dict, read_checkpoint
 from hf_effmodels.registry import ARCHITECTURES
-from hf_effmodels.training.optim.cosine import warmup_cosine_schedule
 from hf_effmodels.training.optim.layer_decay import layer_decay_groups
-from hf_effmodels.training.run.model_callbacks import DeepTrainingCallback, callbacks_for
-from hf_effmodels.training.run.trainer import RecipeArguments, RecipeTrainer
+from hf_effmodels.training.optim.schedules import warmup_cosine_schedule
+from hf_effmodels.training.run.recipe_arguments import RecipeArguments
+from hf_effmodels.training.run.trainer import RecipeTrainer, training_callbacks
 
 TINY = {"hidden_sizes": [8, 12, 16], "strides": [2, 1], "act_num": 1, "num_labels": 4, "initializer_range": 0.2}
 
@@ -202,7 +202,7 @@ def trainer(folder, *, epochs=5, trace=None, deep_training_epochs=3, schedule="l
         args=args,
         train_dataset=Pictures(),
         eval_dataset=Pictures(),
-        callbacks=[*callbacks_for(model), *([trace] if trace else [])],
+        callbacks=[trace] if trace else [],
     )
 
 
@@ -263,7 +263,7 @@ def test_the_best_checkpoint_comes_back_with_its_slope(tmp_path):
 def test_a_trained_model_is_not_annealed_again(tmp_path):
     run = trainer(tmp_path, deep_training_epochs=1, epochs=2)
     run.train()
-    assert not callbacks_for(run.model)
+    assert not run.model.training_callbacks()
     run.train()
     assert run.model.config.act_learn == 1
 
@@ -274,10 +274,34 @@ def test_a_run_too_short_to_anneal_says_so(tmp_path, caplog):
     assert "deep_training_epochs is 3, num_train_epochs 1" in caplog.text
 
 
-def test_networks_inside_others_are_annealed_too():
-    detector = torch.nn.ModuleDict({"backbone": VanillaNetModel(VanillaNetConfig(**TINY, deep_training_epochs=2))})
-    (callback,) = callbacks_for(detector)
-    assert isinstance(callback, DeepTrainingCallback)
+class TwoNetworks(torch.nn.Module):
+    """Such as a detector with two VanillaNets in it."""
+
+    def __init__(self, *epochs):
+        super().__init__()
+        self.parts = torch.nn.ModuleList(
+            VanillaNetForImageClassification(VanillaNetConfig(**TINY, deep_training_epochs=number))
+            for number in epochs
+        )
+
+    def forward(self, pixel_values, labels):
+        return {"loss": sum(part(pixel_values, labels=labels).loss for part in self.parts)}
+
+
+def test_networks_inside_others_are_annealed_each_as_its_configuration_says(tmp_path):
+    model = TwoNetworks(2, 4)
+    assert len(training_callbacks(model)) == 2
+    slopes = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            slopes.append([part.config.act_learn for part in model.parts])
+
+    args = RecipeArguments(
+        output_dir=str(tmp_path), num_train_epochs=3, per_device_train_batch_size=4, save_strategy="no"
+    )
+    RecipeTrainer(model=model, args=args, train_dataset=Pictures(), callbacks=[Watch()]).train()
+    assert slopes == [[0, 0]] * 2 + [[0.5, 0.25]] * 2 + [[1, 0.5]] * 2
 
 
 # Learning rates

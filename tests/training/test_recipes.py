@@ -90,8 +90,7 @@ def test_the_imagenet_recipe_has_the_papers_numbers():
 
 def test_the_quickstart_is_ready_to_train(tmp_path):
     arguments = ["--config", "quickstart/image-classification", "--output_dir", str(tmp_path / "run")]
-    work = prepare("prepare_training", arguments)
-    trainer = work.args[0]
+    trainer = prepare("prepare_training", arguments).trainer
     assert type(trainer.model).__name__ == "GhostNetV3ForImageClassification"
     assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (1438, 359)
     assert trainer.train_dataset[0]["pixel_values"].shape == (3, 32, 32)

@@ -38,7 +38,7 @@ def _select_rounds(arguments, recipe: list[str]) -> dict:
     check_rounds(1, arguments.rate, arguments.temperature, arguments.group_size)
     file = Path(arguments.output)
     with tempfile.TemporaryDirectory() as folder:
-        trainer, _ = _prepared([*recipe, "--model", arguments.model], Path(folder) / "run")
+        trainer = _prepared([*recipe, "--model", arguments.model], Path(folder) / "run").trainer
     losses = compute_losses(
         trainer.model,
         trainer.train_dataset,
@@ -70,9 +70,7 @@ def _train_rounds(arguments, recipe: list[str]) -> list[dict]:
         argv = recipe
         if start is not None:
             argv = [*_with_config(recipe, arguments.next_config), "--model", str(start), "--tokenizer", str(start)]
-        trainer, work = _prepared(argv, folder)
-        trainer.accelerator.end_training = lambda: None  # the processes go on together to the losses
-        return trainer, work
+        return _prepared(argv, folder)
 
     return train_rounds(
         make_trainer,
@@ -97,15 +95,14 @@ def _with_config(recipe: list[str], config: str | None) -> list[str]:
 
 
 def _prepared(recipe: list[str], folder: Path):
-    """A causal-lm trainer with all that a recipe says, and the function that trains it."""
+    """The training run of a causal-lm recipe."""
     from ...training import prepare
 
     settings = ["--task", "causal-lm", "--output_dir", str(folder), "--resume_from_checkpoint", "auto"]
-    work = prepare("prepare_training", [*recipe, *settings])
-    trainer = work.args[0]
-    if not hasattr(trainer.train_dataset, "__getitem__"):
+    run = prepare("prepare_training", [*recipe, *settings])
+    if not hasattr(run.trainer.train_dataset, "__getitem__"):
         raise ValueError("--streaming: a stream cannot be drawn from; accepted is false.")
-    return trainer, work
+    return run
 
 
 def _rounds_table(results: list[dict]) -> str:

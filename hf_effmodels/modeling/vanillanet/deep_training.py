@@ -24,15 +24,19 @@ class DeepTrainingCallback(TrainerCallback):
     λ itself is `config.act_learn`. So every checkpoint says which function its weights belong to, a moving average of
     the weights is evaluated with the same λ, and a resumed run goes on with the λ of its epoch. Once λ has arrived at
     1, `deep_training_epochs` is 0: fine-tuning the trained model does not begin again at ReLU.
+
+    Args:
+        model: the network, or the one it is a part of; by default the model that the Trainer trains.
     """
 
-    def __init__(self):
+    def __init__(self, model: nn.Module | None = None):
+        self.model = model
         self.schedules: list[tuple[nn.Module, int, str]] = []
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.schedules = [
             (module, module.config.deep_training_epochs, module.config.deep_training_schedule)
-            for module in deep_training_models(model)
+            for module in deep_training_models(model if self.model is None else self.model)
         ]
         for module, epochs, _ in self.schedules:
             if state.num_train_epochs <= epochs:

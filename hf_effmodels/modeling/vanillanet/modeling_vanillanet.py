@@ -189,6 +189,18 @@ class VanillaNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingM
             raise ValueError(f"act_learn: got {value}, but a folded {type(self).__name__} has λ = 1 for good.")
         self.config.act_learn = float(value)
 
+    def training_callbacks(self) -> list:
+        """What a Trainer must be given for this model to be trained as its configuration says: the callback of deep
+        training where `deep_training_epochs` is above 0, `Trainer(callbacks=model.training_callbacks(), ...)`.
+
+        Training with this package asks for it by itself, also where this network is a part of another.
+        """
+        if not self.config.deep_training_epochs:
+            return []
+        from .deep_training import DeepTrainingCallback
+
+        return [DeepTrainingCallback(self)]
+
     def _check_reparameterizable(self) -> None:
         if self.config.act_learn != 1:
             raise RuntimeError(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
@@ -12,33 +13,46 @@ from .trainer import RecipeTrainer
 logger = logging.getLogger(__name__)
 
 
-def run_training(
-    trainer: RecipeTrainer, checkpoint: Path | None, config: dict, report: Callable[[dict], dict]
-) -> dict[str, float]:
-    """Record the run, train, report, push if asked to.
+@dataclass
+class Run:
+    """A training run that is ready to start: what a task's `prepare_training` returns. Calling it does the work.
 
-    Args:
+    Attributes:
         trainer: ready to train; everything that can be wrong with the user's input has been looked at.
-        checkpoint: what `checkpoints.open_output_folder` returned.
+        checkpoint: where to go on: what `open_output_folder` returned.
         config: the resolved arguments, which become `training_config.yaml`.
         report: evaluates the trained model and writes the results; takes the metrics of the training and returns all.
-
-    Returns:
-        What `report` returned.
     """
-    args, output = trainer.args, Path(trainer.args.output_dir)
-    PartialState().wait_for_everyone()  # all have looked into the output folder before one writes into it
-    if args.should_save:
-        if args.overwrite_output_dir:
-            clear_output_folder(output)
-        write_run(output, config)
-        logger.info("arguments: %s", output / RUN_FILE)
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint)
-    trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    results = report(trained.metrics)
-    PartialState().wait_for_everyone()
-    if args.push_to_hub:
-        trainer.push_to_hub()
-    trainer.accelerator.end_training()
-    return results
+
+    trainer: RecipeTrainer
+    checkpoint: Path | None
+    config: dict
+    report: Callable[[dict], dict]
+
+    def __call__(self) -> dict[str, float]:
+        """`train`, and part with the other processes."""
+        results = self.train()
+        self.trainer.accelerator.end_training()
+        return results
+
+    def train(self) -> dict[str, float]:
+        """Record the run, train, report, push if asked to. The processes stay together, for whatever follows.
+
+        Returns:
+            What `report` returned.
+        """
+        trainer, args, output = self.trainer, self.trainer.args, Path(self.trainer.args.output_dir)
+        PartialState().wait_for_everyone()  # all have looked into the output folder before one writes into it
+        if args.should_save:
+            if args.overwrite_output_dir:
+                clear_output_folder(output)
+            write_run(output, self.config)
+            logger.info("arguments: %s", output / RUN_FILE)
+        if self.checkpoint is not None:
+            logger.info("going on from %s", self.checkpoint)
+        trained = trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+        results = self.report(trained.metrics)
+        PartialState().wait_for_everyone()
+        if args.push_to_hub:
+            trainer.push_to_hub()
+        return results

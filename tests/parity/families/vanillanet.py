@@ -8,8 +8,8 @@ from hf_effmodels.modeling.vanillanet.configuration_vanillanet import PRESETS, V
 from hf_effmodels.modeling.vanillanet.deep_training import act_learn_at
 from hf_effmodels.modeling.vanillanet.modeling_vanillanet import SeriesActivation
 from hf_effmodels.registry import ARCHITECTURES
-from hf_effmodels.training.optim.cosine import warmup_cosine_schedule
 from hf_effmodels.training.optim.layer_decay import layer_decay_groups
+from hf_effmodels.training.optim.schedules import warmup_cosine_schedule
 
 from ..classification import ClassifierCase
 from ..golden import inputs, state_dict

@@ -1,7 +1,7 @@
 import pytest
 
 from hf_effmodels.training.run.arguments import ArgumentReader, ModelArguments
-from hf_effmodels.training.run.trainer import resolved
+from hf_effmodels.training.run.recipe_arguments import resolved
 from hf_effmodels.training.tasks.image_classification.data import DataArguments
 from hf_effmodels.training.tasks.image_classification.task import ImageClassificationArguments
 from hf_effmodels.training.tasks.image_classification.transforms import AugmentationArguments

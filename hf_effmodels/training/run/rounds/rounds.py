@@ -17,6 +17,7 @@ from accelerate import PartialState
 from transformers import Trainer
 
 from ..output_folder import newest_checkpoint
+from ..run import Run
 from .resampling import DrawnDataset, draw_by_loss, loss_probabilities
 from .sample_losses import compute_losses
 
@@ -27,7 +28,7 @@ LOSSES_FILE, DRAWN_FILE, DONE_FILE = "losses.npz", "drawn.json", "round.json"
 
 
 def train_rounds(
-    make_trainer: Callable[[int, Path | None, Path], Trainer | tuple[Trainer, Callable[[], dict]]],
+    make_trainer: Callable[[int, Path | None, Path], Trainer | Run],
     output_dir: str | Path,
     *,
     rounds: int = 2,
@@ -45,9 +46,8 @@ def train_rounds(
     Args:
         make_trainer: called as `make_trainer(number, start, folder)` for each round that is not trained yet: its
             number from 1, the folder of the model to start from (None in the first round), the folder to train in.
-            Returns a trainer with the whole data set as `train_dataset` (map-style, samples of equal length; here the
-            drawn ones take its place), or the trainer and the function that trains and writes the model (one with
-            `from_pretrained`) into the folder.
+            Returns a `Run` of that folder, or a trainer alone, with the whole data set as `train_dataset` (map-style,
+            samples of equal length; here the drawn ones take its place). The model is one with `from_pretrained`.
         output_dir: gets a folder for each round.
         rounds: how many.
         rate, temperature, group_size: see `draw_by_loss`.
@@ -73,13 +73,14 @@ def train_rounds(
         is_last = number == rounds
         if done is None or (not is_last and not (folder / DRAWN_FILE).is_file()):
             made = make_trainer(number, before if number > 1 else None, folder)
-            trainer, run = made if isinstance(made, tuple) else (made, partial(_train, made, folder))
+            is_run = isinstance(made, Run)
+            trainer, train = (made.trainer, made.train) if is_run else (made, partial(_train, made, folder))
             whole = trainer.train_dataset
             if number > 1:
                 trainer.train_dataset = DrawnDataset(whole, read_drawn(before / DRAWN_FILE, len(whole)))
             if done is None:
                 logger.info("round %d: %d of %d samples", number, len(trainer.train_dataset), len(whole))
-                metrics = run()
+                metrics = train()
                 done = {
                     "round": number,
                     "folder": str(folder),

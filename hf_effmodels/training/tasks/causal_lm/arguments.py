@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...run.arguments import SourceArguments, read_mapping
-from ...run.trainer import RecipeArguments
+from ...run.recipe_arguments import RecipeArguments
 
 #: A tokenizer that is trained on the training text: `train:` and its number of tokens.
 TRAIN_TOKENIZER = "train:"

@@ -19,8 +19,8 @@ from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
 from ...data.text.streaming import PackedStream, read_state
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_output_folder
-from ...run.run import run_training
-from ...run.trainer import resolved
+from ...run.recipe_arguments import resolved
+from ...run.run import Run
 from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments, TextArguments
 from .models import find_tokenizer, load_language_model
 from .reports import write_evaluation, write_results
@@ -28,12 +28,14 @@ from .trainer import CausalLMTrainer
 
 #: The dataclasses that read a training recipe.
 TRAINING_ARGUMENTS = (LanguageModelArguments, TextArguments, CausalLMArguments)
+#: Those that read the arguments of an evaluation.
+EVALUATION_ARGUMENTS = (LanguageModelArguments, TextArguments, EvaluationArguments)
 #: Documents that a tokenizer is trained on at most.
 _TOKENIZER_DOCUMENTS = 100_000
 
 
-def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
-    """Read and check everything; the function returned trains, evaluates and writes the results."""
+def prepare_training(reader: ArgumentReader) -> Run:
+    """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, text_args, args = arguments
     if text_args.streaming:
@@ -66,7 +68,7 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
         metrics = trainer.evaluate()
         return write_results(trainer, train_metrics, metrics, config, model_args, text_args)
 
-    return partial(run_training, trainer, checkpoint, config, report)
+    return Run(trainer, checkpoint, config, report)
 
 
 def _check_report(model, tokenizer, args: CausalLMArguments) -> None:
@@ -144,7 +146,7 @@ def _try_forward(model, blocks: PackedBlocks, args) -> None:
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     """Read and check everything; the function returned evaluates and writes the results."""
-    model_args, text_args, args = reader.read(LanguageModelArguments, TextArguments, EvaluationArguments)
+    model_args, text_args, args = reader.read(*EVALUATION_ARGUMENTS)
     texts = load_evaluation_texts(text_args, model_args.token)
     tokenizer = find_tokenizer(model_args, lambda: read(texts), text_args.block_size)
     model = load_language_model(model_args, tokenizer, text_args.block_size)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from transformers import EvalPrediction, TrainerCallback, default_data_collator
 
-from ...data.text.streaming import STREAM_FILE, PackedStream, read_state, write_state
+from ...data.text.streaming import PackedStream, read_state, write_state
 from ...losses.token_losses import token_losses
 from ...run.sharding import shard_on_cpus, whole_weights
 from ...run.trainer import RecipeTrainer
@@ -227,6 +227,3 @@ class _StepHooks(TrainerCallback):
         if stream is not None:
             state.epoch = state.global_step / state.max_steps  # a stream has no epochs, and resumed counts from 0
             stream.forget(self.trainer.blocks_seen())
-
-
-__all__ = ["STREAM_FILE", "CausalLMTrainer", "MixtureStatistics", "summarize"]

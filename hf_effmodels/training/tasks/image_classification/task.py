@@ -14,10 +14,10 @@ from transformers import EvalPrediction, set_seed
 
 from .... import metrics
 from ...run.arguments import ArgumentReader, ModelArguments
-from ...run.model_callbacks import callbacks_for
 from ...run.output_folder import open_output_folder
-from ...run.run import run_training
-from ...run.trainer import RecipeArguments, RecipeTrainer, resolved
+from ...run.recipe_arguments import RecipeArguments, resolved
+from ...run.run import Run
+from ...run.trainer import RecipeTrainer
 from .data import (
     DataArguments,
     ImageClassificationDataset,
@@ -140,10 +140,11 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 TRAINING_ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, ImageClassificationArguments)
+EVALUATION_ARGUMENTS = (ModelArguments, DataArguments, EvaluationArguments)
 
 
-def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
-    """Read and check everything; the function returned trains, evaluates and writes the results."""
+def prepare_training(reader: ArgumentReader) -> Run:
+    """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, augmentation, args = arguments
     config = {"task": reader.task, **resolved(*arguments)}
@@ -178,7 +179,6 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
         ),
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=ranked_classes,
-        callbacks=callbacks_for(model),
     )
     # What fails for the first image (a broken file, an input too small for the network) fails before anything is
     # written.
@@ -190,7 +190,7 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
         measured = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
         return write_results(trainer, train_metrics, measured, config, model_args, data_args)
 
-    return partial(run_training, trainer, checkpoint, config, report)
+    return Run(trainer, checkpoint, config, report)
 
 
 def _names_from_numbers(*sources: LabelledImages) -> list[str]:
@@ -199,7 +199,7 @@ def _names_from_numbers(*sources: LabelledImages) -> list[str]:
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     """Read and check everything; the function returned evaluates and writes the results."""
-    model_args, data_args, args = reader.read(ModelArguments, DataArguments, EvaluationArguments)
+    model_args, data_args, args = reader.read(*EVALUATION_ARGUMENTS)
     source = load_evaluation_data(data_args, model_args.token)
     model, processor = load_classifier(model_args, names=None)
     if source.names is not None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...run.arguments import SourceArguments, read_mapping
-from ...run.trainer import RecipeArguments
+from ...run.recipe_arguments import RecipeArguments
 
 #: `--tokenizer` that is made from the training texts.
 TRAINED_TOKENIZER = "bpe"
@@ -196,3 +196,4 @@ class EvaluationArguments:
 
 #: What a training recipe may have in it.
 TRAINING_ARGUMENTS = (VisionLanguageModelArguments, VisionLanguageDataArguments, ImageTextToTextArguments)
+EVALUATION_ARGUMENTS = (VisionLanguageModelArguments, VisionLanguageDataArguments, EvaluationArguments)

@@ -7,7 +7,6 @@ each format, `samples.py`, `prompts.py`), `models.py`, `encoding.py`, `trainer.p
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,13 +15,12 @@ from transformers import set_seed
 
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_output_folder
-from ...run.run import run_training
-from ...run.trainer import resolved
+from ...run.recipe_arguments import resolved
+from ...run.run import Run
 from .arguments import (
+    EVALUATION_ARGUMENTS,
     TRAINING_ARGUMENTS,
-    EvaluationArguments,
     ImageTextToTextArguments,
-    VisionLanguageDataArguments,
     VisionLanguageModelArguments,
 )
 from .augmentation import CaptionAugmentation
@@ -37,11 +35,11 @@ from .trainer import ImageTextToTextTrainer
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["TRAINING_ARGUMENTS", "prepare_evaluation", "prepare_training"]
+__all__ = ["EVALUATION_ARGUMENTS", "TRAINING_ARGUMENTS", "prepare_evaluation", "prepare_training"]
 
 
-def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
-    """Read and check everything; the function returned trains, answers the evaluation's questions and writes the
+def prepare_training(reader: ArgumentReader) -> Run:
+    """Read and check everything; the run that is returned trains, answers the evaluation's questions and writes the
     results."""
     model_args, data_args, args = reader.read(*TRAINING_ARGUMENTS)
     config = {"task": reader.task, **resolved(model_args, data_args, args)}
@@ -77,7 +75,7 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
             metrics |= {f"eval_{name}": value for name, value in results.items()}
         return write_results(trainer, train_metrics, metrics, config, model_args, data_args)
 
-    return partial(run_training, trainer, checkpoint, config, report)
+    return Run(trainer, checkpoint, config, report)
 
 
 def _saves_adapters_only(model_args: VisionLanguageModelArguments, args: ImageTextToTextArguments) -> bool:
@@ -121,9 +119,7 @@ def _answers(model, samples: Samples, encoder: Encoder, pixels: Pixels, data_arg
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     """Read and check everything; the function returned answers the questions and writes the results."""
-    model_args, data_args, args = reader.read(
-        VisionLanguageModelArguments, VisionLanguageDataArguments, EvaluationArguments
-    )
+    model_args, data_args, args = reader.read(*EVALUATION_ARGUMENTS)
     if resolve_format(data_args) == "instructions":
         raise ValueError("--data_format: answers to instructions have no score; evaluate on another data set.")
     samples = load_evaluation_data(data_args, model_args.token)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ....pipelines.sam_diffsr.masks import NORMALIZATIONS
 from ...run.arguments import read_mapping
-from ...run.trainer import RecipeArguments
+from ...run.recipe_arguments import RecipeArguments
 
 PARTS = ("encoder", "unet", "scheduler")
 #: What may be asked for as `--metrics`, beyond PSNR and SSIM, which are always measured.

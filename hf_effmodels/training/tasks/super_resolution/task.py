@@ -12,8 +12,8 @@ from transformers import set_seed
 
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_output_folder
-from ...run.run import run_training
-from ...run.trainer import resolved
+from ...run.recipe_arguments import resolved
+from ...run.run import Run
 from .arguments import SuperResolutionArguments, SuperResolutionEvaluationArguments, SuperResolutionModelArguments
 from .data import HighResolutionImages, SuperResolutionDataArguments, load_data, load_evaluation_data
 from .evaluation import (
@@ -32,10 +32,15 @@ from .reports import write_evaluation, write_grid, write_results
 from .trainer import SuperResolutionTrainer, image_loss, noise_loss
 
 TRAINING_ARGUMENTS = (SuperResolutionModelArguments, SuperResolutionDataArguments, SuperResolutionArguments)
+EVALUATION_ARGUMENTS = (
+    SuperResolutionModelArguments,
+    SuperResolutionDataArguments,
+    SuperResolutionEvaluationArguments,
+)
 
 
-def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
-    """Read and check everything; the function returned trains, evaluates and writes the results."""
+def prepare_training(reader: ArgumentReader) -> Run:
+    """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, args = arguments
     config = {"task": reader.task, **resolved(*arguments)}
@@ -67,7 +72,7 @@ def prepare_training(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     def report(train_metrics: dict) -> dict:
         return write_results(trainer, train_metrics, trainer.evaluate(), config, model_args, data_args)
 
-    return partial(run_training, trainer, checkpoint, config, report)
+    return Run(trainer, checkpoint, config, report)
 
 
 def _what_is_trained(model_args: SuperResolutionModelArguments, args: SuperResolutionArguments):
@@ -147,9 +152,7 @@ def _evaluate_and_show(
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:
     """Read and check everything; the function returned evaluates and writes the results."""
-    model_args, data_args, args = reader.read(
-        SuperResolutionModelArguments, SuperResolutionDataArguments, SuperResolutionEvaluationArguments
-    )
+    model_args, data_args, args = reader.read(*EVALUATION_ARGUMENTS)
     for name in ("encoder", "model_config", "legacy_256", "residual_scale"):
         if getattr(model_args, name):
             raise ValueError(f"--{name} goes with training; a trained model has what it needs.")

@@ -17,8 +17,9 @@ from hf_effmodels.compression import (
     loss_probabilities,
     train_rounds,
 )
+from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.run.rounds import sample_losses
-from hf_effmodels.training.run.trainer import RecipeArguments, RecipeTrainer
+from hf_effmodels.training.run.trainer import RecipeTrainer
 
 from ....compression.conftest import LLAMA
 

@@ -199,7 +199,7 @@ def test_weight_decay_and_optimizers_are_those_asked_for(digits_run, tmp_path):
         "--output_dir",
         str(tmp_path / "o"),
     ]
-    trainer = prepare("prepare_training", [*digits_run, *GHOSTNET, *options]).args[0]
+    trainer = prepare("prepare_training", [*digits_run, *GHOSTNET, *options]).trainer
     optimizer = trainer.create_optimizer()
     assert type(optimizer).__name__ == "Lamb"
     decayed, free = optimizer.param_groups
@@ -211,7 +211,7 @@ def test_weight_decay_and_optimizers_are_those_asked_for(digits_run, tmp_path):
 
 def test_layers_below_the_classifier_learn_more_slowly_on_demand(digits_run, tmp_path):
     options = ["--layer_decay", "0.5", "--optim", "lamb", "--output_dir", str(tmp_path / "run")]
-    trainer = prepare("prepare_training", [*digits_run, *GHOSTNET, *options]).args[0]
+    trainer = prepare("prepare_training", [*digits_run, *GHOSTNET, *options]).trainer
     rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
     of = {name: rates[id(parameter)] for name, parameter in trainer.model.named_parameters()}
     assert {rate for name, rate in of.items() if name.startswith("classifier")} == {0.05}
@@ -227,7 +227,7 @@ def test_losses_are_the_mean_over_all_images_of_a_step(digits_run, tmp_path):
     cross = -(soft * logits.log_softmax(1)).sum() / 12
     binary = -(soft * logits.sigmoid().log() + (1 - soft) * (-logits).sigmoid().log()).sum() / 120
     for loss, expected in (("cross_entropy", cross), ("binary_cross_entropy", binary)):
-        trainer = prepare("prepare_training", [*digits_run, *options, "--loss", loss]).args[0]
+        trainer = prepare("prepare_training", [*digits_run, *options, "--loss", loss]).trainer
         trainer.model.train()
         # Six of the step's twelve images; the Trainer counts the elements of the labels.
         of_classes = trainer.classification_loss({"logits": logits}, labels, torch.tensor(12))

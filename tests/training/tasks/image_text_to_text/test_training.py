@@ -100,7 +100,7 @@ def test_training_goes_on_from_what_was_saved_with_the_weights_it_was_saved_with
 
 def test_other_processes_can_read_the_samples(colour_run, tmp_path):
     # Where processes are not forked, a data loader's workers get the data set pickled.
-    trainer = prepare("prepare_training", [*colour_run, "--output_dir", str(tmp_path / "run")]).args[0]
+    trainer = prepare("prepare_training", [*colour_run, "--output_dir", str(tmp_path / "run")]).trainer
     sample, copy = (
         dataset[3] for dataset in (trainer.train_dataset, pickle.loads(pickle.dumps(trainer.train_dataset)))
     )

@@ -1,0 +1,101 @@
+"""A task is found by its folder, or by its import path; what it lacks is named when it is loaded."""
+
+import sys
+from textwrap import dedent
+
+import pytest
+
+from hf_effmodels.training import list_tasks, load_task, prepare
+from hf_effmodels.training.task import naming_extras, task_extras
+
+WHOLE = """
+    from dataclasses import dataclass
+
+    @dataclass
+    class Arguments:
+        number: int = 1
+
+    TRAINING_ARGUMENTS = EVALUATION_ARGUMENTS = (Arguments,)
+
+    def prepare_training(reader):
+        (arguments,) = reader.read(*TRAINING_ARGUMENTS)
+        return lambda: {"twice": 2 * arguments.number}
+
+    def prepare_evaluation(reader):
+        raise ModuleNotFoundError("No module named 'abacus.beads'", name="abacus.beads")
+"""
+
+
+@pytest.fixture
+def make_task(tmp_path, monkeypatch):
+    """Writes a package that is a task, outside this package's tree, under a name of its own."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name: str, task: str = WHOLE, init: str = 'EXTRAS = ("train", "peft")') -> str:
+        folder = tmp_path.joinpath(*name.split("."))
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(init)
+        (folder / "task.py").write_text(dedent(task))
+        return name
+
+    yield make
+    for module in [module for module in sys.modules if module.startswith("toy_")]:
+        del sys.modules[module]
+
+
+def test_every_folder_of_tasks_offers_what_a_task_must():
+    assert list_tasks() == ["causal-lm", "image-classification", "image-text-to-text", "super-resolution"]
+    for name in list_tasks():
+        assert load_task(name).TRAINING_ARGUMENTS
+        assert "train" in task_extras(name)
+    assert "diffusion" in task_extras("super-resolution")
+
+
+@pytest.mark.parametrize("name", ["toy_counting", "toy_projects.counting"])
+def test_a_package_anywhere_is_a_task_by_its_import_path(make_task, name):
+    make_task(name)
+    assert prepare("prepare_training", ["--task", name, "--number", "21"])() == {"twice": 42}
+
+
+@pytest.mark.parametrize("name", ["dancing", "json", "os.path", "no_such.package", "image_classification", "../tasks"])
+def test_what_is_no_task_is_refused_with_the_names_of_all(name):
+    with pytest.raises(ValueError, match=f"--task: got '{name}', accepted are 'causal-lm', 'image-classification'"):
+        load_task(name)
+
+
+@pytest.mark.parametrize(
+    "task, init, message",
+    [
+        (WHOLE, "", "toy_lacking has no EXTRAS"),
+        (WHOLE, 'EXTRAS = "train"', "toy_lacking has no EXTRAS"),
+        (WHOLE.replace("def prepare_evaluation", "def evaluate"), "EXTRAS = ()", "not offer prepare_evaluation;"),
+        (WHOLE.replace("(Arguments,)", "Arguments"), "EXTRAS = ()", "TRAINING_ARG.*, EVALUATION_ARG.*;"),
+        (
+            WHOLE.replace("= (Arguments,)", "= (int,)"),
+            "EXTRAS = ()",
+            "not offer TRAINING_ARG.*, EVALUATION_ARGUMENTS;",
+        ),
+    ],
+)
+def test_what_a_task_lacks_is_named_when_it_is_loaded(make_task, task, init, message):
+    name = make_task("toy_lacking", task, init)
+    with pytest.raises(ValueError, match=message):
+        load_task(name)
+
+
+def test_a_missing_library_names_the_extras_of_the_task(make_task, monkeypatch):
+    name = make_task("toy_importing", "import abacus.beads")
+    with pytest.raises(ImportError, match=r"'abacus'. --task toy_imp.* pip install 'hf_effmodels\[train,peft\]'"):
+        load_task(name)
+    name = make_task("toy_later")
+    with pytest.raises(ImportError, match=r"--task toy_later .*hf_effmodels\[train,peft\]"):
+        prepare("prepare_evaluation", ["--task", name])
+    with pytest.raises(ImportError, match=r"'diffusers'.*hf_effmodels\[train,diffusion\]"):
+        with naming_extras("super-resolution"):
+            raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
+
+
+def test_a_module_of_the_task_that_is_missing_is_not_blamed_on_an_extra(make_task):
+    name = make_task("toy_broken", "from . import data")
+    with pytest.raises(ImportError, match="^cannot import name 'data'|^No module named 'toy_broken.data'"):
+        load_task(name)
