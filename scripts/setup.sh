@@ -1,21 +1,35 @@
 # Sourced by quickstart.sh and test.sh: `setup_environment EXTRA` makes .venv where it is not there yet, installs the
 # package with that extra into it, and activates it. Installed again only when the requirements have changed.
+# CONSTRAINTS names another file of pins than constraints.txt. CONSTRAINTS=newest takes the newest versions that setup.cfg
+# allows, in an environment of its own, .venv-newest, which is brought up to date once a day.
 
 setup_environment() {
-    local extra=$1 python=${PYTHON:-python3} stamp
+    local extra=$1 python=${PYTHON:-python3} pins=${CONSTRAINTS:-constraints.txt} folder=.venv stamp
+    local -a how
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         { echo "error: $python is $("$python" -V 2>&1), hf_effmodels needs Python 3.10 or later; set PYTHON=" >&2; return 1; }
-    if [ ! -x .venv/bin/python ]; then
-        echo "Making the environment .venv"
-        rm -rf .venv
-        "$python" -m venv .venv
+    if [ "$pins" = newest ]; then
+        folder=.venv-newest
+        how=(--upgrade --upgrade-strategy eager)
+        stamp=$(date +%F)-$(cksum <setup.cfg | tr ' ' -)
+    elif [ -f "$pins" ]; then
+        how=(-c "$pins")
+        stamp=$(cat setup.cfg "$pins" | cksum | tr ' ' -)
+    else
+        echo "error: CONSTRAINTS: got '$pins', accepted are a file of pins and newest" >&2
+        return 1
     fi
-    # shellcheck disable=SC1091
-    . .venv/bin/activate
-    stamp=.venv/installed-$extra-$(cat setup.cfg constraints.txt | cksum | tr ' ' -)
+    if [ ! -x "$folder/bin/python" ]; then
+        echo "Making the environment $folder"
+        rm -rf "$folder"
+        "$python" -m venv "$folder"
+    fi
+    # shellcheck disable=SC1090
+    . "$folder/bin/activate"
+    stamp=$folder/installed-$extra-$stamp
     if [ ! -e "$stamp" ]; then
         echo "Installing hf_effmodels[$extra] (a minute or two)"
-        python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extra]"
+        python -m pip install --quiet --disable-pip-version-check "${how[@]}" -e ".[$extra]"
         touch "$stamp"
     fi
 }
