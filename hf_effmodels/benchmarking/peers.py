@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..modeling.decoders.causal_lm_configuration import DecoderConfig
+from ..modeling.decoders.configuration_decoder import DecoderConfig
 from ..models import create_model, find_preset, get_config
 from ..registry import pipeline_configuration
 

@@ -1,4 +1,4 @@
-"""From transformers' LLaMA to a decoder that has the same weights and some more, and back."""
+"""LLaMA's names and weights: from transformers' LLaMA to a decoder that has them and some more, and back."""
 
 import copy
 

@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2CLS
 
-from ..decoders.causal_lm_configuration import DecoderConfig
+from ..decoders.configuration_decoder import DecoderConfig
 
 
 @strict

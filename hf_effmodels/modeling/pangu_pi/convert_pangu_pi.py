@@ -19,7 +19,6 @@ from ..decoders.llama_layout import (
     read_llama,
 )
 from .configuration_pangu_pi import PanguPiConfig
-from .modeling_pangu_pi import PanguPiSeriesActivation
 
 #: Rotary tables that old LLaMA checkpoints carry.
 IGNORED = re.compile(r"rotary_emb\.inv_freq$")
@@ -54,16 +53,17 @@ def llama_to_pangu_pi(cls, model, **overrides):
 
 def pangu_pi_to_llama(model):
     """See `PanguPiPreTrainedModel.to_llama`."""
-    weights = {name: value for name, value in model.state_dict().items() if ".act_fn." not in name}
+    weights, series = dict(model.state_dict()), model.config.series_activations
     for name in [name for name in weights if ".augmented_shortcuts." in name]:
         if name.endswith("up_proj.weight") and weights[name].any():
             raise ValueError(f"model: {name} is in use (not zero), LLaMA has no augmented shortcut.")
         weights.pop(name)
-    for name, module in model.named_modules():
-        if isinstance(module, PanguPiSeriesActivation):
-            plain = _starts_as(model.config.hidden_act, model.config.series_activations)
-            if not (plain and torch.equal(module.scale, module.initial_scale()) and not module.bias.any()):
-                raise ValueError(f"model: {name} is in use (scale is not (1, 0, …) or bias not 0), LLaMA has none.")
+    for name in [name for name in weights if ".act_fn." in name]:
+        value = weights.pop(name)
+        first, others = (value[0] - 1, value[1:]) if name.endswith(".scale") else (value[0], value[1:])
+        if first.any() or others.any() or not _starts_as(model.config.hidden_act, series):
+            place = name.rpartition(".")[0]
+            raise ValueError(f"model: {place} is in use (scale is not (1, 0, …) or bias not 0), LLaMA has none.")
 
     cls = getattr(modeling_llama, type(model).__name__.replace("PanguPi", "Llama"))
     fields = {key: value for key, value in common_fields(model.config).items() if key not in _NEW_FIELDS}

@@ -22,11 +22,10 @@ from transformers.modeling_layers import (
 from transformers.models.llama.modeling_llama import (
     LlamaForCausalLM,
     LlamaMLP,
-    LlamaModel,
     LlamaPreTrainedModel,
 )
 
-from ..decoders.causal_lm import Attention, RMSNorm, RotaryEmbedding, causal_lm_loss
+from ..decoders.modeling_decoder import Attention, DecoderModel, RMSNorm, causal_lm_loss
 from .configuration_pangu_pi import PanguPiConfig
 
 
@@ -259,21 +258,10 @@ class PanguPiPreTrainedModel(LlamaPreTrainedModel):
         return pangu_pi_to_llama(self)
 
 
-class PanguPiModel(PanguPiPreTrainedModel, LlamaModel):
+class PanguPiModel(PanguPiPreTrainedModel, DecoderModel):
     """The decoder: `forward` is `LlamaModel`'s, the blocks are PanGu-π's."""
 
-    def __init__(self, config: PanguPiConfig):
-        super(LlamaModel, self).__init__(config)  # not LLaMA's own, which would build its blocks
-        self.padding_idx = config.pad_token_id
-        self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        self.layers = nn.ModuleList(
-            PanguPiDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
-        )
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = RotaryEmbedding(config)
-        self.gradient_checkpointing = False
-        self.post_init()
+    block_class = PanguPiDecoderLayer
 
 
 class PanguPiForCausalLM(PanguPiPreTrainedModel, LlamaForCausalLM):

@@ -2,7 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 
-from ..decoders.causal_lm_configuration import DecoderConfig
+from ..decoders.configuration_decoder import DecoderConfig
 
 
 @strict

@@ -15,19 +15,18 @@ from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
     GenericForTokenClassification,
+    GradientCheckpointingLayer,
 )
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.llama.modeling_llama import (
-    LlamaDecoderLayer,
     LlamaForCausalLM,
-    LlamaModel,
     LlamaPreTrainedModel,
 )
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
-from ..decoders.causal_lm import Attention, RMSNorm, RotaryEmbedding, causal_lm_loss
+from ..decoders.modeling_decoder import Attention, DecoderModel, RMSNorm, causal_lm_loss
 from .configuration_parameternet_moe import ParameterNetMoeConfig
 
 
@@ -101,15 +100,37 @@ class ParameterNetMoeMLP(nn.Module):
         return probability[..., None] * output
 
 
-class ParameterNetMoeDecoderLayer(LlamaDecoderLayer):
-    """LLaMA's block with the mixture as its feed-forward."""
+class ParameterNetMoeDecoderLayer(GradientCheckpointingLayer):
+    """h + attention(norm(h)), then h + mlp(norm(h)) with the mixture as mlp."""
 
     def __init__(self, config: ParameterNetMoeConfig, layer_idx: int):
-        super(LlamaDecoderLayer, self).__init__()  # not LLaMA's own, which would build its feed-forward
+        super().__init__()
         self.self_attn = Attention(config, layer_idx)
         self.mlp = ParameterNetMoeMLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = False,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        attention, _ = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            position_embeddings=position_embeddings,
+            **kwargs,
+        )
+        hidden_states = hidden_states + attention
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
 class ParameterNetMoePreTrainedModel(LlamaPreTrainedModel):
@@ -148,21 +169,10 @@ class ParameterNetMoePreTrainedModel(LlamaPreTrainedModel):
         return llama_to_parameternet_moe(cls, model, **overrides)
 
 
-class ParameterNetMoeModel(ParameterNetMoePreTrainedModel, LlamaModel):
+class ParameterNetMoeModel(ParameterNetMoePreTrainedModel, DecoderModel):
     """The decoder: `forward` is `LlamaModel`'s; `output_router_logits` asks for those of every layer."""
 
-    def __init__(self, config: ParameterNetMoeConfig):
-        super(LlamaModel, self).__init__(config)  # not LLaMA's own, which would build its blocks
-        self.padding_idx = config.pad_token_id
-        self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        self.layers = nn.ModuleList(
-            ParameterNetMoeDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)
-        )
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = RotaryEmbedding(config)
-        self.gradient_checkpointing = False
-        self.post_init()
+    block_class = ParameterNetMoeDecoderLayer
 
 
 def balance_loss(router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None = None) -> torch.Tensor:

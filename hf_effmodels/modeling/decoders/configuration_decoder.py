@@ -1,4 +1,4 @@
-"""The configuration that the decoders share: LLaMA's fields.
+"""Configuration of a decoder in LLaMA's layout; each architecture adds its own fields.
 
 Not a subclass of `LlamaConfig`: importing that imports transformers' Auto classes, with which ours are registered.
 """

@@ -1,9 +1,11 @@
-"""What the decoders share with LLaMA, in a form that keeps the precision of the model.
+"""The blocks that the decoders share with LLaMA, in a form that keeps the precision of the model.
 
 transformers' LLaMA computes norms, rotary tables and the loss in float32 whatever the model's dtype. Here a float64
 model is float64 throughout, so that it can be compared with a reference to the last digit; in every other dtype the
 numbers are LLaMA's own (on CPU to the last bit).
 """
+
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss, fixed_cross_entropy
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
+    LlamaModel,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
     eager_attention_forward,
@@ -85,6 +88,27 @@ class Attention(LlamaAttention):
             **kwargs,
         )
         return self.o_proj(output.flatten(2)), weights
+
+
+class DecoderModel(LlamaModel):
+    """LLaMA's decoder with blocks of its own: `forward` is `LlamaModel`'s.
+
+    Attributes:
+        block_class: takes a configuration and the number of the block.
+    """
+
+    block_class: ClassVar[type[nn.Module]]
+
+    def __init__(self, config):
+        super(LlamaModel, self).__init__(config)  # not LLaMA's own, which would build its blocks
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList(self.block_class(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = RotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
 
 
 def causal_lm_loss(
