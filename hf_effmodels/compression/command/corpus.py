@@ -17,8 +17,8 @@ def add_corpus(sub: argparse.ArgumentParser) -> None:
 
 def find_texts(arguments):
     """Training and held-out documents, as the causal-lm recipes find them."""
+    from ...training.data.text.arguments import TextArguments
     from ...training.data.text.documents import load_texts
-    from ...training.tasks.causal_lm.arguments import TextArguments
 
     if arguments.dataset is None:
         raise ValueError("--dataset is missing: name a text file, a folder, a Hub id, or pydoc_topics.")

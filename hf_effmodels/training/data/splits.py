@@ -1,6 +1,14 @@
 """Data sets as `datasets` reads them, for every task: their splits, their columns, and what is wrong in one line."""
 
+import logging
 from collections.abc import Sequence
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+#: Splits to evaluate on where none is named, the first there is.
+EVAL_SPLITS = ("validation", "valid", "val", "test")
 
 
 def load_splits(args, token: str | None, *, name: str | None = None, data_files=None, **options) -> dict:
@@ -46,6 +54,93 @@ def pick_split(splits: dict, argument: str, name: str):
     if name not in splits:
         raise ValueError(f"{argument}: there is no {name!r}, the splits are {', '.join(splits)}.")
     return splits[name]
+
+
+def evaluation_split(args, splits: Sequence[str], *, alone: bool = False) -> str | None:
+    """Name of the split to evaluate on; None where its samples are held out of the training split.
+
+    This is the rule of every task: what `--eval_fraction` or `--eval_holdout` hold out, or else `--eval_split`, or
+    else the first of `EVAL_SPLITS`. Where there is none of them training holds out some samples, and an evaluation by
+    itself takes the only split as a whole.
+
+    Args:
+        args: `SplitArguments`.
+        splits: those that there are.
+        alone: there is no training.
+
+    Raises:
+        ValueError: there is no such split, or (alone) it is not clear which of several is meant.
+    """
+    if args.eval_fraction is not None or args.eval_holdout is not None:
+        return None
+    if args.eval_split is not None:
+        if args.eval_split not in splits:
+            raise ValueError(f"--eval_split: there is no {args.eval_split!r}, the splits are {', '.join(splits)}.")
+        return args.eval_split
+    usual = next((name for name in EVAL_SPLITS if name in splits), None)
+    if usual is not None or not alone:
+        return usual
+    if len(splits) != 1:
+        raise ValueError(f"--eval_split: name one of the splits of {args.dataset}, which are {', '.join(splits)}.")
+    (only,) = splits
+    if only == args.train_split:
+        logger.warning(
+            "evaluating on all of %s/%s, its only split. A model that was trained on it has seen these samples; "
+            "--eval_fraction or --eval_holdout, as in the training, take those that it has not.",
+            *(args.dataset, only),
+        )
+    return only
+
+
+def number_held_out(args, total: int, split: str, default: int | None = None) -> int:
+    """How many of the `total` samples of the training split are held out: `--eval_holdout` or `--eval_fraction`, else
+    `default`, a tenth of them unless given. At least one is, and at least one stays.
+
+    Raises:
+        ValueError: nothing could be held out, or nothing would stay.
+    """
+    if args.eval_holdout is not None and args.eval_holdout >= total:
+        raise ValueError(
+            f"--eval_holdout: {args.eval_holdout} of the {total} samples of {split} leave none to train on."
+        )
+    if total < 2:
+        raise ValueError(f"--eval_split: {split} has {total} samples: nothing can be held out for the evaluation.")
+    if args.eval_holdout is not None:
+        number = args.eval_holdout
+    elif args.eval_fraction is None and default is not None:
+        number = default
+    else:
+        number = round((args.eval_fraction or 0.1) * total)
+    number = min(max(1, number), total - 1)
+    logger.info("evaluating on %d of the %d samples of %s", number, total, split)
+    return number
+
+
+def stratified_sample(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """A mask of about `fraction` of each class, the same in every run: at least one of a class of two or more."""
+    _, sizes = np.unique(labels, return_counts=True)
+    return _drawn(labels, [min(size - 1, max(1, round(fraction * size))) for size in sizes.tolist()])
+
+
+def stratified_choice(labels: np.ndarray, number: int) -> np.ndarray:
+    """A mask of `number` samples, the same in every run: of each class its share, and not its last sample as long as
+    others have some left."""
+    _, sizes = np.unique(labels, return_counts=True)
+    share, limit = number * sizes / len(labels), sizes - 1
+    counts = np.minimum(np.floor(share).astype(np.int64), limit)
+    while counts.sum() < number:
+        if (counts == limit).all():
+            limit = sizes
+        counts[np.argmax(np.where(counts < limit, share - counts, -np.inf))] += 1
+    return _drawn(labels, counts.tolist())
+
+
+def _drawn(labels: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    mask = np.zeros(len(labels), dtype=bool)
+    for label, count in zip(np.unique(labels), counts, strict=True):
+        mask[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
+    return mask
 
 
 class Column:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
+from ..data.seeded import SeededDataset, data_seed
 from ..optim.layer_decay import layer_decay_groups
 from ..optim.optimizers import optimizer_class_and_settings
 from ..optim.schedules import step_decay_schedule, warmup_cosine_schedule
@@ -26,14 +27,16 @@ logger = logging.getLogger(__name__)
 class EpochSampler(Sampler[int]):
     """Sample numbers in an order that depends on the seed and the epoch alone.
 
-    In epoch e sample i comes out as e * n + i: with `divmod(number, n)` a data set knows the epoch of each sample it
-    is asked for, in any worker process and after any restart.
+    In epoch e sample i comes out as e * n + i: with `divmod(number, n)` a `SeededDataset` knows the epoch of each
+    sample it is asked for, in any worker process and after any restart. Without `count_epochs` it comes out as i, as
+    a plain map-style data set takes it.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True):
+    def __init__(self, length: int, seed: int, shuffle: bool = True, count_epochs: bool = True):
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.count_epochs = count_epochs
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -43,11 +46,11 @@ class EpochSampler(Sampler[int]):
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter((self.epoch * self.length + order).tolist())
+        return iter((self.count_epochs * self.epoch * self.length + order).tolist())
 
 
 class RecipeTrainer(Trainer):
-    """The Trainer of all recipes. Its training set is asked for the numbers of `EpochSampler`."""
+    """The Trainer of all recipes. Its training set is a `SeededDataset`, or a plain map-style or iterable one."""
 
     args: RecipeArguments
 
@@ -108,8 +111,9 @@ class RecipeTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         shuffle = self.args.train_sampling_strategy != "sequential"
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._sampler = EpochSampler(len(train_dataset or self.train_dataset), seed, shuffle)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        counts = isinstance(dataset, SeededDataset)
+        self._sampler = EpochSampler(len(dataset), data_seed(self.args), shuffle, count_epochs=counts)
         return self._sampler
 
     # The weights that are evaluated and saved

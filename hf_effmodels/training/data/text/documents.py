@@ -5,15 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...tasks.causal_lm.arguments import TextArguments
-from ..splits import load_splits, pick_split
+from ..splits import evaluation_split, load_splits, number_held_out, pick_split
+from .arguments import TextArguments
 
 logger = logging.getLogger(__name__)
 
 #: The texts of Python's help on its language (`help("while")`), which come with every Python.
 PYDOC_TOPICS = "pydoc_topics"
 
-_EVAL_SPLITS = ("validation", "valid", "val", "test")
 _FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -29,26 +28,30 @@ def load_texts(args: TextArguments, token: str | None = None) -> tuple[Any, Any]
     """
     splits = _load_splits(args, token)
     train = _text_only(pick_split(splits, "--train_split", args.train_split), args)
-    eval_split = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
-    if args.eval_fraction is not None or eval_split is None:
-        train, evaluation = _hold_out(train, args)
+    if args.eval_dataset is not None:
+        evaluation = load_evaluation_texts(args, token)
+    elif (name := evaluation_split(args, list(splits))) is not None:
+        evaluation = _limited(_text_only(splits[name], args), args.eval_documents)
     else:
-        evaluation = _limited(_text_only(pick_split(splits, "--eval_split", eval_split), args), args.eval_documents)
+        train, evaluation = _hold_out(train, args)
     train = _limited(train, args.max_train_documents)
     return train, _limited(evaluation, args.max_eval_documents)
 
 
 def load_evaluation_texts(args: TextArguments, token: str | None = None):
-    """The documents `load_texts` would evaluate on; of a data set with a single split all of them, unless
-    `--eval_fraction` says how much of it was held out."""
+    """The documents `load_texts` would evaluate on; of a data set with one split all of it, unless the arguments hold
+    some out."""
+    if args.eval_dataset is not None:
+        args = args.of_eval_dataset()
     splits = _load_splits(args, token)
-    name = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
-    if args.eval_fraction is not None:
-        return _limited(load_texts(args, token)[1], args.max_eval_documents)
-    if name is None and len(splits) > 1:
-        raise ValueError(f"--eval_split: name one of the splits of {args.dataset}, which are {', '.join(splits)}.")
-    texts = _text_only(pick_split(splits, "--eval_split", name or next(iter(splits))), args)
-    return _limited(_limited(texts, args.eval_documents), args.max_eval_documents)
+    names = list(splits)
+    # Of a stream without a split to evaluate on it is the first documents, as many as are named, that are held out.
+    is_first = args.eval_documents is not None and evaluation_split(args, names) is None
+    name = None if is_first else evaluation_split(args, names, alone=True)
+    if name is None:
+        train = _text_only(pick_split(splits, "--train_split", args.train_split), args)
+        return _limited(_hold_out(train, args)[1], args.max_eval_documents)
+    return _limited(_limited(_text_only(splits[name], args), args.eval_documents), args.max_eval_documents)
 
 
 def read(texts, limit: int | None = None) -> Iterator[str]:
@@ -121,16 +124,15 @@ def _limited(rows, count: int | None):
 
 def _hold_out(train, args: TextArguments) -> tuple[Any, Any]:
     if args.streaming:
-        if args.eval_documents is None:
+        number = args.eval_documents or args.eval_holdout
+        if number is None:
             raise ValueError("--eval_documents: say how many documents of the stream are held out for the evaluation.")
-        return train.skip(args.eval_documents), train.take(args.eval_documents)
-    fraction = args.eval_fraction or 0.1
-    if len(train) == 1:
-        return _cut(train[0]["text"] or "", fraction, args.dataset)
-    logger.info("evaluating on %g per cent of the documents of %s", 100 * fraction, args.dataset)
-    count = min(max(1, round(fraction * len(train))), len(train) - 1)
+        return train.skip(number), train.take(number)
+    if len(train) == 1 and args.eval_holdout is None:
+        return _cut(train[0]["text"] or "", args.eval_fraction or 0.1, args.dataset)
+    number = number_held_out(args, len(train), f"{args.dataset}/{args.train_split}")
     # Evenly spread: neighbouring documents are often of one kind.
-    held_out = {(2 * i + 1) * len(train) // (2 * count) for i in range(count)}
+    held_out = {(2 * i + 1) * len(train) // (2 * number) for i in range(number)}
     return train.select([i for i in range(len(train)) if i not in held_out]), train.select(sorted(held_out))
 
 

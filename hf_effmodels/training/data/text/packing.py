@@ -169,8 +169,10 @@ class PackedBlocks(Dataset):
         return self.length
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """Block `number`; in training the number of `EpochSampler`, which counts the epochs, too."""
-        start = (number % self.length) * (self.block.size - 1)
+        """Block `number`, from 0."""
+        if not 0 <= number < self.length:
+            raise IndexError(f"block {number} of {self.length}")
+        start = number * (self.block.size - 1)
         return self.block.sample(self.tokens(start, min(start + self.block.size, self.total)))
 
     def tokens(self, start: int, end: int) -> np.ndarray:

@@ -1,9 +1,8 @@
 """The arguments of the task causal-lm."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from ...run.arguments import SourceArguments, read_mapping
+from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
 
 #: A tokenizer that is trained on the training text: `train:` and its number of tokens.
@@ -54,79 +53,6 @@ class LanguageModelArguments:
             # 256 bytes and the token between documents
             if not size.isdigit() or int(size) < 257:
                 raise ValueError(f"--tokenizer: got {self.tokenizer!r}, accepted are whole numbers from 257 there.")
-
-
-@dataclass
-class TextArguments(SourceArguments):
-    """Which text, and how it becomes blocks of tokens."""
-
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "A data set on the Hub, a local folder of one, a format with data_files or data_dir (text, json, "
-            "parquet, csv, ...), a .txt, .json, .jsonl, .parquet or .csv file, or pydoc_topics (the texts of Python's "
-            "own help)."
-        },
-    )
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column of the text; by default 'text' or the only one that holds texts."}
-    )
-    text_unit: Literal["document", "paragraph", "line"] = field(
-        default="document", metadata={"help": "What counts as one document in local text files."}
-    )
-    streaming: bool = field(
-        default=False, metadata={"help": "Read the training text while training, instead of preparing all of it."}
-    )
-    shuffle_blocks: int = field(
-        default=1024, metadata={"help": "With streaming: that many successive blocks are shuffled at a time."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(
-        default=None, metadata={"help": "Split to evaluate on; by default validation, valid, val or test, if any."}
-    )
-    eval_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate on this share of the training documents (always the same, not trained on), or on the "
-            "end of the only document. 0.1 where there is no split to evaluate on."
-        },
-    )
-    eval_documents: int | None = field(
-        default=None,
-        metadata={
-            "help": "With streaming: evaluate on that many documents; the first of the training text (not trained on) "
-            "where there is no split to evaluate on."
-        },
-    )
-    max_train_documents: int | None = field(default=None, metadata={"help": "Use only the first documents."})
-    max_eval_documents: int | None = field(default=None, metadata={"help": "Use only the first documents."})
-    block_size: int = field(default=1024, metadata={"help": "Tokens of a training sequence."})
-    document_attention: Literal["shared", "separate"] = field(
-        default="shared",
-        metadata={
-            "help": "shared: tokens see what precedes them in the block. separate: only what precedes them in their "
-            "document, and positions count from its beginning."
-        },
-    )
-    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
-
-    def __post_init__(self):
-        if not self.dataset:
-            raise ValueError("--dataset is missing: name a data set on the Hub, a file, a folder, or pydoc_topics.")
-        super().__post_init__()
-        if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
-            raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
-        if self.eval_fraction is not None and self.eval_split is not None:
-            raise ValueError("--eval_fraction and --eval_split exclude each other.")
-        if self.streaming and self.eval_fraction is not None:
-            raise ValueError("--eval_fraction: a stream has no known length; hold out a number of --eval_documents.")
-        if self.eval_documents is not None and not self.streaming:
-            raise ValueError("--eval_documents goes with --streaming true; use --eval_fraction.")
-        if self.block_size < 2:
-            raise ValueError(f"--block_size: got {self.block_size}, accepted are whole numbers from 2.")
-        for name in ("shuffle_blocks", "eval_documents", "max_train_documents", "max_eval_documents"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
 
 
 @dataclass

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -15,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import hf_effmodels
 
-from ...data.text.tokenization import has_tokenizer, load_tokenizer, train_tokenizer, wrap_tokenizer
+from ...data.text.tokenization import has_tokenizer, load_tokenizer, train_tokenizer
 from .arguments import TRAIN_TOKENIZER, LanguageModelArguments
 
 logger = logging.getLogger(__name__)
@@ -72,24 +70,10 @@ def find_tokenizer(
         )
     if folder is not None and has_tokenizer(folder):
         return load_tokenizer(str(folder))
-    return _train_once(texts, int(args.tokenizer[len(TRAIN_TOKENIZER) :]), max_length)
-
-
-def _train_once(texts, vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
-    """Trained by the first process and sent to the others, which then have it to the last merge."""
-    from tokenizers import Tokenizer
-
-    state, content = PartialState(), [None]
-    if state.is_main_process:
-        try:
-            content[0] = train_tokenizer(texts(), vocab_size, max_length).backend_tokenizer.to_str()
-        except ValueError as error:
-            content[0] = error
-    broadcast_object_list(content)
-    if isinstance(content[0], ValueError):
-        raise content[0]
+    vocab_size = int(args.tokenizer[len(TRAIN_TOKENIZER) :])
+    tokenizer = train_tokenizer(texts, vocab_size, max_length)
     logger.info("trained a byte-level BPE of %d tokens", vocab_size)
-    return wrap_tokenizer(Tokenizer.from_str(content[0]), max_length)
+    return tokenizer
 
 
 def load_language_model(

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from ....hub.card import check_license
+from ...data.text.arguments import TextArguments
 from ...data.text.documents import load_evaluation_texts, load_texts, read
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
 from ...data.text.streaming import PackedStream, read_state
@@ -21,7 +22,7 @@ from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_output_folder
 from ...run.recipe_arguments import resolved
 from ...run.run import Run
-from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments, TextArguments
+from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments
 from .models import find_tokenizer, load_language_model
 from .reports import write_evaluation, write_results
 from .trainer import CausalLMTrainer

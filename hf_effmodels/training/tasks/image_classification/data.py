@@ -1,27 +1,32 @@
 """Labelled pictures from anywhere `datasets` reads, checked before training starts."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
+from ...data.arguments import ImageSplitArguments
+from ...data.digits import load_image_splits
 from ...data.images import read_image
-from ...data.splits import Column, find_column, load_splits, pick_split
-from ...run.arguments import SourceArguments
+from ...data.seeded import SeededDataset
+from ...data.splits import (
+    Column,
+    evaluation_split,
+    find_column,
+    number_held_out,
+    pick_split,
+    stratified_choice,
+    stratified_sample,
+)
 from .mixing import SAMPLE_SEED
 
-logger = logging.getLogger(__name__)
-
-_EVAL_SPLITS = ("validation", "valid", "val", "test")
 _SHOWN = 20
 
 
 @dataclass
-class DataArguments(SourceArguments):
+class DataArguments(ImageSplitArguments):
     """Which pictures."""
 
     dataset: str | None = field(
@@ -37,31 +42,11 @@ class DataArguments(SourceArguments):
     label_column: str | None = field(
         default=None, metadata={"help": "Column of the labels; by default the only one with class names, or 'label'."}
     )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(
-        default=None, metadata={"help": f"Split to evaluate on; by default the first of {', '.join(_EVAL_SPLITS)}."}
-    )
-    eval_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate on this share of the training split, drawn per class and always the same (and not "
-            "trained on). 0.1 where there is no split to evaluate on."
-        },
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
 
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("--dataset is missing: name a data set on the Hub, a folder, imagefolder, or digits.")
         super().__post_init__()
-        if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
-            raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
-        if self.eval_fraction is not None and self.eval_split is not None:
-            raise ValueError("--eval_fraction and --eval_split exclude each other.")
-        for name in ("max_train_samples", "max_eval_samples"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
 
 
 @dataclass(frozen=True)
@@ -95,30 +80,27 @@ class LabelledImages:
         return self.select(np.linspace(0, len(self) - 1, limit).round().astype(np.int64))
 
 
-class ImageClassificationDataset(Dataset):
+class ImageClassificationDataset(SeededDataset):
     """Samples `{"pixel_values": (channels, height, width) tensor, "labels": int}`.
 
-    With a seed it is a training set: sample number e * n + i (see `EpochSampler`) is picture i with the random
-    numbers of (seed, e, i), and carries one of them for what mixes samples.
+    With a seed it is a training set, whose samples carry a random number of their own for what mixes samples.
     """
 
     def __init__(self, source: LabelledImages, transform, num_channels: int, seed: int | None = None):
+        super().__init__(seed)
         self.source = source
         self.transform = transform
         self.num_channels = num_channels
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor | int]:
-        epoch, index = divmod(number, len(self.source))
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, torch.Tensor | int]:
         image = self._read(index)
         sample = {"labels": int(self.source.labels[index])}
-        if self.seed is None:
+        if rng is None:
             sample["pixel_values"] = self.transform(image)
         else:
-            rng = np.random.default_rng((self.seed, epoch, index))
             sample[SAMPLE_SEED] = int(rng.integers(2**32))
             sample["pixel_values"] = self.transform(image, rng)
         return sample
@@ -139,20 +121,16 @@ def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledIm
         OSError: a data set that cannot be found or reached.
     """
     splits = load_image_splits(args, token)
-    train = _labelled(
-        pick_split(splits, "--train_split", args.train_split), args, f"{args.dataset}/{args.train_split}"
-    )
-    eval_split = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
-    if args.eval_fraction is not None or eval_split is None:
-        fraction = args.eval_fraction or 0.1
-        logger.info("evaluating on %g per cent of %s", 100 * fraction, train.split)
-        held_out = stratified_sample(train.labels, fraction)
-        evaluation = replace(train.select(held_out), split=f"{train.split} (held out)")
-        train = train.select(~held_out)
+    train = _split(splits, args, "--train_split", args.train_split)
+    if args.eval_dataset is not None:
+        evaluation = load_evaluation_data(args, token)
+    elif (name := evaluation_split(args, list(splits))) is not None:
+        evaluation = _split(splits, args, "--eval_split", name).evenly(args.max_eval_samples)
     else:
-        evaluation = _labelled(pick_split(splits, "--eval_split", eval_split), args, f"{args.dataset}/{eval_split}")
+        train, evaluation = _hold_out(train, args)
+        evaluation = evaluation.evenly(args.max_eval_samples)
     evaluation = _with_names_of(train, evaluation)
-    train, evaluation = train.evenly(args.max_train_samples), evaluation.evenly(args.max_eval_samples)
+    train = train.evenly(args.max_train_samples)
     for source in (train, evaluation):
         if not len(source):
             raise ValueError(f"{source.split} is empty.")
@@ -160,49 +138,33 @@ def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledIm
 
 
 def load_evaluation_data(args: DataArguments, token: str | None = None) -> LabelledImages:
-    """The evaluation pictures alone; raises as `load_data`."""
+    """The evaluation pictures alone, those of `load_data`; of a data set with one split all of it, unless the
+    arguments hold some out. Raises as `load_data`."""
+    if args.eval_dataset is not None:
+        args = args.of_eval_dataset()
     splits = load_image_splits(args, token)
-    name = args.eval_split or next((name for name in _EVAL_SPLITS if name in splits), None)
+    name = evaluation_split(args, list(splits), alone=True)
     if name is None:
-        raise ValueError(f"--eval_split: name one of the splits of {args.dataset}, which are {', '.join(splits)}.")
-    source = _labelled(pick_split(splits, "--eval_split", name), args, f"{args.dataset}/{name}")
+        source = _hold_out(_split(splits, args, "--train_split", args.train_split), args)[1]
+    else:
+        source = _split(splits, args, "--eval_split", name)
     if not len(source):
         raise ValueError(f"{source.split} is empty.")
     return source.evenly(args.max_eval_samples)
 
 
-def stratified_sample(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """A mask of about `fraction` of each class, the same in every run: at least one of a class of two or more."""
-    rng = np.random.default_rng(0)
-    mask = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        number = min(len(members) - 1, max(1, round(fraction * len(members))))
-        mask[rng.permutation(members)[:number]] = True
-    return mask
+def _hold_out(train: LabelledImages, args: DataArguments) -> tuple[LabelledImages, LabelledImages]:
+    """The rest, and the share of each class that is evaluated on."""
+    number = number_held_out(args, len(train), train.split)
+    if args.eval_holdout is not None:
+        held_out = stratified_choice(train.labels, number)
+    else:
+        held_out = stratified_sample(train.labels, args.eval_fraction or 0.1)
+    return train.select(~held_out), replace(train.select(held_out), split=f"{train.split} (held out)")
 
 
-def load_image_splits(args, token: str | None) -> dict:
-    """As `load_splits`, and the built-in digits."""
-    return _load_digits() if args.dataset == "digits" else load_splits(args, token)
-
-
-def _load_digits() -> dict[str, list[dict]]:
-    """The 8x8 gray digits of scikit-learn as 8-bit images; a fifth of each class is the test split."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    values = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    names = [str(number) for number in digits.target_names]
-    rows = [
-        {"image": Image.fromarray(value), "label": names[label]}
-        for value, label in zip(values, digits.target, strict=True)
-    ]
-    test = stratified_sample(digits.target, 0.2)
-    return {
-        "train": [row for row, held_out in zip(rows, test, strict=True) if not held_out],
-        "test": [row for row, held_out in zip(rows, test, strict=True) if held_out],
-    }
+def _split(splits: dict, args: DataArguments, argument: str, name: str) -> LabelledImages:
+    return _labelled(pick_split(splits, argument, name), args, f"{args.dataset}/{name}")
 
 
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:

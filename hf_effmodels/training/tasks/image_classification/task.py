@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from transformers import EvalPrediction, set_seed
 
 from .... import metrics
+from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments
 from ...run.output_folder import open_output_folder
 from ...run.recipe_arguments import RecipeArguments, resolved
@@ -166,7 +167,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     trainer = ImageClassificationTrainer(
         model=model,
         args=args,
-        train_dataset=ImageClassificationDataset(train, train_transform, num_channels, args.seed),
+        train_dataset=ImageClassificationDataset(train, train_transform, num_channels, data_seed(args)),
         eval_dataset=ImageClassificationDataset(evaluation, eval_transform, num_channels),
         processing_class=processor,
         data_collator=Collator(

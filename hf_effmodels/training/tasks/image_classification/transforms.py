@@ -4,7 +4,6 @@ Random numbers come from the generator that is handed in, never from global stat
 on nothing but that generator. Everything pickles, for data loader workers of either start method.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,12 +13,12 @@ import torch
 from PIL import Image, ImageEnhance
 from transformers.image_processing_base import ImageProcessingMixin
 
+from ...data.augment import erase, random_resized_box
 from ...data.images import MODES
 from ...data.randaugment import RandAugment
 
 INTERPOLATIONS = {name.lower(): Image.Resampling[name] for name in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS")}
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-_ATTEMPTS = 10
 
 
 @dataclass
@@ -182,27 +181,6 @@ class TrainingTransform:
         return pixels
 
 
-def random_resized_box(
-    width: int, height: int, scale: Sequence[float], ratio: Sequence[float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """A random part (left, top, right, bottom) of an image: its share of the area is uniform in `scale`, the logarithm
-    of its width / height uniform in `ratio`'s (https://arxiv.org/abs/1409.4842, section 6).
-
-    After ten parts that do not fit it is the centre, as large as `ratio` allows.
-    """
-    for _ in range(_ATTEMPTS):
-        area = rng.uniform(*scale) * width * height
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-            return left, top, left + w, top + h
-    w = min(width, max(1, round(height * ratio[1])))
-    h = min(height, max(1, round(width / ratio[0])))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
-
-
 def shift(image: Image.Image, distance: int, rng: np.random.Generator) -> Image.Image:
     """The image moved by up to `distance` pixels each way; black comes in."""
     left, top = (int(rng.integers(-distance, distance + 1)) for _ in range(2))
@@ -217,26 +195,3 @@ def color_jitter(image: Image.Image, strength: Sequence[float], rng: np.random.G
         factor = rng.uniform(max(0.0, 1.0 - strengths[index]), 1.0 + strengths[index])
         image = _ENHANCERS[index](image).enhance(factor)
     return image
-
-
-def erase(pixels: torch.Tensor, max_count: int, mode: str, rng: np.random.Generator) -> None:
-    """Random erasing (https://arxiv.org/abs/1708.04896) of a normalised image (channels, height, width), in place.
-
-    1 to `max_count` rectangles of together 2 to 33 per cent of the area, height / width from 0.3 to 1 / 0.3, filled
-    with standard normal noise (`mode="pixel"`) or zeros (`"const"`).
-    """
-    channels, height, width = pixels.shape
-    count = int(rng.integers(1, max_count + 1))
-    for _ in range(count):
-        for _ in range(_ATTEMPTS):
-            area = rng.uniform(0.02, 1 / 3) * height * width / count
-            aspect = math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
-            h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if h < height and w < width:
-                top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                if mode == "pixel":
-                    filling = torch.from_numpy(rng.standard_normal((channels, h, w), dtype=np.float32))
-                else:
-                    filling = 0.0
-                pixels[:, top : top + h, left : left + w] = filling
-                break

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...run.arguments import SourceArguments, read_mapping
+from ...data.arguments import ImageSplitArguments, check_counts
+from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
 
 #: `--tokenizer` that is made from the training texts.
@@ -67,7 +68,7 @@ class VisionLanguageModelArguments:
 
 
 @dataclass
-class VisionLanguageDataArguments(SourceArguments):
+class VisionLanguageDataArguments(ImageSplitArguments):
     """Which pictures and texts."""
 
     dataset: str | None = field(
@@ -111,19 +112,6 @@ class VisionLanguageDataArguments(SourceArguments):
             "help": "table: what is asked; {question} is the question. The default is the chat template's form."
         },
     )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(
-        default=None, metadata={"help": "Split to evaluate on; by default validation, valid, val or test."}
-    )
-    eval_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate on this share of the training split, always the same (and not trained on). 0.1 where "
-            "there is no split to evaluate on."
-        },
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
     max_length: int = field(
         default=512, metadata={"help": "Tokens of prompt and answer together, the prefix included; the rest is cut."}
     )
@@ -136,13 +124,7 @@ class VisionLanguageDataArguments(SourceArguments):
         if not self.dataset:
             raise ValueError("--dataset is missing: name a data set on the Hub, a folder or file, or digits.")
         super().__post_init__()
-        if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
-            raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
-        if self.eval_fraction is not None and self.eval_split is not None:
-            raise ValueError("--eval_fraction and --eval_split exclude each other.")
-        for name in ("max_train_samples", "max_eval_samples", "max_new_tokens"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
+        check_counts(self, "max_new_tokens")
         if self.max_length < 8:
             raise ValueError(f"--max_length: got {self.max_length}, accepted are whole numbers from 8.")
         if "{question}" not in self.prompt_template:

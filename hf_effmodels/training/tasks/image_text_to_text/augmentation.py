@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from ...data import randaugment
-from ..image_classification.transforms import random_resized_box
+from ...data.augment import random_resized_box
 
 SCALE, RATIO = (0.5, 1.0), (3 / 4, 4 / 3)
 #: Of RandAugment: operations per image, the probability of each, and its strength of 10.

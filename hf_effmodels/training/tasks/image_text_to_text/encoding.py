@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from ...data.images import read_image
+from ...data.seeded import SeededDataset
 from ...losses.token_losses import IGNORED
 from .samples import Sample, Samples
 
@@ -74,30 +74,27 @@ class Pixels:
         return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
 
 
-class ImageTextToTextDataset(Dataset):
+class ImageTextToTextDataset(SeededDataset):
     """`{"input_ids": list, "labels": list}`, with `pixel_values` (3, height, width) where there is an image.
 
-    With a seed it is a training set: sample number e * n + i (see `EpochSampler`) is sample i with the random numbers
-    of (seed, e, i).
+    With a seed it is a training set, whose images are augmented.
     """
 
     def __init__(self, samples: Samples, encoder: Encoder, pixels: Pixels, seed: int | None = None):
+        super().__init__(seed)
         self.samples = samples
         self.encoder = encoder
         self.pixels = pixels
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, number: int) -> dict:
-        epoch, index = divmod(number, len(self.samples))
+    def sample(self, index: int, rng: np.random.Generator | None) -> dict:
         sample = self.samples[index]
         try:
             ids, labels = self.encoder(sample)
             item = {"input_ids": ids, "labels": labels}
             if sample.image is not None:
-                rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, index))
                 item["pixel_values"] = self.pixels(sample.image, rng)
         except (ValueError, OSError) as error:
             raise type(error)(f"row {self.samples.numbers[index]} of {self.samples.split}: {error}") from error

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,12 +15,14 @@ import hf_effmodels
 from ....modeling.adem_vl.configuration_adem_vl import PRESETS, AdemVLConfig
 from ....modeling.adem_vl.modeling_adem_vl import AdemVLForConditionalGeneration, load_vision_tower
 from ....modeling.adem_vl.processing_adem_vl import IMAGE_PREFIX, NO_IMAGE_TEXT, AdemVLProcessor
-from ...data.text.tokenizer import train_tokenizer
+from ...data.text.tokenization import train_tokenizer
 from .arguments import TRAINED_TOKENIZER, VisionLanguageModelArguments
 from .samples import Samples
 
 #: How many training texts a tokenizer is made from.
 _TOKENIZER_TEXTS = 100_000
+#: Of such a tokenizer, as LLaMA names them: their ids are 0, 1 and 2.
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def load_model(
@@ -148,7 +151,9 @@ def _random(args: VisionLanguageModelArguments, samples: Samples | None):
     elif samples is None:
         raise ValueError(f"--tokenizer: {TRAINED_TOKENIZER} is made from training texts, and there is no training.")
     else:
-        tokenizer = train_tokenizer(_texts(samples), args.tokenizer_vocab_size)
+        tokenizer = train_tokenizer(
+            partial(_texts, samples), args.tokenizer_vocab_size, special_tokens=SPECIAL_TOKENS, at_most=True
+        )
     settings["text_config"] = {
         "model_type": "llama",
         **settings.get("text_config", {}),

@@ -76,10 +76,9 @@ class Samples:
             return self
         return replace(self, numbers=self.numbers[np.linspace(0, len(self) - 1, limit).round().astype(np.int64)])
 
-    def held_out(self, fraction: float) -> tuple["Samples", "Samples"]:
-        """The rest, and a share of about `fraction` (at least one), the same in every run."""
+    def held_out(self, number: int) -> tuple["Samples", "Samples"]:
+        """The rest, and `number` of them, the same in every run."""
         chosen = np.zeros(len(self), dtype=bool)
-        count = min(len(self) - 1, max(1, round(fraction * len(self))))
-        chosen[np.random.default_rng(0).permutation(len(self))[:count]] = True
+        chosen[np.random.default_rng(0).permutation(len(self))[:number]] = True
         rest, held_out = (replace(self, numbers=self.numbers[mask]) for mask in (~chosen, chosen))
         return rest, replace(held_out, split=f"{self.split} (held out)")

@@ -1,17 +1,14 @@
 """The data sets of the paper, and tables: whatever is named becomes `Samples`, checked before training starts."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from ..image_classification.data import load_image_splits
+from ...data.digits import load_image_splits
+from ...data.splits import evaluation_split, number_held_out
 from . import coco_captions, instructions, mme, science_qa, table
 from .arguments import VisionLanguageDataArguments
 from .samples import Samples
 
-logger = logging.getLogger(__name__)
-
-EVAL_SPLITS = ("validation", "valid", "val", "test")
 #: Hub ids whose columns say what they are.
 KNOWN = {"derek-thomas/ScienceQA": "science_qa", "lmms-lab/MME": "mme", "digits": "table"}
 #: Longest answers, where the arguments do not say.
@@ -54,25 +51,31 @@ def load_data(args: VisionLanguageDataArguments, token: str | None = None) -> tu
         raise ValueError("--data_format: mme is for evaluation only (scripts/eval.py).")
     splits = _splits(args, kind, token)
     train = _pick(splits, "--train_split", args.train_split, args)
-    name = args.eval_split or next((name for name in EVAL_SPLITS if name in splits), None)
-    if args.eval_fraction is not None or name is None:
-        fraction = args.eval_fraction or 0.1
-        if len(train) < 2:
-            raise ValueError(f"{train.split} has {len(train)} row: nothing can be held out for the evaluation.")
-        logger.info("evaluating on %g per cent of %s", 100 * fraction, train.split)
-        train, evaluation = train.held_out(fraction)
-    else:
+    if args.eval_dataset is not None:
+        evaluation = load_evaluation_data(args, token)
+    elif (name := evaluation_split(args, list(splits))) is not None:
         evaluation = _pick(splits, "--eval_split", name, args)
+    else:
+        train, evaluation = _hold_out(train, args)
     return _looked_at(train.evenly(args.max_train_samples)), _looked_at(evaluation.evenly(args.max_eval_samples))
 
 
 def load_evaluation_data(args: VisionLanguageDataArguments, token: str | None = None) -> Samples:
-    """The evaluation samples alone; raises as `load_data`."""
+    """The evaluation samples alone, those of `load_data`; of a data set with one split all of it, unless the arguments
+    hold some out. Raises as `load_data`."""
+    if args.eval_dataset is not None:
+        args = args.of_eval_dataset()
     splits = _splits(args, resolve_format(args), token)
-    name = args.eval_split or next((name for name in EVAL_SPLITS if name in splits), None)
+    name = evaluation_split(args, list(splits), alone=True)
     if name is None:
-        raise ValueError(f"--eval_split: name one of the splits of {args.dataset}, which are {', '.join(splits)}.")
-    return _looked_at(_pick(splits, "--eval_split", name, args).evenly(args.max_eval_samples))
+        samples = _hold_out(_pick(splits, "--train_split", args.train_split, args), args)[1]
+    else:
+        samples = _pick(splits, "--eval_split", name, args)
+    return _looked_at(samples.evenly(args.max_eval_samples))
+
+
+def _hold_out(train: Samples, args: VisionLanguageDataArguments) -> tuple[Samples, Samples]:
+    return train.held_out(number_held_out(args, len(train), train.split))
 
 
 def _splits(args: VisionLanguageDataArguments, kind: str, token: str | None) -> dict[str, Callable[[], Samples]]:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from transformers import set_seed
 
+from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_output_folder
 from ...run.recipe_arguments import resolved
@@ -60,7 +61,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         model=model,
         args=args,
         adapter_only=adapter_only,
-        train_dataset=ImageTextToTextDataset(train, encoder, pixels, args.seed),
+        train_dataset=ImageTextToTextDataset(train, encoder, pixels, data_seed(args)),
         eval_dataset=ImageTextToTextDataset(evaluation, encoder, pixels),
         processing_class=processor,
         data_collator=Collator(processor.tokenizer.pad_token_id, with_mask=not processor.use_cls_token),

@@ -1,7 +1,6 @@
 """High-resolution images from anywhere, with prepared low-resolution images and structure maps where there are any."""
 
 import importlib.util
-import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,14 +13,10 @@ from torch.nn import functional as F
 
 from ....pipelines.sam_diffsr.masks import decode_regions
 from ....pipelines.sam_diffsr.matlab_resize import imresize
+from ...data.arguments import ImageSplitArguments
 from ...data.images import read_image
-from ...data.splits import Column, find_column, load_splits, pick_split
-from ...run.arguments import SourceArguments
-from .arguments import check_counts
+from ...data.splits import Column, evaluation_split, find_column, load_splits, number_held_out, pick_split
 
-logger = logging.getLogger(__name__)
-
-EVAL_SPLITS = ("validation", "valid", "val", "test")
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 #: Columns of tables that `hf-effmodels prepare super-resolution-masks` writes, beside the image.
 REGIONS, VALUES, LOW, NAME = "regions", "values", "low", "name"
@@ -34,7 +29,7 @@ _CACHE_BYTES = 256 * 2**20
 
 
 @dataclass
-class SuperResolutionDataArguments(SourceArguments):
+class SuperResolutionDataArguments(ImageSplitArguments):
     """Which images."""
 
     dataset: str | None = field(
@@ -59,30 +54,11 @@ class SuperResolutionDataArguments(SourceArguments):
         default=None,
         metadata={"help": "Folder of prepared low-resolution images, named as the others or with x4 at the end."},
     )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_dataset: str | None = field(
-        default=None, metadata={"help": "Evaluate on the images of another data set; as --dataset."}
-    )
-    eval_split: str | None = field(
-        default=None, metadata={"help": f"Split to evaluate on; by default the first of {', '.join(EVAL_SPLITS)}."}
-    )
-    eval_holdout: int | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate on this many images of the training split, evenly spread (and not trained on). Where "
-            "there is nothing else to evaluate on: 5 per cent, at most 100."
-        },
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
 
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("--dataset is missing: name a folder of images, a data set on the Hub or skimage_photos.")
         super().__post_init__()
-        check_counts(self, "eval_holdout", "max_train_samples", "max_eval_samples")
-        if self.eval_holdout is not None and (self.eval_split is not None or self.eval_dataset is not None):
-            raise ValueError("--eval_holdout excludes --eval_split and --eval_dataset.")
         if self.low_column is not None and self.low_folder is not None:
             raise ValueError("--low_column and --low_folder exclude each other.")
 
@@ -246,43 +222,47 @@ def load_data(
         OSError: a data set that cannot be found or reached.
     """
     splits = _splits(args, token)
-    train = _source(pick_split(splits, "--train_split", args.train_split), args, f"{args.dataset}/{args.train_split}")
+    train = _split(splits, args, "--train_split", args.train_split)
     if args.eval_dataset is not None:
-        other = replace(args, dataset=args.eval_dataset, data_files=None, data_dir=None)
-        # Columns and folders are those of the data set to train on; a table may share the name of its images.
-        other = replace(other, low_folder=None, low_column=None, image_column=_shared_column(other))
-        evaluation = load_evaluation_data(other, token)
+        evaluation = load_evaluation_data(args, token)
+    elif (name := evaluation_split(args, list(splits))) is not None:
+        evaluation = _split(splits, args, "--eval_split", name)
     else:
-        eval_split = args.eval_split or next((name for name in EVAL_SPLITS if name in splits), None)
-        if eval_split is None or args.eval_holdout is not None:
-            count = args.eval_holdout or min(100, max(1, round(0.05 * len(train))))
-            if count >= len(train):
-                raise ValueError(f"--eval_holdout: {count} of {len(train)} images leave nothing to train on.")
-            held_out = np.zeros(len(train), dtype=bool)
-            held_out[np.linspace(0, len(train) - 1, count).round().astype(np.int64)] = True
-            logger.info("evaluating on %d of the %d images of %s", count, len(train), train.split)
-            evaluation = replace(train.select(held_out), split=f"{train.split} (held out)")
-            train = train.select(~held_out)
-        else:
-            evaluation = _source(pick_split(splits, "--eval_split", eval_split), args, f"{args.dataset}/{eval_split}")
-            evaluation = evaluation.evenly(args.max_eval_samples)
-    if not len(train):
-        raise ValueError(f"{train.split} is empty.")
+        train, evaluation = _hold_out(train, args)
+    for source in (train, evaluation):
+        if not len(source):
+            raise ValueError(f"{source.split} is empty.")
     return train.evenly(args.max_train_samples), evaluation.evenly(args.max_eval_samples)
 
 
 def load_evaluation_data(args: SuperResolutionDataArguments, token: str | None = None) -> HighResolutionImages:
-    """The images to evaluate on alone; raises as `load_data`."""
+    """The images to evaluate on alone, those of `load_data`; of a data set with one split all of it, unless the
+    arguments hold some out. Raises as `load_data`."""
+    if args.eval_dataset is not None:
+        args = args.of_eval_dataset()
+        # Columns and folders are those of the data set to train on; a table may share the name of its images.
+        args = replace(args, low_folder=None, low_column=None, image_column=_shared_column(args))
     splits = _splits(args, token)
-    name = args.eval_split or next((name for name in EVAL_SPLITS if name in splits), None)
-    if name is None and len(splits) == 1:
-        name = next(iter(splits))
+    name = evaluation_split(args, list(splits), alone=True)
     if name is None:
-        raise ValueError(f"--eval_split: name one of the splits of {args.dataset}, which are {', '.join(splits)}.")
-    source = _source(pick_split(splits, "--eval_split", name), args, f"{args.dataset}/{name}")
+        source = _hold_out(_split(splits, args, "--train_split", args.train_split), args)[1]
+    else:
+        source = _split(splits, args, "--eval_split", name)
     if not len(source):
         raise ValueError(f"{source.split} is empty.")
     return source.evenly(args.max_eval_samples)
+
+
+def _hold_out(train: HighResolutionImages, args) -> tuple[HighResolutionImages, HighResolutionImages]:
+    """The rest, and the evenly spread images that are evaluated on."""
+    number = number_held_out(args, len(train), train.split, default=min(100, round(0.05 * len(train))))
+    held_out = np.zeros(len(train), dtype=bool)
+    held_out[np.linspace(0, len(train) - 1, number).round().astype(np.int64)] = True
+    return train.select(~held_out), replace(train.select(held_out), split=f"{train.split} (held out)")
+
+
+def _split(splits: dict, args: SuperResolutionDataArguments, argument: str, name: str) -> HighResolutionImages:
+    return _source(pick_split(splits, argument, name), args, f"{args.dataset}/{name}")
 
 
 def _shared_column(args: SuperResolutionDataArguments) -> str | None:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from ....pipelines.sam_diffsr.masks import normalize_structure
 from ....pipelines.sam_diffsr.matlab_resize import imresize
+from ...data.seeded import SeededDataset
 from .data import HighResolutionImages
 
 # Low-resolution pixels that the resizing kernels (4 wide, stretched when reducing) reach beyond a patch.
@@ -39,29 +39,26 @@ class PatchOptions:
     legacy_mask_crop: bool = False
 
 
-class PatchDataset(Dataset):
+class PatchDataset(SeededDataset):
     """Random patches with all the random numbers of a training step.
 
     A sample has `low` (3, h, w), `high` and `upsampled` (3, H, W), in [-1, 1]; for diffusion also `timestep`, `noise`
     (3, H, W) and, with structure maps, `structure` (1, H, W), or (1, h, w) with `legacy_mask_crop`.
 
-    Sample number e * n + i (see `EpochSampler`) depends on (seed, e, i) alone: a run that goes on after a kill, or
-    with another number of worker processes, sees the same patches and the same noise. Whether there are structure
-    maps changes none of the other random numbers.
+    A run that goes on after a kill, or with another number of worker processes, sees the same patches and the same
+    noise. Whether there are structure maps changes none of the other random numbers.
     """
 
     def __init__(self, source: HighResolutionImages, options: PatchOptions, seed: int):
+        super().__init__(seed)
         self.source = source
         self.options = options
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.source) * self.options.patches_per_image
 
-    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        options, (epoch, index) = self.options, divmod(number, len(self))
-        rng = np.random.default_rng((self.seed, epoch, index))
-        row = index % len(self.source)
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        options, row = self.options, index % len(self.source)
         image = self.source.image(row)
         scale, side = options.scale, options.patch_size // options.scale
         check_patch_fits(image, options.patch_size, self.source, row)

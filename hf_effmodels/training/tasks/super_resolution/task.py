@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
+from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_output_folder
 from ...run.recipe_arguments import resolved
@@ -65,7 +66,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         objective=objective,
         complete=complete,
         evaluation=partial(_evaluate_and_show, enlarge, evaluation, scale, args),
-        train_dataset=PatchDataset(train, options, args.seed if args.data_seed is None else args.data_seed),
+        train_dataset=PatchDataset(train, options, data_seed(args)),
         eval_dataset=evaluation,
     )
 

@@ -4,8 +4,8 @@ import datasets
 import pytest
 
 from hf_effmodels.training import main
+from hf_effmodels.training.data.text.arguments import TextArguments
 from hf_effmodels.training.data.text.documents import load_texts, read
-from hf_effmodels.training.tasks.causal_lm.arguments import TextArguments
 
 
 def test_the_column_is_found_or_asked_for(text_run, tmp_path):

@@ -53,12 +53,15 @@ def test_every_token_is_predicted_exactly_once_and_what_is_dropped_is_counted(to
             assert after["input_ids"][0] == before["input_ids"][-1]
 
 
-def test_the_sampler_s_numbers_of_later_epochs_are_the_same_blocks(tokenizer):
+def test_there_are_no_blocks_beyond_the_last(tokenizer):
     separators = Separators.of(tokenizer)
     packed = PackedBlocks(
         datasets.Dataset.from_dict({"text": TEXTS}), Encoder(tokenizer, separators), Block(8, separators, False)
     )
-    assert torch.equal(packed[1]["input_ids"], packed[1 + 3 * len(packed)]["input_ids"])
+    assert len(list(packed)) == len(packed)
+    for number in (-1, len(packed)):
+        with pytest.raises(IndexError, match=f"block {number} of {len(packed)}"):
+            packed[number]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

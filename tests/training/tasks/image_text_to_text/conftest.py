@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
-from hf_effmodels.training.data.text.tokenizer import train_tokenizer
+from hf_effmodels.training.data.text.tokenization import train_tokenizer
+from hf_effmodels.training.tasks.image_text_to_text.models import SPECIAL_TOKENS
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "gray": (90, 90, 90)}
 
@@ -17,7 +18,9 @@ COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200), "gray"
 def bases(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("bases")
-    tokenizer = train_tokenizer(["Instruction: Which colour is it?\nResponse:", *COLOURS], 300)
+    tokenizer = train_tokenizer(
+        ["Instruction: Which colour is it?\nResponse:", *COLOURS], 300, special_tokens=SPECIAL_TOKENS, at_most=True
+    )
     text = AutoConfig.for_model(
         "llama", hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=300
     )

@@ -1,0 +1,66 @@
+"""Arguments that the data sets of all tasks have in common."""
+
+from dataclasses import dataclass, field, replace
+
+from ..run.arguments import SourceArguments
+from .splits import EVAL_SPLITS
+
+
+@dataclass
+class SplitArguments(SourceArguments):
+    """What to train and what to evaluate on: the same in every task, in training and in an evaluation by itself."""
+
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Evaluate on another data set (of the same columns); as --dataset."}
+    )
+    eval_split: str | None = field(
+        default=None, metadata={"help": f"Split to evaluate on; by default the first of {', '.join(EVAL_SPLITS)}."}
+    )
+    eval_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate on this share of the training split, always the same samples (and not trained on). "
+            "Where there is no split to evaluate on, training holds out 0.1 (super-resolution: 0.05, at most 100)."
+        },
+    )
+    eval_holdout: int | None = field(
+        default=None, metadata={"help": "As --eval_fraction, but this number of samples."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
+            raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
+        check_counts(self, "eval_holdout")
+        if self.eval_fraction is not None and self.eval_holdout is not None:
+            raise ValueError("--eval_fraction and --eval_holdout exclude each other.")
+        for holds_out in ("eval_fraction", "eval_holdout"):
+            for other in ("eval_split", "eval_dataset"):
+                if getattr(self, holds_out) is not None and getattr(self, other) is not None:
+                    raise ValueError(f"--{holds_out} and --{other} exclude each other.")
+
+    def of_eval_dataset(self) -> "SplitArguments":
+        """The arguments with `eval_dataset` as the data set; files, configuration and revision are of the other."""
+        own = {"data_files": None, "data_dir": None, "dataset_config": None, "dataset_revision": None}
+        return replace(self, dataset=self.eval_dataset, eval_dataset=None, **own)
+
+
+@dataclass
+class ImageSplitArguments(SplitArguments):
+    """`SplitArguments`, and how many of the samples to use."""
+
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_counts(self, "max_train_samples", "max_eval_samples")
+
+
+def check_counts(arguments, *names: str) -> None:
+    """ValueError unless these arguments are whole numbers from 1, or None."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name}: got {value}, accepted are whole numbers from 1.")

@@ -1,0 +1,212 @@
+"""Every task evaluates on the same split for the same arguments, in training and by itself."""
+
+import io
+import logging
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_effmodels.training.data.arguments import SplitArguments
+from hf_effmodels.training.data.splits import evaluation_split, number_held_out, stratified_choice, stratified_sample
+from hf_effmodels.training.data.text import documents
+from hf_effmodels.training.data.text.arguments import TextArguments
+from hf_effmodels.training.tasks.image_classification import data as classification
+from hf_effmodels.training.tasks.image_text_to_text import sources
+from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageDataArguments
+from hf_effmodels.training.tasks.super_resolution import data as super_resolution
+
+#: Samples of the training and of the evaluation split.
+TRAIN, TEST = 20, 3
+
+
+def _rows(tmp_path, split, count, start=0):
+    """A Parquet file whose row n is known by the brightness, the name, the answer and the text n."""
+    rows = {
+        "image": [Image.new("RGB", (8, 8), (start + n,) * 3) for n in range(count)],
+        "label": [n % 2 for n in range(count)],
+        "question": ["Which?"] * count,
+        "answer": [str(start + n) for n in range(count)],
+        "text": [f"{start + n}" for n in range(count)],
+        "name": [str(start + n) for n in range(count)],
+    }
+    features = datasets.Features(
+        {name: datasets.Value("string") for name in rows}
+        | {"image": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"])}
+    )
+    file = tmp_path / f"{split}.parquet"
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(file))
+    return str(file)
+
+
+def _opened(image):
+    return Image.open(io.BytesIO(image["bytes"]))
+
+
+def _images(source):
+    return [int(np.asarray(_opened(source.images[int(row)]))[0, 0, 0]) for row in source.rows]
+
+
+def _samples(samples):
+    return [int(samples[index].references[0]) for index in range(len(samples))]
+
+
+def _texts(texts):
+    return [int(text) for text in documents.read(texts)]
+
+
+TASKS = {
+    "image-classification": (
+        *(classification.DataArguments, classification.load_data, classification.load_evaluation_data, _images, {}),
+    ),
+    "super-resolution": (
+        *(super_resolution.SuperResolutionDataArguments, super_resolution.load_data),
+        *(super_resolution.load_evaluation_data, lambda source: [int(source.name(i)) for i in range(len(source))], {}),
+    ),
+    "image-text-to-text": (
+        *(VisionLanguageDataArguments, sources.load_data, sources.load_evaluation_data, _samples),
+        {"data_format": "table"},
+    ),
+    "causal-lm": (
+        *(TextArguments, documents.load_texts, documents.load_evaluation_texts, _texts, {"text_column": "text"}),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    return {
+        "train": _rows(folder, "train", TRAIN),
+        "test": _rows(folder, "test", TEST, 100),
+        "extra": _rows(folder, "extra", TEST, 200),
+        "cache": str(folder / "cache"),
+    }
+
+
+@pytest.fixture(params=list(TASKS))
+def task(request, files):
+    """(splits to give, arguments) -> numbers of the samples to train on, to evaluate on in training, and alone."""
+    arguments, load_data, load_evaluation_data, numbers, own = TASKS[request.param]
+
+    def load(*splits, training=True, **options):
+        given = {name: files[name] for name in splits}
+        args = arguments(dataset="parquet", data_files=given, cache_dir=files["cache"], **own, **options)
+        alone = numbers(load_evaluation_data(args))
+        if not training:
+            return alone
+        train, evaluation = load_data(args)
+        return numbers(train), numbers(evaluation), alone
+
+    return load
+
+
+EVERYTHING = set(range(TRAIN))
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "test")])
+@pytest.mark.parametrize("options, count", [({"eval_fraction": 0.2}, 4), ({"eval_holdout": 7}, 7)])
+def test_what_is_held_out_is_evaluated_and_never_trained_on(task, splits, options, count):
+    train, evaluation, alone = task(*splits, **options)
+    assert len(evaluation) == count and evaluation == alone
+    assert set(train) | set(evaluation) == EVERYTHING and not set(train) & set(evaluation)
+
+
+def test_the_usual_split_is_evaluated_where_nothing_is_said(task):
+    train, evaluation, alone = task("train", "test")
+    assert set(train) == EVERYTHING and sorted(evaluation) == sorted(alone) == [100, 101, 102]
+
+
+def test_the_split_that_is_named_is_evaluated(task):
+    for split, expected in (("extra", [200, 201, 202]), ("test", [100, 101, 102]), ("train", sorted(EVERYTHING))):
+        train, evaluation, alone = task("train", "test", "extra", eval_split=split)
+        assert set(train) == EVERYTHING and sorted(evaluation) == sorted(alone) == expected
+    with pytest.raises(ValueError, match="--eval_split: there is no 'val', the splits are train, test"):
+        task("train", "test", eval_split="val", training=False)
+
+
+def test_without_a_split_training_holds_some_out_and_an_evaluation_takes_all_with_a_warning(task, caplog):
+    with caplog.at_level(logging.WARNING, "hf_effmodels"):
+        train, evaluation, alone = task("train")
+    assert 1 <= len(evaluation) <= 2 and not set(train) & set(evaluation) and len(train) + len(evaluation) == TRAIN
+    assert set(alone) == EVERYTHING
+    assert "evaluating on all of parquet/train, its only split" in caplog.text and "--eval_fraction" in caplog.text
+
+
+def test_of_several_splits_without_a_usual_name_one_is_asked_for(task):
+    with pytest.raises(ValueError, match="--eval_split: name one of the splits of parquet, which are train, extra"):
+        task("train", "extra", training=False)
+
+
+def test_another_data_set_is_evaluated_in_training_and_alone(task, files, tmp_path):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    _rows(folder, "test", 2, 50)
+    train, evaluation, alone = task("train", "test", eval_dataset=str(folder))
+    assert set(train) == EVERYTHING and sorted(evaluation) == sorted(alone) == [50, 51]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"eval_holdout": TRAIN}, f"--eval_holdout: {TRAIN} of the {TRAIN} samples of parquet/train leave none"),
+        ({"eval_holdout": 0}, "--eval_holdout: got 0"),
+        ({"eval_fraction": 1.0}, "--eval_fraction: got 1.0"),
+        ({"eval_fraction": 0.1, "eval_holdout": 1}, "--eval_fraction and --eval_holdout exclude each other"),
+        ({"eval_fraction": 0.1, "eval_split": "test"}, "--eval_fraction and --eval_split exclude each other"),
+        ({"eval_holdout": 1, "eval_dataset": "x"}, "--eval_holdout and --eval_dataset exclude each other"),
+    ],
+)
+def test_wrong_combinations_are_refused(task, options, message):
+    with pytest.raises(ValueError, match=message):
+        task("train", "test", **options)
+
+
+def test_a_stream_holds_out_its_first_documents(files):
+    args = TextArguments(
+        "parquet",
+        data_files={"train": files["train"]},
+        text_column="text",
+        streaming=True,
+        cache_dir=files["cache"],
+        eval_holdout=3,
+    )
+    train, evaluation = documents.load_texts(args)
+    assert _texts(evaluation) == _texts(documents.load_evaluation_texts(args)) == [0, 1, 2]
+    assert _texts(train) == list(range(3, TRAIN))
+    args.eval_holdout, args.eval_documents = None, 2
+    assert _texts(documents.load_texts(args)[1]) == _texts(documents.load_evaluation_texts(args)) == [0, 1]
+    args.data_files = {name: files[name] for name in ("train", "test")}
+    assert _texts(documents.load_texts(args)[1]) == _texts(documents.load_evaluation_texts(args)) == [100, 101]
+
+
+def test_stratified_samples_are_of_every_class():
+    labels = np.repeat([0, 1, 2, 3], [40, 10, 4, 1])
+    mask = stratified_sample(labels, 0.25)
+    assert np.bincount(labels[mask], minlength=4).tolist() == [10, 2, 1, 0]
+    assert np.array_equal(mask, stratified_sample(labels, 0.25))
+    for number in (1, 11, 30, 53, 54):
+        mask = stratified_choice(labels, number)
+        assert mask.sum() == number and np.array_equal(mask, stratified_choice(labels, number))
+    # 11 of 55 is a fifth of each: 8, 2, 0.8 and 0.2; the last of a class stays as long as others have some left.
+    assert np.bincount(labels[stratified_choice(labels, 11)], minlength=4).tolist() == [8, 2, 1, 0]
+    assert np.bincount(labels[stratified_choice(labels, 51)], minlength=4).tolist() == [39, 9, 3, 0]
+
+
+def test_the_share_held_out_is_rounded_and_leaves_something():
+    for total, fraction, expected in (
+        (20, 0.1, 2),
+        (24, 0.1, 2),
+        (26, 0.1, 3),
+        (3, 0.01, 1),
+        (2, 0.9, 1),
+        (9, 0.5, 4),
+    ):
+        args = SplitArguments(dataset="x", eval_fraction=fraction)
+        assert number_held_out(args, total, "x/train", default=99) == expected
+    assert number_held_out(SplitArguments(dataset="x"), 40, "x/train") == 4
+    assert number_held_out(SplitArguments(dataset="x"), 40, "x/train", default=7) == 7
+    assert evaluation_split(SplitArguments(dataset="x"), ["train", "test", "val", "validation"]) == "validation"
+    with pytest.raises(ValueError, match="x/train has 1 samples: nothing can be held out"):
+        number_held_out(SplitArguments(dataset="x"), 1, "x/train")
