@@ -210,3 +210,16 @@ def test_the_share_held_out_is_rounded_and_leaves_something():
     assert evaluation_split(SplitArguments(dataset="x"), ["train", "test", "val", "validation"]) == "validation"
     with pytest.raises(ValueError, match="x/train has 1 samples: nothing can be held out"):
         number_held_out(SplitArguments(dataset="x"), 1, "x/train")
+
+
+def test_a_report_names_the_split_that_was_evaluated(files):
+    given = {name: files[name] for name in ("train", "test")}
+    for options, expected in (
+        ({}, "test"),
+        ({"eval_split": "train"}, "train"),
+        ({"eval_fraction": 0.1}, "train (held out)"),
+        ({"streaming": True, "eval_documents": 2}, "test"),
+        ({"streaming": True, "eval_holdout": 2}, "train (held out)"),
+    ):
+        args = TextArguments("parquet", data_files=given, text_column="text", cache_dir=files["cache"], **options)
+        assert documents.evaluated_split(args, documents.load_texts(args)[1]) == expected

@@ -54,6 +54,13 @@ def load_evaluation_texts(args: TextArguments, token: str | None = None):
     return _limited(_limited(_text_only(splits[name], args), args.eval_documents), args.max_eval_documents)
 
 
+def evaluated_split(args: TextArguments, texts) -> str:
+    """What a report calls the documents that `load_texts` has given to evaluate on."""
+    split = args.train_split if texts.split is None else str(texts.split)
+    is_whole = args.eval_split is not None or args.eval_dataset is not None or split != args.train_split
+    return split if is_whole else f"{split} (held out)"
+
+
 def read(texts, limit: int | None = None) -> Iterator[str]:
     """The documents (or the first `limit`) as texts; a missing one (None) is empty."""
     for number, row in enumerate(texts):

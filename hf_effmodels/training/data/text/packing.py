@@ -126,6 +126,7 @@ class PackedBlocks(Dataset):
         keep_tail: fill up the last block instead of dropping what is too short for one.
         num_workers: processes that tokenize.
         name: of the text, for messages.
+        split: what a report calls the split that the texts are of.
 
     Raises:
         ValueError: no text, or too little for one block.
@@ -140,7 +141,9 @@ class PackedBlocks(Dataset):
         keep_tail: bool = False,
         num_workers: int | None = None,
         name: str = "the text",
+        split: str | None = None,
     ):
+        self.split = split
         table = _tokenized(texts, encode, num_workers)
         self.pieces = _pieces(table) + [np.asarray(encode.last, dtype=np.int32)]
         self.starts = np.cumsum([0] + [len(piece) for piece in self.pieces])

@@ -97,6 +97,9 @@ def main(argv: Sequence[str]) -> Path:
 
 def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArguments, dict]:
     data_args, args = ArgumentReader(argv).read(_Images, MaskArguments)
+    for name in ("eval_dataset", "eval_split", "eval_fraction", "eval_holdout"):
+        if getattr(data_args, name) is not None:
+            raise ValueError(f"--{name} goes with training; the table is of all images of --split.")
     data_args.eval_split = args.split
     settings = {**asdict(data_args), **asdict(args)}
     # What changes nothing in the result may change when a run goes on.

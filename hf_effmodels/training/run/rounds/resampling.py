@@ -81,9 +81,9 @@ class LossWeightedSampler(Sampler[int]):
 
 
 class DrawnDataset(Dataset):
-    """Some samples of a map-style data set.
+    """Some samples of a map-style data set, for `RecipeTrainer`: number e · n + i is its sample i, in every epoch e.
 
-    The drawn samples are asked for by the numbers they had when their losses were measured, in every epoch.
+    The drawn samples are asked for by the numbers they had when their losses were measured.
     """
 
     def __init__(self, dataset, indices: Sequence[int]):
@@ -100,7 +100,7 @@ class DrawnDataset(Dataset):
         return len(self.indices)
 
     def __getitem__(self, number: int):
-        return self.dataset[int(self.indices[number])]
+        return self.dataset[int(self.indices[number % len(self.indices)])]
 
     def __getattr__(self, name: str):
         """What else the data set tells about itself, such as the counts of its text."""

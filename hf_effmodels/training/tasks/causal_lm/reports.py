@@ -75,7 +75,7 @@ def _write_reports(trainer, eval_metrics: dict, config: dict, model_args, text_a
     write_card(
         trainer,
         {name: eval_metrics[f"eval_{name}"] for name in ("loss", "perplexity", "bits_per_byte")},
-        split="held out" if text_args.eval_split is None else text_args.eval_split,
+        split=trainer.eval_dataset.split,
         dataset=text_args.dataset,
         model=model_args.model,
         pipeline_tag="text-generation",

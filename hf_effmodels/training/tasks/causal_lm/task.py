@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from ....hub.card import check_license
 from ...data.text.arguments import TextArguments
-from ...data.text.documents import load_evaluation_texts, load_texts, read
+from ...data.text.documents import evaluated_split, load_evaluation_texts, load_texts, read
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
 from ...data.text.streaming import PackedStream, read_state
 from ...run.arguments import ArgumentReader
@@ -121,6 +121,8 @@ def evaluation_blocks(texts, tokenizer, text_args: TextArguments) -> PackedBlock
     """All of the text, its incomplete last block as well."""
     import datasets
 
+    split = evaluated_split(text_args, texts)
+
     if isinstance(texts, datasets.IterableDataset):
         texts = datasets.Dataset.from_dict({"text": list(read(texts))})
     block = _block(tokenizer, text_args)
@@ -132,6 +134,7 @@ def evaluation_blocks(texts, tokenizer, text_args: TextArguments) -> PackedBlock
             keep_tail=True,
             num_workers=text_args.preprocessing_num_workers,
             name="the evaluation text",
+            split=split,
         )
     blocks.counts.log("evaluation")
     return blocks
