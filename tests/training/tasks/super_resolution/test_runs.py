@@ -89,7 +89,7 @@ def test_an_encoder_and_a_pipeline_are_trained_and_load_and_measure_as_trained(s
         (["--model_config", "{unet: {hiden_size: 3}}"], "unknown 'hiden_size'; nearest: hidden_size"),
         (["--model_config", "{unet: {num_conditions: 2}}"], "num_conditions: got 2, the encoder .* has 1"),
         (["--encoder", "nowhere/at-all"], "--encoder: 'nowhere/at-all' cannot be found or reached"),
-        (["--eval_holdout", "6"], "--eval_holdout: 6 of 6 images leave nothing"),
+        (["--eval_holdout", "6"], "--eval_holdout: 6 of the 6 samples of .*train leave none"),
         (["--low_folder", "nowhere"], "--low_folder: nowhere is not a folder"),
         (["--stage", "rrdb"], "--encoder: stage rrdb trains the encoder"),
         (["--loss", "l3"], "invalid choice: 'l3'"),
