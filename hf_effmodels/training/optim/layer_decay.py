@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from .weight_decay import decaying_parameters
+
 _STAGE = re.compile(r"(?:^|\.)stages\.(\d+)\.")
 _STEM = re.compile(r"(?:^|\.)stem\.")
 
@@ -41,7 +43,7 @@ def layer_decay_groups(
 ) -> list[dict]:
     """Parameter groups for an optimizer: one for each layer's learning rate, with and without weight decay.
 
-    Tensors of two or more dimensions decay, biases and norms do not. Parameters that need no gradient are left out.
+    `decaying_parameters` says which decay. Parameters that need no gradient are left out.
 
     Args:
         model: a network whose body is `stem` and `stages`.
@@ -51,9 +53,10 @@ def layer_decay_groups(
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     scales = layer_decay_scales([name for name, _ in model.named_parameters()], decay, num_layers)
+    decaying = decaying_parameters(model)
     groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in trainable.items():
-        scale, decays = scales[name], parameter.ndim >= 2
+        scale, decays = scales[name], name in decaying
         group = groups.setdefault(
             (scale, decays),
             {"params": [], "lr": learning_rate * scale, "weight_decay": weight_decay if decays else 0.0},

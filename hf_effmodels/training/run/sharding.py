@@ -1,11 +1,9 @@
-"""Sharded weights: FSDP2 on CPUs, where accelerate would quietly fall back to data parallelism, and whole again."""
+"""Sharded weights: FSDP2 on CPUs, where accelerate would quietly fall back to data parallelism."""
 
 import os
 
-import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from torch.distributed.tensor import DTensor
 
 
 def shard_on_cpus(accelerator: Accelerator) -> None:
@@ -26,23 +24,10 @@ def shard_on_cpus(accelerator: Accelerator) -> None:
         raise ValueError("fsdp_version: got 1, which needs GPUs; accepted on CPUs is 2.")
     if accelerator.mixed_precision != "no":
         plugin.set_mixed_precision(accelerator.mixed_precision)
-    state.fsdp_plugin, state.distributed_type = plugin, DistributedType.FSDP
+    state.fsdp_plugin = plugin
+    # As accelerate's own start-up does: each further AcceleratorState() takes over what PartialState says.
+    state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
 
 
 def _is_set(name: str) -> bool:
     return os.environ.get(name, "false").lower() in ("1", "true")
-
-
-@torch.no_grad()
-def whole_weights(model: torch.nn.Module, keep: bool) -> dict[str, torch.Tensor]:
-    """The state dict of a model sharded by FSDP2 as whole tensors on the CPU. All processes must call this.
-
-    Args:
-        keep: whether this process wants them; the others get an empty dict, and never hold more than one tensor.
-    """
-    state = {}
-    for name, tensor in model.state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if keep:
-            state[name] = whole.cpu().clone()
-    return state

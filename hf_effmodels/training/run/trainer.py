@@ -1,13 +1,12 @@
 """transformers' Trainer with what the recipes need beyond it: see `RecipeArguments` for the list."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Sampler
@@ -17,6 +16,8 @@ from ..data.seeded import SeededDataset, data_seed
 from ..optim.layer_decay import layer_decay_groups
 from ..optim.optimizers import optimizer_class_and_settings
 from ..optim.schedules import step_decay_schedule, warmup_cosine_schedule
+from ..optim.weight_decay import decaying_parameters
+from .added_losses import AddedLoss, AddedLosses, samples_of
 from .averaging import ExponentialMovingAverage, copy_state, temporarily, unique_state
 from .output_folder import WEIGHTS_WITHOUT_EMA
 from .recipe_arguments import RecipeArguments
@@ -60,6 +61,7 @@ class RecipeTrainer(Trainer):
             raise ValueError("--ema_decay needs whole weights in each process: it does not go with FSDP or DeepSpeed.")
         self.ema: ExponentialMovingAverage | None = None
         self._checkpoint_ema: dict[str, torch.Tensor] | None = None
+        self._added_losses = AddedLosses()
         self._sampler: EpochSampler | None = None
         self._steps_per_epoch = 1
         for callback in training_callbacks(self.model):
@@ -69,10 +71,8 @@ class RecipeTrainer(Trainer):
     # Optimizer and schedule
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters that decay: those with two or more dimensions, without what the model's own
-        `no_weight_decay()` names."""
-        kept = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2 and name not in kept]
+        """Names of the parameters that decay, see `decaying_parameters`."""
+        return sorted(decaying_parameters(model))
 
     def set_initial_training_values(self, *args, **kwargs):
         values = super().set_initial_training_values(*args, **kwargs)
@@ -107,6 +107,69 @@ class RecipeTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    # The loss
+
+    def add_loss(
+        self,
+        name: str,
+        fn: Callable[[nn.Module, Mapping, object], torch.Tensor],
+        weight: float = 1.0,
+        count: Callable[[Mapping], torch.Tensor | int] = samples_of,
+    ) -> None:
+        """Add a loss to the task's own, in training only.
+
+        The step is trained on task loss + weight · mean of `fn`, the mean over all items of the step: accumulated
+        batches and those of other processes count by their items, so that 8 batches of 1 are 1 batch of 8. Both are
+        logged, as `task_loss` and, before it is weighted, under `name`.
+
+        Args:
+            name: its name in the log, such as `"soft_targets"`.
+            fn: called with the model, the batch (its labels as well) and the model's outputs, where the task's loss
+                is computed from some; returns a scalar, the mean over the items of this batch.
+            weight: finite; 0 logs the loss and trains nothing by it.
+            count: the number of items that `fn` took the mean over, of a batch: its samples by default,
+                `predicted_tokens_of` for means over tokens.
+
+        Raises:
+            ValueError: the name is taken or the weight not finite.
+        """
+        self._added_losses.add(name, AddedLoss(fn, weight, count))
+
+    def task_loss(self, model, inputs, num_items_in_batch=None) -> tuple[torch.Tensor, object]:
+        """The task's own loss and the model's outputs, as `Trainer.compute_loss` returns them. What a task's trainer
+        overrides."""
+        return super().compute_loss(model, inputs, True, num_items_in_batch)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        whole = dict(inputs)  # the task's loss takes the labels out
+        loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
+        if self._added_losses and model.training:
+            # Of the several batches of a step the Trainer takes the mean over the processes, and over accumulated
+            # ones where it does not believe the loss to be a share of the step's already.
+            parts = self.args.world_size
+            if not self._is_share_of_step(num_items_in_batch):
+                parts *= self.current_gradient_accumulation_steps
+            self._added_losses.record("task_loss", loss / parts)
+            loss = loss + parts * self._added_losses.of_batch(model, whole, outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _is_share_of_step(self, num_items_in_batch) -> bool:
+        """Whether the Trainer takes the task's loss for one of a whole step, and not for the mean of one batch."""
+        return self.compute_loss_func is not None or (
+            self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._added_losses:
+            self._added_losses.begin_step(batches, self.accelerator)
+        return batches, num_items_in_batch
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._added_losses:
+            logs |= self._added_losses.take(self.accelerator)
+        super().log(logs, start_time)
+
     # Order of the samples
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
@@ -140,8 +203,7 @@ class RecipeTrainer(Trainer):
         if self.args.world_size > 1:
             for tensor in state.values():
                 if not isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-                    dist.all_reduce(tensor)
-                    tensor.div_(self.args.world_size)
+                    tensor.copy_(self.accelerator.reduce(tensor, "mean"))
 
     def evaluation_loop(self, *args, **kwargs):
         devices = [self.args.device] if self.args.device.type == "cuda" else []

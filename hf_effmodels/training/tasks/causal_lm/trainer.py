@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from accelerate import Accelerator
 from transformers import EvalPrediction, TrainerCallback, default_data_collator
 
 from ...data.text.streaming import PackedStream, read_state, write_state
 from ...losses.token_losses import token_losses
-from ...run.sharding import shard_on_cpus, whole_weights
+from ...run.sharding import shard_on_cpus
 from ...run.trainer import RecipeTrainer
 from .arguments import CausalLMArguments
 from .throughput import flops_per_token, peak_tflops
@@ -71,20 +71,21 @@ class CausalLMTrainer(RecipeTrainer):
 
     # Training
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+    def task_loss(self, model, inputs, num_items_in_batch=None):
+        loss, outputs = super().task_loss(model, inputs, num_items_in_batch)
         if model.training:
             self._tokens += inputs["input_ids"].numel()
             self.mixture.add(outputs, self.model.config)
-        return (loss, outputs) if return_outputs else loss
+        return loss, outputs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self._speed() | self.mixture.take()
+            logs |= self._speed() | self.mixture.take(self.accelerator)
         super().log(logs, start_time)
 
     def _speed(self) -> dict[str, float]:
-        seconds, tokens = self.watch.lap(), float(_summed(torch.tensor(self._tokens, device=self.args.device)))
+        seconds, tokens = self.watch.lap(), torch.tensor(self._tokens, device=self.args.device)
+        tokens = float(self.accelerator.reduce(tokens, "sum"))
         self._tokens = 0
         rate = tokens / max(seconds, 1e-9)
         speed = {"tokens_per_second": round(rate, 1)}
@@ -120,7 +121,7 @@ class CausalLMTrainer(RecipeTrainer):
         if not self.is_fsdp_enabled or self.is_in_train:
             super().save_model(output_dir, _internal_call)
             return
-        weights = whole_weights(self.model, keep=self.args.should_save)
+        weights = self.accelerator.get_state_dict(self.model)
         if self.args.should_save:
             self._save(output_dir or self.args.output_dir, state_dict=weights)
 
@@ -164,12 +165,13 @@ class MixtureStatistics:
         self._balance = self._balance + outputs["aux_loss"].detach().float()
         self._batches += 1
 
-    def take(self) -> dict[str, float]:
-        """For the log: `balance_loss`, and of each layer the shares of the busiest and the idlest expert."""
+    def take(self, accelerator: Accelerator) -> dict[str, float]:
+        """For the log, over all processes: `balance_loss`, and of each layer the shares of the busiest and the idlest
+        expert."""
         if self._counts is None:
             return {}
-        counts, balance = _summed(self._counts), _summed(self._balance)
-        batches = _summed(torch.tensor(float(self._batches), device=balance.device))
+        batches = torch.tensor(float(self._batches), device=self._counts.device)
+        counts, balance, batches = accelerator.reduce((self._counts, self._balance, batches), "sum")
         self.last_load = (counts / counts.sum(-1, keepdim=True)).cpu()
         self._counts, self._balance, self._batches = None, 0.0, 0
         logs = {"balance_loss": float(balance / batches)}
@@ -185,14 +187,6 @@ def _chosen(logits: torch.Tensor, config) -> torch.Tensor:
     chosen = chosen.flatten()
     counts = torch.zeros(logits.shape[-1], device=logits.device)
     return counts.scatter_add_(0, chosen, torch.ones_like(chosen, dtype=counts.dtype))
-
-
-def _summed(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over all processes."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        tensor = tensor.clone()
-        dist.all_reduce(tensor)
-    return tensor
 
 
 class _Stopwatch:

@@ -80,8 +80,9 @@ def write_evaluation(trainer, measured: PredictionOutput, output: Path, model_ar
 def plot_confusion(predictions: np.ndarray, labels: np.ndarray, names: list[str], file: Path) -> None:
     """Share of each true class (rows) that was taken for each class (columns), as a PNG file."""
     from matplotlib.figure import Figure
+    from sklearn.metrics import confusion_matrix
 
-    counts = confusion_matrix(predictions, labels, len(names))
+    counts = confusion_matrix(labels, predictions, labels=range(len(names)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     few = len(names) <= _MANY_CLASSES
     side = max(5.0, 0.5 * len(names)) if few else 12.0
@@ -97,9 +98,3 @@ def plot_confusion(predictions: np.ndarray, labels: np.ndarray, names: list[str]
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=8)
     save_figure(figure, file)
-
-
-def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """How often class i (row) was taken for class j (column)."""
-    pairs = np.asarray(labels) * num_labels + np.asarray(predictions)
-    return np.bincount(pairs, minlength=num_labels**2).reshape(num_labels, num_labels)

@@ -23,13 +23,13 @@ class ImageTextToTextTrainer(RecipeTrainer):
         super().__init__(compute_metrics=compute_metrics, preprocess_logits_for_metrics=answer_losses, **kwargs)
         self.adapter_only = adapter_only
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def task_loss(self, model, inputs, num_items_in_batch=None):
         # A step whose answers were all cut off has nothing to divide by; its loss is 0.
         if isinstance(num_items_in_batch, torch.Tensor):
             num_items_in_batch = num_items_in_batch.clamp(min=1)
         elif num_items_in_batch is not None:
             num_items_in_batch = max(1, num_items_in_batch)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return super().task_loss(model, inputs, num_items_in_batch)
 
     @contextmanager
     def evaluated_weights(self) -> Iterator[None]:

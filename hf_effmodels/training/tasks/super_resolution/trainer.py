@@ -1,13 +1,12 @@
 """RecipeTrainer for networks that are parts of a diffusers pipeline."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import StepLR
 
 from ....pipelines.sam_diffsr.losses import denoising_loss
 from ....pipelines.sam_diffsr.pipeline_sam_diffsr import SamDiffSRPipeline, image_to_residual
@@ -45,14 +44,14 @@ class SuperResolutionTrainer(RecipeTrainer):
         self.evaluation = evaluation
         self._measured: tuple[int, dict[str, float]] | None = None
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss = self.objective(model, inputs)
-        return (loss, None) if return_outputs else loss
+    def task_loss(self, model, inputs, num_items_in_batch=None):
+        return self.objective(model, inputs), None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.args.lr_decay_steps is not None and self.lr_scheduler is None:
-            factor = partial(step_factor, every=self.args.lr_decay_steps, rate=self.args.lr_decay_rate)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = StepLR(
+                optimizer or self.optimizer, self.args.lr_decay_steps, gamma=self.args.lr_decay_rate
+            )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -79,11 +78,6 @@ class SuperResolutionTrainer(RecipeTrainer):
         if self.args.should_save:
             self.complete.save_pretrained(Path(output_dir or self.args.output_dir))
         return None
-
-
-def step_factor(step: int, every: int, rate: float) -> float:
-    """Factor of the learning rate: `rate` once for every `every` steps."""
-    return rate ** (step // every)
 
 
 def image_loss(network: nn.Module, batch: dict) -> torch.Tensor:

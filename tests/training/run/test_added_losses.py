@@ -1,0 +1,107 @@
+"""Losses beside the task's own: weighted, the mean over a whole step however it is divided, logged by name."""
+
+import pytest
+import torch
+
+from .conftest import START, Line, LineByItems, Points, logged
+
+WEIGHT = 0.25
+
+
+def energy(model, inputs, outputs):
+    """Of a batch; asks for the batch with its labels and for the model, as a distillation does."""
+    assert inputs["labels"].shape == outputs["predicted"].shape
+    return (outputs["predicted"] ** 4 + inputs["labels"].abs()).mean()
+
+
+def by_hand(points, steps, weight=WEIGHT):
+    """Gradient descent on batches of so many points: the weights afterwards, and each step's losses."""
+    w, losses = torch.tensor(START, dtype=torch.float64, requires_grad=True), []
+    start = 0
+    for size in steps:
+        x, y = points.x[start : start + size].double(), points.y[start : start + size].double()
+        start += size
+        task, added = (x @ w - y).square().mean(), ((x @ w) ** 4 + y.abs()).mean()
+        (gradient,) = torch.autograd.grad(task + weight * added, w)
+        losses.append([task.item(), added.item(), (task + weight * added).item()])
+        w = (w - 0.1 * gradient).detach().requires_grad_()
+    return w.detach(), torch.tensor(losses)
+
+
+@pytest.mark.parametrize("model", [Line, LineByItems])
+@pytest.mark.parametrize("size, accumulated", [(8, 1), (1, 8), (4, 2)])
+def test_a_step_is_trained_on_the_weighted_sum_of_means_over_all_of_its_samples(
+    line_trainer, model, size, accumulated
+):
+    points = Points(16)
+    trainer = line_trainer(model(), points, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated)
+    trainer.add_loss("energy", energy, weight=WEIGHT)
+    trainer.train()
+    weights, losses = by_hand(points, [8, 8])
+    torch.testing.assert_close(trainer.model.w.detach(), weights.float())
+    for column, key in enumerate(("task_loss", "energy", "loss")):
+        torch.testing.assert_close(torch.tensor(logged(trainer, key)), losses[:, column], check_dtype=False)
+
+
+def test_batches_of_different_sizes_count_by_their_items(line_trainer):
+    # 11 points in accumulated batches of 3: steps of 6 and of 3 + 2.
+    points = Points(11)
+    trainer = line_trainer(LineByItems(), points, per_device_train_batch_size=3, gradient_accumulation_steps=2)
+    trainer.add_loss("energy", energy, weight=WEIGHT)
+    trainer.train()
+    weights, losses = by_hand(points, [6, 5])
+    torch.testing.assert_close(trainer.model.w.detach(), weights.float())
+    torch.testing.assert_close(torch.tensor(logged(trainer, "energy")), losses[:, 1], check_dtype=False)
+
+
+def test_a_mean_over_other_items_than_samples_counts_by_those(line_trainer):
+    points = Points(8)
+    positive = lambda inputs: inputs["labels"].gt(0).sum()  # noqa: E731
+
+    def mean_of_positive(model, inputs, outputs):
+        chosen = outputs["predicted"][inputs["labels"] > 0]
+        return chosen.sum() / max(1, len(chosen))
+
+    trainer = line_trainer(LineByItems(), points, per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    trainer.add_loss("positive", mean_of_positive, weight=3.0, count=positive)
+    trainer.train()
+    chosen = points.y > 0
+    assert len({int(part.sum()) for part in chosen.split(2)}) > 1  # or all ways to weigh the batches were the same
+    expected = (points.x @ torch.tensor(START))[chosen].mean()
+    assert logged(trainer, "positive") == [pytest.approx(expected.item(), rel=1e-5)]
+
+
+def test_what_is_logged_is_the_mean_over_the_steps_since_the_last_time(line_trainer):
+    points = Points(24)
+    trainer = line_trainer(Line(), points, per_device_train_batch_size=4, logging_steps=3)
+    trainer.add_loss("energy", energy, weight=0)
+    trainer.train()
+    weights, losses = by_hand(points, [4] * 6, weight=0)
+    torch.testing.assert_close(trainer.model.w.detach(), weights.float())
+    expected = losses[:, 1].reshape(2, 3).mean(1)
+    torch.testing.assert_close(torch.tensor(logged(trainer, "energy")), expected, check_dtype=False)
+
+
+def test_an_evaluation_measures_the_task_alone(line_trainer):
+    points = Points(8)
+    trainer = line_trainer(Line(), points)
+    trainer.add_loss("energy", energy, weight=100.0)
+    measured = trainer.evaluate(points)["eval_loss"]
+    expected = (points.x @ torch.tensor(START) - points.y).square().mean().item()
+    assert measured == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, weight, message",
+    [
+        ("loss", 1.0, "name: got 'loss', which the log has already"),
+        ("energy", 1.0, "name: got 'energy'"),
+        ("eval_loss", 1.0, "name: got 'eval_loss'"),
+        ("other", float("nan"), "weight: got nan, accepted are finite numbers"),
+    ],
+)
+def test_a_name_that_is_taken_and_a_weight_that_is_none_are_refused(line_trainer, name, weight, message):
+    trainer = line_trainer(Line(), Points(8))
+    trainer.add_loss("energy", energy)
+    with pytest.raises(ValueError, match=message):
+        trainer.add_loss(name, energy, weight=weight)
