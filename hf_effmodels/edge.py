@@ -9,14 +9,13 @@ import copy
 import importlib.util
 import io
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
+from ._files import check_folder, whole_folder
 from .models import create_image_processor, create_model, list_models
 
 
@@ -89,8 +88,7 @@ def export(
     """
     chosen = _format(format)
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"folder: {folder} is not empty; accepted are new or empty folders.")
+    check_folder(folder)
     model, processor = _source(source, processor)
     size = _image_size(model, processor, image_size)
     model = copy.deepcopy(model).eval()
@@ -103,25 +101,17 @@ def export(
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(3, model.config.num_channels, *size, generator=generator).to(model.device, model.dtype)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write(model, pixels[:2], chosen, temporary)
+    batches = (1, 3) if chosen.exporter != "ExecutorchExporter" else (2,)
+    with whole_folder(folder) as new:
+        _write(model, pixels[:2], chosen, new)
         if processor is not None:
-            processor.save_pretrained(temporary)
-        batches = (1, 3) if chosen.exporter != "ExecutorchExporter" else (2,)
-        difference = _difference(model, load(temporary), pixels, batches)
+            processor.save_pretrained(new)
+        difference = _difference(model, load(new), pixels, batches)
         if not difference <= tolerance:
             raise ValueError(
                 f"{format}: the exported program's logits differ from PyTorch's by {difference:.1e} of their standard "
                 f"deviation, accepted is tolerance={tolerance:g}; nothing was written."
             )
-        temporary.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return ExportReport(
         folder=str(folder),
         format=format,

@@ -4,22 +4,14 @@ import inspect
 import json
 import logging
 import os
-import re
-import shutil
-import uuid
 from pathlib import Path
 
+from .._files import whole_folder
 from .bundle import bundle_code, is_bundled
 from .card import build_card, find_architecture
+from .contents import CARD, CONFIG, PROCESSOR, is_model_file
 
 logger = logging.getLogger(__name__)
-
-#: Besides the code, what `export` writes: these, and `model*.safetensors` (with its index where it is sharded).
-CONFIG, CARD, PROCESSOR = "config.json", "README.md", "processor_config.json"
-OWN_FILES = {CONFIG, CARD, PROCESSOR, "preprocessor_config.json", "generation_config.json"}
-OWN_FILES |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
-OWN_FILES |= {"tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"}
-_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
 
 def export(
@@ -61,7 +53,7 @@ def export(
                 *(name, getattr(model.config, name)),
             )
     readme = str(build_card(model, processor=processor, adapter_only=adapter_only, **card))
-    folder = Path(folder).resolve()  # renaming a link would leave its target behind
+    folder = Path(folder).resolve()
     foreign = _foreign_files(folder)
     if foreign and not overwrite:
         raise FileExistsError(
@@ -69,26 +61,21 @@ def export(
             "give overwrite=True to replace the files of the same name"
         )
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.mkdir()
-        model.save_pretrained(temporary, **options)
+    ours = is_export(folder)
+    with whole_folder(folder, replaces=lambda name, path: ours and is_own_file(name, _content(path))) as new:
+        model.save_pretrained(new, **options)
         if processor is not None:
-            processor.save_pretrained(temporary)
+            processor.save_pretrained(new)
         for name, content in architecture_code(architecture).items():
-            (temporary / name).write_bytes(content)
-        config = json.loads((temporary / CONFIG).read_bytes())
+            (new / name).write_bytes(content)
+        config = json.loads((new / CONFIG).read_bytes())
         mapping = auto_map(architecture)
-        (temporary / CONFIG).write_bytes(with_auto_map(config, mapping))
+        (new / CONFIG).write_bytes(with_auto_map(config, mapping))
         if "AutoProcessor" in mapping:
-            settings = json.loads((temporary / PROCESSOR).read_bytes())
+            settings = json.loads((new / PROCESSOR).read_bytes())
             mapping = {"AutoProcessor": mapping["AutoProcessor"]}
-            (temporary / PROCESSOR).write_bytes(with_auto_map(settings, mapping))
-        (temporary / CARD).write_bytes(readme.encode())
-        _put_in_place(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (new / PROCESSOR).write_bytes(with_auto_map(settings, mapping))
+        (new / CARD).write_bytes(readme.encode())
     return folder
 
 
@@ -139,7 +126,7 @@ def is_own_file(name: str, content: bytes | None = None) -> bool:
     """Whether a file of an export was written by `export`; for Python files their content tells."""
     if name.endswith(".py"):
         return content is not None and is_bundled(content)
-    return name in OWN_FILES or _WEIGHTS.fullmatch(name) is not None
+    return is_model_file(name)
 
 
 def is_export(folder: Path) -> bool:
@@ -165,25 +152,3 @@ def _foreign_files(folder: Path) -> list[str]:
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.suffix == ".py" and path.is_file() else None
-
-
-def _put_in_place(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`; what else was in `folder` moves along. After an error the old folder is there."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    kept = [name for name in _foreign_files(folder) if not (new / name).exists()]
-    old = new.with_suffix(".old")
-    folder.rename(old)
-    moved = []
-    try:
-        for name in kept:
-            (old / name).rename(new / name)
-            moved.append(name)
-        new.rename(folder)
-    except BaseException:
-        for name in moved:
-            (new / name).rename(old / name)
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from ..registry import PIPELINES
+from .contents import MODEL_INDEX
 
-MODEL_INDEX = "model_index.json"
 PIPELINE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 #: What a card calls the pipeline that is not on the Hub yet.
 LOCAL_PIPELINE_ID = "path/to/this/folder"

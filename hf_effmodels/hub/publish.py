@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from ..registry import ARCHITECTURES
 from .bundle import is_bundled
 from .card import NO_LICENSE, check_license
-from .export import CARD, CONFIG, architecture_code, auto_map, export, is_export, is_own_file, with_auto_map
+from .contents import CARD, CONFIG, MODEL_INDEX
+from .export import architecture_code, auto_map, export, is_export, is_own_file, with_auto_map
 from .pipelines import (
     LOCAL_PIPELINE_ID,
-    MODEL_INDEX,
     PIPELINE_WEIGHTS,
     check_pipeline_folder,
     export_pipeline,

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 
 import hf_effmodels
+from hf_effmodels import _files
 from hf_effmodels.hub import build_card, export
 
 from .client import run_snippets
@@ -70,10 +71,7 @@ def test_after_an_error_everything_is_as_it_was(tiny, tmp_path, monkeypatch):
             export(tiny.model, tiny.processor, tmp_path / name)
     monkeypatch.undo()
     # The last step of all fails: the new folder cannot take the old one's place.
-    rename = os.rename
-    monkeypatch.setattr(
-        type(tmp_path), "rename", lambda a, b: fail() if a.suffix == ".tmp" else type(tmp_path)(rename(a, b) or b)
-    )
+    monkeypatch.setattr(_files, "_exchange", fail)
     with pytest.raises(OSError, match="disk full"):
         export(tiny.model, tiny.processor, tmp_path / "model", license="mit")
     assert contents(tmp_path / "model") == before

@@ -62,7 +62,7 @@ def _inherit(arguments) -> dict:
         seed=arguments.seed,
         progress=sys.stderr.isatty(),
     )
-    with writing(output, arguments.overwrite) as folder:
+    with writing(output) as folder:
         smaller.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

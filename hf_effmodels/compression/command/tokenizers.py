@@ -58,7 +58,7 @@ def _compress_tokenizer(arguments) -> dict:
         tokenizer, counts, arguments.vocab_size, arguments.coverage, arguments.strategy, arguments.keep
     )
     report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
-    with writing(output, arguments.overwrite) as folder:
+    with writing(output) as folder:
         if arguments.model is not None:
             model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="auto")
             compress_embeddings(model, id_map).save_pretrained(folder)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..._files import write_json
+
 
 @dataclass(frozen=True)
 class IdMap:
@@ -40,10 +42,7 @@ class IdMap:
 
     def save(self, file: str | Path) -> None:
         """Write a JSON file for `load`."""
-        file = Path(file)
-        temporary = file.with_name(file.name + ".part")
-        temporary.write_text(json.dumps({"old_size": self.old_size, "kept": self.kept}) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        write_json(file, {"old_size": self.old_size, "kept": self.kept}, indent=None)
 
     @classmethod
     def load(cls, file: str | Path) -> "IdMap":

@@ -16,6 +16,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges
 
+from ..._files import write_bytes
 from .id_map import IdMap
 
 #: Types of pieces.
@@ -163,10 +164,7 @@ class SentencePieceBPE:
         del proto.pieces[:]
         proto.pieces.extend(kept)
         proto.trainer_spec.vocab_size = len(kept)
-        target = Path(target)
-        temporary = target.with_name(target.name + ".part")
-        temporary.write_bytes(proto.SerializeToString())
-        temporary.replace(target)
+        write_bytes(target, proto.SerializeToString())
 
 
 def _read(file: str | Path):

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..._files import write_json
 from . import count_batch
 
 
@@ -279,7 +280,4 @@ def _read(file: Path) -> dict:
 
 
 def _write(file: Path, state: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text(json.dumps(state) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    write_json(file, state, indent=None)

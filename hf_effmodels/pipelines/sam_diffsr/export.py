@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +9,11 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..._files import check_folder, whole_folder
 from ...hub.card import NO_LICENSE, check_license
+from ...hub.contents import MODEL_INDEX, is_model_file
 from ...hub.ids import hub_id
-from ...hub.pipelines import LOCAL_PIPELINE_ID, MODEL_INDEX
+from ...hub.pipelines import LOCAL_PIPELINE_ID
 from .configuration_sam_diffsr import ARXIV, PAPER, PRESETS, REPOSITORY, TITLE
 
 _USAGE = """## Use
@@ -97,32 +97,31 @@ def build_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
 
 
-def export(pipe, folder: str | os.PathLike, **card) -> Path:
+def export(pipe, folder: str | os.PathLike, *, overwrite: bool = False, **card) -> Path:
     """Write a `SamDiffSRPipeline` with its model card; `pipe.save_pretrained` writes the same without the card.
 
     Args:
         pipe: the pipeline.
-        folder: where to; must not exist or be empty. Written beside under another name first, then renamed.
+        folder: where to; written beside under another name first, then renamed.
+        overwrite: replace a pipeline of this package that `folder` holds; other files in it stay. Without it the
+            folder must be new or empty.
         card: further arguments of `build_card`, such as `license`.
 
     Raises:
         ValueError: an unknown licence or preset. FileExistsError: `folder` holds something.
     """
     folder = Path(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"folder: {folder} exists and is not an empty folder.")
+    overwrite = overwrite and is_pipeline_folder(folder)
+    check_folder(folder, accepts_content=overwrite)
     text = str(build_card(pipe, **card))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        pipe.save_pretrained(temporary)
-        (temporary / "README.md").write_text(text, encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(folder, replaces=_is_ours if overwrite else None) as new:
+        pipe.save_pretrained(new)
+        (new / "README.md").write_text(text, encoding="utf-8")
     return folder
+
+
+def _is_ours(name: str, path: Path) -> bool:
+    return is_model_file(name) or path.suffix == ".py" and Path(__file__).with_name(path.name).is_file()
 
 
 def is_pipeline_folder(folder: str | os.PathLike) -> bool:

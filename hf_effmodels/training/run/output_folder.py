@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from ..._files import write_text
 from ...hub.export import is_export
 
 logger = logging.getLogger(__name__)
@@ -187,14 +188,11 @@ def clear_output_folder(folder: Path) -> None:
 
 def write_run(folder: Path, config: dict) -> None:
     """Write the resolved arguments as a recipe."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (RUN_FILE + ".part")
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=119)
-    temporary.write_text(
+    write_text(
+        folder / RUN_FILE,
         "# The arguments of the run in this folder. accelerate launch scripts/train.py --config takes it.\n" + text,
-        encoding="utf-8",
     )
-    temporary.replace(folder / RUN_FILE)
 
 
 def _read_run(folder: Path) -> dict:

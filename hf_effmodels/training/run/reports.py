@@ -1,8 +1,6 @@
 """What lies beside a trained model of any task: the model itself, numbers, training curves, the model card."""
 
 import logging
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -10,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..._files import move_into, whole_file, write_text
 from ...hub.ids import hub_id
 
 logger = logging.getLogger(__name__)
@@ -42,11 +41,9 @@ def save_model(trainer, output: Path) -> None:
     with tempfile.TemporaryDirectory(dir=output if trainer.args.should_save else None, prefix=".saving-") as folder:
         trainer.save_model(folder, _internal_call=True)
         if trainer.args.should_save:
-            for file in Path(folder).iterdir():
-                if file.name != "training_args.bin":  # a pickle; training_config.yaml says the same
-                    if file.is_dir():  # a diffusers pipeline keeps each of its parts in a folder
-                        shutil.rmtree(output / file.name, ignore_errors=True)
-                    os.replace(file, output / file.name)
+            # A pickle; training_config.yaml says the same.
+            Path(folder, "training_args.bin").unlink(missing_ok=True)
+            move_into(folder, output)
 
 
 def write_card(
@@ -159,14 +156,5 @@ def plot_curves(
 
 def save_figure(figure, file: Path) -> None:
     """Write a PNG file whole or not at all."""
-    temporary = file.with_name(f".{file.name}.part")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(file)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    with whole_file(file) as part:
+        figure.savefig(part, format="png", dpi=120)

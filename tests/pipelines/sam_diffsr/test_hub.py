@@ -114,7 +114,7 @@ def test_an_export_has_a_card_and_is_written_whole_or_not_at_all(pipe, tmp_path,
         "mit",
     )
     assert '"org/sr"' in card.text and "30.99 dB" in card.text
-    with pytest.raises(FileExistsError, match="is not an empty folder"):
+    with pytest.raises(FileExistsError, match="is not empty"):
         export(pipe, folder)
     with pytest.raises(ValueError, match="license: got 'MIT-2'"):
         export(pipe, tmp_path / "other", license="MIT-2")

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ...._files import whole_file, write_json
 from ....pipelines.sam_diffsr.masks import ENCODINGS, encode_regions
 from ...run.arguments import ArgumentReader
 from ...tasks.super_resolution.arguments import check_counts
@@ -149,7 +150,7 @@ def _write(source: HighResolutionImages, segment: Segmenter, args: MaskArguments
     output = Path(args.output)
     unfinished = output / _UNFINISHED
     unfinished.mkdir(parents=True, exist_ok=True)
-    _write_whole(unfinished / _SETTINGS, json.dumps(settings, indent=2).encode())
+    write_json(unfinished / _SETTINGS, settings)
     starts = range(0, len(source), args.shard_size)
     with tqdm(total=len(source), unit="image", disable=None) as progress:
         for number, start in enumerate(starts):
@@ -169,7 +170,7 @@ def _write(source: HighResolutionImages, segment: Segmenter, args: MaskArguments
         target.parent.mkdir(exist_ok=True)
         if (unfinished / f"{name}.parquet").exists():
             os.replace(unfinished / f"{name}.parquet", target)
-    _write_whole(output / _SETTINGS, json.dumps(settings, indent=2).encode())
+    write_json(output / _SETTINGS, settings)
     shutil.rmtree(unfinished)
     return output
 
@@ -231,16 +232,9 @@ def _write_shard(rows: list[dict], file: Path) -> None:
     if LOW in rows[0]:
         features[LOW] = datasets.Image()
     table = datasets.Dataset.from_list(rows, features=datasets.Features(features))
-    temporary = file.with_name(f".{file.name}.part")
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # one of our own counts the images
-    table.to_parquet(str(temporary))
+    with whole_file(file) as part:
+        table.to_parquet(str(part))
     if shown:
         datasets.enable_progress_bars()
-    temporary.replace(file)
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(file)

@@ -16,6 +16,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import Trainer
 
+from ...._files import write_json
 from ..output_folder import newest_checkpoint
 from ..run import Run
 from .resampling import DrawnDataset, draw_by_loss, loss_probabilities
@@ -164,10 +165,3 @@ def read_drawn(file: Path, samples: int) -> np.ndarray:
 
 def read_json(file: Path) -> dict | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-
-
-def write_json(file: Path, content: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(file)

@@ -11,6 +11,7 @@ from accelerate.utils import reduce
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ...._files import whole_file
 from ....compression.pruning.calibration import evaluating
 from ...losses.token_losses import token_losses
 
@@ -114,8 +115,7 @@ def _fingerprint(model: PreTrainedModel, size: int, batch_size: int) -> str:
 def _parts(file: Path | None) -> list[Path]:
     if file is None:
         return []
-    found = [path for path in file.parent.glob(f"{file.name}.part-*") if not path.name.endswith(".tmp")]
-    return sorted(found) + ([file] if file.exists() else [])
+    return sorted(file.parent.glob(f"{file.name}.part-*")) + ([file] if file.exists() else [])
 
 
 def _read(file: Path, fingerprint: str) -> np.ndarray:
@@ -130,8 +130,5 @@ def _read(file: Path, fingerprint: str) -> np.ndarray:
 
 
 def _write(file: Path, losses: np.ndarray, fingerprint: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(file.name + ".tmp")
-    with open(temporary, "wb") as opened:
+    with whole_file(file) as part, open(part, "wb") as opened:
         np.savez(opened, losses=losses, fingerprint=np.array(fingerprint))
-    temporary.replace(file)

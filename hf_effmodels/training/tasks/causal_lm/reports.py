@@ -1,6 +1,5 @@
 """What lies beside a trained language model, and what is written of an evaluated one."""
 
-import json
 import logging
 import math
 import sys
@@ -11,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from ...._files import write_json, write_text
 from ...run.reports import (
     has_matplotlib,
     plot_curves,
@@ -18,7 +18,6 @@ from ...run.reports import (
     save_results,
     training_summary,
     write_card,
-    write_text,
 )
 
 logger = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
 def _write_reports(trainer, eval_metrics: dict, config: dict, model_args, text_args, output: Path) -> None:
     args = trainer.args
     counts = {"training": _training_counts(trainer), "evaluation": asdict(trainer.eval_dataset.counts)}
-    write_text(output / "text.json", json.dumps(counts, indent=2) + "\n")
+    write_json(output / "text.json", counts)
     plots = has_matplotlib()
     if plots:
         panels = {"cross entropy": {"loss": "training", "eval_loss": "evaluation"}}
@@ -124,7 +123,7 @@ def write_sample(tokenizer, model, args, output: Path) -> str:
 def _write_expert_load(load: torch.Tensor, output: Path, plots: bool) -> None:
     """The share of the tokens that each expert of each layer got, in the last logged steps."""
     table = {"layers": [[round(share, 6) for share in layer] for layer in load.tolist()]}
-    write_text(output / "expert_load.json", json.dumps(table) + "\n")
+    write_json(output / "expert_load.json", table, indent=None)
     if not plots:
         return
     from matplotlib.figure import Figure
@@ -144,7 +143,7 @@ def write_evaluation(trainer, metrics: dict, output: Path, model_args, text_args
     results |= {name: metrics[f"eval_{name}"] for name in ("loss", "perplexity", "bits_per_byte", "tokens")}
     results |= {"documents": counts.documents, "bytes": counts.bytes}
     if trainer.is_world_process_zero():
-        write_text(output, json.dumps(results, indent=2) + "\n")
+        write_json(output, results)
         sys.stdout.write(
             f"loss {results['loss']:.4f}  perplexity {results['perplexity']:.3f}  bits per byte "
             f"{results['bits_per_byte']:.4f}  tokens {results['tokens']}\n"

@@ -1,6 +1,5 @@
 """What lies beside a trained image classifier, and what is written of an evaluated one."""
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from transformers.trainer_utils import PredictionOutput
 
+from ...._files import write_json
 from ...run.reports import (
     has_matplotlib,
     plot_curves,
@@ -15,7 +15,6 @@ from ...run.reports import (
     save_results,
     training_summary,
     write_card,
-    write_text,
 )
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def write_evaluation(trainer, measured: PredictionOutput, output: Path, model_ar
     results |= {name: measured.metrics[f"eval_{name}"] for name in QUALITY if f"eval_{name}" in measured.metrics}
     results |= {"loss": measured.metrics["eval_loss"], "samples": measured.metrics["eval_samples"]}
     if trainer.is_world_process_zero():
-        write_text(output, json.dumps(results, indent=2) + "\n")
+        write_json(output, results)
         top5 = f"  top-5 {100 * results['top_5_accuracy']:.3f} %" if "top_5_accuracy" in results else ""
         sys.stdout.write(f"top-1 {100 * results['accuracy']:.3f} %{top5}  n {results['samples']}\n")
     return results

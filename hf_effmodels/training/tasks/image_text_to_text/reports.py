@@ -2,14 +2,12 @@
 
 import json
 import logging
-import os
-import shutil
 import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...run.reports import has_matplotlib, plot_curves, save_results, training_summary, write_card, write_text
+from ...._files import whole_folder, write_json, write_text
+from ...run.reports import has_matplotlib, plot_curves, save_results, training_summary, write_card
 from .samples import Sample
 from .scores import SCIENCE_QA_GROUPS
 
@@ -17,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 #: Folder beside the results with the decoder's part of the adapters, as peft loads it.
 PEFT_FOLDER = "peft"
+_PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 #: What the card says about the training, as far as it was in use.
 HYPER_PARAMETERS = (
     *("train", "num_train_epochs", "max_steps", "optim", "learning_rate", "lr_scheduler_type", "warmup_steps"),
@@ -82,16 +81,10 @@ def save_peft_adapter(model, folder: Path) -> None:
         base_model_name_or_path=settings.text_model_name_or_path,
     )
     offsets = {"emb1": model.model.key_offsets, "emb2": model.model.value_offsets}
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.mkdir()
-        config.save_pretrained(str(temporary))
-        tensors = {f"base_model.adem_{name}": o.detach().cpu().contiguous() for name, o in offsets.items()}
-        save_file(tensors, temporary / "adapter_model.safetensors", {"format": "pt"})
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    tensors = {f"base_model.adem_{name}": o.detach().cpu().contiguous() for name, o in offsets.items()}
+    with whole_folder(folder, replaces=lambda name, path: name in _PEFT_FILES) as new:
+        config.save_pretrained(str(new))
+        save_file(tensors, new / "adapter_model.safetensors", {"format": "pt"})
 
 
 def write_evaluation(
@@ -99,7 +92,7 @@ def write_evaluation(
 ) -> dict:
     """Print the metrics and write them into a JSON file; on request the answers into another."""
     results = {"model": model_args.model, "dataset": data_args.dataset, "split": split, **metrics}
-    write_text(Path(args.output), json.dumps(results, indent=2) + "\n")
+    write_json(args.output, results)
     if args.answers is not None:
         lines = (
             {"prompt": sample.question, "answer": answer, "references": list(sample.references)}

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
 
+from ...._files import whole_file
 from ....metrics.psnr.psnr import prepare_pair, psnr
 from ....metrics.ssim.ssim import image_ssim
 from ....pipelines.sam_diffsr.matlab_resize import imresize
@@ -199,8 +200,6 @@ def save_images(results: list[Enlarged], folder: Path) -> None:
         ("bicubic", [result.bicubic for result in results]),
         ("hr", [result.reference for result in results]),
     ):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
         for result, image in zip(results, images, strict=True):
-            temporary = folder / kind / f".{result.name}.part"
-            image.save(temporary, format="png")
-            temporary.replace(folder / kind / f"{result.name}.png")
+            with whole_file(folder / kind / f"{result.name}.png") as part:
+                image.save(part, format="png")

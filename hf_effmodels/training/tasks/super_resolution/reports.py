@@ -1,8 +1,6 @@
 """What lies beside a trained super-resolution model, and what is written of an evaluated one."""
 
-import json
 import logging
-import shutil
 import sys
 from datetime import date
 from pathlib import Path
@@ -10,9 +8,10 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image, ImageDraw
 
+from ...._files import whole_file, write_json, write_text
 from ....pipelines.sam_diffsr.configuration_sam_diffsr import ARXIV, PAPER
-from ....pipelines.sam_diffsr.export import export, is_pipeline_folder
-from ...run.reports import HUB_FOLDER, has_matplotlib, plot_curves, save_results, training_summary, write_text
+from ....pipelines.sam_diffsr.export import export
+from ...run.reports import HUB_FOLDER, has_matplotlib, plot_curves, save_results, training_summary
 from .evaluation import MEASURES, Enlarged, averages
 
 logger = logging.getLogger(__name__)
@@ -49,10 +48,8 @@ def write_grid(results: list[Enlarged], file: Path) -> None:
             draw.text((left, top), title + value, fill="black")
             picture.paste(image, (left, top + _HEADER))
         top += row[0].height + _HEADER + _GAP
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.part")
-    picture.save(temporary, format="png")
-    temporary.replace(file)
+    with whole_file(file) as part:
+        picture.save(part, format="png")
 
 
 def _middle(image: Image.Image) -> Image.Image:
@@ -85,9 +82,9 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
         card = str(_encoder_card(measured, f"{evaluated_on}; {source}", **facts))
     else:
         hub = output / HUB_FOLDER
-        if is_pipeline_folder(hub):
-            shutil.rmtree(hub)
-        export(trainer.complete, hub, results=measured, measured_on=f"{evaluated_on}; {source}", **facts)
+        export(
+            trainer.complete, hub, overwrite=True, results=measured, measured_on=f"{evaluated_on}; {source}", **facts
+        )
         card = (hub / "README.md").read_text(encoding="utf-8")
     write_text(output / "README.md", card)
     logger.info("results: %s", output)
@@ -114,7 +111,7 @@ def write_evaluation(results: list[Enlarged], facts: dict, output: Path) -> dict
     means = averages(results)
     images = [{"name": result.name, "seconds": result.seconds, **result.measured} for result in results]
     written = {**facts, **means, "samples": len(results), "seconds": sum(r.seconds for r in results), "images": images}
-    write_text(output, json.dumps(written, indent=2) + "\n")
+    write_json(output, written)
     for name in MEASURES:
         digits = 2 if name.startswith("psnr") else 4
         unit = " dB" if name.startswith("psnr") else ""

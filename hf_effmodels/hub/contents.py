@@ -1,0 +1,97 @@
+"""What a model on the Hub is made of: the one allow-list, for exporting, publishing and `--push_to_hub`.
+
+Everything else that may lie in a folder (keys, notes, checkpoints, optimizer states, pickles, other people's code) is
+not needed by the model, and so is neither published nor replaced.
+"""
+
+import json
+import re
+from pathlib import Path
+
+CONFIG, CARD, PROCESSOR = "config.json", "README.md", "processor_config.json"
+MODEL_INDEX = "model_index.json"
+
+#: Besides code and weights, what transformers' models, processors, tokenizers and peft's adapters are saved as.
+SETTINGS = frozenset(
+    f"""{CONFIG} {CARD} {PROCESSOR} preprocessor_config.json generation_config.json adapter_config.json
+    tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja
+    tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt merges.txt""".split()
+)
+#: What the licence of the weights may ask for.
+LICENCE = frozenset("LICENSE LICENSE.md LICENSE.txt NOTICE NOTICE.md NOTICE.txt".split())
+
+_CHAT_TEMPLATE = re.compile(r"additional_chat_templates/[\w-]+\.jinja")
+_SHARD = r"(-\d{5}-of-\d{5})?"
+_WEIGHTS = re.compile(rf"(adapter_)?model(\.(fp16|bf16|fp32))?{_SHARD}\.safetensors|model\.safetensors\.index\.json")
+_COMPONENT = re.compile(r"([a-z][a-z0-9_]*)/(config\.json|scheduler_config\.json)")
+_COMPONENT_WEIGHTS = re.compile(
+    rf"[a-z][a-z0-9_]*/diffusion_pytorch_model(\.(fp16|bf16|fp32))?{_SHARD}\.safetensors"
+    r"|[a-z][a-z0-9_]*/diffusion_pytorch_model\.safetensors\.index(\.(fp16|bf16|fp32))?\.json"
+)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of a folder (by its name in it, with `/`) holds weights, or the index of weights in shards."""
+    return bool(_WEIGHTS.fullmatch(name) or _COMPONENT_WEIGHTS.fullmatch(name))
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file is part of a model or a pipeline; its code, which content tells, apart."""
+    return (
+        name in SETTINGS
+        or name == MODEL_INDEX
+        or is_weights(name)
+        or bool(_CHAT_TEMPLATE.fullmatch(name) or _COMPONENT.fullmatch(name))
+    )
+
+
+def model_files(folder: str | Path) -> list[str]:
+    """The names of the files in `folder` that belong on the Hub, code apart, in order.
+
+    Raises:
+        ValueError: one of them is a link (what it points to may lie anywhere), or weights are there twice.
+    """
+    folder = Path(folder)
+    found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = [path.relative_to(folder).as_posix() for path in found]
+    names = [name for name in names if is_model_file(name) or name in LICENCE]
+    for name in names:
+        refuse_link(folder, name)
+    return [name for name in names if not is_weights(name) or name in needed_weights(folder, name)]
+
+
+def refuse_link(folder: Path, name: str) -> None:
+    """ValueError if a file, or a folder on the way to it, is a link: what is published lies in the folder itself."""
+    path = folder
+    for part in Path(name).parts:
+        path = path / part
+        if path.is_symlink():
+            raise ValueError(
+                f"folder_or_model: {path} is a link to {path.readlink()}; accepted are files, so that nothing from "
+                "elsewhere is published. Put a copy of the file there"
+            )
+        if not path.is_file() and not path.is_dir():
+            raise ValueError(f"folder_or_model: {path} is neither a file nor a folder")
+
+
+def needed_weights(folder: Path, name: str) -> set[str]:
+    """Of the weights that `name` belongs to, those a loader reads: one file, or an index and the shards it names."""
+    beside, _, file = name.rpartition("/")
+    beside = f"{beside}/" if beside else ""
+    stem = re.match(r"adapter_model|model|diffusion_pytorch_model", file)[0]
+    variant = re.search(r"\.(fp16|bf16|fp32)(-|\.safetensors|\.json)", file)
+    variant = f".{variant[1]}" if variant else ""
+    whole = f"{beside}{stem}{variant}.safetensors"
+    index = f"{beside}{stem}.safetensors.index{variant}.json"
+    if not (folder / index).is_file():
+        return {whole}
+    if (folder / whole).is_file():
+        raise ValueError(f"folder_or_model: {folder} holds both {whole} and {index}; delete the one that is not meant")
+    try:
+        shards = set(json.loads((folder / index).read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"folder_or_model: {folder / index} is no index of weights ({error!r})") from error
+    wrong = sorted(str(shard) for shard in shards if not (isinstance(shard, str) and is_weights(f"{beside}{shard}")))
+    if wrong:
+        raise ValueError(f"folder_or_model: {folder / index} names {wrong[0]!r}, accepted are weights beside it")
+    return {index, *(f"{beside}{shard}" for shard in shards)}

@@ -1,0 +1,212 @@
+"""Files and folders are written whole or not at all, and what is not ours stays: killed and failing at every step."""
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hf_effmodels import _files
+from hf_effmodels._files import move_into, whole_file, whole_folder, write_text
+
+OURS = {"config.json", "model.safetensors", "unet/weights"}
+OLD = {"config.json": "old", "model.safetensors": "old", "thesis.tex": "mine", "runs/log": "mine"}
+OLD |= {"unet/weights": "old", "unet/note": "mine"}
+NEW = {"config.json": "new", "unet/weights": "new", "README.md": "new"}
+KEPT = {name: text for name, text in OLD.items() if name not in OURS}
+
+
+def read(folder: Path) -> dict[str, str] | None:
+    if not folder.exists():
+        return None
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def fill(folder: Path, contents: dict[str, str]) -> Path:
+    for name, text in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def replace(folder: Path) -> None:
+    with whole_folder(folder, replaces=lambda name, path: name in OURS) as new:
+        fill(new, NEW)
+
+
+class Killed(BaseException):
+    """What a process that is killed at a step cannot do: any further step, not even to clear up."""
+
+
+class Interrupted:
+    """In its block the file operations end at step `number`: all later ones do nothing ("kill"), or this one fails
+    with an OSError, before or after it was done ("fail before", "fail after")."""
+
+    STEPS = ((os, "rename"), (os, "replace"), (os, "link"), (os, "mkdir"), (os, "rmdir"), (os, "unlink"), (os, "open"))
+    STEPS += ((shutil, "rmtree"), (shutil, "copymode"), (shutil, "copystat"), (shutil, "copy2"), (_files, "_exchange"))
+
+    def __init__(self, number: int, how: str):
+        self.number, self.how, self.count = number, how, 0
+
+    def __enter__(self):
+        self.patch = pytest.MonkeyPatch()
+        for module, name in self.STEPS:
+            self.patch.setattr(module, name, self.watch(getattr(module, name)))
+        return self
+
+    def watch(self, function):
+        def call(*arguments, **options):
+            self.count += 1
+            at = self.count
+            if at >= self.number and self.how == "kill":
+                raise Killed
+            if at == self.number and self.how == "fail before":
+                raise OSError("disk full")
+            result = function(*arguments, **options)
+            if at == self.number and self.how == "fail after":
+                raise OSError("disk full")
+            return result
+
+        return call
+
+    def __exit__(self, kind, *_) -> bool:
+        self.patch.undo()
+        return kind is not None and issubclass(kind, (Killed, OSError))
+
+
+HOW = ["kill", "fail before", "fail after"]
+
+
+def no_links(*_, **__) -> None:
+    raise OSError("no hard links here")
+
+
+@pytest.mark.parametrize(
+    "system, how",
+    [
+        *(("exchange, links", how) for how in HOW),
+        ("exchange, copies", "kill"),
+        *(("two renames, links", how) for how in HOW),
+    ],
+)
+def test_whatever_happens_to_the_writer_the_folder_is_the_old_or_the_new(tmp_path, monkeypatch, system, how):
+    if "exchange" not in system:
+        monkeypatch.setattr(_files, "_exchange", lambda a, b: False)
+    if "links" not in system:
+        monkeypatch.setattr(os, "link", no_links)
+    folder, seen = tmp_path / "model", []
+    for number in range(1, 100):
+        shutil.rmtree(folder, ignore_errors=True)
+        fill(folder, OLD)
+        with Interrupted(number, how) as steps:
+            replace(folder)
+        found = read(folder)
+        if found is None:
+            # Only between the two renames of a killed process: the old one is beside, and the next writer finds it.
+            assert how == "kill" and "exchange" not in system, number
+            _files._tidy(folder)
+            found = read(folder)
+        assert found in (OLD, NEW | KEPT), number
+        seen.append(found == OLD)
+        if steps.count < number:
+            break
+        replace(folder)
+        assert read(folder) == NEW | KEPT, number
+        assert os.listdir(tmp_path) == ["model"], f"something is left beside after step {number}"
+    assert number > 15 and {True, False} == set(seen)
+    assert seen[-1] is False
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_whatever_happens_to_the_writer_the_file_is_the_old_or_the_new(tmp_path, how):
+    file, seen = tmp_path / "results.json", []
+    for number in range(1, 20):
+        file.write_text("old")
+        with Interrupted(number, how) as steps:
+            write_text(file, "new")
+        assert file.read_text() in ("old", "new"), number
+        seen.append(file.read_text())
+        if steps.count < number:
+            break
+        write_text(file, "newer")
+        assert read(tmp_path) == {"results.json": "newer"}, number
+    assert set(seen) == {"old", "new"} and seen[-1] == "new"
+
+
+def test_an_error_of_the_writer_leaves_nothing_new(tmp_path):
+    fill(tmp_path / "model", OLD)
+    write_text(tmp_path / "file", "old")
+    for where in ("model", "none"):
+        with suppress(KeyboardInterrupt), whole_folder(tmp_path / where, replaces=lambda name, path: True) as new:
+            fill(new, NEW)
+            raise KeyboardInterrupt
+    for where in ("file", "new"):
+        with suppress(KeyboardInterrupt), whole_file(tmp_path / where) as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+    assert read(tmp_path) == {f"model/{name}": text for name, text in OLD.items()} | {"file": "old"}
+    assert sorted(os.listdir(tmp_path)) == ["file", "model"]
+
+
+def test_without_leave_to_replace_a_folder_must_be_new_or_empty(tmp_path):
+    fill(tmp_path / "full", OLD)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".git").touch()
+    refused = {"full": "holds config.json", "hidden": r"holds \.git", "full/config.json": "is a file"}
+    for name, message in refused.items():
+        with pytest.raises(FileExistsError, match=message), whole_folder(tmp_path / name):
+            pytest.fail("the block was entered")
+    for name in ("empty", "deep/new"):
+        with whole_folder(tmp_path / name) as new:
+            fill(new, NEW)
+        assert read(tmp_path / name) == NEW
+    assert read(tmp_path / "full") == OLD
+
+
+def test_links_lead_to_where_they_point_and_rights_stay(tmp_path):
+    fill(tmp_path / "target", OLD)
+    (tmp_path / "link").symlink_to("target", target_is_directory=True)
+    (tmp_path / "target").chmod(0o750)
+    (tmp_path / "target" / "shortcut").symlink_to("thesis.tex")
+    replace(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and read(tmp_path / "target") == NEW | KEPT | {"shortcut": "mine"}
+    assert (tmp_path / "target" / "shortcut").is_symlink()
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o750
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(0o640)
+    (tmp_path / "alias").symlink_to("file")
+    write_text(tmp_path / "alias", "new")
+    assert (tmp_path / "alias").is_symlink() and (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_of_theirs_is_not_replaced_by_a_folder_nor_the_other_way_round(tmp_path):
+    keep = {"replaces": lambda name, path: False}
+    for theirs, ours in (("a", "a/b"), ("a/b", "a")):
+        folder = fill(tmp_path / ours.replace("/", "_"), {theirs: "mine"})
+        with pytest.raises(FileExistsError, match="of this name"), whole_folder(folder, **keep) as new:
+            fill(new, {ours: "new"})
+        assert read(folder) == {theirs: "mine"}
+
+
+def test_two_at_once_both_finish_and_a_folder_in_use_is_not_cleared_away(tmp_path):
+    with whole_folder(tmp_path / "model", replaces=lambda *_: True) as first:
+        fill(first, {"a": "first"})
+        with whole_folder(tmp_path / "model", replaces=lambda *_: True) as second:
+            fill(second, {"b": "second"})
+        assert read(tmp_path / "model") == {"b": "second"} and read(first) == {"a": "first"}
+    assert read(tmp_path / "model") == {"a": "first"}
+    with whole_file(tmp_path / "file") as first, whole_file(tmp_path / "file") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "file").read_text() == "first"
+    assert sorted(os.listdir(tmp_path)) == ["file", "model"]
+
+
+def test_what_is_moved_in_replaces_whole_folders_and_leaves_the_rest(tmp_path):
+    fill(tmp_path / "out", {"config.json": "old", "unet/a": "old", "thesis.tex": "mine"})
+    fill(tmp_path / "new", {"config.json": "new", "unet/b": "new"})
+    move_into(tmp_path / "new", tmp_path / "out")
+    assert read(tmp_path / "out") == {"config.json": "new", "unet/b": "new", "thesis.tex": "mine"}
