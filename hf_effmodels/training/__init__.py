@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from .task import list_tasks, load_task, naming_extras
 
-__all__ = ["evaluate", "list_tasks", "load_task", "main", "prepare"]
+__all__ = ["evaluate", "list_tasks", "load_task", "main", "prepare", "set_up_logging"]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -41,7 +41,7 @@ def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
         from .run.launch import start_missing_processes
 
         start_missing_processes()
-        _set_up_logging()
+        set_up_logging()
     with _one_line_errors() if as_program else _errors_as_raised():
         work = prepare(stage, sys.argv[1:] if as_program else list(argv))
     return work()
@@ -58,7 +58,7 @@ def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
         return getattr(task, stage)(reader)
 
 
-def _set_up_logging() -> None:
+def set_up_logging() -> None:
     logging.basicConfig(format="%(message)s")
     is_main = os.environ.get("RANK", "0") == "0"
     logging.getLogger("hf_effmodels").setLevel(logging.INFO if is_main else logging.ERROR)

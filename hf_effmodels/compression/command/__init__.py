@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ...training import _set_up_logging as set_up_logging
+from ...training import set_up_logging
 from . import inheritance, learning_rate, rounds, shapes, tokenizers
 
 STEPS = (tokenizers, shapes, inheritance, rounds, learning_rate)

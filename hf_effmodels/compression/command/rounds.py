@@ -32,6 +32,7 @@ def _add_draw(sub: argparse.ArgumentParser) -> None:
 
 
 def _select_rounds(arguments, recipe: list[str]) -> dict:
+    from ...training.data.fingerprints import fingerprint
     from ...training.run.rounds.rounds import check_rounds, write_drawn
     from ...training.run.rounds.sample_losses import compute_losses
 
@@ -55,6 +56,7 @@ def _select_rounds(arguments, recipe: list[str]) -> dict:
         temperature=arguments.temperature,
         group_size=arguments.group_size,
         seed=arguments.draw_seed,
+        data=fingerprint(trainer.train_dataset),
     )
     return {**drawn, "indices": len(drawn["indices"]), "file": str(file)}
 

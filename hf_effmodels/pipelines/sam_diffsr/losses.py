@@ -11,7 +11,8 @@ def denoising_loss(prediction: torch.Tensor, target: torch.Tensor, kind: str = "
 
     Args:
         prediction, target: the noise, (batch, 3, H, W); the target is `SamDiffSRScheduler.get_target`'s.
-        kind: "l1", the published recipe's; "l2", the mean squared error; "ssim", L1 + 1 - SSIM.
+        kind: "l1", the published recipe's; "l2", the mean squared error; "ssim", L1 + 1 - SSIM(x/2 + 1/2, y/2 + 1/2):
+            the official code moves both to [0, 1] as if they were images in [-1, 1].
     """
     if kind not in LOSSES:
         raise ValueError(f"kind: got {kind!r}, accepted are {', '.join(map(repr, LOSSES))}.")
@@ -20,7 +21,7 @@ def denoising_loss(prediction: torch.Tensor, target: torch.Tensor, kind: str = "
     if kind == "l2":
         return F.mse_loss(prediction, target)
     loss = F.l1_loss(prediction, target)
-    return loss + 1 - ssim(prediction, target) if kind == "ssim" else loss
+    return loss + 1 - ssim(prediction / 2 + 0.5, target / 2 + 0.5) if kind == "ssim" else loss
 
 
 def ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

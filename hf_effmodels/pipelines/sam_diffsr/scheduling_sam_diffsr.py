@@ -6,6 +6,8 @@ The file stands alone: it is copied beside the weights when a pipeline is saved.
 """
 
 import math
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +101,7 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: T.
         beta_schedule: `"squaredcos_cap_v2"` (cosine) or `"linear"` (`beta_start` to `beta_end`, the last is 0.999).
         trained_betas: the T values of β themselves; filled in for "linear", which other samplers take to mean
-            something else.
+            something else. `from_config(config, beta_end=...)` computes them anew.
         clip_sample, clip_sample_range: clip the predicted residual to ±`clip_sample_range`.
         thresholding, sample_max_value: the same for samplers that know no `clip_sample`: thresholding with a largest
             value of 1 is clipping.
@@ -135,6 +137,8 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
         ):
             if value not in accepted:
                 raise ValueError(f"{name}: got {value!r}, accepted are {', '.join(map(repr, accepted))}.")
+        if (_whole(num_train_timesteps) or 0) < 1:
+            raise ValueError(f"num_train_timesteps: got {num_train_timesteps!r}, accepted are whole numbers from 1.")
         if trained_betas is not None:
             betas = np.asarray(trained_betas, dtype=np.float64)
         elif beta_schedule == "linear":
@@ -144,8 +148,16 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
             betas = cosine_betas(num_train_timesteps)
         if betas.shape != (num_train_timesteps,):
             raise ValueError(f"trained_betas: expected {num_train_timesteps} numbers, got shape {betas.shape}.")
-        # Otherwise `from_config` of another class drops what was left at our defaults and takes its own.
-        self.register_to_config(_use_default_values=[])
+        if not (betas > 0).all() or not (betas < 1).all():  # also where there is a NaN
+            name = "beta_start, beta_end" if trained_betas is None else "trained_betas"
+            raise ValueError(
+                f"{name}: got β from {betas.min()} to {betas.max()}, accepted are numbers between 0 and 1."
+            )
+        # What is listed here `from_config` of another class leaves out: nothing that was left at our defaults (it
+        # would take its own), but what it does not know, which comes back from under a private name.
+        self.register_to_config(
+            _use_default_values=["structure_coefficient"], _structure_coefficient=structure_coefficient
+        )
 
         self._betas = betas
         self._training_tables = diffusion_tables(betas)
@@ -158,6 +170,18 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping, **kwargs):
+        """As diffusers', but β that follow from the configuration follow the overrides in `kwargs` as well."""
+        config = dict(config_dict)
+        left_out = config.get("_use_default_values", [])
+        config["_use_default_values"] = [name for name in left_out if name != "structure_coefficient"]
+        if "_structure_coefficient" in config:
+            config.setdefault("structure_coefficient", config["_structure_coefficient"])
+        if _is_derived(config) or kwargs.keys() & {"beta_schedule", "beta_start", "beta_end"}:
+            config["trained_betas"] = None
+        return super().extract_init_dict(config, **kwargs)
 
     # ---- the reverse process ----
 
@@ -175,13 +199,19 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
         if (num_inference_steps is None) == (timesteps is None):
             raise ValueError("Give either num_inference_steps or timesteps.")
         if timesteps is None:
-            if not 1 <= num_inference_steps <= total:
-                raise ValueError(f"num_inference_steps: got {num_inference_steps}, accepted are 1 to {total}.")
-            chain = self._spaced(num_inference_steps)
+            steps = _whole(num_inference_steps)
+            if steps is None or not 1 <= steps <= total:
+                raise ValueError(
+                    f"num_inference_steps: got {num_inference_steps!r}, accepted are whole numbers from 1 to {total}."
+                )
+            chain = self._spaced(steps)
         else:
-            chain = np.asarray(timesteps, dtype=np.int64)
-            if chain.ndim != 1 or not chain.size or chain[0] >= total or chain[-1] < 0 or np.any(np.diff(chain) >= 0):
-                raise ValueError(f"timesteps: got {timesteps}, accepted are descending numbers from {total - 1} to 0.")
+            numbers = [_whole(timestep) for timestep in timesteps]
+            chain = np.array([-1 if number is None else number for number in numbers], dtype=np.int64)
+            if not chain.size or chain[0] >= total or chain.min() < 0 or np.any(np.diff(chain) >= 0):
+                raise ValueError(
+                    f"timesteps: got {list(timesteps)}, accepted are descending whole numbers from {total - 1} to 0."
+                )
         self.num_inference_steps = len(chain)
         self._set_chain(chain, device)
 
@@ -255,14 +285,17 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
         """x_t = √ᾱ_t x_0 + √(1-ᾱ_t) ε', with ε' = `modulate_noise(noise, timesteps, structure_mask)`.
 
         Args:
-            original_samples, noise: (batch, 3, H, W).
-            timesteps: (batch,) integers from 0 to T-1; at -1 the sample is returned as it is.
+            original_samples, noise: (batch, 3, H, W); without a mask of any shape (batch, ...).
+            timesteps: (batch,) integers from 0 to T-1, or one for all; at -1 the sample is returned as it is.
             structure_mask: encoded segmentation, (batch, 1, h, w) of any size; none: SRDiff's forward process.
+
+        Raises:
+            ValueError: another number of timesteps, or a mask of another batch.
         """
         noise = self.modulate_noise(noise, timesteps, structure_mask)
         signal = self._at("sqrt_alphas_cumprod", timesteps, original_samples)
         spread = self._at("sqrt_one_minus_alphas_cumprod", timesteps, original_samples)
-        clean = (timesteps.to(original_samples.device) < 0).reshape(-1, 1, 1, 1)
+        clean = _aligned(timesteps.to(original_samples.device) < 0, original_samples)
         return torch.where(clean, original_samples, signal * original_samples + spread * noise)
 
     def modulate_noise(
@@ -280,9 +313,10 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
     def _shifted(self, noise, timesteps, structure_mask, coefficients: np.ndarray) -> torch.Tensor:
         if structure_mask is None:
             return noise
-        if structure_mask.ndim != 4 or structure_mask.shape[:2] != (len(noise), 1):
+        if noise.ndim != 4 or structure_mask.ndim != 4 or structure_mask.shape[:2] != (len(noise), 1):
             raise ValueError(
-                f"structure_mask: expected ({len(noise)}, 1, height, width), got {tuple(structure_mask.shape)}."
+                f"structure_mask: expected ({len(noise)}, 1, height, width), got {tuple(structure_mask.shape)} for "
+                f"noise {tuple(noise.shape)}."
             )
         structure_mask = structure_mask.to(noise)
         if structure_mask.shape[-2:] != noise.shape[-2:]:
@@ -294,6 +328,31 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
 
     @staticmethod
     def _lookup(values: np.ndarray, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """`values` at `timesteps`, (batch, 1, 1, 1), in the dtype and on the device of `like`."""
+        """`values` at `timesteps`, (batch, 1, ...), in the dtype and on the device of `like` and of its rank."""
         values = torch.from_numpy(values).to(like)
-        return values[timesteps.to(like.device).clamp(min=0)].reshape(-1, 1, 1, 1)
+        return _aligned(values[timesteps.to(like.device).clamp(min=0)], like)
+
+
+def _aligned(numbers: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    """(batch,) numbers as (batch, 1, ...), one for each of the samples, (batch, ...)."""
+    numbers = numbers.reshape(-1)
+    if samples.ndim == 0 or len(numbers) not in (1, len(samples)):
+        raise ValueError(f"timesteps: got {len(numbers)} for samples of shape {tuple(samples.shape)}.")
+    return numbers.reshape(-1, *[1] * (samples.ndim - 1))
+
+
+def _whole(number) -> int | None:
+    """A whole number of whatever library; None for anything else."""
+    try:
+        return None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return None
+
+
+def _is_derived(config: Mapping) -> bool:
+    """Whether the β in a configuration are those that its other fields stand for, not the user's own."""
+    betas, steps = config.get("trained_betas"), config.get("num_train_timesteps")
+    if betas is None or config.get("beta_schedule") != "linear" or steps is None or len(betas) != steps:
+        return False
+    known = {name: config[key] for name, key in (("start", "beta_start"), ("end", "beta_end")) if key in config}
+    return bool(np.array_equal(np.asarray(betas), linear_betas(steps, **known)))

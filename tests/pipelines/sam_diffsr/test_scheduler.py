@@ -1,9 +1,13 @@
 """The schedule, the modulated forward process, the reverse process, and stock samplers from its configuration."""
 
+import logging
+
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+from diffusers.utils import DummyObject
 
 from hf_effmodels.pipelines import SamDiffSRScheduler
 from hf_effmodels.pipelines.sam_diffsr.losses import denoising_loss
@@ -115,6 +119,146 @@ def test_masks_of_another_size_are_resized_and_of_another_batch_refused():
         scheduler.add_noise(noise, noise, timesteps, mask[0])
 
 
+#: The samplers that diffusers calls exchangeable, as far as their libraries are installed; EDM's has no β at all.
+STOCK = [
+    entry.name
+    for entry in KarrasDiffusionSchedulers
+    if entry.name != "EDMEulerScheduler" and not isinstance(getattr(diffusers, entry.name), DummyObject)
+]
+
+
+@pytest.fixture
+def warnings(caplog):
+    """What diffusers logs, whose loggers end at its own handler."""
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+@pytest.mark.parametrize("sampler", STOCK)
+def test_a_switch_to_a_stock_sampler_and_back_is_silent_and_loses_nothing(sampler, form, warnings, tmp_path):
+    ours = SamDiffSRScheduler(beta_schedule="linear", num_train_timesteps=20, structure_coefficient=form)
+    stock = getattr(diffusers, sampler).from_config(ours.config)
+    stock.save_pretrained(tmp_path)
+    for config in (stock.config, type(stock).from_pretrained(tmp_path).config):
+        back = SamDiffSRScheduler.from_config(config)
+        assert back.config.structure_coefficient == form and back.config.timestep_spacing == "trailing"
+        assert np.array_equal(back._betas, ours._betas)
+    assert (
+        SamDiffSRScheduler.from_config(ours.config, structure_coefficient="one").config.structure_coefficient == "one"
+    )
+    assert not [record.getMessage() for record in warnings.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("through", ["config", "saved", "stock"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"beta_end": 0.05},
+        {"beta_start": 1e-3},
+        {"num_train_timesteps": 20},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 30},
+        {"trained_betas": [0.25] * 50},
+    ],
+)
+def test_an_override_of_the_schedule_is_obeyed_and_the_configuration_tells_it(changed, through, tmp_path):
+    settings = {"beta_schedule": "linear", "num_train_timesteps": 50}
+    ours = SamDiffSRScheduler(**settings)
+    if through == "saved":
+        ours.save_pretrained(tmp_path)
+        again = SamDiffSRScheduler.from_pretrained(tmp_path, **changed)
+    else:
+        config = diffusers.DDIMScheduler.from_config(ours.config).config if through == "stock" else ours.config
+        again = SamDiffSRScheduler.from_config(config, **changed)
+    expected = SamDiffSRScheduler(**{**settings, **changed})
+    assert np.array_equal(again._betas, expected._betas) and not np.array_equal(again._betas, ours._betas)
+    for name in ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "trained_betas"):
+        assert again.config[name] == expected.config[name], name
+
+
+def test_betas_of_one_s_own_stay_unless_the_schedule_is_named():
+    own = SamDiffSRScheduler(num_train_timesteps=3, trained_betas=[0.1, 0.2, 0.3])
+    same = SamDiffSRScheduler.from_config(own.config, clip_sample=False)
+    assert same._betas.tolist() == [0.1, 0.2, 0.3] and same.config.clip_sample is False
+    cosine = SamDiffSRScheduler.from_config(own.config, beta_schedule="squaredcos_cap_v2")
+    assert np.array_equal(cosine._betas, SamDiffSRScheduler(num_train_timesteps=3)._betas)
+    with pytest.raises(ValueError, match="trained_betas: expected 4 numbers"):
+        SamDiffSRScheduler.from_config(own.config, num_train_timesteps=4)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30, 99, 100])
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_fewer_steps_are_spaced_as_ddpm_spaces_them_also_where_they_do_not_divide(spacing, steps):
+    ours = SamDiffSRScheduler(timestep_spacing=spacing)
+    stock = diffusers.DDPMScheduler.from_config(ours.config)
+    ours.set_timesteps(steps)
+    stock.set_timesteps(steps)
+    assert ours.timesteps.tolist() == stock.timesteps.tolist()
+    if (spacing, steps) == ("leading", 7):
+        assert ours.timesteps.tolist() == [84, 70, 56, 42, 28, 14, 0]  # 100 // 7 apart
+
+
+def test_a_chain_of_fewer_steps_has_the_betas_that_it_implies():
+    """q(x_t | x_s) = N(√(ᾱ_t/ᾱ_s) x_s, 1 - ᾱ_t/ᾱ_s); one step back is computed here from Bayes' rule."""
+    scheduler = SamDiffSRScheduler(clip_sample_range=0.7)
+    scheduler.set_timesteps(timesteps=[90, 40, 3])
+    alphas = np.cumprod(1 - scheduler._betas)
+    sample, noise, drawn = (torch.randn(2, 3, 4, 4, dtype=torch.float64) for _ in range(3))
+    for t, s in ((90, 40), (40, 3), (3, None)):
+        a, b = alphas[t], 1.0 if s is None else alphas[s]
+        original = ((sample - np.sqrt(1 - a) * noise) / np.sqrt(a)).clamp(-0.7, 0.7)
+        beta = 1 - a / b
+        mean = np.sqrt(b) * beta / (1 - a) * original + np.sqrt(a / b) * (1 - b) / (1 - a) * sample
+        expected = mean + np.sqrt(beta * (1 - b) / (1 - a)) * (drawn if s is not None else 0)
+        got = scheduler.step(noise, t, sample, variance_noise=drawn)
+        torch.testing.assert_close(got.prev_sample, expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(got.pred_original_sample, original, rtol=1e-6, atol=1e-6)
+        assert scheduler.step(noise, t, sample, variance_noise=drawn, return_dict=False)[0].equal(got.prev_sample)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 5), (4, 2, 6), (4, 3, 6, 6), (4, 3, 2, 6, 6)])
+def test_noise_is_added_to_samples_of_any_rank_and_dtype(shape):
+    scheduler = SamDiffSRScheduler()
+    stock = diffusers.DDPMScheduler.from_config(scheduler.config)
+    for dtype, near in ((torch.float32, 1e-5), (torch.float64, 1e-5), (torch.bfloat16, 0.1)):
+        sample, noise = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+        timesteps = torch.tensor([0, 30, 60, 99])
+        noisy = scheduler.add_noise(sample, noise, timesteps)
+        assert noisy.shape == sample.shape and noisy.dtype == dtype
+        torch.testing.assert_close(noisy, stock.add_noise(sample, noise, timesteps), rtol=near, atol=near)
+        for index, timestep in enumerate(timesteps):
+            alone = scheduler.add_noise(sample[index : index + 1], noise[index : index + 1], timestep[None])
+            assert torch.equal(alone[0], noisy[index])
+        torch.testing.assert_close(scheduler.add_noise(sample, noise, torch.tensor(-1)), sample)
+    with pytest.raises(ValueError, match=r"timesteps: got 3 for samples of shape \(4"):
+        scheduler.add_noise(sample, noise, timesteps[:3])
+
+
+def test_whole_numbers_of_any_library_are_steps_and_nothing_else_is():
+    scheduler = SamDiffSRScheduler()
+    for ten in (np.int64(10), np.uint8(10), torch.tensor(10)):
+        scheduler.set_timesteps(ten)
+        assert scheduler.num_inference_steps == len(scheduler.timesteps) == 10
+    for chain in (np.array([80, 5]), torch.tensor([80, 5]), (80, 5)):
+        scheduler.set_timesteps(timesteps=chain)
+        assert scheduler.timesteps.tolist() == [80, 5]
+    for wrong in (10.0, 2.5, True, "10", 0, 101, np.float64(3), [10]):
+        with pytest.raises(ValueError, match="num_inference_steps: got"):
+            scheduler.set_timesteps(wrong)
+    for wrong in ([], [80.5, 3], [3, 80], [80, 80], [100], [5, -1], [5, -1, -2]):
+        with pytest.raises(ValueError, match="timesteps: got"):
+            scheduler.set_timesteps(timesteps=wrong)
+    for wrong in (0, -3, 2.5, "100"):
+        with pytest.raises(ValueError, match="num_train_timesteps: got"):
+            SamDiffSRScheduler(num_train_timesteps=wrong)
+    for betas in ([0.1, 1.0], [0.0, 0.1], [0.1, float("nan")], [0.1, -0.2]):
+        with pytest.raises(ValueError, match="trained_betas: got β"):
+            SamDiffSRScheduler(num_train_timesteps=2, trained_betas=betas)
+
+
 @pytest.mark.parametrize("settings", [{}, {"beta_schedule": "linear", "num_train_timesteps": 20}])
 def test_a_saved_scheduler_comes_back(settings, tmp_path):
     scheduler = SamDiffSRScheduler(**settings, structure_coefficient="paper")
@@ -135,7 +279,7 @@ def test_bad_settings_are_refused_by_name():
     with pytest.raises(ValueError, match="trained_betas: expected 100 numbers"):
         SamDiffSRScheduler(trained_betas=[0.1])
     scheduler = SamDiffSRScheduler()
-    with pytest.raises(ValueError, match="num_inference_steps: got 101, accepted are 1 to 100"):
+    with pytest.raises(ValueError, match="num_inference_steps: got 101, accepted are whole numbers from 1 to 100"):
         scheduler.set_timesteps(101)
     with pytest.raises(ValueError, match="timesteps: got"):
         scheduler.set_timesteps(timesteps=[1, 50])
@@ -151,12 +295,12 @@ def test_losses_are_what_their_names_say():
     assert loss["l2"] == pytest.approx(error.square().mean().item())
     assert denoising_loss(target, target, "ssim").item() == pytest.approx(0, abs=1e-12)
 
-    # SSIM, pixel by pixel.
+    # SSIM of x/2 + 1/2, as of images in [-1, 1], pixel by pixel.
     weights = np.exp(-((np.arange(11) - 5) ** 2) / 4.5)
     window = np.outer(weights, weights) / weights.sum() ** 2
     similarities = []
     for x, y in zip((target + error)[0].numpy(), target[0].numpy(), strict=True):
-        x, y = np.pad(x, 5), np.pad(y, 5)
+        x, y = np.pad(x / 2 + 0.5, 5), np.pad(y / 2 + 0.5, 5)
         for row, column in np.ndindex(12, 12):
             a, b = x[row : row + 11, column : column + 11], y[row : row + 11, column : column + 11]
             mean_a, mean_b = (window * a).sum(), (window * b).sum()

@@ -51,13 +51,14 @@ def draw_by_loss(
     starts = np.arange(0, losses.size, group_size)
     sizes = np.diff(np.append(starts, losses.size))
     grouped = losses if group_size == 1 or not losses.size else np.add.reduceat(losses, starts) / sizes
-    probabilities = loss_probabilities(grouped, temperature)
+    loss_probabilities(grouped, temperature)  # raises for what has none
     count = int(grouped.size * rate + 1e-9)  # 0.58 · 50 is 29, and 28.999… in floating point
     if count < 1:
         raise ValueError(f"rate: got {rate}, which draws none of {grouped.size} groups of {group_size} samples.")
     uniform = np.random.RandomState(seed).random_sample(grouped.size)
+    # log p but for a constant; of p itself, which may be 0 at low temperatures, there would be ties.
     with np.errstate(divide="ignore"):
-        keys = np.log(probabilities) - np.log(-np.log(uniform))
+        keys = (grouped - grouped.max()) / temperature - np.log(-np.log(uniform))
     drawn = np.sort(np.argsort(-keys, kind="stable")[:count])
     return np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in drawn]).astype(np.int64)
 

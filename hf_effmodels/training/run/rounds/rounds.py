@@ -17,7 +17,8 @@ from accelerate import PartialState
 from transformers import Trainer
 
 from ...._files import write_json
-from ..output_folder import newest_checkpoint
+from ...data.fingerprints import fingerprint
+from ..output_folder import changes, newest_checkpoint
 from ..run import Run
 from .resampling import DrawnDataset, draw_by_loss, loss_probabilities
 from .sample_losses import compute_losses
@@ -45,10 +46,11 @@ def train_rounds(
     All processes of a distributed run call this. Nothing depends on their number but the training itself.
 
     Args:
-        make_trainer: called as `make_trainer(number, start, folder)` for each round that is not trained yet: its
-            number from 1, the folder of the model to start from (None in the first round), the folder to train in.
-            Returns a `Run` of that folder, or a trainer alone, with the whole data set as `train_dataset` (map-style,
-            samples of equal length; here the drawn ones take its place). The model is one with `from_pretrained`.
+        make_trainer: called as `make_trainer(number, start, folder)` for each round, also for one that is trained
+            already, whose arguments and data are then compared with what was recorded: its number from 1, the folder
+            of the model to start from (None in the first round), the folder to train in. Returns a `Run` of that
+            folder, or a trainer alone, with the whole data set as `train_dataset` (map-style, samples of equal length;
+            here the drawn ones take its place). The model is one with `from_pretrained`.
         output_dir: gets a folder for each round.
         rounds: how many.
         rate, temperature, group_size: see `draw_by_loss`.
@@ -60,7 +62,7 @@ def train_rounds(
         it and that of the drawn ones.
 
     Raises:
-        ValueError: a number out of range, or a folder with rounds of other arguments.
+        ValueError: a number out of range, or a folder with rounds of other arguments, another recipe or other data.
     """
     check_rounds(rounds, rate, temperature, group_size)
     output, results = Path(output_dir), []
@@ -72,14 +74,18 @@ def train_rounds(
         if done is not None and done["settings"] != settings:
             raise ValueError(f"output_dir: {folder} is a round with {done['settings']}, this run has {settings}.")
         is_last = number == rounds
+        made = make_trainer(number, before if number > 1 else None, folder)
+        is_run = isinstance(made, Run)
+        trainer, train = (made.trainer, made.train) if is_run else (made, partial(_train, made, folder))
+        whole = trainer.train_dataset
+        recipe, data = _recipe(made, number), fingerprint(whole)
+        if done is not None:
+            _check_same(folder, done, recipe, data)
         if done is None or (not is_last and not (folder / DRAWN_FILE).is_file()):
-            made = make_trainer(number, before if number > 1 else None, folder)
-            is_run = isinstance(made, Run)
-            trainer, train = (made.trainer, made.train) if is_run else (made, partial(_train, made, folder))
-            whole = trainer.train_dataset
-            if number > 1:
-                trainer.train_dataset = DrawnDataset(whole, read_drawn(before / DRAWN_FILE, len(whole)))
             if done is None:
+                if number > 1:
+                    drawn = read_drawn(before / DRAWN_FILE, len(whole), data)
+                    trainer.train_dataset = DrawnDataset(whole, drawn)
                 logger.info("round %d: %d of %d samples", number, len(trainer.train_dataset), len(whole))
                 metrics = train()
                 done = {
@@ -88,6 +94,8 @@ def train_rounds(
                     "samples": len(trainer.train_dataset),
                     "metrics": metrics,
                     "settings": settings,
+                    "recipe": recipe,
+                    "data": data,
                 }
                 process.wait_for_everyone()
                 if process.is_main_process:
@@ -104,12 +112,33 @@ def train_rounds(
                     progress=progress,
                 )
                 if process.is_main_process:
-                    write_drawn(folder / DRAWN_FILE, losses, **{**settings, "seed": seed + number})
+                    write_drawn(folder / DRAWN_FILE, losses, data=data, **{**settings, "seed": seed + number})
                 process.wait_for_everyone()
         drawn = None if is_last else read_json(folder / DRAWN_FILE)
         shown = {} if drawn is None else {name: drawn[name] for name in ("mean_loss", "mean_drawn_loss")}
-        results.append({**done, **shown})
+        results.append({**{name: value for name, value in done.items() if name not in ("recipe", "data")}, **shown})
+        del made, trainer, train, whole  # one model at a time
     return results
+
+
+def _recipe(made: Trainer | Run, number: int) -> dict:
+    """The arguments of a round as JSON gives them back. A later round's model is the one before's, wherever it is."""
+    arguments = made.config if isinstance(made, Run) else made.args.to_dict()
+    left_out = ("model", "tokenizer") if number > 1 else ()
+    return json.loads(
+        json.dumps({name: value for name, value in arguments.items() if name not in left_out}, default=str)
+    )
+
+
+def _check_same(folder: Path, done: dict, recipe: dict, data: str) -> None:
+    changed = changes(done.get("recipe", {}), recipe)
+    if changed:
+        raise ValueError(
+            f"output_dir: {folder} is a round that was trained with other arguments: {'; '.join(changed)}. Give it "
+            "the same, or choose another folder."
+        )
+    if done.get("data") != data:
+        raise ValueError(f"output_dir: {folder} is a round that was trained on other data; choose another folder.")
 
 
 def check_rounds(rounds: int, rate: float, temperature: float, group_size: int) -> None:
@@ -128,12 +157,20 @@ def _train(trainer: Trainer, folder: Path) -> dict:
 
 
 def write_drawn(
-    file: Path, losses: np.ndarray, *, rate: float, temperature: float = 1.0, group_size: int = 1, seed: int = 0
+    file: Path,
+    losses: np.ndarray,
+    *,
+    rate: float,
+    temperature: float = 1.0,
+    group_size: int = 1,
+    seed: int = 0,
+    data: str | None = None,
 ) -> dict:
-    """Draw samples and write their numbers with how they were drawn."""
+    """Draw samples and write their numbers with how they were drawn; `data` is the data set's fingerprint."""
     indices = draw_by_loss(losses, rate, seed, temperature, group_size)
     content = {
         "samples": len(losses),
+        "data": data,
         "rate": rate,
         "temperature": temperature,
         "group_size": group_size,
@@ -147,11 +184,15 @@ def write_drawn(
     return content
 
 
-def read_drawn(file: Path, samples: int) -> np.ndarray:
+def read_drawn(file: Path, samples: int, data: str | None = None) -> np.ndarray:
     """Numbers of the drawn samples.
 
+    Args:
+        samples: of the data set they are drawn from.
+        data: its fingerprint; None where it does not matter.
+
     Raises:
-        ValueError: not such a file, or one for a data set of another size.
+        ValueError: not such a file, or one for another data set.
     """
     content = read_json(file)
     try:
@@ -160,6 +201,8 @@ def read_drawn(file: Path, samples: int) -> np.ndarray:
         raise ValueError(f"{file}: it holds no drawn samples.") from None
     if of != samples:
         raise ValueError(f"{file}: drawn from {of} samples, the data set has {samples}.")
+    if data is not None and content.get("data") not in (None, data):
+        raise ValueError(f"{file}: drawn from another data set of as many samples.")
     return indices
 
 

@@ -1,6 +1,7 @@
 """The loss of each training sample under a trained model, measured by several processes, continued after a kill."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ...._files import whole_file
 from ....compression.pruning.calibration import evaluating
+from ...data.fingerprints import fingerprint
 from ...losses.token_losses import token_losses
 
 
@@ -48,11 +50,11 @@ def compute_losses(
         raise ValueError("dataset: it has no samples: it is empty.")
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, accepted are whole numbers from 1.")
-    process, fingerprint = PartialState(), _fingerprint(model, size, batch_size)
+    process, known_by = PartialState(), _known_by(model, dataset, batch_size)
     file = None if state_file is None else Path(state_file)
     losses = np.full(size, np.nan)
     for part in _parts(file):
-        known = _read(part, fingerprint)
+        known = _read(part, known_by)
         losses = np.where(np.isnan(losses), known, losses)
     process.wait_for_everyone()  # all have read the parts before one is written
     missing = [start for start in range(0, size, batch_size) if np.isnan(losses[start : start + batch_size]).any()]
@@ -65,12 +67,12 @@ def compute_losses(
             samples = [dataset[index] for index in range(start, min(start + batch_size, size))]
             measured[start : start + len(samples)] = _sample_losses(model, samples, start)
             if part is not None and number % batches_per_save == 0:
-                _write(part, measured, fingerprint)
+                _write(part, measured, known_by)
     if process.num_processes > 1:
         measured = _gathered(losses, measured, process)
     if file is not None:
         if process.is_main_process:
-            _write(file, measured, fingerprint)
+            _write(file, measured, known_by)
         process.wait_for_everyone()
         if process.is_main_process:
             for old in _parts(file):
@@ -104,12 +106,19 @@ def _sample_losses(model: PreTrainedModel, samples: list[Mapping], start: int) -
 # The state file
 
 
-def _fingerprint(model: PreTrainedModel, size: int, batch_size: int) -> str:
-    digest = hashlib.sha256(f"{size} {batch_size}".encode())
-    for name, weight in model.named_parameters():
-        values = weight.detach()
-        digest.update(f"{name} {tuple(values.shape)} {float(values.double().abs().sum())!r}".encode())
+def _known_by(model: PreTrainedModel, dataset, batch_size: int) -> str:
+    """What the losses depend on: the samples, the weights, bit by bit, and what the configuration says of them."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_OF_THE_MODEL}
+    digest = hashlib.sha256(f"{fingerprint(dataset)} {batch_size} {json.dumps(config, default=str)}".encode())
+    for name, weight in model.state_dict().items():
+        values = weight.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+#: Where it was loaded from, and by what.
+_NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")
 
 
 def _parts(file: Path | None) -> list[Path]:
@@ -118,17 +127,17 @@ def _parts(file: Path | None) -> list[Path]:
     return sorted(file.parent.glob(f"{file.name}.part-*")) + ([file] if file.exists() else [])
 
 
-def _read(file: Path, fingerprint: str) -> np.ndarray:
+def _read(file: Path, known_by: str) -> np.ndarray:
     try:
         with np.load(file, allow_pickle=False) as content:
             losses, of_model = content["losses"], str(content["fingerprint"])
     except (OSError, KeyError, ValueError, EOFError) as error:
         raise ValueError(f"state_file: {file} holds no losses ({error}).") from None
-    if of_model != fingerprint:
+    if of_model != known_by:
         raise ValueError(f"state_file: {file} is of another model, data set or batch_size; choose another file.")
     return losses
 
 
-def _write(file: Path, losses: np.ndarray, fingerprint: str) -> None:
+def _write(file: Path, losses: np.ndarray, known_by: str) -> None:
     with whole_file(file) as part, open(part, "wb") as opened:
-        np.savez(opened, losses=losses, fingerprint=np.array(fingerprint))
+        np.savez(opened, losses=losses, fingerprint=np.array(known_by))

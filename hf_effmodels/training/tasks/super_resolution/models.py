@@ -103,9 +103,7 @@ def sampler(name: str, own):
     class_name = SCHEDULERS[name]
     if class_name is None:
         return own
-    # Left in, each sampler would say that it does not know this one, which concerns training.
-    config = {key: value for key, value in own.config.items() if key != "structure_coefficient"}
-    return getattr(diffusers, class_name).from_config(config)
+    return getattr(diffusers, class_name).from_config(own.config)
 
 
 def _is_preset(model: str) -> bool:

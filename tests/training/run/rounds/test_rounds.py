@@ -31,8 +31,8 @@ class Killed(Exception):
 class Blocks:
     """Random blocks of 12 tokens; number e · n + i is block i."""
 
-    def __init__(self, size=30):
-        generator = torch.Generator().manual_seed(1)
+    def __init__(self, size=30, seed=1):
+        generator = torch.Generator().manual_seed(seed)
         self.tokens = torch.randint(0, 96, (size, 12), generator=generator)
 
     def __len__(self):
@@ -61,8 +61,26 @@ def test_hard_samples_are_drawn_more_often():
     shares = np.bincount(drawn, minlength=4) / 400
     assert np.abs(shares - loss_probabilities(losses)).max() < 0.05
     assert len(set(draw_by_loss(losses, 0.75, 3).tolist())) == 3
-    # Groups go together, the short last one as well.
-    assert draw_by_loss(np.array([0, 0, 9, 9, 9.0]), 0.34, group_size=2).tolist() in ([0, 1], [2, 3], [4])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_draw_is_the_gumbel_top_k_of_the_losses_over_the_temperature(temperature):
+    losses = np.random.default_rng(0).normal(3, 1, 40)
+    weights = np.exp(losses / temperature)
+    np.testing.assert_allclose(loss_probabilities(losses, temperature), weights / weights.sum())
+    for seed in (0, 11):
+        gumbel = -np.log(-np.log(np.random.RandomState(seed).random_sample(40)))
+        expected = sorted(np.argsort(losses / temperature + gumbel)[-23:].tolist())  # 0.58 · 40 = 23.2
+        assert draw_by_loss(losses, 0.58, seed, temperature).tolist() == expected
+    # The colder, the surer are the hardest drawn.
+    assert draw_by_loss(losses, 0.1, 3, temperature=1e-4).tolist() == sorted(np.argsort(losses)[-4:].tolist())
+
+
+def test_groups_are_drawn_together_by_their_mean_loss_the_shorter_last_one_as_well():
+    cold = {"rate": 0.34, "temperature": 1e-3, "group_size": 2}
+    assert draw_by_loss(np.array([1, 7, 6, 6, 5.9]), **cold).tolist() == [2, 3]
+    assert draw_by_loss(np.array([1, 7, 5, 5, 5.1]), **cold).tolist() == [4], "a mean of one, not half of it"
+    assert draw_by_loss(np.array([1, 9, 4, 4, 4.5]), **cold).tolist() == [0, 1]
 
 
 def test_numbers_of_the_recipe_trainer_lead_to_drawn_samples():
@@ -103,8 +121,12 @@ def test_killed_measurements_go_on_to_the_same_losses_bit_for_bit(losses, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["losses.npz"]
     with torch.no_grad():
         (other := model()).lm_head.weight.mul_(2)
-    with pytest.raises(ValueError, match="another model"):
-        compute_losses(other, Blocks(), batch_size=4, state_file=file)
+    with torch.no_grad():
+        (negated := model()).lm_head.weight.neg_()
+    (longer := model()).config.rope_parameters["rope_theta"] *= 2
+    for network, blocks in ((other, Blocks()), (negated, Blocks()), (longer, Blocks()), (model(), Blocks(seed=2))):
+        with pytest.raises(ValueError, match="another model, data set or batch_size"):
+            compute_losses(network, blocks, batch_size=4, state_file=file)
 
 
 def _measure(folder):
@@ -131,7 +153,7 @@ class KillAt(TrainerCallback):
             raise Killed
 
 
-def run_rounds(output, kill_in_round=None, step=None, rounds=2):
+def run_rounds(output, kill_in_round=None, step=None, rounds=2, blocks=None, learning_rate=1e-2, **draw):
     def make_trainer(number, start, folder):
         network = model() if start is None else LlamaForCausalLM.from_pretrained(start)
         args = RecipeArguments(
@@ -141,16 +163,17 @@ def run_rounds(output, kill_in_round=None, step=None, rounds=2):
             save_steps=2,
             save_strategy="steps",
             logging_steps=100,
-            learning_rate=1e-2,
+            learning_rate=learning_rate,
             seed=3,
             disable_tqdm=True,
         )
-        trainer = RecipeTrainer(model=network, args=args, train_dataset=Blocks())
+        trainer = RecipeTrainer(model=network, args=args, train_dataset=blocks or Blocks())
         if number == kill_in_round:
             trainer.add_callback(KillAt(step))
         return trainer
 
-    return train_rounds(make_trainer, output, rounds=rounds, rate=0.5, loss_batch_size=4)
+    draw = {"rate": 0.5, "seed": 7, "temperature": 0.3, **draw}
+    return train_rounds(make_trainer, output, rounds=rounds, loss_batch_size=4, **draw)
 
 
 def killed_at_sample_8(measure):
@@ -183,8 +206,32 @@ def test_killed_rounds_go_on_to_the_same_weights_bit_for_bit(tmp_path, monkeypat
         expected, got = load_file(whole / file), load_file(killed / file)
         assert all(torch.equal(expected[name], got[name]) for name in expected)
     assert json.loads((killed / "round-1" / "drawn.json").read_text())["indices"] == drawn["indices"]
-    # A further round is added to what is there.
-    assert len(run_rounds(killed, rounds=3)) == 3
+    # Each round draws by the losses of its own model, computed here anew, with a seed of its own.
+    assert len(run_rounds(killed, rounds=3)) == 3, "a further round is added to what is there"
+    tokens = Blocks().tokens
+    for number in (1, 2):
+        trained = LlamaForCausalLM.from_pretrained(killed / f"round-{number}").eval()
+        with torch.no_grad():
+            logits = trained(tokens).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.mT, tokens[:, 1:], reduction="none").mean(1).double()
+        drawn = json.loads((killed / f"round-{number}" / "drawn.json").read_text())
+        assert drawn["indices"] == draw_by_loss(losses.numpy(), 0.5, 7 + number, 0.3).tolist()
+        assert drawn["mean_drawn_loss"] == pytest.approx(losses[drawn["indices"]].mean().item(), rel=1e-5)
+
+
+def test_a_folder_of_rounds_is_that_of_one_recipe_one_data_set_and_one_draw(tmp_path):
+    first = run_rounds(tmp_path)
+    weights = (tmp_path / "round-2" / "model.safetensors").read_bytes()
+    for changed, message in (
+        ({"learning_rate": 2e-2}, "round-1 is a round .* other arguments: learning_rate: 0.01 -> 0.02"),
+        ({"blocks": Blocks(seed=2)}, "round-1 is a round that was trained on other data"),
+        ({"temperature": 1.0}, "round-1 is a round with .*'temperature': 0.3"),
+        ({"seed": 8}, "round-1 is a round with .*'seed': 7"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_rounds(tmp_path, **changed)
+    assert run_rounds(tmp_path) == first
+    assert (tmp_path / "round-2" / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.parametrize(
