@@ -1,10 +1,19 @@
 """Images and text -> inputs of an ADEM-VL model."""
 
+import base64
+import os
+
+import numpy as np
 import torch
+from huggingface_hub.utils import httpx
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.tokenization_utils_base import AddedToken
 
+from ...images import read_image
+
+#: Seconds to wait for an image on another machine.
+_TIMEOUT = 30.0
 IMAGE_PREFIX, NO_IMAGE_TEXT = "Image: ", "Image: N/A"
 #: `Instruction: …\nResponse:…` per turn behind one prefix that says whether there is an image.
 CHAT_TEMPLATE = """\
@@ -92,7 +101,8 @@ class AdemVLProcessor(ProcessorMixin):
         """
         Args:
             images: one image for each text that begins with the image token, in order: an image, a list, or a list of
-                lists (one for each text).
+                lists (one for each text). Images, files and addresses are read as in training (`images.read_image`):
+                16 bits are scaled to 8, and the camera's rotation is applied.
             text: a text or a list of texts.
             kwargs: of the tokenizer (`padding`, left by default; `truncation` with `max_length`, which cuts the
                 tail) and of the image processor.
@@ -146,7 +156,7 @@ class AdemVLProcessor(ProcessorMixin):
         flat = _flat(images)
         if len(flat) != sum(slots):
             raise ValueError(self._mismatch(f"the texts have {sum(slots)}", len(flat)))
-        return self.image_processor.fetch_images(flat) if flat else flat
+        return [read_image(_fetched(image), 3) if _is_picture(image) else image for image in flat]
 
     def _mismatch(self, slots: str, given: int) -> str:
         return (
@@ -181,6 +191,26 @@ class AdemVLProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", *([] if self.use_cls_token else ["image_mask"])]
+
+
+def _is_picture(image) -> bool:
+    """Whether the image reader takes it; other arrays and tensors are the image processor's own."""
+    return getattr(image, "dtype", None) in (None, np.uint16)
+
+
+def _fetched(image):
+    """The bytes behind an address or a base64 text; what is neither, as it is."""
+    if not isinstance(image, str) or os.path.isfile(image):
+        return image
+    if image.startswith(("http://", "https://")):
+        return httpx.get(image, timeout=_TIMEOUT, follow_redirects=True).raise_for_status().content
+    try:
+        return base64.b64decode(image.partition(",")[2] if image.startswith("data:") else image, validate=True)
+    except ValueError:
+        raise ValueError(
+            f"images: got {image[:80]!r}, accepted are images, arrays, tensors, image files, addresses (http://, "
+            "https://) and base64 texts."
+        ) from None
 
 
 def _flat(images) -> list:

@@ -1,11 +1,12 @@
 """What users give a pipeline as images -> tensors in [0, 1].
 
-The file stands alone: it is copied beside the weights when a pipeline is saved.
+Images are read as `hf_effmodels.images` reads them for training, but 16 bits keep their precision. The file stands
+alone: it is copied beside the weights when a pipeline is saved.
 """
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 #: PIL modes whose conversion to RGB loses nothing that is seen.
 _COLOR_MODES = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB")
@@ -18,7 +19,7 @@ def images_to_tensors(images) -> list[torch.Tensor]:
         images: a PIL image, a NumPy array (height, width), (height, width, 1 or 3 or 4) or (batch, height, width, 3)
             of uint8, uint16 or floats in [0, 1], a tensor (1 or 3, height, width) or (batch, 3, height, width) of
             uint8 or floats in [0, 1]; or a list of these. Grey images get three equal channels; an alpha channel is
-            accepted where it is opaque everywhere.
+            accepted where it is opaque everywhere; of PIL images the camera's EXIF rotation is applied.
 
     Raises:
         ValueError: anything else: transparent images, other modes, dtypes, numbers of channels, values outside [0, 1].
@@ -41,16 +42,30 @@ def images_to_tensors(images) -> list[torch.Tensor]:
 
 
 def _from_pil(image: Image.Image) -> torch.Tensor:
-    if image.mode.startswith("I;16"):
-        return _checked(_from_array(np.asarray(image).astype(np.uint16)))
+    image = _upright(image)
+    # PIL opens 16-bit grey files as "I;16" and, in some formats and versions, as 32-bit "I".
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.size and not 0 <= values.min() <= values.max() <= 65_535:
+            raise ValueError(
+                f"image: values of integer images must be from 0 to 65535, got {values.min()} to {values.max()}."
+            )
+        return _checked(_from_array(values.astype(np.uint16)))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return _checked(_from_array(np.asarray(image.convert("RGBA"))))
     if image.mode not in _COLOR_MODES:
         raise ValueError(
-            f"image: got PIL mode {image.mode!r}, accepted are {', '.join(_COLOR_MODES)}, RGBA, LA and I;16; convert "
-            "it, saying which value is white."
+            f"image: got PIL mode {image.mode!r}, accepted are {', '.join(_COLOR_MODES)}, RGBA, LA, I and I;16; "
+            "convert it, saying which value is white."
         )
     return _checked(_from_array(np.asarray(image.convert("RGB"))))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # whatever a damaged block makes of PIL's parser; the pixels are whole
+        return image
 
 
 def _from_array(array: np.ndarray) -> torch.Tensor:

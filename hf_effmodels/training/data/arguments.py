@@ -46,18 +46,6 @@ class SplitArguments(SourceArguments):
         return replace(self, dataset=self.eval_dataset, eval_dataset=None, **own)
 
 
-@dataclass
-class ImageSplitArguments(SplitArguments):
-    """`SplitArguments`, and how many of the samples to use."""
-
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_counts(self, "max_train_samples", "max_eval_samples")
-
-
 def check_counts(arguments, *names: str) -> None:
     """ValueError unless these arguments are whole numbers from 1, or None."""
     for name in names:

@@ -1,88 +1,113 @@
-"""Any picture a data set may hold, read as the 8-bit channels a model takes. PIL and numpy only."""
+"""Pictures of a data set: read by the one image reader, named where they cannot be, and checked before training."""
 
-import io
-from pathlib import Path
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from PIL import Image
 
-#: channels of the model's input -> PIL mode
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+from ...images import DEEP_MODES, MODES, image_name, in_channels, open_image, read_image
+from .arguments import SplitArguments, check_counts
+
+logger = logging.getLogger(__name__)
+
+#: When all images are checked: threads, images they are given at a time, and bad ones that a message names.
+_THREADS, _AT_A_TIME, _SHOWN = 8, 4096, 5
 
 
-def read_image(value, num_channels: int) -> Image.Image:
-    """An upright 8-bit image in the mode of `num_channels` (1 luminance, 2 with alpha, 3 RGB, 4 with alpha).
+@dataclass
+class ImageSplitArguments(SplitArguments):
+    """`SplitArguments`, how many of the samples to use, and what becomes of images that cannot be read."""
 
-    Gray images fill all three colours; colour becomes luminance (ITU-R 601) for one channel; alpha is dropped unless
-    the model takes it, as transformers' pipelines do; palettes, CMYK and the like are converted; 16-bit values are
-    scaled by 255 / 65535 (PIL alone would clip them); the camera's EXIF rotation is applied.
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
+    check_images: bool = field(
+        default=False,
+        metadata={
+            "help": "Read all images that are going to be used before anything starts, and name those that cannot be. "
+            "Otherwise the first one that is met ends the run."
+        },
+    )
+    skip_bad_images: bool = field(
+        default=False,
+        metadata={"help": "As check_images, but leave them out and say how many there are, instead of ending."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_counts(self, "max_train_samples", "max_eval_samples")
+
+
+def where(row: int, split: str, value=None) -> str:
+    """A picture's place for messages: its row, the split, and its file where it has one."""
+    name = image_name(value)
+    return f"row {row} of {split}" + (f" ({name})" if name else "")
+
+
+def read_for_stock_processor(value, num_channels: int) -> Image.Image:
+    """`read_image` for a model that is going to be served with a stock image processor; warns, once, of what that
+    would read differently."""
+    image = open_image(value)
+    if image.mode in DEEP_MODES:
+        _warn_of_deep_images()
+    return in_channels(image, num_channels)
+
+
+@cache
+def _warn_of_deep_images() -> None:
+    logger.warning(
+        "there are 16-bit images. Training and evaluation scale them to 8 bits; a stock image processor and "
+        "transformers' pipelines clip them to white: give those hf_effmodels.images.read_image(file)."
+    )
+
+
+def usable(source, use: Callable[[int], object], args: ImageSplitArguments):
+    """The samples that can be used, as `--check_images` and `--skip_bad_images` ask; all of them, without a look, if
+    neither is on. Several processes share the work and get the same.
 
     Args:
-        value: a PIL image; a data set's undecoded `{"bytes": ..., "path": ...}`; a path; or an array (height, width)
-            or (height, width, channels) of 8- or 16-bit unsigned integers.
+        source: has a length, `split` for messages, and `select(list of numbers)`.
+        use: reads sample number i; raises a ValueError or OSError that names it.
 
     Raises:
-        ValueError: no image, one without pixels, or one whose values have no defined range (floats).
-        OSError: a file that cannot be read as an image.
+        ValueError: with `--check_images`: there are some that cannot be used. With `--skip_bad_images`: none can.
     """
-    if num_channels not in MODES:
-        raise ValueError(f"num_channels: got {num_channels}, images can be read as {', '.join(map(str, MODES))}.")
-    image = _open(value)
-    if 0 in image.size:
-        raise ValueError(f"the image has no pixels: it is {image.size[0]}x{image.size[1]}")
-    image = _to_eight_bits(ImageOps.exif_transpose(image))
-    mode = MODES[num_channels]
-    if image.mode == mode:
-        return image
-    if image.mode == "P" and "transparency" not in image.info and mode in ("LA", "RGBA"):
-        image = image.convert("RGB")
-    try:
-        return image.convert(mode)
-    except ValueError as error:
-        raise ValueError(f"an image of mode {image.mode} cannot be converted to {mode} ({error})") from None
+    if not args.check_images and not args.skip_bad_images:
+        return source
+    bad = _unusable(use, len(source))
+    if not bad:
+        logger.info("all %d images of %s can be read", len(source), source.split)
+        return source
+    shown = "; ".join([*list(bad.values())[:_SHOWN], *(["..."] if len(bad) > _SHOWN else [])])
+    found = f"{len(bad)} of the {len(source)} samples of {source.split} cannot be used: {shown}"
+    if not args.skip_bad_images:
+        raise ValueError(f"--check_images: {found}. --skip_bad_images true leaves them out.")
+    if len(bad) == len(source):
+        raise ValueError(f"--skip_bad_images: {found}.")
+    logger.warning("%s. They are left out.", found)
+    return source.select([number for number in range(len(source)) if number not in bad])
 
 
-def _open(value) -> Image.Image:
-    if isinstance(value, Image.Image):
-        return value
-    if isinstance(value, np.ndarray):
-        return _from_array(value)
-    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
-        value = value.get("path") if value.get("bytes") is None else value["bytes"]
-    if value is None or (isinstance(value, bytes) and not value):
-        raise ValueError("there is no image")
-    if not isinstance(value, bytes | str | Path):
-        raise ValueError(f"got {type(value).__name__}, accepted are images, image files and arrays")
-    try:
-        image = Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
-        image.load()
-    except UnidentifiedImageError:
-        raise OSError("the file is not an image PIL can read") from None
-    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise OSError(f"the image file is damaged ({error})") from None
-    return image
+def _unusable(use: Callable[[int], object], count: int) -> dict[int, str]:
+    """Number of each sample that cannot be used -> why, in order."""
+
+    def problem(number: int) -> tuple[int, str] | None:
+        try:
+            use(number)
+        except (ValueError, OSError) as error:
+            return number, str(error)
+        return None
+
+    state, found = PartialState(), []
+    own = range(state.process_index, count, state.num_processes)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for start in range(0, len(own), _AT_A_TIME):  # the pool takes in all it is given at once
+            found += filter(None, threads.map(problem, own[start : start + _AT_A_TIME]))
+    return dict(sorted(gather_object(found) if state.num_processes > 1 else found))
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in MODES):
-        raise ValueError(f"an array of shape {array.shape}: accepted are (height, width) and (height, width, 1 to 4)")
-    if 0 in array.shape:
-        raise ValueError(f"the image has no pixels: its array has the shape {array.shape}")
-    if array.dtype == np.uint16:
-        array = _scale_sixteen_bits(array)
-    if array.dtype != np.uint8:
-        raise ValueError(f"an array of {array.dtype}: accepted are uint8 and uint16")
-    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else np.ascontiguousarray(array))
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    # PIL opens 16-bit gray files as "I;16" and, in some formats and versions, as 32-bit "I".
-    if image.mode.startswith("I"):
-        return Image.fromarray(_scale_sixteen_bits(np.asarray(image)))
-    if image.mode == "F":
-        raise ValueError("a 32-bit float image has no defined range of values: convert it to 8 or 16 bits")
-    return image
-
-
-def _scale_sixteen_bits(values: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(values.astype(np.float64), 0, 65535) / 257).astype(np.uint8)
+__all__ = ["MODES", "ImageSplitArguments", "image_name", "read_for_stock_processor", "read_image", "usable", "where"]

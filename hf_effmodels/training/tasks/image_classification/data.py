@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...data.arguments import ImageSplitArguments
 from ...data.digits import load_image_splits
-from ...data.images import read_image
+from ...data.images import ImageSplitArguments, read_for_stock_processor, where
 from ...data.seeded import SeededDataset
 from ...data.splits import (
     Column,
@@ -54,7 +53,7 @@ class LabelledImages:
     """Pictures and their classes.
 
     Attributes:
-        images: whatever `read_image` takes, by number.
+        images: whatever `images.read_image` takes, by number.
         labels: class of each, int64.
         names: of the classes, None where the data set has only numbers.
         split: where they come from, for messages.
@@ -70,7 +69,16 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def select(self, chosen: np.ndarray) -> "LabelledImages":
+    def read(self, index: int, num_channels: int) -> Image.Image:
+        """Picture `index`; a ValueError or OSError that names its row and file if it cannot be read."""
+        row = int(self.rows[index])
+        value = self.images[row]
+        try:
+            return read_for_stock_processor(value, num_channels)
+        except (ValueError, OSError) as error:
+            raise type(error)(f"{where(row, self.split, value)}: {error}") from error
+
+    def select(self, chosen: np.ndarray | list[int]) -> "LabelledImages":
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
 
     def evenly(self, limit: int | None) -> "LabelledImages":
@@ -96,7 +104,7 @@ class ImageClassificationDataset(SeededDataset):
         return len(self.source)
 
     def sample(self, index: int, rng: np.random.Generator | None) -> dict[str, torch.Tensor | int]:
-        image = self._read(index)
+        image = self.source.read(index, self.num_channels)
         sample = {"labels": int(self.source.labels[index])}
         if rng is None:
             sample["pixel_values"] = self.transform(image)
@@ -104,13 +112,6 @@ class ImageClassificationDataset(SeededDataset):
             sample[SAMPLE_SEED] = int(rng.integers(2**32))
             sample["pixel_values"] = self.transform(image, rng)
         return sample
-
-    def _read(self, index: int) -> Image.Image:
-        row = int(self.source.rows[index])
-        try:
-            return read_image(self.source.images[row], self.num_channels)
-        except (ValueError, OSError) as error:
-            raise type(error)(f"row {row} of {self.source.split}: {error}") from error
 
 
 def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledImages, LabelledImages]:

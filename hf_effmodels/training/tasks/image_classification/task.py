@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from transformers import EvalPrediction, set_seed
 
 from .... import metrics
+from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments
 from ...run.output_folder import open_output_folder
@@ -162,6 +163,9 @@ def prepare_training(reader: ArgumentReader) -> Run:
     num_labels, num_channels = model.config.num_labels, getattr(model.config, "num_channels", 3)
     for source in (train, evaluation):
         check_labels(source, num_labels)
+    train, evaluation = (
+        usable(source, partial(source.read, num_channels=num_channels), data_args) for source in (train, evaluation)
+    )
     eval_transform = EvaluationTransform(processor)
     train_transform = TrainingTransform(eval_transform, Normalization.of(processor, num_channels), augmentation)
     trainer = ImageClassificationTrainer(
@@ -210,9 +214,9 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
         if not hasattr(model, "reparameterize"):
             raise ValueError(f"--reparameterize: {type(model).__name__} has nothing to fold.")
         model.reparameterize()
-    dataset = ImageClassificationDataset(
-        source, EvaluationTransform(processor), getattr(model.config, "num_channels", 3)
-    )
+    num_channels = getattr(model.config, "num_channels", 3)
+    source = usable(source, partial(source.read, num_channels=num_channels), data_args)
+    dataset = ImageClassificationDataset(source, EvaluationTransform(processor), num_channels)
     dataset[0]
     return partial(_evaluate, model, dataset, args, model_args, data_args)
 

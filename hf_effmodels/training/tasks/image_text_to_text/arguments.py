@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...data.arguments import ImageSplitArguments, check_counts
+from ...data.arguments import check_counts
+from ...data.images import ImageSplitArguments
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
 

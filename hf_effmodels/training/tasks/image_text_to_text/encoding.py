@@ -97,7 +97,7 @@ class ImageTextToTextDataset(SeededDataset):
             if sample.image is not None:
                 item["pixel_values"] = self.pixels(sample.image, rng)
         except (ValueError, OSError) as error:
-            raise type(error)(f"row {self.samples.numbers[index]} of {self.samples.split}: {error}") from error
+            raise type(error)(f"{self.samples.where(index, sample)}: {error}") from error
         return item
 
 

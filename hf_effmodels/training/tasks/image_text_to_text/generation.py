@@ -60,7 +60,7 @@ def _batch(chosen, encoder: Encoder, pixels: Pixels, max_new_tokens: int, indice
             if sample.image is not None:
                 images.append(pixels(sample.image))
         except (ValueError, OSError) as error:
-            raise type(error)(f"row {samples.numbers[index]} of {samples.split}: {error}") from error
+            raise type(error)(f"{samples.where(index, sample)}: {error}") from error
     longest = max(map(len, rows))
     pad = encoder.tokenizer.pad_token_id
     inputs = {

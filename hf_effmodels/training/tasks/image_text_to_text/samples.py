@@ -6,6 +6,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ...data.images import read_image, where
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -65,6 +67,23 @@ class Samples:
         except (ValueError, KeyError, TypeError, OSError) as error:
             said = f"there is no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"row {number} of {self.split}: {said}") from error
+
+    def where(self, index: int, sample: Sample) -> str:
+        """The place of a sample for messages: its row, the split, and the file of its image."""
+        return where(int(self.numbers[index]), self.split, sample.image)
+
+    def read_image(self, index: int) -> None:
+        """Read the image of sample `index`, if it has one; a ValueError or OSError that names it if it cannot be."""
+        sample = self[index]
+        if sample.image is None:
+            return
+        try:
+            read_image(sample.image)
+        except (ValueError, OSError) as error:
+            raise type(error)(f"{self.where(index, sample)}: {error}") from error
+
+    def select(self, chosen: list[int]) -> "Samples":
+        return replace(self, numbers=self.numbers[chosen])
 
     def without_images(self) -> list[Sample]:
         """All samples, without the images, which need not fit into memory together."""

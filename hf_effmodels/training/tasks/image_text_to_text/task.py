@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from transformers import set_seed
 
+from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_output_folder
@@ -47,7 +48,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     output = Path(args.output_dir)
     checkpoint = open_output_folder(output, config, args.resume_from_checkpoint, args.overwrite_output_dir)
 
-    train, evaluation = load_data(data_args, model_args.token)
+    train, evaluation = (usable(s, s.read_image, data_args) for s in load_data(data_args, model_args.token))
     set_seed(args.seed)
     model, processor = load_model(model_args, train)
     set_trained_weights(model, args.train, model_args.base_precision)
@@ -124,6 +125,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     if resolve_format(data_args) == "instructions":
         raise ValueError("--data_format: answers to instructions have no score; evaluate on another data set.")
     samples = load_evaluation_data(data_args, model_args.token)
+    samples = usable(samples, samples.read_image, data_args)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     model, processor = load_model(model_args)
     model.to(accelerator.device)

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from ....pipelines.sam_diffsr.masks import decode_regions
 from ....pipelines.sam_diffsr.matlab_resize import imresize
-from ...data.arguments import ImageSplitArguments
-from ...data.images import read_image
+from ...data.images import ImageSplitArguments, image_name, read_image
 from ...data.splits import Column, evaluation_split, find_column, load_splits, number_held_out, pick_split
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -92,7 +91,7 @@ class HighResolutionImages:
     def has_structure(self) -> bool:
         return self.regions is not None
 
-    def select(self, chosen: np.ndarray) -> "HighResolutionImages":
+    def select(self, chosen: np.ndarray | list[int]) -> "HighResolutionImages":
         return replace(self, rows=self.rows[chosen], _cache=OrderedDict())
 
     def evenly(self, limit: int | None) -> "HighResolutionImages":
@@ -151,7 +150,8 @@ class HighResolutionImages:
         try:
             value = read(row)
         except (ValueError, OSError) as error:
-            raise type(error)(f"row {row} ({self.names[row]}) of {self.split}: {error}") from error
+            name = image_name(self.images[row]) or self.names[row]
+            raise type(error)(f"row {row} ({name}) of {self.split}: {error}") from error
         self._cache[kind, row] = value
         while len(self._cache) > 1 and sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
             self._cache.popitem(last=False)

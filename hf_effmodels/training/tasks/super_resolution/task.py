@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
+from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_output_folder
@@ -53,7 +54,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     network, complete, objective, enlarge = _what_is_trained(model_args, args)
     scale = network.config.scale
     options = _patch_options(model_args, args, scale, complete)
-    _check_data(train, evaluation, options, args)
+    train, evaluation = _checked_data(train, evaluation, options, args, data_args)
     if args.gradient_checkpointing:
         network.enable_gradient_checkpointing()
         args.gradient_checkpointing = False  # the Trainer knows only how to ask transformers' models
@@ -122,22 +123,34 @@ def _patch_options(model_args, args: SuperResolutionArguments, scale: int, compl
     )
 
 
-def _check_data(
+def _checked_data(
     train: HighResolutionImages,
     evaluation: HighResolutionImages,
     options: PatchOptions,
     args: SuperResolutionArguments,
-) -> None:
-    """What fails for the first image (a broken file, one smaller than a patch) fails before anything is written."""
+    data_args: SuperResolutionDataArguments,
+) -> tuple[HighResolutionImages, HighResolutionImages]:
+    """What fails for the first image (a broken file, one smaller than a patch) fails before anything is written; all
+    are looked at where there are few, or as the arguments ask."""
     if args.structure_maps and not train.has_structure:
         raise ValueError(
             f"--structure_maps: {train.split} has none (columns regions and values); write them with "
-            "`hf-effmodels prepare super-resolution-masks`, or turn this off to train SRDiff."
+            "hf-effmodels prepare super-resolution-masks, or turn this off to train SRDiff."
         )
-    for index in range(len(train)) if len(train) <= 16 else (0, len(train) - 1):
+
+    def cut(index: int) -> None:
         PatchDataset(train.select([index]), options, args.seed)[0]
-    for index in range(len(evaluation)) if len(evaluation) <= 16 else (0, len(evaluation) - 1):
-        check_measurable(evaluation, index, options.scale, args.eval_size, args.crop_border)
+
+    measure = partial(_measurable, evaluation, scale=options.scale, size=args.eval_size, crop_border=args.crop_border)
+    for source, use in ((train, cut), (evaluation, measure)):
+        if not data_args.skip_bad_images:
+            for index in range(len(source)) if len(source) <= 16 else (0, len(source) - 1):
+                use(index)
+    return usable(train, cut, data_args), usable(evaluation, measure, data_args)
+
+
+def _measurable(source: HighResolutionImages, index: int, **options) -> None:
+    check_measurable(source.select([index]), 0, **options)
 
 
 def _evaluate_and_show(
@@ -178,8 +191,12 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:
         facts |= {"scheduler": args.scheduler, "num_inference_steps": steps, "timesteps": args.timesteps}
         facts["seed"] = args.seed
     facts |= {"scale": scale, "crop_border": args.crop_border, "eval_size": args.eval_size, "device": device}
-    for index in range(len(source)):
-        check_measurable(source, index, scale, args.eval_size, args.crop_border)
+    measure = partial(_measurable, source, scale=scale, size=args.eval_size, crop_border=args.crop_border)
+    if data_args.skip_bad_images:
+        source = usable(source, measure, data_args)
+    else:
+        for index in range(len(source)):
+            measure(index)
     return partial(_evaluate, enlarge, source, scale, args, facts, device)
 
 

@@ -152,3 +152,18 @@ def test_wrong_input_is_named_before_anything_is_written(colour_run, tmp_path, m
     with pytest.raises((ValueError, OSError), match=message):
         main([*colour_run, *more, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_images_that_cannot_be_read_are_named_or_left_out(colour_run, colours, tmp_path):
+    (tmp_path / "images").mkdir()
+    for file in colours.glob("*.png"):
+        (tmp_path / "images" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "images" / "6.png").write_bytes(b"no picture")
+    run = [*colour_run, "--image_folder", str(tmp_path / "images"), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(
+        ValueError, match=r"--check_images: 1 of the \d+ .*row 6 of .*images/6\.png\): the file is not"
+    ):
+        prepare("prepare_training", [*run, "--check_images", "true"])
+    trainer = prepare("prepare_training", [*run, "--skip_bad_images", "true"]).trainer
+    used = [*trainer.train_dataset.samples.numbers, *trainer.eval_dataset.samples.numbers]
+    assert sorted(used) == [number for number in range(16) if number != 6]

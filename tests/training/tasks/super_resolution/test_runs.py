@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hf_effmodels.pipelines import RRDBModel, SamDiffSRPipeline
-from hf_effmodels.training import evaluate, main
+from hf_effmodels.training import evaluate, main, prepare
 
 from ....pipelines.sam_diffsr.test_pipeline import calls_and_cost
 from .conftest import TINY, picture
@@ -113,3 +113,23 @@ def test_somebody_elses_pipeline_is_not_overwritten(short_run, pictures, tmp_pat
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ValueError, match="already holds a run or a model .*model_index.json"):
         main([*short_run, "--dataset", str(pictures), "--output_dir", str(tmp_path)])
+
+
+def test_images_that_cannot_be_used_are_named_or_left_out(short_run, encoder, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(20):
+        picture(40, 36, number).save(folder / f"{number:02}.png")
+    (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:90])
+    picture(40, 12, 0).save(folder / "08.png")
+    run = [*short_run, "--encoder", str(encoder), "--dataset", str(folder), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match="--check_images: 2 of the 18 .*row 7 .*07.png.*; row 8 .*is 40×12"):
+        prepare("prepare_training", [*run, "--check_images", "true"])
+    work = prepare("prepare_training", [*run, "--skip_bad_images", "true"])
+    rows = [row for row in range(1, 19) if row not in (7, 8)]
+    assert work.trainer.train_dataset.source.rows.tolist() == rows
+    (folder / "19.png").write_bytes(b"")  # held out
+    with pytest.raises(OSError, match=r"row 19 .*19\.png"):
+        prepare("prepare_training", run)
+    work = prepare("prepare_training", [*run, "--skip_bad_images", "true"])
+    assert work.trainer.eval_dataset.rows.tolist() == [0]
