@@ -17,7 +17,7 @@ import yaml
 from accelerate import debug_launcher
 from safetensors.torch import load_file
 
-from hf_effmodels.training import main
+from hf_effmodels.training import evaluate, main
 from hf_effmodels.training.run.output_folder import RUN_FILE, WEIGHTS_WITHOUT_EMA, newest_checkpoint
 from hf_effmodels.training.run.trainer import RecipeTrainer
 
@@ -67,8 +67,10 @@ def _train_until_killed(arguments: list[str], step: int) -> None:
 class TaskContract:
     """A derived class gives the fixtures `run` and `evaluation` and, where its task differs, the lists below."""
 
-    #: The task, which names the quickstart recipe, too.
+    #: The task.
     task: ClassVar[str]
+    #: Its quickstart's recipe; by default the one that is named after it.
+    quickstart: ClassVar[str | None] = None
     #: What makes the quickstart two steps long, beside `--max_steps 2`.
     short_quickstart: ClassVar[list[str]] = []
     #: Beyond `run`: a run whose every random number has to be restored.
@@ -87,7 +89,7 @@ class TaskContract:
 
     @pytest.fixture
     def run(self) -> list[str]:
-        """Arguments of a run of four to twelve steps that logs each, without `--output_dir`."""
+        """Arguments of a run of six to twelve steps that logs each, without `--output_dir`."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -98,7 +100,16 @@ class TaskContract:
     def test_the_quickstart_trains_two_steps_and_its_card_tells_them(self, tmp_path):
         output = tmp_path / "run"
         results = main(
-            ["--config", f"quickstart/{self.task}", "--max_steps", "2", "--logging_steps", "1", "--report_to", "none"]
+            [
+                "--config",
+                self.quickstart or f"quickstart/{self.task}",
+                "--max_steps",
+                "2",
+                "--logging_steps",
+                "1",
+                "--report_to",
+                "none",
+            ]
             + [*self.short_quickstart, "--output_dir", str(output)]
         )
         assert all(math.isfinite(value) for value in results.values() if isinstance(value, float))
@@ -115,7 +126,7 @@ class TaskContract:
         rows = dict(re.findall(r"^\| (\w+) \| `(.+)` \|$", training, re.MULTILINE))
         assert rows["total_train_batch_size"] == str(recorded["per_device_train_batch_size"])
         assert float(rows["learning_rate"]) == recorded["learning_rate"] and rows["max_steps"] == "2"
-        cells = re.findall(r"^\| (\w+)(?:,[^|]*)? \|(?: not published \|)? ([\d.]+)( %)? ", measured, re.MULTILINE)
+        cells = re.findall(r"^\| (\w+)(?:,[^|]*)? \|(?: [^|\d][^|]*\|)? ([\d.]+)( %)? ", measured, re.MULTILINE)
         shown = [cell for cell in cells if f"eval_{cell[0]}" in results]
         assert {name for name, *_ in shown} & set(self.measured_again), "no measured number in the card"
         for name, value, percent in shown:
@@ -163,3 +174,15 @@ class TaskContract:
             np.testing.assert_allclose(history(two, *keys), history(one, *keys), rtol=self.rtol)
         expected = weights(one)
         assert all(torch.allclose(expected[name], value, atol=1e-4) for name, value in weights(two).items())
+
+    def test_a_saved_model_is_measured_as_its_run_measured_it(self, run, evaluation, tmp_path):
+        output = tmp_path / "run"
+        results = main([*run, "--max_steps", "2", "--output_dir", str(output)])
+        arguments = ["--task", self.task, "--model", str(output), *evaluation, "--output", str(tmp_path / "e.json")]
+        measured = evaluate(arguments)
+        for name in self.measured_again:
+            assert measured[name] == pytest.approx(results[f"eval_{name}"], rel=1e-5), name
+        written = json.loads((tmp_path / "e.json").read_text())
+        assert {name: written[name] for name in self.measured_again} == {
+            name: measured[name] for name in self.measured_again
+        }

@@ -25,4 +25,4 @@ class TestCausalLM(TaskContract):
 
     @pytest.fixture
     def evaluation(self, text_file):
-        return ["--dataset", str(text_file), "--text_unit", "line", "--block_size", "16", "--eval_fraction", "0.05"]
+        return ["--dataset", str(text_file), "--text_unit", "line", "--block_size", "16", "--eval_fraction", "0.1"]
