@@ -21,6 +21,7 @@ from .added_losses import AddedLoss, AddedLosses, samples_of
 from .averaging import ExponentialMovingAverage, copy_state, temporarily, unique_state
 from .output_folder import WEIGHTS_WITHOUT_EMA
 from .recipe_arguments import RecipeArguments
+from .weights import is_peft_model, load_state, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -230,21 +231,45 @@ class RecipeTrainer(Trainer):
             save_file(state, folder / WEIGHTS_WITHOUT_EMA, metadata={"format": "pt"})
         super()._save_checkpoint(model, trial)
 
+    #: Where checkpoints hold a part of the model: which tensors, by name.
+    saved_part: Callable[[str], bool] | None = None
+
+    @property
+    def _loads_weights_itself(self) -> bool:
+        """Not so sharded weights, and adapters of peft, which the Trainer asks accelerate and peft to load."""
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled or is_peft_model(self.model))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        writers = len([*Path(resume_from_checkpoint).glob("rng_state*.pth")])
+        folder = Path(resume_from_checkpoint)
+        if self._loads_weights_itself:
+            load_weights(self.model, folder, self.saved_part)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        writers = len([*folder.glob("rng_state*.pth")])
         if writers not in (0, self.args.world_size):
             logger.warning(
                 "%s was written by %d processes, now there are %d: the order of the samples, and the size of a step "
                 "unless per_device_train_batch_size makes up for it, differ from the run so far.",
-                *(resume_from_checkpoint, writers, self.args.world_size),
+                *(folder, writers, self.args.world_size),
             )
-        training_weights = Path(resume_from_checkpoint) / WEIGHTS_WITHOUT_EMA
+        training_weights = folder / WEIGHTS_WITHOUT_EMA
         if training_weights.is_file():
-            state = unique_state(self.model)
             if self.args.ema_decay is not None:
+                state = unique_state(self.model)
                 self._checkpoint_ema = {name: tensor.detach().clone() for name, tensor in state.items()}
-            copy_state(load_file(training_weights), state)
+            load_state(self.model, load_file(training_weights), str(training_weights))
+
+    def _load_best_model(self) -> None:
+        if not self._loads_weights_itself:
+            super()._load_best_model()
+            return
+        logger.info("the best model is that of %s", self.state.best_model_checkpoint)
+        load_weights(self.model, Path(self.state.best_model_checkpoint), self.saved_part)
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
+        if wrong:
+            raise ValueError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
 
 
 def training_callbacks(model: nn.Module) -> list[TrainerCallback]:
