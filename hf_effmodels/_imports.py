@@ -1,9 +1,12 @@
 """Registering with transformers' Auto classes without importing what is registered."""
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
+from collections import UserDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 
 def when_imported(module_name: str, callback: Callable[[], None]) -> None:
@@ -59,39 +62,40 @@ class _CallbackLoader(importlib.abc.Loader):
         self.callback()
 
 
-def register_lazily(mapping, key, load: Callable[[], object]) -> None:
-    """Register `load()` under `key` in one of transformers' Auto mappings; `load` runs when it is looked up.
+@dataclass(frozen=True)
+class Placeholder:
+    """Stands for the attribute `name` of the module `module` until somebody reads it."""
+
+    module: str
+    name: str
+
+    def load(self):
+        return getattr(importlib.import_module(self.module), self.name)
+
+
+def register_lazily(mapping, key, value: Placeholder | dict[str, Placeholder]) -> None:
+    """Register what `value` stands for under `key` in one of transformers' Auto mappings; it is loaded when read.
 
     The public `register` wants the class itself. Classes cannot be imported when the Auto classes are: transformers'
     own modules import those half-way through (`modeling_layers` does), and our classes import them.
     """
-    if not isinstance(mapping._extra_content, _LazyDict):
-        mapping._extra_content = _LazyDict(mapping._extra_content)
-    mapping._extra_content[key] = _Deferred(load)
+    if not isinstance(mapping._extra_content, LazyContent):
+        mapping._extra_content = LazyContent(mapping._extra_content)
+    mapping._extra_content[key] = value
 
 
-class _Deferred:
-    """A value that is made when it is read."""
+class LazyContent(UserDict):
+    """A dictionary that gives out the objects its placeholders stand for.
 
-    def __init__(self, load: Callable[[], object]):
-        self.load = load
-
-
-def _value(item):
-    return item.load() if isinstance(item, _Deferred) else item
-
-
-class _LazyDict(dict):
-    """A dict whose deferred values are made on reading."""
+    Whatever reads it, iterates over it or makes a plain `dict` of it, as `copy` and `pickle` of an Auto mapping do,
+    sees the objects; only `data` has the placeholders. A copy of its own kind keeps them, and so stays lazy.
+    """
 
     def __getitem__(self, key):
-        return _value(super().__getitem__(key))
+        value = super().__getitem__(key)
+        if isinstance(value, dict):
+            return {name: item.load() if isinstance(item, Placeholder) else item for name, item in value.items()}
+        return value.load() if isinstance(value, Placeholder) else value
 
-    def get(self, key, default=None):
-        return self[key] if key in self else default
-
-    def values(self):
-        return [_value(item) for item in super().values()]
-
-    def items(self):
-        return [(key, _value(item)) for key, item in super().items()]
+    def copy(self) -> "LazyContent":
+        return LazyContent(self.data)

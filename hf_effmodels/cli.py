@@ -143,7 +143,7 @@ def _publish(arguments) -> str:
 def _show_table(infos: list) -> str:
     if not infos:
         return "no preset matches"
-    columns = ("preset", "params M", "MACs M", "folded", "top-1", "architecture")
+    columns = ("preset", "params M", "MACs M", "folded", "top-1", "published", "architecture")
     rows = [
         (
             info.name,
@@ -151,6 +151,7 @@ def _show_table(infos: list) -> str:
             f"{info.macs:.1f}" if info.macs else "",
             f"{info.folded_parameters:.2f} / {info.folded_macs:.1f}" if info.folded_macs else "",
             f"{info.top1}" if info.top1 else "",
+            "; ".join(map(str, info.published[:1])) if info.top1 is None else "",
             info.architecture,
         )
         for info in infos
@@ -162,6 +163,8 @@ def _show_table(infos: list) -> str:
 
 def _show_facts(result) -> str:
     facts = _plain(result)
+    if hasattr(result, "published"):
+        facts["published"] = "; ".join(map(str, result.published))
     width = max(map(len, facts))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items() if value not in (None, [], ""))
 

@@ -2,31 +2,13 @@
 
 import difflib
 import fnmatch
-import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-
-from .registry import (
-    ARCHITECTURES,
-    Architecture,
-    available_processors,
-    pipeline_configuration,
-    pipeline_presets,
-)
-
-#: task of transformers' pipelines -> the Auto class whose head it needs, in the order `create_model` looks for one.
-TASKS = {
-    "image-classification": "AutoModelForImageClassification",
-    "text-generation": "AutoModelForCausalLM",
-    "image-text-to-text": "AutoModelForImageTextToText",
-    "image-feature-extraction": "AutoModel",
-}
-
-
-#: The task of the diffusers pipelines, which no Auto class serves.
-SUPER_RESOLUTION = "super-resolution"
+from .architecture import TASKS, Architecture, Preset, Published
+from .registry import all_entries, available_processors, find
 
 
 @dataclass(frozen=True)
@@ -36,12 +18,13 @@ class ModelInfo:
     Attributes:
         name: the preset.
         architecture: its architecture's title.
-        tasks: tasks of transformers' pipelines it can be built for.
+        tasks: tasks of transformers' pipelines it can be built for, the main one first.
         parameters: number of parameters in millions, as trained; `folded_parameters` after `reparameterize()`.
         macs: multiply-adds in millions of one image at the preset's size (convolutions and linear layers), as trained;
             `folded_macs` after `reparameterize()`. Of a language model: of one token (linear layers); of a
             super-resolution pipeline: of one denoising step for a 64×64 image. None where they are not known.
         top1: published ImageNet-1k top-1 accuracy in per cent, None where none is known; `top1_source` says by whom.
+        published: everything published of its quality: metric, value, data set and source.
         paper: title and address; repository: the official code.
         code_license: licence of the model code here.
         weights_license: licence of the official weights, None if there are none; `weights_license_note` says more.
@@ -57,6 +40,7 @@ class ModelInfo:
     folded_macs: float | None
     top1: float | None
     top1_source: str | None
+    published: tuple[Published, ...]
     paper: str
     repository: str
     code_license: str
@@ -72,17 +56,11 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
         pattern: such as `"ghostnet*"`.
         task: a task of transformers' pipelines, such as `"image-classification"`; None for all.
     """
-    accepted = (*TASKS, SUPER_RESOLUTION)
-    if task is not None and task not in accepted:
+    offered = {t.name for entry in all_entries() for t in entry.tasks}
+    if task is not None and task not in offered:
+        accepted = (name for name in TASKS if name in offered)
         raise ValueError(f"task: got {task!r}, accepted are {', '.join(map(repr, accepted))}.")
-    names = [
-        name
-        for architecture in ARCHITECTURES.values()
-        if task is None or TASKS.get(task) in architecture.auto_classes
-        for name in architecture.presets
-    ]
-    if task in (None, SUPER_RESOLUTION):
-        names += pipeline_presets()
+    names = [name for entry in all_entries() if task is None or TASKS[task] in entry.tasks for name in entry.presets]
     return sorted(fnmatch.filter(names, pattern), key=_natural_key)
 
 
@@ -94,13 +72,18 @@ def _split(name: str) -> list[str]:
     return re.split(r"(\d+(?:\.\d+)?)", name)
 
 
-def find_preset(name: str) -> tuple[Architecture, dict]:
+def find_preset(name: str) -> tuple[Architecture, Preset]:
     """The architecture and the preset called `name`; a ValueError with close matches if there is none."""
-    for architecture in ARCHITECTURES.values():
-        if name in architecture.presets:
-            return architecture, architecture.presets[name]
-    if pipeline_configuration(name) is not None:
+    entry, preset = _find(name)
+    if not isinstance(entry, Architecture):
         raise ValueError(f"preset {name!r} is a diffusers pipeline: hf_effmodels.create_model({name!r}) builds it.")
+    return entry, preset
+
+
+def _find(name: str):
+    """The architecture or diffusers pipeline that has the preset `name`, and the preset."""
+    if (found := find(name)) is not None:
+        return found
     near = difflib.get_close_matches(str(name), list_models(), n=3, cutoff=0.5)
     hint = f"nearest: {', '.join(near)}" if near else "hf_effmodels.list_models() lists them all"
     raise ValueError(f"unknown preset {name!r}; {hint}.")
@@ -108,30 +91,25 @@ def find_preset(name: str) -> tuple[Architecture, dict]:
 
 def model_info(name: str) -> ModelInfo:
     """Parameters, multiply-adds, published accuracy, paper and licences of the preset `name`."""
-    if (pipeline := pipeline_configuration(name)) is not None:
-        preset, tasks = pipeline.PRESETS[name], (SUPER_RESOLUTION,)
-        title, paper, arxiv, repository = pipeline.TITLE, pipeline.PAPER, pipeline.ARXIV, pipeline.REPOSITORY
-    else:
-        architecture, preset = find_preset(name)
-        title, paper, arxiv = architecture.title, architecture.paper, architecture.arxiv
-        repository = architecture.repository
-        tasks = tuple(task for task, auto_class in TASKS.items() if auto_class in architecture.auto_classes)
+    entry, preset = _find(name)
+    top1 = preset.find("top-1", "ImageNet-1k")
     return ModelInfo(
         name=name,
-        architecture=title,
-        tasks=tasks,
-        parameters=preset["parameters"],
-        macs=preset.get("macs"),
-        folded_parameters=preset.get("folded_parameters"),
-        folded_macs=preset.get("folded_macs"),
-        top1=preset.get("top1"),
-        top1_source=preset.get("top1_source"),
-        paper=f"{paper}, https://arxiv.org/abs/{arxiv}",
-        repository=repository,
+        architecture=entry.title,
+        tasks=tuple(task.name for task in entry.tasks),
+        parameters=preset.parameters,
+        macs=preset.macs,
+        folded_parameters=preset.folded_parameters,
+        folded_macs=preset.folded_macs,
+        top1=top1 and top1.value,
+        top1_source=top1 and top1.source,
+        published=preset.published,
+        paper=f"{entry.paper}, https://arxiv.org/abs/{entry.arxiv}",
+        repository=entry.repository,
         code_license="apache-2.0",
-        weights_license=preset.get("weights_license"),
-        weights_license_note=preset.get("weights_license_note"),
-        weights=preset.get("weights"),
+        weights_license=preset.weights_license,
+        weights_license_note=preset.weights_license_note,
+        weights=preset.weights,
     )
 
 
@@ -149,11 +127,13 @@ def get_config(name: str, **overrides):
             near = difflib.get_close_matches(key, accepted, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"accepted are {', '.join(sorted(accepted))}."
             raise ValueError(f"{config_class.__name__} has no field {key!r}; {hint}")
-    defaults = dict(preset["config"])
-    if not {"num_labels", "id2label", "label2id"} & overrides.keys():
-        defaults["num_labels"] = preset.get("num_labels", 1000)
+    defaults = dict(preset.config)
+    if preset.num_labels is not None and not {"num_labels", "id2label", "label2id"} & overrides.keys():
+        defaults["num_labels"] = preset.num_labels
     if "id2label" in overrides and "num_labels" not in overrides and "label2id" not in overrides:
         defaults["label2id"] = {label: int(index) for index, label in overrides["id2label"].items()}
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         return config_class(**{**defaults, **overrides})
     except StrictDataclassError as error:
@@ -179,23 +159,21 @@ def create_model(name: str, *, task: str | None = None, **overrides):
 
     Args:
         name: a preset, see `list_models()`.
-        task: which head: a task of transformers' pipelines. By default the first that the architecture has of
-            image classification, text generation and plain features.
+        task: which head: one of `model_info(name).tasks`, by default the first.
         overrides: fields of the configuration, such as `num_labels=10`.
 
     A preset of a diffusers pipeline gives that pipeline; `overrides` are then the arguments of its `create_pipeline`.
 
     Call `model.train()` before training it by hand; transformers' Trainer does so itself.
     """
-    if (pipeline := pipeline_configuration(name)) is not None:
-        create = importlib.import_module(f"{pipeline.__package__}.create")
-        return create.create_pipeline(name, **overrides)
-    architecture, _ = find_preset(name)
-    tasks = model_info(name).tasks
+    entry, _ = _find(name)
+    tasks = [t.name for t in entry.tasks]
     if task is not None and task not in tasks:
         raise ValueError(f"task: {name} has no head for {task!r}, accepted are {', '.join(map(repr, tasks))}.")
+    if not isinstance(entry, Architecture):
+        return entry.create(name, **overrides)
     config = get_config(name, **overrides)
-    return architecture.model_class(TASKS[task or tasks[0]])(config).eval()
+    return entry.model_class(TASKS[task or tasks[0]].auto_class)(config).eval()
 
 
 def create_image_processor(name: str, *, image_size: int | None = None, **overrides):
@@ -209,11 +187,18 @@ def create_image_processor(name: str, *, image_size: int | None = None, **overri
     import transformers
 
     architecture, preset = find_preset(name)
-    if not architecture.image_processor:
+    if preset.image_processor is None:
         raise ValueError(f"{name} ({architecture.title}) takes no images: it has no image processor.")
     classes = available_processors(architecture)
     processor_class = getattr(transformers, classes.get("torchvision", classes["pil"]))
-    settings = dict(preset["image_processor"])
+    settings = dict(preset.image_processor)
     if image_size is not None:
-        settings["size"] = {"shortest_edge": image_size}
+        if type(image_size) is not int or image_size < 1:
+            raise ValueError(f"image_size: got {image_size!r}, accepted are whole numbers from 1.")
+        settings |= _of_size(settings, image_size)
     return processor_class(**{**settings, **overrides})
+
+
+def _of_size(settings: Mapping[str, Any], side: int) -> dict[str, dict[str, int]]:
+    """The size and the crop of an image processor for square images, in the form in which `settings` has them."""
+    return {key: dict.fromkeys(settings[key], side) for key in ("size", "crop_size") if key in settings}

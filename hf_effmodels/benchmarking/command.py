@@ -10,7 +10,7 @@ from ..models import get_config
 from .peers import PEERS, check, has_peer
 from .runs import Row, measure
 from .tables import machine, markdown, write
-from .workloads import MODES, kind_of
+from .workloads import modes, task_of
 
 #: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
 BACKENDS = ("eager", "compile", "onnx", "openvino", "openvino-default")
@@ -107,10 +107,10 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
     def row(preset: str, peer: str, backend: str, batch: int, threads: int) -> Row:
         shared = {"preset": preset, "peer": peer, "backend": backend, "batch": batch, "threads": threads}
         shared |= {"mode": arguments.mode, "overrides": json.dumps(overrides)}
-        kind = kind_of(preset)
-        if kind == "super-resolution":
+        task = task_of(preset)
+        if task == "super-resolution":
             return Row(**shared, folded=False, image_size=arguments.image_size or DENOISED_SIZE)
-        if kind != "image-classification":
+        if task != "image-classification":
             return Row(**shared, folded=False, length=arguments.length, new_tokens=arguments.new_tokens)
         config = get_config(preset, **overrides)
         size = arguments.image_size or config.image_size
@@ -129,10 +129,9 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
 
 
 def _check_preset(preset: str, arguments: argparse.Namespace) -> None:
-    kind = kind_of(preset)
-    if arguments.mode not in MODES[kind]:
-        raise ValueError(f"mode: {preset} has no {arguments.mode}; accepted are {', '.join(MODES[kind])}.")
-    if kind != "image-classification" and arguments.backends != ["eager"]:
+    if arguments.mode not in modes(preset):
+        raise ValueError(f"mode: {preset} has no {arguments.mode}; accepted are {', '.join(modes(preset))}.")
+    if task_of(preset) != "image-classification" and arguments.backends != ["eager"]:
         raise ValueError(f"backends: got {','.join(arguments.backends)}, accepted for {preset} is eager.")
 
 

@@ -43,8 +43,8 @@ def count_preset(
         ValueError: unknown preset, one without images, or `folded` of one that does not fold.
     """
     architecture, _ = find_preset(name)
-    if not architecture.image_processor:
-        raise ValueError(f"{name} ({architecture.title}) takes no images: multiply-adds are counted per image.")
+    if architecture.takes != "image":
+        raise ValueError(f"{name} ({architecture.title}) takes {architecture.takes}: models for images are counted.")
     overrides = dict(overrides or {})
     if folded:
         if "reparameterized" not in architecture.config_class.__dataclass_fields__:

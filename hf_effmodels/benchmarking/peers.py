@@ -9,25 +9,31 @@ from torch import nn
 
 from ..modeling.decoders.configuration_decoder import DecoderConfig
 from ..models import create_model, find_preset, get_config
-from ..registry import pipeline_configuration
-
-PIPELINE = "sam_diffsr"
+from ..registry import find
 
 
 def model_type(preset: str) -> str:
-    """The architecture of a preset; a ValueError if there is no such preset."""
-    return PIPELINE if pipeline_configuration(preset) is not None else find_preset(preset)[0].model_type
+    """The architecture or pipeline of a preset; a ValueError if there is no such preset."""
+    found = find(preset)
+    return found[0].key if found is not None else find_preset(preset)[0].key
 
 
 def ours(preset: str, folded: bool, overrides: dict) -> nn.Module:
-    """The preset itself; of a super-resolution pipeline the denoiser."""
-    if model_type(preset) == PIPELINE:
-        from .official_denoiser import DenoisingStep
-
-        return DenoisingStep(create_model(preset, **overrides).unet)
+    """The preset itself; of a pipeline the part that is timed."""
     model = create_model(preset, **overrides)
+    if (part := TIMED_PART.get(model_type(preset))) is not None:
+        return part(model)
     return model.reparameterize() if folded and hasattr(model, "reparameterize") else model
 
+
+def _denoising_step(pipe) -> nn.Module:
+    from .official_denoiser import DenoisingStep
+
+    return DenoisingStep(pipe.unet)
+
+
+#: diffusers pipeline -> the part of it that is timed.
+TIMED_PART: dict[str, Callable[[object], nn.Module]] = {"sam_diffsr": _denoising_step}
 
 #: model_type -> (our preset's pattern, timm's name), tried in order.
 TIMM = {
@@ -104,7 +110,7 @@ OFFICIAL_LIKE: dict[str, Callable[[str, bool, dict], nn.Module]] = {
     "vig": _vig,
     "pyramidvig": _vig,
     "parameternet": _parameternet,
-    PIPELINE: _denoiser,
+    "sam_diffsr": _denoiser,
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from .counting import count_preset
-from .workloads import kind_of
+from .workloads import task_of
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _result(row: Row, runs: list[dict], reference: list[dict], ready: dict) -> R
         peak_mb=max(run["peak_bytes"] for run in runs) / 1e6,
         allocated_mb=None if ready["allocated_bytes"] is None else ready["allocated_bytes"] / 1e6,
         parameters=ready["parameters"],
-        macs=_macs(row) if row.peer == "ours" and kind_of(row.preset) == "image-classification" else None,
+        macs=_macs(row) if row.peer == "ours" and task_of(row.preset) == "image-classification" else None,
     )
 
 

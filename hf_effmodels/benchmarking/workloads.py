@@ -10,32 +10,27 @@ from torch.nn import functional as F
 
 from ..models import get_config, model_info
 
-#: kind of model -> the modes it can be timed in.
-MODES = {
-    "image-classification": ("infer", "train"),
-    "text-generation": ("infer", "train", "generate"),
-    "image-text-to-text": ("infer", "train", "generate"),
-    "super-resolution": ("infer", "train"),
-}
 #: Where the image token stands in the text of an image-text model.
 _IMAGE_POSITION = 5
 
 
-def kind_of(preset: str) -> str:
-    """The key of `MODES` for a preset; a ValueError if there is no such preset."""
-    tasks = model_info(preset).tasks
-    return next(kind for kind in MODES if kind in tasks)
+def task_of(preset: str) -> str:
+    """The task a preset is timed in, its main one; a ValueError if there is no such preset or it cannot be timed."""
+    task = model_info(preset).tasks[0]
+    if task not in WORKLOADS:
+        raise ValueError(f"presets: {preset} is for {task}; accepted are presets for {', '.join(WORKLOADS)}.")
+    return task
+
+
+def modes(preset: str) -> tuple[str, ...]:
+    """The modes a preset can be timed in."""
+    return WORKLOADS[task_of(preset)][1]
 
 
 def make_call(model: nn.Module, row: dict) -> Callable[[], object]:
     """The call to be timed, on fixed random inputs; `row` is a `runs.Row` as a dictionary."""
-    make = {
-        "image-classification": _images,
-        "text-generation": _text,
-        "image-text-to-text": _image_text,
-        "super-resolution": _denoiser,
-    }
-    return make[kind_of(row["preset"])](model, row)
+    make, _ = WORKLOADS[task_of(row["preset"])]
+    return make(model, row)
 
 
 def _images(model: nn.Module, row: dict):
@@ -98,6 +93,15 @@ def _denoiser(model: nn.Module, row: dict):
             torch.optim.Adam(model.parameters()),
         )
     return _without_gradients(lambda: model(residuals, timesteps, maps))
+
+
+#: main task of a preset -> what makes the call, and in which modes.
+WORKLOADS: dict[str, tuple[Callable[[nn.Module, dict], Callable[[], object]], tuple[str, ...]]] = {
+    "image-classification": (_images, ("infer", "train")),
+    "text-generation": (_text, ("infer", "train", "generate")),
+    "image-text-to-text": (_image_text, ("infer", "train", "generate")),
+    "super-resolution": (_denoiser, ("infer", "train")),
+}
 
 
 def _without_gradients(compute: Callable[[], object]) -> Callable[[], object]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..models import TASKS
-from ..registry import ARCHITECTURES, Architecture
+from ..architecture import METRICS, Architecture, Preset
+from ..registry import ARCHITECTURES
 from .ids import hub_id
-from .usage import LOCAL_MODEL_ID, auto_class_of, usage_section
+from .usage import LOCAL_MODEL_ID, task_of, usage_section
 
 #: Licence identifiers of the Hub (https://huggingface.co/docs/hub/repositories-licenses), without "unknown".
 LICENSES = frozenset(
@@ -96,7 +96,7 @@ def build_card(
         metrics=sorted({entry["metric"] for entry in measured}) or None,
         **({"model_name": title, "eval_results": [_eval_result(e, task) for e in measured]} if measured else {}),
     )
-    known = architecture.presets.get(preset, {}) if preset else {}
+    known = architecture.presets[preset] if preset else None
     sections = [
         _introduction(title, architecture, model, preset, dataset),
         _facts(architecture, model, processor, preset, known, license, license_name, license_link, adapter_only),
@@ -157,7 +157,7 @@ def _matching_preset(architecture: Architecture, config) -> str | None:
     own = [c for c in type(config).__mro__ if c.__module__.startswith(__package__.partition(".")[0])]
     fields = {name for c in own for name in inspect.get_annotations(c) if not name.startswith("_")} - free
     for name, preset in architecture.presets.items():
-        reference = architecture.config_class(**preset["config"])
+        reference = architecture.config_class(**preset.config)
         if all(_plain(getattr(config, key)) == _plain(getattr(reference, key)) for key in fields):
             return name
     return None
@@ -169,10 +169,8 @@ def _plain(value):
 
 def _task(architecture: Architecture, model) -> str | None:
     """The pipeline the model is for; none for a backbone, whose weights are not all that `AutoModel` needs."""
-    auto_class = auto_class_of(architecture, type(model).__name__)
-    if auto_class == "AutoModel" and architecture.processor is not None:
-        return None
-    return next((task for task, auto in TASKS.items() if auto == auto_class), None)
+    task = task_of(architecture, type(model).__name__)
+    return task and (task.pipeline_tag or task.name)
 
 
 def _results(results, dataset: str | None) -> list[dict[str, Any]]:
@@ -208,11 +206,9 @@ def _eval_result(entry: Mapping[str, Any], task: str | None) -> EvalResult:
 
 
 def _introduction(title: str, architecture: Architecture, model, preset: str | None, dataset: str | None) -> str:
-    kinds = {"ForImageClassification": "An image classifier", "ForCausalLM": "A causal language model"}
-    kinds |= {"ForSequenceClassification": "A text classifier", "ForTokenClassification": "A token classifier"}
-    kinds |= {"ForQuestionAnswering": "An extractive question answerer"}
-    kinds |= {"ForConditionalGeneration": "A vision-language model"}
-    kind = next((k for head, k in kinds.items() if head in type(model).__name__), "A feature extractor")
+    task = task_of(architecture, type(model).__name__)
+    noun = task.noun if task else "feature extractor"
+    kind = f"{'An' if noun[0] in 'aeiou' else 'A'} {noun}"
     variant = f"the published variant `{preset}`" if preset else "a variant of its own"
     trained = f", trained on {dataset}" if dataset else ""
     return (
@@ -230,13 +226,13 @@ def _facts(architecture, model, processor, preset, known, license, license_name,
     if hasattr(config, "reparameterized"):
         rows.append(("Form", "folded for inference (`reparameterized`)" if folded else "training form"))
     rows.append(("Parameters", f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f} M"))
-    macs = known.get("folded_macs" if folded else "macs")
+    macs = known and (known.folded_macs if folded else known.macs)
     size = getattr(config, "image_size", None)
     as_published = known and all(
-        getattr(config, key, None) == getattr(architecture.config_class(**known["config"]), key, None)
+        getattr(config, key, None) == getattr(architecture.config_class(**known.config), key, None)
         for key in ("num_channels", "image_size")
     )
-    as_published = as_published and config.num_labels == known.get("num_labels", 1000)
+    as_published = as_published and config.num_labels == known.num_labels
     if macs is not None and not architecture.image_processor:
         rows.append(("Multiply-adds", f"{macs} M for one token (linear layers)"))
     elif macs is not None and as_published:
@@ -312,12 +308,17 @@ def _preparation(processor) -> str:
     return "; ".join(parts)
 
 
-def _numbers(known: Mapping[str, Any], measured: list[dict[str, Any]], converted: bool) -> str:
+def _numbers(known: Preset | None, measured: list[dict[str, Any]], converted: bool) -> str:
     """Published numbers beside measured ones, each with its source."""
     rows = []
-    if known.get("top1") is not None:
-        source = known.get("top1_source") or "paper"
-        rows.append(("accuracy, ImageNet-1k", f"{known['top1']:.2f} % ({source})", "not measured here"))
+    published = known.published if known else ()
+    for number in published:
+        unit = METRICS[number.metric] and f" {METRICS[number.metric]}"
+        # The Hub calls top-1 accuracy plainly accuracy.
+        metric = "accuracy" if number.metric == "top-1" else number.metric
+        rows.append(
+            (f"{metric}, {number.dataset}", f"{number.value:.2f}{unit} ({number.source})", "not measured here")
+        )
     for entry in measured:
         where = entry["dataset"] + (f", {entry['split']}" if entry["split"] else "")
         source = f" ({entry['source']})" if entry["source"] else " (measured by the publisher of these weights)"
@@ -325,13 +326,13 @@ def _numbers(known: Mapping[str, Any], measured: list[dict[str, Any]], converted
     if not rows:
         return "## Numbers\n\nNo number has been published for this variant, and none was measured."
     text = "## Numbers\n\n" + _table(("", "published", "measured here"), rows)
-    if known.get("top1") is not None:
+    if published:
         whose = "these, converted" if converted else "not necessarily these"
-        text += f"\n\nThe published number belongs to the authors' ImageNet-1k weights: {whose}."
+        text += f"\n\nThe published number belongs to the authors' {published[0].dataset} weights: {whose}."
     return text
 
 
-def _origin(conversion: Mapping[str, Any] | None, known: Mapping[str, Any], license: str | None) -> str:
+def _origin(conversion: Mapping[str, Any] | None, known: Preset | None, license: str | None) -> str:
     """Where converted weights come from, so that everybody can repeat it."""
     if conversion is None:
         return ""
@@ -340,10 +341,10 @@ def _origin(conversion: Mapping[str, Any] | None, known: Mapping[str, Any], lice
         ("SHA-256", f"`{conversion['sha256']}`"),
         ("Read from it", f"{conversion['converted']} tensors of {conversion['entry']}"),
     ]
-    if known.get("weights"):
-        rows.append(("Published at", known["weights"]))
-    if known.get("weights_license_note") and license == known.get("weights_license"):
-        rows.append(("Licence", known["weights_license_note"]))
+    if known and known.weights:
+        rows.append(("Published at", known.weights))
+    if known and known.weights_license_note and license == known.weights_license:
+        rows.append(("Licence", known.weights_license_note))
     return "## Origin\n\nConverted from the official weights by `hf-effmodels convert`.\n\n" + _table(("", ""), rows)
 
 

@@ -12,7 +12,6 @@ Everything else is general and strict: every entry is used exactly once or the c
 
 import argparse
 import hashlib
-import importlib
 import pickle
 import re
 from collections.abc import Mapping
@@ -21,8 +20,9 @@ from pathlib import Path
 
 import torch
 
-from ..models import TASKS, create_image_processor, find_preset, get_config
-from ..registry import ARCHITECTURES, Architecture, pipeline_configuration
+from ..architecture import Architecture, PipelineEntry
+from ..models import create_image_processor, find_preset, get_config
+from ..registry import ARCHITECTURES, find
 
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 PLAIN_ENTRIES = ("state_dict", "model", "module", "net")
@@ -85,10 +85,8 @@ def convert(
     """
     from . import export
 
-    if (pipeline := pipeline_configuration(preset)) is not None:
-        name = pipeline.__package__.rpartition(".")[2]
-        conversion = importlib.import_module(f"{pipeline.__package__}.convert_{name}")
-        return conversion.convert(preset, checkpoint, folder, license=license, **overrides)
+    if (found := find(preset)) is not None and isinstance(found[0], PipelineEntry):
+        return found[0].conversion_module.convert(preset, checkpoint, folder, license=license, **overrides)
     architecture, preset_data = find_preset(preset)
     if hasattr(architecture.conversion_module, "convert"):
         # Adapters, which are nothing without the models they were trained for.
@@ -101,7 +99,7 @@ def convert(
         create_image_processor(preset) if architecture.image_processor else tokenizer,
         folder,
         preset=preset,
-        license=license or preset_data.get("weights_license"),
+        license=license or preset_data.weights_license,
         conversion=asdict(report),
     )
     return report
@@ -167,7 +165,7 @@ def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[s
 
 
 def _main_head(architecture: Architecture) -> str:
-    return next(auto_class for auto_class in TASKS.values() if auto_class in architecture.auto_classes)
+    return architecture.tasks[0].auto_class
 
 
 def _compute_buffers(model) -> None:

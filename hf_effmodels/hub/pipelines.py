@@ -18,7 +18,7 @@ _WEIGHTS = re.compile(r"[^/]+/diffusion_pytorch_model[^/]*\.safetensors(\.index\
 
 def is_pipeline(model) -> bool:
     """Whether an object is a diffusers pipeline of this package."""
-    return type(model).__module__.startswith(tuple(PIPELINES.values()))
+    return _package_of(model) is not None
 
 
 def is_pipeline_weight(name: str) -> bool:
@@ -28,9 +28,13 @@ def is_pipeline_weight(name: str) -> bool:
 
 def export_pipeline(pipe, folder: str | os.PathLike, **facts) -> Path:
     """The `export` of the pipeline's own package."""
-    return _module(
-        next(n for n, package in PIPELINES.items() if type(pipe).__module__.startswith(package)), "export"
-    ).export(pipe, folder, **facts)
+    return _module(_package_of(pipe), "export").export(pipe, folder, **facts)
+
+
+def _package_of(model) -> str | None:
+    """Which of `PIPELINES` an object's class comes from."""
+    module = type(model).__module__
+    return next((name for name, entry in PIPELINES.items() if module.startswith(f"{entry.package}.")), None)
 
 
 def check_pipeline_folder(folder: Path) -> list[str]:
@@ -76,8 +80,8 @@ def pipeline_code(index: dict, where: str) -> dict[str, bytes]:
         ValueError: it is of another pipeline.
     """
     name = _name(index, where)
-    folder = Path(importlib.import_module(PIPELINES[name]).__file__).parent
-    files = {f"{stem}.py": folder / f"{stem}.py" for stem in _module(name, "configuration").CODE}
+    folder = Path(importlib.import_module(PIPELINES[name].package).__file__).parent
+    files = {f"{stem}.py": folder / f"{stem}.py" for stem in PIPELINES[name].code}
     for component, (module, _) in _components(index).items():
         if (folder / f"{module}.py").is_file():
             files[f"{component}/{module}.py"] = folder / f"{module}.py"
@@ -105,7 +109,7 @@ def _components(index: dict) -> dict[str, list[str]]:
 
 def _module(name: str, kind: str):
     file = kind if kind == "export" else f"{kind}_{name}"
-    return importlib.import_module(f"{PIPELINES[name]}.{file}")
+    return importlib.import_module(f"{PIPELINES[name].package}.{file}")
 
 
 def _pipeline_class(name: str):

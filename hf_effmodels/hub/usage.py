@@ -1,7 +1,6 @@
 """The usage section of a model card: snippets that run as they stand, with hf_effmodels installed and without it."""
 
-from ..models import TASKS
-from ..registry import Architecture
+from ..architecture import Architecture, Task
 
 #: The snippets of a folder that is not on the Hub yet name the folder they lie in.
 LOCAL_MODEL_ID = "."
@@ -60,22 +59,28 @@ def auto_class_of(architecture: Architecture, class_name: str) -> str:
     return next(auto for auto, name in architecture.auto_classes.items() if name == class_name)
 
 
+def task_of(architecture: Architecture, class_name: str) -> Task | None:
+    """The task the class has the head for; None for a backbone, whose weights are not all that a pipeline needs."""
+    auto_class = auto_class_of(architecture, class_name)
+    return next((task for task in architecture.tasks if task.auto_class == auto_class), None)
+
+
 def _snippets(
     architecture: Architecture, auto_class: str, config, model_id: str, revision: str | None, has_processor: bool
 ) -> tuple[list[str], list[str]]:
     """Lines for an environment with the package, and for one without."""
-    if architecture.processor is not None:
+    if architecture.takes == "image+text":
         return (
             _conversation_with_package(auto_class, model_id, revision),
             _conversation_without_package(auto_class, model_id, revision),
         )
-    if hasattr(config, "vocab_size"):
+    if architecture.takes == "text":
         return (
             _text_with_package(auto_class, model_id, revision, has_processor),
             _text_without_package(auto_class, model_id, revision, has_processor),
         )
     return (
-        _with_package(auto_class, config, model_id, revision),
+        _with_package(architecture, auto_class, config, model_id, revision),
         _without_package(auto_class, config, model_id, revision),
     )
 
@@ -84,7 +89,9 @@ def _snippet(lines: list[str]) -> str:
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
-def _with_package(auto_class: str, config, model_id: str, revision: str | None) -> list[str]:
+def _with_package(
+    architecture: Architecture, auto_class: str, config, model_id: str, revision: str | None
+) -> list[str]:
     pin = f', revision="{revision}"' if revision else ""
     register = "import hf_effmodels  # registers the architecture with transformers"
     if config.num_channels != 3:  # the pipelines turn every picture into RGB
@@ -97,7 +104,7 @@ def _with_package(auto_class: str, config, model_id: str, revision: str | None) 
             f"model = {auto_class}.from_pretrained(model_id{pin})",
             *_apply(auto_class, f"model(torch.zeros{_shape(config)})"),
         ]
-    task = next(task for task, auto in TASKS.items() if auto == auto_class)
+    task = next(task.name for task in architecture.tasks if task.auto_class == auto_class)
     return [
         register,
         "from PIL import Image",

@@ -2,22 +2,23 @@
 
 import importlib
 
-#: public name -> the module that has it. diffusers is imported only when one of these is asked for.
-_EXPORTS = {
-    "RRDBModel": "sam_diffsr.modeling_sam_diffsr",
-    "SamDiffSRPipeline": "sam_diffsr.pipeline_sam_diffsr",
-    "SamDiffSRScheduler": "sam_diffsr.scheduling_sam_diffsr",
-    "SamDiffSRUNet2DModel": "sam_diffsr.modeling_sam_diffsr",
-}
-
-__all__ = ["RRDBModel", "SamDiffSRPipeline", "SamDiffSRScheduler", "SamDiffSRUNet2DModel"]
-
 
 def __getattr__(name: str):
-    if name not in _EXPORTS:
+    """The public classes of the folders' entries; diffusers is imported only when one of them is asked for."""
+    if name == "__all__":
+        return sorted(_modules())
+    if name.startswith("_") or (module := _modules().get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+    return getattr(importlib.import_module(module), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_EXPORTS})
+    return sorted({*globals(), *_modules()})
+
+
+def _modules() -> dict[str, str]:
+    """Public class -> the module that has it."""
+    from ..registry import PIPELINES
+
+    entries = PIPELINES.values()
+    return {name: f"{e.package}.{module}" for e in entries for module, names in e.classes.items() for name in names}

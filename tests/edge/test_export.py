@@ -12,12 +12,14 @@ from hf_effmodels import edge
 from hf_effmodels.cli import main
 from hf_effmodels.registry import ARCHITECTURES
 
+from ..modeling.tiny import tiny_config
+
 VISION = [a for a in ARCHITECTURES.values() if "AutoModelForImageClassification" in a.auto_classes]
 
 
 def tiny(architecture):
     torch.manual_seed(1)
-    config = architecture.config_class(**{**architecture.tiny, "id2label": {0: "cat", 1: "dog", 2: "bird"}})
+    config = tiny_config(architecture, id2label={0: "cat", 1: "dog", 2: "bird"})
     return architecture.model_class("AutoModelForImageClassification")(config).eval()
 
 

@@ -16,6 +16,7 @@ import torch
 import hf_effmodels
 from hf_effmodels.registry import ARCHITECTURES
 
+from ..modeling.tiny import tiny_fields
 from .server import Account, Hub
 
 LABELS = {0: "cat", 1: "dog", 2: "owl"}
@@ -28,7 +29,7 @@ def tiny():
     torch.manual_seed(0)
     architecture = ARCHITECTURES["ghostnetv3"]
     # Loading takes transformers a millisecond for each tensor: even fewer layers than the common tests have.
-    small = {**architecture.tiny, "stages": STAGES, "num_conv_branches": 2}
+    small = {**tiny_fields(architecture), "stages": STAGES, "num_conv_branches": 2}
     config = architecture.config_class(**small, id2label=LABELS, label2id={n: i for i, n in LABELS.items()})
     model = architecture.model_class("AutoModelForImageClassification")(config).eval()
     processor = hf_effmodels.create_image_processor("ghostnetv3-1.0x", image_size=64)

@@ -9,6 +9,7 @@ import torch
 from hf_effmodels.hub import export, publish
 from hf_effmodels.registry import ARCHITECTURES
 
+from ..modeling.tiny import tiny_config
 from .conftest import LABELS, maker_hub, onto_the_network, run_client
 
 EXPECTED = {
@@ -59,7 +60,7 @@ def others(tiny, tmp_path):
     made = {}
     for model_type, architecture in ARCHITECTURES.items():
         if model_type != "ghostnetv3" and "AutoModelForImageClassification" in architecture.auto_classes:
-            config = architecture.config_class(**architecture.tiny, num_labels=2)
+            config = tiny_config(architecture, num_labels=2)
             model = architecture.model_class("AutoModelForImageClassification")(config).eval()
             with torch.no_grad():
                 logits = model(torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()

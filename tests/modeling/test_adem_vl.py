@@ -97,10 +97,10 @@ def logits(model, ids=IDS, **kwargs):
 @pytest.mark.parametrize(("preset", "expected"), [("adem_vl-7b-scienceqa", 4_530_432), ("adem_vl-13b", 5_449_984)])
 def test_trained_parameters_are_those_of_the_paper(preset, expected):
     with torch.device("meta"):
-        model = AdemVLForConditionalGeneration(AdemVLConfig(**PRESETS[preset]["config"]))
+        model = AdemVLForConditionalGeneration(AdemVLConfig(**PRESETS[preset].config))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected
-    assert PRESETS[preset]["trainable_parameters"] == expected / 1e6
-    assert PRESETS[preset]["parameters"] == round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
+    assert PRESETS[preset].trainable_parameters == expected / 1e6
+    assert PRESETS[preset].parameters == round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
 
 
 @pytest.mark.parametrize("vision", ["clip_vision_model", "siglip_vision_model"])

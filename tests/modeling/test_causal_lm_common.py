@@ -24,6 +24,7 @@ from hf_effmodels.hub import export
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.client import run_snippets
+from .tiny import tiny_config
 
 DECODERS = [a for a in ARCHITECTURES.values() if "AutoModelForCausalLM" in a.auto_classes]
 CAUSAL_LM = "AutoModelForCausalLM"
@@ -37,7 +38,7 @@ def architecture(request):
 def build(architecture, auto_class=CAUSAL_LM, attention="sdpa", **overrides):
     """A tiny network in which every parameter matters: those that start as 0 or 1 are moved."""
     torch.manual_seed(1)
-    config = architecture.config_class(**{**architecture.tiny, **overrides}, attn_implementation=attention)
+    config = tiny_config(architecture, **overrides, attn_implementation=attention)
     model = architecture.model_class(auto_class)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -218,7 +219,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_next_token(architecture):
 
 def test_loss_decreases_and_every_parameter_learns(architecture):
     torch.manual_seed(1)
-    model = architecture.model_class(CAUSAL_LM)(architecture.config_class(**architecture.tiny)).train()
+    model = architecture.model_class(CAUSAL_LM)(tiny_config(architecture)).train()
     ids = tokens(model, batch=4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses, moved = [], set()
@@ -256,7 +257,7 @@ def test_bf16_autocast_trains(architecture):
 
 
 def test_initialisation_follows_the_seed_on_meta_too(architecture, tmp_path):
-    cls, config = architecture.model_class(CAUSAL_LM), architecture.config_class(**architecture.tiny)
+    cls, config = architecture.model_class(CAUSAL_LM), tiny_config(architecture)
     models = []
     for seed in (11, 11, 12):
         torch.manual_seed(seed)

@@ -55,9 +55,9 @@ def test_presets_have_the_published_size(name):
         model = hf_effmodels.create_model(name)
         plain = hf_effmodels.create_model(name, series_activations=[], num_augmented_shortcuts=0)
     parameters = sum(p.numel() for p in model.parameters())
-    assert round(parameters / 1e6, 3) == PRESETS[name]["parameters"]
+    assert round(parameters / 1e6, 3) == PRESETS[name].parameters
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
-    assert linear / 1e6 == pytest.approx(PRESETS[name]["macs"], rel=1e-3)
+    assert linear / 1e6 == pytest.approx(PRESETS[name].macs, rel=1e-3)
     published = {"pangu-pi-1b": 1.033e9, "pangu-pi-7b": 6.73e9}
     assert parameters == pytest.approx(published.get(name, parameters), rel=5e-4)
     # The follow-up's numbers are those of plain LLaMA blocks.

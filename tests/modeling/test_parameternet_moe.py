@@ -40,13 +40,13 @@ def test_the_preset_has_the_published_size():
     parameters = sum(p.numel() for p in model.parameters())
     experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     preset = PRESETS["parameternet-moe-1b"]
-    assert round(parameters / 1e6, 3) == preset["parameters"]
+    assert round(parameters / 1e6, 3) == preset.parameters
     assert parameters == pytest.approx(2.347e9, rel=5e-4)
     assert parameters - experts * 7 / 8 == pytest.approx(0.937e9, rel=1e-3)  # used for a token
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
     routers = sum(p.numel() for name, p in model.named_parameters() if ".router." in name)
     weights = sum(p.numel() for name, p in model.named_parameters() if name.endswith("experts.weight"))
-    assert (linear + routers + weights / 8) / 1e6 == pytest.approx(preset["macs"], rel=1e-3)
+    assert (linear + routers + weights / 8) / 1e6 == pytest.approx(preset.macs, rel=1e-3)
 
 
 @pytest.mark.parametrize("expert_bias", [True, False])

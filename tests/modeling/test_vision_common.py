@@ -25,6 +25,8 @@ from hf_effmodels.modeling.layers.reparameterization import ReparameterizationMi
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.registry import ARCHITECTURES
 
+from .tiny import tiny_config
+
 VISION = [a for a in ARCHITECTURES.values() if "AutoModelForImageClassification" in a.auto_classes]
 CLASSIFIER, BACKBONE, BASE = "AutoModelForImageClassification", "AutoBackbone", "AutoModel"
 
@@ -35,7 +37,7 @@ def architecture(request):
 
 
 def config_of(architecture, **overrides):
-    return architecture.config_class(**{"num_labels": 5, **architecture.tiny, **overrides})
+    return tiny_config(architecture, **{"num_labels": 5, **overrides})
 
 
 def build(architecture, auto_class=CLASSIFIER, **overrides):

@@ -1,28 +1,31 @@
 """The package gives the numbers of the official implementations."""
 
 import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
 
-from . import golden
+from hf_effmodels.registry import all_entries
 
-#: The families the package implements (a case's "system") and the module that runs them. A case of a family that is
-#: listed must be understood and compared in full; others are counted.
-FAMILIES = {
-    "adem_vl": "adem_vl",
-    "ghostnet": "ghostnet",
-    "ghostnetv2": "ghostnet",
-    "ghostnetv3": "ghostnet",
-    "pangu_pi": "pangu_pi",
-    "parameternet": "parameternet",
-    "parameternet_moe": "parameternet_moe",
-    "sam_diffsr": "sam_diffsr",
-    "tiny_lm": "tiny_lm",
-    "tinynet": "tinynet",
-    "vanillanet": "vanillanet",
-    "vig": "vig",
-}
+from . import families, golden
+
+
+def _families() -> dict:
+    """A case's "system" -> the module of `families/` that runs it, as the modules declare in `SYSTEMS`.
+
+    A case of a system that is declared must be understood and compared in full; others are counted.
+    """
+    found = {}
+    for module in pkgutil.iter_modules(families.__path__):
+        family = importlib.import_module(f"{families.__name__}.{module.name}")
+        for system in family.SYSTEMS:
+            if found.setdefault(system, family) is not family:
+                raise pytest.UsageError(f"{system} is declared by {found[system].__name__} and {family.__name__}")
+    return found
+
+
+FAMILIES = _families()
 
 #: float64 must agree to rounding. In float32 single gradients below the last stage may be off by up to 5 % of their
 #: deviation (nearly dead channels pass through batch norm); everything else agrees to 1e-4.
@@ -48,7 +51,7 @@ def pytest_generate_tests(metafunc):
 @pytest.mark.parametrize("dtype", golden.DTYPES)
 def test_outputs_are_those_of_the_official_implementation(path, dtype):
     case = golden.load(path)
-    family = importlib.import_module(f".families.{FAMILIES[case['system']]}", __package__)
+    family = FAMILIES[case["system"]]
     outputs = family.run(case, golden.DTYPES[dtype])
 
     # A family may state that single outputs are known less exactly (a case's note says so) or are ill-conditioned in
@@ -73,3 +76,10 @@ def test_families_not_implemented_are_counted(request):
             waiting[system] = waiting.get(system, 0) + 1
     if waiting:
         pytest.skip(f"{sum(waiting.values())} cases of {len(waiting)} families that the package does not have yet")
+
+
+def test_every_system_of_the_package_has_a_family_and_cases_of_its_own():
+    families_by_folder = {family.__name__.rpartition(".")[2] for family in FAMILIES.values()}
+    assert {entry.name for entry in all_entries()} <= families_by_folder
+    own = {golden.load(path)["system"] for path in (Path(__file__).parent / "cases").rglob("*.json")}
+    assert set(FAMILIES) <= own

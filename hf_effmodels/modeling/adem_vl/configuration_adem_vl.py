@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from ...architecture import Preset
+
 VISION_MODEL_TYPES = ("clip_vision_model", "siglip_vision_model")
 
 
@@ -142,32 +144,28 @@ _LLAMA_13B = {
     "num_attention_heads": 40,
     "num_key_value_heads": 40,
 }
-_WEIGHTS = {
-    "weights": "https://github.com/Hao840/ADEM-VL/releases",
-    "weights_license": None,
-    "weights_license_note": "The official repository has no licence file; treat the weights as research use. LLaMA "
-    "weights carry Meta's licence.",
-}
+_RELEASES = "https://github.com/Hao840/ADEM-VL/releases"
+_NOTE = (
+    "The official repository has no licence file; treat the weights as research use. LLaMA weights carry Meta's "
+    "licence."
+)
 
 
-def _preset(image_processor: dict, text_config: dict | None, parameters: float, trainable: float, **more) -> dict:
-    config = {} if text_config is None else {"text_config": text_config}
-    return {
-        "model_type": "adem_vl",
-        "config": config,
-        "image_processor": image_processor,
-        "parameters": parameters,
-        "trainable_parameters": trainable,
-        "macs": None,
-        "top1": None,
-        **_WEIGHTS,
-        **more,
-    }
+def _preset(image_processor: dict, text_config: dict | None, parameters: float, trainable: float, **more) -> Preset:
+    return Preset(
+        model_type="adem_vl",
+        config={} if text_config is None else {"text_config": text_config},
+        image_processor=image_processor,
+        parameters=parameters,
+        trainable_parameters=trainable,
+        weights_license_note=_NOTE,
+        **{"weights": _RELEASES, **more},
+    )
 
 
 #: name -> what is published. `parameters` (millions) counts all that is built, `trainable_parameters` the adapters.
 #: The image statistics differ by task: ImageNet's for ScienceQA and instructions, CLIP's for captions.
-PRESETS: dict[str, dict] = {
+PRESETS: dict[str, Preset] = {
     "adem_vl-7b-scienceqa": _preset(IMAGENET_PROCESSOR, None, 7033.53, 4.530432),
     "adem_vl-7b-caption": _preset(CLIP_PROCESSOR, None, 7033.53, 4.530432),
     "adem_vl-7b-instruction": _preset(IMAGENET_PROCESSOR, None, 7033.53, 4.530432),

@@ -3,6 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2CLS
 
+from ...architecture import Preset
 from ..decoders.configuration_decoder import DecoderConfig
 
 
@@ -79,10 +80,10 @@ class PanguPiConfig(DecoderConfig):
 
 def _preset(
     parameters: float, macs: float, vocab: int, hidden: int, intermediate: int, layers: int, heads: int, **more
-):
+) -> Preset:
     config = {"vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate}
     config |= {"num_hidden_layers": layers, "num_attention_heads": heads, **more}
-    return {"model_type": "pangu_pi", "config": config, "num_labels": 2, "parameters": parameters, "macs": macs}
+    return Preset(model_type="pangu_pi", config=config, parameters=parameters, macs=macs)
 
 
 #: Sizes. Parameters in millions, the embedding and the head (two matrices) included; MACs in millions: linear layers
@@ -91,7 +92,7 @@ def _preset(
 #: whether they keep the two modules; here they do (0.5 % of their parameters), and the feed-forward width of 1.5B Pro,
 #: which is not published either, follows the rule of the others (8/3 of the hidden size, up to a multiple of 256), so
 #: that it has fewer parameters than its name. 15m, 60m and 160m are ours, for experiments.
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     # parameters, MACs, vocabulary, hidden size, feed-forward width, layers, heads
     "pangu-pi-15m": _preset(14.992, 13.89, 4096, 256, 768, 15, 4),
     "pangu-pi-60m": _preset(59.860, 55.56, 8192, 512, 1536, 15, 8),

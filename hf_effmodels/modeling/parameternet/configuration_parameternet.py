@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
+from ...architecture import Preset, imagenet_top1
 from ..ghostnet.configuration_ghostnet import STAGES as GHOSTNET_STAGES
 from ..ghostnet.configuration_ghostnet import round_width
 
@@ -135,29 +136,29 @@ _IMAGENET |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0
 #: Published variants. Parameters and MACs (convolutions, linear layers and the mixing of kernels, one 224×224 image)
 #: in millions, as trained and folded. top1: ImageNet-1k, per cent, after pre-training on ImageNet-22k (without it 77.2
 #: and 79.0). No weights were ever published.
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     # Not in the official code. GhostNet's own rows at this width have the paper's parameters for 1, 4 and 8 experts
     # (8.6, 15.7 and 25.2 million); the activation is taken to be that of the larger network.
-    "parameternet-300m": {
-        "model_type": "parameternet",
-        "config": {"width_multiplier": 1.45, "stages": GHOSTNET_STAGES},
-        "image_processor": _IMAGENET,
-        "parameters": 15.737,
-        "macs": 292.3,
-        "folded_parameters": 15.721,
-        "folded_macs": 292.3,
-        "top1": 79.1,
-        "top1_source": "paper",
-    },
-    "parameternet-600m": {
-        "model_type": "parameternet",
-        "config": {"width_multiplier": 1.9},
-        "image_processor": _IMAGENET,
-        "parameters": 34.505,
-        "macs": 589.6,
-        "folded_parameters": 34.480,
-        "folded_macs": 589.6,
-        "top1": 81.6,
-        "top1_source": "paper",
-    },
+    "parameternet-300m": Preset(
+        model_type="parameternet",
+        config={"width_multiplier": 1.45, "stages": GHOSTNET_STAGES},
+        num_labels=1000,
+        image_processor=_IMAGENET,
+        parameters=15.737,
+        macs=292.3,
+        folded_parameters=15.721,
+        folded_macs=292.3,
+        published=imagenet_top1(79.1, "paper"),
+    ),
+    "parameternet-600m": Preset(
+        model_type="parameternet",
+        config={"width_multiplier": 1.9},
+        num_labels=1000,
+        image_processor=_IMAGENET,
+        parameters=34.505,
+        macs=589.6,
+        folded_parameters=34.480,
+        folded_macs=589.6,
+        published=imagenet_top1(81.6, "paper"),
+    ),
 }

@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 
+from ...architecture import Preset
 from ..decoders.configuration_decoder import DecoderConfig
 
 
@@ -43,10 +44,10 @@ class ParameterNetMoeConfig(DecoderConfig):
 
 #: Published sizes. Parameters in millions (of which 937 are used for a token); MACs in millions: linear layers for one
 #: token. `llama_1b`, the dense model of the paper's comparison, is a plain LLaMA of the same width and depth.
-PRESETS = {
-    "parameternet-moe-1b": {
-        "model_type": "parameternet_moe",
-        "config": {
+PRESETS: dict[str, Preset] = {
+    "parameternet-moe-1b": Preset(
+        model_type="parameternet_moe",
+        config={
             "vocab_size": 32000,
             "hidden_size": 2048,
             "intermediate_size": 8192,
@@ -55,8 +56,7 @@ PRESETS = {
             "num_local_experts": 8,
             "pad_token_id": 0,
         },
-        "num_labels": 2,
-        "parameters": 2346.699,
-        "macs": 871.6,
-    },
+        parameters=2346.699,
+        macs=871.6,
+    ),
 }

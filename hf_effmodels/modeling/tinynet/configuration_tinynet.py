@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
+from ...architecture import Preset, imagenet_top1
+
 #: EfficientNet-B0, which all TinyNets shrink: rows of (blocks, depthwise kernel, stride, expansion, output width), a
 #: row per stage. Expansion 1 is a depthwise separable block, another an inverted residual.
 STAGES = (
@@ -124,33 +126,33 @@ def _preset(
     parameters: tuple[float, float],
     macs: float,
     top1: float,
-) -> dict:
+) -> Preset:
     """`multipliers`: resolution, width, depth. `parameters` (as trained and folded) and `macs` in millions."""
     names = ("resolution_multiplier", "width_multiplier", "depth_multiplier")
-    return {
-        "model_type": "tinynet",
-        "config": dict(zip(names, multipliers, strict=True)),
-        "image_processor": {
+    return Preset(
+        model_type="tinynet",
+        config=dict(zip(names, multipliers, strict=True)),
+        num_labels=1000,
+        image_processor={
             "size": {"shortest_edge": size},
             "crop_pct": 0.875,
             "resample": 3,
             "image_mean": [0.485, 0.456, 0.406],
             "image_std": [0.229, 0.224, 0.225],
         },
-        "parameters": parameters[0],
-        "macs": macs,
-        "folded_parameters": parameters[1],
-        "folded_macs": macs,
-        "top1": top1,
-        "top1_source": "official repository",
-        "weights": f"https://github.com/huawei-noah/CV-Backbones/releases/download/v1.2.0/tinynet_{variant}.pth",
-        "weights_license": "apache-2.0",
-    }
+        parameters=parameters[0],
+        macs=macs,
+        folded_parameters=parameters[1],
+        folded_macs=macs,
+        published=imagenet_top1(top1, "official repository"),
+        weights=f"https://github.com/huawei-noah/CV-Backbones/releases/download/v1.2.0/tinynet_{variant}.pth",
+        weights_license="apache-2.0",
+    )
 
 
 #: Published variants. Parameters and MACs (convolutions and linear layers, one image of the variant's size) in
 #: millions. top1: ImageNet-1k, per cent.
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     "tinynet-a": _preset("a", (0.86, 1.0, 1.2), 192, (6.188, 6.162), 336.9, 76.8),
     "tinynet-b": _preset("b", (0.84, 0.75, 1.1), 188, (3.731, 3.714), 200.7, 75.0),
     "tinynet-c": _preset("c", (0.825, 0.54, 0.85), 184, (2.457, 2.446), 99.5, 71.2),

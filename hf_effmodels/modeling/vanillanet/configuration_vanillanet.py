@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
+from ...architecture import Preset, imagenet_top1
+
 SCHEDULES = ("linear", "cosine")
 
 
@@ -113,21 +115,21 @@ def _preset(
     parameters: tuple[float, float],
     macs: tuple[float, float],
     top1: float,
-) -> dict:
+) -> Preset:
     """`parameters` and `macs` in millions, as trained and folded."""
-    return {
-        "model_type": "vanillanet",
-        "config": config,
-        "image_processor": _IMAGENET,
-        "parameters": parameters[0],
-        "macs": macs[0],
-        "folded_parameters": parameters[1],
-        "folded_macs": macs[1],
-        "top1": top1,
-        "top1_source": "official repository",
-        "weights": f"{_RELEASE}{file}.pth",
-        "weights_license": "mit",
-    }
+    return Preset(
+        model_type="vanillanet",
+        config=config,
+        num_labels=1000,
+        image_processor=_IMAGENET,
+        parameters=parameters[0],
+        macs=macs[0],
+        folded_parameters=parameters[1],
+        folded_macs=macs[1],
+        published=imagenet_top1(top1, "official repository"),
+        weights=f"{_RELEASE}{file}.pth",
+        weights_license="mit",
+    )
 
 
 def _deep(repeats: int, width: int = 128) -> dict:
@@ -142,7 +144,7 @@ _ADAPTIVE = {"adaptive_pool_sizes": [0, 38, 19, 0, 0, 0, 0, 0, 0, 10, 0]}
 
 #: Published variants. Parameters and MACs (convolutions, one 224×224 image) in millions, as trained and folded.
 #: top1: ImageNet-1k, per cent.
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     "vanillanet-5": _preset(
         "vanillanet_5",
         {"hidden_sizes": [512, 1024, 2048, 4096], "strides": [2, 2, 2]},

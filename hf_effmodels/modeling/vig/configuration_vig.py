@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
+from ...architecture import Preset, imagenet_top1
+
 GRAPH_CONVOLUTIONS = ("max_relative", "edge", "sage", "gin")
 ACTIVATIONS = ("gelu", "relu", "leaky_relu", "hardswish", "silu")
 
@@ -177,23 +179,33 @@ _IMAGES |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _RELEASES = "https://github.com/huawei-noah/Efficient-AI-Backbones/releases/tag/"
 
 
-def _vig(size: int, stages: int, **published) -> dict:
+def _vig(size: int, stages: int, top1: float, **published) -> Preset:
     config = {"hidden_sizes": (size,) * (stages + 1), "depths": (4,) * stages}
     config |= {"stage_strides": (1,) * stages, "reduction_ratios": (1,) * stages}
-    weights = {"weights": _RELEASES + "vig", "weights_license": "apache-2.0"}
-    return {"model_type": "vig", "config": config, "image_processor": _IMAGES, **published, **weights}
+    return _preset("vig", config, _IMAGES, top1, weights=_RELEASES + "vig", **published)
 
 
-def _pyramid_vig(sizes: tuple[int, ...], third: int, *, crop_pct: float = 0.9, **published) -> dict:
+def _pyramid_vig(sizes: tuple[int, ...], third: int, top1: float, *, crop_pct: float = 0.9, **published) -> Preset:
     config = {"hidden_sizes": (sizes[0], *sizes), "depths": (2, 2, third, 2)}
     processor = _IMAGES | {"crop_pct": crop_pct}
-    weights = {"weights": _RELEASES + "pyramid-vig", "weights_license": "apache-2.0"}
-    return {"model_type": "pyramidvig", "config": config, "image_processor": processor, **published, **weights}
+    return _preset("pyramidvig", config, processor, top1, weights=_RELEASES + "pyramid-vig", **published)
+
+
+def _preset(model_type: str, config: dict, image_processor: dict, top1: float, **published) -> Preset:
+    return Preset(
+        model_type=model_type,
+        config=config,
+        num_labels=1000,
+        image_processor=image_processor,
+        published=imagenet_top1(top1, "paper"),
+        weights_license="apache-2.0",
+        **published,
+    )
 
 
 #: Published variants. Parameters and MACs (convolutions, linear layers and distances, one 224×224 image) in millions,
 #: as trained and folded. top1: ImageNet-1k, per cent.
-PRESETS = {
+PRESETS: dict[str, Preset] = {
     "vig-ti": _vig(
         192,
         3,
@@ -202,7 +214,6 @@ PRESETS = {
         folded_parameters=7.140,
         folded_macs=1300.9,
         top1=73.9,
-        top1_source="paper",
     ),
     "vig-s": _vig(
         320,
@@ -212,7 +223,6 @@ PRESETS = {
         folded_parameters=22.652,
         folded_macs=4516.7,
         top1=80.4,
-        top1_source="paper",
     ),
     "vig-b": _vig(
         640,
@@ -222,7 +232,6 @@ PRESETS = {
         folded_parameters=86.652,
         folded_macs=17642.6,
         top1=82.3,
-        top1_source="paper",
     ),
     "pyramidvig-ti": _pyramid_vig(
         (48, 96, 240, 384),
@@ -232,7 +241,6 @@ PRESETS = {
         folded_parameters=10.666,
         folded_macs=1699.6,
         top1=78.5,
-        top1_source="paper",
     ),
     "pyramidvig-s": _pyramid_vig(
         (80, 160, 400, 640),
@@ -242,7 +250,6 @@ PRESETS = {
         folded_parameters=27.172,
         folded_macs=4548.1,
         top1=82.1,
-        top1_source="paper",
     ),
     "pyramidvig-m": _pyramid_vig(
         (96, 192, 384, 768),
@@ -252,7 +259,6 @@ PRESETS = {
         folded_parameters=49.372,
         folded_macs=8845.1,
         top1=83.1,
-        top1_source="paper",
     ),
     "pyramidvig-b": _pyramid_vig(
         (128, 256, 512, 1024),
@@ -263,6 +269,5 @@ PRESETS = {
         folded_parameters=92.757,
         folded_macs=16803.5,
         top1=83.7,
-        top1_source="paper",
     ),
 }

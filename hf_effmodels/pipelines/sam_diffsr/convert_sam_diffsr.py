@@ -236,7 +236,7 @@ def _check_schedule(buffers: Mapping[str, torch.Tensor], scheduler: SamDiffSRSch
 
 def _check_preset(preset: str, pipe: SamDiffSRPipeline, checkpoint: str | Path) -> None:
     for part, component in (("encoder", pipe.condition_encoder), ("unet", pipe.unet)):
-        for key, value in PRESETS[preset][part].items():
+        for key, value in PRESETS[preset].config[part].items():
             if component.config[key] != value:
                 raise ConversionError(
                     f"{checkpoint} is no checkpoint of {preset}: its {part} has {key}={component.config[key]}, "

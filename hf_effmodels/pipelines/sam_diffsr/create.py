@@ -27,7 +27,7 @@ def create_pipeline(
     """
     if preset not in PRESETS:
         raise ValueError(f"preset: got {preset!r}, accepted are {', '.join(map(repr, PRESETS))}.")
-    known = PRESETS[preset]
+    known = PRESETS[preset].config
     return SamDiffSRPipeline(
         condition_encoder=RRDBModel(**known["encoder"] | dict(encoder or {})).eval(),
         unet=SamDiffSRUNet2DModel(**known["unet"] | dict(unet or {})).eval(),

@@ -14,7 +14,10 @@ from ...hub.card import NO_LICENSE, check_license
 from ...hub.contents import MODEL_INDEX, is_model_file
 from ...hub.ids import hub_id
 from ...hub.pipelines import LOCAL_PIPELINE_ID
-from .configuration_sam_diffsr import ARXIV, PAPER, PRESETS, REPOSITORY, TITLE
+from . import ENTRIES
+from .configuration_sam_diffsr import PRESETS
+
+(_ENTRY,) = ENTRIES
 
 _USAGE = """## Use
 
@@ -78,21 +81,23 @@ def build_card(
         datasets=[dataset] if hub_id(dataset) else None,
         library_name="diffusers",
         pipeline_tag="image-to-image",
-        tags=["hf_effmodels", "sam-diffsr", "super-resolution", f"arxiv:{ARXIV}"],
+        tags=["hf_effmodels", "sam-diffsr", "super-resolution", f"arxiv:{_ENTRY.arxiv}"],
     )
-    title = repo_id.rpartition("/")[2] if repo_id else preset or TITLE
+    title = repo_id.rpartition("/")[2] if repo_id else preset or _ENTRY.title
     sections = [
         f"# {title}",
         f"Super-resolution ×{pipe.unet.config.scale} of bicubically reduced images by diffusion of the residual, "
-        f"after [{PAPER}](https://arxiv.org/abs/{ARXIV}) ([official code]({REPOSITORY})), implemented for diffusers "
-        "by `hf_effmodels`. The repository carries the pipeline's code: it loads with or without that package.",
+        f"after [{_ENTRY.paper}](https://arxiv.org/abs/{_ENTRY.arxiv}) ([official code]({_ENTRY.repository})), "
+        "implemented for diffusers by `hf_effmodels`. The repository carries the pipeline's code: it loads with or "
+        "without that package.",
         _facts(pipe, license_name or license, license_link),
         _USAGE.format(id=repo_id or LOCAL_PIPELINE_ID),
         _measured(results, measured_on),
         _numbers(preset),
         _training(dataset, training),
         _origin(conversion),
-        f"## Citation\n\nPlease cite the paper: {PAPER}, arXiv:{ARXIV} ([BibTeX](https://arxiv.org/bibtex/{ARXIV})).",
+        f"## Citation\n\nPlease cite the paper: {_ENTRY.paper}, arXiv:{_ENTRY.arxiv} "
+        f"([BibTeX](https://arxiv.org/bibtex/{_ENTRY.arxiv})).",
     ]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
 
@@ -154,10 +159,14 @@ def _facts(pipe, license: str | None, link: str | None) -> str:
 
 
 def _numbers(preset: str | None) -> str:
-    known = PRESETS.get(preset, {})
-    if "psnr" not in known:
+    if preset is None or not PRESETS[preset].published:
         return ""
-    rows = [(name, f"{known['psnr'][name]:.2f} dB, {known['ssim'][name]:.4f}") for name in known["psnr"]]
+    known = PRESETS[preset]
+    rows = [
+        (p.dataset, f"{p.value:.2f} dB, {known.find('SSIM', p.dataset).value:.4f}")
+        for p in known.published
+        if p.metric == "PSNR"
+    ]
     return "## Published numbers\n\nPSNR and SSIM on luma, by the authors; not measured here.\n\n" + _table(rows)
 
 

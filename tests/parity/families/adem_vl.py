@@ -14,6 +14,7 @@ from hf_effmodels.modeling.adem_vl.modeling_adem_vl import AdemVLForConditionalG
 
 from ..golden import inputs, state_dict
 
+SYSTEMS = ("adem_vl",)
 IMAGE_TOKEN = 1000
 
 

@@ -10,6 +10,8 @@ from hf_effmodels.training.losses.soft_targets import soft_target_loss
 from ..classification import ClassifierCase
 from ..golden import inputs
 
+SYSTEMS = ("ghostnet", "ghostnetv2", "ghostnetv3")
+
 
 class GhostNetCase(ClassifierCase):
     def configuration(self) -> dict:

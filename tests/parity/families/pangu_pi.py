@@ -9,6 +9,8 @@ from hf_effmodels.registry import ARCHITECTURES
 
 from ..golden import inputs, state_dict
 
+SYSTEMS = ("pangu_pi",)
+
 
 def run(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     if case["state_dict"]:

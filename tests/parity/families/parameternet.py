@@ -10,6 +10,7 @@ from hf_effmodels.modeling.parameternet.dynamic_conv import DynamicConv
 from ..classification import ClassifierCase
 from ..golden import inputs, state_dict
 
+SYSTEMS = ("parameternet",)
 ACTIVATIONS = {"hard_swish": "hardswish", "hardswish": "hardswish", "relu": "relu", "gelu": "gelu"}
 
 

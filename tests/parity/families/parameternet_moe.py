@@ -7,6 +7,8 @@ from hf_effmodels.registry import ARCHITECTURES
 
 from ..golden import inputs, state_dict
 
+SYSTEMS = ("parameternet_moe",)
+
 
 def run(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     architecture = ARCHITECTURES["parameternet_moe"]

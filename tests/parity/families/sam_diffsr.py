@@ -26,6 +26,8 @@ from hf_effmodels.pipelines.sam_diffsr.scheduling_sam_diffsr import (
 
 from ..golden import inputs, state_dict
 
+SYSTEMS = ("sam_diffsr",)
+
 
 def tolerance(case: dict, name: str, dtype: str) -> float | None:
     """Where the case's own numbers are float32: its note says so. None: the usual tolerance."""

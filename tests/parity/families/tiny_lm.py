@@ -16,6 +16,8 @@ from hf_effmodels.training.run.rounds.resampling import draw_by_loss, loss_proba
 
 from ..golden import inputs
 
+SYSTEMS = ("tiny_lm",)
+
 
 def run(case: dict, dtype: torch.dtype) -> dict:
     if "pieces" in case["config"]:

@@ -4,6 +4,7 @@ import torch
 
 from ..classification import ClassifierCase
 
+SYSTEMS = ("tinynet",)
 _FIELDS = {
     "resolution_multiplier": "resolution_multiplier",
     "width_multiplier": "width_multiplier",

@@ -14,6 +14,7 @@ from hf_effmodels.training.optim.schedules import warmup_cosine_schedule
 from ..classification import ClassifierCase
 from ..golden import inputs, state_dict
 
+SYSTEMS = ("vanillanet",)
 _FIELDS = {"dims": "hidden_sizes", "strides": "strides", "act_num": "act_num", "ada_pool": "adaptive_pool_sizes"}
 _FIELDS |= {"num_classes": "num_labels", "act_learn": "act_learn", "drop_rate": "classifier_dropout"}
 
@@ -22,7 +23,7 @@ def configuration(published: dict) -> dict:
     """Our configuration's fields for the published settings: a variant's name, single settings, or both."""
     fields = {"num_labels": 1000}
     if "name" in published:
-        fields |= PRESETS[published["name"].replace("_", "-").replace("x1-5", "1.5x")]["config"]
+        fields |= PRESETS[published["name"].replace("_", "-").replace("x1-5", "1.5x")].config
     return fields | {ours: published[theirs] for theirs, ours in _FIELDS.items() if theirs in published}
 
 

@@ -21,6 +21,7 @@ from hf_effmodels.modeling.vig.position_encodings import interpolate_relative_po
 from .. import golden
 from ..classification import ClassifierCase
 
+SYSTEMS = ("vig",)
 GRAPH_CONVOLUTION_NAMES = {"mr": "max_relative", "edge": "edge", "sage": "sage", "gin": "gin"}
 #: official name of a published network -> blocks of each stage, channels of each stage
 PUBLISHED = {

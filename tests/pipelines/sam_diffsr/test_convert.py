@@ -1,6 +1,7 @@
 """Official checkpoints: SAM-DiffSR and SRDiff, the RRDB pre-training; whatever does not fit is refused."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,8 +69,9 @@ def as_checkpoint(weights: dict, path, prefix: str = "") -> str:
 @pytest.fixture
 def preset(monkeypatch):
     """A preset of the tiny size."""
-    entry = {"encoder": {**ENCODER, "scale": 4}, "unet": {**UNET, "scale": 4}}
-    monkeypatch.setitem(PRESETS, "tiny-x4", {**PRESETS["sam-diffsr-x4"], **entry})
+    known = PRESETS["sam-diffsr-x4"]
+    config = {**known.config, "encoder": {**ENCODER, "scale": 4}, "unet": {**UNET, "scale": 4}}
+    monkeypatch.setitem(PRESETS, "tiny-x4", replace(known, config=config))
     return "tiny-x4"
 
 

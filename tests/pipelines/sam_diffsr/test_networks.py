@@ -19,17 +19,17 @@ def tiny(**unet):
 def test_presets_have_the_published_size_and_cost(name):
     preset = PRESETS[name]
     with torch.device("meta"):
-        encoder, unet = RRDBModel(**preset["encoder"]), SamDiffSRUNet2DModel(**preset["unet"])
+        encoder, unet = RRDBModel(**preset.config["encoder"]), SamDiffSRUNet2DModel(**preset.config["unet"])
         images, noisy = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 256, 256)
     sizes = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (encoder, unet)]
-    assert sizes == pytest.approx([preset["encoder_parameters"], preset["unet_parameters"]], abs=0.005)
-    assert sum(sizes) == pytest.approx(preset["parameters"], abs=0.01)
+    assert sizes == pytest.approx([preset.part_parameters["encoder"], preset.part_parameters["unet"]], abs=0.005)
+    assert sum(sizes) == pytest.approx(preset.parameters, abs=0.01)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         condition = encoder(images).condition
-    assert counter.get_total_flops() / 2e6 == pytest.approx(preset["encoder_macs"], rel=2e-3)
+    assert counter.get_total_flops() / 2e6 == pytest.approx(preset.part_macs["encoder"], rel=2e-3)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet(noisy, torch.zeros(1, device="meta"), condition)
-    assert counter.get_total_flops() / 2e6 == pytest.approx(preset["macs"], rel=2e-3)
+    assert counter.get_total_flops() / 2e6 == pytest.approx(preset.macs, rel=2e-3)
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])

@@ -180,7 +180,7 @@ def _settings(args: VisionLanguageModelArguments) -> dict:
             raise ValueError(
                 f"--model_config: AdemVLConfig has no field {key!r}; nearest: {', '.join(near) or 'none'}."
             )
-    return {**PRESETS[args.model]["config"], **args.model_config}
+    return {**PRESETS[args.model].config, **args.model_config}
 
 
 def _built(build):

@@ -23,7 +23,7 @@ def load_encoder_to_train(args: SuperResolutionModelArguments) -> RRDBModel:
     _check_fields(args)
     if _is_preset(args.model):
         _refuse(args.encoder, "--encoder: stage rrdb trains the encoder; give --model, where it should start from.")
-        encoder = RRDBModel(**PRESETS[args.model]["encoder"] | args.model_config.get("encoder", {}))
+        encoder = RRDBModel(**PRESETS[args.model].config["encoder"] | args.model_config.get("encoder", {}))
     else:
         _refuse(args.model_config, "--model_config goes with presets; a trained encoder has its configuration.")
         encoder = trained_encoder("--model", args.model, args)

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image, ImageDraw
 
 from ...._files import whole_file, write_json, write_text
-from ....pipelines.sam_diffsr.configuration_sam_diffsr import ARXIV, PAPER
+from ....pipelines.sam_diffsr import ENTRIES
 from ....pipelines.sam_diffsr.export import export
 from ...run.reports import HUB_FOLDER, has_matplotlib, plot_curves, save_results, training_summary
 from .evaluation import MEASURES, Enlarged, averages
@@ -92,12 +92,14 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
 
 
 def _encoder_card(measured: dict, measured_on: str, *, license, dataset, training) -> ModelCard:
-    tags = ["hf_effmodels", "super-resolution", f"arxiv:{ARXIV}"]
+    (entry,) = ENTRIES
+    tags = ["hf_effmodels", "super-resolution", f"arxiv:{entry.arxiv}"]
     data = ModelCardData(license=license, library_name="diffusers", pipeline_tag="image-to-image", tags=tags)
     lines = [
         "# RRDB condition encoder",
-        f"\nTrained on {dataset} by L1 for the denoiser of [{PAPER}](https://arxiv.org/abs/{ARXIV}). It is loaded by "
-        "`hf_effmodels.pipelines.RRDBModel.from_pretrained`, and named as `--encoder` by the recipes of the denoiser.",
+        f"\nTrained on {dataset} by L1 for the denoiser of [{entry.paper}](https://arxiv.org/abs/{entry.arxiv}). "
+        "It is loaded by `hf_effmodels.pipelines.RRDBModel.from_pretrained`, and named as `--encoder` by the recipes "
+        "of the denoiser.",
         f"\n## Measured\n\n{measured_on}.\n\n| metric | value |\n| --- | --- |",
         *(f"| {name} | {value:.4f} |" for name, value in measured.items()),
         "\n## Training\n\n| hyper-parameter | value |\n| --- | --- |",

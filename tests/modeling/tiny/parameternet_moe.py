@@ -1,0 +1,5 @@
+"""Four experts."""
+
+from .decoders import DECODER
+
+TINY = {"parameternet_moe": {**DECODER, "num_local_experts": 4}}
