@@ -19,9 +19,9 @@ from ...data.splits import (
     stratified_choice,
     stratified_sample,
 )
+from ...run.arguments import read_mapping
+from .classes import mapped_names, shown
 from .mixing import SAMPLE_SEED
-
-_SHOWN = 20
 
 
 @dataclass
@@ -41,11 +41,22 @@ class DataArguments(ImageSplitArguments):
     label_column: str | None = field(
         default=None, metadata={"help": "Column of the labels; by default the only one with class names, or 'label'."}
     )
+    label_mapping: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Other names for the data set's classes (or numbers), such as {tabby: cat, siamese: cat, 2: dog}: "
+            "those of a trained model, or the same for several that become one."
+        },
+    )
 
     def __post_init__(self):
         if not self.dataset:
             raise ValueError("--dataset is missing: name a data set on the Hub, a folder, imagefolder, or digits.")
         super().__post_init__()
+        self.label_mapping = read_mapping("label_mapping", self.label_mapping)
+        for name, new in self.label_mapping.items():
+            if new is None or isinstance(new, dict | list):
+                raise ValueError(f"--label_mapping: got {new!r} for {name}, accepted are names.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class LabelledImages:
         names: of the classes, None where the data set has only numbers.
         split: where they come from, for messages.
         rows: number of each picture in that split.
+        numbers: the different labels of the whole split, in order.
     """
 
     images: Sequence
@@ -65,6 +77,7 @@ class LabelledImages:
     names: list[str] | None
     split: str
     rows: np.ndarray
+    numbers: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,6 +93,11 @@ class LabelledImages:
 
     def select(self, chosen: np.ndarray | list[int]) -> "LabelledImages":
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
+
+    def renumbered(self, table: Sequence[int], names: Sequence[str]) -> "LabelledImages":
+        """The same pictures, those of class c now of class `table[c]`, under the new names."""
+        table = np.asarray(table, dtype=np.int64)
+        return replace(self, labels=table[self.labels], numbers=np.unique(table[self.numbers]), names=list(names))
 
     def evenly(self, limit: int | None) -> "LabelledImages":
         """At most `limit` of them, evenly spread: folders come sorted by class."""
@@ -171,7 +189,8 @@ def _split(splits: dict, args: DataArguments, argument: str, name: str) -> Label
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     if isinstance(rows, list):
         labels, names = _numbered([row["label"] for row in rows], "label", split)
-        return LabelledImages([row["image"] for row in rows], labels, names, split, np.arange(len(rows)))
+        images = [row["image"] for row in rows]
+        return _mapped(LabelledImages(images, labels, names, split, np.arange(len(rows)), np.unique(labels)), args)
     import datasets
 
     features = rows.features
@@ -186,20 +205,33 @@ def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     if isinstance(features[label_column], datasets.ClassLabel):
         names = list(features[label_column].names)
     images = Column(rows.select_columns(image_column), image_column)
-    source = LabelledImages(images, labels, names, split, np.arange(len(labels)))
+    source = LabelledImages(images, labels, names, split, np.arange(len(labels)), np.unique(labels))
     check_labels(source, len(names) if names else None)
-    return source
+    return _mapped(source, args)
+
+
+def _mapped(source: LabelledImages, args: DataArguments) -> LabelledImages:
+    """The pictures with their classes under the names of `--label_mapping`."""
+    if not args.label_mapping:
+        return source
+    names = source.names or [str(number) for number in range(int(source.numbers.max(initial=-1)) + 1)]
+    is_train = source.split == f"{args.dataset}/{args.train_split}"
+    names, table = mapped_names(names, args.label_mapping, source.split, strict=is_train)
+    return source.renumbered(table, names)
 
 
 def _numbered(values: Sequence, column: str, split: str) -> tuple[np.ndarray, list[str] | None]:
     """Class numbers, and the names where the values are texts (sorted)."""
     values = list(values)
+    if None in values:
+        raise ValueError(f"row {values.index(None)} of {split}: column {column!r} holds None: it has no class.")
     if all(isinstance(value, str) for value in values):
         names = sorted(set(values))
         numbers = {name: number for number, name in enumerate(names)}
         return np.asarray([numbers[value] for value in values], dtype=np.int64), names
+    kind = str if values and isinstance(values[0], str) else (int, np.integer)
     for row, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        if isinstance(value, bool) or not isinstance(value, kind):
             raise ValueError(
                 f"row {row} of {split}: column {column!r} holds {value!r}, accepted is one class per image, a whole "
                 "number or a text (and the same throughout)."
@@ -229,13 +261,20 @@ def _with_names_of(train: LabelledImages, evaluation: LabelledImages) -> Labelle
         raise ValueError(f"{train.split} and {evaluation.split} disagree: only one of them has class names.")
     unknown = [name for name in evaluation.names if name not in train.names]
     if unknown:
-        shown = ", ".join(unknown[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
-        raise ValueError(f"{evaluation.split} has classes that {train.split} lacks: {shown}.")
-    return renumber(evaluation, train.names)
+        raise ValueError(f"{evaluation.split} has classes that {train.split} lacks: {shown(unknown)}.")
+    return evaluation.renumbered([train.names.index(name) for name in evaluation.names], train.names)
 
 
-def renumber(source: LabelledImages, names: Sequence[str]) -> LabelledImages:
-    """The same pictures with classes numbered as in `names`, which has all of theirs."""
-    position = {name: number for number, name in enumerate(names)}
-    table = np.asarray([position[name] for name in source.names], dtype=np.int64)
-    return replace(source, labels=table[source.labels], names=list(names))
+def check_classes(train: LabelledImages, makes_them: bool) -> None:
+    """ValueError if there is nothing to tell apart, or (with `makes_them`: the model has a class for each number up to
+    the largest label) if most numbers are of no class."""
+    if len(train.numbers) < 2:
+        raise ValueError(f"{train.split} has one class only: there is nothing to tell apart.")
+    count = int(train.numbers[-1]) + 1
+    if makes_them and 2 * len(train.numbers) < count:
+        few = shown([str(number) for number in train.numbers])
+        raise ValueError(
+            f"the labels of {train.split} go up to {count - 1}, but only {len(train.numbers)} different ones occur "
+            f"({few}). If they are names and not numbers of classes, --label_mapping gives them others, such as "
+            f"'{{{train.numbers[0]}: a, {train.numbers[1]}: b}}'."
+        )

@@ -1,6 +1,7 @@
 """The image classifier that a recipe asks for, and the image processor that goes with it."""
 
 import difflib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import hf_effmodels
 
 from ...data.images import MODES
 from ...run.arguments import ModelArguments
+from .classes import is_generic, shown
+
+logger = logging.getLogger(__name__)
 
 
 def load_classifier(
@@ -68,7 +72,16 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
             near = difflib.get_close_matches(key, config.to_dict(), n=3)
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise ValueError(f"--model_config: {type(config).__name__} has no field {key!r}{hint}.")
-    count = len(labels.get("id2label", config.id2label))
+    names, own = list(labels.get("id2label", config.id2label).values()), class_names(config)
+    count = len(names)
+    if named and count == len(own) and set(names) == set(own):
+        labels = {}  # the data set's classes are going to be numbered as the head's, whose weights go on
+    elif named and labels and count == len(own) and not is_generic(own):
+        logger.warning(
+            "--model: the head of %s is for other classes (%s), as many as the data set has (%s): its weights are "
+            "where theirs begin.",
+            *(args.model, shown(own), shown(names)),
+        )
     if not named and count <= config.num_labels:
         labels = {}
     elif count != config.num_labels and not args.ignore_mismatched_sizes:
@@ -86,6 +99,11 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
     return model, _with_channels(processor, getattr(model.config, "num_channels", 3))
 
 
+def class_names(config) -> list[str]:
+    """Names of a model's classes, by number."""
+    return [config.id2label[number] for number in range(config.num_labels)]
+
+
 def _resized(size: dict, side: int) -> dict:
     return {key: side for key in dict(size) if dict(size)[key] is not None}
 
@@ -97,20 +115,3 @@ def _with_channels(processor: ImageProcessingMixin, num_channels: int) -> ImageP
         if values is not None and len(values) != num_channels:
             setattr(processor, name, [sum(values) / len(values)] * num_channels)
     return processor
-
-
-def align_label_names(names: Sequence[str], config) -> list[str]:
-    """The model's class names in the order of its logits, if they are the data set's; else the data set's.
-
-    Raises:
-        ValueError: neither the names nor their number agree.
-    """
-    own = [config.id2label[number] for number in range(config.num_labels)]
-    if set(names) <= set(own):
-        return own
-    if len(names) == config.num_labels:
-        return list(names)
-    raise ValueError(
-        f"the data set's classes ({', '.join(list(names)[:5])}, ...; {len(names)}) are not the model's "
-        f"({', '.join(own[:5])}, ...; {config.num_labels})."
-    )

@@ -20,17 +20,18 @@ from ...run.output_folder import open_output_folder
 from ...run.recipe_arguments import RecipeArguments, resolved
 from ...run.run import Run
 from ...run.trainer import RecipeTrainer
+from .classes import model_classes
 from .data import (
     DataArguments,
     ImageClassificationDataset,
     LabelledImages,
+    check_classes,
     check_labels,
     load_data,
     load_evaluation_data,
-    renumber,
 )
 from .mixing import Collator, smooth_one_hot
-from .models import align_label_names, load_classifier
+from .models import class_names, load_classifier
 from .reports import write_evaluation, write_results
 from .transforms import AugmentationArguments, EvaluationTransform, Normalization, TrainingTransform
 
@@ -157,6 +158,10 @@ def prepare_training(reader: ArgumentReader) -> Run:
     names = train.names or _names_from_numbers(train, evaluation)
     set_seed(args.seed)
     model, processor = load_classifier(model_args, names, named=train.names is not None)
+    if train.names is not None:
+        own = class_names(model.config)
+        train, evaluation = (s.renumbered([own.index(name) for name in s.names], own) for s in (train, evaluation))
+    check_classes(train, makes_them=train.names is None and model.config.num_labels == len(names))
     if args.device.type == "cpu":
         # A training step takes about half the time in this layout; docs/benchmarks.md says what it costs in exactness.
         model.to(memory_format=torch.channels_last)
@@ -199,7 +204,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
 
 
 def _names_from_numbers(*sources: LabelledImages) -> list[str]:
-    return [str(number) for number in range(max(int(source.labels.max()) for source in sources) + 1)]
+    return [str(number) for number in range(max(int(source.numbers.max()) for source in sources) + 1)]
 
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
@@ -208,7 +213,8 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     source = load_evaluation_data(data_args, model_args.token)
     model, processor = load_classifier(model_args, names=None)
     if source.names is not None:
-        source = renumber(source, align_label_names(source.names, model.config))
+        own = class_names(model.config)
+        source = source.renumbered(model_classes(source.names, own), own)
     check_labels(source, model.config.num_labels)
     if args.reparameterize:
         if not hasattr(model, "reparameterize"):
