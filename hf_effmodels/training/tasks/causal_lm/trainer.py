@@ -100,6 +100,14 @@ class CausalLMTrainer(RecipeTrainer):
             self.stream.resume(read_state(Path(resume_from_checkpoint)))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        if self.stream is not None:
+            # A loader draws a number when it begins: once in a whole run, once more where it goes on. The draw of a
+            # generator of its own leaves those of the network alone.
+            loader.base_dataloader.generator = torch.Generator()
+        return loader
+
     def blocks_seen(self) -> int:
         """Blocks that all processes together have trained on; of a stream, whose batches are all whole."""
         return self.state.global_step * self.get_total_train_batch_size(self.args)

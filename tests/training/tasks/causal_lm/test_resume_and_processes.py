@@ -22,11 +22,16 @@ FSDP = {
 }
 
 
-def test_a_killed_run_on_a_stream_goes_on_to_the_same_weights_bit_for_bit(text_run, tmp_path):
+#: A network that draws random numbers in every step.
+WITH_DROPOUT = ["--model", "gpt2", "--model_config", "{n_embd: 32, n_layer: 2, n_head: 2, n_positions: 16}"]
+
+
+@pytest.mark.parametrize("network", [[], WITH_DROPOUT], ids=["without dropout", "with dropout"])
+def test_a_killed_run_on_a_stream_goes_on_to_the_same_weights_bit_for_bit(text_run, network, tmp_path):
     # 12 steps of two batches of 4 blocks, saved every 3 and killed in the midst of saving step 9.
     text_run += ["--save_strategy", "steps", "--save_steps", "3", "--save_total_limit", "9", "--ema_decay", "0.8"]
     text_run += ["--gradient_accumulation_steps", "2", "--weight_decay", "0.1", "--bf16", "true"]
-    text_run += STREAM
+    text_run += [*STREAM, *network]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     main([*text_run, "--output_dir", str(whole)])
     run_until_killed([*text_run, "--output_dir", str(killed)], 9)
