@@ -4,6 +4,7 @@ Images are in [-1, 1]; `s` is the magnification, (h, w) the size of the low-reso
 The file stands alone: it is copied beside the weights when a pipeline is saved.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,15 @@ def _check_scale(scale: int) -> None:
 def _check_channels(name: str, images: torch.Tensor, channels: int) -> None:
     if images.ndim != 4 or images.shape[1] != channels:
         raise ValueError(f"{name}: expected (batch, {channels}, height, width), got {tuple(images.shape)}.")
+
+
+class _PortableConfig(ConfigMixin):
+    """A configuration that is saved without the place it was loaded from, which may be a path of somebody's."""
+
+    def to_json_string(self) -> str:
+        config = json.loads(super().to_json_string())
+        config.pop("_name_or_path", None)
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 # ---- the condition encoder: residual-in-residual dense blocks (ESRGAN, arXiv:1809.00219, section 3.1) ----
@@ -85,7 +95,7 @@ class RRDBOutput(BaseOutput):
         return self.features[2::3]
 
 
-class RRDBModel(ModelMixin, ConfigMixin):
+class RRDBModel(ModelMixin, _PortableConfig):
     """The RRDB network: a super-resolution model of its own (trained with L1) and the denoiser's condition encoder.
 
     Args:
@@ -272,7 +282,7 @@ class SamDiffSRUNetOutput(BaseOutput):
     condition: torch.Tensor | None = None
 
 
-class SamDiffSRUNet2DModel(ModelMixin, AttentionMixin, ConfigMixin):
+class SamDiffSRUNet2DModel(ModelMixin, AttentionMixin, _PortableConfig):
     """The denoiser of the residual HR - bicubic(LR), conditioned on features of the low-resolution image.
 
     No normalisation, reflection padding, Mish; the full-resolution skip, which carries the condition, is not consumed:

@@ -3,12 +3,17 @@
 No mask is needed: the structure modulation of SAM-DiffSR acts in training only.
 """
 
+import copy
 import importlib
 import inspect
 import json
+import operator
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +23,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils.torch_utils import randn_tensor, unwrap_module
 from huggingface_hub import snapshot_download
 from PIL import Image
 from torch.nn import functional as F
@@ -27,6 +32,20 @@ from .image_inputs import images_to_tensors
 from .matlab_resize import imresize
 
 OUTPUT_TYPES = ("pil", "np", "pt")
+#: The networks by the names of their classes, of this package or loaded with a repository's code.
+NETWORKS = {"condition_encoder": "RRDBModel", "unet": "SamDiffSRUNet2DModel"}
+
+
+@dataclass
+class _Call:
+    """What belongs to one call of a pipeline, and so not on the pipeline, which threads share."""
+
+    pipeline: "SamDiffSRPipeline"
+    num_timesteps: int | None = None
+    interrupt: bool = False
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("call of SamDiffSRPipeline", default=None)
 
 
 def image_to_residual(image: torch.Tensor, upsampled: torch.Tensor, residual_scale: float = 2.0) -> torch.Tensor:
@@ -65,16 +84,34 @@ class SamDiffSRPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(condition_encoder=condition_encoder, unet=unet, scheduler=scheduler)
         self.register_to_config(residual_scale=residual_scale, legacy_256=legacy_256)
-        self._interrupt = False
 
     @property
     def interrupt(self) -> bool:
-        """Set `pipe._interrupt = True` in a callback to stop after the step."""
+        """Set `pipe._interrupt = True` in a callback to stop its call after the step."""
         return self._interrupt
 
     @property
-    def num_timesteps(self) -> int:
-        return self._num_timesteps
+    def _interrupt(self) -> bool:
+        call = self._call()
+        return call is not None and call.interrupt
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        call = self._call()
+        if call is None:
+            raise RuntimeError("_interrupt: set it in a callback of the call that shall stop; here none is running.")
+        call.interrupt = value
+
+    @property
+    def num_timesteps(self) -> int | None:
+        """Steps of the call that is running; None outside of callbacks."""
+        call = self._call()
+        return None if call is None else call.num_timesteps
+
+    def _call(self) -> _Call | None:
+        """The call of this pipeline that is running in this thread."""
+        call = _CALL.get()
+        return call if call is not None and call.pipeline is self else None
 
     @torch.no_grad()
     def __call__(
@@ -124,27 +161,38 @@ class SamDiffSRPipeline(DiffusionPipeline):
         self.check_inputs(
             images, num_inference_steps, generator, tile_size, tile_overlap, output_type, tensor_names, timesteps
         )
-        steps = timesteps or num_inference_steps or self.scheduler.config.num_train_timesteps
-        self._interrupt = False
+        if timesteps is not None:
+            steps = [operator.index(timestep) for timestep in timesteps]
+        else:
+            steps = operator.index(num_inference_steps or self.scheduler.config.num_train_timesteps)
 
         if len({tuple(tensor.shape) for tensor in images}) == 1:
             batches, generators = [torch.stack(images)], [generator]
         else:
             batches = [tensor[None] for tensor in images]
             generators = generator if isinstance(generator, list) else [generator] * len(images)
-        results = []
-        for batch, batch_generator in zip(batches, generators, strict=True):
-            low, upsampled = self.prepare_images(batch)
-            residual = self.sample_residual(
-                low, upsampled, steps, batch_generator, tile_size, tile_overlap, callback_on_step_end, tensor_names
-            )
-            enlarged = residual_to_image(residual, upsampled, self.config.residual_scale)
-            height, width = (side * self.unet.config.scale for side in batch.shape[-2:])
-            results.append(enlarged[..., :height, :width].clamp(-1, 1))
+        call = _CALL.set(_Call(self))
+        try:
+            results = [
+                self._enlarge(batch, steps, generator, tile_size, tile_overlap, callback_on_step_end, tensor_names)
+                for batch, generator in zip(batches, generators, strict=True)
+            ]
+        finally:
+            _CALL.reset(call)
         self.maybe_free_model_hooks()
 
         images = _output(results, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _enlarge(self, batch, steps, generator, tile_size, tile_overlap, callback, tensor_names) -> torch.Tensor:
+        """Images of one size, (batch, 3, height, width) in [0, 1] -> the large ones, in [-1, 1]."""
+        low, upsampled = self.prepare_images(batch)
+        residual = self.sample_residual(
+            low, upsampled, steps, generator, tile_size, tile_overlap, callback, tensor_names
+        )
+        enlarged = residual_to_image(residual, upsampled, self.config.residual_scale)
+        height, width = (side * self.unet.config.scale for side in batch.shape[-2:])
+        return enlarged[..., :height, :width].clamp(-1, 1)
 
     def check_inputs(
         self,
@@ -159,9 +207,11 @@ class SamDiffSRPipeline(DiffusionPipeline):
     ) -> None:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: got {output_type!r}, accepted are {', '.join(map(repr, OUTPUT_TYPES))}.")
-        if num_inference_steps is not None and (not isinstance(num_inference_steps, int) or num_inference_steps < 1):
-            raise ValueError(f"num_inference_steps: got {num_inference_steps!r}, accepted are positive integers.")
+        if num_inference_steps is not None and not _is_whole(num_inference_steps, 1):
+            raise ValueError(f"num_inference_steps: got {num_inference_steps!r}, accepted are whole numbers from 1.")
         if timesteps is not None:
+            if not len(timesteps) or not all(_is_whole(timestep, 0) for timestep in timesteps):
+                raise ValueError(f"timesteps: got {timesteps!r}, accepted are descending whole numbers from 0.")
             if num_inference_steps is not None:
                 raise ValueError("timesteps and num_inference_steps exclude each other.")
             if "timesteps" not in inspect.signature(self.scheduler.set_timesteps).parameters:
@@ -170,9 +220,9 @@ class SamDiffSRPipeline(DiffusionPipeline):
             raise ValueError(f"generator: got {len(generator)} generators for {len(images)} images.")
         unit = self.size_unit
         if tile_size is not None:
-            if not isinstance(tile_size, int) or tile_size % unit or tile_size < 2 * unit:
+            if not _is_whole(tile_size, 2 * unit) or tile_size % unit:
                 raise ValueError(f"tile_size: got {tile_size!r}, accepted are multiples of {unit} from {2 * unit}.")
-            if not isinstance(tile_overlap, int) or tile_overlap % unit or not 0 <= tile_overlap < tile_size:
+            if not _is_whole(tile_overlap, 0) or tile_overlap % unit or tile_overlap >= tile_size:
                 raise ValueError(
                     f"tile_overlap: got {tile_overlap!r}, accepted are multiples of {unit} from 0, below tile_size "
                     f"({tile_size})."
@@ -209,6 +259,9 @@ class SamDiffSRPipeline(DiffusionPipeline):
     ) -> torch.Tensor:
         """Sample the residuals, (batch, 3, H, W), of the images that `prepare_images` returned."""
         _check_thresholding(self.scheduler, upsampled)
+        if self.interrupt:  # at an image of another size: of this one nothing is known yet
+            return torch.zeros_like(upsampled)
+        scheduler = copy.deepcopy(self.scheduler)  # it keeps where it is: each call has its own
         scale = self.unet.config.scale
         tiles = [
             (top, left, bottom, right)
@@ -217,34 +270,52 @@ class SamDiffSRPipeline(DiffusionPipeline):
         ]
         dtype = self.condition_encoder.dtype
         conditions = [
-            self.condition_encoder(low[..., top:bottom, left:right].to(dtype), output_image=False).condition
+            [
+                features.to(self.unet.dtype)
+                for features in self.condition_encoder(
+                    low[..., top:bottom, left:right].to(dtype), output_image=False
+                ).condition
+            ]
             for top, left, bottom, right in tiles
         ]
         weights = [_weights(tile, low.shape[-2:], tile_overlap, scale).to(low) for tile in tiles]
 
-        if isinstance(steps, int):
-            self.scheduler.set_timesteps(steps, device=low.device)
-        else:
-            self.scheduler.set_timesteps(timesteps=steps, device=low.device)
-        timesteps = self.scheduler.timesteps
-        self._num_timesteps = len(timesteps)
+        with _naming(scheduler, steps):
+            if isinstance(steps, int):
+                scheduler.set_timesteps(steps, device=low.device)
+            else:
+                scheduler.set_timesteps(timesteps=steps, device=low.device)
+        timesteps = scheduler.timesteps
+        if (call := self._call()) is not None:
+            call.num_timesteps = len(timesteps)
         sample = randn_tensor(upsampled.shape, generator=generator, device=low.device, dtype=upsampled.dtype)
-        sample = sample * self.scheduler.init_noise_sigma
-        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        sample = sample * scheduler.init_noise_sigma
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         extra = {"generator": generator} if takes_generator else {}
 
         with self.progress_bar(total=len(timesteps)) as progress:
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:
                     continue
-                scaled = self.scheduler.scale_model_input(sample, timestep)
+                scaled = scheduler.scale_model_input(sample, timestep)
                 noise_prediction = self.predict_noise(scaled, timestep, upsampled, tiles, weights, conditions)
-                sample = self.scheduler.step(noise_prediction, timestep, sample, **extra, return_dict=False)[0]
+                if step == 0:
+                    starts_finite = noise_prediction.isfinite().all()
+                with _naming(scheduler, steps):
+                    sample = scheduler.step(noise_prediction, timestep, sample, **extra, return_dict=False)[0]
                 if callback is not None:
                     named = {"sample": sample, "noise_prediction": noise_prediction}
                     replaced = callback(self, step, timestep, {name: named[name] for name in tensor_names}) or {}
                     sample = replaced.get("sample", sample)
                 progress.update()
+        if not sample.isfinite().all():
+            if not starts_finite:
+                raise ValueError(f"unet: what it predicts is not finite, in {self.unet.dtype}.")
+            number = steps if isinstance(steps, int) else len(steps)
+            raise ValueError(
+                f"scheduler: {type(scheduler).__name__} in {number} steps with {_settings(scheduler)} ends in values "
+                "that are not finite. Take another number of steps or other settings."
+            )
         return sample
 
     def predict_noise(self, sample, timestep, upsampled, tiles, weights, conditions) -> torch.Tensor:
@@ -268,6 +339,20 @@ class SamDiffSRPipeline(DiffusionPipeline):
 
     # ---- saving with the code, loading without running any ----
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> "SamDiffSRPipeline":
+        """A pipeline with the same networks; arguments of `__init__` may be given anew. See diffusers' `from_pipe`.
+
+        Raises:
+            ValueError: the other pipeline's networks are not those of SAM-DiffSR.
+        """
+        for name, class_name in NETWORKS.items():
+            # Given by name: diffusers would compare their classes with the annotations, which know no subclasses.
+            network = kwargs.setdefault(name, pipeline.components.get(name))
+            if class_name not in {base.__name__ for base in type(unwrap_module(network)).__mro__}:
+                raise ValueError(f"{name}: got {type(network).__name__}, accepted is {class_name}.")
+        return super().from_pipe(pipeline, **kwargs)
+
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Write `model_index.json` and, beside it, the code the pipeline needs where this package is not installed.
 
@@ -282,6 +367,7 @@ class SamDiffSRPipeline(DiffusionPipeline):
         for name in ("pipeline_sam_diffsr", "image_inputs", "matlab_resize"):
             _copy(here.with_name(f"{name}.py"), folder)
         for name, component in self.components.items():
+            component = unwrap_module(component)  # of torch.compile
             module = type(component).__module__
             if component is not None and module.partition(".")[0] not in LOADABLE_CLASSES:
                 source = Path(inspect.getsourcefile(type(component)))
@@ -322,6 +408,37 @@ class SamDiffSRPipeline(DiffusionPipeline):
     def _package() -> str | None:
         """The package this class is imported from; None where the file was loaded from a repository."""
         return __package__ if __package__ and __package__.startswith("hf_effmodels.") else None
+
+
+def _is_whole(number, least: int) -> bool:
+    """Whether this is a whole number, of whatever library, from `least`."""
+    try:
+        return not isinstance(number, bool) and operator.index(number) >= least
+    except TypeError:
+        return False
+
+
+def _settings(scheduler: SchedulerMixin) -> str:
+    """How a sampler samples, in the words of its configuration."""
+    schedule = ("num_train_timesteps", "trained_betas", "beta_start", "beta_end", "beta_schedule", "steps_offset")
+    shown = {name: value for name, value in scheduler.config.items() if name[0] != "_" and name not in schedule}
+    shown = {name: value for name, value in shown.items() if value and isinstance(value, (str, int, float))}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+@contextmanager
+def _naming(scheduler: SchedulerMixin, steps: int | list[int]) -> Iterator[None]:
+    """What goes wrong in a sampler of diffusers says which one it was and how it was set."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
+        if not type(scheduler).__module__.startswith("diffusers."):
+            raise
+        number = steps if isinstance(steps, int) else len(steps)
+        raise ValueError(
+            f"scheduler: {type(scheduler).__name__} cannot sample in {number} steps with {_settings(scheduler)} "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _check_thresholding(scheduler: SchedulerMixin, images: torch.Tensor) -> None:

@@ -76,6 +76,38 @@ def test_a_saved_pipeline_with_a_stock_sampler_comes_back(pipe, tmp_path):
     np.testing.assert_allclose(enlarge(again), enlarge(changed), atol=1e-6)
 
 
+def test_a_pipeline_with_compiled_networks_is_saved_as_those_they_are(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "plain")
+    compiled = SamDiffSRPipeline.from_pretrained(tmp_path / "plain")
+    compiled.unet = torch.compile(compiled.unet, backend="eager")
+    compiled.condition_encoder = torch.compile(compiled.condition_encoder, backend="eager")
+    compiled.save_pretrained(tmp_path / "saved")
+    export(compiled, tmp_path / "exported", license="mit")
+    plain, saved, exported = (
+        {
+            p.relative_to(tmp_path / name).as_posix(): p.read_bytes()
+            for p in (tmp_path / name).rglob("*")
+            if p.is_file()
+        }
+        for name in ("plain", "saved", "exported")
+    )
+    assert saved == plain and exported == {"README.md": exported["README.md"], **plain}
+    again = SamDiffSRPipeline.from_pretrained(tmp_path / "saved")
+    assert isinstance(again.unet, SamDiffSRUNet2DModel) and isinstance(again.condition_encoder, RRDBModel)
+
+
+def test_variants_and_a_precision_for_each_network(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(OSError, match="diffusion_pytorch_model"):
+        SamDiffSRPipeline.from_pretrained(tmp_path)
+    again = SamDiffSRPipeline.from_pretrained(tmp_path, variant="fp16")
+    np.testing.assert_allclose(enlarge(again), enlarge(pipe), atol=1e-6)
+    half = {"unet": torch.bfloat16, "default": torch.float32}
+    mixed = SamDiffSRPipeline.from_pretrained(tmp_path, variant="fp16", dtype=half)
+    assert (mixed.unet.dtype, mixed.condition_encoder.dtype) == (torch.bfloat16, torch.float32)
+    assert np.abs(enlarge(mixed) - enlarge(pipe)).mean() < 0.05
+
+
 def test_code_of_a_folder_runs_only_when_trusted(pipe, tmp_path):
     pipe.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="trust_remote_code"):

@@ -1,5 +1,8 @@
 """The pipeline: any size, tiles, batches, determinism, callbacks, cost, offloading, bad input."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import accelerate
 import diffusers
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_effmodels.pipelines import SamDiffSRPipeline, SamDiffSRScheduler
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 
 from .tiny import photo, seeded, tiny_pipeline
@@ -258,6 +262,153 @@ def test_offloaded_networks_are_used_through_their_forward_only():
     assert np.array_equal(enlarge(pipe, photo(8, 6)), expected)
 
 
+SCHEDULERS = {
+    "own": lambda config: SamDiffSRScheduler.from_config(config),
+    "ancestral": lambda config: diffusers.EulerAncestralDiscreteScheduler.from_config(config),
+    "multistep": lambda config: diffusers.DPMSolverMultistepScheduler.from_config(config, solver_order=3),
+    "predictor-corrector": lambda config: diffusers.UniPCMultistepScheduler.from_config(config),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_threads_share_a_pipeline_and_get_what_they_would_get_alone(scheduler):
+    """Different images, sizes and numbers of steps at once; one of them stops itself after two steps."""
+    pipe = tiny_pipeline()
+    pipe.scheduler = SCHEDULERS[scheduler](pipe.scheduler.config)
+    before = {name: value for name, value in vars(pipe.scheduler).items() if not isinstance(value, torch.Tensor)}
+    before = copy.deepcopy(before)
+
+    def stop(pipeline, step, timestep, tensors):
+        assert pipeline.num_timesteps == 9
+        pipeline._interrupt = step == 1
+
+    asked = [
+        {"image": photo(8, 6), "steps": 7, "generator": 0},
+        {"image": photo(6, 8, seed=1), "steps": 5, "generator": 1},
+        {"image": photo(8, 6, seed=2), "steps": 9, "generator": 2, "callback_on_step_end": stop},
+    ]
+
+    def call(options):
+        return enlarge(pipe, **{**options, "generator": seeded(options["generator"])})
+
+    alone = [call(options) for options in asked]
+    assert len({image.tobytes() for image in alone}) == 3
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(call, asked * 4))
+    for number, image in enumerate(together):
+        assert np.array_equal(image, alone[number % 3]), number
+    after = {name: value for name, value in vars(pipe.scheduler).items() if name in before}
+    assert {name: repr(value) for name, value in after.items()} == {n: repr(value) for n, value in before.items()}
+
+
+def test_a_call_within_a_callback_neither_stops_nor_changes_the_outer_one(pipe):
+    expected = enlarge(pipe, photo(8, 6), steps=4)
+    steps = []
+
+    def nested(pipeline, step, timestep, tensors):
+        steps.append((step, pipeline.num_timesteps))
+        if step == 1:
+            enlarge(pipe, photo(4, 4), steps=2, callback_on_step_end=lambda p, i, t, k: setattr(p, "_interrupt", True))
+
+    assert np.array_equal(enlarge(pipe, photo(8, 6), steps=4, callback_on_step_end=nested), expected)
+    assert steps == [(step, 4) for step in range(4)] and pipe.num_timesteps is None and not pipe.interrupt
+    with pytest.raises(RuntimeError, match="_interrupt: set it in a callback"):
+        pipe._interrupt = True
+
+
+def test_images_that_have_not_begun_when_a_call_stops_are_bicubic(pipe):
+    images = [photo(8, 6), photo(4, 6, seed=1)]
+    first, second = enlarge(pipe, images, callback_on_step_end=lambda p, i, t, k: setattr(p, "_interrupt", True))
+    bicubic = imresize(torch.from_numpy(np.array(images[1])).permute(2, 0, 1) / 256, 4).clamp(0, 1)
+    np.testing.assert_allclose(second.transpose(2, 0, 1), bicubic, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sampler, settings, steps, message",
+    [
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "linspace"}, 100, "ends in values that are not finite"),
+        ("KDPM2DiscreteScheduler", {"use_karras_sigmas": True}, 20, "ends in values that are not finite"),
+        ("DDIMScheduler", {"rescale_betas_zero_snr": True}, 5, "ends in values that are not finite"),
+        ("DEISMultistepScheduler", {"use_karras_sigmas": True}, 5, r"cannot sample in 5 steps .*\(IndexError: "),
+        ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 5, r"cannot sample in 5 steps .*\(AssertionError: "),
+        ("PNDMScheduler", {}, 1, r"cannot sample in 1 steps .*\(ValueError: "),
+    ],
+)
+def test_what_a_sampler_cannot_do_is_an_error_that_names_it_and_its_settings(sampler, settings, steps, message):
+    pipe = tiny_pipeline()
+    pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config, **settings)
+    with pytest.raises(ValueError, match=message) as caught:
+        pipe(photo(4, 4), num_inference_steps=steps, generator=seeded())
+    expected = [
+        f"scheduler: {sampler} ",
+        f"in {steps} steps",
+        *(f"{name}={value}" for name, value in settings.items()),
+    ]
+    assert all(part in str(caught.value) for part in expected), caught.value
+
+
+def test_networks_that_predict_no_numbers_are_named():
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        pipe.unet.conv_out.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="unet: what it predicts is not finite, in torch.float32"):
+        pipe(photo(4, 4), num_inference_steps=2)
+
+
+@pytest.mark.parametrize("encoder", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("unet", [torch.float32, torch.bfloat16])
+def test_networks_of_different_precisions_work_together(encoder, unet):
+    pipe = tiny_pipeline()
+    expected = enlarge(pipe, photo(8, 6))
+    pipe.condition_encoder.to(encoder)
+    pipe.unet.to(unet)
+    for options in ({}, {"tile_size": 4, "tile_overlap": 2}):
+        got = enlarge(pipe, photo(8, 6), **options)
+        assert got.dtype == np.float32 and np.abs(got - expected).mean() < 0.05
+
+
+def test_a_pipeline_from_a_pipeline_has_its_networks_and_settings():
+    pipe = tiny_pipeline(legacy_256=False, scheduler={"num_train_timesteps": 20})
+    again = SamDiffSRPipeline.from_pipe(pipe)
+    assert again is not pipe and again.unet is pipe.unet and again.condition_encoder is pipe.condition_encoder
+    assert again.config.legacy_256 is False and again.config.residual_scale == 2.0
+    again.set_progress_bar_config(disable=True)
+    assert np.array_equal(enlarge(again, photo(8, 6)), enlarge(pipe, photo(8, 6)))
+    changed = SamDiffSRPipeline.from_pipe(
+        pipe, scheduler=diffusers.DDIMScheduler.from_config(pipe.scheduler.config), residual_scale=1.0
+    )
+    assert type(changed.scheduler) is diffusers.DDIMScheduler and changed.config.residual_scale == 1.0
+    assert type(pipe.scheduler) is SamDiffSRScheduler and pipe.config.residual_scale == 2.0
+    assert SamDiffSRPipeline(**pipe.components).unet is pipe.unet
+    with pytest.raises(ValueError, match="unet: got RRDBModel, accepted is SamDiffSRUNet2DModel"):
+        SamDiffSRPipeline.from_pipe(pipe, unet=pipe.condition_encoder)
+    with pytest.raises(ValueError, match="condition_encoder: got NoneType, accepted is RRDBModel"):
+        SamDiffSRPipeline.from_pipe(diffusers.DDPMPipeline(unet=pipe.unet, scheduler=pipe.scheduler))
+
+
+def test_whole_numbers_of_numpy_and_torch_are_steps_and_tiles(pipe):
+    expected = enlarge(pipe, photo(8, 6), steps=3, tile_size=4, tile_overlap=2)
+    for kind in (np.int64, torch.tensor):
+        got = enlarge(pipe, photo(8, 6), steps=kind(3), tile_size=kind(4), tile_overlap=kind(2))
+        assert np.array_equal(got, expected)
+    chosen = [enlarge(pipe, photo(8, 6), steps=None, timesteps=chain) for chain in ([60, 20], np.array([60, 20]))]
+    assert np.array_equal(*chosen) and not np.array_equal(chosen[0], enlarge(pipe, photo(8, 6), steps=2))
+
+
+def test_the_residual_is_divided_by_its_scale_and_added(pipe):
+    """With a residual of one half everywhere the image is the bicubic one and 0.5 / scale, of a range of two."""
+    image = photo(8, 6)
+    bicubic = imresize(torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255, 4).numpy()
+    for scale in (1.0, 2.0, 5.0):
+        own = SamDiffSRPipeline(**pipe.components, residual_scale=scale, legacy_256=False)
+        own.set_progress_bar_config(disable=True)
+        got = enlarge(
+            own, image, callback_on_step_end=lambda p, i, t, k: {"sample": torch.full_like(k["sample"], 0.5)}
+        )
+        expected = (bicubic + 0.5 / scale / 2).clip(0, 1)
+        np.testing.assert_allclose(got[0].transpose(2, 0, 1), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -272,9 +423,13 @@ def test_offloaded_networks_are_used_through_their_forward_only():
         ({"image": torch.full((3, 4, 4), float("nan"))}, r"must be in \[0, 1\], got nan"),
         ({"output_type": "latent"}, "output_type: got 'latent', accepted are 'pil', 'np', 'pt'"),
         ({"num_inference_steps": 0}, "num_inference_steps: got 0"),
-        ({"num_inference_steps": 1000}, "num_inference_steps: got 1000, accepted are 1 to 100"),
+        ({"num_inference_steps": 1000}, "num_inference_steps: got 1000, accepted are whole numbers from 1"),
         ({"timesteps": [5, 9], "num_inference_steps": None}, r"timesteps: got \[5, 9\], accepted are descending"),
         ({"timesteps": [5, 3]}, "timesteps and num_inference_steps exclude each other"),
+        ({"num_inference_steps": 2.0}, "num_inference_steps: got 2.0"),
+        ({"num_inference_steps": True}, "num_inference_steps: got True"),
+        ({"timesteps": [], "num_inference_steps": None}, r"timesteps: got \[\]"),
+        ({"timesteps": [9.5], "num_inference_steps": None}, r"timesteps: got \[9.5\]"),
         ({"tile_size": 2}, "tile_size: got 2, accepted are multiples of"),
         ({"tile_size": 8, "tile_overlap": 8}, "tile_overlap: got 8"),
         ({"generator": [seeded(), seeded()]}, "generator: got 2 generators for 1 images"),

@@ -3,7 +3,6 @@
 import importlib.util
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,23 +53,16 @@ def by_pipeline(
     options = {"num_inference_steps": steps, "timesteps": timesteps or None, "tile_size": tile_size}
 
     def enlarge(low: torch.Tensor, seed: int) -> Image.Image:
-        with _sampling_by(pipe, sampler(scheduler, pipe.scheduler)):
-            generator = torch.Generator().manual_seed(seed)
-            return pipe(low, generator=generator, **options).images[0]
+        changed = {"scheduler": sampler(scheduler, pipe.scheduler)}
+        own = SamDiffSRPipeline(
+            **{**pipe.components, **changed},
+            residual_scale=pipe.config.residual_scale,
+            legacy_256=pipe.config.legacy_256,
+        )
+        own.set_progress_bar_config(disable=True)
+        return own(low, generator=torch.Generator().manual_seed(seed), **options).images[0]
 
     return enlarge
-
-
-@contextmanager
-def _sampling_by(pipe: SamDiffSRPipeline, chosen):
-    own, shown = pipe.scheduler, getattr(pipe, "_progress_bar_config", {})
-    pipe.scheduler = chosen
-    pipe.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        pipe.scheduler = own
-        pipe.set_progress_bar_config(**shown)
 
 
 def by_encoder(encoder: RRDBModel) -> Enlarge:
@@ -79,6 +71,8 @@ def by_encoder(encoder: RRDBModel) -> Enlarge:
     @torch.no_grad()
     def enlarge(low: torch.Tensor, seed: int) -> Image.Image:
         image = encoder(low[None].to(encoder.device, encoder.dtype) / 127.5 - 1).sample[0].float()
+        if not image.isfinite().all():
+            raise ValueError(f"--model: what the encoder predicts is not finite, in {encoder.dtype}.")
         return to_pil(((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu())
 
     return enlarge
