@@ -9,7 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
-from .task import list_tasks, load_task, naming_extras
+from .run.arguments import ArgumentReader
+from .run.early import check_early
+from .run.launch import start_missing_processes
+from .task import list_tasks, load_task, naming_extras, task_folder
 
 __all__ = ["evaluate", "list_tasks", "load_task", "main", "prepare", "set_up_logging"]
 
@@ -36,23 +39,29 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
-    as_program = argv is None
-    if as_program:
-        from .run.launch import start_missing_processes
-
+    if argv is not None:
+        return prepare(stage, list(argv))()
+    with _one_line_errors():
+        reader = _read_early(stage, sys.argv[1:])
         start_missing_processes()
         set_up_logging()
-    with _one_line_errors() if as_program else _errors_as_raised():
-        work = prepare(stage, sys.argv[1:] if as_program else list(argv))
+        work = _prepare(stage, reader)
     return work()
 
 
 def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
     """Everything up to the point where the work starts: what the task's function `stage` returns, which is a `Run`
     for `"prepare_training"`."""
-    from .run.arguments import ArgumentReader
+    return _prepare(stage, _read_early(stage, argv))
 
+
+def _read_early(stage: str, argv: list[str]) -> ArgumentReader:
     reader = ArgumentReader(argv)
+    check_early(reader, task_folder(reader.task), stage.removeprefix("prepare_").upper() + "_ARGUMENTS")
+    return reader
+
+
+def _prepare(stage: str, reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     task = load_task(reader.task)
     with naming_extras(reader.task):
         return getattr(task, stage)(reader)
@@ -77,8 +86,3 @@ def _one_line_errors():
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"{sys.argv[0]}: error: {error}\n")
         raise SystemExit(2) from None
-
-
-@contextmanager
-def _errors_as_raised():
-    yield

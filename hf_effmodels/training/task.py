@@ -16,6 +16,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ def load_task(name: str) -> Task:
         task = importlib.import_module(f"{_package(name)}.task")
     _check(name, task)
     return task
+
+
+def task_folder(name: str) -> Path:
+    """Where the modules of a task are; imports none of them. Raises as `load_task`."""
+    return Path(importlib.util.find_spec(_package(name)).submodule_search_locations[0])
 
 
 def task_extras(name: str) -> tuple[str, ...]:

@@ -1,17 +1,18 @@
 """Arguments: dataclasses, filled from a YAML recipe and the command line, which wins."""
 
 import difflib
-import json
+import importlib.util
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import Field, dataclass, field, fields
+from functools import cache
 from pathlib import Path
+from types import NoneType
+from typing import get_args, get_origin, get_type_hints
 
-import yaml
-from transformers import HfArgumentParser
-
-from .recipes import find_recipe
+from .recipes import find_recipe, read_recipe, read_yaml
+from .values import OWN_METADATA, check_field, check_value
 
 
 @dataclass
@@ -79,13 +80,14 @@ class SourceArguments:
 def read_mapping(name: str, value: dict | str | None) -> dict:
     """A mapping given as such (YAML) or as text in YAML or JSON (command line)."""
     try:
-        mapping = yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError as error:
-        raise ValueError(f"--{name}: got {value!r}, which is not valid YAML or JSON ({error}).") from None
+        mapping = read_yaml(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"--{name}: got {value!r}, which {error}") from None
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
         raise ValueError(f"--{name}: got {value!r}, accepted is a mapping such as '{{\"key\": 1}}'.")
+    check_value(name, mapping, accepts=None, whole=False)
     return mapping
 
 
@@ -101,67 +103,118 @@ class ArgumentReader:
         first = _Parser(add_help=False, allow_abbrev=False)
         first.add_argument("--config")
         first.add_argument("--task")
-        chosen, self._argv = first.parse_known_args(list(argv))
+        chosen, self._argv = first.parse_known_args([str(word) for word in argv])
         self.config_file = None if chosen.config is None else find_recipe(chosen.config)
-        self._recipe = {} if self.config_file is None else _read_recipe(self.config_file)
-        self.task = chosen.task or self._recipe.pop("task", None) or "image-classification"
-        self._recipe.pop("task", None)
+        self._recipe = {} if self.config_file is None else read_recipe(self.config_file)
+        named = self._recipe.pop("task", None)
+        self.task = chosen.task or named or "image-classification"
+        if not isinstance(self.task, str):
+            raise ValueError(f"{self.config_file}: task: got {self.task!r}, accepted is the name of a task.")
+
+    def asks_for_help(self) -> bool:
+        return "-h" in self._argv or "--help" in self._argv
 
     def read(self, *dataclass_types: type) -> tuple:
         """One filled dataclass per type.
 
         Raises:
-            ValueError: an unknown key (with close matches), a value of the wrong type, or what a dataclass refuses.
+            ValueError: an unknown key (with close matches), a value of the wrong type or out of range, or what a
+                dataclass refuses.
         """
-        keys = [f.name for data in dataclass_types for f in fields(data) if f.init]
+        hints = {name: hint for data in dataclass_types for name, hint in get_type_hints(data).items()}
+        known = {f.name: f for data in dataclass_types for f in fields(data) if f.init}
         for key in self._recipe:
-            if key not in keys:
-                raise ValueError(f"{self.config_file}: unknown key {key!r}{_near(key, keys)}")
-        parser = _RecipeParser(dataclass_types, allow_abbrev=False, prog=Path(sys.argv[0]).name)
-        # A command line cannot say null or an empty list, where the dataclass has another default.
-        parser.set_defaults(**{key: value for key, value in self._recipe.items() if value in (None, [])})
-        words = [word for key, value in self._recipe.items() for word in _as_words(key, value)]
-        left_over = parser.parse_known_args(words + self._argv)[1]
+            if key not in known:
+                raise ValueError(f"{self.config_file}: unknown key {key!r}{_near(key, known)}")
+        parser = _parser_class()(dataclass_types, allow_abbrev=False, prog=Path(sys.argv[0]).name)
+        # A command line cannot say null, an empty list or what a mapping holds; lists are read item by item, since
+        # an item such as --seed would be taken for an argument.
+        words, defaults = [], {}
+        for key, value in self._recipe.items():
+            if value is None or isinstance(value, list | dict):
+                defaults[key] = _read_entry(f"{self.config_file}: {key}", value, hints[key], known[key])
+            else:
+                words.append(f"--{key}={value}")
+        parser.set_defaults(**defaults)
+        values, left_over = parser.parse_known_args(words + self._argv)
         for word in left_over:
-            if word.startswith("--"):
-                raise ValueError(f"unknown argument {word.split('=')[0]!r}{_near(word[2:].split('=')[0], keys, '--')}")
+            if word.startswith("-") and not _is_number(word):
+                name = word.split("=")[0]
+                raise ValueError(f"unknown argument {name!r}{_near(name.lstrip('-'), known, '--')}")
         if left_over:
             raise ValueError(f"one value too many for its key, or a value without a key: {' '.join(left_over)}")
-        return parser.parse_args_into_dataclasses(words + self._argv, look_for_args_file=False)
+        for name, f in known.items():
+            check_field(f, hints[name], getattr(values, name))
+        return tuple(
+            data(**{f.name: getattr(values, f.name) for f in fields(data) if f.init}) for data in dataclass_types
+        )
 
 
 class _Parser(ArgumentParser):
-    def error(self, message: str):
-        raise ValueError(message)
-
-
-class _RecipeParser(HfArgumentParser):
     # argparse would print two hundred lines of usage and leave the program.
     def error(self, message: str):
         raise ValueError(message)
 
 
-def _read_recipe(path: Path) -> dict:
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config: {path} is not valid YAML: {error}") from None
-    if not isinstance(recipe, dict):
-        raise ValueError(f"--config: {path} holds {type(recipe).__name__}, accepted is a mapping of keys to values.")
-    return recipe
+@cache
+def _parser_class() -> type:
+    """transformers' HfArgumentParser; its module is read by itself, since all of transformers takes seconds."""
+    if "transformers" in sys.modules:
+        from transformers import HfArgumentParser
+    else:
+        file = Path(importlib.util.find_spec("transformers").origin).with_name("hf_argparser.py")
+        spec = importlib.util.spec_from_file_location("_hf_effmodels_hf_argparser", file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        HfArgumentParser = module.HfArgumentParser
+
+    class RecipeParser(HfArgumentParser):
+        error = _Parser.error
+
+        def add_argument(self, *names, **kwargs):
+            return super().add_argument(*names, **{key: kwargs[key] for key in kwargs if key not in OWN_METADATA})
+
+    return RecipeParser
 
 
-def _as_words(key: str, value) -> list[str]:
-    """A recipe's entry as command-line words, so that both are checked by the same parser."""
-    if value in (None, []):
-        return []
+def _read_entry(where: str, value: list | dict | None, hint, f: Field):
+    """A recipe's value that is more than one word, as its field takes it."""
+    kinds = get_args(hint) or (hint,)
+    if value is None:
+        if f.default is None or NoneType in kinds:
+            return None
+        raise ValueError(f"{where}: got null, but it has no value that stands for nothing.")
     if isinstance(value, dict):
-        return [f"--{key}={json.dumps(value)}"]
-    if isinstance(value, list):
-        return [f"--{key}", *map(str, value)]
-    return [f"--{key}={value}"]
+        if any(kind is dict or get_origin(kind) is dict for kind in kinds):
+            return value
+        raise ValueError(f"{where}: got {value}, accepted is no mapping.")
+    items = next((get_args(kind) for kind in (hint, *kinds) if get_origin(kind) is list), None)
+    if items is None:
+        raise ValueError(f"{where}: got {value}, accepted is one value; a list is one value too many.")
+    return [_read_item(where, item, items[0], f.metadata.get("choices")) for item in value]
 
 
-def _near(word: str, keys: Sequence[str], prefix: str = "") -> str:
+def _read_item(where: str, item, kind: type, choices: Sequence | None):
+    try:
+        if item is None or isinstance(item, list | dict | bool) and kind is not bool:
+            raise ValueError
+        read = kind(item)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{where}: got {item!r} in the list, which is no {kind.__name__}.") from None
+    if choices is not None and read not in choices:
+        raise ValueError(f"{where}: got {read!r} in the list, accepted are {', '.join(map(repr, choices))}.")
+    return read
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _near(word: str, keys: Iterable[str], prefix: str = "") -> str:
     near = difflib.get_close_matches(word.replace("-", "_"), keys, n=3, cutoff=0.6)
     return f"; nearest: {', '.join(prefix + key for key in near)}" if near else "; --help lists the known ones"

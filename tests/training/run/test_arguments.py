@@ -85,7 +85,7 @@ def test_a_wrong_argument_is_named_with_what_is_accepted(argv, message, tmp_path
         ("learning_rte: 1", "recipe.yaml: unknown key 'learning_rte'; nearest: learning_rate"),
         ("[1, 2]", "mapping"),
         ("a: [", "not valid YAML"),
-        ("learning_rate: [0.1, 0.2]", "one value too many.*0.2"),
+        ("learning_rate: [0.1, 0.2]", "learning_rate: got .*0.2.*one value too many"),
     ],
 )
 def test_a_wrong_recipe_is_refused(text, message, tmp_path):

@@ -1,0 +1,74 @@
+"""Wrong arguments are told at once: before the task is imported, and with it torch, transformers and datasets.
+
+What the dataclasses check themselves, in their `__post_init__`, is told when the task is there.
+"""
+
+import difflib
+from functools import cache
+from pathlib import Path
+
+from .arguments import ArgumentReader
+from .source import NotShown, dataclasses_in, keys_of, members_of, module_file
+
+_OURS = Path(__file__).parent
+#: Arguments that take the names of an enumeration of transformers, or ours beside them.
+_ENUMERATIONS = {
+    "optim": ("training_args", "OptimizerNames"),
+    "lr_scheduler_type": ("trainer_utils", "SchedulerType"),
+    "logging_strategy": ("trainer_utils", "IntervalStrategy"),
+    "eval_strategy": ("trainer_utils", "IntervalStrategy"),
+    "save_strategy": ("trainer_utils", "SaveStrategy"),
+    "hub_strategy": ("trainer_utils", "HubStrategy"),
+}
+
+
+def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> None:
+    """Read the arguments without importing the task, for what is wrong with them.
+
+    Args:
+        reader: the arguments.
+        task_folder: where the task's modules are.
+        tuple_name: `"TRAINING_ARGUMENTS"` or `"EVALUATION_ARGUMENTS"` of the task.
+
+    Raises:
+        ValueError: as `ArgumentReader.read`.
+    """
+    if reader.asks_for_help():
+        return
+    try:
+        types = argument_types(task_folder, tuple_name)
+    except NotShown:  # a task that is built in another way is imported before its arguments are looked at
+        return
+    for arguments in reader.read(*types):
+        for name, value in vars(arguments).items():
+            _check_name(name, value)
+
+
+def argument_types(task_folder: Path, tuple_name: str) -> tuple[type, ...]:
+    """The dataclasses of a task, as its source shows them; see `dataclasses_in`."""
+    shared = (*sorted(_OURS.parent.glob("[rd]*/**/*arguments.py")), module_file("transformers.training_args"))
+    return dataclasses_in(tuple_name, tuple(sorted(task_folder.glob("*.py"))), shared)
+
+
+@cache
+def accepted_names(argument: str) -> tuple[str, ...]:
+    """The names that an argument accepts; empty where it takes any."""
+    if argument not in _ENUMERATIONS:
+        return ()
+    module, enumeration = _ENUMERATIONS[argument]
+    names = members_of(enumeration, module_file(f"transformers.{module}"))
+    if argument == "optim":
+        names += keys_of("OPTIMIZERS", _OURS.parent / "optim" / "optimizers.py")
+    if argument == "lr_scheduler_type":
+        names += members_of("_OwnSchedule", _OURS / "recipe_arguments.py")
+    return tuple(names)
+
+
+def _check_name(argument: str, value) -> None:
+    names = accepted_names(argument)
+    if not names or not isinstance(value, str) or value in names:
+        return
+    near = difflib.get_close_matches(value, names, n=3)
+    hint = f"nearest: {', '.join(near)}" if near else f"accepted are {', '.join(sorted(names))}"
+    quotes = '; YAML reads no and off as false: write "no"' if value == "False" and "no" in names else ""
+    raise ValueError(f"--{argument}: got {value!r}; {hint}{quotes}.")
