@@ -20,19 +20,17 @@ class SplitArguments(SourceArguments):
     eval_fraction: float | None = field(
         default=None,
         metadata={
+            "accepts": "(0, 1)",
             "help": "Evaluate on this share of the training split, always the same samples (and not trained on). "
-            "Where there is no split to evaluate on, training holds out 0.1 (super-resolution: 0.05, at most 100)."
+            "Where there is no split to evaluate on, training holds out 0.1 (super-resolution: 0.05, at most 100).",
         },
     )
     eval_holdout: int | None = field(
-        default=None, metadata={"help": "As --eval_fraction, but this number of samples."}
+        default=None, metadata={"accepts": "[1, inf)", "help": "As --eval_fraction, but this number of samples."}
     )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.eval_fraction is not None and not 0 < self.eval_fraction < 1:
-            raise ValueError(f"--eval_fraction: got {self.eval_fraction}, accepted are numbers between 0 and 1.")
-        check_counts(self, "eval_holdout")
         if self.eval_fraction is not None and self.eval_holdout is not None:
             raise ValueError("--eval_fraction and --eval_holdout exclude each other.")
         for holds_out in ("eval_fraction", "eval_holdout"):
@@ -44,11 +42,3 @@ class SplitArguments(SourceArguments):
         """The arguments with `eval_dataset` as the data set; files, configuration and revision are of the other."""
         own = {"data_files": None, "data_dir": None, "dataset_config": None, "dataset_revision": None}
         return replace(self, dataset=self.eval_dataset, eval_dataset=None, **own)
-
-
-def check_counts(arguments, *names: str) -> None:
-    """ValueError unless these arguments are whole numbers from 1, or None."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}: got {value}, accepted are whole numbers from 1.")

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 
 from ...images import DEEP_MODES, MODES, image_name, in_channels, open_image, read_image
-from .arguments import SplitArguments, check_counts
+from .arguments import SplitArguments
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,12 @@ _THREADS, _AT_A_TIME, _SHOWN = 8, 4096, 5
 class ImageSplitArguments(SplitArguments):
     """`SplitArguments`, how many of the samples to use, and what becomes of images that cannot be read."""
 
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use that many, evenly spread."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"accepts": "[1, inf)", "help": "Use that many, evenly spread."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"accepts": "[1, inf)", "help": "Use that many, evenly spread."}
+    )
     check_images: bool = field(
         default=False,
         metadata={
@@ -36,10 +40,6 @@ class ImageSplitArguments(SplitArguments):
         default=False,
         metadata={"help": "As check_images, but leave them out and say how many there are, instead of ending."},
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_counts(self, "max_train_samples", "max_eval_samples")
 
 
 def where(row: int, split: str, value=None) -> str:

@@ -197,7 +197,8 @@ def optimizer_class_and_settings(args) -> tuple[type[Optimizer], dict] | None:
     accepted = [name for name in inspect.signature(optimizer_class).parameters if name not in ("params", "lr")]
     for name in chosen:
         if name not in accepted:
-            raise ValueError(f"--optim_args: {args.optim} takes no {name!r}, accepted are {', '.join(accepted)}.")
+            optimizer = getattr(args.optim, "value", args.optim)
+            raise ValueError(f"--optim_args: {optimizer} takes no {name!r}, accepted are {', '.join(accepted)}.")
     settings = {"lr": args.learning_rate, **settings(args), **chosen}
     optimizer_class([torch.zeros(1)], **settings)  # refuses what does not go together, before training starts
     return optimizer_class, settings

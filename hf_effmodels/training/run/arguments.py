@@ -12,7 +12,7 @@ from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
 from .recipes import find_recipe, read_recipe, read_yaml
-from .values import OWN_METADATA, check_field, check_value
+from .values import OWN_METADATA, check_field, check_fields, check_value
 
 
 @dataclass
@@ -22,8 +22,9 @@ class ModelArguments:
     model: str | None = field(
         default=None,
         metadata={
+            "missing": "name a preset (hf-effmodels list), a Hub id or a local folder.",
             "help": "A preset (hf-effmodels list), trained from random weights; or a model on the Hub or in a local "
-            "folder, whose weights are fine-tuned."
+            "folder, whose weights are fine-tuned.",
         },
     )
     model_config: dict | str | None = field(
@@ -35,12 +36,14 @@ class ModelArguments:
     num_channels: int | None = field(
         default=None,
         metadata={
+            "accepts": "[1, 4]",
             "help": "Channels of the model's input, the model's own by default. Images follow: 1 is luminance, 2 "
-            "luminance and alpha, 3 RGB, 4 RGB and alpha."
+            "luminance and alpha, 3 RGB, 4 RGB and alpha.",
         },
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Side of the square input in pixels, the model's own by default."}
+        default=None,
+        metadata={"accepts": "[1, 65536]", "help": "Side of the square input in pixels, the model's own by default."},
     )
     ignore_mismatched_sizes: bool = field(
         default=False,
@@ -51,12 +54,8 @@ class ModelArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that lies on the Hub."})
 
     def __post_init__(self):
-        if not self.model:
-            raise ValueError("--model is missing: name a preset (hf-effmodels list), a Hub id or a local folder.")
+        check_fields(self)
         self.model_config = read_mapping("model_config", self.model_config)
-        for name in ("num_channels", "image_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
 
 
 @dataclass
@@ -73,6 +72,7 @@ class SourceArguments:
     cache_dir: str | None = field(default=None, metadata={"help": "Where data sets are cached."})
 
     def __post_init__(self):
+        check_fields(self)
         if isinstance(self.data_files, str) and self.data_files.lstrip().startswith("{"):
             self.data_files = read_mapping("data_files", self.data_files)
 

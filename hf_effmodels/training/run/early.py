@@ -46,7 +46,7 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
 
 def argument_types(task_folder: Path, tuple_name: str) -> tuple[type, ...]:
     """The dataclasses of a task, as its source shows them; see `dataclasses_in`."""
-    shared = (*sorted(_OURS.parent.glob("[rd]*/**/*arguments.py")), module_file("transformers.training_args"))
+    shared = (*sorted(_OURS.parent.glob("*/**/*.py")), module_file("transformers.training_args"))
     return dataclasses_in(tuple_name, tuple(sorted(task_folder.glob("*.py"))), shared)
 
 

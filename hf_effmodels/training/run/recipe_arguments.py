@@ -11,8 +11,10 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 from transformers.utils import ExplicitEnum
 
-from ..optim.optimizers import OPTIMIZERS, optimizer_class_and_settings
+from ..optim.optimizers import OPTIMIZERS
+from ..optim.settings import check_optimizer_settings, check_schedule_settings
 from .arguments import read_mapping
+from .values import check_fields
 
 
 @dataclass
@@ -25,6 +27,10 @@ class RecipeArguments(TrainingArguments):
     - runs that continue exactly after a kill, and output folders that are not mixed up.
     """
 
+    output_dir: str | None = field(
+        default=None,
+        metadata={"missing": "name a folder for the model and its checkpoints.", "help": "Output folder."},
+    )
     optim: str = field(
         default="adamw_torch",
         metadata={"help": "lamb, rmsprop_tf, sgd (Nesterov momentum 0.9), or a name of transformers' OptimizerNames."},
@@ -40,15 +46,21 @@ class RecipeArguments(TrainingArguments):
             "SchedulerType."
         },
     )
-    min_lr: float = field(default=0.0, metadata={"help": "Learning rate at the end of a cosine schedule."})
+    min_lr: float = field(
+        default=0.0, metadata={"accepts": "[0, inf)", "help": "Learning rate at the end of a cosine schedule."}
+    )
     layer_decay: float | None = field(
         default=None,
-        metadata={"help": "Factor of the learning rate from each stage to the one before it; 1 at the classifier."},
+        metadata={
+            "accepts": "(0, 1]",
+            "help": "Factor of the learning rate from each stage to the one before it; 1 at the classifier.",
+        },
     )
     ema_decay: float | None = field(
         default=None,
         metadata={
-            "help": "Decay per step of a moving average of weights and buffers. The average is evaluated and saved."
+            "accepts": "[0, 1)",
+            "help": "Decay per step of a moving average of weights and buffers. The average is evaluated and saved.",
         },
     )
     resume_from_checkpoint: str | None = field(
@@ -73,12 +85,7 @@ class RecipeArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this off: samples hold what is used."})
 
     def __post_init__(self):
-        if not self.output_dir:
-            raise ValueError("--output_dir is missing.")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"--ema_decay: got {self.ema_decay}, accepted are numbers from 0 to below 1.")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ValueError(f"--layer_decay: got {self.layer_decay}, accepted are numbers above 0 and up to 1.")
+        check_fields(self)
         self.resume_from_checkpoint = _read_resume(self.resume_from_checkpoint)
         self.optim_args = _read_optim_args(self.optim_args)
         self.lr_scheduler_kwargs = read_mapping("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
@@ -87,6 +94,10 @@ class RecipeArguments(TrainingArguments):
                 raise ValueError(f"--min_lr goes with --lr_scheduler_type cosine, not {self.lr_scheduler_type}.")
             self.lr_scheduler_type = "cosine_with_min_lr"
             self.lr_scheduler_kwargs = {**self.lr_scheduler_kwargs, "min_lr": self.min_lr}
+        if self.min_lr > self.learning_rate:
+            raise ValueError(
+                f"--min_lr: got {self.min_lr}, accepted are numbers from 0 to --learning_rate, {self.learning_rate}."
+            )
         if self.disable_tqdm is None:
             self.disable_tqdm = not os.isatty(2)
         if not torch.accelerator.is_available():
@@ -99,7 +110,8 @@ class RecipeArguments(TrainingArguments):
         super().__post_init__()
         for name, value in own_names.items():
             setattr(self, name, value)
-        optimizer_class_and_settings(self)
+        check_optimizer_settings(self)
+        check_schedule_settings(self)
         if self.n_gpu > 1:
             raise ValueError(
                 f"one process sees {self.n_gpu} GPUs: start one for each with accelerate launch, or choose one with "

@@ -32,11 +32,11 @@ def dataclasses_in(tuple_name: str, files: Iterable[Path], others: Iterable[Path
     Raises:
         NotShown: it is built in another way than by naming classes that these files define.
     """
-    sources = [_read(file) for file in (*files, *others)]
-    for source in sources:
-        names = source.tuples.get(tuple_name)
+    for file in files:
+        names = _read(file).tuples.get(tuple_name) if tuple_name in _text(file) else None
         if names is not None:
-            return tuple(make_dataclass(name, _fields(name, sources).values(), kw_only=True) for name in names)
+            found = {name: _fields(name, (*files, *others)) for name in names}
+            return tuple(make_dataclass(name, fields.values(), kw_only=True) for name, fields in found.items())
     raise NotShown(tuple_name)
 
 
@@ -57,7 +57,7 @@ class _Source:
     """Of a module: `classes` by name, `assigned` expressions by name, `tuples` of names by name."""
 
     def __init__(self, file: Path):
-        body = ast.parse(file.read_text(encoding="utf-8")).body
+        body = ast.parse(_text(file)).body
         self.classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
         self.assigned, self.tuples = {}, {}
         for node in body:
@@ -70,6 +70,11 @@ class _Source:
 
 
 @functools.cache
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+@functools.cache
 def _read(file: Path) -> _Source:
     try:
         return _Source(file)
@@ -77,14 +82,15 @@ def _read(file: Path) -> _Source:
         raise NotShown(file) from error
 
 
-def _fields(class_name: str, sources: list[_Source]) -> dict[str, tuple]:
+def _fields(class_name: str, files: tuple[Path, ...]) -> dict[str, tuple]:
     """Name -> (name, type, field) of a dataclass and those it inherits from."""
-    source = next((source for source in sources if class_name in source.classes), None)
+    likely = (_read(file) for file in files if f"class {class_name}" in _text(file))
+    source = next((source for source in likely if class_name in source.classes), None)
     if source is None:
         raise NotShown(class_name)
     found = {}
     for base in reversed(source.classes[class_name].bases):
-        found |= _fields(ast.unparse(base), sources)
+        found |= _fields(ast.unparse(base), files)
     for node in source.classes[class_name].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             shown = _field(node, source)

@@ -15,8 +15,8 @@ OWN_METADATA = ("accepts", "missing")
 
 #: Of transformers' own `TrainingArguments`, which checks few of its values before it uses them.
 TRANSFORMERS_ACCEPTS = {
-    "per_device_train_batch_size": "[1, inf)",
-    "per_device_eval_batch_size": "[1, inf)",
+    "per_device_train_batch_size": "[1, 1048576]",
+    "per_device_eval_batch_size": "[1, 1048576]",
     "num_train_epochs": "(0, 1000000]",
     "max_steps": "[-1, inf)",
     "learning_rate": "[0, inf)",
@@ -77,7 +77,7 @@ def check_value(name: str, value, accepts: str | None, whole: bool) -> None:
         if isinstance(number, float) and not math.isfinite(number):
             kind = "finite numbers"
         elif abs(number) > _LARGEST and isinstance(number, int):
-            kind = f"numbers up to {_LARGEST}"
+            kind = f"whole numbers up to {_LARGEST}"
         elif accepts is not None and not _contains(accepts, number):
             kind = "whole numbers" if whole else "numbers"
         else:

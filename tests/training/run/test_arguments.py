@@ -26,6 +26,9 @@ report_to: [tensorboard, trackio]
 """
 
 
+BASE = "model: ghostnetv3-1.0x\ndataset: digits\noutput_dir: out\n"
+
+
 def read(text, tmp_path, *argv):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(text)
@@ -62,7 +65,10 @@ def test_what_a_run_writes_down_is_a_recipe_that_reads_back_the_same(tmp_path):
         (["--learning_rte", "1"], "--learning_rte.*nearest.*--learning_rate"),
         (["--optim", "lam"], "--optim.*'lam'.*lamb"),
         (["--lr_scheduler_type", "cosin"], "--lr_scheduler_type.*'cosin'.*cosine"),
-        (["--optim", "sgd", "--optim_args", "momentun=0.9"], "momentun.*accepted are.*momentum"),
+        (
+            ["--optim", "sgd", "--optim_args", "momentun=0.9"],
+            "--optim_args: sgd takes no 'momentun', accepted are.*momentum",
+        ),
         (["--learning_rate", "fast"], "--learning_rate.*fast"),
         (["--bf16", "perhaps"], "(?s)bf16.*perhaps"),
         (["--model_config", "[1, 2]"], "--model_config.*mapping"),
@@ -74,9 +80,8 @@ def test_what_a_run_writes_down_is_a_recipe_that_reads_back_the_same(tmp_path):
     ],
 )
 def test_a_wrong_argument_is_named_with_what_is_accepted(argv, message, tmp_path):
-    base = "model: ghostnetv3-1.0x\ndataset: digits\noutput_dir: out\n"
     with pytest.raises(ValueError, match=message):
-        read(base, tmp_path, *argv)
+        read(BASE, tmp_path, *argv)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +89,107 @@ def test_a_wrong_argument_is_named_with_what_is_accepted(argv, message, tmp_path
     [
         ("learning_rte: 1", "recipe.yaml: unknown key 'learning_rte'; nearest: learning_rate"),
         ("[1, 2]", "mapping"),
+        ("", "is empty.*mapping"),
         ("a: [", "not valid YAML"),
         ("learning_rate: [0.1, 0.2]", "learning_rate: got .*0.2.*one value too many"),
+        ("learning_rate: {a: 1}", "learning_rate: got .*no mapping"),
+        ("run_name: {a: 1}", "run_name: got .*no mapping"),
+        ("learning_rate: null", "learning_rate: got null"),
+        ("learning_rate: []", "learning_rate: got .*one value"),
+        # The last of two equal keys would win without a word.
+        ("seed: 1\nseed: 2", "the key 'seed' stands twice .line 5"),
+        ("model_config: {width_multiplier: 1, width_multiplier: 2}", "'width_multiplier' stands twice"),
+        ("1: 2", "the key 1, which is no text"),
+        ("null: 2", "the key None is neither"),
+        ("on: 2", "the key True, which is no text"),
+        ("model_config: {1.5: 2}", "the key 1.5 is neither"),
+        # Items of a list are values, whatever they look like.
+        ("report_to: [none, --push_to_hub, '--seed']\ninterpolation: [--bf16]", "interpolation: got '--bf16' in the"),
+        ("crop_scale: [0.5, fast]", "crop_scale: got 'fast' in the list, which is no float"),
+        ("crop_scale: [0.5, null]", "crop_scale: got None"),
+        ("crop_scale: [0.5, [1]]", "crop_scale: got .1. in"),
+        ("crop_scale: [0.5, true]", "crop_scale: got True"),
+        ("learning_rate: .inf", "learning_rate: got inf, accepted are finite numbers"),
+        ("learning_rate: nan", "learning_rate: got nan, accepted are finite numbers from 0"),
+        ("model_config: {stages: [[0.1, {rate: .nan}]]}", "model_config: got nan in .*accepted are finite"),
+        ("crop_ratio: [0.5, .inf]", "crop_ratio: got inf in .*accepted are finite"),
+        ("optim: lamb\noptim_args: {eps: .inf}", "optim_args: got inf"),
+        ("lr_scheduler_kwargs: {min_lr: .inf}", "lr_scheduler_kwargs: got inf"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("a: &l0 [x]\n" + "\n".join(f"k{n}: &l{n + 1} [*l{n}, *l{n}]" for n in range(30)), "more than 100000"),
+        ("task: [1]", "task: got .1., accepted is the name of a task"),
+        (f"seed: {'9' * 400}", "more than 300 digits"),
     ],
 )
 def test_a_wrong_recipe_is_refused(text, message, tmp_path):
+    base = "" if "learning_rte" in text or message in ("mapping", "is empty.*mapping", "not valid YAML") else BASE
     with pytest.raises(ValueError, match=message):
-        read(text, tmp_path)
+        read(base + text, tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         ArgumentReader(["--config", "nowhere.yaml"])
+
+
+def test_a_merged_mapping_may_be_said_otherwise(tmp_path):
+    merged = "model_config: {<<: &base {width_multiplier: 0.5, dropout: 0.1}, width_multiplier: 0.75}"
+    assert read(BASE + merged, tmp_path)[0].model_config == {"width_multiplier": 0.75, "dropout": 0.1}
+
+
+def test_values_keep_their_kind_on_the_way_from_the_recipe(tmp_path):
+    text = "model_config: {id2label: {0: a, 1: b}, when: 2024-01-01}\ncrop_scale: [1e-1, 1]\nreport_to: [--seed]\n"
+    model, _, augmentation, training = read(BASE + text, tmp_path)
+    assert model.model_config == {"id2label": {0: "a", 1: "b"}, "when": "2024-01-01"}
+    assert augmentation.crop_scale == [0.1, 1.0]
+    assert training.report_to == ["--seed"]
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (
+            ["--gradient_accumulation_steps", "0"],
+            "--gradient_accumulation_steps: got 0, accepted are whole numbers from 1",
+        ),
+        (["--per_device_train_batch_size", "0"], "whole numbers from 1 to 1048576"),
+        (["--per_device_eval_batch_size", "-3"], "--per_device_eval_batch_size: got -3"),
+        (["--num_train_epochs", "1e300"], "--num_train_epochs: got 1e.300, accepted are numbers above 0 and up to"),
+        (["--seed", "-1"], "--seed: got -1, accepted are whole numbers from 0 to 4294967295"),
+        (["--max_steps", "9" * 30], "--max_steps: got 9+, accepted are whole numbers up to"),
+        (["--learning_rate", "inf"], "--learning_rate: got inf, accepted are finite numbers"),
+        (["--warmup_steps", "nan"], "--warmup_steps: got nan"),
+        (["--weight_decay", "-0.1"], "--weight_decay: got -0.1, accepted are numbers from 0"),
+        (["--adam_beta2", "1"], "--adam_beta2: got 1.0, accepted are numbers from 0 to below 1"),
+        (["--max_grad_norm", "-1"], "--max_grad_norm: got -1.0"),
+        (["--label_smoothing_factor", "1"], "--label_smoothing_factor: got 1.0"),
+        (["--dataloader_num_workers", "1000000"], "--dataloader_num_workers: got 1000000"),
+        (["--ddp_timeout", "1000000000000"], "--ddp_timeout"),
+        (["--image_size", "1000000000"], "--image_size: got 1000000000, accepted are whole numbers from 1 to 65536"),
+        (["--model_config", "{a: 1, a: 2}"], "--model_config: got .*'a' stands twice"),
+        (["--model_config", "{a: .inf}"], "--model_config: got inf in"),
+        (["--optim_args", "eps=nan", "--optim", "lamb"], "--optim_args: got nan for 'eps'"),
+        (["--optim_args", "eps=fast", "--optim", "lamb"], "--optim_args: got 'eps=fast', which lamb does not take"),
+        # transformers ignores them.
+        (["--optim_args", "{nope: 1}"], "--optim_args: adamw_torch takes no 'nope'; --adam_beta1"),
+        (["--optim_args", "eps=1e-8"], "--optim_args: adamw_torch takes no 'eps'"),
+        (["--optim", "adagrad", "--optim_args", "lr_decay=0.1,nope=1"], "--optim_args: adagrad takes no 'nope'"),
+        (
+            ["--lr_scheduler_kwargs", "{nope: 1}"],
+            "_kwargs: cosine takes no 'nope', accepted are .*num_cycles",
+        ),
+        (
+            ["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", "{decay: 1}"],
+            "step takes no 'decay'.*decay_ep",
+        ),
+        (["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", "{decay_epochs: fast}"], "'fast'.* cannot be made"),
+        (["--lr_scheduler_type", "step", "--lr_scheduler_kwargs", "{optimizer: 1}"], "step takes no 'optimizer'"),
+        (["--lr_scheduler_type", "constant", "--lr_scheduler_kwargs", "{nope: 1}"], "accepted is nothing"),
+        (["--lr_scheduler_type", "warmup_stable_decay"], "num_decay_steps"),
+        (["--min_lr", "1"], "--min_lr: got 1.0, accepted are numbers from 0 to --learning_rate, 5e-05"),
+        (["-x"], "unknown argument '-x'"),
+        (["stray"], "a value without a key: stray"),
+        (["--model", ""], "--model is missing"),
+        (["--output_dir", ""], "--output_dir is missing: name a folder"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_with_what_is_accepted(argv, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read(BASE, tmp_path, *argv)

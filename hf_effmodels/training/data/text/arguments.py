@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..arguments import SplitArguments, check_counts
+from ..arguments import SplitArguments
 
 
 @dataclass
@@ -13,9 +13,10 @@ class TextArguments(SplitArguments):
     dataset: str | None = field(
         default=None,
         metadata={
+            "missing": "name a data set on the Hub, a file, a folder, or pydoc_topics.",
             "help": "A data set on the Hub, a local folder of one, a format with data_files or data_dir (text, json, "
             "parquet, csv, ...), a .txt, .json, .jsonl, .parquet or .csv file, or pydoc_topics (the texts of Python's "
-            "own help)."
+            "own help).",
         },
     )
     text_column: str | None = field(
@@ -28,18 +29,29 @@ class TextArguments(SplitArguments):
         default=False, metadata={"help": "Read the training text while training, instead of preparing all of it."}
     )
     shuffle_blocks: int = field(
-        default=1024, metadata={"help": "With streaming: that many successive blocks are shuffled at a time."}
+        default=1024,
+        metadata={
+            "accepts": "[1, inf)",
+            "help": "With streaming: that many successive blocks are shuffled at a time.",
+        },
     )
     eval_documents: int | None = field(
         default=None,
         metadata={
+            "accepts": "[1, inf)",
             "help": "With streaming: evaluate on that many documents; the first of the training text (not trained on) "
-            "where there is no split to evaluate on."
+            "where there is no split to evaluate on.",
         },
     )
-    max_train_documents: int | None = field(default=None, metadata={"help": "Use only the first documents."})
-    max_eval_documents: int | None = field(default=None, metadata={"help": "Use only the first documents."})
-    block_size: int = field(default=1024, metadata={"help": "Tokens of a training sequence."})
+    max_train_documents: int | None = field(
+        default=None, metadata={"accepts": "[1, inf)", "help": "Use only the first documents."}
+    )
+    max_eval_documents: int | None = field(
+        default=None, metadata={"accepts": "[1, inf)", "help": "Use only the first documents."}
+    )
+    block_size: int = field(
+        default=1024, metadata={"accepts": "[2, 16777216]", "help": "Tokens of a training sequence."}
+    )
     document_attention: Literal["shared", "separate"] = field(
         default="shared",
         metadata={
@@ -47,11 +59,11 @@ class TextArguments(SplitArguments):
             "document, and positions count from its beginning."
         },
     )
-    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "Processes that tokenize."})
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"accepts": "[1, 1024]", "help": "Processes that tokenize."}
+    )
 
     def __post_init__(self):
-        if not self.dataset:
-            raise ValueError("--dataset is missing: name a data set on the Hub, a file, a folder, or pydoc_topics.")
         super().__post_init__()
         if self.streaming and self.eval_fraction is not None:
             raise ValueError("--eval_fraction: a stream has no known length; --eval_holdout is a number of documents.")
@@ -59,6 +71,3 @@ class TextArguments(SplitArguments):
             raise ValueError("--eval_documents goes with --streaming true; use --eval_holdout or --eval_fraction.")
         if self.eval_documents is not None and self.eval_holdout is not None:
             raise ValueError("--eval_documents and --eval_holdout exclude each other.")
-        if self.block_size < 2:
-            raise ValueError(f"--block_size: got {self.block_size}, accepted are whole numbers from 2.")
-        check_counts(self, "shuffle_blocks", "eval_documents", "max_train_documents", "max_eval_documents")

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from ...._files import whole_file, write_json
 from ....pipelines.sam_diffsr.masks import ENCODINGS, encode_regions
 from ...run.arguments import ArgumentReader
-from ...tasks.super_resolution.arguments import check_counts
+from ...run.values import check_fields
 from ...tasks.super_resolution.data import (
     LOW,
     NAME,
@@ -43,7 +43,10 @@ _SETTINGS = "preparation.json"
 class MaskArguments:
     """How to segment and encode, and where to."""
 
-    output: str | None = field(default=None, metadata={"help": "Folder for the table; --dataset takes it."})
+    output: str | None = field(
+        default=None,
+        metadata={"missing": "name a folder for the table.", "help": "Folder for the table; --dataset takes it."},
+    )
     segmenter: Literal["model", "slic"] = field(
         default="model",
         metadata={"help": "model: one of transformers' mask-generation models. slic: scikit-image's superpixels."},
@@ -55,29 +58,38 @@ class MaskArguments:
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that lies on the Hub."})
     device: str | None = field(default=None, metadata={"help": "Such as cuda:1; the first accelerator by default."})
-    points_per_side: int | None = field(default=None, metadata={"help": "Prompts along each side (32)."})
-    points_per_batch: int | None = field(default=None, metadata={"help": "Prompts at a time (64)."})
+    points_per_side: int | None = field(
+        default=None, metadata={"accepts": "[1, 1024]", "help": "Prompts along each side (32)."}
+    )
+    points_per_batch: int | None = field(
+        default=None, metadata={"accepts": "[1, inf)", "help": "Prompts at a time (64)."}
+    )
     pred_iou_thresh: float | None = field(default=None, metadata={"help": "Least predicted quality (0.88)."})
     stability_score_thresh: float | None = field(default=None, metadata={"help": "Least stability (0.95)."})
-    num_segments: int = field(default=20, metadata={"help": "slic: regions of an image, about."})
-    compactness: float = field(default=10.0, metadata={"help": "slic: nearness against likeness of colour."})
+    num_segments: int = field(
+        default=20, metadata={"accepts": "[1, inf)", "help": "slic: regions of an image, about."}
+    )
+    compactness: float = field(
+        default=10.0, metadata={"accepts": "(0, inf)", "help": "slic: nearness against likeness of colour."}
+    )
     encoding: Literal[ENCODINGS] = field(default="rope", metadata={"help": "See masks.region_values."})
     split: str = field(default="train", metadata={"help": "Split to read, and name of the table's."})
     tile_size: int | None = field(
         default=None,
         metadata={
-            "help": "Cut images and maps into squares of this side (the paper: 320), reduced images beside them."
+            "accepts": "[1, 65536]",
+            "help": "Cut images and maps into squares of this side (the paper: 320), reduced images beside them.",
         },
     )
-    scale: int = field(default=4, metadata={"help": "With --tile_size: of the reduced images."})
-    shard_size: int = field(default=32, metadata={"help": "Images in a file; a kill loses at most so many."})
+    scale: int = field(default=4, metadata={"accepts": "[1, 64]", "help": "With --tile_size: of the reduced images."})
+    shard_size: int = field(
+        default=32, metadata={"accepts": "[1, inf)", "help": "Images in a file; a kill loses at most so many."}
+    )
 
     def __post_init__(self):
-        if not self.output:
-            raise ValueError("--output is missing.")
+        check_fields(self)
         if (self.segmenter == "model") != (self.model is not None):
             raise ValueError("Name either a --model (such as facebook/sam-vit-huge) or --segmenter slic.")
-        check_counts(self, "points_per_side", "points_per_batch", "num_segments", "tile_size", "scale", "shard_size")
         if self.tile_size is not None and self.tile_size % (2 * self.scale):
             raise ValueError(
                 f"--tile_size: got {self.tile_size}, accepted are multiples of {2 * self.scale} (twice --scale)."

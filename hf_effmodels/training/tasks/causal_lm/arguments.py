@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
+from ...run.values import check_fields
 
 #: A tokenizer that is trained on the training text: `train:` and its number of tokens.
 TRAIN_TOKENIZER = "train:"
@@ -16,8 +17,9 @@ class LanguageModelArguments:
     model: str | None = field(
         default=None,
         metadata={
+            "missing": "name a preset (hf-effmodels list), a model_type of transformers, a Hub id or a local folder.",
             "help": "A preset (hf-effmodels list) or a model_type of transformers (llama, mixtral, ...), trained from "
-            "random weights; or a model on the Hub or in a local folder, whose weights are trained on."
+            "random weights; or a model on the Hub or in a local folder, whose weights are trained on.",
         },
     )
     model_config: dict | str | None = field(
@@ -42,11 +44,7 @@ class LanguageModelArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that lies on the Hub."})
 
     def __post_init__(self):
-        if not self.model:
-            raise ValueError(
-                "--model is missing: name a preset (hf-effmodels list), a model_type of transformers, a Hub id or a "
-                "local folder."
-            )
+        check_fields(self)
         self.model_config = read_mapping("model_config", self.model_config)
         if self.tokenizer and self.tokenizer.startswith(TRAIN_TOKENIZER):
             size = self.tokenizer[len(TRAIN_TOKENIZER) :]
@@ -69,20 +67,19 @@ class CausalLMArguments(RecipeArguments):
     peak_tflops: float | None = field(
         default=None,
         metadata={
+            "accepts": "(0, inf)",
             "help": "Peak of one device in 1e12 operations per second at the training precision, for the model FLOPs "
-            "utilisation in the logs; known for the usual GPUs with bf16 or fp16."
+            "utilisation in the logs; known for the usual GPUs with bf16 or fp16.",
         },
     )
     sample_prompt: str | None = field(
         default=None, metadata={"help": "Let the trained model continue this text, at the end."}
     )
-    sample_tokens: int = field(default=100, metadata={"help": "Length of that continuation, in tokens."})
+    sample_tokens: int = field(
+        default=100, metadata={"accepts": "[1, 1000000]", "help": "Length of that continuation, in tokens."}
+    )
 
     def __post_init__(self):
-        if self.peak_tflops is not None and not self.peak_tflops > 0:
-            raise ValueError(f"--peak_tflops: got {self.peak_tflops}, accepted are numbers above 0.")
-        if self.sample_tokens < 1:
-            raise ValueError(f"--sample_tokens: got {self.sample_tokens}, accepted are whole numbers from 1.")
         if self.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor: the model's own loss is trained on; accepted is 0.")
         if not self.average_tokens_across_devices:

@@ -31,8 +31,9 @@ class DataArguments(ImageSplitArguments):
     dataset: str | None = field(
         default=None,
         metadata={
+            "missing": "name a data set on the Hub, a folder, imagefolder, or digits.",
             "help": "A data set on the Hub, a local folder, a format with data_files or data_dir (imagefolder, "
-            "parquet, ...), or digits (1797 handwritten digits that come with scikit-learn)."
+            "parquet, ...), or digits (1797 handwritten digits that come with scikit-learn).",
         },
     )
     image_column: str | None = field(
@@ -50,8 +51,6 @@ class DataArguments(ImageSplitArguments):
     )
 
     def __post_init__(self):
-        if not self.dataset:
-            raise ValueError("--dataset is missing: name a data set on the Hub, a folder, imagefolder, or digits.")
         super().__post_init__()
         self.label_mapping = read_mapping("label_mapping", self.label_mapping)
         for name, new in self.label_mapping.items():

@@ -51,29 +51,19 @@ class ImageClassificationArguments(RecipeArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Turn this on for a model that does not use all of its parameters."}
     )
-    mixup: float = field(default=0.0, metadata={"help": "Mixup's alpha; 0 for none."})
-    cutmix: float = field(default=0.0, metadata={"help": "CutMix's alpha; 0 for none."})
-    mix_probability: float = field(default=1.0, metadata={"help": "Probability of mixing a batch."})
+    mixup: float = field(default=0.0, metadata={"accepts": "[0, inf)", "help": "Mixup's alpha; 0 for none."})
+    cutmix: float = field(default=0.0, metadata={"accepts": "[0, inf)", "help": "CutMix's alpha; 0 for none."})
+    mix_probability: float = field(
+        default=1.0, metadata={"accepts": "[0, 1]", "help": "Probability of mixing a batch."}
+    )
     mix_switch_probability: float = field(
-        default=0.5, metadata={"help": "Probability of CutMix, where both Mixup and CutMix are on."}
+        default=0.5,
+        metadata={"accepts": "[0, 1]", "help": "Probability of CutMix, where both Mixup and CutMix are on."},
     )
     loss: Literal["cross_entropy", "binary_cross_entropy"] = field(
         default="cross_entropy",
         metadata={"help": "Training loss. binary_cross_entropy: each class by itself, the mean over all classes."},
     )
-
-    def __post_init__(self):
-        for name in ("mixup", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are numbers from 0.")
-        for name in ("mix_probability", "mix_switch_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are probabilities from 0 to 1.")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(
-                f"--label_smoothing_factor: got {self.label_smoothing_factor}, accepted are numbers from 0 to below 1."
-            )
-        super().__post_init__()
 
 
 @dataclass

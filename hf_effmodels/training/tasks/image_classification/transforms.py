@@ -16,6 +16,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from ...data.augment import erase, random_resized_box
 from ...data.images import MODES
 from ...data.randaugment import RandAugment
+from ...run.values import check_fields
 
 INTERPOLATIONS = {name.lower(): Image.Resampling[name] for name in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS")}
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -34,49 +35,52 @@ class AugmentationArguments:
     )
     crop_scale: list[float] = field(
         default_factory=lambda: [0.08, 1.0],
-        metadata={"help": "random_resized: smallest and largest share of the image's area."},
+        metadata={"accepts": "(0, 1]", "help": "random_resized: smallest and largest share of the image's area."},
     )
     crop_ratio: list[float] = field(
         default_factory=lambda: [3 / 4, 4 / 3],
-        metadata={"help": "random_resized: smallest and largest width / height of the part."},
+        metadata={"accepts": "(0, inf)", "help": "random_resized: smallest and largest width / height of the part."},
     )
-    crop_padding: int = field(default=4, metadata={"help": "random_padded: largest shift in pixels; black comes in."})
+    crop_padding: int = field(
+        default=4,
+        metadata={"accepts": "[0, 65536]", "help": "random_padded: largest shift in pixels; black comes in."},
+    )
     interpolation: list[str] = field(
         default_factory=lambda: ["bilinear", "bicubic"],
         metadata={"help": "random_resized: filters; of several one is drawn per image.", "choices": [*INTERPOLATIONS]},
     )
-    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring left and right."})
+    horizontal_flip: float = field(
+        default=0.5, metadata={"accepts": "[0, 1]", "help": "Probability of mirroring left and right."}
+    )
     color_jitter: list[float] | None = field(
         default=None,
         metadata={
-            "help": "Largest relative change of brightness, contrast and saturation: one number for all, or three."
+            "accepts": "[0, inf)",
+            "help": "Largest relative change of brightness, contrast and saturation: one number for all, or three.",
         },
     )
     randaugment: str | None = field(
         default=None, metadata={"help": "RandAugment in timm's notation, such as rand-m9-mstd0.5-inc1."}
     )
-    random_erasing: float = field(default=0.0, metadata={"help": "Probability of erasing a random rectangle."})
+    random_erasing: float = field(
+        default=0.0, metadata={"accepts": "[0, 1]", "help": "Probability of erasing a random rectangle."}
+    )
     random_erasing_mode: Literal["pixel", "const"] = field(
         default="pixel",
         metadata={"help": "What the rectangle is filled with: normal noise per pixel, or zeros (the mean colour)."},
     )
-    random_erasing_count: int = field(default=1, metadata={"help": "Largest number of rectangles."})
+    random_erasing_count: int = field(
+        default=1, metadata={"accepts": "[1, 1000]", "help": "Largest number of rectangles."}
+    )
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("crop_scale", "crop_ratio"):
             values = getattr(self, name)
-            if len(values) != 2 or not 0 < values[0] <= values[1] or (name == "crop_scale" and values[1] > 1):
-                limit = ", at most 1" if name == "crop_scale" else ""
-                raise ValueError(f"--{name}: got {values}, accepted are two positive numbers in order{limit}.")
-        for name in ("horizontal_flip", "random_erasing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are probabilities from 0 to 1.")
-        if self.color_jitter is not None:
-            if len(self.color_jitter) not in (1, 3) or min(self.color_jitter) < 0:
-                raise ValueError(f"--color_jitter: got {self.color_jitter}, accepted are one or three numbers from 0.")
-        for name, least in (("crop_padding", 0), ("random_erasing_count", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from {least}.")
+            if len(values) != 2 or values[0] > values[1]:
+                raise ValueError(f"--{name}: got {values}, accepted are two positive numbers in order.")
+        if self.color_jitter is not None and len(self.color_jitter) not in (1, 3):
+            raise ValueError(f"--color_jitter: got {self.color_jitter}, accepted are one or three numbers from 0.")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...data.arguments import check_counts
 from ...data.images import ImageSplitArguments
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
+from ...run.values import check_fields
 
 #: `--tokenizer` that is made from the training texts.
 TRAINED_TOKENIZER = "bpe"
@@ -19,8 +19,9 @@ class VisionLanguageModelArguments:
     model: str | None = field(
         default=None,
         metadata={
+            "missing": "name a preset (hf-effmodels list 'adem_vl*'), a Hub id or a folder.",
             "help": "A preset of ADEM-VL (hf-effmodels list 'adem_vl*'), whose adapters start afresh; or an ADEM-VL "
-            "model, whole or adapters only, on the Hub or in a local folder."
+            "model, whole or adapters only, on the Hub or in a local folder.",
         },
     )
     text_model: str | None = field(
@@ -44,7 +45,9 @@ class VisionLanguageModelArguments:
             "one of its own, made from the training texts). By default that of text_model."
         },
     )
-    tokenizer_vocab_size: int = field(default=512, metadata={"help": "Largest vocabulary of a bpe tokenizer."})
+    tokenizer_vocab_size: int = field(
+        default=512, metadata={"accepts": "[260, 16777216]", "help": "Largest vocabulary of a bpe tokenizer."}
+    )
     base_precision: Literal["float32", "bfloat16", "float16", "4bit"] = field(
         default="float32",
         metadata={
@@ -56,16 +59,11 @@ class VisionLanguageModelArguments:
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
 
     def __post_init__(self):
-        if not self.model:
-            raise ValueError("--model is missing: name a preset (hf-effmodels list 'adem_vl*'), a Hub id or a folder.")
+        check_fields(self)
         self.model_config = read_mapping("model_config", self.model_config)
         if (self.text_model is None) != (self.vision_model is None):
             missing = "text_model" if self.text_model is None else "vision_model"
             raise ValueError(f"--{missing} is missing: the frozen parts are given together, or neither.")
-        if self.tokenizer_vocab_size < 260:
-            raise ValueError(
-                f"--tokenizer_vocab_size: got {self.tokenizer_vocab_size}, accepted are numbers from 260."
-            )
 
 
 @dataclass
@@ -75,9 +73,10 @@ class VisionLanguageDataArguments(ImageSplitArguments):
     dataset: str | None = field(
         default=None,
         metadata={
+            "missing": "name a data set on the Hub, a folder or file, or digits.",
             "help": "A data set on the Hub, a local folder or file, a format of datasets with data_files (json, csv, "
             "parquet), digits (1797 handwritten digits that come with scikit-learn), or just a name, where "
-            "data_files says the rest."
+            "data_files says the rest.",
         },
     )
     data_format: Literal["science_qa", "coco_captions", "instructions", "table", "mme"] | None = field(
@@ -114,20 +113,22 @@ class VisionLanguageDataArguments(ImageSplitArguments):
         },
     )
     max_length: int = field(
-        default=512, metadata={"help": "Tokens of prompt and answer together, the prefix included; the rest is cut."}
+        default=512,
+        metadata={
+            "accepts": "[8, 16777216]",
+            "help": "Tokens of prompt and answer together, the prefix included; the rest is cut.",
+        },
     )
     max_new_tokens: int | None = field(
         default=None,
-        metadata={"help": "Longest generated answer. By default science_qa 1, coco_captions 20, mme 10, others 32."},
+        metadata={
+            "accepts": "[1, 1000000]",
+            "help": "Longest generated answer. By default science_qa 1, coco_captions 20, mme 10, others 32.",
+        },
     )
 
     def __post_init__(self):
-        if not self.dataset:
-            raise ValueError("--dataset is missing: name a data set on the Hub, a folder or file, or digits.")
         super().__post_init__()
-        check_counts(self, "max_new_tokens")
-        if self.max_length < 8:
-            raise ValueError(f"--max_length: got {self.max_length}, accepted are whole numbers from 8.")
         if "{question}" not in self.prompt_template:
             raise ValueError(f"--prompt_template: {self.prompt_template!r} has no {{question}} in it.")
 

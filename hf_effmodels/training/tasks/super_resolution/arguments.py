@@ -6,6 +6,7 @@ from typing import Literal
 from ....pipelines.sam_diffsr.masks import NORMALIZATIONS
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
+from ...run.values import check_fields
 
 PARTS = ("encoder", "unet", "scheduler")
 #: What may be asked for as `--metrics`, beyond PSNR and SSIM, which are always measured.
@@ -30,8 +31,9 @@ class SuperResolutionModelArguments:
     model: str | None = field(
         default=None,
         metadata={
+            "missing": "name a preset (sam-diffsr-x4), a Hub id or a local folder.",
             "help": "A preset (sam-diffsr-x4, srdiff-x4), trained from random weights; or a pipeline (with --stage "
-            "rrdb: an encoder) on the Hub or in a local folder."
+            "rrdb: an encoder) on the Hub or in a local folder.",
         },
     )
     stage: Literal["rrdb", "diffusion"] = field(
@@ -57,16 +59,16 @@ class SuperResolutionModelArguments:
     )
     residual_scale: float | None = field(
         default=None,
-        metadata={"help": "What the residual is multiplied by before it is diffused and clipped to 1 (2)."},
+        metadata={
+            "accepts": "(0, inf)",
+            "help": "What the residual is multiplied by before it is diffused and clipped to 1 (2).",
+        },
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
 
     def __post_init__(self):
-        if self.residual_scale is not None and not self.residual_scale > 0:
-            raise ValueError(f"--residual_scale: got {self.residual_scale}, accepted are positive numbers.")
-        if not self.model:
-            raise ValueError("--model is missing: name a preset (sam-diffsr-x4), a Hub id or a local folder.")
+        check_fields(self)
         self.model_config = read_mapping("model_config", self.model_config)
         for part, values in self.model_config.items():
             if part not in PARTS or not isinstance(values, dict):
@@ -84,9 +86,10 @@ class SuperResolutionArguments(RecipeArguments):
         default="constant", metadata={"help": "See RecipeArguments; constant goes with --lr_decay_steps."}
     )
     lr_decay_steps: int | None = field(
-        default=None, metadata={"help": "Multiply the learning rate by --lr_decay_rate every so many steps."}
+        default=None,
+        metadata={"accepts": "[1, inf)", "help": "Multiply the learning rate by --lr_decay_rate every so many steps."},
     )
-    lr_decay_rate: float = field(default=0.5, metadata={"help": "See --lr_decay_steps."})
+    lr_decay_rate: float = field(default=0.5, metadata={"accepts": "(0, 1]", "help": "See --lr_decay_steps."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip gradients to this norm; 0 for not at all."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
@@ -94,8 +97,12 @@ class SuperResolutionArguments(RecipeArguments):
     logging_steps: float = field(default=50, metadata={"help": "Steps between log lines; below 1 a share of all."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All parameters are used."})
 
-    patch_size: int = field(default=160, metadata={"help": "Side of the high-resolution patches in pixels."})
-    patches_per_image: int = field(default=1, metadata={"help": "Patches of each image in an epoch."})
+    patch_size: int = field(
+        default=160, metadata={"accepts": "[1, 65536]", "help": "Side of the high-resolution patches in pixels."}
+    )
+    patches_per_image: int = field(
+        default=1, metadata={"accepts": "[1, 1000000]", "help": "Patches of each image in an epoch."}
+    )
     augment: bool = field(default=False, metadata={"help": "Random flips and quarter turns (the paper has none)."})
     loss: Literal["l1", "l2", "ssim"] = field(
         default="l1", metadata={"help": "Of the predicted noise; stage rrdb always has L1 of the image."}
@@ -119,26 +126,34 @@ class SuperResolutionArguments(RecipeArguments):
     )
 
     num_inference_steps: int | None = field(
-        default=None, metadata={"help": "Steps of the sampler at evaluation; by default all timesteps."}
+        default=None,
+        metadata={"accepts": "[1, 1000000]", "help": "Steps of the sampler at evaluation; by default all timesteps."},
     )
     scheduler: Literal[tuple(SCHEDULERS)] = field(
         default="own", metadata={"help": "Sampler at evaluation: the pipeline's own, or one of diffusers."}
     )
     timesteps: list[int] = field(
         default_factory=list,
-        metadata={"help": "Its descending timesteps themselves, such as 85 60 30, for samplers that take them."},
+        metadata={
+            "accepts": "[0, inf)",
+            "help": "Its descending timesteps themselves, such as 85 60 30, for samplers that take them.",
+        },
     )
     eval_size: int | None = field(
-        default=None, metadata={"help": "Evaluate on the central square of this many high-resolution pixels."}
+        default=None,
+        metadata={
+            "accepts": "[1, 65536]",
+            "help": "Evaluate on the central square of this many high-resolution pixels.",
+        },
     )
-    crop_border: int = field(default=0, metadata={"help": "Pixels that PSNR and SSIM leave out along each edge."})
-    grid_images: int = field(default=4, metadata={"help": "Images in the picture that each evaluation writes."})
+    crop_border: int = field(
+        default=0, metadata={"accepts": "[0, 65536]", "help": "Pixels that PSNR and SSIM leave out along each edge."}
+    )
+    grid_images: int = field(
+        default=4, metadata={"accepts": "[0, 10000]", "help": "Images in the picture that each evaluation writes."}
+    )
 
     def __post_init__(self):
-        check_counts(self, "patch_size", "patches_per_image", "lr_decay_steps", "num_inference_steps", "eval_size")
-        check_from_zero(self, "crop_border", "grid_images")
-        if not 0 < self.lr_decay_rate <= 1:
-            raise ValueError(f"--lr_decay_rate: got {self.lr_decay_rate}, accepted are numbers above 0 and up to 1.")
         if self.lr_decay_steps and self.lr_scheduler_type != "constant":
             raise ValueError(f"--lr_decay_steps goes with --lr_scheduler_type constant, not {self.lr_scheduler_type}.")
         super().__post_init__()
@@ -149,22 +164,37 @@ class SuperResolutionEvaluationArguments:
     """How to evaluate."""
 
     num_inference_steps: int | None = field(
-        default=None, metadata={"help": "Steps of the sampler; by default all timesteps."}
+        default=None, metadata={"accepts": "[1, 1000000]", "help": "Steps of the sampler; by default all timesteps."}
     )
     scheduler: Literal[tuple(SCHEDULERS)] = field(
         default="own", metadata={"help": "The pipeline's own sampler, or one of diffusers."}
     )
     timesteps: list[int] = field(
         default_factory=list,
-        metadata={"help": "The descending timesteps themselves, such as 85 60 30, for samplers that take them."},
+        metadata={
+            "accepts": "[0, inf)",
+            "help": "The descending timesteps themselves, such as 85 60 30, for samplers that take them.",
+        },
     )
-    seed: int = field(default=0, metadata={"help": "Of the sampled noise; image i has seed + i."})
-    crop_border: int = field(default=0, metadata={"help": "Pixels that PSNR and SSIM leave out along each edge."})
+    seed: int = field(
+        default=0, metadata={"accepts": "[0, 4294967295]", "help": "Of the sampled noise; image i has seed + i."}
+    )
+    crop_border: int = field(
+        default=0, metadata={"accepts": "[0, 65536]", "help": "Pixels that PSNR and SSIM leave out along each edge."}
+    )
     eval_size: int | None = field(
-        default=None, metadata={"help": "Evaluate on the central square of this many high-resolution pixels."}
+        default=None,
+        metadata={
+            "accepts": "[1, 65536]",
+            "help": "Evaluate on the central square of this many high-resolution pixels.",
+        },
     )
     tile_size: int | None = field(
-        default=None, metadata={"help": "Side of the tiles in low-resolution pixels, which bounds the memory."}
+        default=None,
+        metadata={
+            "accepts": "[1, 65536]",
+            "help": "Side of the tiles in low-resolution pixels, which bounds the memory.",
+        },
     )
     metrics: list[str] = field(
         default_factory=list,
@@ -176,23 +206,7 @@ class SuperResolutionEvaluationArguments:
     output: str = field(default="evaluation.json", metadata={"help": "JSON file for the results."})
 
     def __post_init__(self):
-        check_counts(self, "num_inference_steps", "eval_size", "tile_size")
-        check_from_zero(self, "crop_border", "seed")
+        check_fields(self)
         for name in self.metrics:
             if name not in PERCEPTUAL_METRICS:
                 raise ValueError(f"--metrics: got {name!r}, accepted are {', '.join(PERCEPTUAL_METRICS)}.")
-
-
-def check_counts(arguments, *names: str) -> None:
-    """ValueError unless these arguments are whole numbers from 1, or None."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}: got {value}, accepted are whole numbers from 1.")
-
-
-def check_from_zero(arguments, *names: str) -> None:
-    """ValueError unless these arguments are numbers from 0."""
-    for name in names:
-        if getattr(arguments, name) < 0:
-            raise ValueError(f"--{name}: got {getattr(arguments, name)}, accepted are whole numbers from 0.")

@@ -34,9 +34,10 @@ class SuperResolutionDataArguments(ImageSplitArguments):
     dataset: str | None = field(
         default=None,
         metadata={
+            "missing": "name a folder of images, a data set on the Hub or skimage_photos.",
             "help": "High-resolution images: a folder of them, a table of `hf-effmodels prepare "
             "super-resolution-masks`, a data set on the Hub, a format with data_files or data_dir (imagefolder, "
-            "parquet, ...), or skimage_photos (ten that come with scikit-image)."
+            "parquet, ...), or skimage_photos (ten that come with scikit-image).",
         },
     )
     image_column: str | None = field(
@@ -55,8 +56,6 @@ class SuperResolutionDataArguments(ImageSplitArguments):
     )
 
     def __post_init__(self):
-        if not self.dataset:
-            raise ValueError("--dataset is missing: name a folder of images, a data set on the Hub or skimage_photos.")
         super().__post_init__()
         if self.low_column is not None and self.low_folder is not None:
             raise ValueError("--low_column and --low_folder exclude each other.")

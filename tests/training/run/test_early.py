@@ -1,0 +1,120 @@
+"""What is wrong with the arguments is told before anything heavy is imported, by the very rules that hold later."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_effmodels.training import list_tasks, load_task
+from hf_effmodels.training.run.arguments import ArgumentReader
+from hf_effmodels.training.run.early import accepted_names, argument_types, check_early
+from hf_effmodels.training.task import task_folder
+
+STAGES = ("TRAINING_ARGUMENTS", "EVALUATION_ARGUMENTS")
+
+
+def fields_of(types):
+    from hf_effmodels.training.run.arguments import _parser_class
+
+    return {tuple(action.option_strings): action for action in _parser_class()(types)._actions}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("task", list_tasks())
+def test_the_source_shows_the_arguments_as_they_are(task, stage):
+    shown = fields_of(argument_types(task_folder(task), stage))
+    real = fields_of(getattr(load_task(task), stage))
+    assert shown.keys() == real.keys()
+    for names, action in real.items():
+        for part in ("nargs", "const", "required", "dest"):
+            assert getattr(shown[names], part) == getattr(action, part), names
+        # Names and choices that are defined elsewhere are texts: they are looked at later.
+        assert shown[names].choices in (None, action.choices)
+        assert getattr(shown[names].type, "__name__", None) in (getattr(action.type, "__name__", None), "str"), names
+        if action.type in (int, float):
+            assert shown[names].type is action.type
+            assert shown[names].default == action.default
+
+
+def test_ranges_and_what_must_be_given_are_shown_as_they_are():
+    for task in list_tasks():
+        for stage in STAGES:
+            shown = argument_types(task_folder(task), stage)
+            for early, real in zip(shown, getattr(load_task(task), stage), strict=True):
+                for name, f in real.__dataclass_fields__.items():
+                    for key in ("accepts", "missing"):
+                        assert early.__dataclass_fields__[name].metadata.get(key) == f.metadata.get(key)
+
+
+def test_names_are_those_that_are_accepted_later():
+    from transformers import SchedulerType
+    from transformers.trainer_utils import SaveStrategy
+    from transformers.training_args import OptimizerNames
+
+    assert set(accepted_names("optim")) == {*(name.value for name in OptimizerNames), "lamb", "rmsprop_tf", "sgd"}
+    schedules = {*(name.value for name in SchedulerType), "step", "warmup_cosine"}
+    assert set(accepted_names("lr_scheduler_type")) == schedules
+    assert set(accepted_names("save_strategy")) == {name.value for name in SaveStrategy}
+    assert accepted_names("model") == ()
+
+
+WRONG = {
+    "unknown": (["--learning_rte", "1"], "nearest: --learning_rate"),
+    "type": (["--learning_rate", "fast"], "learning_rate"),
+    "range": (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps: got 0"),
+    "own range": (["--mixup", "-1"], "--mixup: got -1.0"),
+    "not finite": (["--learning_rate", "inf"], "--learning_rate: got inf"),
+    "name": (["--optim", "lam"], "--optim: got 'lam'; nearest: lamb"),
+    "schedule": (["--lr_scheduler_type", "cosin"], "nearest: cosine"),
+    "choice": (["--train_crop", "nope"], "random_resized"),
+    "strategy": (["--eval_strategy", "False"], "YAML reads no and off as false"),
+    "missing": (["--dataset", ""], "--dataset is missing: name"),
+    "recipe": (["--config", "ghostnetv3/imagnet"], "nearest: ghostnetv3/imagenet"),
+    "task": (["--task", "dancing"], "'image-classification'"),
+}
+
+PROGRAM = """
+import json, sys
+from hf_effmodels.training import prepare
+told = {}
+for name, argv in json.loads(sys.argv[1]).items():
+    try:
+        prepare("prepare_training", argv)
+    except (ValueError, OSError) as error:
+        told[name] = str(error)
+print(json.dumps([told, [library for library in ("torch", "transformers", "datasets") if library in sys.modules]]))
+"""
+
+
+def test_wrong_arguments_are_told_before_torch_is_imported():
+    base = ["--model", "ghostnetv3-1.0x", "--dataset", "digits", "--output_dir", "out"]
+    calls = {name: base + argv for name, (argv, _) in WRONG.items()}
+    called = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(calls)], capture_output=True, text=True, check=True
+    )
+    told, imported = json.loads(called.stdout)
+    assert not imported
+    for name, (_, message) in WRONG.items():
+        assert message in told[name]
+
+
+def test_a_task_that_the_source_does_not_show_is_left_to_later(tmp_path):
+    reader = ArgumentReader(["--nope", "1"])
+    for source in (
+        "TRAINING_ARGUMENTS = make()",
+        "from somewhere import Base\nclass A(Base):\n    x: int = 1\nTRAINING_ARGUMENTS = (A,)",
+        "def broken(:",
+        "",
+    ):
+        (tmp_path / "task.py").write_text(source)
+        folder = tmp_path / str(len(source))
+        folder.mkdir()
+        (tmp_path / "task.py").rename(folder / "task.py")
+        check_early(reader, folder, "TRAINING_ARGUMENTS")
+    (tmp_path / "task.py").write_text(
+        "from dataclasses import dataclass\nclass A:\n    x: int = 1\nTRAINING_ARGUMENTS = (A,)"
+    )
+    with pytest.raises(ValueError, match="unknown argument '--nope'"):
+        check_early(reader, Path(tmp_path), "TRAINING_ARGUMENTS")
