@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeo
 
 from hf_effmodels.adapters import AdemConfig, AdemModel
 from hf_effmodels.adapters.adem import AdemLayer, hotswap_adapter
+
+from ..threads import run_together
 
 WIDTH, TOKENS, VOCABULARY = 32, 20, 61
 SIZES = {
@@ -225,6 +228,34 @@ def test_generation_repeats_images_as_the_ids_and_pads_left(image_embeds, how):
         for i, row in enumerate(rows)
     ]
     assert torch.equal(batch, torch.cat(alone))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["keyword", "context"])
+def test_threads_see_their_own_images(ids, how):
+    model = adapted()
+    shown = [torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed)) for seed in (4, 5, 6)]
+    settings = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+    def with_images(run, images, **kwargs):
+        if how == "keyword":
+            return run(image_embeds=images, **kwargs)
+        with model.vision_context(images):
+            return run(**kwargs)
+
+    def answers(images):
+        first = with_images(model, images, input_ids=ids)
+        return first.logits, model(input_ids=ids[:, :1], past_key_values=first.past_key_values).logits
+
+    def written(images):
+        return with_images(model.generate, images, input_ids=ids, **settings)
+
+    for ask in (answers, written):
+        alone = [ask(images) for images in shown]
+        together = run_together(model.base_model.model, [partial(ask, images) for images in shown])
+        torch.testing.assert_close(together, alone)
+    texts = [lambda: logits(model, ids), lambda: logits(model, ids, image_embeds=shown[0])]
+    torch.testing.assert_close(run_together(model.base_model.model, texts)[0], logits(model, ids))
 
 
 def test_gradients_reach_the_adapters_only(ids, image_embeds, capsys):

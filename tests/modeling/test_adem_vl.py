@@ -36,6 +36,8 @@ from hf_effmodels.modeling.adem_vl.modeling_adem_vl import (
 )
 from hf_effmodels.modeling.adem_vl.processing_adem_vl import AdemVLProcessor
 
+from ..threads import run_together
+
 CHARACTERS = "▁\nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:/?!"
 VOCABULARY = {piece: index for index, piece in enumerate(["<unk>", "<s>", "</s>", *CHARACTERS])}
 IMAGE = len(VOCABULARY)
@@ -123,6 +125,46 @@ def test_images_reach_all_tokens_and_not_only_their_slot(pixels):
     )
     without = logits(model, vision_context=torch.zeros_like(context), class_embeds=class_embeds)
     assert not torch.allclose(without[0, 0], logits(model, pixel_values=pixels)[0, 0])
+
+
+def images(count: int) -> list[torch.Tensor]:
+    return [torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(count)]
+
+
+@torch.no_grad()
+def test_threads_see_their_own_images():
+    model = build(beta=1.0, alpha=0.5)
+
+    def answers(image):
+        first = model(IDS, pixel_values=image)
+        return first.logits, model(IDS[:, -1:], past_key_values=first.past_key_values).logits
+
+    def written(image):
+        return model.generate(IDS, pixel_values=image, **GREEDY)
+
+    for ask in (answers, written):
+        alone = [ask(image) for image in images(3)]
+        together = run_together(model.model.language_model, [functools.partial(ask, image) for image in images(3)])
+        torch.testing.assert_close(together, alone)
+    assert not torch.equal(alone[0], alone[1])
+
+
+@torch.no_grad()
+def test_a_model_is_called_while_it_generates(pixels):
+    model = build(beta=1.0, alpha=0.5)
+    other = images(1)[0]
+    expected = model.generate(IDS, pixel_values=pixels, **GREEDY)
+    asides = logits(model, pixel_values=other), logits(model, IDS[1:]), model.generate(IDS[1:], **GREEDY)
+
+    def aside(ids, scores):
+        torch.testing.assert_close(logits(model, pixel_values=other), asides[0])
+        torch.testing.assert_close(logits(model, IDS[1:]), asides[1])
+        assert torch.equal(model.generate(IDS[1:], **GREEDY), asides[2])
+        with pytest.raises(ValueError, match="got 2 images"):
+            model(IDS, pixel_values=torch.cat([other, other]))
+        return scores
+
+    assert torch.equal(model.generate(IDS, pixel_values=pixels, logits_processor=[aside], **GREEDY), expected)
 
 
 @pytest.mark.parametrize("text", ["mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "smollm3", "pangu_pi"])

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from hf_effmodels.hub import export
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.client import run_snippets
+from ..threads import run_together
 from .tiny import tiny_config
 
 DECODERS = [a for a in ARCHITECTURES.values() if "AutoModelForCausalLM" in a.auto_classes]
@@ -164,9 +166,19 @@ def test_packed_documents_do_not_see_each_other(architecture):
     model = build(architecture).double()
     ids = tokens(model, batch=1, length=10)
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5]])
-    packed = model(ids, position_ids=positions, use_cache=False).logits
-    close(packed[:, :4], model(ids[:, :4]).logits, 1e-12)
-    close(packed[:, 4:], model(ids[:, 4:]).logits, 1e-12)
+    apart = torch.cat([model(ids[:, :4]).logits, model(ids[:, 4:]).logits], dim=1)
+    close(model(ids, position_ids=positions, use_cache=False).logits, apart, 1e-12)
+    left_on = model(ids, position_ids=positions)
+    close(left_on.logits, apart, 1e-12)
+    assert left_on.past_key_values is None
+    close(torch.compile(model, backend="eager")(ids, position_ids=positions).logits, apart, 1e-12)
+    torch._dynamo.reset()
+    with pytest.raises(ValueError, match="use_cache: got True with position_ids of several documents"):
+        model(ids, position_ids=positions, use_cache=True)
+    # One document in each row is none of these, wherever it begins.
+    one = model(ids, position_ids=torch.arange(3, 13)[None], use_cache=True)
+    close(one.logits, model(ids).logits, 1e-12)
+    assert one.past_key_values.get_seq_length() == 10
 
 
 @torch.no_grad()
@@ -196,6 +208,26 @@ def test_generation_by_every_method(architecture):
     assistant = copy.deepcopy(model)
     assisted = model.generate(ids[:1], **greedy, assistant_model=assistant)
     assert torch.equal(assisted, by_hand[:1])
+
+
+@torch.no_grad()
+def test_threads_do_not_see_each_others_texts(architecture):
+    model = build(architecture)
+    texts = [tokens(model, seed=seed) for seed in (1, 2, 3)]
+
+    def answers(ids):
+        cache = DynamicCache(config=model.config)
+        first = model(ids, past_key_values=cache, output_hidden_states=True)
+        second = model(ids[:, :2], past_key_values=cache)
+        return torch.cat([first.logits, second.logits], dim=1), first.hidden_states[1]
+
+    def written(ids):
+        return model.generate(ids, max_new_tokens=4, do_sample=False)
+
+    for ask in (answers, written):
+        alone = [ask(ids) for ids in texts]
+        for together, expected in zip(run_together(model, [partial(ask, ids) for ids in texts]), alone, strict=True):
+            torch.testing.assert_close(together, expected)
 
 
 def log_likelihood(model, ids, prompt):

@@ -59,6 +59,16 @@ class AdemConfig(PeftConfig):
                 "layers_to_transform: cannot be used with a regular expression in target_modules, "
                 f"got {self.target_modules!r}; write the layers into the expression."
             )
+        if isinstance(self.target_modules, str) and self.target_modules.lower() == "all-linear":
+            raise ValueError(
+                f"target_modules: got {self.target_modules!r}, accepted are whole feed-forward networks, such as "
+                '["mlp"]: what they read and give has the width of the decoder, a linear layer in them has another.'
+            )
+        if self.layers_pattern and self.layers_to_transform in (None, []):
+            raise ValueError(
+                f"layers_to_transform: got {self.layers_to_transform} with layers_pattern {self.layers_pattern!r}, "
+                "accepted are the indices of layers in the lists of that name."
+            )
         if not 0 <= self.drop_ratio < 1:
             raise ValueError(f"drop_ratio: got {self.drop_ratio}, accepted are values from 0 to below 1.")
         if not (isinstance(self.num_vision_tokens, int) and self.num_vision_tokens > 0):

@@ -12,6 +12,38 @@ MERGE_REFUSED = (
 )
 
 
+class OffsetsOfLayer(nn.ParameterDict):
+    """Those of the tuner's offsets that a layer uses: the very parameters, for peft to look at and to freeze."""
+
+    def __init__(self, offsets: nn.ParameterDict, names: list[str]):
+        super().__init__()
+        self.__dict__.update(offsets=offsets, names=names)  # registered nowhere: they are the tuner's
+
+    def __getitem__(self, name: str) -> nn.Parameter:
+        return self.offsets[name]
+
+    def __delitem__(self, name: str) -> None:
+        """The tuner deletes them, once all layers have."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def keys(self):
+        return dict.fromkeys(self.names).keys()
+
+    def items(self):
+        return {name: self.offsets[name] for name in self.names}.items()
+
+    def values(self):
+        return {name: self.offsets[name] for name in self.names}.values()
+
+
 class AdemLayer(nn.Module, BaseTunerLayer):
     """`base_layer(n) + Σ alpha · fuse(n)` over the active adapters (ADEM-VL, section 3.1).
 
@@ -19,6 +51,7 @@ class AdemLayer(nn.Module, BaseTunerLayer):
     pass for all layers.
     """
 
+    adapter_layer_names = ("adem_emb1", "adem_emb2")
     other_param_names = ("alpha", "drop_ratio")
 
     def __init__(self, base_layer: nn.Module, tuner):
@@ -30,6 +63,19 @@ class AdemLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         # Not registered as a sub-module, which would make the module tree circular.
         self.__dict__["shared"] = tuner.shared
+
+    @property
+    def adem_emb1(self) -> nn.ParameterDict:
+        """The tuner's key offsets, of the adapters that this layer has: what peft asks a layer for."""
+        return self._own(self.shared.key_offsets)
+
+    @property
+    def adem_emb2(self) -> nn.ParameterDict:
+        """The tuner's value offsets, likewise."""
+        return self._own(self.shared.value_offsets)
+
+    def _own(self, offsets: nn.ParameterDict) -> "OffsetsOfLayer":
+        return OffsetsOfLayer(offsets, [name for name in self.alpha if name in offsets])
 
     def update_layer(self, adapter_name: str, config) -> None:
         self.alpha[adapter_name] = config.alpha

@@ -3,13 +3,20 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from ...modeling.adem_vl.fusion_adem_vl import Fusion, FusionSlot, fusion_keys_values
+from ...modeling.adem_vl.fusion_adem_vl import (
+    Fusion,
+    FusionSlot,
+    fusion_keys_values,
+    keep_with_cache,
+    seen_with_cache,
+)
 from .layer import MERGE_REFUSED, AdemLayer
 
 #: Decoders of the LLaMA layout: each layer calls `self.mlp(norm(h))` and adds the result to h. (Gemma 2 and 3 norm the
@@ -22,17 +29,16 @@ _FEED_FORWARD = re.compile(r"(?:.*\.)?layers\.\d+\.mlp")
 
 
 class SharedState:
-    """What the tuner and its layers share: the offsets, and the fusion of the running forward pass."""
+    """What the tuner and its layers share: the offsets, and the place of the fusion of a running forward pass."""
 
     def __init__(self, key_offsets: nn.ParameterDict, value_offsets: nn.ParameterDict):
         self.key_offsets = key_offsets
         self.value_offsets = value_offsets
         self.slot = FusionSlot()
-        self.image_embeds: torch.Tensor | None = None
 
     def fusion(self) -> Fusion:
         """That of the running forward pass; made anew where a part of the base model is called directly."""
-        return self.slot.fusion or self.make(self.image_embeds)
+        return self.slot.fusion or self.make(shown_to(self))
 
     def make(self, image_embeds: torch.Tensor | None, expansion: int = 1) -> Fusion:
         if image_embeds is not None:
@@ -42,7 +48,7 @@ class SharedState:
             for name, offsets in self.key_offsets.items()
             if image_embeds is None or offsets.shape[1:] == image_embeds.shape[1:]
         }
-        return Fusion(fitting, None if image_embeds is None else len(image_embeds), expansion)
+        return Fusion(fitting, image_embeds, expansion)
 
     def check(self, image_embeds: torch.Tensor) -> None:
         """Raises a ValueError where the embeddings fit no adapter."""
@@ -59,6 +65,42 @@ class SharedState:
         return None if image_embeds is None else image_embeds.to(offsets.device)
 
 
+class _Shown:
+    def __init__(self, shared: SharedState, image_embeds: torch.Tensor | None):
+        self.shared, self.image_embeds = shared, image_embeds
+
+
+#: The blocks of `AdemModel.vision_context` that this thread or asyncio task is in, innermost last.
+_blocks: ContextVar[tuple[_Shown, ...]] = ContextVar("adem_vision_context", default=())
+# Whether there has ever been one: a compiler cannot look into a ContextVar, and need not as long as nobody uses it.
+_any_block = False
+
+
+def shown_to(shared: SharedState) -> torch.Tensor | None:
+    """The images of the innermost `vision_context` of a model."""
+    if not _any_block:
+        return None
+    return next((block.image_embeds for block in reversed(_blocks.get()) if block.shared is shared), None)
+
+
+@contextmanager
+def showing(shared: SharedState, image_embeds: torch.Tensor | None) -> Iterator[None]:
+    global _any_block
+    _any_block, mine = True, _Shown(shared, image_embeds)
+    _blocks.set((*_blocks.get(), mine))
+    try:
+        yield
+    finally:
+        blocks = _blocks.get()
+        _blocks.set(tuple(block for block in blocks if block is not mine))
+    ours = [block for block in blocks if block.shared is shared]
+    if mine in ours[:-1]:
+        raise RuntimeError(
+            "vision_context: a block was left while a later one was still open, so calls in between may have seen the "
+            "other's images (two generators that pause inside such blocks?). Give image_embeds to each call instead."
+        )
+
+
 class AdemModel(BaseTuner):
     """
     Adds the fusion of ADEM-VL (https://arxiv.org/abs/2410.17779) to a causal language model.
@@ -66,7 +108,8 @@ class AdemModel(BaseTuner):
     The model then takes `image_embeds` (rows, visual tokens, hidden size), in `forward` and `generate`: features of an
     image in the width of the decoder, already scaled (β in the paper), zero in rows without an image. Without them the
     adapter is a learned memory, as in the paper for text-only rows. Where a keyword does not reach the model (a
-    pipeline, somebody else's training loop), use `with model.vision_context(image_embeds): ...`.
+    pipeline, somebody else's training loop), use `with model.vision_context(image_embeds): ...`. What the tokens of a
+    key-value cache have seen is remembered with it: later calls with `past_key_values` need not give it again.
 
     Example:
 
@@ -87,7 +130,10 @@ class AdemModel(BaseTuner):
 
     def _post_injection_hook(self, model: nn.Module, config, adapter_name: str) -> None:
         # A PeftModel hands its keywords to the base model, which does not know this one.
-        self._stripping = model.register_forward_pre_hook(_without_image_embeds, with_kwargs=True)
+        self._hooks = [
+            model.register_forward_pre_hook(_without_image_embeds, with_kwargs=True),
+            model.register_forward_hook(partial(_remember, self.shared)),
+        ]
         if hasattr(model, "generate"):
             model.generate = partial(_generate, model)
 
@@ -115,49 +161,44 @@ class AdemModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _add_offsets(self, config, adapter_name: str, target: nn.Module) -> None:
-        shape = (1, config.num_vision_tokens, self._hidden_size())
+        shape = (1, config.num_vision_tokens, self._hidden_size(target))
         weight = next((p for p in target.parameters() if p.is_floating_point()), None)
         like = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
         self.adem_emb1[adapter_name] = nn.Parameter(torch.empty(shape, **like).normal_(0, config.init_std))
         self.adem_emb2[adapter_name] = nn.Parameter(torch.zeros(shape, **like))
-        if adapter_name not in self.active_adapters:
-            self.set_requires_grad(adapter_name, False)
+        for offsets in (self.adem_emb1, self.adem_emb2):
+            offsets[adapter_name].requires_grad_(adapter_name in self.active_adapters)
 
-    def _hidden_size(self) -> int:
-        config = self.model.config
+    def _hidden_size(self, target: nn.Module) -> int:
+        """The decoder's width: as its configuration says, or the input of the feed-forward network's first layer."""
+        config = getattr(self.model, "config", None)
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return config.hidden_size
+        linear = next((module for module in target.modules() if isinstance(module, nn.Linear)), None)
+        size = getattr(config, "hidden_size", getattr(linear, "in_features", None))
+        if size is None:
+            raise ValueError(
+                "target_modules: the model has no config.hidden_size, and a targeted module no linear layer whose "
+                "input would tell it; target the feed-forward networks."
+            )
+        return size
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # A feed-forward network has no `weight` that the general version would look at.
         setattr(parent, child_name, new_module)
 
-    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        super().set_adapter(adapter_name, inference_mode=inference_mode)
-        for name in self.adem_emb1:
-            super().set_requires_grad(name, name in self.active_adapters and not inference_mode)
-            self._offsets_require_grad(name, name in self.active_adapters and not inference_mode)
-
-    def set_requires_grad(self, adapter_names, requires_grad: bool = True) -> None:
-        super().set_requires_grad(adapter_names, requires_grad)
-        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
-            self._offsets_require_grad(name, requires_grad)
-
-    def _offsets_require_grad(self, name: str, requires_grad: bool) -> None:
-        for offsets in (self.adem_emb1, self.adem_emb2):
-            if name in offsets:
-                offsets[name].requires_grad_(requires_grad)
-
-    def _enable_adapter_layers(self, enabled: bool = True) -> None:
-        super()._enable_adapter_layers(enabled)
-        for name in self.adem_emb1:
-            self._offsets_require_grad(name, enabled and name in self.active_adapters)
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args, **kwargs) -> None:
+        # As peft does with parameters under the model; the offsets are not there.
+        others = [
+            p for offsets in (self.adem_emb1, self.adem_emb2) for name, p in offsets.items() if name != adapter_name
+        ]
+        before = [p.requires_grad for p in others]
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        for parameter, requires_grad in zip(others, before, strict=True):
+            parameter.requires_grad_(requires_grad)
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         del self.adem_emb1[adapter_name], self.adem_emb2[adapter_name]
-        if self.active_adapters:
-            self.set_adapter(self.active_adapters)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
@@ -170,24 +211,26 @@ class AdemModel(BaseTuner):
 
     def _unload_and_optionally_merge(self, *args, **kwargs) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
-        self._stripping.remove()
+        for hook in self._hooks:
+            hook.remove()
         model.__dict__.pop("generate", None)
         return model
 
     @contextmanager
     def vision_context(self, image_embeds: torch.Tensor | None) -> Iterator[None]:
-        """The model sees `image_embeds` (rows, visual tokens, hidden size) during the block.
+        """The model sees `image_embeds` (rows, visual tokens, hidden size) during the block, in this thread (a thread
+        that is started in the block needs its own) or this asyncio task, and nobody else's calls do.
+
+        A generator that pauses in the block shows them to its caller, too; give it the keyword.
 
         Raises:
             ValueError: another shape; while the model runs: another number of rows than the batch.
+            RuntimeError: a later block of the same model is still open when this one is left.
         """
         if image_embeds is not None:
             self.shared.check(image_embeds)
-        previous, self.shared.image_embeds = self.shared.image_embeds, image_embeds
-        try:
+        with showing(self.shared, image_embeds):
             yield
-        finally:
-            self.shared.image_embeds = previous
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args, **kwargs) -> Iterator[None]:
@@ -196,9 +239,11 @@ class AdemModel(BaseTuner):
             raise ValueError("adapter_names: ADEM runs one set of adapters per batch, accepted is None.")
         image_embeds = kwargs.get("image_embeds")
         if image_embeds is None:
-            image_embeds = self.shared.image_embeds
+            image_embeds = shown_to(self.shared)
+        if image_embeds is None and (seen := seen_with_cache(kwargs.get("past_key_values"))) is not None:
+            image_embeds = seen.image_embeds
         fusion = self.shared.make(image_embeds, _expansion(self.model, kwargs))
-        with self.vision_context(image_embeds), self.shared.slot.filled(fusion, self.model):
+        with self.shared.slot.filled(fusion, self.model):
             yield
 
 
@@ -209,6 +254,11 @@ def _generate(model: nn.Module, *args, image_embeds: torch.Tensor | None = None,
 
 def _without_image_embeds(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return args, {name: value for name, value in kwargs.items() if name != "image_embeds"}
+
+
+def _remember(shared: SharedState, module: nn.Module, args: tuple, output) -> None:
+    if (fusion := shared.slot.fusion) is not None:
+        keep_with_cache(getattr(output, "past_key_values", None), fusion)
 
 
 def _unwrapped(name: str) -> str:

@@ -11,7 +11,6 @@ Shapes: B rows of T tokens, I images, N visual tokens, C the vision tower's widt
 
 import copy
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +23,12 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
-from transformers.utils import ModelOutput, can_return_tuple
-from transformers.utils.hub import cached_file
+from transformers.utils import ModelOutput, can_return_tuple, torch_compilable_check
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
+from ..decoders.packing import cache_of_rows
 from .configuration_adem_vl import AdemVLConfig
-from .fusion_adem_vl import Fusion, FusionSlot, fuse, fusion_keys_values
+from .fusion_adem_vl import Fusion, FusionSlot, fuse, fusion_keys_values, keep_with_cache, seen_with_cache
 
 #: Names of the trained parts in the state dict.
 ADAPTER_NAMES = re.compile(
@@ -154,6 +154,15 @@ class AdemVLPreTrainedModel(PreTrainedModel):
             if module.bias is not None:
                 init.zeros_(module.bias)
 
+    def initialize_weights(self) -> None:
+        # The towers first, by themselves: in a model outside of transformers they would not be asked about modules
+        # that have no parameters directly in them, such as CLIP's attention.
+        for module in self.modules():
+            if isinstance(module, AdemVLModel):
+                module.vision_tower.initialize_weights()
+                module.language_model.initialize_weights()
+        super().initialize_weights()
+
     def freeze_base(self) -> None:
         """Train the adapters only, as the paper does. Models start like this."""
         for name, parameter in self.named_parameters():
@@ -195,7 +204,8 @@ class AdemVLModel(AdemVLPreTrainedModel):
             self.class_projection = AdemVLProjection(*width)
         layers = config.vision_config.num_hidden_layers
         self.vision_adapters = nn.ModuleList(AdemVLVisionAdapter(config) for _ in range(layers))
-        self.vision_tower = AutoModel.from_config(_vision_config_in_use(config))
+        # The parts keep the very configurations that are in this one: what is set for a part is set for its tower.
+        self.vision_tower = _shortened(AutoModel.from_config(config.vision_config), config.vision_depth)
         self.language_model = AutoModel.from_config(config.text_config)
         self._slot = FusionSlot()
         self._attach()
@@ -281,38 +291,33 @@ class AdemVLModel(AdemVLPreTrainedModel):
         Raises:
             ValueError: rows and images do not correspond.
         """
-        rows = self._rows_with_image(input_ids, pixel_values, image_mask)
-        if pixel_values is None or not rows.any():
+        if pixel_values is None:
             return None, None
-        if len(pixel_values) == len(rows):
-            pixel_values = pixel_values[rows]
-        seen = self.encode_images(pixel_values)
-        return _spread(seen.image_embeds, rows), _spread(seen.class_embeds, rows)
-
-    def _rows_with_image(self, input_ids, pixel_values, image_mask) -> torch.Tensor:
         slots = self._image_slots(input_ids)
-        if slots is not None and (many := (slots > 1).nonzero().flatten().tolist()):
-            raise ValueError(f"input_ids: row {many[0]} has {slots[many[0]]} image tokens, accepted is one per row.")
         if image_mask is not None:
             rows = image_mask.bool()
-            if slots is not None and not torch.equal(rows, slots > 0):
-                raise ValueError(
-                    f"image_mask: says that rows {rows.nonzero().flatten().tolist()} have an image, but image tokens "
-                    f"are in rows {slots.nonzero().flatten().tolist()} of input_ids."
-                )
         elif slots is not None:
             rows = slots > 0
         else:
-            count = 0 if pixel_values is None else len(pixel_values)
-            rows = torch.ones(len(input_ids) if input_ids is not None else count, dtype=torch.bool)
-            rows &= pixel_values is not None
-        wanted, given = int(rows.sum()), 0 if pixel_values is None else len(pixel_values)
-        if given != wanted and not (image_mask is not None and given == len(rows)):
-            raise ValueError(
-                f"pixel_values: got {given} images, but {wanted} of {len(rows)} rows have a place for one. Put one "
-                "image token into the text of each row with an image (the processor does), or give image_mask."
-            )
-        return rows
+            count = len(pixel_values) if input_ids is None else len(input_ids)
+            rows = torch.ones(count, dtype=torch.bool, device=pixel_values.device)
+        every_row = image_mask is not None and len(pixel_values) == len(rows)
+        if torch.compiler.is_compiling():
+            # Shapes that do not depend on values: an image of a row without one is encoded for nothing.
+            if slots is not None:
+                torch_compilable_check(
+                    (slots <= 1) & (rows == (slots > 0)), "input_ids: image tokens and images differ."
+                )
+            if not every_row:
+                torch_compilable_check(rows.sum() == len(pixel_values), "pixel_values: images and rows differ.")
+        else:
+            _check_rows(slots, rows, len(pixel_values), every_row)
+            if not rows.any():
+                return None, None
+            if every_row:
+                pixel_values, every_row = pixel_values[rows], bool(rows.all())
+        seen = self.encode_images(pixel_values)
+        return _spread(seen.image_embeds, rows, every_row), _spread(seen.class_embeds, rows, every_row)
 
     def _image_slots(self, input_ids: torch.Tensor | None) -> torch.Tensor | None:
         """(B,) image tokens per row; None where the text has none by design or is not known."""
@@ -340,23 +345,18 @@ class AdemVLModel(AdemVLPreTrainedModel):
                 "rows, visual tokens, hidden size of the decoder."
             )
         keys_values = fusion_keys_values(vision_context, self.key_offsets, self.value_offsets)
-        return Fusion({"model": keys_values}, None if vision_context is None else len(vision_context))
+        return Fusion({"model": keys_values}, vision_context)
 
-    @contextmanager
-    def constant_images(self):
-        """During the block keys and values are computed once for each `vision_context`; weights must not change."""
-        self._known = None
-        try:
-            yield
-        finally:
-            del self._known
-
-    def _fusion_of(self, vision_context: torch.Tensor | None) -> Fusion:
-        if "_known" not in self.__dict__:
-            return self.fusion(vision_context)
-        if self._known is None or self._known[0] is not vision_context:
-            self._known = (vision_context, self.fusion(vision_context))
-        return self._known[1]
+    def _fusion_of(self, vision_context: torch.Tensor | None, cache: Cache | None) -> Fusion:
+        """The fusion of the forward pass; where the cache has one of the same images, that one."""
+        if vision_context is None:
+            seen = seen_with_cache(cache)
+        else:
+            seen = getattr(getattr(cache, "adem_seen", None), "fusion", None)
+            seen = seen if seen is not None and seen.image_embeds is vision_context else None
+        if seen is None or torch.is_grad_enabled():
+            return self.fusion(vision_context if seen is None else seen.image_embeds)
+        return seen
 
     @can_return_tuple
     def forward(
@@ -370,6 +370,7 @@ class AdemVLModel(AdemVLPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
         **kwargs,
     ) -> AdemVLModelOutputWithPast:
         r"""
@@ -377,43 +378,56 @@ class AdemVLModel(AdemVLPreTrainedModel):
             input_ids: (B, T); rows with an image have one image token, where the class token goes.
             pixel_values, image_mask: see `encode_rows`.
             vision_context, class_embeds: what `encode_rows` gave for images seen before, instead of pixel_values.
-            inputs_embeds: (B, T, D) instead of input_ids.
-            attention_mask, position_ids, past_key_values, kwargs: as the decoder takes them.
+            inputs_embeds: (B, T, D) instead of input_ids, with the class token in its place already (`embed`): images
+                then come as vision_context.
+            past_key_values: as the decoder takes it; what its tokens have seen is remembered with it, and goes on
+                where neither pixel_values nor vision_context are given.
+            use_cache: as the decoder takes it; left open it is False where position_ids pack documents into a row.
+            attention_mask, position_ids, kwargs: as the decoder takes them.
 
         Raises:
             ValueError: rows and images do not correspond, or neither or both of input_ids and inputs_embeds.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids: give exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is not None and self.config.use_cls_token:
+            _check_no_place(pixel_values=pixel_values, class_embeds=class_embeds)
         if pixel_values is not None:
             if vision_context is not None:
                 raise ValueError("pixel_values: give either the images or the vision_context made of them, not both.")
             vision_context, class_embeds = self.encode_rows(input_ids, pixel_values, image_mask)
-        elif class_embeds is None and input_ids is not None and input_ids.shape[1] > 1:
+        elif class_embeds is None and input_ids is not None:
             self._check_no_slot(input_ids)
         if vision_context is None and self._waits_for_every_parameter():
             vision_context = self._nothing_seen(len(input_ids if inputs_embeds is None else inputs_embeds))
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, class_embeds)
-        with self._slot.filled(self._fusion_of(vision_context), self.language_model):
+        fusion = self._fusion_of(vision_context, past_key_values)
+        with self._slot.filled(fusion, self.language_model):
             outputs = self.language_model(
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
+                use_cache=cache_of_rows(use_cache, position_ids, attention_mask, past_key_values),
                 **kwargs,
             )
+        keep_with_cache(outputs.past_key_values, fusion)
         return AdemVLModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            vision_context=vision_context,
+            vision_context=fusion.image_embeds,
         )
 
     def _check_no_slot(self, input_ids: torch.Tensor) -> None:
-        slots = None if torch.compiler.is_compiling() else self._image_slots(input_ids)
-        if slots is not None and slots.any():
+        slots = self._image_slots(input_ids)
+        if slots is None:
+            return
+        if torch.compiler.is_compiling():
+            torch_compilable_check(slots == 0, "input_ids: an image token, but no image.")
+        elif slots.any():
             raise ValueError(
                 f"input_ids: row {int(slots.nonzero()[0])} has an image token, but there is no image: give "
                 "pixel_values, or leave the image token out of the text."
@@ -437,6 +451,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
     """ADEM-VL with a language modelling head."""
 
     accepts_loss_kwargs = True
+    _tp_plan = {"lm_head": "colwise_gather_output"}
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: AdemVLConfig):
@@ -466,8 +481,8 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         if isinstance(vision_model, str):
             vision, vision_model = vision_model, load_vision_tower(vision_model)
         config = cls.config_class(
-            text_config=copy.deepcopy(text_model.config),
-            vision_config=copy.deepcopy(vision_model.config),
+            text_config=text_model.config,
+            vision_config=vision_model.config,
             text_model_name_or_path=text or text_model.config.name_or_path or None,
             vision_model_name_or_path=vision or vision_model.config.name_or_path or None,
             **settings,
@@ -478,6 +493,8 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
     def _assemble(cls, config: AdemVLConfig, text_model: PreTrainedModel, vision_model: PreTrainedModel):
         with torch.device("meta"):
             model = cls(config)
+        # After the model in their place was built, which sets its own precision.
+        config.text_config, config.vision_config = text_model.config, vision_model.config
         inner = model.model
         inner.vision_tower = _shortened(vision_model, config.vision_depth)
         inner.language_model = text_model.get_decoder()
@@ -499,6 +516,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         """The frozen parts from where the configuration says, the adapters from `folder`."""
         from safetensors.torch import load_file
 
+        variant = kwargs.pop("variant", None)  # of the adapters; the frozen parts are other folders
         hub_names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         hub = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
         output_loading_info = kwargs.pop("output_loading_info", False)
@@ -513,7 +531,9 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         config = copy.deepcopy(config)
         config.adapter_only = False
         model = cls._assemble(config, text_model, vision_model)
-        weights = load_file(cached_file(folder, "model.safetensors", **hub))
+        weights = {}
+        for file in _weight_files(folder, variant, **hub):
+            weights |= load_file(file)
         expected = {name for name in model.state_dict() if ADAPTER_NAMES.match(name)}
         if weights.keys() != expected:
             raise OSError(f"{folder}: model.safetensors lacks or adds {sorted(weights.keys() ^ expected)[:5]}.")
@@ -615,15 +635,63 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs=None, *args, pixel_values=None, image_mask=None, **kwargs):
-        """As `GenerationMixin.generate`; images are encoded, and keys and values computed, once per prompt."""
-        input_ids = kwargs.get("input_ids", inputs)
+        """As `GenerationMixin.generate`; images are encoded, and keys and values computed, once per prompt.
+
+        With `past_key_values` of an earlier turn what they have seen need not be given again.
+        """
+        name = "input_ids" if kwargs.get("input_ids") is not None else "inputs"
+        input_ids = kwargs.pop("input_ids") if name == "input_ids" else inputs
+        if self.config.use_cls_token and kwargs.get("inputs_embeds") is not None:
+            _check_no_place(pixel_values=pixel_values, class_embeds=kwargs.get("class_embeds"))
         if pixel_values is not None:
             context, class_embeds = self.model.encode_rows(input_ids, pixel_values, image_mask)
             kwargs |= {"vision_context": context, "class_embeds": class_embeds}
-        elif input_ids is not None and kwargs.get("class_embeds") is None:
-            self.model._check_no_slot(input_ids)
-        with self.model.constant_images():
-            return super().generate(inputs, *args, **kwargs)
+        elif input_ids is not None and kwargs.get("class_embeds") is None and kwargs.get("inputs_embeds") is None:
+            known = kwargs.get("past_key_values")
+            self.model._check_no_slot(input_ids[:, 0 if seen_with_cache(known) is None else known.get_seq_length() :])
+        positions = None if input_ids is None else self._class_positions(input_ids)
+        if positions is not None:
+            input_ids = _without_image_tokens(input_ids, positions)
+            kwargs["class_positions"] = positions
+            if kwargs.get("streamer") is not None:
+                kwargs["streamer"] = _PromptStreamer(kwargs["streamer"], positions, self.config.image_token_id)
+        found = super().generate(
+            *([inputs] if name == "input_ids" else [input_ids]),
+            *args,
+            **kwargs,
+            **({"input_ids": input_ids} if name == "input_ids" else {}),
+        )
+        if positions is None:
+            return found
+        if isinstance(found, torch.Tensor):
+            return _with_image_tokens(found, positions, self.config.image_token_id)
+        found.sequences = _with_image_tokens(found.sequences, positions, self.config.image_token_id)
+        return found
+
+    def _class_positions(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """(B,) where each row's image token is, -1 where there is none; None where no row has one."""
+        slots = self.model._image_slots(input_ids)
+        if slots is None or not slots.any():
+            return None
+        return torch.where(slots > 0, (input_ids == self.config.image_token_id).int().argmax(dim=-1), -1)
+
+    def prepare_inputs_for_generation(self, input_ids, *args, class_positions=None, **kwargs):
+        """As `GenerationMixin`'s, with the image tokens again in the places that `generate` took them from."""
+        if class_positions is not None:
+            input_ids = _with_image_tokens(input_ids, class_positions, self.config.image_token_id)
+        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+
+    def _get_candidate_generator(self, *args, model_kwargs, assistant_model=None, **kwargs):
+        # An assistant that has no eyes, or others, proposes from the text.
+        if not (
+            isinstance(assistant_model, AdemVLForConditionalGeneration)
+            and assistant_model.model.key_offsets.shape == self.model.key_offsets.shape
+        ):
+            ours = ("vision_context", "class_embeds", "class_positions")
+            model_kwargs = {name: value for name, value in model_kwargs.items() if name not in ours}
+        return super()._get_candidate_generator(
+            *args, model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
+        )
 
 
 def feed_forwards(tower: nn.Module, model_type: str) -> list[nn.Module]:
@@ -637,21 +705,11 @@ def feed_forwards(tower: nn.Module, model_type: str) -> list[nn.Module]:
     return found
 
 
-def _vision_config_in_use(config: AdemVLConfig):
-    vision_config = copy.deepcopy(config.vision_config)
-    vision_config.num_hidden_layers = config.vision_depth
-    if hasattr(vision_config, "vision_use_head"):
-        vision_config.vision_use_head = False
-    return vision_config
-
-
 def _shortened(vision_model: PreTrainedModel, depth: int) -> PreTrainedModel:
     """The tower without what comes after the layer that is used."""
     vision_model.encoder.layers = vision_model.encoder.layers[:depth]
-    vision_model.config = copy.deepcopy(vision_model.config)
-    vision_model.config.num_hidden_layers = depth
     if getattr(vision_model, "use_head", False):
-        vision_model.use_head = vision_model.config.vision_use_head = False
+        vision_model.use_head = False
         del vision_model.head
     return vision_model
 
@@ -674,12 +732,91 @@ def _check_same(what: str, ours, theirs, name: str) -> None:
             )
 
 
-def _spread(values: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor | None:
-    """(I, …) -> (B, …): each image's values in its row, zeros elsewhere."""
-    if values is None or len(values) == len(rows):
-        return values
-    spread = values.new_zeros(len(rows), *values.shape[1:])
-    return spread.index_copy(0, rows.to(values.device).nonzero().flatten(), values)
+def _check_rows(slots: torch.Tensor | None, rows: torch.Tensor, images: int, every_row: bool) -> None:
+    """Image tokens per row (None where texts have none by design), rows with an image, and images correspond."""
+    if slots is not None and (many := (slots > 1).nonzero().flatten().tolist()):
+        raise ValueError(f"input_ids: row {many[0]} has {slots[many[0]]} image tokens, accepted is one per row.")
+    if slots is not None and not torch.equal(rows, slots > 0):
+        raise ValueError(
+            f"image_mask: says that rows {rows.nonzero().flatten().tolist()} have an image, but image tokens are in "
+            f"rows {slots.nonzero().flatten().tolist()} of input_ids."
+        )
+    if images != (wanted := int(rows.sum())) and not every_row:
+        raise ValueError(
+            f"pixel_values: got {images} images, but {wanted} of {len(rows)} rows have a place for one. Put one image "
+            "token into the text of each row with an image (the processor does), or give image_mask."
+        )
+
+
+def _check_no_place(**given) -> None:
+    """Embeddings say nothing of where the class token goes."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: got it with inputs_embeds, where the class token's place cannot be seen. Give input_ids, or "
+                "put the class token in yourself: context, cls = model.model.encode_rows(input_ids, pixel_values), "
+                "then inputs_embeds=model.model.embed(input_ids, cls) and vision_context=context."
+            )
+
+
+def _spread(values: torch.Tensor | None, rows: torch.Tensor, every_row: bool) -> torch.Tensor | None:
+    """(I, …) -> (B, …): each image's values in its row, zeros elsewhere. `every_row`: there is one for every row."""
+    if values is None:
+        return None
+    rows = rows.to(values.device)
+    spread = values if every_row else values[(rows.cumsum(0) - 1).clamp(min=0)]
+    return torch.where(rows.view(-1, *[1] * (values.ndim - 1)), spread, 0)
+
+
+def _without_image_tokens(input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """(B, T) with the image token of each row, at `positions` (B,), replaced by the token before it (or after it).
+
+    What generation does with ids knows the decoder's vocabulary only, where the image token need not be; a token that
+    is there anyway is neither rarer nor likelier for being there twice.
+    """
+    if input_ids.shape[1] == 1:
+        return torch.where(positions[:, None] >= 0, 0, input_ids)
+    beside = torch.where(positions > 0, positions - 1, 1)
+    return _with_tokens(input_ids, positions, input_ids.gather(1, beside[:, None]))
+
+
+def _with_image_tokens(input_ids: torch.Tensor, positions: torch.Tensor, image_token_id: int) -> torch.Tensor:
+    """The image tokens again at `positions`; rows of `input_ids` may be several of each row of `positions`."""
+    positions = positions.repeat_interleave(len(input_ids) // len(positions)).to(input_ids.device)
+    return _with_tokens(input_ids, positions, torch.full_like(input_ids[:, :1], image_token_id))
+
+
+def _with_tokens(input_ids: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    here = torch.arange(input_ids.shape[1], device=input_ids.device) == positions[:, None]
+    return torch.where(here, tokens, input_ids)
+
+
+class _PromptStreamer:
+    """Hands a prompt to a streamer with its image tokens in place, and everything after it as it comes."""
+
+    def __init__(self, streamer, positions: torch.Tensor, image_token_id: int):
+        self.streamer, self.positions, self.image_token_id = streamer, positions.cpu(), image_token_id
+        self.put = self._put_prompt
+
+    def _put_prompt(self, input_ids: torch.Tensor) -> None:
+        self.put = self.streamer.put
+        self.streamer.put(_with_image_tokens(input_ids, self.positions, self.image_token_id))
+
+    def end(self) -> None:
+        self.streamer.end()
+
+
+def _weight_files(folder, variant: str | None, **hub) -> list[str]:
+    """The files of `model.safetensors`, in one piece or in shards; with a variant those of that name."""
+    part = "" if variant is None else f".{variant}"
+    try:
+        return [cached_file(folder, f"model{part}.safetensors", **hub)]
+    except OSError as error:
+        try:
+            index = cached_file(folder, f"model.safetensors.index{part}.json", **hub)
+        except OSError:
+            raise error from None
+    return get_checkpoint_shard_files(folder, index, **hub)[0]
 
 
 __all__ = ["AdemVLForConditionalGeneration", "AdemVLModel", "AdemVLPreTrainedModel"]

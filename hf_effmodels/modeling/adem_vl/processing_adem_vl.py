@@ -34,7 +34,11 @@ CHAT_TEMPLATE = """\
 {%- if message.role == 'user' -%}
 {{- 'Instruction: ' + ns.text + '\\n' -}}
 {%- elif message.role == 'assistant' -%}
-{{- 'Response:' + ns.text + ('' if loop.last else '\\n') -}}
+{{- 'Response:' -}}
+{%- generation -%}
+{{- ns.text -}}
+{%- endgeneration -%}
+{{- '' if loop.last else '\\n' -}}
 {%- else -%}
 {{- ns.text + '\\n' -}}
 {%- endif -%}
@@ -105,13 +109,15 @@ class AdemVLProcessor(ProcessorMixin):
                 16 bits are scaled to 8, and the camera's rotation is applied.
             text: a text or a list of texts.
             kwargs: of the tokenizer (`padding`, left by default; `truncation` with `max_length`, which cuts the
-                tail) and of the image processor.
+                tail) and of the image processor. With `return_offsets_mapping`, which `apply_chat_template` asks for
+                to tell the assistant's tokens, `offset_mapping` has the place of each token in its text.
 
         Returns:
             `input_ids`, `attention_mask`, with images `pixel_values`, and for models without class token `image_mask`.
 
         Raises:
             ValueError: texts and images do not correspond, or there is no text.
+            NotImplementedError: offsets of a tokenizer that does not know them.
         """
         if videos is not None or audio is not None:
             raise ValueError("videos, audio: an ADEM-VL model takes images and text only.")
@@ -127,6 +133,11 @@ class AdemVLProcessor(ProcessorMixin):
         images = self._checked(images, [has_image for has_image, _ in rows])
         ids = [self._encode(has_image, rest, text_settings) for has_image, rest in rows]
         data = self._padded(ids, text_settings)
+        if text_settings.get("return_offsets_mapping"):
+            data["offset_mapping"] = [
+                self._offsets(text, row, side_by_side, text_settings)
+                for text, row, side_by_side in zip(texts, rows, data["input_ids"], strict=True)
+            ]
         if images:
             data |= self.image_processor(images, **{**settings["images_kwargs"], "return_tensors": return_tensors})
         if not self.use_cls_token and images:
@@ -181,6 +192,19 @@ class AdemVLProcessor(ProcessorMixin):
         if not settings.get("add_special_tokens", True) and self.tokenizer.bos_token_id is not None:
             ids = ids[1:]
         return ids[: settings["max_length"]] if settings.get("truncation") and settings.get("max_length") else ids
+
+    def _offsets(self, text: str, row: tuple[bool, str], ids: list[int], settings: dict) -> list[tuple[int, int]]:
+        """Start and end in `text` of each of its tokens, padding included; (0, 0) for those that are not in it."""
+        has_image, rest = row
+        start = len(text) - len(rest)
+        prefix = len(self._encode(has_image, "", {**settings, "truncation": False}))
+        encoded = self.tokenizer(rest, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        offsets = [(0, 0)] * prefix + [(start + first, start + last) for first, last in encoded]
+        if settings.get("truncation") and settings.get("max_length"):
+            offsets = offsets[: settings["max_length"]]
+        padding = [(0, 0)] * (len(ids) - len(offsets))
+        left = (settings.get("padding_side") or self.tokenizer.padding_side) == "left"
+        return padding + offsets if left else offsets + padding
 
     def _padded(self, ids: list[list[int]], settings: dict) -> dict:
         names = ("padding", "max_length", "pad_to_multiple_of", "padding_side")

@@ -21,6 +21,8 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
+from .packing import cache_of_rows
+
 
 class RMSNorm(LlamaRMSNorm):
     """Root mean square normalisation, x / √(mean(x²) + ε) · weight, over the last dimension.
@@ -91,7 +93,7 @@ class Attention(LlamaAttention):
 
 
 class DecoderModel(LlamaModel):
-    """LLaMA's decoder with blocks of its own: `forward` is `LlamaModel`'s.
+    """LLaMA's decoder with blocks of its own.
 
     Attributes:
         block_class: takes a configuration and the number of the block.
@@ -109,6 +111,27 @@ class DecoderModel(LlamaModel):
         self.rotary_emb = RotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ):
+        """As `LlamaModel`; documents that are packed into a row (`cache_of_rows`) never see each other."""
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=cache_of_rows(use_cache, position_ids, attention_mask, past_key_values),
+            **kwargs,
+        )
 
 
 def causal_lm_loss(

@@ -1,6 +1,9 @@
 """Work per token, and what a device can do at most."""
 
+import re
+
 import torch
+from transformers.pytorch_utils import Conv1D
 
 #: Part of a device's name -> its peak with bf16 or fp16 tensor cores, dense, in 1e12 operations per second (vendors'
 #: data sheets). The first that fits counts.
@@ -32,6 +35,12 @@ def peak_tflops(device: torch.device, low_precision: bool) -> float | None:
     return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 
+#: What multiplies a token with all of its weights. Embeddings are looked up, norms and activations act by channel.
+_LINEAR = (torch.nn.Linear, torch.nn.Conv1d, Conv1D)
+#: Experts and routers, which keep their weights themselves.
+_MIXTURE = re.compile(r"\.(experts|router|gate)$")
+
+
 def flops_per_token(model: torch.nn.Module, length: int) -> float:
     """Operations of a training step for one token: forward and backward, without what checkpointing recomputes.
 
@@ -45,13 +54,13 @@ def flops_per_token(model: torch.nn.Module, length: int) -> float:
     config = model.config.get_text_config()
     experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 1
     chosen = getattr(config, "num_experts_per_tok", 1) if experts > 1 else 1
-    looked_up = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    head = model.get_output_embeddings()
     weights = 0.0
-    for name, parameter in model.named_parameters():
-        if parameter.ndim < 2 or (id(parameter) in looked_up and (head is None or parameter is not head.weight)):
+    for name, module in model.named_modules():
+        if not (isinstance(module, _LINEAR) or _MIXTURE.search(name)):
             continue
-        weights += parameter.numel() * (chosen / experts if ".experts." in name else 1)
+        for kind, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim > 1 and "bias" not in kind:
+                weights += parameter.numel() * (chosen / experts if ".experts" in name else 1)
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from hf_effmodels.training import evaluate, main
 from hf_effmodels.training.tasks.causal_lm.throughput import flops_per_token
@@ -132,8 +132,23 @@ def test_flops_per_token_are_those_of_the_layers_a_token_passes():
     dense = hf_effmodels.create_model("pangu-pi-15m", **sizes, num_attention_heads=2, series_activations=[])
     layer = 4 * 32 * 32 + 3 * 32 * 48 + 2 * 32
     assert flops_per_token(dense, 64) == 6 * (2 * layer + 100 * 32) + 12 * 2 * 32 * 64
-    mixture = hf_effmodels.create_model(
-        "parameternet-moe-1b", **sizes, num_attention_heads=2, num_local_experts=4, expert_bias=False
-    )
+    # Scales and biases act on each channel by itself.
+    series = hf_effmodels.create_model("pangu-pi-15m", **sizes, num_attention_heads=2)
+    tied = hf_effmodels.create_model("pangu-pi-15m", **sizes, num_attention_heads=2, tie_word_embeddings=True)
+    assert flops_per_token(series, 64) == flops_per_token(tied, 64) == flops_per_token(dense, 64)
     layer = 4 * 32 * 32 + 3 * 32 * 48 + 4 * 48
-    assert flops_per_token(mixture, 64) == 6 * (2 * layer + 100 * 32) + 12 * 2 * 32 * 64
+    for expert_bias in (False, True):
+        mixture = hf_effmodels.create_model(
+            "parameternet-moe-1b", **sizes, num_attention_heads=2, num_local_experts=4, expert_bias=expert_bias
+        )
+        assert flops_per_token(mixture, 64) == 6 * (2 * layer + 100 * 32) + 12 * 2 * 32 * 64
+    # Of a mixture of transformers, two of four experts and the router; GPT-2's own linear layers.
+    small = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    mixtral = AutoConfig.for_model(
+        "mixtral", **small, intermediate_size=48, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2
+    )
+    layer = 4 * 32 * 32 + 2 * 3 * 32 * 48 + 4 * 32
+    found = flops_per_token(AutoModelForCausalLM.from_config(mixtral), 64)
+    assert found == 6 * (2 * layer + 100 * 32) + 12 * 2 * 32 * 64
+    gpt2 = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **small, bos_token_id=1, eos_token_id=1))
+    assert flops_per_token(gpt2, 64) == 6 * (2 * 12 * 32 * 32 + 100 * 32) + 12 * 2 * 32 * 64
