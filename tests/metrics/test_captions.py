@@ -42,6 +42,31 @@ def test_bleu_clips_counts_over_the_references_and_takes_the_closest_length():
     assert 0 < short["bleu_4"] < 1e-2
 
 
+def test_captions_longer_than_their_references_are_not_rewarded_for_it():
+    # 6 words against 4: no factor for brevity, and 4 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples.
+    pairs = {"predictions": ["a dog runs fast and far"], "references": [["a dog runs fast"]]}
+    results, shares = metrics.load("bleu_4").compute(**pairs), [4 / 6, 3 / 5, 2 / 4, 1 / 3]
+    for n in range(1, 5):
+        assert results[f"bleu_{n}"] == pytest.approx(math.prod(shares[:n]) ** (1 / n), rel=1e-6)
+    # Lengths are summed over all captions: a long one makes up for a short one.
+    pairs = {
+        "predictions": ["a dog runs fast and far", "a cat"],
+        "references": [["a dog runs fast"], ["a cat sits on"]],
+    }
+    assert metrics.load("bleu_4").compute(**pairs)["bleu_1"] == pytest.approx(6 / 8, rel=1e-6)
+    # 8 words of 10: exp(1 - 10 / 8).
+    pairs["references"] = [["a dog runs fast"], ["a cat sits on the mat"]]
+    expected = math.exp(1 - 10 / 8) * 6 / 8
+    assert metrics.load("bleu_4").compute(**pairs)["bleu_1"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_reference_that_is_closest_in_length_counts_the_shorter_of_two():
+    pairs = {"predictions": ["a b c d"], "references": [["a b c d e", "a b c", "a b c d e f g"]]}
+    assert metrics.load("bleu_4").compute(**pairs)["bleu_1"] == pytest.approx(1.0)  # 3 words, not 5
+    pairs = {"predictions": ["a b c d"], "references": [["a b c d e", "a b"]]}
+    assert metrics.load("bleu_4").compute(**pairs)["bleu_1"] == pytest.approx(math.exp(1 - 5 / 4), rel=1e-6)
+
+
 def test_cider_weighs_rare_words_and_punishes_other_lengths():
     # Two images: a word of both has weight log(2/2) = 0, a word of one log 2.
     predictions = ["red cat", "a dog runs"]
@@ -57,6 +82,50 @@ def test_cider_weighs_rare_words_and_punishes_other_lengths():
     # A word said twice counts once where the reference has it once: min(2, 1) · 1 / (2 · 1); one pair of words more.
     twice = metrics.load("cider").compute(predictions=["cat cat", "dog"], references=[["cat"], ["dog"]])["cider"]
     assert twice == pytest.approx(10 * (0.5 * math.exp(-1 / 72) / 4 + 1 / 4) / 2, rel=1e-9)
+
+
+def test_cider_of_three_images_is_the_definition():
+    predictions = ["a man rides a horse", "a cat", "dogs in the park"]
+    references = [
+        ["a man on a horse", "a man rides a brown horse"],
+        ["a cat on the mat"],
+        ["two dogs in the park", "dogs play"],
+    ]
+
+    def grams(text, n):
+        tokens = text.split()
+        return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+    def weights(text, n):
+        found = {}
+        for gram in grams(text, n):
+            images = sum(any(gram in grams(t, n) for t in texts) for texts in references)
+            found[gram] = grams(text, n).count(gram) * math.log(3 / max(1, images))
+        return found
+
+    scores = []
+    for prediction, texts in zip(predictions, references, strict=True):
+        total = 0.0
+        for text in texts:
+            gap = len(prediction.split()) - len(text.split())
+            for n in range(1, 5):
+                ours, theirs = weights(prediction, n), weights(text, n)
+                norms = math.sqrt(sum(v * v for v in ours.values())) * math.sqrt(sum(v * v for v in theirs.values()))
+                product = sum(min(value, theirs.get(gram, 0)) * theirs.get(gram, 0) for gram, value in ours.items())
+                total += math.exp(-(gap**2) / 72) * product / norms if norms else 0.0
+        scores.append(10 * total / (4 * len(texts)))
+    value = metrics.load("cider").compute(predictions=predictions, references=references)["cider"]
+    assert value == pytest.approx(sum(scores) / 3, rel=1e-9) and value > 1
+
+
+def test_yes_and_no_count_within_the_first_four_letters():
+    answers = ["yes", "No", "it is: yes", "Well, no", " nope", "none", "y es", "YES!", "\nno", "oyes", "abcyes"]
+    expected = [True, False, None, None, False, False, None, True, False, True, None]
+    for answer, said in zip(answers, expected, strict=True):
+        results = metrics.load("mme").compute(
+            predictions=[answer], references=["Yes"], categories=["color"], images=["a"]
+        )
+        assert (results["acc_color"] == 100, results["other"]) == (said is True, int(said is None)), answer
 
 
 def test_mme_sums_questions_and_images():

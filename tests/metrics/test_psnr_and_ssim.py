@@ -56,3 +56,61 @@ def test_bad_metric_input_is_refused_by_name(name):
     ):
         with pytest.raises(ValueError, match=message):
             metric.compute(predictions=[photo(16, 16)], references=[other], **options)
+
+
+def naive_luma(image):
+    """BT.601 luma by the matrix of the standard, pixel by pixel."""
+    rows = np.asarray(image, dtype=np.float64)
+    return np.array([[16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255 for r, g, b in row] for row in rows])
+
+
+def test_natural_images_have_the_values_of_other_libraries():
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    image, reference = photo(23, 19), photo(23, 19, seed=1)
+    a, b = np.asarray(image), np.asarray(reference)
+    psnr, ssim = metrics.load("psnr"), metrics.load("ssim")
+    pair = {"predictions": [image], "references": [reference]}
+    assert psnr.compute(**pair)["psnr"] == pytest.approx(peak_signal_noise_ratio(b, a))
+    luma = [naive_luma(i) for i in (image, reference)]
+    expected = 10 * np.log10(255**2 / np.mean((luma[0] - luma[1]) ** 2))
+    assert psnr.compute(**pair, channel="y")["psnr"] == pytest.approx(expected)
+    assert psnr.compute(**pair, epsilon=0.01)["psnr"] == pytest.approx(
+        -10 * np.log10(np.mean((a / 255.0 - b / 255.0) ** 2) + 0.01)
+    )
+    for border in (0, 3):
+        inner = (slice(border, 19 - border), slice(border, 23 - border))
+        # scikit-image pads; of its map only the windows that lie within the image are compared.
+        _, full = structural_similarity(b[inner], a[inner], channel_axis=2, full=True, data_range=255)
+        got = ssim.compute(**pair, crop_border=border)["ssim"]
+        assert got == pytest.approx(full[3:-3, 3:-3].mean())
+
+
+def test_ssim_of_luma_is_the_mean_over_gaussian_windows():
+    image, reference = photo(17, 14), photo(17, 14, seed=1)
+    image.paste((255, 255, 255), (0, 0, 8, 14))  # a flat part: structure that is not there
+    x, y = (np.round(naive_luma(i)) for i in (image, reference))
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    c1, c2, values, negative = 6.5025, 58.5225, [], 0
+    for top in range(14 - 10):
+        for left in range(17 - 10):
+            p, q = (v[top : top + 11, left : left + 11] for v in (x, y))
+            mean_p, mean_q = (window * p).sum(), (window * q).sum()
+            var_p, var_q = (window * (p - mean_p) ** 2).sum(), (window * (q - mean_q) ** 2).sum()
+            covariance = (window * (p - mean_p) * (q - mean_q)).sum()
+            structure = (2 * covariance + c2) / (var_p + var_q + c2)
+            negative += structure < 0
+            luminance = (2 * mean_p * mean_q + c1) / (mean_p**2 + mean_q**2 + c1)
+            values.append(luminance * max(structure, 0))
+    assert negative, "the pair has no window of negative structure"
+    got = metrics.load("ssim").compute(predictions=[image], references=[reference], channel="y")["ssim"]
+    assert got == pytest.approx(np.mean(values))
+
+
+def test_images_smaller_than_a_window_have_no_ssim():
+    for size, channel, window in ((6, "rgb", 7), (10, "y", 11)):
+        with pytest.raises(ValueError, match=f"less than a window of {window}×{window}"):
+            metrics.load("ssim").compute(predictions=[photo(20, size)], references=[photo(20, size)], channel=channel)
+    assert metrics.load("ssim").compute(predictions=[photo(7, 7)], references=[photo(7, 7)])["ssim"] == 1
