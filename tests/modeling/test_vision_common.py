@@ -291,6 +291,31 @@ def test_folding_keeps_half_precision(architecture, dtype):
     close(model(images(model, dtype=dtype)).logits, before, tolerance=0.3)
 
 
+@pytest.mark.parametrize("form", ["trained", "in training", "folded"])
+def test_hooks_run_on_every_module(architecture, form):
+    """Calibration, offloading, statistics for pruning: whoever watches a module sees its inputs and its gradients."""
+    model = build(architecture)
+    if form == "folded":
+        model.reparameterize()
+    model.train(form == "in training")
+    pixels = images(model).requires_grad_()
+    torch.manual_seed(3)
+    expected = model(pixels).logits.detach()
+    modules = {name: m for name, m in model.named_modules() if not isinstance(m, torch.nn.ModuleList)}
+    forward, backward = set(), set()
+    for name, module in modules.items():
+        module.register_forward_hook(lambda module, args, output, name=name: forward.add(name))
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear | torch.nn.BatchNorm2d):
+            module.register_full_backward_hook(lambda module, *gradients, name=name: backward.add(name))
+    torch.manual_seed(3)
+    logits = model(pixels).logits
+    logits.sum().backward()
+    close(logits.detach(), expected)
+    assert not modules.keys() - forward
+    weights = {name for name, m in modules.items() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
+    assert not weights - backward
+
+
 def test_folding_accepts_synchronised_batch_norms(architecture):
     model = build(architecture)
     if not isinstance(model, ReparameterizationMixin):

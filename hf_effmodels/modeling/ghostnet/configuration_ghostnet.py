@@ -7,6 +7,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
 from ...architecture import Preset, imagenet_top1
+from ..layers.widths import round_width
 
 #: Rows of (depthwise kernel, expansion width, output width, squeeze-excite ratio, stride), a stage per feature stride.
 #: The same for all three generations (GhostNet, table 1; widths before the multiplier).
@@ -30,12 +31,6 @@ STAGES = (
         (5, 960, 160, 0.25, 1),
     ),
 )
-
-
-def round_width(width: float) -> int:
-    """The nearest multiple of 4 that keeps at least 90 % of `width` channels (halves go up)."""
-    rounded = max(4, int(width + 2) // 4 * 4)
-    return rounded + 4 if rounded < 0.9 * width else rounded
 
 
 @strict
@@ -104,7 +99,7 @@ class GhostNetConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def width(self, base: float) -> int:
         """Channels of a layer of the width `base` in the 1.0x network."""
-        return round_width(base * self.width_multiplier)
+        return round_width(base * self.width_multiplier, 4)
 
     @property
     def hidden_sizes(self) -> list[int]:

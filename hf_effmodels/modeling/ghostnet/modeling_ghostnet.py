@@ -10,10 +10,8 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
-    BackboneOutput,
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
@@ -23,17 +21,16 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from ..layers.backbone import StagesBackboneMixin
 from ..layers.batch_norm import BatchNormCheckpointingMixin
+from ..layers.fast_path import depthwise_conv_of_parts, is_plain, is_plain_conv, pointwise_conv_of_parts
+from ..layers.in_place import add, may_overwrite, multiply
 from ..layers.initialization import init_like_torch
-from ..layers.reparameterization import (
-    ConvNorm,
-    ReparameterizationMixin,
-    RepConvNorm,
-    depthwise_conv_of_parts,
-    pointwise_conv_of_parts,
-)
+from ..layers.pixels import PixelsMixin
+from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, RepConvNorm
 from ..layers.squeeze_excite import SqueezeExcite
-from .configuration_ghostnet import GhostNetConfig, GhostNetV2Config, GhostNetV3Config, round_width
+from ..layers.widths import round_width
+from .configuration_ghostnet import GhostNetConfig, GhostNetV2Config, GhostNetV3Config
 
 
 def _single_conv(config: GhostNetConfig) -> partial:
@@ -54,13 +51,6 @@ def _ghost_conv(config: GhostNetConfig) -> partial:
         momentum=config.batch_norm_momentum,
         folded=config.reparameterized,
     )
-
-
-def _gated(features: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """features · gate, written over the features where autograd will not ask for them: new memory costs more."""
-    if features.requires_grad or gate.requires_grad:
-        return features * gate
-    return features.mul_(gate)
 
 
 class DFCAttention(nn.Module):
@@ -106,15 +96,15 @@ class GhostModule(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         output = torch.cat(self.parts(self.primary(hidden_states)), dim=1)
-        return output if self.attention is None else _gated(output, self.attention(hidden_states))
+        return output if self.attention is None else multiply(output, self.attention(hidden_states))
 
     def parts(self, intrinsic: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both halves of the output, before the attention, from what the primary convolution gives."""
         if self.activation:
-            intrinsic = F.relu(intrinsic, inplace=True)
+            intrinsic = F.relu(intrinsic, inplace=may_overwrite())
         ghost = self.cheap(intrinsic)
         if self.activation:
-            ghost = F.relu(ghost, inplace=True)
+            ghost = F.relu(ghost, inplace=may_overwrite())
         return intrinsic, ghost[:, : self.out_channels - intrinsic.shape[1]]
 
 
@@ -152,7 +142,7 @@ class GhostBottleneck(GradientCheckpointingLayer):
             self.depthwise = _ghost_conv(config)(expanded, expanded, kernel_size, stride=stride, groups=expanded)
         self.squeeze_excite = None
         if squeeze_ratio > 0:
-            self.squeeze_excite = SqueezeExcite(expanded, round_width(expanded * squeeze_ratio))
+            self.squeeze_excite = SqueezeExcite(expanded, round_width(expanded * squeeze_ratio, 4))
         self.project = GhostModule(config, expanded, out_channels, activation=False)
         self.shortcut = None
         if in_channels != out_channels or stride > 1:
@@ -161,10 +151,17 @@ class GhostBottleneck(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         residual = hidden_states if self.shortcut is None else self.shortcut(hidden_states)
         height, width = hidden_states.shape[-2:]
-        in_halves = self.config.reparameterized and height * width >= 28 * 28 and not torch.compiler.is_exporting()
+        in_halves = height * width >= 28 * 28 and not torch.compiler.is_exporting() and self._can_run_in_halves()
         output = self._forward_in_halves(hidden_states) if in_halves else self._forward(hidden_states)
-        output += residual
-        return output
+        return add(output, residual)
+
+    def _can_run_in_halves(self) -> bool:
+        """Folded, and nobody watches or has changed the modules that `_forward_in_halves` does without calling."""
+        if not self.config.reparameterized:
+            return False
+        convs = [getattr(layer, "conv", None) for layer in (self.depthwise, self.project.primary) if layer is not None]
+        around = (self.expand, self.depthwise, self.squeeze_excite, self.project, self.project.primary)
+        return all(map(is_plain_conv, convs)) and is_plain(*(module for module in around if module is not None))
 
     def _forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         hidden_states = self.expand(hidden_states)
@@ -181,13 +178,13 @@ class GhostBottleneck(GradientCheckpointingLayer):
         sizes = [part.shape[1] for part in parts]
         if self.expand.attention is not None:
             gates = self.expand.attention(hidden_states).split(sizes, dim=1)
-            parts = [_gated(part, gate) for part, gate in zip(parts, gates, strict=True)]
+            parts = [multiply(part, gate) for part, gate in zip(parts, gates, strict=True)]
         if self.depthwise is not None:
             parts = depthwise_conv_of_parts(self.depthwise.conv, parts)
         if self.squeeze_excite is not None:
             mean = torch.cat([part.mean((2, 3)) for part in parts], dim=1)
             gates = self.squeeze_excite.gate(mean).split(sizes, dim=1)
-            parts = [_gated(part, gate) for part, gate in zip(parts, gates, strict=True)]
+            parts = [multiply(part, gate) for part, gate in zip(parts, gates, strict=True)]
         intrinsic = pointwise_conv_of_parts(self.project.primary.conv, parts)
         return torch.cat(self.project.parts(intrinsic), dim=1)
 
@@ -200,7 +197,7 @@ class GhostNetStem(nn.Module):
         self.convolution = _single_conv(config)(config.num_channels, config.hidden_sizes[0], 3, stride=2)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.convolution(pixel_values), inplace=True)
+        return F.relu(self.convolution(pixel_values), inplace=may_overwrite())
 
 
 class GhostNetStage(nn.Module):
@@ -223,7 +220,7 @@ class GhostNetStage(nn.Module):
         return hidden_states
 
 
-class GhostNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class GhostNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
     """What all GhostNets share: configuration, initialisation, folding."""
 
     config: GhostNetConfig
@@ -269,7 +266,7 @@ class GhostNetModel(GhostNetPreTrainedModel):
         hidden_states = self.stem(self.prepare_pixels(pixel_values))
         for stage in self.stages:
             hidden_states = stage(hidden_states)
-        hidden_states = F.relu(self.final(hidden_states), inplace=True)
+        hidden_states = F.relu(self.final(hidden_states), inplace=may_overwrite())
         return BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=hidden_states, pooler_output=hidden_states.mean((2, 3))
         )
@@ -313,10 +310,9 @@ class GhostNetForImageClassification(GhostNetPreTrainedModel):
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
-class GhostNetBackbone(BackboneMixin, GhostNetPreTrainedModel):
+class GhostNetBackbone(StagesBackboneMixin, GhostNetPreTrainedModel):
     """The stages as feature maps at strides 2 ("stem", "stage1"), 4, 8, 16 and 32 for detectors and segmenters."""
 
-    has_attentions = False
     _keys_to_ignore_on_load_unexpected = [r"^final\.", r"^head\.", r"^classifier\."]
 
     def __init__(self, config: GhostNetConfig):
@@ -325,19 +321,6 @@ class GhostNetBackbone(BackboneMixin, GhostNetPreTrainedModel):
         self.stem = GhostNetStem(config)
         self.stages = nn.ModuleList(GhostNetStage(config, index) for index in range(len(config.stages)))
         self.post_init()
-
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
-        """
-        Args:
-            pixel_values: normalised images, (batch, num_channels, height, width).
-        """
-        hidden_states = [self.stem(self.prepare_pixels(pixel_values))]
-        for stage in self.stages:
-            hidden_states.append(stage(hidden_states[-1]))
-        feature_maps = tuple(hidden_states[self.stage_names.index(name)] for name in self.out_features)
-        return BackboneOutput(feature_maps=feature_maps, hidden_states=tuple(hidden_states))
 
 
 class GhostNetV2PreTrainedModel(GhostNetPreTrainedModel):

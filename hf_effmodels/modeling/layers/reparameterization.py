@@ -5,12 +5,11 @@ The protocol is the same for every architecture: layers that fold offer `fold()`
 (https://arxiv.org/abs/2101.03697, section 3.3) and GhostNetV3 (https://arxiv.org/abs/2404.11202, section 3.1).
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .in_place import add
 
 
 def norm_scale_and_shift(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,24 +52,6 @@ def conv_with_values(like: nn.Conv2d, kernel: torch.Tensor, bias: torch.Tensor) 
         conv.weight.copy_(kernel)
         conv.bias.copy_(bias)
     return conv
-
-
-def pointwise_conv_of_parts(conv: nn.Conv2d, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`conv(torch.cat(parts, dim=1))` of a 1×1 convolution without laying the parts side by side in memory first."""
-    kernels = conv.weight.split([part.shape[1] for part in parts], dim=1)
-    output = F.conv2d(parts[0], kernels[0], conv.bias)
-    for part, kernel in zip(parts[1:], kernels[1:], strict=True):
-        output += F.conv2d(part, kernel)
-    return output
-
-
-def depthwise_conv_of_parts(conv: nn.Conv2d, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The parts of `conv(torch.cat(parts, dim=1))` of a depthwise convolution."""
-    sizes = [part.shape[1] for part in parts]
-    return [
-        F.conv2d(part, kernel, bias, conv.stride, conv.padding, groups=part.shape[1])
-        for part, kernel, bias in zip(parts, conv.weight.split(sizes), conv.bias.split(sizes), strict=True)
-    ]
 
 
 class ConvNorm(nn.Module):
@@ -163,7 +144,7 @@ class RepConvNorm(nn.Module):
         terms = [branch for branch in (self.scale, self.skip, *self.branches) if branch is not None]
         output = terms[0](hidden_states)
         for term in terms[1:]:
-            output += term(hidden_states)
+            output = add(output, term(hidden_states))
         return output
 
     def fold(self) -> None:
@@ -209,7 +190,7 @@ class ReparameterizationMixin:
                 f"reparameterize: {type(self).__name__} is in training mode, where its outputs depend on the batch "
                 "and would differ from the folded ones; call model.eval() first."
             )
-        self._check_reparameterizable()
+        self.check_reparameterizable()
         with torch.no_grad():
             for module in list(self.modules()):
                 if hasattr(module, "fold"):
@@ -217,7 +198,7 @@ class ReparameterizationMixin:
         self.config.reparameterized = True
         return self.to(memory_format=torch.channels_last)
 
-    def _check_reparameterizable(self) -> None:
+    def check_reparameterizable(self) -> None:
         """Raise, before anything is changed, if the model cannot be folded now. Nothing to check here."""
 
     def train(self, mode: bool = True):
@@ -232,22 +213,3 @@ class ReparameterizationMixin:
         super().post_init()
         if self.config.reparameterized:
             self.eval()
-
-    def prepare_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Check images of shape (batch, channels, height, width) and lay them out as the model computes fastest.
-
-        Raises:
-            ValueError: not four dimensions, or another number of channels than `config.num_channels`.
-        """
-        if pixel_values is None:
-            raise ValueError("pixel_values: got None, expected a tensor (batch, channels, height, width).")
-        expected = self.config.num_channels
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != expected:
-            raise ValueError(
-                f"pixel_values: got shape {tuple(pixel_values.shape)}, expected (batch, {expected}, height, width) "
-                f"as config.num_channels is {expected}."
-            )
-        # Exported programs leave the layout to the runtime that compiles them.
-        if self.config.reparameterized and not torch.compiler.is_exporting():
-            return pixel_values.contiguous(memory_format=torch.channels_last)
-        return pixel_values

@@ -5,8 +5,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
 from ...architecture import Preset, imagenet_top1
-from ..ghostnet.configuration_ghostnet import STAGES as GHOSTNET_STAGES
-from ..ghostnet.configuration_ghostnet import round_width
+from ..layers.widths import round_width
 
 #: Rows of (depthwise kernel, expansion width, output width, squeeze-excite ratio, stride), a stage per feature stride.
 #: GhostNet's table but for the squeeze-excitations in all blocks of the last stage (official code; widths before the
@@ -31,6 +30,28 @@ STAGES = (
         (3, 960, 160, 0.25, 1),
         (3, 960, 160, 0.25, 1),
         (3, 960, 160, 0.25, 1),
+    ),
+)
+
+#: GhostNet's own rows, which the smaller network has.
+GHOSTNET_STAGES = (
+    ((3, 16, 16, 0, 1),),
+    ((3, 48, 24, 0, 2), (3, 72, 24, 0, 1)),
+    ((5, 72, 40, 0.25, 2), (5, 120, 40, 0.25, 1)),
+    (
+        (3, 240, 80, 0, 2),
+        (3, 200, 80, 0, 1),
+        (3, 184, 80, 0, 1),
+        (3, 184, 80, 0, 1),
+        (3, 480, 112, 0.25, 1),
+        (3, 672, 112, 0.25, 1),
+    ),
+    (
+        (5, 672, 160, 0.25, 2),
+        (5, 960, 160, 0, 1),
+        (5, 960, 160, 0.25, 1),
+        (5, 960, 160, 0, 1),
+        (5, 960, 160, 0.25, 1),
     ),
 )
 
@@ -107,7 +128,7 @@ class ParameterNetConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def width(self, base: float) -> int:
         """Channels of a layer of the width `base` in the 1.0x network."""
-        return round_width(base * self.width_multiplier)
+        return round_width(base * self.width_multiplier, 4)
 
     @property
     def hidden_sizes(self) -> list[int]:

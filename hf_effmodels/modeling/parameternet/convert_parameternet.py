@@ -6,7 +6,6 @@ blocks are counted through and dealt out to the stages of the configuration.
 
 import re
 
-from ..ghostnet.convert_ghostnet import RULES as GHOSTNET_RULES
 from .configuration_parameternet import ParameterNetConfig
 
 #: Profiling counters that training scripts leave among the weights.
@@ -15,12 +14,29 @@ IGNORED = re.compile(r"(^|\.)total_(ops|params)$")
 #: 1×1 convolutions on pooled features, which are linear layers here.
 RESHAPED = re.compile(r"(squeeze_excite\.(reduce|expand)|^head)\.weight$")
 
-#: Applied one after the other; names of modules as well as of their weights. What GhostNet's have in common, the
-#: dynamic convolutions, and the last group, which holds no block.
+_SHORTCUT = ("depthwise.conv", "depthwise.norm", "pointwise.conv", "pointwise.norm")
+
+#: Applied one after the other; names of modules as well as of their weights.
 RULES = (
+    # The last group, which holds no block.
     (r"^blocks\.\d+\.0\.conv\b", "final.conv"),
     (r"^blocks\.\d+\.0\.bn1\b", "final.norm"),
-    *(rule for rule in GHOSTNET_RULES if "blocks" not in rule[0]),
+    (r"^conv_stem\b", "stem.convolution.conv"),
+    (r"^bn1\b", "stem.convolution.norm"),
+    (r"^act1$", "stem"),
+    (r"\.ghost1\b", ".expand"),
+    (r"\.ghost2\b", ".project"),
+    (r"\.conv_dw\b", ".depthwise.conv"),
+    (r"\.bn_dw\b", ".depthwise.norm"),
+    (r"\.primary_conv\b", ".primary"),
+    (r"\.cheap_operation\b", ".cheap"),
+    (r"\.(primary|cheap)\.0\b", r".\1.conv"),
+    (r"\.(primary|cheap)\.1\b", r".\1.norm"),
+    (r"\.se\b", ".squeeze_excite"),
+    (r"\.conv_(reduce|expand)\b", r".\1"),
+    (r"\.shortcut\.(\d)\b", lambda m: f".shortcut.{_SHORTCUT[int(m[1])]}"),
+    (r"^conv_head\b", "head"),
+    # The dynamic convolutions.
     (r"\.conv\.routing\b", ".conv.router.linear"),
     (r"\.conv\.cond_conv\b", ".conv"),
 )

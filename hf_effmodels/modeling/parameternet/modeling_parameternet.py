@@ -11,10 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
-    BackboneOutput,
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
@@ -24,21 +22,22 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from ..ghostnet.configuration_ghostnet import round_width
-from ..ghostnet.modeling_ghostnet import GhostNetForImageClassification, GhostNetModel
+from ..layers.backbone import StagesBackboneMixin
 from ..layers.batch_norm import BatchNormCheckpointingMixin
 from ..layers.drop_path import DropPath
+from ..layers.in_place import may_overwrite
 from ..layers.initialization import init_like_torch
+from ..layers.pixels import PixelsMixin
 from ..layers.reparameterization import ConvNorm, ReparameterizationMixin
 from ..layers.squeeze_excite import SqueezeExcite
+from ..layers.widths import round_width
 from .configuration_parameternet import ParameterNetConfig
 from .dynamic_conv import DynamicConv, DynamicConvNorm, ExpertRouter
 from .upcycling import upcycle_ghostnet
 
 
 def _hardswish(hidden_states: torch.Tensor) -> torch.Tensor:
-    # In place where nothing is kept for a backward pass: half the time on a CPU.
-    return F.hardswish(hidden_states, inplace=not torch.is_grad_enabled())
+    return F.hardswish(hidden_states, inplace=may_overwrite())
 
 
 ACTIVATIONS = {"relu": F.relu, "hardswish": _hardswish, "gelu": F.gelu, "silu": F.silu}
@@ -134,7 +133,7 @@ class DynamicGhostBottleneck(GradientCheckpointingLayer):
         self.squeeze_excite = None
         if squeeze_ratio > 0:
             activation = F.relu if config.hidden_act == "gelu" else ACTIVATIONS[config.hidden_act]
-            self.squeeze_excite = SqueezeExcite(expanded, round_width(expanded * squeeze_ratio), activation)
+            self.squeeze_excite = SqueezeExcite(expanded, round_width(expanded * squeeze_ratio, 4), activation)
         self.project = DynamicGhostModule(config, expanded, out_channels, activation=False)
         self.drop_path = DropPath(drop_path_rate)
         self.shortcut = None
@@ -182,7 +181,7 @@ class ParameterNetStage(nn.Module):
         return hidden_states
 
 
-class ParameterNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class ParameterNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
     """What all ParameterNets share: configuration, initialisation, folding."""
 
     config: ParameterNetConfig
@@ -190,15 +189,10 @@ class ParameterNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointin
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    # Depthwise convolutions are several times faster so.
+    channels_last_on_cpu = True
     _no_split_modules = ["DynamicGhostBottleneck"]
     _can_record_outputs = {"hidden_states": ParameterNetStage, "routing": ExpertRouter}
-
-    def prepare_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        pixel_values = super().prepare_pixels(pixel_values)
-        if not self.training and pixel_values.device.type == "cpu":
-            # Depthwise convolutions are several times faster so, folded or not.
-            return pixel_values.contiguous(memory_format=torch.channels_last)
-        return pixel_values
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -228,8 +222,8 @@ class ParameterNetModel(ParameterNetPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_ghostnet(cls, ghostnet: GhostNetModel, num_experts: int = 4):
-        """A ParameterNet that gives the features of a trained GhostNet, see `upcycle_ghostnet`."""
+    def from_ghostnet(cls, ghostnet: PreTrainedModel, num_experts: int = 4):
+        """A ParameterNet that gives the features of a trained `GhostNetModel`, see `upcycle_ghostnet`."""
         return upcycle_ghostnet(ghostnet, cls, num_experts=num_experts)
 
     @property
@@ -268,8 +262,8 @@ class ParameterNetForImageClassification(ParameterNetPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_ghostnet(cls, ghostnet: GhostNetForImageClassification, num_experts: int = 4):
-        """A ParameterNet that gives the outputs of a trained GhostNet, as the start of its training.
+    def from_ghostnet(cls, ghostnet: PreTrainedModel, num_experts: int = 4):
+        """A ParameterNet that gives the outputs of a trained `GhostNetForImageClassification`, to start its training.
 
         See `upcycle_ghostnet`.
         """
@@ -300,10 +294,9 @@ class ParameterNetForImageClassification(ParameterNetPreTrainedModel):
         )
 
 
-class ParameterNetBackbone(BackboneMixin, ParameterNetPreTrainedModel):
+class ParameterNetBackbone(StagesBackboneMixin, ParameterNetPreTrainedModel):
     """The stages as feature maps at strides 2 ("stem", "stage1"), 4, 8, 16 and 32 for detectors and segmenters."""
 
-    has_attentions = False
     _keys_to_ignore_on_load_unexpected = [r"^final\.", r"^head\.", r"^classifier\."]
 
     def __init__(self, config: ParameterNetConfig):
@@ -312,19 +305,6 @@ class ParameterNetBackbone(BackboneMixin, ParameterNetPreTrainedModel):
         self.stem = ParameterNetStem(config)
         self.stages = nn.ModuleList(ParameterNetStage(config, index) for index in range(len(config.stages)))
         self.post_init()
-
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
-        """
-        Args:
-            pixel_values: normalised images, (batch, num_channels, height, width).
-        """
-        hidden_states = [self.stem(self.prepare_pixels(pixel_values))]
-        for stage in self.stages:
-            hidden_states.append(stage(hidden_states[-1]))
-        feature_maps = tuple(hidden_states[self.stage_names.index(name)] for name in self.out_features)
-        return BackboneOutput(feature_maps=feature_maps, hidden_states=tuple(hidden_states))
 
 
 __all__ = [

@@ -5,6 +5,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
 from ...architecture import Preset, imagenet_top1
+from ..layers.widths import round_width
 
 #: EfficientNet-B0, which all TinyNets shrink: rows of (blocks, depthwise kernel, stride, expansion, output width), a
 #: row per stage. Expansion 1 is a depthwise separable block, another an inverted residual.
@@ -19,12 +20,6 @@ STAGES = (
 )
 #: Side of EfficientNet-B0's images in pixels.
 BASE_SIZE = 224
-
-
-def round_width(width: float) -> int:
-    """The nearest multiple of 8 that keeps at least 90 % of `width` channels (halves go up)."""
-    rounded = max(8, int(width + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * width else rounded
 
 
 @strict
@@ -107,12 +102,12 @@ class TinyNetConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def hidden_sizes(self) -> list[int]:
         """Channels after the stem and after each stage."""
-        return [self.stem_size] + [round_width(row[4] * self.width_multiplier) for row in self.stages]
+        return [self.stem_size] + [round_width(row[4] * self.width_multiplier, 8) for row in self.stages]
 
     @property
     def head_size(self) -> int:
         """Channels of the pooled features."""
-        return max(self.final_size, round_width(self.final_size * self.width_multiplier))
+        return max(self.final_size, round_width(self.final_size * self.width_multiplier, 8))
 
     @property
     def num_hidden_layers(self) -> int:

@@ -10,10 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
-    BackboneOutput,
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
@@ -23,10 +21,14 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from ..layers.backbone import StagesBackboneMixin
 from ..layers.batch_norm import BatchNormCheckpointingMixin
 from ..layers.drop_path import DropPath
+from ..layers.in_place import may_overwrite
+from ..layers.pixels import PixelsMixin
 from ..layers.reparameterization import ConvNorm, ReparameterizationMixin
-from .configuration_tinynet import TinyNetConfig, round_width
+from ..layers.widths import round_width
+from .configuration_tinynet import TinyNetConfig
 
 
 def _conv(config: TinyNetConfig) -> partial:
@@ -74,7 +76,7 @@ class TinyNetBlock(GradientCheckpointingLayer):
         conv = _conv(config)
         expanded, self.expand = in_channels, None
         if expansion != 1:
-            expanded = round_width(in_channels * expansion)
+            expanded = round_width(in_channels * expansion, 8)
             self.expand = conv(in_channels, expanded)
         self.depthwise = conv(expanded, expanded, kernel_size, stride=stride, groups=expanded)
         self.squeeze_excite = None
@@ -88,8 +90,8 @@ class TinyNetBlock(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         residual = hidden_states
         if self.expand is not None:
-            hidden_states = F.silu(self.expand(hidden_states), inplace=True)
-        hidden_states = F.silu(self.depthwise(hidden_states), inplace=True)
+            hidden_states = F.silu(self.expand(hidden_states), inplace=may_overwrite())
+        hidden_states = F.silu(self.depthwise(hidden_states), inplace=may_overwrite())
         if self.squeeze_excite is not None:
             hidden_states = self.squeeze_excite(hidden_states)
         hidden_states = self.project(hidden_states)
@@ -106,7 +108,7 @@ class TinyNetStem(nn.Module):
         self.convolution = _conv(config)(config.num_channels, config.stem_size, 3, stride=2)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return F.silu(self.convolution(pixel_values), inplace=True)
+        return F.silu(self.convolution(pixel_values), inplace=may_overwrite())
 
 
 class TinyNetStage(nn.Module):
@@ -136,7 +138,7 @@ class TinyNetStage(nn.Module):
         return hidden_states
 
 
-class TinyNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class TinyNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
     """What all TinyNets share: configuration, initialisation, folding."""
 
     config: TinyNetConfig
@@ -191,7 +193,7 @@ class TinyNetModel(TinyNetPreTrainedModel):
         hidden_states = self.stem(self.prepare_pixels(pixel_values))
         for stage in self.stages:
             hidden_states = stage(hidden_states)
-        hidden_states = F.silu(self.final(hidden_states), inplace=True)
+        hidden_states = F.silu(self.final(hidden_states), inplace=may_overwrite())
         return BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=hidden_states, pooler_output=hidden_states.mean((2, 3))
         )
@@ -232,13 +234,12 @@ class TinyNetForImageClassification(TinyNetPreTrainedModel):
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
-class TinyNetBackbone(BackboneMixin, TinyNetPreTrainedModel):
+class TinyNetBackbone(StagesBackboneMixin, TinyNetPreTrainedModel):
     """The stages as feature maps for detectors and segmenters.
 
     Strides: 2 ("stem", "stage1"), 4 ("stage2"), 8 ("stage3"), 16 ("stage4", "stage5"), 32 ("stage6", "stage7").
     """
 
-    has_attentions = False
     _keys_to_ignore_on_load_unexpected = [r"^final\.", r"^classifier\."]
 
     def __init__(self, config: TinyNetConfig):
@@ -247,19 +248,6 @@ class TinyNetBackbone(BackboneMixin, TinyNetPreTrainedModel):
         self.stem = TinyNetStem(config)
         self.stages = nn.ModuleList(TinyNetStage(config, index) for index in range(len(config.stages)))
         self.post_init()
-
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
-        """
-        Args:
-            pixel_values: normalised images, (batch, num_channels, height, width).
-        """
-        hidden_states = [self.stem(self.prepare_pixels(pixel_values))]
-        for stage in self.stages:
-            hidden_states.append(stage(hidden_states[-1]))
-        feature_maps = tuple(hidden_states[self.stage_names.index(name)] for name in self.out_features)
-        return BackboneOutput(feature_maps=feature_maps, hidden_states=tuple(hidden_states))
 
 
 __all__ = [

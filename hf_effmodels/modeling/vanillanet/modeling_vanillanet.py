@@ -8,10 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
-    BackboneOutput,
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
@@ -21,7 +19,10 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from ..layers.backbone import StagesBackboneMixin
 from ..layers.batch_norm import BatchNormCheckpointingMixin
+from ..layers.in_place import may_overwrite
+from ..layers.pixels import PixelsMixin
 from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, conv_with_values, fold_conv_norm
 from .configuration_vanillanet import VanillaNetConfig, check_act_learn
 
@@ -30,7 +31,7 @@ class SeriesActivation(ConvNorm):
     """The series-informed activation: Σ over the (2n+1)² neighbours of a_ij · ReLU(x_ij), per channel (section 3.2).
 
     That is ReLU, then a depthwise convolution, then a batch norm (whose shift stands for the paper's biases); once
-    folded, the convolution has a bias instead. Works in place.
+    folded, the convolution has a bias instead. Works in place where that is allowed.
     """
 
     def __init__(self, config: VanillaNetConfig, channels: int):
@@ -45,7 +46,7 @@ class SeriesActivation(ConvNorm):
         )
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return super().forward(F.relu(hidden_states, inplace=True))
+        return super().forward(F.relu(hidden_states, inplace=may_overwrite()))
 
 
 class DeepConvolution(nn.Module):
@@ -86,7 +87,7 @@ class DeepConvolution(nn.Module):
             return self.conv(hidden_states)
         hidden_states = self.norm1(self.conv1(hidden_states))
         if self.config.act_learn != 1:
-            hidden_states = F.leaky_relu(hidden_states, float(self.config.act_learn), inplace=True)
+            hidden_states = F.leaky_relu(hidden_states, float(self.config.act_learn), inplace=may_overwrite())
         hidden_states = self.conv2(hidden_states)
         return hidden_states if self.norm2 is None else self.norm2(hidden_states)
 
@@ -156,7 +157,7 @@ class VanillaNetStage(GradientCheckpointingLayer):
         return F.max_pool2d(hidden_states, kernel_size=2, stride=2)
 
 
-class VanillaNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class VanillaNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
     """What all VanillaNets share: configuration, initialisation, annealing, folding."""
 
     config: VanillaNetConfig
@@ -201,7 +202,7 @@ class VanillaNetPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingM
 
         return [DeepTrainingCallback(self)]
 
-    def _check_reparameterizable(self) -> None:
+    def check_reparameterizable(self) -> None:
         if self.config.act_learn != 1:
             raise RuntimeError(
                 f"reparameterize: act_learn is {self.config.act_learn}: {type(self).__name__} still has an activation "
@@ -284,10 +285,9 @@ class VanillaNetForImageClassification(VanillaNetPreTrainedModel):
         return ImageClassifierOutputWithNoAttention(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
-class VanillaNetBackbone(BackboneMixin, VanillaNetPreTrainedModel):
+class VanillaNetBackbone(StagesBackboneMixin, VanillaNetPreTrainedModel):
     """The stem (stride 4) and the stages (up to stride 32) as feature maps for detectors and segmenters."""
 
-    has_attentions = False
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
 
     def __init__(self, config: VanillaNetConfig):
@@ -296,19 +296,6 @@ class VanillaNetBackbone(BackboneMixin, VanillaNetPreTrainedModel):
         self.stem = VanillaNetStem(config)
         self.stages = nn.ModuleList(VanillaNetStage(config, index) for index in range(len(config.strides)))
         self.post_init()
-
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
-        """
-        Args:
-            pixel_values: normalised images, (batch, num_channels, height, width).
-        """
-        hidden_states = [self.stem(self.prepare_pixels(pixel_values))]
-        for stage in self.stages:
-            hidden_states.append(stage(hidden_states[-1]))
-        feature_maps = tuple(hidden_states[self.stage_names.index(name)] for name in self.out_features)
-        return BackboneOutput(feature_maps=feature_maps, hidden_states=tuple(hidden_states))
 
 
 __all__ = [

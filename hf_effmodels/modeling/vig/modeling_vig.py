@@ -12,10 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
-    BackboneOutput,
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
@@ -25,8 +23,10 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from ..layers.backbone import StagesBackboneMixin
 from ..layers.batch_norm import BatchNormCheckpointingMixin
 from ..layers.drop_path import DropPath
+from ..layers.pixels import PixelsMixin
 from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, norm_scale_and_shift
 from .configuration_vig import PyramidVigConfig, VigConfig
 from .graph_convolutions import ACTIVATIONS, GRAPH_CONVOLUTIONS, GinConv
@@ -215,7 +215,7 @@ class VigHead(nn.Module):
         self.norm = None
 
 
-class VigPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class VigPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
     """What all ViGs share: configuration, initialisation, folding."""
 
     config: VigConfig
@@ -223,15 +223,10 @@ class VigPreTrainedModel(ReparameterizationMixin, BatchNormCheckpointingMixin, P
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    # A map in this format is its list of nodes: nothing has to be transposed.
+    channels_last_on_cpu = True
     _no_split_modules = ["VigBlock"]
     _can_record_outputs = {"hidden_states": VigStage, "graph": KnnGraph}
-
-    def prepare_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        pixel_values = super().prepare_pixels(pixel_values)
-        if not self.training and pixel_values.device.type == "cpu":
-            # A map in this format is its list of nodes: nothing has to be transposed.
-            return pixel_values.contiguous(memory_format=torch.channels_last)
-        return pixel_values
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -319,13 +314,12 @@ class VigForImageClassification(VigPreTrainedModel):
         return VigClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states, graph=outputs.graph)
 
 
-class VigBackbone(BackboneMixin, VigPreTrainedModel):
+class VigBackbone(StagesBackboneMixin, VigPreTrainedModel):
     """The stages as feature maps for detectors and segmenters.
 
     ViG: all at stride 16. Pyramid ViG: "stem" and "stage1" at stride 4, then 8, 16 and 32.
     """
 
-    has_attentions = False
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^classifier\."]
 
     def __init__(self, config: VigConfig):
@@ -334,19 +328,6 @@ class VigBackbone(BackboneMixin, VigPreTrainedModel):
         self.stem = VigStem(config)
         self.stages = nn.ModuleList(VigStage(config, index) for index in range(len(config.depths)))
         self.post_init()
-
-    @can_return_tuple
-    @filter_output_hidden_states
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
-        """
-        Args:
-            pixel_values: normalised images, (batch, num_channels, height, width).
-        """
-        hidden_states = [self.stem(self.prepare_pixels(pixel_values))]
-        for stage in self.stages:
-            hidden_states.append(stage(hidden_states[-1]))
-        feature_maps = tuple(hidden_states[self.stage_names.index(name)] for name in self.out_features)
-        return BackboneOutput(feature_maps=feature_maps, hidden_states=tuple(hidden_states))
 
 
 class PyramidVigPreTrainedModel(VigPreTrainedModel):
