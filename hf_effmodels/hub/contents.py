@@ -95,3 +95,12 @@ def needed_weights(folder: Path, name: str) -> set[str]:
     if wrong:
         raise ValueError(f"folder_or_model: {folder / index} names {wrong[0]!r}, accepted are weights beside it")
     return {index, *(f"{beside}{shard}" for shard in shards)}
+
+
+def reference_fields(config_class: type) -> dict[str, str]:
+    """Part of a configuration -> the field that says where that part's own weights are, of models that may be saved
+    without them: `<part>_model_name_or_path` beside `<part>_config`."""
+    fields = getattr(config_class, "__dataclass_fields__", {})
+    parts = (name.removesuffix("_config") for name in getattr(config_class, "sub_configs", {}))
+    named = {f"{part}_config": f"{part}_model_name_or_path" for part in parts}
+    return {part: field for part, field in named.items() if field in fields}

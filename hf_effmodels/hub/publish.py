@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..registry import ARCHITECTURES
 from .bundle import is_bundled
-from .card import NO_LICENSE, check_license
+from .card_text import NO_LICENSE, check_license
 from .contents import CARD, CONFIG, MODEL_INDEX
 from .export import architecture_code, auto_map, export, is_export, is_own_file, with_auto_map
 from .pipelines import (

@@ -1,12 +1,11 @@
 import pytest
 from huggingface_hub import ModelCard
-from transformers import ResNetConfig, ResNetForImageClassification
 
 import hf_effmodels
 from hf_effmodels.hub import build_card
+from hf_effmodels.hub.card_text import About, write_card
 from hf_effmodels.hub.ids import hub_id
 from hf_effmodels.pipelines.sam_diffsr.export import build_card as pipeline_card
-from hf_effmodels.training.run.reports import _plain_card
 
 
 def own_card(dataset):
@@ -15,9 +14,8 @@ def own_card(dataset):
 
 
 def foreign_card(dataset):
-    model = ResNetForImageClassification(ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1]))
-    facts = {"license": "apache-2.0", "results": [], "training": {}, "base_model": None}
-    return _plain_card(model, "image-classification", dataset=dataset, **facts)
+    about = About(title="ResNet", introduction="A ResNet.", library="transformers", task="image-classification")
+    return write_card(about, license="apache-2.0", dataset=dataset)
 
 
 def super_resolution_card(dataset):

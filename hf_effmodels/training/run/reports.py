@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
-
 from ..._files import move_into, whole_file, write_text
 from ...hub.ids import hub_id
 
@@ -69,16 +67,13 @@ def write_card(
         training: the hyper-parameters, see `training_summary`.
         export_options: further arguments of `hub.export`, for the folder `hub`.
     """
-    from ...hub import export
+    from ...hub import card_text, export
 
     network, output = trainer.accelerator.unwrap_model(trainer.model), Path(trainer.args.output_dir)
-    source = f"scripts/train.py, {date.today().isoformat()}, {trainer.args.device.type}"
     facts = {
         "license": trainer.args.license,
         "dataset": dataset,
-        "results": [
-            {"metric": name, "value": value, "split": split, "source": source} for name, value in metrics.items()
-        ],
+        "results": card_results(trainer, metrics, split),
         "training": training,
         "base_model": hub_id(model),
     }
@@ -87,29 +82,16 @@ def write_card(
         export(network, trainer.processing_class, output / HUB_FOLDER, overwrite=True, **export_options, **facts)
         card = (output / HUB_FOLDER / "README.md").read_text(encoding="utf-8")
     else:
-        card = str(_plain_card(network, pipeline_tag, **facts))
+        name = type(network).__name__
+        about = card_text.About(title=name, introduction=f"A `{name}`.", library="transformers", task=pipeline_tag)
+        card = str(card_text.write_card(about, **facts))
     write_text(output / "README.md", card)
 
 
-def _plain_card(model, pipeline_tag: str, *, license, dataset, results, training, base_model) -> ModelCard:
-    """The card of a model of another library's."""
-    data = ModelCardData(
-        license=license,
-        library_name="transformers",
-        pipeline_tag=pipeline_tag,
-        datasets=[dataset] if hub_id(dataset) else None,
-        base_model=base_model,
-    )
-    lines = [f"# {type(model).__name__}", "", f"Trained on {dataset}.", "", "## Measured", ""]
-    lines += ["| metric | split | value | source |", "| --- | --- | --- | --- |"]
-    lines += [f"| {r['metric']} | {r['split']} | {_shown(r)} | {r['source']} |" for r in results]
-    lines += ["", "## Training", "", "| hyper-parameter | value |", "| --- | --- |"]
-    lines += [f"| {key} | `{value}` |" for key, value in training.items()]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
-
-
-def _shown(result: Mapping) -> str:
-    return f"{100 * result['value']:.2f} %" if "accuracy" in result["metric"] else f"{result['value']:.4g}"
+def card_results(trainer, metrics: Mapping[str, float], split: str) -> list[dict]:
+    """`metrics`, measured on `split` after this training, as a card's results."""
+    source = f"scripts/train.py, {date.today().isoformat()}, {trainer.args.device.type}"
+    return [{"metric": name, "value": value, "split": split, "source": source} for name, value in metrics.items()]
 
 
 def training_summary(config: dict, names: Sequence[str], total_batch_size: int) -> dict:

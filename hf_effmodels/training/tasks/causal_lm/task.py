@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
-from ....hub.card import check_license
+from ....hub.card_text import check_license
 from ...data.text.arguments import TextArguments
 from ...data.text.documents import evaluated_split, load_evaluation_texts, load_texts, read
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators

@@ -2,16 +2,15 @@
 
 import logging
 import sys
-from datetime import date
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image, ImageDraw
 
 from ...._files import whole_file, write_json, write_text
+from ....hub.card_text import About, write_card
 from ....pipelines.sam_diffsr import ENTRIES
 from ....pipelines.sam_diffsr.export import export
-from ...run.reports import HUB_FOLDER, has_matplotlib, plot_curves, save_results, training_summary
+from ...run.reports import HUB_FOLDER, card_results, has_matplotlib, plot_curves, save_results, training_summary
 from .evaluation import MEASURES, Enlarged, averages
 
 logger = logging.getLogger(__name__)
@@ -75,37 +74,37 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
         plot_curves(trainer.state.log_history, output / "training_curve.png", panels, x="step")
     training = training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(trainer.args))
     measured = {name: eval_metrics[f"eval_{name}"] for name in (*MEASURES, *(f"bicubic_{m}" for m in MEASURES))}
-    source = f"scripts/train.py, {date.today().isoformat()}, {trainer.args.device.type}"
-    facts = {"license": trainer.args.license, "dataset": data_args.dataset, "training": training}
-    evaluated_on = f"{len(trainer.eval_dataset)} images of {trainer.eval_dataset.split}"
+    facts = {
+        "license": trainer.args.license,
+        "dataset": data_args.dataset,
+        "results": card_results(
+            trainer, measured, f"{len(trainer.eval_dataset)} images of {trainer.eval_dataset.split}"
+        ),
+        "training": training,
+    }
     if model_args.stage == "rrdb":
-        card = str(_encoder_card(measured, f"{evaluated_on}; {source}", **facts))
+        card = str(write_card(_about_encoder(), **facts))
     else:
         hub = output / HUB_FOLDER
-        export(
-            trainer.complete, hub, overwrite=True, results=measured, measured_on=f"{evaluated_on}; {source}", **facts
-        )
+        export(trainer.complete, hub, overwrite=True, **facts)
         card = (hub / "README.md").read_text(encoding="utf-8")
     write_text(output / "README.md", card)
     logger.info("results: %s", output)
     return results
 
 
-def _encoder_card(measured: dict, measured_on: str, *, license, dataset, training) -> ModelCard:
+def _about_encoder() -> About:
     (entry,) = ENTRIES
-    tags = ["hf_effmodels", "super-resolution", f"arxiv:{entry.arxiv}"]
-    data = ModelCardData(license=license, library_name="diffusers", pipeline_tag="image-to-image", tags=tags)
-    lines = [
-        "# RRDB condition encoder",
-        f"\nTrained on {dataset} by L1 for the denoiser of [{entry.paper}](https://arxiv.org/abs/{entry.arxiv}). "
-        "It is loaded by `hf_effmodels.pipelines.RRDBModel.from_pretrained`, and named as `--encoder` by the recipes "
-        "of the denoiser.",
-        f"\n## Measured\n\n{measured_on}.\n\n| metric | value |\n| --- | --- |",
-        *(f"| {name} | {value:.4f} |" for name, value in measured.items()),
-        "\n## Training\n\n| hyper-parameter | value |\n| --- | --- |",
-        *(f"| {name} | `{value}` |" for name, value in training.items()),
-    ]
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n")
+    return About(
+        title="RRDB condition encoder",
+        introduction=f"Trained by L1 for the denoiser of [{entry.paper}](https://arxiv.org/abs/{entry.arxiv}). It is "
+        "loaded by `hf_effmodels.pipelines.RRDBModel.from_pretrained`, and named as `--encoder` by the recipes of the "
+        "denoiser.",
+        library="diffusers",
+        task=entry.tasks[0].pipeline_tag,
+        tags=("hf_effmodels", "super-resolution", f"arxiv:{entry.arxiv}"),
+        entry=entry,
+    )
 
 
 def write_evaluation(results: list[Enlarged], facts: dict, output: Path) -> dict:

@@ -66,7 +66,7 @@ def test_an_encoder_and_a_pipeline_are_trained_and_load_and_measure_as_trained(s
     grid = Image.open(sorted((output / "validation").glob("*.png"))[-1])
     assert grid.width > 4 * 32 and grid.height > 2 * 32
     card = (output / "README.md").read_text()
-    assert "license: mit" in card and "| psnr_y |" in card and card == (output / "hub" / "README.md").read_text()
+    assert "license: mit" in card and "| psnr_y, " in card and card == (output / "hub" / "README.md").read_text()
     assert not list((output / "hub").rglob("*.pt")) and (output / "hub" / "model_index.json").exists()
 
     # On from a trained pipeline, and a second time into the same folder.

@@ -1,0 +1,298 @@
+"""The one writer of model cards: what a kind of model knows of itself comes in as data, Markdown goes out.
+
+Texts of users (names, labels, sources) appear as what they are: on one line, with their markup escaped, without paths
+of the machine they come from.
+"""
+
+import dataclasses
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..architecture import METRICS, Entry, Preset, Published
+from .ids import hub_id
+
+#: Licence identifiers of the Hub (https://huggingface.co/docs/hub/repositories-licenses), without "unknown".
+LICENSES = frozenset(
+    """apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0
+    lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl
+    openmdw-1.0 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+    fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma
+    other""".split()
+)
+NO_LICENSE = "none stated: not for redistribution"
+_OWN_DATA = "data of its maker's own"
+
+Rows = Iterable[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a kind of model says of itself. Everything is Markdown: texts of users go through `plain` or `code` first.
+
+    Attributes:
+        title: of the card.
+        introduction: what it is, where it comes from.
+        library: the Hub's name of the library that loads it.
+        task: the Hub's name of the task, None for a backbone.
+        tags: of the Hub.
+        facts: name and value of what is known of the model; the licence of its weights is added.
+        usage: the section with the snippets, with its heading.
+        published: what others have published of this variant.
+        entry: where it is declared, for the citation.
+        preset: the published variant, for the origin of its weights.
+    """
+
+    title: str
+    introduction: str
+    library: str
+    task: str | None
+    tags: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    usage: str = ""
+    published: tuple[Published, ...] = ()
+    entry: Entry | None = None
+    preset: Preset | None = None
+
+
+def write_card(
+    about: About,
+    *,
+    license: str | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    dataset: str | None = None,
+    results: Mapping[str, float] | Iterable[Mapping[str, Any]] | None = None,
+    training: Mapping[str, Any] | None = None,
+    conversion: Any = None,
+    base_model: str | None = None,
+) -> ModelCard:
+    """The model card of any kind of model; the arguments beside `about` are those of `build_card`.
+
+    Raises:
+        ValueError: an argument of another form.
+    """
+    check_license(license, license_name, license_link)
+    measured = check_results(results, dataset)
+    if dataclasses.is_dataclass(conversion):
+        conversion = dataclasses.asdict(conversion)
+    title = one_line(about.title)
+    known = [entry for entry in measured if math.isfinite(entry["value"])]
+    data = ModelCardData(
+        license=license,
+        license_name=license_name,
+        license_link=license_link,
+        library_name=about.library,
+        pipeline_tag=about.task,
+        tags=list(about.tags) or None,
+        datasets=[dataset] if hub_id(dataset) else None,
+        base_model=base_model,
+        metrics=sorted({one_line(entry["metric"]) for entry in measured}) or None,
+        **({"model_name": title, "eval_results": [_eval_result(e, about.task) for e in known]} if known else {}),
+    )
+    sections = [
+        f"# {plain(title)}\n\n{about.introduction}" + (f" Trained on {data_name(dataset)}." if dataset else ""),
+        _facts(about, license, license_name, license_link),
+        about.usage,
+        _numbers(about, measured, converted=conversion is not None),
+        _training(training),
+        _origin(about, conversion, license),
+        _citation(about.entry),
+    ]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(filter(None, sections)) + "\n")
+
+
+# texts of users
+
+
+def one_line(text: Any, limit: int = 200) -> str:
+    """A text without line breaks, control characters and paths of this machine, cut at `limit` characters."""
+    text = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+    text = re.sub(r"(?<![\w:/.~\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\]+[/\\])+[^\s/\\,;)\"']*", "(a local path)", text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def plain(text: Any) -> str:
+    """A text of a user as Markdown that shows just that."""
+    text = re.sub(r"([\\`*\[\]<>|~$])", r"\\\1", one_line(text)).replace("&", "&amp;")
+    text = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # inside a word it is no emphasis
+    return re.sub(r"^([#+=-]|\d+[.)])", r"\\\1", text)
+
+
+def code(value: Any) -> str:
+    """A value as code; as text where it has backticks itself."""
+    text = one_line(value)
+    return plain(text) if "`" in text or not text else f"`{text}`".replace("|", "\\|")
+
+
+def is_local(name: Any) -> bool:
+    """Whether a text names a file or a folder of this machine: such names stay out of cards."""
+    text = str(name)
+    if not isinstance(name, (str, os.PathLike)) or hub_id(text) or re.match(r"https?://", text):
+        return False
+    looks = re.match(r"[~.]?[/\\]|\.\.|[A-Za-z]:[/\\]|file:", text) or re.fullmatch(
+        r"[^\s/\\]+([/\\][^\s/\\]*)+", text
+    )
+    return bool(looks) or (len(text) < 256 and "\0" not in text and os.path.exists(text))
+
+
+def data_name(dataset: str) -> str:
+    """What a card calls a data set: its name, but no place on the machine of its maker."""
+    return _OWN_DATA if is_local(dataset) else plain(dataset)
+
+
+def table(head: Sequence[str], rows: Rows) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(" ".join(str(cell).split()) for cell in line) + " |" for line in lines)
+
+
+# sections
+
+
+def _facts(about: About, license: str | None, name: str | None, link: str | None) -> str:
+    stated = f"[{plain(name)}]({link})" if license == "other" else license or NO_LICENSE
+    rows = [*about.facts, ("Licence of the weights", stated)]
+    if about.entry is not None:
+        rows += [
+            ("Licence of the code", "apache-2.0"),
+            ("Paper", f"[arXiv:{about.entry.arxiv}](https://arxiv.org/abs/{about.entry.arxiv})"),
+            ("Official code", about.entry.repository),
+        ]
+    return "## Facts\n\n" + table(("", ""), rows)
+
+
+def _numbers(about: About, measured: list[dict[str, Any]], converted: bool) -> str:
+    """Published numbers beside measured ones, each with its source."""
+    rows = []
+    for number in about.published:
+        unit = METRICS[number.metric] and f" {METRICS[number.metric]}"
+        value = f"{number.value:.{4 if number.metric == 'SSIM' else 2}f}{unit} ({number.source})"
+        rows.append((f"{number.metric}, {number.dataset}", value, "not measured here"))
+    for entry in measured:
+        where = data_name(entry["dataset"]) + (f", {plain(entry['split'])}" if entry["split"] else "")
+        source = plain(entry["source"]) if entry["source"] else "measured by the publisher of these weights"
+        rows.append((f"{plain(entry['metric'])}, {where}", "not published", f"{_value(entry)} ({source})"))
+    if not rows:
+        return "## Numbers\n\nNo number has been published for this variant, and none was measured."
+    text = "## Numbers\n\n" + table(("", "published", "measured here"), rows)
+    if about.published:
+        whose = "these, converted" if converted else "not necessarily these"
+        text += f"\n\nThe published numbers belong to the authors' weights: {whose}."
+    return text
+
+
+def _value(entry: Mapping[str, Any]) -> str:
+    """Accuracies as per cent, PSNR in dB, SSIM with four decimals, everything else with six significant digits."""
+    metric, value = entry["metric"].lower(), entry["value"]
+    if re.search(r"accuracy|top.?\d", metric) and 0 <= value <= 1:
+        return f"{100 * value:.2f} %"
+    if "psnr" in metric:
+        return f"{value:.2f} dB"
+    return f"{value:.4f}" if "ssim" in metric else f"{value:.6g}"
+
+
+def _training(training: Mapping[str, Any] | None) -> str:
+    if not training:
+        return ""
+    return "## Training\n\n" + table(("hyper-parameter", "value"), _flat(training))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((plain(f"{prefix}{key}"), "a local path" if is_local(value) else code(value)))
+    return rows
+
+
+def _origin(about: About, conversion: Mapping[str, Any] | None, license: str | None) -> str:
+    """Where converted weights come from, so that everybody can repeat it."""
+    if conversion is None:
+        return ""
+    rows = [("SHA-256", code(conversion["sha256"]))]
+    rows.append(("Read from it", f"{conversion['converted']} tensors of {plain(conversion['entry'])}"))
+    if about.preset is not None:
+        if about.preset.weights:
+            rows.append(("Published at", about.preset.weights))
+        if about.preset.weights_license_note and license == about.preset.weights_license:
+            rows.append(("Licence", about.preset.weights_license_note))
+    return "## Origin\n\nConverted from the official weights by `hf-effmodels convert`.\n\n" + table(
+        ("Official file", ""), rows
+    )
+
+
+def _citation(entry: Entry | None) -> str:
+    if entry is None:
+        return ""
+    return (
+        f"## Citation\n\nPlease cite the paper: {entry.paper}, arXiv:{entry.arxiv} "
+        f"([BibTeX](https://arxiv.org/bibtex/{entry.arxiv}))."
+    )
+
+
+# arguments
+
+
+def check_license(license: str | None, name: str | None = None, link: str | None = None) -> None:
+    """ValueError if a licence is given that the Hub does not know, or "other" without its name and link."""
+    if license is not None and (not isinstance(license, str) or license not in LICENSES):
+        near = difflib.get_close_matches(str(license).lower().replace(" ", "-"), sorted(LICENSES), n=3)
+        hint = (
+            f"did you mean {', '.join(near)}?" if near else "for any other licence give 'other' with its name and link"
+        )
+        raise ValueError(f"license: got {license!r}, which is not a licence identifier of the Hub; {hint}")
+    if license == "other" and not (name and link):
+        raise ValueError(f"license='other' needs license_name and license_link, got {name!r} and {link!r}")
+    if license != "other" and (name or link):
+        raise ValueError(f"license_name and license_link go with license='other', got license={license!r}")
+    if name and (not isinstance(name, str) or name != one_line(name)):
+        raise ValueError(f"license_name: got {name!r}, accepted is a text of one line")
+    if link and not re.fullmatch(r"https?://[^\s<>()\[\]\"'`|]+|LICENSE(\.md|\.txt)?", str(link)):
+        raise ValueError(f"license_link: got {link!r}, accepted is an address (https://…) or the file LICENSE")
+
+
+def check_results(results, dataset: str | None) -> list[dict[str, Any]]:
+    """`results` in its one internal form: mappings with metric, value, dataset, split and source."""
+    if results is None:
+        return []
+    if isinstance(results, Mapping):
+        results = [{"metric": metric, "value": value} for metric, value in results.items()]
+    entries = []
+    for result in results:
+        if not isinstance(result, Mapping) or not {"metric", "value"} <= result.keys():
+            raise ValueError(f"results: got {result!r}, accepted are mappings with 'metric' and 'value'")
+        if unknown := result.keys() - {"metric", "value", "dataset", "split", "source"}:
+            raise ValueError(f"results: unknown key {sorted(unknown, key=str)[0]!r} in {dict(result)!r}")
+        if not isinstance(result["metric"], str):
+            raise ValueError(f"results: a metric must be a name, got {result['metric']!r}")
+        if not isinstance(result["value"], (int, float)) or isinstance(result["value"], bool):
+            raise ValueError(f"results: the value of {result['metric']!r} must be a number, got {result['value']!r}")
+        if not (result.get("dataset") or dataset):
+            raise ValueError(f"results: {result['metric']!r} was measured on what? Give `dataset`.")
+        entries.append({"dataset": dataset, "split": None, "source": None, **result})
+    return entries
+
+
+def _eval_result(entry: Mapping[str, Any], task: str | None) -> EvalResult:
+    name = _OWN_DATA if is_local(entry["dataset"]) else one_line(entry["dataset"])
+    return EvalResult(
+        task_type=task or "feature-extraction",
+        dataset_type=name,
+        dataset_name=name,
+        dataset_split=None if entry["split"] is None else one_line(entry["split"]),
+        metric_type=one_line(entry["metric"]),
+        metric_value=float(entry["value"]),
+        metric_name=one_line(entry["metric"]),
+    )
