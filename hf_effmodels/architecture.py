@@ -202,6 +202,9 @@ class Architecture(Entry):
         auto_classes: transformers Auto class -> our class in `modeling_<name>.py`.
         image_processor: transformers' image processor class per backend (empty where there are no images).
         processor: our processor class in `processing_<name>.py`, of models that take images and text.
+        base_models: of models whose official files hold only what `freeze_base()` leaves trainable: part of the
+            configuration -> where that part is by default (a Hub id), None where it must be said. `hub.convert` then
+            takes `<part>_model`, the command `--<part>-model`.
     """
 
     model_type: str
@@ -209,6 +212,7 @@ class Architecture(Entry):
     auto_classes: Mapping[str, str]
     image_processor: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     processor: str | None = None
+    base_models: Mapping[str, str | None] = field(default_factory=lambda: _EMPTY)
 
     @property
     def key(self) -> str:

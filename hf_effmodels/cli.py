@@ -9,6 +9,7 @@ from dataclasses import asdict, is_dataclass
 
 from . import __version__
 from .models import create_image_processor, create_model, list_models, model_info
+from .registry import ARCHITECTURES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,8 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--num-labels", type=int, help="classes of the checkpoint, where it is not the preset's number")
     sub.add_argument("--labels", help="JSON file with the list of class names")
     sub.add_argument("--license", help="licence of the weights (default: that of the preset's official weights)")
-    sub.add_argument("--text-model", help="of adapters (ADEM-VL): the language model they were trained for")
-    sub.add_argument("--vision-model", help="of adapters (ADEM-VL): the vision model, where it is not the paper's")
+    sub.add_argument("--allow-broken-weights", action="store_true", help="convert weights that are not finite, too")
+    for part, titles in _base_models().items():
+        sub.add_argument(f"--{part}-model", help=f"of adapters ({titles}): the {part} model they were trained for")
 
     sub = command("export", _export, _show_facts, "Fold a model and export it for the edge.")
     sub.add_argument("preset", help="a preset, a folder or an id of the Hub")
@@ -90,7 +92,7 @@ def _info(arguments):
 def _convert(arguments):
     from .hub.convert import convert
 
-    given = {"text_model": arguments.text_model, "vision_model": arguments.vision_model}
+    given = {f"{part}_model": getattr(arguments, f"{part}_model") for part in _base_models()}
     overrides = {name: value for name, value in given.items() if value is not None}
     if arguments.num_labels is not None:
         overrides["num_labels"] = arguments.num_labels
@@ -106,8 +108,18 @@ def _convert(arguments):
         arguments.folder,
         entry=arguments.entry,
         license=arguments.license,
+        allow_broken_weights=arguments.allow_broken_weights,
         **overrides,
     )
+
+
+def _base_models() -> dict[str, str]:
+    """Part of a model that official files leave out -> the architectures where they do."""
+    titles: dict[str, list[str]] = {}
+    for architecture in ARCHITECTURES.values():
+        for part in architecture.base_models:
+            titles.setdefault(part, []).append(architecture.title)
+    return {part: ", ".join(names) for part, names in titles.items()}
 
 
 def _export(arguments):

@@ -1,20 +1,20 @@
 """Official checkpoints -> models of this package.
 
-Each architecture's `convert_<name>.py` declares how the official names become ours:
+Each architecture's `convert_<name>.py` declares how the official names become ours, without reading or writing files:
 
 - `RULES`: (regular expression, replacement) pairs applied one after the other to each name;
 - `IGNORED`: entries that are no weights;
-- `RESHAPED`: our weights that have the same values in another shape (1×1 convolutions as linear layers);
-- `adapt(state_dict, config)`: the configuration of the layout found, such as an already fused one.
+- `RESHAPED`: our weights that may have dimensions of size 1 more or fewer (1×1 convolutions as linear layers);
+- `adapt(state_dict, config)`: the configuration of the layout found, such as an already fused one; it may rename in
+  place what rules cannot;
+- `settings_of(arguments)`: fields of the configuration as the arguments stored in a file have them;
+- `PROCESSOR_FIELDS`: fields of the configuration that our processor takes, too.
 
 Everything else is general and strict: every entry is used exactly once or the conversion is refused.
 """
 
-import argparse
-import hashlib
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +23,8 @@ import torch
 from ..architecture import Architecture, PipelineEntry
 from ..models import create_image_processor, find_preset, get_config
 from ..registry import ARCHITECTURES, find
-
-EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-PLAIN_ENTRIES = ("state_dict", "model", "module", "net")
+from .checkpoints import check_tensors, check_values, read_checkpoint, sha256, stored_arguments
+from .ids import hub_id
 
 
 class ConversionError(ValueError):
@@ -63,6 +62,7 @@ def convert(
     entry: str | None = None,
     license: str | None = None,
     tokenizer=None,
+    allow_broken_weights: bool = False,
     **overrides,
 ) -> ConversionReport:
     """Convert an official checkpoint into a folder that `from_pretrained` loads and `publish` uploads.
@@ -75,49 +75,101 @@ def convert(
         entry: the entry of a training checkpoint to read. By default the averaged (EMA) weights where there are some:
             they are what the papers report.
         license: licence of the weights; by default the one the registry knows for the preset's official weights.
-        tokenizer: of a language model, to be written beside it.
-        overrides: fields of the configuration, such as `num_labels=10` or `id2label={...}`. ADEM-VL's adapters need
-            `text_model` (and `vision_model`, where it is not the paper's), see its `convert_adem_vl.convert`.
+        tokenizer: of a language model, to be written beside it; of a model with a language model in it, by default
+            that one's.
+        allow_broken_weights: convert weights, too, that are not finite, and negative running variances.
+        overrides: fields of the configuration, such as `num_labels=10` or `id2label={...}`. Of files that hold a part
+            of a model only, `text_model="org/llm"` and the like say where the rest is (see `base_models`).
 
     Raises:
         ConversionError: the checkpoint does not fit the preset; nothing is written.
-        OSError, ValueError: the file is missing, truncated, or holds something other than tensors.
+        OSError, ValueError: the file is missing, truncated, or holds something other than sound tensors.
     """
     from . import export
 
+    check_options = {} if not allow_broken_weights else {"allow_broken_weights": True}
     if (found := find(preset)) is not None and isinstance(found[0], PipelineEntry):
-        return found[0].conversion_module.convert(preset, checkpoint, folder, license=license, **overrides)
+        conversion = found[0].conversion_module
+        return conversion.convert(preset, checkpoint, folder, license=license, **check_options, **overrides)
     architecture, preset_data = find_preset(preset)
-    if hasattr(architecture.conversion_module, "convert"):
-        # Adapters, which are nothing without the models they were trained for.
-        if entry is not None:
-            raise ValueError(f"entry: got {entry!r}, but files of {preset} have one set of weights.")
-        return architecture.conversion_module.convert(preset, checkpoint, folder, license=license, **overrides)
-    model, report = load_checkpoint(preset, checkpoint, entry=entry, **overrides)
+    is_partial = bool(architecture.base_models)
+    model, report = load_checkpoint(preset, checkpoint, entry=entry, **check_options, **overrides)
+    text_model = getattr(model.config, "text_model_name_or_path", None) if is_partial else None
+    if tokenizer is None and text_model is not None:
+        tokenizer = _from_hub("AutoTokenizer", text_model, "text_model")
+    processor = _processor(architecture, preset, model.config, tokenizer)
+    if is_partial and "image_token_id" not in overrides and hasattr(processor, "image_token_id"):
+        model.config.image_token_id = processor.image_token_id
     export(
         model,
-        create_image_processor(preset) if architecture.image_processor else tokenizer,
+        processor,
         folder,
         preset=preset,
         license=license or preset_data.weights_license,
         conversion=asdict(report),
+        adapter_only=is_partial,
+        base_model=hub_id(text_model),
+        **check_options,
     )
     return report
 
 
-def load_checkpoint(preset: str, checkpoint: str | Path, *, entry: str | None = None, **overrides):
-    """The classifier of `preset` with the weights of an official checkpoint, and the report; see `convert`."""
+def _base_models(architecture: Architecture, preset: str, overrides: dict) -> dict[str, str]:
+    """Takes from `overrides` where the parts are which the official files leave out (see `Architecture.base_models`).
+
+    Raises:
+        ValueError: one has to be said and is not, or is said of a preset whose files hold the whole model.
+    """
+    given = {f"{part}_model": default for part, default in architecture.base_models.items()}
+    given |= {name: overrides.pop(name) for name in list(overrides) if name in given}
+    for name, where in given.items():
+        if where is None:
+            raise ValueError(
+                f"{name}: got None, but {preset} is a set of adapters: say where the model they were trained for is "
+                f"(--{name.replace('_', '-')}), a Hub id or a folder in the layout of transformers."
+            )
+    return given
+
+
+def load_checkpoint(
+    preset: str,
+    checkpoint: str | Path,
+    *,
+    entry: str | None = None,
+    allow_broken_weights: bool = False,
+    **overrides,
+):
+    """The model of `preset`, with its main head, with the weights of an official checkpoint, and the report.
+
+    Of files that hold a part of a model only, the other weights stay on the meta device. See `convert`.
+    """
     architecture, _ = find_preset(preset)
-    state_dict, entry = read_checkpoint(checkpoint, entry=entry)
+    given = _base_models(architecture, preset, overrides)
+    state_dict, entry = read_checkpoint(checkpoint, entry=entry, is_ignored=_is_ignored)
+    if given:
+        stored = architecture.conversion_module.settings_of(stored_arguments(checkpoint))
+        overrides = {**stored, **_base_configs(given), **overrides}
+        # Trained in any precision, adapters are kept in full.
+        state_dict = {n: v.float() if v.is_floating_point() else v for n, v in state_dict.items()}
+    config = get_config(preset, **overrides)
     try:
-        model, ignored = convert_state_dict(architecture, get_config(preset, **overrides), state_dict)
+        model, ignored = convert_state_dict(architecture, config, state_dict)
     except ConversionError as error:
-        hint = _fitting_presets(state_dict, besides=preset)
+        hint = "" if given else _fitting_presets(state_dict, besides=preset)
         raise ConversionError(f"{checkpoint} is no checkpoint of {preset}. {error}{hint}") from None
+    if not allow_broken_weights:
+        weights = {name: value for name, value in state_dict.items() if name not in ignored}
+        try:
+            check_values(weights)
+        except ValueError as error:
+            raise ValueError(
+                f"checkpoint: {checkpoint} has {error} It computes nothing; --allow-broken-weights "
+                "(allow_broken_weights=True) converts it all the same."
+            ) from None
     return model, ConversionReport(
         preset=preset,
         source=Path(checkpoint).name,
-        sha256=_sha256(checkpoint),
+        sha256=sha256(checkpoint),
         entry=entry,
         converted=len(state_dict) - len(ignored),
         ignored=ignored,
@@ -125,31 +177,93 @@ def load_checkpoint(preset: str, checkpoint: str | Path, *, entry: str | None = 
     )
 
 
+def _is_ignored(name: str) -> bool:
+    return any(a.conversion_module.IGNORED.search(name) for a in ARCHITECTURES.values())
+
+
+def _base_configs(given: Mapping[str, str]) -> dict:
+    """The parts of the configuration that the models in `given` have, and the fields that say where they are."""
+    fields = {}
+    for name, where in given.items():
+        part = name.removesuffix("_model")
+        config = _from_hub("AutoConfig", where, name)
+        # Of a model of several parts (CLIP), the one that is meant.
+        fields[f"{part}_config"] = getattr(config, f"{part}_config", config)
+        fields[f"{name}_name_or_path"] = str(where)
+    return fields
+
+
+def _from_hub(auto_class: str, where: str, argument: str):
+    import transformers
+
+    try:
+        return getattr(transformers, auto_class).from_pretrained(where)
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise OSError(f"{argument}: {where!r} cannot be found or read ({auto_class}: {reason})") from error
+
+
+def _processor(architecture: Architecture, preset: str, config, tokenizer):
+    """What prepares the inputs of the converted model: image processor, tokenizer (may be None), or both in one."""
+    if not architecture.image_processor:
+        return tokenizer
+    if architecture.processor is None:
+        return create_image_processor(preset)
+    images = create_image_processor(preset, image_size=config.vision_config.image_size)
+    fields = {name: getattr(config, name) for name in architecture.conversion_module.PROCESSOR_FIELDS}
+    return architecture.processor_class(images, tokenizer, **fields)
+
+
+class _Once(dict):
+    """Weights by name, none of which may be given twice."""
+
+    def __setitem__(self, name, value):
+        if name in self:
+            raise ConversionError(f"Two entries are meant for the same weight {name!r}.")
+        super().__setitem__(name, value)
+
+
 def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[str, torch.Tensor]):
     """Build the model of `config`, with its main head, with the weights of an official `state_dict`.
 
-    The main head is the classifier of a vision model and the language modelling head of a decoder.
+    The main head is the classifier of a vision model and the language modelling head of a decoder. Of a part of a
+    model (`base_models`) the other weights stay on the meta device.
 
     Returns:
         The model in evaluation mode, in the dtype of the weights, and the names that were ignored.
 
     Raises:
-        ConversionError: entries missing, unexpected, of another shape, or meant for the same weight.
+        ConversionError: entries missing, unexpected, of another shape or kind, or meant for the same weight.
     """
     conversion = architecture.conversion_module
     ignored = [name for name in state_dict if conversion.IGNORED.search(name)]
-    renamed = _rename(state_dict.keys() - set(ignored), conversion)
-    weights = {ours: state_dict[theirs] for ours, theirs in renamed.items()}
-    config = conversion.adapt(weights, config)
-    if getattr(config, "reparameterized", False):
-        weights = _fold_norms(weights, config.batch_norm_eps)
+    official = {name: value for name, value in state_dict.items() if name not in set(ignored)}
+    try:
+        check_tensors(official)
+    except ValueError as error:
+        raise ConversionError(str(error)) from None
+    renamed = _rename(official, conversion)
+    weights = _Once({ours: official[theirs] for ours, theirs in renamed.items()})
+    try:
+        config = conversion.adapt(weights, config)
+        if getattr(config, "reparameterized", False):
+            weights = _fold_norms(weights, config.batch_norm_eps)
+    except ConversionError:
+        raise
+    except ValueError as error:
+        raise ConversionError(str(error)) from None
+    except (IndexError, KeyError, RuntimeError, TypeError) as error:
+        raise ConversionError(f"Its entries do not have the shapes of these weights ({error}).") from None
 
     with torch.device("meta"):
         model = architecture.model_class(_main_head(architecture))(config)
     weights = _with_prefix(weights, model)
     expected = model.state_dict()
+    if is_partial := bool(architecture.base_models):
+        model.freeze_base()  # the parts that are elsewhere
+        expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for name in filter(conversion.RESHAPED.search, weights):
-        if name in expected and expected[name].numel() == weights[name].numel():
+        if name in expected and _essential(expected[name].shape) == _essential(weights[name].shape):
             weights[name] = weights[name].reshape(expected[name].shape)
     for name, source in model.all_tied_weights_keys.items():
         if name not in weights and source in weights:
@@ -158,10 +272,16 @@ def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[s
     for name in expected.keys() - weights.keys():
         # What may be missing by now are the batch norms' step counters, which no output depends on.
         weights[name] = torch.tensor(0)
-    model.load_state_dict(weights, assign=True)
-    model.tie_weights()
-    _compute_buffers(model)
+    model.load_state_dict(weights, assign=True, strict=not is_partial)
+    if not is_partial:
+        model.tie_weights()
+        _compute_buffers(model)
     return model.eval(), ignored
+
+
+def _essential(shape: torch.Size) -> list[int]:
+    """A shape without its dimensions of size 1: between shapes that agree in it no value changes its place."""
+    return [size for size in shape if size != 1]
 
 
 def _main_head(architecture: Architecture) -> str:
@@ -187,7 +307,7 @@ def official_name(architecture: Architecture, name: str) -> str:
     return name
 
 
-def _rename(names, conversion) -> dict[str, str]:
+def _rename(names: Iterable[str], conversion) -> dict[str, str]:
     """Our name -> the official one."""
     renamed = {}
     for name in sorted(names):
@@ -241,10 +361,16 @@ def _check_fit(weights: dict, expected: dict, renamed: dict[str, str], prefix: s
         for n in weights
         if n in expected and weights[n].shape != expected[n].shape
     ]
+    other_kind = [
+        f"{label(n)} holds {'numbers' if weights[n].is_floating_point() else 'counts'}"
+        for n in weights
+        if n in expected and weights[n].is_floating_point() != expected[n].is_floating_point()
+    ]
     for what, names in (
         ("missing", missing),
         ("unexpected", [label(n) for n in unexpected]),
         ("of another shape", mismatched),
+        ("of another kind", other_kind),
     ):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -266,7 +392,7 @@ def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> st
         for index, name in enumerate(architecture.presets):
             try:
                 convert_state_dict(architecture, get_config(name, **labels), state_dict)
-            except (ConversionError, KeyError, RuntimeError) as error:
+            except ValueError as error:
                 # Presets of an architecture differ in shapes and depth: names foreign to the first one are to all.
                 if index == 0 and getattr(error, "names_are_foreign", False):
                     break
@@ -280,83 +406,6 @@ def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> st
 def _number_of_labels(state_dict: Mapping[str, torch.Tensor]) -> int | None:
     """Classes of the checkpoint's classifier: the length of its last bias, by the names in use."""
     for name in ("classifier.bias", "head.bias", "fc.bias", "cls2.0.bias", "cls.2.bias", "prediction.4.bias"):
-        if name in state_dict:
+        if name in state_dict and state_dict[name].dim() == 1:
             return len(state_dict[name])
     return None
-
-
-def read_checkpoint(path: str | Path, *, entry: str | None = None) -> tuple[dict[str, torch.Tensor], str]:
-    """The weights in a checkpoint file, without wrappers' prefixes, and the entry they were in.
-
-    No code in the file is executed: pickles are read with `weights_only=True`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint: there is no file {path}.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"checkpoint: {path} holds a {type(content).__name__}, expected a dictionary of tensors.")
-    entries = [name for name in (*EMA_ENTRIES, *PLAIN_ENTRIES) if isinstance(content.get(name), Mapping)]
-    if entry is not None:
-        if not isinstance(content.get(entry), Mapping):
-            raise ValueError(f"entry: {path} has no entry {entry!r}, accepted are {entries or 'none: it is flat'}.")
-        entries = [entry]
-    where = entries[0] if entries else "the file itself"
-    state_dict = content[entries[0]] if entries else content
-    tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
-    others = [name for name in state_dict if name not in tensors and not _is_counter(name)]
-    if not tensors or others:
-        raise ValueError(
-            f"checkpoint: {path} ({where}) is no dictionary of tensors; other things in it: {others[:5] or 'nothing'}."
-        )
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors, where
-
-
-def _is_counter(name: str) -> bool:
-    return any(a.conversion_module.IGNORED.search(name) for a in ARCHITECTURES.values())
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise OSError(f"checkpoint: {path} is truncated or no safetensors file ({error}).") from error
-
-
-def _read_pickle(path: Path):
-    try:
-        with torch.serialization.safe_globals(_harmless_globals()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "WeightsUnpickler error" in str(error):
-            found = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
-            what = f" ({found[1]})" if found else ""
-            raise ValueError(
-                f"checkpoint: {path} contains Python objects that would run code{what}; only tensors are read."
-            ) from error
-        raise OSError(f"checkpoint: {path} is truncated or no PyTorch file ({error}).") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise OSError(f"checkpoint: {path} is truncated or no PyTorch file ({error}).") from error
-
-
-def _harmless_globals() -> list:
-    """What training scripts leave beside the weights: command-line arguments and NumPy numbers."""
-    import numpy as np
-
-    scalar = np.float64(0).__reduce__()[0]
-    dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
-    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
-
-
-def _sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

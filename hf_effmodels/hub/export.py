@@ -9,7 +9,8 @@ from pathlib import Path
 from .._files import whole_folder
 from .bundle import bundle_code, is_bundled
 from .card import build_card, find_architecture
-from .contents import CARD, CONFIG, PROCESSOR, is_model_file
+from .contents import CARD, CONFIG, PROCESSOR, is_model_file, reference_fields
+from .ids import hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def export(
         folder: where to; written beside under another name first, then renamed.
         overwrite: replace the files of a folder that holds something else than an earlier export. Files of other
             names stay.
-        adapter_only: of an ADEM-VL model write the adapters only; the configuration says where the frozen parts are.
+        adapter_only: of a model with frozen parts write the adapters only; the configuration says where the rest is.
         card: arguments of `build_card`: license, dataset, results, training, repo_id, …
 
     Returns:
@@ -46,10 +47,10 @@ def export(
     options = {"adapter_only": True} if adapter_only else {}
     if adapter_only and "adapter_only" not in inspect.signature(model.save_pretrained).parameters:
         raise ValueError(f"adapter_only: got True, but a {type(model).__name__} has no adapters")
-    for name in ("text_model_name_or_path", "vision_model_name_or_path") if adapter_only else ():
-        if os.path.exists(getattr(model.config, name) or ""):
+    for name in reference_fields(type(model.config)).values() if adapter_only else ():
+        if hub_id(getattr(model.config, name)) is None:
             logger.warning(
-                "config.%s is a path of this machine, %s: set it to a Hub id before the adapters are published.",
+                "config.%s is %r, no id of the Hub: set it before the adapters are published.",
                 *(name, getattr(model.config, name)),
             )
     readme = str(build_card(model, processor=processor, adapter_only=adapter_only, **card))

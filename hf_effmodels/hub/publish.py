@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from ..registry import ARCHITECTURES
 from .bundle import is_bundled
 from .card_text import NO_LICENSE, check_license
-from .contents import CARD, CONFIG, MODEL_INDEX
+from .contents import CARD, CONFIG, MODEL_INDEX, reference_fields
 from .export import architecture_code, auto_map, export, is_export, is_own_file, with_auto_map
+from .ids import hub_id
 from .pipelines import (
     LOCAL_PIPELINE_ID,
     PIPELINE_WEIGHTS,
@@ -189,12 +190,13 @@ def _check_weights(folder: Path, names: list[str], weights: str) -> None:
 def _check_frozen_parts(folder: Path) -> None:
     """Adapters say where the frozen parts are: a place that only this machine has is of no use on the Hub."""
     config = json.loads((folder / CONFIG).read_bytes())
-    for name in ("text_model_name_or_path", "vision_model_name_or_path") if config.get("adapter_only") else ():
-        where = config.get(name) or ""
-        if os.path.exists(where) or where.startswith((".", "~")) or where.count("/") > 1 or os.path.isabs(where):
+    if not config.get("adapter_only"):
+        return
+    for name in reference_fields(ARCHITECTURES[config["model_type"]].config_class).values():
+        if hub_id(where := config.get(name)) is None:
             raise ValueError(
-                f"folder_or_model: {folder} holds adapters whose {name} is {where!r}, a path of one machine; write "
-                f"the Hub id of that model into {CONFIG}"
+                f"folder_or_model: {folder} holds adapters whose {name} is {where!r}, which is no id of the Hub (such "
+                f"as a path of one machine); write that of the model into {CONFIG}"
             )
 
 

@@ -77,7 +77,9 @@ def test_folders_load_with_and_without_the_package(parts, tmp_path, monkeypatch)
 def test_adapters_that_name_a_path_of_this_machine_are_not_published(parts, tmp_path):
     model, processor = parts
     folder = export(model, processor, tmp_path / "adapters", adapter_only=True, license="mit")
-    with pytest.raises(ValueError, match="text_model_name_or_path is .*, a path of one machine; write the Hub id"):
+    with pytest.raises(
+        ValueError, match="vision_model_name_or_path is .*, which is no id of the Hub .*a path of one machine"
+    ):
         publish(folder, "someone/adapters", token="hf_x")
 
 

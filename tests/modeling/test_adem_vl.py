@@ -26,9 +26,10 @@ from transformers import (
 )
 
 import hf_effmodels  # noqa: F401
+from hf_effmodels import hub
+from hf_effmodels.adapters.adem import convert_to_peft
 from hf_effmodels.hub.convert import ConversionError
 from hf_effmodels.modeling.adem_vl.configuration_adem_vl import CLIP_PROCESSOR, PRESETS, AdemVLConfig
-from hf_effmodels.modeling.adem_vl.convert_adem_vl import convert_checkpoint, convert_to_peft
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import (
     ADAPTER_NAMES,
     AdemVLForConditionalGeneration,
@@ -346,7 +347,9 @@ def test_official_checkpoints_become_adapter_folders(tmp_path, bases, pixels):
     model.to(torch.float16).float()
     arguments = argparse.Namespace(alpha=0.2, beta=0.5, drop_ratio=0.1, down_sample_num=[16, 4], no_cls=False)
     torch.save(official(model, arguments), tmp_path / "official.pth")
-    convert = functools.partial(convert_checkpoint, text_model=bases[0], vision_model=bases[1], image_token_id=IMAGE)
+    tokenizer = LlamaTokenizer(vocab=VOCABULARY, merges=[])
+    parts = {"text_model": bases[0], "vision_model": bases[1], "image_token_id": IMAGE, "tokenizer": tokenizer}
+    convert = functools.partial(hub.convert, "adem_vl-7b-instruction", **parts)
     convert(tmp_path / "official.pth", tmp_path / "converted")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "converted")
     assert (loaded.config.pool_sizes, loaded.config.alpha, loaded.config.beta) == ([4, 2], 0.2, 0.5)
@@ -365,7 +368,7 @@ def test_official_checkpoints_become_adapter_folders(tmp_path, bases, pixels):
     broken = official(model, arguments)
     del broken["model"]["module.adapter_proj.fc2.bias"]
     torch.save(broken, tmp_path / "broken.pth")
-    with pytest.raises(ConversionError, match=r"missing: \['model.image_projection.fc2.bias'\]"):
+    with pytest.raises(ConversionError, match=r"1 missing: model\.image_projection\.fc2\.bias\."):
         convert(tmp_path / "broken.pth", tmp_path / "wrong")
     with pytest.raises(ValueError, match="made for 20 as the number of visual tokens, .* have 16"):
         convert(tmp_path / "official.pth", tmp_path / "wrong", pool_sizes=[4])

@@ -17,6 +17,7 @@ ENTRIES = (
         },
         image_processor=MappingProxyType({"pil": "CLIPImageProcessorPil", "torchvision": "CLIPImageProcessor"}),
         processor="AdemVLProcessor",
+        base_models=MappingProxyType({"text": None, "vision": "openai/clip-vit-large-patch14"}),
         paper="ADEM-VL: Adaptive and Embedded Fusion for Efficient Vision-Language Tuning",
         arxiv="2410.17779",
         repository="https://github.com/Hao840/ADEM-VL",

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...hub.convert import ConversionError, ConversionReport, _read_pickle, _read_safetensors, _sha256
+from ...hub.checkpoints import check_names, check_tensors, check_values, read_file, sha256
+from ...hub.convert import ConversionError, ConversionReport
 from .configuration_sam_diffsr import PRESETS
 from .export import export
 from .modeling_sam_diffsr import RRDBModel, SamDiffSRUNet2DModel
@@ -63,6 +64,7 @@ def convert(
     *,
     license: str | None = None,
     legacy_256: bool = True,
+    allow_broken_weights: bool = False,
     **card,
 ) -> ConversionReport:
     """Convert an official checkpoint into a folder that `from_pretrained` loads.
@@ -74,6 +76,7 @@ def convert(
         folder: where to write; must not exist or be empty.
         license: the Hub's identifier of the licence of the weights.
         legacy_256: see `SamDiffSRPipeline`; the official code trains with it.
+        allow_broken_weights: convert weights that are not finite, too.
         card: further arguments of `export`.
 
     Raises:
@@ -87,13 +90,15 @@ def convert(
         raise ConversionError(
             f"{checkpoint} has no denoiser: it is the RRDB pre-training. `load_encoder` reads it as an RRDBModel."
         )
+    if not allow_broken_weights:
+        check_values(state_dict)
     pipe = pipeline_of(state_dict, legacy_256=legacy_256)
     _check_preset(preset, pipe, checkpoint)
     schedule = [name for name in state_dict if name in _SCHEDULE]
     report = ConversionReport(
         preset=preset,
         source=Path(checkpoint).name,
-        sha256=_sha256(checkpoint),
+        sha256=sha256(checkpoint),
         entry=entry,
         converted=len(state_dict) - len(schedule),
         ignored=schedule,
@@ -120,10 +125,7 @@ def read_official(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
 
     No code in the file is executed: pickles are read with `weights_only=True`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint: there is no file {path}.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = read_file(path)
     entries = []
     for name in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
@@ -131,9 +133,11 @@ def read_official(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
             entries.append(name)
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"checkpoint: {path} holds no dictionary of tensors.")
+    check_names(content, str(path))
     others = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise ValueError(f"checkpoint: {path} holds other things than tensors: {others[:5]}.")
+    check_tensors(content)
     weights = {name.removeprefix("module."): value for name, value in content.items()}
     if len(weights) != len(content):
         raise ConversionError(f"checkpoint: {path} has weights with and without `module.` of the same name.")

@@ -7,10 +7,11 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, LlamaConfig
 from transformers.models.llama import modeling_llama
 
+from hf_effmodels.hub.convert import convert_state_dict
 from hf_effmodels.modeling.adem_vl.configuration_adem_vl import AdemVLConfig
-from hf_effmodels.modeling.adem_vl.convert_adem_vl import convert_adapters
 from hf_effmodels.modeling.adem_vl.fusion_adem_vl import fuse, fusion_keys_values
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import AdemVLForConditionalGeneration, pool_patches
+from hf_effmodels.registry import ARCHITECTURES
 
 from ..golden import inputs, state_dict
 
@@ -89,10 +90,10 @@ class _Model:
     def _converted(self):
         weights = state_dict(self.case, self.dtype)
         official = {k: weights.pop(k) for k in list(weights) if "adapter_" in k}
-        adapters, config = convert_adapters(official, self._configuration())
-        model = AdemVLForConditionalGeneration(config).to(self.dtype).eval()
-        # `convert_adapters` gives float32, as adapters are kept; the comparison is made in the dtype of the case.
-        exact = dict(zip(adapters, official.values(), strict=True))
+        adapted, _ = convert_state_dict(ARCHITECTURES["adem_vl"], self._configuration(), official)
+        model = AdemVLForConditionalGeneration(adapted.config).to(self.dtype).eval()
+        exact = {name: value for name, value in adapted.state_dict().items() if not value.is_meta}
+        assert len(exact) == len(official)
         base = {**_llama(weights, self.published), **_clip(weights)}
         missing, unexpected = model.load_state_dict({**exact, **base}, strict=False)
         allowed = f"model.vision_tower.encoder.layers.{self.published['vision_layers'] - 1}."

@@ -1,0 +1,260 @@
+"""Official checkpoint files, read safely: no code in them runs, and what is wrong with them is said in our words."""
+
+import argparse
+import hashlib
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+PLAIN_ENTRIES = ("state_dict", "model", "module", "net")
+#: What weights may be; counters of batch norms are integers.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def read_checkpoint(
+    path: str | Path, *, entry: str | None = None, is_ignored: Callable[[str], bool] = lambda name: False
+) -> tuple[dict[str, torch.Tensor], str]:
+    """The weights in a checkpoint file, without wrappers' prefixes, and the entry they were in.
+
+    Args:
+        path: a file of `torch.save` or safetensors.
+        entry: the entry to read; by default averaged weights where there are some.
+        is_ignored: tells names that need not be tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file. OSError: it is damaged or of another kind.
+        ValueError: it holds something else than tensors of numbers, or no such entry.
+    """
+    content = read_file(path)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"checkpoint: {path} holds a {type(content).__name__}, expected a dictionary of tensors.")
+    entries = [n for n in (*EMA_ENTRIES, *PLAIN_ENTRIES) if isinstance(content.get(n), Mapping) and content[n]]
+    if entry is not None:
+        if not isinstance(content.get(entry), Mapping):
+            raise ValueError(f"entry: {path} has no entry {entry!r}, accepted are {entries or 'none: it is flat'}.")
+        entries = [entry]
+    where = entries[0] if entries else "the file itself"
+    state_dict = content[entries[0]] if entries else content
+    check_names(state_dict, f"{path} ({where})")
+    tensors = {name: value for name, value in state_dict.items() if isinstance(value, torch.Tensor)}
+    others = [name for name in state_dict if name not in tensors and not is_ignored(name)]
+    if not tensors or others:
+        raise ValueError(
+            f"checkpoint: {path} ({where}) is no dictionary of tensors; other things in it: {others[:5] or 'nothing'}."
+        )
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors, where
+
+
+def read_file(path: str | Path):
+    """What a `.safetensors` file or a file of `torch.save` holds.
+
+    No code in it is executed: pickles are read with `weights_only=True`, besides tensors and plain data only the
+    arguments of command lines and NumPy numbers are accepted.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as for `read_checkpoint`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        if path.is_dir():
+            raise IsADirectoryError(f"checkpoint: {path} is a folder, accepted is a file.")
+        raise FileNotFoundError(f"checkpoint: there is no file {path}.")
+    if path.stat().st_size == 0:
+        raise OSError(f"checkpoint: {path} is truncated: it is empty.")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def stored_arguments(path: str | Path) -> Mapping:
+    """The arguments of the training that a checkpoint file has beside its weights (`args`), as far as it has some."""
+    content = read_file(path)
+    arguments = content.get("args", {}) if isinstance(content, Mapping) else {}
+    if isinstance(arguments, argparse.Namespace):
+        arguments = vars(arguments)
+    return arguments if isinstance(arguments, Mapping) else {}
+
+
+def sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# what tensors may be
+
+
+def check_names(state_dict: Mapping, what: str) -> None:
+    """ValueError if a name is no text."""
+    if others := [name for name in state_dict if not isinstance(name, str)]:
+        raise ValueError(f"checkpoint: {what} has names that are no texts: {', '.join(map(repr, others[:5]))}.")
+
+
+def check_tensors(weights: Mapping[str, torch.Tensor]) -> None:
+    """ValueError unless the tensors are dense and have values: floating point numbers of one type, or counts."""
+    problems, types = {}, {}
+    for name, value in weights.items():
+        if value.is_meta:
+            problems[name] = "without values"
+        elif value.layout != torch.strided or value.is_quantized:
+            problems[name] = "sparse" if not value.is_quantized else "quantized"
+        elif value.dtype in DTYPES:
+            types.setdefault(value.dtype, []).append(name)
+        elif value.dtype not in (torch.int64, torch.int32):
+            problems[name] = f"of type {_type(value.dtype)}"
+    if problems:
+        shown = "; ".join(f"{name} is {what}" for name, what in list(problems.items())[:5])
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        accepted = ", ".join(map(_type, DTYPES))
+        raise ValueError(f"checkpoint: {shown}{more}; accepted are dense tensors of {accepted}.")
+    if len(types) > 1:
+        counts = ", ".join(f"{_type(dtype)} ({len(names)}, such as {names[0]})" for dtype, names in types.items())
+        raise ValueError(f"checkpoint: its weights are of several types: {counts}; accepted is one for all.")
+
+
+def check_values(weights: Mapping[str, torch.Tensor]) -> None:
+    """ValueError if weights are not finite, or running variances negative: nothing could be computed with them."""
+    problems = []
+    for name, value in weights.items():
+        if value.is_meta or not value.is_floating_point():
+            continue
+        if wrong := int((~torch.isfinite(value)).sum()):
+            problems.append(f"{name} ({wrong} of {value.numel()} values are not finite)")
+        elif name.endswith("running_var") and (value < 0).any():
+            problems.append(f"{name} (a variance of {value.min().item():g})")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{len(problems)} broken weights: {'; '.join(problems[:5])}{more}.")
+
+
+def _type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# files
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # what is thrown depends on where the file is broken
+        raise OSError(f"checkpoint: {path} is truncated or no safetensors file ({_first_line(error)}).") from None
+
+
+def _read_pickle(path: Path):
+    _check_archive(path)
+    try:
+        with torch.serialization.safe_globals(_harmless_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        # torch's own words advise to load the file unsafely, and differ with where it is broken.
+        if names := _foreign_names(path):
+            raise ValueError(
+                f"checkpoint: {path} contains Python objects that would run code ({', '.join(names[:3])}); only "
+                "tensors are read. Ask its author for a file of tensors, best as .safetensors."
+            ) from None
+        raise OSError(f"checkpoint: {path} is truncated, damaged or no PyTorch file.") from None
+
+
+def _check_archive(path: Path) -> None:
+    """OSError if a zip archive is truncated, damaged (its checksums tell) or not one that torch.save writes."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if not any(re.fullmatch(r"[^/]+/data\.pkl", member.filename) for member in members):
+                damaged = "an archive, but not one that torch.save writes (it has no data.pkl in a folder)"
+                if names := _foreign_names(path):
+                    raise ValueError(
+                        f"checkpoint: {path} contains Python objects that would run code ({', '.join(names[:3])}); "
+                        "only tensors are read."
+                    )
+                raise OSError(f"checkpoint: {path} is {damaged}.")
+            has_checksums = any(member.CRC for member in members if member.file_size)
+            if has_checksums and (broken := archive.testzip()) is not None:
+                raise OSError(f"checkpoint: {path} is damaged: the checksum of {broken} in it is wrong.")
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zipfile.zlib.error):
+        raise OSError(f"checkpoint: {path} is truncated or damaged: it begins as a file of torch.save.") from None
+
+
+def _harmless_globals() -> list:
+    """What training scripts leave beside the weights: command-line arguments and NumPy numbers."""
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
+
+
+_HARMLESS = re.compile(
+    r"torch\.(_utils|_tensor|storage|nn\.parameter)\.\w+"
+    r"|torch\.(\w*Storage|\w*Tensor|device|dtype|Size|b?float\w*|u?int\d+|half|double|long|short|bool|complex\w+)"
+    r"|collections\.OrderedDict|argparse\.Namespace|numpy\..*|_codecs\.encode"
+)
+
+
+def _foreign_names(path: Path) -> list[str]:
+    """Names of the Python objects that the pickles in a file refer to, those of weights apart; nothing is loaded."""
+    names = {name: None for pickled in _pickles(path) for name in _names(pickled)}
+    return [name for name in names if not _HARMLESS.fullmatch(name)]
+
+
+def _pickles(path: Path) -> Iterator[bytes]:
+    limit = 1 << 28  # pickles beside the tensors' own records are small
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.file_size < limit and "/data/" not in member.filename:
+                    try:
+                        yield archive.read(member)
+                    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zipfile.zlib.error):
+                        continue
+    else:
+        with open(path, "rb") as file:
+            yield file.read(limit)
+
+
+def _names(pickled: bytes) -> Iterator[str]:
+    """`module.name` of every object that a pickle, or the first ones of several in a row, refers to."""
+    start = 0
+    while start < len(pickled):
+        texts, memo = [], {}
+        end = len(pickled)
+        try:
+            for operation, argument, position in pickletools.genops(pickled[start:]):
+                name = operation.name
+                if name in ("GLOBAL", "INST"):
+                    yield argument.replace(" ", ".", 1)
+                elif name == "STACK_GLOBAL" and len(texts) >= 2:
+                    yield ".".join(texts[-2:])
+                elif "UNICODE" in name or "STRING" in name:
+                    texts.append(argument if isinstance(argument, str) else repr(argument))
+                elif name in ("PUT", "BINPUT", "LONG_BINPUT") and texts:
+                    memo[argument] = texts[-1]
+                elif name == "MEMOIZE":
+                    memo[len(memo)] = texts[-1] if texts else ""
+                elif name in ("GET", "BINGET", "LONG_BINGET") and argument in memo:
+                    texts.append(memo[argument])
+                end = start + position + 1
+        except (ValueError, IndexError, KeyError, UnicodeDecodeError, pickle.UnpicklingError):
+            return
+        if end <= start:
+            return
+        start = end
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
