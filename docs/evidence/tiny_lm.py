@@ -39,7 +39,7 @@ STUDENT = {
 def tokenizer(text: Path, output: Path) -> None:
     """Tokens for held-out text: the published rule, with closure, and a tokenizer retrained at the same size."""
     from hf_effmodels.compression import compress_tokenizer, compression_report, count_tokens, unreachable_ids
-    from hf_effmodels.compression.tokenizers.report import number_of_tokens
+    from hf_effmodels.compression.tokenizers.report import measure_texts
     from hf_effmodels.training.data.text.tokenization import train_tokenizer
 
     lines = [line for line in text.read_text(encoding="utf-8").split("\n") if line]
@@ -50,14 +50,14 @@ def tokenizer(text: Path, output: Path) -> None:
         for full, kept in ((1000, 600), (2000, 1200), (4000, 2000), (8000, 4000)):
             whole, retrained = train(seen, full, BLOCK), train(seen, kept, BLOCK)
             counts = count_tokens(whole, seen, progress=False)
-            row = {"kind": kind, "full": full, "kept": kept, "tokens_full": number_of_tokens(whole, held_out)}
+            row = {"kind": kind, "full": full, "kept": kept, "tokens_full": measure_texts(whole, held_out)[0]}
             for strategy in ("frequency", "frequency+closure"):
                 smaller, id_map = compress_tokenizer(whole, counts, kept, strategy=strategy)
                 report = compression_report(whole, smaller, id_map, counts)
-                row[strategy] = number_of_tokens(smaller, held_out)
+                row[strategy] = measure_texts(smaller, held_out)[0]
                 row[f"coverage {strategy}"] = round(report.coverage, 4)
                 row[f"unreachable {strategy}"] = len(unreachable_ids(smaller))
-            rows.append({**row, "retrained": number_of_tokens(retrained, held_out)})
+            rows.append({**row, "retrained": measure_texts(retrained, held_out)[0]})
     _save(output / "tokenizer.json", rows)
 
 

@@ -131,7 +131,7 @@ def list_shapes(
         ("vocab_size", vocab_size, 1),
         ("kv_groups", kv_groups, 1),
     ):
-        if value < least:
+        if not least <= value < float("inf"):
             raise ValueError(f"{name}: got {value}, accepted are numbers from {least}.")
     if model_type not in CONFIGS:
         raise ValueError(f"model_type: got {model_type!r}, accepted are {', '.join(map(repr, CONFIGS))}.")

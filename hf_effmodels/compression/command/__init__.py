@@ -32,8 +32,15 @@ def main(argv: Sequence[str]) -> None:
         sys.stdout.write(text + "\n")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are a ValueError as all other wrong input, not a page of usage and the end of the program."""
+
+    def error(self, message: str):
+        raise ValueError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hf-effmodels tiny-lm",
         description="Small language models out of large ones (https://arxiv.org/abs/2402.02791).",
     )

@@ -2,6 +2,8 @@
 
 import argparse
 
+from .words import count
+
 
 def add_corpus(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
@@ -12,7 +14,7 @@ def add_corpus(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--text-column", help="column of the texts")
     sub.add_argument("--text-unit", default="line", choices=("document", "paragraph", "line"), help="of text files")
     sub.add_argument("--streaming", action="store_true", help="read the data set while it is used")
-    sub.add_argument("--max-documents", type=int, help="use only the first documents")
+    sub.add_argument("--max-documents", type=count, help="use only the first documents")
 
 
 def find_texts(arguments):

@@ -4,9 +4,9 @@ import json
 import sys
 
 from .corpus import add_corpus, find_texts
-from .models import load_config
+from .models import load_config, load_model, reading
 from .output import add_output, free_output, writing
-from .words import as_table, first_line
+from .words import as_table, count, from_zero
 
 
 def add(command) -> None:
@@ -14,23 +14,22 @@ def add(command) -> None:
     sub.add_argument("--model", required=True, help="a Hub id or a folder: LLaMA layout or PanGu-π")
     sub.add_argument("--like", help="folder of a configuration that gives the sizes (suggest-config writes one)")
     for name in ("layers", "hidden-size", "intermediate-size", "heads", "key-value-heads"):
-        sub.add_argument(f"--{name}", type=int, help="size of the smaller model (default: the larger one's)")
+        sub.add_argument(f"--{name}", type=count, help="size of the smaller model (default: the larger one's)")
     sub.add_argument("--select-layers", default="ends", help="ends, importance, or numbers such as 0,1,5,11")
     sub.add_argument("--method", default="l2", help="l1, l2, taylor or learned")
     sub.add_argument("--rescale-norms", action="store_true", help="let norms keep their scale over fewer channels")
-    sub.add_argument("--mask-steps", type=int, default=200, help="steps of --method learned")
-    sub.add_argument("--calibration-batches", type=int, default=16)
-    sub.add_argument("--batch-size", type=int, default=8, help="sequences of a calibration batch")
-    sub.add_argument("--block-size", type=int, default=256, help="tokens of a calibration sequence")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--mask-steps", type=count, default=200, help="steps of --method learned")
+    sub.add_argument("--calibration-batches", type=count, default=16)
+    sub.add_argument("--batch-size", type=count, default=8, help="sequences of a calibration batch")
+    sub.add_argument("--block-size", type=count, default=256, help="tokens of a calibration sequence")
+    sub.add_argument("--seed", type=from_zero, default=0)
     add_corpus(sub)
     add_output(sub)
 
 
 def _inherit(arguments) -> dict:
-    from transformers import AutoModelForCausalLM
-
     from ..pruning.inheritance import SIZES, check_inheritance, inherit
+    from ..pruning.structures import check_architecture
     from ..sizes import count_parameters
 
     output = free_output(arguments)
@@ -38,7 +37,8 @@ def _inherit(arguments) -> dict:
     names = ("layers", "hidden_size", "intermediate_size", "heads", "key_value_heads")
     sizes = dict(zip(SIZES, (getattr(arguments, name) for name in names), strict=True))
     if arguments.like is not None:
-        like = load_config(arguments.like)
+        like = load_config(arguments.like, "--like")
+        check_architecture(like, "--like")
         sizes = {name: value or getattr(like, name) for name, value in sizes.items()}
         if like.vocab_size != config.vocab_size:
             raise ValueError(
@@ -50,9 +50,8 @@ def _inherit(arguments) -> dict:
     needs_text = arguments.method in ("taylor", "learned") or layers == "importance" or arguments.rescale_norms
     tokenizer = _tokenizer_of(arguments.model, config, needs_text)
     batches = _calibration(arguments, tokenizer) if needs_text else None
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="auto")
     smaller, made_of = inherit(
-        model,
+        load_model(arguments.model),
         **sizes,
         layers=layers,
         method=arguments.method,
@@ -67,11 +66,11 @@ def _inherit(arguments) -> dict:
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         (folder / "inheritance.json").write_text(json.dumps(made_of.to_dict()) + "\n", encoding="utf-8")
-    count = count_parameters(smaller.config)
+    size = count_parameters(smaller.config)
     return {
-        "parameters": count.total,
+        "parameters": size.total,
         "of": count_parameters(config).total,
-        "embedding_share": round(count.embedding_share, 4),
+        "embedding_share": round(size.embedding_share, 4),
         "layers": made_of.layers,
         "folder": str(output),
     }
@@ -94,10 +93,11 @@ def _tokenizer_of(model: str, config, is_needed: bool):
     from ..tokenizers.tokenizer_compression import Vocabulary
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
+        with reading("--model", model):
+            tokenizer = AutoTokenizer.from_pretrained(model)
+    except OSError as error:
         if is_needed:
-            raise OSError(f"--model: {model!r} has no tokenizer that can be read. {first_line(error)}") from error
+            raise OSError(f"--model: {model!r} has no tokenizer that can be read. {error}") from error
         return None
     check_vocabulary_size(config, Vocabulary(tokenizer).size)
     return tokenizer
@@ -112,9 +112,8 @@ def _calibration(arguments, tokenizer) -> list:
 
     from ...training.data.text.packing import Block, Encoder, PackedBlocks, Separators
 
-    for name in ("calibration_batches", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, accepted are 1 and more.")
+    if arguments.block_size < 2:
+        raise ValueError(f"--block-size: got {arguments.block_size}, accepted are 2 and more: a token is predicted.")
     separators = Separators.of(tokenizer)
     wanted = arguments.calibration_batches * arguments.batch_size
     train, _ = find_texts(arguments)

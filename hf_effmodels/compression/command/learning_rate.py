@@ -1,7 +1,7 @@
 """`scale-lr`: the learning rate for another batch size."""
 
 from ...training.optim.batch_scaling import optimizer_settings, scale_learning_rate
-from .words import as_yaml, number
+from .words import as_yaml, finite, number
 
 
 def add(command) -> None:
@@ -10,10 +10,10 @@ def add(command) -> None:
     )
     sub.add_argument("--new-batch-tokens", required=True, type=number, help="tokens of the new batch, such as 128k")
     sub.add_argument(
-        "--learning-rate", type=float, help="that is right for --batch-tokens (default: the paper's 2e-4)"
+        "--learning-rate", type=finite, help="that is right for --batch-tokens (default: the paper's 2e-4)"
     )
     sub.add_argument("--batch-tokens", type=number, help="(default: the paper's 2 million)")
-    sub.add_argument("--exponent", type=float, default=0.5)
+    sub.add_argument("--exponent", type=finite, default=0.5)
 
 
 def _scale_lr(arguments) -> dict:

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .words import as_table
+from .words import as_table, count, finite, from_zero
 
 
 def add(command) -> None:
@@ -13,22 +13,25 @@ def add(command) -> None:
     sub = command("select-rounds", _select_rounds, as_table, text, takes_recipe=True)
     sub.add_argument("--model", required=True, help="folder of the model after the round before")
     sub.add_argument("--output", required=True, help="JSON file for the numbers of the drawn samples")
+    sub.add_argument("--overwrite", action="store_true", help="replace the file")
     _add_draw(sub)
 
     text = "Train a causal-lm recipe in rounds, each after the first on the samples with high losses."
     sub = command("train-rounds", _train_rounds, _rounds_table, text, takes_recipe=True)
     sub.add_argument("--output_dir", "--output-dir", required=True, help="gets a folder for each round")
-    sub.add_argument("--rounds", type=int, default=2)
+    sub.add_argument("--rounds", type=count, default=2)
     sub.add_argument("--next-config", help="recipe of the rounds after the first (default: --config's)")
     _add_draw(sub)
 
 
 def _add_draw(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--rate", type=float, default=0.5, help="share of the samples to draw")
-    sub.add_argument("--temperature", type=float, default=1.0)
-    sub.add_argument("--group-size", type=int, default=1, help="successive samples drawn together, by their mean loss")
-    sub.add_argument("--loss-batch-size", type=int, default=8)
-    sub.add_argument("--draw-seed", type=int, default=0)
+    sub.add_argument("--rate", type=finite, default=0.5, help="share of the samples to draw")
+    sub.add_argument("--temperature", type=finite, default=1.0)
+    sub.add_argument(
+        "--group-size", type=count, default=1, help="successive samples drawn together, by their mean loss"
+    )
+    sub.add_argument("--loss-batch-size", type=count, default=8)
+    sub.add_argument("--draw-seed", type=from_zero, default=0)
 
 
 def _select_rounds(arguments, recipe: list[str]) -> dict:
@@ -36,8 +39,12 @@ def _select_rounds(arguments, recipe: list[str]) -> dict:
     from ...training.run.rounds.rounds import check_rounds, write_drawn
     from ...training.run.rounds.sample_losses import compute_losses
 
-    check_rounds(1, arguments.rate, arguments.temperature, arguments.group_size)
+    check_rounds(1, arguments.rate, arguments.temperature, arguments.group_size, arguments.draw_seed)
     file = Path(arguments.output)
+    if file.is_dir():
+        raise ValueError(f"--output: {file} is a folder, accepted is a file.")
+    if file.exists() and not arguments.overwrite:
+        raise ValueError(f"--output: {file} exists; choose another file, or replace it with --overwrite.")
     with tempfile.TemporaryDirectory() as folder:
         trainer = _prepared([*recipe, "--model", arguments.model], Path(folder) / "run").trainer
     losses = compute_losses(
@@ -65,7 +72,7 @@ def _train_rounds(arguments, recipe: list[str]) -> list[dict]:
     from ...training.run.launch import start_missing_processes
     from ...training.run.rounds.rounds import check_rounds, train_rounds
 
-    check_rounds(arguments.rounds, arguments.rate, arguments.temperature, arguments.group_size)
+    check_rounds(arguments.rounds, arguments.rate, arguments.temperature, arguments.group_size, arguments.draw_seed)
     start_missing_processes()
 
     def make_trainer(number: int, start: Path | None, folder: Path):

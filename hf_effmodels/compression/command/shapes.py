@@ -1,6 +1,8 @@
 """`suggest-config`: a shape for a number of parameters."""
 
-from .words import number
+from pathlib import Path
+
+from .words import count, number
 
 
 def add(command) -> None:
@@ -12,15 +14,18 @@ def add(command) -> None:
     sub.add_argument("--model-type", default="llama", help="llama or pangu_pi")
     sub.add_argument("--width-first", action="store_true", help="recommend LLaMA's proportions instead of depth")
     sub.add_argument("--tie", action="store_true", help="the head is the embedding")
-    sub.add_argument("--max-layers", type=int, help="deepest recommended network")
-    sub.add_argument("--head-dim", type=int, help="width of a head (default: 128, of small networks 64 or 32)")
-    sub.add_argument("--kv-groups", type=int, default=1, help="query heads for each key and value head")
-    sub.add_argument("--output", help="folder for the recommended config.json")
+    sub.add_argument("--max-layers", type=count, help="deepest recommended network")
+    sub.add_argument("--head-dim", type=count, help="width of a head (default: 128, of small networks 64 or 32)")
+    sub.add_argument("--kv-groups", type=count, default=1, help="query heads for each key and value head")
+    sub.add_argument("--output", help="folder for the recommended config.json; it must have none yet")
+    sub.add_argument("--overwrite", action="store_true", help="replace the config.json in the folder")
 
 
 def _suggest_config(arguments):
     from ..sizes import list_shapes, table
 
+    if arguments.output is not None:
+        _check_free(Path(arguments.output), arguments.overwrite)
     options = {"tie_word_embeddings": True} if arguments.tie else {}
     shapes = list_shapes(
         arguments.params,
@@ -35,3 +40,12 @@ def _suggest_config(arguments):
     if arguments.output is not None:
         shapes[0].config.save_pretrained(arguments.output)
     return [shape.row() for shape in shapes] if arguments.json else table(shapes)
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output: {output} is a file, accepted is a folder.")
+    if (output / "config.json").exists() and not overwrite:
+        raise ValueError(
+            f"--output: {output} has a config.json; choose another folder, or replace it with --overwrite."
+        )

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .corpus import add_corpus, find_texts
-from .models import load_config
+from .models import load_config, load_model, reading
 from .output import add_output, free_output, writing
-from .words import as_table, first_line
+from .words import as_table, count, finite
 
 STRATEGIES = ("frequency+closure", "frequency")
 
@@ -16,8 +16,8 @@ STRATEGIES = ("frequency+closure", "frequency")
 def add(command) -> None:
     sub = command("compress-tokenizer", _compress_tokenizer, as_table, "Drop the rare tokens of a tokenizer.")
     sub.add_argument("--tokenizer", required=True, help="a Hub id, a folder, or a SentencePiece BPE tokenizer.model")
-    sub.add_argument("--vocab-size", type=int, help="number of tokens to keep")
-    sub.add_argument("--coverage", type=float, help="or: the share of the corpus's tokens that is to be kept")
+    sub.add_argument("--vocab-size", type=count, help="number of tokens to keep")
+    sub.add_argument("--coverage", type=finite, help="or: the share of the corpus's tokens that is to be kept")
     sub.add_argument("--strategy", default=STRATEGIES[0], choices=STRATEGIES, help="frequency is the published rule")
     sub.add_argument("--keep", nargs="*", default=[], metavar="TOKEN", help="more tokens to keep")
     sub.add_argument(
@@ -27,7 +27,7 @@ def add(command) -> None:
         metavar="FILE",
         help="token_counts.json of earlier runs, instead of a corpus",
     )
-    sub.add_argument("--num-proc", type=int, help="processes that count")
+    sub.add_argument("--num-proc", type=count, help="processes that count")
     sub.add_argument(
         "--state-file", help="where counting goes on after a kill (default: OUTPUT.counts.json, until it is done)"
     )
@@ -37,8 +37,6 @@ def add(command) -> None:
 
 
 def _compress_tokenizer(arguments) -> dict:
-    from transformers import AutoModelForCausalLM
-
     from ..tokenizers.embedding_compression import check_vocabulary_size, compress_embeddings
     from ..tokenizers.report import compression_report
     from ..tokenizers.tokenizer_compression import Vocabulary, check_size, compress_tokenizer
@@ -60,8 +58,7 @@ def _compress_tokenizer(arguments) -> dict:
     report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
     with writing(output) as folder:
         if arguments.model is not None:
-            model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="auto")
-            compress_embeddings(model, id_map).save_pretrained(folder)
+            compress_embeddings(load_model(arguments.model), id_map).save_pretrained(folder)
         compressed.save_pretrained(folder)
         if sentencepiece is not None:
             sentencepiece.save_compressed(arguments.tokenizer, id_map, folder / "tokenizer.model")
@@ -84,15 +81,13 @@ def _load_tokenizer(name: str):
     if name.endswith(".model") and Path(name).is_file():
         model = SentencePieceBPE.load(name)
         return model, model.to_fast()
-    try:
+    with reading("--tokenizer", name):
         return None, AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise OSError(f"--tokenizer: {name!r} cannot be found or read. {first_line(error)}") from error
 
 
 def _count(arguments, tokenizer, state: Path):
     """Counts of the corpus, and texts to measure on: those held out, or a sample of the counted ones."""
-    from ..tokenizers.token_counts import TokenCounts, count_tokens
+    from ..tokenizers.token_counts import TokenCounts, count_tokens, tokenizer_fingerprint
 
     if arguments.counts:
         if arguments.dataset is not None:
@@ -103,6 +98,8 @@ def _count(arguments, tokenizer, state: Path):
             if more.counts.size != counts.counts.size:
                 raise ValueError(f"--counts: {file} is of {more.counts.size} tokens, not of {counts.counts.size}.")
             counts.add(more)
+        if counts.tokenizer not in (None, tokenizer_fingerprint(tokenizer)):
+            raise ValueError(f"--counts: {arguments.counts[0]} is of another tokenizer than {arguments.tokenizer}.")
         return counts, []
     train, held_out = find_texts(arguments)
     counts = count_tokens(

@@ -74,11 +74,11 @@ def _axis(kind: str | None, layer: int | None, shortcut: int | None) -> Axis | N
     return Axis(kind, layer, shortcut if kind == "bottleneck" else None)
 
 
-def check_architecture(config: PreTrainedConfig) -> None:
-    """Raises ValueError for a configuration of anything but a LLaMA-layout or PanGu-π decoder."""
+def check_architecture(config: PreTrainedConfig, name: str = "model") -> None:
+    """Raises ValueError for a configuration of anything but a LLaMA-layout or PanGu-π decoder; `name` is whose."""
     if config.model_type not in ARCHITECTURES:
         raise ValueError(
-            f"model: got the architecture {config.model_type!r}, accepted are {', '.join(map(repr, ARCHITECTURES))}."
+            f"{name}: got the architecture {config.model_type!r}, accepted are {', '.join(map(repr, ARCHITECTURES))}."
         )
 
 

@@ -1,14 +1,22 @@
 """What the compression of a tokenizer costs and saves."""
 
+import copy
+import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from .dataset_remapping import expansions
+from .embedding_compression import compress_embeddings
 from .id_map import IdMap
 from .pieces import kept_share
 from .token_counts import TokenCounts
-from .tokenizer_compression import unreachable_ids
+from .tokenizer_compression import Vocabulary, unreachable_ids
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,8 +25,11 @@ class CompressionReport:
     tokens_before, tokens_after: size of the vocabulary.
     coverage: share of the counted tokens that are kept ones.
     tokens_per_word_before, tokens_per_word_after: on the texts of the report (words between white space).
+    unknown_before, unknown_after: share of unknown tokens in those texts. A word that is unknown as a whole is one
+        token, so that fewer tokens per word are no gain where this grows.
     unreachable: kept pieces that no merge can build any more.
-    parameters_before, parameters_after: of embedding and head of the model.
+    parameters_before, parameters_after: of the whole model.
+    embedding_parameters_before, embedding_parameters_after: of its embedding and head.
     """
 
     tokens_before: int
@@ -26,9 +37,13 @@ class CompressionReport:
     coverage: float
     tokens_per_word_before: float | None
     tokens_per_word_after: float | None
+    unknown_before: float
+    unknown_after: float
     unreachable: list[str]
     parameters_before: int | None
     parameters_after: int | None
+    embedding_parameters_before: int | None
+    embedding_parameters_after: int | None
 
 
 def compression_report(
@@ -39,38 +54,96 @@ def compression_report(
     texts: Iterable[str] = (),
     config: PreTrainedConfig | None = None,
 ) -> CompressionReport:
-    """Compare two tokenizers.
+    """Compare two tokenizers; a growing share of unknown tokens is logged as a warning.
 
     Args:
         counts: what the compression was based on.
-        texts: to measure tokens per word on; better others than those that were counted.
+        texts: to measure tokens per word and unknown tokens on; better others than those that were counted. Without
+            any the counted tokens are measured, each dropped one spelt with those that are kept.
         config: of the model before its embeddings are compressed.
     """
     counts = TokenCounts.of(counts, id_map.old_size)
     texts = list(texts)
     words = sum(len(text.split()) for text in texts)
-    before = after = None
     if words:
-        before, after = (number_of_tokens(each, texts) / words for each in (tokenizer, compressed))
-    rows_before = rows_after = None
-    if config is not None:
-        text_config = config.get_text_config()
-        matrices = 1 if text_config.tie_word_embeddings else 2
-        rows_before = text_config.vocab_size * text_config.hidden_size * matrices
-        rows_after = len(id_map) * text_config.hidden_size * matrices
+        (before, unknown_before), (after, unknown_after) = (
+            measure_texts(each, texts) for each in (tokenizer, compressed)
+        )
+    else:
+        words = counts.words
+        (before, unknown_before), (after, unknown_after) = _of_counts(tokenizer, compressed, id_map, counts)
+    if unknown_after > unknown_before:
+        logger.warning(
+            "unknown tokens: %.2f %% of the text's before, %.2f %% after; a word that cannot be written any more is "
+            "one of them. Keep more tokens.",
+            100 * unknown_before,
+            100 * unknown_after,
+        )
+    parameters = (None, None, None, None) if config is None else _parameters(config, id_map)
     return CompressionReport(
         tokens_before=len(tokenizer),
         tokens_after=len(compressed),
         coverage=kept_share(counts.counts, id_map.kept),
-        tokens_per_word_before=before,
-        tokens_per_word_after=after,
+        tokens_per_word_before=before / words if words else None,
+        tokens_per_word_after=after / words if words else None,
+        unknown_before=unknown_before,
+        unknown_after=unknown_after,
         unreachable=compressed.convert_ids_to_tokens(unreachable_ids(compressed)),
-        parameters_before=rows_before,
-        parameters_after=rows_after,
+        parameters_before=parameters[0],
+        parameters_after=parameters[2],
+        embedding_parameters_before=parameters[1],
+        embedding_parameters_after=parameters[3],
     )
 
 
-def number_of_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> int:
-    """Tokens of texts, without special tokens around them."""
-    encoded = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return sum(len(text.ids) for text in encoded)
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that stands for what a fast tokenizer cannot write; None where there is none."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model.get("type") == "Unigram":
+        return model.get("unk_id")
+    return tokenizer.backend_tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None
+
+
+def measure_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, float]:
+    """Number of tokens, without special tokens around the texts, and share of the unknown ones.
+
+    Models without a token for the unknown leave out what they cannot write: each such character counts as one.
+    """
+    unknown, backend = unknown_id(tokenizer), tokenizer.backend_tokenizer
+    if unknown is not None or Vocabulary(tokenizer).alphabet:
+        encoded = [text.ids for text in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        tokens = sum(map(len, encoded))
+        return tokens, sum(ids.count(unknown) for ids in encoded) / max(1, tokens)
+    tokens = left_out = 0
+    for text, encoding in zip(texts, backend.encode_batch(texts, add_special_tokens=False), strict=True):
+        written = {place for start, end in encoding.offsets for place in range(start, end)}
+        left_out += sum(place not in written and not character.isspace() for place, character in enumerate(text))
+        tokens += len(encoding.ids)
+    return tokens + left_out, left_out / max(1, tokens + left_out)
+
+
+def _of_counts(tokenizer, compressed, id_map: IdMap, counts: TokenCounts) -> tuple[tuple[int, float], ...]:
+    """The same of the counted tokens, before and after."""
+    old, new = unknown_id(tokenizer), unknown_id(compressed)
+    spelt = expansions(tokenizer, compressed, id_map)
+    total, tokens, unknown = counts.total, 0, 0
+    for number in counts.counts.nonzero()[0].tolist():
+        ids = spelt[number] or [new]  # nothing is left of it
+        tokens += int(counts.counts[number]) * len(ids)
+        unknown += int(counts.counts[number]) * ids.count(new)
+    before = 0 if old is None else int(counts.counts[old])
+    return (total, before / total), (tokens, unknown / tokens)
+
+
+def _parameters(config: PreTrainedConfig, id_map: IdMap) -> tuple[int, int, int, int]:
+    """Of the model, and of its embedding and head, before and after; nothing is built."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    before = _sizes(model)
+    return *before, *_sizes(compress_embeddings(model, id_map))
+
+
+def _sizes(model) -> tuple[int, int]:
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    own = {id(weight): weight.numel() for end in ends if end is not None for weight in end.parameters()}
+    return sum(weight.numel() for weight in model.parameters()), sum(own.values())

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..._files import write_json
+from ...training.data.fingerprints import fingerprint
 from . import count_batch
 
 
@@ -28,12 +29,14 @@ class TokenCounts:
         first_seen: the ids that occur, in the order in which the corpus brings them; it breaks ties between counts.
         words: number of words between white space, 0 where the corpus was given as token ids.
         samples: number of texts.
+        tokenizer: `tokenizer_fingerprint` of the one that was counted with, None where that is not known.
     """
 
     counts: np.ndarray
     first_seen: list[int] = field(default_factory=list)
     words: int = 0
     samples: int = 0
+    tokenizer: str | None = None
 
     @classmethod
     def of(cls, counts: "TokenCounts | Mapping[int, int] | Sequence[int]", vocab_size: int) -> "TokenCounts":
@@ -59,14 +62,22 @@ class TokenCounts:
         values = np.zeros(vocab_size, np.int64)
         size = min(vocab_size, counts.counts.size)
         values[:size] = counts.counts[:size]
-        return cls(values, list(counts.first_seen), counts.words, counts.samples)
+        return cls(values, list(counts.first_seen), counts.words, counts.samples, counts.tokenizer)
 
     @property
     def total(self) -> int:
         return int(self.counts.sum())
 
     def add(self, other: "TokenCounts") -> None:
-        """Add the counts of what comes after this one's corpus."""
+        """Add the counts of what comes after this one's corpus.
+
+        Raises:
+            ValueError: they are of another tokenizer.
+        """
+        if self.counts.size != other.counts.size:
+            raise ValueError(f"counts: they are of {other.counts.size} and of {self.counts.size} tokens.")
+        if None not in (self.tokenizer, other.tokenizer) and self.tokenizer != other.tokenizer:
+            raise ValueError("counts: they are of different tokenizers.")
         self.counts += other.counts
         seen = set(self.first_seen)
         self.first_seen += [token for token in other.first_seen if token not in seen]
@@ -128,10 +139,10 @@ def count_tokens(
     _check(tokenizer, num_proc, batch_size, max_samples)
     vocab_size = max(tokenizer.get_vocab().values()) + 1
     backend = tokenizer.backend_tokenizer.to_str()
-    what = {"tokenizer": _fingerprint(backend), "column": column, "max_samples": max_samples}
-    what["dataset"] = getattr(dataset, "_fingerprint", None)  # of `datasets` tables
+    known_by = tokenizer_fingerprint(tokenizer)
+    what = {"tokenizer": known_by, "column": column, "max_samples": max_samples, "dataset": _known_by(dataset)}
     file = None if state_file is None else Path(state_file)
-    counts, position = TokenCounts(np.zeros(vocab_size, np.int64)), None
+    counts, position = TokenCounts(np.zeros(vocab_size, np.int64), tokenizer=known_by), None
     if file is not None and file.exists():
         state = _read(file)
         for name, value in what.items():
@@ -250,13 +261,24 @@ def _counted(batches: Iterator, backend: str, vocab_size: int, num_proc: int | N
 # The state file
 
 
-def _fingerprint(backend: str) -> str:
-    return hashlib.sha256(backend.encode()).hexdigest()[:16]
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hexadecimal digits of what a fast tokenizer makes of a text: neither truncation nor what is put around it."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = {name: content.get(name) for name in ("model", "normalizer", "pre_tokenizer")}
+    parts["added_tokens"] = sorted((token["id"], token["content"]) for token in content["added_tokens"])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _known_by(dataset: Iterable) -> str | None:
+    """The fingerprint of a table of `datasets` or of a sequence; None for what can only be read from its beginning."""
+    known = getattr(dataset, "_fingerprint", None)
+    return fingerprint(dataset) if known is None and isinstance(dataset, Sequence) else known
 
 
 def _as_json(counts: TokenCounts) -> dict:
     packed = b64encode(zlib.compress(counts.counts.astype("<i8").tobytes())).decode()
     return {
+        "tokenizer": counts.tokenizer,
         "samples": counts.samples,
         "words": counts.words,
         "tokens": counts.total,
@@ -267,13 +289,16 @@ def _as_json(counts: TokenCounts) -> dict:
 
 def _from_json(state: dict) -> TokenCounts:
     values = np.frombuffer(zlib.decompress(b64decode(state["counts_int64_zlib_base64"])), "<i8").astype(np.int64)
-    return TokenCounts(values, list(state["first_seen"]), state["words"], state["samples"])
+    return TokenCounts(values, list(state["first_seen"]), state["words"], state["samples"], state.get("tokenizer"))
 
 
 def _read(file: Path) -> dict:
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
-        state["complete"], _from_json(state)
+        state["complete"]
+        counts = _from_json(state)
+        if not all(0 <= token < counts.counts.size for token in counts.first_seen):
+            raise ValueError("a token that is seen has no count")
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{file}: these are not the counts that count_tokens writes ({error}).") from None
     return state

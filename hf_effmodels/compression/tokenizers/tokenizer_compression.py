@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .id_map import IdMap
 from .pieces import STRATEGIES, Merges, choose, is_special_piece
-from .token_counts import TokenCounts
+from .token_counts import TokenCounts, tokenizer_fingerprint
 
 #: What a tokenizer is made with beside its vocabulary; taken over.
 _SETTINGS = (
@@ -60,6 +60,8 @@ def compress_tokenizer(
     vocabulary = Vocabulary(tokenizer)
     check_size(vocabulary, vocab_size, coverage)
     counts = TokenCounts.of(counts, vocabulary.size)
+    if counts.tokenizer not in (None, tokenizer_fingerprint(tokenizer)):
+        raise ValueError("counts: they are of another tokenizer; count the corpus with this one.")
     always = vocabulary.always_kept(keep)
     most = len(vocabulary.ids) if vocab_size is None else vocab_size
     if strategy == "frequency+closure":

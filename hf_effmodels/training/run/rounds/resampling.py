@@ -43,10 +43,7 @@ def draw_by_loss(
     Raises:
         ValueError: see `loss_probabilities`; a rate out of range or one that draws nothing.
     """
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate: got {rate}, accepted are shares above 0 and up to 1.")
-    if group_size < 1:
-        raise ValueError(f"group_size: got {group_size}, accepted are whole numbers from 1.")
+    check_draw(rate, seed, temperature, group_size)
     losses = np.asarray(losses, dtype=np.float64)
     starts = np.arange(0, losses.size, group_size)
     sizes = np.diff(np.append(starts, losses.size))
@@ -61,6 +58,18 @@ def draw_by_loss(
         keys = (grouped - grouped.max()) / temperature - np.log(-np.log(uniform))
     drawn = np.sort(np.argsort(-keys, kind="stable")[:count])
     return np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in drawn]).astype(np.int64)
+
+
+def check_draw(rate: float, seed: int, temperature: float, group_size: int) -> None:
+    """Raises ValueError for numbers out of range."""
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate: got {rate}, accepted are shares above 0 and up to 1.")
+    if not temperature > 0:
+        raise ValueError(f"temperature: got {temperature}, accepted are numbers above 0.")
+    if group_size < 1:
+        raise ValueError(f"group_size: got {group_size}, accepted are whole numbers from 1.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: got {seed}, accepted are whole numbers from 0 to {2**32 - 1}.")
 
 
 class LossWeightedSampler(Sampler[int]):

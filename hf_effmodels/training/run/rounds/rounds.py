@@ -20,7 +20,7 @@ from ...._files import write_json
 from ...data.fingerprints import fingerprint
 from ..output_folder import changes, newest_checkpoint
 from ..run import Run
-from .resampling import DrawnDataset, draw_by_loss, loss_probabilities
+from .resampling import DrawnDataset, check_draw, draw_by_loss, loss_probabilities
 from .sample_losses import compute_losses
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def train_rounds(
     Raises:
         ValueError: a number out of range, or a folder with rounds of other arguments, another recipe or other data.
     """
-    check_rounds(rounds, rate, temperature, group_size)
+    check_rounds(rounds, rate, temperature, group_size, seed)
     output, results = Path(output_dir), []
     settings = {"rate": rate, "temperature": temperature, "group_size": group_size, "seed": seed}
     process = PartialState()
@@ -141,12 +141,12 @@ def _check_same(folder: Path, done: dict, recipe: dict, data: str) -> None:
         raise ValueError(f"output_dir: {folder} is a round that was trained on other data; choose another folder.")
 
 
-def check_rounds(rounds: int, rate: float, temperature: float, group_size: int) -> None:
+def check_rounds(rounds: int, rate: float, temperature: float, group_size: int, seed: int = 0) -> None:
     """Raises ValueError for numbers out of range."""
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}, accepted are whole numbers from 1.")
-    enough = group_size * (int(1 / rate) + 1) if rate > 0 and group_size > 0 else 1
-    draw_by_loss(np.zeros(enough), rate, 0, temperature, group_size)
+    check_draw(rate, seed, temperature, group_size)
+    check_draw(rate, seed + rounds, temperature, group_size)  # of the last round
 
 
 def _train(trainer: Trainer, folder: Path) -> dict:
