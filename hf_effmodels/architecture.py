@@ -108,6 +108,7 @@ class Task:
         noun: what a model card calls such a model.
         metrics: keys of `METRICS` its quality is told in, the customary one first.
         pipeline_tag: the Hub's name of the task, where it is another.
+        next_token: the labels of its head are the tokens themselves, and each is predicted from those before it.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Task:
     noun: str
     metrics: tuple[str, ...] = ()
     pipeline_tag: str | None = None
+    next_token: bool = False
 
 
 #: The one table of tasks, in the order in which `create_model` looks for a head.
@@ -134,8 +136,9 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("zero-shot-image-classification", "AutoModelForZeroShotImageClassification", ("image+text",),
                  "zero-shot image classifier", ("top-1", "top-5")),
             Task("image-text-to-text", "AutoModelForImageTextToText", ("image+text",), "vision-language model",
-                 ("accuracy", "CIDEr", "BLEU-4")),
-            Task("text-generation", "AutoModelForCausalLM", ("text",), "causal language model", ("perplexity",)),
+                 ("accuracy", "CIDEr", "BLEU-4"), next_token=True),
+            Task("text-generation", "AutoModelForCausalLM", ("text",), "causal language model", ("perplexity",),
+                 next_token=True),
             Task("fill-mask", "AutoModelForMaskedLM", ("text",), "masked language model", ("perplexity",)),
             Task("text-classification", "AutoModelForSequenceClassification", ("text",), "text classifier",
                  ("accuracy",)),

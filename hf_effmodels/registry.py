@@ -109,9 +109,15 @@ def _register_models() -> None:
         for auto_class, name in architecture.auto_classes.items():
             mapping = getattr(modeling_auto, auto_class)._model_mapping
             register_lazily(mapping, architecture.config_class, _placeholder(architecture, "modeling", name))
-        if name := architecture.auto_classes.get("AutoModelForImageTextToText"):
-            # pipeline("image-text-to-text") looks the names up here, and complains about those it does not find.
-            modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault(architecture.model_type, name)
+            # Pipelines and the Trainer look classes up by name, in the tables that the mappings are made of.
+            mapping._model_mapping.setdefault(architecture.model_type, name)
+        for task in architecture.tasks:
+            # The Trainer shifts the labels for label smoothing where the class's name is in this table, and nowhere
+            # else: a vision-language model, transformers' own included, would learn to repeat each token. The key is
+            # no model type: the type has no AutoModelForCausalLM.
+            if task.next_token and "AutoModelForCausalLM" not in architecture.auto_classes:
+                name = architecture.auto_classes[task.auto_class]
+                modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(name, name)
 
 
 def _register_image_processors() -> None:
