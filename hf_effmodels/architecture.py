@@ -23,6 +23,8 @@ METRICS = {
     "perplexity": "",
     "CIDEr": "",
     "BLEU-4": "",
+    "MME perception": "",
+    "MME cognition": "",
 }
 
 
@@ -136,7 +138,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("zero-shot-image-classification", "AutoModelForZeroShotImageClassification", ("image+text",),
                  "zero-shot image classifier", ("top-1", "top-5")),
             Task("image-text-to-text", "AutoModelForImageTextToText", ("image+text",), "vision-language model",
-                 ("accuracy", "CIDEr", "BLEU-4"), next_token=True),
+                 ("accuracy", "CIDEr", "BLEU-4", "MME perception", "MME cognition"), next_token=True),
             Task("text-generation", "AutoModelForCausalLM", ("text",), "causal language model", ("perplexity",),
                  next_token=True),
             Task("fill-mask", "AutoModelForMaskedLM", ("text",), "masked language model", ("perplexity",)),

@@ -10,6 +10,9 @@ from typing import Any
 from .architecture import TASKS, Architecture, Preset, Published
 from .registry import all_entries, available_processors, find
 
+#: More classes are a mistake: every one gets a name in the configuration.
+MOST_LABELS = 1_000_000
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -56,8 +59,10 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
         pattern: such as `"ghostnet*"`.
         task: a task of transformers' pipelines, such as `"image-classification"`; None for all.
     """
+    if not isinstance(pattern, str):
+        raise ValueError(f"pattern: got {pattern!r}, accepted is a shell pattern such as 'ghostnet*'.")
     offered = {t.name for entry in all_entries() for t in entry.tasks}
-    if task is not None and task not in offered:
+    if task is not None and not (isinstance(task, str) and task in offered):
         accepted = (name for name in TASKS if name in offered)
         raise ValueError(f"task: got {task!r}, accepted are {', '.join(map(repr, accepted))}.")
     names = [name for entry in all_entries() if task is None or TASKS[task] in entry.tasks for name in entry.presets]
@@ -82,9 +87,9 @@ def find_preset(name: str) -> tuple[Architecture, Preset]:
 
 def _find(name: str):
     """The architecture or diffusers pipeline that has the preset `name`, and the preset."""
-    if (found := find(name)) is not None:
+    if isinstance(name, str) and (found := find(name)) is not None:
         return found
-    near = difflib.get_close_matches(str(name), list_models(), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:100], list_models(), n=3, cutoff=0.5)
     hint = f"nearest: {', '.join(near)}" if near else "hf_effmodels.list_models() lists them all"
     raise ValueError(f"unknown preset {name!r}; {hint}.")
 
@@ -127,6 +132,7 @@ def get_config(name: str, **overrides):
             near = difflib.get_close_matches(key, accepted, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"accepted are {', '.join(sorted(accepted))}."
             raise ValueError(f"{config_class.__name__} has no field {key!r}; {hint}")
+    _check_labels(**{key: overrides[key] for key in ("num_labels", "id2label") if key in overrides})
     defaults = dict(preset.config)
     if preset.num_labels is not None and not {"num_labels", "id2label", "label2id"} & overrides.keys():
         defaults["num_labels"] = preset.num_labels
@@ -139,6 +145,19 @@ def get_config(name: str, **overrides):
     except StrictDataclassError as error:
         # Its text names the validator; the reason, with the argument and what is accepted, is the cause.
         raise ValueError(str(error.__cause__ or error)) from error
+
+
+def _check_labels(num_labels: int | None = None, id2label: Mapping | None = None) -> None:
+    """Refuse what would make a configuration of nonsense, or of a billion names."""
+    if num_labels is not None and (type(num_labels) is not int or not 1 <= num_labels <= MOST_LABELS):
+        raise ValueError(f"num_labels: got {num_labels!r}, accepted are whole numbers from 1 to {MOST_LABELS}.")
+    if id2label is None:
+        return
+    keys = [str(key) for key in id2label] if isinstance(id2label, Mapping) else []
+    if not keys or set(keys) != {str(index) for index in range(len(keys))}:
+        raise ValueError(f"id2label: got {id2label!r}, accepted is a mapping of the numbers from 0 to names.")
+    if num_labels not in (None, len(keys)):
+        raise ValueError(f"num_labels: got {num_labels}, but id2label has {len(keys)} names.")
 
 
 def _config_fields(config_class) -> set[str]:

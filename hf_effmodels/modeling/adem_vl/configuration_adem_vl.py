@@ -4,7 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-from ...architecture import Preset
+from ...architecture import Preset, Published
 
 VISION_MODEL_TYPES = ("clip_vision_model", "siglip_vision_model")
 
@@ -166,8 +166,46 @@ def _preset(image_processor: dict, text_config: dict | None, parameters: float, 
 #: name -> what is published. `parameters` (millions) counts all that is built, `trainable_parameters` the adapters.
 #: The image statistics differ by task: ImageNet's for ScienceQA and instructions, CLIP's for captions.
 PRESETS: dict[str, Preset] = {
-    "adem_vl-7b-scienceqa": _preset(IMAGENET_PROCESSOR, None, 7033.53, 4.530432),
-    "adem_vl-7b-caption": _preset(CLIP_PROCESSOR, None, 7033.53, 4.530432),
-    "adem_vl-7b-instruction": _preset(IMAGENET_PROCESSOR, None, 7033.53, 4.530432),
-    "adem_vl-13b": _preset(IMAGENET_PROCESSOR, _LLAMA_13B, 13311.90, 5.449984, weights=None),
+    "adem_vl-7b-scienceqa": _preset(
+        IMAGENET_PROCESSOR,
+        None,
+        7033.53,
+        4.530432,
+        published=(
+            Published("accuracy", 93.85, "ScienceQA", "paper"),
+            Published("accuracy", 94.01, "ScienceQA", "released weights"),
+        ),
+    ),
+    "adem_vl-7b-caption": _preset(
+        CLIP_PROCESSOR,
+        None,
+        7033.53,
+        4.530432,
+        published=(
+            Published("BLEU-4", 38.5, "COCO captions", "released weights"),
+            Published("CIDEr", 130.1, "COCO captions", "released weights"),
+        ),
+    ),
+    "adem_vl-7b-instruction": _preset(
+        IMAGENET_PROCESSOR,
+        None,
+        7033.53,
+        4.530432,
+        published=(
+            Published("MME perception", 969.7, "MME", "released weights"),
+            Published("MME cognition", 258.9, "MME", "released weights"),
+        ),
+    ),
+    "adem_vl-13b": _preset(
+        IMAGENET_PROCESSOR,
+        _LLAMA_13B,
+        13311.90,
+        5.449984,
+        published=(
+            Published("accuracy", 94.55, "ScienceQA", "paper"),
+            Published("BLEU-4", 38.5, "COCO captions", "paper"),
+            Published("CIDEr", 133.2, "COCO captions", "paper"),
+        ),
+        weights=None,
+    ),
 }

@@ -1,0 +1,240 @@
+"""Presets by name: what is known of them, and what is built from them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hf_effmodels
+from hf_effmodels.architecture import TASKS, Architecture
+from hf_effmodels.models import find_preset
+from hf_effmodels.registry import ARCHITECTURES, all_entries, find
+
+IMAGES = [name for a in ARCHITECTURES.values() if a.image_processor for name in a.presets]
+PAGES = Path(__file__).parent.parent / "docs" / "systems"
+
+
+def square(config) -> int:
+    """Side of the images that a configuration is for."""
+    return config.vision_config.image_size if hasattr(config, "vision_config") else config.image_size
+
+
+@pytest.mark.parametrize(
+    "pattern, names",
+    [
+        (
+            "vanillanet-*",
+            [*(f"vanillanet-{n}" for n in range(5, 14)), "vanillanet-13-1.5x", "vanillanet-13-1.5x-ada-pool"],
+        ),
+        ("ghostnet-*", ["ghostnet-0.5x", "ghostnet-1.0x", "ghostnet-1.3x"]),
+        (
+            "pangu-pi-*",
+            [f"pangu-pi-{n}" for n in ("1b", "1b-pro", "1.5b-pro", "7b", "15m", "60m", "160m")],
+        ),
+        ("adem_vl-*", ["adem_vl-7b-caption", "adem_vl-7b-instruction", "adem_vl-7b-scienceqa", "adem_vl-13b"]),
+        ("*-x4", ["sam-diffsr-x4", "srdiff-x4"]),
+        ("nothing*", []),
+    ],
+)
+def test_presets_stand_in_natural_order(pattern, names):
+    assert hf_effmodels.list_models(pattern) == names
+
+
+def test_a_preset_is_listed_for_each_of_its_tasks():
+    for name in hf_effmodels.list_models():
+        tasks = hf_effmodels.model_info(name).tasks
+        assert tasks == tuple(task.name for task in find(name)[0].tasks)
+        for task in tasks:
+            assert name in hf_effmodels.list_models(task=task)
+    language = {*hf_effmodels.list_models("pangu-pi-*"), "parameternet-moe-1b"}
+    assert set(hf_effmodels.list_models(task="text-generation")) == language
+    assert not language & set(hf_effmodels.list_models(task="image-feature-extraction"))
+    assert language <= set(hf_effmodels.list_models(task="feature-extraction"))
+    assert hf_effmodels.list_models(task="super-resolution") == ["sam-diffsr-x4", "srdiff-x4"]
+    with pytest.raises(ValueError, match="task: got 'object-detection', accepted are 'image-classification', "):
+        hf_effmodels.list_models(task="object-detection")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda a: a.model_type)
+def test_every_head_of_an_architecture_can_be_created(architecture):
+    name = min(architecture.presets, key=lambda name: architecture.presets[name].parameters)
+    expected = {task.name: architecture.auto_classes[task.auto_class] for task in architecture.tasks}
+    with torch.device("meta"):
+        built = {task: type(hf_effmodels.create_model(name, task=task)).__name__ for task in expected}
+        first = hf_effmodels.create_model(name)
+    assert built == expected
+    assert type(first).__name__ == expected[architecture.tasks[0].name] and not first.training
+    accepted = ", ".join(map(repr, expected))
+    with pytest.raises(ValueError, match=f"task: {name} has no head for 'text-to-speech', accepted are {accepted}"):
+        hf_effmodels.create_model(name, task="text-to-speech")
+
+
+def test_a_pipeline_has_one_task():
+    small = {"encoder": {"hidden_size": 8, "num_blocks": 3, "growth": 4}}
+    small["unet"] = {"hidden_size": 8, "condition_channels": 8, "num_conditions": 1}
+    pipe = hf_effmodels.create_model("srdiff-x4", task="super-resolution", **small)
+    assert type(pipe).__name__ == "SamDiffSRPipeline" and pipe.unet.config.hidden_size == 8
+    with pytest.raises(ValueError, match="task: srdiff-x4 has no head for 'image-classification'"):
+        hf_effmodels.create_model("srdiff-x4", task="image-classification", **small)
+    with pytest.raises(ValueError, match="preset 'srdiff-x4' is a diffusers pipeline"):
+        find_preset("srdiff-x4")
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_image_processor_makes_images_of_the_size_the_configuration_is_for(name):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 230, 3), dtype=np.uint8))
+    pixels = hf_effmodels.create_image_processor(name)(image, return_tensors="pt").pixel_values
+    side = square(hf_effmodels.get_config(name))
+    assert pixels.shape == (1, 3, side, side)
+
+
+@pytest.mark.parametrize(
+    "name, size", [("ghostnet-1.0x", {"shortest_edge": 64}), ("adem_vl-7b-caption", {"height": 64, "width": 64})]
+)
+def test_another_image_size_is_given_in_the_form_of_the_preset(name, size):
+    processor = hf_effmodels.create_image_processor(name, image_size=64)
+    assert {key: value for key, value in dict(processor.size).items() if value is not None} == size
+    pixels = processor(Image.new("RGB", (200, 100)), return_tensors="pt").pixel_values
+    assert pixels.shape == (1, 3, 64, 64)
+    again = hf_effmodels.create_image_processor(name)  # the preset itself is as it was
+    assert 64 not in dict(again.size).values()
+    changed = hf_effmodels.create_image_processor(name, image_size=64, image_mean=[0.1, 0.2, 0.3])
+    assert tuple(changed.image_mean) == (0.1, 0.2, 0.3) != tuple(processor.image_mean)
+    for wrong in (0, -3, 64.0, "64", True, (64, 64)):
+        with pytest.raises(ValueError, match="image_size: got .* accepted are whole numbers from 1"):
+            hf_effmodels.create_image_processor(name, image_size=wrong)
+
+
+def test_the_numbers_of_the_image_processor_are_those_the_preset_was_evaluated_with():
+    """From the official repositories' evaluation scripts, one preset of each kind."""
+    for name, crop, resample, mean in [
+        ("ghostnet-1.0x", 0.875, 2, 0.485),
+        ("ghostnetv3-1.0x", 0.875, 3, 0.485),
+        ("parameternet-600m", 0.875, 2, 0.485),
+        ("tinynet-c", 0.875, 3, 0.485),
+        ("vanillanet-5", 0.875, 3, 0.485),
+        ("vig-s", 0.9, 3, 0.5),
+        ("pyramidvig-b", 0.95, 3, 0.5),
+        ("adem_vl-7b-scienceqa", None, 3, 0.485),
+        ("adem_vl-7b-caption", None, 3, 0.48145466),
+    ]:
+        processor = hf_effmodels.create_image_processor(name)
+        values = (getattr(processor, "crop_pct", None), processor.resample, processor.image_mean[0])
+        assert values == (crop, resample, mean), name
+
+
+def test_models_of_text_have_no_image_processor():
+    with pytest.raises(ValueError, match="pangu-pi-1b .* takes no images"):
+        hf_effmodels.create_image_processor("pangu-pi-1b")
+
+
+def test_labels_belong_to_the_preset():
+    for entry in ARCHITECTURES.values():
+        for name, preset in entry.presets.items():
+            classifies = "AutoModelForImageClassification" in entry.auto_classes
+            assert preset.num_labels == (1000 if classifies else None)
+            assert hf_effmodels.get_config(name).num_labels == (1000 if classifies else 2)
+
+
+def test_labels_are_those_that_are_given():
+    names = {0: "cat", 1: "dog", 2: "bird"}
+    config = hf_effmodels.get_config("ghostnet-0.5x", id2label=names)
+    assert config.id2label == names and config.num_labels == 3
+    assert config.label2id == {"cat": 0, "dog": 1, "bird": 2}
+    # Keys are strings where they come from JSON.
+    config = hf_effmodels.get_config("ghostnet-0.5x", id2label={"0": "cat", "1": "dog"})
+    assert config.id2label == {0: "cat", 1: "dog"} and config.label2id == {"cat": 0, "dog": 1}
+    config = hf_effmodels.get_config("ghostnet-0.5x", id2label=names, label2id={"cat": 0, "dog": 1, "birdie": 2})
+    assert config.label2id["birdie"] == 2
+    assert hf_effmodels.get_config("ghostnet-0.5x", num_labels=7).num_labels == 7
+    # No default beside a mapping of the user's.
+    assert hf_effmodels.get_config("ghostnet-0.5x", label2id={"cat": 0, "dog": 1}).num_labels != 1000
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ({"num_labels": 0}, "num_labels: got 0, accepted are whole numbers from 1 to 1000000"),
+        ({"num_labels": -1}, "num_labels: got -1"),
+        ({"num_labels": 2.5}, "num_labels: got 2.5"),
+        ({"num_labels": True}, "num_labels: got True"),
+        ({"num_labels": "ten"}, "num_labels: got 'ten'"),
+        ({"num_labels": 1_000_000_000}, "num_labels: got 1000000000"),
+        ({"num_labels": float("inf")}, "num_labels: got inf"),
+        ({"id2label": ["cat", "dog"]}, r"id2label: got \['cat', 'dog'\], accepted is a mapping of the numbers from 0"),
+        ({"id2label": {"one": "cat"}}, "id2label: got .*'one'"),
+        ({"id2label": {1: "cat", 2: "dog"}}, "id2label: got .* accepted is a mapping of the numbers from 0"),
+        ({"id2label": {}}, "id2label: got {}"),
+        ({"id2label": {0: "cat", 1: "dog"}, "num_labels": 3}, "num_labels: got 3, but id2label has 2"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        hf_effmodels.get_config("ghostnet-0.5x", **labels)
+
+
+@pytest.mark.parametrize("name", [None, 5, [], {"a": 1}, "", "ghostnet 1.0x", "x" * 10_000, "ghostnet*", "../x"])
+def test_what_is_no_preset_is_refused_by_every_function(name):
+    for function in (
+        hf_effmodels.model_info,
+        hf_effmodels.get_config,
+        hf_effmodels.create_model,
+        hf_effmodels.create_image_processor,
+    ):
+        with pytest.raises(ValueError, match="unknown preset"):
+            function(name)
+
+
+def test_a_pattern_is_a_text():
+    assert hf_effmodels.list_models("[") == [] == hf_effmodels.list_models("")
+    for wrong in (None, 5, ["ghostnet*"]):
+        with pytest.raises(ValueError, match="pattern: got .*accepted is a shell pattern"):
+            hf_effmodels.list_models(wrong)
+    for wrong in (5, [], ""):
+        with pytest.raises(ValueError, match="task: got "):
+            hf_effmodels.list_models(task=wrong)
+
+
+def test_overrides_reach_the_configuration_and_win_over_the_preset():
+    config = hf_effmodels.get_config("ghostnet-0.5x", width_multiplier=0.7, image_size=96, out_features=["stage2"])
+    assert (config.width_multiplier, config.image_size, config.out_features) == (0.7, 96, ["stage2"])
+    assert hf_effmodels.get_config("ghostnet-0.5x").width_multiplier == 0.5
+    with pytest.raises(ValueError, match="GhostNetConfig has no field 'zzz'; accepted are .*width_multiplier"):
+        hf_effmodels.get_config("ghostnet-0.5x", zzz=1)
+    with pytest.raises(ValueError, match="Field 'width_multiplier' .*str"):
+        hf_effmodels.get_config("ghostnet-0.5x", width_multiplier="wide")
+
+
+@pytest.mark.parametrize("entry", all_entries(), ids=lambda entry: entry.key)
+def test_the_page_of_a_system_has_the_published_number_of_each_preset(entry):
+    rows = [line for line in (PAGES / f"{entry.name}.md").read_text().splitlines() if line.startswith("| `")]
+    for name, preset in entry.presets.items():
+        row = next(line for line in rows if line.startswith(f"| `{name}`"))
+        dataset = preset.published[0].dataset if preset.published else None
+        for number in preset.published:
+            if number.dataset == dataset:
+                assert any(form in row for form in (f"{number.value:g}", f"{number.value:.1f}")), (name, number)
+        if isinstance(entry, Architecture):
+            forms = [f"{preset.parameters:.{digits}f}" for digits in (2, 3)]
+            assert any(form in row for form in forms), name
+
+
+def test_a_preset_says_who_published_what():
+    info = hf_effmodels.model_info("ghostnetv3-1.0x")
+    assert (info.top1, info.top1_source) == (77.1, "paper, quoted from memory")
+    assert info.architecture == "GhostNetV3" and info.paper.endswith("https://arxiv.org/abs/2404.11202")
+    assert (info.parameters, info.macs, info.folded_parameters, info.folded_macs) == (8.129, 404.1, 6.126, 167.0)
+    assert info.weights_license == "apache-2.0" and "timm" in info.weights_license_note
+    assert info.weights.endswith("GhostNetV3/ghostnetv3-1.0.pth.tar") and "ghostnetv3_pytorch" in info.repository
+    # The best known first.
+    assert hf_effmodels.model_info("parameternet-600m").top1 == 81.6
+    sr = hf_effmodels.model_info("sam-diffsr-x4")
+    assert sr.top1 is None and sr.top1_source is None and len(sr.published) == 10
+    assert [str(number) for number in sr.published[2:4]] == [
+        "PSNR 27.14 dB on Set14 (official repository)",
+        "SSIM 0.7484 on Set14 (official repository)",
+    ]
+    assert hf_effmodels.model_info("srdiff-x4").weights is None
+    assert all(task in TASKS for name in hf_effmodels.list_models() for task in hf_effmodels.model_info(name).tasks)
