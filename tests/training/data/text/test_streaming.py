@@ -1,6 +1,7 @@
 from itertools import islice
 
 import datasets
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,17 @@ def test_a_window_holds_the_same_blocks_in_an_order_of_the_seed(tokenizer):
     assert not torch.equal(one, two) and not torch.equal(one, plain)
     for window in (slice(0, 32), slice(32, 64)):
         assert sorted(one[window].tolist()) == sorted(plain[window].tolist())
+
+
+def test_each_window_has_an_order_of_its_own(tokenizer):
+    plain, shuffled = (blocks(stream_of(tokenizer, window), 64).tolist() for window in (1, 16))
+    orders = [
+        [plain[start : start + 16].index(block) for block in shuffled[start : start + 16]] for start in (0, 16, 32, 48)
+    ]
+    assert (
+        orders == [np.random.default_rng((0, start)).permutation(16).tolist() for start in (0, 16, 32, 48)]
+        and len({*map(tuple, orders)}) == 4
+    )
 
 
 @pytest.mark.parametrize("window", [1, 8])

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED, Collator, cut_box, smooth_one_hot
@@ -59,3 +60,57 @@ def test_both_methods_alternate_and_only_training_batches_are_mixed():
     assert torch.equal(evaluated["labels"], torch.arange(4)) and evaluated["labels"].dtype == torch.int64
     again = [collator(samples())["pixel_values"] for _ in range(2)]
     assert torch.equal(*again)
+
+
+@pytest.mark.parametrize("method", ["mixup", "cutmix"])
+@pytest.mark.parametrize("alpha", [0.2, 2.0])
+def test_the_weight_is_of_the_beta_distribution_asked_for(method, alpha):
+    collator, rng, weights = Collator(2, **{method: alpha}), np.random.default_rng(0), []
+    for _ in range(1500):
+        labels = collator.mix(torch.zeros(2, 1, 64, 64), torch.tensor([0, 1]), rng)
+        weights.append(float(labels[0, 0]))
+    # Beta(a, a) has mean 1/2 and variance 1 / (8a + 4). A part of CutMix's boxes is cut off at the border.
+    if method == "mixup":
+        assert abs(np.mean(weights) - 0.5) < 0.03
+        assert abs(np.var(weights) - 1 / (8 * alpha + 4)) < 0.01
+    else:
+        assert np.mean(weights) > 0.55 and (np.mean(np.array(weights) > 0.99) > 0.15) == (alpha < 1)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_methods_are_chosen_and_batches_mixed_as_often_as_asked(share):
+    collator, rng = Collator(2, mixup=1.0, cutmix=1.0, switch_probability=share), np.random.default_rng(0)
+    cut = 0
+    for _ in range(400):
+        pixels = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).repeat(1, 1, 32, 32)
+        collator.mix(pixels, torch.tensor([0, 1]), rng)
+        cut += set(pixels.unique().tolist()) <= {0.0, 1.0}
+    assert abs(cut / 400 - share) < 0.06
+    collator, mixed = Collator(2, mixup=1.0, probability=share), 0
+    for _ in range(400):
+        mixed += bool((collator.mix(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), rng) % 1 != 0).any())
+    assert abs(mixed / 400 - share) < 0.06
+
+
+def test_a_batch_that_is_not_mixed_has_smooth_labels():
+    pixels = torch.rand(2, 1, 4, 4)
+    before = pixels.clone()
+    labels = Collator(4, mixup=1.0, probability=0.0, smoothing=0.2).mix(
+        pixels, torch.tensor([3, 0]), np.random.default_rng(0)
+    )
+    torch.testing.assert_close(labels, torch.tensor([[0.05, 0.05, 0.05, 0.85], [0.85, 0.05, 0.05, 0.05]]))
+    assert torch.equal(pixels, before)
+    plain = Collator(4, smoothing=0.2)(samples())
+    assert plain["labels"].tolist() == [0, 1, 2, 3] and plain["pixel_values"].shape == (4, 3, 8, 8)
+
+
+def test_the_first_image_of_a_mixed_batch_is_its_weight_of_itself_and_the_rest_of_the_last():
+    rng = np.random.default_rng(3)
+    draws = np.random.default_rng(3)
+    draws.random()  # whether the batch is mixed
+    weight = draws.beta(0.7, 0.7)
+    pixels = torch.tensor([10.0, 20.0, 40.0]).reshape(3, 1, 1, 1).repeat(1, 1, 2, 2)
+    labels = Collator(3, mixup=0.7).mix(pixels, torch.tensor([0, 1, 2]), rng)
+    expected = [10 * weight + 40 * (1 - weight), 20.0, 40 * weight + 10 * (1 - weight)]
+    assert pixels[:, 0, 0, 0].tolist() == pytest.approx(expected, rel=1e-5)
+    assert labels[0].tolist() == pytest.approx([weight, 0, 1 - weight], abs=1e-6)

@@ -13,6 +13,7 @@ from hf_effmodels import metrics
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 from hf_effmodels.training import evaluate
 from hf_effmodels.training.tasks.super_resolution.arguments import SCHEDULERS
+from hf_effmodels.training.tasks.super_resolution.evaluation import enlarge_and_measure, reference_and_low
 
 from ....pipelines.sam_diffsr.tiny import tiny_pipeline
 
@@ -52,6 +53,34 @@ def test_the_numbers_are_those_of_the_saved_images(run, pictures, tmp_path, caps
     assert (
         f"psnr_y   {results['psnr_y']:9.2f} dB   bicubic {results['bicubic_psnr_y']:.2f} dB" in capsys.readouterr().out
     )
+
+
+def test_image_i_is_sampled_with_the_seed_and_i():
+    from .test_patches import images
+
+    seeds = []
+
+    def enlarge(low, seed):
+        seeds.append(seed)
+        return Image.new("RGB", (4 * low.shape[2], 4 * low.shape[1]))
+
+    source = images(*[Image.new("RGB", (24, 20), (n, n, n)) for n in (1, 2, 3)])
+    results = enlarge_and_measure(enlarge, source, 4, seed=7, size=None, crop_border=0)
+    assert seeds == [7, 8, 9] and [r.name for r in results] == ["picture 0", "picture 1", "picture 2"]
+    assert [r.measured["psnr_rgb"] for r in results] == pytest.approx([20 * np.log10(255 / n) for n in (1, 2, 3)])
+
+
+def test_the_centre_of_an_image_is_measured_with_its_reduction():
+    from .test_patches import images
+
+    rows, columns = np.indices((40, 48))
+    source = images(Image.fromarray(np.stack([columns, rows, 0 * rows], axis=-1).astype(np.uint8)))
+    image, low = reference_and_low(source, 0, 4, size=16)
+    assert image.shape == (3, 16, 16) and low.shape == (3, 4, 4)
+    assert image[0, 0].tolist() == list(range(16, 32)) and image[1, :, 0].tolist() == list(range(12, 28))
+    whole_image, whole_low = reference_and_low(source, 0, 4, size=None)
+    assert torch.equal(low, whole_low[:, 3:7, 4:8]) and whole_image.shape == (3, 40, 48)
+    assert reference_and_low(source, 0, 4, size=100)[0].shape == (3, 40, 48)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -1,10 +1,13 @@
 """Training patches are crops of the whole images' versions; odd images are handled or refused by name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from hf_effmodels.pipelines.sam_diffsr.masks import NORMALIZATIONS, normalize_structure
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 from hf_effmodels.training.tasks.super_resolution.data import (
     HighResolutionImages,
@@ -112,3 +115,63 @@ def test_images_that_do_not_fit_are_refused_by_name():
     with pytest.raises(ValueError, match="the low-resolution image is 20×18, the image 40×36: .* not the scale 4"):
         PatchDataset(source, options, 0)[0]
     assert source.low_image(0, 2).shape == (3, 18, 20)
+
+
+def test_patches_lie_everywhere_and_are_turned_every_way():
+    rows, columns = np.indices((24, 32))
+    image = Image.fromarray(np.stack([columns, rows, 0 * rows], axis=-1).astype(np.uint8))
+    options = PatchOptions(scale=4, patch_size=16, patches_per_image=400, augment=True, num_timesteps=5)
+    dataset = PatchDataset(images(image), options, seed=0)
+    corners, turns, steps = {}, {}, {}
+    for sample in dataset:
+        high = ((sample["high"] + 1) * 127.5).round().int()
+        corner = (int(high[1].min()), int(high[0].min()))
+        # Where the columns and the rows grow says how the patch was turned.
+        turn = tuple(int(high[c, 1, 0] - high[c, 0, 0]) for c in (0, 1))
+        turn += tuple(int(high[c, 0, 1] - high[c, 0, 0]) for c in (0, 1))
+        for counts, key in ((corners, corner), (turns, turn), (steps, sample["timestep"].item())):
+            counts[key] = counts.get(key, 0) + 1
+    assert corners.keys() == {(top, left) for top in (0, 4, 8) for left in (0, 4, 8, 12, 16)}
+    assert len(turns) == 8 and steps.keys() == set(range(5))
+    for counts in (corners, turns, steps):
+        assert min(counts.values()) > 400 / len(counts) / 2.5
+    plain = PatchDataset(images(image), replace(options, augment=False, patches_per_image=20), seed=0)
+    assert all((sample["high"][0, 0].diff() > 0).all() for sample in plain)
+
+
+def test_values_of_a_patch_are_those_of_the_image_from_minus_one_to_one():
+    image = picture(32, 24, 3)
+    whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    for divisor, legacy in ((255, False), (256, True)):
+        options = PatchOptions(scale=4, patch_size=24, legacy_256=legacy, num_timesteps=5)
+        sample = PatchDataset(images(image.crop((0, 0, 24, 24))), options, seed=0)[0]
+        torch.testing.assert_close(sample["high"], whole[..., :24].float() / 127.5 - 1)
+        low = imresize(whole[..., :24], 1 / 4)
+        torch.testing.assert_close(sample["low"], low.float() / 127.5 - 1)
+        torch.testing.assert_close(sample["upsampled"], imresize(low.float() / divisor, 4) * 2 - 1, atol=1e-5, rtol=0)
+        assert sample["noise"].shape == (3, 24, 24) and abs(sample["noise"].std() - 1) < 0.06
+    assert "noise" not in PatchDataset(images(image), replace(options, num_timesteps=None), seed=0)[0]
+
+
+def test_structure_maps_are_normalised_as_asked():
+    regions = np.zeros((24, 24), int)
+    regions[:, 12:] = 1
+    source = images(picture(24, 24, 0), regions=[regions], values=[np.array([0.75])])
+    options = PatchOptions(scale=4, patch_size=24, structure=True)
+    for changes in (
+        {},
+        *({"structure_normalization": n} for n in NORMALIZATIONS),
+        {"structure_constant_to_zero": True},
+    ):
+        chosen = replace(options, **changes)
+        expected = normalize_structure(
+            np.where(regions, 0.75, 0)[None], chosen.structure_normalization, chosen.structure_constant_to_zero
+        )
+        found = PatchDataset(source, chosen, seed=0)[0]["structure"]
+        torch.testing.assert_close(found.double(), torch.from_numpy(expected).double(), atol=1e-6, rtol=0)
+    one = images(picture(24, 24, 0), regions=[regions * 0 + 1], values=[np.array([0.75])])
+    flat = [
+        PatchDataset(one, replace(options, structure_constant_to_zero=z), 0)[0]["structure"].unique()
+        for z in (False, True)
+    ]
+    assert [value.tolist() for value in flat] == [[0.75], [0.0]]
