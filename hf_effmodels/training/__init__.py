@@ -41,12 +41,15 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, float]:
 def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
     if argv is not None:
         return prepare(stage, list(argv))()
-    with _one_line_errors():
+    with _one_line_errors(ValueError, OSError, ImportError):
         reader = _read_early(stage, sys.argv[1:])
         start_missing_processes()
         set_up_logging()
         work = _prepare(stage, reader)
-    return work()
+    from .run.finite import NotFiniteError
+
+    with _one_line_errors(NotFiniteError):
+        return work()
 
 
 def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
@@ -80,9 +83,9 @@ def set_up_logging() -> None:
 
 
 @contextmanager
-def _one_line_errors():
+def _one_line_errors(*kinds: type[Exception]):
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
+    except kinds as error:
         sys.stderr.write(f"{sys.argv[0]}: error: {error}\n")
         raise SystemExit(2) from None

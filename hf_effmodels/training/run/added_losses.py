@@ -53,11 +53,11 @@ class AddedLosses:
             items = torch.tensor(float(sum(loss.count(batch) for batch in batches)), device=accelerator.device)
             self._in_step[name] = float(accelerator.reduce(items, "sum"))
 
-    def of_batch(self, model, inputs: Mapping, outputs) -> torch.Tensor:
-        """What this batch adds to the loss of its step."""
+    def of_batch(self, model, inputs: Mapping, outputs, idle: bool = False) -> torch.Tensor:
+        """What this batch adds to the loss of its step; nothing for an idle one."""
         total = 0.0
         for name, loss in self.losses.items():
-            share = float(loss.count(inputs)) / max(self._in_step[name], 1.0)
+            share = 0.0 if idle else float(loss.count(inputs)) / max(self._in_step[name], 1.0)
             value = loss.function(model, inputs, outputs)
             self.record(name, share * value)
             total = total + loss.weight * share * value

@@ -74,11 +74,10 @@ def copy_state(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor])
 
 
 @contextmanager
-def temporarily(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-    """The model's state, to be changed in place; afterwards it is, bit for bit, what it was."""
-    live = unique_state(model)
-    before = {name: tensor.detach().clone() for name, tensor in live.items()}
+def temporarily(state: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Tensors of a model, to be changed in place; afterwards they are, bit for bit, what they were."""
+    before = {name: tensor.detach().clone() for name, tensor in state.items()}
     try:
-        yield live
+        yield state
     finally:
-        copy_state(before, live)
+        copy_state(before, state)

@@ -66,10 +66,13 @@ def what_is_missing(checkpoint: Path) -> str | None:
     match = _CHECKPOINT.fullmatch(checkpoint.name)
     if match and state.get("global_step") != int(match[1]):
         return f"trainer_state.json is of step {state.get('global_step')}"
-    weights = [*checkpoint.glob("*.safetensors")]
+    weights = {file.name: file for file in checkpoint.glob("*.safetensors")}
+    training_weights = weights.pop(WEIGHTS_WITHOUT_EMA, None)
     if not weights and not any(checkpoint.glob("pytorch_model*")):
         return "no weights"
-    for file in weights:
+    if training_weights is None and _read_run(checkpoint.parent).get("ema_decay") is not None:
+        return f"no {WEIGHTS_WITHOUT_EMA}"
+    for file in checkpoint.glob("*.safetensors"):
         try:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()

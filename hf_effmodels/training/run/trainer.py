@@ -1,16 +1,21 @@
 """transformers' Trainer with what the recipes need beyond it: see `RecipeArguments` for the list."""
 
 import logging
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.data_loader import BatchSamplerShard
+from accelerate.utils import find_batch_size
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import Sampler
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..data.seeded import SeededDataset, data_seed
 from ..optim.layer_decay import layer_decay_groups
@@ -19,36 +24,13 @@ from ..optim.schedules import step_decay_schedule, warmup_cosine_schedule
 from ..optim.weight_decay import decaying_parameters
 from .added_losses import AddedLoss, AddedLosses, samples_of
 from .averaging import ExponentialMovingAverage, copy_state, temporarily, unique_state
-from .output_folder import WEIGHTS_WITHOUT_EMA
+from .finite import check_finite
+from .output_folder import WEIGHTS_WITHOUT_EMA, what_is_missing
 from .recipe_arguments import RecipeArguments
+from .sampling import EpochSampler, SharedBatches
 from .weights import is_peft_model, load_state, load_weights
 
 logger = logging.getLogger(__name__)
-
-
-class EpochSampler(Sampler[int]):
-    """Sample numbers in an order that depends on the seed and the epoch alone.
-
-    In epoch e sample i comes out as e * n + i: with `divmod(number, n)` a `SeededDataset` knows the epoch of each
-    sample it is asked for, in any worker process and after any restart. Without `count_epochs` it comes out as i, as
-    a plain map-style data set takes it.
-    """
-
-    def __init__(self, length: int, seed: int, shuffle: bool = True, count_epochs: bool = True):
-        self.length = length
-        self.seed = seed
-        self.shuffle = shuffle
-        self.count_epochs = count_epochs
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter((self.count_epochs * self.epoch * self.length + order).tolist())
 
 
 class RecipeTrainer(Trainer):
@@ -57,14 +39,20 @@ class RecipeTrainer(Trainer):
     args: RecipeArguments
 
     def __init__(self, *, args: RecipeArguments, **kwargs):
+        # Kept here and not among the arguments, which transformers writes into files.
+        self._hub_token, args.hub_token = args.hub_token, None
         super().__init__(args=args, optimizer_cls_and_kwargs=optimizer_class_and_settings(args), **kwargs)
         if args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("--ema_decay needs whole weights in each process: it does not go with FSDP or DeepSpeed.")
         self.ema: ExponentialMovingAverage | None = None
         self._checkpoint_ema: dict[str, torch.Tensor] | None = None
         self._added_losses = AddedLosses()
+        self._resumed_from: Path | None = None
         self._sampler: EpochSampler | None = None
         self._steps_per_epoch = 1
+        self._ends_idle = False
+        self._idle_batch: Mapping | None = None
+        self._idle = False
         for callback in training_callbacks(self.model):
             self.add_callback(callback)
         self.add_callback(_Hooks(self))
@@ -142,17 +130,40 @@ class RecipeTrainer(Trainer):
         return super().compute_loss(model, inputs, True, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not (model.training and self.is_in_train):
+            loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
         whole = dict(inputs)  # the task's loss takes the labels out
-        loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
-        if self._added_losses and model.training:
-            # Of the several batches of a step the Trainer takes the mean over the processes, and over accumulated
-            # ones where it does not believe the loss to be a share of the step's already.
-            parts = self.args.world_size
-            if not self._is_share_of_step(num_items_in_batch):
-                parts *= self.current_gradient_accumulation_steps
+        with self._without_statistics(model, whole):
+            loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
+        if self._idle:
+            loss = 0.0 * loss
+        # The Trainer takes the mean over the processes, and over accumulated batches where it does not believe the
+        # loss to be a share of the step's already.
+        parts = self.args.world_size
+        if not self._is_share_of_step(num_items_in_batch):
+            parts *= self.current_gradient_accumulation_steps
+            loss = self._weighed_by_samples(loss, whole, parts)
+        if self._added_losses:
             self._added_losses.record("task_loss", loss / parts)
-            loss = loss + parts * self._added_losses.of_batch(model, whole, outputs)
+            loss = loss + parts * self._added_losses.of_batch(model, whole, outputs, idle=self._idle)
         return (loss, outputs) if return_outputs else loss
+
+    @contextmanager
+    def _without_statistics(self, model: nn.Module, inputs: Mapping) -> Iterator[None]:
+        """Where samples are repeated for a process that has none left, none are measured; nor are those of a batch
+        that has shrunk to a single one, which may have no variance."""
+        alone = self.args.world_size > 1 and self._train_batch_size > 1 and find_batch_size(inputs) == 1
+        modules = [model] if self._idle else []
+        if alone and not self._idle:
+            modules = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+        for module in modules:
+            module.eval()
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.train()
 
     def _is_share_of_step(self, num_items_in_batch) -> bool:
         """Whether the Trainer takes the task's loss for one of a whole step, and not for the mean of one batch."""
@@ -160,16 +171,45 @@ class RecipeTrainer(Trainer):
             self.model_accepts_loss_kwargs and num_items_in_batch is not None
         )
 
+    def _weighed_by_samples(self, loss: torch.Tensor, inputs: Mapping, parts: int) -> torch.Tensor:
+        """The mean of one of the `parts` of a step, so that the mean over them is that over all samples."""
+        if self._sampler is None or self.args.dataloader_drop_last:
+            return loss
+        full = self.get_total_train_batch_size(self.args)
+        done = full * (self.state.global_step % self._steps_per_epoch)
+        samples = min(full, len(self._sampler) - done)
+        own = find_batch_size(inputs)
+        return loss if own * parts == samples else loss * (own * parts / samples)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self._idle = inputs is self._idle_batch
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        check_finite({"the loss": float(loss)}, self.state.global_step + 1, self.args, self._get_learning_rate())
+        return loss
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
+        self._idle_batch = None
+        if self._ends_idle and self.state.global_step % self._steps_per_epoch == self._steps_per_epoch - 1:
+            epoch_iterator = self._with_idle_end(epoch_iterator, num_batches)
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._added_losses:
-            self._added_losses.begin_step(batches, self.accelerator)
+            counted = [batch for batch in batches if batch is not self._idle_batch]
+            self._added_losses.begin_step(counted, self.accelerator)
         return batches, num_items_in_batch
+
+    def _with_idle_end(self, batches: Iterator, number: int) -> Iterator:
+        for position, batch in enumerate(islice(batches, number), start=1):
+            if position == number:
+                if "labels" in batch:
+                    batch["labels"] = torch.full_like(batch["labels"], -100)  # none of them counts
+                self._idle_batch = batch
+            yield batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._added_losses:
             logs |= self._added_losses.take(self.accelerator)
         super().log(logs, start_time)
+        check_finite(logs, self.state.global_step, self.args, logs.get("learning_rate"))
 
     # Order of the samples
 
@@ -180,6 +220,16 @@ class RecipeTrainer(Trainer):
         self._sampler = EpochSampler(len(dataset), data_seed(self.args), shuffle, count_epochs=counts)
         return self._sampler
 
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        shards = getattr(loader, "batch_sampler", None)
+        self._ends_idle = False
+        if isinstance(shards, BatchSamplerShard) and not (shards.split_batches or shards.drop_last):
+            shards.batch_sampler = SharedBatches(self._sampler, shards.batch_size, shards.num_processes)
+            shards.even_batches = False
+            self._ends_idle = shards.batch_sampler.is_idle(shards.process_index)
+        return loader
+
     # The weights that are evaluated and saved
 
     @contextmanager
@@ -187,36 +237,44 @@ class RecipeTrainer(Trainer):
         """While training goes on, the model in the state in which it is evaluated and saved.
 
         That is the moving average of its weights, if there is one, and the mean over all processes of its batch-norm
-        statistics (each process has seen other images). Afterwards it has, bit for bit, its training state again.
+        statistics (each process has seen other images). Afterwards it has, bit for bit, its training state again, and
+        the next random numbers are those that would have been drawn without.
         """
-        several = self.args.world_size > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled
-        if not self.is_in_train or (self.ema is None and not several):
-            yield
-            return
-        with temporarily(self.model) as state:
-            self._set_evaluated_weights(state)
-            yield
+        with same_random_numbers(self.args.device):
+            several = self.args.world_size > 1 and not self.is_fsdp_enabled and not self.is_deepspeed_enabled
+            if not self.is_in_train or (self.ema is None and not several):
+                yield
+                return
+            state = unique_state(self.model)
+            with temporarily(state if self.ema is not None else _statistics(state)) as state:
+                self._set_evaluated_weights(state)
+                yield
 
     @torch.no_grad()
     def _set_evaluated_weights(self, state: dict[str, torch.Tensor]) -> None:
         if self.ema is not None:
             copy_state(self.ema.state_dict(), state)
         if self.args.world_size > 1:
-            for tensor in state.values():
-                if not isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-                    tensor.copy_(self.accelerator.reduce(tensor, "mean"))
+            for tensor in _statistics(state).values():
+                tensor.copy_(self.accelerator.reduce(tensor, "mean"))
 
     def evaluation_loop(self, *args, **kwargs):
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        # Data loaders draw random numbers: an evaluation must not change the training that follows.
-        with self.evaluated_weights(), torch.random.fork_rng(devices):
+        with self.evaluated_weights():
             return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with self.evaluated_weights():
             super().save_model(output_dir, _internal_call)
 
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle; training_config.yaml says the same, and nothing reads it.
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
     # Checkpoints and the Hub
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        super().init_hf_repo(token or self._hub_token, private)
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Keep the card with the measured numbers (see `reports.py`); `push_to_hub` would replace it."""
@@ -240,7 +298,7 @@ class RecipeTrainer(Trainer):
         return not (self.is_fsdp_enabled or self.is_deepspeed_enabled or is_peft_model(self.model))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        folder = Path(resume_from_checkpoint)
+        folder = self._resumed_from = Path(resume_from_checkpoint)
         if self._loads_weights_itself:
             load_weights(self.model, folder, self.saved_part)
         else:
@@ -259,6 +317,23 @@ class RecipeTrainer(Trainer):
                 self._checkpoint_ema = {name: tensor.detach().clone() for name, tensor in state.items()}
             load_state(self.model, load_file(training_weights), str(training_weights))
 
+    def _find_best_checkpoint(self) -> None:
+        """The checkpoint that was best before a restart: the one beside that from which the run goes on. The path that
+        was written down is that of the folder at the time."""
+        state = self.state
+        if self._resumed_from is None or not state.best_global_step:
+            return
+        beside = self._resumed_from.parent / f"checkpoint-{state.best_global_step}"
+        recorded = state.best_model_checkpoint
+        if beside.is_dir() and what_is_missing(beside) is None:
+            state.best_model_checkpoint = str(beside)
+        elif recorded is None or beside.is_dir() or not Path(recorded).is_dir():
+            logger.warning(
+                "the best checkpoint so far, of step %s with %s %s, is gone: the best one from here on counts.",
+                *(state.best_global_step, self.args.metric_for_best_model, state.best_metric),
+            )
+            state.best_model_checkpoint = state.best_global_step = state.best_metric = None
+
     def _load_best_model(self) -> None:
         if not self._loads_weights_itself:
             super()._load_best_model()
@@ -270,6 +345,27 @@ class RecipeTrainer(Trainer):
         wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
         if wrong:
             raise ValueError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
+
+
+def _statistics(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of a model's tensors those that are measured, not learned, such as batch-norm statistics."""
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
+    }
+
+
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn within, the random numbers afterwards are the same."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 def training_callbacks(model: nn.Module) -> list[TrainerCallback]:
@@ -288,6 +384,7 @@ class _Hooks(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
+        trainer._find_best_checkpoint()
         if args.ema_decay is not None:
             trainer.ema = ExponentialMovingAverage(trainer.model, args.ema_decay, trainer._checkpoint_ema)
             trainer._checkpoint_ema = None

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import ConvNextConfig, ConvNextForImageClassification
 
 from hf_effmodels.training.data.seeded import SeededDataset, data_seed
-from hf_effmodels.training.run.trainer import EpochSampler, RecipeArguments, RecipeTrainer
+from hf_effmodels.training.run.recipe_arguments import RecipeArguments
+from hf_effmodels.training.run.sampling import EpochSampler
+from hf_effmodels.training.run.trainer import RecipeTrainer
 
 
 class Draws(SeededDataset):

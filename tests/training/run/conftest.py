@@ -63,7 +63,9 @@ def line_trainer(tmp_path):
             "save_strategy": "no",
             "num_train_epochs": 1,
         }
-        return RecipeTrainer(model=model, args=RecipeArguments(**{**settings, **arguments}), train_dataset=points)
+        return RecipeTrainer(
+            model=model, args=RecipeArguments(**{**settings, **arguments}), train_dataset=points, eval_dataset=points
+        )
 
     return make
 

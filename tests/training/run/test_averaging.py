@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_effmodels.training.run.averaging import ExponentialMovingAverage, temporarily
+from hf_effmodels.training.run.averaging import ExponentialMovingAverage, temporarily, unique_state
 
 
 def model():
@@ -35,7 +35,7 @@ def test_a_temporary_state_leaves_no_trace():
     net = model()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     weight = net[0].weight
-    with temporarily(net) as state, torch.no_grad():
+    with temporarily(unique_state(net)) as state, torch.no_grad():
         for tensor in state.values():
             tensor.zero_()
         assert net(torch.randn(1, 3, 4, 4)).abs().max() == 0

@@ -1,8 +1,5 @@
 """The trainer: loss per answer token, checkpoints that hold what is trained."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-
 import numpy as np
 import torch
 from transformers import EvalPrediction
@@ -32,13 +29,6 @@ class ImageTextToTextTrainer(RecipeTrainer):
         elif num_items_in_batch is not None:
             num_items_in_batch = max(1, num_items_in_batch)
         return super().task_loss(model, inputs, num_items_in_batch)
-
-    @contextmanager
-    def evaluated_weights(self) -> Iterator[None]:
-        # No batch norms here, whose statistics processes would have to agree on: without an average of the weights
-        # nothing is copied.
-        with super().evaluated_weights() if self.ema is not None else nullcontext():
-            yield
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.adapter_only:

@@ -1,0 +1,62 @@
+"""A run that has come apart ends, and says at which step and with what settings."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hf_effmodels.training.run.finite import NotFiniteError, check_finite
+
+from .conftest import Line, Points
+
+
+class Breaks(Line):
+    """Its loss is `value` from the given forward pass on."""
+
+    def __init__(self, value, at):
+        super().__init__()
+        self.value, self.at, self.calls = value, at, 0
+
+    def forward(self, x, labels):
+        self.calls += 1
+        outputs = super().forward(x, labels)
+        return {**outputs, "loss": outputs["loss"] * (self.value if self.calls >= self.at else 1.0)}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(line_trainer, value):
+    trainer = line_trainer(Breaks(value, at=3), Points(16), per_device_train_batch_size=4)
+    message = (
+        r"step 3: the loss is -?(nan|inf).*--learning_rate 0.1 \(at this step 0.1\), --optim sgd, --max_grad_norm 0"
+    )
+    with pytest.raises(NotFiniteError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 2 and trainer.model.w.isfinite().all()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(line_trainer):
+    class Steep(Line):
+        def forward(self, x, labels):
+            outputs = super().forward(x, labels)
+            root = (self.w - self.w.detach()).square().sum().sqrt()  # 0, with the derivative 0 / 0
+            return {**outputs, "loss": outputs["loss"] + root}
+
+    with pytest.raises(NotFiniteError, match="step 1: grad_norm is nan"):
+        line_trainer(Steep(), Points(16), max_grad_norm=1.0).train()
+
+
+def test_a_metric_that_is_not_finite_ends_the_run(line_trainer):
+    trainer = line_trainer(Breaks(math.nan, at=1), Points(8))
+    with pytest.raises(NotFiniteError, match="step 0: eval_loss is nan"):
+        trainer.evaluate(Points(8))
+
+
+def test_what_may_be_infinite(line_trainer):
+    args = line_trainer(nn.Linear(1, 1), Points(8)).args
+    check_finite({"eval_psnr_y": math.inf, "epoch": 1, "name": "x", "accuracy": 0.5}, 1, args)
+    args.fp16 = True
+    check_finite({"grad_norm": math.inf}, 1, args)
+    for name, value in (("eval_psnr_y", math.nan), ("loss", math.inf), ("eval_psnr_y", -math.inf)):
+        with pytest.raises(NotFiniteError, match=f"step 7: {name} is"):
+            check_finite({name: value}, 7, args, learning_rate=torch.tensor(0.5).item())

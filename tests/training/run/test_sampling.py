@@ -1,0 +1,103 @@
+"""Every sample of an epoch is in one batch of one process, and a step weighs all of its samples the same."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import debug_launcher
+
+from hf_effmodels.training.run.sampling import EpochSampler, SharedBatches
+
+from .conftest import START, Line, LineByItems, Points, logged
+from .test_added_losses import by_hand, energy
+
+
+@pytest.mark.parametrize(
+    "length, size, processes, last",
+    [
+        (12, 3, 2, [[6, 7, 8], [9, 10, 11]]),
+        (11, 3, 2, [[6, 7, 8], [9, 10]]),
+        (8, 3, 2, [[6], [7]]),
+        (7, 3, 2, [[6], [6]]),
+        (14, 2, 4, [[8, 9], [10, 11], [12], [13]]),
+        (9, 2, 4, [[8], [8], [8], [8]]),
+        (5, 8, 3, [[0, 1], [2, 3], [4]]),
+    ],
+)
+def test_what_is_left_at_the_end_of_an_epoch_is_shared_out_evenly(length, size, processes, last):
+    batches = SharedBatches(EpochSampler(length, 0, shuffle=False), size, processes)
+    listed = list(batches)
+    assert listed[-processes:] == last and len(listed) == len(batches)
+    left = length % (size * processes)
+    idle = [batches.is_idle(process) for process in range(processes)]
+    assert idle == [0 < left <= process for process in range(processes)]
+    seen = [
+        n for at, batch in enumerate(listed) for n in batch if at < len(listed) - processes or not idle[at % processes]
+    ]
+    assert sorted(seen) == list(range(length))
+
+
+def test_every_epoch_has_an_order_of_its_own_that_depends_on_the_seed():
+    orders = {}
+    for seed in (0, 1):
+        sampler = EpochSampler(50, seed)
+        for epoch in (0, 1):
+            sampler.epoch = epoch
+            numbers = np.array(list(sampler))
+            assert sorted(numbers - 50 * epoch) == list(range(50))
+            orders[seed, epoch] = tuple(numbers - 50 * epoch)
+    assert len(set(orders.values())) == 4
+
+
+class Statistics(Line):
+    """With a batch norm beside, which sees each batch and changes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(2, affine=False, momentum=None)
+
+    def forward(self, x, labels):
+        self.norm(x)
+        return super().forward(x, labels)
+
+
+def train_and_keep(make, model, points, file, arguments):
+    trainer = make(model, points, **arguments)
+    trainer.add_loss("energy", energy, weight=0.25)
+    trainer.train()
+    if trainer.is_world_process_zero():
+        logs = {key: logged(trainer, key) for key in ("loss", "task_loss", "energy")}
+        torch.save({"state": trainer.model.state_dict(), "logs": logs}, file)
+
+
+@pytest.mark.parametrize("model", [Statistics, LineByItems])
+@pytest.mark.parametrize("number, steps", [(11, [8, 3]), (9, [8, 1])])
+def test_two_processes_train_on_the_samples_of_an_incomplete_last_step_as_one_does(
+    line_trainer, tmp_path, model, number, steps
+):
+    # 11 points: 8 in four batches of two, then two and one. 9 points: the second process has nothing left.
+    points, file = Points(number), tmp_path / "kept.pt"
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "disable_tqdm": True}
+    sizes["ddp_broadcast_buffers"] = False  # each process keeps its own statistics
+    debug_launcher(train_and_keep, (line_trainer, model(), points, file, sizes), num_processes=2)
+    kept = torch.load(file, weights_only=True)  # noqa: TID251
+    weights, losses = by_hand(points, steps)
+    torch.testing.assert_close(kept["state"]["w"], weights.float())
+    for column, key in enumerate(("task_loss", "energy", "loss")):
+        torch.testing.assert_close(torch.tensor(kept["logs"][key]), losses[:, column], check_dtype=False)
+    if model is Statistics:
+        # Each process has the mean over its batches of more than one point, and what is saved is the mean of both.
+        own = [[points.x[0:2], points.x[4:6]], [points.x[2:4], points.x[6:8]]]
+        if number == 11:
+            own[0].append(points.x[8:10])
+        means = [torch.stack([batch.mean(0) for batch in batches]).mean(0) for batches in own]
+        torch.testing.assert_close(kept["state"]["norm.running_mean"], sum(means) / 2)
+
+
+def test_one_process_weighs_the_samples_of_accumulated_batches_the_same(line_trainer):
+    points = Points(11)
+    trainer = line_trainer(Line(), points, per_device_train_batch_size=3, gradient_accumulation_steps=2)
+    trainer.train()
+    weights, losses = by_hand(points, [6, 5], weight=0)
+    torch.testing.assert_close(trainer.model.w.detach(), weights.float())
+    torch.testing.assert_close(torch.tensor(logged(trainer, "loss")), losses[:, 2], check_dtype=False)
+    assert trainer.model.w.tolist() != list(START)

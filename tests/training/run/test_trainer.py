@@ -1,0 +1,172 @@
+"""Runs that are interrupted, moved or measured on the way: what they end with, held against values found otherwise."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from hf_effmodels.training.run.output_folder import RUN_FILE, WEIGHTS_WITHOUT_EMA, newest_checkpoint, what_is_missing
+
+from .conftest import Line, Points
+
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+SIX_STEPS = {"per_device_train_batch_size": 4, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
+SIX_STEPS |= {"eval_strategy": "steps", "eval_steps": 2}
+
+
+def make(line_trainer, scores=None, model=None, **arguments):
+    """Six steps, evaluated and saved after each second one; `scores` are what the evaluations find."""
+    trainer = line_trainer(model or Line(), Points(8), **{**SIX_STEPS, **arguments})
+    if scores is not None:
+        scores, evaluate = iter(scores), trainer.evaluate
+        trainer.evaluate = lambda *args, **kwargs: {**evaluate(*args, **kwargs), "eval_score": next(scores)}
+    return trainer
+
+
+class Steps(TrainerCallback):
+    """Keeps the weights after each step."""
+
+    def __init__(self):
+        self.weights = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.weights.append(model.w.detach().clone())
+
+
+def averages(start, steps, decay):
+    """e <- decay * e + (1 - decay) * w, after each step."""
+    average, found = torch.tensor(start, dtype=torch.float64), []
+    for w in steps:
+        average = decay * average + (1 - decay) * w.double()
+        found.append(average.float())
+    return found
+
+
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_the_end_is_the_best_checkpoints_average_and_each_average_has_its_last_step(line_trainer, best):
+    steps = Steps()
+    trainer = make(line_trainer, [float(at == best) for at in (1, 2, 3)], ema_decay=0.6, **BEST)
+    trainer.add_callback(steps)
+    start = trainer.model.w.tolist()
+    trainer.train()
+    expected = averages(start, steps.weights, 0.6)
+    for step in (2, 4, 6):
+        checkpoint = f"{trainer.args.output_dir}/checkpoint-{step}"
+        torch.testing.assert_close(load_file(f"{checkpoint}/model.safetensors")["w"], expected[step - 1])
+        assert torch.equal(load_file(f"{checkpoint}/{WEIGHTS_WITHOUT_EMA}")["w"], steps.weights[step - 1])
+    torch.testing.assert_close(trainer.model.w.detach(), expected[2 * best - 1])
+    assert trainer.state.best_global_step == 2 * best
+    distances = [(trainer.model.w - other).abs().max().item() for other in (*expected, *steps.weights)]
+    assert sorted(distances)[1] > 1e-3  # it is near one of them alone
+
+
+def test_without_a_best_one_the_end_is_the_last_average(line_trainer):
+    steps = Steps()
+    trainer = make(line_trainer, ema_decay=0.6)
+    trainer.add_callback(steps)
+    start = trainer.model.w.tolist()
+    trainer.train()
+    torch.testing.assert_close(trainer.model.w.detach(), averages(start, steps.weights, 0.6)[-1])
+
+
+class Drops(Line):
+    """Draws random numbers of torch, in training and in evaluation."""
+
+    def forward(self, x, labels):
+        return super().forward(x * (torch.rand(2) > 0.4), labels)
+
+
+def test_evaluating_and_saving_leave_the_random_numbers_of_training_alone(line_trainer, tmp_path):
+    ends = []
+    for number, often in enumerate(({}, {"eval_strategy": "no", "save_strategy": "no"})):
+        torch.manual_seed(0)
+        trainer = make(line_trainer, model=Drops(), output_dir=str(tmp_path / str(number)), **often)
+        trainer.train()
+        ends.append(trainer.model.w.detach())
+    assert torch.equal(*ends)
+
+
+# The folder
+
+
+def test_the_best_checkpoint_is_found_in_a_folder_that_has_moved(line_trainer, tmp_path):
+    whole = make(line_trainer, [0.0, 1.0, 0.5], output_dir=str(tmp_path / "first"), **BEST)
+    whole.train()
+    best = load_file(tmp_path / "first" / "checkpoint-4" / "model.safetensors")["w"]
+    assert torch.equal(whole.model.w.detach(), best)
+
+    stopped = make(line_trainer, [0.0, 1.0], output_dir=str(tmp_path / "stopped"), **BEST)
+
+    class Stop(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 4
+
+    stopped.add_callback(Stop())
+    stopped.train()
+    (tmp_path / "stopped").rename(tmp_path / "moved")
+    on = make(line_trainer, [0.5], output_dir=str(tmp_path / "moved"), **BEST)
+    on.train(resume_from_checkpoint=str(tmp_path / "moved" / "checkpoint-4"))
+    assert on.state.best_model_checkpoint == str(tmp_path / "moved" / "checkpoint-4")
+    assert torch.equal(on.model.w.detach(), best)
+
+
+def test_another_run_in_the_old_place_is_not_taken_for_the_best_checkpoint(line_trainer, tmp_path):
+    make(line_trainer, [1.0, 0.0, 0.0], output_dir=str(tmp_path / "run"), **BEST).train()
+    best = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")["w"]
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "run")
+    make(line_trainer, [1.0, 0.0, 0.0], learning_rate=0.01, output_dir=str(tmp_path / "run"), **BEST).train()
+    on = make(line_trainer, [0.5], output_dir=str(tmp_path / "copy"), **BEST)
+    on.train(resume_from_checkpoint=str(tmp_path / "copy" / "checkpoint-4"))
+    assert torch.equal(on.model.w.detach(), best)
+
+
+def test_a_best_checkpoint_that_is_gone_is_said_and_the_best_from_there_on_counts(line_trainer, tmp_path, caplog):
+    make(line_trainer, [1.0, 0.0, 0.0], **BEST).train()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-2")
+    on = make(line_trainer, [0.5], **BEST)
+    on.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert "the best checkpoint so far, of step 2 with score 1.0, is gone" in caplog.text
+    assert on.state.best_global_step == 6
+
+
+@pytest.mark.parametrize(
+    "lost, problem",
+    [
+        ("model.safetensors", "no weights"),
+        (WEIGHTS_WITHOUT_EMA, f"no {WEIGHTS_WITHOUT_EMA}"),
+        ("optimizer.pt", "no optimizer.pt"),
+        ("scheduler.pt", "no scheduler.pt"),
+        ("trainer_state.json", "no readable trainer_state.json"),
+    ],
+)
+def test_a_checkpoint_that_lost_something_is_passed_over_for_an_older_one(line_trainer, tmp_path, lost, problem):
+    folder = tmp_path / "run"
+    make(line_trainer, ema_decay=0.6).train()
+    (folder / RUN_FILE).write_text("ema_decay: 0.6\n")
+    assert newest_checkpoint(folder).name == "checkpoint-6"
+    (folder / "checkpoint-6" / lost).unlink()
+    assert what_is_missing(folder / "checkpoint-6") == problem
+    assert newest_checkpoint(folder).name == "checkpoint-4"
+
+
+def test_a_checkpoint_with_the_state_of_another_step_is_passed_over(line_trainer, tmp_path):
+    make(line_trainer).train()
+    state = tmp_path / "run" / "checkpoint-6" / "trainer_state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "global_step": 5}))
+    assert what_is_missing(state.parent) == "trainer_state.json is of step 5"
+    assert newest_checkpoint(tmp_path / "run").name == "checkpoint-4"
+
+
+def test_the_token_is_in_no_file(line_trainer, tmp_path):
+    token = "hf_" + "secretsecret"
+    trainer = make(line_trainer, hub_token=token, ema_decay=0.5)
+    trainer.train()
+    trainer.save_model()
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if token.encode() in path.read_bytes()]
+    assert not [path for path in files if path.name == "training_args.bin"]
