@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -12,11 +13,15 @@ from safetensors import SafetensorError, safe_open
 
 from ..._files import write_text
 from ...hub.export import is_export
+from .lock import owner_of
+from .recipe_arguments import defaults_of, resolved
+from .recipes import read_yaml
 
 logger = logging.getLogger(__name__)
 
 #: The resolved arguments of a run, in its output folder; a recipe itself: `--config` takes it.
 RUN_FILE = "training_config.yaml"
+_HEADER = "# The arguments of the run in this folder"
 #: In a checkpoint: the weights training goes on with, where `model.safetensors` holds their moving average.
 WEIGHTS_WITHOUT_EMA = "model_without_ema.safetensors"
 
@@ -88,7 +93,31 @@ def what_is_missing(checkpoint: Path) -> str | None:
     return None
 
 
-def open_output_folder(folder: Path, config: dict, resume: str | None, overwrite: bool) -> Path | None:
+def open_run(task: str, arguments: Sequence) -> tuple[dict, Path | None]:
+    """What a run begins with: its arguments as they are recorded, and the checkpoint to go on from, if any.
+
+    Args:
+        task: its name.
+        arguments: the filled dataclasses; the last one is a `RecipeArguments`.
+
+    Raises:
+        ValueError: as `open_output_folder`.
+    """
+    args = arguments[-1]
+    config = {"task": task, **resolved(*arguments)}
+    checkpoint = open_output_folder(
+        Path(args.output_dir),
+        config,
+        args.resume_from_checkpoint,
+        args.overwrite_output_dir,
+        defaults={"task": task, **defaults_of(*map(type, arguments))},
+    )
+    return config, checkpoint
+
+
+def open_output_folder(
+    folder: Path, config: dict, resume: str | None, overwrite: bool, defaults: Mapping | None = None
+) -> Path | None:
     """Check that the output folder is free, or holds this very run; nothing is written.
 
     Args:
@@ -97,22 +126,32 @@ def open_output_folder(folder: Path, config: dict, resume: str | None, overwrite
         resume: `"true"` (from the newest whole checkpoint of `folder`), `"auto"` (the same, from the start where there
             is none), a checkpoint's path, or None.
         overwrite: the caller may delete what another run has left in `folder`.
+        defaults: see `changes`.
 
     Returns:
         The checkpoint to go on from, or None.
 
     Raises:
-        ValueError: the folder holds another run, or `resume` points at nothing.
+        ValueError: the folder holds another run, is being written to by one, or `resume` points at nothing.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir: {folder} is a file.")
+    if owner := owner_of(folder):
+        raise ValueError(
+            f"--output_dir: {owner} is writing into {folder}. Wait for its end, or choose another folder."
+        )
     if resume in ("true", "auto"):
-        return _own_checkpoint(folder, config, resume, overwrite)
-    checkpoint = _checkpoint_at(Path(resume), folder, config) if resume else None
+        return _own_checkpoint(folder, config, resume, overwrite, defaults)
+    checkpoint = _checkpoint_at(Path(resume), folder, config, defaults) if resume else None
     goes_on = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
     if goes_on and overwrite:
         raise ValueError(_EXCLUDE)
     held = _held(folder)
+    if held and overwrite and not _is_ours(folder / RUN_FILE):
+        raise ValueError(
+            f"--overwrite_output_dir: {folder} holds {', '.join(held)}, but no {RUN_FILE} that a run has written, and "
+            "only runs are overwritten. Choose another folder, or delete these yourself."
+        )
     if held and not overwrite and not goes_on:
         raise ValueError(
             f"--output_dir: {folder} already holds a run or a model ({', '.join(held)}). Continue the run with "
@@ -125,13 +164,24 @@ _EXCLUDE = "--overwrite_output_dir and --resume_from_checkpoint of the same fold
 
 
 def _held(folder: Path) -> list[str]:
-    """Names of what a run, or somebody's model, has left in the folder."""
-    return [path.name for path in _checkpoints(folder)] + [
-        name for name in (RUN_FILE, *_RESULTS) if (folder / name).exists()
-    ]
+    """Names of what a run, or somebody's model, has left in the folder.
+
+    The record alone is nothing to lose: that run was refused or killed before its first checkpoint.
+    """
+    held = [path.name for path in _checkpoints(folder)] + [name for name in _RESULTS if (folder / name).exists()]
+    if (folder / RUN_FILE).exists() and (held or not _is_ours(folder / RUN_FILE)):
+        held.append(RUN_FILE)
+    return held
 
 
-def _own_checkpoint(folder: Path, config: dict, resume: str, overwrite: bool) -> Path | None:
+def _is_ours(file: Path) -> bool:
+    try:
+        return file.read_text(encoding="utf-8").startswith(_HEADER)
+    except (OSError, ValueError):
+        return False
+
+
+def _own_checkpoint(folder: Path, config: dict, resume: str, overwrite: bool, defaults: Mapping | None) -> Path | None:
     if overwrite:
         raise ValueError(_EXCLUDE)
     held = _held(folder)
@@ -141,7 +191,7 @@ def _own_checkpoint(folder: Path, config: dict, resume: str, overwrite: bool) ->
             "Name the checkpoint's folder if this is where to go on."
         )
     checkpoint = newest_checkpoint(folder)
-    if changed := changes(_read_run(folder), config):
+    if held and (changed := changes(_read_run(folder), config, defaults)):
         raise ValueError(
             f"--resume_from_checkpoint: {folder} holds a run with other arguments: {'; '.join(changed)}. Give it the "
             f"same (--config {folder / RUN_FILE}), or start a run of its own in another folder; that one may begin "
@@ -155,14 +205,17 @@ def _own_checkpoint(folder: Path, config: dict, resume: str, overwrite: bool) ->
     return checkpoint
 
 
-def _checkpoint_at(checkpoint: Path, folder: Path, config: dict) -> Path:
+def _checkpoint_at(checkpoint: Path, folder: Path, config: dict, defaults: Mapping | None) -> Path:
     if not checkpoint.is_dir():
         raise ValueError(
             f"--resume_from_checkpoint: got {str(checkpoint)!r}, accepted are true, auto and a checkpoint's folder."
         )
     if problem := what_is_missing(checkpoint):
         raise ValueError(f"--resume_from_checkpoint: {checkpoint} is not whole ({problem}).")
-    changed = changes(_read_run(checkpoint.parent), config)
+    if not (checkpoint.parent / RUN_FILE).is_file():
+        logger.warning("%s has no %s beside it: whether it is of a run like this is not known.", checkpoint, RUN_FILE)
+        return checkpoint
+    changed = changes(_read_run(checkpoint.parent), config, defaults)
     if changed and checkpoint.resolve().parent == folder.resolve():
         raise ValueError(
             f"--resume_from_checkpoint: {folder} holds a run with other arguments: {'; '.join(changed)}. Choose "
@@ -173,10 +226,21 @@ def _checkpoint_at(checkpoint: Path, folder: Path, config: dict) -> Path:
     return checkpoint
 
 
-def changes(before: dict, now: dict) -> list[str]:
-    """What differs between two resolved configurations and would change the result, as `"key: before -> now"`."""
-    keys = sorted((before.keys() & now.keys()) - _FREE_KEYS)
-    return [f"{key}: {before[key]} -> {now[key]}" for key in keys if before[key] != now[key]]
+def changes(before: Mapping, now: Mapping, defaults: Mapping | None = None) -> list[str]:
+    """What differs between two resolved configurations and would change the result, as `"key: before -> now"`.
+
+    Args:
+        before: as it was recorded.
+        now: of this run.
+        defaults: all arguments that there are now, with their defaults: what a record lacks stands for them (it leaves
+            out None, and may come from a version that lacked some), and what there is no more does not count.
+    """
+    keys = before.keys() | now.keys()
+    if defaults is not None:
+        keys &= now.keys() | defaults.keys()
+    missing = defaults or {}
+    values = {key: (before.get(key, missing.get(key)), now.get(key)) for key in sorted(keys - _FREE_KEYS)}
+    return [f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new]
 
 
 def clear_output_folder(folder: Path) -> None:
@@ -186,23 +250,26 @@ def clear_output_folder(folder: Path) -> None:
             shutil.rmtree(checkpoint)
     if is_export(folder / "hub"):
         shutil.rmtree(folder / "hub")
-    for name in (RUN_FILE, *_RESULTS, "trainer_state.json", "all_results.json", "README.md"):
+    # The record goes last: as long as anything is left, it says that this is a run.
+    for name in (*_RESULTS, "trainer_state.json", "all_results.json", "README.md", RUN_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 def write_run(folder: Path, config: dict) -> None:
     """Write the resolved arguments as a recipe."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=119)
-    write_text(
-        folder / RUN_FILE,
-        "# The arguments of the run in this folder. accelerate launch scripts/train.py --config takes it.\n" + text,
-    )
+    write_text(folder / RUN_FILE, f"{_HEADER}. accelerate launch scripts/train.py --config takes it.\n{text}")
 
 
 def _read_run(folder: Path) -> dict:
+    file = folder / RUN_FILE
     try:
-        return yaml.safe_load((folder / RUN_FILE).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder / RUN_FILE} cannot be read ({error}).") from None
+        run = read_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--resume_from_checkpoint: {file} cannot be read ({error}).") from None
+    if not isinstance(run, dict) or not run.keys() - {"task"}:
+        raise ValueError(
+            f"--resume_from_checkpoint: {file} does not hold the arguments of a run any more, so that this one cannot "
+            "be compared with it. Restore it, or go on in another folder from a checkpoint that is named."
+        )
+    return run

@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 
 import torch
 import yaml
@@ -164,6 +164,8 @@ _NOT_RECORDED = frozenset(
     "dataloader_pin_memory disable_tqdm gradient_checkpointing_kwargs local_rank overwrite_output_dir "
     "resume_from_checkpoint use_cpu".split()
 )
+# A field of a task's own says so itself: metadata={"secret": True}.
+_SECRETS = frozenset(("token", "hub_token"))
 
 
 def resolved(*arguments) -> dict:
@@ -173,7 +175,23 @@ def resolved(*arguments) -> dict:
         plain = data.to_dict() if isinstance(data, TrainingArguments) else vars(data)
         for f in fields(data):
             # None is left out where it is the default anyway, for a recipe of readable length.
-            if f.init and f.name not in _NOT_RECORDED and not (plain[f.name] is None and f.default is None):
+            if _is_recorded(f) and not (plain[f.name] is None and f.default is None):
                 values[f.name] = plain[f.name]
-    values = {key: value for key, value in values.items() if not key.endswith("token")}
+    return _plain(values)
+
+
+def defaults_of(*types: type) -> dict:
+    """The defaults of all arguments that `resolved` may record, as it would record them."""
+    values = {}
+    for f in (f for data in types for f in fields(data) if _is_recorded(f)):
+        made = f.default_factory() if f.default_factory is not MISSING else f.default
+        values[f.name] = None if made is MISSING else made
+    return _plain(values)
+
+
+def _is_recorded(f: Field) -> bool:
+    return f.init and f.name not in _NOT_RECORDED and f.name not in _SECRETS and not f.metadata.get("secret")
+
+
+def _plain(values: dict) -> dict:
     return yaml.safe_load(json.dumps(values, default=str))

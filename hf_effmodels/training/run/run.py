@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
 
+from .lock import locked
 from .output_folder import RUN_FILE, clear_output_folder, write_run
 from .trainer import RecipeTrainer
 
@@ -19,8 +21,8 @@ class Run:
 
     Attributes:
         trainer: ready to train; everything that can be wrong with the user's input has been looked at.
-        checkpoint: where to go on: what `open_output_folder` returned.
-        config: the resolved arguments, which become `training_config.yaml`.
+        checkpoint: where to go on, and
+        config: the resolved arguments, which become `training_config.yaml`: both from `open_run`.
         report: evaluates the trained model and writes the results; takes the metrics of the training and returns all.
     """
 
@@ -41,8 +43,13 @@ class Run:
         Returns:
             What `report` returned.
         """
-        trainer, args, output = self.trainer, self.trainer.args, Path(self.trainer.args.output_dir)
         PartialState().wait_for_everyone()  # all have looked into the output folder before one writes into it
+        output = Path(self.trainer.args.output_dir)
+        with locked(output) if self.trainer.args.process_index == 0 else nullcontext():
+            return self._train(output)
+
+    def _train(self, output: Path) -> dict[str, float]:
+        trainer, args = self.trainer, self.trainer.args
         if args.should_save:
             if args.overwrite_output_dir:
                 clear_output_folder(output)

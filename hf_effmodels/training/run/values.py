@@ -2,6 +2,7 @@
 
 accepts: "[0, 1)"        an interval, as in mathematics: `[` and `]` belong to it, `(` and `)` do not
 missing: "name a ..."    it has to be given; what to do about it
+secret: True             it is not written down with the other arguments of a run
 """
 
 import math
@@ -11,7 +12,7 @@ from dataclasses import Field, fields
 from typing import get_args, get_type_hints
 
 #: The keys of a field's metadata that are ours; the others are argparse's.
-OWN_METADATA = ("accepts", "missing")
+OWN_METADATA = ("accepts", "missing", "secret")
 
 #: Of transformers' own `TrainingArguments`, which checks few of its values before it uses them.
 TRANSFORMERS_ACCEPTS = {

@@ -1,18 +1,26 @@
 import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from hf_effmodels.training import list_tasks, load_task
+from hf_effmodels.training.run.lock import owner_of
 from hf_effmodels.training.run.output_folder import (
     RUN_FILE,
     changes,
     clear_output_folder,
     newest_checkpoint,
     open_output_folder,
+    open_run,
     write_run,
 )
+from hf_effmodels.training.run.recipe_arguments import defaults_of, resolved
+from hf_effmodels.training.run.run import Run
 
+TASK = "image-classification"
 CONFIG = {"learning_rate": 0.1, "seed": 0, "logging_steps": 50}
 
 
@@ -73,6 +81,23 @@ def test_a_folder_with_a_model_is_not_overwritten(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="already holds a run or a model.*config.json"):
         open_output_folder(tmp_path, CONFIG, None, overwrite=False)
+    # Not even when asked for: nothing says that a run has written it.
+    with pytest.raises(ValueError, match="--overwrite_output_dir: .*config.json, but no training_config.yaml"):
+        open_output_folder(tmp_path, CONFIG, None, overwrite=True)
+    (tmp_path / RUN_FILE).write_text("learning_rate: 0.1\n")
+    with pytest.raises(ValueError, match="no training_config.yaml that a run has written"):
+        open_output_folder(tmp_path, CONFIG, None, overwrite=True)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_leaves_the_folder_to_any_other(tmp_path):
+    write_run(tmp_path, CONFIG)
+    for other in (CONFIG, {**CONFIG, "learning_rate": 7}):
+        for resume in (None, "auto"):
+            assert open_output_folder(tmp_path, other, resume, overwrite=False) is None
+    # A recipe of one's own is no record.
+    (tmp_path / RUN_FILE).write_text("learning_rate: 0.1\n")
+    with pytest.raises(ValueError, match="already holds a run or a model .training_config.yaml."):
+        open_output_folder(tmp_path, CONFIG, None, overwrite=False)
 
 
 def test_where_to_resume_from_is_checked(tmp_path, caplog):
@@ -91,6 +116,7 @@ def test_where_to_resume_from_is_checked(tmp_path, caplog):
     assert open_output_folder(tmp_path / "other", other, str(checkpoint), overwrite=False) == checkpoint
     assert "seed: 0 -> 1" in caplog.text
     write_run(tmp_path / "other", other)
+    (tmp_path / "other" / "config.json").touch()
     with pytest.raises(ValueError, match="already holds a run"):
         open_output_folder(tmp_path / "other", other, str(checkpoint), overwrite=False)
     with pytest.raises(ValueError, match="exclude each other"):
@@ -107,4 +133,123 @@ def test_where_to_resume_from_is_checked(tmp_path, caplog):
 def test_the_run_file_is_never_half_written_and_reads_back(tmp_path):
     write_run(tmp_path, {"model": "ghostnetv3-1.0x", "crop_scale": [0.1, 1.0], "model_config": {"stages": [[1, 2]]}})
     assert [path.name for path in tmp_path.iterdir()] == [RUN_FILE]
-    assert changes({"a": 1, "b": 2, "gone": 3}, {"a": 1, "b": 4, "new": 5}) == ["b: 2 -> 4"]
+
+
+def test_a_change_is_one_of_any_key_and_none_is_a_value():
+    assert changes({"a": 1, "b": 2, "gone": 3}, {"a": 1, "b": 4, "new": 5, "none": None, "report_to": "all"}) == [
+        "b: 2 -> 4",
+        "gone: 3 -> None",
+        "new: None -> 5",
+    ]
+    # What a record lacks stands for its default, and what no version knows any more does not count.
+    defaults = {"kept": None, "new": 5, "none": None}
+    assert changes({"removed": 3, "kept": 1}, {"new": 5}, defaults) == ["kept: 1 -> None"]
+    assert changes({}, {"new": 6, "kept": 2}, defaults) == ["kept: None -> 2", "new: 5 -> 6"]
+
+
+def arguments_of(task, *argv):
+    from hf_effmodels.training.run.arguments import ArgumentReader
+
+    base = ["--task", task, "--model", "model", "--dataset", "data", "--output_dir", "out"]
+    return ArgumentReader([*base, *argv]).read(*load_task(task).TRAINING_ARGUMENTS)
+
+
+@pytest.mark.parametrize("task", list_tasks())
+def test_a_run_is_known_by_every_argument_that_changes_what_is_computed(task):
+    arguments = arguments_of(task)
+    now, defaults = resolved(*arguments), defaults_of(*map(type, arguments))
+    assert not changes(now, now, defaults)
+    assert len(defaults) > 80
+    free = [key for key in defaults if not changes({**now, key: "other"}, now, defaults)]
+    assert {"output_dir", "logging_steps", "report_to", "push_to_hub"} <= set(free)
+    for key in set(defaults) - set(free):
+        assert changes({**now, key: "other"}, now, defaults) == [f"{key}: other -> {now.get(key)}"]
+        assert changes(now, {**now, key: "other"}, defaults) == [f"{key}: {now.get(key)} -> other"]
+        without = {other: value for other, value in now.items() if other != key}
+        if now.get(key) == defaults[key]:  # an earlier version's record, which lacks the argument
+            assert not changes(without, now, defaults)
+    assert not set(free) & {"ema_decay", "layer_decay", "seed", "model", "dataset", "eval_fraction", "model_config"}
+
+
+@pytest.mark.parametrize(
+    "argv, changed",
+    [
+        (["--ema_decay", "0.9"], "ema_decay: .* 0.9"),
+        (["--layer_decay", "0.8"], "layer_decay: .* 0.8"),
+        (["--randaugment", "rand-m9"], "randaugment: .* rand-m9"),
+        (["--color_jitter", "0.4"], r"color_jitter: .* \[0.4\]"),
+        (["--max_train_samples", "3"], "max_train_samples: .* 3"),
+        (["--num_channels", "1"], "num_channels: .* 1"),
+        (["--image_size", "64"], "image_size: .* 64"),
+        (["--model_config", "{a: 1}"], "model_config: "),
+        (["--label_column", "label"], "label_column: "),
+        (["--data_seed", "1"], "data_seed: "),
+        (["--revision", "v2"], "revision: "),
+    ],
+)
+@pytest.mark.parametrize("resume", ["auto", "checkpoint"])
+def test_an_argument_that_comes_or_goes_between_two_runs_of_a_folder_is_noticed(argv, changed, resume, tmp_path):
+    for first, then in ((argv, []), ([], argv)):
+        folder = tmp_path / ("dropped" if first else "added")
+        checkpoint = write_checkpoint(folder, 10)
+        goes_on = [
+            "--output_dir",
+            str(folder),
+            "--resume_from_checkpoint",
+            str(checkpoint) if resume == "checkpoint" else resume,
+        ]
+        write_run(folder, open_run(TASK, arguments_of(TASK, *first))[0])
+        assert open_run(TASK, arguments_of(TASK, *first, *goes_on))[1] == checkpoint
+        with pytest.raises(ValueError, match=f"holds a run with other arguments: {changed if then else ''}"):
+            open_run(TASK, arguments_of(TASK, *then, *goes_on))
+
+
+def test_a_token_is_not_written_down_and_a_token_of_the_vocabulary_is(tmp_path):
+    argv = ["--token", "hf_1", "--hub_token", "hf_2", "--eos_token", "</s>"]
+    config, _ = open_run("causal-lm", arguments_of("causal-lm", *argv))
+    assert config["eos_token"] == "</s>"
+    assert "hf_1" not in str(config)
+    assert "hf_2" not in str(config)
+
+    @dataclass
+    class OfATask:
+        api_key: str = field(default="hf_3", metadata={"secret": True})
+        api_keys: int = 4
+
+    assert resolved(OfATask()) == {"api_keys": 4}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "does not hold the arguments of a run any more"),
+        ("# The arguments of the run in this folder.\n", "does not hold the arguments"),
+        ("[1, 2]", "does not hold the arguments"),
+        ("task: image-classification\n", "does not hold the arguments"),
+        ("just a text", "does not hold the arguments"),
+        ("a: [", "cannot be read"),
+        ("a: 1\na: 2", "cannot be read .*stands twice"),
+        ("learning_rate: 0.1\n", "seed: None -> 0"),
+    ],
+)
+def test_a_record_that_was_emptied_or_broken_is_no_reason_to_go_on(text, message, tmp_path):
+    checkpoint = write_checkpoint(tmp_path, 10)
+    (tmp_path / RUN_FILE).write_text(text)
+    for resume in ("true", "auto", str(checkpoint)):
+        with pytest.raises(ValueError, match=message):
+            open_output_folder(tmp_path, CONFIG, resume, overwrite=False)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, RuntimeError])
+def test_a_run_that_fails_at_its_start_leaves_the_folder_reusable(error, tmp_path):
+    def fail(**kwargs):
+        assert owner_of(tmp_path) is not None  # another run is told whose folder it is
+        raise error("at the start")
+
+    args = SimpleNamespace(output_dir=str(tmp_path), should_save=True, overwrite_output_dir=False, process_index=0)
+    run = Run(SimpleNamespace(args=args, train=fail), None, CONFIG, report=None)
+    for _ in range(2):
+        with pytest.raises(error, match="at the start"):
+            run()
+        assert [path.name for path in tmp_path.iterdir()] == [RUN_FILE]
+        assert open_output_folder(tmp_path, {**CONFIG, "seed": 5}, None, overwrite=False) is None

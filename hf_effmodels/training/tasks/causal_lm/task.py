@@ -19,8 +19,7 @@ from ...data.text.documents import evaluated_split, load_evaluation_texts, load_
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
 from ...data.text.streaming import PackedStream, read_state
 from ...run.arguments import ArgumentReader
-from ...run.output_folder import open_output_folder
-from ...run.recipe_arguments import resolved
+from ...run.output_folder import open_run
 from ...run.run import Run
 from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments
 from .models import find_tokenizer, load_language_model
@@ -41,10 +40,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     model_args, text_args, args = arguments
     if text_args.streaming:
         _check_stream_arguments(args)
-    config = {"task": reader.task, **resolved(*arguments)}
-    checkpoint = open_output_folder(
-        Path(args.output_dir), config, args.resume_from_checkpoint, args.overwrite_output_dir
-    )
+    config, checkpoint = open_run(reader.task, arguments)
     if text_args.streaming and checkpoint is not None:
         read_state(checkpoint)
 

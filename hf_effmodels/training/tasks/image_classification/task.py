@@ -16,8 +16,8 @@ from .... import metrics
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments
-from ...run.output_folder import open_output_folder
-from ...run.recipe_arguments import RecipeArguments, resolved
+from ...run.output_folder import open_run
+from ...run.recipe_arguments import RecipeArguments
 from ...run.run import Run
 from ...run.trainer import RecipeTrainer
 from .classes import model_classes
@@ -140,9 +140,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, augmentation, args = arguments
-    config = {"task": reader.task, **resolved(*arguments)}
-    output = Path(args.output_dir)
-    checkpoint = open_output_folder(output, config, args.resume_from_checkpoint, args.overwrite_output_dir)
+    config, checkpoint = open_run(reader.task, arguments)
 
     train, evaluation = load_data(data_args, model_args.token)
     names = train.names or _names_from_numbers(train, evaluation)

@@ -7,7 +7,6 @@ each format, `samples.py`, `prompts.py`), `models.py`, `encoding.py`, `trainer.p
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -16,8 +15,7 @@ from transformers import set_seed
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader
-from ...run.output_folder import open_output_folder
-from ...run.recipe_arguments import resolved
+from ...run.output_folder import open_run
 from ...run.run import Run
 from .arguments import (
     EVALUATION_ARGUMENTS,
@@ -43,10 +41,9 @@ __all__ = ["EVALUATION_ARGUMENTS", "TRAINING_ARGUMENTS", "prepare_evaluation", "
 def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned trains, answers the evaluation's questions and writes the
     results."""
-    model_args, data_args, args = reader.read(*TRAINING_ARGUMENTS)
-    config = {"task": reader.task, **resolved(model_args, data_args, args)}
-    output = Path(args.output_dir)
-    checkpoint = open_output_folder(output, config, args.resume_from_checkpoint, args.overwrite_output_dir)
+    arguments = reader.read(*TRAINING_ARGUMENTS)
+    model_args, data_args, args = arguments
+    config, checkpoint = open_run(reader.task, arguments)
 
     train, evaluation = (usable(s, s.read_image, data_args) for s in load_data(data_args, model_args.token))
     set_seed(args.seed)

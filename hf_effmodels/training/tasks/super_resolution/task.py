@@ -13,8 +13,7 @@ from transformers import set_seed
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader
-from ...run.output_folder import open_output_folder
-from ...run.recipe_arguments import resolved
+from ...run.output_folder import open_run
 from ...run.run import Run
 from .arguments import SuperResolutionArguments, SuperResolutionEvaluationArguments, SuperResolutionModelArguments
 from .data import HighResolutionImages, SuperResolutionDataArguments, load_data, load_evaluation_data
@@ -45,10 +44,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, args = arguments
-    config = {"task": reader.task, **resolved(*arguments)}
-    checkpoint = open_output_folder(
-        Path(args.output_dir), config, args.resume_from_checkpoint, args.overwrite_output_dir
-    )
+    config, checkpoint = open_run(reader.task, arguments)
     train, evaluation = load_data(data_args, model_args.token)
     set_seed(args.seed)
     network, complete, objective, enlarge = _what_is_trained(model_args, args)
