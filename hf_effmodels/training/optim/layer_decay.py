@@ -46,13 +46,19 @@ def layer_decay_groups(
     `decaying_parameters` says which decay. Parameters that need no gradient are left out.
 
     Args:
-        model: a network whose body is `stem` and `stages`.
+        model: a network whose body is `stem` and `stages`, or one that numbers its layers itself: `learning_layers()`
+            gives the number of each parameter's layer, the highest at the classifier.
         decay, num_layers: see `layer_decay_scales`.
         learning_rate: of the classifier, the highest.
         weight_decay: of the tensors that decay.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    scales = layer_decay_scales([name for name, _ in model.named_parameters()], decay, num_layers)
+    names = [name for name, _ in model.named_parameters()]
+    if hasattr(model, "learning_layers"):
+        layers = model.learning_layers()
+        scales = {name: decay ** (max(layers.values()) - layers[name]) for name in names}
+    else:
+        scales = layer_decay_scales(names, decay, num_layers)
     decaying = decaying_parameters(model)
     groups: dict[tuple[float, bool], dict] = {}
     for name, parameter in trainable.items():

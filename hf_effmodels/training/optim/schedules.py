@@ -96,3 +96,49 @@ def _cosine_factor(step: int, warmup: int, total: int, lowest: float) -> float:
         return step / (warmup - 1) if warmup > 1 else 0.0
     progress = min(1.0, (step - warmup) / (total - warmup))
     return lowest + (1 - lowest) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def cosine_over_warmup_schedule(
+    optimizer: Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    *,
+    warmup_lr: float = 0.0,
+    min_lr: float = 0.0,
+) -> LambdaLR:
+    r"""timm's cosine without `warmup_prefix`, with which TinyViT was trained: its clock starts with the warm-up.
+
+    Step s of T has warmup_lr + (lr - warmup_lr) · s / w during the w warm-up steps, then
+    min_lr + (lr - min_lr) · (1 + cos(π s / T)) / 2: at the end of the warm-up the rate drops a little. `warmup_lr` and
+    `min_lr` are for the group with the highest rate, as in `warmup_cosine_schedule`.
+
+    Args:
+        optimizer: its groups' learning rates are the peaks.
+        num_warmup_steps: w, from 0.
+        num_training_steps: T, more than w.
+        warmup_lr: rate of the first step.
+        min_lr: where the cosine would be at step T.
+    """
+    if not 0 <= num_warmup_steps < num_training_steps:
+        raise ValueError(
+            f"num_warmup_steps: got {num_warmup_steps}, accepted are whole numbers from 0 to below the "
+            f"{num_training_steps} training steps."
+        )
+    peak = max(group["lr"] for group in optimizer.param_groups)
+    for name, value in (("warmup_lr", warmup_lr), ("min_lr", min_lr)):
+        if not 0 <= value <= peak:
+            raise ValueError(f"{name}: got {value}, accepted are numbers from 0 to the learning rate, {peak}.")
+    factor = partial(
+        _cosine_over_warmup_factor,
+        warmup=num_warmup_steps,
+        total=num_training_steps,
+        first=warmup_lr / peak if peak else 0.0,
+        lowest=min_lr / peak if peak else 0.0,
+    )
+    return LambdaLR(optimizer, factor)
+
+
+def _cosine_over_warmup_factor(step: int, warmup: int, total: int, first: float, lowest: float) -> float:
+    if step < warmup:
+        return first + (1 - first) * step / warmup
+    return lowest + (1 - lowest) * (1 + math.cos(math.pi * min(1.0, step / total))) / 2

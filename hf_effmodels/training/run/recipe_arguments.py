@@ -42,7 +42,8 @@ class RecipeArguments(TrainingArguments):
         default="cosine",
         metadata={
             "help": "step (a decay every few epochs; lr_scheduler_kwargs: decay_epochs, decay_rate, warmup_epochs, "
-            "warmup_lr), warmup_cosine (ConvNeXt's cosine, with min_lr and warmup_steps), or a name of transformers' "
+            "warmup_lr), warmup_cosine (ConvNeXt's cosine, with min_lr and warmup_steps), cosine_over_warmup "
+            "(TinyViT's, with min_lr, warmup_steps and lr_scheduler_kwargs: warmup_lr), or a name of transformers' "
             "SchedulerType."
         },
     )
@@ -89,7 +90,7 @@ class RecipeArguments(TrainingArguments):
         self.resume_from_checkpoint = _read_resume(self.resume_from_checkpoint)
         self.optim_args = _read_optim_args(self.optim_args)
         self.lr_scheduler_kwargs = read_mapping("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
-        if self.min_lr and self.lr_scheduler_type != "warmup_cosine":
+        if self.min_lr and self.lr_scheduler_type not in ("warmup_cosine", "cosine_over_warmup"):
             if self.lr_scheduler_type not in ("cosine", "cosine_with_min_lr"):
                 raise ValueError(f"--min_lr goes with --lr_scheduler_type cosine, not {self.lr_scheduler_type}.")
             self.lr_scheduler_type = "cosine_with_min_lr"
@@ -122,6 +123,7 @@ class RecipeArguments(TrainingArguments):
 class _OwnSchedule(ExplicitEnum):
     STEP = "step"
     WARMUP_COSINE = "warmup_cosine"
+    COSINE_OVER_WARMUP = "cosine_over_warmup"
 
 
 _OwnOptimizer = ExplicitEnum("_OwnOptimizer", {name.upper(): name for name in OPTIMIZERS}, module=__name__)

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from ..data.seeded import SeededDataset, data_seed
 from ..optim.layer_decay import layer_decay_groups
 from ..optim.optimizers import optimizer_class_and_settings
-from ..optim.schedules import step_decay_schedule, warmup_cosine_schedule
+from ..optim.schedules import cosine_over_warmup_schedule, step_decay_schedule, warmup_cosine_schedule
 from ..optim.weight_decay import decaying_parameters
 from .added_losses import AddedLoss, AddedLosses, samples_of
 from .averaging import ExponentialMovingAverage, copy_state, temporarily, unique_state
@@ -92,6 +92,15 @@ class RecipeTrainer(Trainer):
                 self.args.get_warmup_steps(num_training_steps),
                 num_training_steps,
                 min_lr=self.args.min_lr,
+            )
+            self._created_lr_scheduler = True
+        if self.args.lr_scheduler_type == "cosine_over_warmup" and self.lr_scheduler is None:
+            self.lr_scheduler = cosine_over_warmup_schedule(
+                optimizer or self.optimizer,
+                self.args.get_warmup_steps(num_training_steps),
+                num_training_steps,
+                min_lr=self.args.min_lr,
+                **self.args.lr_scheduler_kwargs,
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)

@@ -242,6 +242,10 @@ COSINE = [0.5 * (1 + np.cos(np.pi * t / 8)) for t in range(8)]
 SCHEDULES = {
     "cosine": (["--min_lr", "0.01", "--warmup_steps", "2"], [0, 0.025, *(0.01 + 0.04 * c for c in COSINE)]),
     "warmup_cosine": (["--min_lr", "0.01", "--warmup_steps", "2"], [0, 0.05, *(0.01 + 0.04 * c for c in COSINE)]),
+    "cosine_over_warmup": (
+        ["--min_lr", "0.01", "--warmup_steps", "2", "--lr_scheduler_kwargs", '{"warmup_lr": 0.02}'],
+        [0.02, 0.035, *(0.01 + 0.04 * 0.5 * (1 + np.cos(np.pi * t / 10)) for t in range(2, 10))],
+    ),
     "step": (
         ["--lr_scheduler_kwargs", '{"decay_epochs": 1, "decay_rate": 0.5, "warmup_epochs": 0}'],
         [0.05] * 5 + [0.025] * 5,
