@@ -75,7 +75,8 @@ def what_is_missing(checkpoint: Path) -> str | None:
     training_weights = weights.pop(WEIGHTS_WITHOUT_EMA, None)
     if not weights and not any(checkpoint.glob("pytorch_model*")):
         return "no weights"
-    if training_weights is None and _read_run(checkpoint.parent).get("ema_decay") is not None:
+    run_is_recorded = (checkpoint.parent / RUN_FILE).is_file()
+    if training_weights is None and run_is_recorded and _read_run(checkpoint.parent).get("ema_decay") is not None:
         return f"no {WEIGHTS_WITHOUT_EMA}"
     for file in checkpoint.glob("*.safetensors"):
         try:

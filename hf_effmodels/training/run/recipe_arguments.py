@@ -80,6 +80,9 @@ class RecipeArguments(TrainingArguments):
         default_factory=lambda: ["none"],
         metadata={"help": "Trackers, such as trackio or tensorboard; all of those installed; or none."},
     )
+    hub_strategy: str = field(
+        default="end", metadata={"help": "When to publish with push_to_hub: end, the finished model only."}
+    )
     license: str | None = field(
         default=None, metadata={"help": "Licence of the trained weights, for the model card, such as apache-2.0."}
     )
@@ -87,6 +90,10 @@ class RecipeArguments(TrainingArguments):
 
     def __post_init__(self):
         check_fields(self)
+        if self.hub_strategy != "end":
+            raise ValueError(f"--hub_strategy: got {self.hub_strategy!r}, accepted is end: the finished model only.")
+        if self.push_to_hub and self.license is None:
+            raise ValueError("--push_to_hub: --license is missing; name the licence of the trained weights.")
         self.resume_from_checkpoint = _read_resume(self.resume_from_checkpoint)
         self.optim_args = _read_optim_args(self.optim_args)
         self.lr_scheduler_kwargs = read_mapping("lr_scheduler_kwargs", self.lr_scheduler_kwargs)

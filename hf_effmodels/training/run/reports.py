@@ -8,11 +8,9 @@ from pathlib import Path
 
 from ..._files import move_into, whole_file, write_text
 from ...hub.ids import hub_id
+from .publishing import HUB_FOLDER, is_own
 
 logger = logging.getLogger(__name__)
-
-#: Folder beside the results with the model as `hf-effmodels publish` takes it.
-HUB_FOLDER = "hub"
 
 
 def save_results(trainer, train_metrics: dict, eval_metrics: dict) -> dict:
@@ -77,7 +75,7 @@ def write_card(
         "training": training,
         "base_model": hub_id(model),
     }
-    if type(network).__module__.startswith("hf_effmodels."):
+    if is_own(network):
         # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
         export(network, trainer.processing_class, output / HUB_FOLDER, overwrite=True, **export_options, **facts)
         card = (output / HUB_FOLDER / "README.md").read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ from .added_losses import AddedLoss, AddedLosses, samples_of
 from .averaging import ExponentialMovingAverage, copy_state, temporarily, unique_state
 from .finite import check_finite
 from .output_folder import WEIGHTS_WITHOUT_EMA, what_is_missing
+from .publishing import find_repository, is_own, publish_run
 from .recipe_arguments import RecipeArguments
 from .sampling import EpochSampler, SharedBatches
 from .weights import is_peft_model, load_state, load_weights
@@ -40,7 +41,7 @@ class RecipeTrainer(Trainer):
 
     def __init__(self, *, args: RecipeArguments, **kwargs):
         # Kept here and not among the arguments, which transformers writes into files.
-        self._hub_token, args.hub_token = args.hub_token, None
+        self._hub_token, args.hub_token = (args.hub_token or "").strip() or None, None
         super().__init__(args=args, optimizer_cls_and_kwargs=optimizer_class_and_settings(args), **kwargs)
         if args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("--ema_decay needs whole weights in each process: it does not go with FSDP or DeepSpeed.")
@@ -283,12 +284,33 @@ class RecipeTrainer(Trainer):
     # Checkpoints and the Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        super().init_hf_repo(token or self._hub_token, private)
+        """Find out whether the model can be published, before it is trained."""
+        if self.is_world_process_zero():
+            self.hub_model_id = find_repository(
+                self.args.hub_model_id, Path(self.args.output_dir), token or self._hub_token
+            )
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Keep the card with the measured numbers (see `reports.py`); `push_to_hub` would replace it."""
-        if not (Path(self.args.output_dir) / "README.md").is_file():
-            super().create_model_card(*args, **kwargs)
+    def push_to_hub(self, commit_message: str = "End of training", **kwargs) -> str | None:
+        """Publish what the run has left in its output folder, see `publish_run`; returns the commit's address.
+
+        Raises:
+            TypeError: an argument of `Trainer.push_to_hub` other than the message.
+        """
+        if kwargs:
+            raise TypeError(f"{sorted(kwargs)[0]}: it goes into the training arguments, such as hub_revision.")
+        if not self.is_world_process_zero():
+            return None
+        if getattr(self, "hub_model_id", None) is None:
+            self.init_hf_repo()
+        return publish_run(
+            Path(self.args.output_dir),
+            self.hub_model_id,
+            exported=is_own(self.accelerator.unwrap_model(self.model)),
+            token=self._hub_token,
+            private=bool(self.args.hub_private_repo),
+            revision=self.args.hub_revision,
+            message=commit_message,
+        )
 
     def _save_checkpoint(self, model, trial) -> None:
         if self.ema is not None and self.args.should_save:

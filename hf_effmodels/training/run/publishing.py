@@ -1,0 +1,78 @@
+"""A trained model on the Hub: what a model needs, and nothing else of the output folder."""
+
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from ...hub.contents import model_files
+
+#: Folder of the output folder with the model as `hf-effmodels publish` takes it, of models of this package.
+HUB_FOLDER = "hub"
+
+
+def is_own(model) -> bool:
+    """Whether a model's code is this package's, so that a folder for the Hub is made of it (`hub.export`)."""
+    return type(model).__module__.startswith("hf_effmodels.")
+
+
+def find_repository(name: str | None, output: Path, token: str | None) -> str:
+    """The repository's full name, of an account that the token opens; nothing is made there yet.
+
+    Args:
+        name: of the repository, with or without the account's or an organisation's; the output folder's by default.
+
+    Raises:
+        PermissionError: there is no token, or the Hub does not know it. ConnectionError: the Hub cannot be reached.
+    """
+    token = token or get_token()
+    if not token:
+        raise PermissionError(
+            "--push_to_hub: there is no token; run `hf auth login`, set HF_TOKEN, or pass --hub_token."
+        )
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise PermissionError("--hub_token: it has characters in it that no token has, such as a space or a new line.")
+    try:
+        account = HfApi(token=token).whoami()["name"]
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code in (401, 403):
+            raise PermissionError("--push_to_hub: the Hub does not know this token.") from None
+        raise ConnectionError(f"--push_to_hub: the Hub cannot be asked whose the token is ({error}).") from error
+    except OSError as error:
+        raise ConnectionError(f"--push_to_hub: the Hub cannot be reached ({error}).") from error
+    name = name or output.absolute().name
+    return name if "/" in name else f"{account}/{name}"
+
+
+def publish_run(
+    output: Path,
+    repo_id: str,
+    *,
+    exported: bool,
+    token: str | None,
+    private: bool,
+    revision: str | None,
+    message: str,
+) -> str:
+    """Upload the model that a finished run has left in its output folder, in one commit; returns its address.
+
+    Args:
+        exported: whether it is a model of this package, which is published from the folder `hub` as
+            `hf_effmodels.hub.publish` does it. Of another one the configuration, the weights, the processor and the
+            card go, by the same allow-list: no checkpoints, no states of the training, no logs, nothing that somebody
+            else has put there.
+    """
+    if exported:
+        from ...hub import publish
+
+        commit = publish(
+            output / HUB_FOLDER, repo_id, token=token, private=private, revision=revision, commit_message=message
+        )
+        return commit.commit_url
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private or None, exist_ok=True)
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    names = [name for name in model_files(output) if name.partition("/")[0] in (name, "additional_chat_templates")]
+    operations = [CommitOperationAdd(name, output / name) for name in names]
+    return api.create_commit(repo_id, operations, commit_message=message, revision=revision).commit_url

@@ -1,0 +1,78 @@
+"""`--push_to_hub` publishes the finished model, to the real client's liking, and nothing else of the output folder."""
+
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from hf_effmodels.training import main
+from hf_effmodels.training.run.publishing import find_repository
+
+from ...hub.conftest import maker_hub, onto_the_network
+from ..tasks.image_classification.test_image_classification import GHOSTNET
+
+TOKEN = "hf_makers-secret"
+PUSH = ["--push_to_hub", "true", "--hub_model_id", "net", "--license", "mit"]
+FOREIGN = {
+    "id_rsa": b"PRIVATE KEY",
+    "notes.txt": b"mine",
+    "token": TOKEN.encode(),
+    "modeling_theirs.py": b"import os",
+    "other/config.json": b"{}",
+    "optimizer.pt": b"PK",
+}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with maker_hub() as server:
+        onto_the_network(monkeypatch, tmp_path)
+        server.tokens[TOKEN] = server.tokens["maker"]
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        yield server
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_finished_model_is_published_and_nothing_else_is(hub, digits_run, tmp_path, own):
+    output = tmp_path / "run"
+    for name, content in FOREIGN.items():
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_bytes(content)
+    arguments = [*digits_run, *(GHOSTNET if own else []), *PUSH, "--hub_token", TOKEN, "--num_train_epochs", "1"]
+    main([*arguments, "--output_dir", str(output)])
+    published = hub.files("maker/net")
+    needed = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert needed <= published.keys()
+    code = {name for name in published.keys() - needed if name.endswith(".py")}
+    assert published.keys() == needed | code and bool(code) == own and "modeling_theirs.py" not in code
+    assert len(hub.repos["maker/net"].commits) == 2  # the empty repository's own, and one of the finished model
+    written = [path for path in output.rglob("*") if path.is_file() and path.relative_to(output) != Path("token")]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    assert not [name for name, content in published.items() if TOKEN.encode() in content]
+
+
+@pytest.mark.parametrize(
+    "changed, error, message",
+    [
+        (["--hub_token", "hf_nobody"], PermissionError, "the Hub does not know this token"),
+        ([], PermissionError, "there is no token"),
+        (["--hub_token", "hf_ab\ncd"], PermissionError, "characters in it that no token has"),
+        (["--hub_token", TOKEN, "--hub_strategy", "every_save"], ValueError, "--hub_strategy: got 'every_save'"),
+    ],
+)
+def test_what_cannot_be_published_is_refused_before_it_is_trained(hub, digits_run, tmp_path, changed, error, message):
+    with pytest.raises(error, match=message) as caught:
+        main([*digits_run, *PUSH, *changed, "--output_dir", str(tmp_path / "run")])
+    assert "hf_" not in str(caught.value)
+    assert not (tmp_path / "run" / "training_config.yaml").exists() and "maker/net" not in hub.repos
+
+
+def test_a_model_without_a_licence_is_not_published(digits_run, tmp_path):
+    with pytest.raises(ValueError, match="--push_to_hub: --license is missing"):
+        main([*digits_run, "--push_to_hub", "true", "--output_dir", str(tmp_path / "run")])
+
+
+def test_a_repository_is_named_after_the_account_and_the_folder(hub):
+    assert find_repository(None, Path("outputs/digits"), TOKEN) == "maker/digits"
+    assert find_repository("net", Path("outputs/digits"), TOKEN) == "maker/net"
+    assert find_repository("org/net", Path("outputs/digits"), TOKEN) == "org/net"
