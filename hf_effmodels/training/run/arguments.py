@@ -12,7 +12,7 @@ from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
 from .recipes import find_recipe, read_recipe, read_yaml
-from .values import OWN_METADATA, check_field, check_fields, check_value
+from .values import OWN_METADATA, check_field, check_fields, check_value, is_secret, read_secret
 
 
 @dataclass
@@ -142,8 +142,11 @@ class ArgumentReader:
                 name = word.split("=")[0]
                 raise ValueError(f"unknown argument {name!r}{_near(name.lstrip('-'), known, '--')}")
         if left_over:
-            raise ValueError(f"one value too many for its key, or a value without a key: {' '.join(left_over)}")
+            shown = ["hf_..." if word.startswith("hf_") else word for word in left_over]
+            raise ValueError(f"one value too many for its key, or a value without a key: {' '.join(shown)}")
         for name, f in known.items():
+            if is_secret(f):
+                setattr(values, name, read_secret(name, getattr(values, name)))
             check_field(f, hints[name], getattr(values, name))
         return tuple(
             data(**{f.name: getattr(values, f.name) for f in fields(data) if f.init}) for data in dataclass_types
@@ -181,6 +184,8 @@ def _parser_class() -> type:
 def _read_entry(where: str, value: list | dict | None, hint, f: Field):
     """A recipe's value that is more than one word, as its field takes it."""
     kinds = get_args(hint) or (hint,)
+    if value is not None and is_secret(f):
+        raise ValueError(f"{where}: accepted is a text (it is not shown here).")
     if value is None:
         if f.default is None or NoneType in kinds:
             return None

@@ -75,8 +75,7 @@ def what_is_missing(checkpoint: Path) -> str | None:
     training_weights = weights.pop(WEIGHTS_WITHOUT_EMA, None)
     if not weights and not any(checkpoint.glob("pytorch_model*")):
         return "no weights"
-    run_is_recorded = (checkpoint.parent / RUN_FILE).is_file()
-    if training_weights is None and run_is_recorded and _read_run(checkpoint.parent).get("ema_decay") is not None:
+    if training_weights is None and _has_average(checkpoint.parent):
         return f"no {WEIGHTS_WITHOUT_EMA}"
     for file in checkpoint.glob("*.safetensors"):
         try:
@@ -260,6 +259,14 @@ def write_run(folder: Path, config: dict) -> None:
     """Write the resolved arguments as a recipe."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=119)
     write_text(folder / RUN_FILE, f"{_HEADER}. accelerate launch scripts/train.py --config takes it.\n{text}")
+
+
+def _has_average(folder: Path) -> bool:
+    """Whether the run that was recorded in the folder, if there is one, kept an average of its weights."""
+    try:
+        return (folder / RUN_FILE).is_file() and _read_run(folder).get("ema_decay") is not None
+    except ValueError:
+        return False  # what is wrong with the record is told where runs are compared
 
 
 def _read_run(folder: Path) -> dict:

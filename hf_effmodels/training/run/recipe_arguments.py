@@ -14,7 +14,7 @@ from transformers.utils import ExplicitEnum
 from ..optim.optimizers import OPTIMIZERS
 from ..optim.settings import check_optimizer_settings, check_schedule_settings
 from .arguments import read_mapping
-from .values import check_fields
+from .values import check_fields, is_secret
 
 
 @dataclass
@@ -173,8 +173,6 @@ _NOT_RECORDED = frozenset(
     "dataloader_pin_memory disable_tqdm gradient_checkpointing_kwargs local_rank overwrite_output_dir "
     "resume_from_checkpoint use_cpu".split()
 )
-# A field of a task's own says so itself: metadata={"secret": True}.
-_SECRETS = frozenset(("token", "hub_token"))
 
 
 def resolved(*arguments) -> dict:
@@ -199,7 +197,7 @@ def defaults_of(*types: type) -> dict:
 
 
 def _is_recorded(f: Field) -> bool:
-    return f.init and f.name not in _NOT_RECORDED and f.name not in _SECRETS and not f.metadata.get("secret")
+    return f.init and f.name not in _NOT_RECORDED and not is_secret(f)
 
 
 def _plain(values: dict) -> dict:

@@ -75,8 +75,16 @@ def read_yaml(text: str):
         return _plain(yaml.load(text, _StrictLoader), budget=[_MOST_VALUES])
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError) as error:
         # The last three: yaml's own, for tags whose text is not what they say, such as !!int ''.
-        problem = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ValueError(f"is not valid YAML: {problem}") from None
+        raise ValueError(f"is not valid YAML: {_problem(error)}") from None
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        # Without yaml's picture of the line, which may have a token in it.
+        return " ".join(filter(None, (error.context, error.problem, f"(line {error.problem_mark.line + 1})")))
+    return " ".join(str(error).split())
 
 
 #: Values in a recipe, counted where they are used: a few anchors can stand for billions.

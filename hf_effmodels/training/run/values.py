@@ -50,6 +50,24 @@ _LARGEST = 2**53
 _INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 
 
+# transformers' own, and what all tasks have.
+_SECRETS = frozenset(("token", "hub_token"))
+_TOKEN = re.compile(r"[!-~]+")
+
+
+def is_secret(f: Field) -> bool:
+    """Whether the value of a dataclass's field is neither written down nor shown."""
+    return f.name in _SECRETS or bool(f.metadata.get("secret"))
+
+
+def read_secret(name: str, value: str | None) -> str | None:
+    """A token without the white space around it (files end in a line end). The ValueError does not show it."""
+    text = None if value is None else value.strip()
+    if text and not _TOKEN.fullmatch(text):
+        raise ValueError(f"--{name}: it has characters that no token has, such as white space (it is not shown here).")
+    return text or None
+
+
 def check_fields(arguments) -> None:
     """`check_field` for all fields of a dataclass object."""
     hints = get_type_hints(type(arguments))

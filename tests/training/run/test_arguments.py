@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from hf_effmodels.training.run.arguments import ArgumentReader, ModelArguments
@@ -193,3 +195,27 @@ def test_values_keep_their_kind_on_the_way_from_the_recipe(tmp_path):
 def test_numbers_out_of_range_are_refused_with_what_is_accepted(argv, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read(BASE, tmp_path, *argv)
+
+
+@pytest.mark.parametrize("name", ["token", "hub_token"])
+def test_a_token_is_taken_without_white_space_around_it_and_never_shown(name, tmp_path):
+    for given in ("hf_secret", "hf_secret\n", "  hf_secret\r\n"):
+        for argv, text in (([f"--{name}", given], ""), ([], f"{name}: {json.dumps(given)}\n")):
+            model, _, _, training = read(BASE + text, tmp_path, *argv)
+            assert getattr(model if name == "token" else training, name) == "hf_secret"
+    assert getattr(read(BASE + f'{name}: "\\n"\n', tmp_path)[0 if name == "token" else 3], name) is None
+    for text, argv in (
+        ("", [f"--{name}", "hf_secret hf_secret"]),
+        ("", [f"--{name}", "hf_\nsecret"]),
+        ("", [f"--{name}", "hf_secr\u00e9t"]),
+        ("", [f"--{name}", "hf_secret", "hf_secret"]),
+        ("", [f"--{name[:-1]}=hf_secret"]),
+        (f"{name}: 'hf_secret", []),
+        (f"{name}: [hf_secret]", []),
+        (f"{name}: {{hf_secret: 1}}", []),
+        (f"{name}: hf_secret\n{name}: hf_secret", []),
+        (f"{name}: hf_secret: 1", []),
+    ):
+        with pytest.raises(ValueError) as refused:
+            read(BASE + text, tmp_path, *argv)
+        assert "secr" not in str(refused.value)

@@ -10,6 +10,7 @@ from hf_effmodels.training import list_tasks, load_task
 from hf_effmodels.training.run.lock import owner_of
 from hf_effmodels.training.run.output_folder import (
     RUN_FILE,
+    WEIGHTS_WITHOUT_EMA,
     changes,
     clear_output_folder,
     newest_checkpoint,
@@ -192,6 +193,7 @@ def test_an_argument_that_comes_or_goes_between_two_runs_of_a_folder_is_noticed(
     for first, then in ((argv, []), ([], argv)):
         folder = tmp_path / ("dropped" if first else "added")
         checkpoint = write_checkpoint(folder, 10)
+        save_file({"weight": torch.zeros(100)}, checkpoint / WEIGHTS_WITHOUT_EMA)
         goes_on = [
             "--output_dir",
             str(folder),
