@@ -10,6 +10,7 @@ import pytest
 from hf_effmodels.training import list_tasks, load_task
 from hf_effmodels.training.run.arguments import ArgumentReader
 from hf_effmodels.training.run.early import accepted_names, argument_types, check_early
+from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.task import task_folder
 
 STAGES = ("TRAINING_ARGUMENTS", "EVALUATION_ARGUMENTS")
@@ -53,9 +54,12 @@ def test_names_are_those_that_are_accepted_later():
     from transformers.trainer_utils import SaveStrategy
     from transformers.training_args import OptimizerNames
 
-    assert set(accepted_names("optim")) == {*(name.value for name in OptimizerNames), "lamb", "rmsprop_tf", "sgd"}
-    schedules = {*(name.value for name in SchedulerType), "step", "warmup_cosine"}
-    assert set(accepted_names("lr_scheduler_type")) == schedules
+    own = {"optim": {"lamb", "rmsprop_tf", "sgd"}, "lr_scheduler_type": {"step", "warmup_cosine"}}
+    for argument, theirs in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        names = set(accepted_names(argument))
+        assert names >= {name.value for name in theirs} | own[argument]
+        for name in names - {name.value for name in theirs}:
+            assert getattr(RecipeArguments(output_dir="out", **{argument: name}), argument) == name
     assert set(accepted_names("save_strategy")) == {name.value for name in SaveStrategy}
     assert accepted_names("model") == ()
 
