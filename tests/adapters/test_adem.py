@@ -1,8 +1,12 @@
 """ADEM keeps peft's contract on every decoder of the LLaMA layout."""
 
+import asyncio
+import contextvars
 import copy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -10,6 +14,7 @@ import torch
 from peft import (
     AutoPeftModel,
     AutoPeftModelForCausalLM,
+    LoraConfig,
     PeftConfig,
     PeftModel,
     PeftModelForCausalLM,
@@ -19,8 +24,9 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, FalconConfig, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from hf_effmodels.adapters import AdemConfig, AdemModel
 from hf_effmodels.adapters.adem import AdemLayer, hotswap_adapter
@@ -344,8 +350,6 @@ def test_an_adapter_is_hot_swapped_with_its_settings_and_a_compiled_model_follow
 
 
 def test_what_does_not_fit_is_not_swapped_in(tmp_path, ids):
-    from peft import LoraConfig
-
     model = adapted()
     expected = logits(model, ids)
     adapted(layers_to_transform=[0]).save_pretrained(tmp_path / "layers")
@@ -399,6 +403,10 @@ def test_bad_input_is_answered_by_name(ids, image_embeds):
         ({"drop_ratio": 1.0}, "drop_ratio: got 1.0"),
         ({"num_vision_tokens": 0}, "num_vision_tokens: got 0"),
         ({"target_modules": ".*mlp", "layers_to_transform": [0]}, "layers_to_transform: cannot be used"),
+        ({"layers_pattern": "layers"}, "layers_to_transform: got None with layers_pattern 'layers'"),
+        ({"layers_pattern": ["h"], "layers_to_transform": []}, r"layers_to_transform: got \[\] with layers_pattern"),
+        ({"target_modules": "All-Linear"}, "target_modules: got 'All-Linear', accepted are whole feed-forward"),
+        ({"init_std": -0.1}, "init_std: got -0.1"),
     ):
         with pytest.raises(ValueError, match=message):
             AdemConfig(**settings)
@@ -416,3 +424,301 @@ def test_parameters_of_the_offsets_are_those_of_the_paper():
             model = get_peft_model(AutoModelForCausalLM.from_config(config), AdemConfig())
         assert model.get_nb_trainable_parameters()[0] == expected
         assert isinstance(model.base_model, AdemModel)
+
+
+def test_images_of_a_context_stay_with_their_task_and_their_block(ids, image_embeds):
+    model = adapted(alpha=0.5)
+    shown = [image_embeds, image_embeds + 1, None]
+    expected = [logits(model, ids, image_embeds=images) for images in shown]
+
+    async def ask(images):
+        with model.vision_context(images):
+            await asyncio.sleep(0)  # the others enter theirs
+            return logits(model, ids)
+
+    async def ask_all():
+        return await asyncio.gather(*map(ask, shown))
+
+    torch.testing.assert_close(asyncio.run(ask_all()), expected)
+    # Nested, left by an exception, carried into a thread.
+    with model.vision_context(shown[0]):
+        with suppress(ValueError), model.vision_context(shown[1]):
+            torch.testing.assert_close(logits(model, ids), expected[1])
+            model(ids, image_embeds=image_embeds[:1])
+        torch.testing.assert_close(logits(model, ids), expected[0])
+        with model.vision_context(None):
+            torch.testing.assert_close(logits(model, ids), expected[2])
+        torch.testing.assert_close(logits(model, ids, image_embeds=shown[1]), expected[1])
+        context = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as pool:
+        torch.testing.assert_close(pool.submit(context.run, logits, model, ids).result(), expected[0])
+    torch.testing.assert_close(logits(model, ids), expected[2])
+
+
+def test_generators_that_pause_in_their_contexts_do_not_mix_images_silently(ids, image_embeds):
+    model = adapted()
+
+    def stream(images):
+        with model.vision_context(images):
+            for _ in range(2):
+                yield logits(model, ids)
+
+    with pytest.raises(RuntimeError, match="vision_context: a block was left while a later one was still open"):
+        for _ in zip(stream(image_embeds), stream(image_embeds + 1), strict=True):
+            pass
+    torch.testing.assert_close(logits(model, ids), logits(adapted(), ids))
+
+
+@torch.no_grad()
+def test_a_cache_remembers_what_its_tokens_have_seen(ids, image_embeds):
+    model = adapted(alpha=0.5)
+    expected = logits(model, ids, image_embeds=image_embeds)
+    assert not torch.allclose(expected, logits(model, ids))
+    first = model(ids[:, :4], image_embeds=image_embeds)
+    steps = [model(piece, past_key_values=first.past_key_values).logits for piece in ids[:, 4:].split(1, dim=1)]
+    torch.testing.assert_close(torch.cat([first.logits, *steps], dim=1), expected)
+    settings = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    turn = model.generate(input_ids=ids, image_embeds=image_embeds, return_dict_in_generate=True, **settings)
+    turns = torch.cat([turn.sequences, ids[:, :3]], dim=1)
+    again = model.generate(input_ids=turns, past_key_values=turn.past_key_values, **settings)
+    assert torch.equal(again, model.generate(input_ids=turns, image_embeds=image_embeds, **settings))
+    first.past_key_values.reorder_cache(torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match=r"past_key_values: its tokens have seen images.*image_embeds of an adapter"):
+        model(ids[:, :1], past_key_values=first.past_key_values)
+    # Nothing was shown: nothing is remembered, and the rows may go where they like.
+    plain = model(ids[:, :4]).past_key_values
+    plain.reorder_cache(torch.tensor([1, 0]))
+    turned = model(ids[:, 4:].flip(0), past_key_values=plain).logits
+    torch.testing.assert_close(turned.flip(0), logits(model, ids)[:, 4:])
+
+
+@torch.no_grad()
+def test_assistants_and_lookup_change_nothing(image_embeds):
+    model = adapted(alpha=0.5)
+    prompt = torch.tensor([[5, 6, 7, 5, 6]])
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    written = prompt
+    for _ in range(6):
+        scores = logits(model, written, image_embeds=image_embeds[:1], use_cache=False)
+        written = torch.cat([written, scores[:, -1:].argmax(-1)], dim=1)
+    for help_ in ({"assistant_model": model}, {"assistant_model": decoder(seed=4)}, {"prompt_lookup_num_tokens": 2}):
+        found = model.generate(input_ids=prompt, image_embeds=image_embeds[:1], **help_, **settings)
+        assert torch.equal(found, written)
+
+
+def by_hand(base, targets, tuner, image_embeds, settings):
+    """Logits of the base model with the paper's formula hooked into the modules named, in every layer."""
+    keys, values = (offsets["default"] for offsets in (tuner.adem_emb1, tuner.adem_emb2))
+    scores_of = F.silu(image_embeds + keys), image_embeds + values
+
+    def hook(module, args, output):
+        scores = F.silu(args[0]) @ scores_of[0].mT
+        kept = scores.argsort(-1).argsort(-1) >= int(settings["drop_ratio"] * TOKENS)
+        return output + settings["alpha"] * (scores * kept) @ scores_of[1]
+
+    layers = [module for name, module in base.named_modules() if name.endswith(targets)]
+    assert len(layers) == 2
+    for layer in layers:
+        layer.register_forward_hook(hook)
+    return base
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gpt_neox", "falcon"])
+def test_outputs_of_decoders_that_are_not_ours_follow_the_paper(model_type, ids, image_embeds):
+    """Away from every default; GPT-NeoX and Falcon (parallel blocks) by naming their feed-forward networks."""
+    settings = {"alpha": 0.7, "drop_ratio": 0.35}
+    if model_type in DECODERS:
+        base, targets = decoder(model_type), None
+    else:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCABULARY}
+        config = GPTNeoXConfig(**sizes) if model_type == "gpt_neox" else FalconConfig(**sizes, alibi=False)
+        base, targets = AutoModelForCausalLM.from_config(config).eval(), ["mlp"]
+    plain = copy.deepcopy(base)
+    config = AdemConfig(num_vision_tokens=TOKENS, target_modules=targets, **settings)
+    model = trained(get_peft_model(base, config)).eval()
+    expected = by_hand(plain, "mlp", model.base_model, image_embeds, settings)(ids).logits
+    torch.testing.assert_close(logits(model, ids, image_embeds=image_embeds), expected, rtol=1e-4, atol=1e-4)
+    greedy = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    found = model.generate(input_ids=ids, image_embeds=image_embeds, **greedy)
+    assert torch.equal(found, plain.generate(ids, **greedy))
+
+
+def test_key_offsets_start_as_told_and_value_offsets_at_zero():
+    offsets = get_peft_model(decoder(), AdemConfig(num_vision_tokens=300, init_std=0.5)).base_model
+    assert offsets.adem_emb1["default"].std().item() == pytest.approx(0.5, rel=0.05)
+    assert not offsets.adem_emb2["default"].any()
+
+
+def test_exclusions_and_layers_are_left_as_they_are(ids, image_embeds):
+    for settings, layers in (
+        ({"exclude_modules": ["layers.0.mlp"]}, [1]),
+        ({"exclude_modules": r".*layers\.1\.mlp"}, [0]),
+        ({"layers_to_transform": 1}, [1]),
+        ({"layers_to_transform": [0], "layers_pattern": "layers"}, [0]),
+        ({"target_modules": r".*\.1\.mlp"}, [1]),
+    ):
+        model = adapted(**settings)
+        found = [name.split(".")[-2] for name, m in model.named_modules() if isinstance(m, AdemLayer)]
+        assert found == [str(layer) for layer in layers]
+    with pytest.raises(ValueError, match="Target modules .* not found"):
+        adapted(layers_to_transform=[0], layers_pattern="blocks")
+
+
+class Lines(nn.Module):
+    """A network of nobody's, without a configuration."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
+
+    def forward(self, x):
+        return x + self.mlp(x)
+
+
+def test_a_model_without_a_configuration_is_adapted_by_naming_its_networks():
+    torch.manual_seed(0)
+    config = AdemConfig(num_vision_tokens=5, target_modules=["mlp"], alpha=1.0, drop_ratio=0.0)
+    model = get_peft_model(Lines(), config)
+    tuner, x, images = model.base_model, torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    trained(model)
+    fused = F.silu(x) @ F.silu(images + tuner.adem_emb1["default"]).mT @ (images + tuner.adem_emb2["default"])
+    torch.testing.assert_close(model(x, image_embeds=images), model.unload()(x) + fused)
+    with pytest.raises(ValueError, match="does not know the layout of a 'custom', known are llama"):
+        get_peft_model(Lines(), AdemConfig())
+    with pytest.raises(ValueError, match="target_modules: the model has no config.hidden_size, and a targeted"):
+        get_peft_model(nn.Sequential(nn.ReLU()), AdemConfig(target_modules=["0"]))
+
+
+#: Calls of peft after a first adapter "default"; each gets the model, a way to make a configuration, a saved adapter.
+CALLS = {
+    "add": lambda m, config, folder: m.add_adapter("other", config()),
+    "add for inference": lambda m, config, folder: m.add_adapter("other", config(inference_mode=True)),
+    "load": lambda m, config, folder: m.load_adapter(folder, "other"),
+    "load to train": lambda m, config, folder: m.load_adapter(folder, "other", is_trainable=True),
+    "set": lambda m, config, folder: m.set_adapter("other"),
+    "set for inference": lambda m, config, folder: m.set_adapter("other", inference_mode=True),
+    "set back": lambda m, config, folder: m.set_adapter("default"),
+    "set both": lambda m, config, folder: m.base_model.set_adapter(["default", "other"]),
+    "freeze": lambda m, config, folder: m.set_requires_grad("default", False),
+    "unfreeze": lambda m, config, folder: m.set_requires_grad("other"),
+    "delete": lambda m, config, folder: m.delete_adapter("other"),
+    "delete first": lambda m, config, folder: m.delete_adapter("default"),
+    "third": lambda m, config, folder: m.add_adapter("third", config()),
+    "disable": lambda m, config, folder: m.base_model.disable_adapter_layers(),
+    "enable": lambda m, config, folder: m.base_model.enable_adapter_layers(),
+}
+SEQUENCES = [
+    ["add"],
+    ["add for inference"],
+    ["load"],
+    ["load to train"],
+    ["freeze", "add"],
+    ["freeze", "load to train", "third"],
+    ["add", "set", "third"],
+    ["add", "set for inference", "third"],
+    ["add", "set both", "third"],
+    ["add", "delete"],
+    ["freeze", "add", "delete"],
+    ["add", "unfreeze", "set back"],
+    ["add", "set", "delete"],
+    ["add", "delete first"],
+    ["add", "third", "freeze", "delete"],
+    ["add", "disable"],
+    ["add", "disable", "enable"],
+    ["load", "set", "set back"],
+]
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES, ids=" - ".join)
+def test_what_is_trained_is_what_loras_calls_leave_trained(tmp_path, sequence):
+    saved_head = None if "set both" in sequence else ["lm_head"]  # peft saves modules of one adapter at a time
+
+    def config(method, **more):
+        more |= {"modules_to_save": saved_head and list(saved_head)}
+        return (
+            AdemConfig(num_vision_tokens=TOKENS, **more)
+            if method == "adem"
+            else LoraConfig(target_modules=["up_proj"], **more)
+        )
+
+    def states(method):
+        folder = tmp_path / method
+        get_peft_model(decoder(), config(method)).save_pretrained(folder)
+        model = get_peft_model(decoder(), config(method))
+        found = []
+        for name in sequence:
+            CALLS[name](model, partial(config, method), folder)
+            status = model.get_model_status()
+            layers = [s for s in model.get_layer_status() if "mlp" in s.name]
+            head = {n: p.requires_grad for n, p in model.named_parameters() if "lm_head" in n}
+            found.append(
+                (name, status.requires_grad, status.available_adapters, status.active_adapters, status.enabled)
+                + (status.devices, [layer.requires_grad for layer in layers], head)
+            )
+        return found
+
+    assert states("adem") == states("lora")
+
+
+def test_the_status_says_which_layers_have_which_adapter():
+    model = adapted()
+    model.add_adapter("second", AdemConfig(num_vision_tokens=5, layers_to_transform=[1]))
+    status = model.get_model_status()
+    assert (status.num_adapter_layers, status.peft_types) == (2, {"default": "ADEM", "second": "ADEM"})
+    assert status.trainable_params == 2 * TOKENS * WIDTH
+    first, last = model.get_layer_status()
+    assert (first.name, first.module_type) == ("model.model.layers.0.mlp", "adem.AdemLayer")
+    assert (first.available_adapters, last.available_adapters) == (["default"], ["default", "second"])
+    assert last.requires_grad == {"default": True, "second": False}
+
+
+def test_adapters_that_are_loaded_beside_a_trained_one_leave_it_and_its_gradients_alone(tmp_path, ids, image_embeds):
+    adapted(alpha=0.9).save_pretrained(tmp_path / "reference")
+    model = get_peft_model(decoder(), AdemConfig(num_vision_tokens=TOKENS, modules_to_save=["lm_head"])).train()
+    model.load_adapter(tmp_path / "reference", "reference")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model(ids, image_embeds=image_embeds, labels=ids).loss.backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert {"base_model.adem_emb1.default", "base_model.adem_emb2.default"} < moved
+    assert len(moved) == 3 and sum("lm_head.modules_to_save.default" in name for name in moved) == 1
+
+
+def test_a_chosen_adapter_is_saved_alone_and_loads_under_another_name(tmp_path, ids, image_embeds):
+    model = adapted()
+    model.add_adapter("second", AdemConfig(num_vision_tokens=TOKENS, alpha=0.6))
+    trained(model, "second", seed=9)
+    model.save_pretrained(tmp_path, selected_adapters=["second"])
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"second"}
+    model.set_adapter("second")
+    loaded = PeftModel.from_pretrained(decoder(), tmp_path / "second", adapter_name="renamed", is_trainable=True)
+    assert torch.equal(logits(loaded, ids, image_embeds=image_embeds), logits(model, ids, image_embeds=image_embeds))
+    assert loaded.get_model_status().requires_grad == {"renamed": True}
+    with pytest.raises(ValueError, match="does not exist"):
+        model.delete_adapter("unknown")
+
+
+@torch.no_grad()
+def test_the_compiled_graph_is_whole(ids, image_embeds):
+    torch._dynamo.reset()
+    model = adapted()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    expected = logits(model, ids, image_embeds=image_embeds)
+    torch.testing.assert_close(compiled(ids, image_embeds=image_embeds).logits, expected)
+    torch._dynamo.reset()
+
+
+def test_recomputed_layers_see_their_own_images_in_another_thread(ids, image_embeds):
+    def gradients(checkpointing: bool):
+        model = adapted().train()
+        if checkpointing:
+            model.base_model.model.activation_checkpointing_enable()
+        loss = model(ids, image_embeds=image_embeds, labels=ids, use_cache=False).loss
+        loss = loss + model(ids[:1], labels=ids[:1], use_cache=False).loss
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(loss.backward).result()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    torch.testing.assert_close(gradients(True), gradients(False))

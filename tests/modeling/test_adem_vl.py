@@ -3,6 +3,7 @@
 import argparse
 import copy
 import functools
+import threading
 
 import numpy as np
 import peft
@@ -11,7 +12,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors.torch import load_file
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.nn import functional as F
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
@@ -24,6 +28,7 @@ from transformers import (
     LlamaTokenizer,
     pipeline,
 )
+from transformers.generation import BaseStreamer
 
 import hf_effmodels  # noqa: F401
 from hf_effmodels import hub
@@ -496,3 +501,400 @@ def test_copies_do_not_share_their_adapters(pixels):
     torch.nn.init.normal_(other.model.value_offsets)
     assert torch.equal(logits(model, pixel_values=pixels), expected)
     assert not torch.allclose(logits(other, pixel_values=pixels), expected)
+
+
+def greedy_by_hand(model, ids, pixels, new=8, process=lambda ids, scores: scores):
+    """Without cache, hooks of generation or anything that is kept: the whole row is read again for each token."""
+    for _ in range(new):
+        scores = logits(model, ids, pixel_values=pixels, use_cache=False)[:, -1]
+        ids = torch.cat([ids, process(ids, scores).argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+def penalized(ids, scores):
+    """Repetition penalty 1.5 as its paper has it, over the tokens that are in the vocabulary."""
+    seen = torch.tensor([sorted(set(row.tolist()) - {IMAGE}) for row in ids])
+    kept = scores.gather(1, seen)
+    return scores.scatter(1, seen, torch.where(kept < 0, kept * 1.5, kept / 1.5))
+
+
+PROMPT = torch.tensor([[1, 5, IMAGE, 7, 8, 9, 1, 5]])
+
+
+@torch.no_grad()
+def test_generation_never_looks_the_image_token_up_in_the_vocabulary(pixels):
+    model = build(beta=1.0, alpha=0.5)
+    settings = {**GREEDY, "max_new_tokens": 8, "pixel_values": pixels}
+    expected = greedy_by_hand(model, PROMPT, pixels)
+    assert torch.equal(model.generate(PROMPT, **settings), expected)
+    assert torch.equal(model.generate(input_ids=PROMPT, prompt_lookup_num_tokens=3, **settings), expected)
+    found = model.generate(PROMPT, repetition_penalty=1.5, **settings)
+    assert torch.equal(found, greedy_by_hand(model, PROMPT, pixels, process=penalized))
+    assert not torch.equal(found, expected)
+    first = PROMPT.roll(-2, dims=1)  # the image token before all others
+    found = model.generate(first, repetition_penalty=1.5, prompt_lookup_num_tokens=2, **settings)
+    assert torch.equal(found, greedy_by_hand(model, first, pixels, process=penalized))
+    beams = model.generate(PROMPT, no_repeat_ngram_size=2, num_beams=3, num_return_sequences=2, **settings)
+    assert torch.equal(beams[:, :8], PROMPT.expand(2, -1))
+    alone = model.generate(PROMPT[:, [2]], **settings)
+    assert torch.equal(alone, greedy_by_hand(model, PROMPT[:, [2]], pixels))
+    # Padding is found by its id where no mask is given; an image beside it is none.
+    padded = torch.cat([torch.zeros_like(PROMPT[:, :3]), PROMPT[:, 2:]], dim=1)
+    found = model.generate(padded, **settings)
+    assert torch.equal(found[:, 3:], greedy_by_hand(model, PROMPT[:, 2:], pixels))
+
+
+@torch.no_grad()
+def test_a_streamer_gets_the_prompt_as_it_was_given_and_each_token(pixels):
+    class Streamer(BaseStreamer):
+        def __init__(self):
+            self.values, self.ended = [], False
+
+        def put(self, value):
+            self.values.append(value)
+
+        def end(self):
+            self.ended = True
+
+    model, streamer = build(), Streamer()
+    found = model.generate(PROMPT, pixel_values=pixels, streamer=streamer, **GREEDY)
+    assert streamer.ended and torch.equal(streamer.values[0].reshape(1, -1), PROMPT)
+    assert torch.equal(torch.cat([value.flatten() for value in streamer.values]), found[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("assistant", ["the model itself", "a copy", "text only", "other eyes"])
+def test_assistants_change_nothing(pixels, assistant):
+    model = build(beta=1.0, alpha=0.5)
+    helper = {
+        "the model itself": lambda: model,
+        "a copy": lambda: copy.deepcopy(model),
+        "text only": lambda: AutoModelForCausalLM.from_config(configuration().text_config).eval(),
+        "other eyes": lambda: build(pool_sizes=[2]),
+    }[assistant]()
+    found = model.generate(PROMPT, pixel_values=pixels, assistant_model=helper, **GREEDY)
+    assert torch.equal(found, greedy_by_hand(model, PROMPT, pixels, new=5))
+
+
+@torch.no_grad()
+def test_a_cache_remembers_what_its_tokens_have_seen(pixels):
+    model = build(beta=1.0, alpha=0.5)
+    more = torch.tensor([[9, 10], [11, 12]])
+    whole = logits(model, torch.cat([IDS, more], dim=1), pixel_values=pixels)[:, -2:]
+    first = model(IDS, pixel_values=pixels)
+    kept = copy.deepcopy(first.past_key_values)
+    steps = [model(piece, past_key_values=first.past_key_values).logits for piece in more.split(1, dim=1)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), whole)
+    # Copied, cropped; with other rows it is not known whose image is whose, unless it is said again.
+    torch.testing.assert_close(model(more, past_key_values=copy.deepcopy(kept)).logits, whole)
+    cropped = copy.deepcopy(kept)
+    cropped.crop(-1)
+    torch.testing.assert_close(model(torch.cat([IDS[:, -1:], more], 1), past_key_values=cropped).logits[:, 1:], whole)
+    for change in (
+        lambda cache: cache.reorder_cache(torch.tensor([1, 0])),
+        lambda cache: cache.batch_select_indices(torch.tensor([1])),
+        lambda cache: cache.batch_repeat_interleave(2),
+    ):
+        changed = copy.deepcopy(kept)
+        change(changed)
+        rows = changed.layers[0].keys.shape[0]
+        with pytest.raises(ValueError, match="past_key_values: its tokens have seen images, and its rows may have"):
+            model(more[:1].expand(rows, -1), past_key_values=changed)
+    swapped = copy.deepcopy(kept)
+    swapped.reorder_cache(torch.tensor([1, 0]))
+    again = model(more.flip(0), past_key_values=swapped, vision_context=first.vision_context.flip(0))
+    torch.testing.assert_close(again.logits, whole.flip(0))
+    # An emptied cache has seen nothing, and a new image takes the place of the old.
+    kept.crop(-5)
+    torch.testing.assert_close(model(IDS[1:].expand(2, -1), past_key_values=kept).logits[1:], logits(model, IDS[1:]))
+    other = images(1)[0]
+    cache = model(IDS[:1], pixel_values=pixels).past_key_values
+    model(IDS[:1], past_key_values=cache, pixel_values=other)
+    context, _ = model.model.encode_rows(IDS[:1], other)
+    said = model(more[:1], past_key_values=copy.deepcopy(cache), vision_context=context)
+    torch.testing.assert_close(model(more[:1], past_key_values=cache).logits, said.logits)
+
+
+@torch.no_grad()
+def test_a_sliding_cache_that_lost_its_beginning_asks_for_the_images(pixels):
+    model = build("mistral", beta=1.0)
+    model.config.text_config.sliding_window = 6
+    first = model(IDS, pixel_values=pixels)
+    model(IDS[:, :2], past_key_values=first.past_key_values)
+    with pytest.raises(ValueError, match="past_key_values: its tokens have seen images"):
+        model(IDS[:, :1].clone(), past_key_values=first.past_key_values)
+    model(IDS[:, :1], past_key_values=first.past_key_values, vision_context=first.vision_context)
+
+
+@torch.no_grad()
+def test_a_second_turn_needs_the_image_no_more(pixels):
+    model = build(beta=1.0, alpha=0.5)
+    first = model.generate(PROMPT, pixel_values=pixels, return_dict_in_generate=True, **GREEDY)
+    assert torch.equal(first.sequences, greedy_by_hand(model, PROMPT, pixels, new=5))
+    turns = torch.cat([first.sequences, torch.tensor([[9, 10, 11]])], dim=1)
+    expected = greedy_by_hand(model, turns, pixels, new=5)
+    again = {"pixel_values": pixels, "past_key_values": copy.deepcopy(first.past_key_values)}
+    assert torch.equal(model.generate(turns, **again, **GREEDY), expected)
+    kept = copy.deepcopy(first.past_key_values)
+    assert torch.equal(model.generate(turns, past_key_values=first.past_key_values, **GREEDY), expected)
+    # A new place for an image needs its image.
+    with pytest.raises(ValueError, match="row 0 has an image token, but there is no image"):
+        model.generate(torch.cat([turns, PROMPT], dim=1), past_key_values=kept, **GREEDY)
+
+
+def test_embeddings_come_with_the_class_token_in_place_or_not_at_all(pixels):
+    model = build(beta=1.0)
+    context, class_embeds = model.model.encode_rows(IDS, pixels)
+    embeds = model.model.embed(IDS, class_embeds).detach()
+    expected = logits(model, pixel_values=pixels)
+    torch.testing.assert_close(logits(model, None, inputs_embeds=embeds, vision_context=context), expected)
+    for wrong in ({"pixel_values": pixels}, {"class_embeds": class_embeds, "vision_context": context}):
+        for run in (model, model.generate):
+            with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got it with inputs_embeds, where the class"):
+                run(inputs_embeds=embeds, **wrong)
+    blind = build(use_cls_token=False)
+    both = torch.cat(images(2))
+    ids = IDS.masked_fill(IDS == IMAGE, 9)
+    embeds = blind.get_input_embeddings()(ids).detach()
+    torch.testing.assert_close(
+        logits(blind, None, inputs_embeds=embeds, pixel_values=both), logits(blind, ids, pixel_values=both)
+    )
+
+
+@torch.no_grad()
+def test_packed_documents_do_not_see_each_other(pixels):
+    model = build(beta=1.0)
+    both = torch.cat([IDS[:1], IDS[1:]], dim=1)
+    positions = torch.arange(5).repeat(2)[None]
+    context, class_embeds = model.model.encode_rows(both, pixels)
+    seen = {"vision_context": context, "class_embeds": class_embeds}
+    packed = model(both, position_ids=positions, **seen)
+    apart = torch.cat([logits(model, row[None], **seen) for row in IDS], dim=1)
+    torch.testing.assert_close(packed.logits, apart)
+    assert packed.past_key_values is None
+
+
+@torch.no_grad()
+def test_the_compiled_graph_is_whole_and_refuses_images_without_a_row(pixels):
+    torch._dynamo.reset()
+    model, both = build(beta=1.0), torch.cat(images(2))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    got, expected = compiled(IDS, pixel_values=pixels), model(IDS, pixel_values=pixels)
+    torch.testing.assert_close(got.logits, expected.logits)
+    got.past_key_values.reorder_cache(torch.tensor([1, 0]))
+    for cache, inputs in ((got.past_key_values, {}), (None, {"pixel_values": both})):
+        with pytest.raises(RuntimeError, match="assertion failed"):
+            compiled(IDS if cache is None else IDS[:, :1], past_key_values=cache, **inputs)
+    torch._dynamo.reset()
+    model = build(beta=1.0, use_cls_token=False)
+    arguments = {"input_ids": IDS.masked_fill(IDS == IMAGE, 9), "image_mask": torch.tensor([0, 1])}
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    got = compiled(pixel_values=both[1:], **arguments).logits
+    torch.testing.assert_close(got, model(pixel_values=both, **arguments).logits)
+    torch._dynamo.reset()
+
+
+def test_the_compiled_graph_gives_the_same_gradients(pixels):
+    torch._dynamo.reset()
+    plain = build(vision_adapter_dropout=0.0).train()
+    other = copy.deepcopy(plain)
+    plain(IDS, pixel_values=pixels, labels=IDS).loss.backward()
+    compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
+    compiled(IDS, pixel_values=pixels, labels=IDS).loss.backward()
+    for (name, a), b in zip(plain.named_parameters(), other.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None), name
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-6, msg=name)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("how", ["transformers", "torch"])
+def test_recomputed_layers_see_their_own_images_in_another_thread(pixels, how):
+    def gradients(checkpointing: bool):
+        model = build(vision_adapter_dropout=0.0).train()
+        if checkpointing and how == "transformers":
+            model.activation_checkpointing_enable()
+        elif checkpointing:
+            layer = type(model.model.language_model.layers[0])
+            apply_activation_checkpointing(model.model.language_model, check_fn=lambda m: isinstance(m, layer))
+        loss = model(IDS, pixel_values=pixels, labels=IDS, use_cache=False).loss
+        loss = loss + model(IDS[1:], labels=IDS[1:], use_cache=False).loss
+        thread = threading.Thread(target=loss.backward)
+        thread.start()
+        thread.join()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    torch.testing.assert_close(gradients(True), gradients(False))
+
+
+def test_what_is_set_for_a_part_is_set_for_its_tower(bases, pixels):
+    for model in (build(), AdemVLForConditionalGeneration.from_base_models(*bases, **SETTINGS)):
+        parts = {"vision_config": model.model.vision_tower, "text_config": model.model.language_model}
+        for name, part in parts.items():
+            assert part.config is getattr(model.config, name)
+            model.set_attn_implementation({name: "eager"})
+            assert part.config._attn_implementation == "eager"
+        model.set_attn_implementation({"vision_config": "sdpa"})
+        used = {name: part.config._attn_implementation for name, part in parts.items()}
+        assert used == {"vision_config": "sdpa", "text_config": "eager"}
+
+
+@pytest.mark.parametrize("vision", ["clip_vision_model", "siglip_vision_model"])
+def test_missing_weights_of_a_tower_start_as_the_tower_alone_does(vision):
+    wide = {**VISION, "hidden_size": 64, "num_hidden_layers": 9}
+    config = AdemVLConfig(
+        text_config={"model_type": "llama", **TEXT, "initializer_range": 0.2},
+        vision_config={"model_type": vision, **wide},
+        **SETTINGS,
+    )
+    alone = AutoModel.from_config(copy.deepcopy(config.vision_config))
+    offsets = {"model.key_offsets": torch.zeros(1, 20, 32)}
+    model = AdemVLForConditionalGeneration.from_pretrained(None, config=config, state_dict=offsets)
+    weights = {name: p for name, p in model.model.vision_tower.named_parameters() if p.ndim > 1}
+    assert len(weights) > 30
+    for name, weight in weights.items():
+        expected = alone.get_parameter(name).std().item()
+        assert weight.std().item() == pytest.approx(expected, rel=0.25), name
+    assert model.model.language_model.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.2, rel=0.1)
+
+
+def test_the_head_is_in_the_tensor_parallel_plan():
+    plan = build().tp_plan
+    assert plan["lm_head"] == "colwise_gather_output"
+    assert plan["model.language_model.layers.*.mlp.down_proj"] == "rowwise"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_shard_size": "2KB"}, {"variant": "tuned"}, {"variant": "tuned", "max_shard_size": "2KB"}]
+)
+def test_adapters_load_from_shards_and_variants(tmp_path, bases, pixels, settings):
+    model = trained(AdemVLForConditionalGeneration.from_base_models(*bases, **SETTINGS))
+    model.save_pretrained(tmp_path / "adapters", adapter_only=True, **settings)
+    files = {path.name for path in (tmp_path / "adapters").glob("*.safetensors")}
+    assert (len(files) > 1) == ("max_shard_size" in settings) and "model.safetensors" not in files
+    how = {name: value for name, value in settings.items() if name == "variant"}
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters", **how)
+    assert torch.equal(logits(loaded, pixel_values=pixels), logits(model, pixel_values=pixels))
+    with pytest.raises(OSError, match="other"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters", variant="other")
+
+
+def test_the_mask_tells_what_the_assistant_said(processor, image):
+    chat = functools.partial(
+        processor.apply_chat_template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    long, short = turns("what?", "a cat", "why?", "so it is", image=image), turns("why?", "no")
+    batch = chat([long, short])
+    for ids, mask, said in zip(batch["input_ids"], batch["assistant_masks"], ["a catso it is", "no"], strict=True):
+        assert processor.tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m]).replace(" ", "") == (
+            said.replace(" ", "")
+        )
+    cut = chat(long, processor_kwargs={"truncation": True, "max_length": 32})
+    assert len(cut["input_ids"][0]) == len(cut["assistant_masks"][0]) == 32
+    encoded = processor(text=["<image>ab c", "dog"], images=[image], return_offsets_mapping=True)
+    for index, text in enumerate(["<image>ab c", "dog"]):
+        ids, offsets = encoded["input_ids"][index], encoded["offset_mapping"][index]
+        found = [piece.strip("▁") for piece in processor.tokenizer.convert_ids_to_tokens(ids)][-4:]
+        places = zip(found, offsets[-4:], strict=True)
+        assert found == [text[start:end].strip() if piece else "" for piece, (start, end) in places]
+        assert len(ids) == len(offsets) and offsets[0] == (0, 0)
+    processor.tokenizer.padding_side = "right"
+    encoded = processor(text=["abc d", "e"], padding=True, padding_side="right", return_offsets_mapping=True)
+    assert encoded["offset_mapping"][1][-1] == (0, 0) != encoded["offset_mapping"][0][-1]
+
+
+def by_the_paper(model, ids, pixels):
+    """Logits of rows that all have an image, written down from the paper with the towers' layers as they are."""
+    config, inner = model.config, model.model
+    tower, settings = inner.vision_tower, config.vision_config
+    hidden = tower.embeddings(pixels)
+    if settings.model_type == "clip_vision_model":
+        hidden = tower.pre_layrnorm(hidden)
+    depth = config.vision_feature_layer
+    depth = depth if depth >= 0 else settings.num_hidden_layers + 1 + depth
+    for layer, adapter in zip(tower.encoder.layers[:depth], inner.vision_adapters, strict=False):
+        hidden = hidden + layer.self_attn(layer.layer_norm1(hidden), attention_mask=None)[0]
+        n = layer.layer_norm2(hidden)
+        mlp = layer.mlp.fc2(layer.mlp.activation_fn(layer.mlp.fc1(n)))
+        bottleneck = F.gelu(n @ adapter.fc1.weight.T) @ adapter.fc2.weight.T
+        hidden = hidden + mlp + config.vision_adapter_scale * bottleneck
+    hidden = tower.post_layernorm(hidden)
+    clip = settings.model_type == "clip_vision_model"
+    first, patches = (hidden[:, 0], hidden[:, 1:]) if clip else (hidden.mean(1), hidden)
+    side = settings.image_size // settings.patch_size
+    grid = patches.reshape(len(pixels), side, side, -1)
+    pooled = []
+    for size in config.pool_sizes:
+        edges = [(i * side // size, -((-(i + 1) * side) // size)) for i in range(size)]
+        pooled += [grid[:, a:b, c:d].mean((1, 2)) for a, b in edges for c, d in edges]
+    features = torch.stack(pooled, dim=1)
+
+    def project(projection, x):
+        first, second = projection.fc1, projection.fc2
+        return F.silu(x @ first.weight.T + first.bias) @ second.weight.T + second.bias
+
+    seen = config.beta * project(inner.image_projection, features)
+    keys, values = F.silu(seen + inner.key_offsets), seen + inner.value_offsets
+
+    decoder = inner.language_model
+    embeds = decoder.embed_tokens(ids.clamp(max=config.text_config.vocab_size - 1))
+    if config.use_cls_token:
+        here = (ids == config.image_token_id)[..., None]
+        embeds = torch.where(here, project(inner.class_projection, first)[:, None], embeds)
+    hidden, positions = embeds, torch.arange(ids.shape[1])[None]
+    rotary = decoder.rotary_emb(hidden, positions)
+    causal = torch.full((ids.shape[1],) * 2, float("-inf")).triu(1)[None, None]
+    for layer in decoder.layers:
+        attention = layer.self_attn(layer.input_layernorm(hidden), position_embeddings=rotary, attention_mask=causal)
+        hidden = hidden + attention[0]
+        n = layer.post_attention_layernorm(hidden)
+        scores = F.silu(n) @ keys.mT
+        drop = int(config.drop_ratio * scores.shape[-1])
+        ranks = scores.argsort(-1).argsort(-1)
+        fused = torch.where(ranks < drop, 0.0, scores) @ values
+        mlp = layer.mlp
+        hidden = hidden + mlp.down_proj(F.silu(mlp.gate_proj(n)) * mlp.up_proj(n)) + config.alpha * fused
+    return model.lm_head(decoder.norm(hidden))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vision", ["clip_vision_model", "siglip_vision_model"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {},
+        {"alpha": 0.37},
+        {"beta": 0.8},
+        {"beta": 0.8, "drop_ratio": 0.45},
+        {"beta": 0.8, "drop_ratio": 0.0},
+        {"beta": 0.8, "pool_sizes": [3, 1]},
+        {"beta": 0.8, "pool_sizes": [2, 4]},
+        {"projector_hidden_size": 5},
+        {"vision_adapter_dim": 3, "vision_adapter_scale": 0.9, "beta": 0.8},
+        {"vision_feature_layer": -1, "beta": 0.8},
+        {"vision_feature_layer": 1, "beta": 0.8},
+        {"use_cls_token": False, "beta": 0.8},
+        {"image_token_id": 40, "beta": 0.8},
+    ],
+    ids=str,
+)
+def test_every_option_is_the_papers(vision, option):
+    model = build("llama", vision, alpha=option.pop("alpha", 0.5), **{**option})
+    image_token = model.config.image_token_id
+    ids = torch.tensor([[1, 5, image_token, 7, 8], [1, image_token, 6, 7, 8]])
+    if not model.config.use_cls_token:
+        ids = ids.masked_fill(ids == image_token, 9)
+    pixels = torch.cat(images(2))
+    torch.testing.assert_close(
+        logits(model, ids, pixel_values=pixels), by_the_paper(model, ids, pixels), rtol=1e-4, atol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_bottlenecks_drop_out_in_training_only(pixels):
+    model = build(vision_adapter_dropout=1.0, beta=1.0)
+    without = build(vision_adapter_scale=0.0, beta=1.0)
+    without.load_state_dict(model.state_dict())
+    evaluated, off = (m.model.encode_images(pixels).image_embeds for m in (model, without))
+    assert not torch.allclose(evaluated, off)
+    torch.testing.assert_close(model.train().model.encode_images(pixels).image_embeds, off)

@@ -651,7 +651,9 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
             self.model._check_no_slot(input_ids[:, 0 if seen_with_cache(known) is None else known.get_seq_length() :])
         positions = None if input_ids is None else self._class_positions(input_ids)
         if positions is not None:
-            input_ids = _without_image_tokens(input_ids, positions)
+            settings = kwargs.get("generation_config") or self.generation_config
+            pad = kwargs.get("pad_token_id", settings.pad_token_id)
+            input_ids = _without_image_tokens(input_ids, positions, pad)
             kwargs["class_positions"] = positions
             if kwargs.get("streamer") is not None:
                 kwargs["streamer"] = _PromptStreamer(kwargs["streamer"], positions, self.config.image_token_id)
@@ -768,16 +770,19 @@ def _spread(values: torch.Tensor | None, rows: torch.Tensor, every_row: bool) ->
     return torch.where(rows.view(-1, *[1] * (values.ndim - 1)), spread, 0)
 
 
-def _without_image_tokens(input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """(B, T) with the image token of each row, at `positions` (B,), replaced by the token before it (or after it).
+def _without_image_tokens(input_ids: torch.Tensor, positions: torch.Tensor, pad_token_id: int | None) -> torch.Tensor:
+    """(B, T) with the image token of each row, at `positions` (B,), replaced by the token after it (or before it).
 
     What generation does with ids knows the decoder's vocabulary only, where the image token need not be; a token that
-    is there anyway is neither rarer nor likelier for being there twice.
+    is there anyway is neither rarer nor likelier for being there twice. Padding is no token.
     """
-    if input_ids.shape[1] == 1:
-        return torch.where(positions[:, None] >= 0, 0, input_ids)
-    beside = torch.where(positions > 0, positions - 1, 1)
-    return _with_tokens(input_ids, positions, input_ids.gather(1, beside[:, None]))
+    last = input_ids.shape[1] - 1
+    tokens = torch.full_like(positions, int(pad_token_id == 0))  # of a row with nothing beside its image
+    for place in (positions - 1, positions + 1):
+        beside = input_ids.gather(1, place.clamp(0, last)[:, None])[:, 0]
+        there = (place >= 0) & (place <= last)
+        tokens = torch.where(there if pad_token_id is None else there & (beside != pad_token_id), beside, tokens)
+    return _with_tokens(input_ids, positions, tokens[:, None])
 
 
 def _with_image_tokens(input_ids: torch.Tensor, positions: torch.Tensor, image_token_id: int) -> torch.Tensor:
