@@ -75,6 +75,13 @@ def what_is_missing(checkpoint: Path) -> str | None:
     training_weights = weights.pop(WEIGHTS_WITHOUT_EMA, None)
     if not weights and not any(checkpoint.glob("pytorch_model*")):
         return "no weights"
+    for index in checkpoint.glob("*.index.json"):
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return f"{index.name} is no index of weights"
+        if lacking := sorted(name for name in shards if not (checkpoint / str(name)).is_file()):
+            return f"no {lacking[0]}"
     if training_weights is None and _has_average(checkpoint.parent):
         return f"no {WEIGHTS_WITHOUT_EMA}"
     for file in checkpoint.glob("*.safetensors"):

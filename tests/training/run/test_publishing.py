@@ -56,7 +56,7 @@ def test_the_finished_model_is_published_and_nothing_else_is(hub, digits_run, tm
     [
         (["--hub_token", "hf_nobody"], PermissionError, "the Hub does not know this token"),
         ([], PermissionError, "there is no token"),
-        (["--hub_token", "hf_ab\ncd"], PermissionError, "characters in it that no token has"),
+        (["--hub_token", "hf_ab\ncd"], ValueError, "--hub_token: "),
         (["--hub_token", TOKEN, "--hub_strategy", "every_save"], ValueError, "--hub_strategy: got 'every_save'"),
     ],
 )
@@ -76,3 +76,6 @@ def test_a_repository_is_named_after_the_account_and_the_folder(hub):
     assert find_repository(None, Path("outputs/digits"), TOKEN) == "maker/digits"
     assert find_repository("net", Path("outputs/digits"), TOKEN) == "maker/net"
     assert find_repository("org/net", Path("outputs/digits"), TOKEN) == "org/net"
+    with pytest.raises(PermissionError, match="characters in it that no token has") as caught:
+        find_repository("net", Path("outputs/digits"), "hf_ab\ncd")
+    assert "hf_" not in str(caught.value)

@@ -153,6 +153,22 @@ def test_a_checkpoint_that_lost_something_is_passed_over_for_an_older_one(line_t
     assert newest_checkpoint(folder).name == "checkpoint-4"
 
 
+def test_a_checkpoint_in_shards_that_lost_one_is_passed_over(line_trainer, tmp_path):
+    make(line_trainer).train()
+    newest = tmp_path / "run" / "checkpoint-6"
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    (newest / "model.safetensors").rename(newest / shards[0])
+    shutil.copy(newest / shards[0], newest / shards[1])
+    index = newest / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}}))
+    assert what_is_missing(newest) is None
+    (newest / shards[1]).unlink()
+    assert what_is_missing(newest) == f"no {shards[1]}"
+    index.write_text("{")
+    assert what_is_missing(newest) == f"{index.name} is no index of weights"
+    assert newest_checkpoint(tmp_path / "run").name == "checkpoint-4"
+
+
 def test_a_checkpoint_with_the_state_of_another_step_is_passed_over(line_trainer, tmp_path):
     make(line_trainer).train()
     state = tmp_path / "run" / "checkpoint-6" / "trainer_state.json"
