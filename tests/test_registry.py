@@ -28,7 +28,9 @@ MAPPINGS = {
 
 @pytest.mark.parametrize("name", MAPPINGS)
 @pytest.mark.parametrize(
-    "duplicate", [copy.copy, copy.deepcopy, lambda mapping: pickle.loads(pickle.dumps(mapping))], ids=str
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda mapping: pickle.loads(pickle.dumps(mapping))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 def test_copies_of_an_auto_mapping_hold_our_classes(name, duplicate):
     mapping, key, expected = MAPPINGS[name]
