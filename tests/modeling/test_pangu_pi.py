@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -28,9 +29,11 @@ from hf_effmodels.modeling.pangu_pi.modeling_pangu_pi import (
     PanguPiForCausalLM,
     PanguPiForQuestionAnswering,
     PanguPiForSequenceClassification,
+    PanguPiForTokenClassification,
     PanguPiModel,
     series_activation,
 )
+from hf_effmodels.modeling.parameternet_moe.modeling_parameternet_moe import ParameterNetMoeForTokenClassification
 
 SMALL = {
     "vocab_size": 96,
@@ -243,3 +246,134 @@ def test_saliency_is_the_gradient_of_the_next_token():
     up, down = (model(inputs_embeds=embeddings + sign * step).logits[0, -1, 5] for sign in (1, -1))
     assert saliency.shape == (10, 64)
     assert saliency[3, 2].item() == pytest.approx(((up - down) / 2e-5).abs().item(), rel=1e-5)
+
+
+def by_the_paper(model, ids):
+    """Logits written down from the paper (and LLaMA's), reading the configuration and the weights."""
+    config, weights = model.config, model.state_dict()
+
+    def linear(name, x):
+        y = x @ weights[f"{name}.weight"].T
+        return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
+
+    def norm(name, x):
+        return x / (x.square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt() * weights[f"{name}.weight"]
+
+    def turned(x):  # (batch, heads, length, size), pairs (i, i + size / 2)
+        half = x.shape[-1] // 2
+        rates = config.rope_parameters["rope_theta"] ** -(torch.arange(half).double() / half)
+        angles = torch.arange(x.shape[-2])[:, None] * rates
+        a, b = x[..., :half], x[..., half:]
+        return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], dim=-1)
+
+    functions = {"silu": F.silu, "gelu": F.gelu, "tanh": torch.tanh, "relu": F.relu}
+    h = weights["model.embed_tokens.weight"][ids]
+    hidden, length = [h], ids.shape[1]
+    for index in range(config.num_hidden_layers):
+        name = f"model.layers.{index}"
+        z = norm(f"{name}.input_layernorm", h)
+        q, k, v = (
+            linear(f"{name}.self_attn.{x}_proj", z).unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for x in "qkv"
+        )
+        groups = config.num_attention_heads // config.num_key_value_heads
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        scores = turned(q) @ turned(k).mT / config.head_dim**0.5
+        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
+        attention = linear(f"{name}.self_attn.o_proj", (scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        seen = h if config.augmented_shortcut_input == "residual" else z
+        act = functions[config.augmented_shortcut_act]
+        for t in range(config.num_augmented_shortcuts):
+            shortcut = f"{name}.augmented_shortcuts.{t}"
+            attention = attention + linear(f"{shortcut}.up_proj", act(linear(f"{shortcut}.down_proj", seen)))
+        h = h + attention
+        z = norm(f"{name}.post_attention_layernorm", h)
+        gate = linear(f"{name}.mlp.gate_proj", z)
+        if config.series_activations:
+            scale, bias = (weights[f"{name}.mlp.act_fn.{x}"] for x in ("scale", "bias"))
+            gate = sum(
+                functions[f](a * gate + b) for f, a, b in zip(config.series_activations, scale, bias, strict=True)
+            )
+        else:
+            gate = functions[config.hidden_act](gate)
+        h = h + linear(f"{name}.mlp.down_proj", gate * linear(f"{name}.mlp.up_proj", z))
+        hidden.append(h)
+    return linear("lm_head", norm("model.norm", h)), hidden
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "option",
+    [
+        {},
+        {"series_activations": []},
+        {"series_activations": [], "hidden_act": "gelu"},
+        {"series_activations": ["tanh"]},
+        {"series_activations": ["silu", "gelu", "relu"]},
+        {"hidden_act": "tanh"},
+        {"num_augmented_shortcuts": 0},
+        {"num_augmented_shortcuts": 3},
+        {"augmented_shortcut_reduction": 5},
+        {"augmented_shortcut_reduction": 1000},
+        {"augmented_shortcut_act": "relu"},
+        {"augmented_shortcut_act": "silu", "augmented_shortcut_input": "residual"},
+        {"num_key_value_heads": None},
+        {"num_key_value_heads": 1, "head_dim": 10},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
+        {"rms_norm_eps": 0.5},
+        {"attention_bias": True},
+        {"mlp_bias": True},
+        {"tie_word_embeddings": True},
+    ],
+    ids=str,
+)
+def test_every_option_is_the_papers(option):
+    torch.manual_seed(0)
+    model = PanguPiForCausalLM(PanguPiConfig(**{**SMALL, **option})).double().eval()
+    for parameter in model.parameters():
+        parameter.add_(0.2 * torch.randn_like(parameter))
+    if option.get("tie_word_embeddings"):
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+    expected, hidden = by_the_paper(model, IDS)
+    found = model(IDS, output_hidden_states=True)
+    torch.testing.assert_close(found.hidden_states[2], hidden[2], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.logits, expected, rtol=1e-9, atol=1e-9)
+    for token in (IDS[:, :1], IDS[:1, :1]):  # the ways of few tokens
+        torch.testing.assert_close(model(token).logits, by_the_paper(model, token)[0], rtol=1e-9, atol=1e-9)
+    shortcut = next(iter(model.model.layers[0].augmented_shortcuts), None)
+    if shortcut is not None:
+        width = max(1, int(64 / option.get("augmented_shortcut_reduction", 32)))
+        assert shortcut.down_proj.weight.shape == (width, 64)
+
+
+def test_dropout_of_attention_and_classifier_acts_in_training_only():
+    torch.manual_seed(0)
+    model = PanguPiForCausalLM(PanguPiConfig(**SMALL, initializer_range=0.3, attention_dropout=0.999)).eval()
+    plain = PanguPiForCausalLM(PanguPiConfig(**SMALL, initializer_range=0.3)).eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model(IDS).logits, plain(IDS).logits)
+    with torch.no_grad():
+        for layer in plain.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+    torch.testing.assert_close(model.train()(IDS).logits[:, :1], plain(IDS).logits[:, :1])
+    for head in (PanguPiForTokenClassification, ParameterNetMoeForTokenClassification):
+        config = head.config_class(**SMALL, classifier_dropout=1.0, num_labels=3)
+        logits = head(config).train()(IDS).logits
+        assert torch.equal(logits, torch.zeros_like(logits))  # the bias starts as zero
+        assert head(config).eval()(IDS).logits.any()
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.3])
+def test_weights_start_with_the_spread_asked_for_and_the_two_modules_without_effect(spread):
+    torch.manual_seed(0)
+    model = PanguPiForCausalLM(
+        PanguPiConfig(**SMALL, initializer_range=spread, num_augmented_shortcuts=2, series_activations=["silu"] * 3)
+    )
+    for layer in model.model.layers:
+        for weight in (layer.mlp.gate_proj.weight, layer.self_attn.q_proj.weight, layer.mlp.down_proj.weight):
+            assert weight.std().item() == pytest.approx(spread, rel=0.05)
+        for shortcut in layer.augmented_shortcuts:
+            assert shortcut.down_proj.weight.std().item() == pytest.approx(spread, rel=0.25)
+            assert not shortcut.up_proj.weight.any()
+        assert layer.mlp.act_fn.scale.mean(-1).tolist() == [1, 0, 0] and not layer.mlp.act_fn.bias.any()
+    assert model.model.embed_tokens.weight.std().item() == pytest.approx(spread, rel=0.05)
+    assert not model.model.embed_tokens.weight[0].any()  # padding

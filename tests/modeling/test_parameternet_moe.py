@@ -194,3 +194,100 @@ def test_an_official_checkpoint_with_other_experts_is_refused():
 def test_bad_configurations_are_refused_by_name(fields, message):
     with pytest.raises(Exception, match=message):
         ParameterNetMoeConfig(**{**SMALL, **fields})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "option",
+    [
+        {},
+        {"num_local_experts": 1},
+        {"num_local_experts": 7},
+        {"expert_bias": False},
+        {"hidden_act": "gelu"},
+        {"mlp_bias": True},
+        {"attention_bias": True, "num_key_value_heads": 2},
+        {"rms_norm_eps": 0.5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}},
+        {"tie_word_embeddings": True},
+    ],
+    ids=str,
+)
+def test_every_option_is_a_llama_whose_down_projection_is_chosen_by_token(option):
+    """Against LLaMA itself, with the mixture written down in place of its down projection."""
+    model = build(**option).double()
+    for parameter in model.parameters():
+        parameter.add_(0.2 * torch.randn_like(parameter))
+    fields = {**SMALL, **option}
+    fields = {name: value for name, value in fields.items() if name not in ("num_local_experts", "expert_bias")}
+    llama = LlamaForCausalLM(LlamaConfig(**fields, attn_implementation="sdpa")).double().eval()
+    llama.load_state_dict(
+        {n: w for n, w in model.state_dict().items() if ".router." not in n and ".experts." not in n}, strict=False
+    )
+
+    def chosen(mlp, ours):
+        def down(u):
+            p = (u @ ours.router.weight.T).softmax(-1)
+            rows = []
+            for x, probabilities in zip(u.flatten(0, 1), p.flatten(0, 1), strict=True):
+                e = int(probabilities.argmax())
+                y = ours.experts.weight[e] @ x
+                rows.append(probabilities[e] * (y if ours.experts.bias is None else y + ours.experts.bias[e]))
+            return torch.stack(rows).unflatten(0, u.shape[:2])
+
+        mlp.down_proj = torch.nn.Identity()
+        mlp.register_forward_hook(lambda module, args, output: down(output))
+
+    for layer, ours in zip(llama.model.layers, model.model.layers, strict=True):
+        chosen(layer.mlp, ours.mlp)
+    for ids in (IDS, IDS[:1, :1]):
+        # LLaMA computes its norms and rotary tables in float32.
+        torch.testing.assert_close(model(ids).logits, llama(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_balance_loss_is_the_formula_written_down():
+    model = build(num_local_experts=3)
+    for mask_padding in (False, True):
+        model.config.mask_padding_in_balance = mask_padding
+        mask = torch.ones_like(IDS)
+        mask[0, 7:] = 0
+        outputs = model(IDS, attention_mask=mask, output_router_logits=True)
+        total = 0.0
+        for row in range(2):
+            kept = [t for t in range(10) if mask[row, t] or not mask_padding]
+            p = torch.stack([logits[row, t].softmax(-1) for logits in outputs.router_logits for t in kept])
+            share = torch.stack([(p.argmax(-1) == e).float().mean() for e in range(3)])
+            total += (share * p.mean(0)).mean() * 9
+        torch.testing.assert_close(outputs.aux_loss, total / 2)
+
+
+def test_the_configuration_asks_for_the_balance_loss_and_no_factor_leaves_it_out():
+    model = build(output_router_logits=True, router_aux_loss_coef=0.25)
+    asked, plain = model(IDS, labels=IDS), model(IDS, labels=IDS, output_router_logits=False)
+    torch.testing.assert_close(asked.loss, plain.loss + 0.25 * asked.aux_loss)
+    assert model(IDS).aux_loss is not None and plain.aux_loss is None
+    off = build(router_aux_loss_coef=0.0).train()(IDS, labels=IDS)
+    assert off.aux_loss is None and off.router_logits is None
+
+
+def test_a_step_of_several_batches_counts_the_balance_loss_once():
+    model = build(router_aux_loss_coef=0.5).train()
+    labels = IDS.clone()
+    labels[0, 4:] = -100  # 3 + 9 of 20 predicted tokens of the step are in this batch
+    got = model(IDS, labels=labels, num_items_in_batch=torch.tensor(20))
+    plain = model(IDS, labels=labels, num_items_in_batch=torch.tensor(20), output_router_logits=False)
+    torch.testing.assert_close(got.loss, plain.loss + 0.5 * got.aux_loss * 12 / 20)
+    shifted = labels.roll(-1, dims=1)
+    shifted[:, -1] = -100
+    again = model(IDS, labels=labels, shift_labels=shifted, num_items_in_batch=20)
+    torch.testing.assert_close(again.loss, got.loss)
+
+
+def test_experts_and_router_start_with_the_spread_asked_for():
+    torch.manual_seed(0)
+    model = ParameterNetMoeForCausalLM(ParameterNetMoeConfig(**{**SMALL, "initializer_range": 0.3}))
+    for layer in model.model.layers:
+        assert layer.mlp.experts.weight.std().item() == pytest.approx(0.3, rel=0.05)
+        assert layer.mlp.router.weight.std().item() == pytest.approx(0.3, rel=0.1)
+        assert not layer.mlp.experts.bias.any()
