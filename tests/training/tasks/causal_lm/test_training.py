@@ -8,7 +8,7 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from hf_effmodels.training import evaluate, main
+from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.tasks.causal_lm.throughput import flops_per_token
 
 from ...conftest import MIXTURE
@@ -110,6 +110,19 @@ def test_a_mixture_logs_its_balance_loss_and_the_load_of_its_experts(text_run, t
     for layer, load in enumerate(layers):
         assert sum(load) == pytest.approx(1, abs=1e-5)
         assert max(load) == pytest.approx(entries[-1][f"expert_load_max/layer_{layer}"], abs=1e-5)
+
+
+def test_the_speed_is_that_of_all_processes_together(text_run, tmp_path, monkeypatch):
+    text_run += ["--peak_tflops", "0.5", "--output_dir", str(tmp_path / "run")]
+    trainer = prepare("prepare_training", text_run).trainer
+    trainer._tokens, trainer._flops_per_token = 600, 1e8
+    monkeypatch.setattr(trainer.watch, "lap", lambda: 2.0)
+    # The other two processes have seen 100 and 200 tokens.
+    monkeypatch.setattr(trainer.accelerator, "reduce", lambda own, how: {"sum": own + 300}[how])
+    monkeypatch.setattr(type(trainer.args), "world_size", 3)
+    speed = trainer._speed()
+    assert speed == {"tokens_per_second": 450.0, "mfu": pytest.approx(450 * 1e8 / (3 * 0.5e12))}
+    assert trainer._speed()["tokens_per_second"] == 150.0  # counted from there on
 
 
 def test_any_decoder_of_transformers_trains_from_random_weights_and_trains_on(text_run, tmp_path):
