@@ -9,7 +9,7 @@ from hf_effmodels.compression import inherit, spread_layers
 from hf_effmodels.compression.pruning.calibration import layer_importance, read_batches
 from hf_effmodels.compression.pruning.inheritance import check_inheritance, take_layers
 from hf_effmodels.compression.pruning.masks import masked
-from hf_effmodels.compression.pruning.structures import Sizes
+from hf_effmodels.compression.pruning.structures import Axis, Sizes
 
 from ..conftest import LLAMA
 
@@ -106,9 +106,79 @@ def test_sizes_and_head_groups_are_those_asked_for(model, batches):
     assert smaller(batches[0]).logits.shape == (2, 12, 96)
     generated = smaller.generate(batches[0], max_new_tokens=3, do_sample=False)
     assert generated.shape == (2, 15)
-    # Queries may be thinned inside their groups, too.
-    thinned, _ = inherit(model, num_attention_heads=2, num_key_value_heads=2)
-    assert thinned.model.layers[0].self_attn.q_proj.weight.shape == (16, 32)
+
+
+def head_scores(attention, method: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each of four query heads and of two key/value heads, each 8 wide: summed over all they read and write."""
+    statistic = {"l1": torch.abs, "l2": torch.square}[method]
+    q, k, v, o = (statistic(getattr(attention, f"{name}_proj").weight.detach().double()) for name in "qkvo")
+    queries = q.view(4, 8, -1).sum((1, 2)) + o.view(-1, 4, 8).sum((0, 2))
+    return queries, k.view(2, 8, -1).sum((1, 2)) + v.view(2, 8, -1).sum((1, 2))
+
+
+@pytest.mark.parametrize("method", ["l1", "l2"])
+def test_the_best_query_heads_of_each_group_are_kept(model, method):
+    with torch.no_grad():
+        for number, layer in enumerate(model.model.layers):
+            layer.self_attn.q_proj.weight[8 * (number % 2) : 8 * (number % 2) + 8] *= 4  # of the first group
+    thinned, made_of = inherit(model, num_attention_heads=2, num_key_value_heads=2, method=method)
+    for number, (layer, smaller) in enumerate(zip(model.model.layers, thinned.model.layers, strict=True)):
+        queries, _ = head_scores(layer.self_attn, method)
+        kept = [int(queries[:2].argmax()), 2 + int(queries[2:].argmax())]
+        assert kept[0] == number % 2 and made_of.units[Axis("queries", number)].tolist() == kept
+        assert made_of.units[Axis("keys", number)].tolist() == [0, 1]
+        rows = torch.cat([torch.arange(8 * head, 8 * head + 8) for head in kept])
+        assert torch.equal(smaller.self_attn.q_proj.weight, layer.self_attn.q_proj.weight[rows])
+        assert torch.equal(smaller.self_attn.o_proj.weight, layer.self_attn.o_proj.weight[:, rows])
+        assert torch.equal(smaller.self_attn.k_proj.weight, layer.self_attn.k_proj.weight)
+
+
+@pytest.mark.parametrize("method", ["l1", "l2"])
+def test_groups_are_chosen_with_their_query_heads(model, method):
+    """The first group has the larger keys and values, the second the larger queries: by the sum the second stays."""
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.k_proj.weight[:8] *= 2
+            layer.self_attn.q_proj.weight[16:] *= 4
+    smaller, made_of = inherit(model, num_attention_heads=2, method=method)
+    for number, layer in enumerate(model.model.layers):
+        queries, keys = head_scores(layer.self_attn, method)
+        groups = queries.view(2, 2).sum(1) + keys
+        assert keys.argmax() == 0 and groups.argmax() == 1
+        assert made_of.units[Axis("keys", number)].tolist() == [1]
+        assert made_of.units[Axis("queries", number)].tolist() == [2, 3]
+    assert smaller.config.num_key_value_heads == 1
+
+
+@pytest.mark.parametrize("method", ["l1", "l2", "taylor"])
+def test_neurons_and_channels_are_scored_over_all_that_they_read_and_write(method, batches):
+    model = build("llama")
+    gradients = dict.fromkeys(dict(model.named_parameters()))
+    if method == "taylor":
+        for batch in batches:
+            (model(batch, labels=batch).loss / len(batches)).backward()
+        gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+        model.zero_grad(set_to_none=True)
+    _, made_of = inherit(model, intermediate_size=30, hidden_size=20, method=method, calibration=batches)
+
+    def statistic(name: str) -> torch.Tensor:
+        weight = dict(model.named_parameters())[name].detach()
+        return {"l1": weight.abs, "l2": weight.square, "taylor": lambda: (weight * gradients[name]).abs()}[method]()
+
+    channels = statistic("model.embed_tokens.weight").sum(0) + statistic("lm_head.weight").sum(0)
+    for number in range(4):
+        mlp, attention = f"model.layers.{number}.mlp.", f"model.layers.{number}.self_attn."
+        neurons = sum(statistic(f"{mlp}{name}_proj.weight").sum(1) for name in ("gate", "up"))
+        neurons = neurons + statistic(f"{mlp}down_proj.weight").sum(0)
+        expected = sorted(neurons.argsort(descending=True)[:30].tolist())
+        assert made_of.units[Axis("ffn", number)].tolist() == expected
+        channels = channels + sum(statistic(f"{mlp}{name}_proj.weight").sum(0) for name in ("gate", "up"))
+        channels = channels + sum(statistic(f"{attention}{name}_proj.weight").sum(0) for name in "qkv")
+        channels = (
+            channels + statistic(f"{mlp}down_proj.weight").sum(1) + statistic(f"{attention}o_proj.weight").sum(1)
+        )
+    expected = sorted(channels.argsort(descending=True)[:20].tolist())
+    assert made_of.units[Axis("hidden")].tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ["llama", "tied"])

@@ -51,6 +51,8 @@ def by_pipeline(
 ) -> Enlarge:
     """Enlarging by diffusion; the pipeline itself keeps its scheduler."""
     options = {"num_inference_steps": steps, "timesteps": timesteps or None, "tile_size": tile_size}
+    if tile_size is not None:
+        options["tile_overlap"] = tile_overlap(pipe, tile_size)
 
     def enlarge(low: torch.Tensor, seed: int) -> Image.Image:
         changed = {"scheduler": sampler(scheduler, pipe.scheduler)}
@@ -63,6 +65,11 @@ def by_pipeline(
         return own(low, generator=torch.Generator().manual_seed(seed), **options).images[0]
 
     return enlarge
+
+
+def tile_overlap(pipe: SamDiffSRPipeline, tile_size: int) -> int:
+    """Low-resolution pixels that tiles share: the pipeline's 16, or half of smaller tiles."""
+    return min(16, tile_size // 2 // pipe.size_unit * pipe.size_unit)
 
 
 def by_encoder(encoder: RRDBModel) -> Enlarge:

@@ -26,6 +26,7 @@ from .evaluation import (
     enlarge_and_measure,
     perceptual,
     save_images,
+    tile_overlap,
 )
 from .models import is_encoder, load_encoder_to_train, load_pipeline, load_pipeline_to_train, sampler, trained_encoder
 from .patches import PatchDataset, PatchOptions
@@ -181,7 +182,8 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:
     else:
         pipe = load_pipeline(model_args.model, model_args).to(device)
         steps = _check_sampling(args, pipe)
-        pipe.check_inputs([], None, None, args.tile_size, 16, "pil", [])
+        if args.tile_size is not None:
+            pipe.check_inputs([], None, None, args.tile_size, tile_overlap(pipe, args.tile_size), "pil", [])
         scale = pipe.unet.config.scale
         enlarge = by_pipeline(pipe, args.scheduler, args.num_inference_steps, args.tile_size, args.timesteps)
         facts |= {"scheduler": args.scheduler, "num_inference_steps": steps, "timesteps": args.timesteps}
