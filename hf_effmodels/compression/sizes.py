@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PreTrainedConfig
 
 from ..modeling.pangu_pi.configuration_pangu_pi import PanguPiConfig
@@ -198,7 +199,10 @@ def _of_width(hidden, target, vocab_size, model_type, head_dim, kv_groups, field
         "rms_norm_eps": 1e-5,
         **fields,
     }
-    one = count_parameters(CONFIGS[model_type](num_hidden_layers=1, **sizes))
+    try:
+        one = count_parameters(CONFIGS[model_type](num_hidden_layers=1, **sizes))
+    except (ValueError, StrictDataclassError):  # such as an odd head_dim, which cannot be rotated
+        return None
     layers = round((target - one.total + one.layer) / one.layer)
     if layers < 1:
         return None

@@ -1,6 +1,8 @@
 """Each step is a command; what is wrong with its input is said before anything is written."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 from hf_effmodels.cli import main
 from hf_effmodels.compression import count_parameters
 
-from .conftest import LLAMA
+from .conftest import LLAMA, word_piece
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,11 @@ def large(tmp_path_factory, byte_level_tokenizer):
     LlamaForCausalLM(LlamaConfig(**{**LLAMA, "vocab_size": 901}, **special)).save_pretrained(folder)
     byte_level_tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+#: Of a causal-lm recipe, but for its data and their number.
+RECIPE = ["--block_size", 32, "--text_unit", "line", "--per_device_train_batch_size", 8, "--num_train_epochs", 1]
+RECIPE += ["--disable_tqdm", "true"]
 
 
 def run(*argv) -> int:
@@ -74,19 +81,7 @@ def test_a_suggested_configuration_is_what_inherit_takes(large, tmp_path, capsys
 
 def test_a_recipe_is_trained_in_rounds(large, corpus, tmp_path, capsys):
     output = tmp_path / "rounds"
-    recipe = [
-        "--dataset",
-        corpus,
-        "--block_size",
-        32,
-        "--text_unit",
-        "line",
-        "--max_train_documents",
-        60,
-        "--max_eval_documents",
-        10,
-    ]
-    recipe += ["--per_device_train_batch_size", 8, "--num_train_epochs", 1, "--disable_tqdm", "true"]
+    recipe = ["--dataset", corpus, "--max_train_documents", 60, "--max_eval_documents", 10, *RECIPE]
     draw = ["--rate", 0.3, "--group-size", 2]
     assert run("train-rounds", *draw, "--output_dir", output, "--model", large, *recipe, "--json") == 0
     out = capsys.readouterr().out
@@ -104,6 +99,136 @@ def test_the_learning_rate_is_printed_as_a_recipe(capsys):
     assert json.loads(capsys.readouterr().out)["learning_rate"] == pytest.approx(5e-4)
 
 
+def test_only_what_a_step_wrote_is_replaced(large, corpus, tmp_path, capsys):
+    """A folder that merely has a config.json is somebody's; in our own what others put there stays."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    (theirs / "config.json").write_text("{}")
+    (theirs / "thesis.tex").write_text("two years of work")
+    smaller = ["inherit", "--model", large, "--layers", 2]
+    assert run(*smaller, "--output", theirs, "--overwrite") == 2
+    assert "was not written by this command" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in theirs.iterdir()} == {
+        "config.json": "{}",
+        "thesis.tex": "two years of work",
+    }
+    assert run(*smaller, "--output", ours) == 0
+    (ours / "notes").mkdir()
+    (ours / "notes" / "mine.txt").write_text("mine")
+    (ours / "model.safetensors.index.json").write_text("{}")  # of an earlier, larger model
+    assert run(*smaller, "--output", ours) == 2 and run(*smaller[:-1], 3, "--output", ours, "--overwrite") == 0
+    assert LlamaConfig.from_pretrained(ours).num_hidden_layers == 3
+    assert (ours / "notes" / "mine.txt").read_text() == "mine"
+    assert not (ours / "model.safetensors.index.json").exists()
+
+
+def test_a_shape_and_a_draw_are_not_replaced_without_a_word(large, corpus, tmp_path, capsys):
+    suggest = ["suggest-config", "--params", "0.085M", "--vocab", 901, "--head-dim", 8, "--output", tmp_path / "shape"]
+    assert run(*suggest) == 0
+    (tmp_path / "shape" / "config.json").write_text("mine")
+    assert run(*suggest) == 2 and (tmp_path / "shape" / "config.json").read_text() == "mine"
+    assert "--output" in capsys.readouterr().err
+    assert run(*suggest, "--overwrite") == 0 and LlamaConfig.from_pretrained(tmp_path / "shape").vocab_size == 901
+    (drawn := tmp_path / "drawn.json").write_text("mine")
+    select = ["select-rounds", "--model", large, "--dataset", corpus, "--output", drawn, *RECIPE]
+    assert run(*select) == 2 and drawn.read_text() == "mine"
+    assert "drawn.json exists" in capsys.readouterr().err
+    assert run(*select, "--overwrite") == 0 and json.loads(drawn.read_text())["samples"] > 100
+
+
+def test_results_of_another_corpus_recipe_or_tokenizer_are_not_taken_for_these(large, corpus, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    # As many tokens: the lines begin elsewhere.
+    lines = Path(corpus).read_text(encoding="utf-8").splitlines()[:60]
+    (same := tmp_path / "same.txt").write_text("\n".join(lines), encoding="utf-8")
+    other.write_text("\n".join(lines[::-1]), encoding="utf-8")
+    select = ["select-rounds", "--model", large, "--output", tmp_path / "drawn.json", "--overwrite", *RECIPE]
+    whole = ["--eval_dataset", same]
+    assert run(*select, *whole, "--dataset", same) == 0
+    assert run(*select, *whole, "--dataset", other) == 2
+    assert "is of another model, data set or batch_size" in capsys.readouterr().err
+
+    train = ["train-rounds", "--model", large, "--output_dir", tmp_path / "rounds", "--rate", 0.3, *RECIPE, *whole]
+    assert run(*train, "--dataset", same, "--json") == 0
+    out = capsys.readouterr().out
+    first = json.loads(out[out.index("[\n") :])
+    for changed, message in (
+        (["--dataset", same, "--learning_rate", 0.5], "learning_rate"),
+        (["--dataset", other], "dataset"),
+    ):
+        assert run(*train, *changed) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    same.write_text(other.read_text(encoding="utf-8"), encoding="utf-8")  # the file is another, its name is not
+    assert run(*train, "--dataset", same) == 2 and "other data" in capsys.readouterr().err
+    same.write_text("\n".join(lines), encoding="utf-8")
+    assert run(*train, "--dataset", same, "--json") == 0
+    out = capsys.readouterr().out
+    assert json.loads(out[out.index("[\n") :]) == first
+
+    compress = ["compress-tokenizer", "--tokenizer", large, "--vocab-size", 400, "--output", tmp_path / "compressed"]
+    word_piece().save_pretrained(tmp_path / "word_piece")
+    other = ["--tokenizer", tmp_path / "word_piece", "--dataset", same, "--output", tmp_path / "others"]
+    assert run("compress-tokenizer", "--vocab-size", 500, *other) == 0
+    assert run(*compress, "--counts", tmp_path / "others" / "token_counts.json") == 2
+    assert "token_counts.json is of another tokenizer" in capsys.readouterr().err
+
+
+#: Wrong values by step: options that are right but for the last.
+WRONG = {
+    "compress-tokenizer --tokenizer {large} --dataset {corpus} --output {output}": [
+        *("--vocab-size 0", "--vocab-size -5", "--vocab-size 1e3", "--vocab-size x", "--vocab-size 902"),
+        *("--coverage 0", "--coverage nan", "--coverage inf", "--coverage 2", "--vocab-size 500 --coverage 0.5"),
+        *("--vocab-size 500 --keep nothing", "--vocab-size 500 --num-proc 0", "--vocab-size 500 --max-documents 0"),
+        *("--vocab-size 500 --text-column nope", "--vocab-size 500 --split nope", "--vocab-size 500 --strategy none"),
+        *("--vocab-size 500 --model {here}/none", "--vocab-size 500 --model {here}/gpt2", "--vocab-size"),
+        *("--vocab-size 500 --state-file {here}/gpt2", "--vocab-size 500 --counts {here}/gpt2/config.json"),
+        *("--vocab-size 500 --model {here}/cut", "--vocab-size 500 --model {here}/fewer", "--vocab-size 500 --nope"),
+        *("--vocab-size 500 --tokenizer {here}/gaps", "--vocab-size 500 --tokenizer {here}/listed"),
+    ],
+    "suggest-config --vocab 1k --params": [
+        *("inf", "nan", "-1e6", "0", "1e400", "1e30", "5", "x", "M", "1TB", "1M --vocab inf", "1M --vocab 0"),
+        *("1M --max-layers 0", "1M --head-dim 0", "1M --head-dim 7", "1M --head-dim 100000", "1M --kv-groups 0"),
+        *("1M --kv-groups 100000", "1M --model-type gpt2", "1M --model-type pangu_pi --head-dim 3", ""),
+        *("1M --output {corpus}", "1M --output {large}"),
+    ],
+    "inherit --model {large} --output {output}": [
+        *("--layers 0", "--layers -1", "--layers 9", "--layers x", "--layers 1.5", "--hidden-size 0"),
+        *("--hidden-size 33", "--hidden-size 31", "--hidden-size 30 --heads 4", "--heads 5", "--heads 3"),
+        *("--heads 3 --key-value-heads 2", "--heads 4 --key-value-heads 3", "--key-value-heads 4"),
+        *("--select-layers 0,0", "--select-layers ,", "--select-layers 0,99", "--select-layers -1"),
+        *("--select-layers 0,1 --layers 3", "--method none", "--method learned --mask-steps 0 --dataset {corpus}"),
+        *("--method l1 --seed -1", "--like {here}/none", "--like {here}/gpt2", "--model {here}/cut"),
+        *("--model {here}/fewer", "--model {here}/listed", "--output {corpus}", "--output {large} --overwrite"),
+        "--method taylor --dataset {corpus} --block-size 1 --hidden-size 16 --heads 2",
+        "--method taylor --dataset {corpus} --block-size 100000000 --hidden-size 16 --heads 2",
+        "--method taylor --dataset {corpus} --batch-size 0",
+    ],
+    "select-rounds --model {large} --dataset {corpus} --output {output}.json": [
+        *("--rate 0", "--rate 1e-9", "--rate nan", "--rate inf", "--rate x", "--temperature 0", "--temperature nan"),
+        *("--temperature 1e-320", "--group-size 0", "--group-size 1000000", "--loss-batch-size 0", "--draw-seed -1"),
+        *("--draw-seed 99999999999", "--streaming true --max_steps 3", "--nope 3", "--block_size 1"),
+    ],
+    "train-rounds --model {large} --dataset {corpus} --output_dir {output}": [
+        *("--rounds 0", "--rounds x", "--rate 1e-9", "--next-config {here}/none.yaml", "--group-size 1000000"),
+    ],
+    "scale-lr --new-batch-tokens": [
+        *("inf", "0", "-1", "x", "", "1k --learning-rate 1e-3", "1k --batch-tokens 1k", "1k --exponent nan"),
+        *("1k --learning-rate nan --batch-tokens 1k", "1k --learning-rate -1 --batch-tokens 1k", "1k --exponent 2"),
+    ],
+    "": ["", "nothing", "--json"],
+}
+
+
+@pytest.mark.parametrize("step", WRONG, ids=lambda step: step.partition(" ")[0] or "none")
+def test_no_wrong_value_ends_in_a_traceback_or_leaves_anything(step, wrong, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    for values in WRONG[step]:
+        assert run(*f"{step} {values}".format(**wrong).split()) == 2, values
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message.startswith("hf-effmodels: error: ") and len(message) > 30, values
+        assert sorted(tmp_path.rglob("*")) == before, values
+
+
 @pytest.fixture
 def wrong(large, corpus, tmp_path):
     """Values for the wrong command lines below."""
@@ -113,13 +238,24 @@ def wrong(large, corpus, tmp_path):
     LlamaConfig(**LLAMA).save_pretrained(tmp_path / "other")
     LlamaConfig(**LLAMA).save_pretrained(tmp_path / "mismatched")
     AutoTokenizer.from_pretrained(large).save_pretrained(tmp_path / "mismatched")
+    for name in ("cut", "fewer", "listed", "gaps"):
+        shutil.copytree(large, tmp_path / name)
+    weights = (tmp_path / "cut" / "model.safetensors").read_bytes()
+    (tmp_path / "cut" / "model.safetensors").write_bytes(weights[:500])
+    config = json.loads((tmp_path / "fewer" / "config.json").read_text())
+    (tmp_path / "fewer" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6}))
+    content = json.loads((tmp_path / "listed" / "tokenizer.json").read_text())
+    (tmp_path / "listed" / "tokenizer.json").write_text("[]")
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = {piece: n if n < 500 else n + 50 for piece, n in vocabulary.items()}
+    (tmp_path / "gaps" / "tokenizer.json").write_text(json.dumps(content))
     return {"large": large, "corpus": corpus, "here": str(tmp_path), "output": str(tmp_path / "output")}
 
 
 @pytest.mark.parametrize(
     "command, message",
     [
-        ("compress-tokenizer --tokenizer {large} --vocab-size 200 --dataset {corpus}", "vocab_size: got 200"),
+        ("compress-tokenizer --tokenizer {large} --vocab-size 200 --dataset {corpus}", "--vocab-size: got 200"),
         ("compress-tokenizer --tokenizer {large} --dataset {corpus}", "exactly one"),
         ("compress-tokenizer --tokenizer {large} --vocab-size 400", "--dataset is missing"),
         ("compress-tokenizer --tokenizer {large} --vocab-size 400 --dataset {here}/empty.txt", "empty"),
@@ -131,11 +267,11 @@ def wrong(large, corpus, tmp_path):
         ("inherit --model {here}/gpt2 --hidden-size 8", "architecture 'gpt2'"),
         ("inherit --model {here}/mismatched --hidden-size 8", "96 tokens, the tokenizer's 901"),
         ("inherit --model {here}/other --method l1 --rescale-norms --dataset {corpus}", "has no tokenizer"),
-        ("inherit --model {large} --hidden-size 64", "hidden_size: got 64"),
+        ("inherit --model {large} --hidden-size 64", "--hidden-size: got 64"),
         ("inherit --model {large} --method taylor", "--dataset is missing"),
         ("inherit --model {large} --like {here}/other", "--like: it has 96 tokens"),
-        ("select-rounds --model {large} --rate 2 --dataset {corpus}", "rate: got 2.0"),
-        ("train-rounds --rounds 0 --model {large} --dataset {corpus}", "rounds: got 0"),
+        ("select-rounds --model {large} --rate 2 --dataset {corpus}", "--rate: got 2.0"),
+        ("train-rounds --rounds 0 --model {large} --dataset {corpus}", "--rounds: got 0"),
     ],
 )
 def test_wrong_input_ends_in_one_line(command, message, wrong, capsys, tmp_path):

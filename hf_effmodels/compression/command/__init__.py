@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from ...training import set_up_logging
 from . import inheritance, learning_rate, rounds, shapes, tokenizers
+from .words import in_words_of_the_command
 
 STEPS = (tokenizers, shapes, inheritance, rounds, learning_rate)
 
@@ -26,7 +27,10 @@ def main(argv: Sequence[str]) -> None:
     if rest and not arguments.takes_recipe:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     set_up_logging()
-    result = arguments.run(arguments, rest) if arguments.takes_recipe else arguments.run(arguments)
+    try:
+        result = arguments.run(arguments, rest) if arguments.takes_recipe else arguments.run(arguments)
+    except ValueError as error:
+        raise ValueError(in_words_of_the_command(str(error), vars(arguments))) from error
     text = json.dumps(result, indent=2) if arguments.json else arguments.show(result)
     if text and os.environ.get("RANK", "0") == "0":
         sys.stdout.write(text + "\n")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 from .corpus import add_corpus, find_texts
 from .models import load_config, load_model, reading
@@ -86,7 +87,7 @@ def _layer_numbers(text: str) -> str | list[int]:
 
 
 def _tokenizer_of(model: str, config, is_needed: bool):
-    """The tokenizer beside a model; None where there is none and nothing needs it."""
+    """The tokenizer beside a model; None where there is none and nothing needs it. A damaged one is an error."""
     from transformers import AutoTokenizer
 
     from ..tokenizers.embedding_compression import check_vocabulary_size
@@ -96,7 +97,7 @@ def _tokenizer_of(model: str, config, is_needed: bool):
         with reading("--model", model):
             tokenizer = AutoTokenizer.from_pretrained(model)
     except OSError as error:
-        if is_needed:
+        if is_needed or any(Path(model).glob("tokenizer*")):
             raise OSError(f"--model: {model!r} has no tokenizer that can be read. {error}") from error
         return None
     check_vocabulary_size(config, Vocabulary(tokenizer).size)

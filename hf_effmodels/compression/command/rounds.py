@@ -36,6 +36,7 @@ def _add_draw(sub: argparse.ArgumentParser) -> None:
 
 def _select_rounds(arguments, recipe: list[str]) -> dict:
     from ...training.data.fingerprints import fingerprint
+    from ...training.run.rounds.resampling import number_of_groups
     from ...training.run.rounds.rounds import check_rounds, write_drawn
     from ...training.run.rounds.sample_losses import compute_losses
 
@@ -47,6 +48,7 @@ def _select_rounds(arguments, recipe: list[str]) -> dict:
         raise ValueError(f"--output: {file} exists; choose another file, or replace it with --overwrite.")
     with tempfile.TemporaryDirectory() as folder:
         trainer = _prepared([*recipe, "--model", arguments.model], Path(folder) / "run").trainer
+    number_of_groups(len(trainer.train_dataset), arguments.rate, arguments.group_size)
     losses = compute_losses(
         trainer.model,
         trainer.train_dataset,

@@ -46,10 +46,11 @@ def _compress_tokenizer(arguments) -> dict:
     vocabulary = Vocabulary(tokenizer)
     check_size(vocabulary, arguments.vocab_size, arguments.coverage)
     vocabulary.always_kept(arguments.keep)
-    config = None
+    model = config = None
     if arguments.model is not None:
         config = load_config(arguments.model)
         check_vocabulary_size(config, vocabulary.size)
+        model = load_model(arguments.model)
     state = Path(arguments.state_file or output.with_name(output.name + ".counts.json"))
     counts, held_out = _count(arguments, tokenizer, state)
     compressed, id_map = compress_tokenizer(
@@ -57,8 +58,8 @@ def _compress_tokenizer(arguments) -> dict:
     )
     report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
     with writing(output) as folder:
-        if arguments.model is not None:
-            compress_embeddings(load_model(arguments.model), id_map).save_pretrained(folder)
+        if model is not None:
+            compress_embeddings(model, id_map).save_pretrained(folder)
         compressed.save_pretrained(folder)
         if sentencepiece is not None:
             sentencepiece.save_compressed(arguments.tokenizer, id_map, folder / "tokenizer.model")

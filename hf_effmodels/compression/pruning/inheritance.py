@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...modeling.decoders.llama_layout import build_like
@@ -167,7 +168,7 @@ def check_inheritance(
         )
     hidden = given.get("hidden_size", source.hidden_size)
     reduction = getattr(config, "augmented_shortcut_reduction", None)
-    return Sizes(
+    target = Sizes(
         given.get("num_hidden_layers", source.num_hidden_layers),
         hidden,
         given.get("intermediate_size", source.intermediate_size),
@@ -176,6 +177,17 @@ def check_inheritance(
         0 if reduction is None else max(1, hidden // reduction),
         source.head_dim,
     )
+    fields = {name: getattr(target, name) for name in SIZES} | {"head_dim": target.head_dim}
+    try:
+        type(config).from_dict(config.to_dict() | fields)
+    except (ValueError, StrictDataclassError) as error:  # what the architecture itself does not accept
+        sizes = ", ".join(f"{name} {getattr(target, name)}" for name in SIZES)
+        raise ValueError(f"model: {config.model_type} does not accept {sizes}: {_first_reason(error)}") from error
+    return target
+
+
+def _first_reason(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _keys_for(heads: int, source: Sizes) -> int:

@@ -3,10 +3,12 @@
 import copy
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .dataset_remapping import expansions
@@ -114,12 +116,28 @@ def measure_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple
         encoded = [text.ids for text in backend.encode_batch_fast(texts, add_special_tokens=False)]
         tokens = sum(map(len, encoded))
         return tokens, sum(ids.count(unknown) for ids in encoded) / max(1, tokens)
-    tokens = left_out = 0
-    for text, encoding in zip(texts, backend.encode_batch(texts, add_special_tokens=False), strict=True):
-        written = {place for start, end in encoding.offsets for place in range(start, end)}
-        left_out += sum(place not in written and not character.isspace() for place, character in enumerate(text))
-        tokens += len(encoding.ids)
+    tokens = sum(len(text.ids) for text in backend.encode_batch_fast(texts, add_special_tokens=False))
+    left_out = sum(_left_out(backend, word) * times for word, times in _words(backend, texts).items())
     return tokens + left_out, left_out / max(1, tokens + left_out)
+
+
+def _words(backend: Tokenizer, texts: list[str]) -> Counter[str]:
+    """What the model is given, as often as it is."""
+    words = Counter()
+    for text in texts:
+        text = text if backend.normalizer is None else backend.normalizer.normalize_str(text)
+        parts = [(text, None)] if backend.pre_tokenizer is None else backend.pre_tokenizer.pre_tokenize_str(text)
+        words.update(word for word, _ in parts)
+    return words
+
+
+def _left_out(backend: Tokenizer, word: str) -> int:
+    """How many characters of a word are in none of its tokens, white space aside."""
+    model = backend.model
+    marks = (model.continuing_subword_prefix or "", model.end_of_word_suffix or "")
+    pieces = (token.value.removeprefix(marks[0]).removesuffix(marks[1]) for token in model.tokenize(word))
+    written = Counter(character for piece in pieces for character in piece)
+    return sum((Counter(word) - written)[character] for character in set(word) if not character.isspace())
 
 
 def _of_counts(tokenizer, compressed, id_map: IdMap, counts: TokenCounts) -> tuple[tuple[int, float], ...]:

@@ -134,6 +134,12 @@ class Vocabulary:
         self.added = {token["content"]: token["id"] for token in self.content["added_tokens"]}
         self.ids = {**own, **self.added}
         self.pieces = {number: piece for piece, number in self.ids.items()}
+        if len(self.pieces) < len(self.ids):
+            piece, number = next((p, n) for p, n in self.ids.items() if self.pieces[n] != p)
+            raise ValueError(
+                f"tokenizer: its id {number} stands for two tokens, {piece!r} and {self.pieces[number]!r}; accepted "
+                "are vocabularies without gaps before added tokens."
+            )
         self.size = max(self.pieces) + 1
         self.prefix = model.get("continuing_subword_prefix") or ""
         self.merges = None

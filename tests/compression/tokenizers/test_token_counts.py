@@ -68,6 +68,8 @@ def test_the_state_of_another_tokenizer_is_refused(byte_level_tokenizer, lines, 
     count_tokens(byte_level_tokenizer, lines[:5], state_file=state, progress=False)
     with pytest.raises(ValueError, match="another max_samples"):
         count_tokens(byte_level_tokenizer, lines, state_file=state, max_samples=3, progress=False)
+    with pytest.raises(ValueError, match="another dataset"):
+        count_tokens(byte_level_tokenizer, lines[5:10], state_file=state, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
+from tokenizers import Tokenizer, models, normalizers
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from hf_effmodels.compression import (
     SentencePieceBPE,
@@ -20,7 +28,7 @@ from hf_effmodels.compression import (
 )
 from hf_effmodels.compression.tokenizers.sentencepiece_bpe import BYTE, CONTROL, NORMAL, UNKNOWN
 
-from ..conftest import byte_fallback
+from ..conftest import LINES, byte_fallback
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +82,58 @@ def test_kept_pieces_stay_reachable_and_every_text_can_be_written(byte_level_tok
         assert [token.value for token in model.tokenize(piece)] == [piece]
 
 
+def test_unknown_tokens_are_counted_before_and_after_and_warned_of(tokenizer, counts, held_out, caplog):
+    """Fewer tokens per word are no gain where whole words become one unknown token each."""
+    unknown = tokenizer.unk_token_id
+    for coverage in (0.8, 0.6):
+        caplog.clear()
+        compressed, id_map = compress_tokenizer(tokenizer, counts, coverage=coverage)
+        report = compression_report(tokenizer, compressed, id_map, counts, held_out)
+        shares = []
+        for each in (tokenizer, compressed):
+            ids = [number for text in held_out for number in each(text, add_special_tokens=False).input_ids]
+            shares.append(0 if unknown is None else np.mean(np.array(ids) == each.unk_token_id))
+        assert [report.unknown_before, report.unknown_after] == pytest.approx(shares)
+        on_counts = compression_report(tokenizer, compressed, id_map, counts)
+        spelt = remap_dataset(
+            datasets.Dataset.from_dict({"input_ids": tokenizer(LINES, add_special_tokens=False).input_ids}),
+            id_map,
+            tokenizer,
+            compressed,
+        )
+        ids = np.concatenate([np.asarray(line, int) for line in spelt["input_ids"]])
+        expected = 0 if unknown is None else np.mean(ids == compressed.unk_token_id)
+        assert on_counts.unknown_after == pytest.approx(expected)
+        assert on_counts.tokens_per_word_after == pytest.approx(len(ids) / sum(len(line.split()) for line in LINES))
+        grows = tokenizer.backend_tokenizer.model.__class__.__name__ in ("WordPiece", "Unigram")
+        assert grows == ("unknown tokens: " in caplog.text) and grows == (report.unknown_after > 0.005)
+    assert not grows or report.unknown_after > 0.05
+
+
+def test_characters_that_a_model_without_an_unknown_token_leaves_out_count_as_unknown(caplog):
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "c": 3}, [("a", "b")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    compressed, id_map = compress_tokenizer(tokenizer, {0: 5, 1: 5, 2: 9, 3: 1}, 3)
+    report = compression_report(tokenizer, compressed, id_map, TokenCounts(np.array([5, 5, 9, 1])), ["abc ab ca"])
+    assert (report.unknown_before, report.unknown_after) == (0, pytest.approx(2 / 5))  # ab c ab c a -> ab - ab - a
+    assert "unknown tokens: 0.00 % of the text's before, 40.00 % after" in caplog.text
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_whole_model(byte_level_tokenizer, lines, tied):
+    sizes = {"vocab_size": 901, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24}
+    config = LlamaConfig(**sizes, num_attention_heads=2, bos_token_id=0, eos_token_id=1, tie_word_embeddings=tied)
+    counts = count_tokens(byte_level_tokenizer, lines, progress=False)
+    compressed, id_map = compress_tokenizer(byte_level_tokenizer, counts, 400)
+    report = compression_report(byte_level_tokenizer, compressed, id_map, counts, config=config)
+    model = LlamaForCausalLM(config)
+    assert report.parameters_before == model.num_parameters()
+    assert report.embedding_parameters_before == 901 * 16 * (1 if tied else 2)
+    compress_embeddings(model, id_map)
+    assert report.parameters_after == model.num_parameters()
+    assert report.embedding_parameters_after == 400 * 16 * (1 if tied else 2)
+
+
 def test_coverage_stops_at_the_first_piece_that_reaches_it(tokenizer, counts):
     compressed, id_map = compress_tokenizer(tokenizer, counts, coverage=0.9)
     covered = counts.counts[list(id_map.kept)].sum() / counts.total
@@ -107,6 +167,22 @@ def test_a_size_below_the_byte_alphabet_is_refused(byte_level_tokenizer):
 def test_wrong_input_is_named(byte_level_tokenizer, counts, options, message):
     with pytest.raises(ValueError, match=message):
         compress_tokenizer(byte_level_tokenizer, counts, **options)
+
+
+def test_counts_of_another_tokenizer_are_refused(tokenizer, counts, lines, tmp_path):
+    counts.save(tmp_path / "counts.json")
+    known = TokenCounts.load(tmp_path / "counts.json")
+    assert compress_tokenizer(tokenizer, known, 500)[1] == compress_tokenizer(tokenizer, counts, 500)[1]
+    tokenizer(["a"], truncation=True, max_length=3)  # sets the backend, changes no token
+    assert compress_tokenizer(tokenizer, known, 500)[1] == compress_tokenizer(tokenizer, counts, 500)[1]
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normalizers.Lowercase()
+    other = PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map)
+    with pytest.raises(ValueError, match="counts: they are of another tokenizer"):
+        compress_tokenizer(other, known, 500)
+    others = count_tokens(other, lines, progress=False)
+    with pytest.raises(ValueError, match="counts: they are of different tokenizers"):
+        known.add(others)
 
 
 def test_the_published_rule_breaks_ties_in_the_order_first_seen():

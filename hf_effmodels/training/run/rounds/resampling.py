@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
+#: Below it the differences of losses over the temperature are beyond floating point.
+LEAST_TEMPERATURE = 1e-6
+
 
 def loss_probabilities(losses: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """p_i = exp(l_i / T) / Σ_j exp(l_j / T), (n,) float64.
@@ -49,9 +52,7 @@ def draw_by_loss(
     sizes = np.diff(np.append(starts, losses.size))
     grouped = losses if group_size == 1 or not losses.size else np.add.reduceat(losses, starts) / sizes
     loss_probabilities(grouped, temperature)  # raises for what has none
-    count = int(grouped.size * rate + 1e-9)  # 0.58 · 50 is 29, and 28.999… in floating point
-    if count < 1:
-        raise ValueError(f"rate: got {rate}, which draws none of {grouped.size} groups of {group_size} samples.")
+    count = number_of_groups(losses.size, rate, group_size)
     uniform = np.random.RandomState(seed).random_sample(grouped.size)
     # log p but for a constant; of p itself, which may be 0 at low temperatures, there would be ties.
     with np.errstate(divide="ignore"):
@@ -60,12 +61,25 @@ def draw_by_loss(
     return np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in drawn]).astype(np.int64)
 
 
+def number_of_groups(samples: int, rate: float, group_size: int = 1) -> int:
+    """How many groups of successive samples are drawn.
+
+    Raises:
+        ValueError: none.
+    """
+    groups = -(-samples // group_size)
+    count = int(groups * rate + 1e-9)  # 0.58 · 50 is 29, and 28.999… in floating point
+    if count < 1:
+        raise ValueError(f"rate: got {rate}, which draws none of {groups} groups of {group_size} samples.")
+    return count
+
+
 def check_draw(rate: float, seed: int, temperature: float, group_size: int) -> None:
     """Raises ValueError for numbers out of range."""
     if not 0 < rate <= 1:
         raise ValueError(f"rate: got {rate}, accepted are shares above 0 and up to 1.")
-    if not temperature > 0:
-        raise ValueError(f"temperature: got {temperature}, accepted are numbers above 0.")
+    if not temperature >= LEAST_TEMPERATURE:
+        raise ValueError(f"temperature: got {temperature}, accepted are numbers from {LEAST_TEMPERATURE}.")
     if group_size < 1:
         raise ValueError(f"group_size: got {group_size}, accepted are whole numbers from 1.")
     if not 0 <= seed < 2**32:

@@ -6,6 +6,7 @@
     output/round-2/...       goes on from round 1's model, on the drawn samples
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from ...._files import write_json
 from ...data.fingerprints import fingerprint
 from ..output_folder import changes, newest_checkpoint
 from ..run import Run
-from .resampling import DrawnDataset, check_draw, draw_by_loss, loss_probabilities
+from .resampling import DrawnDataset, check_draw, draw_by_loss, loss_probabilities, number_of_groups
 from .sample_losses import compute_losses
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def train_rounds(
         is_run = isinstance(made, Run)
         trainer, train = (made.trainer, made.train) if is_run else (made, partial(_train, made, folder))
         whole = trainer.train_dataset
+        if not is_last:  # none to draw is to be said before the round, not after it
+            _check_drawable(len(whole), rate, group_size, (folder, output))
         recipe, data = _recipe(made, number), fingerprint(whole)
         if done is not None:
             _check_same(folder, done, recipe, data)
@@ -139,6 +142,16 @@ def _check_same(folder: Path, done: dict, recipe: dict, data: str) -> None:
         )
     if done.get("data") != data:
         raise ValueError(f"output_dir: {folder} is a round that was trained on other data; choose another folder.")
+
+
+def _check_drawable(samples: int, rate: float, group_size: int, folders: tuple[Path, ...]) -> None:
+    try:
+        number_of_groups(samples, rate, group_size)
+    except ValueError:
+        with contextlib.suppress(OSError):  # a trainer has made them, and nothing else may be in them
+            for folder in folders:
+                folder.rmdir()
+        raise
 
 
 def check_rounds(rounds: int, rate: float, temperature: float, group_size: int, seed: int = 0) -> None:
