@@ -62,8 +62,6 @@ def in_channels(image: "Image.Image", num_channels: int) -> "Image.Image":
     mode = MODES[num_channels]
     if image.mode == mode:
         return image
-    if image.mode == "P" and "transparency" not in image.info and mode in ("LA", "RGBA"):
-        image = image.convert("RGB")
     try:
         return image.convert(mode)
     except ValueError as error:

@@ -37,6 +37,21 @@ def test_sixteen_bits_are_scaled_and_not_clipped(source):
     assert len(np.unique(read)) == 54
 
 
+def test_the_bytes_count_where_there_are_some_and_the_path_is_just_a_name():
+    assert np.array_equal(read_image(as_file(RGB, "PNG") | {"path": "7.png"}), RGB)
+
+
+def test_a_palette_has_its_colours_with_and_without_transparency():
+    palette = RGB.quantize(8)
+    colours = np.asarray(palette.convert("RGB"))
+    for channels, mode in ((2, "LA"), (3, "RGB"), (4, "RGBA")):
+        read = np.asarray(read_image(as_file(palette, "PNG"), channels))
+        assert np.array_equal(read, np.asarray(palette.convert("RGB").convert(mode)))
+    clear = np.asarray(read_image(as_file(palette, "PNG", transparency=int(np.asarray(palette)[0, 0])), 4))
+    assert np.array_equal(clear[..., 3] == 0, np.asarray(palette) == np.asarray(palette)[0, 0])
+    assert np.array_equal(clear[..., :3], colours)
+
+
 def test_exif_rotation_is_applied_once():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held on its side: rotate clockwise
@@ -107,11 +122,12 @@ def test_a_parser_that_stumbles_over_a_broken_file_is_no_traceback(monkeypatch):
 def photograph(kind):
     """A file of a kind that PIL alone, or a careless reader, gets wrong."""
     exif = Image.Exif()
-    exif[0x0112] = int(kind[-1]) if kind.startswith("rotated") else 1
+    exif[0x0112] = int(kind[8]) if kind.startswith("rotated") else 1
     deep = np.linspace(0, 65535, 54).round().astype(np.uint16).reshape(6, 9)
     image = {
         "grey": RGB.convert("L"),
         "16 bits": Image.fromarray(deep),
+        "rotated 6, 16 bits": Image.fromarray(deep),
         "32 bits": Image.fromarray(deep.astype(np.int32)),
         "palette": RGB.convert("P"),
         "one bit": RGB.convert("1"),
@@ -132,7 +148,8 @@ def adem_processor():
     return AdemVLProcessor(CLIPImageProcessorPil(**plain), train_tokenizer(["a b"], 258))
 
 
-KINDS = ["grey", "16 bits", "32 bits", "palette", "one bit", "CMYK", "opaque", *(f"rotated {n}" for n in range(2, 9))]
+KINDS = ["grey", "16 bits", "32 bits", "palette", "one bit", "CMYK", "opaque", "rotated 6, 16 bits"]
+KINDS += [f"rotated {n}" for n in range(2, 9)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

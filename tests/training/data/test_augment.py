@@ -80,7 +80,8 @@ def test_several_rectangles_share_the_area_of_one():
         counts.append(label(erased)[1])  # those that touch count as one
         shares.append(erased.mean())
         places |= erased
-    assert max(counts) == 4 and min(counts) == 1 and min(counts.count(n) for n in (1, 2, 3, 4)) >= 20
+    assert max(counts) == 4 and min(counts) == 1 and min(counts.count(n) for n in (1, 2, 3, 4)) >= 15
+    assert 75 < counts.count(1) < 140  # a quarter, and those that overlap
     # Together at most 33 per cent, and of four rectangles hardly ever near it.
     assert max(shares) < 0.34 and abs(np.mean(shares) - (0.02 + 1 / 3) / 2) < 0.02
     assert places.mean() > 0.99 and places[:5].any() and places[-5:].any() and places[:, -5:].any()

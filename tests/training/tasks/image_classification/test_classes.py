@@ -69,6 +69,8 @@ def test_what_names_no_class():
 def test_a_mapping_gives_classes_other_names_and_joins_them():
     names, table = mapped_names(["tabby", "dog", "siamese"], {"tabby": "cat", "siamese": "cat"}, "x/train", True)
     assert names == ["cat", "dog"] and table.tolist() == [0, 1, 0]
+    names, table = mapped_names(["ant", "bee"], {"ant": "wasp"}, "x/train", True)
+    assert names == ["wasp", "bee"] and table.tolist() == [0, 1]
     assert mapped_names(["0", "1"], {1: 5}, "x/train", True)[0] == ["0", "5"]
     with pytest.raises(ValueError, match="--label_mapping: x/train has no class 'taby'; nearest: tabby"):
         mapped_names(["tabby", "dog"], {"taby": "cat"}, "x/train", True)
@@ -191,3 +193,15 @@ def test_labels_that_are_no_classes_are_refused(labels, message, convnext_folder
     arguments += ["--data_files", file, "--cache_dir", str(tmp_path / "cache"), "--eval_split", "train"]
     with pytest.raises(ValueError, match=message):
         prepare("prepare_training", [*arguments, "--output_dir", str(tmp_path / "run")])
+
+
+def test_numbers_may_miss_some_classes_and_a_mapping_must_leave_two(convnext_folder, tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", [0, 1, 11, 14, 15, 3, 4, 5], names=None)
+    arguments = ["--model", str(convnext_folder), "--ignore_mismatched_sizes", "true", "--dataset", "parquet"]
+    arguments += ["--data_files", file, "--cache_dir", str(tmp_path / "cache"), "--eval_split", "train"]
+    arguments += ["--output_dir", str(tmp_path / "run"), "--max_train_samples", "3"]
+    # The number of classes is of all labels, whatever is used of them.
+    assert prepare("prepare_training", arguments).trainer.model.config.num_labels == 16
+    mapping = "{" + ", ".join(f"{number}: one" for number in range(16)) + "}"
+    with pytest.raises(ValueError, match="has one class only"):
+        prepare("prepare_training", [*arguments, "--label_mapping", mapping])

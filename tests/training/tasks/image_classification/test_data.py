@@ -82,6 +82,8 @@ def test_without_a_split_to_evaluate_on_some_of_each_class_is_held_out(tmp_path)
     train, test = load_data(parquet(tmp_path, data_files=file, eval_fraction=0.25))
     assert np.bincount(test.labels).tolist() == [5, 5, 1] and np.bincount(train.labels).tolist() == [15, 15, 1]
     assert not set(train.rows) & set(test.rows)
+    train, test = load_data(parquet(tmp_path, data_files=file, eval_holdout=21))
+    assert np.bincount(test.labels).tolist() == [10, 10, 1] and np.bincount(train.labels).tolist() == [10, 10, 1]
     few, _ = load_data(parquet(tmp_path, data_files=file, eval_fraction=0.25, max_train_samples=6))
     assert len(few) == 6 and len(set(few.labels)) > 1
 
@@ -153,6 +155,8 @@ def test_a_broken_picture_is_named_with_its_row(tmp_path):
         images[1]
     with pytest.raises(ValueError, match="row 2 of parquet/train: there is no image"):
         images[2]
+    with pytest.raises(OSError, match="row 1 of parquet/train"):
+        images.source.select([1]).read(0, 3)
 
 
 def test_randomness_depends_on_seed_epoch_and_picture_only():
