@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
+from ...run.results import ResultsArguments
 from ...run.values import check_fields
 
 #: A tokenizer that is trained on the training text: `train:` and its number of tokens.
@@ -90,9 +91,8 @@ class CausalLMArguments(RecipeArguments):
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(ResultsArguments):
     """How to evaluate."""
 
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Blocks at a time, per process."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
-    output: str = field(default="evaluation.json", metadata={"help": "JSON file for the results."})

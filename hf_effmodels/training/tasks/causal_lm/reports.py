@@ -19,6 +19,7 @@ from ...run.reports import (
     training_summary,
     write_card,
 )
+from ...run.results import write_results_file
 
 logger = logging.getLogger(__name__)
 
@@ -135,15 +136,15 @@ def _write_expert_load(load: torch.Tensor, output: Path, plots: bool) -> None:
     save_figure(figure, output / "expert_load.png")
 
 
-def write_evaluation(trainer, metrics: dict, output: Path, model_args, text_args) -> dict:
+def write_evaluation(trainer, metrics: dict, output: str, call: dict) -> dict:
     """Print loss, perplexity, bits per byte and the number of tokens, and write them into a JSON file."""
     counts = trainer.eval_dataset.counts
     metrics = text_metrics(metrics, counts.bytes)
-    results = {"model": model_args.model, "dataset": text_args.dataset, "block_size": text_args.block_size}
+    results = {key: call[key] for key in ("model", "dataset", "block_size")}
     results |= {name: metrics[f"eval_{name}"] for name in ("loss", "perplexity", "bits_per_byte", "tokens")}
     results |= {"documents": counts.documents, "bytes": counts.bytes}
     if trainer.is_world_process_zero():
-        write_json(output, results)
+        results = write_results_file(output, results, call)
         sys.stdout.write(
             f"loss {results['loss']:.4f}  perplexity {results['perplexity']:.3f}  bits per byte "
             f"{results['bits_per_byte']:.4f}  tokens {results['tokens']}\n"

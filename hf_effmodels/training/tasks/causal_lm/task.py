@@ -7,7 +7,6 @@ or `streaming` make blocks of tokens, `trainer` trains, `reports` writes the res
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -20,6 +19,7 @@ from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
 from ...data.text.streaming import PackedStream, read_state
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_run
+from ...run.results import open_results
 from ...run.run import Run
 from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments
 from .models import find_tokenizer, load_language_model
@@ -146,15 +146,17 @@ def _try_forward(model, blocks: PackedBlocks, args) -> None:
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     """Read and check everything; the function returned evaluates and writes the results."""
-    model_args, text_args, args = reader.read(*EVALUATION_ARGUMENTS)
+    arguments = reader.read(*EVALUATION_ARGUMENTS)
+    model_args, text_args, args = arguments
+    call = open_results(reader.task, arguments)
     texts = load_evaluation_texts(text_args, model_args.token)
     tokenizer = find_tokenizer(model_args, lambda: read(texts), text_args.block_size)
     model = load_language_model(model_args, tokenizer, text_args.block_size)
     blocks = evaluation_blocks(texts, tokenizer, text_args)
-    return partial(_evaluate, model, tokenizer, blocks, args, model_args, text_args)
+    return partial(_evaluate, model, tokenizer, blocks, args, call)
 
 
-def _evaluate(model, tokenizer, blocks: PackedBlocks, args: EvaluationArguments, model_args, text_args):
+def _evaluate(model, tokenizer, blocks: PackedBlocks, args: EvaluationArguments, call: dict):
     with tempfile.TemporaryDirectory() as folder:
         trainer = CausalLMTrainer(
             model=model,
@@ -165,6 +167,6 @@ def _evaluate(model, tokenizer, blocks: PackedBlocks, args: EvaluationArguments,
             processing_class=tokenizer,
         )
         metrics = trainer.evaluate()
-    results = write_evaluation(trainer, metrics, Path(args.output), model_args, text_args)
+    results = write_evaluation(trainer, metrics, args.output, call)
     trainer.accelerator.end_training()
     return results

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from transformers.trainer_utils import PredictionOutput
 
-from ...._files import write_json
 from ...run.reports import (
     has_matplotlib,
     plot_curves,
@@ -16,6 +15,7 @@ from ...run.reports import (
     training_summary,
     write_card,
 )
+from ...run.results import write_results_file
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +64,13 @@ def write_results(
     return results
 
 
-def write_evaluation(trainer, measured: PredictionOutput, output: Path, model_args, data_args, split: str) -> dict:
+def write_evaluation(trainer, measured: PredictionOutput, output: str, call: dict, split: str) -> dict:
     """Print accuracy, top-5 accuracy and the number of images, and write them into a JSON file."""
-    results = {"model": model_args.model, "dataset": data_args.dataset, "split": split}
+    results = {"model": call["model"], "dataset": call["dataset"], "split": split}
     results |= {name: measured.metrics[f"eval_{name}"] for name in QUALITY if f"eval_{name}" in measured.metrics}
     results |= {"loss": measured.metrics["eval_loss"], "samples": measured.metrics["eval_samples"]}
     if trainer.is_world_process_zero():
-        write_json(output, results)
+        results = write_results_file(output, results, call)
         top5 = f"  top-5 {100 * results['top_5_accuracy']:.3f} %" if "top_5_accuracy" in results else ""
         sys.stdout.write(f"top-1 {100 * results['accuracy']:.3f} %{top5}  n {results['samples']}\n")
     return results

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments
 from ...run.output_folder import open_run
 from ...run.recipe_arguments import RecipeArguments
+from ...run.results import ResultsArguments, open_results
 from ...run.run import Run
 from ...run.trainer import RecipeTrainer
 from .classes import model_classes
@@ -67,14 +67,13 @@ class ImageClassificationArguments(RecipeArguments):
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(ResultsArguments):
     """How to evaluate."""
 
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images at a time, per process."})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
     reparameterize: bool = field(default=False, metadata={"help": "Fold the model first, as it would be deployed."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
-    output: str = field(default="evaluation.json", metadata={"help": "JSON file for the results."})
 
 
 class ImageClassificationTrainer(RecipeTrainer):
@@ -197,7 +196,9 @@ def _names_from_numbers(*sources: LabelledImages) -> list[str]:
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     """Read and check everything; the function returned evaluates and writes the results."""
-    model_args, data_args, args = reader.read(*EVALUATION_ARGUMENTS)
+    arguments = reader.read(*EVALUATION_ARGUMENTS)
+    model_args, data_args, args = arguments
+    call = open_results(reader.task, arguments)
     source = load_evaluation_data(data_args, model_args.token)
     model, processor = load_classifier(model_args, names=None)
     if source.names is not None:
@@ -212,10 +213,10 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     source = usable(source, partial(source.read, num_channels=num_channels), data_args)
     dataset = ImageClassificationDataset(source, EvaluationTransform(processor), num_channels)
     dataset[0]
-    return partial(_evaluate, model, dataset, args, model_args, data_args)
+    return partial(_evaluate, model, dataset, args, call)
 
 
-def _evaluate(model, dataset: ImageClassificationDataset, args: EvaluationArguments, model_args, data_args):
+def _evaluate(model, dataset: ImageClassificationDataset, args: EvaluationArguments, call: dict):
     with tempfile.TemporaryDirectory() as folder:
         trainer = ImageClassificationTrainer(
             model=model,
@@ -231,6 +232,6 @@ def _evaluate(model, dataset: ImageClassificationDataset, args: EvaluationArgume
             preprocess_logits_for_metrics=ranked_classes,
         )
         measured = trainer.predict(dataset, metric_key_prefix="eval")
-    results = write_evaluation(trainer, measured, Path(args.output), model_args, data_args, dataset.source.split)
+    results = write_evaluation(trainer, measured, args.output, call, dataset.source.split)
     trainer.accelerator.end_training()
     return results

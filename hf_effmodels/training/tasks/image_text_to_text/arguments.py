@@ -6,6 +6,7 @@ from typing import Literal
 from ...data.images import ImageSplitArguments
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
+from ...run.results import ResultsArguments
 from ...run.values import check_fields
 
 #: `--tokenizer` that is made from the training texts.
@@ -167,12 +168,11 @@ class ImageTextToTextArguments(RecipeArguments):
 
 
 @dataclass
-class EvaluationArguments:
+class EvaluationArguments(ResultsArguments):
     """How to evaluate."""
 
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Prompts at a time, per process."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
-    output: str = field(default="evaluation.json", metadata={"help": "JSON file for the results."})
     answers: str | None = field(
         default=None, metadata={"help": "JSON lines file for the prompts, the answers and the references."}
     )

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...._files import whole_folder, write_json, write_text
+from ...._files import whole_folder, write_text
 from ...run.reports import has_matplotlib, plot_curves, save_results, training_summary, write_card
+from ...run.results import write_results_file
 from .samples import Sample
 from .scores import SCIENCE_QA_GROUPS
 
@@ -88,11 +89,11 @@ def save_peft_adapter(model, folder: Path) -> None:
 
 
 def write_evaluation(
-    metrics: dict, samples: Sequence[Sample], answers: Sequence[str], split: str, args, model_args, data_args
+    metrics: dict, samples: Sequence[Sample], answers: Sequence[str], split: str, args, call: dict
 ) -> dict:
     """Print the metrics and write them into a JSON file; on request the answers into another."""
-    results = {"model": model_args.model, "dataset": data_args.dataset, "split": split, **metrics}
-    write_json(args.output, results)
+    results = {"model": call["model"], "dataset": call["dataset"], "split": split, **metrics}
+    results = write_results_file(args.output, results, call)
     if args.answers is not None:
         lines = (
             {"prompt": sample.question, "answer": answer, "references": list(sample.references)}

@@ -16,6 +16,7 @@ from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_run
+from ...run.results import open_results
 from ...run.run import Run
 from .arguments import (
     EVALUATION_ARGUMENTS,
@@ -118,7 +119,9 @@ def _answers(model, samples: Samples, encoder: Encoder, pixels: Pixels, data_arg
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     """Read and check everything; the function returned answers the questions and writes the results."""
-    model_args, data_args, args = reader.read(*EVALUATION_ARGUMENTS)
+    arguments = reader.read(*EVALUATION_ARGUMENTS)
+    model_args, data_args, args = arguments
+    call = open_results(reader.task, arguments)
     if resolve_format(data_args) == "instructions":
         raise ValueError("--data_format: answers to instructions have no score; evaluate on another data set.")
     samples = load_evaluation_data(data_args, model_args.token)
@@ -133,7 +136,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
         asked = samples.without_images()
         metrics = {**score(resolve_format(data_args), asked, answers), "samples": len(samples)}
         if accelerator.is_main_process:
-            write_evaluation(metrics, asked, answers, samples.split, args, model_args, data_args)
+            write_evaluation(metrics, asked, answers, samples.split, args, call)
         accelerator.end_training()
         return metrics
 

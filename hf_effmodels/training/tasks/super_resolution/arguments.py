@@ -6,6 +6,7 @@ from typing import Literal
 from ....pipelines.sam_diffsr.masks import NORMALIZATIONS
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
+from ...run.results import ResultsArguments
 from ...run.values import check_fields
 
 PARTS = ("encoder", "unet", "scheduler")
@@ -160,7 +161,7 @@ class SuperResolutionArguments(RecipeArguments):
 
 
 @dataclass
-class SuperResolutionEvaluationArguments:
+class SuperResolutionEvaluationArguments(ResultsArguments):
     """How to evaluate."""
 
     num_inference_steps: int | None = field(
@@ -203,7 +204,6 @@ class SuperResolutionEvaluationArguments:
     save_images: str | None = field(
         default=None, metadata={"help": "Folder for the enlarged images (sr), bicubic ones and references as PNG."}
     )
-    output: str = field(default="evaluation.json", metadata={"help": "JSON file for the results."})
 
     def __post_init__(self):
         check_fields(self)

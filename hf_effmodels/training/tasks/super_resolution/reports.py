@@ -6,11 +6,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ...._files import whole_file, write_json, write_text
+from ...._files import whole_file, write_text
 from ....hub.card_text import About, write_card
 from ....pipelines.sam_diffsr import ENTRIES
 from ....pipelines.sam_diffsr.export import export
 from ...run.reports import HUB_FOLDER, card_results, has_matplotlib, plot_curves, save_results, training_summary
+from ...run.results import write_results_file
 from .evaluation import MEASURES, Enlarged, averages
 
 logger = logging.getLogger(__name__)
@@ -107,12 +108,12 @@ def _about_encoder() -> About:
     )
 
 
-def write_evaluation(results: list[Enlarged], facts: dict, output: Path) -> dict:
+def write_evaluation(results: list[Enlarged], facts: dict, output: str, call: dict) -> dict:
     """Print PSNR and SSIM beside those of bicubic, and write everything into a JSON file."""
     means = averages(results)
     images = [{"name": result.name, "seconds": result.seconds, **result.measured} for result in results]
     written = {**facts, **means, "samples": len(results), "seconds": sum(r.seconds for r in results), "images": images}
-    write_json(output, written)
+    written = write_results_file(output, written, call)
     for name in MEASURES:
         digits = 2 if name.startswith("psnr") else 4
         unit = " dB" if name.startswith("psnr") else ""

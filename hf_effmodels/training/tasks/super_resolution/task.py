@@ -14,6 +14,7 @@ from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader
 from ...run.output_folder import open_run
+from ...run.results import open_results
 from ...run.run import Run
 from .arguments import SuperResolutionArguments, SuperResolutionEvaluationArguments, SuperResolutionModelArguments
 from .data import HighResolutionImages, SuperResolutionDataArguments, load_data, load_evaluation_data
@@ -163,12 +164,12 @@ def _evaluate_and_show(
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:
     """Read and check everything; the function returned evaluates and writes the results."""
-    model_args, data_args, args = reader.read(*EVALUATION_ARGUMENTS)
+    arguments = reader.read(*EVALUATION_ARGUMENTS)
+    model_args, data_args, args = arguments
+    call = open_results(reader.task, arguments)
     for name in ("encoder", "model_config", "legacy_256", "residual_scale"):
         if getattr(model_args, name):
             raise ValueError(f"--{name} goes with training; a trained model has what it needs.")
-    if args.save_images is not None and Path(args.save_images).is_file():
-        raise ValueError(f"--save_images: {args.save_images} is a file.")
     check_perceptual(args.metrics)
     source = load_evaluation_data(data_args, model_args.token)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -195,7 +196,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:
     else:
         for index in range(len(source)):
             measure(index)
-    return partial(_evaluate, enlarge, source, scale, args, facts, device)
+    return partial(_evaluate, enlarge, source, scale, args, facts, device, call)
 
 
 def _check_sampling(args, pipe) -> int:
@@ -215,7 +216,7 @@ def _check_sampling(args, pipe) -> int:
     return len(timesteps)
 
 
-def _evaluate(enlarge, source, scale: int, args, facts: dict, device: str) -> dict:
+def _evaluate(enlarge, source, scale: int, args, facts: dict, device: str, call: dict) -> dict:
     results = enlarge_and_measure(
         enlarge, source, scale, seed=args.seed, size=args.eval_size, crop_border=args.crop_border
     )
@@ -227,4 +228,4 @@ def _evaluate(enlarge, source, scale: int, args, facts: dict, device: str) -> di
             save_images(results, folder)
         if args.metrics:
             facts["perceptual"] = perceptual(args.metrics, folder, device)
-    return write_evaluation(results, facts, Path(args.output))
+    return write_evaluation(results, facts, args.output, call)

@@ -29,7 +29,7 @@ def pipeline_folder(tmp_path_factory):
 def run(pipeline_folder, pictures, tmp_path):
     def call(*arguments, model=pipeline_folder, dataset=str(pictures)) -> dict:
         chosen = ["--task", "super-resolution", "--model", model, "--dataset", dataset]
-        return evaluate([*chosen, "--output", str(tmp_path / "e.json"), *arguments])
+        return evaluate([*chosen, "--output", str(tmp_path / "e.json"), "--overwrite", "true", *arguments])
 
     return call
 

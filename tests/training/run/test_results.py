@@ -1,0 +1,110 @@
+"""Results of an evaluation replace those of the same evaluation, others on request, and nothing else ever."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from hf_effmodels.training import list_tasks, load_task, prepare
+from hf_effmodels.training.run.arguments import ArgumentReader
+from hf_effmodels.training.run.results import ResultsArguments, open_results, write_results_file
+from hf_effmodels.training.task import task_folder
+
+
+@dataclass
+class What:
+    model: str = "a"
+    dataset: str = "digits"
+    bf16: bool = False
+    token: str | None = None
+    dataloader_num_workers: int = 0
+
+
+@dataclass
+class Places(ResultsArguments):
+    answers: str | None = None
+    save_images: str | None = None
+
+
+def opened(file, overwrite=False, **what):
+    return open_results("image-classification", [What(**what), ResultsArguments(str(file), overwrite)])
+
+
+def test_results_say_how_they_were_measured_and_are_replaced_by_those_of_the_same_call(tmp_path):
+    file = tmp_path / "evaluation.json"
+    call = opened(file, token="hf_1")
+    assert not file.exists()
+    assert call == {"task": "image-classification", "model": "a", "dataset": "digits", "bf16": False}
+    written = write_results_file(str(file), {"model": "a", "dataset": "digits", "accuracy": 0.5}, call)
+    assert written == {"model": "a", "dataset": "digits", "accuracy": 0.5, "arguments": call}
+    assert json.loads(file.read_text()) == written
+    for same in ({}, {"token": "hf_2"}, {"dataloader_num_workers": 4}):
+        assert opened(file, **same) == call
+    for other, named in (({"model": "b"}, "model: a"), ({"bf16": True}, "bf16: False")):
+        with pytest.raises(ValueError, match=rf"--output: .*of another evaluation \({named}\).*--overwrite true"):
+            opened(file, **other)
+        assert opened(file, overwrite=True, **other) == {**call, **other}
+
+
+def test_results_without_a_call_are_those_of_their_model_and_data_set(tmp_path):
+    file = tmp_path / "evaluation.json"
+    file.write_text(json.dumps({"model": "a", "dataset": "digits", "split": "test", "accuracy": 0.5}))
+    opened(file)
+    with pytest.raises(ValueError, match=r"another evaluation \(model: a\)"):
+        opened(file, model="b")
+    opened(file, overwrite=True, model="b")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "my thesis", "[]", "{}", '{"model": "a"}', "null", "[" * 100_000, b"\xff\xfe\x00"]
+)
+def test_what_no_evaluation_has_written_is_never_replaced(content, tmp_path):
+    file = tmp_path / "evaluation.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="--output: .*evaluation.json is there, and no evaluation has written it"):
+            opened(file, overwrite)
+
+
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="--output: .* is a folder, accepted is a file"):
+        opened(tmp_path)
+    with pytest.raises(ValueError, match="--output: .*file is a file, not a folder to write e.json into"):
+        opened(tmp_path / "file" / "deeper" / "e.json")
+    opened(tmp_path / "new" / "folder" / "e.json")
+    assert not (tmp_path / "new").exists()
+
+
+def test_answers_and_images_are_as_safe_as_results(tmp_path):
+    def others(overwrite=False, **places):
+        texts = {name: str(place) for name, place in places.items()}
+        return open_results("task", [What(), Places(str(tmp_path / "e.json"), overwrite, **texts)])
+
+    answers, images = tmp_path / "answers.jsonl", tmp_path / "images"
+    call = others(answers=answers, save_images=images)
+    answers.write_text('{"prompt": "?", "answer": "!", "references": []}\n')
+    (images / "sr").mkdir(parents=True)
+    for place in ({"answers": answers}, {"save_images": images}):
+        with pytest.raises(ValueError, match=f"--{next(iter(place))}: .*--overwrite true"):
+            others(**place)
+        others(overwrite=True, **place)
+    write_results_file(str(tmp_path / "e.json"), {"model": "a", "dataset": "digits"}, call)
+    others(answers=answers, save_images=images)  # the same evaluation
+    answers.write_text("a poem\n")
+    with pytest.raises(ValueError, match="--answers: .*no evaluation has written it"):
+        others(overwrite=True, answers=answers)
+    with pytest.raises(ValueError, match="--save_images: .* is a file"):
+        others(overwrite=True, save_images=answers)
+
+
+@pytest.mark.parametrize("task", list_tasks())
+def test_every_task_looks_where_its_results_go_before_anything_else(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evaluation.json").write_text("mine")
+    with pytest.raises(ValueError, match="--output: evaluation.json is there, and no evaluation has written it"):
+        prepare("prepare_evaluation", ["--task", task, "--model", "nowhere/at-all", "--dataset", "nowhere/either"])
+    reader = ArgumentReader(["--model", "nowhere/at-all", "--dataset", "digits", "--output", "", "--task", task])
+    with pytest.raises(ValueError, match="--output is missing"):
+        reader.read(*load_task(task).EVALUATION_ARGUMENTS)
+    assert (task_folder(task) / "task.py").is_file()
