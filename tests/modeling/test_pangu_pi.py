@@ -182,6 +182,31 @@ def test_series_equals_its_formula_with_every_gradient():
         torch.testing.assert_close(series_activation(*arguments, functions), y)
 
 
+@pytest.mark.parametrize("names", [("silu", "silu"), ("swish", "silu", "silu"), ("gelu", "silu")])
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_every_way_to_the_series_gives_its_formula(names, rows):
+    """Few numbers and many, with and without gradients, compiled."""
+    torch._dynamo.reset()
+    functions = [ACT2FN[name] for name in names]
+    x, scale, bias = (torch.randn(*s, dtype=torch.float64) for s in ((rows, 16), (len(names), 16), (len(names), 16)))
+    plain = {"silu": F.silu, "swish": F.silu, "gelu": F.gelu}
+    expected = sum(plain[name](scale[i] * x + bias[i]) for i, name in enumerate(names))
+    torch.testing.assert_close(series_activation(x.requires_grad_(), scale, bias, functions), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(series_activation(x, scale, bias, functions), expected)
+    compiled = torch.compile(series_activation, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, scale, bias, functions), expected)
+
+
+@torch.no_grad()
+def test_the_series_of_a_token_is_one_product_and_one_activation():
+    functions = [ACT2FN["silu"]] * 4
+    with torch.profiler.profile() as profile:
+        series_activation(torch.randn(1, 1, 8), torch.randn(4, 8), torch.randn(4, 8), functions)
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert (counts["aten::addcmul"], counts["aten::silu_"]) == (1, 1)
+
+
 def test_training_keeps_as_many_activations_as_llama():
     def kept(model):
         sizes = {}

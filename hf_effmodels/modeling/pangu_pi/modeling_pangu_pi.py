@@ -62,18 +62,19 @@ def _series(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, functions:
 
 def _series_in_place(x, scale, bias, functions):
     """`_series` without autograd: nothing but the terms themselves is allocated."""
-    if x.numel() <= _FEW and all(isinstance(function, nn.SiLU) for function in functions):
+    if x.numel() <= _FEW and all(isinstance(function, _SILU) for function in functions):
         # A token at a time what counts is the number of kernels, not their work: all terms at once.
         return F.silu(torch.addcmul(bias, x.unsqueeze(-2), scale), inplace=True).sum(-2)
     total = None
     for function, a, b in zip(functions, scale, bias, strict=True):
         inner = torch.addcmul(b, x, a)
-        term = F.silu(inner, inplace=True) if isinstance(function, nn.SiLU) else function(inner)
+        term = F.silu(inner, inplace=True) if isinstance(function, _SILU) else function(inner)
         total = term if total is None else total.add_(term)
     return total
 
 
 _FEW = 1 << 15
+_SILU = (nn.SiLU, type(ACT2FN["silu"]))  # transformers has a class of its own for the same function
 
 
 class _RecomputedSeries(torch.autograd.Function):
@@ -102,7 +103,7 @@ class _RecomputedSeries(torch.autograd.Function):
 
 def _gradient(function: Callable, inner: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
     """Gradient of `function` at `inner`, a tensor of its own."""
-    if isinstance(function, nn.SiLU):
+    if isinstance(function, _SILU):
         return torch.ops.aten.silu_backward(grad_output, inner)
     with torch.enable_grad():
         leaf = inner.detach().clone().requires_grad_()
