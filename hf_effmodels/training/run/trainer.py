@@ -177,9 +177,10 @@ class RecipeTrainer(Trainer):
 
     def _is_share_of_step(self, num_items_in_batch) -> bool:
         """Whether the Trainer takes the task's loss for one of a whole step, and not for the mean of one batch."""
-        return self.compute_loss_func is not None or (
-            self.model_accepts_loss_kwargs and num_items_in_batch is not None
-        )
+        if getattr(self, "loss_is_scaled_for_ga", None) is not None:  # newer versions let a trainer say so
+            return self.loss_is_scaled_for_ga
+        by_items = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        return by_items or self.compute_loss_func is not None
 
     def _weighed_by_samples(self, loss: torch.Tensor, inputs: Mapping, parts: int) -> torch.Tensor:
         """The mean of one of the `parts` of a step, so that the mean over them is that over all samples."""
