@@ -428,7 +428,8 @@ TRIALS = {
     "_merge_kwargs": _merging_arguments,
     "_rle_to_mask": _segmentation_masks,
     "_save_checkpoint _load_from_checkpoint _load_best_model _issue_warnings_after_load _get_train_sampler _save "
-    "_prepare_inputs _get_learning_rate _get_output_dir _train_batch_size _initial_global_step _created_lr_scheduler _internal_call": _training,
+    "_prepare_inputs _get_learning_rate _get_output_dir _train_batch_size _initial_global_step "
+    "_created_lr_scheduler _internal_call": _training,
     "_create_and_replace _replace_module _prepare_adapter_config _cast_adapter_dtype _check_merge_allowed "
     "_pre_injection_hook _post_injection_hook _unload_and_optionally_merge _disable_adapters": _adapters,
     "_member_map_ _member_names_ _value2member_map_ _name_ _value_ _sort_order_": _table_of_methods,

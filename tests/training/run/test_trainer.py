@@ -92,23 +92,15 @@ def test_evaluating_and_saving_leave_the_random_numbers_of_training_alone(line_t
 # The folder
 
 
-def test_the_best_checkpoint_is_found_in_a_folder_that_has_moved(line_trainer, tmp_path):
+@pytest.mark.parametrize("step", [4, 6])
+def test_the_best_checkpoint_is_found_in_a_folder_that_has_moved(line_trainer, tmp_path, step):
     whole = make(line_trainer, [0.0, 1.0, 0.5], output_dir=str(tmp_path / "first"), **BEST)
     whole.train()
     best = load_file(tmp_path / "first" / "checkpoint-4" / "model.safetensors")["w"]
     assert torch.equal(whole.model.w.detach(), best)
-
-    stopped = make(line_trainer, [0.0, 1.0], output_dir=str(tmp_path / "stopped"), **BEST)
-
-    class Stop(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 4
-
-    stopped.add_callback(Stop())
-    stopped.train()
-    (tmp_path / "stopped").rename(tmp_path / "moved")
+    (tmp_path / "first").rename(tmp_path / "moved")
     on = make(line_trainer, [0.5], output_dir=str(tmp_path / "moved"), **BEST)
-    on.train(resume_from_checkpoint=str(tmp_path / "moved" / "checkpoint-4"))
+    on.train(resume_from_checkpoint=str(tmp_path / "moved" / f"checkpoint-{step}"))
     assert on.state.best_model_checkpoint == str(tmp_path / "moved" / "checkpoint-4")
     assert torch.equal(on.model.w.detach(), best)
 
