@@ -1,7 +1,6 @@
 """Registering with transformers' Auto classes without importing what is registered."""
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import sys
 from collections import UserDict
@@ -21,7 +20,7 @@ def when_imported(module_name: str, callback: Callable[[], None]) -> None:
         sys.meta_path.insert(0, _CallbackFinder(module_name, callback))
 
 
-class _CallbackFinder(importlib.abc.MetaPathFinder):
+class _CallbackFinder:
     """Hands the search for one module to the regular finders and hooks into its loader; then it removes itself."""
 
     def __init__(self, module_name: str, callback: Callable[[], None]):
@@ -45,8 +44,8 @@ class _CallbackFinder(importlib.abc.MetaPathFinder):
         return spec
 
 
-class _CallbackLoader(importlib.abc.Loader):
-    """The original loader, followed by the callback."""
+class _CallbackLoader:
+    """The original loader, followed by the callback. No `importlib.abc.Loader`: its import costs more than ours."""
 
     def __init__(self, loader, callback: Callable[[], None]):
         self.loader = loader

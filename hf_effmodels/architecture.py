@@ -275,9 +275,10 @@ class PipelineEntry(Entry):
     def tasks(self) -> tuple[Task, ...]:
         return (TASKS[self.task],)
 
-    def create(self, preset: str, **overrides):
-        """The pipeline of `preset` with random weights: `create_pipeline` of the folder's `create.py`."""
-        return importlib.import_module(f"{self.package}.create").create_pipeline(preset, **overrides)
+    @property
+    def create_pipeline(self):
+        """What makes the pipeline of a preset with random weights: `create_pipeline(preset, **overrides)`."""
+        return importlib.import_module(f"{self.package}.create").create_pipeline
 
 
 #: transformers' image processor classes by backend, where ConvNeXT's resize-and-centre-crop rule is the model's own.

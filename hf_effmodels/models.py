@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,6 +133,8 @@ def get_config(name: str, **overrides):
             near = difflib.get_close_matches(key, accepted, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"accepted are {', '.join(sorted(accepted))}."
             raise ValueError(f"{config_class.__name__} has no field {key!r}; {hint}")
+    for key, value in overrides.items():
+        _check_finite(key, value)
     _check_labels(**{key: overrides[key] for key in ("num_labels", "id2label") if key in overrides})
     defaults = dict(preset.config)
     if preset.num_labels is not None and not {"num_labels", "id2label", "label2id"} & overrides.keys():
@@ -145,6 +148,18 @@ def get_config(name: str, **overrides):
     except StrictDataclassError as error:
         # Its text names the validator; the reason, with the argument and what is accepted, is the cause.
         raise ValueError(str(error.__cause__ or error)) from error
+
+
+def _check_finite(key: str, value) -> None:
+    """Refuse infinity and what is no number, wherever they are in a value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}: got {value}, accepted are finite numbers.")
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        return
+    for item in value:
+        _check_finite(key, item)
 
 
 def _check_labels(num_labels: int | None = None, id2label: Mapping | None = None) -> None:
@@ -190,7 +205,7 @@ def create_model(name: str, *, task: str | None = None, **overrides):
     if task is not None and task not in tasks:
         raise ValueError(f"task: {name} has no head for {task!r}, accepted are {', '.join(map(repr, tasks))}.")
     if not isinstance(entry, Architecture):
-        return entry.create(name, **overrides)
+        return entry.create_pipeline(name, **overrides)
     config = get_config(name, **overrides)
     return entry.model_class(TASKS[task or tasks[0]].auto_class)(config).eval()
 

@@ -5,7 +5,9 @@
     python scripts/benchmark.py --presets ghostnetv3-1.0x --against official-like --mode train --batch 32
 """
 
-from hf_effmodels.benchmarking import main
+import sys
+
+from hf_effmodels.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -134,8 +134,11 @@ def test_labels_belong_to_the_preset():
     for entry in ARCHITECTURES.values():
         for name, preset in entry.presets.items():
             classifies = "AutoModelForImageClassification" in entry.auto_classes
-            assert preset.num_labels == (1000 if classifies else None)
-            assert hf_effmodels.get_config(name).num_labels == (1000 if classifies else 2)
+            assert (preset.num_labels is not None) == classifies
+            # Two is what transformers gives a configuration that says nothing.
+            assert hf_effmodels.get_config(name).num_labels == (preset.num_labels or 2)
+    for name, number in {"ghostnet-1.0x": 1000, "vig-s": 1000, "adem_vl-13b": 2, "pangu-pi-1b": 2}.items():
+        assert hf_effmodels.get_config(name).num_labels == number
 
 
 def test_labels_are_those_that_are_given():

@@ -1,19 +1,32 @@
 """The command line of the benchmark."""
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..architecture import PipelineEntry
 from ..models import get_config
+from ..registry import find
 from .peers import PEERS, check, has_peer
 from .runs import Row, measure
-from .tables import machine, markdown, write
+from .tables import check_folder, machine, markdown, write
 from .workloads import modes, task_of
 
 #: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
 BACKENDS = ("eager", "compile", "onnx", "openvino", "openvino-default")
+
+#: Largest accepted numbers: what is above was meant for something else.
+MOST = {
+    "batch": 65_536,
+    "threads": 1_024,
+    "rounds": 1_000_000,
+    "image_size": 65_536,
+    "length": 1_048_576,
+    "new_tokens": 1_048_576,
+}
 
 #: Side in pixels of the large image of which a denoising step is timed.
 DENOISED_SIZE = 128
@@ -59,12 +72,14 @@ def make_parser() -> argparse.ArgumentParser:
         help='row that ratios refer to, such as "timm eager" (default: the first peer of each preset, else our first)',
     )
     parser.add_argument("--output", type=Path, help="folder for benchmark.md, .csv, .json and .png")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier benchmark there")
     return parser
 
 
 def _list_of(kind):
     def parse(text: str) -> list:
-        return [kind(part) for part in text.split(",") if part]
+        # Each once: a row that is there twice would be one row.
+        return list(dict.fromkeys(kind(part.strip()) for part in text.split(",") if part.strip()))
 
     parse.__name__ = f"list of {kind.__name__}"
     return parse
@@ -79,11 +94,11 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         raise ValueError(f"backends: got {','.join(arguments.backends)}, accepted is eager when mode is train.")
     if training and arguments.folded:
         raise ValueError("folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
-    for name in ("batch", "threads"):
-        if not getattr(arguments, name) or min(getattr(arguments, name)) < 1:
-            raise ValueError(f"{name}: got {getattr(arguments, name)}, accepted are whole numbers from 1.")
-    if arguments.rounds < 1:
-        raise ValueError(f"rounds: got {arguments.rounds}, accepted are whole numbers from 1.")
+    for name, most in MOST.items():
+        given = getattr(arguments, name)
+        values = given if isinstance(given, list) else [given]
+        if given is not None and (not values or min(values) < 1 or max(values) > most):
+            raise ValueError(f"{name.replace('_', '-')}: got {given}, accepted are whole numbers from 1 to {most}.")
     if not (arguments.against or arguments.backends) or not arguments.presets:
         raise ValueError("presets and backends: got none, there is nothing to measure.")
     try:
@@ -92,11 +107,8 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         raise ValueError(f"model-config: got {arguments.model_config!r}, which is not valid JSON ({error}).") from None
     if not isinstance(overrides, dict):
         raise ValueError(f"model-config: got {arguments.model_config!r}, accepted is a mapping.")
-    for name in ("length", "new_tokens"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"{name}: got {getattr(arguments, name)}, accepted are whole numbers from 1.")
     for preset in arguments.presets:
-        _check_preset(preset, arguments)
+        _check_preset(preset, arguments, overrides)
     for peer in arguments.against:
         check(peer, arguments.presets)
 
@@ -128,11 +140,17 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
     ]
 
 
-def _check_preset(preset: str, arguments: argparse.Namespace) -> None:
+def _check_preset(preset: str, arguments: argparse.Namespace, overrides: dict) -> None:
     if arguments.mode not in modes(preset):
         raise ValueError(f"mode: {preset} has no {arguments.mode}; accepted are {', '.join(modes(preset))}.")
     if task_of(preset) != "image-classification" and arguments.backends != ["eager"]:
         raise ValueError(f"backends: got {','.join(arguments.backends)}, accepted for {preset} is eager.")
+    entry, _ = find(preset)
+    if not isinstance(entry, PipelineEntry):
+        get_config(preset, **overrides)
+    elif overrides:
+        accepted = [name for name in inspect.signature(entry.create_pipeline).parameters if name != "preset"]
+        _check("model-config", list(overrides), accepted)
 
 
 def _check(argument: str, values: Sequence[str], accepted: Sequence[str]) -> None:
@@ -158,6 +176,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     """Parse, measure, print the table, write the files."""
     arguments = make_parser().parse_args(argv)
     groups = plan(arguments)
+    if arguments.output is not None:
+        check_folder(arguments.output, arguments.overwrite)
     compared = [references(rows, arguments.reference) for rows in groups]
     results = []
     for rows, reference in zip(groups, compared, strict=True):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..modeling.ghostnet.configuration_ghostnet import GhostNetConfig, round_width
+from ..modeling.ghostnet.configuration_ghostnet import GhostNetConfig
+from ..modeling.layers.widths import round_width
 
 
 def _conv_norm(inputs: int, outputs: int, kernel=1, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -84,7 +85,7 @@ class Bottleneck(nn.Module):
         if stride > 1:
             layers.append(_ghost_conv(config, fused, hidden, hidden, kernel, stride, hidden))
         if ratio > 0:
-            layers.append(SqueezeExcite(hidden, round_width(hidden * ratio)))
+            layers.append(SqueezeExcite(hidden, round_width(hidden * ratio, 4)))
         self.main = nn.Sequential(*layers, Ghost(config, hidden, outputs, False, False, fused))
         self.shortcut = nn.Identity()
         if inputs != outputs or stride > 1:

@@ -1,5 +1,6 @@
 """Rows of a benchmark, run in turns: round by round in random order, so that all rows meet the same machine."""
 
+import contextlib
 import json
 import os
 import random
@@ -87,17 +88,15 @@ def measure(
         order = random.Random(seed)
         for _ in range(rounds):
             for row in order.sample(list(rows), len(rows)):
-                worker = workers[row]
-                worker.stdin.write("\n")
-                worker.stdin.flush()
-                times[row].append(_read(row, worker))
+                times[row].append(_run_once(row, workers[row]))
     finally:
         for worker in workers.values():
-            worker.stdin.close()
-            worker.stdout.close()
             worker.terminate()
+            with contextlib.suppress(OSError):  # what it was never able to read
+                worker.stdin.close()
+            worker.stdout.close()
             worker.wait()
-    return [_result(row, times[row], times[references[row]], ready[row]) for row in rows]
+    return [summarize(row, times[row], times[references[row]], ready[row]) for row in rows]
 
 
 def _start(row: Row) -> subprocess.Popen:
@@ -113,6 +112,13 @@ def _start(row: Row) -> subprocess.Popen:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+def _run_once(row: Row, worker: subprocess.Popen) -> dict:
+    with contextlib.suppress(BrokenPipeError):  # it has ended: reading says so
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    return _read(row, worker)
+
+
 def _read(row: Row, worker: subprocess.Popen) -> dict:
     line = worker.stdout.readline()
     if not line:
@@ -123,7 +129,14 @@ def _read(row: Row, worker: subprocess.Popen) -> dict:
     return facts
 
 
-def _result(row: Row, runs: list[dict], reference: list[dict], ready: dict) -> Result:
+def summarize(row: Row, runs: list[dict], reference: list[dict], ready: dict) -> Result:
+    """What the timed `runs` of a row say, beside those of its `reference`, round by round.
+
+    Args:
+        row: what was timed.
+        runs, reference: of each round "seconds", "cpu_seconds" and "peak_bytes".
+        ready: what the row's process said of itself: "parameters" and "allocated_bytes".
+    """
     wall = [1e3 * run["seconds"] for run in runs]
     quartiles = statistics.quantiles(wall, n=4, method="inclusive") if len(wall) > 1 else [wall[0]] * 3
     pairs = list(zip(reference, runs, strict=True))

@@ -1,6 +1,7 @@
 """A benchmark's results as a Markdown table, CSV, JSON and a picture."""
 
 import csv
+import io
 import json
 import platform
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from .._files import whole_file, write_text
 from .runs import Result
 
 COLUMNS = (
@@ -81,26 +83,39 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be written to, or, without `overwrite`, that holds an earlier benchmark's files."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output: {folder} is a file, accepted is a folder.")
+    held = [path.name for path in _paths(folder) if path.exists()]
+    if held and not overwrite:
+        raise ValueError(f"output: {folder} holds {', '.join(held)}; --overwrite replaces them.")
+
+
+def _paths(folder: Path) -> list[Path]:
+    return [folder / f"benchmark.{suffix}" for suffix in ("md", "csv", "json", "png")]
+
+
 def write(results: Sequence[Result], folder: Path) -> list[Path]:
     """Write benchmark.md, .csv, .json and, where matplotlib is installed, .png into `folder`; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"benchmark.{suffix}" for suffix in ("md", "csv", "json")]
+    *texts, picture = _paths(folder)
     contents = {"machine": machine(), "results": [asdict(result) for result in results]}
-    paths[0].write_text(markdown(results) + "\n", encoding="utf-8")
-    with paths[1].open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *map(cells, results)])
-    paths[2].write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    table = io.StringIO()
+    csv.writer(table).writerows([COLUMNS, *map(cells, results)])
+    write_text(texts[0], markdown(results) + "\n")
+    write_text(texts[1], table.getvalue())
+    write_text(texts[2], json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
     try:
         import matplotlib
     except ImportError:
-        return paths
+        return texts
     matplotlib.use("Agg")
-    paths.append(folder / "benchmark.png")
-    _draw(results, paths[-1])
-    return paths
+    with whole_file(picture) as part:
+        draw(results, part)
+    return [*texts, picture]
 
 
-def _draw(results: Sequence[Result], path: Path) -> None:
+def draw(results: Sequence[Result], path: Path) -> None:
     """Bars of the medians with their quartiles, a panel for each batch size and number of threads."""
     from matplotlib import pyplot
 
@@ -122,5 +137,5 @@ def _draw(results: Sequence[Result], path: Path) -> None:
         axis.margins(x=0.12)
         axis.set_xlabel("milliseconds (median, quartiles)")
         axis.set_title(f"batch {group[0]}, {group[1]} thread{'s' if group[1] > 1 else ''}")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")
     pyplot.close(figure)

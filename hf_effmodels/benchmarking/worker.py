@@ -84,6 +84,7 @@ if __name__ == "__main__":
     sys.stdout = sys.stderr
     try:
         main(row)
-    except (ValueError, OSError, ImportError) as error:
-        _say({"error": str(error)})
+    except (ValueError, OSError, ImportError, RuntimeError, TypeError, ArithmeticError, MemoryError) as error:
+        # An image of one pixel, a batch beyond the memory: one line for the user, not this process's insides.
+        _say({"error": str(error) or type(error).__name__})
         sys.exit(2)

@@ -1,0 +1,270 @@
+"""The benchmark's command line: what becomes a row, what a row is compared with, and what is refused."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from hf_effmodels import list_models
+from hf_effmodels.benchmarking import command, workloads
+from hf_effmodels.benchmarking.command import make_parser, plan, references
+from hf_effmodels.benchmarking.peers import PEERS, check, has_peer, model_type, timm_name
+from hf_effmodels.benchmarking.runs import Row
+from hf_effmodels.cli import main
+
+
+def rows_of(*arguments: str) -> list[list[Row]]:
+    return plan(make_parser().parse_args(arguments))
+
+
+def test_a_row_of_images_is_what_was_asked_for():
+    (rows,) = rows_of(
+        "--presets", "tinynet-c", "--batch", "4", "--threads", "2", "--model-config", '{"num_channels": 1}'
+    )
+    assert rows == [
+        Row(
+            preset="tinynet-c",
+            peer="ours",
+            backend="eager",
+            batch=4,
+            threads=2,
+            mode="infer",
+            folded=True,
+            overrides='{"num_channels": 1}',
+            image_size=184,
+            channels=1,
+        )
+    ]
+    ((row,),) = rows_of("--presets", "tinynet-c", "--image-size", "96", "--no-folded")
+    assert (row.image_size, row.folded, row.batch, row.threads) == (96, False, 1, 1)
+    ((row,),) = rows_of("--presets", "tinynet-c", "--mode", "train")
+    assert (row.mode, row.folded) == ("train", False)
+    ((row,),) = rows_of("--presets", "tinynet-c", "--model-config", '{"image_size": [64, 96]}')
+    assert row.image_size == 64
+
+
+def test_a_row_of_text_or_of_a_denoiser_is_what_was_asked_for():
+    ((row,),) = rows_of("--presets", "pangu-pi-15m", "--mode", "generate", "--length", "9", "--new-tokens", "5")
+    assert (row.mode, row.length, row.new_tokens, row.image_size, row.folded) == ("generate", 9, 5, None, False)
+    ((row,),) = rows_of("--presets", "pangu-pi-15m")
+    assert (row.length, row.new_tokens) == (256, 64)
+    ((row,),) = rows_of("--presets", "sam-diffsr-x4")
+    assert (row.image_size, row.length, row.folded) == (128, None, False)
+    ((row,),) = rows_of("--presets", "sam-diffsr-x4", "--image-size", "64")
+    assert row.image_size == 64
+
+
+def test_every_batch_size_and_number_of_threads_is_a_group_of_all_presets_and_backends():
+    groups = rows_of(
+        *("--presets", "ghostnet-0.5x,vanillanet-5", "--against", "official-like", "--backends", "eager,onnx"),
+        *("--batch", "1,8", "--threads", "1,2"),
+    )
+    assert [(rows[0].batch, rows[0].threads) for rows in groups] == [(1, 1), (1, 2), (8, 1), (8, 2)]
+    for rows in groups:
+        assert {(row.batch, row.threads) for row in rows} == {(rows[0].batch, rows[0].threads)}
+        assert [(row.preset, row.peer, row.backend) for row in rows] == [
+            ("ghostnet-0.5x", "official-like", "eager"),
+            ("ghostnet-0.5x", "ours", "eager"),
+            ("ghostnet-0.5x", "ours", "onnx"),
+            ("vanillanet-5", "ours", "eager"),
+            ("vanillanet-5", "ours", "onnx"),
+        ]
+
+
+def test_what_is_named_twice_is_run_once():
+    groups = rows_of(
+        "--presets", "vanillanet-5, vanillanet-5", "--batch", "1,1", "--threads", "2,2", "--backends", "eager,eager"
+    )
+    assert [len(rows) for rows in groups] == [1]
+
+
+def test_ratios_refer_to_the_row_that_is_named():
+    (rows,) = rows_of(
+        "--presets", "ghostnet-0.5x,ghostnet-1.0x", "--against", "official-like", "--backends", "eager,compile"
+    )
+    plain, eager, compiled = rows[:3]
+    # By implementation and backend: each preset's own.
+    named = references(rows, "ours compile")
+    assert named[plain] is named[eager] is compiled and named[rows[3]] is rows[5]
+    # By the whole name: one for all.
+    assert {row.name for row in references(rows, "ghostnet-1.0x ours eager").values()} == {"ghostnet-1.0x ours eager"}
+    assert set(references(rows, None)) == set(rows)
+    with pytest.raises(ValueError, match="reference: got 'ours', accepted are ghostnet-0.5x official-like eager, "):
+        references(rows, "ours")
+
+
+def test_the_command_prints_and_measures_what_was_planned(monkeypatch, capsys, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        command, "measure", lambda rows, rounds, reference: seen.append((rows, rounds, reference)) or []
+    )
+    monkeypatch.setattr(command, "write", lambda results, folder: seen.append(folder) or [folder])
+    arguments = ["benchmark", "vanillanet-5", "--backends", "eager,onnx", "--reference", "ours onnx", "--rounds", "7"]
+    assert main([*arguments, "--batch", "1,2", "--output", str(tmp_path / "out")]) == 0
+    (first, second), folder = seen[:2], seen[2]
+    for rows, rounds, reference in (first, second):
+        assert rounds == 7 and set(reference.values()) == {rows[1]}
+    assert folder == tmp_path / "out"
+    assert "times faster than vanillanet-5 ours onnx; infer, 7 rounds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--rounds", "0"], "rounds: got 0"),
+        (["--rounds", "-3"], "rounds: got -3"),
+        (["--rounds", "10000000"], "rounds: got 10000000, accepted are whole numbers from 1 to 1000000"),
+        (["--threads", "0,1"], r"threads: got \[0, 1\]"),
+        (["--threads", "100000"], r"threads: got \[100000\], accepted are whole numbers from 1 to 1024"),
+        (["--batch", ","], r"batch: got \[\]"),
+        (["--batch", "99999999"], r"batch: got \[99999999\]"),
+        (["--image-size", "0"], "image-size: got 0"),
+        (["--image-size", "-5"], "image-size: got -5"),
+        (["--length", "0"], "length: got 0"),
+        (["--new-tokens", "-1"], "new-tokens: got -1"),
+        (["--presets", ","], "presets and backends: got none"),
+        (["--backends", ","], "presets and backends: got none"),
+        (["--model-config", "[1]"], r"model-config: got '\[1\]', accepted is a mapping"),
+        (["--model-config", '{"nope": 1}'], "GhostNetConfig has no field 'nope'"),
+        (
+            ["--model-config", '{"width_multiplier": Infinity}'],
+            "width_multiplier: got inf, accepted are finite numbers",
+        ),
+        (["--model-config", '{"stages": [[[3, NaN, 8, 0, 1]]]}'], "stages: got nan"),
+        (["--model-config", '{"width_multiplier": "wide"}'], "Field 'width_multiplier' .* expected float, got str"),
+        (["--model-config", '{"num_labels": 0}'], "num_labels: got 0"),
+        (
+            ["--presets", "sam-diffsr-x4", "--model-config", '{"nope": 1}'],
+            "model-config: got 'nope', accepted are encoder",
+        ),
+        (["--presets", "pangu-pi-15m", "--model-config", '{"num_attention_heads": 3}'], "head_dim: got 85"),
+        (["--presets", "nope"], "unknown preset 'nope'"),
+        (["--against", "ours"], "against: got 'ours', accepted are timm"),
+        (["--against", "llama"], "against: llama has no ghostnet-0.5x; it has peers of pangu_pi"),
+        (["--backends", "onnx", "--mode", "train"], "backends: got onnx, accepted is eager when mode is train"),
+        (["--output", __file__], "output: .* is a file"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is_started(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("something was started"))
+    # The command line takes the last of an option.
+    assert main(["benchmark", "--presets", "ghostnet-0.5x", *arguments]) == 2
+    assert re.search(f"^hf-effmodels: error: {message}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "two"], ["--batch", "1,x"], ["--mode", "fly"], ["--batch"], []])
+def test_arguments_of_another_kind_are_refused_by_the_parser(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["benchmark", *(["--presets", "ghostnet-0.5x", *arguments] if arguments else [])])
+    assert stopped.value.code == 2 and "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["info", "nope"], "unknown preset 'nope'"),
+        (["info", ""], "unknown preset ''"),
+        (["list", "--task", "nope"], "task: got 'nope', accepted are 'image-classification'"),
+        (["list", "*", "--task", ""], "task: got ''"),
+    ],
+)
+def test_list_and_info_say_what_is_wrong(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"hf-effmodels: error: {message}")
+
+
+def test_list_and_info_print_what_is_known(capsys):
+    assert main(["list", "ghostnetv3-0.5x"]) == 0
+    head, line = (text.split() for text in capsys.readouterr().out.splitlines())
+    assert line == ["ghostnetv3-0.5x", "3.40", "117.5", "2.84", "/", "49.6", "69.4", "GhostNetV3"]
+    assert " ".join(head).startswith("preset params M MACs M folded top-1")
+    assert main(["list", "sam*"]) == 0
+    assert "PSNR 30.99 dB on Set5 (official repository)  SAM-DiffSR" in capsys.readouterr().out
+    assert main(["list", "[", "--task", "text-generation"]) == 0
+    assert capsys.readouterr().out == "no preset matches\n"
+    assert main(["list", "--task", "text-classification", "--json"]) == 0
+    assert [info["name"] for info in json.loads(capsys.readouterr().out)] == list_models(task="text-classification")
+    assert main(["info", "parameternet-300m"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^top1 +79\.1$", shown, re.MULTILINE)
+    assert "  top-1 79.1 % on ImageNet-1k (paper, pre-trained on ImageNet-22k); top-1 77.2 %" in shown
+
+
+def test_peers_stand_beside_what_they_have_something_for():
+    assert model_type("srdiff-x4") == "sam_diffsr" and model_type("pyramidvig-s") == "pyramidvig"
+    assert has_peer("ours", "srdiff-x4") and has_peer("official-like", "srdiff-x4")
+    assert has_peer("timm", "tinynet-e") and not has_peer("timm", "vig-s")
+    assert not has_peer("bare-convolutions", "ghostnet-0.5x")
+    check("llama", ["ghostnet-0.5x", "pangu-pi-15m"])
+    assert timm_name("tinynet-e") == "tinynet_e" and timm_name("ghostnetv2-1.3x") == "ghostnetv2_130"
+    with pytest.raises(ValueError, match="unknown preset 'nope'"):
+        model_type("nope")
+    with pytest.raises(ValueError, match="unknown preset 'nope'"):
+        has_peer("llama", "nope")
+
+
+def test_every_preset_can_be_timed_in_the_modes_of_its_task():
+    for name in list_models():
+        assert "infer" in workloads.modes(name) and "train" in workloads.modes(name)
+        assert ("generate" in workloads.modes(name)) == (
+            name in list_models("pangu*") + list_models("adem*") or "moe" in name
+        )
+
+
+def call_of(preset: str, overrides: dict | None = None, **row):
+    torch.manual_seed(0)
+    settings = {"preset": preset, "peer": "ours", "backend": "eager", "mode": "infer", "batch": 2, "channels": 3}
+    settings |= {"overrides": overrides or {}, "image_size": 64, "length": 8, "new_tokens": 3, **row}
+    model = PEERS["ours"].build(preset, settings.get("folded", False), settings["overrides"])
+    return model, workloads.make_call(model, settings)
+
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 99,
+}
+SR = {"encoder": {"hidden_size": 8, "num_blocks": 3, "growth": 4}}
+SR["unet"] = {"hidden_size": 8, "condition_channels": 8, "num_conditions": 1}
+
+
+def test_a_call_computes_a_whole_batch_without_gradients():
+    _, call = call_of("ghostnet-0.5x", batch=3, folded=True)
+    logits = call().logits
+    assert logits.shape == (3, 1000) and not logits.requires_grad
+    _, call = call_of("pangu-pi-15m", SMALL, length=9)
+    output = call()
+    assert output.logits.shape == (2, 1, 99) and output.past_key_values.get_seq_length() == 9
+    _, call = call_of("sam-diffsr-x4", SR, batch=1, image_size=32)
+    assert call().shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "preset, overrides", [("ghostnet-0.5x", {}), ("pangu-pi-15m", SMALL), ("sam-diffsr-x4", SR)], ids=str
+)
+def test_a_training_step_changes_the_weights_and_starts_from_fresh_gradients(preset, overrides):
+    model, call = call_of(preset, overrides, mode="train", image_size=32)
+    assert model.training
+    weight = next(p for name, p in model.named_parameters() if "weight" in name and p.dim() > 1 and p.requires_grad)
+    before = weight.detach().clone()
+    call()
+    gradient = weight.grad.clone()
+    assert not torch.equal(weight, before) and gradient.abs().sum() > 0
+    call()
+    assert weight.grad.norm() < 1.9 * gradient.norm(), "gradients of two steps are not added"
+
+
+def test_generation_makes_the_tokens_that_were_asked_for():
+    _, call = call_of("pangu-pi-15m", SMALL, mode="generate", length=5, new_tokens=4)
+    assert call().shape == (2, 9)
+
+
+def test_a_preset_whose_task_has_no_workload_is_refused(monkeypatch):
+    monkeypatch.delitem(workloads.WORKLOADS, "image-classification")
+    with pytest.raises(
+        ValueError, match="presets: vig-s is for image-classification; accepted are presets for text-gen"
+    ):
+        rows_of("--presets", "vig-s")

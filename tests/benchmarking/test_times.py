@@ -1,0 +1,273 @@
+"""From known times the benchmark makes the right numbers: nothing here depends on how fast this machine is."""
+
+import json
+import sys
+import types
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hf_effmodels.benchmarking import runs, tables, worker
+from hf_effmodels.benchmarking.counting import count, count_preset
+from hf_effmodels.benchmarking.runs import Row, measure, summarize
+
+READY = {"parameters": 8_129_000, "allocated_bytes": 5_500_000}
+
+
+def row(peer: str = "ours", **more) -> Row:
+    settings = {"preset": "ghostnetv3-0.5x", "backend": "eager", "batch": 2, "threads": 1, "mode": "infer"}
+    return Row(**{**settings, "peer": peer, "folded": True, "image_size": 64, **more})
+
+
+def times(*seconds: float, cpu: float = 1.0, peak: int = 10**8) -> list[dict]:
+    return [{"seconds": s, "cpu_seconds": cpu * s, "peak_bytes": peak + i} for i, s in enumerate(seconds)]
+
+
+def test_one_second_against_two_is_two_times_faster():
+    result = summarize(row(), times(1.0), times(2.0), READY)
+    assert (result.ratio, result.cpu_ratio) == (2.0, 2.0)
+    assert summarize(row(), times(2.0), times(1.0), READY).ratio == 0.5
+    # By processor time it may be another.
+    assert summarize(row(), times(1.0, cpu=4.0), times(2.0), READY).cpu_ratio == 0.5
+
+
+def test_ratios_are_taken_round_by_round_and_the_middle_one_counts():
+    # Medians of 2 and 8 would be 4; the machine was slow in the last two rounds.
+    result = summarize(row(), times(1.0, 2.0, 10.0), times(3.0, 8.0, 10.0), READY)
+    assert result.ratio == 3.0
+
+
+def test_every_number_of_a_result():
+    result = summarize(row(), times(0.004, 0.001, 0.002, 0.003, 0.1, cpu=2.0), times(*[0.006] * 5), READY)
+    assert result.rounds == 5
+    assert (result.median, result.quartile_1, result.quartile_3) == pytest.approx((3.0, 2.0, 4.0))
+    assert result.cpu == pytest.approx(6.0)
+    assert result.peak_mb == pytest.approx(100.000004), "the largest of all rounds"
+    assert result.allocated_mb == 5.5 and result.parameters == 8_129_000
+    single = summarize(row(), times(0.5), times(0.5), {**READY, "allocated_bytes": None})
+    assert (single.quartile_1, single.median, single.quartile_3) == (500.0, 500.0, 500.0)
+    assert single.allocated_mb is None
+
+
+def test_multiply_adds_are_those_of_what_ran():
+    folded = count_preset("ghostnetv3-0.5x", folded=True, image_size=64).macs
+    trained = count_preset("ghostnetv3-0.5x", image_size=64).macs
+    assert folded < trained < count_preset("ghostnetv3-0.5x", image_size=96).macs
+    assert summarize(row(), times(1.0), times(1.0), READY).macs == folded
+    assert summarize(row(folded=False), times(1.0), times(1.0), READY).macs == trained
+    wide = summarize(row(overrides='{"width_multiplier": 1.0}'), times(1.0), times(1.0), READY).macs
+    assert wide == count_preset("ghostnetv3-1.0x", folded=True, image_size=64).macs
+    assert summarize(row(peer="timm"), times(1.0), times(1.0), READY).macs is None
+    assert summarize(row(preset="pangu-pi-15m"), times(1.0), times(1.0), READY).macs is None
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """Processes that know their times: `seconds` by peer. Returns what was started."""
+    started = []
+
+    def start(row):
+        seconds = {"slow": 2.0, "ours": 1.0, "quick": 0.5}.get(row.peer, 1.0)
+        first = {"parameters": 1, "allocated_bytes": None, "repeats": 1}
+        if row.peer == "refuses":
+            first = {"error": "no such model"}
+        script = f"import sys, json\nprint(json.dumps({first!r}), flush=True)\nfor n, _ in enumerate(sys.stdin):\n"
+        script += f"    if {row.peer == 'dies'} and n: sys.exit(7)\n"
+        script += f"    print(json.dumps(dict(seconds={seconds}, cpu_seconds={seconds}, peak_bytes=1)), flush=True)\n"
+        process = runs.subprocess.Popen(
+            [sys.executable, "-S", "-c", script],
+            stdin=runs.subprocess.PIPE,
+            stdout=runs.subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    monkeypatch.setattr(runs, "_start", start)
+    monkeypatch.setattr(runs, "count_preset", lambda *args, **kwargs: types.SimpleNamespace(macs=5))
+    return started
+
+
+def test_every_row_is_run_in_every_round_and_compared_with_its_own_reference(workers):
+    slow, ours, quick = rows = [row("slow"), row("ours"), row("quick")]
+    by_default = measure(rows, 3)
+    assert [result.row for result in by_default] == rows
+    assert [result.ratio for result in by_default] == [1.0, 2.0, 4.0], "the first is the reference"
+    assert [result.rounds for result in by_default] == [3, 3, 3]
+    named = measure(rows, 1, {slow: quick, ours: quick, quick: slow})
+    assert [result.ratio for result in named] == [0.25, 0.5, 4.0]
+    assert [result.median for result in named] == [2000.0, 1000.0, 500.0]
+    assert all(process.poll() is not None for process in workers), "no process is left"
+
+
+def test_the_order_of_the_rows_changes_from_round_to_round_and_follows_the_seed(workers, monkeypatch):
+    orders = []
+    original = runs._run_once
+    monkeypatch.setattr(runs, "_run_once", lambda row, worker: orders.append(row.peer) or original(row, worker))
+    rows = [row("slow"), row("ours"), row("quick")]
+    for seed in (0, 0, 1):
+        measure(rows, 8, seed=seed)
+    first, again, other = (orders[start : start + 24] for start in (0, 24, 48))
+    rounds = [tuple(first[i : i + 3]) for i in range(0, 24, 3)]
+    assert all(sorted(names) == ["ours", "quick", "slow"] for names in rounds) and len(set(rounds)) > 2
+    assert first == again != other
+
+
+@pytest.mark.parametrize(
+    "peer, message",
+    [
+        ("refuses", "ghostnetv3-0.5x refuses eager: no such model"),
+        ("dies", "ghostnetv3-0.5x dies eager: its process ended with exit code 7"),
+    ],
+)
+def test_a_row_that_cannot_run_is_named_and_no_process_is_left(workers, peer, message):
+    with pytest.raises(ValueError, match=message):
+        measure([row("ours"), row(peer)], 5)
+    assert len(workers) == 2 and all(process.poll() is not None for process in workers)
+
+
+def test_a_process_of_a_row_has_its_threads_and_its_settings(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda command, **options: seen.update(options, command=command))
+    runs._start(row(threads=3, overrides='{"width_multiplier": 0.5}'))
+    assert seen["env"]["OMP_NUM_THREADS"] == "3"
+    assert seen["command"][1:3] == ["-m", "hf_effmodels.benchmarking.worker"]
+    given = json.loads(seen["command"][3])
+    assert given["overrides"] == {"width_multiplier": 0.5} and given["threads"] == 3 and given["batch"] == 2
+
+
+class Clock:
+    """Time that passes only where something says so: a call takes 20 ms, and its threads work for 30."""
+
+    def __init__(self):
+        self.now = self.cpu = 0.0
+        self.calls = 0
+
+    def call(self):
+        self.calls += 1
+        self.now += 0.02
+        self.cpu += 0.03
+
+    def perf_counter(self):
+        return self.now
+
+    def process_time(self):
+        return self.cpu
+
+
+def test_a_timed_run_repeats_short_calls_and_gives_the_time_of_one(monkeypatch):
+    clock, said = Clock(), []
+    peer = types.SimpleNamespace(build=lambda preset, folded, overrides: torch.nn.Linear(2, 3))
+    monkeypatch.setattr("hf_effmodels.benchmarking.peers.PEERS", {"ours": peer})
+    monkeypatch.setattr("hf_effmodels.benchmarking.workloads.make_call", lambda model, row: clock.call)
+    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(worker, "_say", said.append)
+    monkeypatch.setattr(worker, "peak_allocation", lambda call: 77)
+    monkeypatch.setattr(worker.sys, "stdin", ["\n", "\n"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: said.append(number))
+    asked = {"threads": 4, "peer": "ours", "preset": "x", "folded": False, "overrides": {}, "backend": "eager"}
+    worker.main(asked)
+    assert said[:2] == [4, {"parameters": 9, "repeats": 5, "allocated_bytes": 77}], "5 × 20 ms are 100 ms"
+    assert len(said) == 4 and clock.calls == 2 + 1 + 2 * 5
+    for facts in said[2:]:
+        assert facts["seconds"] == pytest.approx(0.02) and facts["cpu_seconds"] == pytest.approx(0.03)
+        assert 2e7 < facts["peak_bytes"] < 1e11, "bytes, not kilobytes"
+    said.clear()
+    worker.main({**asked, "backend": "onnx"})
+    assert said[1]["allocated_bytes"] is None
+
+
+def test_multiply_adds_are_counted_of_convolutions_and_matrix_products_alone():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3, padding=1, groups=1)
+            self.depthwise = torch.nn.Conv2d(4, 4, 3, padding=1, groups=4)
+            self.norm = torch.nn.BatchNorm2d(4)
+            self.linear = torch.nn.Linear(4, 5)
+
+        def forward(self, x):
+            x = self.norm(self.depthwise(self.conv(x))).relu()
+            distances = x.flatten(2).transpose(1, 2) @ x.flatten(2)
+            return self.linear(x.mean((2, 3))), distances
+
+    cost = count(Net().eval(), torch.zeros(1, 3, 8, 8))
+    assert cost.macs == 4 * 3 * 9 * 64 + 4 * 9 * 64 + 64 * 4 * 64 + 4 * 5
+    assert cost.parameters == 3 * 4 * 9 + 4 + 4 * 9 + 4 + 2 * 4 + 4 * 5 + 5
+
+
+def test_presets_without_images_or_without_a_folded_form_are_not_counted():
+    with pytest.raises(ValueError, match="pangu-pi-15m .* takes text: models for images are counted"):
+        count_preset("pangu-pi-15m")
+    with pytest.raises(ValueError, match="adem_vl-7b-caption .* takes image\\+text"):
+        count_preset("adem_vl-7b-caption")
+    with pytest.raises(ValueError, match="unknown preset"):
+        count_preset("ghostnetv9")
+
+
+RESULT = runs.Result(
+    row=row(threads=4, batch=8),
+    rounds=3,
+    median=1.234,
+    quartile_1=1.1,
+    quartile_3=1.5,
+    cpu=2.345,
+    ratio=3.456,
+    cpu_ratio=4.567,
+    peak_mb=567.8,
+    allocated_mb=6.78,
+    parameters=7_891_234,
+    macs=89_123_456,
+)
+
+
+def test_every_column_of_the_table_has_its_number(tmp_path):
+    shown = dict(zip(tables.COLUMNS, tables.cells(RESULT), strict=True))
+    assert shown == {
+        "preset": "ghostnetv3-0.5x",
+        "implementation": "ours",
+        "backend": "eager",
+        "batch": "8",
+        "threads": "4",
+        "median ms": "1.23",
+        "IQR ms": "1.10–1.50",
+        "CPU ms": "2.35",
+        "times faster": "3.46",
+        "by CPU time": "4.57",
+        "peak MB": "568",
+        "call MB": "6.8",
+        "params M": "7.891",
+        "MACs M": "89.1",
+    }
+    lines = tables.markdown([RESULT]).splitlines()
+    assert lines[0].startswith("| preset |") and set(lines[1]) <= set("|- ") and len(lines) == 3
+
+
+def test_files_of_an_earlier_benchmark_stay_unless_they_may_go(tmp_path):
+    written = tables.write([RESULT], tmp_path / "out")
+    assert {path.suffix for path in written} == {".md", ".csv", ".json", ".png"}
+    record = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))["results"][0]
+    assert (record["ratio"], record["row"]["threads"], record["median"]) == (3.456, 4, 1.234)
+    with pytest.raises(ValueError, match="output: .* holds benchmark.md, benchmark.csv, .*--overwrite replaces them"):
+        tables.check_folder(tmp_path / "out", False)
+    tables.check_folder(tmp_path / "out", True)
+    tables.check_folder(tmp_path / "new" / "folder", False)
+    (tmp_path / "file").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="output: .*file is a file"):
+            tables.check_folder(tmp_path / "file", overwrite)
+
+
+def test_the_picture_has_a_panel_for_each_batch_and_a_bar_for_each_row(tmp_path, monkeypatch):
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    single = replace(RESULT, row=row(batch=1, threads=1), median=5.0, quartile_1=4.0, quartile_3=8.0)
+    tables.draw([RESULT, single, replace(single, row=row("timm", batch=1, threads=1))], tmp_path / "b.png")
+    axes = pyplot.gcf().axes
+    assert [axis.get_title() for axis in axes] == ["batch 8, 4 threads", "batch 1, 1 thread"]
+    assert [bar.get_width() for bar in axes[1].patches] == [5.0, 5.0]
+    (left, right) = axes[1].containers[0].lines[2][0].get_segments()[0][:, 0]
+    assert (left, right) == (4.0, 8.0), "from the first to the third quartile"
+    assert [text.get_text().strip() for text in axes[0].texts] == ["3.46×"]
