@@ -235,8 +235,9 @@ def log_likelihood(model, ids, prompt):
     return logits.gather(-1, ids[:, prompt:, None]).sum((1, 2))
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_the_next_token(architecture):
-    model = build(architecture)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_loss_is_the_mean_cross_entropy_of_the_next_token(architecture, dtype):
+    model = build(architecture).to(dtype)
     ids = tokens(model)
     labels = ids.clone()
     labels[0, :3] = -100
@@ -246,6 +247,9 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_next_token(architecture):
     summed = model(ids, labels=labels, num_items_in_batch=torch.tensor(100)).loss
     count = (labels[:, 1:] != -100).sum()
     torch.testing.assert_close(summed, expected * count / 100)
+    assert summed.dtype == dtype
+    shifted = F.pad(labels, (0, 1), value=-100)[:, 1:]
+    torch.testing.assert_close(model(ids, labels=labels, shift_labels=shifted).loss, expected)
     assert torch.equal(model(ids, logits_to_keep=2).logits, logits[:, -2:])
 
 

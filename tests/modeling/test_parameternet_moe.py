@@ -100,6 +100,11 @@ def test_balance_loss_is_one_in_balance_and_e_in_collapse():
     assert balance_loss((collapsed,)).item() == pytest.approx(4)
     torch.testing.assert_close(expert_load((even, collapsed[:1].repeat(1, 2, 1)))[1], torch.tensor([0.0, 1, 0, 0]))
     torch.testing.assert_close(expert_load((even,)), torch.full((1, 4), 0.25))
+    first, second = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
+    first[0, range(4), [0, 0, 1, 2]], second[0, range(4), [3, 1, 1, 3]] = 9.0, 9.0
+    mask = torch.tensor([[0, 1, 1, 1]])
+    loads = expert_load((first, second), mask)
+    torch.testing.assert_close(loads, torch.tensor([[1.0, 1, 1, 0], [0, 2, 0, 1]]) / 3)
 
 
 def test_padding_counts_only_where_the_official_code_counts_it():
@@ -153,6 +158,7 @@ def test_an_upcycled_llama_gives_the_same_outputs(fields):
     torch.testing.assert_close(model(IDS).logits, source(IDS).logits, rtol=0, atol=1e-5)
     down = source.model.layers[1].mlp.down_proj.weight
     assert all(torch.equal(expert, 4 * down) for expert in model.model.layers[1].mlp.experts.weight)
+    assert not any(layer.mlp.router.weight.any() for layer in model.model.layers)
     with pytest.raises(ValueError, match="vocab_size: would change"):
         ParameterNetMoeForCausalLM.from_llama(source, vocab_size=5)
     if fields:
