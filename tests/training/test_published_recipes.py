@@ -1,0 +1,354 @@
+"""Recipes "as published" do what is published: their resolved arguments, beside what papers and official code state.
+
+`PUBLISHED` is written down from the sources alone. A value that is not in it is not published; the recipe states it all
+the same (no default decides about a published result) and marks it as ours.
+"""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_effmodels.training import load_task
+from hf_effmodels.training.run.arguments import ArgumentReader
+from hf_effmodels.training.run.recipe_arguments import resolved
+from hf_effmodels.training.run.recipes import find_recipe, list_recipes
+
+# Eight processes of a batch each, for the images; the total of the other tasks is in their tables.
+IMAGENET = {"dataset": "ILSVRC/imagenet-1k", "gradient_accumulation_steps": 1}
+# timm's training transforms, which the official scripts are built on. Colour jitter (0.4) is among the commands'
+# arguments and is left out by timm where there is RandAugment.
+TIMM_IMAGES = {
+    "train_crop": "random_resized",
+    "crop_scale": [0.08, 1.0],
+    "crop_ratio": [3 / 4, 4 / 3],
+    "horizontal_flip": 0.5,
+    "color_jitter": None,
+    "random_erasing": 0.25,
+    "random_erasing_mode": "pixel",
+    "random_erasing_count": 1,
+    "label_smoothing_factor": 0.1,
+}
+ADAMW = {"optim": "adamw_torch", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
+ADEM = {
+    "per_device_train_batch_size": 2,  # by 8 devices and 2 steps: 32
+    "gradient_accumulation_steps": 2,
+    "optim": "adamw_torch",
+    "learning_rate": 9e-3 * 32 / 256,
+    "lr_scheduler_type": "cosine",
+    "min_lr": 0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "weight_decay": 0.02,
+    "max_grad_norm": 0,
+    "ema_decay": None,
+    "seed": 42,
+    "train": "adapters",
+}
+SAM_DIFFSR = {
+    "per_device_train_batch_size": 64,
+    "gradient_accumulation_steps": 1,
+    "patch_size": 160,
+    "augment": False,
+    "loss": "l1",
+    "optim": "adamw_torch",  # Adam, where nothing decays
+    "learning_rate": 2e-4,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "ema_decay": None,
+    "bf16": False,
+    "fp16": False,
+    "seed": 1234,
+}
+DIFFUSION = {
+    **SAM_DIFFSR,
+    "stage": "diffusion",
+    "max_steps": 400_000,
+    "lr_decay_steps": 200_000,
+    "lr_decay_rate": 0.5,
+    "legacy_256": True,
+}
+
+PUBLISHED = {
+    # 2305.12972; main.py, optim_factory.py
+    "vanillanet/imagenet": {
+        **IMAGENET,
+        **TIMM_IMAGES,
+        "model": "vanillanet-5",
+        "num_train_epochs": 300,
+        "per_device_train_batch_size": 128,
+        "interpolation": ["bicubic"],
+        "randaugment": "rand-m7-mstd0.5-inc1",
+        "mixup": 0.1,
+        "cutmix": 1.0,
+        "mix_switch_probability": 0.5,
+        "loss": "binary_cross_entropy",
+        "optim": "lamb",
+        "learning_rate": 3.5e-3,
+        "weight_decay": 0.35,
+        "adam_epsilon": 1e-8,
+        "max_grad_norm": 1.0,  # of timm's LAMB itself
+        "lr_scheduler_type": "warmup_cosine",
+        "min_lr": 1e-6,
+        "warmup_steps": 5 / 300,
+        "layer_decay": None,
+        "ema_decay": 0.99996,
+        "model_config": {
+            "deep_training_epochs": 100,
+            "deep_training_schedule": "linear",
+            "classifier_dropout": 0.05,
+        },
+    },
+    # 2010.14819; the authors' MindSpore command
+    "tinynet/imagenet": {
+        **IMAGENET,
+        "model": "tinynet-a",
+        "num_train_epochs": 450,
+        "per_device_train_batch_size": 128,
+        "optim": "rmsprop_tf",
+        "optim_args": "alpha=0.9,momentum=0.9,eps=0.001",
+        "learning_rate": 0.048,
+        "weight_decay": 1e-5,
+        "max_grad_norm": 0,
+        "lr_scheduler_type": "step",
+        "lr_scheduler_kwargs": {"decay_epochs": 2.4, "decay_rate": 0.97, "warmup_epochs": 3, "warmup_lr": 1e-6},
+        "ema_decay": 0.9999,
+        "bf16": False,
+        "fp16": False,
+        "model_config": {"classifier_dropout": 0.2},
+    },
+    # 2306.14525: AdamW, cosine, timm's augmentation; nothing else
+    "parameternet/imagenet": {
+        **IMAGENET,
+        **TIMM_IMAGES,
+        "model": "parameternet-600m",
+        **ADAMW,
+        "lr_scheduler_type": "warmup_cosine",
+        "max_grad_norm": 0,
+        "interpolation": ["bilinear"],
+    },
+    # 2206.00272, table 3; train.py
+    "vig/imagenet": {
+        **IMAGENET,
+        **TIMM_IMAGES,
+        **ADAMW,
+        "model": "pyramidvig-ti",
+        "num_train_epochs": 300,
+        "per_device_train_batch_size": 128,
+        "interpolation": ["bicubic"],
+        "randaugment": "rand-m9-mstd0.5-inc1",
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "loss": "cross_entropy",
+        "learning_rate": 2e-3,
+        "weight_decay": 0.05,
+        "max_grad_norm": 0,
+        "lr_scheduler_type": "cosine_over_warmup",
+        "lr_scheduler_kwargs": {"warmup_lr": 1e-6},
+        "warmup_steps": 20 / 300,
+        "ema_decay": 0.99996,
+        "model_config": {"drop_path_rate": 0.1},
+    },
+    # 2404.11202; train.py
+    "ghostnetv3/imagenet": {
+        **IMAGENET,
+        "model": "ghostnetv3-1.0x",
+        "image_size": 224,
+        "num_train_epochs": 600,
+        "per_device_train_batch_size": 2048 // 8,
+        "optim": "lamb",
+        "learning_rate": 0.005,
+        "weight_decay": 0.05,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 5 / 600,
+        "ema_decay": 0.9999,
+        "loss": "cross_entropy",
+        "label_smoothing_factor": 0.1,
+        "mixup": 0,
+        "cutmix": 0,
+    },
+    # 2312.17276; weight decay and clipping are the follow-up's
+    "pangu_pi/1b": {
+        "model": "pangu-pi-1b",
+        "tokenizer": "train:100883",
+        "optim": "adamw_torch",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "learning_rate": 3e-4,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "warmup_steps": 4000,
+        "weight_decay": 0.1,
+        "max_grad_norm": 1.0,
+    },
+    # 2402.02791, and its published configuration file
+    "pangu_pi/1b_pro": {
+        "model": "pangu-pi-1b-pro",
+        "tokenizer": "train:48000",
+        "block_size": 2048,
+        "optim": "adamw_torch",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "adam_epsilon": 1e-8,
+        "learning_rate": 2e-4,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr": 1e-5},
+        "min_lr": 1e-5,
+        "warmup_steps": 0.03,
+        "weight_decay": 0.1,
+        "max_grad_norm": 1.0,
+        "bf16": True,
+    },
+    # 2410.17779; train.py of each task
+    "adem_vl/scienceqa": {
+        **ADEM,
+        "num_train_epochs": 20,
+        "warmup_steps": 2 / 20,
+        "max_length": 512,
+        "prompt_format": "CQM-A",
+        "augmentation": "none",
+    },
+    "adem_vl/coco_caption": {
+        **ADEM,
+        "num_train_epochs": 5,
+        "warmup_steps": 0.1 / 5,
+        "max_length": 30,
+        "augmentation": "captions",
+    },
+    "adem_vl/instruct": {
+        **ADEM,
+        "num_train_epochs": 15,
+        "warmup_steps": 0.2 / 15,
+        "max_length": 512,
+        "augmentation": "none",
+    },
+    # configs/sam, configs/rrdb of the official repository
+    "sam_diffsr/df2k": {**DIFFUSION, "model": "sam-diffsr-x4", "structure_maps": True},
+    "sam_diffsr/srdiff_df2k": {**DIFFUSION, "model": "srdiff-x4", "structure_maps": False},
+    "sam_diffsr/rrdb_df2k": {**SAM_DIFFSR, "stage": "rrdb", "max_steps": 100_000, "lr_decay_steps": None},
+    # 2207.10666, 1k from scratch; rates scaled from batches of 512
+    "tinyvit/imagenet": {
+        **IMAGENET,
+        **TIMM_IMAGES,
+        **ADAMW,
+        "model": "tinyvit-5m",
+        "num_train_epochs": 300,
+        "per_device_train_batch_size": 128,
+        "interpolation": ["bicubic"],
+        "randaugment": "rand-m9-mstd0.5-inc1",
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "mix_switch_probability": 0.5,
+        "learning_rate": 2 * 5e-4,
+        "lr_scheduler_type": "cosine_over_warmup",
+        "lr_scheduler_kwargs": {"warmup_lr": 2 * 5e-7},
+        "min_lr": 2 * 5e-6,
+        "warmup_steps": 20 / 300,
+        "weight_decay": 0.05,
+        "ema_decay": None,
+    },
+    # 2306.14525: the network alone is published
+    "parameternet_moe/1b": {"model": "parameternet-moe-1b"},
+}
+
+SHARED = {
+    "per_device_train_batch_size",
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "lr_scheduler_type",
+    "optim",
+}
+ADAM = {"adam_beta1", "adam_beta2", "adam_epsilon"}
+STATED = {
+    "image-classification": SHARED
+    | {
+        "num_train_epochs",
+        "train_crop",
+        "crop_scale",
+        "crop_ratio",
+        "interpolation",
+        "horizontal_flip",
+        "color_jitter",
+    }
+    | {
+        "color_jitter",
+        "randaugment",
+        "random_erasing",
+        "mixup",
+        "cutmix",
+        "loss",
+        "label_smoothing_factor",
+        "layer_decay",
+    }
+    | {"ema_decay", "bf16"},
+    "causal-lm": SHARED
+    | ADAM
+    | {"max_steps", "gradient_accumulation_steps", "block_size", "min_lr", "warmup_steps", "bf16"},
+    "image-text-to-text": SHARED
+    | ADAM
+    | {"num_train_epochs", "gradient_accumulation_steps", "max_length", "augmentation", "train", "min_lr"}
+    | {"warmup_steps", "base_precision", "bf16"},
+    "super-resolution": SHARED
+    | ADAM
+    | {"max_steps", "patch_size", "augment", "loss", "lr_decay_steps", "lr_decay_rate", "ema_decay", "bf16"},
+}
+# Where one of these is stated, the others have an effect.
+TOGETHER = {
+    "cutmix": {"mix_probability", "mix_switch_probability"},
+    "random_erasing": {"random_erasing_mode", "random_erasing_count"},
+}
+
+
+def arguments_of(name: str) -> dict:
+    reader = ArgumentReader(["--config", name])
+    return resolved(*reader.read(*load_task(reader.task).TRAINING_ARGUMENTS))
+
+
+def test_the_recipes_that_are_published_are_known():
+    own = (
+        "quickstart/",
+        "sam_diffsr/small",
+        "pangu_pi/ablation",
+        "pangu_pi/tinyshakespeare",
+        "parameternet_moe/pydoc",
+    )
+    others = {name for name in list_recipes() if name.startswith(own) or name.endswith("/cifar10")}
+    assert others | PUBLISHED.keys() == set(list_recipes())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_resolves_to_what_is_published(name):
+    found = arguments_of(name)
+    for key, value in PUBLISHED[name].items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = pytest.approx(value, rel=1e-4)  # shares of the training are written with six digits
+            assert float(found[key]) == value, key
+        elif isinstance(value, dict):
+            assert {inner: _number(held) for inner, held in found[key].items()} == value, key
+        else:
+            assert found.get(key) == value, key
+
+
+def _number(value):
+    """What JSON writes as 1e-06 comes back from YAML as a text."""
+    return float(value) if isinstance(value, str) and value[:1].isdigit() else value
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_leaves_no_value_that_matters_to_a_default(name):
+    recipe = yaml.safe_load(find_recipe(name).read_text())
+    wanted = set(STATED[recipe["task"]])
+    if recipe["optim"] in ("lamb", "adamw_torch"):
+        wanted |= ADAM
+    if "cosine" in recipe["lr_scheduler_type"]:
+        wanted |= {"min_lr", "warmup_steps"}
+    for key, more in TOGETHER.items():
+        if recipe.get(key):
+            wanted |= more
+    assert wanted <= recipe.keys(), sorted(wanted - recipe.keys())
+    assert Path(find_recipe(name)).read_text().startswith("#")
