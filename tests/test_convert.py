@@ -3,16 +3,19 @@
 import argparse
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_effmodels.cli import main
-from hf_effmodels.hub.convert import ConversionError, convert, read_checkpoint
+from hf_effmodels.hub.checkpoints import read_checkpoint
+from hf_effmodels.hub.convert import ConversionError, convert, convert_state_dict, official_name
+from hf_effmodels.registry import ARCHITECTURES
 
 from .parity import golden
 
@@ -173,3 +176,151 @@ def test_command_line_converts_and_explains(official, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["ghostnetv3-0.5x", "3.40", "117.5"]
     assert main(["info", "ghostnetv3-1.0x", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["folded_macs"] == 167.0
+
+
+def test_only_dimensions_of_size_1_may_come_or_go(official, tmp_path):
+    """Conversion reshapes 1×1 convolutions into linear layers: no value changes its place by that."""
+    name = next(n for n in official if n.endswith("se.conv_reduce.weight"))
+    reduce = official[name]
+    assert reduce.shape[0] != reduce.shape[1] and reduce.shape[2:] == (1, 1)
+    for wrong in (reduce.transpose(0, 1), reduce.flatten()):
+        torch.save(official | {name: wrong.contiguous()}, tmp_path / "wrong.pth")
+        with pytest.raises(ConversionError, match=r"1 of another shape: blocks.*conv_reduce\.weight"):
+            convert("ghostnetv3-0.5x", tmp_path / "wrong.pth", tmp_path / "out")
+    torch.save(official | {name: reduce[..., 0, 0]}, tmp_path / "linear.pth")
+    convert("ghostnetv3-0.5x", tmp_path / "linear.pth", tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(
+        next(v for k, v in found.items() if k.endswith("squeeze_excite.reduce.weight")), reduce[..., 0, 0]
+    )
+
+
+STEM = "conv_stem.weight"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda w: {STEM: w[STEM].to(torch.int8)}, f"{STEM} is of type int8; accepted are dense tensors of float16"),
+        (lambda w: {STEM: w[STEM].bool()}, f"{STEM} is of type bool"),
+        (lambda w: {STEM: w[STEM].to(torch.int64)}, "1 of another kind: conv_stem.weight .* holds counts"),
+        (lambda w: {STEM: w[STEM].to(torch.complex64)}, f"{STEM} is of type complex64"),
+        (lambda w: {STEM: w[STEM].to(torch.float8_e4m3fn)}, f"{STEM} is of type float8_e4m3fn"),
+        (lambda w: {STEM: w[STEM].to_sparse()}, f"{STEM} is sparse"),
+        (lambda w: {STEM: w[STEM].to("meta")}, f"{STEM} is without values"),
+        (lambda w: {STEM: torch.quantize_per_tensor(w[STEM], 0.1, 0, torch.qint8)}, f"{STEM} is quantized"),
+        (
+            lambda w: {STEM: w[STEM].half()},
+            r"several types: .*float16 \(1, such as conv_stem.weight\).*one for all",
+        ),
+        (lambda w: {STEM: torch.tensor(1.0)}, r"1 of another shape: conv_stem.weight .* is \(\), expected"),
+        (lambda w: {"classifier.bias": torch.tensor(1.0)}, r"1 of another shape: classifier\.bias"),
+        (lambda w: {3: w[STEM]}, "has names that are no texts: 3"),
+        (lambda w: {None: w[STEM], ("a",): w[STEM]}, r"has names that are no texts: None, \('a',\)"),
+        (lambda w: {STEM: None}, "is no dictionary of tensors; other things in it: .'conv_stem.weight'"),
+    ],
+)
+def test_tensors_of_another_kind_are_named(official, tmp_path, change, message):
+    torch.save(official | change(official), tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match=message):
+        convert("ghostnetv3-0.5x", tmp_path / "wrong.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_entries_for_one_weight_are_refused(official, tmp_path):
+    twice = official | {"stem.convolution.conv.weight": official[STEM]}
+    torch.save(twice, tmp_path / "twice.pth")
+    with pytest.raises(ConversionError, match="'conv_stem.weight' and 'stem.convolution.conv.weight' are meant"):
+        convert("ghostnetv3-0.5x", tmp_path / "twice.pth", tmp_path / "out")
+    # Where the architecture's own function renames as well.
+    case = golden.load(next((CASES / "vig").glob("vig*ti*.json"), next((CASES / "vig").glob("*.json"))))
+    weights = golden.state_dict(case, torch.float32)
+    entry = next(n for n in weights if n.startswith("backbone.0.0."))
+    architecture = ARCHITECTURES["vig"]
+    ours = {"stages.0.blocks.0" + official_name(architecture, entry).removeprefix("backbone.0"): weights[entry]}
+    with pytest.raises(ConversionError, match="Two entries are meant for the same weight 'stages.0.blocks.0"):
+        convert_state_dict(architecture, architecture.config_class(), weights | ours)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_weights_that_compute_nothing_are_converted_only_on_request(official, tmp_path, value, capsys):
+    name = "bn1.running_var" if value == -1 else STEM
+    broken = official[name].clone()
+    broken.view(-1)[3] = value
+    torch.save(official | {name: broken}, tmp_path / "broken.pth")
+    command = ["convert", "ghostnetv3-0.5x", str(tmp_path / "broken.pth"), str(tmp_path / "out")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    what = "a variance of -1" if value == -1 else f"1 of {broken.numel()} values are not finite"
+    assert f"1 broken weights: {name} ({what})" in said and "--allow-broken-weights" in said
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--allow-broken-weights"]) == 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def zip_of(path: Path, compression=zipfile.ZIP_STORED, **members: bytes) -> None:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+
+
+def test_files_that_would_run_code_are_called_that_and_torchs_advice_is_not_repeated(official, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evil = {protocol: pickle.dumps({"w": Boom()}, protocol) for protocol in (0, 2, 4, 5)}
+    for protocol, pickled in evil.items():
+        Path(f"plain{protocol}.pth").write_bytes(pickled)
+        zip_of(Path(f"flat{protocol}.pth"), **{"data.pkl": pickled})
+        zip_of(Path(f"no_version{protocol}.pth"), **{"archive__data.pkl": pickled})
+        zip_of(Path(f"zip{protocol}.pth"), **{"archive__data.pkl": pickled, "archive__version": b"3\n"})
+        zip_of(Path(f"deep{protocol}.bin"), zipfile.ZIP_DEFLATED, **{"a__b__weights.pickle": pickled})
+    torch.save({"w": Boom()}, "new.pth")
+    torch.save({"state_dict": official, "callback": Boom()}, "beside.pth")
+    torch.save({"w": Boom()}, "old.pth", _use_new_zipfile_serialization=False)
+    torch.save(torch.nn.Linear(2, 2), "module.pth")
+    for path in sorted(Path().glob("*.*")):
+        with pytest.raises(ValueError, match=rf"{path.name} contains Python objects that would run code \(") as error:
+            convert("ghostnetv3-0.5x", path, "out")
+        for advice in ("weights_only", "PyTorch 2.6", "arbitrary", "truncated", "safe_globals"):
+            assert advice not in str(error.value), path
+        assert error.value.__cause__ is None
+    assert not Path("boom").exists() and not Path("out").exists()
+
+
+def test_damage_anywhere_in_a_file_is_found_by_its_checksums(official, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(official, "whole.pth")
+    whole = Path("whole.pth").read_bytes()
+    at = whole.index(official["classifier.weight"].numpy().tobytes()[:64])
+    damaged = bytearray(whole)
+    damaged[at + 1000] ^= 1
+    Path("bit.pth").write_bytes(damaged)
+    for cut in (1, 100, len(whole) // 2, len(whole) - 10):
+        Path(f"cut{cut}.pth").write_bytes(whole[:cut])
+    Path("zip.pth").write_bytes(b"PK\x03\x04")
+    zip_of(Path("photos.pth"), **{"photo.png": b"png"})
+    Path("text.pth").write_text("Not found")
+    Path("html.pth").write_text("<!DOCTYPE html><title>404</title>")
+    for path, message in [
+        ("bit.pth", r"damaged: the checksum of whole/data/\d+ in it is wrong"),
+        ("photos.pth", "archive, but not"),
+    ]:
+        with pytest.raises(OSError, match=message):
+            read_checkpoint(path)
+    for path in [*Path().glob("cut*"), "zip.pth", "text.pth", "html.pth"]:
+        with pytest.raises(OSError, match="truncated") as error:
+            read_checkpoint(path)
+        assert "weights_only" not in str(error.value)
+    with pytest.raises(IsADirectoryError, match="is a folder, accepted is a file"):
+        read_checkpoint(tmp_path)
+    # A file that was written without checksums has none to check.
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(official, "without.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_checkpoint("without.pth")[0].keys() == official.keys()
+
+
+def test_an_empty_average_is_not_taken_for_the_weights(official, tmp_path):
+    torch.save({"state_dict_ema": {}, "state_dict": official}, tmp_path / "empty.pth")
+    assert read_checkpoint(tmp_path / "empty.pth")[1] == "state_dict"

@@ -8,6 +8,7 @@ file and the line: a wrong bundle would only fail on somebody else's machine.
 """
 
 import ast
+import hashlib
 import importlib.util
 import re
 import sys
@@ -56,22 +57,31 @@ def bundle_code(modules: Iterable[str], package: str = PACKAGE) -> dict[str, byt
             raise ValueError(
                 f"{other} and {name} would both become {stem}.py in the flat folder; rename one of the two modules"
             )
-        files[f"{stem}.py"] = _header(name, package) + sources[name]
+        files[f"{stem}.py"] = _header(name, package, sources[name]) + sources[name]
     _check(files)
     return dict(sorted(files.items()))
 
 
 def is_bundled(content: bytes) -> bool:
-    """Whether a Python file was written by `bundle_code` (told by its header line)."""
-    return content.startswith(HEADER.encode())
+    """Whether a Python file is one that `bundle_code` wrote, unchanged since: the checksum in its header tells.
+
+    That is for telling our files from those of others, not for trusting them: anybody can write such a header.
+    """
+    header, _, source = content.partition(b"\n")
+    return header.startswith(HEADER.encode()) and header.endswith(f"sha256 {_checksum(source)}".encode())
 
 
-def _header(name: str, package: str) -> bytes:
+def _checksum(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()
+
+
+def _header(name: str, package: str, source: bytes) -> bytes:
     try:
         release = version(package)
     except PackageNotFoundError:  # used from a source tree
         release = "(source tree)"
-    return f"{HEADER}{release}: {name.replace('.', '/')}.py, licensed under Apache-2.0\n".encode()
+    where = f"{name.replace('.', '/')}.py"
+    return f"{HEADER}{release}: {where}, licensed under Apache-2.0, sha256 {_checksum(source)}\n".encode()
 
 
 def _stem(name: str) -> str:

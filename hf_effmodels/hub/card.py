@@ -14,6 +14,7 @@ from .card_text import About, code, plain, write_card
 from .contents import reference_fields
 from .ids import hub_id
 from .usage import LOCAL_MODEL_ID, task_of, usage_section
+from .wrappers import unwrap
 
 
 def build_card(
@@ -59,6 +60,7 @@ def build_card(
     Raises:
         ValueError: not a model of this package, or an argument that is not of the form above.
     """
+    model = unwrap(model)
     architecture = find_architecture(model)
     if preset is None:
         preset = _matching_preset(architecture, model.config)

@@ -49,15 +49,43 @@ def model_files(folder: str | Path) -> list[str]:
     """The names of the files in `folder` that belong on the Hub, code apart, in order.
 
     Raises:
-        ValueError: one of them is a link (what it points to may lie anywhere), or weights are there twice.
+        ValueError: one of them is a link (what it points to may lie anywhere), weights are there twice, or an index
+            cannot be read.
     """
     folder = Path(folder)
+    parts = components(read_json(folder, MODEL_INDEX)) if (folder / MODEL_INDEX).is_file() else None
     found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = [path.relative_to(folder).as_posix() for path in found]
+    if parts is None:
+        names = [name for name in names if "/" not in name or _CHAT_TEMPLATE.fullmatch(name)]
+    else:  # beside the index and the card, what lies in the folders of the components
+        names = [name for name in names if name in (MODEL_INDEX, CARD, *LICENCE) or name.partition("/")[0] in parts]
+        for part in parts:
+            refuse_link(folder, part)
     names = [name for name in names if is_model_file(name) or name in LICENCE]
     for name in names:
         refuse_link(folder, name)
     return [name for name in names if not is_weights(name) or name in needed_weights(folder, name)]
+
+
+def components(index: dict) -> dict[str, list[str]]:
+    """Of a pipeline's index, name of a component -> its module and its class; those left out (None) apart."""
+    return {
+        name: value
+        for name, value in index.items()
+        if re.fullmatch(r"[a-z][a-z0-9_]*", name) and isinstance(value, list) and len(value) == 2 and value[0]
+    }
+
+
+def read_json(folder: Path, name: str) -> dict:
+    """The object in a JSON file; ValueError if it cannot be read or holds something else."""
+    try:
+        content = json.loads((folder / name).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"folder_or_model: {folder / name} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"folder_or_model: {folder / name} holds a {type(content).__name__}, expected an object")
+    return content
 
 
 def refuse_link(folder: Path, name: str) -> None:
@@ -70,7 +98,7 @@ def refuse_link(folder: Path, name: str) -> None:
                 f"folder_or_model: {path} is a link to {path.readlink()}; accepted are files, so that nothing from "
                 "elsewhere is published. Put a copy of the file there"
             )
-        if not path.is_file() and not path.is_dir():
+        if path.exists() and not path.is_file() and not path.is_dir():
             raise ValueError(f"folder_or_model: {path} is neither a file nor a folder")
 
 

@@ -30,6 +30,9 @@ from .ids import hub_id
 class ConversionError(ValueError):
     """The checkpoint does not belong to the preset; the message lists what does not fit."""
 
+    #: Whether most names are not those of the preset; None where names and shapes are not what is wrong.
+    names_are_foreign: bool | None = None
+
 
 @dataclass(frozen=True)
 class ConversionReport:
@@ -155,7 +158,8 @@ def load_checkpoint(
     try:
         model, ignored = convert_state_dict(architecture, config, state_dict)
     except ConversionError as error:
-        hint = "" if given else _fitting_presets(state_dict, besides=preset)
+        is_misfit = error.names_are_foreign is not None and not given
+        hint = _fitting_presets(state_dict, besides=preset) if is_misfit else ""
         raise ConversionError(f"{checkpoint} is no checkpoint of {preset}. {error}{hint}") from None
     if not allow_broken_weights:
         weights = {name: value for name, value in state_dict.items() if name not in ignored}
@@ -394,7 +398,7 @@ def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> st
                 convert_state_dict(architecture, get_config(name, **labels), state_dict)
             except ValueError as error:
                 # Presets of an architecture differ in shapes and depth: names foreign to the first one are to all.
-                if index == 0 and getattr(error, "names_are_foreign", False):
+                if index == 0 and isinstance(error, ConversionError) and error.names_are_foreign:
                     break
                 continue
             fitting.append(repr(name) if name != besides else f"{name!r} with num_labels={number}")

@@ -7,16 +7,25 @@ import os
 from pathlib import Path
 
 from .._files import whole_folder
-from .bundle import bundle_code, is_bundled
+from .bundle import HEADER, bundle_code, is_bundled
 from .card import build_card, find_architecture
+from .checkpoints import check_values
 from .contents import CARD, CONFIG, PROCESSOR, is_model_file, reference_fields
 from .ids import hub_id
+from .wrappers import plain_names, unwrap
 
 logger = logging.getLogger(__name__)
 
 
 def export(
-    model, processor, folder: str | os.PathLike, *, overwrite: bool = False, adapter_only: bool = False, **card
+    model,
+    processor,
+    folder: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+    adapter_only: bool = False,
+    allow_broken_weights: bool = False,
+    **card,
 ) -> Path:
     """Write `model` and `processor` to `folder`, ready for the Hub.
 
@@ -33,18 +42,26 @@ def export(
         overwrite: replace the files of a folder that holds something else than an earlier export. Files of other
             names stay.
         adapter_only: of a model with frozen parts write the adapters only; the configuration says where the rest is.
+        allow_broken_weights: write weights, too, that are not finite, and negative running variances.
         card: arguments of `build_card`: license, dataset, results, training, repo_id, …
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: not a model of this package, no or a foreign processor, or a wrong argument for the card.
+        ValueError: not a model of this package, broken weights, no or a foreign processor, or a wrong argument for the
+            card.
         FileExistsError: `folder` holds something else than an earlier export.
     """
+    model = unwrap(model)
     architecture = find_architecture(model)
     _check_processor(architecture, processor)
     options = {"adapter_only": True} if adapter_only else {}
+    state_dict = plain_names(model.state_dict())
+    if state_dict.keys() != model.state_dict().keys():  # parts are compiled
+        options["state_dict"] = state_dict
+    if not allow_broken_weights:
+        _check_values(state_dict)
     if adapter_only and "adapter_only" not in inspect.signature(model.save_pretrained).parameters:
         raise ValueError(f"adapter_only: got True, but a {type(model).__name__} has no adapters")
     for name in reference_fields(type(model.config)).values() if adapter_only else ():
@@ -78,6 +95,15 @@ def export(
             (new / PROCESSOR).write_bytes(with_auto_map(settings, mapping))
         (new / CARD).write_bytes(readme.encode())
     return folder
+
+
+def _check_values(state_dict) -> None:
+    try:
+        check_values(state_dict)
+    except ValueError as error:
+        raise ValueError(
+            f"model: {error} It computes nothing; allow_broken_weights=True exports it all the same"
+        ) from None
 
 
 def _check_processor(architecture, processor) -> None:
@@ -131,10 +157,10 @@ def is_own_file(name: str, content: bytes | None = None) -> bool:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder was written by `export`: its configuration points to code with our header line."""
+    """Whether a folder was written by `export`: its configuration points to code that has our header."""
     try:
         modules = {c.partition(".")[0] for c in json.loads((folder / CONFIG).read_bytes())["auto_map"].values()}
-        return all(is_bundled((folder / f"{module}.py").read_bytes()) for module in modules)
+        return bool(modules) and all((folder / f"{m}.py").read_bytes().startswith(HEADER.encode()) for m in modules)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
 

@@ -3,27 +3,21 @@
 import importlib
 import json
 import os
-import re
 from pathlib import Path
 
 from ..registry import PIPELINES
-from .contents import MODEL_INDEX
+from .contents import MODEL_INDEX, components
 
 PIPELINE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 #: What a card calls the pipeline that is not on the Hub yet.
 LOCAL_PIPELINE_ID = "path/to/this/folder"
-
-_WEIGHTS = re.compile(r"[^/]+/diffusion_pytorch_model[^/]*\.safetensors(\.index\.json)?")
+#: What components may come from beside this package: their users have it.
+LIBRARIES = ("diffusers", "transformers")
 
 
 def is_pipeline(model) -> bool:
     """Whether an object is a diffusers pipeline of this package."""
     return _package_of(model) is not None
-
-
-def is_pipeline_weight(name: str) -> bool:
-    """Whether a file of a repository holds the weights of a pipeline's component."""
-    return _WEIGHTS.fullmatch(name) is not None
 
 
 def export_pipeline(pipe, folder: str | os.PathLike, **facts) -> Path:
@@ -37,25 +31,10 @@ def _package_of(model) -> str | None:
     return next((name for name, entry in PIPELINES.items() if module.startswith(f"{entry.package}.")), None)
 
 
-def check_pipeline_folder(folder: Path) -> list[str]:
-    """The components of a saved pipeline that have weights.
-
-    Raises:
-        ValueError: not a pipeline of this package, a component without its configuration, or code that is missing.
-    """
-    try:
-        index = json.loads((folder / MODEL_INDEX).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"folder_or_model: {folder / MODEL_INDEX} cannot be read ({error})") from error
-    code = pipeline_code(index, str(folder))
-    for name in code:
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"folder_or_model: {folder} has no {name}, without which it loads only where hf_effmodels is "
-                "installed; save the pipeline again with its save_pretrained"
-            )
+def components_with_weights(folder: Path, index: dict) -> list[str]:
+    """Those components of a saved pipeline that have weights; ValueError if one has no configuration."""
     with_weights = []
-    for component in _components(index):
+    for component in components(index):
         configurations = [
             name for name in ("config.json", "scheduler_config.json") if (folder / component / name).is_file()
         ]
@@ -77,14 +56,17 @@ def pipeline_code(index: dict, where: str) -> dict[str, bytes]:
     """The code files of a repository with this `model_index.json`, as the installed package has them.
 
     Raises:
-        ValueError: it is of another pipeline.
+        ValueError: it is of another pipeline, or has a component of other code.
     """
-    name = _name(index, where)
-    folder = Path(importlib.import_module(PIPELINES[name].package).__file__).parent
-    files = {f"{stem}.py": folder / f"{stem}.py" for stem in PIPELINES[name].code}
-    for component, (module, _) in _components(index).items():
-        if (folder / f"{module}.py").is_file():
+    entry = PIPELINES[_name(index, where)]
+    folder = Path(importlib.import_module(entry.package).__file__).parent
+    files = {f"{stem}.py": folder / f"{stem}.py" for stem in entry.code}
+    for component, (module, _) in components(index).items():
+        if module in entry.classes:
             files[f"{component}/{module}.py"] = folder / f"{module}.py"
+        elif module not in LIBRARIES:
+            accepted = ", ".join((*entry.classes, *LIBRARIES))
+            raise ValueError(f"{where}: the class of its {component!r} is in {module!r}, accepted are {accepted}")
     return {target: source.read_bytes() for target, source in files.items()}
 
 
@@ -97,14 +79,6 @@ def _name(index: dict, where: str) -> str:
     raise ValueError(
         f"{where}: its {MODEL_INDEX} is of {value!r}, accepted are pipelines of this package: {', '.join(PIPELINES)}"
     )
-
-
-def _components(index: dict) -> dict[str, list[str]]:
-    return {
-        name: value
-        for name, value in index.items()
-        if not name.startswith("_") and isinstance(value, list) and len(value) == 2 and value[0] is not None
-    }
 
 
 def _module(name: str, kind: str):

@@ -1,6 +1,7 @@
 """Upload an exported folder to the Hub in one commit, or renew only the code of a repository that is there."""
 
 import json
+import logging
 import os
 import re
 import tempfile
@@ -8,31 +9,52 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    get_session,
+    get_token,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import httpx, validate_repo_id
 from safetensors import SafetensorError, safe_open
 
+from .. import __version__
+from ..architecture import Architecture
 from ..registry import ARCHITECTURES
 from .bundle import is_bundled
+from .card import find_architecture
 from .card_text import NO_LICENSE, check_license
-from .contents import CARD, CONFIG, MODEL_INDEX, reference_fields
+from .contents import (
+    CARD,
+    CONFIG,
+    MODEL_INDEX,
+    PROCESSOR,
+    is_weights,
+    model_files,
+    needed_weights,
+    read_json,
+    reference_fields,
+    refuse_link,
+)
 from .export import architecture_code, auto_map, export, is_export, is_own_file, with_auto_map
 from .ids import hub_id
 from .pipelines import (
     LOCAL_PIPELINE_ID,
     PIPELINE_WEIGHTS,
-    check_pipeline_folder,
+    components_with_weights,
     export_pipeline,
     is_pipeline,
-    is_pipeline_weight,
     pipeline_card,
     pipeline_code,
 )
 from .usage import usage_section
+from .wrappers import unwrap
 
-#: Files that can run code when they are read, or the state of a training run: neither belongs beside a model.
-_UNSAFE = (".bin", ".ckpt", ".h5", ".msgpack", ".pickle", ".pkl", ".pt", ".pth", ".tar")
+logger = logging.getLogger(__name__)
 
 
 def publish(
@@ -48,9 +70,13 @@ def publish(
     license: str | None = None,
     processor=None,
     endpoint: str | None = None,
+    timeout: float = 30,
     **card,
 ) -> CommitInfo:
     """Upload a model to the Hub, in one commit: after an interruption the repository is what it was before.
+
+    What is uploaded is what a model needs (`hub.contents`), with the code that this package writes for it; other files
+    of a folder are left out, and named in the log.
 
     Args:
         folder_or_model: a folder that `export` wrote, or a model (then `processor` is needed; it is exported first);
@@ -67,15 +93,16 @@ def publish(
         license: licence of the weights, for a folder whose card states none.
         processor: the image processor that belongs to a model.
         endpoint: address of another Hub; by default `HF_ENDPOINT` or huggingface.co.
+        timeout: seconds to wait for an answer of the Hub.
         card: with a model, further arguments of `build_card`.
 
     Returns:
         `huggingface_hub.CommitInfo`: `oid` is the revision to pin, `commit_url` (and `pr_url`) where to look at it.
 
     Raises:
-        ValueError: wrong `repo_id`, no licence, or a folder that is not a whole export.
+        ValueError: wrong `repo_id`, no licence, a folder that is not a whole export or has links or other code in it.
         PermissionError: no token, or one that may not write there.
-        ConnectionError: the Hub cannot be reached. OSError: any other refusal of the Hub.
+        ConnectionError: the Hub cannot be reached or does not answer. OSError: any other refusal of the Hub.
     """
     _check_repo_id(repo_id)
     if create_pr and revision is not None:
@@ -87,11 +114,13 @@ def publish(
         raise ValueError("folder_or_model: got None, which only refresh_code=True accepts")
     if from_model and not refresh_code and license is None:
         raise _no_license(type(folder_or_model).__name__)
+    if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+        raise ValueError(f"timeout: got {timeout!r}, accepted are seconds above 0")
     commit = {"revision": revision, "create_pr": create_pr, "commit_message": commit_message}
     if refresh_code:
         api = HfApi(endpoint=endpoint, token=_token(token))
-        with _explained(repo_id):
-            return _refresh_code(api, folder_or_model, repo_id, commit)
+        with _explained(repo_id, timeout):
+            return _refresh_code(api, folder_or_model, repo_id, commit, timeout)
     with tempfile.TemporaryDirectory() as temporary:
         folder = folder_or_model
         if from_model:
@@ -103,12 +132,12 @@ def publish(
                 export(folder_or_model, processor, folder, **facts)
         operations = _upload_operations(Path(folder), repo_id, license)
         api = HfApi(endpoint=endpoint, token=_token(token))
-        with _explained(repo_id):
+        with _explained(repo_id, timeout):
             # Not `private=False`: an organisation may have chosen that its new repositories are private.
             api.create_repo(repo_id, private=private or None, exist_ok=True)
             if revision is not None and not revision.startswith("refs/"):
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
-            head, present = _head(api, repo_id, revision)
+            head, present = _head(api, repo_id, revision, timeout)
             new = {operation.path_in_repo for operation in operations}
             operations += _deletions(api, repo_id, head, present, new, weights=True)
             return _commit(api, repo_id, head, operations, commit, f"Upload {_title(Path(folder))}")
@@ -124,12 +153,14 @@ def _check_repo_id(repo_id: str) -> None:
 
 
 def _token(token: str | None) -> str:
-    token = token or get_token()
+    token = (token or get_token() or "").strip()
     if not token:
         raise PermissionError(
             "token: none was given and none is stored. Run `hf auth login`, set HF_TOKEN, or pass token=…; make one "
             "with write access at https://huggingface.co/settings/tokens"
         )
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ValueError("token: it has characters that no token has, such as white space (it is not shown here)")
     return token
 
 
@@ -137,7 +168,7 @@ def _token(token: str | None) -> str:
 
 
 def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[CommitOperationAdd]:
-    """The folder's files, checked: an export of ours, whole, with a licence, and nothing unsafe in it."""
+    """What a model needs of the folder's files, checked: an export of ours, whole, unchanged code, with a licence."""
     if not folder.is_dir():
         raise ValueError(f"folder_or_model: {folder} is not a folder")
     is_pipeline_there = (folder / MODEL_INDEX).is_file()
@@ -146,50 +177,98 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
             f"folder_or_model: {folder} is not an exported model (its {CONFIG} must have an auto_map with the code "
             "beside it); write one with hf_effmodels.hub.export(model, processor, folder)"
         )
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    if unsafe := [name for name in names if name.lower().endswith(_UNSAFE)]:
-        raise ValueError(
-            f"folder_or_model: {folder} holds {unsafe[0]}, a format that can carry code or training state; only "
-            "safetensors are published. Export to a folder of its own."
-        )
+    names = model_files(folder)
     if is_pipeline_there:
-        for component in check_pipeline_folder(folder):
-            _check_weights(folder, names, f"{component}/{PIPELINE_WEIGHTS}")
-        readme = _pipeline_readme(folder, repo_id, license)
+        index = read_json(folder, MODEL_INDEX)
+        code, mapping = pipeline_code(index, str(folder)), {}
+        needed = [f"{name}/{PIPELINE_WEIGHTS}" for name in components_with_weights(folder, index)]
     else:
-        _check_weights(folder, names, "model.safetensors")
+        architecture = _architecture(folder)
+        code, mapping = architecture_code(architecture), auto_map(architecture)
+        needed = ["model.safetensors"]
         _check_frozen_parts(folder)
-        readme = _readme(folder, repo_id, license)
-    operations = [CommitOperationAdd(name, path) for name, path in zip(names, paths, strict=True) if name != CARD]
+    _check_code(folder, code)
+    for weights in needed:
+        _check_weights(folder, weights)
+    for name in names:
+        if name.endswith(".json"):
+            _check_settings(folder, name, mapping)
+    readme = (_pipeline_readme if is_pipeline_there else _readme)(folder, repo_id, license)
+    _name_left_out(folder, {*names, *code, CARD})
+    operations = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
+    operations += [CommitOperationAdd(name, content) for name, content in code.items()]
     return [*operations, CommitOperationAdd(CARD, readme.encode())]
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+def _architecture(folder: Path) -> Architecture:
+    """The architecture of an exported folder, whose configuration must be one of its."""
+    config = read_json(folder, CONFIG)
+    architecture = ARCHITECTURES.get(config.get("model_type"))
+    if architecture is None:
+        raise ValueError(
+            f"folder_or_model: {folder / CONFIG} is of {config.get('model_type')!r}, accepted are "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    classes = config.get("architectures")
+    if not (isinstance(classes, list) and len(classes) == 1 and classes[0] in architecture.auto_classes.values()):
+        raise ValueError(
+            f"folder_or_model: {folder / CONFIG} has the architectures {classes!r}, accepted is one of "
+            f"{', '.join(sorted(set(architecture.auto_classes.values())))}"
+        )
+    return architecture
 
 
-def _check_weights(folder: Path, names: list[str], weights: str) -> None:
-    index = f"{weights}.index.json"
-    if index in names:
-        beside = (folder / index).parent.relative_to(folder)
-        shards = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
-        needed = [(beside / shard).as_posix() for shard in shards]
-    else:
-        needed = [weights]
-    for name in needed:
-        if name not in names:
+def _check_code(folder: Path, code: dict[str, bytes]) -> None:
+    """ValueError unless the code in the folder is what this package writes: users run it by our name."""
+    for name, content in code.items():
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"folder_or_model: {folder} has no {name}, without which it loads only where hf_effmodels is "
+                "installed; export the model again"
+            )
+        refuse_link(folder, name)
+        if (folder / name).read_bytes() != content:
+            raise ValueError(
+                f"folder_or_model: {folder / name} is not what hf_effmodels {__version__} writes: it was edited, or "
+                "written by another version; export the model again"
+            )
+
+
+def _check_settings(folder: Path, name: str, mapping: dict[str, str]) -> None:
+    """ValueError if a file says that other code than ours is to be run."""
+    accepted = {CONFIG: mapping, PROCESSOR: {k: v for k, v in mapping.items() if k == "AutoProcessor"}}.get(name)
+    named = read_json(folder, name).get("auto_map")
+    if named != (accepted or None):
+        raise ValueError(
+            f"folder_or_model: the auto_map in {folder / name} is not what hf_effmodels {__version__} writes: it was "
+            "edited, or written by another version; export the model again"
+        )
+
+
+def _name_left_out(folder: Path, published: set[str]) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    if left_out := sorted({path.relative_to(folder).as_posix() for path in paths} - published):
+        more = f" and {len(left_out) - 10} more" if len(left_out) > 10 else ""
+        logger.warning("not published, as a model does not need it: %s%s", ", ".join(left_out[:10]), more)
+
+
+def _check_weights(folder: Path, weights: str) -> None:
+    for name in sorted(needed_weights(folder, weights)):
+        if not (folder / name).is_file():
             raise ValueError(f"folder_or_model: {folder} has no {name}")
+        if name.endswith(".json"):
+            continue
+        refuse_link(folder, name)
         try:
             with safe_open(folder / name, framework="pt"):
                 pass
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ValueError(f"folder_or_model: {folder / name} is truncated or damaged ({error})") from error
 
 
 def _check_frozen_parts(folder: Path) -> None:
     """Adapters say where the frozen parts are: a place that only this machine has is of no use on the Hub."""
-    config = json.loads((folder / CONFIG).read_bytes())
+    config = read_json(folder, CONFIG)
     if not config.get("adapter_only"):
         return
     for name in reference_fields(ARCHITECTURES[config["model_type"]].config_class).values():
@@ -233,10 +312,8 @@ def _with_license(text: str, folder: Path, license: str | None) -> str:
 
 
 def _usage(folder: Path, *where: str) -> str:
-    config = json.loads((folder / CONFIG).read_bytes())
-    architecture = ARCHITECTURES[config["model_type"]]
-    config_class = architecture.config_class
-    return usage_section(architecture, config["architectures"][0], config_class.from_dict(config), *where)
+    config, architecture = read_json(folder, CONFIG), _architecture(folder)
+    return usage_section(architecture, config["architectures"][0], architecture.config_class.from_dict(config), *where)
 
 
 def _no_license(model) -> ValueError:
@@ -248,8 +325,8 @@ def _no_license(model) -> ValueError:
 
 def _title(folder: Path) -> str:
     if (folder / MODEL_INDEX).is_file():
-        return json.loads((folder / MODEL_INDEX).read_bytes())["_class_name"][-1]
-    return json.loads((folder / CONFIG).read_bytes())["architectures"][0]
+        return read_json(folder, MODEL_INDEX)["_class_name"][-1]
+    return read_json(folder, CONFIG)["architectures"][0]
 
 
 # what is on the Hub
@@ -260,9 +337,9 @@ def _download(api: HfApi, repo_id: str, name: str, revision: str | None) -> byte
         return Path(api.hf_hub_download(repo_id, name, revision=revision, local_dir=temporary)).read_bytes()
 
 
-def _head(api: HfApi, repo_id: str, revision: str | None) -> tuple[str, list[str]]:
+def _head(api: HfApi, repo_id: str, revision: str | None, timeout: float) -> tuple[str, list[str]]:
     """Commit and file names of a branch."""
-    info = api.model_info(repo_id, revision=revision)
+    info = api.model_info(repo_id, revision=revision, timeout=timeout)
     return info.sha, sorted(sibling.rfilename for sibling in info.siblings or ())
 
 
@@ -275,11 +352,11 @@ def _deletions(api: HfApi, repo_id: str, head: str, present: list[str], new, wei
         for name in stale
         if (name.endswith(".py") and is_bundled(_download(api, repo_id, name, head)))
         or (weights and "safetensors" in name and is_own_file(name))
-    ] + [CommitOperationDelete(name) for name in gone if weights and MODEL_INDEX in new and is_pipeline_weight(name)]
+    ] + [CommitOperationDelete(name) for name in gone if weights and MODEL_INDEX in new and is_weights(name)]
 
 
-def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict) -> CommitInfo:
-    head, present = _head(api, repo_id, commit["revision"])
+def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict, timeout: float) -> CommitInfo:
+    head, present = _head(api, repo_id, commit["revision"], timeout)
     if MODEL_INDEX in present:
         index = json.loads(_download(api, repo_id, MODEL_INDEX, head))
         operations = [CommitOperationAdd(name, content) for name, content in pipeline_code(index, repo_id).items()]
@@ -297,21 +374,20 @@ def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict) -> Co
 
 def _new_code(folder_or_model, model_type: str | None, repo_id: str) -> tuple[dict[str, bytes], dict[str, str]]:
     """Code files and auto_map for a repository of this `model_type`: of a folder, or of the installed package."""
-    if isinstance(folder_or_model, (str, os.PathLike)):
-        folder = Path(folder_or_model)
-        if not is_export(folder):
-            raise ValueError(f"folder_or_model: {folder} is not an exported model")
-        config = json.loads((folder / CONFIG).read_bytes())
-        given, mapping = config["model_type"], config["auto_map"]
-        contents = {path.name: path.read_bytes() for path in sorted(folder.glob("*.py"))}
-        code = {name: content for name, content in contents.items() if is_bundled(content)}
+    is_folder = isinstance(folder_or_model, (str, os.PathLike))
+    if is_folder and not is_export(Path(folder_or_model)):
+        raise ValueError(f"folder_or_model: {folder_or_model} is not an exported model")
+    if is_folder:
+        given = _architecture(Path(folder_or_model)).model_type
     else:
-        given = model_type if folder_or_model is None else folder_or_model.config.model_type
-        if given not in ARCHITECTURES:
-            raise ValueError(f"repo_id: {repo_id} is a {given!r}, accepted are {', '.join(ARCHITECTURES)}")
-        code, mapping = architecture_code(ARCHITECTURES[given]), auto_map(ARCHITECTURES[given])
+        given = model_type if folder_or_model is None else find_architecture(unwrap(folder_or_model)).model_type
+    if given not in ARCHITECTURES:
+        raise ValueError(f"repo_id: {repo_id} is a {given!r}, accepted are {', '.join(ARCHITECTURES)}")
     if given != model_type:
         raise ValueError(f"folder_or_model: is a {given!r}, but {repo_id} holds a {model_type!r}")
+    code, mapping = architecture_code(ARCHITECTURES[given]), auto_map(ARCHITECTURES[given])
+    if is_folder:
+        _check_code(Path(folder_or_model), code)
     return code, mapping
 
 
@@ -325,8 +401,11 @@ def _commit(api: HfApi, repo_id: str, head: str, operations: list, commit: dict,
 
 
 @contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
-    """Turns the client's errors into ones that say what to do; nothing has been committed when they are raised."""
+def _explained(repo_id: str, timeout: float) -> Iterator[None]:
+    """Waits no longer than `timeout` for an answer, and turns the client's errors into ones that say what to do;
+    nothing has been committed when they are raised."""
+    session = get_session()
+    before, session.timeout = session.timeout, timeout  # by itself the client waits for ever
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -336,16 +415,22 @@ def _explained(repo_id: str) -> Iterator[None]:
         if isinstance(cause, HfHubHTTPError):
             raise _refusal(repo_id, cause) from error
         if isinstance(cause, HTTPError):
-            raise _unreachable(repo_id, cause) from error
+            raise _unreachable(repo_id, cause, timeout) from error
         raise
     except HTTPError as error:
-        raise _unreachable(repo_id, error) from error
+        raise _unreachable(repo_id, error, timeout) from error
+    finally:
+        session.timeout = before
 
 
-def _unreachable(repo_id: str, error: Exception) -> ConnectionError:
+def _unreachable(repo_id: str, error: Exception, timeout: float) -> ConnectionError:
+    if isinstance(error, httpx.TimeoutException):
+        what = f"the Hub did not answer within {timeout:g} seconds (timeout; {type(error).__name__})"
+    else:
+        what = f"the connection to the Hub failed or broke off ({type(error).__name__}: {error})"
     return ConnectionError(
-        f"{repo_id}: the connection to the Hub failed or broke off ({type(error).__name__}: {error}). "
-        "A commit arrives whole or not at all; publish again, and what has arrived is not sent twice"
+        f"{repo_id}: {what}. A commit arrives whole or not at all; publish again, and what has arrived is not sent "
+        "twice"
     )
 
 

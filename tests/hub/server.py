@@ -10,8 +10,8 @@ origin for LFS files, commits that are atomic. Everything is held in memory.
 
 `hub.faults["PUT", "/lfs/"] = ["drop", 500, "lost"]` makes the next three uploads fail: the first loses its connection
 after half of the body, the second is answered with 500, the third is done but its answer is lost; "half" breaks off
-in the middle of the answer. `hub.requests` lists all requests (method, path, whether a token came along), `hub.ranges`
-the ranges that were asked for.
+in the middle of the answer, "hang" never answers. `hub.requests` lists all requests (method, path, whether a token
+came along), `hub.ranges` the ranges that were asked for.
 """
 
 import base64
@@ -110,6 +110,7 @@ class Hub:
         self.requests: list[tuple[str, str, bool]] = []
         self.ranges: list[str] = []
         self.lock = threading.RLock()
+        self.closing = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
         port = self._server.server_address[1]
@@ -122,6 +123,7 @@ class Hub:
         return self
 
     def __exit__(self, *_) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -158,6 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.ranges.append(self.headers["Range"])
             fault = self._next_fault()
         length = int(self.headers.get("Content-Length") or 0)
+        if fault == "hang":  # the connection is accepted, and no answer ever comes
+            self.hub.closing.wait(60)
+            self.close_connection = True
+            return
         if fault == "drop":
             self.rfile.read(length // 2)
             self.close_connection = True

@@ -1,14 +1,18 @@
 """Publishing with the real client to the loopback Hub: one commit or none, clear refusals, code apart from weights."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import httpx
 
 from hf_effmodels.hub import build_card, export, publish
 from hf_effmodels.hub.export import architecture_code
+
+from .server import File
 
 pytestmark = pytest.mark.usefixtures("online")
 
@@ -65,16 +69,26 @@ def _text(hub, revision: str, name: str) -> str:
     return hub.files("org/net", revision)[name].decode()
 
 
+def add(hub, **files: bytes) -> None:
+    """Commit files to org/net as somebody else; dots in their names are written `__`."""
+    repo = hub.repos["org/net"]
+    changed = {name.replace("__", "."): File(content) for name, content in files.items()}
+    repo.commit("main", repo.commits[repo.resolve("main")] | changed, "theirs")
+
+
 def test_a_new_upload_removes_what_the_last_one_left_and_nothing_else(hub, folder, push):
-    (folder / "old_layer.py").write_bytes((folder / "squeeze_excite.py").read_bytes())
-    (folder / "handler.py").write_text("# an endpoint's own code\n")
-    (folder / "curves.png").write_bytes(b"png")
     push()
-    for name in ("old_layer.py", "handler.py", "curves.png"):
-        (folder / name).unlink()
+    ours = (folder / "squeeze_excite.py").read_bytes()
+    theirs = {"handler__py": b"# an endpoint's own code", "curves__png": b"png", "pytorch_model__bin": b"theirs"}
+    theirs |= {"edited__py": ours + b"# by hand", "vocab__txt": b"theirs", "onnx_model__safetensors": b"theirs"}
+    left = {"old_layer__py": ours, "model-00001-of-00002__safetensors": b"", "model__safetensors__index__json": b"{}"}
+    add(hub, **theirs, **left)
     push()
-    left = hub.files("org/net")
-    assert "old_layer.py" not in left and left["handler.py"].startswith(b"# an endpoint") and "curves.png" in left
+    assert hub.files("org/net").keys() == os_names(folder) | {name.replace("__", ".") for name in theirs}
+
+
+def os_names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("fault", ["drop", 500])
@@ -98,6 +112,34 @@ def test_an_interrupted_upload_leaves_no_half_commit_and_a_retry_completes_it(hu
     assert len(hub.repos["org/net"].commits) == 2  # the empty repository's own, and one of ours
 
 
+HANGING = [("POST", "/api/repos/create"), ("GET", "/api/models/"), ("POST", "/api/models/org/net/preupload")]
+HANGING += [("POST", "/org/net.git/info/lfs"), ("PUT", "/lfs/"), ("POST", "/api/models/org/net/commit")]
+
+
+@pytest.mark.parametrize("where", HANGING, ids=lambda where: where[1])
+def test_a_server_that_never_answers_is_given_up(hub, push, impatient, where):
+    hub.faults[where] = ["hang"] * 6  # as often as the client tries
+    begun = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"org/net: the Hub did not answer within 0\.2 seconds \(timeout"):
+        push(timeout=0.2)
+    assert time.monotonic() - begun < 10
+    assert get_session().timeout == httpx.Timeout(None), "the client's own setting is back"
+    assert "org/net" not in hub.repos or hub.files("org/net") == {}
+    hub.faults.clear()
+    assert push().oid
+
+
+def test_a_token_is_stripped_checked_and_never_shown(hub, push):
+    assert push(token=" maker\n").oid
+    for token in ("mak er", "mak\ner", "maké", "maker\x00"):
+        with pytest.raises(ValueError, match="token: it has characters that no token has") as error:
+            push(token=token)
+        assert token not in str(error.value) and "mak" not in str(error.value).replace("maker", "")
+    for timeout in (0, -1, float("nan"), float("inf"), "1"):
+        with pytest.raises(ValueError, match="timeout: got .*, accepted are seconds above 0"):
+            push(timeout=timeout)
+
+
 def test_a_commit_by_somebody_else_meanwhile_is_not_overwritten(hub, folder, push, monkeypatch):
     push()
     create_commit = HfApi.create_commit
@@ -107,29 +149,33 @@ def test_a_commit_by_somebody_else_meanwhile_is_not_overwritten(hub, folder, pus
         return create_commit(self, *arguments, **options)
 
     monkeypatch.setattr(HfApi, "create_commit", late)
-    (folder / "notes.md").write_text("more")
+    (folder / "LICENSE").write_text("more")
     with pytest.raises(OSError, match="somebody else committed meanwhile"):
         push()
     assert hub.files("org/net") == {}
 
 
 def test_refreshing_the_code_leaves_weights_and_card_alone(hub, tiny, folder, push):
-    (folder / "retired.py").write_bytes((folder / "squeeze_excite.py").read_bytes())
+    push()
+    code = architecture_code(tiny.architecture)
     config = json.loads((folder / "config.json").read_text())
-    del config["auto_map"]["AutoBackbone"]
-    (folder / "config.json").write_text(json.dumps(config))
-    modeling = folder / "modeling_ghostnet.py"
-    modeling.write_bytes(modeling.read_bytes() + b"# an old bug\n")
-    (folder / "handler.py").write_text("# an endpoint's own code\n")
-    before = push()
+    older = {**config, "auto_map": {k: v for k, v in config["auto_map"].items() if k != "AutoBackbone"}}
+    add(
+        hub,
+        retired__py=code["squeeze_excite.py"],
+        config__json=json.dumps(older).encode(),
+        modeling_ghostnet__py=code["modeling_ghostnet.py"] + b"# an old bug\n",
+        handler__py=b"# an endpoint's own code\n",
+    )
+    before = hub.repos["org/net"].resolve("main")
     weights = HfApi(endpoint=hub.url).get_paths_info("org/net", ["model.safetensors"])
     hub.requests.clear()
 
     after = push(None, refresh_code=True)
-    assert after.oid != before.oid and hub.count("PUT", "/lfs/") == 0 and hub.count("GET", "/cdn/") == 0
+    assert after.oid != before and hub.count("PUT", "/lfs/") == 0 and hub.count("GET", "/cdn/") == 0
     assert HfApi(endpoint=hub.url).get_paths_info("org/net", ["model.safetensors"]) == weights
-    old, new = hub.files("org/net", before.oid), hub.files("org/net", after.oid)
-    assert {name: new[name] for name in architecture_code(tiny.architecture)} == architecture_code(tiny.architecture)
+    old, new = hub.files("org/net", before), hub.files("org/net", after.oid)
+    assert {name: new[name] for name in code} == code
     assert old.keys() - new.keys() == {"retired.py"} and new["handler.py"] == old["handler.py"]
     assert {name for name in new if new[name] != old[name]} == {"modeling_ghostnet.py", "config.json"}
     renewed = json.loads(new["config.json"])
@@ -137,9 +183,15 @@ def test_refreshing_the_code_leaves_weights_and_card_alone(hub, tiny, folder, pu
     assert renewed == {key: value for key, value in config.items() if key != "auto_map"}
     assert push(None, refresh_code=True).oid == after.oid
 
-    # The code of a folder, and of a model, as well; but never that of another architecture.
-    assert push(tiny.model, refresh_code=True).oid == after.oid
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "ghostnet"}))
+    # The code of a folder, and of a model, as well; but never that of another architecture, nor edited code.
+    assert push(tiny.model, refresh_code=True).oid == push(folder, refresh_code=True).oid == after.oid
+    modeling = folder / "modeling_ghostnet.py"
+    modeling.write_bytes(modeling.read_bytes() + b"# by hand\n")
+    with pytest.raises(ValueError, match=r"modeling_ghostnet\.py is not what hf_effmodels .* writes"):
+        push(refresh_code=True)
+    (folder / "config.json").write_text(
+        json.dumps(config | {"model_type": "ghostnet", "architectures": ["GhostNetForImageClassification"]})
+    )
     with pytest.raises(ValueError, match="is a 'ghostnet', but org/net holds a 'ghostnetv3'"):
         push(refresh_code=True)
     with pytest.raises(FileNotFoundError, match="org/nothing is not on the Hub"):
@@ -186,10 +238,6 @@ def test_what_must_not_be_published_is_refused_before_the_hub_is_asked(hub, tiny
     tiny.model.save_pretrained(tmp_path / "plain")
     with pytest.raises(ValueError, match="plain is not an exported model"):
         push(tmp_path / "plain")
-    (folder / "optimizer.pt").write_bytes(b"")
-    with pytest.raises(ValueError, match="holds optimizer.pt, a format that can carry code"):
-        push()
-    (folder / "optimizer.pt").unlink()
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors is truncated or damaged"):

@@ -1,0 +1,195 @@
+"""What is published: of every kind of model that which it needs, whatever else lies in the folder."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedTokenizerFast
+
+from hf_effmodels.hub import export, publish
+from hf_effmodels.hub.contents import is_model_file, model_files
+from hf_effmodels.registry import ARCHITECTURES
+
+from ..modeling.tiny import tiny_config
+from ..pipelines.sam_diffsr.tiny import tiny_pipeline
+
+pytestmark = pytest.mark.usefixtures("online")
+
+SECRET = b"hf_SeCrEt"
+PLANTED = """id_rsa id_ed25519.pub token.txt credentials .env .env.local env.sh .netrc .git/config .cache/token
+.hidden.json secrets.json notes.md thesis.tex training_args.bin optimizer.pt optimizer.bin scheduler.pt rng_state.pth
+rng_state_0.pth trainer_state.json scaler.pt pytorch_model.bin pytorch_model.safetensors model.safetensors.bak
+model.backup.safetensors optimizer.safetensors model_before_ema.safetensors weights.pkl model.pickle model.joblib
+model.npz model.h5 model.ckpt handler.py train.py setup.cfg modeling_mine.py conv.so conv.pyd __pycache__/x.pyc
+checkpoint-3/model.safetensors checkpoint-3/config.json hub/config.json hub/model.safetensors
+runs/events.out.tfevents.1 data/photo.png
+training_config.yaml all_results.json Config.json config.json.orig config.json~ CONFIG.JSON README.md.bak
+model-00001-of-00002.safetensors adapter/adapter_model.safetensors tokenizer/vocab.txt .gitattributes .DS_Store
+unet/optimizer.bin unet/ema/model.safetensors unet/diffusion_pytorch_model.bin vae/diffusion_pytorch_model.safetensors
+vae/config.json""".split()
+
+
+def classifier(folder):
+    architecture = ARCHITECTURES["ghostnetv3"]
+    model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture))
+    import hf_effmodels
+
+    return export(model, hf_effmodels.create_image_processor("ghostnetv3-1.0x", image_size=64), folder, license="mit")
+
+
+def decoder(folder):
+    architecture = ARCHITECTURES["pangu_pi"]
+    model = architecture.model_class("AutoModelForCausalLM")(tiny_config(architecture))
+    words = Tokenizer(WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", chat_template="{{ messages }}")
+    return export(model, tokenizer, folder, license="mit")
+
+
+def shards(folder):
+    architecture = ARCHITECTURES["vanillanet"]
+    model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture))
+    import hf_effmodels
+
+    export(model, hf_effmodels.create_image_processor("vanillanet-5"), folder, license="mit")
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder / "again", max_shard_size="20KB")
+    for path in (folder / "again").glob("model*"):
+        shutil.move(path, folder / path.name)
+    shutil.rmtree(folder / "again")
+    return folder
+
+
+def pipeline(folder):
+    from hf_effmodels.pipelines.sam_diffsr.export import export
+
+    return export(tiny_pipeline(), folder, license="mit")
+
+
+@pytest.fixture(params=[classifier, decoder, shards, pipeline])
+def folder(request, tmp_path):
+    return request.param(tmp_path / "model")
+
+
+@pytest.fixture
+def push(hub, folder):
+    return lambda **options: publish(folder, "org/net", token="maker", endpoint=hub.url, **options)
+
+
+def names(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_published_but_what_the_model_needs(hub, folder, push, caplog):
+    needed = names(folder)
+    planted = {name for name in PLANTED if not (folder / name).exists()} - {"model-00001-of-00002.safetensors"}
+    for name in planted:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(SECRET)
+    (folder / "LICENSE").write_text("the licence of the weights")
+    push()
+    published = hub.files("org/net")
+    assert published.keys() == needed | {"LICENSE"}
+    assert not [name for name, content in published.items() if SECRET in content]
+    assert "not published, as a model does not need it: " in caplog.text and SECRET.decode() not in caplog.text
+
+
+def test_links_are_refused_wherever_they_lead(hub, folder, push, tmp_path):
+    (tmp_path / "outside").mkdir()
+    needed = sorted(n for n in names(folder) if not n.endswith((".md", ".index.json")))
+    for name in [*needed, "LICENSE"]:
+        kept = (folder / name).read_bytes() if (folder / name).exists() else b"text"
+        secret = tmp_path / "outside" / "secret"
+        secret.write_bytes(kept)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(secret)
+        with pytest.raises(ValueError, match=r"is a link to .*secret; accepted are files"):
+            push()
+        (folder / name).unlink()
+        if name != "LICENSE":
+            (folder / name).write_bytes(kept)
+    if (folder / "unet").is_dir():
+        shutil.move(folder / "unet", tmp_path / "outside" / "unet")
+        (folder / "unet").symlink_to(tmp_path / "outside" / "unet")
+        with pytest.raises(ValueError, match="is a link to .*unet; accepted are files"):
+            push()
+    assert hub.requests == []
+
+
+def test_links_to_what_is_not_needed_are_left_out(hub, folder, push, tmp_path):
+    needed = names(folder)
+    (tmp_path / "id_rsa").write_bytes(SECRET)
+    (folder / "key").symlink_to(tmp_path / "id_rsa")
+    (folder / "home").symlink_to(tmp_path)
+    push()
+    assert hub.files("org/net").keys() == needed
+
+
+def test_code_is_published_only_as_this_package_writes_it(hub, folder, push):
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        header, _, source = content.partition(b"\n")
+        for edited in (content + b"\nimport os\n", header + b"\n#" + source, b""):
+            path.write_bytes(edited)
+            refused = rf"{path.name} is not what hf_effmodels .* writes: it was edited|is not an exported model"
+            with pytest.raises(ValueError, match=refused):
+                push()
+        path.unlink()
+        with pytest.raises(ValueError, match=rf"no {path.relative_to(folder).as_posix()}|not an exported model"):
+            push()
+        path.write_bytes(content)
+    assert hub.requests == []
+
+
+def test_no_file_may_send_users_to_other_code(hub, folder, push):
+    settings = [name for name in sorted(names(folder)) if name.endswith(".json") and "safetensors" not in name]
+    for name in settings:
+        content = json.loads((folder / name).read_bytes())
+        (folder / name).write_text(json.dumps(content | {"auto_map": {"AutoConfig": "org/evil--code.Config"}}))
+        with pytest.raises(ValueError, match="auto_map in .* is not what hf_effmodels|is not an exported model"):
+            push()
+        (folder / name).write_text("[1]")
+        with pytest.raises(ValueError, match="folder_or_model: .*(holds a list, expected|is not an exported model)"):
+            push()
+        (folder / name).write_text(json.dumps(content))
+    if "model_index.json" in settings:
+        for module in ("modeling_mine", "../../sam_diffsr/create", "os"):
+            index = content if name == "model_index.json" else json.loads((folder / "model_index.json").read_bytes())
+            (folder / "model_index.json").write_text(json.dumps(index | {"unet": [module, "Mine"]}))
+            with pytest.raises(ValueError, match=f"the class of its 'unet' is in '{module}', accepted are"):
+                push()
+    assert hub.requests == []
+
+
+def test_models_of_others_are_what_they_are_saved_as(tmp_path):
+    """The list that `--push_to_hub` uses holds everything a stock model needs, and nothing of its training."""
+    config = AutoConfig.for_model(
+        "vit", hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    needed = names(tmp_path)
+    for name in PLANTED:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_bytes(SECRET)
+    torch.save({}, tmp_path / "training_args.bin")
+    assert needed == {"config.json", "model.safetensors"} == set(model_files(tmp_path))
+    assert "trainer_state.json" not in filter(is_model_file, os.listdir(tmp_path))
+
+
+def test_weights_that_are_there_twice_or_elsewhere_are_refused(tmp_path):
+    shards(tmp_path)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    index["weight_map"][next(iter(index["weight_map"]))] = "../../secret.safetensors"
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"names '\.\./\.\./secret\.safetensors', accepted are weights beside it"):
+        model_files(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no index of weights"):
+        model_files(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds both model\.safetensors and model\.safetensors\.index\.json"):
+        model_files(tmp_path)
