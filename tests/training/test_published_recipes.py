@@ -1,7 +1,7 @@
 """Recipes "as published" do what is published: their resolved arguments, beside what papers and official code state.
 
-`PUBLISHED` is written down from the sources alone. A value that is not in it is not published; the recipe states it all
-the same (no default decides about a published result) and marks it as ours.
+`PUBLISHED` is written down from the sources alone. A value that is not in it is not published; the recipe states it
+all the same (no default decides about a published result) and marks it as ours.
 """
 
 from pathlib import Path
@@ -266,26 +266,9 @@ SHARED = {
 ADAM = {"adam_beta1", "adam_beta2", "adam_epsilon"}
 STATED = {
     "image-classification": SHARED
-    | {
-        "num_train_epochs",
-        "train_crop",
-        "crop_scale",
-        "crop_ratio",
-        "interpolation",
-        "horizontal_flip",
-        "color_jitter",
-    }
-    | {
-        "color_jitter",
-        "randaugment",
-        "random_erasing",
-        "mixup",
-        "cutmix",
-        "loss",
-        "label_smoothing_factor",
-        "layer_decay",
-    }
-    | {"ema_decay", "bf16"},
+    | {"num_train_epochs", "train_crop", "crop_scale", "crop_ratio", "interpolation", "horizontal_flip"}
+    | {"color_jitter", "randaugment", "random_erasing", "mixup", "cutmix", "loss", "label_smoothing_factor"}
+    | {"layer_decay", "ema_decay", "bf16"},
     "causal-lm": SHARED
     | ADAM
     | {"max_steps", "gradient_accumulation_steps", "block_size", "min_lr", "warmup_steps", "bf16"},
