@@ -15,6 +15,8 @@ from hf_effmodels.modeling.vig.modeling_vig import PyramidVigForImageClassificat
 from hf_effmodels.modeling.vig.position_encodings import relative_position_bias
 from hf_effmodels.registry import ARCHITECTURES
 
+from .tiny import tiny_config
+
 TINY = {"hidden_sizes": (8, 8, 16), "depths": (1, 2), "stage_strides": (1, 2), "reduction_ratios": (2, 1)}
 TINY |= {"num_neighbors": 4, "classifier_hidden_size": 16, "image_size": 48, "num_labels": 3}
 
@@ -196,20 +198,71 @@ def official_weights(model) -> dict:
     return weights
 
 
-def test_constant_tables_of_a_checkpoint_are_checked_and_kept_once():
-    architecture, model = ARCHITECTURES["pyramidvig"], tiny()
-    weights, config = official_weights(model), PyramidVigConfig(**TINY)
-    pixels = torch.randn(2, 3, 48, 48)
-    converted, _ = convert_state_dict(architecture, config, weights)
-    with torch.no_grad():
-        torch.testing.assert_close(converted(pixels).logits, model(pixels).logits)
-    without = {name: value for name, value in weights.items() if not name.endswith("relative_pos")}
-    converted, _ = convert_state_dict(architecture, config, without)
-    assert torch.equal(converted.base_model.stages[1].relative_position, model.base_model.stages[1].relative_position)
-    trained = dict(weights)
-    trained["backbone.3.0.relative_pos"] = trained["backbone.3.0.relative_pos"] + 0.1
-    with pytest.raises(ConversionError, match="1 unexpected: .*blocks.1.grapher.relative_pos"):
-        convert_state_dict(architecture, config, trained)
+def converted(weights: dict) -> PyramidVigForImageClassification:
+    return convert_state_dict(ARCHITECTURES["pyramidvig"], PyramidVigConfig(**TINY), weights)[0]
+
+
+@torch.no_grad()
+def test_tables_of_a_checkpoint_are_used_as_they_are(tmp_path):
+    """One for each stage where its blocks have the same, else one for each block; computed where there is none."""
+    model, pixels = tiny(), torch.randn(2, 3, 48, 48)
+    weights = official_weights(model)
+    tables = {name: value for name, value in weights.items() if name.endswith("relative_pos")}
+    assert [tuple(table.shape) for table in tables.values()] == [(1, 144, 36), (1, 36, 36), (1, 36, 36)]
+    same = converted(weights)
+    assert not same.config.relative_position_per_block
+    torch.testing.assert_close(same(pixels).logits, model(pixels).logits)
+    without = converted({name: value for name, value in weights.items() if name not in tables})
+    assert torch.equal(without.base_model.stages[1].relative_position, model.base_model.stages[1].relative_position)
+
+    # Other values than the computed ones, the same in all blocks of a stage: one table.
+    shifted = converted(weights | {name: table + 0.5 for name, table in tables.items()})
+    assert not shifted.config.relative_position_per_block
+    assert torch.equal(shifted.base_model.stages[0].relative_position, tables["backbone.0.0.relative_pos"][0] + 0.5)
+
+    # Other ones in every block.
+    trained = weights | {name: torch.randn_like(table) for name, table in tables.items()}
+    own = converted(trained)
+    assert own.config.relative_position_per_block
+    seen = []
+    for stage in own.base_model.stages:
+        for block in stage.blocks:
+            block.grapher.graph.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
+    expected = own(pixels).logits
+    assert all(torch.equal(got, trained[name][0]) for got, name in zip(seen, tables, strict=True))
+    assert not torch.allclose(expected, same(pixels).logits)
+    own.save_pretrained(tmp_path)
+    torch.testing.assert_close(PyramidVigForImageClassification.from_pretrained(tmp_path)(pixels).logits, expected)
+    # Built anew, and at another size, where each is interpolated.
+    fresh = PyramidVigForImageClassification(own.config).base_model.stages[1]
+    assert torch.equal(fresh.relative_position, model.base_model.stages[1].relative_position.expand(2, -1, -1))
+    assert own(torch.randn(1, 3, 64, 40)).logits.isfinite().all()
+    assert seen[-1].shape == (8 * 5, 8 * 5)
+    with pytest.raises(ConversionError, match=r"relative_pos: got a table of shape \(1, 25, 25\), .*image_size=48"):
+        converted(weights | {"backbone.3.0.relative_pos": torch.zeros(1, 25, 25)})
+
+
+@pytest.mark.parametrize("model_type", ["vig", "pyramidvig"])
+def test_exported_programs_take_any_batch_and_say_that_the_size_is_fixed(model_type, monkeypatch):
+    """transformers' own exporter marks all sizes as free."""
+    from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
+
+    from hf_effmodels.modeling.vig import modeling_vig
+
+    said = []
+    monkeypatch.setattr(modeling_vig.logger, "warning_once", said.append)
+    architecture = ARCHITECTURES[model_type]
+    model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture, num_labels=3)).eval()
+    program = DynamoExporter().export(
+        model, {"pixel_values": torch.randn(2, 3, 64, 64)}, config=DynamoConfig(dynamic=True)
+    )
+    assert len(said) == 1 and "images of 64×64 pixels only" in said[0]
+    for batch in (1, 3):
+        pixels = torch.randn(batch, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(program(pixel_values=pixels)["logits"], model(pixels).logits)
+    with pytest.raises(Exception, match=r"size\(\)\[2\] == 64"):
+        program(pixel_values=torch.randn(2, 3, 96, 64))
 
 
 def test_dilations_and_neighbours_are_the_published_ones():

@@ -4,9 +4,11 @@ import copy
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoBackbone,
     AutoConfig,
@@ -314,6 +316,84 @@ def test_hooks_run_on_every_module(architecture, form):
     assert not modules.keys() - forward
     weights = {name for name, m in modules.items() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)}
     assert not weights - backward
+
+
+def test_an_adapter_keeps_the_statistics_of_the_batch_norms_it_was_trained_with(architecture, tmp_path):
+    # Wherever the architecture has its linear layers and 1×1 convolutions.
+    targets = [
+        name
+        for name, m in build(architecture).named_modules()
+        if isinstance(m, torch.nn.Linear)
+        or isinstance(m, torch.nn.Conv2d)
+        and m.kernel_size == (1, 1)
+        and m.groups == 1
+    ]
+    assert targets
+    differences = {}
+    for saved in ("named", "forgotten"):
+        model = build(architecture)
+        names = model.batch_norm_names()
+        assert names and all(isinstance(model.get_submodule(n), torch.nn.modules.batchnorm._BatchNorm) for n in names)
+        adapted = get_peft_model(
+            model, LoraConfig(r=2, target_modules=targets, modules_to_save=names if saved == "named" else None)
+        )
+        optimizer = torch.optim.SGD((p for p in adapted.parameters() if p.requires_grad), lr=0.01)
+        for _ in range(3):
+            adapted.train()(pixel_values=3 + images(model, batch=4)).logits.square().mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            trained = adapted.eval()(pixel_values=images(model)).logits
+            adapted.save_pretrained(tmp_path / saved)
+            loaded = PeftModel.from_pretrained(build(architecture), tmp_path / saved).eval()
+            differences[saved] = (loaded(pixel_values=images(model)).logits - trained).abs().max().item()
+    assert differences["named"] <= 1e-6
+    assert differences["forgotten"] > 1e-3
+
+
+def answers_of_threads(ask, inputs, threads=3, rounds=4):
+    """What `ask` gives for each input while other threads ask about other ones: (number of the input, answer)."""
+    answers = []
+
+    def run(number):
+        for turn in range(rounds):
+            index = (number + turn) % len(inputs)
+            with torch.no_grad():
+                answers.append((index, ask(inputs[index])))
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, range(threads)))
+    return answers
+
+
+@pytest.mark.parametrize("form", ["trained", "folded"])
+@torch.no_grad()
+def test_threads_do_not_see_each_others_images(architecture, form):
+    """Logits, recorded outputs, whatever the architecture can record, and feature maps, with images of two sizes."""
+    names = config_of(architecture).stage_names
+    model, backbone = build(architecture), build(architecture, BACKBONE, out_features=names[-2:])
+    if form == "folded":
+        model, backbone = model.reparameterize(), backbone.reparameterize()
+    recorded = [key for key in type(model.base_model)._can_record_outputs if key != "hidden_states"]
+    options = {f"output_{key}": True for key in ("hidden_states", *recorded)}
+    inputs = [images(model)[:, :, : 64 - 16 * (i % 2)] + i for i in range(5)]
+
+    def ask(pixels):
+        outputs = model(pixels, **options)
+        kept = [tensor for key in ("hidden_states", *recorded) for tensor in outputs[key]]
+        return [
+            outputs.logits,
+            *kept,
+            *backbone(pixels).feature_maps,
+            *model.base_model(pixels, **options).hidden_states,
+        ]
+
+    alone = [ask(pixels) for pixels in inputs]
+    answers = answers_of_threads(ask, inputs)
+    assert len(answers) == 12
+    for index, answer in answers:
+        assert len(answer) == len(alone[index])
+        for got, expected in zip(answer, alone[index], strict=True):
+            close(got, expected)
 
 
 def test_folding_accepts_synchronised_batch_norms(architecture):

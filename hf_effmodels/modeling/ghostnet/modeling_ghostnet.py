@@ -22,7 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.backbone import StagesBackboneMixin
-from ..layers.batch_norm import BatchNormCheckpointingMixin
+from ..layers.batch_norm import BatchNormMixin
 from ..layers.fast_path import depthwise_conv_of_parts, is_plain, is_plain_conv, pointwise_conv_of_parts
 from ..layers.in_place import add, may_overwrite, multiply
 from ..layers.initialization import init_like_torch
@@ -220,7 +220,7 @@ class GhostNetStage(nn.Module):
         return hidden_states
 
 
-class GhostNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class GhostNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
     """What all GhostNets share: configuration, initialisation, folding."""
 
     config: GhostNetConfig

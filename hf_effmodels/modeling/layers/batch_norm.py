@@ -23,12 +23,21 @@ def _frozen_statistics(model: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
-class BatchNormCheckpointingMixin:
-    """Lets a PreTrainedModel with batch norms be trained with activation checkpointing and end with the same buffers.
+class BatchNormMixin:
+    """Lets a PreTrainedModel with batch norms be trained with activation checkpointing and end with the same buffers,
+    and names its batch norms.
 
     The backward pass computes every checkpointed block a second time. Left alone, that would move the running
     statistics twice per step.
     """
+
+    def batch_norm_names(self) -> list[str]:
+        """Full names of the batch norms, for `modules_to_save` of PEFT's configurations.
+
+        Training an adapter moves their running statistics, which an adapter's file does not hold unless it is told
+        to: without them the reloaded model gives other outputs than the trained one. A folded model has none.
+        """
+        return [name for name, module in self.named_modules() if isinstance(module, _BatchNorm)]
 
     def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Callable = None, **kwargs):
         if gradient_checkpointing_func is None:

@@ -23,7 +23,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.backbone import StagesBackboneMixin
-from ..layers.batch_norm import BatchNormCheckpointingMixin
+from ..layers.batch_norm import BatchNormMixin
 from ..layers.drop_path import DropPath
 from ..layers.in_place import may_overwrite
 from ..layers.initialization import init_like_torch
@@ -181,7 +181,7 @@ class ParameterNetStage(nn.Module):
         return hidden_states
 
 
-class ParameterNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class ParameterNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
     """What all ParameterNets share: configuration, initialisation, folding."""
 
     config: ParameterNetConfig

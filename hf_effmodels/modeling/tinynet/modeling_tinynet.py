@@ -22,7 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.backbone import StagesBackboneMixin
-from ..layers.batch_norm import BatchNormCheckpointingMixin
+from ..layers.batch_norm import BatchNormMixin
 from ..layers.drop_path import DropPath
 from ..layers.in_place import may_overwrite
 from ..layers.pixels import PixelsMixin
@@ -138,7 +138,7 @@ class TinyNetStage(nn.Module):
         return hidden_states
 
 
-class TinyNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class TinyNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
     """What all TinyNets share: configuration, initialisation, folding."""
 
     config: TinyNetConfig

@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.backbone import StagesBackboneMixin
-from ..layers.batch_norm import BatchNormCheckpointingMixin
+from ..layers.batch_norm import BatchNormMixin
 from ..layers.drop_path import DropPath
 from ..layers.initialization import init_like_torch
 from ..layers.pixels import PixelsMixin
@@ -230,7 +230,7 @@ class TinyVitStage(nn.Module):
         return hidden_states
 
 
-class TinyVitPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class TinyVitPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
     """What all TinyViTs share: configuration, initialisation, folding."""
 
     config: TinyVitConfig

@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.backbone import StagesBackboneMixin
-from ..layers.batch_norm import BatchNormCheckpointingMixin
+from ..layers.batch_norm import BatchNormMixin
 from ..layers.in_place import may_overwrite
 from ..layers.pixels import PixelsMixin
 from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, conv_with_values, fold_conv_norm
@@ -157,7 +157,7 @@ class VanillaNetStage(GradientCheckpointingLayer):
         return F.max_pool2d(hidden_states, kernel_size=2, stride=2)
 
 
-class VanillaNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+class VanillaNetPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
     """What all VanillaNets share: configuration, initialisation, annealing, folding."""
 
     config: VanillaNetConfig

@@ -30,6 +30,8 @@ class VigConfig(BackboneConfigMixin, PreTrainedConfig):
         reduction_ratios: for each stage, the factor by which the map is average-pooled for the nodes at the other end
             of the edges.
         relative_position: bias the distances by the similarity of the nodes' positions.
+        relative_position_per_block: keep a table of this bias for each block, where a checkpoint has different ones;
+            otherwise the blocks of a stage share one.
         graph_convolution: "max_relative" (all published weights), "edge", "sage" or "gin".
         num_groups: groups of the graph convolutions' linear layers, the paper's heads of the multi-head update.
         mlp_ratio: expansion of the feed-forward layers.
@@ -55,6 +57,7 @@ class VigConfig(BackboneConfigMixin, PreTrainedConfig):
     max_dilation: int = 10
     reduction_ratios: list[int] | tuple[int, ...] = (1, 1, 1)
     relative_position: bool = False
+    relative_position_per_block: bool = False
     graph_convolution: str = "max_relative"
     num_groups: int = 4
     mlp_ratio: int = 4

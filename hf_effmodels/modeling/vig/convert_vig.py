@@ -1,8 +1,8 @@
 """Official ViG and Pyramid ViG checkpoints -> ours.
 
 The official code keeps all blocks and downsamplings in one list and a table of relative positions in each block. Here
-they are dealt out to the stages of the configuration, with one table for each. It is a constant: what is in the file
-must be what the network computes, and may be missing.
+they are dealt out to the stages of the configuration, with one table for each, or for each block where they differ: as
+they are in the file; where it has none, they are computed.
 """
 
 import re
@@ -56,28 +56,41 @@ def entry_names(config: VigConfig) -> list[str]:
 
 
 def adapt(state_dict: dict, config: VigConfig) -> VigConfig:
-    """Rename the entries in place, check and merge the tables; the configuration stays: there is one layout only."""
+    """Rename the entries and put the tables together, in place; the configuration says whether blocks share them."""
     names = entry_names(config)
     for name in list(state_dict):
         entry = _ENTRY.match(name)
         if entry and int(entry[1]) < len(names):
             state_dict[names[int(entry[1])] + name[entry.end() :]] = state_dict.pop(name)
     if config.relative_position:
-        _merge_tables(state_dict, config)
+        _put_tables_together(state_dict, config)
     return config
 
 
-def _merge_tables(state_dict: dict, config: VigConfig) -> None:
+def _put_tables_together(state_dict: dict, config: VigConfig) -> None:
+    """The tables as they are stored, one for each stage where all of its blocks have the same; computed where the file
+    has none.
+
+    Raises:
+        ValueError: a table is for images of another size than `config.image_size`.
+    """
     dtype = state_dict["stem.position_embedding"].dtype if "stem.position_embedding" in state_dict else torch.float32
+    stages = []
     for stage, depth in enumerate(config.depths):
-        table = relative_position_bias(
-            config.hidden_sizes[stage + 1], *config.grid(stage + 1), config.reduction_ratios[stage]
-        )
+        grid, reduction = config.grid(stage + 1), config.reduction_ratios[stage]
+        computed = relative_position_bias(config.hidden_sizes[stage + 1], *grid, reduction).to(dtype)
+        tables = []
         for position in range(depth):
             name = f"stages.{stage}.blocks.{position}.grapher.relative_pos"
-            stored = state_dict.get(name)
-            # One that differs stays, and is reported as an entry that has no place.
-            if stored is not None and stored.shape == (1, *table.shape):
-                if torch.allclose(stored[0].float(), table, rtol=0, atol=1e-2 if stored.dtype.itemsize < 4 else 1e-4):
-                    del state_dict[name]
-        state_dict[f"stages.{stage}.relative_position"] = table.to(dtype)
+            table = state_dict.pop(name, computed[None])
+            if table.shape != (1, *computed.shape):
+                raise ValueError(
+                    f"{name}: got a table of shape {tuple(table.shape)}, expected (1, nodes, keys) = "
+                    f"{(1, *computed.shape)} for image_size={config.image_size}, a map of {grid[0]}×{grid[1]} nodes."
+                )
+            tables.append(table[0])
+        stages.append(tables)
+    shared = all(torch.equal(table, tables[0]) for tables in stages for table in tables)
+    config.relative_position_per_block = not shared
+    for stage, tables in enumerate(stages):
+        state_dict[f"stages.{stage}.relative_position"] = tables[0] if shared else torch.stack(tables)

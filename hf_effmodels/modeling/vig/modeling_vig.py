@@ -19,12 +19,12 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.backbone import StagesBackboneMixin
-from ..layers.batch_norm import BatchNormCheckpointingMixin
+from ..layers.batch_norm import BatchNormMixin
 from ..layers.drop_path import DropPath
 from ..layers.pixels import PixelsMixin
 from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, norm_scale_and_shift
@@ -37,6 +37,8 @@ from .position_encodings import (
     pooled,
     relative_position_bias,
 )
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -167,7 +169,8 @@ class VigStage(nn.Module):
             # A constant, but one that checkpoints keep; the official code keeps one for each block.
             self.grid, self.channels = config.grid(index + 1), channels
             keys = pooled(self.grid[0], self.reduction) * pooled(self.grid[1], self.reduction)
-            table = torch.zeros(self.grid[0] * self.grid[1], keys)
+            tables = (config.depths[index],) if config.relative_position_per_block else ()
+            table = torch.zeros(*tables, self.grid[0] * self.grid[1], keys)
         self.register_buffer("relative_position", table)
         self.blocks = nn.ModuleList(
             VigBlock(config, channels, block, self.reduction) for block in config.blocks[index]
@@ -176,14 +179,20 @@ class VigStage(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.downsample is not None:
             hidden_states = self.downsample(hidden_states)
-        relative_position = self.relative_position
-        if relative_position is not None:
-            height, width = hidden_states.shape[-2:]
-            keys = pooled(height, self.reduction) * pooled(width, self.reduction)
-            relative_position = interpolate_relative_position(relative_position, height * width, keys)
-        for block in self.blocks:
+        relative_positions = self.relative_positions(*hidden_states.shape[-2:])
+        for block, relative_position in zip(self.blocks, relative_positions, strict=True):
             hidden_states = block(hidden_states, relative_position)
         return hidden_states
+
+    def relative_positions(self, height: int, width: int) -> list[torch.Tensor | None]:
+        """The bias of the distances for each block, (nodes, keys) of a map of this size."""
+        stored = self.relative_position
+        if stored is None:
+            return [None] * len(self.blocks)
+        nodes, keys = height * width, pooled(height, self.reduction) * pooled(width, self.reduction)
+        if stored.ndim == 2:
+            return [interpolate_relative_position(stored, nodes, keys)] * len(self.blocks)
+        return [interpolate_relative_position(table, nodes, keys) for table in stored]
 
 
 class VigHead(nn.Module):
@@ -215,7 +224,21 @@ class VigHead(nn.Module):
         self.norm = None
 
 
-class VigPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpointingMixin, PreTrainedModel):
+def _fix_size(pixel_values: torch.Tensor) -> None:
+    """Exported programs are for images of one size, on which the numbers of nodes and neighbours and the encodings
+    depend; the batch may be of any size."""
+    sizes = pixel_values.shape[-2:]
+    symbolic = any(isinstance(size, torch.SymInt) for size in sizes)
+    # Fixes a symbolic size to that of the sample.
+    height, width = map(int, sizes)
+    if symbolic:
+        logger.warning_once(
+            f"pixel_values: the exported program takes images of {height}×{width} pixels only, in batches of any "
+            "size: a ViG's graph and position encodings depend on the size of the images."
+        )
+
+
+class VigPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
     """What all ViGs share: configuration, initialisation, folding."""
 
     config: VigConfig
@@ -227,6 +250,12 @@ class VigPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormCheckpoi
     channels_last_on_cpu = True
     _no_split_modules = ["VigBlock"]
     _can_record_outputs = {"hidden_states": VigStage, "graph": KnnGraph}
+
+    def prepare_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        pixel_values = super().prepare_pixels(pixel_values)
+        if torch.compiler.is_exporting():
+            _fix_size(pixel_values)
+        return pixel_values
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
