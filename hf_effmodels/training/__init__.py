@@ -47,8 +47,10 @@ def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
         set_up_logging()
         work = _prepare(stage, reader)
     from .run.finite import NotFiniteError
+    from .run.weights import WeightsError
 
-    with _one_line_errors(NotFiniteError):
+    # What ends a run in its midst and is nobody's mistake in the code: the numbers, the checkpoint, the disk, the Hub.
+    with _one_line_errors(NotFiniteError, WeightsError, OSError):
         return work()
 
 

@@ -29,7 +29,7 @@ from .output_folder import WEIGHTS_WITHOUT_EMA, what_is_missing
 from .publishing import find_repository, is_own, publish_run
 from .recipe_arguments import RecipeArguments
 from .sampling import EpochSampler, SharedBatches
-from .weights import is_peft_model, load_state, load_weights
+from .weights import WeightsError, is_peft_model, load_state, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -376,7 +376,7 @@ class RecipeTrainer(Trainer):
     def _issue_warnings_after_load(self, load_result) -> None:
         wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
         if wrong:
-            raise ValueError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
+            raise WeightsError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
 
 
 def _statistics(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,6 +1,8 @@
 """Weights out of a checkpoint into a model in training: all of them, bit for bit, or an error."""
 
+import copy
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,10 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, is_peft_available
 
 from .averaging import copy_state, unique_state
+
+
+class WeightsError(ValueError):
+    """Weights that are not those of the model they are to be loaded into."""
 
 
 def is_peft_model(model: nn.Module) -> bool:
@@ -36,7 +42,7 @@ def load_weights(model: nn.Module, folder: Path, only: Callable[[str], bool] | N
             the others stay as they are.
 
     Raises:
-        ValueError: the folder lacks weights of the model, or has others.
+        WeightsError: the folder lacks weights of the model, or has others.
     """
     if only is None and isinstance(model, PreTrainedModel):
         state = _as_from_pretrained(model, folder)
@@ -70,14 +76,30 @@ def load_state(
 
 def _as_from_pretrained(model: PreTrainedModel, folder: Path) -> dict[str, torch.Tensor]:
     wide = any(tensor.dtype == torch.float64 for tensor in model.state_dict().values())
-    loaded, info = type(model).from_pretrained(
-        folder, dtype=torch.float64 if wide else torch.float32, output_loading_info=True, local_files_only=True
-    )
+    table = logging.getLogger("transformers.modeling_utils")  # it would print the weights that do not fit, too
+    table.addFilter(_nothing)
+    try:
+        loaded, info = type(model).from_pretrained(
+            folder,
+            config=copy.deepcopy(model.config),
+            dtype=torch.float64 if wide else torch.float32,
+            ignore_mismatched_sizes=True,  # named below
+            output_loading_info=True,
+            local_files_only=True,
+        )
+    except RuntimeError as error:  # experts of a mixture that cannot be put together, for example
+        raise WeightsError(f"{folder}: these are not the weights of this model ({error}).") from error
+    finally:
+        table.removeFilter(_nothing)
     wrong = [f"lacks {name}" for name in sorted(info["missing_keys"])]
     wrong += [f"has {name} beside" for name in sorted(info["unexpected_keys"])]
     wrong += [f"has {_named(entry)} of another shape" for entry in info["mismatched_keys"]]
     _refuse(str(folder), wrong)
     return loaded.state_dict()
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _named(entry) -> str:
@@ -87,7 +109,7 @@ def _named(entry) -> str:
 def _refuse(source: str, wrong: list[str]) -> None:
     if wrong:
         more = f", and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{source}: these are not the weights of this model: it {'; '.join(wrong[:5])}{more}.")
+        raise WeightsError(f"{source}: these are not the weights of this model: it {'; '.join(wrong[:5])}{more}.")
 
 
 def _read(folder: Path) -> dict[str, torch.Tensor]:
@@ -98,6 +120,6 @@ def _read(folder: Path) -> dict[str, torch.Tensor]:
     state = {}
     for name in sorted(names):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder}: it lacks the file {name}.")
+            raise WeightsError(f"{folder}: it lacks the file {name}.")
         state |= load_file(folder / name)
     return state

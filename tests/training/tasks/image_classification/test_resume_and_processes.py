@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -69,3 +70,20 @@ def test_wrong_input_ends_the_program_with_one_line(tmp_path, monkeypatch, capsy
     written = capsys.readouterr().err
     assert written.startswith("train.py: error: unknown preset 'ghostnetv3-1x'; nearest: ghostnetv3-1.")
     assert written.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", ["weights", "rate"])
+def test_a_run_that_ends_in_its_midst_says_why_in_one_line(digits_run, tmp_path, monkeypatch, capsys, what):
+    run = [*digits_run, "--num_train_epochs", "1", "--disable_tqdm", "true"]
+    if what == "weights":
+        main([*run, *GHOSTNET, "--output_dir", str(tmp_path / "other")])
+        run += ["--resume_from_checkpoint", str(tmp_path / "other" / "checkpoint-5")]
+        message = "checkpoint-5: these are not the weights of this model: it lacks "
+    else:
+        run += ["--learning_rate", "1e30", "--max_grad_norm", "0"]
+        message = "step 2: the loss is nan. The run ends here, with --learning_rate 1e\\+30"
+    monkeypatch.setattr(sys, "argv", ["train.py", *run, "--output_dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py: error: ")]
+    assert len(lines) == 1 and re.search(message, lines[0])
