@@ -13,8 +13,8 @@ def unwrap(model):
     while True:
         if isinstance(model, (DataParallel, DistributedDataParallel)):
             model = model.module
-        elif isinstance(model, torch.nn.Module) and _COMPILED in model._modules:
-            model = model._modules[_COMPILED]
+        elif isinstance(model, torch.nn.Module) and (inner := dict(model.named_children()).get(_COMPILED)) is not None:
+            model = inner
         else:
             return model
 
