@@ -163,7 +163,7 @@ def test_wrong_combinations_are_refused(task, options, message):
         task("train", "test", **options)
 
 
-def test_a_stream_holds_out_its_first_documents(files):
+def test_a_stream_holds_out_its_first_documents(files, caplog):
     args = TextArguments(
         "parquet",
         data_files={"train": files["train"]},
@@ -176,7 +176,9 @@ def test_a_stream_holds_out_its_first_documents(files):
     assert _texts(evaluation) == _texts(documents.load_evaluation_texts(args)) == [0, 1, 2]
     assert _texts(train) == list(range(3, TRAIN))
     args.eval_holdout, args.eval_documents = None, 2
-    assert _texts(documents.load_texts(args)[1]) == _texts(documents.load_evaluation_texts(args)) == [0, 1]
+    with caplog.at_level(logging.WARNING, "hf_effmodels"):
+        assert _texts(documents.load_texts(args)[1]) == _texts(documents.load_evaluation_texts(args)) == [0, 1]
+    assert not caplog.records
     args.data_files = {name: files[name] for name in ("train", "test")}
     assert _texts(documents.load_texts(args)[1]) == _texts(documents.load_evaluation_texts(args)) == [100, 101]
 
@@ -223,3 +225,15 @@ def test_a_report_names_the_split_that_was_evaluated(files):
     ):
         args = TextArguments("parquet", data_files=given, text_column="text", cache_dir=files["cache"], **options)
         assert documents.evaluated_split(args, documents.load_texts(args)[1]) == expected
+
+
+def test_images_to_enlarge_are_held_out_evenly_and_columns_are_of_their_own_data_set(files, tmp_path):
+    source = {"data_files": {"train": files["train"]}, "cache_dir": files["cache"], "image_column": "image"}
+    args = super_resolution.SuperResolutionDataArguments("parquet", eval_holdout=3, **source)
+    train, evaluation = super_resolution.load_data(args)
+    assert evaluation.rows.tolist() == [0, 10, 19] and len(train) == TRAIN - 3
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "photos" / "one.png")
+    args = super_resolution.SuperResolutionDataArguments("parquet", eval_dataset=str(tmp_path / "photos"), **source)
+    _, evaluation = super_resolution.load_data(args)
+    assert evaluation.name(0) == "one" and evaluation.image(0)[:, 0, 0].tolist() == [255, 0, 0]

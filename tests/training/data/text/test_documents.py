@@ -59,3 +59,7 @@ def test_the_first_documents_can_be_all_there_are(streaming, tmp_path):
     assert len(train) == 4 and len(evaluation) == 3 and not set(train) & set(evaluation)
     if not streaming:  # evenly spread: every second one
         assert evaluation == ["train 1", "train 3", "train 5"] and train == [f"train {n}" for n in (0, 2, 4, 6)]
+
+
+def test_a_missing_document_is_an_empty_one():
+    assert list(read([{"text": "a"}, {"text": None}, {"text": ""}])) == ["a", "", ""]

@@ -85,3 +85,10 @@ def test_separate_documents_do_not_see_each_other(tokenizer, model_type, attenti
         for first, last in zip(begins, begins[1:], strict=False):
             alone = model(input_ids=ids[:, first:last]).logits[0]
             torch.testing.assert_close(packed[first:last], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_what_fills_up_a_block_is_no_document():
+    sample = Block(7, Separators(0, 0), separate=True).sample(np.array([0, 5, 0, 6]))
+    assert sample["input_ids"].tolist() == [0, 5, 0, 6, 0, 0, 0]
+    assert sample["labels"].tolist() == [0, 5, 0, 6, IGNORED, IGNORED, IGNORED]
+    assert sample["position_ids"].tolist() == [0, 1, 0, 1, 2, 3, 4]

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_effmodels.training.data.text import tokenization
-from hf_effmodels.training.data.text.tokenization import END_OF_TEXT, train_tokenizer
+from hf_effmodels.training.data.text.tokenization import END_OF_TEXT, has_tokenizer, load_tokenizer, train_tokenizer
 
 TEXTS = ["low lower lowest", "new newer newest", "wide 123, wider 123!"]
 LLAMA = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -43,3 +43,20 @@ def test_only_the_main_process_reads_the_texts_and_trains(monkeypatch):
     monkeypatch.setattr(tokenization, "broadcast_object_list", failed)
     with pytest.raises(OSError, match="row 3 cannot be read"):
         train_tokenizer(TEXTS, 265)
+
+
+def test_a_tokenizer_needs_a_token_that_ends_a_document_or_is_told_one(tmp_path):
+    tokenizer = train_tokenizer(TEXTS, 265)
+    tokenizer.save_pretrained(tmp_path / "whole")
+    assert has_tokenizer(tmp_path / "whole") and not has_tokenizer(tmp_path)
+    assert load_tokenizer(str(tmp_path / "whole")).eos_token == END_OF_TEXT
+    assert load_tokenizer(str(tmp_path / "whole"), "we").eos_token == "we"
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "endless")
+    with pytest.raises(ValueError, match="has no token that ends a document .* --eos_token"):
+        load_tokenizer(str(tmp_path / "endless"))
+    assert load_tokenizer(str(tmp_path / "endless"), "we").eos_token_id == tokenizer.get_vocab()["we"]
+    with pytest.raises(ValueError, match="--eos_token: 'zz' is no token of"):
+        load_tokenizer(str(tmp_path / "endless"), "zz")
+    with pytest.raises(OSError, match="--tokenizer: .*nowhere' cannot be found or read"):
+        load_tokenizer(str(tmp_path / "nowhere"))

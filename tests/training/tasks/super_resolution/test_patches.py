@@ -51,6 +51,11 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone():
     assert len({float(sample["noise"].sum()) for sample in samples}) == 12
     assert {sample["timestep"].item() for sample in samples} <= set(range(10))
     assert not torch.equal(samples[0]["noise"], PatchDataset(source, options, seed=6)[0]["noise"])
+    plain = images(*(Image.new("RGB", (20, 20), (v, v, v)) for v in (10, 200)))
+    values = [
+        sample["high"].unique().item() for sample in PatchDataset(plain, replace(options, num_timesteps=None), 0)
+    ]
+    assert values == pytest.approx([v / 127.5 - 1 for v in (10, 200) * 3])
     assert samples[0]["low"].shape == (3, 4, 4) and samples[0]["high"].shape == (3, 16, 16)
 
 
@@ -84,6 +89,8 @@ def test_maps_of_another_size_are_fitted_if_they_are_the_same_pictures():
     fitted = fit_structure(structure, (36, 40))
     assert fitted.shape == (1, 36, 40) and fitted[0, 0, 0] == 0 and fitted[0, 0, -1] == 1
     assert fit_structure(structure, (18, 20)) is structure
+    # Bilinear: between the values 0 and 1 of neighbouring pixels lie a quarter and three quarters.
+    assert fitted[0, 7, 18:22].tolist() == [0, 0.25, 0.75, 1]
     source = images(picture(36, 40, 0), regions=[np.zeros((36, 40), int)], values=[[]])
     with pytest.raises(ValueError, match=r"row 0 \(picture 0\) of test: the structure map is 40×36, the image 36×40"):
         source.structure(0)
@@ -115,6 +122,10 @@ def test_images_that_do_not_fit_are_refused_by_name():
     with pytest.raises(ValueError, match="the low-resolution image is 20×18, the image 40×36: .* not the scale 4"):
         PatchDataset(source, options, 0)[0]
     assert source.low_image(0, 2).shape == (3, 18, 20)
+    # Reduced images may be rounded up; what lies beyond the multiple of the scale is cut off.
+    rounded_up = picture(11, 10, 1)
+    low = images(picture(41, 37, 0), low=[rounded_up]).low_image(0, 4)
+    assert torch.equal(low, read_rgb(rounded_up)[:, :9, :10])
 
 
 def test_patches_lie_everywhere_and_are_turned_every_way():
