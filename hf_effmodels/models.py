@@ -71,11 +71,9 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
 
 
 def _natural_key(name: str) -> list:
-    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(_split(name))]
-
-
-def _split(name: str) -> list[str]:
-    return re.split(r"(\d+(?:\.\d+)?)", name)
+    """The text before, between and behind the numbers, and the numbers."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [float(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def find_preset(name: str) -> tuple[Architecture, Preset]:

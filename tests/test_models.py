@@ -1,5 +1,6 @@
 """Presets by name: what is known of them, and what is built from them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,16 @@ def test_another_image_size_is_given_in_the_form_of_the_preset(name, size):
     for wrong in (0, -3, 64.0, "64", True, (64, 64)):
         with pytest.raises(ValueError, match="image_size: got .* accepted are whole numbers from 1"):
             hf_effmodels.create_image_processor(name, image_size=wrong)
+
+
+def test_a_crop_follows_the_image_size(monkeypatch):
+    presets = ARCHITECTURES["adem_vl"].configuration_module.PRESETS
+    preset = presets["adem_vl-13b"]
+    crop = {**preset.image_processor, "size": {"shortest_edge": 224}, "do_center_crop": True}
+    crop["crop_size"] = {"height": 224, "width": 224}
+    monkeypatch.setitem(presets, "adem_vl-13b", replace(preset, image_processor=crop))
+    processor = hf_effmodels.create_image_processor("adem_vl-13b", image_size=48)
+    assert processor(Image.new("RGB", (200, 100)), return_tensors="pt").pixel_values.shape == (1, 3, 48, 48)
 
 
 def test_the_numbers_of_the_image_processor_are_those_the_preset_was_evaluated_with():

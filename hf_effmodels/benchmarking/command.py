@@ -12,7 +12,7 @@ from ..models import get_config
 from ..registry import find
 from .peers import PEERS, check, has_peer
 from .runs import Row, measure
-from .tables import check_folder, machine, markdown, write
+from .tables import machine, markdown, prepare_folder, write
 from .workloads import modes, task_of
 
 #: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
@@ -125,11 +125,10 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         if task != "image-classification":
             return Row(**shared, folded=False, length=arguments.length, new_tokens=arguments.new_tokens)
         config = get_config(preset, **overrides)
-        size = arguments.image_size or config.image_size
         return Row(
             **shared,
             folded=hasattr(config, "reparameterized") and not training and arguments.folded is not False,
-            image_size=size if isinstance(size, int) else size[0],
+            image_size=arguments.image_size or _side(config.image_size),
             channels=config.num_channels,
         )
 
@@ -138,6 +137,14 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         for batch in arguments.batch
         for threads in arguments.threads
     ]
+
+
+def _side(size: int | Sequence[int]) -> int:
+    """The side of the images that a configuration is for."""
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) > 1 or not 1 <= min(sides) <= MOST["image_size"]:
+        raise ValueError(f"model-config: got image_size {size}, the benchmark's images are squares; see --image-size.")
+    return min(sides)
 
 
 def _check_preset(preset: str, arguments: argparse.Namespace, overrides: dict) -> None:
@@ -177,7 +184,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     groups = plan(arguments)
     if arguments.output is not None:
-        check_folder(arguments.output, arguments.overwrite)
+        prepare_folder(arguments.output, arguments.overwrite)
     compared = [references(rows, arguments.reference) for rows in groups]
     results = []
     for rows, reference in zip(groups, compared, strict=True):

@@ -83,13 +83,19 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Refuse a folder that cannot be written to, or, without `overwrite`, that holds an earlier benchmark's files."""
+def prepare_folder(folder: Path, overwrite: bool) -> None:
+    """Make the folder before anything is measured.
+
+    Raises:
+        ValueError: it is a file, or holds an earlier benchmark's files and `overwrite` is not given.
+        OSError: it cannot be made.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output: {folder} is a file, accepted is a folder.")
     held = [path.name for path in _paths(folder) if path.exists()]
     if held and not overwrite:
         raise ValueError(f"output: {folder} holds {', '.join(held)}; --overwrite replaces them.")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _paths(folder: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def test_a_row_of_images_is_what_was_asked_for():
     assert (row.image_size, row.folded, row.batch, row.threads) == (96, False, 1, 1)
     ((row,),) = rows_of("--presets", "tinynet-c", "--mode", "train")
     assert (row.mode, row.folded) == ("train", False)
-    ((row,),) = rows_of("--presets", "tinynet-c", "--model-config", '{"image_size": [64, 96]}')
+    ((row,),) = rows_of("--presets", "tinynet-c", "--model-config", '{"image_size": [64, 64]}')
     assert row.image_size == 64
 
 
@@ -105,7 +105,7 @@ def test_the_command_prints_and_measures_what_was_planned(monkeypatch, capsys, t
     (first, second), folder = seen[:2], seen[2]
     for rows, rounds, reference in (first, second):
         assert rounds == 7 and set(reference.values()) == {rows[1]}
-    assert folder == tmp_path / "out"
+    assert folder == tmp_path / "out" and folder.is_dir()
     assert "times faster than vanillanet-5 ours onnx; infer, 7 rounds" in capsys.readouterr().out
 
 
@@ -139,6 +139,9 @@ def test_the_command_prints_and_measures_what_was_planned(monkeypatch, capsys, t
             "model-config: got 'nope', accepted are encoder",
         ),
         (["--presets", "pangu-pi-15m", "--model-config", '{"num_attention_heads": 3}'], "head_dim: got 85"),
+        (["--model-config", '{"image_size": [64, 96]}'], r"model-config: got image_size \[64, 96\], .*squares"),
+        (["--model-config", '{"image_size": 0}'], "model-config: got image_size 0"),
+        (["--output", f"{__file__}/below"], ".*test_command.py"),
         (["--presets", "nope"], "unknown preset 'nope'"),
         (["--against", "ours"], "against: got 'ours', accepted are timm"),
         (["--against", "llama"], "against: llama has no ghostnet-0.5x; it has peers of pangu_pi"),

@@ -16,7 +16,7 @@ READY = {"parameters": 8_129_000, "allocated_bytes": 5_500_000}
 
 
 def row(peer: str = "ours", **more) -> Row:
-    settings = {"preset": "ghostnetv3-0.5x", "backend": "eager", "batch": 2, "threads": 1, "mode": "infer"}
+    settings = {"preset": "vanillanet-5", "backend": "eager", "batch": 2, "threads": 1, "mode": "infer"}
     return Row(**{**settings, "peer": peer, "folded": True, "image_size": 64, **more})
 
 
@@ -51,14 +51,16 @@ def test_every_number_of_a_result():
 
 
 def test_multiply_adds_are_those_of_what_ran():
-    folded = count_preset("ghostnetv3-0.5x", folded=True, image_size=64).macs
-    trained = count_preset("ghostnetv3-0.5x", image_size=64).macs
-    assert folded < trained < count_preset("ghostnetv3-0.5x", image_size=96).macs
-    assert summarize(row(), times(1.0), times(1.0), READY).macs == folded
-    assert summarize(row(folded=False), times(1.0), times(1.0), READY).macs == trained
-    wide = summarize(row(overrides='{"width_multiplier": 1.0}'), times(1.0), times(1.0), READY).macs
-    assert wide == count_preset("ghostnetv3-1.0x", folded=True, image_size=64).macs
-    assert summarize(row(peer="timm"), times(1.0), times(1.0), READY).macs is None
+    folded = count_preset("vanillanet-5", folded=True, image_size=64).macs
+    trained = count_preset("vanillanet-5", image_size=64).macs
+    assert folded < trained < count_preset("vanillanet-5", image_size=96).macs
+
+    def macs(**more):
+        return summarize(row(**more), times(1.0), times(1.0), READY).macs
+
+    assert macs() == folded and macs(folded=False) == trained
+    assert macs(overrides='{"num_labels": 10}') == folded - 990 * 4096, "the classifier is a 1×1 convolution"
+    assert macs(peer="timm") is None
     assert summarize(row(preset="pangu-pi-15m"), times(1.0), times(1.0), READY).macs is None
 
 
@@ -117,8 +119,8 @@ def test_the_order_of_the_rows_changes_from_round_to_round_and_follows_the_seed(
 @pytest.mark.parametrize(
     "peer, message",
     [
-        ("refuses", "ghostnetv3-0.5x refuses eager: no such model"),
-        ("dies", "ghostnetv3-0.5x dies eager: its process ended with exit code 7"),
+        ("refuses", "vanillanet-5 refuses eager: no such model"),
+        ("dies", "vanillanet-5 dies eager: its process ended with exit code 7"),
     ],
 )
 def test_a_row_that_cannot_run_is_named_and_no_process_is_left(workers, peer, message):
@@ -225,7 +227,7 @@ RESULT = runs.Result(
 def test_every_column_of_the_table_has_its_number(tmp_path):
     shown = dict(zip(tables.COLUMNS, tables.cells(RESULT), strict=True))
     assert shown == {
-        "preset": "ghostnetv3-0.5x",
+        "preset": "vanillanet-5",
         "implementation": "ours",
         "backend": "eager",
         "batch": "8",
@@ -250,13 +252,14 @@ def test_files_of_an_earlier_benchmark_stay_unless_they_may_go(tmp_path):
     record = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))["results"][0]
     assert (record["ratio"], record["row"]["threads"], record["median"]) == (3.456, 4, 1.234)
     with pytest.raises(ValueError, match="output: .* holds benchmark.md, benchmark.csv, .*--overwrite replaces them"):
-        tables.check_folder(tmp_path / "out", False)
-    tables.check_folder(tmp_path / "out", True)
-    tables.check_folder(tmp_path / "new" / "folder", False)
+        tables.prepare_folder(tmp_path / "out", False)
+    tables.prepare_folder(tmp_path / "out", True)
+    tables.prepare_folder(tmp_path / "new" / "folder", False)
+    assert (tmp_path / "new" / "folder").is_dir()
     (tmp_path / "file").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="output: .*file is a file"):
-            tables.check_folder(tmp_path / "file", overwrite)
+            tables.prepare_folder(tmp_path / "file", overwrite)
 
 
 def test_the_picture_has_a_panel_for_each_batch_and_a_bar_for_each_row(tmp_path, monkeypatch):
