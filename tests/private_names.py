@@ -47,6 +47,7 @@ PRIVATE_NAMES = {
     "_rle_to_mask": "transformers.models.sam.image_processing_pil_sam:",
     # transformers: the Trainer
     "_created_lr_scheduler": _TRAINER,
+    "_get_grad_norm": _TRAINER,
     "_get_learning_rate": _TRAINER,
     "_get_output_dir": _TRAINER,
     "_get_train_sampler": _TRAINER,
@@ -236,7 +237,7 @@ def _training(folder):
         return method
 
     hooks = ("_save_checkpoint", "_load_from_checkpoint", "_load_best_model", "_get_train_sampler", "_save")
-    hooks += ("_prepare_inputs", "_get_output_dir", "_get_learning_rate")
+    hooks += ("_prepare_inputs", "_get_output_dir", "_get_learning_rate", "_get_grad_norm")
     Watched = type("Watched", (Trainer,), {name: watched(name) for name in hooks})
 
     class Sums(nn.Module):
@@ -428,7 +429,7 @@ TRIALS = {
     "_merge_kwargs": _merging_arguments,
     "_rle_to_mask": _segmentation_masks,
     "_save_checkpoint _load_from_checkpoint _load_best_model _issue_warnings_after_load _get_train_sampler _save "
-    "_prepare_inputs _get_learning_rate _get_output_dir _train_batch_size _initial_global_step "
+    "_prepare_inputs _get_learning_rate _get_grad_norm _get_output_dir _train_batch_size _initial_global_step "
     "_created_lr_scheduler _internal_call": _training,
     "_create_and_replace _replace_module _prepare_adapter_config _cast_adapter_dtype _check_merge_allowed "
     "_pre_injection_hook _post_injection_hook _unload_and_optionally_merge _disable_adapters": _adapters,

@@ -198,6 +198,12 @@ class RecipeTrainer(Trainer):
         check_finite({"the loss": float(loss)}, self.state.global_step + 1, self.args, self._get_learning_rate())
         return loss
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # Before the optimizer's step: a checkpoint never holds what such gradients would make of the weights.
+        check_finite({"grad_norm": float(norm)}, self.state.global_step + 1, self.args, self._get_learning_rate())
+        return norm
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         self._idle_batch = None
         if self._ends_idle and self.state.global_step % self._steps_per_epoch == self._steps_per_epoch - 1:
@@ -271,7 +277,9 @@ class RecipeTrainer(Trainer):
 
     def evaluation_loop(self, *args, **kwargs):
         with self.evaluated_weights():
-            return super().evaluation_loop(*args, **kwargs)
+            measured = super().evaluation_loop(*args, **kwargs)
+        check_finite(measured.metrics, self.state.global_step, self.args)
+        return measured
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with self.evaluated_weights():

@@ -35,21 +35,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(line_trainer, value)
     assert trainer.state.global_step == 2 and trainer.model.w.isfinite().all()
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run(line_trainer):
+@pytest.mark.parametrize("clip", [0, 1.0])
+def test_a_gradient_that_is_not_finite_ends_the_run_before_it_reaches_the_weights(line_trainer, clip):
     class Steep(Line):
         def forward(self, x, labels):
             outputs = super().forward(x, labels)
             root = (self.w - self.w.detach()).square().sum().sqrt()  # 0, with the derivative 0 / 0
             return {**outputs, "loss": outputs["loss"] + root}
 
+    trainer = line_trainer(Steep(), Points(16), max_grad_norm=clip, logging_strategy="no")
     with pytest.raises(NotFiniteError, match="step 1: grad_norm is nan"):
-        line_trainer(Steep(), Points(16), max_grad_norm=1.0).train()
+        trainer.train()
+    assert trainer.model.w.isfinite().all()
 
 
-def test_a_metric_that_is_not_finite_ends_the_run(line_trainer):
+@pytest.mark.parametrize("measure", ["evaluate", "predict"])
+def test_a_metric_that_is_not_finite_ends_the_run(line_trainer, measure):
     trainer = line_trainer(Breaks(math.nan, at=1), Points(8))
-    with pytest.raises(NotFiniteError, match="step 0: eval_loss is nan"):
-        trainer.evaluate(Points(8))
+    with pytest.raises(NotFiniteError, match="step 0: (eval|test)_loss is nan"):
+        getattr(trainer, measure)(Points(8))
 
 
 def test_what_may_be_infinite(line_trainer):
