@@ -173,6 +173,7 @@ def test_results_of_another_corpus_recipe_or_tokenizer_are_not_taken_for_these(l
     assert "token_counts.json is of another tokenizer" in capsys.readouterr().err
 
 
+FEW = " ".join(map(str, ["--max_train_documents", 60, "--max_eval_documents", 10, *RECIPE]))
 #: Wrong values by step: options that are right but for the last.
 WRONG = {
     "compress-tokenizer --tokenizer {large} --dataset {corpus} --output {output}": [
@@ -203,12 +204,12 @@ WRONG = {
         "--method taylor --dataset {corpus} --block-size 100000000 --hidden-size 16 --heads 2",
         "--method taylor --dataset {corpus} --batch-size 0",
     ],
-    "select-rounds --model {large} --dataset {corpus} --output {output}.json": [
+    f"select-rounds --model {{large}} --dataset {{corpus}} --output {{output}}.json {FEW}": [
         *("--rate 0", "--rate 1e-9", "--rate nan", "--rate inf", "--rate x", "--temperature 0", "--temperature nan"),
         *("--temperature 1e-320", "--group-size 0", "--group-size 1000000", "--loss-batch-size 0", "--draw-seed -1"),
         *("--draw-seed 99999999999", "--streaming true --max_steps 3", "--nope 3", "--block_size 1"),
     ],
-    "train-rounds --model {large} --dataset {corpus} --output_dir {output}": [
+    f"train-rounds --model {{large}} --dataset {{corpus}} --output_dir {{output}} {FEW}": [
         *("--rounds 0", "--rounds x", "--rate 1e-9", "--next-config {here}/none.yaml", "--group-size 1000000"),
     ],
     "scale-lr --new-batch-tokens": [

@@ -32,4 +32,7 @@ def load_model(name: str):
     missing = sorted({*info["missing_keys"], *(str(key) for key in info.get("mismatched_keys", ()))})
     if missing:
         raise ValueError(f"--model: {name!r} lacks weights of its configuration: {', '.join(missing[:3])} ...")
+    broken = [key for key, weight in model.state_dict().items() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(f"--model: {name!r} has weights that are not finite: {', '.join(broken[:3])} ...")
     return model

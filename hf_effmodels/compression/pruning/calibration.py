@@ -1,5 +1,6 @@
 """What a model does on a few batches of text: its loss, gradients, and how much energy each channel has."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -33,7 +34,10 @@ def loss_of(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.
 @torch.no_grad()
 def mean_loss(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> float:
     with evaluating(model):
-        return sum(loss_of(model, batch).double().item() for batch in batches) / len(batches)
+        loss = sum(loss_of(model, batch).double().item() for batch in batches) / len(batches)
+    if not math.isfinite(loss):
+        raise ValueError(f"calibration: the model's loss on these batches is {loss}.")
+    return loss
 
 
 def mean_gradients(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

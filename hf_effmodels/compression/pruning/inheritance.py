@@ -228,6 +228,10 @@ def axis_scores(
                 rows = scores.sum(dim=[d for d in range(scores.ndim) if d != dimension])
                 units = rows.view(sizes.units(axis.kind), -1).sum(1)
                 totals[axis] = totals.get(axis, 0) + units
+    for axis, scores in totals.items():
+        if not scores.isfinite().all():
+            where = "" if axis.layer is None else f" of layer {axis.layer}"
+            raise ValueError(f"model: the {method} scores of {axis.kind}{where} are not finite; its weights are not.")
     return totals
 
 

@@ -80,6 +80,8 @@ def learn_masks(
     finally:
         for weight, value in zip(weights, required, strict=True):
             weight.requires_grad_(value)
+    if not all(logit.isfinite().all() for logit in logits.values()):
+        raise ValueError("calibration: the model's loss on these batches is not finite, no mask can be learned.")
     return {axis: logit.detach() for axis, logit in logits.items()}
 
 

@@ -257,6 +257,16 @@ def test_wrong_input_is_named(llama, options, message):
         inherit(llama, **options)
 
 
+@pytest.mark.parametrize("method", ["l1", "l2", "taylor", "learned"])
+def test_weights_that_are_no_numbers_are_refused(llama, batches, method):
+    with torch.no_grad():
+        llama.model.layers[2].mlp.up_proj.weight[5, 3] = float("nan")
+    with pytest.raises(ValueError, match="scores of hidden are not finite"):
+        inherit(llama, intermediate_size=24, method=method, calibration=batches)
+    with pytest.raises(ValueError, match="calibration: the model's loss on these batches is nan"):
+        inherit(llama, num_hidden_layers=2, layers="importance", method=method, calibration=batches)
+
+
 def test_other_architectures_are_refused_before_their_weights_are_read():
     with pytest.raises(ValueError, match="architecture 'gpt2'"):
         check_inheritance(GPT2Config())

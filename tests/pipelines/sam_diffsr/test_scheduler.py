@@ -15,6 +15,18 @@ from hf_effmodels.pipelines.sam_diffsr.losses import denoising_loss
 SAMPLERS = ["DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
 
 
+def test_the_schedules_are_those_of_the_papers():
+    """The cosine (arXiv:2102.09672, equation 17), and equal steps of which the last ends in pure noise."""
+    f = np.cos((np.arange(31) / 30 + 0.008) / 1.008 * np.pi / 2) ** 2
+    cosine = SamDiffSRScheduler(num_train_timesteps=30)
+    np.testing.assert_allclose(cosine._betas, np.minimum(1 - f[1:] / f[:-1], 0.999), rtol=1e-12)
+    settings = {"beta_schedule": "linear", "beta_start": 2e-4, "beta_end": 0.03}
+    linear = SamDiffSRScheduler(num_train_timesteps=30, **settings)
+    expected = np.append(2e-4 + np.arange(29) * (0.03 - 2e-4) / 29, 0.999)
+    np.testing.assert_allclose(linear._betas, expected, rtol=1e-12)
+    np.testing.assert_allclose(linear.alphas_cumprod, np.cumprod(1 - expected), rtol=1e-6)
+
+
 @pytest.mark.parametrize("steps", [100, 20, 7])
 def test_the_reverse_process_is_that_of_ddpm(steps):
     ours = SamDiffSRScheduler()
@@ -183,6 +195,13 @@ def test_betas_of_one_s_own_stay_unless_the_schedule_is_named():
     own = SamDiffSRScheduler(num_train_timesteps=3, trained_betas=[0.1, 0.2, 0.3])
     same = SamDiffSRScheduler.from_config(own.config, clip_sample=False)
     assert same._betas.tolist() == [0.1, 0.2, 0.3] and same.config.clip_sample is False
+    for changed in ({"beta_end": 0.5}, {"beta_start": 0.01}):
+        again = SamDiffSRScheduler.from_config(own.config, beta_schedule="linear").config
+        linear = {"beta_schedule": "linear", "num_train_timesteps": 3}
+        mine = SamDiffSRScheduler(**linear, trained_betas=[0.1, 0.2, 0.3]).config
+        for config in (again, mine):
+            expected = SamDiffSRScheduler(**linear, **changed)._betas
+            assert np.array_equal(SamDiffSRScheduler.from_config(config, **changed)._betas, expected)
     cosine = SamDiffSRScheduler.from_config(own.config, beta_schedule="squaredcos_cap_v2")
     assert np.array_equal(cosine._betas, SamDiffSRScheduler(num_train_timesteps=3)._betas)
     with pytest.raises(ValueError, match="trained_betas: expected 4 numbers"):
@@ -201,18 +220,26 @@ def test_fewer_steps_are_spaced_as_ddpm_spaces_them_also_where_they_do_not_divid
         assert ours.timesteps.tolist() == [84, 70, 56, 42, 28, 14, 0]  # 100 // 7 apart
 
 
-def test_a_chain_of_fewer_steps_has_the_betas_that_it_implies():
+@pytest.mark.parametrize("clip, clip_range", [(True, 0.7), (False, 0.7), (True, 1.5)])
+def test_a_chain_of_fewer_steps_has_the_betas_that_it_implies(clip, clip_range):
     """q(x_t | x_s) = N(√(ᾱ_t/ᾱ_s) x_s, 1 - ᾱ_t/ᾱ_s); one step back is computed here from Bayes' rule."""
-    scheduler = SamDiffSRScheduler(clip_sample_range=0.7)
+    limit = clip_range if clip else np.inf
+    scheduler = SamDiffSRScheduler(clip_sample=clip, clip_sample_range=clip_range)
     scheduler.set_timesteps(timesteps=[90, 40, 3])
     alphas = np.cumprod(1 - scheduler._betas)
     sample, noise, drawn = (torch.randn(2, 3, 4, 4, dtype=torch.float64) for _ in range(3))
     for t, s in ((90, 40), (40, 3), (3, None)):
         a, b = alphas[t], 1.0 if s is None else alphas[s]
-        original = ((sample - np.sqrt(1 - a) * noise) / np.sqrt(a)).clamp(-0.7, 0.7)
+        original = ((sample - np.sqrt(1 - a) * noise) / np.sqrt(a)).clamp(-limit, limit)
         beta = 1 - a / b
         mean = np.sqrt(b) * beta / (1 - a) * original + np.sqrt(a / b) * (1 - b) / (1 - a) * sample
         expected = mean + np.sqrt(beta * (1 - b) / (1 - a)) * (drawn if s is not None else 0)
+        if s is None:
+            # Nothing is drawn at the last step: a generator stays where it is.
+            state = (generator := torch.Generator().manual_seed(0)).get_state()
+            last = scheduler.step(noise, t, sample, generator=generator).prev_sample
+            assert torch.equal(last, scheduler.step(noise, t, sample).prev_sample)
+            assert torch.equal(state, generator.get_state())
         got = scheduler.step(noise, t, sample, variance_noise=drawn)
         torch.testing.assert_close(got.prev_sample, expected, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(got.pred_original_sample, original, rtol=1e-6, atol=1e-6)

@@ -99,6 +99,10 @@ def test_a_killed_preparation_goes_on_where_it_was(pictures, tmp_path, monkeypat
     assert [path.name for path in output.iterdir()] == [".unfinished"], "half a table is not taken for a whole one"
     with pytest.raises(ValueError, match="begun with other arguments: encoding: rope -> cosine"):
         preparation.main([*arguments, "--encoding", "cosine"])
+    Image.open(pictures / "0.png").save(added := pictures / "00.png")
+    with pytest.raises(ValueError, match="begun with other arguments: images: "):
+        preparation.main(arguments)
+    added.unlink()
     preparation.main(arguments)
     assert seen[4:] == seen[2:4] + seen[6:], "the first two are not segmented again"
     assert rows(output, tmp_path / "cache")["name"][:] == [str(number) for number in range(6)]

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ...._files import whole_file, write_json
 from ....pipelines.sam_diffsr.masks import ENCODINGS, encode_regions
+from ...data.fingerprints import fingerprint
 from ...run.arguments import ArgumentReader
 from ...run.values import check_fields
 from ...tasks.super_resolution.data import (
@@ -121,6 +122,8 @@ def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArgu
     output = Path(args.output)
     _check_output(output, settings)
     source = load_evaluation_data(data_args, args.token)
+    settings["images"] = fingerprint([source.name(index) for index in range(len(source))])
+    _check_output(output, settings)
     source.image(0)
     if args.segmenter == "slic":
         return source, slic(args.num_segments, args.compactness), args, settings
@@ -153,7 +156,7 @@ def _check_output(output: Path, settings: dict) -> None:
         begun = json.loads((output / _UNFINISHED / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(f"--output: {output} is not empty and holds no unfinished table; name another.") from None
-    changed = [f"{key}: {begun.get(key)} -> {value}" for key, value in settings.items() if begun.get(key) != value]
+    changed = [f"{key}: {begun.get(key)} -> {settings[key]}" for key in settings if begun.get(key) != settings[key]]
     if changed:
         raise ValueError(f"--output: {output} holds a table begun with other arguments: {'; '.join(changed)}.")
 

@@ -76,6 +76,12 @@ def test_the_draw_is_the_gumbel_top_k_of_the_losses_over_the_temperature(tempera
     assert draw_by_loss(losses, 0.1, 3, temperature=1e-4).tolist() == sorted(np.argsort(losses)[-4:].tolist())
 
 
+def test_the_share_is_rounded_down_but_not_by_floating_point():
+    assert len(draw_by_loss(np.zeros(50), 0.58)) == 29 == int(0.58 * 50) + 1
+    assert len(draw_by_loss(np.zeros(7), 0.5)) == 3
+    assert draw_by_loss(np.zeros(7), 0.25, group_size=2).size in (1, 2), "one of four groups, the last of one sample"
+
+
 def test_groups_are_drawn_together_by_their_mean_loss_the_shorter_last_one_as_well():
     cold = {"rate": 0.34, "temperature": 1e-3, "group_size": 2}
     assert draw_by_loss(np.array([1, 7, 6, 6, 5.9]), **cold).tolist() == [2, 3]
