@@ -3,12 +3,16 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn import functional as F
 
 import hf_effmodels
 from hf_effmodels.modeling.ghostnet.configuration_ghostnet import GhostNetV3Config
 from hf_effmodels.modeling.ghostnet.modeling_ghostnet import GhostBottleneck, GhostNetV3ForImageClassification
 from hf_effmodels.modeling.layers import fast_path
 from hf_effmodels.modeling.layers.reparameterization import RepConvNorm
+from hf_effmodels.modeling.layers.widths import round_width
+
+from . import by_hand
 
 #: The third block has all that a block can have: a stride, a squeeze-and-excitation, an attention, a shortcut.
 STAGES = [[[3, 8, 8, 0, 1]], [[3, 22, 12, 0, 2]], [[5, 24, 16, 0.25, 2], [5, 32, 16, 0.25, 1]]]
@@ -179,3 +183,107 @@ def test_convolutions_of_parts_are_those_of_the_whole():
     torch.testing.assert_close(whole, depthwise(features))
     assert fast_path.is_plain_conv(depthwise)
     assert not fast_path.is_plain_conv(torch.nn.Conv2d(7, 7, 3, padding=1, padding_mode="reflect", groups=7))
+
+
+# The network, by hand
+
+
+def branches_by_hand(weights, name, features, config, stride=1, groups=1):
+    """The sum of the k×k branches, the 1×1 branch and the identity, each with its norm (GhostNetV3, section 3.1)."""
+    eps = config.batch_norm_eps
+    if not config.num_conv_branches:
+        return by_hand.conv_norm(weights, name, features, eps, stride, groups)
+    output = sum(
+        by_hand.conv_norm(weights, f"{name}.branches.{index}", features, eps, stride, groups)
+        for index in range(config.num_conv_branches)
+    )
+    if f"{name}.scale.conv.weight" in weights:
+        output = output + by_hand.conv_norm(weights, f"{name}.scale", features, eps, stride, groups)
+    if f"{name}.skip.weight" in weights:
+        output = output + by_hand.norm(weights, f"{name}.skip", features, eps)
+    return output
+
+
+def ghost_by_hand(weights, name, features, config, out_channels, *, activation, attention):
+    intrinsic = branches_by_hand(weights, f"{name}.primary", features, config)
+    intrinsic = intrinsic.relu() if activation else intrinsic
+    ghost = branches_by_hand(weights, f"{name}.cheap", intrinsic, config, groups=intrinsic.shape[1])
+    ghost = ghost.relu() if activation else ghost
+    output = torch.cat((intrinsic, ghost), dim=1)[:, :out_channels]
+    if attention:
+        gate, eps = F.avg_pool2d(features, 2), config.batch_norm_eps
+        gate = by_hand.conv_norm(weights, f"{name}.attention.pointwise", gate, eps)
+        for direction in ("horizontal", "vertical"):
+            gate = by_hand.conv_norm(weights, f"{name}.attention.{direction}", gate, eps, groups=gate.shape[1])
+        output = output * F.interpolate(gate.sigmoid(), size=output.shape[-2:], mode="nearest")
+    return output
+
+
+def ghostnet_by_hand(weights, config, pixels):
+    def width(base):
+        return by_hand.nearest_multiple(base * config.width_multiplier, 4)
+
+    eps, number = config.batch_norm_eps, 0
+    hidden = by_hand.conv_norm(weights, "stem.convolution", pixels, eps, stride=2).relu()
+    assert hidden.shape[1] == width(config.stem_size)
+    for stage, rows in enumerate(config.stages):
+        for index, (kernel, expansion, size, ratio, stride) in enumerate(rows):
+            name, attention = f"stages.{stage}.blocks.{index}", config.dfc_attention and number > 1
+            number += 1
+            residual = hidden
+            if f"{name}.shortcut.depthwise.conv.weight" in weights:
+                groups = hidden.shape[1]
+                assert weights[f"{name}.shortcut.depthwise.conv.weight"].shape[2:] == (kernel, kernel)
+                residual = by_hand.conv_norm(weights, f"{name}.shortcut.depthwise", hidden, eps, stride, groups)
+                residual = by_hand.conv_norm(weights, f"{name}.shortcut.pointwise", residual, eps)
+            assert residual.shape[1] == width(size)
+            hidden = ghost_by_hand(
+                weights, f"{name}.expand", hidden, config, width(expansion), activation=True, attention=attention
+            )
+            if stride > 1:
+                first = f"{name}.depthwise.{'branches.0.' if config.num_conv_branches else ''}conv.weight"
+                assert weights[first].shape[2:] == (kernel, kernel)
+                hidden = branches_by_hand(weights, f"{name}.depthwise", hidden, config, stride, hidden.shape[1])
+            if ratio:
+                squeeze = by_hand.linear(weights, f"{name}.squeeze_excite.reduce", hidden.mean((2, 3))).relu()
+                assert squeeze.shape[1] == by_hand.nearest_multiple(hidden.shape[1] * ratio, 4)
+                gate = by_hand.linear(weights, f"{name}.squeeze_excite.expand", squeeze)
+                hidden = hidden * ((gate + 3).clamp(0, 6) / 6)[:, :, None, None]
+            project = f"{name}.project"
+            hidden = residual + ghost_by_hand(
+                weights, project, hidden, config, width(size), activation=False, attention=False
+            )
+    pooled = by_hand.conv_norm(weights, "final", hidden, eps).relu().mean((2, 3))
+    assert pooled.shape[1] == width(config.final_size)
+    hidden = by_hand.linear(weights, "head", pooled).relu()
+    assert hidden.shape[1] == config.head_size
+    return by_hand.linear(weights, "classifier", hidden)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention, branches", [(False, 0), (True, 0), (False, 1), (True, 2)])
+def test_the_network_is_the_published_formula_with_any_setting(attention, branches):
+    config = GhostNetV3Config(
+        num_channels=2,
+        width_multiplier=0.77,
+        stem_size=13,
+        stages=[[[3, 9, 13, 0.4, 1]], [[5, 22, 17, 0.25, 2], [3, 31, 17, 0, 1]], [[7, 24, 15, 0.1, 2]]],
+        final_size=30,
+        head_size=18,
+        dfc_attention=attention,
+        num_conv_branches=branches,
+        batch_norm_eps=0.05,
+        num_labels=3,
+    )
+    model = GhostNetV3ForImageClassification(config).eval().double()
+    expected = ghostnet_by_hand(by_hand.weights_of(model), config, pixels := PIXELS[:, :2, :67, :71])
+    torch.testing.assert_close(model(pixels).logits, expected)
+    torch.testing.assert_close(model.reparameterize()(pixels).logits, expected)
+
+
+@pytest.mark.parametrize(
+    "width, multiple, expected",
+    [(5, 4, 8), (6, 4, 8), (13.5, 4, 16), (17, 4, 16), (9, 4, 12), (1, 4, 4), (44, 8, 48), (11, 8, 16)],
+)
+def test_widths_are_rounded_to_the_nearest_multiple_that_keeps_nine_tenths(width, multiple, expected):
+    assert round_width(width, multiple) == expected == by_hand.nearest_multiple(width, multiple)

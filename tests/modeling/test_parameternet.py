@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 import hf_effmodels
@@ -14,6 +15,8 @@ from hf_effmodels.modeling.parameternet.modeling_parameternet import (
     ParameterNetModel,
 )
 
+from . import by_hand
+
 STAGES = [[[3, 8, 8, 0, 1]], [[5, 24, 12, 0.25, 2], [3, 24, 12, 0, 1]]]
 TINY = {"stem_size": 8, "stages": STAGES, "final_size": 24, "head_size": 16, "width_multiplier": 1.0}
 
@@ -22,24 +25,53 @@ def tiny(**overrides) -> ParameterNetForImageClassification:
     return ParameterNetForImageClassification(ParameterNetConfig(**{**TINY, "num_labels": 4, **overrides})).eval()
 
 
+SHAPES = [(1, 1, 1), (1, 2, 1), (3, 2, 1), (3, 1, 2), (5, 2, 8)]
+
+
+def convolution_of_each_image(kernel_size, stride, groups, bias) -> DynamicConv:
+    conv = DynamicConv(8, 16, kernel_size, stride=stride, groups=groups, num_experts=3, bias=bias).double()
+    if bias:
+        conv.bias.normal_()
+    return conv
+
+
+def check_each_image(conv, features, output, kernel_size, stride, groups):
+    """Σₘ rₘ(x) Wₘ * x for each image by itself, with the mixture worked out from the router's weights."""
+    assert output.shape == (len(features), 16, 8 // stride + 1, 6 // stride + 1)
+    linear = conv.router.linear
+    for image, got in zip(features, output, strict=True):
+        mixture = 1 / (1 + (-(linear.weight @ image.mean((1, 2)) + linear.bias)).exp())
+        kernel = sum(
+            share * expert.view(conv.kernel_shape) for share, expert in zip(mixture, conv.weight, strict=True)
+        )
+        expected = F.conv2d(image[None], kernel, conv.bias, stride, kernel_size // 2, 1, groups)[0]
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("batch", [0, 1, 2, 5])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("kernel_size, stride, groups", [(1, 1, 1), (1, 2, 1), (3, 2, 1), (3, 1, 2), (5, 2, 8)])
+@pytest.mark.parametrize("kernel_size, stride, groups", SHAPES)
 @torch.no_grad()
 def test_every_way_to_convolve_gives_each_image_its_kernel(batch, memory_format, kernel_size, stride, groups):
     features = torch.randn(batch, 8, 9, 7, dtype=torch.float64).to(memory_format=memory_format)
     for bias in (False, True):
-        conv = DynamicConv(8, 16, kernel_size, stride=stride, groups=groups, num_experts=3, bias=bias).double()
-        if bias:
-            conv.bias.normal_()
-        got = conv(features)
-        compiled = torch.compile(conv, backend="eager")(features)
-        assert got.shape == compiled.shape == (batch, 16, 8 // stride + 1, 6 // stride + 1)
-        kernels = (conv.router(features) @ conv.weight).view(batch, *conv.kernel_shape)
-        for image, kernel, *outputs in zip(features, kernels, got, compiled, strict=True):
-            expected = F.conv2d(image[None], kernel, conv.bias, stride, kernel_size // 2, 1, groups)[0]
-            for output in outputs:
-                torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+        conv = convolution_of_each_image(kernel_size, stride, groups, bias)
+        check_each_image(conv, features, conv(features), kernel_size, stride, groups)
+
+
+@pytest.mark.parametrize("batch, memory_format", [(1, torch.contiguous_format), (3, torch.channels_last)])
+@pytest.mark.parametrize("kernel_size, stride, groups", SHAPES)
+@torch.no_grad()
+def test_compiled_convolutions_give_each_image_its_kernel(batch, memory_format, kernel_size, stride, groups):
+    features = torch.randn(batch, 8, 9, 7, dtype=torch.float64).to(memory_format=memory_format)
+    for bias in (False, True):
+        # Beyond its limit of recompilations dynamo would run the code as it is, and nothing compiled would be tested.
+        torch._dynamo.reset()
+        conv = convolution_of_each_image(kernel_size, stride, groups, bias)
+        counter = CompileCounter()
+        compiled = torch.compile(conv, backend=counter, fullgraph=True)
+        check_each_image(conv, features, compiled(features), kernel_size, stride, groups)
+        assert counter.frame_count == 1
 
 
 @torch.no_grad()
@@ -140,3 +172,88 @@ def test_parameters_multiply_and_computation_does_not():
 def test_bad_settings_are_refused_by_name(field, value, accepted):
     with pytest.raises(ValueError, match=f"{field}: got .*{value}.*{accepted}"):
         hf_effmodels.get_config("parameternet-300m", **{field: value})
+
+
+def test_the_smaller_network_has_ghostnets_own_rows():
+    from hf_effmodels.modeling.ghostnet.configuration_ghostnet import STAGES as PUBLISHED
+
+    assert hf_effmodels.get_config("parameternet-300m").stages == [[list(row) for row in stage] for stage in PUBLISHED]
+
+
+# The network, by hand
+
+
+def activations():
+    def hardswish(x):
+        return x * (x + 3).clamp(0, 6) / 6
+
+    def gelu(x):
+        return x * (1 + torch.erf(x / 2**0.5)) / 2
+
+    return {"relu": torch.relu, "hardswish": hardswish, "gelu": gelu, "silu": lambda x: x * x.sigmoid()}
+
+
+def parameternet_by_hand(weights, config, pixels):
+    act, eps = activations()[config.hidden_act], config.batch_norm_eps
+
+    def width(base):
+        return by_hand.nearest_multiple(base * config.width_multiplier, 4)
+
+    def dynamic(name, features, out_channels, kernel_size=1, stride=1, groups=1):
+        experts = weights[f"{name}.conv.weight"]
+        assert len(experts) == config.num_experts
+        mixtures = by_hand.linear(weights, f"{name}.conv.router.linear", features.mean((2, 3))).sigmoid()
+        kernels = (mixtures @ experts).view(len(features), out_channels, -1, kernel_size, kernel_size)
+        images = [
+            F.conv2d(image[None], kernel, None, stride, kernel_size // 2, 1, groups)
+            for image, kernel in zip(features, kernels, strict=True)
+        ]
+        return by_hand.norm(weights, f"{name}.norm", torch.cat(images), eps)
+
+    def ghost(name, features, out_channels, act):
+        half = (out_channels + 1) // 2
+        intrinsic = act(dynamic(f"{name}.primary", features, half))
+        return torch.cat((intrinsic, act(dynamic(f"{name}.cheap", intrinsic, half, 3, groups=half))), 1)[
+            :, :out_channels
+        ]
+
+    hidden = act(dynamic("stem.convolution", pixels, width(config.stem_size), 3, 2))
+    for stage, rows in enumerate(config.stages):
+        for index, (kernel, expansion, size, ratio, stride) in enumerate(rows):
+            name, residual, inputs = f"stages.{stage}.blocks.{index}", hidden, hidden.shape[1]
+            if inputs != width(size) or stride > 1:
+                residual = dynamic(f"{name}.shortcut.depthwise", hidden, inputs, kernel, stride, inputs)
+                residual = dynamic(f"{name}.shortcut.pointwise", residual, width(size))
+            hidden = ghost(f"{name}.expand", hidden, width(expansion), act)
+            if stride > 1:
+                assert weights[f"{name}.depthwise.conv.weight"].shape[2:] == (kernel, kernel)
+                hidden = by_hand.conv_norm(weights, f"{name}.depthwise", hidden, eps, stride, hidden.shape[1])
+            if ratio:
+                squeeze_act = torch.relu if config.hidden_act == "gelu" else act
+                squeeze = squeeze_act(by_hand.linear(weights, f"{name}.squeeze_excite.reduce", hidden.mean((2, 3))))
+                assert squeeze.shape[1] == by_hand.nearest_multiple(hidden.shape[1] * ratio, 4)
+                gate = by_hand.linear(weights, f"{name}.squeeze_excite.expand", squeeze)
+                hidden = hidden * ((gate + 3).clamp(0, 6) / 6)[:, :, None, None]
+            hidden = residual + ghost(f"{name}.project", hidden, width(size), lambda x: x)
+    pooled = act(dynamic("final", hidden, width(config.final_size))).mean((2, 3))
+    return by_hand.linear(weights, "classifier", act(by_hand.linear(weights, "head", pooled)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden_act", ["relu", "hardswish", "gelu", "silu"])
+def test_the_network_is_the_published_formula_with_any_setting(hidden_act):
+    model = tiny(
+        num_channels=2,
+        num_experts=3,
+        stem_size=9,
+        width_multiplier=1.3,
+        stages=[[[3, 9, 13, 0.4, 1]], [[5, 22, 17, 0.25, 2], [3, 31, 17, 0, 1]]],
+        final_size=30,
+        head_size=18,
+        hidden_act=hidden_act,
+        batch_norm_eps=0.05,
+    ).double()
+    pixels = torch.randn(3, 2, 37, 42, dtype=torch.float64)
+    expected = parameternet_by_hand(by_hand.weights_of(model), model.config, pixels)
+    torch.testing.assert_close(model(pixels).logits, expected)
+    torch.testing.assert_close(model.reparameterize()(pixels).logits, expected)

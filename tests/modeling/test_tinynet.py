@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch.nn import functional as F
 
 from hf_effmodels import TinyNetConfig, TinyNetForImageClassification, create_model, get_config
+
+from . import by_hand
 
 TINY = {
     "stem_size": 8,
@@ -91,3 +94,59 @@ def test_weights_start_as_the_official_codes():
 def test_wrong_settings_are_named(wrong, message):
     with pytest.raises(StrictDataclassError, match=message):
         TinyNetConfig(**{**TINY, **wrong})
+
+
+def tinynet_by_hand(weights, config, pixels):
+    """Inverted residuals (EfficientNet-B0's) with a squeeze-and-excitation of the block's input width."""
+    eps = config.batch_norm_eps
+    hidden = F.silu(by_hand.conv_norm(weights, "stem.convolution", pixels, eps, stride=2))
+    for stage, (depth, kernel, stride, expansion, size) in enumerate(config.stages):
+        for index in range(max(1, round(depth * config.depth_multiplier))):
+            name, residual, block_stride = f"stages.{stage}.blocks.{index}", hidden, 1 if index else stride
+            inputs = hidden.shape[1]
+            if expansion != 1:
+                hidden = F.silu(by_hand.conv_norm(weights, f"{name}.expand", hidden, eps))
+                assert hidden.shape[1] == by_hand.nearest_multiple(inputs * expansion, 8)
+            groups = hidden.shape[1]
+            assert weights[f"{name}.depthwise.conv.weight"].shape[2:] == (kernel, kernel)
+            hidden = F.silu(by_hand.conv_norm(weights, f"{name}.depthwise", hidden, eps, block_stride, groups))
+            if config.squeeze_ratio:
+                squeeze = F.silu(by_hand.linear(weights, f"{name}.squeeze_excite.reduce", hidden.mean((2, 3))))
+                assert squeeze.shape[1] == int(inputs * config.squeeze_ratio + 0.5)
+                gate = by_hand.linear(weights, f"{name}.squeeze_excite.expand", squeeze).sigmoid()
+                hidden = hidden * gate[:, :, None, None]
+            hidden = by_hand.conv_norm(weights, f"{name}.project", hidden, eps)
+            assert hidden.shape[1] == by_hand.nearest_multiple(size * config.width_multiplier, 8)
+            if block_stride == 1 and inputs == hidden.shape[1]:
+                hidden = hidden + residual
+        assert f"stages.{stage}.blocks.{index + 1}.project.conv.weight" not in weights
+    pooled = F.silu(by_hand.conv_norm(weights, "final", hidden, eps)).mean((2, 3))
+    return by_hand.linear(weights, "classifier", pooled)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("squeeze_ratio, final_size, width, pooled", [(0.4, 32, 1.3, 40), (0, 32, 0.7, 32)])
+def test_the_network_is_the_published_formula_with_any_setting(squeeze_ratio, final_size, width, pooled):
+    config = TinyNetConfig(
+        num_channels=2,
+        depth_multiplier=1.7,
+        width_multiplier=width,
+        stem_size=12,
+        stages=[[1, 3, 1, 1, 12], [2, 5, 2, 3, 20], [1, 7, 1, 6.5, 20]],
+        squeeze_ratio=squeeze_ratio,
+        final_size=final_size,
+        batch_norm_eps=0.05,
+        num_labels=3,
+    )
+    assert (config.depths, config.head_size) == ([2, 3, 2], pooled)
+    model = TinyNetForImageClassification(config).eval().double()
+    pixels = torch.randn(2, 2, 37, 42, dtype=torch.float64)
+    expected = tinynet_by_hand(by_hand.weights_of(model), config, pixels)
+    torch.testing.assert_close(model(pixels).logits, expected)
+    torch.testing.assert_close(model.reparameterize()(pixels).logits, expected)
+
+
+def test_the_resolution_multiplier_says_the_size_of_the_images_unless_that_is_given():
+    assert TinyNetConfig(resolution_multiplier=0.75).image_size == 168
+    assert TinyNetConfig(resolution_multiplier=0.84).image_size == 188
+    assert TinyNetConfig(resolution_multiplier=0.75, image_size=160).image_size == 160

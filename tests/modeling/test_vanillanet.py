@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
+import hf_effmodels
 from hf_effmodels import VanillaNetConfig, VanillaNetForImageClassification
 from hf_effmodels.hub.convert import convert_state_dict, read_checkpoint
 from hf_effmodels.registry import ARCHITECTURES
@@ -16,6 +17,8 @@ from hf_effmodels.training.optim.layer_decay import layer_decay_groups
 from hf_effmodels.training.optim.schedules import warmup_cosine_schedule
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.run.trainer import RecipeTrainer, training_callbacks
+
+from . import by_hand
 
 TINY = {"hidden_sizes": [8, 12, 16], "strides": [2, 1], "act_num": 1, "num_labels": 4, "initializer_range": 0.2}
 
@@ -336,3 +339,71 @@ def test_the_schedule_keeps_the_layers_proportion():
         schedule.step()
     assert [first for first, _ in rates] == pytest.approx([0, 0.5, 1, 1, 0.8828427, 0.6, 0.3171573, 0.2])
     assert [second for _, second in rates] == pytest.approx([first / 2 for first, _ in rates])
+
+
+# The network, by hand
+
+
+def vanillanet_by_hand(weights, config, pixels):
+    """Two convolutions with an annealed activation between, max-pooling, and the series activation: section 3."""
+    eps, slope, reach = config.batch_norm_eps, config.act_learn, config.act_num
+
+    def layer(name, hidden, stride=1, padding=0, last=True):
+        first, second = (f"{name}.conv{index}" for index in (1, 2))
+        hidden = F.conv2d(hidden, weights[f"{first}.weight"], weights[f"{first}.bias"], stride, padding)
+        hidden = by_hand.norm(weights, f"{name}.norm1", hidden, eps)
+        hidden = (1 - slope) * hidden.relu() + slope * hidden
+        hidden = F.conv2d(hidden, weights[f"{second}.weight"], weights[f"{second}.bias"])
+        return by_hand.norm(weights, f"{name}.norm2", hidden, eps) if last else hidden
+
+    def series(name, hidden):
+        kernel, (height, width) = weights[f"{name}.activation.conv.weight"], hidden.shape[2:]
+        assert kernel.shape[-1] == 2 * reach + 1
+        padded = F.pad(hidden.relu(), (reach,) * 4)
+        summed = sum(
+            kernel[:, 0, row, column, None, None] * padded[:, :, row : row + height, column : column + width]
+            for row in range(2 * reach + 1)
+            for column in range(2 * reach + 1)
+        )
+        return by_hand.norm(weights, f"{name}.activation.norm", summed, eps)
+
+    stride, padding = (3, 1) if config.adaptive_pool_sizes else (4, 0)
+    hidden = series("stem", layer("stem.convolution", pixels, stride, padding))
+    for index, stride in enumerate(config.strides):
+        hidden = layer(f"stages.{index}.convolution", hidden)
+        if stride == 2 and config.adaptive_pool_sizes and config.adaptive_pool_sizes[index]:
+            hidden = F.adaptive_max_pool2d(hidden, config.adaptive_pool_sizes[index])
+        elif stride == 2:
+            hidden = F.max_pool2d(hidden, 2)
+        hidden = series(f"stages.{index}", hidden)
+    return layer("classifier", hidden.mean((2, 3), keepdim=True), last=False).flatten(1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pools", [None, [0, 9, 7]])
+@pytest.mark.parametrize("slope, reach", [(0.3, 2), (1, 1), (0, 0)])
+def test_the_network_is_the_published_formula_with_any_setting(pools, slope, reach):
+    config = VanillaNetConfig(
+        num_channels=2,
+        hidden_sizes=[6, 10, 8, 8],
+        strides=[2, 2, 1],
+        act_num=reach,
+        adaptive_pool_sizes=pools,
+        act_learn=slope,
+        batch_norm_eps=0.05,
+        num_labels=3,
+        initializer_range=0.3,
+    )
+    model = VanillaNetForImageClassification(config).eval().double()
+    pixels = torch.randn(2, 2, 75, 80, dtype=torch.float64)
+    expected = vanillanet_by_hand(by_hand.weights_of(model), config, pixels)
+    torch.testing.assert_close(model(pixels).logits, expected)
+    if slope == 1:
+        torch.testing.assert_close(model.reparameterize()(pixels).logits, expected)
+
+
+def test_weights_start_with_the_given_deviation():
+    model = hf_effmodels.VanillaNetModel(VanillaNetConfig(hidden_sizes=[64, 96], strides=[2], initializer_range=0.3))
+    weights = model.stages[0].convolution.conv1.weight
+    assert weights.std().item() == pytest.approx(0.3, rel=0.05)
+    assert model.stages[0].convolution.conv1.bias.abs().max() == 0

@@ -1,5 +1,7 @@
 """What is ViG's own."""
 
+import math
+
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +17,7 @@ from hf_effmodels.modeling.vig.modeling_vig import PyramidVigForImageClassificat
 from hf_effmodels.modeling.vig.position_encodings import relative_position_bias
 from hf_effmodels.registry import ARCHITECTURES
 
+from . import by_hand
 from .tiny import tiny_config
 
 TINY = {"hidden_sizes": (8, 8, 16), "depths": (1, 2), "stage_strides": (1, 2), "reduction_ratios": (2, 1)}
@@ -47,15 +50,45 @@ def test_edges_are_clamped_to_the_nodes_there_are():
     assert tiny()(torch.randn(1, 3, 5, 9)).logits.isfinite().all()
 
 
-def test_random_dilation_draws_the_same_ranks_for_all_nodes_and_only_in_training():
+def test_random_dilation_draws_among_all_ranks_the_same_for_all_nodes_and_only_in_training():
     x = torch.randn(2, 20, 8)
     graph = KnnGraph(3, 4, random_rate=1.0)
     ranked = nearest_neighbors(x, x, 12)
-    edges = graph.train()(x, x)
-    ranks = (ranked[..., None, :] == edges[..., None]).int().argmax(-1)
-    assert (ranks == ranks[0, 0]).all()
-    assert ranks[0, 0].unique().numel() == 3
+    drawn = torch.zeros(12, dtype=torch.int64)
+    for _ in range(60):
+        edges = graph.train()(x, x)
+        ranks = (ranked[..., None, :] == edges[..., None]).int().argmax(-1)
+        assert (ranks == ranks[0, 0]).all()
+        assert ranks[0, 0].unique().numel() == 3
+        drawn[ranks[0, 0]] += 1
+    # Each of the k·d = 12 nearest in a quarter of the draws; none never and none always.
+    assert drawn.min() >= 4 and drawn.max() <= 30
     assert torch.equal(graph.eval()(x, x), ranked[..., ::4])
+
+
+def test_random_dilation_happens_at_its_rate():
+    x = torch.randn(1, 20, 8)
+    graph = KnnGraph(3, 4, random_rate=0.3).train()
+    regular = nearest_neighbors(x, x, 12)[..., ::4]
+    changed = sum(not torch.equal(graph(x, x), regular) for _ in range(200))
+    assert 35 < changed < 85
+
+
+@pytest.mark.parametrize("kind", ["edge", "sage"])
+def test_statistics_in_training_are_those_of_the_edges(kind):
+    """A key counts as often as it is a neighbour: not once for each node, and not once for each key."""
+    conv = GRAPH_CONVOLUTIONS[kind](8, 16, momentum=0.5).double().train()
+    nodes, keys = torch.randn(2, 12, 8, dtype=torch.float64), torch.randn(2, 6, 8, dtype=torch.float64) * 2 + 1
+    edges = KnnGraph(4)(nodes, keys)
+    conv(nodes, keys, edges, (3, 4))
+    features = torch.stack([keys[image][edges[image]] for image in range(2)])  # (B, N, k, C)
+    layer = conv.message.linear if kind == "sage" else conv.update.linear
+    if kind == "edge":
+        centres = nodes[:, :, None].expand_as(features)
+        features = torch.cat((centres, features - centres), dim=-1)
+    values = layer.conv(features.permute(0, 3, 1, 2)).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(layer.norm.running_mean, 0.5 * values.mean(1))
+    torch.testing.assert_close(layer.norm.running_var, 0.5 + 0.5 * values.var(1))
 
 
 def test_distances_stay_exact_under_autocast():
@@ -252,7 +285,9 @@ def test_exported_programs_take_any_batch_and_say_that_the_size_is_fixed(model_t
     said = []
     monkeypatch.setattr(modeling_vig.logger, "warning_once", said.append)
     architecture = ARCHITECTURES[model_type]
-    model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture, num_labels=3)).eval()
+    shape = {"hidden_sizes": (8, 8), "depths": (1,), "stage_strides": (1,), "reduction_ratios": (2,)}
+    config = tiny_config(architecture, num_labels=3, **shape)
+    model = architecture.model_class("AutoModelForImageClassification")(config).eval()
     program = DynamoExporter().export(
         model, {"pixel_values": torch.randn(2, 3, 64, 64)}, config=DynamoConfig(dynamic=True)
     )
@@ -309,3 +344,153 @@ def test_neighbours_are_drawn_where_they_are():
         plot_neighbors(image, edges, 12, grid=(3, 4))
     with pytest.raises(ValueError, match="reduction: got 3, which leaves 1 nodes"):
         plot_neighbors(image, edges, 5, grid=(3, 4), reduction=3)
+
+
+# The network, by hand
+
+
+def vig_by_hand(weights, config, pixels):
+    """Section 3 of the paper: a graph of the nearest neighbours, a convolution along its edges, feed-forward layers."""
+    eps, groups = config.batch_norm_eps, config.num_groups
+    act = {
+        "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+        "relu": lambda x: x.clamp(min=0),
+        "leaky_relu": lambda x: torch.where(x > 0, x, 0.2 * x),
+        "hardswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
+        "silu": lambda x: x * x.sigmoid(),
+    }[config.hidden_act]
+
+    def update(name, features, groups=groups):
+        return act(by_hand.conv_norm(weights, f"{name}.linear", features, eps, groups=groups))
+
+    def graph_convolution(name, nodes, keys, edges, height, width):
+        def as_map(values):  # (B, N, C, ...) -> (B, C, H, W) or (B, C, N, k)
+            return (
+                values.permute(0, 2, 1).unflatten(2, (height, width))
+                if values.ndim == 3
+                else values.permute(0, 3, 1, 2)
+            )
+
+        neighbors = torch.stack([keys[image][edges[image]] for image in range(len(nodes))])  # (B, N, k, C)
+        if config.graph_convolution == "max_relative":
+            relative = (neighbors - nodes[:, :, None]).amax(2)
+            return update(f"{name}.update", as_map(torch.stack((nodes, relative), -1).flatten(2)))
+        if config.graph_convolution == "edge":
+            centres = nodes[:, :, None].expand_as(neighbors)
+            messages = update(f"{name}.update", as_map(torch.cat((centres, neighbors - centres), -1)))
+            return messages.amax(3).unflatten(2, (height, width))
+        if config.graph_convolution == "sage":
+            largest = update(f"{name}.message", as_map(neighbors)).amax(3).transpose(1, 2)
+            return update(f"{name}.update", as_map(torch.cat((nodes, largest), -1)))
+        summed = (1 + weights[f"{name}.eps"]) * nodes + neighbors.sum(2)
+        return update(f"{name}.update", as_map(summed))
+
+    layers = config.stem_stride.bit_length()
+    hidden = pixels
+    for index in range(layers):
+        hidden = by_hand.conv_norm(weights, f"stem.layers.{index}", hidden, eps, stride=2 if index < layers - 1 else 1)
+        hidden = act(hidden) if index < layers - 1 else hidden
+    hidden = hidden + weights["stem.position_embedding"]
+    total, number = sum(config.depths), 0
+    first, last = config.num_neighbors
+    for stage, depth in enumerate(config.depths):
+        if config.stage_strides[stage] == 2:
+            hidden = by_hand.conv_norm(weights, f"stages.{stage}.downsample", hidden, eps, stride=2)
+        for index in range(depth):
+            name, reduction = f"stages.{stage}.blocks.{index}", config.reduction_ratios[stage]
+            features = by_hand.conv_norm(weights, f"{name}.grapher.project_in", hidden, eps)
+            height, width = features.shape[2:]
+            nodes = features.flatten(2).transpose(1, 2)
+            keys = F.avg_pool2d(features, reduction).flatten(2).transpose(1, 2)
+            distances = torch.cdist(F.normalize(nodes, dim=-1), F.normalize(keys, dim=-1)) ** 2
+            if config.relative_position:
+                distances = distances + weights[f"stages.{stage}.relative_position"]
+            k = int(first + (last - first) * number / (total - 1))
+            dilation = min(number // 4 + 1, config.max_dilation, keys.shape[1] // k)
+            edges = distances.argsort(-1)[..., : k * dilation : dilation]
+            features = graph_convolution(f"{name}.grapher.convolution", nodes, keys, edges, height, width)
+            hidden = hidden + by_hand.conv_norm(weights, f"{name}.grapher.project_out", features, eps)
+            features = act(by_hand.conv_norm(weights, f"{name}.feed_forward.expand", hidden, eps))
+            assert features.shape[1] == config.mlp_ratio * hidden.shape[1]
+            hidden = hidden + by_hand.conv_norm(weights, f"{name}.feed_forward.reduce", features, eps)
+            number += 1
+    features = by_hand.linear(weights, "head.linear", hidden.mean((2, 3)))
+    assert features.shape[1] == config.classifier_hidden_size
+    return by_hand.linear(weights, "classifier", act(by_hand.norm(weights, "head.norm", features, eps)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "hidden_act, graph_convolution",
+    [
+        ("gelu", "max_relative"),
+        ("leaky_relu", "edge"),
+        ("hardswish", "sage"),
+        ("silu", "gin"),
+        ("relu", "max_relative"),
+    ],
+)
+@pytest.mark.parametrize("relative_position", [False, True])
+def test_the_network_is_the_published_formula_with_any_setting(hidden_act, graph_convolution, relative_position):
+    config = PyramidVigConfig(
+        num_channels=2,
+        image_size=(40, 56),
+        stem_stride=4,
+        hidden_sizes=(8, 8, 12),
+        depths=(2, 5),
+        stage_strides=(1, 2),
+        num_neighbors=(3, 5),
+        max_dilation=2,
+        reduction_ratios=(2, 1),
+        relative_position=relative_position,
+        graph_convolution=graph_convolution,
+        num_groups=2,
+        mlp_ratio=3,
+        hidden_act=hidden_act,
+        classifier_hidden_size=20,
+        batch_norm_eps=0.05,
+        num_labels=3,
+    )
+    model = PyramidVigForImageClassification(config).eval().double()
+    pixels = torch.randn(2, 2, 40, 56, dtype=torch.float64)
+    expected = vig_by_hand(by_hand.weights_of(model), config, pixels)
+    torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.reparameterize()(pixels).logits, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_branches_are_dropped_more_often_the_deeper_they_lie():
+    model = tiny(drop_path_rate=0.6, depths=(2, 3)).train()
+    blocks = [block for stage in model.base_model.stages for block in stage.blocks]
+    for part in ("grapher", "feed_forward"):
+        rates = [getattr(block, part).drop_path.rate for block in blocks]
+        assert rates == pytest.approx([0, 0.15, 0.3, 0.45, 0.6])
+
+
+def test_weights_start_as_the_official_codes():
+    torch.manual_seed(0)
+    model = VigForImageClassification(VigConfig(graph_convolution="gin"))
+    block = model.vig.stages[0].blocks[0]
+    # Normal with a gain of √2: deviation √(2 / fan-in).
+    for module, fan_in in (
+        (block.feed_forward.expand.conv, 192),
+        (block.grapher.convolution.update.linear.conv, 192 / 4),
+        (model.vig.stem.layers[-1].conv, 192 * 9),
+        (model.head.linear, 192),
+    ):
+        assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+        assert module.bias.abs().max() == 0
+    assert model.vig.stem.position_embedding.abs().max() == 0
+    assert block.grapher.convolution.eps.item() == 0
+
+
+def test_relative_positions_are_the_similarities_of_sines_and_cosines():
+    channels, height, width = 8, 3, 2
+
+    def encoding(row, column):
+        angles = [place / 10000 ** (i / 2) for place in (column, row) for i in range(2)]
+        halves = [angles[:2], angles[2:]]
+        return torch.tensor([f(angle) for half in halves for f in (math.sin, math.cos) for angle in half])
+
+    table = torch.stack([encoding(row, column) for row in range(height) for column in range(width)])
+    expected = -(2 / channels) * table @ table.T
+    torch.testing.assert_close(relative_position_bias(channels, height, width, 1), expected)

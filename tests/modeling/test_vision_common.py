@@ -179,6 +179,25 @@ def test_gradient_checkpointing_changes_nothing(architecture):
         assert torch.equal(a, b), f"buffer {name}: the recomputation moved it a second time"
 
 
+def test_settings_of_norms_and_dropout_reach_every_layer(architecture):
+    config = config_of(architecture, batch_norm_eps=0.03, batch_norm_momentum=0.2)
+    assert {"classifier_dropout", "drop_path_rate"} & set(config.to_dict())
+    if "classifier_dropout" in config.to_dict():
+        config.classifier_dropout = 0.37
+    model = architecture.model_class(CLASSIFIER)(config).train()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms and {(norm.eps, norm.momentum) for norm in norms} == {(0.03, 0.2)}
+    if "classifier_dropout" in config.to_dict():
+        seen = []
+        model.classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        model.dropout.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        model(images(model, batch=8))
+        before, after = (tensor.flatten(1).detach() for tensor in seen)
+        kept = after != 0
+        torch.testing.assert_close(after[kept], (before / (1 - 0.37))[kept])
+        assert 0.15 < 1 - (kept.sum() / (before != 0).sum()).item() < 0.6
+
+
 @torch.no_grad()
 def test_an_image_does_not_depend_on_its_batch(architecture):
     model = build(architecture).double()
