@@ -71,17 +71,26 @@ def _select_rounds(arguments, recipe: list[str]) -> dict:
 
 
 def _train_rounds(arguments, recipe: list[str]) -> list[dict]:
+    from ...training import load_task
+    from ...training.run.arguments import ArgumentReader
     from ...training.run.launch import start_missing_processes
     from ...training.run.rounds.rounds import check_rounds, train_rounds
 
     check_rounds(arguments.rounds, arguments.rate, arguments.temperature, arguments.group_size, arguments.draw_seed)
     start_missing_processes()
 
+    def argv(start: Path | None) -> list[str]:
+        if start is None:
+            return recipe
+        return [*_with_config(recipe, arguments.next_config), "--model", str(start), "--tokenizer", str(start)]
+
     def make_trainer(number: int, start: Path | None, folder: Path):
-        argv = recipe
-        if start is not None:
-            argv = [*_with_config(recipe, arguments.next_config), "--model", str(start), "--tokenizer", str(start)]
-        return _prepared(argv, folder)
+        return _prepared(argv(start), folder)
+
+    # What is wrong with the later rounds' recipe is said before the first round.
+    ArgumentReader(_complete(argv(Path(arguments.output_dir)), Path(arguments.output_dir))).read(
+        *load_task("causal-lm").TRAINING_ARGUMENTS
+    )
 
     return train_rounds(
         make_trainer,
@@ -109,11 +118,14 @@ def _prepared(recipe: list[str], folder: Path):
     """The training run of a causal-lm recipe."""
     from ...training import prepare
 
-    settings = ["--task", "causal-lm", "--output_dir", str(folder), "--resume_from_checkpoint", "auto"]
-    run = prepare("prepare_training", [*recipe, *settings])
+    run = prepare("prepare_training", _complete(recipe, folder))
     if not hasattr(run.trainer.train_dataset, "__getitem__"):
         raise ValueError("--streaming: a stream cannot be drawn from; accepted is false.")
     return run
+
+
+def _complete(recipe: list[str], folder: Path) -> list[str]:
+    return [*recipe, "--task", "causal-lm", "--output_dir", str(folder), "--resume_from_checkpoint", "auto"]
 
 
 def _rounds_table(results: list[dict]) -> str:
