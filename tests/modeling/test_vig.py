@@ -350,7 +350,7 @@ def test_neighbours_are_drawn_where_they_are():
 
 
 def vig_by_hand(weights, config, pixels):
-    """Section 3 of the paper: a graph of the nearest neighbours, a convolution along its edges, feed-forward layers."""
+    """Section 3 of the paper: a graph of the nearest neighbours, a convolution along its edges, feed-forward."""
     eps, groups = config.batch_norm_eps, config.num_groups
     act = {
         "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
