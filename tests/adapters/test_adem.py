@@ -26,10 +26,18 @@ from peft import (
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, FalconConfig, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    FalconConfig,
+    GenerationConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+)
 
 from hf_effmodels.adapters import AdemConfig, AdemModel
 from hf_effmodels.adapters.adem import AdemLayer, hotswap_adapter
+from hf_effmodels.modeling.adem_vl.fusion_adem_vl import Fusion
 
 from ..threads import run_together
 
@@ -209,8 +217,58 @@ def test_merging_is_refused_and_unloading_gives_the_base_model_back(ids):
     base = model.unload()
     assert not any(isinstance(m, AdemLayer) for m in base.modules())
     assert torch.equal(logits(base, ids), logits(decoder(), ids))
-    with pytest.raises(TypeError, match="image_embeds"):
-        base.model.embed_tokens(ids, image_embeds=None)
+    assert not base._forward_hooks and not base._forward_pre_hooks and "generate" not in vars(base)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_sample": True, "top_k": 1, "num_return_sequences": 2},
+        {"generation_config": GenerationConfig(num_beams=3, max_new_tokens=4, eos_token_id=None, pad_token_id=0)},
+        {"num_beams": 2},
+    ],
+    ids=str,
+)
+def test_each_row_is_repeated_as_often_as_generation_asks(ids, image_embeds, settings):
+    model = adapted(alpha=0.5)
+    if "generation_config" not in settings:
+        settings = {"max_new_tokens": 4, "eos_token_id": None, "pad_token_id": 0, **settings}
+    both = model.generate(input_ids=ids, image_embeds=image_embeds, **settings)
+    alone = [model.generate(input_ids=ids[i, None], image_embeds=image_embeds[i, None], **settings) for i in (0, 1)]
+    assert torch.equal(both, torch.cat(alone))
+    model.base_model.model.generation_config.num_beams = 2
+    default = model.generate(input_ids=ids, image_embeds=image_embeds, max_new_tokens=4, pad_token_id=0)
+    assert default.shape[0] == 2
+
+
+def test_a_fusion_suits_the_rows_it_is_asked_for(image_embeds):
+    keys = torch.randn(2, TOKENS, WIDTH)
+    fusion = Fusion({"one": (keys, -keys)}, image_embeds, expansion=3)
+    for rows, expected in ((2, keys), (6, keys.repeat_interleave(3, dim=0)), (2, keys)):
+        found = fusion.of("one", torch.zeros(rows, 1, WIDTH))
+        assert torch.equal(found[0], expected) and torch.equal(found[1], -expected)
+    with pytest.raises(ValueError, match="got 2 rows for a batch of 4"):
+        fusion.of("one", torch.zeros(4, 1, WIDTH))
+
+
+@torch.no_grad()
+def test_adapters_of_different_numbers_of_tokens_take_their_own_images(ids, image_embeds):
+    model = adapted(alpha=0.5)
+    expected = logits(model, ids, image_embeds=image_embeds)
+    model.add_adapter("few", AdemConfig(num_vision_tokens=3, alpha=0.5))
+    trained(model, "few")
+    torch.testing.assert_close(logits(model, ids, image_embeds=image_embeds), expected)
+    with pytest.raises(ValueError, match="image_embeds: their shape does not fit the active adapter 'default'"):
+        model(ids, image_embeds=image_embeds[:, :3])
+    with pytest.raises(
+        ValueError, match=r"image_embeds: got \(2, 4, 32\), expected \(rows, 3, 32\) or \(rows, 20, 32\)"
+    ):
+        model(ids, image_embeds=image_embeds[:, :4])
+    model.set_adapter("few")
+    other = trained(get_peft_model(decoder(), AdemConfig(num_vision_tokens=3, alpha=0.5))).eval()
+    found = logits(model, ids, image_embeds=image_embeds[:, :3])
+    torch.testing.assert_close(found, logits(other, ids, image_embeds=image_embeds[:, :3]))
 
 
 @pytest.mark.parametrize("how", ["keyword", "context"])
@@ -449,6 +507,8 @@ def test_images_of_a_context_stay_with_their_task_and_their_block(ids, image_emb
         with model.vision_context(None):
             torch.testing.assert_close(logits(model, ids), expected[2])
         torch.testing.assert_close(logits(model, ids, image_embeds=shown[1]), expected[1])
+        other = adapted(alpha=0.5)
+        torch.testing.assert_close(logits(other, ids), expected[2])  # another model's block
         context = contextvars.copy_context()
     with ThreadPoolExecutor(1) as pool:
         torch.testing.assert_close(pool.submit(context.run, logits, model, ids).result(), expected[0])

@@ -119,7 +119,16 @@ def test_each_row_is_what_it_is_alone(pixels, vision):
     torch.testing.assert_close(together[1:], logits(model, IDS[1:]))
     both = torch.cat([pixels, torch.zeros_like(pixels)])
     mask = torch.tensor([1, 0])
+    encoded = []
+    model.model.vision_tower.register_forward_hook(lambda module, args, output: encoded.append(len(args[0])))
     assert torch.equal(logits(model, pixel_values=both, image_mask=mask), together)
+    assert encoded == [1]  # what no row shows is not looked at
+    # The other way round, and images that differ.
+    plain = build("llama", vision, use_cls_token=False)
+    ids, both = IDS.masked_fill(IDS == IMAGE, 9), torch.cat([pixels, pixels + 1])
+    expected = torch.cat([logits(plain, ids[:1]), logits(plain, ids[1:], pixel_values=both[1:])])
+    torch.testing.assert_close(logits(plain, ids, pixel_values=both, image_mask=mask.flip(0)), expected)
+    torch.testing.assert_close(logits(plain, ids, pixel_values=both[1:], image_mask=mask.flip(0)), expected)
 
 
 def test_images_reach_all_tokens_and_not_only_their_slot(pixels):
@@ -175,6 +184,22 @@ def test_a_model_is_called_while_it_generates(pixels):
 
 @pytest.mark.parametrize("text", ["mistral", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "smollm3", "pangu_pi"])
 def test_any_decoder_of_the_llama_layout_fits(pixels, text):
+    # Without the fusion it is the decoder's own language model, caps and ties of the head included.
+    model = build(text, alpha=0.0)
+    with torch.no_grad():
+        for parameter in model.lm_head.parameters():
+            parameter.mul_(50)  # into the caps
+    base = AutoModelForCausalLM.from_config(model.config.text_config).eval()
+    base.model.load_state_dict(model.model.language_model.state_dict())
+    base.lm_head.load_state_dict(model.lm_head.state_dict())
+    torch.testing.assert_close(logits(model, IDS[1:]), logits(base, IDS[1:]))
+    # And the decoder by itself is as it was, whatever ran before.
+    model = build(text, alpha=1.0)
+    logits(model, pixel_values=pixels)
+    alone = base.model
+    alone.load_state_dict(model.model.language_model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(model.model.language_model(IDS[1:])[0], alone(IDS[1:])[0])
     model = build(text)
     model(IDS, pixel_values=pixels, labels=IDS).loss.backward()
     assert model.model.value_offsets.grad.abs().max() > 0
@@ -539,9 +564,15 @@ def test_generation_never_looks_the_image_token_up_in_the_vocabulary(pixels):
     alone = model.generate(PROMPT[:, [2]], **settings)
     assert torch.equal(alone, greedy_by_hand(model, PROMPT[:, [2]], pixels))
     # Padding is found by its id where no mask is given; an image beside it is none.
-    padded = torch.cat([torch.zeros_like(PROMPT[:, :3]), PROMPT[:, 2:]], dim=1)
-    found = model.generate(padded, **settings)
-    assert torch.equal(found[:, 3:], greedy_by_hand(model, PROMPT[:, 2:], pixels))
+    for text in (PROMPT[:, 2:], PROMPT[:, [2]]):
+        padded = torch.cat([torch.zeros_like(PROMPT[:, :3]), text], dim=1)
+        found = model.generate(padded, **settings)
+        assert torch.equal(found[:, 3:], greedy_by_hand(model, text, pixels))
+    # What is in the image's place meanwhile is a token that stands beside it.
+    seen = []
+    for text in (PROMPT, torch.tensor([[IMAGE, 9, 9, 9]]), torch.tensor([[9, 9, IMAGE]])):
+        model.generate(text, logits_processor=[lambda ids, scores: seen.append(ids) or scores], **settings)
+        assert set(seen[-8].flatten().tolist()) == set(text.flatten().tolist()) - {IMAGE}
 
 
 @torch.no_grad()
