@@ -60,10 +60,10 @@ class Statistics(Line):
         return super().forward(x, labels)
 
 
-def train_and_keep(make, model, points, file, arguments):
+def train_and_keep(make, model, points, file, arguments, checkpoint=None):
     trainer = make(model, points, **arguments)
     trainer.add_loss("energy", energy, weight=0.25)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         logs = {key: logged(trainer, key) for key in ("loss", "task_loss", "energy")}
         torch.save({"state": trainer.model.state_dict(), "logs": logs}, file)
@@ -91,6 +91,20 @@ def test_two_processes_train_on_the_samples_of_an_incomplete_last_step_as_one_do
             own[0].append(points.x[8:10])
         means = [torch.stack([batch.mean(0) for batch in batches]).mean(0) for batches in own]
         torch.testing.assert_close(kept["state"]["norm.running_mean"], sum(means) / 2)
+
+
+def test_two_processes_go_on_before_an_incomplete_last_step(line_trainer, tmp_path):
+    points, file = Points(9), tmp_path / "kept.pt"
+    sizes = {"per_device_train_batch_size": 2, "disable_tqdm": True, "num_train_epochs": 2}
+    sizes |= {"save_strategy": "steps", "save_steps": 2}
+    ends = []
+    for checkpoint in (None, str(tmp_path / "run" / "checkpoint-2")):  # three steps an epoch, of 4, 4 and 1
+        debug_launcher(train_and_keep, (line_trainer, Line(), points, file, sizes, checkpoint), num_processes=2)
+        ends.append(torch.load(file, weights_only=True)["state"]["w"])  # noqa: TID251
+    assert torch.equal(*ends)
+    twice = Points(9)
+    twice.x, twice.y = twice.x.repeat(2, 1), twice.y.repeat(2)
+    torch.testing.assert_close(ends[0], by_hand(twice, [4, 4, 1] * 2)[0].float())
 
 
 def test_one_process_weighs_the_samples_of_accumulated_batches_the_same(line_trainer):

@@ -178,3 +178,4 @@ def test_the_token_is_in_no_file(line_trainer, tmp_path):
     assert len(files) > 10
     assert not [path for path in files if token.encode() in path.read_bytes()]
     assert not [path for path in files if path.name == "training_args.bin"]
+    assert token not in repr(vars(trainer.args))  # nor was it in one for a moment
