@@ -37,7 +37,7 @@ from transformers import (
 
 from hf_effmodels.adapters import AdemConfig, AdemModel
 from hf_effmodels.adapters.adem import AdemLayer, hotswap_adapter
-from hf_effmodels.modeling.adem_vl.fusion_adem_vl import Fusion
+from hf_effmodels.modeling.adem_vl.fusion_adem_vl import Fusion, FusionSlot
 
 from ..threads import run_together
 
@@ -228,7 +228,7 @@ def test_merging_is_refused_and_unloading_gives_the_base_model_back(ids):
         {"generation_config": GenerationConfig(num_beams=3, max_new_tokens=4, eos_token_id=None, pad_token_id=0)},
         {"num_beams": 2},
     ],
-    ids=str,
+    ids=["sampled", "configured", "beams"],
 )
 def test_each_row_is_repeated_as_often_as_generation_asks(ids, image_embeds, settings):
     model = adapted(alpha=0.5)
@@ -250,6 +250,20 @@ def test_a_fusion_suits_the_rows_it_is_asked_for(image_embeds):
         assert torch.equal(found[0], expected) and torch.equal(found[1], -expected)
     with pytest.raises(ValueError, match="got 2 rows for a batch of 4"):
         fusion.of("one", torch.zeros(4, 1, WIDTH))
+
+
+def test_a_pass_within_a_pass_has_its_own_fusion():
+    (outer, inner), (first, second) = (FusionSlot(), FusionSlot()), (Fusion({}), Fusion({}))
+    module = nn.Identity()
+    with outer.filled(first, module):
+        with inner.filled(second, module):
+            assert outer.fusion is first and inner.fusion is second
+            with suppress(KeyError), outer.filled(second, module):
+                assert outer.fusion is second
+                raise KeyError
+            assert outer.fusion is first
+        assert outer.fusion is first and inner.fusion is None
+    assert outer.fusion is None
 
 
 @torch.no_grad()
