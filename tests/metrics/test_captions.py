@@ -119,8 +119,21 @@ def test_cider_of_three_images_is_the_definition():
 
 
 def test_yes_and_no_count_within_the_first_four_letters():
-    answers = ["yes", "No", "it is: yes", "Well, no", " nope", "none", "y es", "YES!", "\nno", "oyes", "abcyes"]
-    expected = [True, False, None, None, False, False, None, True, False, True, None]
+    answers = [
+        "yes",
+        "No",
+        "it is: yes",
+        "Well, no",
+        " nope",
+        "none",
+        "y es",
+        "YES!",
+        "\nno",
+        "oyes",
+        "abcyes",
+        "abyes",
+    ]
+    expected = [True, False, None, None, False, False, None, True, False, True, None, None]
     for answer, said in zip(answers, expected, strict=True):
         results = metrics.load("mme").compute(
             predictions=[answer], references=["Yes"], categories=["color"], images=["a"]

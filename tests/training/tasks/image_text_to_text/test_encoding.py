@@ -7,7 +7,6 @@ from transformers import AutoTokenizer
 
 import hf_effmodels
 from hf_effmodels.modeling.adem_vl.processing_adem_vl import AdemVLProcessor
-from hf_effmodels.training.tasks.image_text_to_text.augmentation import CaptionAugmentation
 from hf_effmodels.training.tasks.image_text_to_text.encoding import Collator, Encoder, ImageTextToTextDataset, Pixels
 from hf_effmodels.training.tasks.image_text_to_text.generation import generate_answers
 from hf_effmodels.training.tasks.image_text_to_text.models import load_model
@@ -118,13 +117,3 @@ def test_answers_generated_in_batches_are_those_of_each_row_alone(processor, mod
         for row in rows
     ]
     assert batched == alone and len(set(batched)) > 1
-
-
-def test_the_augmentation_of_captions_keeps_the_size_and_follows_its_generator():
-    import numpy as np
-
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 80, 3), dtype=np.uint8))
-    augment = CaptionAugmentation(32)
-    pictures = [augment(image, np.random.default_rng(seed)) for seed in range(40)]
-    assert {p.size for p in pictures} == {(32, 32)} and len({p.tobytes() for p in pictures}) > 35
-    assert augment(image, np.random.default_rng(3)).tobytes() == pictures[3].tobytes()

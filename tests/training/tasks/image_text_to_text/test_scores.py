@@ -1,0 +1,80 @@
+"""What generated answers are worth."""
+
+import pytest
+
+from hf_effmodels.training.tasks.image_text_to_text.prompts import science_qa_choice
+from hf_effmodels.training.tasks.image_text_to_text.samples import Sample, Samples
+from hf_effmodels.training.tasks.image_text_to_text.scores import score
+
+
+def asked(reference, **facts):
+    return Sample((("Q", "A"),), references=(reference,), facts=facts)
+
+
+def question(right, subject="natural science", grade=3, has_text=False, has_image=False, choices=3):
+    facts = {"subject": subject, "grade": grade, "has_text": has_text, "has_image": has_image, "choices": choices}
+    return asked(right, **facts)
+
+
+def test_science_qa_has_the_columns_of_the_papers_table():
+    samples = [
+        question("A", grade=6),
+        question("B", subject="social science", grade=7, has_text=True),
+        question("C", subject="language science", grade=12, has_image=True),
+        question("A", grade=1, has_text=True, has_image=True),
+        question("B", grade=7, choices=2),
+    ]
+    answers = ["A.", " B", "none of them", " (B)", "C"]
+    results = score("science_qa", samples, answers)
+    assert results == {
+        "accuracy_natural_science": pytest.approx(1 / 3),
+        "accuracy_social_science": 1.0,
+        "accuracy_language_science": 0.0,
+        "accuracy_text_context": 0.5,
+        "accuracy_image_context": 0.0,
+        "accuracy_no_context": 0.5,
+        "accuracy_grades_1_6": 0.5,
+        "accuracy_grades_7_12": pytest.approx(1 / 3),
+        "accuracy": 0.4,
+        "unanswered": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "text, choice", [(" B", 1), ("the C.", 2), ("b", None), ("", None), ("E", 4), ("F or A", None), ("Zebra A", None)]
+)
+def test_the_first_capital_letter_is_the_choice(text, choice):
+    assert science_qa_choice(text) == choice
+
+
+def test_answers_of_tables_are_compared_without_blanks_around_them():
+    samples = [asked("red"), asked("blue "), asked("Green"), asked("red")]
+    assert score("table", samples, [" red\n", "blue", "green", "redder"]) == {"accuracy": 0.5}
+    assert score("instructions", samples, ["a"] * 4) == {}
+
+
+def test_captions_are_compared_with_all_references_behind_their_phrase():
+    samples = [
+        Sample((("Q", "A"),), references=("a red cat", "a cat")),
+        Sample((("Q", "A"),), references=("two dogs in a park",)),
+    ]
+    results = score("coco_captions", samples, ["a picture of a red cat", "two dogs in a park"])
+    assert results["bleu_1"] == pytest.approx(1.0) and results["cider"] > 4
+    assert score("coco_captions", samples, ["a blue cat", "nothing"])["bleu_1"] < 0.5
+
+
+def test_mme_is_scored_by_category_and_image():
+    samples = [asked("Yes", category="color", image="a"), asked("No", category="color", image="a")]
+    assert score("mme", samples, ["yes", "yes"])["score_color"] == 50
+    assert score("mme", samples, ["yes", "no"])["score_color"] == 200
+
+
+def test_samples_are_held_out_at_random_and_limited_evenly():
+    samples = Samples.of(list(range(40)), lambda row: asked(str(row)), "mine/train")
+    rest, held_out = samples.held_out(10)
+    chosen = held_out.numbers.tolist()
+    assert held_out.split == "mine/train (held out)" and sorted([*rest.numbers, *chosen]) == list(range(40))
+    assert len(chosen) == 10 and chosen == samples.held_out(10)[1].numbers.tolist()
+    assert min(chosen) < 8 and max(chosen) > 31 and len({n // 10 for n in chosen}) == 4
+    assert samples.evenly(4).numbers.tolist() == [0, 13, 26, 39] and samples.evenly(None) is samples
+    assert [s.references[0] for s in samples.select([3, 5]).without_images()] == ["3", "5"]
