@@ -40,6 +40,18 @@ def test_depth_goes_before_width_and_every_alternative_has_the_size():
     assert deep[0].config.num_hidden_layers <= 22
 
 
+def test_the_recommended_shape_is_the_deepest_allowed_or_that_of_llama_s_proportion():
+    shapes = list_shapes(7e9, 32_000)
+    depths = [shape.config.num_hidden_layers for shape in shapes]
+    assert depths[0] == max(depth for depth in depths if depth <= 32) == 31, "22 · (7 / 1.5)^¼ = 32.3"
+    few = list_shapes(7e9, 32_000, max_layers=12)
+    tied = [shape.config.hidden_size for shape in few if shape.config.num_hidden_layers == 12]
+    assert few[0].config.num_hidden_layers == 12 and few[0].config.hidden_size == min(tied) < max(tied)
+    wide = list_shapes(7e9, 32_000, depth_first=False)
+    aspects = [shape.config.hidden_size / shape.config.num_hidden_layers for shape in wide]
+    assert abs(aspects[0] - 128) == min(abs(aspect - 128) for aspect in aspects) < 4
+
+
 @pytest.mark.parametrize(
     "parameters, vocabulary, options, message",
     [

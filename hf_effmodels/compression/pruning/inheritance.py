@@ -178,6 +178,8 @@ def check_inheritance(
         source.head_dim,
     )
     fields = {name: getattr(target, name) for name in SIZES} | {"head_dim": target.head_dim}
+    if getattr(config, "layer_types", None):
+        fields["layer_types"] = config.layer_types[: target.num_hidden_layers]
     try:
         type(config).from_dict(config.to_dict() | fields)
     except (ValueError, StrictDataclassError) as error:  # what the architecture itself does not accept

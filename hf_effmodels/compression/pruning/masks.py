@@ -97,7 +97,7 @@ def _sample(logit: torch.Tensor, count: int, temperature: float, generator: torc
     soft = torch.sigmoid(noisy / temperature)
     hard = torch.zeros_like(soft)
     hard[top(noisy.detach(), count)] = 1
-    return hard + soft - soft.detach(), torch.sigmoid(logit / temperature).sum()
+    return hard + (soft - soft.detach()), torch.sigmoid(logit / temperature).sum()
 
 
 @contextmanager

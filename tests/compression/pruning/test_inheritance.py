@@ -239,6 +239,12 @@ def test_layers_are_spread_or_chosen_by_their_loss(batches):
     assert torch.allclose(named(batches[0]).logits, model(batches[0]).logits)
 
 
+def test_layers_keep_the_kind_of_attention_they_have(llama):
+    llama.config.layer_types = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    smaller, _ = inherit(llama, layers=[1, 2, 3])
+    assert smaller.config.layer_types == ["sliding_attention", "full_attention", "sliding_attention"]
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

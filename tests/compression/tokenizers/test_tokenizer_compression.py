@@ -223,6 +223,22 @@ def test_logits_of_kept_ids_stay_the_same(byte_level_tokenizer, lines, kind):
     assert tied == (kind == "tied")
 
 
+def test_settings_that_name_tokens_follow_and_those_of_dropped_tokens_go(byte_level_tokenizer):
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=901, hidden_size=16, num_hidden_layers=1, intermediate_size=24,
+                                         num_attention_heads=2, bos_token_id=0, eos_token_id=1))  # fmt: skip
+    model.model.embed_tokens.max_norm = 3.0
+    _, id_map = compress_tokenizer(byte_level_tokenizer, {700: 9, 800: 8, 850: 0}, 400, strategy="frequency")
+    new = id_map.new_ids()
+    assert new[700] >= 0 and new[800] >= 0 and new[850] < 0
+    settings = model.generation_config
+    settings.suppress_tokens, settings.begin_suppress_tokens = [700, 850, 800], [850]
+    settings.bad_words_ids, settings.force_words_ids = [[700], [850], [800, 850], [700, 800]], [[850]]
+    compress_embeddings(model, id_map)
+    assert settings.suppress_tokens == [new[700], new[800]] and settings.begin_suppress_tokens == []
+    assert settings.bad_words_ids == [[new[700]], [new[700], new[800]]] and settings.force_words_ids is None
+    assert model.get_input_embeddings().max_norm == 3.0
+
+
 def test_the_vocabulary_of_another_model_is_refused(byte_level_tokenizer, llama):
     _, id_map = compress_tokenizer(byte_level_tokenizer, {5: 1}, 400)
     with pytest.raises(ValueError, match="96 tokens, the tokenizer's 901"):
@@ -273,6 +289,9 @@ def test_a_sentencepiece_file_is_compressed_as_the_published_tool_does(lines, he
     smaller = SentencePieceBPE.load(smaller_file)
     assert (smaller.pieces, smaller.scores) == (model.compressed(id_map).pieces, model.compressed(id_map).scores)
     assert smaller.pieces == compressed.convert_ids_to_tokens(range(500))
+    written = schema.ModelProto()
+    written.ParseFromString(smaller_file.read_bytes())
+    assert written.trainer_spec.vocab_size == len(written.pieces) == 500
     # Every character has a piece here: both libraries then write the same.
     assert [smaller.encode(text) for text in texts] == compressed(texts, add_special_tokens=False).input_ids
     file.write_bytes(b"no model")

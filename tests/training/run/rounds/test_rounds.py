@@ -109,6 +109,14 @@ def test_losses_are_those_of_the_model(losses):
         assert losses[number] == pytest.approx(network(**sample).loss.item(), abs=1e-5)
 
 
+def test_losses_are_measured_without_dropout_and_the_model_s_mode_stays(losses):
+    torch.manual_seed(0)
+    dropping = LlamaForCausalLM(LlamaConfig(**LLAMA, attention_dropout=0.5)).train()
+    assert dropping(**{name: tensor[None] for name, tensor in Blocks()[3].items()}).loss.item() != losses[3]
+    np.testing.assert_allclose(compute_losses(dropping, Blocks(), batch_size=4), losses, rtol=1e-6)
+    assert dropping.training
+
+
 def test_killed_measurements_go_on_to_the_same_losses_bit_for_bit(losses, tmp_path, monkeypatch):
     file, measure, starts = tmp_path / "losses.npz", sample_losses._sample_losses, []
 

@@ -1,0 +1,111 @@
+"""Learned masks step by step: what is drawn, what flows back, what pulls the size; and what calibration measures."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hf_effmodels.compression.pruning import masks
+from hf_effmodels.compression.pruning.calibration import (
+    channel_energies,
+    layer_importance,
+    mean_gradients,
+    read_batches,
+)
+from hf_effmodels.compression.pruning.inheritance import take_layers
+from hf_effmodels.compression.pruning.structures import Axis, Sizes
+
+from ..conftest import LLAMA
+
+
+@pytest.fixture
+def batches():
+    return read_batches([torch.randint(0, 96, (2, 12)) for _ in range(3)], "these tests")
+
+
+def test_a_mask_is_the_top_of_noisy_logits_and_its_gradient_that_of_the_relaxed_one():
+    logit = torch.linspace(-1, 1, 9, requires_grad=True)
+    weights = torch.randn(9)
+    mask, size = masks._sample(logit, 4, 0.3, torch.Generator().manual_seed(3))
+    uniform = torch.rand(9, generator=torch.Generator().manual_seed(3))
+    noisy = logit.detach() + torch.log(uniform / (1 - uniform))
+    assert mask.detach().nonzero().flatten().tolist() == sorted(noisy.argsort(descending=True)[:4].tolist())
+    assert torch.isin(mask.detach(), torch.tensor([0.0, 1.0])).all()
+    (mask * weights).sum().backward()
+    soft = torch.sigmoid(noisy / 0.3)
+    torch.testing.assert_close(logit.grad, weights * soft * (1 - soft) / 0.3)
+    torch.testing.assert_close(size, torch.sigmoid(logit / 0.3).sum())
+
+
+def test_logits_start_at_the_ranks_of_the_scores():
+    assert masks._from_ranks(torch.tensor([5.0, 1.0, 3.0])).tolist() == [1, -1, 0]
+    assert masks._from_ranks(torch.tensor([5.0])).tolist() == [-1]
+
+
+def test_the_temperature_falls_geometrically_and_batches_take_turns(llama, batches, monkeypatch):
+    temperatures, used = [], []
+    sample, loss_of = masks._sample, masks.loss_of
+
+    def watched(logit, count, temperature, generator):
+        temperatures.append(temperature)
+        return sample(logit, count, temperature, generator)
+
+    monkeypatch.setattr(masks, "_sample", watched)
+    monkeypatch.setattr(masks, "loss_of", lambda model, batch: used.append(batch) or loss_of(model, batch))
+    axis = Axis("ffn", 0)
+    target = Sizes.of(LlamaConfig(**{**LLAMA, "intermediate_size": 20}))
+    learned = masks.learn_masks(llama, target, batches, {axis: torch.rand(48)}, steps=5)
+    assert temperatures == pytest.approx([1, 10**-0.25, 10**-0.5, 10**-0.75, 0.1])
+    assert [id(batch) for batch in used] == [id(batches[step % 3]) for step in range(5)]
+    assert list(learned) == [axis] and all(weight.requires_grad for weight in llama.parameters())
+    assert not any(weight.grad is not None for weight in llama.parameters())
+
+
+def test_the_expected_size_is_pulled_to_the_size_that_stays(llama, batches, monkeypatch):
+    monkeypatch.setattr(masks, "loss_of", lambda model, batch: torch.zeros((), requires_grad=True))
+    axis, target = Axis("ffn", 1), Sizes.of(LlamaConfig(**{**LLAMA, "intermediate_size": 8}))
+
+    def size(logits: torch.Tensor) -> float:
+        return torch.sigmoid(logits / 0.1).sum().item()
+
+    start = {axis: torch.arange(48.0)}
+    before = masks._from_ranks(start[axis])
+    pulled = masks.learn_masks(llama, target, batches, start, steps=60)[axis]
+    left = masks.learn_masks(llama, target, batches, start, steps=60, penalty=0.0)[axis]
+    assert abs(size(pulled) - 8) < abs(size(before) - 8) - 2 and torch.equal(left, before)
+
+
+def test_gradients_are_the_mean_over_the_batches(llama, batches):
+    got = mean_gradients(llama, batches)
+    (sum(llama(**batch).loss for batch in batches) / 3).backward()
+    for name, weight in llama.named_parameters():
+        torch.testing.assert_close(got[name], weight.grad, msg=name)
+
+
+def test_the_importance_of_a_layer_is_what_the_loss_rises_by_without_it(batches):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA)).eval()
+    rises = layer_importance(model, batches)
+
+    def loss(network) -> float:
+        with torch.no_grad():
+            return sum(network(**batch).loss.item() for batch in batches) / 3
+
+    for left_out in range(4):
+        without = take_layers(model, [number for number in range(4) if number != left_out])
+        assert rises[left_out].item() == pytest.approx(loss(without) - loss(model), abs=1e-5)
+
+
+def test_energies_are_the_mean_squares_before_each_norm(llama, batches):
+    energies = channel_energies(llama, batches)
+    with torch.no_grad():
+        embedded = torch.cat([llama.model.embed_tokens(batch["input_ids"]).flatten(0, 1) for batch in batches])
+    torch.testing.assert_close(
+        energies["model.layers.0.input_layernorm"], embedded.double().square().mean(0), rtol=1e-5, atol=0
+    )
+    assert len(energies) == 2 * 4 + 1
+
+
+def test_batches_are_labelled_by_their_ids_unless_they_have_labels():
+    ids, labels = torch.tensor([[1, 2]]), torch.tensor([[-100, 2]])
+    plain, own = read_batches([ids, {"input_ids": ids, "labels": labels}], "this test")
+    assert plain["labels"] is ids and own["labels"] is labels
