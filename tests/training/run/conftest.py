@@ -7,6 +7,8 @@ from torch import nn
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.run.trainer import RecipeTrainer
 
+from ...hub.conftest import tiny  # noqa: F401
+
 START = (0.5, -0.25)
 
 

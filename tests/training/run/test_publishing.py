@@ -4,9 +4,12 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from hf_effmodels.hub import export
 from hf_effmodels.training import main
-from hf_effmodels.training.run.publishing import find_repository
+from hf_effmodels.training.run.publishing import HUB_FOLDER, find_repository, publish_run
 
 from ...hub.conftest import maker_hub, onto_the_network
 from ..tasks.image_classification.test_image_classification import GHOSTNET
@@ -65,6 +68,23 @@ def test_what_cannot_be_published_is_refused_before_it_is_trained(hub, digits_ru
         main([*digits_run, *PUSH, *changed, "--output_dir", str(tmp_path / "run")])
     assert "hf_" not in str(caught.value)
     assert not (tmp_path / "run" / "training_config.yaml").exists() and "maker/net" not in hub.repos
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_privacy_branch_and_message_are_those_asked_for(hub, tiny, tmp_path, exported):
+    if exported:
+        export(tiny.model, tiny.processor, tmp_path / HUB_FOLDER, license="mit")
+    else:
+        save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    options = {"token": TOKEN, "private": True, "revision": "dev", "message": "Of today"}
+    address = publish_run(tmp_path, "org/net", exported=exported, **options)
+    repo = hub.repos["org/net"]
+    assert repo.private and address.startswith(f"{hub.url}/org/net/commit/")
+    assert not hub.files("org/net", "main") and "model.safetensors" in hub.files("org/net", "dev")
+    assert any(request[0] == "POST" and "/commit/dev" in request[1] for request in hub.requests)
+    assert repo.messages[repo.resolve("dev")] == "Of today"
 
 
 def test_a_model_without_a_licence_is_not_published(digits_run, tmp_path):

@@ -125,6 +125,16 @@ def test_a_best_checkpoint_that_is_gone_is_said_and_the_best_from_there_on_count
     assert on.state.best_global_step == 6
 
 
+def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from_with_a_warning(line_trainer, tmp_path, caplog):
+    make(line_trainer).train()
+    checkpoint = tmp_path / "run" / "checkpoint-4"
+    make(line_trainer).train(resume_from_checkpoint=str(checkpoint))
+    assert "processes" not in caplog.text
+    shutil.copy(checkpoint / "rng_state.pth", checkpoint / "rng_state_1.pth")
+    make(line_trainer).train(resume_from_checkpoint=str(checkpoint))
+    assert f"{checkpoint} was written by 2 processes, now there are 1" in caplog.text
+
+
 @pytest.mark.parametrize(
     "lost, problem",
     [

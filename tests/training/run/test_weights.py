@@ -145,6 +145,17 @@ def test_weights_that_lack_or_add_something_are_refused_by_name(kind, tmp_path):
         load_weights(KINDS[kind](), tmp_path / "checkpoint-2")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_come_back_bit_for_bit(dtype, tmp_path):
+    model = KINDS["vit"]().to(dtype)
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    other = KINDS["vit"]().to(dtype)
+    load_weights(other, tmp_path)
+    assert_same(state_of(model), state_of(other))
+    assert {tensor.dtype for tensor in other.state_dict().values()} == {dtype}
+
+
 def test_a_mixture_with_an_expert_too_few_is_refused(tmp_path):
     trainer = make("mixtral", tmp_path, max_steps=2)
     trainer.train()
