@@ -97,7 +97,10 @@ class ArgumentReader:
     Attributes:
         task: value of `--task` or of the recipe's `task`.
         config_file: the recipe's file, None without one.
+        outer: filled dataclasses of a task that this one is a part of, see `FilledReader`.
     """
+
+    outer: tuple = ()
 
     def __init__(self, argv: Sequence[str]):
         first = _Parser(add_help=False, allow_abbrev=False)
@@ -151,6 +154,24 @@ class ArgumentReader:
         return tuple(
             data(**{f.name: getattr(values, f.name) for f in fields(data) if f.init}) for data in dataclass_types
         )
+
+
+class FilledReader:
+    """What a task hands to the one that it builds on: arguments that have been read already.
+
+    Args:
+        task: the outer task's name, which the run is recorded under.
+        outer: the dataclasses that are the outer task's own; they are recorded with the run.
+        arguments: those of the inner task.
+    """
+
+    def __init__(self, task: str, outer: tuple, arguments: Sequence):
+        self.task, self.outer = task, outer
+        self._arguments = {type(filled): filled for filled in arguments}
+
+    def read(self, *dataclass_types: type) -> tuple:
+        """One filled dataclass per type, as `ArgumentReader.read`."""
+        return tuple(self._arguments[data] for data in dataclass_types)
 
 
 class _Parser(ArgumentParser):

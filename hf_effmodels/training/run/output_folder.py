@@ -100,24 +100,24 @@ def what_is_missing(checkpoint: Path) -> str | None:
     return None
 
 
-def open_run(task: str, arguments: Sequence) -> tuple[dict, Path | None]:
+def open_run(reader, arguments: Sequence) -> tuple[dict, Path | None]:
     """What a run begins with: its arguments as they are recorded, and the checkpoint to go on from, if any.
 
     Args:
-        task: its name.
+        reader: what the arguments were read by; it knows the task.
         arguments: the filled dataclasses; the last one is a `RecipeArguments`.
 
     Raises:
         ValueError: as `open_output_folder`.
     """
-    args = arguments[-1]
-    config = {"task": task, **resolved(*arguments)}
+    args, recorded = arguments[-1], (*reader.outer, *arguments)
+    config = {"task": reader.task, **resolved(*recorded)}
     checkpoint = open_output_folder(
         Path(args.output_dir),
         config,
         args.resume_from_checkpoint,
         args.overwrite_output_dir,
-        defaults={"task": task, **defaults_of(*map(type, arguments))},
+        defaults={"task": reader.task, **defaults_of(*map(type, recorded))},
     )
     return config, checkpoint
 

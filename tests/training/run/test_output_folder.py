@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_effmodels.training import list_tasks, load_task
+from hf_effmodels.training.run.arguments import FilledReader
 from hf_effmodels.training.run.lock import owner_of
 from hf_effmodels.training.run.output_folder import (
     RUN_FILE,
@@ -200,15 +201,15 @@ def test_an_argument_that_comes_or_goes_between_two_runs_of_a_folder_is_noticed(
             "--resume_from_checkpoint",
             str(checkpoint) if resume == "checkpoint" else resume,
         ]
-        write_run(folder, open_run(TASK, arguments_of(TASK, *first))[0])
-        assert open_run(TASK, arguments_of(TASK, *first, *goes_on))[1] == checkpoint
+        write_run(folder, open_run(FilledReader(TASK, (), ()), arguments_of(TASK, *first))[0])
+        assert open_run(FilledReader(TASK, (), ()), arguments_of(TASK, *first, *goes_on))[1] == checkpoint
         with pytest.raises(ValueError, match=f"holds a run with other arguments: {changed if then else ''}"):
-            open_run(TASK, arguments_of(TASK, *then, *goes_on))
+            open_run(FilledReader(TASK, (), ()), arguments_of(TASK, *then, *goes_on))
 
 
 def test_a_token_is_not_written_down_and_a_token_of_the_vocabulary_is(tmp_path):
     argv = ["--token", "hf_1", "--hub_token", "hf_2", "--eos_token", "</s>"]
-    config, _ = open_run("causal-lm", arguments_of("causal-lm", *argv))
+    config, _ = open_run(FilledReader("causal-lm", (), ()), arguments_of("causal-lm", *argv))
     assert config["eos_token"] == "</s>"
     assert "hf_1" not in str(config)
     assert "hf_2" not in str(config)

@@ -40,7 +40,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     model_args, text_args, args = arguments
     if text_args.streaming:
         _check_stream_arguments(args)
-    config, checkpoint = open_run(reader.task, arguments)
+    config, checkpoint = open_run(reader, arguments)
     if text_args.streaming and checkpoint is not None:
         read_state(checkpoint)
 

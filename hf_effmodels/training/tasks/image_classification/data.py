@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...data.classes import mapped_names, shown
 from ...data.digits import load_image_splits
 from ...data.images import ImageSplitArguments, read_for_stock_processor, where
 from ...data.seeded import SeededDataset
@@ -20,7 +21,6 @@ from ...data.splits import (
     stratified_sample,
 )
 from ...run.arguments import read_mapping
-from .classes import mapped_names, shown
 from .mixing import SAMPLE_SEED
 
 

@@ -10,9 +10,9 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 import hf_effmodels
 
+from ...data.classes import is_generic, shown
 from ...data.images import MODES
 from ...run.arguments import ModelArguments
-from .classes import is_generic, shown
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from transformers import EvalPrediction, set_seed
 
 from .... import metrics
+from ...data.classes import model_classes
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments
@@ -20,7 +21,6 @@ from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments, open_results
 from ...run.run import Run
 from ...run.trainer import RecipeTrainer
-from .classes import model_classes
 from .data import (
     DataArguments,
     ImageClassificationDataset,
@@ -139,7 +139,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, augmentation, args = arguments
-    config, checkpoint = open_run(reader.task, arguments)
+    config, checkpoint = open_run(reader, arguments)
 
     train, evaluation = load_data(data_args, model_args.token)
     names = train.names or _names_from_numbers(train, evaluation)

@@ -44,7 +44,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, args = arguments
-    config, checkpoint = open_run(reader.task, arguments)
+    config, checkpoint = open_run(reader, arguments)
 
     train, evaluation = (usable(s, s.read_image, data_args) for s in load_data(data_args, model_args.token))
     set_seed(args.seed)

@@ -46,7 +46,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, args = arguments
-    config, checkpoint = open_run(reader.task, arguments)
+    config, checkpoint = open_run(reader, arguments)
     train, evaluation = load_data(data_args, model_args.token)
     set_seed(args.seed)
     network, complete, objective, enlarge = _what_is_trained(model_args, args)

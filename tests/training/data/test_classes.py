@@ -8,10 +8,10 @@ from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNextImageProcessorPil
 
 from hf_effmodels.training import evaluate, prepare
-from hf_effmodels.training.tasks.image_classification.classes import is_generic, mapped_names, model_classes
+from hf_effmodels.training.data.classes import is_generic, mapped_names, model_classes
 from hf_effmodels.training.tasks.image_classification.data import DataArguments, load_data, load_evaluation_data
 
-from .test_data import parquet, write_parquet
+from ..tasks.image_classification.test_data import parquet, write_parquet
 
 LABELS = [f"LABEL_{n}" for n in range(3)]
 

@@ -1,0 +1,32 @@
+from typing import ClassVar
+
+import pytest
+
+from ..contract import TaskContract
+
+
+class TestDistillation(TaskContract):
+    task = "distillation"
+    short_quickstart: ClassVar = ["--max_train_samples", "130", "--max_eval_samples", "7"]
+    # Labels mixed, weights that grow, two losses: the state of each is restored or not there.
+    hard_to_resume: ClassVar = [
+        *("--num_train_epochs", "3", "--optim", "lamb", "--ema_decay", "0.8", "--mixup", "0.2", "--cutmix", "1"),
+        *("--losses", "{adaptconf: {warmup: 0.9, weight: 0.5}, dkd: {temperature: 2}}", "--warmup_steps", "3"),
+        *("--eval_strategy", "steps", "--eval_steps", "4", "--dataloader_num_workers", "1"),
+    ]
+    save_steps, killed_at = 4, 12
+    deterministic: ClassVar = ["--train_crop", "random_resized"]
+    metrics = ("loss", "accuracy", "samples")
+    measured_again = ("loss", "accuracy", "samples")
+
+    @pytest.fixture(autouse=True)
+    def teacher_of_the_quickstart(self, teacher):
+        self.short_quickstart = [*self.short_quickstart, "--teacher", str(teacher)]
+
+    @pytest.fixture
+    def run(self, distilled_run):
+        return distilled_run
+
+    @pytest.fixture
+    def evaluation(self):
+        return ["--dataset", "digits", "--max_eval_samples", "11"]

@@ -1,0 +1,201 @@
+"""What is added to the student's loss, what the teacher sees, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextImageProcessorPil,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_effmodels.training import main, prepare
+from hf_effmodels.training.losses.decoupled import decoupled_loss
+from hf_effmodels.training.losses.kl_divergence import kl_divergence_loss
+from hf_effmodels.training.tasks.distillation.losses import LOSSES, read_losses
+from hf_effmodels.training.tasks.distillation.teacher import Teacher, load_teacher
+
+from ..contract import history, same, weights
+
+
+def test_the_loss_is_the_students_and_the_weighted_losses_each_logged(distilled_run, teacher, tmp_path):
+    options = ["--losses", "{kd: {temperature: 3, weight: 0.25}, dkd: {alpha: 2, beta: 0.5}}", "--max_steps", "1"]
+    run = prepare("prepare_training", [*distilled_run, *options, "--output_dir", str(tmp_path / "run")])
+    trainer = run.trainer
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        student = trainer.model.train()(batch["pixel_values"]).logits
+        # As the teacher's processor would have made them: undo ours, do theirs.
+        ours = trainer.processing_class
+        mean, std = (torch.tensor(v)[:, None, None] for v in (ours.image_mean, ours.image_std))
+        raw = batch["pixel_values"] * std + mean
+        mean, std = (torch.tensor(v)[:, None, None] for v in ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4]))
+        seen = F.interpolate((raw - mean) / std, (24, 24), mode="bilinear")
+        expected = AutoModelForImageClassification.from_pretrained(teacher).eval()(seen).logits
+    kd = kl_divergence_loss(student, expected, 3.0)
+    dkd = decoupled_loss(student, expected, batch["labels"], alpha=2, beta=0.5)
+    own = F.cross_entropy(student, batch["labels"])
+    run()
+    [logged] = history(tmp_path / "run", "loss", "task_loss", "kd", "dkd")
+    found = [own + 0.25 * kd + dkd, own, kd, dkd]
+    np.testing.assert_allclose(logged, [float(value) for value in found], rtol=2e-3)
+
+
+def test_a_weight_of_nothing_trains_the_student_alone(distilled_run, digits_run, tmp_path):
+    options = [
+        "--max_steps",
+        "3",
+        "--load_best_model_at_end",
+        "false",
+        "--eval_strategy",
+        "no",
+        "--save_strategy",
+        "no",
+    ]
+    main([*distilled_run, *options, "--losses", "{kd: {weight: 0}}", "--output_dir", str(tmp_path / "none")])
+    main([*digits_run, *options, "--output_dir", str(tmp_path / "alone")])
+    main([*distilled_run, *options, "--output_dir", str(tmp_path / "taught")])
+    assert same(weights(tmp_path / "none"), weights(tmp_path / "alone"))
+    assert not same(weights(tmp_path / "taught"), weights(tmp_path / "alone"))
+
+
+def test_a_run_tells_both_accuracies_and_who_taught(distilled_run, teacher, tmp_path):
+    results = main([*distilled_run, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")])
+    assert 0 <= results["eval_teacher_accuracy"] <= 1 and 0 <= results["eval_accuracy"] <= 1
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| losses.kd.weight | `1.0` |" in card and "| teacher |" in card
+    saved = weights(tmp_path / "run")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert len(saved) == len(model.state_dict()), "the student alone is saved"
+    again = ["--losses", "{kd: {temperature: 2}}", "--resume_from_checkpoint", "true"]
+    with pytest.raises(ValueError, match="losses: "):
+        main([*distilled_run, *again, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")])
+
+
+def processors(**student):
+    teacher = ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=1.0)
+    return teacher, ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=1.0, **student)
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.9, 0.8, 0.7]},
+        {"do_normalize": False},
+        {"do_normalize": False, "do_rescale": False},
+        {"image_mean": [120.0, 90.0, 40.0], "image_std": [60.0, 50.0, 70.0], "do_rescale": False},
+    ],
+)
+def test_the_teacher_sees_the_same_whatever_the_student_is_used_to(student):
+    torch.manual_seed(0)
+    model = MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35, num_labels=4)).eval()
+    theirs, ours = processors(**student)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = model(theirs(picture, return_tensors="pt")["pixel_values"]).logits
+    pixels = torch.as_tensor(ours(picture, return_tensors="pt")["pixel_values"], dtype=torch.float32)
+    found = Teacher(model, theirs, ours, range(4)).logits(pixels)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def tiny_vit(labels):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return ViTForImageClassification(ViTConfig(**shape, image_size=16, patch_size=8, **labels)), ViTImageProcessor(
+        size={"height": 16, "width": 16}
+    )
+
+
+def tiny_swin(labels):
+    config = SwinConfig(
+        image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, **labels
+    )
+    return SwinForImageClassification(config), ViTImageProcessor(size={"height": 32, "width": 32})
+
+
+def tiny_mobilenet(labels):
+    model = MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35, **labels))
+    return model, ConvNextImageProcessorPil(size={"shortest_edge": 32})
+
+
+@pytest.mark.parametrize("make", [tiny_vit, tiny_swin, tiny_mobilenet])
+def test_any_classifier_of_transformers_teaches_by_the_names_of_its_classes(make, distilled_run, tmp_path):
+    names = [str(number) for number in reversed(range(10))]  # in another order than the student's
+    torch.manual_seed(0)
+    model, processor = make(named(names))
+    model.save_pretrained(tmp_path / "teacher")
+    processor.save_pretrained(tmp_path / "teacher")
+    options = ["--teacher", str(tmp_path / "teacher"), "--output_dir", str(tmp_path / "run")]
+    run = prepare("prepare_training", [*distilled_run, *options])
+    found = load_teacher(str(tmp_path / "teacher"), run.trainer.model, run.trainer.processing_class, revision=None)
+    assert found.classes.tolist() == list(reversed(range(10)))
+    run()
+    assert np.isfinite(history(tmp_path / "run", "kd")).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_trains(name, distilled_run, tmp_path):
+    options = ["--losses", json.dumps({name: {}}), "--max_steps", "2", "--output_dir", str(tmp_path / "run")]
+    options += [
+        "--eval_strategy",
+        "no",
+        "--save_strategy",
+        "no",
+        "--load_best_model_at_end",
+        "false",
+        "--mixup",
+        "0.5",
+    ]
+    assert np.isfinite(main([*distilled_run, *options])["train_loss"])
+
+
+@pytest.mark.parametrize(
+    "losses, message",
+    [
+        ({"kdd": {}}, "--losses: got 'kdd', accepted are kd, "),
+        ({"kd": {"T": 4}}, "--losses: kd takes no 'T', accepted are temperature, weight"),
+        ({"kd": {"temperature": 0}}, "--losses: kd: temperature: got 0"),
+        ({"kd": {"temperature": "hot"}}, "--losses: kd: temperature: got 'hot', accepted are numbers"),
+        ({"augconf": {"alpha": 2}}, "--losses: augconf: alpha: got 2"),
+        ({"dist": {"weight": True}}, "--losses: dist: weight: got True"),
+    ],
+)
+def test_wrong_losses_are_named(losses, message):
+    with pytest.raises(ValueError, match=message):
+        read_losses(losses)
+
+
+def named(names):
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def test_classes_of_other_names_are_refused(tmp_path):
+    (teacher, processor), (student, ours) = tiny_vit(named(["cat", "dog"])), tiny_vit(named(["cat", "cow"]))
+    teacher.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"the classes of .* \(cat, dog\) are not the student's \(cat, cow\)"):
+        load_teacher(str(tmp_path), student, ours, revision=None)
+
+
+def test_wrong_teachers_are_named_before_anything_is_written(digits_run, tmp_path):
+    run = ["--task", "distillation", *digits_run, "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match="--teacher is missing"):
+        main(run)
+    with pytest.raises(ValueError, match="--losses: kd: got 4, accepted is a mapping"):
+        main([*run, "--teacher", "nowhere/at-all", "--losses", "{kd: 4}"])
+    with pytest.raises(OSError, match="--teacher: 'nowhere/at-all' cannot be found"):
+        main([*run, "--teacher", "nowhere/at-all"])
+    model, processor = tiny_vit({"num_labels": 3})
+    model.save_pretrained(tmp_path / "three")
+    processor.save_pretrained(tmp_path / "three")
+    with pytest.raises(ValueError, match="has 3 classes, the student has 10"):
+        main([*run, "--teacher", str(tmp_path / "three")])
+    assert not (tmp_path / "run" / "training_config.yaml").exists()
