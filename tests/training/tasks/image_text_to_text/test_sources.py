@@ -190,3 +190,14 @@ def test_what_is_wrong_with_the_arguments_is_said(arguments, message):
     for wrong in ({"prompt_template": "x"}, {"max_length": 1}, {"eval_fraction": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Arguments(dataset="digits", **wrong)
+
+
+def test_a_table_is_asked_in_the_words_that_are_given():
+    options = {"dataset": "digits", "question": "What number?", "prompt_template": "Q: {question} A:"}
+    train, test = load_data(Arguments(**options, max_train_samples=3, max_eval_samples=2))
+    assert (len(train), len(test)) == (3, 2)
+    assert (
+        train[0].turns == (("Q: What number? A:", train[0].references[0]),) and train[0].references[0] in "0123456789"
+    )
+    asked = load_evaluation_data(Arguments(dataset="digits"))[0].turns[0][0]
+    assert asked == "Instruction: Which digit is this?\nResponse:"
