@@ -55,6 +55,10 @@ def test_a_tokenizer_and_its_model_are_compressed_and_inherited_from(large, corp
     again = ["--counts", compressed / "token_counts.json", "--strategy", "frequency", "--vocab-size", 400]
     assert run("compress-tokenizer", "--tokenizer", large, *again, "--output", tmp_path / "again") == 0
     assert len(AutoTokenizer.from_pretrained(tmp_path / "again")) == 400
+    assert not [*tmp_path.glob("*.counts.json")], "counting goes on after a kill, not after it is done"
+    state = ["--state-file", tmp_path / "state.json", "--max-documents", 50, "--vocab-size", 400]
+    assert run(*compress, *state, "--output", tmp_path / "few") == 0
+    assert json.loads((tmp_path / "state.json").read_text())["samples"] == 50
 
     sizes = ["--layers", 3, "--hidden-size", 24, "--heads", 2, "--intermediate-size", 32]
     learned = ["--method", "learned", "--mask-steps", 2, "--calibration-batches", 2, "--block-size", 16]
@@ -96,7 +100,11 @@ def test_a_recipe_is_trained_in_rounds(large, corpus, tmp_path, capsys):
 def test_the_learning_rate_is_printed_as_a_recipe(capsys):
     scaled = ["--learning-rate", 1e-3, "--batch-tokens", "1M", "--new-batch-tokens", "250k"]
     assert run("scale-lr", *scaled, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["learning_rate"] == pytest.approx(5e-4)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["learning_rate"] == pytest.approx(5e-4) and shown["min_lr"] == pytest.approx(5e-5)
+    # The paper's rate is for 2 million tokens: an eighth of them, by the cube root, half of it.
+    assert run("scale-lr", "--new-batch-tokens", "250k", "--exponent", 1 / 3, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["learning_rate"] == pytest.approx(1e-4)
 
 
 def test_only_what_a_step_wrote_is_replaced(large, corpus, tmp_path, capsys):

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers
+from tokenizers import Tokenizer, models, normalizers, processors
 from transformers import (
     AutoTokenizer,
     LlamaConfig,
@@ -26,6 +26,7 @@ from hf_effmodels.compression import (
     remap_dataset,
     unreachable_ids,
 )
+from hf_effmodels.compression.tokenizers.pieces import is_special_piece
 from hf_effmodels.compression.tokenizers.sentencepiece_bpe import BYTE, CONTROL, NORMAL, UNKNOWN
 
 from ..conftest import LINES, byte_fallback
@@ -167,6 +168,28 @@ def test_a_size_below_the_byte_alphabet_is_refused(byte_level_tokenizer):
 def test_wrong_input_is_named(byte_level_tokenizer, counts, options, message):
     with pytest.raises(ValueError, match=message):
         compress_tokenizer(byte_level_tokenizer, counts, **options)
+
+
+def test_special_tokens_behind_dropped_ones_are_found_where_they_move_to():
+    """The unknown and the framing tokens are the last of the vocabulary, and most before them go."""
+    pieces = [*"abcdefgh", "ab", "cd", "<unk>", "<s>", "</s>"]
+    backend = Tokenizer(models.Unigram([(piece, -1.0 - n / 10) for n, piece in enumerate(pieces)], unk_id=10))
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    frame = [("<s>", 11), ("</s>", 12)]
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=frame)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    counts = {0: 9, 1: 9, 8: 9}
+    for strategy in ("frequency", "frequency+closure"):
+        compressed, id_map = compress_tokenizer(tokenizer, counts, 6, strategy=strategy)
+        assert id_map.kept == (0, 1, 8, 10, 11, 12)
+        assert compressed("abxb").input_ids == [4, 2, 3, 1, 5]  # <s> ab <unk> b </s>
+        assert (compressed.unk_token_id, compressed.bos_token_id, compressed.eos_token_id) == (3, 4, 5)
+
+
+def test_the_published_rule_of_special_pieces():
+    special = ["<s>", "[CLS]", "<0x0A>", "[x]", "<a>"]
+    assert all(map(is_special_piece, special))
+    assert not any(map(is_special_piece, ["<>", "[]", "<", "<s", "s>", "<s]", "[s>", "ab", "a<s>"]))
 
 
 def test_counts_of_another_tokenizer_are_refused(tokenizer, counts, lines, tmp_path):

@@ -87,6 +87,17 @@ def test_resizing_keeps_constants_and_straight_lines():
     assert imresize(ramp, size=(3, 40))[0, middle].equal(ramp[0, middle])
 
 
+def test_bytes_are_rounded_after_each_pass_the_stronger_reduction_first():
+    image = torch.randint(0, 256, (20, 24), dtype=torch.uint8)
+    for size in ((5, 12), (10, 6)):
+        rows, columns = (resize_weights(old, new, new / old) for old, new in zip((20, 24), size, strict=True))
+        values = image.double()
+        passes = [lambda v, w=rows: w @ v, lambda v, w=columns: v @ w.T]
+        for apply in passes if size[0] / 20 < size[1] / 24 else passes[::-1]:
+            values = apply(values).round().clamp(0, 255)
+        assert torch.equal(imresize(image, size=size), values.to(torch.uint8))
+
+
 def test_resizing_takes_batches_and_rounds_bytes():
     images = torch.randint(0, 256, (2, 3, 10, 13), dtype=torch.uint8)
     small = imresize(images, 1 / 4)

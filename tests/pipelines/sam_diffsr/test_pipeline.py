@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_effmodels.pipelines import SamDiffSRPipeline, SamDiffSRScheduler
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
+from hf_effmodels.pipelines.sam_diffsr.pipeline_sam_diffsr import _spans, _weights
 
 from .tiny import photo, seeded, tiny_pipeline
 
@@ -230,6 +231,46 @@ def test_stock_samplers_drive_the_networks(sampler):
         first = enlarge(pipe, image, steps=6, **options)
         assert first.shape == (1, 24, 32, 3) and np.isfinite(first).all()
         assert np.array_equal(first, enlarge(pipe, image, steps=6, **options))
+
+
+@pytest.mark.parametrize(
+    "sampler", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler"]
+)
+def test_a_sampler_s_own_scale_is_respected(sampler):
+    """These start from noise of their own deviation and scale what the network sees; here written out step by step."""
+    pipe = tiny_pipeline()
+    pipe.scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
+    image = photo(4, 4)
+    got = enlarge(pipe, image, steps=5)
+    low, upsampled = pipe.prepare_images(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].double() / 255)
+    scheduler = getattr(diffusers, sampler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(5)
+    assert float(scheduler.init_noise_sigma) > 2
+    generator = seeded()
+    sample = torch.randn(1, 3, 16, 16, generator=generator) * scheduler.init_noise_sigma
+    draws = {"generator": generator} if "Ancestral" in sampler else {}
+    with torch.no_grad():
+        condition = pipe.condition_encoder(low.float()).condition
+        for timestep in scheduler.timesteps:
+            noise = pipe.unet(scheduler.scale_model_input(sample, timestep), timestep, condition).sample
+            sample = scheduler.step(noise, timestep, sample, **draws).prev_sample
+    expected = ((sample.clamp(-1, 1) / 2 + upsampled).clamp(-1, 1) + 1) / 2
+    np.testing.assert_allclose(got[0].transpose(2, 0, 1), expected[0], atol=1e-5)
+
+
+def test_tiles_fade_into_each_other_and_images_are_padded_by_their_edge(pipe):
+    spans = _spans(20, 8, 3)
+    assert spans == [(0, 8), (5, 13), (10, 18), (12, 20)]
+    weights = [_weights((top, 0, bottom, 8), (20, 8), 3, 4) for top, bottom in spans]
+    first, second = weights[0][:, 0], weights[1][:, 0]
+    assert (first[:20] == 1).all() and (first.diff() <= 0).all() and (second[:12].diff() > 0).all()
+    torch.testing.assert_close(first[20:] + second[:12], torch.ones(12, dtype=torch.float64))
+    assert (weights[-1][12:] == 1).all() and (weights[0] == weights[0][:, :1]).all()
+    low, upsampled = pipe.prepare_images(torch.rand(1, 3, 5, 7))
+    assert low.shape == (1, 3, 6, 8) and upsampled.shape == (1, 3, 24, 32)
+    assert torch.equal(low[..., 7], low[..., 6]) and torch.equal(low[..., 5, :], low[..., 4, :])
+    assert torch.equal(upsampled[..., 28:], upsampled[..., 27:28].expand(-1, -1, -1, 4))
+    assert torch.equal(upsampled[..., 20:, :], upsampled[..., 19:20, :].expand(-1, -1, 4, -1))
 
 
 def test_what_thresholding_cannot_take_is_refused_at_once():

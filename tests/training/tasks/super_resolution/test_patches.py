@@ -59,6 +59,19 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone():
     assert samples[0]["low"].shape == (3, 4, 4) and samples[0]["high"].shape == (3, 16, 16)
 
 
+def test_samples_take_the_images_in_turn():
+    source = images(*[Image.new("RGB", (20, 20), (n, n, n)) for n in (10, 90, 200)])
+    dataset = PatchDataset(source, PatchOptions(scale=4, patch_size=16, patches_per_image=2), seed=0)
+    seen = [round(((dataset[number]["high"] + 1) * 127.5).mean().item()) for number in range(9)]
+    assert seen == [10, 90, 200] * 3
+
+
+def test_prepared_images_that_were_rounded_up_are_cut_as_their_originals_are():
+    low = picture(11, 10, 1)
+    source = images(picture(41, 38, 0), low=[low])
+    assert torch.equal(source.low_image(0, 4), read_rgb(low)[:, :9, :10])
+
+
 def test_an_image_its_maps_and_its_reduction_are_turned_together():
     # The structure map of this picture is its red channel: whatever is done to one must be done to the other.
     red = np.random.default_rng(0).integers(0, 256, (40, 40))
