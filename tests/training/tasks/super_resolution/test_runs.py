@@ -109,6 +109,19 @@ def test_the_learning_rate_falls_every_so_many_steps(short_run, pictures, tmp_pa
     assert history(tmp_path / "run", "learning_rate") == pytest.approx([3e-3, 3e-3, 3e-4, 3e-4, 3e-5])
 
 
+def test_the_learning_rate_falls_by_the_rate_asked_for_after_so_many_steps(short_run, pictures, tmp_path):
+    arguments = [*short_run, "--dataset", str(pictures), "--output_dir", str(tmp_path / "run")]
+    arguments += ["--learning_rate", "0.8", "--lr_decay_steps", "2", "--lr_decay_rate", "0.3"]
+    trainer = prepare("prepare_training", arguments).trainer
+    optimizer, schedule = trainer.create_optimizer(), trainer.create_scheduler(6)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.8 * 0.3 ** (step // 2) for step in range(6)])
+
+
 def test_somebody_elses_pipeline_is_not_overwritten(short_run, pictures, tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(ValueError, match="already holds a run or a model .*model_index.json"):
