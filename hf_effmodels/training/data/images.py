@@ -110,4 +110,7 @@ def _unusable(use: Callable[[int], object], count: int) -> dict[int, str]:
     return dict(sorted(gather_object(found) if state.num_processes > 1 else found))
 
 
-__all__ = ["MODES", "ImageSplitArguments", "image_name", "read_for_stock_processor", "read_image", "usable", "where"]
+__all__ = [
+    *("MODES", "ImageSplitArguments", "image_name", "open_image", "read_for_stock_processor", "read_image"),
+    *("usable", "where"),
+]

@@ -26,7 +26,7 @@ def splits(args: VisionLanguageDataArguments) -> dict:
         check_images((folder / file for file, _ in rows), split)
         if name == args.train_split:
             rows = [(file, (caption,)) for file, captions in rows for caption in captions]
-        return Samples.of(rows, partial(_sample, folder=folder), split)
+        return Samples.of(rows, partial(_sample, folder=folder), split, groups=[file for file, _ in rows])
 
     return lazily(images, read)
 

@@ -1,5 +1,6 @@
 """One question about a picture (or about none), and rows of a data set that become such questions when read."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -44,18 +45,22 @@ class Samples:
         make: row -> sample; raises a ValueError for what is wrong with the row. Goes to worker processes: no lambda.
         split: where they come from, for messages.
         numbers: of the rows in use.
+        groups: of each row; rows of one group, such as the captions of an image, are held out together.
     """
 
     rows: Sequence
     make: Callable[[object], Sample]
     split: str
     numbers: np.ndarray
+    groups: np.ndarray | None = None
 
     @classmethod
-    def of(cls, rows: Sequence, make: Callable[[object], Sample], split: str) -> "Samples":
+    def of(
+        cls, rows: Sequence, make: Callable[[object], Sample], split: str, groups: Sequence | None = None
+    ) -> "Samples":
         if not len(rows):
             raise ValueError(f"{split} is empty.")
-        return cls(rows, make, split, np.arange(len(rows)))
+        return cls(rows, make, split, np.arange(len(rows)), None if groups is None else np.asarray(groups))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -96,8 +101,22 @@ class Samples:
         return replace(self, numbers=self.numbers[np.linspace(0, len(self) - 1, limit).round().astype(np.int64)])
 
     def held_out(self, number: int) -> tuple["Samples", "Samples"]:
-        """The rest, and `number` of them, the same in every run."""
-        chosen = np.zeros(len(self), dtype=bool)
-        chosen[np.random.default_rng(0).permutation(len(self))[:number]] = True
+        """The rest, and `number` of them (or a few more, to have whole groups), the same in every run."""
+        chosen, order = np.zeros(len(self), dtype=bool), np.random.default_rng(0).permutation(len(self))
+        if self.groups is None:
+            chosen[order[:number]] = True
+        else:
+            groups, taken, count = self.groups[self.numbers], [], 0
+            sizes = Counter(groups.tolist())
+            for group in dict.fromkeys(groups[order].tolist()):
+                if count >= number:
+                    break
+                taken.append(group)
+                count += sizes[group]
+            chosen = np.isin(groups, taken)
+            if chosen.all():
+                raise ValueError(
+                    f"--eval_fraction: {self.split} is about one image: nothing would be left to train on."
+                )
         rest, held_out = (replace(self, numbers=self.numbers[mask]) for mask in (~chosen, chosen))
         return rest, replace(held_out, split=f"{self.split} (held out)")

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from ....pipelines.sam_diffsr.masks import decode_regions
 from ....pipelines.sam_diffsr.matlab_resize import imresize
-from ...data.images import ImageSplitArguments, image_name, read_image
+from ...data.images import ImageSplitArguments, image_name, open_image, read_image
 from ...data.splits import Column, evaluation_split, find_column, load_splits, number_held_out, pick_split
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -174,13 +173,10 @@ def read_regions(value) -> np.ndarray:
     """A region map as (height, width) whole numbers."""
     if isinstance(value, np.ndarray):
         return value
-    if isinstance(value, dict):
-        import io
-
-        if value.get("bytes") is None and value.get("path") is None:
-            raise ValueError("there is no region map")
-        value = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") is not None else value["path"])
-    array = np.asarray(value)
+    try:
+        array = np.asarray(open_image(value))  # as it is stored: the values are numbers of regions
+    except (ValueError, OSError) as error:
+        raise type(error)(f"the region map: {error}") from error
     if array.ndim != 2 or array.dtype.kind not in "iu":
         raise ValueError(
             f"the region map is {array.dtype} of shape {array.shape}, expected whole numbers, one channel"

@@ -78,3 +78,15 @@ def test_samples_are_held_out_at_random_and_limited_evenly():
     assert min(chosen) < 8 and max(chosen) > 31 and len({n // 10 for n in chosen}) == 4
     assert samples.evenly(4).numbers.tolist() == [0, 13, 26, 39] and samples.evenly(None) is samples
     assert [s.references[0] for s in samples.select([3, 5]).without_images()] == ["3", "5"]
+
+
+def test_rows_of_one_image_are_held_out_together():
+    groups = [f"{n // 5}.jpg" for n in range(100)]
+    samples = Samples.of(list(range(100)), lambda row: asked(str(row)), "mine/train", groups=groups)
+    rest, held_out = samples.held_out(13)
+    assert len(held_out) == 15 and len(rest) == 85
+    images = [{groups[n] for n in part.numbers} for part in (rest, held_out)]
+    assert len(images[1]) == 3 and not images[0] & images[1]
+    assert held_out.numbers.tolist() == samples.held_out(13)[1].numbers.tolist()
+    with pytest.raises(ValueError, match="mine/train is about one image: nothing would be left"):
+        Samples.of([1, 2], lambda row: asked("x"), "mine/train", groups=["a", "a"]).held_out(1)

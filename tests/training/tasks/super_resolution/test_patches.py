@@ -12,6 +12,7 @@ from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 from hf_effmodels.training.tasks.super_resolution.data import (
     HighResolutionImages,
     fit_structure,
+    read_regions,
     read_rgb,
     reduce_image,
 )
@@ -199,3 +200,18 @@ def test_structure_maps_are_normalised_as_asked():
         for z in (False, True)
     ]
     assert [value.tolist() for value in flat] == [[0.75], [0.0]]
+
+
+def test_a_region_map_is_read_as_it_is_stored_and_named_where_it_cannot_be(tmp_path):
+    regions = np.full((24, 24), 300, np.uint16)
+    Image.fromarray(regions).save(tmp_path / "regions.png")
+    assert np.array_equal(read_regions({"bytes": None, "path": str(tmp_path / "regions.png")}), regions)
+    assert np.array_equal(read_regions(Image.fromarray(regions)), regions) and read_regions(regions) is regions
+    (tmp_path / "regions.png").write_bytes(b"nothing")
+    for value, error, message in (
+        ({"bytes": None, "path": None}, ValueError, "the region map: there is no image"),
+        (tmp_path / "regions.png", OSError, "the region map: the file is not an image"),
+        (Image.new("RGB", (4, 4)), ValueError, "the region map is uint8 of shape"),
+    ):
+        with pytest.raises(error, match=message):
+            read_regions(value)
