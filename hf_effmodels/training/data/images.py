@@ -111,6 +111,12 @@ def _unusable(use: Callable[[int], object], count: int) -> dict[int, str]:
 
 
 __all__ = [
-    *("MODES", "ImageSplitArguments", "image_name", "open_image", "read_for_stock_processor", "read_image"),
-    *("usable", "where"),
+    "MODES",
+    "ImageSplitArguments",
+    "image_name",
+    "open_image",
+    "read_for_stock_processor",
+    "read_image",
+    "usable",
+    "where",
 ]
