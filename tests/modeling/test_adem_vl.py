@@ -214,7 +214,9 @@ def test_generation_sees_each_image_once_and_agrees_with_rows_alone(pixels):
     mask = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
     for more in ({}, {"num_beams": 3, "num_return_sequences": 2}):
         passes.clear()
-        found = model.generate(ids, attention_mask=mask, pixel_values=pixels, **more, **GREEDY)[:, 6:]
+        found = model.generate(ids, attention_mask=mask, pixel_values=pixels, **more, **GREEDY)
+        assert torch.equal(found[:, :6], ids.repeat_interleave(len(found) // 2, dim=0))
+        found = found[:, 6:]
         assert len(passes) == 1
         alone = [
             model.generate(ids[:1], pixel_values=pixels, **more, **GREEDY)[:, 6:],
@@ -497,6 +499,11 @@ def test_texts_and_images_that_do_not_correspond_are_refused(processor, image, p
             configuration(**settings)
     with pytest.raises(ValueError, match=r"vision_context: got \(1, 3, 32\), expected \(rows, 20, 32\)"):
         model(IDS[1:], vision_context=torch.zeros(1, 3, 32))
+    context, class_embeds = model.model.encode_rows(IDS, pixels)
+    with pytest.raises(ValueError, match="class_embeds: got 1 rows for a batch of 2"):
+        model(IDS, vision_context=context, class_embeds=class_embeds[:1])
+    with pytest.raises(ValueError, match=r"there is no image: give pixel_values \(with vision_context also class_emb"):
+        model(IDS, vision_context=context)
     other = AdemVLConfig(text_config={"model_type": "gpt_bigcode"}, vision_config=VISION, **SETTINGS)
     with torch.device("meta"), pytest.raises(ValueError, match="a 'gpt_bigcode' has no layers.<i>.mlp; accepted are"):
         AdemVLModel(other)

@@ -334,6 +334,8 @@ class AdemVLModel(AdemVLPreTrainedModel):
         embeds = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         if class_embeds is None:
             return embeds
+        if len(class_embeds) != len(input_ids):
+            raise ValueError(f"class_embeds: got {len(class_embeds)} rows for a batch of {len(input_ids)}.")
         return torch.where(is_image[..., None], class_embeds[:, None].to(embeds), embeds)
 
     def fusion(self, vision_context: torch.Tensor | None) -> Fusion:
@@ -430,7 +432,7 @@ class AdemVLModel(AdemVLPreTrainedModel):
         elif slots.any():
             raise ValueError(
                 f"input_ids: row {int(slots.nonzero()[0])} has an image token, but there is no image: give "
-                "pixel_values, or leave the image token out of the text."
+                "pixel_values (with vision_context also class_embeds), or leave the image token out of the text."
             )
 
     def _waits_for_every_parameter(self) -> bool:
