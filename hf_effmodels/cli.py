@@ -3,6 +3,7 @@ benchmark · tiny-lm."""
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
@@ -22,10 +23,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         result = arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
-        sys.stderr.write(f"hf-effmodels: error: {error}\n")
-        return 2
+        return _refuse(str(error))
+    except Exception as error:
+        # Input that nobody foresaw, found by a library on its way. Runs show where: they may have gone on for days.
+        if argv[:1] and argv[0] in RUNS or os.environ.get(TRACEBACK):
+            raise
+        return _refuse(f"{type(error).__name__}: {error} (an input was not foreseen; {TRACEBACK}=1 shows where)")
     print(json.dumps(_plain(result), indent=2) if arguments.json else arguments.show(result))
     return 0
+
+
+def _refuse(reason: str) -> int:
+    reason = " ".join(reason.split()) or "no reason was given"
+    sys.stderr.write(f"hf-effmodels: error: {reason}\n")
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,12 +106,13 @@ def _convert(arguments):
     given = {f"{part}_model": getattr(arguments, f"{part}_model") for part in _base_models()}
     overrides = {name: value for name, value in given.items() if value is not None}
     if arguments.num_labels is not None:
+        if not 1 <= arguments.num_labels <= 1_000_000:
+            raise ValueError(f"--num-labels: got {arguments.num_labels}, accepted are 1 to 1000000.")
         overrides["num_labels"] = arguments.num_labels
     if arguments.labels is not None:
-        with open(arguments.labels, encoding="utf-8") as file:
-            names = json.load(file)
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"--labels: {arguments.labels} holds no list of names.")
+        names = _read_labels(arguments.labels)
+        if arguments.num_labels not in (None, len(names)):
+            raise ValueError(f"--num-labels: got {arguments.num_labels}, but --labels has {len(names)} names.")
         overrides["id2label"] = dict(enumerate(names))
     return convert(
         arguments.preset,
@@ -113,6 +125,19 @@ def _convert(arguments):
     )
 
 
+def _read_labels(file: str) -> list[str]:
+    try:
+        with open(file, encoding="utf-8") as opened:
+            names = json.load(opened)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"--labels: {file} is no JSON file ({error}).") from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"--labels: {file} holds no list of names.")
+    if twice := sorted({name for name in names if names.count(name) > 1})[:3]:
+        raise ValueError(f"--labels: {file} has names that stand twice: {', '.join(map(repr, twice))}.")
+    return names
+
+
 def _base_models() -> dict[str, str]:
     """Part of a model that official files leave out -> the architectures where they do."""
     titles: dict[str, list[str]] = {}
@@ -123,9 +148,13 @@ def _base_models() -> dict[str, str]:
 
 
 def _export(arguments):
-    from .edge import export
+    from .edge import check_preset, export
     from .hub.convert import load_checkpoint
 
+    if arguments.image_size is not None and not 1 <= arguments.image_size <= 16384:
+        raise ValueError(f"--image-size: got {arguments.image_size}, accepted are 1 to 16384.")
+    if arguments.checkpoint is not None or arguments.preset in list_models():
+        check_preset(arguments.preset)
     source, processor = arguments.preset, None
     if arguments.checkpoint is not None:
         source = load_checkpoint(arguments.preset, arguments.checkpoint)[0]
@@ -230,5 +259,9 @@ def _tiny_lm(argv: list[str]) -> None:
     tiny_lm(argv)
 
 
+#: Set to anything, it lets the traceback of an unforeseen error through.
+TRACEBACK = "HF_EFFMODELS_TRACEBACK"
+#: Commands that run for long.
+RUNS = ("train", "evaluate", "benchmark")
 #: Commands with argument parsers of their own.
 PASSED_ON = {"train": _train, "evaluate": _evaluate, "prepare": _prepare, "benchmark": _benchmark, "tiny-lm": _tiny_lm}

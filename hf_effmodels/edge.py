@@ -16,7 +16,8 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from ._files import check_folder, whole_folder
-from .models import create_image_processor, create_model, list_models
+from .hub.wrappers import unwrap, unwrap_parts
+from .models import create_image_processor, create_model, list_models, model_info
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ def export(
         FileExistsError: `folder` has something in it.
     """
     chosen = _format(format)
+    source = unwrap(source)
     folder = Path(folder)
     check_folder(folder)
     model, processor = _source(source, processor)
     size = _image_size(model, processor, image_size)
-    model = copy.deepcopy(model).eval()
+    model = unwrap_parts(copy.deepcopy(model)).eval()
     if hasattr(model, "reparameterize"):
         model.reparameterize()
     # ExecuTorch takes no other layout.
@@ -121,6 +123,13 @@ def export(
         difference=difference,
         batches=batches,
     )
+
+
+def check_preset(preset: str) -> None:
+    """ValueError unless `preset` is that of an image classifier."""
+    if preset not in list_models(task="image-classification"):
+        model_info(preset)
+        raise ValueError(f"{preset} has no classifier of images, which is what can be exported.")
 
 
 def load(folder: str | Path, **options):
@@ -158,6 +167,7 @@ def _source(source, processor):
     if isinstance(source, PreTrainedModel):
         return source, processor
     if str(source) in list_models():
+        check_preset(str(source))
         return create_model(str(source)), processor or create_image_processor(str(source))
     model = AutoModelForImageClassification.from_pretrained(source)
     return model, processor or AutoImageProcessor.from_pretrained(source)
@@ -193,6 +203,9 @@ def _difference(model, program, pixels: torch.Tensor, batches: tuple[int, ...]) 
     for batch in batches:
         expected = model(pixel_values=pixels[:batch]).logits
         got = program(pixel_values=pixels[:batch]).logits.to(expected)
+        if not (expected.isfinite().all() and got.isfinite().all()):
+            whose = "the exported program's" if expected.isfinite().all() else "the model's own"
+            raise ValueError(f"source: {whose} logits are not finite for random images; nothing was written.")
         scale = expected.std().item() if expected.numel() > 1 else expected.abs().item()
         differences.append((got - expected).abs().max().item() / max(scale, 1e-12))
     return max(differences)

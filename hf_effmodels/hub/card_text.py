@@ -213,8 +213,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{key}.")
         else:
-            rows.append((plain(f"{prefix}{key}"), "a local path" if is_local(value) else code(value)))
+            rows.append((plain(f"{prefix}{key}"), _shown(value)))
     return rows
+
+
+def _shown(value: Any) -> str:
+    """A hyper-parameter's value; of a path on this machine only that it is one."""
+    if isinstance(value, (list, tuple)):
+        return code(f"[{', '.join('a local path' if is_local(item) else one_line(item) for item in value)}]")
+    return "a local path" if is_local(value) else code(value)
 
 
 def _origin(about: About, conversion: Mapping[str, Any] | None, license: str | None) -> str:

@@ -381,7 +381,7 @@ def _check_fit(weights: dict, expected: dict, renamed: dict[str, str], prefix: s
             problems.append(f"{len(names)} {what}: {'; '.join(names[:5])}{more}.")
     if problems:
         error = ConversionError(" ".join(problems))
-        error.names_are_foreign = len(unexpected) > len(weights) / 2
+        error.names_are_foreign = len(unexpected) > len(weights) / 2 or len(missing) > 0.9 * len(expected)
         raise error
 
 

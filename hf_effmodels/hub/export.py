@@ -161,7 +161,7 @@ def is_export(folder: Path) -> bool:
     try:
         modules = {c.partition(".")[0] for c in json.loads((folder / CONFIG).read_bytes())["auto_map"].values()}
         return bool(modules) and all((folder / f"{m}.py").read_bytes().startswith(HEADER.encode()) for m in modules)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return False
 
 

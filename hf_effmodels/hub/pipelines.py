@@ -62,7 +62,7 @@ def pipeline_code(index: dict, where: str) -> dict[str, bytes]:
     folder = Path(importlib.import_module(entry.package).__file__).parent
     files = {f"{stem}.py": folder / f"{stem}.py" for stem in entry.code}
     for component, (module, _) in components(index).items():
-        if module in entry.classes:
+        if isinstance(module, str) and module in entry.classes:
             files[f"{component}/{module}.py"] = folder / f"{module}.py"
         elif module not in LIBRARIES:
             accepted = ", ".join((*entry.classes, *LIBRARIES))
@@ -74,7 +74,7 @@ def _name(index: dict, where: str) -> str:
     """Which of `PIPELINES` a `model_index.json` belongs to."""
     value = index.get("_class_name")
     for name in PIPELINES:
-        if isinstance(value, list) and value[0] == f"pipeline_{name}":
+        if isinstance(value, list) and len(value) == 2 and value[0] == f"pipeline_{name}":
             return name
     raise ValueError(
         f"{where}: its {MODEL_INDEX} is of {value!r}, accepted are pipelines of this package: {', '.join(PIPELINES)}"

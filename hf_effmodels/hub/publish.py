@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub import (
     CommitInfo,
     CommitOperationAdd,
@@ -51,7 +52,7 @@ from .pipelines import (
     pipeline_card,
     pipeline_code,
 )
-from .usage import usage_section
+from .usage import auto_class_of, usage_section
 from .wrappers import unwrap
 
 logger = logging.getLogger(__name__)
@@ -186,10 +187,13 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
         architecture = _architecture(folder)
         code, mapping = architecture_code(architecture), auto_map(architecture)
         needed = ["model.safetensors"]
+        config = _config(folder, architecture)
         _check_frozen_parts(folder)
     _check_code(folder, code)
     for weights in needed:
         _check_weights(folder, weights)
+    if not is_pipeline_there:
+        _check_fit(folder, architecture, config)
     for name in names:
         if name.endswith(".json"):
             _check_settings(folder, name, mapping)
@@ -203,7 +207,8 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
 def _architecture(folder: Path) -> Architecture:
     """The architecture of an exported folder, whose configuration must be one of its."""
     config = read_json(folder, CONFIG)
-    architecture = ARCHITECTURES.get(config.get("model_type"))
+    model_type = config.get("model_type")
+    architecture = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
     if architecture is None:
         raise ValueError(
             f"folder_or_model: {folder / CONFIG} is of {config.get('model_type')!r}, accepted are "
@@ -216,6 +221,36 @@ def _architecture(folder: Path) -> Architecture:
             f"{', '.join(sorted(set(architecture.auto_classes.values())))}"
         )
     return architecture
+
+
+def _config(folder: Path, architecture: Architecture):
+    """The configuration of an exported folder; ValueError if it is none of its architecture."""
+    try:
+        return architecture.config_class.from_dict(read_json(folder, CONFIG))
+    except Exception as error:  # whatever its values make the checks of the configuration stumble over
+        reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+        raise ValueError(f"folder_or_model: {folder / CONFIG} is no configuration ({reason})") from error
+
+
+def _check_fit(folder: Path, architecture: Architecture, config) -> None:
+    """ValueError unless the weights are those of the configuration's model (of adapters, which are a part, some)."""
+    auto_class = auto_class_of(architecture, config.architectures[0])
+    with torch.device("meta"):
+        model = architecture.model_class(auto_class)(config)
+    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
+    found = {}
+    for name in needed_weights(folder, "model.safetensors"):
+        if not name.endswith(".json"):
+            with safe_open(folder / name, framework="pt") as file:
+                found |= {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
+    may_be_missing = set(model.all_tied_weights_keys) | set(model.all_tied_weights_keys.values())
+    missing = set() if getattr(config, "adapter_only", False) else expected.keys() - found.keys() - may_be_missing
+    wrong = sorted(missing) + sorted(name for name, shape in found.items() if expected.get(name) != shape)
+    if wrong or not found:
+        raise ValueError(
+            f"folder_or_model: the weights in {folder} are not those of the model in its {CONFIG}: missing, "
+            f"superfluous or of another shape are {', '.join(wrong[:5]) or 'all'}"
+        )
 
 
 def _check_code(folder: Path, code: dict[str, bytes]) -> None:
@@ -283,7 +318,7 @@ def _readme(folder: Path, repo_id: str, license: str | None) -> str:
     """The folder's card with the licence in it, its snippets naming the repository."""
     if not (folder / CARD).is_file():
         raise ValueError(f"folder_or_model: {folder} has no {CARD}")
-    text = _with_license((folder / CARD).read_text(encoding="utf-8"), folder, license)
+    text = _with_license(_card_text(folder), folder, license)
     return text.replace(_usage(folder), _usage(folder, repo_id))
 
 
@@ -293,12 +328,25 @@ def _pipeline_readme(folder: Path, repo_id: str, license: str | None) -> str:
         if license is None:
             raise _no_license(folder)
         return pipeline_card(folder, license=license, repo_id=repo_id)
-    text = _with_license((folder / CARD).read_text(encoding="utf-8"), folder, license)
+    text = _with_license(_card_text(folder), folder, license)
     return text.replace(f'"{LOCAL_PIPELINE_ID}"', f'"{repo_id}"')
 
 
+def _card_text(folder: Path) -> str:
+    try:
+        return (folder / CARD).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"folder_or_model: {folder / CARD} is no text in UTF-8 ({error})") from error
+
+
 def _with_license(text: str, folder: Path, license: str | None) -> str:
-    card = ModelCard(text)
+    if license is not None:
+        check_license(license)
+    try:
+        card = ModelCard(text)
+    except Exception as error:  # of YAML, or of the client, which has no common kind for them
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"folder_or_model: the metadata of {folder / CARD} cannot be read ({reason})") from error
     stated = card.data.license
     if license is not None and stated is not None and license != stated:
         raise ValueError(f"license: got {license!r}, but the card in {folder} says {stated!r}")

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import re
+import shutil
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ import hf_effmodels
 from hf_effmodels import _files
 from hf_effmodels.hub import build_card, export
 
+from ..modeling.tiny import tiny_config
+from ..test_files import HOW, Interrupted
 from .client import run_snippets
 
 
@@ -195,3 +199,205 @@ def test_the_snippets_of_every_kind_of_card_run_in_the_folder(
 def test_wrong_card_arguments_are_named(tiny, arguments, message):
     with pytest.raises(ValueError, match=message):
         build_card(tiny.model, **arguments)
+
+
+# texts of users in cards
+
+
+EVIL = [
+    "x\n---\nlicense: apache-2.0\n---\n# Owned",
+    "x\n\n## Facts\n\n| a | b |",
+    "a | b | c",
+    "`code` ```python\nimport os\n```",
+    "<script>alert(1)</script><img src=x onerror=y>",
+    "[click](javascript:alert) ![i](http://evil/x.png)",
+    "# heading",
+    "- item",
+    "1. item",
+    "*bold* _it_ ~~gone~~ $x$",
+    "\u202egnirts \x00\x1b[31m\r\v\u2028next",
+    "/home/alice/secret/photos",
+    "~/secret/photos",
+    "C:\\Users\\alice\\photos",
+    "---",
+    "...",
+    "x" * 5000,
+]
+
+
+def evil_card(tiny, text: str):
+    model = copy.deepcopy(tiny.model)
+    model.config.id2label = {0: text, 1: "dog", 2: "owl"}
+    return build_card(
+        model,
+        license="other",
+        license_name="A name of one line",
+        license_link="https://example.org/licence",
+        dataset=text,
+        results=[{"metric": text, "value": 0.5, "split": text, "source": text, "dataset": text}],
+        training={text: text, "nested": {"key": text, "paths": [text]}},
+        conversion={"source": text, "sha256": "ab" * 32, "entry": text, "converted": 3},
+    )
+
+
+@pytest.mark.parametrize("text", EVIL, ids=range(len(EVIL)))
+def test_no_text_of_a_user_breaks_out_of_its_place_in_a_card(tiny, text):
+    calm = str(evil_card(tiny, "calm"))
+    card = str(evil_card(tiny, text))
+    # The same lines begin in the same way: nothing of the text begins a line, a cell, a heading or a block.
+    frame = [re.split(r"[^#|\-`> \d]", line, maxsplit=1)[0] for line in ModelCard(calm).text.splitlines()]
+    assert [re.split(r"[^#|\-`> \d]", line, maxsplit=1)[0] for line in ModelCard(card).text.splitlines()] == frame
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in ModelCard(card).text.splitlines()]
+    assert cells == [len(re.findall(r"(?<!\\)\|", line)) for line in ModelCard(calm).text.splitlines()]
+    data = ModelCard(card).data
+    assert data.license == "other" and data.tags == ModelCard(calm).data.tags and card.count("\n---\n") == 1
+    for never in ("alice", "secret", "\x1b", "\u202e", "x" * 300):
+        assert never not in card, never
+    # Markup is none inside a code span or behind a backslash.
+    assert not re.search(r"(?<!\\)(<script|\]\((javascript|http://evil))", re.sub("`[^`]*`", "", ModelCard(card).text))
+
+
+def test_a_card_keeps_paths_and_file_names_of_this_machine_to_itself(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_corpus.txt").write_text("text")
+    (tmp_path / "holiday_photos").mkdir()
+    local = ["my_corpus.txt", "holiday_photos", str(tmp_path / "my_corpus.txt")]
+    local += ["data/of/holiday_photos", "./my_corpus.txt"]
+    for name in local:
+        results = {"accuracy": 0.5}
+        text = str(build_card(tiny.model, dataset=name, results=results, training={"masks": name, "lr": 0.1}))
+        assert "my_corpus" not in text and "holiday_photos" not in text and str(tmp_path) not in text
+        assert "Trained on data of its maker's own." in text and "| masks | a local path |" in text
+    conversion = {"source": "johns_model_final2.pth", "sha256": "ab" * 32, "entry": "the file itself", "converted": 3}
+    assert "johns_model" not in str(build_card(tiny.model, conversion=conversion))
+    named = str(build_card(tiny.model, dataset="digits", results={"accuracy": 0.5}, training={"optim": "adamw"}))
+    assert "Trained on digits." in named and "accuracy, digits" in named and "| optim | `adamw` |" in named
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"license": ["mit", "apache-2.0"]}, "license: got .'mit', 'apache-2.0'., which is not a licence"),
+        ({"license": "other", "license_name": "a\nb", "license_link": "https://x.org"}, "license_name: got 'a"),
+        (
+            {"license": "other", "license_name": "a", "license_link": "javascript:x"},
+            "license_link: got 'javascript:x'",
+        ),
+        ({"license": "other", "license_name": "a", "license_link": "https://x.org) [b]("}, "license_link: got"),
+        ({"repo_id": 'org/net")\nimport os #'}, "repo_id: got .*accepted is 'namespace/name'"),
+        ({"repo_id": "org/net", "revision": 'x")\nimport os'}, "revision: got"),
+        ({"results": [{"metric": 3, "value": 1}], "dataset": "d"}, "a metric must be a name, got 3"),
+    ],
+)
+def test_what_could_break_out_of_a_snippet_or_a_link_is_refused(tiny, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_card(tiny.model, **arguments)
+
+
+def test_a_number_that_is_not_finite_is_shown_but_no_result_of_the_metadata(tiny):
+    card = build_card(tiny.model, dataset="d", results={"perplexity": float("inf"), "accuracy": 0.5})
+    assert [r.metric_type for r in ModelCard(str(card)).data.eval_results] == ["accuracy"]
+    assert "| perplexity, d | not published | inf (" in card.text
+
+
+def test_what_a_card_says_of_published_numbers_depends_on_where_the_weights_are_from():
+    with torch.device("meta"):
+        model = hf_effmodels.create_model("ghostnetv3-1.0x")
+    conversion = {"source": "x", "sha256": "ab" * 32, "entry": "state_dict", "converted": 3}
+    preset = hf_effmodels.registry.ARCHITECTURES["ghostnetv3"].presets["ghostnetv3-1.0x"]
+    assert preset.weights_license == "apache-2.0" and preset.weights_license_note
+    own = build_card(model, license="apache-2.0").text
+    converted = build_card(model, license="apache-2.0", conversion=conversion).text
+    relicensed = build_card(model, license="mit", conversion=conversion).text
+    assert "not necessarily these" in own and "these, converted" not in own and "## Origin" not in own
+    assert "these, converted" in converted and "not necessarily" not in converted
+    assert preset.weights_license_note in converted and preset.weights_license_note not in relicensed
+    assert preset.weights in converted and "| Licence of the weights | mit |" in relicensed
+    other = build_card(model, license="other", license_name="Mine", license_link="LICENSE").text
+    assert "| Licence of the weights | [Mine](LICENSE) |" in other
+
+
+# weights
+
+
+def test_compiled_models_are_exported_as_what_they_are(tiny, tmp_path):
+    plain = contents(export(tiny.model, tiny.processor, tmp_path / "plain", license="mit"))
+    inner = copy.deepcopy(tiny.model)
+    inner.ghostnetv3.stem = torch.compile(inner.ghostnetv3.stem)
+    both = torch.compile(copy.deepcopy(inner))
+    for name, model in (("whole", torch.compile(tiny.model)), ("part", inner), ("both", both)):
+        assert contents(export(model, tiny.processor, tmp_path / name, license="mit")) == plain, name
+    parallel = torch.nn.DataParallel(tiny.model)
+    assert contents(export(parallel, tiny.processor, tmp_path / "parallel", license="mit")) == plain
+
+
+def test_tied_weights_of_a_compiled_decoder_are_written_once(tmp_path):
+    architecture = hf_effmodels.registry.ARCHITECTURES["pangu_pi"]
+    config = tiny_config(architecture, tie_word_embeddings=True)
+    model = architecture.model_class("AutoModelForCausalLM")(config)
+    plain = contents(export(model, None, tmp_path / "plain", license="mit"))
+    model.model.layers[0] = torch.compile(model.model.layers[0])
+    assert contents(export(model, None, tmp_path / "compiled", license="mit")) == plain
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), -1.0])
+def test_weights_that_compute_nothing_are_exported_only_on_request(tiny, tmp_path, value):
+    model = copy.deepcopy(tiny.model)
+    name = next(n for n, _ in model.named_buffers() if n.endswith("running_var"))
+    model.get_buffer(name)[0] = value
+    with pytest.raises(ValueError, match=rf"model: 1 broken weights: {re.escape(name)} .*allow_broken_weights=True"):
+        export(model, tiny.processor, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert (export(model, tiny.processor, tmp_path / "out", allow_broken_weights=True) / "model.safetensors").exists()
+
+
+# whole or not at all, and other people's files
+
+
+def test_an_export_into_a_link_writes_what_it_points_to(tiny, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk", target_is_directory=True)
+    for license in ("mit", "apache-2.0"):
+        folder = export(tiny.model, tiny.processor, tmp_path / "link", license=license)
+        assert folder == (tmp_path / "disk").resolve() and (tmp_path / "link").is_symlink()
+        assert f"license: {license}" in (tmp_path / "disk" / "README.md").read_text()
+    assert sorted(os.listdir(tmp_path)) == ["disk", "link"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_failed_or_killed_export_with_overwrite_keeps_the_old_and_the_users_own_files(tiny, tmp_path, how):
+    folder = tmp_path / "model"
+    export(tiny.model, tiny.processor, folder, license="mit")
+    (folder / "thesis.tex").write_text("mine")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "log").write_text("mine")
+    before, seen = tree(folder), set()
+    export(tiny.model, tiny.processor, tmp_path / "new", license="apache-2.0")
+    after = {**before, **tree(tmp_path / "new")}
+    shutil.rmtree(tmp_path / "new")
+    shutil.copytree(folder, tmp_path / "kept")
+    for number in range(1, 400, 3):
+        with Interrupted(number, how) as steps:
+            export(tiny.model, tiny.processor, folder, license="apache-2.0", overwrite=True)
+        found = tree(folder)
+        assert found in (before, after), number
+        seen.add(found == before)
+        if steps.count < number:
+            break
+        if found == after:
+            shutil.rmtree(folder)
+            shutil.copytree(tmp_path / "kept", folder)
+    assert seen == {True, False} and tree(folder) == after
+
+
+def tree(folder) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_code_that_was_edited_since_is_not_replaced_without_leave(tiny, tmp_path):
+    folder = export(tiny.model, tiny.processor, tmp_path / "model", license="mit")
+    edited = (folder / "squeeze_excite.py").read_bytes() + b"# mine\n"
+    (folder / "squeeze_excite.py").write_bytes(edited)
+    with pytest.raises(FileExistsError, match=r"holds squeeze_excite\.py, which is not part of an earlier export"):
+        export(tiny.model, tiny.processor, folder, license="mit")
+    assert (folder / "squeeze_excite.py").read_bytes() == edited

@@ -1,0 +1,139 @@
+"""What a user may get wrong on the command line ends in one line that says so, never in a traceback."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import hf_effmodels
+from hf_effmodels import cli
+from hf_effmodels.hub import export
+from hf_effmodels.registry import ARCHITECTURES
+
+from .modeling.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    architecture = ARCHITECTURES["ghostnetv3"]
+    model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture))
+    processor = hf_effmodels.create_image_processor("ghostnetv3-1.0x", image_size=64)
+    return export(model, processor, tmp_path_factory.mktemp("good") / "model", license="mit")
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Run a command that must be refused; what it said."""
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+
+    def call(*argv) -> str:
+        assert cli.main([str(part) for part in argv]) == 2, argv
+        out, err = capsys.readouterr()
+        said = err.splitlines()[-1]
+        assert out == "" and said.startswith("hf-effmodels: error: ") and len(said) > 30, argv
+        return said
+
+    return call
+
+
+CONFIGS = [b"", b"[]", b"null", b"1", b"{", b"\xff\xfe", b"{}", b'{"auto_map": 3}', b'{"auto_map": {"AutoConfig": 3}}']
+FIELDS = [{"model_type": [1]}, {"model_type": None}, {"model_type": "ghostnet"}, {"architectures": None}]
+FIELDS += [{"architectures": [3]}, {"architectures": ["GhostNetV3Config"]}, {"image_size": "x"}, {"stages": None}]
+FIELDS += [{"num_channels": -1}, {"id2label": "x"}, {"id2label": [1]}, {"id2label": {"a": "b"}}, {"dtype": "nope"}]
+FIELDS += [{"auto_map": {}}, {"reparameterized": "maybe"}, {"head_size": 7}, {"out_features": ["x"]}]
+
+
+@pytest.mark.parametrize("content", [*CONFIGS, b"[" * 100000, *FIELDS], ids=lambda c: str(c)[:30])
+def test_a_folder_with_a_wrong_configuration_is_not_published(good, refused, tmp_path, content):
+    folder = shutil.copytree(good, tmp_path / "model")
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((folder / "config.json").read_text()) | content).encode()
+    (folder / "config.json").write_bytes(content)
+    assert str(folder) in refused("publish", folder, "org/net", "--token", "hf_x")
+
+
+LICENCES = ["[mit, apache-2.0]", "{a: b}", "3", "unknown", "MIT", "mit\\nlicense_name: [a]", "other"]
+LICENCES += ["!!python/object:x {}"]
+CARDS = [f"---\nlicense: {licence}\n---\n".replace("\\n", "\n") for licence in LICENCES]
+CARDS += ["", "---", "---\n---\n", "no metadata", "---\n- a\n---\n", "---\n3\n---\n", "---\n: : :\n  - x\n---\n"]
+CARDS += ["---\nlicense: mit\nmodel-index: 3\n---\n", "---\nlicense: mit\ntags: 3\n---\n", b"\xff\xfe\x00"]
+CARDS += ["---\nlicense: other\nlicense_name: 3\nlicense_link: []\n---\n", "---\nlicense: null\n---\n"]
+
+
+@pytest.mark.parametrize("text", CARDS, ids=range(len(CARDS)))
+def test_a_folder_with_a_wrong_card_is_not_published(good, refused, tmp_path, text):
+    folder = shutil.copytree(good, tmp_path / "model")
+    (folder / "README.md").write_bytes(text if isinstance(text, bytes) else text.encode())
+    said = refused("publish", folder, "org/net", "--token", "hf_x")
+    assert "licen" in said or "README.md" in said
+
+
+INDICES = ["", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": null}}', '{"weight_map": {"a": "../x"}}']
+
+
+@pytest.mark.parametrize("index", INDICES)
+def test_a_folder_with_a_wrong_index_of_weights_is_not_published(good, refused, tmp_path, index):
+    folder = shutil.copytree(good, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    assert "model.safetensors.index.json" in refused("publish", folder, "org/net", "--token", "hf_x")
+
+
+def test_a_folder_with_other_weights_is_not_published(good, refused, tmp_path):
+    folder = shutil.copytree(good, tmp_path / "model")
+    for content, message in (
+        (b"", "truncated or damaged"),
+        (b"x", "truncated or damaged"),
+        (b"\xff" * 100, "truncated or damaged"),
+        (b"\x08" + b"\0" * 7 + b"{}      ", "are not those of the model in its config.json: missing"),
+    ):
+        (folder / "model.safetensors").write_bytes(content)
+        assert message in refused("publish", folder, "org/net", "--token", "hf_x")
+    index = {"_class_name": ["pipeline_sam_diffsr", "X"]}
+    for wrong in ({"_class_name": []}, {"_class_name": [{}, 1]}, {"unet": [["a"], {}]}, {"unet": [1, 2]}, {"unet": 3}):
+        (folder / "model_index.json").write_text(json.dumps(index | wrong))
+        refused("publish", folder, "org/net", "--token", "hf_x", "--license", "mit")
+
+
+def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.ones(3)}, "a.pth")
+    convert = ("convert", "ghostnetv3-0.5x", "a.pth", "out")
+    for number in ("0", "-1", "1000000000"):
+        assert f"--num-labels: got {number}, accepted are 1 to" in refused(*convert, "--num-labels", number)
+    wrong = {"": "is no JSON file", "{}": "holds no list of names", "[]": "holds no list of names"}
+    wrong |= {"[1]": "holds no list of names", '["a", "a"]': "has names that stand twice: 'a'"}
+    for text, message in wrong.items():
+        Path("labels.json").write_text(text)
+        assert f"--labels: labels.json {message}" in refused(*convert, "--labels", "labels.json")
+    Path("labels.json").write_text('["a", "b"]')
+    said = refused(*convert, "--labels", "labels.json", "--num-labels", "3")
+    assert "--num-labels: got 3, but --labels has 2 names" in said
+    assert "entry: a.pth has no entry 'x'" in refused(*convert, "--entry", "x")
+    assert "has no field 'text_model'" in refused(*convert, "--text-model", "x")
+    assert "there is no file" in refused("convert", "ghostnetv3-0.5x", "nowhere", "out")
+    assert "--image-size: got 0" in refused("export", good, "out", "--format", "onnx", "--image-size", "0")
+    assert "has no classifier of images" in refused("export", "pangu-pi-1b-pro", "out", "--format", "onnx")
+    assert "has no classifier of images" in refused("export", "sam-diffsr-x4", "out", "--format", "onnx")
+    assert "format: got 'x'" in refused("export", good, "out", "--format", "x")
+    assert "task: got 'x'" in refused("list", "--task", "x")
+    assert not Path("out").exists()
+
+
+def test_what_nobody_foresaw_is_one_line_too_but_a_run_says_where(monkeypatch, capsys):
+    def fail(*_):
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    monkeypatch.setitem(cli.PASSED_ON, "tiny-lm", fail)
+    monkeypatch.setitem(cli.PASSED_ON, "train", fail)
+    assert cli.main(["tiny-lm"]) == 2
+    said = "ZeroDivisionError: division by zero (an input was not foreseen; HF_EFFMODELS_TRACEBACK=1 shows where)"
+    assert capsys.readouterr().err == f"hf-effmodels: error: {said}\n"
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["tiny-lm"])
