@@ -69,7 +69,12 @@ def _read_early(stage: str, argv: list[str]) -> ArgumentReader:
 def _prepare(stage: str, reader: ArgumentReader) -> Callable[[], dict[str, float]]:
     task = load_task(reader.task)
     with naming_extras(reader.task):
-        return getattr(task, stage)(reader)
+        try:
+            return getattr(task, stage)(reader)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocat" not in str(error):
+                raise
+            raise ValueError(f"there is not enough memory for what the arguments ask for ({error}).") from error
 
 
 def set_up_logging() -> None:

@@ -99,3 +99,23 @@ def test_a_module_of_the_task_that_is_missing_is_not_blamed_on_an_extra(make_tas
     name = make_task("toy_broken", "from . import data")
     with pytest.raises(ImportError, match="^cannot import name 'data'|^No module named 'toy_broken.data'"):
         load_task(name)
+
+
+@pytest.mark.parametrize(
+    "error", ["MemoryError()", "RuntimeError('DefaultCPUAllocator: not enough memory to allocate')"]
+)
+def test_what_does_not_fit_into_memory_is_no_traceback(make_task, error):
+    name = make_task(
+        "toy_large",
+        WHOLE.replace('ModuleNotFoundError("No module named \'abacus.beads\'", name="abacus.beads")', error),
+    )
+    with pytest.raises(ValueError, match="not enough memory for what the arguments ask for"):
+        prepare("prepare_evaluation", ["--task", name])
+    name = make_task(
+        "toy_wrong",
+        WHOLE.replace(
+            'ModuleNotFoundError("No module named \'abacus.beads\'", name="abacus.beads")', "RuntimeError('a mistake')"
+        ),
+    )
+    with pytest.raises(RuntimeError, match="a mistake"):
+        prepare("prepare_evaluation", ["--task", name])

@@ -4,7 +4,8 @@ import difflib
 import importlib.util
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -77,8 +78,8 @@ class SourceArguments:
             self.data_files = read_mapping("data_files", self.data_files)
 
 
-def read_mapping(name: str, value: dict | str | None) -> dict:
-    """A mapping given as such (YAML) or as text in YAML or JSON (command line)."""
+def read_mapping(name: str, value: dict | str | None, keys: type | tuple[type, ...] = str) -> dict:
+    """A mapping given as such (YAML) or as text in YAML or JSON (command line), whose own keys are of these types."""
     try:
         mapping = read_yaml(value) if isinstance(value, str) else value
     except ValueError as error:
@@ -87,8 +88,26 @@ def read_mapping(name: str, value: dict | str | None) -> dict:
         return {}
     if not isinstance(mapping, dict):
         raise ValueError(f"--{name}: got {value!r}, accepted is a mapping such as '{{\"key\": 1}}'.")
+    for key in mapping:
+        if not isinstance(key, keys) or isinstance(key, bool):
+            raise ValueError(f"--{name}: got the key {key!r} in {mapping}, accepted are names.")
     check_value(name, mapping, accepts=None, whole=False)
     return mapping
+
+
+@contextmanager
+def blaming_model_config(given: Mapping) -> Iterator[None]:
+    """Within it, building and trying out a model, any error is the ValueError that `--model_config` does not work, where
+    one was given: a configuration cannot know all values that its network has no use for."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        if not given:
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"--model_config: no model works with {given} ({type(error).__name__}: {said}).") from error
 
 
 class ArgumentReader:

@@ -182,6 +182,10 @@ def test_training_goes_on_with_the_classes_of_the_head(judge, folders, tmp_path,
     "labels, message",
     [
         ([0, 5, 900, 0], r"the labels of .*train go up to 900, but only 3 different ones occur \(0, 5, 900\)"),
+        (
+            [0, 2**40, 0, 1],
+            r"row 1 of parquet/train: column 'label' holds 1099511627776, accepted are numbers",
+        ),
         ([3, 3, 3, 3], "train has one class only"),
         (["cat", "cat"], "train has one class only"),
         (["cat", None, "dog"], "row 1 of parquet/train: column 'label' holds None: it has no class"),

@@ -167,6 +167,8 @@ def test_values_keep_their_kind_on_the_way_from_the_recipe(tmp_path):
         (["--image_size", "1000000000"], "--image_size: got 1000000000, accepted are whole numbers from 1 to 65536"),
         (["--model_config", "{a: 1, a: 2}"], "--model_config: got .*'a' stands twice"),
         (["--model_config", "{a: .inf}"], "--model_config: got inf in"),
+        (["--model_config", "{1: 2}"], "--model_config: got the key 1 in .*, accepted are names"),
+        (["--model_config", "{true: 2}"], "--model_config: got the key True"),
         (["--optim_args", "eps=nan", "--optim", "lamb"], "--optim_args: got nan for 'eps'"),
         (["--optim_args", "eps=fast", "--optim", "lamb"], "--optim_args: got 'eps=fast', which lamb does not take"),
         # transformers ignores them.

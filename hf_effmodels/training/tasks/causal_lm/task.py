@@ -17,7 +17,7 @@ from ...data.text.arguments import TextArguments
 from ...data.text.documents import evaluated_split, load_evaluation_texts, load_texts, read
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
 from ...data.text.streaming import PackedStream, read_state
-from ...run.arguments import ArgumentReader
+from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -49,7 +49,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
         model_args, lambda: read(train_texts, _TOKENIZER_DOCUMENTS), text_args.block_size, checkpoint
     )
     set_seed(args.seed)
-    model = load_language_model(model_args, tokenizer, text_args.block_size)
+    with blaming_model_config(model_args.model_config):
+        model = load_language_model(model_args, tokenizer, text_args.block_size)
     _check_report(model, tokenizer, args)
     trainer = CausalLMTrainer(
         model=model,
@@ -59,7 +60,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
         processing_class=tokenizer,
     )
     # What fails for the first block fails before anything is written.
-    _try_forward(model, trainer.eval_dataset, args)
+    with blaming_model_config(model_args.model_config):
+        _try_forward(model, trainer.eval_dataset, args)
 
     def report(train_metrics: dict) -> dict:
         metrics = trainer.evaluate()
@@ -151,7 +153,8 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     call = open_results(reader.task, arguments)
     texts = load_evaluation_texts(text_args, model_args.token)
     tokenizer = find_tokenizer(model_args, lambda: read(texts), text_args.block_size)
-    model = load_language_model(model_args, tokenizer, text_args.block_size)
+    with blaming_model_config(model_args.model_config):
+        model = load_language_model(model_args, tokenizer, text_args.block_size)
     blocks = evaluation_blocks(texts, tokenizer, text_args)
     return partial(_evaluate, model, tokenizer, blocks, args, call)
 

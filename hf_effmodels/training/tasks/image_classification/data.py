@@ -23,6 +23,9 @@ from ...data.splits import (
 from ...run.arguments import read_mapping
 from .mixing import SAMPLE_SEED
 
+# Each number up to the largest label is a class, with a name and weights.
+_MOST_CLASSES = 1_000_000
+
 
 @dataclass
 class DataArguments(ImageSplitArguments):
@@ -52,7 +55,7 @@ class DataArguments(ImageSplitArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.label_mapping = read_mapping("label_mapping", self.label_mapping)
+        self.label_mapping = read_mapping("label_mapping", self.label_mapping, keys=(str, int))
         for name, new in self.label_mapping.items():
             if new is None or isinstance(new, dict | list):
                 raise ValueError(f"--label_mapping: got {new!r} for {name}, accepted are names.")
@@ -187,6 +190,10 @@ def _split(splits: dict, args: DataArguments, argument: str, name: str) -> Label
 
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     if isinstance(rows, list):
+        for name in ("image", "label"):
+            asked_for = getattr(args, f"{name}_column")
+            if asked_for not in (None, name):
+                raise ValueError(f"--{name}_column: there is no {asked_for!r} in {split}, it is {name!r}.")
         labels, names = _numbered([row["label"] for row in rows], "label", split)
         images = [row["image"] for row in rows]
         return _mapped(LabelledImages(images, labels, names, split, np.arange(len(rows)), np.unique(labels)), args)
@@ -234,6 +241,11 @@ def _numbered(values: Sequence, column: str, split: str) -> tuple[np.ndarray, li
             raise ValueError(
                 f"row {row} of {split}: column {column!r} holds {value!r}, accepted is one class per image, a whole "
                 "number or a text (and the same throughout)."
+            )
+        if not isinstance(value, str) and value > _MOST_CLASSES:
+            raise ValueError(
+                f"row {row} of {split}: column {column!r} holds {value}, accepted are numbers of classes up to "
+                f"{_MOST_CLASSES}."
             )
     return np.asarray(values, dtype=np.int64), None
 

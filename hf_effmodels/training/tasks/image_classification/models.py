@@ -36,6 +36,11 @@ def load_classifier(
     if names is not None:
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
     overrides = {**args.model_config}
+    for name in ("id2label", "label2id", "num_labels"):
+        if names is not None and name in overrides:
+            raise ValueError(
+                f"--model_config: {name} comes from the data set; --label_mapping gives its classes names."
+            )
     for name in ("num_channels", "image_size"):
         if getattr(args, name) is not None:
             overrides[name] = getattr(args, name)

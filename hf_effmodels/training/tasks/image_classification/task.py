@@ -15,7 +15,7 @@ from .... import metrics
 from ...data.classes import model_classes
 from ...data.images import usable
 from ...data.seeded import data_seed
-from ...run.arguments import ArgumentReader, ModelArguments
+from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
 from ...run.output_folder import open_run
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments, open_results
@@ -144,11 +144,14 @@ def prepare_training(reader: ArgumentReader) -> Run:
     train, evaluation = load_data(data_args, model_args.token)
     names = train.names or _names_from_numbers(train, evaluation)
     set_seed(args.seed)
-    model, processor = load_classifier(model_args, names, named=train.names is not None)
+    with blaming_model_config(model_args.model_config):
+        model, processor = load_classifier(model_args, names, named=train.names is not None)
     if train.names is not None:
         own = class_names(model.config)
         train, evaluation = (s.renumbered([own.index(name) for name in s.names], own) for s in (train, evaluation))
     check_classes(train, makes_them=train.names is None and model.config.num_labels == len(names))
+    if getattr(model.config, "reparameterized", False):
+        raise ValueError(f"--model: {model_args.model} is folded for deployment and cannot be trained any more.")
     if args.device.type == "cpu":
         # A training step takes about half the time in this layout; docs/benchmarks.md says what it costs in exactness.
         model.to(memory_format=torch.channels_last)
@@ -180,7 +183,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     # What fails for the first image (a broken file, an input too small for the network) fails before anything is
     # written.
     for dataset in (trainer.train_dataset, trainer.eval_dataset):
-        with torch.no_grad():
+        with torch.no_grad(), blaming_model_config(model_args.model_config):
             model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(args.device))
 
     def report(train_metrics: dict) -> dict:
@@ -200,7 +203,8 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     model_args, data_args, args = arguments
     call = open_results(reader.task, arguments)
     source = load_evaluation_data(data_args, model_args.token)
-    model, processor = load_classifier(model_args, names=None)
+    with blaming_model_config(model_args.model_config):
+        model, processor = load_classifier(model_args, names=None)
     if source.names is not None:
         own = class_names(model.config)
         source = source.renumbered(model_classes(source.names, own), own)

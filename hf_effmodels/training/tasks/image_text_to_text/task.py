@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from ...data.images import usable
 from ...data.seeded import data_seed
-from ...run.arguments import ArgumentReader
+from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -48,7 +48,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
 
     train, evaluation = (usable(s, s.read_image, data_args) for s in load_data(data_args, model_args.token))
     set_seed(args.seed)
-    model, processor = load_model(model_args, train)
+    with blaming_model_config(model_args.model_config):
+        model, processor = load_model(model_args, train)
     set_trained_weights(model, args.train, model_args.base_precision)
     if args.ema_decay is not None and model_args.base_precision != "float32":
         raise ValueError(f"--ema_decay needs --base_precision float32, not {model_args.base_precision}.")
@@ -65,7 +66,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
         processing_class=processor,
         data_collator=Collator(processor.tokenizer.pad_token_id, with_mask=not processor.use_cls_token),
     )
-    _try_out(trainer)
+    with blaming_model_config(model_args.model_config):
+        _try_out(trainer)
 
     def report(train_metrics: dict) -> dict:
         metrics = trainer.evaluate()
@@ -127,7 +129,8 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     samples = load_evaluation_data(data_args, model_args.token)
     samples = usable(samples, samples.read_image, data_args)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    model, processor = load_model(model_args)
+    with blaming_model_config(model_args.model_config):
+        model, processor = load_model(model_args)
     model.to(accelerator.device)
     encoder, pixels = Encoder(processor, data_args.max_length), Pixels(processor.image_processor)
 

@@ -12,7 +12,7 @@ from transformers import set_seed
 
 from ...data.images import usable
 from ...data.seeded import data_seed
-from ...run.arguments import ArgumentReader
+from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -49,7 +49,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
     config, checkpoint = open_run(reader, arguments)
     train, evaluation = load_data(data_args, model_args.token)
     set_seed(args.seed)
-    network, complete, objective, enlarge = _what_is_trained(model_args, args)
+    with blaming_model_config(model_args.model_config):
+        network, complete, objective, enlarge = _what_is_trained(model_args, args)
     scale = network.config.scale
     options = _patch_options(model_args, args, scale, complete)
     train, evaluation = _checked_data(train, evaluation, options, args, data_args)

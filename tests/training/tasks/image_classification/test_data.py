@@ -167,3 +167,11 @@ def test_randomness_depends_on_seed_epoch_and_picture_only():
         sample = draws[epoch * 10 + index]
         assert sample[SAMPLE_SEED] == int(rng.integers(2**32)) and sample["pixel_values"] == rng.random()
         assert sample["labels"] == source.labels[index]
+
+
+@pytest.mark.parametrize("column", ["nope", "", "picture"])
+def test_a_column_that_a_built_in_data_set_lacks_is_refused(column):
+    for name in ("image", "label"):
+        with pytest.raises(ValueError, match=f"--{name}_column: there is no '{column}' in digits/.*, it is '{name}'"):
+            load_data(DataArguments(dataset="digits", **{f"{name}_column": column}))
+    assert load_data(DataArguments(dataset="digits", image_column="image", label_column="label"))

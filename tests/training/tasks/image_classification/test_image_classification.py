@@ -13,6 +13,7 @@ from transformers import AutoModelForImageClassification, pipeline
 import hf_effmodels
 from hf_effmodels.hub.export import is_export
 from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.run.arguments import blaming_model_config
 from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA
 from hf_effmodels.training.tasks.image_classification.data import ImageClassificationDataset
 from hf_effmodels.training.tasks.image_classification.mixing import smooth_one_hot
@@ -324,3 +325,28 @@ def test_a_folded_model_is_refused_for_training(digits_run, tmp_path):
     hf_effmodels.create_image_processor("ghostnetv3-1.0x", image_size=16).save_pretrained(tmp_path / "folded")
     with pytest.raises((ValueError, RuntimeError), match="(?i)reparameteri|folded"):
         main([*digits_run, "--model", str(tmp_path / "folded"), "--output_dir", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("{stages: [[]]}", r"--model_config: no model works with .*stages.*IndexError"),
+        ("{width_multiplier: 1.0e+300}", "--model_config: no model works with .*width_multiplier"),
+        ("{dtype: nope}", "--model_config: no model works with .*nope"),
+        ("{id2label: {0: a}}", "--model_config: id2label comes from the data set"),
+        ("{num_labels: 3}", "--model_config: num_labels comes from the data set"),
+        ("{reparameterized: true}", "--model: ghostnetv3-0.5x is folded for deployment and cannot be trained"),
+        ("{final_size: 100000000000}", "final_size|not enough memory"),
+    ],
+)
+def test_a_configuration_that_no_network_can_have_is_no_traceback(given, message, tmp_path):
+    arguments = ["--model", "ghostnetv3-0.5x", "--dataset", "digits", "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=message):
+        prepare("prepare_training", [*arguments, "--model_config", given])
+
+
+def test_an_error_without_a_configuration_is_nobodys_input():
+    with pytest.raises(IndexError), blaming_model_config({}):
+        raise IndexError
+    with pytest.raises(OSError, match="not found"), blaming_model_config({"a": 1}):
+        raise OSError("not found")
