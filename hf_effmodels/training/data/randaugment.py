@@ -47,8 +47,10 @@ class RandAugment:
             )
         values = {match[1]: float(match[2]) for match in matches}
         magnitude, strongest = values.get("m", 10.0), values.get("mmax", _STRONGEST)
-        if not magnitude <= strongest <= _STRONGEST or values.get("n", 2) < 1 or values.get("p", 0.5) > 1:
-            raise ValueError(f"--randaugment: {text!r} needs m up to mmax, mmax up to 10, n from 1 and p up to 1.")
+        if not magnitude <= strongest <= _STRONGEST or not 1 <= values.get("n", 2) <= 100:
+            raise ValueError(f"--randaugment: {text!r} needs m up to mmax, mmax up to 10 and n from 1 to 100.")
+        if values.get("p", 0.5) > 1:
+            raise ValueError(f"--randaugment: {text!r} needs p up to 1.")
         return cls(
             magnitude=magnitude,
             num_ops=int(values.get("n", 2)),

@@ -97,8 +97,10 @@ def read_mapping(name: str, value: dict | str | None, keys: type | tuple[type, .
 
 @contextmanager
 def blaming_model_config(given: Mapping) -> Iterator[None]:
-    """Within it, building and trying out a model, any error is the ValueError that `--model_config` does not work, where
-    one was given: a configuration cannot know all values that its network has no use for."""
+    """Within it, building and trying out a model, any error is the ValueError that `--model_config` does not work.
+
+    Only where one was given: a configuration cannot know all values that its network has no use for.
+    """
     try:
         yield
     except (ValueError, OSError, ImportError):
