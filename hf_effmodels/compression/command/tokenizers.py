@@ -5,12 +5,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ..tokenizers.pieces import STRATEGIES
 from .corpus import add_corpus, find_texts
 from .models import load_config, load_model, reading
 from .output import add_output, free_output, writing
 from .words import as_table, count, finite
-
-STRATEGIES = ("frequency+closure", "frequency")
 
 
 def add(command) -> None:

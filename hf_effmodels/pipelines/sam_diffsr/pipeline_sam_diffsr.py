@@ -98,9 +98,10 @@ class SamDiffSRPipeline(DiffusionPipeline):
     @_interrupt.setter
     def _interrupt(self, value: bool) -> None:
         call = self._call()
-        if call is None:
+        if call is not None:
+            call.interrupt = value
+        elif value:
             raise RuntimeError("_interrupt: set it in a callback of the call that shall stop; here none is running.")
-        call.interrupt = value
 
     @property
     def num_timesteps(self) -> int | None:

@@ -355,6 +355,7 @@ def test_a_call_within_a_callback_neither_stops_nor_changes_the_outer_one(pipe):
     assert steps == [(step, 4) for step in range(4)] and pipe.num_timesteps is None and not pipe.interrupt
     with pytest.raises(RuntimeError, match="_interrupt: set it in a callback"):
         pipe._interrupt = True
+    pipe._interrupt = False  # as it is
 
 
 def test_images_that_have_not_begun_when_a_call_stops_are_bicubic(pipe):

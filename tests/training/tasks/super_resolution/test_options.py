@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_the_shifted_noise(prepared, table, loss, form):
     scheduler = {"num_train_timesteps": 10, "structure_coefficient": form or "code"}
     config = json.dumps({"unet": {"hidden_size": 8, "dim_mults": [1, 2]}, "scheduler": scheduler})
     maps = ["--structure_maps", form is not None]
-    run = prepared(table, "--loss", loss, "--residual_scale", 3, "--model_config", config, *maps)
+    run = prepared(table, "--loss", loss, "--residual_scale", 30, "--model_config", config, *maps)
     batch, network = batch_of(run), run.trainer.model.eval()
     t = batch["timestep"].numpy()
     betas, alphas = cosine(10)
@@ -81,7 +81,9 @@ def test_the_loss_is_that_of_the_shifted_noise(prepared, table, loss, form):
         return values[t][:, None, None, None]
 
     high, upsampled, noise = (batch[name].double().numpy() for name in ("high", "upsampled", "noise"))
-    original = np.clip((high - upsampled) * 3, -1, 1)
+    original = (high - upsampled) * 30
+    assert 0.01 < (np.abs(original) > 1).mean() < 0.9
+    original = np.clip(original, -1, 1)
     noisy = at(np.sqrt(alphas)) * original + at(np.sqrt(1 - alphas)) * (noise + at(in_noise) * structure)
     target = noise + at(in_target) * structure
     with torch.no_grad():
