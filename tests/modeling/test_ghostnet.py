@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 
@@ -287,3 +288,46 @@ def test_the_network_is_the_published_formula_with_any_setting(attention, branch
 )
 def test_widths_are_rounded_to_the_nearest_multiple_that_keeps_nine_tenths(width, multiple, expected):
     assert round_width(width, multiple) == expected == by_hand.nearest_multiple(width, multiple)
+
+
+def test_weights_start_as_pytorchs_layers_do():
+    """Uniform in ±1/√fan-in, weights and biases; also where a model is built without memory and filled later."""
+    with torch.device("meta"):
+        model = hf_effmodels.create_model("ghostnetv3-0.5x")
+    model = model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 7.0)
+    torch.manual_seed(0)
+    model.apply(model._init_weights)
+    block = model.ghostnetv3.stages[4].blocks[1]
+    for layer, fan_in in (
+        (block.expand.primary.branches[0].conv, 80),
+        (block.expand.cheap.branches[1].conv, 9),
+        (model.head, 480),
+        (model.classifier, 1280),
+    ):
+        bound = fan_in**-0.5
+        for values in (layer.weight, layer.bias):
+            if values is not None:
+                assert 0.95 * bound < values.abs().max().item() <= bound
+                assert values.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+                assert abs(values.mean().item()) < 0.1 * bound
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"num_channels": 0}, "num_channels: got 0, accepted are whole numbers from 1"),
+        ({"stem_size": 0}, "stem_size: got 0"),
+        ({"final_size": 0}, "final_size: got 0"),
+        ({"head_size": 0}, "head_size: got 0"),
+        ({"num_conv_branches": -1}, "num_conv_branches: got -1, accepted are whole numbers from 0"),
+        ({"width_multiplier": 0}, "width_multiplier: got 0, accepted are positive numbers"),
+        ({"stages": [[[3, 8, 8, 0, 3]]]}, r"stages: got the row \[3, 8, 8, 0, 3\]"),
+        ({"stages": [[[4, 8, 8, 0, 1]]]}, r"stages: got the row \[4, 8, 8, 0, 1\]"),
+        ({"stages": [[[3, 8, 8, 1]]]}, r"stages: got the row \[3, 8, 8, 1\]"),
+    ],
+)
+def test_wrong_settings_are_named(wrong, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        GhostNetV3Config(**{**TINY, **wrong})

@@ -167,7 +167,16 @@ def test_parameters_multiply_and_computation_does_not():
 
 @pytest.mark.parametrize(
     "field, value, accepted",
-    [("hidden_act", "tanh", "'hardswish'"), ("num_experts", 0, "from 1"), ("drop_path_rate", 1.0, "below 1")],
+    [
+        ("hidden_act", "tanh", "'hardswish'"),
+        ("num_experts", 0, "from 1"),
+        ("drop_path_rate", 1.0, "below 1"),
+        ("stem_size", 0, "from 1"),
+        ("final_size", 0, "from 1"),
+        ("head_size", 0, "from 1"),
+        ("num_channels", 0, "from 1"),
+        ("width_multiplier", 0, "positive"),
+    ],
 )
 def test_bad_settings_are_refused_by_name(field, value, accepted):
     with pytest.raises(ValueError, match=f"{field}: got .*{value}.*{accepted}"):
@@ -257,3 +266,15 @@ def test_the_network_is_the_published_formula_with_any_setting(hidden_act):
     expected = parameternet_by_hand(by_hand.weights_of(model), model.config, pixels)
     torch.testing.assert_close(model(pixels).logits, expected)
     torch.testing.assert_close(model.reparameterize()(pixels).logits, expected)
+
+
+def test_experts_start_uniform_by_their_own_fan_in():
+    model = tiny(num_experts=8)
+    block = model.parameternet.stages[1].blocks[1]
+    for conv, fan_in in ((block.expand.primary.conv, 12), (block.expand.cheap.conv, 9)):
+        torch.nn.init.constant_(conv.weight, 7.0)
+        model._init_weights(conv)
+        bound = fan_in**-0.5
+        assert 0.9 * bound < conv.weight.max().item() <= bound
+        assert -bound <= conv.weight.min().item() < -0.9 * bound
+        assert abs(conv.weight.mean().item()) < 0.15 * bound

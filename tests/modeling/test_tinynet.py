@@ -89,6 +89,15 @@ def test_weights_start_as_the_official_codes():
         ({"width_multiplier": 0}, "width_multiplier: got 0"),
         ({"stages": [[1, 4, 1, 1, 8]]}, r"stages: got the row \[1, 4, 1, 1, 8\]"),
         ({"drop_path_rate": 1}, "drop_path_rate: got 1"),
+        ({"classifier_dropout": -0.1}, "classifier_dropout: got -0.1"),
+        ({"depth_multiplier": 0}, "depth_multiplier: got 0"),
+        ({"resolution_multiplier": 0}, "resolution_multiplier: got 0"),
+        ({"squeeze_ratio": -0.1}, "squeeze_ratio: got -0.1"),
+        ({"stem_size": 0}, "stem_size: got 0"),
+        ({"final_size": 0}, "final_size: got 0"),
+        ({"stages": [[0, 3, 1, 1, 8]]}, r"stages: got the row \[0, 3, 1, 1, 8\]"),
+        ({"stages": [[1, 3, 3, 1, 8]]}, r"stages: got the row \[1, 3, 3, 1, 8\]"),
+        ({"stages": [[1, 3, 1, 0.5, 8]]}, r"stages: got the row \[1, 3, 1, 0.5, 8\]"),
     ],
 )
 def test_wrong_settings_are_named(wrong, message):

@@ -288,6 +288,11 @@ def test_folding_keeps_outputs_and_survives_saving(architecture, tmp_path):
     assert folded is model
     assert model.config.reparameterized
     close(model(pixels).logits, before.logits)
+    # Laid out as convolutions run fastest; built so, it is ready for evaluation and nothing else.
+    kernels = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    assert not architecture.model_class(CLASSIFIER)(config_of(architecture, reparameterized=True)).training
+    assert not model.eval().training
     weights = copy.deepcopy(model.state_dict())
     model.reparameterize()
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
