@@ -89,7 +89,10 @@ def test_the_loss_is_that_of_the_shifted_noise(prepared, table, loss, form):
     with torch.no_grad():
         condition = run.trainer.complete.condition_encoder(batch["low"]).features[2::3]
         predicted = network(torch.from_numpy(noisy).float(), batch["timestep"], condition).sample.double().numpy()
+        seen = []
+        network.register_forward_pre_hook(lambda module, given: seen.append(given[0].double().numpy()))
         got = run.trainer.objective(network, batch).item()
+    np.testing.assert_allclose(seen[0], noisy, atol=1e-5)
     error = predicted - target
     expected = {
         "l1": np.abs(error).mean(),
