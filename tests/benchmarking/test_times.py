@@ -21,7 +21,7 @@ def row(peer: str = "ours", **more) -> Row:
 
 
 def times(*seconds: float, cpu: float = 1.0, peak: int = 10**8) -> list[dict]:
-    return [{"seconds": s, "cpu_seconds": cpu * s, "peak_bytes": peak + i} for i, s in enumerate(seconds)]
+    return [{"seconds": s, "cpu_seconds": cpu * s, "peak_bytes": peak + i * 10**6} for i, s in enumerate(seconds)]
 
 
 def test_one_second_against_two_is_two_times_faster():
@@ -43,7 +43,7 @@ def test_every_number_of_a_result():
     assert result.rounds == 5
     assert (result.median, result.quartile_1, result.quartile_3) == pytest.approx((3.0, 2.0, 4.0))
     assert result.cpu == pytest.approx(6.0)
-    assert result.peak_mb == pytest.approx(100.000004), "the largest of all rounds"
+    assert result.peak_mb == pytest.approx(104.0), "the largest of all rounds"
     assert result.allocated_mb == 5.5 and result.parameters == 8_129_000
     single = summarize(row(), times(0.5), times(0.5), {**READY, "allocated_bytes": None})
     assert (single.quartile_1, single.median, single.quartile_3) == (500.0, 500.0, 500.0)
@@ -74,11 +74,16 @@ def workers(monkeypatch):
         first = {"parameters": 1, "allocated_bytes": None, "repeats": 1}
         if row.peer == "refuses":
             first = {"error": "no such model"}
-        script = f"import sys, json\nprint(json.dumps({first!r}), flush=True)\nfor n, _ in enumerate(sys.stdin):\n"
-        script += f"    if {row.peer == 'dies'} and n: sys.exit(7)\n"
-        script += f"    print(json.dumps(dict(seconds={seconds}, cpu_seconds={seconds}, peak_bytes=1)), flush=True)\n"
+        lines = [
+            "import sys, json, time",
+            f"time.sleep({30 if row.peer == 'sleeps' else 0})",
+            f"print(json.dumps({first!r}), flush=True)",
+            "for n, _ in enumerate(sys.stdin):",
+            f"    if {row.peer == 'dies'} and n: sys.exit(7)",
+            f"    print(json.dumps(dict(seconds={seconds}, cpu_seconds={seconds}, peak_bytes=1)), flush=True)",
+        ]
         process = runs.subprocess.Popen(
-            [sys.executable, "-S", "-c", script],
+            [sys.executable, "-S", "-c", "\n".join(lines)],
             stdin=runs.subprocess.PIPE,
             stdout=runs.subprocess.PIPE,
             text=True,
@@ -127,6 +132,12 @@ def test_a_row_that_cannot_run_is_named_and_no_process_is_left(workers, peer, me
     with pytest.raises(ValueError, match=message):
         measure([row("ours"), row(peer)], 5)
     assert len(workers) == 2 and all(process.poll() is not None for process in workers)
+
+
+def test_a_row_that_is_still_starting_is_not_waited_for_after_an_error(workers):
+    with pytest.raises(ValueError, match="refuses eager: no such model"):
+        measure([row("refuses"), row("sleeps")], 1)
+    assert workers[1].returncode < 0, "it was stopped, it did not come to its end"
 
 
 def test_a_process_of_a_row_has_its_threads_and_its_settings(monkeypatch):
