@@ -284,7 +284,17 @@ def test_the_network_is_the_published_formula_with_any_setting(attention, branch
 
 @pytest.mark.parametrize(
     "width, multiple, expected",
-    [(5, 4, 8), (6, 4, 8), (13.5, 4, 16), (17, 4, 16), (9, 4, 12), (1, 4, 4), (44, 8, 48), (11, 8, 16)],
+    [
+        (5, 4, 8),
+        (6, 4, 8),
+        (13.5, 4, 16),
+        (17, 4, 16),
+        (9, 4, 12),
+        (1, 4, 4),
+        (44, 8, 48),
+        (11, 8, 16),
+        (40 / 9, 4, 4),
+    ],
 )
 def test_widths_are_rounded_to_the_nearest_multiple_that_keeps_nine_tenths(width, multiple, expected):
     assert round_width(width, multiple) == expected == by_hand.nearest_multiple(width, multiple)

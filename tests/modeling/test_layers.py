@@ -1,12 +1,14 @@
 """The shared layers, each by itself and away from its neutral values."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from hf_effmodels.modeling.layers.drop_path import DropPath
 from hf_effmodels.modeling.layers.in_place import add, may_overwrite, multiply
-from hf_effmodels.modeling.layers.pixels import check_pixels
+from hf_effmodels.modeling.layers.pixels import PixelsMixin, check_pixels
 from hf_effmodels.modeling.layers.reparameterization import ConvNorm, RepConvNorm, conv_with_values
 from hf_effmodels.modeling.layers.squeeze_excite import SqueezeExcite
 
@@ -84,3 +86,25 @@ def test_what_is_no_batch_of_images_is_refused_by_name(pixels, message):
     with pytest.raises(ValueError, match=f"pixel_values: {message}"):
         check_pixels(pixels, 3)
     check_pixels(torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16), 3)
+
+
+@pytest.mark.parametrize(
+    "folded, always, training, channels_last",
+    [
+        (False, False, False, False),
+        (True, False, False, True),
+        (False, True, False, True),
+        (False, True, True, False),
+        (True, True, False, True),
+    ],
+)
+def test_images_are_laid_out_as_the_model_computes_fastest(folded, always, training, channels_last):
+    class Images(PixelsMixin, nn.Module):
+        channels_last_on_cpu = always
+        config = SimpleNamespace(num_channels=3, reparameterized=folded)
+
+    pixels = torch.randn(2, 3, 4, 5)
+    laid_out = Images().train(training).prepare_pixels(pixels)
+    assert torch.equal(laid_out, pixels)
+    assert laid_out.is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert laid_out.is_contiguous() != channels_last

@@ -116,6 +116,19 @@ def test_backbone_round_trips_with_any_selection(architecture, tmp_path):
 
 
 @torch.no_grad()
+def test_feature_maps_are_the_hidden_states_of_their_names_in_order(architecture):
+    names = config_of(architecture).stage_names
+    backbone = build(architecture, BACKBONE, out_features=[names[0], names[-1]])
+    outputs = backbone(images(backbone), output_hidden_states=True)
+    assert len(outputs.hidden_states) == len(names)
+    for got, expected in zip(outputs.feature_maps, (outputs.hidden_states[0], outputs.hidden_states[-1]), strict=True):
+        assert torch.equal(got, expected)
+    assert backbone.channels == [m.shape[1] for m in outputs.feature_maps]
+    as_tuple = backbone(images(backbone), return_dict=False)
+    assert torch.equal(as_tuple[0][1], outputs.feature_maps[1])
+
+
+@torch.no_grad()
 def test_hidden_states_and_tuples_are_transformers_own(architecture):
     model = build(architecture)
     assert model(images(model)).hidden_states is None
