@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_effmodels.pipelines import RRDBModel, SamDiffSRUNet2DModel
 from hf_effmodels.pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
+from hf_effmodels.pipelines.sam_diffsr.modeling_sam_diffsr import LinearAttention
 
 from .tiny import ENCODER, UNET
 
@@ -82,6 +83,26 @@ def test_half_precision_runs_and_stays_near(dtype):
         got = unet(noisy.to(dtype), 42, encoder(low.to(dtype)).condition).sample
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), expected, atol=0.05, rtol=0.05)
+
+
+def test_linear_attention_is_its_formula_behind_a_gate():
+    """x + g·W(Σ_n softmax_n(k)_n v_nᵀ)ᵀ q with the softmax over positions, head by head and position by position."""
+    attention = LinearAttention(6, heads=2, head_size=3).double()
+    x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
+    assert torch.equal(attention(x), x), "the gate starts closed"
+    with torch.no_grad():
+        attention.gate.fill_(0.7)
+        query, key, value = (
+            torch.einsum("oc,bchw->bohw", attention.to_qkv.weight[:, :, 0, 0], x).flatten(2).chunk(3, 1)
+        )
+        heads = []
+        for head in range(2):
+            q, k, v = (part[:, 3 * head : 3 * head + 3] for part in (query, key, value))
+            k = k.exp() / k.exp().sum(2, keepdim=True)
+            heads.append(torch.einsum("bdn,ben,bdm->bem", k, v, q))
+        mixed = torch.einsum("oc,bcn->bon", attention.to_out.weight[:, :, 0, 0], torch.cat(heads, 1))
+        expected = x + 0.7 * (mixed + attention.to_out.bias[:, None]).view_as(x)
+        torch.testing.assert_close(attention(x), expected)
 
 
 def test_the_attention_processor_can_be_exchanged():
