@@ -72,6 +72,8 @@ def test_weights_start_as_the_official_codes():
     torch.manual_seed(0)
     model = create_model("tinynet-e")
     assert model.classifier.weight.abs().max().item() == pytest.approx(1 / math.sqrt(1000), rel=1e-3)
+    assert abs(model.classifier.weight.mean().item()) < 0.02 / math.sqrt(1000)
+    assert model.classifier.bias.abs().max() == 0
     block = model.tinynet.stages[5].blocks[1]
     for module, fan_out in (
         (block.expand.conv, 576),
@@ -157,5 +159,11 @@ def test_the_network_is_the_published_formula_with_any_setting(squeeze_ratio, fi
 
 def test_the_resolution_multiplier_says_the_size_of_the_images_unless_that_is_given():
     assert TinyNetConfig(resolution_multiplier=0.75).image_size == 168
-    assert TinyNetConfig(resolution_multiplier=0.84).image_size == 188
+    assert TinyNetConfig(resolution_multiplier=0.86).image_size == 192  # of 192.64
     assert TinyNetConfig(resolution_multiplier=0.75, image_size=160).image_size == 160
+
+
+def test_numbers_of_blocks_are_rounded_halves_to_even():
+    config = TinyNetConfig(depth_multiplier=2.5, stages=[[1, 3, 1, 1, 8], [3, 3, 2, 6, 8]])
+    assert config.depths == [2, 8]  # of 2.5 and 7.5
+    assert TinyNetConfig(depth_multiplier=0.2).depths == [1] * 7

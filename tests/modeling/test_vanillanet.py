@@ -413,3 +413,12 @@ def test_weights_start_with_the_given_deviation():
     weights = model.stages[0].convolution.conv1.weight
     assert weights.std().item() == pytest.approx(0.3, rel=0.05)
     assert model.stages[0].convolution.conv1.bias.abs().max() == 0
+
+
+def test_the_slope_of_an_epoch_is_the_papers_and_one_from_the_end_on():
+    from hf_effmodels.modeling.vanillanet.deep_training import act_learn_at
+
+    assert [act_learn_at(epoch, 4) for epoch in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    cosine = [act_learn_at(epoch, 3, "cosine") for epoch in range(5)]
+    assert cosine == pytest.approx([0, 0.25, 0.75, 1, 1])
+    assert act_learn_at(0, 0) == act_learn_at(0, 0, "cosine") == 1
