@@ -186,7 +186,7 @@ def test_the_model_may_have_other_channels(digits_run, tmp_path, channels):
         f"{tmp_path}/e.json",
     ]
     assert evaluate(arguments)["samples"] == 11
-    assert evaluate([*arguments, "--reparameterize", "true"])["samples"] == 11
+    assert evaluate([*arguments, "--reparameterize", "true", "--overwrite", "true"])["samples"] == 11
 
 
 def test_weight_decay_and_optimizers_are_those_asked_for(digits_run, tmp_path):
