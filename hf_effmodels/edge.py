@@ -169,8 +169,13 @@ def _source(source, processor):
     if str(source) in list_models():
         check_preset(str(source))
         return create_model(str(source)), processor or create_image_processor(str(source))
-    model = AutoModelForImageClassification.from_pretrained(source)
-    return model, processor or AutoImageProcessor.from_pretrained(source)
+    try:
+        model = AutoModelForImageClassification.from_pretrained(source)
+        return model, processor or AutoImageProcessor.from_pretrained(source)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # what a wrong configuration or wrong weights make the libraries stumble over
+        raise ValueError(f"source: {source} cannot be loaded ({type(error).__name__}: {error})") from error
 
 
 def _image_size(model, processor, image_size) -> tuple[int, int]:

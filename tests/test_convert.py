@@ -83,6 +83,8 @@ def test_the_officially_fused_layout_loads_folded(tmp_path):
     case = golden.load(CASES / "ghostnetv3" / "w100_fused_128.json")
     torch.save(golden.state_dict(case, torch.float32), tmp_path / "fused.pth")
     assert convert("ghostnetv3-1.0x", tmp_path / "fused.pth", tmp_path / "out").reparameterized
+    # The licence is that of the official weights where nobody gives another.
+    assert "\nlicense: apache-2.0\n" in (tmp_path / "out" / "README.md").read_text()
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         difference = golden.difference(
@@ -170,6 +172,10 @@ def test_command_line_converts_and_explains(official, tmp_path, capsys):
     command = ["convert", "ghostnetv3-0.5x", str(tmp_path / "official.pth"), str(tmp_path / "out"), "--json"]
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["converted"] == len(official)
+    assert "none stated: not for redistribution" in (tmp_path / "out" / "README.md").read_text()
+    assert main([*command[:3], str(tmp_path / "mit"), "--license", "mit"]) == 0
+    assert "\nlicense: mit\n" in (tmp_path / "mit" / "README.md").read_text()
+    capsys.readouterr()
     assert main(["convert", "ghostnet-9x", "a", "b"]) == 2
     assert capsys.readouterr().err.startswith("hf-effmodels: error: unknown preset 'ghostnet-9x'")
     assert main(["list", "ghostnetv3*"]) == 0

@@ -60,8 +60,6 @@ def model_files(folder: str | Path) -> list[str]:
         names = [name for name in names if "/" not in name or _CHAT_TEMPLATE.fullmatch(name)]
     else:  # beside the index and the card, what lies in the folders of the components
         names = [name for name in names if name in (MODEL_INDEX, CARD, *LICENCE) or name.partition("/")[0] in parts]
-        for part in parts:
-            refuse_link(folder, part)
     names = [name for name in names if is_model_file(name) or name in LICENCE]
     for name in names:
         refuse_link(folder, name)

@@ -300,6 +300,20 @@ def test_a_number_that_is_not_finite_is_shown_but_no_result_of_the_metadata(tiny
     assert "| perplexity, d | not published | inf (" in card.text
 
 
+def test_numbers_are_shown_in_the_customary_form(tiny):
+    results = {"accuracy": 0.93125, "top_5_accuracy": 93.1, "psnr_y": 30.9876, "ssim_y": 0.87312, "loss": 0.123456789}
+    card = build_card(tiny.model, dataset="d", results=results, base_model="org/base")
+    shown = dict(re.findall(r"^\| (\w+), d \| not published \| ([^(]+) \(", card.text, re.MULTILINE))
+    assert shown == {
+        "accuracy": "93.12 %",
+        "top_5_accuracy": "93.1",
+        "psnr_y": "30.99 dB",
+        "ssim_y": "0.8731",
+        "loss": "0.123457",
+    }
+    assert ModelCard(str(card)).data.base_model == "org/base"
+
+
 def test_what_a_card_says_of_published_numbers_depends_on_where_the_weights_are_from():
     with torch.device("meta"):
         model = hf_effmodels.create_model("ghostnetv3-1.0x")

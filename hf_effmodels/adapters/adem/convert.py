@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from ..._files import check_folder, whole_folder
-from ...hub.checkpoints import check_tensors, read_checkpoint, stored_arguments
-from ...modeling.adem_vl.convert_adem_vl import settings_of
 from .config import AdemConfig
 
 
@@ -26,6 +24,10 @@ def convert_to_peft(
         ValueError, OSError: the file does not fit; nothing is written.
     """
     from safetensors.torch import save_file
+
+    # Not with peft's import, which brings this package's adapters in: nobody else needs torch's readers.
+    from ...hub.checkpoints import check_tensors, read_checkpoint, stored_arguments
+    from ...modeling.adem_vl.convert_adem_vl import settings_of
 
     check_folder(folder)
     state_dict, _ = read_checkpoint(checkpoint)
