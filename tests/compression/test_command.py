@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from hf_effmodels.cli import main
@@ -92,6 +93,10 @@ def test_a_recipe_is_trained_in_rounds(large, corpus, tmp_path, capsys):
     first, second = json.loads(out[out.index("[\n") :])
     assert abs(second["samples"] - 0.3 * first["samples"]) <= 2
     assert second["metrics"]["eval_loss"] < first["metrics"]["eval_loss"]
+    started = yaml.safe_load((output / "round-2" / "training_config.yaml").read_text())
+    assert started["model"] == started["tokenizer"] == str(output / "round-1"), (
+        "each round goes on from the one before"
+    )
     drawn = tmp_path / "drawn.json"
     assert run("select-rounds", *draw, "--model", output / "round-2", "--output", drawn, *recipe) == 0
     assert json.loads(drawn.read_text())["samples"] == first["samples"]
