@@ -13,6 +13,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from ....hub.card_text import check_license
+from ...data.seeded import data_seed
 from ...data.text.arguments import TextArguments
 from ...data.text.documents import evaluated_split, load_evaluation_texts, load_texts, read
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
@@ -103,8 +104,7 @@ def _training_blocks(texts, tokenizer, text_args: TextArguments, args: CausalLMA
     block = _block(tokenizer, text_args)
     encode = Encoder(tokenizer, block.separators)
     if text_args.streaming:
-        seed = args.seed if args.data_seed is None else args.data_seed
-        stream = PackedStream(texts, encode, block, window=text_args.shuffle_blocks, seed=seed)
+        stream = PackedStream(texts, encode, block, window=text_args.shuffle_blocks, seed=data_seed(args))
         stream.check()
         return stream
     with PartialState().local_main_process_first():  # the others then find the tokens in the cache
