@@ -76,6 +76,7 @@ def test_outputs_are_written_over_only_where_no_gradient_is_recorded():
     "pixels, message",
     [
         (None, "got None, expected a tensor"),
+        (torch.zeros(2, 3, 8), r"got shape \(2, 3, 8\), expected \(batch, 3"),
         (torch.zeros(3, 8, 8), r"got shape \(3, 8, 8\), expected \(batch, 3, height, width\)"),
         (torch.zeros(1, 2, 8, 8), r"got shape \(1, 2, 8, 8\), expected \(batch, 3"),
         (torch.zeros(1, 4, 8, 8), r"got shape \(1, 4, 8, 8\), expected \(batch, 3"),

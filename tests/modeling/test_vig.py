@@ -48,6 +48,8 @@ def test_edges_are_clamped_to_the_nodes_there_are():
         assert edges.shape == (1, 5, expected[0])
         assert all(len(row.unique()) == expected[0] for row in edges[0])
     assert tiny()(torch.randn(1, 3, 5, 9)).logits.isfinite().all()
+    # A map of one row, narrower than the window that it is pooled by.
+    assert tiny()(torch.randn(1, 3, 4, 20)).logits.isfinite().all()
 
 
 def test_random_dilation_draws_among_all_ranks_the_same_for_all_nodes_and_only_in_training():
@@ -449,7 +451,7 @@ def vig_by_hand(weights, config, pixels):
 def test_the_network_is_the_published_formula_with_any_setting(hidden_act, graph_convolution, relative_position):
     config = PyramidVigConfig(
         num_channels=2,
-        image_size=(40, 56),
+        image_size=(37, 54),
         stem_stride=4,
         hidden_sizes=(8, 8, 12),
         depths=(2, 5),
@@ -467,7 +469,7 @@ def test_the_network_is_the_published_formula_with_any_setting(hidden_act, graph
         num_labels=3,
     )
     model = PyramidVigForImageClassification(config).eval().double()
-    pixels = torch.randn(2, 2, 40, 56, dtype=torch.float64)
+    pixels = torch.randn(2, 2, 37, 54, dtype=torch.float64)
     expected = vig_by_hand(by_hand.weights_of(model), config, pixels)
     torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(model.reparameterize()(pixels).logits, expected, rtol=1e-6, atol=1e-6)
@@ -493,6 +495,7 @@ def test_weights_start_as_the_official_codes():
         (model.head.linear, 192),
     ):
         assert module.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+        assert module.weight.abs().max() > 3 * (2 / fan_in) ** 0.5
         assert module.bias.abs().max() == 0
     assert model.vig.stem.position_embedding.abs().max() == 0
     assert block.grapher.convolution.eps.item() == 0
