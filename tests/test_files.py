@@ -182,6 +182,14 @@ def test_links_lead_to_where_they_point_and_rights_stay(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_folder_in_which_all_was_ours_goes_and_an_empty_one_of_theirs_stays(tmp_path):
+    folder = fill(tmp_path / "model", {"vae/weights": "old", "config.json": "old"})
+    (folder / "plans").mkdir()
+    with whole_folder(folder, replaces=lambda name, path: name in ("vae/weights", "config.json")) as new:
+        fill(new, {"config.json": "new"})
+    assert sorted(os.listdir(folder)) == ["config.json", "plans"] and read(folder) == {"config.json": "new"}
+
+
 def test_a_file_of_theirs_is_not_replaced_by_a_folder_nor_the_other_way_round(tmp_path):
     keep = {"replaces": lambda name, path: False}
     for theirs, ours in (("a", "a/b"), ("a/b", "a")):
