@@ -1,12 +1,33 @@
 #!/usr/bin/env bash
 # The whole test-suite in the quickstart's environment. Arguments go to pytest: bash scripts/test.sh -k ghostnet
 # With the newest versions of all libraries instead of the pinned ones: CONSTRAINTS=newest bash scripts/test.sh
+# transformers' own common tests over the models here, from its source distribution: SUITE=transformers bash scripts/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup_environment test
 
 export OMP_NUM_THREADS=1
+case "${SUITE:-own}" in
+own) ;;
+transformers)
+    version=$(python -c 'import transformers; print(transformers.__version__)')
+    unpacked=$(mktemp -d)
+    trap 'rm -rf "$unpacked"' EXIT
+    python -m pip download --quiet --no-deps --no-build-isolation --no-binary transformers --dest "$unpacked" \
+        "transformers==$version"
+    python -m pip install --quiet --target "$unpacked/libraries" --no-deps parameterized
+    tar -xzf "$unpacked"/transformers-*.tar.gz -C "$unpacked" --strip-components 1
+    touch "$unpacked/tests/__init__.py"
+    TRANSFORMERS_TESTS=$unpacked/tests PYTHONPATH=$unpacked/libraries:${PYTHONPATH:-} python -m pytest --noconftest \
+        -c /dev/null -p no:cacheprovider --rootdir "$unpacked" "$PWD/scripts/suites/test_transformers.py" "$@"
+    exit
+    ;;
+*)
+    echo "error: SUITE: got '$SUITE', accepted are own and transformers" >&2
+    exit 2
+    ;;
+esac
 if [ "${CONSTRAINTS:-}" != newest ]; then # a newer ruff has other rules
     ruff check .
     ruff format --check .

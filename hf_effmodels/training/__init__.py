@@ -72,6 +72,8 @@ def _prepare(stage: str, reader: ArgumentReader) -> Callable[[], dict[str, float
         try:
             return getattr(task, stage)(reader)
         except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "to be installed" in str(error):
+                raise ImportError(f"--report_to: {error}") from error
             if isinstance(error, RuntimeError) and "allocat" not in str(error):
                 raise
             raise ValueError(f"there is not enough memory for what the arguments ask for ({error}).") from error

@@ -44,7 +44,7 @@ def make_task(tmp_path, monkeypatch):
 
 
 def test_every_folder_of_tasks_offers_what_a_task_must():
-    assert list_tasks() == ["causal-lm", "image-classification", "image-text-to-text", "super-resolution"]
+    assert {"causal-lm", "image-classification", "image-text-to-text", "super-resolution"} <= set(list_tasks())
     for name in list_tasks():
         assert load_task(name).TRAINING_ARGUMENTS
         assert "train" in task_extras(name)
@@ -59,7 +59,7 @@ def test_a_package_anywhere_is_a_task_by_its_import_path(make_task, name):
 
 @pytest.mark.parametrize("name", ["dancing", "json", "os.path", "no_such.package", "image_classification", "../tasks"])
 def test_what_is_no_task_is_refused_with_the_names_of_all(name):
-    with pytest.raises(ValueError, match=f"--task: got '{name}', accepted are 'causal-lm', 'image-classification'"):
+    with pytest.raises(ValueError, match=f"--task: got '{name}', accepted are 'causal-lm', .*'image-classification'"):
         load_task(name)
 
 
@@ -101,21 +101,19 @@ def test_a_module_of_the_task_that_is_missing_is_not_blamed_on_an_extra(make_tas
         load_task(name)
 
 
-@pytest.mark.parametrize(
-    "error", ["MemoryError()", "RuntimeError('DefaultCPUAllocator: not enough memory to allocate')"]
-)
+@pytest.mark.parametrize("error", ["MemoryError()", "RuntimeError('DefaultCPUAllocator: you tried to allocate')"])
 def test_what_does_not_fit_into_memory_is_no_traceback(make_task, error):
-    name = make_task(
-        "toy_large",
-        WHOLE.replace('ModuleNotFoundError("No module named \'abacus.beads\'", name="abacus.beads")', error),
-    )
+    before, _, _ = WHOLE.partition("raise ModuleNotFoundError")
+    name = make_task("toy_large", f"{before}raise {error}")
     with pytest.raises(ValueError, match="not enough memory for what the arguments ask for"):
         prepare("prepare_evaluation", ["--task", name])
-    name = make_task(
-        "toy_wrong",
-        WHOLE.replace(
-            'ModuleNotFoundError("No module named \'abacus.beads\'", name="abacus.beads")', "RuntimeError('a mistake')"
-        ),
-    )
+    name = make_task("toy_wrong", f"{before}raise RuntimeError('a mistake')")
     with pytest.raises(RuntimeError, match="a mistake"):
+        prepare("prepare_evaluation", ["--task", name])
+
+
+def test_a_tracker_that_is_not_installed_is_named(make_task):
+    before, _, _ = WHOLE.partition("raise ModuleNotFoundError")
+    name = make_task("toy_tracked", f"{before}raise RuntimeError('WandbCallback requires wandb to be installed.')")
+    with pytest.raises(ImportError, match="--report_to: WandbCallback requires wandb"):
         prepare("prepare_evaluation", ["--task", name])
