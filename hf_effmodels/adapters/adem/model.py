@@ -166,8 +166,6 @@ class AdemModel(BaseTuner):
         like = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
         self.adem_emb1[adapter_name] = nn.Parameter(torch.empty(shape, **like).normal_(0, config.init_std))
         self.adem_emb2[adapter_name] = nn.Parameter(torch.zeros(shape, **like))
-        for offsets in (self.adem_emb1, self.adem_emb2):
-            offsets[adapter_name].requires_grad_(adapter_name in self.active_adapters)
 
     def _hidden_size(self, target: nn.Module) -> int:
         """The decoder's width: as its configuration says, or the input of the feed-forward network's first layer."""

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
-from transformers.utils import torch_compilable_check
 
 
 def fusion_keys_values(
@@ -85,6 +84,8 @@ class Fusion:
         Raises:
             ValueError: `hidden` has other channels, or its rows are not those of the images.
         """
+        if torch.compiler.is_compiling():  # which computes the same once, and lets a checkpointed layer change nothing
+            return self._fitted(adapter, hidden)
         key = (adapter, len(hidden), hidden.dtype, hidden.device)
         if key not in self._ready:
             self._ready[key] = self._fitted(adapter, hidden)
@@ -192,6 +193,11 @@ class _HandingOn:
         return self.checkpoint(run, *args, **kwargs)
 
 
+def check_in_graph(condition: torch.Tensor, message: str) -> None:
+    """Make a compiled graph fail where `condition` does not hold everywhere, without a break in it."""
+    torch._assert_async(condition.all(), message)
+
+
 @dataclass
 class _Seen:
     fusion: Fusion
@@ -220,7 +226,7 @@ def seen_with_cache(cache: Cache | None) -> Fusion | None:
     if mark is None or seen.mark is None or mark.shape != seen.mark.shape:
         raise ValueError(_ROWS_CHANGED)
     if torch.compiler.is_compiling():
-        torch_compilable_check(mark == seen.mark, _ROWS_CHANGED)
+        check_in_graph(mark == seen.mark, _ROWS_CHANGED)
     elif not torch.equal(mark, seen.mark):
         raise ValueError(_ROWS_CHANGED)
     return seen.fusion

@@ -23,12 +23,20 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
-from transformers.utils import ModelOutput, can_return_tuple, torch_compilable_check
+from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from ..decoders.packing import cache_of_rows
 from .configuration_adem_vl import AdemVLConfig
-from .fusion_adem_vl import Fusion, FusionSlot, fuse, fusion_keys_values, keep_with_cache, seen_with_cache
+from .fusion_adem_vl import (
+    Fusion,
+    FusionSlot,
+    check_in_graph,
+    fuse,
+    fusion_keys_values,
+    keep_with_cache,
+    seen_with_cache,
+)
 
 #: Names of the trained parts in the state dict.
 ADAPTER_NAMES = re.compile(
@@ -305,11 +313,9 @@ class AdemVLModel(AdemVLPreTrainedModel):
         if torch.compiler.is_compiling():
             # Shapes that do not depend on values: an image of a row without one is encoded for nothing.
             if slots is not None:
-                torch_compilable_check(
-                    (slots <= 1) & (rows == (slots > 0)), "input_ids: image tokens and images differ."
-                )
+                check_in_graph((slots <= 1) & (rows == (slots > 0)), "input_ids: image tokens and images differ.")
             if not every_row:
-                torch_compilable_check(rows.sum() == len(pixel_values), "pixel_values: images and rows differ.")
+                check_in_graph(rows.sum() == len(pixel_values), "pixel_values: images and rows differ.")
         else:
             _check_rows(slots, rows, len(pixel_values), every_row)
             if not rows.any():
@@ -428,7 +434,7 @@ class AdemVLModel(AdemVLPreTrainedModel):
         if slots is None:
             return
         if torch.compiler.is_compiling():
-            torch_compilable_check(slots == 0, "input_ids: an image token, but no image.")
+            check_in_graph(slots == 0, "input_ids: an image token, but no image.")
         elif slots.any():
             raise ValueError(
                 f"input_ids: row {int(slots.nonzero()[0])} has an image token, but there is no image: give "
