@@ -6,6 +6,7 @@ They may change in any release. `PRIVATE_NAMES` says where each lives, `TRIALS` 
 
 from unittest import mock
 
+import pytest
 import torch
 from torch import nn
 
@@ -95,6 +96,7 @@ PRIVATE_NAMES = {
     "_info": "evaluate:EvaluationModule",
     # torch
     "_BatchNorm": "torch.nn.modules.batchnorm:",
+    "_assert_async": "torch",
     "_backward_hooks": _MODULE,
     "_backward_pre_hooks": _MODULE,
     "_buffers": _MODULE,
@@ -397,6 +399,12 @@ def _modules(folder):
     assert torch.compile(norm)._orig_mod is norm
 
 
+def _assertions(folder):
+    torch._assert_async(torch.tensor(True), "fine")
+    with pytest.raises(RuntimeError, match="not fine"):
+        torch._assert_async(torch.tensor(False), "not fine")
+
+
 def _lists_of_tensors(folder):
     values, other = [torch.tensor([4.0]), torch.tensor([9.0])], [torch.tensor([2.0]), torch.tensor([3.0])]
 
@@ -440,6 +448,7 @@ TRIALS = {
     "_fingerprint": _tables,
     "_forward_hooks _forward_pre_hooks _backward_hooks _backward_pre_hooks _has_any_global_hook": _hooks,
     "_BatchNorm _buffers _orig_mod": _modules,
+    "_assert_async": _assertions,
     " ".join(name for name in PRIVATE_NAMES if name.startswith("_foreach")): _lists_of_tensors,
 }
 
