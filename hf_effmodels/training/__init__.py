@@ -46,11 +46,12 @@ def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
         start_missing_processes()
         set_up_logging()
         work = _prepare(stage, reader)
+    from .data.errors import SampleError
     from .run.finite import NotFiniteError
     from .run.weights import WeightsError
 
-    # What ends a run in its midst and is nobody's mistake in the code: the numbers, the checkpoint, the disk, the Hub.
-    with _one_line_errors(NotFiniteError, WeightsError, OSError):
+    # What ends a run in its midst and is nobody's mistake in the code: data, numbers, checkpoint, disk, Hub.
+    with _one_line_errors(SampleError, NotFiniteError, WeightsError, OSError):
         return work()
 
 
@@ -96,5 +97,8 @@ def _one_line_errors(*kinds: type[Exception]):
     try:
         yield
     except kinds as error:
-        sys.stderr.write(f"{sys.argv[0]}: error: {error}\n")
+        message = str(error)
+        if message.startswith("Caught "):  # in a data loader's worker, with the worker's traceback
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        sys.stderr.write(f"{sys.argv[0]}: error: {message}\n")
         raise SystemExit(2) from None

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ...data.classes import mapped_names, shown
 from ...data.digits import load_image_splits
+from ...data.errors import of_sample
 from ...data.images import ImageSplitArguments, read_for_stock_processor, where
 from ...data.seeded import SeededDataset
 from ...data.splits import (
@@ -91,7 +92,7 @@ class LabelledImages:
         try:
             return read_for_stock_processor(value, num_channels)
         except (ValueError, OSError) as error:
-            raise type(error)(f"{where(row, self.split, value)}: {error}") from error
+            raise of_sample(error, where(row, self.split, value)) from error
 
     def select(self, chosen: np.ndarray | list[int]) -> "LabelledImages":
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ...data.errors import of_sample
 from ...data.images import read_image, where
 
 
@@ -85,7 +86,7 @@ class Samples:
         try:
             read_image(sample.image)
         except (ValueError, OSError) as error:
-            raise type(error)(f"{self.where(index, sample)}: {error}") from error
+            raise of_sample(error, self.where(index, sample)) from error
 
     def select(self, chosen: list[int]) -> "Samples":
         return replace(self, numbers=self.numbers[chosen])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ....pipelines.sam_diffsr.masks import decode_regions
 from ....pipelines.sam_diffsr.matlab_resize import imresize
+from ...data.errors import of_sample
 from ...data.images import ImageSplitArguments, image_name, open_image, read_image
 from ...data.splits import Column, evaluation_split, find_column, load_splits, number_held_out, pick_split
 
@@ -149,7 +150,7 @@ class HighResolutionImages:
             value = read(row)
         except (ValueError, OSError) as error:
             name = image_name(self.images[row]) or self.names[row]
-            raise type(error)(f"row {row} ({name}) of {self.split}: {error}") from error
+            raise of_sample(error, f"row {row} ({name}) of {self.split}") from error
         self._cache[kind, row] = value
         while len(self._cache) > 1 and sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
             self._cache.popitem(last=False)

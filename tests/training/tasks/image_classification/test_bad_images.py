@@ -58,3 +58,17 @@ def test_what_cannot_be_read_is_left_out_and_counted(run, tmp_path, caplog, conv
     with pytest.raises(OSError, match=f"^{FILE}: "):
         evaluate(evaluation)
     assert evaluate([*evaluation, "--skip_bad_images", "true"])["samples"] == 19
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("broken", ["file", "mode"])
+def test_the_program_ends_in_one_line_that_names_the_file(run, photos, broken, workers, monkeypatch, capsys):
+    if broken == "mode":  # readable, and yet of no use: a ValueError, where the cut off file is an OSError
+        Image.new("F", (20, 20)).save(photos / "train" / "b" / "5.tiff")
+        (photos / "train" / "b" / "5.png").unlink()
+    monkeypatch.setattr("sys.argv", ["train.py", *run, "--dataloader_num_workers", workers])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    written = capsys.readouterr().err
+    [line] = [line for line in written.splitlines() if "error: " in line]
+    assert line.startswith("train.py: error: row ") and "train/b/5." in line and "Traceback" not in written
