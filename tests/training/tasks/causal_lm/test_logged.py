@@ -1,0 +1,48 @@
+"""What a language model's run logs beside its loss: the load of experts and the speed, against numbers by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hf_effmodels.training import prepare
+from hf_effmodels.training.tasks.causal_lm import trainer as module
+from hf_effmodels.training.tasks.causal_lm.trainer import MixtureStatistics
+
+
+def test_the_load_counts_all_experts_that_a_token_goes_to_and_the_balance_is_a_mean():
+    statistics = MixtureStatistics()
+    config = SimpleNamespace(num_experts_per_tok=2)
+    first = torch.tensor([[3.0, 2.0, 1.0, 0.0], [3.0, 1.0, 2.0, 0.0]])  # experts 0, 1 and 0, 2
+    second = torch.tensor([[0.0, 1.0, 2.0, 3.0]])  # 3, 2
+    statistics.add({"router_logits": (first,), "aux_loss": torch.tensor(1.5)}, config)
+    statistics.add({"router_logits": (second,), "aux_loss": torch.tensor(0.5)}, config)
+    logs = statistics.take(Accelerator(cpu=True))
+    assert statistics.last_load[0].tolist() == pytest.approx([2 / 6, 1 / 6, 2 / 6, 1 / 6])
+    assert logs == pytest.approx(
+        {"balance_loss": 1.0, "expert_load_max/layer_0": 2 / 6, "expert_load_min/layer_0": 1 / 6}
+    )
+    assert statistics.take(Accelerator(cpu=True)) == {}, "what was taken is gone"
+
+
+def test_the_speed_is_that_of_training_alone(text_run, tmp_path, monkeypatch):
+    """A clock that evaluations and checkpoints move by an hour."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+    trainer = prepare("prepare_training", [*text_run, "--output_dir", str(tmp_path / "run")]).trainer
+
+    def hour(*args, **kwargs):
+        clock.now += 3600
+
+    parent = module.CausalLMTrainer.__mro__[1]
+    monkeypatch.setattr(parent, "evaluation_loop", hour)
+    monkeypatch.setattr(parent, "_save_checkpoint", hour)
+    monkeypatch.setattr(trainer.processing_class, "save_pretrained", hour)
+    trainer.watch.lap()
+    trainer._tokens = 640
+    clock.now += 8
+    trainer.evaluation_loop()
+    trainer._save_checkpoint(trainer.model, None)
+    clock.now += 2
+    assert trainer._speed()["tokens_per_second"] == 64.0
