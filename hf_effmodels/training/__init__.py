@@ -48,10 +48,11 @@ def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
         work = _prepare(stage, reader)
     from .data.errors import SampleError
     from .run.finite import NotFiniteError
+    from .run.lock import LockedError
     from .run.weights import WeightsError
 
     # What ends a run in its midst and is nobody's mistake in the code: data, numbers, checkpoint, disk, Hub.
-    with _one_line_errors(SampleError, NotFiniteError, WeightsError, OSError):
+    with _one_line_errors(SampleError, LockedError, NotFiniteError, WeightsError, OSError):
         return work()
 
 

@@ -183,6 +183,8 @@ def test_both_published_layouts_are_known():
         ({"local_conv_size": 4}, "local_conv_size: got 4, accepted are odd"),
         ({"window_sizes": [0, 4, 4]}, "window_sizes: .*from 1"),
         ({"drop_path_rate": 1.0}, "drop_path_rate: got 1.0"),
+        ({"num_channels": 0}, "num_channels: got 0"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio: got -1.0"),
     ],
 )
 def test_wrong_configurations_are_named(wrong, message):

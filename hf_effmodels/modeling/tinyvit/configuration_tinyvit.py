@@ -78,6 +78,9 @@ class TinyVitConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("embed_dims", "depths", "num_heads", "window_sizes"):
             if min(getattr(self, name), default=0) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
+        for name in ("num_channels", "mlp_ratio", "mbconv_expand_ratio"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are positive numbers.")
         if self.embed_dims[0] % 2:
             raise ValueError(f"embed_dims: got {self.embed_dims}, the first must be even: the stem halves it.")
         for width, heads in zip(self.embed_dims[1:], self.num_heads, strict=True):

@@ -65,6 +65,18 @@ def _warn_of_deep_images() -> None:
     )
 
 
+def check_processor(argument: str, processor) -> None:
+    """ValueError where an image processor does what training does not repeat: another order of the channels, or a
+    second rescaling. Training would then show other pictures than the pipeline does."""
+    if getattr(processor, "do_flip_channel_order", False):
+        raise ValueError(f"{argument}: its image processor swaps red and blue (do_flip_channel_order); not supported.")
+    if getattr(processor, "rescale_offset", False) or getattr(processor, "include_top", False):
+        raise ValueError(
+            f"{argument}: its image processor rescales in a way of its own (rescale_offset, include_top); "
+            "not supported."
+        )
+
+
 def usable(source, use: Callable[[int], object], args: ImageSplitArguments):
     """The samples that can be used, as `--check_images` and `--skip_bad_images` ask; all of them, without a look, if
     neither is on. Several processes share the work and get the same.

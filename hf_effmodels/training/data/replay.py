@@ -85,6 +85,15 @@ class ReplayableAugmentation:
     _policy: RandAugment | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self):
+        for name in ("scale", "ratio", "erasing_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name}: got {(low, high)}, accepted are two positive numbers in order.")
+        for name in ("horizontal_flip", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are probabilities from 0 to 1.")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std: got {self.std}, accepted are positive numbers.")
         if self.randaugment is not None:
             fill = tuple(min(255, round(255 * value)) for value in self.mean)
             object.__setattr__(self, "_policy", RandAugment.from_string(self.randaugment, fill))
@@ -92,6 +101,7 @@ class ReplayableAugmentation:
     def __call__(self, image: Image.Image, seed: int | Draws) -> torch.Tensor:
         """The model's input, float32 (channels, height, width)."""
         draws = seed if isinstance(seed, Draws) else Draws(seed)
+        image = image.convert("RGB")
         height, width = self.size
         top, left, rows, columns = self.crop(*image.size, draws)
         image = image.crop((left, top, left + columns, top + rows)).resize((width, height), self.resample)
@@ -113,7 +123,7 @@ class ReplayableAugmentation:
             area = draws.uniform(*self.scale) * width * height
             aspect = math.exp(draws.uniform(*logs))
             columns, rows = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if columns <= width and rows <= height:
+            if 0 < columns <= width and 0 < rows <= height:
                 top = draws.integer(0, height - rows)
                 return top, draws.integer(0, width - columns), rows, columns
         columns, rows = width, height
@@ -185,6 +195,8 @@ def mix_pairs(
     """
     if len(pixels) % 2 or len(pixels) != len(seeds):
         raise ValueError(f"mix_pairs: got {len(pixels)} pictures and {len(seeds)} seeds, accepted are as many, even.")
+    if mixup == 0 and cutmix == 0:
+        return pixels.clone(), torch.ones(len(pixels), dtype=pixels.dtype)
     mixed, shares = pixels.clone(), torch.ones(len(pixels), dtype=pixels.dtype)
     for first in range(0, len(pixels), 2):
         pair = slice(first, first + 2)

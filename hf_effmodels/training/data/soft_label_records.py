@@ -24,6 +24,13 @@ def encode_records(seeds: Sequence[int], ids: np.ndarray, probabilities: np.ndar
         ids: (batch, K), each up to 32767.
         probabilities: (batch, K); they are rounded to float16.
     """
+    if ids.shape != probabilities.shape or ids.ndim != 2 or len(ids) != len(seeds) or not len(ids):
+        raise ValueError(
+            f"ids: got shape {ids.shape}, probabilities {np.shape(probabilities)} and {len(seeds)} seeds; accepted "
+            "are (batch, K) for both, and a seed for each row."
+        )
+    if not np.issubdtype(ids.dtype, np.integer) or not np.isfinite(probabilities).all():
+        raise ValueError("ids: accepted are whole numbers, with finite probabilities.")
     if np.max(ids) > _LARGEST_ID or np.min(ids) < 0:
         raise ValueError(f"ids: got {int(np.max(ids))}, the format has room for classes from 0 to {_LARGEST_ID}.")
     if not all(0 <= int(seed) < 2**31 for seed in seeds):

@@ -28,6 +28,8 @@ def student_confidence(student_logits: torch.Tensor, teacher_logits: torch.Tenso
 
 def ramp(epoch: float, epochs: float, warmup: float) -> float:
     """epoch / (warmup · epochs), and 1 from the whole epoch ⌊warmup · epochs⌋ on, as the official code cuts it off."""
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup: got {warmup}, accepted are shares from 0 to 1.")
     return epoch / (warmup * epochs) if epoch < int(warmup * epochs) else 1.0
 
 

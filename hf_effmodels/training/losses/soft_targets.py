@@ -2,6 +2,8 @@
 
 import torch
 
+from .checks import check_logits, check_temperature
+
 
 def soft_target_loss(
     student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 1.0
@@ -22,13 +24,8 @@ def soft_target_loss(
     Raises:
         ValueError: the shapes differ or the temperature is not positive.
     """
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"teacher_logits: got shape {tuple(teacher_logits.shape)}, expected the student's "
-            f"{tuple(student_logits.shape)}."
-        )
-    if not temperature > 0:
-        raise ValueError(f"temperature: got {temperature}, accepted are positive numbers.")
-    targets = (teacher_logits.detach() / temperature).softmax(-1)
-    log_probabilities = (student_logits / temperature).log_softmax(-1)
+    check_temperature(temperature)
+    student, teacher = check_logits(student_logits, teacher_logits)
+    targets = (teacher / temperature).softmax(-1)
+    log_probabilities = (student / temperature).log_softmax(-1)
     return -(temperature**2) * (targets * log_probabilities).sum(-1).mean()

@@ -45,6 +45,7 @@ def _rest(ids: torch.Tensor, probabilities: torch.Tensor, num_classes: int) -> t
     stored = ids.shape[1]
     if not 0 < stored < num_classes:
         raise ValueError(f"stored labels: got {stored} per sample, accepted are 1 to {num_classes - 1}.")
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_classes:
-        raise ValueError(f"stored labels: class {int(ids.max())} is none of the student's {num_classes}.")
+    wrong = ids[(ids < 0) | (ids >= num_classes)]
+    if len(wrong):
+        raise ValueError(f"stored labels: class {int(wrong[0])} is none of the student's {num_classes}.")
     return (1 - probabilities.sum(1, keepdim=True)) / (num_classes - stored)

@@ -25,6 +25,10 @@ def owner_of(folder: Path) -> str | None:
     return _in_words(owner) if owner is not None and _lives(owner, file) else None
 
 
+class LockedError(ValueError):
+    """Another run writes into the output folder."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """While this process writes into `folder`, no other run does. What a killed run has left is taken over.
@@ -49,7 +53,7 @@ def _acquire(file: Path, own: dict) -> None:
     while not _create(file, own):
         owner = _read(file)
         if owner is not None and _lives(owner, file):
-            raise ValueError(
+            raise LockedError(
                 f"--output_dir: {_in_words(owner)} is writing into {file.parent}. Wait for its end, or choose another "
                 "folder."
             )

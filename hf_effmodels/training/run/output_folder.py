@@ -60,7 +60,8 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def what_is_missing(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be resumed from, or None. Reads headers and directories, not the weights.
+    """Why a checkpoint cannot be resumed from, or None. Reads the headers of weights, and compares the
+    checksums of the rest.
 
     The Trainer writes `trainer_state.json` last, so a checkpoint with a good one lacks nothing but what was cut off.
     """
@@ -93,6 +94,11 @@ def what_is_missing(checkpoint: Path) -> str | None:
     for file in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
         if not zipfile.is_zipfile(file):
             return f"{file.name} is cut off"
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:
+                return f"{file.name} is damaged"
+    if not any(checkpoint.glob("rng_state*.pth")):
+        return "no rng_state.pth"
     is_sharded = any(path.is_dir() for path in checkpoint.iterdir())  # FSDP and DeepSpeed keep theirs in sub-folders
     for name in ("optimizer.pt", "scheduler.pt"):
         if not is_sharded and not (checkpoint / name).is_file():

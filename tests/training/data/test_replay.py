@@ -122,3 +122,25 @@ def test_records_refuse_what_has_no_room():
         encode_records([2**31], ids, probabilities)
     with pytest.raises(ValueError, match="11 bytes are no whole records of 12"):
         decode_records(record[:-1], 2)
+
+
+def test_settings_that_cannot_be_are_named_and_nothing_is_mixed_by_neither():
+    for wrong in ({"scale": (1.0, 0.1)}, {"horizontal_flip": 7.0}, {"std": (1.0, 0.0, 1.0)}, {"ratio": (0.0, 1.0)}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got"):
+            ReplayableAugmentation(size=(8, 8), **wrong)
+    pixels = torch.randn(2, 3, 4, 4)
+    assert torch.equal(mix_pairs(pixels, [3, 9], mixup=0, cutmix=0)[0], pixels)
+    gray = PICTURE.convert("L")
+    augment = ReplayableAugmentation(size=(8, 8))
+    assert torch.equal(augment(gray, 1), augment(gray.convert("RGB"), 1))
+    tiny = ReplayableAugmentation(size=(8, 8), scale=(0.001, 0.01), **PLAIN)
+    assert all(min(tiny.crop(5, 5, Draws(seed))[2:]) > 0 for seed in range(30))
+
+
+def test_records_and_labels_of_other_shapes_are_named():
+    ids, probabilities = np.array([[7, 3]]), np.array([[0.75, 0.125]])
+    for wrong in (([1, 2], ids, probabilities), ([1], ids + 0.5, probabilities), ([1], ids, probabilities * np.nan)):
+        with pytest.raises(ValueError, match="ids: "):
+            encode_records(*wrong)
+    with pytest.raises(ValueError, match="class -1 is none of the student's 7"):
+        stored_soft_label_loss(torch.randn(1, 7), torch.tensor([[-1, 6]]), torch.tensor([[0.5, 0.25]]))

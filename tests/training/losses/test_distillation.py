@@ -19,10 +19,12 @@ from hf_effmodels.training.losses.feature_correlation import FeatureCorrelationL
 from hf_effmodels.training.losses.kl_divergence import binary_soft_target_loss, kl_divergence_loss, per_sample_kl
 from hf_effmodels.training.losses.knowledge_review import KnowledgeReviewLoss, context_loss
 from hf_effmodels.training.losses.relational import relational_loss
+from hf_effmodels.training.losses.soft_targets import soft_target_loss
 
 LABELS = torch.tensor([0, 3, 1, 4, 4, 2])
 OF_LOGITS = {
     "kd": kl_divergence_loss,
+    "soft": soft_target_loss,
     "bkd": binary_soft_target_loss,
     "dkd": lambda s, t, **o: decoupled_loss(s, t, LABELS, **o),
     "dist": dist_loss,

@@ -1,4 +1,5 @@
 import json
+import zipfile
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -40,6 +41,17 @@ def cut_off(file):
     file.write_bytes(file.read_bytes()[:-20])
 
 
+def flip_a_byte(file):
+    """Within the largest entry of an archive, whose checksum then is another."""
+    with zipfile.ZipFile(file) as archive:
+        entry = max(archive.infolist(), key=lambda info: info.file_size)
+    content = bytearray(file.read_bytes())
+    content[entry.header_offset + 30 + len(entry.filename) + len(entry.extra) + entry.file_size // 2] ^= 255
+    file.write_bytes(bytes(content))
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is not None
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -50,6 +62,8 @@ def cut_off(file):
         lambda checkpoint: cut_off(checkpoint / "optimizer.pt"),
         lambda checkpoint: (checkpoint / "scheduler.pt").unlink(),
         lambda checkpoint: cut_off(checkpoint / "rng_state.pth"),
+        lambda checkpoint: (checkpoint / "rng_state.pth").unlink(),
+        lambda checkpoint: flip_a_byte(checkpoint / "optimizer.pt"),
     ],
 )
 def test_an_unfinished_checkpoint_is_passed_over(damage, tmp_path):

@@ -1,6 +1,7 @@
 """The losses that a recipe can name, on the logits of student and teacher."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -39,8 +40,8 @@ def read_losses(asked_for: Mapping) -> dict[str, tuple[Callable, float]]:
             raise ValueError(f"--losses: got {name!r}, accepted are {', '.join(LOSSES)}.")
         settings = dict(settings or {})
         weight = settings.pop("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise ValueError(f"--losses: {name}: weight: got {weight!r}, accepted are numbers.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ValueError(f"--losses: {name}: weight: got {weight!r}, accepted are numbers from 0.")
         accepted = inspect.signature(LOSSES[name]).parameters.keys() - _GIVEN
         for key, value in settings.items():
             if key not in accepted:

@@ -1,6 +1,7 @@
 """A frozen classifier that is shown the student's pictures as it is used to see them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ...data.classes import model_classes
+from ...data.images import check_processor
 
 
 class Teacher:
@@ -62,11 +64,14 @@ def load_teacher(
         ValueError: its classes are not the student's, or it takes pictures of other channels.
         OSError: it cannot be found or reached.
     """
+    if not Path(name).exists() and (name.count("/") != 1 or Path(name).parent.exists()):
+        raise OSError(f"--teacher: there is no folder {name!r}. The teacher is trained first (docs/how-to/distil.md).")
     try:
         model = AutoModelForImageClassification.from_pretrained(name, revision=revision, **source)
         processor = AutoImageProcessor.from_pretrained(name, revision=revision, **source)
     except OSError as error:
         raise OSError(f"--teacher: {name!r} cannot be found or reached. {error}") from error
+    check_processor("--teacher", processor)
     names, own = (
         [config.id2label[number] for number in range(config.num_labels)] for config in (student.config, model.config)
     )
@@ -91,9 +96,9 @@ def _normalization(processor: ImageProcessingMixin) -> tuple[torch.Tensor, torch
     mean, std = torch.tensor(processor.image_mean or [0.0] * 3), torch.tensor(processor.image_std or [1.0] * 3)
     if not processor.do_normalize:
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
-    if not processor.do_rescale:
-        return mean / 255, std / 255
-    return mean, std
+    # (r v - m) / s of the 8-bit value v is (v / 255 - m') / s' with m' = m / (255 r) and s' = s / (255 r).
+    factor = 255 * processor.rescale_factor if processor.do_rescale else 255
+    return mean / factor, std / factor
 
 
 def _input_size(processor: ImageProcessingMixin) -> torch.Size:

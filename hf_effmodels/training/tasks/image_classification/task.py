@@ -13,7 +13,7 @@ from transformers import EvalPrediction, set_seed
 
 from .... import metrics
 from ...data.classes import model_classes
-from ...data.images import usable
+from ...data.images import check_processor, usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
 from ...run.output_folder import open_run
@@ -161,6 +161,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     train, evaluation = (
         usable(source, partial(source.read, num_channels=num_channels), data_args) for source in (train, evaluation)
     )
+    check_processor("--model", processor)
     eval_transform = EvaluationTransform(processor)
     train_transform = TrainingTransform(eval_transform, Normalization.of(processor, num_channels), augmentation)
     trainer = ImageClassificationTrainer(

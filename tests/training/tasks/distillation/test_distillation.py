@@ -11,6 +11,7 @@ from transformers import (
     ConvNextImageProcessorPil,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    MobileViTImageProcessor,
     SwinConfig,
     SwinForImageClassification,
     ViTConfig,
@@ -92,6 +93,7 @@ def processors(**student):
         {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.9, 0.8, 0.7]},
         {"do_normalize": False},
         {"do_normalize": False, "do_rescale": False},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 1.0, 1.0], "image_std": [0.5, 0.6, 0.7]},
         {"image_mean": [120.0, 90.0, 40.0], "image_std": [60.0, 50.0, 70.0], "do_rescale": False},
     ],
 )
@@ -166,6 +168,8 @@ def test_every_loss_trains(name, distilled_run, tmp_path):
         ({"kd": {"temperature": "hot"}}, "--losses: kd: temperature: got 'hot', accepted are numbers"),
         ({"augconf": {"alpha": 2}}, "--losses: augconf: alpha: got 2"),
         ({"dist": {"weight": True}}, "--losses: dist: weight: got True"),
+        ({"kd": {"weight": -1}}, "--losses: kd: weight: got -1"),
+        ({"adaptconf": {"warmup": -1}}, "--losses: adaptconf: warmup: got -1"),
     ],
 )
 def test_wrong_losses_are_named(losses, message):
@@ -193,6 +197,16 @@ def test_wrong_teachers_are_named_before_anything_is_written(digits_run, tmp_pat
         main([*run, "--teacher", "nowhere/at-all", "--losses", "{kd: 4}"])
     with pytest.raises(OSError, match="--teacher: 'nowhere/at-all' cannot be found"):
         main([*run, "--teacher", "nowhere/at-all"])
+    with pytest.raises(OSError, match="--teacher: there is no folder"):
+        main([*run, "--teacher", str(tmp_path / "later")])
+    model, processor = tiny_vit({"num_labels": 10})
+    model.save_pretrained(tmp_path / "swapped")
+    MobileViTImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(
+        tmp_path / "swapped"
+    )
+    for argument in ("--teacher", "--model"):
+        with pytest.raises(ValueError, match=f"{argument}: its image processor swaps red and blue"):
+            main([*run, "--teacher", str(tmp_path / "swapped"), argument, str(tmp_path / "swapped")])
     model, processor = tiny_vit({"num_labels": 3})
     model.save_pretrained(tmp_path / "three")
     processor.save_pretrained(tmp_path / "three")
