@@ -2,6 +2,7 @@
 
 import csv
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -207,7 +208,7 @@ def test_a_run_prints_and_writes_its_table(tmp_path, capsys):
     assert rows[0]["times faster"] == "1.00"
     assert float(rows[1]["params M"]) < float(rows[0]["params M"]), "ours folds more than the official code"
     written = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))
-    assert written["machine"]["versions"]["torch"] == torch.__version__
+    assert written["machine"]["versions"]["torch"] == version("torch")
     assert all(result["peak_mb"] > 50 and result["rounds"] == 2 for result in written["results"])
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from hf_effmodels.hub import export
+from hf_effmodels.modeling.decoders.cache_names import given_cache
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.client import run_snippets
@@ -143,11 +144,20 @@ def test_the_cache_changes_nothing(architecture):
     ids = tokens(model)
     whole = model(ids, use_cache=False)
     assert whole.past_key_values is None
-    cache, steps = DynamicCache(config=model.config), []
-    for piece in ids.split([3, 1, 1, 4], dim=1):
-        steps.append(model(piece, past_key_values=cache).logits)
-    close(torch.cat(steps, dim=1), whole.logits, 1e-12)
-    assert cache.get_seq_length() == ids.shape[1]
+    for name in ("past_key_values", "cache"):  # what transformers calls it up to 5.23, and since
+        cache, steps = DynamicCache(config=model.config), []
+        for piece in ids.split([3, 1, 1, 4], dim=1):
+            steps.append(model(piece, **{name: cache}).logits)
+        close(torch.cat(steps, dim=1), whole.logits, 1e-12)
+        assert cache.get_seq_length() == ids.shape[1]
+
+
+def test_a_cache_is_given_once_by_either_name():
+    one, other = DynamicCache(), DynamicCache()
+    assert given_cache(one, None) is given_cache(None, one) is given_cache(one, one) is one
+    assert given_cache(None, None) is None
+    with pytest.raises(ValueError, match="two names of one argument"):
+        given_cache(one, other)
 
 
 @torch.no_grad()

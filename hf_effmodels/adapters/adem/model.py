@@ -17,6 +17,7 @@ from ...modeling.adem_vl.fusion_adem_vl import (
     keep_with_cache,
     seen_with_cache,
 )
+from ...modeling.decoders.cache_names import cache_of, given_cache
 from .layer import MERGE_REFUSED, AdemLayer
 
 #: Decoders of the LLaMA layout: each layer calls `self.mlp(norm(h))` and adds the result to h. (Gemma 2 and 3 norm the
@@ -238,7 +239,10 @@ class AdemModel(BaseTuner):
         image_embeds = kwargs.get("image_embeds")
         if image_embeds is None:
             image_embeds = shown_to(self.shared)
-        if image_embeds is None and (seen := seen_with_cache(kwargs.get("past_key_values"))) is not None:
+        if (
+            image_embeds is None
+            and (seen := seen_with_cache(given_cache(kwargs.get("cache"), kwargs.get("past_key_values")))) is not None
+        ):
             image_embeds = seen.image_embeds
         fusion = self.shared.make(image_embeds, _expansion(self.model, kwargs))
         with self.shared.slot.filled(fusion, self.model):
@@ -256,7 +260,7 @@ def _without_image_embeds(module: nn.Module, args: tuple, kwargs: dict) -> tuple
 
 def _remember(shared: SharedState, module: nn.Module, args: tuple, output) -> None:
     if (fusion := shared.slot.fusion) is not None:
-        keep_with_cache(getattr(output, "past_key_values", None), fusion)
+        keep_with_cache(cache_of(output), fusion)
 
 
 def _unwrapped(name: str) -> str:

@@ -38,7 +38,7 @@ class AdemVLConfig(PreTrainedConfig):
     """
 
     model_type = "adem_vl"
-    keys_to_ignore_at_inference = ["past_key_values", "vision_context"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "vision_context"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(
             config_class=AutoConfig,

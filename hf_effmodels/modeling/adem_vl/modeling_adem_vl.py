@@ -20,12 +20,13 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
+from ..decoders.cache_names import CACHE, cache_of, given_cache
 from ..decoders.packing import cache_of_rows
 from .configuration_adem_vl import AdemVLConfig
 from .fusion_adem_vl import (
@@ -71,14 +72,9 @@ class AdemVLModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class AdemVLCausalLMOutputWithPast(ModelOutput):
+class AdemVLCausalLMOutputWithPast(CausalLMOutputWithPast):
     """As `CausalLMOutputWithPast`, with `vision_context` (B, N, D), None where no row has an image."""
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     vision_context: torch.FloatTensor | None = None
 
 
@@ -128,7 +124,7 @@ class AdemVLPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -379,6 +375,7 @@ class AdemVLModel(AdemVLPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> AdemVLModelOutputWithPast:
         r"""
@@ -388,14 +385,15 @@ class AdemVLModel(AdemVLPreTrainedModel):
             vision_context, class_embeds: what `encode_rows` gave for images seen before, instead of pixel_values.
             inputs_embeds: (B, T, D) instead of input_ids, with the class token in its place already (`embed`): images
                 then come as vision_context.
-            past_key_values: as the decoder takes it; what its tokens have seen is remembered with it, and goes on
-                where neither pixel_values nor vision_context are given.
+            past_key_values, cache: two names of one argument, as the decoder takes it; what its tokens have seen is
+                remembered with it, and goes on where neither pixel_values nor vision_context are given.
             use_cache: as the decoder takes it; left open it is False where position_ids pack documents into a row.
             attention_mask, position_ids, kwargs: as the decoder takes them.
 
         Raises:
             ValueError: rows and images do not correspond, or neither or both of input_ids and inputs_embeds.
         """
+        cache = given_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids: give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is not None and self.config.use_cls_token:
@@ -410,23 +408,23 @@ class AdemVLModel(AdemVLPreTrainedModel):
             vision_context = self._nothing_seen(len(input_ids if inputs_embeds is None else inputs_embeds))
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, class_embeds)
-        fusion = self._fusion_of(vision_context, past_key_values)
+        fusion = self._fusion_of(vision_context, cache)
         with self._slot.filled(fusion, self.language_model):
             outputs = self.language_model(
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 inputs_embeds=inputs_embeds,
-                use_cache=cache_of_rows(use_cache, position_ids, attention_mask, past_key_values),
+                use_cache=cache_of_rows(use_cache, position_ids, attention_mask, cache),
+                **{CACHE: cache},
                 **kwargs,
             )
-        keep_with_cache(outputs.past_key_values, fusion)
+        keep_with_cache(cache_of(outputs), fusion)
         return AdemVLModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             vision_context=fusion.image_embeds,
+            **{CACHE: cache_of(outputs)},
         )
 
     def _check_no_slot(self, input_ids: torch.Tensor) -> None:
@@ -598,6 +596,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs,
     ) -> AdemVLCausalLMOutputWithPast:
         r"""
@@ -615,7 +614,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
             class_embeds=class_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=given_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
@@ -635,10 +634,10 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         return AdemVLCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             vision_context=outputs.vision_context,
+            **{CACHE: cache_of(outputs)},
         )
 
     @torch.no_grad()
@@ -655,7 +654,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
             context, class_embeds = self.model.encode_rows(input_ids, pixel_values, image_mask)
             kwargs |= {"vision_context": context, "class_embeds": class_embeds}
         elif input_ids is not None and kwargs.get("class_embeds") is None and kwargs.get("inputs_embeds") is None:
-            known = kwargs.get("past_key_values")
+            known = given_cache(kwargs.get("cache"), kwargs.get("past_key_values"))
             self.model._check_no_slot(input_ids[:, 0 if seen_with_cache(known) is None else known.get_seq_length() :])
         positions = None if input_ids is None else self._class_positions(input_ids)
         if positions is not None:

@@ -31,7 +31,7 @@ class DecoderConfig(PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id: special tokens.
     """
 
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # its name up to transformers 5.23, and since
     base_model_tp_plan = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",

@@ -21,6 +21,7 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
+from .cache_names import CACHE, given_cache
 from .packing import cache_of_rows
 
 
@@ -70,14 +71,16 @@ class Attention(LlamaAttention):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        cache = given_cache(cache, past_key_values)
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)  # (batch, length, heads, head size)
         query = rotate(self.q_proj(hidden_states).view(shape), *position_embeddings).transpose(1, 2)
         key = rotate(self.k_proj(hidden_states).view(shape), *position_embeddings).transpose(1, 2)
         value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         output, weights = attend(
             self,
@@ -120,16 +123,18 @@ class DecoderModel(LlamaModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ):
         """As `LlamaModel`; documents that are packed into a row (`cache_of_rows`) never see each other."""
+        cache = given_cache(cache, past_key_values)
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            use_cache=cache_of_rows(use_cache, position_ids, attention_mask, past_key_values),
+            use_cache=cache_of_rows(use_cache, position_ids, attention_mask, cache),
+            **{CACHE: cache},
             **kwargs,
         )
 

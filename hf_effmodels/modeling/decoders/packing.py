@@ -9,7 +9,7 @@ def cache_of_rows(
     use_cache: bool | None,
     position_ids: torch.LongTensor | None,
     attention_mask: torch.Tensor | None,
-    past_key_values: Cache | None,
+    cache: Cache | None,
 ) -> bool | None:
     """`use_cache` as the decoder may have it: False where a row packs documents, `use_cache` elsewhere.
 
@@ -18,12 +18,12 @@ def cache_of_rows(
 
     Args:
         position_ids: (batch, length) or (1, length).
-        use_cache, attention_mask, past_key_values: as the decoder was called with them.
+        use_cache, attention_mask, cache: as the decoder was called with them.
 
     Raises:
         ValueError: a cache is asked for, which could not keep the documents apart.
     """
-    if use_cache is False or position_ids is None or attention_mask is not None or past_key_values is not None:
+    if use_cache is False or position_ids is None or attention_mask is not None or cache is not None:
         return use_cache
     follow = position_ids.diff(dim=-1) == 1
     if is_tracing(position_ids):  # values are not known; without a cache it is right either way

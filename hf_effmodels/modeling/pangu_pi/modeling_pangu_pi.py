@@ -25,6 +25,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaPreTrainedModel,
 )
 
+from ..decoders.cache_names import given_cache
 from ..decoders.modeling_decoder import Attention, DecoderModel, RMSNorm, causal_lm_loss
 from .configuration_pangu_pi import PanguPiConfig
 
@@ -192,6 +193,7 @@ class PanguPiDecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         use_cache: bool | None = False,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
         residual = hidden_states
@@ -200,7 +202,7 @@ class PanguPiDecoderLayer(GradientCheckpointingLayer):
             hidden_states=normalized,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=given_cache(cache, past_key_values),
             use_cache=use_cache,
             position_embeddings=position_embeddings,
             **kwargs,

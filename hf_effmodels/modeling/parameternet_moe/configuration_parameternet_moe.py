@@ -22,7 +22,7 @@ class ParameterNetMoeConfig(DecoderConfig):
     """
 
     model_type = "parameternet_moe"
-    keys_to_ignore_at_inference = ["past_key_values", "router_logits", "aux_loss"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "router_logits", "aux_loss"]
     # The router reads the whole hidden activation of the feed-forward, so only the attention is split.
     base_model_tp_plan = {
         name: style for name, style in DecoderConfig.base_model_tp_plan.items() if ".self_attn." in name

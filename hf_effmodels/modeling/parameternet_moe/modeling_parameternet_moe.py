@@ -26,6 +26,7 @@ from transformers.models.llama.modeling_llama import (
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
+from ..decoders.cache_names import CACHE, cache_of, given_cache
 from ..decoders.modeling_decoder import Attention, DecoderModel, RMSNorm, causal_lm_loss
 from .configuration_parameternet_moe import ParameterNetMoeConfig
 
@@ -118,13 +119,14 @@ class ParameterNetMoeDecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         use_cache: bool | None = False,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> torch.Tensor:
         attention, _ = self.self_attn(
             hidden_states=self.input_layernorm(hidden_states),
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=given_cache(cache, past_key_values),
             use_cache=use_cache,
             position_embeddings=position_embeddings,
             **kwargs,
@@ -246,6 +248,7 @@ class ParameterNetMoeForCausalLM(ParameterNetMoePreTrainedModel, LlamaForCausalL
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **kwargs,
     ) -> MoeCausalLMOutputWithPast:
         """As `LlamaForCausalLM`.
@@ -264,7 +267,7 @@ class ParameterNetMoeForCausalLM(ParameterNetMoePreTrainedModel, LlamaForCausalL
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=given_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_router_logits=output_router_logits,
@@ -286,10 +289,10 @@ class ParameterNetMoeForCausalLM(ParameterNetMoePreTrainedModel, LlamaForCausalL
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             router_logits=router_logits,
+            **{CACHE: cache_of(outputs)},
         )
 
 

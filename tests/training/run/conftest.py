@@ -1,5 +1,7 @@
 """A model of two weights, whose training can be followed with a pencil."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -51,25 +53,25 @@ class Points(torch.utils.data.Dataset):
 @pytest.fixture
 def line_trainer(tmp_path):
     """Makes a trainer of plain gradient descent that goes through the points in their order and logs each step."""
+    return partial(make_line_trainer, str(tmp_path / "run"))
 
-    def make(model, points, **arguments):
-        settings = {
-            "output_dir": str(tmp_path / "run"),
-            "optim": "sgd",
-            "optim_args": {"momentum": 0, "nesterov": False},
-            "learning_rate": 0.1,
-            "lr_scheduler_type": "constant",
-            "max_grad_norm": 0,
-            "train_sampling_strategy": "sequential",
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "num_train_epochs": 1,
-        }
-        return RecipeTrainer(
-            model=model, args=RecipeArguments(**{**settings, **arguments}), train_dataset=points, eval_dataset=points
-        )
 
-    return make
+def make_line_trainer(folder, model, points, **arguments):
+    settings = {
+        "output_dir": folder,
+        "optim": "sgd",
+        "optim_args": {"momentum": 0, "nesterov": False},
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0,
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "num_train_epochs": 1,
+    }
+    return RecipeTrainer(
+        model=model, args=RecipeArguments(**{**settings, **arguments}), train_dataset=points, eval_dataset=points
+    )
 
 
 def logged(trainer, key: str) -> list[float]:

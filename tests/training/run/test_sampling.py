@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from accelerate import debug_launcher
 
 from hf_effmodels.training.run.sampling import EpochSampler, SharedBatches
 
+from ...processes import run_in_two
 from .conftest import START, Line, LineByItems, Points, logged
 from .test_added_losses import by_hand, energy
 
@@ -78,7 +78,7 @@ def test_two_processes_train_on_the_samples_of_an_incomplete_last_step_as_one_do
     points, file = Points(number), tmp_path / "kept.pt"
     sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "disable_tqdm": True}
     sizes["ddp_broadcast_buffers"] = False  # each process keeps its own statistics
-    debug_launcher(train_and_keep, (line_trainer, model(), points, file, sizes), num_processes=2)
+    run_in_two(train_and_keep, line_trainer, model(), points, file, sizes)
     kept = torch.load(file, weights_only=True)  # noqa: TID251
     weights, losses = by_hand(points, steps)
     torch.testing.assert_close(kept["state"]["w"], weights.float())
@@ -99,7 +99,7 @@ def test_two_processes_go_on_before_an_incomplete_last_step(line_trainer, tmp_pa
     sizes |= {"save_strategy": "steps", "save_steps": 2}
     ends = []
     for checkpoint in (None, str(tmp_path / "run" / "checkpoint-2")):  # three steps an epoch, of 4, 4 and 1
-        debug_launcher(train_and_keep, (line_trainer, Line(), points, file, sizes, checkpoint), num_processes=2)
+        run_in_two(train_and_keep, line_trainer, Line(), points, file, sizes, checkpoint)
         ends.append(torch.load(file, weights_only=True)["state"]["w"])  # noqa: TID251
     assert torch.equal(*ends)
     twice = Points(9)

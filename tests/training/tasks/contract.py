@@ -3,7 +3,6 @@
 
 import json
 import math
-import multiprocessing
 import os
 import re
 import signal
@@ -14,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate import debug_launcher
 from safetensors.torch import load_file
 
 from hf_effmodels.training import evaluate, main
 from hf_effmodels.training.run.output_folder import RUN_FILE, WEIGHTS_WITHOUT_EMA, newest_checkpoint
 from hf_effmodels.training.run.trainer import RecipeTrainer
+
+from ...processes import run_apart, run_in_two
 
 
 def history(folder, *keys: str) -> np.ndarray:
@@ -46,10 +46,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 def run_until_killed(arguments: list[str], step: int) -> None:
     """Train in a process of its own that is killed in the midst of writing the checkpoint of `step`."""
-    process = multiprocessing.get_context("fork").Process(target=_train_until_killed, args=(arguments, step))
-    process.start()
-    process.join(300)
-    assert process.exitcode == -signal.SIGKILL
+    assert run_apart(_train_until_killed, arguments, step) == -signal.SIGKILL
 
 
 def _train_until_killed(arguments: list[str], step: int) -> None:
@@ -168,7 +165,7 @@ class TaskContract:
         run += ["--load_best_model_at_end", "false", "--per_device_eval_batch_size", "3"]
         two, one = tmp_path / "two", tmp_path / "one"
         halves = ["--per_device_train_batch_size", "2", "--output_dir", str(two)]
-        debug_launcher(main, ([*run, *halves],), num_processes=2)
+        run_in_two(main, [*run, *halves])
         main([*run, "--per_device_train_batch_size", "4", "--output_dir", str(one)])
         for keys in (("loss", "grad_norm", "learning_rate"), tuple(f"eval_{name}" for name in self.metrics)):
             np.testing.assert_allclose(history(two, *keys), history(one, *keys), rtol=self.rtol)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState, debug_launcher
+from accelerate import PartialState
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
@@ -22,6 +22,7 @@ from hf_effmodels.training.run.rounds import sample_losses
 from hf_effmodels.training.run.trainer import RecipeTrainer
 
 from ....compression.conftest import LLAMA
+from ....processes import run_in_two
 
 
 class Killed(Exception):
@@ -145,14 +146,13 @@ def test_killed_measurements_go_on_to_the_same_losses_bit_for_bit(losses, tmp_pa
 
 def _measure(folder):
     torch.set_num_threads(1)
-    PartialState._reset_state()  # the forked process has its parent's
     PartialState(cpu=True)
     losses = compute_losses(model(), Blocks(), batch_size=4, state_file=f"{folder}/losses.npz", batches_per_save=1)
     np.save(f"{folder}/{torch.distributed.get_rank()}.npy", losses)
 
 
 def test_two_processes_measure_what_one_measures(losses, tmp_path):
-    debug_launcher(_measure, (str(tmp_path),), num_processes=2)
+    run_in_two(_measure, str(tmp_path))
     for rank in range(2):
         assert (np.load(tmp_path / f"{rank}.npy") == losses).all()
     assert not [*tmp_path.glob("*part*")]

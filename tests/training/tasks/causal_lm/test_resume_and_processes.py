@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from accelerate import debug_launcher
 from accelerate.utils import patch_environment
 from safetensors.torch import load_file
 
 from hf_effmodels.training import main
 from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA, newest_checkpoint
 
+from ....processes import run_in_two
 from ..contract import history, run_until_killed, same, weights
 
 STREAM = ["--streaming", "true", "--eval_documents", "4", "--shuffle_blocks", "16"]
@@ -53,9 +53,7 @@ def test_two_processes_follow_the_trajectory_of_one(text_run, mode, tmp_path):
     text_run += ["--max_steps", "6", "--max_grad_norm", "0", "--per_device_eval_batch_size", "3"]
     text_run += STREAM if mode == "streaming" else []
     two, one = tmp_path / "two", tmp_path / "one"
-    debug_launcher(
-        main, ([*text_run, "--per_device_train_batch_size", "2", "--output_dir", str(two)],), num_processes=2
-    )
+    run_in_two(main, [*text_run, "--per_device_train_batch_size", "2", "--output_dir", str(two)])
     main([*text_run, "--output_dir", str(one)])
     keys = ["loss", "grad_norm", "learning_rate"]
     keys += ["balance_loss", "expert_load_max/layer_0"] if mode == "mixture" else []
@@ -70,10 +68,10 @@ def test_fsdp2_shards_two_processes_and_resumes_bit_for_bit(text_run, tmp_path):
     text_run += ["--per_device_train_batch_size", "2"]
     one, whole, resumed = tmp_path / "one", tmp_path / "whole", tmp_path / "resumed"
     with patch_environment(**FSDP):
-        debug_launcher(main, ([*text_run, "--output_dir", str(whole)],), num_processes=2)
+        run_in_two(main, [*text_run, "--output_dir", str(whole)])
         assert (whole / "checkpoint-2" / "pytorch_model_fsdp_0" / "__1_0.distcp").is_file()
         resume = ["--resume_from_checkpoint", str(whole / "checkpoint-2"), "--output_dir", str(resumed)]
-        debug_launcher(main, ([*text_run, *resume],), num_processes=2)
+        run_in_two(main, [*text_run, *resume])
     assert same(weights(whole), weights(resumed))
     main([*text_run, "--per_device_train_batch_size", "4", "--output_dir", str(one)])
     np.testing.assert_allclose(history(whole, "loss", "grad_norm"), history(one, "loss", "grad_norm"), rtol=1e-4)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import debug_launcher
 
 from hf_effmodels.training import evaluate, main
 
+from ....processes import run_in_two
 from .test_image_classification import GHOSTNET, history, weights
 
 SCRIPTS = Path(__file__).resolve().parents[4] / "scripts"
@@ -54,9 +54,7 @@ def test_two_processes_save_the_batch_norm_statistics_they_evaluate_with(digits_
     # Each process sees other images. The mean of their statistics is what is measured, and what is saved.
     output = str(tmp_path / "run")
     arguments = [*digits_run, *GHOSTNET, "--load_best_model_at_end", "false", "--num_train_epochs", "1"]
-    debug_launcher(
-        main, ([*arguments, "--per_device_train_batch_size", "4", "--output_dir", output],), num_processes=2
-    )
+    run_in_two(main, [*arguments, "--per_device_train_batch_size", "4", "--output_dir", output])
     results = json.loads((Path(output) / "all_results.json").read_text())
     again = ["--dataset", "digits", "--max_eval_samples", "11", "--output", str(tmp_path / "e.json")]
     assert evaluate(["--model", output, *again])["loss"] == pytest.approx(results["eval_loss"], rel=1e-5)
