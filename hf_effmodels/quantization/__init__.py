@@ -1,0 +1,1 @@
+"""Quantisation of trained models (cbq) and training of ternary ones (bitnet158)."""

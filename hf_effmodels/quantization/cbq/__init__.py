@@ -1,0 +1,1 @@
+"""CBQ: cross-block quantisation of language models (https://arxiv.org/abs/2312.07950)."""

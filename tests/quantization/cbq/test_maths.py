@@ -1,0 +1,88 @@
+"""The pure functions of CBQ where no parity case looks."""
+
+import pytest
+import torch
+
+from hf_effmodels.quantization.cbq.grid import dequantize, quantize, weight_grid
+from hf_effmodels.quantization.cbq.outliers import channel_scales, find_outliers, truncate
+from hf_effmodels.quantization.cbq.packing import pack, unpack
+from hf_effmodels.quantization.cbq.reconstruction import reconstruction_loss, windows
+from hf_effmodels.quantization.cbq.rounding import fractions, harden, rectified_sigmoid, round_by
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_packed_words_are_the_bits_of_the_values_one_after_the_other(bits):
+    generator = torch.Generator().manual_seed(bits)
+    integers = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (3, 50), generator=generator)
+    packed = pack(integers, bits)
+    for row, words in zip(integers.tolist(), packed.tolist(), strict=True):
+        stream = sum((value + 2 ** (bits - 1)) << (i * bits) for i, value in enumerate(row))
+        expected = [(stream >> (32 * i)) & 0xFFFFFFFF for i in range(-(-50 * bits // 32))]
+        assert [word % 2**32 for word in words] == expected
+    assert torch.equal(unpack(packed, bits, 50), integers.to(torch.int8))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_no_value_moves_by_more_than_its_grid_allows(bits, symmetric):
+    weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grid = weight_grid(weight, bits, 8, symmetric)
+    assert grid.scale.shape == (8, 4)
+    moved = (dequantize(quantize(weight, grid, bits), grid) - weight).abs().reshape(8, 4, 8).amax(-1)
+    # Half a step; a symmetric grid lacks half a step above its largest integer, an asymmetric one shifts its zero.
+    assert (moved <= grid.scale * (0.5 + 1e-9 if symmetric else 1.0)).all()
+    assert (moved > 0.2 * grid.scale).any()
+
+
+def test_nothing_learned_is_rounding_to_nearest():
+    weight = torch.randn(6, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    grid = weight_grid(weight, 3, 8)
+    delta = rectified_sigmoid(fractions(weight, grid))
+    inside = (weight / grid.scale.repeat_interleave(8, 1)).abs() < 3
+    torch.testing.assert_close(
+        dequantize(round_by(weight, grid, delta, 3), grid)[inside], weight[inside], atol=1e-3, rtol=0
+    )
+    hard = round_by(weight, grid, harden(delta), 3)
+    assert torch.equal(hard[inside], quantize(weight, grid, 3)[inside])
+
+
+def test_another_round_finds_the_lower_outliers():
+    channel_max = torch.cat([torch.linspace(1, 2, 93), torch.tensor([18.0, 25.0, 400.0])])
+    once, often = (channel_scales(channel_max, rounds=rounds) for rounds in (1, 5))
+    assert (once > 1).sum() == 1
+    torch.testing.assert_close(once[-1], torch.tensor((400 / 25) ** 0.5))
+    assert (often[-3:] > 1).all() and (often[:-3] == 1).all()
+    assert (channel_max / often).max() < (channel_max / once).max()
+
+
+def test_lambdas_move_the_threshold_and_the_split():
+    values = torch.cat([torch.linspace(0, 1, 100), torch.tensor([2.8, 3.0, 3.3, 6.0, 9.5])])
+    found = find_outliers(values, 3.0, 1.0)
+    torch.testing.assert_close(found.threshold, values[78] + 3.0 * (values[78] - values[26]))
+    # Kept 2.8 to 6.0: the gap to 9.5 is largest, unless their variance weighs more.
+    assert find_outliers(values, 1.0, 1.0).count == 1
+    assert find_outliers(values, 1.0, 9.0).count > 1
+    assert truncate(values, 1.0, 1.0).max() == 6.0
+    assert truncate(values, 1.0, 1.0, rounds=2).max() < 6.0
+
+
+def test_values_without_outliers_stay():
+    weight = torch.linspace(-1, 1, 64)
+    assert find_outliers(weight.abs()).count == 0
+    assert torch.equal(truncate(weight), weight)
+
+
+def test_the_weight_of_the_divergence_counts():
+    output, target = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(2)).unbind(0)
+    loss = reconstruction_loss(output, target, 0.3)
+    divergence = (
+        torch.nn.functional.kl_div(output.log_softmax(-1), target.softmax(-1), reduction="none").sum(-1).mean()
+    )
+    torch.testing.assert_close(loss.total, ((output - target) ** 2).sum(-1).mean() + 0.3 * divergence)
+
+
+def test_wrong_sizes_are_refused():
+    with pytest.raises(ValueError, match="group_size: got 24.*32 inputs"):
+        weight_grid(torch.ones(2, 32), 4, 24)
+    with pytest.raises(ValueError, match="overlap: got 2.*0 to window - 1 = 1"):
+        windows(6, 2, 2)
