@@ -149,6 +149,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("question-answering", "AutoModelForQuestionAnswering", ("text",), "extractive question answerer"),
             Task("image-feature-extraction", "AutoModel", ("image",), "feature extractor"),
             Task("feature-extraction", "AutoModel", ("text", "image+text"), "feature extractor"),
+            Task("masked-image-modeling", "AutoModelForPreTraining", ("image",), "masked image model",
+                 pipeline_tag="image-feature-extraction"),
             Task("super-resolution", None, ("image",), "super-resolution pipeline", ("PSNR", "SSIM"),
                  pipeline_tag="image-to-image"),
         )

@@ -215,11 +215,22 @@ def _parts(model) -> list[tuple[str, str]]:
         part = getattr(model.config, field)
         where = getattr(model.config, references.get(field, ""), None)
         origin = f"{code(where)}, " if hub_id(where) else ""
-        sizes = f"width {part.hidden_size}, {part.num_hidden_layers} layers"
-        rows.append((f"{field.removesuffix('_config').capitalize()} model", f"{origin}{part.model_type}, {sizes}"))
+        rows.append(
+            (f"{field.removesuffix('_config').capitalize()} model", f"{origin}{part.model_type}{_sizes(part)}")
+        )
         if hasattr(part, "image_size"):
             rows.append(("Image size", _size(part.image_size)))
     return rows
+
+
+def _sizes(config) -> str:
+    """Width and depth of a part, of one with stages those of each, as far as its configuration says."""
+    widths = next(
+        (w for name in ("hidden_sizes", "embed_dims", "hidden_size") if (w := getattr(config, name, None))), ""
+    )
+    depths = getattr(config, "depths", None) or getattr(config, "num_hidden_layers", "")
+    shown = [", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in (widths, depths)]
+    return (f", width {shown[0]}" if shown[0] else "") + (f", {shown[1]} layers" if shown[1] else "")
 
 
 def _size(size) -> str:

@@ -294,14 +294,20 @@ def _main_head(architecture: Architecture) -> str:
 
 def _compute_buffers(model) -> None:
     """Buffers that are in no checkpoint (rotary tables, …) are still on the meta device: the model fills them."""
-    for module in model.modules():
-        missing = {name: b for name, b in module.named_buffers(recurse=False) if b.is_meta}
-        for name, buffer in missing.items():
-            module._buffers[name] = torch.empty_like(buffer, device="cpu")
-        if missing:
-            for parameter in module.parameters(recurse=False):
-                parameter._is_hf_initialized = True
-            model._init_weights(module)
+    _fill_buffers(model, model)
+
+
+def _fill_buffers(module, model) -> None:
+    """`model` is the nearest one around `module`, which knows how its own modules begin."""
+    missing = {name: b for name, b in module.named_buffers(recurse=False) if b.is_meta}
+    for name, buffer in missing.items():
+        module._buffers[name] = torch.empty_like(buffer, device="cpu")
+    if missing:
+        for parameter in module.parameters(recurse=False):
+            parameter._is_hf_initialized = True
+        model._init_weights(module)
+    for child in module.children():
+        _fill_buffers(child, child if hasattr(child, "_init_weights") else model)
 
 
 def official_name(architecture: Architecture, name: str) -> str:
@@ -348,7 +354,7 @@ def _fold_norms(weights: dict[str, torch.Tensor], eps: float) -> dict[str, torch
 def _with_prefix(weights: dict[str, torch.Tensor], model) -> dict[str, torch.Tensor]:
     """Names of the model with its head: all but the head's own weights are in the base model."""
     prefix = model.base_model_prefix
-    heads = tuple(name for name, _ in model.named_children() if name != prefix)
+    heads = {name for name, _ in (*model.named_children(), *model.named_parameters(recurse=False)) if name != prefix}
     return {name if name.split(".")[0] in heads else f"{prefix}.{name}": value for name, value in weights.items()}
 
 
