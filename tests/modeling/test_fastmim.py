@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoBackbone,
     AutoModel,
@@ -205,7 +206,7 @@ def test_a_folder_for_the_hub_opens_again(tmp_path):
     ],
 )
 def test_settings_that_do_not_fit_are_named(fields, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(StrictDataclassError, match=message):
         get_config("fastmim-vit-base", **fields)
 
 
