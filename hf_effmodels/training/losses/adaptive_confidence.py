@@ -3,7 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from .checks import check_logits, check_temperature
+from .checks import check_logits, check_share, check_temperature
+from .interface import DistillationLoss
 from .kl_divergence import kl_divergence_loss, per_sample_kl
 
 
@@ -81,11 +82,61 @@ def auxiliary_confidence_loss(
         temperature: T, of the divergence alone.
         epoch, epochs, warmup: during this share of the `epochs` the weight grows; without `epochs` it is `alpha`.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha: got {alpha}, accepted are numbers from 0 to 1.")
+    check_share("alpha", alpha)
     weight = alpha * ramp(epoch, epochs, warmup)
     student, _ = check_logits(student_logits, teacher_logits)
     return {
         "teacher": (1 - weight) * kl_divergence_loss(student_logits, teacher_logits, temperature),
         "own": weight * F.cross_entropy(student, student.argmax(1)),
     }
+
+
+class AdaptiveConfidenceLoss(DistillationLoss):
+    """`adaptive_confidence_loss` of the logits: AdaptConf, for a teacher weaker than the student.
+
+    Args:
+        tau: temperature of the confidence.
+        temperature: T of the divergence.
+        warmup: share of the epochs over which confidence grows; 0, as for whole data sets, for none. The paper's
+            few-shot and noisy-label trainings have 0.25.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "adaptconf"
+    parts = ("teacher", "own")
+
+    def __init__(self, tau: float = 0.5, temperature: float = 1.0, warmup: float = 0.0, weight: float = 1.0):
+        super().__init__(weight)
+        check_temperature(tau, "tau")
+        check_temperature(temperature)
+        ramp(0, 1, warmup)
+        self.settings = {"tau": tau, "temperature": temperature, "warmup": warmup}
+
+    def forward(self, student, teacher, batch):
+        times = {"epoch": batch.epoch, "epochs": batch.epochs}
+        return adaptive_confidence_loss(student["logits"], teacher["logits"], **self.settings, **times)
+
+
+class AuxiliaryConfidenceLoss(DistillationLoss):
+    """`auxiliary_confidence_loss` of the logits: AugConf.
+
+    Args:
+        alpha: weight of the student's own prediction in the end.
+        temperature: T of the divergence.
+        warmup: share of the epochs over which that weight grows.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "augconf"
+    parts = ("teacher", "own")
+
+    def __init__(self, alpha: float = 0.5, temperature: float = 1.0, warmup: float = 0.3, weight: float = 1.0):
+        super().__init__(weight)
+        check_temperature(temperature)
+        check_share("alpha", alpha)
+        ramp(0, 1, warmup)
+        self.settings = {"alpha": alpha, "temperature": temperature, "warmup": warmup}
+
+    def forward(self, student, teacher, batch):
+        times = {"epoch": batch.epoch, "epochs": batch.epochs}
+        return auxiliary_confidence_loss(student["logits"], teacher["logits"], **self.settings, **times)

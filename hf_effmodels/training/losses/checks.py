@@ -26,3 +26,8 @@ def check_temperature(temperature: float, name: str = "temperature") -> None:
 def hard_labels(labels: torch.Tensor) -> torch.Tensor:
     """(batch,) classes of labels that may be probabilities (batch, classes)."""
     return labels if labels.ndim == 1 else labels.argmax(1)
+
+
+def check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: got {value}, accepted are numbers from 0 to 1.")

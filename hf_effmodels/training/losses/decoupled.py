@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from .checks import check_logits, check_temperature, hard_labels
+from .interface import DistillationLoss
 
 
 def decoupled_loss(
@@ -47,3 +48,23 @@ def _parts(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, to
     others = logits[~target].view(len(logits), -1)
     both = torch.stack([logits[target], others.logsumexp(1)], dim=1)
     return both.log_softmax(1), others.log_softmax(1)
+
+
+class DkdLoss(DistillationLoss):
+    """`decoupled_loss` of the logits; it needs labels.
+
+    Args:
+        alpha, beta: weights of target and other classes.
+        temperature: T, above 0.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "dkd"
+
+    def __init__(self, alpha: float = 1.0, beta: float = 2.0, temperature: float = 1.0, weight: float = 1.0):
+        super().__init__(weight)
+        check_temperature(temperature)
+        self.settings = {"alpha": alpha, "beta": beta, "temperature": temperature}
+
+    def forward(self, student, teacher, batch):
+        return decoupled_loss(student["logits"], teacher["logits"], batch.labels, **self.settings)

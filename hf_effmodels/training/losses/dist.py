@@ -3,6 +3,7 @@
 import torch
 
 from .checks import check_logits, check_temperature
+from .interface import DistillationLoss
 
 _EPS = 1e-8
 
@@ -37,3 +38,23 @@ def _correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Pearson's correlation of the rows."""
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + _EPS)
+
+
+class DistLoss(DistillationLoss):
+    """`dist_loss` of the logits. Its second term looks at the whole batch of a process.
+
+    Args:
+        beta, gamma: weights of the relations between classes and within them.
+        temperature: T, above 0.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "dist"
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0, weight: float = 1.0):
+        super().__init__(weight)
+        check_temperature(temperature)
+        self.settings = {"beta": beta, "gamma": gamma, "temperature": temperature}
+
+    def forward(self, student, teacher, batch):
+        return dist_loss(student["logits"], teacher["logits"], **self.settings)

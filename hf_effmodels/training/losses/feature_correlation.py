@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from .interface import POOLED, DistillationLoss, Networks
+
 
 class FeatureCorrelationLoss(nn.Module):
     """CC: 0.02 · mean_i Σ_d δ_i · δ_{i+1} with δ the absolute difference of two learnt embeddings, over neighbours in
@@ -31,3 +33,28 @@ class FeatureCorrelationLoss(nn.Module):
         teacher = self.embed_teacher(teacher_features.detach().flatten(1))
         difference = (student - teacher).abs()
         return self.scale * (difference[:-1] * difference[1:]).sum(1).mean()
+
+
+class CorrelationLoss(DistillationLoss):
+    """`FeatureCorrelationLoss` of the pooled features, over neighbours in the batch of a process.
+
+    Args:
+        embed_dim: width of the embeddings.
+        scale: factor of the loss.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "cc"
+
+    def __init__(self, embed_dim: int = 128, scale: float = 0.02, weight: float = 1.0):
+        super().__init__(weight)
+        if embed_dim < 1:
+            raise ValueError(f"embed_dim: got {embed_dim}, accepted are whole numbers from 1.")
+        self.settings = {"embed_dim": embed_dim, "scale": scale}
+
+    def build(self, networks: Networks) -> None:
+        widths = networks.student[POOLED].channels, networks.teacher[POOLED].channels
+        self.correlation = FeatureCorrelationLoss(*widths, **self.settings)
+
+    def forward(self, student, teacher, batch):
+        return self.correlation(student[POOLED], teacher[POOLED])

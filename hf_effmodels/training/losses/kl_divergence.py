@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from .checks import check_logits, check_temperature
+from .interface import DistillationLoss
 
 
 def kl_divergence_loss(
@@ -44,3 +45,38 @@ def binary_soft_target_loss(student_logits: torch.Tensor, teacher_logits: torch.
     """
     student, teacher = check_logits(student_logits, teacher_logits)
     return F.binary_cross_entropy_with_logits(student, teacher.softmax(-1))
+
+
+class KdLoss(DistillationLoss):
+    """`kl_divergence_loss` of the logits. Nothing but logits is needed of the teacher.
+
+    Args:
+        temperature: T, above 0.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "kd"
+
+    def __init__(self, temperature: float = 1.0, weight: float = 1.0):
+        super().__init__(weight)
+        check_temperature(temperature)
+        self.temperature = temperature
+
+    def forward(self, student, teacher, batch):
+        return kl_divergence_loss(student["logits"], teacher["logits"], self.temperature)
+
+
+class BinaryKdLoss(DistillationLoss):
+    """`binary_soft_target_loss` of the logits: BKD.
+
+    Args:
+        weight: see `DistillationLoss`.
+    """
+
+    name = "bkd"
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__(weight)
+
+    def forward(self, student, teacher, batch):
+        return binary_soft_target_loss(student["logits"], teacher["logits"])

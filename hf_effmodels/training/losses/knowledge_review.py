@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .interface import POOLED, DistillationLoss, FeatureSpec, Networks, as_maps
+
 #: Sides of the averaged maps of the hierarchical context loss; each weighs half of the one before.
 _LEVELS = (4, 2, 1)
 
@@ -109,3 +111,69 @@ def context_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 def _map(features: torch.Tensor) -> torch.Tensor:
     return features if features.ndim == 4 else features[:, :, None, None]
+
+
+class ReviewKdLoss(DistillationLoss):
+    """`KnowledgeReviewLoss` of the stages before their last activations, and of the pooled features.
+
+    Args:
+        stages: their numbers, see `stage_taps`.
+        mid_channels: width in which maps are fused.
+        warmup_epochs: over so many whole epochs the loss grows from 0, which it is in the first one.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "review"
+
+    def __init__(
+        self,
+        stages: list[int] = (1, 2, 3, 4),
+        mid_channels: int = 512,
+        warmup_epochs: int = 1,
+        weight: float = 1.0,
+    ):
+        super().__init__(weight)
+        if not stages or min(stages) < 1:
+            raise ValueError(f"stages: got {list(stages)}, accepted are numbers from 1.")
+        for name, value, least in (("mid_channels", mid_channels, 1), ("warmup_epochs", warmup_epochs, 0)):
+            if value < least:
+                raise ValueError(f"{name}: got {value}, accepted are whole numbers from {least}.")
+        self.stages, self.mid_channels, self.warmup_epochs = list(stages), mid_channels, warmup_epochs
+
+    def student_features(self):
+        return tuple(f"stage{stage}:pre" for stage in self.stages)
+
+    teacher_features = student_features
+
+    def build(self, networks: Networks) -> None:
+        self._specs = [
+            [*(features[name] for name in self.student_features()), features[POOLED]]
+            for features in (networks.student, networks.teacher)
+        ]
+        for spec in (*self._specs[0], *self._specs[1]):
+            if len({*spec.grid}) > 1:
+                raise ValueError(f"{spec.path}: got maps of {spec.grid[0]}×{spec.grid[1]}, accepted are square ones.")
+        widths, sizes = ([[read(spec) for spec in specs] for specs in self._specs] for read in (_width, _side))
+        self.review = KnowledgeReviewLoss(
+            *widths, sizes[1][::-1], student_sizes=sizes[0][::-1], mid_channels=self.mid_channels
+        )
+
+    def forward(self, student, teacher, batch):
+        names = [*self.student_features(), POOLED]
+        ours, theirs = (
+            [as_maps(features[name], spec) for name, spec in zip(names, specs, strict=True)]
+            for features, specs in zip((student, teacher), self._specs, strict=True)
+        )
+        return (
+            min(int(batch.epoch) / self.warmup_epochs, 1.0) * self.review(ours, theirs)
+            if self.warmup_epochs
+            else (self.review(ours, theirs))
+        )
+
+
+def _width(spec: FeatureSpec) -> int:
+    return spec.channels
+
+
+def _side(spec: FeatureSpec) -> int:
+    return spec.grid[0]

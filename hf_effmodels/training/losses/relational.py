@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from .checks import exact
+from .interface import POOLED, DistillationLoss
 
 
 def relational_loss(
@@ -56,3 +57,28 @@ def _angles(features: torch.Tensor) -> torch.Tensor:
     """Cosines between the differences to each sample, (batch, batch, batch)."""
     directions = F.normalize(features[None] - features[:, None], dim=2)
     return directions @ directions.transpose(1, 2)
+
+
+class RkdLoss(DistillationLoss):
+    """`relational_loss` of the pooled features, over the batch of a process: one of two samples at least.
+
+    Args:
+        distance_weight, angle_weight: 0 leaves one out.
+        squared: take squared distances.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "rkd"
+
+    def __init__(
+        self,
+        distance_weight: float = 25.0,
+        angle_weight: float = 50.0,
+        squared: bool = False,
+        weight: float = 1.0,
+    ):
+        super().__init__(weight)
+        self.settings = {"distance_weight": distance_weight, "angle_weight": angle_weight, "squared": squared}
+
+    def forward(self, student, teacher, batch):
+        return relational_loss(student[POOLED], teacher[POOLED], **self.settings)

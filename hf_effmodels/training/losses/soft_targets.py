@@ -3,6 +3,7 @@
 import torch
 
 from .checks import check_logits, check_temperature
+from .interface import DistillationLoss
 
 
 def soft_target_loss(
@@ -29,3 +30,22 @@ def soft_target_loss(
     targets = (teacher / temperature).softmax(-1)
     log_probabilities = (student / temperature).log_softmax(-1)
     return -(temperature**2) * (targets * log_probabilities).sum(-1).mean()
+
+
+class SoftTargetLoss(DistillationLoss):
+    """`soft_target_loss` of the logits.
+
+    Args:
+        temperature: T, above 0.
+        weight: see `DistillationLoss`.
+    """
+
+    name = "soft_targets"
+
+    def __init__(self, temperature: float = 1.0, weight: float = 1.0):
+        super().__init__(weight)
+        check_temperature(temperature)
+        self.temperature = temperature
+
+    def forward(self, student, teacher, batch):
+        return soft_target_loss(student["logits"], teacher["logits"], self.temperature)

@@ -67,7 +67,7 @@ def write_card(
     """
     from ...hub import card_text, export
 
-    network, output = trainer.accelerator.unwrap_model(trainer.model), Path(trainer.args.output_dir)
+    network, output = trainer.network, Path(trainer.args.output_dir)
     facts = {
         "license": trainer.args.license,
         "dataset": dataset,

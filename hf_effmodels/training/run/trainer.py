@@ -58,6 +58,11 @@ class RecipeTrainer(Trainer):
             self.add_callback(callback)
         self.add_callback(_Hooks(self))
 
+    @property
+    def network(self) -> nn.Module:
+        """What is averaged, evaluated and saved: the model, or the part of it that a task's trainer says."""
+        return self.accelerator.unwrap_model(self.model)
+
     # Optimizer and schedule
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -262,7 +267,7 @@ class RecipeTrainer(Trainer):
             if not self.is_in_train or (self.ema is None and not several):
                 yield
                 return
-            state = unique_state(self.model)
+            state = unique_state(self.network)
             with temporarily(state if self.ema is not None else _statistics(state)) as state:
                 self._set_evaluated_weights(state)
                 yield
@@ -314,7 +319,7 @@ class RecipeTrainer(Trainer):
         return publish_run(
             Path(self.args.output_dir),
             self.hub_model_id,
-            exported=is_own(self.accelerator.unwrap_model(self.model)),
+            exported=is_own(self.network),
             token=self._hub_token,
             private=bool(self.args.hub_private_repo),
             revision=self.args.hub_revision,
@@ -325,7 +330,7 @@ class RecipeTrainer(Trainer):
         if self.ema is not None and self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
-            state = {name: tensor.detach().contiguous() for name, tensor in unique_state(self.model).items()}
+            state = {name: tensor.detach().contiguous() for name, tensor in unique_state(self.network).items()}
             save_file(state, folder / WEIGHTS_WITHOUT_EMA, metadata={"format": "pt"})
         super()._save_checkpoint(model, trial)
 
@@ -333,14 +338,14 @@ class RecipeTrainer(Trainer):
     saved_part: Callable[[str], bool] | None = None
 
     @property
-    def _loads_weights_itself(self) -> bool:
+    def loads_weights_itself(self) -> bool:
         """Not so sharded weights, and adapters of peft, which the Trainer asks accelerate and peft to load."""
         return not (self.is_fsdp_enabled or self.is_deepspeed_enabled or is_peft_model(self.model))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         folder = self._resumed_from = Path(resume_from_checkpoint)
-        if self._loads_weights_itself:
-            load_weights(self.model, folder, self.saved_part)
+        if self.loads_weights_itself:
+            load_weights(self.network, folder, self.saved_part)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         writers = len([*folder.glob("rng_state*.pth")])
@@ -353,9 +358,9 @@ class RecipeTrainer(Trainer):
         training_weights = folder / WEIGHTS_WITHOUT_EMA
         if training_weights.is_file():
             if self.args.ema_decay is not None:
-                state = unique_state(self.model)
+                state = unique_state(self.network)
                 self._checkpoint_ema = {name: tensor.detach().clone() for name, tensor in state.items()}
-            load_state(self.model, load_file(training_weights), str(training_weights))
+            load_state(self.network, load_file(training_weights), str(training_weights))
 
     def _find_best_checkpoint(self) -> None:
         """The checkpoint that was best before a restart: the one beside that from which the run goes on. The path that
@@ -375,11 +380,11 @@ class RecipeTrainer(Trainer):
             state.best_model_checkpoint = state.best_global_step = state.best_metric = None
 
     def _load_best_model(self) -> None:
-        if not self._loads_weights_itself:
+        if not self.loads_weights_itself:
             super()._load_best_model()
             return
         logger.info("the best model is that of %s", self.state.best_model_checkpoint)
-        load_weights(self.model, Path(self.state.best_model_checkpoint), self.saved_part)
+        load_weights(self.network, Path(self.state.best_model_checkpoint), self.saved_part)
 
     def _issue_warnings_after_load(self, load_result) -> None:
         wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
@@ -426,7 +431,7 @@ class _Hooks(TrainerCallback):
         trainer = self.trainer
         trainer._find_best_checkpoint()
         if args.ema_decay is not None:
-            trainer.ema = ExponentialMovingAverage(trainer.model, args.ema_decay, trainer._checkpoint_ema)
+            trainer.ema = ExponentialMovingAverage(trainer.network, args.ema_decay, trainer._checkpoint_ema)
             trainer._checkpoint_ema = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -443,5 +448,5 @@ class _Hooks(TrainerCallback):
         trainer = self.trainer
         best_is_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
         if not best_is_loaded and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
-            trainer._set_evaluated_weights(unique_state(trainer.model))
+            trainer._set_evaluated_weights(unique_state(trainer.network))
         trainer.ema = None

@@ -1,6 +1,7 @@
 """Arguments of a distillation beside those of the student's task."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ...run.arguments import check_fields, read_mapping
 
@@ -9,16 +10,25 @@ from ...run.arguments import check_fields, read_mapping
 class DistillationArguments:
     """Who teaches, and by which losses."""
 
-    teacher: str | None = field(
+    teacher: dict | str | None = field(
         default=None,
         metadata={
             "help": "The teacher: an image classifier on the Hub or in a folder, of the same classes. It sees the "
-            "student's pictures, normalised and resized as it is used to."
+            "student's pictures, normalised and resized as it is used to. Of several, a mapping of their names to "
+            "their weights, such as {org/one: 2, org/other: 1}: their probabilities are averaged."
         },
     )
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
     )
+    teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "Type of the teacher's weights; auto is the one they are stored in."}
+    )
+    teacher_compile: bool = field(default=False, metadata={"help": "Run the teacher by torch.compile."})
+    teacher_license: str | None = field(
+        default=None, metadata={"help": "Licence of the teacher's weights, for the model card."}
+    )
+    dataset_license: str | None = field(default=None, metadata={"help": "Licence of the data, for the model card."})
     losses: dict | str | None = field(
         default=None,
         metadata={
@@ -26,11 +36,33 @@ class DistillationArguments:
             "by default, such as {kd: {temperature: 4, weight: 0.5}}. By default {kd: {}}."
         },
     )
+    student_taps: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Modules of the student after which its stages end, from shallow to deep; found by default."
+        },
+    )
+    teacher_taps: list[str] | None = field(
+        default=None, metadata={"help": "The same of the teacher; of several teachers, of the first."}
+    )
 
     def __post_init__(self):
         check_fields(self)
+        if isinstance(self.teacher, str) and self.teacher.lstrip().startswith("{"):
+            self.teacher = read_mapping("teacher", self.teacher)
+        if isinstance(self.teacher, dict):
+            for name, weight in self.teacher.items():
+                if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+                    raise ValueError(f"--teacher: {name}: got {weight!r}, accepted are positive weights.")
+            if self.teacher_revision is not None and len(self.teacher) > 1:
+                raise ValueError("--teacher_revision: it is that of one teacher, and there are several.")
         losses = read_mapping("losses", self.losses) or {"kd": {}}
         for name, settings in losses.items():
             if settings is not None and not isinstance(settings, dict):
                 raise ValueError(f"--losses: {name}: got {settings!r}, accepted is a mapping of its settings.")
         self.losses = {name: {"weight": 1.0, **(settings or {})} for name, settings in losses.items()}
+
+    @property
+    def teachers(self) -> dict[str, float]:
+        """Name of each teacher and its weight."""
+        return self.teacher if isinstance(self.teacher, dict) else {self.teacher: 1.0} if self.teacher else {}

@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 
+from ...losses.registry import make_losses
 from ...run.arguments import ArgumentReader, FilledReader
 from ...run.run import Run
 from ...task import load_task
 from .arguments import DistillationArguments
-from .losses import IN_PARTS, call, read_losses
-from .teacher import Teacher, load_teacher
+from .teacher import Teachers, check_place, load_teacher
+from .trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
 
-#: The student's task, asked by its name: its data, model, trainer and reports are what they are without a teacher.
+#: The student's task, asked by its name: its data, model and reports are what they are without a teacher.
 _STUDENT = load_task("image-classification")
 
 TRAINING_ARGUMENTS = (DistillationArguments, *_STUDENT.TRAINING_ARGUMENTS)
@@ -25,41 +27,46 @@ EVALUATION_ARGUMENTS = _STUDENT.EVALUATION_ARGUMENTS
 def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned distils, evaluates and writes the results."""
     distillation, *arguments = reader.read(*TRAINING_ARGUMENTS)
-    if not distillation.teacher:
+    losses = make_losses(distillation.losses)
+    if not distillation.teachers and any(loss.needs_teacher for loss in losses.values()):
         raise ValueError("--teacher is missing: name an image classifier on the Hub or in a local folder.")
-    losses = read_losses(distillation.losses)
-    run = _STUDENT.prepare_training(FilledReader(reader.task, (distillation,), arguments))
-    model_args, trainer = arguments[0], run.trainer
-    source = {"token": model_args.token, "trust_remote_code": model_args.trust_remote_code}
-    teacher = load_teacher(
-        distillation.teacher,
-        trainer.model,
-        trainer.processing_class,
-        revision=distillation.teacher_revision,
-        **source,
+    for name in distillation.teachers:
+        check_place(name)
+    make_trainer = partial(_make_trainer, distillation=distillation, losses=losses, model_args=arguments[0])
+    run = _STUDENT.prepare_training(FilledReader(reader.task, (distillation,), arguments), make_trainer)
+    return Run(run.trainer, run.checkpoint, run.config, partial(_report, run))
+
+
+def _make_trainer(
+    *, distillation: DistillationArguments, losses: dict, model_args, model, processing_class, data_collator, **kwargs
+) -> DistillationTrainer:
+    options = {
+        "revision": distillation.teacher_revision,
+        "dtype": distillation.teacher_dtype,
+        "compiled": distillation.teacher_compile,
+        "token": model_args.token,
+        "trust_remote_code": model_args.trust_remote_code,
+    }
+    teachers = [load_teacher(name, model, processing_class, **options) for name in distillation.teachers]
+    if any(loss.needs_index for loss in losses.values()):
+        data_collator = replace(data_collator, keep=("index", "sample_seed"))
+    return DistillationTrainer(
+        model=model,
+        teacher=Teachers(teachers, [*distillation.teachers.values()]) if teachers else None,
+        losses=losses,
+        student_taps=distillation.student_taps,
+        teacher_taps=distillation.teacher_taps,
+        processing_class=processing_class,
+        data_collator=data_collator,
+        **kwargs,
     )
-    with torch.no_grad():  # what fails for the first picture fails before anything is written
-        teacher.logits(trainer.train_dataset[0]["pixel_values"][None].to(trainer.args.device))
-    for name, (loss, weight) in losses.items():
-        for part in ("teacher", "own") if name in IN_PARTS else (None,):
-            function = partial(_distilled, trainer=trainer, teacher=teacher, loss=loss, part=part)
-            trainer.add_loss(f"{name}/{part}" if part else name, function, weight)
-    return Run(trainer, run.checkpoint, run.config, partial(_report, run, teacher))
 
 
-def _distilled(model, inputs, outputs, *, trainer, teacher: Teacher, loss: Callable, part: str | None) -> torch.Tensor:
-    if "teacher_logits" not in inputs:  # one look at each batch is enough for all losses
-        with trainer.compute_loss_context_manager():
-            inputs["teacher_logits"] = teacher.logits(inputs["pixel_values"])
-    epochs = trainer.args.num_train_epochs
-    logits, labels = outputs["logits"], inputs["labels"]
-    found = call(loss, logits, inputs["teacher_logits"], labels, trainer.state.epoch or 0.0, epochs)
-    return found[part] if part else found
-
-
-def _report(run: Run, teacher: Teacher, train_metrics: dict) -> dict:
-    results = dict(run.report(train_metrics))
-    accuracy = teacher_accuracy(teacher, run.trainer)
+def _report(run: Run, train_metrics: dict) -> dict:
+    results, teachers = dict(run.report(train_metrics)), run.trainer.teachers
+    if teachers is None:
+        return results
+    accuracy = teacher_accuracy(teachers, run.trainer)
     logger.info("top-1: the student %.2f %%, the teacher %.2f %%", 100 * results["eval_accuracy"], 100 * accuracy)
     results["eval_teacher_accuracy"] = accuracy
     if run.trainer.args.should_save:
@@ -68,14 +75,15 @@ def _report(run: Run, teacher: Teacher, train_metrics: dict) -> dict:
 
 
 @torch.no_grad()
-def teacher_accuracy(teacher: Teacher, trainer) -> float:
+def teacher_accuracy(teacher: Teachers, trainer) -> float:
     """The teacher's top-1 accuracy on the evaluation set, as a fraction; every process counts all of it."""
     right, dataset, size = 0, trainer.eval_dataset, trainer.args.per_device_eval_batch_size
     for start in range(0, len(dataset), size):
         samples = [dataset[index] for index in range(start, min(start + size, len(dataset)))]
         pixels = torch.stack([sample["pixel_values"] for sample in samples]).to(trainer.args.device)
         labels = torch.tensor([int(sample["labels"]) for sample in samples], device=pixels.device)
-        right += int((teacher.logits(pixels).argmax(1) == labels).sum())
+        with trainer.accelerator.autocast():
+            right += int((teacher.logits(pixels).argmax(1) == labels).sum())
     return right / len(dataset)
 
 

@@ -1,6 +1,6 @@
-"""A frozen classifier that is shown the student's pictures as it is used to see them."""
+"""Frozen classifiers that are shown the student's pictures as they are used to see them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,51 +12,137 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from ...data.classes import model_classes
 from ...data.images import check_processor
+from ...losses.interface import LOGITS, FeatureSpec
+from .taps import DryRun, Taps, attach, collecting, dry_run
 
 
 class Teacher:
-    """Logits of a classifier for pictures that are normalised for another one. Not a module: it is neither trained nor
-    saved, nor wrapped by whatever spreads the student over processes.
+    """A classifier's logits and features for pictures that are normalised for another one. Not a module: it is neither
+    trained nor saved, nor wrapped by whatever spreads the student over processes.
 
     Args:
         model: a classifier of transformers.
-        processor: the image processor it was trained with.
-        student_processor: the one that the pictures come from.
+        processor: the image processor it was trained with; None where it is the student's.
+        student_processor: the one that the pictures come from; None with `processor`.
         classes: number of the teacher's class for each class of the student.
+        compiled: run it by torch.compile.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        processor: ImageProcessingMixin,
-        student_processor: ImageProcessingMixin,
+        processor: ImageProcessingMixin | None,
+        student_processor: ImageProcessingMixin | None,
         classes: Sequence[int],
+        *,
+        compiled: bool = False,
     ):
         self.model = model.eval().requires_grad_(False)
-        self.classes = torch.tensor(classes)
-        self.size = _input_size(processor)
-        theirs, ours = _normalization(student_processor), _normalization(processor)
-        self.channels = len(ours[0])
-        # x = (v - m_s) / s_s is to become (v - m_t) / s_t.
-        self.factor = theirs[1] / ours[1]
-        self.shift = (theirs[0] - ours[0]) / ours[1]
+        self.classes = torch.tensor(list(classes))
+        self._in_order = self.classes.tolist() == [*range(getattr(model.config, "num_labels", -1))]
+        self.size = None if processor is None else _input_size(processor)
+        self.channels, self.factor, self.shift = getattr(model.config, "num_channels", 3), None, None
+        if processor is not None:
+            theirs, ours = _normalization(student_processor), _normalization(processor)
+            self.channels = len(ours[0])
+            # x = (v - m_s) / s_s is to become (v - m_t) / s_t.
+            self.factor = theirs[1] / ours[1]
+            self.shift = (theirs[0] - ours[0]) / ours[1]
+        self.taps: Taps | None = None
+        self._run = torch.compile(self._forward) if compiled else self._forward
 
     @torch.no_grad()
-    def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(batch, classes of the student) for the student's input (batch, channels, height, width)."""
+    def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The student's input (batch, channels, height, width) as this network takes it."""
         device = pixel_values.device
         if next(self.model.parameters()).device != device:
             self.model.to(device)
-        factor, shift = (v.to(device, pixel_values.dtype)[:, None, None] for v in (self.factor, self.shift))
-        pixels = pixel_values * factor + shift
-        if pixels.shape[-2:] != self.size:
-            pixels = F.interpolate(pixels, self.size, mode="bilinear", align_corners=False)
-        logits = self.model(pixel_values=pixels.to(next(self.model.parameters()).dtype)).logits
-        return logits[:, self.classes.to(device)]
+        if self.factor is not None:
+            factor, shift = (v.to(device, pixel_values.dtype)[:, None, None] for v in (self.factor, self.shift))
+            pixel_values = pixel_values * factor + shift
+            if pixel_values.shape[-2:] != self.size:
+                pixel_values = F.interpolate(pixel_values, self.size, mode="bilinear", align_corners=False)
+        return pixel_values.to(next(self.model.parameters()).dtype)
+
+    def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(batch, classes of the student) for the student's input (batch, channels, height, width)."""
+        return self(pixel_values)[LOGITS]
+
+    @torch.no_grad()
+    def __call__(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The features that were asked for, and `logits` in the order of the student's classes."""
+        pixels = self.see(pixel_values)
+        if self.model.training:  # somebody may have trained it in between
+            self.model.eval()
+        features = self._run(pixels)
+        logits = features[LOGITS]
+        features[LOGITS] = logits if self._in_order else logits[:, self.classes.to(logits.device)]
+        return features
+
+    def _forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.taps is None or not self.taps.sources:
+            return {LOGITS: self.model(pixel_values=pixels).logits}
+        with collecting() as features:
+            logits = self.model(pixel_values=pixels).logits
+        return {**features, LOGITS: logits}
+
+    def try_out(self, pixel_values: torch.Tensor) -> DryRun:
+        """A dry run with the student's input."""
+        return dry_run(self.model, self.see(pixel_values))
+
+    def tap(self, run: DryRun, names: Iterable[str], stages: Sequence[str] | None, argument: str) -> None:
+        """From now on hand out these features, too; see `Taps`."""
+        self.taps = Taps(self.model, run, names, stages, argument)
+        attach(self.model, self.taps)
+
+    @property
+    def specs(self) -> Mapping[str, FeatureSpec]:
+        return self.taps.specs if self.taps else {}
+
+
+class Teachers:
+    """Several teachers as one: their probabilities are averaged, and the logarithm of that stands for logits. Features
+    are those of the first.
+
+    Args:
+        teachers: one or several.
+        weights: as many, positive; only their proportions matter.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float] | None = None):
+        self.teachers = list(teachers)
+        weights = [1.0] * len(self.teachers) if weights is None else list(weights)
+        if len(weights) != len(self.teachers) or not self.teachers or not all(0 < w < float("inf") for w in weights):
+            raise ValueError(f"weights of the teachers: got {weights}, accepted is a positive number for each.")
+        self.weights = [weight / sum(weights) for weight in weights]
+
+    @property
+    def first(self) -> Teacher:
+        return self.teachers[0]
+
+    def __call__(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.first(pixel_values)
+        if len(self.teachers) > 1:
+            scores = [features[LOGITS], *(teacher.logits(pixel_values) for teacher in self.teachers[1:])]
+            scores = torch.stack([score.float().log_softmax(1) for score in scores])
+            weights = torch.tensor(self.weights, device=scores.device).log()[:, None, None]
+            features[LOGITS] = (scores + weights).logsumexp(0)
+        return features
+
+    def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(batch, classes)."""
+        return self(pixel_values)[LOGITS]
 
 
 def load_teacher(
-    name: str, student: nn.Module, student_processor: ImageProcessingMixin, *, revision: str | None, **source
+    name: str,
+    student: nn.Module,
+    student_processor: ImageProcessingMixin,
+    *,
+    revision: str | None = None,
+    compiled: bool = False,
+    dtype: str = "auto",
+    **source,
 ) -> Teacher:
     """The teacher of `--teacher`.
 
@@ -64,31 +150,69 @@ def load_teacher(
         ValueError: its classes are not the student's, or it takes pictures of other channels.
         OSError: it cannot be found or reached.
     """
-    if not Path(name).exists() and (name.count("/") != 1 or Path(name).parent.exists()):
-        raise OSError(f"--teacher: there is no folder {name!r}. The teacher is trained first (docs/how-to/distil.md).")
+    check_place(name)
     try:
-        model = AutoModelForImageClassification.from_pretrained(name, revision=revision, **source)
+        model = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=dtype, **source)
         processor = AutoImageProcessor.from_pretrained(name, revision=revision, **source)
     except OSError as error:
         raise OSError(f"--teacher: {name!r} cannot be found or reached. {error}") from error
-    check_processor("--teacher", processor)
-    names, own = (
-        [config.id2label[number] for number in range(config.num_labels)] for config in (student.config, model.config)
+    return make_teacher(model, processor, student, student_processor, name=name, compiled=compiled)
+
+
+def check_place(name: str) -> None:
+    """OSError where the name of a teacher is neither a folder that is there nor an id on the Hub."""
+    if not Path(name).exists() and (name.count("/") != 1 or Path(name).parent.exists()):
+        raise OSError(f"--teacher: there is no folder {name!r}. The teacher is trained first (docs/how-to/distil.md).")
+
+
+def make_teacher(
+    model: nn.Module,
+    processor: ImageProcessingMixin | None,
+    student: nn.Module,
+    student_processor: ImageProcessingMixin | None,
+    *,
+    name: str | None = None,
+    compiled: bool = False,
+) -> Teacher:
+    """A classifier as the teacher of another one, whose classes it must have.
+
+    Args:
+        processor, student_processor: see `Teacher`.
+        name: for messages.
+
+    Raises:
+        ValueError: classes or channels differ, or a processor does what training does not repeat.
+    """
+    name = name or type(model).__name__
+    if processor is not None:
+        check_processor("--teacher", processor)
+        if student_processor is None:
+            raise ValueError(
+                "teacher: it comes with an image processor, but the student's, by which the pictures are normalised, "
+                "is missing; give processing_class."
+            )
+    teacher = Teacher(
+        model, processor, student_processor, same_classes(student.config, model.config, name), compiled=compiled
     )
+    channels = getattr(student.config, "num_channels", 3)
+    if teacher.channels != channels:
+        raise ValueError(f"--teacher: {name} takes {teacher.channels} channels, the student {channels}.")
+    return teacher
+
+
+def same_classes(student, teacher, name: str) -> list[int]:
+    """Number of the teacher's class for each of the student's, by two configurations: by their names, or by position
+    where one of them has none."""
+    names, own = ([config.id2label[number] for number in range(config.num_labels)] for config in (student, teacher))
     if len(names) != len(own):
         raise ValueError(f"--teacher: {name} has {len(own)} classes, the student has {len(names)}.")
     try:
-        classes = model_classes(names, own)
+        return list(model_classes(names, own))
     except ValueError:
         raise ValueError(
             f"--teacher: the classes of {name} ({', '.join(own[:10])}) are not the student's "
             f"({', '.join(names[:10])})."
         ) from None
-    teacher = Teacher(model, processor, student_processor, classes)
-    channels = getattr(student.config, "num_channels", 3)
-    if teacher.channels != channels:
-        raise ValueError(f"--teacher: {name} takes {teacher.channels} channels, the student {channels}.")
-    return teacher
 
 
 def _normalization(processor: ImageProcessingMixin) -> tuple[torch.Tensor, torch.Tensor]:

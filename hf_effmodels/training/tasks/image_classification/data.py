@@ -22,7 +22,7 @@ from ...data.splits import (
     stratified_sample,
 )
 from ...run.arguments import read_mapping
-from .mixing import SAMPLE_SEED
+from .mixing import INDEX, SAMPLE_SEED
 
 # Each number up to the largest label is a class, with a name and weights.
 _MOST_CLASSES = 1_000_000
@@ -112,7 +112,8 @@ class LabelledImages:
 class ImageClassificationDataset(SeededDataset):
     """Samples `{"pixel_values": (channels, height, width) tensor, "labels": int}`.
 
-    With a seed it is a training set, whose samples carry a random number of their own for what mixes samples.
+    With a seed it is a training set, whose samples carry a random number of their own, for what mixes samples, and
+    their number.
     """
 
     def __init__(self, source: LabelledImages, transform, num_channels: int, seed: int | None = None):
@@ -130,7 +131,7 @@ class ImageClassificationDataset(SeededDataset):
         if rng is None:
             sample["pixel_values"] = self.transform(image)
         else:
-            sample[SAMPLE_SEED] = int(rng.integers(2**32))
+            sample[SAMPLE_SEED], sample[INDEX] = int(rng.integers(2**32)), index
             sample["pixel_values"] = self.transform(image, rng)
         return sample
 

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 #: Key of a training sample's own random number; samples without it (evaluation) are never mixed.
 SAMPLE_SEED = "sample_seed"
+#: Key of a training sample's number in its data set.
+INDEX = "index"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Collator:
         probability: of mixing a batch.
         switch_probability: of CutMix, where both are on.
         smoothing: label smoothing, mixed or not, of a mixing collator.
+        keep: keys of the samples that are stacked as they are, where samples have them.
     """
 
     num_labels: int
@@ -31,6 +34,7 @@ class Collator:
     probability: float = 1.0
     switch_probability: float = 0.5
     smoothing: float = 0.0
+    keep: tuple[str, ...] = ()
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         pixels = torch.stack([sample["pixel_values"] for sample in samples])
@@ -38,7 +42,8 @@ class Collator:
         if SAMPLE_SEED in samples[0] and (self.mixup > 0 or self.cutmix > 0):
             rng = np.random.default_rng([sample[SAMPLE_SEED] for sample in samples])
             labels = self.mix(pixels, labels, rng)
-        return {"pixel_values": pixels, "labels": labels}
+        kept = {key: torch.as_tensor([sample[key] for sample in samples]) for key in self.keep if key in samples[0]}
+        return {"pixel_values": pixels, "labels": labels, **kept}
 
     def mix(self, pixels: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Mix `pixels` in place; the label probabilities (batch, classes)."""

@@ -44,7 +44,8 @@ def write_results(
     results = save_results(trainer, train_metrics, metrics)
     if not trainer.args.should_save:
         return results
-    names = [trainer.model.config.id2label[number] for number in range(trainer.model.config.num_labels)]
+    config_of_model = trainer.network.config
+    names = [config_of_model.id2label[number] for number in range(config_of_model.num_labels)]
     if has_matplotlib():
         panels = {
             "cross entropy": {"loss": "training (smoothed, augmented)", "eval_loss": "evaluation"},

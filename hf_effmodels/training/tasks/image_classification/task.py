@@ -135,8 +135,14 @@ TRAINING_ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, Imag
 EVALUATION_ARGUMENTS = (ModelArguments, DataArguments, EvaluationArguments)
 
 
-def prepare_training(reader: ArgumentReader) -> Run:
-    """Read and check everything; the run that is returned trains, evaluates and writes the results."""
+def prepare_training(
+    reader: ArgumentReader, make_trainer: Callable[..., ImageClassificationTrainer] = ImageClassificationTrainer
+) -> Run:
+    """Read and check everything; the run that is returned trains, evaluates and writes the results.
+
+    Args:
+        make_trainer: what makes the trainer of all that is its; a task that builds on this one gives its own.
+    """
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, augmentation, args = arguments
     config, checkpoint = open_run(reader, arguments)
@@ -164,7 +170,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     check_processor("--model", processor)
     eval_transform = EvaluationTransform(processor)
     train_transform = TrainingTransform(eval_transform, Normalization.of(processor, num_channels), augmentation)
-    trainer = ImageClassificationTrainer(
+    trainer = make_trainer(
         model=model,
         args=args,
         train_dataset=ImageClassificationDataset(train, train_transform, num_channels, data_seed(args)),

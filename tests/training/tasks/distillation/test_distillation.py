@@ -22,7 +22,7 @@ from transformers import (
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.decoupled import decoupled_loss
 from hf_effmodels.training.losses.kl_divergence import kl_divergence_loss
-from hf_effmodels.training.tasks.distillation.losses import LOSSES, read_losses
+from hf_effmodels.training.losses.registry import losses_by_name, make_losses
 from hf_effmodels.training.tasks.distillation.teacher import Teacher, load_teacher
 
 from ..contract import history, same, weights
@@ -143,9 +143,21 @@ def test_any_classifier_of_transformers_teaches_by_the_names_of_its_classes(make
     assert np.isfinite(history(tmp_path / "run", "kd")).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+#: Settings of losses whose own are for other networks: student and teacher here have two stages.
+SETTINGS = {"ofa": {"stages": [1, 2]}, "fitnet": {"stages": [1, 2]}, "review": {"stages": [1, 2]}}
+SETTINGS |= {"crd": {"num_negatives": 7, "embed_dim": 4}}
+
+
+@pytest.mark.parametrize("name", losses_by_name())
 def test_every_loss_trains(name, distilled_run, tmp_path):
-    options = ["--losses", json.dumps({name: {}}), "--max_steps", "2", "--output_dir", str(tmp_path / "run")]
+    options = [
+        "--losses",
+        json.dumps({name: SETTINGS.get(name, {})}),
+        "--max_steps",
+        "2",
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
     options += [
         "--eval_strategy",
         "no",
@@ -162,7 +174,7 @@ def test_every_loss_trains(name, distilled_run, tmp_path):
 @pytest.mark.parametrize(
     "losses, message",
     [
-        ({"kdd": {}}, "--losses: got 'kdd', accepted are kd, "),
+        ({"kdd": {}}, "--losses: got 'kdd', accepted are .*kd, "),
         ({"kd": {"T": 4}}, "--losses: kd takes no 'T', accepted are temperature, weight"),
         ({"kd": {"temperature": 0}}, "--losses: kd: temperature: got 0"),
         ({"kd": {"temperature": "hot"}}, "--losses: kd: temperature: got 'hot', accepted are numbers"),
@@ -170,11 +182,25 @@ def test_every_loss_trains(name, distilled_run, tmp_path):
         ({"dist": {"weight": True}}, "--losses: dist: weight: got True"),
         ({"kd": {"weight": -1}}, "--losses: kd: weight: got -1"),
         ({"adaptconf": {"warmup": -1}}, "--losses: adaptconf: warmup: got -1"),
+        (
+            {"ofa": {"stages": [0, 1]}},
+            r"--losses: ofa: stages: got \[0, 1\], accepted are different numbers from 1 to 4",
+        ),
+        ({"ofa": {"stages": "1"}}, "--losses: ofa: stages: got '1', accepted are lists of whole numbers"),
+        ({"ofa": {"eps": [1, 2]}}, "--losses: ofa: eps: got 2 values, accepted are one, or one for each of the 4"),
+        ({"ofa": {"eps": 0}}, "--losses: ofa: eps: got 0"),
+        ({"ofa": {"kd_weight": -1}}, "--losses: ofa: kd_weight: got -1"),
+        ({"ofa": {"non_target_power": 1}}, "--losses: ofa: non_target_power: got 1, accepted are true and false"),
+        ({"crd": {"num_negatives": 0}}, "--losses: crd: num_negatives: got 0"),
+        ({"crd": {"num_negatives": 1.5}}, "--losses: crd: num_negatives: got 1.5, accepted are whole numbers"),
+        ({"cc": {"embed_dim": 0}}, "--losses: cc: embed_dim: got 0"),
+        ({"review": {"mid_channels": 0}}, "--losses: review: mid_channels: got 0"),
+        ({"fitnet": {"stages": []}}, r"--losses: fitnet: stages: got \[\]"),
     ],
 )
 def test_wrong_losses_are_named(losses, message):
     with pytest.raises(ValueError, match=message):
-        read_losses(losses)
+        make_losses(losses)
 
 
 def named(names):

@@ -1,0 +1,82 @@
+"""Student and losses as one network: whatever spreads or shards it sees every parameter in one forward pass."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from ...losses.interface import LOGITS, Batch, DistillationLoss
+from .taps import Taps, attach, collecting
+
+
+class DistillationModel(nn.Module):
+    """The student, and the losses that it is trained with.
+
+    Without `distillation` a forward pass is the student's. With it the outputs hold `distillation`, too: each loss by
+    its name, and those of several parts by `name/part`.
+
+    Args:
+        student: an image classifier.
+        losses: by name, built.
+        taps: of the student's features.
+    """
+
+    #: The Trainer is not to divide the loss by itself.
+    accepts_loss_kwargs = False
+    main_input_name = "pixel_values"
+
+    def __init__(self, student: nn.Module, losses: Mapping[str, DistillationLoss], taps: Taps):
+        super().__init__()
+        self.student = student
+        self.losses = nn.ModuleDict(losses)
+        attach(student, taps)
+        # Memories are the same in each process, and large: they are not sent around before each pass.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"losses.{name}.{buffer}" for name, loss in losses.items() for buffer in loss.shared_buffers
+        ]
+
+    @property
+    def config(self):
+        return self.student.config
+
+    @property
+    def _no_split_modules(self):
+        return getattr(self.student, "_no_split_modules", None)
+
+    @property
+    def learning_layers(self):
+        """`learning_layers()` of a student that numbers its layers: the losses learn as the classifier does."""
+        layers = self.student.learning_layers
+
+        def numbered() -> dict[str, int]:
+            own = layers()
+            names = (name for name, _ in self.losses.named_parameters())
+            top = max(own.values())
+            return {f"student.{name}": at for name, at in own.items()} | {f"losses.{name}": top for name in names}
+
+        return numbered
+
+    def gradient_checkpointing_enable(self, *args, **kwargs) -> None:
+        self.student.gradient_checkpointing_enable(*args, **kwargs)
+
+    def forward(self, pixel_values: torch.Tensor, distillation: Mapping | None = None, **inputs) -> ModelOutput:
+        """
+        Args:
+            pixel_values: (batch, channels, height, width).
+            distillation: `teacher`, its features by name, and the fields of `Batch`.
+            inputs: further ones of the student.
+        """
+        if distillation is None:
+            return self.student(pixel_values=pixel_values, **inputs)
+        with collecting() as features:
+            outputs = self.student(pixel_values=pixel_values, **inputs)
+        features[LOGITS] = outputs["logits"]
+        known = dict(distillation)
+        teacher = known.pop("teacher")
+        batch = Batch(**known)
+        found = {}
+        for name, loss in self.losses.items():
+            value = loss(features, teacher, batch)
+            found |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
+        return ModelOutput(**outputs, distillation=found)

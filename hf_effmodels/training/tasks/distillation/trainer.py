@@ -1,0 +1,261 @@
+"""The Trainer with a teacher: student and losses in one model, the teacher outside of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+
+from ...losses.interface import POOLED, DistillationLoss, Networks
+from ...run.averaging import unique_state
+from ...run.trainer import same_random_numbers
+from ...run.weights import WeightsError, load_state
+from ...task import load_task
+from .model import DistillationModel
+from .taps import Taps, dry_run, example_input
+from .teacher import Teacher, Teachers, make_teacher
+
+#: In a checkpoint: projectors and memories of the losses. The result of a run has none.
+STATE_FILE = "distillation_state.safetensors"
+#: Prefix of the student's names in the model that is trained.
+_STUDENT = "student."
+
+# The student's task is asked by its name; tasks never import each other.
+_TASK = load_task("image-classification")
+DistillationTrainingArguments = _TASK.ImageClassificationArguments
+
+
+class DistillationTrainer(_TASK.ImageClassificationTrainer):
+    """Trains a student by the task's loss and the weighted sum of `losses`; each is logged under its name.
+
+    The trained model is a `DistillationModel`, so that projectors and memories are trained, spread over processes and
+    resumed with the student; what is averaged, evaluated, saved and published is the student alone. The teacher is no
+    part of it: it runs in evaluation mode without gradient, in training only.
+
+    Args:
+        model: the student, an image classifier.
+        teacher: a classifier, or a `Teacher`; several in a list. A classifier is given the student's input as it is,
+            unless it comes with `teacher_processor`. None for losses that need none.
+        losses: the losses, in a list or by the names under which they are logged.
+        args: `DistillationTrainingArguments`.
+        teacher_processor: the image processor of a teacher that is given as a classifier; with `processing_class`, the
+            student's, its input is made of the student's.
+        teacher_weights: of several teachers, see `Teachers`.
+        student_taps, teacher_taps: paths of the modules that end the stages, instead of those of `stage_taps`.
+        sample_labels: class of each training sample by its number, for losses that need them; by default those of the
+            training set, where it tells.
+        kwargs: the Trainer's, such as `train_dataset`, `eval_dataset`, `processing_class`, `data_collator`.
+
+    Raises:
+        ValueError: classes that differ, taps that are none, features that a loss cannot use.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module | Teacher | Teachers | Sequence | None,
+        losses: Sequence[DistillationLoss] | Mapping[str, DistillationLoss],
+        args: DistillationTrainingArguments,
+        *,
+        teacher_processor=None,
+        teacher_weights: Sequence[float] | None = None,
+        student_taps: Sequence[str] | None = None,
+        teacher_taps: Sequence[str] | None = None,
+        sample_labels: Sequence[int] | None = None,
+        **kwargs,
+    ):
+        if not isinstance(args, DistillationTrainingArguments):
+            raise ValueError(f"args: got {type(args).__name__}, accepted are DistillationTrainingArguments.")
+        losses = _named(losses)
+        teachers = _teachers(teacher, teacher_weights, model, teacher_processor, kwargs.get("processing_class"))
+        if teachers is None and (needing := [name for name, loss in losses.items() if loss.needs_teacher]):
+            raise ValueError(f"teacher: got None, which {', '.join(needing)} cannot do without.")
+        dataset = kwargs.get("train_dataset")
+        taps = _build(losses, model, teachers, dataset, sample_labels, student_taps, teacher_taps, args)
+        super().__init__(model=DistillationModel(model, losses, taps), args=args, **kwargs)
+        self.label_names = ["labels"]
+        self.teachers = teachers
+        self._columns = sorted({column for loss in losses.values() for column in loss.columns})
+        for name, loss in losses.items():
+            for part in loss.parts or (None,):
+                key = f"{name}/{part}" if part else name
+                self.add_loss(key, lambda model, inputs, outputs, key=key: outputs["distillation"][key], loss.weight)
+        self.add_callback(_EndOfSteps(losses.values()))
+
+    @property
+    def network(self) -> nn.Module:
+        """The student."""
+        return self.accelerator.unwrap_model(self.model).student
+
+    @property
+    def losses(self) -> nn.ModuleDict:
+        """The losses, by name."""
+        return self.accelerator.unwrap_model(self.model).losses
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if model.training and self.is_in_train:
+            inputs = self._with_teacher(inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _with_teacher(self, inputs: Mapping) -> dict:
+        """The batch, with what the losses are computed from."""
+        inputs = dict(inputs)
+        index, seeds = inputs.pop("index", None), inputs.pop("sample_seed", None)
+        if index is not None and seeds is None:
+            seeds = index + 1_000_003 * self.state.global_step
+        teacher = {}
+        if self.teachers is not None:
+            with self.accelerator.autocast():
+                teacher = self.teachers(inputs["pixel_values"])
+        inputs["distillation"] = {
+            "teacher": teacher,
+            "labels": inputs.get("labels"),
+            "epoch": self.state.epoch or 0.0,
+            "epochs": float(self.args.num_train_epochs),
+            "index": index,
+            "seeds": seeds,
+            "extra": {column: inputs.pop(column) for column in self._columns},
+        }
+        return inputs
+
+    # The student alone is saved; a checkpoint has the rest in a file of its own.
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        if state_dict is not None:
+            state_dict = {n.removeprefix(_STUDENT): t for n, t in state_dict.items() if n.startswith(_STUDENT)}
+        whole, self.model = self.model, self.network
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.model = whole
+
+    def _save_checkpoint(self, model, trial) -> None:
+        state = self._state_of_losses()
+        if state and self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+            save_file(tensors, folder / STATE_FILE, metadata={"format": "pt"})
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._state_of_losses():
+            file = Path(resume_from_checkpoint) / STATE_FILE
+            if not file.is_file():
+                raise WeightsError(f"{resume_from_checkpoint}: it lacks {STATE_FILE}, the state of the losses.")
+            load_state(self.losses, load_file(file), str(file))
+
+    def _state_of_losses(self) -> dict[str, torch.Tensor]:
+        """What the losses have learned; none where sharded checkpoints hold it with the rest."""
+        return unique_state(self.losses) if self.loads_weights_itself else {}
+
+
+class _EndOfSteps(TrainerCallback):
+    def __init__(self, losses):
+        self.losses = list(losses)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for loss in self.losses:
+            loss.end_step()
+
+
+def _named(losses) -> dict[str, DistillationLoss]:
+    if not isinstance(losses, Mapping):
+        named: dict[str, DistillationLoss] = {}
+        for loss in losses:
+            name = getattr(loss, "name", None) or type(loss).__name__
+            copies = sum(known.partition("_")[0] == name for known in named)
+            named[f"{name}_{copies + 1}" if copies else name] = loss
+        losses = named
+    for name, loss in losses.items():
+        if not isinstance(loss, DistillationLoss):
+            raise ValueError(f"losses: got {type(loss).__name__} for {name}, accepted are DistillationLoss modules.")
+    return dict(losses)
+
+
+def _teachers(teacher, weights, student, processor, student_processor) -> Teachers | None:
+    if teacher is None or isinstance(teacher, Teachers):
+        return teacher
+    members = list(teacher) if isinstance(teacher, Sequence) else [teacher]
+    made = []
+    for member in members:
+        if not isinstance(member, Teacher):
+            if not isinstance(member, PreTrainedModel):
+                raise ValueError(f"teacher: got {type(member).__name__}, accepted are classifiers of transformers.")
+            member = make_teacher(member, processor, student, student_processor if processor else None)
+        made.append(member)
+    return Teachers(made, weights)
+
+
+def _build(
+    losses: Mapping[str, DistillationLoss],
+    student: nn.Module,
+    teachers: Teachers | None,
+    dataset,
+    sample_labels,
+    student_taps: Sequence[str] | None,
+    teacher_taps: Sequence[str] | None,
+    args,
+) -> Taps:
+    """Build the losses for what dry runs of both networks show; the student's taps."""
+    parameter = next(student.parameters())
+    pixels = _example(dataset, student).to(parameter.device, parameter.dtype)
+    needed = [POOLED, *(name for loss in losses.values() for name in loss.student_features())]
+    run = dry_run(student, pixels)
+    if run.num_classes != student.config.num_labels:
+        raise ValueError(
+            f"model: it gives {run.num_classes} logits for the {student.config.num_labels} of its labels."
+        )
+    ours = Taps(student, run, needed, student_taps, "--student_taps")
+    specs = {}
+    if teachers is not None:
+        needed = [POOLED, *(name for loss in losses.values() for name in loss.teacher_features())]
+        seen = pixels.to(args.device)
+        for teacher in teachers.teachers[1:]:
+            teacher.logits(seen)
+        first = teachers.first
+        first.tap(first.try_out(seen), needed, teacher_taps, "--teacher_taps")
+        specs = first.specs
+    labels = None
+    if any(loss.needs_index for loss in losses.values()):
+        labels = _sample_labels(dataset, sample_labels, [n for n, loss in losses.items() if loss.needs_index])
+    networks = Networks(ours.specs, specs, run.num_classes, labels)
+    with same_random_numbers(args.device):  # the student's training draws what it would draw without them
+        torch.manual_seed(args.seed)
+        for name, loss in losses.items():
+            try:
+                loss.build(networks)
+            except ValueError as error:
+                raise ValueError(f"--losses: {name}: {error}") from None
+            loss.to(parameter.device, parameter.dtype)
+    return ours
+
+
+def _example(dataset, student: nn.Module) -> torch.Tensor:
+    """Twice the first picture of the training set; noise where it has none by number."""
+    try:
+        first = dataset[0]["pixel_values"]
+    except (TypeError, KeyError, IndexError, NotImplementedError):
+        return example_input(student)
+    first = torch.as_tensor(first)
+    return torch.stack([first, first])
+
+
+def _sample_labels(dataset, given, names: Sequence[str]) -> torch.Tensor:
+    source = getattr(dataset, "source", None)
+    labels = given if given is not None else getattr(source, "labels", None)
+    if labels is None and "labels" in (getattr(dataset, "column_names", None) or ()):
+        labels = dataset["labels"][:]
+    try:
+        has_index = "index" in dataset[0]
+    except (TypeError, KeyError, IndexError, NotImplementedError):
+        has_index = False
+    if labels is None or not has_index:
+        raise ValueError(
+            f"losses: {', '.join(names)} looks up samples by their numbers: the training set must give `index` with "
+            "each sample, and tell all labels (sample_labels); a stream cannot."
+        )
+    return torch.as_tensor(labels)
