@@ -1,5 +1,5 @@
 """The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · prepare ·
-benchmark · tiny-lm."""
+benchmark · tiny-lm · quantize."""
 
 import argparse
 import json
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hf-effmodels",
         description="Efficient-AI research as native Hugging Face models.",
-        epilog="Also: train, evaluate, prepare, benchmark, tiny-lm; each has its own --help.",
+        epilog="Also: train, evaluate, prepare, benchmark, tiny-lm, quantize; each has its own --help.",
     )
     parser.add_argument("--version", action="version", version=f"hf_effmodels {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -259,9 +259,22 @@ def _tiny_lm(argv: list[str]) -> None:
     tiny_lm(argv)
 
 
+def _quantize(argv: list[str]) -> None:
+    from .quantization.cbq.command import main as quantize
+
+    quantize(argv)
+
+
 #: Set to anything, it lets the traceback of an unforeseen error through.
 TRACEBACK = "HF_EFFMODELS_TRACEBACK"
 #: Commands that run for long.
-RUNS = ("train", "evaluate", "benchmark")
+RUNS = ("train", "evaluate", "benchmark", "quantize")
 #: Commands with argument parsers of their own.
-PASSED_ON = {"train": _train, "evaluate": _evaluate, "prepare": _prepare, "benchmark": _benchmark, "tiny-lm": _tiny_lm}
+PASSED_ON = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "prepare": _prepare,
+    "benchmark": _benchmark,
+    "tiny-lm": _tiny_lm,
+    "quantize": _quantize,
+}

@@ -69,7 +69,7 @@ def load_public_class(name: str, module: str):
 def register_with_transformers() -> None:
     """Register every architecture with transformers' Auto classes, each part when its Auto module gets imported.
 
-    PEFT methods are registered when peft gets imported.
+    PEFT methods are registered when peft gets imported, quantisers when transformers' are.
     """
     auto = "transformers.models.auto"
     when_imported(f"{auto}.configuration_auto", _register_configurations)
@@ -77,6 +77,8 @@ def register_with_transformers() -> None:
     when_imported(f"{auto}.image_processing_auto", _register_image_processors)
     when_imported(f"{auto}.processing_auto", _register_processors)
     when_imported("peft", partial(importlib.import_module, "hf_effmodels.adapters"))
+    quantizers = "hf_effmodels.quantization.cbq.quantizer_cbq"
+    when_imported("transformers.quantizers.auto", partial(importlib.import_module, quantizers))
 
 
 def _ours() -> list[Architecture]:

@@ -46,6 +46,10 @@ PRIVATE_NAMES = {
     "_tied_weights_keys": _MODEL,
     "_tp_plan": _MODEL,
     "_rle_to_mask": "transformers.models.sam.image_processing_pil_sam:",
+    # transformers: quantisers
+    "_dequantize": "transformers.quantizers.base:HfQuantizer",
+    "_process_model_after_weight_loading": "transformers.quantizers.base:HfQuantizer",
+    "_process_model_before_weight_loading": "transformers.quantizers.base:HfQuantizer",
     # transformers: the Trainer
     "_created_lr_scheduler": _TRAINER,
     "_get_grad_norm": _TRAINER,
@@ -97,6 +101,8 @@ PRIVATE_NAMES = {
     # torch
     "_BatchNorm": "torch.nn.modules.batchnorm:",
     "_assert_async": "torch",
+    "_convert_weight_to_int4pack_for_cpu": "torch",
+    "_weight_int4pack_mm_for_cpu": "torch:ops.aten",
     "_backward_hooks": _MODULE,
     "_backward_pre_hooks": _MODULE,
     "_buffers": _MODULE,
@@ -405,6 +411,30 @@ def _assertions(folder):
         torch._assert_async(torch.tensor(False), "not fine")
 
 
+def _int4_product(folder):
+    integers = torch.randint(0, 16, (32, 64), dtype=torch.int32)
+    packed = torch._convert_weight_to_int4pack_for_cpu(integers, 2)
+    x, steps = torch.randint(-2, 3, (2, 64)).bfloat16(), torch.tensor([2.0, 1.0]).expand(1, 32, 2).bfloat16()
+    y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, 64, steps.contiguous())
+    torch.testing.assert_close(y.float(), x.float() @ ((integers - 8.0) * 2 + 1).T, atol=2, rtol=0.01)
+
+
+def _loading_quantised(folder):
+    from transformers import LlamaForCausalLM
+
+    from hf_effmodels.quantization import CbqConfig
+    from hf_effmodels.quantization.cbq.packed_linear import PackedLinear
+
+    LlamaForCausalLM(_tiny_llama()).save_pretrained(folder / "dense")
+    config = CbqConfig(method="rtn", group_size=8)
+    model = LlamaForCausalLM.from_pretrained(folder / "dense", quantization_config=config)  # after the weights
+    assert isinstance(model.model.layers[0].mlp.up_proj, PackedLinear)
+    model.save_pretrained(folder / "packed")
+    again = LlamaForCausalLM.from_pretrained(folder / "packed")  # before them
+    assert isinstance(again.model.layers[0].mlp.up_proj, PackedLinear)
+    assert type(again.dequantize().model.layers[0].mlp.up_proj) is torch.nn.Linear
+
+
 def _lists_of_tensors(folder):
     values, other = [torch.tensor([4.0]), torch.tensor([9.0])], [torch.tensor([2.0]), torch.tensor([3.0])]
 
@@ -449,6 +479,8 @@ TRIALS = {
     "_forward_hooks _forward_pre_hooks _backward_hooks _backward_pre_hooks _has_any_global_hook": _hooks,
     "_BatchNorm _buffers _orig_mod": _modules,
     "_assert_async": _assertions,
+    "_dequantize _process_model_after_weight_loading _process_model_before_weight_loading": _loading_quantised,
+    "_convert_weight_to_int4pack_for_cpu _weight_int4pack_mm_for_cpu": _int4_product,
     " ".join(name for name in PRIVATE_NAMES if name.startswith("_foreach")): _lists_of_tensors,
 }
 

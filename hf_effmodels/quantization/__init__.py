@@ -1,1 +1,19 @@
 """Quantisation of trained models (cbq) and training of ternary ones (bitnet158)."""
+
+import importlib
+
+#: Public name -> where it is; loaded when it is asked for: importing this imports neither torch nor transformers.
+_PLACES = {
+    "CbqConfig": "cbq.configuration_cbq",
+    "Quantized": "cbq.quantization",
+    "quantize": "cbq.quantization",
+    "load_packed": "cbq.loading",
+}
+
+__all__ = list(_PLACES)
+
+
+def __getattr__(name: str):
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -1,0 +1,193 @@
+"""`hf-effmodels quantize MODEL OUT ...`"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import islice
+from pathlib import Path
+
+from ...compression.command.corpus import add_corpus, find_texts
+from ...compression.command.words import count, finite, from_zero, in_words_of_the_command
+from .configuration_cbq import METHODS, TARGETS, CbqConfig
+from .files import FORMATS, REPORT, check_format
+from .report import as_table
+
+#: Bytes of text that are read for a token that is wanted: more than a token ever has on average.
+_BYTES_PER_TOKEN = 16
+#: How many times the text that is needed is read, for samples to be drawn from.
+_CHOICE = 4
+
+
+def main(argv: Sequence[str]) -> None:
+    """Quantise a language model and write it.
+
+    Raises:
+        ValueError, OSError: for wrong input, before any long work; nothing has been written then.
+    """
+    arguments = _parser().parse_args(list(argv))
+    try:
+        report = _run(arguments)
+    except ValueError as error:
+        raise ValueError(in_words_of_the_command(str(error), vars(arguments))) from error
+    sys.stdout.write((json.dumps(report, indent=2) if arguments.json else as_table(report)) + "\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(message)
+
+
+def or_none(of):
+    """A value that may be `none`."""
+
+    def read(text: str):
+        return None if text.lower() == "none" else of(text)
+
+    return read
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hf-effmodels quantize",
+        description="Quantise the blocks of a language model (CBQ, https://arxiv.org/abs/2312.07950), on a CPU or a "
+        "GPU. A call that was killed goes on when it is given again, and ends in the same result.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", help="a Hub id or a folder")
+    parser.add_argument("out", help="folder to write; it must be new, empty or of an earlier call")
+    parser.add_argument(
+        "--format", default=None, help=f"{', '.join(FORMATS)} (default: compressed-tensors; 3 bits: cbq)"
+    )
+    parser.add_argument("--samples", type=count, default=64, help="calibration samples")
+    parser.add_argument("--segment-length", type=count, default=512, help="tokens of a sample")
+    parser.add_argument(
+        "--eval-samples", type=from_zero, default=64, help="held-out samples for the perplexity; 0: none"
+    )
+    parser.add_argument("--offload", action="store_true", help="keep the blocks that are not in use on disk")
+    parser.add_argument("--work", help="folder for the progress (default: OUT.work); it goes when all is written")
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, ...")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    how = parser.add_argument_group("how")
+    how.add_argument("--bits", type=count, help="of the weights: 2, 3, 4 or 8")
+    how.add_argument("--group-size", type=or_none(int), help="inputs that share a step; none: one step a row")
+    how.add_argument("--activation-bits", type=or_none(count), help="of the layers' inputs: 4, 6, 8 or none")
+    how.add_argument("--asymmetric", dest="symmetric", action="store_false", help="grids with zero points")
+    how.add_argument("--method", choices=METHODS)
+    how.add_argument("--window", type=count, help="blocks learned together")
+    how.add_argument("--overlap", type=from_zero, help="blocks that a window shares with the next")
+    how.add_argument("--target", choices=TARGETS, help="outputs to come near to")
+    how.add_argument("--kld-weight", type=finite)
+    how.add_argument("--rank", type=or_none(count), help="of the learned rounding; none: a number for each weight")
+    how.add_argument("--rounding", choices=("hard", "soft"), help="of the weights while they are learned")
+    how.add_argument("--rounding-init", choices=("fraction", "zero"))
+    how.add_argument("--fixed-steps", dest="learn_steps", action="store_false", help="learn only the rounding")
+    how.add_argument("--no-cfp", dest="cfp", action="store_false", help="no coarse-to-fine pre-processing")
+    for name in ("lambda1", "lambda2", "rounding-lr", "step-lr", "rounding-weight", "damping"):
+        how.add_argument(f"--{name}", type=finite)
+    for name in ("cfp-rounds", "batch-size"):
+        how.add_argument(f"--{name}", type=count)
+    for name in ("epochs", "seed"):
+        how.add_argument(f"--{name}", type=from_zero)
+    how.add_argument("--modules-to-not-convert", nargs="+", help="names, or their ends, of layers to leave")
+    how.add_argument("--blocks", help="name of the list of blocks, where it is not found")
+    defaults = CbqConfig()
+    how.set_defaults(**{f.name: getattr(defaults, f.name) for f in fields(CbqConfig) if f.name != "format"})
+    add_corpus(parser)
+    return parser
+
+
+def _run(arguments) -> dict:
+    from ...training import set_up_logging
+
+    named = {f.name: getattr(arguments, f.name) for f in fields(CbqConfig) if f.name != "format"}
+    config = CbqConfig(**named)
+    output = Path(arguments.out)
+    form = arguments.format or ("cbq" if config.bits == 3 else "compressed-tensors")
+    check_format(form, config)
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / REPORT).is_file()):
+        raise ValueError(f"out: {output} is there and was not written by this command; name a new folder.")
+    work = Path(arguments.work) if arguments.work else output.absolute().with_name(f"{output.name}.work")
+    set_up_logging()
+    model, tokenizer = _load(arguments)
+    from .blocks import find_blocks
+
+    # What cannot be quantised or written is said before any text is read.
+    check_format(form, config, model, find_blocks(model, config).left)
+    batches, evaluation = _texts(arguments, tokenizer, config)
+    from .quantization import quantize
+
+    result = quantize(
+        model,
+        batches,
+        config,
+        work=work,
+        offload=arguments.offload,
+        evaluation=evaluation,
+        progress=sys.stderr.isatty(),
+    )
+    report = result.save(output, form, tokenizer)
+    shutil.rmtree(work, ignore_errors=True)
+    return {**report, "folder": str(output)}
+
+
+def _load(arguments):
+    from transformers import AutoTokenizer
+
+    from ...compression.command.models import load_config, load_model, reading
+
+    config = load_config(arguments.model, "model")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"model: {arguments.model} is quantised already.")
+    with reading("model", arguments.model):
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    return load_model(arguments.model).to(arguments.device), tokenizer
+
+
+def _texts(arguments, tokenizer, config: CbqConfig):
+    """Calibration batches, drawn at random from the beginning of the training text, and held-out ones."""
+    import torch
+
+    needs_text = config.method != "rtn" or arguments.dataset is not None
+    if not needs_text:
+        return None, None
+    train, held_out = find_texts(arguments)
+    wanted = arguments.samples
+    blocks = _segments(train, tokenizer, arguments, _CHOICE * wanted, "the calibration text")
+    if len(blocks) < wanted:
+        raise ValueError(
+            f"samples: got {wanted}, but the calibration text has only {len(blocks)} segments of "
+            f"{arguments.segment_length} tokens."
+        )
+    order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(config.seed))[:wanted]
+    batches = [torch.stack([blocks[int(number)]["input_ids"] for number in order])]
+    if not arguments.eval_samples:
+        return batches, None
+    held_out = _segments(held_out, tokenizer, arguments, arguments.eval_samples, "the held-out text")
+    rows = range(min(len(held_out), arguments.eval_samples))
+    return batches, [torch.stack([held_out[number]["input_ids"] for number in rows])]
+
+
+def _segments(rows, tokenizer, arguments, wanted: int, name: str):
+    import datasets
+
+    from ...training.data.text.packing import Block, Encoder, PackedBlocks, Separators
+
+    texts, size = [], 0
+    for row in islice(rows, arguments.max_documents):
+        texts.append(row["text"] or "")
+        size += len(texts[-1])
+        if size > _BYTES_PER_TOKEN * (wanted + 1) * arguments.segment_length:
+            break
+    separators = Separators.of(tokenizer)
+    try:
+        return PackedBlocks(
+            datasets.Dataset.from_dict({"text": texts}),
+            Encoder(tokenizer, separators),
+            Block(arguments.segment_length, separators, False),
+            name=name,
+        )
+    except ValueError as error:
+        raise ValueError(str(error).replace("--block_size", "--segment-length")) from error

@@ -1,0 +1,215 @@
+"""Quantised models as folders: compressed-tensors' `pack-quantized`, GPTQ's layout, and our own for 3 bits."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..._files import whole_folder, write_json
+from ...hub.contents import is_model_file
+from .configuration_cbq import CbqConfig
+from .learning import QuantizedLayer
+from .packing import pack
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("compressed-tensors", "cbq", "gptq")
+#: What is written beside the model.
+REPORT, PICTURE = "quantization_report.json", "quantization_report.png"
+
+
+def check_format(format: str, config: CbqConfig, model: PreTrainedModel | None = None, left: list[str] = ()) -> None:
+    """ValueError where a format cannot hold what a configuration makes of a model; weights `left` stay as they are."""
+    if format not in FORMATS:
+        raise ValueError(f"format: got {format!r}, accepted are {', '.join(FORMATS)}.")
+    if format == "compressed-tensors" and config.bits == 3:
+        raise ValueError(
+            "format: compressed-tensors packs 3 bits differently from release to release; accepted is cbq."
+        )
+    if format == "gptq" and (config.bits == 3 or not config.symmetric or config.activation_bits):
+        raise ValueError(
+            "format: gptq is written for symmetric weights of 2, 4 or 8 bits and activations as they are; accepted "
+            "for others are compressed-tensors and cbq."
+        )
+
+    if format != "cbq" and type(model).__module__.startswith("transformers."):
+        experts = [name for name in left if model.get_parameter(name).ndim > 2]
+        if experts:
+            raise ValueError(
+                f"format: got {format!r}, but {experts[0]} holds several experts in one tensor, which transformers "
+                "cannot load beside packed layers of that format; accepted is cbq."
+            )
+
+
+def save(result, folder: str | Path, format: str = "compressed-tensors", tokenizer=None) -> dict:
+    """Write the quantised model, its tokenizer and its report.
+
+    Args:
+        result: what `quantize` returned.
+        folder: new, empty, or written by this before.
+        format: "compressed-tensors": stock transformers, vLLM and llm-compressor load it. "gptq": with gptqmodel.
+            "cbq": with this package; the only one for 3 bits.
+        tokenizer: or processor, saved beside.
+
+    Returns:
+        the report.
+
+    Raises:
+        ValueError: the format cannot hold it, or it would not be smaller than the model was.
+    """
+    check_format(format, result.config, result.model, result.blocks.left)
+    report = {**result.report, "format": format}
+    if report["bytes"] >= report["bytes_before"]:
+        raise ValueError(
+            f"bits: with {result.config.bits} bits and group_size {result.config.group_size} the model takes "
+            f"{report['bytes']} bytes, no less than the {report['bytes_before']} it had; nothing was written."
+        )
+    model, written = result.model, (REPORT, PICTURE)
+    ours = (Path(folder) / REPORT).is_file()
+    with whole_folder(
+        folder, replaces=(lambda name, path: is_model_file(name) or name in written) if ours else None
+    ) as new:
+        with _described(model, _description(result, format)):
+            model.save_pretrained(new, state_dict=_state(result, format))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(new)
+        write_json(new / REPORT, report)
+        from .report import picture
+
+        picture(report, new / PICTURE)
+    return report
+
+
+@contextmanager
+def _described(model: PreTrainedModel, description: dict) -> Iterator[None]:
+    model.config.quantization_config = description
+    try:
+        yield
+    finally:
+        del model.config.quantization_config
+
+
+def _state(result, format: str) -> dict[str, torch.Tensor]:
+    name, dtype = result.blocks.name, result.dtype
+    state = {key: value for key, value in result.model.state_dict().items() if not key.startswith(f"{name}.")}
+    tensors = gptq_tensors if format == "gptq" else packed_tensors
+    for i in range(len(result.blocks.modules)):
+        state |= {f"{name}.{i}.{key}": value for key, value in result.rest_of(i).items()}
+        for layer, quantised in result.layers_of(i).items():
+            packed = tensors(quantised, result.config, dtype)
+            state |= {f"{name}.{i}.{layer}.{key}": value for key, value in packed.items()}
+    return state
+
+
+def packed_tensors(layer: QuantizedLayer, config: CbqConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A layer as compressed-tensors stores it."""
+    tensors = {
+        "weight_packed": pack(layer.integers, config.bits),
+        "weight_scale": layer.grid.scale.to(dtype),
+        "weight_shape": torch.tensor(layer.integers.shape),
+    }
+    if not config.symmetric:
+        tensors["weight_zero_point"] = pack(layer.grid.zero_point.T, config.bits).T.contiguous()
+    return tensors
+
+
+def gptq_tensors(layer: QuantizedLayer, config: CbqConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A layer in the layout of GPTQ: words along the inputs, zero points stored less one."""
+    rows, inputs = layer.integers.shape
+    groups = layer.grid.scale.shape[1]
+    # All zero points are 2^(b-1); what `pack` adds to integers it adds to the zeros, too.
+    zeros = torch.full((groups, rows), -1)
+    return {
+        "qweight": pack(layer.integers, config.bits).T.contiguous(),
+        "qzeros": pack(zeros, config.bits),
+        "scales": layer.grid.scale.to(dtype).T.contiguous(),
+        "g_idx": (torch.arange(inputs) // (inputs // groups)).to(torch.int32),
+    }
+
+
+def _description(result, format: str) -> dict:
+    """`quantization_config` of config.json."""
+    config, blocks = result.config, result.blocks
+    quantised = {f"{blocks.name}.{i}.{name}" for i in range(len(blocks.modules)) for name in blocks.layers[i]}
+    others = [
+        name
+        for name, module in result.model.named_modules()
+        if isinstance(module, nn.Linear) and name not in quantised
+    ]
+    if format == "cbq":
+        return {**config.to_dict(), "modules_to_not_convert": others}
+    if format == "gptq":
+        return {
+            "quant_method": "gptq",
+            "bits": config.bits,
+            "group_size": config.group_size or -1,
+            "sym": True,
+            "desc_act": False,
+            "checkpoint_format": "gptq",
+            "modules_in_block_to_quantize": [sorted({name for names in blocks.layers for name in names})],
+        }
+    weights = {
+        "num_bits": config.bits,
+        "type": "int",
+        "symmetric": config.symmetric,
+        "strategy": "group" if config.group_size else "channel",
+        "dynamic": False,
+    }
+    if config.group_size:
+        weights["group_size"] = config.group_size
+    activations = None
+    if config.activation_bits:
+        activations = {
+            "num_bits": config.activation_bits,
+            "type": "int",
+            "symmetric": True,
+            "strategy": "token",
+            "dynamic": True,
+        }
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": activations,
+        # Beside quantised activations the library would look for integers in bytes.
+        "format": "pack-quantized",
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "ignore": others,
+        "config_groups": {"group_0": group},
+    }
+
+
+def sizes(result, dtype: torch.dtype) -> dict:
+    """Bytes of all weights before and after, of which those of the quantised layers, and bits of each of their weights
+    with all that belongs to it."""
+    config, width = result.config, torch.empty(0, dtype=dtype).element_size()
+    total = sum(weight.numel() * weight.element_size() for name, weight in _distinct(result.model))
+    count = size = 0
+    for i, names in enumerate(result.blocks.layers):
+        for name in names:
+            rows, inputs = result.blocks.modules[i].get_submodule(name).weight.shape
+            groups = inputs // (config.group_size or inputs)
+            count += rows * inputs
+            size += rows * math.ceil(inputs * config.bits / 32) * 4 + rows * groups * width
+            size += 0 if config.symmetric else math.ceil(rows * config.bits / 32) * 4 * groups
+    return {
+        "weights": count,
+        "bits_per_weight": round(8 * size / count, 4),
+        "bytes_before": total,
+        "bytes": total - count * width + size,
+    }
+
+
+def _distinct(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights, and buffers that are saved; each once, tied ones as well."""
+    yield from model.named_parameters()
+    saved = model.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)

@@ -1,0 +1,107 @@
+"""`hf-effmodels quantize`"""
+
+import json
+from pydoc_data.topics import topics
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hf_effmodels import cli
+from hf_effmodels.quantization.cbq import store
+
+from ..conftest import SIZES
+
+TEXT = "\n".join(topics[name] for name in sorted(topics)[:12])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a text and a model with its tokenizer."""
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"initial_alphabet": alphabet, "special_tokens": ["<|end|>"], "show_progress": False}
+    backend.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=300, **options))
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>").save_pretrained(folder / "model")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**{**SIZES, "vocab_size": 300})).save_pretrained(folder / "model")
+    return folder
+
+
+def arguments(place, out, *more):
+    sizes = ("--samples", "8", "--segment-length", "32", "--eval-samples", "4", "--group-size", "32", "--epochs", "1")
+    return [str(each) for each in ("quantize", place / "model", out, "--dataset", place / "text.txt", *sizes, *more)]
+
+
+def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(arguments(place, out, "--bits", "4", "--json")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["method"] == "cbq" and report["bytes"] < report["bytes_before"]
+    assert report["config"]["epochs"] == 1 and report["perplexity_after"] > 1
+    assert [row["block"] for row in report["blocks"]] == [0, 1, 2]
+    assert not (tmp_path / "out.work").exists()
+    model = AutoModelForCausalLM.from_pretrained(out)
+    ids = AutoTokenizer.from_pretrained(out)("The statement", return_tensors="pt").input_ids
+    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] == ids.shape[1] + 3
+    # What the command wrote it replaces; anything else it does not.
+    assert cli.main(arguments(place, out, "--method", "rtn", "--bits", "3")) == 0
+    assert "perplexity_after" in capsys.readouterr().out
+    assert json.loads((out / "config.json").read_text())["quantization_config"]["quant_method"] == "cbq"
+
+
+def test_a_killed_command_goes_on_when_it_is_given_again(place, tmp_path, monkeypatch, capsys):
+    finish, steps = store.Progress.finish, []
+
+    def killed(self, step, rows):
+        if step == 1:
+            raise KeyboardInterrupt
+        finish(self, step, rows)
+
+    for offload in ((), ("--offload",)):
+        out = tmp_path / f"out{len(offload)}"
+        monkeypatch.setattr(store.Progress, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cli.main(arguments(place, out, "--method", "gptq", *offload))
+        assert not out.exists()
+        monkeypatch.setattr(store.Progress, "finish", lambda self, *args: (steps.append(args[0]), finish(self, *args)))
+        assert cli.main(arguments(place, out, "--method", "gptq", *offload)) == 0
+    assert steps == [1, 2, 1, 2]
+    capsys.readouterr()
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out0", "out1")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    "more, text",
+    [
+        (("--bits", "5"), "--bits: got 5, accepted are 2, 3, 4, 8"),
+        (("--group-size", "24"), "--group-size: got 24, which does not divide the 64 inputs of model.layers.0"),
+        (("--segment-length", "100000"), "--segment-length: got 100000, but the calibration text has only"),
+        (("--samples", "100000"), "--samples: got 100000, but the calibration text has only"),
+        (("--format", "gptq", "--asymmetric"), "--format: gptq is written for symmetric"),
+        (("--overlap", "2"), "--overlap: got 2, accepted are 0 to window - 1 = 1"),
+        (("--window", "0"), "--window: got 0"),
+        (("--dataset", "nowhere.txt"), "--dataset: there is no file 'nowhere.txt'"),
+    ],
+)
+def test_wrong_input_ends_in_a_line(place, tmp_path, capsys, monkeypatch, more, text):
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    assert cli.main(arguments(place, tmp_path / "out", *more)) == 2
+    assert text in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path, capsys, checkpoint):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert cli.main(arguments(place, tmp_path)) == 2
+    assert "was not written by this command" in capsys.readouterr().err
+    assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 0
+    assert cli.main(["quantize", str(tmp_path / "out"), str(tmp_path / "twice")]) == 2
+    assert "is quantised already" in capsys.readouterr().err
+    assert cli.main(["quantize", str(checkpoint), str(tmp_path / "bare")]) == 2
+    assert "cannot be found or read" in capsys.readouterr().err

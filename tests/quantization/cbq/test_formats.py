@@ -1,0 +1,215 @@
+"""Folders that others load, and packed layers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
+
+from hf_effmodels.quantization import CbqConfig, load_packed, quantize
+from hf_effmodels.quantization.cbq import int4
+from hf_effmodels.quantization.cbq.packed_linear import DENSE_ROWS, PackedLinear
+
+#: bits, group size, symmetric, format
+FORMS = [
+    (4, 32, True, "compressed-tensors"),
+    (4, None, True, "compressed-tensors"),
+    (2, 16, True, "compressed-tensors"),
+    (8, 32, True, "compressed-tensors"),
+    (4, 32, False, "compressed-tensors"),
+    (3, 32, True, "cbq"),
+    (3, 16, False, "cbq"),
+]
+
+STOCK = """
+import sys, json, torch
+sys.modules["hf_effmodels"] = None
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+expected = torch.load(sys.argv[1], weights_only=True)
+ids = expected.pop("ids")
+for folder, logits in expected.items():
+    for dequantize in (True, False):
+        if not dequantize and "False" in folder:
+            continue  # the library itself cannot load zero points so
+        config = CompressedTensorsConfig(dequantize=dequantize)
+        model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=torch.bfloat16)
+        with torch.no_grad():
+            difference = (model(ids).logits - logits).abs().max().item()
+        assert difference == 0, (folder, dequantize, difference)
+print("all equal")
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(checkpoint, tmp_path_factory):
+    """Folder of each form, and the model as it computes with dense weights."""
+    found = {}
+    for form in FORMS:
+        bits, group_size, symmetric, format = form
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
+        result = quantize(model, None, CbqConfig(bits=bits, group_size=group_size, symmetric=symmetric, method="rtn"))
+        folder = tmp_path_factory.mktemp("forms") / f"{bits}-{group_size}-{symmetric}"
+        result.save(folder, format)
+        found[form] = folder, model
+    return found
+
+
+def test_stock_transformers_loads_it_bit_by_bit_without_this_package(saved, held_out, tmp_path):
+    pytest.importorskip("compressed_tensors")
+    expected = {"ids": held_out}
+    for (_, _, _, format), (folder, model) in saved.items():
+        if format == "compressed-tensors":
+            with torch.no_grad():
+                expected[str(folder)] = model(held_out).logits
+    torch.save(expected, tmp_path / "expected.pt")
+    run = subprocess.run([sys.executable, "-c", STOCK, tmp_path / "expected.pt"], capture_output=True, text=True)
+    assert run.stdout.endswith("all equal\n"), run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_packed_layers_give_what_the_dense_ones_give_and_are_saved_again(saved, held_out, form, tmp_path):
+    folder, dense = saved[form]
+    packed = load_packed(folder)
+    layers = [module for module in packed.modules() if isinstance(module, PackedLinear)]
+    assert len(layers) == 21 and type(packed.lm_head) is torch.nn.Linear
+    bits, group_size, symmetric, _ = form
+    fits = group_size in (None, 32)
+    assert {layer.is_prepared for layer in layers if layer.in_features == 64} == {bits <= 4 and fits}
+    for ids in (held_out[:1, :5], held_out):  # few rows, and enough for a dense product
+        assert ids.numel() < DENSE_ROWS or ids is held_out
+        with torch.no_grad():
+            expected, got = dense(ids).logits, packed(ids).logits
+        # The operator takes zeros in bfloat16, which are up to eight steps large.
+        share = 0.03 if symmetric else 0.1
+        torch.testing.assert_close(got, expected, atol=share * expected.abs().max().item(), rtol=0)
+    packed.save_pretrained(tmp_path)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(again(held_out).logits, packed(held_out).logits)
+    plain = again.dequantize()
+    assert not any(isinstance(module, PackedLinear) for module in plain.modules())
+    assert not hasattr(plain.config, "quantization_config")
+    weights = plain.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in dense.state_dict().items())
+
+
+def test_generation_works_with_every_cache(saved, held_out):
+    packed = load_packed(saved[FORMS[0]][0])
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    expected = packed.generate(held_out[:2], use_cache=False, **options)
+    for cache in (DynamicCache(config=packed.config), StaticCache(config=packed.config, max_cache_len=40)):
+        assert torch.equal(packed.generate(held_out[:2], past_key_values=cache, **options), expected)
+    # 24 tokens and 6 more: a window or a quantised cache would see other states.
+    assert expected.shape == (2, 30)
+
+
+def test_a_dense_checkpoint_is_rounded_while_it_is_loaded(checkpoint, saved, held_out):
+    config = CbqConfig(bits=4, group_size=32, method="rtn")
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, quantization_config=config)
+    with torch.no_grad():
+        assert torch.equal(loaded(held_out).logits, load_packed(saved[FORMS[0]][0])(held_out).logits)
+    with pytest.raises(ValueError, match="method: got 'cbq'.*only 'rtn' works"):
+        AutoModelForCausalLM.from_pretrained(checkpoint, quantization_config=CbqConfig())
+
+
+def test_packed_weights_take_little_memory(saved):
+    packed = load_packed(saved[FORMS[0]][0])
+
+    def size(module):
+        return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()) if t is not None)
+
+    layer = packed.model.layers[0].mlp.gate_proj
+    # 4 bits and for 32 weights a step, which the operator wants with its zero beside
+    assert size(layer) <= 64 * 96 * (0.5 + (2 + 4) / 32) + 16
+
+
+@pytest.mark.parametrize("rows", [16, 48, 64, 80, 128, 144])
+def test_the_machines_own_order_is_read_back(rows):
+    integers = torch.randint(-8, 8, (rows, 96), generator=torch.Generator().manual_seed(rows), dtype=torch.int8)
+    assert torch.equal(int4.unpack(int4.pack(integers)), integers)
+    assert int4.is_usable(rows, 96, 32) and not int4.is_usable(rows, 96, 64) and not int4.is_usable(rows + 1, 96, 32)
+
+
+def test_inputs_of_any_precision_and_gradients_pass_packed_layers():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 32).bfloat16()
+    layer = PackedLinear.from_linear(linear, 4, 32)
+    stored = layer.dense(torch.float32)
+    layer.prepare()
+    x = torch.randn(2, 3, 64, requires_grad=True)
+    y = layer(x)
+    assert y.dtype == torch.float32 and layer.is_prepared
+    torch.testing.assert_close(y, x @ stored.T + linear.bias.float(), atol=0.02, rtol=0.02)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, stored.sum(0).expand_as(x), atol=0.05, rtol=0.02)
+    layer.activation_bits = 4
+    step = 2 * x.abs().amax(-1, keepdim=True) / 15
+    rounded = (x / step).round().clamp(-8, 7) * step
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), rounded @ stored.T + linear.bias.float(), atol=0.03, rtol=0.03)
+
+
+def test_the_layout_of_gptq_holds_the_same_weights(dense, tmp_path):
+    result = quantize(dense(), None, CbqConfig(bits=4, group_size=32, method="rtn"))
+    result.save(tmp_path / "gptq", "gptq")
+    tensors = load_file(tmp_path / "gptq" / "model.safetensors")
+    description = json.loads((tmp_path / "gptq" / "config.json").read_text())["quantization_config"]
+    assert (description["bits"], description["group_size"], description["desc_act"]) == (4, 32, False)
+    for name in ("model.layers.1.mlp.down_proj", "model.layers.2.self_attn.v_proj"):
+        words, zeros = (tensors[f"{name}.{part}"].long() & 0xFFFFFFFF for part in ("qweight", "qzeros"))
+        shifts = 4 * torch.arange(8)
+        q = ((words[:, None, :] >> shifts[None, :, None]) & 15).flatten(0, 1)  # (inputs, rows)
+        z = ((zeros[:, :, None] >> shifts) & 15).flatten(1) + 1  # (groups, rows), stored less one
+        groups = tensors[f"{name}.g_idx"].long()
+        weight = ((q - z[groups]) * tensors[f"{name}.scales"].float()[groups]).T.bfloat16()
+        assert torch.equal(weight, result.model.get_parameter(f"{name}.weight"))
+
+
+def test_what_a_format_cannot_hold_is_refused(dense, tmp_path, saved):
+    def saving(format, **options):
+        return quantize(dense(), None, CbqConfig(group_size=32, method="rtn", **options)).save(tmp_path / "x", format)
+
+    for format, options, text in [
+        ("compressed-tensors", {"bits": 3}, "3 bits differently"),
+        ("gptq", {"symmetric": False}, "gptq is written for symmetric"),
+        ("gguf", {}, "format: got 'gguf', accepted are compressed-tensors, cbq, gptq"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            saving(format, **options)
+    assert not (tmp_path / "x").exists()
+    saving("gptq")
+    with pytest.raises(ValueError, match="is of the format gptq.*pack-quantized and cbq"):
+        load_packed(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"format": "int-quantized"}, "of the format compressed-tensors int-quantized"),
+        ({"config_groups": {}}, "has 0 groups"),
+        ({"config_groups": {"group_0": {"targets": ["re:.*mlp.*"]}}}, "accepted is one, for all"),
+        ({"weights": {"type": "float"}}, "weights of 4 bits .float."),
+        ({"weights": {"actorder": "group"}}, "order group"),
+        ({"activations": {"num_bits": 8, "strategy": "tensor"}}, "quantises activations another way"),
+    ],
+)
+def test_checkpoints_of_another_kind_are_refused(dense, saved, change, text):
+    from hf_effmodels.quantization.cbq.loading import packed_config
+
+    config = dense().config
+    stored = json.loads((saved[FORMS[0]][0] / "config.json").read_text())["quantization_config"]
+    group = stored["config_groups"]["group_0"]
+    group["weights"] |= change.pop("weights", {})
+    group["input_activations"] = change.pop("activations", None)
+    config.quantization_config = stored | change
+    with pytest.raises(ValueError, match=text):
+        packed_config(config)
+    del config.quantization_config
+    with pytest.raises(ValueError, match="not quantised"):
+        packed_config(config)

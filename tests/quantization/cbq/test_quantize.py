@@ -1,0 +1,306 @@
+"""`quantize`: the result of each method, its options, killed runs, and models of all kinds."""
+
+import json
+
+import pytest
+import torch
+import transformers
+
+from hf_effmodels.quantization import CbqConfig, quantize
+from hf_effmodels.quantization.cbq import quantization, store
+from hf_effmodels.quantization.cbq.blocks import find_blocks
+from hf_effmodels.quantization.cbq.capture import Call
+from hf_effmodels.quantization.cbq.gptq import gptq
+from hf_effmodels.quantization.cbq.grid import dequantize, weight_grid
+from hf_effmodels.quantization.cbq.grid import quantize as to_integers
+from hf_effmodels.quantization.cbq.learning import LearnedBlock, LearnedLayer, learn_window
+from hf_effmodels.quantization.cbq.preprocessing import largest_inputs, scaled
+from hf_effmodels.registry import ARCHITECTURES
+
+from ...modeling.tiny import tiny_config
+
+QUICK = {"bits": 2, "group_size": 16, "epochs": 2, "batch_size": 4}
+
+
+def integers(result) -> dict[str, torch.Tensor]:
+    return {
+        f"{i}.{name}": layer.integers
+        for i in range(len(result.blocks.modules))
+        for name, layer in result.layers_of(i).items()
+    }
+
+
+def test_rounding_to_nearest_is_that(dense):
+    weight = dense().model.layers[1].mlp.down_proj.weight.float()
+    result = quantize(dense(), None, CbqConfig(bits=3, group_size=32, method="rtn"))
+    largest = weight.reshape(64, 3, 32).abs().amax(-1, keepdim=True)
+    step = (2 * largest / 7).bfloat16().float()
+    expected = ((weight.reshape(64, 3, 32) / step).round().clamp(-4, 3) * step).reshape(64, 96).bfloat16()
+    assert torch.equal(result.model.model.layers[1].mlp.down_proj.weight, expected)
+    assert result.model.dtype == torch.bfloat16
+
+
+def test_gptq_rounds_to_nearest_where_inputs_are_independent_and_better_where_not():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 64, generator=generator, dtype=torch.float64)
+    integers, grid = gptq(weight, torch.eye(64, dtype=torch.float64), 3, 16)
+    nearest = weight_grid(weight, 3, 16)
+    assert torch.equal(integers, to_integers(weight, nearest, 3))
+    torch.testing.assert_close(grid.scale, nearest.scale)
+
+    mixed = torch.randn(256, 64, generator=generator, dtype=torch.float64) @ torch.randn(
+        64, 64, generator=generator, dtype=torch.float64
+    )
+    hessian = mixed.T @ mixed / 256
+
+    def error(integers, grid):
+        off = dequantize(integers, grid) - weight
+        return torch.einsum("ri,ij,rj->", off, hessian, off)
+
+    of_gptq = error(*gptq(weight, hessian, 3, 16, damping=0.001))
+    assert of_gptq < 0.6 * error(to_integers(weight, nearest, 3), nearest)
+    assert of_gptq < error(*gptq(weight, hessian, 3, 16, damping=10.0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"target": "homologous"},
+        {"target": "accumulated", "window": 3, "overlap": 2},
+        {"rank": None, "rounding_init": "zero", "rounding": "soft"},
+        {"activation_bits": 8, "symmetric": False},
+    ],
+    ids=str,
+)
+def test_what_is_learned_is_better_than_rounding_to_nearest(dense, samples, options):
+    learning = {"rounding_lr": 0.05, "step_lr": 0.01, "epochs": 8, "batch_size": 2, "cfp": False}
+    config = CbqConfig(**(QUICK | learning | options))
+    blocks = quantize(dense(torch.float32), [samples], config).report["blocks"]
+    assert all(row["loss_after"] < row["loss_before"] for row in blocks)
+
+
+def test_every_option_of_learning_changes_the_result(dense, samples):
+    """Each is away from its default, and gives another result than the defaults do."""
+    samples = samples[:, :8]
+    base = integers(quantize(dense(), [samples], CbqConfig(**QUICK)))
+    others = [{"cfp": False}, {"kld_weight": 500.0}, {"rank": 2}, {"learn_steps": False}, {"rounding_init": "zero"}]
+    others += [
+        {"rounding": "soft"},
+        {"lambda1": 0.2},
+        {"lambda2": 50.0},
+        {"cfp_rounds": 4},
+        {"epochs": 3},
+        {"batch_size": 2},
+        {"seed": 7},
+    ]
+    others += [{"rounding_lr": 0.2}, {"step_lr": 0.1}, {"rounding_weight": 50.0}, {"target": "homologous"}]
+    others += [{"target": "accumulated"}, {"window": 1, "overlap": 0}, {"overlap": 0}, {"symmetric": False}]
+    others += [{"activation_bits": 4}, {"method": "gptq"}, {"method": "rtn"}]
+    for other in others:
+        result = integers(quantize(dense(), [samples], CbqConfig(**(QUICK | other))))
+        assert any(not torch.equal(result[name], base[name]) for name in base), other
+    again = integers(quantize(dense(), [samples], CbqConfig(**QUICK)))
+    assert all(torch.equal(again[name], base[name]) for name in base)
+
+
+def test_the_rounding_term_decides_the_rounding():
+    """Free numbers end at the nearest integers where nothing else pulls; without the term they stay in between."""
+    generator = torch.Generator().manual_seed(0)
+    weight, states = torch.randn(8, 16, generator=generator), torch.randn(1, 32, 16, generator=generator)
+    block = torch.nn.Sequential(torch.nn.Linear(16, 8, bias=False))
+
+    def learned(rounding_weight):
+        settings = {
+            "rounding_lr": 0.2,
+            "rounding": "soft",
+            "epochs": 200,
+            "learn_steps": False,
+            "rounding_weight": rounding_weight,
+        }
+        layer = LearnedLayer(weight, CbqConfig(bits=3, group_size=16, rank=None, **settings), generator)
+        window = [LearnedBlock(block, {}, {"0": layer})], [states], [[Call((), {})]], [[states @ weight.T]]
+        learn_window(*window, CbqConfig(rank=None, **settings), 0)
+        return layer
+
+    def decided(layer):
+        return ((layer.delta() < 0.02) | (layer.delta() > 0.98)).double().mean()
+
+    driven = learned(10.0)
+    assert decided(driven) > 0.9 and decided(learned(0.0)) < 0.3
+    near = to_integers(weight, driven.first, 3)
+    assert (driven.hard(torch.float32).integers == near).double().mean() > 0.8
+
+
+def test_scaled_channels_do_not_change_the_block(dense):
+    block = dense(torch.float32).model.layers[0]
+    layers = [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    ]
+    model = dense(torch.float32)
+    found = find_blocks(model, CbqConfig(group_size=16))
+    inputs = quantization.capture(
+        model, found, store.BlockStore(found.modules, None), [{"input_ids": torch.arange(12)[None]}]
+    )
+    states, call = inputs.hidden[0], inputs.calls[0][0]
+    state = {name: value.clone() for name, value in block.state_dict().items()}
+    largest = largest_inputs(block, layers, [states], [call])
+    with torch.no_grad():
+        new, channels = scaled(block, state, layers, largest, states, call, CbqConfig())
+        assert channels["self_attn.q_proj"] == 1
+        expected = block(states, **call.kwargs)
+        block.load_state_dict(new)
+        torch.testing.assert_close(block(states, **call.kwargs), expected, atol=1e-4, rtol=1e-4)
+    scale = state["input_layernorm.weight"][5] / new["input_layernorm.weight"][5]
+    assert scale > 1.5
+    torch.testing.assert_close(new["self_attn.k_proj.weight"][:, 5], state["self_attn.k_proj.weight"][:, 5] * scale)
+    after = largest_inputs(block, layers, [states], [call])
+    torch.testing.assert_close(after["self_attn.q_proj"][5] * scale, largest["self_attn.q_proj"][5])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("method", ["cbq", "gptq"])
+def test_a_killed_run_ends_in_the_same_result(dense, samples, held_out, tmp_path, monkeypatch, method, offload):
+    config = CbqConfig(**QUICK, method=method)
+    whole = quantize(dense(), [samples], config, evaluation=[held_out])
+    finish, finished = store.Progress.finish, []
+
+    def killed(self, step, rows):
+        if step == 1:
+            raise Killed
+        finish(self, step, rows)
+
+    monkeypatch.setattr(store.Progress, "finish", killed)
+    with pytest.raises(Killed):
+        quantize(dense(), [samples], config, work=tmp_path / "work", offload=offload)
+    monkeypatch.setattr(store.Progress, "finish", lambda self, *args: (finished.append(args[0]), finish(self, *args)))
+    again = quantize(dense(), [samples], config, work=tmp_path / "work", offload=offload, evaluation=[held_out])
+    assert finished == list(range(1, 2 if method == "cbq" else 3))
+    expected, got = integers(whole), integers(again)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert again.report["perplexity_after"] == whole.report["perplexity_after"]
+    assert [row["layers"] for row in again.report["blocks"]] == [row["layers"] for row in whole.report["blocks"]]
+    if not offload:
+        weights = zip(again.model.parameters(), whole.model.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in weights)
+
+
+def test_progress_of_other_work_is_refused(dense, samples, tmp_path):
+    quantize(dense(), [samples], CbqConfig(**QUICK, method="gptq"), work=tmp_path)
+    with pytest.raises(ValueError, match="another call; different are config"):
+        quantize(dense(), [samples], CbqConfig(**(QUICK | {"seed": 3}), method="gptq"), work=tmp_path)
+    with pytest.raises(ValueError, match="another call; different are samples"):
+        quantize(dense(), [samples + 0 * samples.roll(1) - samples], CbqConfig(**QUICK, method="gptq"), work=tmp_path)
+
+
+def test_the_report_says_what_was_measured(dense, samples, held_out, tmp_path):
+    model = dense()
+    with torch.no_grad():
+        before = model(held_out, labels=held_out).loss.exp().item()
+    result = quantize(model, [samples], CbqConfig(bits=4, group_size=32, method="gptq"), evaluation=[held_out])
+    report = result.report
+    with torch.no_grad():
+        after = result.model(held_out, labels=held_out).loss.exp().item()
+    assert report["perplexity_before"] == pytest.approx(before, rel=1e-5)
+    assert report["perplexity_after"] == pytest.approx(after, rel=1e-5)
+    # 4 bits, and a step of 16 bits for 32 weights
+    assert report["bits_per_weight"] == 4.5
+    result.save(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "quantization_report.json").read_text())
+    assert written == {**report, "format": "compressed-tensors"}
+    assert (tmp_path / "out" / "quantization_report.png").stat().st_size > 1000
+    # The header of the file and the shapes of the weights come on top.
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert report["bytes"] < size < report["bytes"] + 8192
+    off = dense().model.layers[2].mlp.up_proj.weight.float()
+    new = result.layers_of(2)["mlp.up_proj"].weight()
+    assert report["blocks"][2]["layers"]["mlp.up_proj"] == pytest.approx(
+        ((new - off).norm() / off.norm()).item(), rel=1e-4
+    )
+
+
+COMMON = {"vocab_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32}
+OTHERS = {
+    "mistral": {**COMMON, "intermediate_size": 64, "num_key_value_heads": 1, "sliding_window": 8},
+    "qwen2": {**COMMON, "intermediate_size": 64, "num_key_value_heads": 1},
+    "gemma2": {**COMMON, "intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 8},
+    "opt": {**COMMON, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+    "gpt_neox": {**COMMON, "intermediate_size": 64, "max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("model_type", [*OTHERS, "pangu_pi", "parameternet_moe", "adem_vl"])
+def test_any_decoder_is_quantised_and_loads_again(model_type, tmp_path):
+    auto = transformers.AutoModelForImageTextToText if model_type == "adem_vl" else transformers.AutoModelForCausalLM
+    if model_type in OTHERS:
+        config = transformers.AutoConfig.for_model(model_type, **OTHERS[model_type])
+    else:
+        config = tiny_config(ARCHITECTURES[model_type])
+    model = auto.from_config(config).eval()
+    ids = torch.randint(3, 60, (4, 12))
+    left = ["augmented_shortcuts"] if model_type == "pangu_pi" else None
+    # OPT's feed-forward reads tokens in one dimension, where compressed-tensors gives every value a grid of its own.
+    activation_bits = None if model_type == "opt" else 8
+    settings = {"bits": 4, "group_size": 8, "activation_bits": activation_bits, "epochs": 1, "batch_size": 2}
+    result = quantize(model, [ids], CbqConfig(**settings, modules_to_not_convert=left))
+    assert len(result.report["blocks"]) == 2
+    result.save(tmp_path / "out")
+    with torch.no_grad(), result.in_use():
+        expected = model(ids).logits
+    loaded = auto.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_be_quantised_is_named_before_any_work(dense, samples, tmp_path, monkeypatch):
+    def refused(model, text, batches=(samples,), **options):
+        with pytest.raises((ValueError, OSError), match=text):
+            quantize(model, batches, CbqConfig(**({"group_size": 32} | options)))
+
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=2))
+    refused(gpt2, "no torch.nn.Linear.*Conv1D, LayerNorm")
+    refused(dense(), "group_size: got 24.*the 64 inputs of model.layers.0.mlp.", group_size=24)
+    refused(dense(), "blocks: got 'decoder'.*model.layers", blocks="decoder")
+    refused(dense(), "calibration: there are no batches, the method cbq", batches=None)
+    shared = dense()
+    shared.model.layers[1].mlp.up_proj.weight = shared.model.layers[0].mlp.up_proj.weight
+    refused(shared, "are one weight")
+    broken = dense()
+    broken.model.layers[2].mlp.up_proj.weight.data[0, 0] = float("nan")
+    refused(broken, "model.layers.2.mlp.up_proj is not finite")
+    done = quantize(dense(), None, CbqConfig(group_size=32, method="rtn"))
+    done.save(tmp_path / "done")
+    refused(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "done"), "quantised already.*compressed")
+    done.report["bytes"] = done.report["bytes_before"]
+    with pytest.raises(ValueError, match="bits: with 4 bits and group_size 32.*nothing was written"):
+        done.save(tmp_path / "large")
+    assert not (tmp_path / "large").exists()
+    monkeypatch.setattr(quantization.shutil, "disk_usage", lambda place: transformers.utils.ModelOutput(free=1000))
+    with pytest.raises(OSError, match="has room for 0.00 GB, the work needs about"):
+        quantize(dense(), [samples], CbqConfig(**QUICK), work=tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"bits": 5}, "bits: got 5, accepted are 2, 3, 4, 8"),
+        ({"group_size": 0}, "group_size: got 0, accepted are 8 to 65536"),
+        ({"activation_bits": 3}, "activation_bits: got 3, accepted are none, 4, 6, 8"),
+        ({"window": 2, "overlap": 2}, "overlap: got 2, accepted are 0 to window - 1 = 1"),
+        ({"symmetric": 1}, "symmetric: got 1"),
+        ({"epochs": 0, "rounding_init": "zero"}, "epochs: got 0"),
+        ({"lambda1": float("nan")}, "lambda1: got nan"),
+    ],
+)
+def test_values_out_of_range_are_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        CbqConfig(**options)
