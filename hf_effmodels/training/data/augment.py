@@ -1,4 +1,4 @@
-"""Parts of images for training, at random: crops and erased rectangles. RandAugment is `randaugment.py`."""
+"""Parts of images for training: crops, erased and exchanged rectangles. RandAugment is `randaugment.py`."""
 
 import math
 from collections.abc import Sequence
@@ -51,3 +51,12 @@ def erase(pixels: torch.Tensor, max_count: int, mode: str, rng: np.random.Genera
                     filling = 0.0
                 pixels[:, top : top + h, left : left + w] = filling
                 break
+
+
+def cut_box(height: int, width: int, share: float, y: int, x: int) -> tuple[int, int, int, int]:
+    """CutMix's rectangle (top, bottom, left, right): 1 - `share` of the area around row `y` and column `x`, cut off at
+    the borders (https://arxiv.org/abs/1905.04899, equation 2)."""
+    side = math.sqrt(1 - share)
+    rows, columns = int(height * side), int(width * side)
+    top, left = max(0, y - rows // 2), max(0, x - columns // 2)
+    return top, min(height, y + rows // 2), left, min(width, x + columns // 2)

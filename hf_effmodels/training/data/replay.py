@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .augment import cut_box
 from .randaugment import INCREASING_OPERATIONS, OPERATIONS, RandAugment
 
 _ATTEMPTS = 10
@@ -218,9 +219,5 @@ def mix_pairs(
 
 def cutmix_box(height: int, width: int, share: float, draws: Draws) -> tuple[int, int, int, int]:
     """A rectangle (top, bottom, left, right) of 1 - `share` of the area, cut off at the borders."""
-    side = math.sqrt(1 - share)
-    rows, columns = int(height * side), int(width * side)
     y, x = draws.integer(0, height - 1), draws.integer(0, width - 1)
-    top, bottom = max(y - rows // 2, 0), min(y + rows // 2, height)
-    left, right = max(x - columns // 2, 0), min(x + columns // 2, width)
-    return top, bottom, left, right
+    return cut_box(height, width, share, y, x)

@@ -105,6 +105,7 @@ def cosine_over_warmup_schedule(
     *,
     warmup_lr: float = 0.0,
     min_lr: float = 0.0,
+    warmup_prefix: bool = False,
 ) -> LambdaLR:
     r"""timm's cosine without `warmup_prefix`, with which TinyViT was trained: its clock starts with the warm-up.
 
@@ -118,6 +119,7 @@ def cosine_over_warmup_schedule(
         num_training_steps: T, more than w.
         warmup_lr: rate of the first step.
         min_lr: where the cosine would be at step T.
+        warmup_prefix: start the cosine's clock after the warm-up instead: (s - w) / (T - w), as ReLabel was trained.
     """
     if not 0 <= num_warmup_steps < num_training_steps:
         raise ValueError(
@@ -134,11 +136,15 @@ def cosine_over_warmup_schedule(
         total=num_training_steps,
         first=warmup_lr / peak if peak else 0.0,
         lowest=min_lr / peak if peak else 0.0,
+        begin=num_warmup_steps if warmup_prefix else 0,
     )
     return LambdaLR(optimizer, factor)
 
 
-def _cosine_over_warmup_factor(step: int, warmup: int, total: int, first: float, lowest: float) -> float:
+def _cosine_over_warmup_factor(
+    step: int, warmup: int, total: int, first: float, lowest: float, begin: int = 0
+) -> float:
     if step < warmup:
         return first + (1 - first) * step / warmup
-    return lowest + (1 - lowest) * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
+    progress = min(1.0, (step - begin) / (total - begin))
+    return lowest + (1 - lowest) * (1 + math.cos(math.pi * progress)) / 2

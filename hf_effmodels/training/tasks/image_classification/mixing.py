@@ -6,6 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...data.augment import cut_box
+
 #: Key of a training sample's own random number; samples without it (evaluation) are never mixed.
 SAMPLE_SEED = "sample_seed"
 #: Key of a training sample's number in its data set.
@@ -54,9 +56,11 @@ class Collator:
         alpha = self.cutmix if use_cutmix else self.mixup
         weight = float(rng.beta(alpha, alpha))
         if use_cutmix:
-            top, bottom, left, right = cut_box(*pixels.shape[-2:], weight, rng)
+            height, width = pixels.shape[-2:]
+            y, x = int(rng.integers(height)), int(rng.integers(width))
+            top, bottom, left, right = cut_box(height, width, weight, y, x)
             pixels[..., top:bottom, left:right] = pixels.flip(0)[..., top:bottom, left:right]
-            weight = 1.0 - (bottom - top) * (right - left) / (pixels.shape[-2] * pixels.shape[-1])
+            weight = 1.0 - (bottom - top) * (right - left) / (height * width)
         else:
             pixels.copy_(weight * pixels + (1.0 - weight) * pixels.flip(0))
         return weight * targets + (1.0 - weight) * targets.flip(0)
@@ -65,13 +69,3 @@ class Collator:
 def smooth_one_hot(labels: torch.Tensor, num_labels: int, smoothing: float) -> torch.Tensor:
     """Probabilities (batch, classes): 1 - `smoothing` for the label, the rest spread over all classes."""
     return F.one_hot(labels, num_labels) * (1.0 - smoothing) + smoothing / num_labels
-
-
-def cut_box(height: int, width: int, weight: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """CutMix's rectangle (top, bottom, left, right): a share 1 - `weight` of the area around a uniform centre, cut off
-    at the border."""
-    share = float(np.sqrt(1.0 - weight))
-    cut_height, cut_width = int(height * share), int(width * share)
-    y, x = int(rng.integers(height)), int(rng.integers(width))
-    top, left = max(0, y - cut_height // 2), max(0, x - cut_width // 2)
-    return top, min(height, y + cut_height // 2), left, min(width, x + cut_width // 2)

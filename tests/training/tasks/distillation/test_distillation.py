@@ -145,7 +145,8 @@ def test_any_classifier_of_transformers_teaches_by_the_names_of_its_classes(make
 
 #: Settings of losses whose own are for other networks: student and teacher here have two stages.
 SETTINGS = {"ofa": {"stages": [1, 2]}, "fitnet": {"stages": [1, 2]}, "review": {"stages": [1, 2]}}
-SETTINGS |= {"crd": {"num_negatives": 7, "embed_dim": 4}}
+SETTINGS |= {"crd": {"num_negatives": 7, "embed_dim": 4}, "cwd": {"stages": [2]}}
+SETTINGS["manifold"] = {"student_blocks": ["stage1"], "teacher_blocks": ["stage1"], "max_patches": 1}
 
 
 @pytest.mark.parametrize("name", losses_by_name())

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED, Collator, cut_box, smooth_one_hot
+from hf_effmodels.training.data.augment import cut_box
+from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED, Collator, smooth_one_hot
 
 
 def samples(count=4, seeded=True):
@@ -39,7 +40,7 @@ def test_cutmix_labels_follow_the_area_that_was_really_cut():
 
 def test_cut_boxes_have_the_area_of_the_paper_and_stay_inside():
     rng = np.random.default_rng(0)
-    boxes = np.array([cut_box(100, 200, 0.75, rng) for _ in range(2000)])
+    boxes = np.array([cut_box(100, 200, 0.75, rng.integers(100), rng.integers(200)) for _ in range(2000)])
     top, bottom, left, right = boxes.T
     assert top.min() >= 0 and bottom.max() <= 100 and left.min() >= 0 and right.max() <= 200
     areas = (bottom - top) * (right - left)
