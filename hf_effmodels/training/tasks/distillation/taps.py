@@ -150,17 +150,33 @@ def _layout(shape: tuple[int, ...]) -> str | None:
 def _groups(run: DryRun) -> Iterator[list[_Call]]:
     """Numbered siblings that ran one after the other and give features: blocks or stages; those that hold the most of
     the network first."""
-    calls, found = run.by_path, {}
+    calls, siblings, alike = run.by_path, {}, {}
     for call in run.calls:
         match = re.fullmatch(r"(.*?)(\d+)", call.path)
         if match and _layout(call.shape) and calls[call.path] is call:
-            found.setdefault(match[1], []).append((int(match[2]), call))
-    groups = [
-        [call for _, call in sorted(group, key=lambda item: item[0])] for group in found.values() if len(group) > 1
-    ]
+            siblings.setdefault(match[1], []).append((int(match[2]), call))
+            alike.setdefault(_pattern(call), []).append(call)
     order = {call.path: place for place, call in enumerate(run.calls)}
-    groups = [group for group in groups if [order[c.path] for c in group] == sorted(order[c.path] for c in group)]
-    yield from sorted(groups, key=lambda group: -sum(_size(call.module) for call in group))
+    groups = []
+    for group in siblings.values():
+        members = [call for _, call in sorted(group, key=lambda item: item[0])]
+        others = alike[_pattern(members[0])]
+        if _resolutions(members) == 1 < _resolutions(others):
+            members = others  # blocks of one of several stages, which are no modules themselves
+        places = [order[call.path] for call in members]
+        if len(members) > 1 and places == sorted(places):
+            groups.append(members)
+    sizes = [sum(_size(call.module) for call in group) for group in groups]
+    chosen = [index for index, size in enumerate(sizes) if 2 * size >= max(sizes)]  # no stem, no head
+    yield from (groups[i] for i in sorted(chosen, key=lambda i: (-sizes[i], groups[i][0].path.count("."))))
+
+
+def _resolutions(calls: Iterable[_Call]) -> int:
+    return len({_positions(call.shape) for call in calls})
+
+
+def _pattern(call: _Call) -> str:
+    return re.sub(r"\d+", "#", call.path)
 
 
 def _size(module: nn.Module) -> int:

@@ -1,0 +1,249 @@
+"""Where the stages of networks end that this package did not write, what their features look like, and bad paths."""
+
+import pytest
+import torch
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    CvtConfig,
+    CvtForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    PoolFormerConfig,
+    PoolFormerForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_effmodels import create_model
+from hf_effmodels.training.losses.interface import FeatureSpec, as_maps, as_tokens
+from hf_effmodels.training.tasks.distillation.taps import (
+    Taps,
+    attach,
+    collecting,
+    dry_run,
+    example_input,
+    find_stages,
+    stage_taps,
+)
+
+VIT = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
+
+
+def resnet():
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 2, 1, 1], layer_type="basic")
+    return ResNetForImageClassification(config), torch.randn(2, 3, 64, 64)
+
+
+def vit():
+    return ViTForImageClassification(ViTConfig(num_hidden_layers=12, **VIT)), None
+
+
+def deit():
+    return DeiTForImageClassification(DeiTConfig(num_hidden_layers=8, **VIT)), None
+
+
+def swin():
+    shape = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 2]}
+    return SwinForImageClassification(SwinConfig(window_size=2, **shape)), None
+
+
+def convnext():
+    config = ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 12, 16, 20])
+    return ConvNextForImageClassification(config), torch.randn(2, 3, 64, 64)
+
+
+def mobilenet():
+    return MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35, image_size=64)), None
+
+
+def poolformer():
+    config = PoolFormerConfig(depths=[1, 1, 2, 1], hidden_sizes=[8, 12, 16, 20])
+    return PoolFormerForImageClassification(config), torch.randn(2, 3, 64, 64)
+
+
+def tinyvit():
+    return create_model(
+        "tinyvit-5m", image_size=64, embed_dims=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_heads=[1, 1, 2]
+    ), None
+
+
+def maps(*shapes):
+    return [FeatureSpec(shape, "maps") for shape in shapes]
+
+
+#: Their stages, of what shape they are, and the width of what the classifier is given.
+NETWORKS = [
+    (
+        resnet,
+        [f"resnet.encoder.stages.{n}" for n in range(4)],
+        maps((8, 16, 16), (12, 8, 8), (16, 4, 4), (20, 2, 2)),
+        20,
+    ),
+    (vit, [f"vit.layers.{n}" for n in (1, 3, 9, 11)], [FeatureSpec((17, 16), "tokens", 1)] * 4, 16),
+    (deit, [f"deit.layers.{n}" for n in (1, 3, 5, 7)], [FeatureSpec((18, 16), "tokens", 2)] * 4, 16),
+    (
+        swin,
+        [f"swin.encoder.layers.{n}.blocks.{b}" for n, b in ((0, 0), (1, 0), (2, 1))] + ["swin.encoder.layers.3"],
+        [FeatureSpec(shape, "tokens") for shape in ((256, 8), (64, 16), (16, 32), (4, 64))],
+        64,
+    ),
+    (
+        convnext,
+        [f"convnext.encoder.stages.{n}" for n in range(4)],
+        maps((8, 16, 16), (12, 8, 8), (16, 4, 4), (20, 2, 2)),
+        20,
+    ),
+    (
+        mobilenet,
+        [f"mobilenet_v2.layer.{n}" for n in (1, 4, 11)] + ["mobilenet_v2.conv_1x1"],
+        maps((8, 16, 16), (16, 8, 8), (32, 4, 4), (1280, 2, 2)),
+        1280,
+    ),
+    (
+        poolformer,
+        [f"poolformer.encoder.block.{n}.{b}" for n, b in ((0, 0), (1, 0), (2, 1), (3, 0))],
+        maps((8, 16, 16), (12, 8, 8), (16, 4, 4), (20, 2, 2)),
+        20,
+    ),
+    (tinyvit, [f"tinyvit.stages.{n}" for n in range(4)], maps((8, 16, 16), (16, 8, 8), (24, 4, 4), (32, 2, 2)), 32),
+]
+
+
+@pytest.mark.parametrize("make, paths, specs, width", NETWORKS, ids=[case[0].__name__ for case in NETWORKS])
+def test_the_stages_of_any_network_are_found_with_their_shapes(make, paths, specs, width):
+    torch.manual_seed(0)
+    model, pixels = make()
+    pixels = example_input(model) if pixels is None else pixels
+    assert stage_taps(model.train(), 4, pixel_values=pixels) == paths
+    assert model.training and all(module.training for module in model.modules()), "left as it was"
+    taps = Taps(model, dry_run(model, pixels), ["pooled", "stage1", "stage2", "stage3", "stage4"])
+    found = [taps.specs[f"stage{number}"] for number in (1, 2, 3, 4)]
+    assert [(s.shape, s.layout, s.prefix_tokens) for s in found] == [
+        (s.shape, s.layout, s.prefix_tokens) for s in specs
+    ]
+    assert taps.specs["pooled"].shape == (width,)
+    # What the hooks hand out is what the modules gave, and the logits follow from the pooled features.
+    attach(model.eval(), taps)
+    with torch.no_grad(), collecting() as features:
+        logits = model(pixel_values=pixels).logits
+    for number, spec in enumerate(found, start=1):
+        assert tuple(features[f"stage{number}"].shape[1:]) == spec.shape
+        assert as_maps(features[f"stage{number}"], spec).shape[1:] == (spec.channels, *spec.grid)
+    classifier = model.get_submodule(taps.specs["pooled"].path.removesuffix(":input"))
+    torch.testing.assert_close(classifier(features["pooled"]), logits)
+    with torch.no_grad():
+        model(pixel_values=pixels + 1)  # outside of `collecting` nothing is kept
+    assert set(features) == set(taps.sources)
+
+
+def test_deeper_stages_are_taken_where_there_are_more_and_blocks_are_shared_out():
+    model, pixels = resnet()
+    assert stage_taps(model, 2, pixel_values=pixels) == ["resnet.encoder.stages.2", "resnet.encoder.stages.3"]
+    model = ViTForImageClassification(ViTConfig(num_hidden_layers=5, **VIT))
+    assert stage_taps(model, 4) == [f"vit.layers.{n}" for n in (1, 2, 3, 4)]
+    assert stage_taps(model, 2) == [f"vit.layers.{n}" for n in (2, 4)]
+
+
+def test_a_network_without_so_many_stages_says_what_there_is():
+    model = CvtForImageClassification(CvtConfig(embed_dim=[8, 16, 24], num_heads=[1, 1, 2], depth=[1, 2, 4]))
+    with pytest.raises(
+        ValueError, match=r"Cvt.*: 4 stages cannot be told .*; name the modules yourself. There are: cvt"
+    ):
+        stage_taps(model, 4, pixel_values=torch.randn(2, 3, 64, 64))
+
+
+def test_features_before_the_last_activation_may_be_negative():
+    torch.manual_seed(0)
+    model, pixels = resnet()
+    run = dry_run(model, pixels)
+    taps = Taps(model, run, ["stage2", "stage2:pre"])
+    attach(model.eval(), taps)
+    with torch.no_grad(), collecting() as features:
+        model(pixel_values=pixels)
+    assert taps.specs["stage2:pre"].path == "resnet.encoder.stages.1.layers.1.activation:input"
+    assert features["stage2:pre"].min() < 0
+    torch.testing.assert_close(features["stage2:pre"].relu(), features["stage2"])
+
+
+def test_an_input_that_is_overwritten_in_place_is_kept():
+    torch.manual_seed(0)
+    model, pixels = resnet()
+    model.resnet.encoder.stages[0].layers[0].activation = torch.nn.ReLU(inplace=True)
+    taps = Taps(model, dry_run(model, pixels), ["stage1:pre"])
+    attach(model.eval(), taps)
+    with torch.no_grad(), collecting() as features:
+        model(pixel_values=pixels)
+    assert features["stage1:pre"].min() < 0
+
+
+def test_modules_are_named_by_their_paths():
+    model, pixels = resnet()
+    run, stages = dry_run(model, pixels), ["resnet.encoder.stages.1.layers.0", "resnet.encoder.stages.3"]
+    taps = Taps(model, run, ["stage1", "stage2", "resnet.embedder", "resnet.embedder.pooler:input"], stages)
+    shapes = {name: spec.shape for name, spec in taps.specs.items()}
+    assert shapes["stage1"] == (12, 8, 8) and shapes["stage2"] == (20, 2, 2)
+    assert shapes["resnet.embedder"] == (8, 16, 16) and shapes["resnet.embedder.pooler:input"] == (8, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "names, stages, message",
+    [
+        (
+            ["resnet.encoder.stage.1"],
+            None,
+            r"taps: there is no feature at 'resnet.encoder.stage.1'; nearest: resnet.enc",
+        ),
+        (["stage1"], ["nowhere"], r"taps: there is no feature at 'nowhere'; nearest: resnet"),
+        (["stage3"], ["resnet.encoder.stages.1"], "taps: got 1 stages, a loss asks for stage 3"),
+        (["stage9"], None, "9 stages cannot be told by the shapes"),
+    ],
+)
+def test_a_wrong_tap_is_told_with_those_there_are(names, stages, message):
+    model, pixels = resnet()
+    with pytest.raises(ValueError, match=message):
+        Taps(model, dry_run(model, pixels), names, stages)
+
+
+def test_every_layout_becomes_maps_and_tokens():
+    values = torch.arange(2 * 3 * 16.0).reshape(2, 3, 4, 4)
+    last = values.permute(0, 2, 3, 1)
+    tokens = torch.cat([torch.zeros(2, 1, 3), values.flatten(2).transpose(1, 2)], dim=1)
+    for features, spec in (
+        (values, FeatureSpec((3, 4, 4), "maps")),
+        (last, FeatureSpec((4, 4, 3), "maps_last")),
+        (tokens, FeatureSpec((17, 3), "tokens", 1)),
+    ):
+        assert spec.channels == 3 and spec.grid == (4, 4)
+        assert torch.equal(as_maps(features, spec), values)
+        assert torch.equal(as_tokens(features, spec)[:, -16:], tokens[:, 1:])
+    with pytest.raises(ValueError, match="15 tokens fill no square"):
+        as_maps(tokens[:, :16], FeatureSpec((16, 3), "tokens", 1))
+
+
+def test_maps_with_channels_last_are_told_from_maps():
+    class Last(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = torch.nn.ModuleList([torch.nn.Linear(3, 6), torch.nn.Linear(6, 12)])
+            self.head = torch.nn.Linear(12, 5)
+
+        def forward(self, pixel_values):
+            x = self.stages[0](pixel_values.permute(0, 2, 3, 1))
+            x = self.stages[1](x[:, ::2, ::2])
+            return {"logits": self.head(x.mean((1, 2)))}
+
+    model, pixels = Last(), torch.randn(2, 3, 8, 8)
+    run = dry_run(model, pixels)
+    assert find_stages(model, run, 2) == ["stages.0", "stages.1"]
+    specs = Taps(model, run, ["stage1", "stage2"]).specs
+    assert [(s.layout, s.channels, s.grid) for s in specs.values()] == [
+        ("maps_last", 6, (8, 8)),
+        ("maps_last", 12, (4, 4)),
+    ]

@@ -1,0 +1,308 @@
+"""The trainer used by hand: what is trained, saved and left alone, with networks that this package did not write."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_effmodels.training import main, prepare
+from hf_effmodels.training.distillation import (
+    CorrelationLoss,
+    CrdLoss,
+    DistillationLoss,
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    DistLoss,
+    FitNetLoss,
+    KdLoss,
+    OfaLoss,
+    ReviewKdLoss,
+    RkdLoss,
+    Teacher,
+    Teachers,
+    make_teacher,
+)
+from hf_effmodels.training.tasks.distillation.trainer import STATE_FILE
+
+from ..contract import history, same, weights
+
+LABELS = {"num_labels": 3}
+
+
+def resnet():
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1] * 4, layer_type="basic", **LABELS)
+    return ResNetForImageClassification(config)
+
+
+def vit():
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
+    return ViTForImageClassification(ViTConfig(num_hidden_layers=4, **shape, **LABELS))
+
+
+def swin():
+    shape = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2]}
+    return SwinForImageClassification(SwinConfig(window_size=2, **shape, **LABELS))
+
+
+def convnext():
+    return ConvNextForImageClassification(ConvNextConfig(depths=[1] * 4, hidden_sizes=[8, 12, 16, 20], **LABELS))
+
+
+class Images(torch.utils.data.Dataset):
+    """Noise with classes, 32 pixels each way."""
+
+    def __init__(self, count: int = 8, index: bool = False):
+        generator = torch.Generator().manual_seed(0)
+        self.pixels = torch.randn(count, 3, 32, 32, generator=generator)
+        self.labels, self.index = torch.arange(count) % 3, index
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, number):
+        sample = {"pixel_values": self.pixels[number], "labels": self.labels[number]}
+        return sample | {"index": torch.tensor(number)} if self.index else sample
+
+
+def trained(tmp_path, student, teacher, losses, **options):
+    settings = {"per_device_train_batch_size": 4, "num_train_epochs": 1, "logging_steps": 1, "learning_rate": 1e-3}
+    settings |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
+    arguments = {
+        name: options.pop(name) for name in [*options] if name in DistillationTrainingArguments.__annotations__
+    }
+    arguments |= options.pop("arguments", {})
+    args = DistillationTrainingArguments(output_dir=str(tmp_path / "run"), **{**settings, **arguments})
+    options.setdefault("train_dataset", Images())
+    trainer = DistillationTrainer(model=student, teacher=teacher, losses=losses, args=args, **options)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "student, teacher", [(resnet, vit), (vit, convnext), (swin, resnet), (convnext, swin)], ids=lambda f: f.__name__
+)
+def test_any_network_learns_from_any_other_and_is_saved_alone(student, teacher, tmp_path):
+    torch.manual_seed(0)
+    student, teacher = student(), teacher()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    losses = [
+        OfaLoss(eps=1.5),
+        KdLoss(temperature=2),
+        FitNetLoss(),
+        RkdLoss(),
+        CorrelationLoss(embed_dim=4),
+        DistLoss(),
+    ]
+    if not isinstance(student, SwinForImageClassification | ViTForImageClassification):
+        losses.append(ReviewKdLoss(mid_channels=8))
+    start = [parameter.clone() for parameter in student.parameters()]
+    trainer = trained(tmp_path, student, teacher, losses)
+    log = trainer.state.log_history
+    for name in ("task_loss", "ofa/logits", "ofa/stages", "kd", "fitnet", "rkd", "cc", "dist"):
+        assert np.isfinite([entry[name] for entry in log if name in entry]).all() and name in log[0], name
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+    assert (
+        all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+        and not teacher.training
+    )
+    assert sum(not torch.equal(a, b) for a, b in zip(start, student.parameters(), strict=True)) > len(start) // 2
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert {id(parameter) for parameter in trainer.model.parameters()} <= optimized, "projectors learn, too"
+    trainer.save_model(str(tmp_path / "student"))
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
+    assert not (tmp_path / "student" / STATE_FILE).exists()
+    pixels = Images().pixels[:2]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixels).logits, student.eval()(pixels).logits)
+
+
+def test_all_losses_together_stay_finite_in_bfloat16(tmp_path):
+    torch.manual_seed(0)
+    losses = [
+        OfaLoss(),
+        FitNetLoss(),
+        RkdLoss(),
+        CorrelationLoss(embed_dim=4),
+        ReviewKdLoss(mid_channels=8),
+        DistLoss(),
+    ]
+    losses += [CrdLoss(num_negatives=5, embed_dim=4)]
+    options = {"train_dataset": Images(index=True), "sample_labels": Images().labels}
+    trainer = trained(tmp_path, resnet(), vit(), losses, arguments={"bf16": True}, **options)
+    logged = [value for entry in trainer.state.log_history for key, value in entry.items() if key != "epoch"]
+    assert np.isfinite(logged).all()
+
+
+def test_the_same_loss_may_stand_twice_and_a_weight_counts(tmp_path):
+    torch.manual_seed(0)
+    trainer = trained(tmp_path, resnet(), vit(), [KdLoss(weight=0.25), KdLoss(temperature=4, weight=2)])
+    first = trainer.state.log_history[0]
+    assert first["loss"] == pytest.approx(first["task_loss"] + 0.25 * first["kd"] + 2 * first["kd_2"], rel=1e-3)
+
+
+def test_a_loss_of_ones_own_reads_a_column_and_a_module_by_its_path(tmp_path):
+    class Pull(DistillationLoss):
+        columns = ("target",)
+        needs_teacher = False
+
+        def student_features(self):
+            return ("vit.layers.2",)
+
+        def forward(self, student, teacher, batch):
+            assert teacher == {} and 0 <= batch.epoch < batch.epochs == 1
+            return F.mse_loss(student["vit.layers.2"].mean((1, 2)), batch.extra["target"])
+
+    class WithTargets(Images):
+        def __getitem__(self, number):
+            return super().__getitem__(number) | {"target": torch.tensor(0.5)}
+
+    torch.manual_seed(0)
+    trainer = trained(tmp_path, vit(), None, [Pull(weight=0.5)], train_dataset=WithTargets())
+    assert "Pull" in trainer.state.log_history[0]
+
+
+def test_several_teachers_are_averaged_in_probabilities():
+    torch.manual_seed(0)
+    members, pixels = [resnet(), vit()], torch.randn(2, 3, 32, 32)
+    teachers = Teachers([make_teacher(member, None, vit(), None) for member in members], [3, 1])
+    with torch.no_grad():
+        expected = sum(w * m.eval()(pixels).logits.softmax(1) for w, m in zip((0.75, 0.25), members, strict=True))
+    torch.testing.assert_close(teachers(pixels)["logits"].softmax(1), expected)
+    with pytest.raises(ValueError, match=r"weights of the teachers: got \[1, 0\]"):
+        Teachers(teachers.teachers, [1, 0])
+
+
+def test_the_teacher_is_skipped_in_evaluation_and_sees_what_its_processor_makes(tmp_path):
+    torch.manual_seed(0)
+    seen, teacher = [], resnet()
+    teacher.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True
+    )
+    ours = ConvNextImageProcessorPil(
+        size={"shortest_edge": 32}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.2] * 3
+    )
+    theirs = ConvNextImageProcessorPil(
+        size={"shortest_edge": 16}, crop_pct=1.0, image_mean=[0.4] * 3, image_std=[0.1] * 3
+    )
+    options = {"eval_dataset": Images(), "processing_class": ours, "teacher_processor": theirs}
+    trainer = trained(tmp_path, vit(), teacher, [KdLoss()], **options)
+    calls = len(seen)
+    assert calls and all(pixels.shape[-2:] == (16, 16) for pixels in seen)
+    trainer.evaluate()
+    assert len(seen) == calls
+
+
+def test_a_student_of_another_size_shows_its_teacher_the_same_picture():
+    torch.manual_seed(0)
+    teacher = resnet().eval()
+    theirs = ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=1.0)
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = teacher(theirs(picture, return_tensors="pt")["pixel_values"]).logits
+    # Four equal pixels for each: reduced to half they are what they were.
+    large = ConvNextImageProcessorPil(
+        size={"shortest_edge": 64}, crop_pct=1.0, image_mean=[0.1] * 3, image_std=[0.7] * 3
+    )
+    pixels = large(picture.repeat(2, 0).repeat(2, 1), return_tensors="pt")["pixel_values"]
+    assert pixels.shape[-1] == 64
+    found = Teacher(teacher, theirs, large, range(3)).logits(torch.as_tensor(pixels))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_teacher_is_compiled_once(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda fn: compiled.append(fn) or fn)
+    teacher = make_teacher(resnet(), None, vit(), None, compiled=True)
+    for _ in range(2):
+        teacher.logits(torch.randn(1, 3, 32, 32))
+    assert len(compiled) == 1
+
+
+BANKS = "{crd: {num_negatives: 7, embed_dim: 4}, fitnet: {stages: [1, 2]}, kd: {}}"
+
+
+def test_a_checkpoint_holds_the_losses_beside_the_student_and_its_average(distilled_run, tmp_path):
+    run = [*distilled_run, "--losses", BANKS, "--ema_decay", "0.5", "--output_dir", str(tmp_path / "run")]
+    prepared = prepare("prepare_training", run)
+    results = prepared()
+    assert "eval_teacher_accuracy" in results
+    [checkpoint, *_] = sorted((tmp_path / "run").glob("checkpoint-*"))
+    assert (checkpoint / STATE_FILE).is_file()
+    student = set(prepared.trainer.network.state_dict())
+    assert {n.partition(":")[2] for n in weights(checkpoint) if n.startswith("model.safetensors")} == student
+    state = {n.partition(":")[2] for n in weights(checkpoint) if n.startswith(STATE_FILE)}
+    assert {"crd.contrast.student_memory", "fitnet.projector.1.weight"} <= state
+    (checkpoint / STATE_FILE).unlink()
+    with pytest.raises(ValueError, match=f"lacks {STATE_FILE}"):
+        main([*run[:-1], str(tmp_path / "other"), "--resume_from_checkpoint", str(checkpoint)])
+
+
+def test_losses_without_weight_leave_the_students_training_as_it_is(distilled_run, digits_run, tmp_path):
+    options = [
+        "--max_steps",
+        "2",
+        "--eval_strategy",
+        "no",
+        "--save_strategy",
+        "no",
+        "--load_best_model_at_end",
+        "false",
+    ]
+    none = json.dumps({"ofa": {"stages": [1, 2], "weight": 0}, "crd": {"num_negatives": 5, "weight": 0}})
+    main([*distilled_run, *options, "--losses", none, "--output_dir", str(tmp_path / "none")])
+    main([*digits_run, *options, "--output_dir", str(tmp_path / "alone")])
+    assert same(weights(tmp_path / "none"), weights(tmp_path / "alone"))
+
+
+def test_taps_and_two_teachers_are_taken_from_the_command_line(distilled_run, teacher, tmp_path):
+    import shutil
+
+    shutil.copytree(teacher, tmp_path / "second")
+    run = [*distilled_run, "--max_steps", "1", "--output_dir", str(tmp_path / "run")]
+    run += ["--teacher", f"{{{teacher}: 2, {tmp_path / 'second'}: 1}}", "--losses", "{fitnet: {stages: [1]}, kd: {}}"]
+    taps = ["--student_taps", "convnext.encoder.stages.0", "--teacher_taps", "resnet.encoder.stages.0.layers.0"]
+    prepared = prepare("prepare_training", [*run, *taps])
+    assert prepared.trainer.teachers.weights == pytest.approx([2 / 3, 1 / 3])
+    assert prepared.trainer.teachers.first.specs["stage1"].path == "resnet.encoder.stages.0.layers.0"
+    prepared()
+    assert len(history(tmp_path / "run", "fitnet", "kd")) == 1
+    run[run.index("--output_dir") + 1] = str(tmp_path / "other")
+    with pytest.raises(
+        ValueError, match="--student_taps: there is no feature at 'convnext.stages'; nearest: convnext"
+    ):
+        main([*run, *taps, "--student_taps", "convnext.stages"])
+    with pytest.raises(ValueError, match="--teacher: .*: got 0, accepted are positive weights"):
+        main([*run, "--teacher", f"{{{teacher}: 0}}"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"teacher": None}, "teacher: got None, which kd cannot do without"),
+        ({"losses": [torch.nn.Linear(1, 1)]}, "losses: got Linear for Linear, accepted are DistillationLoss modules"),
+        ({"args": TrainingArguments()}, "args: got TrainingArguments, accepted are DistillationTrainingArguments"),
+        ({"teacher": torch.nn.Linear(1, 1)}, "teacher: got Linear, accepted are classifiers of transformers"),
+        ({"losses": [CrdLoss()]}, "losses: crd looks up samples by their numbers: .* a stream cannot"),
+        ({"losses": [OfaLoss()], "student_taps": ["vit.layers.0"]}, "got 1 stages, a loss asks for stage 4"),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_anything_is_trained(options, message, tmp_path):
+    given = {"model": vit(), "teacher": resnet(), "losses": [KdLoss()], "train_dataset": Images()}
+    given |= {"args": DistillationTrainingArguments(output_dir=str(tmp_path))}
+    with pytest.raises(ValueError, match=message):
+        DistillationTrainer(**{**given, **options})
