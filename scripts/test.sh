@@ -14,13 +14,13 @@ transformers)
     version=$(python -c 'import transformers; print(transformers.__version__)')
     unpacked=$(mktemp -d)
     trap 'rm -rf "$unpacked"' EXIT
-    python -m pip download --quiet --no-deps --no-build-isolation --no-binary transformers --dest "$unpacked" \
+    python -m pip download --quiet --no-deps --no-binary transformers --dest "$unpacked" \
         "transformers==$version"
     python -m pip install --quiet --target "$unpacked/libraries" --no-deps parameterized
     tar -xzf "$unpacked"/transformers-*.tar.gz -C "$unpacked" --strip-components 1
     touch "$unpacked/tests/__init__.py"
     TRANSFORMERS_TESTS=$unpacked/tests PYTHONPATH=$unpacked/libraries:${PYTHONPATH:-} python -m pytest --noconftest \
-        -c /dev/null -p no:cacheprovider --rootdir "$unpacked" "$PWD/scripts/suites/test_transformers.py" "$@"
+        -c /dev/null -p no:cacheprovider -W ignore::pytest.PytestUnknownMarkWarning --rootdir "$unpacked" "$PWD/scripts/suites/test_transformers.py" "$@"
     exit
     ;;
 *)
