@@ -19,6 +19,8 @@ _FOREACH = "torch"
 
 #: Private name -> its owner(s), `module:attribute`, separated by spaces.
 PRIVATE_NAMES = {
+    # torch: layers
+    "_conv_forward": "torch.nn:Conv2d",
     # transformers: the Auto classes
     "_extra_content": "transformers.models.auto.auto_factory:_LazyAutoMapping",
     "_model_mapping": "transformers.models.auto.auto_factory:_BaseAutoModelClass",
@@ -125,6 +127,7 @@ PRIVATE_NAMES = {
 
 #: Words that only look like private names, and what they are.
 NOT_PRIVATE = {
+    "_betas_filled_in_from": "an entry of our scheduler's configuration",
     "_convolution": "an operator of torch's graphs",
     "_hf_effmodels_hf_argparser": "the name of a module of our own, made when it is needed",
     "_structure_coefficient": "an entry of our scheduler's configuration",

@@ -17,6 +17,12 @@ SETTINGS = frozenset(
     tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja
     tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt merges.txt""".split()
 )
+_TOKENIZER = frozenset(
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja".split()
+)
+_VOCABULARIES = frozenset(
+    "tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt merges.txt".split()
+)
 #: What the licence of the weights may ask for.
 LICENCE = frozenset("LICENSE LICENSE.md LICENSE.txt NOTICE NOTICE.md NOTICE.txt".split())
 
@@ -48,22 +54,117 @@ def is_model_file(name: str) -> bool:
 def model_files(folder: str | Path) -> list[str]:
     """The names of the files in `folder` that belong on the Hub, code apart, in order.
 
+    A name of the list is not enough: what the model in the folder, its processor and its tokenizer do not read (a
+    `vocab.json` beside a classifier, an adapter beside whole weights) was put there by somebody else.
+
     Raises:
         ValueError: one of them is a link (what it points to may lie anywhere), weights are there twice, or an index
-            cannot be read.
+            or a configuration cannot be read.
     """
     folder = Path(folder)
-    parts = components(read_json(folder, MODEL_INDEX)) if (folder / MODEL_INDEX).is_file() else None
-    found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    names = [path.relative_to(folder).as_posix() for path in found]
-    if parts is None:
-        names = [name for name in names if "/" not in name or _CHAT_TEMPLATE.fullmatch(name)]
-    else:  # beside the index and the card, what lies in the folders of the components
-        names = [name for name in names if name in (MODEL_INDEX, CARD, *LICENCE) or name.partition("/")[0] in parts]
-    names = [name for name in names if is_model_file(name) or name in LICENCE]
+    names = _needed_of_pipeline(folder) if (folder / MODEL_INDEX).is_file() else _needed_of_model(folder)
     for name in names:
         refuse_link(folder, name)
-    return [name for name in names if not is_weights(name) or name in needed_weights(folder, name)]
+    names = [name for name in names if not is_weights(name) or name in needed_weights(folder, name)]
+    for name in names:
+        if name.endswith(".json"):
+            read_json(folder, name)
+    return names
+
+
+def own_files(folder: str | Path) -> set[str]:
+    """The same of a folder that a model is to be written into again: which of its files may be replaced. Of what is in
+    disorder none."""
+    folder = Path(folder)
+    try:
+        names = _needed_of_pipeline(folder) if (folder / MODEL_INDEX).is_file() else _needed_of_model(folder)
+        return {name for name in names if not is_weights(name) or name in needed_weights(folder, name)} - LICENCE
+    except (ValueError, OSError):
+        return set()
+
+
+def _names_in(folder: Path) -> list[str]:
+    found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    names = [path.relative_to(folder).as_posix() for path in found]
+    return [name for name in names if is_model_file(name) or name in LICENCE]
+
+
+def _needed_of_pipeline(folder: Path) -> list[str]:
+    """Beside the index and the card, what the components read in their folders."""
+    parts = components(read_json(folder, MODEL_INDEX))
+    needed = []
+    for name in _names_in(folder):
+        part, _, file = name.partition("/")
+        is_scheduler = "Scheduler" in str(parts.get(part, ["", ""])[1])
+        is_read = file == "scheduler_config.json" if is_scheduler else file != "scheduler_config.json"
+        if name in (MODEL_INDEX, CARD, *LICENCE) or part in parts and file and is_read:
+            needed.append(name)
+    return needed
+
+
+def _needed_of_model(folder: Path) -> list[str]:
+    """What transformers (or peft) reads of a folder when its model, processor and tokenizer are loaded."""
+    names = [name for name in _names_in(folder) if "/" not in name or _CHAT_TEMPLATE.fullmatch(name)]
+    is_adapter = not (folder / CONFIG).is_file()  # peft writes none of its own
+    weights = {name for name in names if _WEIGHTS.fullmatch(name) and name.startswith("adapter_") == is_adapter}
+    needed = {CARD, *LICENCE, "adapter_config.json" if is_adapter else CONFIG} | weights
+    model_class = _model_class(folder)
+    takes = getattr(model_class, "input_modalities", None)  # None: not known, anything
+    takes = {takes} if isinstance(takes, str) else set(takes or ("image", "text"))
+    generates = model_class is None or model_class.can_generate()
+    if generates:
+        needed.add("generation_config.json")
+    if takes != {"text"}:
+        needed.add("preprocessor_config.json")
+    if model_class is None or _has_processor(folder):
+        needed.add(PROCESSOR)
+    if "text" in takes or generates:
+        needed |= _tokenizer_files(folder, names)
+    return [name for name in names if name in needed]
+
+
+def _model_class(folder: Path) -> type | None:
+    """The class of the model in a folder; None where the class is not known, or there is no configuration (an
+    adapter's base is elsewhere)."""
+    import transformers
+
+    from ..registry import ARCHITECTURES
+
+    if not (folder / CONFIG).is_file():
+        return None
+    config = read_json(folder, CONFIG)
+    architecture = ARCHITECTURES.get(str(config.get("model_type")))
+    for name in config.get("architectures") or ():
+        if architecture is not None:
+            for auto, known in architecture.auto_classes.items():
+                if known == name:
+                    return architecture.model_class(auto)
+        elif isinstance(found := getattr(transformers, str(name), None), type):
+            return found if issubclass(found, transformers.PreTrainedModel) else None
+    return None
+
+
+def _has_processor(folder: Path) -> bool:
+    """Whether the models of this type have a processor of their own, beyond an image processor or a tokenizer."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    from ..registry import ARCHITECTURES
+
+    model_type = str(read_json(folder, CONFIG).get("model_type"))
+    architecture = ARCHITECTURES.get(model_type)
+    return model_type in PROCESSOR_MAPPING_NAMES if architecture is None else architecture.processor is not None
+
+
+def _tokenizer_files(folder: Path, names: list[str]) -> set[str]:
+    """What a tokenizer is read from: its one file, or without that the vocabulary that its class names."""
+    import transformers
+
+    needed = _TOKENIZER | set(filter(_CHAT_TEMPLATE.fullmatch, names))
+    if "tokenizer.json" in names:
+        return needed
+    settings = read_json(folder, "tokenizer_config.json") if "tokenizer_config.json" in names else {}
+    files = getattr(getattr(transformers, str(settings.get("tokenizer_class")), None), "vocab_files_names", {})
+    return needed | (_VOCABULARIES & set(files.values()) or _VOCABULARIES)
 
 
 def components(index: dict) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from .._files import whole_folder
 from .bundle import HEADER, bundle_code, is_bundled
 from .card import build_card, find_architecture
 from .checkpoints import check_values
-from .contents import CARD, CONFIG, PROCESSOR, is_model_file, reference_fields
+from .contents import CARD, CONFIG, PROCESSOR, own_files, reference_fields
 from .ids import hub_id
 from .wrappers import plain_names, unwrap
 
@@ -79,8 +79,8 @@ def export(
             "give overwrite=True to replace the files of the same name"
         )
 
-    ours = is_export(folder)
-    with whole_folder(folder, replaces=lambda name, path: ours and is_own_file(name, _content(path))) as new:
+    ours = _own_names(folder)
+    with whole_folder(folder, replaces=lambda name, path: name in ours) as new:
         model.save_pretrained(new, **options)
         if processor is not None:
             processor.save_pretrained(new)
@@ -149,13 +149,6 @@ def with_auto_map(config: dict, mapping: dict[str, str]) -> bytes:
     return (json.dumps(dict(sorted((config | {"auto_map": mapping}).items())), indent=2) + "\n").encode()
 
 
-def is_own_file(name: str, content: bytes | None = None) -> bool:
-    """Whether a file of an export was written by `export`; for Python files their content tells."""
-    if name.endswith(".py"):
-        return content is not None and is_bundled(content)
-    return is_model_file(name)
-
-
 def is_export(folder: Path) -> bool:
     """Whether a folder was written by `export`: its configuration points to code that has our header."""
     try:
@@ -171,11 +164,23 @@ def _foreign_files(folder: Path) -> list[str]:
         return []
     if not folder.is_dir():
         raise FileExistsError(f"folder: {folder} is a file")
-    names = sorted(os.listdir(folder))
+    ours = _own_names(folder)
+    templates = {"additional_chat_templates"} if any("/" in name for name in ours) else set()
+    return sorted(set(os.listdir(folder)) - ours - templates)
+
+
+def _own_names(folder: Path) -> set[str]:
+    """What an earlier export wrote into `folder`: the code that has our header, and what that very model reads."""
     if not is_export(folder):
-        return names
-    return [name for name in names if not is_own_file(name, _content(folder / name))]
+        return set()
+    code = {path.name for path in folder.glob("*.py") if path.is_file() and is_bundled(path.read_bytes())}
+    return code | own_files(folder)
 
 
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.suffix == ".py" and path.is_file() else None
+def clear_export(folder: Path) -> None:
+    """Delete what an earlier export wrote into `folder`, and the folder if nothing else is in it."""
+    for name in sorted(_own_names(folder)):
+        (folder / name).unlink(missing_ok=True)
+    for path in (folder / "additional_chat_templates", folder):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

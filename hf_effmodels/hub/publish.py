@@ -41,7 +41,7 @@ from .contents import (
     reference_fields,
     refuse_link,
 )
-from .export import architecture_code, auto_map, export, is_export, is_own_file, with_auto_map
+from .export import architecture_code, auto_map, export, is_export, with_auto_map
 from .ids import hub_id
 from .pipelines import (
     LOCAL_PIPELINE_ID,
@@ -399,7 +399,7 @@ def _deletions(api: HfApi, repo_id: str, head: str, present: list[str], new, wei
         CommitOperationDelete(name)
         for name in stale
         if (name.endswith(".py") and is_bundled(_download(api, repo_id, name, head)))
-        or (weights and "safetensors" in name and is_own_file(name))
+        or (weights and is_weights(name) and not name.startswith("adapter_"))
     ] + [CommitOperationDelete(name) for name in gone if weights and MODEL_INDEX in new and is_weights(name)]
 
 

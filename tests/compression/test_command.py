@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 
 from hf_effmodels.cli import main
 from hf_effmodels.compression import count_parameters
+from hf_effmodels.compression.command.output import writing
 
 from .conftest import LLAMA, word_piece
 
@@ -112,27 +113,62 @@ def test_the_learning_rate_is_printed_as_a_recipe(capsys):
     assert json.loads(capsys.readouterr().out)["learning_rate"] == pytest.approx(1e-4)
 
 
+def everything(folder) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
 def test_only_what_a_step_wrote_is_replaced(large, corpus, tmp_path, capsys):
-    """A folder that merely has a config.json is somebody's; in our own what others put there stays."""
+    """A name makes no folder ours, nor a file in it: what others wrote, changed or put there stays."""
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
-    theirs.mkdir()
-    (theirs / "config.json").write_text("{}")
-    (theirs / "thesis.tex").write_text("two years of work")
     smaller = ["inherit", "--model", large, "--layers", 2]
-    assert run(*smaller, "--output", theirs, "--overwrite") == 2
-    assert "was not written by this command" in capsys.readouterr().err
-    assert {path.name: path.read_text() for path in theirs.iterdir()} == {
-        "config.json": "{}",
-        "thesis.tex": "two years of work",
-    }
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("two years of work")
+    for name in ("config.json", "inheritance.json", "compression.json", ".tiny_lm_files.json"):
+        (theirs / name).write_text("{}")
+        before = everything(theirs)
+        assert run(*smaller, "--output", theirs, "--overwrite") == 2, name
+        assert "was not written by this command" in capsys.readouterr().err
+        assert everything(theirs) == before
     assert run(*smaller, "--output", ours) == 0
-    (ours / "notes").mkdir()
-    (ours / "notes" / "mine.txt").write_text("mine")
-    (ours / "model.safetensors.index.json").write_text("{}")  # of an earlier, larger model
+    mine = {"notes/mine.txt": b"mine", "vocab.json": b"my words", "adapter_model.safetensors": b"my adapter"}
+    mine |= {"README.md": b"my card", "token_counts.json": b"mine as well"}
+    for name, content in mine.items():
+        (ours / name).parent.mkdir(exist_ok=True)
+        (ours / name).write_bytes(content)
     assert run(*smaller, "--output", ours) == 2 and run(*smaller[:-1], 3, "--output", ours, "--overwrite") == 0
     assert LlamaConfig.from_pretrained(ours).num_hidden_layers == 3
-    assert (ours / "notes" / "mine.txt").read_text() == "mine"
-    assert not (ours / "model.safetensors.index.json").exists()
+    assert everything(ours) == everything(ours) | mine
+    # Of another step: what the first one wrote goes, and nothing else.
+    compress = ["compress-tokenizer", "--tokenizer", large, "--dataset", corpus, "--vocab-size", 400]
+    assert run(*compress, "--output", ours, "--overwrite") == 2
+    assert "token_counts.json was not written by this command" in capsys.readouterr().err.replace("\n", " ")
+    (ours / "token_counts.json").unlink()
+    del mine["token_counts.json"]
+    assert run(*compress, "--output", ours, "--overwrite") == 0
+    assert everything(ours) == everything(ours) | mine
+    assert not (ours / "model.safetensors").exists() and not (ours / "inheritance.json").exists()
+    # What was changed since is the user's.
+    config = json.loads((ours / "tokenizer_config.json").read_text())
+    (ours / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": 7}))
+    before = everything(ours)
+    assert run(*compress, "--output", ours, "--overwrite") == 2
+    assert "tokenizer_config.json has been changed since it was written" in capsys.readouterr().err
+    assert everything(ours) == before
+
+
+def test_what_somebody_puts_there_meanwhile_is_not_replaced_either(tmp_path):
+    with writing(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("first")
+
+    def meanwhile():
+        with writing(tmp_path / "out") as folder:
+            (folder / "vocab.txt").write_text("ours")
+            (tmp_path / "out" / "vocab.txt").write_text("theirs")
+
+    with pytest.raises(ValueError, match=r"vocab\.txt was not written by this command"):
+        meanwhile()
+    assert (tmp_path / "out" / "vocab.txt").read_text() == "theirs"
+    assert (tmp_path / "out" / "config.json").read_text() == "first"
 
 
 def test_a_shape_and_a_draw_are_not_replaced_without_a_word(large, corpus, tmp_path, capsys):

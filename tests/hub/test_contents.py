@@ -6,9 +6,19 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    ViTImageProcessorPil,
+)
 
 from hf_effmodels.hub import export, publish
 from hf_effmodels.hub.contents import is_model_file, model_files
@@ -29,6 +39,7 @@ checkpoint-3/model.safetensors checkpoint-3/config.json hub/config.json hub/mode
 runs/events.out.tfevents.1 data/photo.png
 training_config.yaml all_results.json Config.json config.json.orig config.json~ CONFIG.JSON README.md.bak
 model-00001-of-00002.safetensors adapter/adapter_model.safetensors tokenizer/vocab.txt .gitattributes .DS_Store
+unet/scheduler_config.json scheduler/config.json
 unet/optimizer.bin unet/ema/model.safetensors unet/diffusion_pytorch_model.bin vae/diffusion_pytorch_model.safetensors
 vae/config.json""".split()
 
@@ -95,6 +106,31 @@ def test_nothing_is_published_but_what_the_model_needs(hub, folder, push, caplog
     assert published.keys() == needed | {"LICENSE"}
     assert not [name for name, content in published.items() if SECRET in content]
     assert "not published, as a model does not need it: " in caplog.text and SECRET.decode() not in caplog.text
+
+
+#: Names of the list that a model of this kind does not read.
+STRAY = {
+    "classifier": "vocab.json vocab.txt merges.txt tokenizer.model tokenizer.json tokenizer_config.json "
+    "added_tokens.json chat_template.jinja additional_chat_templates/mine.jinja adapter_model.safetensors "
+    "adapter_config.json generation_config.json processor_config.json "
+    "adapter_model-00001-of-00002.safetensors spiece.model",
+    "decoder": "vocab.json vocab.txt merges.txt tokenizer.model spiece.model adapter_model.safetensors "
+    "adapter_config.json preprocessor_config.json processor_config.json",
+    "pipeline": "vocab.json config.json model.safetensors tokenizer.json unet/scheduler_config.json "
+    "scheduler/config.json scheduler/diffusion_pytorch_model.safetensors",
+}
+
+
+@pytest.mark.parametrize("make", [classifier, decoder, pipeline])
+def test_a_name_of_the_list_alone_publishes_nothing(hub, make, tmp_path):
+    folder = make(tmp_path / "model")
+    needed = names(folder)
+    for name in STRAY[make.__name__].split():
+        assert not (folder / name).exists(), name
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(SECRET)
+    publish(folder, "org/net", token="maker", endpoint=hub.url)
+    assert hub.files("org/net").keys() == needed
 
 
 def test_links_are_refused_wherever_they_lead(hub, folder, push, tmp_path):
@@ -164,20 +200,69 @@ def test_no_file_may_send_users_to_other_code(hub, folder, push):
     assert hub.requests == []
 
 
-def test_models_of_others_are_what_they_are_saved_as(tmp_path):
+def vit(folder):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", **sizes)).save_pretrained(folder)
+    ViTImageProcessorPil().save_pretrained(folder)
+    return STRAY["classifier"]
+
+
+def gpt2(folder):
+    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=3)).save_pretrained(folder)
+    words = Tokenizer(WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", chat_template="{{ messages }}")
+    tokenizer.save_pretrained(folder)
+    return STRAY["decoder"]
+
+
+def files_of_a_vocabulary(folder):
+    """As checkpoints of earlier years have it: no tokenizer.json, but what the tokenizer's class reads."""
+    gpt2(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    (folder / "vocab.json").write_text("{}")
+    (folder / "merges.txt").write_text("")
+    return "vocab.txt tokenizer.model spiece.model sentencepiece.bpe.model adapter_model.safetensors"
+
+
+def adapter(folder):
+    base = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=3))
+    get_peft_model(base, LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(folder)
+    return "vae/config.json"
+
+
+def two_kinds_of_input(folder):
+    text = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    CLIPModel(CLIPConfig(text_config={**text, "vocab_size": 3}, vision_config=text)).save_pretrained(folder)
+    for name in ("tokenizer.json", "preprocessor_config.json", "processor_config.json"):
+        (folder / name).write_text("{}")
+    return "vocab.txt tokenizer.model generation_config.json adapter_config.json"
+
+
+@pytest.mark.parametrize("make", [vit, gpt2, files_of_a_vocabulary, adapter, two_kinds_of_input])
+def test_models_of_others_are_what_they_are_saved_as(tmp_path, make):
     """The list that `--push_to_hub` uses holds everything a stock model needs, and nothing of its training."""
-    config = AutoConfig.for_model(
-        "vit", hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
-    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path)
+    stray = make(tmp_path).split()
     needed = names(tmp_path)
-    for name in PLANTED:
+    for name in [*PLANTED, *stray]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if not (tmp_path / name).exists():
             (tmp_path / name).write_bytes(SECRET)
     torch.save({}, tmp_path / "training_args.bin")
-    assert needed == {"config.json", "model.safetensors"} == set(model_files(tmp_path))
+    assert needed == set(model_files(tmp_path))
     assert "trainer_state.json" not in filter(is_model_file, os.listdir(tmp_path))
+
+
+def test_of_a_model_whose_class_is_not_known_all_that_may_belong_to_it_is_published(tmp_path):
+    names_of_all = {"config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json"}
+    names_of_all |= {"generation_config.json", "tokenizer.json", "chat_template.jinja", "README.md", "LICENSE"}
+    for name in names_of_all | {"vocab.txt", "adapter_model.safetensors"}:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "of_somebody", "architectures": ["OfSomebody"]}')
+    assert set(model_files(tmp_path)) == names_of_all
+    (tmp_path / "generation_config.json").write_bytes(SECRET)
+    with pytest.raises(ValueError, match="generation_config.json cannot be read"):
+        model_files(tmp_path)
 
 
 def test_weights_that_are_there_twice_or_elsewhere_are_refused(tmp_path):

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 import hf_effmodels
 from hf_effmodels import _files
 from hf_effmodels.hub import build_card, export
+from hf_effmodels.hub.export import clear_export
 
 from ..modeling.tiny import tiny_config
 from ..test_files import HOW, Interrupted
@@ -61,6 +62,28 @@ def test_other_peoples_files_are_refused_and_with_overwrite_they_stay(tiny, tmp_
         export(tiny.model, tiny.processor, tmp_path)
     with pytest.raises(FileExistsError, match="is a file"):
         export(tiny.model, tiny.processor, tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "adapter_model.safetensors", "chat_template.jinja", "NOTICE"])
+def test_what_a_user_puts_into_an_export_under_a_name_that_models_have_stays(tiny, tmp_path, name):
+    folder = export(tiny.model, tiny.processor, tmp_path / "model", license="mit")
+    before = contents(folder)
+    (folder / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"holds {re.escape(name)}, which is not part of an earlier export"):
+        export(tiny.model, tiny.processor, folder, license="mit")
+    export(tiny.model, tiny.processor, folder, license="mit", overwrite=True)
+    assert contents(folder) == {**before, name: b"mine"}
+    clear_export(folder)
+    assert contents(folder) == {name: b"mine"}
+
+
+def test_an_export_is_cleared_away_whole_and_other_folders_not_at_all(tiny, tmp_path):
+    clear_export(export(tiny.model, tiny.processor, tmp_path / "model", license="mit"))
+    (tmp_path / "theirs").mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (tmp_path / "theirs" / name).write_text("{}")
+    clear_export(tmp_path / "theirs")
+    assert os.listdir(tmp_path) == ["theirs"] and len(contents(tmp_path / "theirs")) == 3
 
 
 def test_after_an_error_everything_is_as_it_was(tiny, tmp_path, monkeypatch):

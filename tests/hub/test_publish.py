@@ -81,6 +81,7 @@ def test_a_new_upload_removes_what_the_last_one_left_and_nothing_else(hub, folde
     ours = (folder / "squeeze_excite.py").read_bytes()
     theirs = {"handler__py": b"# an endpoint's own code", "curves__png": b"png", "pytorch_model__bin": b"theirs"}
     theirs |= {"edited__py": ours + b"# by hand", "vocab__txt": b"theirs", "onnx_model__safetensors": b"theirs"}
+    theirs |= {"adapter_model__safetensors": b"theirs"}
     left = {"old_layer__py": ours, "model-00001-of-00002__safetensors": b"", "model__safetensors__index__json": b"{}"}
     add(hub, **theirs, **left)
     push()

@@ -33,7 +33,7 @@ def _inherit(arguments) -> dict:
     from ..pruning.structures import check_architecture
     from ..sizes import count_parameters
 
-    output = free_output(arguments)
+    output = free_output(arguments, "config.json", "model.safetensors", "inheritance.json")
     config = load_config(arguments.model)
     names = ("layers", "hidden_size", "intermediate_size", "heads", "key_value_heads")
     sizes = dict(zip(SIZES, (getattr(arguments, name) for name in names), strict=True))

@@ -40,7 +40,10 @@ def _compress_tokenizer(arguments) -> dict:
     from ..tokenizers.report import compression_report
     from ..tokenizers.tokenizer_compression import Vocabulary, check_size, compress_tokenizer
 
-    output = free_output(arguments)
+    names = ["tokenizer.json", "tokenizer_config.json", "compression.json", "id_map.json", "token_counts.json"]
+    if arguments.model is not None:
+        names += ["config.json", "model.safetensors"]
+    output = free_output(arguments, *names)
     sentencepiece, tokenizer = _load_tokenizer(arguments.tokenizer)
     vocabulary = Vocabulary(tokenizer)
     check_size(vocabulary, arguments.vocab_size, arguments.coverage)

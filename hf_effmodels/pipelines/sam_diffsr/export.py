@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 from ..._files import check_folder, whole_folder
 from ...hub.card import check_place
 from ...hub.card_text import About, write_card
-from ...hub.contents import MODEL_INDEX, is_model_file
-from ...hub.pipelines import LOCAL_PIPELINE_ID
+from ...hub.contents import MODEL_INDEX, own_files, read_json
+from ...hub.pipelines import LOCAL_PIPELINE_ID, pipeline_code
 from . import ENTRIES
 from .configuration_sam_diffsr import PRESETS
 
@@ -126,14 +126,20 @@ def export(pipe, folder: str | os.PathLike, *, overwrite: bool = False, **card) 
     overwrite = overwrite and is_pipeline_folder(folder)
     check_folder(folder, accepts_content=overwrite)
     text = str(build_card(pipe, **card))
-    with whole_folder(folder, replaces=_is_ours if overwrite else None) as new:
+    ours = _own_names(folder) if overwrite else set()
+    with whole_folder(folder, replaces=(lambda name, path: name in ours) if overwrite else None) as new:
         pipe.save_pretrained(new)
         (new / "README.md").write_text(text, encoding="utf-8")
     return folder
 
 
-def _is_ours(name: str, path: Path) -> bool:
-    return is_model_file(name) or path.suffix == ".py" and Path(__file__).with_name(path.name).is_file()
+def _own_names(folder: Path) -> set[str]:
+    """What this pipeline's index says is part of it, with the code that goes with it."""
+    try:
+        code = pipeline_code(read_json(folder, MODEL_INDEX), str(folder))
+    except ValueError:  # edited by hand: only what is written anew is replaced
+        return set()
+    return own_files(folder) | code.keys()
 
 
 def is_pipeline_folder(folder: str | os.PathLike) -> bool:

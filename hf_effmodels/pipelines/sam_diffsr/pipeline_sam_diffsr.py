@@ -259,6 +259,7 @@ class SamDiffSRPipeline(DiffusionPipeline):
         self, low, upsampled, steps, generator, tile_size, tile_overlap, callback, tensor_names
     ) -> torch.Tensor:
         """Sample the residuals, (batch, 3, H, W), of the images that `prepare_images` returned."""
+        _check_schedule(self.scheduler)
         _check_thresholding(self.scheduler, upsampled)
         if self.interrupt:  # at an image of another size: of this one nothing is known yet
             return torch.zeros_like(upsampled)
@@ -440,6 +441,26 @@ def _naming(scheduler: SchedulerMixin, steps: int | list[int]) -> Iterator[None]
             f"scheduler: {type(scheduler).__name__} cannot sample in {number} steps with {_settings(scheduler)} "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _check_schedule(scheduler: SchedulerMixin) -> None:
+    """ValueError if a stock sampler was given an override that it ignores: it prefers `trained_betas` to the fields of
+    a schedule, without a word, and for "linear" our configuration has filled them in."""
+    config = scheduler.config
+    filled_in_from, betas = config.get("_betas_filled_in_from"), config.get("trained_betas")
+    if filled_in_from is None or betas is None or not type(scheduler).__module__.startswith("diffusers."):
+        return
+    steps, _, start, end = filled_in_from
+    if len(betas) != steps or not np.array_equal(betas[:-1], np.linspace(start, end, steps)[:-1]):
+        return  # of the user's own
+    fields = zip(("num_train_timesteps", "beta_schedule", "beta_start", "beta_end"), filled_in_from, strict=True)
+    changed = {name: config[name] for name, value in fields if config.get(name, value) != value}
+    if changed:
+        given, name = ", ".join(f"{name}={value!r}" for name, value in changed.items()), type(scheduler).__name__
+        raise ValueError(
+            f"scheduler: {name} takes the trained_betas of its configuration and ignores {given}. Change the schedule "
+            f"first: {name}.from_config(SamDiffSRScheduler.from_config(config, {given}).config)."
+        )
 
 
 def _check_thresholding(scheduler: SchedulerMixin, images: torch.Tensor) -> None:

@@ -101,7 +101,8 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: T.
         beta_schedule: `"squaredcos_cap_v2"` (cosine) or `"linear"` (`beta_start` to `beta_end`, the last is 0.999).
         trained_betas: the T values of β themselves; filled in for "linear", which other samplers take to mean
-            something else. `from_config(config, beta_end=...)` computes them anew.
+            something else. `from_config(config, beta_end=...)` of this class computes them anew; the stock samplers
+            keep them whatever is overridden, so the pipeline refuses to sample with them then.
         clip_sample, clip_sample_range: clip the predicted residual to ±`clip_sample_range`.
         thresholding, sample_max_value: the same for samplers that know no `clip_sample`: thresholding with a largest
             value of 1 is clipping.
@@ -139,11 +140,13 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError(f"{name}: got {value!r}, accepted are {', '.join(map(repr, accepted))}.")
         if (_whole(num_train_timesteps) or 0) < 1:
             raise ValueError(f"num_train_timesteps: got {num_train_timesteps!r}, accepted are whole numbers from 1.")
+        filled_in = None
         if trained_betas is not None:
             betas = np.asarray(trained_betas, dtype=np.float64)
         elif beta_schedule == "linear":
             betas = linear_betas(num_train_timesteps, beta_start, beta_end)
             self.register_to_config(trained_betas=betas.tolist())
+            filled_in = (num_train_timesteps, beta_schedule, beta_start, beta_end)
         else:
             betas = cosine_betas(num_train_timesteps)
         if betas.shape != (num_train_timesteps,):
@@ -156,7 +159,9 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
         # What is listed here `from_config` of another class leaves out: nothing that was left at our defaults (it
         # would take its own), but what it does not know, which comes back from under a private name.
         self.register_to_config(
-            _use_default_values=["structure_coefficient"], _structure_coefficient=structure_coefficient
+            _use_default_values=["structure_coefficient"],
+            _structure_coefficient=structure_coefficient,
+            _betas_filled_in_from=filled_in,
         )
 
         self._betas = betas
@@ -177,8 +182,9 @@ class SamDiffSRScheduler(SchedulerMixin, ConfigMixin):
         config = dict(config_dict)
         left_out = config.get("_use_default_values", [])
         config["_use_default_values"] = [name for name in left_out if name != "structure_coefficient"]
-        if "_structure_coefficient" in config:
-            config.setdefault("structure_coefficient", config["_structure_coefficient"])
+        config.pop("_betas_filled_in_from", None)
+        if (form := config.pop("_structure_coefficient", None)) is not None:
+            config.setdefault("structure_coefficient", form)
         if _is_derived(config) or kwargs.keys() & {"beta_schedule", "beta_start", "beta_end"}:
             config["trained_betas"] = None
         return super().extract_init_dict(config, **kwargs)

@@ -12,7 +12,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from ..._files import write_text
-from ...hub.export import is_export
+from ...hub.export import clear_export
 from .lock import owner_of
 from .recipe_arguments import defaults_of, resolved
 from .recipes import read_yaml
@@ -187,6 +187,12 @@ def _held(folder: Path) -> list[str]:
     return held
 
 
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """What a run would go on from or replace in the folder, with the time and the number of each file or folder."""
+    paths = {name: (folder / name).stat() for name in _held(folder)}
+    return {name: (found.st_mtime_ns, found.st_ino) for name, found in paths.items()}
+
+
 def _is_ours(file: Path) -> bool:
     try:
         return file.read_text(encoding="utf-8").startswith(_HEADER)
@@ -261,8 +267,7 @@ def clear_output_folder(folder: Path) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if _CHECKPOINT.fullmatch(checkpoint.name) and checkpoint.is_dir():
             shutil.rmtree(checkpoint)
-    if is_export(folder / "hub"):
-        shutil.rmtree(folder / "hub")
+    clear_export(folder / "hub")
     # The record goes last: as long as anything is left, it says that this is a run.
     for name in (*_RESULTS, "trainer_state.json", "all_results.json", "README.md", RUN_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
 
-from .lock import locked
-from .output_folder import RUN_FILE, clear_output_folder, write_run
+from .lock import LockedError, locked
+from .output_folder import RUN_FILE, clear_output_folder, snapshot, write_run
 from .trainer import RecipeTrainer
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,10 @@ class Run:
     checkpoint: Path | None
     config: dict
     report: Callable[[dict], dict]
+    _seen: dict = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self._seen = snapshot(Path(self.trainer.args.output_dir))
 
     def __call__(self) -> dict[str, float]:
         """`train`, and part with the other processes."""
@@ -42,10 +46,20 @@ class Run:
 
         Returns:
             What `report` returned.
+
+        Raises:
+            ValueError: another run has written into the output folder since this one was prepared, or is doing so.
         """
         PartialState().wait_for_everyone()  # all have looked into the output folder before one writes into it
         output = Path(self.trainer.args.output_dir)
-        with locked(output) if self.trainer.args.process_index == 0 else nullcontext():
+        is_main = self.trainer.args.process_index == 0
+        with locked(output) if is_main else nullcontext():
+            if is_main and (new := snapshot(output)) != self._seen:
+                name = next((name for name in new if new[name] != self._seen.get(name)), "what was there is gone")
+                raise LockedError(
+                    f"--output_dir: another run has written into {output} since this one looked at it ({name}). Start "
+                    "this one anew: whether it may go on, or replace it, is then decided by what is there now."
+                )
             return self._train(output)
 
     def _train(self, output: Path) -> dict[str, float]:

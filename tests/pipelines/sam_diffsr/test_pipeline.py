@@ -481,3 +481,31 @@ def test_the_residual_is_divided_by_its_scale_and_added(pipe):
 def test_bad_input_is_refused_by_name(pipe, options, message):
     with pytest.raises(ValueError, match=message):
         pipe(**{"image": photo(4, 4), "num_inference_steps": 1, **options})
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("sampler", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
+def test_an_override_that_a_stock_sampler_ignores_is_refused_and_what_is_said_instead_works(sampler, saved, tmp_path):
+    linear = SamDiffSRScheduler(beta_schedule="linear", num_train_timesteps=50)
+    stock, pipe = getattr(diffusers, sampler), tiny_pipeline()
+    if saved:
+        stock.from_config(linear.config).save_pretrained(tmp_path)
+        config = stock.load_config(tmp_path)
+    else:
+        config = linear.config
+    for changed, said in (
+        ({"beta_end": 0.05}, "beta_end=0.05"),
+        ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule='squaredcos_cap_v2'"),
+        ({"num_train_timesteps": 20, "beta_start": 1e-3}, "num_train_timesteps=20, beta_start=0.001"),
+    ):
+        pipe.scheduler = stock.from_config(config, **changed)
+        with pytest.raises(ValueError, match=f"scheduler: {sampler} takes the trained_betas .* ignores {said}"):
+            enlarge(pipe, photo(4, 4))
+        first = SamDiffSRScheduler.from_config(config, **changed)
+        pipe.scheduler = stock.from_config(first.config)
+        torch.testing.assert_close(pipe.scheduler.betas, first.betas)
+        enlarge(pipe, photo(4, 4), generator=seeded())
+    # What is no override of the schedule, or names the betas themselves, is.
+    for changed in ({"timestep_spacing": "leading"}, {"trained_betas": [0.2] * 30, "num_train_timesteps": 30}):
+        pipe.scheduler = stock.from_config(config, **changed)
+        enlarge(pipe, photo(4, 4))

@@ -191,6 +191,42 @@ def test_an_override_of_the_schedule_is_obeyed_and_the_configuration_tells_it(ch
         assert again.config[name] == expected.config[name], name
 
 
+def stock_betas(schedule, steps, start, end):
+    """What diffusers documents for the names of its schedules."""
+    if schedule == "linear":
+        return np.linspace(start, end, steps)
+    f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - f[1:] / f[:-1], 0.999)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_train_timesteps": 20},
+        {"beta_schedule": "linear", "beta_end": 0.05},
+        {"beta_schedule": "linear", "beta_start": 1e-3, "num_train_timesteps": 30},
+    ],
+)
+@pytest.mark.parametrize("sampler", STOCK)
+def test_stock_samplers_obey_overrides_of_the_schedule(sampler, changed, tmp_path):
+    SamDiffSRScheduler(num_train_timesteps=50).save_pretrained(tmp_path)
+    for config in (SamDiffSRScheduler(num_train_timesteps=50).config, SamDiffSRScheduler.load_config(tmp_path)):
+        stock = getattr(diffusers, sampler).from_config(config, **changed)
+        fields = {"schedule": "squaredcos_cap_v2", "steps": 50, "start": 1e-4, "end": 0.02}
+        names = {"beta_schedule": "schedule", "num_train_timesteps": "steps", "beta_start": "start", "beta_end": "end"}
+        expected = stock_betas(**{**fields, **{names[name]: value for name, value in changed.items()}})
+        np.testing.assert_allclose(stock.betas, expected, rtol=1e-5)
+        assert {name: stock.config[name] for name in changed} == changed
+
+
+def test_an_override_is_not_undone_by_a_stock_sampler_in_between():
+    paper = SamDiffSRScheduler(structure_coefficient="paper", beta_schedule="linear")
+    config = SamDiffSRScheduler.from_config(paper.config, structure_coefficient="one", beta_end=0.03).config
+    back = SamDiffSRScheduler.from_config(diffusers.DDIMScheduler.from_config(config).config)
+    assert back.config.structure_coefficient == "one" and back.config.beta_end == 0.03
+    np.testing.assert_allclose(back._betas[:-1], np.linspace(1e-4, 0.03, 100)[:-1])
+
+
 def test_betas_of_one_s_own_stay_unless_the_schedule_is_named():
     own = SamDiffSRScheduler(num_train_timesteps=3, trained_betas=[0.1, 0.2, 0.3])
     same = SamDiffSRScheduler.from_config(own.config, clip_sample=False)

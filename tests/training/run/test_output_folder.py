@@ -270,3 +270,33 @@ def test_a_run_that_fails_at_its_start_leaves_the_folder_reusable(error, tmp_pat
             run()
         assert [path.name for path in tmp_path.iterdir()] == [RUN_FILE]
         assert open_output_folder(tmp_path, {**CONFIG, "seed": 5}, None, overwrite=False) is None
+
+
+@pytest.mark.parametrize("held, overwrite", [(False, False), (False, True), (True, True)])
+def test_of_two_runs_prepared_for_one_folder_the_second_does_not_replace_the_first(tmp_path, held, overwrite):
+    if held:
+        write_run(tmp_path, CONFIG)
+        write_checkpoint(tmp_path, 10)
+
+    def train(seed):
+        def call(**kwargs):
+            checkpoint = write_checkpoint(tmp_path, 10)
+            (checkpoint / "seed").write_text(str(seed))
+            return SimpleNamespace(metrics={})
+
+        return call
+
+    def prepare(seed):
+        args = SimpleNamespace(output_dir=str(tmp_path), should_save=True, overwrite_output_dir=overwrite)
+        args.process_index, args.push_to_hub = 0, False
+        return Run(SimpleNamespace(args=args, train=train(seed)), None, {**CONFIG, "seed": seed}, report=dict)
+
+    first, second = prepare(1), prepare(2)
+    assert first.train() == {}
+    with pytest.raises(ValueError, match="another run has written into .* since this one looked at it .checkpoint-10"):
+        second.train()
+    assert (tmp_path / "checkpoint-10" / "seed").read_text() == "1" and "seed: 1" in (tmp_path / RUN_FILE).read_text()
+    assert owner_of(tmp_path) is None
+    if overwrite:  # looked at again, it is replaced as asked for
+        prepare(3).train()
+        assert (tmp_path / "checkpoint-10" / "seed").read_text() == "3"
