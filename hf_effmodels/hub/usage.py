@@ -104,6 +104,20 @@ def _with_package(
             f"model = {auto_class}.from_pretrained(model_id{pin})",
             *_apply(auto_class, f"model(torch.zeros{_shape(config)})"),
         ]
+    if auto_class == "AutoModelForPreTraining":  # there is no pipeline that trains
+        return [
+            register,
+            "import torch",
+            "from PIL import Image",
+            f"from transformers import AutoImageProcessor, {auto_class}",
+            "",
+            f'model_id = "{model_id}"',
+            f"processor = AutoImageProcessor.from_pretrained(model_id{pin})",
+            f"model = {auto_class}.from_pretrained(model_id{pin})",
+            _PICTURE,
+            'inputs = processor(image, return_tensors="pt")',
+            *_apply(auto_class, "model(**inputs)"),
+        ]
     task = next(task.name for task in architecture.tasks if task.auto_class == auto_class)
     return [
         register,
@@ -252,6 +266,8 @@ def _apply(auto_class: str, call: str) -> list[str]:
     lines = ["with torch.no_grad():", f"    outputs = {call}"]
     if auto_class == "AutoModelForImageClassification":
         return [*lines, "print(model.config.id2label[outputs.logits.argmax(-1).item()])"]
+    if auto_class == "AutoModelForPreTraining":
+        return [*lines, "print(outputs.loss)", "encoder = model.encoder  # what goes on after the pre-training"]
     return [*lines, "print(outputs.last_hidden_state.shape, outputs.pooler_output.shape)"]
 
 

@@ -23,6 +23,7 @@ from hf_effmodels.modeling.layers.positions import resize_positions, resize_rela
 from hf_effmodels.models import create_image_processor, get_config
 from hf_effmodels.registry import ARCHITECTURES
 
+from ..hub.client import run_snippets
 from .tiny import tiny_config
 
 ENCODERS = {
@@ -183,9 +184,12 @@ def test_the_fixed_table_does_not_learn_and_stays_fixed_when_loaded(tmp_path):
     assert learnt.position_table is None and learnt.encoder.embeddings.position_embeddings.requires_grad
 
 
-def test_a_folder_for_the_hub_opens_again(tmp_path):
+def test_a_folder_for_the_hub_opens_again_and_its_card_says_how(tmp_path, monkeypatch):
     model = build("ghostnetv3")
-    export(model, create_image_processor("fastmim-vit-base"), tmp_path / "hub", license="apache-2.0")
+    processor = create_image_processor("fastmim-vit-base", image_size=64)
+    export(model, processor, tmp_path / "hub", license="apache-2.0")
+    monkeypatch.chdir(tmp_path / "hub")
+    assert run_snippets((tmp_path / "hub" / "README.md").read_text(), package=True) == 1
     loaded = AutoModelForPreTraining.from_pretrained(tmp_path / "hub")
     noise = torch.rand(2, 4)
     with torch.no_grad():
