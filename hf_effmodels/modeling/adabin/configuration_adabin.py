@@ -24,8 +24,8 @@ class AdaBinConfig(BackboneConfigMixin, PreTrainedConfig):
         hidden_sizes: channels after the stem and after each stage.
         depths: blocks of each stage.
         downsample_first: whether the first stage halves the map, too.
-        shortcut: where a basic block changes the shape: "pad" (every second pixel, zero channels on both sides), "conv"
-            (real 1×1 convolution and batch norm) or "avgpool_conv" (average pooling before it).
+        shortcut: where a basic block changes the shape: "pad" (every second pixel, zero channels on both sides),
+            "conv" (real 1×1 convolution and batch norm) or "avgpool_conv" (average pooling before it).
         pool_size: side of the map that the classifier sees: 1 is global average pooling.
         classifier_norm: batch norm of the pooled features before the classifier.
         binary_weights: False leaves the weights real: the first of two-step training, activations only (ReActNet,
