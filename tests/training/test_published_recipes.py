@@ -74,6 +74,62 @@ DIFFUSION = {
     "legacy_256": True,
 }
 
+OFA_CNN = {
+    "train_crop": "random_resized",
+    "horizontal_flip": 0.5,
+    "color_jitter": None,
+    "randaugment": None,
+    "mixup": 0,
+    "cutmix": 0,
+    "label_smoothing_factor": 0.1,
+    "optim": "sgd",
+    "max_grad_norm": 0,
+    "random_weights": True,
+    "ema_decay": None,
+}
+OFA_VIT = {
+    **TIMM_IMAGES,
+    **ADAMW,
+    "losses": {"ofa": {"weight": 1.0, "stages": [1, 2, 3, 4], "eps": 1, "temperature": 1}},
+    "num_train_epochs": 300,
+    "per_device_train_batch_size": 128,
+    "randaugment": "rand-m9-mstd0.5-inc1",
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "learning_rate": 5e-4,
+    "weight_decay": 0.05,
+    "max_grad_norm": 5.0,
+    "lr_scheduler_type": "cosine_over_warmup",
+    "lr_scheduler_kwargs": {"warmup_lr": 5e-7},
+    "warmup_steps": 20 / 300,
+    "random_weights": True,
+}
+OFA_CIFAR = {
+    "dataset": "uoft-cs/cifar100",
+    "num_train_epochs": 300,
+    "per_device_train_batch_size": 128,
+    "losses": {"ofa": {"weight": 1.0, "stages": [1, 2, 3, 4], "eps": 1, "temperature": 1}},
+}
+VANILLA_KD = {
+    **IMAGENET,
+    "losses": {"kd": {"weight": 1.0, "temperature": 1}},
+    "model_config": {"model_args": {"drop_path_rate": 0.05}},
+    "random_weights": True,
+    "per_device_train_batch_size": 2048 // 8,
+    "optim": "lamb",
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "cosine_over_warmup",
+    "lr_scheduler_kwargs": {"warmup_lr": 1e-6},
+    "min_lr": 1e-6,
+    "cutmix": 1.0,
+    "mix_switch_probability": 0.5,
+    "randaugment": "rand-m7-mstd0.5",
+    "repeated_augmentation": 3,
+    "color_jitter": None,
+    "loss": "binary_cross_entropy",
+    "bf16": True,
+}
+
 PUBLISHED = {
     # 2305.12972; main.py, optim_factory.py
     "vanillanet/imagenet": {
@@ -251,6 +307,98 @@ PUBLISHED = {
         "weight_decay": 0.05,
         "ema_decay": None,
     },
+    # 2310.19444, section 4 and appendix; the official commands
+    "ofa_kd/imagenet": {
+        **OFA_CNN,
+        **IMAGENET,
+        "losses": {"ofa": {"weight": 1.0, "stages": [1, 2, 3, 4], "eps": 1.5, "temperature": 1}},
+        "num_train_epochs": 100,
+        "per_device_train_batch_size": 64,
+        "learning_rate": 0.1,
+        "weight_decay": 1e-4,
+        "lr_scheduler_type": "step",
+        "lr_scheduler_kwargs": {"decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 3, "warmup_lr": 1e-4},
+    },
+    "ofa_kd/cifar100": {
+        **OFA_CNN,
+        **OFA_CIFAR,
+        "learning_rate": 0.05,
+        "weight_decay": 2e-3,
+        "lr_scheduler_type": "cosine_over_warmup",
+        "lr_scheduler_kwargs": {"warmup_lr": 1e-4},
+        "min_lr": 1e-3,
+        "warmup_steps": 3 / 300,
+    },
+    "ofa_kd/imagenet_vit": {**OFA_VIT, **IMAGENET, "min_lr": 1e-6, "ema_decay": 0.99996},
+    "ofa_kd/cifar100_vit": {**OFA_VIT, **OFA_CIFAR, "min_lr": 1e-5, "ema_decay": None},
+    # 2305.15781, table of strategies; the official commands
+    "vanilla_kd/a1": {
+        **VANILLA_KD,
+        "num_train_epochs": 600,
+        "warmup_steps": 5 / 600,
+        "weight_decay": 0.01,
+        "label_smoothing_factor": 0.1,
+        "mixup": 0.2,
+    },
+    "vanilla_kd/a2": {
+        **VANILLA_KD,
+        "num_train_epochs": 300,
+        "warmup_steps": 5 / 300,
+        "weight_decay": 0.02,
+        "label_smoothing_factor": 0,
+        "mixup": 0.1,
+    },
+    # 2402.03749; the official scripts
+    "weak_to_strong/cifar100": {
+        "losses": {"adaptconf": {"weight": 1.0, "tau": 0.5, "temperature": 1, "warmup": 0}},
+        "num_train_epochs": 240,
+        "per_device_train_batch_size": 512 // 8,
+        "image_size": 32,
+        "train_crop": "random_resized",
+        "interpolation": ["bilinear"],
+        "horizontal_flip": 0.5,
+        "randaugment": None,
+        "mixup": 0,
+        "label_smoothing_factor": 0,
+        "optim": "sgd",
+        "learning_rate": 0.2,
+        "min_lr": 2e-3,
+        "warmup_steps": 10 / 240,
+        "weight_decay": 5e-4,
+        "lr_scheduler_type": "cosine_over_warmup",
+    },
+    "weak_to_strong/imagenet": {
+        **IMAGENET,
+        **TIMM_IMAGES,
+        **ADAMW,
+        "losses": {"adaptconf": {"weight": 1.0, "tau": 4.0, "temperature": 1, "warmup": 0}},
+        "model_config": {"model_args": {"drop_path_rate": 0.1}},
+        "num_train_epochs": 100,
+        "per_device_train_batch_size": 128,
+        "randaugment": "rand-m9-mstd0.5-inc1",
+        "mixup": 0.8,
+        "cutmix": 1.0,
+        "learning_rate": 2e-3,
+        "layer_decay": 0.65,
+        "weight_decay": 0.05,
+        "warmup_steps": 5 / 100,
+        "lr_scheduler_kwargs": {"warmup_lr": 1e-4},
+        "min_lr": 1e-6,
+    },
+    "weak_to_strong/few_shot": {
+        "losses": {"adaptconf": {"weight": 1.0, "tau": 8, "temperature": 10, "warmup": 0.25}},
+        "num_train_epochs": 100,
+        "per_device_train_batch_size": 128,
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "weight_decay": 5e-4,
+        "lr_scheduler_type": "step",
+        "lr_scheduler_kwargs": {"decay_epochs": 90, "decay_rate": 0.1, "warmup_epochs": 0, "warmup_lr": 0},
+    },
+    "weak_to_strong/noisy_labels": {
+        "losses": {"adaptconf": {"weight": 1.0, "tau": 0.5, "temperature": 20, "warmup": 0.25}},
+        "num_train_epochs": 70,
+    },
     # 2306.14525: the network alone is published
     "parameternet_moe/1b": {"model": "parameternet-moe-1b"},
 }
@@ -281,6 +429,7 @@ STATED = {
     | {"max_steps", "patch_size", "augment", "loss", "lr_decay_steps", "lr_decay_rate", "ema_decay", "bf16"},
 }
 # Where one of these is stated, the others have an effect.
+STATED["distillation"] = STATED["image-classification"] | {"teacher", "losses"}
 TOGETHER = {
     "cutmix": {"mix_probability", "mix_switch_probability"},
     "random_erasing": {"random_erasing_mode", "random_erasing_count"},

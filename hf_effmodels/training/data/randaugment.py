@@ -101,15 +101,16 @@ def rotate(image, level, rng, resample, fill):
 
 def posterize(image, level, rng, resample, fill):
     """Keep 0 to 4 bits."""
-    return _keep_bits(image, int(level / _STRONGEST * 4))
+    return keep_bits(image, int(level / _STRONGEST * 4))
 
 
 def posterize_increasing(image, level, rng, resample, fill):
     """Keep 4 to 0 bits."""
-    return _keep_bits(image, 4 - int(level / _STRONGEST * 4))
+    return keep_bits(image, 4 - int(level / _STRONGEST * 4))
 
 
-def _keep_bits(image, bits):
+def keep_bits(image: Image.Image, bits: int) -> Image.Image:
+    """Of each value the first 0 to 8 bits."""
     # Newer versions of PIL's posterize refuse 0 bits, which the strongest magnitudes ask for.
     return image.point([value & ~(2 ** (8 - bits) - 1) for value in range(256)] * len(image.getbands()))
 

@@ -9,27 +9,34 @@ from .weight_decay import decaying_parameters
 
 _STAGE = re.compile(r"(?:^|\.)stages\.(\d+)\.")
 _STEM = re.compile(r"(?:^|\.)stem\.")
+# Vision transformers of transformers (`vit.layers.3`, `dinov2.encoder.layer.3`) and of timm (`blocks.3`).
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers|layer)\.(\d+)\.")
+_EMBEDDINGS = re.compile(r"(?:^|\.)(?:embeddings|patch_embed|cls_token|pos_embed)(?:\.|$)")
 
 
 def layer_decay_scales(names: Iterable[str], decay: float, num_layers: int | None = None) -> dict[str, float]:
     """Factor of the learning rate for each parameter: decay^(L + 1 - l).
 
     The layers l are 0 for the stem, i + 1 for stage i, and L + 1 for everything else: the classifier. ConvNeXt and
-    VanillaNet count in this way.
+    VanillaNet count in this way. Of a vision transformer they are 0 for the embeddings, i + 1 for block i, and L + 1
+    for the rest (BEiT, MAE).
 
     Args:
-        names: of the parameters of a network whose body is `stem` and `stages`, as all of this package's are.
+        names: of the parameters of a network whose body is `stem` and `stages`, as all of this package's are, or
+            embeddings and equal blocks.
         decay: factor between neighbouring layers, above 0 and up to 1.
-        num_layers: L, the number of stages by default.
+        num_layers: L, the number of stages or blocks by default.
     """
     names = list(names)
     if not 0 < decay <= 1:
         raise ValueError(f"decay: got {decay}, accepted are numbers above 0 and up to 1.")
-    stages = {name: int(match[1]) for name in names if (match := _STAGE.search(name))}
+    stem, stages = _STEM, {name: int(match[1]) for name in names if (match := _STAGE.search(name))}
     if not stages:
+        stem, stages = _EMBEDDINGS, {name: int(match[1]) for name in names if (match := _BLOCK.search(name))}
+    if not stages or (stem is _EMBEDDINGS and not any(map(stem.search, names))):
         raise ValueError("names: got no parameter of a stage, accepted are names such as 'stages.0.conv.weight'.")
     last = (max(stages.values()) + 1 if num_layers is None else num_layers) + 1
-    layers = {name: 0 if _STEM.search(name) else stages[name] + 1 if name in stages else last for name in names}
+    layers = {name: 0 if stem.search(name) else stages[name] + 1 if name in stages else last for name in names}
     return {name: decay ** (last - layer) for name, layer in layers.items()}
 
 

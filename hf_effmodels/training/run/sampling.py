@@ -13,13 +13,18 @@ class EpochSampler(Sampler[int]):
     In epoch e sample i comes out as e * n + i: with `divmod(number, n)` a `SeededDataset` knows the epoch of each
     sample it is asked for, in any worker process and after any restart. Without `count_epochs` it comes out as i, as
     a plain map-style data set takes it.
+
+    With `repeats` R (repeated augmentation, https://arxiv.org/abs/1902.05509, as DeiT has it) an epoch is as long as
+    ever, and made of R copies of each of its first n / R samples, one beside the other. Copy r comes out as
+    (R e + r) * n + i, so that each is augmented by random numbers of its own.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool = True, count_epochs: bool = True):
+    def __init__(self, length: int, seed: int, shuffle: bool = True, count_epochs: bool = True, repeats: int = 1):
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
         self.count_epochs = count_epochs
+        self.repeats = repeats
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -29,7 +34,10 @@ class EpochSampler(Sampler[int]):
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter((self.count_epochs * self.epoch * self.length + order).tolist())
+        copies = np.arange(self.length) % self.repeats
+        order = order.repeat(self.repeats)[: self.length]
+        rounds = self.repeats * self.epoch + copies
+        return iter((self.count_epochs * rounds * self.length + order).tolist())
 
 
 class SharedBatches(BatchSampler):

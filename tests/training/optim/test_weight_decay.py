@@ -1,10 +1,12 @@
 """One rule says which parameters decay, with and without layer decay."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from hf_effmodels.training.optim.layer_decay import layer_decay_groups
+from hf_effmodels.training.optim.layer_decay import layer_decay_groups, layer_decay_scales
 from hf_effmodels.training.optim.weight_decay import decaying_parameters
 
 
@@ -27,6 +29,25 @@ DECAYS = {"stem.weight"}
 def test_matrices_decay_unless_the_network_or_a_part_of_it_says_otherwise(prefix):
     model = nn.ModuleDict({"backbone": Network()}) if prefix else Network()
     assert decaying_parameters(model) == {prefix + name for name in DECAYS}
+
+
+def test_layer_decay_counts_the_blocks_of_vision_transformers():
+    names = [
+        "vit.embeddings.cls_token",
+        "vit.embeddings.patch_embeddings.projection.weight",
+        "vit.layers.0.mlp.fc1.bias",
+    ]
+    names += ["vit.layers.3.attention.q_proj.weight", "vit.layernorm.weight", "classifier.weight"]
+    found = layer_decay_scales(names, 0.65)
+    assert [round(math.log(found[name], 0.65), 6) for name in names] == [5, 5, 4, 1, 0, 0]
+    timm = ["m.cls_token", "m.pos_embed", "m.patch_embed.proj.bias", "m.blocks.1.attn.qkv.weight", "m.fc_norm.weight"]
+    found = layer_decay_scales(timm, 0.5)
+    assert [round(math.log(found[name], 0.5), 6) for name in timm] == [3, 3, 3, 1, 0]
+    # Where the student is a part of what is trained, losses learn as the classifier does.
+    found = layer_decay_scales([f"student.{name}" for name in names] + ["losses.ofa.projector.1.3.weight"], 0.65)
+    assert found["losses.ofa.projector.1.3.weight"] == 1 and found["student.vit.embeddings.cls_token"] == 0.65**5
+    with pytest.raises(ValueError, match="names: got no parameter of a stage"):
+        layer_decay_scales(["encoder.layer.1.weight", "head.weight"], 0.5)
 
 
 def test_layer_decay_keeps_to_what_the_model_says():

@@ -36,6 +36,20 @@ def test_what_is_left_at_the_end_of_an_epoch_is_shared_out_evenly(length, size, 
     assert sorted(seen) == list(range(length))
 
 
+def test_repeated_samples_lie_side_by_side_and_each_copy_is_an_epoch_of_its_own():
+    sampler = EpochSampler(7, 0, repeats=3)
+    for epoch in (0, 2):
+        sampler.epoch = epoch
+        numbers = np.array(list(sampler))
+        rounds, samples = np.divmod(numbers, 7)
+        plain = EpochSampler(7, 0)
+        plain.epoch = epoch
+        first = np.array(list(plain)) % 7
+        assert samples.tolist() == [*first.repeat(3)[:7]]
+        assert rounds.tolist() == [3 * epoch + copy for copy in (0, 1, 2, 0, 1, 2, 0)]
+    assert {*(np.array(list(sampler)) // 7)} == {6, 7, 8}, "no round of another epoch"
+
+
 def test_every_epoch_has_an_order_of_its_own_that_depends_on_the_seed():
     orders = {}
     for seed in (0, 1):

@@ -87,21 +87,32 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
             "where theirs begin.",
             *(args.model, shown(own), shown(names)),
         )
-    if not named and count <= config.num_labels:
+    if args.random_weights:
+        labels = labels or {"id2label": config.id2label, "label2id": config.label2id}
+    elif not named and count <= config.num_labels:
         labels = {}
     elif count != config.num_labels and not args.ignore_mismatched_sizes:
         raise ValueError(
             f"--model: {args.model} has a head for {config.num_labels} classes, the data set has {count}. With "
             "--ignore_mismatched_sizes true a new head is trained."
         )
-    model = AutoModelForImageClassification.from_pretrained(
-        args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **overrides, **labels, **source
-    )
+    if args.random_weights:
+        model = _with_random_weights(config, {**overrides, **labels}, args.trust_remote_code)
+    else:
+        model = AutoModelForImageClassification.from_pretrained(
+            args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **overrides, **labels, **source
+        )
     if args.image_size is not None:
         processor.size = _resized(processor.size, args.image_size)
         if getattr(processor, "crop_size", None):
             processor.crop_size = _resized(processor.crop_size, args.image_size)
     return model, _with_channels(processor, getattr(model.config, "num_channels", 3))
+
+
+def _with_random_weights(config, fields: dict, trust_remote_code: bool) -> PreTrainedModel:
+    for key, value in fields.items():
+        setattr(config, key, value)
+    return AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def class_names(config) -> list[str]:

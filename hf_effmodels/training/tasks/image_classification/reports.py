@@ -27,7 +27,18 @@ HYPER_PARAMETERS = (
     *("num_train_epochs", "max_steps", "optim", "optim_args", "learning_rate", "lr_scheduler_type", "warmup_steps"),
     *("lr_scheduler_kwargs", "min_lr", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
     *("label_smoothing_factor", "ema_decay", "mixup", "cutmix", "train_crop", "crop_scale", "crop_padding"),
-    *("horizontal_flip", "color_jitter", "randaugment", "random_erasing", "image_size", "bf16", "fp16", "seed"),
+    *(
+        "horizontal_flip",
+        "color_jitter",
+        "randaugment",
+        "autoaugment",
+        "repeated_augmentation",
+        "random_erasing",
+        "image_size",
+        "bf16",
+        "fp16",
+        "seed",
+    ),
 )
 _MANY_CLASSES = 30
 

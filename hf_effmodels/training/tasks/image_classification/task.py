@@ -60,6 +60,13 @@ class ImageClassificationArguments(RecipeArguments):
         default=0.5,
         metadata={"accepts": "[0, 1]", "help": "Probability of CutMix, where both Mixup and CutMix are on."},
     )
+    repeated_augmentation: int = field(
+        default=1,
+        metadata={
+            "accepts": "[1, 1000]",
+            "help": "Copies of each sample in a row, each augmented by itself; epochs stay as long, with fewer images",
+        },
+    )
     loss: Literal["cross_entropy", "binary_cross_entropy"] = field(
         default="cross_entropy",
         metadata={"help": "Training loss. binary_cross_entropy: each class by itself, the mean over all classes."},
@@ -88,6 +95,11 @@ class ImageClassificationTrainer(RecipeTrainer):
         super().__init__(**kwargs)
         self.model_accepts_loss_kwargs = False
         self.compute_loss_func = self.classification_loss
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        sampler.repeats = self.args.repeated_augmentation
+        return sampler
 
     def classification_loss(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
         """Sum over the batch, divided by the number of images in the optimizer step (of the batch by default).

@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ...data.augment import erase, random_resized_box
+from ...data.autoaugment import AutoAugment
 from ...data.images import MODES
 from ...data.randaugment import RandAugment
 from ...run.values import check_fields
@@ -62,6 +63,10 @@ class AugmentationArguments:
     randaugment: str | None = field(
         default=None, metadata={"help": "RandAugment in timm's notation, such as rand-m9-mstd0.5-inc1."}
     )
+    autoaugment: str | None = field(
+        default=None,
+        metadata={"help": "AutoAugment's policy for ImageNet in timm's notation: original, or original-mstd0.5."},
+    )
     random_erasing: float = field(
         default=0.0, metadata={"accepts": "[0, 1]", "help": "Probability of erasing a random rectangle."}
     )
@@ -79,6 +84,8 @@ class AugmentationArguments:
             values = getattr(self, name)
             if len(values) != 2 or values[0] > values[1]:
                 raise ValueError(f"--{name}: got {values}, accepted are two positive numbers in order.")
+        if self.randaugment and self.autoaugment:
+            raise ValueError("--autoaugment and --randaugment exclude each other.")
         if self.color_jitter is not None and len(self.color_jitter) not in (1, 3):
             raise ValueError(f"--color_jitter: got {self.color_jitter}, accepted are one or three numbers from 0.")
 
@@ -139,7 +146,7 @@ class EvaluationTransform:
 
 
 class TrainingTransform:
-    """Crop, flip, RandAugment, colour jitter, normalisation and random erasing, in this order.
+    """Crop, flip, RandAugment or AutoAugment, colour jitter, normalisation and random erasing, in this order.
 
     Args:
         evaluation: gives the size, and the geometry where `options` ask for it.
@@ -149,9 +156,10 @@ class TrainingTransform:
 
     def __init__(self, evaluation: EvaluationTransform, normalization: Normalization, options: AugmentationArguments):
         channels = len(normalization.scale)
-        if channels not in (1, 3) and (options.randaugment or options.color_jitter):
+        if channels not in (1, 3) and (options.randaugment or options.autoaugment or options.color_jitter):
             raise ValueError(
-                f"--randaugment and --color_jitter take images of 1 or 3 channels, the model has {channels}."
+                "--randaugment, --autoaugment and --color_jitter take images of 1 or 3 channels, the model has "
+                f"{channels}."
             )
         mode = MODES[channels]
         self.size = evaluation.resize_and_crop(Image.new(mode, (64, 64))).size
@@ -160,6 +168,9 @@ class TrainingTransform:
         self.options = options
         self.randaugment = options.randaugment and RandAugment.from_string(
             options.randaugment, normalization.mean_color()
+        )
+        self.autoaugment = options.autoaugment and AutoAugment.from_string(
+            options.autoaugment, normalization.mean_color()
         )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
@@ -177,6 +188,8 @@ class TrainingTransform:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.randaugment:
             image = self.randaugment(image, rng)
+        if self.autoaugment:
+            image = self.autoaugment(image, rng)
         if options.color_jitter:
             image = color_jitter(image, options.color_jitter, rng)
         pixels = self.normalization(image)

@@ -236,3 +236,16 @@ def test_two_channel_models_refuse_colour_operations():
     evaluation = EvaluationTransform(processor)
     with pytest.raises(ValueError, match="1 or 3 channels, the model has 2"):
         TrainingTransform(evaluation, Normalization.of(processor, 2), AugmentationArguments(color_jitter=[0.1]))
+
+
+def test_autoaugment_is_a_part_of_training_and_excludes_randaugment():
+    processor = ConvNextImageProcessorPil(size={"shortest_edge": 16}, crop_pct=1.0)
+    evaluation, image = EvaluationTransform(processor), Image.fromarray(np.full((16, 16, 3), 90, dtype=np.uint8))
+    made = {}
+    for name, policy in (("plain", None), ("policy", "original-mstd0.5")):
+        options = AugmentationArguments(train_crop="none", horizontal_flip=0, autoaugment=policy)
+        transform = TrainingTransform(evaluation, Normalization.of(processor, 3), options)
+        made[name] = [transform(image, np.random.default_rng(seed)) for seed in range(12)]
+    assert any(not torch.equal(a, b) for a, b in zip(made["plain"], made["policy"], strict=True))
+    with pytest.raises(ValueError, match="--autoaugment and --randaugment exclude each other"):
+        AugmentationArguments(autoaugment="original", randaugment="rand-m9")

@@ -1,0 +1,54 @@
+"""AutoAugment has the paper's pairs, probabilities and strengths."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from hf_effmodels.training.data import autoaugment
+from hf_effmodels.training.data.autoaugment import POLICY, AutoAugment
+
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8))
+
+
+def only(monkeypatch, *pairs):
+    monkeypatch.setattr(autoaugment, "POLICY", (pairs,))
+
+
+def test_operations_are_applied_in_their_order_with_their_strengths(monkeypatch):
+    only(monkeypatch, ("Solarize", 1.0, 5), ("Posterize", 1.0, 5))
+    found = AutoAugment()(IMAGE, np.random.default_rng(0))
+    expected = ImageOps.posterize(ImageOps.solarize(IMAGE, 128), 6)
+    assert np.array_equal(found, expected) and not np.array_equal(found, IMAGE)
+
+
+def test_operations_happen_with_their_probability(monkeypatch):
+    only(monkeypatch, ("Invert", 0.3, 4), ("Equalize", 0.0, 7))
+    rng = np.random.default_rng(0)
+    changed = [not np.array_equal(AutoAugment()(IMAGE, rng), IMAGE) for _ in range(1000)]
+    assert np.mean(changed) == pytest.approx(0.3, abs=0.05)
+
+
+def test_noise_changes_the_strength_within_its_range(monkeypatch):
+    only(monkeypatch, ("Posterize", 1.0, 5))
+    rng = np.random.default_rng(0)
+    kept = {len({*np.asarray(AutoAugment(magnitude_std=20.0)(IMAGE, rng)).ravel().tolist()}) for _ in range(60)}
+    assert len(kept) > 2
+    fixed = {AutoAugment()(IMAGE, rng).tobytes() for _ in range(10)}
+    assert len(fixed) == 1
+
+
+def test_every_pair_works_on_colour_and_grey_and_is_repeatable(monkeypatch):
+    assert len(POLICY) == 25
+    for pair in POLICY:
+        monkeypatch.setattr(autoaugment, "POLICY", (pair,))
+        for image, fill in ((IMAGE, (1, 2, 3)), (IMAGE.convert("L"), (7,))):
+            first, second = (
+                AutoAugment.from_string("original-mstd0.5", fill)(image, np.random.default_rng(4)) for _ in "ab"
+            )
+            assert first.mode == image.mode and first.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize("text", ["v0", "original-m9", "original-mstd", ""])
+def test_other_policies_are_refused(text):
+    with pytest.raises(ValueError, match="--autoaugment: got"):
+        AutoAugment.from_string(text, (0, 0, 0))
