@@ -77,8 +77,9 @@ def register_with_transformers() -> None:
     when_imported(f"{auto}.image_processing_auto", _register_image_processors)
     when_imported(f"{auto}.processing_auto", _register_processors)
     when_imported("peft", partial(importlib.import_module, "hf_effmodels.adapters"))
-    quantizers = "hf_effmodels.quantization.cbq.quantizer_cbq"
-    when_imported("transformers.quantizers.auto", partial(importlib.import_module, quantizers))
+    for quantizer in ("cbq.quantizer_cbq", "bitnet158.quantizer_bitnet158"):
+        module = f"hf_effmodels.quantization.{quantizer}"
+        when_imported("transformers.quantizers.auto", partial(importlib.import_module, module))
 
 
 def _ours() -> list[Architecture]:

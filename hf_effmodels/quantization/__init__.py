@@ -4,6 +4,9 @@ import importlib
 
 #: Public name -> where it is; loaded when it is asked for: importing this imports neither torch nor transformers.
 _PLACES = {
+    "BitNet158Config": "bitnet158.configuration_bitnet158",
+    "convert_to_bitlinear": "bitnet158.conversion",
+    "save_packed": "bitnet158.packing",
     "CbqConfig": "cbq.configuration_cbq",
     "Quantized": "cbq.quantization",
     "quantize": "cbq.quantization",

@@ -6,6 +6,9 @@ from torch import nn
 
 from .quantizers import quantize_activations, quantize_weight, straight_through
 
+#: Of the norm before a layer, as in transformers' layers.
+NORM_EPS = 1e-6
+
 
 def bit_linear(
     x: torch.Tensor,
@@ -60,7 +63,7 @@ class BitLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if self.norm_before:
-            input = F.rms_norm(input, input.shape[-1:])
+            input = F.rms_norm(input, input.shape[-1:], eps=NORM_EPS)
         options = {"scale": self.scale, "activation_bits": self.activation_bits, "share": self.share}
         return bit_linear(input, self.weight, self.bias, **options)
 

@@ -75,7 +75,11 @@ def write_card(
         "training": training,
         "base_model": hub_id(model),
     }
-    if is_own(network):
+    # Without this package a ternary network would be taken for one in full precision: it gets no such folder.
+    is_ternary = getattr(network.config, "quantization_config", None) is not None
+    if is_ternary:
+        logger.info("no folder for the Hub: hf_effmodels.quantization.save_packed writes one of the ternary weights")
+    if is_own(network) and not is_ternary:
         # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
         export(network, trainer.processing_class, output / HUB_FOLDER, overwrite=True, **export_options, **facts)
         card = (output / HUB_FOLDER / "README.md").read_text(encoding="utf-8")

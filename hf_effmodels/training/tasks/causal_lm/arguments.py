@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments
+from ...run.ternary import TernaryArguments
 from ...run.values import check_fields
 
 #: A tokenizer that is trained on the training text: `train:` and its number of tokens.
@@ -55,7 +56,7 @@ class LanguageModelArguments:
 
 
 @dataclass
-class CausalLMArguments(RecipeArguments):
+class CausalLMArguments(TernaryArguments, RecipeArguments):
     """`RecipeArguments`, and what is measured and shown on the way."""
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})

@@ -22,6 +22,7 @@ from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
+from ...run.ternary import add_warm_start, make_ternary
 from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments
 from .models import find_tokenizer, load_language_model
 from .reports import write_evaluation, write_results
@@ -52,6 +53,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     set_seed(args.seed)
     with blaming_model_config(model_args.model_config):
         model = load_language_model(model_args, tokenizer, text_args.block_size)
+    make_ternary(model, args)
     _check_report(model, tokenizer, args)
     trainer = CausalLMTrainer(
         model=model,
@@ -60,6 +62,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         eval_dataset=evaluation_blocks(eval_texts, tokenizer, text_args),
         processing_class=tokenizer,
     )
+    add_warm_start(trainer, args)
     # What fails for the first block fails before anything is written.
     with blaming_model_config(model_args.model_config):
         _try_forward(model, trainer.eval_dataset, args)

@@ -20,6 +20,7 @@ from ...run.output_folder import open_run
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments, open_results
 from ...run.run import Run
+from ...run.ternary import TernaryArguments, add_warm_start, make_ternary
 from ...run.trainer import RecipeTrainer
 from .data import (
     DataArguments,
@@ -37,7 +38,7 @@ from .transforms import AugmentationArguments, EvaluationTransform, Normalizatio
 
 
 @dataclass
-class ImageClassificationArguments(RecipeArguments):
+class ImageClassificationArguments(TernaryArguments, RecipeArguments):
     """`RecipeArguments`, and how batches are mixed. Evaluates and saves after each epoch and keeps the best."""
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
@@ -170,6 +171,7 @@ def prepare_training(
     check_classes(train, makes_them=train.names is None and model.config.num_labels == len(names))
     if getattr(model.config, "reparameterized", False):
         raise ValueError(f"--model: {model_args.model} is folded for deployment and cannot be trained any more.")
+    make_ternary(model, args)
     if args.device.type == "cpu":
         # A training step takes about half the time in this layout; docs/benchmarks.md says what it costs in exactness.
         model.to(memory_format=torch.channels_last)
@@ -199,6 +201,7 @@ def prepare_training(
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=ranked_classes,
     )
+    add_warm_start(trainer, args)
     # What fails for the first image (a broken file, an input too small for the network) fails before anything is
     # written.
     for dataset in (trainer.train_dataset, trainer.eval_dataset):

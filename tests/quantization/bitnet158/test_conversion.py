@@ -1,0 +1,134 @@
+"""Any model's layers made ternary, saved, loaded, packed for stock transformers."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from hf_effmodels.quantization import BitNet158Config, convert_to_bitlinear, save_packed
+from hf_effmodels.quantization.bitnet158.bitlinear import BitLinear
+from hf_effmodels.quantization.bitnet158.packing import pack_ternary
+from hf_effmodels.quantization.bitnet158.quantizers import quantize_weight
+from hf_effmodels.quantization.bitnet158.warm_start import WarmStart
+
+COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+#: Model type -> Auto class, fields, a batch, and the layers that stay.
+MODELS = {
+    "qwen2": ("AutoModelForCausalLM", {**COMMON, "vocab_size": 50, "num_key_value_heads": 1}, "ids", {"lm_head"}),
+    "opt": ("AutoModelForCausalLM", {**COMMON, "vocab_size": 50, "word_embed_proj_dim": 32}, "ids", {"lm_head"}),
+    "bert": ("AutoModelForSequenceClassification", {**COMMON, "vocab_size": 50}, "ids", {"classifier"}),
+    "vit": ("AutoModelForImageClassification", {**COMMON, "image_size": 16, "patch_size": 8}, "image", {"classifier"}),
+    "swin": (
+        "AutoModelForImageClassification",
+        {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+        "image",
+        {"classifier"},
+    ),
+}
+
+
+def inputs(kind):
+    return {"input_ids": torch.arange(3, 15)[None]} if kind == "ids" else {"pixel_values": torch.randn(1, 3, 16, 16)}
+
+
+@pytest.mark.parametrize("model_type", MODELS)
+def test_any_model_is_converted_and_comes_back_as_it_was(model_type, tmp_path):
+    auto, fields, kind, stays = MODELS[model_type]
+    auto = getattr(transformers, auto)
+    model = auto.from_config(transformers.AutoConfig.for_model(model_type, **fields)).eval()
+    batch = inputs(kind)
+    with torch.no_grad():
+        before = model(**batch).logits
+    dense = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    convert_to_bitlinear(model, BitNet158Config(scale="median"))
+    found = {name for name, module in model.named_modules() if isinstance(module, BitLinear)}
+    assert dense - found == stays
+    with torch.no_grad():
+        expected = model(**batch).logits
+    assert not torch.allclose(expected, before)
+    model.save_pretrained(tmp_path)
+    loaded = auto.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, expected)
+    layer = next(module for module in loaded.modules() if isinstance(module, BitLinear))
+    assert layer.scale == "median"
+    loaded(**batch).logits.square().sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": "median"}, {"norm_before": True}], ids=str)
+def test_stock_transformers_computes_the_same_with_packed_weights(options, dense, held_out, tmp_path):
+    model = convert_to_bitlinear(dense(torch.float32), BitNet158Config(**options)).eval()
+    save_packed(model, tmp_path / "packed")
+    stored = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
+    assert stored["quant_method"] == "bitnet" and model.config.quantization_config["quant_method"] == "bitnet158"
+    # Compiling for one call would take half a minute.
+    torch.compiler.set_stance("force_eager")
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "packed")
+        assert type(loaded.model.layers[0].mlp.up_proj).__module__.startswith("transformers.")
+        with torch.no_grad():
+            expected, got = model(held_out).logits, loaded(held_out).logits
+        # Single activations come down on the other side of a half.
+        assert (got - expected).abs().mean() < 1e-3 * expected.abs().mean()
+    finally:
+        torch.compiler.set_stance("default")
+    weights = (tmp_path / "packed" / "model.safetensors").stat().st_size
+    model.save_pretrained(tmp_path / "whole")
+    assert weights < (tmp_path / "whole" / "model.safetensors").stat().st_size / 2
+
+
+def test_two_bits_hold_a_weight():
+    """The first quarter of the rows has the lowest bits."""
+    ternary = torch.tensor([[-1.0], [1.0], [0.0], [1.0], [1.0], [-1.0], [0.0], [0.0]])
+    assert pack_ternary(ternary).tolist() == [[0 | 1 << 2 | 2 << 4 | 1 << 6], [2 | 2 << 2 | 0 << 4 | 1 << 6]]
+    with pytest.raises(ValueError, match="rows: got 6"):
+        pack_ternary(ternary[:6])
+
+
+def test_a_warm_start_follows_from_the_number_of_the_step():
+    model = nn.Sequential(BitLinear(8, 8))
+    state = transformers.TrainerState()
+    shares = []
+    for state.global_step in (0, 1, 2, 3, 9):
+        WarmStart(4).on_step_begin(None, state, None, model=model)
+        shares.append(model[0].share)
+    assert shares == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_a_network_learns_with_either_scale():
+    x = torch.randn(256, 16, generator=torch.Generator().manual_seed(3))
+    y = (x[:, :4].sum(1, keepdim=True) > 0).float()
+    for scale in ("mean", "median"):
+        torch.manual_seed(0)
+        model = nn.Sequential(BitLinear(16, 32, scale=scale), nn.ReLU(), BitLinear(32, 1, scale=scale))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        losses = []
+        for _ in range(60):
+            loss = nn.functional.binary_cross_entropy_with_logits(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.4 * losses[0]
+        assert set(quantize_weight(model[0].weight, scale).integers.unique().tolist()) == {-1.0, 0.0, 1.0}
+
+
+def test_what_cannot_be_converted_or_packed_is_refused(dense, tmp_path):
+    model = convert_to_bitlinear(dense(), BitNet158Config(activation_bits=4))
+    with pytest.raises(ValueError, match="quantised already"):
+        convert_to_bitlinear(model)
+    with pytest.raises(ValueError, match="activation_bits: got 4"):
+        save_packed(model, tmp_path / "x")
+    with pytest.raises(ValueError, match="no BitLinear layers"):
+        save_packed(dense(), tmp_path / "x")
+    gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=96, n_embd=32, n_layer=1, n_head=2))
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has no linear layers beside its head"):
+        convert_to_bitlinear(gpt2)
+    for options, text in (({"scale": "max"}, "scale: got 'max'"), ({"activation_bits": 1}, "activation_bits: got 1")):
+        with pytest.raises(ValueError, match=text):
+            BitNet158Config(**options)
+    assert not list(tmp_path.iterdir())
