@@ -9,12 +9,16 @@ from transformers import (
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    PreTrainedModel,
     SwinConfig,
     SwinForImageClassification,
+    TimmWrapperConfig,
     TrainerCallback,
     ViTConfig,
     ViTForImageClassification,
 )
+from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperForImageClassification
+from transformers.utils import is_timm_available
 
 import hf_effmodels
 from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA
@@ -37,6 +41,18 @@ class Pixels(nn.Module):
         return {"loss": nn.functional.cross_entropy(self.layer(pixel_values.flatten(1)), labels)}
 
 
+class StandInForImageClassification(TimmWrapperForImageClassification):
+    """transformers' wrapper, which adds a prefix to the names on disk, around a network that needs no timm."""
+
+    def __init__(self, config):
+        PreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.timm_model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, self.num_labels)
+        )
+        self.post_init()
+
+
 KINDS = {
     "vit": lambda: ViTForImageClassification(ViTConfig(**PATCHES, num_attention_heads=2, intermediate_size=24)),
     "swin": lambda: SwinForImageClassification(
@@ -47,8 +63,13 @@ KINDS = {
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**TEXT, num_key_value_heads=2, num_local_experts=3)),
     "tied llama": lambda: LlamaForCausalLM(LlamaConfig(**TEXT, tie_word_embeddings=True)),
     "one of ours": lambda: hf_effmodels.create_model("vanillanet-5", num_labels=3, hidden_sizes=[8, 12], strides=[2]),
+    "a wrapper of timm": lambda: StandInForImageClassification(TimmWrapperConfig(architecture="none", num_labels=3)),
     "a plain module": Pixels,
 }
+if is_timm_available():
+    KINDS["timm"] = lambda: TimmWrapperForImageClassification(
+        TimmWrapperConfig(architecture="resnet10t", num_labels=3)
+    )
 
 
 class Samples(torch.utils.data.Dataset):
@@ -143,6 +164,20 @@ def test_weights_that_lack_or_add_something_are_refused_by_name(kind, tmp_path):
     save_file({**weights, name: taken[None].clone()}, file, metadata={"format": "pt"})
     with pytest.raises(WeightsError, match="shape"):
         load_weights(KINDS[kind](), tmp_path / "checkpoint-2")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "timm" in kind])
+def test_weights_as_timm_publishes_them_lack_the_prefix_of_the_wrapper(kind, tmp_path):
+    model = KINDS[kind]()
+    model.save_pretrained(tmp_path)
+    before = state_of(model)
+    as_published = {name.removeprefix("timm_model."): tensor for name, tensor in before.items()}
+    assert not as_published.keys() & before.keys()
+    save_file(as_published, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    load_weights(model, tmp_path)
+    assert_same(before, state_of(model))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
