@@ -148,3 +148,19 @@ def _cosine_over_warmup_factor(
         return first + (1 - first) * step / warmup
     progress = min(1.0, (step - begin) / (total - begin))
     return lowest + (1 - lowest) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def inverse_decay_schedule(optimizer: Optimizer, *, alpha: float = 0.001, beta: float = 0.75) -> LambdaLR:
+    r"""lr / (1 + α s)^β at step s, the schedule of domain adaptation (https://arxiv.org/abs/1409.7495, section 5).
+
+    Args:
+        optimizer: its groups' learning rates are those of step 0.
+        alpha, beta: not negative.
+    """
+    if not (alpha >= 0 and beta >= 0):
+        raise ValueError(f"alpha, beta: got {alpha} and {beta}, accepted are numbers from 0.")
+    return LambdaLR(optimizer, partial(_inverse_decay_factor, alpha=alpha, beta=beta))
+
+
+def _inverse_decay_factor(step: int, alpha: float, beta: float) -> float:
+    return (1 + alpha * step) ** -beta
