@@ -208,6 +208,7 @@ class Architecture(Entry):
         config: the configuration class in `configuration_<name>.py`.
         auto_classes: transformers Auto class -> our class in `modeling_<name>.py`.
         image_processor: transformers' image processor class per backend (empty where there are no images).
+        own_image_processor: these classes are ours, in `image_processing_<name>.py`.
         processor: our processor class in `processing_<name>.py`, of models that take images and text.
         base_models: of models whose official files hold only what `freeze_base()` leaves trainable: part of the
             configuration -> where that part is by default (a Hub id), None where it must be said. `hub.convert` then
@@ -218,6 +219,7 @@ class Architecture(Entry):
     config: str
     auto_classes: Mapping[str, str]
     image_processor: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    own_image_processor: bool = False
     processor: str | None = None
     base_models: Mapping[str, str | None] = field(default_factory=lambda: _EMPTY)
 
@@ -248,6 +250,15 @@ class Architecture(Entry):
     @property
     def config_class(self):
         return getattr(self.configuration_module, self.config)
+
+    @property
+    def image_processor_module(self) -> str:
+        """Name of the module that holds the image processor's classes."""
+        return f"{self.package}.image_processing_{self.name}" if self.own_image_processor else "transformers"
+
+    def image_processor_class(self, backend: str):
+        """The image processor's class for a backend, "pil" or "torchvision"."""
+        return getattr(importlib.import_module(self.image_processor_module), self.image_processor[backend])
 
     @property
     def processor_class(self):

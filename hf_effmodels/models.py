@@ -135,7 +135,9 @@ def get_config(name: str, **overrides):
         _check_finite(key, value)
     _check_labels(**{key: overrides[key] for key in ("num_labels", "id2label") if key in overrides})
     defaults = dict(preset.config)
-    if preset.num_labels is not None and not {"num_labels", "id2label", "label2id"} & overrides.keys():
+    if {"num_labels", "id2label", "label2id"} & overrides.keys():
+        defaults = {key: value for key, value in defaults.items() if key not in ("id2label", "label2id")}
+    elif preset.num_labels is not None:
         defaults["num_labels"] = preset.num_labels
     if "id2label" in overrides and "num_labels" not in overrides and "label2id" not in overrides:
         defaults["label2id"] = {label: int(index) for index, label in overrides["id2label"].items()}
@@ -216,13 +218,11 @@ def create_image_processor(name: str, *, image_size: int | None = None, **overri
         image_size: side of the square input in pixels, the preset's own by default.
         overrides: fields of the image processor, such as `image_mean=[0.5]`.
     """
-    import transformers
-
     architecture, preset = find_preset(name)
     if preset.image_processor is None:
         raise ValueError(f"{name} ({architecture.title}) takes no images: it has no image processor.")
-    classes = available_processors(architecture)
-    processor_class = getattr(transformers, classes.get("torchvision", classes["pil"]))
+    backend = "torchvision" if "torchvision" in available_processors(architecture) else "pil"
+    processor_class = architecture.image_processor_class(backend)
     settings = dict(preset.image_processor)
     if image_size is not None:
         if type(image_size) is not int or image_size < 1:

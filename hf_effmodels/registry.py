@@ -51,6 +51,7 @@ def find(preset: str) -> tuple[Architecture | PipelineEntry, Preset] | None:
 def public_class_names() -> list[str]:
     """Names of all configuration and model classes, for `from hf_effmodels import ...`."""
     names = {name for a in ARCHITECTURES.values() for name in (a.config, a.processor, *a.auto_classes.values())}
+    names |= {name for a in ARCHITECTURES.values() if a.own_image_processor for name in a.image_processor.values()}
     return sorted(names - {None})
 
 
@@ -63,6 +64,9 @@ def load_public_class(name: str, module: str):
             return architecture.processor_class
         if name in architecture.auto_classes.values():
             return getattr(architecture.modeling_module, name)
+        for backend, own in architecture.image_processor.items() if architecture.own_image_processor else ():
+            if name == own:
+                return architecture.image_processor_class(backend)
     raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
@@ -129,7 +133,8 @@ def _register_image_processors() -> None:
     for architecture in _ours():
         if architecture.image_processor:
             classes = available_processors(architecture)
-            placeholders = {backend: Placeholder("transformers", name) for backend, name in classes.items()}
+            module = architecture.image_processor_module
+            placeholders = {backend: Placeholder(module, name) for backend, name in classes.items()}
             register_lazily(IMAGE_PROCESSOR_MAPPING, architecture.config_class, placeholders)
 
 

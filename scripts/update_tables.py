@@ -125,6 +125,8 @@ def _public_classes(entry: Entry) -> dict[str, tuple[str, ...]]:
         f"configuration_{entry.name}": (entry.config,),
         f"modeling_{entry.name}": tuple(dict.fromkeys(entry.auto_classes.values())),
     }
+    if entry.own_image_processor:
+        classes[f"image_processing_{entry.name}"] = tuple(entry.image_processor.values())
     return classes | ({f"processing_{entry.name}": (entry.processor,)} if entry.processor else {})
 
 

@@ -47,6 +47,7 @@ PRIVATE_NAMES = {
     "_supports_sdpa": _MODEL,
     "_tied_weights_keys": _MODEL,
     "_tp_plan": _MODEL,
+    "_preprocess": "transformers.image_processing_backends:PilBackend",
     "_rle_to_mask": "transformers.models.sam.image_processing_pil_sam:",
     # transformers: quantisers
     "_dequantize": "transformers.quantizers.base:HfQuantizer",
@@ -408,6 +409,23 @@ def _modules(folder):
     assert torch.compile(norm)._orig_mod is norm
 
 
+def _images(folder):
+    from transformers.image_processing_backends import PilBackend
+
+    class Processor(PilBackend):
+        size = {"height": 4, "width": 4}
+        model_input_names = ["pixel_values"]
+
+        def preprocess(self, images, annotations=None, **kwargs):
+            return super().preprocess(images, annotations, **kwargs)
+
+        def _preprocess(self, images, annotations, *, size, return_tensors=None, **options):
+            return [image.shape for image in images], annotations, size.height
+
+    found = Processor()(torch.zeros(3, 5, 6).numpy(), annotations="theirs")
+    assert found == ([(3, 5, 6)], "theirs", 4)
+
+
 def _assertions(folder):
     torch._assert_async(torch.tensor(True), "fine")
     with pytest.raises(RuntimeError, match="not fine"):
@@ -468,6 +486,7 @@ TRIALS = {
     "_set_gradient_checkpointing _gradient_checkpointing_func": _checkpointing,
     "_get_candidate_generator": _candidates,
     "_merge_kwargs": _merging_arguments,
+    "_preprocess": "transformers.image_processing_backends:PilBackend",
     "_rle_to_mask": _segmentation_masks,
     "_save_checkpoint _load_from_checkpoint _load_best_model _issue_warnings_after_load _get_train_sampler _save "
     "_prepare_inputs _get_learning_rate _get_grad_norm _get_output_dir _train_batch_size _initial_global_step "
@@ -484,6 +503,7 @@ TRIALS = {
     "_assert_async": _assertions,
     "_dequantize _process_model_after_weight_loading _process_model_before_weight_loading": _loading_quantised,
     "_convert_weight_to_int4pack_for_cpu _weight_int4pack_mm_for_cpu": _int4_product,
+    "_preprocess": _images,
     " ".join(name for name in PRIVATE_NAMES if name.startswith("_foreach")): _lists_of_tensors,
 }
 

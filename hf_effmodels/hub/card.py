@@ -197,7 +197,7 @@ def _facts(
         rows.append(("Longest sequence", f"{config.max_position_embeddings} tokens"))
     if hasattr(config, "num_channels"):
         rows.append(("Input channels", str(config.num_channels)))
-    if "ForImageClassification" in type(model).__name__:
+    if type(model).__name__.endswith(("ForImageClassification", "ForObjectDetection")):
         labels = [str(label) for label in config.id2label.values()]
         shown = "" if labels[0] == "LABEL_0" else f": {', '.join(map(plain, labels[:10]))}{', …' * (len(labels) > 10)}"
         rows.append(("Labels", f"{len(labels)}{shown}"))

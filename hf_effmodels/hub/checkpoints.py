@@ -6,10 +6,12 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+
+from .pickled_modules import is_module, shells_for, tensors_of
 
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 PLAIN_ENTRIES = ("state_dict", "model", "module", "net")
@@ -71,6 +73,44 @@ def read_file(path: str | Path):
     if path.stat().st_size == 0:
         raise OSError(f"checkpoint: {path} is truncated: it is empty.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def read_pickled_model(
+    path: str | Path, allowed: re.Pattern, *, entry: str | None = None
+) -> tuple[dict[str, torch.Tensor], str, dict[str, dict]] | None:
+    """The weights of a model that was saved whole, the entry it was in, and the plain attributes of its modules.
+
+    None where the file holds no such model, and is to be read as tensors. No code of the file is executed, see
+    `pickled_modules`. Half precision becomes float32, which loses nothing.
+
+    Args:
+        path: a file of `torch.save`.
+        allowed: names of the classes of the model and its parts.
+        entry: the entry to read; by default an average where there is one.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as for `read_checkpoint`.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors" or not path.is_file() or path.stat().st_size == 0:
+        return None
+    if (shells := shells_for(_foreign_names(path), allowed)) is None:
+        return None
+    content = _read_pickle(path, shells)
+    content = content if isinstance(content, Mapping) else {"the file itself": content}
+    found = [name for name in (*EMA_ENTRIES, *PLAIN_ENTRIES, "the file itself") if is_module(content.get(name))]
+    if entry is not None and entry not in found:
+        raise ValueError(f"entry: {path} has no model {entry!r}, accepted are {found or 'none'}.")
+    if not found:
+        return None
+    entry = entry or found[0]
+    tensors, attributes = tensors_of(content[entry])
+    tensors = {n: v.float() if v.dtype == torch.float16 else v for n, v in tensors.items()}
+    for prefix in ("module.", "_orig_mod."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+            attributes = {name.removeprefix(prefix): value for name, value in attributes.items()}
+    return tensors, entry, attributes
 
 
 def stored_arguments(path: str | Path) -> Mapping:
@@ -152,10 +192,10 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise OSError(f"checkpoint: {path} is truncated or no safetensors file ({_first_line(error)}).") from None
 
 
-def _read_pickle(path: Path):
+def _read_pickle(path: Path, further_globals: Sequence = ()):
     _check_archive(path)
     try:
-        with torch.serialization.safe_globals(_harmless_globals()):
+        with torch.serialization.safe_globals([*_harmless_globals(), *further_globals]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
         # torch's own words advise to load the file unsafely, and differ with where it is broken.

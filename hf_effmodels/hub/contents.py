@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 
 CONFIG, CARD, PROCESSOR = "config.json", "README.md", "processor_config.json"
+IMAGE_PROCESSOR = "preprocessor_config.json"
 MODEL_INDEX = "model_index.json"
 
 #: Besides code and weights, what transformers' models, processors, tokenizers and peft's adapters are saved as.
 SETTINGS = frozenset(
-    f"""{CONFIG} {CARD} {PROCESSOR} preprocessor_config.json generation_config.json adapter_config.json
+    f"""{CONFIG} {CARD} {PROCESSOR} {IMAGE_PROCESSOR} generation_config.json adapter_config.json
     tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja
     tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt merges.txt""".split()
 )

@@ -8,7 +8,10 @@ Each architecture's `convert_<name>.py` declares how the official names become o
 - `adapt(state_dict, config)`: the configuration of the layout found, such as an already fused one; it may rename in
   place what rules cannot;
 - `settings_of(arguments)`: fields of the configuration as the arguments stored in a file have them;
-- `PROCESSOR_FIELDS`: fields of the configuration that our processor takes, too.
+- `PROCESSOR_FIELDS`: fields of the configuration that our processor takes, too;
+- `PICKLED_MODULES`: of official files that hold whole pickled models, the names of the classes that may be in them
+  (see `pickled_modules`), and `settings_of_modules(attributes)`: fields of the configuration as those objects have
+  them.
 
 Everything else is general and strict: every entry is used exactly once or the conversion is refused.
 """
@@ -23,7 +26,14 @@ import torch
 from ..architecture import Architecture, PipelineEntry
 from ..models import create_image_processor, find_preset, get_config
 from ..registry import ARCHITECTURES, find
-from .checkpoints import check_tensors, check_values, read_checkpoint, sha256, stored_arguments
+from .checkpoints import (
+    check_tensors,
+    check_values,
+    read_checkpoint,
+    read_pickled_model,
+    sha256,
+    stored_arguments,
+)
 from .ids import hub_id
 
 
@@ -148,7 +158,12 @@ def load_checkpoint(
     """
     architecture, _ = find_preset(preset)
     given = _base_models(architecture, preset, overrides)
-    state_dict, entry = read_checkpoint(checkpoint, entry=entry, is_ignored=_is_ignored)
+    pickled = getattr(architecture.conversion_module, "PICKLED_MODULES", None)
+    if pickled is not None and (found := read_pickled_model(checkpoint, pickled, entry=entry)) is not None:
+        state_dict, entry, attributes = found
+        overrides = {**architecture.conversion_module.settings_of_modules(attributes), **overrides}
+    else:
+        state_dict, entry = read_checkpoint(checkpoint, entry=entry, is_ignored=_is_ignored)
     if given:
         stored = architecture.conversion_module.settings_of(stored_arguments(checkpoint))
         overrides = {**stored, **_base_configs(given), **overrides}
@@ -397,7 +412,7 @@ def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> st
     number = _number_of_labels(state_dict)
     labels = {"num_labels": number} if number else {}
     for architecture in ARCHITECTURES.values():
-        if "AutoModelForImageClassification" not in architecture.auto_classes:
+        if architecture.takes != "image":
             continue
         for index, name in enumerate(architecture.presets):
             try:
@@ -415,7 +430,8 @@ def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> st
 
 def _number_of_labels(state_dict: Mapping[str, torch.Tensor]) -> int | None:
     """Classes of the checkpoint's classifier: the length of its last bias, by the names in use."""
-    for name in ("classifier.bias", "head.bias", "fc.bias", "cls2.0.bias", "cls.2.bias", "prediction.4.bias"):
+    classifiers = ("classifier.bias", "head.bias", "fc.bias", "cls2.0.bias", "cls.2.bias", "prediction.4.bias")
+    for name in (*classifiers, "detect.cls_preds.0.bias", "detect.cls_preds_af.0.bias"):
         if name in state_dict and state_dict[name].dim() == 1:
             return len(state_dict[name])
     return None

@@ -10,7 +10,7 @@ from .._files import whole_folder
 from .bundle import HEADER, bundle_code, is_bundled
 from .card import build_card, find_architecture
 from .checkpoints import check_values
-from .contents import CARD, CONFIG, PROCESSOR, own_files, reference_fields
+from .contents import CARD, CONFIG, IMAGE_PROCESSOR, PROCESSOR, own_files, reference_fields
 from .ids import hub_id
 from .wrappers import plain_names, unwrap
 
@@ -93,6 +93,9 @@ def export(
             settings = json.loads((new / PROCESSOR).read_bytes())
             mapping = {"AutoProcessor": mapping["AutoProcessor"]}
             (new / PROCESSOR).write_bytes(with_auto_map(settings, mapping))
+        if architecture.own_image_processor and processor is not None:
+            settings = json.loads((new / IMAGE_PROCESSOR).read_bytes())
+            (new / IMAGE_PROCESSOR).write_bytes(with_auto_map(settings, image_processor_auto_map(architecture)))
         (new / CARD).write_bytes(readme.encode())
     return folder
 
@@ -120,6 +123,13 @@ def _check_processor(architecture, processor) -> None:
             f"processor: got None, but {architecture.title} takes images; give one, such as that of "
             "hf_effmodels.create_image_processor(preset)"
         )
+    elif architecture.own_image_processor:
+        own = [architecture.image_processor_class(backend) for backend in architecture.image_processor]
+        if type(processor) not in own:
+            raise ValueError(
+                f"{got}, but the boxes of {architecture.title} are those of its own image processor; give a "
+                f"{own[0].__name__} of hf_effmodels"
+            )
     elif processor is not None and not type(processor).__module__.startswith("transformers."):
         raise ValueError(
             f"{got}, accepted are classes of transformers: another one could not be loaded where hf_effmodels is not "
@@ -136,12 +146,23 @@ def auto_map(architecture) -> dict[str, str]:
     return {auto: f"{c.__module__.rpartition('.')[2]}.{c.__name__}" for auto, c in sorted(classes.items())}
 
 
+def image_processor_auto_map(architecture) -> dict[str, dict[str, str]]:
+    """The `auto_map` of an image processor of ours: the class for each back end; empty where it is a stock one."""
+    if not architecture.own_image_processor:
+        return {}
+    module = architecture.image_processor_module.rpartition(".")[2]
+    return {"AutoImageProcessor": {b: f"{module}.{n}" for b, n in sorted(architecture.image_processor.items())}}
+
+
 def architecture_code(architecture) -> dict[str, bytes]:
     """File name → content of the code an exported model of this architecture carries."""
     classes = [architecture.config_class, *map(architecture.model_class, architecture.auto_classes)]
     if architecture.processor is not None:
         classes.append(architecture.processor_class)
-    return bundle_code({c.__module__ for c in classes})
+    modules = {c.__module__ for c in classes}
+    if architecture.own_image_processor:
+        modules.add(architecture.image_processor_module)
+    return bundle_code(modules)
 
 
 def with_auto_map(config: dict, mapping: dict[str, str]) -> bytes:

@@ -32,6 +32,7 @@ from .card_text import NO_LICENSE, check_license
 from .contents import (
     CARD,
     CONFIG,
+    IMAGE_PROCESSOR,
     MODEL_INDEX,
     PROCESSOR,
     is_weights,
@@ -41,7 +42,14 @@ from .contents import (
     reference_fields,
     refuse_link,
 )
-from .export import architecture_code, auto_map, export, is_export, with_auto_map
+from .export import (
+    architecture_code,
+    auto_map,
+    export,
+    image_processor_auto_map,
+    is_export,
+    with_auto_map,
+)
 from .ids import hub_id
 from .pipelines import (
     LOCAL_PIPELINE_ID,
@@ -181,11 +189,12 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
     names = model_files(folder)
     if is_pipeline_there:
         index = read_json(folder, MODEL_INDEX)
-        code, mapping = pipeline_code(index, str(folder)), {}
+        code, mapping, of_images = pipeline_code(index, str(folder)), {}, {}
         needed = [f"{name}/{PIPELINE_WEIGHTS}" for name in components_with_weights(folder, index)]
     else:
         architecture = _architecture(folder)
         code, mapping = architecture_code(architecture), auto_map(architecture)
+        of_images = image_processor_auto_map(architecture)
         needed = ["model.safetensors"]
         config = _config(folder, architecture)
         _check_frozen_parts(folder)
@@ -196,7 +205,7 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
         _check_fit(folder, architecture, config)
     for name in names:
         if name.endswith(".json"):
-            _check_settings(folder, name, mapping)
+            _check_settings(folder, name, mapping, of_images)
     readme = (_pipeline_readme if is_pipeline_there else _readme)(folder, repo_id, license)
     _name_left_out(folder, {*names, *code, CARD})
     operations = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
@@ -269,9 +278,10 @@ def _check_code(folder: Path, code: dict[str, bytes]) -> None:
             )
 
 
-def _check_settings(folder: Path, name: str, mapping: dict[str, str]) -> None:
+def _check_settings(folder: Path, name: str, mapping: dict[str, str], of_images: dict) -> None:
     """ValueError if a file says that other code than ours is to be run."""
-    accepted = {CONFIG: mapping, PROCESSOR: {k: v for k, v in mapping.items() if k == "AutoProcessor"}}.get(name)
+    of_processor = {k: v for k, v in mapping.items() if k == "AutoProcessor"}
+    accepted = {CONFIG: mapping, PROCESSOR: of_processor, IMAGE_PROCESSOR: of_images}.get(name)
     named = read_json(folder, name).get("auto_map")
     if named != (accepted or None):
         raise ValueError(

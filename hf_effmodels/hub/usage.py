@@ -81,7 +81,7 @@ def _snippets(
         )
     return (
         _with_package(architecture, auto_class, config, model_id, revision),
-        _without_package(auto_class, config, model_id, revision),
+        _without_package(architecture, auto_class, config, model_id, revision),
     )
 
 
@@ -127,7 +127,7 @@ def _with_package(
         f'model_id = "{model_id}"',
         f'pipe = pipeline("{task}", model=model_id{pin})',
         _PICTURE,
-        "print(pipe(image))" if task == "image-classification" else "features = pipe(image)",
+        "features = pipe(image)" if task == "image-feature-extraction" else "print(pipe(image))",
     ]
 
 
@@ -236,7 +236,9 @@ def _apply_to_text(auto_class: str) -> list[str]:
     return [*lines, f"print(outputs.{shown.get(auto_class, 'logits')}.shape)"]
 
 
-def _without_package(auto_class: str, config, model_id: str, revision: str | None) -> list[str]:
+def _without_package(
+    architecture: Architecture, auto_class: str, config, model_id: str, revision: str | None
+) -> list[str]:
     on_hub = model_id != LOCAL_MODEL_ID
     pin = ", revision=revision" if on_hub else ""
     pictures = config.num_channels == 3
@@ -254,7 +256,8 @@ def _without_package(auto_class: str, config, model_id: str, revision: str | Non
         found = "model_info(model_id).sha  # read the code of this commit, then write its hash here"
         lines.append(f'revision = "{revision}"' if revision else f"revision = {found}")
     if pictures:
-        lines.append(f"processor = AutoImageProcessor.from_pretrained(model_id{pin})")
+        trust = ", trust_remote_code=True" if architecture.own_image_processor else ""
+        lines.append(f"processor = AutoImageProcessor.from_pretrained(model_id{trust}{pin})")
     lines.append(f"model = {auto_class}.from_pretrained(model_id, trust_remote_code=True{pin})")
     if pictures:
         lines += [_PICTURE, 'inputs = processor(image, return_tensors="pt")']
@@ -268,7 +271,12 @@ def _apply(auto_class: str, call: str) -> list[str]:
         return [*lines, "print(model.config.id2label[outputs.logits.argmax(-1).item()])"]
     if auto_class == "AutoModelForPreTraining":
         return [*lines, "print(outputs.loss)", "encoder = model.encoder  # what goes on after the pre-training"]
-    return [*lines, "print(outputs.last_hidden_state.shape, outputs.pooler_output.shape)"]
+    if auto_class == "AutoModelForObjectDetection":
+        if "inputs" not in call:
+            return [*lines, "print(outputs.logits.shape, outputs.pred_boxes.shape)"]
+        sizes = "[(image.height, image.width)]"
+        return [*lines, f"print(processor.post_process_object_detection(outputs, 0.4, {sizes})[0])"]
+    return [*lines, "print(outputs.last_hidden_state.shape)"]
 
 
 def _feature_maps(backbone: str, config, model_id: str, revision: str | None) -> list[str]:

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
+from transformers import pipeline
 
 from hf_effmodels.hub import export, publish
 from hf_effmodels.registry import ARCHITECTURES
@@ -68,13 +70,25 @@ def others(tiny, tmp_path):
     return made
 
 
-def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline(tiny, published, others, tmp_path):
+@pytest.fixture
+def detector(tmp_path):
+    """A tiny detector, whose image processor is this package's own, as an exported folder."""
+    architecture = ARCHITECTURES["gold_yolo"]
+    model = architecture.model_class("AutoModelForObjectDetection")(tiny_config(architecture, num_labels=2)).eval()
+    processor = architecture.image_processor_class("pil")(size={"height": 64, "width": 64})
+    return export(model, processor, tmp_path / "detector")
+
+
+def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline(
+    tiny, published, others, detector, tmp_path
+):
     pinned = {"revision": published.commit}
     asked = {
         "load": {"pinned": ("org/net", pinned), "folded": ("org/folded", {}), "folder": (str(published.folder), {})},
         "untrusted": "org/net",
         "copy": ("org/net", str(tmp_path / "copy")),
         "others": {name: str(folder) for name, (folder, _) in others.items()},
+        "detector": str(detector),
         "readme": published.hub.files("org/net")["README.md"].decode(),
     }
     published.hub.requests.clear()
@@ -92,6 +106,9 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
     for model_type, (_, logits) in others.items():
         assert found["others"][model_type] == pytest.approx(logits, abs=1e-6)
     assert found["copy"] == pytest.approx(tiny.logits, abs=1e-6)
+    detect = pipeline("object-detection", model=str(detector), trust_remote_code=False)
+    expected = detect(Image.new("RGB", (40, 30), (200, 30, 90)), threshold=0.0)[:3]
+    assert found["detector"] == [expected, "transformers_modules"]
     assert found["snippets"] == found["local_snippets"] == 1
     assert "not supported" not in found["stderr"]
     assert published.hub.count("GET", "/cdn/") == 2  # the weights of the two repositories, once each

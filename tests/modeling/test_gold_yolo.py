@@ -1,0 +1,413 @@
+"""What is Gold-YOLO's own: boxes, suppression, letterboxing, heads, official files."""
+
+import logging
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import (
+    AutoBackbone,
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
+    pipeline,
+)
+
+import hf_effmodels
+from hf_effmodels.hub.checkpoints import read_pickled_model
+from hf_effmodels.hub.convert import ConversionError, convert, load_checkpoint
+from hf_effmodels.modeling.gold_yolo.configuration_gold_yolo import GoldYoloConfig
+from hf_effmodels.modeling.gold_yolo.convert_gold_yolo import PICKLED_MODULES
+from hf_effmodels.modeling.gold_yolo.image_processing_gold_yolo import GoldYoloImageProcessorPil, letterbox
+from hf_effmodels.modeling.gold_yolo.loss_gold_yolo import box_losses
+from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import (
+    GoldYoloBackbone,
+    GoldYoloForObjectDetection,
+    GoldYoloModel,
+    pool,
+)
+from hf_effmodels.modeling.layers.nms import nms, select_detections
+from tests.modeling.tiny.gold_yolo import TINY
+
+SMALL = TINY["gold_yolo"]
+CONV_SILU = SMALL | {"block_type": "conv_silu", "pyramid_pooling_type": "sppf", "n5_source": "p4"}
+
+
+def build(cls=GoldYoloForObjectDetection, **fields):
+    torch.manual_seed(0)
+    model = cls(GoldYoloConfig(**{**SMALL, "num_labels": 3, **fields})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        if hasattr(model, "head"):
+            for conv in (*model.head.classes, *model.head.boxes, *(model.head.direct_boxes or ())):
+                conv.weight.normal_(0, 0.3)
+    return model
+
+
+def labels(*numbers):
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {
+            "class_labels": torch.randint(3, (number,), generator=generator),
+            "boxes": torch.rand(number, 4, generator=generator) * 0.3 + 0.3,
+        }
+        for number in numbers
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"head_type": "anchor_aided"}, {"stage_type": "rep", "reg_max": 0, "head_type": "plain"}, CONV_SILU]
+)
+def test_folded_detectors_give_the_same_boxes_and_are_saved_as_they_are(fields, tmp_path):
+    model = build(**fields)
+    pixels = torch.rand(2, 3, 96, 64)
+    with torch.no_grad():
+        expected = model(pixels)
+        assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.reparameterize().modules())
+        model.reparameterize().save_pretrained(tmp_path)
+        for folded in (model, AutoModelForObjectDetection.from_pretrained(tmp_path)):
+            outputs = folded(pixels)
+            assert torch.allclose(outputs.logits, expected.logits, atol=1e-5)
+            assert torch.allclose(outputs.pred_boxes, expected.pred_boxes, atol=1e-5)
+
+
+def test_the_loss_is_the_same_in_training_and_evaluation_where_nothing_depends_on_it():
+    model = build(head_type="anchor_aided", drop_path_rate=0.0)
+    pixels, truth = torch.rand(2, 3, 64, 64), labels(2, 1)
+    evaluated = model(pixels, labels=truth)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    trained = model(pixels, labels=truth)
+    assert trained.loss.item() == pytest.approx(evaluated.loss.item(), rel=1e-6)
+    assert sum(trained.loss_dict.values()).item() == pytest.approx(trained.loss.item(), rel=1e-6)
+    assert {"loss_class", "loss_box", "loss_distribution", "loss_box_anchors"} <= trained.loss_dict.keys()
+
+
+def test_the_stock_example_finds_logits_and_boxes_at_its_positions():
+    outputs = build()(torch.rand(1, 3, 64, 64), labels=labels(1))
+    assert list(outputs.keys())[:4] == ["loss", "loss_dict", "logits", "pred_boxes"]
+
+
+@pytest.mark.parametrize("name, weight", [("class", 3.0), ("box", 0.5), ("distribution", 2.0)])
+def test_weights_of_the_losses_scale_their_part(name, weight):
+    pixels, truth = torch.rand(1, 3, 64, 64), labels(2)
+    plain, weighted = (
+        build(**{f"{name}_loss_weight": w})(pixels, labels=truth).loss_dict[f"loss_{name}"].item()
+        for w in (1.0, weight)
+    )
+    assert weighted == pytest.approx(weight * plain, rel=1e-5)
+
+
+def test_images_without_objects_push_all_scores_down():
+    model = build()
+    outputs = model(torch.rand(1, 3, 64, 64), labels=labels(0))
+    assert outputs.loss_dict["loss_box"] == 0 and outputs.loss_dict["loss_distribution"] == 0
+    p = outputs.logits.sigmoid()
+    # No box: every target is 0, the weight 0.75 p², and nothing to divide by.
+    expected = (0.75 * p**2 * -torch.log(1 - p)).sum()
+    assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_more_than_a_hundred_boxes_are_assigned_as_few_are():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 84, 3, generator=generator)
+    regression = torch.rand(2, 84, 4, generator=generator) * 3
+    config = GoldYoloConfig(**{**SMALL, "head_type": "plain", "reg_max": 0}, num_labels=3)
+    sizes, few = [(8, 8), (4, 4), (2, 2)], labels(3, 5)
+    many = [few[0], {n: v.repeat(25, *(1,) * (v.ndim - 1)) for n, v in few[1].items()}]
+    alone = [box_losses(logits[i : i + 1], regression[i : i + 1], [many[i]], sizes, config) for i in range(2)]
+    both = box_losses(logits, regression, many, sizes, config).assignment
+    for index, single in enumerate(alone):
+        assert torch.equal(both.scores[index], single.assignment.scores[0])
+        assert torch.equal(both.foreground[index], single.assignment.foreground[0])
+
+
+def test_wrong_inputs_are_named():
+    model = build()
+    with pytest.raises(ValueError, match="pixel_values: got images of 100×64, accepted are sides .* multiples of 32"):
+        model(torch.rand(1, 3, 100, 64))
+    truth = labels(2)
+    truth[0]["class_labels"][1] = 3
+    with pytest.raises(ValueError, match="class_labels of image 0 go from .* to 3, accepted are .* 0 to 2"):
+        model(torch.rand(1, 3, 64, 64), labels=truth)
+    with pytest.raises(ValueError, match="assigner: got 'simota', accepted are 'tal' and 'atss'"):
+        model(torch.rand(1, 3, 64, 64), labels=labels(1), assigner="simota")
+    with pytest.raises(ValueError, match="head_type: got 'dfl', accepted are 'plain', "):
+        hf_effmodels.get_config("gold-yolo-n", head_type="dfl")
+    with pytest.raises(ValueError, match="reg_max: got 0, but head_type 'distillation'"):
+        hf_effmodels.get_config("gold-yolo-n", reg_max=0)
+
+
+def test_a_head_for_other_classes_starts_anew(tmp_path):
+    build().save_pretrained(tmp_path)
+    model = AutoModelForObjectDetection.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert model.head.classes[1].bias.tolist() == pytest.approx([-np.log(99)] * 5)
+    assert model.config.head_type == "distillation"
+    assert not model.head.classes[1].weight.any()
+    assert torch.equal(model.head.boxes[0].weight, build().head.boxes[0].weight)
+
+
+# pooling and backbone
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 2), (4, 7)])
+def test_pooling_for_export_is_adaptive_pooling(size, monkeypatch):
+    features = torch.randn(2, 3, 10, 7)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.allclose(pool(features, size), nn.functional.adaptive_avg_pool2d(features, size), atol=1e-6)
+
+
+def test_the_backbone_gives_stages_and_neck_of_a_detector(tmp_path):
+    detector = build()
+    detector.save_pretrained(tmp_path)
+    pixels = torch.rand(1, 3, 64, 96)
+    # AutoBackbone.from_pretrained of transformers 5.23 takes ids of the Hub only.
+    backbone = GoldYoloBackbone.from_pretrained(tmp_path, out_features=["stage2", "p3", "n5"])
+    assert type(AutoBackbone.from_config(backbone.config)) is GoldYoloBackbone
+    with torch.no_grad():
+        maps, base = backbone(pixels).feature_maps, detector.gold_yolo(pixels, output_hidden_states=True)
+    assert torch.equal(maps[0], base.hidden_states[2])
+    assert torch.equal(maps[1], base.feature_maps[0]) and torch.equal(maps[2], base.feature_maps[2])
+    assert backbone.channels == [m.shape[1] for m in maps]
+    assert GoldYoloBackbone(GoldYoloConfig(**SMALL)).neck is None
+
+
+def test_it_is_a_backbone_of_transformers_detectors():
+    backbone = GoldYoloConfig(**SMALL, out_features=["stage2", "stage3", "stage4"])
+    sizes = {"encoder_hidden_dim": 16, "d_model": 16, "decoder_ffn_dim": 16, "encoder_ffn_dim": 16, "num_queries": 5}
+    config = RTDetrConfig(
+        backbone_config=backbone, **sizes, encoder_in_channels=[8, 12, 16], decoder_in_channels=[16] * 3,
+        decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, num_denoising=0,
+    )  # fmt: skip
+    model = RTDetrForObjectDetection(config).eval()
+    assert model(torch.rand(1, 3, 64, 64)).pred_boxes.shape == (1, 5, 4)
+
+
+# suppression
+
+
+def greedy(boxes, scores, threshold):
+    """The definition: take the best box, drop what overlaps it, go on."""
+    order, kept = sorted(range(len(boxes)), key=lambda i: -scores[i]), []
+
+    def iou(a, b):
+        overlap = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+        areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+        return overlap / (areas - overlap)
+
+    for index in order:
+        if all(iou(boxes[index], boxes[other]) <= threshold for other in kept):
+            kept.append(index)
+    return kept
+
+
+@pytest.mark.parametrize("threshold, spread", [(0.3, 40), (0.6, 15), (0.0, 200)])
+def test_suppression_is_greedy_across_blocks(threshold, spread, monkeypatch):
+    monkeypatch.setattr("hf_effmodels.modeling.layers.nms.BLOCK", 16)
+    generator = torch.Generator().manual_seed(spread)
+    corners = torch.rand(120, 2, generator=generator) * spread
+    boxes = torch.cat([corners, corners + 5 + torch.rand(120, 2, generator=generator) * 20], dim=1)
+    scores = torch.rand(120, generator=generator)
+    expected = greedy(boxes.double().tolist(), scores.tolist(), threshold)
+    assert nms(boxes, scores, threshold).tolist() == expected
+    assert nms(boxes, scores, threshold, 7).tolist() == expected[:7]
+
+
+def test_every_option_of_the_selection_counts():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10.5], [50, 50, 60, 60]])
+    scores = torch.tensor([[0.9, 0.6], [0.1, 0.8], [0.3, 0.2]])
+
+    def found(**options):
+        _, values, numbers = select_detections(boxes, scores, **{"threshold": 0.25, "iou_threshold": 0.5, **options})
+        return [(round(v, 2), n) for v, n in zip(values.tolist(), numbers.tolist(), strict=True)]
+
+    assert found() == [(0.9, 0), (0.8, 1), (0.3, 0)]
+    assert found(multi_label=True) == [(0.9, 0), (0.8, 1), (0.3, 0)]
+    assert found(multi_label=True, iou_threshold=1.0) == [(0.9, 0), (0.8, 1), (0.6, 1), (0.3, 0)]
+    assert found(class_agnostic=True) == [(0.9, 0), (0.3, 0)]
+    assert found(classes=[1]) == [(0.8, 1)]
+    assert found(max_detections=1) == [(0.9, 0)]
+    assert found(max_candidates=2) == [(0.9, 0), (0.8, 1)]
+    assert found(threshold=0.85) == [(0.9, 0)]
+
+
+# image processor
+
+
+def test_boxes_come_back_from_the_letterbox():
+    random = np.random.RandomState(0)
+    for _ in range(60):
+        height, width = random.randint(8, 900, 2)
+        options = {"auto": bool(random.randint(2)), "scale_up": bool(random.randint(2))}
+        geometry = letterbox(height, width, (160, 224), **options)
+        corners = np.sort(random.rand(2, 2), axis=0) * [width, height]
+        boxes = torch.tensor(corners.reshape(1, 4), dtype=torch.float32)
+        assert (geometry.inverse(geometry.forward(boxes)) - boxes).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("options", [{}, {"scale_up": False}, {"letterbox_auto": True}, {"longest_edge": 90}])
+def test_true_boxes_given_as_predictions_are_found_where_they_are(options):
+    processor = GoldYoloImageProcessorPil(size={"height": 96, "width": 128}, **options)
+    bbox = [7.0, 3.0, 20.0, 11.0]
+    truth = {"image_id": 9, "annotations": [{"bbox": bbox, "category_id": 1}]}
+    features = processor(np.zeros((37, 50, 3), np.uint8), annotations=truth, return_tensors="pt")
+    label, size = features["labels"][0], features["pixel_values"].shape[-2:]
+    assert tuple(label["size"].tolist()) == tuple(size) and label["orig_size"].tolist() == [37, 50]
+    points = sum((size[0] // s) * (size[1] // s) for s in (8, 16, 32))
+    logits = torch.full((1, points, 3), -9.0)
+    logits[0, 5, 1] = 4.0
+    boxes = torch.full((1, points, 4), 0.1)
+    boxes[0, 5] = label["boxes"][0]
+    outputs = {"logits": logits, "pred_boxes": boxes}
+    (found,) = processor.post_process_object_detection(outputs, 0.5, [(37, 50)])
+    expected = torch.tensor([[7.0, 3.0, 27.0, 14.0]])
+    assert found["labels"].tolist() == [1] and (found["boxes"] - expected).abs().max() < 1e-3
+    (relative,) = processor.post_process_object_detection(outputs, 0.5)
+    assert relative["boxes"].max() <= 1
+
+
+def test_annotations_are_cleaned_or_refused_by_their_row():
+    processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64})
+    image = np.zeros((32, 32, 3), np.uint8)
+
+    def label(*items):
+        truth = {"image_id": 4, "annotations": [{"category_id": 0, **item} for item in items]}
+        return processor(image, annotations=truth, return_tensors="pt")["labels"][0]
+
+    found = label(
+        {"bbox": [-5, -5, 15, 15]},
+        {"bbox": [3, 3, 0, 9]},
+        {"bbox": [40, 2, 5, 5]},
+        {"bbox": [1, 1, 5, 5], "iscrowd": 1},
+    )
+    assert found["boxes"].tolist() == [pytest.approx([5 / 32, 5 / 32, 10 / 32, 10 / 32])]
+    assert label()["boxes"].shape == (0, 4)
+    for item, message in (
+        ({"bbox": [1, 2, 3]}, "image 4, row 0: bbox is"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "row 0: bbox is"),
+        ({"bbox": [1, 2, 3, 4], "category_id": -1}, "row 0: category_id is -1"),
+        ({}, "row 0: bbox is missing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            label(item)
+    with pytest.raises(ValueError, match="annotations: got 2 for 1 images"):
+        processor(image, annotations=[{"annotations": []}] * 2)
+
+
+def test_the_pipeline_takes_any_images_without_a_warning(tmp_path, caplog):
+    model = build(id2label={0: "one", 1: "two", 2: "three"}, label2id={"one": 0, "two": 1, "three": 2})
+    model.save_pretrained(tmp_path)
+    GoldYoloImageProcessorPil(size={"height": 96, "width": 64}).save_pretrained(tmp_path)
+    assert type(AutoImageProcessor.from_pretrained(tmp_path)) is GoldYoloImageProcessorPil
+    for name in ("transformers", "transformers.pipelines.base"):
+        logging.getLogger(name).addHandler(caplog.handler)
+    detect = pipeline("object-detection", model=str(tmp_path))
+    images = [Image.new(mode, size) for mode, size in (("RGB", (50, 37)), ("L", (20, 90)), ("RGBA", (64, 64)))]
+    alone = [detect(image, threshold=0.01) for image in images]
+    for together, single in zip(detect(images, threshold=0.01, batch_size=3), alone, strict=True):
+        assert [d["label"] for d in together] == [d["label"] for d in single]
+        assert [d["score"] for d in together] == pytest.approx([d["score"] for d in single], abs=1e-5)
+    assert {d["label"] for found in alone for d in found} <= {"one", "two", "three"} and any(alone)
+    assert all(0 <= d["box"]["xmin"] <= 50 and d["box"]["ymax"] <= 37 for d in alone[0])
+    with ThreadPoolExecutor(4) as pool_:
+        assert list(pool_.map(lambda i: detect(images[i % 3], threshold=0.01), range(12))) == alone * 4
+    for name in ("transformers", "transformers.pipelines.base"):
+        logging.getLogger(name).removeHandler(caplog.handler)
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+# official files
+
+
+@pytest.fixture
+def official_classes(monkeypatch):
+    """Classes as the official files name them; what they would do when they are made is seen."""
+    touched = []
+    package = types.ModuleType("yolov6")
+    module = types.ModuleType("yolov6.layers")
+
+    def restore(self, state):
+        touched.append(1)
+        self.__dict__.update(state)
+
+    for name in ("Model", "Part"):
+        setattr(module, name, type(name, (nn.Module,), {"__module__": "yolov6.layers", "__setstate__": restore}))
+    monkeypatch.setitem(sys.modules, "yolov6", package)
+    monkeypatch.setitem(sys.modules, "yolov6.layers", module)
+    return module, touched
+
+
+def as_official(model, module, official_names):
+    """A pickled module with the given names and values, as the official training saves it."""
+    root = module.Model()
+    for name, value in official_names.items():
+        *path, last = name.split(".")
+        part = root
+        for step in path:
+            if step not in part._modules:
+                part.add_module(step, module.Part())
+            part = part._modules[step]
+        if last.startswith(("running", "num_batches")):
+            part.register_buffer(last, value)
+        else:
+            part.register_parameter(last, nn.Parameter(value, requires_grad=False))
+        if last == "running_var":
+            part.eps = 0.002 if "Inject" in name or "high_IFM" in name else 0.003
+            part.momentum = 0.5
+    return root
+
+
+def test_pickled_official_models_convert_without_running_their_code(official_classes, tmp_path):
+    from tests.parity import golden
+    from tests.parity.test_parity import FAMILIES
+
+    module, touched = official_classes
+    cases = __import__("pathlib").Path(FAMILIES["goldyolo"].__file__).parent.parent / "cases" / "goldyolo"
+    case = golden.load(cases / "deploy_n_distill.json")
+    weights = {name: value.half() for name, value in golden.state_dict(case, torch.float32).items()}
+    average = {name: value * 2 for name, value in weights.items()}
+    content = {"model": as_official(None, module, average), "ema": as_official(None, module, weights), "epoch": 3}
+    torch.save(content, tmp_path / "official.pt")
+    touched.clear()
+    model, report = load_checkpoint("gold-yolo-n", tmp_path / "official.pt")
+    assert not touched and report.entry == "ema" and report.converted == len(weights)
+    assert model.gold_yolo.stem.branches[0].conv.weight.dtype == torch.float32
+    expected = weights["backbone.stem.rbr_dense.conv.weight"].float()
+    assert torch.equal(model.gold_yolo.stem.branches[0].conv.weight, expected)
+    assert (model.config.batch_norm_eps, model.config.injection_batch_norm_eps) == (0.003, 0.002)
+    with pytest.raises(ConversionError, match="It fits 'gold-yolo-n'"):
+        load_checkpoint("gold-yolo-s", tmp_path / "official.pt")
+    convert("gold-yolo-n", tmp_path / "official.pt", tmp_path / "out")
+    assert "\nlicense: gpl-3.0\n" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    assert read_pickled_model(tmp_path / "evil.pt", PICKLED_MODULES) is None
+    with pytest.raises(ValueError, match="would run code .*print"):
+        load_checkpoint("gold-yolo-n", tmp_path / "evil.pt")
+
+
+def test_model_and_backbone_agree_on_their_maps():
+    model = build(GoldYoloModel)
+    outputs = model(torch.rand(1, 3, 64, 64))
+    assert [tuple(m.shape[-2:]) for m in outputs.feature_maps] == [(8, 8), (4, 4), (2, 2)]
+    assert outputs.last_hidden_state is outputs.feature_maps[-1]
