@@ -486,7 +486,6 @@ TRIALS = {
     "_set_gradient_checkpointing _gradient_checkpointing_func": _checkpointing,
     "_get_candidate_generator": _candidates,
     "_merge_kwargs": _merging_arguments,
-    "_preprocess": "transformers.image_processing_backends:PilBackend",
     "_rle_to_mask": _segmentation_masks,
     "_save_checkpoint _load_from_checkpoint _load_best_model _issue_warnings_after_load _get_train_sampler _save "
     "_prepare_inputs _get_learning_rate _get_grad_norm _get_output_dir _train_batch_size _initial_global_step "

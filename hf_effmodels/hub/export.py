@@ -147,7 +147,7 @@ def auto_map(architecture) -> dict[str, str]:
 
 
 def image_processor_auto_map(architecture) -> dict[str, dict[str, str]]:
-    """The `auto_map` of an image processor of ours: the class for each back end; empty where it is a stock one."""
+    """The `auto_map` of an image processor of ours: the class for each back end; empty where it is transformers."""
     if not architecture.own_image_processor:
         return {}
     module = architecture.image_processor_module.rpartition(".")[2]
