@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
-from transformers import pipeline
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from hf_effmodels.hub import export, publish
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling.tiny import tiny_config
+from .client import detect
 from .conftest import LABELS, maker_hub, onto_the_network, run_client
 
 EXPECTED = {
@@ -106,9 +106,11 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
     for model_type, (_, logits) in others.items():
         assert found["others"][model_type] == pytest.approx(logits, abs=1e-6)
     assert found["copy"] == pytest.approx(tiny.logits, abs=1e-6)
-    detect = pipeline("object-detection", model=str(detector), trust_remote_code=False)
-    expected = detect(Image.new("RGB", (40, 30), (200, 30, 90)), threshold=0.0)[:3]
-    assert found["detector"] == [expected, "transformers_modules"]
+    model, processor = (
+        AutoModelForObjectDetection.from_pretrained(detector),
+        AutoImageProcessor.from_pretrained(detector),
+    )
+    assert found["detector"] == [detect(model, processor), "transformers_modules"]
     assert found["snippets"] == found["local_snippets"] == 1
     assert "not supported" not in found["stderr"]
     assert published.hub.count("GET", "/cdn/") == 2  # the weights of the two repositories, once each

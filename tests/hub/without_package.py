@@ -27,8 +27,12 @@ if os.environ["HF_HUB_OFFLINE"] == "1":  # a cache must do: no connection can be
     socket.socket.connect = socket.create_connection = refuse
 
 import client  # noqa: E402
-from PIL import Image  # noqa: E402
-from transformers import AutoConfig, AutoModelForImageClassification, pipeline  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+)
 
 asked = json.load(sys.stdin)
 client.no_questions()
@@ -53,13 +57,10 @@ if "others" in asked:
         model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
         with client.torch.no_grad():
             report["others"][model_type] = model(client.torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
-if "detector" in asked:  # with its own image processor, as the pipeline finds it
-    detect = pipeline("object-detection", model=asked["detector"], trust_remote_code=True)
-    picture = Image.new("RGB", (40, 30), (200, 30, 90))
-    report["detector"] = [
-        detect(picture, threshold=0.0)[:3],
-        type(detect.image_processor).__module__.partition(".")[0],
-    ]
+if "detector" in asked:  # its image processor is no stock one
+    processor = AutoImageProcessor.from_pretrained(asked["detector"], trust_remote_code=True)
+    model = AutoModelForObjectDetection.from_pretrained(asked["detector"], trust_remote_code=True)
+    report["detector"] = [client.detect(model, processor), type(processor).__module__.partition(".")[0]]
 if "readme" in asked:
     report["snippets"] = client.run_snippets(asked["readme"], package=False)
     os.chdir(asked["load"]["folder"][0])
