@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_effmodels.quantization import BitNet158Config, CbqConfig, convert_to_bitlinear, quantize
+from hf_effmodels.quantization.cbq.packed_linear import pack_linears
 
 #: Of the calibration: samples and their tokens; of the evaluation.
 SAMPLES, LENGTH, HELD_OUT = 32, 256, 48
@@ -121,13 +122,8 @@ def decode(text: Path, output: Path) -> None:
     models = {"float32": LlamaForCausalLM(config).eval()}
     for name, dtype in (("bfloat16", torch.bfloat16), ("int4", torch.bfloat16)):
         models[name] = LlamaForCausalLM(config).to(dtype).eval()
-    from hf_effmodels.quantization.cbq.packed_linear import PackedLinear
-
-    for name, module in list(models["int4"].model.layers.named_modules()):
-        if isinstance(module, torch.nn.Linear):
-            layer = PackedLinear.from_linear(module, 4, 128)
-            layer.prepare()
-            models["int4"].model.layers.set_submodule(name, layer)
+    layers = models["int4"].model.layers
+    pack_linears(layers, [name for name, module in layers.named_modules() if type(module) is torch.nn.Linear], 4, 128)
     ids = torch.randint(32000, (1, 8))
     options = {"do_sample": False, "min_new_tokens": 16, "max_new_tokens": 16, "pad_token_id": 0}
     best = dict.fromkeys(models, math.inf)

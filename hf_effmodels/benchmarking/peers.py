@@ -161,6 +161,21 @@ def llama(preset: str, folded: bool, overrides: dict) -> nn.Module:
     ).eval()
 
 
+def in_bfloat16(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The preset in bfloat16."""
+    return ours(preset, folded, overrides).bfloat16().eval()
+
+
+def in_four_bits(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The preset in bfloat16 with the layers of its blocks packed in 4 bits, in groups of 128."""
+    from ..quantization.cbq.packed_linear import pack_linears
+
+    model = in_bfloat16(preset, folded, overrides)
+    linears = {name: module for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)}
+    pack_linears(model.base_model, [n for n, module in linears.items() if not module.in_features % 128], 4, 128)
+    return model
+
+
 def visual_tokens(preset: str, folded: bool, overrides: dict) -> nn.Module:
     """The same towers with the visual tokens in the decoder's sequence, as LLaVA has them."""
     from .visual_tokens import VisualTokenModel
@@ -187,6 +202,8 @@ PEERS = {
     "ghostnet": Peer(ghostnet, ("parameternet",)),
     "ghostnet-official-like": Peer(ghostnet_official_like, ("parameternet",)),
     "llama": Peer(llama, ("pangu_pi",)),
+    "bfloat16": Peer(in_bfloat16, ("pangu_pi",)),
+    "int4": Peer(in_four_bits, ("pangu_pi",)),
     "visual-tokens": Peer(visual_tokens, ("adem_vl",)),
 }
 

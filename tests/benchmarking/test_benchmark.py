@@ -84,6 +84,17 @@ def test_naive_graphs_compute_what_ours_do(name):
         torch.testing.assert_close(naive_vig(model)(pixels).logits, model(pixels).logits, rtol=1e-9, atol=1e-9)
 
 
+def test_a_language_model_is_set_beside_itself_in_bfloat16_and_in_four_bits():
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 2}
+    dense, packed = (PEERS[peer].build("pangu-pi-15m", False, sizes) for peer in ("bfloat16", "int4"))
+    assert dense.dtype == packed.dtype == torch.bfloat16
+    layers = [name for name, module in packed.named_modules() if type(module).__name__ == "PackedLinear"]
+    # The shortcuts' inner layers have fewer inputs than a group.
+    assert "model.layers.0.mlp.down_proj" in layers and 7 <= len(layers) < 11 and "lm_head" not in layers
+    row = {"preset": "pangu-pi-15m", "batch": 1, "length": 4, "new_tokens": 2, "mode": "generate"}
+    assert make_call(packed, row)().shape == (1, 6)
+
+
 @pytest.mark.parametrize("peer", ["official-like", "convolutions-per-image"])
 def test_plain_dynamic_convolutions_compute_what_ours_do(peer):
     torch.manual_seed(0)

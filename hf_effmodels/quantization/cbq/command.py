@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...compression.command.corpus import add_corpus, find_texts
 from ...compression.command.words import count, finite, from_zero, in_words_of_the_command
+from ...hub.card_text import check_license
 from .configuration_cbq import METHODS, TARGETS, CbqConfig
 from .files import FORMATS, REPORT, check_format
 from .report import as_table
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--offload", action="store_true", help="keep the blocks that are not in use on disk")
     parser.add_argument("--work", help="folder for the progress (default: OUT.work); it goes when all is written")
+    parser.add_argument("--license", help="licence of the weights, for the card")
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, ...")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     how = parser.add_argument_group("how")
@@ -110,6 +112,7 @@ def _run(arguments) -> dict:
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / REPORT).is_file()):
         raise ValueError(f"out: {output} is there and was not written by this command; name a new folder.")
     work = Path(arguments.work) if arguments.work else output.absolute().with_name(f"{output.name}.work")
+    check_license(arguments.license)
     set_up_logging()
     model, tokenizer = _load(arguments)
     from .blocks import find_blocks
@@ -128,7 +131,7 @@ def _run(arguments) -> dict:
         evaluation=evaluation,
         progress=sys.stderr.isatty(),
     )
-    report = result.save(output, form, tokenizer)
+    report = result.save(output, form, tokenizer, arguments.license)
     shutil.rmtree(work, ignore_errors=True)
     return {**report, "folder": str(output)}
 

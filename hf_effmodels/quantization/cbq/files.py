@@ -11,7 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..._files import whole_folder, write_json
-from ...hub.contents import is_model_file
+from ...hub.card_text import About, check_license, write_card
+from ...hub.contents import CARD, is_model_file
+from ...hub.ids import hub_id
 from .configuration_cbq import CbqConfig
 from .learning import QuantizedLayer
 from .packing import pack
@@ -46,7 +48,9 @@ def check_format(format: str, config: CbqConfig, model: PreTrainedModel | None =
             )
 
 
-def save(result, folder: str | Path, format: str = "compressed-tensors", tokenizer=None) -> dict:
+def save(
+    result, folder: str | Path, format: str = "compressed-tensors", tokenizer=None, license: str | None = None
+) -> dict:
     """Write the quantised model, its tokenizer and its report.
 
     Args:
@@ -55,6 +59,7 @@ def save(result, folder: str | Path, format: str = "compressed-tensors", tokeniz
         format: "compressed-tensors": stock transformers, vLLM and llm-compressor load it. "gptq": with gptqmodel.
             "cbq": with this package; the only one for 3 bits.
         tokenizer: or processor, saved beside.
+        license: of the weights, for the card; publishing asks for one.
 
     Returns:
         the report.
@@ -63,6 +68,7 @@ def save(result, folder: str | Path, format: str = "compressed-tensors", tokeniz
         ValueError: the format cannot hold it, or it would not be smaller than the model was.
     """
     check_format(format, result.config, result.model, result.blocks.left)
+    check_license(license)
     report = {**result.report, "format": format}
     if report["bytes"] >= report["bytes_before"]:
         raise ValueError(
@@ -79,10 +85,37 @@ def save(result, folder: str | Path, format: str = "compressed-tensors", tokeniz
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         write_json(new / REPORT, report)
+        (new / CARD).write_text(str(card(report, model, license)), encoding="utf-8")
         from .report import picture
 
         picture(report, new / PICTURE)
     return report
+
+
+def card(report: dict, model: PreTrainedModel, license: str | None = None):
+    """The model card: what was quantised, how, and what was measured."""
+    own = model.config._name_or_path
+    group = f", a step for {report['group_size']} weights" if report["group_size"] else ", a step for each row"
+    inputs = f", inputs of {report['activation_bits']} bits" if report["activation_bits"] else ""
+    method = {"cbq": "CBQ (https://arxiv.org/abs/2312.07950)", "gptq": "GPTQ", "rtn": "rounding to nearest"}
+    facts = [("method", method[report["method"]]), ("weights", f"{report['bits']} bits{group}{inputs}")]
+    facts += [("bytes", f"{report['bytes']:,}, before {report['bytes_before']:,}")]
+    if report["perplexity_after"] is not None:
+        measured = f"{report['perplexity_after']:.3f}, before {report['perplexity_before']:.3f}"
+        facts.append(("perplexity on the held-out text", measured))
+    load = "import hf_effmodels  # registers the format\n" if report["format"] == "cbq" else ""
+    load += "from transformers import AutoModelForCausalLM\n\n"
+    title = f"{Path(own).name or type(model).__name__} in {report['bits']} bits"
+    about = About(
+        title=title,
+        introduction="A language model whose decoder has been quantised.",
+        library="transformers",
+        task="text-generation",
+        tags=(report["format"],),
+        facts=tuple(facts),
+        usage=f'## Usage\n\n```python\n{load}model = AutoModelForCausalLM.from_pretrained("this/repository")\n```',
+    )
+    return write_card(about, license=license, base_model=hub_id(own))
 
 
 @contextmanager

@@ -14,6 +14,16 @@ from .packing import pack, unpack
 DENSE_ROWS = 64
 
 
+def pack_linears(
+    model: nn.Module, names: list[str], bits: int, group_size: int | None, symmetric: bool = True
+) -> None:
+    """Round the linear layers of these names to nearest, and keep them packed."""
+    for name in names:
+        layer = PackedLinear.from_linear(model.get_submodule(name), bits, group_size, symmetric)
+        layer.prepare()
+        model.set_submodule(name, layer)
+
+
 class PackedLinear(nn.Module):
     """`torch.nn.Linear` with a weight of 2, 3, 4 or 8 bits.
 

@@ -89,11 +89,11 @@ class Quantized:
         disk."""
         return _computing(self.blocks, self._store, self.config.activation_bits)
 
-    def save(self, folder, format: str = "compressed-tensors", tokenizer=None) -> dict:
+    def save(self, folder, format: str = "compressed-tensors", tokenizer=None, license: str | None = None) -> dict:
         """Write a folder that `from_pretrained` loads; see `files.save`."""
         from .files import save
 
-        return save(self, folder, format, tokenizer)
+        return save(self, folder, format, tokenizer, license)
 
 
 def quantize(

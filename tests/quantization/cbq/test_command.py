@@ -5,6 +5,7 @@ from pydoc_data.topics import topics
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -39,7 +40,7 @@ def arguments(place, out, *more):
 
 def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys):
     out = tmp_path / "out"
-    assert cli.main(arguments(place, out, "--bits", "4", "--json")) == 0
+    assert cli.main(arguments(place, out, "--bits", "4", "--json", "--license", "mit")) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["method"] == "cbq" and report["bytes"] < report["bytes_before"]
     assert report["config"]["epochs"] == 1 and report["perplexity_after"] > 1
@@ -48,6 +49,9 @@ def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys):
     model = AutoModelForCausalLM.from_pretrained(out)
     ids = AutoTokenizer.from_pretrained(out)("The statement", return_tensors="pt").input_ids
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] == ids.shape[1] + 3
+    card = ModelCard.load(out / "README.md")
+    assert card.data.license == "mit" and card.data.pipeline_tag == "text-generation"
+    assert f"{report['perplexity_after']:.3f}" in card.text and "a step for 32 weights" in card.text
     # What the command wrote it replaces; anything else it does not.
     assert cli.main(arguments(place, out, "--method", "rtn", "--bits", "3")) == 0
     assert "perplexity_after" in capsys.readouterr().out
@@ -85,6 +89,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(place, tmp_path, monkey
         (("--samples", "100000"), "--samples: got 100000, but the calibration text has only"),
         (("--format", "gptq", "--asymmetric"), "--format: gptq is written for symmetric"),
         (("--overlap", "2"), "--overlap: got 2, accepted are 0 to window - 1 = 1"),
+        (("--license", "unheard-of"), "license"),
         (("--window", "0"), "--window: got 0"),
         (("--dataset", "nowhere.txt"), "--dataset: there is no file 'nowhere.txt'"),
     ],

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -107,6 +108,19 @@ def test_generation_works_with_every_cache(saved, held_out):
         assert torch.equal(packed.generate(held_out[:2], past_key_values=cache, **options), expected)
     # 24 tokens and 6 more: a window or a quantised cache would see other states.
     assert expected.shape == (2, 30)
+
+
+def test_threads_share_a_packed_model(saved, held_out):
+    packed = load_packed(saved[FORMS[0]][0])
+
+    def logits(row):
+        with torch.no_grad():
+            return packed(held_out[row : row + 1]).logits
+
+    expected = [logits(row) for row in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(logits, [0, 1, 2, 3] * 4))
+    assert all(torch.equal(each, expected[number % 4]) for number, each in enumerate(got))
 
 
 def test_a_dense_checkpoint_is_rounded_while_it_is_loaded(checkpoint, saved, held_out):
