@@ -183,6 +183,28 @@ def visual_tokens(preset: str, folded: bool, overrides: dict) -> nn.Module:
     return VisualTokenModel(create_model(preset, **overrides)).eval()
 
 
+def _distilled(*losses: str) -> Callable[[str, bool, dict], nn.Module]:
+    def build(preset: str, folded: bool, overrides: dict) -> nn.Module:
+        from .distilled import Distilled
+
+        return Distilled(ours(preset, folded, overrides), losses)
+
+    return build
+
+
+#: What learns from a teacher: classifiers.
+CLASSIFIERS = (
+    "ghostnet",
+    "ghostnetv2",
+    "ghostnetv3",
+    "tinynet",
+    "tinyvit",
+    "vanillanet",
+    "parameternet",
+    "pyramidvig",
+)
+
+
 @dataclass(frozen=True)
 class Peer:
     """`build(preset, folded, overrides)` makes the module that runs in the place of ours; `of` are the architectures
@@ -201,6 +223,9 @@ PEERS = {
     "convolutions-per-image": Peer(convolutions_per_image, ("parameternet",)),
     "ghostnet": Peer(ghostnet, ("parameternet",)),
     "ghostnet-official-like": Peer(ghostnet_official_like, ("parameternet",)),
+    "teacher-beside": Peer(_distilled(), CLASSIFIERS),
+    "distilled-kd": Peer(_distilled("kd"), CLASSIFIERS),
+    "distilled-ofa": Peer(_distilled("ofa"), CLASSIFIERS),
     "llama": Peer(llama, ("pangu_pi",)),
     "bfloat16": Peer(in_bfloat16, ("pangu_pi",)),
     "int4": Peer(in_four_bits, ("pangu_pi",)),

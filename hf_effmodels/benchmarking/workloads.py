@@ -44,7 +44,8 @@ def _images(model: nn.Module, row: dict):
 
         def loss():
             output = model(pixels)
-            return F.cross_entropy(getattr(output, "logits", output), labels)
+            task = F.cross_entropy(getattr(output, "logits", output), labels)
+            return task + sum(getattr(output, "distillation", {}).values())
 
         return _training_step(model, loss, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))
     if row["backend"] in ("onnx", "openvino", "openvino-default"):

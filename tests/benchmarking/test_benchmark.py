@@ -260,3 +260,27 @@ def test_every_ghostnet_has_its_name_in_timm():
     assert find_preset("tinynet-a")
     with pytest.raises(ValueError, match="timm has no vanillanet-5"):
         timm_name("vanillanet-5")
+
+
+def test_a_distilled_step_runs_its_teacher_and_adds_its_losses():
+    overrides = {
+        "image_size": 32,
+        "num_labels": 10,
+        "embed_dims": [8, 16, 24],
+        "depths": [1, 1, 1],
+        "num_heads": [1, 1],
+    }
+    overrides |= {"window_sizes": [4, 2], "downsample_strides": [2, 2]}
+    row = {"preset": "tinyvit-5m", "mode": "train", "batch": 2, "image_size": 32, "channels": 3, "backend": "eager"}
+    losses = {}
+    for peer in ("teacher-beside", "distilled-kd"):
+        torch.manual_seed(0)
+        model = PEERS[peer].build("tinyvit-5m", False, overrides)
+        calls = []
+        teacher = model._teacher[0].model
+        teacher.register_forward_hook(lambda *args, calls=calls: calls.append(1))
+        assert not {*map(id, teacher.parameters())} & {*map(id, model.parameters())}
+        make_call(model, {**row, "peer": peer, "overrides": overrides})()
+        assert calls == [1]
+        losses[peer] = len(getattr(model(torch.randn(2, 3, 32, 32)), "distillation", {}))
+    assert losses == {"teacher-beside": 0, "distilled-kd": 1}
