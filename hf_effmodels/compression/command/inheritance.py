@@ -16,8 +16,8 @@ def add(command) -> None:
     sub.add_argument("--like", help="folder of a configuration that gives the sizes (suggest-config writes one)")
     for name in ("layers", "hidden-size", "intermediate-size", "heads", "key-value-heads"):
         sub.add_argument(f"--{name}", type=count, help="size of the smaller model (default: the larger one's)")
-    sub.add_argument("--select-layers", default="ends", help="ends, importance, or numbers such as 0,1,5,11")
-    sub.add_argument("--method", default="l2", help="l1, l2, taylor or learned")
+    sub.add_argument("--select-layers", default="ends", help="ends, importance, influence, or such as 0,1,5,11")
+    sub.add_argument("--method", default="l2", help="l1, l2, taylor, activation or learned")
     sub.add_argument("--rescale-norms", action="store_true", help="let norms keep their scale over fewer channels")
     sub.add_argument("--mask-steps", type=count, default=200, help="steps of --method learned")
     sub.add_argument("--calibration-batches", type=count, default=16)
@@ -29,7 +29,7 @@ def add(command) -> None:
 
 
 def _inherit(arguments) -> dict:
-    from ..pruning.inheritance import SIZES, check_inheritance, inherit
+    from ..pruning.inheritance import SIZES, WITH_TEXT, check_inheritance, inherit
     from ..pruning.structures import check_architecture
     from ..sizes import count_parameters
 
@@ -48,7 +48,7 @@ def _inherit(arguments) -> dict:
             )
     layers = _layer_numbers(arguments.select_layers)
     check_inheritance(config, layers=layers, method=arguments.method, **sizes)
-    needs_text = arguments.method in ("taylor", "learned") or layers == "importance" or arguments.rescale_norms
+    needs_text = arguments.method in WITH_TEXT or arguments.select_layers in WITH_TEXT or arguments.rescale_norms
     tokenizer = _tokenizer_of(arguments.model, config, needs_text)
     batches = _calibration(arguments, tokenizer) if needs_text else None
     smaller, made_of = inherit(
@@ -78,12 +78,14 @@ def _inherit(arguments) -> dict:
 
 
 def _layer_numbers(text: str) -> str | list[int]:
-    if text in ("ends", "importance"):
+    if text in ("ends", "importance", "influence"):
         return text
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
-        raise ValueError(f"--select-layers: got {text!r}, accepted are ends, importance, or such as 0,1,5.") from None
+        raise ValueError(
+            f"--select-layers: got {text!r}, accepted are ends, importance, influence, or such as 0,1,5."
+        ) from None
 
 
 def _tokenizer_of(model: str, config, is_needed: bool):

@@ -10,11 +10,14 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...modeling.decoders.llama_layout import build_like
+from .activations import activation_scores, layer_influences
 from .calibration import Batch, channel_energies, layer_importance, mean_gradients, norms_of, read_batches
 from .masks import learn_masks
 from .scores import METHODS, top, weight_scores
 from .structures import Axis, Sizes, axes_of, check_architecture
 
+#: Ways to choose structures and layers that look at batches of text.
+WITH_TEXT = ("taylor", "activation", "learned", "importance", "influence")
 #: Sizes that `inherit` takes.
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 
@@ -69,10 +72,12 @@ def inherit(
             smaller one, None for the larger one's. A key/value head stays or goes with its query heads: without
             `num_key_value_heads` their ratio is kept. The size of a head never changes.
         layers: "ends" keeps the first and last layers and thins the middle evenly (`spread_layers`); "importance"
-            drops those without which the calibration loss rises least; or the numbers of the layers to keep.
-        method: how neurons, heads and channels are scored: "l1", "l2", "taylor", or "learned" masks.
+            drops those without which the calibration loss rises least; "influence" those that change the residual
+            stream least (`block_influence`); or the numbers of the layers to keep.
+        method: how neurons, heads and channels are scored: "l1", "l2", "taylor", "activation" (Minitron,
+            `activation_scores`), or "learned" masks.
         calibration: batches of token ids (or of what the model's forward takes, with labels), for "taylor",
-            "learned", "importance" and `rescale_norms`.
+            "activation", "learned", "importance", "influence" and `rescale_norms`.
         rescale_norms: scale the gain of each norm by √(mean square of the kept channels / of all), so that its output
             keeps its scale. Otherwise the gains are kept as they are.
         mask_steps, mask_learning_rate, seed, progress: see `learn_masks`.
@@ -94,8 +99,8 @@ def inherit(
         layers=layers,
         method=method,
     )
-    needs = [f"method {method!r}"] if method in ("taylor", "learned") else []
-    needs += ["layers 'importance'"] if isinstance(layers, str) and layers == "importance" else []
+    needs = [f"method {method!r}"] if method in WITH_TEXT else []
+    needs += [f"layers {layers!r}"] if isinstance(layers, str) and layers in WITH_TEXT else []
     needs += ["rescale_norms"] if rescale_norms else []
     batches = read_batches(calibration, " and ".join(needs)) if needs else []
 
@@ -104,6 +109,8 @@ def inherit(
         kept_layers = sorted(map(int, layers))
     elif layers == "ends":
         kept_layers = spread_layers(model.config.num_hidden_layers, target.num_hidden_layers)
+    elif layers == "influence":
+        kept_layers = top(layer_influences(model, batches), target.num_hidden_layers).tolist()
     else:
         losses = layer_importance(model, batches)
         kept_layers = top(losses, target.num_hidden_layers).tolist()
@@ -111,7 +118,10 @@ def inherit(
 
     source = Sizes.of(thin.config)
     additive = "taylor" if method == "learned" else method
-    scores = axis_scores(thin, additive, mean_gradients(thin, batches) if additive == "taylor" else None)
+    if method == "activation":
+        scores = activation_scores(thin, batches)
+    else:
+        scores = axis_scores(thin, additive, mean_gradients(thin, batches) if additive == "taylor" else None)
     energies = channel_energies(thin, batches) if rescale_norms else None
     if method == "learned":
         initial = {Axis("hidden"): scores[Axis("hidden")]}
@@ -139,13 +149,16 @@ def check_inheritance(
         ValueError: see `inherit`.
     """
     check_architecture(config)
-    if method not in (*METHODS, "learned"):
-        raise ValueError(f"method: got {method!r}, accepted are {', '.join(map(repr, METHODS))} and 'learned'.")
+    if method not in (*METHODS, "activation", "learned"):
+        accepted = ", ".join(map(repr, (*METHODS, "activation")))
+        raise ValueError(f"method: got {method!r}, accepted are {accepted} and 'learned'.")
     source = Sizes.of(config)
     given = {name: value for name, value in sizes.items() if value is not None}
     if isinstance(layers, str):
-        if layers not in ("ends", "importance"):
-            raise ValueError(f"layers: got {layers!r}, accepted are 'ends', 'importance' and numbers of layers.")
+        if layers not in ("ends", "importance", "influence"):
+            raise ValueError(
+                f"layers: got {layers!r}, accepted are 'ends', 'importance', 'influence' and numbers of layers."
+            )
     else:
         numbers = [int(number) for number in layers]
         last = config.num_hidden_layers - 1

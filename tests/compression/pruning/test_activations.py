@@ -1,0 +1,133 @@
+"""Importance by activations against sums by hand, and pruning that removes exactly what does nothing."""
+
+from functools import partial
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from hf_effmodels import PanguPiConfig, PanguPiForCausalLM
+from hf_effmodels.compression.pruning.activations import activation_scores, layer_influences
+from hf_effmodels.compression.pruning.calibration import read_batches
+from hf_effmodels.compression.pruning.inheritance import inherit
+from hf_effmodels.compression.pruning.structures import Axis
+from hf_effmodels.training.losses.language_distillation import language_distillation_losses
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "intermediate_size": 20,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MODELS = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "biases": (partial(LlamaConfig, attention_bias=True, mlp_bias=True), LlamaForCausalLM),
+    "pangu_pi": (PanguPiConfig, PanguPiForCausalLM),
+}
+IDS = torch.arange(60).view(3, 20) * 7 % 61
+
+
+def build(name):
+    torch.manual_seed(0)
+    config_class, model_class = MODELS[name]
+    return model_class(config_class(**SIZES)).double().eval()
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    return build(request.param)
+
+
+def test_scores_are_those_of_what_the_layers_say(model):
+    batches = read_batches([IDS[:2], IDS[2:]], "this")
+    scores = activation_scores(model, batches)
+    said = {}
+    layer = model.model.layers[1]
+    for name, module in (("ffn", layer.mlp.down_proj), ("heads", layer.self_attn.o_proj)):
+        module.register_forward_pre_hook(lambda m, args, name=name: said.__setitem__(name, args[0]))
+    norms = [m for n, m in model.named_modules() if n.endswith("norm") and not any(m.children())]
+    for number, norm in enumerate(norms):
+        norm.register_forward_hook(lambda m, args, output, number=number: said.__setitem__(number, output))
+    with torch.no_grad():
+        model(IDS)
+    neurons = said["ffn"].abs().mean(1).norm(dim=0)
+    torch.testing.assert_close(scores[Axis("ffn", 1)].sqrt(), neurons)
+    heads = said["heads"].view(3, 20, 4, -1).norm(dim=-1).mean(1).norm(dim=0)
+    torch.testing.assert_close(scores[Axis("queries", 1)].sqrt(), heads)
+    channels = sum(said[number].abs().mean(1).norm(dim=0) for number in range(len(norms)))
+    torch.testing.assert_close(scores[Axis("hidden")].sqrt(), channels)
+
+
+def test_what_says_nothing_goes_and_nothing_changes(model):
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.up_proj.weight[[1, 4, 5, 7, 19]] = 0  # these neurons are always zero
+            width = layer.self_attn.head_dim
+            layer.self_attn.v_proj.weight[width:] = 0  # and so is the second key/value head with its two query heads
+            if layer.self_attn.v_proj.bias is not None:
+                layer.self_attn.v_proj.bias[width:] = 0
+        before = model(IDS).logits
+    smaller, made_of = inherit(
+        model, intermediate_size=15, num_attention_heads=2, method="activation", calibration=[IDS]
+    )
+    assert type(smaller) is type(model) and made_of.method == "activation"
+    kept = sorted(set(range(20)) - {1, 4, 5, 7, 19})
+    assert all(made_of.units[Axis("ffn", number)].tolist() == kept for number in range(3))
+    assert all(made_of.units[Axis("queries", number)].tolist() == [0, 1] for number in range(3))
+    with torch.no_grad():
+        torch.testing.assert_close(smaller.double().eval()(IDS).logits, before, rtol=0, atol=1e-9)
+
+
+def test_a_layer_that_changes_nothing_goes_first():
+    model = build("llama")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.o_proj.weight.zero_()
+        model.model.layers[1].mlp.down_proj.weight.zero_()
+        states = model(IDS, output_hidden_states=True).hidden_states
+        before = model(IDS).logits
+    influences = layer_influences(model, read_batches([IDS], "this"))
+    cosine = torch.nn.functional.cosine_similarity(states[0], states[1], dim=-1).mean()
+    torch.testing.assert_close(influences[0], 1 - cosine)
+    assert influences.argmin() == 1 and influences[1].abs() < 1e-12
+    smaller, made_of = inherit(model, num_hidden_layers=2, layers="influence", calibration=[IDS])
+    assert made_of.layers == [0, 2]
+    with torch.no_grad():
+        torch.testing.assert_close(smaller.double().eval()(IDS).logits, before, rtol=0, atol=1e-9)
+
+
+def test_looking_needs_text():
+    for options in ({"method": "activation"}, {"layers": "influence", "num_hidden_layers": 2}):
+        with pytest.raises(ValueError, match="calibration: there are no batches"):
+            inherit(build("llama"), intermediate_size=8, **options)
+
+
+def test_the_divergence_is_a_plain_sum_over_tokens_and_words():
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(2, 3, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    states = [torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
+    mask = torch.tensor([[1, 0, 1], [1, 1, 0]])
+    temperature, kl, error = 2.5, 0.0, 0.0
+    for row, token in mask.nonzero().tolist():
+        p, q = ((x[row, token] / temperature).softmax(-1) for x in (teacher, student))
+        kl += float((p * (p / q).log()).sum()) * temperature**2 / 4
+        error += float((states[0][row, token] - states[1][row, token]).square().mean()) / 4
+    losses = language_distillation_losses(student, teacher, mask, temperature, *states)
+    assert losses["kl"].item() == pytest.approx(kl) and losses["intermediate"].item() == pytest.approx(error)
+    assert losses["alpha"].item() == pytest.approx(kl / error) and losses["total"].item() == pytest.approx(2 * kl)
+    assert language_distillation_losses(student, student, mask)["total"].item() == pytest.approx(0, abs=1e-12)
+    for wrong, message in (
+        ((student, teacher[:, :2], mask), "got the shapes"),
+        ((student, teacher, mask * 0), "no token counts"),
+        ((student, teacher, mask, 0.0), "temperature"),
+        ((student, teacher, mask, 1.0, states[0]), "give both or none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            language_distillation_losses(*wrong)
