@@ -48,8 +48,9 @@ class LearnedLayer:
             self.a1, self.a2 = None, torch.zeros_like(weight)
         else:
             rank = min(config.rank, rows, inputs)
-            self.a1 = torch.randn(rows, rank, generator=generator) / math.sqrt(rank)
-            self.a2 = torch.zeros(rank, inputs)
+            # Drawn on the CPU: the same numbers on every device.
+            self.a1 = torch.randn(rows, rank, generator=generator).to(weight.device) / math.sqrt(rank)
+            self.a2 = torch.zeros(rank, inputs, device=weight.device)
         self.v0 = fractions(weight, self.first) if self.start == "fraction" else None
 
     def learned(self) -> list[torch.Tensor]:

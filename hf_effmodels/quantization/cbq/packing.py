@@ -20,7 +20,7 @@ def pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
     values, words = _cycle(bits)
     unsigned = (integers.to(torch.int64) + 2 ** (bits - 1)) & (2**bits - 1)
     unsigned = torch.nn.functional.pad(unsigned, (0, -n % values)).unflatten(-1, (-1, values))
-    packed = torch.zeros(*unsigned.shape[:-1], words, dtype=torch.int64)
+    packed = torch.zeros(*unsigned.shape[:-1], words, dtype=torch.int64, device=integers.device)
     for k in range(values):
         word, shift = divmod(k * bits, 32)
         packed[..., word] |= (unsigned[..., k] << shift) & 0xFFFFFFFF
@@ -34,7 +34,7 @@ def unpack(packed: torch.Tensor, bits: int, n: int) -> torch.Tensor:
     """(..., words) int32 -> the first `n` integers, (..., n) int8."""
     values, words = _cycle(bits)
     padded = torch.nn.functional.pad(packed, (0, -packed.shape[-1] % words)).unflatten(-1, (-1, words))
-    unpacked = torch.empty(*padded.shape[:-1], values, dtype=torch.int8)
+    unpacked = torch.empty(*padded.shape[:-1], values, dtype=torch.int8, device=packed.device)
     mask = 2**bits - 1
     for k in range(values):
         word, shift = divmod(k * bits, 32)

@@ -129,15 +129,12 @@ def quantize(
     evaluation = None if evaluation is None else _regrouped(read_batches(evaluation, "the evaluation"), 8)
     if offload and work is None:
         raise ValueError("work: offload needs a folder for the blocks that are not in use.")
-    if not 1 <= config.window:
-        raise ValueError(f"window: got {config.window}, accepted are 1 and more.")
     dtype = next(blocks.modules.parameters()).dtype
     call = {"config": config.to_dict(), "samples": _digest(samples), "model": _model_digest(model, blocks)}
     work = None if work is None else Path(work)
     if work is not None:
         _check_disk(work, model, samples, offload)
     state = Progress(work, call)
-    before = len(state.rows)
     store = BlockStore(blocks.modules, work / "blocks" if offload else None)
     result = Quantized(model, config, blocks, store, state)
     with evaluating(model), torch.no_grad():
@@ -146,12 +143,10 @@ def quantize(
             with _computing(blocks, store, None):
                 perplexity = _perplexity(model, evaluation)
         run = _Run(result, samples, dtype, state)
-        bar = _bar(progress, len(run.plan), before)
-        for number in range(len(run.plan)):
-            if number > state.step:
-                run.window(number)
-            if number >= before:
-                bar.update(1)
+        bar = _bar(progress, len(run.plan), state.step + 1)
+        for number in range(state.step + 1, len(run.plan)):
+            run.window(number)
+            bar.update(1)
         bar.close()
         for i in range(len(blocks.modules)):
             result.put_in_place(i, dtype)

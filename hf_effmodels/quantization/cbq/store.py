@@ -97,6 +97,8 @@ class Progress:
             self.step, self.rows = state["step"], state["rows"]
         elif any(folder.iterdir()):
             raise ValueError(f"work: {folder} holds other files; name a new folder.")
+        else:
+            self.finish(-1, [])
 
     def save(self, name: str, tensors: Tensors) -> None:
         if self.folder is not None:

@@ -1,6 +1,7 @@
 """`quantize`: the result of each method, its options, killed runs, and models of all kinds."""
 
 import json
+from functools import partialmethod
 
 import pytest
 import torch
@@ -174,14 +175,15 @@ def test_a_killed_run_ends_in_the_same_result(dense, samples, held_out, tmp_path
     whole = quantize(dense(), [samples], config, evaluation=[held_out])
     finish, finished = store.Progress.finish, []
 
-    def killed(self, step, rows):
-        if step == 1:
+    def killed(self, step, rows, at):
+        if step == at:
             raise Killed
         finish(self, step, rows)
 
-    monkeypatch.setattr(store.Progress, "finish", killed)
-    with pytest.raises(Killed):
-        quantize(dense(), [samples], config, work=tmp_path / "work", offload=offload)
+    for at in (0, 1):
+        monkeypatch.setattr(store.Progress, "finish", partialmethod(killed, at=at))
+        with pytest.raises(Killed):
+            quantize(dense(), [samples], config, work=tmp_path / "work", offload=offload)
     monkeypatch.setattr(store.Progress, "finish", lambda self, *args: (finished.append(args[0]), finish(self, *args)))
     again = quantize(dense(), [samples], config, work=tmp_path / "work", offload=offload, evaluation=[held_out])
     assert finished == list(range(1, 2 if method == "cbq" else 3))
