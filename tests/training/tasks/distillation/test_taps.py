@@ -1,5 +1,7 @@
 """Where the stages of networks end that this package did not write, what their features look like, and bad paths."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from transformers import (
@@ -247,3 +249,39 @@ def test_maps_with_channels_last_are_told_from_maps():
         ("maps_last", 6, (8, 8)),
         ("maps_last", 12, (4, 4)),
     ]
+
+
+def test_threads_collect_their_own_features():
+    torch.manual_seed(0)
+    model, pixels = resnet()
+    attach(model.eval(), Taps(model, dry_run(model, pixels), ["stage2"]))
+    inputs = [torch.randn(1, 3, 64, 64) for _ in range(4)]
+
+    def features(images):
+        with torch.no_grad(), collecting() as collected:
+            for _ in range(5):
+                model(pixel_values=images)
+        return collected["stage2"]
+
+    expected = [features(images) for images in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(features, inputs))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_checkpointed_layers_hand_out_features_with_their_gradient():
+    torch.manual_seed(0)
+    model, _ = vit()
+    pixels, gradients = example_input(model), []
+    attach(model, Taps(model, dry_run(model, pixels), ["stage2"]))
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        model.train().zero_grad()
+        with collecting() as features:
+            outputs = model(pixel_values=pixels)
+        (features["stage2"].square().mean() + outputs.logits.square().mean()).backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 10
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)

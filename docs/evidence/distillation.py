@@ -1,0 +1,117 @@
+"""The tables of docs/how-to/distil.md: small students of teachers on CIFAR-10, three seeds each.
+
+    python docs/evidence/distillation.py families TRAIN.parquet TEST.parquet TEACHER OUTPUT
+    python docs/evidence/distillation.py noise TRAIN.parquet TEST.parquet OUTPUT
+
+`families`: a ResNet (0.31 M parameters) alone, with KD and with OFA from TEACHER, a classifier trained before
+(`scripts/train.py --config tinyvit/cifar10`). `noise`: 40 % of the labels are wrong; a small ResNet learns from them,
+and teaches one of four times its parameters, which is compared with the same alone.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetForImageClassification
+
+from hf_effmodels.training import main
+
+SMALL, LARGE = [16, 32, 64, 128], [32, 64, 128, 256]
+
+
+def student(folder: Path, widths: list[int], names: list[str], seed: int) -> Path:
+    """A network with random weights, so that all methods of a seed begin with the same."""
+    torch.manual_seed(seed)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    config = ResNetConfig(embedding_size=widths[0], hidden_sizes=widths, depths=[1] * 4, layer_type="basic", **labels)
+    ResNetForImageClassification(config).save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=1.0).save_pretrained(folder)
+    return folder
+
+
+def train(output: Path, model: Path, files: dict, arguments, *options: str) -> float:
+    """Top-1 accuracy of a run, in per cent."""
+    results = main(
+        [
+            *("--model", str(model), "--output_dir", str(output), "--dataset", "parquet"),
+            *("--data_files", json.dumps(files), "--train_crop", "random_padded", "--optim", "sgd"),
+            *("--max_train_samples", str(arguments.images), "--num_train_epochs", str(arguments.epochs)),
+            *("--learning_rate", "0.05", "--lr_scheduler_type", "cosine", "--warmup_steps", "0.1"),
+            *("--per_device_train_batch_size", "64", "--per_device_eval_batch_size", "256", "--disable_tqdm", "true"),
+            *("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", *options),
+        ]
+    )
+    return 100 * results["eval_accuracy"]
+
+
+def noisy(train_file: str, folder: Path, share: float = 0.4) -> Path:
+    """The training set with a share of the labels drawn from the other classes."""
+    import datasets
+
+    rows, rng = datasets.load_dataset("parquet", data_files=train_file, split="train"), np.random.default_rng(0)
+    labels, features = np.array(rows["label"]), rows.features
+    wrong = rng.random(len(labels)) < share
+    labels = np.where(wrong, (labels + rng.integers(1, 10, len(labels))) % 10, labels)
+    rows = rows.remove_columns("label").add_column("label", labels.tolist()).cast_column("label", features["label"])
+    rows.to_parquet(str(folder / "noisy.parquet"))
+    return folder / "noisy.parquet"
+
+
+def table(found: dict[str, list[float]], output: Path) -> None:
+    """Written after each seed."""
+    lines = [f"{name}: {statistics.mean(v):.1f} ± {statistics.pstdev(v):.1f} {v}" for name, v in found.items()]
+    (output / "table.txt").write_text("\n".join(lines) + "\n")
+
+
+def run(arguments) -> None:
+    import datasets
+
+    output = Path(arguments.output)
+    output.mkdir(parents=True)
+    names = datasets.load_dataset("parquet", data_files=arguments.test, split="train").features["label"].names
+    files, widths, teacher = (
+        {"train": arguments.train, "test": arguments.test},
+        SMALL,
+        getattr(arguments, "teacher", None),
+    )
+    common = ["--weight_decay", "2e-3", "--label_smoothing_factor", "0.1"]
+    methods = {"alone": None, "kd": "{kd: {}}", "ofa": "{ofa: {}}"}
+    if arguments.which == "noise":
+        files["train"], widths, common = str(noisy(arguments.train, output)), LARGE, ["--weight_decay", "5e-4"]
+        teacher = str(output / "weak")
+        weak = train(output / "weak", student(output / "start_weak", SMALL, names, 0), files, arguments, *common)
+        methods = {
+            "alone": None,
+            "kd": "{kd: {}}",
+            "augconf": "{augconf: {}}",
+            "adaptconf": "{adaptconf: {warmup: 0.25}}",
+        }
+    found = {} if arguments.which == "families" else {"teacher": [weak]}
+    for seed in range(3):
+        start = student(output / f"start{seed}", widths, names, seed)
+        for name, losses in methods.items():
+            task = ["--task", "image-classification"]
+            if losses:
+                task = ["--task", "distillation", "--teacher", teacher, "--losses", losses]
+            accuracy = train(output / f"{name}{seed}", start, files, arguments, *task, "--seed", str(seed), *common)
+            found.setdefault(name, []).append(round(accuracy, 2))
+            table(found, output)
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="which", required=True)
+    for kind in ("families", "noise"):
+        words = kinds.add_parser(kind)
+        for name in ("train", "test", *(["teacher"] if kind == "families" else []), "output"):
+            words.add_argument(name)
+        words.add_argument("--images", type=int, default=2500)
+        words.add_argument("--epochs", type=int, default=4)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run(read_arguments())
