@@ -20,10 +20,13 @@ def use_exact_steps(model: nn.Module, exact: nn.Module, pixels: torch.Tensor) ->
         model, exact: the same network in float32 and float64, both in the mode they are to run in.
         pixels: the images in float64.
     """
-    expected: list[torch.Tensor] = []
+    expected: dict[str, torch.Tensor] = {}
     kinds = tuple(ACTIVATION_RULES.values())
-    modules = [[m for m in network.modules() if isinstance(m, kinds)] for network in (model, exact)]
-    handles = [m.register_forward_hook(lambda m, args, output: expected.append(output)) for m in modules[1]]
+    handles = [
+        module.register_forward_hook(lambda m, args, output, name=name: expected.__setitem__(name, output))
+        for name, module in exact.named_modules()
+        if isinstance(module, kinds)
+    ]
     exact(pixels)
     for handle in handles:
         handle.remove()
@@ -34,5 +37,5 @@ def use_exact_steps(model: nn.Module, exact: nn.Module, pixels: torch.Tensor) ->
         assert found > 0.99, f"only {found:.2%} of the binarised values are right in float32"
         return output + (value - output).detach()
 
-    for module, value in zip(modules[0], expected, strict=True):
-        module.register_forward_hook(partial(replace, value=value), prepend=True)
+    for name, value in expected.items():
+        model.get_submodule(name).register_forward_hook(partial(replace, value=value), prepend=True)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .reparameterization import norm_scale_and_shift
 
@@ -232,6 +233,11 @@ class BinaryRules:
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, weights={self.weight_rule}"
 
+    def fold(self) -> None:
+        """Keep the binarised weights in the place of the latent ones."""
+        self.weight.data = binarized_weights(self.weight.detach().double(), self.weight_rule).to(self.weight.dtype)
+        self.weight_rule = "fixed"
+
 
 def check_rules(weights: str, activations: str) -> None:
     """ValueError unless both are names of rules."""
@@ -334,7 +340,7 @@ class ChannelAffine(nn.Module):
 
 
 class FoldableNorm(nn.Module):
-    """A batch norm that follows no convolution; once folded, a `ChannelAffine`."""
+    """A batch norm that stands by itself; once folded, a `ChannelAffine`."""
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, folded: bool = False):
         super().__init__()
@@ -344,7 +350,7 @@ class FoldableNorm(nn.Module):
         return self.norm(hidden_states)
 
     def fold(self) -> None:
-        if isinstance(self.norm, ChannelAffine):
+        if not isinstance(self.norm, _BatchNorm):
             return
         like = self.norm.running_mean
         affine = ChannelAffine(len(like)).to(device=like.device, dtype=like.dtype)

@@ -1,0 +1,124 @@
+"""BiViT's layers in models that this project did not write, and what no parity case covers."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_effmodels.modeling.layers.bivit import (
+    ATTENTION,
+    BiVitAttention,
+    BiVitLinear,
+    ElasticQuantizer,
+    binarize_transformer,
+    elastic,
+    softmax_aware_attention,
+)
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL |= {"image_size": 32, "patch_size": 8, "num_labels": 3}
+NETWORKS = {
+    "vit": lambda: ViTForImageClassification(ViTConfig(**SMALL)),
+    "deit": lambda: DeiTForImageClassification(DeiTConfig(**SMALL)),
+    "beit": lambda: BeitForImageClassification(BeitConfig(**SMALL)),
+    "swin": lambda: SwinForImageClassification(
+        SwinConfig(
+            image_size=32, patch_size=4, embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=4, num_labels=3
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_any_vision_transformer_becomes_binary_and_learns(network):
+    torch.manual_seed(0)
+    model = NETWORKS[network]().eval()
+    weights = copy.deepcopy(model.state_dict())
+    pixels = torch.randn(2, 3, 32, 32)
+    real = model(pixels).logits
+    binarize_transformer(model, attention=network != "beit")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
+    assert type(model.classifier) is nn.Linear
+    with torch.no_grad():
+        assert not torch.allclose(model(pixels).logits, real)
+    model.train()(pixels, labels=torch.tensor([0, 2])).loss.backward()
+    layers = [m for m in model.modules() if isinstance(m, BiVitLinear)]
+    assert len(layers) >= 8
+    for layer in layers:
+        assert torch.isfinite(layer.weight.grad).all() and torch.isfinite(layer.scaling_factor.grad).all()
+        torch.testing.assert_close(layer.scaling_factor[:, 0], layer.weight.abs().mean(1))
+
+
+def test_attention_of_the_interface_is_the_softmax_aware_one():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    bias = torch.randn(1, 3, 5, 5, dtype=torch.float64)
+    output, mask = softmax_aware_attention(nn.Identity(), query, key, value, bias, 0.3, threshold=0.4)
+    logits = query.sign() @ key.sign().transpose(-1, -2) * 0.3 + bias
+    expected = (logits >= logits.amax(-1, keepdim=True) + torch.tensor(0.4).double().log()).double()
+    assert torch.equal(mask, expected)
+    torch.testing.assert_close(output, (expected @ value.sign()).transpose(1, 2))
+    upstream = torch.randn_like(output)
+    output.backward(upstream)
+    # The mask's gradient is that of the probabilities, the signs' passes where |x| < 1.
+    q = query.detach().clone().requires_grad_()
+    products = q @ key.detach().sign().transpose(-1, -2) * 0.3
+    soft = (products - products.detach() + logits.detach()).softmax(-1)
+    (soft @ value.detach().sign()).transpose(1, 2).backward(upstream)
+    torch.testing.assert_close(query.grad, q.grad * (query.abs() < 1))
+
+
+def test_the_interface_gets_the_attention_by_its_name():
+    model = binarize_transformer(NETWORKS["vit"](), scale="mean", binary_inputs=True, skip=["layer.0", "layers.0"])
+    assert model.config._attn_implementation == ATTENTION
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, BiVitLinear)}
+    assert layers and all(m.scale == "mean" and m.binary_inputs for m in layers.values())
+    assert not [name for name in layers if "layer.0" in name or "layers.0" in name]
+    with pytest.raises(ValueError, match="no linear layers in blocks"):
+        binarize_transformer(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_scales_are_set_once_and_that_is_saved():
+    layer = BiVitLinear(4, 3).eval()
+    layer(torch.randn(2, 4))
+    layer.scaling_factor.data.zero_()
+    other = BiVitLinear(4, 3)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(torch.randn(2, 4)), other.bias.expand(2, 3)), "a trained zero stays"
+    quantizer = ElasticQuantizer(2, True)
+    quantizer(torch.randn(10))
+    again = ElasticQuantizer(2, True)
+    quantizer.alpha.data.fill_(1.0)
+    again.load_state_dict(quantizer.state_dict())
+    again(5 * torch.randn(10))
+    assert again.alpha.item() == 1.0
+
+
+def test_what_is_asked_for_is_honoured():
+    assert BiVitLinear(4, 3, bias=False).bias is None and BiVitAttention(8, 2, bias=False).qkv.bias is None
+    x = torch.randn(3, 5)
+    assert torch.equal(elastic(x, torch.ones(1), 32, True), x)
+    layer = BiVitLinear(4, 3, scale="mean", binary_inputs=False).double()
+    x = torch.randn(2, 4).double()
+    rows = layer.weight
+    expected = F.linear(x, (rows - rows.mean(1, keepdim=True)).sign() * rows.abs().mean(1, keepdim=True), layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+    for make, message in (
+        (lambda: BiVitLinear(4, 3, scale="row"), "scale: got 'row'"),
+        (lambda: ElasticQuantizer(0, True), "bits: got 0"),
+        (lambda: BiVitAttention(9, 2), "num_heads: got 2, which does not divide the width 9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
