@@ -19,6 +19,8 @@ from .teacher import Teacher, Teachers, make_teacher
 
 #: In a checkpoint: projectors and memories of the losses. The result of a run has none.
 STATE_FILE = "distillation_state.safetensors"
+#: Keys of a batch: the samples' numbers, and a random number of each one's own.
+_NUMBERS = ("index", "sample_seed")
 #: Prefix of the student's names in the model that is trained.
 _STUDENT = "student."
 
@@ -73,6 +75,7 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
         if teachers is None and (needing := [name for name, loss in losses.items() if loss.needs_teacher]):
             raise ValueError(f"teacher: got None, which {', '.join(needing)} cannot do without.")
         dataset = kwargs.get("train_dataset")
+        _check_columns(losses, dataset)
         taps = _build(losses, model, teachers, dataset, sample_labels, student_taps, teacher_taps, args)
         super().__init__(model=DistillationModel(model, losses, taps), args=args, **kwargs)
         self.label_names = ["labels"]
@@ -97,12 +100,14 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training and self.is_in_train:
             inputs = self._with_teacher(inputs)
+        else:  # what is there for the losses is none of the student's business
+            inputs = {key: value for key, value in inputs.items() if key not in (*_NUMBERS, *self._columns)}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _with_teacher(self, inputs: Mapping) -> dict:
         """The batch, with what the losses are computed from."""
         inputs = dict(inputs)
-        index, seeds = inputs.pop("index", None), inputs.pop("sample_seed", None)
+        index, seeds = (inputs.pop(key, None) for key in _NUMBERS)
         if index is not None and seeds is None:
             seeds = index + 1_000_003 * self.state.global_step
         teacher = {}
@@ -113,7 +118,7 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
             "teacher": teacher,
             "labels": inputs.get("labels"),
             "epoch": self.state.epoch or 0.0,
-            "epochs": float(self.args.num_train_epochs),
+            "epochs": float(self.state.num_train_epochs if self.args.max_steps > 0 else self.args.num_train_epochs),
             "index": index,
             "seeds": seeds,
             "extra": {column: inputs.pop(column) for column in self._columns},
@@ -232,6 +237,20 @@ def _build(
                 raise ValueError(f"--losses: {name}: {error}") from None
             loss.to(parameter.device, parameter.dtype)
     return ours
+
+
+def _check_columns(losses: Mapping[str, DistillationLoss], dataset) -> None:
+    """ValueError where the samples lack what a loss reads from them; a stream is not looked into."""
+    try:
+        keys = dataset[0].keys()
+    except (TypeError, KeyError, IndexError, NotImplementedError, AttributeError):
+        return
+    for name, loss in losses.items():
+        lacking = [column for column in loss.columns if column not in keys]
+        if lacking:
+            raise ValueError(
+                f"losses: {name} reads {', '.join(lacking)} from the samples, which hold {', '.join(keys)}."
+            )
 
 
 def _example(dataset, student: nn.Module) -> torch.Tensor:

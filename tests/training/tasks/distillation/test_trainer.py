@@ -172,8 +172,14 @@ def test_a_loss_of_ones_own_reads_a_column_and_a_module_by_its_path(tmp_path):
             return super().__getitem__(number) | {"target": torch.tensor(0.5)}
 
     torch.manual_seed(0)
-    trainer = trained(tmp_path, vit(), None, [Pull(weight=0.5)], train_dataset=WithTargets())
+    data = {"train_dataset": WithTargets(), "eval_dataset": WithTargets()}
+    trainer = trained(tmp_path, vit(), None, [Pull(weight=0.5)], **data)
     assert "Pull" in trainer.state.log_history[0]
+    assert trainer.evaluate()["eval_loss"] > 0, "the student is not given the column"
+    with pytest.raises(
+        ValueError, match="losses: Pull reads target from the samples, which hold pixel_values, labels"
+    ):
+        trained(tmp_path, vit(), None, [Pull()])
 
 
 def test_several_teachers_are_averaged_in_probabilities():
