@@ -9,28 +9,73 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 
 from . import __version__
+from ._command_line import (
+    TRACEBACK,
+    UNFORESEEN,
+    Parser,
+    in_words_of_the_command,
+    nearest,
+    quiet_when_unread,
+    reads_nobody,
+)
 from .models import create_image_processor, create_model, list_models, model_info
 from .registry import ARCHITECTURES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or 2 after a line on standard error that says what is wrong."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0, 1 where nothing was found, 2 after a line on standard error that says what is wrong.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
+    with quiet_when_unread():
+        try:
+            return _run(argv)
+        except (ValueError, OSError, ImportError) as error:
+            if isinstance(error, BrokenPipeError) and reads_nobody():
+                raise
+            return _refuse(str(error))
+        except Exception as error:
+            # Input that nobody foresaw, found by a library. Runs show where: they may have gone on for days.
+            if argv[:1] and argv[0] in RUNS or os.environ.get(TRACEBACK):
+                raise
+            return _refuse(f"{type(error).__name__}: {error} ({UNFORESEEN})")
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_help())
+        return 0
+    if argv[0] == "--version":
+        sys.stdout.write(f"hf_effmodels {__version__}\n")
+        return 0
+    if argv[0] in PASSED_ON:
+        PASSED_ON[argv[0]](argv[1:])
+        return 0
+    parser, commands = _parser()
+    if argv[0] not in commands:
+        near = nearest(argv[0], [*commands, *PASSED_ON], "; hf-effmodels -h lists them")
+        raise ValueError(f"there is no command {argv[0]!r}{near}.")
+    chosen = commands[argv[0]]
+    arguments, rest = parser.parse_known_args(argv)
+    chosen.check_no_rest(rest)
     try:
-        if argv and argv[0] in PASSED_ON:
-            PASSED_ON[argv[0]](argv[1:])
-            return 0
-        arguments = _parser().parse_args(argv)
         result = arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
-        return _refuse(str(error))
-    except Exception as error:
-        # Input that nobody foresaw, found by a library on its way. Runs show where: they may have gone on for days.
-        if argv[:1] and argv[0] in RUNS or os.environ.get(TRACEBACK):
-            raise
-        return _refuse(f"{type(error).__name__}: {error} (an input was not foreseen; {TRACEBACK}=1 shows where)")
-    print(json.dumps(_plain(result), indent=2) if arguments.json else arguments.show(result))
-    return 0
+        raise type(error)(in_words_of_the_command(str(error), _words(chosen))) from error
+    sys.stdout.write(f"{json.dumps(_plain(result), indent=2) if arguments.json else arguments.show(result)}\n")
+    return 1 if result == [] else 0
+
+
+#: What functions call an argument -> what this command does.
+_RENAMED = {"folder_or_model": "folder", "source": "preset"}
+
+
+def _words(command: Parser) -> dict[str, str]:
+    """What a command calls the arguments of the function that it runs."""
+    named = {a.dest: a.option_strings[-1] if a.option_strings else a.metavar for a in command.declared}
+    return named | {name: named[ours] for name, ours in _RENAMED.items() if ours in named}
 
 
 def _refuse(reason: str) -> int:
@@ -39,13 +84,61 @@ def _refuse(reason: str) -> int:
     return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hf-effmodels",
-        description="Efficient-AI research as native Hugging Face models.",
-        epilog="Also: train, evaluate, prepare, benchmark, tiny-lm, quantize; each has its own --help.",
-    )
-    parser.add_argument("--version", action="version", version=f"hf_effmodels {__version__}")
+#: What one may want -> commands, what each does, an example.
+_JOBS = {
+    "look around": {
+        "list": ("the presets", 'hf-effmodels list "ghostnet*"'),
+        "info": ("what is known about one", "hf-effmodels info ghostnetv3-1.0x"),
+    },
+    "train": {
+        "train": (
+            "a recipe, of any task",
+            "hf-effmodels train --config quickstart/image-classification --output_dir out",
+        ),
+        "evaluate": ("a model on a data set", "hf-effmodels evaluate --model out --dataset digits"),
+        "prepare": (
+            "what is made of a data set once",
+            "hf-effmodels prepare super-resolution-masks --dataset photos --segmenter slic --output masks",
+        ),
+    },
+    "make it small and fast": {
+        "export": ("for the edge", "hf-effmodels export out edge --format onnx"),
+        "tiny-lm": (
+            "small language models out of large ones",
+            "hf-effmodels tiny-lm suggest-config --params 15M --vocab 4096",
+        ),
+        "quantize": (
+            "a language model, to 2 to 8 bits",
+            "hf-effmodels quantize out smaller --bits 4 --dataset pydoc_topics",
+        ),
+        "benchmark": ("presets beside their peers", "hf-effmodels benchmark ghostnetv3-1.0x --batch 1,8"),
+    },
+    "share": {
+        "convert": (
+            "an official checkpoint into a model folder",
+            "hf-effmodels convert ghostnetv3-1.0x official.pth ghostnetv3",
+        ),
+        "publish": ("a model folder on the Hub", "hf-effmodels publish ghostnetv3 my-name/ghostnetv3"),
+    },
+}
+
+
+def _help() -> str:
+    lines = [
+        "usage: hf-effmodels COMMAND ...    (each has its own --help)",
+        "",
+        "Efficient-AI research as native Hugging Face models.",
+    ]
+    for job, commands in _JOBS.items():
+        lines += ["", f"{job}:"]
+        for name, (text, example) in commands.items():
+            lines += [f"  {name:<10}{text}", f"  {'':<10}$ {example}"]
+    return "\n".join([*lines, "", "  --version", ""])
+
+
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and that of each command."""
+    parser = Parser(prog="hf-effmodels", description="Efficient-AI research as native Hugging Face models.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(name: str, run, show, text: str) -> argparse.ArgumentParser:
@@ -55,16 +148,16 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("list", _list, _show_table, "List the presets.")
-    sub.add_argument("pattern", nargs="?", default="*", help='a shell pattern, such as "ghostnet*"')
+    sub.add_argument("pattern", metavar="PATTERN", nargs="?", default="*", help='a shell pattern, such as "ghostnet*"')
     sub.add_argument("--task", help="only presets with a head for this task of transformers' pipelines")
 
     sub = command("info", _info, _show_facts, "What is known about a preset.")
-    sub.add_argument("preset")
+    sub.add_argument("preset", metavar="PRESET")
 
     sub = command("convert", _convert, _show_facts, "Convert an official checkpoint (or timm's) into a model folder.")
-    sub.add_argument("preset")
-    sub.add_argument("checkpoint", help="the official .pth, .pth.tar or .safetensors file")
-    sub.add_argument("folder", help="where to write")
+    sub.add_argument("preset", metavar="PRESET")
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="the official .pth, .pth.tar or .safetensors file")
+    sub.add_argument("folder", metavar="FOLDER", help="where to write")
     sub.add_argument("--entry", help="entry of a training checkpoint to read (default: the averaged weights, if any)")
     sub.add_argument("--num-labels", type=int, help="classes of the checkpoint, where it is not the preset's number")
     sub.add_argument("--labels", help="JSON file with the list of class names")
@@ -74,14 +167,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(f"--{part}-model", help=f"of adapters ({titles}): the {part} model they were trained for")
 
     sub = command("export", _export, _show_facts, "Fold a model and export it for the edge.")
-    sub.add_argument("preset", help="a preset, a folder or an id of the Hub")
-    sub.add_argument("folder", help="where to write")
+    sub.add_argument("preset", metavar="MODEL", help="a preset, a folder or an id of the Hub")
+    sub.add_argument("folder", metavar="FOLDER", help="where to write")
     sub.add_argument("--format", required=True, help="onnx, openvino or executorch")
     sub.add_argument("--checkpoint", help="official checkpoint with the preset's weights (default: random weights)")
     sub.add_argument("--image-size", type=int, help="side of the images in pixels (default: the model's)")
 
     sub = command("publish", _publish, str, "Upload a model folder to the Hub.")
-    sub.add_argument("folder", nargs="?", help="a folder that convert or hf_effmodels.hub.export wrote")
+    sub.add_argument(
+        "folder", metavar="FOLDER", nargs="?", help="a folder that convert or hf_effmodels.hub.export wrote"
+    )
     sub.add_argument("repo_id", metavar="namespace/name")
     sub.add_argument("--license", help="licence of the weights, where the folder's card states none")
     sub.add_argument("--private", action="store_true", help="create the repository as a private one")
@@ -89,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     sub.add_argument("--refresh-code", action="store_true", help="replace only the repository's Python files")
     sub.add_argument("--token", help="a token with the right to write (default: that of `hf auth login`)")
-    return parser
+    return parser, commands.choices
 
 
 def _list(arguments) -> list:
@@ -265,8 +360,6 @@ def _quantize(argv: list[str]) -> None:
     quantize(argv)
 
 
-#: Set to anything, it lets the traceback of an unforeseen error through.
-TRACEBACK = "HF_EFFMODELS_TRACEBACK"
 #: Commands that run for long.
 RUNS = ("train", "evaluate", "benchmark", "quantize")
 #: Commands with argument parsers of their own.

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from ._files import check_folder, whole_folder
+from .hub.ids import reading
 from .hub.wrappers import unwrap, unwrap_parts
 from .models import create_image_processor, create_model, list_models, model_info
 
@@ -169,13 +170,9 @@ def _source(source, processor):
     if str(source) in list_models():
         check_preset(str(source))
         return create_model(str(source)), processor or create_image_processor(str(source))
-    try:
+    with reading("source", str(source)):
         model = AutoModelForImageClassification.from_pretrained(source)
         return model, processor or AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError):
-        raise
-    except Exception as error:  # what a wrong configuration or wrong weights make the libraries stumble over
-        raise ValueError(f"source: {source} cannot be loaded ({type(error).__name__}: {error})") from error
 
 
 def _image_size(model, processor, image_size) -> tuple[int, int]:

@@ -119,7 +119,7 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
     assert "has no classifier of images" in refused("export", "sam-diffsr-x4", "out", "--format", "onnx")
     Path("wrong").mkdir()
     Path("wrong", "config.json").write_text("null")
-    assert "source: wrong cannot be loaded" in refused("export", "wrong", "out", "--format", "onnx")
+    assert "MODEL: 'wrong' cannot be" in refused("export", "wrong", "out", "--format", "onnx")
     assert "format: got 'x'" in refused("export", good, "out", "--format", "x")
     assert "task: got 'x'" in refused("list", "--task", "x")
     assert not Path("out").exists()

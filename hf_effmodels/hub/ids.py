@@ -1,7 +1,16 @@
 """What is an id on the Hub, and what a place on this machine."""
 
+import difflib
 import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -16,8 +25,100 @@ def hub_id(name: str | os.PathLike | None) -> str | None:
     text = "" if name is None else os.fspath(name)
     if text.count("/") != 1 or os.path.exists(text):
         return None
+    return text if _could_be_id(text) else None
+
+
+def _could_be_id(text: str) -> bool:
     try:
         validate_repo_id(text)
     except HFValidationError:
-        return None
-    return text
+        return False
+    return True
+
+
+def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | None = None, hint: str = "") -> None:
+    """Refuse what can be neither on this machine nor on the Hub, before anything asks the Hub, which takes a minute
+    where there is no network.
+
+    Args:
+        argument: as the user knows it, such as `"--model"`.
+        name: a file or a folder of this machine, or an id on the Hub. Old ones have one part (`gpt2`).
+        revision: the argument that names a branch, tag or commit on the Hub, and its value.
+        hint: another sentence for the message.
+
+    Raises:
+        OSError: there is nothing of that name here, and it can be no id: it has other characters, or more than two
+            parts, or its first part is a folder here.
+        ValueError: a revision of what lies on this machine, which has none.
+    """
+    path = Path(name)
+    if path.exists():
+        if revision is not None and revision[1] is not None:
+            raise ValueError(
+                f"{revision[0]}: got {revision[1]!r}, but {argument} {name} lies here: it has no revisions."
+            )
+        return
+    if _could_be_id(name) and not (path.parent.name and path.parent.is_dir()):
+        if name.count("/") == 1 and not _is_cached(name) and not _is_hub_known():
+            raise OSError(
+                f"{argument}: {name!r} cannot be found or reached: there is no such folder or file, nothing of it is "
+                f"in the cache, and there is no way to {constants.ENDPOINT}.{hint and ' '}{hint}"
+            )
+        return
+    raise OSError(f"{argument}: there is no folder or file {name!r}{_nearest(path)}.{hint and ' '}{hint}")
+
+
+def _is_cached(repo_id: str) -> bool:
+    """Whether something of a repository, of models or of data, has been downloaded before."""
+    flat = repo_id.replace("/", "--")
+    folders = [Path(constants.HF_HUB_CACHE, f"{kind}--{flat}") for kind in ("models", "datasets")]
+    if "datasets" in sys.modules:
+        folders.append(Path(sys.modules["datasets"].config.HF_DATASETS_CACHE, repo_id.replace("/", "___")))
+    return any(folder.exists() for folder in folders)
+
+
+def _is_hub_known() -> bool:
+    """Whether the Hub's name is known here, which it is not without network; its client would try for a minute."""
+    if constants.HF_HUB_OFFLINE or getproxies():  # the client says so at once; a proxy knows the name
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        socket.getaddrinfo(address.hostname, address.port or 443)
+    except OSError:
+        return False
+    return True
+
+
+def _nearest(path: Path) -> str:
+    try:
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3)
+    except OSError:
+        return ""
+    return f"; nearest: {', '.join(str(path.with_name(name)) for name in near)}" if near else ""
+
+
+@contextmanager
+def reading(
+    argument: str, name: str, *, revision: tuple[str, str | None] | None = None, hint: str = ""
+) -> Iterator[None]:
+    """Within it a library reads `name`; whatever it makes of one that is missing, damaged or something else ends in
+    an OSError of one line that names the argument. See `check_place`, which is asked first.
+
+    Raises:
+        OSError, ValueError: see above. ImportError: a library is missing.
+    """
+    check_place(argument, name, revision=revision, hint=hint)
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:  # ours to name: libraries below raise all kinds
+        found = "cannot be found or reached" if isinstance(error, OSError) else "cannot be read"
+        raise OSError(f"{argument}: {name!r} {found} ({first_line(error)}).") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, with what follows its colon: transformers' messages go on for a page."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1]).rstrip(".")
+    return said if isinstance(error, OSError | ValueError) and said else f"{type(error).__name__}: {said}"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
+from .._command_line import TRACEBACK, UNFORESEEN
 from .run.arguments import ArgumentReader
 from .run.early import check_early
 from .run.launch import start_missing_processes
@@ -41,7 +42,7 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, float]:
 def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
     if argv is not None:
         return prepare(stage, list(argv))()
-    with _one_line_errors(ValueError, OSError, ImportError):
+    with _one_line_errors(ValueError, OSError, ImportError), _one_line_surprises():
         reader = _read_early(stage, sys.argv[1:])
         start_missing_processes()
         set_up_logging()
@@ -101,5 +102,19 @@ def _one_line_errors(*kinds: type[Exception]):
         message = str(error)
         if message.startswith("Caught "):  # in a data loader's worker, with the worker's traceback
             message = message.strip().splitlines()[-1].partition(": ")[2]
-        sys.stderr.write(f"{sys.argv[0]}: error: {message}\n")
+        sys.stderr.write(f"{sys.argv[0]}: error: {' '.join(message.split())}\n")
         raise SystemExit(2) from None
+
+
+@contextmanager
+def _one_line_surprises():
+    """Before the work starts any error is about what was asked for, found by a library on its way; whoever looks for a
+    mistake in the code asks for the traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        raise ValueError(f"{type(error).__name__}: {error} ({UNFORESEEN})") from error

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ..._command_line import Parser, nearest
 from ...training import set_up_logging
 from . import inheritance, learning_rate, rounds, shapes, tokenizers
 from .words import in_words_of_the_command
@@ -22,10 +23,13 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         ValueError, OSError: for wrong input, before any long work; nothing has been written then.
     """
-    parser = _parser()
+    parser, steps = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in steps:
+        near = nearest(argv[0], steps, f"; the steps are {', '.join(steps)}")
+        raise ValueError(f"there is no step {argv[0]!r}{near}.")
     arguments, rest = parser.parse_known_args(list(argv))
-    if rest and not arguments.takes_recipe:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if not arguments.takes_recipe:
+        steps[argv[0]].check_no_rest(rest)
     set_up_logging()
     try:
         result = arguments.run(arguments, rest) if arguments.takes_recipe else arguments.run(arguments)
@@ -36,15 +40,8 @@ def main(argv: Sequence[str]) -> None:
         sys.stdout.write(text + "\n")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong arguments are a ValueError as all other wrong input, not a page of usage and the end of the program."""
-
-    def error(self, message: str):
-        raise ValueError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    parser = Parser(
         prog="hf-effmodels tiny-lm",
         description="Small language models out of large ones (https://arxiv.org/abs/2402.02791).",
     )
@@ -58,4 +55,4 @@ def _parser() -> argparse.ArgumentParser:
 
     for step in STEPS:
         step.add(command)
-    return parser
+    return parser, commands.choices

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .corpus import add_corpus, find_texts
-from .models import load_config, load_model, reading
+from .models import load_config, load_model
 from .output import add_output, free_output, writing
-from .words import as_table, count, from_zero
+from .words import OPTIONS, as_table, count, from_zero
 
 
 def add(command) -> None:
@@ -47,7 +49,8 @@ def _inherit(arguments) -> dict:
                 "tokenizer and embeddings first."
             )
     layers = _layer_numbers(arguments.select_layers)
-    check_inheritance(config, layers=layers, method=arguments.method, **sizes)
+    with _blaming(arguments):
+        check_inheritance(config, layers=layers, method=arguments.method, **sizes)
     needs_text = arguments.method in WITH_TEXT or arguments.select_layers in WITH_TEXT or arguments.rescale_norms
     tokenizer = _tokenizer_of(arguments.model, config, needs_text)
     batches = _calibration(arguments, tokenizer) if needs_text else None
@@ -77,6 +80,19 @@ def _inherit(arguments) -> dict:
     }
 
 
+@contextmanager
+def _blaming(arguments) -> Iterator[None]:
+    """Within it a size that does not go is said to be --like's where it has come from there."""
+    try:
+        yield
+    except ValueError as error:
+        named = str(error).partition(":")[0].split(", ")
+        options = [OPTIONS.get(name, name) for name in named]
+        if arguments.like is not None and all(getattr(arguments, name, 0) is None for name in options):
+            raise ValueError(f"--like: {error}") from error
+        raise
+
+
 def _layer_numbers(text: str) -> str | list[int]:
     if text in ("ends", "importance", "influence"):
         return text
@@ -92,6 +108,7 @@ def _tokenizer_of(model: str, config, is_needed: bool):
     """The tokenizer beside a model; None where there is none and nothing needs it. A damaged one is an error."""
     from transformers import AutoTokenizer
 
+    from ...hub.ids import reading
     from ..tokenizers.embedding_compression import check_vocabulary_size
     from ..tokenizers.tokenizer_compression import Vocabulary
 

@@ -1,23 +1,11 @@
 """The model that a step reads."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from .words import first_line
-
-
-@contextmanager
-def reading(argument: str, name: str) -> Iterator[None]:
-    """Whatever transformers makes of a folder that is missing, damaged or something else ends in one line."""
-    try:
-        yield
-    except Exception as error:  # ours to name: libraries below raise all kinds
-        raise OSError(f"{argument}: {name!r} cannot be found or read. {first_line(error)}") from error
-
 
 def load_config(name: str, argument: str = "--model"):
     """A model's configuration."""
     from transformers import AutoConfig
+
+    from ...hub.ids import reading
 
     with reading(argument, name):
         return AutoConfig.from_pretrained(name)
@@ -26,6 +14,8 @@ def load_config(name: str, argument: str = "--model"):
 def load_model(name: str):
     """A causal language model with all of its weights, in the precision it was saved in."""
     from transformers import AutoModelForCausalLM
+
+    from ...hub.ids import reading
 
     with reading("--model", name):
         model, info = AutoModelForCausalLM.from_pretrained(name, dtype="auto", output_loading_info=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..tokenizers.pieces import STRATEGIES
 from .corpus import add_corpus, find_texts
-from .models import load_config, load_model, reading
+from .models import load_config, load_model
 from .output import add_output, free_output, writing
 from .words import as_table, count, finite
 
@@ -79,6 +79,7 @@ def _load_tokenizer(name: str):
     """(SentencePiece model or None, fast tokenizer)"""
     from transformers import AutoTokenizer
 
+    from ...hub.ids import reading
     from ..tokenizers.sentencepiece_bpe import SentencePieceBPE
 
     if name.endswith(".model") and Path(name).is_file():

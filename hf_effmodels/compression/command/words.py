@@ -3,6 +3,8 @@
 import argparse
 import math
 
+from ... import _command_line
+
 
 def number(text: str) -> int:
     """A whole number such as 48000, 48k, 15M or 1.5B."""
@@ -60,14 +62,8 @@ def as_yaml(result: dict) -> str:
     )
 
 
-def first_line(error: Exception) -> str:
-    """What an error says first, with what follows its colon: transformers' messages go on for a page."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
-
-
 #: What functions call an argument -> what this command calls it.
-_OPTIONS = {
+OPTIONS = {
     "num_hidden_layers": "layers",
     "num_attention_heads": "heads",
     "num_key_value_heads": "key_value_heads",
@@ -79,11 +75,6 @@ _OPTIONS = {
 
 def in_words_of_the_command(message: str, options: dict) -> str:
     """An error of the functions behind a step with its option: `vocab_size: ...` -> `--vocab-size: ...`."""
-
-    def option(name: str) -> str | None:
-        name = next((each for each in (name, _OPTIONS.get(name)) if each in options), None)
-        return name and "--" + name.replace("_", "-")
-
-    names, colon, rest = message.partition(":")
-    found = [option(name.removeprefix("--")) for name in names.split(", ")]
-    return f"{', '.join(found)}:{rest}" if colon and all(found) else message
+    own = {name: "--" + name.replace("_", "-") for name in options}
+    renamed = {name: own[ours] for name, ours in OPTIONS.items() if ours in own and name not in own}
+    return _command_line.in_words_of_the_command(message, own | renamed)

@@ -139,7 +139,8 @@ def _run(arguments) -> dict:
 def _load(arguments):
     from transformers import AutoTokenizer
 
-    from ...compression.command.models import load_config, load_model, reading
+    from ...compression.command.models import load_config, load_model
+    from ...hub.ids import reading
 
     config = load_config(arguments.model, "model")
     if getattr(config, "quantization_config", None) is not None:

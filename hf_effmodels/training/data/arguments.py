@@ -41,4 +41,6 @@ class SplitArguments(SourceArguments):
     def of_eval_dataset(self) -> "SplitArguments":
         """The arguments with `eval_dataset` as the data set; files, configuration and revision are of the other."""
         own = {"data_files": None, "data_dir": None, "dataset_config": None, "dataset_revision": None}
-        return replace(self, dataset=self.eval_dataset, eval_dataset=None, **own)
+        other = replace(self, dataset=self.eval_dataset, eval_dataset=None, **own)
+        other.argument = "--eval_dataset"
+        return other

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from .splits import load_splits, stratified_sample
+from .splits import check_built_in, load_splits, stratified_sample
 
 #: Their name as a `--dataset`.
 DIGITS = "digits"
@@ -11,7 +11,10 @@ DIGITS = "digits"
 
 def load_image_splits(args, token: str | None) -> dict:
     """As `load_splits`, and `--dataset digits`: lists of `{"image": PIL image, "label": name}`."""
-    return read_digits() if args.dataset == DIGITS else load_splits(args, token)
+    if args.dataset != DIGITS:
+        return load_splits(args, token)
+    check_built_in(args)
+    return read_digits()
 
 
 def read_digits() -> dict[str, list[dict]]:

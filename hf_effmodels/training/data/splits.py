@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...hub.ids import check_place, first_line
+
 logger = logging.getLogger(__name__)
 
 #: Splits to evaluate on where none is named, the first there is.
@@ -21,11 +23,17 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
         options: further arguments of `datasets.load_dataset`, such as `streaming=True`.
 
     Raises:
-        OSError: it cannot be found, reached or read. ValueError: there is no such configuration, or nothing in it.
+        OSError: it cannot be found, reached or read. ValueError: there is no such configuration, or nothing in it; a
+            revision of what lies on this machine.
     """
+    check_place(args.argument, args.dataset, revision=("--dataset_revision", args.dataset_revision))
     import datasets
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
+    files = {option: getattr(args, option) for option in ("data_files", "data_dir")}
+    given = [f"--{option} {value}" for option, value in files.items() if value]
+    what = f"{args.argument}: {args.dataset!r}"
+    how = f", with {', '.join(given)}" if given else ""
     try:
         loaded = datasets.load_dataset(
             name or args.dataset,
@@ -39,14 +47,27 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
         )
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise OSError(
-            f"--dataset: {args.dataset!r} cannot be found or reached ({error}). Without network only local files and "
-            "data sets that are in the cache can be read."
+            f"{what} cannot be found or reached{how} ({error}). Without network only local files and data sets that "
+            "are in the cache can be read."
         ) from error
     except ValueError as error:  # no such configuration, nothing in a split
-        raise ValueError(f"--dataset: {args.dataset!r}: {error}") from error
+        raise ValueError(f"{what}{how}: {error}") from error
     except DatasetGenerationError as error:
-        raise OSError(f"--dataset: {args.dataset!r} cannot be read ({error.__cause__ or error}).") from error
+        raise OSError(f"{what} cannot be read{how} ({error.__cause__ or error}).") from error
+    except ImportError:
+        raise
+    except Exception as error:  # of a folder or files that are something else
+        raise OSError(f"{what} cannot be read{how} ({first_line(error)}).") from error
     return dict(loaded)
+
+
+def check_built_in(args) -> None:
+    """ValueError where arguments say more about a data set that comes with a library than its name."""
+    for name in ("dataset_config", "dataset_revision", "data_files", "data_dir"):
+        if getattr(args, name):
+            raise ValueError(
+                f"--{name}: goes with what the library datasets reads; {args.argument} {args.dataset} is all there is."
+            )
 
 
 def pick_split(splits: dict, argument: str, name: str):

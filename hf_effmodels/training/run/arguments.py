@@ -13,7 +13,16 @@ from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
 from .recipes import find_recipe, read_recipe, read_yaml
-from .values import OWN_METADATA, check_field, check_fields, check_value, is_secret, read_secret
+from .values import (
+    OWN_METADATA,
+    check_field,
+    check_fields,
+    check_goes_with,
+    check_value,
+    governing,
+    is_secret,
+    read_secret,
+)
 
 
 @dataclass
@@ -67,6 +76,9 @@ class ModelArguments:
 class SourceArguments:
     """Where a data set is, see `tables.load_splits`. Each task says what its `dataset` may be."""
 
+    #: How the user has named the data set.
+    argument = "--dataset"
+
     dataset: str | None = None
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Revision of the data set on the Hub."})
@@ -80,6 +92,16 @@ class SourceArguments:
         check_fields(self)
         if isinstance(self.data_files, str) and self.data_files.lstrip().startswith("{"):
             self.data_files = read_mapping("data_files", self.data_files)
+        if isinstance(self.data_files, dict):
+            _check_files(read_mapping("data_files", self.data_files))
+
+
+def _check_files(files: Mapping) -> None:
+    if not files:
+        raise ValueError("--data_files: got no files, accepted are a path or a mapping of splits to paths.")
+    for split, paths in files.items():
+        if not paths or not all(isinstance(path, str) for path in (paths if isinstance(paths, list) else [paths])):
+            raise ValueError(f"--data_files: got {paths!r} for {split}, accepted are a path or a list of paths.")
 
 
 def read_mapping(name: str, value: dict | str | None, keys: type | tuple[type, ...] = str) -> dict:
@@ -100,20 +122,31 @@ def read_mapping(name: str, value: dict | str | None, keys: type | tuple[type, .
 
 
 @contextmanager
-def blaming_model_config(given: Mapping) -> Iterator[None]:
-    """Within it, building and trying out a model, any error is the ValueError that `--model_config` does not work.
+def blaming_model_config(model_config: Mapping, model: str | None = None, **others) -> Iterator[None]:
+    """Within it, building and trying out a model, any error is the ValueError that what was said of the model does not
+    work: a configuration cannot know all values that its network has no use for.
 
-    Only where one was given: a configuration cannot know all values that its network has no use for.
+    Args:
+        model_config: value of `--model_config`.
+        model: what is loaded; it is to blame where nothing was said of it.
+        others: values of other arguments that change the configuration, by name; None stands for none.
     """
+    given = {"model_config": model_config or None, **others}
+    given = {name: value for name, value in given.items() if value is not None} or {"model": model}
     try:
         yield
-    except (ValueError, OSError, ImportError):
+    except (ValueError, OSError, ImportError, MemoryError):
         raise
     except Exception as error:
-        if not given:
-            raise
         said = " ".join(str(error).split())[:300]
-        raise ValueError(f"--model_config: no model works with {given} ({type(error).__name__}: {said}).") from error
+        if given == {"model": None} or "allocat" in said:  # a mistake in the code; not enough memory
+            raise
+        if "ignore_mismatched_sizes" in said:
+            said = "its weights have other shapes; --ignore_mismatched_sizes true starts those afresh"
+        else:
+            said = f"{type(error).__name__}: {said}"
+        names, values = ", ".join(f"--{name}" for name in given), ", ".join(map(str, given.values()))
+        raise ValueError(f"{names}: no model works with {values} ({said}).") from error
 
 
 class ArgumentReader:
@@ -135,6 +168,7 @@ class ArgumentReader:
         self.config_file = None if chosen.config is None else find_recipe(chosen.config)
         self._recipe = {} if self.config_file is None else read_recipe(self.config_file)
         named = self._recipe.pop("task", None)
+        self._recipe.pop("contents", None)  # of the record of a run, which is a recipe
         self.task = chosen.task or named or "image-classification"
         if not isinstance(self.task, str):
             raise ValueError(f"{self.config_file}: task: got {self.task!r}, accepted is the name of a task.")
@@ -176,9 +210,18 @@ class ArgumentReader:
             if is_secret(f):
                 setattr(values, name, read_secret(name, getattr(values, name)))
             check_field(f, hints[name], getattr(values, name))
+        self._check_nothing_is_ignored(known, vars(values))
         return tuple(
             data(**{f.name: getattr(values, f.name) for f in fields(data) if f.init}) for data in dataclass_types
         )
+
+    def _check_nothing_is_ignored(self, known: Mapping[str, Field], values: Mapping) -> None:
+        """A recipe's value may be put out of use by the command line, not the other way round."""
+        words = (word for word in self._argv if word.startswith("--"))
+        given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+        for name, f in known.items():
+            if name in given or (name in self._recipe and not governing(f) & given):
+                check_goes_with(f, values)
 
 
 class FilledReader:
@@ -222,7 +265,10 @@ def _parser_class() -> type:
         error = _Parser.error
 
         def add_argument(self, *names, **kwargs):
-            return super().add_argument(*names, **{key: kwargs[key] for key in kwargs if key not in OWN_METADATA})
+            kwargs = {key: kwargs[key] for key in kwargs if key not in OWN_METADATA}
+            if dict in (kwargs.get("type"), get_origin(kwargs.get("type"))):  # of a text it would make nothing
+                kwargs["type"] = str
+            return super().add_argument(*names, **kwargs)
 
     return RecipeParser
 

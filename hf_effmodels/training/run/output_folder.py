@@ -5,7 +5,8 @@ import logging
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -32,7 +33,7 @@ _RESULTS = (
 )
 # Keys that may change when a run goes on: they say where and how it is watched, not what is computed.
 _FREE_KEYS = frozenset(
-    "cache_dir check_images dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory "
+    "cache_dir check_images contents dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory "
     "dataloader_prefetch_factor "
     "disable_tqdm enable_jit_checkpoint hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy "
     "license log_level log_level_replica log_on_each_node logging_dir logging_first_step logging_nan_inf_filter "
@@ -210,7 +211,7 @@ def _own_checkpoint(folder: Path, config: dict, resume: str, overwrite: bool, de
             "Name the checkpoint's folder if this is where to go on."
         )
     checkpoint = newest_checkpoint(folder)
-    if held and (changed := changes(_read_run(folder), config, defaults)):
+    if held and (changed := changes(read_run(folder), config, defaults)):
         raise ValueError(
             f"--resume_from_checkpoint: {folder} holds a run with other arguments: {'; '.join(changed)}. Give it the "
             f"same (--config {folder / RUN_FILE}), or start a run of its own in another folder; that one may begin "
@@ -234,7 +235,7 @@ def _checkpoint_at(checkpoint: Path, folder: Path, config: dict, defaults: Mappi
     if not (checkpoint.parent / RUN_FILE).is_file():
         logger.warning("%s has no %s beside it: whether it is of a run like this is not known.", checkpoint, RUN_FILE)
         return checkpoint
-    changed = changes(_read_run(checkpoint.parent), config, defaults)
+    changed = changes(read_run(checkpoint.parent), config, defaults)
     if changed and checkpoint.resolve().parent == folder.resolve():
         raise ValueError(
             f"--resume_from_checkpoint: {folder} holds a run with other arguments: {'; '.join(changed)}. Choose "
@@ -262,6 +263,19 @@ def changes(before: Mapping, now: Mapping, defaults: Mapping | None = None) -> l
     return [f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new]
 
 
+@contextmanager
+def making_no_folder(folder: Path) -> Iterator[None]:
+    """After it `folder`, and those above it, are there only if they were before, or if something is in them: the
+    Trainer makes its folder at once, and a run that is refused after that has written nothing."""
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it has something in it, or another process has removed it
+            for path in made:
+                path.rmdir()
+
+
 def clear_output_folder(folder: Path) -> None:
     """Delete what a run writes that would be mistaken for this one's: its checkpoints and its model."""
     for checkpoint in folder.glob("checkpoint-*"):
@@ -282,12 +296,13 @@ def write_run(folder: Path, config: dict) -> None:
 def _has_average(folder: Path) -> bool:
     """Whether the run that was recorded in the folder, if there is one, kept an average of its weights."""
     try:
-        return (folder / RUN_FILE).is_file() and _read_run(folder).get("ema_decay") is not None
+        return (folder / RUN_FILE).is_file() and read_run(folder).get("ema_decay") is not None
     except ValueError:
         return False  # what is wrong with the record is told where runs are compared
 
 
-def _read_run(folder: Path) -> dict:
+def read_run(folder: Path) -> dict:
+    """The recorded arguments of the run in a folder; a ValueError where they cannot be read."""
     file = folder / RUN_FILE
     try:
         run = read_yaml(file.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from transformers.utils import ExplicitEnum
 from ..optim.optimizers import OPTIMIZERS
 from ..optim.settings import check_optimizer_settings, check_schedule_settings
 from .arguments import read_mapping
+from .stock_arguments import in_words_of_the_command, read_stock_arguments
 from .values import check_fields, is_secret
 
 
@@ -90,8 +91,7 @@ class RecipeArguments(TrainingArguments):
 
     def __post_init__(self):
         check_fields(self)
-        if self.hub_strategy != "end":
-            raise ValueError(f"--hub_strategy: got {self.hub_strategy!r}, accepted is end: the finished model only.")
+        read_stock_arguments(self)
         if self.push_to_hub and self.license is None:
             raise ValueError("--push_to_hub: --license is missing; name the licence of the trained weights.")
         self.resume_from_checkpoint = _read_resume(self.resume_from_checkpoint)
@@ -115,7 +115,8 @@ class RecipeArguments(TrainingArguments):
         if self.gradient_checkpointing and hasattr(self, "activation_checkpointing"):
             self.activation_checkpointing = True
         own_names = _take_own_names(self)
-        super().__post_init__()
+        with in_words_of_the_command():
+            super().__post_init__()
         for name, value in own_names.items():
             setattr(self, name, value)
         check_optimizer_settings(self)

@@ -25,10 +25,12 @@ from ..optim.weight_decay import decaying_parameters
 from .added_losses import AddedLoss, AddedLosses, samples_of
 from .averaging import ExponentialMovingAverage, copy_state, temporarily, unique_state
 from .finite import check_finite
-from .output_folder import WEIGHTS_WITHOUT_EMA, what_is_missing
+from .output_folder import WEIGHTS_WITHOUT_EMA, making_no_folder, what_is_missing
+from .preflight import check_trainable
 from .publishing import find_repository, is_own, publish_run
 from .recipe_arguments import RecipeArguments
 from .sampling import EpochSampler, SharedBatches
+from .stock_arguments import check_trackers, in_words_of_the_command
 from .weights import WeightsError, is_peft_model, load_state, load_weights
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,9 @@ class RecipeTrainer(Trainer):
     def __init__(self, *, args: RecipeArguments, **kwargs):
         # Kept here and not among the arguments, which transformers writes into files.
         self._hub_token, args.hub_token = (args.hub_token or "").strip() or None, None
-        super().__init__(args=args, optimizer_cls_and_kwargs=optimizer_class_and_settings(args), **kwargs)
+        check_trackers(args)
+        with making_no_folder(Path(args.output_dir)), in_words_of_the_command(ValueError):
+            super().__init__(args=args, optimizer_cls_and_kwargs=optimizer_class_and_settings(args), **kwargs)
         if args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("--ema_decay needs whole weights in each process: it does not go with FSDP or DeepSpeed.")
         self.ema: ExponentialMovingAverage | None = None
@@ -57,6 +61,12 @@ class RecipeTrainer(Trainer):
         for callback in training_callbacks(self.model):
             self.add_callback(callback)
         self.add_callback(_Hooks(self))
+        if self.train_dataset is not None:
+            check_trainable(self)
+
+    def metric_names(self) -> tuple[str, ...] | None:
+        """What an evaluation measures, by which a best model can be chosen; None where it is not known beforehand."""
+        return None
 
     @property
     def network(self) -> nn.Module:

@@ -3,16 +3,28 @@
 accepts: "[0, 1)"        an interval, as in mathematics: `[` and `]` belong to it, `(` and `)` do not
 missing: "name a ..."    it has to be given; what to do about it
 secret: True             it is not written down with the other arguments of a run
+goes_with: {"mixup": SET}
+                         without one of these other arguments at such a value nothing would come of it: a tuple of
+                         values, `SET` for any but 0, false and nothing, `Except("sgd")` for any but these. A tuple of
+                         mappings: each of them holds.
 """
 
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
 from typing import get_args, get_type_hints
 
 #: The keys of a field's metadata that are ours; the others are argparse's.
-OWN_METADATA = ("accepts", "missing", "secret")
+OWN_METADATA = ("accepts", "missing", "secret", "goes_with")
+
+#: See `goes_with` above.
+SET = "any but 0, false and nothing"
+
+
+class Except(tuple):
+    """All values but these, for `goes_with`."""
+
 
 #: Of transformers' own `TrainingArguments`, which checks few of its values before it uses them.
 TRANSFORMERS_ACCEPTS = {
@@ -43,6 +55,35 @@ TRANSFORMERS_ACCEPTS = {
     "dataloader_prefetch_factor": "[1, 1024]",
     "ddp_bucket_cap_mb": "[1, inf)",
     "ddp_timeout": "[1, 100000000]",
+}
+_WORKERS = {"dataloader_num_workers": SET}
+_CHECKPOINTING = {"gradient_checkpointing": SET, "activation_checkpointing": SET}
+#: Of the same, those that would be ignored without another one.
+TRANSFORMERS_GOES_WITH = {
+    "eval_steps": {"eval_strategy": ("steps", "no")},
+    "eval_delay": {"eval_strategy": ("steps", "epoch")},
+    "save_steps": {"save_strategy": ("steps", "no")},
+    "logging_steps": {"logging_strategy": ("steps", "no"), "eval_strategy": ("steps",)},
+    "greater_is_better": {"metric_for_best_model": SET, "load_best_model_at_end": SET},
+    "warmup_steps": {"lr_scheduler_type": Except(("constant", "step", "reduce_lr_on_plateau", "greedy"))},
+    "optim_target_modules": {
+        "optim": (
+            *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise"),
+            *("galore_adamw_8bit_layerwise", "galore_adafactor_layerwise", "apollo_adamw", "apollo_adamw_layerwise"),
+        )
+    },
+    "gradient_checkpointing_kwargs": _CHECKPOINTING,
+    "activation_checkpointing_kwargs": _CHECKPOINTING,
+    "liger_kernel_config": {"use_liger_kernel": SET},
+    "dataloader_persistent_workers": _WORKERS,
+    "dataloader_prefetch_factor": _WORKERS,
+    "dataloader_multiprocessing_context": _WORKERS,
+    "hub_model_id": {"push_to_hub": SET},
+    "hub_private_repo": {"push_to_hub": SET},
+    "hub_revision": {"push_to_hub": SET},
+    "trackio_space_id": {"report_to": ("trackio", "all")},
+    "trackio_bucket_id": {"report_to": ("trackio", "all")},
+    "trackio_static_space_id": {"report_to": ("trackio", "all")},
 }
 # Beyond it, whole numbers do not pass through floating point, and nothing here counts so far.
 _LARGEST = 2**53
@@ -103,6 +144,59 @@ def check_value(name: str, value, accepts: str | None, whole: bool) -> None:
             continue
         where = "" if isinstance(value, (int, float)) else f" in {value}"
         raise ValueError(f"--{name}: got {number}{where}, accepted are {kind}{_in_words(accepts)}.")
+
+
+def check_goes_with(f: Field, values: Mapping) -> None:
+    """ValueError if an argument would be ignored beside the others.
+
+    Args:
+        f: its field.
+        values: all arguments.
+    """
+    if _is_neutral(f, values[f.name]):
+        return
+    for condition in _conditions(f):
+        known = {name: accepted for name, accepted in condition.items() if name in values}
+        if known and not any(_holds(values[name], accepted) for name, accepted in known.items()):
+            alternatives = " or ".join(_condition_in_words(name, accepted) for name, accepted in known.items())
+            given = ", ".join(f"--{name} {shown(values[name])}" for name in known)
+            raise ValueError(f"--{f.name}: got {shown(values[f.name])}, which goes with {alternatives}, not {given}.")
+
+
+def governing(f: Field) -> set[str]:
+    """Names of the arguments without which this one would be ignored."""
+    return {name for condition in _conditions(f) for name in condition}
+
+
+def _conditions(f: Field) -> tuple[Mapping, ...]:
+    conditions = f.metadata.get("goes_with") or TRANSFORMERS_GOES_WITH.get(f.name) or ()
+    return conditions if isinstance(conditions, tuple) else (conditions,)
+
+
+def _is_neutral(f: Field, value) -> bool:
+    default = f.default_factory() if f.default_factory is not MISSING else f.default
+    return value == default or value in (None, "", [], {})
+
+
+def _holds(value, accepted) -> bool:
+    if isinstance(value, list):
+        return any(_holds(item, accepted) for item in value)
+    if accepted is SET:
+        return bool(value)
+    value = getattr(value, "value", value)
+    return value not in accepted if isinstance(accepted, Except) else value in accepted
+
+
+def _condition_in_words(name: str, accepted) -> str:
+    if accepted is SET:
+        return f"--{name}"
+    listed = " or ".join(str(value) for value in accepted if value is not None)
+    return f"--{name} other than {listed}" if isinstance(accepted, Except) else f"--{name} {listed}"
+
+
+def shown(value) -> str:
+    """A value as it stands on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(getattr(value, "value", value))
 
 
 def _numbers(value) -> Iterable[int | float]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...run.values import SET
 from ..arguments import SplitArguments
 
 
@@ -31,6 +32,7 @@ class TextArguments(SplitArguments):
     shuffle_blocks: int = field(
         default=1024,
         metadata={
+            "goes_with": {"streaming": SET},
             "accepts": "[1, inf)",
             "help": "With streaming: that many successive blocks are shuffled at a time.",
         },

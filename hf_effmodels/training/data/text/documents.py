@@ -1,11 +1,12 @@
 """Documents from anywhere `datasets` reads: which column, which are held out, what is wrong with them."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..splits import evaluation_split, load_splits, number_held_out, pick_split
+from ..splits import check_built_in, evaluation_split, load_splits, number_held_out, pick_split
 from .arguments import TextArguments
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def read(texts, limit: int | None = None) -> Iterator[str]:
 
 def _load_splits(args: TextArguments, token: str | None) -> dict:
     if args.dataset == PYDOC_TOPICS:
+        check_built_in(args)
         from pydoc_data.topics import topics
 
         import datasets
@@ -81,7 +83,7 @@ def _load_splits(args: TextArguments, token: str | None) -> dict:
     data_files = args.data_files
     if Path(name).suffix.lower() in _FORMATS and data_files is None:
         if not Path(name).is_file():
-            raise OSError(f"--dataset: there is no file {name!r}.")
+            raise OSError(f"{args.argument}: there is no file {name!r}.")
         name, data_files = _FORMATS[Path(name).suffix.lower()], name
     if name == "text" or _is_text_folder(Path(name)):
         options["sample_by"] = args.text_unit
@@ -89,15 +91,19 @@ def _load_splits(args: TextArguments, token: str | None) -> dict:
 
 
 def _is_text_folder(folder: Path) -> bool:
-    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-    return bool(files) and all(path.suffix.lower() == ".txt" for path in files)
+    found = False
+    for _, _, files in os.walk(folder):  # up to the first other file: the folder may be anything
+        if any(not name.lower().endswith(".txt") for name in files):
+            return False
+        found = found or bool(files)
+    return found
 
 
 def _text_only(rows, args: TextArguments):
     """Only the column with the text, under the name `text`."""
     first = next(iter(rows), None)
     if first is None:
-        raise ValueError(f"--dataset: {args.dataset} holds no documents.")
+        raise ValueError(f"{args.argument}: {args.dataset} holds no documents.")
     column = _text_column(first, rows.features, args.text_column)
     rows = rows.select_columns(column)
     return rows if column == "text" else rows.rename_column(column, "text")

@@ -8,25 +8,28 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ....hub.ids import reading
+
 #: The one special token of a language model's trained tokenizer: between documents, and before the first.
 END_OF_TEXT = "<|endoftext|>"
 
 
-def load_tokenizer(name: str, eos_token: str | None = None, **source) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, eos_token: str | None = None, *, argument: str = "--tokenizer", **source
+) -> PreTrainedTokenizerBase:
     """A tokenizer with a token that ends a document.
 
     Args:
         name: on the Hub, or a folder.
         eos_token: the token to take for that, where the tokenizer names none.
+        argument: how the user has named it.
         source: `revision`, `token`, `trust_remote_code`.
 
     Raises:
         ValueError: no such token. OSError: a tokenizer that cannot be found or reached.
     """
-    try:
+    with reading(argument, name):
         tokenizer = AutoTokenizer.from_pretrained(name, **source)
-    except (OSError, ValueError) as error:
-        raise OSError(f"--tokenizer: {name!r} cannot be found or read. {error}") from error
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             raise ValueError(f"--eos_token: {eos_token!r} is no token of {name}.")

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ....hub.ids import reading
+
 #: An 8-bit RGB image -> its masks, booleans (height, width), in the order of the segmentation model.
 Segmenter = Callable[[Image.Image], list[np.ndarray]]
 
@@ -34,7 +36,7 @@ def mask_generation(
     """
     from transformers import pipeline
 
-    try:
+    with reading("--model", model, revision=("--revision", revision)):
         generator = pipeline(
             "mask-generation",
             model=model,
@@ -43,8 +45,6 @@ def mask_generation(
             trust_remote_code=trust_remote_code,
             device=device,
         )
-    except OSError as error:  # transformers does not always say which model
-        raise OSError(f"--model: {model!r} cannot be found or reached. {error}") from error
     if importlib.util.find_spec("torchvision") is None:
         # The processor's own takes nothing from torchvision but the non-maximum suppression.
         generator.image_processor.post_process_for_mask_generation = MethodType(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -131,8 +132,9 @@ def _read(file: Path, known_by: str) -> np.ndarray:
     try:
         with np.load(file, allow_pickle=False) as content:
             losses, of_model = content["losses"], str(content["fingerprint"])
-    except (OSError, KeyError, ValueError, EOFError) as error:
-        raise ValueError(f"state_file: {file} holds no losses ({error}).") from None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        # Without numpy's own words, which advise to load pickles.
+        raise ValueError(f"state_file: {file} holds no losses that an earlier call has measured.") from None
     if of_model != known_by:
         raise ValueError(f"state_file: {file} is of another model, data set or batch_size; choose another file.")
     return losses

@@ -6,7 +6,7 @@ from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments
 from ...run.ternary import TernaryArguments
-from ...run.values import check_fields
+from ...run.values import SET, check_fields
 
 #: A tokenizer that is trained on the training text: `train:` and its number of tokens.
 TRAIN_TOKENIZER = "train:"
@@ -78,7 +78,12 @@ class CausalLMArguments(TernaryArguments, RecipeArguments):
         default=None, metadata={"help": "Let the trained model continue this text, at the end."}
     )
     sample_tokens: int = field(
-        default=100, metadata={"accepts": "[1, 1000000]", "help": "Length of that continuation, in tokens."}
+        default=100,
+        metadata={
+            "goes_with": {"sample_prompt": SET},
+            "accepts": "[1, 1000000]",
+            "help": "Length of that continuation, in tokens.",
+        },
     )
 
     def __post_init__(self):

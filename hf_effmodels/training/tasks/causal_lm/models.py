@@ -13,28 +13,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import hf_effmodels
 
+from ....hub.ids import check_place, first_line, reading
 from ...data.text.tokenization import has_tokenizer, load_tokenizer, train_tokenizer
+from ...run.presets import names_preset
 from .arguments import TRAIN_TOKENIZER, LanguageModelArguments
 
 logger = logging.getLogger(__name__)
 
 
-def is_pretrained(model: str) -> bool:
-    """Whether `--model` names weights, and not a preset or a type of model.
-
-    Raises:
-        ValueError: it is none of all that; the message names close presets.
-    """
-    if model in hf_effmodels.list_models(task="text-generation") or model in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return False
-    if "/" not in model and not Path(model).exists():
-        known = [*hf_effmodels.list_models(task="text-generation"), *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
-        near = difflib.get_close_matches(model, known, n=3, cutoff=0.5)
-        raise ValueError(
-            f"--model: {model!r} is no preset and no model_type with a language-model head, and there is no such "
-            f"folder; nearest: {', '.join(near) or 'none (hf-effmodels list --task text-generation lists presets)'}."
-        )
-    return True
+def is_pretrained(args: LanguageModelArguments) -> bool:
+    """Whether `--model` names weights, and not a preset or a type of model. Raises as `names_preset`."""
+    presets = hf_effmodels.list_models(task="text-generation")
+    return not names_preset(args.model, args.revision, presets, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def find_tokenizer(
@@ -52,14 +42,16 @@ def find_tokenizer(
         ValueError: none is named, or see `load_tokenizer` and `train_tokenizer`.
     """
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
-    pretrained = is_pretrained(args.model)
+    pretrained = is_pretrained(args)
+    if pretrained:
+        check_place("--model", args.model, revision=("--revision", args.revision))
     if not args.tokenizer and not pretrained:
         raise ValueError(
             f"--tokenizer is missing: {args.model} starts from random weights and has none. Name one on the Hub or in "
             "a folder, or train:<number of tokens> to train one on the text."
         )
     if not args.tokenizer:
-        return load_tokenizer(args.model, args.eos_token, **source)
+        return load_tokenizer(args.model, args.eos_token, argument="--model", **source)
     if not args.tokenizer.startswith(TRAIN_TOKENIZER):
         # --revision is the model's.
         return load_tokenizer(args.tokenizer, args.eos_token, **{**source, "revision": None})
@@ -89,10 +81,12 @@ def load_language_model(
             model's positions.
         OSError: a model that cannot be found or reached.
     """
-    if is_pretrained(args.model):
-        model = _pretrained(args)
-    else:
-        model = _with_random_weights(args, tokenizer, block_size)
+    try:
+        model = _pretrained(args) if is_pretrained(args) else _with_random_weights(args, tokenizer, block_size)
+    except (ValueError, ImportError) as error:
+        if args.attn_implementation is None or str(error).startswith("--"):
+            raise
+        raise type(error)(f"--attn_implementation: got {args.attn_implementation!r}: {first_line(error)}") from error
     config = model.config.get_text_config()
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
@@ -145,10 +139,8 @@ def _check_fields(config, given: dict) -> None:
 
 def _pretrained(args: LanguageModelArguments) -> PreTrainedModel:
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
-    try:
+    with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
-    except (OSError, ValueError) as error:
-        raise OSError(f"--model: {args.model!r} cannot be found or read. {error}") from error
     _check_fields(config, args.model_config)
     attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
     return AutoModelForCausalLM.from_pretrained(

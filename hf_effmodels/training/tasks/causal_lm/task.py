@@ -4,6 +4,7 @@
 or `streaming` make blocks of tokens, `trainer` trains, `reports` writes the results.
 """
 
+import json
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -13,18 +14,20 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from ....hub.card_text import check_license
+from ...data.fingerprints import facts, fingerprint, weights_fingerprint
 from ...data.seeded import data_seed
 from ...data.text.arguments import TextArguments
 from ...data.text.documents import evaluated_split, load_evaluation_texts, load_texts, read
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
 from ...data.text.streaming import PackedStream, read_state
 from ...run.arguments import ArgumentReader, blaming_model_config
+from ...run.contents import check_contents
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
 from ...run.ternary import add_warm_start, make_ternary
 from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments
-from .models import find_tokenizer, load_language_model
+from .models import find_tokenizer, is_pretrained, load_language_model
 from .reports import write_evaluation, write_results
 from .trainer import CausalLMTrainer
 
@@ -34,6 +37,8 @@ TRAINING_ARGUMENTS = (LanguageModelArguments, TextArguments, CausalLMArguments)
 EVALUATION_ARGUMENTS = (LanguageModelArguments, TextArguments, EvaluationArguments)
 #: Documents that a tokenizer is trained on at most.
 _TOKENIZER_DOCUMENTS = 100_000
+#: Of a stream, for its fingerprint.
+_LOOKED_AT = 64
 
 
 def prepare_training(reader: ArgumentReader) -> Run:
@@ -55,6 +60,11 @@ def prepare_training(reader: ArgumentReader) -> Run:
         model = load_language_model(model_args, tokenizer, text_args.block_size)
     make_ternary(model, args)
     _check_report(model, tokenizer, args)
+    contents = {"training text": _facts(train_texts), "evaluation text": _facts(eval_texts)}
+    contents["tokenizer"] = {"tokens": fingerprint([json.dumps(sorted(tokenizer.get_vocab().items()))])[:16]}
+    if is_pretrained(model_args):
+        contents["model"] = weights_fingerprint(model)
+    check_contents(config, checkpoint, args.output_dir, contents)
     trainer = CausalLMTrainer(
         model=model,
         args=args,
@@ -72,6 +82,13 @@ def prepare_training(reader: ArgumentReader) -> Run:
         return write_results(trainer, train_metrics, metrics, config, model_args, text_args)
 
     return Run(trainer, checkpoint, config, report)
+
+
+def _facts(texts) -> dict:
+    """What is known again of documents; of a stream only its beginning can be looked at."""
+    if hasattr(texts, "__len__"):
+        return facts(len(texts), documents=lambda number: texts[number]["text"])
+    return {"first documents": fingerprint(list(read(texts, _LOOKED_AT)))[:16]}
 
 
 def _check_report(model, tokenizer, args: CausalLMArguments) -> None:

@@ -64,6 +64,9 @@ class CausalLMTrainer(RecipeTrainer):
             # Counted now: sharded weights do not say their size.
             self._flops_per_token = flops_per_token(self.model, self.train_dataset.block.size)
 
+    def metric_names(self) -> tuple[str, ...]:
+        return ("loss", "perplexity", "tokens")
+
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
         shard_on_cpus(self.accelerator)

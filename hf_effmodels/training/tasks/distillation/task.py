@@ -7,12 +7,15 @@ from functools import partial
 
 import torch
 
+from ....hub.ids import check_place
+from ...data.fingerprints import weights_fingerprint
 from ...losses.registry import make_losses
 from ...run.arguments import ArgumentReader, FilledReader
+from ...run.contents import check_contents
 from ...run.run import Run
 from ...task import load_task
 from .arguments import DistillationArguments
-from .teacher import Teachers, check_place, load_teacher
+from .teacher import UNTRAINED, Teachers, load_teacher
 from .trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
@@ -31,9 +34,13 @@ def prepare_training(reader: ArgumentReader) -> Run:
     if not distillation.teachers and any(loss.needs_teacher for loss in losses.values()):
         raise ValueError("--teacher is missing: name an image classifier on the Hub or in a local folder.")
     for name in distillation.teachers:
-        check_place(name)
+        check_place("--teacher", name, revision=("--teacher_revision", distillation.teacher_revision), hint=UNTRAINED)
     make_trainer = partial(_make_trainer, distillation=distillation, losses=losses, model_args=arguments[0])
     run = _STUDENT.prepare_training(FilledReader(reader.task, (distillation,), arguments), make_trainer)
+    if run.trainer.teachers is not None:
+        pairs = zip(distillation.teachers, run.trainer.teachers.teachers, strict=True)
+        taught = {f"teacher {name}": weights_fingerprint(teacher.model) for name, teacher in pairs}
+        check_contents(run.config, run.checkpoint, run.trainer.args.output_dir, taught)
     return Run(run.trainer, run.checkpoint, run.config, partial(_report, run))
 
 

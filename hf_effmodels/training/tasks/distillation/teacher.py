@@ -1,7 +1,6 @@
 """Frozen classifiers that are shown the student's pictures as they are used to see them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -10,10 +9,14 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
+from ....hub.ids import reading
 from ...data.classes import model_classes
 from ...data.images import check_processor
 from ...losses.interface import LOGITS, FeatureSpec
 from .taps import DryRun, Taps, attach, collecting, dry_run
+
+#: What is said where there is no teacher.
+UNTRAINED = "The teacher is trained first (docs/how-to/distil.md)."
 
 
 class Teacher:
@@ -150,19 +153,10 @@ def load_teacher(
         ValueError: its classes are not the student's, or it takes pictures of other channels.
         OSError: it cannot be found or reached.
     """
-    check_place(name)
-    try:
+    with reading("--teacher", name, revision=("--teacher_revision", revision), hint=UNTRAINED):
         model = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=dtype, **source)
         processor = AutoImageProcessor.from_pretrained(name, revision=revision, **source)
-    except OSError as error:
-        raise OSError(f"--teacher: {name!r} cannot be found or reached. {error}") from error
     return make_teacher(model, processor, student, student_processor, name=name, compiled=compiled)
-
-
-def check_place(name: str) -> None:
-    """OSError where the name of a teacher is neither a folder that is there nor an id on the Hub."""
-    if not Path(name).exists() and (name.count("/") != 1 or Path(name).parent.exists()):
-        raise OSError(f"--teacher: there is no folder {name!r}. The teacher is trained first (docs/how-to/distil.md).")
 
 
 def make_teacher(

@@ -10,6 +10,7 @@ from PIL import Image
 from ...data.classes import mapped_names, shown
 from ...data.digits import load_image_splits
 from ...data.errors import of_sample
+from ...data.fingerprints import facts, fingerprint, picture
 from ...data.images import ImageSplitArguments, read_for_stock_processor, where
 from ...data.seeded import SeededDataset
 from ...data.splits import (
@@ -93,6 +94,11 @@ class LabelledImages:
             return read_for_stock_processor(value, num_channels)
         except (ValueError, OSError) as error:
             raise of_sample(error, where(row, self.split, value)) from error
+
+    def facts(self) -> dict[str, int | str]:
+        """What is known again of them, see `data.fingerprints`."""
+        every = fingerprint([self.names, self.labels])[:16]
+        return facts(len(self), pictures=lambda index: picture(self.images[int(self.rows[index])])) | {"labels": every}
 
     def select(self, chosen: np.ndarray | list[int]) -> "LabelledImages":
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])

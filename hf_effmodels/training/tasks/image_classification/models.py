@@ -3,16 +3,17 @@
 import difflib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 import hf_effmodels
 
+from ....hub.ids import reading
 from ...data.classes import is_generic, shown
 from ...data.images import MODES
 from ...run.arguments import ModelArguments
+from ...run.presets import names_preset
 
 logger = logging.getLogger(__name__)
 
@@ -46,32 +47,27 @@ def load_classifier(
             overrides[name] = getattr(args, name)
     if overrides.get("num_channels", 3) not in MODES:
         raise ValueError(f"--num_channels: got {overrides['num_channels']}, images can be read as {[*MODES]}.")
-    if _is_preset(args.model):
+    if names_preset(args.model, args.revision, hf_effmodels.list_models(task="image-classification")):
         return _from_preset(args, overrides, labels)
     return _from_pretrained(args, overrides, labels, named)
 
 
-def _is_preset(model: str) -> bool:
-    if model in hf_effmodels.list_models():
-        return True
-    if "/" not in model and not Path(model).exists():
-        hf_effmodels.get_config(model)  # says which presets come near
-    return False
-
-
 def _from_preset(args: ModelArguments, overrides: dict, labels: dict):
-    model = hf_effmodels.create_model(args.model, task="image-classification", **overrides, **labels)
+    try:
+        model = hf_effmodels.create_model(args.model, task="image-classification", **overrides, **labels)
+    except ValueError as error:
+        own = [name for name in ("num_channels", "image_size") if getattr(args, name) is not None]
+        argument = "--" if str(error).partition(":")[0] in own else "--model_config: "
+        raise ValueError(f"{argument}{error}") from error
     processor = hf_effmodels.create_image_processor(args.model, image_size=args.image_size)
     return model, _with_channels(processor, model.config.num_channels)
 
 
 def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named: bool):
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
-    try:
+    with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
         processor = AutoImageProcessor.from_pretrained(args.model, **source)
-    except OSError as error:  # transformers does not always say which model
-        raise OSError(f"--model: {args.model!r} cannot be found or reached. {error}") from error
     for key in overrides:
         if not hasattr(config, key):
             near = difflib.get_close_matches(key, config.to_dict(), n=3)

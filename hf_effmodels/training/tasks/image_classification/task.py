@@ -11,17 +11,22 @@ import torch
 import torch.nn.functional as F
 from transformers import EvalPrediction, set_seed
 
+import hf_effmodels
+
 from .... import metrics
 from ...data.classes import model_classes
+from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
+from ...run.contents import check_contents
 from ...run.output_folder import open_run
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments, open_results
 from ...run.run import Run
 from ...run.ternary import TernaryArguments, add_warm_start, make_ternary
 from ...run.trainer import RecipeTrainer
+from ...run.values import SET
 from .data import (
     DataArguments,
     ImageClassificationDataset,
@@ -55,11 +60,20 @@ class ImageClassificationArguments(TernaryArguments, RecipeArguments):
     mixup: float = field(default=0.0, metadata={"accepts": "[0, inf)", "help": "Mixup's alpha; 0 for none."})
     cutmix: float = field(default=0.0, metadata={"accepts": "[0, inf)", "help": "CutMix's alpha; 0 for none."})
     mix_probability: float = field(
-        default=1.0, metadata={"accepts": "[0, 1]", "help": "Probability of mixing a batch."}
+        default=1.0,
+        metadata={
+            "goes_with": {"mixup": SET, "cutmix": SET},
+            "accepts": "[0, 1]",
+            "help": "Probability of mixing a batch.",
+        },
     )
     mix_switch_probability: float = field(
         default=0.5,
-        metadata={"accepts": "[0, 1]", "help": "Probability of CutMix, where both Mixup and CutMix are on."},
+        metadata={
+            "goes_with": ({"mixup": SET}, {"cutmix": SET}),
+            "accepts": "[0, 1]",
+            "help": "Probability of CutMix, where both Mixup and CutMix are on.",
+        },
     )
     repeated_augmentation: int = field(
         default=1,
@@ -101,6 +115,10 @@ class ImageClassificationTrainer(RecipeTrainer):
         sampler = super()._get_train_sampler(train_dataset)
         sampler.repeats = self.args.repeated_augmentation
         return sampler
+
+    def metric_names(self) -> tuple[str, ...]:
+        more_than_five = ("top_5_accuracy",) if self.model.config.num_labels > 5 else ()
+        return ("loss", "accuracy", *more_than_five, "samples")
 
     def classification_loss(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
         """Sum over the batch, divided by the number of images in the optimizer step (of the batch by default).
@@ -163,7 +181,7 @@ def prepare_training(
     train, evaluation = load_data(data_args, model_args.token)
     names = train.names or _names_from_numbers(train, evaluation)
     set_seed(args.seed)
-    with blaming_model_config(model_args.model_config):
+    with _blaming(model_args):
         model, processor = load_classifier(model_args, names, named=train.names is not None)
     if train.names is not None:
         own = class_names(model.config)
@@ -182,6 +200,10 @@ def prepare_training(
         usable(source, partial(source.read, num_channels=num_channels), data_args) for source in (train, evaluation)
     )
     check_processor("--model", processor)
+    contents = {"training data": train.facts(), "evaluation data": evaluation.facts()}
+    if model_args.model not in hf_effmodels.list_models():
+        contents["model"] = weights_fingerprint(model)
+    check_contents(config, checkpoint, args.output_dir, contents)
     eval_transform = EvaluationTransform(processor)
     train_transform = TrainingTransform(eval_transform, Normalization.of(processor, num_channels), augmentation)
     trainer = make_trainer(
@@ -205,7 +227,7 @@ def prepare_training(
     # What fails for the first image (a broken file, an input too small for the network) fails before anything is
     # written.
     for dataset in (trainer.train_dataset, trainer.eval_dataset):
-        with torch.no_grad(), blaming_model_config(model_args.model_config):
+        with torch.no_grad(), _blaming(model_args):
             model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(args.device))
 
     def report(train_metrics: dict) -> dict:
@@ -213,6 +235,12 @@ def prepare_training(
         return write_results(trainer, train_metrics, measured, config, model_args, data_args)
 
     return Run(trainer, checkpoint, config, report)
+
+
+def _blaming(args: ModelArguments):
+    is_preset = args.model in hf_effmodels.list_models()
+    options = {"num_channels": args.num_channels, "image_size": args.image_size}
+    return blaming_model_config(args.model_config, None if is_preset else args.model, **options)
 
 
 def _names_from_numbers(*sources: LabelledImages) -> list[str]:
@@ -225,7 +253,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     model_args, data_args, args = arguments
     call = open_results(reader.task, arguments)
     source = load_evaluation_data(data_args, model_args.token)
-    with blaming_model_config(model_args.model_config):
+    with _blaming(model_args):
         model, processor = load_classifier(model_args, names=None)
     if source.names is not None:
         own = class_names(model.config)

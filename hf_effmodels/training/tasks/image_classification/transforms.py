@@ -17,10 +17,13 @@ from ...data.augment import erase, random_resized_box
 from ...data.autoaugment import AutoAugment
 from ...data.images import MODES
 from ...data.randaugment import RandAugment
-from ...run.values import check_fields
+from ...run.values import SET, check_fields
 
 INTERPOLATIONS = {name.lower(): Image.Resampling[name] for name in ("NEAREST", "BILINEAR", "BICUBIC", "LANCZOS")}
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+
+_RESIZED = {"train_crop": ("random_resized",)}
 
 
 @dataclass
@@ -36,19 +39,35 @@ class AugmentationArguments:
     )
     crop_scale: list[float] = field(
         default_factory=lambda: [0.08, 1.0],
-        metadata={"accepts": "(0, 1]", "help": "random_resized: smallest and largest share of the image's area."},
+        metadata={
+            "goes_with": _RESIZED,
+            "accepts": "(0, 1]",
+            "help": "random_resized: smallest and largest share of the image's area.",
+        },
     )
     crop_ratio: list[float] = field(
         default_factory=lambda: [3 / 4, 4 / 3],
-        metadata={"accepts": "(0, inf)", "help": "random_resized: smallest and largest width / height of the part."},
+        metadata={
+            "goes_with": _RESIZED,
+            "accepts": "(0, inf)",
+            "help": "random_resized: smallest and largest width / height of the part.",
+        },
     )
     crop_padding: int = field(
         default=4,
-        metadata={"accepts": "[0, 65536]", "help": "random_padded: largest shift in pixels; black comes in."},
+        metadata={
+            "goes_with": {"train_crop": ("random_padded",)},
+            "accepts": "[0, 65536]",
+            "help": "random_padded: largest shift in pixels; black comes in.",
+        },
     )
     interpolation: list[str] = field(
         default_factory=lambda: ["bilinear", "bicubic"],
-        metadata={"help": "random_resized: filters; of several one is drawn per image.", "choices": [*INTERPOLATIONS]},
+        metadata={
+            "goes_with": _RESIZED,
+            "help": "random_resized: filters; of several one is drawn per image.",
+            "choices": [*INTERPOLATIONS],
+        },
     )
     horizontal_flip: float = field(
         default=0.5, metadata={"accepts": "[0, 1]", "help": "Probability of mirroring left and right."}
@@ -72,10 +91,18 @@ class AugmentationArguments:
     )
     random_erasing_mode: Literal["pixel", "const"] = field(
         default="pixel",
-        metadata={"help": "What the rectangle is filled with: normal noise per pixel, or zeros (the mean colour)."},
+        metadata={
+            "goes_with": {"random_erasing": SET},
+            "help": "What the rectangle is filled with: normal noise per pixel, or zeros (the mean colour).",
+        },
     )
     random_erasing_count: int = field(
-        default=1, metadata={"accepts": "[1, 1000]", "help": "Largest number of rectangles."}
+        default=1,
+        metadata={
+            "goes_with": {"random_erasing": SET},
+            "accepts": "[1, 1000]",
+            "help": "Largest number of rectangles.",
+        },
     )
 
     def __post_init__(self):

@@ -11,6 +11,7 @@ from ...run.values import check_fields
 
 #: `--tokenizer` that is made from the training texts.
 TRAINED_TOKENIZER = "bpe"
+_TABLE = {"data_format": ("table", None)}
 
 
 @dataclass
@@ -47,7 +48,12 @@ class VisionLanguageModelArguments:
         },
     )
     tokenizer_vocab_size: int = field(
-        default=512, metadata={"accepts": "[260, 16777216]", "help": "Largest vocabulary of a bpe tokenizer."}
+        default=512,
+        metadata={
+            "goes_with": {"tokenizer": (TRAINED_TOKENIZER,)},
+            "accepts": "[260, 16777216]",
+            "help": "Largest vocabulary of a bpe tokenizer.",
+        },
     )
     base_precision: Literal["float32", "bfloat16", "float16", "4bit"] = field(
         default="float32",
@@ -97,20 +103,41 @@ class VisionLanguageDataArguments(ImageSplitArguments):
         metadata={"help": "science_qa in a folder: captions.json; the images' captions then are part of the context."},
     )
     prompt_format: Literal["CQM-A", "QCM-A"] = field(
-        default="CQM-A", metadata={"help": "science_qa: the context before the question, or after it."}
+        default="CQM-A",
+        metadata={
+            "goes_with": {"data_format": ("science_qa", None)},
+            "help": "science_qa: the context before the question, or after it.",
+        },
     )
     image_column: str | None = field(
-        default=None, metadata={"help": "table: column of the images; by default the only one of that type, if any."}
+        default=None,
+        metadata={
+            "goes_with": _TABLE,
+            "help": "table: column of the images; by default the only one of that type, if any.",
+        },
     )
-    question_column: str = field(default="question", metadata={"help": "table: column of the questions."})
-    answer_column: str = field(default="answer", metadata={"help": "table: column of the answers."})
+    question_column: str = field(
+        default="question",
+        metadata={
+            "goes_with": _TABLE,
+            "help": "table: column of the questions.",
+        },
+    )
+    answer_column: str = field(
+        default="answer",
+        metadata={
+            "goes_with": _TABLE,
+            "help": "table: column of the answers.",
+        },
+    )
     question: str | None = field(
         default=None, metadata={"help": "table: the same question for all rows, instead of a column."}
     )
     prompt_template: str = field(
         default="Instruction: {question}\nResponse:",
         metadata={
-            "help": "table: what is asked; {question} is the question. The default is the chat template's form."
+            "goes_with": _TABLE,
+            "help": "table: what is asked; {question} is the question. The default is the chat template's form.",
         },
     )
     max_length: int = field(

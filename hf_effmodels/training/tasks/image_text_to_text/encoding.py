@@ -49,6 +49,15 @@ class Encoder:
         ids = self.processor.prefix_ids(sample.image is not None) + self._encode(sample.question)
         return ids[: max(1, self.max_length - max_new_tokens)]
 
+    def check_room(self, max_new_tokens: int) -> None:
+        """ValueError unless something of a question, behind the place of its image, goes before the answer."""
+        most = self.max_length - len(self.processor.prefix_ids(True)) - 1
+        if max_new_tokens > most:
+            raise ValueError(
+                f"--max_new_tokens: got {max_new_tokens}, but with --max_length {self.max_length} accepted are "
+                f"at most {most}: image and question come before the answer."
+            )
+
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -12,10 +11,12 @@ from transformers.utils import is_bitsandbytes_available
 
 import hf_effmodels
 
+from ....hub.ids import check_place, reading
 from ....modeling.adem_vl.configuration_adem_vl import PRESETS, AdemVLConfig
 from ....modeling.adem_vl.modeling_adem_vl import AdemVLForConditionalGeneration, load_vision_tower
 from ....modeling.adem_vl.processing_adem_vl import IMAGE_PREFIX, NO_IMAGE_TEXT, AdemVLProcessor
 from ...data.text.tokenization import train_tokenizer
+from ...run.presets import names_preset
 from .arguments import TRAINED_TOKENIZER, VisionLanguageModelArguments
 from .samples import Samples
 
@@ -39,9 +40,8 @@ def load_model(
         OSError: a model that cannot be found or reached.
     """
     precision = _precision(args)
-    if args.model not in PRESETS:
-        if "/" not in args.model and not Path(args.model).exists():
-            hf_effmodels.get_config(args.model)  # says which presets come near
+    if not names_preset(args.model, args.revision, PRESETS):
+        check_place("--model", args.model, revision=("--revision", args.revision))
         return _pretrained(args, precision)
     if args.text_model is None:
         return _random(args, samples)
@@ -100,10 +100,8 @@ def _pretrained(args: VisionLanguageModelArguments, precision: dict):
         if getattr(args, name):
             raise ValueError(f"--{name} goes with a preset; {args.model} has its own.")
     source = {"revision": args.revision, "token": args.token}
-    try:
+    with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
-    except OSError as error:  # transformers does not always say which model
-        raise OSError(f"--model: {args.model!r} cannot be found or reached. {error}") from error
     if not isinstance(config, AdemVLConfig):
         raise ValueError(
             f"--model: {args.model} is a {config.model_type!r}, accepted are ADEM-VL models. To adapt a language "
@@ -111,7 +109,8 @@ def _pretrained(args: VisionLanguageModelArguments, precision: dict):
         )
     if "quantization_config" in precision and not config.adapter_only:
         raise ValueError(f"--base_precision: 4bit needs a model of adapters only; {args.model} holds whole weights.")
-    processor = AutoProcessor.from_pretrained(args.model, **source)
+    with reading("--model", args.model):
+        processor = AutoProcessor.from_pretrained(args.model, **source)
     model = AdemVLForConditionalGeneration.from_pretrained(args.model, **source, **precision)
     return model, processor
 
@@ -122,12 +121,12 @@ def _around_base_models(args: VisionLanguageModelArguments, precision: dict):
         if name in args.model_config:
             raise ValueError(f"--model_config: {name} is that of the models given as text_model and vision_model.")
         settings.pop(name, None)
-    try:
+    with reading("--tokenizer" if args.tokenizer else "--text_model", args.tokenizer or args.text_model):
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer or args.text_model, token=args.token)
+    with reading("--text_model", args.text_model):
         text_model = AutoModelForCausalLM.from_pretrained(args.text_model, token=args.token, **precision)
+    with reading("--vision_model", args.vision_model):
         vision_model = load_vision_tower(args.vision_model, token=args.token, dtype=precision["dtype"])
-    except OSError as error:
-        raise OSError(f"--text_model, --vision_model: one cannot be found or reached. {error}") from error
     image_size = vision_model.config.image_size
     processor = _processor(args, tokenizer, image_size, settings)
     names = {"text_model_name_or_path": args.text_model, "vision_model_name_or_path": args.vision_model}
@@ -147,7 +146,8 @@ def _random(args: VisionLanguageModelArguments, samples: Samples | None):
         )
     settings = _settings(args)
     if args.tokenizer != TRAINED_TOKENIZER:
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer, token=args.token)
+        with reading("--tokenizer", args.tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer, token=args.token)
     elif samples is None:
         raise ValueError(f"--tokenizer: {TRAINED_TOKENIZER} is made from training texts, and there is no training.")
     else:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ...data.errors import of_sample
+from ...data.fingerprints import facts, picture
 from ...data.images import read_image, where
 
 
@@ -87,6 +88,14 @@ class Samples:
             read_image(sample.image)
         except (ValueError, OSError) as error:
             raise of_sample(error, self.where(index, sample)) from error
+
+    def facts(self) -> dict[str, int | str]:
+        """What is known again of them, see `data.fingerprints`."""
+        return facts(
+            len(self),
+            texts=lambda index: "\0".join(part for turn in self[index].turns for part in turn),
+            pictures=lambda index: picture(self[index].image),
+        )
 
     def select(self, chosen: list[int]) -> "Samples":
         return replace(self, numbers=self.numbers[chosen])

@@ -12,9 +12,12 @@ import torch
 from accelerate import Accelerator
 from transformers import set_seed
 
+from ....modeling.adem_vl.configuration_adem_vl import PRESETS
+from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, blaming_model_config
+from ...run.contents import check_contents
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -53,10 +56,16 @@ def prepare_training(reader: ArgumentReader) -> Run:
     set_trained_weights(model, args.train, model_args.base_precision)
     if args.ema_decay is not None and model_args.base_precision != "float32":
         raise ValueError(f"--ema_decay needs --base_precision float32, not {model_args.base_precision}.")
+    contents = {"training data": train.facts(), "evaluation data": evaluation.facts()}
+    if model_args.model not in PRESETS or model_args.text_model is not None:
+        frozen = weights_fingerprint(model, lambda name, weight: not weight.requires_grad)
+        contents["frozen parts"] = frozen
+    check_contents(config, checkpoint, args.output_dir, contents)
     adapter_only = _saves_adapters_only(model_args, args)
     side = model.config.vision_config.image_size
     augment = CaptionAugmentation(side) if args.augmentation == "captions" else None
     encoder, pixels = Encoder(processor, data_args.max_length), Pixels(processor.image_processor, augment)
+    _check_room(encoder, data_args)
     trainer = ImageTextToTextTrainer(
         model=model,
         args=args,
@@ -103,6 +112,11 @@ def _try_out(trainer: ImageTextToTextTrainer) -> None:
             trainer.model.eval()(**inputs)
 
 
+def _check_room(encoder: Encoder, data_args) -> None:
+    if (kind := resolve_format(data_args)) != "instructions":
+        encoder.check_room(data_args.max_new_tokens or NEW_TOKENS[kind])
+
+
 def _answers(model, samples: Samples, encoder: Encoder, pixels: Pixels, data_args, args) -> list[str] | None:
     kind = resolve_format(data_args)
     if kind == "instructions":
@@ -133,6 +147,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
         model, processor = load_model(model_args)
     model.to(accelerator.device)
     encoder, pixels = Encoder(processor, data_args.max_length), Pixels(processor.image_processor)
+    _check_room(encoder, data_args)
 
     def evaluate() -> dict[str, float]:
         answers = _answers(model, samples, encoder, pixels, data_args, args)

@@ -22,6 +22,9 @@ class ImageTextToTextTrainer(RecipeTrainer):
         if adapter_only:
             self.saved_part = lambda name: bool(ADAPTER_NAMES.match(name))
 
+    def metric_names(self) -> tuple[str, ...]:
+        return ("loss", "samples")
+
     def task_loss(self, model, inputs, num_items_in_batch=None):
         # A step whose answers were all cut off has nothing to divide by; its loss is 0.
         if isinstance(num_items_in_batch, torch.Tensor):

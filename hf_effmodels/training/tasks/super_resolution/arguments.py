@@ -7,8 +7,10 @@ from ....pipelines.sam_diffsr.masks import NORMALIZATIONS
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments
-from ...run.values import check_fields
+from ...run.values import SET, check_fields
 
+_DIFFUSION = {"stage": ("diffusion",)}
+_STRUCTURE = {"structure_maps": SET}
 PARTS = ("encoder", "unet", "scheduler")
 #: What may be asked for as `--metrics`, beyond PSNR and SSIM, which are always measured.
 PERCEPTUAL_METRICS = ("lpips", "fid", "maniqa")
@@ -56,11 +58,16 @@ class SuperResolutionModelArguments:
         },
     )
     legacy_256: bool = field(
-        default=False, metadata={"help": "Enlarge images divided by 256 instead of 255, as the official code does."}
+        default=False,
+        metadata={
+            "goes_with": _DIFFUSION,
+            "help": "Enlarge images divided by 256 instead of 255, as the official code does.",
+        },
     )
     residual_scale: float | None = field(
         default=None,
         metadata={
+            "goes_with": _DIFFUSION,
             "accepts": "(0, inf)",
             "help": "What the residual is multiplied by before it is diffused and clipped to 1 (2).",
         },
@@ -90,7 +97,14 @@ class SuperResolutionArguments(RecipeArguments):
         default=None,
         metadata={"accepts": "[1, inf)", "help": "Multiply the learning rate by --lr_decay_rate every so many steps."},
     )
-    lr_decay_rate: float = field(default=0.5, metadata={"accepts": "(0, 1]", "help": "See --lr_decay_steps."})
+    lr_decay_rate: float = field(
+        default=0.5,
+        metadata={
+            "goes_with": {"lr_decay_steps": SET},
+            "accepts": "(0, 1]",
+            "help": "See --lr_decay_steps.",
+        },
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip gradients to this norm; 0 for not at all."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
@@ -106,32 +120,50 @@ class SuperResolutionArguments(RecipeArguments):
     )
     augment: bool = field(default=False, metadata={"help": "Random flips and quarter turns (the paper has none)."})
     loss: Literal["l1", "l2", "ssim"] = field(
-        default="l1", metadata={"help": "Of the predicted noise; stage rrdb always has L1 of the image."}
+        default="l1",
+        metadata={
+            "help": "Of the predicted noise; stage rrdb always has L1 of the image.",
+        },
     )
     structure_maps: bool = field(
         default=False,
         metadata={"help": "Shift the training noise by the data set's structure maps (SAM-DiffSR); off: SRDiff."},
     )
     structure_normalization: Literal[NORMALIZATIONS] = field(
-        default="none", metadata={"help": "Of the structure map of a patch."}
+        default="none",
+        metadata={
+            "goes_with": _STRUCTURE,
+            "help": "Of the structure map of a patch.",
+        },
     )
     structure_constant_to_zero: bool = field(
-        default=False, metadata={"help": "The map of a patch that lies in one region becomes 0."}
+        default=False,
+        metadata={
+            "goes_with": _STRUCTURE,
+            "help": "The map of a patch that lies in one region becomes 0.",
+        },
     )
     legacy_mask_crop: bool = field(
         default=False,
         metadata={
+            "goes_with": _STRUCTURE,
             "help": "Cut structure maps at low-resolution coordinates, as the official code does: image and map then "
-            "show different places."
+            "show different places.",
         },
     )
 
     num_inference_steps: int | None = field(
         default=None,
-        metadata={"accepts": "[1, 1000000]", "help": "Steps of the sampler at evaluation; by default all timesteps."},
+        metadata={
+            "accepts": "[1, 1000000]",
+            "help": "Steps of the sampler at evaluation; by default all timesteps.",
+        },
     )
     scheduler: Literal[tuple(SCHEDULERS)] = field(
-        default="own", metadata={"help": "Sampler at evaluation: the pipeline's own, or one of diffusers."}
+        default="own",
+        metadata={
+            "help": "Sampler at evaluation: the pipeline's own, or one of diffusers.",
+        },
     )
     timesteps: list[int] = field(
         default_factory=list,

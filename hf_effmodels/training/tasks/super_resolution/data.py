@@ -13,8 +13,17 @@ from torch.nn import functional as F
 from ....pipelines.sam_diffsr.masks import decode_regions
 from ....pipelines.sam_diffsr.matlab_resize import imresize
 from ...data.errors import of_sample
+from ...data.fingerprints import facts, picture
 from ...data.images import ImageSplitArguments, image_name, open_image, read_image
-from ...data.splits import Column, evaluation_split, find_column, load_splits, number_held_out, pick_split
+from ...data.splits import (
+    Column,
+    check_built_in,
+    evaluation_split,
+    find_column,
+    load_splits,
+    number_held_out,
+    pick_split,
+)
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 #: Columns of tables that `hf-effmodels prepare super-resolution-masks` writes, beside the image.
@@ -89,6 +98,17 @@ class HighResolutionImages:
     @property
     def has_structure(self) -> bool:
         return self.regions is not None
+
+    def facts(self) -> dict[str, int | str]:
+        """What is known again of them, see `data.fingerprints`."""
+
+        def of(column: Sequence | None):
+            return column and (lambda index: picture(column[int(self.rows[index])]))
+
+        parts = {"pictures": of(self.images), "low-resolution pictures": of(self.low), "regions": of(self.regions)}
+        if self.values is not None:
+            parts["values of the regions"] = lambda index: self.values[int(self.rows[index])]
+        return facts(len(self), **{name: get for name, get in parts.items() if get is not None})
 
     def select(self, chosen: np.ndarray | list[int]) -> "HighResolutionImages":
         return replace(self, rows=self.rows[chosen], _cache=OrderedDict())
@@ -237,7 +257,8 @@ def load_evaluation_data(args: SuperResolutionDataArguments, token: str | None =
     if args.eval_dataset is not None:
         args = args.of_eval_dataset()
         # Columns and folders are those of the data set to train on; a table may share the name of its images.
-        args = replace(args, low_folder=None, low_column=None, image_column=_shared_column(args))
+        args.low_folder = args.low_column = None
+        args.image_column = _shared_column(args)
     splits = _splits(args, token)
     name = evaluation_split(args, list(splits), alone=True)
     if name is None:
@@ -274,9 +295,11 @@ def _splits(args: SuperResolutionDataArguments, token: str | None) -> dict:
 def _files(args: SuperResolutionDataArguments) -> dict[str, list[Path]] | None:
     """The images by split, where they are files by themselves and not what `datasets` reads."""
     if args.dataset == "skimage_photos":
+        check_built_in(args)
         return {split: [_photo(name) for name in names.split()] for split, names in SKIMAGE_PHOTOS.items()}
     folder = Path(args.dataset)
     if folder.is_dir() and args.data_files is None and args.data_dir is None and (files := image_files(folder)):
+        check_built_in(args)
         return {"train": files}
     return None
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import diffusers
 from diffusers.utils import CONFIG_NAME
 
+from ....hub.ids import check_place, reading
 from ....pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
 from ....pipelines.sam_diffsr.convert_sam_diffsr import load_encoder
 from ....pipelines.sam_diffsr.create import create_pipeline
 from ....pipelines.sam_diffsr.modeling_sam_diffsr import RRDBModel, SamDiffSRUNet2DModel
 from ....pipelines.sam_diffsr.pipeline_sam_diffsr import SamDiffSRPipeline
 from ....pipelines.sam_diffsr.scheduling_sam_diffsr import SamDiffSRScheduler
+from ...run.presets import names_preset
 from .arguments import SCHEDULERS, SuperResolutionModelArguments
 
 _CLASSES = {"encoder": RRDBModel, "unet": SamDiffSRUNet2DModel, "scheduler": SamDiffSRScheduler}
@@ -21,7 +23,7 @@ _CLASSES = {"encoder": RRDBModel, "unet": SamDiffSRUNet2DModel, "scheduler": Sam
 def load_encoder_to_train(args: SuperResolutionModelArguments) -> RRDBModel:
     """The condition encoder of a preset with random weights, or a trained one."""
     _check_fields(args)
-    if _is_preset(args.model):
+    if names_preset(args.model, args.revision, PRESETS):
         _refuse(args.encoder, "--encoder: stage rrdb trains the encoder; give --model, where it should start from.")
         encoder = RRDBModel(**PRESETS[args.model].config["encoder"] | args.model_config.get("encoder", {}))
     else:
@@ -35,7 +37,9 @@ def load_encoder_to_train(args: SuperResolutionModelArguments) -> RRDBModel:
 def load_pipeline_to_train(args: SuperResolutionModelArguments) -> SamDiffSRPipeline:
     """The pipeline of a preset with a trained encoder and a random denoiser, or a trained pipeline."""
     _check_fields(args)
-    if not _is_preset(args.model):
+    # With a preset the revision is the encoder's.
+    if not names_preset(args.model, None if args.encoder else args.revision, PRESETS):
+        check_place("--model", args.model, revision=("--revision", args.revision))
         _refuse(args.encoder, "--encoder goes with presets; a trained pipeline has its encoder.")
         for name in ("model_config", "legacy_256", "residual_scale"):
             _refuse(getattr(args, name), f"--{name} goes with presets; a trained pipeline has its configuration.")
@@ -70,10 +74,8 @@ def load_pipeline_to_train(args: SuperResolutionModelArguments) -> SamDiffSRPipe
 
 def load_pipeline(name: str, args: SuperResolutionModelArguments) -> SamDiffSRPipeline:
     """A trained pipeline; OSError where there is none."""
-    try:
+    with reading("--model", name, revision=("--revision", args.revision)):
         return SamDiffSRPipeline.from_pretrained(name, revision=args.revision, token=args.token)
-    except OSError as error:
-        raise OSError(f"--model: {name!r} cannot be found or reached, or is no pipeline. {error}") from error
 
 
 def trained_encoder(argument: str, name: str, args: SuperResolutionModelArguments) -> RRDBModel:
@@ -81,16 +83,13 @@ def trained_encoder(argument: str, name: str, args: SuperResolutionModelArgument
     if Path(name).is_file():
         return load_encoder(name)
     options = {"revision": args.revision, "token": args.token}
-    if is_encoder(name):
-        return RRDBModel.from_pretrained(name, **options)
-    try:
-        return RRDBModel.from_pretrained(name, subfolder="condition_encoder", **options)
-    except OSError:
-        pass
-    try:
-        return RRDBModel.from_pretrained(name, **options)
-    except OSError as error:
-        raise OSError(f"{argument}: {name!r} cannot be found or reached, or has no encoder. {error}") from error
+    with reading(argument, name, revision=("--revision", args.revision)):
+        if is_encoder(name):
+            return RRDBModel.from_pretrained(name, **options)
+        try:
+            return RRDBModel.from_pretrained(name, subfolder="condition_encoder", **options)
+        except OSError:
+            return RRDBModel.from_pretrained(name, **options)
 
 
 def is_encoder(name: str) -> bool:
@@ -104,15 +103,6 @@ def sampler(name: str, own):
     if class_name is None:
         return own
     return getattr(diffusers, class_name).from_config(own.config)
-
-
-def _is_preset(model: str) -> bool:
-    if model in PRESETS:
-        return True
-    if "/" not in model and not Path(model).exists():
-        near = difflib.get_close_matches(model, PRESETS, n=2) or list(PRESETS)
-        raise ValueError(f"--model: unknown preset {model!r}, and no such folder; nearest: {', '.join(near)}.")
-    return False
 
 
 def _check_fields(args: SuperResolutionModelArguments) -> None:

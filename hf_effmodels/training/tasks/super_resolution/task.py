@@ -10,9 +10,12 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
+from ....pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
+from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, blaming_model_config
+from ...run.contents import check_contents
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -54,6 +57,12 @@ def prepare_training(reader: ArgumentReader) -> Run:
     scale = network.config.scale
     options = _patch_options(model_args, args, scale, complete)
     train, evaluation = _checked_data(train, evaluation, options, args, data_args)
+    contents = {"training data": train.facts(), "evaluation data": evaluation.facts()}
+    if model_args.model not in PRESETS:
+        contents["model"] = weights_fingerprint(network)
+    if model_args.stage == "diffusion":
+        contents["encoder"] = weights_fingerprint(complete.condition_encoder)
+    check_contents(config, checkpoint, args.output_dir, contents)
     if args.gradient_checkpointing:
         network.enable_gradient_checkpointing()
         args.gradient_checkpointing = False  # the Trainer knows only how to ask transformers' models

@@ -12,6 +12,7 @@ from ....pipelines.sam_diffsr.losses import denoising_loss
 from ....pipelines.sam_diffsr.pipeline_sam_diffsr import SamDiffSRPipeline, image_to_residual
 from ...run.trainer import RecipeTrainer
 from .arguments import SuperResolutionArguments
+from .evaluation import MEASURES
 
 
 class SuperResolutionTrainer(RecipeTrainer):
@@ -43,6 +44,9 @@ class SuperResolutionTrainer(RecipeTrainer):
         self.complete = complete
         self.evaluation = evaluation
         self._measured: tuple[int, dict[str, float]] | None = None
+
+    def metric_names(self) -> tuple[str, ...]:
+        return (*MEASURES, *(f"bicubic_{name}" for name in MEASURES))
 
     def task_loss(self, model, inputs, num_items_in_batch=None):
         return self.objective(model, inputs), None

@@ -1,0 +1,97 @@
+"""What the commands share: errors of one line in their own words, what comes near, output that nobody reads."""
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+#: Set to anything, it lets the traceback of an unforeseen error through.
+TRACEBACK = "HF_EFFMODELS_TRACEBACK"
+#: What is said of such an error otherwise.
+UNFORESEEN = f"an input was not foreseen; {TRACEBACK}=1 shows where"
+#: What a shell gives for a program whose reader has gone (128 + SIGPIPE).
+CLOSED_PIPE = 141
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong arguments are a ValueError as all other wrong input, not a page of usage and the end of the program."""
+
+    def __init__(self, *args, **kwargs):
+        #: What `add_argument` has made.
+        self.declared: list[argparse.Action] = []
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def add_argument(self, *args, **kwargs) -> argparse.Action:
+        self.declared.append(super().add_argument(*args, **kwargs))
+        return self.declared[-1]
+
+    def error(self, message: str):
+        raise ValueError(message)
+
+    def check_no_rest(self, rest: Iterable[str]) -> None:
+        """ValueError if there are arguments that this command does not have, with what comes near."""
+        known = [option for action in self.declared for option in action.option_strings]
+        for word in rest:
+            if not word.startswith("-"):
+                raise ValueError(f"one value too many: {word!r}")
+            name = word.partition("=")[0]
+            raise ValueError(f"unknown argument {name!r}{nearest(name, known, '; --help lists the known ones')}")
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Up to three of `known` that come near, as the end of a message; `otherwise` where there are none."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"; nearest: {', '.join(near)}" if near else otherwise
+
+
+def in_words_of_the_command(message: str, words: Mapping[str, str]) -> str:
+    """An error of a function in the words of the command that calls it.
+
+    `license: ...` becomes `--license: ...`, `license='mit'` in its midst `--license mit`, `overwrite=True` is a flag.
+
+    Args:
+        message: names arguments of the function.
+        words: what the command calls each of them.
+    """
+    names, colon, rest = message.partition(":")
+    found = [words.get(name.removeprefix("--")) for name in names.split(", ")]
+    if colon and all(found):
+        message = f"{', '.join(found)}:{rest}"
+    return _GIVEN.sub(lambda match: _as_option(match, words), message)
+
+
+# `name=value`, where the value is True, a text or one word.
+_GIVEN = re.compile(r"\b([a-z]\w*)=(True\b|'[^']*'|\"[^\"]*\"|[^\s,;.()]+)")
+
+
+def _as_option(match: re.Match, words: Mapping[str, str]) -> str:
+    option = words.get(match[1])
+    if option is None:
+        return match[0]
+    return option if match[2] == "True" else f"{option} {match[2].strip(chr(39) + chr(34))}"
+
+
+def reads_nobody() -> bool:
+    """Whether standard output has been closed by its reader."""
+    try:
+        sys.stdout.flush()  # fails again on what is left to write
+    except BrokenPipeError:
+        return True
+    return False
+
+
+@contextmanager
+def quiet_when_unread() -> Iterator[None]:
+    """Within it the program ends without a word where nobody reads its output any more, as in `... | head`."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would be written, and fail, at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(CLOSED_PIPE) from None

@@ -1,0 +1,42 @@
+"""What `--model` names: a preset, or a model on the Hub or in a folder."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...models import list_models, model_info
+
+
+def names_preset(name: str, revision: str | None, presets: Iterable[str], others: Iterable[str] = ()) -> bool:
+    """Whether a model is to be built and not loaded.
+
+    Args:
+        name, revision: `--model` and `--revision`.
+        presets: those of the task.
+        others: what else is built, such as types of models of transformers.
+
+    Raises:
+        ValueError: neither that nor a folder or an id of the Hub, with what comes near; a preset of another task; a
+            revision of a preset.
+    """
+    known = [*presets, *others]
+    if name in known:
+        if revision is not None:
+            raise ValueError(
+                f"--revision: got {revision!r}, which goes with a model on the Hub; {name} starts from random weights."
+            )
+        return True
+    if name in list_models():
+        raise ValueError(
+            f"--model: {name} is a preset for {', '.join(model_info(name).tasks)}; of this task are "
+            f"{', '.join(_nearest(name, known))}."
+        )
+    if "/" not in name and not Path(name).exists():
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"nearest: {', '.join(near)}" if near else "hf-effmodels list shows them"
+        raise ValueError(f"--model: unknown preset {name!r}, and no such folder; {hint}.")
+    return False
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.0)
