@@ -113,7 +113,7 @@ def reading(
     except ImportError:
         raise
     except Exception as error:  # ours to name: libraries below raise all kinds
-        found = "cannot be found or reached" if isinstance(error, OSError) else "cannot be read"
+        found = "cannot be found or reached" if isinstance(error, OSError) else "cannot be found or read"
         raise OSError(f"{argument}: {name!r} {found} ({first_line(error)}).") from error
 
 

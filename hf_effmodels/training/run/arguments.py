@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import logging
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from .values import (
     is_secret,
     read_secret,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -216,12 +219,24 @@ class ArgumentReader:
         )
 
     def _check_nothing_is_ignored(self, known: Mapping[str, Field], values: Mapping) -> None:
-        """A recipe's value may be put out of use by the command line, not the other way round."""
+        """Of the command line it is refused; of a recipe, parts of which serve more than one use, it is said, and not
+        where the command line has put it out of use."""
         words = (word for word in self._argv if word.startswith("--"))
         given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
         for name, f in known.items():
-            if name in given or (name in self._recipe and not governing(f) & given):
+            if name in given:
                 check_goes_with(f, values)
+            elif name in self._recipe and not governing(f) & given:
+                try:
+                    check_goes_with(f, values)
+                except ValueError as error:
+                    _warn(f"{self.config_file}: nothing comes of {error}")
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once: arguments are read early, and again when the task is there."""
+    logger.warning(message)
 
 
 class FilledReader:

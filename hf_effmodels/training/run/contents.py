@@ -39,8 +39,8 @@ def check_contents(config: dict, checkpoint: Path | None, output_dir: str, conte
     if checkpoint.resolve().parent == Path(output_dir).resolve():
         raise ValueError(
             f"--resume_from_checkpoint: {output_dir} holds a run on other data or weights. Since then there have "
-            f"changed, under the same names: {'; '.join(changed)}. Bring back what was there, or start a run of its own in "
-            f"another folder; that one may begin with --resume_from_checkpoint {checkpoint}."
+            f"changed, under the same names: {'; '.join(changed)}. Bring back what was there, or start a run of its "
+            f"own in another folder; that one may begin with --resume_from_checkpoint {checkpoint}."
         )
     for change in changed:
         logger.warning("unlike the run that wrote %s, under the same names: %s.", checkpoint, change)

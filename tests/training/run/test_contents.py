@@ -92,9 +92,7 @@ def test_a_run_does_not_go_on_with_other_pictures(classified, photos, tmp_path, 
     recorded = yaml.safe_load((tmp_path / "run" / RUN_FILE).read_text())["contents"]
     assert recorded == run.config["contents"] and recorded["training data"]["samples"] == 10
     change(photos)
-    with pytest.raises(
-        ValueError, match=f"--resume_from_checkpoint: .* holds a run on other data or weights.*{message}"
-    ):
+    with pytest.raises(ValueError, match=f"holds a run on other data or weights.*{message}"):
         prepare("prepare_training", goes_on)
     other = [*classified[: classified.index("--output_dir")], "--output_dir", str(tmp_path / "other")]
     prepare("prepare_training", [*other, "--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-1")])
@@ -103,9 +101,7 @@ def test_a_run_does_not_go_on_with_other_pictures(classified, photos, tmp_path, 
 def test_a_run_does_not_go_on_with_another_model_under_its_name(classified, tmp_path):
     goes_on = begun(classified)
     change_weights(tmp_path / "model")
-    with pytest.raises(
-        ValueError, match="there have changed, under the same names: the weights of the model. Bring back"
-    ):
+    with pytest.raises(ValueError, match="under the same names: the weights of the model. Bring back"):
         prepare("prepare_training", goes_on)
 
 
@@ -126,9 +122,7 @@ def test_no_other_teacher_goes_on_teaching(digits_run, teacher, tmp_path):  # no
     goes_on = begun([*run, "--output_dir", str(tmp_path / "run")])
     prepare("prepare_training", goes_on)
     change_weights(tmp_path / "teacher")
-    with pytest.raises(
-        ValueError, match="there have changed, under the same names: the weights of the teacher .*teacher"
-    ):
+    with pytest.raises(ValueError, match="under the same names: the weights of the teacher .*teacher"):
         prepare("prepare_training", goes_on)
 
 
@@ -141,9 +135,7 @@ def test_no_other_text_is_gone_on_with(text_run, text_file, tmp_path):
     prepare("prepare_training", run).trainer.processing_class.save_pretrained(write_checkpoint(tmp_path / "run", 1))
     prepare("prepare_training", goes_on)
     file.write_text(file.read_text().replace("Line 7 tells", "Line 7 sells"))
-    with pytest.raises(
-        ValueError, match="there have changed, under the same names: the documents of the (training|evaluation) text"
-    ):
+    with pytest.raises(ValueError, match="under the same names: the documents of the (training|evaluation) text"):
         prepare("prepare_training", goes_on)
 
 
