@@ -5,8 +5,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 
 #: Set to anything, it lets the traceback of an unforeseen error through.
 TRACEBACK = "HF_EFFMODELS_TRACEBACK"
@@ -74,23 +73,11 @@ def _as_option(match: re.Match, words: Mapping[str, str]) -> str:
     return option if match[2] == "True" else f"{option} {match[2].strip(chr(39) + chr(34))}"
 
 
-def reads_nobody() -> bool:
-    """Whether standard output has been closed by its reader."""
+def show(text: str) -> None:
+    """Print a result. Where nobody reads it any more, as in `... | head`, the program ends without a word."""
     try:
-        sys.stdout.flush()  # fails again on what is left to write
-    except BrokenPipeError:
-        return True
-    return False
-
-
-@contextmanager
-def quiet_when_unread() -> Iterator[None]:
-    """Within it the program ends without a word where nobody reads its output any more, as in `... | head`."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except BrokenPipeError:
         # What is still buffered would be written, and fail, at the very end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

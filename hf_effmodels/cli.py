@@ -15,8 +15,7 @@ from ._command_line import (
     Parser,
     in_words_of_the_command,
     nearest,
-    quiet_when_unread,
-    reads_nobody,
+    show,
 )
 from .models import create_image_processor, create_model, list_models, model_info
 from .registry import ARCHITECTURES
@@ -29,26 +28,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 where nothing was found, 2 after a line on standard error that says what is wrong.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    with quiet_when_unread():
-        try:
-            return _run(argv)
-        except (ValueError, OSError, ImportError) as error:
-            if isinstance(error, BrokenPipeError) and reads_nobody():
-                raise
-            return _refuse(str(error))
-        except Exception as error:
-            # Input that nobody foresaw, found by a library. Runs show where: they may have gone on for days.
-            if argv[:1] and argv[0] in RUNS or os.environ.get(TRACEBACK):
-                raise
-            return _refuse(f"{type(error).__name__}: {error} ({UNFORESEEN})")
+    try:
+        return _run(argv)
+    except (ValueError, OSError, ImportError) as error:
+        return _refuse(str(error))
+    except Exception as error:
+        # Input that nobody foresaw, found by a library on its way. Runs show where: they may have gone on for days.
+        if argv[:1] and argv[0] in RUNS or os.environ.get(TRACEBACK):
+            raise
+        return _refuse(f"{type(error).__name__}: {error} ({UNFORESEEN})")
 
 
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        sys.stdout.write(_help())
+        show(_help())
         return 0
     if argv[0] == "--version":
-        sys.stdout.write(f"hf_effmodels {__version__}\n")
+        show(f"hf_effmodels {__version__}\n")
         return 0
     if argv[0] in PASSED_ON:
         PASSED_ON[argv[0]](argv[1:])
@@ -64,7 +60,7 @@ def _run(argv: list[str]) -> int:
         result = arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
         raise type(error)(in_words_of_the_command(str(error), _words(chosen))) from error
-    sys.stdout.write(f"{json.dumps(_plain(result), indent=2) if arguments.json else arguments.show(result)}\n")
+    show(f"{json.dumps(_plain(result), indent=2) if arguments.json else arguments.show(result)}\n")
     return 1 if result == [] else 0
 
 

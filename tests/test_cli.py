@@ -1,7 +1,11 @@
 """What a user may get wrong on the command line ends in one line that says so, never in a traceback."""
 
 import json
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +144,61 @@ def test_what_nobody_foresaw_is_one_line_too_but_a_run_says_where(monkeypatch, c
     monkeypatch.setenv(cli.TRACEBACK, "1")
     with pytest.raises(ZeroDivisionError):
         cli.main(["tiny-lm"])
+
+
+def test_a_mistyped_command_is_answered_over_all_commands(refused):
+    for typed, meant in (("trian", "train"), ("lst", "list"), ("benchmrk", "benchmark"), ("quantise", "quantize")):
+        assert f"there is no command '{typed}'; nearest: {meant}." in refused(typed)
+    assert "there is no command 'xyzzy'; hf-effmodels -h lists them." in refused("xyzzy")
+    assert "unknown argument '--taks'; nearest: --task" in refused("list", "--taks", "x")
+    assert "one value too many: 'b'" in refused("info", "a", "b")
+    assert "there is no step 'inhert'; nearest: inherit." in refused("tiny-lm", "inhert")
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])
+def test_help_shows_every_command_with_an_example_that_its_parser_takes(argv, capsys):
+    assert cli.main(argv) == 0
+    said = capsys.readouterr().out
+    _, commands = cli._parser()
+    for name in [*commands, *cli.PASSED_ON]:
+        (example,) = re.findall(rf"^  {name} .*\n +\$ hf-effmodels ({name} .*)$", said, re.MULTILINE)
+        if name in commands:
+            assert commands[name].parse_known_args(shlex.split(example)[1:])[1] == []
+
+
+def test_what_a_function_says_is_said_in_the_words_of_the_command(good, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(good, tmp_path / "model")
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("license: mit\n", ""))
+    said = refused("publish", folder, "org/net", "--token", "hf_x")
+    assert "--license: none is given" in said and "such as --license apache-2.0" in said and "license=" not in said
+    assert "FOLDER: nowhere is not a folder" in refused("publish", "nowhere", "org/net", "--token", "hf_x")
+    said = refused("publish", good, "org/net", "--token", "hf_x", "--revision", "x", "--create-pr")
+    assert said.endswith("--revision: got 'x' with --create-pr, but pull requests are opened against main")
+    assert "--format: got 'x', accepted are" in refused("export", good, "out", "--format", "x")
+    assert f"FOLDER: {good} is not empty" in refused("export", good, good, "--format", "onnx")
+    assert "MODEL: there is no folder or file './nowhere'" in refused("export", "./nowhere", "out", "--format", "onnx")
+    assert "--task: got 'x'" in refused("list", "--task", "x")
+
+
+def test_a_list_of_nothing_is_told_by_the_exit_code(capsys):
+    assert cli.main(["list", "zzz*"]) == 1 and capsys.readouterr().out == "no preset matches\n"
+    assert cli.main(["list", "zzz*", "--json"]) == 1 and json.loads(capsys.readouterr().out) == []
+    assert cli.main(["list", "ghostnetv3*"]) == 0
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    command = [sys.executable, "-c", "from hf_effmodels.cli import main; import sys; sys.exit(main(sys.argv[1:]))"]
+    with subprocess.Popen([*command, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == ""
+    assert listing.returncode == 141
+
+
+def test_a_connection_that_breaks_is_no_closed_output(refused, monkeypatch):
+    def publish(*_, **__):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("hf_effmodels.hub.publish", publish)
+    assert "Broken pipe" in refused("publish", "folder", "org/net")

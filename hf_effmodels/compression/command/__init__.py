@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..._command_line import Parser, nearest
+from ..._command_line import Parser, nearest, show
 from ...training import set_up_logging
 from . import inheritance, learning_rate, rounds, shapes, tokenizers
 from .words import in_words_of_the_command
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(in_words_of_the_command(str(error), vars(arguments))) from error
     text = json.dumps(result, indent=2) if arguments.json else arguments.show(result)
     if text and os.environ.get("RANK", "0") == "0":
-        sys.stdout.write(text + "\n")
+        show(text + "\n")
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..._command_line import nearest, show
+
 
 def main(argv: Sequence[str]) -> None:
     """Run the preparation that `argv` names first, with the rest as its arguments, and print where its result is.
@@ -21,13 +23,14 @@ def main(argv: Sequence[str]) -> None:
     """
     name, arguments = (argv[0], list(argv[1:])) if argv else (None, [])
     if name in ("-h", "--help"):
-        sys.stdout.write(_help())
+        show(_help())
         return
     known = list_preparations()
     if name not in known:
-        raise ValueError(f"prepare: got {name}, accepted are {', '.join(known)}.")
+        near = nearest(str(name), known, f"; accepted are {', '.join(known)}")
+        raise ValueError(f"prepare: got {name}{near}.")
     made = importlib.import_module(f".{name.replace('-', '_')}", __name__).main(arguments)
-    sys.stdout.write(f"{made}\n")
+    show(f"{made}\n")
 
 
 def list_preparations() -> dict[str, str]:
