@@ -6,7 +6,6 @@ Such a module has `add(command)`, which declares its sub-commands with what runs
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 
 from ..._command_line import Parser, nearest, show

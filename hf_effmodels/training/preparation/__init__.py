@@ -8,7 +8,6 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
