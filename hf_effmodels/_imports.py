@@ -75,6 +75,8 @@ class Placeholder:
 def register_lazily(mapping, key, value: Placeholder | dict[str, Placeholder]) -> None:
     """Register what `value` stands for under `key` in one of transformers' Auto mappings; it is loaded when read.
 
+    `key` may be a placeholder, too: the class behind it is loaded when somebody first looks for one.
+
     The public `register` wants the class itself. Classes cannot be imported when the Auto classes are: transformers'
     own modules import those half-way through (`modeling_layers` does), and our classes import them.
     """
@@ -87,8 +89,30 @@ class LazyContent(UserDict):
     """A dictionary that gives out the objects its placeholders stand for.
 
     Whatever reads it, iterates over it or makes a plain `dict` of it, as `copy` and `pickle` of an Auto mapping do,
-    sees the objects; only `data` has the placeholders. A copy of its own kind keeps them, and so stays lazy.
+    sees the objects; only `data` has the placeholders of the values. A copy of its own kind keeps them, and so stays
+    lazy.
     """
+
+    def __init__(self, *content, **more):
+        self._waiting: dict = {}
+        super().__init__(*content, **more)
+
+    @property
+    def data(self) -> dict:
+        while self._waiting:
+            key, value = self._waiting.popitem()
+            self._content[key.load()] = value
+        return self._content
+
+    @data.setter
+    def data(self, content: dict) -> None:
+        self._content = content
+
+    def __setitem__(self, key, value) -> None:
+        if isinstance(key, Placeholder):
+            self._waiting[key] = value
+        else:
+            self._content[key] = value
 
     def __getitem__(self, key):
         value = super().__getitem__(key)
@@ -98,3 +122,5 @@ class LazyContent(UserDict):
 
     def copy(self) -> "LazyContent":
         return LazyContent(self.data)
+
+    __copy__ = copy

@@ -210,6 +210,8 @@ class Architecture(Entry):
         image_processor: transformers' image processor class per backend (empty where there are no images).
         own_image_processor: these classes are ours, in `image_processing_<name>.py`.
         processor: our processor class in `processing_<name>.py`, of models that take images and text.
+        stock_processor: transformers' processor class around the image processor, of models that take prompts with
+            their images.
         base_models: of models whose official files hold only what `freeze_base()` leaves trainable: part of the
             configuration -> where that part is by default (a Hub id), None where it must be said. `hub.convert` then
             takes `<part>_model`, the command `--<part>-model`.
@@ -221,6 +223,7 @@ class Architecture(Entry):
     image_processor: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     own_image_processor: bool = False
     processor: str | None = None
+    stock_processor: str | None = None
     base_models: Mapping[str, str | None] = field(default_factory=lambda: _EMPTY)
 
     @property
@@ -292,6 +295,28 @@ class PipelineEntry(Entry):
     def create_pipeline(self):
         """What makes the pipeline of a preset with random weights: `create_pipeline(preset, **overrides)`."""
         return importlib.import_module(f"{self.package}.create").create_pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPipeline:
+    """A transformers pipeline of this package: what `pipeline(task)` finds, for any model of an Auto class.
+
+    Attributes:
+        task: the name that `pipeline` takes.
+        package: the folder that declares it (its `__name__`).
+        module, pipeline_class: where the pipeline is in it.
+        auto_class: the Auto class that loads its models.
+        takes: what it takes, in transformers' words ("image", "text", "multimodal").
+        classes: module of the folder -> further public classes in it.
+    """
+
+    task: str
+    package: str
+    module: str
+    pipeline_class: str
+    auto_class: str
+    takes: str
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _EMPTY)
 
 
 #: transformers' image processor classes by backend, where ConvNeXT's resize-and-centre-crop rule is the model's own.

@@ -233,4 +233,4 @@ def create_image_processor(name: str, *, image_size: int | None = None, **overri
 
 def _of_size(settings: Mapping[str, Any], side: int) -> dict[str, dict[str, int]]:
     """The size and the crop of an image processor for square images, in the form in which `settings` has them."""
-    return {key: dict.fromkeys(settings[key], side) for key in ("size", "crop_size") if key in settings}
+    return {key: dict.fromkeys(settings[key], side) for key in ("size", "crop_size", "pad_size") if key in settings}

@@ -8,11 +8,12 @@ here changes for a new system.
 import importlib
 import logging
 import pkgutil
+import sys
 from functools import partial
 
 from . import modeling, pipelines
 from ._imports import Placeholder, register_lazily, when_imported
-from .architecture import Architecture, PipelineEntry, Preset
+from .architecture import Architecture, PipelineEntry, Preset, TaskPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 ARCHITECTURES: dict[str, Architecture] = {}
 #: folder -> diffusers pipeline.
 PIPELINES: dict[str, PipelineEntry] = {}
+#: task -> transformers pipeline of this package.
+TASK_PIPELINES: dict[str, TaskPipeline] = {}
 
 
 def collect() -> None:
@@ -30,6 +33,8 @@ def collect() -> None:
                 other = table.setdefault(entry.key, entry)
                 if other.package != entry.package:
                     raise ValueError(f"{entry.package}: {entry.key!r} is taken by {other.package}.")
+            for task_pipeline in getattr(sys.modules[f"{package.__name__}.{folder}"], "TASK_PIPELINES", ()):
+                TASK_PIPELINES.setdefault(task_pipeline.task, task_pipeline)
 
 
 collect()
@@ -80,6 +85,7 @@ def register_with_transformers() -> None:
     when_imported(f"{auto}.modeling_auto", _register_models)
     when_imported(f"{auto}.image_processing_auto", _register_image_processors)
     when_imported(f"{auto}.processing_auto", _register_processors)
+    when_imported("transformers.pipelines", _register_pipelines)
     when_imported("peft", partial(importlib.import_module, "hf_effmodels.adapters"))
     for quantizer in ("cbq.quantizer_cbq", "bitnet158.quantizer_bitnet158"):
         module = f"hf_effmodels.quantization.{quantizer}"
@@ -115,7 +121,9 @@ def _register_models() -> None:
     for architecture in _ours():
         for auto_class, name in architecture.auto_classes.items():
             mapping = getattr(modeling_auto, auto_class)._model_mapping
-            register_lazily(mapping, architecture.config_class, _placeholder(architecture, "modeling", name))
+            # Not the configuration's class: SAM's, which one of ours inherits, imports the Auto classes itself.
+            configuration = _placeholder(architecture, "configuration")
+            register_lazily(mapping, configuration, _placeholder(architecture, "modeling", name))
             # Pipelines and the Trainer look classes up by name, in the tables that the mappings are made of.
             mapping._model_mapping.setdefault(architecture.model_type, name)
         for task in architecture.tasks:
@@ -135,7 +143,7 @@ def _register_image_processors() -> None:
             classes = available_processors(architecture)
             module = architecture.image_processor_module
             placeholders = {backend: Placeholder(module, name) for backend, name in classes.items()}
-            register_lazily(IMAGE_PROCESSOR_MAPPING, architecture.config_class, placeholders)
+            register_lazily(IMAGE_PROCESSOR_MAPPING, _placeholder(architecture, "configuration"), placeholders)
 
 
 def _register_processors() -> None:
@@ -144,7 +152,26 @@ def _register_processors() -> None:
     for architecture in _ours():
         if architecture.processor:
             placeholder = _placeholder(architecture, "processing", architecture.processor)
-            register_lazily(PROCESSOR_MAPPING, architecture.config_class, placeholder)
+            register_lazily(PROCESSOR_MAPPING, _placeholder(architecture, "configuration"), placeholder)
+        elif architecture.stock_processor:
+            placeholder = Placeholder("transformers", architecture.stock_processor)
+            register_lazily(PROCESSOR_MAPPING, _placeholder(architecture, "configuration"), placeholder)
+
+
+def _register_pipelines() -> None:
+    import transformers
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    for entry in TASK_PIPELINES.values():
+        if entry.task not in PIPELINE_REGISTRY.supported_tasks:
+            PIPELINE_REGISTRY.register_pipeline(
+                entry.task,
+                pipeline_class=getattr(
+                    importlib.import_module(f"{entry.package}.{entry.module}"), entry.pipeline_class
+                ),
+                pt_model=getattr(transformers, entry.auto_class),
+                type=entry.takes,
+            )
 
 
 def _placeholder(architecture: Architecture, kind: str, name: str | None = None) -> Placeholder:

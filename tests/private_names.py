@@ -12,6 +12,7 @@ from torch import nn
 
 _TRAINER = "transformers.trainer:Trainer"
 _MODEL = "transformers.modeling_utils:PreTrainedModel"
+_PIPELINE = "transformers.pipelines.base:Pipeline"
 _TUNER = "peft.tuners.tuners_utils:BaseTuner"
 _MODULE = "torch.nn.modules.module:Module"
 _DIFFUSERS = "diffusers.configuration_utils:ConfigMixin"
@@ -53,6 +54,13 @@ PRIVATE_NAMES = {
     "_dequantize": "transformers.quantizers.base:HfQuantizer",
     "_process_model_after_weight_loading": "transformers.quantizers.base:HfQuantizer",
     "_process_model_before_weight_loading": "transformers.quantizers.base:HfQuantizer",
+    # transformers: pipelines
+    "_forward": _PIPELINE,
+    "_load_feature_extractor": _PIPELINE,
+    "_load_image_processor": _PIPELINE,
+    "_load_processor": _PIPELINE,
+    "_load_tokenizer": _PIPELINE,
+    "_sanitize_parameters": _PIPELINE,
     # transformers: the Trainer
     "_created_lr_scheduler": _TRAINER,
     "_get_grad_norm": _TRAINER,
@@ -515,6 +523,21 @@ def _pangu_pi(name: str):
     return getattr(modeling, name)(hf_effmodels.PanguPiConfig(vocab_size=32, **sizes))
 
 
+def _sam_models():
+    from transformers import SamConfig, SamModel
+
+    from hf_effmodels.modeling.tinysam.modeling_tinysam import TinySamModel
+    from hf_effmodels.registry import ARCHITECTURES
+
+    from .modeling.tiny import tiny_config
+
+    ours = TinySamModel(tiny_config(ARCHITECTURES["tinysam"]))
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "output_channels": 16}
+    vision = {**sizes, "image_size": 64, "num_pos_feats": 8, "global_attn_indexes": [0]}
+    parts = {name: getattr(ours.config, name).to_dict() for name in ("prompt_encoder_config", "mask_decoder_config")}
+    return SamModel(SamConfig(vision_config=vision, **parts)), ours
+
+
 def _pair(theirs: str, ours: str):
     import transformers
 
@@ -524,6 +547,7 @@ def _pair(theirs: str, ours: str):
 #: Classes whose constructor ours pass by (`super(LlamaModel, self).__init__`) -> (one of theirs, one of ours): what
 #: theirs sets ours must set, too.
 SKIPPED_INITS = {
+    "SamModel": _sam_models,
     "LlamaModel": _pair("LlamaModel", "PanguPiModel"),
     "LlamaForCausalLM": _pair("LlamaForCausalLM", "PanguPiForCausalLM"),
     "GenericForSequenceClassification": _pair("LlamaForSequenceClassification", "PanguPiForSequenceClassification"),

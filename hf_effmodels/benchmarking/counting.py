@@ -51,7 +51,7 @@ def count_preset(
             raise ValueError(f"{name} ({architecture.title}) has no folded form.")
         overrides["reparameterized"] = True
     with torch.device("meta"):
-        model = create_model(name, **overrides)
+        model = create_model(name, **overrides).requires_grad_(False)  # the counter trips over embeddings that learn
     size = image_size or model.config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return count(model, torch.empty(1, model.config.num_channels, height, width, device="meta"))

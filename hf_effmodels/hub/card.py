@@ -134,11 +134,19 @@ def _matching_preset(architecture: Architecture, config) -> str | None:
     free |= {"pad_token_id", "bos_token_id", "eos_token_id"}
     own = [c for c in type(config).__mro__ if c.__module__.startswith(__package__.partition(".")[0])]
     fields = {name for c in own for name in inspect.get_annotations(c) if not name.startswith("_")} - free
+    parts = config.sub_configs.keys() - fields
     for name, preset in architecture.presets.items():
         reference = architecture.config_class(**preset.config)
-        if all(_plain(getattr(config, key)) == _plain(getattr(reference, key)) for key in fields):
+        same = all(_plain(getattr(config, key)) == _plain(getattr(reference, key)) for key in fields)
+        if same and all(_shape(getattr(config, key), free) == _shape(getattr(reference, key), free) for key in parts):
             return name
     return None
+
+
+def _shape(part, free: set[str]) -> dict:
+    """The fields of a part of a configuration that its network follows from."""
+    free = free | {"image_embedding_size", "transformers_version", "dtype", "architectures", "_name_or_path"}
+    return {key: _plain(value) for key, value in part.to_dict().items() if key not in free}
 
 
 def _plain(value):
@@ -173,7 +181,7 @@ def _facts(
     if hasattr(config, "reparameterized"):
         rows.append(("Form", "folded for inference (`reparameterized`)" if folded else "training form"))
     rows.append(("Parameters", f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f} M"))
-    if config.sub_configs:
+    if architecture.base_models:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         rows.append(("Of these trained", f"{trained / 1e6:.3f} M"))
     if adapter_only:
@@ -215,9 +223,8 @@ def _parts(model) -> list[tuple[str, str]]:
         part = getattr(model.config, field)
         where = getattr(model.config, references.get(field, ""), None)
         origin = f"{code(where)}, " if hub_id(where) else ""
-        rows.append(
-            (f"{field.removesuffix('_config').capitalize()} model", f"{origin}{part.model_type}{_sizes(part)}")
-        )
+        name = field.removesuffix("_config").replace("_", " ").capitalize()
+        rows.append((f"{name} model", f"{origin}{part.model_type}{_sizes(part)}"))
         if hasattr(part, "image_size"):
             rows.append(("Image size", _size(part.image_size)))
     return rows

@@ -55,6 +55,8 @@ def export(
     """
     model = unwrap(model)
     architecture = find_architecture(model)
+    if architecture.stock_processor and type(processor).__name__ == architecture.stock_processor:
+        processor = processor.image_processor  # all of its settings are there
     _check_processor(architecture, processor)
     options = {"adapter_only": True} if adapter_only else {}
     state_dict = plain_names(model.state_dict())

@@ -55,8 +55,10 @@ def usage_section(
 
 
 def auto_class_of(architecture: Architecture, class_name: str) -> str:
-    """The transformers Auto class behind which the registry has `class_name`."""
-    return next(auto for auto, name in architecture.auto_classes.items() if name == class_name)
+    """The transformers Auto class behind which the registry has `class_name`; of several, that of the main head."""
+    found = [auto for auto, name in architecture.auto_classes.items() if name == class_name]
+    main = architecture.tasks[0].auto_class
+    return main if main in found else found[0]
 
 
 def task_of(architecture: Architecture, class_name: str) -> Task | None:
@@ -78,6 +80,11 @@ def _snippets(
         return (
             _text_with_package(auto_class, model_id, revision, has_processor),
             _text_without_package(auto_class, model_id, revision, has_processor),
+        )
+    if architecture.stock_processor:
+        return (
+            _everything_with_package(model_id, revision),
+            _prompt_without_package(architecture, auto_class, model_id, revision),
         )
     return (
         _with_package(architecture, auto_class, config, model_id, revision),
@@ -128,6 +135,51 @@ def _with_package(
         f'pipe = pipeline("{task}", model=model_id{pin})',
         _PICTURE,
         "features = pipe(image)" if task == "image-feature-extraction" else "print(pipe(image))",
+    ]
+
+
+def _everything_with_package(model_id: str, revision: str | None) -> list[str]:
+    pin = f', revision="{revision}"' if revision else ""
+    return [
+        "import hf_effmodels  # registers the architecture and the pipeline with transformers",
+        "from PIL import Image",
+        "from transformers import pipeline",
+        "",
+        f'model_id = "{model_id}"',
+        f'pipe = pipeline("hierarchical-mask-generation", model=model_id{pin})',
+        _PICTURE,
+        'print(len(pipe(image)["masks"]))',
+    ]
+
+
+def _prompt_without_package(
+    architecture: Architecture, auto_class: str, model_id: str, revision: str | None
+) -> list[str]:
+    on_hub = model_id != LOCAL_MODEL_ID
+    pin = ", revision=revision" if on_hub else ""
+    lines = ["import torch"]
+    if on_hub and not revision:
+        lines.append("from huggingface_hub import model_info")
+    lines += [
+        "from PIL import Image",
+        f"from transformers import {auto_class}, {architecture.stock_processor}",
+        "",
+        f'model_id = "{model_id}"',
+    ]
+    if on_hub:
+        found = "model_info(model_id).sha  # read the code of this commit, then write its hash here"
+        lines.append(f'revision = "{revision}"' if revision else f"revision = {found}")
+    return [
+        *lines,
+        f"processor = {architecture.stock_processor}.from_pretrained(model_id{pin})",
+        f"model = {auto_class}.from_pretrained(model_id, trust_remote_code=True{pin})",
+        _PICTURE,
+        'inputs = processor(image, input_points=[[[160, 120]]], return_tensors="pt").to(torch.float32)',
+        'sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")',
+        "with torch.no_grad():",
+        "    outputs = model(**inputs)",
+        "masks = processor.post_process_masks(outputs.pred_masks, *sizes)[0]",
+        "print(masks.shape, outputs.iou_scores)",
     ]
 
 

@@ -18,7 +18,8 @@ def __dir__() -> list[str]:
 
 def _modules() -> dict[str, str]:
     """Public class -> the module that has it."""
-    from ..registry import PIPELINES
+    from ..registry import PIPELINES, TASK_PIPELINES
 
-    entries = PIPELINES.values()
-    return {name: f"{e.package}.{module}" for e in entries for module, names in e.classes.items() for name in names}
+    entries = (*PIPELINES.values(), *TASK_PIPELINES.values())
+    found = {name: f"{e.package}.{module}" for e in entries for module, names in e.classes.items() for name in names}
+    return found | {e.pipeline_class: f"{e.package}.{e.module}" for e in TASK_PIPELINES.values()}

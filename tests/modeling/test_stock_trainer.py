@@ -20,7 +20,9 @@ from .tiny import tiny_config
 from .tiny.decoders import DECODER
 
 SMOOTHING = 0.1
-HEADS = [(a, task) for a in ARCHITECTURES.values() for task in a.tasks if "feature-extraction" not in task.name]
+#: Tasks whose models take no labels, as transformers' own.
+UNLABELLED = ("image-feature-extraction", "feature-extraction", "mask-generation")
+HEADS = [(a, task) for a in ARCHITECTURES.values() for task in a.tasks if task.name not in UNLABELLED]
 NEIGHBOURS = {
     "text-generation": LlamaForCausalLM,
     "text-classification": LlamaForSequenceClassification,

@@ -7,15 +7,9 @@ from torch.nn import functional as F
 import hf_effmodels
 from hf_effmodels.hub.convert import official_name
 from hf_effmodels.modeling.layers.drop_path import DropPath
+from hf_effmodels.modeling.layers.tinyvit_blocks import TinyVitAttention, TinyVitBlock, join_windows, split_windows
 from hf_effmodels.modeling.tinyvit.configuration_tinyvit import TinyVitConfig
-from hf_effmodels.modeling.tinyvit.modeling_tinyvit import (
-    TinyVitAttention,
-    TinyVitBackbone,
-    TinyVitBlock,
-    TinyVitForImageClassification,
-    join_windows,
-    split_windows,
-)
+from hf_effmodels.modeling.tinyvit.modeling_tinyvit import TinyVitBackbone, TinyVitForImageClassification
 from hf_effmodels.registry import ARCHITECTURES
 
 from .tiny.tinyvit import TINY

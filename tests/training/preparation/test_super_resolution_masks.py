@@ -74,14 +74,6 @@ def test_any_mask_generation_model_makes_a_table(sam, pictures, tmp_path):
         assert np.array_equal(decode_regions(np.array(row["regions"]), row["values"]), encode_masks(masks))
 
 
-def test_suppression_keeps_the_best_of_boxes_that_overlap():
-    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 5], [20, 20, 30, 30], [0, 0, 0, 0]]).float()
-    scores = torch.tensor([0.5, 0.9, 0.7, 0.1, 0.2])
-    assert segmenters.suppress_overlapping(boxes, scores, 0.7).tolist() == [1, 2, 4, 3]
-    assert segmenters.suppress_overlapping(boxes, scores, 0.6).tolist() == [1, 4, 3]
-    assert segmenters.suppress_overlapping(boxes[:0], scores[:0], 0.7).tolist() == []
-
-
 def test_a_killed_preparation_goes_on_where_it_was(pictures, tmp_path, monkeypatch):
     seen = []
 

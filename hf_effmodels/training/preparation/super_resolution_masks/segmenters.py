@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ....hub.ids import reading
+from ....pipelines.hierarchical_mask_generation.masks import suppress_overlapping
 
 #: An 8-bit RGB image -> its masks, booleans (height, width), in the order of the segmentation model.
 Segmenter = Callable[[Image.Image], list[np.ndarray]]
@@ -65,26 +66,6 @@ def _without_torchvision(self, all_masks, all_scores, all_boxes, crops_nms_thres
     kept = suppress_overlapping(all_boxes.float(), all_scores, crops_nms_thresh).tolist()
     runs = [all_masks[index] for index in kept]
     return [_rle_to_mask(run) for run in runs], all_scores[kept], runs, all_boxes[kept]
-
-
-def suppress_overlapping(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Non-maximum suppression: the numbers of the boxes to keep, by falling score.
-
-    Args:
-        boxes: (n, 4), left, top, right, bottom. scores: (n,).
-        threshold: a box goes if its intersection over union with a better one that stays is larger.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    boxes = boxes[order]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-    for index in range(len(boxes)):
-        if keep[index]:
-            low = torch.maximum(boxes[index, :2], boxes[index + 1 :, :2])
-            high = torch.minimum(boxes[index, 2:], boxes[index + 1 :, 2:])
-            shared = (high - low).clamp(min=0).prod(dim=1)
-            keep[index + 1 :] &= ~(shared / (areas[index] + areas[index + 1 :] - shared) > threshold)
-    return order[keep]
 
 
 def slic(num_segments: int = 20, compactness: float = 10.0) -> Segmenter:

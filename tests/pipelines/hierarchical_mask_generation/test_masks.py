@@ -1,0 +1,135 @@
+"""Masks, points and rounds against their definitions, at values the published cases do not have."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_effmodels.pipelines.hierarchical_mask_generation import masks as amg
+from hf_effmodels.pipelines.hierarchical_mask_generation.masks import suppress_overlapping
+from hf_effmodels.pipelines.hierarchical_mask_generation.points import first_points, second_points
+from hf_effmodels.pipelines.hierarchical_mask_generation.rounds import (
+    Found,
+    Thresholds,
+    segment_everything,
+    without_small_regions,
+)
+
+
+def test_suppression_keeps_the_best_of_boxes_that_overlap():
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 5], [20, 20, 30, 30], [0, 0, 0, 0]]).float()
+    scores = torch.tensor([0.5, 0.9, 0.7, 0.1, 0.2])
+    assert suppress_overlapping(boxes, scores, 0.7).tolist() == [1, 2, 4, 3]
+    assert suppress_overlapping(boxes, scores, 0.6).tolist() == [1, 4, 3]
+    assert suppress_overlapping(boxes[:0], scores[:0], 0.7).tolist() == []
+
+
+def test_regions_are_those_of_scipy():
+    from scipy.ndimage import label
+
+    random = np.random.default_rng(0)
+    for share in (0.2, 0.4, 0.6, 0.8):
+        mask = random.random((23, 31)) < share
+        for area in (2, 6, 40):
+            regions, count = label(~mask, np.ones((3, 3)))
+            small = [n for n in range(1, count + 1) if (regions == n).sum() < area]
+            cleaned, changed = amg.remove_small_regions(mask, area, "holes")
+            assert np.array_equal(cleaned, mask | np.isin(regions, small)) and changed == bool(small)
+            regions, count = label(mask, np.ones((3, 3)))
+            sizes = [(regions == n).sum() for n in range(1, count + 1)]
+            kept = [n + 1 for n, size in enumerate(sizes) if size >= area] or [int(np.argmax(sizes)) + 1]
+            cleaned, _ = amg.remove_small_regions(mask, area, "islands")
+            assert np.array_equal(cleaned, np.isin(regions, kept))
+
+
+def test_run_lengths_go_column_by_column():
+    mask = np.array([[0, 1, 1], [0, 0, 1]], dtype=bool)
+    assert amg.encode_runs(mask) == {"size": [2, 3], "counts": [2, 1, 1, 2]}
+    assert amg.encode_runs(~mask)["counts"] == [0, 2, 1, 1, 2]
+    for one in (mask, ~mask, np.zeros((2, 3), bool), np.ones((2, 3), bool)):
+        assert np.array_equal(amg.decode_runs(amg.encode_runs(one)), one)
+        assert amg.runs_area(amg.encode_runs(one)) == one.sum()
+
+
+def test_stability_counts_around_another_threshold():
+    logits = torch.tensor([[[-3.0, 0.2, 0.9], [1.6, 2.6, 4.0]]])
+    assert amg.stability_scores(logits, 1.0, 0.5).item() == pytest.approx(3 / 4)
+    assert torch.isnan(amg.stability_scores(torch.full((1, 2, 2), -9.0)))[0]
+
+
+@pytest.mark.parametrize("side, height, width", [(8, 64, 96), (30, 120, 90), (6, 3, 200), (1, 5, 5)])
+def test_both_rounds_ask_every_cell_of_the_grid_where_nothing_is_sure(side, height, width):
+    first = first_points(side, height, width)
+    second = second_points(first, torch.zeros(height, width, dtype=torch.bool), side)
+    asked = {tuple(point) for point in torch.cat([first, second]).tolist()}
+    assert len(asked) == len(first) + len(second), "no point is asked twice"
+    assert all(0 <= x < width and 0 <= y < height for x, y in asked)
+    if side % 4 == 0:
+        # As published: a last column or row that would begin on the image's edge is left out.
+        assert len(asked) == (side - (width % side == 0)) * (side - (height % side == 0))
+    # No gap: the nearest point is at most a stride and a half away, in both directions.
+    xs, ys = ({point[axis] for point in asked} for axis in (0, 1))
+    for values, size in ((xs, width), (ys, height)):
+        stride = max(size / side, 1)
+        ordered = sorted(values)
+        assert max(np.diff([-stride / 2, *ordered, size + stride / 2]), default=0) <= 2.51 * stride
+
+
+def test_a_point_is_left_out_where_the_map_says_so_in_rows_and_columns():
+    confident = torch.zeros(16, 32, dtype=torch.bool)
+    first = torch.tensor([[6.0, 3.0]], dtype=torch.float64)
+    everything = second_points(first, confident, 4).tolist()
+    confident[3, 14] = True  # x 14, y 3: one stride of 8 to the right
+    assert [p for p in everything if p not in second_points(first, confident, 4).tolist()] == [[14.0, 3.0]]
+
+
+def _squares(calls):
+    """A predictor of two squares; everything else belongs to nothing."""
+    logits = torch.full((2, 32, 32), -10.0)
+    logits[0, 2:14, 2:14] = 10.0
+    logits[1, 18:30, 18:30] = 10.0
+    logits[1, 20:23, 20:23] = -10.0  # a hole of 9 pixels
+
+    def decode(points):
+        calls.append(len(points))
+        which = [0 if x < 16 and y < 16 else 1 for x, y in points.tolist()]
+        scores = torch.tensor([[0.95 if 2 <= x < 30 and 2 <= y < 30 else 0.1] for x, y in points.tolist()])
+        return logits[which][:, None], scores
+
+    return decode
+
+
+def test_batches_holes_and_the_edge_between_kept_and_dropped():
+    calls = []
+    result = segment_everything(_squares(calls), lambda x: x, 32, 32, points_per_side=8, points_per_batch=3)
+    assert result.decoder_calls == len(calls) and max(calls) <= 3 and sum(calls) == sum(map(len, result.rounds))
+    assert sorted(amg.runs_area(runs) for runs in result.found.runs) == [135, 144]
+    again = segment_everything(_squares([]), lambda x: x, 32, 32, points_per_side=8, min_region_area=10)
+    assert sorted(amg.runs_area(runs) for runs in again.found.runs) == [144, 144]
+    # A score equal to the limit is dropped, a stability equal to it is kept unless strict.
+    for options, expected in (
+        ({"predicted_iou": 0.95}, 2 * (np.float32(0.95) > 0.95)),
+        ({"stability": 1.0}, 2),
+        ({"stability": 1.0, "strict": True}, 0),
+    ):
+        found = segment_everything(
+            _squares([]), lambda x: x, 32, 32, points_per_side=8, thresholds=Thresholds(**options)
+        ).found
+        assert len(found) == expected, options
+
+
+def test_cleaned_masks_give_way_to_those_that_were_clean():
+    clean = np.zeros((20, 20), bool)
+    clean[2:18, 2:18] = True
+    holed = clean.copy()
+    holed[5, 5] = False
+    boxes = torch.tensor([[2, 2, 17, 17]] * 2)
+    found = Found(
+        [amg.encode_runs(holed), amg.encode_runs(clean)],
+        torch.tensor([0.9, 0.8]),
+        torch.ones(2),
+        boxes,
+        torch.tensor([[1.0, 1.0], [2.0, 2.0]]),
+    )
+    kept = without_small_regions(found, 4, 0.7)
+    assert kept.points.tolist() == [[2.0, 2.0]], "the better score lost: its mask had to be cleaned"
+    assert without_small_regions(found, 0, 0.7) is found

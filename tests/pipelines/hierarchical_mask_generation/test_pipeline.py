@@ -1,0 +1,189 @@
+"""`pipeline("hierarchical-mask-generation")`: with the hierarchy off transformers' masks, with it fewer questions."""
+
+import copy
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import MaskGenerationPipeline, pipeline
+
+from hf_effmodels.pipelines import HierarchicalMaskGenerationPipeline
+from hf_effmodels.pipelines.hierarchical_mask_generation.embedding import Embedded, embed
+from hf_effmodels.pipelines.hierarchical_mask_generation.masks import decode_runs, suppress_overlapping
+from hf_effmodels.registry import ARCHITECTURES
+
+from ...modeling.tiny import tiny_config
+from .models import BUILDERS, SIDE, build, picture
+
+OPTIONS = {"points_per_crop": 6, "points_per_batch": 10, "pred_iou_thresh": 0.65, "stability_score_thresh": 0.8}
+# Random weights segment boxes as large as the image: all of them are looked at.
+OPTIONS |= {"crops_nms_thresh": 1.0, "output_rle_mask": True, "output_bboxes_mask": True}
+
+
+@pytest.fixture(scope="module", params=list(BUILDERS))
+def parts(request):
+    return build(request.param)
+
+
+@pytest.fixture
+def nms(monkeypatch):
+    """transformers' pipeline takes its suppression from torchvision, which is not there."""
+    boxes = types.ModuleType("torchvision.ops.boxes")
+    boxes.batched_nms = lambda boxes, scores, idxs, iou_threshold: suppress_overlapping(boxes, scores, iou_threshold)
+    for name in ("torchvision", "torchvision.ops"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "torchvision.ops.boxes", boxes)
+    monkeypatch.setattr("transformers.utils.import_utils.is_torchvision_available", lambda: True)
+
+
+def stock(model, processor) -> MaskGenerationPipeline:
+    processor = copy.copy(processor)
+    generator = MaskGenerationPipeline(model=model, image_processor=processor)
+    # The decorator asks for an installed torchvision; what is below it takes the suppression alone.
+    function = type(processor).post_process_for_mask_generation.__wrapped__
+    processor.post_process_for_mask_generation = types.MethodType(function, processor)
+    return generator
+
+
+@pytest.mark.parametrize("name", ["sam", "sam_hq"])
+@pytest.mark.parametrize("more", [{}, {"crops_n_layers": 1}, {"crops_nms_thresh": 0.7, "mask_threshold": 0.5}])
+def test_without_the_hierarchy_the_masks_are_those_of_transformers_pipeline(name, more, nms):
+    model, processor = build(name)
+    expected = stock(model, processor)(picture(), **{**OPTIONS, **more})
+    got = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)(
+        picture(), hierarchical=False, masks_per_batch=7, **{**OPTIONS, **more}
+    )
+    assert len(expected["masks"]) > (2 if "crops_nms_thresh" not in more else 0), "a comparison of nothing"
+    assert len(got["masks"]) == len(expected["masks"])
+    assert all(np.array_equal(a, b) for a, b in zip(got["masks"], expected["masks"], strict=True))
+    assert got["rle_mask"] == expected["rle_mask"]
+    assert torch.equal(got["scores"], expected["scores"])
+    assert torch.equal(got["bounding_boxes"], expected["bounding_boxes"])
+
+
+def test_every_promptable_model_segments_everything_in_two_rounds(parts):
+    model, processor = parts
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    options = {**OPTIONS, "points_per_crop": 16, "high_score_thresh": 5.0}
+    result = pipe(picture(), **options)
+    assert len(result["masks"]) and result["masks"][0].shape == (70, 90)
+    assert result["scores"].tolist() == sorted(result["scores"].tolist(), reverse=True)
+    assert result["scores"].min() > 0.65 and result["stability_scores"].min() >= 0.8
+    # The masks are what the model says of their points.
+    embedded = embed(model, processor, picture())
+    for mask, point, score in zip(result["masks"], result["points"], result["scores"], strict=True):
+        logits, scores = embedded.ask_points(embedded.to_model(point[None]))
+        number = (scores[0] - score).abs().argmin()
+        assert abs(scores[0, number] - score) < 1e-4
+        large = embedded.enlarge(logits[0])
+        assert ((large[number] > 0).numpy() != mask).mean() < 1e-3
+    assert all(np.array_equal(decode_runs(r), m) for r, m in zip(result["rle_mask"], result["masks"], strict=True))
+    everywhere = pipe(picture(), **{**options, "high_score_thresh": 1e9})
+    assert result["prompts"] < everywhere["prompts"] == 16 * 16
+    nowhere = pipe(picture(), **{**options, "high_score_thresh": -1e9})
+    assert nowhere["prompts"] == 16 and nowhere["decoder_calls"] == 2
+
+
+def test_points_are_in_pixels_of_the_image_for_both_ways_of_resizing():
+    points = torch.tensor([[90.0, 70.0], [45.0, 7.0]])
+    kept = Embedded(None, None, {}, (70, 90), (50, SIDE)).to_model(points)
+    assert torch.allclose(kept, torch.tensor([[64.0, 50.0], [32.0, 5.0]]))
+    stretched = Embedded(None, None, {}, (70, 90), (SIDE, SIDE)).to_model(points)
+    assert torch.allclose(stretched, torch.tensor([[64.0, 64.0], [32.0, 6.4]]))
+
+
+def test_only_masks_with_a_score_are_enlarged(monkeypatch):
+    model, processor = build("sam")
+    enlarged = []
+    plain = Embedded.enlarge
+    monkeypatch.setattr(Embedded, "enlarge", lambda self, logits: enlarged.append(len(logits)) or plain(self, logits))
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    scores = []
+    decode = Embedded.decode
+
+    def spy(self, **prompts):
+        result = decode(self, **prompts)
+        scores.append(result[1])
+        return result
+
+    monkeypatch.setattr(Embedded, "decode", spy)
+    pipe(picture(), masks_per_batch=4, **OPTIONS)
+    kept = int((torch.cat(scores) > OPTIONS["pred_iou_thresh"]).sum())
+    assert sum(enlarged) == kept < torch.cat(scores).numel() and max(enlarged) <= 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (31, 17)])
+@pytest.mark.parametrize("points", [1, 6, 32])
+def test_tiny_images_and_any_grid_are_taken(size, points):
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    result = pipe(picture(*size), points_per_crop=points, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    assert all(mask.shape == (size[1], size[0]) for mask in result["masks"])
+
+
+def test_an_image_without_a_mask_gives_none():
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    for hierarchical in (True, False):
+        result = pipe(picture(), points_per_crop=5, pred_iou_thresh=1.0, hierarchical=hierarchical)
+        assert result["masks"] == [] and result["scores"].shape == (0,) and result["points"].shape == (0, 2)
+
+
+def test_pictures_of_every_kind_are_read_and_lists_taken(tmp_path):
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    options = {"points_per_crop": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    deep = Image.fromarray((np.arange(90 * 70, dtype=np.uint16) * 10).reshape(70, 90))
+    picture().convert("CMYK").save(tmp_path / "cmyk.jpg")
+    rotated = picture()
+    exif = rotated.getexif()
+    exif[0x0112] = 6
+    rotated.save(tmp_path / "rotated.jpg", exif=exif)
+    images = [picture().convert("L"), deep, str(tmp_path / "cmyk.jpg"), str(tmp_path / "rotated.jpg")]
+    results = pipe(images, **options)
+    shapes = [result["masks"][0].shape for result in results]
+    assert shapes == [(70, 90), (70, 90), (70, 90), (90, 70)]
+    assert np.array_equal(results[0]["masks"][0], pipe(images[0], **options)["masks"][0])
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"pred_iou_thresh": 1.5}, "pred_iou_thresh: got 1.5, accepted are numbers from 0 to 1"),
+        ({"stability_score_thresh": float("nan")}, "stability_score_thresh: got nan, accepted are finite"),
+        ({"crops_nms_thresh": -0.1}, "crops_nms_thresh: got -0.1"),
+        ({"points_per_crop": 0}, "points_per_crop: got 0, accepted are whole numbers from 1"),
+        ({"points_per_batch": 2.5}, "points_per_batch: got 2.5"),
+        ({"hierarchical": "yes"}, "hierarchical: got 'yes', accepted are True and False"),
+        ({"crops_n_layers": 1}, "crops_n_layers: got 1, but two rounds look at the whole image"),
+        ({"points_per_side": 8}, "points_per_side: no option of this pipeline"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_before_anything_is_computed(options, words, monkeypatch):
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    monkeypatch.setattr(model, "get_image_embeddings", lambda *a, **k: pytest.fail("computed"))
+    with pytest.raises(ValueError, match=words):
+        pipe(picture(), **options)
+
+
+def test_pipeline_finds_it_by_its_task_and_stock_pipelines_take_our_model_in_silence(tmp_path, caplog, nms):
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES["tinysam"]
+    model = architecture.model_class("AutoModel")(tiny_config(architecture)).eval()
+    processor = build("sam")[1]
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with caplog.at_level("WARNING"):
+        ours = pipeline("hierarchical-mask-generation", model=str(tmp_path))
+        theirs = pipeline("mask-generation", model=str(tmp_path))
+        options = {"points_per_crop": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+        found = ours(picture(), **options)
+        expected = stock(theirs.model, theirs.image_processor)(picture(), **options)
+    assert type(ours) is HierarchicalMaskGenerationPipeline and found["masks"]
+    got = ours(picture(), hierarchical=False, **options)
+    assert all(np.array_equal(a, b) for a, b in zip(got["masks"], expected["masks"], strict=True))
+    assert not [record.getMessage() for record in caplog.records]

@@ -1,0 +1,98 @@
+"""The predictor: encode once, ask many times, in pixels of the image."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from transformers import SamProcessor
+
+from hf_effmodels.pipelines import MaskPredictor
+
+from .models import BUILDERS, build, picture
+
+
+@pytest.fixture(scope="module")
+def sam():
+    model, processor = build("sam")
+    return model, processor, MaskPredictor(model, processor).encode(picture())
+
+
+@torch.no_grad()
+def test_prompts_give_what_transformers_processor_and_model_give(sam):
+    model, images, encoded = sam
+    processor = SamProcessor(images)
+    points, labels, box = [[30, 20], [70, 60]], [1, 0], [10.0, 5.0, 80.0, 66.0]
+    inputs = processor(
+        picture(), input_points=[[points]], input_labels=[[labels]], input_boxes=[[box]], return_tensors="pt"
+    )
+    sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
+    expected = model(**{k: v.float() if v.is_floating_point() else v for k, v in inputs.items()})
+    got = encoded.predict(points, labels, box)
+    torch.testing.assert_close(got.logits, expected.pred_masks[0, 0])
+    torch.testing.assert_close(got.scores, expected.iou_scores[0, 0])
+    [masks] = processor.post_process_masks(expected.pred_masks, *sizes)
+    assert (got.masks != masks[0]).float().mean() < 1e-3 and got.masks.shape == (3, 70, 90)
+    assert torch.equal(got.best, got.masks[got.scores.argmax()])
+    single = encoded.predict(points, labels, box, multimask=False)
+    assert single.masks.shape == (1, 70, 90)
+    assert not torch.equal(single.logits[0], got.logits[0])
+
+
+def test_several_prompts_are_each_by_itself(sam):
+    _, _, encoded = sam
+    boxes = [[10, 5, 80, 66], [0, 0, 30, 70]]
+    points = [[[30, 20]], [[5, 60]]]
+    together = encoded.predict(points=points, boxes=boxes)
+    assert together.masks.shape == (2, 3, 70, 90) and together.best.shape == (2, 70, 90)
+    for number in range(2):
+        alone = encoded.predict(points=points[number], boxes=boxes[number])
+        torch.testing.assert_close(together.logits[number], alone.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_mask_of_before_and_a_threshold_change_the_answer(sam):
+    _, _, encoded = sam
+    first = encoded.predict(points=[[30, 20]])
+    second = encoded.predict(points=[[30, 20]], mask=first.logits[0])
+    assert not torch.allclose(first.logits, second.logits)
+    assert encoded.predict(points=[[30, 20]], threshold=2.0).masks.sum() < first.masks.sum()
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_promptable_model_is_taken(name):
+    model, processor = build(name)
+    encoded = MaskPredictor(model, processor).encode(picture())
+    answer = encoded.predict(points=[[30, 20]], labels=[1])
+    assert answer.masks.shape[1:] == (70, 90) == encoded.size and answer.masks.any()
+
+
+def test_threads_share_an_image_and_a_predictor(sam):
+    model, processor, encoded = sam
+    other = MaskPredictor(model, processor).encode(picture(50, 80))
+    asked = [(encoded, [x, 20]) for x in range(0, 90, 12)] + [(other, [x, 60]) for x in range(0, 50, 8)]
+    alone = [image.predict(points=[point]).logits for image, point in asked]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda a: a[0].predict(points=[a[1]]).logits, asked))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize(
+    "prompt, words",
+    [
+        ({}, "points: got None, and boxes: got None"),
+        ({"labels": [1], "boxes": [1, 2, 3, 4]}, "labels: given without points"),
+        ({"points": [[91, 20]]}, "points: got .* accepted are x from 0 to 90 and y from 0 to 70"),
+        ({"points": [[20, -1]]}, "points: got .* accepted are x from 0 to 90"),
+        ({"points": [20, 10]}, r"points: got shape \(2,\)"),
+        ({"points": [[20, 10]], "labels": [1, 0]}, r"labels: got shape \(2,\), expected \(1,\)"),
+        ({"points": [[20, 10]], "labels": [2]}, "labels: got .* accepted are 1"),
+        ({"points": [[float("nan"), 10]]}, "points: got .* accepted are finite numbers"),
+        ({"points": "here"}, "points: got 'here', accepted are numbers"),
+        ({"boxes": [30, 10, 20, 40]}, "boxes: got .* accepted are left, top, right, bottom"),
+        ({"boxes": [1, 2, 3]}, r"boxes: got shape \(3,\)"),
+        ({"points": [[[2, 3]], [[4, 5]]], "boxes": [[1, 2, 3, 4]]}, "boxes: got 1 prompts, points has 2"),
+        ({"points": [[2, 3]], "mask": torch.zeros(9, 9)}, r"mask: got shape \(9, 9\), expected \(16, 16\)"),
+    ],
+)
+def test_prompts_that_cannot_be_meant_are_refused_in_words(sam, prompt, words):
+    with pytest.raises(ValueError, match=words):
+        sam[2].predict(**prompt)
