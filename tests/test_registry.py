@@ -14,7 +14,7 @@ import hf_effmodels
 from hf_effmodels import pipelines, registry
 from hf_effmodels._imports import LazyContent, Placeholder, register_lazily
 from hf_effmodels.architecture import METRICS, TASKS, Preset, Published
-from hf_effmodels.registry import ARCHITECTURES, PIPELINES
+from hf_effmodels.registry import ARCHITECTURES, PIPELINES, TASK_PIPELINES
 
 GHOSTNET, PANGU, ADEM = (ARCHITECTURES[name].config_class for name in ("ghostnet", "pangu_pi", "adem_vl"))
 MAPPINGS = {
@@ -177,7 +177,9 @@ def test_a_folder_is_found_once_it_is_there_and_may_not_take_a_name(tmp_path, mo
 
 
 def test_the_public_classes_of_the_pipelines_are_those_of_their_entries():
-    names = {name for entry in PIPELINES.values() for classes in entry.classes.values() for name in classes}
+    entries = (*PIPELINES.values(), *TASK_PIPELINES.values())
+    names = {name for entry in entries for classes in entry.classes.values() for name in classes}
+    names |= {entry.pipeline_class for entry in TASK_PIPELINES.values()}
     assert set(pipelines.__all__) == names and names <= set(dir(pipelines))
     for name in names:
         assert getattr(pipelines, name).__name__ == name
