@@ -134,7 +134,7 @@ def test_image_sizes_follow_the_encoder():
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"vision_config": {"image_size": 100}}, "image_size: got 100, accepted are multiples of 16"),
+        ({"vision_config": {"image_size": 100}}, "image_size: got 100, accepted are multiples of the stride 16"),
         ({"vision_config": {"num_heads": [4, 5]}}, "num_heads: got .* accepted are 3 numbers"),
         ({"vision_config": {"num_pos_feats": 64}}, "num_pos_feats: got 128, the image encoder has 256"),
         ({"prompt_encoder_config": {"image_size": 512}}, "prompt_encoder_config.image_size: got 512"),

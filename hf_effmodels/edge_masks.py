@@ -1,0 +1,256 @@
+"""A promptable model in two graphs, for ONNX Runtime and OpenVINO: the encoder once, prompts and decoder many times.
+
+`export_promptable` writes them, `load_promptable` runs them together: what it gives goes into
+`hf_effmodels.pipelines.MaskPredictor` and `segment_everything` in the place of the model.
+"""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from ._files import whole_folder, write_json
+
+BACKENDS = ("onnx", "openvino")
+#: Labels of points in the decoder's graph: none, outside, inside, and the two corners of a box.
+NO_POINT, TOP_LEFT, BOTTOM_RIGHT = -1, 2, 3
+#: The graphs must give the model's own masks and scores to this share of their deviation.
+TOLERANCE = 1e-3
+
+
+class PromptDecoder(nn.Module):
+    """Prompts and decoder of a SAM as one graph.
+
+    Inputs: image_embeddings (1, channels, side, side); input_points (1, prompts, points, 2), in pixels of what the
+    model sees, boxes as two points; input_labels (1, prompts, points), see `NO_POINT`; input_masks (1, 1, 4 side, 4 side),
+    logits, and has_mask (1,), 0 or 1.
+    """
+
+    def __init__(self, model, multimask_output: bool = True):
+        super().__init__()
+        self.prompt_encoder, self.mask_decoder = model.prompt_encoder, model.mask_decoder
+        self.multimask_output = multimask_output
+        self.register_buffer("positions", model.get_image_wide_positional_embeddings().detach().clone())
+
+    def forward(self, image_embeddings, input_points, input_labels, input_masks, has_mask):
+        prompts = self.prompt_encoder
+        side = (prompts.input_image_size, prompts.input_image_size)
+        sparse = prompts.shared_embedding(input_points + 0.5, side)
+        labels = input_labels[..., None]
+        sparse = torch.where(labels == NO_POINT, prompts.not_a_point_embed.weight, sparse)
+        for label, embedding in enumerate(prompts.point_embed):
+            sparse = sparse + (labels == label) * embedding.weight
+        plain = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        dense = torch.where(has_mask[:, None, None, None] > 0, prompts.mask_embed(input_masks), plain)
+        return self.mask_decoder(
+            image_embeddings=image_embeddings,
+            image_positional_embeddings=self.positions,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=self.multimask_output,
+        )
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.encoder = model.vision_encoder
+
+    def forward(self, pixel_values):
+        return self.encoder(pixel_values)[0]
+
+
+def export_promptable(model, folder: str | Path, backend: str = "onnx", *, multimask_output: bool = True) -> Path:
+    """Write the two graphs of a SAM (transformers' or TinySAM), and check them against it.
+
+    A TinySAM is folded first, in place (`reparameterize()`).
+
+    Args:
+        model: in evaluation mode, float32, on the CPU.
+        folder: new or empty: `encoder.onnx` and `decoder.onnx`, or `.xml` and `.bin`, and `promptable.json`.
+        backend: "onnx" or "openvino".
+        multimask_output: several masks for each prompt, or one.
+
+    Raises:
+        ValueError: another backend, or no SAM. ImportError: the extra `edge` is not installed.
+        RuntimeError: a graph gives other masks than the model; nothing is written.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, accepted are {', '.join(map(repr, BACKENDS))}.")
+    if not all(hasattr(model, part) for part in ("vision_encoder", "prompt_encoder", "mask_decoder")):
+        raise ValueError(f"model: got {type(model).__name__}, accepted are SAM and models with its parts.")
+    if model.training:
+        raise ValueError("model: it is in training mode; call model.eval() first.")
+    if hasattr(model, "reparameterize"):
+        model.reparameterize()
+    side, embedding = model.config.vision_config.image_size, model.config.prompt_encoder_config.image_embedding_size
+    channels = model.config.vision_config.num_channels
+    decoder = PromptDecoder(model, multimask_output).eval()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(1, channels, side, side, generator=generator)
+    with torch.no_grad():
+        embeddings = _Encoder(model)(pixels)
+    prompts = (
+        embeddings,
+        torch.rand(1, 3, 4, 2, generator=generator) * side,
+        torch.tensor([[[1, 0, -1, 1], [2, 3, 1, 0], [1, 1, 0, -1]]]),
+        torch.randn(1, 1, 4 * embedding, 4 * embedding, generator=generator),
+        torch.tensor([0.0]),
+    )
+    free = {2: torch.export.Dim("points", min=2), 1: torch.export.Dim("prompts", min=2)}
+    shapes = (None, {1: free[1], 2: free[2]}, {1: free[1], 2: free[2]}, None, None)
+    names = ["image_embeddings", "input_points", "input_labels", "input_masks", "has_mask"]
+    with whole_folder(folder) as new:
+        _write(_Encoder(model).eval(), (pixels,), new / "encoder.onnx", ["pixel_values"], ["image_embeddings"], None)
+        _write(decoder, prompts, new / "decoder.onnx", names, ["pred_masks", "iou_scores"], shapes)
+        if backend == "openvino":
+            _to_openvino(new)
+        facts = {"backend": backend, "image_size": side, "embedding_size": embedding, "multimask": multimask_output}
+        write_json(new / "promptable.json", facts)
+        _check(load_promptable(new), model, pixels, prompts, multimask_output)
+    return Path(folder)
+
+
+def _write(module, arguments, file: Path, inputs: list[str], outputs: list[str], shapes) -> None:
+    with torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            arguments,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            dynamo=True,
+            verbose=False,
+        )
+    program.save(file)
+
+
+def _to_openvino(folder: Path) -> None:
+    import openvino
+
+    for name in ("encoder", "decoder"):
+        openvino.save_model(
+            openvino.convert_model(folder / f"{name}.onnx"), folder / f"{name}.xml", compress_to_fp16=False
+        )
+        for file in (folder / f"{name}.onnx", folder / f"{name}.onnx.data"):
+            file.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def _check(exported: "ExportedPromptable", model, pixels, prompts, multimask_output: bool) -> None:
+    embeddings = exported.get_image_embeddings(pixels)
+    points, labels = prompts[1][:, :2, :2], prompts[2][:, :2, :2].clamp(0, 1)
+    mask = prompts[3]
+    for arguments in (
+        {"input_points": points, "input_labels": labels},
+        {"input_boxes": prompts[1][:, :, :2].flatten(2).sort(-1).values},
+        {"input_points": points, "input_labels": labels, "input_masks": mask},
+    ):
+        expected = model(pixel_values=pixels, multimask_output=multimask_output, **arguments)
+        got = exported(image_embeddings=embeddings, **arguments)
+        for name in ("pred_masks", "iou_scores"):
+            ours, theirs = getattr(got, name), getattr(expected, name)
+            off = ((ours - theirs).abs().max() / theirs.std().clamp(min=1e-6)).item()
+            if not off <= TOLERANCE:
+                raise RuntimeError(f"export: {name} of {sorted(arguments)} is off by {off:.1e} of its deviation.")
+
+
+class ExportedPromptable:
+    """Two graphs that answer as the model they were made of.
+
+    Attributes:
+        device, dtype: of the tensors it takes and gives: the CPU's, float32.
+        image_size: side of the pictures. multimask_output: which masks it gives.
+    """
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        if not (folder / "promptable.json").is_file():
+            raise ValueError(f"folder: {folder} was not written by export_promptable: it has no promptable.json.")
+        facts = json.loads((folder / "promptable.json").read_text())
+        self.image_size, self.embedding_size = facts["image_size"], facts["embedding_size"]
+        self.multimask_output = facts["multimask"]
+        load = _openvino if facts["backend"] == "openvino" else _onnx
+        self._encoder, self._decoder = load(folder, "encoder"), load(folder, "decoder")
+
+    def get_image_embeddings(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images (1, channels, image_size, image_size) -> embeddings (1, channels, side, side)."""
+        return self._encoder(pixel_values=pixel_values.float())[0]
+
+    def __call__(
+        self,
+        *,
+        image_embeddings: torch.Tensor,
+        input_points: torch.Tensor | None = None,
+        input_labels: torch.Tensor | None = None,
+        input_boxes: torch.Tensor | None = None,
+        input_masks: torch.Tensor | None = None,
+        multimask_output: bool | None = None,
+    ):
+        """`pred_masks` and `iou_scores`, as of the model; see `SamModel.forward`."""
+        if multimask_output not in (None, self.multimask_output):
+            raise ValueError(
+                f"multimask_output: got {multimask_output}, it was exported with {self.multimask_output}."
+            )
+        if input_points is None and input_boxes is None:
+            raise ValueError("input_points: got None, and input_boxes: got None; one of the two is needed.")
+        points, labels = [], []
+        if input_points is not None:
+            points.append(input_points)
+            labels.append(torch.ones(input_points.shape[:3]) if input_labels is None else input_labels)
+            if input_boxes is None:
+                points.append(torch.zeros(*input_points.shape[:2], 1, 2))
+                labels.append(torch.full((*input_points.shape[:2], 1), NO_POINT))
+        if input_boxes is not None:
+            points.append(input_boxes.unflatten(-1, (2, 2)))
+            labels.append(torch.tensor([TOP_LEFT, BOTTOM_RIGHT]).expand(*input_boxes.shape[:2], 2))
+        points = torch.cat([part.float() for part in points], dim=2)
+        labels = torch.cat([part.long() for part in labels], dim=2)
+        count, side = points.shape[1], 4 * self.embedding_size
+        if count == 1:  # the graph is for two prompts and more
+            points, labels = points.repeat(1, 2, 1, 1), labels.repeat(1, 2, 1)
+        mask = torch.zeros(1, 1, side, side) if input_masks is None else input_masks.float()
+        masks, scores = self._decoder(
+            image_embeddings=image_embeddings.float(),
+            input_points=points,
+            input_labels=labels,
+            input_masks=mask,
+            has_mask=torch.tensor([float(input_masks is not None)]),
+        )
+        return SimpleNamespace(pred_masks=masks[:, :count], iou_scores=scores[:, :count])
+
+
+def load_promptable(folder: str | Path) -> ExportedPromptable:
+    """The two graphs of a folder that `export_promptable` wrote, ready to run."""
+    return ExportedPromptable(folder)
+
+
+def _onnx(folder: Path, name: str):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    file = str(folder / f"{name}.onnx")
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def run(**inputs):
+        outputs = session.run(None, {key: value.contiguous().numpy() for key, value in inputs.items()})
+        return [torch.from_numpy(output) for output in outputs]
+
+    return run
+
+
+def _openvino(folder: Path, name: str):
+    import openvino
+
+    compiled = openvino.Core().compile_model(folder / f"{name}.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(**inputs):
+        results = compiled.create_infer_request().infer({k: v.contiguous().numpy() for k, v in inputs.items()})
+        return [torch.from_numpy(results[output].copy()) for output in compiled.outputs]
+
+    return run

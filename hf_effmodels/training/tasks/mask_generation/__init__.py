@@ -1,0 +1,4 @@
+"""The task mask-generation: promptable segmentation, from ground truth and a teacher (TinySAM, arXiv:2312.13789)."""
+
+#: What `pip install hf_effmodels[...]` must have brought.
+EXTRAS = ("train",)

@@ -1,0 +1,41 @@
+"""The SAM that a recipe asks for, and its image processor."""
+
+from pathlib import Path
+
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration
+
+import hf_effmodels
+
+from ...run.arguments import ModelArguments
+from .teacher import check_is_sam
+
+
+def load_sam(args: ModelArguments):
+    """A preset or a model type of transformers (`sam`), with random weights, or a pretrained model; and its processor.
+
+    Raises:
+        ValueError: unknown preset or setting, or no SAM. OSError: a model that cannot be found or reached.
+    """
+    for name in ("num_channels", "image_size", "ignore_mismatched_sizes"):
+        if getattr(args, name):
+            raise ValueError(f"--{name}: of a SAM the parts' sizes are set: --model_config {{vision_config: ...}}.")
+    fields = dict(args.model_config)
+    source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
+    if args.model in hf_effmodels.list_models(task="mask-generation"):
+        model = hf_effmodels.create_model(args.model, task="mask-generation", **fields)
+    elif args.model in CONFIG_MAPPING and not Path(args.model).exists():
+        model = AutoModelForMaskGeneration.from_config(AutoConfig.for_model(args.model, **fields))
+    else:
+        if "/" not in args.model and not Path(args.model).exists():
+            hf_effmodels.get_config(args.model)  # says which presets come near
+        try:
+            model = AutoModelForMaskGeneration.from_pretrained(args.model, **source, **fields)
+        except OSError as error:
+            raise OSError(f"--model: {args.model!r} cannot be found or reached. {error}") from error
+    check_is_sam("--model", args.model, model)
+    side = model.config.vision_config.image_size
+    if Path(args.model).is_dir():
+        processor = AutoImageProcessor.from_pretrained(args.model)
+    else:
+        processor = hf_effmodels.create_image_processor("tinysam", image_size=side)
+    return model, processor

@@ -1,0 +1,59 @@
+"""Two graphs of a promptable model answer as the model does."""
+
+import pytest
+import torch
+
+from hf_effmodels.edge_masks import export_promptable, load_promptable
+from hf_effmodels.pipelines import MaskPredictor
+from hf_effmodels.pipelines.hierarchical_mask_generation.embedding import embed
+from hf_effmodels.pipelines.hierarchical_mask_generation.rounds import Thresholds, segment_everything
+from hf_effmodels.registry import ARCHITECTURES
+
+from ..modeling.tiny import tiny_config
+from ..pipelines.hierarchical_mask_generation.models import build, picture
+
+
+@pytest.mark.parametrize("name, backend", [("tinysam", "onnx"), ("sam", "openvino")])
+def test_exported_graphs_answer_points_boxes_and_masks(name, backend, tmp_path):
+    model, processor = build("sam")
+    if name == "tinysam":
+        torch.manual_seed(0)
+        architecture = ARCHITECTURES["tinysam"]
+        model = architecture.model_class("AutoModel")(tiny_config(architecture)).eval().requires_grad_(False)
+    export_promptable(model, tmp_path / "out", backend)
+    exported = load_promptable(tmp_path / "out")
+    images = [MaskPredictor(m, processor).encode(picture()) for m in (model, exported)]
+    first = images[0].predict(points=[[30, 20]])
+    for prompt in (
+        {"points": [[30, 20]], "labels": [1]},
+        {"points": [[[30, 20], [60, 60]], [[5, 5], [80, 10]]], "labels": [[1, 0], [1, 1]]},
+        {"boxes": [10, 5, 80, 66]},
+        {"points": [[30, 20]], "boxes": [10, 5, 80, 66], "mask": first.logits[1]},
+    ):
+        expected, got = (image.predict(**prompt) for image in images)
+        scale = expected.logits.std()
+        assert (got.logits - expected.logits).abs().max() < 1e-3 * scale
+        torch.testing.assert_close(got.scores, expected.scores, atol=1e-3, rtol=1e-3)
+    # Everything in an image, through the graphs.
+    counts = []
+    for any_model in (model, exported):
+        embedded = embed(any_model, processor, picture())
+        result = segment_everything(
+            lambda points, e=embedded: e.ask_points(e.to_model(points)),
+            embedded.enlarge,
+            *embedded.size,
+            points_per_side=4,
+            thresholds=Thresholds(predicted_iou=0, stability=0),
+        )
+        counts.append([len(part) for part in result.kept])
+    assert counts[0] == counts[1] and counts[0][0] > 0
+
+
+def test_what_cannot_be_exported_is_said_before(tmp_path):
+    model, _ = build("sam")
+    with pytest.raises(ValueError, match="backend: got 'coreml'"):
+        export_promptable(model, tmp_path / "a", "coreml")
+    with pytest.raises(ValueError, match="model: got Linear"):
+        export_promptable(torch.nn.Linear(2, 2), tmp_path / "a")
+    with pytest.raises(ValueError, match="has no promptable.json"):
+        load_promptable(tmp_path)

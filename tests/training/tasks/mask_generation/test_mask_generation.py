@@ -1,0 +1,196 @@
+"""Pictures, prompts and losses of the task mask-generation, each against its definition."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from hf_effmodels.training import main
+from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss, mask_iou
+from hf_effmodels.training.tasks.mask_generation.arguments import TeacherArguments
+from hf_effmodels.training.tasks.mask_generation.data import Shapes
+from hf_effmodels.training.tasks.mask_generation.outputs import Outputs, segment
+from hf_effmodels.training.tasks.mask_generation.prompts import best_masks, boxes_around, points_in
+from hf_effmodels.training.tasks.mask_generation.trainer import (
+    distillation_loss,
+    hard_points,
+    measure,
+    small,
+    supervised_loss,
+)
+
+from ....pipelines.hierarchical_mask_generation.models import build, picture
+
+
+def shapes(**options) -> Shapes:
+    settings = {"prompts": 3, "shapes": 4, "rounds": 2, "mean": [0.5, 0.4, 0.3], "deviation": [0.2, 0.3, 0.4]}
+    return Shapes([picture(), picture(60, 200)], 6, 64, **{**settings, **options})
+
+
+def test_pictures_follow_from_the_seed_the_epoch_and_their_number():
+    first, again, other = shapes(seed=1), shapes(seed=1), shapes(seed=2)
+    for number in (0, 5, 7):
+        assert all(torch.equal(first[number][name], again[number][name]) for name in first[number])
+    assert not torch.equal(first[0]["pixel_values"], first[6]["pixel_values"])
+    assert not torch.equal(first[0]["pixel_values"], other[0]["pixel_values"])
+    fixed = shapes(seed=1, fixed=True)
+    assert torch.equal(fixed[0]["pixel_values"], fixed[6]["pixel_values"])
+    assert not torch.equal(fixed[0]["draws"], fixed[6]["draws"])
+
+
+def test_masks_are_what_is_seen_of_the_shapes():
+    data = shapes(shapes=9)
+    for number in range(6):
+        drawn, masks = data.draw(np.random.default_rng(number))
+        assert drawn.size == (64, 64) and masks
+        assert np.stack(masks).sum(0).max() == 1, "what lies below is not in a mask"
+        assert min(mask.sum() for mask in masks) >= 0.004 * 64 * 64
+    sample = data[0]
+    assert sample["masks"].shape == (3, 64, 64) and sample["draws"].shape == (3, 3)
+    pixels = sample["pixel_values"].numpy() * data.deviation + data.mean
+    assert 0 <= pixels.min() and pixels.max() <= 1.0001
+
+
+def test_points_are_uniform_in_their_region_and_never_outside():
+    region = torch.zeros(5, 7, dtype=torch.bool)
+    region[1, 2] = region[1, 3] = region[4, 6] = region[0, 0] = True
+    draws = torch.tensor([0.0, 0.24, 0.26, 0.5, 0.74, 0.76, 0.999999])
+    points = points_in(region.expand(7, 5, 7), draws).tolist()
+    assert points == [[0, 0], [0, 0], [2, 1], [3, 1], [3, 1], [6, 4], [6, 4]]
+    nothing = torch.zeros(5, 7, dtype=torch.bool)
+    assert points_in(nothing[None], draws[:1], otherwise=region[None]).tolist() == [[0, 0]]
+    assert points_in(nothing[None], draws[:1]).tolist() == [[0, 0]]
+    assert boxes_around(region).tolist() == [0, 0, 6, 4]
+
+
+def test_hard_points_move_to_what_was_missed_as_often_as_the_sample_says():
+    model, _ = build("sam")
+    data = shapes(rounds=3)
+    batch = {name: torch.stack([data[i][name] for i in range(4)]) for name in data[0]}
+    batch["rounds"] = torch.tensor([0, 1, 2, 3])
+    expected = points_in(batch["masks"], batch["draws"][..., 0])
+    for number in range(3):
+        said = segment(model, expected, pixel_values=batch["pixel_values"])
+        predicted = F.interpolate(best_masks(said.logits, said.scores), (64, 64), mode="bilinear") > 0
+        missed = batch["masks"] & ~predicted
+        moved = points_in(missed, batch["draws"][..., number + 1], otherwise=batch["masks"])
+        expected[number + 1 :] = moved[number + 1 :]
+    assert torch.equal(hard_points(model, batch), expected)
+    start = points_in(batch["masks"], batch["draws"][..., 0])
+    assert torch.equal(expected[0], start[0]) and not torch.equal(expected[1:], start[1:])
+
+
+def outputs(seed: int, side: int = 8) -> Outputs:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((2, 4, 3, 3), (2, 3, 6, 4), (2, 3, 3, side, side), (2, 3, 3))
+    return Outputs(*(torch.randn(size, generator=generator) for size in sizes))
+
+
+def test_the_supervised_loss_is_that_of_the_best_of_three_masks():
+    said, masks = outputs(0), torch.rand(2, 3, 32, 32) > 0.5
+    weights = TeacherArguments(focal_weight=3.0, dice_weight=0.5, iou_weight=0.2)
+    targets, total = F.avg_pool2d(masks.float(), 4) >= 0.5, 0
+    assert torch.equal(small(masks, 8), targets)
+    for b in range(2):
+        for p in range(3):
+            losses, errors = [], []
+            for m in range(3):
+                logits, target = said.logits[b, p, m].double(), targets[b, p]
+                q = torch.where(target, logits.sigmoid(), 1 - logits.sigmoid())
+                share = torch.where(target, 0.25, 0.75).double()
+                focal = (-share * (1 - q) ** 2 * q.log()).mean()
+                x, t = logits.sigmoid(), target.double()
+                losses.append(3 * focal + 0.5 * (1 - (2 * (x * t).sum() + 1) / (x.sum() + t.sum() + 1)))
+                union, both = ((logits > 0) | target).sum(), ((logits > 0) & target).sum()
+                errors.append((said.scores[b, p, m] - both / union).abs())
+            total += min(losses) + 0.2 * sum(errors) / 3
+    assert supervised_loss(said, masks, weights).item() == pytest.approx(float(total / 6), rel=1e-5)
+
+
+def test_each_stage_of_the_distillation_has_its_weight():
+    student, teacher, masks = outputs(1), outputs(2), torch.rand(2, 3, 32, 32) > 0.5
+    targets = small(masks, 8)[:, :, None].expand(2, 3, 3, 8, 8)
+    ratio = mask_iou(teacher.logits > 0, targets) / (mask_iou(student.logits > 0, targets) + 1e-6)
+    hardness = torch.sigmoid(ratio - 1)
+    distances = (student.logits - teacher.logits).abs().mean((-2, -1))
+    expected = {
+        "embedding": (student.embeddings - teacher.embeddings).abs().mean(),
+        "token": (student.tokens - teacher.tokens).abs().mean(),
+        "mask": (hardness * distances).mean(),
+    }
+    for name, value in expected.items():
+        weights = TeacherArguments(**{f"{other}_weight": 2.0 * (other == name) for other in expected})
+        assert distillation_loss(student, teacher, masks, weights).item() == pytest.approx(2 * value.item(), rel=1e-5)
+    weights = TeacherArguments(embedding_weight=0, token_weight=0, hard_mask_weighting=False)
+    assert distillation_loss(student, teacher, masks, weights).item() == pytest.approx(distances.mean().item() / 2)
+    large = teacher._replace(logits=teacher.logits.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    assert torch.isfinite(distillation_loss(student, large, masks, TeacherArguments()))
+
+
+def test_focal_and_dice_losses_are_least_where_all_is_right():
+    target = torch.rand(1, 8, 8) > 0.5
+    right = torch.where(target, 20.0, -20.0)
+    assert focal_loss(right, target).item() < 1e-6 < focal_loss(-right, target).item()
+    assert dice_loss(right, target).item() < 1e-3 < 0.9 < dice_loss(-right, target).item()
+
+
+def test_the_iou_of_a_picture_is_that_of_its_best_scored_masks():
+    model, _ = build("sam")
+    data = shapes()
+    batch = {name: value[None] for name, value in data[0].items()}
+    points = points_in(batch["masks"], batch["draws"][..., 0])
+    total = 0
+    for number in range(3):
+        prompt = {"input_points": points[:, number : number + 1, None].float()}
+        with torch.no_grad():
+            said = model(pixel_values=batch["pixel_values"], **prompt)
+        best = said.pred_masks[0, 0, said.iou_scores[0, 0].argmax()]
+        large = F.interpolate(best[None, None], (64, 64), mode="bilinear")[0, 0] > 0
+        mask = batch["masks"][0, number]
+        total += ((large & mask).sum() / (large | mask).sum()).item()
+    assert measure(model, batch)["miou_point"].item() == pytest.approx(total / 3, abs=2e-3)
+
+
+def test_stored_embeddings_are_read_again_and_those_of_others_refused(sam_run, tmp_path):
+    cache = tmp_path / "cache"
+    run = [*sam_run, "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
+    first = main([*run, "--teacher_cache", str(cache), "--output_dir", str(tmp_path / "a")])
+    files = sorted(cache.glob("*.safetensors"))
+    assert len(files) == 8 and json.loads((cache / "cache.json").read_text())["seed"] == 42
+    times = {file: file.stat().st_mtime_ns for file in files[1:]}
+    files[0].unlink()  # as if the run had been ended
+    again = main([*run, "--teacher_cache", str(cache), "--output_dir", str(tmp_path / "b")])
+    assert files[0].exists() and times == {file: file.stat().st_mtime_ns for file in files[1:]}
+    assert again["train_loss"] == first["train_loss"]
+    with pytest.raises(ValueError, match="--teacher_cache: .* was made with seed 42"):
+        main([*run, "--seed", "3", "--teacher_cache", str(cache), "--output_dir", str(tmp_path / "c")])
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--hard_prompt_rounds", "-1"], "--hard_prompt_rounds: got -1"),
+        (["--mask_weight", "-2"], "--mask_weight: got -2"),
+        (["--photographs", "/nowhere"], "--photographs: there is no folder /nowhere"),
+        (["--image_size", "64"], "--image_size: of a SAM the parts' sizes are set"),
+        (["--model", "tinyvit-5m"], "--model: .*tinyvit-5m"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(sam_run, tmp_path, arguments, words):
+    with pytest.raises((ValueError, OSError), match=words):
+        main([*sam_run, *arguments, "--output_dir", str(tmp_path / "run")])
+
+
+def test_photographs_may_be_ones_own(sam_run, tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    Image.new("L", (50, 40), 99).save(folder / "gray.png")
+    (folder / "notes.txt").write_text("no picture")
+    results = main(
+        [*sam_run, "--photographs", str(folder), "--max_steps", "1", "--output_dir", str(tmp_path / "run")]
+        + ["--shown_pictures", "1"]
+    )
+    assert 0 <= results["eval_miou_point"] <= 1 and (tmp_path / "run" / "masks.png").exists()
