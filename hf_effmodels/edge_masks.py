@@ -24,8 +24,8 @@ class PromptDecoder(nn.Module):
     """Prompts and decoder of a SAM as one graph.
 
     Inputs: image_embeddings (1, channels, side, side); input_points (1, prompts, points, 2), in pixels of what the
-    model sees, boxes as two points; input_labels (1, prompts, points), see `NO_POINT`; input_masks (1, 1, 4 side, 4 side),
-    logits, and has_mask (1,), 0 or 1.
+    model sees, boxes as two points; input_labels (1, prompts, points), see `NO_POINT`; input_masks, logits
+    (1, 1, 4 side, 4 side), and has_mask (1,), 0 or 1.
     """
 
     def __init__(self, model, multimask_output: bool = True):

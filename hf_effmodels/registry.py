@@ -87,7 +87,7 @@ def register_with_transformers() -> None:
     when_imported(f"{auto}.processing_auto", _register_processors)
     when_imported("transformers.pipelines", _register_pipelines)
     when_imported("peft", partial(importlib.import_module, "hf_effmodels.adapters"))
-    for quantizer in ("cbq.quantizer_cbq", "bitnet158.quantizer_bitnet158"):
+    for quantizer in ("cbq.quantizer_cbq", "bitnet158.quantizer_bitnet158", "twin_uniform.quantizer_twin_uniform"):
         module = f"hf_effmodels.quantization.{quantizer}"
         when_imported("transformers.quantizers.auto", partial(importlib.import_module, module))
 

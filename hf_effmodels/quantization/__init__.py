@@ -1,4 +1,4 @@
-"""Quantisation of trained models (cbq) and training of ternary ones (bitnet158)."""
+"""Quantisation of trained models (cbq, twin_uniform) and training of ternary ones (bitnet158)."""
 
 import importlib
 
@@ -11,6 +11,8 @@ _PLACES = {
     "Quantized": "cbq.quantization",
     "quantize": "cbq.quantization",
     "load_packed": "cbq.loading",
+    "TwinUniformConfig": "twin_uniform.configuration_twin_uniform",
+    "quantize_promptable": "twin_uniform.quantization",
 }
 
 __all__ = list(_PLACES)

@@ -51,7 +51,7 @@ def small(masks: torch.Tensor, side: int) -> torch.Tensor:
 
 @torch.no_grad()
 def hard_points(student, inputs: dict) -> torch.Tensor:
-    """A point of each mask, after as many moves to what was missed as each sample's `rounds` says: (batch, prompts, 2).
+    """A point of each mask, moved to what was missed as often as each sample's `rounds` says: (batch, prompts, 2).
 
     Every point is a prompt by itself: it replaces the one before. Where nothing was missed it is drawn from the whole
     mask again.

@@ -6,10 +6,8 @@ from transformers import SamImageProcessorPil
 
 from ....pipelines.hierarchical_mask_generation.models import build
 
-VISION = (
-    "{image_size: 32, patch_size: 8, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, window_size: 2, "
-)
-VISION += "global_attn_indexes: [0], output_channels: 16, num_pos_feats: 8, initializer_range: 0.02}"
+VISION = "{image_size: 32, patch_size: 8, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, "
+VISION += "window_size: 2, global_attn_indexes: [0], output_channels: 16, num_pos_feats: 8, initializer_range: 0.02}"
 PARTS = "prompt_encoder_config: {image_size: 32, patch_size: 8, hidden_size: 16, mask_input_channels: 4}, "
 PARTS += "mask_decoder_config: {hidden_size: 16, mlp_dim: 16, num_attention_heads: 2, iou_head_hidden_dim: 8}"
 DATA = ["--prompts_per_picture", "2", "--shapes_per_picture", "3", "--eval_pictures", "5"]
