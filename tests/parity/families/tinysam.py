@@ -424,8 +424,8 @@ def run(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 def tolerance(case: dict, name: str, dtype: str) -> float | None:
     """Pixels are normalised in single precision, there as here.
 
-    Training at 128 pixels is ill-conditioned: batch norms over 64 positions after sharp attention, and an L1 loss, whose
-    gradient jumps. Rounding the float64 model's weights to float32 alone moves gradients by 15 % of their spread.
+    Training at 128 pixels is ill-conditioned: batch norms over 64 positions after sharp attention, and an L1 loss,
+    whose gradient jumps. Rounding the float64 model's weights to float32 alone moves gradients by 15 % of their spread.
     """
     if "target" in case["inputs"] and dtype == "float32":
         return 0.5 if name.startswith("grad:") else 5e-2 if name == "image_embeddings" else None

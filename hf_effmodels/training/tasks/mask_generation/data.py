@@ -55,7 +55,7 @@ class Shapes(SeededDataset):
     """Pictures with masks and what prompts are drawn by.
 
     A sample has `pixel_values` (3, size, size), normalised; `masks` (prompts, size, size), booleans; `draws` (prompts,
-    rounds + 1), numbers from 0 to 1 that choose points; `rounds`, how often the point moves; `index`.
+    rounds + 1), numbers from 0 to 1 that choose points; `rounds`, how often the point moves; `index`, -1 without a seed.
 
     Args:
         photographs: what is drawn on, and what shapes are filled with.
@@ -93,13 +93,14 @@ class Shapes(SeededDataset):
         picture, masks = self.draw(drawing)
         order = rng.permutation(len(masks))
         chosen = [order[number % len(order)] for number in range(self.prompts)]
+        first = rng.random((self.prompts, 1))  # the same whatever the number of rounds
         pixels = (np.asarray(picture, np.float32).transpose(2, 0, 1) / 255 - self.mean) / self.deviation
         return {
             "pixel_values": torch.from_numpy(pixels),
             "masks": torch.from_numpy(np.stack([masks[number] for number in chosen])),
-            "draws": torch.from_numpy(rng.random((self.prompts, self.rounds + 1))),
+            "draws": torch.from_numpy(np.concatenate([first, rng.random((self.prompts, self.rounds))], axis=1)),
             "rounds": torch.tensor(int(rng.integers(0, self.rounds + 1))),
-            "index": torch.tensor(index),
+            "index": torch.tensor(-1 if self.seed is None else index),
         }
 
     def draw(self, rng: np.random.Generator) -> tuple[Image.Image, list[np.ndarray]]:

@@ -37,7 +37,7 @@ class Teacher:
 
     @torch.no_grad()
     def embeddings(self, batch: dict) -> torch.Tensor:
-        if self.cache is None:
+        if self.cache is None or (batch["index"] < 0).any():  # pictures to evaluate on are none of the training's
             return self._encode(batch["pixel_values"])
         files = [self.cache / f"{int(index):08d}.safetensors" for index in batch["index"]]
         missing = [number for number, file in enumerate(files) if not file.exists()]

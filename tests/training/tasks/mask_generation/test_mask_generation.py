@@ -156,7 +156,7 @@ def test_the_iou_of_a_picture_is_that_of_its_best_scored_masks():
 
 def test_stored_embeddings_are_read_again_and_those_of_others_refused(sam_run, tmp_path):
     cache = tmp_path / "cache"
-    run = [*sam_run, "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
+    run = [*sam_run, "--train_pictures", "8", "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
     first = main([*run, "--teacher_cache", str(cache), "--output_dir", str(tmp_path / "a")])
     files = sorted(cache.glob("*.safetensors"))
     assert len(files) == 8 and json.loads((cache / "cache.json").read_text())["seed"] == 42
