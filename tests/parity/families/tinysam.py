@@ -425,7 +425,7 @@ def tolerance(case: dict, name: str, dtype: str) -> float | None:
     """Pixels are normalised in single precision, there as here.
 
     Training at 128 pixels is ill-conditioned: batch norms over 64 positions after sharp attention, and an L1 loss,
-    whose gradient jumps. Rounding the float64 model's weights to float32 alone moves gradients by 15 % of their spread.
+    whose gradient jumps. Rounding the float64 model's weights to float32 alone moves gradients by 15 % of a deviation.
     """
     if "target" in case["inputs"] and dtype == "float32":
         return 0.5 if name.startswith("grad:") else 5e-2 if name == "image_embeddings" else None

@@ -55,7 +55,7 @@ class Shapes(SeededDataset):
     """Pictures with masks and what prompts are drawn by.
 
     A sample has `pixel_values` (3, size, size), normalised; `masks` (prompts, size, size), booleans; `draws` (prompts,
-    rounds + 1), numbers from 0 to 1 that choose points; `rounds`, how often the point moves; `index`, -1 without a seed.
+    rounds + 1), numbers from 0 to 1 that choose points; `rounds`, how often the point moves; `index`, or -1.
 
     Args:
         photographs: what is drawn on, and what shapes are filled with.
