@@ -1,5 +1,7 @@
 """Quantising a promptable model of one's own: integers, intervals, files."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,7 +21,7 @@ from ...pipelines.hierarchical_mask_generation.models import build
 
 def sam() -> SamModel:
     torch.manual_seed(1)
-    model = SamModel(build("sam")[0].config)
+    model = SamModel(copy.deepcopy(build("sam")[0].config))
     model.load_state_dict(build("sam")[0].state_dict())
     return model.eval()
 
