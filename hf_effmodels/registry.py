@@ -85,7 +85,7 @@ def register_with_transformers() -> None:
     when_imported(f"{auto}.modeling_auto", _register_models)
     when_imported(f"{auto}.image_processing_auto", _register_image_processors)
     when_imported(f"{auto}.processing_auto", _register_processors)
-    when_imported("transformers.pipelines", _register_pipelines)
+    when_imported("transformers.pipelines", register_task_pipelines)
     when_imported("peft", partial(importlib.import_module, "hf_effmodels.adapters"))
     for quantizer in ("cbq.quantizer_cbq", "bitnet158.quantizer_bitnet158", "twin_uniform.quantizer_twin_uniform"):
         module = f"hf_effmodels.quantization.{quantizer}"
@@ -158,20 +158,21 @@ def _register_processors() -> None:
             register_lazily(PROCESSOR_MAPPING, _placeholder(architecture, "configuration"), placeholder)
 
 
-def _register_pipelines() -> None:
+def register_task_pipelines() -> None:
+    """Register the transformers pipelines of this package with `pipeline`.
+
+    A pipeline's module imports transformers' pipelines, whose import calls this: one that is not there yet is being
+    imported, and calls this again at its end.
+    """
     import transformers
     from transformers.pipelines import PIPELINE_REGISTRY
 
     for entry in TASK_PIPELINES.values():
-        if entry.task not in PIPELINE_REGISTRY.supported_tasks:
-            PIPELINE_REGISTRY.register_pipeline(
-                entry.task,
-                pipeline_class=getattr(
-                    importlib.import_module(f"{entry.package}.{entry.module}"), entry.pipeline_class
-                ),
-                pt_model=getattr(transformers, entry.auto_class),
-                type=entry.takes,
-            )
+        module = importlib.import_module(f"{entry.package}.{entry.module}")
+        pipeline_class = getattr(module, entry.pipeline_class, None)
+        if pipeline_class is not None and entry.task not in PIPELINE_REGISTRY.supported_tasks:
+            auto_class = getattr(transformers, entry.auto_class)
+            PIPELINE_REGISTRY.register_pipeline(entry.task, pipeline_class, pt_model=auto_class, type=entry.takes)
 
 
 def _placeholder(architecture: Architecture, kind: str, name: str | None = None) -> Placeholder:

@@ -7,6 +7,7 @@ from transformers.pipelines.base import Pipeline
 from transformers.utils import logging
 
 from ...images import read_image
+from ...registry import register_task_pipelines
 from .embedding import embed
 from .masks import decode_runs
 from .rounds import Found, Thresholds, ask, join, segment_everything, without_overlaps, without_small_regions
@@ -201,3 +202,6 @@ def _progress(shown: bool) -> Callable:
     if not shown:
         return lambda batches, total: batches
     return lambda batches, total: logging.tqdm(batches, total=total, desc="points")
+
+
+register_task_pipelines()

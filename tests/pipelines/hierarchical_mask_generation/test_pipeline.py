@@ -1,6 +1,7 @@
 """`pipeline("hierarchical-mask-generation")`: with the hierarchy off transformers' masks, with it fewer questions."""
 
 import copy
+import subprocess
 import sys
 import types
 
@@ -187,3 +188,13 @@ def test_pipeline_finds_it_by_its_task_and_stock_pipelines_take_our_model_in_sil
     got = ours(picture(), hierarchical=False, **options)
     assert all(np.array_equal(a, b) for a, b in zip(got["masks"], expected["masks"], strict=True))
     assert not [record.getMessage() for record in caplog.records]
+
+
+def test_the_pipeline_can_be_the_first_thing_that_is_imported():
+    """Its module imports transformers' pipelines, whose import registers it."""
+    code = (
+        "from hf_effmodels.pipelines.hierarchical_mask_generation.pipeline_hierarchical_mask_generation import "
+        "HierarchicalMaskGenerationPipeline as P; from transformers.pipelines import PIPELINE_REGISTRY as R; "
+        "assert R.supported_tasks['hierarchical-mask-generation']['impl'] is P"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
