@@ -1,0 +1,1 @@
+"""What makes the features that are sent between two machines small."""

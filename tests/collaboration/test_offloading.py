@@ -1,0 +1,171 @@
+"""The simulated cell and its policy, against what a pencil gives."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hf_effmodels.collaboration.codecs.pointwise import PointwiseCodec, quantize_code, reconstruction_loss
+from hf_effmodels.collaboration.offloading import (
+    PROFILES,
+    OffloadingActor,
+    OffloadingCritic,
+    OffloadingEnvironment,
+    OffloadingSettings,
+    SplitProfile,
+)
+from hf_effmodels.collaboration.offloading.ppo import advantages, clipped_loss
+
+
+def cell(net="resnet18", **settings) -> OffloadingEnvironment:
+    return OffloadingEnvironment(net, OffloadingSettings(**{"fixed": True, "tasks": 30, **settings}))
+
+
+def all_take(point, devices, channel=0, power=0.5):
+    return np.full(devices, point), np.full(devices, channel), np.full(devices, power)
+
+
+def test_a_device_that_computes_all_needs_no_channel():
+    environment = cell(devices=2)
+    environment.reset()
+    profile, left = PROFILES["resnet18"], 0.5
+    tasks = int(left / profile.seconds[5])
+    state, reward, done, cut, info = environment.step(all_take(5, 2))
+    assert info["finished"] == 2 * tasks == 20 and not done and not cut
+    joules = 0.5 * profile.watts[5]
+    assert info["joules"] == pytest.approx(2 * joules) and reward == pytest.approx(-(0.5 + joules) / tasks)
+    remaining = (tasks + 1) * profile.seconds[5] - 0.5
+    assert state[:4] == pytest.approx([20 / 30, remaining / profile.seconds[5], 0, (50 - 1) / 99])
+
+
+def test_those_on_one_channel_disturb_each_other():
+    point, bits = 0, PROFILES["resnet18"].bits[0]
+    seconds = {}
+    for channels in (1, 2):
+        environment = cell(devices=2, channels=channels, tasks=1, slot=0.01)
+        environment.reset()
+        environment.next_point[:] = environment.point[:] = point
+        environment.channel[:] = [0, channels - 1]
+        environment.doing[:] = 2
+        environment.bits_left[:] = bits
+        steps, done = 0, False
+        while not done:
+            # The power holds at once; the second device is not as loud.
+            action = (np.zeros(2), np.array([0, channels - 1]), np.array([1.0, 0.5]))
+            _, _, done, _, info = environment.step(action)
+            steps += 1
+        seconds[channels] = steps * 0.01
+    heard = 50.0**-3
+    alone = 1e6 * math.log2(1 + heard * 0.5 / 1e-9)
+    assert seconds[2] == pytest.approx(bits / alone, abs=0.011)
+    loud = 1e6 * math.log2(1 + heard / (1e-9 + heard * 0.5))
+    quiet = 1e6 * math.log2(1 + heard * 0.5 / (1e-9 + heard))
+    first = bits / loud
+    assert seconds[1] == pytest.approx(first + (bits - first * quiet) / alone, abs=0.011)
+
+
+def test_a_decision_holds_from_the_next_task_on():
+    environment = cell(devices=1, channels=1, slot=0.02)
+    environment.reset()
+    state, *_ = environment.step(all_take(2, 1))
+    assert environment.point[0] == 5 and state[2] == 0
+    for _ in range(2):
+        state, *_ = environment.step(all_take(2, 1))
+    assert environment.point[0] == 2
+
+
+def test_episodes_are_drawn_by_their_seed_and_end():
+    environment = OffloadingEnvironment("vgg11", OffloadingSettings(devices=3, tasks=4, max_slots=3))
+    first, again, other = (environment.reset(seed=seed)[0] for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    # A vgg11 takes 0.19 s a task: four of them are not done in three slots of half a second at point 5 ...
+    environment.reset(seed=1)
+    environment.total[:] = environment.left[:] = 9
+    flags = [environment.step(all_take(5, 3))[2:4] for _ in range(3)]
+    assert [cut for _, cut in flags] == [False, False, True] and not any(done for done, _ in flags)
+    small = cell(devices=1, tasks=2, slot=1.0)
+    small.reset()
+    _, _, done, cut, info = small.step(all_take(5, 1))
+    assert done and not cut and info["finished"] == 2 and info["joules"] == pytest.approx(2 * 0.045887 * 2.1454)
+    assert OffloadingEnvironment(settings=OffloadingSettings(tasks=200, slot=0.5)).observation_size == 20
+
+
+def test_what_is_no_cell_and_no_action_is_named():
+    for fields, message in (
+        ({"devices": 0}, "devices: got 0"),
+        ({"bandwidth": -1.0}, "bandwidth"),
+        ({"distances": (5.0, 1.0)}, "distances"),
+        ({"energy_weight": -1.0}, "energy_weight"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OffloadingSettings(**fields)
+    with pytest.raises(ValueError, match="accepted are vgg11, resnet18, mobilenetv2"):
+        OffloadingEnvironment("vgg16")
+    with pytest.raises(ValueError, match="as many of each"):
+        SplitProfile((1.0, 0.0), (0.0, 1.0), (0.0,), (0.0, 1.0))
+    environment = cell(devices=2)
+    environment.reset()
+    for action, message in (
+        ((np.array([6, 0]), np.zeros(2), np.zeros(2)), "points: got"),
+        ((np.zeros(2), np.array([0, 2]), np.zeros(2)), "channels: got"),
+        ((np.zeros(2), np.array([0, 0.5]), np.zeros(2)), "channels: got"),
+        ((np.zeros(2), np.zeros(2), np.array([0, 1.5])), "powers: got"),
+        ((np.zeros(3), np.zeros(2), np.zeros(2)), "points: got"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            environment.step(action)
+    with pytest.raises(ValueError, match="distances: got"):
+        environment.reset(distances=[1.0, -2.0])
+
+
+def test_an_actor_decides_within_its_bounds():
+    torch.manual_seed(0)
+    actor, critic = OffloadingActor(8, points=4, channels=3, max_power=0.2), OffloadingCritic(8)
+    point, channel, power = actor(torch.rand(50, 8))
+    assert point.sample().max() < 4 and channel.sample().max() < 3 and critic(torch.rand(50, 8)).shape == (50,)
+    assert ((power.mean > 0) & (power.mean < 0.2)).all() and (power.stddev > 0).all()
+    assert power.log_prob(power.sample()).shape == (50,)
+
+
+def test_advantages_are_sums_of_errors_that_fade():
+    rewards, values = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0.5, 1.5, 2.5, 0.0])
+    done = torch.tensor([0, 1, 0, 0])
+    targets, found = advantages(rewards, values, done, gamma=0.5, lam=0.25)
+    errors = [1 + 0.5 * 1.5 - 0.5, 2 - 1.5, 3 + 0.5 * 0 - 2.5, 4 - 0.0]
+    assert targets.tolist() == [1 + 0.75, 2, 3, 4]
+    raw = torch.tensor([errors[0] + 0.125 * errors[1], errors[1], errors[2] + 0.125 * errors[3], errors[3]])
+    torch.testing.assert_close(found, (raw - raw.mean()) / (raw.std() + 1e-5))
+    raw = torch.tensor([errors[0] + 0.25 * errors[1], errors[1], errors[2] + 0.25 * errors[3], errors[3]])
+    _, released = advantages(rewards, values, done, gamma=0.5, lam=0.25, released=True)
+    torch.testing.assert_close(released, (raw - raw.mean()) / (raw.std() + 1e-5))
+
+
+def test_the_loss_is_clipped_where_it_would_pay_too_well():
+    new, old = torch.log(torch.tensor([1.5, 0.5, 1.1])), torch.zeros(3)
+    advantage, entropy = torch.tensor([2.0, -1.0, 3.0]), torch.tensor([1.0, 2.0, 3.0])
+    found = clipped_loss(new, old, advantage, entropy, clip=0.3, entropy_weight=0.1)
+    assert found.item() == pytest.approx((-2 * 1.3 + 1 * 0.7 - 3 * 1.1) / 3 - 0.2)
+    with pytest.raises(ValueError, match="expected the same"):
+        clipped_loss(new[:, None], old, advantage, entropy)
+
+
+def test_a_code_is_small_and_half_a_level_low():
+    torch.manual_seed(0)
+    codec, features = PointwiseCodec(12, 5, bits=4).eval(), torch.randn(2, 12, 3, 3)
+    assert codec.encode(features).shape == (2, 2, 3, 3) and codec.bits_sent(features) == 2 * 9 * 4
+    code = codec.encode(features).detach()
+    quantized = quantize_code(code, 4)
+    step = (code.max() - code.min()) / 15
+    assert quantized.levels.min() == 0 and quantized.levels.max() <= 15 and (quantized.levels % 1 == 0).all()
+    assert (code - quantized.restore()).min() > -1e-6 and (code - quantized.restore()).max() < step + 1e-6
+    torch.testing.assert_close(codec(features), codec.decoder(quantized.restore()))
+    codec.train()
+    assert torch.equal(codec(features), codec.decoder(codec.encode(features)))
+    apart = torch.tensor([0.5, 3.0])
+    assert reconstruction_loss(apart, torch.zeros(2)).item() == pytest.approx((0.125 + 2.5) / 2)
+    for wrong, message in (((code, 0), "bits: got 0"), ((code * 0, 8), "its numbers go from")):
+        with pytest.raises(ValueError, match=message):
+            quantize_code(*wrong)
+    with pytest.raises(ValueError, match="channels, shrink"):
+        PointwiseCodec(0, 2)
