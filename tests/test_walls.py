@@ -85,3 +85,9 @@ def test_the_walls_are_where_the_rooms_are():
     planned = {"collaboration"}
     named = {*WALLS, *SIBLINGS, *(room for closed in WALLS.values() for room in closed)}
     assert named - rooms - planned == set()
+
+
+def test_the_folders_that_the_registry_reads_do_not_import_it_back():
+    for room in ("modeling", "pipelines"):
+        targets = [f"{target}.{name}" for target, name, _ in package_source.imports(f"{PACKAGE}.{room}")]
+        assert not [target for target in targets if "registry" in target]

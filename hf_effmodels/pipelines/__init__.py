@@ -1,6 +1,7 @@
 """Pipelines where a stock one of transformers or diffusers does not fit; what they need is loaded on first use."""
 
 import importlib
+import pkgutil
 
 
 def __getattr__(name: str):
@@ -18,8 +19,8 @@ def __dir__() -> list[str]:
 
 def _modules() -> dict[str, str]:
     """Public class -> the module that has it."""
-    from ..registry import PIPELINES, TASK_PIPELINES
-
-    entries = (*PIPELINES.values(), *TASK_PIPELINES.values())
+    folders = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__) if m.ispkg]
+    ours = [entry for folder in folders for entry in getattr(folder, "TASK_PIPELINES", ())]
+    entries = [*ours, *(entry for folder in folders for entry in getattr(folder, "ENTRIES", ()))]
     found = {name: f"{e.package}.{module}" for e in entries for module, names in e.classes.items() for name in names}
-    return found | {e.pipeline_class: f"{e.package}.{e.module}" for e in TASK_PIPELINES.values()}
+    return found | {e.pipeline_class: f"{e.package}.{e.module}" for e in ours}
