@@ -307,6 +307,15 @@ PUBLISHED = {
         "weight_decay": 0.05,
         "ema_decay": None,
     },
+    # 2312.13789, sections 3.2 and 4.1
+    "tinysam/distillation": {
+        "model": "tinysam",
+        "teacher": "facebook/sam-vit-huge",
+        "num_train_epochs": 8,
+        "prompts_per_picture": 64,
+        "hard_prompt_rounds": 9,
+        "weight_decay": 0,
+    },
     # 2310.19444, section 4 and appendix; the official commands
     "ofa_kd/imagenet": {
         **OFA_CNN,
@@ -427,6 +436,10 @@ STATED = {
     "super-resolution": SHARED
     | ADAM
     | {"max_steps", "patch_size", "augment", "loss", "lr_decay_steps", "lr_decay_rate", "ema_decay", "bf16"},
+    "mask-generation": SHARED
+    | ADAM
+    | {"num_train_epochs", "prompts_per_picture", "hard_prompt_rounds", "embedding_weight", "token_weight"}
+    | {"mask_weight", "focal_weight", "dice_weight", "iou_weight", "ema_decay", "bf16"},
 }
 # Where one of these is stated, the others have an effect.
 STATED["distillation"] = STATED["image-classification"] | {"teacher", "losses"}
@@ -445,6 +458,7 @@ def test_the_recipes_that_are_published_are_known():
     own = (
         "quickstart/",
         "sam_diffsr/small",
+        "tinysam/shapes_teacher",
         "pangu_pi/ablation",
         "pangu_pi/tinyshakespeare",
         "parameternet_moe/pydoc",
