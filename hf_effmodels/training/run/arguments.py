@@ -62,10 +62,6 @@ class ModelArguments:
         default=False,
         metadata={"help": "Start layers whose shapes differ from the checkpoint's (such as another head) afresh."},
     )
-    random_weights: bool = field(
-        default=False,
-        metadata={"help": "Of a model on the Hub or in a folder take the configuration only, and train from scratch."},
-    )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that lies on the Hub."})

@@ -19,13 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def load_classifier(
-    args: ModelArguments, names: Sequence[str] | None, named: bool = True
+    args: ModelArguments, names: Sequence[str] | None, named: bool = True, from_scratch: bool = False
 ) -> tuple[PreTrainedModel, ImageProcessingMixin]:
     """A preset with random weights, or a pretrained model, with a head for the classes.
 
     Args:
         args: which model.
         names: of the classes; None keeps the model's own.
+        from_scratch: of a pretrained model take the configuration alone.
         named: the names are the data set's own. Otherwise they are just the numbers, and a pretrained model that has
             at least as many classes keeps its own names.
 
@@ -49,7 +50,7 @@ def load_classifier(
         raise ValueError(f"--num_channels: got {overrides['num_channels']}, images can be read as {[*MODES]}.")
     if names_preset(args.model, args.revision, hf_effmodels.list_models(task="image-classification")):
         return _from_preset(args, overrides, labels)
-    return _from_pretrained(args, overrides, labels, named)
+    return _from_pretrained(args, overrides, labels, named, from_scratch)
 
 
 def _from_preset(args: ModelArguments, overrides: dict, labels: dict):
@@ -63,11 +64,13 @@ def _from_preset(args: ModelArguments, overrides: dict, labels: dict):
     return model, _with_channels(processor, model.config.num_channels)
 
 
-def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named: bool):
+def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named: bool, from_scratch: bool):
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
     with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
         processor = AutoImageProcessor.from_pretrained(args.model, **source)
+    if not hasattr(config, "image_size"):
+        overrides = {key: value for key, value in overrides.items() if key != "image_size"}  # it takes any
     for key in overrides:
         if not hasattr(config, key):
             near = difflib.get_close_matches(key, config.to_dict(), n=3)
@@ -77,13 +80,13 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
     count = len(names)
     if named and count == len(own) and set(names) == set(own):
         labels = {}  # the data set's classes are going to be numbered as the head's, whose weights go on
-    elif named and labels and count == len(own) and not is_generic(own):
+    elif named and labels and count == len(own) and not is_generic(own) and not from_scratch:
         logger.warning(
             "--model: the head of %s is for other classes (%s), as many as the data set has (%s): its weights are "
             "where theirs begin.",
             *(args.model, shown(own), shown(names)),
         )
-    if args.random_weights:
+    if from_scratch:
         labels = labels or {"id2label": config.id2label, "label2id": config.label2id}
     elif not named and count <= config.num_labels:
         labels = {}
@@ -92,7 +95,7 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
             f"--model: {args.model} has a head for {config.num_labels} classes, the data set has {count}. With "
             "--ignore_mismatched_sizes true a new head is trained."
         )
-    if args.random_weights:
+    if from_scratch:
         model = _with_random_weights(config, {**overrides, **labels}, args.trust_remote_code)
     else:
         model = AutoModelForImageClassification.from_pretrained(

@@ -75,6 +75,10 @@ class ImageClassificationArguments(TernaryArguments, RecipeArguments):
             "help": "Probability of CutMix, where both Mixup and CutMix are on.",
         },
     )
+    random_weights: bool = field(
+        default=False,
+        metadata={"help": "Of a model on the Hub or in a folder take the configuration only, and train from scratch."},
+    )
     repeated_augmentation: int = field(
         default=1,
         metadata={
@@ -182,7 +186,9 @@ def prepare_training(
     names = train.names or _names_from_numbers(train, evaluation)
     set_seed(args.seed)
     with _blaming(model_args):
-        model, processor = load_classifier(model_args, names, named=train.names is not None)
+        model, processor = load_classifier(
+            model_args, names, named=train.names is not None, from_scratch=args.random_weights
+        )
     if train.names is not None:
         own = class_names(model.config)
         train, evaluation = (s.renumbered([own.index(name) for name in s.names], own) for s in (train, evaluation))

@@ -314,13 +314,19 @@ def test_what_does_not_go_together_is_told_before_anything_is_trained(options, m
         DistillationTrainer(**{**given, **options})
 
 
-def test_a_student_starts_from_random_weights_with_repeated_augmentation(distilled_run, convnext_folder, tmp_path):
+def test_a_student_starts_from_random_weights_with_repeated_augmentation(
+    distilled_run, convnext_folder, teacher, tmp_path
+):
     run = [*distilled_run, "--random_weights", "true", "--repeated_augmentation", "3"]
     prepared = prepare("prepare_training", [*run, "--output_dir", str(tmp_path / "run")])
     pretrained = AutoModelForImageClassification.from_pretrained(convnext_folder).state_dict()
     fresh = prepared.trainer.network.state_dict()
     assert fresh.keys() == pretrained.keys() and not same(fresh, pretrained)
     assert fresh["classifier.weight"].shape == (10, 16)
+    # A network without a size of its own in its configuration is shown pictures of any.
+    resnet = ["--model", str(teacher), "--image_size", "20", "--output_dir", str(tmp_path / "other")]
+    other = prepare("prepare_training", [*run, *resnet]).trainer
+    assert other.train_dataset[0]["pixel_values"].shape == (3, 20, 20)
     batch = next(iter(prepared.trainer.get_train_dataloader()))
     labels = batch["labels"].tolist()
     assert labels[0] == labels[1] == labels[2] and not torch.equal(*batch["pixel_values"][:2])
