@@ -21,7 +21,7 @@ def shrink_to(image: np.ndarray, rows: np.ndarray, side: int) -> tuple[np.ndarra
     new_height, new_width = max(int(height * ratio), 1), max(int(width * ratio), 1)
     if (new_height, new_width) == (height, width):
         return image, rows
-    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     values = F.interpolate(values, size=(new_height, new_width), mode="bilinear", align_corners=False)
     scaled = values[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
     scale = np.array([1, new_width / width, new_height / height, new_width / width, new_height / height])
@@ -88,7 +88,7 @@ def warp(image: np.ndarray, matrix: np.ndarray, target: tuple[int, int]) -> np.n
     source_x = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
     source_y = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]
     grid = torch.stack([2 * source_x / max(width - 1, 1) - 1, 2 * source_y / max(height - 1, 1) - 1], dim=-1)
-    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() - GREY
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() - GREY
     values = F.grid_sample(values, grid[None].float(), mode="bilinear", padding_mode="zeros", align_corners=True)
     return (values[0] + GREY).permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
 

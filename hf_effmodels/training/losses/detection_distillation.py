@@ -57,6 +57,11 @@ def _exact(values: torch.Tensor) -> torch.Tensor:
 
 
 def _divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """KL(teacher ‖ student) over the last dimension, of logits."""
+    """KL(teacher ‖ student) over the last dimension, of logits.
+
+    The sum of p_t · (d + e^-d - 1) with d = log p_t - log p_s, whose terms are not negative: where the two are nearly
+    equal, rounding would make the usual sum of p_t · d fall below zero, and high temperatures multiply it.
+    """
     log_teacher = teacher.log_softmax(-1)
-    return (log_teacher.exp() * (log_teacher - student.log_softmax(-1))).sum(-1)
+    difference = log_teacher - student.log_softmax(-1)
+    return (log_teacher.exp() * (difference + torch.expm1(-difference)).clamp(min=0)).sum(-1)

@@ -1,0 +1,3 @@
+"""The task object-detection: detectors of transformers and of this package."""
+
+EXTRAS = ("train", "detection")

@@ -1,0 +1,242 @@
+"""Data of every form, its errors, augmentation, average precision, and a run of Gold-YOLO."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_effmodels.metrics.coco_ap import Detections, average_precision, confusion
+from hf_effmodels.training import main
+from hf_effmodels.training.data.detection_augment import affine_matrix, flip_left_right, warp_boxes
+from hf_effmodels.training.losses.detection_distillation import class_score_distillation
+from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
+from hf_effmodels.training.tasks.object_detection.arguments import DetectionAugmentationArguments
+from hf_effmodels.training.tasks.object_detection.data import DetectionDataArguments, load_data
+from hf_effmodels.training.tasks.object_detection.transforms import DetectionDataset
+
+BOX = [4.0, 6.0, 10.0, 8.0]  # x, y, width, height in an image of 32×24
+CORNERS = [4.0, 6.0, 14.0, 14.0]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "data"
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB" if number else "L", (32, 24), 90).save(folder / "images" / split / f"{number}.png")
+    return folder
+
+
+def coco(folder, annotations=None, **more):
+    content = {
+        "categories": [{"id": 7, "name": "seven"}, {"id": 3, "name": "three"}],
+        "images": [{"id": 10 + n, "file_name": f"{n}.png"} for n in range(3)],
+        "annotations": annotations
+        if annotations is not None
+        else [
+            {"id": 1, "image_id": 10, "category_id": 7, "bbox": BOX},
+            {"id": 2, "image_id": 10, "category_id": 3, "bbox": [0, 0, 32, 24], "iscrowd": 1},
+            {"id": 3, "image_id": 11, "category_id": 3, "bbox": [-5, 2, 400, 4]},
+            {"id": 4, "image_id": 11, "category_id": 3, "bbox": [5, 5, 0, 4]},
+        ],
+        **more,
+    }
+    for split in ("train", "val"):
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    paths = {"annotations": "{split}.json", "image_folder": "images/{split}"}
+    return DetectionDataArguments(dataset=str(folder), **paths)
+
+
+def test_coco_files_have_classes_without_gaps_and_clipped_boxes(pictures):
+    train, evaluation = load_data(coco(pictures), None)
+    assert train.names == ["three", "seven"] and len(train) == len(evaluation) == 3
+    image, rows, crowd = train.read(0)
+    assert image.shape == (24, 32, 3)  # a gray one, too
+    assert rows.tolist() == [[1, *CORNERS], [0, 0, 0, 32, 24]] and crowd.tolist() == [False, True]
+    assert train.read(1)[1].tolist() == [[0, 0, 2, 32, 6]]  # clipped; the empty one is left out
+    assert train.read(2)[1].shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    "annotation, message",
+    [
+        ({"image_id": 10, "category_id": 7}, "annotation 0 .* has no bbox"),
+        ({"image_id": 99, "category_id": 7, "bbox": BOX}, "annotation 0 is of image 99"),
+        ({"image_id": 10, "category_id": 8, "bbox": BOX}, "annotation 0 is of category 8"),
+        ({"image_id": 10, "category_id": 7, "bbox": [1, 2]}, "annotation 0: bbox is"),
+    ],
+)
+def test_wrong_coco_annotations_are_named(pictures, annotation, message):
+    with pytest.raises(ValueError, match=message):
+        load_data(coco(pictures, [annotation]), None)
+
+
+def test_yolo_folders_give_the_same_boxes(pictures):
+    (pictures / "data.yaml").write_text("names: {0: three, 1: seven}\ntrain: images/train\nval: images/val\n")
+    labels = pictures / "labels" / "train"
+    labels.mkdir(parents=True)
+    x, y, w, h = BOX
+    (labels / "0.txt").write_text(f"1 {(x + w / 2) / 32} {(y + h / 2) / 24} {w / 32} {h / 24}\n\n")
+    (labels / "1.txt").write_text("0 0.5 0.5 0.1\n")
+    (labels / "2.txt").write_text("2 0.5 0.5 0.1 0.1\n")
+    train, _ = load_data(DetectionDataArguments(dataset=str(pictures)), None)
+    assert train.names == ["three", "seven"]
+    assert train.read(0)[1].tolist() == [pytest.approx([1, *CORNERS])]
+    with pytest.raises(ValueError, match=r"row 1 of .*1.png.*1.txt, line 1"):
+        train.read(1)
+    with pytest.raises(ValueError, match="row 2 .* a class is 2, accepted are whole numbers from 0 to 1"):
+        train.read(2)
+
+
+@pytest.mark.parametrize(
+    "form, box", [("coco", BOX), ("corners", CORNERS), ("yolo", [9 / 32, 10 / 24, 10 / 32, 8 / 24])]
+)
+def test_imagefolder_with_metadata_gives_the_same_boxes(pictures, form, box, tmp_path):
+    rows = [{"file_name": "0.png", "objects": {"bbox": [box], "category": [1]}}]
+    rows += [{"file_name": f"{n}.png", "objects": {"bbox": [], "category": []}} for n in (1, 2)]
+    for split in ("train", "val"):
+        (pictures / "images" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    args = DetectionDataArguments(dataset=str(pictures / "images"), box_format=form, cache_dir=str(tmp_path / "cache"))
+    train, _ = load_data(args, None)
+    read = {len(train.read(n)[1]): train.read(n)[1] for n in range(3)}
+    assert read[1].tolist() == [pytest.approx([1, *CORNERS])] and train.names == ["0", "1"]
+
+
+def test_canvases_of_digits_are_the_same_every_time_and_boxes_hold_ink():
+    train, evaluation = load_data(DetectionDataArguments(dataset="digits"), None)
+    assert (len(train), len(evaluation)) == (800, 120)
+    image, rows, _ = train.read(5)
+    assert np.array_equal(image, train.read(5)[0]) and len(rows) >= 1
+    for _, x1, y1, x2, y2 in rows.astype(int):
+        assert image[y1:y2, x1:x2].mean() > image.mean() + 5 or image[y1:y2, x1:x2].max() > image.mean() + 40
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone_and_mosaics_end():
+    source = load_data(DetectionDataArguments(dataset="digits", max_train_samples=6), None)[0]
+    options = DetectionAugmentationArguments(mosaic=1.0, mixup=1.0, scale=0.5, hue=0.1, close_mosaic_epochs=1)
+    datasets = [DetectionDataset(source, options, 64, epochs=3, seed=4) for _ in range(2)]
+    for number in (1, 8, 1):  # index 1 of epoch 0, index 2 of epoch 1
+        first, second = (dataset[number] for dataset in datasets)
+        assert np.array_equal(first["image"], second["image"]) and np.array_equal(first["rows"], second["rows"])
+    assert not np.array_equal(datasets[0][1]["image"], datasets[0][7]["image"])
+    corners = [[int(p) for p in datasets[0][n]["image"][0, 0]] for n in range(12, 18)]
+    # In the last epoch single images of less than 64 pixels' height or width lie on grey.
+    assert all(datasets[0][n]["image"].shape == (64, 64, 3) for n in range(18)) and len(corners) == 6
+    shown = [len(datasets[0][n]["rows"]) for n in range(12, 18)]
+    assert max(shown) <= 6 < max(len(datasets[0][n]["rows"]) for n in range(12))
+
+
+def test_boxes_follow_turns_and_flips():
+    rows = np.array([[2, 10.0, 20.0, 30.0, 40.0]])
+    quarter = affine_matrix((100, 100), (100, 100), angle=90)
+    # A quarter turn about the centre takes (x, y) to (y, 100 - x).
+    assert warp_boxes(rows, quarter, (100, 100), 1.0).tolist() == [pytest.approx([2, 20, 70, 40, 90])]
+    sheared = affine_matrix((100, 100), (100, 100), shear=(45, 0))
+    # x grows by y - 50: the box widens by its height.
+    assert warp_boxes(rows, sheared, (100, 100), 1.0).tolist() == [[2, 0, 20, pytest.approx(20), 40]]
+    assert flip_left_right(np.zeros((50, 100, 3)), rows)[1].tolist() == [[2, 70, 20, 90, 40]]
+
+
+def detections(boxes, labels, scores=None, **more):
+    return Detections(
+        np.array(boxes, float).reshape(-1, 4), np.array(labels, int), scores and np.array(scores), **more
+    )
+
+
+def test_average_precision_is_that_of_its_definition():
+    truth = [detections([[0, 0, 10, 10], [20, 20, 40, 40]], [0, 0]), detections([], [])]
+    perfect = [detections([[0, 0, 10, 10], [20, 20, 40, 40]], [0, 0], [0.9, 0.8]), detections([], [], None)]
+    perfect[1] = Detections(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
+    assert average_precision(truth, perfect, ["a", "b"]).metrics["map"] == pytest.approx(1)
+    # The best box is wrong, the next right, the second true box never found: precision 1/2 up to recall 1/2.
+    false = [detections([[60, 60, 70, 70], [0, 0, 10, 10]], [0, 0], [0.9, 0.8]), perfect[1]]
+    measured = average_precision(truth, false, ["a", "b"])
+    assert measured.metrics["map_50"] == pytest.approx(0.5 * 51 / 101)
+    assert np.isnan(measured.per_class["b"]) and measured.curves["a"][50] == pytest.approx(0.5)
+    # IoU 0.64: right up to a threshold of 0.6, three of ten.
+    shifted = [detections([[0, 0, 10, 10], [20, 20, 36, 36]], [0, 0], [0.9, 0.8]), perfect[1]]
+    assert average_precision(truth, shifted, ["a", "b"]).metrics["map"] == pytest.approx(
+        0.3 + 0.7 * 51 / 101, abs=1e-6
+    )
+    crowd = [detections([[0, 0, 50, 50]], [0], crowd=np.array([True])), truth[0]]
+    ignored = [detections([[5, 5, 15, 15]], [0], [0.9]), perfect[0]]
+    assert average_precision(crowd, ignored, ["a"]).metrics["map"] == pytest.approx(1)
+
+
+def test_the_confusion_matrix_counts_what_was_taken_for_what():
+    truth = [detections([[0, 0, 10, 10], [20, 20, 40, 40]], [0, 1])]
+    found = [detections([[0, 0, 10, 9], [50, 50, 60, 60], [20, 20, 40, 40]], [1, 0, 1], [0.9, 0.8, 0.1])]
+    assert confusion(truth, found, 2).tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    assert confusion(truth, found, 2, threshold=0.05).tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_settings_of_the_schedule_are_used():
+    schedule = DetectionSchedule(10, 100, learning_rate=0.5, final_factor=0.2, warmup_epochs=2, least_warmup_steps=50)
+    assert schedule.warmup_steps == 200 and schedule.factor(10) == pytest.approx(0.2)
+    assert schedule.learning_rates(100)[0] == pytest.approx(0.5 * 0.5 * schedule.factor(1))
+    assert schedule.learning_rates(350) == (0.5 * schedule.factor(2),) * 3
+    assert schedule.momentum_at(100) == pytest.approx((0.8 + 0.937) / 2)
+    assert DetectionSchedule(10, 100, warmup_epochs=0).learning_rates(0)[2] == 0.01
+    assert DetectionSchedule(10, 100, batch_size=16).accumulation(2000) == 4
+
+
+def test_nearly_equal_scores_of_half_precision_do_not_diverge_below_zero():
+    logits = torch.randn(2, 50, 80).half()
+    assert class_score_distillation(logits, logits, 20.0).item() == 0
+    assert class_score_distillation(logits, (logits + 1e-3).half(), 20.0).item() >= 0
+
+
+GOLD = [
+    *("--task", "object-detection", "--model", "gold-yolo-n", "--image_size", "64", "--dataset", "digits"),
+    "--model_config",
+    "{hidden_sizes: [4, 8, 8, 12, 16], depths: [1, 1, 1, 1], neck_hidden_sizes: [8, 4, 8, 16], neck_depth: 1, "
+    "low_fusion_size: 8, low_fusion_depth: 1, num_attention_blocks: 1, head_type: HEAD}",
+    *("--max_train_samples", "8", "--max_eval_samples", "2", "--per_device_train_batch_size", "4", "--max_steps", "2"),
+    *("--logging_steps", "1", "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"),
+    *("--optim", "sgd", "--learning_rate", "0.01", "--detection_schedule", "true", "--eval_pictures", "2"),
+]
+
+
+def gold(head: str, *more: str) -> list[str]:
+    return [*(word.replace("HEAD", head) for word in GOLD), *more]
+
+
+def test_both_steps_of_the_papers_training_run(tmp_path):
+    first = main(gold("anchor_aided", "--atss_epochs", "1", "--output_dir", str(tmp_path / "first")))
+    assert {"eval_map", "eval_map_50", "eval_top_score"} <= first.keys()
+    for name in ("predictions.png", "precision_recall.png", "confusion_matrix.png", "model.safetensors"):
+        assert (tmp_path / "first" / name).stat().st_size
+    student = gold("distillation", "--teacher", str(tmp_path / "first"))
+    losses = []
+    for weight in ("0", "10"):
+        output = tmp_path / weight
+        main([*student, "--feature_distillation", weight, "--output_dir", str(output)])
+        log = json.loads((output / "trainer_state.json").read_text())["log_history"]
+        losses.append(log[0]["loss"])
+        # Step 0 of the warm-up: norms and weights stand still, biases start at their own rate.
+        assert log[0]["learning_rate"] == 0
+    assert losses[1] > losses[0]
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--backbone", "ghostnetv3-1.0x"], "--backbone goes with --detector"),
+        (["--detector", "yolos"], "--model, --detector: one of them"),
+        (["--teacher", "TEACHER"], "--teacher: its num_labels"),
+    ],
+)
+def test_wrong_arguments_end_before_anything_is_written(more, message, tmp_path):
+    if "TEACHER" in more:
+        import hf_effmodels
+
+        fields = {"hidden_sizes": [4, 8, 8, 12, 16], "depths": [1] * 4, "neck_hidden_sizes": [8, 4, 8, 16]}
+        model = hf_effmodels.create_model("gold-yolo-n", **fields, num_labels=3)
+        model.save_pretrained(tmp_path / "teacher")
+        more = ["--teacher", str(tmp_path / "teacher")]
+    with pytest.raises(ValueError, match=message):
+        main(gold("plain", *more, "--output_dir", str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
