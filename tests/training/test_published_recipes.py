@@ -460,6 +460,7 @@ def test_the_recipes_that_are_published_are_known():
         "sam_diffsr/small",
         "tinysam/shapes_teacher",
         "pangu_pi/ablation",
+        "bitnet158/tinyshakespeare",
         "pangu_pi/tinyshakespeare",
         "parameternet_moe/pydoc",
     )

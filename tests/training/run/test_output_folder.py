@@ -166,8 +166,10 @@ def test_a_change_is_one_of_any_key_and_none_is_a_value():
 def arguments_of(task, *argv):
     from hf_effmodels.training.run.arguments import ArgumentReader
 
-    base = ["--task", task, "--model", "model", "--dataset", "data", "--output_dir", "out"]
-    return ArgumentReader([*base, *argv]).read(*load_task(task).TRAINING_ARGUMENTS)
+    types = load_task(task).TRAINING_ARGUMENTS
+    base = ["--task", task, "--model", "model", "--output_dir", "out"]
+    base += ["--dataset", "data"] if any(f.name == "dataset" for data in types for f in fields(data)) else []
+    return ArgumentReader([*base, *argv]).read(*types)
 
 
 @pytest.mark.parametrize("task", list_tasks())
