@@ -122,14 +122,16 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         task = task_of(preset)
         if task == "super-resolution":
             return Row(**shared, folded=False, image_size=arguments.image_size or DENOISED_SIZE)
-        if task != "image-classification":
+        if task in ("text-generation", "image-text-to-text"):
             return Row(**shared, folded=False, length=arguments.length, new_tokens=arguments.new_tokens)
         config = get_config(preset, **overrides)
+        seen = config if hasattr(config, "image_size") else config.vision_config
+        folds = hasattr(config, "reparameterized") or hasattr(seen, "reparameterized")
         return Row(
             **shared,
-            folded=hasattr(config, "reparameterized") and not training and arguments.folded is not False,
-            image_size=arguments.image_size or _side(config.image_size),
-            channels=config.num_channels,
+            folded=folds and not training and arguments.folded is not False,
+            image_size=arguments.image_size or _side(seen.image_size),
+            channels=seen.num_channels,
         )
 
     return [

@@ -81,6 +81,39 @@ def _image_text(model: nn.Module, row: dict):
     return _without_gradients(lambda: model(ids, pixel_values=pixels, use_cache=True, logits_to_keep=1))
 
 
+def _masked_images(model: nn.Module, row: dict):
+    size = row["image_size"]
+    pixels = torch.randn(row["batch"], row["channels"], size, size)
+    if row["mode"] == "train":
+        return _training_step(model, lambda: model(pixels).loss, _adamw(model))
+    return _without_gradients(lambda: model(pixels))
+
+
+def _detector(model: nn.Module, row: dict):
+    size = row["image_size"]
+    pixels = torch.randn(row["batch"], row["channels"], size, size)
+    if row["mode"] == "train":
+        boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.5, 0.5, 0.4]])
+        labels = [{"class_labels": torch.tensor([0, 1]), "boxes": boxes} for _ in pixels]
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+        return _training_step(model, lambda: model(pixels, labels=labels).loss, optimizer)
+    return _without_gradients(lambda: model(pixels))
+
+
+def _promptable(model: nn.Module, row: dict):
+    """A point for each image; the loss is only there to have gradients of everything."""
+    size = row["image_size"]
+    pixels = torch.randn(row["batch"], row["channels"], size, size)
+    points = torch.full((row["batch"], 1, 1, 2), size / 2)
+
+    def masks():
+        return model(pixel_values=pixels, input_points=points).pred_masks
+
+    if row["mode"] == "train":
+        return _training_step(model, lambda: masks().square().mean(), _adamw(model))
+    return _without_gradients(masks)
+
+
 def _denoiser(model: nn.Module, row: dict):
     config, size = model.unet.config, row["image_size"]
     residuals = torch.randn(row["batch"], config.num_channels, size, size)
@@ -102,6 +135,9 @@ WORKLOADS: dict[str, tuple[Callable[[nn.Module, dict], Callable[[], object]], tu
     "text-generation": (_text, ("infer", "train", "generate")),
     "image-text-to-text": (_image_text, ("infer", "train", "generate")),
     "super-resolution": (_denoiser, ("infer", "train")),
+    "object-detection": (_detector, ("infer", "train")),
+    "mask-generation": (_promptable, ("infer", "train")),
+    "masked-image-modeling": (_masked_images, ("infer", "train")),
 }
 
 

@@ -168,8 +168,8 @@ def test_arguments_of_another_kind_are_refused_by_the_parser(arguments, capsys):
     [
         (["info", "nope"], "unknown preset 'nope'"),
         (["info", ""], "unknown preset ''"),
-        (["list", "--task", "nope"], "task: got 'nope', accepted are 'image-classification'"),
-        (["list", "*", "--task", ""], "task: got ''"),
+        (["list", "--task", "nope"], "--task: got 'nope', accepted are 'image-classification'"),
+        (["list", "*", "--task", ""], "--task: got ''"),
     ],
 )
 def test_list_and_info_say_what_is_wrong(arguments, message, capsys):
@@ -184,7 +184,7 @@ def test_list_and_info_print_what_is_known(capsys):
     assert " ".join(head).startswith("preset params M MACs M folded top-1")
     assert main(["list", "sam*"]) == 0
     assert "PSNR 30.99 dB on Set5 (official repository)  SAM-DiffSR" in capsys.readouterr().out
-    assert main(["list", "[", "--task", "text-generation"]) == 0
+    assert main(["list", "[", "--task", "text-generation"]) == 1
     assert capsys.readouterr().out == "no preset matches\n"
     assert main(["list", "--task", "text-classification", "--json"]) == 0
     assert [info["name"] for info in json.loads(capsys.readouterr().out)] == list_models(task="text-classification")
@@ -232,6 +232,28 @@ SMALL = {
 }
 SR = {"encoder": {"hidden_size": 8, "num_blocks": 3, "growth": 4}}
 SR["unet"] = {"hidden_size": 8, "condition_channels": 8, "num_conditions": 1}
+
+
+TINY_VIT = {
+    "model_type": "vit",
+    "image_size": 64,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+PRETRAINED = {"backbone_config": TINY_VIT, "image_size": 64, "decoder_hidden_size": 32}
+
+
+@pytest.mark.parametrize("preset, overrides", [("fastmim-vit-base", PRETRAINED), ("gold-yolo-n", {})])
+def test_detectors_and_masked_models_are_timed_in_both_modes(preset, overrides):
+    model, call = call_of(preset, overrides)
+    output = call()
+    assert not output.logits.requires_grad and len(output.logits) == 2
+    model, call = call_of(preset, overrides, mode="train")
+    before = {name: p.clone() for name, p in model.named_parameters() if p.requires_grad}
+    call()
+    assert sum(not torch.equal(before[name], p) for name, p in model.named_parameters() if name in before) > 5
 
 
 def test_a_call_computes_a_whole_batch_without_gradients():

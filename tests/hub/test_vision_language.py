@@ -128,7 +128,7 @@ def test_the_command_converts_official_adapters_to_a_folder_for_the_hub(parts, b
     torch.save({"model": weights, "args": arguments}, tmp_path / "official.pth")
     convert = ["convert", "adem_vl-7b-instruction", str(tmp_path / "official.pth"), str(tmp_path / "folder")]
     assert command(convert) == 2
-    assert "text_model: got None, but adem_vl-7b-instruction is a set of adapters" in capsys.readouterr().err
+    assert "--text-model: got None, but adem_vl-7b-instruction is a set of adapters" in capsys.readouterr().err
     convert += ["--text-model", str(bases / "llm"), "--vision-model", str(bases / "clip"), "--json"]
     assert command(convert) == 0
     assert json.loads(capsys.readouterr().out)["converted"] == len(weights)
