@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from .checks import exact
-from .interface import POOLED, DistillationLoss
+from .interface import POOLED, DistillationLoss, Networks
 
 
 def relational_loss(
@@ -79,6 +79,9 @@ class RkdLoss(DistillationLoss):
     ):
         super().__init__(weight)
         self.settings = {"distance_weight": distance_weight, "angle_weight": angle_weight, "squared": squared}
+
+    def build(self, networks: Networks) -> None:
+        networks.teacher[POOLED]  # stored labels have none; that is told before training
 
     def forward(self, student, teacher, batch):
         return relational_loss(student[POOLED], teacher[POOLED], **self.settings)

@@ -9,22 +9,22 @@ from hf_effmodels.training import preparation
 
 
 @pytest.fixture
-def soft_labels(tmp_path, monkeypatch):
+def counted(tmp_path, monkeypatch):
     """A preparation that somebody has added: a file of its own, known nowhere else."""
-    (tmp_path / "soft_labels.py").write_text(
-        '"""The soft labels of a teacher."""\n\n\ndef main(argv):\n    return " ".join(["made of", *argv])\n'
+    (tmp_path / "image_counts.py").write_text(
+        '"""How many images there are."""\n\n\ndef main(argv):\n    return " ".join(["made of", *argv])\n'
     )
     monkeypatch.setattr(preparation, "__path__", [*preparation.__path__, str(tmp_path)])
     yield
-    sys.modules.pop("hf_effmodels.training.preparation.soft_labels", None)
+    sys.modules.pop("hf_effmodels.training.preparation.image_counts", None)
 
 
-def test_a_file_in_the_folder_is_a_preparation(soft_labels, capsys):
-    assert main(["prepare", "soft-labels", "--teacher", "vit"]) == 0
+def test_a_file_in_the_folder_is_a_preparation(counted, capsys):
+    assert main(["prepare", "image-counts", "--teacher", "vit"]) == 0
     assert capsys.readouterr().out == "made of --teacher vit\n"
     assert main(["prepare", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "  soft-labels             The soft labels of a teacher." in shown
+    assert "  image-counts            How many images there are." in shown
     assert "  super-resolution-masks  Structure maps for the training of SAM-DiffSR" in shown
 
 

@@ -18,6 +18,13 @@ class DistillationArguments:
             "their weights, such as {org/one: 2, org/other: 1}: their probabilities are averaged."
         },
     )
+    stored_labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of a teacher, what one has said already: a folder of hf-effmodels prepare soft-labels, "
+            "or such a data set on the Hub. Seed, augmentation and data are those it was made with."
+        },
+    )
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
     )
@@ -56,6 +63,8 @@ class DistillationArguments:
                     raise ValueError(f"--teacher: {name}: got {weight!r}, accepted are positive weights.")
             if self.teacher_revision is not None and len(self.teacher) > 1:
                 raise ValueError("--teacher_revision: it is that of one teacher, and there are several.")
+        if self.teacher and self.stored_labels:
+            raise ValueError("--teacher and --stored_labels exclude each other.")
         losses = read_mapping("losses", self.losses) or {"kd": {}}
         for name, settings in losses.items():
             if settings is not None and not isinstance(settings, dict):

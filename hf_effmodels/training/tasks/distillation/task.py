@@ -1,14 +1,16 @@
 """The task distillation: an image classification whose loss has a teacher's words added."""
 
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
 
 from ....hub.ids import check_place
 from ...data.fingerprints import weights_fingerprint
+from ...data.stored_labels import StoredLabels, settings_of, stored_folder
 from ...losses.registry import make_losses
 from ...run.arguments import ArgumentReader, FilledReader
 from ...run.contents import check_contents
@@ -31,21 +33,67 @@ def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned distils, evaluates and writes the results."""
     distillation, *arguments = reader.read(*TRAINING_ARGUMENTS)
     losses = make_losses(distillation.losses)
-    if not distillation.teachers and any(loss.needs_teacher for loss in losses.values()):
+    taught = distillation.teachers or distillation.stored_labels
+    if not taught and any(loss.needs_teacher for loss in losses.values()):
         raise ValueError("--teacher is missing: name an image classifier on the Hub or in a local folder.")
     for name in distillation.teachers:
         check_place("--teacher", name, revision=("--teacher_revision", distillation.teacher_revision), hint=UNTRAINED)
-    make_trainer = partial(_make_trainer, distillation=distillation, losses=losses, model_args=arguments[0])
+    stored = None
+    if distillation.stored_labels:
+        _check_for_stored(losses, arguments)
+        folder = stored_folder(distillation.stored_labels, cache_dir=arguments[1].cache_dir, token=arguments[0].token)
+        stored = StoredLabels(folder, arguments[1].cache_dir)
+    make_trainer = partial(
+        _make_trainer, distillation=distillation, losses=losses, model_args=arguments[0], stored=stored
+    )
     run = _STUDENT.prepare_training(FilledReader(reader.task, (distillation,), arguments), make_trainer)
-    if run.trainer.teachers is not None:
+    if stored is not None:
+        stored.check(stored_settings(run.trainer, arguments), run.trainer.train_dataset, epochs_of(run.trainer))
+    if isinstance(run.trainer.teachers, Teachers):
         pairs = zip(distillation.teachers, run.trainer.teachers.teachers, strict=True)
-        taught = {f"teacher {name}": weights_fingerprint(teacher.model) for name, teacher in pairs}
-        check_contents(run.config, run.checkpoint, run.trainer.args.output_dir, taught)
+        contents = {f"teacher {name}": weights_fingerprint(teacher.model) for name, teacher in pairs}
+        check_contents(run.config, run.checkpoint, run.trainer.args.output_dir, contents)
     return Run(run.trainer, run.checkpoint, run.config, partial(_report, run))
 
 
+def _check_for_stored(losses: dict, arguments) -> None:
+    for name, loss in losses.items():
+        if loss.teacher_features():
+            raise ValueError(f"--stored_labels: they are logits, and the loss {name} needs a teacher's features.")
+    for name in ("mixup", "cutmix"):
+        if getattr(arguments[-1], name):
+            raise ValueError(f"--stored_labels: they are of pictures that are not mixed; --{name} 0 goes with them.")
+
+
+def stored_settings(trainer, arguments) -> dict:
+    """What stored labels and the training that uses them have to agree on, see `data.stored_labels.settings_of`."""
+    config, dataset, augmentation = trainer.network.config, trainer.train_dataset, arguments[2]
+    return settings_of(
+        seed=dataset.seed,
+        samples=len(dataset),
+        classes=[config.id2label[number] for number in range(config.num_labels)],
+        augmentation=asdict(augmentation),
+    )
+
+
+def epochs_of(trainer) -> int:
+    """Epochs that a training begins."""
+    args = trainer.args
+    if args.max_steps > 0:
+        return math.ceil(args.max_steps * trainer.get_total_train_batch_size(args) / len(trainer.train_dataset))
+    return math.ceil(args.num_train_epochs)
+
+
 def _make_trainer(
-    *, distillation: DistillationArguments, losses: dict, model_args, model, processing_class, data_collator, **kwargs
+    *,
+    distillation: DistillationArguments,
+    losses: dict,
+    model_args,
+    stored: StoredLabels | None,
+    model,
+    processing_class,
+    data_collator,
+    **kwargs,
 ) -> DistillationTrainer:
     options = {
         "revision": distillation.teacher_revision,
@@ -55,11 +103,11 @@ def _make_trainer(
         "trust_remote_code": model_args.trust_remote_code,
     }
     teachers = [load_teacher(name, model, processing_class, **options) for name in distillation.teachers]
-    if any(loss.needs_index for loss in losses.values()):
+    if stored is not None or any(loss.needs_index for loss in losses.values()):
         data_collator = replace(data_collator, keep=("index", "sample_seed"))
     return DistillationTrainer(
         model=model,
-        teacher=Teachers(teachers, [*distillation.teachers.values()]) if teachers else None,
+        teacher=Teachers(teachers, [*distillation.teachers.values()]) if teachers else stored,
         losses=losses,
         student_taps=distillation.student_taps,
         teacher_taps=distillation.teacher_taps,
@@ -71,7 +119,7 @@ def _make_trainer(
 
 def _report(run: Run, train_metrics: dict) -> dict:
     results, teachers = dict(run.report(train_metrics)), run.trainer.teachers
-    if teachers is None:
+    if not isinstance(teachers, Teachers):
         return results
     accuracy = teacher_accuracy(teachers, run.trainer)
     logger.info("top-1: the student %.2f %%, the teacher %.2f %%", 100 * results["eval_accuracy"], 100 * accuracy)

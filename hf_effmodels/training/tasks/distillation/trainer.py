@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from ...losses.interface import POOLED, DistillationLoss, Networks
+from ...data.stored_labels import StoredLabels
+from ...losses.interface import LOGITS, POOLED, DistillationLoss, Networks
 from ...run.averaging import unique_state
 from ...run.trainer import same_random_numbers
 from ...run.weights import WeightsError, load_state
@@ -39,7 +40,9 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
     Args:
         model: the student, an image classifier.
         teacher: a classifier, or a `Teacher`; several in a list. A classifier is given the student's input as it is,
-            unless it comes with `teacher_processor`. None for losses that need none.
+            unless it comes with `teacher_processor`. `StoredLabels` in its place, for a data set and a collator that
+            give `index` and `sample_seed` (the task checks that they are of this very training). None for losses that
+            need none.
         losses: the losses, in a list or by the names under which they are logged.
         args: `DistillationTrainingArguments`.
         teacher_processor: the image processor of a teacher that is given as a classifier; with `processing_class`, the
@@ -57,7 +60,7 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
     def __init__(
         self,
         model: nn.Module,
-        teacher: nn.Module | Teacher | Teachers | Sequence | None,
+        teacher: nn.Module | Teacher | Teachers | StoredLabels | Sequence | None,
         losses: Sequence[DistillationLoss] | Mapping[str, DistillationLoss],
         args: DistillationTrainingArguments,
         *,
@@ -111,7 +114,10 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
         if index is not None and seeds is None:
             seeds = index + 1_000_003 * self.state.global_step
         teacher = {}
-        if self.teachers is not None:
+        if isinstance(self.teachers, StoredLabels):
+            epoch = int((self.state.epoch or 0.0) + 1e-6)
+            teacher = {LOGITS: self.teachers.logits(epoch, index, seeds)}
+        elif self.teachers is not None:
             with self.accelerator.autocast():
                 teacher = self.teachers(inputs["pixel_values"])
         inputs["distillation"] = {
@@ -182,7 +188,7 @@ def _named(losses) -> dict[str, DistillationLoss]:
 
 
 def _teachers(teacher, weights, student, processor, student_processor) -> Teachers | None:
-    if teacher is None or isinstance(teacher, Teachers):
+    if teacher is None or isinstance(teacher, Teachers | StoredLabels):
         return teacher
     members = list(teacher) if isinstance(teacher, Sequence) else [teacher]
     made = []
@@ -216,7 +222,7 @@ def _build(
         )
     ours = Taps(student, run, needed, student_taps, "--student_taps")
     specs = {}
-    if teachers is not None:
+    if isinstance(teachers, Teachers):
         needed = [POOLED, *(name for loss in losses.values() for name in loss.teacher_features())]
         seen = pixels.to(args.device)
         for teacher in teachers.teachers[1:]:
@@ -235,6 +241,10 @@ def _build(
                 loss.build(networks)
             except ValueError as error:
                 raise ValueError(f"--losses: {name}: {error}") from None
+            except KeyError as error:
+                if specs:
+                    raise
+                raise ValueError(f"--losses: {name} needs {error} of a teacher; stored labels are logits.") from None
             loss.to(parameter.device, parameter.dtype)
     return ours
 
