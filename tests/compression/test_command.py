@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 
 from hf_effmodels.cli import main
 from hf_effmodels.compression import count_parameters
-from hf_effmodels.compression.command.output import writing
 
 from .conftest import LLAMA, word_piece
 
@@ -123,7 +122,7 @@ def test_only_what_a_step_wrote_is_replaced(large, corpus, tmp_path, capsys):
     smaller = ["inherit", "--model", large, "--layers", 2]
     theirs.mkdir()
     (theirs / "thesis.tex").write_text("two years of work")
-    for name in ("config.json", "inheritance.json", "compression.json", ".tiny_lm_files.json"):
+    for name in ("config.json", "inheritance.json", "compression.json", ".written_files.json"):
         (theirs / name).write_text("{}")
         before = everything(theirs)
         assert run(*smaller, "--output", theirs, "--overwrite") == 2, name
@@ -154,21 +153,6 @@ def test_only_what_a_step_wrote_is_replaced(large, corpus, tmp_path, capsys):
     assert run(*compress, "--output", ours, "--overwrite") == 2
     assert "tokenizer_config.json has been changed since it was written" in capsys.readouterr().err
     assert everything(ours) == before
-
-
-def test_what_somebody_puts_there_meanwhile_is_not_replaced_either(tmp_path):
-    with writing(tmp_path / "out") as folder:
-        (folder / "config.json").write_text("first")
-
-    def meanwhile():
-        with writing(tmp_path / "out") as folder:
-            (folder / "vocab.txt").write_text("ours")
-            (tmp_path / "out" / "vocab.txt").write_text("theirs")
-
-    with pytest.raises(ValueError, match=r"vocab\.txt was not written by this command"):
-        meanwhile()
-    assert (tmp_path / "out" / "vocab.txt").read_text() == "theirs"
-    assert (tmp_path / "out" / "config.json").read_text() == "first"
 
 
 def test_a_shape_and_a_draw_are_not_replaced_without_a_word(large, corpus, tmp_path, capsys):

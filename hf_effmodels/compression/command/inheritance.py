@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...hub.written import rewritten
 from .corpus import add_corpus, find_texts
 from .models import load_config, load_model
-from .output import add_output, free_output, writing
+from .output import add_output, free_output
 from .words import OPTIONS, as_table, count, from_zero
 
 
@@ -65,7 +66,7 @@ def _inherit(arguments) -> dict:
         seed=arguments.seed,
         progress=sys.stderr.isatty(),
     )
-    with writing(output) as folder:
+    with rewritten(output) as folder:
         smaller.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

@@ -5,10 +5,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ...hub.written import rewritten
 from ..tokenizers.pieces import STRATEGIES
 from .corpus import add_corpus, find_texts
 from .models import load_config, load_model
-from .output import add_output, free_output, writing
+from .output import add_output, free_output
 from .words import as_table, count, finite
 
 
@@ -59,7 +60,7 @@ def _compress_tokenizer(arguments) -> dict:
         tokenizer, counts, arguments.vocab_size, arguments.coverage, arguments.strategy, arguments.keep
     )
     report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
-    with writing(output) as folder:
+    with rewritten(output) as folder:
         if model is not None:
             compress_embeddings(model, id_map).save_pretrained(folder)
         compressed.save_pretrained(folder)

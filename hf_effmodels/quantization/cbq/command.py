@@ -12,6 +12,7 @@ from pathlib import Path
 from ...compression.command.corpus import add_corpus, find_texts
 from ...compression.command.words import count, finite, from_zero, in_words_of_the_command
 from ...hub.card_text import check_license
+from ...hub.written import check_rewritable
 from .configuration_cbq import METHODS, TARGETS, CbqConfig
 from .files import FORMATS, REPORT, check_format
 from .report import as_table
@@ -109,8 +110,10 @@ def _run(arguments) -> dict:
     output = Path(arguments.out)
     form = arguments.format or ("cbq" if config.bits == 3 else "compressed-tensors")
     check_format(form, config)
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / REPORT).is_file()):
-        raise ValueError(f"out: {output} is there and was not written by this command; name a new folder.")
+    try:
+        check_rewritable(output, (REPORT, "config.json", "model.safetensors"))
+    except FileExistsError as error:
+        raise ValueError(f"out: {error}") from None
     work = Path(arguments.work) if arguments.work else output.absolute().with_name(f"{output.name}.work")
     check_license(arguments.license)
     set_up_logging()

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..._files import whole_folder, write_json
+from ..._files import write_json
 from ...hub.card_text import About, check_license, write_card
-from ...hub.contents import CARD, is_model_file
+from ...hub.contents import CARD
 from ...hub.ids import hub_id
+from ...hub.written import rewritten
 from .configuration_cbq import CbqConfig
 from .learning import QuantizedLayer
 from .packing import pack
@@ -65,7 +66,8 @@ def save(
         the report.
 
     Raises:
-        ValueError: the format cannot hold it, or it would not be smaller than the model was.
+        ValueError: the format cannot hold it, or it would not be smaller than the model was. FileExistsError: the
+            folder holds something else, or what was changed since it was written.
     """
     check_format(format, result.config, result.model, result.blocks.left)
     check_license(license)
@@ -75,11 +77,8 @@ def save(
             f"bits: with {result.config.bits} bits and group_size {result.config.group_size} the model takes "
             f"{report['bytes']} bytes, no less than the {report['bytes_before']} it had; nothing was written."
         )
-    model, written = result.model, (REPORT, PICTURE)
-    ours = (Path(folder) / REPORT).is_file()
-    with whole_folder(
-        folder, replaces=(lambda name, path: is_model_file(name) or name in written) if ours else None
-    ) as new:
+    model = result.model
+    with rewritten(folder) as new:
         with _described(model, _description(result, format)):
             model.save_pretrained(new, state_dict=_state(result, format))
         if tokenizer is not None:

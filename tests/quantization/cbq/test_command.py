@@ -102,10 +102,19 @@ def test_wrong_input_ends_in_a_line(place, tmp_path, capsys, monkeypatch, more, 
 
 
 def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path, capsys, checkpoint):
-    (tmp_path / "mine.txt").write_text("mine")
-    assert cli.main(arguments(place, tmp_path)) == 2
-    assert "was not written by this command" in capsys.readouterr().err
+    for name in ("mine.txt", "quantization_report.json"):  # a name makes no folder ours
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / name).write_text("mine")
+        assert cli.main(arguments(place, tmp_path / "theirs")) == 2
+        assert "was not written by this command" in capsys.readouterr().err
+        assert (tmp_path / "theirs" / name).read_text() == "mine"
     assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 0
+    (tmp_path / "out" / "adapter_model.safetensors").write_text("mine")
+    assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 0
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_text() == "mine"
+    (tmp_path / "out" / "README.md").write_text("my card")
+    assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 2
+    assert "README.md has been changed since it was written" in capsys.readouterr().err
     assert cli.main(["quantize", str(tmp_path / "out"), str(tmp_path / "twice")]) == 2
     assert "is quantised already" in capsys.readouterr().err
     assert cli.main(["quantize", str(checkpoint), str(tmp_path / "bare")]) == 2

@@ -1,0 +1,82 @@
+"""Folders that are written again: a record in each, by which the writer knows its own files again.
+
+A name says nothing: somebody else's folder may hold a file that is called like a report of ours, and a user may put a
+`vocab.json` into our folder or edit what we wrote.
+"""
+
+import json
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .._files import check_folder, whole_folder
+from .checkpoints import sha256
+
+#: In such a folder: the SHA-256 of each file that was written into it.
+RECORD = ".written_files.json"
+
+
+def check_rewritable(folder: Path, names: Collection[str] = ()) -> None:
+    """Refuse a folder in which something would be lost.
+
+    Args:
+        folder: new, empty, or written by `rewritten` before.
+        names: of files that are going to be written: they must not be somebody else's.
+
+    Raises:
+        FileExistsError: it holds files and no record, a file was changed since it was written, or one of `names` is
+            not ours.
+    """
+    check_folder(folder, accepts_content=True)
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    ours = read_record(folder)
+    if ours is None:
+        raise FileExistsError(
+            f"{folder} was not written by this command: it holds no {RECORD} with the names of what was. It is not "
+            "replaced; name a new or an empty folder."
+        )
+    if changed := sorted(name for name, is_as_it_was in ours.items() if not is_as_it_was):
+        raise FileExistsError(
+            f"{folder / changed[0]} has been changed since it was written, and would be lost. Move it away, or choose "
+            "another folder."
+        )
+    if foreign := sorted(name for name in names if name not in ours and os.path.lexists(folder / name)):
+        raise FileExistsError(
+            f"{folder / foreign[0]} was not written by this command, and one of this name is to be. Move it away, or "
+            "choose another folder."
+        )
+
+
+@contextmanager
+def rewritten(folder: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when all is written; files of others that are there stay.
+
+    Raises:
+        FileExistsError: see `check_rewritable`; at the end, too, of what somebody has done there meanwhile.
+    """
+    folder = Path(folder)
+    check_rewritable(folder)
+    ours = {*(read_record(folder) or {}), RECORD}
+    with whole_folder(folder, replaces=lambda name, path: name in ours) as new:
+        yield new
+        names = {path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()}
+        check_rewritable(folder, names)
+        digests = {name: sha256(new / name) for name in sorted(names)}
+        (new / RECORD).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> dict[str, bool] | None:
+    """Name of each file that was written into `folder` and is there still -> whether it is as it was written.
+
+    None where there is no record, or one that is none.
+    """
+    try:
+        digests = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(digests, dict) or not digests:
+        return None
+    there = {name: folder / name for name in digests if (folder / name).is_file()}
+    return {name: not path.is_symlink() and sha256(path) == digests[name] for name, path in there.items()}

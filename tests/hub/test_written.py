@@ -1,0 +1,81 @@
+"""A folder is written again only as far as it is ours."""
+
+import os
+
+import pytest
+
+from hf_effmodels.hub.written import RECORD, check_rewritable, rewritten
+
+
+def test_what_somebody_puts_there_meanwhile_is_not_replaced_either(tmp_path):
+    with rewritten(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("first")
+
+    def meanwhile():
+        with rewritten(tmp_path / "out") as folder:
+            (folder / "vocab.txt").write_text("ours")
+            (tmp_path / "out" / "vocab.txt").write_text("theirs")
+
+    with pytest.raises(FileExistsError, match=r"vocab\.txt was not written by this command"):
+        meanwhile()
+    assert (tmp_path / "out" / "vocab.txt").read_text() == "theirs"
+    assert (tmp_path / "out" / "config.json").read_text() == "first"
+
+
+def write(folder, **files):
+    with rewritten(folder) as new:
+        for name, text in files.items():
+            (new / name).write_text(text)
+
+
+def read(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != RECORD}
+
+
+def test_a_folder_is_replaced_but_for_what_others_put_into_it(tmp_path):
+    folder = tmp_path / "deep" / "out"
+    write(folder, a="1", b="1")
+    (folder / "mine").write_text("mine")
+    write(folder, b="2", c="2")
+    assert read(folder) == {"b": "2", "c": "2", "mine": "mine"}
+    (folder / "c").unlink()
+    (folder / "a").write_text("mine, of a name that once was theirs")
+    write(folder, b="3")
+    assert read(folder) == {"a": "mine, of a name that once was theirs", "b": "3", "mine": "mine"}
+
+
+@pytest.mark.parametrize("record", [None, "", "{}", "[]", "not JSON", "[" * 100000])
+def test_a_folder_without_a_record_is_somebody_s_unless_it_is_empty(tmp_path, record):
+    write(tmp_path, a="1")
+    (tmp_path / RECORD).unlink()
+    if record is not None:
+        (tmp_path / RECORD).write_text(record)
+    with pytest.raises(FileExistsError, match="was not written by this command"):
+        write(tmp_path, a="2")
+    assert read(tmp_path) == {"a": "1"}
+    for name in os.listdir(tmp_path):
+        (tmp_path / name).unlink()
+    write(tmp_path, a="2")
+    assert read(tmp_path) == {"a": "2"}
+
+
+@pytest.mark.parametrize("how", ["edited", "linked", "in the way"])
+def test_what_would_be_lost_is_named_and_kept(tmp_path, how):
+    write(tmp_path / "out", a="1")
+    file = tmp_path / "out" / "a"
+    if how == "edited":
+        file.write_text("edited")
+    elif how == "linked":
+        (tmp_path / "elsewhere").write_text("1")
+        file.unlink()
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "out" / "b").write_text("mine")
+    before = read(tmp_path / "out")
+    name = "b was not written by" if how == "in the way" else "a has been changed since"
+    with pytest.raises(FileExistsError, match=name):
+        write(tmp_path / "out", a="2", b="2")
+    assert read(tmp_path / "out") == before and file.is_symlink() == (how == "linked")
+    with pytest.raises(FileExistsError, match=name):
+        check_rewritable(tmp_path / "out", ["b"])
+    check_rewritable(tmp_path / "new", ["b"])
