@@ -213,7 +213,6 @@ def test_what_is_skipped_and_which_rules_hold():
         ({"hidden_sizes": [16, 16, 19], "shortcut": "pad"}, "hidden_sizes: 16 to 19 channels"),
         ({"depths": [0, 1]}, "depths: got .*from 1"),
         ({"surrogate_gain": 0.0}, "surrogate_gain: got 0.0"),
-        ({"packed": True}, "packed: got True"),
         ({"pool_size": 0}, "pool_size: got 0"),
     ],
 )

@@ -20,9 +20,12 @@ from .tiny import tiny_config
 from .tiny.decoders import DECODER
 
 SMOOTHING = 0.1
-#: Tasks whose models take no labels, as transformers' own.
-UNLABELLED = ("image-feature-extraction", "feature-extraction", "mask-generation")
-HEADS = [(a, task) for a in ARCHITECTURES.values() for task in a.tasks if task.name not in UNLABELLED]
+#: Tasks whose models take no labels, or boxes, which nothing smooths, as transformers' own.
+NOTHING_TO_SMOOTH = (
+    *("image-feature-extraction", "feature-extraction", "mask-generation", "masked-image-modeling"),
+    "object-detection",
+)
+HEADS = [(a, task) for a in ARCHITECTURES.values() for task in a.tasks if task.name not in NOTHING_TO_SMOOTH]
 NEIGHBOURS = {
     "text-generation": LlamaForCausalLM,
     "text-classification": LlamaForSequenceClassification,

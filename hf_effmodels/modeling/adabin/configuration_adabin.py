@@ -34,7 +34,6 @@ class AdaBinConfig(BackboneConfigMixin, PreTrainedConfig):
             towards 10, k = max(1/t, 1). The published runs do so.
         surrogate_gain, surrogate_sharpness: k and t where `progressive` has not set them.
         reparameterized: the batch norms are folded for deployment (see `reparameterize()`).
-        packed: the binary convolutions are packed to bits (see `deploy()`).
         classifier_dropout: dropout before the classifier, in training.
         batch_norm_eps, batch_norm_momentum: of every batch norm.
         out_features, out_indices: which of "stem", "stage1", ... the backbone returns (the last by default).
@@ -57,7 +56,6 @@ class AdaBinConfig(BackboneConfigMixin, PreTrainedConfig):
     surrogate_gain: float | int = 10.0
     surrogate_sharpness: float | int = 0.1
     reparameterized: bool = False
-    packed: bool = False
     classifier_dropout: float | int = 0.0
     batch_norm_eps: float = 1e-5
     batch_norm_momentum: float = 0.1
@@ -101,8 +99,6 @@ class AdaBinConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"classifier_dropout: got {self.classifier_dropout}, accepted are numbers from 0 to below 1."
             )
-        if self.packed and not (self.reparameterized and self.binary_weights):
-            raise ValueError("packed: got True, which needs reparameterized=True and binary_weights=True.")
 
     @property
     def num_hidden_layers(self) -> int:

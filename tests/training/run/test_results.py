@@ -1,7 +1,7 @@
 """Results of an evaluation replace those of the same evaluation, others on request, and nothing else ever."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 
@@ -102,9 +102,11 @@ def test_answers_and_images_are_as_safe_as_results(tmp_path):
 def test_every_task_looks_where_its_results_go_before_anything_else(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evaluation.json").write_text("mine")
+    types = load_task(task).EVALUATION_ARGUMENTS
+    chooses_data = "dataset" in {f.name for data in types for f in fields(data)}
+    nowhere = ["--task", task, "--model", "nowhere/at-all", *(["--dataset", "nowhere/either"] if chooses_data else [])]
     with pytest.raises(ValueError, match="--output: evaluation.json is there, and no evaluation has written it"):
-        prepare("prepare_evaluation", ["--task", task, "--model", "nowhere/at-all", "--dataset", "nowhere/either"])
-    reader = ArgumentReader(["--model", "nowhere/at-all", "--dataset", "digits", "--output", "", "--task", task])
+        prepare("prepare_evaluation", nowhere)
     with pytest.raises(ValueError, match="--output is missing"):
-        reader.read(*load_task(task).EVALUATION_ARGUMENTS)
+        ArgumentReader([*nowhere, "--output", ""]).read(*types)
     assert (task_folder(task) / "task.py").is_file()

@@ -68,7 +68,9 @@ def test_wrong_input_ends_the_program_with_one_line(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit, match="2"):
         main()
     written = capsys.readouterr().err
-    assert written.startswith("train.py: error: unknown preset 'ghostnetv3-1x'; nearest: ghostnetv3-1.")
+    assert written.startswith(
+        "train.py: error: --model: unknown preset 'ghostnetv3-1x', and no such folder; nearest: ghostnetv3-1."
+    )
     assert written.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
