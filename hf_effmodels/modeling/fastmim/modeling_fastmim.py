@@ -3,6 +3,7 @@
 Any vision model can be the encoder, since the masking is done in the image. Tokens are (batch, positions, width).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import AutoModel, ViTConfig
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.vit.modeling_vit import ViTLayer
+from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -66,6 +67,15 @@ class FastMimDecoder(nn.Module):
         return self.prediction(self.norm(tokens))
 
 
+class FixedPositionEmbeddings(ViTEmbeddings):
+    """A ViT's, whose table is the sine-cosine one: at another image size it is computed anew, not interpolated."""
+
+    def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        patch, table = self.patch_embeddings.patch_size, self.position_embeddings
+        grid = (height // patch[0], width // patch[1])
+        return sine_cosine_positions(table.shape[-1], *grid, extra_tokens=1).to(table)[None]
+
+
 class FastMimPreTrainedModel(PreTrainedModel):
     """What FastMIM's models share: configuration and initialisation."""
 
@@ -106,6 +116,8 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
         self.decoder = FastMimDecoder(config, _width(config))
         if config.backbone_config.model_type == "pvt_v2":
             _use_published_norms(self.encoder)
+        if self.position_table is not None:
+            self.encoder.embeddings = FixedPositionEmbeddings(config.backbone_config)
         self.post_init()
         self._freeze_positions()
 
@@ -136,7 +148,8 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
     ) -> FastMimOutput:
         """
         Args:
-            pixel_values: normalised images, (batch, num_channels, height, width); a ViT takes `image_size` only.
+            pixel_values: normalised images, (batch, num_channels, height, width), of any size that the encoder takes;
+                a ViT's fixed positions are computed anew where it is not `image_size`, learnt ones interpolated.
             noise: (batch, blocks): the blocks of the smallest values stay visible, `int(blocks · (1 - mask_ratio))`
                 of each image; drawn if not given.
             mask: (batch, blocks), 1 for masked blocks, instead of noise.
@@ -144,18 +157,20 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
         Raises:
             ValueError: sizes that blocks or tokens do not divide, both of noise and mask, or nothing masked.
         """
-        rows, columns = self._check_size(pixel_values)
+        height, width = pixel_values.shape[-2:]
+        self.count_blocks(height, width)
+        rows, columns = height // self.config.block_size, width // self.config.block_size
         mask = self._blocks(pixel_values, rows, columns, noise, mask).view(-1, 1, rows, columns)
         pixel_mask = _spread(mask, self.config.block_size)
         masked = pixel_values * (1 - pixel_mask) + pixel_mask * self.mask_token
-        hidden = self.encoder(pixel_values=masked).last_hidden_state
+        hidden = self.encoder(pixel_values=masked, **self._at_another_size(pixel_values)).last_hidden_state
         tokens = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
         stride = self.config.encoder_stride
-        count = pixel_values.shape[2] // stride * (pixel_values.shape[3] // stride)
+        count = height // stride * (width // stride)
         if tokens.shape[1] < count:
             raise ValueError(
                 f"encoder_stride: got {stride}, but the encoder gives {tokens.shape[1]} tokens for "
-                f"{pixel_values.shape[2]}×{pixel_values.shape[3]} pixels."
+                f"{height}×{width} pixels."
             )
         logits = self.decoder(tokens)[:, tokens.shape[1] - count :]  # class tokens and the like come first
         loss_mask = _spread(mask, max(1, self.config.block_size // stride))
@@ -175,15 +190,18 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
 
         Where the mask is finer than the tokens, both are compared cell by cell of the target.
         """
-        config = self.config
         target = self.target_of(pixel_values)
+        predicted = self.prediction_of(logits, target)
+        mask = _spread(loss_mask, target.shape[2] // loss_mask.shape[2]).to(target.dtype)
+        return ((predicted - target) ** 2 * mask).sum() / (mask.sum() * target.shape[1])
+
+    def prediction_of(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The prediction `logits` (batch, tokens, target size) as the map that its target is, see `target_of`."""
         rows, columns = target.shape[-2:]
-        per_token = rows * config.encoder_stride // pixel_values.shape[2]  # cells of the target along a token's side
+        per_token = math.isqrt(rows * columns // logits.shape[1])  # cells of the target along a token's side
         predicted = logits.to(target.dtype).transpose(1, 2)
         predicted = predicted.reshape(len(target), -1, per_token, per_token, rows // per_token, columns // per_token)
-        predicted = predicted.permute(0, 1, 4, 2, 5, 3).reshape(target.shape)
-        mask = _spread(loss_mask, rows // loss_mask.shape[2]).to(target.dtype)
-        return ((predicted - target) ** 2 * mask).sum() / (mask.sum() * target.shape[1])
+        return predicted.permute(0, 1, 4, 2, 5, 3).reshape(target.shape)
 
     def target_of(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """What is to be predicted, as a map (batch, channels, rows, columns): histograms of each cell, or the pixels
@@ -206,17 +224,34 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
             patches = (patches - mean) / (variance + 1e-6).sqrt()
         return patches
 
+    @torch.no_grad()
+    def image_losses(self, pixel_values: torch.Tensor, outputs: FastMimOutput) -> torch.Tensor:
+        """The loss of each image of a batch by itself, (batch, 1)."""
+        images = zip(pixel_values.split(1), outputs.logits.split(1), outputs.loss_mask.split(1), strict=True)
+        return torch.stack([self.reconstruction_loss(*image) for image in images])[:, None]
+
+    def count_blocks(self, height: int, width: int) -> int:
+        """Blocks of an image, as many as it takes numbers of `noise`.
+
+        Raises:
+            ValueError: blocks or tokens do not divide the size.
+        """
+        for name, side in (("block_size", self.config.block_size), ("encoder_stride", self.config.encoder_stride)):
+            if height % side or width % side:
+                raise ValueError(f"pixel_values: got {height}×{width} pixels, which {name} {side} does not divide.")
+        return height // self.config.block_size * (width // self.config.block_size)
+
     def save_encoder(self, folder) -> None:
         """Write the encoder alone, as a model of its own class: `AutoModel.from_pretrained(folder)`, and with a new
         head `AutoModelForImageClassification`, open it."""
         self.encoder.save_pretrained(folder)
 
-    def _check_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
-        height, width = pixel_values.shape[-2:]
-        for name, side in (("block_size", self.config.block_size), ("encoder_stride", self.config.encoder_stride)):
-            if height % side or width % side:
-                raise ValueError(f"pixel_values: got {height}×{width} pixels, which {name} {side} does not divide.")
-        return height // self.config.block_size, width // self.config.block_size
+    def _at_another_size(self, pixel_values: torch.Tensor) -> dict:
+        """What a ViT is told where the images are not of the size of its table."""
+        patches = getattr(getattr(self.encoder, "embeddings", None), "patch_embeddings", None)
+        if self.config.backbone_config.model_type != "vit" or pixel_values.shape[-2:] == tuple(patches.image_size):
+            return {}
+        return {"interpolate_pos_encoding": True}
 
     def _blocks(self, pixel_values, rows: int, columns: int, noise, mask) -> torch.Tensor:
         """(batch, blocks), 1 for masked."""

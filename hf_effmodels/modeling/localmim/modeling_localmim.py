@@ -219,9 +219,7 @@ class LocalMimForPreTraining(LocalMimPreTrainedModel):
             ValueError: images or noise of another size.
         """
         check_pixels(pixel_values, self.config.num_channels)
-        side = self.config.image_size
-        if tuple(pixel_values.shape[-2:]) != (side, side):
-            raise ValueError(f"pixel_values: got {tuple(pixel_values.shape)}, expected {side}×{side} pixels.")
+        self.count_blocks(*pixel_values.shape[-2:])
         encode = self._encode_vit if self.is_vit else self._encode_swin
         latents, ids_restore, rasters, mask, block_masks = encode(pixel_values, noise)
         orders = [ids_restore] * 4 if self.is_vit else ids_restore
@@ -244,6 +242,31 @@ class LocalMimForPreTraining(LocalMimPreTrainedModel):
             ids_restore=ids_restore,
             latents=latents,
         )
+
+    @torch.no_grad()
+    def image_losses(self, pixel_values: torch.Tensor, outputs: LocalMimOutput) -> torch.Tensor:
+        """The losses of each image of a batch by itself, (batch, scales)."""
+        losses = []
+        for predicted, target, cells in zip(outputs.logits, outputs.targets, outputs.cell_masks, strict=True):
+            error = (predicted.to(target.dtype) - target).square().mean(-1)
+            losses.append((error * cells).sum(1) / cells.sum(1))
+        return torch.stack(losses, dim=1)
+
+    @property
+    def one_mask_per_batch(self) -> bool:
+        """Whether all images of a batch share their mask, as over a Swin."""
+        return not self.is_vit
+
+    def count_blocks(self, height: int, width: int) -> int:
+        """Patches of an image, or a Swin's blocks of 32 pixels: as many as it takes numbers of `noise`.
+
+        Raises:
+            ValueError: not the size that the model is for.
+        """
+        side = self.config.image_size
+        if (height, width) != (side, side):
+            raise ValueError(f"pixel_values: got {height}×{width}, expected {side}×{side} pixels.")
+        return (side // (self.config.backbone_config.patch_size if self.is_vit else 32)) ** 2
 
     def target_of(self, pixel_values: torch.Tensor, scale: int) -> torch.Tensor:
         """(batch, cells, channels) of one of the four scales: histograms, or the pixels of each patch by row, column

@@ -104,6 +104,27 @@ class SimMimForPreTraining(SimMimPreTrainedModel):
             last_hidden_state=hidden,
         )
 
+    @torch.no_grad()
+    def image_losses(self, pixel_values: torch.Tensor, outputs: SimMimOutput) -> torch.Tensor:
+        """The loss of each image of a batch by itself, (batch, 1)."""
+        patch, channels = self.config.backbone_config.patch_size, self.config.num_channels
+        of_pixels = outputs.mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
+        error = ((pixel_values - outputs.reconstruction).abs() * of_pixels).flatten(1).sum(1)
+        return (error / (of_pixels.flatten(1).sum(1).float() + 1e-5) / channels)[:, None]
+
+    def count_blocks(self, height: int, width: int) -> int:
+        """Blocks of an image, as many as it takes numbers of `noise`.
+
+        Raises:
+            ValueError: blocks do not divide the size.
+        """
+        block = self.config.mask_block_size
+        if height % block or width % block:
+            raise ValueError(
+                f"pixel_values: got {height}×{width} pixels, which mask_block_size {block} does not divide."
+            )
+        return height // block * (width // block)
+
     def save_encoder(self, folder) -> None:
         """Write the encoder alone, as a model of its own class: `AutoModel.from_pretrained(folder)`, and with a new
         head `AutoModelForImageClassification`, open it."""
@@ -113,11 +134,7 @@ class SimMimForPreTraining(SimMimPreTrainedModel):
         """(batch, rows, columns) over patches, 1 for masked."""
         block, patch = self.config.mask_block_size, self.config.backbone_config.patch_size
         (height, width), times = pixel_values.shape[-2:], block // patch
-        if height % block or width % block:
-            raise ValueError(
-                f"pixel_values: got {height}×{width} pixels, which mask_block_size {block} does not divide."
-            )
-        blocks, patches = height // block * (width // block), height // patch * (width // patch)
+        blocks, patches = self.count_blocks(height, width), height // patch * (width // patch)
         for name, given, count in (("noise", noise, blocks), ("bool_masked_pos", bool_masked_pos, patches)):
             if given is not None and tuple(given.shape) != (len(pixel_values), count):
                 shape = (len(pixel_values), count)

@@ -35,7 +35,12 @@ class SeededDataset(Dataset, ABC):
         if number < 0 or (self.seed is None and number >= length):
             raise IndexError(f"number {number} of a data set with {length} samples")
         epoch, index = divmod(number, length)
-        return self.sample(index, None if self.seed is None else np.random.default_rng((self.seed, epoch, index)))
+        rng = None if self.seed is None else np.random.default_rng((self.seed, epoch, index))
+        return self.sample_of_epoch(epoch, index, rng)
+
+    def sample_of_epoch(self, epoch: int, index: int, rng: np.random.Generator | None):
+        """`sample`, for data sets whose samples change with the epoch in a way that is not random, such as in size."""
+        return self.sample(index, rng)
 
     def __iter__(self) -> Iterator:
         """The samples of the first epoch."""

@@ -5,20 +5,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ...data.classes import mapped_names, shown
-from ...data.digits import load_image_splits
-from ...data.errors import of_sample
-from ...data.fingerprints import facts, fingerprint, picture
-from ...data.images import ImageSplitArguments, read_for_stock_processor, where
+from ...data.fingerprints import fingerprint
+from ...data.pictures import PictureArguments, Pictures, for_evaluation, for_training, image_column_of
 from ...data.seeded import SeededDataset
 from ...data.splits import (
-    Column,
-    evaluation_split,
     find_column,
     number_held_out,
-    pick_split,
     stratified_choice,
     stratified_sample,
 )
@@ -30,20 +24,9 @@ _MOST_CLASSES = 1_000_000
 
 
 @dataclass
-class DataArguments(ImageSplitArguments):
-    """Which pictures."""
+class DataArguments(PictureArguments):
+    """Which pictures, and their classes."""
 
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "missing": "name a data set on the Hub, a folder, imagefolder, or digits.",
-            "help": "A data set on the Hub, a local folder, a format with data_files or data_dir (imagefolder, "
-            "parquet, ...), or digits (1797 handwritten digits that come with scikit-learn).",
-        },
-    )
-    image_column: str | None = field(
-        default=None, metadata={"help": "Column of the pictures; by default the only one of that type."}
-    )
     label_column: str | None = field(
         default=None, metadata={"help": "Column of the labels; by default the only one with class names, or 'label'."}
     )
@@ -64,41 +47,22 @@ class DataArguments(ImageSplitArguments):
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabelledImages(Pictures):
     """Pictures and their classes.
 
     Attributes:
-        images: whatever `images.read_image` takes, by number.
         labels: class of each, int64.
         names: of the classes, None where the data set has only numbers.
-        split: where they come from, for messages.
-        rows: number of each picture in that split.
         numbers: the different labels of the whole split, in order.
     """
 
-    images: Sequence
     labels: np.ndarray
     names: list[str] | None
-    split: str
-    rows: np.ndarray
     numbers: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, index: int, num_channels: int) -> Image.Image:
-        """Picture `index`; a ValueError or OSError that names its row and file if it cannot be read."""
-        row = int(self.rows[index])
-        value = self.images[row]
-        try:
-            return read_for_stock_processor(value, num_channels)
-        except (ValueError, OSError) as error:
-            raise of_sample(error, where(row, self.split, value)) from error
 
     def facts(self) -> dict[str, int | str]:
         """What is known again of them, see `data.fingerprints`."""
-        every = fingerprint([self.names, self.labels])[:16]
-        return facts(len(self), pictures=lambda index: picture(self.images[int(self.rows[index])])) | {"labels": every}
+        return super().facts() | {"labels": fingerprint([self.names, self.labels])[:16]}
 
     def select(self, chosen: np.ndarray | list[int]) -> "LabelledImages":
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen])
@@ -107,12 +71,6 @@ class LabelledImages:
         """The same pictures, those of class c now of class `table[c]`, under the new names."""
         table = np.asarray(table, dtype=np.int64)
         return replace(self, labels=table[self.labels], numbers=np.unique(table[self.numbers]), names=list(names))
-
-    def evenly(self, limit: int | None) -> "LabelledImages":
-        """At most `limit` of them, evenly spread: folders come sorted by class."""
-        if limit is None or limit >= len(self):
-            return self
-        return self.select(np.linspace(0, len(self) - 1, limit).round().astype(np.int64))
 
 
 class ImageClassificationDataset(SeededDataset):
@@ -149,37 +107,14 @@ def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledIm
         ValueError: missing splits or columns (with those there are), labels that are none, nothing to train on.
         OSError: a data set that cannot be found or reached.
     """
-    splits = load_image_splits(args, token)
-    train = _split(splits, args, "--train_split", args.train_split)
-    if args.eval_dataset is not None:
-        evaluation = load_evaluation_data(args, token)
-    elif (name := evaluation_split(args, list(splits))) is not None:
-        evaluation = _split(splits, args, "--eval_split", name).evenly(args.max_eval_samples)
-    else:
-        train, evaluation = _hold_out(train, args)
-        evaluation = evaluation.evenly(args.max_eval_samples)
-    evaluation = _with_names_of(train, evaluation)
-    train = train.evenly(args.max_train_samples)
-    for source in (train, evaluation):
-        if not len(source):
-            raise ValueError(f"{source.split} is empty.")
-    return train, evaluation
+    train, evaluation = for_training(args, token, _labelled, _hold_out)
+    return train, _with_names_of(train, evaluation)
 
 
 def load_evaluation_data(args: DataArguments, token: str | None = None) -> LabelledImages:
     """The evaluation pictures alone, those of `load_data`; of a data set with one split all of it, unless the
     arguments hold some out. Raises as `load_data`."""
-    if args.eval_dataset is not None:
-        args = args.of_eval_dataset()
-    splits = load_image_splits(args, token)
-    name = evaluation_split(args, list(splits), alone=True)
-    if name is None:
-        source = _hold_out(_split(splits, args, "--train_split", args.train_split), args)[1]
-    else:
-        source = _split(splits, args, "--eval_split", name)
-    if not len(source):
-        raise ValueError(f"{source.split} is empty.")
-    return source.evenly(args.max_eval_samples)
+    return for_evaluation(args, token, _labelled, _hold_out)
 
 
 def _hold_out(train: LabelledImages, args: DataArguments) -> tuple[LabelledImages, LabelledImages]:
@@ -192,34 +127,22 @@ def _hold_out(train: LabelledImages, args: DataArguments) -> tuple[LabelledImage
     return train.select(~held_out), replace(train.select(held_out), split=f"{train.split} (held out)")
 
 
-def _split(splits: dict, args: DataArguments, argument: str, name: str) -> LabelledImages:
-    return _labelled(pick_split(splits, argument, name), args, f"{args.dataset}/{name}")
-
-
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
+    images, _ = image_column_of(rows, args, split)
     if isinstance(rows, list):
-        for name in ("image", "label"):
-            asked_for = getattr(args, f"{name}_column")
-            if asked_for not in (None, name):
-                raise ValueError(f"--{name}_column: there is no {asked_for!r} in {split}, it is {name!r}.")
+        if args.label_column not in (None, "label"):
+            raise ValueError(f"--label_column: there is no {args.label_column!r} in {split}, it is 'label'.")
         labels, names = _numbered([row["label"] for row in rows], "label", split)
-        images = [row["image"] for row in rows]
-        return _mapped(LabelledImages(images, labels, names, split, np.arange(len(rows)), np.unique(labels)), args)
+        return _mapped(LabelledImages(images, split, np.arange(len(rows)), labels, names, np.unique(labels)), args)
     import datasets
 
     features = rows.features
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    image_column = find_column("image_column", args.image_column, images, ("image", "img"), features)
     label_column = find_column("label_column", args.label_column, classes, ("label", "labels"), features)
-    if isinstance(features[image_column], datasets.Image):
-        # Undecoded, so that what is wrong with a picture can be said with the row it stands in.
-        rows = rows.cast_column(image_column, datasets.Image(decode=False))
     labels, names = _numbered(rows[label_column][:], label_column, split)
     if isinstance(features[label_column], datasets.ClassLabel):
         names = list(features[label_column].names)
-    images = Column(rows.select_columns(image_column), image_column)
-    source = LabelledImages(images, labels, names, split, np.arange(len(labels)), np.unique(labels))
+    source = LabelledImages(images, split, np.arange(len(labels)), labels, names, np.unique(labels))
     check_labels(source, len(names) if names else None)
     return _mapped(source, args)
 

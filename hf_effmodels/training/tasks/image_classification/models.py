@@ -12,6 +12,7 @@ import hf_effmodels
 from ....hub.ids import reading
 from ...data.classes import is_generic, shown
 from ...data.images import MODES
+from ...data.normalization import with_channels
 from ...run.arguments import ModelArguments
 from ...run.presets import names_preset
 
@@ -61,7 +62,7 @@ def _from_preset(args: ModelArguments, overrides: dict, labels: dict):
         argument = "--" if str(error).partition(":")[0] in own else "--model_config: "
         raise ValueError(f"{argument}{error}") from error
     processor = hf_effmodels.create_image_processor(args.model, image_size=args.image_size)
-    return model, _with_channels(processor, model.config.num_channels)
+    return model, with_channels(processor, model.config.num_channels)
 
 
 def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named: bool, from_scratch: bool):
@@ -105,7 +106,7 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
         processor.size = _resized(processor.size, args.image_size)
         if getattr(processor, "crop_size", None):
             processor.crop_size = _resized(processor.crop_size, args.image_size)
-    return model, _with_channels(processor, getattr(model.config, "num_channels", 3))
+    return model, with_channels(processor, getattr(model.config, "num_channels", 3))
 
 
 def _with_random_weights(config, fields: dict, trust_remote_code: bool) -> PreTrainedModel:
@@ -121,12 +122,3 @@ def class_names(config) -> list[str]:
 
 def _resized(size: dict, side: int) -> dict:
     return {key: side for key in dict(size) if dict(size)[key] is not None}
-
-
-def _with_channels(processor: ImageProcessingMixin, num_channels: int) -> ImageProcessingMixin:
-    """The processor with a mean and a deviation for each channel: the average colour's where their number differs."""
-    for name in ("image_mean", "image_std"):
-        values = getattr(processor, name, None)
-        if values is not None and len(values) != num_channels:
-            setattr(processor, name, [sum(values) / len(values)] * num_channels)
-    return processor

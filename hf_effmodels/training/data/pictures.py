@@ -1,0 +1,166 @@
+"""Pictures of any data set, with or without labels: where they are, read one by one, by number."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+from PIL import Image
+
+from .digits import load_image_splits
+from .errors import of_sample
+from .fingerprints import facts, picture
+from .images import ImageSplitArguments, read_for_stock_processor, where
+from .splits import Column, evaluation_split, find_column, number_held_out, pick_split
+
+
+@dataclass
+class PictureArguments(ImageSplitArguments):
+    """Which pictures."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "missing": "name a data set on the Hub, a folder, imagefolder, or digits.",
+            "help": "A data set on the Hub, a local folder, a format with data_files or data_dir (imagefolder, "
+            "parquet, ...), or digits (1797 handwritten digits that come with scikit-learn).",
+        },
+    )
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of the pictures; by default the only one of that type."}
+    )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures without more.
+
+    Attributes:
+        images: whatever `images.read_image` takes, by number.
+        split: where they come from, for messages.
+        rows: number of each picture in that split.
+    """
+
+    images: Sequence
+    split: str
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int, num_channels: int) -> Image.Image:
+        """Picture `index`; a ValueError or OSError that names its row and file if it cannot be read."""
+        row = int(self.rows[index])
+        value = self.images[row]
+        try:
+            return read_for_stock_processor(value, num_channels)
+        except (ValueError, OSError) as error:
+            raise of_sample(error, where(row, self.split, value)) from error
+
+    def facts(self) -> dict[str, int | str]:
+        """What is known again of them, see `data.fingerprints`."""
+        return facts(len(self), pictures=lambda index: picture(self.images[int(self.rows[index])]))
+
+    def select(self, chosen: np.ndarray | list[int]) -> Self:
+        return replace(self, rows=self.rows[chosen])
+
+    def evenly(self, limit: int | None) -> Self:
+        """At most `limit` of them, evenly spread: folders come sorted by class."""
+        if limit is None or limit >= len(self):
+            return self
+        return self.select(np.linspace(0, len(self) - 1, limit).round().astype(np.int64))
+
+
+def load_pictures(args: PictureArguments, token: str | None = None) -> tuple[Pictures, Pictures]:
+    """The training and the evaluation pictures; labels, where there are some, are not looked at.
+
+    Raises:
+        ValueError: missing splits or columns (with those there are), nothing to train on.
+        OSError: a data set that cannot be found or reached.
+    """
+    return for_training(args, token, _pictures, _hold_out)
+
+
+def load_evaluation_pictures(args: PictureArguments, token: str | None = None) -> Pictures:
+    """The evaluation pictures alone, those of `load_pictures`; of a data set with one split all of it, unless the
+    arguments hold some out. Raises as `load_pictures`."""
+    return for_evaluation(args, token, _pictures, _hold_out)
+
+
+def for_training(args: PictureArguments, token: str | None, read: Callable, hold_out: Callable) -> tuple:
+    """The training and the evaluation pictures, of whatever kind.
+
+    Args:
+        read: table, arguments and the name of a split -> its pictures.
+        hold_out: pictures and arguments -> the rest of them, and those to evaluate on.
+
+    Raises: as `load_pictures`.
+    """
+    splits = load_image_splits(args, token)
+    train = _read_split(splits, args, "--train_split", args.train_split, read)
+    if args.eval_dataset is not None:
+        evaluation = for_evaluation(args, token, read, hold_out)
+    elif (name := evaluation_split(args, list(splits))) is not None:
+        evaluation = _read_split(splits, args, "--eval_split", name, read).evenly(args.max_eval_samples)
+    else:
+        train, evaluation = hold_out(train, args)
+        evaluation = evaluation.evenly(args.max_eval_samples)
+    train = train.evenly(args.max_train_samples)
+    for source in (train, evaluation):
+        if not len(source):
+            raise ValueError(f"{source.split} is empty.")
+    return train, evaluation
+
+
+def for_evaluation(args: PictureArguments, token: str | None, read: Callable, hold_out: Callable):
+    """The evaluation pictures alone; see `for_training` and `load_evaluation_pictures`."""
+    if args.eval_dataset is not None:
+        args = args.of_eval_dataset()
+    splits = load_image_splits(args, token)
+    name = evaluation_split(args, list(splits), alone=True)
+    if name is None:
+        source = hold_out(_read_split(splits, args, "--train_split", args.train_split, read), args)[1]
+    else:
+        source = _read_split(splits, args, "--eval_split", name, read)
+    if not len(source):
+        raise ValueError(f"{source.split} is empty.")
+    return source.evenly(args.max_eval_samples)
+
+
+def image_column_of(rows, args: PictureArguments, split: str) -> tuple[Sequence, str]:
+    """The images of a table, undecoded, so that what is wrong with one can be said with the row it stands in; and the
+    name of their column.
+
+    Raises:
+        ValueError: there is no such column, or it is not clear which is meant.
+    """
+    if isinstance(rows, list):
+        if args.image_column not in (None, "image"):
+            raise ValueError(f"--image_column: there is no {args.image_column!r} in {split}, it is 'image'.")
+        return [row["image"] for row in rows], "image"
+    import datasets
+
+    features = rows.features
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    column = find_column("image_column", args.image_column, images, ("image", "img"), features)
+    if isinstance(features[column], datasets.Image):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    return Column(rows.select_columns(column), column), column
+
+
+def _hold_out(train: Pictures, args: PictureArguments) -> tuple[Pictures, Pictures]:
+    """The rest, and the pictures that are evaluated on: drawn, the same in every run."""
+    held_out = np.zeros(len(train), dtype=bool)
+    number = number_held_out(args, len(train), train.split)
+    held_out[np.random.default_rng(0).permutation(len(train))[:number]] = True
+    evaluation = train.select(np.flatnonzero(held_out))
+    return train.select(np.flatnonzero(~held_out)), replace(evaluation, split=f"{train.split} (held out)")
+
+
+def _read_split(splits: dict, args: PictureArguments, argument: str, name: str, read: Callable):
+    return read(pick_split(splits, argument, name), args, f"{args.dataset}/{name}")
+
+
+def _pictures(rows, args: PictureArguments, split: str) -> Pictures:
+    images, _ = image_column_of(rows, args, split)
+    return Pictures(images, split, np.arange(len(images)))
