@@ -13,6 +13,7 @@ def language_distillation_losses(
     temperature: float = 1.0,
     student_states: torch.Tensor | None = None,
     teacher_states: torch.Tensor | None = None,
+    inverse: bool = False,
 ) -> dict[str, torch.Tensor]:
     r"""The divergence of the student from the teacher, and of hidden states where they are given.
 
@@ -25,6 +26,7 @@ def language_distillation_losses(
         mask: (batch, tokens), 1 where a token counts.
         temperature: T, above 0.
         student_states, teacher_states: (batch, tokens, width), projected to the same width.
+        inverse: KL(student ‖ teacher) instead, as an option of DeLVM (https://arxiv.org/abs/2402.04841) has it.
 
     Returns:
         `kl` and `total`; with states `intermediate` and `alpha`.
@@ -45,6 +47,7 @@ def language_distillation_losses(
     weights = weights / weights.sum()
     found = (student_logits.to(weights.dtype) / temperature).log_softmax(-1)
     expected = (teacher_logits.detach().to(weights.dtype) / temperature).log_softmax(-1)
+    found, expected = (expected, found) if inverse else (found, expected)
     divergence = F.kl_div(found, expected, reduction="none", log_target=True).sum(-1)
     losses = {"kl": temperature**2 * (divergence * weights).sum()}
     losses["total"] = losses["kl"]

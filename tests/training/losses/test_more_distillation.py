@@ -10,10 +10,12 @@ from torch.nn import functional as F
 
 from hf_effmodels.training.data.soft_mixing import cutmix
 from hf_effmodels.training.losses.channel_wise import channel_wise_loss
+from hf_effmodels.training.losses.codebook import codebook_loss, straight_through
 from hf_effmodels.training.losses.joint_heads import JointHeads, light_extractors, remaining_stages, same_width
 from hf_effmodels.training.losses.joint_labels import joint_label_loss, layered_loss, rotated
 from hf_effmodels.training.losses.kl_divergence import kl_divergence_loss
 from hf_effmodels.training.losses.label_maps import dense_label_map, pooled_logits, pooled_targets
+from hf_effmodels.training.losses.language_distillation import language_distillation_losses
 from hf_effmodels.training.losses.manifold import manifold_loss, merge_patches
 from hf_effmodels.training.losses.multi_granularity import image_level_loss, pixel_level_loss, region_level_loss
 from hf_effmodels.training.losses.text_alignment import TextProjection, text_alignment_loss
@@ -213,3 +215,25 @@ def test_the_losses_are_zero_where_both_are_equal_and_leave_the_teacher_alone():
 def test_wrong_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_inverse_divergence_of_language_models_goes_from_the_student_to_the_teacher():
+    student, teacher = torch.randn(2, 3, 7, requires_grad=True), torch.randn(2, 3, 7)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    found = language_distillation_losses(student, teacher, mask, temperature=2.0, inverse=True)["kl"]
+    p, q = (student / 2).softmax(-1), (teacher / 2).softmax(-1)
+    expected = 4 * ((p * (p.log() - q.log())).sum(-1) * mask).sum() / 3
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, student)[0] for loss in (found, expected)))
+
+
+def test_the_codebook_loss_moves_latents_fully_and_codes_by_the_commitment():
+    latents, quantized = torch.randn(2, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    loss = codebook_loss(latents, quantized, 0.7)
+    torch.testing.assert_close(loss, 1.7 * (latents - quantized).square().mean())
+    of_latents, of_codes = torch.autograd.grad(loss, (latents, quantized))
+    torch.testing.assert_close(of_codes, -0.7 * of_latents)
+    passed = straight_through(latents, quantized)
+    torch.testing.assert_close(passed, quantized)
+    of_latents = torch.autograd.grad(passed.sum(), latents)[0]
+    assert torch.equal(of_latents, torch.ones(2, 4))

@@ -1,0 +1,337 @@
+"""Official DeLVM weights -> stock models: the VQGAN -> diffusers' `VQModel`, the transformer -> `LlamaForCausalLM`.
+
+The sizes of the networks are read from the shapes. Every entry is used exactly once or the conversion is refused.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from diffusers import VQModel
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.initialization import no_init_weights
+
+from ...hub.checkpoints import check_names, check_tensors
+from ...hub.convert import ConversionError
+from .factorized_embedding import FactorizedEmbedding
+
+#: Applied one after the other to names of modules and weights of the VQGAN; stages of the decoder count from the
+#: shallowest there and from the deepest here, which `vq_name` does.
+VQ_RULES = (
+    (r"^encoder\.down\b", "encoder.down_blocks"),
+    (r"\.block\.(\d+)\b", r".resnets.\1"),
+    (r"\.attn\.(\d+)\b", r".attentions.\1"),
+    (r"\.downsample\b", ".downsamplers.0"),
+    (r"\.upsample\b", ".upsamplers.0"),
+    (r"\.mid\.block_1\b", ".mid_block.resnets.0"),
+    (r"\.mid\.block_2\b", ".mid_block.resnets.1"),
+    (r"\.mid\.attn_1\b", ".mid_block.attentions.0"),
+    (r"\.mid\b", ".mid_block"),
+    (r"\.nin_shortcut\b", ".conv_shortcut"),
+    (r"\.norm_out\b", ".conv_norm_out"),
+    (r"(\.attentions\.\d+)\.norm\b", r"\1.group_norm"),
+    (r"(\.attentions\.\d+)\.([qkv])\b", r"\1.to_\2"),
+    (r"(\.attentions\.\d+)\.proj_out\b", r"\1.to_out.0"),
+)
+#: The transformer as it is trained -> as it is released.
+TRAINING_RULES = (
+    (r"^blocks\.(\d+)\.mixer\.out_proj\b", r"model.layers.\1.self_attn.o_proj"),
+    (r"^blocks\.(\d+)\.mlp\.w1\b", r"model.layers.\1.mlp.gate_proj"),
+    (r"^blocks\.(\d+)\.mlp\.w2\b", r"model.layers.\1.mlp.up_proj"),
+    (r"^blocks\.(\d+)\.mlp\.w3\b", r"model.layers.\1.mlp.down_proj"),
+    (r"^blocks\.(\d+)\.norm1\b", r"model.layers.\1.input_layernorm"),
+    (r"^blocks\.(\d+)\.norm2\b", r"model.layers.\1.post_attention_layernorm"),
+    (r"^blocks\.(\d+)\b", r"model.layers.\1"),
+    (r"^norm\b", "model.norm"),
+    (r"^head\b", "lm_head"),
+    (r"^embedding(\.word_embeddings)?\.weight$", "model.embed_tokens.weight"),
+    (r"^embedding\.vq_model\.quantize\.embedding\.weight$", "model.embed_tokens.codebook"),
+    (r"^embedding\.embed_proj\b", "model.embed_tokens.projection"),
+)
+#: Rotary tables, and the rest of the tokenizer, which training keeps beside its codebook.
+LANGUAGE_IGNORED = re.compile(
+    r"rotary_emb\.inv_freq$|^embedding\.vq_model\.(encoder|decoder|quant_conv|post_quant_conv)\."
+)
+#: In a training checkpoint, what the tokenizer's names begin with.
+VQ_PREFIX = "embedding.vq_model."
+#: Norm epsilons: of the training code, and of the official conversion to the released layout.
+TRAINING_EPS, RELEASED_EPS = 1e-5, 1e-6
+_HEAD_DIM = 128
+#: Patterns of the stages' names.
+_HALVES = (r"encoder\.down", r"decoder\.up")
+
+
+def vq_name(name: str, stages: int) -> str:
+    """The name in diffusers' `VQModel` of an official module or weight.
+
+    Args:
+        stages: of the network.
+    """
+    name = re.sub(r"^decoder\.up\.(\d+)\b", lambda m: f"decoder.up_blocks.{stages - 1 - int(m[1])}", name)
+    for pattern, replacement in VQ_RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def vq_model_of(state_dict: Mapping[str, torch.Tensor], image_size: int = 256) -> VQModel:
+    """The tokenizer of an official VQGAN state dict, or of a training checkpoint that has it in `embedding.vq_model`.
+
+    Two things the official network may have and diffusers' has not are written in its weights: pooling between the
+    stages instead of convolutions, and nearest-neighbour enlarging without one. The attention of a stage that has only
+    one of them is left out: the official network never runs it.
+
+    Args:
+        image_size: becomes `sample_size`.
+
+    Raises:
+        ConversionError: entries missing, unexpected or of another shape.
+    """
+    weights = _checked(state_dict)
+    inside = {n.removeprefix("model."): v for n, v in weights.items()}
+    inside = {n.removeprefix(VQ_PREFIX): v for n, v in inside.items() if n.startswith(VQ_PREFIX)}
+    weights = inside or weights
+    stages = 1 + max((int(m[1]) for n in weights if (m := re.match(r"encoder\.down\.(\d+)\.", n))), default=-1)
+    if not stages:
+        raise ConversionError("1 missing: encoder.down.0. It is no VQGAN.")
+    attentions = {
+        (half, stage): _numbers(weights, rf"{half}\.{stage}\.attn\.(\d+)\.")
+        for half in _HALVES
+        for stage in range(stages)
+    }
+    for (half, stage), numbers in attentions.items():
+        if len(numbers) == 1:  # built and never run
+            weights = {n: v for n, v in weights.items() if not re.match(rf"{half}\.{stage}\.attn\.", n)}
+            numbers.clear()
+    widths = [_width(weights, f"encoder.down.{stage}.block.0.conv1.weight") for stage in range(stages)]
+    attended = {half: ["Attn" if attentions[half, stage] else "" for stage in range(stages)] for half in _HALVES}
+    config = {
+        "in_channels": _entry(weights, "encoder.conv_in.weight").shape[1],
+        "out_channels": _width(weights, "decoder.conv_out.weight"),
+        "down_block_types": [f"{prefix}DownEncoderBlock2D" for prefix in attended[_HALVES[0]]],
+        "up_block_types": [f"{prefix}UpDecoderBlock2D" for prefix in reversed(attended[_HALVES[1]])],
+        "block_out_channels": widths,
+        "layers_per_block": len(_numbers(weights, r"encoder\.down\.0\.block\.(\d+)\.")),
+        "latent_channels": _width(weights, "encoder.conv_out.weight"),
+        "sample_size": image_size,
+        "num_vq_embeddings": _width(weights, "quantize.embedding.weight"),
+        "vq_embed_dim": _entry(weights, "quantize.embedding.weight").shape[1],
+        "mid_block_add_attention": "encoder.mid.attn_1.q.weight" in weights,
+        "lookup_from_codebook": True,
+    }
+    try:
+        with torch.device("meta"):
+            model = VQModel(**config)
+    except ValueError as error:
+        raise ConversionError(f"The shapes stand for no VQModel: {error}") from error
+    renamed = _renamed(weights, lambda name: vq_name(name, stages))
+    expected = model.state_dict()
+    for name, (value, theirs) in renamed.items():
+        if ".attentions." in name and value.ndim == 4:  # 1×1 convolutions as linear layers
+            renamed[name] = value[:, :, 0, 0], theirs
+    if not any("samplers" in name for name in renamed):
+        renamed |= {n: (v, n) for n, v in _plain_resampling(expected, _dtype(weights)).items()}
+    _check_fit(renamed, expected)
+    model.load_state_dict({name: value for name, (value, _) in renamed.items()}, assign=True)
+    return model.eval()
+
+
+def _plain_resampling(expected: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Weights by which the convolutions between stages take the mean of 2×2, and leave what was enlarged as it is."""
+    weights = {}
+    for name, tensor in expected.items():
+        if "samplers" not in name:
+            continue
+        weights[name] = torch.zeros(tensor.shape, dtype=dtype)
+        if name.endswith("weight"):
+            channels = torch.arange(len(tensor))
+            if "downsamplers" in name:  # padded below and to the right alone
+                weights[name][channels, channels, :2, :2] = 0.25
+            else:
+                weights[name][channels, channels, 1, 1] = 1.0
+    return weights
+
+
+def is_training_layout(state_dict: Iterable[str]) -> bool:
+    """Whether the names are those the transformer is trained with, and not the released ones."""
+    return any(re.match(r"(model\.)?blocks\.\d+\.", name) for name in state_dict)
+
+
+def join_pipeline_shards(shards: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """One state dict of the files `model_tp0_pp0.pt`, `model_tp0_pp1.pt`, … of a training on several devices, in their
+    order: each counts its blocks from 0."""
+    joined, before = {}, 0
+    for shard in shards:
+        shard = {name.removeprefix("model."): value for name, value in shard.items()}
+        for name, value in shard.items():
+            name = re.sub(r"^blocks\.(\d+)\.", lambda m, done=before: f"blocks.{done + int(m[1])}.", name)
+            if name in joined:
+                raise ConversionError(f"Two of the files have {name!r}.")
+            joined[name] = value
+        before += 1 + max((int(m[1]) for n in shard if (m := re.match(r"blocks\.(\d+)\.", n))), default=-1)
+    return joined
+
+
+def language_model_of(
+    state_dict: Mapping[str, torch.Tensor],
+    *,
+    num_attention_heads: int | None = None,
+    rms_norm_eps: float | None = None,
+    rope_theta: float = 10_000.0,
+    max_position_embeddings: int = 2048,
+    factorized: bool = False,
+) -> LlamaForCausalLM:
+    """The transformer of an official state dict in either layout.
+
+    Args:
+        num_attention_heads: by default of 128 channels each, as all published ones.
+        rms_norm_eps: by default 1e-5 for the training layout and 1e-6 for the released one: what the official code
+            computes with in each case. They are not the same network to the last digit.
+        rope_theta, max_position_embeddings: as published.
+        factorized: keep codebook and projection of the training layout apart (`FactorizedEmbedding`) to train on;
+            otherwise they are folded.
+
+    Raises:
+        ConversionError: entries missing, unexpected or of another shape, or heads that do not divide the width.
+    """
+    weights = _checked(state_dict)
+    trained = is_training_layout(weights)
+    if trained:
+        weights = {name.removeprefix("model."): value for name, value in weights.items()}
+    weights = {name: value for name, value in weights.items() if not LANGUAGE_IGNORED.search(name)}
+    renamed = _renamed(_unpacked(weights), _released_name if trained else lambda name: name)
+    codebook, projection = (
+        renamed.pop(f"model.embed_tokens.{part}", (None, ""))[0] for part in ("codebook", "projection.weight")
+    )
+    if (codebook is None) != (projection is None):
+        raise ConversionError("The codebook and its projection belong together, and one of them is missing.")
+    if codebook is not None:
+        folded = codebook.to(projection.dtype) @ projection.T
+        renamed["model.embed_tokens.weight"] = folded, f"{VQ_PREFIX}quantize.embedding.weight"
+    elif factorized:
+        raise ConversionError("factorized: got True, but the checkpoint has no codebook and projection.")
+    vocab_size, hidden_size = _shape(renamed, "model.embed_tokens.weight")
+    heads = num_attention_heads or hidden_size // _HEAD_DIM
+    if not heads or hidden_size % heads:
+        raise ConversionError(f"num_attention_heads: got {heads}, accepted are divisors of {hidden_size}.")
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=_shape(renamed, "model.layers.0.mlp.gate_proj.weight")[0],
+        num_hidden_layers=1 + max(int(m[1]) for n in renamed if (m := re.match(r"model\.layers\.(\d+)\.", n))),
+        num_attention_heads=heads,
+        rms_norm_eps=(TRAINING_EPS if trained else RELEASED_EPS) if rms_norm_eps is None else rms_norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
+        max_position_embeddings=max_position_embeddings,
+        **DELVM_LLAMA,
+    )
+    with no_init_weights():
+        model = LlamaForCausalLM(config)
+    _check_fit(renamed, model.state_dict())
+    model.load_state_dict({name: value for name, (value, _) in renamed.items()}, assign=True)
+    if factorized:
+        embedding = FactorizedEmbedding(codebook.to(projection.dtype), hidden_size)
+        embedding.projection.weight.data.copy_(projection)
+        model.set_input_embeddings(embedding)
+    return without_special_tokens(model.eval())
+
+
+#: What makes a LLaMA one of DeLVM's. The default ids of the special tokens would be codes of the images.
+DELVM_LLAMA = {
+    "attention_bias": True,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+
+
+def without_special_tokens(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Let no id begin, end or fill up a sequence, in place: all of them are codes of images."""
+    for config in (model.config, model.generation_config):
+        config.bos_token_id = config.eos_token_id = config.pad_token_id = None
+    return model
+
+
+def _unpacked(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`Wqkv`, whose rows are all queries, all keys, all values, as three."""
+    found = {}
+    for name, value in weights.items():
+        if match := re.match(r"blocks\.(\d+)\.mixer\.Wqkv\.(weight|bias)$", name):
+            if len(value) % 3:
+                raise ConversionError(f"{name} is {tuple(value.shape)}, expected the rows of all three.")
+            for part, rows in zip("qkv", value.chunk(3), strict=True):
+                found[f"blocks.{match[1]}.self_attn.{part}_proj.{match[2]}"] = rows
+        else:
+            found[name] = value
+    return found
+
+
+def _released_name(name: str) -> str:
+    for pattern, replacement in TRAINING_RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _checked(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    try:
+        check_names(state_dict, "the checkpoint")
+        check_tensors(state_dict)
+    except ValueError as error:
+        raise ConversionError(str(error)) from None
+    return dict(state_dict)
+
+
+def _renamed(weights: Mapping[str, torch.Tensor], rename) -> dict[str, tuple[torch.Tensor, str]]:
+    """Our name -> the tensor and its official name."""
+    renamed = {}
+    for theirs, value in weights.items():
+        ours = rename(theirs)
+        if ours in renamed:
+            raise ConversionError(f"The entries {renamed[ours][1]!r} and {theirs!r} are meant for the same weight.")
+        renamed[ours] = value, theirs
+    return renamed
+
+
+def _check_fit(renamed: Mapping[str, tuple[torch.Tensor, str]], expected: Mapping[str, torch.Tensor]) -> None:
+    wrong = [
+        f"{theirs} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}"
+        for name, (value, theirs) in renamed.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
+    problems = [
+        _listed("missing", [name for name in expected if name not in renamed]),
+        _listed("unexpected", [theirs for name, (_, theirs) in renamed.items() if name not in expected]),
+        _listed("of another shape", wrong),
+    ]
+    if any(problems):
+        raise ConversionError(" ".join(filter(None, problems)))
+
+
+def _listed(what: str, names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} {what}: {'; '.join(names[:5])}{more}." if names else ""
+
+
+def _numbers(weights: Iterable[str], pattern: str) -> set[int]:
+    return {int(match[1]) for name in weights if (match := re.match(pattern, name))}
+
+
+def _dtype(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
+    return next(iter(weights.values())).dtype
+
+
+def _entry(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name not in weights:
+        raise ConversionError(_listed("missing", [name]))
+    return weights[name]
+
+
+def _width(weights: Mapping[str, torch.Tensor], name: str) -> int:
+    return _entry(weights, name).shape[0]
+
+
+def _shape(renamed: Mapping[str, tuple[torch.Tensor, str]], name: str) -> torch.Size:
+    if name not in renamed or renamed[name][0].ndim != 2:
+        raise ConversionError(_listed("missing", [name]))
+    return renamed[name][0].shape

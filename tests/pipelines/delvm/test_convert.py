@@ -1,0 +1,151 @@
+"""Official files become stock models: layouts and options that no parity case has, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_effmodels.hub.convert import ConversionError
+from hf_effmodels.pipelines.delvm.convert_delvm import (
+    is_training_layout,
+    join_pipeline_shards,
+    language_model_of,
+    vq_model_of,
+)
+from hf_effmodels.pipelines.delvm.factorized_embedding import factorize_embedding, fold_embedding
+from hf_effmodels.pipelines.delvm.image_tokenizer_delvm import DelvmImageTokenizer
+from tests.parity.golden import state_dict
+
+CASES = Path(__file__).parents[2] / "parity" / "cases" / "delvm"
+
+
+def official(name: str) -> dict[str, torch.Tensor]:
+    return state_dict(json.loads((CASES / f"{name}.json").read_text()), torch.float32)
+
+
+def without(weights: dict, *parts: str) -> dict:
+    return {name: value for name, value in weights.items() if not any(part in name for part in parts)}
+
+
+def test_the_only_attention_of_a_stage_is_never_run():
+    weights = without(official("vqgan_tiny_attn"), "encoder.down.0.block.1", "encoder.down.1.block.1", "down.1.attn.1")
+    weights = without(weights, "up.0.block.2", "up.1.block.2", "up.1.attn.2")
+    model = vq_model_of(weights)
+    assert model.config.down_block_types == ["DownEncoderBlock2D"] * 2 and model.config.layers_per_block == 1
+    assert model.config.up_block_types == ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"]  # two there: they run
+    pixels = torch.rand(1, 3, 16, 16)
+    plain = vq_model_of(without(weights, "down.1.attn"))
+    torch.testing.assert_close(model(pixels).sample, plain(pixels).sample, rtol=0, atol=0)
+
+
+def test_stages_without_convolutions_between_them_pool_and_repeat():
+    model = vq_model_of(without(official("vqgan_tiny"), "downsample", "upsample"))
+    maps = torch.randn(2, 32, 6, 10)
+    expected = F.avg_pool2d(maps, 2)
+    torch.testing.assert_close(model.encoder.down_blocks[0].downsamplers[0](maps), expected)
+    maps = torch.randn(2, 64, 3, 5)
+    expected = F.interpolate(maps, scale_factor=2, mode="nearest")
+    torch.testing.assert_close(model.decoder.up_blocks[0].upsamplers[0](maps), expected)
+
+
+def test_a_training_checkpoint_holds_the_tokenizer_too():
+    tokenizer, language = official("vqgan_tiny"), official("lm_training_layout")
+    codebook = torch.randn(96, 10)
+    inside = {f"embedding.vq_model.{name}": value for name, value in tokenizer.items()}
+    both = {**inside, **without(language, "codebook"), "embedding.vq_model.quantize.embedding.weight": codebook}
+    expected = language_model_of(
+        {**language, "embedding.vq_model.quantize.embedding.weight": codebook}, num_attention_heads=2
+    )
+    found = language_model_of(both, num_attention_heads=2)
+    ids = torch.arange(12).reshape(1, 12)
+    torch.testing.assert_close(found(ids).logits, expected(ids).logits, rtol=0, atol=0)
+    whole = {f"model.{name}": value for name, value in {**inside, **without(language, "vq_model")}.items()}
+    assert torch.equal(vq_model_of(whole).quantize.embedding.weight, tokenizer["quantize.embedding.weight"])
+
+
+def test_names_of_wrappers_and_plain_embeddings_are_known_and_rotary_tables_are_none():
+    weights = official("lm_training_layout")
+    options = {"num_attention_heads": 2}
+    expected = language_model_of(weights, **options)
+    plain = without(weights, "vq_model", "embed_proj")
+    for name in ("embedding.weight", "embedding.word_embeddings.weight"):
+        named = {f"model.{key}": value for key, value in plain.items()}
+        named[f"model.{name}"] = expected.model.embed_tokens.weight.detach()
+        assert is_training_layout(named)
+        found = language_model_of(named, **options).state_dict()
+        assert all(torch.equal(found[key], value) for key, value in expected.state_dict().items())
+    released = official("lm_hf_layout")
+    with_tables = {**released, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    found = language_model_of(with_tables, num_attention_heads=4)
+    assert torch.equal(found.lm_head.weight, released["lm_head.weight"])
+
+
+def test_files_of_several_devices_count_their_blocks_on():
+    weights = official("lm_training_layout")
+    first = without(weights, "blocks.1.", "head.", "norm.weight") | {
+        name: value for name, value in weights.items() if name.startswith("blocks.0.")
+    }
+    second = {n.replace("blocks.1.", "blocks.0."): v for n, v in weights.items() if n not in first}
+    joined = join_pipeline_shards([first, second])
+    assert joined.keys() == weights.keys() and all(torch.equal(joined[name], weights[name]) for name in weights)
+
+
+def test_no_id_of_an_image_ends_it():
+    model = language_model_of(official("lm_hf_layout"), num_attention_heads=4)
+    for config in (model.config, model.generation_config):
+        assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, None, None)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.lm_head.weight.data[2] = 1.0  # LLaMA's own end of a text
+    model.model.norm.weight.data.abs_()
+    ids = torch.zeros(1, 4, dtype=torch.long)
+    assert model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9).shape == (1, 13)
+
+
+@pytest.mark.parametrize("end", [1e-6, 1e-2])
+def test_epsilon_and_base_of_the_positions_can_be_said(end):
+    model = language_model_of(official("lm_hf_layout"), num_attention_heads=4, rms_norm_eps=end, rope_theta=500.0)
+    assert model.model.norm.variance_epsilon == end
+    expected = 500.0 ** (-torch.arange(0, 16, 2) / 16)
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, expected)
+
+
+def test_folding_gives_what_codebook_and_projection_give():
+    model = language_model_of(official("lm_hf_layout"), num_attention_heads=4)
+    codebook = torch.randn(80, 6)
+    factorize_embedding(model, codebook, std=0.5)
+    projection = model.model.embed_tokens.projection.weight
+    assert [name for name, _ in model.model.embed_tokens.named_parameters()] == ["projection.weight"]
+    expected = codebook[torch.tensor([5, 79])] @ projection.T
+    fold_embedding(model)
+    torch.testing.assert_close(model.model.embed_tokens(torch.tensor([5, 79])), expected)
+    assert type(model.model.embed_tokens) is torch.nn.Embedding
+
+
+def test_what_does_not_fit_is_refused_by_name():
+    weights = official("lm_hf_layout")
+    with pytest.raises(ConversionError, match=r"1 missing: model\.norm\.weight"):
+        language_model_of(without(weights, "model.norm"), num_attention_heads=4)
+    with pytest.raises(ConversionError, match="1 unexpected: model.other"):
+        language_model_of({**weights, "model.other": torch.ones(2)}, num_attention_heads=4)
+    with pytest.raises(ConversionError, match="num_attention_heads: got 0, accepted are divisors of 64"):
+        language_model_of(weights)  # 128 channels are more than the model has
+    with pytest.raises(ConversionError, match="factorized: got True"):
+        language_model_of(weights, num_attention_heads=4, factorized=True)
+    with pytest.raises(ConversionError, match="It is no VQGAN"):
+        vq_model_of(weights)
+    tokenizer = official("vqgan_tiny")
+    with pytest.raises(ConversionError, match=r"1 of another shape: encoder\.conv_in\.bias is \(7,\)"):
+        vq_model_of({**tokenizer, "encoder.conv_in.bias": torch.ones(7)})
+    with pytest.raises(ValueError, match="codebook: it has 3 codes, the model a vocabulary of 80"):
+        factorize_embedding(language_model_of(weights, num_attention_heads=4), torch.ones(3, 2))
+
+
+def test_a_converted_tokenizer_is_saved_and_loaded_as_a_stock_one(tmp_path):
+    model = vq_model_of(official("vqgan_tiny_attn"), 16)
+    model.save_pretrained(tmp_path)
+    tokenizer = DelvmImageTokenizer.from_pretrained(tmp_path)
+    pixels = torch.rand(3, 3, 16, 16)
+    assert torch.equal(tokenizer.encode(pixels), DelvmImageTokenizer(model, 16).encode(pixels))
+    assert (tokenizer.grid, tokenizer.tokens_per_image, tokenizer.vocab_size) == (8, 64, 64)

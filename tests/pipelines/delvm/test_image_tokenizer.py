@@ -1,0 +1,103 @@
+"""Images become ids and ids images: what users give, and what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_effmodels.pipelines.delvm.image_tokenizer_delvm import DelvmImageTokenizer, to_images, to_pixels
+
+from .tiny import tiny_vqvae
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return DelvmImageTokenizer(tiny_vqvae(), 16)
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def test_the_shorter_side_is_resized_and_the_middle_cut():
+    image = picture(40, 20)
+    expected = np.asarray(image.resize((16, 8), Image.Resampling.BILINEAR))[:, 4:12] / 255
+    assert np.allclose(to_pixels(image, 8)[0].permute(1, 2, 0), expected)
+    upright = np.asarray(image.rotate(90, expand=True).resize((8, 16), Image.Resampling.BILINEAR))[4:12] / 255
+    assert np.allclose(to_pixels(image.rotate(90, expand=True), 8)[0].permute(1, 2, 0), upright)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "1", "CMYK"])
+def test_any_mode_becomes_three_channels_and_alpha_is_dropped(mode):
+    image = picture(16, 16, "RGB").convert(mode) if mode != "LA" else picture(16, 16, "RGBA").convert("LA")
+    if mode == "RGBA":
+        image.putalpha(0)
+    expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+    assert torch.equal(to_pixels(image, 16)[0], expected)
+
+
+def test_one_picture_in_any_form_is_one_picture(tokenizer):
+    image = picture(16, 16)
+    array = np.asarray(image)
+    forms = [image, [image], array, array[None], torch.from_numpy(array.copy()).permute(2, 0, 1), array / 255.0]
+    expected = tokenizer.encode(image)
+    assert expected.shape == (1, 64) and all(torch.equal(tokenizer.encode(form), expected) for form in forms)
+
+
+def test_batches_are_what_single_pictures_are(tokenizer):
+    images = [picture(16, 16), picture(31, 20), picture(9, 40, "L")]
+    single = torch.cat([tokenizer.encode(image) for image in images])
+    assert torch.equal(tokenizer.encode(images), single)
+    decoded = tokenizer.decode(single, "pt")
+    assert torch.allclose(decoded[1:2], tokenizer.decode(single[1], "pt"), atol=1e-6)
+    assert np.allclose(tokenizer.decode(single, "np"), decoded.permute(0, 2, 3, 1).numpy())
+
+
+def test_levels_are_cut_and_not_rounded():
+    pixels = torch.tensor([-0.5, 0.999 / 255, 1.999 / 255, 254.999 / 255, 1.5]).reshape(1, 1, 1, 5).expand(1, 3, 1, 5)
+    assert np.asarray(to_images(pixels, "pil")[0])[0, :, 0].tolist() == [0, 0, 1, 254, 255]
+
+
+def test_it_maps_over_a_table(tokenizer):
+    import datasets
+
+    images = [picture(20, 16), picture(16, 33)]
+    table = datasets.Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
+    mapped = table.map(tokenizer, input_columns="image", batched=True)
+    assert mapped["input_ids"] == tokenizer.encode(images).tolist()
+
+
+def test_soft_codes_favour_the_code_and_soften_with_temperature(tokenizer):
+    image = picture(16, 16)
+    soft, softer = (tokenizer.soft_codes(image, temperature) for temperature in (0.5, 2.0))
+    assert torch.equal(soft.argmax(-1), tokenizer.encode(image))
+    torch.testing.assert_close((soft.log() / 4).softmax(-1), softer)  # p^(1/4), normalised
+
+
+def test_wrong_input_is_named(tokenizer):
+    for images, words in (
+        ([], "empty list"),
+        ("cat.png", "got str"),
+        (torch.full((3, 8, 8), 2.0), "floats in [0, 1]"),
+        (torch.zeros(2, 8, 8), "expected (1 or 3, height, width)"),
+        (Image.new("I;16", (8, 8)), "images of 8 bits"),
+    ):
+        with pytest.raises(ValueError) as error:
+            tokenizer.encode(images)
+        assert words in str(error.value)
+    for ids, words in (
+        (torch.full((1, 64), 32), "accepted are the codes 0 to 31"),
+        (torch.full((1, 64), -1), "accepted are the codes 0 to 31"),
+        (torch.zeros(1, 63, dtype=torch.long), "expected whole numbers of shape (batch, 64)"),
+        (torch.zeros(1, 64), "expected whole numbers"),
+    ):
+        with pytest.raises(ValueError) as error:
+            tokenizer.decode(ids)
+        assert words in str(error.value)
+    with pytest.raises(ValueError, match="image_size: got 15, accepted are multiples of 2"):
+        DelvmImageTokenizer(tokenizer.vqvae, 15)
+    with pytest.raises(ValueError, match="output_type: got 'jpg'"):
+        tokenizer.decode(torch.zeros(1, 64, dtype=torch.long), "jpg")
+    with pytest.raises(ValueError, match="temperature: got 0"):
+        tokenizer.soft_codes(picture(16, 16), 0)
