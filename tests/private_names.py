@@ -67,12 +67,14 @@ PRIVATE_NAMES = {
     "_get_learning_rate": _TRAINER,
     "_get_output_dir": _TRAINER,
     "_get_train_sampler": _TRAINER,
+    "_init_training_state": _TRAINER,
     "_initial_global_step": _TRAINER,
     "_internal_call": _TRAINER,
     "_issue_warnings_after_load": _TRAINER,
     "_load_best_model": _TRAINER,
     "_load_from_checkpoint": _TRAINER,
     "_prepare_inputs": _TRAINER,
+    "_run_epoch": _TRAINER,
     "_save": _TRAINER,
     "_save_checkpoint": _TRAINER,
     "_train_batch_size": _TRAINER,
@@ -258,6 +260,7 @@ def _training(folder):
 
     hooks = ("_save_checkpoint", "_load_from_checkpoint", "_load_best_model", "_get_train_sampler", "_save")
     hooks += ("_prepare_inputs", "_get_output_dir", "_get_learning_rate", "_get_grad_norm")
+    hooks += ("_init_training_state", "_run_epoch")
     Watched = type("Watched", (Trainer,), {name: watched(name) for name in hooks})
 
     class Sums(nn.Module):

@@ -74,6 +74,30 @@ DIFFUSION = {
     "legacy_256": True,
 }
 
+MASKED = {
+    "dataset": "ILSVRC/imagenet-1k",
+    "gradient_accumulation_steps": 1,
+    "crop_ratio": [3 / 4, 4 / 3],
+    "interpolation": "bicubic",
+    "horizontal_flip": 0.5,
+    "optim": "adamw_torch",
+    "weight_decay": 0.05,
+    "adam_beta1": 0.9,
+    "lr_scheduler_type": "cosine",
+}
+FASTMIM = {**MASKED, "adam_beta2": 0.95, "crop_scale": [0.2, 1.0], "min_lr": 0, "encoder_image_size": 224}
+LOCALMIM = {**MASKED, "adam_beta2": 0.95, "crop_scale": [0.2, 1.0]}
+FINE_TUNED = {
+    **TIMM_IMAGES,
+    **ADAMW,
+    "dataset": "ILSVRC/imagenet-1k",
+    "randaugment": "rand-m9-mstd0.5-inc1",
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "num_train_epochs": 100,
+    "weight_decay": 0.05,
+}
+
 OFA_CNN = {
     "train_crop": "random_resized",
     "horizontal_flip": 0.5,
@@ -408,6 +432,92 @@ PUBLISHED = {
         "losses": {"adaptconf": {"weight": 1.0, "tau": 0.5, "temperature": 20, "warmup": 0.25}},
         "num_train_epochs": 70,
     },
+    # 2212.06593, the official repository's commands; rates scaled from batches of 256
+    "fastmim/imagenet_vit_base": {
+        **FASTMIM,
+        "model": "fastmim-vit-base",
+        "num_train_epochs": 800,
+        "per_device_train_batch_size": 4096 // 8,
+        "learning_rate": 1.5e-4 * 4096 / 256,
+        "warmup_steps": 20 / 800,
+    },
+    "fastmim/imagenet_swin_base": {
+        **FASTMIM,
+        "model": "fastmim-swin-base",
+        "num_train_epochs": 400,
+        "per_device_train_batch_size": 2048 // 8,
+        "learning_rate": 1.5e-4 * 2048 / 256,
+        "warmup_steps": 10 / 400,
+        "encoder_window_size": 7,
+    },
+    "fastmim/imagenet_vit_base_finetune": {
+        **FINE_TUNED,
+        "per_device_train_batch_size": 128,
+        "learning_rate": 6e-4 * 1024 / 256,
+        "layer_decay": 0.7,
+        "warmup_steps": 5 / 100,
+        "min_lr": 1e-6,
+        "model_config": {"num_attention_heads": 12},
+    },
+    "fastmim/imagenet_swin_base_finetune": {
+        **FINE_TUNED,
+        "per_device_train_batch_size": 128,
+        "learning_rate": 1e-3 * 1024 / 256,
+        "layer_decay": 0.8,
+        "warmup_steps": 5 / 100,
+        "min_lr": 1e-6,
+        "model_config": {"drop_path_rate": 0.1},
+    },
+    # 2303.05251, the official repository's commands
+    "localmim/imagenet_vit_base": {
+        **LOCALMIM,
+        "model": "localmim-vit-base",
+        "num_train_epochs": 1600,
+        "per_device_train_batch_size": 2048 // 8,
+        "learning_rate": 2e-4 * 2048 / 256,
+        "warmup_steps": 40 / 1600,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "min_lr": 1e-6,
+    },
+    "localmim/imagenet_swin_base": {
+        **LOCALMIM,
+        "model": "localmim-swin-base",
+        "num_train_epochs": 400,
+        "per_device_train_batch_size": 2048 // 8,
+        "learning_rate": 1e-4 * 2048 / 256,
+        "warmup_steps": 40 / 400,
+        "min_lr": 0,
+    },
+    "localmim/imagenet_vit_base_finetune": {
+        **FINE_TUNED,
+        "per_device_train_batch_size": 1024 // 8,
+        "learning_rate": 2e-3,
+        "layer_decay": 0.65,
+        "warmup_steps": 20 / 100,
+        "min_lr": 1e-5,
+    },
+    "localmim/imagenet_swin_base_finetune": {
+        **FINE_TUNED,
+        "per_device_train_batch_size": 64,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 4e-3,
+        "layer_decay": 0.9,
+        "warmup_steps": 20 / 100,
+        "min_lr": 2.5e-7,
+        "model_config": {"drop_path_rate": 0.1},
+    },
+    # 2111.09886, the official configuration file; rates scaled from batches of 512
+    "simmim/imagenet_swin_base": {
+        **MASKED,
+        "model": "simmim-swin-base",
+        "crop_scale": [0.67, 1.0],
+        "num_train_epochs": 100,
+        "per_device_train_batch_size": 2048 // 8,
+        "adam_beta2": 0.999,
+        "learning_rate": 2e-4 * 2048 / 512,
+        "max_grad_norm": 5.0,
+        "warmup_steps": 10 / 100,
+    },
     # 2306.14525: the network alone is published
     "parameternet_moe/1b": {"model": "parameternet-moe-1b"},
 }
@@ -441,6 +551,12 @@ STATED = {
     | {"num_train_epochs", "prompts_per_picture", "hard_prompt_rounds", "embedding_weight", "token_weight"}
     | {"mask_weight", "focal_weight", "dice_weight", "iou_weight", "ema_decay", "bf16"},
 }
+STATED["masked-image-modeling"] = (
+    SHARED
+    | ADAM
+    | {"num_train_epochs", "crop_scale", "crop_ratio", "interpolation", "horizontal_flip", "min_lr", "warmup_steps"}
+    | {"ema_decay", "bf16"}
+)
 # Where one of these is stated, the others have an effect.
 STATED["distillation"] = STATED["image-classification"] | {"teacher", "losses"}
 TOGETHER = {
@@ -459,6 +575,7 @@ def test_the_recipes_that_are_published_are_known():
         "quickstart/",
         "sam_diffsr/small",
         "tinysam/shapes_teacher",
+        "fastmim/quickstart",
         "pangu_pi/ablation",
         "bitnet158/tinyshakespeare",
         "pangu_pi/tinyshakespeare",

@@ -3,18 +3,20 @@
 Any vision model can be the encoder, since the masking is done in the image. Tokens are (batch, positions, width).
 """
 
+import inspect
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, ViTConfig
+from transformers import MODEL_MAPPING, AutoModel, ViTConfig
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from ..layers.encoders import save_encoder
 from ..layers.hog import histograms_of_gradients
 from ..layers.positions import sine_cosine_positions
 from .configuration_fastmim import FastMimConfig
@@ -241,10 +243,10 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
                 raise ValueError(f"pixel_values: got {height}×{width} pixels, which {name} {side} does not divide.")
         return height // self.config.block_size * (width // self.config.block_size)
 
-    def save_encoder(self, folder) -> None:
+    def save_encoder(self, folder, image_size: int | None = None, window_size: int | None = None) -> None:
         """Write the encoder alone, as a model of its own class: `AutoModel.from_pretrained(folder)`, and with a new
-        head `AutoModelForImageClassification`, open it."""
-        self.encoder.save_pretrained(folder)
+        head `AutoModelForImageClassification`, open it. See `layers.encoders.save_encoder` for other sizes."""
+        save_encoder(self.encoder, folder, image_size, window_size)
 
     def _at_another_size(self, pixel_values: torch.Tensor) -> dict:
         """What a ViT is told where the images are not of the size of its table."""
@@ -276,7 +278,9 @@ def _spread(mask: torch.Tensor, times: int) -> torch.Tensor:
 
 def _without_pooler(backbone_config) -> dict:
     """What `AutoModel.from_config` is told, so that no weights are made that nothing uses."""
-    return {"add_pooling_layer": False} if backbone_config.model_type in ("vit", "swin") else {}
+    encoder = MODEL_MAPPING.get(type(backbone_config), None)
+    takes = inspect.signature(encoder).parameters if isinstance(encoder, type) else ()
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
 def _width(config: FastMimConfig) -> int:

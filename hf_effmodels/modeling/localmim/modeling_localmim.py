@@ -15,6 +15,7 @@ from transformers.models.vit.modeling_vit import ViTLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from ..layers.encoders import save_encoder
 from ..layers.hog import histograms_of_gradients
 from ..layers.pixels import check_pixels
 from ..layers.positions import sine_cosine_positions
@@ -285,14 +286,12 @@ class LocalMimForPreTraining(LocalMimPreTrainedModel):
             patches = (patches - mean) / (variance + 1e-6).sqrt()
         return patches
 
-    def save_encoder(self, folder) -> None:
+    def save_encoder(self, folder, image_size: int | None = None, window_size: int | None = None) -> None:
         """Write the encoder alone, as a model of its own class, with the norm of the last tap as its last one:
-        `AutoModel.from_pretrained(folder)`, and with a new head `AutoModelForImageClassification`, open it."""
-        self.encoder.layernorm = self.norms[3]
-        try:
-            self.encoder.save_pretrained(folder)
-        finally:
-            self.encoder.layernorm = nn.Identity()
+        `AutoModel.from_pretrained(folder)`, and with a new head `AutoModelForImageClassification`, open it. See
+        `layers.encoders.save_encoder` for other sizes."""
+        norm = {f"layernorm.{name}": value for name, value in self.norms[3].state_dict().items()}
+        save_encoder(self.encoder, folder, image_size, window_size, norm)
 
     def _encode_vit(self, pixel_values: torch.Tensor, noise: torch.Tensor | None):
         embeddings = self.encoder.embeddings

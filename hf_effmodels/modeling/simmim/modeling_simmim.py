@@ -11,6 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from ..layers.encoders import save_encoder
 from ..layers.pixels import check_pixels
 from .configuration_simmim import ENCODERS, SimMimConfig
 
@@ -125,10 +126,10 @@ class SimMimForPreTraining(SimMimPreTrainedModel):
             )
         return height // block * (width // block)
 
-    def save_encoder(self, folder) -> None:
+    def save_encoder(self, folder, image_size: int | None = None, window_size: int | None = None) -> None:
         """Write the encoder alone, as a model of its own class: `AutoModel.from_pretrained(folder)`, and with a new
-        head `AutoModelForImageClassification`, open it."""
-        self.encoder.save_pretrained(folder)
+        head `AutoModelForImageClassification`, open it. See `layers.encoders.save_encoder` for other sizes."""
+        save_encoder(self.encoder, folder, image_size, window_size)
 
     def _mask(self, pixel_values, noise, bool_masked_pos) -> torch.Tensor:
         """(batch, rows, columns) over patches, 1 for masked."""

@@ -69,6 +69,9 @@ class AddedLosses:
 
     def take(self, accelerator: Accelerator) -> dict[str, float]:
         """For the log: the mean over the steps since this was last asked for."""
+        if not self._sums:
+            self._steps = 0
+            return {}
         means = {name: float(accelerator.reduce(total, "sum")) / self._steps for name, total in self._sums.items()}
         self._sums, self._steps = {}, 0
         return means

@@ -14,6 +14,7 @@ from accelerate.utils import find_batch_size
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import BatchSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
@@ -54,6 +55,7 @@ class RecipeTrainer(Trainer):
         self._added_losses = AddedLosses()
         self._resumed_from: Path | None = None
         self._sampler: EpochSampler | None = None
+        self._batches: BatchSampler | None = None
         self._steps_per_epoch = 1
         self._ends_idle = False
         self._idle_batch: Mapping | None = None
@@ -121,6 +123,23 @@ class RecipeTrainer(Trainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
+    # Steps and epochs
+
+    def place(self, step: int) -> tuple[int, int, int]:
+        """Where the step is that follows `step` others: its epoch, how many steps of this epoch it follows, and how
+        many this epoch has. What a trainer overrides whose epochs are not of one length."""
+        return *divmod(step, self._steps_per_epoch), self._steps_per_epoch
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before an epoch's first batch is made, and before that which a run goes on with."""
+        if self._sampler is not None:
+            self._sampler.epoch = epoch
+
+    def use_batch_size(self, batch_size: int) -> None:
+        """From the next epoch on batches have this size, in each process."""
+        self._train_batch_size = self._batches.batch_size = batch_size
+        self._ends_idle = isinstance(self._batches, SharedBatches) and self._batches.is_idle(self.args.process_index)
+
     # The loss
 
     def add_loss(
@@ -154,6 +173,11 @@ class RecipeTrainer(Trainer):
         overrides."""
         return super().compute_loss(model, inputs, True, num_items_in_batch)
 
+    def named_parts(self, outputs) -> dict[str, torch.Tensor]:
+        """Parts of the task's loss that the log shows beside it, by name; each a mean over the samples of its batch.
+        What a task's trainer overrides."""
+        return {}
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not (model.training and self.is_in_train):
             loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
@@ -165,10 +189,13 @@ class RecipeTrainer(Trainer):
             loss = 0.0 * loss
         # The Trainer takes the mean over the processes, and over accumulated batches where it does not believe the
         # loss to be a share of the step's already.
-        parts = self.args.world_size
+        parts, shown = self.args.world_size, self.named_parts(outputs)
         if not self._is_share_of_step(num_items_in_batch):
             parts *= self.current_gradient_accumulation_steps
             loss = self._weighed_by_samples(loss, whole, parts)
+            shown = {name: self._weighed_by_samples(value, whole, parts) for name, value in shown.items()}
+        for name, value in shown.items():
+            self._added_losses.record(name, 0.0 * value if self._idle else value / parts)
         if self._added_losses:
             self._added_losses.record("task_loss", loss / parts)
             loss = loss + parts * self._added_losses.of_batch(model, whole, outputs, idle=self._idle)
@@ -202,7 +229,7 @@ class RecipeTrainer(Trainer):
         if self._sampler is None or self.args.dataloader_drop_last:
             return loss
         full = self.get_total_train_batch_size(self.args)
-        done = full * (self.state.global_step % self._steps_per_epoch)
+        done = full * self.place(self.state.global_step)[1]
         samples = min(full, len(self._sampler) - done)
         own = find_batch_size(inputs)
         return loss if own * parts == samples else loss * (own * parts / samples)
@@ -221,12 +248,12 @@ class RecipeTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         self._idle_batch = None
-        if self._ends_idle and self.state.global_step % self._steps_per_epoch == self._steps_per_epoch - 1:
+        _, within, steps = self.place(self.state.global_step)
+        if self._ends_idle and within == steps - 1:
             epoch_iterator = self._with_idle_end(epoch_iterator, num_batches)
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self._added_losses:
-            counted = [batch for batch in batches if batch is not self._idle_batch]
-            self._added_losses.begin_step(counted, self.accelerator)
+        counted = [batch for batch in batches if batch is not self._idle_batch]
+        self._added_losses.begin_step(counted, self.accelerator)
         return batches, num_items_in_batch
 
     def _with_idle_end(self, batches: Iterator, number: int) -> Iterator:
@@ -238,7 +265,7 @@ class RecipeTrainer(Trainer):
             yield batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._added_losses:
+        if "loss" in logs:
             logs |= self._added_losses.take(self.accelerator)
         super().log(logs, start_time)
         check_finite(logs, self.state.global_step, self.args, logs.get("learning_rate"))
@@ -254,12 +281,13 @@ class RecipeTrainer(Trainer):
 
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
-        shards = getattr(loader, "batch_sampler", None)
+        shards = self._batches = getattr(loader, "batch_sampler", None)
         self._ends_idle = False
         if isinstance(shards, BatchSamplerShard) and not (shards.split_batches or shards.drop_last):
-            shards.batch_sampler = SharedBatches(self._sampler, shards.batch_size, shards.num_processes)
+            self._batches = SharedBatches(self._sampler, shards.batch_size, shards.num_processes)
+            shards.batch_sampler = self._batches
             shards.even_batches = False
-            self._ends_idle = shards.batch_sampler.is_idle(shards.process_index)
+            self._ends_idle = self._batches.is_idle(shards.process_index)
         return loader
 
     # The weights that are evaluated and saved
@@ -445,8 +473,7 @@ class _Hooks(TrainerCallback):
             trainer._checkpoint_ema = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        if self.trainer._sampler is not None:
-            self.trainer._sampler.epoch = state.global_step // self.trainer._steps_per_epoch
+        self.trainer.begin_epoch(self.trainer.place(state.global_step)[0])
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.trainer.ema is not None:

@@ -46,6 +46,12 @@ def test_layer_decay_counts_the_blocks_of_vision_transformers():
     # Where the student is a part of what is trained, losses learn as the classifier does.
     found = layer_decay_scales([f"student.{name}" for name in names] + ["losses.ofa.projector.1.3.weight"], 0.65)
     assert found["losses.ofa.projector.1.3.weight"] == 1 and found["student.vit.embeddings.cls_token"] == 0.65**5
+    # Through all stages of a Swin; what merges patches goes with the block before.
+    swin = ["swin.embeddings.norm.bias", "swin.encoder.layers.0.blocks.1.mlp.fc1.bias"]
+    swin += ["swin.encoder.layers.0.downsample.norm.bias", "swin.encoder.layers.1.blocks.0.mlp.fc1.bias"]
+    swin += ["swin.encoder.layers.0.blocks.0.mlp.fc1.bias", "swin.layernorm.bias", "classifier.weight"]
+    found = layer_decay_scales(swin, 0.5)
+    assert [round(math.log(found[name], 0.5), 6) for name in swin] == [4, 2, 2, 1, 3, 0, 0]
     with pytest.raises(ValueError, match="names: got no parameter of a stage"):
         layer_decay_scales(["encoder.layer.1.weight", "head.weight"], 0.5)
 

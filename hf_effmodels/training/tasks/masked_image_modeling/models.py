@@ -1,0 +1,117 @@
+"""The masked image model that a recipe asks for, and its image processor."""
+
+import logging
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+import hf_effmodels
+
+from ....hub.ids import reading
+from ...data.images import MODES
+from ...data.normalization import with_channels
+from ...run.presets import names_preset
+from .arguments import MaskedModelArguments
+
+logger = logging.getLogger(__name__)
+
+TASK = "masked-image-modeling"
+#: What a preset that becomes an encoder is for.
+ENCODERS = "image-feature-extraction"
+#: What a new encoder's images are normalised with: ImageNet's mean and deviation, as in all papers here.
+_PROCESSOR_OF = "fastmim-vit-base"
+
+
+def load_masked_model(args: MaskedModelArguments) -> tuple[PreTrainedModel, ImageProcessingMixin]:
+    """A masked image model, or one that is built around an encoder.
+
+    Raises:
+        ValueError: unknown preset, type or setting; an encoder that the method does not take; no masked image model.
+        OSError: a model that cannot be found or reached.
+    """
+    sizes = {name: getattr(args, name) for name in ("image_size", "num_channels") if getattr(args, name) is not None}
+    if sizes.get("num_channels", 3) not in MODES:
+        raise ValueError(f"--num_channels: got {sizes['num_channels']}, images can be read as {[*MODES]}.")
+    if args.ignore_mismatched_sizes:
+        raise ValueError("--ignore_mismatched_sizes: there is no head here that could be another.")
+    model, processor = _around_encoder(args, sizes) if args.method else _whole(args, sizes)
+    return model, with_channels(processor, model.config.num_channels)
+
+
+def _whole(args: MaskedModelArguments, sizes: dict):
+    presets = hf_effmodels.list_models(task=TASK)
+    fields = {**args.model_config}
+    if sizes and "backbone_config" in fields:
+        raise ValueError(f"--{next(iter(sizes))}: --model_config has a backbone_config, which says it.")
+    if names_preset(args.model, args.revision, presets):
+        config = hf_effmodels.get_config(args.model)
+        model = hf_effmodels.create_model(args.model, **fields, **_of_both(config, sizes))
+        return model, hf_effmodels.create_image_processor(args.model, image_size=args.image_size)
+    source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
+    with reading("--model", args.model, revision=("--revision", args.revision)):
+        config = AutoConfig.from_pretrained(args.model, **source)
+    kinds = {hf_effmodels.get_config(preset).model_type for preset in presets}
+    if config.model_type not in kinds:
+        raise ValueError(
+            f"--model: {args.model} is a {config.model_type}, no masked image model ({', '.join(sorted(kinds))}). "
+            "With --method fastmim it becomes the encoder of one."
+        )
+    with reading("--model", args.model, revision=("--revision", args.revision)):
+        processor = AutoImageProcessor.from_pretrained(args.model, **source)
+        model = AutoModelForPreTraining.from_pretrained(args.model, **fields, **source)
+    if sizes:
+        raise ValueError(f"--{next(iter(sizes))}: that of {args.model} is set; --progressive_sizes trains at others.")
+    return model, processor
+
+
+def _of_both(config, sizes: dict) -> dict:
+    """Sizes as fields of a masked image model of this kind: what is its own, and what is its encoder's."""
+    fields = {name: value for name, value in sizes.items() if name in type(config).__dataclass_fields__}
+    if sizes:
+        fields["backbone_config"] = {**config.backbone_config.to_dict(), **sizes}
+    return fields
+
+
+def _around_encoder(args: MaskedModelArguments, sizes: dict):
+    encoder, processor = None, None
+    if names_preset(args.model, args.revision, hf_effmodels.list_models(task=ENCODERS), CONFIG_MAPPING):
+        if args.model in CONFIG_MAPPING:
+            config = AutoConfig.for_model(args.model, **args.model_config, **sizes)
+        else:
+            config = hf_effmodels.get_config(args.model, **args.model_config, **sizes)
+    else:
+        source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
+        with reading("--model", args.model, revision=("--revision", args.revision)):
+            processor = AutoImageProcessor.from_pretrained(args.model, **source)
+            encoder = AutoModel.from_pretrained(args.model, **args.model_config, **sizes, **source)
+        config = encoder.config
+    config_class = CONFIG_MAPPING[args.method]
+    fields = {name: value for name, value in sizes.items() if name in config_class.__dataclass_fields__}
+    side = args.image_size or getattr(config, "image_size", None)
+    if args.method == "fastmim":
+        if isinstance(side, int):
+            fields["image_size"] = side
+        fields["num_channels"] = getattr(config, "num_channels", 3)
+        if "block_size" not in args.method_config:
+            # As published: a token of a ViT, and 32 pixels of everything with stages.
+            smallest = {**fields, **args.method_config, "block_size": 1, "target": "pixels"}
+            fields["block_size"] = config_class(backbone_config=config, **smallest).encoder_stride
+    model = AutoModelForPreTraining.from_config(
+        config_class(backbone_config=config, **{**fields, **args.method_config})
+    )
+    if encoder is not None:
+        _load_encoder(model, encoder, args.model)
+    if processor is None:
+        processor = hf_effmodels.create_image_processor(_PROCESSOR_OF, image_size=model.config.image_size)
+    return model, processor
+
+
+def _load_encoder(model: PreTrainedModel, encoder: PreTrainedModel, name: str) -> None:
+    """The encoder's weights into the model; what a masked model has beyond them begins anew, and is said."""
+    found = model.encoder.load_state_dict(encoder.state_dict(), strict=False)
+    missing = [key for key in found.missing_keys if not key.endswith("mask_token")]
+    if missing:
+        raise ValueError(f"--model: {name} lacks weights of the encoder: {', '.join(missing[:5])}.")
+    if found.unexpected_keys:
+        logger.info("not of use for the encoder: %s", ", ".join(found.unexpected_keys[:5]))
