@@ -1,4 +1,4 @@
-"""The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · prepare ·
+"""The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · probe · prepare ·
 benchmark · tiny-lm · quantize."""
 
 import argparse
@@ -92,6 +92,10 @@ _JOBS = {
             "hf-effmodels train --config quickstart/image-classification --output_dir out",
         ),
         "evaluate": ("a model on a data set", "hf-effmodels evaluate --model out --dataset digits"),
+        "probe": (
+            "what the frozen features of vision models are worth",
+            "hf-effmodels probe out/encoder google/vit-base-patch16-224-in21k --dataset digits --output probes",
+        ),
         "prepare": (
             "what is made of a data set once",
             "hf-effmodels prepare super-resolution-masks --dataset photos --segmenter slic --output masks",
@@ -356,6 +360,14 @@ def _quantize(argv: list[str]) -> None:
     quantize(argv)
 
 
+def _probe(argv: list[str]) -> None:
+    from .training import set_up_logging
+    from .training.probing.command import main as probe
+
+    set_up_logging()
+    probe(argv)
+
+
 #: Commands that run for long.
 RUNS = ("train", "evaluate", "benchmark", "quantize")
 #: Commands with argument parsers of their own.
@@ -363,6 +375,7 @@ PASSED_ON = {
     "train": _train,
     "evaluate": _evaluate,
     "prepare": _prepare,
+    "probe": _probe,
     "benchmark": _benchmark,
     "tiny-lm": _tiny_lm,
     "quantize": _quantize,

@@ -13,15 +13,16 @@ from pathlib import Path
 from .._files import check_folder, whole_folder
 from .checkpoints import sha256
 
-#: In such a folder: the SHA-256 of each file that was written into it.
+#: In such a folder: who has written it, and the SHA-256 of each file.
 RECORD = ".written_files.json"
 
 
-def check_rewritable(folder: Path, names: Collection[str] = ()) -> None:
+def check_rewritable(folder: Path, writer: str, names: Collection[str] = ()) -> None:
     """Refuse a folder in which something would be lost.
 
     Args:
-        folder: new, empty, or written by `rewritten` before.
+        folder: new, empty, or written by the same writer before.
+        writer: who writes, such as the name of a command.
         names: of files that are going to be written: they must not be somebody else's.
 
     Raises:
@@ -31,11 +32,16 @@ def check_rewritable(folder: Path, names: Collection[str] = ()) -> None:
     check_folder(folder, accepts_content=True)
     if not folder.exists() or not any(folder.iterdir()):
         return
-    ours = read_record(folder)
-    if ours is None:
+    before, ours = read_record(folder)
+    if before is None:
         raise FileExistsError(
             f"{folder} was not written by this command: it holds no {RECORD} with the names of what was. It is not "
             "replaced; name a new or an empty folder."
+        )
+    if before != writer:
+        raise FileExistsError(
+            f"{folder} was not written by this command, but by {before}. It is not replaced; name a new or an empty "
+            "folder."
         )
     if changed := sorted(name for name, is_as_it_was in ours.items() if not is_as_it_was):
         raise FileExistsError(
@@ -50,33 +56,36 @@ def check_rewritable(folder: Path, names: Collection[str] = ()) -> None:
 
 
 @contextmanager
-def rewritten(folder: str | os.PathLike) -> Iterator[Path]:
+def rewritten(folder: str | os.PathLike, writer: str) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when all is written; files of others that are there stay.
 
     Raises:
         FileExistsError: see `check_rewritable`; at the end, too, of what somebody has done there meanwhile.
     """
     folder = Path(folder)
-    check_rewritable(folder)
-    ours = {*(read_record(folder) or {}), RECORD}
+    check_rewritable(folder, writer)
+    ours = {*read_record(folder)[1], RECORD}
     with whole_folder(folder, replaces=lambda name, path: name in ours) as new:
         yield new
         names = {path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()}
-        check_rewritable(folder, names)
+        check_rewritable(folder, writer, names)
         digests = {name: sha256(new / name) for name in sorted(names)}
-        (new / RECORD).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+        record = {"writer": writer, "files": digests}
+        (new / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def read_record(folder: Path) -> dict[str, bool] | None:
-    """Name of each file that was written into `folder` and is there still -> whether it is as it was written.
+def read_record(folder: Path) -> tuple[str | None, dict[str, bool]]:
+    """Who has written a folder; and name of each file that was written and is there still -> whether it is as it was
+    written.
 
-    None where there is no record, or one that is none.
+    None and nothing where there is no record, or one that is none.
     """
     try:
-        digests = json.loads((folder / RECORD).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(digests, dict) or not digests:
-        return None
+        record = json.loads((folder / RECORD).read_bytes())
+        writer, digests = record["writer"], record["files"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return None, {}
+    if not isinstance(writer, str) or not isinstance(digests, dict) or not digests:
+        return None, {}
     there = {name: folder / name for name in digests if (folder / name).is_file()}
-    return {name: not path.is_symlink() and sha256(path) == digests[name] for name, path in there.items()}
+    return writer, {name: not path.is_symlink() and sha256(path) == digests[name] for name, path in there.items()}

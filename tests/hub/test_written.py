@@ -8,11 +8,11 @@ from hf_effmodels.hub.written import RECORD, check_rewritable, rewritten
 
 
 def test_what_somebody_puts_there_meanwhile_is_not_replaced_either(tmp_path):
-    with rewritten(tmp_path / "out") as folder:
+    with rewritten(tmp_path / "out", "test") as folder:
         (folder / "config.json").write_text("first")
 
     def meanwhile():
-        with rewritten(tmp_path / "out") as folder:
+        with rewritten(tmp_path / "out", "test") as folder:
             (folder / "vocab.txt").write_text("ours")
             (tmp_path / "out" / "vocab.txt").write_text("theirs")
 
@@ -23,7 +23,7 @@ def test_what_somebody_puts_there_meanwhile_is_not_replaced_either(tmp_path):
 
 
 def write(folder, **files):
-    with rewritten(folder) as new:
+    with rewritten(folder, "test") as new:
         for name, text in files.items():
             (new / name).write_text(text)
 
@@ -44,7 +44,10 @@ def test_a_folder_is_replaced_but_for_what_others_put_into_it(tmp_path):
     assert read(folder) == {"a": "mine, of a name that once was theirs", "b": "3", "mine": "mine"}
 
 
-@pytest.mark.parametrize("record", [None, "", "{}", "[]", "not JSON", "[" * 100000])
+@pytest.mark.parametrize(
+    "record",
+    [None, "", "{}", "[]", "not JSON", '{"writer": "test"}', '{"writer": 1, "files": {"a": "0"}}', "[" * 100000],
+)
 def test_a_folder_without_a_record_is_somebody_s_unless_it_is_empty(tmp_path, record):
     write(tmp_path, a="1")
     (tmp_path / RECORD).unlink()
@@ -77,5 +80,14 @@ def test_what_would_be_lost_is_named_and_kept(tmp_path, how):
         write(tmp_path / "out", a="2", b="2")
     assert read(tmp_path / "out") == before and file.is_symlink() == (how == "linked")
     with pytest.raises(FileExistsError, match=name):
-        check_rewritable(tmp_path / "out", ["b"])
-    check_rewritable(tmp_path / "new", ["b"])
+        check_rewritable(tmp_path / "out", "test", ["b"])
+    check_rewritable(tmp_path / "new", "test", ["b"])
+
+
+def test_what_another_writer_has_written_is_not_replaced(tmp_path):
+    write(tmp_path / "out", a="1")
+    with pytest.raises(FileExistsError, match="not written by this command, but by test"):
+        check_rewritable(tmp_path / "out", "quantize")
+    with pytest.raises(FileExistsError, match="but by test"), rewritten(tmp_path / "out", "quantize"):
+        pass
+    assert read(tmp_path / "out") == {"a": "1"}

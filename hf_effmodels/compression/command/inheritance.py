@@ -66,7 +66,7 @@ def _inherit(arguments) -> dict:
         seed=arguments.seed,
         progress=sys.stderr.isatty(),
     )
-    with rewritten(output) as folder:
+    with rewritten(output, "tiny-lm") as folder:
         smaller.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

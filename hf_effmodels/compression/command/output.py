@@ -21,7 +21,7 @@ def free_output(arguments, *names: str) -> Path:
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"--output: {output} exists; choose another folder, or replace it with --overwrite.")
     try:
-        check_rewritable(output, names)
+        check_rewritable(output, "tiny-lm", names)
     except FileExistsError as error:
         raise ValueError(f"--output: {error}") from None
     return output

@@ -60,7 +60,7 @@ def _compress_tokenizer(arguments) -> dict:
         tokenizer, counts, arguments.vocab_size, arguments.coverage, arguments.strategy, arguments.keep
     )
     report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
-    with rewritten(output) as folder:
+    with rewritten(output, "tiny-lm") as folder:
         if model is not None:
             compress_embeddings(model, id_map).save_pretrained(folder)
         compressed.save_pretrained(folder)

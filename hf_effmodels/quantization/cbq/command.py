@@ -111,7 +111,7 @@ def _run(arguments) -> dict:
     form = arguments.format or ("cbq" if config.bits == 3 else "compressed-tensors")
     check_format(form, config)
     try:
-        check_rewritable(output, (REPORT, "config.json", "model.safetensors"))
+        check_rewritable(output, "quantize", (REPORT, "config.json", "model.safetensors"))
     except FileExistsError as error:
         raise ValueError(f"out: {error}") from None
     work = Path(arguments.work) if arguments.work else output.absolute().with_name(f"{output.name}.work")

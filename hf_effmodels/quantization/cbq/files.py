@@ -78,7 +78,7 @@ def save(
             f"{report['bytes']} bytes, no less than the {report['bytes_before']} it had; nothing was written."
         )
     model = result.model
-    with rewritten(folder) as new:
+    with rewritten(folder, "quantize") as new:
         with _described(model, _description(result, format)):
             model.save_pretrained(new, state_dict=_state(result, format))
         if tokenizer is not None:

@@ -40,7 +40,7 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
     if not args.should_save:
         return results
     output, network = Path(args.output_dir), trainer.network
-    with rewritten(output / ENCODER) as folder:
+    with rewritten(output / ENCODER, "a pre-training") as folder:
         network.save_encoder(folder, args.encoder_image_size, args.encoder_window_size)
         sized(trainer.processing_class, args.encoder_image_size).save_pretrained(folder)
     if has_matplotlib():

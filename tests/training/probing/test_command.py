@@ -1,0 +1,107 @@
+"""`hf-effmodels probe`"""
+
+import json
+import os
+import re
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModel, ViTConfig, ViTImageProcessorPil, ViTModel
+
+from hf_effmodels import cli
+from hf_effmodels.training.probing import command
+
+DIGITS = ("--dataset", "digits", "--max_train_samples", "60", "--max_eval_samples", "30")
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    """Two ViTs of one channel."""
+    place = tmp_path_factory.mktemp("encoders")
+    for name, seed in (("one", 0), ("two", 1)):
+        torch.manual_seed(seed)
+        config = ViTConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+        )
+        ViTModel(config, add_pooling_layer=False).save_pretrained(place / name)
+        ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(place / name)
+    return place
+
+
+def probe(*words):
+    return cli.main(["probe", *map(str, words), *DIGITS])
+
+
+def test_models_are_told_apart_in_a_table_and_kept(encoders, tmp_path, capsys):
+    assert probe(encoders / "one", encoders / "two", "--output", tmp_path / "out") == 0
+    table = capsys.readouterr().out.splitlines()
+    rows = json.loads((tmp_path / "out/probe.json").read_text())
+    assert table[0].split() == ["model", "features", "k-NN", "%", "linear", "%"]
+    for line, row in zip(table[1:], rows, strict=True):
+        assert line.split() == [
+            row["model"], "16", f"{100 * row['knn_accuracy']:.2f}", f"{100 * row['linear_accuracy']:.2f}"
+        ]  # fmt: skip
+        assert 0.3 < row["linear_accuracy"] < 1 and row["train_samples"] == 60 and row["evaluation_samples"] == 30
+        assert (tmp_path / "out" / os.path.basename(row["model"]) / "features.png").stat().st_size > 1000
+    assert (
+        rows[0]["knn_accuracy"] != rows[1]["knn_accuracy"] or rows[0]["linear_accuracy"] != rows[1]["linear_accuracy"]
+    )
+
+
+def test_features_are_computed_once_for_the_same_weights_pictures_and_pooling(encoders, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        command, "features_of", lambda *args, real=command.features_of: seen.append(args[4]) or real(*args)
+    )
+    out = ("--output", tmp_path / "out")
+    assert probe(encoders / "one", *out) == 0 and seen == ["mean"] * 2
+    assert probe(encoders / "one", *out, "--neighbours", 3, "--picture", "tsne") == 0 and seen == ["mean"] * 2
+    assert probe(encoders / "one", *out, "--pooling", "class") == 0 and seen[2:] == ["class"] * 2
+    model = AutoModel.from_pretrained(encoders / "one", add_pooling_layer=False)
+    with torch.no_grad():
+        model.layernorm.bias += 1
+    model.save_pretrained(tmp_path / "one")
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "one")
+    assert probe(tmp_path / "one", *out, "--pooling", "class") == 0 and len(seen) == 6
+    with safe_open(tmp_path / "out/one/features.safetensors", "np") as opened:
+        assert opened.get_tensor("train").shape == (60, 16) and opened.get_tensor("evaluation").shape == (30, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "MODEL is missing"),
+        (("one", "one"), "one stands twice"),
+        (("one", "two", "--revision", "main"), "--revision goes with one model"),
+        (("one", "--neighbours", "0"), "--neighbours: got 0"),
+        (("one", "--temperature", "nan"), "--temperature: got nan"),
+        (("one", "--pooling", "max"), "--pooling"),
+        (("one", "--pooling", "model"), "--models: .*one lacks weights of ViTModel"),
+        (("none",), "--models: .*none"),
+        (("text",), "--models: .*text"),
+    ],
+)
+def test_bad_input_ends_in_a_message(encoders, tmp_path, capsys, words, message):
+    (encoders / "text").mkdir(exist_ok=True)
+    (encoders / "text/config.json").write_text('{"model_type": "bert"}')
+    words = [encoders / word if word in ("one", "two", "none", "text") else word for word in words]
+    assert probe(*words, "--output", tmp_path / "out") != 0
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    assert re.search(message, printed), printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_writers_folder_stays(encoders, tmp_path, capsys):
+    (tmp_path / "out/one").mkdir(parents=True)
+    (tmp_path / "out/one/thesis.txt").write_text("mine")
+    assert probe(encoders / "one", "--output", tmp_path / "out") != 0
+    assert "was not written by this command" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["one", "thesis.txt"]

@@ -1,0 +1,91 @@
+"""One vector for each picture, of models that we did not write."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoModel,
+    Dinov2WithRegistersConfig,
+    PvtV2Config,
+    ResNetConfig,
+    SwinConfig,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
+
+from hf_effmodels.training.data.pictures import Pictures
+from hf_effmodels.training.probing.features import _prefix, features_of, load_encoder, pooled
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16}
+MODELS = {
+    "vit": (ViTConfig(**TINY, intermediate_size=16, patch_size=4), 1),
+    "dinov2-registers": (Dinov2WithRegistersConfig(**TINY, patch_size=8, num_register_tokens=3), 4),
+    "swin": (SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4), 0),
+    "pvt-v2": (
+        PvtV2Config(
+            hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, num_attention_heads=[1] * 4, sr_ratios=[1] * 4, image_size=16
+        ),
+        0,
+    ),
+    "resnet": (ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"), 0),
+}
+
+
+def processor(height=16, width=16):
+    return ViTImageProcessorPil(size={"height": height, "width": width})
+
+
+@pytest.fixture
+def pictures():
+    drawn = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), dtype=np.uint8)
+    return Pictures([Image.fromarray(image) for image in drawn], "train", np.arange(3))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_mean_is_over_what_stands_for_a_place(name, pictures):
+    config, prefix = MODELS[name]
+    model = AutoModel.from_config(config).eval()
+    found = features_of(model, processor(), pictures, 2, "mean")
+    pixels = processor()(pictures.images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        hidden = model(pixel_values=pixels).last_hidden_state
+    places = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden[:, prefix:]
+    torch.testing.assert_close(torch.from_numpy(found), places.mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_class_token_and_the_models_own_pooling_are_to_be_had(pictures):
+    model = AutoModel.from_config(MODELS["vit"][0]).eval()
+    pixels = processor()(pictures.images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        output = model(pixel_values=pixels)
+    for pooling, expected in (("class", output.last_hidden_state[:, 0]), ("model", output.pooler_output)):
+        found = features_of(model, processor(), pictures, 3, pooling)
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_wide_pictures_and_merged_patches_keep_all_their_places():
+    assert _prefix(7 * 14, 4, (224, 448)) == 0  # a Swin's last stage
+    assert _prefix(14 * 28 + 5, 16, (224, 448)) == 5
+    assert _prefix(3 * 16 * 12 + 1, (16, 16), (16 * 16, 36 * 16)) == 1
+    with pytest.raises(ValueError, match=r"--pooling: got mean, but which of this model's 100 tokens"):
+        _prefix(100, 16, (224, 224))
+
+
+def test_a_pooling_that_a_model_has_not_is_refused():
+    model = AutoModel.from_config(MODELS["resnet"][0]).eval()
+    with torch.no_grad():
+        output = model(pixel_values=torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="got class, but the output of this model is a map; accepted is mean"):
+        pooled(output, model.config, (32, 32), "class")
+    output.pooler_output = None
+    with pytest.raises(ValueError, match="got model, but this model pools nothing; accepted are mean and class"):
+        pooled(output, model.config, (32, 32), "model")
+
+
+def test_a_pooler_without_weights_is_not_asked(tmp_path):
+    AutoModel.from_config(MODELS["vit"][0], add_pooling_layer=False).save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    assert load_encoder(str(tmp_path))[0].pooler is None
+    with pytest.raises(ValueError, match=r"lacks weights of ViTModel: pooler\.dense\.bias"):
+        load_encoder(str(tmp_path), "model")
