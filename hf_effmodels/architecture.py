@@ -71,6 +71,7 @@ class Preset:
         trainable_parameters: where only a part is trained, that part in millions.
         part_parameters, part_macs: the same of single components, by name.
         num_labels: classes of the published head, None where it has none.
+        classes: the data set whose classes these are, one of `hf_effmodels.classes`; None where it is none of them.
         image_processor: fields of the image processor the variant was evaluated with; `size` in the form it asks for.
         published: what was published of its quality.
         weights: where the official weights are, None if they are not published.
@@ -87,6 +88,7 @@ class Preset:
     part_parameters: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
     part_macs: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
     num_labels: int | None = None
+    classes: str | None = None
     image_processor: Mapping[str, Any] | None = None
     published: tuple[Published, ...] = ()
     weights: str | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .architecture import TASKS, Architecture, Preset, Published
+from .classes import class_names
 from .registry import all_entries, available_processors, find
 
 #: More classes are a mistake: every one gets a name in the configuration.
@@ -120,6 +121,8 @@ def model_info(name: str) -> ModelInfo:
 def get_config(name: str, **overrides):
     """The configuration of the preset `name`, with `overrides` (`num_labels=10`, `num_channels=1`, ...) applied.
 
+    Without labels of one's own (`num_labels`, `id2label`) it has the published head's, with their names.
+
     Raises:
         ValueError: unknown preset, or an override that is no field of the configuration.
     """
@@ -137,6 +140,9 @@ def get_config(name: str, **overrides):
     defaults = dict(preset.config)
     if {"num_labels", "id2label", "label2id"} & overrides.keys():
         defaults = {key: value for key, value in defaults.items() if key not in ("id2label", "label2id")}
+    elif preset.classes is not None:
+        names = class_names(preset.classes)
+        defaults |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     elif preset.num_labels is not None:
         defaults["num_labels"] = preset.num_labels
     if "id2label" in overrides and "num_labels" not in overrides and "label2id" not in overrides:

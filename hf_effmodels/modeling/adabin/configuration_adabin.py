@@ -116,8 +116,8 @@ def _processor(size: int, crop_pct: float) -> dict:
 
 
 #: ImageNet's mean and deviation for CIFAR-10, too: the official script has them, and the checkpoint needs them.
-_CIFAR = {"num_labels": 10, "image_processor": _processor(32, 1.0)}
-_IMAGENET = {"num_labels": 1000, "image_processor": _processor(224, 0.875)}
+_CIFAR = {"num_labels": 10, "classes": "cifar-10", "image_processor": _processor(32, 1.0)}
+_IMAGENET = {"num_labels": 1000, "classes": "imagenet-1k", "image_processor": _processor(224, 0.875)}
 _CODE = "https://github.com/huawei-noah/Efficient-Computing/tree/master/BinaryNetworks/AdaBin"
 
 #: Published variants. Parameters and MACs (convolutions and linear layers, one image of the variant's size; all of

@@ -89,6 +89,7 @@ class AdderNetConfig(BackboneConfigMixin, PreTrainedConfig):
 _SOURCE = "official repository"
 _IMAGENET = {
     "num_labels": 1000,
+    "classes": "imagenet-1k",
     "image_processor": {
         "size": {"shortest_edge": 224},
         "crop_pct": 0.875,
@@ -112,6 +113,7 @@ PRESETS: dict[str, Preset] = {
             "classifier_bias": False,
         },
         num_labels=10,
+        classes="cifar-10",
         image_processor={
             "size": {"shortest_edge": 32},
             "crop_pct": 1.0,

@@ -86,6 +86,7 @@ class BiMlpConfig(BackboneConfigMixin, PreTrainedConfig):
 
 _IMAGENET = {
     "num_labels": 1000,
+    "classes": "imagenet-1k",
     "image_processor": {
         "size": {"shortest_edge": 224},
         "crop_pct": 0.875,

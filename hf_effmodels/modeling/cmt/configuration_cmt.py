@@ -100,6 +100,7 @@ PRESETS: dict[str, Preset] = {
         model_type="cmt",
         config={},
         num_labels=1000,
+        classes="imagenet-1k",
         image_processor={
             "size": {"shortest_edge": 224},
             "crop_pct": 0.875,

@@ -128,6 +128,7 @@ def _preset(
         model_type="tinynet",
         config=dict(zip(names, multipliers, strict=True)),
         num_labels=1000,
+        classes="imagenet-1k",
         image_processor={
             "size": {"shortest_edge": size},
             "crop_pct": 0.875,

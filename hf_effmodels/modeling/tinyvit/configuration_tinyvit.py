@@ -128,6 +128,7 @@ def _preset(
         model_type="tinyvit",
         config={**shape, "window_sizes": _WINDOWS[size], "image_size": size, "drop_path_rate": drop_path_rate},
         num_labels=num_labels,
+        classes="imagenet-1k" if num_labels == 1000 else None,
         # At 224 pixels the shorter side becomes 256 and the centre is cut out; larger ones are squashed to a square.
         # Both is what ConvNeXT's image processor does.
         image_processor={

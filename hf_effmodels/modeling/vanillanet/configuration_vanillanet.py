@@ -121,6 +121,7 @@ def _preset(
         model_type="vanillanet",
         config=config,
         num_labels=1000,
+        classes="imagenet-1k",
         image_processor=_IMAGENET,
         parameters=parameters[0],
         macs=macs[0],

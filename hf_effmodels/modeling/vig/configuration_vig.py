@@ -199,6 +199,7 @@ def _preset(model_type: str, config: dict, image_processor: dict, top1: float, *
         model_type=model_type,
         config=config,
         num_labels=1000,
+        classes="imagenet-1k",
         image_processor=image_processor,
         published=imagenet_top1(top1, "paper"),
         weights_license="apache-2.0",

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...classes import in_words
+
 logger = logging.getLogger(__name__)
 
 _SHOWN = 20
@@ -23,7 +25,8 @@ def model_classes(names: Sequence[str], own: Sequence[str]) -> list[int]:
     Raises:
         ValueError: the names do not say it, and neither side is without names of its own (`LABEL_3`, bare numbers).
     """
-    if list(names) == list(own):
+    names, own = in_words(names), in_words(own)
+    if names == own:
         return list(range(len(own)))
     if set(names) <= set(own):
         twice = [name for name in names if own.count(name) > 1]

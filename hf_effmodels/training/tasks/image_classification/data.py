@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from ....classes import in_words
 from ...data.classes import mapped_names, shown
 from ...data.fingerprints import fingerprint
 from ...data.pictures import PictureArguments, Pictures, for_evaluation, for_training, image_column_of
@@ -148,13 +149,13 @@ def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
 
 
 def _mapped(source: LabelledImages, args: DataArguments) -> LabelledImages:
-    """The pictures with their classes under the names of `--label_mapping`."""
+    """The pictures with their classes under the names of `--label_mapping`, and ImageNet's under its words."""
     if not args.label_mapping:
-        return source
+        return source if source.names is None else replace(source, names=in_words(source.names))
     names = source.names or [str(number) for number in range(int(source.numbers.max(initial=-1)) + 1)]
     is_train = source.split == f"{args.dataset}/{args.train_split}"
     names, table = mapped_names(names, args.label_mapping, source.split, strict=is_train)
-    return source.renumbered(table, names)
+    return source.renumbered(table, in_words(names))
 
 
 def _numbered(values: Sequence, column: str, split: str) -> tuple[np.ndarray, list[str] | None]:

@@ -9,6 +9,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 import hf_effmodels
 
+from ....classes import in_words
 from ....hub.ids import reading
 from ...data.classes import is_generic, shown
 from ...data.images import MODES
@@ -79,7 +80,7 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
             raise ValueError(f"--model_config: {type(config).__name__} has no field {key!r}{hint}.")
     names, own = list(labels.get("id2label", config.id2label).values()), class_names(config)
     count = len(names)
-    if named and count == len(own) and set(names) == set(own):
+    if named and count == len(own) and set(in_words(names)) == set(in_words(own)):
         labels = {}  # the data set's classes are going to be numbered as the head's, whose weights go on
     elif named and labels and count == len(own) and not is_generic(own) and not from_scratch:
         logger.warning(

@@ -191,7 +191,7 @@ def prepare_training(
         )
     if train.names is not None:
         own = class_names(model.config)
-        train, evaluation = (s.renumbered([own.index(name) for name in s.names], own) for s in (train, evaluation))
+        train, evaluation = (s.renumbered(model_classes(s.names, own), own) for s in (train, evaluation))
     check_classes(train, makes_them=train.names is None and model.config.num_labels == len(names))
     if getattr(model.config, "reparameterized", False):
         raise ValueError(f"--model: {model_args.model} is folded for deployment and cannot be trained any more.")
