@@ -47,8 +47,7 @@ def _run(argv: list[str]) -> int:
         show(f"hf_effmodels {__version__}\n")
         return 0
     if argv[0] in PASSED_ON:
-        PASSED_ON[argv[0]](argv[1:])
-        return 0
+        return PASSED_ON[argv[0]](argv[1:]) or 0
     parser, commands = _parser()
     if argv[0] not in commands:
         near = nearest(argv[0], [*commands, *PASSED_ON], "; hf-effmodels -h lists them")
@@ -85,6 +84,10 @@ _JOBS = {
     "look around": {
         "list": ("the presets", 'hf-effmodels list "ghostnet*"'),
         "info": ("what is known about one", "hf-effmodels info ghostnetv3-1.0x"),
+    },
+    "use": {
+        "predict": ("what a model says of files, folders or texts", "hf-effmodels predict out photos/"),
+        "chat": ("with a language model", "hf-effmodels chat your-name/model"),
     },
     "train": {
         "train": (
@@ -326,6 +329,18 @@ def _evaluate(argv: list[str]) -> None:
     _as_program(evaluate, "evaluate", argv)
 
 
+def _predict(argv: list[str]) -> int:
+    from .prediction.command import main as predict
+
+    return predict(argv)
+
+
+def _chat(argv: list[str]) -> int:
+    from .prediction.command import chat
+
+    return chat(argv)
+
+
 def _prepare(argv: list[str]) -> None:
     from .training.preparation import main as prepare
 
@@ -371,7 +386,9 @@ def _probe(argv: list[str]) -> None:
 #: Commands that run for long.
 RUNS = ("train", "evaluate", "benchmark", "quantize")
 #: Commands with argument parsers of their own.
-PASSED_ON = {
+PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
+    "predict": _predict,
+    "chat": _chat,
     "train": _train,
     "evaluate": _evaluate,
     "prepare": _prepare,

@@ -1,0 +1,184 @@
+"""The model that predicts: which task it is for, and where it lies."""
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..architecture import TASKS
+from ..hub.ids import reading
+
+#: Task -> the module of `tasks/` that does it.
+MODULES = {
+    "image-classification": "classes",
+    "object-detection": "boxes",
+    "image-segmentation": "segments",
+    "mask-generation": "masks",
+    "image-text-to-text": "conversation",
+    "super-resolution": "enlarged",
+    "text-generation": "continuation",
+    "text-classification": "classes",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to predict.
+
+    Attributes:
+        top_k: classes that are told, of all.
+        threshold: scores from which on boxes are told.
+        prompt: what a vision-language model is asked.
+        max_new_tokens: the longest text that is generated.
+        steps: of diffusion; None for as many as the model was trained with.
+        points: of mask generation, along a side.
+    """
+
+    top_k: int = 5
+    threshold: float = 0.5
+    prompt: str | None = None
+    max_new_tokens: int = 64
+    steps: int | None = None
+    points: int = 16
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is: a folder or a Hub id, and what is needed to read it."""
+
+    name: str
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
+
+    def options(self) -> dict[str, Any]:
+        return {"revision": self.revision, "token": self.token, "trust_remote_code": self.trust_remote_code}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What a model says.
+
+    Attributes:
+        task: a key of `MODULES`.
+        takes: "image" or "text".
+        answer: a batch of PIL images (in the channels of `num_channels`) or texts -> what is said of each, a
+            dictionary that goes into JSON. Under "picture" it may have a PIL image to be written.
+        line: an answer in one line, for people.
+        rows: an answer as rows of a table.
+        draw: an image and its answer -> a picture of it; None where there is nothing to draw.
+        num_channels: of the images.
+    """
+
+    task: str
+    takes: str
+    answer: Callable[[Sequence], list[dict]]
+    line: Callable[[dict], str]
+    rows: Callable[[dict], list[dict]]
+    draw: Callable[[Image.Image, dict], Image.Image] | None = None
+    num_channels: int = 3
+
+
+def load_predictor(
+    source: Source | str, *, task: str | None = None, options: Options | None = None, device: str | None = None
+) -> Predictor:
+    """The predictor of a model: a folder, a Hub id, or a folder that `hf-effmodels export` wrote.
+
+    Args:
+        source: the model.
+        task: by default what the model has a head for.
+        options: how to predict.
+        device: where to compute; by default an accelerator if there is one.
+
+    Raises:
+        ValueError: a task that is not one of `MODULES`, or that the model is not for.
+        OSError: a model that cannot be found, reached or read.
+    """
+    source = Source(source) if isinstance(source, str) else source
+    if task not in (None, *MODULES):
+        raise ValueError(f"task: got {task!r}, accepted are {', '.join(MODULES)}.")
+    own = _own_tasks(source)
+    if task is None:
+        task = next((name for name in own if name in MODULES), None)
+    if task is None or task not in own:
+        raise ValueError(
+            f"MODEL: {source.name} is for {' and '.join(own) or 'no known task'}"
+            + (f", not for {task}." if task else f"; predictions are made for {', '.join(MODULES)}.")
+        )
+    module = importlib.import_module(f"{__package__}.tasks.{MODULES[task]}")
+    return module.load(task, source, options or Options(), device or default_device())
+
+
+def default_device() -> str:
+    import torch
+
+    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+
+
+def _own_tasks(source: Source) -> list[str]:
+    """The tasks that a model's configuration names, the main one first."""
+    if _is_pipeline(source):
+        return ["super-resolution"]
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto
+
+    with reading("MODEL", source.name, revision=("--revision", source.revision)):
+        config = AutoConfig.from_pretrained(source.name, **source.options())
+    found = []
+    for task in TASKS.values():
+        auto = getattr(modeling_auto, task.auto_class or "", None)
+        names = auto._model_mapping._model_mapping.get(config.model_type, ()) if auto else ()
+        names = (names,) if isinstance(names, str) else names
+        code = (getattr(config, "auto_map", None) or {}).get(task.auto_class or "", "").rpartition(".")[2]
+        if {code, *names} & set(config.architectures or ()):
+            found.append(task.name)
+    return found
+
+
+def _is_pipeline(source: Source) -> bool:
+    """Whether the model is a pipeline of diffusers: it has no configuration of its own, but an index of its parts."""
+    index = "model_index.json"
+    if os.path.isdir(source.name):
+        return Path(source.name, index).is_file()
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with reading("MODEL", source.name, revision=("--revision", source.revision)):
+        try:
+            hf_hub_download(source.name, index, revision=source.revision, token=source.token)
+        except (EntryNotFoundError, LocalEntryNotFoundError):  # it has none; without network, none in the cache
+            return False
+    return True
+
+
+def is_exported(source: Source) -> bool:
+    """Whether a folder holds a program that `hf-effmodels export` wrote."""
+    file = Path(source.name, "export.json")
+    return file.is_file() and "export_format" in json.loads(file.read_text(encoding="utf-8"))
+
+
+def load_network(source: Source, auto_class: str, device: str):
+    """The network in evaluation mode, with the number of channels of its images; of an exported folder its program."""
+    if is_exported(source):
+        from ..edge import load
+
+        with reading("MODEL", source.name):
+            return load(source.name)
+    import transformers
+
+    with reading("MODEL", source.name, revision=("--revision", source.revision)):
+        model = getattr(transformers, auto_class).from_pretrained(source.name, dtype="auto", **source.options())
+    return model.to(device).eval()
+
+
+def load_part(source: Source, auto_class: str):
+    """The image processor, the tokenizer or the processor that lies beside a model."""
+    import transformers
+
+    with reading("MODEL", source.name, revision=("--revision", source.revision)):
+        return getattr(transformers, auto_class).from_pretrained(source.name, **source.options())

@@ -1,0 +1,1 @@
+"""One module a task; each offers `load(task, source, options, device) -> Predictor`."""

@@ -1,0 +1,46 @@
+"""Boxes of a detector, in pixels of the image."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from ..drawing import draw_boxes
+from ..predictor import Options, Predictor, Source, load_network, load_part
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def load(task: str, source: Source, options: Options, device: str) -> Predictor:
+    model = load_network(source, "AutoModelForObjectDetection", device)
+    processor = load_part(source, "AutoImageProcessor")
+
+    @torch.no_grad()
+    def answer(images: Sequence[Image.Image]) -> list[dict]:
+        inputs = processor(images=list(images), return_tensors="pt").to(model.device, model.dtype)
+        sizes = [(image.height, image.width) for image in images]
+        found = processor.post_process_object_detection(model(**inputs), options.threshold, sizes)
+        return [{"boxes": [_box(*values, model.config) for values in _sorted(one)]} for one in found]
+
+    def line(said: dict) -> str:
+        texts = (
+            f"{b['label']} {100 * b['score']:.1f} % at ({', '.join(f'{b[side]:.0f}' for side in _SIDES)})"
+            for b in said["boxes"]
+        )
+        return "  ".join(texts) or "nothing"
+
+    def draw(image: Image.Image, said: dict) -> Image.Image:
+        found = said["boxes"]
+        corners = [[box[side] for side in _SIDES] for box in found]
+        return draw_boxes(image, corners, [box["label"] for box in found], [box["score"] for box in found])
+
+    return Predictor(task, "image", answer, line, lambda said: said["boxes"], draw)
+
+
+def _sorted(found: dict) -> list[tuple]:
+    values = zip(found["scores"].tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True)
+    return sorted(values, key=lambda value: -value[0])
+
+
+def _box(score: float, label: int, corners: list[float], config) -> dict:
+    return {"label": config.id2label[label], "score": score, **dict(zip(_SIDES, corners, strict=True))}

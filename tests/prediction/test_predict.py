@@ -1,0 +1,301 @@
+"""`hf-effmodels predict` says of files and texts what the model computes for them, for each of its tasks."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessorPil,
+    YolosConfig,
+    YolosForObjectDetection,
+    YolosImageProcessorPil,
+)
+
+import hf_effmodels
+from hf_effmodels.cli import main
+from hf_effmodels.edge import export
+from hf_effmodels.images import read_image
+from hf_effmodels.prediction.drawing import draw_boxes, draw_masks
+from hf_effmodels.registry import ARCHITECTURES
+from hf_effmodels.training.data.text.tokenization import train_tokenizer
+
+from ..hub.test_vision_language import parts  # noqa: F401
+from ..modeling.tiny import tiny_config
+from ..pipelines.sam_diffsr.tiny import tiny_pipeline
+from ..training.tasks.image_text_to_text.conftest import bases  # noqa: F401
+
+NAMES = {0: "tabby, tabby cat", 1: "dog", 2: "bird"}
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Two pictures, one of them in 16 bits and in a folder of its own, and what is no picture."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / "a.png")
+    (folder / "scans").mkdir()
+    Image.fromarray(rng.integers(0, 65536, (50, 50), dtype=np.uint16)).save(folder / "scans" / "b.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory):
+    torch.manual_seed(1)
+    architecture, folder = ARCHITECTURES["ghostnetv3"], tmp_path_factory.mktemp("classifier")
+    model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture, id2label=NAMES))
+    processor = hf_effmodels.create_image_processor("ghostnetv3-1.0x", image_size=48)
+    model.eval().save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    export(model, folder / "onnx", "onnx", processor=processor)
+    return folder, model, processor
+
+
+@pytest.fixture
+def predict(capsys):
+    def call(*argv, code=0):
+        assert main(["predict", *map(str, argv)]) == code
+        return capsys.readouterr().out
+
+    return call
+
+
+def as_json(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def expected(classifier, photos):
+    """Probabilities of the two pictures by hand."""
+    _, model, processor = classifier
+    pictures = [read_image(file) for file in (photos / "a.png", photos / "scans" / "b.png")]
+    with torch.no_grad():
+        logits = model(processor(pictures, return_tensors="pt").pixel_values).logits.double().numpy()
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("form", ["model", "onnx"])
+def test_pictures_of_a_folder_get_their_classes_the_likeliest_first(form, classifier, photos, predict, expected):
+    said = as_json(predict(classifier[0] / form, photos, "--json", "--top-k", 2))
+    assert [answer["input"] for answer in said] == [str(photos / "a.png"), str(photos / "scans" / "b.png")]
+    for answer, scores in zip(said, expected, strict=True):
+        best = np.argsort(-scores)[:2]
+        assert [found["label"] for found in answer["classes"]] == [NAMES[number] for number in best]
+        np.testing.assert_allclose([found["score"] for found in answer["classes"]], scores[best], atol=1e-5)
+
+
+def test_people_get_a_line_and_tables_a_row_for_each_class(classifier, photos, predict, expected, monkeypatch):
+    folder, (scores, _) = classifier[0] / "model", expected
+    best = int(scores.argmax())
+    line = predict(folder, photos / "a.png")
+    assert line.startswith(f"{photos / 'a.png'}: {NAMES[best]} {100 * scores[best]:.1f} %  ") and line.count("%") == 3
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'a.png'}\n\n{photos / 'scans' / 'b.png'}\n"))
+    table = list(csv.DictReader(io.StringIO(predict(folder, "-", "--csv", "--batch-size", 1))))
+    assert [row["rank"] for row in table] == ["1", "2", "3"] * 2
+    assert {row["label"] for row in table} == {*NAMES.values()}
+    for group in (table[:3], table[3:]):
+        assert sum(float(row["score"]) for row in group) == pytest.approx(1)
+
+
+def test_a_broken_file_is_named_and_the_others_are_predicted(classifier, photos, tmp_path, capsys):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    argv = ["predict", classifier[0] / "model", tmp_path / "broken.jpg", photos / "a.png", "--json"]
+    assert main([*map(str, argv)]) == 1
+    out, err = capsys.readouterr()
+    assert [answer["input"] for answer in as_json(out)] == [str(photos / "a.png")]
+    assert f"{tmp_path / 'broken.jpg'}: the file is not an image PIL can read" in err
+
+
+def test_what_is_wrong_is_said_before_anything_is_predicted(classifier, photos, tmp_path, capsys):
+    model = classifier[0] / "model"
+    (tmp_path / "empty").mkdir()
+    for argv, message in [
+        (("./nowhere", photos), "MODEL: there is no folder or file './nowhere'"),
+        ((model, photos, tmp_path / "x.png"), f"INPUT: there is no file or folder '{tmp_path / 'x.png'}'"),
+        ((model, tmp_path / "empty"), f"INPUT: there are no images in {tmp_path / 'empty'}"),
+        ((model, photos, "--top-k", 0), "--top-k: got 0, accepted are whole numbers from 1"),
+        ((model, photos, "--threshold", 2), "--threshold: got 2.0, accepted are numbers from 0 to 1"),
+        ((model, photos, "--device", "tpu9"), "--device: got 'tpu9'"),
+        ((model, photos, "--task", "x"), "--task: got 'x', accepted are image-classification, "),
+        ((model, photos, "--task", "object-detection"), "is for image-classification, not for object-detection"),
+        ((model, photos, "--save", "out"), "--save: got 'out', but image-classification has nothing to draw"),
+        ((model,), "the following arguments are required: INPUT"),
+        ((model, photos, "--json", "--csv"), "not allowed with argument --json"),
+    ]:
+        assert main(["predict", *map(str, argv)]) == 2, argv
+        out, err = capsys.readouterr()
+        assert message in err and not out, (argv, err)
+
+
+def test_boxes_are_in_pixels_and_drawn(predict, photos, tmp_path):
+    config = YolosConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32],
+        patch_size=16, num_detection_tokens=4, num_labels=2, id2label={0: "cat", 1: "dog"},
+        use_mid_position_embeddings=False,
+    )  # fmt: skip
+    model = YolosForObjectDetection(config).eval()
+    processor = YolosImageProcessorPil(size={"height": 32, "width": 32})
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    options = ("--threshold", 0.2, "--json", "--save", tmp_path / "drawn")
+    (said,) = as_json(predict(tmp_path / "model", photos / "a.png", *options))
+    with torch.no_grad():
+        outputs = model(**processor(Image.open(photos / "a.png"), return_tensors="pt"))
+    scores, labels = outputs.logits[0].softmax(-1)[:, :2].max(-1)
+    kept = [n for n in scores.argsort(descending=True).tolist() if scores[n] > 0.2]
+    assert len(said["boxes"]) == len(kept) > 0
+    for box, number in zip(said["boxes"], kept, strict=True):
+        x, y, width, height = outputs.pred_boxes[0, number].tolist()
+        corners = [(x - width / 2) * 60, (y - height / 2) * 40, (x + width / 2) * 60, (y + height / 2) * 40]
+        np.testing.assert_allclose([box[side] for side in ("xmin", "ymin", "xmax", "ymax")], corners, atol=1e-3)
+        assert box["label"] == config.id2label[int(labels[number])]
+    drawn = np.asarray(Image.open(said["saved"]))
+    assert drawn.shape == (40, 60, 3) and (drawn != np.asarray(Image.open(photos / "a.png"))).any()
+
+
+def test_a_box_lies_where_it_is_and_the_likeliest_on_top():
+    boxes = [(4, 30, 50, 50), (4, 30, 50, 50)]
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (100, 100)), boxes, ["b", "a"], [0.9, 0.3]))
+    rows, columns = np.nonzero(drawn.any(2))
+    assert (columns.min(), rows.min()) == (4, 30) and rows.max() == 50 and columns.max() >= 50
+    alone = np.asarray(draw_boxes(Image.new("RGB", (100, 100)), boxes[:1], ["b"], [0.9]))
+    other = np.asarray(draw_boxes(Image.new("RGB", (100, 100)), boxes[:1], ["a"], [0.3]))
+    assert (drawn[50, 20] != other[50, 20]).any() and (alone[47, 20] == 0).all()
+
+
+def test_masks_colour_what_they_cover_the_small_over_the_large():
+    large, small = np.zeros((2, 8, 8), dtype=bool)
+    large[:4], small[0, 0] = True, True
+    drawn = np.asarray(draw_masks(Image.new("RGB", (8, 8)), [small, large]))
+    assert (drawn[4:] == 0).all() and (drawn[:4] > 0).any(-1).all()
+    assert (drawn[0, 0] != drawn[0, 1]).any() and (drawn[0, 1] == drawn[3, 7]).all()
+
+
+def test_pixels_are_told_by_their_classes(predict, photos, tmp_path):
+    config = SegformerConfig(
+        num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 8], patch_sizes=[7, 3],
+        strides=[4, 2], num_attention_heads=[1, 1], mlp_ratios=[1, 1], decoder_hidden_size=8,
+        id2label={0: "sky", 1: "sea", 2: "sand"}, label2id={"sky": 0, "sea": 1, "sand": 2},
+    )  # fmt: skip
+    model = SegformerForSemanticSegmentation(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    processor = SegformerImageProcessorPil(size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path / "model")
+    (said,) = as_json(predict(tmp_path / "model", photos / "a.png", "--json", "--save", tmp_path))
+    with torch.no_grad():
+        logits = model(**processor(Image.open(photos / "a.png"), return_tensors="pt")).logits
+    classes = torch.nn.functional.interpolate(logits, (40, 60), mode="bilinear").argmax(1)
+    shares = {config.id2label[n]: float((classes == n).float().mean()) for n in range(3) if (classes == n).any()}
+    assert {s["label"]: s["share"] for s in said["segments"]} == pytest.approx(shares)
+    assert Image.open(said["saved"]).size == (60, 40)
+
+
+def test_everything_in_a_picture_is_masked(predict, photos, tmp_path):
+    architecture = ARCHITECTURES["tinysam"]
+    model = architecture.model_class("AutoModelForMaskGeneration")(tiny_config(architecture))
+    model.save_pretrained(tmp_path / "model")
+    from transformers import SamProcessor
+
+    processor = hf_effmodels.create_image_processor("tinysam", image_size=64)
+    SamProcessor(processor).save_pretrained(tmp_path / "model")
+    (said,) = as_json(predict(tmp_path / "model", photos / "a.png", "--json", "--points", 2, "--save", tmp_path))
+    for mask in said["masks"]:
+        assert 0 < mask["area"] <= (mask["xmax"] - mask["xmin"]) * (mask["ymax"] - mask["ymin"]) <= 2400
+    assert Image.open(said["saved"]).size == (60, 40)
+
+
+def test_images_are_enlarged_and_files_of_one_name_do_not_replace_each_other(predict, photos, tmp_path, capsys):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    assert main(["predict", str(tmp_path / "model"), str(photos / "a.png")]) == 2
+    assert "--save: where to write the enlarged images" in capsys.readouterr().err
+    options = ("--steps", 2, "--json", "--save", tmp_path / "large")
+    said = as_json(predict(tmp_path / "model", photos / "a.png", photos / "a.png", *options))
+    assert [answer["saved"] for answer in said] == [str(tmp_path / "large" / name) for name in ("a.png", "a-2.png")]
+    first, second = (np.asarray(Image.open(answer["saved"])) for answer in said)
+    assert first.shape == (160, 240, 3) and (first == second).all()
+    assert (said[0]["width"], said[0]["height"]) == (240, 160)
+
+
+@pytest.fixture(scope="session")
+def language(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("language")
+    tokenizer = train_tokenizer(["The cat sat on the mat and the dog on the log."], 300, at_most=True)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model("llama", vocab_size=len(tokenizer), **sizes)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, model, tokenizer
+
+
+def greedy(model, tokenizer, text, count):
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    start = ids.shape[1]
+    for _ in range(count):
+        with torch.no_grad():
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    return tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+
+
+def test_language_models_go_on_with_texts_and_with_each_line_of_a_file(predict, language, tmp_path):
+    folder, model, tokenizer = language
+    (tmp_path / "lines.txt").write_text("The cat\n\nthe dog\n")
+    said = as_json(predict(folder, "on the", tmp_path / "lines.txt", "--json", "--max-new-tokens", 5))
+    assert [answer["input"] for answer in said] == ["on the", *(f"{tmp_path / 'lines.txt'}:{n}" for n in (1, 3))]
+    assert [answer["text"] for answer in said] == [
+        greedy(model, tokenizer, text, 5) for text in ("on the", "The cat", "the dog")
+    ]
+
+
+def test_texts_get_their_classes_one_at_a_time_where_nothing_fills_up(predict, language, tmp_path):
+    folder, _, tokenizer = language
+    config = AutoConfig.from_pretrained(folder, id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1})
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    said = as_json(predict(tmp_path, "the cat", "the dog sat on the mat", "--json"))
+    for answer, text in zip(said, ("the cat", "the dog sat on the mat"), strict=True):
+        with torch.no_grad():
+            scores = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+        assert {c["label"]: c["score"] for c in answer["classes"]} == pytest.approx(
+            {"good": scores[0].item(), "bad": scores[1].item()}, abs=1e-5
+        )
+
+
+def test_questions_about_pictures_are_answered(predict, parts, photos, tmp_path, capsys):  # noqa: F811
+    model, processor = parts
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert main(["predict", str(tmp_path), str(photos)]) == 2
+    assert "--prompt: what to ask about the pictures" in capsys.readouterr().err
+    prompt = "Which colour is it?"
+    said = as_json(predict(tmp_path, photos, "--json", "--prompt", prompt, "--max-new-tokens", 4))
+    picture = read_image(photos / "a.png")
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": prompt}]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], **options)
+    with torch.no_grad():
+        tokens = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert said[0]["text"] == processor.decode(tokens, skip_special_tokens=True).strip() and len(said) == 2
+
+
+def test_chat_answers_each_line_and_remembers_what_was_said(language, monkeypatch, capsys):
+    folder, model, tokenizer = language
+    monkeypatch.setattr("sys.stdin", io.StringIO("The cat\nthe dog\n\nnever read\n"))
+    assert main(["chat", str(folder), "--max-new-tokens", "4"]) == 0
+    first = greedy(model, tokenizer, "The cat", 4)
+    second = greedy(model, tokenizer, f"The cat{first}\nthe dog", 4)
+    assert capsys.readouterr().out == f"{first.strip()}\n{second.strip()}\n"
+    assert main(["chat", str(folder), "--temperature", "-1"]) == 2
+    assert "--temperature: got -1.0, accepted are numbers from 0" in capsys.readouterr().err
