@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python scripts/benchmark.py`, `hf-effmodels benchmark`: measure, print the table, write the files."""
+    from .arguments import make_parser
+
+    arguments = make_parser().parse_args(argv)
     from .command import run
 
-    run(argv)
+    run(arguments)

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
-from .._command_line import TRACEBACK, UNFORESEEN
+from .._command_line import TRACEBACK, UNFORESEEN, show
 from .run.arguments import ArgumentReader
-from .run.early import check_early
+from .run.early import argument_types, check_early
+from .run.help import help_text
 from .run.launch import start_missing_processes
+from .run.source import NotShown
 from .task import list_tasks, load_task, naming_extras, task_folder
 
 __all__ = ["evaluate", "list_tasks", "load_task", "main", "prepare", "set_up_logging"]
@@ -65,8 +67,22 @@ def prepare(stage: str, argv: list[str]) -> Callable[[], dict[str, float]]:
 
 def _read_early(stage: str, argv: list[str]) -> ArgumentReader:
     reader = ArgumentReader(argv)
-    check_early(reader, task_folder(reader.task), stage.removeprefix("prepare_").upper() + "_ARGUMENTS")
+    arguments = stage.removeprefix("prepare_").upper() + "_ARGUMENTS"
+    if asked := reader.asks_for_help():
+        show(_help(reader.task, arguments, full=asked == "--help-all"))
+        raise SystemExit(0)
+    check_early(reader, task_folder(reader.task), arguments)
     return reader
+
+
+def _help(task: str, arguments: str, full: bool) -> str:
+    try:
+        types = argument_types(task_folder(task), arguments)
+    except NotShown:  # a task whose arguments only importing it shows
+        types = getattr(load_task(task), arguments)
+    program = sys.argv[0] if sys.argv[0].startswith("hf-effmodels") else os.path.basename(sys.argv[0])
+    trains = arguments.startswith("TRAINING")
+    return help_text(program, task, list_tasks(), types, full=full, trains=trains)
 
 
 def _prepare(stage: str, reader: ArgumentReader) -> Callable[[], dict[str, float]]:

@@ -9,8 +9,9 @@ import torch
 
 import hf_effmodels
 from hf_effmodels.benchmarking import main
+from hf_effmodels.benchmarking.arguments import make_parser
 from hf_effmodels.benchmarking.bare_convolutions import BareConvolutions
-from hf_effmodels.benchmarking.command import make_parser, plan, references
+from hf_effmodels.benchmarking.command import plan, references
 from hf_effmodels.benchmarking.counting import count_preset
 from hf_effmodels.benchmarking.official_denoiser import DenoisingStep, OfficialDenoiser
 from hf_effmodels.benchmarking.official_ghostnet import OfficialGhostNet

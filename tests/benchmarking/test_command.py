@@ -8,7 +8,8 @@ import torch
 
 from hf_effmodels import list_models
 from hf_effmodels.benchmarking import command, workloads
-from hf_effmodels.benchmarking.command import make_parser, plan, references
+from hf_effmodels.benchmarking.arguments import make_parser
+from hf_effmodels.benchmarking.command import plan, references
 from hf_effmodels.benchmarking.peers import PEERS, check, has_peer, model_type, timm_name
 from hf_effmodels.benchmarking.runs import Row
 from hf_effmodels.cli import main

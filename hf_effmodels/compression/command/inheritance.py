@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...hub.written import rewritten
 from .corpus import add_corpus, find_texts
 from .models import load_config, load_model
 from .output import add_output, free_output
@@ -66,6 +65,8 @@ def _inherit(arguments) -> dict:
         seed=arguments.seed,
         progress=sys.stderr.isatty(),
     )
+    from ...hub.written import rewritten
+
     with rewritten(output, "tiny-lm") as folder:
         smaller.save_pretrained(folder)
         if tokenizer is not None:

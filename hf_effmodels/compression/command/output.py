@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from ...hub.written import check_rewritable
-
 
 def add_output(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--output", required=True, help="folder to write; it must not exist yet")
@@ -20,6 +18,8 @@ def free_output(arguments, *names: str) -> Path:
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"--output: {output} exists; choose another folder, or replace it with --overwrite.")
+    from ...hub.written import check_rewritable
+
     try:
         check_rewritable(output, "tiny-lm", names)
     except FileExistsError as error:

@@ -5,7 +5,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from ...hub.written import rewritten
 from ..tokenizers.pieces import STRATEGIES
 from .corpus import add_corpus, find_texts
 from .models import load_config, load_model
@@ -60,6 +59,8 @@ def _compress_tokenizer(arguments) -> dict:
         tokenizer, counts, arguments.vocab_size, arguments.coverage, arguments.strategy, arguments.keep
     )
     report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
+    from ...hub.written import rewritten
+
     with rewritten(output, "tiny-lm") as folder:
         if model is not None:
             compress_embeddings(model, id_map).save_pretrained(folder)

@@ -27,6 +27,9 @@ from .values import (
 
 logger = logging.getLogger(__name__)
 
+#: Of recipes and calls that name none.
+DEFAULT_TASK = "image-classification"
+
 
 @dataclass
 class ModelArguments:
@@ -168,12 +171,15 @@ class ArgumentReader:
         self._recipe = {} if self.config_file is None else read_recipe(self.config_file)
         named = self._recipe.pop("task", None)
         self._recipe.pop("contents", None)  # of the record of a run, which is a recipe
-        self.task = chosen.task or named or "image-classification"
+        self.task = chosen.task or named or DEFAULT_TASK
         if not isinstance(self.task, str):
             raise ValueError(f"{self.config_file}: task: got {self.task!r}, accepted is the name of a task.")
 
-    def asks_for_help(self) -> bool:
-        return "-h" in self._argv or "--help" in self._argv
+    def asks_for_help(self) -> str | None:
+        """How much help is asked for, "-h" or "--help-all"; None for none."""
+        if "--help-all" in self._argv or "--help_all" in self._argv:
+            return "--help-all"
+        return "-h" if "-h" in self._argv or "--help" in self._argv else None
 
     def read(self, *dataclass_types: type) -> tuple:
         """One filled dataclass per type.

@@ -33,8 +33,6 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
     Raises:
         ValueError: as `ArgumentReader.read`.
     """
-    if reader.asks_for_help():
-        return
     try:
         types = argument_types(task_folder, tuple_name)
     except NotShown:  # a task that is built in another way is imported before its arguments are looked at

@@ -1,0 +1,73 @@
+"""The arguments of the benchmark, read without what they name."""
+
+import argparse
+from pathlib import Path
+
+from ..training.run.source import keys_of
+
+#: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
+BACKENDS = ("eager", "compile", "onnx", "openvino", "openvino-default")
+
+#: Largest accepted numbers: what is above was meant for something else.
+MOST = {
+    "batch": 65_536,
+    "threads": 1_024,
+    "rounds": 1_000_000,
+    "image_size": 65_536,
+    "length": 1_048_576,
+    "new_tokens": 1_048_576,
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py",
+        description="Time presets beside their peers, in turns and in random order, each in a process of its own.",
+    )
+    names, numbers = _list_of(str), _list_of(int)
+    parser.add_argument("--presets", type=names, required=True, help="such as ghostnetv3-1.0x,ghostnet-1.0x")
+    # By their names alone: importing them takes torch, and seconds.
+    peers = [name for name in keys_of("PEERS", Path(__file__).with_name("peers.py")) if name != "ours"]
+    parser.add_argument(
+        "--against",
+        type=names,
+        default=[],
+        help=f"peers, in eager mode, each beside the presets it has something for: {', '.join(peers)}",
+    )
+    parser.add_argument("--batch", type=numbers, default=[1], help="batch sizes, such as 1,32")
+    parser.add_argument("--threads", type=numbers, default=[1], help="numbers of threads, such as 1,2")
+    parser.add_argument("--backends", type=names, default=["eager"], help=f"of our models: {', '.join(BACKENDS)}")
+    parser.add_argument(
+        "--mode",
+        choices=("infer", "train", "generate"),
+        default="infer",
+        help="a forward pass (of a language model: the prefill), a training step, or generation with a cache",
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="timed runs of each row")
+    parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: the preset's)")
+    parser.add_argument("--length", type=int, default=256, help="tokens of the text, or of the prompt")
+    parser.add_argument("--new-tokens", type=int, default=64, help="tokens to generate")
+    parser.add_argument(
+        "--model-config", default="{}", help="changes of the configuration, as JSON: '{\"width_multiplier\": 0.5}'"
+    )
+    parser.add_argument(
+        "--folded",
+        action=argparse.BooleanOptionalAction,
+        help="fold before measuring (default: yes; no when training)",
+    )
+    parser.add_argument(
+        "--reference",
+        help='row that ratios refer to, such as "timm eager" (default: the first peer of each preset, else our first)',
+    )
+    parser.add_argument("--output", type=Path, help="folder for benchmark.md, .csv, .json and .png")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier benchmark there")
+    return parser
+
+
+def _list_of(kind):
+    def parse(text: str) -> list:
+        # Each once: a row that is there twice would be one row.
+        return list(dict.fromkeys(kind(part.strip()) for part in text.split(",") if part.strip()))
+
+    parse.__name__ = f"list of {kind.__name__}"
+    return parse
