@@ -175,6 +175,10 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--format", required=True, help="onnx, openvino or executorch")
     sub.add_argument("--checkpoint", help="official checkpoint with the preset's weights (default: random weights)")
     sub.add_argument("--image-size", type=int, help="side of the images in pixels (default: the model's)")
+    sub.add_argument("--nms", action="store_true", help="of Gold-YOLO: suppress overlapping boxes in the graph")
+    sub.add_argument("--threshold", type=float, help="with --nms: scores are above it (default: 0.4)")
+    sub.add_argument("--nms-threshold", type=float, help="with --nms: overlap of boxes that both stay (default: 0.45)")
+    sub.add_argument("--max-detections", type=int, help="with --nms: of an image (default: 300)")
 
     sub = command("publish", _publish, str, "Upload a model folder to the Hub.")
     sub.add_argument(
@@ -246,7 +250,7 @@ def _base_models() -> dict[str, str]:
 
 
 def _export(arguments):
-    from .edge import check_preset, export
+    from .edge import check_preset, export, load_source
     from .hub.convert import load_checkpoint
 
     if arguments.image_size is not None and not 1 <= arguments.image_size <= 16384:
@@ -260,6 +264,26 @@ def _export(arguments):
     elif arguments.preset in list_models():
         sys.stderr.write("hf-effmodels: the preset's weights are random; --checkpoint gives trained ones.\n")
         source, processor = create_model(arguments.preset), create_image_processor(arguments.preset)
+    suppression = {
+        name: value
+        for name in ("threshold", "nms_threshold", "max_detections")
+        if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.nms:
+        from .edge_detection import Suppression, export_detector
+
+        model, processor = load_source(source, processor)
+        size = arguments.image_size and (arguments.image_size, arguments.image_size)
+        return export_detector(
+            model,
+            arguments.folder,
+            arguments.format,
+            processor=processor,
+            suppression=Suppression(**suppression),
+            image_size=size,
+        )
+    if suppression:
+        raise ValueError(f"--{next(iter(suppression)).replace('_', '-')} goes with --nms.")
     return export(source, arguments.folder, arguments.format, processor=processor, image_size=arguments.image_size)
 
 

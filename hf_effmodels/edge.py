@@ -9,16 +9,26 @@ import copy
 import importlib.util
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    MODEL_FOR_OBJECT_DETECTION_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import ModelOutput
 
 from ._files import check_folder, whole_folder
 from .hub.ids import reading
 from .hub.wrappers import unwrap, unwrap_parts
-from .models import create_image_processor, create_model, list_models, model_info
+from .models import create_image_processor, create_model, list_models, model_info, sized_processor
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,30 @@ FORMATS = {
 }
 
 
+@dataclass
+class DetectorOutput(ModelOutput):
+    """What is exported of a detector: as the detector itself gives it."""
+
+    logits: torch.Tensor | None = None
+    pred_boxes: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model that can be exported: its Auto class, and what its program gives, each with the unit of its
+    difference from PyTorch's; None for its standard deviation."""
+
+    auto_class: type
+    output: type[ModelOutput]
+    units: Mapping[str, float | None]
+
+
+KINDS = {
+    "image-classification": Kind(AutoModelForImageClassification, ImageClassifierOutput, {"logits": None}),
+    "object-detection": Kind(AutoModelForObjectDetection, DetectorOutput, {"logits": None, "pred_boxes": 1.0}),
+}
+
+
 @dataclass(frozen=True)
 class ExportReport:
     """What was exported.
@@ -51,7 +85,8 @@ class ExportReport:
         model: class of the exported model.
         image_size: (height, width) of the images in pixels.
         folded: train-time branches and batch norms were folded first.
-        difference: largest difference of the program's logits from PyTorch's, over their standard deviation.
+        difference: largest difference of the program's outputs from PyTorch's: of logits over their standard
+            deviation, of boxes over the image's sides.
         batches: the batch sizes it was compared at.
     """
 
@@ -73,7 +108,10 @@ def export(
     image_size: int | tuple[int, int] | None = None,
     tolerance: float = 1e-4,
 ) -> ExportReport:
-    """Export an image classifier, folded, with a free batch size.
+    """Export an image classifier or an object detector, folded, with a free batch size.
+
+    A detector's program gives `logits` and `pred_boxes`, as the detector does; `edge_detection.export_detector` has
+    the suppression of overlapping boxes in the graph as well.
 
     Args:
         source: a model (left as it is: a copy is folded), a preset (random weights), a folder or an id of the Hub.
@@ -81,7 +119,7 @@ def export(
         format: "onnx", "openvino" or "executorch".
         processor: the image processor to put beside the program; by default the source's own.
         image_size: side, or (height, width), of the images in pixels; by default what the processor makes them.
-        tolerance: largest difference from PyTorch's logits, over their standard deviation, that is accepted.
+        tolerance: largest `difference` (see `ExportReport`) that is accepted.
 
     Raises:
         ValueError: unknown format or source, or the program's outputs differ; nothing is written then.
@@ -92,7 +130,8 @@ def export(
     source = unwrap(source)
     folder = Path(folder)
     check_folder(folder)
-    model, processor = _source(source, processor)
+    model, processor = load_source(source, processor)
+    kind = KINDS[_kind(model)]
     size = _image_size(model, processor, image_size)
     model = unwrap_parts(copy.deepcopy(model)).eval()
     if hasattr(model, "reparameterize"):
@@ -102,18 +141,28 @@ def export(
     # As save_pretrained does: `load` and transformers' runner learn from it what the program computes.
     model.config.architectures = [type(model).__name__]
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(3, model.config.num_channels, *size, generator=generator).to(model.device, model.dtype)
+    pixels = torch.randn(3, _channels(model.config), *size, generator=generator).to(model.device, model.dtype)
 
+    _give_only(model, kind)
+    # ExecuTorch plans its memory ahead: the batch size is fixed there.
     batches = (1, 3) if chosen.exporter != "ExecutorchExporter" else (2,)
     with whole_folder(folder) as new:
-        _write(model, pixels[:2], chosen, new)
+        try:
+            _write(model, pixels[:2], chosen, new, len(batches) > 1)
+        except Exception as error:
+            # torch.export's own words for a model whose code fixes the batch size.
+            if "Constraints violated (batch)" not in str(error):
+                raise
+            raise ValueError(
+                f"source: {type(model).__name__} cannot be exported with a free batch size, which its own code fixes."
+            ) from error
         if processor is not None:
-            processor.save_pretrained(new)
-        difference = _difference(model, load(new), pixels, batches)
+            (processor if image_size is None else sized_processor(processor, size)).save_pretrained(new)
+        difference = _difference(model, load(new), pixels, batches, kind.units)
         if not difference <= tolerance:
             raise ValueError(
-                f"{format}: the exported program's logits differ from PyTorch's by {difference:.1e} of their standard "
-                f"deviation, accepted is tolerance={tolerance:g}; nothing was written."
+                f"{format}: the exported program's outputs differ from PyTorch's by {difference:.1e} (of logits: of "
+                f"their standard deviation), accepted is tolerance={tolerance:g}; nothing was written."
             )
     return ExportReport(
         folder=str(folder),
@@ -126,11 +175,17 @@ def export(
     )
 
 
-def check_preset(preset: str) -> None:
-    """ValueError unless `preset` is that of an image classifier."""
-    if preset not in list_models(task="image-classification"):
-        model_info(preset)
-        raise ValueError(f"{preset} has no classifier of images, which is what can be exported.")
+def check_preset(preset: str) -> str:
+    """The kind of a preset, of `KINDS`.
+
+    Raises:
+        ValueError: no preset, or one of another kind.
+    """
+    for kind in KINDS:
+        if preset in list_models(task=kind):
+            return kind
+    model_info(preset)
+    raise ValueError(f"{preset} is neither a classifier of images nor a detector, which is what can be exported.")
 
 
 def load(folder: str | Path, **options):
@@ -163,16 +218,44 @@ def _format(name: str) -> Format:
     return FORMATS[name]
 
 
-def _source(source, processor):
-    """The model, and its image processor if there is one."""
+def load_source(source, processor=None):
+    """The model that a preset, a folder or an id of the Hub names (or that it is), and its image processor if there is
+    one."""
     if isinstance(source, PreTrainedModel):
         return source, processor
     if str(source) in list_models():
         check_preset(str(source))
         return create_model(str(source)), processor or create_image_processor(str(source))
     with reading("source", str(source)):
-        model = AutoModelForImageClassification.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source)
+        detects = type(config) in MODEL_FOR_OBJECT_DETECTION_MAPPING and not any(
+            name.endswith("ForImageClassification") for name in config.architectures or ()
+        )
+        model = KINDS["object-detection" if detects else "image-classification"].auto_class.from_pretrained(source)
         return model, processor or AutoImageProcessor.from_pretrained(source)
+
+
+def _kind(model: PreTrainedModel) -> str:
+    found = MODEL_FOR_OBJECT_DETECTION_MAPPING.get(type(model.config), ())
+    classes = found if isinstance(found, (tuple, list)) else (found,)
+    return "object-detection" if isinstance(model, tuple(classes)) else "image-classification"
+
+
+def _channels(config) -> int:
+    return next(
+        c.num_channels for c in (config, getattr(config, "backbone_config", None)) if hasattr(c, "num_channels")
+    )
+
+
+def _give_only(model: PreTrainedModel, kind: Kind) -> None:
+    """Let a model give what the program is to give, and compute nothing else for it."""
+    own = type(model)
+
+    def forward(self, pixel_values: torch.Tensor):
+        outputs = own.forward(self, pixel_values=pixel_values)
+        return kind.output(**{name: outputs[name] for name in kind.units})
+
+    model.__class__ = type(own.__name__, (own,), {"forward": forward, "__module__": own.__module__})
 
 
 def _image_size(model, processor, image_size) -> tuple[int, int]:
@@ -185,13 +268,10 @@ def _image_size(model, processor, image_size) -> tuple[int, int]:
     return height, width
 
 
-def _write(model: PreTrainedModel, pixels: torch.Tensor, chosen: Format, folder: Path) -> None:
+def _write(model: PreTrainedModel, pixels: torch.Tensor, chosen: Format, folder: Path, free_batch: bool) -> None:
     from transformers import exporters
 
-    # ExecuTorch plans its memory ahead: the batch size is fixed there.
-    shapes = None
-    if chosen.exporter != "ExecutorchExporter":
-        shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=4096)}}
+    shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=4096)}} if free_batch else None
     config = getattr(exporters, chosen.config)(dynamic_shapes=shapes)
     # torch.onnx reports its progress on standard output, which belongs to our caller.
     with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
@@ -200,14 +280,17 @@ def _write(model: PreTrainedModel, pixels: torch.Tensor, chosen: Format, folder:
 
 
 @torch.no_grad()
-def _difference(model, program, pixels: torch.Tensor, batches: tuple[int, ...]) -> float:
+def _difference(
+    model, program, pixels: torch.Tensor, batches: tuple[int, ...], units: Mapping[str, float | None]
+) -> float:
     differences = []
     for batch in batches:
-        expected = model(pixel_values=pixels[:batch]).logits
-        got = program(pixel_values=pixels[:batch]).logits.to(expected)
-        if not (expected.isfinite().all() and got.isfinite().all()):
-            whose = "the exported program's" if expected.isfinite().all() else "the model's own"
-            raise ValueError(f"source: {whose} logits are not finite for random images; nothing was written.")
-        scale = expected.std().item() if expected.numel() > 1 else expected.abs().item()
-        differences.append((got - expected).abs().max().item() / max(scale, 1e-12))
+        answered, ran = model(pixel_values=pixels[:batch]), program(pixel_values=pixels[:batch])
+        for name, unit in units.items():
+            expected, got = answered[name], ran[name].to(answered[name])
+            if not (expected.isfinite().all() and got.isfinite().all()):
+                whose = "the exported program's" if expected.isfinite().all() else "the model's own"
+                raise ValueError(f"source: {whose} {name} are not finite for random images; nothing was written.")
+            spread = expected.std().item() if expected.numel() > 1 else expected.abs().item()
+            differences.append((got - expected).abs().max().item() / (unit or max(spread, 1e-12)))
     return max(differences)

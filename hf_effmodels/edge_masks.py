@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from ._files import whole_folder, write_json
+from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 
-BACKENDS = ("onnx", "openvino")
+GRAPHS = ("encoder", "decoder")
 #: Labels of points in the decoder's graph: none, outside, inside, and the two corners of a box.
 NO_POINT, TOP_LEFT, BOTTOM_RIGHT = -1, 2, 3
 #: The graphs must give the model's own masks and scores to this share of their deviation.
@@ -79,6 +80,7 @@ def export_promptable(model, folder: str | Path, backend: str = "onnx", *, multi
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, accepted are {', '.join(map(repr, BACKENDS))}.")
+    check_packages(backend)
     if not all(hasattr(model, part) for part in ("vision_encoder", "prompt_encoder", "mask_decoder")):
         raise ValueError(f"model: got {type(model).__name__}, accepted are SAM and models with its parts.")
     if model.training:
@@ -106,7 +108,8 @@ def export_promptable(model, folder: str | Path, backend: str = "onnx", *, multi
         _write(_Encoder(model).eval(), (pixels,), new / "encoder.onnx", ["pixel_values"], ["image_embeddings"], None)
         _write(decoder, prompts, new / "decoder.onnx", names, ["pred_masks", "iou_scores"], shapes)
         if backend == "openvino":
-            _to_openvino(new)
+            for name in GRAPHS:
+                to_openvino(new, name)
         facts = {"backend": backend, "image_size": side, "embedding_size": embedding, "multimask": multimask_output}
         write_json(new / "promptable.json", facts)
         _check(load_promptable(new), model, pixels, prompts, multimask_output)
@@ -125,17 +128,6 @@ def _write(module, arguments, file: Path, inputs: list[str], outputs: list[str],
             verbose=False,
         )
     program.save(file)
-
-
-def _to_openvino(folder: Path) -> None:
-    import openvino
-
-    for name in ("encoder", "decoder"):
-        openvino.save_model(
-            openvino.convert_model(folder / f"{name}.onnx"), folder / f"{name}.xml", compress_to_fp16=False
-        )
-        for file in (folder / f"{name}.onnx", folder / f"{name}.onnx.data"):
-            file.unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -174,8 +166,7 @@ class ExportedPromptable:
         facts = json.loads((folder / "promptable.json").read_text())
         self.image_size, self.embedding_size = facts["image_size"], facts["embedding_size"]
         self.multimask_output = facts["multimask"]
-        load = _openvino if facts["backend"] == "openvino" else _onnx
-        self._encoder, self._decoder = load(folder, "encoder"), load(folder, "decoder")
+        self._encoder, self._decoder = (load_graph(folder, name, facts["backend"]) for name in GRAPHS)
 
     def get_image_embeddings(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (1, channels, image_size, image_size) -> embeddings (1, channels, side, side)."""
@@ -227,30 +218,3 @@ class ExportedPromptable:
 def load_promptable(folder: str | Path) -> ExportedPromptable:
     """The two graphs of a folder that `export_promptable` wrote, ready to run."""
     return ExportedPromptable(folder)
-
-
-def _onnx(folder: Path, name: str):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    file = str(folder / f"{name}.onnx")
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-    def run(**inputs):
-        outputs = session.run(None, {key: value.contiguous().numpy() for key, value in inputs.items()})
-        return [torch.from_numpy(output) for output in outputs]
-
-    return run
-
-
-def _openvino(folder: Path, name: str):
-    import openvino
-
-    compiled = openvino.Core().compile_model(folder / f"{name}.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def run(**inputs):
-        results = compiled.create_infer_request().infer({k: v.contiguous().numpy() for k, v in inputs.items()})
-        return [torch.from_numpy(results[output].copy()) for output in compiled.outputs]
-
-    return run

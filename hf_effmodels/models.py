@@ -1,5 +1,6 @@
 """Presets by name: list them, ask about them, build them."""
 
+import copy
 import difflib
 import fnmatch
 import math
@@ -235,6 +236,29 @@ def create_image_processor(name: str, *, image_size: int | None = None, **overri
             raise ValueError(f"image_size: got {image_size!r}, accepted are whole numbers from 1.")
         settings |= _of_size(settings, image_size)
     return processor_class(**{**settings, **overrides})
+
+
+def sized_processor(processor, size: int | tuple[int, int]):
+    """A copy of an image processor, for images of another size.
+
+    Args:
+        size: side, or (height, width), in pixels.
+
+    Raises:
+        ValueError: not square, and the processor makes squares only.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    processor = copy.deepcopy(processor)
+    for name in ("size", "crop_size", "pad_size"):
+        if getattr(processor, name, None) is None:
+            continue
+        keys = [key for key, value in dict(getattr(processor, name)).items() if value is not None]
+        if height != width and not {"height", "width"} <= set(keys):
+            raise ValueError(
+                f"image_size: got {height}×{width}, but the {name} of {type(processor).__name__} is that of squares."
+            )
+        setattr(processor, name, {key: width if key == "width" else height for key in keys})
+    return processor
 
 
 def _of_size(settings: Mapping[str, Any], side: int) -> dict[str, dict[str, int]]:

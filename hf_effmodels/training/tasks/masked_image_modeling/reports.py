@@ -1,6 +1,5 @@
 """What lies beside a trained masked image model: results, a picture of what it predicts, the encoder, the card."""
 
-import copy
 import logging
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 
 from ....hub.written import rewritten
+from ....models import sized_processor
 from ...run.reports import (
     has_matplotlib,
     plot_curves,
@@ -42,7 +42,8 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
     output, network = Path(args.output_dir), trainer.network
     with rewritten(output / ENCODER, "a pre-training") as folder:
         network.save_encoder(folder, args.encoder_image_size, args.encoder_window_size)
-        sized(trainer.processing_class, args.encoder_image_size).save_pretrained(folder)
+        processor, side = trainer.processing_class, args.encoder_image_size
+        (processor if side is None else sized_processor(processor, side)).save_pretrained(folder)
     if has_matplotlib():
         losses = {"loss": "training", "eval_loss": "evaluation"}
         scales = {name: name[5:].replace("_", " ") for name in _scales(trainer.state.log_history)}
@@ -60,17 +61,6 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
     )
     logger.info("results: %s; what goes on from here is the encoder: %s", output, output / ENCODER)
     return results
-
-
-def sized(processor, side: int | None):
-    """The image processor, for images of another side."""
-    if side is None:
-        return processor
-    processor = copy.deepcopy(processor)
-    processor.size = {name: side for name, value in dict(processor.size).items() if value is not None}
-    if getattr(processor, "crop_size", None):
-        processor.crop_size = dict.fromkeys(dict(processor.crop_size), side)
-    return processor
 
 
 def _scales(history) -> list[str]:
