@@ -42,4 +42,7 @@ def _launch(function: Callable, args: tuple) -> None:
 def _call(environment: dict[str, str], function: Callable, args: tuple) -> None:
     os.environ.clear()  # the server has that of the time it was started
     os.environ.update(environment)
+    # As in a program of one's own. The server's way would make it the parent of a loader's workers, which would then
+    # outlive a process that is killed, and keep the server alive with them.
+    multiprocessing.set_start_method("fork", force=True)
     function(*args)
