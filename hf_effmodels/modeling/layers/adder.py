@@ -3,7 +3,8 @@
     y[n, f, p] = -Σ_k |x[n, k, p] - w[f, k]|
 
 over input channels and kernel positions k; padding takes part as the value 0. Memory stays in the order of the output:
-no tensor of (batch, filters, kernel, positions) is made, forward or backward.
+no tensor of (batch, filters, kernel, positions) is made, forward or backward. float32 on CPUs is computed by native
+kernels where a C compiler is found, everything else by loops over the values of the kernel.
 """
 
 import math
@@ -12,6 +13,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from ...kernels.native_adder import applies_to as native_applies_to
+from ...kernels.native_adder import forward as native_forward
+from ...kernels.native_adder import input_gradient as native_input_gradient
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -45,6 +50,13 @@ def _taps(weight: torch.Tensor, stride, height: int, width: int) -> Iterator[tup
 
 def adder_forward(inputs: torch.Tensor, weight: torch.Tensor, stride, padding) -> torch.Tensor:
     """-Σ|x - w| of (batch, in, height, width) and (out, in, kernel, kernel): (batch, out, height', width')."""
+    if native_applies_to(inputs, weight):
+        return native_forward(inputs, weight, list(stride), list(padding))
+    return looped_forward(inputs, weight, stride, padding)
+
+
+def looped_forward(inputs: torch.Tensor, weight: torch.Tensor, stride, padding) -> torch.Tensor:
+    """`adder_forward` by torch's operators: any dtype, any device."""
     padded, height, width = _padded(inputs, weight, stride, padding)
     output = inputs.new_zeros(inputs.shape[0], weight.shape[0], height, width)
     if output.is_meta:
@@ -62,6 +74,15 @@ def adder_input_gradient(
     inputs: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, stride, padding
 ) -> torch.Tensor:
     """Σ_f clamp(w - x, -1, 1)·g: the paper's HardTanh in the place of the sign (equation 6)."""
+    if native_applies_to(inputs, weight, gradient):
+        return native_input_gradient(inputs, weight, gradient, list(stride), list(padding))
+    return looped_input_gradient(inputs, weight, gradient, stride, padding)
+
+
+def looped_input_gradient(
+    inputs: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, stride, padding
+) -> torch.Tensor:
+    """`adder_input_gradient` by torch's operators: any dtype, any device."""
     padded, height, width = _padded(inputs, weight, stride, padding)
     result = torch.zeros_like(padded)
     difference = torch.empty_like(gradient)
