@@ -3,12 +3,14 @@
 import difflib
 import importlib.util
 import logging
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
+from itertools import count
 from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
@@ -211,6 +213,8 @@ class ArgumentReader:
         if left_over:
             shown = ["hf_..." if word.startswith("hf_") else word for word in left_over]
             raise ValueError(f"one value too many for its key, or a value without a key: {' '.join(shown)}")
+        if "output_dir" in known and values.output_dir is None:
+            values.output_dir = self._new_folder(values)
         for name, f in known.items():
             if is_secret(f):
                 setattr(values, name, read_secret(name, getattr(values, name)))
@@ -219,6 +223,18 @@ class ArgumentReader:
         return tuple(
             data(**{f.name: getattr(values, f.name) for f in fields(data) if f.init}) for data in dataclass_types
         )
+
+    def _new_folder(self, values) -> str:
+        """Where a run goes that names no folder: beside those that are there."""
+        if getattr(values, "resume_from_checkpoint", None) in ("true", "auto"):
+            raise ValueError("--resume_from_checkpoint: of which run? Name its folder with --output_dir.")
+        named = [getattr(values, name, None) for name in ("model", "detector", "method", "dataset")]
+        lasts = [
+            re.sub(r"\.(txt|jsonl?|csv|parquet)$", "", Path(name).name) for name in named if isinstance(name, str)
+        ]
+        parts = [re.sub(r"[^\w.-]+", "_", last).strip("._") for last in lasts]
+        stem = "-".join(filter(None, parts)) or self.task
+        return next(name for number in count(1) if not Path(name := f"outputs/{stem}-{number}").exists())
 
     def _check_nothing_is_ignored(self, known: Mapping[str, Field], values: Mapping) -> None:
         """Of the command line it is refused; of a recipe, parts of which serve more than one use, it is said, and not

@@ -30,7 +30,10 @@ class RecipeArguments(TrainingArguments):
 
     output_dir: str | None = field(
         default=None,
-        metadata={"missing": "name a folder for the model and its checkpoints.", "help": "Output folder."},
+        metadata={
+            "missing": "name a folder for the model and its checkpoints.",
+            "help": "Output folder; by default outputs/<model>-<data set>-<number>, a new one for each run.",
+        },
     )
     optim: str = field(
         default="adamw_torch",

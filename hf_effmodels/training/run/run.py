@@ -1,14 +1,17 @@
 """From a trainer that is ready to a finished run: the same for every task."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
 
+from ..task import load_task
+from .header import header, warnings_of
 from .lock import LockedError, locked
+from .next_steps import next_commands
 from .output_folder import RUN_FILE, clear_output_folder, snapshot, write_run
 from .trainer import RecipeTrainer
 
@@ -24,12 +27,21 @@ class Run:
         checkpoint: where to go on, and
         config: the resolved arguments, which become `training_config.yaml`: both from `open_run`.
         report: evaluates the trained model and writes the results; takes the metrics of the training and returns all.
+        facts: what the task knows of data and model, a line each, told at the start; `warnings`: what is likely to go
+            wrong with them, and what to do.
+        example: what the finished model is shown in `hf-effmodels predict MODEL ...`: takes the output folder, may
+            write a file into it, and returns the words; None where nothing is predicted.
+        evaluation: arguments of an evaluation of the finished model that differ from the run's.
     """
 
     trainer: RecipeTrainer
     checkpoint: Path | None
     config: dict
     report: Callable[[dict], dict]
+    facts: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    example: Callable[[Path], Sequence[str]] | None = None
+    evaluation: Mapping = field(default_factory=dict)
     _seen: dict = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -68,7 +80,7 @@ class Run:
             if args.overwrite_output_dir:
                 clear_output_folder(output)
             write_run(output, self.config)
-            logger.info("arguments: %s", output / RUN_FILE)
+            self._say_what_begins(output)
         if self.checkpoint is not None:
             logger.info("going on from %s", self.checkpoint)
         trained = trainer.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
@@ -76,4 +88,20 @@ class Run:
         PartialState().wait_for_everyone()
         if args.push_to_hub:
             trainer.push_to_hub()
+        if args.should_save:
+            self._say_what_is_next(output)
         return results
+
+    def _say_what_begins(self, output: Path) -> None:
+        for line in header(self.trainer, self.config, self.facts):
+            logger.info("%s", line)
+        logger.info("arguments: %s", output / RUN_FILE)
+        for line in (*self.warnings, *warnings_of(self.trainer)):
+            logger.warning("%s", line)
+
+    def _say_what_is_next(self, output: Path) -> None:
+        predict = None if self.example is None else self.example(output)
+        types = load_task(self.config["task"]).EVALUATION_ARGUMENTS
+        logger.info("next:")
+        for command in next_commands(self.config, types, self.evaluation, predict):
+            logger.info("  %s", command)

@@ -36,6 +36,9 @@ from .weights import WeightsError, is_peft_model, load_state, load_weights
 
 logger = logging.getLogger(__name__)
 
+#: Losses that are logged of a run that is shorter than the steps between two.
+_POINTS = 10
+
 
 class RecipeTrainer(Trainer):
     """The Trainer of all recipes. Its training set is a `SeededDataset`, or a plain map-style or iterable one."""
@@ -468,6 +471,8 @@ class _Hooks(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
         trainer._find_best_checkpoint()
+        if args.logging_steps > state.max_steps:
+            state.logging_steps = max(1, state.max_steps // _POINTS)  # a short run has a curve, too
         if args.ema_decay is not None:
             trainer.ema = ExponentialMovingAverage(trainer.network, args.ema_decay, trainer._checkpoint_ema)
             trainer._checkpoint_ema = None

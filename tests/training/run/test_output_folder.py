@@ -259,6 +259,14 @@ def test_a_record_that_was_emptied_or_broken_is_no_reason_to_go_on(text, message
             open_output_folder(tmp_path, CONFIG, resume, overwrite=False)
 
 
+@pytest.fixture
+def silent(monkeypatch):
+    """Runs whose trainers are stand-ins have nothing to say of a model."""
+    for name in ("_say_what_begins", "_say_what_is_next"):
+        monkeypatch.setattr(Run, name, lambda self, output: None)
+
+
+@pytest.mark.usefixtures("silent")
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, RuntimeError])
 def test_a_run_that_fails_at_its_start_leaves_the_folder_reusable(error, tmp_path):
     def fail(**kwargs):
@@ -274,6 +282,7 @@ def test_a_run_that_fails_at_its_start_leaves_the_folder_reusable(error, tmp_pat
         assert open_output_folder(tmp_path, {**CONFIG, "seed": 5}, None, overwrite=False) is None
 
 
+@pytest.mark.usefixtures("silent")
 @pytest.mark.parametrize("held, overwrite", [(False, False), (False, True), (True, True)])
 def test_of_two_runs_prepared_for_one_folder_the_second_does_not_replace_the_first(tmp_path, held, overwrite):
     if held:

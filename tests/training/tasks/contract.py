@@ -2,9 +2,11 @@
 `TaskContract` and says what a run of a few seconds looks like for its task."""
 
 import json
+import logging
 import math
 import os
 import re
+import shlex
 import signal
 from pathlib import Path
 from typing import ClassVar
@@ -15,7 +17,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from hf_effmodels.training import evaluate, main
+from hf_effmodels import cli
+from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.run.output_folder import RUN_FILE, WEIGHTS_WITHOUT_EMA, newest_checkpoint
 from hf_effmodels.training.run.trainer import RecipeTrainer
 
@@ -94,8 +97,9 @@ class TaskContract:
         """Arguments of an evaluation on the data that the run evaluates on, without `--model` and `--output`."""
         raise NotImplementedError
 
-    def test_the_quickstart_trains_two_steps_and_its_card_tells_them(self, tmp_path):
+    def test_the_quickstart_trains_two_steps_and_its_card_tells_them(self, tmp_path, caplog):
         output = tmp_path / "run"
+        caplog.set_level(logging.INFO, "hf_effmodels")
         results = main(
             [
                 "--config",
@@ -130,6 +134,14 @@ class TaskContract:
             exact = results[f"eval_{name}"] * (100 if percent else 1)
             assert float(value) == pytest.approx(exact, rel=1e-3, abs=0.005), name
         assert not [*(output / "hub").rglob("*.bin"), *(output / "hub").rglob("*.pt")]
+        # What the run says at its end can be pasted.
+        said = [record.getMessage().strip() for record in caplog.records]
+        assert any(line.startswith(f"{self.task}: ") and " parameters" in line for line in said)
+        commands = {line.split()[1]: shlex.split(line)[2:] for line in said if line.startswith("hf-effmodels ")}
+        prepare("prepare_evaluation", commands["evaluate"])
+        if "predict" in commands:
+            assert cli.main(["predict", *commands["predict"]]) == 0
+        assert ("publish" in commands) == (output / "hub").is_dir()
 
     def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(self, run, tmp_path):
         run = [*run, *self.hard_to_resume, "--save_strategy", "steps", "--save_steps", str(self.save_steps)]

@@ -81,7 +81,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         metrics = trainer.evaluate()
         return write_results(trainer, train_metrics, metrics, config, model_args, text_args)
 
-    return Run(trainer, checkpoint, config, report)
+    return Run(trainer, checkpoint, config, report, example=lambda _: ["Once upon a time"])
 
 
 def _facts(texts) -> dict:

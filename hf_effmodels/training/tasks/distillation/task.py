@@ -53,7 +53,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         pairs = zip(distillation.teachers, run.trainer.teachers.teachers, strict=True)
         contents = {f"teacher {name}": weights_fingerprint(teacher.model) for name, teacher in pairs}
         check_contents(run.config, run.checkpoint, run.trainer.args.output_dir, contents)
-    return Run(run.trainer, run.checkpoint, run.config, partial(_report, run))
+    return replace(run, report=partial(_report, run))
 
 
 def _check_for_stored(losses: dict, arguments) -> None:

@@ -22,6 +22,9 @@ from .mixing import INDEX, SAMPLE_SEED
 
 # Each number up to the largest label is a class, with a name and weights.
 _MOST_CLASSES = 1_000_000
+#: The share of the training split that is held out where there is no split to evaluate on; the name of such a split
+#: ends so.
+EVAL_FRACTION, HELD_OUT = 0.1, " (held out)"
 
 
 @dataclass
@@ -124,8 +127,8 @@ def _hold_out(train: LabelledImages, args: DataArguments) -> tuple[LabelledImage
     if args.eval_holdout is not None:
         held_out = stratified_choice(train.labels, number)
     else:
-        held_out = stratified_sample(train.labels, args.eval_fraction or 0.1)
-    return train.select(~held_out), replace(train.select(held_out), split=f"{train.split} (held out)")
+        held_out = stratified_sample(train.labels, args.eval_fraction or EVAL_FRACTION)
+    return train.select(~held_out), replace(train.select(held_out), split=f"{train.split}{HELD_OUT}")
 
 
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,12 +15,14 @@ from transformers import EvalPrediction, set_seed
 import hf_effmodels
 
 from .... import metrics
+from ...._files import whole_file
 from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
 from ...run.contents import check_contents
+from ...run.header import class_facts, class_warnings, multiply_adds
 from ...run.output_folder import open_run
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments, open_results
@@ -28,6 +31,8 @@ from ...run.ternary import TernaryArguments, add_warm_start, make_ternary
 from ...run.trainer import RecipeTrainer
 from ...run.values import SET
 from .data import (
+    EVAL_FRACTION,
+    HELD_OUT,
     DataArguments,
     ImageClassificationDataset,
     LabelledImages,
@@ -240,7 +245,29 @@ def prepare_training(
         measured = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
         return write_results(trainer, train_metrics, measured, config, model_args, data_args)
 
-    return Run(trainer, checkpoint, config, report)
+    def example(output: Path) -> list[str]:
+        file = output / "example.png"
+        with whole_file(file) as new:
+            evaluation.read(0, num_channels).save(new, format="PNG")
+        return [str(file)]
+
+    own = class_names(model.config)
+    macs = multiply_adds(model, trainer.eval_dataset[0]["pixel_values"])
+    held_out = evaluation.split.endswith(HELD_OUT) and not (data_args.eval_fraction or data_args.eval_holdout)
+    return Run(
+        trainer,
+        checkpoint,
+        config,
+        report,
+        facts=[
+            class_facts(f"training on {train.split}", train.labels, own),
+            class_facts(f"evaluating on {evaluation.split}", evaluation.labels, own),
+            *filter(None, [macs]),
+        ],
+        warnings=class_warnings(train.labels, evaluation.labels, own),
+        example=example,
+        evaluation={"eval_fraction": EVAL_FRACTION} if held_out else {},
+    )
 
 
 def _blaming(args: ModelArguments):

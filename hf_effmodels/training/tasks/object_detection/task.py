@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from PIL import Image
 from transformers import set_seed
 
+from ...._files import whole_file
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, blaming_model_config
@@ -74,7 +77,13 @@ def prepare_training(reader: ArgumentReader) -> Run:
     def report(train_metrics: dict) -> dict:
         return write_results(trainer, train_metrics, trainer.evaluate(), config, model_args, data_args)
 
-    return Run(trainer, checkpoint, config, report)
+    def example(output: Path) -> list[str]:
+        file = output / "example.png"
+        with whole_file(file) as new:
+            Image.fromarray(datasets[1][0]["image"]).save(new, format="PNG")
+        return [str(file), "--save", str(output / "drawn")]
+
+    return Run(trainer, checkpoint, config, report, example=example)
 
 
 def _measured(model, *, processor, dataset: DetectionDataset, args: DetectionArguments):

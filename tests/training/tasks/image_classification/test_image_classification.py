@@ -46,7 +46,7 @@ def test_a_run_leaves_everything_beside_the_model_and_the_pipeline_knows_the_nam
     assert files == {
         *("README.md", "all_results.json", "eval_results.json", "train_results.json", "trainer_state.json"),
         *("config.json", "model.safetensors", "preprocessor_config.json", "training_config.yaml"),
-        *("confusion_matrix.png", "training_curve.png"),
+        *("confusion_matrix.png", "training_curve.png", "example.png"),
     }
     stored = json.loads((output / "all_results.json").read_text())
     assert stored["eval_samples"] == 11 and stored["eval_accuracy"] == results["eval_accuracy"]

@@ -1,0 +1,63 @@
+"""What to do with a trained model: commands that can be pasted."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .arguments import DEFAULT_TASK
+from .publishing import HUB_FOLDER
+from .recipe_arguments import defaults_of
+from .results import ResultsArguments
+
+#: Of the arguments about the model, which lies in the folder by then, those that an evaluation needs all the same.
+_OF_THE_MODEL = ("stage",)
+
+
+def next_commands(
+    config: Mapping,
+    evaluation_types: Sequence[type],
+    evaluation: Mapping | None = None,
+    predict: Sequence[str] | None = None,
+) -> list[str]:
+    """The commands that evaluate, predict with and publish what a run has left.
+
+    Args:
+        config: the resolved arguments of the run.
+        evaluation_types: the dataclasses of its task's evaluation.
+        evaluation: arguments of the evaluation that differ from those of the run.
+        predict: what stands behind the model's name to predict; None where nothing is predicted.
+    """
+    folder = Path(str(config["output_dir"]))
+    task = [] if config["task"] == DEFAULT_TASK else ["--task", str(config["task"])]
+    data = _data({**config, **(evaluation or {})}, evaluation_types)
+    results = ["--output", str(folder / "evaluation.json")]
+    commands = [["hf-effmodels", "evaluate", *task, "--model", str(folder), *data, *results]]
+    if predict is not None:
+        commands.append(["hf-effmodels", "predict", str(folder), *predict])
+    if (folder / HUB_FOLDER).is_dir():
+        licence = [] if config.get("license") else ["--license", "LICENSE"]
+        commands.append(["hf-effmodels", "publish", str(folder / HUB_FOLDER), f"your-name/{folder.name}", *licence])
+    return [shlex.join(words) for words in commands]
+
+
+def _data(config: Mapping, evaluation_types: Sequence[type]) -> list[str]:
+    """The arguments that name the data, as far as they are not the defaults."""
+    names = [
+        name
+        for data in evaluation_types
+        if not issubclass(data, ResultsArguments)
+        for name in data.__dataclass_fields__
+        if "model" not in data.__dataclass_fields__ or name in _OF_THE_MODEL
+    ]
+    defaults = defaults_of(*evaluation_types)
+    given = {name: config[name] for name in names if config.get(name) not in (None, defaults.get(name), [], {})}
+    return [word for name, value in given.items() for word in (f"--{name}", *_words(value))]
+
+
+def _words(value) -> list[str]:
+    if isinstance(value, bool):
+        return [str(value).lower()]
+    if isinstance(value, Mapping):
+        return [json.dumps(value)]
+    return [str(part) for part in value] if isinstance(value, list | tuple) else [str(value)]
