@@ -144,8 +144,8 @@ def test_models_of_text_have_no_image_processor():
 def test_labels_belong_to_the_preset():
     for entry in ARCHITECTURES.values():
         for name, preset in entry.presets.items():
-            heads = {"AutoModelForImageClassification", "AutoModelForObjectDetection"}
-            classifies = bool(heads & entry.auto_classes.keys())
+            of = ("ImageClassification", "ObjectDetection", "SemanticSegmentation")
+            classifies = bool({f"AutoModelFor{head}" for head in of} & entry.auto_classes.keys())
             assert (preset.num_labels is not None) == classifies
             # Two is what transformers gives a configuration that says nothing.
             assert hf_effmodels.get_config(name).num_labels == (preset.num_labels or 2)
