@@ -20,10 +20,11 @@ from .tiny import tiny_config
 from .tiny.decoders import DECODER
 
 SMOOTHING = 0.1
-#: Tasks whose models take no labels, or boxes, which nothing smooths, as transformers' own.
+#: Tasks whose models take no labels, or boxes, which nothing smooths, or maps of them, whose classes are not the last
+#: axis that the Trainer smooths, as transformers' own.
 NOTHING_TO_SMOOTH = (
     *("image-feature-extraction", "feature-extraction", "mask-generation", "masked-image-modeling"),
-    "object-detection",
+    *("object-detection", "image-segmentation"),
 )
 HEADS = [(a, task) for a in ARCHITECTURES.values() for task in a.tasks if task.name not in NOTHING_TO_SMOOTH]
 NEIGHBOURS = {
