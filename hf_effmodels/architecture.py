@@ -76,6 +76,8 @@ class Preset:
         published: what was published of its quality.
         weights: where the official weights are, None if they are not published.
         weights_license: their licence, None if there is none; `weights_license_note` says more.
+        weights_sha256: of the official file, where it is known.
+        timm: name of timm's repository of the same weights on the Hub, such as "ghostnet_100.in1k".
     """
 
     model_type: str
@@ -94,6 +96,8 @@ class Preset:
     weights: str | None = None
     weights_license: str | None = None
     weights_license_note: str | None = None
+    weights_sha256: str | None = None
+    timm: str | None = None
 
     def find(self, metric: str, dataset: str | None = None) -> Published | None:
         """The published number of `metric` (on `dataset`; else the first), None if there is none."""

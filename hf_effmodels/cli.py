@@ -117,6 +117,7 @@ _JOBS = {
         "benchmark": ("presets beside their peers", "hf-effmodels benchmark ghostnetv3-1.0x --batch 1,8"),
     },
     "share": {
+        "download": ("the published weights of a preset, converted", "hf-effmodels download ghostnetv3-1.0x"),
         "convert": (
             "an official checkpoint into a model folder",
             "hf-effmodels convert ghostnetv3-1.0x official.pth ghostnetv3",
@@ -156,6 +157,12 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
 
     sub = command("info", _info, _show_facts, "What is known about a preset.")
     sub.add_argument("preset", metavar="PRESET")
+
+    sub = command("download", _download, _show_facts, "Fetch and convert the published weights of a preset.")
+    sub.add_argument("preset", metavar="PRESET")
+    sub.add_argument("folder", metavar="FOLDER", nargs="?", help="where to copy the model (default: the cache only)")
+    sub.add_argument("--source", help="official or timm (default: the first that the preset has)")
+    sub.add_argument("--token", help="for the Hub (default: that of `hf auth login`)")
 
     sub = command("convert", _convert, _show_facts, "Convert an official checkpoint (or timm's) into a model folder.")
     sub.add_argument("preset", metavar="PRESET")
@@ -200,6 +207,26 @@ def _list(arguments) -> list:
 
 def _info(arguments):
     return model_info(arguments.preset)
+
+
+def _download(arguments):
+    import shutil
+
+    from ._files import check_folder, whole_folder
+    from .hub import pretrained
+
+    if arguments.folder is not None:
+        check_folder(arguments.folder)
+    info = model_info(arguments.preset)
+    licence = f"{info.weights_license or 'not stated'}"
+    if info.weights_license_note:
+        licence += f" ({info.weights_license_note})"
+    sys.stderr.write(f"hf-effmodels: licence of the weights: {licence}\n")
+    kept = pretrained(arguments.preset, arguments.source, token=arguments.token)
+    if arguments.folder is not None:
+        with whole_folder(arguments.folder) as new:
+            shutil.copytree(kept, new, dirs_exist_ok=True)
+    return {"preset": arguments.preset, "folder": str(arguments.folder or kept), "license": info.weights_license}
 
 
 def _convert(arguments):

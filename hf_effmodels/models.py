@@ -34,7 +34,8 @@ class ModelInfo:
         paper: title and address; repository: the official code.
         code_license: licence of the model code here.
         weights_license: licence of the official weights, None if there are none; `weights_license_note` says more.
-        weights: where the official weights are published, None if they are not.
+        weights: where the official weights are published, None if they are not; `timm`: timm's repository of them on
+            the Hub. `create_model(..., pretrained=True)` takes them from there.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelInfo:
     weights_license: str | None
     weights_license_note: str | None
     weights: str | None
+    timm: str | None
 
 
 def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
@@ -116,6 +118,7 @@ def model_info(name: str) -> ModelInfo:
         weights_license=preset.weights_license,
         weights_license_note=preset.weights_license_note,
         weights=preset.weights,
+        timm=preset.timm and f"timm/{preset.timm}",
     )
 
 
@@ -195,13 +198,19 @@ def _config_fields(config_class) -> set[str]:
     }
 
 
-def create_model(name: str, *, task: str | None = None, **overrides):
-    """A model of the preset `name` with random weights, in evaluation mode as `from_pretrained` returns it.
+def create_model(
+    name: str, *, task: str | None = None, pretrained: bool = False, source: str | None = None, **overrides
+):
+    """A model of the preset `name`, in evaluation mode as `from_pretrained` returns it.
 
     Args:
         name: a preset, see `list_models()`.
         task: which head: one of `model_info(name).tasks`, by default the first.
-        overrides: fields of the configuration, such as `num_labels=10`.
+        pretrained: with the published weights, which are fetched and converted the first time (`hub.pretrained`).
+            Otherwise with random ones.
+        source: of pretrained weights: "official" or "timm"; by default the first that the preset has.
+        overrides: fields of the configuration, such as `num_labels=10`; with pretrained weights another number of
+            labels begins with a new classifier.
 
     A preset of a diffusers pipeline gives that pipeline; `overrides` are then the arguments of its `create_pipeline`.
 
@@ -211,10 +220,39 @@ def create_model(name: str, *, task: str | None = None, **overrides):
     tasks = [t.name for t in entry.tasks]
     if task is not None and task not in tasks:
         raise ValueError(f"task: {name} has no head for {task!r}, accepted are {', '.join(map(repr, tasks))}.")
+    if source is not None and not pretrained:
+        raise ValueError(f"source: got {source!r}, but it goes with pretrained=True.")
     if not isinstance(entry, Architecture):
+        if pretrained:
+            raise ValueError(f"pretrained: {name} is a diffusers pipeline; hf-effmodels convert takes its files.")
         return entry.create_pipeline(name, **overrides)
     config = get_config(name, **overrides)
-    return entry.model_class(TASKS[task or tasks[0]].auto_class)(config).eval()
+    model_class = entry.model_class(TASKS[task or tasks[0]].auto_class)
+    if pretrained:
+        return _with_published_weights(model_class, name, source, config)
+    return model_class(config).eval()
+
+
+def _with_published_weights(model_class, name: str, source: str | None, config):
+    from .hub import pretrained
+
+    folder = pretrained(name, source)
+    published = type(config).from_pretrained(folder)
+    if getattr(published, "reparameterized", False):  # as the official code had folded the file
+        config.reparameterized = True
+    options = {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    model, found = model_class.from_pretrained(folder, config=config, **options)
+    labels = (published.num_labels, config.num_labels)
+    new_head = [key for key, theirs, ours in found["mismatched_keys"] if (theirs[0], ours[0]) == labels]
+    wrong = [key for key, *_ in found["mismatched_keys"] if key not in new_head or labels[0] == labels[1]]
+    is_main = type(model).__name__ in (published.architectures or ())
+    wrong += [key for key in found["missing_keys"] if is_main or key.startswith(f"{model.base_model_prefix}.")]
+    if wrong:
+        raise ValueError(
+            f"pretrained: the published weights of {name} do not fit this configuration; {sorted(wrong)[0]} is "
+            "missing, or has another shape. What changes the network goes with random weights only."
+        )
+    return model.eval()
 
 
 def create_image_processor(name: str, *, image_size: int | None = None, **overrides):

@@ -3,6 +3,7 @@
 from .card import build_card
 from .convert import ConversionError, convert
 from .export import export
+from .pretrained import pretrained
 from .publish import publish
 
-__all__ = ["ConversionError", "build_card", "convert", "export", "publish"]
+__all__ = ["ConversionError", "build_card", "convert", "export", "pretrained", "publish"]

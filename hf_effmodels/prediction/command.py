@@ -78,7 +78,7 @@ def _parser() -> _Parser:
 
 
 def _add_model(parser: Parser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a folder, an id of the Hub, or what export wrote")
+    parser.add_argument("model", metavar="MODEL", help="a preset, a folder, an id of the Hub, or what export wrote")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     parser.add_argument("--token", help="for gated or private models on the Hub")
     parser.add_argument("--trust-remote-code", action="store_true", help="run model code that lies beside the weights")

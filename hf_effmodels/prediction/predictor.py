@@ -4,14 +4,16 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..architecture import TASKS
+from ..hub import pretrained
 from ..hub.ids import reading
+from ..models import list_models
 
 #: Task -> the module of `tasks/` that does it.
 MODULES = {
@@ -90,7 +92,7 @@ def load_predictor(
     """The predictor of a model: a folder, a Hub id, or a folder that `hf-effmodels export` wrote.
 
     Args:
-        source: the model.
+        source: the model; a preset stands for its published weights.
         task: by default what the model has a head for.
         options: how to predict.
         device: where to compute; by default an accelerator if there is one.
@@ -100,6 +102,10 @@ def load_predictor(
         OSError: a model that cannot be found, reached or read.
     """
     source = Source(source) if isinstance(source, str) else source
+    if source.name in list_models() and not os.path.isdir(source.name):
+        if source.revision is not None:
+            raise ValueError(f"revision: got {source.revision!r}, but {source.name} is a preset: it has none.")
+        source = replace(source, name=str(pretrained(source.name, token=source.token)))
     if task not in (None, *MODULES):
         raise ValueError(f"task: got {task!r}, accepted are {', '.join(MODULES)}.")
     own = _own_tasks(source)

@@ -168,6 +168,7 @@ PRESETS: dict[str, Preset] = {
         weights="https://github.com/huawei-noah/Efficient-AI-Backbones/blob/master/ghostnet_pytorch/models/"
         "state_dict_73.98.pth",
         weights_license="apache-2.0",
+        timm="ghostnet_100.in1k",
     ),
     "ghostnet-1.3x": Preset(
         model_type="ghostnet",
@@ -195,6 +196,7 @@ PRESETS: dict[str, Preset] = {
         weights=_RELEASES + "GhostNetV2/ck_ghostnetv2_10.pth.tar",
         weights_license="apache-2.0",
         weights_license_note=_AS_TIMM,
+        timm="ghostnetv2_100.in1k",
     ),
     "ghostnetv2-1.3x": Preset(
         model_type="ghostnetv2",
@@ -210,6 +212,7 @@ PRESETS: dict[str, Preset] = {
         weights=_RELEASES + "GhostNetV2/ck_ghostnetv2_13.pth.tar",
         weights_license="apache-2.0",
         weights_license_note=_AS_TIMM,
+        timm="ghostnetv2_130.in1k",
     ),
     "ghostnetv2-1.6x": Preset(
         model_type="ghostnetv2",
@@ -225,6 +228,7 @@ PRESETS: dict[str, Preset] = {
         weights=_RELEASES + "GhostNetV2/ck_ghostnetv2_16.pth.tar",
         weights_license="apache-2.0",
         weights_license_note=_AS_TIMM,
+        timm="ghostnetv2_160.in1k",
     ),
     "ghostnetv3-0.5x": Preset(
         model_type="ghostnetv3",
@@ -252,6 +256,7 @@ PRESETS: dict[str, Preset] = {
         weights=_RELEASES + "GhostNetV3/ghostnetv3-1.0.pth.tar",
         weights_license="apache-2.0",
         weights_license_note=_AS_TIMM,
+        timm="ghostnetv3_100.in1k",
     ),
     "ghostnetv3-1.3x": Preset(
         model_type="ghostnetv3",

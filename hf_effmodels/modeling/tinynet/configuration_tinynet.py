@@ -143,6 +143,7 @@ def _preset(
         published=imagenet_top1(top1, "official repository"),
         weights=f"https://github.com/huawei-noah/CV-Backbones/releases/download/v1.2.0/tinynet_{variant}.pth",
         weights_license="apache-2.0",
+        timm=f"tinynet_{variant}.in1k",
     )
 
 

@@ -150,7 +150,15 @@ def _preset(
         ),
         weights=f"https://github.com/wkcn/TinyViT-model-zoo/releases/download/checkpoints/tiny_vit_{file}.pth",
         weights_license="mit",
+        timm=f"tiny_vit_{file.partition('_')[0]}_{size}.{_timm_tag(file)}",
     )
+
+
+def _timm_tag(file: str) -> str:
+    """What timm says of the weights' training."""
+    if "22kto1k" in file:
+        return "dist_in22k_ft_in1k"
+    return "dist_in22k" if "22k" in file else "in1k"
 
 
 #: Published variants. Parameters and MACs (convolutions and matrix products, one image of the variant's size) in
