@@ -87,8 +87,8 @@ def register_with_transformers() -> None:
     when_imported(f"{auto}.processing_auto", _register_processors)
     when_imported("transformers.pipelines", register_task_pipelines)
     when_imported("peft", partial(importlib.import_module, "hf_effmodels.adapters"))
-    for quantizer in ("cbq.quantizer_cbq", "bitnet158.quantizer_bitnet158", "twin_uniform.quantizer_twin_uniform"):
-        module = f"hf_effmodels.quantization.{quantizer}"
+    for quantizer in ("cbq", "bitnet158", "twin_uniform", "packed_binary"):
+        module = f"hf_effmodels.quantization.{quantizer}.quantizer_{quantizer}"
         when_imported("transformers.quantizers.auto", partial(importlib.import_module, module))
 
 

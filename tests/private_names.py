@@ -134,6 +134,7 @@ PRIVATE_NAMES = {
     "_forward_pre_hooks": _MODULE,
     "_has_any_global_hook": "torch.nn.modules.module:",
     "_orig_mod": "torch._dynamo.eval_frame:OptimizedModule",
+    "_version": "torch:Tensor",
 }
 
 #: Words that only look like private names, and what they are.
@@ -388,6 +389,13 @@ def _metrics(folder):
     assert Largest(cache_dir=str(folder)).compute(predictions=[1.0, 3.0]) == {"largest": 3.0}
 
 
+def _versions(folder):
+    values = torch.zeros(2)
+    before = values._version
+    values.add_(1)
+    assert values._version != before
+
+
 def _tables(folder):
     import datasets
 
@@ -510,6 +518,7 @@ TRIALS = {
     "_fingerprint": _tables,
     "_forward_hooks _forward_pre_hooks _backward_hooks _backward_pre_hooks _has_any_global_hook": _hooks,
     "_BatchNorm _buffers _orig_mod": _modules,
+    "_version": _versions,
     "_assert_async": _assertions,
     "_dequantize _process_model_after_weight_loading _process_model_before_weight_loading": _loading_quantised,
     "_convert_weight_to_int4pack_for_cpu _weight_int4pack_mm_for_cpu": _int4_product,

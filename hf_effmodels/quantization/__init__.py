@@ -1,4 +1,4 @@
-"""Quantisation of trained models (cbq, twin_uniform) and training of ternary ones (bitnet158)."""
+"""Quantisation of trained models (cbq, twin_uniform, packed_binary) and training of ternary ones (bitnet158)."""
 
 import importlib
 
@@ -11,6 +11,8 @@ _PLACES = {
     "Quantized": "cbq.quantization",
     "quantize": "cbq.quantization",
     "load_packed": "cbq.loading",
+    "PackedBinaryConfig": "packed_binary.configuration_packed_binary",
+    "pack_binary": "packed_binary.packing",
     "TwinUniformConfig": "twin_uniform.configuration_twin_uniform",
     "quantize_promptable": "twin_uniform.quantization",
 }

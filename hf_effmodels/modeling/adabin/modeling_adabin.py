@@ -23,9 +23,10 @@ from transformers.utils.output_capturing import capture_outputs
 from ..layers.backbone import StagesBackboneMixin
 from ..layers.batch_norm import BatchNormMixin
 from ..layers.binary import AdaptiveSign, BinaryConvNorm, BinaryRules
+from ..layers.deployment import DeploymentMixin
 from ..layers.initialization import init_like_torch
 from ..layers.pixels import PixelsMixin
-from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, norm_scale_and_shift
+from ..layers.reparameterization import ConvNorm, norm_scale_and_shift
 from .configuration_adabin import AdaBinConfig
 
 
@@ -165,7 +166,7 @@ class AdaBinStage(nn.Module):
         return hidden_states
 
 
-class AdaBinPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
+class AdaBinPreTrainedModel(PixelsMixin, DeploymentMixin, BatchNormMixin, PreTrainedModel):
     """What all AdaBin networks share: configuration, initialisation, annealing, folding."""
 
     config: AdaBinConfig

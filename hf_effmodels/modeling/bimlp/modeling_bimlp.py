@@ -21,10 +21,10 @@ from transformers.utils.output_capturing import capture_outputs
 from ..layers.backbone import StagesBackboneMixin
 from ..layers.batch_norm import BatchNormMixin
 from ..layers.binary import BinaryConv2d, ChannelAffine, FoldableNorm
+from ..layers.deployment import DeploymentMixin
 from ..layers.drop_path import DropPath
 from ..layers.initialization import init_like_torch
 from ..layers.pixels import PixelsMixin
-from ..layers.reparameterization import ReparameterizationMixin
 from .configuration_bimlp import BiMlpConfig
 
 
@@ -248,7 +248,7 @@ class BiMlpStage(nn.Module):
         return hidden_states
 
 
-class BiMlpPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
+class BiMlpPreTrainedModel(PixelsMixin, DeploymentMixin, BatchNormMixin, PreTrainedModel):
     """What all BiMLPs share: configuration, initialisation, folding."""
 
     config: BiMlpConfig

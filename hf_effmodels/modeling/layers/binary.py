@@ -403,11 +403,11 @@ def binarize(
         raise ValueError(f"model: {type(model).__name__} has no convolution left to make binary (skip is {skip}).")
     for name, layer in chosen.items():
         parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, _binary_like(layer, weights, activations))
+        setattr(model.get_submodule(parent), attribute, binary_like(layer, weights, activations))
     return model
 
 
-def _binary_like(layer: nn.Conv2d | nn.Linear, weights: str, activations: str) -> BinaryConv2d | BinaryLinear:
+def binary_like(layer: nn.Conv2d | nn.Linear, weights: str, activations: str) -> BinaryConv2d | BinaryLinear:
     """A binary layer with the geometry and the very weights of `layer`."""
     rules = {"weights": weights, "activations": activations, "bias": False, "device": "meta"}
     if isinstance(layer, nn.Linear):

@@ -334,8 +334,13 @@ def binarize_transformer(
         binary.weight, binary.bias = layer.weight, layer.bias
         setattr(model.get_submodule(parent), attribute, binary.train(layer.training))
     if attention:
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, softmax_aware_attention)
+        register_attention()
         model.set_attn_implementation(ATTENTION)
     return model
+
+
+def register_attention() -> None:
+    """Make `softmax_aware_attention` known to transformers."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, softmax_aware_attention)

@@ -1,0 +1,1 @@
+"""Binary networks with one bit a weight, computed on bits."""
