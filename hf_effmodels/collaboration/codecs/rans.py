@@ -1,0 +1,145 @@
+"""Whole numbers as few bytes, by how likely each is: range asymmetric numeral systems (https://arxiv.org/abs/1311.2540).
+
+64 bits of state, words of 32 bits, frequencies of 16 bits; numbers outside of a table follow an escape symbol, four
+bits at a time. The streams are those that CompressAI reads and writes.
+"""
+
+import struct
+from collections.abc import Sequence
+
+#: Frequencies of a table sum up to 2 to this.
+PRECISION = 16
+_LEAST = 1 << 31
+_WORD = (1 << 32) - 1
+_ESCAPE_BITS = 4
+_ESCAPE = (1 << _ESCAPE_BITS) - 1
+#: Digits that an escaped number can have: 2³² and its sign fit.
+_MOST_DIGITS = 9
+
+
+def quantized_distribution(probabilities: Sequence[float]) -> list[int]:
+    """Cumulated frequencies, from 0 to 2^16, each symbol with one at least.
+
+    Args:
+        probabilities: of each symbol, finite, not negative; they need not sum up to one.
+
+    Raises:
+        ValueError: none, more than 2^16, or numbers that are no probabilities.
+    """
+    whole = 1 << PRECISION
+    if not 0 < len(probabilities) <= whole or not all(0 <= p < float("inf") for p in probabilities):
+        raise ValueError("probabilities: accepted are 1 to 65536 finite numbers from 0.")
+    counts = [int(p * whole + 0.5) for p in probabilities]
+    total = sum(counts)
+    if total == 0:
+        raise ValueError("probabilities: all are nought.")
+    ends = [0]
+    for count in counts:
+        ends.append(ends[-1] + count * whole // total)
+    ends[-1] = whole
+    for symbol in range(len(counts)):
+        if ends[symbol] < ends[symbol + 1]:
+            continue
+        # It takes one from the rarest of those that have more than one.
+        rich = [s for s in range(len(counts)) if ends[s + 1] - ends[s] > 1]
+        giver = min(rich, key=lambda s: ends[s + 1] - ends[s])
+        if giver < symbol:
+            for between in range(giver + 1, symbol + 1):
+                ends[between] -= 1
+        else:
+            for between in range(symbol + 1, giver + 1):
+                ends[between] += 1
+    return ends
+
+
+def encode(
+    numbers: Sequence[int], tables: Sequence[int], ends: Sequence[Sequence[int]], offsets: Sequence[int]
+) -> bytes:
+    """Bytes, a multiple of four.
+
+    Args:
+        numbers: to be sent.
+        tables: of each number, which table.
+        ends: of each table the cumulated frequencies; its last symbol is the escape.
+        offsets: of each table the number that its first symbol stands for.
+    """
+    pieces: list[tuple[int, int, int]] = []  # start, frequency, bits (0: of a table)
+    for number, table in zip(numbers, tables, strict=True):
+        own = ends[table]
+        escape = len(own) - 2
+        symbol = number - offsets[table]
+        rest = None
+        if symbol < 0:
+            rest, symbol = -2 * symbol - 1, escape
+        elif symbol >= escape:
+            rest, symbol = 2 * (symbol - escape), escape
+        pieces.append((own[symbol], own[symbol + 1] - own[symbol], 0))
+        if rest is not None:
+            digits = -(-rest.bit_length() // _ESCAPE_BITS)
+            if digits > _MOST_DIGITS:
+                raise ValueError(f"numbers: got {number}, accepted are numbers of 32 bits.")
+            pieces.append((digits, 0, _ESCAPE_BITS))
+            pieces += [((rest >> (_ESCAPE_BITS * d)) & _ESCAPE, 0, _ESCAPE_BITS) for d in range(digits)]
+    state, words = _LEAST, []
+    for start, frequency, bits in reversed(pieces):
+        if bits:
+            frequency = 1 << (PRECISION - bits)
+        if state >= ((_LEAST >> PRECISION) << 32) * frequency:
+            words.append(state & _WORD)
+            state >>= 32
+        if bits:
+            state = (state << bits) | start
+        else:
+            state = ((state // frequency) << PRECISION) + state % frequency + start
+    words += [state >> 32, state & _WORD]
+    return struct.pack(f"<{len(words)}I", *reversed(words))
+
+
+def decode(stream: bytes, tables: Sequence[int], ends: Sequence[Sequence[int]], offsets: Sequence[int]) -> list[int]:
+    """The numbers again; see `encode`.
+
+    Raises:
+        ValueError: bytes that these tables have not written.
+    """
+    if len(stream) < 8 or len(stream) % 4:
+        raise ValueError(f"stream: got {len(stream)} bytes, accepted are multiples of 4 from 8.")
+    words = struct.unpack(f"<{len(stream) // 4}I", stream)
+    state, place = words[0] | (words[1] << 32), 2
+    mask, found = (1 << PRECISION) - 1, []
+    lookups: dict[int, list[int]] = {}
+
+    def refill(state: int, place: int) -> tuple[int, int]:
+        if state >= _LEAST:
+            return state, place
+        if place >= len(words):
+            raise ValueError("stream: it ends too early.")
+        return (state << 32) | words[place], place + 1
+
+    def digit() -> int:
+        nonlocal state, place
+        value = state & _ESCAPE
+        state, place = refill(state >> _ESCAPE_BITS, place)
+        return value
+
+    for table in tables:
+        own = ends[table]
+        if table not in lookups:
+            lookups[table] = _symbols(own)
+        low = state & mask
+        symbol = lookups[table][low]
+        state, place = refill((own[symbol + 1] - own[symbol]) * (state >> PRECISION) + low - own[symbol], place)
+        if symbol == len(own) - 2:
+            digits = digit()
+            if digits > _MOST_DIGITS:
+                raise ValueError(f"stream: a number of {digits} digits, accepted are {_MOST_DIGITS}.")
+            rest = sum(digit() << (_ESCAPE_BITS * d) for d in range(digits))
+            symbol = -(rest >> 1) - 1 if rest & 1 else (rest >> 1) + symbol
+        found.append(symbol + offsets[table])
+    if place != len(words) or state != _LEAST:
+        raise ValueError("stream: it holds more than these numbers, or others.")
+    return found
+
+
+def _symbols(ends: Sequence[int]) -> list[int]:
+    """Of each of 2^16 places its symbol."""
+    return [symbol for symbol in range(len(ends) - 1) for _ in range(ends[symbol + 1] - ends[symbol])]
