@@ -39,9 +39,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backends", type=names, default=["eager"], help=f"of our models: {', '.join(BACKENDS)}")
     parser.add_argument(
         "--mode",
-        choices=("infer", "train", "generate"),
+        choices=("infer", "train", "generate", "detect"),
         default="infer",
-        help="a forward pass (of a language model: the prefill), a training step, or generation with a cache",
+        help="a forward pass (of a language model: the prefill), a training step, generation with a cache, or (of a "
+        "detector) everything from image to boxes",
     )
     parser.add_argument("--rounds", type=int, default=20, help="timed runs of each row")
     parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: the preset's)")

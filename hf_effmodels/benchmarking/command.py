@@ -13,7 +13,7 @@ from .arguments import BACKENDS, MOST
 from .peers import PEERS, check, has_peer
 from .runs import Row, measure
 from .tables import machine, markdown, prepare_folder, write
-from .workloads import modes, task_of
+from .workloads import backends, modes, task_of
 
 #: Side in pixels of the large image of which a denoising step is timed.
 DENOISED_SIZE = 128
@@ -24,8 +24,10 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
     _check("against", arguments.against, [name for name in PEERS if name != "ours"])
     _check("backends", arguments.backends, BACKENDS)
     training = arguments.mode == "train"
-    if training and arguments.backends != ["eager"]:
-        raise ValueError(f"backends: got {','.join(arguments.backends)}, accepted is eager when mode is train.")
+    if arguments.mode in ("train", "detect") and arguments.backends != ["eager"]:
+        raise ValueError(
+            f"backends: got {','.join(arguments.backends)}, accepted is eager when mode is {arguments.mode}."
+        )
     if training and arguments.folded:
         raise ValueError("folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
     for name, most in MOST.items():
@@ -86,8 +88,7 @@ def _side(size: int | Sequence[int]) -> int:
 def _check_preset(preset: str, arguments: argparse.Namespace, overrides: dict) -> None:
     if arguments.mode not in modes(preset):
         raise ValueError(f"mode: {preset} has no {arguments.mode}; accepted are {', '.join(modes(preset))}.")
-    if task_of(preset) != "image-classification" and arguments.backends != ["eager"]:
-        raise ValueError(f"backends: got {','.join(arguments.backends)}, accepted for {preset} is eager.")
+    _check("backends", arguments.backends, backends(preset))
     entry, _ = find(preset)
     if not isinstance(entry, PipelineEntry):
         get_config(preset, **overrides)

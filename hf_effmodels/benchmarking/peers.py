@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib import import_module
 
 from torch import nn
 
@@ -41,6 +42,7 @@ TIMM = {
     "ghostnetv2": (r"ghostnetv2-(\d)\.(\d)x", r"ghostnetv2_\g<1>\g<2>0"),
     "ghostnetv3": (r"ghostnetv3-(\d)\.(\d)x", r"ghostnetv3_\g<1>\g<2>0"),
     "tinynet": (r"tinynet-([a-e])", r"tinynet_\g<1>"),
+    "tinyvit": (r"tinyvit-(\d+)m", r"tiny_vit_\g<1>m_224"),
 }
 
 
@@ -64,6 +66,15 @@ def timm(preset: str, folded: bool, overrides: dict) -> nn.Module:
         raise ValueError(f"model-config: got {json.dumps(overrides)}, but timm's models have other settings.")
     model = timm.create_model(name).eval()
     return reparameterize_model(model) if folded else model
+
+
+def _of(module: str, name: str) -> Callable[[str, bool, dict], nn.Module]:
+    """The function `name` of a module beside this one, which is imported when it is called."""
+
+    def build(preset: str, folded: bool, overrides: dict) -> nn.Module:
+        return getattr(import_module(f".{module}", __package__), name)(preset, folded, overrides)
+
+    return build
 
 
 def official_like(preset: str, folded: bool, overrides: dict) -> nn.Module:
@@ -102,6 +113,13 @@ def _denoiser(preset: str, folded: bool, overrides: dict) -> nn.Module:
     return OfficialDenoiser(create_model(preset, **overrides).unet)
 
 
+def _tinyvit(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The official network has its batch norms in use and attention as two products of matrices."""
+    model = create_model(preset, **overrides)
+    model.set_attn_implementation("eager")
+    return model
+
+
 #: model_type -> plain rendering of the published network.
 OFFICIAL_LIKE: dict[str, Callable[[str, bool, dict], nn.Module]] = {
     "ghostnet": _ghostnet,
@@ -111,6 +129,9 @@ OFFICIAL_LIKE: dict[str, Callable[[str, bool, dict], nn.Module]] = {
     "pyramidvig": _vig,
     "parameternet": _parameternet,
     "sam_diffsr": _denoiser,
+    "gold_yolo": _of("detectors", "official_gold_yolo"),
+    "tinyvit": _tinyvit,
+    "tinysam": _tinyvit,
 }
 
 
@@ -230,6 +251,12 @@ PEERS = {
     "bfloat16": Peer(in_bfloat16, ("pangu_pi",)),
     "int4": Peer(in_four_bits, ("pangu_pi",)),
     "visual-tokens": Peer(visual_tokens, ("adem_vl",)),
+    "rt-detr-r18": Peer(_of("detectors", "rt_detr_r18"), ("gold_yolo",)),
+    "d-fine-n": Peer(_of("detectors", "d_fine_n"), ("gold_yolo",)),
+    "simmim": Peer(_of("masked_images", "simmim"), ("fastmim", "localmim")),
+    "simmim-224": Peer(_of("masked_images", "simmim_224"), ("fastmim",)),
+    "mae": Peer(_of("masked_images", "mae"), ("localmim",)),
+    "target-at-hand": Peer(_of("masked_images", "target_at_hand"), ("fastmim", "localmim")),
 }
 
 

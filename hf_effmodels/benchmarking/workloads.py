@@ -4,11 +4,14 @@ import os
 import tempfile
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
+from transformers import RTDetrImageProcessorPil
 
-from ..models import get_config, model_info
+from ..models import create_image_processor, get_config, model_info
 
 #: Where the image token stands in the text of an image-text model.
 _IMAGE_POSITION = 5
@@ -25,6 +28,13 @@ def task_of(preset: str) -> str:
 def modes(preset: str) -> tuple[str, ...]:
     """The modes a preset can be timed in."""
     return WORKLOADS[task_of(preset)][1]
+
+
+def backends(preset: str) -> tuple[str, ...]:
+    """The backends a preset can be timed on."""
+    exported = ("onnx", "openvino", "openvino-default")
+    of = {"image-classification": ("eager", "compile", *exported), "object-detection": ("eager", *exported)}
+    return of.get(task_of(preset), ("eager",))
 
 
 def make_call(model: nn.Module, row: dict) -> Callable[[], object]:
@@ -97,7 +107,29 @@ def _detector(model: nn.Module, row: dict):
         labels = [{"class_labels": torch.tensor([0, 1]), "boxes": boxes} for _ in pixels]
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
         return _training_step(model, lambda: model(pixels, labels=labels).loss, optimizer)
+    if row["backend"] != "eager":
+        program = _exported(model, row)
+        return lambda: program(pixel_values=pixels)
+    if row["mode"] == "detect":
+        return _without_gradients(_detection(model, row))
     return _without_gradients(lambda: model(pixels))
+
+
+def _detection(model: nn.Module, row: dict):
+    """From a photograph's size of noise to boxes in its pixels, at the threshold of a picture."""
+    size = row["image_size"]
+    images = [Image.fromarray(np.random.default_rng(n).integers(0, 255, (480, 640, 3), dtype=np.uint8))
+              for n in range(row["batch"])]  # fmt: skip
+    if model.config.model_type == get_config(row["preset"]).model_type:
+        processor = create_image_processor(row["preset"], image_size=size)
+    else:
+        processor = RTDetrImageProcessorPil(size={"height": size, "width": size})
+
+    def detect():
+        outputs = model(**processor(images, return_tensors="pt"))
+        return processor.post_process_object_detection(outputs, threshold=0.4, target_sizes=[(480, 640)] * len(images))
+
+    return detect
 
 
 def _promptable(model: nn.Module, row: dict):
@@ -135,7 +167,7 @@ WORKLOADS: dict[str, tuple[Callable[[nn.Module, dict], Callable[[], object]], tu
     "text-generation": (_text, ("infer", "train", "generate")),
     "image-text-to-text": (_image_text, ("infer", "train", "generate")),
     "super-resolution": (_denoiser, ("infer", "train")),
-    "object-detection": (_detector, ("infer", "train")),
+    "object-detection": (_detector, ("infer", "train", "detect")),
     "mask-generation": (_promptable, ("infer", "train")),
     "masked-image-modeling": (_masked_images, ("infer", "train")),
 }

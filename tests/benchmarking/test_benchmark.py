@@ -244,7 +244,7 @@ def test_a_training_step_runs(capsys):
         (["--presets", "ghostnet-1.0x", "--mode", "generate"], "mode: ghostnet-1.0x has no generate"),
         (
             ["--presets", "pangu-pi-15m", "--backends", "onnx"],
-            "backends: got onnx, accepted for pangu-pi-15m",
+            "backends: got 'onnx', accepted are eager",
         ),
         (["--presets", "ghostnet-1.0x", "--model-config", "{"], "model-config: got '{', which is not valid JSON"),
     ],

@@ -5,8 +5,6 @@ import math
 import torch
 from torch.nn import functional as F
 
-_DX = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))
-
 
 def histograms_of_gradients(
     pixel_values: torch.Tensor,
@@ -46,11 +44,11 @@ def histograms_of_gradients(
     if pooling not in ("sum", "mean"):
         raise ValueError(f"pooling: got {pooling!r}, accepted are 'sum' and 'mean'.")
     pixels = pixel_values.to(torch.promote_types(pixel_values.dtype, torch.float32)).reshape(-1, 1, height, width)
-    dx = pixels.new_tensor(_DX)
-    filters = torch.stack([dx, dx.T])[:, None]
-    gradients = F.conv2d(F.pad(pixels, (1, 1, 1, 1), mode="reflect"), filters, bias)
-    magnitude = gradients.norm(dim=1)
-    phase = torch.atan2(gradients[:, 0], gradients[:, 1]) / math.pi * bins
+    across, down = _sobel(F.pad(pixels, (1, 1, 1, 1), mode="reflect")[:, 0])
+    if bias is not None:
+        across, down = across + bias[0].to(across), down + bias[1].to(down)
+    magnitude = torch.hypot(across, down)
+    phase = torch.atan2(across, down) / math.pi * bins
     if window:
         magnitude = magnitude * gaussian_window(window).to(magnitude).repeat(height // window, width // window)
     # The magnitudes are added up by (cell, bin) at once: a map of `bins` times the image is never made.
@@ -65,6 +63,14 @@ def histograms_of_gradients(
     if normalize:
         found = F.normalize(found, dim=1)
     return found.reshape(batch, channels * bins, rows, columns)
+
+
+def _sobel(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The horizontal and the vertical gradient of (images, height + 2, width + 2), by rows and columns: on a CPU much
+    faster than a convolution of one channel."""
+    rows = pixels[:, :-2] + 2 * pixels[:, 1:-1] + pixels[:, 2:]
+    columns = pixels[:, :, :-2] + 2 * pixels[:, :, 1:-1] + pixels[:, :, 2:]
+    return rows[:, :, :-2] - rows[:, :, 2:], columns[:, :-2] - columns[:, 2:]
 
 
 def gaussian_window(side: int) -> torch.Tensor:

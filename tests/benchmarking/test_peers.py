@@ -1,0 +1,88 @@
+"""What detectors and masked image models are set beside is what its name says."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_effmodels import create_model
+from hf_effmodels.benchmarking import peers
+from hf_effmodels.benchmarking.workloads import make_call
+from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import GoldYoloPlainConv
+
+VIT = {
+    "backbone_config": {
+        "model_type": "vit", "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2,
+        "intermediate_size": 32, "image_size": 64, "patch_size": 16,
+    },
+    "decoder_hidden_size": 16,
+    "decoder_num_attention_heads": 2,
+}  # fmt: skip
+
+
+def build(peer, preset, overrides):
+    torch.manual_seed(0)
+    return peers.PEERS[peer].build(preset, False, overrides)
+
+
+def test_simmim_sees_224_pixels_whatever_is_given():
+    model = build("simmim-224", "fastmim-vit-base", VIT)
+    seen = []
+    model.model.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    model(torch.randn(2, 3, 64, 64)).loss.backward()
+    assert seen == [(2, 3, 224, 224)]
+    same = build("simmim", "fastmim-vit-base", VIT)
+    assert same.encoder.config.hidden_size == 24 and same(torch.randn(2, 3, 64, 64)).loss.isfinite()
+
+
+def test_the_masked_autoencoder_has_as_many_visible_patches():
+    overrides = {**VIT, "taps": [0, 1, 2, 3], "mask_ratio": 0.5}
+    model = build("mae", "localmim-vit-base", overrides)
+    ours = create_model("localmim-vit-base", **overrides)
+    pixels = torch.randn(2, 3, 64, 64)
+    visible = {}
+    model.vit.layers[0].register_forward_pre_hook(lambda module, args: visible.update(mae=args[0].shape))
+    model(pixels)
+    assert visible["mae"] == ours(pixels).latents[0].shape == (2, 1 + 8, 24)
+    with pytest.raises(ValueError, match="mae is over a ViT, and localmim-swin-base is over swin"):
+        peers.PEERS["mae"].build("localmim-swin-base", False, {})
+
+
+def test_targets_at_hand_are_computed_once_and_the_loss_is_the_same():
+    overrides = {**VIT, "image_size": 64}
+    model, ours = (build(peer, "fastmim-vit-base", overrides) for peer in ("target-at-hand", "ours"))
+    pixels, noise = torch.randn(2, 3, 64, 64), torch.rand(2, ours.count_blocks(64, 64))
+    with torch.no_grad():
+        expected = ours(pixels, noise=noise).loss
+        torch.testing.assert_close(model(pixels, noise=noise).loss, expected)
+        # The targets of the first images stay: those of others are not computed.
+        assert abs(model(pixels.flip(-1), noise=noise).loss - ours(pixels.flip(-1), noise=noise).loss) > 1e-6
+
+
+def test_the_official_detector_keeps_the_norms_of_its_injections_and_computes_the_same():
+    torch.manual_seed(0)
+    official = peers.PEERS["official-like"].build("gold-yolo-n", True, {"num_labels": 2}).eval()
+    torch.manual_seed(0)
+    ours = create_model("gold-yolo-n", num_labels=2)
+    left = {name for name, module in official.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    injections = {name for name, module in ours.named_modules() if isinstance(module, GoldYoloPlainConv)}
+    assert {f"{name}.norm" for name in injections} < left and len(left) == len(injections) + 2
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for key in ("logits", "pred_boxes"):
+            torch.testing.assert_close(official(pixels)[key], ours(pixels)[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("peer, millions", [("rt-detr-r18", 20.17), ("d-fine-n", 3.77), ("ours", None)])
+def test_detectors_go_from_an_image_to_boxes_in_its_pixels(peer, millions):
+    model = build(peer, "gold-yolo-n", {})
+    if millions:  # as published
+        assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+    row = {"preset": "gold-yolo-n", "peer": peer, "mode": "detect", "backend": "eager", "batch": 2, "channels": 3}
+    found = make_call(model.eval(), {**row, "image_size": 448})()
+    assert len(found) == 2 and set(found[0]) == {"scores", "labels", "boxes"}
+
+
+def test_every_tinyvit_has_its_name_in_timm():
+    assert [peers.timm_name(f"tinyvit-{size}m") for size in (5, 11, 21)] == [
+        "tiny_vit_5m_224", "tiny_vit_11m_224", "tiny_vit_21m_224"
+    ]  # fmt: skip
