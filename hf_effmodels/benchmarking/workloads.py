@@ -132,6 +132,15 @@ def _detection(model: nn.Module, row: dict):
     return detect
 
 
+def _segmenter(model: nn.Module, row: dict):
+    size = row["image_size"]
+    pixels = torch.randn(row["batch"], row["channels"], size, size)
+    if row["mode"] == "train":
+        labels = torch.arange(size * size).view(1, size, size).expand(len(pixels), -1, -1) % model.config.num_labels
+        return _training_step(model, lambda: model(pixels, labels=labels).loss, _adamw(model))
+    return _without_gradients(lambda: model(pixels))
+
+
 def _promptable(model: nn.Module, row: dict):
     """A point for each image; the loss is only there to have gradients of everything."""
     size = row["image_size"]
@@ -168,6 +177,7 @@ WORKLOADS: dict[str, tuple[Callable[[nn.Module, dict], Callable[[], object]], tu
     "image-text-to-text": (_image_text, ("infer", "train", "generate")),
     "super-resolution": (_denoiser, ("infer", "train")),
     "object-detection": (_detector, ("infer", "train", "detect")),
+    "image-segmentation": (_segmenter, ("infer", "train")),
     "mask-generation": (_promptable, ("infer", "train")),
     "masked-image-modeling": (_masked_images, ("infer", "train")),
 }
