@@ -1,9 +1,11 @@
-"""Quantisation of trained models (cbq, twin_uniform, packed_binary) and training of ternary ones (bitnet158)."""
+"""Quantisation of trained models (adder, cbq, packed_binary, twin_uniform), training of ternary ones (bitnet158)."""
 
 import importlib
 
 #: Public name -> where it is; loaded when it is asked for: importing this imports neither torch nor transformers.
 _PLACES = {
+    "AdderQuantConfig": "adder.configuration_adder",
+    "quantize_adder": "adder.quantization",
     "BitNet158Config": "bitnet158.configuration_bitnet158",
     "convert_to_bitlinear": "bitnet158.conversion",
     "save_packed": "bitnet158.packing",

@@ -4,10 +4,24 @@ from itertools import combinations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers import AutoModelForImageClassification
 
+from hf_effmodels.kernels import native_library
+from hf_effmodels.modeling.addernet.configuration_addernet import AdderNetConfig
+from hf_effmodels.modeling.addernet.modeling_addernet import AdderNetForImageClassification
+from hf_effmodels.modeling.layers.adder import AdderConv2d
+from hf_effmodels.quantization import quantize_adder
 from hf_effmodels.quantization.adder.algorithm import activation_range, cluster, quantize_weights
-from hf_effmodels.quantization.adder.layer import quantized_adder_conv2d
+from hf_effmodels.quantization.adder.layer import (
+    distances_of_bytes,
+    pack_nibbles,
+    quantized_adder_conv2d,
+    unpack_nibbles,
+)
+
+from ..modeling.tiny.addernet import TINY
 
 
 @pytest.mark.parametrize("n_groups", [1, 2, 3, 4])
@@ -76,3 +90,137 @@ def test_what_cannot_be_quantised_is_named():
     adder = quantize_weights(weight, 1.0, n_groups=2)
     with pytest.raises(ValueError, match="inputs: got -1, accepted are numbers from 0"):
         quantized_adder_conv2d(-torch.ones(1, 3, 5, 5), adder.levels, adder.group, adder.scale, adder.bias, 8, 1, 1)
+
+
+# --------------------------------------------------------------------------------------------------- whole models
+
+
+@torch.no_grad()
+def build(**overrides) -> AdderNetForImageClassification:
+    """A tiny AdderNet whose batch norms have seen data."""
+    torch.manual_seed(0)
+    model = AdderNetForImageClassification(AdderNetConfig(**{**TINY["addernet"], "num_labels": 3, **overrides}))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(BATCHES[0])
+    return model.eval()
+
+
+BATCHES = list(torch.randn(3, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits, activation_bits", [(8, None), (5, None), (4, None), (4, 6)])
+def test_a_quantised_network_is_that_of_the_formulas_layer_by_layer(bits, activation_bits):
+    model, real = build(), build()
+    seen = {}
+    handles = [
+        module.register_forward_pre_hook(lambda m, a, name=name: seen.setdefault(name, []).append(a[0]))
+        for name, module in real.named_modules()
+        if isinstance(module, AdderConv2d)
+    ]
+    for batch in BATCHES:
+        real(batch)
+    for handle in handles:
+        handle.remove()
+    quantized = quantize_adder(
+        model, BATCHES, bits=bits, activation_bits=activation_bits, n_groups=2, keep_ratio=0.99, reestimate=False
+    )
+    assert quantized is model and set(model.config.quantization_config.layers) == set(seen)
+    for name, inputs in seen.items():
+        adder = quantize_weights(real.get_submodule(name).weight, activation_range(inputs, 0.99), bits, n_groups=2)
+        layer = model.get_submodule(name)
+        assert torch.equal(layer.levels(), adder.levels)
+        tables = (adder.levels, adder.group, adder.scale.double(), adder.bias.double())
+        expected = quantized_adder_conv2d(
+            inputs[0].double(), *tables, activation_bits or bits, layer.stride, layer.padding, bits
+        )
+        torch.testing.assert_close(layer(inputs[0]).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [8, 6, 4, 2])
+def test_integers_in_bytes_are_equal_to_the_loops_to_the_last_bit(bits, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(11, 5, 3, 3, generator=generator)
+    inputs = torch.rand(2, 5, 9, 7, generator=generator)
+    adder = quantize_weights(weight, 0.9, bits, n_groups=3)
+    tables = (inputs, adder.levels, adder.group, adder.scale, adder.bias, bits, 2, 1)
+    assert native_library.available()
+    assert torch.equal(distances_of_bytes(*tables), quantized_adder_conv2d(*tables))
+    assert len(adder.levels.unique()) > 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("folds", [False, True])
+def test_integers_are_stored_and_loaded_with_the_same_outputs(bits, folds, tmp_path):
+    model = quantize_adder(build(), BATCHES, bits=bits, n_groups=3)
+    expected = model(BATCHES[0]).logits
+    if folds:
+        torch.testing.assert_close(model.reparameterize()(BATCHES[0]).logits, expected, rtol=1e-3, atol=1e-3)
+        expected = model(BATCHES[0]).logits
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    for name in model.config.quantization_config.layers:
+        layer = model.get_submodule(name)
+        integers = state[f"{name}.integers"]
+        assert integers.element_size() == 1 and integers.numel() == layer.weight.numel() // (2 if bits == 4 else 1)
+        assert f"{name}.weight" not in state
+    again = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(BATCHES[0]).logits, expected)
+    assert (again.config.quantization_config.bits, again.config.reparameterized) == (bits, folds)
+
+
+@torch.no_grad()
+def test_the_batch_norms_are_estimated_again_with_the_quantised_layers():
+    plain, model = (quantize_adder(build(), BATCHES, n_groups=2, reestimate=value) for value in (False, True))
+    name = "addernet.stages.0.blocks.0.adder1"
+    before, after = (m.get_submodule(name).norm.running_mean for m in (plain, model))
+    plain.addernet.stem.train()  # its batch norm sees the batches, too
+    means = [plain.get_submodule(name).conv(plain.addernet.stem(batch)).mean((0, 2, 3)) for batch in BATCHES]
+    torch.testing.assert_close(after, means[-1])  # momentum 1: those of the last batch
+    assert not torch.allclose(before, after)
+    assert not any(module.training for module in model.modules())
+
+
+def test_quantised_networks_say_what_they_cannot_do(tmp_path):
+    model = quantize_adder(build(), BATCHES, n_groups=2)
+    with pytest.raises(ValueError, match="quantised already"):
+        quantize_adder(model, BATCHES)
+    with pytest.raises(RuntimeError, match="integer weights, which cannot be trained"):
+        model.train()
+    layer = model.get_submodule(model.config.quantization_config.layers[0])
+    with pytest.raises(ValueError, match="inputs: got nan, accepted are numbers from 0"):
+        layer(torch.full((1, 8, 8, 8), float("nan")))
+    with pytest.raises(ValueError, match="inputs: got -1"):
+        layer(-torch.ones(1, 8, 8, 8))
+    for wrong, message in (
+        ({"batches": []}, "batches: there are none"),
+        ({"batches": iter(BATCHES)}, "batches: got an iterator"),
+        ({"bits": 9}, "bits: got 9"),
+        ({"activation_bits": 1}, "activation_bits: got 1"),
+        ({"n_groups": 0}, "n_groups: got 0"),
+        ({"n_groups": 5}, "n_groups: got 5, but .* has 4 filters"),
+        ({"keep_ratio": 1.5}, "keep_ratio: got 1.5"),
+        ({"skip": ["nothing"]}, "skip: the model has no 'nothing'"),
+        ({"skip": ["addernet"]}, "no adder layers to quantise"),
+        ({"model": build().train()}, "training mode"),
+        ({"model": torch.nn.Sequential(AdderConv2d(3, 4, 3)).eval()}, "inputs of 0: got -.*behind a ReLU"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quantize_adder(**{"model": build(), "batches": BATCHES, "n_groups": 2, **wrong})
+    some = quantize_adder(build(), BATCHES, n_groups=2, skip=["addernet.stages.0"])
+    assert all(name.startswith("addernet.stages.1") for name in some.config.quantization_config.layers)
+    some.config.quantization_config.layers.append("addernet.stem")
+    some.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no adder layer 'addernet.stem'"):
+        AutoModelForImageClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 8, 13])
+def test_nibbles_come_back(count):
+    levels = torch.arange(3 * count).view(3, count).remainder(16).sub(8).to(torch.int8)
+    packed = pack_nibbles(levels)
+    assert packed.shape == (3, -(-count // 2)) and torch.equal(unpack_nibbles(packed, count), levels)
