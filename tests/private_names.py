@@ -140,7 +140,6 @@ PRIVATE_NAMES = {
 #: Words that only look like private names, and what they are.
 NOT_PRIVATE = {
     "_betas_filled_in_from": "an entry of our scheduler's configuration",
-    "_convolution": "an operator of torch's graphs",
     "_hf_effmodels_hf_argparser": "the name of a module of our own, made when it is needed",
     "_structure_coefficient": "an entry of our scheduler's configuration",
     "_weight": "an argument of torch.nn.Embedding",
