@@ -43,7 +43,9 @@ def submodel_config(config: PreTrainedConfig, **sizes) -> PreTrainedConfig:
         whole = getattr(config, name, None)
         if not _is_size(whole):
             raise ValueError(f"{name}: {config.model_type} has no such size.")
-        accepted = f"1 to {whole}" if isinstance(whole, int) else f"{len(whole)} whole numbers from 1 up to {list(whole)}"
+        accepted = (
+            f"1 to {whole}" if isinstance(whole, int) else f"{len(whole)} whole numbers from 1 up to {list(whole)}"
+        )
         if not _fits(value, whole):
             raise ValueError(f"{name}: got {value}, accepted are {accepted}.")
     layers = getattr(config, "num_hidden_layers", None)
@@ -115,7 +117,11 @@ def submodel_weights(model: PreTrainedModel, smaller: nn.Module) -> dict[str, to
     weights = {}
     for name, like in (*smaller.named_parameters(), *smaller.named_buffers()):
         weight = own.get(name)
-        if weight is None or weight.ndim != like.ndim or any(a > b for a, b in zip(like.shape, weight.shape, strict=True)):
+        if (
+            weight is None
+            or weight.ndim != like.ndim
+            or any(a > b for a, b in zip(like.shape, weight.shape, strict=True))
+        ):
             has = "none" if weight is None else tuple(weight.shape)
             raise ValueError(f"model: the sub-model's {name} is {tuple(like.shape)}, the model's is {has}.")
         if weight.shape != like.shape:

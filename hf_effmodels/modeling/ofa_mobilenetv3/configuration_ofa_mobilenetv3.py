@@ -98,7 +98,9 @@ class OfaMobileNetV3Config(BackboneConfigMixin, PreTrainedConfig):
         """Raise ValueError unless a sub-network says a kernel and an expansion for each block and a depth for each
         stage, out of what this network has."""
         if not isinstance(submodel, dict) or submodel.keys() != {"kernel_sizes", "expand_ratios", "depths"}:
-            raise ValueError(f"submodel: got {submodel}, accepted is {{kernel_sizes: …, expand_ratios: …, depths: …}}.")
+            raise ValueError(
+                f"submodel: got {submodel}, accepted is {{kernel_sizes: …, expand_ratios: …, depths: …}}."
+            )
         for name, number in (
             ("kernel_sizes", self.num_elastic_blocks),
             ("expand_ratios", self.num_elastic_blocks),
@@ -160,6 +162,6 @@ def _preset(width: float, parameters: tuple[float, float], macs: float) -> Prese
 #: The two search spaces of Once-for-All over kernels 3, 5, 7, expansions 3, 4, 6 and depths 2, 3, 4. Parameters and
 #: MACs (convolutions and linear layers, one image of 224 pixels) of the largest sub-network, in millions.
 PRESETS: dict[str, Preset] = {
-    "ofa-mobilenetv3-1.0x": _preset(1.0, (0.0, 0.0), 0.0),
-    "ofa-mobilenetv3-1.2x": _preset(1.2, (0.0, 0.0), 0.0),
+    "ofa-mobilenetv3-1.0x": _preset(1.0, (7.679, 7.644), 566.2),
+    "ofa-mobilenetv3-1.2x": _preset(1.2, (10.716, 10.676), 843.1),
 }

@@ -64,7 +64,9 @@ def draw_submodel(config: OfaMobileNetV3Config, step: int, index: int = 0, tied:
         }
     depths, ratios = sorted(config.depths), sorted(config.expand_ratios)
     if len(depths) != len(ratios):
-        raise ValueError(f"tied: there are {len(depths)} depths and {len(ratios)} expand_ratios, accepted are as many.")
+        raise ValueError(
+            f"tied: there are {len(depths)} depths and {len(ratios)} expand_ratios, accepted are as many."
+        )
     chosen = [random.choice(depths) for _ in range(config.num_elastic_stages)]
     return {
         "kernel_sizes": [max(config.kernel_sizes)] * config.num_elastic_blocks,
@@ -88,9 +90,7 @@ def submodel_config(config: OfaMobileNetV3Config, submodel: dict[str, Sequence])
     return smaller
 
 
-def submodel_weights(
-    model: OfaMobileNetV3ForImageClassification, smaller: torch.nn.Module
-) -> dict[str, torch.Tensor]:
+def submodel_weights(model: OfaMobileNetV3ForImageClassification, smaller: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers of a sub-network, by name, out of those of the elastic network; differentiable.
 
     Args:
@@ -110,7 +110,8 @@ def submodel_weights(
 def kernel_of(block: OfaMobileNetV3Block, size: int, channels: int) -> torch.Tensor:
     """(channels, 1, size, size): the depthwise kernel of a sub-network of a block."""
     kernel = block.depthwise.conv.weight[:channels]
-    steps = {tuple(map(int, step.split("to"))): matrix for step, matrix in block.kernel_transforms.items()}
+    matrices = {} if block.kernel_transforms is None else dict(block.kernel_transforms)
+    steps = {tuple(map(int, step.split("to"))): matrix for step, matrix in matrices.items()}
     for (large, small), matrix in sorted(steps.items(), key=lambda step: -step[0][0]):
         if large <= size:
             break
@@ -154,9 +155,7 @@ def run_submodel(model: OfaMobileNetV3ForImageClassification, submodel: dict[str
     return functional_call(smaller, submodel_weights(model, smaller), (), inputs)
 
 
-def active_fractions(
-    model: OfaMobileNetV3ForImageClassification, submodel: dict[str, Sequence]
-) -> dict[str, float]:
+def active_fractions(model: OfaMobileNetV3ForImageClassification, submodel: dict[str, Sequence]) -> dict[str, float]:
     """Which share of each parameter's elements belongs to a sub-network, by name: the masks of DεpS.
 
     As in the official code, in a block that is there all of the squeeze-and-excitation counts, so do the matrices of

@@ -52,8 +52,8 @@ class OfaMobileNetV3Block(GradientCheckpointingLayer):
 
     Without `expand_ratio` there is no first convolution. The input is added where it has the output's shape.
 
-    `kernel_transforms` holds a matrix for each step from one of `kernel_sizes` to the next smaller one, which
-    sub-networks with smaller kernels use; the block itself does not.
+    `kernel_transforms` holds a matrix for each step from one of `kernel_sizes` to the next smaller one (None without
+    such steps), which sub-networks with smaller kernels use; the block itself does not.
     """
 
     def __init__(
@@ -81,9 +81,8 @@ class OfaMobileNetV3Block(GradientCheckpointingLayer):
         self.project = conv(expanded, out_channels)
         self.adds_input = stride == 1 and in_channels == out_channels
         steps = sorted(kernel_sizes, reverse=True)
-        self.kernel_transforms = nn.ParameterDict(
-            {f"{large}to{small}": torch.eye(small**2) for large, small in zip(steps[:-1], steps[1:], strict=True)}
-        )
+        matrices = {f"{large}to{small}": torch.eye(small**2) for large, small in zip(steps, steps[1:], strict=False)}
+        self.kernel_transforms = nn.ParameterDict(matrices) if matrices else None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         residual = hidden_states
@@ -97,7 +96,7 @@ class OfaMobileNetV3Block(GradientCheckpointingLayer):
 
     def fold(self) -> None:
         """What belongs to sub-networks alone goes: a folded network has none."""
-        self.kernel_transforms.clear()
+        self.kernel_transforms = None
 
 
 class OfaMobileNetV3Stem(nn.Module):
@@ -159,8 +158,8 @@ class OfaMobileNetV3PreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchN
     def _init_weights(self, module: nn.Module) -> None:
         """As the official code: normal with variance 2 / fan-out; linear layers uniform in ±1/√inputs; the kernels'
         matrices begin as the identity: a smaller kernel is the middle of the larger one."""
-        if isinstance(module, OfaMobileNetV3Block):
-            for matrix in module.kernel_transforms.values():
+        if isinstance(module, nn.ParameterDict):
+            for matrix in module.values():
                 init.eye_(matrix)
         elif isinstance(module, nn.Conv2d):
             fan_out = module.weight.shape[0] * module.weight.shape[2:].numel() // module.groups
@@ -172,7 +171,7 @@ class OfaMobileNetV3PreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchN
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif not isinstance(module, nn.ParameterDict):
+        else:
             super()._init_weights(module)
 
 

@@ -1,0 +1,100 @@
+"""Sub-networks of the elastic MobileNetV3, and what they may be asked for."""
+
+import pytest
+import torch
+
+from hf_effmodels.compression.elastic.recalibration import recalibrate_batch_norms
+from hf_effmodels.modeling.ofa_mobilenetv3 import elastic
+from hf_effmodels.modeling.ofa_mobilenetv3.configuration_ofa_mobilenetv3 import OfaMobileNetV3Config
+from hf_effmodels.modeling.ofa_mobilenetv3.modeling_ofa_mobilenetv3 import OfaMobileNetV3ForImageClassification
+
+from .tiny.ofa_mobilenetv3 import TINY
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    fields = TINY["ofa_mobilenetv3"] | {"kernel_sizes": [3, 5], "classifier_dropout": 0.5, "num_labels": 4}
+    return OfaMobileNetV3ForImageClassification(OfaMobileNetV3Config(**fields)).eval()
+
+
+PIXELS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_sub_network_is_saved_and_loaded_as_a_plain_one(model, tmp_path):
+    mixed = {"kernel_sizes": [3, 5, 3, 5], "expand_ratios": [2, 3, 3, 2], "depths": [2, 1]}
+    expected = elastic.run_submodel(model, mixed, pixel_values=PIXELS).logits
+    elastic.extract_submodel(model, mixed).save_pretrained(tmp_path)
+    loaded = OfaMobileNetV3ForImageClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(PIXELS).logits, expected)
+    assert not [name for name, _ in loaded.named_parameters() if "kernel_transforms" in name]
+    loaded.reparameterize()
+    torch.testing.assert_close(loaded(PIXELS).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_no_sub_network_uses_gets_no_gradient(model):
+    smallest = elastic.smallest_submodel(model.config)
+    elastic.run_submodel(
+        model.train(), smallest, pixel_values=PIXELS, labels=torch.tensor([0, 1, 2, 3])
+    ).loss.backward()
+    block = model.ofa_mobilenetv3.stages[1].blocks[0]
+    used = 2 * block.expand.conv.in_channels  # of the expansion 2 of 3
+    assert block.expand.conv.weight.grad[:used].abs().sum() > 0
+    assert not block.expand.conv.weight.grad[used:].any()
+    assert block.kernel_transforms["5to3"].grad.abs().sum() > 0
+    assert model.ofa_mobilenetv3.stages[1].blocks[1].expand.conv.weight.grad is None
+
+
+def test_only_the_largest_sub_network_has_dropout(model):
+    def differs(submodel) -> bool:
+        first, second = (elastic.run_submodel(model, submodel, pixel_values=PIXELS).logits for _ in range(2))
+        return not torch.equal(first, second)
+
+    model.dropout.train()
+    model.training = True
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 0.0
+    assert differs(elastic.largest_submodel(model.config))
+    assert not differs(elastic.smallest_submodel(model.config))
+
+
+def test_draws_are_those_of_their_numbers_and_reach_every_choice(model):
+    draws = [elastic.draw_submodel(model.config, step, index) for step in range(20) for index in range(2)]
+    assert draws[3] == elastic.draw_submodel(model.config, 1, 1) and draws[2] != draws[3]
+    for name in ("kernel_sizes", "expand_ratios", "depths"):
+        assert {value for draw in draws for value in draw[name]} == set(getattr(model.config, name))
+    tied = elastic.draw_submodel(model.config, 5, tied=True)
+    assert set(tied["kernel_sizes"]) == {5}
+    ratio = {1: 2, 2: 3}  # the n-th depth goes with the n-th expansion
+    assert tied["expand_ratios"] == [ratio[depth] for depth in tied["depths"] for _ in range(2)]
+
+
+def test_calibration_takes_the_averages_over_batches_by_their_size(model):
+    batches = [{"pixel_values": PIXELS[:3]}, {"pixel_values": PIXELS[3:]}]
+    stem = model.ofa_mobilenetv3.stem.convolution
+    features = [stem.conv(batch["pixel_values"]) for batch in batches]
+    variances = [part.transpose(0, 1).flatten(1).var(1, unbiased=False) for part in features]
+    recalibrate_batch_norms(model, batches)
+    torch.testing.assert_close(stem.norm.running_var, 0.75 * variances[0] + 0.25 * variances[1])
+    torch.testing.assert_close(stem.norm.running_mean, torch.cat(features).mean((0, 2, 3)))
+    assert not model.training and not stem.norm.training and stem.norm.momentum == 0.1
+    with pytest.raises(ValueError, match="batches: there are none"):
+        recalibrate_batch_norms(model, [])
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [({"kernel_sizes": [7] * 4}, "kernel_sizes .*out of 3, 5"), ({"depths": [1]}, "2 numbers out of 1, 2")],
+)
+def test_other_sub_networks_are_refused(model, change, reason):
+    with pytest.raises(ValueError, match=reason):
+        elastic.extract_submodel(model, elastic.smallest_submodel(model.config) | change)
+
+
+def test_a_network_without_sub_networks_says_so(model):
+    smaller = elastic.extract_submodel(model, elastic.smallest_submodel(model.config))
+    with pytest.raises(ValueError, match="a sub-network already"):
+        elastic.extract_submodel(smaller, elastic.smallest_submodel(model.config))
+    with pytest.raises(ValueError, match="folded"):
+        elastic.extract_submodel(model.reparameterize(), elastic.smallest_submodel(model.config))
