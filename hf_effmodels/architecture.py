@@ -16,6 +16,7 @@ METRICS = {
     "top-1": "%",
     "top-5": "%",
     "accuracy": "%",
+    "token accuracy": "%",
     "mAP": "%",
     "mIoU": "%",
     "PSNR": "dB",
@@ -159,6 +160,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                  pipeline_tag="image-feature-extraction"),
             Task("super-resolution", None, ("image",), "super-resolution pipeline", ("PSNR", "SSIM"),
                  pipeline_tag="image-to-image"),
+            Task("visual-prompting", None, ("image",), "visual prompting pipeline",
+                 ("token accuracy", "perplexity", "mIoU", "PSNR"), pipeline_tag="image-to-image"),
         )
     }
 )  # fmt: skip

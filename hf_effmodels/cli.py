@@ -172,6 +172,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--num-labels", type=int, help="classes of the checkpoint, where it is not the preset's number")
     sub.add_argument("--labels", help="JSON file with the list of class names")
     sub.add_argument("--license", help="licence of the weights (default: that of the preset's official weights)")
+    sub.add_argument("--image-tokenizer", help="of DeLVM: the file or folder of the official VQGAN")
     sub.add_argument("--allow-broken-weights", action="store_true", help="convert weights that are not finite, too")
     for part, titles in _base_models().items():
         sub.add_argument(f"--{part}-model", help=f"of adapters ({titles}): the {part} model they were trained for")
@@ -234,6 +235,8 @@ def _convert(arguments):
 
     given = {f"{part}_model": getattr(arguments, f"{part}_model") for part in _base_models()}
     overrides = {name: value for name, value in given.items() if value is not None}
+    if arguments.image_tokenizer is not None:
+        overrides["image_tokenizer"] = arguments.image_tokenizer
     if arguments.num_labels is not None:
         if not 1 <= arguments.num_labels <= 1_000_000:
             raise ValueError(f"--num-labels: got {arguments.num_labels}, accepted are 1 to 1000000.")

@@ -30,10 +30,10 @@ LICENCE = frozenset("LICENSE LICENSE.md LICENSE.txt NOTICE NOTICE.md NOTICE.txt"
 _CHAT_TEMPLATE = re.compile(r"additional_chat_templates/[\w-]+\.jinja")
 _SHARD = r"(-\d{5}-of-\d{5})?"
 _WEIGHTS = re.compile(rf"(adapter_)?model(\.(fp16|bf16|fp32))?{_SHARD}\.safetensors|model\.safetensors\.index\.json")
-_COMPONENT = re.compile(r"([a-z][a-z0-9_]*)/(config\.json|scheduler_config\.json)")
+_COMPONENT = re.compile(r"([a-z][a-z0-9_]*)/((generation_|scheduler_)?config\.json)")
 _COMPONENT_WEIGHTS = re.compile(
-    rf"[a-z][a-z0-9_]*/diffusion_pytorch_model(\.(fp16|bf16|fp32))?{_SHARD}\.safetensors"
-    r"|[a-z][a-z0-9_]*/diffusion_pytorch_model\.safetensors\.index(\.(fp16|bf16|fp32))?\.json"
+    rf"[a-z][a-z0-9_]*/(diffusion_pytorch_)?model(\.(fp16|bf16|fp32))?{_SHARD}\.safetensors"
+    r"|[a-z][a-z0-9_]*/(diffusion_pytorch_)?model\.safetensors\.index(\.(fp16|bf16|fp32))?\.json"
 )
 
 
@@ -98,6 +98,8 @@ def _needed_of_pipeline(folder: Path) -> list[str]:
         part, _, file = name.partition("/")
         is_scheduler = "Scheduler" in str(parts.get(part, ["", ""])[1])
         is_read = file == "scheduler_config.json" if is_scheduler else file != "scheduler_config.json"
+        if file == "generation_config.json" or file.startswith("model."):  # diffusers has other names
+            is_read = parts.get(part, [""])[0] == "transformers"
         if name in (MODEL_INDEX, CARD, *LICENCE) or part in parts and file and is_read:
             needed.append(name)
     return needed

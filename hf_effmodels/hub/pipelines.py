@@ -5,10 +5,12 @@ import json
 import os
 from pathlib import Path
 
+from .._files import check_folder, whole_folder
 from ..registry import PIPELINES
-from .contents import MODEL_INDEX, components
+from .contents import CARD, MODEL_INDEX, components, own_files, read_json
 
-PIPELINE_WEIGHTS = "diffusion_pytorch_model.safetensors"
+#: Library of a component -> the file of its weights; of this package's own networks that of diffusers'.
+PIPELINE_WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 #: What a card calls the pipeline that is not on the Hub yet.
 LOCAL_PIPELINE_ID = "path/to/this/folder"
 #: What components may come from beside this package: their users have it.
@@ -31,18 +33,59 @@ def _package_of(model) -> str | None:
     return next((name for name, entry in PIPELINES.items() if module.startswith(f"{entry.package}.")), None)
 
 
-def components_with_weights(folder: Path, index: dict) -> list[str]:
-    """Those components of a saved pipeline that have weights; ValueError if one has no configuration."""
-    with_weights = []
-    for component in components(index):
+def write_pipeline(pipe, folder: str | os.PathLike, card: str, overwrite: bool = False) -> Path:
+    """Write a pipeline of this package with its model card.
+
+    Args:
+        pipe: the pipeline.
+        folder: where to; written beside under another name first, then renamed.
+        card: the card's text.
+        overwrite: replace a pipeline of the same class that `folder` holds; other files in it stay. Without it the
+            folder must be new or empty.
+
+    Raises:
+        FileExistsError: `folder` holds something.
+    """
+    folder = Path(folder).resolve()
+    overwrite = overwrite and is_pipeline_folder(folder, type(pipe).__name__)
+    check_folder(folder, accepts_content=overwrite)
+    ours = _own_names(folder) if overwrite else set()
+    with whole_folder(folder, replaces=(lambda name, path: name in ours) if overwrite else None) as new:
+        pipe.save_pretrained(new)
+        (new / CARD).write_text(card, encoding="utf-8")
+    return folder
+
+
+def is_pipeline_folder(folder: str | os.PathLike, class_name: str) -> bool:
+    """Whether a folder holds a pipeline of this class of this package, as its `save_pretrained` writes it."""
+    try:
+        config = json.loads((Path(folder) / MODEL_INDEX).read_bytes())
+        return config["_class_name"][-1] == class_name
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
+
+
+def _own_names(folder: Path) -> set[str]:
+    """What a pipeline's index says is part of it, with the code that goes with it."""
+    try:
+        code = pipeline_code(read_json(folder, MODEL_INDEX), str(folder))
+    except ValueError:  # edited by hand: only what is written anew is replaced
+        return set()
+    return own_files(folder) | code.keys()
+
+
+def weights_of_components(folder: Path, index: dict) -> list[str]:
+    """The weights of a saved pipeline, by name in its folder; ValueError if a component has no configuration."""
+    weights = []
+    for component, (module, _) in components(index).items():
         configurations = [
             name for name in ("config.json", "scheduler_config.json") if (folder / component / name).is_file()
         ]
         if not configurations:
             raise ValueError(f"folder_or_model: {folder} has no configuration of its component {component!r}")
         if configurations == ["config.json"]:
-            with_weights.append(component)
-    return with_weights
+            weights.append(f"{component}/{PIPELINE_WEIGHTS.get(module, PIPELINE_WEIGHTS['diffusers'])}")
+    return weights
 
 
 def pipeline_card(folder: Path, *, license: str, repo_id: str) -> str:

@@ -53,12 +53,11 @@ from .export import (
 from .ids import hub_id
 from .pipelines import (
     LOCAL_PIPELINE_ID,
-    PIPELINE_WEIGHTS,
-    components_with_weights,
     export_pipeline,
     is_pipeline,
     pipeline_card,
     pipeline_code,
+    weights_of_components,
 )
 from .usage import auto_class_of, usage_section
 from .wrappers import unwrap
@@ -190,7 +189,7 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
     if is_pipeline_there:
         index = read_json(folder, MODEL_INDEX)
         code, mapping, of_images = pipeline_code(index, str(folder)), {}, {}
-        needed = [f"{name}/{PIPELINE_WEIGHTS}" for name in components_with_weights(folder, index)]
+        needed = weights_of_components(folder, index)
     else:
         architecture = _architecture(folder)
         code, mapping = architecture_code(architecture), auto_map(architecture)

@@ -3,17 +3,23 @@
 The sizes of the networks are read from the shapes. Every entry is used exactly once or the conversion is refused.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from diffusers import VQModel
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
-from ...hub.checkpoints import check_names, check_tensors
-from ...hub.convert import ConversionError
+from ...hub.checkpoints import check_names, check_tensors, check_values, read_checkpoint, sha256
+from ...hub.convert import ConversionError, ConversionReport
+from .configuration_delvm import DELVM_LLAMA, PRESETS
+from .export import export
 from .factorized_embedding import FactorizedEmbedding
+from .pipeline_delvm import DelvmPipeline
 
 #: Applied one after the other to names of modules and weights of the VQGAN; stages of the decoder count from the
 #: shallowest there and from the deepest here, which `vq_name` does.
@@ -59,6 +65,142 @@ TRAINING_EPS, RELEASED_EPS = 1e-5, 1e-6
 _HEAD_DIM = 128
 #: Patterns of the stages' names.
 _HALVES = (r"encoder\.down", r"decoder\.up")
+
+
+#: Settings that weights do not tell, as the configuration file beside the released ones has them.
+_STORED = ("num_attention_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings")
+
+
+def convert(
+    preset: str,
+    checkpoint: str | Path,
+    folder: str | Path,
+    *,
+    image_tokenizer: str | Path | None = None,
+    num_attention_heads: int | None = None,
+    license: str | None = None,
+    allow_broken_weights: bool = False,
+    **card,
+) -> ConversionReport:
+    """Convert official weights into a folder that `DelvmPipeline.from_pretrained` loads.
+
+    Args:
+        preset: the preset the checkpoint belongs to.
+        checkpoint: of the transformer: a file in the released or the training layout (read with `weights_only=True`),
+            or a folder of such files: the released one, whose `config.json` is followed, or that of a training on
+            several devices, `model_tp0_pp0.pt` and so on.
+        folder: where to write; must not exist or be empty.
+        image_tokenizer: the file of the official VQGAN, or the folder it is in. Not needed for a training checkpoint
+            that has it inside.
+        num_attention_heads: where no configuration says it; by default of 128 channels each, as all published ones.
+        license: the Hub's identifier of the licence of the weights.
+        allow_broken_weights: convert weights that are not finite, too.
+        card: further arguments of `export`.
+
+    Raises:
+        ConversionError: a checkpoint does not fit the preset; nothing is written.
+        OSError, ValueError: a file is missing, truncated, or holds something other than tensors.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset: got {preset!r}, accepted are {', '.join(map(repr, PRESETS))}.")
+    weights, settings, files = _read(checkpoint)
+    if num_attention_heads is not None:
+        settings["num_attention_heads"] = num_attention_heads
+    language_model = language_model_of(weights, **settings)
+    if image_tokenizer is not None:
+        codes, _, further = _read(image_tokenizer)
+    elif any(name.removeprefix("model.").startswith(f"{VQ_PREFIX}encoder.") for name in weights):
+        codes, further = weights, []
+    else:
+        raise ConversionError(
+            f"image_tokenizer: got None, but {checkpoint} has no image tokenizer inside: say where the official VQGAN "
+            "(vqgan-f16-8192-laion) is (--image-tokenizer)."
+        )
+    if not allow_broken_weights:
+        for state_dict in (weights, codes):
+            check_values(state_dict)
+    vqvae = vq_model_of(codes)
+    _check_preset(preset, language_model, vqvae, checkpoint)
+    ignored = sorted(name for name in weights if _is_no_weight(name))
+    report = ConversionReport(
+        preset=preset,
+        source=", ".join(path.name for path in [*files, *further]),
+        sha256=_digest([*files, *further]),
+        entry="the file itself" if image_tokenizer is None else "the files themselves",
+        converted=len(weights) - len(ignored) + (0 if codes is weights else len(codes)),
+        ignored=ignored,
+        reparameterized=False,
+    )
+    pipe = DelvmPipeline(vqvae, language_model)
+    export(pipe, folder, preset=preset, license=license, conversion=report, **card)
+    return report
+
+
+def _is_no_weight(name: str) -> bool:
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def _read(where: str | Path) -> tuple[dict[str, torch.Tensor], dict, list[Path]]:
+    """The weights in a file or a folder of files, what a configuration beside them says, and the files."""
+    where = Path(where)
+    if not where.is_dir():
+        return read_checkpoint(where, is_ignored=_is_no_weight)[0], {}, [where]
+    by_device = sorted(where.glob("model_tp0_pp*.pt"), key=lambda path: int(re.search(r"pp(\d+)", path.name)[1]))
+    if list(where.glob("model_tp1_*.pt")):
+        raise ConversionError(f"checkpoint: {where} has weights split within layers (tp1), accepted are whole layers.")
+    found = by_device or next(
+        (f for p in ("*.safetensors", "pytorch_model*.bin", "*.bin") if (f := sorted(where.glob(p)))), []
+    )
+    if not found:
+        raise FileNotFoundError(f"checkpoint: {where} holds no weights (.safetensors, .bin, model_tp0_pp0.pt).")
+    parts = [read_checkpoint(path, is_ignored=_is_no_weight)[0] for path in found]
+    if by_device:
+        return join_pipeline_shards(parts), {}, found
+    weights: dict[str, torch.Tensor] = {}
+    for part in parts:
+        if twice := weights.keys() & part.keys():
+            raise ConversionError(f"Two of the files have {min(twice)!r}.")
+        weights |= part
+    settings = {}
+    if (where / "config.json").is_file() and not any(name.startswith("encoder.") for name in weights):
+        try:
+            config = json.loads((where / "config.json").read_bytes())
+            settings = {name: config[name] for name in _STORED if name in config}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"checkpoint: {where / 'config.json'} cannot be read ({error}).") from error
+    return weights, settings, found
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """The SHA-256 of one file; of several that of their own, in order."""
+    digests = [sha256(path) for path in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _check_preset(preset: str, language_model: LlamaForCausalLM, vqvae: VQModel, checkpoint: str | Path) -> None:
+    """The sizes must be the preset's; of the tokenizer those that are published."""
+    fields = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    for part, model, names in (
+        ("language_model", language_model, fields),
+        ("vqvae", vqvae, ("num_vq_embeddings", "vq_embed_dim")),
+    ):
+        for name in names:
+            expected, found = PRESETS[preset].config[part][name], getattr(model.config, name)
+            if expected != found:
+                fitting = [
+                    other
+                    for other, known in PRESETS.items()
+                    if all(known.config[part][n] == getattr(model.config, n) for n in names)
+                ]
+                hint = (
+                    f"It fits {fitting[0]}."
+                    if fitting
+                    else ("`language_model_of` and `vq_model_of` convert checkpoints of any size.")
+                )
+                raise ConversionError(
+                    f"{checkpoint} is no checkpoint of {preset}: its {part} has {name}={found}, expected {expected}. "
+                    f"{hint}"
+                )
 
 
 def vq_name(name: str, stages: int) -> str:
@@ -233,17 +375,6 @@ def language_model_of(
         embedding.projection.weight.data.copy_(projection)
         model.set_input_embeddings(embedding)
     return without_special_tokens(model.eval())
-
-
-#: What makes a LLaMA one of DeLVM's. The default ids of the special tokens would be codes of the images.
-DELVM_LLAMA = {
-    "attention_bias": True,
-    "mlp_bias": False,
-    "tie_word_embeddings": False,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
 
 
 def without_special_tokens(model: LlamaForCausalLM) -> LlamaForCausalLM:

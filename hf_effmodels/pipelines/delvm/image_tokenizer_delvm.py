@@ -21,13 +21,14 @@ class DelvmImageTokenizer:
     Args:
         vqvae: a `VQModel` of diffusers that takes pixels in [0, 1].
         image_size: side of the squares that are encoded, in pixels.
+        device: where the network computes, if its weights lie elsewhere until it does (offloading).
 
     Raises:
         ValueError: a side that the network's stages do not divide.
     """
 
-    def __init__(self, vqvae, image_size: int = 256):
-        self.vqvae = vqvae
+    def __init__(self, vqvae, image_size: int = 256, device: torch.device | None = None):
+        self.vqvae, self._device = vqvae, device
         self.reduction = 2 ** (len(vqvae.config.block_out_channels) - 1)
         if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
             raise ValueError(f"image_size: got {image_size!r}, accepted are whole numbers from 1.")
@@ -72,7 +73,12 @@ class DelvmImageTokenizer:
 
     def pixels(self, images) -> torch.Tensor:
         """What the network takes of images: (batch, 3, image_size, image_size) in [0, 1]; see `to_pixels`."""
-        return to_pixels(images, self.image_size).to(self.vqvae.device, self.vqvae.dtype)
+        return to_pixels(images, self.image_size).to(self.device, self.vqvae.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self._device or self.vqvae.device
 
     @torch.no_grad()
     def encode(self, images) -> torch.Tensor:
@@ -105,11 +111,13 @@ class DelvmImageTokenizer:
         Raises:
             ValueError: another number of tokens, or ids that the codebook does not have.
         """
-        ids = check_ids(input_ids, self.vocab_size, self.tokens_per_image).to(self.vqvae.device)
+        ids = check_ids(input_ids, self.vocab_size, self.tokens_per_image).to(self.device)
         shape = (len(ids), self.grid, self.grid, self.codebook.shape[1])
-        codes = self.vqvae.quantize.get_codebook_entry(ids.reshape(-1), shape)
-        # The codes themselves: `decode` would look for the nearest ones again.
-        return self.vqvae.decoder(self.vqvae.post_quant_conv(codes))
+        ids = ids.reshape(-1)
+        if not self.vqvae.config.lookup_from_codebook:
+            ids = self.vqvae.quantize.get_codebook_entry(ids, shape)
+        # The codes themselves: otherwise the nearest ones to them are looked for.
+        return self.vqvae.decode(ids, force_not_quantize=True, shape=shape).sample
 
     def decode(self, input_ids: torch.Tensor, output_type: str = "pil"):
         """Images of token ids.
@@ -122,6 +130,16 @@ class DelvmImageTokenizer:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type: got {output_type!r}, accepted are {', '.join(map(repr, OUTPUT_TYPES))}.")
         return to_images(self.decode_pixels(input_ids), output_type)
+
+
+def size_of(image) -> tuple[int, int]:
+    """Width and height of one image in pixels, in any form that `to_pixels` takes."""
+    if isinstance(image, Image.Image):
+        return _upright(image).size
+    shape = tuple(image.shape)
+    if isinstance(image, torch.Tensor):
+        return shape[-1], shape[-2]
+    return shape[1], shape[0]
 
 
 def check_ids(input_ids, vocab_size: int, tokens_per_image: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Write a pipeline as a folder that is ready for the Hub: weights, configurations, code and model card."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,11 +7,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from ..._files import check_folder, whole_folder
 from ...hub.card import check_place
 from ...hub.card_text import About, write_card
-from ...hub.contents import MODEL_INDEX, own_files, read_json
-from ...hub.pipelines import LOCAL_PIPELINE_ID, pipeline_code
+from ...hub.pipelines import LOCAL_PIPELINE_ID, write_pipeline
 from . import ENTRIES
 from .configuration_sam_diffsr import PRESETS
 
@@ -122,30 +119,4 @@ def export(pipe, folder: str | os.PathLike, *, overwrite: bool = False, **card) 
     Raises:
         ValueError: an unknown licence or preset. FileExistsError: `folder` holds something.
     """
-    folder = Path(folder).resolve()
-    overwrite = overwrite and is_pipeline_folder(folder)
-    check_folder(folder, accepts_content=overwrite)
-    text = str(build_card(pipe, **card))
-    ours = _own_names(folder) if overwrite else set()
-    with whole_folder(folder, replaces=(lambda name, path: name in ours) if overwrite else None) as new:
-        pipe.save_pretrained(new)
-        (new / "README.md").write_text(text, encoding="utf-8")
-    return folder
-
-
-def _own_names(folder: Path) -> set[str]:
-    """What this pipeline's index says is part of it, with the code that goes with it."""
-    try:
-        code = pipeline_code(read_json(folder, MODEL_INDEX), str(folder))
-    except ValueError:  # edited by hand: only what is written anew is replaced
-        return set()
-    return own_files(folder) | code.keys()
-
-
-def is_pipeline_folder(folder: str | os.PathLike) -> bool:
-    """Whether a folder holds a pipeline of this package, as `pipe.save_pretrained` or `export` writes it."""
-    try:
-        config = json.loads((Path(folder) / MODEL_INDEX).read_bytes())
-        return config["_class_name"][-1] == "SamDiffSRPipeline"
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return False
+    return write_pipeline(pipe, folder, str(build_card(pipe, **card)), overwrite)

@@ -1,13 +1,18 @@
 """Official files become stock models: layouts and options that no parity case has, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from hf_effmodels.cli import main
+from hf_effmodels.hub import convert
 from hf_effmodels.hub.convert import ConversionError
+from hf_effmodels.pipelines import DelvmPipeline
+from hf_effmodels.pipelines.delvm.configuration_delvm import PRESETS
 from hf_effmodels.pipelines.delvm.convert_delvm import (
     is_training_layout,
     join_pipeline_shards,
@@ -149,3 +154,74 @@ def test_a_converted_tokenizer_is_saved_and_loaded_as_a_stock_one(tmp_path):
     pixels = torch.rand(3, 3, 16, 16)
     assert torch.equal(tokenizer.encode(pixels), DelvmImageTokenizer(model, 16).encode(pixels))
     assert (tokenizer.grid, tokenizer.tokens_per_image, tokenizer.vocab_size) == (8, 64, 64)
+
+
+# whole pipelines
+
+
+@pytest.fixture
+def small_preset(monkeypatch):
+    sizes = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    config = {
+        "vqvae": {"num_vq_embeddings": 96, "vq_embed_dim": 12},
+        "language_model": {**sizes, "num_attention_heads": 2},
+    }
+    monkeypatch.setitem(PRESETS, "delvm-1b", replace(PRESETS["delvm-1b"], config=config))
+
+
+def test_released_folders_become_a_pipeline_and_their_configuration_is_followed(small_preset, tmp_path):
+    released, vqgan = tmp_path / "released", tmp_path / "vqgan"
+    released.mkdir(), vqgan.mkdir()
+    weights = language_model_of(official("lm_training_layout"), num_attention_heads=2).state_dict()
+    tables = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)}
+    first = {name: value for name, value in weights.items() if "layers.1" not in name}
+    torch.save(first | tables, released / "pytorch_model-00001-of-00002.bin")
+    torch.save({n: v for n, v in weights.items() if n not in first}, released / "pytorch_model-00002-of-00002.bin")
+    (released / "config.json").write_text('{"num_attention_heads": 2, "rms_norm_eps": 0.003, "rope_theta": 500.0}')
+    torch.save(official("vqgan_tiny"), vqgan / "pytorch_model.bin")
+    (vqgan / "config.json").write_text("{}")
+    with pytest.raises(ConversionError, match="image_tokenizer: got None, but .* has no image tokenizer inside"):
+        convert("delvm-1b", released, tmp_path / "out")
+    command = ["convert", "delvm-1b", str(released), str(tmp_path / "out"), "--image-tokenizer", str(vqgan)]
+    assert main([*command, "--license", "mit"]) == 0
+    pipe = DelvmPipeline.from_pretrained(tmp_path / "out")
+    assert pipe.language_model.config.rms_norm_eps == 0.003
+    assert pipe.language_model.model.rotary_emb.inv_freq[1] == pytest.approx(500 ** (-1 / 16))
+    assert all(torch.equal(value, weights[name]) for name, value in pipe.language_model.state_dict().items())
+    assert torch.equal(pipe.image_tokenizer.codebook, official("vqgan_tiny")["quantize.embedding.weight"])
+    assert "license: mit" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_training_of_several_devices_becomes_a_pipeline(small_preset, tmp_path):
+    weights, tokenizer = official("lm_training_layout"), official("vqgan_tiny")
+    inside = {f"embedding.vq_model.{name}": value for name, value in tokenizer.items()}
+    weights |= inside | {"embedding.embed_proj.weight": torch.randn(64, 12)}
+    first = without(weights, "blocks.1.", "head.") | {}
+    first = {name: value for name, value in first.items() if name != "norm.weight"}
+    torch.save(first, tmp_path / "model_tp0_pp0.pt")
+    second = {n.replace("blocks.1.", "blocks.0."): v for n, v in weights.items() if n not in first}
+    torch.save(second, tmp_path / "model_tp0_pp1.pt")
+    with pytest.raises(ConversionError, match="its language_model has num_attention_heads=1, expected 2"):
+        convert("delvm-1b", tmp_path, tmp_path / "out", num_attention_heads=1)
+    report = convert("delvm-1b", tmp_path, tmp_path / "out", num_attention_heads=2)
+    assert report.source == "model_tp0_pp0.pt, model_tp0_pp1.pt" and report.converted == len(weights)
+    model = DelvmPipeline.from_pretrained(tmp_path / "out").language_model
+    expected = language_model_of(weights, num_attention_heads=2)
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items())
+    assert model.config.rms_norm_eps == 1e-5
+
+
+def test_weights_of_another_variant_and_broken_ones_are_refused_and_nothing_is_written(small_preset, tmp_path):
+    torch.save(official("vqgan_tiny"), tmp_path / "vqgan.bin")
+    weights = language_model_of(official("lm_training_layout"), num_attention_heads=2).state_dict()
+    torch.save(weights, tmp_path / "model.bin")
+    options = {"image_tokenizer": tmp_path / "vqgan.bin", "num_attention_heads": 2}
+    with pytest.raises(ConversionError, match="is no checkpoint of delvm-300m: .*vocab_size=96.*It fits delvm-1b"):
+        convert("delvm-300m", tmp_path / "model.bin", tmp_path / "out", **options)
+    torch.save({**weights, "lm_head.weight": weights["lm_head.weight"] * torch.nan}, tmp_path / "model.bin")
+    with pytest.raises(ValueError, match="not finite"):
+        convert("delvm-1b", tmp_path / "model.bin", tmp_path / "out", **options)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        convert("delvm-1b", tmp_path / "empty", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,129 @@
+"""Saving, exporting and publishing: with the package and where it is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import LlamaForCausalLM
+
+import hf_effmodels
+from hf_effmodels.hub import publish
+from hf_effmodels.pipelines import DelvmImageTokenizer, DelvmPipeline
+from hf_effmodels.pipelines.delvm.export import export
+
+from ...hub.conftest import maker_hub, onto_the_network
+from .test_pipeline import lively_language_model, picture, quiet
+from .tiny import tiny_vqvae
+
+IMAGES = [picture(number) for number in (1, 2, 3)]
+CODE = {"pipeline_delvm.py", "image_tokenizer_delvm.py", "llama_steps.py"}
+PARTS = {"vqvae/diffusion_pytorch_model.safetensors", "language_model/model.safetensors"}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return quiet(DelvmPipeline(tiny_vqvae(), lively_language_model().float()))
+
+
+def answer(pipe) -> list:
+    return quiet(pipe)(prompt_images=[tuple(IMAGES[:2])], image=IMAGES[2]).token_ids.tolist()
+
+
+def files(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_saved_pipeline_comes_back_whole_and_in_parts(pipe, tmp_path):
+    DelvmPipeline(pipe.vqvae, pipe.language_model, image_size=8).save_pretrained(tmp_path)
+    again = DelvmPipeline.from_pretrained(tmp_path)
+    assert again.config.image_size == 8 and answer(again) != answer(pipe)
+    tokenizer = DelvmImageTokenizer.from_pretrained(tmp_path, subfolder="vqvae")
+    assert torch.equal(tokenizer.encode(IMAGES), pipe.image_tokenizer.encode(IMAGES))
+    model = LlamaForCausalLM.from_pretrained(tmp_path, subfolder="language_model")
+    assert torch.equal(model.lm_head.weight, pipe.language_model.lm_head.weight)
+    assert model.generation_config.eos_token_id is None
+    again.save_pretrained(tmp_path / "again")
+    for path in tmp_path.glob("*.*"):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    assert "_name_or_path" not in json.loads((tmp_path / "model_index.json").read_bytes())
+
+
+def test_an_export_has_a_card_and_replaces_only_its_own(pipe, tmp_path):
+    folder = export(pipe, tmp_path / "model", license="mit", preset="delvm-300m", repo_id="org/delvm")
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.library_name, card.data.license) == ("diffusers", "mit")
+    assert '"org/delvm"' in card.text and "Up to 7 pairs" in card.text and "18.84 %" in card.text
+    assert CODE | PARTS | {"model_index.json", "README.md"} < files(folder)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        export(pipe, folder)
+    export(pipe, folder, overwrite=True, license="apache-2.0")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert ModelCard.load(folder / "README.md").data.license == "apache-2.0"
+    with pytest.raises(ValueError, match="preset: got 'delvm-80m', accepted are 'delvm-300m', 'delvm-1b'"):
+        export(pipe, tmp_path / "other", preset="delvm-80m")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_published_pipeline_answers_with_the_package_and_without(pipe, tmp_path, monkeypatch):
+    onto_the_network(monkeypatch, tmp_path)
+    folder = export(pipe, tmp_path / "model", license="mit")
+    (folder / "language_model" / "training_args.bin").write_bytes(b"not for others")
+    with maker_hub() as hub:
+        commit = publish(folder, "org/delvm", token="maker", endpoint=hub.url)
+        published = hub.files("org/delvm", commit.oid)
+        assert published.keys() >= CODE | PARTS | {"language_model/generation_config.json"}
+        assert not [name for name in published if name.endswith(".bin")]
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("user.py"))],
+            input=json.dumps({"name": "org/delvm", "images": [np.asarray(image).tolist() for image in IMAGES]}),
+            env={
+                **{n: v for n, v in os.environ.items() if n not in ("HF_HUB_CACHE", "HF_MODULES_CACHE")},
+                **{"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": hub.url},
+                **{"HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"},
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["class"], report["package"]) == ("DelvmPipeline", []) and "trust_remote_code" in report["untrusted"]
+    assert report["ids"] == answer(pipe)
+
+
+def test_presets_say_what_is_published_and_build_such_a_pipeline():
+    info = hf_effmodels.model_info("delvm-300m")
+    assert info.parameters == 445.74 and info.tasks == ("visual-prompting",) and info.macs == 290.98
+    tiny = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small = {"block_out_channels": [32] * 5, "layers_per_block": 1}
+    pipe = hf_effmodels.create_model("delvm-1b", language_model=tiny, vqvae=small, image_size=32)
+    assert pipe.language_model.config.hidden_size == 16 and pipe.image_tokenizer.tokens_per_image == 4
+    assert pipe.language_model.config.attention_bias and pipe.language_model.generation_config.eos_token_id is None
+    quiet(pipe)(prompt_images=[], image=IMAGES[0])
+
+
+@pytest.mark.parametrize("preset", ["delvm-300m", "delvm-1b"])
+def test_the_published_sizes_are_those_of_the_networks(preset):
+    from diffusers import VQModel
+    from transformers import LlamaConfig
+
+    from hf_effmodels.pipelines.delvm.configuration_delvm import PRESETS
+
+    known = PRESETS[preset]
+    with torch.device("meta"):
+        parts = {
+            "vqvae": VQModel(**known.config["vqvae"]),
+            "language_model": LlamaForCausalLM(LlamaConfig(**known.config["language_model"])),
+        }
+    for name, model in parts.items():
+        assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == known.part_parameters[name]
+    linear = sum(m.weight.numel() for m in parts["language_model"].modules() if isinstance(m, torch.nn.Linear))
+    assert round(linear / 1e6, 2) == known.macs

@@ -1,0 +1,198 @@
+"""Prompts of pairs: the ids are those of plain generation, however computed; what is drawn; what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import LlamaForCausalLM
+
+from hf_effmodels.pipelines import DelvmPipeline
+from hf_effmodels.pipelines.delvm.factorized_embedding import factorize_embedding
+from hf_effmodels.pipelines.delvm.llama_steps import is_plain
+from hf_effmodels.pipelines.delvm.pipeline_delvm import _chooser
+
+from ...threads import run_together
+from .tiny import tiny_language_model, tiny_vqvae
+
+TOKENS = 64
+
+
+class OtherLlama(LlamaForCausalLM):
+    """A LLaMA whose steps are not computed in the short way."""
+
+
+def picture(number: int, width: int = 16, height: int = 16) -> Image.Image:
+    pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+PAIRS = [(picture(1), picture(2)), (picture(3, 40, 24), picture(4, 40, 24))]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return quiet(DelvmPipeline(tiny_vqvae(), lively_language_model()))
+
+
+def lively_language_model(seed: int = 0, **fields) -> LlamaForCausalLM:
+    """One whose greedy ids do not run in circles, and with biases."""
+    model = tiny_language_model(seed, initializer_range=1.0, **fields)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model.double()
+
+
+def quiet(pipe: DelvmPipeline) -> DelvmPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def expected(pipe, pairs, query, number: int = TOKENS) -> torch.Tensor:
+    """One image after the other through the tokenizer, and transformers' own generation."""
+    images = [*(part for pair in pairs for part in pair), query]
+    ids = torch.cat([pipe.image_tokenizer.encode(image) for image in images], 1)
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": number, "do_sample": False}
+    return pipe.language_model.generate(ids, **options)[:, ids.shape[1] :]
+
+
+@pytest.mark.parametrize("cache", ["growing", "static"])
+@pytest.mark.parametrize("model_class", [LlamaForCausalLM, OtherLlama])
+def test_the_answers_are_those_of_plain_generation(pipe, cache, model_class):
+    model = model_class(pipe.language_model.config).eval().double()
+    model.load_state_dict(pipe.language_model.state_dict())
+    assert is_plain(model) == (model_class is LlamaForCausalLM)
+    other = quiet(DelvmPipeline(pipe.vqvae, model))
+    queries = [picture(5), picture(6, 17, 20)]
+    result = other(prompt_images=PAIRS, image=queries, cache=cache)
+    ids = torch.cat([expected(pipe, PAIRS, query) for query in queries])
+    assert torch.equal(result.token_ids, ids) and len(ids.unique()) > 4
+    for image, row in zip(result.images, ids, strict=True):
+        assert np.array_equal(np.asarray(image), np.asarray(pipe.image_tokenizer.decode(row)[0]))
+    each = [PAIRS[:1], PAIRS[1:]]
+    ids = torch.cat([expected(pipe, *both) for both in zip(each, queries, strict=True)])
+    assert torch.equal(other(prompt_images=each, image=queries, cache=cache).token_ids, ids)
+
+
+def test_grouped_heads_more_biases_and_a_factorised_embedding_are_stepped_through_alike(pipe):
+    model = lively_language_model(1, num_key_value_heads=1, num_attention_heads=4, mlp_bias=True)
+    factorize_embedding(model, torch.randn(32, 5), std=1.0)
+    assert is_plain(model)
+    other = quiet(DelvmPipeline(pipe.vqvae, model))
+    ids = other(prompt_images=PAIRS[:1], image=picture(7)).token_ids
+    assert torch.equal(ids, expected(other, PAIRS[:1], picture(7))) and len(ids.unique()) > 4
+
+
+def test_hooked_and_changed_layers_are_called_and_not_passed_by(pipe):
+    model = tiny_language_model()
+    layer = model.model.layers[1].mlp.up_proj
+    calls = []
+    handle = layer.register_forward_hook(lambda *_: calls.append(1))
+    assert not is_plain(model)
+    quiet(DelvmPipeline(pipe.vqvae, model)).generate_ids(*torch.zeros(2, 1, 4, dtype=torch.long), 3)
+    assert len(calls) == 3
+    handle.remove()
+    assert is_plain(model) and not is_plain(model.train())
+    model.eval().model.layers[0].mlp.up_proj = torch.nn.Sequential(layer)
+    assert not is_plain(model)
+
+
+def test_a_prompt_may_be_empty_and_an_answer_several_images(pipe):
+    query = picture(8)
+    result = pipe(prompt_images=[], image=query, num_answer_images=2)
+    ids = expected(pipe, [], query, 2 * TOKENS)
+    assert torch.equal(result.token_ids, ids) and [len(row) for row in result.images] == [2]
+    for index, image in enumerate(result.images[0]):
+        single = pipe.image_tokenizer.decode(ids[:, index * TOKENS : (index + 1) * TOKENS])[0]
+        assert np.array_equal(np.asarray(image), np.asarray(single))
+    arrays = pipe([], query, num_answer_images=2, output_type="np", return_dict=False)[0]
+    tensors = pipe([], query, num_answer_images=2, output_type="pt").images
+    assert arrays.shape == (1, 2, 16, 16, 3) and np.allclose(tensors.permute(0, 1, 3, 4, 2), arrays)
+
+
+def test_drawn_ids_follow_temperature_top_k_and_top_p():
+    logits = torch.tensor([3.0, 1.0, 2.0, -1.0, 0.5])
+    rows = logits.expand(20_000, -1)
+    plain = (logits / 2).softmax(-1)
+    of_top_k = torch.tensor([plain[0], plain[1], plain[2], 0, 0]) / plain[:3].sum()
+    # 0.48 + 0.29 of the two likeliest are below 0.8, with the third above it
+    kept = torch.where(torch.isin(torch.arange(5), torch.tensor([0, 1, 2])), plain, torch.zeros(()))
+    for options, probabilities in (
+        ((2.0, None, None), plain),
+        ((2.0, 3, None), of_top_k),
+        ((2.0, None, 0.8), kept / kept.sum()),
+    ):
+        ids = _chooser(*options, torch.Generator().manual_seed(0))(rows)
+        found = torch.bincount(ids, minlength=5) / len(rows)
+        assert torch.allclose(found, probabilities, atol=0.015), options
+        assert not found[probabilities == 0].any()
+
+
+def test_a_generator_for_each_answer_makes_batches_what_single_answers_are(pipe):
+    queries, seeds = [picture(9), picture(10)], range(4)
+    options = {"prompt_images": PAIRS[:1], "num_images_per_prompt": 2}
+    together = pipe(image=queries, generator=[torch.Generator().manual_seed(s) for s in seeds], **options).token_ids
+    assert len({tuple(row.tolist()) for row in together}) == 4
+    for number in seeds:
+        generator = torch.Generator().manual_seed(number)
+        alone = pipe(PAIRS[:1], queries[number // 2], temperature=1.0, generator=generator).token_ids
+        assert torch.equal(alone[0], together[number])
+    again = pipe(image=queries, generator=torch.Generator().manual_seed(5), **options).token_ids
+    assert torch.equal(again, pipe(image=queries, generator=torch.Generator().manual_seed(5), **options).token_ids)
+    cold = pipe(image=queries, temperature=1e-4, **options).token_ids
+    assert torch.equal(cold[::2], cold[1::2])  # nearly the likeliest ids
+
+
+def test_only_allowed_ids_come_and_never_ids_that_are_no_codes(pipe):
+    ids = pipe(PAIRS, picture(11), allowed_ids=[3, 17]).token_ids
+    assert set(ids.unique().tolist()) <= {3, 17}
+    wide = tiny_language_model(vocab_size=40)
+    torch.nn.init.zeros_(wide.lm_head.weight)
+    wide.lm_head.weight.data[[33, 35]] = 9.0
+    ids = quiet(DelvmPipeline(pipe.vqvae, wide))([], picture(11)).token_ids
+    assert ids.max() < 32
+
+
+def test_threads_share_a_pipeline(pipe):
+    queries = [picture(number) for number in range(12, 15)]
+    alone = [pipe(PAIRS, query).token_ids for query in queries]
+    together = run_together(pipe.vqvae, [lambda query=query: pipe(PAIRS, query).token_ids for query in queries])
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_wrong_input_is_named(pipe):
+    query = picture(5)
+    for arguments, words in (
+        ((([picture(1), picture(2), picture(3)],), query), "prompt_images: number 0 is 3 entries"),
+        (([(picture(1), picture(2, 16, 20))], query), "pair 0 has an image of 16×16 pixels and an answer of 16×20"),
+        (([picture(1)], query), "prompt_images: number 0 is Image, accepted are pairs (image, answer)"),
+        (([PAIRS, PAIRS[:1]], [query, query]), "got 1 and 2 pairs, accepted are as many for each image"),
+        (([PAIRS], [query, query]), "got 1 entries for 2 images"),
+        ((PAIRS * 4, query), "got 8 pairs, accepted are up to 7 with 1 image(s) as answer"),
+        ((PAIRS, []), "image: got an empty list"),
+    ):
+        with pytest.raises(ValueError) as error:
+            pipe(*arguments)
+        assert words in str(error.value)
+    assert pipe.most_pairs == 7
+    for options, words in (
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt: got 0"),
+        ({"num_answer_images": 1.5}, "num_answer_images: got 1.5"),
+        ({"temperature": -1}, "temperature: got -1"),
+        ({"top_k": 0, "temperature": 1}, "top_k: got 0"),
+        ({"top_p": 1.5}, "top_p: got 1.5, accepted are numbers above 0 up to 1"),
+        ({"allowed_ids": [32]}, "accepted are the codes 0 to 31"),
+        ({"allowed_ids": []}, "allowed_ids: got none"),
+        ({"cache": "dynamic"}, "cache: got 'dynamic', accepted are 'growing', 'static'"),
+        ({"output_type": "latent"}, "output_type: got 'latent'"),
+        ({"num_images_per_prompt": 2, "generator": [torch.Generator()]}, "got 1 generators for 2 answers"),
+    ):
+        with pytest.raises(ValueError) as error:
+            pipe(PAIRS, query, **options)
+        assert words in str(error.value)
+    with pytest.raises(ValueError, match="language_model: it has 31 tokens, accepted are as many as .* codes, 32"):
+        DelvmPipeline(pipe.vqvae, tiny_language_model(vocab_size=31))
+    broken = tiny_language_model()
+    broken.lm_head.weight.data[3] = torch.nan
+    with pytest.raises(ValueError, match="language_model: what it predicts is not finite, in torch.float32"):
+        quiet(DelvmPipeline(pipe.vqvae, broken))(PAIRS, query)
