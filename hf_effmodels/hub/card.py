@@ -220,7 +220,8 @@ def _parts(model) -> list[tuple[str, str]]:
     rows = []
     references = reference_fields(type(model.config))
     for field in model.config.sub_configs:
-        part = getattr(model.config, field)
+        if (part := getattr(model.config, field)) is None:
+            continue
         where = getattr(model.config, references.get(field, ""), None)
         origin = f"{code(where)}, " if hub_id(where) else ""
         name = field.removesuffix("_config").replace("_", " ").capitalize()
