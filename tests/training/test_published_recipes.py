@@ -98,6 +98,22 @@ FINE_TUNED = {
     "weight_decay": 0.05,
 }
 
+ADE20K = {
+    "per_device_train_batch_size": 16 // 8,
+    "scale_range": [0.5, 2.0],
+    "max_class_share": 0.75,
+    "horizontal_flip": 0.5,
+    "optim": "adamw_torch",
+    "weight_decay": 0.01,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "lr_scheduler_type": "polynomial",
+    "warmup_steps": 1500,
+    "eval_mode": "slide",
+    "eval_stride": 341,
+    "reduce_labels": True,
+}
+
 OFA_CNN = {
     "train_crop": "random_resized",
     "horizontal_flip": 0.5,
@@ -518,6 +534,33 @@ PUBLISHED = {
         "max_grad_norm": 5.0,
         "warmup_steps": 10 / 100,
     },
+    # 2308.01045, the official repository's configuration
+    "dtop/ade20k_base": {
+        **ADE20K,
+        "backbone_config": {"image_size": 512, "hidden_dropout_prob": 0.0, "layer_norm_eps": 1e-6},
+        "model_config": {"thresholds": [1.0, 1.0], "drop_path_rate": 0.1, "head_num_attention_heads": 6}
+        | {"head_dropout": 0.1},
+        "max_steps": 160_000,
+        "learning_rate": 2e-5,
+        "head_learning_rate_factor": 10,
+        "lr_scheduler_kwargs": {"power": 0.9, "lr_end": 0.0},
+    },
+    "dtop/ade20k_base_pruned": {
+        **ADE20K,
+        "model_config": {"thresholds": [0.9, 0.9]},
+        "max_steps": 40_000,
+        "learning_rate": 2e-5,
+        "head_learning_rate_factor": 10,
+        "lr_scheduler_kwargs": {"power": 0.9, "lr_end": 0.0},
+    },
+    # 2303.05251: steps, side, rate, decay and stochastic depth; the rest as Swin's release
+    "localmim/ade20k_swin_base": {
+        **ADE20K,
+        "backbone_config": {"drop_path_rate": 0.3, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        "max_steps": 160_000,
+        "learning_rate": 6e-5,
+        "lr_scheduler_kwargs": {"power": 1.0, "lr_end": 0.0},
+    },
     # 2306.14525: the network alone is published
     "parameternet_moe/1b": {"model": "parameternet-moe-1b"},
 }
@@ -551,6 +594,12 @@ STATED = {
     | {"num_train_epochs", "prompts_per_picture", "hard_prompt_rounds", "embedding_weight", "token_weight"}
     | {"mask_weight", "focal_weight", "dice_weight", "iou_weight", "ema_decay", "bf16"},
 }
+STATED["semantic-segmentation"] = (
+    SHARED
+    | ADAM
+    | {"max_steps", "scale_range", "max_class_share", "horizontal_flip", "brightness", "contrast", "saturation"}
+    | {"head_learning_rate_factor", "warmup_steps", "ema_decay", "eval_mode", "lr_scheduler_kwargs"}
+)
 STATED["masked-image-modeling"] = (
     SHARED
     | ADAM
@@ -575,6 +624,7 @@ def test_the_recipes_that_are_published_are_known():
         "quickstart/",
         "sam_diffsr/small",
         "tinysam/shapes_teacher",
+        "dtop/digits",
         "fastmim/quickstart",
         "pangu_pi/ablation",
         "bitnet158/tinyshakespeare",

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ...data.digit_canvases import CANVASES, digit_canvas
 from ...data.digits import DIGITS
 from ...data.images import ImageSplitArguments, read_image, where
 from ...data.splits import evaluation_split, find_column, load_splits, number_held_out, pick_split
-from .digits import CANVASES, digit_canvas
 
 logger = logging.getLogger(__name__)
 

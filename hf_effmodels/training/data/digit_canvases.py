@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from ...data.digits import read_digits
+from .digits import read_digits
 
 #: Split -> number of canvases. Test canvases hold digits that no training canvas has.
 CANVASES = {"train": 800, "test": 120}
@@ -17,8 +17,9 @@ def _digits(split: str) -> list[tuple[np.ndarray, int]]:
     return [(np.asarray(row["image"]), int(row["label"])) for row in read_digits()[split]]
 
 
-def digit_canvas(split: str, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Canvas `number` of a split: an image of bytes (height, width, 3), and rows (digit, x1, y1, x2, y2) in pixels.
+def digit_canvas(split: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Canvas `number` of a split: an image of bytes (height, width, 3), rows (digit, x1, y1, x2, y2) in pixels, and a
+    map of bytes (height, width): 0 the ground, else the digit and one.
 
     From 1 to 6 digits of 14 to 44 pixels that overlap little; canvases are from 96 to 128 pixels high and wide.
     """
@@ -27,6 +28,7 @@ def digit_canvas(split: str, number: int) -> tuple[np.ndarray, np.ndarray]:
     ground, noise = rng.uniform(20, 110), rng.uniform(2, 12)
     canvas = ground + rng.normal(0, noise, (height, width)) + np.linspace(-15, 15, width) * rng.uniform(-1, 1)
     digits, rows = _digits(split), []
+    labels = np.zeros((height, width), dtype=np.uint8)
     for _ in range(rng.integers(1, 7)):
         image, label = digits[rng.integers(len(digits))]
         side = int(rng.integers(14, 45))
@@ -42,9 +44,10 @@ def digit_canvas(split: str, number: int) -> tuple[np.ndarray, np.ndarray]:
                 part = canvas[y : y + high, x : x + wide]
                 canvas[y : y + high, x : x + wide] = part + ink * strength
                 rows.append([label, *box])
+                labels[y : y + high, x : x + wide][ink > 0.25] = label + 1
                 break
     image = canvas.clip(0, 255).astype(np.uint8)
-    return np.repeat(image[..., None], 3, axis=2), np.array(rows, dtype=np.float64).reshape(-1, 5)
+    return np.repeat(image[..., None], 3, axis=2), np.array(rows, dtype=np.float64).reshape(-1, 5), labels
 
 
 def _overlap(first: list, second: list) -> float:

@@ -1,0 +1,3 @@
+"""The task semantic-segmentation: segmenters of transformers and of this package."""
+
+EXTRAS = ("train",)

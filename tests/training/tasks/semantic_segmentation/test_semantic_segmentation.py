@@ -1,0 +1,387 @@
+"""What the task promises beyond the contract."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch.nn import functional as F
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    BeitConfig,
+    BeitForSemanticSegmentation,
+    ConvNextConfig,
+    MobileViTConfig,
+    MobileViTForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessorPil,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+    ViTConfig,
+    ViTModel,
+    pipeline,
+)
+
+from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.data.digit_canvases import digit_canvas
+from hf_effmodels.training.tasks.semantic_segmentation.data import (
+    SegmentationDataArguments,
+    load_data,
+    load_evaluation_data,
+)
+from hf_effmodels.training.tasks.semantic_segmentation.evaluation import measure, window_scores, window_starts
+from hf_effmodels.training.tasks.semantic_segmentation.reports import palette
+from hf_effmodels.training.tasks.semantic_segmentation.transforms import (
+    SegmentationDataset,
+    cropped,
+    recoloured,
+    rescaled,
+)
+
+from .test_contract import WITHOUT_DROPOUT
+
+SHORT = [
+    *("--dataset", "digits", "--max_train_samples", "4", "--max_eval_samples", "2", "--max_steps", "1"),
+    *("--per_device_train_batch_size", "2", "--eval_strategy", "no", "--save_strategy", "no", "--logging_steps", "1"),
+    *("--load_best_model_at_end", "false"),
+]
+_BACKBONE = ConvNextConfig(
+    hidden_sizes=[8, 8, 8, 8], depths=[1] * 4, out_features=["stage1", "stage2", "stage3", "stage4"]
+)
+
+
+def _stock(name: str):
+    """Four segmenters that this project did not write."""
+    torch.manual_seed(0)
+    if name == "upernet":
+        config = UperNetConfig(
+            backbone_config=_BACKBONE, hidden_size=8, pool_scales=[1, 2], auxiliary_in_channels=8, num_labels=11
+        )
+        return UperNetForSemanticSegmentation(config)
+    if name == "segformer":
+        config = SegformerConfig(
+            hidden_sizes=[8, 8, 8, 8],
+            depths=[1] * 4,
+            num_attention_heads=[1, 1, 2, 2],
+            decoder_hidden_size=8,
+            num_labels=11,
+        )
+        return SegformerForSemanticSegmentation(config)
+    if name == "beit":
+        config = BeitConfig(
+            hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=64,
+            patch_size=16, out_indices=[1, 2, 3, 4], pool_scales=[1, 2], num_labels=11, use_auxiliary_head=False,
+        )  # fmt: skip
+        return BeitForSemanticSegmentation(config)
+    config = MobileViTConfig(
+        hidden_sizes=[8, 12, 16], neck_hidden_sizes=[4, 4, 8, 8, 12, 16, 16], num_attention_heads=2, num_labels=11,
+        aspp_out_channels=8, atrous_rates=[2, 3, 4], image_size=64,
+    )  # fmt: skip
+    return MobileViTForSemanticSegmentation(config)
+
+
+class _One:
+    """One image and its map."""
+
+    def __init__(self, *sample):
+        self.sample = sample
+
+    def __len__(self):
+        return 1
+
+    def read(self, number):
+        return self.sample
+
+
+@pytest.mark.parametrize("name", ["upernet", "segformer", "beit", "mobilevit"])
+def test_any_segmenter_of_transformers_trains_and_runs_in_its_pipeline(name, tmp_path):
+    _stock(name).save_pretrained(tmp_path / "given")
+    SegformerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "given")
+    output = tmp_path / "run"
+    options = ["--ignore_mismatched_sizes", "true", "--seed", "3"]
+    results = main(
+        [
+            "--task",
+            "semantic-segmentation",
+            "--model",
+            str(tmp_path / "given"),
+            *SHORT,
+            *options,
+            "--output_dir",
+            str(output),
+        ]
+    )
+    assert 0 <= results["eval_miou"] <= 1 and np.isfinite(results["train_loss"])
+    assert (output / "predictions.png").is_file() and (output / "iou_per_class.png").is_file()
+    picture = Image.fromarray(digit_canvas("test", 0)[0])
+    found = pipeline("image-segmentation", model=str(output))(picture)
+    names = ["ground", *map(str, range(10))]
+    assert found and {part["label"] for part in found} <= set(names)
+    # The run measured what the pipeline gives.
+    truth, label_map = digit_canvas("test", 0)[2], np.zeros(picture.size[::-1], int)
+    for part in found:
+        label_map[np.asarray(part["mask"]) > 0] = names.index(part["label"])
+    model, processor = (
+        AutoModelForSemanticSegmentation.from_pretrained(output),
+        AutoImageProcessor.from_pretrained(output),
+    )
+    counts = measure(
+        model.eval(), processor, SegmentationDataset(_One(np.asarray(picture), truth)), batch_size=1
+    ).counts
+    assert np.trace(counts) == (label_map == truth).sum()
+
+
+def test_upernet_over_a_backbone_of_this_package_and_its_trained_weights(tmp_path):
+    backbone = ["--segmenter", "upernet", "--backbone", "ghostnet-0.5x", "--image_size", "64"]
+    head = ["--model_config", "{hidden_size: 8, pool_scales: [1, 2], auxiliary_channels: 8}"]
+    main(["--task", "semantic-segmentation", *backbone, *head, *SHORT, "--output_dir", str(tmp_path / "run")])
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run")
+    # The last four maps, and the auxiliary head on the third of them.
+    assert model.config.backbone_config.out_features == ["stage2", "stage3", "stage4", "stage5"]
+    assert model.config.auxiliary_in_channels == model.backbone.channels[2] and model.auxiliary_head is not None
+    assert model.config.loss_ignore_index == 255
+
+
+def test_dtop_starts_from_a_vit_of_transformers(tmp_path):
+    torch.manual_seed(1)
+    config = ViTConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=48, patch_size=8,
+        hidden_dropout_prob=0.0,
+    )  # fmt: skip
+    vit = ViTModel(config)
+    vit.save_pretrained(tmp_path / "vit")
+    options = "{out_indices: [0, 1], thresholds: [0.9], head_num_layers: 1, head_num_attention_heads: 2}"
+    arguments = ["--task", "semantic-segmentation", "--segmenter", "dtop", "--backbone", str(tmp_path / "vit")]
+    arguments += ["--backbone_config", "{image_size: 96, hidden_dropout_prob: 0.0}", "--model_config", options, *SHORT]
+    run = prepare("prepare_training", [*arguments, "--output_dir", str(tmp_path / "run")])
+    for (name, a), b in zip(run.trainer.model.vit.layers.named_parameters(), vit.layers.parameters(), strict=True):
+        assert torch.equal(a.cpu(), b), name
+    places = vit.embeddings.position_embeddings[:, 1:].reshape(1, 6, 6, 16).permute(0, 3, 1, 2)
+    places = F.interpolate(places, (12, 12), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(run.trainer.model.vit.embeddings.position_embeddings[:, 1:].cpu(), places)
+
+
+def test_heads_learn_at_a_rate_of_their_own(tmp_path):
+    arguments = ["--task", "semantic-segmentation", *WITHOUT_DROPOUT, *SHORT, "--learning_rate", "0.01"]
+    arguments += ["--head_learning_rate_factor", "10", "--output_dir", str(tmp_path)]
+    trainer = prepare("prepare_training", arguments).trainer
+    rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    assert {rates[id(p)] for n, p in trainer.model.named_parameters() if n.startswith("vit.")} == {0.01}
+    assert {rates[id(p)] for n, p in trainer.model.named_parameters() if n.startswith("heads.")} == {0.1}
+    decays = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert len(decays) == len(list(trainer.model.parameters()))
+    trainer.create_optimizer()
+    assert max(group["lr"] for group in trainer.optimizer.param_groups) == 0.1, "asked again it multiplies again"
+
+
+# Data
+
+
+def _maps(count: int = 4, classes: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [
+        (
+            rng.integers(0, 256, (20 + n, 30, 3), dtype=np.uint8),
+            rng.integers(0, classes + 1, (20 + n, 30), dtype=np.uint8),
+        )
+        for n in range(count)
+    ]
+
+
+def test_paired_folders_and_tables_are_read_alike(tmp_path):
+    """ADE20K's layout, in which 0 is no class; and the same as a data set with two columns."""
+    rows = {"train": [], "validation": []}
+    for number, (image, labels) in enumerate(_maps()):
+        split = "training" if number < 3 else "validation"
+        for folder, content in (("images", image), ("annotations", labels)):
+            place = tmp_path / "ade" / folder / split
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content).save(place / f"{number}.png")
+        rows["train" if number < 3 else "validation"].append(
+            {
+                "image": str(tmp_path / f"ade/images/{split}/{number}.png"),
+                "annotation": str(tmp_path / f"ade/annotations/{split}/{number}.png"),
+            }
+        )
+    names = tmp_path / "names.txt"
+    names.write_text("wall\nfloor\nsky\n")
+    features = Features({"image": ImageFeature(), "annotation": ImageFeature()})
+    DatasetDict({k: Dataset.from_list(v, features=features) for k, v in rows.items()}).save_to_disk(tmp_path / "table")
+    for split, table in rows.items():
+        Dataset.from_list(table, features=features).to_parquet(tmp_path / "parquet" / f"{split}.parquet")
+    for place in ("ade", "parquet"):
+        args = SegmentationDataArguments(dataset=str(tmp_path / place), class_names=[str(names)], reduce_labels=True)
+        train, evaluation = load_data(args, None)
+        assert (len(train), len(evaluation)) == (3, 1) and train.names == ["wall", "floor", "sky"]
+        for number, (image, labels) in enumerate(_maps()[:3]):
+            read, reduced = train.read(number)
+            assert np.array_equal(read, image)
+            assert np.array_equal(reduced, np.where(labels == 0, 255, labels - 1))
+    args = SegmentationDataArguments(dataset=str(tmp_path / "ade"), class_names=["no", "a", "b", "c"])
+    assert np.array_equal(load_data(args, None)[0].read(0)[1], _maps()[0][1])
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (lambda folder: None, "accepted are 0 to 2 and 255"),
+        (
+            lambda folder: Image.new("L", (9, 9)).save(folder / "annotations/0.png"),
+            "the map has 9×9 pixels, the image 20×30",
+        ),
+        (lambda folder: Image.new("RGB", (30, 20)).save(folder / "annotations/0.png"), "a map of the mode RGB"),
+        (lambda folder: (folder / "annotations/0.png").write_bytes(b"no"), "row 0 of .*annotations/0.png"),
+        (lambda folder: (folder / "annotations/0.png").unlink(), r"1 images have no map \(0.png\)"),
+    ],
+)
+def test_maps_that_cannot_be_are_named(wrong, message, tmp_path):
+    (image, labels), *_ = _maps()
+    for folder, content in (("images", image), ("annotations", labels)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(content).save(tmp_path / folder / "0.png")
+    wrong(tmp_path)
+    args = SegmentationDataArguments(dataset=str(tmp_path), class_names=["a", "b", "c"], eval_split="train")
+    with pytest.raises((ValueError, OSError), match=message):
+        load_evaluation_data(args, None).read(0)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "dtop-base-ade20k", "--segmenter", "dtop"], "--model, --segmenter: one of them"),
+        (["--model", "ghostnet-1.0x"], "--model: ghostnet-1.0x is no segmenter, presets that are: dtop-base"),
+        (["--segmenter", "llama"], "--segmenter: got 'llama', accepted are .*upernet"),
+        (["--model", "dtop-base-ade20k", "--backbone", "ghostnet-1.0x"], "--backbone goes with --segmenter"),
+        (["--segmenter", "segformer", "--model_config", "{zzz: 1}"], "--model_config: .*zzz"),
+        (["--segmenter", "segformer", "--eval_stride", "9"], "--eval_stride goes with --eval_mode slide"),
+        (
+            ["--segmenter", "segformer", "--image_size", "64", "--eval_mode", "slide", "--eval_stride", "65"],
+            "--eval_stride: got 65, accepted are numbers up to the side, 64",
+        ),
+        (["--segmenter", "segformer", "--scale_range", "2", "1"], r"--scale_range: got \[2.0, 1.0\]"),
+        (["--segmenter", "segformer", "--class_names", "a", "a"], "--class_names: got 2 names, 'a' twice"),
+        (["--segmenter", "segformer", "--class_names", "a", "b", "c"], "digits have 11 classes, or 2"),
+        (["--segmenter", "segformer", "--metric_for_best_model", "map"], "--metric_for_best_model: got 'map'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_written(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        main(["--task", "semantic-segmentation", *arguments, *SHORT, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_other_classes_is_not_measured(tmp_path):
+    _stock("segformer").save_pretrained(tmp_path)
+    SegformerImageProcessorPil().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has 11 classes, the data set has 2"):
+        evaluate(
+            [
+                "--task",
+                "semantic-segmentation",
+                "--model",
+                str(tmp_path),
+                "--dataset",
+                "digits",
+                "--class_names",
+                "a",
+                "b",
+            ]
+        )
+
+
+# Augmentation
+
+
+def test_image_and_map_stay_together():
+    """A picture whose colour is its class: whatever becomes of it, each pixel still says its class."""
+    labels = np.repeat(np.arange(4, dtype=np.uint8).reshape(2, 2), 60, 0).repeat(90, 1)
+    image = np.repeat(labels[..., None] * 60, 3, axis=2)
+    rng = np.random.default_rng(0)
+    for side in (48, 210):
+        for factor in (0.5, 1.0, 1.7):
+            part, of_part = cropped(*rescaled(image, labels, side * factor), side, 1.0, rng)
+            assert part.shape == (side, side, 3) and of_part.shape == (side, side)
+            known = of_part != 255
+            # Bilinear pixels at the borders of two classes are of neither.
+            assert (part[known][:, 0] == of_part[known] * 60).mean() > 0.8
+            assert (part[~known] == 124).all() and known.any()
+            assert known.all() == (factor >= 1)
+
+
+def test_crops_avoid_what_one_class_fills():
+    labels = np.zeros((40, 400), dtype=np.uint8)
+    labels[:, 360:] = np.arange(40, dtype=np.uint8) % 4
+    image = np.zeros((40, 400, 3), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    shares = {most: [] for most in (1.0, 0.75)}
+    for most, found in shares.items():
+        for _ in range(60):
+            part = cropped(image, labels, 40, most, rng)[1]
+            found.append(np.bincount(part.ravel()).max() / part.size)
+    assert np.mean(np.array(shares[0.75]) <= 0.75) > 2 * np.mean(np.array(shares[1.0]) <= 0.75)
+
+
+def test_colours_change_by_what_is_asked_for():
+    image = np.random.default_rng(0).integers(80, 160, (6, 6, 3), dtype=np.uint8)
+    values = image.astype(float)
+    np.testing.assert_allclose(recoloured(image, 0.1, 0, 0), values + 25.5, atol=0.51)
+    grey = values.mean(2, keepdims=True)
+    np.testing.assert_allclose(recoloured(image, 0, 0, -0.5), grey + 0.5 * (values - grey), atol=0.51)
+    np.testing.assert_allclose(recoloured(image, 0, 0.4, 0), values.mean() + 1.4 * (values - values.mean()), atol=0.51)
+    assert recoloured(image, 0, 0, 0) is image
+
+
+# Evaluation
+
+
+class _Local(torch.nn.Module):
+    """A segmenter that looks at single pixels: windows change nothing."""
+
+    def forward(self, pixels):
+        return types.SimpleNamespace(logits=torch.cat([pixels[:, :1] * n for n in (1, -2, 3)], dim=1))
+
+
+def test_windows_cover_an_image_and_are_averaged():
+    assert window_starts(50, 20, 13) == [0, 13, 26, 30] and window_starts(20, 20, 5) == [0]
+    assert window_starts(60, 20, 20) == [0, 20, 40]
+    pixels = torch.randn(1, 3, 50, 33)
+    torch.testing.assert_close(window_scores(_Local(), pixels, 20, 13), _Local()(pixels).logits)
+
+    class Numbered(torch.nn.Module):
+        count = 0
+
+        def forward(self, window):
+            self.count += 1
+            return types.SimpleNamespace(logits=window.new_full((1, 1, 5, 5), float(self.count)))
+
+    scores = window_scores(Numbered(), torch.zeros(1, 3, 20, 30), 20, 10)[0, 0]
+    assert scores[0].unique_consecutive().tolist() == [1.0, 1.5, 2.0]
+
+
+def test_a_run_may_measure_by_windows(tmp_path):
+    output, names = tmp_path / "run", ["--class_names", "ground", "ink"]
+    slide = ["--eval_mode", "slide", "--eval_stride", "16"]
+    arguments = ["--task", "semantic-segmentation", *WITHOUT_DROPOUT, *SHORT, *names, *slide, "--max_steps", "6"]
+    results = main([*arguments, "--learning_rate", "0.01", "--output_dir", str(output)])
+    found = {}
+    for name, options in {"slide": slide, "whole": []}.items():
+        file = tmp_path / f"{name}.json"
+        data = ["--dataset", "digits", *names, "--max_eval_samples", "2", "--output", str(file)]
+        found[name] = evaluate(["--task", "semantic-segmentation", "--model", str(output), *data, *options])
+        per_class = json.loads(file.read_text())["per_class"]
+        known = [value for value in per_class.values() if value is not None]
+        assert np.mean(known) == pytest.approx(found[name]["miou"])
+    assert found["slide"]["miou"] == pytest.approx(results["eval_miou"])
+    assert found["slide"]["pixel_accuracy"] != found["whole"]["pixel_accuracy"]
+
+
+def test_classes_have_colours_of_their_own():
+    colours = palette(150)
+    assert len({tuple(c) for c in colours[:150].tolist()}) == 150
+    assert colours[1].tolist() == [128, 0, 0] and colours[255].tolist() == [255] * 3
