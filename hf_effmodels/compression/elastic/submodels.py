@@ -19,9 +19,9 @@ from transformers import initialization as init
 #: Layers (and single parameters) the leading part of whose weights is that of a narrower network: each output and each
 #: input is one structure. A layer that holds several in one (a fused query, key and value) is none.
 _SLICEABLE = re.compile(
-    r"((q|k|v|o|out|gate|up|down)_proj|query|key|value|dense|fc[12]|convolution|projection|embed_tokens|word_embeddings"
-    r"|lm_head|classifier|score|cls_token|position_embeddings|[a-z_]*norm[a-z_]*|layernorm_(before|after)|classifier\.\d)"
-    r"(\.(weight|bias|running_mean|running_var))?$"
+    r"(^|\.)((q|k|v|o|out|gate|up|down)_proj|query|key|value|dense|fc[12]|dense_h_to_4h|dense_4h_to_h|convolution"
+    r"|projection|embed_tokens|embed_in|embed_out|word_embeddings|lm_head|score|classifier(\.\d)?"
+    r"|cls_token|position_embeddings|[a-z_]*norm[a-z_]*)(\.(weight|bias|running_mean|running_var))?$"
 )
 
 
@@ -139,8 +139,7 @@ def submodel(model: PreTrainedModel, **sizes) -> PreTrainedModel:
     """A sub-model as a model of the same class that shares the memory of `model`, for inference and saving.
 
     It generates, and assists the larger one in `model.generate(..., assistant_model=smaller)`; `save_pretrained`
-    writes a plain checkpoint. What is trained afterwards in one shows in the other; to train them together see
-    `run_submodel`.
+    writes a plain checkpoint. To train sub-models together see `training.elastic.SortedTraining`.
 
     Args:
         sizes: see `submodel_config`.
@@ -177,22 +176,45 @@ def extract_submodel(model: PreTrainedModel, **sizes) -> PreTrainedModel:
     return smaller
 
 
-def run_submodel(model: PreTrainedModel, sizes: dict, inputs: dict):
-    """What a sub-model gives for `inputs`; gradients flow into the weights of `model`. To the bit what `submodel`
-    gives.
+class SubmodelView(nn.Module):
+    """A sub-model that is trained: it computes with the weights of `model`, into which gradients flow. To the bit what
+    `submodel` gives. It has no weights of its own.
 
     Args:
+        model: the larger model.
         sizes: see `submodel_config`; {} for the whole model.
-        inputs: of its forward.
+
+    Raises:
+        ValueError: see `submodel_config` and `submodel_weights`; or activation checkpointing, which would compute a
+            second time with other weights.
     """
-    if not sizes:
-        return model(**inputs)
-    smaller = _skeleton(model, submodel_config(model.config, **sizes)).train(model.training)
-    return functional_call(smaller, submodel_weights(model, smaller), (), inputs)
+
+    def __init__(self, model: PreTrainedModel, sizes: dict):
+        super().__init__()
+        if sizes and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+            raise ValueError("gradient_checkpointing: got True, accepted is False for sub-models in training.")
+        self._whole = (model,)  # in a tuple: its weights are not this module's
+        self._skeleton = (_skeleton(model, submodel_config(model.config, **sizes)),) if sizes else None
+        if sizes:
+            submodel_weights(model, self._skeleton[0])
+
+    def forward(self, **inputs):
+        (model,) = self._whole
+        if self._skeleton is None:
+            return model(**inputs)
+        smaller = self._skeleton[0].train(model.training)
+        return functional_call(smaller, submodel_weights(model, smaller), (), inputs)
+
+
+def run_submodel(model: PreTrainedModel, sizes: dict, inputs: dict):
+    """What a sub-model gives for `inputs`, once; see `SubmodelView`."""
+    return SubmodelView(model, sizes)(**inputs)
 
 
 def _skeleton(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
     """A model of `config` without memory for its weights."""
     config._attn_implementation = model.config._attn_implementation
     with init.no_init_weights(), torch.device("meta"):
-        return type(model)._from_config(config, dtype=model.dtype)
+        smaller = type(model)._from_config(config, dtype=model.dtype)
+    smaller.tie_weights()
+    return smaller
