@@ -251,6 +251,8 @@ PEERS = {
     "bfloat16": Peer(in_bfloat16, ("pangu_pi",)),
     "int4": Peer(in_four_bits, ("pangu_pi",)),
     "visual-tokens": Peer(visual_tokens, ("adem_vl",)),
+    "llava": Peer(_of("llava", "llava"), ("adem_vl",)),
+    "llava-pyramid-drop": Peer(_of("llava", "llava_pyramid_drop"), ("adem_vl",)),
     "rt-detr-r18": Peer(_of("detectors", "rt_detr_r18"), ("gold_yolo",)),
     "d-fine-n": Peer(_of("detectors", "d_fine_n"), ("gold_yolo",)),
     "simmim": Peer(_of("masked_images", "simmim"), ("fastmim", "localmim")),

@@ -170,7 +170,12 @@ def test_each_peer_stands_beside_the_presets_it_has_something_for_and_is_their_r
 
 @pytest.mark.parametrize("mode", ["infer", "train", "generate"])
 @pytest.mark.parametrize(
-    "preset, peer, config", [("pangu-pi-15m", "llama", TEXT), ("adem_vl-7b-caption", "visual-tokens", SEEING)]
+    "preset, peer, config",
+    [
+        ("pangu-pi-15m", "llama", TEXT),
+        ("adem_vl-7b-caption", "visual-tokens", SEEING),
+        ("adem_vl-7b-caption", "llava-pyramid-drop", SEEING),
+    ],
 )
 def test_a_model_with_text_and_its_peer_do_one_call_in_every_mode(preset, peer, config, mode):
     row = {"preset": preset, "mode": mode, "batch": 2, "length": 8, "new_tokens": 3, "overrides": config}
@@ -178,10 +183,14 @@ def test_a_model_with_text_and_its_peer_do_one_call_in_every_mode(preset, peer, 
         call = make_call(PEERS[name].build(preset, False, config), {**row, "peer": name, "backend": "eager"})
         output = call()
         if mode == "infer":
-            visual = 320 if name == "visual-tokens" else 0
+            # LLaVA's 256 tokens of an image take the place of the one that stands for it.
+            visual = {"visual-tokens": 320, "llava-pyramid-drop": 256 - 1}.get(name, 0)
             assert output.past_key_values.get_seq_length() == 8 + visual
+            if name == "llava-pyramid-drop":
+                assert output.past_key_values.layers[-1].get_seq_length() < 8 + 256 / 2
         if mode == "generate":
-            assert output.shape[-1] in (3, 8 + 3)  # generation from embeddings returns the new tokens only
+            # Generation from embeddings returns the new tokens only, LLaVA's also those of the image.
+            assert output.shape[-1] in (3, 8 + 3, 8 + 255 + 3)
 
 
 def test_allocation_is_the_most_that_is_alive_at_once():

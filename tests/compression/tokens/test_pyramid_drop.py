@@ -6,15 +6,22 @@ from unittest import mock
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 from transformers import (
     AutoModelForImageTextToText,
+    CLIPImageProcessorPil,
     DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
     StaticCache,
     Trainer,
     TrainingArguments,
+    pipeline,
 )
 
 from hf_effmodels.compression.tokens.pyramid_drop import (
@@ -248,6 +255,43 @@ def test_the_trainer_trains_and_checkpointing_changes_nothing(tmp_path):
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
+def test_it_runs_in_the_pipeline():
+    """One image and two, in one batch: the words of the pipeline are those of `generate` by hand."""
+    model, _, _ = make("llava")
+    words = {f"w{number}": number for number in range(99)}
+    vocabulary = {("<image>" if n == IMAGE else w): n for w, n in words.items()}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w2"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="w0",
+        padding_side="left",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    processor = LlavaProcessor(
+        images,
+        fast,
+        patch_size=6,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,  # CLIP's class token, which the model leaves out
+    )
+    pictures = [Image.effect_noise((30, 24), 80 + n).convert("RGB") for n in range(3)]
+    texts = ["w5 <image> w6 w7", "w8 <image> w9 <image> w10"]
+    grouped = [pictures[:1], pictures[1:]]
+    pipe = pipeline("image-text-to-text", model=apply_pyramid_drop(model, LAYERS, RATIOS), processor=processor)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    with watch_drops() as drops:
+        found = pipe(images=grouped, text=texts, batch_size=2, generate_kwargs=options, return_full_text=False)
+    assert {len(drop.kept) for drop in drops} == {8, 4, 16}
+    for answer, text, own in zip(found, texts, grouped, strict=True):
+        inputs = processor(images=own, text=text, return_tensors="pt")
+        expected = model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :]
+        answer = answer[0] if isinstance(answer, list) else answer
+        assert answer["generated_text"].split() == fast.decode(expected).split()
+
+
 @torch.no_grad()
 def test_threads_do_not_see_each_others_images():
     model, pixels, tokens = make("llava")
@@ -299,6 +343,10 @@ def test_defaults_are_the_papers_four_stages():
         "scope": "joint",
         "position_mode": None,
     }
+    shallow, _, _ = make("llava", num_hidden_layers=2)
+    assert apply_pyramid_drop(shallow).config.pyramid_drop["layers"] == [1]
+    with pytest.raises(ValueError, match=r"layers: got \(\), accepted is a list"):
+        apply_pyramid_drop(make("llava", num_hidden_layers=1)[0])
 
 
 @pytest.mark.parametrize(
@@ -337,6 +385,9 @@ def test_models_and_inputs_that_cannot_be_are_refused():
     qwen, _, _ = make("qwen2_vl")
     with pytest.raises(ValueError, match="position_mode: got 'renumber', accepted for positions with three axes"):
         apply_pyramid_drop(qwen, [1], [0.5], position_mode="renumber")
+    add_hook_to_module(qwen.model.language_model, ModelHook())  # as a device map does
+    with pytest.raises(ValueError, match="model: the forward of its Qwen2VLTextModel is wrapped"):
+        apply_pyramid_drop(qwen, [1], [0.5])
     apply_pyramid_drop(model, LAYERS, RATIOS)
     static = StaticCache(config=model.config.get_text_config(), max_cache_len=64)
     with pytest.raises(

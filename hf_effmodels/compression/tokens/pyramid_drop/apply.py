@@ -37,20 +37,27 @@ def apply_pyramid_drop(
         `apply_pyramid_drop(model)` brings them back.
 
     Raises:
-        ValueError: a model without images, an unknown decoder, layers it does not have.
+        ValueError: a model without images, an unknown decoder, layers it does not have, a wrapped forward.
     """
     base, decoder = _parts(model)
     stored = getattr(model.config, "pyramid_drop", None)
     if layers is None and ratios is None and stored:
         settings = PyramidDropSettings(**stored)
     else:
+        layers = default_layers(decoder.config.num_hidden_layers) if layers is None else layers
         settings = PyramidDropSettings(
-            layers=default_layers(decoder.config.num_hidden_layers) if layers is None else layers,
-            ratios=DEFAULT_RATIOS if ratios is None else ratios,
+            layers=layers,
+            ratios=DEFAULT_RATIOS[: len(layers)] if ratios is None else ratios,
             scope=scope,
             position_mode=position_mode,
         )
     check_decoder(decoder.config, settings)
+    for module in (model, base, decoder):
+        if "forward" in vars(module):
+            raise ValueError(
+                f"model: the forward of its {type(module).__name__} is wrapped (as a device map over several devices "
+                "does), which would go past what is done here; apply it first."
+            )
     remove_pyramid_drop(model)
     for module, mixin in ((model, StagedHead), (base, StagedBase), (decoder, StagedDecoder)):
         module.__class__ = staged_class(mixin, type(module))

@@ -70,8 +70,10 @@ class PyramidDropSettings:
 
 
 def default_layers(num_layers: int) -> tuple[int, ...]:
-    """Three drops that cut the network into four equal stages: 8, 16 and 24 of 32 blocks, as published."""
-    return tuple(math.ceil(num_layers * share / 4) for share in (1, 2, 3))
+    """Three drops that cut the network into four equal stages: 8, 16 and 24 of 32 blocks, as published. Networks of
+    fewer than four blocks have fewer."""
+    layers = {math.ceil(num_layers * share / 4) for share in (1, 2, 3)}
+    return tuple(sorted(layer for layer in layers if layer < num_layers))
 
 
 #: Half of the image tokens leave at each drop.

@@ -112,6 +112,14 @@ class SegmentationArguments(MeasuringArguments, RecipeArguments):
         metadata={"accepts": "(0, inf)", "help": "Learning rate of all but the backbone, times --learning_rate."},
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"--label_smoothing_factor: got {self.label_smoothing_factor}, accepted is 0: the loss is the "
+                "model's own."
+            )
+
 
 @dataclass
 class SegmentationEvaluationArguments(MeasuringArguments, ResultsArguments):

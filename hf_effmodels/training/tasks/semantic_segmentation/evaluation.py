@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
@@ -21,7 +22,7 @@ class Measured:
     """What an evaluation found, the same in all processes.
 
     Attributes:
-        metrics: by name.
+        metrics: by name; of DToP also `token_share`, the tokens that its blocks have worked on, of all.
         per_class: IoU of each class by its name; not a number where the class is nowhere.
         counts: pixels of each true class (rows) found as each class (columns).
         shown: of the first images, image, true and found map.
@@ -61,6 +62,12 @@ def measure(
     loader = DataLoader(Subset(dataset, own), batch_size=batch_size, num_workers=workers, collate_fn=list)
     counts, shown = torch.zeros(len(names), len(names), dtype=torch.int64), []
     predict = _sliding(stride) if mode == "slide" else _whole
+    tokens = torch.zeros(2, dtype=torch.float64)
+
+    def count(module, args, outputs) -> None:
+        tokens.add_(_tokens_of(outputs))
+
+    watch = model.register_forward_hook(count)
     for samples in loader:
         with torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None):
             found = predict(model, processor, [sample["image"] for sample in samples])
@@ -69,15 +76,23 @@ def measure(
             counts += confusion(torch.from_numpy(sample["labels"].astype(np.int64)), labels, len(names), IGNORED)
             if sample["index"] < pictures:
                 shown.append((sample["index"], sample["image"], sample["labels"], labels.numpy()))
+    watch.remove()
     if state.num_processes > 1:
-        from accelerate.utils import gather_object, reduce
-
-        counts = reduce(counts.to(state.device), "sum").cpu()
+        counts, tokens = (reduce(values.to(state.device), "sum").cpu() for values in (counts, tokens))
         shown = gather_object(shown)
     result = mean_iou(counts, names)
     metrics = {**result.metrics, "samples": len(dataset)}
+    if tokens[1]:
+        metrics["token_share"] = float(tokens[0] / tokens[1])
     shown = [tuple(rest) for _, *rest in sorted(shown, key=lambda row: row[0])]
     return Measured(metrics, result.per_class, counts.numpy(), shown)
+
+
+def _tokens_of(outputs) -> torch.Tensor:
+    """Tokens that the blocks have worked on, and how many they would have without pruning; zeros where nobody says."""
+    if (tokens := getattr(outputs, "num_tokens", None)) is None:
+        return torch.zeros(2, dtype=torch.float64)
+    return torch.stack([tokens.sum(), tokens[:, :1].sum() * tokens.shape[1]]).double().cpu()
 
 
 def _whole(model, processor, images: Sequence[np.ndarray]) -> list[torch.Tensor]:

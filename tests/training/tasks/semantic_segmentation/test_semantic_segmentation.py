@@ -267,6 +267,7 @@ def test_maps_that_cannot_be_are_named(wrong, message, tmp_path):
         (["--segmenter", "segformer", "--scale_range", "2", "1"], r"--scale_range: got \[2.0, 1.0\]"),
         (["--segmenter", "segformer", "--class_names", "a", "a"], "--class_names: got 2 names, 'a' twice"),
         (["--segmenter", "segformer", "--class_names", "a", "b", "c"], "digits have 11 classes, or 2"),
+        (["--segmenter", "segformer", "--label_smoothing_factor", "0.1"], "--label_smoothing_factor: got 0.1"),
         (["--segmenter", "segformer", "--metric_for_best_model", "map"], "--metric_for_best_model: got 'map'"),
     ],
 )
@@ -379,6 +380,43 @@ def test_a_run_may_measure_by_windows(tmp_path):
         assert np.mean(known) == pytest.approx(found[name]["miou"])
     assert found["slide"]["miou"] == pytest.approx(results["eval_miou"])
     assert found["slide"]["pixel_accuracy"] != found["whole"]["pixel_accuracy"]
+
+
+def test_the_share_of_tokens_that_dtop_works_on_is_measured(tmp_path):
+    names = ["--class_names", "ground", "ink"]
+    arguments = [
+        "--task",
+        "semantic-segmentation",
+        *WITHOUT_DROPOUT,
+        *SHORT,
+        *names,
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
+    results = main(arguments)
+    assert 0 < results["eval_token_share"] <= 1
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "run")
+    pixels = processor([digit_canvas("test", n)[0] for n in (0, 119)], return_tensors="pt").pixel_values
+    for threshold, is_whole in ((0.2, False), (1.0, True)):
+        model.config.thresholds = [threshold]
+        data = [
+            "--dataset",
+            "digits",
+            *names,
+            "--max_eval_samples",
+            "2",
+            "--output",
+            str(tmp_path / f"{threshold}.json"),
+        ]
+        found = evaluate(
+            ["--task", "semantic-segmentation", "--model", str(tmp_path / "run"), *data]
+            + ["--model_config", f"{{thresholds: [{threshold}]}}"]
+        )
+        with torch.no_grad():
+            expected = float((model(pixels).num_tokens / 36).mean())
+        assert found["token_share"] == pytest.approx(expected)
+        assert (found["token_share"] == 1) == is_whole
 
 
 def test_classes_have_colours_of_their_own():
