@@ -1,5 +1,5 @@
 """The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · probe · prepare ·
-benchmark · tiny-lm · quantize."""
+benchmark · tiny-lm · prune · quantize."""
 
 import argparse
 import json
@@ -109,6 +109,10 @@ _JOBS = {
         "tiny-lm": (
             "small language models out of large ones",
             "hf-effmodels tiny-lm suggest-config --params 15M --vocab 4096",
+        ),
+        "prune": (
+            "a language model, to a budget of parameters",
+            "hf-effmodels prune out smaller --target-parameters 0.5 --dataset pydoc_topics",
         ),
         "quantize": (
             "a language model, to 2 to 8 bits",
@@ -423,6 +427,12 @@ def _tiny_lm(argv: list[str]) -> None:
     tiny_lm(argv)
 
 
+def _prune(argv: list[str]) -> None:
+    from .compression.command.prune import main as prune
+
+    prune(argv)
+
+
 def _quantize(argv: list[str]) -> None:
     from .quantization.cbq.command import main as quantize
 
@@ -438,7 +448,7 @@ def _probe(argv: list[str]) -> None:
 
 
 #: Commands that run for long.
-RUNS = ("train", "evaluate", "benchmark", "quantize")
+RUNS = ("train", "evaluate", "benchmark", "prune", "quantize")
 #: Commands with argument parsers of their own.
 PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "predict": _predict,
@@ -449,5 +459,6 @@ PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "probe": _probe,
     "benchmark": _benchmark,
     "tiny-lm": _tiny_lm,
+    "prune": _prune,
     "quantize": _quantize,
 }

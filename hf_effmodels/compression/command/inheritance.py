@@ -14,7 +14,9 @@ from .words import OPTIONS, as_table, count, from_zero
 
 def add(command) -> None:
     sub = command("inherit", _inherit, as_table, "A smaller model out of a trained one.")
-    sub.add_argument("--model", required=True, help="a Hub id or a folder: LLaMA layout or PanGu-π")
+    sub.add_argument(
+        "--model", required=True, help="a Hub id or a folder: LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi, PanGu-π"
+    )
     sub.add_argument("--like", help="folder of a configuration that gives the sizes (suggest-config writes one)")
     for name in ("layers", "hidden-size", "intermediate-size", "heads", "key-value-heads"):
         sub.add_argument(f"--{name}", type=count, help="size of the smaller model (default: the larger one's)")
@@ -33,7 +35,6 @@ def add(command) -> None:
 def _inherit(arguments) -> dict:
     from ..pruning.inheritance import SIZES, WITH_TEXT, check_inheritance, inherit
     from ..pruning.structures import check_architecture
-    from ..sizes import count_parameters
 
     output = free_output(arguments, "config.json", "model.safetensors", "inheritance.json")
     config = load_config(arguments.model)
@@ -48,14 +49,17 @@ def _inherit(arguments) -> dict:
                 f"--like: it has {like.vocab_size} tokens, {arguments.model} has {config.vocab_size}; compress its "
                 "tokenizer and embeddings first."
             )
-    layers = _layer_numbers(arguments.select_layers)
+    layers = layer_numbers(arguments.select_layers)
     with _blaming(arguments):
-        check_inheritance(config, layers=layers, method=arguments.method, **sizes)
+        check_inheritance(
+            config, layers=layers, method=arguments.method, rescale_norms=arguments.rescale_norms, **sizes
+        )
     needs_text = arguments.method in WITH_TEXT or arguments.select_layers in WITH_TEXT or arguments.rescale_norms
-    tokenizer = _tokenizer_of(arguments.model, config, needs_text)
-    batches = _calibration(arguments, tokenizer) if needs_text else None
+    tokenizer = tokenizer_of(arguments.model, config, needs_text)
+    batches = calibration_batches(arguments, tokenizer) if needs_text else None
+    model = load_model(arguments.model)
     smaller, made_of = inherit(
-        load_model(arguments.model),
+        model,
         **sizes,
         layers=layers,
         method=arguments.method,
@@ -72,14 +76,19 @@ def _inherit(arguments) -> dict:
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         (folder / "inheritance.json").write_text(json.dumps(made_of.to_dict()) + "\n", encoding="utf-8")
-    size = count_parameters(smaller.config)
     return {
-        "parameters": size.total,
-        "of": count_parameters(config).total,
-        "embedding_share": round(size.embedding_share, 4),
+        "parameters": smaller.num_parameters(),
+        "of": model.num_parameters(),
+        "embedding_share": round(_embeddings(smaller) / smaller.num_parameters(), 4),
         "layers": made_of.layers,
         "folder": str(output),
     }
+
+
+def _embeddings(model) -> int:
+    """Parameters of the embedding and of a head that is not the same."""
+    weights = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())}
+    return sum(weight.numel() for weight in weights.values())
 
 
 @contextmanager
@@ -95,7 +104,7 @@ def _blaming(arguments) -> Iterator[None]:
         raise
 
 
-def _layer_numbers(text: str) -> str | list[int]:
+def layer_numbers(text: str) -> str | list[int]:
     if text in ("ends", "importance", "influence"):
         return text
     try:
@@ -106,7 +115,7 @@ def _layer_numbers(text: str) -> str | list[int]:
         ) from None
 
 
-def _tokenizer_of(model: str, config, is_needed: bool):
+def tokenizer_of(model: str, config, is_needed: bool):
     """The tokenizer beside a model; None where there is none and nothing needs it. A damaged one is an error."""
     from transformers import AutoTokenizer
 
@@ -125,7 +134,7 @@ def _tokenizer_of(model: str, config, is_needed: bool):
     return tokenizer
 
 
-def _calibration(arguments, tokenizer) -> list:
+def calibration_batches(arguments, tokenizer) -> list:
     """Batches of blocks from the beginning of the corpus, packed as the causal-lm task packs them."""
     from itertools import islice
 

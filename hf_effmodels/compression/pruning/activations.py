@@ -70,9 +70,9 @@ def activation_scores(
         if not isinstance(module, nn.Linear) or layer is None:
             continue
         number, shortcut = int(layer[1]), _SHORTCUT.search(f"{name}.")
-        if name.endswith("mlp.down_proj"):
+        if name.endswith(("mlp.down_proj", "mlp.fc2")):
             handles.append(module.register_forward_pre_hook(watch(Axis("ffn", number), torch.abs)))
-        elif name.endswith("self_attn.o_proj"):
+        elif name.endswith(("self_attn.o_proj", "self_attn.dense")):
             handles.append(module.register_forward_pre_hook(watch(Axis("queries", number), heads)))
         elif shortcut is not None and name.endswith("up_proj"):
             axis = Axis("bottleneck", number, int(shortcut[1]))

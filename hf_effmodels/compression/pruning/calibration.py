@@ -99,8 +99,9 @@ def channel_energies(model: PreTrainedModel, batches: Sequence[Mapping[str, torc
 
 
 def norms_of(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The norms of the residual stream by name."""
-    return {name: module for name, module in model.named_modules() if name.endswith("norm")}
+    """The norms of the residual stream by name: all but those of queries and keys."""
+    named = model.named_modules()
+    return {name: module for name, module in named if name.endswith("norm") and ".self_attn." not in name}
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def inherit(
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[PreTrainedModel, Inheritance]:
-    """Make a smaller model of the same class out of a LLaMA-layout or PanGu-π model.
+    """Make a smaller model of the same class out of one of `structures.ARCHITECTURES`.
 
     Args:
         model: the larger model; it is not changed.
@@ -98,6 +98,7 @@ def inherit(
         num_key_value_heads=num_key_value_heads,
         layers=layers,
         method=method,
+        rescale_norms=rescale_norms,
     )
     needs = [f"method {method!r}"] if method in WITH_TEXT else []
     needs += [f"layers {layers!r}"] if isinstance(layers, str) and layers in WITH_TEXT else []
@@ -138,7 +139,12 @@ def inherit(
 
 
 def check_inheritance(
-    config: PreTrainedConfig, *, layers: str | Sequence[int] = "ends", method: str = "l2", **sizes: int | None
+    config: PreTrainedConfig,
+    *,
+    layers: str | Sequence[int] = "ends",
+    method: str = "l2",
+    rescale_norms: bool = False,
+    **sizes: int | None,
 ) -> Sizes:
     """What can be said before any weight is read.
 
@@ -152,7 +158,18 @@ def check_inheritance(
     if method not in (*METHODS, "activation", "learned"):
         accepted = ", ".join(map(repr, (*METHODS, "activation")))
         raise ValueError(f"method: got {method!r}, accepted are {accepted} and 'learned'.")
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError("model: it is quantised, accepted are models with whole weights.")
+    if config.model_type == "phi" and method == "learned":
+        raise ValueError("method: got 'learned', which masks LLaMA's layers; of phi the others are accepted.")
+    if config.model_type in ("gemma", "phi") and rescale_norms:
+        raise ValueError(f"rescale_norms: got True, accepted is False: the norms of {config.model_type} are no gains.")
     source = Sizes.of(config)
+    if config.model_type == "gemma" and sizes.get("hidden_size") not in (None, source.hidden_size):
+        raise ValueError(
+            f"hidden_size: got {sizes['hidden_size']}, accepted is {source.hidden_size}: gemma scales its embeddings "
+            "by the root of the width."
+        )
     given = {name: value for name, value in sizes.items() if value is not None}
     if isinstance(layers, str):
         if layers not in ("ends", "importance", "influence"):
@@ -180,6 +197,11 @@ def check_inheritance(
             f"{source.num_attention_heads // source.num_key_value_heads} query heads for each, as in the larger model."
         )
     hidden = given.get("hidden_size", source.hidden_size)
+    if getattr(config, "qk_layernorm", False) and hidden != heads * source.head_dim:
+        raise ValueError(
+            f"hidden_size, num_attention_heads: got {hidden} and {heads}, accepted are {source.head_dim} channels for "
+            f"each head: {config.model_type} sizes the norms of its queries by them."
+        )
     reduction = getattr(config, "augmented_shortcut_reduction", None)
     target = Sizes(
         given.get("num_hidden_layers", source.num_hidden_layers),

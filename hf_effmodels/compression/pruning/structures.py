@@ -1,4 +1,4 @@
-"""Which dimension of which weight belongs to which structure of a LLaMA-layout or PanGu-π decoder.
+"""Which dimension of which weight belongs to which structure of a decoder in LLaMA's layout (or Phi's), or of PanGu-π.
 
 Scores, masks and slices are all computed from this one table. The axes:
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-#: Architectures with these weights and LLaMA's formulas (or PanGu-π's).
-ARCHITECTURES = ("llama", "mistral", "pangu_pi")
+#: Architectures all of whose weights are in the table.
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "pangu_pi")
 #: weight -> the axis of each of its dimensions, None for one that is not sliced
 _AXES = {
     r"embed_tokens\.weight": (None, "hidden"),
@@ -23,16 +23,17 @@ _AXES = {
     r"(score|qa_outputs)\.weight": (None, "hidden"),
     r"(lm_head|score|qa_outputs)\.bias": (None,),
     r"norm\.weight": ("hidden",),
-    r"(input|post_attention)_layernorm\.weight": ("hidden",),
+    r"(input|post_attention|final)_layernorm\.(weight|bias)": ("hidden",),
+    r"self_attn\.[qk]_(norm|layernorm)\.(weight|bias)": (None,),
     r"self_attn\.q_proj\.weight": ("queries", "hidden"),
     r"self_attn\.[kv]_proj\.weight": ("keys", "hidden"),
-    r"self_attn\.o_proj\.weight": ("hidden", "queries"),
+    r"self_attn\.(o_proj|dense)\.weight": ("hidden", "queries"),
     r"self_attn\.q_proj\.bias": ("queries",),
     r"self_attn\.[kv]_proj\.bias": ("keys",),
-    r"(self_attn\.o_proj|mlp\.down_proj)\.bias": ("hidden",),
-    r"mlp\.(gate|up)_proj\.weight": ("ffn", "hidden"),
-    r"mlp\.(gate|up)_proj\.bias": ("ffn",),
-    r"mlp\.down_proj\.weight": ("hidden", "ffn"),
+    r"(self_attn\.(o_proj|dense)|mlp\.(down_proj|fc2))\.bias": ("hidden",),
+    r"mlp\.(gate_proj|up_proj|fc1)\.weight": ("ffn", "hidden"),
+    r"mlp\.(gate_proj|up_proj|fc1)\.bias": ("ffn",),
+    r"mlp\.(down_proj|fc2)\.weight": ("hidden", "ffn"),
     r"mlp\.act_fn\.(scale|bias)": (None, "ffn"),
     r"augmented_shortcuts\.\d+\.down_proj\.weight": ("bottleneck", "hidden"),
     r"augmented_shortcuts\.\d+\.up_proj\.weight": ("hidden", "bottleneck"),

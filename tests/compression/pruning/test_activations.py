@@ -5,10 +5,16 @@ from functools import partial
 import pytest
 import torch
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from hf_effmodels import PanguPiConfig, PanguPiForCausalLM
@@ -31,6 +37,9 @@ MODELS = {
     "mistral": (MistralConfig, MistralForCausalLM),
     "biases": (partial(LlamaConfig, attention_bias=True, mlp_bias=True), LlamaForCausalLM),
     "pangu_pi": (PanguPiConfig, PanguPiForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (partial(Qwen3Config, head_dim=6), Qwen3ForCausalLM),
+    "gemma": (partial(GemmaConfig, head_dim=6), GemmaForCausalLM),
 }
 IDS = torch.arange(60).view(3, 20) * 7 % 61
 
@@ -53,7 +62,7 @@ def test_scores_are_those_of_what_the_layers_say(model):
     layer = model.model.layers[1]
     for name, module in (("ffn", layer.mlp.down_proj), ("heads", layer.self_attn.o_proj)):
         module.register_forward_pre_hook(lambda m, args, name=name: said.__setitem__(name, args[0]))
-    norms = [m for n, m in model.named_modules() if n.endswith("norm") and not any(m.children())]
+    norms = [m for n, m in model.named_modules() if n.endswith("norm") and ".self_attn." not in n]
     for number, norm in enumerate(norms):
         norm.register_forward_hook(lambda m, args, output, number=number: said.__setitem__(number, output))
     with torch.no_grad():
@@ -82,8 +91,10 @@ def test_what_says_nothing_goes_and_nothing_changes(model):
     kept = sorted(set(range(20)) - {1, 4, 5, 7, 19})
     assert all(made_of.units[Axis("ffn", number)].tolist() == kept for number in range(3))
     assert all(made_of.units[Axis("queries", number)].tolist() == [0, 1] for number in range(3))
+    # Gemma keeps the root of its width in the precision it was built in.
+    tolerance = 1e-6 if model.config.model_type == "gemma" else 1e-9
     with torch.no_grad():
-        torch.testing.assert_close(smaller.double().eval()(IDS).logits, before, rtol=0, atol=1e-9)
+        torch.testing.assert_close(smaller.double().eval()(IDS).logits, before, rtol=0, atol=tolerance)
 
 
 def test_a_layer_that_changes_nothing_goes_first():

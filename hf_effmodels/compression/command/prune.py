@@ -1,0 +1,147 @@
+"""`hf-effmodels prune MODEL OUT ...`: a language model within a budget of parameters."""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..._command_line import Parser, show
+from ...training import set_up_logging
+from .corpus import add_corpus
+from .inheritance import calibration_batches, layer_numbers, tokenizer_of
+from .models import load_config, load_model
+from .words import as_table, count, finite, from_zero, in_words_of_the_command, number
+
+REPORT = "pruning.json"
+#: What the functions call an option -> the option.
+_SIZES = {
+    "num_hidden_layers": "layers",
+    "hidden_size": "hidden",
+    "intermediate_size": "intermediate",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "key_value_heads",
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prune a language model and write it.
+
+    Raises:
+        ValueError, OSError: for wrong input, before any long work; nothing has been written then.
+    """
+    arguments = _parser().parse_args(list(argv))
+    set_up_logging()
+    try:
+        report = _run(arguments)
+    except ValueError as error:
+        message = str(error)
+        for ours, theirs in _SIZES.items():
+            message = message.replace(f"{ours}:", f"{theirs}:", 1) if message.startswith(ours) else message
+        if message.startswith("layers: got '"):
+            message = f"select_layers{message.removeprefix('layers')}"
+        raise ValueError(in_words_of_the_command(message, vars(arguments))) from error
+    if os.environ.get("RANK", "0") == "0":
+        show((json.dumps(report, indent=2) if arguments.json else as_table(report)) + "\n")
+
+
+def share_or_number(text: str) -> float:
+    """A share such as 0.5 or 50%, or a number such as 15M."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if 0 < share < 1:
+        return share
+    if text.endswith("%"):
+        raise argparse.ArgumentTypeError(f"got {text}, accepted are shares between 0% and 100%")
+    return number(text)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="hf-effmodels prune",
+        description="A smaller language model out of a trained one, of the same class (Minitron, "
+        "https://arxiv.org/abs/2407.14679): neurons, heads, channels and layers that say least go.",
+    )
+    parser.add_argument("model", help="a Hub id or a folder: LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi, PanGu-π")
+    parser.add_argument("out", help="folder to write; it must be new, empty or of an earlier call")
+    parser.add_argument(
+        "--target-parameters", type=share_or_number, help="a share such as 0.5, or a number such as 15M"
+    )
+    parser.add_argument("--way", default="width", help="what gets smaller for it: width, depth or any")
+    parser.add_argument("--tolerance", type=finite, default=0.05, help="share by which the budget may be missed")
+    for option in _SIZES.values():
+        parser.add_argument(f"--{option.replace('_', '-')}", type=count, help="size of the smaller model")
+    parser.add_argument("--candidates", type=count, default=1, help="shapes within the budget that are compared")
+    parser.add_argument(
+        "--retraining-steps", type=from_zero, default=0, help="steps of distillation of each before they are compared"
+    )
+    parser.add_argument("--learning-rate", type=finite, default=1e-4, help="of those steps")
+    parser.add_argument("--method", default="activation", help="activation, l1, l2, taylor or learned")
+    parser.add_argument("--select-layers", default="influence", help="influence, importance, ends, or such as 0,1,5")
+    parser.add_argument("--rescale-norms", action="store_true", help="let norms keep their scale over fewer channels")
+    parser.add_argument("--calibration-batches", type=count, default=16)
+    parser.add_argument("--batch-size", type=count, default=8, help="sequences of a calibration batch")
+    parser.add_argument("--block-size", type=count, default=256, help="tokens of a calibration sequence")
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, ...")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_corpus(parser)
+    return parser
+
+
+def _run(arguments) -> dict:
+    from ...hub.written import check_rewritable, rewritten
+    from ..pruning.inheritance import check_inheritance
+    from ..pruning.minitron import choose_shapes, prune
+
+    output = Path(arguments.out)
+    try:
+        check_rewritable(output, "prune", ("config.json", "model.safetensors", REPORT))
+    except FileExistsError as error:
+        raise ValueError(f"out: {error}") from None
+    if arguments.dataset is None:
+        raise ValueError("--dataset is missing: name a text file, a folder, a Hub id, or pydoc_topics.")
+    config = load_config(arguments.model, "model")
+    sizes = {name: getattr(arguments, option) for name, option in _SIZES.items()}
+    how = {
+        "layers": layer_numbers(arguments.select_layers),
+        "method": arguments.method,
+        "rescale_norms": arguments.rescale_norms,
+    }
+    check_inheritance(config, **how, **sizes)
+    model = load_model(arguments.model).to(arguments.device)
+    budget = {
+        "target_parameters": arguments.target_parameters,
+        "way": arguments.way,
+        "tolerance": arguments.tolerance,
+        "candidates": arguments.candidates,
+    }
+    choose_shapes(model, **budget, **how, **sizes)  # what no shape fulfils is said before any text is read
+    tokenizer = tokenizer_of(arguments.model, config, True)
+    smaller, report = prune(
+        model,
+        calibration_batches(arguments, tokenizer),
+        retraining_steps=arguments.retraining_steps,
+        learning_rate=arguments.learning_rate,
+        progress=sys.stderr.isatty(),
+        **budget,
+        **how,
+        **sizes,
+    )
+    with rewritten(output, "prune") as folder:
+        smaller.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / REPORT).write_text(json.dumps(report.to_dict()) + "\n", encoding="utf-8")
+    return {
+        "parameters": report.parameters,
+        "of": report.of,
+        **report.sizes,
+        "loss": report.loss,
+        "loss_of_the_whole": report.loss_of,
+        "candidates": len(report.candidates),
+        "kept_layers": report.made_of.layers,
+        "folder": str(output),
+    }

@@ -1,0 +1,201 @@
+"""Pruning to a budget: shapes that fit, what is compared, and the command."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from hf_effmodels.cli import main
+from hf_effmodels.compression.pruning.candidates import count_for, list_candidates
+from hf_effmodels.compression.pruning.inheritance import inherit
+from hf_effmodels.compression.pruning.minitron import choose_shapes, prune, retrain_shortly
+from hf_effmodels.compression.pruning.structures import Sizes
+
+_SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+CONFIGS = {
+    "llama": LlamaConfig(**_SIZES),
+    "mistral": MistralConfig(**_SIZES, sliding_window=None),
+    "qwen2": Qwen2Config(**_SIZES, tie_word_embeddings=True),
+    "qwen3": Qwen3Config(**_SIZES, head_dim=6),
+    "gemma": GemmaConfig(**_SIZES, head_dim=6),
+    "phi": PhiConfig(**_SIZES, partial_rotary_factor=0.7),
+}
+IDS = torch.arange(80).view(4, 20) * 7 % 61
+BATCHES = [IDS, IDS.flip(0), IDS.flip(1), (IDS + 1) % 61]
+
+
+def build(name):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name])).eval()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("way", ["width", "depth"])
+def test_what_is_pruned_is_a_stock_model_within_the_budget(name, way, tmp_path):
+    model = build(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    smaller, report = prune(model, BATCHES, target_parameters=0.7, way=way, tolerance=0.15)
+    assert type(smaller) is type(model) and report.of == model.num_parameters()
+    assert report.parameters == smaller.num_parameters() == pytest.approx(0.7 * report.of, rel=0.15)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    if way == "depth":
+        assert smaller.config.num_hidden_layers < 4 and smaller.config.intermediate_size == 96
+        assert len(report.made_of.layers) == smaller.config.num_hidden_layers
+    else:
+        assert smaller.config.num_hidden_layers == 4 and smaller.config.intermediate_size < 96
+    smaller.save_pretrained(tmp_path)
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    assert torch.equal(loaded.generate(IDS, **options), smaller.generate(IDS, **options, use_cache=False))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS).logits, smaller(IDS).logits, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_dead_structures_of_phi_go_and_nothing_changes():
+    model = build("phi").double()
+    for layer in model.model.layers:
+        layer.mlp.fc2.weight[:, 80:] = 0
+        layer.mlp.fc1.weight[80:] = 0
+        layer.mlp.fc1.bias[80:] = 0  # gelu(0) = 0: these neurons say nothing
+        layer.self_attn.v_proj.weight[18:] = 0
+        layer.self_attn.v_proj.bias[18:] = 0  # nor does the last group of two heads
+    smaller, _ = inherit(model, intermediate_size=80, num_attention_heads=6, method="activation", calibration=[IDS])
+    torch.testing.assert_close(smaller(IDS).logits, model(IDS).logits, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_counted_before_a_model_is_made(name):
+    model = build(name)
+    shapes = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
+    found = list_candidates(model.config, shapes, 0.6, way="any", tolerance=0.1)
+    assert len({candidate.sizes for candidate in found}) == len(found) > 3
+    kinds = {(candidate.sizes.num_hidden_layers, candidate.sizes.num_attention_heads) for candidate in found[:3]}
+    assert len(kinds) == 3
+    for candidate in found[:3]:
+        smaller, _ = inherit(model, **candidate.fields())
+        assert smaller.num_parameters() == candidate.parameters == pytest.approx(0.6 * model.num_parameters(), rel=0.1)
+        assert count_for(shapes, Sizes.of(model.config), Sizes.of(smaller.config)) == candidate.parameters
+
+
+def test_sizes_that_are_given_hold_and_the_rest_fits_the_budget():
+    (shape,) = choose_shapes(build("llama"), 0.5, num_hidden_layers=3, hidden_size=40, tolerance=0.1)
+    assert (shape["num_hidden_layers"], shape["hidden_size"]) == (3, 40)
+    assert choose_shapes(build("llama"), None, intermediate_size=64) == [{"intermediate_size": 64}]
+
+
+def test_the_best_of_the_candidates_is_kept_as_it_was_retrained():
+    model = build("llama")
+    _, untrained = prune(model, BATCHES, target_parameters=0.6, candidates=3, tolerance=0.1)
+    smaller, report = prune(
+        model, BATCHES, target_parameters=0.6, candidates=3, tolerance=0.1, retraining_steps=20, learning_rate=3e-3
+    )
+    assert len(report.candidates) == 3 and report.loss == min(row["loss"] for row in report.candidates)
+    assert [row["loss"] for row in untrained.candidates] != [row["loss"] for row in report.candidates]
+    with torch.no_grad():  # of the batch that was kept for it
+        assert smaller(BATCHES[3], labels=BATCHES[3]).loss.item() == pytest.approx(report.loss, rel=1e-5)
+        assert model(BATCHES[3], labels=BATCHES[3]).loss.item() == pytest.approx(report.loss_of, rel=1e-5)
+
+
+def test_retraining_brings_the_predictions_nearer():
+    model = build("llama")
+    with torch.no_grad():
+        model.lm_head.weight *= 20
+    smaller, _ = inherit(model, num_hidden_layers=2)
+
+    def divergence():
+        with torch.no_grad():
+            teacher, student = (m(IDS).logits.log_softmax(-1) for m in (model, smaller))
+        return (teacher.exp() * (teacher - student)).sum(-1).mean().item()
+
+    before = divergence()
+    batch = {"input_ids": IDS, "labels": IDS}
+    retrain_shortly(smaller, model, [batch], steps=30, learning_rate=3e-3)
+    assert divergence() < 0.5 * before
+
+
+@pytest.mark.parametrize(
+    "name, options, reason",
+    [
+        ("llama", {"target_parameters": 1.0}, "target_parameters: got 1.0, accepted are shares below 1|no shape"),
+        ("llama", {"target_parameters": 0.01}, "no shape has .* parameters within 5 %. With these settings"),
+        ("llama", {"target_parameters": 0.5, "way": "deep"}, "way: got 'deep', accepted are width, depth, any"),
+        ("llama", {}, "target_parameters: got None and no sizes"),
+        ("llama", {"num_attention_heads": 5, "num_key_value_heads": 2}, "num_key_value_heads: got 2, accepted"),
+        ("gemma", {"hidden_size": 24}, "hidden_size: got 24, accepted is 48: gemma scales"),
+        ("phi", {"intermediate_size": 24, "method": "learned"}, "method: got 'learned'"),
+        ("gemma", {"intermediate_size": 24, "rescale_norms": True}, "rescale_norms: got True"),
+        ("llama", {"target_parameters": 0.5, "candidates": 0}, "candidates: got 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(name, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        prune(build(name), iter(()), **options)
+
+
+def test_norms_of_queries_that_follow_the_width_are_told():
+    model = AutoModelForCausalLM.from_config(PhiConfig(**_SIZES, partial_rotary_factor=0.7, qk_layernorm=True))
+    with pytest.raises(ValueError, match="hidden_size, num_attention_heads: got 40 and 8, accepted are 6 channels"):
+        prune(model, BATCHES, hidden_size=40)
+    smaller, _ = prune(model, BATCHES, hidden_size=36, num_attention_heads=6)
+    assert smaller(IDS).logits.isfinite().all()
+
+
+def test_a_quantised_model_is_refused():
+    model = build("llama")
+    model.config.quantization_config = {"quant_method": "cbq"}
+    with pytest.raises(ValueError, match="model: it is quantised"):
+        prune(model, BATCHES, target_parameters=0.5)
+
+
+def test_the_command_writes_a_checkpoint_and_keeps_what_is_not_its_own(tmp_path, lines, byte_level_tokenizer, capsys):
+    large, small, text = tmp_path / "large", tmp_path / "small", tmp_path / "text.txt"
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**{**_SIZES, "vocab_size": 901})).save_pretrained(large)
+    byte_level_tokenizer.save_pretrained(large)
+    text.write_text("\n".join(lines), encoding="utf-8")
+    corpus = ["--dataset", str(text), "--block-size", "16", "--calibration-batches", "4", "--batch-size", "2"]
+    arguments = ["prune", str(large), str(small), "--target-parameters", "70%", *corpus]
+    assert main([*arguments, "--layers", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    model = AutoModelForCausalLM.from_pretrained(small)
+    assert model.num_parameters() == report["parameters"] and report["parameters"] / report["of"] < 0.74
+    assert model.config.num_hidden_layers == 3 == len(report["kept_layers"])
+    assert json.loads((small / "pruning.json").read_text())["candidates"][0]["num_hidden_layers"] == 3
+    assert main([*arguments, "--way", "depth", "--tolerance", "0.2"]) == 0  # its own folder is replaced
+    (small / "config.json").write_text("{}")
+    capsys.readouterr()
+    for wrong, reason in (
+        (arguments, "out: .*config.json has been changed since it was written"),
+        ([*arguments[:2], str(tmp_path / "new"), "--layers", "9", *corpus], "--layers: got 9, accepted are 1 to 4"),
+        ([*arguments[:2], str(tmp_path / "new"), "--layers", "2"], "--dataset is missing"),
+        ([*arguments[:2], str(tmp_path / "new"), "--target-parameters", "2M", *corpus], "--target-parameters: got"),
+        ([*arguments[:2], str(tmp_path / "new"), "--target-parameters", "101%"], "between 0% and 100%"),
+    ):
+        assert main(wrong) == 2
+        assert re.search(reason, capsys.readouterr().err)
+    assert not (tmp_path / "new").exists()
