@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..architecture import Architecture, Preset
 from ..registry import ARCHITECTURES
-from .card_text import About, code, plain, write_card
+from .card_text import About, code, is_paper, plain, write_card
 from .contents import reference_fields
 from .ids import hub_id
 from .usage import LOCAL_MODEL_ID, task_of, usage_section
@@ -33,6 +33,9 @@ def build_card(
     repo_id: str | None = None,
     revision: str | None = None,
     adapter_only: bool = False,
+    samples: Mapping[str, int] | None = None,
+    figures: Iterable[str] = (),
+    with_code: bool = True,
 ) -> ModelCard:
     """The model card of one of this package's models.
 
@@ -53,6 +56,9 @@ def build_card(
         repo_id: where the model is (going to be) on the Hub; the snippets use it.
         revision: the commit of `repo_id` to pin in the snippets, if it exists already.
         adapter_only: the folder holds the adapters of a vision-language model, not the frozen parts.
+        samples: how many there are in each split: `{"train": 50000, "test": 10000}`.
+        figures: names of charts that lie beside the card (`contents.FIGURES`).
+        with_code: the folder has the model's code; otherwise the card does not say that it loads without this package.
 
     Returns:
         `huggingface_hub.ModelCard`: metadata (task, library, licence, tags, data sets, measured results) and text.
@@ -71,11 +77,17 @@ def build_card(
     check_place(repo_id, revision)
     known = architecture.presets[preset] if preset else None
     usage = usage_section(
-        architecture, type(model).__name__, model.config, repo_id or LOCAL_MODEL_ID, revision, processor is not None
+        architecture,
+        type(model).__name__,
+        model.config,
+        repo_id or LOCAL_MODEL_ID,
+        revision,
+        processor is not None,
+        with_code,
     )
     about = About(
         title=repo_id.rpartition("/")[2] if repo_id else preset or architecture.title,
-        introduction=_introduction(architecture, model, preset),
+        introduction=_introduction(architecture, model, preset, with_code),
         library="transformers",
         task=_task(architecture, model),
         tags=("hf_effmodels", architecture.model_type, f"arxiv:{architecture.arxiv}"),
@@ -84,6 +96,7 @@ def build_card(
         published=known.published if known else (),
         entry=architecture,
         preset=known,
+        figures=tuple(figures),
     )
     return write_card(
         about,
@@ -95,6 +108,7 @@ def build_card(
         training=training,
         conversion=conversion,
         base_model=base_model,
+        samples=samples,
     )
 
 
@@ -159,16 +173,17 @@ def _task(architecture: Architecture, model) -> str | None:
     return task and (task.pipeline_tag or task.name)
 
 
-def _introduction(architecture: Architecture, model, preset: str | None) -> str:
+def _introduction(architecture: Architecture, model, preset: str | None, with_code: bool) -> str:
     task = task_of(architecture, type(model).__name__)
     noun = task.noun if task else "feature extractor"
     kind = f"{'An' if noun[0] in 'aeiou' else 'A'} {noun}"
     variant = f"the published variant `{preset}`" if preset else "a variant of its own"
+    code = "" if is_paper(architecture.repository) else f" ([official code]({architecture.repository}))"
+    loads = " The repository carries the model's code: it loads with or without that package." if with_code else ""
     return (
         f"{kind} of the {architecture.title} family ({variant}). The architecture is that of "
-        f"[{architecture.paper}](https://arxiv.org/abs/{architecture.arxiv}) "
-        f"([official code]({architecture.repository})), implemented for transformers by `hf_effmodels`. "
-        "The repository carries the model's code: it loads with or without that package."
+        f"[{architecture.paper}](https://arxiv.org/abs/{architecture.arxiv}){code}, implemented for transformers by "
+        f"`hf_effmodels`.{loads}"
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..architecture import METRICS, Entry, Preset, Published
+from .contents import FIGURES
 from .ids import hub_id
 
 #: Licence identifiers of the Hub (https://huggingface.co/docs/hub/repositories-licenses), without "unknown".
@@ -51,6 +52,7 @@ class About:
         published: what others have published of this variant.
         entry: where it is declared, for the citation.
         preset: the published variant, for the origin of its weights.
+        figures: names of charts beside the card, of `contents.FIGURES`.
     """
 
     title: str
@@ -63,6 +65,7 @@ class About:
     published: tuple[Published, ...] = ()
     entry: Entry | None = None
     preset: Preset | None = None
+    figures: tuple[str, ...] = ()
 
 
 def write_card(
@@ -76,6 +79,7 @@ def write_card(
     training: Mapping[str, Any] | None = None,
     conversion: Any = None,
     base_model: str | None = None,
+    samples: Mapping[str, int] | None = None,
 ) -> ModelCard:
     """The model card of any kind of model; the arguments beside `about` are those of `build_card`.
 
@@ -101,10 +105,11 @@ def write_card(
         **({"model_name": title, "eval_results": [_eval_result(e, about.task) for e in known]} if known else {}),
     )
     sections = [
-        f"# {plain(title)}\n\n{about.introduction}" + (f" Trained on {data_name(dataset)}." if dataset else ""),
+        f"# {plain(title)}\n\n{about.introduction}{_data(dataset, samples)}",
         _facts(about, license, license_name, license_link),
         about.usage,
         _numbers(about, measured, converted=conversion is not None),
+        _figures(about.figures),
         _training(training),
         _origin(about, conversion, license),
         _citation(about.entry),
@@ -146,6 +151,11 @@ def is_local(name: Any) -> bool:
     return bool(looks) or (len(text) < 256 and "\0" not in text and os.path.exists(text))
 
 
+def is_paper(address: str) -> bool:
+    """Whether an address that stands for official code is that of the paper: none is public then."""
+    return "arxiv.org/" in address
+
+
 def data_name(dataset: str) -> str:
     """What a card calls a data set: its name, but no place on the machine of its maker."""
     return _OWN_DATA if is_local(dataset) else plain(dataset)
@@ -159,6 +169,13 @@ def table(head: Sequence[str], rows: Rows) -> str:
 # sections
 
 
+def _data(dataset: str | None, samples: Mapping[str, int] | None) -> str:
+    if not dataset:
+        return ""
+    counted = ", ".join(f"{count} of {plain(split)}" for split, count in (samples or {}).items())
+    return f" Trained on {data_name(dataset)}" + (f" (samples: {counted})." if counted else ".")
+
+
 def _facts(about: About, license: str | None, name: str | None, link: str | None) -> str:
     stated = f"[{plain(name)}]({link})" if license == "other" else license or NO_LICENSE
     rows = [*about.facts, ("Licence of the weights", stated)]
@@ -166,7 +183,7 @@ def _facts(about: About, license: str | None, name: str | None, link: str | None
         rows += [
             ("Licence of the code", "apache-2.0"),
             ("Paper", f"[arXiv:{about.entry.arxiv}](https://arxiv.org/abs/{about.entry.arxiv})"),
-            ("Official code", about.entry.repository),
+            ("Official code", "none is public" if is_paper(about.entry.repository) else about.entry.repository),
         ]
     return "## Facts\n\n" + table(("", ""), rows)
 
@@ -205,6 +222,12 @@ def _training(training: Mapping[str, Any] | None) -> str:
     if not training:
         return ""
     return "## Training\n\n" + table(("hyper-parameter", "value"), _flat(training))
+
+
+def _figures(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return "## Figures\n\n" + "\n\n".join(f"![{FIGURES[name]}]({name})" for name in names)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -18,6 +18,13 @@ SETTINGS = frozenset(
     tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja
     tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt merges.txt""".split()
 )
+#: Charts of a training that a card shows, with what they are. Pictures made of data are none: they are its owner's.
+FIGURES = {
+    "training_curve.png": "Training",
+    "confusion_matrix.png": "Which class was taken for which",
+    "calibration.png": "Whether probabilities can be believed",
+    "precision_recall.png": "Precision over recall",
+}
 _TOKENIZER = frozenset(
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja".split()
 )
@@ -87,7 +94,7 @@ def own_files(folder: str | Path) -> set[str]:
 def _names_in(folder: Path) -> list[str]:
     found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     names = [path.relative_to(folder).as_posix() for path in found]
-    return [name for name in names if is_model_file(name) or name in LICENCE]
+    return [name for name in names if is_model_file(name) or name in LICENCE or name in FIGURES]
 
 
 def _needed_of_pipeline(folder: Path) -> list[str]:
@@ -110,7 +117,7 @@ def _needed_of_model(folder: Path) -> list[str]:
     names = [name for name in _names_in(folder) if "/" not in name or _CHAT_TEMPLATE.fullmatch(name)]
     is_adapter = not (folder / CONFIG).is_file()  # peft writes none of its own
     weights = {name for name in names if _WEIGHTS.fullmatch(name) and name.startswith("adapter_") == is_adapter}
-    needed = {CARD, *LICENCE, "adapter_config.json" if is_adapter else CONFIG} | weights
+    needed = {CARD, *LICENCE, "adapter_config.json" if is_adapter else CONFIG} | weights | _figures(folder)
     model_class = _model_class(folder)
     takes = getattr(model_class, "input_modalities", None)  # None: not known, anything
     takes = {takes} if isinstance(takes, str) else set(takes or ("image", "text"))
@@ -124,6 +131,15 @@ def _needed_of_model(folder: Path) -> list[str]:
     if "text" in takes or generates:
         needed |= _tokenizer_files(folder, names)
     return [name for name in names if name in needed]
+
+
+def _figures(folder: Path) -> set[str]:
+    """The charts that the card shows; others were put there by somebody else."""
+    try:
+        card = (folder / CARD).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return set()
+    return {name for name in FIGURES if f"]({name})" in card}
 
 
 def _model_class(folder: Path) -> type | None:

@@ -4,13 +4,14 @@ import inspect
 import json
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from .._files import whole_folder
 from .bundle import HEADER, bundle_code, is_bundled
 from .card import build_card, find_architecture
 from .checkpoints import check_values
-from .contents import CARD, CONFIG, IMAGE_PROCESSOR, PROCESSOR, own_files, reference_fields
+from .contents import CARD, CONFIG, FIGURES, IMAGE_PROCESSOR, PROCESSOR, own_files, reference_fields
 from .ids import hub_id
 from .wrappers import plain_names, unwrap
 
@@ -25,6 +26,7 @@ def export(
     overwrite: bool = False,
     adapter_only: bool = False,
     allow_broken_weights: bool = False,
+    figures: Iterable[Path] = (),
     **card,
 ) -> Path:
     """Write `model` and `processor` to `folder`, ready for the Hub.
@@ -43,6 +45,7 @@ def export(
             names stay.
         adapter_only: of a model with frozen parts write the adapters only; the configuration says where the rest is.
         allow_broken_weights: write weights, too, that are not finite, and negative running variances.
+        figures: charts for the card, by the names of `contents.FIGURES`.
         card: arguments of `build_card`: license, dataset, results, training, repo_id, …
 
     Returns:
@@ -72,7 +75,9 @@ def export(
                 "config.%s is %r, no id of the Hub: set it before the adapters are published.",
                 *(name, getattr(model.config, name)),
             )
-    readme = str(build_card(model, processor=processor, adapter_only=adapter_only, **card))
+    figures = _known_figures(figures)
+    shown = [file.name for file in figures]
+    readme = str(build_card(model, processor=processor, adapter_only=adapter_only, figures=shown, **card))
     folder = Path(folder).resolve()
     foreign = _foreign_files(folder)
     if foreign and not overwrite:
@@ -99,7 +104,17 @@ def export(
             settings = json.loads((new / IMAGE_PROCESSOR).read_bytes())
             (new / IMAGE_PROCESSOR).write_bytes(with_auto_map(settings, image_processor_auto_map(architecture)))
         (new / CARD).write_bytes(readme.encode())
+        for file in figures:
+            (new / file.name).write_bytes(file.read_bytes())
     return folder
+
+
+def _known_figures(figures: Iterable[Path]) -> list[Path]:
+    files = [Path(file) for file in figures]
+    for file in files:
+        if file.name not in FIGURES:
+            raise ValueError(f"figures: got {file}, accepted are charts called {', '.join(FIGURES)}")
+    return files
 
 
 def _check_values(state_dict) -> None:

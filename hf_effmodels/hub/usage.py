@@ -19,6 +19,7 @@ def usage_section(
     model_id: str = LOCAL_MODEL_ID,
     revision: str | None = None,
     has_processor: bool = True,
+    with_code: bool = True,
 ) -> str:
     """Markdown for a model of the class `class_name`.
 
@@ -29,6 +30,7 @@ def usage_section(
         model_id: repository on the Hub, or `LOCAL_MODEL_ID` for a folder.
         revision: commit to pin; without one the snippets show how to find it.
         has_processor: whether there is a tokenizer beside a language model.
+        with_code: whether the model's code lies there, too.
     """
     auto_class = auto_class_of(architecture, class_name)
     on_hub = model_id != LOCAL_MODEL_ID
@@ -36,12 +38,16 @@ def usage_section(
     if not on_hub:
         parts.append("The snippets run in this folder; elsewhere write its path for `model_id`.")
     if auto_class != "AutoBackbone":
-        parts.append("With `hf_effmodels` installed, nothing from this repository is executed:")
+        executed = ", nothing from this repository is executed" if with_code else ""
+        parts.append(f"With `hf_effmodels` installed{executed}:")
         with_package, without_package = _snippets(architecture, auto_class, config, model_id, revision, has_processor)
         parts.append(_snippet(with_package))
-        intro = "Without it, transformers runs the code of this repository; read it first"
-        parts.append(f"{intro}, and pin the commit that you have read:" if on_hub else f"{intro}:")
-        parts.append(_snippet(without_package))
+        if with_code:
+            intro = "Without it, transformers runs the code of this repository; read it first"
+            parts.append(f"{intro}, and pin the commit that you have read:" if on_hub else f"{intro}:")
+            parts.append(_snippet(without_package))
+        else:
+            parts.append("`hub/` holds the same model with its code: it loads without that package, and is published.")
     if "AutoBackbone" in architecture.auto_classes:
         parts.append("Feature maps, for a detector or a segmentation head:")
         backbone = "AutoBackbone" if on_hub else architecture.auto_classes["AutoBackbone"]

@@ -33,8 +33,8 @@ _RESULTS = (
 )
 # Keys that may change when a run goes on: they say where and how it is watched, not what is computed.
 _FREE_KEYS = frozenset(
-    "cache_dir check_images contents dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory "
-    "dataloader_prefetch_factor "
+    "cache_dir check_images contents dataset_name dataloader_num_workers dataloader_persistent_workers "
+    "dataloader_pin_memory dataloader_prefetch_factor "
     "disable_tqdm enable_jit_checkpoint hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy "
     "license log_level log_level_replica log_on_each_node logging_dir logging_first_step logging_nan_inf_filter "
     "logging_steps logging_strategy output_dir overwrite_output_dir project push_to_hub report_to "

@@ -87,6 +87,10 @@ class RecipeArguments(TrainingArguments):
     hub_strategy: str = field(
         default="end", metadata={"help": "When to publish with push_to_hub: end, the finished model only."}
     )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "What the model card calls the training data; by default what --dataset says."},
+    )
     license: str | None = field(
         default=None, metadata={"help": "Licence of the trained weights, for the model card, such as apache-2.0."}
     )

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from ..._files import move_into, whole_file, write_text
+from ...hub.contents import FIGURES
 from ...hub.ids import hub_id
 from .publishing import HUB_FOLDER, is_own
 
@@ -65,12 +66,14 @@ def write_card(
         training: the hyper-parameters, see `training_summary`.
         export_options: further arguments of `hub.export`, for the folder `hub`.
     """
-    from ...hub import card_text, export
+    from ...hub import build_card, card_text, export
 
     network, output = trainer.network, Path(trainer.args.output_dir)
+    figures = [name for name in FIGURES if (output / name).is_file()]
     facts = {
         "license": trainer.args.license,
-        "dataset": dataset,
+        "dataset": trainer.args.dataset_name or dataset,
+        "samples": _samples(trainer, split),
         "results": card_results(trainer, metrics, split),
         "training": training,
         "base_model": hub_id(model),
@@ -81,13 +84,29 @@ def write_card(
         logger.info("no folder for the Hub: hf_effmodels.quantization.save_packed writes one of the ternary weights")
     if is_own(network) and not is_ternary:
         # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
-        export(network, trainer.processing_class, output / HUB_FOLDER, overwrite=True, **export_options, **facts)
-        card = (output / HUB_FOLDER / "README.md").read_text(encoding="utf-8")
+        folder, options = output / HUB_FOLDER, {**facts, "figures": [output / name for name in figures]}
+        export(network, trainer.processing_class, folder, overwrite=True, **export_options, **options)
+        # The code lies there, and not here.
+        about_code = {"figures": figures, "with_code": False, "processor": trainer.processing_class}
+        known = {name: value for name, value in export_options.items() if name in ("preset", "adapter_only")}
+        card = str(build_card(network, **about_code, **known, **facts))
     else:
         name = type(network).__name__
-        about = card_text.About(title=name, introduction=f"A `{name}`.", library="transformers", task=pipeline_tag)
+        about = card_text.About(
+            title=name,
+            introduction=f"A `{name}`.",
+            library="transformers",
+            task=pipeline_tag,
+            figures=tuple(figures),
+        )
         card = str(card_text.write_card(about, **facts))
     write_text(output / "README.md", card)
+
+
+def _samples(trainer, split: str) -> dict[str, int]:
+    """How many samples were trained and evaluated on, where that is known."""
+    sets = {"training": trainer.train_dataset, split: trainer.eval_dataset}
+    return {name: len(data) for name, data in sets.items() if hasattr(data, "__len__")}
 
 
 def card_results(trainer, metrics: Mapping[str, float], split: str) -> list[dict]:

@@ -12,8 +12,8 @@ from .recipe_arguments import resolved
 CALL = "arguments"
 # They say where results go and how fast they come.
 _FREE_KEYS = frozenset(
-    "output overwrite answers save_images cache_dir check_images dataloader_num_workers per_device_eval_batch_size "
-    "preprocessing_num_workers".split()
+    "output overwrite reports answers save_images cache_dir check_images dataloader_num_workers "
+    "per_device_eval_batch_size preprocessing_num_workers".split()
 )
 
 

@@ -134,6 +134,9 @@ class TaskContract:
             exact = results[f"eval_{name}"] * (100 if percent else 1)
             assert float(value) == pytest.approx(exact, rel=1e-3, abs=0.005), name
         assert not [*(output / "hub").rglob("*.bin"), *(output / "hub").rglob("*.pt")]
+        if (output / "hub").is_dir() and (output / "config.json").is_file():  # the code lies there only
+            assert "carries the model's code" in (output / "hub" / "README.md").read_text()
+            assert "trust_remote_code" not in (output / "README.md").read_text()
         # What the run says at its end can be pasted.
         said = [record.getMessage().strip() for record in caplog.records]
         assert any(line.startswith(f"{self.task}: ") and " parameters" in line for line in said)

@@ -105,6 +105,13 @@ class EvaluationArguments(ResultsArguments):
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
     reparameterize: bool = field(default=False, metadata={"help": "Fold the model first, as it would be deployed."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
+    reports: bool = field(
+        default=False,
+        metadata={
+            "help": "Write, beside the results, precision, recall and F1 of each class (CSV), the confusion matrix, "
+            "the calibration and the worst mistakes."
+        },
+    )
 
 
 class ImageClassificationTrainer(RecipeTrainer):
@@ -152,11 +159,13 @@ class ImageClassificationTrainer(RecipeTrainer):
         return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / num_items_in_batch
 
 
-def ranked_classes(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the metrics need: the (up to) five likeliest classes of each image, the likeliest first, and its loss."""
+def ranked_classes(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the metrics need: the (up to) five likeliest classes of each image, the likeliest first, its loss, and the
+    probability of the likeliest."""
     logits = logits[0] if isinstance(logits, tuple) else logits
     ranked = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
-    return ranked, F.cross_entropy(logits.float(), labels, reduction="none")
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    return ranked, losses, logits.float().softmax(dim=-1).amax(dim=-1)
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -164,7 +173,7 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
     The loss replaces the Trainer's own, in which an incomplete last batch weighs as much as the others.
     """
-    (ranked, losses), labels = prediction.predictions, prediction.label_ids
+    (ranked, losses, _), labels = prediction.predictions, prediction.label_ids
     results = metrics.load("accuracy").compute(predictions=ranked[:, 0], references=labels)
     if ranked.shape[1] == 5:
         results |= metrics.load("top_5_accuracy").compute(predictions=ranked, references=labels)
@@ -319,6 +328,6 @@ def _evaluate(model, dataset: ImageClassificationDataset, args: EvaluationArgume
             preprocess_logits_for_metrics=ranked_classes,
         )
         measured = trainer.predict(dataset, metric_key_prefix="eval")
-    results = write_evaluation(trainer, measured, args.output, call, dataset.source.split)
+    results = write_evaluation(trainer, measured, args, call)
     trainer.accelerator.end_training()
     return results

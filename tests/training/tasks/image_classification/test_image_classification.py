@@ -1,6 +1,7 @@
 """Whole runs through the entry point, in this process."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, pipeline
 
 import hf_effmodels
+from hf_effmodels.hub.contents import model_files
 from hf_effmodels.hub.export import is_export
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.run.arguments import blaming_model_config
@@ -38,7 +40,7 @@ def weights(folder):
     return load_file(Path(folder) / "model.safetensors")
 
 
-def test_a_run_leaves_everything_beside_the_model_and_the_pipeline_knows_the_names(digits_run, tmp_path):
+def test_a_run_leaves_everything_beside_the_model_and_the_pipeline_knows_the_names(digits_run, tmp_path, monkeypatch):
     output = tmp_path / "run"
     arguments = [*digits_run, *GHOSTNET, "--ema_decay", "0.5", "--license", "mit", "--output_dir", str(output)]
     results = main(arguments)
@@ -46,11 +48,18 @@ def test_a_run_leaves_everything_beside_the_model_and_the_pipeline_knows_the_nam
     assert files == {
         *("README.md", "all_results.json", "eval_results.json", "train_results.json", "trainer_state.json"),
         *("config.json", "model.safetensors", "preprocessor_config.json", "training_config.yaml"),
-        *("confusion_matrix.png", "training_curve.png", "example.png"),
+        *(
+            "confusion_matrix.png",
+            "training_curve.png",
+            "example.png",
+            "per_class.csv",
+            "calibration.png",
+            "mistakes.png",
+        ),
     }
     stored = json.loads((output / "all_results.json").read_text())
     assert stored["eval_samples"] == 11 and stored["eval_accuracy"] == results["eval_accuracy"]
-    for name in ("confusion_matrix.png", "training_curve.png"):
+    for name in ("confusion_matrix.png", "training_curve.png", "calibration.png", "mistakes.png"):
         with Image.open(output / name) as picture:
             assert len(picture.convert("L").getcolors()) > 10
     card = (output / "README.md").read_text()
@@ -58,7 +67,20 @@ def test_a_run_leaves_everything_beside_the_model_and_the_pipeline_knows_the_nam
     assert (output / "training_config.yaml").read_text().count("task: image-classification") == 1
     # What is beside it for the Hub is whole: code, card, and the same weights.
     assert is_export(output / "hub")
-    assert (output / "hub" / "README.md").read_text() == card
+    # The card beside the checkpoints does not promise code that only `hub/` has; what it shows is there.
+    hub_card = (output / "hub" / "README.md").read_text()
+    assert "carries the model's code" in hub_card and "trust_remote_code=True" in hub_card
+    assert "carries the model's code" not in card and "trust_remote_code" not in card
+    charts = {"training_curve.png", "confusion_matrix.png", "calibration.png"}
+    for folder, text in ((output, card), (output / "hub", hub_card)):
+        assert set(re.findall(r"!\[[^]]+\]\((.*?)\)", text)) == charts
+        assert all((folder / name).is_file() for name in charts)
+        assert "(samples: 40 of training, 11 of test)" in text and "Trained on digits" in text
+    assert charts < set(model_files(output / "hub")) and not (output / "hub" / "mistakes.png").exists()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[:1]
+    monkeypatch.chdir(output)
+    exec(compile(snippet, "card", "exec"), {})
+    monkeypatch.undo()
     assert all(torch.equal(value, weights(output)[name]) for name, value in weights(output / "hub").items())
     # The model that was measured is the one that was saved.
     measured = evaluate(

@@ -1,8 +1,27 @@
 """What is drawn of a trained classifier."""
 
-import numpy as np
+import csv
+import json
 
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_fscore_support
+
+from hf_effmodels.training import evaluate
 from hf_effmodels.training.tasks.image_classification import reports
+from hf_effmodels.training.tasks.image_classification.quality import (
+    Predictions,
+    as_csv,
+    calibration,
+    per_class,
+    worst_mistakes,
+)
+
+FOUND = Predictions(
+    predicted=np.array([0, 0, 1, 1, 0, 1]),
+    labels=np.array([0, 0, 0, 1, 1, 1]),
+    confidence=np.array([0.9, 0.5, 0.8, 0.7, 0.95, 0.55]),
+)
 
 
 def test_a_row_of_the_confusion_matrix_is_a_true_class_and_a_column_a_predicted_one(tmp_path, monkeypatch):
@@ -19,3 +38,45 @@ def test_a_row_of_the_confusion_matrix_is_a_true_class_and_a_column_a_predicted_
     written = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row) -> count
     assert written == {(0, 0): "1", (2, 0): "2", (1, 1): "2"}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "owl"]
+
+
+def test_precision_recall_and_f1_are_those_of_the_definition_and_nothing_where_there_is_nothing():
+    rows = per_class(FOUND, ["cat", "dog", "owl"])
+    expected = precision_recall_fscore_support(FOUND.labels, FOUND.predicted, labels=[0, 1])
+    for number in range(2):
+        values = [rows[number][name] for name in ("precision", "recall", "f1", "support")]
+        np.testing.assert_allclose(values, [part[number] for part in expected])
+    assert rows[2] == {"class": "owl", "precision": None, "recall": None, "f1": None, "support": 0}
+    table = list(csv.DictReader(as_csv(rows).splitlines()))
+    assert table[0]["precision"] == "0.666667" and table[2]["f1"] == "" and table[1]["support"] == "3"
+
+
+def test_the_calibration_error_is_the_mean_distance_of_confidence_and_accuracy_in_a_bin():
+    # Bins of a half: (0, 0.5] holds one right answer at 0.5, (0.5, 1] five at 0.78 on average, three of them right.
+    error, bins = calibration(FOUND, bins=2)
+    assert [count for *_, count in bins] == [1, 5]
+    assert error == pytest.approx((1 * abs(1 - 0.5) + 5 * abs(3 / 5 - 0.78)) / 6)
+    sure = Predictions(np.array([0, 1]), np.array([0, 1]), np.array([1.0, 1.0]))
+    assert calibration(sure) == (0.0, [(1.0, 1.0, 2)])
+
+
+def test_the_worst_mistakes_are_the_surest_ones():
+    assert worst_mistakes(FOUND, 5).tolist() == [4, 2] and worst_mistakes(FOUND, 1).tolist() == [4]
+
+
+def test_an_evaluation_writes_its_reports_on_demand(convnext_folder, tmp_path):
+    arguments = ["--model", str(convnext_folder), "--dataset", "digits", "--max_eval_samples", "40"]
+    arguments += ["--output", str(tmp_path / "measured.json")]
+    plain = evaluate(arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["measured.json"]
+    results = evaluate([*arguments, "--reports", "true"])
+    pictures = ("confusion_matrix.png", "calibration.png", "mistakes.png")
+    files = {f"measured_{name}" for name in ("per_class.csv", *pictures)}
+    assert {path.name for path in tmp_path.iterdir()} == {"measured.json", *files}
+    assert 0 <= results.pop("expected_calibration_error") <= 1
+    assert {**results, "arguments": None} == {**plain, "arguments": None}
+    rows = list(csv.DictReader((tmp_path / "measured_per_class.csv").read_text().splitlines()))
+    supports = [int(row["support"]) for row in rows]
+    right = sum(float(row["recall"] or 0) * support for row, support in zip(rows, supports, strict=True))
+    assert sum(supports) == 40 and right / 40 == pytest.approx(results["accuracy"], abs=1e-5)
+    assert "expected_calibration_error" in json.loads((tmp_path / "measured.json").read_text())
