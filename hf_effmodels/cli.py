@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> int:
 
 
 #: What functions call an argument -> what this command does.
-_RENAMED = {"folder_or_model": "folder", "source": "preset"}
+_RENAMED = {"folder_or_model": "folder", "source": "preset", "calibration": "calibrate"}
 
 
 def _words(command: Parser) -> dict[str, str]:
@@ -187,6 +187,13 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--format", required=True, help="onnx, openvino or executorch")
     sub.add_argument("--checkpoint", help="official checkpoint with the preset's weights (default: random weights)")
     sub.add_argument("--image-size", type=int, help="side of the images in pixels (default: the model's)")
+    sub.add_argument(
+        "--precision", default="float32", help="float32, or int8 of classifiers in onnx (with --calibrate)"
+    )
+    sub.add_argument("--calibrate", metavar="FOLDER", help="pictures that int8 is calibrated and checked on")
+    sub.add_argument(
+        "--min-agreement", type=float, help="share of the same classes that int8 must reach (default: 0.9)"
+    )
     sub.add_argument("--nms", action="store_true", help="of Gold-YOLO: suppress overlapping boxes in the graph")
     sub.add_argument("--threshold", type=float, help="with --nms: scores are above it (default: 0.4)")
     sub.add_argument("--nms-threshold", type=float, help="with --nms: overlap of boxes that both stay (default: 0.45)")
@@ -296,7 +303,10 @@ def _export(arguments):
         source = load_checkpoint(arguments.preset, arguments.checkpoint)[0]
         processor = create_image_processor(arguments.preset)
     elif arguments.preset in list_models():
-        sys.stderr.write("hf-effmodels: the preset's weights are random; --checkpoint gives trained ones.\n")
+        sys.stderr.write(
+            "hf-effmodels: the preset's weights are random; --checkpoint, or a folder of `download`, gives "
+            "trained ones.\n"
+        )
         source, processor = create_model(arguments.preset), create_image_processor(arguments.preset)
     suppression = {
         name: value
@@ -318,7 +328,17 @@ def _export(arguments):
         )
     if suppression:
         raise ValueError(f"--{next(iter(suppression)).replace('_', '-')} goes with --nms.")
-    return export(source, arguments.folder, arguments.format, processor=processor, image_size=arguments.image_size)
+    agreement = {} if arguments.min_agreement is None else {"min_agreement": arguments.min_agreement}
+    return export(
+        source,
+        arguments.folder,
+        arguments.format,
+        processor=processor,
+        image_size=arguments.image_size,
+        precision=arguments.precision,
+        calibration=arguments.calibrate,
+        **agreement,
+    )
 
 
 def _publish(arguments) -> str:

@@ -9,7 +9,7 @@ import copy
 import importlib.util
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import ModelOutput
 
+from . import edge_int8
 from ._files import check_folder, whole_folder
+from .edge_files import as_one_file, size_of, summed_up, write_readme
 from .hub.ids import reading
 from .hub.wrappers import unwrap, unwrap_parts
 from .models import create_image_processor, create_model, list_models, model_info, sized_processor
@@ -49,6 +51,9 @@ FORMATS = {
     ),
     "executorch": Format("ExecutorchExporter", "ExecutorchConfig", ("executorch",), {}),
 }
+
+
+PRECISIONS = ("float32", "int8")
 
 
 @dataclass
@@ -88,6 +93,9 @@ class ExportReport:
         difference: largest difference of the program's outputs from PyTorch's: of logits over their standard
             deviation, of boxes over the image's sides.
         batches: the batch sizes it was compared at.
+        precision: "float32" or "int8"; bytes: of the program.
+        agreement: of int8, the share of the checking pictures that get the same class as from PyTorch.
+        warnings: how many the exporters gave.
     """
 
     folder: str
@@ -97,6 +105,10 @@ class ExportReport:
     folded: bool
     difference: float
     batches: tuple[int, ...]
+    precision: str = "float32"
+    bytes: int = 0
+    agreement: float | None = None
+    warnings: int = 0
 
 
 def export(
@@ -107,6 +119,9 @@ def export(
     processor=None,
     image_size: int | tuple[int, int] | None = None,
     tolerance: float = 1e-4,
+    precision: str = "float32",
+    calibration: str | Path | Iterable | None = None,
+    min_agreement: float = 0.9,
 ) -> ExportReport:
     """Export an image classifier or an object detector, folded, with a free batch size.
 
@@ -120,6 +135,10 @@ def export(
         processor: the image processor to put beside the program; by default the source's own.
         image_size: side, or (height, width), of the images in pixels; by default what the processor makes them.
         tolerance: largest `difference` (see `ExportReport`) that is accepted.
+        precision: "float32"; or, of classifiers in ONNX, "int8": weights and activations, by ONNX Runtime's quantiser.
+        calibration: with "int8" a folder of pictures, or pictures. The ranges are measured on three quarters of them,
+            and what the program says is compared with PyTorch on the rest.
+        min_agreement: with "int8" the smallest share of those that must get the same class.
 
     Raises:
         ValueError: unknown format or source, or the program's outputs differ; nothing is written then.
@@ -133,6 +152,9 @@ def export(
     model, processor = load_source(source, processor)
     kind = KINDS[_kind(model)]
     size = _image_size(model, processor, image_size)
+    if processor is not None and image_size is not None:
+        processor = sized_processor(processor, size)
+    pictures = _calibration(precision, calibration, format, _kind(model), processor, model, size)
     model = unwrap_parts(copy.deepcopy(model)).eval()
     if hasattr(model, "reparameterize"):
         model.reparameterize()
@@ -148,7 +170,8 @@ def export(
     batches = (1, 3) if chosen.exporter != "ExecutorchExporter" else (2,)
     with whole_folder(folder) as new:
         try:
-            _write(model, pixels[:2], chosen, new, len(batches) > 1)
+            with summed_up() as said:
+                _write(model, pixels[:2], chosen, new, len(batches) > 1, pictures and edge_int8.quantizer(pictures))
         except Exception as error:
             # torch.export's own words for a model whose code fixes the batch size.
             if "Constraints violated (batch)" not in str(error):
@@ -156,14 +179,30 @@ def export(
             raise ValueError(
                 f"source: {type(model).__name__} cannot be exported with a free batch size, which its own code fixes."
             ) from error
+        if format == "onnx":
+            as_one_file(new)
         if processor is not None:
-            (processor if image_size is None else sized_processor(processor, size)).save_pretrained(new)
-        difference = _difference(model, load(new), pixels, batches, kind.units)
-        if not difference <= tolerance:
+            processor.save_pretrained(new)
+        program = load(new)
+        agreement = None if pictures is None else edge_int8.agreement(model, program, pictures)
+        if agreement is not None and agreement < min_agreement:
+            raise ValueError(
+                f"precision: of {len(pictures.checking)} pictures {100 * agreement:.0f} % get the class that PyTorch "
+                f"gives them, accepted is min_agreement={min_agreement:g}; nothing was written."
+            )
+        difference = _difference(model, program, pixels, batches, kind.units)
+        if pictures is None and not difference <= tolerance:
             raise ValueError(
                 f"{format}: the exported program's outputs differ from PyTorch's by {difference:.1e} (of logits: of "
                 f"their standard deviation), accepted is tolerance={tolerance:g}; nothing was written."
             )
+        told = f"Its outputs differ from PyTorch's by {difference:.1e} (of logits: of their standard deviation)."
+        if agreement is not None:
+            told = (
+                f"Of {len(pictures.checking)} pictures {100 * agreement:.0f} % get the class that PyTorch gives them."
+            )
+        write_readme(new, type(model).__name__, format, precision, size, told)
+        bytes_written = size_of(new)
     return ExportReport(
         folder=str(folder),
         format=format,
@@ -172,7 +211,28 @@ def export(
         folded=bool(getattr(model.config, "reparameterized", False)),
         difference=difference,
         batches=batches,
+        precision=precision,
+        bytes=bytes_written,
+        agreement=agreement,
+        warnings=len(said),
     )
+
+
+def _calibration(precision: str, pictures, format: str, kind: str, processor, model, size: tuple[int, int]):
+    """The pictures that integers are calibrated on; None for floating point."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: got {precision!r}, accepted are {', '.join(map(repr, PRECISIONS))}.")
+    if precision == "float32":
+        if pictures is not None:
+            raise ValueError("calibration: pictures go with precision='int8'.")
+        return None
+    if format != "onnx" or kind != "image-classification":
+        raise ValueError(f"precision: got 'int8', which goes with classifiers and format='onnx', not {kind} {format}.")
+    if pictures is None:
+        raise ValueError("calibration: int8 is calibrated on pictures; give a folder of them.")
+    if isinstance(pictures, (str, Path)):
+        pictures = edge_int8.find_pictures(pictures)
+    return edge_int8.prepare(pictures, processor, _channels(model.config), size)
 
 
 def check_preset(preset: str) -> str:
@@ -268,11 +328,13 @@ def _image_size(model, processor, image_size) -> tuple[int, int]:
     return height, width
 
 
-def _write(model: PreTrainedModel, pixels: torch.Tensor, chosen: Format, folder: Path, free_batch: bool) -> None:
+def _write(
+    model: PreTrainedModel, pixels: torch.Tensor, chosen: Format, folder: Path, free_batch: bool, quantizer=None
+) -> None:
     from transformers import exporters
 
     shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=4096)}} if free_batch else None
-    config = getattr(exporters, chosen.config)(dynamic_shapes=shapes)
+    config = getattr(exporters, chosen.config)(dynamic_shapes=shapes, quantizer=quantizer)
     # torch.onnx reports its progress on standard output, which belongs to our caller.
     with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         exported = getattr(exporters, chosen.exporter)().export(model, {"pixel_values": pixels}, config)

@@ -17,7 +17,9 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
 
     @torch.no_grad()
     def answer(images: Sequence[Image.Image]) -> list[dict]:
-        inputs = processor(images=list(images), return_tensors="pt").to(model.device, model.dtype)
+        # An exported program has neither.
+        place = getattr(model, "device", "cpu"), getattr(model, "dtype", torch.float32)
+        inputs = processor(images=list(images), return_tensors="pt").to(*place)
         sizes = [(image.height, image.width) for image in images]
         found = processor.post_process_object_detection(model(**inputs), options.threshold, sizes)
         return [{"boxes": [_box(*values, model.config) for values in _sorted(one)]} for one in found]

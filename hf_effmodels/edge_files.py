@@ -1,0 +1,99 @@
+"""What lies beside an exported program, and what its exporters say on their way."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+#: Above so many bytes a program cannot be one file (protobuf's limit is 2 GiB).
+_ONE_FILE = 1_800_000_000
+#: Libraries that warn while a model is exported.
+_LIBRARIES = ("torch", "transformers", "onnxscript")
+
+
+class _Count(logging.Filter):
+    """Counts warnings, and keeps them back."""
+
+    def __init__(self):
+        super().__init__()
+        self.messages: list[str] = []
+        self._last: logging.LogRecord | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno > logging.WARNING or record.name.startswith(__name__.partition(".")[0]):
+            return True
+        if record.levelno == logging.WARNING and record is not self._last:  # it comes to several handlers
+            self.messages.append(record.getMessage())
+            self._last = record
+        return record.levelno < logging.WARNING
+
+
+@contextmanager
+def summed_up() -> Iterator[list[str]]:
+    """Within it warnings of libraries are kept back; afterwards they are told in one line (level INFO). Gives their
+    texts."""
+    count = _Count()
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _LIBRARIES]
+    loggers = [logging.getLogger(), *map(logging.getLogger, names)]
+    places = [*loggers, *(handler for one in loggers for handler in one.handlers)]
+    for place in places:
+        place.addFilter(count)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            yield count.messages
+    finally:
+        for place in places:
+            place.removeFilter(count)
+        count.messages += [str(one.message) for one in caught]
+        if count.messages:
+            first = " ".join(count.messages[0].split())[:150]
+            logger.info("the exporters gave %d warnings, such as: %s", len(count.messages), first)
+
+
+def as_one_file(folder: Path) -> None:
+    """The weights of an ONNX program into its file, where that is possible: it then runs wherever it is copied.
+
+    transformers' loader looks for `model.onnx.data`, too: it stays, and is empty.
+    """
+    import onnx
+
+    program, weights = folder / "model.onnx", folder / "model.onnx.data"
+    if not weights.is_file() or weights.stat().st_size + program.stat().st_size > _ONE_FILE:
+        return
+    whole = onnx.load(program)
+    onnx.save(whole, program)
+    weights.write_bytes(b"")
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the program: all files but the settings."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix not in (".json", ".md"))
+
+
+def write_readme(folder: Path, model: str, format: str, precision: str, size: tuple[int, int], checked: str) -> None:
+    """What the folder is, and how to run it."""
+    text = f"""# {model}, exported
+
+An {format} program ({precision}) of images of {size[0]} x {size[1]} pixels, of any batch size where the format can.
+{checked}
+
+```bash
+hf-effmodels predict . photo.jpg
+```
+
+```python
+from hf_effmodels import edge
+from transformers import AutoImageProcessor
+
+program = edge.load(".")  # or transformers.exporters.ExportedModel.from_pretrained(".")
+processor = AutoImageProcessor.from_pretrained(".")
+```
+
+`export.json` says what was exported with which versions, `preprocessor_config.json` how images are prepared,
+`config.json` what the classes are called.
+"""
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,84 @@
+"""Integers of 8 bits in an exported ONNX program: calibrated on pictures, and checked on others of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .images import read_image
+
+#: Pictures that are needed at least; every fourth is kept for the check.
+FEWEST = 8
+_HELD_OUT = 4
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Pictures as the model takes them, (1, channels, height, width) each.
+
+    Attributes:
+        calibrating: what the ranges of activations are measured on.
+        checking: what the program is compared with PyTorch on.
+    """
+
+    calibrating: Sequence[torch.Tensor]
+    checking: Sequence[torch.Tensor]
+
+
+def find_pictures(folder: str | Path) -> list[Path]:
+    """The pictures in a folder and below, in order.
+
+    Raises:
+        ValueError: fewer than `FEWEST`. OSError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise OSError(f"calibration: there is no folder {str(folder)!r}.")
+    Image.init()
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in Image.EXTENSION)
+    if len(found) < FEWEST:
+        raise ValueError(f"calibration: {folder} has {len(found)} pictures, accepted are {FEWEST} or more.")
+    return found
+
+
+def prepare(pictures: Iterable, processor, num_channels: int, size: tuple[int, int]) -> Calibration:
+    """Read and process pictures (whatever `read_image` takes); see `Calibration`.
+
+    Raises:
+        ValueError: too few, no processor, or one that makes them of another size. OSError: one that cannot be read.
+    """
+    from .training.tasks.image_classification.transforms import EvaluationTransform
+
+    if processor is None:
+        raise ValueError("processor: got None, but pictures to calibrate on are prepared by one.")
+    transform = EvaluationTransform(processor)
+    pixels = [transform(read_image(picture, num_channels))[None] for picture in pictures]
+    if len(pixels) < FEWEST:
+        raise ValueError(f"calibration: got {len(pixels)} pictures, accepted are {FEWEST} or more.")
+    if any(one.shape[-2:] != torch.Size(size) for one in pixels):
+        raise ValueError(f"image_size: got {size}, but the processor makes pictures of {tuple(pixels[0].shape[-2:])}.")
+    checking = pixels[_HELD_OUT - 1 :: _HELD_OUT]
+    return Calibration([one for n, one in enumerate(pixels) if n % _HELD_OUT != _HELD_OUT - 1], checking)
+
+
+def quantizer(calibration: Calibration):
+    """What transformers' ONNX exporter takes: weights with a scale for each channel, activations as they were
+    measured."""
+    from transformers.exporters import OnnxRuntimeQuantizer, OnnxRuntimeStaticConfig
+
+    samples = [{"pixel_values": one} for one in calibration.calibrating]
+    return OnnxRuntimeQuantizer(OnnxRuntimeStaticConfig(per_channel=True), calibration_dataset=samples)
+
+
+@torch.no_grad()
+def agreement(model, program, calibration: Calibration) -> float:
+    """The share of the checking pictures that get the same likeliest class from a program as from PyTorch."""
+    same = 0
+    for start in range(0, len(calibration.checking), _BATCH):
+        pixels = torch.cat(calibration.checking[start : start + _BATCH])
+        expected = model(pixel_values=pixels.to(model.device, model.dtype)).logits.argmax(-1).cpu()
+        same += int((program(pixel_values=pixels).logits.argmax(-1).cpu() == expected).sum())
+    return same / len(calibration.checking)
