@@ -170,6 +170,58 @@ VANILLA_KD = {
     "bf16": True,
 }
 
+# 2404.11202, as recalled; the official script
+COMPACT = {
+    **IMAGENET,
+    "image_size": 224,
+    "num_train_epochs": 600,
+    "per_device_train_batch_size": 2048 // 8,
+    "optim": "lamb",
+    "learning_rate": 0.005,
+    "weight_decay": 0.05,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 5 / 600,
+    "ema_decay": 0.9999,
+    "loss": "cross_entropy",
+    "label_smoothing_factor": 0.1,
+    "mixup": 0,
+    "cutmix": 0,
+}
+TAUGHT = {
+    "teacher": "timm/beitv2_base_patch16_224.in1k_ft_in22k_in1k",
+    "losses": {"soft_targets": {"weight": 1}},
+}
+GOLD_YOLO = {
+    "model": "gold-yolo-n",
+    "image_size": 640,
+    "num_train_epochs": 300,
+    "per_device_train_batch_size": 16,
+    "optim": "sgd",
+    "learning_rate": 0.01,
+    "final_lr_factor": 0.01,
+    "momentum": 0.937,
+    "warmup_momentum": 0.8,
+    "warmup_bias_lr": 0.1,
+    "detection_warmup_epochs": 3,
+    "least_warmup_steps": 1000,
+    "weight_decay": 0.001,
+    "max_grad_norm": 0,
+    "mosaic": 1.0,
+    "close_mosaic_epochs": 15,
+    "mixup": 0,
+    "scale": 0.5,
+    "translate": 0.1,
+    "rotate": 0,
+    "shear": 0,
+    "hue": 0.015,
+    "saturation": 0.7,
+    "brightness": 0.4,
+    "horizontal_flip": 0.5,
+    "vertical_flip": 0,
+    "atss_epochs": 0,
+    "ema_decay": 0.9999,
+    "ema_ramp": 2000,
+}
 PUBLISHED = {
     # 2305.12972; main.py, optim_factory.py
     "vanillanet/imagenet": {
@@ -251,23 +303,10 @@ PUBLISHED = {
         "model_config": {"drop_path_rate": 0.1},
     },
     # 2404.11202; train.py
-    "ghostnetv3/imagenet": {
-        **IMAGENET,
-        "model": "ghostnetv3-1.0x",
-        "image_size": 224,
-        "num_train_epochs": 600,
-        "per_device_train_batch_size": 2048 // 8,
-        "optim": "lamb",
-        "learning_rate": 0.005,
-        "weight_decay": 0.05,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 5 / 600,
-        "ema_decay": 0.9999,
-        "loss": "cross_entropy",
-        "label_smoothing_factor": 0.1,
-        "mixup": 0,
-        "cutmix": 0,
-    },
+    "ghostnetv3/imagenet": {**COMPACT, "model": "ghostnetv3-1.0x"},
+    "compact/imagenet_ghostnetv3": {**COMPACT, **TAUGHT, "model": "ghostnetv3-1.0x"},
+    "compact/imagenet_ghostnetv2": {**COMPACT, **TAUGHT, "model": "ghostnetv2-1.0x", "training_branches": 3},
+    "compact/imagenet_mobilenetv2": {**COMPACT, **TAUGHT, "training_branches": 3},
     # 2312.17276; weight decay and clipping are the follow-up's
     "pangu_pi/1b": {
         "model": "pangu-pi-1b",
@@ -355,6 +394,14 @@ PUBLISHED = {
         "prompts_per_picture": 64,
         "hard_prompt_rounds": 9,
         "weight_decay": 0,
+    },
+    # 2309.11331; the official configurations and commands
+    "gold_yolo/coco_n_teacher": {**GOLD_YOLO, "model_config": {"head_type": "anchor_aided"}},
+    "gold_yolo/coco_n": {
+        **GOLD_YOLO,
+        "model_config": {"head_type": "distillation"},
+        "distillation_temperature": 20,
+        "feature_distillation": 0,
     },
     # 2310.19444, section 4 and appendix; the official commands
     "ofa_kd/imagenet": {
@@ -600,6 +647,10 @@ STATED["semantic-segmentation"] = (
     | {"max_steps", "scale_range", "max_class_share", "horizontal_flip", "brightness", "contrast", "saturation"}
     | {"head_learning_rate_factor", "warmup_steps", "ema_decay", "eval_mode", "lr_scheduler_kwargs"}
 )
+# The schedule of detectors has a name of its own.
+STATED["object-detection"] = (SHARED - {"lr_scheduler_type"}) | {
+    *("num_train_epochs", "image_size", "mosaic", "scale", "horizontal_flip", "ema_decay", "ema_ramp"),
+}
 STATED["masked-image-modeling"] = (
     SHARED
     | ADAM
@@ -626,6 +677,10 @@ def test_the_recipes_that_are_published_are_known():
         "tinysam/shapes_teacher",
         "dtop/digits",
         "fastmim/quickstart",
+        "ghostnetv3/quickstart",
+        "ghostnetv3/coco_rt_detr",
+        "vig/quickstart",
+        "vig/coco_rt_detr",
         "pangu_pi/ablation",
         "bitnet158/tinyshakespeare",
         "pangu_pi/tinyshakespeare",
@@ -659,7 +714,7 @@ def test_a_published_recipe_leaves_no_value_that_matters_to_a_default(name):
     wanted = set(STATED[recipe["task"]])
     if recipe["optim"] in ("lamb", "adamw_torch"):
         wanted |= ADAM
-    if "cosine" in recipe["lr_scheduler_type"]:
+    if "cosine" in recipe.get("lr_scheduler_type", ""):
         wanted |= {"min_lr", "warmup_steps"}
     for key, more in TOGETHER.items():
         if recipe.get(key):

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, is_peft_available
 
+from ...modeling.layers.training_branches import BranchedConvNorm
 from .averaging import copy_state, unique_state
 
 
@@ -44,7 +45,9 @@ def load_weights(model: nn.Module, folder: Path, only: Callable[[str], bool] | N
     Raises:
         WeightsError: the folder lacks weights of the model, or has others.
     """
-    if only is None and isinstance(model, PreTrainedModel):
+    # Branches for the training are none of the class's: they are on disk as they are in memory.
+    branched = any(isinstance(module, BranchedConvNorm) for module in model.modules())
+    if only is None and isinstance(model, PreTrainedModel) and not branched:
         state = _as_from_pretrained(model, folder)
     else:
         state = _read(folder)

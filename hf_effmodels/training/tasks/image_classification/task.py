@@ -16,6 +16,7 @@ import hf_effmodels
 
 from .... import metrics
 from ...._files import whole_file
+from ....modeling.layers.training_branches import fold_training_branches, with_training_branches
 from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
@@ -89,6 +90,15 @@ class ImageClassificationArguments(TernaryArguments, RecipeArguments):
         metadata={
             "accepts": "[1, 1000]",
             "help": "Copies of each sample in a row, each augmented by itself; epochs stay as long, with fewer images",
+        },
+    )
+    training_branches: int | None = field(
+        default=None,
+        metadata={
+            "accepts": "[1, 100]",
+            "help": "Train each convolution that a batch norm follows as so many branches, beside them a 1×1 branch "
+            "and the input itself (GhostNetV3's strategy, whose N is 3, for any such network). The result is the "
+            "plain network: they are folded in it.",
         },
     )
     loss: Literal["cross_entropy", "binary_cross_entropy"] = field(
@@ -209,6 +219,7 @@ def prepare_training(
     check_classes(train, makes_them=train.names is None and model.config.num_labels == len(names))
     if getattr(model.config, "reparameterized", False):
         raise ValueError(f"--model: {model_args.model} is folded for deployment and cannot be trained any more.")
+    add_branches(model, model_args, args)
     make_ternary(model, args)
     if args.device.type == "cpu":
         # A training step takes about half the time in this layout; docs/benchmarks.md says what it costs in exactness.
@@ -251,6 +262,7 @@ def prepare_training(
             model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(args.device))
 
     def report(train_metrics: dict) -> dict:
+        fold_training_branches(trainer.network)
         measured = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
         return write_results(trainer, train_metrics, measured, config, model_args, data_args)
 
@@ -277,6 +289,19 @@ def prepare_training(
         example=example,
         evaluation={"eval_fraction": EVAL_FRACTION} if held_out else {},
     )
+
+
+def add_branches(model, model_args: ModelArguments, args: ImageClassificationArguments) -> None:
+    """`--training_branches`, in place: beside pretrained weights they begin at nothing."""
+    if args.training_branches is None:
+        return
+    if args.fsdp or args.deepspeed:
+        raise ValueError("--training_branches: their sum takes whole weights; it does not go with FSDP or DeepSpeed.")
+    pretrained = model_args.model not in hf_effmodels.list_models() and not args.random_weights
+    try:
+        with_training_branches(model, args.training_branches, keeps_function=pretrained)
+    except ValueError as error:
+        raise ValueError(f"--training_branches: {error}") from error
 
 
 def _blaming(args: ModelArguments):
