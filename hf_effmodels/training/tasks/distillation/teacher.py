@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -43,8 +43,8 @@ class Teacher:
         self.model = model.eval().requires_grad_(False)
         self.classes = torch.tensor(list(classes))
         self._in_order = self.classes.tolist() == [*range(getattr(model.config, "num_labels", -1))]
-        self.size = None if processor is None else _input_size(processor)
         self.channels, self.factor, self.shift = getattr(model.config, "num_channels", 3), None, None
+        self.size = None if processor is None else _input_size(processor)
         if processor is not None:
             theirs, ours = _normalization(student_processor), _normalization(processor)
             self.channels = len(ours[0])
@@ -221,5 +221,5 @@ def _normalization(processor: ImageProcessingMixin) -> tuple[torch.Tensor, torch
 
 def _input_size(processor: ImageProcessingMixin) -> torch.Size:
     """Height and width of what the processor makes of a picture."""
-    picture = Image.new("RGB", (64, 64))
-    return processor(picture, return_tensors="pt")["pixel_values"].shape[-2:]
+    picture = np.zeros((64, 64, len(processor.image_mean or [0.0] * 3)), dtype=np.uint8)
+    return processor(picture, return_tensors="pt", input_data_format="channels_last")["pixel_values"].shape[-2:]
