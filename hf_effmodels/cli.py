@@ -1,5 +1,5 @@
 """The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · probe · prepare ·
-benchmark · tiny-lm · prune · quantize."""
+benchmark · tiny-lm · prune · quantize · split · serve-tail · measure-split."""
 
 import argparse
 import json
@@ -120,6 +120,11 @@ _JOBS = {
         ),
         "benchmark": ("presets beside their peers", "hf-effmodels benchmark ghostnetv3-1.0x --batch 1,8"),
     },
+    "run on several machines": {
+        "split": ("a classifier into head and tail", "hf-effmodels split out halves --at stages.1"),
+        "serve-tail": ("the half on the server", "hf-effmodels serve-tail halves/tail --port 8000"),
+        "measure-split": ("what each cut costs", "hf-effmodels measure-split out --bits 8 --device-slowdown 5"),
+    },
     "share": {
         "download": ("the published weights of a preset, converted", "hf-effmodels download ghostnetv3-1.0x"),
         "convert": (
@@ -140,7 +145,7 @@ def _help() -> str:
     for job, commands in _JOBS.items():
         lines += ["", f"{job}:"]
         for name, (text, example) in commands.items():
-            lines += [f"  {name:<10}{text}", f"  {'':<10}$ {example}"]
+            lines += [f"  {name:<15}{text}", f"  {'':<15}$ {example}"]
     return "\n".join([*lines, "", "  --version", ""])
 
 
@@ -467,6 +472,24 @@ def _probe(argv: list[str]) -> None:
     probe(argv)
 
 
+def _split(argv: list[str]) -> None:
+    from .collaboration.splitting.command import main_split
+
+    main_split(argv)
+
+
+def _serve_tail(argv: list[str]) -> None:
+    from .collaboration.splitting.command import main_serve_tail
+
+    main_serve_tail(argv)
+
+
+def _measure_split(argv: list[str]) -> None:
+    from .collaboration.splitting.command import main_measure_split
+
+    main_measure_split(argv)
+
+
 #: Commands that run for long.
 RUNS = ("train", "evaluate", "benchmark", "prune", "quantize")
 #: Commands with argument parsers of their own.
@@ -481,4 +504,7 @@ PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "tiny-lm": _tiny_lm,
     "prune": _prune,
     "quantize": _quantize,
+    "split": _split,
+    "serve-tail": _serve_tail,
+    "measure-split": _measure_split,
 }

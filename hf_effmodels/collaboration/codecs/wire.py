@@ -1,0 +1,149 @@
+"""Features as the tensors that are sent, and back: as they are, with few bits, or with fewer channels, too."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from .pointwise import PointwiseCodec
+
+Tensors = dict[str, torch.Tensor]
+
+
+class RawCodec(nn.Module):
+    """Features as they are: both halves together give the very numbers of the whole."""
+
+    kind = "raw"
+
+    def settings(self) -> dict:
+        """What `codec_from` builds it from."""
+        return {}
+
+    def encode(self, features: torch.Tensor) -> Tensors:
+        """(batch, ...) -> what is sent."""
+        return {"features": features.contiguous()}
+
+    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Features of the `shape` and `dtype` that the network expects.
+
+        Raises:
+            ValueError: tensors of other names, shapes or kinds.
+        """
+        features = _take(sent, {"features": (shape, dtype)})["features"]
+        return features
+
+
+class UniformCodec(nn.Module):
+    """`bits` for each number: even levels between the smallest and the largest number of each image.
+
+    Args:
+        bits: 1 to 8.
+    """
+
+    kind = "uniform"
+
+    def __init__(self, bits: int = 8):
+        super().__init__()
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
+            raise ValueError(f"bits: got {bits!r}, accepted are 1 to 8.")
+        self.bits = bits
+
+    def settings(self) -> dict:
+        return {"bits": self.bits}
+
+    def encode(self, features: torch.Tensor) -> Tensors:
+        flat = features.float().flatten(1)
+        if not torch.isfinite(flat).all():
+            raise ValueError("features: they are not finite.")
+        low, high = flat.amin(1), flat.amax(1)
+        step = ((high - low) / (2**self.bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
+        levels = ((flat - low[:, None]) / step[:, None]).round().clamp(0, 2**self.bits - 1).to(torch.uint8)
+        return {"levels": _pack(levels, self.bits), "low": low, "high": high}
+
+    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        count = math.prod(shape[1:])
+        expected = {
+            "levels": ((shape[0], math.ceil(count * self.bits / 8)), torch.uint8),
+            "low": ((shape[0],), torch.float32),
+            "high": ((shape[0],), torch.float32),
+        }
+        levels, low, high = _take(sent, expected).values()
+        if not (torch.isfinite(low) & torch.isfinite(high) & (low <= high)).all():
+            raise ValueError("low, high: accepted are finite numbers in order.")
+        levels = _unpack(levels, self.bits, count).to(low)
+        restored = low[:, None] + levels * ((high - low) / (2**self.bits - 1))[:, None]
+        return restored.reshape(shape).to(dtype)
+
+
+class ChannelCodec(nn.Module):
+    """MAHPPO's 1×1 convolutions around a `UniformCodec`, for features (batch, channels, height, width).
+
+    Args:
+        channels: of the features.
+        shrink: how many times fewer are sent.
+        bits: of each number.
+    """
+
+    kind = "channels"
+
+    def __init__(self, channels: int, shrink: int, bits: int = 8):
+        super().__init__()
+        self.shrink, self.channels = shrink, channels
+        self.quantizer = UniformCodec(bits)
+        self.codec = PointwiseCodec(channels, shrink, bits=None)
+
+    def settings(self) -> dict:
+        return {"channels": self.channels, "shrink": self.shrink, "bits": self.quantizer.bits}
+
+    def encode(self, features: torch.Tensor) -> Tensors:
+        if features.ndim != 4 or features.shape[1] != self.channels:
+            raise ValueError(
+                f"features: got {tuple(features.shape)}, accepted are (batch, {self.channels}, height, width)."
+            )
+        return self.quantizer.encode(self.codec.encode(features))
+
+    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        code_shape = (shape[0], self.codec.code_channels, *shape[2:])
+        weight = next(self.codec.parameters())
+        code = self.quantizer.decode(sent, code_shape, weight.dtype)
+        return self.codec.decoder(code).to(dtype)
+
+
+CODECS = {codec.kind: codec for codec in (RawCodec, UniformCodec, ChannelCodec)}
+
+
+def codec_from(kind: str, settings: Mapping) -> nn.Module:
+    """A codec by its `kind` and its `settings()`."""
+    if kind not in CODECS:
+        raise ValueError(f"codec: got {kind!r}, accepted are {', '.join(CODECS)}.")
+    try:
+        return CODECS[kind](**settings)
+    except TypeError as error:
+        raise ValueError(f"codec: {kind} does not take {dict(settings)}.") from error
+
+
+def _take(sent: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> Tensors:
+    if set(sent) != set(expected):
+        raise ValueError(f"payload: got the tensors {sorted(sent)}, accepted are {sorted(expected)}.")
+    for name, (shape, dtype) in expected.items():
+        if tuple(sent[name].shape) != tuple(shape) or sent[name].dtype != dtype:
+            found = f"{sent[name].dtype} {tuple(sent[name].shape)}"
+            raise ValueError(f"payload: {name} is {found}, expected {dtype} {tuple(shape)}.")
+    return {name: sent[name] for name in expected}
+
+
+def _pack(levels: torch.Tensor, bits: int) -> torch.Tensor:
+    """(batch, n) of `bits` bits each -> (batch, bytes)."""
+    if bits == 8:
+        return levels
+    single = np.unpackbits(levels.cpu().numpy()[..., None], axis=-1)[..., 8 - bits :]
+    return torch.from_numpy(np.packbits(single.reshape(len(levels), -1), axis=-1))
+
+
+def _unpack(packed: torch.Tensor, bits: int, count: int) -> torch.Tensor:
+    if bits == 8:
+        return packed
+    single = np.unpackbits(packed.cpu().numpy(), axis=-1)[:, : count * bits].reshape(len(packed), count, bits)
+    return torch.from_numpy(np.packbits(single, axis=-1)[..., 0] >> (8 - bits))

@@ -1,0 +1,190 @@
+"""The commands `split`, `serve-tail` and `measure-split`."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from ..._command_line import Parser, in_words_of_the_command, show
+from ..._files import check_folder
+
+#: The environment may hold the token, which a command line shows to everybody on the machine.
+TOKEN = "HF_EFFMODELS_TAIL_TOKEN"
+
+
+def main_split(argv: Sequence[str]) -> None:
+    """Cut a model: `OUTPUT/head` and `OUTPUT/tail`, or with `--list` where that can be done."""
+    parser = Parser(prog="hf-effmodels split", description="Cut a classifier of images into a head and a tail.")
+    parser.add_argument("model", metavar="MODEL", help="a folder or an id of the Hub")
+    parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder for head and tail")
+    parser.add_argument("--at", help="module after which to cut, or the end of its name")
+    parser.add_argument("--list", action="store_true", help="show where it can be cut")
+    _add_codec(parser)
+    _add_size(parser)
+    arguments = _parse(parser, argv)
+
+    def run() -> None:
+        from .halves import split
+        from .points import split_points
+
+        if not arguments.list:
+            if arguments.at is None or arguments.output is None:
+                raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
+            for half in ("head", "tail"):
+                check_folder(Path(arguments.output) / half, accepts_content=True)
+        model, processor = _load(arguments.model)
+        if arguments.list:
+            rows = split_points(model, _size(arguments))
+            lines = [f"{'bytes':>10}  {'parameters before':>17}  after"]
+            lines += [f"{row.num_bytes:>10}  {row.head_parameters:>17}  {row.name} {list(row.shape)}" for row in rows]
+            show("\n".join(lines) + "\n")
+            return
+        codec = _codec(arguments)
+        halves = split(model, arguments.at, codec=codec, processor=processor, image_size=_size(arguments))
+        for half in halves:
+            half.save_pretrained(Path(arguments.output) / half.half)
+        out = arguments.output
+        show(f"{out}/head  {out}/tail  cut after {halves[0].facts.at}\nnext: hf-effmodels serve-tail {out}/tail\n")
+
+    _in_words(parser, run)
+
+
+def main_serve_tail(argv: Sequence[str]) -> None:
+    """Serve a tail until the process is told to end."""
+    parser = Parser(prog="hf-effmodels serve-tail", description="Answer heads over HTTP.")
+    parser.add_argument("folder", metavar="FOLDER", help="the tail's folder, or its id on the Hub")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser.add_argument("--token", help=f"that heads must show (default: the environment's {TOKEN}, or none)")
+    parser.add_argument("--max-bytes", type=int, default=64 * 2**20, help="of a request (default: 64 MiB)")
+    parser.add_argument("--max-images", type=int, default=64, help="of a request (default: 64)")
+    parser.add_argument("--workers", type=int, default=1, help="requests computed at the same time (default: 1)")
+    parser.add_argument("--queue", type=int, default=64, help="requests that may wait (default: 64)")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds to arrive and to compute (default: 30)")
+    arguments = _parse(parser, argv)
+
+    def run() -> None:
+        if not 1 <= arguments.port <= 65535:
+            raise ValueError(f"port: got {arguments.port}, accepted are 1 to 65535.")
+        try:
+            from .service import ServiceLimits, serve
+        except ImportError as error:
+            raise ImportError('serve-tail needs: pip install "hf_effmodels[serve]"') from error
+        names = ("max_bytes", "max_images", "workers", "queue", "timeout")
+        limits = ServiceLimits(**{name: getattr(arguments, name) for name in names})
+        token = arguments.token if arguments.token is not None else os.environ.get(TOKEN)
+        if token is None and arguments.host not in ("127.0.0.1", "::1", "localhost"):
+            sys.stderr.write("hf-effmodels: everybody who reaches this address may compute; --token asks for one.\n")
+        from .halves import SplitTail
+
+        tail = SplitTail.from_pretrained(arguments.folder)
+        show(f"{tail.facts.architecture} after {tail.facts.at}: http://{arguments.host}:{arguments.port}\n")
+        serve(tail, host=arguments.host, port=arguments.port, token=token, limits=limits)
+
+    _in_words(parser, run)
+
+
+def main_measure_split(argv: Sequence[str]) -> None:
+    """Measure what the points of a model cost."""
+    parser = Parser(prog="hf-effmodels measure-split", description="What it costs to cut a model, point by point.")
+    parser.add_argument("model", metavar="MODEL", help="a folder, an id of the Hub or a preset (random weights)")
+    parser.add_argument("--at", nargs="*", help="modules (default: up to eight, ever smaller)")
+    parser.add_argument("--bandwidth", type=float, nargs="*", default=[1e6, 1e7, 1e8], help="of the link, bits/s")
+    parser.add_argument("--device-slowdown", type=float, default=1.0, help="the device is so many times slower")
+    parser.add_argument("--watts", type=float, default=2.5, help="of the device while it computes (not measured)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each measurement, of which the median counts")
+    parser.add_argument("--shrink", type=int, help="send so many times fewer channels, by 1×1 convolutions")
+    parser.add_argument("--output", help="JSON file, for `hf-effmodels offload --profile`")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_codec(parser)
+    _add_size(parser)
+    arguments = _parse(parser, argv)
+
+    def run() -> None:
+        from .measure import measure_split, profile_of, save_costs
+
+        for bandwidth in arguments.bandwidth:
+            if not 0 < bandwidth < float("inf"):
+                raise ValueError(f"bandwidth: got {bandwidth}, accepted are positive numbers.")
+        model, _ = _load(arguments.model)
+        costs = measure_split(
+            model,
+            arguments.at,
+            bits=arguments.bits,
+            shrink=arguments.shrink,
+            image_size=_size(arguments),
+            repeats=arguments.repeats,
+            device_slowdown=arguments.device_slowdown,
+        )
+        profile_of(costs, arguments.watts)
+        if arguments.output:
+            save_costs(arguments.output, costs, arguments.watts)
+        if arguments.json:
+            show(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
+            return
+        columns = [f"{b:g} bit/s" for b in arguments.bandwidth]
+        best = [min(costs, key=lambda cost, b=b: cost.latency(b)) for b in arguments.bandwidth]
+        lines = ["".join([f"{'bits':>10} {'head ms':>9} {'tail ms':>9}", *(f"{c:>14}" for c in columns), "  after"])]
+        for cost in costs:
+            cells = [
+                f"{1e3 * cost.latency(b):>12.2f}{' *' if cost is best[i] else '  '}"
+                for i, b in enumerate(arguments.bandwidth)
+            ]
+            times = f"{cost.bits:>10} {1e3 * cost.head_seconds:>9.2f} {1e3 * cost.tail_seconds:>9.2f}"
+            lines.append("".join([times, *cells, f"  {cost.at}"]))
+        show("\n".join([*lines, "milliseconds of one image; * the fastest"]) + "\n")
+
+    _in_words(parser, run)
+
+
+def _add_codec(parser: Parser) -> None:
+    parser.add_argument("--bits", type=int, help="of each number that is sent, 1 to 8 (default: as computed)")
+
+
+def _add_size(parser: Parser) -> None:
+    parser.add_argument("--image-size", type=int, help="side of the images (default: the model's, or 224)")
+
+
+def _codec(arguments):
+    from ..codecs.wire import UniformCodec
+
+    return None if arguments.bits is None else UniformCodec(arguments.bits)
+
+
+def _size(arguments) -> tuple[int, int] | None:
+    if arguments.image_size is None:
+        return None
+    if not 1 <= arguments.image_size <= 16384:
+        raise ValueError(f"image_size: got {arguments.image_size}, accepted are 1 to 16384.")
+    return arguments.image_size, arguments.image_size
+
+
+def _load(name: str):
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    from ...models import create_image_processor, create_model, list_models
+
+    if name in list_models() and not Path(name).exists():
+        sys.stderr.write("hf-effmodels: the preset's weights are random.\n")
+        return create_model(name).eval(), create_image_processor(name)
+    model = AutoModelForImageClassification.from_pretrained(name).eval()
+    try:
+        return model, AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError):
+        return model, None  # many folders have none; the head then takes pixel values
+
+
+def _parse(parser: Parser, argv: Sequence[str]):
+    arguments, rest = parser.parse_known_args(list(argv))
+    parser.check_no_rest(rest)
+    return arguments
+
+
+def _in_words(parser: Parser, run) -> None:
+    words = {a.dest: a.option_strings[-1] if a.option_strings else a.metavar for a in parser.declared}
+    try:
+        run()
+    except (ValueError, OSError) as error:
+        raise type(error)(in_words_of_the_command(str(error), words)) from error

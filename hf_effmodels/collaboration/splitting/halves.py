@@ -1,0 +1,346 @@
+"""A classifier in two: the head turns images into features, the tail features into logits; each is a folder."""
+
+import contextvars
+import copy
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..._files import whole_folder, write_json
+from ..codecs.wire import RawCodec, Tensors, codec_from
+from .points import Cut, Trace, logits_of, tensors_in, with_tensor
+
+#: Files of a half.
+CARD, SPLIT, CONFIG = "README.md", "split.json", "config.json"
+FORMAT = 1
+_PROCESSOR = "preprocessor_config.json"
+
+
+class _Reached(BaseException):
+    """The head has its features; the rest of the network is not computed. No Exception: models may catch those."""
+
+    def __init__(self, features: torch.Tensor):
+        self.features = features
+
+
+#: The pass under way in this thread: `_HEAD`, or the features that a tail goes on from.
+_PASS: contextvars.ContextVar = contextvars.ContextVar("pass of a split model", default=None)
+_HEAD = object()
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What both halves know.
+
+    Attributes:
+        at: the module after which the network is cut.
+        digest: of the whole network's weights, and of the codec's: halves of one network have the same.
+        architecture: class of the whole.
+        codec, codec_settings: how features are sent.
+        attention: how the whole computes attention.
+        dtype: of the weights.
+    """
+
+    at: str
+    digest: str
+    architecture: str
+    codec: str
+    codec_settings: dict
+    attention: str | None
+    dtype: str
+
+
+class _Half(nn.Module):
+    """The whole network, of which the other half has no storage."""
+
+    half = ""
+
+    def __init__(self, model: nn.Module, codec: nn.Module, facts: SplitFacts, names: frozenset[str], processor=None):
+        super().__init__()
+        self.facts, self.codec, self.processor = facts, codec.eval(), processor
+        self.network = _without(model, names).eval()
+        self.names = names
+        self.network.get_submodule(facts.at).register_forward_hook(_at_the_cut)
+
+    @property
+    def config(self):
+        """Of the whole network."""
+        return self.network.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return next((t.device for t in tensors if t.device.type != "meta"), torch.device("cpu"))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that `from_pretrained` loads by itself: settings, own weights alone, a card."""
+        weights = {f"network.{name}": value for name, value in _tensors(self.network).items() if name in self.names}
+        weights |= {f"codec.{name}": value for name, value in self.codec.state_dict().items()}
+        weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+        with whole_folder(folder, replaces=lambda name, path: name in _own_files()) as new:
+            self.config.save_pretrained(new)
+            if self.processor is not None:
+                self.processor.save_pretrained(new)
+            save_file(weights, new / f"{self.half}.safetensors", metadata={"format": "pt"})
+            write_json(new / SPLIT, {"format": FORMAT, "half": self.half, **asdict(self.facts)})
+            (new / CARD).write_text(self._card(), encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes; the address of the commit."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / self.half)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / self.half))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, token: str | None = None, revision: str | None = None):
+        """A half out of its folder, or by its id on the Hub. Nothing in it is executed.
+
+        Raises:
+            ValueError: no half, the other half, or weights that do not fit.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            patterns = list(_own_files())
+            folder = Path(snapshot_download(str(folder), token=token, revision=revision, allow_patterns=patterns))
+        facts = _read_facts(folder, cls.half)
+        codec = codec_from(facts.codec, facts.codec_settings)
+        model = _build(folder, facts)
+        try:
+            weights = load_file(folder / f"{cls.half}.safetensors")
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"folder: {folder} has no readable {cls.half}.safetensors: {error}") from error
+        own = {n.removeprefix("network."): v for n, v in weights.items() if n.startswith("network.")}
+        expected = {name: tuple(value.shape) for name, value in _tensors(model).items()}
+        wrong = [name for name, value in own.items() if expected.get(name) != tuple(value.shape)]
+        if wrong:
+            raise ValueError(f"folder: {folder}: {wrong[0]} does not belong to {facts.architecture}.")
+        for name, value in own.items():
+            _assign(model, name, value.clone())  # aligned in memory: some kernels round by that
+        try:
+            codec.load_state_dict({n.removeprefix("codec."): v for n, v in weights.items() if n.startswith("codec.")})
+        except RuntimeError as error:
+            raise ValueError(f"folder: {folder}: the codec's weights do not fit: {error}") from error
+        return cls(model, codec, facts, frozenset(own), _load_processor(folder))
+
+    def _card(self) -> str:
+        other = {"head": "tail", "tail": "head"}[self.half]
+        use = {
+            "head": 'SplitClassifier("this folder", "http://127.0.0.1:8000")("cat.jpg")',
+            "tail": "hf-effmodels serve-tail . --port 8000",
+        }[self.half]
+        return (
+            f"---\nlibrary_name: hf_effmodels\ntags:\n- split-computing\n---\n\n# The {self.half} of a "
+            f"{self.facts.architecture}, cut after `{self.facts.at}`\n\nIt needs its {other}, made in the same cut. "
+            f"Use: `{use}`. Features are sent by the codec `{self.facts.codec}` "
+            f"{json.dumps(self.facts.codec_settings)}.\n"
+        )
+
+
+class SplitHead(_Half):
+    """What runs on the device."""
+
+    half = "head"
+
+    @torch.no_grad()
+    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, height, width) -> what the module at the cut gives."""
+        token = _PASS.set(_HEAD)
+        try:
+            self.network(pixel_values)
+        except _Reached as reached:
+            return reached.features
+        finally:
+            _PASS.reset(token)
+        raise ValueError(f"pixel_values: the pass has not come to {self.facts.at!r}.")
+
+    def forward(self, pixel_values: torch.Tensor) -> Tensors:
+        """What is sent for images (batch, channels, height, width)."""
+        with torch.no_grad():
+            return self.codec.encode(self.features(pixel_values))
+
+
+class SplitTail(_Half):
+    """What runs on the server."""
+
+    half = "tail"
+
+    @torch.no_grad()
+    def forward(self, sent: Tensors, input_shape: tuple[int, ...]) -> torch.Tensor:
+        """Logits (batch, labels) of what a head has sent.
+
+        Args:
+            sent: see `SplitHead.forward`.
+            input_shape: of the images that the head had.
+
+        Raises:
+            ValueError: tensors that no head of this network gives for such images.
+        """
+        pixels = torch.empty(input_shape, device="meta", dtype=getattr(torch, self.facts.dtype))
+        token = _PASS.set((self, sent))
+        try:
+            logits = logits_of(self.network(pixels))
+        finally:
+            _PASS.reset(token)
+        if logits.device.type == "meta":
+            raise ValueError(f"input_shape: the pass has not come to {self.facts.at!r}.")
+        return logits
+
+
+def _at_the_cut(module: nn.Module, args, output):
+    state = _PASS.get()
+    if state is None:
+        return None
+    (tensor,) = tensors_in(output)
+    if state is _HEAD:
+        raise _Reached(tensor)
+    tail, sent = state
+    features = tail.codec.decode(sent, tuple(tensor.shape), tensor.dtype)
+    return with_tensor(output, features.to(tail.device))
+
+
+def split(
+    model: nn.Module,
+    at: str,
+    *,
+    codec: nn.Module | None = None,
+    processor=None,
+    image_size: tuple[int, int] | None = None,
+) -> tuple[SplitHead, SplitTail]:
+    """Cut a classifier of images in two.
+
+    Without a codec both together give the numbers of the whole, bit for bit, which is tried once.
+
+    Args:
+        model: of transformers or this package; it stays as it is. The halves share its weights until they are saved.
+        at: the module after which to cut, or the end of its name (`split_points` lists them).
+        codec: how features are sent; by default as they are. See `collaboration.codecs.wire`.
+        processor: its image processor, saved with the halves.
+        image_size: height and width of the images; by default the configuration's, or 224.
+
+    Raises:
+        ValueError: a module that does not exist, or is not the only way through; the connection around it is named.
+    """
+    trace = Trace(model, image_size)
+    cut = trace.cut(at)
+    codec = codec or RawCodec()
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    config = getattr(model, "config", None)
+    facts = SplitFacts(
+        at=cut.point.name,
+        digest=_digest(model, codec, cut),
+        architecture=type(model).__name__,
+        codec=codec.kind,
+        codec_settings=codec.settings(),
+        attention=getattr(config, "_attn_implementation", None),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+    head = SplitHead(model, codec, facts, cut.head, processor)
+    tail = SplitTail(model, codec, facts, cut.tail, processor)
+    _try(model, head, tail, trace.input_shape, dtype, cut)
+    return head, tail
+
+
+def _try(model, head: SplitHead, tail: SplitTail, shape, dtype, cut: Cut) -> None:
+    """Compute images by the halves and by the whole."""
+    device = next(iter(_tensors(model).values())).device
+    pixels = torch.randn((2, *shape[1:]), generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    with torch.no_grad():
+        expected = logits_of(evaluating(model)(pixels))
+    try:
+        found = tail(head(pixels), tuple(pixels.shape))
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"at: the network cannot be computed in two parts at {cut.point.name!r}: {error}") from error
+    if isinstance(head.codec, RawCodec) and not torch.equal(found, expected):
+        raise ValueError(f"at: cut after {cut.point.name!r} the network gives other numbers than whole.")
+
+
+def evaluating(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that shares all tensors."""
+    return _without(model, frozenset(_tensors(model))).eval()
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, also those that are not saved with the whole."""
+    return dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
+
+
+def _without(model: nn.Module, names: frozenset[str]) -> nn.Module:
+    """A copy of `model` that shares the tensors of `names` and has no storage for others."""
+    keep = {id(value) for name, value in _tensors(model).items() if name in names}
+    memo = {}
+    for value in (*model.parameters(), *model.buffers()):
+        if id(value) in keep:
+            memo[id(value)] = value
+        else:
+            empty = torch.empty_like(value, device="meta")
+            memo[id(value)] = nn.Parameter(empty, False) if isinstance(value, nn.Parameter) else empty
+    return copy.deepcopy(model, memo)
+
+
+def _assign(model: nn.Module, name: str, value: torch.Tensor) -> None:
+    owner, _, own = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if own in dict(module.named_parameters(recurse=False)):
+        setattr(module, own, nn.Parameter(value, value.is_floating_point()))
+    else:
+        setattr(module, own, value)
+
+
+def _digest(model: nn.Module, codec: nn.Module, cut: Cut) -> str:
+    found = hashlib.sha256(json.dumps([cut.point.name, codec.kind, codec.settings()]).encode())
+    for part in (_tensors(model), codec.state_dict()):
+        for name, value in sorted(part.items()):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _read_facts(folder: Path, half: str) -> SplitFacts:
+    try:
+        content = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"folder: {folder} is no half of a split model: it has no readable {SPLIT}.") from error
+    fields = set(SplitFacts.__dataclass_fields__)
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not fields <= set(content):
+        raise ValueError(f"folder: {SPLIT} of {folder} is not of format {FORMAT}.")
+    if content.get("half") != half:
+        raise ValueError(f"folder: {folder} holds a {content.get('half')}, expected a {half}.")
+    return SplitFacts(**{name: content[name] for name in fields})
+
+
+def _build(folder: Path, facts: SplitFacts) -> nn.Module:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    config = AutoConfig.from_pretrained(folder)
+    options = {"attn_implementation": facts.attention} if facts.attention else {}
+    model = AutoModelForImageClassification.from_config(config, dtype=getattr(torch, facts.dtype), **options)
+    if type(model).__name__ != facts.architecture:
+        raise ValueError(f"folder: {folder} builds a {type(model).__name__}, expected a {facts.architecture}.")
+    return model.eval()
+
+
+def _load_processor(folder: Path):
+    if not (folder / _PROCESSOR).is_file():
+        return None
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(folder)
+
+
+def _own_files() -> tuple[str, ...]:
+    return (CONFIG, _PROCESSOR, SPLIT, CARD, "head.safetensors", "tail.safetensors")

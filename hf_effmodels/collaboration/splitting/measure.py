@@ -1,0 +1,132 @@
+"""What each point at which a network can be cut costs: seconds on either side, and the bits in between."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..._files import write_json
+from ..codecs.wire import ChannelCodec, UniformCodec
+from ..offloading.profiles import SplitProfile
+from .halves import evaluating, split
+from .points import Trace, input_shape
+
+#: Everything on the server, everything on the device.
+IMAGE, WHOLE = "image", "whole"
+
+
+@dataclass(frozen=True)
+class PointCost:
+    """Of one image.
+
+    Attributes:
+        at: a module, `image` (the picture is sent) or `whole` (nothing is).
+        bits: that are sent, without names and shapes.
+        head_seconds: on the device, with encoding, as slow as `device_slowdown` says.
+        tail_seconds: on the server, with decoding.
+    """
+
+    at: str
+    bits: int
+    head_seconds: float
+    tail_seconds: float
+
+    def latency(self, bandwidth: float) -> float:
+        """Seconds over a link of `bandwidth` bits per second."""
+        if not bandwidth > 0:
+            raise ValueError(f"bandwidth: got {bandwidth}, accepted are positive numbers.")
+        return self.head_seconds + self.bits / bandwidth + self.tail_seconds
+
+
+def measure_split(
+    model: nn.Module,
+    points: Sequence[str] | None = None,
+    *,
+    bits: int | None = None,
+    shrink: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    repeats: int = 5,
+    device_slowdown: float = 1.0,
+) -> list[PointCost]:
+    """The costs of sending the image, of each point, and of sending nothing, in this order.
+
+    Args:
+        model: a classifier of images.
+        points: modules; by default up to eight of `split_points`, each with fewer bytes than those before.
+        bits: of each number that is sent, 1 to 8; by default as computed.
+        shrink: send so many times fewer channels, by 1×1 convolutions (of random weights: they cost the same).
+        image_size: height and width; by default the configuration's, or 224.
+        repeats: of each measurement, of which the median counts.
+        device_slowdown: the device is simulated by this machine, so many times slower.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats: got {repeats}, accepted are whole numbers from 1.")
+    if not 0 < device_slowdown < float("inf"):
+        raise ValueError(f"device_slowdown: got {device_slowdown}, accepted are positive numbers.")
+    trace = Trace(model, image_size)
+    names = list(points) if points else _smaller_and_smaller(trace.points())
+    shape = input_shape(model, image_size)
+    weight = next(model.parameters())
+    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    in_one = evaluating(model)
+    with torch.inference_mode():
+        whole = _seconds(lambda: in_one(pixels), repeats)
+    image_bits = 8 * shape[1] * shape[2] * shape[3]
+    costs = [PointCost(IMAGE, image_bits, 0.0, whole)]
+    for name in names:
+        codec = _codec(trace.cut(name).point.shape, bits, shrink)
+        head, tail = split(model, name, codec=codec, image_size=image_size)
+        sent = head(pixels)
+        size = sum(value.numel() * value.itemsize for value in sent.values())
+        before = _seconds(lambda head=head: head(pixels), repeats)
+        after = _seconds(lambda tail=tail, sent=sent: tail(sent, shape), repeats)
+        costs.append(PointCost(head.facts.at, 8 * size, device_slowdown * before, after))
+    return [*costs, PointCost(WHOLE, 0, device_slowdown * whole, 0.0)]
+
+
+def profile_of(costs: Sequence[PointCost], watts: float) -> SplitProfile:
+    """What the simulated cell computes with, for a device that draws `watts` while it computes."""
+    if not 0 < watts < float("inf"):
+        raise ValueError(f"watts: got {watts}, accepted are positive numbers.")
+    seconds = tuple(cost.head_seconds for cost in costs)
+    return SplitProfile(
+        bits=tuple(float(cost.bits) for cost in costs),
+        seconds=seconds,
+        watts=tuple(watts if second else 0.0 for second in seconds),
+        joules=tuple(watts * second for second in seconds),
+    )
+
+
+def save_costs(file: str | Path, costs: Sequence[PointCost], watts: float) -> None:
+    """The costs and the profile as JSON, which `hf-effmodels offload --profile FILE` reads."""
+    write_json(file, {"points": [asdict(cost) for cost in costs], "profile": asdict(profile_of(costs, watts))})
+
+
+def _smaller_and_smaller(points) -> list[str]:
+    names, smallest = [], float("inf")
+    for point in points:
+        if point.num_bytes < smallest:
+            names, smallest = [*names, point.name], point.num_bytes
+    return names[-9:-1] if len(names) > 1 else names  # the last one is the logits themselves
+
+
+def _codec(shape: tuple[int, ...], bits: int | None, shrink: int | None) -> nn.Module | None:
+    if shrink is not None:
+        if len(shape) != 4:
+            raise ValueError(f"shrink: got {shrink}, but features of shape {list(shape)} have no channels of maps.")
+        return ChannelCodec(shape[1], shrink, 8 if bits is None else bits)
+    return None if bits is None else UniformCodec(bits)
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)

@@ -1,0 +1,201 @@
+"""A tail behind HTTP (FastAPI): limits on size, time and waiting requests, a token if asked; it only computes."""
+
+import asyncio
+import hmac
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import torch
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from .halves import SplitTail
+from .messages import (
+    COMPUTE,
+    DIGEST,
+    HEALTH,
+    INFO,
+    MEDIA_TYPE,
+    NUMBER,
+    QUEUE_TIME,
+    TAIL_TIME,
+    pack_logits,
+    unpack,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """What a tail accepts.
+
+    Attributes:
+        max_bytes: of a request.
+        max_images: of a request.
+        workers: requests computed at the same time.
+        queue: requests that wait beside them; more are told to come again.
+        timeout: seconds for a request to arrive, and for it to be computed.
+    """
+
+    max_bytes: int = 64 * 2**20
+    max_images: int = 64
+    workers: int = 1
+    queue: int = 64
+    timeout: float = 30.0
+
+    def __post_init__(self):
+        for name, least in (("max_bytes", 1), ("max_images", 1), ("workers", 1), ("queue", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: got {value}, accepted are whole numbers from {least}.")
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(f"timeout: got {self.timeout}, accepted are positive seconds.")
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, reason: str):
+        self.status, self.reason = status, reason
+
+
+def create_app(tail: SplitTail, *, token: str | None = None, limits: ServiceLimits | None = None) -> FastAPI:
+    """The application: GET /v1/health, GET /v1/tail (what it is), POST /v1/logits.
+
+    Args:
+        tail: what is computed.
+        token: heads must show it (`Authorization: Bearer ...`).
+        limits: on requests.
+    """
+    limits = limits or ServiceLimits()
+    if token is not None and not token:
+        raise ValueError("token: it is empty.")
+    pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="tail")
+    channels = getattr(tail.config, "num_channels", None) or 3
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI):
+        yield
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(title="hf-effmodels serve-tail", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.busy = 0
+
+    @app.exception_handler(_Refused)
+    async def refuse(request: Request, refused: _Refused) -> JSONResponse:
+        # The rest of what is being sent is not read.
+        headers = {"connection": "close"} | ({"retry-after": "1"} if refused.status == 503 else {})
+        return JSONResponse({"error": refused.reason}, refused.status, headers)
+
+    def check_token(request: Request) -> None:
+        shown = request.headers.get("authorization", "")
+        if token is not None and not hmac.compare_digest(shown.encode(), f"Bearer {token}".encode()):
+            raise _Refused(401, "token: it is missing or wrong.")
+
+    @app.get(HEALTH)
+    async def health() -> dict:
+        return {"status": "ok"}
+
+    @app.get(INFO)
+    async def info(request: Request) -> dict:
+        check_token(request)
+        facts = tail.facts
+        return {
+            "architecture": facts.architecture,
+            "at": facts.at,
+            "digest": facts.digest,
+            "codec": facts.codec,
+            "codec_settings": facts.codec_settings,
+            "max_bytes": limits.max_bytes,
+            "max_images": limits.max_images,
+        }
+
+    @app.post(COMPUTE)
+    async def logits(request: Request) -> Response:
+        check_token(request)
+        digest = request.headers.get(DIGEST)
+        if digest != tail.facts.digest:
+            raise _Refused(409, f"head: it belongs to another cut ({str(digest)[:12]}), not {tail.facts.digest[:12]}.")
+        if app.state.busy >= limits.workers + limits.queue:
+            raise _Refused(503, f"busy: {app.state.busy} requests are under way; come again.")
+        app.state.busy += 1
+        computing = None
+        try:
+            body = await _body(request, limits)
+            arrived = time.perf_counter()
+            computing = asyncio.get_running_loop().run_in_executor(pool, _compute, tail, body, channels, limits)
+            # What runs too long goes on in its thread, and counts as busy until it ends.
+            computing.add_done_callback(lambda done: (_free(app), done.cancelled() or done.exception()))
+            answer, began, ended = await asyncio.wait_for(asyncio.shield(computing), limits.timeout)
+        except TimeoutError as error:
+            if computing is None:
+                raise _Refused(408, f"timeout: the request took longer than {limits.timeout} s to arrive.") from error
+            raise _Refused(504, f"timeout: computing took longer than {limits.timeout} s.") from error
+        except ValueError as error:
+            raise _Refused(400, str(error)) from error
+        finally:
+            if computing is None:
+                _free(app)
+        times = {TAIL_TIME: f"{1e3 * (ended - began):.3f}", QUEUE_TIME: f"{1e3 * (began - arrived):.3f}"}
+        return Response(answer, media_type=MEDIA_TYPE, headers={NUMBER: request.headers.get(NUMBER, ""), **times})
+
+    return app
+
+
+def _free(app: FastAPI) -> None:
+    app.state.busy -= 1
+
+
+async def _body(request: Request, limits: ServiceLimits) -> bytes:
+    said = request.headers.get("content-length", "")
+    too_large = f"payload: it is larger than {limits.max_bytes} bytes."
+    if said.isdigit() and int(said) > limits.max_bytes:
+        raise _Refused(413, too_large)
+
+    async def read() -> bytes:
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limits.max_bytes:
+                raise _Refused(413, too_large)
+        return bytes(body)
+
+    return await asyncio.wait_for(read(), limits.timeout)
+
+
+def _compute(tail: SplitTail, body: bytes, channels: int, limits: ServiceLimits) -> tuple[bytes, float, float]:
+    began = time.perf_counter()
+    sent, shape = unpack(body, channels=channels, max_images=limits.max_images)
+    try:
+        with torch.inference_mode():
+            logits = tail({name: value.to(tail.device) for name, value in sent.items()}, shape)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        logger.info("a request could not be computed", exc_info=True)
+        raise ValueError(f"payload: images of shape {list(shape)} cannot be computed.") from error
+    return pack_logits(logits), began, time.perf_counter()
+
+
+def serve(
+    tail: SplitTail,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    limits: ServiceLimits | None = None,
+) -> None:
+    """Answer heads until the process is told to end. `host`: by default this machine alone is answered."""
+    import uvicorn
+
+    app = create_app(tail, token=token, limits=limits)
+    limits = limits or ServiceLimits()
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=5,
+        server_header=False,
+        limit_concurrency=limits.workers + limits.queue + 64,  # connections that send nothing, too
+    )

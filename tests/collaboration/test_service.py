@@ -1,0 +1,236 @@
+"""A tail behind HTTP: nothing lost, nothing mixed up, nothing executed."""
+
+import http.client
+import pickle
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+from safetensors.torch import save
+from transformers import ViTImageProcessorPil
+
+from hf_effmodels.collaboration.codecs.wire import UniformCodec
+from hf_effmodels.collaboration.splitting import SplitClassifier, split
+from hf_effmodels.collaboration.splitting.messages import COMPUTE, DIGEST, NUMBER, pack, unpack_logits
+from hf_effmodels.collaboration.splitting.service import ServiceLimits, create_app
+
+from .test_splitting import resnet
+
+
+@contextmanager
+def served(tail, port: int = 0, **options):
+    """The address of a running service."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    config = uvicorn.Config(create_app(tail, **options), log_level="critical", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def halves():
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    return split(resnet(), "stages.0", processor=processor)
+
+
+@pytest.fixture(scope="module")
+def address(halves):
+    with served(halves[1]) as url:
+        yield url
+
+
+def ask(url: str, body: bytes, **headers) -> tuple[int, bytes]:
+    host = url.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=20)
+    try:
+        connection.request("POST", COMPUTE, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def test_a_picture_is_classified_over_the_link_as_by_the_whole(halves, address):
+    model, client = resnet(), SplitClassifier(halves[0], address)
+    picture = Image.effect_noise((40, 30), 80).convert("RGB")
+    answer = client(picture, top_k=2)
+    pixels = halves[0].processor(picture, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        scores = model(pixels).logits.softmax(-1)[0]
+    assert [a["label"] for a in answer] == [f"LABEL_{i}" for i in scores.topk(2).indices.tolist()]
+    assert [a["score"] for a in answer] == pytest.approx(scores.topk(2).values.tolist())
+    second = client([picture.rotate(90), picture], top_k=2)[1]
+    assert second[0]["label"] == answer[0]["label"] and second[0]["score"] == pytest.approx(answer[0]["score"])
+    assert client([]) == []
+    output = client.logits(pixels)
+    assert output.bytes_sent == len(pack(halves[0](pixels), (1, 3, 32, 32))) and output.attempts == 1
+    assert output.bytes_received > 5 * 4 and all(v >= 0 for v in output.milliseconds.values())
+    assert client.info()["at"] == "resnet.encoder.stages.0"
+
+
+def test_many_clients_lose_nothing_and_mix_up_nothing(halves, address):
+    images = [torch.randn(1 + i % 2, 3, 32, 32) for i in range(8)]
+    expected = [halves[1](halves[0](x), tuple(x.shape)) for x in images]
+
+    def work(i: int) -> bool:
+        client = SplitClassifier(halves[0], address)
+        return all(torch.equal(client.logits(images[i]).logits, expected[i]) for _ in range(20))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(8)))
+
+
+def test_clients_wait_for_a_tail_that_comes_back(halves):
+    pixels = torch.randn(1, 3, 32, 32)
+    with served(halves[1]) as url:
+        client = SplitClassifier(halves[0], url, patience=20)
+        expected = client.logits(pixels).logits
+    with pytest.raises(ConnectionError, match=r"gives no answer after \d+ attempts"):
+        SplitClassifier(halves[0], url, patience=0.2).logits(pixels)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.logits, pixels)
+        time.sleep(0.3)
+        with served(halves[1], port=int(url.rpartition(":")[2])):
+            output = waiting.result(20)
+    assert output.attempts > 1 and torch.equal(output.logits, expected)
+
+
+class Harmful:
+    def __reduce__(self):
+        return (open, ("/nowhere/at/all", "w"))
+
+
+def test_what_is_no_question_is_refused_and_the_service_goes_on(halves, address):
+    digest = halves[1].facts.digest
+    good = halves[0](torch.randn(1, 3, 32, 32))
+    shape = (1, 3, 32, 32)
+    for body, message in (
+        (b"", "no safetensors"),
+        (pickle.dumps(Harmful()), "no safetensors"),
+        (pack(good, shape)[:-10], "no safetensors"),
+        (b"\xff" * 64, "no safetensors"),
+        (save(good), "four whole numbers"),
+        (pack(good, (65, 3, 32, 32)), "65 images"),
+        (pack(good, (0, 3, 32, 32)), "0 images"),
+        (pack(good, (1, 4, 32, 32)), "3 channels"),
+        (pack(good, (1, 3, 10**9, 32)), "sides of 1 to 16384"),
+        (pack(good, (1, 3, 64, 32)), "expected torch.float32"),
+        (pack({"features": good["features"].double()}, shape), "expected torch.float32"),
+        (pack({"other": good["features"]}, shape), "accepted are"),
+    ):
+        status, said = ask(address, body, **{DIGEST: digest})
+        assert status == 400 and message in said.decode(), (message, said)
+    status, said = ask(address, pack(good, shape), **{DIGEST: "0" * 64})
+    assert status == 409 and b"another cut" in said
+    assert ask(address, pack(good, shape))[0] == 409
+    status, said = ask(address, pack(good, shape), **{DIGEST: digest, NUMBER: "7"})
+    assert status == 200 and unpack_logits(said, 1).shape == (1, 5)
+
+
+def test_a_head_of_another_network_is_told_so(halves, address):
+    model = resnet()
+    with torch.no_grad():
+        model.classifier[1].bias += 1
+    other, _ = split(model, "stages.0")
+    with pytest.raises(ValueError, match="refuses .409.: head: it belongs to another cut"):
+        SplitClassifier(other, address).logits(torch.randn(1, 3, 32, 32))
+    coded, _ = split(resnet(), "stages.0", codec=UniformCodec(8))
+    with pytest.raises(ValueError, match="another cut"):
+        SplitClassifier(coded, address).logits(torch.randn(1, 3, 32, 32))
+
+
+def test_limits_hold(halves):
+    head, tail = halves
+    pixels, digest = torch.randn(2, 3, 32, 32), tail.facts.digest
+    limits = ServiceLimits(max_bytes=3000, max_images=2, timeout=0.5)
+    with served(tail, token="secret", limits=limits) as url:
+        with pytest.raises(PermissionError, match="token: it is missing or wrong"):
+            SplitClassifier(head, url, token="guess").logits(pixels[:1])
+        client = SplitClassifier(head, url, token="secret")
+        assert client.logits(pixels[:1]).logits.shape == (1, 5)
+        with pytest.raises(ValueError, match="larger than 3000 bytes"):
+            client.logits(pixels)
+        # Without a length, and one that never ends: counted, and given up in time.
+        host, port = url.removeprefix("http://").split(":")
+        start = f"POST {COMPUTE} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer secret\r\n{DIGEST}: {digest}\r\n"
+        chunk = b"1000\r\n" + bytes(4096) + b"\r\n"
+        for rest, expected in (
+            (b"transfer-encoding: chunked\r\n\r\n" + chunk, b"413"),
+            (b"content-length: 9\r\n\r\n1", b"408"),
+        ):
+            with socket.create_connection((host, int(port)), timeout=20) as plain:
+                plain.sendall(start.encode() + rest)
+                assert expected in plain.recv(4096).split(b"\r\n")[0]
+        assert client.logits(pixels[:1]).attempts == 1
+
+
+def test_a_busy_tail_says_so_and_clients_come_again(halves):
+    head, tail = halves
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        facts, config, device = tail.facts, tail.config, tail.device
+
+        def __call__(self, *args):
+            inside.set()
+            assert go_on.wait(20)
+            return tail(*args)
+
+    pixels = torch.randn(1, 3, 32, 32)
+    with served(Slow(), limits=ServiceLimits(workers=1, queue=0)) as url, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(SplitClassifier(head, url).logits, pixels)
+        assert inside.wait(20)
+        status, said = ask(url, pack(head(pixels), (1, 3, 32, 32)), **{DIGEST: tail.facts.digest})
+        assert status == 503 and b"come again" in said
+        second = pool.submit(SplitClassifier(head, url).logits, pixels)
+        time.sleep(0.1)
+        go_on.set()
+        assert first.result(20).attempts == 1 and second.result(20).attempts > 1
+    go_on.clear()
+    with served(Slow(), limits=ServiceLimits(timeout=0.2)) as url:
+        with pytest.raises(ConnectionError, match="computing took longer than 0.2 s"):
+            SplitClassifier(head, url).logits(pixels)
+        go_on.set()
+
+
+def test_a_simulated_link_takes_its_time(halves, address):
+    pixels = torch.randn(1, 3, 32, 32)
+    fast = SplitClassifier(halves[0], address).logits(pixels)
+    slow = SplitClassifier(halves[0], address, bandwidth=2e5).logits(pixels)
+    assert slow.milliseconds["link"] >= 1e3 * 8 * (slow.bytes_sent + slow.bytes_received) / 2e5
+    assert torch.equal(fast.logits, slow.logits)
+
+
+def test_wrong_clients_and_services_are_named(halves):
+    head, tail = halves
+    for options, message in (
+        ({"url": "localhost:80"}, "url: got"),
+        ({"url": "file:///etc"}, "url: got"),
+        ({"bandwidth": 0}, "bandwidth: got 0"),
+        ({"bandwidth": float("inf")}, "bandwidth: got inf"),
+        ({"timeout": -1}, "timeout: got -1"),
+        ({"patience": -1}, "patience: got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SplitClassifier(head, **{"url": "http://127.0.0.1:1", **options})
+    for options in ({"max_bytes": 0}, {"max_images": 1.5}, {"workers": 0}, {"queue": -1}, {"timeout": 0.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}: got"):
+            ServiceLimits(**options)
+    with pytest.raises(ValueError, match="token: it is empty"):
+        create_app(tail, token="")

@@ -1,0 +1,287 @@
+"""A classifier in two halves gives the numbers of the whole."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from hf_effmodels import cli
+from hf_effmodels.collaboration.codecs.wire import ChannelCodec, UniformCodec, codec_from
+from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, split, split_points
+from hf_effmodels.collaboration.splitting.measure import PointCost, measure_split, profile_of
+
+from ..threads import run_together
+
+SIZE = (32, 32)
+
+
+def resnet() -> ResNetForImageClassification:
+    torch.manual_seed(0)
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 12], depths=[2, 2], layer_type="basic", num_labels=5, image_size=32
+    )
+    model = ResNetForImageClassification(config).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics of a network that has learnt
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
+def vit() -> ViTForImageClassification:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    return ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=5)).eval()
+
+
+def swin() -> SwinForImageClassification:
+    sizes = {"embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 4}
+    return SwinForImageClassification(SwinConfig(**sizes, image_size=32, num_labels=5)).eval()
+
+
+def convnext() -> ConvNextForImageClassification:
+    config = ConvNextConfig(hidden_sizes=[8, 8, 12, 12], depths=[1, 1, 1, 1], image_size=32, num_labels=5)
+    return ConvNextForImageClassification(config).eval()
+
+
+def mobilenet() -> MobileNetV2ForImageClassification:
+    config = MobileNetV2Config(image_size=32, depth_multiplier=0.25, num_labels=5)
+    return MobileNetV2ForImageClassification(config).eval()
+
+
+MODELS = {
+    resnet: ("stages.0", "embedder.embedder", "resnet.pooler"),
+    vit: ("layers.1", "vit.embeddings"),
+    swin: ("layers.0.blocks.1", "swin.encoder"),
+    convnext: ("stages.2", "stages.1.downsampling_layer.0"),
+    mobilenet: ("layer.3",),
+}
+
+
+@pytest.mark.parametrize("build", MODELS)
+def test_halves_out_of_their_folders_give_the_numbers_of_the_whole(build, tmp_path):
+    model, pixels = build(), torch.randn(3, 3, *SIZE)
+    with torch.no_grad():
+        expected = model(pixels).logits
+    for number, at in enumerate(MODELS[build]):
+        folder = tmp_path / str(number)
+        for half in split(model, at):
+            half.save_pretrained(folder / half.half)
+        head = SplitHead.from_pretrained(folder / "head")
+        tail = SplitTail.from_pretrained(folder / "tail")
+        assert torch.equal(tail(head(pixels), (3, 3, *SIZE)), expected)
+        # Each has its own weights alone: nothing of the other half lies in its folder, nothing is missing.
+        sizes = [sum(p.numel() for p in half.network.parameters() if p.device.type != "meta") for half in (head, tail)]
+        assert all(sizes) and sum(sizes) == sum(p.numel() for p in model.parameters())
+
+
+def test_the_model_that_is_split_stays_as_it_was():
+    model = resnet().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    split(model, "stages.0")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training and all(m.training and not m._forward_hooks for m in model.modules())
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+
+
+def test_points_are_where_the_image_goes_through():
+    model = resnet()
+    points = {point.name: point for point in split_points(model)}
+    stage = points["resnet.encoder.stages.0"]
+    assert stage.shape == (1, 8, 8, 8) and stage.num_bytes == 8 * 8 * 8 * 4
+    parts = (model.resnet.embedder, model.resnet.encoder.stages[0])
+    assert stage.head_parameters == sum(p.numel() for part in parts for p in part.parameters())
+    assert not [name for name in points if ".layer." in name or "shortcut" in name]
+    # Where stage 1 begins its shortcut has a convolution of its own: both of its ways are needed.
+    assert "resnet.encoder.stages.1.layers.0.shortcut.convolution" not in points
+
+
+def test_what_is_no_point_is_named():
+    model = resnet()
+    for at, message in (
+        ("stages.7", "no such module; this model can be cut after .*resnet.encoder.stages.0"),
+        ("layers.0", "may be 'resnet.encoder.stages.0.layers.0', 'resnet.encoder.stages.1.layers.0'"),
+        (
+            "stages.0.layers.0.layer",
+            "a residual connection inside 'resnet.encoder.stages.0.layers.0' goes around it; "
+            "'resnet.encoder.stages.0.layers.0' can be cut after",
+        ),
+        ("stages.0.layers.1.shortcut", "only passes on what it gets"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            split(model, at)
+    with pytest.raises(ValueError, match="gives 2 tensors"):
+        split(swin(), "encoder.layers.0")
+    with pytest.raises(ValueError, match="is computed 2 times"):
+        split(Twice(), "layer")
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Conv2d(3, 3, 1), nn.Linear(3, 2)
+
+    def forward(self, pixels):
+        return self.last(self.layer(self.layer(pixels)).mean((2, 3)))
+
+
+def test_threads_share_halves_without_mixing_up_their_images():
+    head, tail = split(resnet(), "stages.0")
+    images = [torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32), torch.randn(1, 3, 48, 32)]
+    alone = [tail(head(x), tuple(x.shape)) for x in images]
+    sent = [head(x) for x in images]
+    together = run_together(
+        tail.network, [lambda s=s, x=x: tail(s, tuple(x.shape)) for s, x in zip(sent, images, strict=True)]
+    )
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_folders_that_are_no_half_are_refused(tmp_path):
+    model = resnet()
+    head, tail = split(model, "stages.0")
+    head.save_pretrained(tmp_path / "head")
+    model.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="holds a head, expected a tail"):
+        SplitTail.from_pretrained(tmp_path / "head")
+    with pytest.raises(ValueError, match="no half of a split model"):
+        SplitHead.from_pretrained(tmp_path / "whole")
+    facts = json.loads((tmp_path / "head" / "split.json").read_text())
+    for change, message in (
+        ({"format": 2}, "not of format 1"),
+        ({"architecture": "ViTForImageClassification"}, "expected a ViTForImageClassification"),
+        ({"codec": "zip"}, "codec: got 'zip', accepted are raw, uniform, channels"),
+        ({"codec_settings": {"x": 1}}, "raw does not take"),
+    ):
+        (tmp_path / "head" / "split.json").write_text(json.dumps(facts | change))
+        with pytest.raises(ValueError, match=message):
+            SplitHead.from_pretrained(tmp_path / "head")
+    (tmp_path / "head" / "split.json").write_text(json.dumps(facts))
+    (tmp_path / "head" / "head.safetensors").write_bytes(b"\x80\x04broken")
+    with pytest.raises(ValueError, match="no readable head.safetensors"):
+        SplitHead.from_pretrained(tmp_path / "head")
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_a_uniform_code_is_half_a_step_off_at_most_and_packed(bits):
+    features = torch.randn(2, 5, 3, 3) * torch.tensor([1.0, 50.0])[:, None, None, None]
+    codec = codec_from("uniform", UniformCodec(bits).settings())
+    sent = codec.encode(features)
+    assert sent["levels"].shape == (2, -(-45 * bits // 8)) and sent["levels"].dtype == torch.uint8
+    restored = codec.decode(sent, (2, 5, 3, 3), torch.float32)
+    flat = features.flatten(1)
+    step = (flat.amax(1) - flat.amin(1)) / (2**bits - 1)  # of each image, not of the batch
+    assert ((restored - features).flatten(1).abs().amax(1) <= step / 2 * 1.001).all()
+    ends = restored.flatten(1).aminmax(dim=1)
+    torch.testing.assert_close(torch.stack(ends), torch.stack(flat.aminmax(dim=1)))
+    even = torch.full((1, 4), 7.0)
+    assert torch.equal(codec.decode(codec.encode(even), (1, 4), torch.float32), even)
+
+
+def test_wrong_codes_are_refused():
+    codec = UniformCodec(4)
+    sent = codec.encode(torch.randn(1, 6))
+    for change, message in (
+        ({"levels": sent["levels"][:, :2]}, "levels is torch.uint8"),
+        ({"low": sent["high"] + 1}, "in order"),
+        ({"low": sent["low"] * float("nan")}, "finite"),
+        ({"extra": sent["low"]}, "accepted are"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            codec.decode(sent | change, (1, 6), torch.float32)
+    with pytest.raises(ValueError, match="not finite"):
+        codec.encode(torch.tensor([[1.0, float("inf")]]))
+    for bits in (0, 9, 2.5):
+        with pytest.raises(ValueError, match="bits: got"):
+            UniformCodec(bits)
+
+
+def test_a_codec_travels_in_both_folders(tmp_path):
+    torch.manual_seed(1)
+    model, pixels = resnet(), torch.randn(2, 3, 32, 32)
+    codec = ChannelCodec(8, shrink=3, bits=6)
+    head, tail = split(model, "stages.0", codec=codec)
+    sent = head(pixels)
+    assert sent["levels"].numel() == 2 * (2 * 8 * 8 * 6) // 8
+    features = head.features(pixels)
+    code = codec.quantizer.encode(codec.codec.encode(features))
+    restored = codec.codec.decoder(codec.quantizer.decode(code, (2, 2, 8, 8), torch.float32))
+    with torch.no_grad():
+        hidden = model.resnet.encoder.stages[1](restored)
+        expected = model.classifier(model.resnet.pooler(hidden))
+    torch.testing.assert_close(tail(sent, (2, 3, 32, 32)), expected)
+    for half in (head, tail):
+        half.save_pretrained(tmp_path / half.half)
+    again = SplitTail.from_pretrained(tmp_path / "tail")
+    loaded = SplitHead.from_pretrained(tmp_path / "head")
+    assert torch.equal(again(loaded(pixels), (2, 3, 32, 32)), tail(sent, (2, 3, 32, 32)))
+    with pytest.raises(ValueError, match="accepted are .batch, 9, height, width"):
+        split(model, "stages.0", codec=ChannelCodec(9, 3))
+
+
+def test_costs_are_those_of_each_point_and_choose_by_the_link():
+    model = resnet()
+    costs = measure_split(model, ["stages.0", "stages.1"], bits=8, repeats=1, device_slowdown=100.0)
+    assert [cost.at for cost in costs][1:-1] == ["resnet.encoder.stages.0", "resnet.encoder.stages.1"]
+    assert [cost.bits for cost in costs] == [3 * 32 * 32 * 8, (512 + 8) * 8, (12 * 16 + 8) * 8, 0]
+    assert costs[0].head_seconds == 0 and costs[-1].tail_seconds == 0
+    assert costs[-1].head_seconds > 20 * costs[0].tail_seconds  # a hundred times slower, in noise
+    fewer = measure_split(model, ["stages.0"], bits=4, shrink=3, repeats=1)
+    assert fewer[1].bits == 8 * (2 * 64 * 4 // 8 + 8)
+    assert PointCost("x", 1000, 0.25, 0.5).latency(500.0) == 2.75
+    profile = profile_of(costs, 3.0)
+    assert profile.watts == (0.0, 3.0, 3.0, 3.0) and profile.joules[-1] == pytest.approx(3 * profile.seconds[-1])
+    for options, message in (
+        ({"repeats": 0}, "repeats: got 0"),
+        ({"device_slowdown": 0.0}, "device_slowdown: got 0"),
+        ({"points": ["nowhere"]}, "nowhere"),
+        ({"bits": 9}, "bits: got 9"),
+        ({"shrink": 0}, "shrink"),
+        ({"shrink": 2, "points": ["classifier.0"]}, "shrink: got 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure_split(model, **options)
+    for bandwidth in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="bandwidth: got"):
+            costs[0].latency(bandwidth)
+
+
+def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
+    model = resnet()
+    model.save_pretrained(tmp_path / "model")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    folder = str(tmp_path / "model")
+    assert cli.main(["split", folder, "--list"]) == 0
+    assert "resnet.encoder.stages.0 [1, 8, 8, 8]" in capsys.readouterr().out
+    assert cli.main(["split", folder, str(tmp_path / "out"), "--at", "stages.0", "--bits", "8"]) == 0
+    head = SplitHead.from_pretrained(tmp_path / "out" / "head")
+    assert head.facts.codec_settings == {"bits": 8} and head.processor.size == {"height": 32, "width": 32}
+    file = tmp_path / "costs.json"
+    options = ["--at", "stages.0", "--repeats", "1", "--output", str(file), "--bandwidth", "1e6", "--watts", "4"]
+    assert cli.main(["measure-split", folder, *options]) == 0
+    assert "1e+06 bit/s" in capsys.readouterr().out
+    assert json.loads(file.read_text())["profile"]["watts"] == [0.0, 4.0, 4.0]
+    for argv, message in (
+        (["split", folder], "--at: name a module"),
+        (["split", folder, str(tmp_path / "x"), "--at", "stages.9"], "--at: got 'stages.9'"),
+        (["split", folder, str(tmp_path / "x"), "--at", "stages.0", "--bits", "9"], "--bits: got 9"),
+        (["measure-split", folder, "--bandwidth", "0"], "--bandwidth: got 0"),
+        (["measure-split", folder, "--watts", "-1"], "--watts: got -1"),
+        (["serve-tail", folder], "FOLDER: "),
+        (["serve-tail", folder, "--port", "0"], "--port: got 0"),
+        (["serve-tail", folder, "--queue", "-1"], "--queue: got -1"),
+    ):
+        assert cli.main(argv) == 2 and message in capsys.readouterr().err, argv
+    assert not (tmp_path / "x").exists()
