@@ -1,5 +1,4 @@
-"""The `hf-effmodels` command: list · info · convert · publish · export · train · evaluate · probe · prepare ·
-benchmark · tiny-lm · prune · quantize · split · serve-tail · measure-split."""
+"""The `hf-effmodels` command: `hf-effmodels -h` lists what it does."""
 
 import argparse
 import json
@@ -90,6 +89,10 @@ _JOBS = {
         "chat": ("with a language model", "hf-effmodels chat your-name/model"),
     },
     "train": {
+        "quickstart": (
+            "a small model trained, measured and shown a picture",
+            "hf-effmodels quickstart image-classification",
+        ),
         "train": (
             "a recipe, of any task",
             "hf-effmodels train --config quickstart/image-classification --output_dir out",
@@ -406,6 +409,12 @@ def _train(argv: list[str]) -> None:
     _as_program(train, "train", argv)
 
 
+def _quickstart(argv: list[str]) -> int:
+    from .training.quickstart import main as quickstart
+
+    return quickstart(argv)
+
+
 def _evaluate(argv: list[str]) -> None:
     from .training import evaluate
 
@@ -491,11 +500,12 @@ def _measure_split(argv: list[str]) -> None:
 
 
 #: Commands that run for long.
-RUNS = ("train", "evaluate", "benchmark", "prune", "quantize")
+RUNS = ("quickstart", "train", "evaluate", "benchmark", "prune", "quantize")
 #: Commands with argument parsers of their own.
 PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "predict": _predict,
     "chat": _chat,
+    "quickstart": _quickstart,
     "train": _train,
     "evaluate": _evaluate,
     "prepare": _prepare,

@@ -1,7 +1,6 @@
 """What to do with a trained model: commands that can be pasted."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,8 +18,8 @@ def next_commands(
     evaluation_types: Sequence[type],
     evaluation: Mapping | None = None,
     predict: Sequence[str] | None = None,
-) -> list[str]:
-    """The commands that evaluate, predict with and publish what a run has left.
+) -> list[list[str]]:
+    """The words of the commands that evaluate, predict with and publish what a run has left.
 
     Args:
         config: the resolved arguments of the run.
@@ -38,7 +37,7 @@ def next_commands(
     if (folder / HUB_FOLDER).is_dir():
         licence = [] if config.get("license") else ["--license", "LICENSE"]
         commands.append(["hf-effmodels", "publish", str(folder / HUB_FOLDER), f"your-name/{folder.name}", *licence])
-    return [shlex.join(words) for words in commands]
+    return commands
 
 
 def _data(config: Mapping, evaluation_types: Sequence[type]) -> list[str]:

@@ -1,6 +1,7 @@
 """From a trainer that is ready to a finished run: the same for every task."""
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -99,9 +100,14 @@ class Run:
         for line in (*self.warnings, *warnings_of(self.trainer)):
             logger.warning("%s", line)
 
-    def _say_what_is_next(self, output: Path) -> None:
+    def next_commands(self) -> list[list[str]]:
+        """The words of the commands that evaluate, predict with and publish the finished model."""
+        output = Path(self.trainer.args.output_dir)
         predict = None if self.example is None else self.example(output)
         types = load_task(self.config["task"]).EVALUATION_ARGUMENTS
+        return next_commands(self.config, types, self.evaluation, predict)
+
+    def _say_what_is_next(self, output: Path) -> None:
         logger.info("next:")
-        for command in next_commands(self.config, types, self.evaluation, predict):
-            logger.info("  %s", command)
+        for words in self.next_commands():
+            logger.info("  %s", shlex.join(words))

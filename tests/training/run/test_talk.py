@@ -89,7 +89,7 @@ def test_commands_repeat_what_named_the_data_and_nothing_else(tmp_path):
     config |= {"model": "ghostnetv3-1.0x", "image_size": 32, "dataset": "imagefolder", "data_dir": "my photos"}
     config |= {"label_mapping": {"a": "b"}, "train_split": "train", "check_images": True, "eval_fraction": None}
     (evaluate,) = next_commands(config, types, {"eval_fraction": 0.1})
-    words = shlex.split(evaluate)
+    words = evaluate
     assert words[:4] == ["hf-effmodels", "evaluate", "--model", str(tmp_path / "my run")]
     given = dict(zip(words[4::2], words[5::2], strict=True))
     assert given == {
@@ -102,12 +102,12 @@ def test_commands_repeat_what_named_the_data_and_nothing_else(tmp_path):
     }
     (tmp_path / "my run" / "hub").mkdir(parents=True)
     *_, publish = next_commands(config | {"task": "causal-lm"}, types, predict=["a b"])
-    assert shlex.split(publish)[2:] == [str(tmp_path / "my run" / "hub"), "your-name/my run"]
+    assert publish[2:] == [str(tmp_path / "my run" / "hub"), "your-name/my run"]
     stage = next_commands(
         {"task": "super-resolution", "output_dir": "o", "stage": "rrdb", "dataset": "d"},
         load_task("super-resolution").EVALUATION_ARGUMENTS,
     )
-    assert "--task super-resolution --model o --stage rrdb" in stage[0]
+    assert stage[0][2:8] == ["--task", "super-resolution", "--model", "o", "--stage", "rrdb"]
 
 
 def test_classes_that_are_empty_or_small_are_named():
@@ -140,3 +140,18 @@ def test_multiply_adds_are_counted_without_touching_the_model():
         f"{8 * 3 * 9 * 200 / 1e6:.1f} M multiply-adds for an image of 10 x 20"
     )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()) and model.training
+
+
+def test_the_quickstart_trains_measures_and_predicts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["hf-effmodels"])
+    few = ["--max_steps", "2", "--max_train_samples", "64", "--max_eval_samples", "20", "--disable_tqdm", "true"]
+    assert cli.main(["quickstart", *few]) == 0
+    out, err = capsys.readouterr()
+    folder = "outputs/quickstart-image-classification-1"
+    train = f"hf-effmodels train --config quickstart/image-classification {shlex.join(few)} --output_dir {folder}"
+    assert f"$ {train}\n" in err
+    assert "top-1" in out and "n 20" in out and f"{folder}/example.png: " in out
+    assert cli.main(["quickstart", "-h"]) == 0 and "super-resolution" in capsys.readouterr().out
+    assert cli.main(["quickstart", "image-clasification"]) == 2
+    assert "there is no quickstart of 'image-clasification'; nearest: image-classification" in capsys.readouterr().err
