@@ -1,6 +1,7 @@
 """Stock vision-language models, tiny and random, with prompts that have images."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from transformers import (
@@ -21,6 +22,7 @@ from transformers import (
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3Config,
 )
 
 IMAGE = 95
@@ -47,9 +49,9 @@ _CLIP = {
 }
 
 
-def _llava(**text):
+def _llava(text_class=LlamaConfig, **text):
     config = LlavaConfig(
-        text_config=LlamaConfig(**_TEXT | text),
+        text_config=text_class(**_TEXT | text),
         vision_config=CLIPVisionConfig(**_CLIP),
         image_token_index=IMAGE,
         vision_feature_layer=-1,
@@ -114,6 +116,8 @@ def _qwen(config_class, model_class, vision: dict):
 #: Model -> a function that makes it, pixels for a number of images, and how many tokens an image has.
 STOCK: dict[str, Callable] = {
     "llava": _llava,
+    # Norms of queries and keys; heads that are wider than the hidden size's share.
+    "llava_qwen3": partial(_llava, Qwen3Config, head_dim=16),
     "llava_next": _llava_next,
     "idefics3": _idefics3,
     "internvl": _internvl,

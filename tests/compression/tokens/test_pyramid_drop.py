@@ -92,6 +92,31 @@ def _without_cache(model, inputs, found, drops):
     return ids
 
 
+@pytest.mark.parametrize("name", STOCK)
+@torch.no_grad()
+def test_scores_are_the_attention_that_the_next_block_pays(name):
+    """transformers' own attention, from the last word to the image, in the mean over the heads."""
+    model, pixels, tokens = make(name)
+    model.set_attn_implementation("eager")
+    inputs = prompt(name, pixels, tokens)
+    paid = model(**inputs, output_attentions=True).attentions[2][0].mean(0)[-1]
+    apply_pyramid_drop(model, [2], [0.5])
+    with watch_drops() as drops:
+        model(**inputs)
+    image = inputs["input_ids"][0] == IMAGE
+    torch.testing.assert_close(drops[0].scores, paid[image], rtol=1e-4, atol=1e-6)
+    assert torch.equal(drops[0].kept, paid[image].topk(tokens // 2).indices.sort().values)
+
+
+@torch.no_grad()
+def test_at_ratio_zero_the_text_alone_goes_on():
+    model, pixels, tokens = make("llava", torch.float64)
+    inputs = prompt("llava", pixels, tokens)
+    apply_pyramid_drop(model, [1, 2], [0.5, 0.0])
+    found = model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
+    assert [layer.get_seq_length() for layer in found.past_key_values.layers] == [27, 19, 11, 11, 11]
+
+
 @pytest.mark.parametrize("name", ["llava", "internvl", "qwen2_vl"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @torch.no_grad()

@@ -91,7 +91,8 @@ class StagedBase(_Staged):
         if call is None or call.base is not self:
             call = _Call(self)
         if input_ids is not None:
-            call.images = torch.isin(input_ids, input_ids.new_tensor(visual_token_ids(self.config)))
+            # By comparing with numbers: a tensor of the ids would be a transfer to the device at each token.
+            call.images = functools.reduce(torch.logical_or, (input_ids == i for i in visual_token_ids(self.config)))
         elif not _has_stages(kwargs.get(CACHE)):
             raise ValueError("input_ids: got none; PyramidDrop finds the image tokens by their ids.")
         with _running(call):
