@@ -120,6 +120,19 @@ def _tinyvit(preset: str, folded: bool, overrides: dict) -> nn.Module:
     return model
 
 
+def _addernet(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    from .official_adder import broadcast_adders
+
+    return broadcast_adders(ours(preset, folded, overrides))
+
+
+def cdist(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The AdderNet with torch's own distances."""
+    from .official_adder import cdist_adders
+
+    return cdist_adders(ours(preset, folded, overrides))
+
+
 #: model_type -> plain rendering of the published network.
 OFFICIAL_LIKE: dict[str, Callable[[str, bool, dict], nn.Module]] = {
     "ghostnet": _ghostnet,
@@ -132,6 +145,7 @@ OFFICIAL_LIKE: dict[str, Callable[[str, bool, dict], nn.Module]] = {
     "gold_yolo": _of("detectors", "official_gold_yolo"),
     "tinyvit": _tinyvit,
     "tinysam": _tinyvit,
+    "addernet": _addernet,
 }
 
 
@@ -197,6 +211,34 @@ def in_four_bits(preset: str, folded: bool, overrides: dict) -> nn.Module:
     return model
 
 
+def on_bits(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """The preset with its binary weights packed to bits."""
+    return create_model(preset, **overrides).eval().deploy()
+
+
+def real_resnet(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """transformers' ResNet of the same widths and depths, in the layout that is faster."""
+    import torch
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = get_config(preset, **overrides)
+    if config.stem != "imagenet":
+        raise ValueError(f"against: real-resnet has the stem of ImageNet's networks, which {preset} has not.")
+    first, *widths = config.hidden_sizes
+    sizes = {"embedding_size": first, "hidden_sizes": widths, "depths": config.depths, "layer_type": "basic"}
+    model = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=config.num_labels))
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def _binary_layers(form: str) -> Callable[[str, bool, dict], nn.Module]:
+    def build(preset: str, folded: bool, overrides: dict) -> nn.Module:
+        from . import binary_layers
+
+        return binary_layers.Layers(ours(preset, True, overrides), getattr(binary_layers, form))
+
+    return build
+
+
 def visual_tokens(preset: str, folded: bool, overrides: dict) -> nn.Module:
     """The same towers with the visual tokens in the decoder's sequence, as LLaVA has them."""
     from .visual_tokens import VisualTokenModel
@@ -250,6 +292,12 @@ PEERS = {
     "llama": Peer(llama, ("pangu_pi",)),
     "bfloat16": Peer(in_bfloat16, ("pangu_pi",)),
     "int4": Peer(in_four_bits, ("pangu_pi",)),
+    "bits": Peer(on_bits, ("adabin", "bimlp")),
+    "real-resnet": Peer(real_resnet, ("adabin",)),
+    "layers-float32": Peer(_binary_layers("in_float32"), ("adabin",)),
+    "layers-int8": Peer(_binary_layers("Int8Conv2d"), ("adabin",)),
+    "layers-bits": Peer(_binary_layers("on_bits"), ("adabin",)),
+    "cdist": Peer(cdist, ("addernet",)),
     "visual-tokens": Peer(visual_tokens, ("adem_vl",)),
     "llava": Peer(_of("llava", "llava"), ("adem_vl",)),
     "llava-pyramid-drop": Peer(_of("llava", "llava_pyramid_drop"), ("adem_vl",)),
