@@ -32,6 +32,7 @@ from hf_effmodels.modeling.layers.binary import BinaryConv2d, BinaryLinear, bina
 from hf_effmodels.modeling.layers.bivit import binarize_transformer
 from hf_effmodels.quantization import PackedBinaryConfig, pack_binary
 from hf_effmodels.quantization.packed_binary.layers import PackedConv2d, PackedLayer, PackedLinear
+from hf_effmodels.training import evaluate
 
 from ...modeling.tiny.adabin import TINY as ADABIN
 from ...modeling.tiny.bimlp import TINY as BIMLP
@@ -270,6 +271,29 @@ def test_backbones_and_programs_of_packed_models():
     program = torch.export.export(conv, (inputs,))
     assert not [n for n in program.graph.nodes if "hf_effmodels" in str(n.target)]
     torch.testing.assert_close(program.module()(inputs), conv(inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_the_evaluation_packs_and_reads_what_is_packed(tmp_path):
+    pytest.importorskip("sklearn")
+    processor = create_image_processor("adabin-resnet20-cifar10", image_size=32)
+    results = {}
+    for name, options in (("trained", []), ("deployed", ["--deploy", "true"]), ("packed", [])):
+        model = build(num_labels=10, image_size=32)
+        model = model.deploy() if name == "packed" else model
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        arguments = ["--model", str(tmp_path / name), "--dataset", "digits", "--max_eval_samples", "40"]
+        results[name] = evaluate([*arguments, *options, "--output", f"{tmp_path}/{name}.json"])
+    losses = [result["loss"] for result in results.values()]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4) and results["packed"]["samples"] == 40
+    resnet = ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=10)
+    )
+    resnet.save_pretrained(tmp_path / "resnet")
+    processor.save_pretrained(tmp_path / "resnet")
+    arguments = ["--model", str(tmp_path / "resnet"), "--dataset", "digits", "--output", f"{tmp_path}/r.json"]
+    with pytest.raises(ValueError, match="--deploy: ResNetForImageClassification has no binary layers"):
+        evaluate([*arguments, "--deploy", "true"])
 
 
 def test_what_cannot_be_packed_is_named():

@@ -114,6 +114,7 @@ class EvaluationArguments(ResultsArguments):
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images at a time, per process."})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
     reparameterize: bool = field(default=False, metadata={"help": "Fold the model first, as it would be deployed."})
+    deploy: bool = field(default=False, metadata={"help": "Fold a binary network and pack its weights to bits first."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     reports: bool = field(
         default=False,
@@ -330,6 +331,10 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
         if not hasattr(model, "reparameterize"):
             raise ValueError(f"--reparameterize: {type(model).__name__} has nothing to fold.")
         model.reparameterize()
+    if args.deploy:
+        if not hasattr(model, "deploy"):
+            raise ValueError(f"--deploy: {type(model).__name__} has no binary layers to pack.")
+        model.deploy()
     num_channels = getattr(model.config, "num_channels", 3)
     source = usable(source, partial(source.read, num_channels=num_channels), data_args)
     dataset = ImageClassificationDataset(source, EvaluationTransform(processor), num_channels)
@@ -338,6 +343,9 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
 
 
 def _evaluate(model, dataset: ImageClassificationDataset, args: EvaluationArguments, call: dict):
+    if getattr(model, "is_quantized", False):
+        # By this mark the Trainer refuses what cannot be trained; nothing is trained here.
+        model.is_quantized = False
     with tempfile.TemporaryDirectory() as folder:
         trainer = ImageClassificationTrainer(
             model=model,
