@@ -1,17 +1,13 @@
 """Write a pipeline as a folder that is ready for the Hub: weights, configurations, code and model card."""
 
 import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCard
 
-from ...hub.card import check_place
-from ...hub.card_text import About, write_card
-from ...hub.pipelines import LOCAL_PIPELINE_ID, write_pipeline
+from ...hub.pipeline_card import PipelineFacts, millions, write_pipeline_card
+from ...hub.pipelines import write_pipeline
 from . import ENTRIES
-from .configuration_delvm import PRESETS
 
 (_ENTRY,) = ENTRIES
 
@@ -38,74 +34,28 @@ The parts are a stock `VQModel` of diffusers (`subfolder="vqvae"`) and a stock `
 (`subfolder="language_model"`)."""
 
 
-def build_card(
-    pipe,
-    *,
-    license: str | None = None,
-    license_name: str | None = None,
-    license_link: str | None = None,
-    preset: str | None = None,
-    conversion=None,
-    repo_id: str | None = None,
-    dataset: str | None = None,
-    results: Mapping[str, float] | Iterable[Mapping[str, Any]] | None = None,
-    training: Mapping[str, Any] | None = None,
-) -> ModelCard:
-    """The model card of a `DelvmPipeline`.
-
-    Args:
-        pipe: the pipeline.
-        license: the Hub's identifier of the licence of the weights; `license_name` and `license_link` go with "other".
-        preset: the published variant.
-        conversion: the `ConversionReport` of converted weights.
-        repo_id: where the model is going to be on the Hub; the snippets use it.
-        dataset: what it was trained on: a data set of the Hub or a name.
-        results: what was measured, as for `hub.build_card`.
-        training: hyper-parameters by name.
+def build_card(pipe, **card) -> ModelCard:
+    """The model card of a `DelvmPipeline`; `card`: `license`, `preset`, `results` and further arguments of
+    `hub.pipeline_card.write_pipeline_card`.
 
     Raises:
         ValueError: an unknown licence or preset.
     """
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset: got {preset!r}, accepted are {', '.join(map(repr, PRESETS))}.")
-    check_place(repo_id)
-    known = PRESETS[preset] if preset else None
     tokenizer = pipe.image_tokenizer
-    about = About(
-        title=repo_id.rpartition("/")[2] if repo_id else preset or _ENTRY.title,
+    about = PipelineFacts(
         introduction="Visual prompting: (image, answer) pairs say what is to be done to a new image, whose answer a "
-        f"causal transformer writes token by token, after [{_ENTRY.paper}](https://arxiv.org/abs/{_ENTRY.arxiv}) "
-        f"([official code]({_ENTRY.repository})), implemented for diffusers by `hf_effmodels`. The repository carries "
-        "the pipeline's code: it loads with or without that package.",
-        library="diffusers",
-        task=_ENTRY.tasks[0].pipeline_tag,
-        tags=("hf_effmodels", "delvm", "visual-prompting", f"arxiv:{_ENTRY.arxiv}"),
+        "causal transformer writes token by token",
+        tags=("delvm", "visual-prompting"),
         facts=(
-            ("Language model", f"LLaMA, {_millions(pipe.language_model)} parameters"),
-            ("Image tokenizer", f"VQGAN, {_millions(pipe.vqvae)} parameters, {tokenizer.vocab_size} codes"),
+            ("Language model", f"LLaMA, {millions(pipe.language_model)} parameters"),
+            ("Image tokenizer", f"VQGAN, {millions(pipe.vqvae)} parameters, {tokenizer.vocab_size} codes"),
             ("Images", f"{tokenizer.image_size}×{tokenizer.image_size}, {tokenizer.tokens_per_image} tokens each"),
             ("Pairs of a prompt", f"up to {pipe.most_pairs}"),
-            ("Weights", str(pipe.language_model.dtype).removeprefix("torch.") + ", safetensors"),
         ),
-        usage=_USAGE.format(id=repo_id or LOCAL_PIPELINE_ID, pairs=pipe.most_pairs),
-        published=known.published if known else (),
-        entry=_ENTRY,
-        preset=known,
+        weights=pipe.language_model,
+        usage=_USAGE.replace("{pairs}", str(pipe.most_pairs)),
     )
-    return write_card(
-        about,
-        license=license,
-        license_name=license_name,
-        license_link=license_link,
-        dataset=dataset,
-        results=results,
-        training=training,
-        conversion=conversion,
-    )
-
-
-def _millions(model) -> str:
-    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M"
+    return write_pipeline_card(_ENTRY, about, **card)
 
 
 def export(pipe, folder: str | os.PathLike, *, overwrite: bool = False, **card) -> Path:
