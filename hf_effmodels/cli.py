@@ -126,6 +126,10 @@ _JOBS = {
     "run on several machines": {
         "split": ("a classifier into head and tail", "hf-effmodels split out halves --at stages.1"),
         "serve-tail": ("the half on the server", "hf-effmodels serve-tail halves/tail --port 8000"),
+        "offload": (
+            "devices that share radio channels: who cuts where, learnt in a simulation",
+            "hf-effmodels offload --profile resnet18 --output agents",
+        ),
         "measure-split": ("what each cut costs", "hf-effmodels measure-split out --bits 8 --device-slowdown 5"),
     },
     "share": {
@@ -499,8 +503,14 @@ def _measure_split(argv: list[str]) -> None:
     main_measure_split(argv)
 
 
+def _offload(argv: list[str]) -> None:
+    from .collaboration.offloading.command import main as offload
+
+    offload(argv)
+
+
 #: Commands that run for long.
-RUNS = ("quickstart", "train", "evaluate", "benchmark", "prune", "quantize")
+RUNS = ("quickstart", "train", "evaluate", "benchmark", "offload", "prune", "quantize")
 #: Commands with argument parsers of their own.
 PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "predict": _predict,
@@ -517,4 +527,5 @@ PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "split": _split,
     "serve-tail": _serve_tail,
     "measure-split": _measure_split,
+    "offload": _offload,
 }

@@ -13,6 +13,8 @@ def advantages(
     gamma: float = 0.95,
     lam: float = 0.95,
     released: bool = False,
+    following: torch.Tensor | None = None,
+    cut: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the critic is to say, and by how much each step was better than it said.
 
@@ -22,14 +24,19 @@ def advantages(
     Args:
         rewards, values, done: (steps,), in order.
         released: sum up with λ alone, as MAHPPO's release does.
+        following: (steps,), V of the observation that each step led to; without it that of the next step is taken, and
+            0 after the last one.
+        cut: (steps,), where an episode was cut off: the next step is of another one, yet V of its end counts.
     """
     alive = 1 - done.to(values.dtype)
-    following = torch.cat([values[1:], values.new_zeros(1)])
+    if following is None:
+        following = torch.cat([values[1:], values.new_zeros(1)])
+    goes_on = alive if cut is None else alive * (1 - cut.to(values.dtype))
     targets = rewards + gamma * alive * following
     errors, found, total = targets - values, [], values.new_zeros(())
     factor = lam if released else gamma * lam
     for step in range(len(errors) - 1, -1, -1):
-        total = errors[step] + factor * alive[step] * total
+        total = errors[step] + factor * goes_on[step] * total
         found.append(total)
     found = torch.stack(found[::-1])
     return targets, (found - found.mean()) / (found.std() + 1e-5)

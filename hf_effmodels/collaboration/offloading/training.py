@@ -1,0 +1,327 @@
+"""Training of MAHPPO's agents in the simulated cell, and what others would have decided
+(https://arxiv.org/abs/2205.11854)."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.distributions import Categorical, Normal
+from torch.nn import functional as F
+
+from ..._files import whole_folder
+from .channel import uplink_rates
+from .environment import LEAST_POWER, OffloadingEnvironment, OffloadingSettings
+from .policy import OffloadingActor, OffloadingCritic
+from .ppo import advantages, clipped_loss
+from .profiles import SplitProfile
+
+logger = logging.getLogger(__name__)
+
+#: An observation -> points, channels, powers, (devices,) each.
+Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+WEIGHTS, SETTINGS = "policy.safetensors", "policy.json"
+_PARTS = ("point", "channel", "power")
+
+
+@dataclass(frozen=True)
+class OffloadingTraining:
+    """The published settings.
+
+    Attributes:
+        steps: slots in all.
+        buffer: slots between updates.
+        batch: slots of a minibatch, drawn with replacement.
+        reuse: how often each slot of the buffer is used, in the mean.
+        learning_rate: of Adam, for actors and critic.
+        gamma, lam: see `advantages`.
+        clip, entropy_weight: see `clipped_loss`.
+        released: as the release computes it: advantages that fade by λ alone and run on over the ends of cut-off
+            episodes, powers compared with every other slot's.
+        seed: of everything.
+    """
+
+    steps: int = 500_000
+    buffer: int = 1024
+    batch: int = 256
+    reuse: int = 20
+    learning_rate: float = 1e-4
+    gamma: float = 0.95
+    lam: float = 0.95
+    clip: float = 0.2
+    entropy_weight: float = 1e-3
+    released: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("buffer", 2), ("batch", 1), ("reuse", 1)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are whole numbers from {least}.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate: got {self.learning_rate}, accepted are positive numbers.")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are numbers from 0 to 1.")
+
+
+class OffloadingAgents:
+    """An actor for each device, computed at once: weights (devices, ...) under the names of `OffloadingActor`.
+
+    Args:
+        settings: of the cell.
+        points: to choose from.
+        seed: of the weights; None leaves torch's generator as it is.
+    """
+
+    def __init__(self, settings: OffloadingSettings, points: int, seed: int | None = None):
+        self.settings, self.points = settings, points
+        size = 4 * settings.devices
+        with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
+            actors = [
+                OffloadingActor(size, points, settings.channels, settings.max_power) for _ in range(settings.devices)
+            ]
+            self.critic = OffloadingCritic(size)
+        states = [actor.state_dict() for actor in actors]
+        self.weights = {n: nn.Parameter(torch.stack([s[n] for s in states])) for n in states[0]}
+
+    def actor(self, device: int) -> OffloadingActor:
+        """That of one device, as a module of its own."""
+        s = self.settings
+        actor = OffloadingActor(4 * s.devices, self.points, s.channels, s.max_power)
+        actor.load_state_dict({name: value[device].detach() for name, value in self.weights.items()})
+        return actor
+
+    def distributions(self, observation: torch.Tensor) -> tuple[Categorical, Categorical, Normal]:
+        """Of (batch, observation size) those of all devices, (devices, batch)."""
+        hidden = observation.expand(self.settings.devices, *observation.shape)
+        hidden = self._linear("base.2", self._linear("base.0", hidden).relu()).relu()
+
+        def head(name: str) -> torch.Tensor:
+            return self._linear(f"{name}.2", self._linear(f"{name}.0", hidden).relu())
+
+        mean = torch.sigmoid(head("power_mu_header")) * (self.settings.max_power - LEAST_POWER) + LEAST_POWER
+        deviation = F.softplus(head("power_sigma_header"))
+        return (
+            Categorical(logits=head("point_header"), validate_args=False),
+            Categorical(logits=head("channel_header"), validate_args=False),
+            Normal(mean.squeeze(-1), deviation.squeeze(-1), validate_args=False),
+        )
+
+    def _linear(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        return torch.baddbmm(bias[:, None], values, weight.transpose(1, 2))
+
+    @torch.no_grad()
+    def decide(self, observation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The likeliest point and channel of each device, and its mean power."""
+        point, channel, power = self.distributions(torch.from_numpy(observation).float()[None])
+        return (
+            point.logits.argmax(-1)[:, 0].numpy(),
+            channel.logits.argmax(-1)[:, 0].numpy(),
+            power.mean[:, 0].double().clamp(0, self.settings.max_power).numpy(),
+        )
+
+    def save(self, folder: str | Path, profile: SplitProfile) -> None:
+        """Weights, and the cell and the network that they are for."""
+        tensors = {f"actors.{n}": v.detach().contiguous() for n, v in self.weights.items()}
+        tensors |= {f"critic.{n}": v.detach().contiguous() for n, v in self.critic.state_dict().items()}
+        content = {"format": 1, "settings": asdict(self.settings), "profile": asdict(profile)}
+        with whole_folder(folder, replaces=lambda name, path: name in (WEIGHTS, SETTINGS)) as new:
+            save_file(tensors, new / WEIGHTS)
+            (new / SETTINGS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> tuple["OffloadingAgents", SplitProfile]:
+        """Agents and the profile of their network.
+
+        Raises:
+            ValueError: a folder that `save` has not written.
+        """
+        try:
+            content = json.loads((Path(folder) / SETTINGS).read_text(encoding="utf-8"))
+            settings = content["settings"]
+            settings = OffloadingSettings(**{**settings, "distances": tuple(settings["distances"])})
+            profile = profile_from(content["profile"])
+            agents = cls(settings, profile.last + 1)
+            tensors = load_file(Path(folder) / WEIGHTS)
+            for name, value in agents.weights.items():
+                value.data.copy_(tensors[f"actors.{name}"])
+            critic = {n.removeprefix("critic."): v for n, v in tensors.items() if n.startswith("critic.")}
+            agents.critic.load_state_dict(critic)
+        except (OSError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"folder: {folder} holds no agents: {error}") from error
+        return agents, profile
+
+
+def profile_from(content: Mapping) -> SplitProfile:
+    """A profile out of JSON."""
+    names = ("bits", "seconds", "watts", "joules")
+    missing = [name for name in names if not isinstance(content.get(name), list | tuple)]
+    if missing:
+        raise ValueError(f"profile: it has no list {missing[0]!r}, accepted are the files of measure-split.")
+    return SplitProfile(*(tuple(map(float, content[n])) for n in names), time_scale=content.get("time_scale"))
+
+
+def train(
+    environment: OffloadingEnvironment,
+    training: OffloadingTraining,
+    told: Callable[[int, float], None] = lambda step, reward: None,
+) -> OffloadingAgents:
+    """Agents that have learnt in `environment`.
+
+    Args:
+        environment: its random numbers are begun anew.
+        training: how.
+        told: called after each update with the number of slots and the mean reward of the buffer.
+    """
+    t, s = training, environment.settings
+    agents = OffloadingAgents(s, environment.profile.last + 1, t.seed)
+    random = torch.Generator().manual_seed(t.seed)
+    optimizers = [
+        torch.optim.Adam(parameters, lr=t.learning_rate)
+        for parameters in (agents.weights.values(), agents.critic.parameters())
+    ]
+    observation, _ = environment.reset(seed=t.seed)
+    step = 0
+    while step < t.steps:
+        count = min(t.buffer, t.steps - step)
+        if count < 2:
+            break  # advantages of one slot have no deviation
+        rows = []
+        for _ in range(count):
+            observation, row = _slot(environment, agents, observation, random)
+            rows.append(row)
+        step += count
+        told(step, float(np.mean([row["reward"] for row in rows])))
+        _update(agents, optimizers, rows, t, random)
+    return agents
+
+
+@torch.no_grad()
+def _slot(environment, agents: OffloadingAgents, observation: np.ndarray, random: torch.Generator):
+    """One slot by drawn decisions: the next observation, and what is learnt from."""
+    seen = torch.from_numpy(observation).float()
+    point, channel, power = agents.distributions(seen[None])
+    drawn = {
+        "point": torch.multinomial(point.probs[:, 0], 1, generator=random)[:, 0],
+        "channel": torch.multinomial(channel.probs[:, 0], 1, generator=random)[:, 0],
+        # As it comes; only what the device does is cut off.
+        "power": torch.normal(power.mean[:, 0], power.stddev[:, 0], generator=random),
+    }
+    powers = drawn["power"].double().clamp(0, environment.settings.max_power)
+    action = (drawn["point"].numpy(), drawn["channel"].numpy(), powers.numpy())
+    following, reward, done, cut, _ = environment.step(action)
+    row = {"observation": seen, "reward": reward, "done": float(done), "cut": float(cut), "actions": drawn}
+    row["following"] = torch.from_numpy(following).float()
+    if done or cut:
+        following, _ = environment.reset()
+    return following, row
+
+
+def _update(agents: OffloadingAgents, optimizers, rows: list[dict], t: OffloadingTraining, random) -> None:
+    observations = torch.stack([row["observation"] for row in rows])
+    actions = {name: torch.stack([row["actions"][name] for row in rows], dim=1) for name in _PARTS}
+    rewards, done, cut = (torch.tensor([row[name] for row in rows]) for name in ("reward", "done", "cut"))
+    with torch.no_grad():
+        old = dict(zip(_PARTS, agents.distributions(observations), strict=True))
+        old = {name: distribution.log_prob(actions[name]) for name, distribution in old.items()}
+        values = agents.critic(observations)
+        options = {"gamma": t.gamma, "lam": t.lam, "released": t.released}
+        if not t.released:
+            following = agents.critic(torch.stack([row["following"] for row in rows]))
+            options |= {"following": following, "cut": cut}
+        targets, advantage = advantages(rewards, values, done, **options)
+    for _ in range(t.reuse * len(rows) // t.batch or 1):
+        chosen = torch.randint(len(rows), (t.batch,), generator=random)
+        picked = ({name: table[:, chosen] for name, table in tables.items()} for tables in (actions, old))
+        losses = (
+            agents_loss(agents, observations[chosen], *picked, advantage[chosen], t),
+            F.mse_loss(agents.critic(observations[chosen]), targets[chosen]),
+        )
+        for optimizer, loss in zip(optimizers, losses, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def agents_loss(agents: OffloadingAgents, observation, actions, old, advantage, t: OffloadingTraining) -> torch.Tensor:
+    """The mean of `clipped_loss` over devices and the three parts of an action.
+
+    Args:
+        observation: (batch, size).
+        actions, old: point, channel, power -> (devices, batch).
+        advantage: (batch,).
+    """
+    losses, options = [], {"clip": t.clip, "entropy_weight": t.entropy_weight}
+    for name, distribution in zip(_PARTS, agents.distributions(observation), strict=True):
+        if name == "power" and t.released:
+            # (devices, slots, slots): each slot's mean with each slot's power, as the release broadcasts it.
+            table = Normal(distribution.mean[..., None], distribution.stddev[..., None], validate_args=False)
+            said = table.log_prob(actions[name][:, None])
+            others = (old[name][:, None], advantage, distribution.entropy()[..., None])
+        else:
+            said, others = distribution.log_prob(actions[name]), (old[name], advantage, distribution.entropy())
+        before, better, entropy = (value.expand_as(said) for value in others)
+        losses.append(clipped_loss(said, before, better, entropy, **options))
+    return torch.stack(losses).mean()
+
+
+# What others would decide
+
+
+def baselines(environment: OffloadingEnvironment) -> dict[str, Decide]:
+    """`all_local`, `all_edge` (pictures, loudest), `greedy`, each with channels in turn.
+
+    Greedy: each device takes the point of the smallest seconds + β joules, at the rate that it has if everybody sends
+    as loud as can be on the channels in turn.
+    """
+    s, profile = environment.settings, environment.profile
+    channels = np.arange(s.devices) % s.channels
+    loud, quiet = np.full(s.devices, s.max_power), np.full(s.devices, LEAST_POWER)
+
+    def greedy(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        low, high = s.distances
+        distance = low + (high - low) * observation.reshape(s.devices, 4)[:, 3]
+        options = {"bandwidth": s.bandwidth, "noise": s.noise, "path_loss_exponent": s.path_loss_exponent}
+        rates = uplink_rates(loud, distance, channels, np.ones(s.devices, dtype=bool), **options)
+        sending = np.asarray(profile.bits) / rates[:, None]
+        seconds = np.asarray(profile.seconds) + sending
+        joules = np.asarray(profile.watts) * np.asarray(profile.seconds) + s.max_power * sending
+        return (seconds + s.energy_weight * joules).argmin(1), channels, loud
+
+    return {
+        "all_local": lambda observation: (np.full(s.devices, profile.last), channels, quiet),
+        "all_edge": lambda observation: (np.zeros(s.devices, dtype=np.int64), channels, loud),
+        "greedy": greedy,
+    }
+
+
+def measure(environment: OffloadingEnvironment, decide: Decide, *, seed: int = 0, most_slots: int = 5000) -> dict:
+    """Seconds and joules of a task, in the mean over the published test: all tasks, everybody at 50 m.
+
+    Returns:
+        `seconds`, `joules`, `finished`, `slots`, and whether all tasks were done.
+    """
+    test = OffloadingEnvironment(environment.profile, replace(environment.settings, fixed=True, max_slots=most_slots))
+    observation, _ = test.reset(seed=seed)
+    seconds = joules = finished = slots = 0
+    done = cut = False
+    while not (done or cut):
+        observation, _, done, cut, info = test.step(decide(observation))
+        seconds, joules = seconds + info["seconds"], joules + info["joules"]
+        finished, slots = finished + info["finished"], slots + 1
+    of_a_task = max(finished, 1)
+    return {
+        "seconds": seconds / of_a_task,
+        "joules": joules / of_a_task,
+        "finished": finished,
+        "slots": slots,
+        "done": bool(done),
+    }

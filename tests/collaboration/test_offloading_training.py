@@ -1,0 +1,161 @@
+"""Agents learn in the simulated cell."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hf_effmodels import cli
+from hf_effmodels.collaboration.offloading import PROFILES, OffloadingEnvironment, OffloadingSettings
+from hf_effmodels.collaboration.offloading.ppo import action_losses, advantages
+from hf_effmodels.collaboration.offloading.training import (
+    OffloadingAgents,
+    OffloadingTraining,
+    agents_loss,
+    baselines,
+    measure,
+    profile_from,
+    train,
+)
+
+CELL = OffloadingSettings(devices=3, channels=2, tasks=20, max_power=0.5)
+
+
+def test_actors_at_once_are_the_actors_one_by_one():
+    agents, seen = OffloadingAgents(CELL, 6, seed=0), torch.rand(7, 12)
+    t = OffloadingTraining(clip=0.1, entropy_weight=0.05)
+    drawn = {"point": torch.randint(6, (3, 7)), "channel": torch.randint(2, (3, 7)), "power": torch.rand(3, 7)}
+    old = {name: torch.randn(3, 7) - 1 for name in drawn}
+    advantage, expected = torch.randn(7), []
+    for device in range(3):
+        actor = agents.actor(device)
+        alone, together = actor(seen), agents.distributions(seen)
+        for mine, ours in zip(alone[:2], together[:2], strict=True):
+            torch.testing.assert_close(ours.probs[device], mine.probs)
+        torch.testing.assert_close(together[2].mean[device], alone[2].mean)
+        torch.testing.assert_close(together[2].stddev[device], alone[2].stddev)
+        own = [{name: table[device] for name, table in tables.items()} for tables in (drawn, old)]
+        expected.append(action_losses(actor, seen, *own, advantage, clip=0.1, entropy_weight=0.05)["loss"])
+    found = agents_loss(agents, seen, drawn, old, advantage, t)
+    torch.testing.assert_close(found, torch.stack(expected).mean())
+    assert not torch.equal(agents.actor(0).base[0].weight, agents.actor(1).base[0].weight)
+
+
+def test_the_release_compares_each_power_with_every_slot():
+    agents, seen = OffloadingAgents(CELL, 6, seed=1), torch.rand(4, 12)
+    drawn = {"point": torch.randint(6, (3, 4)), "channel": torch.randint(2, (3, 4)), "power": torch.rand(3, 4)}
+    with torch.no_grad():
+        old = {n: d.log_prob(drawn[n]) for n, d in zip(drawn, agents.distributions(seen), strict=True)}
+    advantage, weight = torch.tensor([1.0, -2.0, 0.5, 0.25]), 0.001
+    right = agents_loss(agents, seen, drawn, old, advantage, OffloadingTraining())
+    found = agents_loss(agents, seen, drawn, old, advantage, OffloadingTraining(released=True))
+    power, terms = agents.distributions(seen)[2], []
+    for device in range(3):
+        for i in range(4):
+            own = torch.distributions.Normal(power.mean[device, i], power.stddev[device, i])
+            for j in range(4):
+                ratio = (own.log_prob(drawn["power"][device, j]) - old["power"][device, j]).exp()
+                better = torch.minimum(advantage[j] * ratio, advantage[j] * ratio.clamp(0.8, 1.2))
+                terms.append(-better - weight * own.entropy())
+    per_slot = (-advantage - weight * power.entropy()).mean()  # new and old are the same: ratios of one
+    torch.testing.assert_close(3 * (found - right), torch.stack(terms).mean() - per_slot, atol=1e-5, rtol=1e-4)
+
+
+def test_what_follows_the_end_of_a_cut_off_episode_does_not_count():
+    rewards, values = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.5, 2.5])
+    following, done, cut = torch.tensor([1.5, 9.0, 4.0]), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    targets, found = advantages(rewards, values, done, gamma=0.5, lam=0.25, following=following, cut=cut)
+    assert targets.tolist() == [1.75, 6.5, 3.0]
+    errors = [1.25, 5.0, 0.5]
+    raw = torch.tensor([errors[0] + 0.125 * errors[1], errors[1], errors[2]])
+    torch.testing.assert_close(found, (raw - raw.mean()) / (raw.std() + 1e-5))
+
+
+def test_agents_learn_and_the_seed_says_what():
+    def learnt(**options):
+        options = {"steps": 1536, "buffer": 256, "batch": 64, "reuse": 5, "learning_rate": 1e-3, **options}
+        curve = []
+        agents = train(
+            OffloadingEnvironment("resnet18", CELL), OffloadingTraining(**options), lambda *s: curve.append(s)
+        )
+        return agents, curve
+
+    agents, curve = learnt()
+    assert [step for step, _ in curve] == [256 * i for i in range(1, 7)]
+    assert curve[-1][1] > curve[0][1] * 0.9  # rewards are costs, below nought
+    short = {"steps": 300, "buffer": 128, "reuse": 2}
+    same, again, other, released = (
+        learnt(**short, **options)[0].weights["base.0.weight"] for options in ({}, {}, {"seed": 1}, {"released": True})
+    )
+    assert torch.equal(same, again) and not torch.equal(same, other) and not torch.equal(same, released)
+
+
+def test_baselines_are_what_a_pencil_gives():
+    environment = OffloadingEnvironment("resnet18", CELL)
+    profile, decide = PROFILES["resnet18"], baselines(environment)
+    local = measure(environment, decide["all_local"])
+    # Ten tasks and a part in each slot of half a second; twenty are done in the second one.
+    assert local == {
+        "seconds": pytest.approx(2 * 0.5 / 20),
+        "joules": pytest.approx(profile.watts[5] * profile.seconds[5]),
+        "finished": 60,
+        "slots": 2,
+        "done": True,
+    }
+    observation, _ = OffloadingEnvironment("resnet18", OffloadingSettings(devices=3, fixed=True)).reset()
+    points, channels, powers = decide["all_edge"](observation)
+    assert points.tolist() == [0, 0, 0] and channels.tolist() == [0, 1, 0] and powers.tolist() == [0.5] * 3
+    heard, profile = 0.5 * 50.0**-3, PROFILES["resnet18"]
+    rates = [1e6 * np.log2(1 + heard / (1e-9 + others * heard)) for others in (1, 0, 1)]
+    rows = list(zip(profile.seconds, profile.bits, profile.watts, strict=True))
+    costs = [[seconds * (1 + watts) + 1.5 * bits / rate for seconds, bits, watts in rows] for rate in rates]
+    assert decide["greedy"](observation)[0].tolist() == np.argmin(costs, axis=1).tolist()
+    assert len(set(decide["greedy"](observation)[0].tolist())) == 2  # who has a channel alone offloads
+    assert measure(environment, decide["all_edge"], most_slots=3)["done"] is False
+
+
+def test_agents_come_back_out_of_their_folder(tmp_path):
+    agents, seen = OffloadingAgents(CELL, 6, seed=3), np.random.default_rng(0).random(12)
+    agents.save(tmp_path, PROFILES["vgg11"])
+    loaded, profile = OffloadingAgents.load(tmp_path)
+    assert profile == PROFILES["vgg11"] and loaded.settings == CELL
+    for mine, theirs in zip(agents.decide(seen), loaded.decide(seen), strict=True):
+        assert np.array_equal(mine, theirs)
+    state = torch.rand(2, 12)
+    assert torch.equal(agents.critic(state), loaded.critic(state))
+    (tmp_path / "policy.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no agents"):
+        OffloadingAgents.load(tmp_path)
+    with pytest.raises(ValueError, match="no list 'watts'"):
+        profile_from({"bits": [1, 0], "seconds": [0, 1]})
+
+
+def test_the_command_trains_compares_and_says_where_to_cut(tmp_path, capsys):
+    costs = {
+        "points": [{"at": "image"}, {"at": "stages.0"}, {"at": "whole"}],
+        "profile": {"bits": [1e6, 1e4, 0], "seconds": [0, 0.01, 0.1], "watts": [0, 2, 2], "joules": [0, 0.02, 0.2]},
+    }
+    file, out = tmp_path / "costs.json", tmp_path / "out"
+    file.write_text(json.dumps(costs))
+    options = ["--devices", "2", "--tasks", "10", "--steps", "40", "--seed", "3"]
+    assert cli.main(["offload", "--profile", str(file), "--output", str(out), *options]) == 0
+    said = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["compared"]) == {"all_local", "all_edge", "greedy", "agents"} and "simulated" in said
+    assert all(d["after"] in ("image", "stages.0", "whole") for d in results["first_decisions"])
+    assert results["curve"][0][0] == 40 and (out / "results.png").stat().st_size > 1000
+    assert OffloadingAgents.load(out)[1].bits == (1e6, 1e4, 0.0)
+    (tmp_path / "no.json").write_text("{}")
+    for argv, message in (
+        ([], "--output: name a folder"),
+        (["--output", "x", "--profile", "vgg16"], "--profile: got 'vgg16', accepted are vgg11"),
+        (["--output", "x", "--profile", str(tmp_path / "no.json")], "is no file of measure-split"),
+        (["--output", "x", "--devices", "0"], "--devices: got 0"),
+        (["--output", "x", "--bandwidth", "0"], "--bandwidth: got 0"),
+        (["--output", "x", "--steps", "0"], "--steps: got 0"),
+        (["--output", "x", "--learning-rate", "nan"], "--learning-rate: got nan"),
+    ):
+        with pytest.raises(ValueError) as refused:
+            cli.PASSED_ON["offload"](argv)
+        assert message in str(refused.value)
