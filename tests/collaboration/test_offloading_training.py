@@ -39,6 +39,13 @@ def test_actors_at_once_are_the_actors_one_by_one():
         expected.append(action_losses(actor, seen, *own, advantage, clip=0.1, entropy_weight=0.05)["loss"])
     found = agents_loss(agents, seen, drawn, old, advantage, t)
     torch.testing.assert_close(found, torch.stack(expected).mean())
+    random = torch.Generator().manual_seed(0)
+    many = [agents.draw(seen[0].numpy(), random) for _ in range(400)]
+    shares = torch.tensor(np.stack([points for points, _, _ in many])).float()
+    probabilities = agents.distributions(seen[:1])[0].probs[:, 0]
+    expected = (probabilities * torch.arange(6)).sum(-1)
+    torch.testing.assert_close(shares.mean(0), expected.detach(), atol=0.3, rtol=0)
+    assert all(((0 <= powers) & (powers <= 0.5)).all() for _, _, powers in many)
     assert not torch.equal(agents.actor(0).base[0].weight, agents.actor(1).base[0].weight)
 
 
@@ -142,7 +149,9 @@ def test_the_command_trains_compares_and_says_where_to_cut(tmp_path, capsys):
     assert cli.main(["offload", "--profile", str(file), "--output", str(out), *options]) == 0
     said = capsys.readouterr().out
     results = json.loads((out / "results.json").read_text())
-    assert set(results["compared"]) == {"all_local", "all_edge", "greedy", "agents"} and "simulated" in said
+    assert (
+        set(results["compared"]) == {"all_local", "all_edge", "greedy", "agents", "likeliest"} and "simulated" in said
+    )
     assert all(d["after"] in ("image", "stages.0", "whole") for d in results["first_decisions"])
     assert results["curve"][0][0] == 40 and (out / "results.png").stat().st_size > 1000
     assert OffloadingAgents.load(out)[1].bits == (1e6, 1e4, 0.0)

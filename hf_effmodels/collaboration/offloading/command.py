@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import check_folder, write_bytes, write_json
 from .environment import OffloadingEnvironment, OffloadingSettings
@@ -68,7 +70,9 @@ def _run(arguments) -> dict:
 
     agents = train(environment, training, told)
     compared = {name: measure(environment, decide) for name, decide in baselines(environment).items()}
-    compared["agents"] = measure(environment, agents.decide)
+    random = torch.Generator().manual_seed(arguments.seed)
+    compared["agents"] = measure(environment, lambda observation: agents.draw(observation, random))
+    compared["likeliest"] = measure(environment, agents.decide)
     observation, _ = OffloadingEnvironment(profile, OffloadingSettings(**cell, fixed=True)).reset()
     points, channels, powers = agents.decide(observation)
     decisions = [

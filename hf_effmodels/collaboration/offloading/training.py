@@ -128,6 +128,26 @@ class OffloadingAgents:
             power.mean[:, 0].double().clamp(0, self.settings.max_power).numpy(),
         )
 
+    @torch.no_grad()
+    def draw(self, observation: np.ndarray, random: torch.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Decisions as in training, and as the release is measured: drawn."""
+        drawn = self.drawn(torch.from_numpy(observation).float(), random)
+        return self.to_action(drawn)
+
+    def drawn(self, observation: torch.Tensor, random: torch.Generator) -> dict[str, torch.Tensor]:
+        """Of one observation, point, channel and power of each device; the power as it comes, unbounded."""
+        point, channel, power = self.distributions(observation[None])
+        return {
+            "point": torch.multinomial(point.probs[:, 0], 1, generator=random)[:, 0],
+            "channel": torch.multinomial(channel.probs[:, 0], 1, generator=random)[:, 0],
+            "power": torch.normal(power.mean[:, 0], power.stddev[:, 0], generator=random),
+        }
+
+    def to_action(self, drawn: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the devices do: the power is cut off at its bounds."""
+        power = drawn["power"].double().clamp(0, self.settings.max_power)
+        return drawn["point"].numpy(), drawn["channel"].numpy(), power.numpy()
+
     def save(self, folder: str | Path, profile: SplitProfile) -> None:
         """Weights, and the cell and the network that they are for."""
         tensors = {f"actors.{n}": v.detach().contiguous() for n, v in self.weights.items()}
@@ -208,16 +228,8 @@ def train(
 def _slot(environment, agents: OffloadingAgents, observation: np.ndarray, random: torch.Generator):
     """One slot by drawn decisions: the next observation, and what is learnt from."""
     seen = torch.from_numpy(observation).float()
-    point, channel, power = agents.distributions(seen[None])
-    drawn = {
-        "point": torch.multinomial(point.probs[:, 0], 1, generator=random)[:, 0],
-        "channel": torch.multinomial(channel.probs[:, 0], 1, generator=random)[:, 0],
-        # As it comes; only what the device does is cut off.
-        "power": torch.normal(power.mean[:, 0], power.stddev[:, 0], generator=random),
-    }
-    powers = drawn["power"].double().clamp(0, environment.settings.max_power)
-    action = (drawn["point"].numpy(), drawn["channel"].numpy(), powers.numpy())
-    following, reward, done, cut, _ = environment.step(action)
+    drawn = agents.drawn(seen, random)
+    following, reward, done, cut, _ = environment.step(agents.to_action(drawn))
     row = {"observation": seen, "reward": reward, "done": float(done), "cut": float(cut), "actions": drawn}
     row["following"] = torch.from_numpy(following).float()
     if done or cut:
