@@ -25,8 +25,8 @@ def pack_bits(values: torch.Tensor) -> torch.Tensor:
 
 def unpack_bits(packed: torch.Tensor, count: int) -> torch.Tensor:
     """The inverse of `pack_bits`: (rows, bytes) uint8 -> (rows, count) bool."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    return (packed[:, :, None] >> shifts & 1).flatten(1)[:, :count].bool()
+    places = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=packed.device)
+    return (packed[:, :, None] & places != 0).flatten(1)[:, :count]  # no shifts: ONNX has none of bytes
 
 
 def sign_words(positive: torch.Tensor) -> torch.Tensor:

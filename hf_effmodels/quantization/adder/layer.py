@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ...kernels.native_library import available
 from ...kernels.native_packed import byte_distances, byte_words
-from ...modeling.layers.adder import AdderConv2d, adder_forward
+from ...modeling.layers.adder import AdderConv2d, adder_conv2d, adder_forward
 from .algorithm import QuantizedAdder, quantize_activations
 from .configuration_adder import AdderQuantConfig
 
@@ -51,6 +51,15 @@ def quantized_adder_conv2d(
     bits_weight = bits_activation if bits_weight is None else bits_weight
     # In units of the activations' step s/(2^n - 1), a step of the weights is 2·(2^n - 1)/(2^m - 1) of them.
     ratio = 2 * (2**bits_activation - 1) / (2**bits_weight - 1)
+    if torch.compiler.is_exporting():
+        # A program's shapes are fixed: every group for all filters, of which its own are taken.
+        output = 0
+        for number, of_group in enumerate(scale.unbind()):
+            activations = quantize_activations(inputs, of_group, bits_activation)
+            distances = adder_conv2d(activations, levels.to(inputs.dtype) * ratio, stride, padding, eta=None)
+            own = (group == number).to(inputs.dtype) * of_group / (2**bits_activation - 1)
+            output = output + distances * own[:, None, None]
+        return output + bias[:, None, None]
     parts, order = [], []
     for number, of_group in enumerate(scale):
         members = (group == number).nonzero()[:, 0]
@@ -102,7 +111,8 @@ def pack_nibbles(levels: torch.Tensor) -> torch.Tensor:
 
 def unpack_nibbles(packed: torch.Tensor, count: int) -> torch.Tensor:
     """The inverse of `pack_nibbles`: (out, bytes) -> (out, count) int8."""
-    return torch.stack([packed & 15, packed >> 4], 2).flatten(1)[:, :count].to(torch.int8) - 8
+    pairs = torch.stack([packed & 15, (packed & 240).float() / 16], 2)  # no shifts: ONNX has none of bytes
+    return pairs.flatten(1)[:, :count].to(torch.int8) - 8
 
 
 class QuantizedAdderConv2d(nn.Module):

@@ -269,7 +269,8 @@ def test_backbones_and_programs_of_packed_models():
     conv = next(m for m in backbone.modules() if isinstance(m, PackedConv2d))
     inputs = torch.randn(1, conv.shape[1], 8, 8)
     program = torch.export.export(conv, (inputs,))
-    assert not [n for n in program.graph.nodes if "hf_effmodels" in str(n.target)]
+    # Neither our kernels, nor shifts, which ONNX does not have for bytes.
+    assert not [n for n in program.graph.nodes if any(part in str(n.target) for part in ("hf_effmodels", "shift"))]
     torch.testing.assert_close(program.module()(inputs), conv(inputs), rtol=1e-5, atol=1e-5)
 
 
