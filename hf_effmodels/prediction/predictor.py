@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from ..architecture import TASKS
-from ..hub import pretrained
-from ..hub.ids import reading
 from ..models import list_models
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Task -> the module of `tasks/` that does it.
 MODULES = {
@@ -82,7 +81,7 @@ class Predictor:
     answer: Callable[[Sequence], list[dict]]
     line: Callable[[dict], str]
     rows: Callable[[dict], list[dict]]
-    draw: Callable[[Image.Image, dict], Image.Image] | None = None
+    draw: Callable[["Image.Image", dict], "Image.Image"] | None = None
     num_channels: int = 3
 
 
@@ -101,13 +100,15 @@ def load_predictor(
         ValueError: a task that is not one of `MODULES`, or that the model is not for.
         OSError: a model that cannot be found, reached or read.
     """
+    if task not in (None, *MODULES):
+        raise ValueError(f"task: got {task!r}, accepted are {', '.join(MODULES)}.")
     source = Source(source) if isinstance(source, str) else source
     if source.name in list_models() and not os.path.isdir(source.name):
         if source.revision is not None:
             raise ValueError(f"revision: got {source.revision!r}, but {source.name} is a preset: it has none.")
+        from ..hub import pretrained
+
         source = replace(source, name=str(pretrained(source.name, token=source.token)))
-    if task not in (None, *MODULES):
-        raise ValueError(f"task: got {task!r}, accepted are {', '.join(MODULES)}.")
     own = _own_tasks(source)
     if task is None:
         task = next((name for name in own if name in MODULES), None)
@@ -128,6 +129,8 @@ def default_device() -> str:
 
 def _own_tasks(source: Source) -> list[str]:
     """The tasks that a model's configuration names, the main one first."""
+    from ..hub.ids import reading
+
     if _is_pipeline(source):
         return ["super-resolution"]
     from transformers import AutoConfig
@@ -148,6 +151,8 @@ def _own_tasks(source: Source) -> list[str]:
 
 def _is_pipeline(source: Source) -> bool:
     """Whether the model is a pipeline of diffusers: it has no configuration of its own, but an index of its parts."""
+    from ..hub.ids import reading
+
     index = "model_index.json"
     if os.path.isdir(source.name):
         return Path(source.name, index).is_file()
@@ -169,7 +174,9 @@ def is_exported(source: Source) -> bool:
 
 
 def load_network(source: Source, auto_class: str, device: str):
-    """The network in evaluation mode, with the number of channels of its images; of an exported folder its program."""
+    """The network in evaluation mode; of an exported folder its program."""
+    from ..hub.ids import reading
+
     if is_exported(source):
         from ..edge import load
 
@@ -185,6 +192,8 @@ def load_network(source: Source, auto_class: str, device: str):
 def load_part(source: Source, auto_class: str):
     """The image processor, the tokenizer or the processor that lies beside a model."""
     import transformers
+
+    from ..hub.ids import reading
 
     with reading("MODEL", source.name, revision=("--revision", source.revision)):
         return getattr(transformers, auto_class).from_pretrained(source.name, **source.options())

@@ -65,8 +65,14 @@ def test_choices_and_ranges_are_said(shown):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from hf_effmodels.cli import main\n"
-        "try: main(['train', '--help-all'])\n"
-        "except SystemExit: print({'torch', 'transformers'} & sys.modules.keys(), file=sys.stderr)"
+        "for argv in (['train', '--help-all'], *([name, '-h'] for name in sys.argv[1:])):\n"
+        "    try: main(argv)\n"
+        "    except SystemExit: pass\n"
+        "    print(argv[0], {'torch', 'transformers'} & sys.modules.keys(), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.strip() == "set()" and "--learning_rate" in done.stdout
+    names = (
+        "evaluate quickstart predict chat benchmark tiny-lm prepare download convert export publish info list".split()
+    )
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+    assert done.stderr.splitlines() == [f"{name} set()" for name in ("train", *names)]
+    assert "--learning_rate" in done.stdout and "--top-k" in done.stdout
