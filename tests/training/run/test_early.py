@@ -14,7 +14,7 @@ from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.task import task_folder
 
 #: A task that is built on another one's arguments is imported before it reads them.
-SHOWN = [task for task in list_tasks() if task != "distillation"]
+SHOWN = [task for task in list_tasks() if "distillation" not in task]
 STAGES = ("TRAINING_ARGUMENTS", "EVALUATION_ARGUMENTS")
 
 

@@ -41,8 +41,11 @@ _TOKENIZER_DOCUMENTS = 100_000
 _LOOKED_AT = 64
 
 
-def prepare_training(reader: ArgumentReader) -> Run:
-    """Read and check everything; the run that is returned trains, evaluates and writes the results."""
+def prepare_training(reader: ArgumentReader, make_trainer: Callable[..., CausalLMTrainer] = CausalLMTrainer) -> Run:
+    """Read and check everything; the run that is returned trains, evaluates and writes the results.
+
+    `make_trainer` takes what `CausalLMTrainer` takes; a task that trains with a teacher brings its own.
+    """
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, text_args, args = arguments
     if text_args.streaming:
@@ -65,7 +68,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     if is_pretrained(model_args):
         contents["model"] = weights_fingerprint(model)
     check_contents(config, checkpoint, args.output_dir, contents)
-    trainer = CausalLMTrainer(
+    trainer = make_trainer(
         model=model,
         args=args,
         train_dataset=_training_blocks(train_texts, tokenizer, text_args, args),

@@ -1,0 +1,98 @@
+"""What the losses of the distillation are in a run, and what is refused before one."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from hf_effmodels.training import main, prepare
+
+from ..contract import history
+from .test_contract import SIZES, pair  # noqa: F401
+
+
+@pytest.fixture
+def run(pair, text_file):  # noqa: F811
+    return [
+        *(
+            "--task",
+            "language-distillation",
+            "--model",
+            str(pair[0]),
+            "--dataset",
+            str(text_file),
+            "--text_unit",
+            "line",
+        ),
+        *("--block_size", "16", "--max_steps", "1", "--per_device_train_batch_size", "4", "--disable_tqdm", "true"),
+        *("--logging_steps", "1", "--eval_strategy", "no", "--save_strategy", "no"),
+    ]
+
+
+def test_each_loss_is_its_formula_over_the_predicted_tokens(run, pair, tmp_path):  # noqa: F811
+    weights = ["--divergence_weight", "0.5", "--hidden_states_weight", "2", "--label_weight", "0.3"]
+    settings = ["--divergence", "reverse", "--temperature", "2", "--top_k", "7"]
+    prepared = prepare(
+        "prepare_training", [*run, "--teacher", str(pair[1]), *weights, *settings, "--output_dir", str(tmp_path)]
+    )
+    batch = next(iter(prepared.trainer.get_train_dataloader()))
+    prepared.train()
+    (row,) = history(tmp_path, "loss", "divergence", "hidden_states", "task_loss")
+    with torch.no_grad():
+        student, teacher = (AutoModelForCausalLM.from_pretrained(folder) for folder in pair)
+        one, two = (model(**batch, output_hidden_states=True) for model in (student, teacher))
+    labels = batch["labels"][:, 1:]
+    label, divergence, hidden = [], [], []
+    for line, place in labels.ne(-100).nonzero().tolist():
+        label.append(-one.logits[line, place].log_softmax(-1)[labels[line, place]])
+        likeliest = two.logits[line, place].argsort(descending=True)[:7]
+        q, p = ((outputs.logits[line, place, likeliest] / 2).softmax(-1) for outputs in (one, two))
+        divergence.append(4 * (q * (q / p).log()).sum())
+        hidden.append((one.hidden_states[1][line, place] - two.hidden_states[2][line, place]).square().mean())
+    label, divergence, hidden = (torch.stack(values).mean().item() for values in (label, divergence, hidden))
+    expected = [0.5 * divergence + 2 * hidden + 0.3 * label, divergence, hidden, 0.3 * label]
+    assert row.tolist() == pytest.approx(expected, rel=1e-4)
+    results = json.loads((tmp_path / "eval_results.json").read_text())
+    assert results["eval_teacher_perplexity"] > 1
+
+
+def test_a_student_comes_near_to_its_teacher_without_seeing_labels(run, pair, tmp_path):  # noqa: F811
+    main(
+        [
+            *run,
+            "--teacher",
+            str(pair[1]),
+            "--max_steps",
+            "60",
+            "--learning_rate",
+            "0.01",
+            "--output_dir",
+            str(tmp_path),
+        ]
+    )
+    divergence = history(tmp_path, "divergence")[:, 0]
+    assert divergence[-5:].mean() < 0.5 * divergence[:5].mean()
+    assert not history(tmp_path, "task_loss").any()
+
+
+def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path):  # noqa: F811
+    other, narrow = tmp_path / "other", tmp_path / "narrow"
+    GPT2LMHeadModel(GPT2Config(vocab_size=301, n_embd=8, n_layer=1, n_head=2)).save_pretrained(other)
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, num_hidden_layers=1, **SIZES | {"hidden_size": 16})).save_pretrained(
+        narrow
+    )
+    for arguments, reason in (
+        ([], "--teacher is missing"),
+        (["--teacher", str(other)], "has 301 tokens, the student 300"),
+        (["--teacher", str(narrow), "--hidden_states_weight", "1"], "--hidden_states_weight: .* 16 channels"),
+        (["--teacher", str(tmp_path / "none")], "--teacher: "),
+        (["--teacher", str(pair[1]), "--divergence", "kl"], "--divergence: got 'kl', accepted are forward"),
+        (["--teacher", str(pair[1]), "--top_k", "1"], "--top_k: got 1"),
+        (["--teacher", str(pair[1]), "--jsd_beta", "1"], "--jsd_beta: got 1"),
+        (["--teacher", str(pair[1]), "--temperature", "0"], "--temperature: got 0"),
+        (["--teacher", str(pair[1]), "--divergence_weight", "0"], "both are 0"),
+    ):
+        with pytest.raises((ValueError, OSError), match=reason):
+            prepare("prepare_training", [*run, *arguments, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
