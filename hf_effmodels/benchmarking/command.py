@@ -26,23 +26,24 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
     training = arguments.mode == "train"
     if arguments.mode in ("train", "detect") and arguments.backends != ["eager"]:
         raise ValueError(
-            f"backends: got {','.join(arguments.backends)}, accepted is eager when mode is {arguments.mode}."
+            f"--backends: got {','.join(arguments.backends)}, accepted is eager when mode is {arguments.mode}."
         )
     if training and arguments.folded:
-        raise ValueError("folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
+        raise ValueError("--folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
     for name, most in MOST.items():
         given = getattr(arguments, name)
         values = given if isinstance(given, list) else [given]
         if given is not None and (not values or min(values) < 1 or max(values) > most):
-            raise ValueError(f"{name.replace('_', '-')}: got {given}, accepted are whole numbers from 1 to {most}.")
+            raise ValueError(f"--{name.replace('_', '-')}: got {given}, accepted are whole numbers from 1 to {most}.")
     if not (arguments.against or arguments.backends) or not arguments.presets:
-        raise ValueError("presets and backends: got none, there is nothing to measure.")
+        raise ValueError("--presets and --backends: got none, there is nothing to measure.")
     try:
         overrides = json.loads(arguments.model_config)
     except ValueError as error:
-        raise ValueError(f"model-config: got {arguments.model_config!r}, which is not valid JSON ({error}).") from None
+        given = arguments.model_config
+        raise ValueError(f"--model-config: got {given!r}, which is not valid JSON ({error}).") from None
     if not isinstance(overrides, dict):
-        raise ValueError(f"model-config: got {arguments.model_config!r}, accepted is a mapping.")
+        raise ValueError(f"--model-config: got {arguments.model_config!r}, accepted is a mapping.")
     for preset in arguments.presets:
         _check_preset(preset, arguments, overrides)
     for peer in arguments.against:
@@ -58,7 +59,7 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         task = task_of(preset)
         if task == "super-resolution":
             return Row(**shared, folded=False, image_size=arguments.image_size or DENOISED_SIZE)
-        if task in ("text-generation", "image-text-to-text"):
+        if task in ("text-generation", "visual-prompting", "image-text-to-text"):
             return Row(**shared, folded=False, length=arguments.length, new_tokens=arguments.new_tokens)
         config = get_config(preset, **overrides)
         seen = config if hasattr(config, "image_size") else config.vision_config
@@ -81,13 +82,13 @@ def _side(size: int | Sequence[int]) -> int:
     """The side of the images that a configuration is for."""
     sides = {size} if isinstance(size, int) else set(size)
     if len(sides) > 1 or not 1 <= min(sides) <= MOST["image_size"]:
-        raise ValueError(f"model-config: got image_size {size}, the benchmark's images are squares; see --image-size.")
+        raise ValueError(f"--model-config: got image_size {size}, images are squares here; see --image-size.")
     return min(sides)
 
 
 def _check_preset(preset: str, arguments: argparse.Namespace, overrides: dict) -> None:
     if arguments.mode not in modes(preset):
-        raise ValueError(f"mode: {preset} has no {arguments.mode}; accepted are {', '.join(modes(preset))}.")
+        raise ValueError(f"--mode: {preset} has no {arguments.mode}; accepted are {', '.join(modes(preset))}.")
     _check("backends", arguments.backends, backends(preset))
     entry, _ = find(preset)
     if not isinstance(entry, PipelineEntry):
@@ -100,7 +101,7 @@ def _check_preset(preset: str, arguments: argparse.Namespace, overrides: dict) -
 def _check(argument: str, values: Sequence[str], accepted: Sequence[str]) -> None:
     for value in values:
         if value not in accepted:
-            raise ValueError(f"{argument}: got {value!r}, accepted are {', '.join(accepted)}.")
+            raise ValueError(f"--{argument}: got {value!r}, accepted are {', '.join(accepted)}.")
 
 
 def references(rows: Sequence[Row], name: str | None) -> dict[Row, Row]:
@@ -111,7 +112,7 @@ def references(rows: Sequence[Row], name: str | None) -> dict[Row, Row]:
         return {row: first.get(row.preset, rows[0]) for row in rows}
     named = [row for row in rows if name in (row.name, f"{row.peer} {row.backend}")]
     if not named:
-        raise ValueError(f"reference: got {name!r}, accepted are {', '.join(sorted({r.name for r in rows}))}.")
+        raise ValueError(f"--reference: got {name!r}, accepted are {', '.join(sorted({r.name for r in rows}))}.")
     own = {row.preset: row for row in reversed(named)}
     return {row: own.get(row.preset, named[0]) for row in rows}
 

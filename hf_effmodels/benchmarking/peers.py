@@ -34,7 +34,10 @@ def _denoising_step(pipe) -> nn.Module:
 
 
 #: diffusers pipeline -> the part of it that is timed.
-TIMED_PART: dict[str, Callable[[object], nn.Module]] = {"sam_diffsr": _denoising_step}
+TIMED_PART: dict[str, Callable[[object], nn.Module]] = {
+    "sam_diffsr": _denoising_step,
+    "delvm": lambda pipe: pipe.language_model,
+}
 
 #: model_type -> (our preset's pattern, timm's name), tried in order.
 TIMM = {
@@ -49,7 +52,7 @@ TIMM = {
 def timm_name(preset: str) -> str:
     """timm's name of a preset; a ValueError where timm has none."""
     if not has_peer("timm", preset):
-        raise ValueError(f"against: timm has no {preset}; it has peers of {', '.join(TIMM)}.")
+        raise ValueError(f"--against: timm has no {preset}; it has peers of {', '.join(TIMM)}.")
     return re.sub(*TIMM[model_type(preset)], preset)
 
 
@@ -60,10 +63,10 @@ def timm(preset: str, folded: bool, overrides: dict) -> nn.Module:
         import timm
         from timm.utils import reparameterize_model
     except ImportError as error:
-        raise ImportError(f"against: timm needs timm and torchvision ({error}): pip install timm") from error
+        raise ImportError(f"--against: timm needs timm and torchvision ({error}): pip install timm") from error
 
     if overrides:
-        raise ValueError(f"model-config: got {json.dumps(overrides)}, but timm's models have other settings.")
+        raise ValueError(f"--model-config: got {json.dumps(overrides)}, but timm's models have other settings.")
     model = timm.create_model(name).eval()
     return reparameterize_model(model) if folded else model
 
@@ -223,7 +226,7 @@ def real_resnet(preset: str, folded: bool, overrides: dict) -> nn.Module:
 
     config = get_config(preset, **overrides)
     if config.stem != "imagenet":
-        raise ValueError(f"against: real-resnet has the stem of ImageNet's networks, which {preset} has not.")
+        raise ValueError(f"--against: real-resnet has the stem of ImageNet's networks, which {preset} has not.")
     first, *widths = config.hidden_sizes
     sizes = {"embedding_size": first, "hidden_sizes": widths, "depths": config.depths, "layer_type": "basic"}
     model = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=config.num_labels))
@@ -321,4 +324,6 @@ def has_peer(peer: str, preset: str) -> bool:
 def check(peer: str, presets: Collection[str]) -> None:
     """Raise a ValueError where `peer` has nothing to set beside any of `presets`."""
     if not any(has_peer(peer, preset) for preset in presets):
-        raise ValueError(f"against: {peer} has no {', '.join(presets)}; it has peers of {', '.join(PEERS[peer].of)}.")
+        raise ValueError(
+            f"--against: {peer} has no {', '.join(presets)}; it has peers of {', '.join(PEERS[peer].of)}."
+        )

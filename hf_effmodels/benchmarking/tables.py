@@ -91,10 +91,10 @@ def prepare_folder(folder: Path, overwrite: bool) -> None:
         OSError: it cannot be made.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output: {folder} is a file, accepted is a folder.")
+        raise ValueError(f"--output: {folder} is a file, accepted is a folder.")
     held = [path.name for path in _paths(folder) if path.exists()]
     if held and not overwrite:
-        raise ValueError(f"output: {folder} holds {', '.join(held)}; --overwrite replaces them.")
+        raise ValueError(f"--output: {folder} holds {', '.join(held)}; --overwrite replaces them.")
     folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -21,7 +21,7 @@ def task_of(preset: str) -> str:
     """The task a preset is timed in, its main one; a ValueError if there is no such preset or it cannot be timed."""
     task = model_info(preset).tasks[0]
     if task not in WORKLOADS:
-        raise ValueError(f"presets: {preset} is for {task}; accepted are presets for {', '.join(WORKLOADS)}.")
+        raise ValueError(f"--presets: {preset} is for {task}; accepted are presets for {', '.join(WORKLOADS)}.")
     return task
 
 
@@ -174,6 +174,7 @@ def _denoiser(model: nn.Module, row: dict):
 WORKLOADS: dict[str, tuple[Callable[[nn.Module, dict], Callable[[], object]], tuple[str, ...]]] = {
     "image-classification": (_images, ("infer", "train")),
     "text-generation": (_text, ("infer", "train", "generate")),
+    "visual-prompting": (_text, ("infer", "train", "generate")),
     "image-text-to-text": (_image_text, ("infer", "train", "generate")),
     "super-resolution": (_denoiser, ("infer", "train")),
     "object-detection": (_detector, ("infer", "train", "detect")),
@@ -217,7 +218,7 @@ def _exported(model: nn.Module, row: dict):
     from ..edge import export, load
 
     if row["peer"] != "ours":
-        raise ValueError(f"backends: {row['backend']} runs our models, not {row['peer']}'s.")
+        raise ValueError(f"--backends: {row['backend']} runs our models, not {row['peer']}'s.")
     with tempfile.TemporaryDirectory() as folder:
         folder = os.path.join(folder, "program")
         export(model, folder, row["backend"].partition("-")[0], image_size=row["image_size"])

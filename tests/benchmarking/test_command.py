@@ -113,20 +113,20 @@ def test_the_command_prints_and_measures_what_was_planned(monkeypatch, capsys, t
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--rounds", "0"], "rounds: got 0"),
-        (["--rounds", "-3"], "rounds: got -3"),
-        (["--rounds", "10000000"], "rounds: got 10000000, accepted are whole numbers from 1 to 1000000"),
-        (["--threads", "0,1"], r"threads: got \[0, 1\]"),
-        (["--threads", "100000"], r"threads: got \[100000\], accepted are whole numbers from 1 to 1024"),
-        (["--batch", ","], r"batch: got \[\]"),
-        (["--batch", "99999999"], r"batch: got \[99999999\]"),
-        (["--image-size", "0"], "image-size: got 0"),
-        (["--image-size", "-5"], "image-size: got -5"),
-        (["--length", "0"], "length: got 0"),
-        (["--new-tokens", "-1"], "new-tokens: got -1"),
-        (["--presets", ","], "presets and backends: got none"),
-        (["--backends", ","], "presets and backends: got none"),
-        (["--model-config", "[1]"], r"model-config: got '\[1\]', accepted is a mapping"),
+        (["--rounds", "0"], "--rounds: got 0"),
+        (["--rounds", "-3"], "--rounds: got -3"),
+        (["--rounds", "10000000"], "--rounds: got 10000000, accepted are whole numbers from 1 to 1000000"),
+        (["--threads", "0,1"], r"--threads: got \[0, 1\]"),
+        (["--threads", "100000"], r"--threads: got \[100000\], accepted are whole numbers from 1 to 1024"),
+        (["--batch", ","], r"--batch: got \[\]"),
+        (["--batch", "99999999"], r"--batch: got \[99999999\]"),
+        (["--image-size", "0"], "--image-size: got 0"),
+        (["--image-size", "-5"], "--image-size: got -5"),
+        (["--length", "0"], "--length: got 0"),
+        (["--new-tokens", "-1"], "--new-tokens: got -1"),
+        (["--presets", ","], "--presets and --backends: got none"),
+        (["--backends", ","], "--presets and --backends: got none"),
+        (["--model-config", "[1]"], r"--model-config: got '\[1\]', accepted is a mapping"),
         (["--model-config", '{"nope": 1}'], "GhostNetConfig has no field 'nope'"),
         (
             ["--model-config", '{"width_multiplier": Infinity}'],
@@ -137,17 +137,17 @@ def test_the_command_prints_and_measures_what_was_planned(monkeypatch, capsys, t
         (["--model-config", '{"num_labels": 0}'], "num_labels: got 0"),
         (
             ["--presets", "sam-diffsr-x4", "--model-config", '{"nope": 1}'],
-            "model-config: got 'nope', accepted are encoder",
+            "--model-config: got 'nope', accepted are encoder",
         ),
         (["--presets", "pangu-pi-15m", "--model-config", '{"num_attention_heads": 3}'], "head_dim: got 85"),
-        (["--model-config", '{"image_size": [64, 96]}'], r"model-config: got image_size \[64, 96\], .*squares"),
-        (["--model-config", '{"image_size": 0}'], "model-config: got image_size 0"),
+        (["--model-config", '{"image_size": [64, 96]}'], r"--model-config: got image_size \[64, 96\], .*squares"),
+        (["--model-config", '{"image_size": 0}'], "--model-config: got image_size 0"),
         (["--output", f"{__file__}/below"], ".*test_command.py"),
         (["--presets", "nope"], "unknown preset 'nope'"),
-        (["--against", "ours"], "against: got 'ours', accepted are timm"),
-        (["--against", "llama"], "against: llama has no ghostnet-0.5x; it has peers of pangu_pi"),
-        (["--backends", "onnx", "--mode", "train"], "backends: got onnx, accepted is eager when mode is train"),
-        (["--output", __file__], "output: .* is a file"),
+        (["--against", "ours"], "--against: got 'ours', accepted are timm"),
+        (["--against", "llama"], "--against: llama has no ghostnet-0.5x; it has peers of pangu_pi"),
+        (["--backends", "onnx", "--mode", "train"], "--backends: got onnx, accepted is eager when mode is train"),
+        (["--output", __file__], "--output: .* is a file"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_anything_is_started(arguments, message, monkeypatch, capsys):
@@ -212,7 +212,7 @@ def test_every_preset_can_be_timed_in_the_modes_of_its_task():
     for name in list_models():
         assert "infer" in workloads.modes(name) and "train" in workloads.modes(name)
         assert ("generate" in workloads.modes(name)) == (
-            name in list_models("pangu*") + list_models("adem*") or "moe" in name
+            name in list_models("pangu*") + list_models("adem*") + list_models("delvm*") or "moe" in name
         )
 
 
