@@ -240,3 +240,11 @@ def test_wrong_arguments_end_before_anything_is_written(more, message, tmp_path)
     with pytest.raises(ValueError, match=message):
         main(gold("plain", *more, "--output_dir", str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_field_that_a_new_detector_does_not_have_is_refused(tmp_path):
+    """A configuration takes whatever it is given: it would have been trained without a word."""
+    arguments = ["--task", "object-detection", "--detector", "yolos", "--model_config", "{hiden_size: 8}"]
+    with pytest.raises(ValueError, match="--model_config: YolosConfig has no field 'hiden_size'"):
+        main([*arguments, "--dataset", "digits", "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,125 @@
+"""Detectors and segmenters as a recipe asks for them: built anew with any backbone, or trained."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTrainedModel
+
+import hf_effmodels
+
+from .arguments import ModelArguments
+
+
+def label_fields(args: ModelArguments, names: Sequence[str] | None, kind: str) -> dict:
+    """The fields of a configuration that say the classes `names`; none without.
+
+    Args:
+        kind: what the models are called in messages, such as "detectors".
+
+    Raises:
+        ValueError: `--model_config` says the classes, or `--num_channels` is not 3.
+    """
+    if args.num_channels not in (None, 3):
+        raise ValueError(f"--num_channels: got {args.num_channels}, {kind} here take 3 (RGB).")
+    if names is None:
+        return {}
+    for name in ("id2label", "label2id", "num_labels"):
+        if name in args.model_config:
+            raise ValueError(f"--model_config: {name} comes from the data set.")
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def build_anew(
+    args: ModelArguments,
+    argument: str,
+    known: Collection[str],
+    auto_class,
+    labels: dict,
+    adjust: Callable[[dict], None] = lambda fields: None,
+) -> PreTrainedModel:
+    """A model of the type that `args.<argument>` names, with random weights but for those of a trained `--backbone`.
+
+    Args:
+        args: with the fields `argument`, `backbone` and `backbone_config`.
+        known: the model types that have such a head.
+        auto_class: the Auto class of the head.
+        labels: of `label_fields`.
+        adjust: changes the fields of the configuration in place, those of the backbone among them.
+
+    Raises:
+        ValueError: another model type, or a field that its configuration does not have.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type, fields = getattr(args, argument), dict(args.model_config)
+    if model_type not in known or model_type not in CONFIG_MAPPING:
+        raise ValueError(f"--{argument}: got {model_type!r}, accepted are {', '.join(sorted(known))}.")
+    config_class = CONFIG_MAPPING[model_type]
+    standard = config_class()  # one that is given fields has them, whatever they are
+    for name in fields:
+        if not hasattr(standard, name):
+            raise ValueError(f"--model_config: {config_class.__name__} has no field {name!r}.")
+    if args.backbone is not None:
+        fields["backbone_config"] = _backbone_config(args)
+    adjust(fields)
+    config = config_class(**fields, **labels)
+    return auto_class.from_config(config)
+
+
+def has_trained_backbone(args: ModelArguments) -> bool:
+    """Whether `--backbone` is a folder or an id, which has weights, and no preset."""
+    return args.backbone is not None and (
+        Path(args.backbone).exists() or args.backbone not in hf_effmodels.list_models()
+    )
+
+
+def _backbone_config(args: ModelArguments):
+    if not has_trained_backbone(args):
+        return hf_effmodels.get_config(args.backbone, **args.backbone_config)
+    return AutoConfig.from_pretrained(args.backbone, token=args.token, **args.backbone_config)
+
+
+def load_backbone(model: PreTrainedModel, source: str, token: str | None) -> None:
+    """Trained weights of a backbone, from a folder or an id, into a model that was built with it."""
+    config = model.config.backbone_config
+    kind = type(AutoBackbone.from_config(config))
+    trained = kind.from_pretrained(source, config=config, token=token).state_dict()
+    next(module for module in model.modules() if isinstance(module, kind)).load_state_dict(trained)
+
+
+def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[PreTrainedModel, object]:
+    """A trained model and its image processor, from a folder or an id.
+
+    Raises:
+        OSError: they cannot be found or reached.
+        ValueError: a field that the configuration does not have, or a head for another number of classes.
+    """
+    if "/" not in args.model and not Path(args.model).exists():
+        hf_effmodels.get_config(args.model)  # says which presets come near
+    source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(args.model, **source)
+        processor = AutoImageProcessor.from_pretrained(args.model, **source)
+    except OSError as error:
+        raise OSError(f"--model: {args.model!r} cannot be found or reached. {error}") from error
+    for name in args.model_config:
+        if not hasattr(config, name):
+            raise ValueError(f"--model_config: {type(config).__name__} has no field {name!r}.")
+    if labels:
+        count = len(labels["id2label"])
+        if count != config.num_labels and not args.ignore_mismatched_sizes:
+            raise ValueError(
+                f"--model: {args.model} has a head for {config.num_labels} classes, the data set has {count}. With "
+                "--ignore_mismatched_sizes true a new head is trained."
+            )
+    model = auto_class.from_pretrained(
+        args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **args.model_config, **labels, **source
+    )
+    return model, sized(processor, args.image_size)
+
+
+def sized(processor, side: int | None):
+    """The image processor for square inputs of this side; as it is without."""
+    if side is None:
+        return processor
+    return type(processor)(**{**processor.to_dict(), "size": {"height": side, "width": side}})
