@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from hf_effmodels import cli
-from hf_effmodels.collaboration.codecs.wire import ChannelCodec, UniformCodec, codec_from
+from hf_effmodels.collaboration.codecs.entropic import EntropicBottleneck
+from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, UniformCodec, codec_from
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, split, split_points
 from hf_effmodels.collaboration.splitting.measure import PointCost, measure_split, profile_of
 
@@ -162,7 +163,7 @@ def test_folders_that_are_no_half_are_refused(tmp_path):
     for change, message in (
         ({"format": 2}, "not of format 1"),
         ({"architecture": "ViTForImageClassification"}, "expected a ViTForImageClassification"),
-        ({"codec": "zip"}, "codec: got 'zip', accepted are raw, uniform, channels"),
+        ({"codec": "zip"}, "codec: got 'zip', accepted are raw, uniform, channels, entropic"),
         ({"codec_settings": {"x": 1}}, "raw does not take"),
     ):
         (tmp_path / "head" / "split.json").write_text(json.dumps(facts | change))
@@ -229,6 +230,35 @@ def test_a_codec_travels_in_both_folders(tmp_path):
     assert torch.equal(again(loaded(pixels), (2, 3, 32, 32)), tail(sent, (2, 3, 32, 32)))
     with pytest.raises(ValueError, match="accepted are .batch, 9, height, width"):
         split(model, "stages.0", codec=ChannelCodec(9, 3))
+
+
+def test_an_entropic_bottleneck_stands_in_the_place_of_the_head(tmp_path):
+    torch.manual_seed(2)
+    model, pixels = resnet(), 3 * torch.randn(2, 3, 32, 32)
+    bottleneck = EntropicBottleneck(4, 8).eval()
+    with pytest.raises(ValueError, match="update"):
+        split(model, "stages.0", codec=EntropicCodec.of(bottleneck))
+    bottleneck.entropy_bottleneck.update()
+    for half in split(model, "stages.0", codec=EntropicCodec.of(bottleneck)):
+        half.save_pretrained(tmp_path / half.half)
+    head, tail = SplitHead.from_pretrained(tmp_path / "head"), SplitTail.from_pretrained(tmp_path / "tail")
+    assert all(p.device.type == "meta" for p in head.network.parameters())
+    sent = head(pixels)
+    assert sent["streams"].numel() == sent["lengths"].sum() == bottleneck.encode(pixels).num_bytes
+    with torch.no_grad():
+        features = bottleneck(pixels)[0]
+        expected = model.classifier(model.resnet.pooler(model.resnet.encoder.stages[1](features)))
+    torch.testing.assert_close(tail(sent, (2, 3, 32, 32)), expected)
+    for change, message in (
+        ({"lengths": sent["lengths"] + 1}, "lengths: got"),
+        ({"lengths": sent["lengths"] * 0}, "lengths: got"),
+        ({"streams": sent["streams"].flip(0)}, "stream"),
+        ({"streams": sent["streams"].float()}, "streams is torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tail(sent | change, (2, 3, 32, 32))
+    with pytest.raises(ValueError, match="decodes 8 channels"):
+        split(model, "resnet.encoder", codec=EntropicCodec.of(bottleneck))
 
 
 def test_costs_are_those_of_each_point_and_choose_by_the_link():

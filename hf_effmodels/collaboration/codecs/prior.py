@@ -1,7 +1,9 @@
 """How likely each number of a code is, learnt for each channel (the factorised prior of
 https://arxiv.org/abs/1802.01436, appendix 6.1)."""
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -131,8 +133,8 @@ class FactorizedPrior(nn.Module):
         if not torch.isfinite(code).all():
             raise ValueError("code: it is not finite.")
         symbols = (code - self.medians(code.ndim)).round().long()
-        tables = self._channel_of_each(code.shape[1:])
-        return [rans.encode(row.flatten().tolist(), tables, ends, offsets) for row in symbols]
+        shape = code.shape[1:]
+        return [rans.encode(row.flatten().tolist(), self._channel_of_each(shape), ends, offsets) for row in symbols]
 
     @torch.no_grad()
     def decompress(self, streams: list[bytes], shape: tuple[int, ...]) -> torch.Tensor:
@@ -142,14 +144,15 @@ class FactorizedPrior(nn.Module):
             ValueError: bytes of another prior or shape, or broken ones.
         """
         ends, offsets = self._tables()
-        tables = self._channel_of_each((self.channels, *shape))
-        rows = [rans.decode(stream, tables, ends, offsets) for stream in streams]
+        whole = (self.channels, *shape)
+        rows = [rans.decode(stream, self._channel_of_each(whole), ends, offsets) for stream in streams]
         medians = self.medians(len(shape) + 2)
         symbols = torch.tensor(rows, device=medians.device).reshape(len(streams), self.channels, *shape)
         return symbols.to(medians.dtype) + medians
 
-    def _channel_of_each(self, shape: tuple[int, ...]) -> list[int]:
-        return torch.arange(self.channels).repeat_interleave(math.prod(shape[1:])).tolist()
+    def _channel_of_each(self, shape: tuple[int, ...]) -> Iterator[int]:
+        # One by one: how many there are is said by whoever sends, and a stream that is too short ends it early.
+        return itertools.chain.from_iterable(itertools.repeat(c, math.prod(shape[1:])) for c in range(self.channels))
 
 
 def _make_room_for_tables(prior: FactorizedPrior, state_dict, prefix: str, *rest) -> None:

@@ -5,7 +5,7 @@ bits at a time. The streams are those that CompressAI reads and writes.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 #: Frequencies of a table sum up to 2 to this.
 PRECISION = 16
@@ -53,7 +53,7 @@ def quantized_distribution(probabilities: Sequence[float]) -> list[int]:
 
 
 def encode(
-    numbers: Sequence[int], tables: Sequence[int], ends: Sequence[Sequence[int]], offsets: Sequence[int]
+    numbers: Sequence[int], tables: Iterable[int], ends: Sequence[Sequence[int]], offsets: Sequence[int]
 ) -> bytes:
     """Bytes, a multiple of four.
 
@@ -95,7 +95,7 @@ def encode(
     return struct.pack(f"<{len(words)}I", *reversed(words))
 
 
-def decode(stream: bytes, tables: Sequence[int], ends: Sequence[Sequence[int]], offsets: Sequence[int]) -> list[int]:
+def decode(stream: bytes, tables: Iterable[int], ends: Sequence[Sequence[int]], offsets: Sequence[int]) -> list[int]:
     """The numbers again; see `encode`.
 
     Raises:

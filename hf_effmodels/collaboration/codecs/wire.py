@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .entropic import CodedFeatures, EntropicBottleneck
 from .pointwise import PointwiseCodec
 
 Tensors = dict[str, torch.Tensor]
@@ -111,7 +112,58 @@ class ChannelCodec(nn.Module):
         return self.codec.decoder(code).to(dtype)
 
 
-CODECS = {codec.kind: codec for codec in (RawCodec, UniformCodec, ChannelCodec)}
+class EntropicCodec(nn.Module):
+    """Entropic Student's bottleneck: its encoder stands in the place of the whole head, its decoder before the tail.
+
+    For features (batch, target_channels, height / 4, width / 4) of images (batch, 3, height, width).
+
+    Args:
+        channels, target_channels: see `EntropicBottleneck`.
+    """
+
+    kind = "entropic"
+    #: It encodes images, not what the network makes of them.
+    takes_images = True
+
+    def __init__(self, channels: int = 24, target_channels: int = 256):
+        super().__init__()
+        self.channels, self.target_channels = channels, target_channels
+        self.bottleneck = EntropicBottleneck(channels, target_channels)
+
+    @classmethod
+    def of(cls, bottleneck: EntropicBottleneck) -> "EntropicCodec":
+        """Around a trained bottleneck, of which `entropy_bottleneck.update()` has made the tables."""
+        codec = cls(bottleneck.encoder[-1].out_channels, bottleneck.decoder[-1].out_channels)
+        codec.bottleneck = bottleneck
+        return codec
+
+    def settings(self) -> dict:
+        return {"channels": self.channels, "target_channels": self.target_channels}
+
+    def encode(self, pixel_values: torch.Tensor) -> Tensors:
+        streams = self.bottleneck.encode(pixel_values.float()).streams
+        joined = torch.frombuffer(bytearray(b"".join(streams)), dtype=torch.uint8)
+        return {"streams": joined, "lengths": torch.tensor([len(stream) for stream in streams])}
+
+    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        if len(shape) != 4 or shape[1] != self.target_channels or min(shape[2:]) < 2:
+            raise ValueError(
+                f"codec: the network expects features {shape}, it decodes {self.target_channels} channels of maps."
+            )
+        size = sent["streams"].numel() if "streams" in sent else 0
+        expected = {"streams": ((size,), torch.uint8), "lengths": ((shape[0],), torch.int64)}
+        joined, lengths = _take(sent, expected).values()
+        if (lengths < 0).any() or int(lengths.sum()) != size:
+            raise ValueError(f"lengths: got {lengths.tolist()}, accepted are those of {size} bytes.")
+        whole, streams = joined.cpu().numpy().tobytes(), []
+        for length in lengths.tolist():
+            streams.append(whole[:length])
+            whole = whole[length:]
+        coded = CodedFeatures(tuple(streams), (shape[2] - 1, shape[3] - 1))
+        return self.bottleneck.decode(coded).to(dtype)
+
+
+CODECS = {codec.kind: codec for codec in (RawCodec, UniformCodec, ChannelCodec, EntropicCodec)}
 
 
 def codec_from(kind: str, settings: Mapping) -> nn.Module:

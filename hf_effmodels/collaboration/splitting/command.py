@@ -60,6 +60,7 @@ def main_serve_tail(argv: Sequence[str]) -> None:
     parser.add_argument("--token", help=f"that heads must show (default: the environment's {TOKEN}, or none)")
     parser.add_argument("--max-bytes", type=int, default=64 * 2**20, help="of a request (default: 64 MiB)")
     parser.add_argument("--max-images", type=int, default=64, help="of a request (default: 64)")
+    parser.add_argument("--max-pixels", type=int, default=2**25, help="of a request, all images (default: 2^25)")
     parser.add_argument("--workers", type=int, default=1, help="requests computed at the same time (default: 1)")
     parser.add_argument("--queue", type=int, default=64, help="requests that may wait (default: 64)")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds to arrive and to compute (default: 30)")
@@ -72,7 +73,7 @@ def main_serve_tail(argv: Sequence[str]) -> None:
             from .service import ServiceLimits, serve
         except ImportError as error:
             raise ImportError('serve-tail needs: pip install "hf_effmodels[serve]"') from error
-        names = ("max_bytes", "max_images", "workers", "queue", "timeout")
+        names = ("max_bytes", "max_images", "max_pixels", "workers", "queue", "timeout")
         limits = ServiceLimits(**{name: getattr(arguments, name) for name in names})
         token = arguments.token if arguments.token is not None else os.environ.get(TOKEN)
         if token is None and arguments.host not in ("127.0.0.1", "::1", "localhost"):

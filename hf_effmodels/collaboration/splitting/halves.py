@@ -171,7 +171,8 @@ class SplitHead(_Half):
     def forward(self, pixel_values: torch.Tensor) -> Tensors:
         """What is sent for images (batch, channels, height, width)."""
         with torch.no_grad():
-            return self.codec.encode(self.features(pixel_values))
+            takes_images = getattr(self.codec, "takes_images", False)
+            return self.codec.encode(pixel_values if takes_images else self.features(pixel_values))
 
 
 class SplitTail(_Half):
@@ -249,7 +250,8 @@ def split(
         attention=getattr(config, "_attn_implementation", None),
         dtype=str(dtype).removeprefix("torch."),
     )
-    head = SplitHead(model, codec, facts, cut.head, processor)
+    names = frozenset() if getattr(codec, "takes_images", False) else cut.head
+    head = SplitHead(model, codec, facts, names, processor)
     tail = SplitTail(model, codec, facts, cut.tail, processor)
     _try(model, head, tail, trace.input_shape, dtype, cut)
     return head, tail

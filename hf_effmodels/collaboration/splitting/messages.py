@@ -21,7 +21,9 @@ def pack(sent: Mapping[str, torch.Tensor], input_shape: tuple[int, ...]) -> byte
     return save({**tensors, _SHAPE: torch.tensor(input_shape, dtype=torch.int64)})
 
 
-def unpack(body: bytes, *, channels: int, max_images: int) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
+def unpack(
+    body: bytes, *, channels: int, max_images: int, max_pixels: int
+) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
     """What `pack` was given.
 
     Raises:
@@ -34,6 +36,8 @@ def unpack(body: bytes, *, channels: int, max_images: int) -> tuple[dict[str, to
     batch, planes, height, width = shape.tolist()
     if not 1 <= batch <= max_images:
         raise ValueError(f"payload: got {batch} images, accepted are 1 to {max_images}.")
+    if batch * height * width > max_pixels:
+        raise ValueError(f"payload: got {batch * height * width} pixels, accepted are {max_pixels}.")
     if planes != channels or not all(1 <= side <= _LONGEST_SIDE for side in (height, width)):
         raise ValueError(
             f"payload: input_shape {[batch, planes, height, width]}, accepted are {channels} channels and sides of "

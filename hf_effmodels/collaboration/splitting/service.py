@@ -36,6 +36,7 @@ class ServiceLimits:
     Attributes:
         max_bytes: of a request.
         max_images: of a request.
+        max_pixels: of a request, all images together.
         workers: requests computed at the same time.
         queue: requests that wait beside them; more are told to come again.
         timeout: seconds for a request to arrive, and for it to be computed.
@@ -43,12 +44,13 @@ class ServiceLimits:
 
     max_bytes: int = 64 * 2**20
     max_images: int = 64
+    max_pixels: int = 2**25
     workers: int = 1
     queue: int = 64
     timeout: float = 30.0
 
     def __post_init__(self):
-        for name, least in (("max_bytes", 1), ("max_images", 1), ("workers", 1), ("queue", 0)):
+        for name, least in (("max_bytes", 1), ("max_images", 1), ("max_pixels", 1), ("workers", 1), ("queue", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}: got {value}, accepted are whole numbers from {least}.")
@@ -167,7 +169,7 @@ async def _body(request: Request, limits: ServiceLimits) -> bytes:
 
 def _compute(tail: SplitTail, body: bytes, channels: int, limits: ServiceLimits) -> tuple[bytes, float, float]:
     began = time.perf_counter()
-    sent, shape = unpack(body, channels=channels, max_images=limits.max_images)
+    sent, shape = unpack(body, channels=channels, max_images=limits.max_images, max_pixels=limits.max_pixels)
     try:
         with torch.inference_mode():
             logits = tail({name: value.to(tail.device) for name, value in sent.items()}, shape)
