@@ -1,0 +1,90 @@
+"""Pairs of pictures by task: folders, what is held out, and that both of a pair get the same draw."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_effmodels.training.data.image_pairs import augment_pair, expanded, load_pairs, read_expansion
+
+
+def noise(seed: int, size=(20, 12)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+def write(folder, task: str, number: int) -> None:
+    for part, shift in (("images", 0), ("answers", 100)):
+        (folder / task / part).mkdir(parents=True)
+        for index in range(number):
+            noise(index + shift).save(folder / task / part / f"{index}.png")
+
+
+def test_a_folder_of_tasks_holds_out_a_tenth_the_same_pictures_of_each_task(tmp_path):
+    for task in ("pose", "segment"):
+        write(tmp_path, task, 20)
+    train, test = load_pairs(str(tmp_path))
+    assert [task.task for task in train] == [task.task for task in test] == ["pose", "segment"]
+    assert [len(task) for task in (*train, *test)] == [18, 18, 2, 2] and test[0].names == test[1].names
+    assert set(train[0].names) | set(test[0].names) == {str(index) for index in range(20)}
+    index = test[1].names[0]
+    image, answer = test[1].read(0)
+    assert np.array_equal(image, noise(int(index))) and np.array_equal(answer, noise(int(index) + 100))
+
+
+def test_splits_are_folders_and_wrong_ones_are_named(tmp_path):
+    write(tmp_path / "train", "pose", 3)
+    with pytest.raises(ValueError, match="has only the split train"):
+        load_pairs(str(tmp_path))
+    write(tmp_path / "validation", "pose", 2)
+    train, test = load_pairs(str(tmp_path))
+    assert (len(train[0]), len(test[0])) == (3, 2)
+    noise(1, (4, 4)).save(tmp_path / "train" / "pose" / "answers" / "1.png")
+    with pytest.raises(ValueError, match="1 of task pose is an image of 20×12 pixels and an answer of 4×4"):
+        load_pairs(str(tmp_path))[0][0].read(1)
+    (tmp_path / "train" / "pose" / "answers" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="2.png of task pose cannot be read"):
+        load_pairs(str(tmp_path))[0][0].read(2)
+    (tmp_path / "train" / "pose" / "images" / "0.png").unlink()
+    with pytest.raises(ValueError, match="0 is in one of images and answers only"):
+        load_pairs(str(tmp_path))
+    with pytest.raises(ValueError, match="--dataset: got 'nowhere', accepted are digits and a folder"):
+        load_pairs("nowhere")
+
+
+def test_digits_have_two_tasks_whose_answers_are_what_they_are_called():
+    train, test = load_pairs("digits")
+    assert [len(task) for task in (*train, *test)] == [1438, 1438, 359, 359]
+    (image, negative), (same, ink) = (task.read(7) for task in train)
+    assert np.array_equal(image, same) and np.array_equal(255 - np.asarray(image), negative)
+    expected = np.where(np.asarray(image)[..., 0] > 95, 255, 0)
+    assert np.array_equal(np.asarray(ink)[..., 0], expected) and not np.asarray(ink)[..., 1:].any()
+
+
+def test_both_of_a_pair_get_the_same_part_and_the_same_flips():
+    image = noise(1)
+    seen = set()
+    for number in range(12):
+        rng = np.random.default_rng(number)
+        parts = augment_pair(image, image.copy(), rng, scale=(1.0, 1.0))
+        assert np.array_equal(*parts) and parts[0].size == (12, 12)
+        whole = augment_pair(image, image, np.random.default_rng(number), scale=(1.0, 1.0), flips=False)[0]
+        turned = [np.asarray(whole)[::up, ::left] for up in (1, -1) for left in (1, -1)]
+        [which] = [index for index, part in enumerate(turned) if np.array_equal(part, parts[0])]
+        seen.add(which)
+    assert seen == {0, 1, 2, 3}
+    small = augment_pair(image, image, np.random.default_rng(0), scale=(0.1, 0.1), flips=False)[0]
+    assert np.abs(np.diff(np.asarray(small, dtype=float), axis=1)).mean() < 40  # a few pixels, enlarged
+
+
+def test_copies_are_augmented_and_the_first_is_the_pair_itself():
+    pairs = load_pairs("digits")[0][1]
+    assert np.array_equal(expanded(pairs, 2, 0, 3, 0)[0], pairs.read(3)[0])
+    first, second = (np.asarray(expanded(pairs, 2, 0, 3, copy)[0]) for copy in (1, 2))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, expanded(pairs, 2, 0, 3, 1)[0])
+    assert not np.array_equal(first, expanded(pairs, 2, 1, 3, 1)[0])
+    with pytest.raises(IndexError):
+        expanded(pairs, 2, 0, 3, 3)
+    with pytest.raises(ValueError, match="--expand: got 'pose', accepted are the tasks invert, segment"):
+        read_expansion("--expand", {"pose": 2}, ["invert", "segment"])
+    with pytest.raises(ValueError, match="got -1 for segment"):
+        read_expansion("--expand", {"segment": -1}, ["segment"])

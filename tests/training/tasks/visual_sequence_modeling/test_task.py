@@ -1,0 +1,158 @@
+"""What the task has beyond the contract: its tokenizer, teachers, packing, the folded embedding, the answers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import VQModel
+
+from hf_effmodels.pipelines import DelvmPipeline
+from hf_effmodels.training import main
+from hf_effmodels.training.data.token_pairs import DrawnSentences, TokenPairs
+from hf_effmodels.training.tasks.visual_sequence_modeling.answers import answer
+from tests.pipelines.delvm.tiny import tiny_language_model, tiny_vqvae
+
+from ..contract import history, run_until_killed, same, weights
+
+
+@pytest.fixture
+def one_pair(visual_run, tiny_pipeline):
+    """A run of one step on all sentences, which are of one pair each and so without a draw."""
+    return [
+        *visual_run,
+        *("--pairs_per_sentence", "1", "--task_samples", "{invert: 4, segment: 4}", "--max_steps", "1"),
+        *("--model", str(tiny_pipeline), "--model_config", "{}", "--eval_strategy", "no", "--eval_delay", "0"),
+    ]
+
+
+def divergence(student, teacher, temperature: float, mask) -> float:
+    p, q = ((logits / temperature).double().softmax(-1) for logits in (teacher, student))
+    return temperature**2 * float((p * (p.log() - q.log())).sum(-1)[mask].mean())
+
+
+def test_a_teacher_is_followed_as_the_arguments_say(one_pair, tiny_pipeline, tmp_path):
+    pipe = DelvmPipeline.from_pretrained(tiny_pipeline)
+    other = tiny_language_model(5, initializer_range=0.5)
+    DelvmPipeline(pipe.vqvae, other, image_size=8).save_pretrained(tmp_path / "teacher")
+    from hf_effmodels.training.data.image_pairs import load_pairs
+
+    tasks = [task.evenly(4) for task in load_pairs("digits")[0]]
+    ids = torch.cat(
+        [pipe.image_tokenizer.encode(list(task.read(n))).reshape(1, -1) for task in tasks for n in range(len(task))]
+    )
+    with torch.no_grad():
+        student, teacher = (model(ids).logits for model in (pipe.language_model, other))
+    entropy = torch.nn.functional.cross_entropy(student[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    predicted = everywhere.clone()
+    predicted[:, -1] = False
+    for number, (options, kl, gt, kd) in enumerate(
+        (
+            ([], divergence(student, teacher, 1, everywhere), 1, 1),
+            (["--kd_temperature", "2", "--kd_weight", "0.5"], divergence(student, teacher, 2, everywhere), 1, 0.5),
+            (["--kd_inverse", "true", "--gt_weight", "0"], divergence(teacher, student, 1, everywhere), 0, 1),
+            (["--kd_predicted_only", "true", "--gt_weight", "2"], divergence(student, teacher, 1, predicted), 2, 1),
+        )
+    ):
+        output = tmp_path / str(number)
+        main([*one_pair, "--teacher", str(tmp_path / "teacher"), *options, "--output_dir", str(output)])
+        [[loss, found]] = history(output, "loss", "kd")
+        assert found == pytest.approx(kl, rel=1e-4) and loss == pytest.approx(gt * entropy + kd * kl, rel=1e-4)
+    stranger = DelvmPipeline(tiny_vqvae(3), other, image_size=8)
+    stranger.save_pretrained(tmp_path / "stranger")
+    with pytest.raises(ValueError, match="--teacher: .* has another codebook"):
+        main([*one_pair, "--teacher", str(tmp_path / "stranger"), "--output_dir", str(tmp_path / "none")])
+
+
+def test_packed_sentences_are_trained_on_as_if_each_were_alone(one_pair, tmp_path):
+    # 8 sentences of 32 ids in packs of 64 are two to a pack; alone they have the same mean loss.
+    main([*one_pair, "--output_dir", str(tmp_path / "alone")])
+    main([*one_pair, "--packing", "packed", "--packed_length", "64", "--output_dir", str(tmp_path / "packed")])
+    assert history(tmp_path / "packed", "loss") == pytest.approx(history(tmp_path / "alone", "loss"), rel=1e-5)
+
+
+def test_a_factorised_embedding_is_trained_and_saved_folded(visual_run, tiny_pipeline, tmp_path):
+    results = main([*visual_run, "--factorized_embedding", "true", "--output_dir", str(tmp_path)])
+    saved = DelvmPipeline.from_pretrained(tmp_path).language_model.get_input_embeddings()
+    codebook = DelvmPipeline.from_pretrained(tiny_pipeline).image_tokenizer.codebook
+    assert type(saved) is torch.nn.Embedding and np.linalg.matrix_rank(saved.weight.detach().numpy()) <= 4
+    solved = torch.linalg.lstsq(codebook, saved.weight.detach()).solution
+    torch.testing.assert_close(codebook @ solved, saved.weight.detach(), atol=1e-4, rtol=0)
+    assert math.isfinite(results["eval_loss"])
+
+
+def test_a_tokenizer_that_a_run_trains_is_that_of_the_run_that_goes_on(visual_run, tmp_path):
+    run = [*visual_run, "--image_tokenizer", "train:8", "--tokenizer_config", "{block_out_channels: [16, 16]}"]
+    run += ["--tokenizer_steps", "150", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "9"]
+    main([*run, "--output_dir", str(tmp_path / "whole")])
+    run_until_killed([*run, "--output_dir", str(tmp_path / "killed")], 4)
+    vqvae = VQModel.from_pretrained(tmp_path / "killed" / "checkpoint-2", subfolder="vqvae")
+    assert vqvae.config.num_vq_embeddings == 8
+    # No other tokenizer is trained: this one would be.
+    run += ["--resume_from_checkpoint", "true"]
+    main([*run, "--output_dir", str(tmp_path / "killed")])
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    tokenizer = DelvmPipeline.from_pretrained(tmp_path / "whole").image_tokenizer
+    from hf_effmodels.training.data.image_pairs import load_pairs
+
+    images = [load_pairs("digits")[1][0].read(number)[0] for number in range(20)]
+    decoded, pixels = tokenizer.decode(tokenizer.encode(images), "pt"), tokenizer.pixels(images)
+    mean = pixels.mean(0, keepdim=True).expand_as(pixels)
+    assert (decoded - pixels).square().mean() < 0.9 * (mean - pixels).square().mean()
+    assert len(tokenizer.encode(images).unique()) > 4
+
+
+def test_answers_are_measured_against_the_right_ones_and_the_prompt_is_seen_to_decide():
+    """A model that says what comes by the first id of its prompt: the answers of its task, copied from a table."""
+    pipe = DelvmPipeline(tiny_vqvae(), tiny_language_model(), image_size=4)
+    names = ["1", "2"]
+    images = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+    answers = [np.array([[9, 9, 10, 10], [11, 12, 11, 12]]), np.array([[20, 21, 22, 23], [24, 25, 26, 27]])]
+    tasks = [TokenPairs(task, names, images, right) for task, right in zip(("a", "b"), answers, strict=True)]
+    prompts = [TokenPairs(task.task, names, np.full((2, 4), 30 + n), task.answers) for n, task in enumerate(tasks)]
+    sentences = DrawnSentences(tasks, 2, prompts=prompts)
+
+    def generate(ids, queries, number):
+        rows = [int(query[0] == 5) for query in queries]
+        return torch.tensor([answers[int(prompt[0]) - 30][row] for prompt, row in zip(ids, rows, strict=True)])
+
+    pipe.generate_ids = generate
+    measured, rows = answer(pipe, sentences, 2)
+    assert measured["a_answer_accuracy"] == measured["b_iou"] == measured["prompt_followed"] == 1
+    assert measured["a_psnr"] == pytest.approx(100) and len(rows) == 2 and len(rows[0]) == 5
+    pipe.generate_ids = lambda *args: generate(args[0] * 0 + 31, *args[1:])  # always the second task
+    measured, _ = answer(pipe, sentences, 2)
+    assert measured["prompt_followed"] == 0.5 and measured["a_answer_accuracy"] == 0
+    assert measured["b_answer_accuracy"] == 1
+    pixels = pipe.image_tokenizer.decode(torch.from_numpy(np.concatenate(answers)), "pt")
+    errors = (pixels[:2] - pixels[2:]).square().flatten(1).mean(1)
+    assert measured["a_psnr"] == pytest.approx(float((-10 * errors.log10()).mean()), rel=1e-5)
+
+
+def test_what_is_answered_is_written(visual_run, tmp_path):
+    results = main([*visual_run, "--answered_images", "2", "--max_steps", "2", "--output_dir", str(tmp_path)])
+    names = {f"eval_{task}_{name}" for task in ("invert", "segment") for name in ("answer_accuracy", "psnr", "iou")}
+    assert names | {"eval_prompt_followed"} <= results.keys() and (tmp_path / "answers.png").stat().st_size > 1000
+    index = json.loads((tmp_path / "hub" / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline_delvm", "DelvmPipeline"]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--dataset", "nowhere"], "--dataset: got 'nowhere'"),
+        (["--image_tokenizer", "train:1"], "accepted are whole numbers from 2"),
+        (["--tokenizer_config", "{a: 1}"], "--tokenizer_config goes with"),
+        (["--model_config", "{max_position_embeddings: 32}"], "--pairs_per_sentence: sentences have 64 tokens"),
+        (["--model_config", "{hidden_sise: 32}"], "LlamaConfig has no field 'hidden_sise'"),
+        (["--task_samples", "{pose: 3}"], "--task_samples: got 'pose', accepted are the tasks invert, segment"),
+        (["--kd_weight", "2"], "--kd_weight"),
+        (["--image_size", "7"], "image_size: got 7, accepted are multiples of 2"),
+    ],
+)
+def test_wrong_input_is_named_before_anything_is_written(visual_run, tmp_path, options, words):
+    with pytest.raises((ValueError, OSError)) as error:
+        main([*visual_run, *options, "--output_dir", str(tmp_path / "run")])
+    assert words in str(error.value) and not (tmp_path / "run").exists()
