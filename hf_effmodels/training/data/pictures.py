@@ -23,7 +23,8 @@ class PictureArguments(ImageSplitArguments):
         metadata={
             "missing": "name a data set on the Hub, a folder, imagefolder, or digits.",
             "help": "A data set on the Hub, a local folder, a format with data_files or data_dir (imagefolder, "
-            "parquet, ...), or digits (1797 handwritten digits that come with scikit-learn).",
+            "parquet, ...), or digits (1797 handwritten digits that come with scikit-learn; "
+            "also digits-faint, -inverted, -noisy, -blurred and -small, to adapt to).",
         },
     )
     image_column: str | None = field(

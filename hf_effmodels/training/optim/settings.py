@@ -11,7 +11,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from .optimizers import OPTIMIZERS, optimizer_class_and_settings, read_optimizer_settings
-from .schedules import cosine_over_warmup_schedule, step_decay_schedule
+from .schedules import cosine_over_warmup_schedule, inverse_decay_schedule, step_decay_schedule
 
 # Of what kind a setting is, is not known: one of these changes any.
 _OTHER_VALUES = ("0.5", "3", "true", "false", "float16")
@@ -75,6 +75,11 @@ def check_schedule_settings(args: TrainingArguments) -> None:
 
         def make(optimizer):
             return step_decay_schedule(optimizer, 1, **settings)
+    elif kind == "inverse_decay":
+        accepted = inspect.signature(inverse_decay_schedule).parameters
+
+        def make(optimizer):
+            return inverse_decay_schedule(optimizer, **settings)
     elif kind == "cosine_over_warmup":
         accepted = inspect.signature(cosine_over_warmup_schedule).parameters
 

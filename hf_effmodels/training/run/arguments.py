@@ -268,11 +268,11 @@ class FilledReader:
 
     def __init__(self, task: str, outer: tuple, arguments: Sequence):
         self.task, self.outer = task, outer
-        self._arguments = {type(filled): filled for filled in arguments}
+        self._arguments = list(arguments)
 
     def read(self, *dataclass_types: type) -> tuple:
-        """One filled dataclass per type, as `ArgumentReader.read`."""
-        return tuple(self._arguments[data] for data in dataclass_types)
+        """One filled dataclass per type, or of a type derived from it, as `ArgumentReader.read`."""
+        return tuple(next(a for a in self._arguments if isinstance(a, data)) for data in dataclass_types)
 
 
 class _Parser(ArgumentParser):

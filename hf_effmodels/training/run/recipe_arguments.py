@@ -47,7 +47,8 @@ class RecipeArguments(TrainingArguments):
         metadata={
             "help": "step (a decay every few epochs; lr_scheduler_kwargs: decay_epochs, decay_rate, warmup_epochs, "
             "warmup_lr), warmup_cosine (ConvNeXt's cosine, with min_lr and warmup_steps), cosine_over_warmup "
-            "(TinyViT's, with min_lr, warmup_steps and lr_scheduler_kwargs: warmup_lr), or a name of transformers' "
+            "(TinyViT's, with min_lr, warmup_steps and lr_scheduler_kwargs: warmup_lr), inverse_decay (domain "
+            "adaptation's, with lr_scheduler_kwargs: alpha, beta), or a name of transformers' "
             "SchedulerType."
         },
     )
@@ -139,6 +140,7 @@ class _OwnSchedule(ExplicitEnum):
     STEP = "step"
     WARMUP_COSINE = "warmup_cosine"
     COSINE_OVER_WARMUP = "cosine_over_warmup"
+    INVERSE_DECAY = "inverse_decay"
 
 
 _OwnOptimizer = ExplicitEnum("_OwnOptimizer", {name.upper(): name for name in OPTIMIZERS}, module=__name__)

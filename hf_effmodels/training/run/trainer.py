@@ -21,7 +21,12 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from ..data.seeded import SeededDataset, data_seed
 from ..optim.layer_decay import layer_decay_groups
 from ..optim.optimizers import optimizer_class_and_settings
-from ..optim.schedules import cosine_over_warmup_schedule, step_decay_schedule, warmup_cosine_schedule
+from ..optim.schedules import (
+    cosine_over_warmup_schedule,
+    inverse_decay_schedule,
+    step_decay_schedule,
+    warmup_cosine_schedule,
+)
 from ..optim.weight_decay import decaying_parameters
 from .added_losses import AddedLoss, AddedLosses, samples_of
 from .averaging import ExponentialMovingAverage, copy_state, temporarily, unique_state
@@ -106,6 +111,10 @@ class RecipeTrainer(Trainer):
         if self.args.lr_scheduler_type == "step" and self.lr_scheduler is None:
             options = self.args.lr_scheduler_kwargs
             self.lr_scheduler = step_decay_schedule(optimizer or self.optimizer, self._steps_per_epoch, **options)
+            self._created_lr_scheduler = True
+        if self.args.lr_scheduler_type == "inverse_decay" and self.lr_scheduler is None:
+            options = self.args.lr_scheduler_kwargs
+            self.lr_scheduler = inverse_decay_schedule(optimizer or self.optimizer, **options)
             self._created_lr_scheduler = True
         if self.args.lr_scheduler_type == "warmup_cosine" and self.lr_scheduler is None:
             self.lr_scheduler = warmup_cosine_schedule(

@@ -1,0 +1,91 @@
+"""The task source-free-adaptation: a trained classifier, and unlabelled pictures of another kind to fit it to."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+import hf_effmodels
+
+from ...run.arguments import ArgumentReader, FilledReader
+from ...run.reports import write_text
+from ...run.run import Run
+from ...task import load_task
+from .arguments import AdaptationArguments, AdaptationTrainingArguments
+from .trainer import AdaptationTrainer
+
+logger = logging.getLogger(__name__)
+
+#: The classifier's task, asked by its name: its data, model and reports are what they are without an adaptation.
+_TASK = load_task("image-classification")
+
+TRAINING_ARGUMENTS = (AdaptationArguments, *_TASK.TRAINING_ARGUMENTS[:-1], AdaptationTrainingArguments)
+EVALUATION_ARGUMENTS = _TASK.EVALUATION_ARGUMENTS
+
+
+def prepare_training(reader: ArgumentReader) -> Run:
+    """Read and check everything; the run that is returned adapts, evaluates before and after, and writes both."""
+    adaptation, *arguments = reader.read(*TRAINING_ARGUMENTS)
+    model_args, _, _, args = arguments
+    if args.random_weights or model_args.model in hf_effmodels.list_models():
+        raise ValueError("--model: random weights know no source to adapt from; name a trained classifier.")
+    for name in ("mixup", "cutmix", "label_smoothing_factor", "ternary"):
+        if getattr(args, name, None):
+            raise ValueError(f"--{name}: it needs labels, or another training, and does not go with an adaptation.")
+    if args.repeated_augmentation != 1 or args.loss != "cross_entropy":
+        raise ValueError("--repeated_augmentation, --loss: they do not go with an adaptation, which has its own.")
+    run = _TASK.prepare_training(
+        FilledReader(reader.task, (adaptation,), arguments), partial(AdaptationTrainer, adaptation=adaptation)
+    )
+    return replace(run, report=partial(_report, run, model_args))
+
+
+def _report(run: Run, model_args, train_metrics: dict) -> dict:
+    """Accuracy of each class before and after; `adaptation.json`, and the classifier's own reports."""
+    results, trainer = dict(run.report(train_metrics)), run.trainer
+    names = _TASK.class_names(trainer.network.config)
+    before, _ = _TASK.load_classifier(model_args, names, named=False)
+    dataset, labels = trainer.eval_dataset, np.asarray(trainer.eval_dataset.source.labels)
+    measured = {}
+    for name, model in (("before", before.to(trainer.args.device).eval()), ("after", trainer.network)):
+        predicted = _predictions(model, dataset, trainer)
+        right = predicted == labels
+        measured[name] = {
+            "accuracy": float(right.mean()),
+            "of_class": {names[c]: float(right[labels == c].mean()) for c in np.unique(labels)},
+        }
+    results["eval_accuracy_before"] = measured["before"]["accuracy"]
+    for name, key in (("before", "eval_class_accuracy_before"), ("after", "eval_class_accuracy")):
+        results[key] = float(np.mean(list(measured[name]["of_class"].values())))
+    logger.info(
+        "accuracy: before %.2f %%, after %.2f %%; mean over the classes: before %.2f %%, after %.2f %%",
+        *(100 * measured[name]["accuracy"] for name in ("before", "after")),
+        *(100 * results[key] for key in ("eval_class_accuracy_before", "eval_class_accuracy")),
+    )
+    if trainer.args.should_save:
+        trainer.save_metrics("eval", {name: v for name, v in results.items() if name.startswith("eval_")})
+        report = {**measured, "rounds": trainer.rounds}
+        write_text(Path(trainer.args.output_dir) / "adaptation.json", json.dumps(report, indent=2) + "\n")
+    return results
+
+
+@torch.no_grad()
+def _predictions(model: PreTrainedModel, dataset, trainer) -> np.ndarray:
+    found, size = [], trainer.args.per_device_eval_batch_size
+    model.eval()
+    for start in range(0, len(dataset), size):
+        pixels = [dataset[index]["pixel_values"] for index in range(start, min(start + size, len(dataset)))]
+        with trainer.accelerator.autocast():
+            found.append(model(pixel_values=torch.stack(pixels).to(trainer.args.device)).logits.argmax(1).cpu())
+    return torch.cat(found).numpy()
+
+
+def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]:
+    """The adapted model is evaluated as any model of its task."""
+    return _TASK.prepare_evaluation(reader)

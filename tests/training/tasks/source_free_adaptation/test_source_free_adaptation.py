@@ -1,0 +1,191 @@
+"""What a source-free adaptation promises beyond the contract."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_effmodels import create_model
+from hf_effmodels.training import main, prepare
+from hf_effmodels.training.adaptation import estimate_source, keep_confident, spherical_clusters
+from hf_effmodels.training.losses.contrastive_domain import contrastive_domain_discrepancy
+from hf_effmodels.training.tasks.source_free_adaptation.data import plan_round
+from hf_effmodels.training.tasks.source_free_adaptation.head import linear_head, seen_by
+
+from ..contract import history, same, weights
+
+TINY = {
+    "resnet": lambda: ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
+    ),
+    "vit": lambda: ViTForImageClassification(
+        ViTConfig(
+            image_size=32,
+            patch_size=16,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            num_labels=3,
+        )
+    ),
+    "convnext": lambda: ConvNextForImageClassification(
+        ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, patch_size=4, num_labels=3)
+    ),
+    "mobilenet": lambda: MobileNetV2ForImageClassification(
+        MobileNetV2Config(image_size=32, depth_multiplier=0.25, num_labels=3)
+    ),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", TINY)
+def test_any_classifier_that_ends_in_a_linear_layer_has_a_head(kind):
+    model, pixels = TINY[kind]().train(), torch.randn(2, 3, 32, 32)
+    head = linear_head(model, pixels)
+    assert model.training, "it was left in evaluation"
+    model.eval()
+    with seen_by(head) as seen:
+        logits = model(pixels).logits
+    torch.testing.assert_close(seen[0] @ head.weight.T + head.bias, logits)
+
+
+def test_a_classifier_that_ends_in_something_else_is_refused():
+    model = create_model("mhwrn4x161", num_labels=3)  # the mean of several linear layers
+    with pytest.raises(ValueError, match="are no output of one linear layer"):
+        linear_head(model, torch.randn(2, 3, 32, 32))
+
+
+def test_a_step_has_so_many_pictures_of_so_many_classes_in_order():
+    labels = np.array([0] * 6 + [1] * 2 + [2] * 9 + [3] * 5)
+    kept = np.ones(22, dtype=bool)
+    kept[:3] = False
+    options = {"steps": 40, "samples_per_class": 3, "seed": (1, 2)}
+    pictures, classes = plan_round(labels, kept, np.array([0, 1, 2]), batch_size=6, **options)
+    assert pictures.shape == classes.shape == (40, 6)
+    assert (labels[pictures] == classes).all() and kept[pictures].all()
+    for row in classes:
+        assert row[0] == row[1] == row[2] != row[3] == row[4] == row[5]
+    # Class 1 has fewer pictures than it gives; of the others none comes twice in a step.
+    for row, of in zip(pictures, classes, strict=True):
+        for number in (0, 2):
+            assert len(set(row[of == number])) == (of == number).sum()
+    assert set(classes.flatten()) == {0, 1, 2}
+    # Fewer classes than a step could have: more pictures each.
+    _, classes = plan_round(labels, kept, np.array([1, 2]), batch_size=9, **options)
+    assert all(sorted(np.unique(row, return_counts=True)[1]) == [4, 5] for row in classes)
+
+
+def test_the_first_step_is_that_of_the_papers_parts_by_hand(adapted_run, tmp_path):
+    adapted_run += ["--std_factor", "1.7", "--discrepancy_weight", "2"]
+    trainer = prepare("prepare_training", [*adapted_run, "--output_dir", str(tmp_path / "run")]).trainer
+    rows, features = trainer.head.weight.detach(), trainer.features()
+    clusters = spherical_clusters(features, rows)
+    threshold = trainer.adaptation.distance_threshold = float(clusters.distances.min(1).values.quantile(0.7))
+    trainer.begin_epoch(0)
+    kept, classes = keep_confident(clusters, threshold=threshold, min_samples=2)
+    estimate = estimate_source(features, clusters.labels, kept, classes, rows, std_factor=1.7)
+    assert not kept.all()
+    torch.testing.assert_close(trainer.round["mean"], estimate.mean)
+    torch.testing.assert_close(trainer.round["std"], estimate.std)
+    # One step, with the sampled source made anything: the loss is the discrepancy of it and the target.
+    of = trainer.train_dataset.classes[0]
+    target, logits = torch.randn(8, rows.shape[1]), torch.randn(8, 10)
+    drawn = torch.randn(8, rows.shape[1])
+    taken = [0]
+
+    class Drawn:
+        def __init__(self, *arguments):
+            pass
+
+        def sample(self, chosen, count, generator):
+            taken.append(taken[-1] + count)
+            return drawn[taken[-2] : taken[-1]]
+
+    module = __import__(type(trainer).__module__, fromlist=["SourceEstimate"])
+    original, module.SourceEstimate = module.SourceEstimate, Drawn
+    try:
+        loss = trainer._loss_of_step(0, target, logits)
+    finally:
+        module.SourceEstimate = original
+    count = [int((of == number).sum()) for number in dict.fromkeys(of.tolist())]
+    probabilities = nn.functional.linear(drawn, rows, trainer.head.bias).softmax(1)
+    expected = contrastive_domain_discrepancy([(drawn, target), (probabilities, logits.softmax(1))], count, 10)
+    torch.testing.assert_close(loss, 2 * expected["loss"])
+
+
+def test_labels_of_the_pictures_are_never_used_and_the_head_stays(adapted_run, convnext_folder, tmp_path):
+    adapted_run += ["--num_train_epochs", "2"]
+    runs = [adapted_run, [*adapted_run, "--estimate_source", "false"]]
+    for number, arguments in enumerate(runs):
+        main([*arguments, "--save_strategy", "no", "--output_dir", str(tmp_path / f"{number}")])
+    # The same pictures under other labels.
+    run = prepare(
+        "prepare_training", [*adapted_run, "--save_strategy", "no", "--output_dir", str(tmp_path / "others")]
+    )
+    source = run.trainer.train_dataset.source
+    source.labels[:] = (source.labels + 3) % 10
+    run()
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "others"))
+    assert not same(weights(tmp_path / "0"), weights(tmp_path / "1")), "estimate_source changes nothing"
+    before, after = weights(convnext_folder), weights(tmp_path / "0")
+    moved = (
+        {name.partition(":")[2] for name in after if not torch.equal(after[name], before[name])}
+        if (before.keys() <= after.keys())
+        else set()
+    )
+    assert moved and not [name for name in moved if name.startswith("classifier.")]
+    report = json.loads((tmp_path / "0" / "adaptation.json").read_text())
+    assert [entry["round"] for entry in report["rounds"]] == [1, 2]
+    assert set(report["before"]["of_class"]) == set(report["after"]["of_class"])
+    assert len(history(tmp_path / "0", "loss")) == 8
+
+
+def test_norms_have_a_learning_rate_of_their_own(adapted_run, tmp_path):
+    arguments = [*adapted_run, "--norm_learning_rate_factor", "10", "--output_dir", str(tmp_path / "run")]
+    trainer = prepare("prepare_training", arguments).trainer
+    optimizer = trainer.create_optimizer()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for module in trainer.model.modules():
+        for parameter in module.parameters(recurse=False):
+            if module is trainer.head:
+                assert id(parameter) not in rates
+            else:
+                assert rates[id(parameter)] == pytest.approx(
+                    0.1 if isinstance(module, nn.LayerNorm) or (type(module).__name__ == "ConvNextLayerNorm") else 0.01
+                )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples_per_class", "3"], "--samples_per_class: got 3, accepted are numbers that divide a step's 8"),
+        (["--samples_per_class", "8"], "--samples_per_class: got 8"),
+        (["--max_train_samples", "9"], "has 9 pictures, the model 10 classes"),
+        (["--mixup", "0.2"], "--mixup: it needs labels"),
+        (["--model", "tinynet-e"], "--model: random weights know no source"),
+        (["--min_samples_per_class", "1"], "--min_samples_per_class: got 1"),
+        (["--std_factor", "0"], "--std_factor: got 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(adapted_run, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        main([*adapted_run, *arguments, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_near_pictures_are_said_with_the_threshold(adapted_run, tmp_path):
+    with pytest.raises(ValueError, match=r"--distance_threshold: got 0.0001, within which 0 classes .* in round 1"):
+        main([*adapted_run, "--distance_threshold", "0.0001", "--output_dir", str(tmp_path / "run")])
