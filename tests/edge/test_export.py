@@ -37,7 +37,7 @@ def test_programs_run_any_batch_and_in_the_pipeline(architecture, format, tmp_pa
     report = edge.export(model, tmp_path / "out", format, processor=processor)
     assert report.difference <= 1e-4
     assert report.batches == (1, 3)
-    assert not model.config.reparameterized, "the caller's model was folded"
+    assert not getattr(model.config, "reparameterized", False), "the caller's model was folded"
     program = edge.load(tmp_path / "out")
     pixels = torch.randn(5, 3, 64, 64)
     with torch.no_grad():

@@ -29,7 +29,10 @@ from hf_effmodels.registry import ARCHITECTURES
 
 from .tiny import tiny_config
 
-VISION = [a for a in ARCHITECTURES.values() if "AutoModelForImageClassification" in a.auto_classes]
+#: Classifiers that are backbones, too: DeViT is several networks with sequences of their own, and has its own tests.
+VISION = [
+    a for a in ARCHITECTURES.values() if {"AutoModelForImageClassification", "AutoBackbone"} <= a.auto_classes.keys()
+]
 CLASSIFIER, BACKBONE, BASE = "AutoModelForImageClassification", "AutoBackbone", "AutoModel"
 
 

@@ -1,0 +1,160 @@
+"""Which heads and neurons of a vision transformer matter, by the Hilbert-Schmidt independence criterion (HSIC): DeViT
+(https://arxiv.org/abs/2309.05015), with the official code's weights and its standardisation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+#: Widths of the Gaussian kernels whose mean is taken.
+BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def gaussian_kernel(features: torch.Tensor, bandwidth: float) -> torch.Tensor:
+    """exp(-‖x_i - x_j‖² / (2 s²)) of features (..., samples, width): (..., samples, samples)."""
+    squares = features.square().sum(-1)
+    products = features @ features.transpose(-1, -2)
+    distances = squares[..., :, None] + squares[..., None, :] - 2 * products
+    return (-distances.clamp(min=0) / (2 * bandwidth**2)).exp()
+
+
+def mean_gaussian_kernel(features: torch.Tensor) -> torch.Tensor:
+    """The mean of `gaussian_kernel` over `BANDWIDTHS`."""
+    return sum(gaussian_kernel(features, bandwidth) for bandwidth in BANDWIDTHS) / len(BANDWIDTHS)
+
+
+def centre(kernel: torch.Tensor) -> torch.Tensor:
+    """A kernel (..., samples, samples) without the means of its rows and columns."""
+    rows, columns = kernel.mean(-1, keepdim=True), kernel.mean(-2, keepdim=True)
+    return kernel - rows - columns + kernel.mean((-1, -2), keepdim=True)
+
+
+def hsic(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """trace(C(K) C(L)) of two kernels (..., samples, samples), which are symmetric; no factor is applied."""
+    return (centre(first) * centre(second)).sum((-1, -2))
+
+
+def relevance(features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """HSIC of a Gaussian kernel of the features and a linear one of the targets, with means taken off.
+
+    The official code divides the mean by the standard deviation, x - mean / std, where (x - mean) / std is meant; its
+    numbers are kept.
+
+    Args:
+        features: (..., samples, width), at least two samples.
+        targets: (samples, classes), such as class probabilities.
+    """
+    if features.shape[-2] != len(targets) or len(targets) < 2:
+        raise ValueError(
+            f"features: got {features.shape[-2]} samples for the targets' {len(targets)}, accepted are as many, 2 and "
+            "more."
+        )
+    mean, deviation = features.mean(-2, keepdim=True), features.std(-2, keepdim=True)
+    targets = targets - targets.mean(0)
+    return hsic(mean_gaussian_kernel(features - mean / (deviation + 1e-12)), targets @ targets.T)
+
+
+def redundancy(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """HSIC of Gaussian kernels of two features (..., samples, width)."""
+    return hsic(mean_gaussian_kernel(first), mean_gaussian_kernel(second))
+
+
+def neuron_scores(activations: torch.Tensor, probabilities: torch.Tensor, relevance_weight: float = 0.1):
+    """Scores of an MLP's neurons: 0.1 · relevance + 0.9 · Σ|activation|, each from 0 to 1 over the layer.
+
+    Args:
+        activations: (samples, tokens, neurons), after the activation function.
+        probabilities: (samples, classes) of the whole network.
+
+    Returns:
+        (neurons,)
+    """
+    # Centred kernels are small differences: float64 throughout.
+    activations, probabilities = activations.double(), probabilities.double()
+    relevant = torch.cat([relevance(chunk, probabilities) for chunk in activations.permute(2, 0, 1).split(64)])
+    magnitude = activations.abs().sum((0, 1))
+    return relevance_weight * _from_0_to_1(relevant) + (1 - relevance_weight) * _from_0_to_1(magnitude)
+
+
+def head_scores(outputs: torch.Tensor, probabilities: torch.Tensor, redundancy_weight: float = 0.1) -> torch.Tensor:
+    """Scores of a layer's heads: relevance - 0.1 · mean redundancy with each of the other heads.
+
+    Args:
+        outputs: (samples, tokens, heads, head width), before the projection.
+        probabilities: (samples, classes) of the whole network.
+
+    Returns:
+        (heads,)
+    """
+    heads = outputs.double().mean(-1).permute(2, 0, 1)
+    scores = relevance(heads, probabilities.double())
+    if len(heads) == 1:
+        return scores
+    kernels = mean_gaussian_kernel(heads)
+    pairs = hsic(kernels[:, None], kernels[None])
+    return scores - redundancy_weight * (pairs.sum(1) - pairs.diagonal()) / (len(heads) - 1)
+
+
+def _from_0_to_1(scores: torch.Tensor) -> torch.Tensor:
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low) if high > low else torch.zeros_like(scores)
+
+
+def kept_of(scores: torch.Tensor, ratio: float) -> list[int]:
+    """Numbers of the ⌊n (1 - ratio)⌋ highest scores, ascending.
+
+    Raises:
+        ValueError: a ratio outside 0 to 1, or nothing is left.
+    """
+    count = int(len(scores) * (1 - ratio))
+    if not 0 <= ratio < 1 or count < 1:
+        raise ValueError(f"ratio: got {ratio} of {len(scores)}, accepted are ratios from 0 that leave 1 and more.")
+    return scores.argsort(descending=True, stable=True)[:count].sort().values.tolist()
+
+
+@contextmanager
+def _watched(modules: dict[str, nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
+    """What each module is given within the block."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def note(name: str):
+        return lambda module, args: seen.__setitem__(name, args[0])
+
+    handles = [module.register_forward_pre_hook(note(name)) for name, module in modules.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def score_part(model, pixel_values: torch.Tensor, part: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Scores of all heads and neurons of one part of a `DeViTForImageClassification`, by one batch.
+
+    Args:
+        model: runs in evaluation mode; it is left as it was.
+        pixel_values: (batch, channels, height, width), of the classes that the part is for.
+        part: its number.
+
+    Returns:
+        For each block the scores of its heads, and those of its neurons.
+    """
+    if len(pixel_values) < 2:
+        raise ValueError(f"pixel_values: got {len(pixel_values)} images, accepted are 2 and more.")
+    layers = model.devit.parts[part].layers
+    modules = {f"heads{i}": layer.attention.proj for i, layer in enumerate(layers)}
+    modules |= {f"neurons{i}": layer.mlp.fc2 for i, layer in enumerate(layers)}
+    training = model.training
+    try:
+        with _watched(modules) as seen:
+            probabilities = model.eval()(pixel_values).logits.softmax(-1)
+    finally:
+        model.train(training)
+    heads, neurons = [], []
+    for i, layer in enumerate(layers):
+        outputs = seen[f"heads{i}"].unflatten(-1, (layer.attention.num_heads, layer.attention.head_dim))
+        heads.append(head_scores(outputs, probabilities))
+        neurons.append(neuron_scores(seen[f"neurons{i}"], probabilities))
+    return heads, neurons

@@ -1,0 +1,159 @@
+"""Heads and neurons of a vision transformer: what they cost, how many a budget leaves, and the network without the
+others (DeViT, https://arxiv.org/abs/2309.05015)."""
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Millions of parameters, and thousand millions of floating point operations; a multiply-add is two of these."""
+
+    parameters: float
+    flops: float
+
+    @property
+    def macs(self) -> float:
+        return self.flops / 2
+
+
+def complexity(
+    neuron_ratios: Sequence[float],
+    head_ratios: Sequence[float] | None = None,
+    *,
+    hidden_size: int = 384,
+    heads: int = 6,
+    mlp_ratio: int = 4,
+    tokens: int = 197,
+    num_labels: int = 1000,
+) -> Complexity:
+    """What the official formulas say of a ViT with patches of 16 at 224 pixels, with these shares pruned.
+
+    Biases of queries, keys and values are not counted, and the heads that are left are rounded down.
+
+    Args:
+        neuron_ratios: share of the MLP's neurons that is pruned, for each block.
+        head_ratios: the same of the heads; none are pruned by default.
+    """
+    head_ratios = [0.0] * len(neuron_ratios) if head_ratios is None else head_ratios
+    if len(head_ratios) != len(neuron_ratios):
+        raise ValueError(
+            f"head_ratios: got {len(head_ratios)}, accepted are as many as neuron_ratios, {len(neuron_ratios)}."
+        )
+    width, head = hidden_size, hidden_size // heads
+    parameters = width * 3 * 256 + width + tokens * width + width
+    flops = 2 * 3 * width * 224**2
+    for neuron_ratio, head_ratio in zip(neuron_ratios, head_ratios, strict=True):
+        kept, neurons = int((1 - head_ratio) * heads), int(mlp_ratio * (1 - neuron_ratio) * width)
+        parameters += 4 * width + 4 * kept * width * head + width + 2 * width * neurons + width + neurons
+        flops += kept * (6 * tokens * width * head + 4 * head * tokens**2) + 2 * tokens * head * kept * width
+        flops += 4 * tokens * width * neurons
+    parameters += 2 * width + width * num_labels + num_labels
+    flops += 2 * width * num_labels
+    return Complexity(parameters / 1e6, flops / 1e9)
+
+
+def search_widths(
+    evaluate: Callable[[list[float], list[float]], float],
+    cost: Callable[[list[float], list[float]], float],
+    target: float,
+    *,
+    depth: int,
+    bound: float = 0.5,
+    tolerance: float = 0.02,
+    samples: int = 100,
+    seed: int = 0,
+    attempts: int = 1_000_000,
+) -> tuple[list[float], list[float]]:
+    """The best shares among `samples` drawn at random whose cost is within `tolerance` of `target`.
+
+    Args:
+        evaluate: quality of (neuron ratios, head ratios), higher is better; called once a sample.
+        cost: of the same, in the target's unit. The official target is `shrink_ratio · 9.19`, thousand millions of
+            floating point operations of the whole network, compared with multiply-adds.
+        depth: blocks.
+        bound: ratios are drawn evenly from 0 to this.
+        attempts: draws until it is given up.
+
+    Raises:
+        ValueError: settings out of range, or a target that no draw comes near to.
+    """
+    if not 0 < bound < 1 or tolerance < 0 or samples < 1 or depth < 1:
+        raise ValueError(
+            f"bound: got {bound}, tolerance {tolerance}, samples {samples}, depth {depth}; accepted are a bound "
+            "between 0 and 1, a tolerance from 0, samples and depth from 1."
+        )
+    draw, best, found = random.Random(seed), None, 0
+    for _ in range(attempts):
+        ratios = [draw.uniform(0, bound) for _ in range(2 * depth)]
+        neurons, heads = ratios[:depth], ratios[depth:]
+        if abs(cost(neurons, heads) - target) > tolerance * target:
+            continue
+        quality = evaluate(neurons, heads)
+        if best is None or quality > best[0]:
+            best = quality, neurons, heads
+        found += 1
+        if found == samples:
+            break
+    if best is None:
+        raise ValueError(
+            f"target: got {target}, and none of {attempts} draws is within {tolerance:.0%} of it; with nothing pruned "
+            f"it is {cost([0.0] * depth, [0.0] * depth):g}, with all that bound={bound} allows "
+            f"{cost([bound] * depth, [bound] * depth):g}."
+        )
+    return best[1:]
+
+
+@torch.no_grad()
+def prune_part(model, heads: Sequence[Sequence[int]], neurons: Sequence[Sequence[int]], part: int = 0):
+    """A `DeViTForImageClassification` without the other heads and neurons in one of its parts: smaller matrices, the
+    outputs of the masked network.
+
+    Args:
+        model: it stays as it is.
+        heads, neurons: numbers of those that are kept, for each block.
+        part: number of the part.
+
+    Raises:
+        ValueError: another number of blocks, numbers that are not there, or a block with nothing left.
+    """
+    config = copy.deepcopy(model.config)
+    sizes = config.parts[part]
+    for name, kept, counts in (("heads", heads, "num_heads"), ("neurons", neurons, "intermediate_sizes")):
+        if len(kept) != len(sizes[counts]):
+            raise ValueError(f"{name}: got {len(kept)} blocks, accepted are {len(sizes[counts])}.")
+        for block, (numbers, count) in enumerate(zip(kept, sizes[counts], strict=True)):
+            if not numbers or len(set(numbers)) < len(numbers) or not 0 <= min(numbers) <= max(numbers) < count:
+                raise ValueError(
+                    f"{name}: got {list(numbers)} in block {block}, accepted are different numbers from 0 to "
+                    f"{count - 1}, at least one."
+                )
+        sizes[counts] = [len(numbers) for numbers in kept]
+    weights = model.state_dict()
+    for block, (kept_heads, kept_neurons) in enumerate(zip(heads, neurons, strict=True)):
+        prefix = f"devit.parts.{part}.layers.{block}."
+        numbers = torch.tensor(kept_heads, device=model.device)
+        columns = (
+            numbers[:, None] * sizes["head_dim"] + torch.arange(sizes["head_dim"], device=model.device)
+        ).flatten()
+        width = weights[f"{prefix}attention.proj.weight"].shape[1]
+        rows = torch.cat([columns + third * width for third in range(3)])
+        kept = torch.tensor(kept_neurons, device=model.device)
+        for name, index, axis in (
+            ("attention.qkv.weight", rows, 0),
+            ("attention.qkv.bias", rows, 0),
+            ("attention.proj.weight", columns, 1),
+            ("mlp.fc1.weight", kept, 0),
+            ("mlp.fc1.bias", kept, 0),
+            ("mlp.fc2.weight", kept, 1),
+        ):
+            if prefix + name in weights:
+                weights[prefix + name] = weights[prefix + name].index_select(axis, index)
+    with torch.device("meta"):
+        pruned = type(model)(config)
+    pruned.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
+    return pruned.train(model.training)

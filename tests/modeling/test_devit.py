@@ -1,0 +1,301 @@
+"""DeViT: parts that run apart, absent devices, exact pruning, and what every classifier promises."""
+
+import copy
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from PIL import Image
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    ViTConfig,
+    ViTForImageClassification,
+    pipeline,
+)
+
+from hf_effmodels.collaboration.decomposition import (
+    assemble,
+    from_transformers,
+    merge_fusion,
+    split_classes,
+    take_part,
+)
+from hf_effmodels.compression.pruning.hsic import (
+    BANDWIDTHS,
+    head_scores,
+    kept_of,
+    neuron_scores,
+    score_part,
+)
+from hf_effmodels.compression.pruning.vision_widths import complexity, prune_part, search_widths
+from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
+from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
+from hf_effmodels.models import create_image_processor
+from hf_effmodels.registry import ARCHITECTURES
+from hf_effmodels.training.losses.dekd import DekdLoss, feature_relation_loss, fused_token_loss, logit_distillation
+
+from ..threads import run_together
+from .tiny import tiny_config
+
+
+def build(**overrides) -> DeViTForImageClassification:
+    torch.manual_seed(1)
+    config = tiny_config(ARCHITECTURES["devit"], **{"num_labels": 5, "initializer_range": 0.3, **overrides})
+    return DeViTForImageClassification(config).eval()
+
+
+def images(batch: int = 2, size: int = 64) -> torch.Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(7))
+
+
+@torch.no_grad()
+def test_devices_and_aggregator_give_what_the_whole_gives():
+    model, pixels = build(), images()
+    outputs = model(pixels)
+    sent = [model.encode(part, pixels) for part in range(2)]
+    assert [tuple(tokens.shape) for tokens in sent] == [(2, 2, 16), (2, 2, 12)]
+    assert torch.equal(model.fuse(sent), outputs.logits)
+    alone = [take_part(model, part).encode(0, pixels) for part in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, sent, strict=True))
+    # By hand: the tokens of a DeiT have layers of their own, the mean counts.
+    by_hand = 0
+    for token, name in enumerate(("cls", "distillation")):
+        joined = torch.cat([tokens[:, token] for tokens in sent], -1)
+        by_hand += model.fusion.classifiers[name](model.fusion.hidden[name](joined)) / 2
+    torch.testing.assert_close(outputs.logits, by_hand)
+    torch.testing.assert_close(merge_fusion(model)(pixels).logits, outputs.logits)
+
+
+@torch.no_grad()
+def test_an_absent_device_counts_as_zeros_and_wrong_tokens_are_named():
+    model = build()
+    sent = [model.encode(part, images()) for part in range(2)]
+    expected = model.fuse([sent[0], torch.zeros_like(sent[1])])
+    assert torch.equal(model.fuse([sent[0], None]), expected)
+    assert not torch.allclose(expected, model.fuse(sent))
+    for wrong, message in (
+        ([None, None], "0 of them present"),
+        ([sent[0]], "got 1 parts"),
+        ([sent[1], sent[1]], r"part 0 sent \(2, 2, 12\), accepted is \(2, 2, 16\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.fuse(wrong)
+    with pytest.raises(ValueError, match="part: got 2, accepted are 0 to 1"):
+        model.encode(2, images())
+
+
+@torch.no_grad()
+def test_it_saves_loads_and_runs_in_its_pipeline(tmp_path):
+    model = build(id2label=dict(enumerate("abcde")), label2id={})
+    model.save_pretrained(tmp_path)
+    create_image_processor("devit-s", image_size=64).save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(loaded) is DeViTForImageClassification
+    torch.testing.assert_close(loaded(images()).logits, model(images()).logits)
+    base = AutoModel.from_pretrained(tmp_path)(images(), output_hidden_states=True)
+    assert base.last_hidden_state.shape == (2, 18, 28) and base.pooler_output.shape == (2, 28)
+    assert [h.shape[-1] for h in base.hidden_states] == [16, 16, 16, 12]
+    found = pipeline("image-classification", model=str(tmp_path))([Image.new("RGB", (90, 70)), Image.new("L", (5, 9))])
+    assert all(answer["label"] in "abcde" for answers in found for answer in answers)
+    relabelled = AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    assert relabelled(images()).logits.shape == (2, 7)
+
+
+@torch.no_grad()
+def test_attention_kernels_sizes_batches_and_threads_do_not_matter():
+    model = build().double()
+    pixels = images(3).double()
+    together = model(pixels).logits
+    torch.testing.assert_close(torch.cat([model(image[None]).logits for image in pixels]), together)
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    outputs = eager(pixels, output_attentions=True)
+    torch.testing.assert_close(outputs.logits, together)
+    assert [tuple(a.shape) for a in outputs.attentions] == [(3, 4, 18, 18), (3, 2, 18, 18), (3, 2, 18, 18)]
+    assert model(images(1, 80)[:, :, :48].double()).logits.shape == (1, 5)
+    with pytest.raises(ValueError, match=r"expected \(batch, 3"):
+        model(pixels[:, :2])
+    inputs = [images(2, 64 - 16 * (i % 2)).double() + i for i in range(3)]
+    alone = [model(pixels).logits for pixels in inputs]
+
+    def ask(pixels):
+        with torch.no_grad():
+            return model(pixels).logits
+
+    together = run_together(model, [lambda pixels=pixels: ask(pixels) for pixels in inputs])
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("part_type", ["vit", "cct"])
+def test_it_learns_and_checkpointing_changes_no_gradient(part_type):
+    options = {"qkv_bias": False, "num_tokenizer_layers": 2} if part_type == "cct" else {}
+    model = build(part_type=part_type, drop_path_rate=0.2, initializer_range=0.02, **options).double().train()
+    checkpointed = copy.deepcopy(model)
+    checkpointed.activation_checkpointing_enable()
+    for either in (model, checkpointed):
+        torch.manual_seed(3)
+        either(images(4).double(), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
+    for (name, a), b in zip(model.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, msg=f"gradient of {name}")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(25):
+        loss = model(images(4).double(), labels=torch.tensor([0, 1, 2, 3])).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("distilled", [False, True])
+def test_models_of_transformers_have_the_same_logits_and_prune_exactly(distilled):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+    sizes |= {"image_size": 32, "patch_size": 8, "num_labels": 6, "initializer_range": 0.3, "layer_norm_eps": 1e-3}
+    torch.manual_seed(2)
+    stock = DeiTForImageClassificationWithTeacher(DeiTConfig(**sizes)) if distilled else None
+    stock = (stock or ViTForImageClassification(ViTConfig(**sizes))).double().eval()
+    pixels = images(4, 32).double()
+    model = from_transformers(stock)
+    torch.testing.assert_close(model(pixels).logits, stock(pixels).logits, rtol=1e-9, atol=1e-9)
+
+    heads, neurons = score_part(model, pixels)
+    kept = [[kept_of(scores, ratio) for scores in layers] for layers, ratio in ((heads, 0.5), (neurons, 0.3))]
+    assert [len(numbers) for layers in kept for numbers in layers] == [2, 2, 28, 28]
+    pruned = prune_part(model, *kept)
+    assert pruned.num_parameters() < 0.8 * model.num_parameters()
+    # Masked in transformers' own modules: nothing of these heads and neurons goes into what follows.
+    for layer, numbers, of_mlp in zip(stock.base_model.layers, *kept, strict=True):
+        head_mask = torch.zeros(4, 6, dtype=torch.float64).index_fill(0, torch.tensor(numbers), 1).flatten()
+        neuron_mask = torch.zeros(40, dtype=torch.float64).index_fill(0, torch.tensor(of_mlp), 1)
+        layer.attention.o_proj.weight.mul_(head_mask)
+        layer.mlp.fc2.weight.mul_(neuron_mask)
+    torch.testing.assert_close(pruned(pixels).logits, stock(pixels).logits, rtol=1e-12, atol=1e-12)
+    for wrong in ([[0], []], [[0], [4]], [[0, 0], [1]], [[0]]):
+        with pytest.raises(ValueError, match="heads: got"):
+            prune_part(model, wrong, kept[1])
+
+
+def test_parts_are_assembled_with_groups_that_cover_the_classes():
+    groups = split_classes(10, 3)
+    assert sorted(n for group in groups for n in group) == list(range(10))
+    assert [len(group) for group in groups] == [3, 3, 4] and groups != split_classes(10, 3, seed=1)
+    model = build()
+    parts = [take_part(model, number) for number in range(2)]
+    whole = assemble(parts, 10, class_groups=split_classes(10, 2), fusion_hidden_size=6)
+    assert whole(images()).logits.shape == (2, 10)
+    assert torch.equal(whole.encode(1, images()), model.encode(1, images()))
+    for wrong in ([[0, 1], [2]], [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]):
+        with pytest.raises(ValueError, match="class_groups: missing are"):
+            assemble(parts, 10, class_groups=wrong)
+    other = DeViTForImageClassification(DeViTConfig(part_type="deit", parts=[part_sizes(8, 1, 2)], image_size=32))
+    with pytest.raises(ValueError, match="parts: they have the image_size 32, 64"):
+        assemble([parts[0], other], 10)
+    with pytest.raises(ValueError, match="parts: got 11"):
+        split_classes(10, 11)
+
+
+def test_scores_are_those_of_the_formulas_written_out():
+    torch.manual_seed(0)
+    activations, outputs = torch.randn(5, 3, 4).double(), torch.randn(5, 3, 3, 6).double()
+    probabilities = torch.randn(5, 7).double().softmax(-1)
+
+    def kernel(x):
+        distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+        return torch.stack([torch.exp(-distances / (2 * s**2)) for s in BANDWIDTHS]).mean(0)
+
+    def hsic(k, other):
+        centring = torch.eye(5).double() - 1 / 5
+        return torch.trace(centring @ k @ centring @ centring @ other @ centring)
+
+    def relevance(x):
+        y = probabilities - probabilities.mean(0)
+        return hsic(kernel(x - x.mean(0) / (x.std(0) + 1e-12)), y @ y.T)
+
+    def from_0_to_1(x):
+        return (x - x.min()) / (x.max() - x.min())
+
+    relevant = torch.stack([relevance(activations[:, :, j]) for j in range(4)])
+    expected = 0.3 * from_0_to_1(relevant) + 0.7 * from_0_to_1(activations.abs().sum((0, 1)))
+    torch.testing.assert_close(neuron_scores(activations, probabilities, 0.3), expected)
+    heads = [outputs[:, :, h].mean(-1) for h in range(3)]
+    expected = [
+        relevance(heads[h]) - 0.4 * sum(hsic(kernel(heads[h]), kernel(heads[o])) for o in range(3) if o != h) / 2
+        for h in range(3)
+    ]
+    torch.testing.assert_close(head_scores(outputs, probabilities, 0.4), torch.stack(expected))
+    with pytest.raises(ValueError, match="ratio: got 0.9 of 4"):
+        kept_of(torch.ones(4), 0.9)
+
+
+def test_costs_count_the_heads_that_are_left_and_the_search_keeps_to_its_target():
+    whole, less = complexity([0.0, 0.0]), complexity([0.0, 0.25], [0.5, 0.2])
+    # Three heads of six, and int(4.8) = 4: five fewer of 4·384·64 weights; a quarter of 1536 neurons.
+    assert whole.parameters - less.parameters == pytest.approx((5 * 4 * 384 * 64 + 384 * (2 * 384 + 1)) / 1e6)
+    a_head = 6 * 197 * 384 * 64 + 4 * 64 * 197**2 + 2 * 197 * 64 * 384
+    assert whole.flops - less.flops == pytest.approx((5 * a_head + 4 * 197 * 384 * 384) / 1e9)
+    asked = []
+
+    def cost(neurons, heads):
+        return complexity(neurons, heads).macs
+
+    def evaluate(neurons, heads):
+        asked.append((neurons, heads))
+        return -sum(heads)
+
+    found = search_widths(evaluate, cost, 0.8 * whole.macs, depth=2, bound=0.6, tolerance=0.05, samples=20, seed=3)
+    assert len(asked) == 20 and all(abs(cost(*ratios) / (0.8 * whole.macs) - 1) <= 0.05 for ratios in asked)
+    assert found == min(asked, key=lambda ratios: sum(ratios[1]))
+    with pytest.raises(ValueError, match="none of 50 draws is within 2%"):
+        search_widths(evaluate, cost, 2 * whole.macs, depth=2, attempts=50)
+
+
+def test_losses_are_those_of_the_formulas_written_out():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 5, 4), torch.randn(2, 2, 5, 7)
+    expected = 0
+    for ours, theirs in zip(student, teacher, strict=True):
+        ours, theirs = torch.cat(list(ours), -1), torch.cat(list(theirs), -1)
+        p, q = (theirs @ theirs.T / 7**0.5).softmax(-1), (ours @ ours.T / 4**0.5).softmax(-1)
+        expected += (p * (p / q).log()).sum() / 2
+    torch.testing.assert_close(feature_relation_loss(student, teacher), expected)
+    logits, taught = torch.randn(4, 6), torch.randn(4, 6)
+    p, q = (taught / 3).softmax(-1), (logits / 3).softmax(-1)
+    torch.testing.assert_close(logit_distillation(logits, taught, "soft", 3.0), 9 * (p * (p / q).log()).mean())
+    tokens, their = torch.randn(4, 2, 6), torch.randn(4, 2, 6)
+    p, q = their.softmax(-1), tokens.softmax(-1)
+    torch.testing.assert_close(fused_token_loss(tokens, their, "kldiv"), (p * (p / q).log()).sum() / 4)
+    # The loss of recipes, of one layer q, k, v in the student and three in the teacher.
+    names = {"student_block": "s", "teacher_block": "t", "student_heads": 3, "teacher_heads": 2, "blocks": 5}
+    loss = DekdLoss(**names, query_weight=0.7, key_weight=0.4, value_weight=0.9, logits_weight=0.3)
+    ours = torch.randn(2, 5, 36)
+    theirs = {f"t.{letter}_proj": torch.randn(2, 5, 14) for letter in "qkv"}
+    found = loss({"s.qkv": ours, "logits": logits}, {**theirs, "logits": taught}, None)
+    for index, (name, weight, letter) in enumerate((("query", 0.7, "q"), ("key", 0.4, "k"), ("value", 0.9, "v"))):
+        own = ours[:, :, 12 * index : 12 * index + 12].reshape(2, 5, 3, 4).transpose(1, 2)
+        their = theirs[f"t.{letter}_proj"].reshape(2, 5, 2, 7).transpose(1, 2)
+        torch.testing.assert_close(found[name], weight / 5 * feature_relation_loss(own, their))
+    torch.testing.assert_close(found["logits"], 0.3 * F.cross_entropy(logits, taught.argmax(-1)))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"part_type": "swin"}, "part_type: got 'swin'"),
+        ({"parts": []}, "parts: got none"),
+        ({"parts": [{"hidden_size": 8}]}, "parts: part 0 has hidden_size, accepted are"),
+        ({"parts": [{**part_sizes(8, 2, 2), "num_heads": [2, 0]}]}, "parts: part 0 has a size 0"),
+        ({"parts": [{**part_sizes(8, 2, 2), "num_heads": [2]}]}, "num_heads of 1 blocks"),
+        ({"class_groups": [[0], [1]]}, "class_groups: got 2 groups for 1 parts"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate: got 1.0"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(options, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        DeViTConfig(**options)
