@@ -57,7 +57,7 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, rows: list, 
 
 
 def _is_measure(name: str) -> bool:
-    return name.startswith("eval_") and not name.endswith(("_runtime", "_per_second"))
+    return name.startswith("eval_") and not name.endswith(("runtime", "per_second"))
 
 
 def draw(rows: list[list], tasks: list[str], file: Path) -> None:
