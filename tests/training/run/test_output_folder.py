@@ -169,6 +169,7 @@ def arguments_of(task, *argv):
     types = load_task(task).TRAINING_ARGUMENTS
     base = ["--task", task, "--model", "model", "--output_dir", "out"]
     base += ["--dataset", "data"] if any(f.name == "dataset" for data in types for f in fields(data)) else []
+    base += ["--teacher", "teacher"] if task == "language-distillation" else []
     return ArgumentReader([*base, *argv]).read(*types)
 
 

@@ -1,2 +1,2 @@
 #: What `pip install hf_effmodels[...]` must have brought.
-EXTRAS = ("train",)
+EXTRAS = ("train", "diffusion")
