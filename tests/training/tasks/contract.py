@@ -78,6 +78,8 @@ class TaskContract:
     #: Steps of the killed run: saved every so many, killed while saving that one.
     save_steps: ClassVar[int] = 2
     killed_at: ClassVar[int] = 4
+    #: The killed run's companions are trained in processes of their own, too.
+    apart: ClassVar[bool] = False
     #: Beyond `run`: a run without random numbers that depend on how samples are batched (dropout).
     deterministic: ClassVar[list[str]] = []
     #: How near the gradient norms of 8 x 1 and 1 x 8, and of two processes and one, are.
@@ -150,11 +152,12 @@ class TaskContract:
         run = [*run, *self.hard_to_resume, "--save_strategy", "steps", "--save_steps", str(self.save_steps)]
         run += ["--save_total_limit", "9"]
         whole, killed = tmp_path / "whole", tmp_path / "killed"
-        main([*run, "--output_dir", str(whole)])
+        train = self._train_apart if self.apart else main
+        train([*run, "--output_dir", str(whole)])
         run_until_killed([*run, "--output_dir", str(killed)], self.killed_at)
         assert [*(killed / f"checkpoint-{self.killed_at}").glob("*.safetensors")]
         assert newest_checkpoint(killed).name == f"checkpoint-{self.killed_at - self.save_steps}"
-        main([*run, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
+        train([*run, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
         for keys in (("loss", "grad_norm", "learning_rate"), tuple(f"eval_{name}" for name in self.metrics)):
             assert np.array_equal(history(whole, *keys), history(killed, *keys))
         assert same(weights(whole), weights(killed))
@@ -162,6 +165,10 @@ class TaskContract:
         assert last[0].name == last[1].name and int(last[0].name.partition("-")[2]) > self.killed_at
         assert same(weights(last[0]), weights(last[1]))
         assert (last[0] / WEIGHTS_WITHOUT_EMA).exists() == ("--ema_decay" in run)
+
+    @staticmethod
+    def _train_apart(arguments: list[str]) -> None:
+        assert run_apart(main, arguments) == 0
 
     def test_eight_small_batches_give_the_gradient_of_one_large(self, run, tmp_path):
         run = [*run, *self.deterministic, "--optim", "sgd", "--max_grad_norm", "0", "--max_steps", "2"]
