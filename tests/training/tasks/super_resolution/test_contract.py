@@ -9,9 +9,6 @@ class TestSuperResolution(TaskContract):
     task = "super-resolution"
     # Three steps an epoch, saved every two: killed while saving step 4, it goes on within the first epoch.
     hard_to_resume: ClassVar = ["--lr_decay_steps", "3", "--dataloader_num_workers", "1"]
-    # A loader's worker that is forked from a process in which ONNX Runtime and OpenVINO have run dies of a
-    # segmentation fault, and the process with it.
-    apart = True
     metrics = ("psnr_y", "ssim_y")
     measured_again = ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "bicubic_psnr_y")
 
