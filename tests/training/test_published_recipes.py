@@ -150,6 +150,29 @@ OFA_CIFAR = {
     "per_device_train_batch_size": 128,
     "losses": {"ofa": {"weight": 1.0, "stages": [1, 2, 3, 4], "eps": 1, "temperature": 1}},
 }
+RELABEL = {
+    **IMAGENET,
+    "label_map_missing": "zero",
+    "label_map_temperature": 1.0,
+    "label_map_weight": 1.0,
+    "model": "microsoft/resnet-50",
+    "random_weights": True,
+    "train_crop": "random_resized",
+    "crop_scale": [0.08, 1.0],
+    "crop_ratio": [3 / 4, 4 / 3],
+    "interpolation": ["bilinear"],
+    "horizontal_flip": 0.5,
+    "color_jitter": [0.4],
+    "lighting": 0.1,
+    "mixup": 0,
+    "label_smoothing_factor": 0,
+    "num_train_epochs": 300,
+    "per_device_train_batch_size": 1024 // 8,
+    "weight_decay_on": "all",
+    "lr_scheduler_type": "cosine",
+    "min_lr": 0,
+    "warmup_steps": 5 / 300,
+}
 VANILLA_KD = {
     **IMAGENET,
     "losses": {"kd": {"weight": 1.0, "temperature": 1}},
@@ -443,6 +466,19 @@ PUBLISHED = {
         "weight_decay": 0.02,
         "label_smoothing_factor": 0,
         "mixup": 0.1,
+    },
+    # 2101.05022, the official configurations
+    "relabel/imagenet": {**RELABEL, "cutmix": 0, "optim": "sgd", "learning_rate": 0.1, "weight_decay": 1e-4},
+    "relabel/imagenet_cutmix": {
+        **RELABEL,
+        "cutmix": 1.0,
+        "mix_probability": 1.0,
+        "mix_off_epochs": 5,
+        "optim": "adamp",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "learning_rate": 2e-3,
+        "weight_decay": 1e-2,
     },
     # 2402.03749; the official scripts
     "weak_to_strong/cifar100": {

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .stored_tables import read_table
+
 #: In the folder, beside `data/`: what the table was made by.
 SETTINGS_FILE = "soft_labels.json"
 #: Columns: the picture's own random number, the classes by falling probability, and these probabilities.
@@ -36,19 +38,10 @@ class StoredLabels:
     """
 
     def __init__(self, folder: str | Path, cache_dir: str | None = None):
-        import datasets
-
         self.folder = Path(folder)
-        try:
-            self.settings = json.loads((self.folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--stored_labels: {folder} holds no finished table of hf-effmodels prepare soft-labels ({error})."
-            ) from None
-        files = sorted(str(file) for file in (self.folder / "data").glob("*.parquet"))
-        if not files:
-            raise ValueError(f"--stored_labels: {folder} has no data/*.parquet.")
-        table = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache_dir)
+        self.settings, table = read_table(
+            folder, SETTINGS_FILE, argument="--stored_labels", made_by="soft-labels", cache_dir=cache_dir
+        )
         self.table = table.with_format("numpy")
         self.num_classes = len(self.settings["classes"])
         self.samples, self.epochs = self.settings["samples"], self.settings["epochs"]
@@ -108,25 +101,6 @@ def digest_of(dataset: Sequence, epochs: int) -> str:
     for number in np.unique(np.linspace(0, last, min(last + 1, _COMPARED)).round().astype(np.int64)).tolist():
         digest.update(dataset[number]["pixel_values"].contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def stored_folder(name: str, *, cache_dir: str | None = None, token: str | None = None) -> Path:
-    """The folder of `--stored_labels`: a local one, or that of a data set on the Hub, downloaded.
-
-    Raises:
-        OSError: it is neither, or cannot be reached.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if name.count("/") != 1 or Path(name).parent.exists():
-        raise OSError(f"--stored_labels: there is no folder {name!r}; hf-effmodels prepare soft-labels makes one.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", cache_dir=cache_dir, token=token))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-        raise OSError(f"--stored_labels: {name!r} cannot be found or reached. {error}") from error
 
 
 def _compare(name: str, stored, expected) -> None:

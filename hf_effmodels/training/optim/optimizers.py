@@ -1,4 +1,4 @@
-"""Optimizers that transformers' Trainer lacks: LAMB and TensorFlow's RMSprop, and SGD with momentum by default."""
+"""Optimizers that transformers' Trainer lacks: LAMB, AdamP, TensorFlow's RMSprop, SGD with momentum by default."""
 
 import inspect
 import math
@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 import yaml
 from torch.optim import SGD, Optimizer
+
+from .adamp import AdamP
 
 
 class Lamb(Optimizer):
@@ -174,6 +176,7 @@ class RMSpropTF(Optimizer):
 #: `--optim` name -> class and the settings it gets from the training arguments. All other names are transformers'.
 OPTIMIZERS = {
     # The Trainer clips gradients itself (max_grad_norm), before it logs their norm.
+    "adamp": (AdamP, lambda args: _adam_settings(args)),
     "lamb": (Lamb, lambda args: {**_adam_settings(args), "max_grad_norm": None}),
     "rmsprop_tf": (RMSpropTF, lambda args: {}),
     "sgd": (SGD, lambda args: {"momentum": 0.9, "nesterov": True}),

@@ -4,9 +4,6 @@ The arguments are those of the distillation it is for: its recipe, with the teac
 with `--stored_labels FOLDER` in the teacher's place.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +13,11 @@ import numpy as np
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ..._files import whole_file, write_json
 from ..data.stored_labels import IDS, PROBABILITIES, SEED, SETTINGS_FILE, digest_of
+from ..data.stored_tables import TableWriter, check_output
 from ..run.arguments import ArgumentReader, FilledReader
 from ..run.values import check_fields
 from ..task import load_task
-
-#: In the output folder until all is done; hidden, so that `datasets` does not take it for the table.
-_UNFINISHED = ".unfinished"
 
 
 @dataclass
@@ -74,8 +68,6 @@ def _prepare(argv: list[str]):
     if distillation.stored_labels is not None:
         raise ValueError("--stored_labels: these are made here; name a --teacher.")
     output = Path(args.output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output: {output} is a file.")
     run = task.prepare_training(FilledReader(reader.task, (), (distillation, *arguments)))
     trainer = run.trainer
     if trainer.args.world_size > 1:
@@ -89,51 +81,23 @@ def _prepare(argv: list[str]):
     settings |= {"epochs": task.epochs_of(trainer), "teacher": distillation.teachers}
     settings |= {"revision": distillation.teacher_revision, "top_k": args.top_k, "precision": args.label_precision}
     settings |= {"shard_size": args.shard_size, "pictures": digest_of(trainer.train_dataset, settings["epochs"])}
-    _check_output(output, settings)
+    check_output(output, settings, SETTINGS_FILE)
     return trainer, args, settings
 
 
-def _check_output(output: Path, settings: dict) -> None:
-    """ValueError unless the folder is free, or holds the unfinished table of these very settings."""
-    if not output.exists() or not any(output.iterdir()):
-        return
-    try:
-        begun = json.loads((output / _UNFINISHED / SETTINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ValueError(f"--output: {output} is not empty and holds no unfinished table; name another.") from None
-    changed = [key for key in settings if begun.get(key) != settings[key]]
-    if changed:
-        raise ValueError(f"--output: {output} holds a table begun with another {', '.join(changed)}.")
-
-
 def _write(trainer, args: SoftLabelArguments, settings: dict) -> Path:
-    output, rows = Path(args.output), settings["samples"] * settings["epochs"]
-    unfinished = output / _UNFINISHED
-    unfinished.mkdir(parents=True, exist_ok=True)
-    write_json(unfinished / SETTINGS_FILE, settings)
-    starts = range(0, rows, args.shard_size)
+    rows = settings["samples"] * settings["epochs"]
+    table = TableWriter(Path(args.output), rows, args.shard_size, settings, SETTINGS_FILE)
+    missing = table.missing()
     with tqdm(total=rows, unit="picture", disable=None) as progress:
-        for number, start in enumerate(starts):
-            numbers = range(start, min(start + args.shard_size, rows))
-            shard = unfinished / f"train-{number:05d}.parquet"
-            if shard.exists():
-                progress.update(len(numbers))
-            else:
-                _write_shard(trainer, numbers, args, shard, progress)
-    for number in range(len(starts)):
-        name = f"train-{number:05d}"
-        target = output / "data" / f"{name}-of-{len(starts):05d}.parquet"
-        target.parent.mkdir(exist_ok=True)
-        if (unfinished / f"{name}.parquet").exists():
-            os.replace(unfinished / f"{name}.parquet", target)
-    write_json(output / SETTINGS_FILE, settings)
-    shutil.rmtree(unfinished)
-    return output
+        progress.update(rows - sum(map(len, missing.values())))
+        for name, numbers in missing.items():
+            table.write(name, _shard(trainer, numbers, args, progress))
+    return table.finish()
 
 
-def _write_shard(trainer, numbers: range, args: SoftLabelArguments, file: Path, progress) -> None:
+def _shard(trainer, numbers: range, args: SoftLabelArguments, progress) -> dict:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     loader = DataLoader(
         Subset(trainer.train_dataset, numbers),
@@ -153,5 +117,4 @@ def _write_shard(trainer, numbers: range, args: SoftLabelArguments, file: Path, 
     for name in (IDS, PROBABILITIES):
         values = np.concatenate(found[name])
         columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    with whole_file(file) as part:
-        pq.write_table(pa.table(columns), part)
+    return columns

@@ -4,7 +4,6 @@ Several processes share the files (`accelerate launch -m hf_effmodels.cli prepar
 that was ended goes on with those that are missing.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from accelerate import PartialState
 from ..._files import whole_file, write_json
 from ..data.fingerprints import facts, fingerprint, picture
 from ..data.image_pairs import load_pairs, read_expansion
+from ..data.stored_tables import UNFINISHED, check_output
 from ..data.token_tables import (
     ANSWER_IDS,
     IMAGE_IDS,
@@ -28,8 +28,6 @@ from ..run.arguments import ArgumentReader, read_mapping
 from ..run.values import check_fields
 from ..task import load_task
 
-#: In the output folder until all is done.
-_UNFINISHED = ".unfinished"
 _TASK = "visual-sequence-modeling"
 
 
@@ -105,7 +103,7 @@ def main(argv: Sequence[str]) -> Path:
         "shards": {split: sum(job[0] == split for job in jobs) for split in splits},
         "pictures": {f"{split}/{t.task}": _facts(t) for split, tasks in splits.items() for t in tasks},
     }
-    _check_output(output, settings)
+    check_output(output, settings, SETTINGS_FILE)
     return _write(output, jobs, settings, tokenizer, copies, args.seed)
 
 
@@ -113,25 +111,11 @@ def _facts(task) -> dict:
     return facts(len(task), images=lambda n: picture(task.pairs[n][0]), answers=lambda n: picture(task.pairs[n][1]))
 
 
-def _check_output(output: Path, settings: dict) -> None:
-    """ValueError unless the folder is free, or holds the unfinished table of these very settings."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output: {output} is a file.")
-    if not output.exists() or not any(output.iterdir()):
-        return
-    try:
-        begun = json.loads((output / _UNFINISHED / SETTINGS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ValueError(f"--output: {output} is not empty and holds no unfinished table; name another.") from None
-    if changed := [key for key in settings if begun.get(key) != settings[key]]:
-        raise ValueError(f"--output: {output} holds a table begun with another {', '.join(changed)}.")
-
-
 def _write(output: Path, jobs: list, settings: dict, tokenizer, copies: dict, seed: int) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    state, unfinished = PartialState(cpu=not torch.accelerator.is_available()), output / _UNFINISHED
+    state, unfinished = PartialState(cpu=not torch.accelerator.is_available()), output / UNFINISHED
     # None looks at the folder again before all have.
     state.wait_for_everyone()
     if state.is_main_process:

@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Literal
 
 import torch
 import yaml
@@ -23,7 +24,7 @@ class RecipeArguments(TrainingArguments):
     """transformers' `TrainingArguments`, and:
 
     - the optimizers and the schedules of `optim/`;
-    - weight decay only on tensors of two or more dimensions (not on biases and norms);
+    - weight decay only on tensors of two or more dimensions (not on biases and norms), unless told otherwise;
     - an exponential moving average of the weights, which is what is evaluated and saved;
     - runs that continue exactly after a kill, and output folders that are not mixed up.
     """
@@ -37,7 +38,9 @@ class RecipeArguments(TrainingArguments):
     )
     optim: str = field(
         default="adamw_torch",
-        metadata={"help": "lamb, rmsprop_tf, sgd (Nesterov momentum 0.9), or a name of transformers' OptimizerNames."},
+        metadata={
+            "help": "lamb, adamp, rmsprop_tf, sgd (Nesterov momentum 0.9), or a name of transformers' OptimizerNames."
+        },
     )
     optim_args: dict | str | None = field(
         default=None, metadata={"help": "Settings of the optimizer: a mapping, or such as 'momentum=0.9,eps=0.001'."}
@@ -54,6 +57,13 @@ class RecipeArguments(TrainingArguments):
     )
     min_lr: float = field(
         default=0.0, metadata={"accepts": "[0, inf)", "help": "Learning rate at the end of a cosine schedule."}
+    )
+    weight_decay_on: Literal["weights", "all"] = field(
+        default="weights",
+        metadata={
+            "goes_with": {"layer_decay": (None,)},
+            "help": "What decays: tensors of two or more dimensions, or all, biases and norms as well.",
+        },
     )
     layer_decay: float | None = field(
         default=None,

@@ -87,6 +87,8 @@ class RecipeTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that decay, see `decaying_parameters`."""
+        if self.args.weight_decay_on == "all":
+            return sorted(name for name, _ in model.named_parameters())
         return sorted(decaying_parameters(model))
 
     def set_initial_training_values(self, *args, **kwargs):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_effmodels.training.optim.adamp import AdamP
 from hf_effmodels.training.optim.optimizers import Lamb, RMSpropTF
 from hf_effmodels.training.optim.schedules import step_decay_schedule
 
@@ -85,7 +86,7 @@ def test_rmsprop_is_tensorflows(momentum):
         np.testing.assert_allclose(g, w, rtol=1e-10)
 
 
-@pytest.mark.parametrize("make", [Lamb, lambda params: RMSpropTF(params, momentum=0.9)])
+@pytest.mark.parametrize("make", [Lamb, AdamP, lambda params: RMSpropTF(params, momentum=0.9)])
 def test_a_saved_optimizer_goes_on_bit_for_bit(make):
     params = [nn.Parameter(torch.tensor(value)) for value in START]
     optimizer = make(params)
@@ -128,3 +129,30 @@ def test_step_decay_is_timms_schedule():
     warmup = [1e-6 + epoch * (0.064 - 1e-6) / 3 for epoch in range(3)]
     after = [0.064 * 0.973 ** int(epoch // 2.4) for epoch in range(3, 10)]
     np.testing.assert_allclose(by_epoch[:, 0], warmup + after, rtol=1e-12)
+
+
+@pytest.mark.parametrize("delta, nesterov", [(0.0, False), (0.0, True), (1.5, False), (8.0, True)])
+def test_adamp_is_the_papers_algorithm(delta, nesterov):
+    """delta 0 is Adam with decoupled decay; of 1.5 the layer as a whole is projected here, of 8 its rows."""
+    lr, beta1, beta2, eps, decay, ratio = 0.05, 0.8, 0.95, 1e-3, 0.1, 0.3
+    weights, projected = [w.copy() for w in START], []
+    m, v = [np.zeros_like(w) for w in weights], [np.zeros_like(w) for w in weights]
+    for t, grads in enumerate(GRADS, start=1):
+        for i, g in enumerate(grads):
+            m[i] = beta1 * m[i] + (1 - beta1) * g
+            v[i] = beta2 * v[i] + (1 - beta2) * g**2
+            first = beta1 * m[i] + (1 - beta1) * g if nesterov else m[i]
+            update, factor = first / (np.sqrt(v[i] / (1 - beta2**t)) + eps), 1.0
+            for rows in (4, 1) if i == 0 else ():
+                w, h, u = (x.reshape(rows, -1) for x in (weights[i], g, update))
+                cosines = np.abs((w * h).sum(1)) / np.linalg.norm(w, axis=1) / np.linalg.norm(h, axis=1)
+                if cosines.max() < delta / np.sqrt(w.shape[1]):
+                    unit = w / (np.linalg.norm(w, axis=1, keepdims=True) + eps)
+                    update, factor = (u - unit * (unit * u).sum(1, keepdims=True)).reshape(update.shape), ratio
+                    projected.append(rows)
+                    break
+            weights[i] = weights[i] * (1 - lr * decay * factor) - lr / (1 - beta1**t) * update
+    assert set(projected) == {0.0: set(), 1.5: {1, 4}, 8.0: {4}}[delta]
+    options = {"eps": eps, "weight_decay": decay, "delta": delta, "wd_ratio": ratio, "nesterov": nesterov}
+    for got, want in zip(run(lambda p: AdamP(p, lr, (beta1, beta2), **options)), weights, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)

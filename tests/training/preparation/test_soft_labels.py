@@ -30,15 +30,15 @@ def without_teacher(run: list[str], folder) -> list[str]:
 def test_training_with_stored_labels_has_the_losses_of_the_teacher_online(run, tmp_path, monkeypatch):
     labels = ["--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "labels")]
     labels += ["--top_k", "10", "--label_precision", "float32", "--shard_size", "32"]
-    real, calls = soft_labels._write_shard, []
+    real, calls = soft_labels._shard, []
 
     def killed(*args):
         calls.append(args[1])
         if len(calls) == 2:
             raise KeyboardInterrupt
-        real(*args)
+        return real(*args)
 
-    monkeypatch.setattr(soft_labels, "_write_shard", killed)
+    monkeypatch.setattr(soft_labels, "_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         store([*run, *labels])
     with pytest.raises(ValueError, match="holds no finished table"):
@@ -46,7 +46,7 @@ def test_training_with_stored_labels_has_the_losses_of_the_teacher_online(run, t
     with pytest.raises(ValueError, match="holds a table begun with another top_k"):
         store([*run, *labels, "--top_k", "3"])
     calls.clear()
-    monkeypatch.setattr(soft_labels, "_write_shard", lambda *args: (calls.append(args[1]), real(*args)))
+    monkeypatch.setattr(soft_labels, "_shard", lambda *args: (calls.append(args[1]), real(*args))[1])
     store([*run, *labels])
     assert calls == [range(32, 64), range(64, 80)], "the first file was there already"
 

@@ -26,6 +26,13 @@ def make(line_trainer, scores=None, model=None, **arguments):
     return trainer
 
 
+def test_weight_decay_spares_vectors_unless_it_is_on_all(line_trainer):
+    """Line's weight is a vector."""
+    for on, decays in (("weights", [0.0]), ("all", [0.3])):
+        optimizer = make(line_trainer, weight_decay=0.3, weight_decay_on=on).create_optimizer()
+        assert [group["weight_decay"] for group in optimizer.param_groups if group["params"]] == decays
+
+
 class Steps(TrainerCallback):
     """Keeps the weights after each step."""
 

@@ -10,7 +10,8 @@ import torch
 
 from ....hub.ids import check_place
 from ...data.fingerprints import weights_fingerprint
-from ...data.stored_labels import StoredLabels, settings_of, stored_folder
+from ...data.stored_labels import StoredLabels, settings_of
+from ...data.stored_tables import table_folder
 from ...losses.registry import make_losses
 from ...run.arguments import ArgumentReader, FilledReader
 from ...run.contents import check_contents
@@ -41,7 +42,13 @@ def prepare_training(reader: ArgumentReader) -> Run:
     stored = None
     if distillation.stored_labels:
         _check_for_stored(losses, arguments)
-        folder = stored_folder(distillation.stored_labels, cache_dir=arguments[1].cache_dir, token=arguments[0].token)
+        folder = table_folder(
+            distillation.stored_labels,
+            argument="--stored_labels",
+            made_by="soft-labels",
+            cache_dir=arguments[1].cache_dir,
+            token=arguments[0].token,
+        )
         stored = StoredLabels(folder, arguments[1].cache_dir)
     make_trainer = partial(
         _make_trainer, distillation=distillation, losses=losses, model_args=arguments[0], stored=stored

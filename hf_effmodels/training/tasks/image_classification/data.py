@@ -9,6 +9,7 @@ import torch
 from ....classes import in_words
 from ...data.classes import mapped_names, shown
 from ...data.fingerprints import fingerprint
+from ...data.label_maps import LabelMaps
 from ...data.pictures import PictureArguments, Pictures, for_evaluation, for_training, image_column_of
 from ...data.seeded import SeededDataset
 from ...data.splits import (
@@ -18,7 +19,7 @@ from ...data.splits import (
     stratified_sample,
 )
 from ...run.arguments import read_mapping
-from .mixing import INDEX, SAMPLE_SEED
+from .mixing import INDEX, SAMPLE_SEED, UNMIXED
 
 # Each number up to the largest label is a class, with a name and weights.
 _MOST_CLASSES = 1_000_000
@@ -82,13 +83,35 @@ class ImageClassificationDataset(SeededDataset):
 
     With a seed it is a training set, whose samples carry a random number of their own, for what mixes samples, and
     their number.
+
+    Args:
+        source: the pictures.
+        transform: from a picture to the model's input.
+        num_channels: that pictures are read with.
+        seed: see `SeededDataset`.
+        label_maps: of a training set: labels are probabilities (classes,) then, of each crop by its own.
+        label_map_weight: share of these in the label; the rest is the picture's class.
+        mixed_epochs: of a training set: samples of later epochs say that they are not to be mixed.
     """
 
-    def __init__(self, source: LabelledImages, transform, num_channels: int, seed: int | None = None):
+    def __init__(
+        self,
+        source: LabelledImages,
+        transform,
+        num_channels: int,
+        seed: int | None = None,
+        *,
+        label_maps: LabelMaps | None = None,
+        label_map_weight: float = 1.0,
+        mixed_epochs: int | None = None,
+    ):
         super().__init__(seed)
         self.source = source
         self.transform = transform
         self.num_channels = num_channels
+        self.label_maps = label_maps
+        self.label_map_weight = label_map_weight
+        self.mixed_epochs = mixed_epochs
 
     def __len__(self) -> int:
         return len(self.source)
@@ -98,9 +121,21 @@ class ImageClassificationDataset(SeededDataset):
         sample = {"labels": int(self.source.labels[index])}
         if rng is None:
             sample["pixel_values"] = self.transform(image)
-        else:
-            sample[SAMPLE_SEED], sample[INDEX] = int(rng.integers(2**32)), index
+            return sample
+        sample[SAMPLE_SEED], sample[INDEX] = int(rng.integers(2**32)), index
+        if self.label_maps is None:
             sample["pixel_values"] = self.transform(image, rng)
+        else:
+            sample["pixel_values"], box = self.transform.with_box(image, rng)
+            target = self.label_map_weight * self.label_maps.target(index, box)
+            target[sample["labels"]] += 1 - self.label_map_weight
+            sample["labels"] = target
+        return sample
+
+    def sample_of_epoch(self, epoch: int, index: int, rng: np.random.Generator | None):
+        sample = self.sample(index, rng)
+        if self.mixed_epochs is not None and epoch >= self.mixed_epochs:
+            sample[UNMIXED] = True
         return sample
 
 

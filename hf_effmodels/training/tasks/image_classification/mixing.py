@@ -12,14 +12,17 @@ from ...data.augment import cut_box
 SAMPLE_SEED = "sample_seed"
 #: Key of a training sample's number in its data set.
 INDEX = "index"
+#: Key of a training sample whose batch is not to be mixed.
+UNMIXED = "unmixed"
 
 
 @dataclass(frozen=True)
 class Collator:
     """Stacks samples into `pixel_values` (batch, channels, height, width) and `labels`.
 
-    Labels are (batch,) class indices, or, where batches are mixed, (batch, classes) probabilities which already hold
-    the label smoothing: the two are combined as timm does. A batch is mixed with itself in reverse order.
+    Labels are (batch,) class indices, or, where batches are mixed or samples have probabilities for labels, (batch,
+    classes) probabilities which already hold the label smoothing: the two are combined as timm does. A batch is mixed
+    with itself in reverse order.
 
     Attributes:
         num_labels: number of classes.
@@ -40,16 +43,21 @@ class Collator:
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         pixels = torch.stack([sample["pixel_values"] for sample in samples])
-        labels = torch.tensor([sample["labels"] for sample in samples])
-        if SAMPLE_SEED in samples[0] and (self.mixup > 0 or self.cutmix > 0):
+        if isinstance(samples[0]["labels"], torch.Tensor):
+            labels = torch.stack([sample["labels"] for sample in samples])
+            labels = labels * (1.0 - self.smoothing) + self.smoothing / self.num_labels
+        else:
+            labels = torch.tensor([sample["labels"] for sample in samples])
+        mixes = SAMPLE_SEED in samples[0] and UNMIXED not in samples[0]
+        if mixes and (self.mixup > 0 or self.cutmix > 0):
             rng = np.random.default_rng([sample[SAMPLE_SEED] for sample in samples])
             labels = self.mix(pixels, labels, rng)
         kept = {key: torch.as_tensor([sample[key] for sample in samples]) for key in self.keep if key in samples[0]}
         return {"pixel_values": pixels, "labels": labels, **kept}
 
     def mix(self, pixels: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-        """Mix `pixels` in place; the label probabilities (batch, classes)."""
-        targets = smooth_one_hot(labels, self.num_labels, self.smoothing)
+        """Mix `pixels` in place; the label probabilities (batch, classes), of classes or of smoothed probabilities."""
+        targets = labels if labels.ndim == 2 else smooth_one_hot(labels, self.num_labels, self.smoothing)
         if rng.random() >= self.probability:
             return targets
         use_cutmix = self.cutmix > 0 and (self.mixup == 0 or rng.random() < self.switch_probability)

@@ -1,5 +1,6 @@
 """The task image-classification: its arguments, loss and metrics, and the way from arguments to results."""
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from .data import (
     load_data,
     load_evaluation_data,
 )
+from .label_maps import LabelMapArguments, load_label_maps
 from .mixing import Collator, smooth_one_hot
 from .models import class_names, load_classifier
 from .reports import write_evaluation, write_results
@@ -49,7 +51,7 @@ from .transforms import AugmentationArguments, EvaluationTransform, Normalizatio
 
 
 @dataclass
-class ImageClassificationArguments(TernaryArguments, RecipeArguments):
+class ImageClassificationArguments(LabelMapArguments, TernaryArguments, RecipeArguments):
     """`RecipeArguments`, and how batches are mixed. Evaluates and saves after each epoch and keeps the best."""
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
@@ -79,6 +81,14 @@ class ImageClassificationArguments(TernaryArguments, RecipeArguments):
             "goes_with": ({"mixup": SET}, {"cutmix": SET}),
             "accepts": "[0, 1]",
             "help": "Probability of CutMix, where both Mixup and CutMix are on.",
+        },
+    )
+    mix_off_epochs: int = field(
+        default=0,
+        metadata={
+            "goes_with": {"mixup": SET, "cutmix": SET},
+            "accepts": "[0, inf)",
+            "help": "Epochs at the end of the training whose batches are not mixed.",
         },
     )
     random_weights: bool = field(
@@ -235,13 +245,26 @@ def prepare_training(
     contents = {"training data": train.facts(), "evaluation data": evaluation.facts()}
     if model_args.model not in hf_effmodels.list_models():
         contents["model"] = weights_fingerprint(model)
+    maps = load_label_maps(
+        args, train, class_names(model.config), augmentation.train_crop, data_args.cache_dir, model_args.token
+    )
+    if maps is not None:
+        contents["label maps"] = maps.facts()
     check_contents(config, checkpoint, args.output_dir, contents)
     eval_transform = EvaluationTransform(processor)
     train_transform = TrainingTransform(eval_transform, Normalization.of(processor, num_channels), augmentation)
     trainer = make_trainer(
         model=model,
         args=args,
-        train_dataset=ImageClassificationDataset(train, train_transform, num_channels, data_seed(args)),
+        train_dataset=ImageClassificationDataset(
+            train,
+            train_transform,
+            num_channels,
+            data_seed(args),
+            label_maps=maps,
+            label_map_weight=args.label_map_weight,
+            mixed_epochs=_mixed_epochs(args),
+        ),
         eval_dataset=ImageClassificationDataset(evaluation, eval_transform, num_channels),
         processing_class=processor,
         data_collator=Collator(
@@ -290,6 +313,15 @@ def prepare_training(
         example=example,
         evaluation={"eval_fraction": EVAL_FRACTION} if held_out else {},
     )
+
+
+def _mixed_epochs(args: ImageClassificationArguments) -> int | None:
+    """Epochs whose batches may be mixed; None for all of them."""
+    if not args.mix_off_epochs:
+        return None
+    if args.max_steps > 0:
+        raise ValueError("--mix_off_epochs: it counts from the last of --num_train_epochs; --max_steps has none.")
+    return max(0, math.ceil(args.num_train_epochs) - args.mix_off_epochs)
 
 
 def add_branches(model, model_args: ModelArguments, args: ImageClassificationArguments) -> None:

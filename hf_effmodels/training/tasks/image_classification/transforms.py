@@ -20,6 +20,9 @@ from ...data.normalization import INTERPOLATIONS, Normalization
 from ...data.randaugment import RandAugment
 from ...run.values import SET, check_fields
 
+#: Principal components of the RGB values (0 to 1) of ImageNet's pixels: their deviations, and a column for each.
+_DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
+_COMPONENTS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
@@ -77,6 +80,13 @@ class AugmentationArguments:
         metadata={
             "accepts": "[0, inf)",
             "help": "Largest relative change of brightness, contrast and saturation: one number for all, or three.",
+        },
+    )
+    lighting: float = field(
+        default=0.0,
+        metadata={
+            "accepts": "[0, inf)",
+            "help": "Deviation of AlexNet's changes of colour along the principal components of ImageNet's pixels.",
         },
     )
     randaugment: str | None = field(
@@ -142,7 +152,7 @@ class EvaluationTransform:
 
 
 class TrainingTransform:
-    """Crop, flip, RandAugment or AutoAugment, colour jitter, normalisation and random erasing, in this order.
+    """Crop, flip, RandAugment or AutoAugment, colour jitter, normalisation, lighting and random erasing, in order.
 
     Args:
         evaluation: gives the size, and the geometry where `options` ask for it.
@@ -158,6 +168,8 @@ class TrainingTransform:
                 f"{channels}."
             )
         mode = MODES[channels]
+        if channels != 3 and options.lighting:
+            raise ValueError(f"--lighting takes images of 3 channels, the model has {channels}.")
         self.size = evaluation.resize_and_crop(Image.new(mode, (64, 64))).size
         self.evaluation = evaluation
         self.normalization = normalization
@@ -171,9 +183,18 @@ class TrainingTransform:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
         """The model's input (channels, height, width)."""
-        options = self.options
+        return self.with_box(image, rng)[0]
+
+    def with_box(self, image: Image.Image, rng: np.random.Generator) -> tuple[torch.Tensor, tuple[float, ...]]:
+        """The same, and the part of the picture that it shows, as shares of its size: (top, left, bottom, right).
+
+        Of `random_resized` crops; others count as the whole picture.
+        """
+        options, shown = self.options, (0.0, 0.0, 1.0, 1.0)
         if options.train_crop == "random_resized":
             box = random_resized_box(*image.size, options.crop_scale, options.crop_ratio, rng)
+            left, top, right, bottom = box
+            shown = top / image.height, left / image.width, bottom / image.height, right / image.width
             resample = INTERPOLATIONS[options.interpolation[rng.integers(len(options.interpolation))]]
             image = image.resize(self.size, resample, box=box)
         else:
@@ -189,9 +210,11 @@ class TrainingTransform:
         if options.color_jitter:
             image = color_jitter(image, options.color_jitter, rng)
         pixels = self.normalization(image)
+        if options.lighting:
+            light(pixels, options.lighting, self.normalization.scale, rng)
         if rng.random() < options.random_erasing:
             erase(pixels, options.random_erasing_count, options.random_erasing_mode, rng)
-        return pixels
+        return pixels, shown
 
 
 def shift(image: Image.Image, distance: int, rng: np.random.Generator) -> Image.Image:
@@ -208,3 +231,15 @@ def color_jitter(image: Image.Image, strength: Sequence[float], rng: np.random.G
         factor = rng.uniform(max(0.0, 1.0 - strengths[index]), 1.0 + strengths[index])
         image = _ENHANCERS[index](image).enhance(factor)
     return image
+
+
+def light(pixels: torch.Tensor, deviation: float, scale: Sequence[float], rng: np.random.Generator) -> None:
+    """Add a colour to a normalised image (3, height, width), in place: each principal component of ImageNet's colours
+    by its own deviation times a number of normal distribution (AlexNet, section 4.1).
+
+    Args:
+        deviation: of these numbers; published: 0.1.
+        scale: what a step of an 8-bit value is in the image, per channel.
+    """
+    color = _COMPONENTS @ (_DEVIATIONS * rng.normal(0.0, deviation, 3))
+    pixels += torch.from_numpy(255 * color * np.asarray(scale)).to(pixels.dtype)[:, None, None]

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hf_effmodels.training.data.augment import cut_box
-from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED, Collator, smooth_one_hot
+from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED, UNMIXED, Collator, smooth_one_hot
 
 
 def samples(count=4, seeded=True):
@@ -115,3 +115,18 @@ def test_the_first_image_of_a_mixed_batch_is_its_weight_of_itself_and_the_rest_o
     expected = [10 * weight + 40 * (1 - weight), 20.0, 40 * weight + 10 * (1 - weight)]
     assert pixels[:, 0, 0, 0].tolist() == pytest.approx(expected, rel=1e-5)
     assert labels[0].tolist() == pytest.approx([weight, 0, 1 - weight], abs=1e-6)
+
+
+def test_probabilities_for_labels_are_smoothed_and_mixed_as_classes_are_and_left_alone_at_the_end():
+    targets = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.2, 0.7], [0.0, 1.0, 0.0], [0.2, 0.5, 0.3]])
+    batch = [{**sample, "labels": target} for sample, target in zip(samples(), targets, strict=True)]
+    smoothed = 0.9 * targets + 0.1 / 3
+    for settings in ({"mixup": 0.8}, {"cutmix": 1.0}):
+        collator = Collator(3, smoothing=0.1, **settings)
+        last = collator([{**sample, UNMIXED: True} for sample in batch])
+        torch.testing.assert_close(last["labels"], smoothed)
+        assert last["pixel_values"].mean((1, 2, 3)).tolist() == [0, 1, 2, 3]
+        found = collator(batch)
+        share = 1 - found["pixel_values"][0].mean() / 3  # image 0 holds 0, its partner 3
+        assert 0 < share < 1
+        torch.testing.assert_close(found["labels"], share * smoothed + (1 - share) * smoothed.flip(0))

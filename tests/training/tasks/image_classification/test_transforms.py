@@ -249,3 +249,21 @@ def test_autoaugment_is_a_part_of_training_and_excludes_randaugment():
     assert any(not torch.equal(a, b) for a, b in zip(made["plain"], made["policy"], strict=True))
     with pytest.raises(ValueError, match="--autoaugment and --randaugment exclude each other"):
         AugmentationArguments(autoaugment="original", randaugment="rand-m9")
+
+
+def test_lighting_adds_a_colour_of_imagenets_principal_components():
+    """Published (AlexNet): of RGB from 0 to 1, with the deviations 0.2175, 0.0188 and 0.0045."""
+    plain = transform(train_crop="none", horizontal_flip=0)
+    lit = transform(train_crop="none", horizontal_flip=0, lighting=0.5)
+    shifts = []
+    for seed in range(300):
+        difference = lit(IMAGE, np.random.default_rng(seed)) - plain(IMAGE, np.random.default_rng(seed))
+        shift = difference.mean((1, 2))
+        torch.testing.assert_close(difference, shift[:, None, None].expand_as(difference), rtol=0, atol=1e-5)
+        shifts.append((shift * torch.tensor(STD)).double().numpy())
+    deviations, components = np.linalg.eigh(np.cov(np.array(shifts).T))
+    np.testing.assert_allclose(np.sqrt(deviations[::-1]) / 0.5, [0.2175, 0.0188, 0.0045], rtol=0.1)
+    assert abs(components[:, -1] @ [-0.5675, -0.5808, -0.5836]) > 0.999
+    assert abs(components[:, 0] @ [0.4009, -0.8140, 0.4203]) > 0.99
+    with pytest.raises(ValueError, match="--lighting takes images of 3 channels, the model has 1"):
+        transform(1, lighting=0.1)

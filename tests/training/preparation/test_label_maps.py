@@ -1,0 +1,213 @@
+"""Label maps are what a classifier says of each place, and crops are labelled by their part of them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_effmodels import create_model
+from hf_effmodels.training import main, prepare
+from hf_effmodels.training.data.augment import random_resized_box
+from hf_effmodels.training.losses.label_maps import pooled_targets
+from hf_effmodels.training.preparation.label_maps import main as annotate
+from hf_effmodels.training.preparation.label_maps import table
+from hf_effmodels.training.preparation.label_maps.places import PlaceClassifier
+
+from ..tasks.contract import history
+from ..tasks.distillation.conftest import teacher  # noqa: F401
+
+SHORT = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+
+
+def transformer(kind, **options):
+    common = {"num_labels": 7, "image_size": 32, "patch_size": 8}
+    return kind(**{**common, **options})
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    swin = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "patch_size": 4}
+    convnext = {"patch_size": 2, "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "num_labels": 7}
+    found = {
+        "vit": ViTForImageClassification(transformer(ViTConfig, **sizes)),
+        "swin": SwinForImageClassification(transformer(SwinConfig, **swin)),
+        "convnext": ConvNextForImageClassification(ConvNextConfig(**convnext)),
+        "mobilenetv2": MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.25, num_labels=7)),
+        "ours": create_model("vanillanet-5", num_labels=7),
+    }
+    return {name: model.eval() for name, model in found.items()}
+
+
+@pytest.mark.parametrize("name", ["swin", "mobilenetv2"])
+@torch.no_grad()
+def test_the_mean_over_the_places_is_what_an_average_and_a_linear_layer_say(networks, name):
+    pixels = torch.randn(2, 3, 32 if name == "swin" else 96, 32 if name == "swin" else 96)
+    model = networks[name]
+    for module in model.modules():  # of a network at its beginning next to nothing arrives
+        if isinstance(module, torch.nn.Linear) and module.out_features == 7:
+            torch.nn.init.normal_(module.weight)
+    maps = PlaceClassifier(model, pixels)(pixels)
+    assert maps.shape[2] > 1
+    torch.testing.assert_close(maps.mean((2, 3)), model(pixel_values=pixels).logits, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_stands_before_the_classifier_is_done_to_each_place(networks):
+    pixels = torch.randn(3, 3, 32, 32)
+    model = networks["vit"]
+    tokens = model.vit(pixels).last_hidden_state[:, 1:]
+    expected = model.classifier(tokens).transpose(1, 2).unflatten(2, (4, 4))
+    torch.testing.assert_close(PlaceClassifier(model, pixels[:2])(pixels), expected)
+    model = networks["convnext"]
+    features = model.convnext(pixels).last_hidden_state
+    expected = model.classifier(model.convnext.layernorm(features.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    torch.testing.assert_close(PlaceClassifier(model, pixels[:2])(pixels), expected)
+    assert PlaceClassifier(networks["ours"], torch.randn(2, 3, 96, 96)).grid == (3, 3)
+
+
+def test_a_network_without_places_is_refused():
+    class Blind(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 5)
+
+        def forward(self, pixel_values):
+            return {"logits": self.layer(pixel_values.mean((2, 3)))}
+
+    with pytest.raises(ValueError, match="its head is not made of features with places"):
+        PlaceClassifier(Blind(), torch.randn(2, 3, 8, 8))
+
+
+@pytest.fixture
+def run(digits_run):
+    return [*digits_run, "--train_crop", "random_resized", "--crop_scale", "0.3", "0.6", *SHORT]
+
+
+def test_the_maps_are_made_resumed_and_label_the_crops_of_a_training(run, teacher, tmp_path, monkeypatch):  # noqa: F811
+    folder = tmp_path / "maps"
+    make = [*run, "--output_dir", str(tmp_path / "unused"), "--output", str(folder), "--teacher", str(teacher)]
+    make += ["--label_precision", "float32", "--shard_size", "16", "--top_k", "3", "--teacher_image_size", "32"]
+    write, written = table.TableWriter.write, []
+
+    def killed(self, name, columns):
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        written.append(name)
+        write(self, name, columns)
+
+    monkeypatch.setattr(table.TableWriter, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(make)
+    train = [*run, "--label_maps", str(folder), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="holds no finished table of hf-effmodels prepare label-maps"):
+        main(train)
+    with pytest.raises(ValueError, match="holds a table begun with another top_k"):
+        annotate([*make, "--top_k", "5"])
+    written.clear()
+    monkeypatch.setattr(table.TableWriter, "write", lambda *args: (written.append(args[1]), write(*args)))
+    annotate(make)
+    assert [name[:11] for name in written] == ["train-00001", "train-00002"], "the first file was there already"
+
+    options = ["--label_map_weight", "0.75", "--label_map_missing", "excluded", "--label_map_temperature", "2"]
+    trainer = prepare("prepare_training", [*train, *options]).trainer
+    dataset, model = trainer.train_dataset, AutoModelForImageClassification.from_pretrained(teacher).eval()
+    processor = AutoImageProcessor.from_pretrained(teacher)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    for number in (5, 40 + 31):  # of both epochs
+        index = number % 40
+        image = dataset.source.read(index, 3)
+        pixels = torch.from_numpy(np.asarray(image.resize((32, 32), processor.resample)) / 255).permute(2, 0, 1)
+        with torch.no_grad():
+            features = model.resnet(((pixels - mean) / std)[None].float()).last_hidden_state
+            dense = torch.nn.functional.conv2d(
+                features, model.classifier[1].weight[:, :, None, None], model.classifier[1].bias
+            )
+        kept = dense.topk(3, dim=1)
+        rng = np.random.default_rng((dataset.seed, number // 40, index))
+        rng.integers(2**32)
+        left, top, right, bottom = random_resized_box(*image.size, [0.3, 0.6], [3 / 4, 4 / 3], rng)
+        box = [top / image.height, left / image.width, bottom / image.height, right / image.width]
+        expected = pooled_targets(kept.values, kept.indices, [box], 10, missing="excluded", temperature=2.0)[0]
+        own = torch.nn.functional.one_hot(torch.tensor(dataset.source.labels[index]), 10)
+        torch.testing.assert_close(dataset[number]["labels"], 0.75 * expected + 0.25 * own, rtol=1e-4, atol=1e-5)
+    assert "labels" in trainer.eval_dataset[0] and isinstance(trainer.eval_dataset[0]["labels"], int)
+
+    main([*train, "--cutmix", "1", "--mix_off_epochs", "1", "--label_smoothing_factor", "0.1"])
+    losses = history(tmp_path / "out", "loss")
+    assert len(losses) == 10 and np.isfinite(losses).all()
+
+    other = ["--output_dir", str(tmp_path / "refused")]
+    for changed, message in (
+        (["--max_train_samples", "50"], "has none of row .* nor of .* others: it was made of other samples"),
+        (["--dataset", "digits-inverted"], "was made of another picture than row 0 of digits-inverted/train"),
+        (
+            ["--train_crop", "random_padded", "--crop_scale", "0.08", "1"],
+            "--train_crop random_padded makes none; use random_resized",
+        ),
+        (["--cutmix", "1", "--mix_off_epochs", "1", "--max_steps", "4"], "--mix_off_epochs: it counts from the last"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*train, *changed, *other])
+    settings = json.loads((folder / "label_maps.json").read_text())
+    (folder / "label_maps.json").write_text(json.dumps({**settings, "classes": settings["classes"][:9]}))
+    with pytest.raises(ValueError, match="--label_maps: their classes .* are not the model's"):
+        main([*train, *other])
+    with pytest.raises(OSError, match="--label_maps: there is no folder"):
+        main([*train[:-4], "--label_maps", str(tmp_path / "nowhere"), *other])
+    assert not (tmp_path / "refused" / "training_config.yaml").exists()
+
+
+def test_published_maps_are_read_by_the_names_of_the_files(tmp_path, run):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    scores, classes = torch.randn(2, 3, 4), torch.randint(0, 2, (2, 3, 4))
+    for label in ("n01", "n02"):
+        for name in ("a", "b.c"):
+            for split in ("train", "test"):
+                file = tmp_path / "pictures" / split / label / f"{name}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray((load_digits().images[len(name)] * 15).astype(np.uint8)).save(file)
+            stored = tmp_path / "official" / label / f"{name.partition('.')[0]}.pt"
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(torch.stack([scores, classes.float()]), stored)
+    at = run.index("--dataset")
+    data = [*run[:at], "--dataset", str(tmp_path / "pictures"), *run[at + 2 :], "--output", str(tmp_path / "maps")]
+    data += ["--top_k", "2", "--output_dir", str(tmp_path / "unused"), "--cache_dir", str(tmp_path / "cache")]
+    annotate([*data, "--official_maps", str(tmp_path / "official")])
+    settings = json.loads((tmp_path / "maps" / "label_maps.json").read_text())
+    assert settings["axis_order"] == "published" and settings["map_size"] == [3, 4] and settings["samples"] == 4
+    (tmp_path / "official" / "n02" / "b.pt").unlink()
+    with pytest.raises(ValueError, match="--official_maps: 1 of 4 files are missing, such as row 3 .*b.pt"):
+        annotate([*data, "--official_maps", str(tmp_path / "official")])
+
+
+def test_wrong_input_is_named(run, teacher, tmp_path):  # noqa: F811
+    out = ["--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "maps")]
+    for options, message in (
+        ([], "--teacher is missing: name an image classifier"),
+        (["--teacher", str(teacher), "--top_k", "11"], "--top_k: got 11, accepted are numbers up to .* classes, 10"),
+        (["--teacher", str(teacher), "--teacher_image_size", "2"], "with pictures of 2×2: .* features with places"),
+        (["--teacher", str(teacher), "--official_maps", "x"], "--official_maps and --teacher exclude each other"),
+        (["--task", "causal-lm"], "--task: got causal-lm, accepted are image-classification and distillation"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            annotate([*run, *out, *options])
+    with pytest.raises(ValueError, match="--output is missing"):
+        annotate([*run, "--output_dir", str(tmp_path / "unused"), "--teacher", str(teacher)])
+    assert not (tmp_path / "maps").exists()
