@@ -219,8 +219,8 @@ class Architecture(Entry):
         image_processor: transformers' image processor class per backend (empty where there are no images).
         own_image_processor: these classes are ours, in `image_processing_<name>.py`.
         processor: our processor class in `processing_<name>.py`, of models that take images and text.
-        stock_processor: transformers' processor class around the image processor, of models that take prompts with
-            their images.
+        stock_processor: transformers' processor class around the image processor, of models that take prompts or texts
+            with their images.
         base_models: of models whose official files hold only what `freeze_base()` leaves trainable: part of the
             configuration -> where that part is by default (a Hub id), None where it must be said. `hub.convert` then
             takes `<part>_model`, the command `--<part>-model`.
@@ -244,7 +244,8 @@ class Architecture(Entry):
         """What a model takes: "image", "text" or "image+text"."""
         if not self.image_processor:
             return "text"
-        return "image+text" if self.processor else "image"
+        both = self.processor or "AutoModelForZeroShotImageClassification" in self.auto_classes
+        return "image+text" if both else "image"
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -171,7 +171,7 @@ def _has_processor(folder: Path) -> bool:
 
     model_type = str(read_json(folder, CONFIG).get("model_type"))
     architecture = ARCHITECTURES.get(model_type)
-    return model_type in PROCESSOR_MAPPING_NAMES if architecture is None else architecture.processor is not None
+    return model_type in PROCESSOR_MAPPING_NAMES if architecture is None else architecture.takes == "image+text"
 
 
 def _tokenizer_files(folder: Path, names: list[str]) -> set[str]:

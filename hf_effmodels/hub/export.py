@@ -58,7 +58,8 @@ def export(
     """
     model = unwrap(model)
     architecture = find_architecture(model)
-    if architecture.stock_processor and type(processor).__name__ == architecture.stock_processor:
+    stock = architecture.stock_processor and type(processor).__name__ == architecture.stock_processor
+    if stock and architecture.takes == "image":
         processor = processor.image_processor  # all of its settings are there
     _check_processor(architecture, processor)
     options = {"adapter_only": True} if adapter_only else {}
@@ -140,6 +141,12 @@ def _check_processor(architecture, processor) -> None:
             f"processor: got None, but {architecture.title} takes images; give one, such as that of "
             "hf_effmodels.create_image_processor(preset)"
         )
+    elif architecture.takes == "image+text":
+        if type(processor).__name__ != architecture.stock_processor:
+            raise ValueError(
+                f"{got}, but {architecture.title} takes images and text; give a {architecture.stock_processor} of "
+                "transformers, with image processor and tokenizer"
+            )
     elif architecture.own_image_processor:
         own = [architecture.image_processor_class(backend) for backend in architecture.image_processor]
         if type(processor) not in own:

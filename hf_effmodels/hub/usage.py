@@ -77,6 +77,11 @@ def _snippets(
     architecture: Architecture, auto_class: str, config, model_id: str, revision: str | None, has_processor: bool
 ) -> tuple[list[str], list[str]]:
     """Lines for an environment with the package, and for one without."""
+    if "AutoModelForZeroShotImageClassification" in architecture.auto_classes:
+        return (
+            _labels_with_package(auto_class, model_id, revision),
+            _labels_without_package(auto_class, model_id, revision),
+        )
     if architecture.takes == "image+text":
         return (
             _conversation_with_package(auto_class, model_id, revision),
@@ -258,6 +263,51 @@ def _conversation_without_package(auto_class: str, model_id: str, revision: str 
         found = "model_info(model_id).sha  # read the code of this commit, then write its hash here"
         lines.append(f'revision = "{revision}"' if revision else f"revision = {found}")
     return lines + _see_image(auto_class, ", trust_remote_code=True" + (", revision=revision" if on_hub else ""))
+
+
+def _labels_with_package(auto_class: str, model_id: str, revision: str | None) -> list[str]:
+    pin = f', revision="{revision}"' if revision else ""
+    register = "import hf_effmodels  # registers the architecture with transformers"
+    if auto_class == "AutoModelForPreTraining":
+        names = "from transformers import AutoModelForPreTraining, AutoProcessor"
+        head = [register, "import torch", "from PIL import Image", names, "", f'model_id = "{model_id}"']
+        return head + _compare_labels(auto_class, pin)
+    return [
+        register,
+        "from PIL import Image",
+        "from transformers import pipeline",
+        "",
+        f'model_id = "{model_id}"',
+        f'pipe = pipeline("zero-shot-image-classification", model=model_id{pin})',
+        _PICTURE,
+        'print(pipe(image, candidate_labels=["cat", "dog"]))',
+    ]
+
+
+def _labels_without_package(auto_class: str, model_id: str, revision: str | None) -> list[str]:
+    on_hub = model_id != LOCAL_MODEL_ID
+    lines = ["import torch"]
+    if on_hub and not revision:
+        lines.append("from huggingface_hub import model_info")
+    lines += ["from PIL import Image", f"from transformers import {auto_class}, AutoProcessor", ""]
+    lines.append(f'model_id = "{model_id}"')
+    if on_hub:
+        found = "model_info(model_id).sha  # read the code of this commit, then write its hash here"
+        lines.append(f'revision = "{revision}"' if revision else f"revision = {found}")
+    return lines + _compare_labels(auto_class, ", trust_remote_code=True" + (", revision=revision" if on_hub else ""))
+
+
+def _compare_labels(auto_class: str, options: str) -> list[str]:
+    call = "model(**inputs, return_loss=False)" if auto_class == "AutoModelForPreTraining" else "model(**inputs)"
+    return [
+        f"processor = AutoProcessor.from_pretrained(model_id{options})",
+        f"model = {auto_class}.from_pretrained(model_id{options})",
+        _PICTURE,
+        'texts = ["a photo of a cat", "a photo of a dog"]',
+        'inputs = processor(images=image, text=texts, padding=True, return_tensors="pt")',
+        "with torch.no_grad():",
+        f"    print({call}.logits_per_image.softmax(-1))",
+    ]
 
 
 def _see_image(auto_class: str, options: str) -> list[str]:

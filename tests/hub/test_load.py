@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModelForObjectDetection
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
 from hf_effmodels.hub import export, publish
 from hf_effmodels.registry import ARCHITECTURES
 
+from ..modeling import test_light_clip as light_clip
 from ..modeling.tiny import tiny_config
 from .client import detect
 from .conftest import LABELS, maker_hub, onto_the_network, run_client
@@ -79,8 +81,14 @@ def detector(tmp_path):
     return export(model, processor, tmp_path / "detector")
 
 
+@pytest.fixture
+def two_towers(tmp_path):
+    """A tiny zero-shot classifier, still with what trains it, as an exported folder."""
+    return export(light_clip.build(), light_clip.processor(), tmp_path / "two-towers")
+
+
 def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline(
-    tiny, published, others, detector, tmp_path
+    tiny, published, others, detector, two_towers, tmp_path
 ):
     pinned = {"revision": published.commit}
     asked = {
@@ -89,6 +97,7 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
         "copy": ("org/net", str(tmp_path / "copy")),
         "others": {name: str(folder) for name, (folder, _) in others.items()},
         "detector": str(detector),
+        "two_towers": str(two_towers),
         "readme": published.hub.files("org/net")["README.md"].decode(),
     }
     published.hub.requests.clear()
@@ -111,6 +120,10 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
         AutoImageProcessor.from_pretrained(detector),
     )
     assert found["detector"] == [detect(model, processor), "transformers_modules"]
+    pipe = pipeline("zero-shot-image-classification", model=str(two_towers))
+    scores = pipe(Image.linear_gradient("L").convert("RGB"), candidate_labels=["cat", "dog"])
+    assert found["two_towers"][0] == {entry["label"]: pytest.approx(entry["score"], abs=1e-5) for entry in scores}
+    assert found["two_towers"][1].startswith("transformers_modules.") and found["two_towers"][2] == 1
     assert found["snippets"] == found["local_snippets"] == 1
     assert "not supported" not in found["stderr"]
     assert published.hub.count("GET", "/cdn/") == 2  # the weights of the two repositories, once each

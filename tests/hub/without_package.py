@@ -32,6 +32,7 @@ from transformers import (  # noqa: E402
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForObjectDetection,
+    pipeline,
 )
 
 asked = json.load(sys.stdin)
@@ -61,6 +62,12 @@ if "detector" in asked:  # its image processor is no stock one
     processor = AutoImageProcessor.from_pretrained(asked["detector"], trust_remote_code=True)
     model = AutoModelForObjectDetection.from_pretrained(asked["detector"], trust_remote_code=True)
     report["detector"] = [client.detect(model, processor), type(processor).__module__.partition(".")[0]]
+if "two_towers" in asked:  # image processor and tokenizer are stock ones, the towers transformers'
+    pipe = pipeline("zero-shot-image-classification", model=asked["two_towers"], trust_remote_code=True)
+    scores = pipe(client.Image.linear_gradient("L").convert("RGB"), candidate_labels=["cat", "dog"])
+    report["two_towers"] = [{entry["label"]: entry["score"] for entry in scores}, type(pipe.model).__module__]
+    os.chdir(asked["two_towers"])
+    report["two_towers"].append(client.run_snippets(Path("README.md").read_text(), package=False))
 if "readme" in asked:
     report["snippets"] = client.run_snippets(asked["readme"], package=False)
     os.chdir(asked["load"]["folder"][0])

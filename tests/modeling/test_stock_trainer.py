@@ -24,7 +24,7 @@ SMOOTHING = 0.1
 #: axis that the Trainer smooths, as transformers' own.
 NOTHING_TO_SMOOTH = (
     *("image-feature-extraction", "feature-extraction", "mask-generation", "masked-image-modeling"),
-    *("object-detection", "image-segmentation"),
+    *("object-detection", "image-segmentation", "zero-shot-image-classification"),
 )
 HEADS = [(a, task) for a in ARCHITECTURES.values() for task in a.tasks if task.name not in NOTHING_TO_SMOOTH]
 NEIGHBOURS = {

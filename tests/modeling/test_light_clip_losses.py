@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_effmodels.training.losses.softened_contrastive import (
+from hf_effmodels.modeling.light_clip.softened_contrastive import (
     progressive_softening,
     softened_contrastive_loss,
     softened_targets,
 )
-from hf_effmodels.training.losses.token_matching import match_words, token_matching_loss, token_scores
+from hf_effmodels.modeling.light_clip.token_matching import match_words, token_matching_loss, token_scores
 
 
 def drawn(*shape, seed=0):

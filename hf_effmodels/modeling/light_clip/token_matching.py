@@ -7,6 +7,10 @@ from typing import Literal
 
 import torch
 from torch.nn import functional as F
+from transformers.utils import is_scipy_available
+
+if is_scipy_available():
+    from scipy.optimize import linear_sum_assignment
 
 
 def match_words(
@@ -34,14 +38,16 @@ def match_words(
     if not 1 <= top_k <= patches:
         raise ValueError(f"top_k: got {top_k}, accepted are 1 to the number of patches, {patches}.")
     if matching == "relaxed":
+        if top_k == 1:  # of equal ones argmax has the first
+            return similarities.detach().argmax(-1, keepdim=True).masked_fill(~mask[..., None], -1)
         order = similarities.detach().sort(dim=-1, descending=True, stable=True).indices
         return order[..., :top_k].masked_fill(~mask[..., None], -1)
     if matching != "one_to_one":
         raise ValueError(f"matching: got {matching!r}, accepted are 'relaxed' and 'one_to_one'.")
     if top_k != 1:
         raise ValueError(f"top_k: got {top_k}, accepted is 1 with one_to_one.")
-    from scipy.optimize import linear_sum_assignment
-
+    if not is_scipy_available():
+        raise ImportError("matching: one_to_one takes scipy, which is not installed: pip install scipy.")
     flat, counted = similarities.detach().reshape(-1, words, patches), mask.reshape(-1, words)
     found = torch.full((len(flat), words, 1), -1, dtype=torch.long)
     for number, (table, of_text) in enumerate(zip(flat.cpu().double(), counted.cpu(), strict=True)):
@@ -90,8 +96,14 @@ def token_matching_loss(
     logit_scale: torch.Tensor | float,
     top_k: int = 1,
     matching: Literal["relaxed", "one_to_one"] = "relaxed",
+    rows: slice = slice(None),
 ) -> torch.Tensor:
     """CLIP's loss with `token_scores` in the place of the cosines; the matching has no gradient.
+
+    Args:
+        patch_tokens, word_tokens, mask, top_k, matching: see `token_scores`; pair i is row i of all.
+        logit_scale: factor of the scores.
+        rows: the pairs whose loss it is, all by default; the others are only compared with.
 
     Raises:
         ValueError: not as many images as texts, a batch of one, and as `token_scores`.
@@ -99,6 +111,11 @@ def token_matching_loss(
     if len(patch_tokens) != len(word_tokens) or len(patch_tokens) < 2:
         count = f"{len(patch_tokens)} images and {len(word_tokens)} texts"
         raise ValueError(f"patch_tokens, word_tokens: got {count}, accepted are as many of both, two or more.")
-    logits = logit_scale * token_scores(patch_tokens, word_tokens, mask, top_k, matching)
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    own = torch.arange(len(patch_tokens), device=patch_tokens.device)
+    if len(own[rows]) == len(own):
+        of_images = of_texts = token_scores(patch_tokens, word_tokens, mask, top_k, matching)
+    else:
+        of_images = token_scores(patch_tokens[rows], word_tokens, mask, top_k, matching)
+        of_texts = token_scores(patch_tokens, word_tokens[rows], mask[rows], top_k, matching)
+    losses = [F.cross_entropy(logit_scale * scores, own[rows]) for scores in (of_images, of_texts.T)]
+    return (losses[0] + losses[1]) / 2
