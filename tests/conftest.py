@@ -1,5 +1,6 @@
 """Every test runs on one thread, without network, without a GPU and away from the user's caches."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +13,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from .pictures import undrawn  # noqa: E402
+
 torch.set_num_threads(1)
 
 
@@ -21,6 +24,23 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_finish():
+    # Millions of objects of the libraries and the tests themselves live as long as the process: each full collection
+    # of garbage would go through them all, a third of a second each time.
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def drawn_where_looked_at(request):
+    """To render the figures of its reports is most of a small run's time: only tests marked `draws` do."""
+    if request.node.get_closest_marker("draws"):
+        yield
+    else:
+        with undrawn():
+            yield

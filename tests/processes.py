@@ -4,11 +4,14 @@ A process that is forked from the tests' own inherits what torch cannot share: a
 anything was compiled before.
 """
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable
 
 from accelerate import debug_launcher
+
+from .pictures import undrawn
 
 _CLEAN = multiprocessing.get_context("forkserver")
 _CLEAN.set_forkserver_preload(["hf_effmodels.training", "hf_effmodels.training.run.trainer", __name__])
@@ -45,4 +48,6 @@ def _call(environment: dict[str, str], function: Callable, args: tuple) -> None:
     # As in a program of one's own. The server's way would make it the parent of a loader's workers, which would then
     # outlive a process that is killed, and keep the server alive with them.
     multiprocessing.set_start_method("fork", force=True)
-    function(*args)
+    gc.freeze()
+    with undrawn():
+        function(*args)

@@ -214,6 +214,7 @@ def layers_as_run(network, pixels):
     return list(calls)
 
 
+@pytest.mark.draws
 def test_a_run_prints_and_writes_its_table(tmp_path, capsys):
     command = ["--presets", "ghostnetv3-0.5x", "--against", "official-like", "--backends", "eager,onnx"]
     main([*command, "--image-size", "64", "--rounds", "2", "--output", str(tmp_path / "out")])

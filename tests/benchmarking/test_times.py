@@ -257,6 +257,7 @@ def test_every_column_of_the_table_has_its_number(tmp_path):
     assert lines[0].startswith("| preset |") and set(lines[1]) <= set("|- ") and len(lines) == 3
 
 
+@pytest.mark.draws
 def test_files_of_an_earlier_benchmark_stay_unless_they_may_go(tmp_path):
     written = tables.write([RESULT], tmp_path / "out")
     assert {path.suffix for path in written} == {".md", ".csv", ".json", ".png"}
@@ -273,6 +274,7 @@ def test_files_of_an_earlier_benchmark_stay_unless_they_may_go(tmp_path):
             tables.prepare_folder(tmp_path / "file", overwrite)
 
 
+@pytest.mark.draws
 def test_the_picture_has_a_panel_for_each_batch_and_a_bar_for_each_row(tmp_path, monkeypatch):
     from matplotlib import pyplot
 

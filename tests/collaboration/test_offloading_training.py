@@ -138,6 +138,7 @@ def test_agents_come_back_out_of_their_folder(tmp_path):
         profile_from({"bits": [1, 0], "seconds": [0, 1]})
 
 
+@pytest.mark.draws
 def test_the_command_trains_compares_and_says_where_to_cut(tmp_path, capsys):
     costs = {
         "points": [{"at": "image"}, {"at": "stages.0"}, {"at": "whole"}],

@@ -244,6 +244,7 @@ def test_effective_dimension_counts_directions():
         diversity(torch.zeros(2, 3, 4))
 
 
+@pytest.mark.draws
 def test_diagnostics_leave_padding_out_and_are_drawn(tmp_path):
     model = PanguPiForCausalLM(PanguPiConfig(**SMALL, initializer_range=0.2)).train()
     ids, mask = IDS.clone(), torch.ones_like(IDS)

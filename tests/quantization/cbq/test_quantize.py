@@ -204,6 +204,7 @@ def test_progress_of_other_work_is_refused(dense, samples, tmp_path):
         quantize(dense(), [samples + 0 * samples.roll(1) - samples], CbqConfig(**QUICK, method="gptq"), work=tmp_path)
 
 
+@pytest.mark.draws
 def test_the_report_says_what_was_measured(dense, samples, held_out, tmp_path):
     model = dense()
     with torch.no_grad():

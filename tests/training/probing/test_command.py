@@ -39,6 +39,7 @@ def probe(*words):
     return cli.main(["probe", *map(str, words), *DIGITS])
 
 
+@pytest.mark.draws
 def test_models_are_told_apart_in_a_table_and_kept(encoders, tmp_path, capsys):
     assert probe(encoders / "one", encoders / "two", "--output", tmp_path / "out") == 0
     table = capsys.readouterr().out.splitlines()

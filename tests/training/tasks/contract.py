@@ -101,6 +101,7 @@ class TaskContract:
         """Arguments of an evaluation on the data that the run evaluates on, without `--model` and `--output`."""
         raise NotImplementedError
 
+    @pytest.mark.draws
     def test_the_quickstart_trains_two_steps_and_its_card_tells_them(self, tmp_path, caplog):
         output = tmp_path / "run"
         caplog.set_level(logging.INFO, "hf_effmodels")

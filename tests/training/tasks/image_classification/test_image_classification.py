@@ -40,6 +40,7 @@ def weights(folder):
     return load_file(Path(folder) / "model.safetensors")
 
 
+@pytest.mark.draws
 def test_a_run_leaves_everything_beside_the_model_and_the_pipeline_knows_the_names(digits_run, tmp_path, monkeypatch):
     output = tmp_path / "run"
     arguments = [*digits_run, *GHOSTNET, "--ema_decay", "0.5", "--license", "mit", "--output_dir", str(output)]

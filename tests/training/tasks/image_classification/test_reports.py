@@ -24,6 +24,7 @@ FOUND = Predictions(
 )
 
 
+@pytest.mark.draws
 def test_a_row_of_the_confusion_matrix_is_a_true_class_and_a_column_a_predicted_one(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(reports, "save_figure", lambda figure, file: drawn.append((figure, file)))
@@ -64,6 +65,7 @@ def test_the_worst_mistakes_are_the_surest_ones():
     assert worst_mistakes(FOUND, 5).tolist() == [4, 2] and worst_mistakes(FOUND, 1).tolist() == [4]
 
 
+@pytest.mark.draws
 def test_an_evaluation_writes_its_reports_on_demand(convnext_folder, tmp_path):
     arguments = ["--model", str(convnext_folder), "--dataset", "digits", "--max_eval_samples", "40"]
     arguments += ["--output", str(tmp_path / "measured.json")]

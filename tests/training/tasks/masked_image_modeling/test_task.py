@@ -112,6 +112,7 @@ def test_every_scale_of_localmim_is_logged_and_weighs_what_it_should(masked_run,
 
 
 @pytest.mark.parametrize("method, target", [("simmim", None), ("localmim", "pixels"), ("fastmim", "pixels")])
+@pytest.mark.draws
 def test_what_is_predicted_is_drawn_for_every_kind(method, target, masked_run, tmp_path):
     swin = "{embed_dim: 8, depths: [1, 1, 1, 1], num_heads: [1, 1, 2, 2], window_size: 2, patch_size: 4}"
     own = {

@@ -131,6 +131,7 @@ def test_answers_are_measured_against_the_right_ones_and_the_prompt_is_seen_to_d
     assert measured["a_psnr"] == pytest.approx(float((-10 * errors.log10()).mean()), rel=1e-5)
 
 
+@pytest.mark.draws
 def test_what_is_answered_is_written(visual_run, tmp_path):
     results = main([*visual_run, "--answered_images", "2", "--max_steps", "2", "--output_dir", str(tmp_path)])
     names = {f"eval_{task}_{name}" for task in ("invert", "segment") for name in ("answer_accuracy", "psnr", "iou")}
