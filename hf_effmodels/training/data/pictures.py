@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from PIL import Image
 
+from ...images import image_name
 from .digits import load_image_splits
 from .errors import of_sample
 from .fingerprints import facts, picture
 from .images import ImageSplitArguments, read_for_stock_processor, where
 from .splits import Column, evaluation_split, find_column, number_held_out, pick_split
+
+#: Rows whose files are looked up at a time.
+_AT_A_TIME = 4096
 
 
 @dataclass
@@ -40,11 +45,13 @@ class Pictures:
         images: whatever `images.read_image` takes, by number.
         split: where they come from, for messages.
         rows: number of each picture in that split.
+        ids: of all pictures of the split, where `--id_column` names them.
     """
 
     images: Sequence
     split: str
     rows: np.ndarray
+    ids: Sequence | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,6 +77,31 @@ class Pictures:
         if limit is None or limit >= len(self):
             return self
         return self.select(np.linspace(0, len(self) - 1, limit).round().astype(np.int64))
+
+
+def picture_ids(source: Pictures) -> list[str]:
+    """By what each picture is looked up elsewhere: what `--id_column` holds, or else the name of its file, with the
+    folder before it where names repeat, or else the number of its row."""
+    if source.ids is not None:
+        return [str(source.ids[row]) for row in source.rows.tolist()]
+    paths = _paths(source)
+    if not all(paths):
+        return [str(row) for row in source.rows.tolist()]
+    names = [Path(path).name for path in paths]
+    return names if len({*names}) == len(names) else ["/".join(Path(path).parts[-2:]) for path in paths]
+
+
+def _paths(source: Pictures) -> list[str | None]:
+    """The file of each picture; what is in it is not read."""
+    if not isinstance(source.images, Column):
+        return [image_name(source.images[row]) for row in source.rows.tolist()]
+    import pyarrow.compute as pc
+
+    table, found = source.images.rows.with_format("arrow"), []
+    for start in range(0, len(source), _AT_A_TIME):
+        values = table[source.rows[start : start + _AT_A_TIME]][source.images.name]
+        found += pc.struct_field(values, "path").to_pylist()
+    return found
 
 
 def load_pictures(args: PictureArguments, token: str | None = None) -> tuple[Pictures, Pictures]:

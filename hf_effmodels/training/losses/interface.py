@@ -86,12 +86,14 @@ class Networks:
         student, teacher: name of each feature that the loss asked for -> its shape; `pooled` is always among them.
         num_classes: of the student.
         labels: class of each training sample by its number, where the data set has them all.
+        columns: shapes of what a sample has under the names of the losses' `columns`, where the data set tells.
     """
 
     student: Mapping[str, FeatureSpec]
     teacher: Mapping[str, FeatureSpec]
     num_classes: int
     labels: torch.Tensor | None = None
+    columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class Batch:
         index: numbers of the samples in the training set, (batch,), for a loss that `needs_index`.
         seeds: a random number of each sample's own, (batch,), for a loss that `needs_index`: the same however the
             samples are divided over batches and processes.
+        own_share: share of each sample's own picture in a mixed batch, (batch,); the rest is that of the sample at
+            the same place from the other end. None where that is not asked for.
         extra: whatever else a data set gives, by the names of its columns.
     """
 
@@ -112,6 +116,7 @@ class Batch:
     epochs: float = 0.0
     index: torch.Tensor | None = None
     seeds: torch.Tensor | None = None
+    own_share: torch.Tensor | None = None
     extra: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 

@@ -8,8 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from .checks import check_temperature, exact
+from .interface import POOLED, DistillationLoss, Networks
 
 KINDS = ("clip", "ctr", "byol")
+#: Column of a data set: the embedding of the text that describes each sample.
+TEXT_EMBEDS = "text_embeds"
 
 
 def text_alignment_loss(
@@ -121,3 +124,69 @@ class TextProjection(nn.Sequential):
         for layer in self:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=std)
+
+
+class TextAlignmentLoss(DistillationLoss):
+    """GPT4Image: `text_alignment_loss` of the pooled features, projected, with the embeddings of descriptions that the
+    samples have as `text_embeds`. There is no teacher; the projection is for training only.
+
+    It is a loss of the batch as a whole, over all processes, so that accumulated batches are not one large one.
+
+    Args:
+        kind: `clip`, `ctr` or `byol`. Of several processes `clip` is over all their rows, `ctr` and `byol` over each
+            one's own, as published.
+        temperature: τ; published: 0.2 for ResNets, 0.05 for DeiTs.
+        projection: `mlp` or `linear`, see `TextProjection`.
+        norm: with a batch norm in `mlp`: the published ResNets' head; without, DeiT's.
+        init_std: see `TextProjection`.
+        embed_dim: width of the embeddings; found in the data set by default.
+        true_gradient: see `gather_rows`; the published weights are meant for false.
+        mask_copies: copies of one sample in a batch (repeated augmentation) are not each other's negatives; published:
+            they are.
+        text_mixup: what a mixed picture is aligned with: `none`, the text of the first picture, as published; or
+            `mix`, both texts by their pictures' shares.
+        weight: see `DistillationLoss`; published: 0.3.
+    """
+
+    name = "text_alignment"
+    columns = (TEXT_EMBEDS,)
+    needs_teacher = False
+
+    def __init__(
+        self,
+        kind: Literal["clip", "ctr", "byol"] = "clip",
+        temperature: float = 0.2,
+        projection: Literal["mlp", "linear"] = "mlp",
+        norm: bool = True,
+        init_std: float | None = None,
+        embed_dim: int | None = None,
+        true_gradient: bool = False,
+        mask_copies: bool = False,
+        text_mixup: Literal["none", "mix"] = "none",
+        weight: float = 1.0,
+    ):
+        super().__init__(weight)
+        check_temperature(temperature)
+        for argument, value, accepted in (("kind", kind, KINDS), ("text_mixup", text_mixup, ("none", "mix"))):
+            if value not in accepted:
+                raise ValueError(f"{argument}: got {value!r}, accepted are {', '.join(accepted)}.")
+        self.kind, self.temperature, self.embed_dim = kind, temperature, embed_dim
+        self.settings = {"kind": projection, "norm": norm, "init_std": init_std}
+        self.true_gradient, self.needs_index, self.text_mixup = true_gradient, mask_copies, text_mixup
+
+    def build(self, networks: Networks) -> None:
+        shape = networks.columns.get(TEXT_EMBEDS, (self.embed_dim,))
+        if len(shape) != 1 or shape[0] is None or self.embed_dim not in (None, shape[0]):
+            raise ValueError(f"embed_dim: got {self.embed_dim} for text_embeds of shape {shape}, accepted is a width.")
+        self.projection = TextProjection(networks.student[POOLED].channels, shape[0], **self.settings)
+
+    def forward(self, student, teacher, batch):
+        images, texts = self.projection(student[POOLED]), batch.extra[TEXT_EMBEDS]
+        if self.text_mixup == "mix" and batch.own_share is not None:
+            share = batch.own_share[:, None].to(texts)
+            texts = F.normalize(share * texts + (1 - share) * texts.flip(0), dim=-1)
+        ids = batch.index if self.needs_index else None
+        if self.kind == "clip":
+            images, texts = gather_rows(images, true_gradient=self.true_gradient), gather_rows(texts)
+            ids = None if ids is None else gather_rows(ids)
+        return text_alignment_loss(images, texts, kind=self.kind, temperature=self.temperature, ids=ids)

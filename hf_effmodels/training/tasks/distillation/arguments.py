@@ -25,6 +25,13 @@ class DistillationArguments:
             "or such a data set on the Hub. Seed, augmentation and data are those it was made with."
         },
     )
+    text_embeddings: str | None = field(
+        default=None,
+        metadata={
+            "help": "Embeddings of the pictures' descriptions, for the loss text_alignment (GPT4Image): a folder of "
+            "hf-effmodels prepare text-embeddings, or such a data set on the Hub; --id_column says which is whose."
+        },
+    )
     teacher_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the teacher on the Hub."}
     )

@@ -10,8 +10,10 @@ import torch
 
 from ....hub.ids import check_place
 from ...data.fingerprints import weights_fingerprint
+from ...data.pictures import picture_ids
 from ...data.stored_labels import StoredLabels, settings_of
 from ...data.stored_tables import table_folder
+from ...data.text_embeddings import TEXT_EMBEDS, TextEmbeddings
 from ...losses.registry import make_losses
 from ...run.arguments import ArgumentReader, FilledReader
 from ...run.contents import check_contents
@@ -34,6 +36,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned distils, evaluates and writes the results."""
     distillation, *arguments = reader.read(*TRAINING_ARGUMENTS)
     losses = make_losses(distillation.losses)
+    texts = _text_embeddings(distillation, losses, arguments)
     taught = distillation.teachers or distillation.stored_labels
     if not taught and any(loss.needs_teacher for loss in losses.values()):
         raise ValueError("--teacher is missing: name an image classifier on the Hub or in a local folder.")
@@ -51,16 +54,39 @@ def prepare_training(reader: ArgumentReader) -> Run:
         )
         stored = StoredLabels(folder, arguments[1].cache_dir)
     make_trainer = partial(
-        _make_trainer, distillation=distillation, losses=losses, model_args=arguments[0], stored=stored
+        _make_trainer, distillation=distillation, losses=losses, model_args=arguments[0], stored=stored, texts=texts
     )
     run = _STUDENT.prepare_training(FilledReader(reader.task, (distillation,), arguments), make_trainer)
     if stored is not None:
         stored.check(stored_settings(run.trainer, arguments), run.trainer.train_dataset, epochs_of(run.trainer))
+    contents = {} if texts is None else {"text embeddings": texts.facts()}
     if isinstance(run.trainer.teachers, Teachers):
         pairs = zip(distillation.teachers, run.trainer.teachers.teachers, strict=True)
-        contents = {f"teacher {name}": weights_fingerprint(teacher.model) for name, teacher in pairs}
+        contents |= {f"teacher {name}": weights_fingerprint(teacher.model) for name, teacher in pairs}
+    if contents:
         check_contents(run.config, run.checkpoint, run.trainer.args.output_dir, contents)
     return replace(run, report=partial(_report, run))
+
+
+def _text_embeddings(distillation: DistillationArguments, losses: dict, arguments) -> TextEmbeddings | None:
+    reading = [name for name, loss in losses.items() if TEXT_EMBEDS in loss.columns]
+    if not distillation.text_embeddings:
+        if reading:
+            raise ValueError(
+                f"--text_embeddings is missing, which the loss {reading[0]} aligns the pictures with; hf-effmodels "
+                "prepare text-embeddings makes them."
+            )
+        return None
+    if not reading:
+        raise ValueError("--text_embeddings: none of the --losses reads them; text_alignment does.")
+    folder = table_folder(
+        distillation.text_embeddings,
+        argument="--text_embeddings",
+        made_by="text-embeddings",
+        cache_dir=arguments[1].cache_dir,
+        token=arguments[0].token,
+    )
+    return TextEmbeddings(folder, arguments[1].cache_dir)
 
 
 def _check_for_stored(losses: dict, arguments) -> None:
@@ -97,6 +123,7 @@ def _make_trainer(
     losses: dict,
     model_args,
     stored: StoredLabels | None,
+    texts: TextEmbeddings | None,
     model,
     processing_class,
     data_collator,
@@ -112,6 +139,11 @@ def _make_trainer(
     teachers = [load_teacher(name, model, processing_class, **options) for name in distillation.teachers]
     if stored is not None or any(loss.needs_index for loss in losses.values()):
         data_collator = replace(data_collator, keep=("index", "sample_seed"))
+    if texts is not None:
+        dataset = kwargs["train_dataset"]
+        get = texts.of(picture_ids(dataset.source), dataset.source.split)
+        kwargs["train_dataset"] = dataset.with_column(TEXT_EMBEDS, get)
+        data_collator = replace(data_collator, keep=(*data_collator.keep, TEXT_EMBEDS, "own_share"))
     return DistillationTrainer(
         model=model,
         teacher=Teachers(teachers, [*distillation.teachers.values()]) if teachers else stored,

@@ -22,6 +22,8 @@ from .teacher import Teacher, Teachers, make_teacher
 STATE_FILE = "distillation_state.safetensors"
 #: Keys of a batch: the samples' numbers, and a random number of each one's own.
 _NUMBERS = ("index", "sample_seed")
+#: Key of a batch: how much of each sample is its own picture, where batches are mixed.
+_OWN_SHARE = "own_share"
 #: Prefix of the student's names in the model that is trained.
 _STUDENT = "student."
 
@@ -104,7 +106,9 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
         if model.training and self.is_in_train:
             inputs = self._with_teacher(inputs)
         else:  # what is there for the losses is none of the student's business
-            inputs = {key: value for key, value in inputs.items() if key not in (*_NUMBERS, *self._columns)}
+            inputs = {
+                key: value for key, value in inputs.items() if key not in (*_NUMBERS, _OWN_SHARE, *self._columns)
+            }
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _with_teacher(self, inputs: Mapping) -> dict:
@@ -127,6 +131,7 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
             "epochs": float(self.state.num_train_epochs if self.args.max_steps > 0 else self.args.num_train_epochs),
             "index": index,
             "seeds": seeds,
+            "own_share": inputs.pop(_OWN_SHARE, None),
             "extra": {column: inputs.pop(column) for column in self._columns},
         }
         return inputs
@@ -233,7 +238,7 @@ def _build(
     labels = None
     if any(loss.needs_index for loss in losses.values()):
         labels = _sample_labels(dataset, sample_labels, [n for n, loss in losses.items() if loss.needs_index])
-    networks = Networks(ours.specs, specs, run.num_classes, labels)
+    networks = Networks(ours.specs, specs, run.num_classes, labels, _column_shapes(losses, dataset))
     with same_random_numbers(args.device):  # the student's training draws what it would draw without them
         torch.manual_seed(args.seed)
         for name, loss in losses.items():
@@ -261,6 +266,14 @@ def _check_columns(losses: Mapping[str, DistillationLoss], dataset) -> None:
             raise ValueError(
                 f"losses: {name} reads {', '.join(lacking)} from the samples, which hold {', '.join(keys)}."
             )
+
+
+def _column_shapes(losses: Mapping[str, DistillationLoss], dataset) -> dict[str, tuple[int, ...]]:
+    columns = {column for loss in losses.values() for column in loss.columns}
+    try:
+        return {column: tuple(torch.as_tensor(dataset[0][column]).shape) for column in columns}
+    except (TypeError, KeyError, IndexError, NotImplementedError):
+        return {}
 
 
 def _example(dataset, student: nn.Module) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Labelled pictures from anywhere `datasets` reads, checked before training starts."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,12 +14,14 @@ from ...data.label_maps import LabelMaps
 from ...data.pictures import PictureArguments, Pictures, for_evaluation, for_training, image_column_of
 from ...data.seeded import SeededDataset
 from ...data.splits import (
+    Column,
     find_column,
     number_held_out,
     stratified_choice,
     stratified_sample,
 )
 from ...run.arguments import read_mapping
+from ...run.values import SET
 from .mixing import INDEX, SAMPLE_SEED, UNMIXED
 
 # Each number up to the largest label is a class, with a name and weights.
@@ -34,6 +37,14 @@ class DataArguments(PictureArguments):
 
     label_column: str | None = field(
         default=None, metadata={"help": "Column of the labels; by default the only one with class names, or 'label'."}
+    )
+    id_column: str | None = field(
+        default=None,
+        metadata={
+            "goes_with": {"text_embeddings": SET},
+            "help": "Column by which the pictures' text embeddings are found; by default the name of the file, or the "
+            "number of the row.",
+        },
     )
     label_mapping: dict | str | None = field(
         default=None,
@@ -112,6 +123,13 @@ class ImageClassificationDataset(SeededDataset):
         self.label_maps = label_maps
         self.label_map_weight = label_map_weight
         self.mixed_epochs = mixed_epochs
+        self.columns: dict[str, Callable[[int], torch.Tensor]] = {}
+
+    def with_column(self, name: str, get: Callable[[int], torch.Tensor]) -> "ImageClassificationDataset":
+        """The same, whose training samples have `get(index)` under this name as well."""
+        other = copy.copy(self)
+        other.columns = {**self.columns, name: get}
+        return other
 
     def __len__(self) -> int:
         return len(self.source)
@@ -130,7 +148,7 @@ class ImageClassificationDataset(SeededDataset):
             target = self.label_map_weight * self.label_maps.target(index, box)
             target[sample["labels"]] += 1 - self.label_map_weight
             sample["labels"] = target
-        return sample
+        return sample | {name: get(index) for name, get in self.columns.items()}
 
     def sample_of_epoch(self, epoch: int, index: int, rng: np.random.Generator | None):
         sample = self.sample(index, rng)
@@ -169,6 +187,8 @@ def _hold_out(train: LabelledImages, args: DataArguments) -> tuple[LabelledImage
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     images, _ = image_column_of(rows, args, split)
     if isinstance(rows, list):
+        if args.id_column is not None:
+            raise ValueError(f"--id_column: there is no {args.id_column!r} in {split}.")
         if args.label_column not in (None, "label"):
             raise ValueError(f"--label_column: there is no {args.label_column!r} in {split}, it is 'label'.")
         labels, names = _numbered([row["label"] for row in rows], "label", split)
@@ -181,7 +201,11 @@ def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     labels, names = _numbered(rows[label_column][:], label_column, split)
     if isinstance(features[label_column], datasets.ClassLabel):
         names = list(features[label_column].names)
-    source = LabelledImages(images, split, np.arange(len(labels)), labels, names, np.unique(labels))
+    ids = None
+    if args.id_column is not None:
+        column = find_column("id_column", args.id_column, [], (), features)
+        ids = Column(rows.select_columns(column), column)
+    source = LabelledImages(images, split, np.arange(len(labels)), labels, names, np.unique(labels), ids=ids)
     check_labels(source, len(names) if names else None)
     return _mapped(source, args)
 

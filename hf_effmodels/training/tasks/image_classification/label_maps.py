@@ -54,7 +54,7 @@ def load_label_maps(args: LabelMapArguments, train, names, train_crop: str, cach
         ValueError: they are not of these pictures or classes, or crops are made in a way that says not where they are.
         OSError: they cannot be found or reached.
     """
-    if args.label_maps is None:
+    if not args.label_maps:
         return None
     if train_crop != "random_resized":
         raise ValueError(

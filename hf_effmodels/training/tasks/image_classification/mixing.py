@@ -12,6 +12,8 @@ from ...data.augment import cut_box
 SAMPLE_SEED = "sample_seed"
 #: Key of a training sample's number in its data set.
 INDEX = "index"
+#: Key of a batch: the share of its own picture in each of its samples.
+OWN_SHARE = "own_share"
 #: Key of a training sample whose batch is not to be mixed.
 UNMIXED = "unmixed"
 
@@ -30,7 +32,7 @@ class Collator:
         probability: of mixing a batch.
         switch_probability: of CutMix, where both are on.
         smoothing: label smoothing, mixed or not, of a mixing collator.
-        keep: keys of the samples that are stacked as they are, where samples have them.
+        keep: keys of the samples that are stacked as they are, where samples have them; and `OWN_SHARE`.
     """
 
     num_labels: int
@@ -48,18 +50,28 @@ class Collator:
             labels = labels * (1.0 - self.smoothing) + self.smoothing / self.num_labels
         else:
             labels = torch.tensor([sample["labels"] for sample in samples])
-        mixes = SAMPLE_SEED in samples[0] and UNMIXED not in samples[0]
+        share, mixes = 1.0, SAMPLE_SEED in samples[0] and UNMIXED not in samples[0]
         if mixes and (self.mixup > 0 or self.cutmix > 0):
             rng = np.random.default_rng([sample[SAMPLE_SEED] for sample in samples])
-            labels = self.mix(pixels, labels, rng)
-        kept = {key: torch.as_tensor([sample[key] for sample in samples]) for key in self.keep if key in samples[0]}
+            labels, share = self._mix(pixels, labels, rng)
+        kept = {
+            key: torch.stack([torch.as_tensor(sample[key]) for sample in samples])
+            for key in self.keep
+            if key in samples[0]
+        }
+        if OWN_SHARE in self.keep:
+            kept[OWN_SHARE] = torch.full((len(samples),), share)
         return {"pixel_values": pixels, "labels": labels, **kept}
 
     def mix(self, pixels: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Mix `pixels` in place; the label probabilities (batch, classes), of classes or of smoothed probabilities."""
+        return self._mix(pixels, labels, rng)[0]
+
+    def _mix(self, pixels: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
+        """`mix`, and the share of each sample's own picture."""
         targets = labels if labels.ndim == 2 else smooth_one_hot(labels, self.num_labels, self.smoothing)
         if rng.random() >= self.probability:
-            return targets
+            return targets, 1.0
         use_cutmix = self.cutmix > 0 and (self.mixup == 0 or rng.random() < self.switch_probability)
         alpha = self.cutmix if use_cutmix else self.mixup
         weight = float(rng.beta(alpha, alpha))
@@ -71,7 +83,7 @@ class Collator:
             weight = 1.0 - (bottom - top) * (right - left) / (height * width)
         else:
             pixels.copy_(weight * pixels + (1.0 - weight) * pixels.flip(0))
-        return weight * targets + (1.0 - weight) * targets.flip(0)
+        return weight * targets + (1.0 - weight) * targets.flip(0), weight
 
 
 def smooth_one_hot(labels: torch.Tensor, num_labels: int, smoothing: float) -> torch.Tensor:
