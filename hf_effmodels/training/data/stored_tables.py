@@ -23,9 +23,27 @@ def check_output(output: Path, settings: Mapping, settings_file: str) -> None:
         begun = json.loads((output / UNFINISHED / settings_file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(f"--output: {output} is not empty and holds no unfinished table; name another.") from None
-    changed = [key for key in settings if begun.get(key) != json.loads(json.dumps(settings[key]))]
+    now = json.loads(json.dumps(dict(settings)))
+    changed = [_change(key, begun.get(key), now[key]) for key in settings if begun.get(key) != now[key]]
     if changed:
         raise ValueError(f"--output: {output} holds a table begun with another {', '.join(changed)}.")
+
+
+def _change(key: str, begun, now) -> str:
+    """What differs, with its values where they can be read at a glance."""
+    plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in (begun, now))
+    return f"{key} ({begun}, now {now})" if plain and len(f"{begun}{now}") < 50 else key
+
+
+def finish_table(output: Path, settings: Mapping, settings_file: str) -> Path:
+    """Show the files of an unfinished table; its folder. After a kill in the midst of it once more."""
+    unfinished = output / UNFINISHED
+    (output / "data").mkdir(exist_ok=True)
+    for file in sorted(unfinished.glob("*.parquet")):
+        os.replace(file, output / "data" / file.name)
+    write_json(output / settings_file, settings)
+    shutil.rmtree(unfinished)
+    return output
 
 
 class TableWriter:
@@ -33,19 +51,21 @@ class TableWriter:
 
     Args:
         output: the folder.
-        rows: of the whole table.
-        shard_size: rows of a file.
+        rows: of the whole table, or what its rows are made of.
+        shard_size: of these in a file.
         settings: written to `settings_file`; a table that was begun with others is not gone on with.
     """
 
-    def __init__(self, output: Path, rows: int, shard_size: int, settings: Mapping, settings_file: str):
+    def __init__(
+        self, output: Path, rows: int, shard_size: int, settings: Mapping, settings_file: str, split: str = "train"
+    ):
         self.output, self.settings, self.settings_file = output, dict(settings), settings_file
         self.unfinished = output / UNFINISHED
         self.unfinished.mkdir(parents=True, exist_ok=True)
         write_json(self.unfinished / settings_file, self.settings)
         count = -(-rows // shard_size)
         self._shards = {
-            f"train-{number:05d}-of-{count:05d}.parquet": range(
+            f"{split}-{number:05d}-of-{count:05d}.parquet": range(
                 number * shard_size, min((number + 1) * shard_size, rows)
             )
             for number in range(count)
@@ -58,23 +78,17 @@ class TableWriter:
             name: rows for name, rows in self._shards.items() if not any((place / name).exists() for place in places)
         }
 
-    def write(self, name: str, columns: Mapping) -> None:
-        """One file of `missing()`, of arrow arrays by their names."""
+    def write(self, name: str, columns) -> None:
+        """One file of `missing()`, of arrow arrays by their names, or of an arrow table."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         with whole_file(self.unfinished / name) as part:
-            pq.write_table(pa.table(dict(columns)), part)
+            pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(dict(columns)), part)
 
     def finish(self) -> Path:
         """Show the table; its folder."""
-        (self.output / "data").mkdir(exist_ok=True)
-        for name in self._shards:
-            if (self.unfinished / name).exists():
-                os.replace(self.unfinished / name, self.output / "data" / name)
-        write_json(self.output / self.settings_file, self.settings)
-        shutil.rmtree(self.unfinished)
-        return self.output
+        return finish_table(self.output, self.settings, self.settings_file)
 
 
 def read_table(folder: str | Path, settings_file: str, *, argument: str, made_by: str, cache_dir: str | None = None):

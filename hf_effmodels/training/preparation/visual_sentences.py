@@ -4,7 +4,6 @@ Several processes share the files (`accelerate launch -m hf_effmodels.cli prepar
 that was ended goes on with those that are missing.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from accelerate import PartialState
 from ..._files import whole_file, write_json
 from ..data.fingerprints import facts, fingerprint, picture
 from ..data.image_pairs import load_pairs, read_expansion
-from ..data.stored_tables import UNFINISHED, check_output
+from ..data.stored_tables import UNFINISHED, check_output, finish_table
 from ..data.token_tables import (
     ANSWER_IDS,
     IMAGE_IDS,
@@ -137,10 +136,6 @@ def _write(output: Path, jobs: list, settings: dict, tokenizer, copies: dict, se
             pq.write_table(pa.table(columns), part)
     state.wait_for_everyone()
     if state.is_main_process:
-        (output / "data").mkdir(exist_ok=True)
-        for file in sorted(unfinished.glob("*.parquet")):
-            file.replace(output / "data" / file.name)
-        write_json(output / SETTINGS_FILE, settings)
-        shutil.rmtree(unfinished)
+        finish_table(output, settings, SETTINGS_FILE)
     state.wait_for_everyone()
     return output

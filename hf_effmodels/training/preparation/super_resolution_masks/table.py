@@ -5,9 +5,6 @@ mask that counts at each pixel, and `values`, what each mask is encoded by (see 
 """
 
 import io
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,9 +14,9 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ...._files import whole_file, write_json
 from ....pipelines.sam_diffsr.masks import ENCODINGS, encode_regions
 from ...data.fingerprints import fingerprint
+from ...data.stored_tables import TableWriter, check_output
 from ...run.arguments import ArgumentReader
 from ...run.values import check_fields
 from ...tasks.super_resolution.data import (
@@ -35,8 +32,6 @@ from ...tasks.super_resolution.data import (
 from ...tasks.super_resolution.evaluation import to_pil
 from .segmenters import Segmenter, mask_generation, slic
 
-#: In the output folder until all is done; hidden, so that `datasets` does not take it for the table.
-_UNFINISHED = ".unfinished"
 _SETTINGS = "preparation.json"
 
 
@@ -120,10 +115,10 @@ def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArgu
     for name in ("token", "device", "points_per_batch", "output", "cache_dir"):
         settings.pop(name)
     output = Path(args.output)
-    _check_output(output, settings)
+    check_output(output, settings, _SETTINGS)
     source = load_evaluation_data(data_args, args.token)
     settings["images"] = fingerprint([source.name(index) for index in range(len(source))])
-    _check_output(output, settings)
+    check_output(output, settings, _SETTINGS)
     source.image(0)
     if args.segmenter == "slic":
         return source, slic(args.num_segments, args.compactness), args, settings
@@ -146,48 +141,18 @@ class _Images(SuperResolutionDataArguments):
     """`SuperResolutionDataArguments`, all images of one split."""
 
 
-def _check_output(output: Path, settings: dict) -> None:
-    """ValueError unless the folder is free, or holds the unfinished table of these very settings."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output: {output} is a file.")
-    if not output.exists() or not any(output.iterdir()):
-        return
-    try:
-        begun = json.loads((output / _UNFINISHED / _SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ValueError(f"--output: {output} is not empty and holds no unfinished table; name another.") from None
-    changed = [f"{key}: {begun.get(key)} -> {settings[key]}" for key in settings if begun.get(key) != settings[key]]
-    if changed:
-        raise ValueError(f"--output: {output} holds a table begun with other arguments: {'; '.join(changed)}.")
-
-
 def _write(source: HighResolutionImages, segment: Segmenter, args: MaskArguments, settings: dict) -> Path:
-    output = Path(args.output)
-    unfinished = output / _UNFINISHED
-    unfinished.mkdir(parents=True, exist_ok=True)
-    write_json(unfinished / _SETTINGS, settings)
-    starts = range(0, len(source), args.shard_size)
+    table = TableWriter(Path(args.output), len(source), args.shard_size, settings, _SETTINGS, args.split)
+    missing = table.missing()
     with tqdm(total=len(source), unit="image", disable=None) as progress:
-        for number, start in enumerate(starts):
-            images = range(start, min(start + args.shard_size, len(source)))
-            shard = unfinished / f"{args.split}-{number:05d}.parquet"
-            if shard.exists():
-                progress.update(len(images))
-                continue
+        progress.update(len(source) - sum(map(len, missing.values())))
+        for name, images in missing.items():
             rows = []
             for index in images:
                 rows += _rows(source, index, segment, args)
                 progress.update()
-            _write_shard(rows, shard)
-    for number in range(len(starts)):
-        name = f"{args.split}-{number:05d}"
-        target = output / "data" / f"{name}-of-{len(starts):05d}.parquet"
-        target.parent.mkdir(exist_ok=True)
-        if (unfinished / f"{name}.parquet").exists():
-            os.replace(unfinished / f"{name}.parquet", target)
-    write_json(output / _SETTINGS, settings)
-    shutil.rmtree(unfinished)
-    return output
+            table.write(name, _shard(rows))
+    return table.finish()
 
 
 def _rows(source: HighResolutionImages, index: int, segment: Segmenter, args: MaskArguments) -> list[dict]:
@@ -239,17 +204,13 @@ def _png(image: Image.Image) -> dict:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def _write_shard(rows: list[dict], file: Path) -> None:
+def _shard(rows: list[dict]):
+    """An arrow table that says which columns are images."""
     import datasets
 
     features = {"image": datasets.Image(), NAME: datasets.Value("string"), REGIONS: datasets.Image()}
     features[VALUES] = datasets.Sequence(datasets.Value("float32"))
     if LOW in rows[0]:
         features[LOW] = datasets.Image()
-    table = datasets.Dataset.from_list(rows, features=datasets.Features(features))
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # one of our own counts the images
-    with whole_file(file) as part:
-        table.to_parquet(str(part))
-    if shown:
-        datasets.enable_progress_bars()
+    features = datasets.Features(features)
+    return datasets.Dataset.from_list(rows, features=features).data.table.cast(features.arrow_schema)
