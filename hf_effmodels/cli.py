@@ -87,6 +87,7 @@ _JOBS = {
     "use": {
         "predict": ("what a model says of files, folders or texts", "hf-effmodels predict out photos/"),
         "chat": ("with a language model", "hf-effmodels chat your-name/model"),
+        "demo": ("a model in the browser", "hf-effmodels demo out"),
     },
     "train": {
         "quickstart": (
@@ -221,6 +222,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--revision", help="branch to commit to")
     sub.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     sub.add_argument("--refresh-code", action="store_true", help="replace only the repository's Python files")
+    sub.add_argument("--space", action="store_true", help="show the model in a Space of the same name, too")
     sub.add_argument("--token", help="a token with the right to write (default: that of `hf auth login`)")
     return parser, commands.choices
 
@@ -356,6 +358,8 @@ def _export(arguments):
 def _publish(arguments) -> str:
     from .hub import publish
 
+    if arguments.space:
+        return _publish_space(arguments)
     commit = publish(
         arguments.folder,
         arguments.repo_id,
@@ -367,6 +371,19 @@ def _publish(arguments) -> str:
         license=arguments.license,
     )
     return commit.pr_url or commit.commit_url
+
+
+def _publish_space(arguments) -> str:
+    from .hub import publish
+    from .hub.space import publish_space
+
+    for name in ("create_pr", "refresh_code", "revision"):
+        if getattr(arguments, name):
+            raise ValueError(f"--space: does not go with --{name.replace('_', '-')}; publish the model first.")
+    how = {"token": arguments.token, "private": arguments.private}
+    if arguments.folder is not None:
+        publish(arguments.folder, arguments.repo_id, license=arguments.license, **how)
+    return publish_space(arguments.repo_id, **how).commit_url
 
 
 def _show_table(infos: list) -> str:
@@ -435,6 +452,12 @@ def _chat(argv: list[str]) -> int:
     from .prediction.command import chat
 
     return chat(argv)
+
+
+def _demo(argv: list[str]) -> None:
+    from .demo.command import main as demo
+
+    demo(argv)
 
 
 def _prepare(argv: list[str]) -> None:
@@ -515,6 +538,7 @@ RUNS = ("quickstart", "train", "evaluate", "benchmark", "offload", "prune", "qua
 PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "predict": _predict,
     "chat": _chat,
+    "demo": _demo,
     "quickstart": _quickstart,
     "train": _train,
     "evaluate": _evaluate,

@@ -112,7 +112,7 @@ def publish(
         PermissionError: no token, or one that may not write there.
         ConnectionError: the Hub cannot be reached or does not answer. OSError: any other refusal of the Hub.
     """
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     if create_pr and revision is not None:
         raise ValueError(f"revision: got {revision!r} with create_pr=True, but pull requests are opened against main")
     from_model = folder_or_model is not None and not isinstance(folder_or_model, (str, os.PathLike))
@@ -126,8 +126,8 @@ def publish(
         raise ValueError(f"timeout: got {timeout!r}, accepted are seconds above 0")
     commit = {"revision": revision, "create_pr": create_pr, "commit_message": commit_message}
     if refresh_code:
-        api = HfApi(endpoint=endpoint, token=_token(token))
-        with _explained(repo_id, timeout):
+        api = HfApi(endpoint=endpoint, token=stated_token(token))
+        with explained(repo_id, timeout):
             return _refresh_code(api, folder_or_model, repo_id, commit, timeout)
     with tempfile.TemporaryDirectory() as temporary:
         folder = folder_or_model
@@ -139,19 +139,20 @@ def publish(
             else:
                 export(folder_or_model, processor, folder, **facts)
         operations = _upload_operations(Path(folder), repo_id, license)
-        api = HfApi(endpoint=endpoint, token=_token(token))
-        with _explained(repo_id, timeout):
+        api = HfApi(endpoint=endpoint, token=stated_token(token))
+        with explained(repo_id, timeout):
             # Not `private=False`: an organisation may have chosen that its new repositories are private.
             api.create_repo(repo_id, private=private or None, exist_ok=True)
             if revision is not None and not revision.startswith("refs/"):
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
-            head, present = _head(api, repo_id, revision, timeout)
+            head, present = head_of(api, repo_id, revision, timeout)
             new = {operation.path_in_repo for operation in operations}
             operations += _deletions(api, repo_id, head, present, new, weights=True)
-            return _commit(api, repo_id, head, operations, commit, f"Upload {_title(Path(folder))}")
+            return commit_all(api, repo_id, head, operations, commit, f"Upload {_title(Path(folder))}")
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
+    """ValueError unless it is `"namespace/name"`."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -160,7 +161,8 @@ def _check_repo_id(repo_id: str) -> None:
         raise ValueError(f"repo_id: got {repo_id!r}, accepted is 'namespace/name', such as 'my-name/ghostnetv3'")
 
 
-def _token(token: str | None) -> str:
+def stated_token(token: str | None) -> str:
+    """The token that is given or stored; PermissionError where there is none, ValueError where it can be none."""
     token = (token or get_token() or "").strip()
     if not token:
         raise PermissionError(
@@ -389,14 +391,17 @@ def _title(folder: Path) -> str:
 # what is on the Hub
 
 
-def _download(api: HfApi, repo_id: str, name: str, revision: str | None) -> bytes:
+def download_bytes(api: HfApi, repo_id: str, name: str, revision: str | None) -> bytes:
+    """A file of a model repository."""
     with tempfile.TemporaryDirectory() as temporary:
         return Path(api.hf_hub_download(repo_id, name, revision=revision, local_dir=temporary)).read_bytes()
 
 
-def _head(api: HfApi, repo_id: str, revision: str | None, timeout: float) -> tuple[str, list[str]]:
+def head_of(
+    api: HfApi, repo_id: str, revision: str | None, timeout: float, repo_type: str = "model"
+) -> tuple[str, list[str]]:
     """Commit and file names of a branch."""
-    info = api.model_info(repo_id, revision=revision, timeout=timeout)
+    info = api.repo_info(repo_id, revision=revision, timeout=timeout, repo_type=repo_type)
     return info.sha, sorted(sibling.rfilename for sibling in info.siblings or ())
 
 
@@ -407,26 +412,26 @@ def _deletions(api: HfApi, repo_id: str, head: str, present: list[str], new, wei
     return [
         CommitOperationDelete(name)
         for name in stale
-        if (name.endswith(".py") and is_bundled(_download(api, repo_id, name, head)))
+        if (name.endswith(".py") and is_bundled(download_bytes(api, repo_id, name, head)))
         or (weights and is_weights(name) and not name.startswith("adapter_"))
     ] + [CommitOperationDelete(name) for name in gone if weights and MODEL_INDEX in new and is_weights(name)]
 
 
 def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict, timeout: float) -> CommitInfo:
-    head, present = _head(api, repo_id, commit["revision"], timeout)
+    head, present = head_of(api, repo_id, commit["revision"], timeout)
     if MODEL_INDEX in present:
-        index = json.loads(_download(api, repo_id, MODEL_INDEX, head))
+        index = json.loads(download_bytes(api, repo_id, MODEL_INDEX, head))
         operations = [CommitOperationAdd(name, content) for name, content in pipeline_code(index, repo_id).items()]
-        return _commit(api, repo_id, head, operations, commit, "Refresh the pipeline's code")
+        return commit_all(api, repo_id, head, operations, commit, "Refresh the pipeline's code")
     if CONFIG not in present:
         raise ValueError(f"repo_id: {repo_id} has no {CONFIG}; refresh_code renews the code of a published model")
-    config = json.loads(_download(api, repo_id, CONFIG, head))
+    config = json.loads(download_bytes(api, repo_id, CONFIG, head))
     code, mapping = _new_code(folder_or_model, config.get("model_type"), repo_id)
     operations = [CommitOperationAdd(name, content) for name, content in code.items()]
     operations += _deletions(api, repo_id, head, present, code, weights=False)
     if config.get("auto_map") != mapping:
         operations.append(CommitOperationAdd(CONFIG, with_auto_map(config, mapping)))
-    return _commit(api, repo_id, head, operations, commit, "Refresh the model's code")
+    return commit_all(api, repo_id, head, operations, commit, "Refresh the model's code")
 
 
 def _new_code(folder_or_model, model_type: str | None, repo_id: str) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -448,7 +453,8 @@ def _new_code(folder_or_model, model_type: str | None, repo_id: str) -> tuple[di
     return code, mapping
 
 
-def _commit(api: HfApi, repo_id: str, head: str, operations: list, commit: dict, message: str) -> CommitInfo:
+def commit_all(api: HfApi, repo_id: str, head: str, operations: list, commit: dict, message: str) -> CommitInfo:
+    """One commit on top of `head`; `commit` has further arguments of `create_commit`."""
     # create_commit rather than upload_folder: the latter may split a folder into several commits.
     options = {**commit, "commit_message": commit["commit_message"] or message, "parent_commit": head}
     return api.create_commit(repo_id, operations, **options)
@@ -458,7 +464,7 @@ def _commit(api: HfApi, repo_id: str, head: str, operations: list, commit: dict,
 
 
 @contextmanager
-def _explained(repo_id: str, timeout: float) -> Iterator[None]:
+def explained(repo_id: str, timeout: float) -> Iterator[None]:
     """Waits no longer than `timeout` for an answer, and turns the client's errors into ones that say what to do;
     nothing has been committed when they are raised."""
     session = get_session()

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     _check(arguments)
     options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
     try:
-        predictor = load_predictor(_source(arguments), task=arguments.task, options=options, device=arguments.device)
+        predictor = load_predictor(source_of(arguments), task=arguments.task, options=options, device=arguments.device)
         if arguments.save is not None and predictor.draw is None:
             raise ValueError(f"save: got {arguments.save!r}, but {predictor.task} has nothing to draw.")
         if predictor.task == "super-resolution" and arguments.save is None:
@@ -42,19 +42,21 @@ def main(argv: Sequence[str]) -> int:
     return _predict(predictor, arguments)
 
 
-class _Parser(Parser):
+class ModelParser(Parser):
+    """Knows what functions call its options."""
+
     def words(self) -> dict[str, str]:
         return {action.dest: action.option_strings[-1] for action in self.declared if action.option_strings}
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> ModelParser:
+    parser = ModelParser(
         prog="hf-effmodels predict",
         description="What a model says of pictures or texts, one line each.",
         epilog="examples:  hf-effmodels predict out photo.jpg   |   predict out photos/ --csv > found.csv   |   "
         "find . -name '*.png' | hf-effmodels predict out - --json",
     )
-    _add_model(parser)
+    add_model(parser)
     parser.add_argument(
         "inputs",
         metavar="INPUT",
@@ -77,7 +79,8 @@ def _parser() -> _Parser:
     return parser
 
 
-def _add_model(parser: Parser) -> None:
+def add_model(parser: Parser) -> None:
+    """The arguments that say which model, and how to read it."""
     parser.add_argument("model", metavar="MODEL", help="a preset, a folder, an id of the Hub, or what export wrote")
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     parser.add_argument("--token", help="for gated or private models on the Hub")
@@ -85,7 +88,8 @@ def _add_model(parser: Parser) -> None:
     parser.add_argument("--device", help="where to compute: cpu, cuda, mps (default: an accelerator, if there is one)")
 
 
-def _source(arguments) -> Source:
+def source_of(arguments) -> Source:
+    """What `add_model` has read."""
     return Source(arguments.model, arguments.revision, arguments.token, arguments.trust_remote_code)
 
 
@@ -197,12 +201,12 @@ def _save(picture, file: Path) -> Path:
 
 def chat(argv: Sequence[str]) -> int:
     """Talk with a language model until the input ends."""
-    parser = _Parser(
+    parser = ModelParser(
         prog="hf-effmodels chat",
         description="Talk with a language model. One without a chat template goes on with what it is given. An empty "
         "line or the end of the input ends it.",
     )
-    _add_model(parser)
+    add_model(parser)
     parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer (default: 128)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token (default)")
     parser.add_argument("--seed", type=int, default=0, help="of the random choice, with a temperature (default: 0)")
@@ -214,5 +218,5 @@ def chat(argv: Sequence[str]) -> int:
     check_device(arguments.device)
     from .talk import talk
 
-    talk(_source(arguments), arguments.device, arguments.max_new_tokens, arguments.temperature, arguments.seed)
+    talk(source_of(arguments), arguments.device, arguments.max_new_tokens, arguments.temperature, arguments.seed)
     return 0

@@ -100,6 +100,22 @@ def load_predictor(
         ValueError: a task that is not one of `MODULES`, or that the model is not for.
         OSError: a model that cannot be found, reached or read.
     """
+    source, task = find_task(source, task)
+    module = importlib.import_module(f"{__package__}.tasks.{MODULES[task]}")
+    return module.load(task, source, options or Options(), device or default_device())
+
+
+def find_task(source: Source | str, task: str | None = None) -> tuple[Source, str]:
+    """Where a model lies, a preset's published weights in the cache, and what it is to do.
+
+    Args:
+        source: the model; a preset stands for its published weights.
+        task: by default what the model has a head for.
+
+    Raises:
+        ValueError: a task that is not one of `MODULES`, or that the model is not for.
+        OSError: a model that cannot be found, reached or read.
+    """
     if task not in (None, *MODULES):
         raise ValueError(f"task: got {task!r}, accepted are {', '.join(MODULES)}.")
     source = Source(source) if isinstance(source, str) else source
@@ -117,8 +133,7 @@ def load_predictor(
             f"MODEL: {source.name} is for {' and '.join(own) or 'no known task'}"
             + (f", not for {task}." if task else f"; predictions are made for {', '.join(MODULES)}.")
         )
-    module = importlib.import_module(f"{__package__}.tasks.{MODULES[task]}")
-    return module.load(task, source, options or Options(), device or default_device())
+    return source, task
 
 
 def default_device() -> str:

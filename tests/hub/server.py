@@ -228,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repo(self, repo_id: str) -> Repo:
         account = self._account()
-        repo = self.hub.repos.get(repo_id)
+        repo = self.hub.repos.get(self.kind + repo_id)
         namespace = repo_id.split("/")[0]
         if repo is not None and repo.private and (account is None or namespace not in {account.name, *account.orgs}):
             repo = None
@@ -241,8 +241,14 @@ class _Handler(BaseHTTPRequestHandler):
         return json.loads(self.payload)
 
     def _route(self) -> None:
+        # A Space of the same name is another repository, under the same routes.
+        self.kind, path = "", self.path
+        for place in ("/api/spaces/", "/spaces/"):
+            if path.startswith(place):
+                self.kind, path = "spaces/", place.replace("spaces", "models", 1) + path.removeprefix(place)
+                path = path.removeprefix("/models") if place == "/spaces/" else path
         for method, pattern, handler in _ROUTES:
-            if self.command in method.split() and (match := re.fullmatch(pattern, self.path)):
+            if self.command in method.split() and (match := re.fullmatch(pattern, path)):
                 getattr(self, handler)(*match.groups())
         raise Answer(404, {"error": f"No such endpoint: {self.command} {self.path}"})
 
@@ -263,9 +269,12 @@ class _Handler(BaseHTTPRequestHandler):
         repo_id = f"{namespace}/{asked['name']}"
         self._writer(repo_id)
         url = f"{self.hub.url}/{repo_id}"
-        if repo_id in self.hub.repos:
+        key = f"spaces/{repo_id}" if asked.get("type") == "space" else repo_id
+        if key in self.hub.repos:
             raise Answer(409, {"error": "You already created this model repo", "url": url})
-        repo = self.hub.repos[repo_id] = Repo(private=asked.get("visibility") == "private")
+        if asked.get("type") == "space" and asked.get("sdk") not in ("gradio", "docker", "static"):
+            raise Answer(400, {"error": "a Space needs an sdk"})
+        repo = self.hub.repos[key] = Repo(private=asked.get("visibility") == "private")
         repo.commit("main", {".gitattributes": File(b"*.safetensors filter=lfs\n")}, "initial commit")
         raise Answer(200, {"url": url, "name": repo_id})
 
