@@ -132,6 +132,11 @@ _JOBS = {
             "hf-effmodels offload --profile resnet18 --output agents",
         ),
         "measure-split": ("what each cut costs", "hf-effmodels measure-split out --bits 8 --device-slowdown 5"),
+        "decompose": (
+            "a vision transformer into small ones, each for some classes",
+            "hf-effmodels decompose out parts --dataset digits --parts 2 --macs 0.6",
+        ),
+        "assemble": ("these into one", "hf-effmodels assemble whole parts/part0 parts/part1 --teacher out"),
     },
     "share": {
         "download": ("the published weights of a preset, converted", "hf-effmodels download ghostnetv3-1.0x"),
@@ -532,8 +537,20 @@ def _offload(argv: list[str]) -> None:
     offload(argv)
 
 
+def _decompose(argv: list[str]) -> None:
+    from .collaboration.parts_command import main_decompose
+
+    main_decompose(argv)
+
+
+def _assemble(argv: list[str]) -> None:
+    from .collaboration.parts_command import main_assemble
+
+    main_assemble(argv)
+
+
 #: Commands that run for long.
-RUNS = ("quickstart", "train", "evaluate", "benchmark", "offload", "prune", "quantize")
+RUNS = ("quickstart", "train", "evaluate", "benchmark", "offload", "prune", "quantize", "decompose")
 #: Commands with argument parsers of their own.
 PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "predict": _predict,
@@ -552,4 +569,6 @@ PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "serve-tail": _serve_tail,
     "measure-split": _measure_split,
     "offload": _offload,
+    "decompose": _decompose,
+    "assemble": _assemble,
 }

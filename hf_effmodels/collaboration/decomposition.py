@@ -118,6 +118,27 @@ def take_part(model: DeViTForImageClassification, part: int) -> DeViTForImageCla
     return taken.train(model.training)
 
 
+def keep_classes(model: DeViTForImageClassification, classes: Sequence[int]) -> DeViTForImageClassification:
+    """The same network with a classifier for some of its classes, in this order; their logits are what they were.
+
+    Raises:
+        ValueError: fewer than two classes, or one that is not there or stands twice.
+    """
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if len(classes) < 2 or len(set(classes)) < len(classes) or not 0 <= min(classes) <= max(classes) < len(names):
+        raise ValueError(
+            f"classes: got {list(classes)}, accepted are two and more different numbers from 0 to {len(names) - 1}."
+        )
+    weights, numbers = model.state_dict(), torch.tensor(list(classes), device=model.device)
+    for name in weights:
+        if name.startswith("fusion.classifiers."):
+            weights[name] = weights[name].index_select(0, numbers)
+    config = copy.deepcopy(model.config)
+    config.id2label = {new: names[old] for new, old in enumerate(classes)}
+    config.label2id = {name: number for number, name in config.id2label.items()}
+    return _with_weights(config, weights, model)
+
+
 def assemble(
     parts: Sequence[DeViTForImageClassification],
     num_labels: int,

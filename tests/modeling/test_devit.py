@@ -36,7 +36,7 @@ from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_si
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.registry import ARCHITECTURES
-from hf_effmodels.training.losses.dekd import DekdLoss, feature_relation_loss, fused_token_loss, logit_distillation
+from hf_effmodels.training.losses.dekd import DekdLoss, FusedTokensLoss, feature_relation_loss, fused_token_loss
 
 from ..threads import run_together
 from .tiny import tiny_config
@@ -252,8 +252,10 @@ def test_costs_count_the_heads_that_are_left_and_the_search_keeps_to_its_target(
     found = search_widths(evaluate, cost, 0.8 * whole.macs, depth=2, bound=0.6, tolerance=0.05, samples=20, seed=3)
     assert len(asked) == 20 and all(abs(cost(*ratios) / (0.8 * whole.macs) - 1) <= 0.05 for ratios in asked)
     assert found == min(asked, key=lambda ratios: sum(ratios[1]))
-    with pytest.raises(ValueError, match="none of 50 draws is within 2%"):
-        search_widths(evaluate, cost, 2 * whole.macs, depth=2, attempts=50)
+    with pytest.raises(ValueError, match="no draw is within 2% of it; with nothing pruned"):
+        search_widths(evaluate, cost, 2 * whole.macs, depth=2)
+    with pytest.raises(ValueError, match="no draw is within 0%"):
+        search_widths(evaluate, cost, 0.8 * whole.macs, depth=2, tolerance=0, attempts=50)
 
 
 def test_losses_are_those_of_the_formulas_written_out():
@@ -266,13 +268,11 @@ def test_losses_are_those_of_the_formulas_written_out():
         expected += (p * (p / q).log()).sum() / 2
     torch.testing.assert_close(feature_relation_loss(student, teacher), expected)
     logits, taught = torch.randn(4, 6), torch.randn(4, 6)
-    p, q = (taught / 3).softmax(-1), (logits / 3).softmax(-1)
-    torch.testing.assert_close(logit_distillation(logits, taught, "soft", 3.0), 9 * (p * (p / q).log()).mean())
-    tokens, their = torch.randn(4, 2, 6), torch.randn(4, 2, 6)
-    p, q = their.softmax(-1), tokens.softmax(-1)
-    torch.testing.assert_close(fused_token_loss(tokens, their, "kldiv"), (p * (p / q).log()).sum() / 4)
+    tokens, their_tokens = torch.randn(4, 2, 6), torch.randn(4, 2, 6)
+    p, q = their_tokens.softmax(-1), tokens.softmax(-1)
+    torch.testing.assert_close(fused_token_loss(tokens, their_tokens, "kldiv"), (p * (p / q).log()).sum() / 4)
     # The loss of recipes, of one layer q, k, v in the student and three in the teacher.
-    names = {"student_block": "s", "teacher_block": "t", "student_heads": 3, "teacher_heads": 2, "blocks": 5}
+    names = {"student_block": "s", "teacher_block": "t", "student_head_width": 4, "teacher_head_width": 7, "blocks": 5}
     loss = DekdLoss(**names, query_weight=0.7, key_weight=0.4, value_weight=0.9, logits_weight=0.3)
     ours = torch.randn(2, 5, 36)
     theirs = {f"t.{letter}_proj": torch.randn(2, 5, 14) for letter in "qkv"}
@@ -282,6 +282,15 @@ def test_losses_are_those_of_the_formulas_written_out():
         their = theirs[f"t.{letter}_proj"].reshape(2, 5, 2, 7).transpose(1, 2)
         torch.testing.assert_close(found[name], weight / 5 * feature_relation_loss(own, their))
     torch.testing.assert_close(found["logits"], 0.3 * F.cross_entropy(logits, taught.argmax(-1)))
+    soft = DekdLoss(**names, logits_weight=0.3, kind="soft", temperature=3.0, head="d")
+    found = soft({"s.qkv": ours, "logits": 0 * logits, "d": logits}, {**theirs, "logits": taught}, None)["logits"]
+    p, q = (taught / 3).softmax(-1), (logits / 3).softmax(-1)
+    torch.testing.assert_close(found, 0.3 * 9 * (p * (p / q).log()).mean())
+    fused = FusedTokensLoss(["c", "d"], ["e", "pooled"], kind="mse")
+    given = fused(
+        {"c": tokens[:, 0], "d": tokens[:, 1]}, {"e": their_tokens[:, 0], "pooled": their_tokens[:, 1]}, None
+    )
+    torch.testing.assert_close(given, 2 * F.mse_loss(tokens, their_tokens))
 
 
 @pytest.mark.parametrize(

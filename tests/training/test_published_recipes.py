@@ -174,6 +174,36 @@ RELABEL = {
     "min_lr": 0,
     "warmup_steps": 5 / 300,
 }
+# The objective is twice the published one: so are the largest norm of its gradient, and Adam's epsilon.
+DEVIT = {
+    **TIMM_IMAGES,
+    **ADAMW,
+    "gradient_accumulation_steps": 1,
+    "randaugment": "rand-m9-mstd0.5-inc1",
+    "repeated_augmentation": 3,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "lr_scheduler_type": "cosine_over_warmup",
+    "ema_decay": None,
+}
+DEKD = {
+    **DEVIT,
+    "num_train_epochs": 100,
+    "learning_rate": 8e-5 * 2048 / 512,
+    "weight_decay": 0,
+    "max_grad_norm": 2 * 1.0,
+    "adam_epsilon": 2e-8,
+    "min_lr": 1e-5,
+    "warmup_steps": 5 / 100,
+}
+ENSEMBLE = {
+    **DEVIT,
+    "num_train_epochs": 50,
+    "per_device_train_batch_size": 128,
+    "learning_rate": 3e-4 * 1024 / 512,
+    "weight_decay": 0.05,
+    "adam_epsilon": 2e-8,
+}
 VANILLA_KD = {
     **IMAGENET,
     "losses": {"kd": {"weight": 1.0, "temperature": 1}},
@@ -451,6 +481,32 @@ PUBLISHED = {
     },
     "ofa_kd/imagenet_vit": {**OFA_VIT, **IMAGENET, "min_lr": 1e-6, "ema_decay": 0.99996},
     "ofa_kd/cifar100_vit": {**OFA_VIT, **OFA_CIFAR, "min_lr": 1e-5, "ema_decay": None},
+    # 2309.05015: the official repository
+    "devit/cifar100_teacher": {
+        **DEVIT,
+        "num_train_epochs": 100,
+        "per_device_train_batch_size": 256,
+        "learning_rate": 1e-4 * 2048 / 512,
+        "weight_decay": 0,
+    },
+    "devit/cifar100_part": {**DEKD, "losses": {"dekd": {"weight": 2}}, "dataset": "uoft-cs/cifar100"},
+    "devit/imagenet_part": {
+        **DEKD,
+        **IMAGENET,
+        "losses": {
+            "dekd": {
+                "weight": 2,
+                "teacher_block": "deit.layers.5.attention",
+                "head": "fusion.classifiers.distillation",
+            }
+        },
+    },
+    "devit/cifar100_fusion": {
+        **ENSEMBLE,
+        "dataset": "uoft-cs/cifar100",
+        "losses": {"deit": {"kind": "hard", "weight": 2 * 0.5}, "fused_tokens": {"weight": 2}},
+    },
+    "devit/imagenet_fusion": {**ENSEMBLE, **IMAGENET},
     # 2305.15781, table of strategies; the official commands
     "vanilla_kd/a1": {
         **VANILLA_KD,
@@ -754,6 +810,7 @@ def test_the_recipes_that_are_published_are_known():
         "sam_diffsr/small",
         "tinysam/shapes_teacher",
         "dtop/digits",
+        "devit/digits",
         "fastmim/quickstart",
         "ghostnetv3/quickstart",
         "ghostnetv3/coco_rt_detr",

@@ -110,6 +110,11 @@ def kept_of(scores: torch.Tensor, ratio: float) -> list[int]:
     count = int(len(scores) * (1 - ratio))
     if not 0 <= ratio < 1 or count < 1:
         raise ValueError(f"ratio: got {ratio} of {len(scores)}, accepted are ratios from 0 that leave 1 and more.")
+    return highest(scores, count)
+
+
+def highest(scores: torch.Tensor, count: int) -> list[int]:
+    """Numbers of the `count` highest scores, ascending."""
     return scores.argsort(descending=True, stable=True)[:count].sort().values.tolist()
 
 

@@ -57,6 +57,38 @@ def complexity(
     return Complexity(parameters / 1e6, flops / 1e9)
 
 
+def part_macs(config, part: int = 0, neurons: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> int:
+    """Multiply-adds of one image in one part of a `DeViTConfig`, of whatever kind and size: those of convolutions,
+    linear layers and attention. The classifier is left out.
+
+    Args:
+        config: of the model.
+        part: number of the part.
+        neurons, heads: what each block has of these; by default what the configuration says.
+    """
+    sizes = config.parts[part]
+    width, head = sizes["hidden_size"], sizes["head_dim"]
+    if config.part_type == "cct":
+        kernel, side, channels, macs = config.tokenizer_kernel_size, config.image_size, config.num_channels, 0
+        stride, padding = max(1, kernel // 2 - 1), max(1, kernel // 2)
+        for layer in range(config.num_tokenizer_layers):
+            after = width if layer == config.num_tokenizer_layers - 1 else 64
+            convolved = (side + 2 * padding - kernel) // stride + 1
+            macs += convolved**2 * channels * after * kernel**2
+            side, channels = (convolved - 1) // 2 + 1, after
+        tokens = side**2
+        macs += 2 * tokens * width  # attention pooling: scores, and the weighted sum
+    else:
+        patches = (config.image_size // config.patch_size) ** 2
+        tokens = patches + config.num_tokens
+        macs = patches * width * config.num_channels * config.patch_size**2
+    neurons = sizes["intermediate_sizes"] if neurons is None else neurons
+    heads = sizes["num_heads"] if heads is None else heads
+    for count, hidden in zip(heads, neurons, strict=True):
+        macs += 4 * tokens * width * count * head + 2 * tokens**2 * count * head + 2 * tokens * width * hidden
+    return macs
+
+
 def search_widths(
     evaluate: Callable[[list[float], list[float]], float],
     cost: Callable[[list[float], list[float]], float],
@@ -73,8 +105,8 @@ def search_widths(
 
     Args:
         evaluate: quality of (neuron ratios, head ratios), higher is better; called once a sample.
-        cost: of the same, in the target's unit. The official target is `shrink_ratio · 9.19`, thousand millions of
-            floating point operations of the whole network, compared with multiply-adds.
+        cost: of the same, in the target's unit; it does not grow with a ratio. The official target is `shrink_ratio ·
+            9.19`, thousand millions of floating point operations of the whole network, compared with multiply-adds.
         depth: blocks.
         bound: ratios are drawn evenly from 0 to this.
         attempts: draws until it is given up.
@@ -88,6 +120,9 @@ def search_widths(
             "between 0 and 1, a tolerance from 0, samples and depth from 1."
         )
     draw, best, found = random.Random(seed), None, 0
+    most, least = (cost([share] * depth, [share] * depth) for share in (0.0, bound))
+    if most < (1 - tolerance) * target or least > (1 + tolerance) * target:
+        attempts = 0  # what costs less for more pruning is never going to be near
     for _ in range(attempts):
         ratios = [draw.uniform(0, bound) for _ in range(2 * depth)]
         neurons, heads = ratios[:depth], ratios[depth:]
@@ -101,9 +136,8 @@ def search_widths(
             break
     if best is None:
         raise ValueError(
-            f"target: got {target}, and none of {attempts} draws is within {tolerance:.0%} of it; with nothing pruned "
-            f"it is {cost([0.0] * depth, [0.0] * depth):g}, with all that bound={bound} allows "
-            f"{cost([bound] * depth, [bound] * depth):g}."
+            f"target: got {target:g}, and no draw is within {tolerance:.0%} of it; with nothing pruned it is "
+            f"{most:g}, with all that bound={bound} allows {least:g}."
         )
     return best[1:]
 

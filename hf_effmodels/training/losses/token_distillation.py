@@ -39,6 +39,15 @@ def token_distillation_loss(
     return temperature**2 * F.kl_div(found, expected, reduction="none", log_target=True).mean()
 
 
+def check_classifier(networks: Networks, argument: str, path: str) -> None:
+    """ValueError unless a module of the student gives a number for each class."""
+    shape = networks.student[path].shape
+    if shape != (networks.num_classes,):
+        raise ValueError(
+            f"{argument}: {path} gives {shape}, accepted are the student's {networks.num_classes} classes."
+        )
+
+
 class TokenDistillationLoss(DistillationLoss):
     """`token_distillation_loss` of a head of the student's.
 
@@ -66,11 +75,8 @@ class TokenDistillationLoss(DistillationLoss):
         return () if self.head == LOGITS else (self.head,)
 
     def build(self, networks: Networks) -> None:
-        if self.head != LOGITS and networks.student[self.head].shape != (networks.num_classes,):
-            raise ValueError(
-                f"head: {self.head} gives {networks.student[self.head].shape}, accepted are the student's "
-                f"{networks.num_classes} classes."
-            )
+        if self.head != LOGITS:
+            check_classifier(networks, "head", self.head)
 
     def forward(self, student, teacher, batch):
         options = {"kind": self.kind, "temperature": self.temperature}

@@ -17,7 +17,8 @@ from hf_effmodels.compression.pruning.vision_widths import complexity, prune_par
 from hf_effmodels.hub.convert import convert_state_dict, official_name
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.registry import ARCHITECTURES
-from hf_effmodels.training.losses.dekd import feature_relation_loss, fused_token_loss, logit_distillation
+from hf_effmodels.training.losses.dekd import feature_relation_loss, fused_token_loss
+from hf_effmodels.training.losses.token_distillation import token_distillation_loss
 
 from .. import golden
 
@@ -39,7 +40,7 @@ def _distillation(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     config, values = case["config"], golden.inputs(case, dtype)
     logits = values["logits"].requires_grad_()
     distilled = values.get("dist_logits", logits)
-    term = logit_distillation(distilled, values["teacher"], config["type"], config["tau"])
+    term = token_distillation_loss(distilled, values["teacher"], kind=config["type"], temperature=config["tau"])
     base = _base_loss(config["base"], logits, values["labels"])
     loss = (1 - config["alpha"]) * base + config["alpha"] * term
     loss.backward()
@@ -158,7 +159,8 @@ def _ensemble(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     if config["teacher_size"] is None:
         return results
     base = F.cross_entropy(outputs.logits, values["labels"], label_smoothing=config["smoothing"])
-    term = logit_distillation(outputs.logits, values["teacher_logits"], config["distillation"], config.get("tau", 1.0))
+    options = {"kind": config["distillation"], "temperature": config.get("tau", 1.0)}
+    term = token_distillation_loss(outputs.logits, values["teacher_logits"], **options)
     results["cls_loss"] = (1 - config["alpha"]) * base + config["alpha"] * term
     results["token_loss"] = fused_token_loss(outputs.fused_tokens, values["teacher_token"].transpose(0, 1))
     (results["cls_loss"] + results["token_loss"]).backward()

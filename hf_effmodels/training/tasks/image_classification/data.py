@@ -1,6 +1,7 @@
 """Labelled pictures from anywhere `datasets` reads, checked before training starts."""
 
 import copy
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -53,6 +54,13 @@ class DataArguments(PictureArguments):
             "those of a trained model, or the same for several that become one."
         },
     )
+    classes: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Take the pictures of these classes alone, which are then all there are; with --label_mapping by "
+            "their new names."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,6 +68,12 @@ class DataArguments(PictureArguments):
         for name, new in self.label_mapping.items():
             if new is None or isinstance(new, dict | list):
                 raise ValueError(f"--label_mapping: got {new!r} for {name}, accepted are names.")
+        if self.classes is not None:
+            if isinstance(self.classes, str) or not all(isinstance(n, str | int) for n in self.classes):
+                raise ValueError(f"--classes: got {self.classes!r}, accepted is a list of names.")
+            self.classes = in_words([str(name) for name in self.classes])
+            if twice := sorted({name for name in self.classes if self.classes.count(name) > 1}):
+                raise ValueError(f"--classes: {twice[0]!r} stands there twice.")
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,8 @@ def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
         if args.label_column not in (None, "label"):
             raise ValueError(f"--label_column: there is no {args.label_column!r} in {split}, it is 'label'.")
         labels, names = _numbered([row["label"] for row in rows], "label", split)
-        return _mapped(LabelledImages(images, split, np.arange(len(rows)), labels, names, np.unique(labels)), args)
+        source = LabelledImages(images, split, np.arange(len(rows)), labels, names, np.unique(labels))
+        return _chosen(_mapped(source, args), args)
     import datasets
 
     features = rows.features
@@ -207,7 +222,26 @@ def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
         ids = Column(rows.select_columns(column), column)
     source = LabelledImages(images, split, np.arange(len(labels)), labels, names, np.unique(labels), ids=ids)
     check_labels(source, len(names) if names else None)
-    return _mapped(source, args)
+    return _chosen(_mapped(source, args), args)
+
+
+def _chosen(source: LabelledImages, args: DataArguments) -> LabelledImages:
+    """The pictures of `--classes` alone, numbered in the order in which these are named."""
+    if args.classes is None:
+        return source
+    check_labels(source, None)
+    names = source.names or [str(number) for number in range(int(source.numbers.max(initial=-1)) + 1)]
+    unknown = [name for name in args.classes if name not in names]
+    if unknown and source.split == f"{args.dataset}/{args.train_split}":
+        near = difflib.get_close_matches(unknown[0], names, n=3)
+        hint = f"nearest: {', '.join(near)}" if near else f"there are {shown(names)}"
+        raise ValueError(f"--classes: {source.split} has no class {unknown[0]!r}; {hint}.")
+    table = np.full(len(names), -1)
+    known = [name for name in args.classes if name in names]
+    table[[names.index(name) for name in known]] = np.arange(len(known))
+    chosen = source.select(np.flatnonzero(table[source.labels] >= 0))
+    labels = table[chosen.labels]
+    return replace(chosen, labels=labels, numbers=np.unique(labels), names=known)
 
 
 def _mapped(source: LabelledImages, args: DataArguments) -> LabelledImages:

@@ -175,3 +175,20 @@ def test_a_column_that_a_built_in_data_set_lacks_is_refused(column):
         with pytest.raises(ValueError, match=f"--{name}_column: there is no '{column}' in digits/.*, it is '{name}'"):
             load_data(DataArguments(dataset="digits", **{f"{name}_column": column}))
     assert load_data(DataArguments(dataset="digits", image_column="image", label_column="label"))
+
+
+def test_some_classes_alone_are_all_there_are(tmp_path):
+    train, test = load_data(DataArguments(dataset="digits", classes=[7, "2"]))
+    whole, _ = load_data(DataArguments(dataset="digits"))
+    assert train.names == test.names == ["7", "2"] and set(train.labels) == set(test.labels) == {0, 1}
+    assert train.rows[train.labels == 0].tolist() == whole.rows[whole.labels == 7].tolist()
+    mapped = DataArguments(dataset="digits", classes=["even"], label_mapping={"2": "even", "4": "even"})
+    assert load_evaluation_data(mapped).names == ["even"]
+    numbers = {"train": write_parquet(tmp_path / "n.parquet", [3, 0, 5, 3], names=None)}
+    train, _ = load_data(parquet(tmp_path, data_files=numbers, classes=["3", "5"], eval_holdout=1))
+    assert train.names == ["3", "5"] and len(train) == 2
+    with pytest.raises(ValueError, match=r"--classes: digits/train has no class '12'; nearest: "):
+        load_data(DataArguments(dataset="digits", classes=["1", "12"]))
+    for wrong in (["1", "1"], "1", [1.5]):
+        with pytest.raises(ValueError, match="--classes: "):
+            DataArguments(dataset="digits", classes=wrong)

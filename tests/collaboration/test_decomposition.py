@@ -1,0 +1,170 @@
+"""One vision transformer becomes several smaller ones, each for some classes, and these become one."""
+
+import json
+
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from hf_effmodels import cli
+from hf_effmodels.benchmarking.counting import count
+from hf_effmodels.collaboration.decomposition import from_transformers, keep_classes
+from hf_effmodels.collaboration.shrinking import shrink
+from hf_effmodels.compression.pruning.hsic import kept_of, score_part
+from hf_effmodels.compression.pruning.vision_widths import part_macs, prune_part
+from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
+from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
+from hf_effmodels.models import create_image_processor
+
+
+def whole() -> DeViTForImageClassification:
+    torch.manual_seed(4)
+    config = DeViTConfig(
+        image_size=16,
+        patch_size=8,
+        parts=[part_sizes(16, 2, 4)],
+        initializer_range=0.3,
+        id2label={number: str(number) for number in range(10)},
+        label2id={},
+    )
+    return DeViTForImageClassification(config).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    whole().save_pretrained(folder)
+    create_image_processor("devit-s", image_size=16).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"part_type": "vit", "image_size": 40, "patch_size": 8, "num_channels": 1},
+        {"part_type": "deit", "image_size": 32, "patch_size": 16},
+        {
+            "part_type": "cct",
+            "image_size": 30,
+            "num_tokenizer_layers": 2,
+            "tokenizer_kernel_size": 5,
+            "qkv_bias": False,
+        },
+    ],
+)
+def test_multiply_adds_of_a_part_are_those_that_are_counted(options):
+    parts = [{"hidden_size": 16, "head_dim": 4, "num_heads": [4, 1], "intermediate_sizes": [10, 32]}]
+    config = DeViTConfig(**options, parts=parts, num_labels=3)
+    with torch.device("meta"):
+        model = DeViTForImageClassification(config).requires_grad_(False).eval()
+    model.set_attn_implementation("eager")  # its products of matrices are seen by the counter
+    size = config.image_size
+    counted = count(model, torch.empty(1, config.num_channels, size, size, device="meta")).macs
+    classifiers = 16 * 3 * config.num_tokens
+    assert part_macs(config) == counted - classifiers
+    fewer = part_macs(config, neurons=[10, 30], heads=[3, 1])
+    tokens = model.devit.parts[0].embeddings.position_embeddings.shape[1]
+    assert part_macs(config) - fewer == 4 * tokens * 16 * 4 + 2 * tokens**2 * 4 + 2 * tokens * 16 * 2
+
+
+@torch.no_grad()
+def test_logits_of_the_classes_that_are_kept_are_what_they_were():
+    model, pixels = whole(), torch.randn(3, 3, 16, 16)
+    some = keep_classes(model, [7, 2, 9])
+    torch.testing.assert_close(some(pixels).logits, model(pixels).logits[:, [7, 2, 9]])
+    assert some.config.id2label == {0: "7", 1: "2", 2: "9"} and some.config.label2id["9"] == 2
+    for wrong in ([3], [3, 3], [3, 10], [-1, 3]):
+        with pytest.raises(ValueError, match="classes: got"):
+            keep_classes(model, wrong)
+
+
+@torch.no_grad()
+def test_the_best_choice_within_the_budget_is_taken():
+    torch.manual_seed(0)
+    model, pixels = whole(), torch.randn(60, 3, 16, 16)
+    labels = model(pixels).logits.argmax(-1)
+    found = shrink(model, pixels, labels, macs=0.7, score_images=20, samples=30, tolerance=0.05, seed=1)
+    assert found.accuracy[0] == 1.0 and found.accuracy[1] < 1.0
+    assert found.macs == (part_macs(model.config), part_macs(found.model.config))
+    assert abs(found.macs[1] / found.macs[0] / 0.7 - 1) <= 0.05
+    right = (found.model(pixels[20:]).logits.argmax(-1) == labels[20:]).double().mean()
+    assert found.accuracy[1] == pytest.approx(float(right))
+    # The heads and neurons that are left are those of the highest scores.
+    sizes = found.model.config.parts[0]
+    heads, neurons = score_part(model, pixels[:20])
+    kept = [
+        [kept_of(scores, 1 - count / len(scores)) for scores, count in zip(of, counts, strict=True)]
+        for of, counts in ((heads, sizes["num_heads"]), (neurons, sizes["intermediate_sizes"]))
+    ]
+    torch.testing.assert_close(prune_part(model, *kept)(pixels).logits, found.model(pixels).logits)
+    one = shrink(model, pixels, labels, macs=0.7, score_images=20, samples=1, tolerance=0.05, seed=1)
+    assert one.accuracy[1] < found.accuracy[1]
+    same = shrink(model, pixels, labels, macs=1.0, score_images=20)
+    assert same.model is model and same.macs[0] == same.macs[1]
+    for options, message in (
+        ({"macs": 0.0}, "macs: got 0.0"),
+        ({"score_images": 60}, "score_images: got 60 of 60"),
+        ({"macs": 0.1, "score_images": 20}, "target: got"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            shrink(model, pixels, labels, **options)
+
+
+def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, capsys):
+    parts, out = tmp_path / "parts", tmp_path / "assembled"
+    options = ["--dataset", "digits", "--parts", "2", "--samples", "5", "--tolerance", "0.1", "--score_images", "40"]
+    more = ["--search_images", "30", "--macs", "0.7"]
+    assert cli.main(["decompose", str(folder), str(parts), *options, *more]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((parts / "parts.json").read_text())["parts"]
+    assert [part["classes"] for part in report] == [["7", "3", "2", "8", "5"], ["6", "9", "4", "0", "1"]]
+    assert "--classes 7 3 2 8 5" in said and str(parts / "part1") in said
+    pixels = torch.randn(2, 3, 16, 16)
+    sent = []
+    for number, part in enumerate(report):
+        model = DeViTForImageClassification.from_pretrained(parts / f"part{number}").eval()
+        assert model.num_parameters() == part["parameters"] < whole().num_parameters()
+        assert part["macs"] == part_macs(model.config) < 0.8 * part["macs_before"]
+        assert part["pictures"] == {"scores": 35, "search": 35}  # half, where there are not enough for both
+        sent.append(model.encode(0, pixels))
+    names = [str(parts / f"part{number}") for number in range(2)]
+    assert cli.main(["assemble", str(out), *names, "--teacher", str(folder)]) == 0
+    model = DeViTForImageClassification.from_pretrained(out).eval()
+    assert model.config.fusion_hidden_size == 16 and model.config.class_groups == [[7, 3, 2, 8, 5], [6, 9, 4, 0, 1]]
+    assert [model.config.id2label[n] for n in range(10)] == [str(n) for n in range(10)]
+    for number, tokens in enumerate(sent):
+        torch.testing.assert_close(model.encode(number, pixels), tokens)
+    assert cli.main(["assemble", str(tmp_path / "alone"), *names[::-1]]) == 0
+    alone = DeViTForImageClassification.from_pretrained(tmp_path / "alone")
+    assert alone.config.fusion_hidden_size is None
+    assert [alone.config.id2label[n] for n in range(10)] == ["6", "9", "4", "0", "1", "7", "3", "2", "8", "5"]
+    for argv, message in (
+        (["assemble", str(tmp_path / "x"), names[0], "--teacher", str(folder)], "the parts lack 0, 1, 4, 6, 9"),
+        (["assemble", str(tmp_path / "x"), names[0], names[0]], "class_groups: missing are"),
+        (["assemble", str(tmp_path / "x"), str(out)], "has 2 parts, accepted is a DeViT of one"),
+        (["assemble", str(tmp_path / "x"), names[0], "--fusion-hidden-size", "0"], "--fusion-hidden-size: got 0"),
+        (["decompose", str(folder), str(tmp_path / "x"), "--dataset", "digits", "--parts", "6"], "--parts: got 6"),
+        (["decompose", str(folder), str(tmp_path / "x"), "--dataset", "digits", "--macs", "1.5"], "--macs: got 1.5"),
+        (["decompose", str(folder), str(tmp_path / "x"), *options, "--macs", "0.1"], "--macs: got 0.1, and no draw"),
+        (["decompose", str(tmp_path), str(tmp_path / "x"), "--dataset", "digits"], "--model: "),
+        (["decompose", "--dataset", "digits"], "--model is missing"),
+        (["decompose", str(folder), str(folder), "more", "--dataset", "digits"], "one value too many: 'more'"),
+        (["decompose", str(folder), str(tmp_path / "x"), *options, "--classes", "1", "2"], "no picture of 0, 3"),
+    ):
+        assert cli.main(argv) == 2
+        assert message in capsys.readouterr().err, argv
+    assert not (tmp_path / "x").exists()
+
+
+def test_networks_of_transformers_are_decomposed_as_they_are(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+    names = {number: str(number) for number in range(10)}
+    vit = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, id2label=names)).eval()
+    vit.save_pretrained(tmp_path / "vit")
+    create_image_processor("devit-s", image_size=16).save_pretrained(tmp_path / "vit")
+    options = ["--dataset", "digits", "--parts", "5", "--macs", "1", "--score_images", "4", "--search_images", "4"]
+    assert cli.main(["decompose", str(tmp_path / "vit"), str(tmp_path / "parts"), *options, "--json"]) == 0
+    part = DeViTForImageClassification.from_pretrained(tmp_path / "parts" / "part4").eval()
+    pixels, group = torch.randn(2, 3, 16, 16), [int(part.config.id2label[n]) for n in range(2)]
+    torch.testing.assert_close(part(pixels).logits, vit(pixels).logits[:, group])
+    assert isinstance(from_transformers(vit), DeViTForImageClassification)
