@@ -277,6 +277,20 @@ GOLD_YOLO = {
     "ema_ramp": 2000,
 }
 PUBLISHED = {
+    # Sorted LLaMA's model, data and sub-models; the rest is the README of Stanford Alpaca.
+    "sortednet/alpaca_llama2_13b": {
+        "model": "meta-llama/Llama-2-13b-hf",
+        "dataset": "tatsu-lab/alpaca",
+        "sorted_submodels": {f"layers-{n}": {"num_hidden_layers": n} for n in range(12, 40, 4)},
+        "num_train_epochs": 5,
+        "learning_rate": 1e-5,
+        "per_device_train_batch_size": 2,  # 128 in all, on one device
+        "gradient_accumulation_steps": 64,
+        "block_size": 512,
+        "weight_decay": 0,
+        "warmup_steps": 0.03,
+        "lr_scheduler_type": "cosine",
+    },
     # 2305.12972; main.py, optim_factory.py
     "vanillanet/imagenet": {
         **IMAGENET,
@@ -820,6 +834,7 @@ def test_the_recipes_that_are_published_are_known():
         "bitnet158/tinyshakespeare",
         "pangu_pi/tinyshakespeare",
         "parameternet_moe/pydoc",
+        "sortednet/pydoc",
     )
     others = {name for name in list_recipes() if name.startswith(own) or name.endswith("/cifar10")}
     assert others | PUBLISHED.keys() == set(list_recipes())

@@ -21,7 +21,8 @@ from transformers import initialization as init
 _SLICEABLE = re.compile(
     r"(^|\.)((q|k|v|o|out|gate|up|down)_proj|query|key|value|dense|fc[12]|dense_h_to_4h|dense_4h_to_h|convolution"
     r"|projection|embed_tokens|embed_in|embed_out|word_embeddings|lm_head|score|classifier(\.\d)?"
-    r"|cls_token|position_embeddings|[a-z_]*norm[a-z_]*)(\.(weight|bias|running_mean|running_var))?$"
+    r"|cls_token|position_embeddings|act_fn\.(scale|bias)"
+    r"|[a-z_]*norm[a-z_]*)(\.(weight|bias|running_mean|running_var))?$"
 )
 
 
@@ -194,16 +195,17 @@ class SubmodelView(nn.Module):
         if sizes and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
             raise ValueError("gradient_checkpointing: got True, accepted is False for sub-models in training.")
         self._whole = (model,)  # in a tuple: its weights are not this module's
-        self._skeleton = (_skeleton(model, submodel_config(model.config, **sizes)),) if sizes else None
+        # What runs: the whole, or a module that has the shapes of weights alone. Its modes are this module's.
+        self.network = _skeleton(model, submodel_config(model.config, **sizes)) if sizes else model
+        self.training = model.training
         if sizes:
-            submodel_weights(model, self._skeleton[0])
+            submodel_weights(model, self.network.train(model.training))
 
     def forward(self, **inputs):
         (model,) = self._whole
-        if self._skeleton is None:
+        if self.network is model:
             return model(**inputs)
-        smaller = self._skeleton[0].train(model.training)
-        return functional_call(smaller, submodel_weights(model, smaller), (), inputs)
+        return functional_call(self.network, submodel_weights(model, self.network), (), inputs)
 
 
 def run_submodel(model: PreTrainedModel, sizes: dict, inputs: dict):

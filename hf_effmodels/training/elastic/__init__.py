@@ -4,6 +4,8 @@ import importlib
 
 _MODULES = {
     "DelayedShrinking": ".delayed_shrinking",
+    "SortedArguments": ".arguments",
+    "SortedRun": ".sorted_runs",
     "SortedTraining": ".sorted_training",
     "sandwich_backward": ".sandwich",
 }

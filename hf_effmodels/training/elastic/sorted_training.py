@@ -9,9 +9,6 @@ from torch import nn
 
 from ...compression.elastic.submodels import SubmodelView
 
-#: Among the inputs of a training step: which sub-model it is for.
-_VIEW = "submodel"
-
 
 class SortedTraining:
     """Mix-in of a Trainer whose model's sub-models learn together, each from the labels:
@@ -33,8 +30,9 @@ class SortedTraining:
         submodels_per_step: how many different ones are drawn for a step (g_acc); None for all of them.
 
     Raises:
-        ValueError: sizes that are none; an unfitting number; label smoothing, which needs to know the model's class;
-            FSDP or DeepSpeed, which keep weights in parts.
+        ValueError: sizes that are none; an unfitting number; label smoothing, where the trainer has no loss of its own
+            and would need to know the model's class; FSDP or DeepSpeed, which keep weights in parts; activation
+            checkpointing, which would compute a second time with other weights.
     """
 
     def __init__(self, *arguments, submodels: Sequence[Mapping], submodels_per_step: int | None = None, **options):
@@ -46,14 +44,17 @@ class SortedTraining:
             raise ValueError(
                 f"submodels_per_step: got {submodels_per_step}, accepted are 1 to {len(self.submodels)}, or None."
             )
-        if self.args.label_smoothing_factor:
+        if self.args.label_smoothing_factor and self.compute_loss_func is None:
             raise ValueError("label_smoothing_factor: the models' own losses are trained on; accepted is 0.")
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError(
                 "submodels: they need the weights whole; accepted is training without FSDP and DeepSpeed."
             )
+        if self.args.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing: got True, accepted is False for sub-models in training.")
         self.submodels_per_step = submodels_per_step or len(self.submodels)
-        self._views = [SubmodelView(self.model, sizes) for sizes in self.submodels]
+        self.views = [SubmodelView(self.model, sizes) for sizes in self.submodels]
+        self._view: SubmodelView | None = None  # the one that the present pass is for
 
     def draw_submodels(self, step: int) -> list[int]:
         """Numbers of the sub-models of a step."""
@@ -62,18 +63,20 @@ class SortedTraining:
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
         total = 0
         for number in self.draw_submodels(self.state.global_step):
-            view = self._views[number].train()
-            total = total + super().training_step(model, {**inputs, _VIEW: view}, num_items_in_batch)
+            self._view = self.views[number].train()
+            try:
+                total = total + super().training_step(model, inputs, num_items_in_batch)
+            finally:
+                self._view = None
         if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
             self._average_gradients()
         return total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if (view := inputs.pop(_VIEW, None)) is None:
+        if self._view is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         # Past a wrapper such as DistributedDataParallel, which expects one forward pass for each step.
-        loss = super().compute_loss(view, inputs, False, num_items_in_batch) / self.submodels_per_step
-        return loss
+        return super().compute_loss(self._view, inputs, False, num_items_in_batch) / self.submodels_per_step
 
     def _average_gradients(self) -> None:
         for parameter in self.model.parameters():

@@ -25,6 +25,8 @@ RUN_FILE = "training_config.yaml"
 _HEADER = "# The arguments of the run in this folder"
 #: In a checkpoint: the weights training goes on with, where `model.safetensors` holds their moving average.
 WEIGHTS_WITHOUT_EMA = "model_without_ema.safetensors"
+#: Sub-models of a trained one, a folder each, and a table of what they are.
+SUBMODELS, SUBMODELS_TABLE = "submodels", "submodels.json"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RESULTS = (
@@ -282,6 +284,10 @@ def clear_output_folder(folder: Path) -> None:
         if _CHECKPOINT.fullmatch(checkpoint.name) and checkpoint.is_dir():
             shutil.rmtree(checkpoint)
     clear_export(folder / "hub")
+    if _is_ours(folder / RUN_FILE):
+        for name in read_run(folder).get("sorted_submodels") or ():
+            shutil.rmtree(folder / SUBMODELS / name, ignore_errors=True)
+        (folder / SUBMODELS_TABLE).unlink(missing_ok=True)
     # The record goes last: as long as anything is left, it says that this is a run.
     for name in (*_RESULTS, "trainer_state.json", "all_results.json", "README.md", RUN_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -7,8 +7,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from hf_effmodels.compression.elastic import extract_submodel
 from hf_effmodels.training.elastic import DelayedShrinking, SortedTraining, sandwich_backward
 
-from ...processes import run_in_two
-
 SUBMODELS = [{"num_hidden_layers": 1}, {"num_hidden_layers": 2, "intermediate_size": 16}, {}]
 
 
@@ -132,19 +130,3 @@ def test_the_sandwich_weighs_the_others_and_smooths_the_largest():
     (expected,) = torch.autograd.grad(first + 0.25 * second, weight)
     torch.testing.assert_close(found, expected)
     assert len(sandwich_backward(run, 5, [2], labels, weight=0.0)) == 1
-
-
-def _train_and_save(folder: str, batch: int) -> None:
-    model = _model()
-    arguments = {"per_device_train_batch_size": batch, "max_steps": 2}
-    _trainer(folder, model, arguments=arguments, submodels_per_step=2).train()
-    model.save_pretrained(folder)
-
-
-def test_two_processes_take_the_steps_of_one(tmp_path):
-    run_in_two(_train_and_save, str(tmp_path / "two"), 4)
-    _train_and_save(str(tmp_path / "one"), 8)
-    one, two = (LlamaForCausalLM.from_pretrained(tmp_path / name) for name in ("one", "two"))
-    for (name, weight), other in zip(one.named_parameters(), two.parameters(), strict=True):
-        torch.testing.assert_close(other, weight, msg=name)
-    assert not torch.equal(one.lm_head.weight, _model().lm_head.weight)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ...elastic.arguments import SortedArguments
 from ...run.arguments import read_mapping
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments
@@ -56,7 +57,7 @@ class LanguageModelArguments:
 
 
 @dataclass
-class CausalLMArguments(TernaryArguments, RecipeArguments):
+class CausalLMArguments(SortedArguments, TernaryArguments, RecipeArguments):
     """`RecipeArguments`, and what is measured and shown on the way."""
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})

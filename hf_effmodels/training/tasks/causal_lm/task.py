@@ -20,6 +20,7 @@ from ...data.text.arguments import TextArguments
 from ...data.text.documents import evaluated_split, load_evaluation_texts, load_texts, read
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
 from ...data.text.streaming import PackedStream, read_state
+from ...elastic.sorted_runs import making_sorted
 from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.contents import check_contents
 from ...run.output_folder import open_run
@@ -29,7 +30,7 @@ from ...run.ternary import add_warm_start, make_ternary
 from .arguments import CausalLMArguments, EvaluationArguments, LanguageModelArguments
 from .models import find_tokenizer, is_pretrained, load_language_model
 from .reports import write_evaluation, write_results
-from .trainer import CausalLMTrainer
+from .trainer import CausalLMTrainer, SortedCausalLMTrainer
 
 #: The dataclasses that read a training recipe.
 TRAINING_ARGUMENTS = (LanguageModelArguments, TextArguments, CausalLMArguments)
@@ -48,6 +49,10 @@ def prepare_training(reader: ArgumentReader, make_trainer: Callable[..., CausalL
     """
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, text_args, args = arguments
+    if args.sorted_submodels and make_trainer is not CausalLMTrainer:
+        raise ValueError(f"--sorted_submodels: --task {reader.task} trains one network; accepted is --task causal-lm.")
+    if args.sorted_submodels:
+        make_trainer = making_sorted(SortedCausalLMTrainer, args)
     if text_args.streaming:
         _check_stream_arguments(args)
     config, checkpoint = open_run(reader, arguments)
@@ -82,7 +87,10 @@ def prepare_training(reader: ArgumentReader, make_trainer: Callable[..., CausalL
 
     def report(train_metrics: dict) -> dict:
         metrics = trainer.evaluate()
-        return write_results(trainer, train_metrics, metrics, config, model_args, text_args)
+        results = write_results(trainer, train_metrics, metrics, config, model_args, text_args)
+        if args.sorted_submodels:
+            trainer.save_submodels()
+        return results
 
     return Run(trainer, checkpoint, config, report, example=lambda _: ["Once upon a time"])
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from transformers import EvalPrediction, TrainerCallback, default_data_collator
 
 from ...data.text.streaming import PackedStream, read_state, write_state
+from ...elastic.sorted_runs import SortedRun
 from ...losses.token_losses import token_losses
 from ...run.sharding import shard_on_cpus
 from ...run.trainer import RecipeTrainer
@@ -77,9 +79,13 @@ class CausalLMTrainer(RecipeTrainer):
     def task_loss(self, model, inputs, num_items_in_batch=None):
         loss, outputs = super().task_loss(model, inputs, num_items_in_batch)
         if model.training:
-            self._tokens += inputs["input_ids"].numel()
-            self.mixture.add(outputs, self.model.config)
+            self.count(model, inputs, outputs)
         return loss, outputs
+
+    def count(self, model, inputs, outputs) -> None:
+        """Take a batch of the training into what is logged."""
+        self._tokens += inputs["input_ids"].numel()
+        self.mixture.add(outputs, self.model.config)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -150,6 +156,22 @@ class CausalLMTrainer(RecipeTrainer):
             logits = model(**inputs).logits
         sums, counts = token_losses(logits, labels)
         return None, sums, counts
+
+
+class SortedCausalLMTrainer(SortedRun, CausalLMTrainer):
+    """Trains a language model and its sub-models, see `SortedRun`. Tokens are logged once, however many sub-models
+    learn from them; what is said of experts is the whole's."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        if self.train_dataset is not None:
+            length, drawn = self.train_dataset.block.size, self.submodels_per_step
+            self._flops_per_token = drawn * mean(flops_per_token(view.network, length) for view in self.views)
+
+    def count(self, model, inputs, outputs) -> None:
+        self._tokens += inputs["input_ids"].numel() / self.submodels_per_step
+        if model.network is self.model:
+            self.mixture.add(outputs, self.model.config)
 
 
 def summarize(prediction: EvalPrediction) -> dict[str, float]:

@@ -22,6 +22,8 @@ from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
 from ...data.seeded import data_seed
+from ...elastic.arguments import SortedArguments
+from ...elastic.sorted_runs import SortedRun, making_sorted
 from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
 from ...run.contents import check_contents
 from ...run.header import class_facts, class_warnings, multiply_adds
@@ -51,7 +53,7 @@ from .transforms import AugmentationArguments, EvaluationTransform, Normalizatio
 
 
 @dataclass
-class ImageClassificationArguments(LabelMapArguments, TernaryArguments, RecipeArguments):
+class ImageClassificationArguments(SortedArguments, LabelMapArguments, TernaryArguments, RecipeArguments):
     """`RecipeArguments`, and how batches are mixed. Evaluates and saves after each epoch and keeps the best."""
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
@@ -180,6 +182,10 @@ class ImageClassificationTrainer(RecipeTrainer):
         return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / num_items_in_batch
 
 
+class SortedImageClassificationTrainer(SortedRun, ImageClassificationTrainer):
+    """Trains a classifier and its sub-models, see `SortedRun`."""
+
+
 def ranked_classes(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the metrics need: the (up to) five likeliest classes of each image, the likeliest first, its loss, and the
     probability of the likeliest."""
@@ -215,6 +221,12 @@ def prepare_training(
     """
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, augmentation, args = arguments
+    if args.sorted_submodels and make_trainer is not ImageClassificationTrainer:
+        raise ValueError(
+            f"--sorted_submodels: --task {reader.task} trains one network; accepted is --task image-classification."
+        )
+    if args.sorted_submodels:
+        make_trainer = making_sorted(SortedImageClassificationTrainer, args)
     config, checkpoint = open_run(reader, arguments)
 
     train, evaluation = load_data(data_args, model_args.token)
@@ -288,7 +300,10 @@ def prepare_training(
     def report(train_metrics: dict) -> dict:
         fold_training_branches(trainer.network)
         measured = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
-        return write_results(trainer, train_metrics, measured, config, model_args, data_args)
+        results = write_results(trainer, train_metrics, measured, config, model_args, data_args)
+        if args.sorted_submodels:
+            trainer.save_submodels()
+        return results
 
     def example(output: Path) -> list[str]:
         file = output / "example.png"

@@ -1,0 +1,159 @@
+"""Sub-models that learn together in runs of the tasks causal-lm and image-classification."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    ConvNextImageProcessorPil,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_effmodels.training import evaluate, main, prepare
+
+from ...processes import run_in_two
+from ..tasks.contract import history, same, weights
+
+SUBMODELS = "{one: {num_hidden_layers: 1}, thin: {intermediate_size: 24}}"
+SIZES = "{hidden_size: 32, intermediate_size: 48, num_hidden_layers: 3, num_attention_heads: 2}"
+
+
+@pytest.fixture
+def sorted_text_run(text_run):
+    return [*text_run, "--model_config", SIZES, "--sorted_submodels", SUBMODELS, "--max_steps", "6"]
+
+
+@pytest.fixture
+def sorted_digits_run(vit_folder, digits_run):
+    """13 samples in batches of 4: the last step of an epoch has fewer."""
+    submodels = "{narrow: {num_hidden_layers: 1, intermediate_size: 8}}"
+    return [*digits_run, "--model", str(vit_folder), "--sorted_submodels", submodels, "--max_train_samples", "13"]
+
+
+@pytest.fixture(scope="module")
+def vit_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vit")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=10)).save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": 16}, crop_pct=0.875).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resnet_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("resnet")
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[2, 1], layer_type="basic", num_labels=10, num_channels=3
+    )
+    ResNetForImageClassification(config).save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": 16}, crop_pct=0.875).save_pretrained(folder)
+    return folder
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_ends_in_the_same_weights(sorted_text_run, tmp_path):
+    run = [*sorted_text_run, "--submodels_per_step", "2", "--ema_decay", "0.8", "--gradient_accumulation_steps", "2"]
+    run += ["--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "9", "--eval_strategy", "steps"]
+    run += ["--eval_steps", "3", "--bf16", "true"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    main([*run, "--output_dir", str(whole)])
+    main([*run, "--output_dir", str(resumed), "--resume_from_checkpoint", str(whole / "checkpoint-2")])
+    assert same(weights(whole), weights(resumed))
+    assert np.array_equal(history(whole, "eval_thin_loss"), history(resumed, "eval_thin_loss"))
+    names = {name.partition(":")[0] for name in weights(resumed)}
+    assert names >= {"submodels/one/model.safetensors", "submodels/thin/model.safetensors", "model.safetensors"}
+
+
+def test_eight_small_batches_give_the_gradient_of_one_large(sorted_text_run, tmp_path):
+    run = [*sorted_text_run, "--optim", "sgd", "--max_grad_norm", "0", "--max_steps", "2"]
+    logged = []
+    for batch, steps in ((8, 1), (1, 8)):
+        size = ["--per_device_train_batch_size", str(batch), "--gradient_accumulation_steps", str(steps)]
+        main([*run, *size, "--output_dir", str(tmp_path / f"{batch}x{steps}")])
+        logged.append(history(tmp_path / f"{batch}x{steps}", "loss", "grad_norm"))
+    np.testing.assert_allclose(*logged, rtol=1e-4)
+
+
+def test_a_step_is_the_mean_over_plain_models_and_each_is_saved_as_it_was_measured(
+    sorted_text_run, text_file, tmp_path
+):
+    prepared = prepare(
+        "prepare_training",
+        [*sorted_text_run, "--max_steps", "1", "--learning_rate", "0", "--output_dir", str(tmp_path)],
+    )
+    batch = next(iter(prepared.trainer.get_train_dataloader()))
+    results = prepared.train()
+    folders = {"one": "submodels/one", "thin": "submodels/thin", "whole": "."}
+    models = {name: AutoModelForCausalLM.from_pretrained(tmp_path / folder) for name, folder in folders.items()}
+    losses = [model(**batch).loss.item() for model in models.values()]
+    assert history(tmp_path, "loss")[0, 0] == pytest.approx(np.mean(losses), rel=1e-5)
+    table = json.loads((tmp_path / "submodels.json").read_text())
+    for name, model in list(models.items())[:2]:
+        data = ["--dataset", str(text_file), "--text_unit", "line", "--block_size", "16", "--eval_fraction", "0.1"]
+        where = ["--model", str(tmp_path / folders[name]), "--output", str(tmp_path / f"{name}.json")]
+        found = evaluate(["--task", "causal-lm", *where, *data])
+        assert found["loss"] == pytest.approx(results[f"eval_{name}_loss"], rel=1e-5)
+        assert table[name]["loss"] == results[f"eval_{name}_loss"] != results["eval_loss"]
+        assert table[name]["parameters"] == model.num_parameters()
+    # Early exit: the first layers draft, the whole verifies.
+    prompt = {"input_ids": batch["input_ids"][:1, :4], "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    assisted = models["whole"].generate(**prompt, assistant_model=models["one"])
+    torch.testing.assert_close(assisted, models["whole"].generate(**prompt))
+
+
+def test_two_processes_follow_the_trajectory_of_one(sorted_digits_run, tmp_path):
+    run = [*sorted_digits_run, "--max_grad_norm", "0", "--eval_strategy", "steps", "--eval_steps", "4"]
+    run += ["--save_strategy", "no", "--load_best_model_at_end", "false", "--num_train_epochs", "1"]
+    run += ["--submodels_per_step", "1", "--per_device_eval_batch_size", "3"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    run_in_two(main, [*run, "--per_device_train_batch_size", "2", "--output_dir", str(two)])
+    main([*run, "--per_device_train_batch_size", "4", "--output_dir", str(one)])
+    for keys in (("loss", "grad_norm"), ("eval_loss", "eval_narrow_loss", "eval_narrow_accuracy")):
+        np.testing.assert_allclose(history(two, *keys), history(one, *keys), rtol=1e-4)
+    expected = weights(one)
+    assert all(torch.allclose(expected[name], value, atol=1e-5) for name, value in weights(two).items())
+
+
+def test_batch_norms_of_each_network_are_those_of_the_training_samples(resnet_folder, digits_run, tmp_path):
+    run = [*digits_run, "--model", str(resnet_folder), "--sorted_submodels", "{small: {depths: [1, 1]}}"]
+    run += ["--submodel_calibration_samples", "16", "--max_steps", "4", "--eval_steps", "2", "--save_strategy", "no"]
+    run += ["--load_best_model_at_end", "false"]
+    watched, unwatched = tmp_path / "watched", tmp_path / "unwatched"
+    prepared = prepare("prepare_training", [*run, "--eval_strategy", "steps", "--output_dir", str(watched)])
+    results = prepared.train()
+    images = torch.stack([prepared.trainer.train_dataset[index]["pixel_values"] for index in range(16)])
+    for folder, name in ((watched, "eval_loss"), (watched / "submodels" / "small", "eval_small_loss")):
+        model = AutoModelForImageClassification.from_pretrained(folder)
+        stem = model.resnet.embedder.embedder
+        with torch.no_grad():
+            features = stem.convolution(images)
+        torch.testing.assert_close(stem.normalization.running_mean, features.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+        arguments = ["--model", str(folder), "--dataset", "digits", "--max_eval_samples", "11"]
+        measured = evaluate([*arguments, "--output", str(tmp_path / f"{name}.json")])
+        assert measured["loss"] == pytest.approx(results[name], rel=1e-5)
+    # What is measured on the way leaves no trace.
+    main([*run, "--eval_strategy", "no", "--output_dir", str(unwatched)])
+    assert same(weights(watched), weights(unwatched))
+
+
+def test_what_cannot_be_is_refused_before_the_work(sorted_text_run, sorted_digits_run, tmp_path):
+    for run, arguments, reason in (
+        (sorted_text_run, ["--sorted_submodels", "{a: {}}"], "--sorted_submodels: got {} for a"),
+        (sorted_text_run, ["--sorted_submodels", "{a/b: {num_hidden_layers: 1}}"], "got the name 'a/b'"),
+        (sorted_text_run, ["--sorted_submodels", "{a: {num_hidden_layers: 9}}"], "num_hidden_layers: got 9, accepted"),
+        (sorted_text_run, ["--submodels_per_step", "4"], "--submodels_per_step: got 4, accepted are 1 to 3"),
+        (sorted_text_run, ["--bitnet", "mean"], "does not go with --bitnet"),
+        (sorted_text_run, ["--gradient_checkpointing", "true"], "gradient_checkpointing: got True"),
+        (sorted_text_run, ["--task", "language-distillation", "--teacher", "."], "language-distillation trains one"),
+        (sorted_digits_run, ["--training_branches", "2"], "does not go with --training_branches"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            prepare("prepare_training", [*run, *arguments, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
