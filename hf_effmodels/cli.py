@@ -115,7 +115,7 @@ _JOBS = {
             "hf-effmodels tiny-lm suggest-config --params 15M --vocab 4096",
         ),
         "prune": (
-            "a language model, to a budget of parameters",
+            "a language model or vision transformer, to a budget of parameters",
             "hf-effmodels prune out smaller --target-parameters 0.5 --dataset pydoc_topics",
         ),
         "quantize": (

@@ -19,10 +19,15 @@ def load_model(name: str):
 
     with reading("--model", name):
         model, info = AutoModelForCausalLM.from_pretrained(name, dtype="auto", output_loading_info=True)
+    check_weights(name, model, info)
+    return model
+
+
+def check_weights(name: str, model, info: dict, argument: str = "--model") -> None:
+    """ValueError of a model that was loaded without some of its weights, or with some that are not finite."""
     missing = sorted({*info["missing_keys"], *(str(key) for key in info.get("mismatched_keys", ()))})
     if missing:
-        raise ValueError(f"--model: {name!r} lacks weights of its configuration: {', '.join(missing[:3])} ...")
+        raise ValueError(f"{argument}: {name!r} lacks weights of its configuration: {', '.join(missing[:3])} ...")
     broken = [key for key, weight in model.state_dict().items() if not weight.isfinite().all()]
     if broken:
-        raise ValueError(f"--model: {name!r} has weights that are not finite: {', '.join(broken[:3])} ...")
-    return model
+        raise ValueError(f"{argument}: {name!r} has weights that are not finite: {', '.join(broken[:3])} ...")

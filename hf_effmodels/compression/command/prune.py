@@ -1,4 +1,4 @@
-"""`hf-effmodels prune MODEL OUT ...`: a language model within a budget of parameters."""
+"""`hf-effmodels prune MODEL OUT ...`: a language model or a vision transformer within a budget of parameters."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ _SIZES = {
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prune a language model and write it.
+    """Prune a model and write it.
 
     Raises:
         ValueError, OSError: for wrong input, before any long work; nothing has been written then.
@@ -63,10 +63,14 @@ def share_or_number(text: str) -> float:
 def _parser() -> Parser:
     parser = Parser(
         prog="hf-effmodels prune",
-        description="A smaller language model out of a trained one, of the same class (Minitron, "
-        "https://arxiv.org/abs/2407.14679): neurons, heads, channels and layers that say least go.",
+        description="A smaller language model or vision transformer out of a trained one, of the same class "
+        "(Minitron, https://arxiv.org/abs/2407.14679): neurons, heads, channels and layers that say least go.",
     )
-    parser.add_argument("model", help="a Hub id or a folder: LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi, PanGu-π")
+    parser.add_argument(
+        "model",
+        help="a Hub id or a folder: LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi, PanGu-π; "
+        "ViT, DeiT, ViTMSN, I-JEPA, BEiT",
+    )
     parser.add_argument("out", help="folder to write; it must be new, empty or of an earlier call")
     parser.add_argument(
         "--target-parameters", type=share_or_number, help="a share such as 0.5, or a number such as 15M"
@@ -86,6 +90,7 @@ def _parser() -> Parser:
     parser.add_argument("--calibration-batches", type=count, default=16)
     parser.add_argument("--batch-size", type=count, default=8, help="sequences of a calibration batch")
     parser.add_argument("--block-size", type=count, default=256, help="tokens of a calibration sequence")
+    parser.add_argument("--images", help="folder of pictures that a vision transformer is calibrated on")
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, ...")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     add_corpus(parser)
@@ -96,15 +101,21 @@ def _run(arguments) -> dict:
     from ...hub.written import check_rewritable, rewritten
     from ..pruning.inheritance import check_inheritance
     from ..pruning.minitron import choose_shapes, prune
+    from ..pruning.vision import ARCHITECTURES as VISION
+    from . import prune_vision
 
     output = Path(arguments.out)
     try:
         check_rewritable(output, "prune", ("config.json", "model.safetensors", REPORT))
     except FileExistsError as error:
         raise ValueError(f"out: {error}") from None
+    config = load_config(arguments.model, "model")
+    if config.model_type in VISION:
+        return prune_vision.run(arguments, config, REPORT)
+    if arguments.images is not None:
+        raise ValueError(f"--images: {arguments.model} is no vision transformer; accepted are {', '.join(VISION)}.")
     if arguments.dataset is None:
         raise ValueError("--dataset is missing: name a text file, a folder, a Hub id, or pydoc_topics.")
-    config = load_config(arguments.model, "model")
     sizes = {name: getattr(arguments, option) for name, option in _SIZES.items()}
     how = {
         "layers": layer_numbers(arguments.select_layers),

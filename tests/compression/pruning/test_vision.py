@@ -1,0 +1,175 @@
+"""Vision transformers with fewer heads, neurons and layers: what stays, what it costs, and the command."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoModelForImageClassification,
+    BeitConfig,
+    BeitForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    IJepaConfig,
+    IJepaForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
+)
+
+from hf_effmodels.cli import main
+from hf_effmodels.compression.pruning.vision import (
+    VisionSizes,
+    choose_vision_sizes,
+    count_parameters,
+    keep_structures,
+    prune_vision_transformer,
+    vision_scores,
+)
+
+_SIZES = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+_SIZES |= {"image_size": 16, "patch_size": 8, "num_labels": 5}
+MODELS = {
+    "vit": (ViTForImageClassification, ViTConfig(**_SIZES)),
+    "deit": (DeiTForImageClassification, DeiTConfig(**_SIZES)),
+    "vit_msn": (ViTMSNForImageClassification, ViTMSNConfig(**_SIZES)),
+    "ijepa": (IJepaForImageClassification, IJepaConfig(**_SIZES)),
+    "beit": (BeitForImageClassification, BeitConfig(**_SIZES, use_relative_position_bias=True)),
+}
+PIXELS = torch.randn(4, 6, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+def build(name):
+    torch.manual_seed(0)
+    network, config = MODELS[name]
+    model = network(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)  # biases, scales and tables as well
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dead_structures_go_and_nothing_changes(name, tmp_path):
+    model = build(name).double()
+    heads, neurons = [[0, 2, 3], [1, 2, 3], [0, 1, 2]], [[*range(40)], [*range(8, 48)], [*range(4, 44)]]
+    with torch.no_grad():
+        for layer, alive, speaking in zip(model.base_model.layers, heads, neurons, strict=True):
+            (dead,) = {0, 1, 2, 3} - {*alive}
+            layer.attention.v_proj.weight[dead * 6 : dead * 6 + 6] = 0
+            layer.attention.v_proj.bias[dead * 6 : dead * 6 + 6] = 0
+            silent = sorted({*range(48)} - {*speaking})
+            layer.mlp.fc1.weight[silent] = 0
+            layer.mlp.fc1.bias[silent] = 0  # gelu(0) = 0
+        last = model.base_model.layers[1]  # a layer that does nothing
+        for part in (last.attention.o_proj, last.mlp.fc2):
+            part.weight.zero_()
+            part.bias.zero_()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    smaller, report = prune_vision_transformer(
+        model, PIXELS, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40
+    )
+    assert report.kept_layers == [0, 2] and report.kept_heads == [heads[0], heads[2]]
+    assert report.kept_neurons == [neurons[0], neurons[2]] and report.divergence < 1e-12
+    assert type(smaller) is type(model) and smaller.config.head_dim == 6
+    with torch.no_grad():
+        expected = model(PIXELS[0].double()).logits
+        torch.testing.assert_close(smaller(PIXELS[0].double()).logits, expected, rtol=0, atol=1e-9)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    smaller.save_pretrained(tmp_path)
+    loaded, info = AutoModelForImageClassification.from_pretrained(
+        tmp_path, dtype=torch.float64, output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(PIXELS[0].double()).logits, expected, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_scores_are_their_formulas():
+    model = build("vit")
+    scores = vision_scores(model, [PIXELS[0], PIXELS[1]])
+    seen = {}
+    layer = model.vit.layers[1]
+    for part, module in (("heads", layer.attention.o_proj), ("neurons", layer.mlp.fc2)):
+        module.register_forward_pre_hook(lambda _, args, part=part: seen.update({part: args[0]}))
+    states = model(PIXELS[:2].flatten(0, 1), output_hidden_states=True).hidden_states
+    for unit in range(4):
+        lengths = seen["heads"][..., unit * 6 : unit * 6 + 6].double().pow(2).sum(-1).sqrt()
+        assert scores.heads[1][unit].item() == pytest.approx(lengths.mean(1).pow(2).sum().sqrt().item(), rel=1e-6)
+    magnitudes = seen["neurons"][..., 7].double().abs()
+    assert scores.neurons[1][7].item() == pytest.approx(magnitudes.mean(1).pow(2).sum().sqrt().item(), rel=1e-6)
+    cosines = (states[1] * states[2]).sum(-1) / states[1].norm(dim=-1) / states[2].norm(dim=-1)
+    assert scores.influences[1].item() == pytest.approx(1 - cosines.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("way", ["width", "depth", "any"])
+def test_a_budget_is_met_by_sizes_that_are_counted_before_a_model_is_made(way):
+    model = build("beit")
+    smaller, report = prune_vision_transformer(model, PIXELS, target_parameters=0.7, way=way, tolerance=0.15)
+    assert report.parameters == smaller.num_parameters() == pytest.approx(0.7 * report.of, rel=0.15)
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    sizes = VisionSizes.of(smaller.config)
+    assert count_parameters(shapes, VisionSizes.of(model.config), sizes) == report.parameters
+    whole = VisionSizes.of(model.config)
+    assert (sizes.num_hidden_layers < whole.num_hidden_layers) >= (way == "depth")
+    assert way != "width" or (sizes.num_hidden_layers == 3 and sizes.intermediate_size < 48)
+    assert way != "depth" or (sizes.intermediate_size, sizes.num_attention_heads) == (48, 4)
+
+
+def test_layers_that_are_named_are_kept():
+    smaller, report = prune_vision_transformer(build("deit"), PIXELS, layers=[2, 0])
+    assert report.kept_layers == [0, 2] and smaller.config.num_hidden_layers == 2
+    assert torch.equal(smaller.deit.layers[1].mlp.fc1.weight, build("deit").deit.layers[2].mlp.fc1.weight)
+
+
+def test_what_cannot_be_is_refused_before_the_work():
+    for options, reason in (
+        ({"num_attention_heads": 5}, "num_attention_heads: got 5, accepted are 1 to 4"),
+        ({"target_parameters": 1.0}, "no sizes have 1 parameters|target_parameters: got 1.0"),
+        ({"target_parameters": 0.01}, "no sizes have .* within 5 %. With these settings there are"),
+        ({"target_parameters": 0.5, "way": "deep"}, "way: got 'deep'"),
+        ({}, "target_parameters: got None and no sizes"),
+        ({"layers": [0, 3]}, "layers: got \\[0, 3\\], accepted are different numbers from 0 to 2"),
+        ({"layers": "ends"}, "layers: got 'ends'"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            prune_vision_transformer(build("vit"), iter(()), **options)
+    with pytest.raises(
+        ValueError, match="heads: got \\[3, 4, 4\\] for 3 layers, accepted are as many in each: ViTFor"
+    ):
+        keep_structures(build("vit"), [0, 1, 2], [[0, 1, 2], [*range(4)], [*range(4)]], [[*range(48)]] * 3)
+    shared = BeitForImageClassification(BeitConfig(**_SIZES, use_shared_relative_position_bias=True))
+    with pytest.raises(ValueError, match="num_attention_heads: all layers share one table"):
+        choose_vision_sizes(shared, num_attention_heads=3)
+    assert choose_vision_sizes(shared, 0.9).num_attention_heads == 4
+
+
+def test_the_command_writes_a_classifier_that_loads_with_its_processor(tmp_path, capsys):
+    large, small, pictures = tmp_path / "large", tmp_path / "small", tmp_path / "pictures"
+    build("vit").save_pretrained(large)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(large)
+    pictures.mkdir()
+    for number, values in enumerate(np.random.default_rng(0).integers(0, 256, (12, 20, 20, 3), dtype=np.uint8)):
+        Image.fromarray(values).save(pictures / f"{number}.png")
+    arguments = ["prune", str(large), str(small), "--images", str(pictures), "--batch-size", "3"]
+    assert main([*arguments, "--target-parameters", "60%", "--tolerance", "0.15", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    model = AutoModelForImageClassification.from_pretrained(small)
+    assert model.num_parameters() == report["parameters"] < 0.7 * report["of"] and report["divergence"] > 0
+    assert (small / "preprocessor_config.json").exists() and model.config.head_dim == 6
+    assert len(json.loads((small / "pruning.json").read_text())["kept_heads"][0]) == report["num_attention_heads"]
+    new = str(tmp_path / "new")
+    for wrong, reason in (
+        ([*arguments[:2], new, *arguments[3:], "--hidden", "12"], "--hidden: got 12, which is for language models"),
+        ([*arguments[:2], new, "--layers", "2"], "--images is missing"),
+        ([*arguments[:2], new, "--layers", "2", "--images", "nowhere"], "--images: there is no folder 'nowhere'"),
+        ([*arguments[:2], new, *arguments[3:], "--heads", "9"], "--heads: got 9, accepted are 1 to 4"),
+    ):
+        assert main(wrong) == 2
+        assert re.search(reason, capsys.readouterr().err), wrong
+    assert not (tmp_path / "new").exists()
