@@ -332,7 +332,11 @@ def _export(arguments):
         for name in ("threshold", "nms_threshold", "max_detections")
         if (value := getattr(arguments, name)) is not None
     }
+    if arguments.min_agreement is not None and arguments.precision != "int8":
+        raise ValueError("--min-agreement goes with --precision int8.")
     if arguments.nms:
+        if arguments.precision != "float32" or arguments.calibrate is not None:
+            raise ValueError(f"--precision: got {arguments.precision!r}, accepted with --nms is float32.")
         from .edge_detection import Suppression, export_detector
 
         model, processor = load_source(source, processor)

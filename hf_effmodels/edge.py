@@ -154,6 +154,8 @@ def export(
     size = _image_size(model, processor, image_size)
     if processor is not None and image_size is not None:
         processor = sized_processor(processor, size)
+    if not 0 <= min_agreement <= 1:
+        raise ValueError(f"min_agreement: got {min_agreement}, accepted are shares from 0 to 1.")
     pictures = _calibration(precision, calibration, format, _kind(model), processor, model, size)
     model = unwrap_parts(copy.deepcopy(model)).eval()
     if hasattr(model, "reparameterize"):

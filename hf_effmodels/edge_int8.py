@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .images import read_image
+from .images import image_name, read_image
 
 #: Pictures that are needed at least; every fourth is kept for the check.
 FEWEST = 8
@@ -55,13 +55,20 @@ def prepare(pictures: Iterable, processor, num_channels: int, size: tuple[int, i
     if processor is None:
         raise ValueError("processor: got None, but pictures to calibrate on are prepared by one.")
     transform = EvaluationTransform(processor)
-    pixels = [transform(read_image(picture, num_channels))[None] for picture in pictures]
+    pixels = [transform(_read(picture, num_channels))[None] for picture in pictures]
     if len(pixels) < FEWEST:
         raise ValueError(f"calibration: got {len(pixels)} pictures, accepted are {FEWEST} or more.")
     if any(one.shape[-2:] != torch.Size(size) for one in pixels):
         raise ValueError(f"image_size: got {size}, but the processor makes pictures of {tuple(pixels[0].shape[-2:])}.")
     checking = pixels[_HELD_OUT - 1 :: _HELD_OUT]
     return Calibration([one for n, one in enumerate(pixels) if n % _HELD_OUT != _HELD_OUT - 1], checking)
+
+
+def _read(picture, num_channels: int):
+    try:
+        return read_image(picture, num_channels)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"calibration: {image_name(picture) or 'a picture'}: {error}") from error
 
 
 def quantizer(calibration: Calibration):

@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-from .native_geometry import Geometry
+from .native_geometry import Geometry, check_channels
 from .native_library import available, check, level, library
 
 
@@ -21,6 +21,7 @@ def forward(
 
     `isa` asks for an instruction set (`level()` says which there are); -1 is the best one.
     """
+    check_channels(inputs, weight.shape[1])
     geometry = Geometry.of(inputs.shape, weight.shape[0], weight.shape[2:], stride, padding)
     inputs, weight = inputs.contiguous(), weight.contiguous()
     output = inputs.new_empty(_output_shape(geometry))

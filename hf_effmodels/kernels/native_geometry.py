@@ -58,6 +58,12 @@ class Geometry:
         return (ctypes.c_int64 * 16)(*astuple(self))
 
 
+def check_channels(inputs: torch.Tensor, channels: int) -> None:
+    """ValueError unless `inputs` is (batch, channels, height, width): the kernels read as many as they are told."""
+    if inputs.ndim != 4 or inputs.shape[1] != channels:
+        raise ValueError(f"inputs: got {tuple(inputs.shape)}, accepted are (batch, {channels}, height, width).")
+
+
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
     """⌊(size + 2·padding - dilation·(kernel - 1) - 1) / stride⌋ + 1."""
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

@@ -4,13 +4,14 @@ import csv
 import io
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .._command_line import Parser, in_words_of_the_command, show
 from .._files import whole_file
-from .inputs import Input, check_inputs, find_inputs
+from .inputs import STDIN, Input, check_inputs, find_inputs
 from .predictor import MODULES, Options, Predictor, Source, load_predictor
 
 #: Of an answer, what is not for JSON or a table.
@@ -39,6 +40,10 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError, ImportError) as error:
         raise type(error)(in_words_of_the_command(str(error), parser.words())) from error
     check_inputs(arguments.inputs, predictor.takes)
+    if arguments.save is not None:
+        names = _Names(arguments.save)
+        for item in find_inputs([name for name in arguments.inputs if name != STDIN], predictor.takes):
+            names.of(item)
     return _predict(predictor, arguments)
 
 
@@ -178,7 +183,8 @@ def _as_csv(name: str, rows: list[dict], header: bool) -> str:
 
 
 class _Names:
-    """Where the pictures go: files of one name, from different folders, do not replace each other."""
+    """Where the pictures go: files of one name, from different folders, do not replace each other, nor what is there
+    already, which may be the inputs."""
 
     def __init__(self, folder: str | None):
         self.folder = Path(folder or "")
@@ -189,7 +195,10 @@ class _Names:
         possible = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
         name = next(name for name in possible if name not in self.taken)
         self.taken.add(name)
-        return self.folder / f"{name}.png"
+        file = self.folder / f"{name}.png"
+        if os.path.lexists(file):
+            raise FileExistsError(f"--save: {file} is there already; name another folder.")
+        return file
 
 
 def _save(picture, file: Path) -> Path:

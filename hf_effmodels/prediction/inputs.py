@@ -33,16 +33,22 @@ def find_inputs(given: Sequence[str], takes: str) -> Iterator[Input]:
         takes: "image" or "text".
 
     Raises:
-        ValueError: a folder without images, or with texts. OSError: there is no such file.
+        ValueError: a folder without images, or with texts; an empty text; a file that is none of text. OSError: there
+            is no such file.
     """
     for name in given:
+        if not name.strip():
+            raise ValueError("INPUT: one is empty.")
         if name == STDIN:
             yield from _lines(sys.stdin, "standard input", takes)
         elif takes == "image":
             yield from (Input(str(path), path) for path in _images(Path(name)))
         elif Path(name).is_file():
-            with open(name, encoding="utf-8") as file:
-                yield from _lines(file, name, takes)
+            try:
+                with open(name, encoding="utf-8") as file:
+                    yield from _lines(file, name, takes)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"INPUT: {name} is no file of text in UTF-8 ({error.reason}).") from None
         elif Path(name).is_dir():
             raise ValueError(f"INPUT: {name} is a folder; accepted are texts, and files with one text a line.")
         else:
@@ -52,8 +58,9 @@ def find_inputs(given: Sequence[str], takes: str) -> Iterator[Input]:
 def check_inputs(given: Sequence[str], takes: str) -> None:
     """Raises what `find_inputs` would, before anything is predicted."""
     for name in given:
-        if name != STDIN and (takes == "image" or Path(name).is_dir()):
-            list(find_inputs([name], takes))
+        if name != STDIN:
+            for _ in find_inputs([name], takes):  # texts to their ends, too
+                pass
 
 
 def _lines(file, where: str, takes: str) -> Iterator[Input]:

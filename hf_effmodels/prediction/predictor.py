@@ -190,6 +190,7 @@ def is_exported(source: Source) -> bool:
 
 def load_network(source: Source, auto_class: str, device: str):
     """The network in evaluation mode; of an exported folder its program."""
+    from ..hub.checkpoints import check_values
     from ..hub.ids import reading
 
     if is_exported(source):
@@ -201,6 +202,10 @@ def load_network(source: Source, auto_class: str, device: str):
 
     with reading("MODEL", source.name, revision=("--revision", source.revision)):
         model = getattr(transformers, auto_class).from_pretrained(source.name, dtype="auto", **source.options())
+    try:
+        check_values(model.state_dict())
+    except ValueError as error:
+        raise ValueError(f"MODEL: {source.name!r} has {error}") from None
     return model.to(device).eval()
 
 

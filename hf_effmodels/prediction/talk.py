@@ -13,6 +13,7 @@ def talk(source: Source, device: str | None, max_new_tokens: int, temperature: f
     tokenizer = load_part(source, "AutoTokenizer")
     model = load_network(source, "AutoModelForCausalLM", device or default_device())
     how = {"do_sample": True, "temperature": temperature} if temperature else {}
+    how["add_special_tokens"] = not getattr(tokenizer, "chat_template", None)
     torch.manual_seed(seed)
     said: list[dict[str, str]] = []
     shows = sys.stdin.isatty()

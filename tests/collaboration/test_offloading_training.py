@@ -156,6 +156,15 @@ def test_the_command_trains_compares_and_says_where_to_cut(tmp_path, capsys):
     assert all(d["after"] in ("image", "stages.0", "whole") for d in results["first_decisions"])
     assert results["curve"][0][0] == 40 and (out / "results.png").stat().st_size > 1000
     assert OffloadingAgents.load(out)[1].bits == (1e6, 1e4, 0.0)
+    # Once more into the same folder, with a file of one's own beside; but not into somebody else's.
+    (out / "notes.txt").write_text("mine")
+    assert cli.main(["offload", "--profile", str(file), "--output", str(out), *options]) == 0
+    assert (out / "notes.txt").read_text() == "mine" and OffloadingAgents.load(out)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "results.json").write_text("theirs")
+    with pytest.raises(FileExistsError, match="theirs was not written by this command"):
+        cli.PASSED_ON["offload"](["--profile", str(file), "--output", str(tmp_path / "theirs"), *options])
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["results.json"]
     (tmp_path / "no.json").write_text("{}")
     for argv, message in (
         ([], "--output: name a folder"),

@@ -18,7 +18,8 @@ from transformers import ViTImageProcessorPil
 from hf_effmodels.collaboration.codecs.wire import UniformCodec
 from hf_effmodels.collaboration.splitting import SplitClassifier, split
 from hf_effmodels.collaboration.splitting.messages import COMPUTE, DIGEST, NUMBER, pack, unpack_logits
-from hf_effmodels.collaboration.splitting.service import ServiceLimits, create_app
+from hf_effmodels.collaboration.splitting.service import ServiceLimits, create_app, listen, server_config
+from hf_effmodels.images import read_image
 
 from .test_splitting import resnet
 
@@ -26,11 +27,9 @@ from .test_splitting import resnet
 @contextmanager
 def served(tail, port: int = 0, **options):
     """The address of a running service."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    config = uvicorn.Config(create_app(tail, **options), log_level="critical", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    listener = listen("127.0.0.1", port)
+    limits = options.get("limits") or ServiceLimits()
+    server = uvicorn.Server(server_config(create_app(tail, **options), limits, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
@@ -134,6 +133,7 @@ def test_what_is_no_question_is_refused_and_the_service_goes_on(halves, address)
         (pack(good, (1, 3, 64, 32)), "expected torch.float32"),
         (pack({"features": good["features"].double()}, shape), "expected torch.float32"),
         (pack({"other": good["features"]}, shape), "accepted are"),
+        (pack({"features": good["features"] * float("nan")}, shape), "logits that are not finite"),
     ):
         status, said = ask(address, body, **{DIGEST: digest})
         assert status == 400 and message in said.decode(), (message, said)
@@ -235,3 +235,44 @@ def test_wrong_clients_and_services_are_named(halves):
             ServiceLimits(**options)
     with pytest.raises(ValueError, match="token: it is empty"):
         create_app(tail, token="")
+    for token in ("geheim\u00e9", "two words", "a\nb"):
+        for refuse in (lambda t: create_app(tail, token=t), lambda t: SplitClassifier(head, "http://x", token=t)):
+            with pytest.raises(ValueError, match="token: accepted are") as refused:
+                refuse(token)
+            assert token not in str(refused.value)
+    with pytest.raises(ValueError, match="url: got 'http://x:abc'"):
+        SplitClassifier(head, "http://x:abc")
+    with pytest.raises(ValueError, match="top_k: got 0"):
+        SplitClassifier(head, "http://x")(Image.new("RGB", (8, 8)), top_k=0)
+    with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="host, port: .* in use"):
+        listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_connections_that_say_nothing_keep_nobody_out(halves):
+    head, tail = halves
+    limits = ServiceLimits(queue=0, timeout=0.3)
+    with served(tail, token=" secret\n", limits=limits) as url:
+        host, port = url.removeprefix("http://").split(":")
+        silent = [socket.create_connection((host, int(port)), timeout=20) for _ in range(80)]
+        # One is answered first, and one begins to speak.
+        silent[0].sendall(b"GET /v1/health HTTP/1.1\r\nhost: x\r\n\r\n")
+        silent[1].sendall(b"POST /v1/logits HTTP/1.1\r\n")
+        time.sleep(0.1)
+        silent[0].sendall(b"GET")
+        assert SplitClassifier(head, url, token="secret\n").logits(torch.randn(1, 3, 32, 32)).logits.shape == (1, 5)
+        for connection in silent:
+            while connection.recv(4096):
+                pass
+            connection.close()
+
+
+def test_pictures_are_read_as_in_training(halves, address, tmp_path):
+    deep = torch.arange(0, 65536, 64, dtype=torch.int32).view(32, 32).numpy().astype("uint16")
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    client = SplitClassifier(halves[0], address)
+    answer = client([tmp_path / "deep.png", Image.open(tmp_path / "deep.png"), read_image(tmp_path / "deep.png")])
+    assert answer[0] == answer[1] == answer[2]
+    assert answer[0] != client(Image.new("RGB", (32, 32), "white"))
+    (tmp_path / "no.png").write_text("no picture")
+    with pytest.raises(OSError, match=r"images: .*no\.png: the file is not an image"):
+        client(tmp_path / "no.png")

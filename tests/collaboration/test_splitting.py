@@ -198,12 +198,15 @@ def test_wrong_codes_are_refused():
         ({"levels": sent["levels"][:, :2]}, "levels is torch.uint8"),
         ({"low": sent["high"] + 1}, "in order"),
         ({"low": sent["low"] * float("nan")}, "finite"),
+        ({"low": sent["low"] * 0 - 3e38, "high": sent["high"] * 0 + 3e38}, "finite distance"),
         ({"extra": sent["low"]}, "accepted are"),
     ):
         with pytest.raises(ValueError, match=message):
             codec.decode(sent | change, (1, 6), torch.float32)
     with pytest.raises(ValueError, match="not finite"):
         codec.encode(torch.tensor([[1.0, float("inf")]]))
+    with pytest.raises(ValueError, match="too far apart"):
+        codec.encode(torch.tensor([[-3e38, 3e38]]))
     for bits in (0, 9, 2.5):
         with pytest.raises(ValueError, match="bits: got"):
             UniformCodec(bits)
@@ -315,3 +318,18 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     ):
         assert cli.main(argv) == 2 and message in capsys.readouterr().err, argv
     assert not (tmp_path / "x").exists()
+    # What somebody else has written stays; what these commands have is replaced.
+    (tmp_path / "thesis" / "head").mkdir(parents=True)
+    theirs = [tmp_path / "thesis.json", tmp_path / "photo.jpg", tmp_path / "thesis" / "head" / "README.md"]
+    for path in theirs:
+        path.write_bytes(b'{"points": 3}\xff' if path.suffix == ".jpg" else b'{"points": 3}')
+    for argv, message in (
+        (["measure-split", folder, *options[:4], "--output", str(theirs[0])], "--output: "),
+        (["measure-split", folder, *options[:4], "--output", str(theirs[1])], "--output: "),
+        (["split", folder, str(tmp_path / "thesis"), "--at", "stages.0"], "is not empty: it holds README.md"),
+    ):
+        assert cli.main(argv) == 2 and message in capsys.readouterr().err, argv
+    assert all(path.read_bytes().startswith(b'{"points": 3}') for path in theirs)
+    assert cli.main(["split", folder, str(tmp_path / "out"), "--at", "stages.0"]) == 0
+    assert SplitHead.from_pretrained(tmp_path / "out" / "head").facts.codec == "raw"
+    assert cli.main(["measure-split", folder, *options]) == 0

@@ -197,6 +197,14 @@ def test_the_command_line_suppresses_when_asked(tmp_path, capsys):
     assert (report["threshold"], report["max_detections"], report["image_size"]) == (0.3, 5, [96, 96])
     detect = load_detector(tmp_path / "out")
     assert len(detect(photograph())) == 5 and detect.suppression.threshold == 0.3
+    photograph().save(tmp_path / "a.png")
+    found = [{"label": b["label"], "score": b["score"], **b["box"]} for b in detect(photograph())]
+    limit = found[2]["score"]
+    predict = ["predict", str(tmp_path / "out"), str(tmp_path / "a.png"), "--json", "--threshold"]
+    assert main([*predict, str(limit)]) == 0
+    assert json.loads(capsys.readouterr().out)["boxes"] == [box for box in found if box["score"] >= limit]
+    assert main([*predict, "0.2"]) == 2
+    assert "--threshold: got 0.2, but this program keeps boxes above 0.3 alone" in capsys.readouterr().err
 
 
 def test_what_needs_no_suppression_is_refused(tmp_path):

@@ -106,11 +106,20 @@ def test_the_command_takes_a_folder_and_refuses_what_does_not_agree(
     )
     assert main([*int8, "--min-agreement", "0.4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["agreement"] == 0.5
+    (tmp_path / "broken").mkdir()
+    for number in range(8):
+        (tmp_path / "broken" / f"{number}.png").write_bytes(
+            b"no" if number == 3 else (pictures / "00.png").read_bytes()
+        )
     for argv, message in [
         ([*command, "--precision", "int8"], "--calibrate: int8 is calibrated on pictures"),
         ([*command, "--calibrate", str(pictures)], "--calibrate: pictures go with --precision int8"),
         ([*command, "--precision", "int3"], "--precision: got 'int3', accepted are 'float32', 'int8'"),
         ([*int8[:-1], str(tmp_path)], "--calibrate: "),
+        ([*command, "--min-agreement", "0.9"], "--min-agreement goes with --precision int8"),
+        ([*int8, "--min-agreement", "1.5"], "--min-agreement: got 1.5, accepted are shares from 0 to 1"),
+        ([*int8, "--nms"], "--precision: got 'int8', accepted with --nms is float32"),
+        ([*int8[:-1], str(tmp_path / "broken")], f"--calibrate: {tmp_path / 'broken' / '3.png'}: the file is not"),
         ([*int8[:-1], "nowhere"], "--calibrate: there is no folder 'nowhere'"),
         ([*int8[:4], "openvino", *int8[5:]], "--precision: got 'int8', which goes with classifiers and --format onnx"),
     ]:

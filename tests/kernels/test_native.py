@@ -10,6 +10,7 @@ import torch
 from hf_effmodels.kernels import native_adder, native_library, native_packed
 from hf_effmodels.kernels.native_geometry import Geometry, border_masks
 from hf_effmodels.modeling.layers.adder import AdderConv2d, looped_forward, looped_input_gradient
+from hf_effmodels.quantization import quantize_adder
 
 LEVELS = range(native_library.level() + 1 if native_library.library() is not None else 0)
 
@@ -80,6 +81,16 @@ def test_adder_kernels_agree_with_the_loops_in_float64(isa, size, stride, paddin
     found = native_adder.input_gradient(inputs, weight, gradient, *geometry, isa)
     expected = looped_input_gradient(*exact, gradient.double(), *geometry)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_inputs_of_other_channels_are_refused_by_kernels_and_loops(dtype):
+    layer = AdderConv2d(4, 6, 3, padding=1).to(dtype)
+    quantised = quantize_adder(torch.nn.Sequential(torch.nn.ReLU(), layer).eval(), [torch.rand(2, 4, 8, 8).to(dtype)])
+    for network in (layer, quantised):
+        for shape in ((1, 3, 8, 8), (1, 5, 8, 8), (4, 8, 8)):
+            with pytest.raises(ValueError, match=r"inputs: got .* accepted are \(batch, 4, height, width\)"):
+                network(torch.zeros(shape, dtype=dtype))
 
 
 def test_threads_change_nothing():

@@ -1,5 +1,6 @@
 """`hf-effmodels predict` says of files and texts what the model computes for them, for each of its tasks."""
 
+import copy
 import csv
 import io
 import json
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -130,13 +132,14 @@ def test_what_is_wrong_is_said_before_anything_is_predicted(classifier, photos, 
         ((model, photos, "--save", "out"), "--save: got 'out', but image-classification has nothing to draw"),
         ((model,), "the following arguments are required: INPUT"),
         ((model, photos, "--json", "--csv"), "not allowed with argument --json"),
+        ((model, ""), "INPUT: one is empty"),
     ]:
         assert main(["predict", *map(str, argv)]) == 2, argv
         out, err = capsys.readouterr()
         assert message in err and not out, (argv, err)
 
 
-def test_boxes_are_in_pixels_and_drawn(predict, photos, tmp_path):
+def test_boxes_are_in_pixels_and_drawn(predict, photos, tmp_path, capsys, monkeypatch):
     config = YolosConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32],
         patch_size=16, num_detection_tokens=4, num_labels=2, id2label={0: "cat", 1: "dog"},
@@ -159,6 +162,19 @@ def test_boxes_are_in_pixels_and_drawn(predict, photos, tmp_path):
         np.testing.assert_allclose([box[side] for side in ("xmin", "ymin", "xmax", "ymax")], corners, atol=1e-3)
         assert box["label"] == config.id2label[int(labels[number])]
     drawn = np.asarray(Image.open(said["saved"]))
+    # Not over a picture that is there, such as an input.
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for name in ("a.jpg", "a.png"):
+        Image.open(photos / "a.png").save(inputs / name)
+    before = {file: file.read_bytes() for file in inputs.iterdir()}
+    for argv in ((inputs, "--save", inputs), (photos / "a.png", "--save", tmp_path / "drawn")):
+        assert main(["predict", str(tmp_path / "model"), *map(str, argv)]) == 2
+        out, err = capsys.readouterr()
+        assert f"--save: {argv[-1] / 'a.png'} is there already" in err and not out
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos / 'a.png'}\n"))
+    assert main(["predict", str(tmp_path / "model"), "-", "--save", str(inputs)]) == 2
+    assert {file: file.read_bytes() for file in inputs.iterdir()} == before
     assert drawn.shape == (40, 60, 3) and (drawn != np.asarray(Image.open(photos / "a.png"))).any()
 
 
@@ -299,3 +315,54 @@ def test_chat_answers_each_line_and_remembers_what_was_said(language, monkeypatc
     assert capsys.readouterr().out == f"{first.strip()}\n{second.strip()}\n"
     assert main(["chat", str(folder), "--temperature", "-1"]) == 2
     assert "--temperature: got -1.0, accepted are numbers from 0" in capsys.readouterr().err
+
+
+def test_what_a_chat_template_has_made_gets_no_second_beginning(language, tmp_path, monkeypatch, capsys):
+    folder, model, tokenizer = language
+    tokenizer = copy.deepcopy(tokenizer)
+    start = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, tokenizer.eos_token_id)]
+    )
+    tokenizer.chat_template = start + "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    seen = []
+    monkeypatch.setattr(type(model), "generate", lambda self, input_ids, **_: seen.append(input_ids[0]) or input_ids)
+    for template in (True, False):
+        if not template:
+            (tmp_path / "chat_template.jinja").unlink()
+        monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n"))
+        assert main(["chat", str(tmp_path)]) == 0
+    for ids in seen:
+        assert ids.tolist() == [tokenizer.eos_token_id, *tokenizer("The cat", add_special_tokens=False)["input_ids"]]
+    assert len(seen) == 2
+
+
+def test_numbers_that_are_none_and_files_that_are_no_text_are_named(language, tmp_path, capsys, photos):
+    folder, model, tokenizer = language
+    assert main(["predict", str(folder), str(photos / "a.png")]) == 2
+    assert f"INPUT: {photos / 'a.png'} is no file of text in UTF-8" in capsys.readouterr().err
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken.parameters())[0, 0] = float("nan")
+    broken.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for command in (["predict", str(tmp_path), "The cat"], ["chat", str(tmp_path)]):
+        assert main(command) == 2
+        assert f"MODEL: '{tmp_path}' has 1 broken weights: " in capsys.readouterr().err
+
+
+def test_a_regression_is_told_by_its_numbers(language, tmp_path, predict):
+    tokenizer = language[2]
+    config = copy.deepcopy(language[1].config)
+    config.num_labels, config.problem_type = 1, "regression"
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        model.score.weight.mul_(100)
+        (number,) = model(**tokenizer("The cat", return_tensors="pt", return_token_type_ids=False)).logits[0].tolist()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (said,) = as_json(predict(tmp_path, "The cat", "--json"))
+    assert said["classes"][0]["score"] == pytest.approx(number, abs=1e-5) and not 0 <= number <= 1
+    assert predict(tmp_path, "The cat").strip().endswith(f"LABEL_0 {number:g}")

@@ -190,8 +190,11 @@ def test_quantised_networks_say_what_they_cannot_do(tmp_path):
     model = quantize_adder(build(), BATCHES, n_groups=2)
     with pytest.raises(ValueError, match="quantised already"):
         quantize_adder(model, BATCHES)
-    with pytest.raises(RuntimeError, match="integer weights, which cannot be trained"):
-        model.train()
+    model.save_pretrained(tmp_path / "whole")
+    for refused in (model, AutoModelForImageClassification.from_pretrained(tmp_path / "whole")):
+        with pytest.raises(RuntimeError, match="^AdderNet.* integer weights, which cannot be trained"):
+            refused.train()
+        assert not any(module.training for module in refused.modules())
     layer = model.get_submodule(model.config.quantization_config.layers[0])
     with pytest.raises(ValueError, match="inputs: got nan, accepted are numbers from 0"):
         layer(torch.full((1, 8, 8, 8), float("nan")))
@@ -205,6 +208,7 @@ def test_quantised_networks_say_what_they_cannot_do(tmp_path):
         ({"n_groups": 0}, "n_groups: got 0"),
         ({"n_groups": 5}, "n_groups: got 5, but .* has 4 filters"),
         ({"keep_ratio": 1.5}, "keep_ratio: got 1.5"),
+        ({"skip": "addernet"}, "skip: got 'addernet', accepted are lists"),
         ({"skip": ["nothing"]}, "skip: the model has no 'nothing'"),
         ({"skip": ["addernet"]}, "no adder layers to quantise"),
         ({"model": build().train()}, "training mode"),

@@ -59,6 +59,8 @@ class UniformCodec(nn.Module):
         if not torch.isfinite(flat).all():
             raise ValueError("features: they are not finite.")
         low, high = flat.amin(1), flat.amax(1)
+        if not torch.isfinite(high - low).all():
+            raise ValueError("features: smallest and largest are too far apart for float32.")
         step = ((high - low) / (2**self.bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
         levels = ((flat - low[:, None]) / step[:, None]).round().clamp(0, 2**self.bits - 1).to(torch.uint8)
         return {"levels": _pack(levels, self.bits), "low": low, "high": high}
@@ -71,8 +73,8 @@ class UniformCodec(nn.Module):
             "high": ((shape[0],), torch.float32),
         }
         levels, low, high = _take(sent, expected).values()
-        if not (torch.isfinite(low) & torch.isfinite(high) & (low <= high)).all():
-            raise ValueError("low, high: accepted are finite numbers in order.")
+        if not (torch.isfinite(high - low) & (low <= high)).all():
+            raise ValueError("low, high: accepted are finite numbers in order, a finite distance apart.")
         levels = _unpack(levels, self.bits, count).to(low)
         restored = low[:, None] + levels * ((high - low) / (2**self.bits - 1))[:, None]
         return restored.reshape(shape).to(dtype)
@@ -153,7 +155,7 @@ class EntropicCodec(nn.Module):
         size = sent["streams"].numel() if "streams" in sent else 0
         expected = {"streams": ((size,), torch.uint8), "lengths": ((shape[0],), torch.int64)}
         joined, lengths = _take(sent, expected).values()
-        if (lengths < 0).any() or int(lengths.sum()) != size:
+        if not ((lengths >= 0) & (lengths <= size)).all() or int(lengths.sum()) != size:
             raise ValueError(f"lengths: got {lengths.tolist()}, accepted are those of {size} bytes.")
         whole, streams = joined.cpu().numpy().tobytes(), []
         for length in lengths.tolist():

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 
 from ..._command_line import Parser, in_words_of_the_command, show
-from ..._files import check_folder, write_bytes, write_json
+from ..._files import write_bytes, write_json
+from ...hub.written import check_rewritable, rewritten
 from .environment import OffloadingEnvironment, OffloadingSettings
 from .profiles import PROFILES, SplitProfile
 
 RESULTS, PICTURE = "results.json", "results.png"
+_WRITER = "hf-effmodels offload"
 
 
 def main(argv: Sequence[str]) -> dict:
@@ -42,8 +44,8 @@ def main(argv: Sequence[str]) -> dict:
     words = {action.dest: action.option_strings[-1] for action in parser.declared}
     try:
         return _run(arguments)
-    except ValueError as error:
-        raise ValueError(in_words_of_the_command(str(error), words)) from error
+    except (ValueError, OSError) as error:
+        raise type(error)(in_words_of_the_command(str(error), words)) from error
 
 
 def _run(arguments) -> dict:
@@ -51,7 +53,7 @@ def _run(arguments) -> dict:
 
     if not arguments.output:
         raise ValueError("output: name a folder for the agents and the results.")
-    check_folder(arguments.output, accepts_content=True)
+    check_rewritable(Path(arguments.output), _WRITER)
     profile, names = _profile(arguments.profile)
     cell = {name: getattr(arguments, name) for name in ("devices", "channels", "tasks", "slot", "energy_weight")}
     environment = OffloadingEnvironment(profile, OffloadingSettings(**cell, bandwidth=arguments.bandwidth))
@@ -80,9 +82,10 @@ def _run(arguments) -> dict:
         for point, channel, power in zip(points, channels, powers, strict=True)
     ]
     results = {"profile": arguments.profile, "compared": compared, "first_decisions": decisions, "curve": curve}
-    agents.save(arguments.output, profile)
-    write_json(Path(arguments.output) / RESULTS, results)
-    _draw(Path(arguments.output) / PICTURE, compared, curve)
+    with rewritten(arguments.output, _WRITER) as new:
+        agents.save(new, profile)
+        write_json(new / RESULTS, results)
+        _draw(new / PICTURE, compared, curve)
     show(json.dumps(results, indent=2) + "\n" if arguments.json else _table(results))
     return results
 

@@ -12,7 +12,18 @@ from urllib.parse import urlsplit
 import torch
 
 from .halves import SplitHead
-from .messages import COMPUTE, DIGEST, INFO, MEDIA_TYPE, NUMBER, QUEUE_TIME, TAIL_TIME, pack, unpack_logits
+from .messages import (
+    COMPUTE,
+    DIGEST,
+    INFO,
+    MEDIA_TYPE,
+    NUMBER,
+    QUEUE_TIME,
+    TAIL_TIME,
+    clean_token,
+    pack,
+    unpack_logits,
+)
 
 #: Statuses after which the same request may succeed.
 _COME_AGAIN = (429, 502, 503)
@@ -63,8 +74,7 @@ class SplitClassifier:
         patience: float = 30.0,
         bandwidth: float | None = None,
     ):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_address(url):
             raise ValueError(f"url: got {url!r}, accepted are http:// and https:// addresses.")
         for name, value in (("timeout", timeout), ("bandwidth", bandwidth)):
             if value is not None and not 0 < value < float("inf"):
@@ -72,25 +82,27 @@ class SplitClassifier:
         if not patience >= 0:
             raise ValueError(f"patience: got {patience}, accepted are numbers from 0.")
         self.head = head if isinstance(head, SplitHead) else SplitHead.from_pretrained(head)
-        self.url, self.token = url, token
+        self.url, self.token = url, clean_token(token)
         self.timeout, self.patience, self.bandwidth = timeout, patience, bandwidth
 
     def __call__(self, images, top_k: int = 5) -> list:
         """The likeliest classes, `[{"label": ..., "score": ...}, ...]`, of each image.
 
         Args:
-            images: a path, an address, a PIL image; or a list of them, which gives a list of answers.
+            images: a path, an address, a PIL image; or a list of them, which gives a list of answers. They are read
+                as in training (`hf_effmodels.images.read_image`).
             top_k: how many classes.
         """
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"top_k: got {top_k!r}, accepted are whole numbers from 1.")
         if self.head.processor is None:
             raise ValueError("head: it has no image processor; give split() one, or call logits(pixel_values).")
-        from transformers.image_utils import load_image
-
-        several = isinstance(images, Sequence) and not isinstance(images, str)
-        loaded = [load_image(str(i) if isinstance(i, Path) else i) for i in (images if several else [images])]
+        several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+        channels = getattr(self.head.config, "num_channels", None) or 3
+        loaded = [_read(image, channels) for image in (images if several else [images])]
         if not loaded:
             return []
-        pixels = self.head.processor([image.convert("RGB") for image in loaded], return_tensors="pt")["pixel_values"]
+        pixels = self.head.processor(loaded, return_tensors="pt")["pixel_values"]
         scores = self.logits(pixels).logits.float().softmax(-1)
         names = self.head.config.id2label
         answers = []
@@ -150,6 +162,8 @@ class SplitClassifier:
     def info(self) -> dict:
         """What the tail says of itself."""
         status, _, answer = self._request("GET", INFO, None, {})
+        if status == 401:
+            raise PermissionError(f"{self.url}: {_reason(answer)}")
         if status != 200:
             raise ConnectionError(f"{self.url}: {_reason(answer)}")
         return json.loads(answer)
@@ -175,6 +189,28 @@ class SplitClassifier:
             return response.status, {name.lower(): value for name, value in response.getheaders()}, answer
         finally:
             connection.close()
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+
+
+def _read(image, num_channels: int):
+    """A picture in the model's channels; addresses are fetched by transformers."""
+    from ...images import image_name, read_image
+
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        from transformers.image_utils import load_image
+
+        image = load_image(image)
+    try:
+        return read_image(image, num_channels)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"images: {image_name(image) or 'an image'}: {error}") from error
 
 
 def _reason(answer: bytes) -> str:

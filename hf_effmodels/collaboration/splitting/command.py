@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..._command_line import Parser, in_words_of_the_command, show
-from ..._files import check_folder
 
 #: The environment may hold the token, which a command line shows to everybody on the machine.
 TOKEN = "HF_EFFMODELS_TAIL_TOKEN"
@@ -26,14 +25,14 @@ def main_split(argv: Sequence[str]) -> None:
     arguments = _parse(parser, argv)
 
     def run() -> None:
-        from .halves import split
+        from .halves import check_half_folder, split
         from .points import split_points
 
         if not arguments.list:
             if arguments.at is None or arguments.output is None:
                 raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
             for half in ("head", "tail"):
-                check_folder(Path(arguments.output) / half, accepts_content=True)
+                check_half_folder(Path(arguments.output) / half)
         model, processor = _load(arguments.model)
         if arguments.list:
             rows = split_points(model, _size(arguments))
@@ -70,19 +69,22 @@ def main_serve_tail(argv: Sequence[str]) -> None:
         if not 1 <= arguments.port <= 65535:
             raise ValueError(f"port: got {arguments.port}, accepted are 1 to 65535.")
         try:
-            from .service import ServiceLimits, serve
+            from .service import ServiceLimits, listen, serve
         except ImportError as error:
             raise ImportError('serve-tail needs: pip install "hf_effmodels[serve]"') from error
         names = ("max_bytes", "max_images", "max_pixels", "workers", "queue", "timeout")
         limits = ServiceLimits(**{name: getattr(arguments, name) for name in names})
-        token = arguments.token if arguments.token is not None else os.environ.get(TOKEN)
+        from .messages import clean_token
+
+        token = clean_token(arguments.token if arguments.token is not None else os.environ.get(TOKEN))
         if token is None and arguments.host not in ("127.0.0.1", "::1", "localhost"):
             sys.stderr.write("hf-effmodels: everybody who reaches this address may compute; --token asks for one.\n")
         from .halves import SplitTail
 
-        tail = SplitTail.from_pretrained(arguments.folder)
-        show(f"{tail.facts.architecture} after {tail.facts.at}: http://{arguments.host}:{arguments.port}\n")
-        serve(tail, host=arguments.host, port=arguments.port, token=token, limits=limits)
+        with listen(arguments.host, arguments.port) as listener:
+            tail = SplitTail.from_pretrained(arguments.folder)
+            show(f"{tail.facts.architecture} after {tail.facts.at}: http://{arguments.host}:{arguments.port}\n")
+            serve(tail, host=arguments.host, port=arguments.port, token=token, limits=limits, listener=listener)
 
     _in_words(parser, run)
 
@@ -104,8 +106,10 @@ def main_measure_split(argv: Sequence[str]) -> None:
     arguments = _parse(parser, argv)
 
     def run() -> None:
-        from .measure import measure_split, profile_of, save_costs
+        from .measure import check_costs_file, measure_split, profile_of, save_costs
 
+        if arguments.output:
+            check_costs_file(arguments.output)
         for bandwidth in arguments.bandwidth:
             if not 0 < bandwidth < float("inf"):
                 raise ValueError(f"bandwidth: got {bandwidth}, accepted are positive numbers.")

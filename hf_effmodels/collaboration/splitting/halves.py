@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..._files import whole_folder, write_json
+from ..._files import check_folder, whole_folder, write_json
 from ..codecs.wire import RawCodec, Tensors, codec_from
 from .points import Cut, Trace, logits_of, tensors_in, with_tensor
 
@@ -81,6 +81,7 @@ class _Half(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `from_pretrained` loads by itself: settings, own weights alone, a card."""
+        check_half_folder(folder)
         weights = {f"network.{name}": value for name, value in _tensors(self.network).items() if name in self.names}
         weights |= {f"codec.{name}": value for name, value in self.codec.state_dict().items()}
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
@@ -342,6 +343,14 @@ def _load_processor(folder: Path):
     from transformers import AutoImageProcessor
 
     return AutoImageProcessor.from_pretrained(folder)
+
+
+def check_half_folder(folder: str | Path) -> None:
+    """FileExistsError unless `folder` is new, empty, or holds a half: what is replaced is called `README.md`."""
+    folder = Path(folder)
+    check_folder(folder, accepts_content=True)
+    if folder.exists() and not (folder / SPLIT).is_file():
+        check_folder(folder)
 
 
 def _own_files() -> tuple[str, ...]:

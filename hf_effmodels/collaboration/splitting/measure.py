@@ -1,5 +1,6 @@
 """What each point at which a network can be cut costs: seconds on either side, and the bits in between."""
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -99,6 +100,18 @@ def profile_of(costs: Sequence[PointCost], watts: float) -> SplitProfile:
         watts=tuple(watts if second else 0.0 for second in seconds),
         joules=tuple(watts * second for second in seconds),
     )
+
+
+def check_costs_file(file: str | Path) -> None:
+    """FileExistsError if a file is there that `save_costs` has not written."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not {"points", "profile"} <= set(content):
+        raise FileExistsError(f"output: {file} is there, and no file of measure-split: name another one.")
 
 
 def save_costs(file: str | Path, costs: Sequence[PointCost], watts: float) -> None:

@@ -3,14 +3,17 @@
 import asyncio
 import hmac
 import logging
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import torch
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .halves import SplitTail
 from .messages import (
@@ -22,6 +25,7 @@ from .messages import (
     NUMBER,
     QUEUE_TIME,
     TAIL_TIME,
+    clean_token,
     pack_logits,
     unpack,
 )
@@ -72,8 +76,7 @@ def create_app(tail: SplitTail, *, token: str | None = None, limits: ServiceLimi
         limits: on requests.
     """
     limits = limits or ServiceLimits()
-    if token is not None and not token:
-        raise ValueError("token: it is empty.")
+    token = clean_token(token)
     pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="tail")
     channels = getattr(tail.config, "num_channels", None) or 3
 
@@ -176,7 +179,75 @@ def _compute(tail: SplitTail, body: bytes, channels: int, limits: ServiceLimits)
     except (RuntimeError, NotImplementedError, TypeError) as error:
         logger.info("a request could not be computed", exc_info=True)
         raise ValueError(f"payload: images of shape {list(shape)} cannot be computed.") from error
+    if not torch.isfinite(logits).all():
+        raise ValueError("payload: it leads to logits that are not finite.")
     return pack_logits(logits), began, time.perf_counter()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        OSError: there is no such address, or somebody else listens there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"host, port: {host}, {port}: it cannot be listened there ({reason}).") from error
+
+
+def server_config(app: FastAPI, limits: ServiceLimits, **options) -> uvicorn.Config:
+    """How uvicorn runs `app`: connections that say nothing end, so that they keep nobody else out."""
+
+    class Impatient(_Impatient):
+        patience = limits.timeout
+
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        http=Impatient,
+        timeout_keep_alive=5,
+        server_header=False,
+        limit_concurrency=limits.workers + limits.queue + 64,  # connections that send nothing, too
+        **options,
+    )
+
+
+class _Impatient(H11Protocol):
+    """Closes connections whose next request has begun, or should, and has no whole head after `patience` seconds."""
+
+    patience: float
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.patience, self._give_up)
+
+    def _forget(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 def serve(
@@ -186,18 +257,17 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     limits: ServiceLimits | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
-    """Answer heads until the process is told to end. `host`: by default this machine alone is answered."""
-    import uvicorn
+    """Answer heads until the process is told to end.
 
-    app = create_app(tail, token=token, limits=limits)
+    Args:
+        tail: what is computed.
+        host, port: by default this machine alone is answered.
+        token, limits: see `create_app`.
+        listener: of `listen`, where that has been done already.
+    """
     limits = limits or ServiceLimits()
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        log_level="warning",
-        timeout_keep_alive=5,
-        server_header=False,
-        limit_concurrency=limits.workers + limits.queue + 64,  # connections that send nothing, too
-    )
+    app = create_app(tail, token=token, limits=limits)
+    with listener or listen(host, port) as ready:
+        uvicorn.Server(server_config(app, limits, host=host, port=port)).run(sockets=[ready])

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ...kernels.native_adder import applies_to as native_applies_to
 from ...kernels.native_adder import forward as native_forward
 from ...kernels.native_adder import input_gradient as native_input_gradient
+from ...kernels.native_geometry import check_channels
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -49,7 +50,12 @@ def _taps(weight: torch.Tensor, stride, height: int, width: int) -> Iterator[tup
 
 
 def adder_forward(inputs: torch.Tensor, weight: torch.Tensor, stride, padding) -> torch.Tensor:
-    """-Σ|x - w| of (batch, in, height, width) and (out, in, kernel, kernel): (batch, out, height', width')."""
+    """-Σ|x - w| of (batch, in, height, width) and (out, in, kernel, kernel): (batch, out, height', width').
+
+    Raises:
+        ValueError: inputs of other channels, or smaller than the kernel.
+    """
+    check_channels(inputs, weight.shape[1])
     if native_applies_to(inputs, weight):
         return native_forward(inputs, weight, list(stride), list(padding))
     return looped_forward(inputs, weight, stride, padding)
@@ -159,6 +165,7 @@ def adder_conv2d(
 
 def _exportable(inputs: torch.Tensor, weight: torch.Tensor, stride, padding) -> torch.Tensor:
     """The same in few operators of any runtime: one kernel position after the other, all channels at once."""
+    check_channels(inputs, weight.shape[1])
     padded, height, width = _padded(inputs, weight, stride, padding)
     output = None
     for i, j, rows, columns in _taps(weight, stride, height, width):

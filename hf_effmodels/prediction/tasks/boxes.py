@@ -1,10 +1,13 @@
 """Boxes of a detector, in pixels of the image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 
+from ...edge_detection import FACTS, load_detector
+from ...hub.ids import reading
 from ..drawing import draw_boxes
 from ..predictor import Options, Predictor, Source, load_network, load_part
 
@@ -12,6 +15,8 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def load(task: str, source: Source, options: Options, device: str) -> Predictor:
+    if Path(source.name, FACTS).is_file():
+        return _predictor(task, _suppressing(source, options))
     model = load_network(source, "AutoModelForObjectDetection", device)
     processor = load_part(source, "AutoImageProcessor")
 
@@ -24,6 +29,25 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
         found = processor.post_process_object_detection(model(**inputs), options.threshold, sizes)
         return [{"boxes": [_box(*values, model.config) for values in _sorted(one)]} for one in found]
 
+    return _predictor(task, answer)
+
+
+def _suppressing(source: Source, options: Options) -> Callable[[Sequence[Image.Image]], list[dict]]:
+    """The answers of what `hf-effmodels export --nms` wrote."""
+    with reading("MODEL", source.name):
+        detect = load_detector(source.name)
+    if options.threshold < (least := detect.suppression.threshold):
+        raise ValueError(f"threshold: got {options.threshold}, but this program keeps boxes above {least} alone.")
+
+    def answer(images: Sequence[Image.Image]) -> list[dict]:
+        found = detect(list(images))
+        kept = [[box for box in boxes if box["score"] >= options.threshold] for boxes in found]
+        return [{"boxes": [{"label": b["label"], "score": b["score"], **b["box"]} for b in one]} for one in kept]
+
+    return answer
+
+
+def _predictor(task: str, answer: Callable[[Sequence[Image.Image]], list[dict]]) -> Predictor:
     def line(said: dict) -> str:
         texts = (
             f"{b['label']} {100 * b['score']:.1f} % at ({', '.join(f'{b[side]:.0f}' for side in _SIDES)})"

@@ -24,10 +24,14 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
         for inputs in encode(items):
             inputs = {n: v.to(place, dtype if v.is_floating_point() else None) for n, v in inputs.items()}
             logits = model(**inputs).logits.float().cpu()
+            if not torch.isfinite(logits).all():
+                raise ValueError("MODEL: what it computes is not finite.")
             said += [{"classes": classes_of(row, model.config, options.top_k)} for row in logits]
         return said
 
     def line(said: dict) -> str:
+        if _measures(model.config):
+            return "  ".join(f"{c['label']} {c['score']:g}" for c in said["classes"])
         return "  ".join(f"{c['label']} {100 * c['score']:.1f} %" for c in said["classes"])
 
     def rows(said: dict) -> list[dict]:
@@ -40,14 +44,19 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
 
 def classes_of(logits: torch.Tensor, config, top_k: int) -> list[dict]:
     """The likeliest classes of one input: softmax, or a probability for each class where the head has one label or
-    several at a time, as transformers' pipelines do it."""
+    several at a time, or of a regression the numbers themselves, as transformers' pipelines do it."""
     alone = config.num_labels == 1 or getattr(config, "problem_type", None) == "multi_label_classification"
-    scores = logits.sigmoid() if alone else logits.softmax(-1)
+    scores = logits if _measures(config) else logits.sigmoid() if alone else logits.softmax(-1)
     best = scores.topk(min(top_k, len(scores)))
     return [
         {"label": config.id2label[number], "score": score}
         for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
+
+
+def _measures(config) -> bool:
+    """Whether the outputs are no classes, but numbers of a regression."""
+    return getattr(config, "problem_type", None) == "regression"
 
 
 def _encode_images(source: Source):

@@ -18,9 +18,14 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
     return Predictor(task, "text", answer, lambda said: said["text"], lambda said: [{"text": said["text"]}])
 
 
-def continuation(model, tokenizer, text: str, max_new_tokens: int, **generation) -> str:
-    """The likeliest continuation of a text, without the text; `generation` are options of `generate`."""
-    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+def continuation(
+    model, tokenizer, text: str, max_new_tokens: int, add_special_tokens: bool = True, **generation
+) -> str:
+    """The likeliest continuation of a text, without the text; `generation` are options of `generate`.
+
+    `add_special_tokens`: False for what a chat template has made, which writes them itself.
+    """
+    inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False, add_special_tokens=add_special_tokens)
     if inputs["input_ids"].shape[1] == 0:
         raise ValueError("an empty text: this model has nothing to go on from")
     inputs = inputs.to(model.device)

@@ -6,11 +6,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ...kernels.native_geometry import check_channels
 from ...kernels.native_library import available
 from ...kernels.native_packed import byte_distances, byte_words
 from ...modeling.layers.adder import AdderConv2d, adder_conv2d, adder_forward
 from .algorithm import QuantizedAdder, quantize_activations
 from .configuration_adder import AdderQuantConfig
+
+#: Why a quantised network refuses to be trained.
+REFUSAL = "has integer weights, which cannot be trained: train what was quantised."
 
 
 def check_inputs(inputs: torch.Tensor, name: str = "inputs") -> None:
@@ -86,6 +90,7 @@ def distances_of_bytes(
 
     A negative level adds |q_a - 2·q_w| = q_a + 2·|q_w|: in bytes it is 0, and 2·|q_w| is a constant of the filter.
     """
+    check_channels(inputs, levels.shape[1])
     check_inputs(inputs)
     geometry = ([levels.shape[2], levels.shape[3]], [stride] * 2, [padding] * 2)
     parts, order = [], []
@@ -181,9 +186,7 @@ class QuantizedAdderConv2d(nn.Module):
 
     def train(self, mode: bool = True):
         if mode:
-            raise RuntimeError(
-                "QuantizedAdderConv2d has integer weights, which cannot be trained: train what was quantised."
-            )
+            raise RuntimeError(f"QuantizedAdderConv2d {REFUSAL}")
         return super().train(mode)
 
     def extra_repr(self) -> str:

@@ -7,9 +7,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...modeling.layers.adder import AdderConv2d
+from ...modeling.layers.untrainable import refuse_training
 from .algorithm import quantize_weights, upper_quantile
 from .configuration_adder import AdderQuantConfig
-from .layer import QuantizedAdderConv2d, check_inputs
+from .layer import REFUSAL, QuantizedAdderConv2d, check_inputs
 
 #: Ranges below this are taken for it.
 LEAST_RANGE = 1e-3
@@ -45,6 +46,8 @@ def quantize_adder(
         ValueError: in training mode, quantised already, no adder layers, no batches or such as can be read only once,
             a name in `skip` that there is not, a layer with negative inputs or fewer filters than groups.
     """
+    if isinstance(skip, str):
+        raise ValueError(f"skip: got {skip!r}, accepted are lists of names.")
     config = AdderQuantConfig(bits=bits, activation_bits=activation_bits, n_groups=n_groups, keep_ratio=keep_ratio)
     layers = _layers(model, tuple(skip), n_groups)
     if iter(batches) is batches:
@@ -61,7 +64,7 @@ def quantize_adder(
 
         model.config.quantization_config = config
         model.hf_quantizer = AdderHfQuantizer(config, pre_quantized=True)
-    return model.requires_grad_(False)
+    return refuse_training(model.requires_grad_(False), REFUSAL)
 
 
 def _layers(model: nn.Module, skip: tuple[str, ...], n_groups: int) -> dict[str, AdderConv2d]:

@@ -23,6 +23,12 @@ class AdderHfQuantizer(HfQuantizer):
                 raise ValueError(f"quantization_config: {type(model).__name__} has no adder layer {name!r}.")
             model.set_submodule(name, QuantizedAdderConv2d(modules[name], self.quantization_config))
 
+    def _process_model_after_weight_loading(self, model, **kwargs):
+        from ...modeling.layers.untrainable import refuse_training
+        from .layer import REFUSAL
+
+        refuse_training(model, REFUSAL)
+
     def is_serializable(self) -> bool:
         return True
 

@@ -28,6 +28,10 @@ class PackedBinaryConfig(QuantizationConfigMixin):
     quant_method: str = field(default="packed_binary")
 
     def __post_init__(self):
+        for argument in ("layers", "unpacked"):
+            if not isinstance(getattr(self, argument), dict):
+                given = getattr(self, argument)
+                raise ValueError(f"{argument}: got {given!r}, accepted are names of layers with their rules.")
         for argument, rules in (("layers", self.layers), ("unpacked", {n: r[-1] for n, r in self.unpacked.items()})):
             for name, rule in rules.items():
                 if rule not in ACTIVATION_RULES:

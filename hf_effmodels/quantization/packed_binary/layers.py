@@ -15,11 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...kernels.native_geometry import Geometry, border_masks
+from ...kernels.native_geometry import Geometry, border_masks, check_channels
 from ...kernels.native_library import available
 from ...kernels.native_packed import pack_bits, packed_conv2d, sign_words, unpack_bits, unpacked_conv2d
 from ...modeling.layers.binary import ACTIVATION_RULES
 
+#: Why a packed model refuses to be trained.
+REFUSAL = "has packed weights, which cannot be trained: train the model that was packed."
 #: Shapes of inputs whose tables of the border a layer keeps.
 _MOST_TABLES = 8
 
@@ -83,7 +85,7 @@ class PackedLayer(nn.Module):
         self.register_buffer("bits", torch.zeros(shape[0], -(-values // 8), dtype=torch.uint8, device=device))
         self.register_buffer("levels", torch.zeros(shape[0], 2, **options))
         self.bias = nn.Parameter(torch.zeros(shape[0], **options), requires_grad=False) if bias else None
-        self.binarizer = ACTIVATION_RULES[activations]().to(**options).requires_grad_(False)
+        self.binarizer = ACTIVATION_RULES[activations]().to(**options).requires_grad_(False).eval()
         self.training = False
         self._derived = None
 
@@ -110,9 +112,7 @@ class PackedLayer(nn.Module):
 
     def train(self, mode: bool = True):
         if mode:
-            raise RuntimeError(
-                f"{type(self).__name__} has packed weights, which cannot be trained: train the model that was packed."
-            )
+            raise RuntimeError(f"{type(self).__name__} {REFUSAL}")
         return super().train(mode)
 
     def __getstate__(self):
@@ -131,6 +131,7 @@ class PackedLayer(nn.Module):
     @torch.compiler.disable
     def _convolve(self, inputs: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
         """(batch, in, height, width) -> (batch, height', width', out)."""
+        check_channels(inputs, self.shape[1])
         dtype = inputs.dtype
         if dtype in (torch.float16, torch.bfloat16):
             inputs = inputs.float()
@@ -184,6 +185,8 @@ class PackedLinear(PackedLayer):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self._computes_on_values():
             return F.linear(self.binarizer(hidden_states), self.weight, self.bias)
+        if hidden_states.shape[-1] != self.shape[1]:
+            raise ValueError(f"inputs: got {tuple(hidden_states.shape)}, accepted are (..., {self.shape[1]}).")
         # Each row is a pixel with its channels side by side.
         rows = hidden_states.reshape(1, 1, -1, self.shape[1]).permute(0, 3, 1, 2)
         output = self._convolve(rows, (1, 1), (0, 0), (1, 1))

@@ -7,8 +7,9 @@ from torch import nn
 
 from ...modeling.layers.binary import ACTIVATION_RULES, BinaryRules, binarized_weights, binary_like
 from ...modeling.layers.bivit import ATTENTION, BiVitLinear, centered_signs
+from ...modeling.layers.untrainable import refuse_training
 from .configuration_packed_binary import PackedBinaryConfig
-from .layers import PackedConv2d, PackedLayer, PackedLinear, two_values
+from .layers import REFUSAL, PackedConv2d, PackedLayer, PackedLinear, two_values
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ def pack_binary(model: nn.Module) -> nn.Module:
             folds them before.
 
     Raises:
-        ValueError: in training mode, packed already, quantised otherwise, or nothing to pack.
+        ValueError: in training mode, packed already, quantised otherwise, nothing to pack, or weights that are not
+            finite.
     """
     if model.training:
         raise ValueError("model: it is in training mode; call model.eval() first.")
@@ -45,13 +47,16 @@ def pack_binary(model: nn.Module) -> nn.Module:
 
         own.quantization_config = config
         model.hf_quantizer = PackedBinaryHfQuantizer(config, pre_quantized=True)
-    return model
+    return refuse_training(model, REFUSAL)
 
 
 @torch.no_grad()
 def pack_layers(model: nn.Module, config: PackedBinaryConfig) -> None:
     """Replace the layers and write them into `config`."""
     binary = {n: m for n, m in model.named_modules() if isinstance(m, BinaryRules | BiVitLinear)}
+    for name, layer in binary.items():
+        if wrong := [own for own, value in layer.state_dict().items() if not torch.isfinite(value).all()]:
+            raise ValueError(f"model: {name}.{wrong[0]} is not finite.")
     packed = {name: layer for name, module in binary.items() if (layer := _packed(module)) is not None}
     if not packed:
         raise ValueError(

@@ -28,12 +28,15 @@ class PackedBinaryHfQuantizer(HfQuantizer):
             empty_layers(model, self.quantization_config)
 
     def _process_model_after_weight_loading(self, model, **kwargs):
+        from ...modeling.layers.untrainable import refuse_training
+        from .layers import REFUSAL
         from .packing import pack_layers
 
         if not self.pre_quantized:
             if hasattr(model, "reparameterize"):
                 model.eval().reparameterize()
             pack_layers(model.eval(), self.quantization_config)
+        refuse_training(model, REFUSAL)
 
     def pack(self, model):
         """Pack `model`, in evaluation mode, in place: what `deploy()` asks for."""

@@ -310,8 +310,26 @@ def test_what_cannot_be_packed_is_named():
         pack_binary(packed)
     with pytest.raises(RuntimeError, match="cannot be trained"):
         packed.train()
-    with pytest.raises(RuntimeError, match="PackedConv2d has packed weights, which cannot be trained"):
-        pack_binary(binarize(nn.Sequential(*[nn.Conv2d(3, 3, 1) for _ in range(3)])).eval()).train()
+    mixed = nn.Sequential(nn.BatchNorm2d(3), *[nn.Conv2d(3, 3, 1) for _ in range(3)], nn.BatchNorm2d(3))
+    mixed = pack_binary(binarize(mixed).eval())
+    for refused, who in ((mixed, "Sequential"), (copy.deepcopy(mixed), "Sequential"), (mixed[2], "PackedConv2d")):
+        with pytest.raises(RuntimeError, match=f"^{who} has packed weights, which cannot be trained"):
+            refused.train()
+        assert not any(module.training for module in refused.modules()) and refused.eval() is refused
+    for layer, shape in ((mixed[2], (1, 70, 4, 4)), (mixed[2], (3, 4, 4))):  # read past their words, they would be
+        with pytest.raises(ValueError, match=r"inputs: got .* accepted are \(batch, 3, height, width\)"):
+            layer(torch.zeros(shape))
+    linear = pack_binary(binarize(nn.Sequential(nn.Linear(6, 4)), skip=[], linear=True).eval())
+    with pytest.raises(ValueError, match=r"inputs: got \(2, 3\), accepted are \(..., 6\)"):
+        linear(torch.zeros(2, 3))
+    for name in ("weight", "binarizer.beta"):
+        broken = binarize(nn.Sequential(nn.Linear(6, 4)), skip=[], linear=True).eval()
+        with torch.no_grad():
+            broken.get_parameter(f"0.{name}").view(-1)[0] = float("nan")
+        with pytest.raises(ValueError, match=f"model: 0.{name} is not finite"):
+            pack_binary(broken)
+    with pytest.raises(ValueError, match=r"layers: got \['x'\], accepted are names"):
+        PackedBinaryConfig(layers=["x"])
     with pytest.raises(ValueError, match="Sequential has 0 binary layers"):
         pack_binary(nn.Sequential(nn.Conv2d(3, 3, 1)).eval())
     with pytest.raises(ValueError, match="1 binary layers, none of them with two values"):
