@@ -136,6 +136,10 @@ _JOBS = {
             "a vision transformer into small ones, each for some classes",
             "hf-effmodels decompose out parts --dataset digits --parts 2 --macs 0.6",
         ),
+        "assign": (
+            "which device runs which of these",
+            "hf-effmodels assign parts/part0 parts/part1 --device board 4M 20M --device phone 16M 100M",
+        ),
         "assemble": ("these into one", "hf-effmodels assemble whole parts/part0 parts/part1 --teacher out"),
     },
     "share": {
@@ -547,6 +551,12 @@ def _decompose(argv: list[str]) -> None:
     main_decompose(argv)
 
 
+def _assign(argv: list[str]) -> None:
+    from .collaboration.parts_command import main_assign
+
+    main_assign(argv)
+
+
 def _assemble(argv: list[str]) -> None:
     from .collaboration.parts_command import main_assemble
 
@@ -574,5 +584,6 @@ PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "measure-split": _measure_split,
     "offload": _offload,
     "decompose": _decompose,
+    "assign": _assign,
     "assemble": _assemble,
 }

@@ -1,17 +1,20 @@
-"""The commands `decompose` and `assemble`: one classifier as several small ones, and these as one."""
+"""The commands `decompose`, `assemble` and `assign`: one classifier as several small ones, and these on devices."""
 
+import argparse
 import json
 import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from .._command_line import Parser, in_words_of_the_command, show
 from .._files import write_json
+from ..compression.pruning.vision_widths import part_macs
 from ..hub.ids import reading
 from ..hub.written import check_rewritable, rewritten
 from ..training.data.classes import model_classes
@@ -20,6 +23,7 @@ from ..training.run.arguments import ArgumentReader
 from ..training.run.values import check_fields
 from ..training.tasks.image_classification.data import DataArguments, ImageClassificationDataset, load_data
 from ..training.tasks.image_classification.transforms import EvaluationTransform
+from .assignment import Device, Need, assign
 from .decomposition import assemble, check_class_groups, from_transformers, keep_classes, split_classes
 from .shrinking import shrink
 
@@ -52,6 +56,13 @@ class DecomposeArguments:
     )
     search_images: int = field(
         default=512, metadata={"accepts": "[1, inf)", "help": "Others, by which choices of widths are compared."}
+    )
+    importance: Literal["hsic", "kl"] = field(
+        default="hsic",
+        metadata={
+            "help": "hsic: relevance and redundancy (DeViT). kl: what the classes' probabilities lose without each "
+            "head and neuron (ED-ViT); the network runs once for each of them."
+        },
     )
     samples: int = field(default=100, metadata={"accepts": "[1, inf)", "help": "Choices of widths to compare."})
     bound: float = field(
@@ -114,7 +125,9 @@ def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
     shrunken = []
     for group in groups:
         pixels, labels = _pictures_of(group, pictures, model, processor, args)
-        options = {name: getattr(args, name) for name in ("macs", "bound", "tolerance", "samples", "seed")}
+        options = {
+            name: getattr(args, name) for name in ("macs", "importance", "bound", "tolerance", "samples", "seed")
+        }
         few = min(args.score_images, math.ceil(len(pixels) / 2))
         found = shrink(keep_classes(model, group), pixels, labels, score_images=few, **options)
         shrunken.append(found.model)
@@ -245,3 +258,58 @@ def _assemble(arguments):
         if processors[0] is not None:
             processors[0].save_pretrained(new)
     return whole
+
+
+def main_assign(argv: Sequence[str]) -> dict[str, str]:
+    """Say which device each part goes to."""
+    from ..compression.command.words import number
+
+    parser = Parser(prog="hf-effmodels assign", description="Which device runs which part, greedily (ED-ViT).")
+    parser.add_argument("parts", metavar="PART", nargs="+", help="folders or ids of DeViTs, ViTs or DeiTs of one part")
+    parser.add_argument(
+        "--device",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "BYTES", "MACS"),
+        help="a device, its memory for weights, and the multiply-adds that it can spend on an image (48M, 1.5B)",
+    )
+    parser.add_argument("--bytes", type=int, default=4, help="of each weight (default: 4)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments, rest = parser.parse_known_args(list(argv))
+    parser.check_no_rest(rest)
+    if not 1 <= arguments.bytes <= 8:
+        raise ValueError(f"--bytes: got {arguments.bytes}, accepted are 1 to 8.")
+    devices = {}
+    for name, *sizes in arguments.device:
+        if name in devices:
+            raise ValueError(f"--device: {name} stands there twice.")
+        try:
+            devices[name] = Device(*map(number, sizes))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--device: {name}: {error}.") from None
+    if not devices:
+        raise ValueError("--device is missing: name one at least, such as --device board 48M 500M.")
+    if twice := sorted({name for name in arguments.parts if arguments.parts.count(name) > 1}):
+        raise ValueError(f"PART: {twice[0]} stands there twice.")
+    needs = {}
+    for name in arguments.parts:
+        model, _ = _one_part("PART", name)
+        needs[name] = Need(arguments.bytes * model.num_parameters(), part_macs(model.config))
+    found = assign(needs, devices)
+    rows = [
+        {"part": name, "device": found[name], "memory": need.memory, "macs": need.macs} for name, need in needs.items()
+    ]
+    if arguments.json:
+        show(json.dumps(rows, indent=2) + "\n")
+        return found
+    lines = [f"{'bytes (M)':>10}{'MACs (M)':>10}  {'device':<16}part"]
+    lines += [f"{r['memory'] / 1e6:>10.3f}{r['macs'] / 1e6:>10.1f}  {r['device']:<16}{r['part']}" for r in rows]
+    for name, device in devices.items():
+        used = [needs[part] for part, chosen in found.items() if chosen == name]
+        memory, macs = sum(need.memory for need in used), sum(need.macs for need in used)
+        lines.append(
+            f"{name}: {memory / device.memory:.0%} of its memory, {macs / device.macs:.0%} of its multiply-adds"
+        )
+    show("\n".join([*lines, ""]))
+    return found

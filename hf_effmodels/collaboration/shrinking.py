@@ -3,9 +3,11 @@ multiply-adds (DeViT, https://arxiv.org/abs/2309.05015)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+from ..compression.pruning.class_importance import class_divergences
 from ..compression.pruning.hsic import highest, score_part
 from ..compression.pruning.vision_widths import part_macs, prune_part, search_widths
 from ..modeling.devit.modeling_devit import DeViTForImageClassification
@@ -31,6 +33,7 @@ def shrink(
     labels: torch.Tensor,
     *,
     macs: float = 0.6,
+    importance: Literal["hsic", "kl"] = "hsic",
     score_images: int = 256,
     bound: float = 0.5,
     tolerance: float = 0.02,
@@ -45,6 +48,7 @@ def shrink(
         pixel_values: (images, channels, height, width) of the classes that it is for, in random order.
         labels: (images,) their classes.
         macs: the budget as a share of the whole network's multiply-adds. The release's target of 0.3 comes out as 0.6.
+        importance: "hsic" is `score_part`'s (DeViT), "kl" the mean of `class_divergences` over the classes (ED-ViT).
         score_images: so many of the images give the scores, the others decide between choices; what both take is
             held in memory at once.
         bound, tolerance, samples, seed: see `search_widths`.
@@ -61,6 +65,8 @@ def shrink(
             f"score_images: got {score_images} of {len(pixel_values)} images, accepted are 2 and more that leave some "
             "to measure with."
         )
+    if importance not in ("hsic", "kl"):
+        raise ValueError(f"importance: got {importance!r}, accepted are 'hsic', 'kl'.")
     training = model.training
     model.eval()
     try:
@@ -68,7 +74,14 @@ def shrink(
         whole, before = part_macs(model.config), _accuracy(model, seen, answers)
         if macs == 1:
             return Shrunk(model, (whole, whole), (before, before))
-        sizes, scores = model.config.parts[0], score_part(model, pixel_values[:score_images])
+        sizes, scored = model.config.parts[0], (pixel_values[:score_images], labels[:score_images])
+        if importance == "hsic":
+            scores = score_part(model, scored[0])
+        else:
+            scores = [
+                [of_block.nanmean(0) for of_block in class_divergences(model, *scored, units=units)]
+                for units in ("heads", "neurons")
+            ]
         known: dict[str, float] = {}
 
         def left(of: str, ratios: Sequence[float]) -> list[int]:

@@ -1,6 +1,8 @@
 """One vision transformer becomes several smaller ones, each for some classes, and these become one."""
 
+import itertools
 import json
+import random
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from hf_effmodels import cli
 from hf_effmodels.benchmarking.counting import count
+from hf_effmodels.collaboration.assignment import Device, Need, assign
 from hf_effmodels.collaboration.decomposition import from_transformers, keep_classes
 from hf_effmodels.collaboration.shrinking import shrink
-from hf_effmodels.compression.pruning.hsic import kept_of, score_part
+from hf_effmodels.compression.pruning.class_importance import class_divergences
+from hf_effmodels.compression.pruning.hsic import highest, kept_of, score_part
 from hf_effmodels.compression.pruning.vision_widths import part_macs, prune_part
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
@@ -99,10 +103,21 @@ def test_the_best_choice_within_the_budget_is_taken():
     torch.testing.assert_close(prune_part(model, *kept)(pixels).logits, found.model(pixels).logits)
     one = shrink(model, pixels, labels, macs=0.7, score_images=20, samples=1, tolerance=0.05, seed=1)
     assert one.accuracy[1] < found.accuracy[1]
+    by_class = shrink(model, pixels, labels, macs=0.7, score_images=6, samples=2, tolerance=0.05, importance="kl")
+    sizes, labels_of = by_class.model.config.parts[0], (pixels[:6], labels[:6])
+    kept = [
+        [highest(lost.nanmean(0), count) for lost, count in zip(of, counts, strict=True)]
+        for of, counts in (
+            (class_divergences(model, *labels_of, units="heads"), sizes["num_heads"]),
+            (class_divergences(model, *labels_of, units="neurons"), sizes["intermediate_sizes"]),
+        )
+    ]
+    torch.testing.assert_close(prune_part(model, *kept)(pixels).logits, by_class.model(pixels).logits)
     same = shrink(model, pixels, labels, macs=1.0, score_images=20)
     assert same.model is model and same.macs[0] == same.macs[1]
     for options, message in (
         ({"macs": 0.0}, "macs: got 0.0"),
+        ({"importance": "l1", "score_images": 20}, "importance: got 'l1'"),
         ({"score_images": 60}, "score_images: got 60 of 60"),
         ({"macs": 0.1, "score_images": 20}, "target: got"),
     ):
@@ -138,7 +153,24 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
     alone = DeViTForImageClassification.from_pretrained(tmp_path / "alone")
     assert alone.config.fusion_hidden_size is None
     assert [alone.config.id2label[n] for n in range(10)] == ["6", "9", "4", "0", "1", "7", "3", "2", "8", "5"]
+    capsys.readouterr()
+    devices = ["--device", "board", "1M", "60k", "--device", "phone", "2M", "1M"]
+    assert cli.main(["assign", *names, *devices, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["part"], row["device"]) for row in rows] == [(name, "phone") for name in names]
+    assert [row["memory"] for row in rows] == [4 * part["parameters"] for part in report]
+    device = ["--device", "board", "1M", "1M"]
     for argv, message in (
+        (["assign", *names], "--device is missing"),
+        (["assign", *names, *device, *device], "--device: board stands there twice"),
+        (["assign", names[0], names[0], *device], f"PART: {names[0]} stands there twice"),
+        (
+            ["assign", *names, "--device", "board", "1M", "10"],
+            "which no device has left (board 1000000",
+        ),
+        (["assign", *names, "--device", "board", "1M", "x"], "--device: board: got x, accepted are numbers"),
+        (["assign", *names, *device, "--bytes", "0"], "--bytes: got 0"),
+        (["assign", str(out), *device], "has 2 parts"),
         (["assemble", str(tmp_path / "x"), names[0], "--teacher", str(folder)], "the parts lack 0, 1, 4, 6, 9"),
         (["assemble", str(tmp_path / "x"), names[0], names[0]], "class_groups: missing are"),
         (["assemble", str(tmp_path / "x"), str(out)], "has 2 parts, accepted is a DeViT of one"),
@@ -168,3 +200,33 @@ def test_networks_of_transformers_are_decomposed_as_they_are(tmp_path):
     pixels, group = torch.randn(2, 3, 16, 16), [int(part.config.id2label[n]) for n in range(2)]
     torch.testing.assert_close(part(pixels).logits, vit(pixels).logits[:, group])
     assert isinstance(from_transformers(vit), DeViTForImageClassification)
+
+
+def test_parts_go_to_the_device_that_has_most_left():
+    devices = {"small": Device(memory=10, macs=50), "large": Device(memory=30, macs=80)}
+    parts = {"a": Need(9, 20), "b": Need(12, 40), "c": Need(8, 35), "d": Need(9, 15)}
+    # b: large (80 left); c: small (50 against 40); a: large (40), as small has no memory; d: large.
+    assert assign(parts, devices) == {"a": "large", "b": "large", "c": "small", "d": "large"}
+    with pytest.raises(
+        ValueError, match="parts: b needs 12 bytes and 40 multiply-adds.*small 10 bytes and 50; large 10 b"
+    ):
+        assign(parts | {"e": Need(20, 60)}, devices)
+    with pytest.raises(ValueError, match="devices: got none"):
+        assign(parts, {})
+    with pytest.raises(ValueError, match="macs: got 0"):
+        Device(memory=1, macs=0)
+
+
+def test_on_equal_devices_the_busiest_is_within_four_thirds_of_the_best_there_is():
+    """Graham's bound for what takes the longest job first, against all assignments."""
+    draw = random.Random(0)
+    for _ in range(20):
+        parts = {str(n): Need(1, draw.randint(1, 30)) for n in range(6)}
+        devices = {name: Device(memory=6, macs=1000) for name in "xyz"}
+
+        def busiest(chosen, parts=parts):
+            return max(sum(parts[p].macs for p, d in chosen.items() if d == name) for name in "xyz")
+
+        found = busiest(assign(parts, devices))
+        best = min(busiest(dict(zip(parts, choice, strict=True))) for choice in itertools.product("xyz", repeat=6))
+        assert best <= found <= (4 / 3 - 1 / 9) * best

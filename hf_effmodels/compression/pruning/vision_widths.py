@@ -191,3 +191,51 @@ def prune_part(model, heads: Sequence[Sequence[int]], neurons: Sequence[Sequence
         pruned = type(model)(config)
     pruned.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
     return pruned.train(model.training)
+
+
+@torch.no_grad()
+def prune_channels(model, kept: Sequence[int], part: int = 0):
+    """A `DeViTForImageClassification` without the other channels of one part's residual stream. Norms are over the
+    channels that are left, so this is not the masked network: it has to be trained again.
+
+    Args:
+        model: it stays as it is.
+        kept: numbers of the channels that are kept.
+        part: number of the part.
+
+    Raises:
+        ValueError: numbers that are not there or stand twice, or none.
+    """
+    config = copy.deepcopy(model.config)
+    sizes = config.parts[part]
+    width, kept = sizes["hidden_size"], list(kept)
+    if not kept or len(set(kept)) < len(kept) or not 0 <= min(kept) <= max(kept) < width:
+        raise ValueError(f"kept: got {kept}, accepted are different numbers from 0 to {width - 1}, at least one.")
+    sizes["hidden_size"] = len(kept)
+    numbers = torch.tensor(kept, device=model.device)
+    before = sum(model.fusion.widths[:part])
+    after = torch.arange(before + width, sum(model.fusion.widths), device=model.device)
+    fused = torch.cat([torch.arange(before, device=model.device), before + numbers, after])
+    weights, prefix, last = model.state_dict(), f"devit.parts.{part}.", config.num_tokenizer_layers - 1
+    first = "fusion.classifiers." if model.fusion.hidden is None else "fusion.hidden."
+    for name, value in weights.items():
+        if name.startswith(first) and name.endswith("weight"):
+            weights[name] = value.index_select(1, fused)
+        elif name.startswith(prefix) and (axis := _channel_axis(name.removeprefix(prefix), last)) is not None:
+            weights[name] = value.index_select(axis, numbers)
+    with torch.device("meta"):
+        pruned = type(model)(config)
+    pruned.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
+    return pruned.train(model.training)
+
+
+def _channel_axis(name: str, last_convolution: int) -> int | None:
+    """Which axis of a part's weight is that of the residual stream, by its name; None for none."""
+    if name.endswith(("_token", "position_embeddings")):
+        return 2
+    if name.startswith("embeddings."):  # earlier convolutions of a tokenizer have channels of their own
+        return None if ".convolutions." in name and f".{last_convolution}." not in name else 0
+    if name.endswith((".attention.qkv.weight", ".mlp.fc1.weight")) or name == "pooling.weight":
+        return 1
+    into = (".attention.proj.weight", ".attention.proj.bias", ".mlp.fc2.weight", ".mlp.fc2.bias")
+    return 0 if name.endswith(into) or "norm" in name else None
