@@ -823,6 +823,7 @@ def test_the_recipes_that_are_published_are_known():
         "quickstart/",
         "sam_diffsr/small",
         "tinysam/shapes_teacher",
+        "cdfkd_mfs/digits",
         "dtop/digits",
         "devit/digits",
         "fastmim/quickstart",

@@ -3,11 +3,16 @@
 They are always used in training mode, by the statistics of their batch.
 """
 
+import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+
+from ..._files import whole_file, write_text
 
 #: "small" grows the map twice by nearest neighbours (32 px), the others four times by transposed convolutions (128 px
 #: and 224 px). The first and the last end in a batch norm without weights.
@@ -38,6 +43,7 @@ class DataFreeGenerator(nn.Module):
         for name, value in (("latent_size", latent_size), ("num_channels", num_channels)):
             if value < 1:
                 raise ValueError(f"{name}: got {value}, accepted are whole numbers from 1.")
+        self.kind, self.image_size, self.num_channels = kind, image_size, num_channels
         self.latent_size, self.side = latent_size, image_size // times
         widths = _WIDTHS[kind]
         self.project = nn.Linear(latent_size, widths[0] * self.side**2)
@@ -118,4 +124,30 @@ def generator_from_official(state_dict: Mapping[str, torch.Tensor]) -> DataFreeG
         generator.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"state_dict: {' '.join(str(error).split())}") from None
+    return generator
+
+
+def save_generator(generator: DataFreeGenerator, folder: str | Path) -> None:
+    """Write `model.safetensors` and `config.json`, which says its arguments."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "model.safetensors") as part:
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()},
+            part,
+            metadata={"format": "pt"},
+        )
+    fields = {name: getattr(generator, name) for name in ("kind", "image_size", "latent_size", "num_channels")}
+    write_text(folder / "config.json", json.dumps(fields, indent=2) + "\n")
+
+
+def load_generator(folder: str | Path) -> DataFreeGenerator:
+    """What `save_generator` has written.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    folder = Path(folder)
+    generator = DataFreeGenerator(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    generator.load_state_dict(load_file(folder / "model.safetensors"))
     return generator

@@ -1,8 +1,9 @@
 """How far the statistics of images are from those that a classifier's batch norms remember (DeepInversion,
 https://arxiv.org/abs/1912.08795, equation 4, as CDFKD-MFS uses it)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -19,9 +20,14 @@ def batch_norm_gap(values: torch.Tensor, running_mean: torch.Tensor, running_var
     Returns:
         A scalar; the variance is the biased one.
     """
-    axes = [axis for axis in range(values.ndim) if axis != 1]
-    variance, mean = torch.var_mean(values, axes, correction=0)
+    variance, mean = _moments(values)
     return (running_var - variance).norm() + (running_mean - mean).norm()
+
+
+def _moments(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Biased variance and mean of each channel, of (batch, channels, ...); of half precision in float32."""
+    axes = [axis for axis in range(values.ndim) if axis != 1]
+    return torch.var_mean(values.float() if values.dtype.itemsize < 4 else values, axes, correction=0)
 
 
 def batch_norms_of(model: nn.Module) -> list[_BatchNorm]:
@@ -41,13 +47,43 @@ def watched_gaps(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     if not norms:
         raise ValueError(f"teacher: {type(model).__name__} has no batch norm whose statistics tell of images.")
     gaps: list[torch.Tensor] = []
-
-    def watch(norm, args):
-        gaps.append(batch_norm_gap(args[0], norm.running_mean, norm.running_var))
-
-    handles = [norm.register_forward_pre_hook(watch) for norm in norms]
-    try:
+    with _watching(
+        norms, lambda norm, values: gaps.append(batch_norm_gap(values, norm.running_mean, norm.running_var))
+    ):
         yield gaps
+
+
+@dataclass
+class Statistics:
+    """Of each batch norm in the order they run: what it is given, and what it remembers. (channels,) each."""
+
+    means: list[torch.Tensor] = field(default_factory=list)
+    variances: list[torch.Tensor] = field(default_factory=list)
+    running_means: list[torch.Tensor] = field(default_factory=list)
+    running_variances: list[torch.Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def watched_statistics(model: nn.Module) -> Iterator[Statistics]:
+    """While open, a forward pass of `model` appends to the statistics."""
+    seen = Statistics()
+
+    def watch(norm: _BatchNorm, values: torch.Tensor) -> None:
+        variance, mean = _moments(values)
+        seen.means.append(mean)
+        seen.variances.append(variance)
+        seen.running_means.append(norm.running_mean)
+        seen.running_variances.append(norm.running_var)
+
+    with _watching(batch_norms_of(model), watch):
+        yield seen
+
+
+@contextmanager
+def _watching(norms: list[_BatchNorm], watch: Callable[[_BatchNorm, torch.Tensor], object]) -> Iterator[None]:
+    handles = [norm.register_forward_pre_hook(lambda norm, args: watch(norm, args[0])) for norm in norms]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -56,3 +92,60 @@ def watched_gaps(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 def statistics_gap(gaps: list[torch.Tensor], first_weight: float = 5.0) -> torch.Tensor:
     """The sum of the gaps, the first of them `first_weight` times."""
     return first_weight * gaps[0] + sum(gaps[1:])
+
+
+@dataclass
+class WholeGap:
+    """The gap of a batch that lies in several pieces, and how it depends on each of them.
+
+    Args:
+        mean, variance: of the whole batch, all batch norms one after the other, (all channels,).
+        mean_gradient, variance_gradient: of the gap with respect to them.
+        value: the gap, weighted as `statistics_gap` does.
+    """
+
+    mean: torch.Tensor
+    mean_gradient: torch.Tensor
+    variance_gradient: torch.Tensor
+    value: torch.Tensor
+
+    def of_piece(self, seen: Statistics, share: float) -> torch.Tensor:
+        """A scalar whose gradient with respect to a piece is that of the whole gap; its value means nothing.
+
+        The variance of the whole is Σ share (var + (mean - whole mean)²) over the pieces.
+
+        Args:
+            seen: of the piece; share: its samples over those of the batch.
+        """
+        means, variances = torch.cat(seen.means), torch.cat(seen.variances)
+        apart = 2 * (means.detach() - self.mean) * means
+        return share * (self.mean_gradient * means + self.variance_gradient * (variances + apart)).sum()
+
+
+def whole_gap(
+    pieces: list[tuple[Statistics, float]],
+    first_weight: float = 5.0,
+    reduce: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
+) -> WholeGap:
+    """The gap of a batch of several pieces, each with its share of the batch.
+
+    Args:
+        reduce: sums over the processes, where each has some of the pieces.
+    """
+    mean = reduce(sum(share * torch.cat(seen.means) for seen, share in pieces))
+    variance = reduce(
+        sum(share * (torch.cat(seen.variances) + (torch.cat(seen.means) - mean).square()) for seen, share in pieces)
+    )
+    first = pieces[0][0]
+    sizes = [len(values) for values in first.means]
+    mean, variance = mean.detach().requires_grad_(), variance.detach().requires_grad_()
+    with torch.enable_grad():
+        gaps = [
+            (known_variance - v).norm() + (known_mean - m).norm()
+            for known_mean, known_variance, m, v in zip(
+                first.running_means, first.running_variances, mean.split(sizes), variance.split(sizes), strict=True
+            )
+        ]
+        value = statistics_gap(gaps, first_weight)
+        gradients = torch.autograd.grad(value, (mean, variance))
+    return WholeGap(mean.detach(), *gradients, value.detach())

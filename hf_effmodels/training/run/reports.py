@@ -24,8 +24,9 @@ def save_results(trainer, train_metrics: dict, eval_metrics: dict) -> dict:
     if train_metrics.get("train_runtime") and trainer.state.global_step > trainer._initial_global_step:
         trainer.log_metrics("train", train_metrics)
         trainer.save_metrics("train", train_metrics)
-    trainer.log_metrics("eval", eval_metrics)
-    trainer.save_metrics("eval", eval_metrics)
+    if eval_metrics:
+        trainer.log_metrics("eval", eval_metrics)
+        trainer.save_metrics("eval", eval_metrics)
     trainer.save_state()
     save_model(trainer, Path(trainer.args.output_dir))
     if trainer.args.ema_decay is not None:
@@ -48,10 +49,11 @@ def write_card(
     metrics: Mapping[str, float],
     *,
     split: str,
-    dataset: str,
+    dataset: str | None,
     model: str,
     pipeline_tag: str,
     training: Mapping[str, object],
+    measured_on: str | None = None,
     **export_options,
 ) -> None:
     """Write the model card `README.md` and, of a model of this package, the folder `hub` for `hf-effmodels publish`.
@@ -60,10 +62,11 @@ def write_card(
         trainer: after training. Its `processing_class` goes into the folder with the model.
         metrics: name and value of what was measured on `split` of `dataset`; accuracies are fractions of 1.
         split: the evaluated split.
-        dataset: the training data: a Hub id or a name.
+        dataset: the training data: a Hub id or a name; None where there are none.
         model: what `--model` was: a Hub id here is the base model of the card.
         pipeline_tag: the Hub's task, for models of other libraries (our own know theirs).
         training: the hyper-parameters, see `training_summary`.
+        measured_on: the data set that `split` is one of; by default the training data.
         export_options: further arguments of `hub.export`, for the folder `hub`.
     """
     from ...hub import build_card, card_text, export
@@ -73,8 +76,8 @@ def write_card(
     facts = {
         "license": trainer.args.license,
         "dataset": trainer.args.dataset_name or dataset,
-        "samples": _samples(trainer, split),
-        "results": card_results(trainer, metrics, split),
+        "samples": None if dataset is None else _samples(trainer, split),
+        "results": card_results(trainer, metrics, split, measured_on),
         "training": training,
         "base_model": hub_id(model),
     }
@@ -109,10 +112,12 @@ def _samples(trainer, split: str) -> dict[str, int]:
     return {name: len(data) for name, data in sets.items() if hasattr(data, "__len__")}
 
 
-def card_results(trainer, metrics: Mapping[str, float], split: str) -> list[dict]:
-    """`metrics`, measured on `split` after this training, as a card's results."""
+def card_results(trainer, metrics: Mapping[str, float], split: str, measured_on: str | None = None) -> list[dict]:
+    """`metrics`, measured on `split` (of `measured_on`, or else of the training data) after this training, as a card's
+    results."""
     source = f"scripts/train.py, {date.today().isoformat()}, {trainer.args.device.type}"
-    return [{"metric": name, "value": value, "split": split, "source": source} for name, value in metrics.items()]
+    where = {"split": split, "source": source} | ({} if measured_on is None else {"dataset": measured_on})
+    return [{"metric": name, "value": value, **where} for name, value in metrics.items()]
 
 
 def training_summary(config: dict, names: Sequence[str], total_batch_size: int) -> dict:

@@ -14,13 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...adaptation import SourceEstimate, estimate_source, keep_confident, spherical_clusters
 from ...data.seeded import data_seed
+from ...linear_head import linear_head, seen_by
 from ...losses.contrastive_domain import contrastive_domain_discrepancy
 from ...run.sampling import EpochSampler
 from ...run.weights import WeightsError
 from ...task import load_task
 from .arguments import AdaptationArguments
 from .data import Targets, plan_round
-from .head import linear_head, seen_by
 
 logger = logging.getLogger(__name__)
 

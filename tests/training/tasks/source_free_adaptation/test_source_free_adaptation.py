@@ -20,9 +20,9 @@ from transformers import (
 from hf_effmodels import create_model
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.adaptation import estimate_source, keep_confident, spherical_clusters
+from hf_effmodels.training.linear_head import linear_head, seen_by
 from hf_effmodels.training.losses.contrastive_domain import contrastive_domain_discrepancy
 from hf_effmodels.training.tasks.source_free_adaptation.data import plan_round
-from hf_effmodels.training.tasks.source_free_adaptation.head import linear_head, seen_by
 
 from ..contract import history, same, weights
 

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 
-def linear_head(model: nn.Module, pixels: torch.Tensor) -> nn.Linear:
+def linear_head(model: nn.Module, pixels: torch.Tensor, named: str = "--model") -> nn.Linear:
     """The linear layer whose output is the logits of `model`.
 
     Args:
         pixels: (batch, channels, height, width), for a trial.
+        named: the argument that the model comes from, for the error.
 
     Raises:
         ValueError: the logits come from something else.
@@ -30,7 +31,7 @@ def linear_head(model: nn.Module, pixels: torch.Tensor) -> nn.Linear:
     heads = [m for m, output in found.items() if output.shape == logits.shape and torch.equal(output, logits)]
     if not heads:
         raise ValueError(
-            f"--model: the logits of {type(model).__name__} are no output of one linear layer, whose rows could stand "
+            f"{named}: the logits of {type(model).__name__} are no output of one linear layer, whose rows could stand "
             "for the classes; accepted are classifiers that end in one (ResNet, ViT, ConvNeXt, ...)."
         )
     return heads[-1]

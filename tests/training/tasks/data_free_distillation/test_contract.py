@@ -1,0 +1,44 @@
+from typing import ClassVar
+
+import pytest
+
+from ..contract import TaskContract
+
+
+class TestDataFreeDistillation(TaskContract):
+    task = "data-free-distillation"
+    # Saved between two steps of the generator, with a schedule that both optimizers follow.
+    hard_to_resume: ClassVar = [
+        *("--ema_decay", "0.8", "--gradient_accumulation_steps", "2", "--dataloader_num_workers", "1"),
+        *(
+            "--lr_scheduler_type",
+            "step",
+            "--lr_scheduler_kwargs",
+            "{decay_epochs: 1, decay_rate: 0.5, warmup_epochs: 0}",
+        ),
+        *("--model_config", "{hidden_sizes: [4, 4, 8], depths: [1, 1], classifier_dropout: 0.2}"),
+        *("--eval_strategy", "steps", "--eval_steps", "3"),
+    ]
+    save_steps, killed_at = 3, 9
+    metrics = ("loss", "accuracy", "samples")
+    measured_again = ("accuracy",)
+
+    @pytest.fixture(autouse=True)
+    def without_batches(self, teachers, plain_student):
+        self.short_quickstart = [
+            *("--teachers", *teachers, "--model_config", "{hidden_sizes: [4, 4, 8], depths: [1, 1]}"),
+            *("--max_eval_samples", "7", "--per_device_train_batch_size", "4", "--student_steps", "1"),
+        ]
+        # Adam amplifies the rounding of gradients that are zero, as of biases before a batch norm.
+        self.deterministic = [
+            *("--teachers", teachers[0], "--model", plain_student, "--model_config", "{}"),
+            *("--generator_learning_rate", "1e-5"),
+        ]
+
+    @pytest.fixture
+    def run(self, data_free_run):
+        return data_free_run
+
+    @pytest.fixture
+    def evaluation(self):
+        return ["--dataset", "digits", "--max_eval_samples", "11"]
