@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ import yaml
 from PIL import Image
 
 import hf_effmodels
+from hf_effmodels import cli
 from hf_effmodels.registry import PIPELINES, all_entries, public_class_names
+from hf_effmodels.training import load_task
+from hf_effmodels.training.run.arguments import ArgumentReader
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,3 +91,29 @@ def test_every_system_and_public_name_is_documented():
     text = "".join(page.read_text() for page in PAGES)
     missing = [name for name in hf_effmodels.__all__ if not name.startswith("_") and name not in text]
     assert not missing
+
+
+def commands(page: str) -> list[list[str]]:
+    """The commands in the shell blocks of a page."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("words", commands("compression.md"), ids=" ".join)
+def test_a_command_of_the_survey_is_there_with_its_options(words, capsys):
+    if words[0] == "accelerate":
+        reader = ArgumentReader(words[words.index("scripts/train.py") + 1 :])
+        reader.read(*load_task(reader.task).TRAINING_ARGUMENTS)
+        return
+    program, *command = words
+    assert program == "hf-effmodels"
+    for flag in ("--help-all", "--help"):
+        try:
+            answer = cli.main([*command, flag])
+        except SystemExit as ended:
+            answer = ended.code
+        if answer in (0, None):
+            break
+    assert answer in (0, None)
+    known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {word for word in command if word.startswith("--")} <= known
