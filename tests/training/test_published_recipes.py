@@ -150,6 +150,17 @@ OFA_CIFAR = {
     "per_device_train_batch_size": 128,
     "losses": {"ofa": {"weight": 1.0, "stages": [1, 2, 3, 4], "eps": 1, "temperature": 1}},
 }
+LSSKD = {
+    "random_weights": True,
+    "horizontal_flip": 0.5,
+    "mixup": 0,
+    "cutmix": 0,
+    "label_smoothing_factor": 0,
+    "optim": "sgd",
+    "weight_decay_on": "all",
+    "lr_scheduler_type": "step",
+    "ema_decay": None,
+}
 GPT4IMAGE = {"kind": "clip", "projection": "mlp", "true_gradient": False, "text_mixup": "none", "weight": 0.3}
 RELABEL = {
     **IMAGENET,
@@ -537,6 +548,30 @@ PUBLISHED = {
         "weight_decay": 0.02,
         "label_smoothing_factor": 0,
         "mixup": 0.1,
+    },
+    # 2107.13715, the official repository; the losses are ours
+    "lsskd/cifar100": {
+        **LSSKD,
+        "dataset": "uoft-cs/cifar100",
+        "train_crop": "random_padded",
+        "crop_padding": 4,
+        "num_train_epochs": 240,
+        "per_device_train_batch_size": 64,
+        "learning_rate": 0.05,
+        "weight_decay": 5e-4,
+        "lr_scheduler_kwargs": {"decay_epochs": [150, 180, 210], "decay_rate": 0.1}
+        | {"warmup_epochs": 0, "warmup_lr": 0},
+    },
+    "lsskd/imagenet": {
+        **IMAGENET,
+        **LSSKD,
+        "model": "microsoft/resnet-18",
+        "num_train_epochs": 100,
+        "per_device_train_batch_size": 256 // 8,
+        "learning_rate": 0.1,
+        "weight_decay": 1e-4,
+        "lr_scheduler_kwargs": {"decay_epochs": [30, 60, 90], "decay_rate": 0.1}
+        | {"warmup_epochs": 0, "warmup_lr": 0},
     },
     # 2306.00693, the official repository
     "gpt4image/imagenet_resnet50": {

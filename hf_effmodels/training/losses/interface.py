@@ -85,6 +85,7 @@ class Networks:
     Attributes:
         student, teacher: name of each feature that the loss asked for -> its shape; `pooled` is always among them.
         num_classes: of the student.
+        model: the student, for a loss that copies parts of it.
         labels: class of each training sample by its number, where the data set has them all.
         columns: shapes of what a sample has under the names of the losses' `columns`, where the data set tells.
     """
@@ -94,6 +95,7 @@ class Networks:
     num_classes: int
     labels: torch.Tensor | None = None
     columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    model: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,9 @@ class DistillationLoss(nn.Module):
     columns: ClassVar[tuple[str, ...]] = ()
     #: Whether it has no use for a teacher.
     needs_teacher: ClassVar[bool] = True
+    #: Whether it is given the student's features and logits of each picture at four rotations, one after the other
+    #: (`joint_labels.rotated`), and needs one class for each; the others get those of the upright pictures.
+    rotates: ClassVar[bool] = False
     #: Names of buffers that are the same in every process anyway, such as memories of all samples.
     shared_buffers: ClassVar[tuple[str, ...]] = ()
 

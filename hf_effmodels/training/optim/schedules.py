@@ -11,7 +11,7 @@ def step_decay_schedule(
     optimizer: Optimizer,
     steps_per_epoch: int,
     *,
-    decay_epochs: float = 2.4,
+    decay_epochs: float | list[float] = 2.4,
     decay_rate: float = 0.973,
     warmup_epochs: float = 3.0,
     warmup_lr: float = 1e-6,
@@ -24,16 +24,17 @@ def step_decay_schedule(
     Args:
         optimizer: its groups' learning rates are the peak.
         steps_per_epoch: optimizer steps in an epoch.
-        decay_epochs: epochs between decays.
+        decay_epochs: epochs between decays, or a list of the epochs of all decays.
         decay_rate: factor at each decay.
         warmup_epochs: length of the warm-up; 0 for none.
         warmup_lr: learning rate of the first epoch.
     """
-    if decay_epochs <= 0 or not 0 < decay_rate <= 1 or warmup_epochs < 0 or warmup_lr < 0:
+    epochs = decay_epochs if isinstance(decay_epochs, list | tuple) else [decay_epochs]
+    if not epochs or min(epochs) <= 0 or not 0 < decay_rate <= 1 or warmup_epochs < 0 or warmup_lr < 0:
         raise ValueError(
             f"--lr_scheduler_kwargs: got decay_epochs {decay_epochs}, decay_rate {decay_rate}, warmup_epochs "
-            f"{warmup_epochs}, warmup_lr {warmup_lr}; accepted are positive decay_epochs, a decay_rate above 0 and up "
-            "to 1, and the others from 0."
+            f"{warmup_epochs}, warmup_lr {warmup_lr}; accepted are decay_epochs above 0 (one or a list), a decay_rate "
+            "above 0 and up to 1, and the others from 0."
         )
     peak = max(group["lr"] for group in optimizer.param_groups)
     factor = partial(
@@ -50,7 +51,7 @@ def step_decay_schedule(
 def _step_decay_factor(
     step: int,
     steps_per_epoch: int,
-    decay_epochs: float,
+    decay_epochs: float | list[float],
     decay_rate: float,
     warmup_epochs: float,
     warmup_factor: float,
@@ -58,6 +59,8 @@ def _step_decay_factor(
     epoch = step // steps_per_epoch
     if epoch < warmup_epochs:
         return warmup_factor + (1.0 - warmup_factor) * epoch / warmup_epochs
+    if isinstance(decay_epochs, list | tuple):
+        return decay_rate ** sum(epoch >= at for at in decay_epochs)
     return decay_rate ** math.floor(epoch / decay_epochs)
 
 

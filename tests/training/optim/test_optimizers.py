@@ -129,6 +129,9 @@ def test_step_decay_is_timms_schedule():
     warmup = [1e-6 + epoch * (0.064 - 1e-6) / 3 for epoch in range(3)]
     after = [0.064 * 0.973 ** int(epoch // 2.4) for epoch in range(3, 10)]
     np.testing.assert_allclose(by_epoch[:, 0], warmup + after, rtol=1e-12)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    [factor] = step_decay_schedule(optimizer, 2, decay_epochs=[3, 5, 6], decay_rate=0.1, warmup_epochs=0).lr_lambdas
+    np.testing.assert_allclose([factor(2 * epoch) for epoch in range(8)], [1, 1, 1, 0.1, 0.1, 0.01, 0.001, 0.001])
 
 
 @pytest.mark.parametrize("delta, nesterov", [(0.0, False), (0.0, True), (1.5, False), (8.0, True)])

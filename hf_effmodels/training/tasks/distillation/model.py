@@ -7,6 +7,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ...losses.interface import LOGITS, Batch, DistillationLoss
+from ...losses.joint_labels import ROTATIONS, rotated
 from .taps import Taps, attach, collecting
 
 
@@ -69,14 +70,19 @@ class DistillationModel(nn.Module):
         """
         if distillation is None:
             return self.student(pixel_values=pixel_values, **inputs)
+        rotates = any(loss.rotates for loss in self.losses.values())
         with collecting() as features:
-            outputs = self.student(pixel_values=pixel_values, **inputs)
+            outputs = self.student(pixel_values=rotated(pixel_values) if rotates else pixel_values, **inputs)
         features[LOGITS] = outputs["logits"]
+        every = features
+        if rotates:
+            features = {name: feature[::ROTATIONS] for name, feature in features.items()}
+            outputs = {"logits": features[LOGITS]}
         known = dict(distillation)
         teacher = known.pop("teacher")
         batch = Batch(**known)
         found = {}
         for name, loss in self.losses.items():
-            value = loss(features, teacher, batch)
+            value = loss(every if loss.rotates else features, teacher, batch)
             found |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
         return ModelOutput(**outputs, distillation=found)

@@ -37,6 +37,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     distillation, *arguments = reader.read(*TRAINING_ARGUMENTS)
     losses = make_losses(distillation.losses)
     texts = _text_embeddings(distillation, losses, arguments)
+    _check_labels(losses, arguments[-1])
     taught = distillation.teachers or distillation.stored_labels
     if not taught and any(loss.needs_teacher for loss in losses.values()):
         raise ValueError("--teacher is missing: name an image classifier on the Hub or in a local folder.")
@@ -66,6 +67,13 @@ def prepare_training(reader: ArgumentReader) -> Run:
     if contents:
         check_contents(run.config, run.checkpoint, run.trainer.args.output_dir, contents)
     return replace(run, report=partial(_report, run))
+
+
+def _check_labels(losses: dict, args) -> None:
+    for name, loss in losses.items():
+        for option in ("mixup", "cutmix", "label_maps"):
+            if loss.rotates and getattr(args, option):
+                raise ValueError(f"--{option}: the loss {name} needs one class for each picture; it goes without.")
 
 
 def _text_embeddings(distillation: DistillationArguments, losses: dict, arguments) -> TextEmbeddings | None:

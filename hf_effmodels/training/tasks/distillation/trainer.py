@@ -219,6 +219,10 @@ def _build(
     """Build the losses for what dry runs of both networks show; the student's taps."""
     parameter = next(student.parameters())
     pixels = _example(dataset, student).to(parameter.device, parameter.dtype)
+    for name, loss in losses.items():
+        if loss.rotates and pixels.shape[-1] != pixels.shape[-2]:
+            height, width = pixels.shape[-2:]
+            raise ValueError(f"losses: {name} rotates pictures, which have to be square; got {height}×{width}.")
     needed = [POOLED, *(name for loss in losses.values() for name in loss.student_features())]
     run = dry_run(student, pixels)
     if run.num_classes != student.config.num_labels:
@@ -238,7 +242,7 @@ def _build(
     labels = None
     if any(loss.needs_index for loss in losses.values()):
         labels = _sample_labels(dataset, sample_labels, [n for n, loss in losses.items() if loss.needs_index])
-    networks = Networks(ours.specs, specs, run.num_classes, labels, _column_shapes(losses, dataset))
+    networks = Networks(ours.specs, specs, run.num_classes, labels, _column_shapes(losses, dataset), student)
     with same_random_numbers(args.device):  # the student's training draws what it would draw without them
         torch.manual_seed(args.seed)
         for name, loss in losses.items():

@@ -1,0 +1,162 @@
+"""LSSKD: heads after every stage learn class and rotation, teach one another, and drop off."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_effmodels import create_model
+from hf_effmodels.training import main
+from hf_effmodels.training.losses.layered import LayeredLoss, stage_modules
+
+from ..contract import history
+from .test_trainer import Images, trained
+
+LABELS = {"num_labels": 3, "image_size": 32}
+GHOST = [[[3, 8, 8, 0, 1]], [[3, 16, 8, 0, 2], [3, 24, 8, 0, 1]], [[5, 24, 16, 0.25, 2], [5, 40, 16, 0.25, 1]]]
+GHOST += [[[5, 40, 24, 0.25, 2], [5, 48, 24, 0.25, 1]]]
+
+
+def resnet():
+    return ResNetForImageClassification(
+        ResNetConfig(embedding_size=4, hidden_sizes=[4, 6, 8], depths=[2, 2, 2], layer_type="basic", num_labels=3)
+    )
+
+
+def ghostnet():
+    return create_model("ghostnetv3-1.0x", stages=GHOST, final_size=32, head_size=16, **LABELS)
+
+
+def vit():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
+    return ViTForImageClassification(ViTConfig(patch_size=8, **sizes, **LABELS))
+
+
+@pytest.mark.parametrize(
+    "student, options",
+    [
+        (resnet, {"stages": [1, 2, 3]}),
+        (ghostnet, {"stages": [1, 2, 3], "heads": "light"}),
+        (vit, {"stages": [2, 4], "heads": "light"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_network_teaches_itself_and_is_saved_as_the_plain_one(student, options, tmp_path):
+    torch.manual_seed(0)
+    student = student()
+    names = set(student.state_dict())
+    trainer = trained(tmp_path, student, None, [LayeredLoss(**options)])
+    log = trainer.state.log_history
+    for name in ("task_loss", "lsskd/joint", "lsskd/divergence", "lsskd/features"):
+        assert np.isfinite([entry[name] for entry in log if name in entry]).all() and log[0][name] > 0, name
+    heads = trainer.losses["lsskd"].heads
+    assert all(trainer.optimizer.state[parameter] for parameter in heads.parameters()), "the heads learn, too"
+    trainer.save_model(str(tmp_path / "student"))
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "student").eval()
+    assert set(loaded.state_dict()) == names
+    pixels = Images().pixels[:2]
+    with torch.no_grad():
+        assert torch.equal(loaded(pixel_values=pixels).logits, student.eval()(pixel_values=pixels).logits)
+
+
+def test_the_parts_are_those_of_the_formulas(tmp_path):
+    """Everything by hand: rotations, features of each stage, heads of copied stages, the losses."""
+    torch.manual_seed(0)
+    student = resnet()
+    weights = {"joint_weight": 0.5, "divergence_weight": 2.0, "feature_weight": 0.1}
+    loss = LayeredLoss(stages=[1, 2, 3], temperature=2.0, **weights)
+    trainer = trained(tmp_path, student, None, {"own": loss}, arguments={"max_steps": 1})
+    model = trainer.model.eval()
+    pixels, labels = Images().pixels[:2], torch.tensor([2, 0])
+    turned = torch.cat([torch.rot90(p, k, (1, 2))[None] for p in pixels for k in range(4)])
+    stages = student.resnet.encoder.stages
+    with torch.no_grad():
+        outputs = model(pixels, distillation={"teacher": {}, "labels": labels})
+        assert torch.equal(outputs["logits"], student(turned).logits[::4])
+        features = [student.resnet.embedder(turned)]
+        for stage in stages:
+            features.append(stage(features[-1]))
+        heads = model.losses["own"].heads
+        assert [len(extractor) for extractor in heads.extractors] == [2, 1, 1]
+        assert [type(stage) for stage in heads.extractors[0]] == [type(stages[1]), type(stages[2])]
+        assert heads.extractors[2](features[3]).shape == features[3].shape, "the last head keeps the size"
+        pooled = [e(f).mean((2, 3)) for e, f in zip(heads.extractors, features[1:], strict=True)]
+        logits = [c(p) for c, p in zip(heads.classifiers, pooled, strict=True)]
+        joint = torch.tensor([4 * c + k for c in (2, 0) for k in range(4)])
+        teacher = (logits[2] / 2).softmax(1)
+        expected = {
+            "joint": 0.5 * sum(F.cross_entropy(head, joint) for head in logits),
+            "divergence": 2.0
+            * sum(4 * (teacher * (teacher.log() - (h / 2).log_softmax(1))).sum(1).mean() for h in logits[:2]),
+            "features": 0.1 * sum((p - pooled[2]).square().mean() for p in pooled[:2]),
+        }
+    for part, value in expected.items():
+        torch.testing.assert_close(outputs["distillation"][f"own/{part}"], value, rtol=1e-4, atol=1e-6)
+    original = {id(parameter) for parameter in student.parameters()}
+    assert not original & {id(parameter) for parameter in heads.parameters()}
+
+
+def test_a_recipe_trains_resumes_and_needs_no_teacher(digits_run, tmp_path):
+    run = [
+        *digits_run,
+        "--task",
+        "distillation",
+        "--losses",
+        "{lsskd: {stages: [1, 2], heads: light}, kd: {weight: 0}}",
+    ]
+    with pytest.raises(ValueError, match="--teacher is missing"):
+        main([*run, "--output_dir", str(tmp_path / "none")])
+    run[run.index("--losses") + 1] = "{lsskd: {stages: [1, 2], heads: light, weight: 0.5}}"
+    run += [
+        "--eval_strategy",
+        "no",
+        "--save_steps",
+        "4",
+        "--save_strategy",
+        "steps",
+        "--load_best_model_at_end",
+        "false",
+    ]
+    main([*run, "--output_dir", str(tmp_path / "whole")])
+    found = history(tmp_path / "whole", "loss", "task_loss", "lsskd/joint", "lsskd/divergence", "lsskd/features")
+    np.testing.assert_allclose(found[:, 0], found[:, 1] + 0.5 * found[:, 2:].sum(1), rtol=1e-3)
+    results = json.loads((tmp_path / "whole" / "all_results.json").read_text())
+    assert "eval_accuracy" in results and "eval_teacher_accuracy" not in results
+    names = AutoModelForImageClassification.from_pretrained(tmp_path / "whole").state_dict()
+    assert not [name for name in names if "head" in name or "extractor" in name]
+    checkpoint = str(tmp_path / "whole" / "checkpoint-8")
+    main([*run, "--output_dir", str(tmp_path / "resumed"), "--resume_from_checkpoint", checkpoint])
+    again = history(tmp_path / "resumed", "loss", "lsskd/joint")
+    assert np.array_equal(again[-2:], history(tmp_path / "whole", "loss", "lsskd/joint")[-2:])
+
+
+def test_what_cannot_be_learned_so_is_said_before_training(digits_run, tmp_path):
+    out = ["--task", "distillation", "--output_dir", str(tmp_path / "refused")]
+    for losses, options, message in (
+        ("{lsskd: {}}", ["--mixup", "0.2"], "--mixup: the loss lsskd needs one class for each picture"),
+        ("{lsskd: {stages: [2]}}", [], "stages: got \\[2\\], accepted are two or more numbers from 1, in order"),
+        ("{lsskd: {heads: deep}}", [], "lsskd: heads: got 'deep', accepted are copy, light"),
+        ("{lsskd: {feature_weight: -1}}", [], "weight of features: got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*digits_run, *out, "--losses", losses, *options])
+    flat = ResNetConfig(embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic", num_labels=3)
+    with pytest.raises(ValueError, match="has no second block that keeps the width; use light heads"):
+        trained(tmp_path, ResNetForImageClassification(flat), None, [LayeredLoss(stages=[1, 2])])
+    with pytest.raises(ValueError, match="heads: the stages give tokens, tokens, no maps; accepted is light"):
+        trained(tmp_path, vit(), None, [LayeredLoss(stages=[1, 2])])
+    wide = Images()
+    wide.pixels = torch.randn(8, 3, 32, 48)
+    with pytest.raises(ValueError, match="rotates pictures, which have to be square; got 32×48"):
+        trained(tmp_path, resnet(), None, [LayeredLoss(stages=[1, 2, 3])], train_dataset=wide)
+    with pytest.raises(ValueError, match="which are no parts of one list"):
+        stage_modules(resnet(), ["resnet.encoder.stages.0", "resnet.embedder"])
