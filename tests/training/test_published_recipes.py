@@ -871,6 +871,7 @@ def test_the_recipes_that_are_published_are_known():
         "pangu_pi/tinyshakespeare",
         "parameternet_moe/pydoc",
         "sortednet/pydoc",
+        "light_clip/cc12m",
     )
     others = {name for name in list_recipes() if name.startswith(own) or name.endswith("/cifar10")}
     assert others | PUBLISHED.keys() == set(list_recipes())

@@ -29,28 +29,24 @@ def progressive_softening(
     return largest * (progress if schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2)
 
 
-def softened_targets(
-    logits: torch.Tensor, softening: float, uniform: bool = False, own: torch.Tensor | None = None
-) -> torch.Tensor:
+def softened_targets(logits: torch.Tensor, softening: float, uniform: bool = False) -> torch.Tensor:
     """(batch, batch): 1 - α for each row's own pair, α among the others by the softmax of their logits.
 
     Args:
-        logits: (batch, batch) of one direction; the targets have no gradient. With `own` (rows, batch).
+        logits: (batch, batch) of one direction; the targets have no gradient.
         softening: α.
         uniform: the others share α evenly.
-        own: (rows,), the column of each row's own pair; by default that of the row's number.
 
     Raises:
         ValueError: logits that are not square, or a batch of one, which has no others.
     """
-    if logits.ndim != 2 or len(logits) != (logits.shape[1] if own is None else len(own)):
+    if logits.ndim != 2 or logits.shape[0] != logits.shape[1]:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (batch, batch).")
-    if logits.shape[1] < 2:
+    if len(logits) < 2:
         raise ValueError(
             "logits: got a batch of one, accepted are two pairs or more: the others are what is compared."
         )
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    own = columns[None] == (columns if own is None else own)[:, None]
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     others = torch.zeros_like(logits) if uniform else logits.detach()
     shares = others.masked_fill(own, -torch.inf).softmax(1)
     return torch.where(own, torch.full_like(shares, 1 - softening), softening * shares)
@@ -62,7 +58,6 @@ def softened_contrastive_loss(
     logit_scale: torch.Tensor | float,
     softening: float = 0.0,
     uniform: bool = False,
-    rows: slice = slice(None),
 ) -> torch.Tensor:
     """The mean of the cross entropies of both directions; with `softening` 0 CLIP's loss.
 
@@ -70,15 +65,12 @@ def softened_contrastive_loss(
         image_embeds, text_embeds: (batch, width), of any length; pair i is row i of both.
         logit_scale: factor of the cosines.
         softening, uniform: see `softened_targets`.
-        rows: the pairs whose loss it is, all by default; the others are only compared with.
     """
     if image_embeds.shape != text_embeds.shape:
         shapes = f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}"
         raise ValueError(f"image_embeds, text_embeds: got the shapes {shapes}, expected the same.")
-    images, texts = F.normalize(image_embeds, dim=-1), F.normalize(text_embeds, dim=-1)
-    own = torch.arange(len(images), device=images.device)[rows]
-    losses = []
-    for queries, others in ((images, texts), (texts, images)):
-        logits = logit_scale * queries[rows] @ others.T
-        losses.append(F.cross_entropy(logits, softened_targets(logits, softening, uniform, own)))
+    logits = logit_scale * F.normalize(image_embeds, dim=-1) @ F.normalize(text_embeds, dim=-1).T
+    losses = [
+        F.cross_entropy(direction, softened_targets(direction, softening, uniform)) for direction in (logits, logits.T)
+    ]
     return (losses[0] + losses[1]) / 2

@@ -96,14 +96,12 @@ def token_matching_loss(
     logit_scale: torch.Tensor | float,
     top_k: int = 1,
     matching: Literal["relaxed", "one_to_one"] = "relaxed",
-    rows: slice = slice(None),
 ) -> torch.Tensor:
     """CLIP's loss with `token_scores` in the place of the cosines; the matching has no gradient.
 
     Args:
         patch_tokens, word_tokens, mask, top_k, matching: see `token_scores`; pair i is row i of all.
         logit_scale: factor of the scores.
-        rows: the pairs whose loss it is, all by default; the others are only compared with.
 
     Raises:
         ValueError: not as many images as texts, a batch of one, and as `token_scores`.
@@ -111,11 +109,6 @@ def token_matching_loss(
     if len(patch_tokens) != len(word_tokens) or len(patch_tokens) < 2:
         count = f"{len(patch_tokens)} images and {len(word_tokens)} texts"
         raise ValueError(f"patch_tokens, word_tokens: got {count}, accepted are as many of both, two or more.")
-    own = torch.arange(len(patch_tokens), device=patch_tokens.device)
-    if len(own[rows]) == len(own):
-        of_images = of_texts = token_scores(patch_tokens, word_tokens, mask, top_k, matching)
-    else:
-        of_images = token_scores(patch_tokens[rows], word_tokens, mask, top_k, matching)
-        of_texts = token_scores(patch_tokens, word_tokens[rows], mask[rows], top_k, matching)
-    losses = [F.cross_entropy(logit_scale * scores, own[rows]) for scores in (of_images, of_texts.T)]
-    return (losses[0] + losses[1]) / 2
+    logits = logit_scale * token_scores(patch_tokens, word_tokens, mask, top_k, matching)
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2

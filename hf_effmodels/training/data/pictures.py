@@ -111,13 +111,13 @@ def load_pictures(args: PictureArguments, token: str | None = None) -> tuple[Pic
         ValueError: missing splits or columns (with those there are), nothing to train on.
         OSError: a data set that cannot be found or reached.
     """
-    return for_training(args, token, _pictures, _hold_out)
+    return for_training(args, token, _pictures, hold_out)
 
 
 def load_evaluation_pictures(args: PictureArguments, token: str | None = None) -> Pictures:
     """The evaluation pictures alone, those of `load_pictures`; of a data set with one split all of it, unless the
     arguments hold some out. Raises as `load_pictures`."""
-    return for_evaluation(args, token, _pictures, _hold_out)
+    return for_evaluation(args, token, _pictures, hold_out)
 
 
 def for_training(args: PictureArguments, token: str | None, read: Callable, hold_out: Callable) -> tuple:
@@ -181,7 +181,7 @@ def image_column_of(rows, args: PictureArguments, split: str) -> tuple[Sequence,
     return Column(rows.select_columns(column), column), column
 
 
-def _hold_out(train: Pictures, args: PictureArguments) -> tuple[Pictures, Pictures]:
+def hold_out(train: Pictures, args: PictureArguments) -> tuple[Pictures, Pictures]:
     """The rest, and the pictures that are evaluated on: drawn, the same in every run."""
     held_out = np.zeros(len(train), dtype=bool)
     number = number_held_out(args, len(train), train.split)

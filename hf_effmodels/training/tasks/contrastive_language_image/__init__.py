@@ -1,0 +1,2 @@
+#: What `pip install hf_effmodels[...]` must have brought.
+EXTRAS = ("train",)
