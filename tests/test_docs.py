@@ -14,6 +14,7 @@ from hf_effmodels import cli
 from hf_effmodels.registry import PIPELINES, all_entries, public_class_names
 from hf_effmodels.training import load_task
 from hf_effmodels.training.run.arguments import ArgumentReader
+from hf_effmodels.training.run.recipes import find_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -116,4 +117,7 @@ def test_a_command_of_the_survey_is_there_with_its_options(words, capsys):
             break
     assert answer in (0, None)
     known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
-    assert {word for word in command if word.startswith("--")} <= known
+    given = {word for word in command if word.startswith("--")}
+    if "--config" in given:
+        assert find_recipe(command[command.index("--config") + 1])
+    assert given <= known | {"--config"}
