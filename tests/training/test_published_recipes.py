@@ -87,6 +87,21 @@ MASKED = {
 }
 FASTMIM = {**MASKED, "adam_beta2": 0.95, "crop_scale": [0.2, 1.0], "min_lr": 0, "encoder_image_size": 224}
 LOCALMIM = {**MASKED, "adam_beta2": 0.95, "crop_scale": [0.2, 1.0]}
+SPARK = {
+    **MASKED,
+    "crop_scale": [0.67, 1.0],
+    "num_train_epochs": 1600,
+    "per_device_train_batch_size": 4096 // 32,
+    "optim": "lamb",
+    "weight_decay": 0.04,
+    "adam_beta2": 0.95,
+    "adam_epsilon": 1e-6,
+    "learning_rate": 2e-4 * 4096 / 256,
+    "max_grad_norm": 5.0,
+    "lr_scheduler_type": "cosine_with_min_lr",
+    "min_lr": 2e-4 * 4096 / 256 / 1000,
+    "warmup_steps": 40 / 1600,
+}
 FINE_TUNED = {
     **TIMM_IMAGES,
     **ADAMW,
@@ -764,6 +779,10 @@ PUBLISHED = {
         "max_grad_norm": 5.0,
         "warmup_steps": 10 / 100,
     },
+    # 2301.03580, the official repository's defaults; its weight decay grows from 0.04 to 0.2
+    "spark/imagenet_resnet50": {**SPARK, "model": "spark-resnet-50"},
+    # Not published: SparK's
+    "gold_yolo/imagenet_spark": {**SPARK, "model": "gold-yolo-s", "method": "spark", "image_size": 224},
     # 2308.01045, the official repository's configuration
     "dtop/ade20k_base": {
         **ADE20K,

@@ -3,20 +3,19 @@
 Any vision model can be the encoder, since the masking is done in the image. Tokens are (batch, positions, width).
 """
 
-import inspect
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import MODEL_MAPPING, AutoModel, ViTConfig
+from transformers import AutoModel, ViTConfig
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTLayer
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..layers.encoders import save_encoder
+from ..layers.encoders import save_encoder, without_pooler
 from ..layers.hog import histograms_of_gradients
 from ..layers.positions import sine_cosine_positions
 from .configuration_fastmim import FastMimConfig
@@ -113,7 +112,7 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
 
     def __init__(self, config: FastMimConfig):
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config.backbone_config, **_without_pooler(config.backbone_config))
+        self.encoder = AutoModel.from_config(config.backbone_config, **without_pooler(config.backbone_config))
         self.mask_token = nn.Parameter(torch.zeros(1, config.num_channels, 1, 1))
         self.decoder = FastMimDecoder(config, _width(config))
         if config.backbone_config.model_type == "pvt_v2":
@@ -276,20 +275,13 @@ def _spread(mask: torch.Tensor, times: int) -> torch.Tensor:
     return mask.repeat_interleave(times, 2).repeat_interleave(times, 3)
 
 
-def _without_pooler(backbone_config) -> dict:
-    """What `AutoModel.from_config` is told, so that no weights are made that nothing uses."""
-    encoder = MODEL_MAPPING.get(type(backbone_config), None)
-    takes = inspect.signature(encoder).parameters if isinstance(encoder, type) else ()
-    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
-
-
 def _width(config: FastMimConfig) -> int:
     """Channels of the encoder's output: as the configuration says, or as one look at an empty image finds."""
     if config.encoder_width is None:
         size = config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         with torch.device("meta"), torch.no_grad():
-            probe = AutoModel.from_config(config.backbone_config, **_without_pooler(config.backbone_config)).eval()
+            probe = AutoModel.from_config(config.backbone_config, **without_pooler(config.backbone_config)).eval()
             hidden = probe(pixel_values=torch.empty(1, config.num_channels, height, width)).last_hidden_state
         config.encoder_width = hidden.shape[1] if hidden.ndim == 4 else hidden.shape[-1]
     return config.encoder_width

@@ -1,13 +1,22 @@
 """Encoders that go their own way after a pre-training, at the image size they are going to see."""
 
 import copy
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
 from torch import nn
+from transformers import MODEL_MAPPING
 
 from .positions import resize_positions, resize_relative_bias
+
+
+def without_pooler(backbone_config) -> dict:
+    """What `AutoModel.from_config` is told, so that no weights are made that nothing uses."""
+    encoder = MODEL_MAPPING.get(type(backbone_config), None)
+    takes = inspect.signature(encoder).parameters if isinstance(encoder, type) else ()
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
 def save_encoder(

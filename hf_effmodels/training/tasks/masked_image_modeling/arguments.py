@@ -23,17 +23,17 @@ class MaskedModelArguments(ModelArguments):
             "...), from random weights; a folder or a Hub id, with its weights.",
         },
     )
-    method: Literal["fastmim", "localmim", "simmim"] | None = field(
+    method: Literal["fastmim", "localmim", "simmim", "spark"] | None = field(
         default=None,
         metadata={
             "help": "What is built around --model: fastmim takes any vision model, localmim ViT and Swin, simmim "
-            "BEiT, ViT, DeiT, Swin and Swin v2."
+            "BEiT, ViT, DeiT, Swin and Swin v2, spark convolutional networks."
         },
     )
     method_config: dict | str | None = field(
         default=None,
         metadata={
-            "goes_with": {"method": ("fastmim", "localmim", "simmim")},
+            "goes_with": {"method": ("fastmim", "localmim", "simmim", "spark")},
             "help": "Fields of the method's configuration, such as {mask_ratio: 0.6, block_size: 32}; --model_config "
             "has the encoder's.",
         },

@@ -89,11 +89,11 @@ def _around_encoder(args: MaskedModelArguments, sizes: dict):
     config_class = CONFIG_MAPPING[args.method]
     fields = {name: value for name, value in sizes.items() if name in config_class.__dataclass_fields__}
     side = args.image_size or getattr(config, "image_size", None)
-    if args.method == "fastmim":
+    if args.method in ("fastmim", "spark"):
         if isinstance(side, int):
             fields["image_size"] = side
         fields["num_channels"] = getattr(config, "num_channels", 3)
-        if "block_size" not in args.method_config:
+        if args.method == "fastmim" and "block_size" not in args.method_config:
             # As published: a token of a ViT, and 32 pixels of everything with stages.
             smallest = {**fields, **args.method_config, "block_size": 1, "target": "pixels"}
             fields["block_size"] = config_class(backbone_config=config, **smallest).encoder_stride
@@ -103,13 +103,23 @@ def _around_encoder(args: MaskedModelArguments, sizes: dict):
     if encoder is not None:
         _load_encoder(model, encoder, args.model)
     if processor is None:
-        processor = hf_effmodels.create_image_processor(_PROCESSOR_OF, image_size=model.config.image_size)
+        own = _normalization(args.model) if args.model not in CONFIG_MAPPING else {}
+        processor = hf_effmodels.create_image_processor(_PROCESSOR_OF, image_size=model.config.image_size, **own)
     return model, processor
+
+
+def _normalization(preset: str) -> dict:
+    """How an encoder's own processor normalises, where it does otherwise than by ImageNet's mean and deviation."""
+    own = hf_effmodels.create_image_processor(preset).to_dict()
+    return {name: own[name] for name in ("do_normalize", "image_mean", "image_std") if own.get(name) is not None}
 
 
 def _load_encoder(model: PreTrainedModel, encoder: PreTrainedModel, name: str) -> None:
     """The encoder's weights into the model; what a masked model has beyond them begins anew, and is said."""
-    found = model.encoder.load_state_dict(encoder.state_dict(), strict=False)
+    state = encoder.state_dict()
+    if model.config.model_type == "spark":  # of a detector its backbone
+        state = {name: state[name] for name in model.encoder.state_dict() if name in state}
+    found = model.encoder.load_state_dict(state, strict=False)
     missing = [key for key in found.missing_keys if not key.endswith("mask_token")]
     if missing:
         raise ValueError(f"--model: {name} lacks weights of the encoder: {', '.join(missing[:5])}.")

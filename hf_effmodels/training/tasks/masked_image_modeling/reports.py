@@ -98,6 +98,10 @@ def views(model, sample: dict[str, torch.Tensor], data: MaskedImages) -> dict[st
         patch = model.config.backbone_config.patch_size
         hidden = outputs.mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
         target, predicted, is_hog = pixels, outputs.reconstruction, False
+    elif kind == "spark":
+        hidden = outputs.mask[:, None].repeat_interleave(model.config.block_size, 2)
+        hidden = hidden.repeat_interleave(model.config.block_size, 3)
+        target, predicted, is_hog = model.target_of(pixels), outputs.reconstruction, False
     elif kind == "fastmim":
         hidden, is_hog = outputs.pixel_mask, model.config.target == "hog"
         target = model.target_of(pixels)

@@ -12,6 +12,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForObjectDetection,
     ConvNextConfig,
     ConvNextModel,
     SwinConfig,
@@ -111,7 +112,9 @@ def test_every_scale_of_localmim_is_logged_and_weighs_what_it_should(masked_run,
     assert results["eval_loss"] == pytest.approx(measured[0] + 0.5 * measured[1] + 2 * measured[2])
 
 
-@pytest.mark.parametrize("method, target", [("simmim", None), ("localmim", "pixels"), ("fastmim", "pixels")])
+@pytest.mark.parametrize(
+    "method, target", [("simmim", None), ("localmim", "pixels"), ("fastmim", "pixels"), ("spark", None)]
+)
 @pytest.mark.draws
 def test_what_is_predicted_is_drawn_for_every_kind(method, target, masked_run, tmp_path):
     swin = "{embed_dim: 8, depths: [1, 1, 1, 1], num_heads: [1, 1, 2, 2], window_size: 2, patch_size: 4}"
@@ -119,11 +122,22 @@ def test_what_is_predicted_is_drawn_for_every_kind(method, target, masked_run, t
         "simmim": "{mask_block_size: 32}",
         "localmim": "{target: pixels, decoder_hidden_size: 16, decoder_num_attention_heads: 2, mask_ratio: 0.5}",
         "fastmim": "{target: pixels, decoder_hidden_size: 16}",
+        "spark": "{decoder_hidden_size: 32, mask_ratio: 0.5}",
     }
-    words = ["--model", "swin", "--model_config", swin, "--method", method, "--method_config", own[method]]
+    model = ["gold-yolo-n"] if method == "spark" else ["swin", "--model_config", swin]
+    words = ["--model", *model, "--method", method, "--method_config", own[method]]
     main([*only_images(masked_run), *words, "--image_size", "64", *ONCE, "--output_dir", str(tmp_path)])
     with Image.open(tmp_path / "masked.png") as picture:
         assert picture.size[0] > 3 * picture.size[1]  # one row of four
+    if method == "spark":  # what the detector goes on with is what it was trained on: pixels from 0 to 1
+        assert not AutoImageProcessor.from_pretrained(tmp_path).do_normalize
+        detector, info = AutoModelForObjectDetection.from_pretrained(tmp_path / "encoder", output_loading_info=True)
+        assert not info["unexpected_keys"]
+        learnt = load_file(tmp_path / "encoder" / "model.safetensors")
+        for name in ("stem", "stages.3"):
+            parts = {key: value for key, value in learnt.items() if key.startswith(name)}
+            own = {f"gold_yolo.{key}": value for key, value in parts.items()}
+            assert parts and all(torch.equal(detector.state_dict()[key], value) for key, value in own.items())
 
 
 @pytest.mark.parametrize("encoder", ["vit", "swin"])
@@ -296,6 +310,8 @@ def test_histograms_are_drawn_as_edges():
     [
         (["--method", "mae"], "--method: invalid choice: 'mae'"),
         (["--model", "vitt"], "--model: unknown preset 'vitt'.*nearest: vit"),
+        (["--method", "spark", "--image_size", "64", "--method_config", "{decoder_hidden_size: 32}"],
+         "vit has maps at the strides"),
         (["--model", "resnet", "--model_config", "{}", "--method", "localmim", "--method_config", "{}"],
          "got model_type 'resnet', accepted are vit and swin"),
         (["--method_config", "{mask_ratio: 1.0}"], "mask_ratio: got 1.0"),
