@@ -231,7 +231,7 @@ def prune_channels(model, kept: Sequence[int], part: int = 0):
 
 def _channel_axis(name: str, last_convolution: int) -> int | None:
     """Which axis of a part's weight is that of the residual stream, by its name; None for none."""
-    if name.endswith(("_token", "position_embeddings")):
+    if name.endswith(("token", "position_embeddings")):
         return 2
     if name.startswith("embeddings."):  # earlier convolutions of a tokenizer have channels of their own
         return None if ".convolutions." in name and f".{last_convolution}." not in name else 0
