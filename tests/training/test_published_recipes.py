@@ -401,6 +401,7 @@ PUBLISHED = {
     "compact/imagenet_ghostnetv3": {**COMPACT, **TAUGHT, "model": "ghostnetv3-1.0x"},
     "compact/imagenet_ghostnetv2": {**COMPACT, **TAUGHT, "model": "ghostnetv2-1.0x", "training_branches": 3},
     "compact/imagenet_mobilenetv2": {**COMPACT, **TAUGHT, "training_branches": 3},
+    "compact/imagenet_shufflenetv2": {**COMPACT, **TAUGHT, "model": "shufflenetv2-1.0x", "training_branches": 3},
     # 2312.17276; weight decay and clipping are the follow-up's
     "pangu_pi/1b": {
         "model": "pangu-pi-1b",
