@@ -1,6 +1,7 @@
 """Agents learn in the simulated cell."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -120,6 +121,55 @@ def test_baselines_are_what_a_pencil_gives():
     assert decide["greedy"](observation)[0].tolist() == np.argmin(costs, axis=1).tolist()
     assert len(set(decide["greedy"](observation)[0].tolist())) == 2  # who has a channel alone offloads
     assert measure(environment, decide["all_edge"], most_slots=3)["done"] is False
+    # Turns: those with most tasks left, at the rate of a channel of their own; the others compute.
+    rate = 1e6 * np.log2(1 + heard / 1e-9)
+    best = int(np.argmin([seconds * (1 + watts) + 1.5 * bits / rate for seconds, bits, watts in rows]))
+    observation[[0, 4, 8]] = 0.5, 0.7, 0.9
+    points, channels, powers = decide["turns"](observation)
+    assert points.tolist() == [profile.last, best, best] and 0 < best < profile.last
+    assert channels.tolist() == [0, 1, 0] and powers.tolist() == [0.5] * 3
+
+
+def test_a_share_that_never_changes_is_no_faster_than_computing_alone_and_taking_turns_is():
+    """Why agents that have learnt who may send save joules and no seconds: all wait for those who never may."""
+    environment = OffloadingEnvironment("resnet18", OffloadingSettings())
+    channels, loud = np.array([0, 1, 0, 1, 0]), np.ones(5)
+    kept = measure(environment, lambda observation: (np.array([1, 1, 5, 5, 5]), channels, loud))
+    found = {name: measure(environment, decide) for name, decide in baselines(environment).items()}
+    assert kept["seconds"] == found["all_local"]["seconds"] and kept["joules"] < 0.7 * found["all_local"]["joules"]
+    assert found["turns"]["seconds"] < 0.6 * found["all_local"]["seconds"]
+    assert found["turns"]["joules"] < 0.5 * found["all_local"]["joules"]
+
+
+def test_the_cell_is_an_environment_of_gymnasium():
+    gymnasium = pytest.importorskip("gymnasium")
+    from gymnasium.utils.env_checker import check_env
+
+    from hf_effmodels.collaboration.offloading.gymnasium_environment import NAME, GymnasiumOffloading
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(GymnasiumOffloading("vgg11", devices=2, tasks=40, max_power=0.3), skip_render_check=True)
+    made, cell = gymnasium.make(NAME, settings=CELL), OffloadingEnvironment("resnet18", CELL)
+    ours, theirs = made.reset(seed=4)[0], cell.reset(seed=4)[0]
+    np.testing.assert_array_equal(ours, theirs.astype(np.float32))
+    made.action_space.seed(0)
+    done = False
+    while not done:
+        action = made.action_space.sample()
+        (ours, *mine), (theirs, *other) = made.step(action), cell.step(action)
+        np.testing.assert_array_equal(ours, theirs.astype(np.float32).clip(0, None))
+        assert mine == other and made.observation_space.contains(ours)
+        done = mine[1] or mine[2]
+    far = made.reset(options={"distances": [100.0, 1.0, 50.5]})[0]
+    assert far[[3, 7, 11]].tolist() == [1.0, 0.0, 0.5]
+    for call, message in (
+        (lambda: made.reset(options={"distance": 1}), "options: got distance"),
+        (lambda: GymnasiumOffloading(settings=CELL, devices=2), "settings: got some, and devices"),
+        (lambda: GymnasiumOffloading("vgg16"), "profile: got 'vgg16'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_agents_come_back_out_of_their_folder(tmp_path):
@@ -151,7 +201,8 @@ def test_the_command_trains_compares_and_says_where_to_cut(tmp_path, capsys):
     said = capsys.readouterr().out
     results = json.loads((out / "results.json").read_text())
     assert (
-        set(results["compared"]) == {"all_local", "all_edge", "greedy", "agents", "likeliest"} and "simulated" in said
+        set(results["compared"]) == {"all_local", "all_edge", "greedy", "turns", "agents", "likeliest"}
+        and "simulated" in said
     )
     assert all(d["after"] in ("image", "stages.0", "whole") for d in results["first_decisions"])
     assert results["curve"][0][0] == 40 and (out / "results.png").stat().st_size > 1000

@@ -289,29 +289,42 @@ def agents_loss(agents: OffloadingAgents, observation, actions, old, advantage, 
 
 
 def baselines(environment: OffloadingEnvironment) -> dict[str, Decide]:
-    """`all_local`, `all_edge` (pictures, loudest), `greedy`, each with channels in turn.
+    """`all_local`, `all_edge` (pictures, loudest), `greedy`, each with channels in turn; and `turns`.
 
     Greedy: each device takes the point of the smallest seconds + β joules, at the rate that it has if everybody sends
-    as loud as can be on the channels in turn.
+    as loud as can be on the channels in turn. Turns (not the paper's): in each slot the devices with most tasks left,
+    as many as there are channels, take that point at the rate of a channel of their own; all others compute.
     """
     s, profile = environment.settings, environment.profile
     channels = np.arange(s.devices) % s.channels
     loud, quiet = np.full(s.devices, s.max_power), np.full(s.devices, LEAST_POWER)
 
-    def greedy(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def best_points(observation: np.ndarray, shared: np.ndarray) -> np.ndarray:
+        """Of each device, if everybody sends on these channels."""
         low, high = s.distances
         distance = low + (high - low) * observation.reshape(s.devices, 4)[:, 3]
         options = {"bandwidth": s.bandwidth, "noise": s.noise, "path_loss_exponent": s.path_loss_exponent}
-        rates = uplink_rates(loud, distance, channels, np.ones(s.devices, dtype=bool), **options)
+        rates = uplink_rates(loud, distance, shared, np.ones(s.devices, dtype=bool), **options)
         sending = np.asarray(profile.bits) / rates[:, None]
         seconds = np.asarray(profile.seconds) + sending
         joules = np.asarray(profile.watts) * np.asarray(profile.seconds) + s.max_power * sending
-        return (seconds + s.energy_weight * joules).argmin(1), channels, loud
+        return (seconds + s.energy_weight * joules).argmin(1)
+
+    def greedy(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return best_points(observation, channels), channels, loud
+
+    def turns(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        first = np.argsort(-observation.reshape(s.devices, 4)[:, 0], kind="stable")[: s.channels]
+        points, own = np.full(s.devices, profile.last), channels.copy()
+        points[first] = best_points(observation, np.arange(s.devices))[first]
+        own[first] = np.arange(len(first))
+        return points, own, loud
 
     return {
         "all_local": lambda observation: (np.full(s.devices, profile.last), channels, quiet),
         "all_edge": lambda observation: (np.zeros(s.devices, dtype=np.int64), channels, loud),
         "greedy": greedy,
+        "turns": turns,
     }
 
 
