@@ -302,7 +302,89 @@ GOLD_YOLO = {
     "ema_decay": 0.9999,
     "ema_ramp": 2000,
 }
+# 2205.11845; the official repository's scripts
+CDFKD_MFS = {
+    "student_steps": 5,
+    "head_weight": 1,
+    "feature_weight": 0.2,
+    "ensemble_weight": 5,
+    "disagreement_weight": 1,
+    "statistics_weight": 0.1,
+    "first_norm_weight": 5,
+    "latent_size": 256,
+    "num_train_epochs": 300,
+    "steps_per_epoch": 5 * 50,
+    "per_device_train_batch_size": 64,
+    "optim": "sgd",
+    "optim_args": "nesterov=False",
+    "learning_rate": 0.1,
+    "weight_decay": 5e-4,
+    "max_grad_norm": 0,
+    "generator_learning_rate": 1e-3,
+    "generator_schedule": "same",
+    "lr_scheduler_type": "step",
+    "lr_scheduler_kwargs": {"decay_epochs": 100, "decay_rate": 0.1, "warmup_epochs": 0},
+}
+# 2204.11257; the settings of a third-party implementation
+SFDA_DE = {
+    "augmented_features": True,
+    "horizontal_flip": 0.5,
+    "min_samples_per_class": 5,
+    "cluster_tolerance": 1e-3,
+    "estimate_source": True,
+    "discrepancy_weight": 1,
+    "optim": "sgd",
+    "optim_args": "nesterov=False",
+    "weight_decay": 5e-4,
+    "max_grad_norm": 0,
+    "lr_scheduler_type": "inverse_decay",
+    "load_best_model_at_end": False,
+}
+
 PUBLISHED = {
+    "cdfkd_mfs/cifar100": {
+        **CDFKD_MFS,
+        "model": "mhresnet8x18",
+        "generator": "small",
+        "image_size": 32,
+        "per_device_train_batch_size": 256,
+    },
+    "cdfkd_mfs/caltech101": {**CDFKD_MFS, "model": "mhresnet18", "generator": "large", "image_size": 128},
+    "cdfkd_mfs/mini_imagenet": {
+        **CDFKD_MFS,
+        "model": "mhresnet18",
+        "generator": "large_normalized",
+        "image_size": 224,
+        "num_train_epochs": 100,
+        "steps_per_epoch": 5 * 750,
+        "feature_weight": 0.05,
+        "ensemble_weight": 1,
+        "lr_scheduler_kwargs": {"decay_epochs": 30, "decay_rate": 0.1, "warmup_epochs": 0},
+    },
+    "sfda_de/office31": {
+        **SFDA_DE,
+        "num_train_epochs": 1000,
+        "steps_per_round": 50,
+        "samples_per_class": 3,
+        "per_device_train_batch_size": 30,
+        "distance_threshold": 0.5,
+        "std_factor": 1,
+        "learning_rate": 1e-3,
+        "norm_learning_rate_factor": 1,
+        "lr_scheduler_kwargs": {"alpha": 1e-3, "beta": 0.75},
+    },
+    "sfda_de/visda2017": {
+        **SFDA_DE,
+        "num_train_epochs": 500,
+        "steps_per_round": 100,
+        "samples_per_class": 10,
+        "per_device_train_batch_size": 60,
+        "distance_threshold": 0.078,
+        "std_factor": 2,
+        "learning_rate": 1e-4,
+        "norm_learning_rate_factor": 10,
+        "lr_scheduler_kwargs": {"alpha": 5e-4, "beta": 2.25},
+    },
     # Sorted LLaMA's model, data and sub-models; the rest is the README of Stanford Alpaca.
     "sortednet/alpaca_llama2_13b": {
         "model": "meta-llama/Llama-2-13b-hf",
@@ -860,6 +942,17 @@ STATED["masked-image-modeling"] = (
     | {"num_train_epochs", "crop_scale", "crop_ratio", "interpolation", "horizontal_flip", "min_lr", "warmup_steps"}
     | {"ema_decay", "bf16"}
 )
+STATED["data-free-distillation"] = SHARED | {
+    *("teachers", "generator", "latent_size", "num_train_epochs", "steps_per_epoch", "student_steps", "head_weight"),
+    *("feature_weight", "ensemble_weight", "disagreement_weight", "statistics_weight", "first_norm_weight"),
+    *("generator_learning_rate", "generator_schedule", "lr_scheduler_kwargs", "ema_decay", "bf16"),
+}
+STATED["source-free-adaptation"] = SHARED | {
+    *("num_train_epochs", "steps_per_round", "samples_per_class", "distance_threshold", "min_samples_per_class"),
+    *("cluster_tolerance", "std_factor", "estimate_source", "discrepancy_weight", "augmented_features"),
+    *("norm_learning_rate_factor", "lr_scheduler_kwargs", "train_crop", "crop_scale", "crop_ratio", "interpolation"),
+    *("horizontal_flip", "ema_decay", "bf16"),
+}
 # Where one of these is stated, the others have an effect.
 STATED["distillation"] = STATED["image-classification"] | {"teacher", "losses"}
 TOGETHER = {

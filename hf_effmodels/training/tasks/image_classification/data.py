@@ -171,15 +171,26 @@ class ImageClassificationDataset(SeededDataset):
         return sample
 
 
-def load_data(args: DataArguments, token: str | None = None) -> tuple[LabelledImages, LabelledImages]:
+def load_data(
+    args: DataArguments, token: str | None = None, *, labelled: bool = True
+) -> tuple[LabelledImages, LabelledImages | None]:
     """The training and the evaluation pictures.
+
+    Args:
+        labelled: false for a training that looks at no label: no split needs a column of them. The training pictures
+            all have the label 0; the evaluation's are None where they have no labels, and are then not held out.
 
     Raises:
         ValueError: missing splits or columns (with those there are), labels that are none, nothing to train on.
         OSError: a data set that cannot be found or reached.
     """
-    train, evaluation = for_training(args, token, _labelled, _hold_out)
-    return train, _with_names_of(train, evaluation)
+    if labelled:
+        train, evaluation = for_training(args, token, _labelled, _hold_out)
+        return train, _with_names_of(train, evaluation)
+    train, evaluation = for_training(args, token, _labelled_or_not, _hold_out_labelled)
+    known = evaluation if _has_labels(evaluation) else None
+    names, numbers = (known.names, known.numbers) if known else (None, np.arange(2))
+    return replace(train, labels=np.zeros(len(train), dtype=np.int64), names=names, numbers=numbers), known
 
 
 def load_evaluation_data(args: DataArguments, token: str | None = None) -> LabelledImages:
@@ -196,6 +207,29 @@ def _hold_out(train: LabelledImages, args: DataArguments) -> tuple[LabelledImage
     else:
         held_out = stratified_sample(train.labels, args.eval_fraction or EVAL_FRACTION)
     return train.select(~held_out), replace(train.select(held_out), split=f"{train.split}{HELD_OUT}")
+
+
+def _hold_out_labelled(train: LabelledImages, args: DataArguments) -> tuple[LabelledImages, LabelledImages]:
+    return _hold_out(train, args) if _has_labels(train) else (train, train)
+
+
+def _has_labels(source: LabelledImages) -> bool:
+    return bool((source.labels >= 0).all())
+
+
+def _labelled_or_not(rows, args: DataArguments, split: str) -> LabelledImages:
+    """As `_labelled`; of a table without a column of labels, or with none but -1 in it, all labels are -1."""
+    if not isinstance(rows, list) and args.label_column is None:
+        import datasets
+
+        features = rows.features
+        classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+        column = next((name for name in (*classes, "label", "labels") if name in features), None)
+        if column is None or all(value in (-1, None) for value in rows[column][:]):
+            images, _ = image_column_of(rows, args, split)
+            numbers = np.arange(len(rows))
+            return LabelledImages(images, split, numbers, np.full(len(rows), -1), None, np.array([], dtype=np.int64))
+    return _labelled(rows, args, split)
 
 
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:

@@ -212,12 +212,15 @@ EVALUATION_ARGUMENTS = (ModelArguments, DataArguments, EvaluationArguments)
 
 
 def prepare_training(
-    reader: ArgumentReader, make_trainer: Callable[..., ImageClassificationTrainer] = ImageClassificationTrainer
+    reader: ArgumentReader,
+    make_trainer: Callable[..., ImageClassificationTrainer] = ImageClassificationTrainer,
+    load: Callable[[DataArguments, str | None], tuple[LabelledImages, LabelledImages]] = load_data,
 ) -> Run:
     """Read and check everything; the run that is returned trains, evaluates and writes the results.
 
     Args:
         make_trainer: what makes the trainer of all that is its; a task that builds on this one gives its own.
+        load: what reads the pictures, as `load_data`.
     """
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, augmentation, args = arguments
@@ -229,7 +232,7 @@ def prepare_training(
         make_trainer = making_sorted(SortedImageClassificationTrainer, args)
     config, checkpoint = open_run(reader, arguments)
 
-    train, evaluation = load_data(data_args, model_args.token)
+    train, evaluation = load(data_args, model_args.token)
     names = train.names or _names_from_numbers(train, evaluation)
     set_seed(args.seed)
     with _blaming(model_args):

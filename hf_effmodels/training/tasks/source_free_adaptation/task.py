@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.trainer_utils import IntervalStrategy
 
 import hf_effmodels
 
 from ...run.arguments import ArgumentReader, FilledReader
-from ...run.reports import write_text
+from ...run.reports import save_results, training_summary, write_card, write_text
 from ...run.run import Run
 from ...task import load_task
 from .arguments import AdaptationArguments, AdaptationTrainingArguments
@@ -28,11 +29,18 @@ _TASK = load_task("image-classification")
 TRAINING_ARGUMENTS = (AdaptationArguments, *_TASK.TRAINING_ARGUMENTS[:-1], AdaptationTrainingArguments)
 EVALUATION_ARGUMENTS = _TASK.EVALUATION_ARGUMENTS
 
+#: What the card of a model that could not be measured says about its training.
+HYPER_PARAMETERS = (
+    *("num_train_epochs", "max_steps", "steps_per_round", "samples_per_class", "distance_threshold", "std_factor"),
+    *("estimate_source", "discrepancy_weight", "optim", "optim_args", "learning_rate", "norm_learning_rate_factor"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "weight_decay", "max_grad_norm", "ema_decay", "bf16", "seed"),
+)
+
 
 def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned adapts, evaluates before and after, and writes both."""
     adaptation, *arguments = reader.read(*TRAINING_ARGUMENTS)
-    model_args, _, _, args = arguments
+    model_args, data_args, _, args = arguments
     if args.random_weights or model_args.model in hf_effmodels.list_models():
         raise ValueError("--model: random weights know no source to adapt from; name a trained classifier.")
     for name in ("mixup", "cutmix", "label_smoothing_factor", "ternary"):
@@ -40,10 +48,49 @@ def prepare_training(reader: ArgumentReader) -> Run:
             raise ValueError(f"--{name}: it needs labels, or another training, and does not go with an adaptation.")
     if args.repeated_augmentation != 1 or args.loss != "cross_entropy":
         raise ValueError("--repeated_augmentation, --loss: they do not go with an adaptation, which has its own.")
+    train, evaluation = _TASK.load_data(data_args, model_args.token, labelled=False)
+    if evaluation is None:
+        if args.load_best_model_at_end:
+            raise ValueError("--load_best_model_at_end: what is best takes labels, and the pictures have none.")
+        args.eval_strategy = IntervalStrategy.NO
     run = _TASK.prepare_training(
-        FilledReader(reader.task, (adaptation,), arguments), partial(AdaptationTrainer, adaptation=adaptation)
+        FilledReader(reader.task, (adaptation,), arguments),
+        partial(AdaptationTrainer, adaptation=adaptation),
+        # Where nothing can be evaluated, the pictures trained on say how such are prepared.
+        load=lambda *_: (train, train if evaluation is None else evaluation),
     )
-    return replace(run, report=partial(_report, run, model_args))
+    names = _TASK.class_names(run.trainer.network.config)
+    facts = [f"adapting to {len(train)} pictures of {train.split}, whose labels are not looked at"]
+    if evaluation is None:
+        facts.append("there are no labels to evaluate by")
+        report = partial(_report_unlabelled, run, model_args, data_args)
+        return replace(run, report=report, facts=facts, warnings=[], evaluation={"eval_dataset": "DATASET"})
+    labels = run.trainer.eval_dataset.source.labels
+    facts.append(f"evaluating on {len(labels)} pictures of {evaluation.split}, {len(names)} classes")
+    return replace(run, report=partial(_report, run, model_args), facts=facts, warnings=[])
+
+
+def _report_unlabelled(run: Run, model_args, data_args, train_metrics: dict) -> dict:
+    """`adaptation.json` tells the rounds; the model and its card are saved without a number."""
+    trainer = run.trainer
+    results = save_results(trainer, train_metrics, {})
+    if trainer.args.should_save:
+        _write_rounds(trainer, {})
+        write_card(
+            trainer,
+            {},
+            split="",
+            dataset=data_args.dataset,
+            model=model_args.model,
+            pipeline_tag="image-classification",
+            training=training_summary(run.config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(trainer.args)),
+        )
+    return results
+
+
+def _write_rounds(trainer: AdaptationTrainer, measured: dict) -> None:
+    report = {**measured, "rounds": trainer.rounds}
+    write_text(Path(trainer.args.output_dir) / "adaptation.json", json.dumps(report, indent=2) + "\n")
 
 
 def _report(run: Run, model_args, train_metrics: dict) -> dict:
@@ -70,8 +117,7 @@ def _report(run: Run, model_args, train_metrics: dict) -> dict:
     )
     if trainer.args.should_save:
         trainer.save_metrics("eval", {name: v for name, v in results.items() if name.startswith("eval_")})
-        report = {**measured, "rounds": trainer.rounds}
-        write_text(Path(trainer.args.output_dir) / "adaptation.json", json.dumps(report, indent=2) + "\n")
+        _write_rounds(trainer, measured)
     return results
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     ConvNextConfig,
@@ -20,6 +21,7 @@ from transformers import (
 from hf_effmodels import create_model
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.adaptation import estimate_source, keep_confident, spherical_clusters
+from hf_effmodels.training.data.digits import read_digits
 from hf_effmodels.training.linear_head import linear_head, seen_by
 from hf_effmodels.training.losses.contrastive_domain import contrastive_domain_discrepancy
 from hf_effmodels.training.tasks.source_free_adaptation.data import plan_round
@@ -153,6 +155,59 @@ def test_labels_of_the_pictures_are_never_used_and_the_head_stays(adapted_run, c
     assert len(history(tmp_path / "0", "loss")) == 8
 
 
+def test_pictures_without_a_column_of_labels_are_adapted_to_as_those_with_one(adapted_run, tmp_path):
+    import datasets
+
+    rows = read_digits()["train"][:40]
+    images, marked = [row["image"] for row in rows], [int(row["label"]) for row in rows]
+    columns = {"without": {}, "with": {"label": marked}, "kept_back": {"label": [-1] * 40}}
+    for name, more in columns.items():
+        features = {"image": datasets.Image()} | ({"label": datasets.Value("int64")} if more else {})
+        table = datasets.Dataset.from_dict({"image": images, **more}, features=datasets.Features(features))
+        table.to_parquet(str(tmp_path / f"{name}.parquet"))
+    short = [*adapted_run, "--dataset", "parquet", "--num_train_epochs", "2", "--steps_per_round", "2"]
+    short += ["--max_train_samples", "40", "--save_strategy", "no", "--std_factor", "1.3", "--eval_strategy"]
+    for name in columns:
+        files = json.dumps(
+            {"train": str(tmp_path / f"{name}.parquet")}
+            | ({"test": str(tmp_path / "with.parquet")} if name == "with" else {})
+        )
+        strategy = "no" if name == "with" else "epoch"  # for which there are no labels
+        results = main([*short, strategy, "--data_files", files, "--output_dir", str(tmp_path / name)])
+        assert ("eval_accuracy" in results) == (name == "with")
+        report = json.loads((tmp_path / name / "adaptation.json").read_text())
+        assert len(report["rounds"]) == 2 and ("before" in report) == (name == "with")
+    assert same(weights(tmp_path / "without"), weights(tmp_path / "kept_back"))
+    saved = [load_file(tmp_path / name / "model.safetensors") for name in ("without", "with")]
+    assert same(*saved)
+    assert "| std_factor | `1.3` |" in (tmp_path / "without" / "README.md").read_text()
+
+
+def test_switches_of_the_papers_ablations_are_what_they_say(adapted_run, tmp_path):
+    arguments = [
+        *adapted_run,
+        "--estimate_source",
+        "false",
+        "--std_factor",
+        "1.7",
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
+    trainer = prepare("prepare_training", arguments).trainer
+    rows, features = trainer.head.weight.detach(), trainer.features()
+    clusters = spherical_clusters(features, rows)
+    trainer.begin_epoch(0)
+    assert trainer.round["kept"].all(), "a threshold of 1 leaves some out"
+    for number, mean, std in zip(*(trainer.round[name] for name in ("classes", "mean", "std")), strict=True):
+        own = features[clusters.labels == number]
+        torch.testing.assert_close(mean, own.mean(0))
+        torch.testing.assert_close(std, 1.7 * own.std(0).clamp_min(1e-4), atol=1e-5, rtol=1e-4)
+    # Augmented pictures are others each time they are looked at.
+    once, again = trainer.features(0), trainer.features(0, again=True)
+    assert not torch.equal(once, again) and not torch.equal(once, features)
+    assert torch.equal(once, trainer.features(0))
+
+
 def test_norms_have_a_learning_rate_of_their_own(adapted_run, tmp_path):
     arguments = [*adapted_run, "--norm_learning_rate_factor", "10", "--output_dir", str(tmp_path / "run")]
     trainer = prepare("prepare_training", arguments).trainer
@@ -175,6 +230,7 @@ def test_norms_have_a_learning_rate_of_their_own(adapted_run, tmp_path):
         (["--samples_per_class", "8"], "--samples_per_class: got 8"),
         (["--max_train_samples", "9"], "has 9 pictures, the model 10 classes"),
         (["--mixup", "0.2"], "--mixup: it needs labels"),
+        (["--cluster_tolerance", "0"], "--cluster_tolerance: got 0"),
         (["--model", "tinynet-e"], "--model: random weights know no source"),
         (["--min_samples_per_class", "1"], "--min_samples_per_class: got 1"),
         (["--std_factor", "0"], "--std_factor: got 0"),
