@@ -9,6 +9,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import hf_effmodels
 
 from ....hub.ids import reading
+from ....registry import ARCHITECTURES
 from ...data.images import MODES
 from ...data.normalization import with_channels
 from ...run.presets import names_preset
@@ -106,6 +107,14 @@ def _around_encoder(args: MaskedModelArguments, sizes: dict):
         own = _normalization(args.model) if args.model not in CONFIG_MAPPING else {}
         processor = hf_effmodels.create_image_processor(_PROCESSOR_OF, image_size=model.config.image_size, **own)
     return model, processor
+
+
+def encoder_processor(model: PreTrainedModel, processor: ImageProcessingMixin) -> ImageProcessingMixin:
+    """What the encoder's folder has: `processor`, the training's own, or of a detector's backbone the detector's."""
+    architecture = ARCHITECTURES.get(model.encoder.config.model_type)
+    if architecture is None or not architecture.own_image_processor:
+        return processor
+    return hf_effmodels.create_image_processor(next(iter(architecture.presets)))
 
 
 def _normalization(preset: str) -> dict:

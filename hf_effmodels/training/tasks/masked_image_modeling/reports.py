@@ -17,6 +17,7 @@ from ...run.reports import (
     write_card,
 )
 from .data import MaskedImages
+from .models import encoder_processor
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
     output, network = Path(args.output_dir), trainer.network
     with rewritten(output / ENCODER, "a pre-training") as folder:
         network.save_encoder(folder, args.encoder_image_size, args.encoder_window_size)
-        processor, side = trainer.processing_class, args.encoder_image_size
+        processor, side = encoder_processor(network, trainer.processing_class), args.encoder_image_size
         (processor if side is None else sized_processor(processor, side)).save_pretrained(folder)
     if has_matplotlib():
         losses = {"loss": "training", "eval_loss": "evaluation"}

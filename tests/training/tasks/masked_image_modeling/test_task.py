@@ -21,7 +21,13 @@ from transformers import (
     ViTModel,
 )
 
-from hf_effmodels import FastMimConfig, FastMimForPreTraining, LocalMimConfig, LocalMimForPreTraining
+from hf_effmodels import (
+    FastMimConfig,
+    FastMimForPreTraining,
+    GoldYoloImageProcessorPil,
+    LocalMimConfig,
+    LocalMimForPreTraining,
+)
 from hf_effmodels.modeling.layers.hog import histograms_of_gradients
 from hf_effmodels.modeling.layers.positions import (
     resize_positions,
@@ -131,6 +137,7 @@ def test_what_is_predicted_is_drawn_for_every_kind(method, target, masked_run, t
         assert picture.size[0] > 3 * picture.size[1]  # one row of four
     if method == "spark":  # what the detector goes on with is what it was trained on: pixels from 0 to 1
         assert not AutoImageProcessor.from_pretrained(tmp_path).do_normalize
+        assert isinstance(AutoImageProcessor.from_pretrained(tmp_path / "encoder"), GoldYoloImageProcessorPil)
         detector, info = AutoModelForObjectDetection.from_pretrained(tmp_path / "encoder", output_loading_info=True)
         assert not info["unexpected_keys"]
         learnt = load_file(tmp_path / "encoder" / "model.safetensors")
