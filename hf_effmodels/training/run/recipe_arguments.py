@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import os
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Literal
@@ -65,6 +66,13 @@ class RecipeArguments(TrainingArguments):
             "help": "What decays: tensors of two or more dimensions, or all, biases and norms as well.",
         },
     )
+    learning_rate_factors: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Factors of the learning rate for parts of the model, by their path or a part of it: a mapping, "
+            "such as {classifier: 10, stem: 0.1}."
+        },
+    )
     layer_decay: float | None = field(
         default=None,
         metadata={
@@ -115,6 +123,10 @@ class RecipeArguments(TrainingArguments):
         self.resume_from_checkpoint = _read_resume(self.resume_from_checkpoint)
         self.optim_args = _read_optim_args(self.optim_args)
         self.lr_scheduler_kwargs = read_mapping("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
+        self.learning_rate_factors = read_mapping("learning_rate_factors", self.learning_rate_factors)
+        for path, factor in self.learning_rate_factors.items():
+            if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+                raise ValueError(f"--learning_rate_factors: got {factor!r} for {path}, accepted are positive numbers.")
         if self.min_lr and self.lr_scheduler_type not in ("warmup_cosine", "cosine_over_warmup"):
             if self.lr_scheduler_type not in ("cosine", "cosine_with_min_lr"):
                 raise ValueError(f"--min_lr goes with --lr_scheduler_type cosine, not {self.lr_scheduler_type}.")

@@ -20,6 +20,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..data.seeded import SeededDataset, data_seed
 from ..optim.layer_decay import layer_decay_groups
+from ..optim.module_rates import rate_factors, scale_rates
 from ..optim.optimizers import optimizer_class_and_settings
 from ..optim.schedules import (
     cosine_over_warmup_schedule,
@@ -61,6 +62,7 @@ class RecipeTrainer(Trainer):
         self.ema: ExponentialMovingAverage | None = None
         self._checkpoint_ema: dict[str, torch.Tensor] | None = None
         self._added_losses = AddedLosses()
+        self._scaled_optimizer: torch.optim.Optimizer | None = None
         self._resumed_from: Path | None = None
         self._sampler: EpochSampler | None = None
         self._batches: BatchSampler | None = None
@@ -71,6 +73,7 @@ class RecipeTrainer(Trainer):
         for callback in training_callbacks(self.model):
             self.add_callback(callback)
         self.add_callback(_Hooks(self))
+        rate_factors((name for name, _ in self.model.named_parameters()), args.learning_rate_factors)
         if self.train_dataset is not None:
             check_trainable(self)
 
@@ -97,6 +100,15 @@ class RecipeTrainer(Trainer):
         return values
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = self._create_optimizer(model)
+        if self.args.learning_rate_factors and optimizer is not self._scaled_optimizer:
+            parameters = dict((model or self.model).named_parameters())
+            factors = rate_factors(parameters, self.args.learning_rate_factors)
+            scale_rates(optimizer, {parameter: factors[name] for name, parameter in parameters.items()})
+            self._scaled_optimizer = optimizer
+        return optimizer
+
+    def _create_optimizer(self, model: nn.Module | None) -> torch.optim.Optimizer:
         if self.args.layer_decay is not None and self.optimizer is None:
             chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
             optimizer_class, settings = chosen

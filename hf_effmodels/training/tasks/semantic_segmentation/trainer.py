@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from ...optim.module_rates import scale_rates
 from ...run.trainer import RecipeTrainer
 from .arguments import SegmentationArguments
 from .evaluation import Measured
@@ -34,22 +35,12 @@ class SegmentationTrainer(RecipeTrainer):
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new and self.args.head_learning_rate_factor != 1:
-            self._split_heads(optimizer, model or self.model, self.args.head_learning_rate_factor)
+            # All parameters outside the backbone.
+            network = self.accelerator.unwrap_model(model or self.model)
+            backbone = ("backbone.", f"{network.base_model_prefix or 'backbone'}.")
+            heads = [p for name, p in network.named_parameters() if not name.startswith(backbone)]
+            scale_rates(optimizer, dict.fromkeys(heads, self.args.head_learning_rate_factor))
         return optimizer
-
-    def _split_heads(self, optimizer: torch.optim.Optimizer, model, factor: float) -> None:
-        """Parameters outside the backbone go into groups of their own, with their own learning rate."""
-        network = self.accelerator.unwrap_model(model)
-        backbone = ("backbone.", f"{network.base_model_prefix or 'backbone'}.")
-        heads = {id(p) for name, p in network.named_parameters() if not name.startswith(backbone)}
-        for group in list(optimizer.param_groups):
-            of_heads = [p for p in group["params"] if id(p) in heads]
-            if of_heads and len(of_heads) < len(group["params"]):
-                group["params"] = [p for p in group["params"] if id(p) not in heads]
-                shared = {key: value for key, value in group.items() if key != "params"}
-                optimizer.add_param_group({**shared, "params": of_heads, "lr": group["lr"] * factor})
-            elif of_heads:
-                group["lr"] *= factor
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Measure the weights that would be saved; once, where the last step is asked for again."""

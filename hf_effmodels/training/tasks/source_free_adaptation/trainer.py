@@ -16,6 +16,7 @@ from ...adaptation import SourceEstimate, estimate_source, keep_confident, spher
 from ...data.seeded import data_seed
 from ...linear_head import linear_head, seen_by
 from ...losses.contrastive_domain import contrastive_domain_discrepancy
+from ...optim.module_rates import scale_rates
 from ...run.sampling import EpochSampler
 from ...run.weights import WeightsError
 from ...task import load_task
@@ -81,14 +82,9 @@ class AdaptationTrainer(_TASK.ImageClassificationTrainer):
         factor = self.adaptation.norm_learning_rate_factor
         if factor != 1 and self.optimizer is None:
             model = model or self.model
-            norms = {id(p) for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
+            norms = [p for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)]
             optimizer = super().create_optimizer(model)
-            for group in list(optimizer.param_groups):
-                own = [p for p in group["params"] if id(p) in norms]
-                group["params"] = [p for p in group["params"] if id(p) not in norms]
-                if own:
-                    settings = {name: value for name, value in group.items() if name != "params"}
-                    optimizer.add_param_group({**settings, "params": own, "lr": group["lr"] * factor})
+            scale_rates(optimizer, dict.fromkeys(norms, factor))
             return optimizer
         return super().create_optimizer(model)
 

@@ -16,6 +16,7 @@ from transformers import (
 
 from hf_effmodels import create_model
 from hf_effmodels.training import main
+from hf_effmodels.training.distillation import DistillationTrainingArguments
 from hf_effmodels.training.losses.layered import LayeredLoss, stage_modules
 
 from ..contract import history
@@ -137,6 +138,35 @@ def test_a_recipe_trains_resumes_and_needs_no_teacher(digits_run, tmp_path):
     main([*run, "--output_dir", str(tmp_path / "resumed"), "--resume_from_checkpoint", checkpoint])
     again = history(tmp_path / "resumed", "loss", "lsskd/joint")
     assert np.array_equal(again[-2:], history(tmp_path / "whole", "loss", "lsskd/joint")[-2:])
+
+
+def test_student_and_heads_learn_at_rates_of_their_own(tmp_path):
+    rates = {
+        "learning_rate": 0.5,
+        "learning_rate_factors": {"classifier": 10, "losses": 0.1, "losses.lsskd.heads.classifiers.1": 2},
+    }
+    trainer = trained(tmp_path, resnet(), None, [LayeredLoss(stages=[1, 2, 3])], arguments={"max_steps": 1, **rates})
+    found = {id(p): group["initial_lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    model = trainer.model
+    assert {found[id(p)] for p in model.student.classifier.parameters()} == {5.0}
+    assert {found[id(p)] for p in model.student.resnet.parameters()} == {0.5}
+    heads = model.losses["lsskd"].heads
+    assert {found[id(p)] for p in heads.extractors.parameters()} == {0.05}
+    assert {found[id(p)] for p in heads.classifiers[1].parameters()} == {1.0}
+    with pytest.raises(
+        ValueError, match="--learning_rate_factors: 'clasifier' is of no parameter; nearest: .*classifier"
+    ):
+        trained(
+            tmp_path,
+            resnet(),
+            None,
+            [LayeredLoss(stages=[1, 2, 3])],
+            arguments={"learning_rate_factors": "{clasifier: 2}"},
+        )
+    with pytest.raises(
+        ValueError, match="--learning_rate_factors: got 0 for classifier, accepted are positive numbers"
+    ):
+        DistillationTrainingArguments(output_dir=str(tmp_path), learning_rate_factors={"classifier": 0})
 
 
 def test_what_cannot_be_learned_so_is_said_before_training(digits_run, tmp_path):
