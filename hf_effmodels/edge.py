@@ -16,13 +16,15 @@ from pathlib import Path
 import torch
 from transformers import (
     MODEL_FOR_OBJECT_DETECTION_MAPPING,
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForObjectDetection,
+    AutoModelForSemanticSegmentation,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 from transformers.utils import ModelOutput
 
 from . import edge_int8
@@ -77,6 +79,12 @@ class Kind:
 KINDS = {
     "image-classification": Kind(AutoModelForImageClassification, ImageClassifierOutput, {"logits": None}),
     "object-detection": Kind(AutoModelForObjectDetection, DetectorOutput, {"logits": None, "pred_boxes": 1.0}),
+    "image-segmentation": Kind(AutoModelForSemanticSegmentation, SemanticSegmenterOutput, {"logits": None}),
+}
+#: Of those beside classifiers: the configurations they have.
+_MAPPINGS = {
+    "object-detection": MODEL_FOR_OBJECT_DETECTION_MAPPING,
+    "image-segmentation": MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
 }
 
 
@@ -123,7 +131,7 @@ def export(
     calibration: str | Path | Iterable | None = None,
     min_agreement: float = 0.9,
 ) -> ExportReport:
-    """Export an image classifier or an object detector, folded, with a free batch size.
+    """Export an image classifier, an object detector or a segmenter, folded, with a free batch size.
 
     A detector's program gives `logits` and `pred_boxes`, as the detector does; `edge_detection.export_detector` has
     the suppression of overlapping boxes in the graph as well.
@@ -150,13 +158,13 @@ def export(
     folder = Path(folder)
     check_folder(folder)
     model, processor = load_source(source, processor)
-    kind = KINDS[_kind(model)]
+    kind = KINDS[kind_of(model)]
     size = _image_size(model, processor, image_size)
     if processor is not None and image_size is not None:
         processor = sized_processor(processor, size)
     if not 0 <= min_agreement <= 1:
         raise ValueError(f"min_agreement: got {min_agreement}, accepted are shares from 0 to 1.")
-    pictures = _calibration(precision, calibration, format, _kind(model), processor, model, size)
+    pictures = _calibration(precision, calibration, format, kind_of(model), processor, model, size)
     model = unwrap_parts(copy.deepcopy(model)).eval()
     if hasattr(model, "reparameterize"):
         model.reparameterize()
@@ -247,7 +255,9 @@ def check_preset(preset: str) -> str:
         if preset in list_models(task=kind):
             return kind
     model_info(preset)
-    raise ValueError(f"{preset} is neither a classifier of images nor a detector, which is what can be exported.")
+    raise ValueError(
+        f"{preset} is neither a classifier of images nor a detector nor a segmenter, which is what can be exported."
+    )
 
 
 def load(folder: str | Path, **options):
@@ -290,17 +300,35 @@ def load_source(source, processor=None):
         return create_model(str(source)), processor or create_image_processor(str(source))
     with reading("source", str(source)):
         config = AutoConfig.from_pretrained(source)
-        detects = type(config) in MODEL_FOR_OBJECT_DETECTION_MAPPING and not any(
-            name.endswith("ForImageClassification") for name in config.architectures or ()
-        )
-        model = KINDS["object-detection" if detects else "image-classification"].auto_class.from_pretrained(source)
+        kind = kind_of_folder(config)
+        model = KINDS[kind].auto_class.from_pretrained(source)
         return model, processor or AutoImageProcessor.from_pretrained(source)
 
 
-def _kind(model: PreTrainedModel) -> str:
-    found = MODEL_FOR_OBJECT_DETECTION_MAPPING.get(type(model.config), ())
-    classes = found if isinstance(found, (tuple, list)) else (found,)
-    return "object-detection" if isinstance(model, tuple(classes)) else "image-classification"
+def kind_of_folder(config) -> str:
+    """The kind of a saved model by its class; of a configuration that names none, by the heads it has."""
+    names = config.architectures or ()
+    if any(name.endswith("ForImageClassification") for name in names):
+        return "image-classification"
+    fitting = [kind for kind in _MAPPINGS if any(_is_of(kind, config, name) for name in names)]
+    if not fitting:
+        fitting = [kind for kind, mapping in _MAPPINGS.items() if not names and type(config) in mapping]
+    return fitting[0] if fitting else "image-classification"
+
+
+def _is_of(kind: str, config, name: str) -> bool:
+    return name in {one.__name__ for one in _classes(kind, config)}
+
+
+def _classes(kind: str, config) -> tuple[type, ...]:
+    found = _MAPPINGS[kind].get(type(config), ())
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+
+def kind_of(model: PreTrainedModel) -> str:
+    """The kind of a model, of `KINDS`."""
+    fitting = [kind for kind in _MAPPINGS if isinstance(model, _classes(kind, model.config))]
+    return fitting[0] if fitting else "image-classification"
 
 
 def _channels(config) -> int:

@@ -121,7 +121,7 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
     assert "--image-size: got 0" in refused("export", good, "out", "--format", "onnx", "--image-size", "0")
     for preset in ("pangu-pi-1b-pro", "sam-diffsr-x4"):
         said = refused("export", preset, "out", "--format", "onnx")
-        assert "is neither a classifier of images nor a detector" in said
+        assert "is neither a classifier of images nor a detector nor a segmenter" in said
     Path("wrong").mkdir()
     Path("wrong", "config.json").write_text("null")
     assert "MODEL: 'wrong' cannot be" in refused("export", "wrong", "out", "--format", "onnx")

@@ -7,6 +7,7 @@ from torch import nn
 from hf_effmodels import create_model
 from hf_effmodels.benchmarking import peers
 from hf_effmodels.benchmarking.workloads import make_call
+from hf_effmodels.compression.elastic import extract_submodel
 from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import GoldYoloPlainConv
 
 VIT = {
@@ -86,3 +87,23 @@ def test_every_tinyvit_has_its_name_in_timm():
     assert [peers.timm_name(f"tinyvit-{size}m") for size in (5, 11, 21)] == [
         "tiny_vit_5m_224", "tiny_vit_11m_224", "tiny_vit_21m_224"
     ]  # fmt: skip
+
+
+def test_pruned_language_models_and_their_passes_are_what_their_names_say():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    overrides = {**sizes, "vocab_size": 61, "num_key_value_heads": 4}
+    whole, pruned, fresh = (build(peer, "pangu-pi-15m", overrides) for peer in ("ours", "pruned", "fresh"))
+    shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (pruned, fresh)]
+    assert shapes[0] == shapes[1] and pruned.num_parameters() < 0.6 * whole.num_parameters()
+    ids = torch.arange(24).view(2, 12) % 61
+    scores = build("importance", "pangu-pi-15m", overrides)(ids)
+    assert len({axis.layer for axis in scores if axis.kind == "ffn"}) == 3
+    loss = build("forward-pass", "pangu-pi-15m", overrides)(ids)
+    assert loss == pytest.approx(whole(ids, labels=ids).loss.item(), rel=1e-5)
+    step = build("sorted", "pangu-pi-15m", overrides)
+    losses = [extract_submodel(whole, num_hidden_layers=depth)(ids, labels=ids).loss for depth in (1, 2, 3)]
+    assert step(ids, labels=ids).loss.item() == pytest.approx(sum(losses).item() / 3, rel=1e-5)
+    call = make_call(step, {"preset": "pangu-pi-15m", "mode": "train", "batch": 2, "length": 8})
+    before = step.model.lm_head.weight.clone()
+    call()
+    assert not torch.equal(step.model.lm_head.weight, before)

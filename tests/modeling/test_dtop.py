@@ -7,8 +7,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from PIL import Image
 from torch.nn import functional as F
-from transformers import AutoModelForSemanticSegmentation, pipeline
+from transformers import AutoModelForSemanticSegmentation, SegformerConfig, pipeline
 
+from hf_effmodels import edge
 from hf_effmodels.hub import export
 from hf_effmodels.modeling.dtop.configuration_dtop import DtopConfig
 from hf_effmodels.modeling.dtop.modeling_dtop import (
@@ -224,3 +225,25 @@ def test_what_cannot_be_is_refused(wrong, message):
 
 def test_the_heads_are_half_as_wide_as_the_vit():
     assert DtopConfig().head_hidden_size == 384 and DtopConfig(head_hidden_size=60).head_hidden_size == 60
+
+
+@torch.no_grad()
+def test_an_exported_graph_finds_what_the_pruned_network_finds():
+    """Nothing can leave a graph: tokens that would have left are in it, and nobody sees them."""
+    model = build()
+    shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
+    graph = torch.export.export(model, (), {"pixel_values": images(2)}, dynamic_shapes=shapes, strict=False).module()
+    outputs = model(images())
+    assert len(set(outputs.num_tokens[:, -1].tolist())) == 3
+    torch.testing.assert_close(graph(pixel_values=images()).logits, outputs.logits, rtol=1e-4, atol=1e-6)
+    unpruned = build(thresholds=[1.0, 1.0])(images()).logits
+    assert (unpruned - outputs.logits).abs().max() > 1e-3, "pruning changes nothing here"
+
+
+def test_segmenters_are_a_kind_of_what_is_exported():
+    model = build()
+    assert edge.kind_of(model) == edge.kind_of_folder(model.config) == "image-segmentation"
+    both = SegformerConfig(architectures=["SegformerForImageClassification"])
+    assert edge.kind_of_folder(both) == "image-classification"
+    both.architectures = ["SegformerForSemanticSegmentation"]
+    assert edge.kind_of_folder(both) == "image-segmentation"

@@ -16,6 +16,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTEmbeddings, Vi
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.import_utils import is_torchdynamo_exporting
 from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.drop_path import DropPath
@@ -131,7 +132,7 @@ class DtopHead(nn.Module):
             Logits of the classes (B, C, 2) and of their masks (B, C, L).
         """
         tokens = self.input_norm(self.input_projection(hidden_states))
-        queries = self.queries.weight.expand(len(tokens), -1, -1)
+        queries = self.queries.weight.expand(tokens.shape[0], -1, -1)
         for layer in self.layers:
             queries, masks = layer(queries, tokens, valid)
         return self.classifier(queries), masks
@@ -284,11 +285,16 @@ class DtopForSemanticSegmentation(DtopPreTrainedModel):
                     leaves = certain_tokens(scores, self.config.thresholds[head], self.config.keep_top_k, known)
                     # Filled up places belong to tokens that have left: they change nothing.
                     finished = finished.scatter(1, places, leaves | ~known)
-                    stays, kept = _pack(known & ~leaves)
-                    places = places.gather(1, stays)
-                    valid = None if bool(kept.all()) else kept
+                    if is_torchdynamo_exporting():
+                        # A graph has no sizes that depend on what is in an image: what leaves stays, and is not seen.
+                        valid = known & ~leaves
+                    else:
+                        stays, kept = _pack(known & ~leaves)
+                        places = places.gather(1, stays)
+                        valid = None if bool(kept.all()) else kept
                     mask = None if valid is None else _key_mask(valid, hidden_states.dtype)
-                hidden_states = hidden_states.gather(1, stays[..., None].expand(-1, -1, hidden_states.shape[-1]))
+                if not is_torchdynamo_exporting():
+                    hidden_states = hidden_states.gather(1, stays[..., None].expand(-1, -1, hidden_states.shape[-1]))
             finished_tokens.append(finished)
         logits = class_scores(class_logits[-1], canvas).unflatten(-1, grid)
         logits = F.interpolate(logits, pixel_values.shape[-2:], mode="bilinear", align_corners=False)
