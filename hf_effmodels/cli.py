@@ -313,12 +313,42 @@ def _base_models() -> dict[str, str]:
     return {part: ", ".join(names) for part, names in titles.items()}
 
 
+def _names_two_towers(arguments) -> bool:
+    if arguments.preset in list_models():
+        return arguments.preset in list_models(task="zero-shot-image-classification")
+    from transformers import AutoConfig
+
+    from .edge_two_towers import is_two_towers
+    from .hub.ids import reading
+
+    with reading("MODEL", arguments.preset):
+        return is_two_towers(AutoConfig.from_pretrained(arguments.preset))
+
+
+def _export_two_towers(arguments):
+    from .edge_two_towers import export_two_towers
+
+    for name in ("precision", "calibrate", "min_agreement", "nms", "threshold", "nms_threshold", "max_detections"):
+        if (value := getattr(arguments, name)) not in (None, False, "float32"):
+            raise ValueError(f"--{name.replace('_', '-')}: got {value!r}, which two towers are not exported with.")
+    source = arguments.preset
+    if arguments.checkpoint is not None:
+        from .hub.convert import load_checkpoint
+
+        source = load_checkpoint(arguments.preset, arguments.checkpoint)[0]
+    elif arguments.preset in list_models():
+        raise ValueError(f"MODEL: the weights of {arguments.preset} are random; train it first and name its folder.")
+    return export_two_towers(source, arguments.folder, arguments.format, image_size=arguments.image_size)
+
+
 def _export(arguments):
     from .edge import check_preset, export, load_source
     from .hub.convert import load_checkpoint
 
     if arguments.image_size is not None and not 1 <= arguments.image_size <= 16384:
         raise ValueError(f"--image-size: got {arguments.image_size}, accepted are 1 to 16384.")
+    if _names_two_towers(arguments):
+        return _export_two_towers(arguments)
     if arguments.checkpoint is not None or arguments.preset in list_models():
         check_preset(arguments.preset)
     source, processor = arguments.preset, None

@@ -78,6 +78,12 @@ def _parser() -> ModelParser:
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score of a box (default: 0.5)")
     parser.add_argument("--prompt", help="question to a vision-language model")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest text that is generated (default: 64)")
+    parser.add_argument(
+        "--labels", nargs="+", default=(), metavar="NAME", help="behind the inputs: names to choose from (zero-shot)"
+    )
+    parser.add_argument(
+        "--template", default=Options.template, help=f"what is said of a name (default: {Options.template!r})"
+    )
     parser.add_argument("--steps", type=int, help="steps of diffusion (default: the model's)")
     parser.add_argument("--points", type=int, default=16, help="masks: points along a side (default: 16)")
     parser.add_argument("--batch-size", type=int, default=8, help="inputs at a time (default: 8)")

@@ -20,6 +20,7 @@ MODULES = {
     "object-detection": "boxes",
     "image-segmentation": "segments",
     "mask-generation": "masks",
+    "zero-shot-image-classification": "named",
     "image-text-to-text": "conversation",
     "super-resolution": "enlarged",
     "text-generation": "continuation",
@@ -38,6 +39,7 @@ class Options:
         max_new_tokens: the longest text that is generated.
         steps: of diffusion; None for as many as the model was trained with.
         points: of mask generation, along a side.
+        labels: what zero-shot classification chooses from, and template: what is said of each, with `{}` for it.
     """
 
     top_k: int = 5
@@ -46,6 +48,8 @@ class Options:
     max_new_tokens: int = 64
     steps: int | None = None
     points: int = 16
+    labels: tuple[str, ...] = ()
+    template: str = "a photo of a {}."
 
 
 @dataclass(frozen=True)

@@ -325,6 +325,8 @@ def test_a_folded_tower_stays_folded(tmp_path):
     assert not [module for module in loaded.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     with pytest.raises(RuntimeError, match="folded for deployment and cannot be trained"):
         loaded.train()
+    plain = build(LightClipModel)
+    assert not plain.reparameterize().config.reparameterized and plain.train().training  # nothing to fold
 
 
 def test_gradient_checkpointing_gives_the_same_gradients_and_statistics():
@@ -373,6 +375,7 @@ def test_threads_share_a_model():
         ({"token_projection": "none"}, "token_projection: got 'none', accepted are 'shared' and 'own'"),
         ({"mlm_loss_weight": -1.0}, "mlm_loss_weight: got -1.0, accepted are numbers from 0"),
         ({"projection_dim": 0}, "projection_dim: got 0"),
+        ({"reparameterized": True}, "reparameterized: got True, but a tower 'resnet' has nothing to fold"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(fields, words):

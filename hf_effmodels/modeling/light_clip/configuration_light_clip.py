@@ -113,6 +113,10 @@ class LightClipConfig(PreTrainedConfig):
             if getattr(self, name) not in accepted:
                 choices = " and ".join(map(repr, accepted))
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, accepted are {choices}.")
+        if self.reparameterized and not hasattr(vision, "reparameterized"):
+            raise ValueError(
+                f"reparameterized: got True, but an image tower {vision.model_type!r} has nothing to fold."
+            )
         if self.token_matching == "one_to_one" and self.token_top_k != 1:
             raise ValueError(f"token_top_k: got {self.token_top_k}, accepted is 1 with one_to_one.")
         layers = self.fusion_layers

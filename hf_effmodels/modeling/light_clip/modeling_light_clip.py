@@ -168,9 +168,10 @@ class LightClipModel(LightClipPreTrainedModel):
         self.text_model.set_input_embeddings(value)
 
     def reparameterize(self):
+        if not hasattr(self.config.vision_config, "reparameterized"):  # an image tower with nothing to fold
+            return self
         super().reparameterize()
-        if hasattr(self.config.vision_config, "reparameterized"):
-            self.config.vision_config.reparameterized = True
+        self.config.vision_config.reparameterized = True
         return self
 
     reparameterize.__doc__ = ReparameterizationMixin.reparameterize.__doc__

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from transformers import set_seed
 
 import hf_effmodels
 
+from ...._files import whole_file
 from ....modeling.light_clip.modeling_light_clip import LightClipForPreTraining
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
@@ -20,6 +22,7 @@ from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
 from .arguments import (
+    SLOT,
     ContrastiveArguments,
     EvaluationArguments,
     ImagePartArguments,
@@ -41,6 +44,9 @@ from .models import load_trained, load_two_towers
 from .reports import write_evaluation, write_results
 from .teacher import Teacher
 from .trainer import ContrastiveTrainer
+
+#: Names that the example of a prediction chooses from.
+_SHOWN = 10
 
 TRAINING_ARGUMENTS = (TwoTowerArguments, ImageTextArguments, ImagePartArguments, ContrastiveArguments)
 EVALUATION_ARGUMENTS = (TwoTowerArguments, ImageTextArguments, EvaluationArguments)
@@ -87,7 +93,23 @@ def prepare_training(reader: ArgumentReader) -> Run:
         metrics = trainer.evaluate()
         return write_results(trainer, train_metrics, metrics, config, model_args, data_args)
 
-    return Run(trainer, checkpoint, config, report)
+    return Run(trainer, checkpoint, config, report, example=partial(_example, trainer.eval_dataset.source))
+
+
+def _example(source: ImageTexts, output: Path) -> list[str]:
+    """An image of the evaluation, and what it may be called."""
+    file = output / "example.png"
+    with whole_file(file) as new:
+        source.read(0, 3).save(new, format="PNG")
+    if source.labels is not None:
+        return [str(file), "--template", source.templates[0], "--labels", *source.names[:_SHOWN]]
+    return [
+        str(file),
+        "--template",
+        SLOT,
+        "--labels",
+        *(source.texts(index)[0] for index in range(min(3, len(source)))),
+    ]
 
 
 def _check_sizes(train: ImageTexts, evaluation: ImageTexts, args: ContrastiveArguments) -> None:

@@ -1,0 +1,88 @@
+"""Two graphs of a model of CLIP's kind answer as the model does, each half on its own."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, CLIPConfig, CLIPModel
+
+from hf_effmodels import LightClipModel
+from hf_effmodels.cli import main
+from hf_effmodels.edge_two_towers import export_two_towers, load_two_towers
+
+from ..modeling.test_light_clip import TEXT, TOWERS, VIT, build, processor
+
+#: An export takes seconds for each layer.
+SHORT = {**TEXT, "num_hidden_layers": 1}
+TOWER = {**TOWERS["ghostnetv3"][0], "stages": (((3, 8, 8, 0, 2),),), "num_conv_branches": 1}
+
+
+def test_either_half_gives_the_models_vectors_and_both_its_logits(tmp_path):
+    model = build(LightClipModel, vision_config=TOWER, text_config=SHORT, fusion_layers=[0])
+    report = export_two_towers(model, tmp_path / "out", "openvino", processor=processor())
+    assert report.difference <= 1e-4 and report.batches == (1, 3) and min(report.bytes) > 1000
+    assert report.folded and not model.config.reparameterized, "the caller's model was folded"
+    exported, both = load_two_towers(tmp_path / "out"), AutoProcessor.from_pretrained(tmp_path / "out")
+    images = [Image.linear_gradient("L").convert("RGB"), Image.new("RGB", (50, 40), (200, 30, 60))]
+    given = both(images=images, text=["a cat", "the dog is here", "b"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**given)
+    got = exported(**given)
+    for part in ("logits_per_image", "logits_per_text", "image_embeds", "text_embeds"):
+        torch.testing.assert_close(got[part], expected[part], rtol=1e-3, atol=1e-3)
+    alone = exported.get_text_features(given["input_ids"][1:2]).pooler_output
+    torch.testing.assert_close(alone, expected.text_embeds[1:2], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=r"pixel_values: got images of \(16, 32\) pixels, exported for \(32, 32\)"):
+        exported.get_image_features(torch.zeros(1, 3, 16, 32))
+    with pytest.raises(ValueError, match="filled up in front"):
+        exported.get_text_features(given["input_ids"], torch.tensor([[0, 1, 1]]))
+
+
+def test_the_command_exports_a_clip_of_transformers_and_predicts_with_labels(tmp_path, capsys):
+    torch.manual_seed(1)
+    model = CLIPModel(CLIPConfig(text_config=SHORT, vision_config={**VIT, "num_hidden_layers": 1}, projection_dim=12))
+    model.eval().save_pretrained(tmp_path / "model")
+    processor().save_pretrained(tmp_path / "model")
+    Image.linear_gradient("L").save(tmp_path / "photo.png")
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "edge"), "--format", "onnx"]) == 0
+    assert "difference" in capsys.readouterr().out
+    said = []
+    for folder in ("model", "edge"):
+        words = ["--labels", "cat", "dog", "a bird", "--template", "this is {}"]
+        assert main(["predict", str(tmp_path / folder), str(tmp_path / "photo.png"), *words]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and "cat" in said[0] and "a bird" in said[0]
+    given = processor()(
+        images=Image.open(tmp_path / "photo.png").convert("RGB"),
+        text=["this is cat", "this is dog", "this is a bird"],
+        padding=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        best = model(**given).logits_per_image.softmax(-1).max()
+    assert f"{100 * best:.1f} %" in said[0]
+
+
+def test_what_cannot_be_exported_or_predicted_is_said_before(tmp_path, capsys):
+    model = build(LightClipModel, text_config=SHORT)
+    with pytest.raises(ValueError, match="format: got 'executorch', accepted of two towers are 'onnx', 'openvino'"):
+        export_two_towers(model, tmp_path / "a", "executorch")
+    with pytest.raises(ValueError, match="source: got ResNetModel, accepted are LightCLIP and CLIP"):
+        export_two_towers(model.vision_model, tmp_path / "a")
+    with pytest.raises(ValueError, match="has no two_towers.json"):
+        load_two_towers(tmp_path)
+    model.save_pretrained(tmp_path / "model")
+    processor().save_pretrained(tmp_path / "model")
+    Image.new("RGB", (9, 9)).save(tmp_path / "photo.png")
+    model_and_photo = [str(tmp_path / "model"), str(tmp_path / "photo.png")]
+    for words, message in (
+        (["predict", *model_and_photo], "--labels: of this model name what it is to choose from"),
+        (["predict", *model_and_photo, "--labels", "a", "--template", "photo"], "--template: got 'photo', accepted"),
+        (
+            ["export", model_and_photo[0], str(tmp_path / "e"), "--format", "onnx", "--precision", "int8"],
+            "--precision",
+        ),
+        (["export", "light_clip-resnet-18", str(tmp_path / "e"), "--format", "onnx"], "are random; train it first"),
+    ):
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
