@@ -107,3 +107,20 @@ def test_pruned_language_models_and_their_passes_are_what_their_names_say():
     before = step.model.lm_head.weight.clone()
     call()
     assert not torch.equal(step.model.lm_head.weight, before)
+
+
+def test_what_is_pruned_and_what_is_built_have_one_size_and_a_vit_the_whole_one():
+    parts = [{"hidden_size": 16, "head_dim": 4, "num_heads": [4, 3], "intermediate_sizes": [10, 7]}]
+    overrides = {"parts": parts, "image_size": 32}
+    models = {name: build(name, "devit-s", overrides) for name in ("pruned-vit", "built-vit")}
+    for model in models.values():
+        assert model.config.parts[0] | {"num_heads": [2, 2], "intermediate_sizes": [6, 5]} == model.config.parts[0]
+    assert models["pruned-vit"].num_parameters() == models["built-vit"].num_parameters()
+    pixels = torch.randn(1, 3, 32, 32)
+    assert not torch.equal(*(model(pixels).logits for model in models.values()))
+    parts = [{"hidden_size": 16, "head_dim": 4, "num_heads": [4, 4], "intermediate_sizes": [32, 32]}]
+    overrides = {"parts": parts, "image_size": 32}
+    vit, ours = build("vit-like", "devit-s", overrides), build("ours", "devit-s", overrides)
+    assert vit.num_parameters() == ours.num_parameters()
+    with pytest.raises(ValueError, match="vit-like is a whole ViT, which dedeit-4s is not"):
+        build("vit-like", "dedeit-4s", {})

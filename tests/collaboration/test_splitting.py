@@ -302,8 +302,10 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     head = SplitHead.from_pretrained(tmp_path / "out" / "head")
     assert head.facts.codec_settings == {"bits": 8} and head.processor.size == {"height": 32, "width": 32}
     file = tmp_path / "costs.json"
-    options = ["--at", "stages.0", "--repeats", "1", "--output", str(file), "--bandwidth", "1e6", "--watts", "4"]
-    assert cli.main(["measure-split", folder, *options]) == 0
+    options = ["--at", "stages.0", "--repeats", "1", "--output", str(file), "--watts", "4", "--bandwidth", "1e6"]
+    picture = ["--picture", str(tmp_path / "costs.png")]
+    assert cli.main(["measure-split", folder, *options, "1e8", *picture]) == 0
+    assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
     assert "1e+06 bit/s" in capsys.readouterr().out
     assert json.loads(file.read_text())["profile"]["watts"] == [0.0, 4.0, 4.0]
     for argv, message in (
@@ -312,6 +314,8 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
         (["split", folder, str(tmp_path / "x"), "--at", "stages.0", "--bits", "9"], "--bits: got 9"),
         (["measure-split", folder, "--bandwidth", "0"], "--bandwidth: got 0"),
         (["measure-split", folder, "--watts", "-1"], "--watts: got -1"),
+        (["measure-split", folder, *picture], "--picture: "),
+        (["measure-split", folder, "--bandwidth", "1e6", "--picture", "new.png"], "--picture: it goes over two"),
         (["serve-tail", folder], "FOLDER: "),
         (["serve-tail", folder, "--port", "0"], "--port: got 0"),
         (["serve-tail", folder, "--queue", "-1"], "--queue: got -1"),

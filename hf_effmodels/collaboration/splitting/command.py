@@ -100,19 +100,24 @@ def main_measure_split(argv: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement, of which the median counts")
     parser.add_argument("--shrink", type=int, help="send so many times fewer channels, by 1×1 convolutions")
     parser.add_argument("--output", help="JSON file, for `hf-effmodels offload --profile`")
+    parser.add_argument("--picture", help="new PNG file: milliseconds over the bandwidth, a line for each point")
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_codec(parser)
     _add_size(parser)
     arguments = _parse(parser, argv)
 
     def run() -> None:
-        from .measure import check_costs_file, measure_split, profile_of, save_costs
+        from .measure import check_costs_file, draw_latencies, measure_split, profile_of, save_costs
 
         if arguments.output:
             check_costs_file(arguments.output)
         for bandwidth in arguments.bandwidth:
             if not 0 < bandwidth < float("inf"):
                 raise ValueError(f"bandwidth: got {bandwidth}, accepted are positive numbers.")
+        if arguments.picture and len(set(arguments.bandwidth)) < 2:
+            raise ValueError("picture: it goes over two bandwidths and more, see --bandwidth.")
+        if arguments.picture and Path(arguments.picture).exists():
+            raise FileExistsError(f"picture: {arguments.picture} is there already; name a new file.")
         model, _ = _load(arguments.model)
         costs = measure_split(
             model,
@@ -126,6 +131,8 @@ def main_measure_split(argv: Sequence[str]) -> None:
         profile_of(costs, arguments.watts)
         if arguments.output:
             save_costs(arguments.output, costs, arguments.watts)
+        if arguments.picture:
+            draw_latencies(arguments.picture, costs, min(arguments.bandwidth), max(arguments.bandwidth))
         if arguments.json:
             show(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
             return

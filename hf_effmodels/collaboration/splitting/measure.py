@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..._files import write_json
+from ..._files import write_bytes, write_json
 from ..codecs.wire import ChannelCodec, UniformCodec
 from ..offloading.profiles import SplitProfile
 from .halves import evaluating, split
@@ -117,6 +117,30 @@ def check_costs_file(file: str | Path) -> None:
 def save_costs(file: str | Path, costs: Sequence[PointCost], watts: float) -> None:
     """The costs and the profile as JSON, which `hf-effmodels offload --profile FILE` reads."""
     write_json(file, {"points": [asdict(cost) for cost in costs], "profile": asdict(profile_of(costs, watts))})
+
+
+def draw_latencies(file: str | Path, costs: Sequence[PointCost], lowest: float, highest: float) -> None:
+    """A PNG of the milliseconds of an image over the bandwidth (bits per second), a line for each point; needs
+    matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("picture: it needs matplotlib, pip install matplotlib") from error
+    import io
+
+    steps = [lowest * (highest / lowest) ** (step / 50) for step in range(51)]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for cost in costs:
+        name = {IMAGE: "all on the server", WHOLE: "all on the device"}.get(cost.at, f"after {cost.at}")
+        style = "-" if name.startswith("after") else "--"
+        axes.loglog([1e-6 * step for step in steps], [1e3 * cost.latency(step) for step in steps], style, label=name)
+    axes.set_xlabel("Mbit/s")
+    axes.set_ylabel("milliseconds of an image")
+    axes.legend(fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    write_bytes(file, buffer.getvalue())
 
 
 def _smaller_and_smaller(points) -> list[str]:
