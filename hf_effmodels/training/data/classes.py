@@ -4,6 +4,7 @@ import difflib
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,6 +46,34 @@ def model_classes(names: Sequence[str], own: Sequence[str]) -> list[int]:
         f"the data set's classes ({len(names)}: {shown(names)}) are not the model's ({len(own)}: {shown(own)}). "
         f"--label_mapping says which is which, such as '{{{names[0]}: {own[0]}}}'."
     )
+
+
+def numbered_as(source, own: Sequence[str], remedy: str):
+    """A source of dense labels with its classes numbered as those of a model.
+
+    Args:
+        source: a data class with `names`, which a model has as many of, and `numbers` (the model's number of each, or
+            None), by which it reads.
+        own: the model's classes, by number.
+        remedy: what the message of the error ends with: which argument says the names.
+
+    Raises:
+        ValueError: the names do not say which class is which, and neither side is without names of its own.
+    """
+    try:
+        numbers = model_classes(source.names, own)
+    except ValueError:
+        raise ValueError(
+            f"the data set's classes ({shown(source.names)}) are not the model's ({shown(own)}). {remedy}"
+        ) from None
+    if numbers == list(range(len(own))):
+        return source
+    return replace(source, names=[own[number] for number in sorted(numbers)], numbers=tuple(numbers))
+
+
+def same_classes(names: Sequence[str], own: Sequence[str]) -> bool:
+    """Whether both sides have the same names, in whatever order."""
+    return sorted(in_words(names)) == sorted(in_words(own))
 
 
 def is_generic(names: Sequence[str]) -> bool:

@@ -83,6 +83,7 @@ def main(argv: Sequence[str]) -> list[dict]:
     if args.revision is not None and len(args.models) > 1:
         raise ValueError("--revision goes with one model.")
     output = Path(args.output)
+    _check_results(output / RESULTS)
     train, evaluation = load_data(data_args, args.token)
     check_classes(train, makes_them=False)
     folders = _folders(output, args.models)
@@ -95,6 +96,19 @@ def main(argv: Sequence[str]) -> list[dict]:
         part.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     show(f"{json.dumps(rows, indent=2) if args.json else as_table(rows)}\n")
     return rows
+
+
+def _check_results(file: Path) -> None:
+    """FileExistsError if a file is there that this command has not written."""
+    if not file.exists():
+        return
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        ours = all("knn_accuracy" in row for row in rows)
+    except (OSError, ValueError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        raise FileExistsError(f"--output: {file} is there, and no table of probes: name another folder.")
 
 
 def _folders(output: Path, models: Sequence[str]) -> dict[str, Path]:

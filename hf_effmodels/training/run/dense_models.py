@@ -1,5 +1,6 @@
 """Detectors and segmenters as a recipe asks for them: built anew with any backbone, or trained."""
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -7,7 +8,10 @@ from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTraine
 
 import hf_effmodels
 
+from ..data.classes import is_generic, same_classes, shown
 from .arguments import ModelArguments
+
+logger = logging.getLogger(__name__)
 
 
 def label_fields(args: ModelArguments, names: Sequence[str] | None, kind: str) -> dict:
@@ -106,7 +110,16 @@ def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[Pre
         if not hasattr(config, name):
             raise ValueError(f"--model_config: {type(config).__name__} has no field {name!r}.")
     if labels:
-        count = len(labels["id2label"])
+        names, own = list(labels["id2label"].values()), class_names(config)
+        count = len(names)
+        if same_classes(names, own):
+            labels = {}  # the data set's classes are going to be numbered as the head's, whose weights go on
+        elif count == config.num_labels and not is_generic(own):
+            logger.warning(
+                "--model: the head of %s is for other classes (%s), as many as the data set has (%s): its weights are "
+                "where theirs begin.",
+                *(args.model, shown(own), shown(names)),
+            )
         if count != config.num_labels and not args.ignore_mismatched_sizes:
             raise ValueError(
                 f"--model: {args.model} has a head for {config.num_labels} classes, the data set has {count}. With "
@@ -116,6 +129,11 @@ def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[Pre
         args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **args.model_config, **labels, **source
     )
     return model, sized(processor, args.image_size)
+
+
+def class_names(config) -> list[str]:
+    """Names of a model's classes, by number."""
+    return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def sized(processor, side: int | None):

@@ -106,3 +106,10 @@ def test_another_writers_folder_stays(encoders, tmp_path, capsys):
     assert probe(encoders / "one", "--output", tmp_path / "out") != 0
     assert "was not written by this command" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["one", "thesis.txt"]
+
+
+def test_a_table_of_somebody_else_stays(encoders, tmp_path, capsys):
+    for content in ("mine", '{"a": 1}', '[{"knn_accuracy": 1}, {}]'):
+        (tmp_path / "probe.json").write_text(content)
+        assert probe(encoders / "one", "--output", tmp_path) == 2
+        assert "--output: " in capsys.readouterr().err and (tmp_path / "probe.json").read_text() == content

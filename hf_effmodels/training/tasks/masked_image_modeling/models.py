@@ -76,8 +76,11 @@ def _of_both(config, sizes: dict) -> dict:
 
 def _around_encoder(args: MaskedModelArguments, sizes: dict):
     encoder, processor = None, None
+    config_class = CONFIG_MAPPING[args.method]
+    _check_fields("method_config", args.method_config, config_class)
     if names_preset(args.model, args.revision, hf_effmodels.list_models(task=ENCODERS), CONFIG_MAPPING):
         if args.model in CONFIG_MAPPING:
+            _check_fields("model_config", args.model_config, CONFIG_MAPPING[args.model])
             config = AutoConfig.for_model(args.model, **args.model_config, **sizes)
         else:
             config = hf_effmodels.get_config(args.model, **args.model_config, **sizes)
@@ -87,7 +90,6 @@ def _around_encoder(args: MaskedModelArguments, sizes: dict):
             processor = AutoImageProcessor.from_pretrained(args.model, **source)
             encoder = AutoModel.from_pretrained(args.model, **args.model_config, **sizes, **source)
         config = encoder.config
-    config_class = CONFIG_MAPPING[args.method]
     fields = {name: value for name, value in sizes.items() if name in config_class.__dataclass_fields__}
     side = args.image_size or getattr(config, "image_size", None)
     if args.method in ("fastmim", "spark"):
@@ -121,6 +123,14 @@ def _normalization(preset: str) -> dict:
     """How an encoder's own processor normalises, where it does otherwise than by ImageNet's mean and deviation."""
     own = hf_effmodels.create_image_processor(preset).to_dict()
     return {name: own[name] for name in ("do_normalize", "image_mean", "image_std") if own.get(name) is not None}
+
+
+def _check_fields(argument: str, given: dict, config_class: type) -> None:
+    """ValueError for a field that a configuration does not have: it would be kept, and do nothing."""
+    standard = config_class()
+    for name in given:
+        if not hasattr(standard, name):
+            raise ValueError(f"--{argument}: {config_class.__name__} has no field {name!r}.")
 
 
 def _load_encoder(model: PreTrainedModel, encoder: PreTrainedModel, name: str) -> None:

@@ -66,6 +66,7 @@ class DetectionImages:
         objects: row -> (boxes (n, 4) as corners in pixels, classes (n,), crowd (n,)), given (width, height).
         names: of the classes.
         split: for messages.
+        numbers: the number under which each class is read, where it is that of a model (`classes.numbered_as`).
     """
 
     rows: Sequence[int]
@@ -73,6 +74,7 @@ class DetectionImages:
     objects: Callable
     names: list[str]
     split: str
+    numbers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -118,6 +120,8 @@ class DetectionImages:
                 f"{where(row, self.split, value)}: a class is {classes[outside][0]:g}, accepted are whole numbers "
                 f"from 0 to {len(self.names) - 1}"
             )
+        if self.numbers is not None:
+            classes = np.asarray(self.numbers, dtype=np.float64)[classes.astype(np.int64)]
         boxes = boxes.clip(0, [width, height, width, height])
         keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return image, np.concatenate([classes[keep, None], boxes[keep]], axis=1), crowd[keep]

@@ -10,9 +10,11 @@ from PIL import Image
 from transformers import set_seed
 
 from ...._files import whole_file
+from ...data.classes import model_classes, numbered_as, same_classes, shown
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, blaming_model_config
+from ...run.dense_models import class_names
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -33,6 +35,10 @@ TRAINING_ARGUMENTS = (DetectorArguments, DetectionDataArguments, DetectionAugmen
 EVALUATION_ARGUMENTS = (DetectorArguments, DetectionDataArguments, DetectionEvaluationArguments)
 
 
+#: How the classes of a data set get other names.
+_NAMES = "The annotations say what they are called."
+
+
 def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
@@ -47,6 +53,10 @@ def prepare_training(reader: ArgumentReader) -> Run:
     given = {**model_args.model_config, **model_args.backbone_config}
     with blaming_model_config(given):
         model, processor = load_detector(model_args, train.names)
+    own = class_names(model.config)
+    if same_classes(train.names, own):
+        # The head's numbers stay, and with them what a trained one knows.
+        train, evaluation = (numbered_as(source, own, _NAMES) for source in (train, evaluation))
     if getattr(model.config, "reparameterized", False):
         raise ValueError(f"--model: {model_args.model} is folded for deployment and cannot be trained any more.")
     if args.atss_epochs and model.config.model_type != "gold_yolo":
@@ -115,6 +125,11 @@ def _teacher(args: DetectionArguments, model):
                 f"--teacher: its {name} is {getattr(teacher.config, name)}, accepted is the student's, "
                 f"{getattr(model.config, name)}."
             )
+    names, theirs = class_names(model.config), class_names(teacher.config)
+    if model_classes(names, theirs) != list(range(len(names))):
+        raise ValueError(
+            f"--teacher: its classes ({shown(theirs)}) are not the student's ({shown(names)}), in this order."
+        )
     return teacher
 
 
@@ -127,12 +142,13 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:
     with blaming_model_config(model_args.model_config):
         model, processor = load_detector(model_args, None)
     model.eval()
-    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    names = class_names(model.config)
     if len(source.names) != len(names):
         raise ValueError(
             f"--model: {model_args.model} has {len(names)} classes, the data set has {len(source.names)}: it cannot "
             "be measured on it."
         )
+    source = numbered_as(source, names, _NAMES)
     if args.reparameterize:
         if not hasattr(model, "reparameterize"):
             raise ValueError(f"--reparameterize: {type(model).__name__} has nothing to fold.")

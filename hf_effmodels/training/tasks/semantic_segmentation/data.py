@@ -51,6 +51,7 @@ class SegmentationImages:
         image, mask: row -> what `read_image` takes.
         names: of the classes.
         split: for messages.
+        numbers: the number under which each class is read, where it is that of a model (`classes.numbered_as`).
         reduce_labels: 0 is no class.
     """
 
@@ -60,6 +61,7 @@ class SegmentationImages:
     names: list[str]
     split: str
     reduce_labels: bool = False
+    numbers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -96,6 +98,8 @@ class SegmentationImages:
                 f"{where(row, self.split, value)}: the map has the class {mask[outside].max()}, accepted are 0 to "
                 f"{len(self.names) - 1} and {IGNORED}"
             )
+        if self.numbers is not None:
+            mask = np.where(mask == IGNORED, IGNORED, np.asarray(self.numbers)[np.minimum(mask, len(self.names) - 1)])
         return image, mask.astype(np.uint8)
 
 

@@ -10,9 +10,11 @@ from PIL import Image
 from transformers import set_seed
 
 from ...._files import whole_file
+from ...data.classes import numbered_as, same_classes
 from ...data.images import check_processor, usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, blaming_model_config
+from ...run.dense_models import class_names
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -38,6 +40,10 @@ TRAINING_ARGUMENTS = (
 EVALUATION_ARGUMENTS = (SegmenterArguments, SegmentationDataArguments, SegmentationEvaluationArguments)
 
 
+#: How the classes of a data set get other names.
+_NAMES = "--class_names says what they are called."
+
+
 def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned trains, evaluates and writes the results."""
     arguments = reader.read(*TRAINING_ARGUMENTS)
@@ -52,6 +58,10 @@ def prepare_training(reader: ArgumentReader) -> Run:
     given = {**model_args.model_config, **model_args.backbone_config}
     with blaming_model_config(given):
         model, processor = load_segmenter(model_args, train.names)
+    own = class_names(model.config)
+    if same_classes(train.names, own):
+        # The head's numbers stay, and with them what a trained one knows.
+        train, evaluation = (numbered_as(source, own, _NAMES) for source in (train, evaluation))
     check_processor("--model", processor)
     if not takes_labels(model):
         raise ValueError(f"--model: {type(model).__name__} computes no loss and cannot be trained here.")
@@ -114,6 +124,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:
             f"--model: {model_args.model} has {model.config.num_labels} classes, the data set has "
             f"{len(source.names)}: it cannot be measured on it."
         )
+    source = numbered_as(source, class_names(model.config), _NAMES)
     dataset = SegmentationDataset(usable(source, source.read, data_args))
     dataset[0]
     return partial(_evaluate, model.eval(), processor, dataset, args, call)

@@ -43,6 +43,10 @@ def prepare_training(reader: ArgumentReader) -> Run:
     model_args, data_args, _, args = arguments
     if args.random_weights or model_args.model in hf_effmodels.list_models():
         raise ValueError("--model: random weights know no source to adapt from; name a trained classifier.")
+    if model_args.ignore_mismatched_sizes:
+        raise ValueError(
+            "--ignore_mismatched_sizes: an adaptation keeps the head that it has; name a classifier of these classes."
+        )
     for name in ("mixup", "cutmix", "label_smoothing_factor", "ternary"):
         if getattr(args, name, None):
             raise ValueError(f"--{name}: it needs labels, or another training, and does not go with an adaptation.")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
 
 from hf_effmodels.metrics.coco_ap import Detections, average_precision, confusion
-from hf_effmodels.training import main
+from hf_effmodels.training import evaluate, main
+from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.detection_augment import affine_matrix, flip_left_right, warp_boxes
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
@@ -72,6 +74,25 @@ def test_coco_files_have_classes_without_gaps_and_clipped_boxes(pictures):
 def test_wrong_coco_annotations_are_named(pictures, annotation, message):
     with pytest.raises(ValueError, match=message):
         load_data(coco(pictures, [annotation]), None)
+
+
+def test_classes_are_told_by_their_names_wherever_they_stand(pictures, tmp_path):
+    train, _ = load_data(coco(pictures), None)
+    turned = numbered_as(train, ["seven", "three"], "")
+    assert turned.names == ["seven", "three"]
+    assert turned.read(0)[1].tolist() == [[0, *CORNERS], [1, 0, 0, 32, 24]]
+    assert numbered_as(train, ["LABEL_0", "LABEL_1"], "") is train
+    torch.manual_seed(0)
+    config = YolosConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=[32, 32],
+        patch_size=16, num_detection_tokens=3, id2label={0: "seven", 1: "eight"}, label2id={"seven": 0, "eight": 1},
+    )  # fmt: skip
+    YolosForObjectDetection(config).save_pretrained(tmp_path / "model")
+    YolosImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    words = ["--task", "object-detection", "--model", str(tmp_path / "model"), "--dataset", str(pictures)]
+    words += ["--annotations", "{split}.json", "--image_folder", "images/{split}"]
+    with pytest.raises(ValueError, match=r"classes \(three, seven\) are not the model's \(seven, eight\)"):
+        evaluate([*words, "--output", str(tmp_path / "results.json")])
 
 
 def test_yolo_folders_give_the_same_boxes(pictures):
@@ -227,14 +248,18 @@ def test_both_steps_of_the_papers_training_run(tmp_path):
         (["--backbone", "ghostnetv3-1.0x"], "--backbone goes with --detector"),
         (["--detector", "yolos"], "--model, --detector: one of them"),
         (["--teacher", "TEACHER"], "--teacher: its num_labels"),
+        (["--teacher", "TURNED"], r"--teacher: its classes \(1, 0, 2.*\) are not the student's \(0, 1, 2"),
     ],
 )
 def test_wrong_arguments_end_before_anything_is_written(more, message, tmp_path):
-    if "TEACHER" in more:
+    if "--teacher" in more:
         import hf_effmodels
 
         fields = {"hidden_sizes": [4, 8, 8, 12, 16], "depths": [1] * 4, "neck_hidden_sizes": [8, 4, 8, 16]}
-        model = hf_effmodels.create_model("gold-yolo-n", **fields, num_labels=3)
+        labels = {"num_labels": 3}
+        if "TURNED" in more:
+            labels = {"id2label": {number: str({0: 1, 1: 0}.get(number, number)) for number in range(10)}}
+        model = hf_effmodels.create_model("gold-yolo-n", **fields, **labels)
         model.save_pretrained(tmp_path / "teacher")
         more = ["--teacher", str(tmp_path / "teacher")]
     with pytest.raises(ValueError, match=message):

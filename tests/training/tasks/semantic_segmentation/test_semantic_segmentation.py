@@ -296,6 +296,39 @@ def test_a_model_of_other_classes_is_not_measured(tmp_path):
         )
 
 
+def test_classes_are_told_by_their_names_wherever_they_stand(tmp_path):
+    """A segmenter of (ink, ground) on maps of (ground, ink): the same numbers as with its rows exchanged."""
+    torch.manual_seed(0)
+    model = _stock("segformer").eval()
+    head = model.decode_head.classifier = torch.nn.Conv2d(8, 2, 1)
+    torch.nn.init.normal_(head.weight, std=30)
+    for folder, names in (("same", ["ground", "ink"]), ("turned", ["ink", "ground"]), ("other", ["a", "b"])):
+        model.config.id2label, model.config.label2id = dict(enumerate(names)), {n: i for i, n in enumerate(names)}
+        if folder == "turned":
+            with torch.no_grad():
+                head.weight.copy_(head.weight.flip(0))
+                head.bias.copy_(head.bias.flip(0))
+        model.save_pretrained(tmp_path / folder)
+        SegformerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path / folder)
+    words = ["--task", "semantic-segmentation", "--dataset", "digits", "--class_names", "ground", "ink"]
+    words += ["--max_eval_samples", "2", "--output"]
+    same, turned = (
+        evaluate([*words, str(tmp_path / f"{name}.json"), "--model", str(tmp_path / name)])
+        for name in ("same", "turned")
+    )
+    assert same["miou"] == pytest.approx(turned["miou"]) and abs(same["pixel_accuracy"] - 0.5) > 0.1
+    assert same["pixel_accuracy"] == pytest.approx(turned["pixel_accuracy"])
+    with pytest.raises(ValueError, match=r"classes \(ground, ink\) are not the model's \(a, b\).* --class_names"):
+        evaluate([*words, str(tmp_path / "other.json"), "--model", str(tmp_path / "other")])
+    # In training the head's numbers stay.
+    more = ["--model", str(tmp_path / "turned"), "--output_dir", str(tmp_path / "run")]
+    run = prepare("prepare_training", [*words[:7], *SHORT[2:], *more])
+    assert run.trainer.model.config.id2label == {0: "ink", 1: "ground"}
+    source = run.trainer.eval_dataset.source
+    assert source.names == ["ink", "ground"]
+    assert np.array_equal(source.read(0)[1] == 0, digit_canvas("test", source.rows[0])[2] > 0)
+
+
 # Augmentation
 
 

@@ -231,6 +231,7 @@ def test_norms_have_a_learning_rate_of_their_own(adapted_run, tmp_path):
         (["--max_train_samples", "9"], "has 9 pictures, the model 10 classes"),
         (["--mixup", "0.2"], "--mixup: it needs labels"),
         (["--cluster_tolerance", "0"], "--cluster_tolerance: got 0"),
+        (["--ignore_mismatched_sizes", "true"], "--ignore_mismatched_sizes: an adaptation keeps the head"),
         (["--model", "tinynet-e"], "--model: random weights know no source"),
         (["--min_samples_per_class", "1"], "--min_samples_per_class: got 1"),
         (["--std_factor", "0"], "--std_factor: got 0"),
