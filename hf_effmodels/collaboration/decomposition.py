@@ -25,7 +25,7 @@ def split_classes(num_classes: int, parts: int = 4, seed: int = 42) -> list[list
     Raises:
         ValueError: fewer classes than parts.
     """
-    if not 1 <= parts <= num_classes:
+    if not isinstance(parts, int) or not 1 <= parts <= num_classes:
         raise ValueError(f"parts: got {parts}, accepted are 1 to the number of classes, {num_classes}.")
     order = list(range(num_classes))
     random.Random(seed).shuffle(order)

@@ -197,8 +197,9 @@ def test_parts_are_assembled_with_groups_that_cover_the_classes():
     other = DeViTForImageClassification(DeViTConfig(part_type="deit", parts=[part_sizes(8, 1, 2)], image_size=32))
     with pytest.raises(ValueError, match="parts: they have the image_size 32, 64"):
         assemble([parts[0], other], 10)
-    with pytest.raises(ValueError, match="parts: got 11"):
-        split_classes(10, 11)
+    for wrong in (11, 2.5):
+        with pytest.raises(ValueError, match=f"parts: got {wrong}"):
+            split_classes(10, wrong)
 
 
 def test_scores_are_those_of_the_formulas_written_out():
@@ -230,8 +231,11 @@ def test_scores_are_those_of_the_formulas_written_out():
         for h in range(3)
     ]
     torch.testing.assert_close(head_scores(outputs, probabilities, 0.4), torch.stack(expected))
-    with pytest.raises(ValueError, match="ratio: got 0.9 of 4"):
-        kept_of(torch.ones(4), 0.9)
+    for ratio in (0.9, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"ratio: got {ratio} of 4"):
+            kept_of(torch.ones(4), ratio)
+    with pytest.raises(ValueError, match="pixel_values: with them the model's outputs are not finite"):
+        score_part(take_part(build(), 0), images() * float("nan"))
 
 
 def test_costs_count_the_heads_that_are_left_and_the_search_keeps_to_its_target():

@@ -223,6 +223,17 @@ def test_what_cannot_be_is_refused(wrong, message):
         build(**wrong)
 
 
+@pytest.mark.parametrize("label", [4, 254, -1])
+def test_labels_of_no_class_are_refused(label):
+    """They would count as background of every mask, without a word."""
+    model, pixels = build(), torch.randn(1, 3, 32, 32)
+    labels = torch.full((1, 32, 32), 255)
+    assert torch.isfinite(model(pixels, labels=labels).loss)
+    labels[0, 3, 5] = label
+    with pytest.raises(ValueError, match=f"labels: got the class {label}, accepted are 0 to 3, and 255 for none"):
+        model(pixels, labels=labels)
+
+
 def test_the_heads_are_half_as_wide_as_the_vit():
     assert DtopConfig().head_hidden_size == 384 and DtopConfig(head_hidden_size=60).head_hidden_size == 60
 

@@ -107,8 +107,7 @@ def kept_of(scores: torch.Tensor, ratio: float) -> list[int]:
     Raises:
         ValueError: a ratio outside 0 to 1, or nothing is left.
     """
-    count = int(len(scores) * (1 - ratio))
-    if not 0 <= ratio < 1 or count < 1:
+    if not 0 <= ratio < 1 or (count := int(len(scores) * (1 - ratio))) < 1:
         raise ValueError(f"ratio: got {ratio} of {len(scores)}, accepted are ratios from 0 that leave 1 and more.")
     return highest(scores, count)
 
@@ -145,6 +144,9 @@ def score_part(model, pixel_values: torch.Tensor, part: int = 0) -> tuple[list[t
 
     Returns:
         For each block the scores of its heads, and those of its neurons.
+
+    Raises:
+        ValueError: fewer than two images, or outputs that are not finite.
     """
     if len(pixel_values) < 2:
         raise ValueError(f"pixel_values: got {len(pixel_values)} images, accepted are 2 and more.")
@@ -157,6 +159,8 @@ def score_part(model, pixel_values: torch.Tensor, part: int = 0) -> tuple[list[t
             probabilities = model.eval()(pixel_values).logits.softmax(-1)
     finally:
         model.train(training)
+    if not torch.isfinite(probabilities).all():
+        raise ValueError("pixel_values: with them the model's outputs are not finite, and nothing can be scored.")
     heads, neurons = [], []
     for i, layer in enumerate(layers):
         outputs = seen[f"heads{i}"].unflatten(-1, (layer.attention.num_heads, layer.attention.head_dim))

@@ -330,6 +330,14 @@ class DtopForSemanticSegmentation(DtopPreTrainedModel):
                 f"labels: got shape {tuple(labels.shape)}, accepted is {(len(pixel_values), height, width)}: a class "
                 "for each pixel."
             )
+        if labels is not None and not torch.compiler.is_compiling():
+            known = (labels >= 0) & (labels < self.config.num_labels)
+            outside = ~known & (labels != self.config.semantic_loss_ignore_index)
+            if outside.any():
+                raise ValueError(
+                    f"labels: got the class {labels[outside][0].item()}, accepted are 0 to "
+                    f"{self.config.num_labels - 1}, and {self.config.semantic_loss_ignore_index} for none."
+                )
         return height // patch, width // patch
 
 

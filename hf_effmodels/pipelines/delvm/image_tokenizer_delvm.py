@@ -86,8 +86,11 @@ class DelvmImageTokenizer:
 
         Args:
             images: see `to_pixels`.
+
+        Raises:
+            ValueError: no images, or what the network makes of them is not finite.
         """
-        latents = self.vqvae.encode(self.pixels(images)).latents
+        latents = self._finite(self.vqvae.encode(self.pixels(images)).latents)
         return self.vqvae.quantize(latents)[2][2].reshape(len(latents), -1)
 
     @torch.no_grad()
@@ -96,7 +99,7 @@ class DelvmImageTokenizer:
         squared distances over `temperature`."""
         if not temperature > 0:
             raise ValueError(f"temperature: got {temperature}, accepted are numbers above 0.")
-        latents = self.vqvae.encode(self.pixels(images)).latents.flatten(2).transpose(1, 2)
+        latents = self._finite(self.vqvae.encode(self.pixels(images)).latents).flatten(2).transpose(1, 2)
         codes = self.codebook
         distances = latents.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * latents @ codes.T
         return (-distances / temperature).softmax(-1)
@@ -109,7 +112,7 @@ class DelvmImageTokenizer:
             input_ids: (batch, tokens_per_image).
 
         Raises:
-            ValueError: another number of tokens, or ids that the codebook does not have.
+            ValueError: another number of tokens, ids that the codebook does not have, or pixels that are not finite.
         """
         ids = check_ids(input_ids, self.vocab_size, self.tokens_per_image).to(self.device)
         shape = (len(ids), self.grid, self.grid, self.codebook.shape[1])
@@ -117,7 +120,13 @@ class DelvmImageTokenizer:
         if not self.vqvae.config.lookup_from_codebook:
             ids = self.vqvae.quantize.get_codebook_entry(ids, shape)
         # The codes themselves: otherwise the nearest ones to them are looked for.
-        return self.vqvae.decode(ids, force_not_quantize=True, shape=shape).sample
+        return self._finite(self.vqvae.decode(ids, force_not_quantize=True, shape=shape).sample)
+
+    def _finite(self, values: torch.Tensor) -> torch.Tensor:
+        """ValueError where a network has come apart: it would be the first code, or a black picture."""
+        if not values.isfinite().all():
+            raise ValueError(f"vqvae: what it computes is not finite, in {self.vqvae.dtype}.")
+        return values
 
     def decode(self, input_ids: torch.Tensor, output_type: str = "pil"):
         """Images of token ids.

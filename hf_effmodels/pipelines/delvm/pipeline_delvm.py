@@ -162,6 +162,8 @@ class DelvmPipeline(DiffusionPipeline):
             ValueError: pairs of other lengths or sizes, more than the context holds, or an option out of its range.
         """
         tokenizer = self.image_tokenizer
+        if image is None or isinstance(image, str):
+            raise ValueError(f"image: got {image!r}, accepted are PIL images, arrays, tensors and lists of these.")
         queries = [image] if _is_image(image) else list(image)
         prompts, is_shared = _prompts(prompt_images, len(queries))
         if temperature is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
+from torch import nn
 
 from ..task import load_task
 from .header import header, warnings_of
@@ -15,6 +16,7 @@ from .lock import LockedError, locked
 from .next_steps import next_commands
 from .output_folder import RUN_FILE, clear_output_folder, snapshot, write_run
 from .trainer import RecipeTrainer
+from .weights import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,10 @@ class Run:
     _seen: dict = field(init=False, repr=False)
 
     def __post_init__(self):
+        check_weights("--model", self.trainer.model)
+        teacher = getattr(self.trainer, "teacher", None)
+        if isinstance(teacher, nn.Module):
+            check_weights("--teacher", teacher)
         self._seen = snapshot(Path(self.trainer.args.output_dir))
 
     def __call__(self) -> dict[str, float]:

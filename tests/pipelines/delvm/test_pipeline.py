@@ -1,5 +1,7 @@
 """Prompts of pairs: the ids are those of plain generation, however computed; what is drawn; what is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -192,6 +194,14 @@ def test_wrong_input_is_named(pipe):
         assert words in str(error.value)
     with pytest.raises(ValueError, match="language_model: it has 31 tokens, accepted are as many as .* codes, 32"):
         DelvmPipeline(pipe.vqvae, tiny_language_model(vocab_size=31))
+    for image in (None, "photo.jpg"):
+        with pytest.raises(ValueError, match=f"image: got {image!r}, accepted are PIL images"):
+            pipe(PAIRS, image)
+    for part in ("encoder", "decoder"):
+        torn = copy.deepcopy(pipe)
+        next(getattr(torn.vqvae, part).parameters()).data.fill_(torch.nan)
+        with pytest.raises(ValueError, match="vqvae: what it computes is not finite, in torch.float32"):
+            torn(PAIRS, query)
     broken = tiny_language_model()
     broken.lm_head.weight.data[3] = torch.nan
     with pytest.raises(ValueError, match="language_model: what it predicts is not finite, in torch.float32"):

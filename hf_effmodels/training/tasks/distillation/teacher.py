@@ -13,6 +13,7 @@ from ....hub.ids import reading
 from ...data.classes import model_classes
 from ...data.images import check_processor
 from ...losses.interface import LOGITS, FeatureSpec
+from ...run.weights import check_weights
 from .taps import DryRun, Taps, attach, collecting, dry_run
 
 #: What is said where there is no teacher.
@@ -156,6 +157,7 @@ def load_teacher(
     with reading("--teacher", name, revision=("--teacher_revision", revision), hint=UNTRAINED):
         model = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=dtype, **source)
         processor = AutoImageProcessor.from_pretrained(name, revision=revision, **source)
+    check_weights("--teacher", model)
     return make_teacher(model, processor, student, student_processor, name=name, compiled=compiled)
 
 

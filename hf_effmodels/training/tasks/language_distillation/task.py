@@ -50,8 +50,9 @@ def _make_trainer(*, distillation, model_args, model, processing_class, **kwargs
     }
     with reading("--teacher", distillation.teacher, revision=("--teacher_revision", distillation.teacher_revision)):
         config = AutoConfig.from_pretrained(distillation.teacher, **source)
-        _check_fit(distillation, config.get_text_config(), model.config.get_text_config())
-        _check_tokenizer(distillation, source, processing_class)
+    _check_fit(distillation, config.get_text_config(), model.config.get_text_config())
+    _check_tokenizer(distillation, source, processing_class)
+    with reading("--teacher", distillation.teacher, revision=("--teacher_revision", distillation.teacher_revision)):
         teacher = AutoModelForCausalLM.from_pretrained(
             distillation.teacher, dtype=distillation.teacher_dtype, **source
         )
@@ -61,6 +62,8 @@ def _make_trainer(*, distillation, model_args, model, processing_class, **kwargs
 
 
 def _check_fit(distillation: LanguageDistillationArguments, teacher, student) -> None:
+    if getattr(teacher, "vocab_size", None) is None:
+        raise ValueError(f"--teacher: {distillation.teacher} is a {teacher.model_type}, no language model.")
     if teacher.vocab_size != student.vocab_size:
         raise ValueError(
             f"--teacher: {distillation.teacher} has {teacher.vocab_size} tokens, the student {student.vocab_size}; "

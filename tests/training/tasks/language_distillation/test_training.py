@@ -4,7 +4,16 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTConfig,
+    ViTModel,
+)
 
 from hf_effmodels.training import main, prepare
 
@@ -77,15 +86,26 @@ def test_a_student_comes_near_to_its_teacher_without_seeing_labels(run, pair, tm
 
 
 def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path):  # noqa: F811
-    other, narrow = tmp_path / "other", tmp_path / "narrow"
+    other, narrow, broken, picture = (tmp_path / name for name in ("other", "narrow", "broken", "picture"))
     GPT2LMHeadModel(GPT2Config(vocab_size=301, n_embd=8, n_layer=1, n_head=2)).save_pretrained(other)
     LlamaForCausalLM(LlamaConfig(vocab_size=300, num_hidden_layers=1, **SIZES | {"hidden_size": 16})).save_pretrained(
         narrow
     )
+    model = LlamaForCausalLM.from_pretrained(pair[1])
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(broken)
+    AutoTokenizer.from_pretrained(pair[1]).save_pretrained(broken)
+    ViTModel(
+        ViTConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=1, intermediate_size=8)
+    ).save_pretrained(picture)
     for arguments, reason in (
         ([], "--teacher is missing"),
         (["--teacher", str(other)], "has 301 tokens, the student 300"),
-        (["--teacher", str(narrow), "--hidden_states_weight", "1"], "--hidden_states_weight: .* 16 channels"),
+        (["--teacher", str(narrow), "--hidden_states_weight", "1"], "^--hidden_states_weight: .* 16 channels"),
+        (["--teacher", str(broken)], "^--teacher: LlamaForCausalLM has 1 broken weights: .*up_proj"),
+        (["--model", str(broken), "--teacher", str(pair[1])], "^--model: LlamaForCausalLM has 1 broken weights"),
+        (["--teacher", str(picture)], "^--teacher: .* is a vit, no language model"),
         (["--teacher", str(tmp_path / "none")], "--teacher: "),
         (["--teacher", str(pair[1]), "--divergence", "kl"], "--divergence: got 'kl', accepted are forward"),
         (["--teacher", str(pair[1]), "--top_k", "1"], "--top_k: got 1"),
