@@ -16,7 +16,7 @@ from ._command_line import (
     nearest,
     show,
 )
-from .models import create_image_processor, create_model, list_models, model_info
+from .models import check_known, create_image_processor, create_model, list_models, model_info
 from .registry import ARCHITECTURES
 
 
@@ -210,12 +210,14 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--checkpoint", help="official checkpoint with the preset's weights (default: random weights)")
     sub.add_argument("--image-size", type=int, help="side of the images in pixels (default: the model's)")
     sub.add_argument(
-        "--precision", default="float32", help="float32, or int8 of classifiers in onnx (with --calibrate)"
+        "--precision",
+        default="float32",
+        help="float32; float16 (fp16) in onnx and openvino; int8 of classifiers in onnx (with --calibrate)",
     )
-    sub.add_argument("--calibrate", metavar="FOLDER", help="pictures that int8 is calibrated and checked on")
     sub.add_argument(
-        "--min-agreement", type=float, help="share of the same classes that int8 must reach (default: 0.9)"
+        "--calibrate", metavar="FOLDER", help="pictures that int8 is calibrated on, and others checked on"
     )
+    sub.add_argument("--min-agreement", type=float, help="share of the same classes to reach there (default: 0.9)")
     sub.add_argument("--nms", action="store_true", help="of Gold-YOLO: suppress overlapping boxes in the graph")
     sub.add_argument("--threshold", type=float, help="with --nms: scores are above it (default: 0.4)")
     sub.add_argument("--nms-threshold", type=float, help="with --nms: overlap of boxes that both stay (default: 0.45)")
@@ -245,6 +247,7 @@ def _info(arguments):
 
 
 def _download(arguments):
+    check_known(arguments.preset)
     import shutil
 
     from ._files import check_folder, whole_folder
@@ -265,6 +268,7 @@ def _download(arguments):
 
 
 def _convert(arguments):
+    check_known(arguments.preset)
     from .hub.convert import convert
 
     given = {f"{part}_model": getattr(arguments, f"{part}_model") for part in _base_models()}
@@ -342,6 +346,10 @@ def _export_two_towers(arguments):
 
 
 def _export(arguments):
+    from .edge_formats import check_format, check_precision
+
+    check_format(arguments.format)
+    check_precision(arguments.precision, arguments.format)
     from .edge import check_preset, export, load_source
     from .hub.convert import load_checkpoint
 
@@ -366,10 +374,10 @@ def _export(arguments):
         for name in ("threshold", "nms_threshold", "max_detections")
         if (value := getattr(arguments, name)) is not None
     }
-    if arguments.min_agreement is not None and arguments.precision != "int8":
-        raise ValueError("--min-agreement goes with --precision int8.")
+    if arguments.min_agreement is not None and arguments.calibrate is None:
+        raise ValueError("--min-agreement goes with --calibrate.")
     if arguments.nms:
-        if arguments.precision != "float32" or arguments.calibrate is not None:
+        if arguments.precision not in ("float32", "fp32") or arguments.calibrate is not None:
             raise ValueError(f"--precision: got {arguments.precision!r}, accepted with --nms is float32.")
         from .edge_detection import Suppression, export_detector
 
@@ -544,10 +552,8 @@ def _quantize(argv: list[str]) -> None:
 
 
 def _probe(argv: list[str]) -> None:
-    from .training import set_up_logging
     from .training.probing.command import main as probe
 
-    set_up_logging()
     probe(argv)
 
 

@@ -6,9 +6,9 @@ PyTorch before anything is in the folder. `load` runs such a folder again, alone
 
 import contextlib
 import copy
-import importlib.util
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,33 +29,11 @@ from transformers.utils import ModelOutput
 
 from . import edge_int8
 from ._files import check_folder, whole_folder
-from .edge_files import as_one_file, size_of, summed_up, write_readme
+from .edge_files import as_one_file, halve, size_of, summed_up, write_readme
+from .edge_formats import TOLERANCES, Format, check_format, check_precision
 from .hub.ids import reading
 from .hub.wrappers import unwrap, unwrap_parts
 from .models import create_image_processor, create_model, list_models, model_info, sized_processor
-
-
-@dataclass(frozen=True)
-class Format:
-    """An export format: transformers' exporter and its configuration, and the packages both need."""
-
-    exporter: str
-    config: str
-    packages: tuple[str, ...]
-    options: dict
-
-
-FORMATS = {
-    "onnx": Format("OnnxExporter", "OnnxConfig", ("onnx", "onnxscript", "onnxruntime"), {}),
-    # Left to itself OpenVINO computes in bfloat16 where the CPU can: outputs are then off by about a hundredth.
-    "openvino": Format(
-        "OpenVINOExporter", "OpenVINOConfig", ("openvino",), {"config": {"INFERENCE_PRECISION_HINT": "f32"}}
-    ),
-    "executorch": Format("ExecutorchExporter", "ExecutorchConfig", ("executorch",), {}),
-}
-
-
-PRECISIONS = ("float32", "int8")
 
 
 @dataclass
@@ -101,8 +79,8 @@ class ExportReport:
         difference: largest difference of the program's outputs from PyTorch's: of logits over their standard
             deviation, of boxes over the image's sides.
         batches: the batch sizes it was compared at.
-        precision: "float32" or "int8"; bytes: of the program.
-        agreement: of int8, the share of the checking pictures that get the same class as from PyTorch.
+        precision: a key of `edge_formats.PRECISIONS`; bytes: of the program.
+        agreement: where there were pictures, the share of the checking ones that get the same class as from PyTorch.
         warnings: how many the exporters gave.
     """
 
@@ -126,7 +104,7 @@ def export(
     *,
     processor=None,
     image_size: int | tuple[int, int] | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     precision: str = "float32",
     calibration: str | Path | Iterable | None = None,
     min_agreement: float = 0.9,
@@ -142,18 +120,20 @@ def export(
         format: "onnx", "openvino" or "executorch".
         processor: the image processor to put beside the program; by default the source's own.
         image_size: side, or (height, width), of the images in pixels; by default what the processor makes them.
-        tolerance: largest `difference` (see `ExportReport`) that is accepted.
-        precision: "float32"; or, of classifiers in ONNX, "int8": weights and activations, by ONNX Runtime's quantiser.
-        calibration: with "int8" a folder of pictures, or pictures. The ranges are measured on three quarters of them,
-            and what the program says is compared with PyTorch on the rest.
-        min_agreement: with "int8" the smallest share of those that must get the same class.
+        tolerance: largest `difference` (see `ExportReport`) that is accepted; 1e-4 by default, 2e-2 in float16.
+            Integers are judged by `min_agreement` alone.
+        precision: "float32"; "float16" in ONNX and OpenVINO: images and outputs stay in float32; or, of classifiers in
+            ONNX, "int8": weights and activations, by ONNX Runtime's quantiser.
+        calibration: of classifiers a folder of pictures, or pictures. With "int8" the ranges are measured on three
+            quarters of them, and what the program says is compared with PyTorch on the rest; with "float16" on all.
+        min_agreement: the smallest share of those that must get the same class.
 
     Raises:
         ValueError: unknown format or source, or the program's outputs differ; nothing is written then.
         ImportError: the format's packages are not installed.
         FileExistsError: `folder` has something in it.
     """
-    chosen = _format(format)
+    chosen, precision = check_format(format), check_precision(precision, format)
     source = unwrap(source)
     folder = Path(folder)
     check_folder(folder)
@@ -164,7 +144,7 @@ def export(
         processor = sized_processor(processor, size)
     if not 0 <= min_agreement <= 1:
         raise ValueError(f"min_agreement: got {min_agreement}, accepted are shares from 0 to 1.")
-    pictures = _calibration(precision, calibration, format, kind_of(model), processor, model, size)
+    pictures = _calibration(precision, calibration, kind_of(model), processor, model, size)
     model = unwrap_parts(copy.deepcopy(model)).eval()
     if hasattr(model, "reparameterize"):
         model.reparameterize()
@@ -181,7 +161,8 @@ def export(
     with whole_folder(folder) as new:
         try:
             with summed_up() as said:
-                _write(model, pixels[:2], chosen, new, len(batches) > 1, pictures and edge_int8.quantizer(pictures))
+                quantizer = edge_int8.quantizer(pictures) if precision == "int8" else None
+                _write(model, pixels[:2], chosen, new, len(batches) > 1, quantizer)
         except Exception as error:
             # torch.export's own words for a model whose code fixes the batch size.
             if "Constraints violated (batch)" not in str(error):
@@ -191,6 +172,8 @@ def export(
             ) from error
         if format == "onnx":
             as_one_file(new)
+        if precision == "float16":
+            halve(new, format)
         if processor is not None:
             processor.save_pretrained(new)
         program = load(new)
@@ -201,14 +184,16 @@ def export(
                 f"gives them, accepted is min_agreement={min_agreement:g}; nothing was written."
             )
         difference = _difference(model, program, pixels, batches, kind.units)
-        if pictures is None and not difference <= tolerance:
+        tolerance = TOLERANCES.get(precision, math.inf) if tolerance is None else tolerance
+        if precision != "int8" and not difference <= tolerance:
             raise ValueError(
                 f"{format}: the exported program's outputs differ from PyTorch's by {difference:.1e} (of logits: of "
                 f"their standard deviation), accepted is tolerance={tolerance:g}; nothing was written."
             )
         told = f"Its outputs differ from PyTorch's by {difference:.1e} (of logits: of their standard deviation)."
         if agreement is not None:
-            told = (
+            told = f"{told} " if precision != "int8" else ""
+            told += (
                 f"Of {len(pictures.checking)} pictures {100 * agreement:.0f} % get the class that PyTorch gives them."
             )
         write_readme(new, type(model).__name__, format, precision, size, told)
@@ -228,21 +213,22 @@ def export(
     )
 
 
-def _calibration(precision: str, pictures, format: str, kind: str, processor, model, size: tuple[int, int]):
-    """The pictures that integers are calibrated on; None for floating point."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: got {precision!r}, accepted are {', '.join(map(repr, PRECISIONS))}.")
-    if precision == "float32":
-        if pictures is not None:
-            raise ValueError("calibration: pictures go with precision='int8'.")
-        return None
-    if format != "onnx" or kind != "image-classification":
-        raise ValueError(f"precision: got 'int8', which goes with classifiers and format='onnx', not {kind} {format}.")
+def _calibration(precision: str, pictures, kind: str, processor, model, size: tuple[int, int]):
+    """The pictures that integers are calibrated on and programs are checked on; None for none."""
+    if precision == "int8" and kind != "image-classification":
+        raise ValueError(f"precision: got 'int8', which goes with classifiers, not with {kind}.")
     if pictures is None:
-        raise ValueError("calibration: int8 is calibrated on pictures; give a folder of them.")
+        if precision == "int8":
+            raise ValueError("calibration: int8 is calibrated on pictures; give a folder of them.")
+        return None
+    if precision == "float32":
+        raise ValueError("calibration: pictures go with precision='int8' and precision='float16'.")
+    if kind != "image-classification":
+        raise ValueError(f"calibration: pictures are compared by their classes, which {kind} has not.")
     if isinstance(pictures, (str, Path)):
         pictures = edge_int8.find_pictures(pictures)
-    return edge_int8.prepare(pictures, processor, _channels(model.config), size)
+    prepared = edge_int8.prepare(pictures, processor, _channels(model.config), size)
+    return prepared if precision == "int8" else edge_int8.Calibration((), prepared.all)
 
 
 def check_preset(preset: str) -> str:
@@ -273,21 +259,12 @@ def load(folder: str | Path, **options):
 
     manifest = Path(folder) / "export.json"
     if manifest.is_file():
-        options = {**_format(json.loads(manifest.read_text())["export_format"]).options, **options}
+        options = {**check_format(json.loads(manifest.read_text())["export_format"]).options, **options}
     program = ExportedModel.from_pretrained(folder, **options)
     if program.config is not None and program.config.architectures:
         # pipeline() looks at the class's name only, and complains about those it does not know.
         program.__class__ = type(program.config.architectures[0], (ExportedModel,), {})
     return program
-
-
-def _format(name: str) -> Format:
-    if name not in FORMATS:
-        raise ValueError(f"format: got {name!r}, accepted are {', '.join(map(repr, FORMATS))}.")
-    missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ImportError(f"format {name!r} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    return FORMATS[name]
 
 
 def load_source(source, processor=None):

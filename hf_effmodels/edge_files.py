@@ -1,6 +1,7 @@
 """What lies beside an exported program, and what its exporters say on their way."""
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,30 @@ def as_one_file(folder: Path) -> None:
         return
     whole = onnx.load(program)
     onnx.save(whole, program)
+    weights.write_bytes(b"")
+
+
+def halve(folder: Path, format: str) -> None:
+    """The weights of a program in float16; images and outputs stay in float32.
+
+    ONNX programs compute in it, too, where the device has the operators; OpenVINO as `edge.load` asks it to.
+    """
+    if format == "openvino":
+        import openvino
+
+        [program] = folder.glob("*.xml")
+        with tempfile.TemporaryDirectory(dir=folder) as beside:  # what is read is being used
+            small = Path(beside, program.name)
+            openvino.save_model(openvino.Core().read_model(program), small, compress_to_fp16=True)
+            for path in Path(beside).iterdir():
+                path.replace(folder / path.name)
+        return
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    program, weights = folder / "model.onnx", folder / "model.onnx.data"
+    # The types are in the graph already, and the inference does not know all operators.
+    onnx.save(convert_float_to_float16(onnx.load(program), keep_io_types=True, disable_shape_infer=True), program)
     weights.write_bytes(b"")
 
 

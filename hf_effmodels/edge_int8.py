@@ -1,4 +1,4 @@
-"""Integers of 8 bits in an exported ONNX program: calibrated on pictures, and checked on others of them."""
+"""Pictures for exported programs: 8-bit integers are calibrated on some of them, programs checked on others."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,10 @@ class Calibration:
 
     calibrating: Sequence[torch.Tensor]
     checking: Sequence[torch.Tensor]
+
+    @property
+    def all(self) -> list[torch.Tensor]:
+        return [*self.calibrating, *self.checking]
 
 
 def find_pictures(folder: str | Path) -> list[Path]:

@@ -1,12 +1,16 @@
 """Presets by name: list them, ask about them, build them."""
 
+import ast
 import copy
 import difflib
 import fnmatch
+import functools
+import importlib.util
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .architecture import TASKS, Architecture, Preset, Published
@@ -80,6 +84,29 @@ def _natural_key(name: str) -> list:
     return [float(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
+@functools.cache
+def names_in_source() -> frozenset[str] | None:
+    """The names of all presets, as the source shows them: importing the configurations takes seconds, for torch alone.
+
+    None where one is written in another way than as a dictionary with constant keys.
+    """
+    names: set[str] = set()
+    for package in sorted({entry.package for entry in all_entries()}):
+        places = importlib.util.find_spec(package).submodule_search_locations
+        file = Path(places[0], f"configuration_{package.rpartition('.')[2]}.py")
+        found = next((node.value for node in ast.parse(file.read_bytes()).body if _assigns(node, "PRESETS")), None)
+        keys = found.keys if isinstance(found, ast.Dict) else [None]
+        if not all(isinstance(key, ast.Constant) for key in keys):
+            return None
+        names.update(key.value for key in keys)
+    return frozenset(names)
+
+
+def _assigns(node: ast.stmt, name: str) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
+
+
 def find_preset(name: str) -> tuple[Architecture, Preset]:
     """The architecture and the preset called `name`; a ValueError with close matches if there is none."""
     entry, preset = _find(name)
@@ -90,11 +117,23 @@ def find_preset(name: str) -> tuple[Architecture, Preset]:
 
 def _find(name: str):
     """The architecture or diffusers pipeline that has the preset `name`, and the preset."""
-    if isinstance(name, str) and (found := find(name)) is not None:
-        return found
-    near = difflib.get_close_matches(str(name)[:100], list_models(), n=3, cutoff=0.5)
+    check_known(name)
+    if (found := find(name)) is None:
+        raise _unknown(name, list_models())
+    return found
+
+
+def check_known(name: str) -> None:
+    """ValueError with close matches unless there is a preset called `name`; imports no configurations."""
+    names = names_in_source()
+    if not isinstance(name, str) or (names is not None and name not in names):
+        raise _unknown(name, sorted(names or list_models()))
+
+
+def _unknown(name, names: list[str]) -> ValueError:
+    near = difflib.get_close_matches(str(name)[:100], names, n=3, cutoff=0.5)
     hint = f"nearest: {', '.join(near)}" if near else "hf_effmodels.list_models() lists them all"
-    raise ValueError(f"unknown preset {name!r}; {hint}.")
+    return ValueError(f"unknown preset {name!r}; {hint}.")
 
 
 def model_info(name: str) -> ModelInfo:

@@ -203,3 +203,31 @@ def test_a_connection_that_breaks_is_no_closed_output(refused, monkeypatch):
 
     monkeypatch.setattr("hf_effmodels.hub.publish", publish)
     assert "Broken pipe" in refused("publish", "folder", "org/net")
+
+
+def test_help_and_wrong_arguments_are_answered_without_importing_torch():
+    """Which takes seconds: `docs/evidence/command_line.py` measures these calls."""
+    place = Path(__file__).parent.parent / "docs" / "evidence" / "command_line.py"
+    code = (
+        "import contextlib, io, json, runpy, sys\n"
+        f"calls = runpy.run_path({str(place)!r})\n"
+        "calls = [words for words in calls['calls']() if words[0] not in calls['SLOW']]\n"
+        "from hf_effmodels.cli import main\n"
+        "answers = []\n"
+        "for words in calls:\n"
+        "    out, err = io.StringIO(), io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
+        "        try:\n"
+        "            code = main(words)\n"
+        "        except SystemExit as end:\n"
+        "            code = end.code\n"
+        "    answers.append([words, code, 'torch' in sys.modules, bool(out.getvalue()), err.getvalue()])\n"
+        "print(json.dumps(answers))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answers = json.loads(done.stdout.splitlines()[-1])
+    commands = {name for group in cli._JOBS.values() for name in group} - {"decompose", "assemble", "assign"}
+    assert commands | {"-h"} == {words[0] for words, *_ in answers}
+    for words, code, imported, out, err in answers:
+        assert not imported, words
+        assert (code, out, "error: " in err) == ((0, True, False) if words[-1] == "-h" else (2, False, True)), words

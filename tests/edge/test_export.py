@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, pipeline
 
 import hf_effmodels
-from hf_effmodels import edge
+from hf_effmodels import edge, edge_formats
 from hf_effmodels.cli import main
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -78,7 +78,9 @@ def test_what_cannot_be_exported_leaves_nothing_behind(tmp_path, monkeypatch):
         edge.export(model, tmp_path / "out", "coreml")
     with pytest.raises(ValueError, match="differ from PyTorch's by"):
         edge.export(model, tmp_path / "out", "onnx", tolerance=1e-12)
-    monkeypatch.setitem(edge.FORMATS, "onnx", edge.Format("OnnxExporter", "OnnxConfig", ("onnx", "no_such"), {}))
+    monkeypatch.setitem(
+        edge_formats.FORMATS, "onnx", edge_formats.Format("OnnxExporter", "OnnxConfig", ("onnx", "no_such"), {})
+    )
     with pytest.raises(ImportError, match="needs no_such: pip install no_such"):
         edge.export(model, tmp_path / "out", "onnx")
     assert list(tmp_path.iterdir()) == []

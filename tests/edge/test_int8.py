@@ -113,15 +113,24 @@ def test_the_command_takes_a_folder_and_refuses_what_does_not_agree(
         )
     for argv, message in [
         ([*command, "--precision", "int8"], "--calibrate: int8 is calibrated on pictures"),
-        ([*command, "--calibrate", str(pictures)], "--calibrate: pictures go with --precision int8"),
-        ([*command, "--precision", "int3"], "--precision: got 'int3', accepted are 'float32', 'int8'"),
+        (
+            [*command, "--calibrate", str(pictures)],
+            "--calibrate: pictures go with --precision int8 and --precision float16",
+        ),
+        (
+            [*command, "--precision", "int3"],
+            "--precision: got 'int3', accepted are 'float32', 'float16'",
+        ),
         ([*int8[:-1], str(tmp_path)], "--calibrate: "),
-        ([*command, "--min-agreement", "0.9"], "--min-agreement goes with --precision int8"),
+        ([*command, "--min-agreement", "0.9"], "--min-agreement goes with --calibrate"),
         ([*int8, "--min-agreement", "1.5"], "--min-agreement: got 1.5, accepted are shares from 0 to 1"),
         ([*int8, "--nms"], "--precision: got 'int8', accepted with --nms is float32"),
         ([*int8[:-1], str(tmp_path / "broken")], f"--calibrate: {tmp_path / 'broken' / '3.png'}: the file is not"),
         ([*int8[:-1], "nowhere"], "--calibrate: there is no folder 'nowhere'"),
-        ([*int8[:4], "openvino", *int8[5:]], "--precision: got 'int8', which goes with classifiers and --format onnx"),
+        (
+            [*int8[:4], "openvino", *int8[5:]],
+            "--precision: got 'int8', accepted with --format openvino are",
+        ),
     ]:
         argv[2] = str(tmp_path / "other")
         assert main(argv) == 2, argv

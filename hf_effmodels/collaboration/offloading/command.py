@@ -4,12 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import write_bytes, write_json
-from ...hub.written import check_rewritable, rewritten
-from .environment import OffloadingEnvironment, OffloadingSettings
 from .profiles import PROFILES, SplitProfile
 
 RESULTS, PICTURE = "results.json", "results.png"
@@ -49,6 +45,10 @@ def main(argv: Sequence[str]) -> dict:
 
 
 def _run(arguments) -> dict:
+    import torch
+
+    from ...hub.written import check_rewritable, rewritten
+    from .environment import OffloadingEnvironment, OffloadingSettings
     from .training import OffloadingTraining, baselines, measure, train
 
     if not arguments.output:

@@ -25,12 +25,12 @@ def main_split(argv: Sequence[str]) -> None:
     arguments = _parse(parser, argv)
 
     def run() -> None:
+        if not arguments.list and (arguments.at is None or arguments.output is None):
+            raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
         from .halves import check_half_folder, split
         from .points import split_points
 
         if not arguments.list:
-            if arguments.at is None or arguments.output is None:
-                raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
             for half in ("head", "tail"):
                 check_half_folder(Path(arguments.output) / half)
         model, processor = _load(arguments.model)

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from ...compression.command.corpus import add_corpus, find_texts
 from ...compression.command.words import count, finite, from_zero, in_words_of_the_command
-from ...hub.card_text import check_license
-from ...hub.written import check_rewritable
-from .configuration_cbq import METHODS, TARGETS, CbqConfig
-from .files import FORMATS, REPORT, check_format
 from .report import as_table
+from .settings import FORMATS, METHODS, TARGETS, CbqSettings
+from .settings import check_format as check_settings
 
 #: Bytes of text that are read for a token that is wanted: more than a token ever has on average.
 _BYTES_PER_TOKEN = 16
@@ -96,20 +94,24 @@ def _parser() -> argparse.ArgumentParser:
         how.add_argument(f"--{name}", type=from_zero)
     how.add_argument("--modules-to-not-convert", nargs="+", help="names, or their ends, of layers to leave")
     how.add_argument("--blocks", help="name of the list of blocks, where it is not found")
-    defaults = CbqConfig()
-    how.set_defaults(**{f.name: getattr(defaults, f.name) for f in fields(CbqConfig) if f.name != "format"})
+    defaults = CbqSettings()
+    how.set_defaults(**{f.name: getattr(defaults, f.name) for f in fields(CbqSettings) if f.name != "format"})
     add_corpus(parser)
     return parser
 
 
 def _run(arguments) -> dict:
+    named = {f.name: getattr(arguments, f.name) for f in fields(CbqSettings) if f.name != "format"}
+    form = arguments.format or ("cbq" if arguments.bits == 3 else "compressed-tensors")
+    check_settings(form, CbqSettings(**named))
+    # What follows imports torch and transformers.
+    from ...hub.card_text import check_license
+    from ...hub.written import check_rewritable
     from ...training import set_up_logging
+    from .configuration_cbq import CbqConfig
+    from .files import REPORT, check_format
 
-    named = {f.name: getattr(arguments, f.name) for f in fields(CbqConfig) if f.name != "format"}
-    config = CbqConfig(**named)
-    output = Path(arguments.out)
-    form = arguments.format or ("cbq" if config.bits == 3 else "compressed-tensors")
-    check_format(form, config)
+    config, output = CbqConfig(**named), Path(arguments.out)
     try:
         check_rewritable(output, "quantize", (REPORT, "config.json", "model.safetensors"))
     except FileExistsError as error:
@@ -153,7 +155,7 @@ def _load(arguments):
     return load_model(arguments.model).to(arguments.device), tokenizer
 
 
-def _texts(arguments, tokenizer, config: CbqConfig):
+def _texts(arguments, tokenizer, config: CbqSettings):
     """Calibration batches, drawn at random from the beginning of the training text, and held-out ones."""
     import torch
 

@@ -18,28 +18,17 @@ from ...hub.written import rewritten
 from .configuration_cbq import CbqConfig
 from .learning import QuantizedLayer
 from .packing import pack
+from .settings import check_format as check_settings
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("compressed-tensors", "cbq", "gptq")
 #: What is written beside the model.
 REPORT, PICTURE = "quantization_report.json", "quantization_report.png"
 
 
 def check_format(format: str, config: CbqConfig, model: PreTrainedModel | None = None, left: list[str] = ()) -> None:
     """ValueError where a format cannot hold what a configuration makes of a model; weights `left` stay as they are."""
-    if format not in FORMATS:
-        raise ValueError(f"format: got {format!r}, accepted are {', '.join(FORMATS)}.")
-    if format == "compressed-tensors" and config.bits == 3:
-        raise ValueError(
-            "format: compressed-tensors packs 3 bits differently from release to release; accepted is cbq."
-        )
-    if format == "gptq" and (config.bits == 3 or not config.symmetric or config.activation_bits):
-        raise ValueError(
-            "format: gptq is written for symmetric weights of 2, 4 or 8 bits and activations as they are; accepted "
-            "for others are compressed-tensors and cbq."
-        )
-
+    check_settings(format, config)
     if format != "cbq" and type(model).__module__.startswith("transformers."):
         experts = [name for name in left if model.get_parameter(name).ndim > 2]
         if experts:

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from transformers import AutoModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from hf_effmodels import cli
-from hf_effmodels.training.probing import command
+from hf_effmodels.training.probing import probe as probing
 
 DIGITS = ("--dataset", "digits", "--max_train_samples", "60", "--max_eval_samples", "30")
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
@@ -59,7 +59,7 @@ def test_models_are_told_apart_in_a_table_and_kept(encoders, tmp_path, capsys):
 def test_features_are_computed_once_for_the_same_weights_pictures_and_pooling(encoders, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        command, "features_of", lambda *args, real=command.features_of: seen.append(args[4]) or real(*args)
+        probing, "features_of", lambda *args, real=probing.features_of: seen.append(args[4]) or real(*args)
     )
     out = ("--output", tmp_path / "out")
     assert probe(encoders / "one", *out) == 0 and seen == ["mean"] * 2
