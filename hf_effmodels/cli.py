@@ -132,6 +132,10 @@ _JOBS = {
             "hf-effmodels offload --profile resnet18 --output agents",
         ),
         "measure-split": ("what each cut costs", "hf-effmodels measure-split out --bits 8 --device-slowdown 5"),
+        "train-codec": (
+            "a learnt code for what is sent, and what its bytes cost in accuracy",
+            "hf-effmodels train-codec out codecs --at stages.0 --dataset digits --betas 0.02 0.2 2",
+        ),
         "decompose": (
             "a vision transformer into small ones, each for some classes",
             "hf-effmodels decompose out parts --dataset digits --parts 2 --macs 0.6",
@@ -581,6 +585,12 @@ def _offload(argv: list[str]) -> None:
     offload(argv)
 
 
+def _train_codec(argv: list[str]) -> None:
+    from .collaboration.codecs.command import main as train_codec
+
+    train_codec(argv)
+
+
 def _decompose(argv: list[str]) -> None:
     from .collaboration.parts_command import main_decompose
 
@@ -600,7 +610,7 @@ def _assemble(argv: list[str]) -> None:
 
 
 #: Commands that run for long.
-RUNS = ("quickstart", "train", "evaluate", "benchmark", "offload", "prune", "quantize", "decompose")
+RUNS = ("quickstart", "train", "evaluate", "benchmark", "offload", "prune", "quantize", "decompose", "train-codec")
 #: Commands with argument parsers of their own.
 PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "predict": _predict,
@@ -619,6 +629,7 @@ PASSED_ON: dict[str, Callable[[list[str]], int | None]] = {
     "serve-tail": _serve_tail,
     "measure-split": _measure_split,
     "offload": _offload,
+    "train-codec": _train_codec,
     "decompose": _decompose,
     "assign": _assign,
     "assemble": _assemble,
