@@ -50,6 +50,8 @@ def _run(argv: list[str]) -> int:
     parser, commands = _parser()
     if argv[0] not in commands:
         near = nearest(argv[0], [*commands, *PASSED_ON], "; hf-effmodels -h lists them")
+        if argv[0] in _STEPS:
+            near = f"; it is a step of another: hf-effmodels tiny-lm {argv[0]}"
         raise ValueError(f"there is no command {argv[0]!r}{near}.")
     chosen = commands[argv[0]]
     arguments, rest = parser.parse_known_args(argv)
@@ -609,6 +611,8 @@ def _assemble(argv: list[str]) -> None:
     main_assemble(argv)
 
 
+#: Steps of tiny-lm.
+_STEPS = ("compress-tokenizer", "suggest-config", "inherit", "select-rounds", "train-rounds", "scale-lr")
 #: Commands that run for long.
 RUNS = ("quickstart", "train", "evaluate", "benchmark", "offload", "prune", "quantize", "decompose", "train-codec")
 #: Commands with argument parsers of their own.

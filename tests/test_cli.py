@@ -151,6 +151,9 @@ def test_a_mistyped_command_is_answered_over_all_commands(refused):
     for typed, meant in (("trian", "train"), ("lst", "list"), ("benchmrk", "benchmark"), ("quantise", "quantize")):
         assert f"there is no command '{typed}'; nearest: {meant}." in refused(typed)
     assert "there is no command 'xyzzy'; hf-effmodels -h lists them." in refused("xyzzy")
+    for step in ("compress-tokenizer", "suggest-config", "inherit", "select-rounds", "train-rounds", "scale-lr"):
+        assert f"it is a step of another: hf-effmodels tiny-lm {step}." in refused(step)
+        assert "the following arguments are required" in refused("tiny-lm", step)
     assert "unknown argument '--taks'; nearest: --task" in refused("list", "--taks", "x")
     assert "one value too many: 'b'" in refused("info", "a", "b")
     assert "there is no step 'inhert'; nearest: inherit." in refused("tiny-lm", "inhert")

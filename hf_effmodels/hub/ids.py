@@ -119,6 +119,8 @@ def reading(
 
 def first_line(error: Exception) -> str:
     """What an error says first, with what follows its colon: transformers' messages go on for a page."""
+    while type(error).__name__.startswith("StrictDataclass") and isinstance(error.__cause__, Exception):
+        error = ValueError(str(error.__cause__))  # a configuration's own words
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1]).rstrip(".")
     return said if isinstance(error, OSError | ValueError) and said else f"{type(error).__name__}: {said}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, LlamaForCausalLM, ViTConfig
 
 from hf_effmodels.cli import main
 from hf_effmodels.compression import count_parameters
@@ -269,6 +269,10 @@ def wrong(large, corpus, tmp_path):
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "gpt2").mkdir()
     GPT2Config().save_pretrained(tmp_path / "gpt2")
+    ViTConfig().save_pretrained(tmp_path / "vit")
+    (tmp_path / "odd").mkdir()
+    odd = {"model_type": "llama", "hidden_size": 32, "num_attention_heads": 3}
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(odd))
     LlamaConfig(**LLAMA).save_pretrained(tmp_path / "other")
     LlamaConfig(**LLAMA).save_pretrained(tmp_path / "mismatched")
     AutoTokenizer.from_pretrained(large).save_pretrained(tmp_path / "mismatched")
@@ -299,6 +303,8 @@ def wrong(large, corpus, tmp_path):
             "do not belong together",
         ),
         ("inherit --model {here}/gpt2 --hidden-size 8", "architecture 'gpt2'"),
+        ("inherit --model {here}/vit --like {large}", "--model: got the architecture 'vit', accepted are 'llama'"),
+        ("inherit --model {large} --like {here}/odd", "read (The hidden size (32) is not a multiple of"),
         ("inherit --model {here}/mismatched --hidden-size 8", "96 tokens, the tokenizer's 901"),
         ("inherit --model {here}/other --method l1 --rescale-norms --dataset {corpus}", "has no tokenizer"),
         ("inherit --model {large} --hidden-size 64", "--hidden-size: got 64"),

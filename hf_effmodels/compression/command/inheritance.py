@@ -38,6 +38,7 @@ def _inherit(arguments) -> dict:
 
     output = free_output(arguments, "config.json", "model.safetensors", "inheritance.json")
     config = load_config(arguments.model)
+    check_architecture(config, "--model")
     names = ("layers", "hidden_size", "intermediate_size", "heads", "key_value_heads")
     sizes = dict(zip(SIZES, (getattr(arguments, name) for name in names), strict=True))
     if arguments.like is not None:

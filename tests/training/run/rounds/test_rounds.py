@@ -142,6 +142,18 @@ def test_killed_measurements_go_on_to_the_same_losses_bit_for_bit(losses, tmp_pa
     for network, blocks in ((other, Blocks()), (negated, Blocks()), (longer, Blocks()), (model(), Blocks(seed=2))):
         with pytest.raises(ValueError, match="another model, data set or batch_size"):
             compute_losses(network, blocks, batch_size=4, state_file=file)
+    whole, arrays = file.read_bytes(), {"losses": np.zeros(4), "fingerprint": np.array("x")}
+    for write in (
+        lambda: file.write_bytes(whole[:-30]),
+        lambda: file.write_text("no archive"),
+        lambda: np.save(file.open("wb"), np.zeros(3)),
+        lambda: np.savez(file, losses=np.zeros(3)),
+        lambda: np.savez(file, losses=np.array([object()]), fingerprint=np.array("x")),
+        lambda: (np.savez_compressed(file, **arrays), file.write_bytes(file.read_bytes().replace(b"\xed", b"\x07"))),
+    ):
+        write()
+        with pytest.raises(ValueError, match="state_file: .* holds no losses that an earlier call has measured.$"):
+            compute_losses(model(), Blocks(), batch_size=4, state_file=file)
 
 
 def _measure(folder):
