@@ -29,7 +29,7 @@ from hf_effmodels.kernels import native_library
 from hf_effmodels.modeling.adabin.modeling_adabin import AdaBinBackbone, AdaBinForImageClassification
 from hf_effmodels.modeling.bimlp.modeling_bimlp import BiMlpForImageClassification
 from hf_effmodels.modeling.layers.binary import BinaryConv2d, BinaryLinear, binarize
-from hf_effmodels.modeling.layers.bivit import binarize_transformer
+from hf_effmodels.modeling.layers.bivit import BiVitLinear, binarize_transformer
 from hf_effmodels.quantization import PackedBinaryConfig, pack_binary
 from hf_effmodels.quantization.packed_binary.layers import PackedConv2d, PackedLayer, PackedLinear
 from hf_effmodels.training import evaluate
@@ -116,6 +116,34 @@ def test_layers_of_all_rules_agree_with_the_unpacked_ones(weights, activations, 
     assert [type(m) for m in model] == [PackedConv2d, nn.Flatten, PackedLinear]
     assert all(torch.equal(m.weight, w) for m, w in zip((model[0], model[2]), dense, strict=True)), "unpacked exactly"
     torch.testing.assert_close(model(inputs), expected, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_one_layer_sees_maps_of_any_height_and_width(form):
+    torch.manual_seed(0)
+    layer = BinaryConv2d(3, 4, (3, 2), stride=(1, 2), padding=(2, 1), dilation=(1, 2), activations="adaptive")
+    layer.binarizer.alpha.fill_(0.7)
+    layer.binarizer.beta.fill_(-0.4)
+    model = nn.Sequential(layer).double().eval()
+    maps = [torch.randn(1, 3, *size, dtype=torch.float64) for size in ((8, 8), (8, 12), (12, 8), (5, 12), (8, 8))]
+    expected = [model(each) for each in maps]
+    pack_binary(model)
+    for each, value in zip(maps, expected, strict=True):
+        torch.testing.assert_close(model(each), value, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("binary_inputs", [True, False])
+def test_learnt_scales_are_packed_as_they_were_learnt(binary_inputs):
+    torch.manual_seed(0)
+    layer = BiVitLinear(9, 5, binary_inputs=binary_inputs).double()
+    inputs = torch.randn(4, 9, dtype=torch.float64)
+    layer(inputs)
+    layer.scaling_factor.copy_(torch.tensor([[0.3], [-1.7], [0.0], [2.5], [0.01]]))
+    expected = layer(inputs)
+    model = pack_binary(nn.Sequential(layer).eval())
+    torch.testing.assert_close(model(inputs), expected, rtol=1e-10, atol=1e-10)
+    assert (expected - layer.bias)[:, [0, 1, 3]].abs().min() > 0
 
 
 @torch.no_grad()

@@ -219,7 +219,7 @@ def _folders(images: Path, masks: Path, args: SegmentationDataArguments) -> dict
 
 
 def _table(rows, split: str, args: SegmentationDataArguments) -> SegmentationImages:
-    from datasets import Image
+    from datasets import ClassLabel, Image, Value
 
     features = rows.features
     typed = [name for name, feature in features.items() if isinstance(feature, Image)]
@@ -229,7 +229,12 @@ def _table(rows, split: str, args: SegmentationDataArguments) -> SegmentationIma
     image = find_column(
         "image_column", args.image_column, others[:1] if len(others) == 1 else [], ("image",), features
     )
-    for column in (image, mask):
+    for argument, column in (("image_column", image), ("mask_column", mask)):
+        if isinstance(features[column], (ClassLabel, Value)):
+            raise ValueError(
+                f"--{argument}: {column!r} holds no pictures; of {split} "
+                + (f"{', '.join(map(repr, typed))} do." if typed else "no column does.")
+            )
         if column in typed:
             rows = rows.cast_column(column, Image(decode=False))
     return SegmentationImages(

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
 import hf_effmodels
 
+from ...data.classes import model_classes
 from ...run.arguments import ArgumentReader, FilledReader
 from ...run.reports import save_results, training_summary, write_card, write_text
 from ...run.run import Run
@@ -64,6 +65,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         load=lambda *_: (train, train if evaluation is None else evaluation),
     )
     names = _TASK.class_names(run.trainer.network.config)
+    model_classes(names, _own_classes(model_args))  # a head that stays is not another's, of as many classes
     facts = [f"adapting to {len(train)} pictures of {train.split}, whose labels are not looked at"]
     if evaluation is None:
         facts.append("there are no labels to evaluate by")
@@ -72,6 +74,13 @@ def prepare_training(reader: ArgumentReader) -> Run:
     labels = run.trainer.eval_dataset.source.labels
     facts.append(f"evaluating on {len(labels)} pictures of {evaluation.split}, {len(names)} classes")
     return replace(run, report=partial(_report, run, model_args), facts=facts, warnings=[])
+
+
+def _own_classes(model_args) -> list[str]:
+    """The names of a trained classifier's classes, as it brings them."""
+    source = {"revision": model_args.revision, "token": model_args.token}
+    config = AutoConfig.from_pretrained(model_args.model, trust_remote_code=model_args.trust_remote_code, **source)
+    return _TASK.class_names(config)
 
 
 def _report_unlabelled(run: Run, model_args, data_args, train_metrics: dict) -> dict:

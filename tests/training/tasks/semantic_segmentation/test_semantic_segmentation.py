@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 from torch.nn import functional as F
@@ -275,6 +275,15 @@ def test_what_cannot_be_is_said_before_anything_is_written(arguments, message, t
     with pytest.raises(ValueError, match=message):
         main(["--task", "semantic-segmentation", *arguments, *SHORT, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_column_of_numbers_is_no_column_of_maps(tmp_path):
+    picture = Image.new("RGB", (8, 8))
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
+    DatasetDict(train=Dataset.from_dict({"image": [picture] * 2, "label": [0, 1]}, features)).save_to_disk(tmp_path)
+    args = SegmentationDataArguments(dataset=str(tmp_path), class_names=["cat", "dog"])
+    with pytest.raises(ValueError, match="--mask_column: 'label' holds no pictures; of .* 'image' do"):
+        load_data(args, None)
 
 
 def test_a_model_of_other_classes_is_not_measured(tmp_path):

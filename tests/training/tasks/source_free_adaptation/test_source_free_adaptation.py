@@ -1,6 +1,7 @@
 """What a source-free adaptation promises beyond the contract."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -240,6 +241,19 @@ def test_norms_have_a_learning_rate_of_their_own(adapted_run, tmp_path):
 def test_what_cannot_be_is_refused_before_anything_is_written(adapted_run, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         main([*adapted_run, *arguments, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_of_other_classes_is_refused_though_there_are_as_many(adapted_run, convnext_folder, tmp_path):
+    shutil.copytree(convnext_folder, tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    names = {str(number): f"letter {number}" for number in range(10)}
+    labels = {"id2label": names, "label2id": {name: int(number) for number, name in names.items()}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | labels))
+    mapping = json.dumps({str(number): f"digit {number}" for number in range(10)})
+    words = ["--model", str(tmp_path / "model"), "--label_mapping", mapping, "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match=r"classes \(10: digit 0, .* are not the model's \(10: letter 0"):
+        main([*adapted_run, *words])
     assert not (tmp_path / "run").exists()
 
 
