@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -102,7 +103,7 @@ def export(
     folder: str | Path,
     format: str,
     *,
-    processor=None,
+    processor: Any = None,
     image_size: int | tuple[int, int] | None = None,
     tolerance: float | None = None,
     precision: str = "float32",
@@ -246,7 +247,7 @@ def check_preset(preset: str) -> str:
     )
 
 
-def load(folder: str | Path, **options):
+def load(folder: str | Path, **options: Any) -> Any:  # an ExportedModel of transformers, called as a model is
     """Run an exported folder: the result is called as the model is, alone or as `pipeline(..., model=...)`.
 
     Args:
@@ -267,7 +268,7 @@ def load(folder: str | Path, **options):
     return program
 
 
-def load_source(source, processor=None):
+def load_source(source: Any, processor: Any = None) -> tuple[PreTrainedModel, Any]:
     """The model that a preset, a folder or an id of the Hub names (or that it is), and its image processor if there is
     one."""
     if isinstance(source, PreTrainedModel):

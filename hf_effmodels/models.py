@@ -11,11 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .architecture import TASKS, Architecture, Preset, Published
 from .classes import class_names
 from .registry import all_entries, available_processors, find
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedConfig
 
 #: More classes are a mistake: every one gets a name in the configuration.
 MOST_LABELS = 1_000_000
@@ -161,7 +164,7 @@ def model_info(name: str) -> ModelInfo:
     )
 
 
-def get_config(name: str, **overrides):
+def get_config(name: str, **overrides: Any) -> "PreTrainedConfig":
     """The configuration of the preset `name`, with `overrides` (`num_labels=10`, `num_channels=1`, ...) applied.
 
     Without labels of one's own (`num_labels`, `id2label`) it has the published head's, with their names.
@@ -238,8 +241,8 @@ def _config_fields(config_class) -> set[str]:
 
 
 def create_model(
-    name: str, *, task: str | None = None, pretrained: bool = False, source: str | None = None, **overrides
-):
+    name: str, *, task: str | None = None, pretrained: bool = False, source: str | None = None, **overrides: Any
+) -> Any:  # a PreTrainedModel, or a pipeline of diffusers; `Any` for what only ours have: `model.reparameterize()`
     """A model of the preset `name`, in evaluation mode as `from_pretrained` returns it.
 
     Args:
@@ -294,7 +297,7 @@ def _with_published_weights(model_class, name: str, source: str | None, config):
     return model.eval()
 
 
-def create_image_processor(name: str, *, image_size: int | None = None, **overrides):
+def create_image_processor(name: str, *, image_size: int | None = None, **overrides: Any) -> "BaseImageProcessor":
     """The image processor (a stock class of transformers) with the numbers the preset `name` was evaluated with.
 
     Args:

@@ -66,7 +66,7 @@ def build(
     # Nobody is told that the app was started, and what was uploaded is deleted after an hour.
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(f"# {title}\n{task.replace('-', ' ')}")
-        APPS[task](_Parts(str(model), options, device), examples and [*map(str, examples)])
+        APPS[task](_Parts(str(model), options, device), [*map(str, examples)] if examples else None)
     return app
 
 

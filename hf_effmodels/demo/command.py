@@ -2,9 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .._command_line import in_words_of_the_command, show
 from ..prediction.command import ModelParser, add_model, check_device, source_of
+from ..prediction.predictor import Source
+
+if TYPE_CHECKING:
+    import gradio
 
 _LOOPBACK = "127.0.0.1"
 
@@ -89,7 +94,13 @@ def _serve(arguments) -> None:
     app.block_thread()
 
 
-def open_app(source, *, task: str | None = None, device: str | None = None, examples: Sequence[str] | None = None):
+def open_app(
+    source: str | Source,
+    *,
+    task: str | None = None,
+    device: str | None = None,
+    examples: Sequence[str] | None = None,
+) -> "gradio.Blocks":
     """The app (`gradio.Blocks`) of a model.
 
     Args:
@@ -97,7 +108,7 @@ def open_app(source, *, task: str | None = None, device: str | None = None, exam
         task, device, examples: of `app.build`; the task that the model has a head for by default.
     """
     from ..hub.ids import reading
-    from ..prediction.predictor import Source, find_task, is_exported
+    from ..prediction.predictor import find_task, is_exported
 
     source = Source(source) if isinstance(source, str) else source
     if is_exported(source):

@@ -18,9 +18,9 @@ from .wrappers import unwrap
 
 
 def build_card(
-    model,
+    model: Any,
     *,
-    processor=None,
+    processor: Any = None,
     license: str | None = None,
     license_name: str | None = None,
     license_link: str | None = None,

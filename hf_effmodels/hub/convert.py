@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -74,9 +75,9 @@ def convert(
     *,
     entry: str | None = None,
     license: str | None = None,
-    tokenizer=None,
+    tokenizer: Any = None,
     allow_broken_weights: bool = False,
-    **overrides,
+    **overrides: Any,
 ) -> ConversionReport:
     """Convert an official checkpoint into a folder that `from_pretrained` loads and `publish` uploads.
 

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from .._files import whole_folder
 from .bundle import HEADER, bundle_code, is_bundled
@@ -19,15 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 def export(
-    model,
-    processor,
+    model: Any,
+    processor: Any,
     folder: str | os.PathLike,
     *,
     overwrite: bool = False,
     adapter_only: bool = False,
     allow_broken_weights: bool = False,
     figures: Iterable[Path] = (),
-    **card,
+    **card: Any,
 ) -> Path:
     """Write `model` and `processor` to `folder`, ready for the Hub.
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import (
@@ -66,7 +67,7 @@ logger = logging.getLogger(__name__)
 
 
 def publish(
-    folder_or_model,
+    folder_or_model: Any,
     repo_id: str,
     *,
     token: str | None = None,
@@ -76,10 +77,10 @@ def publish(
     create_pr: bool = False,
     refresh_code: bool = False,
     license: str | None = None,
-    processor=None,
+    processor: Any = None,
     endpoint: str | None = None,
     timeout: float = 30,
-    **card,
+    **card: Any,
 ) -> CommitInfo:
     """Upload a model to the Hub, in one commit: after an interruption the repository is what it was before.
 
