@@ -1,11 +1,15 @@
 """The tables of docs/how-to/distil.md: small students of teachers on CIFAR-10, three seeds each.
 
     python docs/evidence/distillation.py families TRAIN.parquet TEST.parquet TEACHER OUTPUT
+    python docs/evidence/distillation.py compact TRAIN.parquet TEST.parquet TEACHER OUTPUT
     python docs/evidence/distillation.py noise TRAIN.parquet TEST.parquet OUTPUT
+    python docs/evidence/distillation.py stored OUTPUT
 
 `families`: a ResNet (0.31 M parameters) alone, with KD and with OFA from TEACHER, a classifier trained before
-(`scripts/train.py --config tinyvit/cifar10`). `noise`: 40 % of the labels are wrong; a small ResNet learns from them,
-and teaches one of four times its parameters, which is compared with the same alone.
+(`scripts/train.py --config tinyvit/cifar10`). `compact`: the same ResNet with GhostNetV3's ingredients, one by one and
+all. `noise`: 40 % of the labels are wrong; a small ResNet learns from them, and teaches one of four times its
+parameters, which is compared with the same alone. `stored`: the quickstart's student, on digits, by its teacher and by
+what the teacher said beforehand; the losses of each epoch.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import torch
 from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetForImageClassification
 
 from hf_effmodels.training import main
+from hf_effmodels.training.preparation import soft_labels
 
 SMALL, LARGE = [16, 32, 64, 128], [32, 64, 128, 256]
 
@@ -78,7 +83,13 @@ def run(arguments) -> None:
         getattr(arguments, "teacher", None),
     )
     common = ["--weight_decay", "2e-3", "--label_smoothing_factor", "0.1"]
+    more: dict[str, list[str]] = {}
     methods = {"alone": None, "kd": "{kd: {}}", "ofa": "{ofa: {}}"}
+    if arguments.which == "compact":
+        branches, average = ["--training_branches", "3"], ["--ema_decay", "0.99"]
+        methods = dict.fromkeys(("alone", "branches", "average"), None) | {"kd": "{soft_targets: {}}"}
+        methods["all"] = "{soft_targets: {}}"
+        more = {"branches": branches, "average": average, "all": [*branches, *average]}
     if arguments.which == "noise":
         files["train"], widths, common = str(noisy(arguments.train, output)), LARGE, ["--weight_decay", "5e-4"]
         teacher = str(output / "weak")
@@ -89,24 +100,56 @@ def run(arguments) -> None:
             "augconf": "{augconf: {}}",
             "adaptconf": "{adaptconf: {warmup: 0.25}}",
         }
-    found = {} if arguments.which == "families" else {"teacher": [weak]}
+    found = {"teacher": [weak]} if arguments.which == "noise" else {}
     for seed in range(3):
         start = student(output / f"start{seed}", widths, names, seed)
         for name, losses in methods.items():
             task = ["--task", "image-classification"]
             if losses:
                 task = ["--task", "distillation", "--teacher", teacher, "--losses", losses]
-            accuracy = train(output / f"{name}{seed}", start, files, arguments, *task, "--seed", str(seed), *common)
+            options = [*task, "--seed", str(seed), *common, *more.get(name, [])]
+            accuracy = train(output / f"{name}{seed}", start, files, arguments, *options)
             found.setdefault(name, []).append(round(accuracy, 2))
             table(found, output)
+
+
+def stored(arguments) -> None:
+    """The mean loss of each epoch of the same training: with the teacher, and with three kinds of stored labels."""
+    output = Path(arguments.output)
+    short = ["--num_train_epochs", str(arguments.epochs), "--disable_tqdm", "true"]
+    main(["--config", "quickstart/image-classification", *short, "--output_dir", str(output / "teacher")])
+    # LAMB's first steps make whole steps of gradients that are nothing but rounding; SGD leaves them what they are.
+    recipe = ["--config", "quickstart/distillation", *short, "--optim", "sgd", "--learning_rate", "0.05"]
+    kinds = {
+        "teacher": None,
+        "all classes, float32": (10, "float32"),
+        "5 classes": (5, "float16"),
+        "1": (1, "float16"),
+    }
+    lines = []
+    for name, kind in kinds.items():
+        folder = output / name.replace(" ", "_")
+        source = ["--teacher", str(output / "teacher")]
+        if kind is not None:
+            stored_in = ["--output", f"{folder}_labels", "--top_k", str(kind[0]), "--label_precision", kind[1]]
+            soft_labels.main([*recipe, *source, *stored_in, "--output_dir", str(folder)])
+            source = ["--teacher", "", "--stored_labels", f"{folder}_labels"]
+        results = main([*recipe, *source, "--output_dir", f"{folder}_student"])
+        log = json.loads(Path(f"{folder}_student", "trainer_state.json").read_text())["log_history"]
+        losses = "  ".join(f"{entry['kd']:.6f}" for entry in log if "kd" in entry)
+        seconds = next(entry["train_runtime"] for entry in log if "train_runtime" in entry)
+        lines.append(f"{name}: kd {losses}; top-1 {100 * results['eval_accuracy']:.2f} %; {seconds:.1f} s")
+        (output / "table.txt").write_text("\n".join(lines) + "\n")
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="which", required=True)
-    for kind in ("families", "noise"):
+    names = {"families": ("train", "test", "teacher", "output"), "noise": ("train", "test", "output")}
+    names |= {"compact": names["families"], "stored": ("output",)}
+    for kind, positional in names.items():
         words = kinds.add_parser(kind)
-        for name in ("train", "test", *(["teacher"] if kind == "families" else []), "output"):
+        for name in positional:
             words.add_argument(name)
         words.add_argument("--images", type=int, default=2500)
         words.add_argument("--epochs", type=int, default=4)
@@ -114,4 +157,5 @@ def read_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(read_arguments())
+    chosen = read_arguments()
+    (stored if chosen.which == "stored" else run)(chosen)

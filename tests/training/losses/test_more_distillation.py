@@ -18,8 +18,10 @@ from hf_effmodels.training.losses.label_maps import dense_label_map, pooled_logi
 from hf_effmodels.training.losses.language_distillation import language_distillation_losses
 from hf_effmodels.training.losses.manifold import manifold_loss, merge_patches
 from hf_effmodels.training.losses.multi_granularity import image_level_loss, pixel_level_loss, region_level_loss
-from hf_effmodels.training.losses.text_alignment import TextProjection, text_alignment_loss
+from hf_effmodels.training.losses.text_alignment import TextProjection, gather_rows, text_alignment_loss
 from hf_effmodels.training.losses.token_distillation import token_distillation_loss
+
+from ...processes import run_in_two
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -237,3 +239,27 @@ def test_the_codebook_loss_moves_latents_fully_and_codes_by_the_commitment():
     torch.testing.assert_close(passed, quantized)
     of_latents = torch.autograd.grad(passed.sum(), latents)[0]
     assert torch.equal(of_latents, torch.ones(2, 4))
+
+
+def _gathered_gradient(expected: torch.Tensor, loss_of_all: float) -> None:
+    """Of 5 rows the first process has 2 and the other one 3; the trainer takes the mean of the gradients, weighed by
+    the shares of the rows."""
+    rank = torch.distributed.get_rank()
+    own = slice(0, 2) if rank == 0 else slice(2, 5)
+    images, texts, ids = draw(5, 4), F.normalize(draw(5, 4, seed=1), dim=-1), torch.tensor([7, 8, 7, 9, 9])
+    for true_gradient, factor in ((True, 1.0), (False, 0.5)):
+        rows = images[own].clone().requires_grad_()
+        gathered = gather_rows(rows, true_gradient=true_gradient), gather_rows(texts[own])
+        loss = text_alignment_loss(*gathered, temperature=0.3, ids=gather_rows(ids[own]))
+        assert abs(loss.item() - loss_of_all) < 1e-12
+        # Of each process the loss counts by its share of the rows (true) or as a mean over processes (published).
+        (loss * (len(rows) / 5 if true_gradient else 0.5)).backward()
+        torch.testing.assert_close(rows.grad, factor * expected[own])
+
+
+def test_texts_are_aligned_over_all_processes_by_the_true_gradient_or_the_published_one():
+    images, texts, ids = draw(5, 4), F.normalize(draw(5, 4, seed=1), dim=-1), torch.tensor([7, 8, 7, 9, 9])
+    images.requires_grad_()
+    loss = text_alignment_loss(images, texts, temperature=0.3, ids=ids)
+    loss.backward()
+    run_in_two(_gathered_gradient, images.grad.clone(), loss.item())

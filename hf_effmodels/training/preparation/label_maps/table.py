@@ -11,18 +11,20 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from ....hub.ids import check_place, reading
 from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
 from ...data.label_maps import CLASSES, PICTURE, ROW, SCORES, SETTINGS_FILE, picture_key
-from ...data.normalization import Normalization
+from ...data.normalization import Normalization, with_channels
 from ...data.pictures import Pictures
+from ...data.processors import load_image_processor
 from ...data.stored_tables import TableWriter, check_output
 from ...run.arguments import ArgumentReader
 from ...run.values import check_fields
+from ...run.weights import check_weights
 from ...task import load_task
 from .official import official_files, read_official
 from .places import PlaceClassifier
@@ -136,9 +138,11 @@ def _annotated(args: LabelMapTableArguments, teacher, model_args, training) -> t
         model = AutoModelForImageClassification.from_pretrained(
             teacher.teacher, revision=teacher.teacher_revision, dtype=teacher.teacher_dtype, **hub
         )
-        processor = AutoImageProcessor.from_pretrained(teacher.teacher, revision=teacher.teacher_revision, **hub)
+        processor = load_image_processor(teacher.teacher, model.config, revision=teacher.teacher_revision, **hub)
+    check_weights("--teacher", model)
     check_processor("--teacher", processor)
     channels = getattr(model.config, "num_channels", 3)
+    processor = with_channels(processor, channels)
     size = args.teacher_image_size or _side(processor)
     square = _Square(size, processor.resample, Normalization.of(processor, channels))
     device, parameter = training.device, next(model.parameters())

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ....hub.ids import reading
 from ...data.classes import model_classes
 from ...data.images import check_processor
+from ...data.processors import load_image_processor
 from ...losses.interface import LOGITS, FeatureSpec
 from ...run.weights import check_weights
 from .taps import DryRun, Taps, attach, collecting, dry_run
@@ -156,7 +157,7 @@ def load_teacher(
     """
     with reading("--teacher", name, revision=("--teacher_revision", revision), hint=UNTRAINED):
         model = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=dtype, **source)
-        processor = AutoImageProcessor.from_pretrained(name, revision=revision, **source)
+        processor = load_image_processor(name, model.config, revision=revision, **source)
     check_weights("--teacher", model)
     return make_teacher(model, processor, student, student_processor, name=name, compiled=compiled)
 

@@ -4,7 +4,7 @@ import difflib
 import logging
 from collections.abc import Sequence
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 import hf_effmodels
@@ -14,6 +14,7 @@ from ....hub.ids import reading
 from ...data.classes import is_generic, shown
 from ...data.images import MODES
 from ...data.normalization import with_channels
+from ...data.processors import load_image_processor
 from ...run.arguments import ModelArguments
 from ...run.presets import names_preset
 
@@ -70,7 +71,7 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
     with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
-        processor = AutoImageProcessor.from_pretrained(args.model, **source)
+        processor = load_image_processor(args.model, config, **source)
     if not hasattr(config, "image_size"):
         overrides = {key: value for key, value in overrides.items() if key != "image_size"}  # it takes any
     for key in overrides:

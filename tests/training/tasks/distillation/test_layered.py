@@ -37,6 +37,10 @@ def ghostnet():
     return create_model("ghostnetv3-1.0x", stages=GHOST, final_size=32, head_size=16, **LABELS)
 
 
+def shufflenet():
+    return create_model("shufflenetv2-0.5x", depths=[2, 2, 3], hidden_sizes=[4, 6, 8, 10], final_size=12, **LABELS)
+
+
 def vit():
     sizes = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
     return ViTForImageClassification(ViTConfig(patch_size=8, **sizes, **LABELS))
@@ -46,6 +50,7 @@ def vit():
     "student, options",
     [
         (resnet, {"stages": [1, 2, 3]}),
+        (shufflenet, {"stages": [1, 2, 3]}),
         (ghostnet, {"stages": [1, 2, 3], "heads": "light"}),
         (vit, {"stages": [2, 4], "heads": "light"}),
     ],
