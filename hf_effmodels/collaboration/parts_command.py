@@ -17,7 +17,7 @@ from .._files import write_json
 from ..compression.pruning.vision_widths import part_macs
 from ..hub.ids import reading
 from ..hub.written import check_rewritable, rewritten
-from ..training.data.classes import model_classes
+from ..training.data.classes import model_classes, shown
 from ..training.data.images import check_processor
 from ..training.run.arguments import ArgumentReader
 from ..training.run.values import check_fields
@@ -116,8 +116,13 @@ def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
     if min(map(len, groups)) < 2:
         raise ValueError(f"--parts: got {args.parts} for {len(names)} classes, accepted are parts of 2 and more each.")
     pictures, _ = load_data(data_args, args.token)
-    own = model_classes(pictures.names or [str(n) for n in range(int(pictures.numbers.max()) + 1)], names)
-    pictures = pictures.renumbered(own, names)
+    given = pictures.names or [str(number) for number in range(int(pictures.numbers.max()) + 1)]
+    if unknown := [name for name in given if name not in names]:
+        raise ValueError(
+            f"--dataset: {pictures.split} has the classes {shown(unknown)}, which the model has not by these names; "
+            f"it has {shown(names)}. --label_mapping gives them others."
+        )
+    pictures = pictures.renumbered(model_classes(given, names), names)
     lacking = sorted({*range(len(names))} - {*pictures.numbers.tolist()})
     if lacking:
         raise ValueError(f"--dataset: {pictures.split} has no picture of {', '.join(names[n] for n in lacking[:10])}.")

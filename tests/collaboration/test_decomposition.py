@@ -180,6 +180,10 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
         (["decompose", str(folder), str(tmp_path / "x"), *options, "--macs", "0.1"], "--macs: got 0.1, and no draw"),
         (["decompose", str(tmp_path), str(tmp_path / "x"), "--dataset", "digits"], "--model: "),
         (["decompose", "--dataset", "digits"], "--model is missing"),
+        (
+            ["decompose", str(folder), str(tmp_path / "x"), *options, "--label_mapping", "{3: three}"],
+            "has the classes three, which the model has not by these names",
+        ),
         (["decompose", str(folder), str(folder), "more", "--dataset", "digits"], "one value too many: 'more'"),
         (["decompose", str(folder), str(tmp_path / "x"), *options, "--classes", "1", "2"], "no picture of 0, 3"),
     ):

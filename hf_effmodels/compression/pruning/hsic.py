@@ -1,7 +1,7 @@
 """Which heads and neurons of a vision transformer matter, by the Hilbert-Schmidt independence criterion (HSIC): DeViT
 (https://arxiv.org/abs/2309.05015), with the official code's weights and its standardisation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -118,16 +118,14 @@ def highest(scores: torch.Tensor, count: int) -> list[int]:
 
 
 @contextmanager
-def _watched(modules: dict[str, nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
-    """What each module is given within the block."""
-    seen: dict[str, torch.Tensor] = {}
-
-    def note(name: str):
-        return lambda module, args: seen.__setitem__(name, args[0])
-
-    handles = [module.register_forward_pre_hook(note(name)) for name, module in modules.items()]
+def _watched(modules: dict[nn.Module, Callable[[torch.Tensor], None]]) -> Iterator[None]:
+    """Within the block each function is called with what its module is given."""
+    handles = [
+        module.register_forward_pre_hook(lambda module, args, take=take: take(args[0]))
+        for module, take in modules.items()
+    ]
     try:
-        yield seen
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -150,20 +148,23 @@ def score_part(model, pixel_values: torch.Tensor, part: int = 0) -> tuple[list[t
     """
     if len(pixel_values) < 2:
         raise ValueError(f"pixel_values: got {len(pixel_values)} images, accepted are 2 and more.")
-    layers = model.devit.parts[part].layers
-    modules = {f"heads{i}": layer.attention.proj for i, layer in enumerate(layers)}
-    modules |= {f"neurons{i}": layer.mlp.fc2 for i, layer in enumerate(layers)}
-    training = model.training
+    layers, training = model.devit.parts[part].layers, model.training
+    heads: list[torch.Tensor] = []
+    neurons: list[torch.Tensor] = []
     try:
-        with _watched(modules) as seen:
-            probabilities = model.eval()(pixel_values).logits.softmax(-1)
+        probabilities = model.eval()(pixel_values).logits.softmax(-1)
+        if not probabilities.isfinite().all():
+            raise ValueError("pixel_values: with them the model's outputs are not finite, and nothing can be scored.")
+        # Once more: block by block, what a block gives is scored at once and not kept.
+        modules: dict[nn.Module, Callable[[torch.Tensor], None]] = {}
+        for layer in layers:
+            shape = layer.attention.num_heads, layer.attention.head_dim
+            modules[layer.attention.proj] = lambda outputs, shape=shape: heads.append(
+                head_scores(outputs.unflatten(-1, shape), probabilities)
+            )
+            modules[layer.mlp.fc2] = lambda outputs: neurons.append(neuron_scores(outputs, probabilities))
+        with _watched(modules):
+            model.devit.parts[part](pixel_values)
     finally:
         model.train(training)
-    if not torch.isfinite(probabilities).all():
-        raise ValueError("pixel_values: with them the model's outputs are not finite, and nothing can be scored.")
-    heads, neurons = [], []
-    for i, layer in enumerate(layers):
-        outputs = seen[f"heads{i}"].unflatten(-1, (layer.attention.num_heads, layer.attention.head_dim))
-        heads.append(head_scores(outputs, probabilities))
-        neurons.append(neuron_scores(seen[f"neurons{i}"], probabilities))
     return heads, neurons
