@@ -91,7 +91,7 @@ def accuracy(model, dataset) -> float:
 
 def adapt(arguments) -> None:
     output, found = Path(arguments.output), {}
-    for shift in SHIFTS:
+    for shift in arguments.shifts:
         for seed, model in enumerate(arguments.models):
             for name, options in (
                 ("SFDA-DE", ["--distance_threshold", "0.2"]),
@@ -116,9 +116,10 @@ def adapt(arguments) -> None:
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=("distil", "adapt"))
-    parser.add_argument("models", nargs=3)
+    parser.add_argument("models", nargs="+")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="of distil; adapt has one for each model")
+    parser.add_argument("--shifts", nargs="+", default=SHIFTS)
     arguments = parser.parse_args()
     Path(arguments.output).mkdir(parents=True)
     {"distil": distil, "adapt": adapt}[arguments.table](arguments)

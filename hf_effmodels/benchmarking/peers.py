@@ -269,6 +269,8 @@ CLASSIFIERS = (
     "parameternet",
     "pyramidvig",
 )
+#: Those whose logits come from one linear layer.
+LINEAR_HEADS = ("ghostnet", "ghostnetv2", "ghostnetv3", "tinynet", "tinyvit", "parameternet")
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,9 @@ PEERS = {
     "teacher-beside": Peer(_distilled(), CLASSIFIERS),
     "distilled-kd": Peer(_distilled("kd"), CLASSIFIERS),
     "distilled-ofa": Peer(_distilled("ofa"), CLASSIFIERS),
+    "source-estimate": Peer(_of("without_data", "estimate"), LINEAR_HEADS),
+    "data-free-turn": Peer(_of("without_data", "turn"), ("cdfkd_mfs",)),
+    "data-free-parts": Peer(_of("without_data", "turn_in_parts"), ("cdfkd_mfs",)),
     "llama": Peer(llama, ("pangu_pi",)),
     "bfloat16": Peer(in_bfloat16, ("pangu_pi",)),
     "int4": Peer(in_four_bits, ("pangu_pi",)),

@@ -295,3 +295,31 @@ def test_a_distilled_step_runs_its_teacher_and_adds_its_losses():
         assert calls == [1]
         losses[peer] = len(getattr(model(torch.randn(2, 3, 32, 32)), "distillation", {}))
     assert losses == {"teacher-beside": 0, "distilled-kd": 1}
+
+
+def test_a_turn_without_data_and_its_parts_run_each_network_as_often():
+    overrides = {"hidden_sizes": [4, 4, 8], "depths": [1, 1], "num_heads": 2, "num_labels": 5, "image_size": 8}
+    runs = {}
+    for peer in ("data-free-turn", "data-free-parts"):
+        model = PEERS[peer].build("mhwrn4x161", False, overrides)
+        networks = {"student": model.student, "generator": model._generator[0]}
+        networks |= {"teacher": model._teachers[0].model, "other": model._teachers[1].model}
+        calls, before = [], {name: network.state_dict() for name, network in networks.items()}
+        before = {name: {k: v.clone() for k, v in state.items()} for name, state in before.items()}
+        for name, network in networks.items():
+            network.register_forward_hook(lambda *args, name=name, calls=calls: calls.append(name))
+        row = {"preset": "mhwrn4x161", "mode": "infer", "batch": 2, "image_size": 8, "channels": 3}
+        make_call(model, {**row, "backend": "eager", "peer": peer, "overrides": overrides})()
+        runs[peer] = {name: calls.count(name) for name in networks}
+        for name, network in networks.items():
+            moved = any(not torch.equal(before[name][key], value) for key, value in network.state_dict().items())
+            assert moved == (name in ("student", "generator")), f"{peer}: {name}"
+    assert runs["data-free-turn"] == runs["data-free-parts"] == dict.fromkeys(networks, 6)
+
+
+def test_an_estimate_of_the_source_is_one_pass_of_its_network():
+    overrides = {"num_labels": 3, "image_size": 32}
+    model, calls = PEERS["source-estimate"].build("tinynet-e", False, overrides), []
+    model.model.register_forward_hook(lambda *args: calls.append(1))
+    model.eval()(torch.randn(9, 3, 32, 32))
+    assert calls == [1]

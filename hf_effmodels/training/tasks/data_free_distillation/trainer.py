@@ -156,6 +156,8 @@ class DataFreeTrainer(RecipeTrainer):
                 group["lr"] = self.distillation.generator_learning_rate * (self._factor if same else 1.0)
             self.generator_optimizer.zero_grad()
             images.backward(gradient)
+            norm = nn.utils.get_total_norm([p.grad for p in self.generator.parameters()])
+            self._record("generator_grad_norm", norm / self.args.world_size)  # the same in each
             self.generator_optimizer.step()
             self.generator_optimizer.zero_grad()
         self.images = images.detach()

@@ -1,8 +1,9 @@
 from typing import ClassVar
 
+import numpy as np
 import pytest
 
-from ..contract import TaskContract
+from ..contract import TaskContract, history
 
 
 class TestDataFreeDistillation(TaskContract):
@@ -34,6 +35,21 @@ class TestDataFreeDistillation(TaskContract):
             *("--teachers", teachers[0], "--model", plain_student, "--model_config", "{}"),
             *("--generator_learning_rate", "1e-5"),
         ]
+
+    def test_two_processes_follow_the_trajectory_of_one(self, run, tmp_path):
+        super().test_two_processes_follow_the_trajectory_of_one(run, tmp_path)
+        self.generators_agree(tmp_path / "two", tmp_path / "one", steps=2)
+
+    def test_eight_small_batches_give_the_gradient_of_one_large(self, run, tmp_path):
+        self.deterministic = [*self.deterministic, "--student_steps", "1"]
+        super().test_eight_small_batches_give_the_gradient_of_one_large(run, tmp_path)
+        self.generators_agree(tmp_path / "8x1", tmp_path / "1x8", steps=2)
+
+    def generators_agree(self, first, second, steps: int):
+        keys = ("generator_grad_norm", "generator_statistics", "generator_disagreement")
+        logged = [history(folder, *keys) for folder in (first, second)]
+        assert len(logged[0]) == steps and (logged[0] > 0).all()
+        np.testing.assert_allclose(*logged, rtol=self.rtol)
 
     @pytest.fixture
     def run(self, data_free_run):
