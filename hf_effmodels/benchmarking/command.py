@@ -69,6 +69,7 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
             folded=folds and not training and arguments.folded is not False,
             image_size=arguments.image_size or _side(seen.image_size),
             channels=seen.num_channels,
+            length=arguments.length if task == "zero-shot-image-classification" else None,
         )
 
     return [

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import RTDetrImageProcessorPil
 
+from ..modeling.light_clip.modeling_light_clip import LightClipForPreTraining
 from ..models import create_image_processor, get_config, model_info
 
 #: Where the image token stands in the text of an image-text model.
@@ -89,6 +90,31 @@ def _image_text(model: nn.Module, row: dict):
     if row["mode"] == "generate":
         return _generation(model, row, ids, pixel_values=pixels)
     return _without_gradients(lambda: model(ids, pixel_values=pixels, use_cache=True, logits_to_keep=1))
+
+
+def _two_towers(model: nn.Module, row: dict):
+    """As many texts as images. The texts are of the given length, 15 % of their words masked."""
+    size, text = row["image_size"], model.config.text_config
+    length = min(row["length"], text.max_position_embeddings)
+    pixels = torch.randn(row["batch"], row["channels"], size, size)
+    ids = torch.randint(1, text.bos_token_id, (row["batch"], length))
+    ids[:, 0], ids[:, -1] = text.bos_token_id, text.eos_token_id
+    if row["mode"] == "infer":
+        return _without_gradients(lambda: model(input_ids=ids, pixel_values=pixels))
+    if row["peer"] != "ours":
+        return _training_step(
+            model, lambda: model(input_ids=ids, pixel_values=pixels, return_loss=True).loss, _adamw(model)
+        )
+    training = LightClipForPreTraining(model.config)
+    masked = torch.zeros_like(ids, dtype=torch.bool)
+    masked[:, 1 : 1 + max(1, round(0.15 * (length - 2)))] = True
+    masks = {
+        "mlm_input_ids": ids.masked_fill(masked, model.config.mask_token_id),
+        "mlm_labels": ids.masked_fill(~masked, -100),
+    }
+    return _training_step(
+        training, lambda: training(input_ids=ids, pixel_values=pixels, softening=0.1, **masks).loss, _adamw(training)
+    )
 
 
 def _masked_images(model: nn.Module, row: dict):
@@ -180,6 +206,7 @@ WORKLOADS: dict[str, tuple[Callable[[nn.Module, dict], Callable[[], object]], tu
     "object-detection": (_detector, ("infer", "train", "detect")),
     "image-segmentation": (_segmenter, ("infer", "train")),
     "mask-generation": (_promptable, ("infer", "train")),
+    "zero-shot-image-classification": (_two_towers, ("infer", "train")),
     "masked-image-modeling": (_masked_images, ("infer", "train")),
 }
 

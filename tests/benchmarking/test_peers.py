@@ -124,3 +124,21 @@ def test_what_is_pruned_and_what_is_built_have_one_size_and_a_vit_the_whole_one(
     assert vit.num_parameters() == ours.num_parameters()
     with pytest.raises(ValueError, match="vit-like is a whole ViT, which dedeit-4s is not"):
         build("vit-like", "dedeit-4s", {})
+
+
+def test_clip_around_the_towers_of_a_lightclip_computes_what_it_computes():
+    tiny = {
+        "vision_config": {"model_type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        "text_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2},
+    }
+    clip, ours = (build(peer, "light_clip-resnet-18", tiny) for peer in ("clip", "ours"))
+    weights = {name.replace("vision_model.", "vision_model.tower."): w for name, w in ours.state_dict().items()}
+    clip.load_state_dict(weights)
+    given = {"input_ids": torch.tensor([[49406, 5, 6, 49407]] * 2), "pixel_values": torch.randn(2, 3, 32, 32)}
+    with torch.no_grad():
+        torch.testing.assert_close(clip(**given).logits_per_image, ours(**given).logits_per_image)
+    assert type(clip).__name__ == "CLIPModel"
+    row = {"preset": "light_clip-resnet-18", "peer": "ours", "batch": 2, "image_size": 32, "channels": 3, "length": 9}
+    for peer, model in (("ours", ours), ("clip", clip)):
+        for mode in ("infer", "train"):
+            make_call(model, {**row, "peer": peer, "mode": mode})()

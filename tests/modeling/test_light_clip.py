@@ -18,6 +18,8 @@ from transformers import (
     CLIPModel,
     CLIPProcessor,
     CLIPTokenizer,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 
@@ -350,6 +352,19 @@ def test_initialisation_follows_the_seed_and_rises_from_meta():
         assert all(p.is_meta for p in LightClipForPreTraining(tiny_config(LIGHT_CLIP)).parameters())
 
 
+def test_the_stock_trainer_trains_and_evaluates_it(tmp_path):
+    rows = [{name: value[row] for name, value in inputs().items()} for row in range(3)]
+    args = TrainingArguments(str(tmp_path), max_steps=2, report_to=[], use_cpu=True, per_device_train_batch_size=3)
+    model = build()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    trainer = Trainer(model, args, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert sum(moved) > 0.8 * len(moved)
+    with torch.no_grad():
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(model(**inputs()).loss.item(), rel=1e-5)
+
+
 @torch.no_grad()
 def test_threads_share_a_model():
     model = build()
@@ -375,7 +390,7 @@ def test_threads_share_a_model():
         ({"token_projection": "none"}, "token_projection: got 'none', accepted are 'shared' and 'own'"),
         ({"mlm_loss_weight": -1.0}, "mlm_loss_weight: got -1.0, accepted are numbers from 0"),
         ({"projection_dim": 0}, "projection_dim: got 0"),
-        ({"reparameterized": True}, "reparameterized: got True, but a tower 'resnet' has nothing to fold"),
+        ({"reparameterized": True}, "reparameterized: got True, but an image tower 'resnet' has nothing to fold"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(fields, words):

@@ -69,7 +69,8 @@ class LightClipFusion(nn.Module):
         size, text = config.text_config.hidden_size, config.text_config
         self.num_heads = config.fusion_num_attention_heads
         self.text_norm = nn.LayerNorm(size, eps=text.layer_norm_eps)
-        self.image_norm = nn.LayerNorm(config.vision_hidden_size, eps=text.layer_norm_eps)
+        # Without weights: linear layers follow, and where the image is detached no gradient goes back through them.
+        self.image_norm = nn.LayerNorm(config.vision_hidden_size, eps=text.layer_norm_eps, elementwise_affine=False)
         self.q_proj = LightClipProjection(size, size)
         self.k_proj = LightClipProjection(config.vision_hidden_size, size)
         self.v_proj = LightClipProjection(config.vision_hidden_size, size)

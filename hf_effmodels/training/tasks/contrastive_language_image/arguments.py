@@ -211,6 +211,8 @@ class ContrastiveArguments(RecipeArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError(f"--label_smoothing_factor: got {self.label_smoothing_factor}; say --softening.")
         if not self.dataloader_drop_last:
             raise ValueError("--dataloader_drop_last: got false, accepted is true: a batch of one compares nothing.")
         if self.pairs_per_step < 2:

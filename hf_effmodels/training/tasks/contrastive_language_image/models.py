@@ -146,6 +146,8 @@ def _from_pretrained(args: TwoTowerArguments) -> tuple[PreTrainedModel, CLIPProc
 def _check_tokenizer(args: TwoTowerArguments, model, tokenizer) -> None:
     """The tokenizer's ids have to be the model's: nothing would tell of others but poor results."""
     text, argument = model.config.text_config, "--tokenizer" if args.tokenizer else "--model"
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{argument}: the tokenizer has no padding token; accepted are tokenizers of CLIP's kind.")
     if len(tokenizer) > text.vocab_size:
         raise ValueError(f"{argument}: the tokenizer has {len(tokenizer)} tokens, the model {text.vocab_size}.")
     ends = tokenizer("a")["input_ids"][-1:]

@@ -133,7 +133,8 @@ def _length(args: ImageTextArguments, model) -> int:
 def _masking(args: ContrastiveArguments, model, tokenizer) -> Masking | None:
     if not isinstance(model, LightClipForPreTraining) or not model.config.mlm_loss_weight:
         return None
-    marks = np.unique([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id])
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    marks = np.unique([number for number in ids if number is not None])
     return Masking(args.mask_ratio, model.config.mask_token_id, np.setdiff1d(np.arange(len(tokenizer)), marks), marks)
 
 

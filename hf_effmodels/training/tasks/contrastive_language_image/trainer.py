@@ -191,7 +191,11 @@ class ContrastiveTrainer(RecipeTrainer):
         return embedded
 
     def _compare(self, embedded: dict[str, torch.Tensor], scale: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The losses of the pairs of all processes by name. Every process computes all of them."""
+        """The losses of the pairs of all processes by name, in full precision. Every process computes all of them."""
+        with torch.autocast(self.args.device.type, enabled=False):
+            return self._compare_exactly(embedded, scale)
+
+    def _compare_exactly(self, embedded: dict[str, torch.Tensor], scale: torch.Tensor) -> dict[str, torch.Tensor]:
         whole = {name: self._gathered(value) for name, value in embedded.items() if name != "masked_words"}
         images, texts = whole["images"], whole["texts"]
         uniform = getattr(self.network.config, "uniform_softening", False)

@@ -147,6 +147,18 @@ def test_targets_soften_along_the_training_and_every_loss_is_logged(contrastive_
     assert {answer["label"] for answer in answers} == {"zero", "one"}
 
 
+def test_pairs_are_compared_in_full_precision_where_the_towers_compute_in_half(contrastive_run, tmp_path):
+    trainer = prepared(contrastive_run, tmp_path)
+    images, texts = torch.randn(6, 12), torch.randn(6, 12)
+    expected = trainer._compare({"images": images, "texts": texts}, torch.tensor(20.0))["instance_loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (images @ texts.T).dtype == torch.bfloat16
+        found = trainer._compare({"images": images, "texts": texts}, torch.tensor(20.0))["instance_loss"]
+    assert found.item() == expected.item()
+    results = main([*contrastive_run, "--bf16", "true", "--max_steps", "1", "--output_dir", str(tmp_path / "half")])
+    assert np.isfinite(results["train_loss"])
+
+
 def test_words_are_matched_within_groups_where_memory_is_short(contrastive_run, tmp_path):
     trainer = prepared(contrastive_run, tmp_path, token_group=3)
     patches, words = torch.randn(7, 5, 4, requires_grad=True), torch.randn(7, 6, 4)
@@ -428,6 +440,7 @@ def test_classes_are_the_mean_direction_of_their_templates(contrastive_run, tmp_
         (["--max_length", "99"], "--max_length: got 99, but the text tower takes 32 tokens"),
         (["--num_channels", "1"], "--num_channels: got 1, accepted is 3"),
         (["--softening", "1"], "--softening: got 1.0, accepted are"),
+        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: got 0.1; say --softening"),
         (["--affinity_weight", "2"], "--affinity_weight: .*teacher"),
         (["--model", "ghostnetv3-1.0x"], "--model: ghostnetv3-1.0x is a preset for image-classification"),
         (["--model_config", "{token_matching: greedy}"], "token_matching: got 'greedy'"),
