@@ -11,7 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from hf_effmodels import cli
 from hf_effmodels.benchmarking.counting import count
 from hf_effmodels.collaboration.assignment import Device, Need, assign
-from hf_effmodels.collaboration.decomposition import from_transformers, keep_classes
+from hf_effmodels.collaboration.decomposition import from_transformers, keep_classes, split_classes
 from hf_effmodels.collaboration.shrinking import shrink
 from hf_effmodels.compression.pruning.class_importance import class_divergences
 from hf_effmodels.compression.pruning.hsic import highest, kept_of, score_part
@@ -155,10 +155,10 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
     assert [alone.config.id2label[n] for n in range(10)] == ["6", "9", "4", "0", "1", "7", "3", "2", "8", "5"]
     capsys.readouterr()
     devices = ["--device", "board", "1M", "60k", "--device", "phone", "2M", "1M"]
-    assert cli.main(["assign", *names, *devices, "--json"]) == 0
+    assert cli.main(["assign", *names, *devices, "--bytes", "2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["part"], row["device"]) for row in rows] == [(name, "phone") for name in names]
-    assert [row["memory"] for row in rows] == [4 * part["parameters"] for part in report]
+    assert [row["memory"] for row in rows] == [2 * part["parameters"] for part in report]
     device = ["--device", "board", "1M", "1M"]
     for argv, message in (
         (["assign", *names], "--device is missing"),
@@ -199,9 +199,11 @@ def test_networks_of_transformers_are_decomposed_as_they_are(tmp_path):
     vit.save_pretrained(tmp_path / "vit")
     create_image_processor("devit-s", image_size=16).save_pretrained(tmp_path / "vit")
     options = ["--dataset", "digits", "--parts", "5", "--macs", "1", "--score_images", "4", "--search_images", "4"]
+    options += ["--class_seed", "1"]
     assert cli.main(["decompose", str(tmp_path / "vit"), str(tmp_path / "parts"), *options, "--json"]) == 0
     part = DeViTForImageClassification.from_pretrained(tmp_path / "parts" / "part4").eval()
     pixels, group = torch.randn(2, 3, 16, 16), [int(part.config.id2label[n]) for n in range(2)]
+    assert group == split_classes(10, 5, seed=1)[4] != split_classes(10, 5)[4]
     torch.testing.assert_close(part(pixels).logits, vit(pixels).logits[:, group])
     assert isinstance(from_transformers(vit), DeViTForImageClassification)
 

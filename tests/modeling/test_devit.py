@@ -295,6 +295,8 @@ def test_losses_are_those_of_the_formulas_written_out():
         {"c": tokens[:, 0], "d": tokens[:, 1]}, {"e": their_tokens[:, 0], "pooled": their_tokens[:, 1]}, None
     )
     torch.testing.assert_close(given, 2 * F.mse_loss(tokens, their_tokens))
+    given = FusedTokensLoss(["c"], ["e"], kind="kldiv")({"c": tokens[:, 0]}, {"e": their_tokens[:, 0]}, None)
+    torch.testing.assert_close(given, fused_token_loss(tokens[:, :1], their_tokens[:, :1], "kldiv"))
 
 
 @pytest.mark.parametrize(
