@@ -1,5 +1,4 @@
-"""Label maps for ReLabel: what a strong classifier says of each place of every training picture, without a recipe's
-augmentation.
+"""Label maps for ReLabel: what a strong classifier says of each place of every training picture.
 
     hf-effmodels prepare label-maps --config relabel/imagenet --teacher org/strong --output outputs/maps
     hf-effmodels train --config relabel/imagenet --label_maps outputs/maps
