@@ -133,7 +133,7 @@ class RecipeTrainer(Trainer):
         if self.args.lr_scheduler_type == "warmup_cosine" and self.lr_scheduler is None:
             self.lr_scheduler = warmup_cosine_schedule(
                 optimizer or self.optimizer,
-                self.args.get_warmup_steps(num_training_steps),
+                self._warmup_steps(num_training_steps),
                 num_training_steps,
                 min_lr=self.args.min_lr,
             )
@@ -141,13 +141,22 @@ class RecipeTrainer(Trainer):
         if self.args.lr_scheduler_type == "cosine_over_warmup" and self.lr_scheduler is None:
             self.lr_scheduler = cosine_over_warmup_schedule(
                 optimizer or self.optimizer,
-                self.args.get_warmup_steps(num_training_steps),
+                self._warmup_steps(num_training_steps),
                 num_training_steps,
                 min_lr=self.args.min_lr,
                 **self.args.lr_scheduler_kwargs,
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _warmup_steps(self, num_training_steps: int) -> int:
+        steps = self.args.get_warmup_steps(num_training_steps)
+        if not 0 <= steps < num_training_steps:
+            raise ValueError(
+                f"--warmup_steps: got {self.args.warmup_steps:g}, which makes {steps} of {num_training_steps} "
+                "training steps; accepted are fewer than all."
+            )
+        return steps
 
     # Steps and epochs
 

@@ -255,6 +255,29 @@ def test_training_sees_the_labels_of_the_tokens_that_stay():
     assert {drop.row for drop in drops} == {1}
 
 
+@torch.no_grad()
+def test_the_loss_of_a_padded_batch_counts_the_labels_of_its_rows_alone():
+    """One image and two: rows of other lengths before and after the drops."""
+    model, pixels, tokens = make("llava", torch.float64)
+    apply_pyramid_drop(model, LAYERS, RATIOS)
+    rows, losses, counts = [prompt("llava", pixels, tokens, images) for images in (1, 2)], [], []
+    width = max(row["input_ids"].shape[1] for row in rows)
+    for row in rows:
+        row["labels"] = row["input_ids"].clone()
+        row["labels"][:, :-4] = -100
+        losses.append(model(**row).loss.double())
+        counts.append(4)
+
+    def padded(key, value):
+        return torch.cat([F.pad(row[key], (0, width - row[key].shape[1]), value=value) for row in rows])
+
+    batch = {"input_ids": padded("input_ids", 0), "attention_mask": padded("attention_mask", 0)}
+    pictures = torch.cat([row["pixel_values"] for row in rows])
+    loss = model(**batch, pixel_values=pictures, labels=padded("labels", -100)).loss
+    expected = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+
+
 def test_the_trainer_trains_and_checkpointing_changes_nothing(tmp_path):
     losses = {}
     for checkpointing in (False, True):

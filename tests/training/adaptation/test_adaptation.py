@@ -1,5 +1,7 @@
 """Source-free adaptation, piece by piece, against values that are computed another way."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -45,6 +47,37 @@ def test_an_empty_cluster_goes_back_to_its_row():
     far = torch.cat([rows, -features.sum(0, keepdim=True)])
     clusters = spherical_clusters(features, far)
     assert torch.equal(clusters.centres[3], far[3]) and 3 not in clusters.labels
+
+
+def _far(first, second) -> float:
+    return (1 - float(first @ second / first.norm() / second.norm())) / 2
+
+
+def _clusters_by_hand(features, rows, tolerance: float) -> tuple[list[int], tuple[int, ...], bool]:
+    """Labels, the class of each cluster, and whether one that had moved has lost all of its members."""
+    count, centres, before, lost = range(len(rows)), list(rows), None, False
+    while before is None or sum(map(_far, centres, before)) / len(rows) >= tolerance:
+        nearest = [min(count, key=lambda c: _far(feature, centres[c])) for feature in features]
+        members = [[f for f, own in zip(features, nearest, strict=True) if own == c] for c in count]
+        lost |= any(not m and not torch.equal(centres[c], rows[c]) for c, m in zip(count, members, strict=True))
+        before, centres = centres, [sum(m) if m else rows[c] for c, m in zip(count, members, strict=True)]
+    nearest = [min(count, key=lambda c: _far(feature, centres[c])) for feature in features]
+    costs = {order: sum(_far(centres[c], rows[order[c]]) for c in count) for order in itertools.permutations(count)}
+    classes = min(costs, key=costs.get)
+    return [classes[own] for own in nearest], classes, lost
+
+
+def test_clusters_that_change_places_or_lose_their_members_are_those_by_hand():
+    seen = []
+    for seed in (51, 206, 385, 828, 894, 1009):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+        features = torch.randn(9, 2, generator=generator, dtype=torch.float64)
+        features = features * torch.rand(9, 1, generator=generator, dtype=torch.float64) * 3
+        labels, classes, lost = _clusters_by_hand(features, rows, 1e-3)
+        assert spherical_clusters(features, rows, tolerance=1e-3).labels.tolist() == labels
+        seen.append((classes != (0, 1, 2, 3), lost))
+    assert any(moved for moved, _ in seen) and any(lost for _, lost in seen)
 
 
 def test_what_is_kept_is_near_and_not_alone():

@@ -12,15 +12,20 @@ def test_near_pictures_vote_by_the_exponential_of_their_cosine():
     drawn = np.random.default_rng(0)
     train, queries = drawn.normal(size=(40, 5)).astype(np.float32), drawn.normal(size=(25, 5)).astype(np.float32)
     labels, k, temperature = drawn.integers(0, 4, 40), 7, 0.3
-    expected = []
-    for query in queries:
+
+    def voted(query, k: int) -> int:
         cosines = [float(query @ other) / math.sqrt(float(query @ query) * float(other @ other)) for other in train]
         near = sorted(range(40), key=lambda number: -cosines[number])[:k]
         votes = dict.fromkeys(range(4), 0.0)
         for number in near:
             votes[int(labels[number])] += math.exp(cosines[number] / temperature)
-        expected.append(max(votes, key=votes.get))
-    assert nearest_neighbours(train, labels, queries, k, temperature).tolist() == expected
+        return max(votes, key=votes.get)
+
+    by_hand = {number: [voted(query, number) for query in queries] for number in range(1, 9)}
+    for number, found in by_hand.items():
+        assert nearest_neighbours(train, labels, queries, number, temperature).tolist() == found
+    assert by_hand[3] != by_hand[4] != by_hand[5]  # one more, or one less, decides something
+    expected = by_hand[k]
     # The largest numbers do not run over, and the nearest decides.
     assert (
         nearest_neighbours(train, labels, queries, k, 1e-3).tolist()

@@ -196,3 +196,10 @@ def test_the_token_is_in_no_file(line_trainer, tmp_path):
     assert not [path for path in files if token.encode() in path.read_bytes()]
     assert not [path for path in files if path.name == "training_args.bin"]
     assert token not in repr(vars(trainer.args))  # nor was it in one for a moment
+
+
+@pytest.mark.parametrize("schedule", ["warmup_cosine", "cosine_over_warmup"])
+def test_a_warm_up_as_long_as_the_run_is_named_by_its_argument(line_trainer, schedule):
+    trainer = line_trainer(Line(), Points(4), lr_scheduler_type=schedule, warmup_steps=0.05, max_steps=1)
+    with pytest.raises(ValueError, match="--warmup_steps: got 0.05, which makes 1 of 1 training steps"):
+        trainer.train()
