@@ -175,7 +175,11 @@ def test_pictures_are_aligned_with_the_embeddings_of_their_ids(make, encoders, d
     ):
         with pytest.raises(ValueError, match=message):
             main([*run, *changed, *other])
-    embed([*make[:1], str(captions(tmp_path, 9, "few.csv")), *make[2:-1], str(tmp_path / "few")])
+    embed(
+        [*make[:1], str(captions(tmp_path, 9, "few.csv")), *make[2:-1], str(tmp_path / "few"), "--normalize", "false"]
+    )
+    raw = load_encoder(str(encoders["tower"]))([TEXTS[3]])[0]
+    torch.testing.assert_close(TextEmbeddings(tmp_path / "few").of(["3"], "x")(0), raw)
     with pytest.raises(
         ValueError, match="has none for '37' of digits/train, nor for 38 others; its ids are such as '8'"
     ):
@@ -210,6 +214,7 @@ def test_wrong_texts_are_named(make, tmp_path, digits_run, convnext_folder):
     for changed, message in (
         (["--dataset", str(tmp_path / "none.csv")], "--dataset: there is no file"),
         (["--id_column", "file"], "--id_column: there is no 'file', the columns are row, caption"),
+        (["--pooling", "best"], "--pooling: invalid choice: 'best'"),
         (["--split", "test"], "--split: there is no 'test'"),
         (["--encoder", str(convnext_folder)], "--encoder: "),
         (["--encoder", str(tmp_path / "nowhere")], "--encoder: "),
