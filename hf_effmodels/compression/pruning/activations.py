@@ -22,6 +22,12 @@ def aggregate(magnitudes: torch.Tensor) -> torch.Tensor:
     return magnitudes.mean(1).square().sum(0).sqrt()
 
 
+def sum_of_squares(magnitudes: torch.Tensor) -> torch.Tensor:
+    """(units,): square of `aggregate`, in double precision but for the mean, which is in single at least."""
+    mean = magnitudes.mean(1, dtype=torch.promote_types(magnitudes.dtype, torch.float32))
+    return mean.double().square().sum(0).cpu()
+
+
 def block_influence(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
     """(layers,): 1 - the mean cosine between what goes into a layer and what comes out; 0 where it changes nothing.
 
@@ -49,8 +55,7 @@ def activation_scores(
     sizes, totals, found = Sizes.of(model.config), {}, {}
 
     def add(axis: Axis, magnitudes: torch.Tensor) -> None:
-        squares = magnitudes.double().mean(1).square().sum(0).cpu()
-        totals[axis] = totals.get(axis, 0) + squares
+        totals[axis] = totals.get(axis, 0) + sum_of_squares(magnitudes)
 
     def watch(axis: Axis, read):
         return lambda module, args: add(axis, read(args[0]))
@@ -60,7 +65,7 @@ def activation_scores(
 
     def watch_norm(name: str):
         def keep(module, args, output):
-            found[name] = found.get(name, 0) + output.abs().double().mean(1).square().sum(0).cpu()
+            found[name] = found.get(name, 0) + sum_of_squares(output.abs())
 
         return keep
 

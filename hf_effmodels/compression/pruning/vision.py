@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .activations import block_influence
+from .activations import block_influence, sum_of_squares
 from .calibration import evaluating
 
 #: Architectures all of whose weights are in the table, and which read the width of a head from `head_dim`.
@@ -232,7 +232,7 @@ def vision_scores(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> Vi
     influences = torch.zeros(len(layers), dtype=torch.float64)
 
     def add(totals: list[torch.Tensor], number: int, magnitudes: torch.Tensor) -> None:
-        totals[number] = totals[number] + magnitudes.mean(1).double().square().sum(0).cpu()
+        totals[number] = totals[number] + sum_of_squares(magnitudes)
 
     def watch_heads(number):
         def hook(module, args):
