@@ -16,6 +16,8 @@ from .predictor import MODULES, Options, Predictor, Source, load_predictor
 
 #: Of an answer, what is not for JSON or a table.
 _PICTURES = ("picture", "numbers", "maps")
+#: What the pictures that are written say of themselves, by which the next call knows them again.
+_MARK = ("Software", "hf-effmodels predict")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -189,8 +191,8 @@ def _as_csv(name: str, rows: list[dict], header: bool) -> str:
 
 
 class _Names:
-    """Where the pictures go: files of one name, from different folders, do not replace each other, nor what is there
-    already, which may be the inputs."""
+    """Where the pictures go: files of one name, from different folders, do not replace each other, nor what somebody
+    else has written there, which may be the inputs."""
 
     def __init__(self, folder: str | None):
         self.folder = Path(folder or "")
@@ -202,16 +204,31 @@ class _Names:
         name = next(name for name in possible if name not in self.taken)
         self.taken.add(name)
         file = self.folder / f"{name}.png"
-        if os.path.lexists(file):
-            raise FileExistsError(f"--save: {file} is there already; name another folder.")
+        if os.path.lexists(file) and (not _is_ours(file) or os.path.samefile(file, item.value)):
+            raise FileExistsError(f"--save: {file} is there already, and not of an earlier call; name another folder.")
         return file
 
 
 def _save(picture, file: Path) -> Path:
+    from PIL.PngImagePlugin import PngInfo
+
     file.parent.mkdir(parents=True, exist_ok=True)
+    said = PngInfo()
+    said.add_text(*_MARK)
     with whole_file(file) as new:
-        picture.save(new, format="PNG")
+        picture.save(new, format="PNG", pnginfo=said)
     return file
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file is a picture that an earlier call has written."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return image.format == "PNG" and image.info.get(_MARK[0]) == _MARK[1]
+    except Exception:  # whatever PIL's parsers make of a file that is none
+        return False
 
 
 def chat(argv: Sequence[str]) -> int:

@@ -162,13 +162,15 @@ def test_boxes_are_in_pixels_and_drawn(predict, photos, tmp_path, capsys, monkey
         np.testing.assert_allclose([box[side] for side in ("xmin", "ymin", "xmax", "ymax")], corners, atol=1e-3)
         assert box["label"] == config.id2label[int(labels[number])]
     drawn = np.asarray(Image.open(said["saved"]))
-    # Not over a picture that is there, such as an input.
+    # Once more over its own, but not over a picture that was there, such as an input.
+    again = as_json(predict(tmp_path / "model", photos / "a.png", *options))[0]
+    assert again == said
     inputs = tmp_path / "inputs"
     inputs.mkdir()
     for name in ("a.jpg", "a.png"):
         Image.open(photos / "a.png").save(inputs / name)
     before = {file: file.read_bytes() for file in inputs.iterdir()}
-    for argv in ((inputs, "--save", inputs), (photos / "a.png", "--save", tmp_path / "drawn")):
+    for argv in ((inputs, "--save", inputs), (tmp_path / "drawn", "--save", tmp_path / "drawn")):
         assert main(["predict", str(tmp_path / "model"), *map(str, argv)]) == 2
         out, err = capsys.readouterr()
         assert f"--save: {argv[-1] / 'a.png'} is there already" in err and not out

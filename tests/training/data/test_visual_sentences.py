@@ -62,3 +62,14 @@ def test_wrong_input_is_named():
         PackedSentences(sentences(5), [5], 2, 0)
     with pytest.raises(IndexError):
         PackedSentences(sentences(5), [5], 2)[2]
+
+
+def test_a_pack_may_begin_where_a_sentence_does():
+    sentences = [np.arange(10, 14), np.arange(20, 24), np.arange(30, 32)]
+    packs = PackedSentences(sentences, [4, 4, 2], packed_length=4, seed=None)
+    assert len(packs) == 2
+    for number, first in enumerate((10, 20)):
+        pack = packs.pack(number)
+        assert pack.tokens.tolist() == list(range(first, first + 4))
+        assert pack.labels.tolist() == [*range(first + 1, first + 4), -100]
+        assert pack.positions.tolist() == [0, 1, 2, 3] and pack.boundaries.tolist() == [0, 4]
