@@ -180,8 +180,18 @@ class TextAlignmentLoss(DistillationLoss):
             raise ValueError(f"embed_dim: got {self.embed_dim} for text_embeds of shape {shape}, accepted is a width.")
         self.projection = TextProjection(networks.student[POOLED].channels, shape[0], **self.settings)
 
+    def _project(self, pooled: torch.Tensor) -> torch.Tensor:
+        """One picture alone, as the last of an epoch may be, has no variance: the norm takes what it has measured."""
+        if len(pooled) > 1 or not self.projection.training:
+            return self.projection(pooled)
+        self.projection.eval()
+        try:
+            return self.projection(pooled)
+        finally:
+            self.projection.train()
+
     def forward(self, student, teacher, batch):
-        images, texts = self.projection(student[POOLED]), batch.extra[TEXT_EMBEDS]
+        images, texts = self._project(student[POOLED]), batch.extra[TEXT_EMBEDS]
         if self.text_mixup == "mix" and batch.own_share is not None:
             share = batch.own_share[:, None].to(texts)
             texts = F.normalize(share * texts + (1 - share) * texts.flip(0), dim=-1)

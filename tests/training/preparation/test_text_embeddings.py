@@ -222,3 +222,15 @@ def test_wrong_texts_are_named(make, tmp_path, digits_run, convnext_folder):
         with pytest.raises((ValueError, OSError), match=message):
             embed([*make, *changed])
     assert not (tmp_path / "texts").exists()
+
+
+def test_one_picture_alone_is_projected_by_the_statistics_of_those_before():
+    loss = TextAlignmentLoss(kind="byol")
+    loss.build(Networks({"pooled": FeatureSpec((5,), "vector")}, {}, 3, None, {"text_embeds": (4,)}))
+    texts, pooled = F.normalize(torch.randn(6, 4), dim=-1), torch.randn(6, 5)
+    loss({"pooled": pooled}, {}, Batch(extra={"text_embeds": texts}))
+    before = {name: tensor.clone() for name, tensor in loss.state_dict().items()}
+    found = loss({"pooled": pooled[:1]}, {}, Batch(extra={"text_embeds": texts[:1]}))
+    assert loss.projection.training and all(torch.equal(before[n], t) for n, t in loss.state_dict().items())
+    expected = loss.eval()({"pooled": pooled[:1]}, {}, Batch(extra={"text_embeds": texts[:1]}))
+    torch.testing.assert_close(found, expected)
