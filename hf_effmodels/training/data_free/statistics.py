@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -26,8 +27,33 @@ def batch_norm_gap(values: torch.Tensor, running_mean: torch.Tensor, running_var
 
 def _moments(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Biased variance and mean of each channel, of (batch, channels, ...); of half precision in float32."""
-    axes = [axis for axis in range(values.ndim) if axis != 1]
-    return torch.var_mean(values.float() if values.dtype.itemsize < 4 else values, axes, correction=0)
+    return _Moments.apply(values.float() if values.dtype.itemsize < 4 else values)
+
+
+class _Moments(torch.autograd.Function):
+    """As `torch.var_mean`, which takes ten times as long on a CPU in the channels-last layout. The gradient is that of
+    both together, in one pass over the values."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        axes = [axis for axis in range(values.ndim) if axis != 1]
+        mean = values.mean(axes)
+        variance = (values - _of_channels(mean, values)).square_().mean(axes)
+        ctx.save_for_backward(values, mean)
+        return variance, mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_variance: torch.Tensor, of_mean: torch.Tensor) -> torch.Tensor:
+        values, mean = ctx.saved_tensors
+        count = values.numel() // values.shape[1]
+        factor = 2 * of_variance / count
+        shift = of_mean / count - factor * mean
+        return torch.addcmul(_of_channels(shift, values), values, _of_channels(factor, values))
+
+
+def _of_channels(vector: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return vector.view(-1, *[1] * (values.ndim - 2))
 
 
 def batch_norms_of(model: nn.Module) -> list[_BatchNorm]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification
 
 import hf_effmodels
 
@@ -16,6 +16,7 @@ from ....models import sized_processor
 from ...data.classes import model_classes, shown
 from ...data.images import check_processor
 from ...data.normalization import Normalization
+from ...data.processors import load_image_processor
 from ...data_free import batch_norms_of
 from ...linear_head import linear_head, seen_by
 
@@ -111,10 +112,7 @@ def load_teachers(names: Sequence[str], token: str | None, trust_remote_code: bo
         with reading("--teachers", name, hint=_UNTRAINED):
             config = AutoConfig.from_pretrained(name, **source)
             model = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **source)
-            if config.model_type == "timm_wrapper":
-                processor = _stock_processor(config)
-            else:
-                processor = AutoImageProcessor.from_pretrained(name, **source)
+            processor = load_image_processor(name, config, **source)
         check_processor("--teachers", processor)
         if statistics and not batch_norms_of(model):
             raise ValueError(
@@ -173,16 +171,3 @@ def _class_numbers(first: Loaded, other: Loaded) -> list[int]:
             f"--teachers: the classes of {other.name} ({shown(other.classes)}) are not those of {first.name} "
             f"({shown(first.classes)})."
         ) from None
-
-
-def _stock_processor(config):
-    """timm's numbers in an image processor of transformers, which needs neither timm nor torchvision."""
-    known = config.pretrained_cfg
-    size = known.get("input_size", (3, 224, 224))[-1]
-    return hf_effmodels.create_image_processor(
-        "mhresnet8x18",
-        image_size=size,
-        image_mean=list(known.get("mean", (0.485, 0.456, 0.406))),
-        image_std=list(known.get("std", (0.229, 0.224, 0.225))),
-        crop_pct=known.get("crop_pct", 0.875),
-    )
