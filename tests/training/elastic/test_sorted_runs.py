@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.run.output_folder import clear_output_folder, write_run
 
 from ...processes import run_in_two
 from ..tasks.contract import history, same, weights
@@ -157,3 +158,14 @@ def test_what_cannot_be_is_refused_before_the_work(sorted_text_run, sorted_digit
         with pytest.raises(ValueError, match=reason):
             prepare("prepare_training", [*run, *arguments, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_overwritten_leaves_none_of_its_sub_models_and_all_else(tmp_path):
+    write_run(tmp_path, {"task": "causal-lm", "sorted_submodels": {"one": {"num_hidden_layers": 1}}})
+    for name in ("one", "mine"):
+        (tmp_path / "submodels" / name).mkdir(parents=True)
+        (tmp_path / "submodels" / name / "config.json").write_text("{}")
+    (tmp_path / "submodels.json").write_text("{}")
+    clear_output_folder(tmp_path)
+    assert [path.name for path in (tmp_path / "submodels").iterdir()] == ["mine"]
+    assert not (tmp_path / "submodels.json").exists()
