@@ -19,7 +19,16 @@ def test_the_names_stand_where_every_published_head_has_them():
     assert len(IMAGENET) == len(set(IMAGENET)) == 1000
     assert {number: IMAGENET[number].partition(",")[0] for number in known} == known
     assert class_names("cifar-10") == "airplane automobile bird cat deer dog frog horse ship truck".split()
-    with pytest.raises(ValueError, match="classes: got 'mnist', accepted are 'cifar-10', 'imagenet-1k'"):
+    fine = class_names("cifar-100")
+    assert (len(fine), fine[0], fine[99]) == (100, "apple", "worm") and fine == sorted(fine)
+    for dataset, count, known in (
+        ("ade20k", 150, {0: "wall", 12: "person", 20: "car", 127: "bicycle", 149: "flag"}),
+        ("coco-stuff", 171, {0: "person", 79: "toothbrush", 80: "banner", 170: "wood"}),
+        ("pascal-context-60", 60, {0: "background", 15: "person", 59: "wood"}),
+    ):
+        names = class_names(dataset)
+        assert len(names) == len(set(names)) == count and {n: names[n] for n in known} == known
+    with pytest.raises(ValueError, match="classes: got 'mnist', accepted are 'ade20k', 'cifar-10', 'cifar-100', "):
         class_names("mnist")
 
 
@@ -35,6 +44,8 @@ def test_every_preset_with_the_classes_of_imagenet_or_cifar_10_says_words_and_no
     config = hf_effmodels.get_config("ghostnetv3-1.0x")
     assert config.num_labels == 1000 and config.id2label[417] == "balloon" and config.label2id["balloon"] == 417
     assert hf_effmodels.get_config("adabin-resnet20-cifar10").id2label[9] == "truck"
+    assert hf_effmodels.get_config("dtop-base-ade20k").id2label[2] == "sky"
+    assert hf_effmodels.get_config("mhresnet8x18").id2label[0] == "apple"
     # A thousand classes of one's own are not ImageNet's.
     assert hf_effmodels.get_config("ghostnetv3-1.0x", num_labels=1000).id2label[417] == "LABEL_417"
     assert hf_effmodels.get_config("ghostnetv3-1.0x", id2label={0: "a", 1: "b"}).id2label == {0: "a", 1: "b"}

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 #: Data sets whose names are here: the files of this folder.
-KNOWN = ("cifar-10", "imagenet-1k")
+KNOWN = ("ade20k", "cifar-10", "cifar-100", "coco-stuff", "imagenet-1k", "pascal-context-60")
 
 
 @cache

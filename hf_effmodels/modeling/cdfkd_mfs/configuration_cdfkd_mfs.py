@@ -136,6 +136,7 @@ def _preset(
             "sharing": sharing,
         },
         num_labels=100,
+        classes="cifar-100" if stem == "cifar" else None,
         image_processor={
             "size": {"shortest_edge": size},
             "crop_pct": 1.0,
