@@ -69,7 +69,8 @@ def gradients_of(trainer, batches: list) -> tuple[float, dict[str, torch.Tensor]
 
 
 def test_eight_cached_batches_of_eight_give_the_gradient_of_one_of_sixty_four(contrastive_run, tmp_path):
-    trainer = prepared(contrastive_run, tmp_path, max_train_samples=64)
+    options = ", uniform_softening: true, token_top_k: 2, token_projection: own, token_loss_weight: 0.5}"
+    trainer = prepared(contrastive_run, tmp_path, max_train_samples=64, model_config=MODEL[:-1] + options)
     trainer.model.double()
     trainer.state.global_step = 40
     small = batches_of(trainer, 8, 8)
