@@ -70,6 +70,17 @@ def test_integers_are_in_the_graph_and_the_answers_near(exported, model_folder, 
     assert program(pixel_values=pixels).logits.shape == (5, 3)
 
 
+def test_every_fourth_picture_is_kept_for_the_check_and_no_other_is(pictures):
+    processor = hf_effmodels.create_image_processor("ghostnet-1.0x", image_size=48)
+    files = sorted(pictures.iterdir())
+    prepared = edge_int8.prepare(files, processor, 3, (48, 48))
+    pixels = [processor(Image.open(file), return_tensors="pt").pixel_values for file in files]
+    for found, numbers in ((prepared.checking, (3, 7, 11)), (prepared.calibrating, (0, 1, 2, 4, 5, 6, 8, 9, 10))):
+        assert len(found) == len(numbers)
+        for one, number in zip(found, numbers, strict=True):
+            torch.testing.assert_close(one, pixels[number])
+
+
 def test_a_program_is_one_file_with_a_readme_that_tells_how_to_run_it(exported, pictures, tmp_path, capsys):
     folder, whole, _ = exported
     names = {path.name for path in (folder / "float32").iterdir()}

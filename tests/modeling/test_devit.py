@@ -67,7 +67,12 @@ def test_devices_and_aggregator_give_what_the_whole_gives():
         joined = torch.cat([tokens[:, token] for tokens in sent], -1)
         by_hand += model.fusion.classifiers[name](model.fusion.hidden[name](joined)) / 2
     torch.testing.assert_close(outputs.logits, by_hand)
-    torch.testing.assert_close(merge_fusion(model)(pixels).logits, outputs.logits)
+    merged = merge_fusion(model)
+    torch.testing.assert_close(merged(pixels).logits, outputs.logits)
+    # With one layer of fusion a part takes the columns of its own tokens along.
+    for part, columns in enumerate((slice(0, 16), slice(16, 28))):
+        for name, classifier in take_part(merged, part).fusion.classifiers.items():
+            assert torch.equal(classifier.weight, merged.fusion.classifiers[name].weight[:, columns])
 
 
 @torch.no_grad()

@@ -106,3 +106,12 @@ def test_what_does_not_fit_is_named():
         model(pictures(side=80))
     with pytest.raises(ValueError, match=r"noise: got the shape \(2, 5\), expected \(2, 4\)"):
         model(pictures(), noise=torch.rand(2, 5))
+
+
+@torch.no_grad()
+def test_losses_of_images_are_those_of_batches_of_one():
+    model = build()
+    pixels, noise = torch.randn(3, 3, 64, 64), torch.rand(3, model.count_blocks(64, 64))
+    each = model.image_losses(pixels, model(pixels, noise=noise))
+    alone = [model(pixels[n : n + 1], noise=noise[n : n + 1]).loss for n in range(3)]
+    torch.testing.assert_close(each[:, 0], torch.stack(alone))

@@ -29,9 +29,11 @@ from transformers import (
 )
 
 from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
 from hf_effmodels.training.tasks.semantic_segmentation.data import (
     SegmentationDataArguments,
+    SegmentationImages,
     load_data,
     load_evaluation_data,
 )
@@ -275,6 +277,14 @@ def test_what_cannot_be_is_said_before_anything_is_written(arguments, message, t
     with pytest.raises(ValueError, match=message):
         main(["--task", "semantic-segmentation", *arguments, *SHORT, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_classes_from_one_on_leave_no_class_and_the_ignored_label_alone():
+    values = np.array([[0, 1, 2], [255, 2, 0]], dtype=np.uint8)
+    picture = Image.new("RGB", (3, 2))
+    source = SegmentationImages([0], lambda row: picture, lambda row: Image.fromarray(values), ["a", "b"], "x", True)
+    assert source.read(0)[1].tolist() == [[255, 0, 1], [255, 1, 255]]
+    assert numbered_as(source, ["b", "a"], "").read(0)[1].tolist() == [[255, 1, 0], [255, 0, 255]]
 
 
 def test_a_column_of_numbers_is_no_column_of_maps(tmp_path):
