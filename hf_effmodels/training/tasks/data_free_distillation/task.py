@@ -14,7 +14,7 @@ from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
 from ...data_free import DataFreeGenerator, fit_aggregation, save_generator
-from ...run.arguments import ArgumentReader, ModelArguments
+from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
 from ...run.contents import check_contents
 from ...run.header import multiply_adds
 from ...run.output_folder import open_run
@@ -124,8 +124,8 @@ def _student(
     args: ModelArguments, distillation: DataFreeArguments, loaded: list[Loaded], given: Input
 ) -> PreTrainedModel:
     """The student: a preset with a head for each teacher and random weights, or one that is trained already."""
-    heads = len(loaded)
-    if args.model in hf_effmodels.list_models():
+    heads, is_preset = len(loaded), args.model in hf_effmodels.list_models()
+    if is_preset:
         fields = {"image_size": given.size, "num_channels": given.num_channels, **args.model_config}
         if hf_effmodels.get_config(args.model).model_type == "cdfkd_mfs":
             fields.setdefault("num_heads", heads)
@@ -135,7 +135,10 @@ def _student(
             if getattr(args, name) is not None:
                 fields.pop(name)
         args.model_config = fields
-    model, _ = _TASK.load_classifier(args, loaded[0].classes)
+    # Whatever is wrong with the fields is said of what the user has given.
+    sizes = {"num_channels": args.num_channels, "image_size": args.image_size}
+    with blaming_model_config(args.model_config, None if is_preset else args.model, **sizes):
+        model, _ = _TASK.load_classifier(args, loaded[0].classes)
     config = model.config
     if not hasattr(config, "num_heads") or config.model_type != "cdfkd_mfs":
         raise ValueError(

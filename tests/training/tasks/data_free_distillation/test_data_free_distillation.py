@@ -231,6 +231,10 @@ def vit_folder(tmp_path_factory):
         ),
         (["--model_config", "{hidden_sizes: [4, 4, 6], depths: [1, 1]}"], "--feature_weight: got 0.2, .* are 8 wide"),
         (["--model_config", "{hidden_sizes: [4, 4, 8], depths: [1, 1], aggregation: attention}"], "--real_samples"),
+        (
+            ["--teachers", "OURS", "--model", "OURS", "--model_config", "{hidden_sizes: [4, 4, 12]}"],
+            "--model_config: ",
+        ),
         (["--image_size", "10"], "--image_size: got 10, accepted with generator small are multiples of 4"),
         (["--max_train_samples", "5"], "--max_train_samples: nothing is trained on"),
         (["--real_samples", "5000"], "--real_samples: got 5000, digits/train has"),
@@ -241,7 +245,8 @@ def vit_folder(tmp_path_factory):
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(data_free_run, vit_folder, tmp_path, arguments, message):
-    arguments = [vit_folder if word == "VIT" else word for word in arguments]
+    folders = {"VIT": vit_folder, "OURS": data_free_run[3]}
+    arguments = [folders.get(word, word) for word in arguments]
     with pytest.raises(ValueError, match=message):
         main([*data_free_run, *arguments, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
