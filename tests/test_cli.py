@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -212,11 +211,10 @@ def test_a_connection_that_breaks_is_no_closed_output(refused, monkeypatch):
 def test_help_and_wrong_arguments_are_answered_without_importing_torch():
     """Which takes seconds: `docs/evidence/command_line.py` measures these calls."""
     place = Path(__file__).parent.parent / "docs" / "evidence" / "command_line.py"
-    slow = runpy.run_path(str(place))["SLOW"]
     code = (
         "import contextlib, io, json, runpy, sys\n"
         f"calls = runpy.run_path({str(place)!r})\n"
-        "calls = [words for words in calls['calls']() if words[0] not in calls['SLOW']]\n"
+        "calls = calls['calls']()\n"
         "from hf_effmodels.cli import main\n"
         "answers = []\n"
         "for words in calls:\n"
@@ -231,7 +229,7 @@ def test_help_and_wrong_arguments_are_answered_without_importing_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     answers = json.loads(done.stdout.splitlines()[-1])
-    commands = {name for group in cli._JOBS.values() for name in group} - {*slow}
+    commands = {name for group in cli._JOBS.values() for name in group}
     assert commands | {"-h"} == {words[0] for words, *_ in answers}
     for words, code, imported, out, err in answers:
         assert not imported, words

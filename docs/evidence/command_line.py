@@ -12,8 +12,6 @@ import time
 
 from hf_effmodels import cli
 
-#: Commands that import torch before they look at their arguments.
-SLOW = ("decompose", "assemble", "assign", "train-codec")
 #: Wrong arguments as somebody may type them; an option that is not there is tried with every command.
 WRONG = """
 list --task zzz

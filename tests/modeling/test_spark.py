@@ -153,6 +153,17 @@ def test_options_do_what_they_say(fields, blocks, kept):
         assert torch.equal(model(pictures(side=side), mask=output.mask.flatten(1)).loss, output.loss)
 
 
+def test_weights_begin_as_published():
+    model = build(decoder_hidden_size=128)
+    block, densify = model.decoder.blocks[0], model.densify[1]
+    assert block.conv1.weight.std().item() == pytest.approx(0.02, rel=0.03)
+    assert block.enlarge.weight.std().item() == pytest.approx((2 / (128 * 16)) ** 0.5, rel=0.03)
+    assert not block.enlarge.bias.any() and not model.decoder.prediction.bias.any()
+    bound = (16 * 9) ** -0.5  # torch's own for 16 channels and a kernel of 3
+    assert bound * 0.95 < densify.projection.weight.abs().max() <= bound
+    assert 0 < densify.mask_token.abs().max() <= 0.02
+
+
 def test_threads_do_not_see_each_others_masks():
     model = build().eval()
     inputs = [(pictures(seed=number), torch.rand(2, 4)) for number in range(4)]

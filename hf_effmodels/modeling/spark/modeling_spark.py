@@ -94,6 +94,9 @@ class SparkDecoder(nn.Module):
         width, count = config.decoder_hidden_size, config.decoder_blocks
         self.blocks = nn.ModuleList(SparkDecoderBlock(width >> number) for number in range(count))
         self.prediction = nn.Conv2d(width >> count, config.num_channels, 1)
+        for layer in self.modules():  # read by `_init_weights`, which sees layers one by one
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                layer.of_decoder = True
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
         hidden = maps[0]
@@ -119,16 +122,16 @@ class SparkPreTrainedModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, SparkDensify):
             init.trunc_normal_(module.mask_token, std=std, a=-std, b=std)
-            init_like_torch(module.projection)
-        elif isinstance(module, SparkDecoder):
-            for layer in module.modules():
-                if isinstance(layer, nn.Conv2d):
-                    init.trunc_normal_(layer.weight, std=std)
-                elif isinstance(layer, nn.ConvTranspose2d):
-                    init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) and layer.bias is not None:
-                    init.zeros_(layer.bias)
-        elif not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):  # those above know theirs
+        elif getattr(module, "of_decoder", False):
+            if isinstance(module, nn.ConvTranspose2d):
+                init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            else:
+                init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            init_like_torch(module)
+        else:
             super()._init_weights(module)
 
 

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..run.arguments import ArgumentReader
-from ..run.source import NotShown, dataclasses_in
-
-_DATA = Path(__file__).parent.parent / "tasks" / "image_classification" / "data.py"
+from ..run.early import look_at
 
 
 def main(argv: Sequence[str]) -> list[dict]:
@@ -19,19 +17,9 @@ def main(argv: Sequence[str]) -> list[dict]:
     count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
     words = [*(["--models", *words[:count]] if count else []), *words[count:]]
     reader = ArgumentReader(words)
-    try:
-        types = dataclasses_in("ARGUMENTS", (Path(__file__).with_name("probe.py"),), (_DATA, *_shared()))
-    except NotShown:  # then importing shows them
-        pass
-    else:
-        reader.read(*types)
+    look_at(reader, Path(__file__).with_name("probe.py"))
     from .. import set_up_logging
     from .probe import probe
 
     set_up_logging()
     return probe(reader)
-
-
-def _shared() -> list[Path]:
-    """Where the dataclasses may come from."""
-    return sorted(Path(__file__).parent.parent.glob("*/**/*.py"))

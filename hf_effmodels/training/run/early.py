@@ -42,6 +42,23 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
             _check_name(name, value)
 
 
+def look_at(reader: ArgumentReader, file: Path) -> None:
+    """Read the arguments of a command without importing what they are for, for what is wrong with them.
+
+    Args:
+        reader: the arguments.
+        file: its `ARGUMENTS` is a tuple of dataclasses, which it or a task's module defines.
+
+    Raises:
+        ValueError: as `ArgumentReader.read`.
+    """
+    try:
+        types = dataclasses_in("ARGUMENTS", (file,), sorted(_OURS.parent.glob("*/**/*.py")))
+    except NotShown:  # then importing shows them
+        return
+    reader.read(*types)
+
+
 def argument_types(task_folder: Path, tuple_name: str) -> tuple[type, ...]:
     """The dataclasses of a task, as its source shows them; see `dataclasses_in`."""
     shared = (*sorted(_OURS.parent.glob("*/**/*.py")), module_file("transformers.training_args"))
