@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole test-suite in the quickstart's environment. Arguments go to pytest: bash scripts/test.sh -k ghostnet
 # With the newest versions of all libraries instead of the pinned ones: CONSTRAINTS=newest bash scripts/test.sh
+# With further models, formats and processes for what the default says of one: SUITE=thorough bash scripts/test.sh
 # transformers' own common tests over the models here, from its source distribution: SUITE=transformers bash scripts/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +11,7 @@ setup_environment test
 export OMP_NUM_THREADS=1
 case "${SUITE:-own}" in
 own) ;;
+thorough) set -- -m "thorough or not thorough" "$@" ;;
 transformers)
     version=$(python -c 'import transformers; print(transformers.__version__)')
     unpacked=$(mktemp -d)
@@ -24,7 +26,7 @@ transformers)
     exit
     ;;
 *)
-    echo "error: SUITE: got '$SUITE', accepted are own and transformers" >&2
+    echo "error: SUITE: got '$SUITE', accepted are own, thorough and transformers" >&2
     exit 2
     ;;
 esac

@@ -56,6 +56,7 @@ def test_a_photograph_is_classified(show, models):
     assert text.count("owl") >= 2 and "as trained" in text and "folded" in text
 
 
+@pytest.mark.thorough
 def test_a_text_goes_on(show, models):
     page = show(models["text-generation"])
     page.get_by_label("Text", exact=True).fill("on the")
@@ -64,6 +65,7 @@ def test_a_text_goes_on(show, models):
     assert page.get_by_label("The model goes on").input_value()
 
 
+@pytest.mark.thorough
 def test_an_enlarged_picture_stands_beside_the_bicubic_one(show, models):
     page = show(models["super-resolution"])
     upload(page)
@@ -75,6 +77,7 @@ def test_an_enlarged_picture_stands_beside_the_bicubic_one(show, models):
     assert sizes.count(96) >= 2
 
 
+@pytest.mark.thorough
 def test_a_click_cuts_out(show, models):
     page = show(models["mask-generation"])
     upload(page)

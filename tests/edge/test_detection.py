@@ -59,7 +59,7 @@ def photograph(seed=0, width=130, height=90):
 @pytest.mark.parametrize(
     "format, options",
     [
-        ("onnx", {}),
+        pytest.param("onnx", {}, marks=pytest.mark.thorough),
         ("onnx", {"multi_label": True, "nms_threshold": 0.2, "threshold": 0.6, "max_detections": 7}),
         ("openvino", {"class_agnostic": True, "nms_threshold": 0.6}),
     ],
@@ -146,7 +146,9 @@ STOCK = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STOCK)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("yolos", "detr") else pytest.mark.thorough) for name in STOCK]
+)
 def test_detectors_that_are_not_ours_are_exported_as_well(name, tmp_path):
     torch.manual_seed(0)
     model = STOCK[name]().eval()

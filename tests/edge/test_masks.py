@@ -13,7 +13,9 @@ from ..modeling.tiny import tiny_config
 from ..pipelines.hierarchical_mask_generation.models import build, picture
 
 
-@pytest.mark.parametrize("name, backend", [("tinysam", "onnx"), ("sam", "openvino")])
+@pytest.mark.parametrize(
+    "name, backend", [("tinysam", "onnx"), pytest.param("sam", "openvino", marks=pytest.mark.thorough)]
+)
 def test_exported_graphs_answer_points_boxes_and_masks(name, backend, tmp_path):
     model, processor = build("sam")
     if name == "tinysam":

@@ -41,6 +41,7 @@ def local(folder) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.thorough
 def test_a_published_folder_is_that_folder_and_loads_with_and_without_the_package(hub, push, pipe, tmp_path):
     folder = export(pipe, tmp_path / "model", license="mit")
     commit = push(folder)

@@ -135,7 +135,7 @@ def test_each_epoch_sees_every_picture_once_in_an_order_of_its_own(digits_run, t
     assert pictures[:40].tolist() != pictures[40:].tolist()
 
 
-@pytest.mark.parametrize("smoothing", ["0", "0.1"])
+@pytest.mark.parametrize("smoothing", [pytest.param("0", marks=pytest.mark.thorough), "0.1"])
 def test_eight_small_batches_give_the_gradient_of_one_large(digits_run, tmp_path, smoothing):
     digits_run += ["--max_train_samples", "22", "--max_grad_norm", "0", "--label_smoothing_factor", smoothing]
     digits_run += ["--train_crop", "random_resized", "--mixup", "0", "--eval_strategy", "no", "--save_strategy", "no"]
