@@ -87,22 +87,22 @@ def _natural_key(name: str) -> list:
     return [float(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
-@functools.cache
 def names_in_source() -> frozenset[str] | None:
     """The names of all presets, as the source shows them: importing the configurations takes seconds, for torch alone.
 
     None where one is written in another way than as a dictionary with constant keys.
     """
-    names: set[str] = set()
-    for package in sorted({entry.package for entry in all_entries()}):
-        places = importlib.util.find_spec(package).submodule_search_locations
-        file = Path(places[0], f"configuration_{package.rpartition('.')[2]}.py")
-        found = next((node.value for node in ast.parse(file.read_bytes()).body if _assigns(node, "PRESETS")), None)
-        keys = found.keys if isinstance(found, ast.Dict) else [None]
-        if not all(isinstance(key, ast.Constant) for key in keys):
-            return None
-        names.update(key.value for key in keys)
-    return frozenset(names)
+    found = [_names_in(package) for package in {entry.package for entry in all_entries()}]
+    return None if None in found else frozenset().union(*found)
+
+
+@functools.cache
+def _names_in(package: str) -> frozenset[str] | None:
+    places = importlib.util.find_spec(package).submodule_search_locations
+    file = Path(places[0], f"configuration_{package.rpartition('.')[2]}.py")
+    found = next((node.value for node in ast.parse(file.read_bytes()).body if _assigns(node, "PRESETS")), None)
+    keys = found.keys if isinstance(found, ast.Dict) else [None]
+    return frozenset(key.value for key in keys) if all(isinstance(key, ast.Constant) for key in keys) else None
 
 
 def _assigns(node: ast.stmt, name: str) -> bool:

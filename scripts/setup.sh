@@ -4,7 +4,7 @@
 # allows, in an environment of its own, .venv-newest, which is brought up to date once a day.
 
 setup_environment() {
-    local extra=$1 python=${PYTHON:-python3} pins=${CONSTRAINTS:-constraints.txt} folder=.venv stamp
+    local extra=$1 python=${PYTHON:-python3} pins=${CONSTRAINTS:-constraints.txt} folder=${ENVIRONMENT:-.venv} stamp
     local -a how
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         { echo "error: $python is $("$python" -V 2>&1), hf_effmodels needs Python 3.10 or later; set PYTHON=" >&2; return 1; }

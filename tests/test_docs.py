@@ -19,7 +19,7 @@ from hf_effmodels.training.run.recipes import find_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SNIPPET = re.compile(r"(<!-- needs the Hub -->\n)?```python\n(.*?)```", re.DOTALL)
+SNIPPET = re.compile(r"(<!-- needs (?:the Hub|gradio) -->\n)?```python\n(.*?)```", re.DOTALL)
 
 
 def snippets(page: Path) -> list[str]:

@@ -235,6 +235,7 @@ def test_a_run_prints_and_writes_its_table(tmp_path, capsys):
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.thorough
 def test_a_training_step_runs(capsys):
     command = ["--presets", "ghostnetv3-0.5x", "--against", "official-like", "--mode", "train", "--batch", "2"]
     main([*command, "--image-size", "64", "--rounds", "1"])

@@ -93,6 +93,7 @@ def test_a_graph_with_suppression_keeps_the_boxes_that_the_processor_keeps(forma
     assert detect(images[0]) == found[0]
 
 
+@pytest.mark.thorough
 def test_a_detector_without_suppression_runs_in_the_pipeline(tmp_path):
     model, processor = gold_yolo(), hf_effmodels.create_image_processor("gold-yolo-n")
     report = edge.export(model, tmp_path / "out", "onnx", processor=processor, image_size=96)

@@ -104,6 +104,7 @@ def test_a_program_is_one_file_with_a_readme_that_tells_how_to_run_it(exported, 
     assert {c["label"] for c in json.loads(capsys.readouterr().out)["classes"]} == {"cat", "dog", "bird"}
 
 
+@pytest.mark.thorough
 def test_the_command_takes_a_folder_and_refuses_what_does_not_agree(
     model_folder, pictures, tmp_path, capsys, monkeypatch
 ):

@@ -37,6 +37,7 @@ def test_either_half_gives_the_models_vectors_and_both_its_logits(tmp_path):
         exported.get_text_features(given["input_ids"], torch.tensor([[0, 1, 1]]))
 
 
+@pytest.mark.thorough
 def test_the_command_exports_a_clip_of_transformers_and_predicts_with_labels(tmp_path, capsys):
     torch.manual_seed(1)
     model = CLIPModel(CLIPConfig(text_config=SHORT, vision_config={**VIT, "num_hidden_layers": 1}, projection_dim=12))

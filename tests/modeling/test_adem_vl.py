@@ -744,6 +744,7 @@ def test_the_compiled_graph_is_whole_and_refuses_images_without_a_row(pixels):
     torch._dynamo.reset()
 
 
+@pytest.mark.thorough
 def test_the_compiled_graph_gives_the_same_gradients(pixels):
     torch._dynamo.reset()
     plain = build(vision_adapter_dropout=0.0).train()

@@ -170,6 +170,7 @@ def arguments_of(task, *argv):
     base = ["--task", task, "--model", "model", "--output_dir", "out"]
     base += ["--dataset", "data"] if any(f.name == "dataset" for data in types for f in fields(data)) else []
     base += ["--teacher", "teacher"] if task == "language-distillation" else []
+    base += ["--teachers", "teacher"] if task == "data-free-distillation" else []
     return ArgumentReader([*base, *argv]).read(*types)
 
 
@@ -275,7 +276,7 @@ def test_a_run_that_fails_at_its_start_leaves_the_folder_reusable(error, tmp_pat
         raise error("at the start")
 
     args = SimpleNamespace(output_dir=str(tmp_path), should_save=True, overwrite_output_dir=False, process_index=0)
-    run = Run(SimpleNamespace(args=args, train=fail), None, CONFIG, report=None)
+    run = Run(SimpleNamespace(args=args, train=fail, model=torch.nn.Identity()), None, CONFIG, report=None)
     for _ in range(2):
         with pytest.raises(error, match="at the start"):
             run()
@@ -301,7 +302,12 @@ def test_of_two_runs_prepared_for_one_folder_the_second_does_not_replace_the_fir
     def prepare(seed):
         args = SimpleNamespace(output_dir=str(tmp_path), should_save=True, overwrite_output_dir=overwrite)
         args.process_index, args.push_to_hub = 0, False
-        return Run(SimpleNamespace(args=args, train=train(seed)), None, {**CONFIG, "seed": seed}, report=dict)
+        return Run(
+            SimpleNamespace(args=args, train=train(seed), model=torch.nn.Identity()),
+            None,
+            {**CONFIG, "seed": seed},
+            report=dict,
+        )
 
     first, second = prepare(1), prepare(2)
     assert first.train() == {}

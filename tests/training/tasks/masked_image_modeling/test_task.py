@@ -223,6 +223,7 @@ def test_images_and_batches_grow_when_they_should(masked_run, tmp_path):
     np.testing.assert_allclose(history(tmp_path / "linear", "loss", "learning_rate")[:, 1], rate, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_killed_run_with_growing_batches_goes_on_to_the_same_weights(masked_run, tmp_path):
     run = [*masked_run, *GROWING, *BATCHES, "--gradient_accumulation_steps", "2", "--ema_decay", "0.8"]
     run += ["--save_strategy", "steps", "--save_steps", "2"]  # steps of the epochs: 3, 3, 4

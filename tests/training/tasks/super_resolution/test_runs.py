@@ -28,6 +28,7 @@ def history(folder, key: str) -> list[float]:
     return [entry[key] for entry in state["log_history"] if key in entry]
 
 
+@pytest.mark.thorough
 def test_with_the_mask_switched_off_it_is_srdiff(short_run, table, pictures, tmp_path):
     """The same patches, noise and timesteps: the maps are the only difference, and off means they are not there."""
     short_run += ["--num_train_epochs", "1", "--eval_strategy", "no", "--save_strategy", "no"]

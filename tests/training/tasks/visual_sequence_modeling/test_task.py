@@ -83,6 +83,7 @@ def test_a_factorised_embedding_is_trained_and_saved_folded(visual_run, tiny_pip
     assert math.isfinite(results["eval_loss"])
 
 
+@pytest.mark.thorough
 def test_a_tokenizer_that_a_run_trains_is_that_of_the_run_that_goes_on(visual_run, tmp_path):
     run = [*visual_run, "--image_tokenizer", "train:8", "--tokenizer_config", "{block_out_channels: [16, 16]}"]
     run += ["--tokenizer_steps", "150", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "9"]
