@@ -74,6 +74,22 @@ def rewritten(folder: str | os.PathLike, writer: str) -> Iterator[Path]:
         (new / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
+def clear_written(folder: Path, writer: str) -> None:
+    """Delete what a writer has written into a folder and nobody has changed since, and the folder if it is empty then.
+    Everything else stays."""
+    before, ours = read_record(folder)
+    if folder.is_symlink() or before != writer:
+        return
+    inside = {name for name, as_it_was in ours.items() if as_it_was and ".." not in Path(name).parts}
+    for name in sorted(inside):
+        (folder / name).unlink()
+    if inside == {*ours}:
+        (folder / RECORD).unlink()
+    for path in (*sorted({(folder / name).parent for name in inside}, reverse=True), folder):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
 def read_record(folder: Path) -> tuple[str | None, dict[str, bool]]:
     """Who has written a folder; and name of each file that was written and is there still -> whether it is as it was
     written.
@@ -87,5 +103,5 @@ def read_record(folder: Path) -> tuple[str | None, dict[str, bool]]:
         return None, {}
     if not isinstance(writer, str) or not isinstance(digests, dict) or not digests:
         return None, {}
-    there = {name: folder / name for name in digests if (folder / name).is_file()}
+    there = {name: folder / name for name in digests if not Path(name).is_absolute() and (folder / name).is_file()}
     return writer, {name: not path.is_symlink() and sha256(path) == digests[name] for name, path in there.items()}

@@ -1,6 +1,5 @@
 """Sub-models in a run of `scripts/train.py`: each is evaluated as the whole is, and saved as a plain checkpoint."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +8,11 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
-from ..._files import move_into, write_json
+from ..._files import write_json
 from ...compression.elastic import extract_submodel, recalibrate_batch_norms, submodel
+from ...hub.written import rewritten
 from ..run.averaging import temporarily, unique_state
-from ..run.output_folder import SUBMODELS, SUBMODELS_TABLE
+from ..run.output_folder import SORTED_TRAINING, SUBMODELS, SUBMODELS_TABLE
 from ..run.trainer import same_random_numbers
 from .arguments import SortedArguments
 from .sorted_training import SortedTraining
@@ -116,14 +116,12 @@ class SortedRun(SortedTraining):
             table[name] = {**sizes, "parameters": smaller.num_parameters(), **self._measured.get(name, {})}
             if not self.args.should_save:
                 continue
-            with tempfile.TemporaryDirectory(dir=output, prefix=".saving-") as folder:
-                place = Path(folder, SUBMODELS, name)
-                if hasattr(smaller.config, "use_cache"):
-                    smaller.config.use_cache = True  # the Trainer turns it off
-                smaller.save_pretrained(place)
+            if hasattr(smaller.config, "use_cache"):
+                smaller.config.use_cache = True  # the Trainer turns it off
+            with rewritten(output / SUBMODELS / name, SORTED_TRAINING) as folder:
+                smaller.save_pretrained(folder)
                 if self.processing_class is not None:
-                    self.processing_class.save_pretrained(place)
-                move_into(Path(folder, SUBMODELS), output / SUBMODELS)
+                    self.processing_class.save_pretrained(folder)
         if self.args.should_save:
             write_json(output / SUBMODELS_TABLE, table)
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..._files import write_text
 from ...hub.export import clear_export
+from ...hub.written import clear_written
 from .lock import owner_of
 from .recipe_arguments import defaults_of, resolved
 from .recipes import read_yaml
@@ -27,6 +28,8 @@ _HEADER = "# The arguments of the run in this folder"
 WEIGHTS_WITHOUT_EMA = "model_without_ema.safetensors"
 #: Sub-models of a trained one, a folder each, and a table of what they are.
 SUBMODELS, SUBMODELS_TABLE = "submodels", "submodels.json"
+#: Who writes them.
+SORTED_TRAINING = "a sorted training"
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RESULTS = (
@@ -284,9 +287,10 @@ def clear_output_folder(folder: Path) -> None:
         if _CHECKPOINT.fullmatch(checkpoint.name) and checkpoint.is_dir():
             shutil.rmtree(checkpoint)
     clear_export(folder / "hub")
+    # Not by the names of a record that anybody may have written.
+    for submodel in [path for path in (folder / SUBMODELS).glob("*") if path.is_dir()]:
+        clear_written(submodel, SORTED_TRAINING)
     if _is_ours(folder / RUN_FILE):
-        for name in read_run(folder).get("sorted_submodels") or ():
-            shutil.rmtree(folder / SUBMODELS / name, ignore_errors=True)
         (folder / SUBMODELS_TABLE).unlink(missing_ok=True)
     # The record goes last: as long as anything is left, it says that this is a run.
     for name in (*_RESULTS, "trainer_state.json", "all_results.json", "README.md", RUN_FILE):

@@ -15,6 +15,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from hf_effmodels.hub.written import rewritten
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.run.output_folder import clear_output_folder, write_run
 
@@ -161,11 +162,21 @@ def test_what_cannot_be_is_refused_before_the_work(sorted_text_run, sorted_digit
 
 
 def test_a_run_that_is_overwritten_leaves_none_of_its_sub_models_and_all_else(tmp_path):
-    write_run(tmp_path, {"task": "causal-lm", "sorted_submodels": {"one": {"num_hidden_layers": 1}}})
-    for name in ("one", "mine"):
-        (tmp_path / "submodels" / name).mkdir(parents=True)
-        (tmp_path / "submodels" / name / "config.json").write_text("{}")
-    (tmp_path / "submodels.json").write_text("{}")
-    clear_output_folder(tmp_path)
-    assert [path.name for path in (tmp_path / "submodels").iterdir()] == ["mine"]
-    assert not (tmp_path / "submodels.json").exists()
+    run, outside = tmp_path / "run", tmp_path / "thesis"
+    run.mkdir()
+    # A record that somebody has written names what is not the run's.
+    names = {"one": {}, "mine": {}, "../../thesis": {}, str(outside): {}}
+    write_run(run, {"task": "causal-lm", "sorted_submodels": names})
+    for name in ("one", "two"):
+        with rewritten(run / "submodels" / name, "a sorted training") as folder:
+            (folder / "config.json").write_text("{}")
+            (folder / "parts").mkdir()
+            (folder / "parts" / "weights").write_text("1")
+    (run / "submodels" / "two" / "notes.txt").write_text("mine")
+    for folder in (run / "submodels" / "mine", outside):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    (run / "submodels.json").write_text("{}")
+    clear_output_folder(run)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"run/submodels/mine/config.json", "run/submodels/two/notes.txt", "thesis/config.json"}
