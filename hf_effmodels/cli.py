@@ -50,7 +50,9 @@ def _run(argv: list[str]) -> int:
     parser, commands = _parser()
     if argv[0] not in commands:
         near = nearest(argv[0], [*commands, *PASSED_ON], "; hf-effmodels -h lists them")
-        if argv[0] in _STEPS:
+        from .compression.command import step_names
+
+        if argv[0] in step_names():
             near = f"; it is a step of another: hf-effmodels tiny-lm {argv[0]}"
         raise ValueError(f"there is no command {argv[0]!r}{near}.")
     chosen = commands[argv[0]]
@@ -611,8 +613,6 @@ def _assemble(argv: list[str]) -> None:
     main_assemble(argv)
 
 
-#: Steps of tiny-lm.
-_STEPS = ("compress-tokenizer", "suggest-config", "inherit", "select-rounds", "train-rounds", "scale-lr")
 #: Commands that run for long.
 RUNS = ("quickstart", "train", "evaluate", "benchmark", "offload", "prune", "quantize", "decompose", "train-codec")
 #: Commands with argument parsers of their own.

@@ -39,6 +39,11 @@ def main(argv: Sequence[str]) -> None:
         show(text + "\n")
 
 
+def step_names() -> list[str]:
+    """The names of all steps."""
+    return [*_parser()[1]]
+
+
 def _parser() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="hf-effmodels tiny-lm",
