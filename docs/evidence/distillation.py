@@ -1,30 +1,47 @@
 """The tables of docs/how-to/distil.md: small students of teachers on CIFAR-10, three seeds each.
 
-    python docs/evidence/distillation.py families TRAIN.parquet TEST.parquet TEACHER OUTPUT
-    python docs/evidence/distillation.py compact TRAIN.parquet TEST.parquet TEACHER OUTPUT
+    python docs/evidence/distillation.py teacher TRAIN.parquet TEST.parquet OUTPUT
+    python docs/evidence/distillation.py methods TRAIN.parquet TEST.parquet OUTPUT
     python docs/evidence/distillation.py noise TRAIN.parquet TEST.parquet OUTPUT
     python docs/evidence/distillation.py stored OUTPUT
 
-`families`: a ResNet (0.31 M parameters) alone, with KD and with OFA from TEACHER, a classifier trained before
-(`scripts/train.py --config tinyvit/cifar10`). `compact`: the same ResNet with GhostNetV3's ingredients, one by one and
-all. `noise`: 40 % of the labels are wrong; a small ResNet learns from them, and teaches one of four times its
-parameters, which is compared with the same alone. `stored`: the quickstart's student, on digits, by its teacher and by
-what the teacher said beforehand; the losses of each epoch.
+`teacher`: a small TinyViT, a transformer. `methods`: a ResNet (0.31 M parameters) alone; with KD and with OFA from
+that teacher; with GhostNetV3's other ingredients, branches and averaged weights, one by one; and with all three.
+`noise`: 40 % of the labels are wrong; a small ResNet learns from them, and teaches one of four times its parameters,
+which is compared with the same alone. `stored`: the quickstart's student, on digits, by its teacher and by what the
+teacher said beforehand; the losses of each epoch. `--seeds 0` does one of the seeds; what several runs find adds up.
 """
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 import numpy as np
 import torch
+from by_seed import add
 from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetForImageClassification
 
 from hf_effmodels.training import main
 from hf_effmodels.training.preparation import soft_labels
 
 SMALL, LARGE = [16, 32, 64, 128], [32, 64, 128, 256]
+TEACHER_EPOCHS = 10
+BRANCHES, AVERAGE = ["--training_branches", "3"], ["--ema_decay", "0.99"]
+#: Name -> (losses, None for a run without a teacher; further options).
+METHODS = {
+    "alone": (None, []),
+    "kd": ("{kd: {}}", []),
+    "ofa": ("{ofa: {}}", []),
+    "branches": (None, BRANCHES),
+    "average": (None, AVERAGE),
+    "compact": ("{soft_targets: {}}", [*BRANCHES, *AVERAGE]),
+}
+NOISE_METHODS = {
+    "alone": (None, []),
+    "kd": ("{kd: {}}", []),
+    "augconf": ("{augconf: {}}", []),
+    "adaptconf": ("{adaptconf: {warmup: 0.25}}", []),
+}
 
 
 def student(folder: Path, widths: list[int], names: list[str], seed: int) -> Path:
@@ -38,7 +55,7 @@ def student(folder: Path, widths: list[int], names: list[str], seed: int) -> Pat
 
 
 def train(output: Path, model: Path, files: dict, arguments, *options: str) -> float:
-    """Top-1 accuracy of a run, in per cent."""
+    """Top-1 accuracy of a run, as a share."""
     results = main(
         [
             *("--model", str(model), "--output_dir", str(output), "--dataset", "parquet"),
@@ -49,7 +66,7 @@ def train(output: Path, model: Path, files: dict, arguments, *options: str) -> f
             *("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", *options),
         ]
     )
-    return 100 * results["eval_accuracy"]
+    return results["eval_accuracy"]
 
 
 def noisy(train_file: str, folder: Path, share: float = 0.4) -> Path:
@@ -61,61 +78,63 @@ def noisy(train_file: str, folder: Path, share: float = 0.4) -> Path:
     wrong = rng.random(len(labels)) < share
     labels = np.where(wrong, (labels + rng.integers(1, 10, len(labels))) % 10, labels)
     rows = rows.remove_columns("label").add_column("label", labels.tolist()).cast_column("label", features["label"])
+    folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(str(folder / "noisy.parquet"))
     return folder / "noisy.parquet"
 
 
-def table(found: dict[str, list[float]], output: Path) -> None:
-    """Written after each seed."""
-    lines = [f"{name}: {statistics.mean(v):.1f} ± {statistics.pstdev(v):.1f} {v}" for name, v in found.items()]
-    (output / "table.txt").write_text("\n".join(lines) + "\n")
-
-
-def run(arguments) -> None:
+def class_names(arguments) -> list[str]:
     import datasets
 
-    output = Path(arguments.output)
-    output.mkdir(parents=True)
-    names = datasets.load_dataset("parquet", data_files=arguments.test, split="train").features["label"].names
-    files, widths, teacher = (
-        {"train": arguments.train, "test": arguments.test},
-        SMALL,
-        getattr(arguments, "teacher", None),
+    return datasets.load_dataset("parquet", data_files=arguments.test, split="train").features["label"].names
+
+
+def teacher(arguments) -> None:
+    files = json.dumps({"train": arguments.train, "test": arguments.test})
+    results = main(
+        [
+            *("--config", "tinyvit/cifar10", "--dataset", "parquet", "--data_files", files),
+            *("--num_train_epochs", str(TEACHER_EPOCHS), "--output_dir", str(arguments.output / "teacher")),
+            *("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"),
+            *("--disable_tqdm", "true"),
+        ]
     )
-    common = ["--weight_decay", "2e-3", "--label_smoothing_factor", "0.1"]
-    more: dict[str, list[str]] = {}
-    methods = {"alone": None, "kd": "{kd: {}}", "ofa": "{ofa: {}}"}
-    if arguments.which == "compact":
-        branches, average = ["--training_branches", "3"], ["--ema_decay", "0.99"]
-        methods = dict.fromkeys(("alone", "branches", "average"), None) | {"kd": "{soft_targets: {}}"}
-        methods["all"] = "{soft_targets: {}}"
-        more = {"branches": branches, "average": average, "all": [*branches, *average]}
-    if arguments.which == "noise":
-        files["train"], widths, common = str(noisy(arguments.train, output)), LARGE, ["--weight_decay", "5e-4"]
-        teacher = str(output / "weak")
-        weak = train(output / "weak", student(output / "start_weak", SMALL, names, 0), files, arguments, *common)
-        methods = {
-            "alone": None,
-            "kd": "{kd: {}}",
-            "augconf": "{augconf: {}}",
-            "adaptconf": "{adaptconf: {warmup: 0.25}}",
-        }
-    found = {"teacher": [weak]} if arguments.which == "noise" else {}
-    for seed in range(3):
-        start = student(output / f"start{seed}", widths, names, seed)
-        for name, losses in methods.items():
+    add(arguments.output, "teacher", 0, results["eval_accuracy"])
+
+
+def methods(arguments) -> None:
+    files, options = {"train": arguments.train, "test": arguments.test}, ["--label_smoothing_factor", "0.1"]
+    compare(arguments, files, SMALL, "teacher", METHODS, [*options, "--weight_decay", "2e-3"])
+
+
+def noise(arguments) -> None:
+    output, options = arguments.output / "noise", ["--weight_decay", "5e-4"]
+    files = {"train": str(noisy(arguments.train, output)), "test": arguments.test}
+    for seed in arguments.seeds:
+        start = student(output / f"start_weak{seed}", SMALL, class_names(arguments), seed)
+        weak = train(output / f"weak{seed}", start, files, arguments, "--seed", str(seed), *options)
+        add(output, "weak teacher", seed, weak)
+    compare(arguments, files, LARGE, "noise/weak{seed}", NOISE_METHODS, options)
+
+
+def compare(arguments, files: dict, widths: list[int], teacher: str, methods: dict, common: list[str]) -> None:
+    output = arguments.output / arguments.which
+    for seed in arguments.seeds:
+        start = student(output / f"start{seed}", widths, class_names(arguments), seed)
+        for name, (losses, more) in methods.items():
             task = ["--task", "image-classification"]
             if losses:
-                task = ["--task", "distillation", "--teacher", teacher, "--losses", losses]
-            options = [*task, "--seed", str(seed), *common, *more.get(name, [])]
-            accuracy = train(output / f"{name}{seed}", start, files, arguments, *options)
-            found.setdefault(name, []).append(round(accuracy, 2))
-            table(found, output)
+                folder = str(arguments.output / teacher.format(seed=seed))
+                task = ["--task", "distillation", "--teacher", folder, "--losses", losses]
+            found = train(
+                output / f"{name}{seed}", start, files, arguments, *task, "--seed", str(seed), *common, *more
+            )
+            add(output, name, seed, found)
 
 
 def stored(arguments) -> None:
     """The mean loss of each epoch of the same training: with the teacher, and with three kinds of stored labels."""
-    output = Path(arguments.output)
+    output = arguments.output
     short = ["--num_train_epochs", str(arguments.epochs), "--disable_tqdm", "true"]
     main(["--config", "quickstart/image-classification", *short, "--output_dir", str(output / "teacher")])
     # LAMB's first steps make whole steps of gradients that are nothing but rounding; SGD leaves them what they are.
@@ -145,17 +164,18 @@ def stored(arguments) -> None:
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="which", required=True)
-    names = {"families": ("train", "test", "teacher", "output"), "noise": ("train", "test", "output")}
-    names |= {"compact": names["families"], "stored": ("output",)}
-    for kind, positional in names.items():
+    for kind in ("teacher", "methods", "noise", "stored"):
         words = kinds.add_parser(kind)
-        for name in positional:
-            words.add_argument(name)
-        words.add_argument("--images", type=int, default=2500)
-        words.add_argument("--epochs", type=int, default=4)
+        if kind != "stored":
+            words.add_argument("train")
+            words.add_argument("test")
+        words.add_argument("output", type=Path)
+        words.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+        words.add_argument("--images", type=int, default=3000)
+        words.add_argument("--epochs", type=int, default=5)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     chosen = read_arguments()
-    (stored if chosen.which == "stored" else run)(chosen)
+    {"teacher": teacher, "methods": methods, "noise": noise, "stored": stored}[chosen.which](chosen)

@@ -1,35 +1,42 @@
-"""The tables of docs/systems/cdfkd_mfs.md and docs/how-to/adapt.md: scikit-learn's digits, three seeds each.
+"""The tables of docs/systems/cdfkd_mfs.md and docs/how-to/adapt.md: three seeds each, on a CPU.
 
-    python docs/evidence/without_data.py distil TEACHER TEACHER TEACHER --output OUTPUT
-    python docs/evidence/without_data.py adapt MODEL MODEL MODEL --output OUTPUT
+    python docs/evidence/without_data.py teachers OUTPUT
+    python docs/evidence/without_data.py distil OUTPUT
+    python docs/evidence/without_data.py adapt OUTPUT
+    python docs/evidence/without_data.py teachers OUTPUT --cifar10 TRAIN.parquet TEST.parquet
+    python docs/evidence/without_data.py distil OUTPUT --cifar10 TRAIN.parquet TEST.parquet
 
-The networks are those of `scripts/train.py --config cdfkd_mfs/digits_teacher --seed 1` (2, 3). `distil`: the student
-of quickstart/data-free-distillation without data, the same with data from the labels and from the teachers. `adapt`:
-each network to digits of three kinds by SFDA-DE, without its estimate, without its filter, and by new batch-norm
-statistics alone.
+`teachers`: three networks with three seeds; those of digits are cdfkd_mfs/digits_teacher. `distil`: a student without
+data, and the same for as many steps of as many pictures with them, from the labels and from labels and teachers.
+`adapt`: each of the three networks to digits of other kinds by SFDA-DE, without its estimate, without its filter, and
+by new batch-norm statistics alone. `--seeds 0` does one of the seeds; what several runs find adds up in OUTPUT.
 """
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 import torch
+from by_seed import add
 from torch import nn
 from transformers import AutoModelForImageClassification
 
 from hf_effmodels.training import main, prepare
 
-SHIFTS = ("digits-faint", "digits-noisy", "digits-blurred")
+SHIFTS = ("digits-inverted", "digits-noisy", "digits-blurred", "digits-small")
 QUIET = ["--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "true"]
-STUDENT = ["--model", "mhwrn4x161", "--image_size", "16", "--num_channels", "1"]
-STUDENT += ["--model_config", "{hidden_sizes: [8, 8, 16, 64], depths: [1, 1, 1], num_heads: 3}"]
-#: As the teachers'.
+STUDENT = ["--model", "mhwrn4x161", "--image_size", "16", "--model_config"]
+STUDENT += ["{hidden_sizes: [8, 8, 16, 64], depths: [1, 1, 1], num_heads: 3}"]
+#: Of teachers and of students with data; the recipe of the digits' teachers has the same.
 WITH_DATA = [
-    *("--dataset", "digits", "--train_crop", "random_padded", "--crop_padding", "1", "--horizontal_flip", "0"),
-    *("--num_train_epochs", "8", "--per_device_train_batch_size", "64", "--optim", "sgd", "--learning_rate", "0.1"),
-    *("--weight_decay", "0.0005", "--max_grad_norm", "0", "--load_best_model_at_end", "false"),
+    *("--train_crop", "random_padded", "--crop_padding", "1", "--per_device_train_batch_size", "64"),
+    *("--per_device_eval_batch_size", "128", "--optim", "sgd", "--learning_rate", "0.1", "--weight_decay", "0.0005"),
+    *("--max_grad_norm", "0", "--lr_scheduler_type", "cosine", "--load_best_model_at_end", "false"),
 ]
+#: CIFAR-10 is made as small as the digits are.
+CIFAR10_TEACHER = ["--model", "wrn4x161", "--image_size", "16", "--num_train_epochs", "8", "--model_config"]
+CIFAR10_TEACHER += ["{hidden_sizes: [16, 16, 32, 64], depths: [1, 1, 1]}"]
+STEPS = 800
 ADAPTED = [
     *("--task", "source-free-adaptation", "--train_crop", "random_padded", "--crop_padding", "1"),
     *("--horizontal_flip", "0", "--num_train_epochs", "4", "--steps_per_round", "20", "--samples_per_class", "6"),
@@ -38,32 +45,47 @@ ADAPTED = [
 ]
 
 
-def note(found: dict[str, list[float]], output: Path) -> None:
-    """Written after each run."""
-    lines = [f"{name}: {statistics.mean(v):.1f} ± {statistics.pstdev(v):.1f} {v}" for name, v in found.items()]
-    (output / "table.txt").write_text("\n".join(lines) + "\n")
+def data_of(arguments) -> list[str]:
+    if arguments.cifar10 is None:
+        return ["--dataset", "digits"]
+    train, test = arguments.cifar10
+    return ["--dataset", "parquet", "--data_files", json.dumps({"train": train, "test": test})]
 
 
-def add(found: dict[str, list[float]], name: str, accuracy: float, output: Path) -> None:
-    found.setdefault(name, []).append(round(100 * accuracy, 2))
-    note(found, output)
+def of_kind(arguments) -> list[str]:
+    """Digits are gray, and not mirrored."""
+    return ["--num_channels", "1", "--horizontal_flip", "0"] if arguments.cifar10 is None else []
+
+
+def seeded(seed: int, folder: Path | str) -> list[str]:
+    return ["--seed", str(seed), "--output_dir", str(folder)]
+
+
+def teachers_of(arguments) -> list[str]:
+    return [str(arguments.output / f"teacher-{number}") for number in range(3)]
+
+
+def teachers(arguments) -> None:
+    words = ["--config", "cdfkd_mfs/digits_teacher", "--load_best_model_at_end", "false"]
+    if arguments.cifar10 is not None:
+        words = [*CIFAR10_TEACHER, *WITH_DATA, *data_of(arguments)]
+    for seed in arguments.seeds:
+        results = main([*words, *QUIET, *seeded(seed, teachers_of(arguments)[seed])])
+        add(arguments.output, "teacher", seed, results["eval_accuracy"])
 
 
 def distil(arguments) -> None:
-    output, found = Path(arguments.output), {}
-    for seed in range(arguments.seeds):
-        common = [*QUIET, "--seed", str(seed), "--output_dir"]
-        free = ["--config", "quickstart/data-free-distillation", "--teachers", *arguments.models]
-        results = main([*free, *common, str(output / f"free-{seed}")])
-        add(found, "without data", results["eval_accuracy"], output)
-        if not seed:
-            for number in range(1, len(arguments.models) + 1):
-                add(found, f"teacher {number}", results[f"eval_teacher_{number}_accuracy"], output)
-        results = main([*STUDENT, *WITH_DATA, *common, str(output / f"labels-{seed}")])
-        add(found, "with data, from labels", results["eval_accuracy"], output)
-        teacher = ["--task", "distillation", "--teacher", json.dumps(dict.fromkeys(arguments.models, 1))]
-        results = main([*teacher, *STUDENT, *WITH_DATA, *common, str(output / f"taught-{seed}")])
-        add(found, "with data, from labels and teachers", results["eval_accuracy"], output)
+    output, models, data = arguments.output, teachers_of(arguments), [*data_of(arguments), *QUIET]
+    free = ["--config", "quickstart/data-free-distillation", "--teachers", *models, *data]
+    with_data = [*STUDENT, *of_kind(arguments), *WITH_DATA, *data, "--max_steps", str(STEPS)]
+    taught = ["--task", "distillation", "--teacher", json.dumps(dict.fromkeys(models, 1))]
+    for seed in arguments.seeds:
+        results = main([*free, *seeded(seed, output / f"free-{seed}")])
+        add(output, "without data", seed, results["eval_accuracy"])
+        results = main([*with_data, *seeded(seed, output / f"labels-{seed}")])
+        add(output, "with data, from labels", seed, results["eval_accuracy"])
+        results = main([*taught, *with_data, *seeded(seed, output / f"taught-{seed}")])
+        add(output, "with data, from labels and teachers", seed, results["eval_accuracy"])
 
 
 @torch.no_grad()
@@ -90,39 +112,40 @@ def accuracy(model, dataset) -> float:
 
 
 def adapt(arguments) -> None:
-    output, found = Path(arguments.output), {}
-    for shift in arguments.shifts:
-        for seed, model in enumerate(arguments.models):
+    output, models = arguments.output, teachers_of(arguments)
+    for seed in arguments.seeds:
+        for shift in arguments.shifts:
             for name, options in (
                 ("SFDA-DE", ["--distance_threshold", "0.2"]),
                 ("without the estimate", ["--distance_threshold", "0.2", "--estimate_source", "false"]),
                 ("without the filter", ["--distance_threshold", "1"]),
             ):
-                words = [*ADAPTED, *QUIET, "--model", model, "--dataset", shift, "--seed", str(seed), *options]
-                words += ["--output_dir", str(output / f"{shift}-{seed}-{name.replace(' ', '-')}")]
+                words = [*ADAPTED, *QUIET, "--model", models[seed], "--dataset", shift, *options]
+                words += seeded(seed, output / f"{shift}-{seed}-{name.replace(' ', '-')}")
                 run = prepare("prepare_training", words)
                 if name == "SFDA-DE":
-                    before = accuracy(AutoModelForImageClassification.from_pretrained(model), run.trainer.eval_dataset)
-                    add(found, f"{shift}, before", before, output)
-                    add(found, f"{shift}, new statistics alone", with_new_statistics(model, run.trainer), output)
+                    model = AutoModelForImageClassification.from_pretrained(models[seed])
+                    before = accuracy(model.eval(), run.trainer.eval_dataset)
+                    add(output, f"{shift}, before", seed, before)
+                    new = with_new_statistics(models[seed], run.trainer)
+                    add(output, f"{shift}, new statistics alone", seed, new)
                 try:
                     result = run()["eval_accuracy"]
                 except ValueError as error:  # too few near pictures: it is said, and nothing was adapted
                     print(error)
                     result = before
-                add(found, f"{shift}, {name}", result, output)
+                add(output, f"{shift}, {name}", seed, result)
 
 
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("distil", "adapt"))
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--output", required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="of distil; adapt has one for each model")
+    parser.add_argument("table", choices=("teachers", "distil", "adapt"))
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--cifar10", nargs=2, metavar=("TRAIN", "TEST"), help="instead of digits; not of adapt")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], choices=range(3))
     parser.add_argument("--shifts", nargs="+", default=SHIFTS)
     arguments = parser.parse_args()
-    Path(arguments.output).mkdir(parents=True)
-    {"distil": distil, "adapt": adapt}[arguments.table](arguments)
+    {"teachers": teachers, "distil": distil, "adapt": adapt}[arguments.table](arguments)
 
 
 if __name__ == "__main__":
