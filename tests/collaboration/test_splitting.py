@@ -255,7 +255,8 @@ def test_an_entropic_bottleneck_stands_in_the_place_of_the_head(tmp_path):
     for change, message in (
         ({"lengths": sent["lengths"] + 1}, "lengths: got"),
         ({"lengths": sent["lengths"] * 0}, "lengths: got"),
-        ({"streams": sent["streams"].flip(0)}, "stream"),
+        ({"streams": sent["streams"].flip(0)}, "streams: they have been damaged"),
+        ({"check": sent["check"] + 1}, "streams: they have been damaged"),
         ({"streams": sent["streams"].float()}, "streams is torch.float32"),
     ):
         with pytest.raises(ValueError, match=message):

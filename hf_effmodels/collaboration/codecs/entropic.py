@@ -52,13 +52,7 @@ class EntropicBottleneck(nn.Module):
             DivisiveNorm(2 * channels),
             nn.Conv2d(2 * channels, channels, 2, bias=False),
         )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(channels, 2 * target, 2, padding=1, bias=False),
-            DivisiveNorm(2 * target, inverse=True),
-            nn.Conv2d(2 * target, target, 2, bias=False),
-            DivisiveNorm(target, inverse=True),
-            nn.Conv2d(target, target, 2, padding=1, bias=False),
-        )
+        self.decoder = decoder_of(nn.Conv2d(channels, 2 * target, 2, padding=1, bias=False), target)
         self.entropy_bottleneck = FactorizedPrior(channels)
 
     def forward(
@@ -78,15 +72,29 @@ class EntropicBottleneck(nn.Module):
         return self.decoder(self.entropy_bottleneck.round(self.encoder(pixel_values)).detach())
 
     @torch.no_grad()
-    def encode(self, pixel_values: torch.Tensor) -> CodedFeatures:
-        """The bytes of (batch, 3, height, width)."""
+    def encode(self, pixel_values: torch.Tensor, *, compressai: bool = False) -> CodedFeatures:
+        """The bytes of (batch, 3, height, width); `compressai`: the very ones that CompressAI writes."""
         code = self.encoder(pixel_values)
-        return CodedFeatures(tuple(self.entropy_bottleneck.compress(code)), tuple(code.shape[-2:]))
+        streams = self.entropy_bottleneck.compress(code, compressai=compressai)
+        return CodedFeatures(tuple(streams), tuple(code.shape[-2:]))
 
     @torch.no_grad()
-    def decode(self, coded: CodedFeatures) -> torch.Tensor:
+    def decode(self, coded: CodedFeatures, *, compressai: bool = False) -> torch.Tensor:
         """The features of these bytes."""
-        return self.decoder(self.entropy_bottleneck.decompress(list(coded.streams), coded.shape))
+        streams = list(coded.streams)
+        return self.decoder(self.entropy_bottleneck.decompress(streams, coded.shape, compressai=compressai))
+
+
+def decoder_of(first: nn.Conv2d, target_channels: int) -> nn.Sequential:
+    """The decoder behind its first convolution, which gives twice the channels of the features."""
+    target = target_channels
+    return nn.Sequential(
+        first,
+        DivisiveNorm(2 * target, inverse=True),
+        nn.Conv2d(2 * target, target, 2, bias=False),
+        DivisiveNorm(target, inverse=True),
+        nn.Conv2d(target, target, 2, padding=1, bias=False),
+    )
 
 
 def rate_distortion_loss(

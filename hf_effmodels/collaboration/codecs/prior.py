@@ -114,6 +114,12 @@ class FactorizedPrior(nn.Module):
         device = self.quantiles.device
         self.quantized_cdf, self.cdf_length, self.offset = (t.to(device) for t in (table, lengths + 2, -below))
 
+    def make_room(self, length: int) -> None:
+        """Tables of this length, to be loaded into."""
+        sizes = {"quantized_cdf": (self.channels, length), "cdf_length": (self.channels,), "offset": (self.channels,)}
+        for name, size in sizes.items():
+            setattr(self, name, torch.zeros(size, dtype=torch.int32, device=self.quantiles.device))
+
     def _on_cpu(self) -> "FactorizedPrior":
         copy = FactorizedPrior(self.channels)
         for own, other in zip(copy.parameters(), self.parameters(), strict=True):
@@ -127,17 +133,24 @@ class FactorizedPrior(nn.Module):
         return [row[:length] for row, length in rows], self.offset.tolist()
 
     @torch.no_grad()
-    def compress(self, code: torch.Tensor) -> list[bytes]:
-        """A byte string for each image of (batch, channels, ...)."""
+    def compress(self, code: torch.Tensor, *, compressai: bool = False) -> list[bytes]:
+        """A byte string for each image of (batch, channels, ...).
+
+        Args:
+            compressai: as CompressAI writes them, some five bytes longer.
+        """
         ends, offsets = self._tables()
         if not torch.isfinite(code).all():
             raise ValueError("code: it is not finite.")
         symbols = (code - self.medians(code.ndim)).round().long()
         shape = code.shape[1:]
-        return [rans.encode(row.flatten().tolist(), self._channel_of_each(shape), ends, offsets) for row in symbols]
+        return [
+            rans.encode(row.flatten().tolist(), self._channel_of_each(shape), ends, offsets, compressai=compressai)
+            for row in symbols
+        ]
 
     @torch.no_grad()
-    def decompress(self, streams: list[bytes], shape: tuple[int, ...]) -> torch.Tensor:
+    def decompress(self, streams: list[bytes], shape: tuple[int, ...], *, compressai: bool = False) -> torch.Tensor:
         """(batch, channels, *shape), exactly what `round` made of it.
 
         Raises:
@@ -145,7 +158,10 @@ class FactorizedPrior(nn.Module):
         """
         ends, offsets = self._tables()
         whole = (self.channels, *shape)
-        rows = [rans.decode(stream, self._channel_of_each(whole), ends, offsets) for stream in streams]
+        rows = [
+            rans.decode(stream, self._channel_of_each(whole), ends, offsets, compressai=compressai)
+            for stream in streams
+        ]
         medians = self.medians(len(shape) + 2)
         symbols = torch.tensor(rows, device=medians.device).reshape(len(streams), self.channels, *shape)
         return symbols.to(medians.dtype) + medians

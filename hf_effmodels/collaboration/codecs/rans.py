@@ -1,7 +1,12 @@
 """Whole numbers as few bytes, by how likely each is: range asymmetric numeral systems (https://arxiv.org/abs/1311.2540).
 
 64 bits of state, words of 32 bits, frequencies of 16 bits; numbers outside of a table follow an escape symbol, four
-bits at a time. The streams are those that CompressAI reads and writes.
+bits at a time.
+
+A stream is its last state and the words before it. CompressAI begins with a state of 2^31 and writes all eight bytes
+of the last one: about six bytes beside those that the numbers take, by which a damaged stream is told. Here the state
+begins at 0 and is written without the zeros in front: about two bytes, since the first number takes the sixteen bits
+of its table. What is sent needs a checksum, then.
 """
 
 import struct
@@ -53,15 +58,21 @@ def quantized_distribution(probabilities: Sequence[float]) -> list[int]:
 
 
 def encode(
-    numbers: Sequence[int], tables: Iterable[int], ends: Sequence[Sequence[int]], offsets: Sequence[int]
+    numbers: Sequence[int],
+    tables: Iterable[int],
+    ends: Sequence[Sequence[int]],
+    offsets: Sequence[int],
+    *,
+    compressai: bool = False,
 ) -> bytes:
-    """Bytes, a multiple of four.
+    """Bytes of the numbers.
 
     Args:
         numbers: to be sent.
         tables: of each number, which table.
         ends: of each table the cumulated frequencies; its last symbol is the escape.
         offsets: of each table the number that its first symbol stands for.
+        compressai: the stream that CompressAI writes, of a multiple of four bytes.
     """
     pieces: list[tuple[int, int, int]] = []  # start, frequency, bits (0: of a table)
     for number, table in zip(numbers, tables, strict=True):
@@ -80,7 +91,7 @@ def encode(
                 raise ValueError(f"numbers: got {number}, accepted are numbers of 32 bits.")
             pieces.append((digits, 0, _ESCAPE_BITS))
             pieces += [((rest >> (_ESCAPE_BITS * d)) & _ESCAPE, 0, _ESCAPE_BITS) for d in range(digits)]
-    state, words = _LEAST, []
+    state, words = _LEAST if compressai else 0, []
     for start, frequency, bits in reversed(pieces):
         if bits:
             frequency = 1 << (PRECISION - bits)
@@ -91,25 +102,46 @@ def encode(
             state = (state << bits) | start
         else:
             state = ((state // frequency) << PRECISION) + state % frequency + start
-    words += [state >> 32, state & _WORD]
-    return struct.pack(f"<{len(words)}I", *reversed(words))
+    size = 8 if compressai else _state_bytes(state, bool(words))
+    return state.to_bytes(size, "little") + struct.pack(f"<{len(words)}I", *reversed(words))
 
 
-def decode(stream: bytes, tables: Iterable[int], ends: Sequence[Sequence[int]], offsets: Sequence[int]) -> list[int]:
+def _state_bytes(state: int, has_words: bool) -> int:
+    """Bytes of the last state. With words behind it, it has five to eight (`_split` counts on that): it is 2^31 at
+    least then."""
+    size = -(-state.bit_length() // 8)
+    return 8 if has_words and size <= 4 else size
+
+
+def _split(stream: bytes, compressai: bool) -> tuple[int, tuple[int, ...]]:
+    """The last state, and the words behind it."""
+    if compressai and (len(stream) < 8 or len(stream) % 4):
+        raise ValueError(f"stream: got {len(stream)} bytes, accepted are multiples of 4 from 8.")
+    size = 8 if compressai else len(stream) if len(stream) <= 8 else len(stream) % 4 + 4
+    size = 8 if len(stream) > 8 and size == 4 else size
+    return int.from_bytes(stream[:size], "little"), struct.unpack(f"<{(len(stream) - size) // 4}I", stream[size:])
+
+
+def decode(
+    stream: bytes,
+    tables: Iterable[int],
+    ends: Sequence[Sequence[int]],
+    offsets: Sequence[int],
+    *,
+    compressai: bool = False,
+) -> list[int]:
     """The numbers again; see `encode`.
 
     Raises:
-        ValueError: bytes that these tables have not written.
+        ValueError: bytes that these tables have not written. Without `compressai` not all of them are noticed.
     """
-    if len(stream) < 8 or len(stream) % 4:
-        raise ValueError(f"stream: got {len(stream)} bytes, accepted are multiples of 4 from 8.")
-    words = struct.unpack(f"<{len(stream) // 4}I", stream)
-    state, place = words[0] | (words[1] << 32), 2
+    (state, words), place = _split(stream, compressai), 0
+    first = _LEAST if compressai else 0
     mask, found = (1 << PRECISION) - 1, []
     lookups: dict[int, list[int]] = {}
 
     def refill(state: int, place: int) -> tuple[int, int]:
-        if state >= _LEAST:
+        if state >= _LEAST or (place >= len(words) and not compressai):
             return state, place
         if place >= len(words):
             raise ValueError("stream: it ends too early.")
@@ -135,7 +167,7 @@ def decode(stream: bytes, tables: Iterable[int], ends: Sequence[Sequence[int]], 
             rest = sum(digit() << (_ESCAPE_BITS * d) for d in range(digits))
             symbol = -(rest >> 1) - 1 if rest & 1 else (rest >> 1) + symbol
         found.append(symbol + offsets[table])
-    if place != len(words) or state != _LEAST:
+    if place != len(words) or state != first:
         raise ValueError("stream: it holds more than these numbers, or others.")
     return found
 

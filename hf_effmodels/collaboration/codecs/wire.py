@@ -1,7 +1,8 @@
 """Features as the tensors that are sent, and back: as they are, with few bits, or with fewer channels, too."""
 
 import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from .entropic import CodedFeatures, EntropicBottleneck
 from .pointwise import PointwiseCodec
+from .slimmable import SlimmableBottleneck
 
 Tensors = dict[str, torch.Tensor]
 
@@ -143,29 +145,102 @@ class EntropicCodec(nn.Module):
         return {"channels": self.channels, "target_channels": self.target_channels}
 
     def encode(self, pixel_values: torch.Tensor) -> Tensors:
-        streams = self.bottleneck.encode(pixel_values.float()).streams
-        joined = torch.frombuffer(bytearray(b"".join(streams)), dtype=torch.uint8)
-        return {"streams": joined, "lengths": torch.tensor([len(stream) for stream in streams])}
+        return _joined(self.bottleneck.encode(pixel_values.float()).streams)
 
     def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        if len(shape) != 4 or shape[1] != self.target_channels or min(shape[2:]) < 2:
-            raise ValueError(
-                f"codec: the network expects features {shape}, it decodes {self.target_channels} channels of maps."
-            )
-        size = sent["streams"].numel() if "streams" in sent else 0
-        expected = {"streams": ((size,), torch.uint8), "lengths": ((shape[0],), torch.int64)}
-        joined, lengths = _take(sent, expected).values()
-        if not ((lengths >= 0) & (lengths <= size)).all() or int(lengths.sum()) != size:
-            raise ValueError(f"lengths: got {lengths.tolist()}, accepted are those of {size} bytes.")
-        whole, streams = joined.cpu().numpy().tobytes(), []
-        for length in lengths.tolist():
-            streams.append(whole[:length])
-            whole = whole[length:]
-        coded = CodedFeatures(tuple(streams), (shape[2] - 1, shape[3] - 1))
+        _check_maps(shape, self.target_channels)
+        coded = CodedFeatures(_streams(sent, shape[0]), (shape[2] - 1, shape[3] - 1))
         return self.bottleneck.decode(coded).to(dtype)
 
 
-CODECS = {codec.kind: codec for codec in (RawCodec, UniformCodec, ChannelCodec, EntropicCodec)}
+def _joined(streams: Sequence[bytes]) -> Tensors:
+    """Byte strings one after the other, the length of each, and a checksum of all: the strings have none."""
+    joined = b"".join(streams)
+    return {
+        "streams": torch.frombuffer(bytearray(joined), dtype=torch.uint8) if joined else torch.empty(0).byte(),
+        "lengths": torch.tensor([len(stream) for stream in streams]),
+        "check": torch.tensor([zlib.crc32(joined)]),
+    }
+
+
+def _streams(sent: Mapping[str, torch.Tensor], images: int) -> tuple[bytes, ...]:
+    """What `_joined` was given.
+
+    Raises:
+        ValueError: bytes, lengths or a checksum that do not belong together.
+    """
+    size = sent["streams"].numel() if "streams" in sent else 0
+    expected = {
+        "streams": ((size,), torch.uint8),
+        "lengths": ((images,), torch.int64),
+        "check": ((1,), torch.int64),
+    }
+    joined, lengths, check = _take(sent, expected).values()
+    if not ((lengths >= 0) & (lengths <= size)).all() or int(lengths.sum()) != size:
+        raise ValueError(f"lengths: got {lengths.tolist()}, accepted are those of {size} bytes.")
+    whole, streams = joined.cpu().numpy().tobytes(), []
+    if zlib.crc32(whole) != int(check):
+        raise ValueError("streams: they have been damaged on their way; the checksum is another one.")
+    for length in lengths.tolist():
+        streams.append(whole[:length])
+        whole = whole[length:]
+    return tuple(streams)
+
+
+class SlimmableCodec(nn.Module):
+    """`EntropicCodec` with an encoder of several widths: each request says which one it was made by.
+
+    Args:
+        widths, target_channels: see `SlimmableBottleneck`.
+    """
+
+    kind = "slimmable"
+    takes_images = True
+
+    def __init__(self, widths: Sequence[int] = (8, 16, 24), target_channels: int = 256):
+        super().__init__()
+        self.bottleneck = SlimmableBottleneck(widths, target_channels)
+
+    @classmethod
+    def of(cls, bottleneck: SlimmableBottleneck) -> "SlimmableCodec":
+        """Around a trained bottleneck, whose `update()` has made the tables."""
+        codec = cls(bottleneck.widths, bottleneck.target_channels)
+        codec.bottleneck = bottleneck
+        return codec
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """To choose from."""
+        return self.bottleneck.widths
+
+    def settings(self) -> dict:
+        return {"widths": list(self.widths), "target_channels": self.bottleneck.target_channels}
+
+    def encode(self, pixel_values: torch.Tensor, width: int | None = None) -> Tensors:
+        """What is sent for (batch, 3, height, width), by an encoder of `width`, by default the largest."""
+        width = self.bottleneck.checked(width)
+        streams = self.bottleneck.encode(pixel_values.float(), width).streams
+        return {**_joined(streams), "width": torch.tensor([width])}
+
+    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        _check_maps(shape, self.bottleneck.target_channels)
+        sent = dict(sent)
+        width = sent.pop("width", None)
+        if width is None or width.dtype != torch.int64 or tuple(width.shape) != (1,):
+            raise ValueError("payload: width must be one whole number.")
+        width = self.bottleneck.checked(int(width))
+        coded = CodedFeatures(_streams(sent, shape[0]), (shape[2] - 1, shape[3] - 1))
+        return self.bottleneck.decode(coded, width).to(dtype)
+
+
+def _check_maps(shape: tuple[int, ...], target_channels: int) -> None:
+    if len(shape) != 4 or shape[1] != target_channels or min(shape[2:]) < 2:
+        raise ValueError(
+            f"codec: the network expects features {shape}, it decodes {target_channels} channels of maps."
+        )
+
+
+CODECS = {codec.kind: codec for codec in (RawCodec, UniformCodec, ChannelCodec, EntropicCodec, SlimmableCodec)}
 
 
 def codec_from(kind: str, settings: Mapping) -> nn.Module:

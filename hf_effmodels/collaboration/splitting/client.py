@@ -85,13 +85,14 @@ class SplitClassifier:
         self.url, self.token = url, clean_token(token)
         self.timeout, self.patience, self.bandwidth = timeout, patience, bandwidth
 
-    def __call__(self, images, top_k: int = 5) -> list:
+    def __call__(self, images, top_k: int = 5, *, width: int | None = None) -> list:
         """The likeliest classes, `[{"label": ..., "score": ...}, ...]`, of each image.
 
         Args:
             images: a path, an address, a PIL image; or a list of them, which gives a list of answers. They are read
                 as in training (`hf_effmodels.images.read_image`).
             top_k: how many classes.
+            width: see `logits`.
         """
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k: got {top_k!r}, accepted are whole numbers from 1.")
@@ -103,7 +104,7 @@ class SplitClassifier:
         if not loaded:
             return []
         pixels = self.head.processor(loaded, return_tensors="pt")["pixel_values"]
-        scores = self.logits(pixels).logits.float().softmax(-1)
+        scores = self.logits(pixels, width=width).logits.float().softmax(-1)
         names = self.head.config.id2label
         answers = []
         for row in scores:
@@ -112,8 +113,12 @@ class SplitClassifier:
             answers.append([{"label": names[index], "score": score} for score, index in pairs])
         return answers if several else answers[0]
 
-    def logits(self, pixel_values: torch.Tensor) -> SplitOutput:
+    def logits(self, pixel_values: torch.Tensor, *, width: int | None = None) -> SplitOutput:
         """The answer for images (images, channels, height, width), and what it took.
+
+        Args:
+            width: of the encoder for this request, where the head's codec has several (`head.codec.widths`): a
+                smaller one computes and sends less.
 
         Raises:
             ValueError: the tail refuses the request: it is of another cut, or the images are too many.
@@ -124,7 +129,7 @@ class SplitClassifier:
         weight = next((p for p in self.head.network.parameters() if p.device.type != "meta"), None)
         if weight is not None:
             pixel_values = pixel_values.to(weight.device, weight.dtype)
-        body = pack(self.head(pixel_values), tuple(pixel_values.shape))
+        body = pack(self.head(pixel_values, width=width), tuple(pixel_values.shape))
         packed = time.perf_counter()
         number, give_up = uuid.uuid4().hex, packed + self.patience
         headers = {"content-type": MEDIA_TYPE, DIGEST: self.head.facts.digest, NUMBER: number}
