@@ -25,8 +25,21 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_finish():
-    # Millions of objects of the libraries and the tests themselves live as long as the process: each full collection
-    # of garbage would go through them all, a third of a second each time.
+    leave_what_stays_alone()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        leave_what_stays_alone()
+    return result
+
+
+def leave_what_stays_alone():
+    """Millions of objects of the libraries and the tests themselves live as long as the process: each full collection
+    of garbage would go through them all, half a second each time, and a training run asks for several. More come with
+    every file, since libraries import and remember a part at its first use."""
     gc.collect()
     gc.freeze()
 
