@@ -92,6 +92,17 @@ def register_with_transformers() -> None:
         when_imported("transformers.quantizers.auto", partial(importlib.import_module, module))
 
 
+#: Models that are made of others, of any kind, and have no presets: model_type -> module, configuration, and the class
+#: for each Auto class.
+COMPOSED = {
+    "coded_classifier": (
+        "hf_effmodels.collaboration.codecs.coded",
+        "CodedConfig",
+        {"AutoModelForImageClassification": "CodedForImageClassification"},
+    ),
+}
+
+
 def _ours() -> list[Architecture]:
     """All but those whose `model_type` transformers itself has taken since: there ours steps back."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -105,6 +116,8 @@ def _register_configurations() -> None:
     ours = _ours()
     for architecture in ours:
         register_lazily(CONFIG_MAPPING, architecture.model_type, _placeholder(architecture, "configuration"))
+    for model_type, (module, config, _) in COMPOSED.items():
+        register_lazily(CONFIG_MAPPING, model_type, Placeholder(module, config))
     for architecture in ARCHITECTURES.values():
         if architecture not in ours:
             logger.warning(
@@ -126,6 +139,12 @@ def _register_models() -> None:
             register_lazily(mapping, configuration, _placeholder(architecture, "modeling", name))
             # Pipelines and the Trainer look classes up by name, in the tables that the mappings are made of.
             mapping._model_mapping.setdefault(architecture.model_type, name)
+    for model_type, (module, config, classes) in COMPOSED.items():
+        for auto_class, name in classes.items():
+            mapping = getattr(modeling_auto, auto_class)._model_mapping
+            register_lazily(mapping, Placeholder(module, config), Placeholder(module, name))
+            mapping._model_mapping.setdefault(model_type, name)
+    for architecture in _ours():
         for task in architecture.tasks:
             # The Trainer shifts the labels for label smoothing where the class's name is in this table, and nowhere
             # else: a vision-language model, transformers' own included, would learn to repeat each token. The key is

@@ -113,7 +113,7 @@ def test_ours_steps_back_where_transformers_has_taken_the_name(monkeypatch, capl
     monkeypatch.setattr(mapping, "_extra_content", {})
     with caplog.at_level(logging.WARNING, logger="hf_effmodels.registry"):
         registry._register_configurations()
-    assert set(mapping._extra_content) == ARCHITECTURES.keys() - {"ghostnet"}
+    assert set(mapping._extra_content) == (ARCHITECTURES | registry.COMPOSED).keys() - {"ghostnet"}
     (message,) = [record.getMessage() for record in caplog.records]
     assert "its own called 'ghostnet'" in message and "hf_effmodels.GhostNetModel" in message
     for module, auto, register in (

@@ -9,6 +9,7 @@ trainer = DistillationTrainer(
 
 from .losses.interface import Batch, DistillationLoss, FeatureSpec, Networks, as_maps, as_tokens
 from .losses.registry import losses_by_name, make_losses
+from .tasks.distillation.coded import CodedTrainer
 from .tasks.distillation.model import DistillationModel
 from .tasks.distillation.taps import stage_taps
 from .tasks.distillation.teacher import Teacher, Teachers, load_teacher, make_teacher
@@ -20,6 +21,7 @@ globals().update(_LOSSES)
 
 __all__ = [
     "Batch",
+    "CodedTrainer",
     "DistillationLoss",
     "DistillationModel",
     "DistillationTrainer",

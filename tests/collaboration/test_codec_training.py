@@ -1,25 +1,34 @@
-"""A bottleneck learns in two stages, and its bytes are counted."""
+"""A code learns in two stages, in the place of any classifier's first layers, and its bytes are counted."""
 
-import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    MobileNetV2Config,
+    MobileNetV2ForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    pipeline,
+)
 
 from hf_effmodels import cli
+from hf_effmodels.collaboration.codecs.coded import CodedForImageClassification
+from hf_effmodels.collaboration.codecs.measured import measure_coded, measure_image_codec
 from hf_effmodels.collaboration.codecs.prior import bits
-from hf_effmodels.collaboration.codecs.training import (
-    BottleneckTraining,
-    measure_bottleneck,
-    measure_image_codec,
-    train_bottleneck,
-)
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.training.data.normalization import Normalization
+from hf_effmodels.training.distillation import CodedTrainer, DistillationTrainingArguments
+from hf_effmodels.training.losses.coded_features import CodedFeaturesLoss
+from hf_effmodels.training.losses.kl_divergence import KdLoss
 
 
 class Bars(Dataset):
@@ -62,70 +71,112 @@ def whole() -> ResNetForImageClassification:
     return model.eval()
 
 
-SHORT = {"channels": 3, "first_batch": 8, "second_batch": 8, "first_epochs": 10, "second_epochs": 4}
-LATER = ("resnet.encoder.stages.1",)
+STAGES = ("resnet.encoder.stages.0", "resnet.encoder.stages.1")
 
 
-def learnt(model, told=lambda *args: None, **options):
-    rates = {"first_learning_rate": 0.01, "second_learning_rate": 0.05}
-    training = BottleneckTraining(**{**SHORT, "beta": 0.01, **rates, **options})
-    return train_bottleneck(model, "stages.0", Bars(24), training, features=LATER, told=told)
+def learn(student, teacher, loss, folder, epochs: int, rate: float, **options):
+    arguments = DistillationTrainingArguments(
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=8, learning_rate=rate,
+        weight_decay=0.0, max_grad_norm=0, lr_scheduler_type="constant", logging_strategy="epoch", eval_strategy="no",
+        save_strategy="no", load_best_model_at_end=False, report_to=["none"], disable_tqdm=True, **options,
+    )  # fmt: skip
+    weight = 0.0 if isinstance(loss, CodedFeaturesLoss) else 0.5
+    trainer = CodedTrainer(student, teacher, [loss], arguments, train_dataset=Bars(24), labels_weight=weight)
+    trainer.train()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
-def test_both_stages_learn_what_is_theirs_and_nothing_else(whole):
-    before, curve = {name: value.clone() for name, value in whole.state_dict().items()}, []
-    student, bottleneck = learnt(whole, lambda *args: curve.append(args))
+def test_both_stages_learn_what_is_theirs_and_nothing_else(whole, tmp_path):
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    student = CodedForImageClassification.around(whole, "stages.0", [3])
+    curve = learn(student, whole, CodedFeaturesLoss(list(STAGES), beta=0.01), tmp_path, 10, 0.01)
+    assert curve[-1] < 0.5 * curve[0]
+    student.fix_code()
+    code = {n: v.clone() for n, v in student.bottleneck.state_dict().items() if not n.startswith("decoder")}
+    learn(student, whole, KdLoss(weight=0.5), tmp_path, 4, 0.05, optim="sgd")
     assert all(torch.equal(value, before[name]) for name, value in whole.state_dict().items())
-    assert [row[:2] for row in curve] == [
-        *(("features", n) for n in range(1, 11)),
-        *(("logits", n) for n in range(1, 5)),
-    ]
-    assert curve[9][2] < 0.5 * curve[0][2]
-    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed and not any(name.startswith(("resnet.embedder", "resnet.encoder.stages.0")) for name in changed)
-    assert {"classifier.1.weight", "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight"} <= changed
-    measured = measure_bottleneck(student, "stages.0", bottleneck, Bars(12), batch=5)
+    assert all(
+        torch.equal(value, code[name]) for name, value in student.bottleneck.state_dict().items() if name in code
+    )
+    behind = student.network.state_dict()
+    assert {n for n in before if n.startswith(("resnet.encoder.stages.1", "classifier"))} == behind.keys()
+    assert all(not torch.equal(behind[n], before[n]) for n in behind if n.endswith("weight"))
+    student.eval()
+    measured = measure_coded(student, Bars(12), batch=5)
     assert measured["accuracy"] > 0.9
     data = Bars(12)
     with torch.no_grad():
-        coded = bottleneck.encode(data.pixels)
-        likelihoods = bottleneck.entropy_bottleneck(bottleneck.encoder(data.pixels))[1]
+        coded = student.bottleneck.encode(data.pixels)
+        likelihoods = student.bottleneck(data.pixels)[1]
     assert measured["bytes"] == pytest.approx(coded.num_bytes / 12)
     assert measured["estimated_bytes"] == pytest.approx(float(bits(likelihoods).sum()) / 8 / 12, rel=1e-4)
-    again, same = learnt(whole)
-    for name, value in bottleneck.state_dict().items():
-        assert torch.equal(value, same.state_dict()[name]), name
-    assert torch.equal(again.classifier[1].weight, student.classifier[1].weight)
-    _, other = learnt(whole, seed=1, first_epochs=1)
-    assert not torch.equal(other.encoder[0].weight, bottleneck.encoder[0].weight)
-    _, fewer = learnt(whole, beta=100.0, first_learning_rate=0.05, second_epochs=1)
-    assert measure_bottleneck(whole, "stages.0", fewer, data)["estimated_bytes"] < 0.9 * measured["estimated_bytes"]
+    fewer = measure_coded(student, data, samples=5, batch=2)
+    assert fewer["accuracy"] == measured["accuracy"]
+    assert fewer["bytes"] == student.bottleneck.encode(data.pixels[:5]).num_bytes / 5
+    cheap = CodedForImageClassification.around(whole, "stages.0", [3])
+    learn(cheap, whole, CodedFeaturesLoss(list(STAGES), beta=100.0), tmp_path, 10, 0.05)
+    cheap.fix_code()
+    assert measure_coded(cheap.eval(), data)["estimated_bytes"] < 0.9 * measured["estimated_bytes"]
 
 
+CLASSIFIERS = {
+    "resnet": lambda: (resnet(), "stages.0"),
+    "convnext": lambda: (
+        ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[6, 8], depths=[1, 1], num_stages=2, num_labels=3)),
+        "stages.0",
+    ),
+    "mobilenet": lambda: (
+        MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35, num_labels=3, image_size=32)),
+        "layer.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @torch.no_grad()
-def test_the_first_loss_is_squared_errors_and_bits_and_the_second_half_of_each_teacher(whole):
-    data, told = Bars(8), []
-    options = {**SHORT, "first_epochs": 1, "second_epochs": 1, "beta": 0.7, "alpha": 0.25, "seed": 5}
-    options |= {"first_learning_rate": 1e-12, "second_learning_rate": 1e-12}
-    with torch.enable_grad():
-        _, bottleneck = train_bottleneck(
-            whole, "stages.0", data, BottleneckTraining(**options), features=LATER, told=lambda *a: told.append(a)
-        )
-    stages = whole.resnet.encoder.stages
-    wanted = stages[0](whole.resnet.embedder(data.pixels))
-    rounded = bottleneck.rounded(data.pixels)
-    # Which noise was drawn is not known: the squared error is near that of the rounded code.
-    error = (rounded - wanted).square().sum() + (stages[1](rounded) - stages[1](wanted)).square().sum()
-    likelihoods = bottleneck.entropy_bottleneck(bottleneck.encoder(data.pixels))[1]
-    expected = (error + 0.7 * bits(likelihoods).sum()) / 8
-    assert told[0][2] == pytest.approx(float(expected), rel=0.05)
-    taught = whole(data.pixels).logits
-    behind = copy.deepcopy(whole).requires_grad_(False)
-    features = behind.resnet.encoder.stages[1].train()(rounded)  # its norms see the batch
-    logits = behind.classifier(behind.resnet.pooler(features))
-    divergence = (taught.softmax(-1) * (taught.log_softmax(-1) - logits.log_softmax(-1))).sum() / 8
-    expected = 0.75 * F.cross_entropy(logits, data.labels) + 0.25 * divergence
-    assert told[1][2] == pytest.approx(float(expected), rel=1e-3)
+def test_any_classifier_takes_a_code_and_comes_back_from_its_folder(name, tmp_path):
+    model, at = CLASSIFIERS[name]()
+    model, pixels = model.eval(), torch.randn(2, 3, 32, 32)
+    coded = CodedForImageClassification.around(model, at, [2, 4]).eval()
+    kept, found = {}, coded.network.state_dict()
+    handle = model.get_submodule(coded.config.at).register_forward_hook(lambda *call: kept["features"])
+    for width in (2, 4):
+        kept["features"] = coded.bottleneck(pixels, width=width)[0]
+        torch.testing.assert_close(coded(pixels, width=width).logits, model(pixels).logits)
+    handle.remove()
+    assert found and found.keys() < model.state_dict().keys()
+    coded.fix_code()
+    coded.save_pretrained(tmp_path)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path)
+    with ThreadPoolExecutor(4) as pool:  # nothing of one pass is kept for another
+        seen = list(pool.map(lambda i: again(pixels, width=(2, 4)[i % 2]).logits, range(8)))
+    for i, logits in enumerate(seen):
+        assert torch.equal(logits, again(pixels, width=(2, 4)[i % 2]).logits)
+        torch.testing.assert_close(logits, coded(pixels, width=(2, 4)[i % 2]).logits)
+    head, tail = again.halves()
+    torch.testing.assert_close(tail(head(pixels, width=2), (2, 3, 32, 32)), coded(pixels, width=2).logits)
+
+
+def test_a_coded_classifier_is_one_for_pipelines_and_the_commands(whole, tmp_path, capsys):
+    coded = CodedForImageClassification.around(whole, "stages.0", [3]).eval()
+    with pytest.raises(ValueError, match="no tables yet"):
+        coded.halves()
+    coded.fix_code()
+    coded.save_pretrained(tmp_path / "model")
+    processor = create_image_processor("devit-s", image_size=32)
+    processor.save_pretrained(tmp_path / "model")
+    picture = Image.effect_noise((32, 32), 90).convert("RGB")
+    answer = pipeline("image-classification", str(tmp_path / "model"))(picture)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = coded(pixels).logits.softmax(-1)[0]
+    assert [a["score"] for a in answer] == pytest.approx(expected.sort(descending=True).values.tolist(), rel=1e-4)
+    assert cli.main(["split", str(tmp_path / "model"), str(tmp_path / "halves")]) == 0
+    head = SplitHead.from_pretrained(tmp_path / "halves" / "head")
+    tail = SplitTail.from_pretrained(tmp_path / "halves" / "tail")
+    torch.testing.assert_close(tail(head(pixels), (1, 3, 32, 32)).softmax(-1)[0], expected)
+    assert cli.main(["split", str(tmp_path / "model"), str(tmp_path / "x"), "--at", "stages.1"]) == 2
+    assert "--at: MODEL is coded after resnet.encoder.stages.0 already" in capsys.readouterr().err
 
 
 def test_pictures_are_sent_as_files(whole):
@@ -139,24 +190,21 @@ def test_pictures_are_sent_as_files(whole):
         measure_image_codec(whole, normalization, Bars(3), "PNG", 50)
 
 
-def test_what_cannot_be_trained_is_named(whole):
-    for options, message in (
-        ({"beta": -1.0}, "beta: got -1"),
-        ({"channels": 0}, "channels: got 0"),
-        ({"alpha": 1.5}, "alpha: got 1.5"),
-        ({"second_learning_rate": 0.0}, "second_learning_rate: got 0"),
+def test_what_cannot_be_coded_is_named(whole):
+    for at, widths, message in (
+        ("stages.9", [3], "at: got 'stages.9'"),
+        ("stages.1", [3], r"at: resnet.encoder.stages.1 gives \(8, 4, 4\)"),
+        ("classifier.0", [3], "accepted are channels of maps"),
+        ("stages.0", [], "widths: got"),
     ):
         with pytest.raises(ValueError, match=message):
-            BottleneckTraining(**options)
-    training = BottleneckTraining(**SHORT)
-    for at, features, message in (
-        ("stages.9", (), "at: got 'stages.9'"),
-        ("stages.1", (), r"at: resnet.encoder.stages.1 gives \(8, 4, 4\)"),
-        ("stages.0", ("nowhere",), "features: there is no module 'nowhere'"),
-        ("classifier.0", (), "accepted are channels of maps"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            train_bottleneck(whole, at, Bars(6), training, features=features)
+            CodedForImageClassification.around(whole, at, widths)
+    gray = ResNetForImageClassification(ResNetConfig(num_channels=1, hidden_sizes=[6, 8], depths=[1, 1]))
+    with pytest.raises(ValueError, match="model: it takes images of 1 channels"):
+        CodedForImageClassification.around(gray, "stages.0")
+    coded = CodedForImageClassification.around(*CLASSIFIERS["convnext"](), [3])
+    with pytest.raises(ValueError, match="accepted are images whose sides are multiples of four"):
+        coded(torch.randn(1, 3, 34, 34))
 
 
 def test_the_command_writes_halves_that_load_and_what_each_beta_costs(tmp_path, capsys):
@@ -169,17 +217,18 @@ def test_the_command_writes_halves_that_load_and_what_each_beta_costs(tmp_path, 
     options += ["--first_epochs", "1", "--second_epochs", "1", "--train_crop", "none", "--at", "stages.0"]
     assert cli.main(["train-codec", model, out, *options, "--betas", "0.1", "2", "--qualities", "40"]) == 0
     report = json.loads((tmp_path / "out" / "rate_accuracy.json").read_text())
-    assert [row["beta"] for row in report["bottlenecks"]] == [0.1, 2.0] and 0 <= report["accuracy"] <= 1
+    assert [(row["beta"], row["width"]) for row in report["bottlenecks"]] == [(0.1, 2), (2.0, 2)]
+    assert 0 <= report["accuracy"] <= 1 and report["at"] == "resnet.encoder.stages.0"
     assert [(row["kind"], row["quality"]) for row in report["pictures"]] == [("JPEG", 40), ("WEBP", 40)]
     assert (tmp_path / "out" / "rate_accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert "bytes" in capsys.readouterr().out
     head, tail = (kind.from_pretrained(tmp_path / "out" / "beta-2" / kind.half) for kind in (SplitHead, SplitTail))
     assert tail(head(torch.randn(2, 3, 32, 32)), (2, 3, 32, 32)).shape == (2, 10)
     for argv, message in (
-        ([model, out, *options, "--betas", "-1"], "--beta: got -1"),
+        ([model, out, *options, "--betas", "-1"], "--betas: got -1"),
         ([model, out, *options[:-2]], "--at is missing"),
         ([model, str(tmp_path / "new"), *options[:-1], "stages.7"], "--at: got 'stages.7'"),
-        ([model, str(tmp_path / "new"), *options, "--features", "x"], "--features: there is no module 'x'"),
+        ([model, str(tmp_path / "new"), *options, "--features", "x"], "--features: 'x' is none"),
         ([model, str(tmp_path / "new"), *options, "--qualities", "0"], "--qualities: got 0"),
     ):
         assert cli.main(["train-codec", *argv]) == 2

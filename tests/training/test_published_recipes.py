@@ -129,6 +129,17 @@ ADE20K = {
     "reduce_labels": True,
 }
 
+ENTROPIC = {
+    "dataset": "ILSVRC/imagenet-1k",
+    "train_crop": "random_resized",
+    "horizontal_flip": 0.5,
+    "color_jitter": None,
+    "label_smoothing_factor": 0,
+    "num_train_epochs": 10,
+    "learning_rate": 1e-3,
+    "max_grad_norm": 0,
+    "lr_scheduler_type": "step",
+}
 OFA_CNN = {
     "train_crop": "random_resized",
     "horizontal_flip": 0.5,
@@ -604,6 +615,27 @@ PUBLISHED = {
     },
     "ofa_kd/imagenet_vit": {**OFA_VIT, **IMAGENET, "min_lr": 1e-6, "ema_decay": 0.99996},
     "ofa_kd/cifar100_vit": {**OFA_VIT, **OFA_CIFAR, "min_lr": 1e-5, "ema_decay": None},
+    # 2108.11898: the official repository and sc2bench
+    "entropic_student/imagenet_resnet50_features": {
+        **ENTROPIC,
+        "codec": {"at": "resnet.encoder.stages.0", "widths": [24]},
+        "labels_weight": 0,
+        "per_device_train_batch_size": 64,
+        "optim": "adamw_torch",  # Adam, where nothing decays
+        "weight_decay": 0,
+        "lr_scheduler_kwargs": {"decay_epochs": [5, 8], "decay_rate": 0.1, "warmup_epochs": 0},
+    },
+    "entropic_student/imagenet_resnet50": {
+        **ENTROPIC,
+        "losses": {"kd": {"temperature": 1, "weight": 0.5}},
+        "labels_weight": 0.5,
+        "per_device_train_batch_size": 128,
+        "optim": "sgd",
+        "optim_args": "momentum=0.9,nesterov=False",
+        "weight_decay": 5e-4,
+        "weight_decay_on": "all",
+        "lr_scheduler_kwargs": {"decay_epochs": [5], "decay_rate": 0.1, "warmup_epochs": 0},
+    },
     # 2309.05015: the official repository
     "devit/cifar100_teacher": {
         **DEVIT,
@@ -974,6 +1006,7 @@ def test_the_recipes_that_are_published_are_known():
         "cdfkd_mfs/digits",
         "dtop/digits",
         "devit/digits",
+        "entropic_student/digits",
         "fastmim/quickstart",
         "ghostnetv3/quickstart",
         "ghostnetv3/coco_rt_detr",

@@ -1,4 +1,5 @@
-"""Codes of few bytes, and what these cost in accuracy: what the command `train-codec` does."""
+"""Codes of few bytes, and what these cost in accuracy: what the command `train-codec` does. The training itself is the
+task distillation's, twice for each β (recipes `entropic_student/*`)."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -7,22 +8,19 @@ from pathlib import Path
 from ..._command_line import in_words_of_the_command, show
 from ..._files import write_bytes, write_json
 from ...hub.ids import reading
-from ...training.data.images import check_processor
-from ...training.data.normalization import Normalization
-from ...training.run.arguments import ArgumentReader
+from ...training.run.arguments import ArgumentReader, FilledReader, ModelArguments
 from ...training.run.values import check_fields
-from ...training.tasks.image_classification.data import DataArguments, ImageClassificationDataset, load_data
-from ...training.tasks.image_classification.transforms import (
-    AugmentationArguments,
-    EvaluationTransform,
-    TrainingTransform,
-)
-from ..splitting.halves import split
+from ...training.task import load_task
+from ...training.tasks.image_classification.data import DataArguments
+from ...training.tasks.image_classification.transforms import AugmentationArguments
+from ..splitting.halves import check_half_folder
 from ..splitting.points import Trace
-from .training import BottleneckTraining, measure_bottleneck, measure_image_codec, train_bottleneck
-from .wire import EntropicCodec
+from .coded import CodedForImageClassification
+from .measured import measure_coded, measure_image_codec
 
 REPORT, PICTURE = "rate_accuracy.json", "rate_accuracy.png"
+#: Folders of a β: the runs of the two stages, in order.
+STAGES = ("features", "logits")
 
 
 @dataclass
@@ -50,7 +48,10 @@ class CodecArguments:
         default_factory=lambda: [0.16],
         metadata={"help": "Weights of the bits, a bottleneck for each (published: 0.01 to 5.12)."},
     )
-    channels: int = field(default=24, metadata={"help": "Of the code."})
+    channels: list[int] = field(
+        default_factory=lambda: [24],
+        metadata={"help": "Of the code; several are the widths of a slimmable encoder, which learn together."},
+    )
     first_epochs: int = field(default=10, metadata={"help": "In which features are imitated."})
     second_epochs: int = field(default=10, metadata={"help": "In which the rest of the network learns."})
     first_batch: int = field(default=64, metadata={"help": "Pictures of a step of the first stage."})
@@ -70,81 +71,179 @@ class CodecArguments:
         check_fields(self)
         if not self.betas or len(set(self.betas)) < len(self.betas):
             raise ValueError(f"--betas: got {self.betas}, accepted are different numbers, one at least.")
+        for name in ("first_epochs", "second_epochs", "first_batch", "second_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
+        for name in ("first_learning_rate", "second_learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are positive numbers.")
+        for beta in self.betas:
+            if not 0 <= beta < float("inf"):
+                raise ValueError(f"--betas: got {beta}, accepted are numbers from 0.")
+        if not self.channels or len(set(self.channels)) < len(self.channels) or min(self.channels) < 1:
+            raise ValueError(f"--channels: got {self.channels}, accepted are different whole numbers from 1.")
         for quality in self.qualities:
             if not 1 <= quality <= 100:
                 raise ValueError(f"--qualities: got {quality}, accepted are 1 to 100.")
 
-    def training(self, beta: float) -> BottleneckTraining:
-        own = {f.name for f in fields(BottleneckTraining)} & {f.name for f in fields(self)}
-        return BottleneckTraining(beta=beta, **{name: getattr(self, name) for name in own})
-
 
 ARGUMENTS = (CodecArguments, DataArguments, AugmentationArguments)
+#: What the runs' arguments are called here, where it is something else.
+_WORDS = {"beta": "--betas", "widths": "--channels"}
 
 
 def train_codec(reader: ArgumentReader) -> dict:
-    """Train a bottleneck for each β; print and return what each costs."""
+    """Train a bottleneck for each β; print and return what each costs. A call with the same arguments goes on where a
+    killed one stopped."""
     args, data_args, augmentation = reader.read(*ARGUMENTS)
     try:
         report = _train(args, data_args, augmentation)
     except ValueError as error:
-        options = {f.name: f"--{f.name}" for f in fields(args)} | {"beta": "--beta"}
-        raise ValueError(in_words_of_the_command(str(error), options)) from error
+        words = {f.name: f"--{f.name}" for f in fields(args)} | _WORDS
+        raise ValueError(in_words_of_the_command(str(error), words)) from error
     show(json.dumps(report, indent=2) + "\n" if args.json else _as_table(report))
     return report
 
 
 def _train(args: CodecArguments, data_args: DataArguments, augmentation: AugmentationArguments) -> dict:
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification
 
-    from ...training.data.classes import model_classes
-    from ..splitting.halves import check_half_folder
-
-    trainings = [args.training(beta) for beta in args.betas]
-    folders = [Path(args.output) / f"beta-{beta:g}" for beta in args.betas]
-    for folder in folders:
+    folders = {beta: Path(args.output) / f"beta-{beta:g}" for beta in args.betas}
+    for folder in folders.values():
         for half in ("head", "tail"):
             check_half_folder(folder / half)
     with reading("--model", args.model, revision=("--revision", args.revision)):
         source = {"revision": args.revision, "token": args.token}
         model = AutoModelForImageClassification.from_pretrained(args.model, **source).eval()
-        processor = AutoImageProcessor.from_pretrained(args.model, **source)
-    check_processor("--model", processor)
-    Trace(model).cut(args.at)
-    channels = getattr(model.config, "num_channels", 3)
-    own = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    numbered = []
-    for pictures in load_data(data_args, args.token):
-        names = pictures.names or [str(n) for n in range(int(pictures.numbers.max()) + 1)]
-        numbered.append(pictures.renumbered(model_classes(names, own), own))
-    evaluation, normalization = EvaluationTransform(processor), Normalization.of(processor, channels)
-    train = ImageClassificationDataset(
-        numbered[0], TrainingTransform(evaluation, normalization, augmentation), channels, args.seed
-    )
-    test = ImageClassificationDataset(numbered[1], evaluation, channels)
-    whole = sum(int(model(s["pixel_values"][None]).logits.argmax() == s["labels"]) for s in test) / len(test)
-    report = {"model": args.model, "at": args.at, "accuracy": whole, "bottlenecks": [], "pictures": []}
-    halves = []
-    for training in trainings:
-        told = lambda stage, epoch, loss, beta=training.beta: (  # noqa: E731
-            None if args.json else show(f"beta {beta:g}  {stage:<8} epoch {epoch:>3}  loss {loss:.4f}\n")
-        )
-        student, bottleneck = train_bottleneck(
-            model, args.at, train, training, features=args.features or (), told=told
-        )
-        row = {"beta": training.beta, **measure_bottleneck(student, args.at, bottleneck, test)}
-        report["bottlenecks"].append(row)
-        halves.append(split(student, args.at, codec=EntropicCodec.of(bottleneck), processor=processor))
+    names = _full_names(model, args)
+    report = {"model": args.model, "at": names[0], "bottlenecks": [], "pictures": []}
+
+    def prepare(beta: float, stage: str):
+        arguments = _arguments(args, data_args, augmentation, folders[beta], names, beta, stage)
+        return load_task("distillation").prepare_training(FilledReader("distillation", (), arguments))
+
+    run = None
+    for beta, folder in folders.items():
+        for stage in STAGES:
+            if not args.json:
+                show(f"beta {beta:g}, {stage}\n")
+            run = prepare(beta, stage)
+            run.trainer.add_callback(_told(args, beta, stage))
+            run()
+        student = CodedForImageClassification.from_pretrained(folder / STAGES[-1]).eval()
+        for width in student.config.widths:
+            row = {"beta": beta, "width": width, **measure_coded(student, run.trainer.eval_dataset, width=width)}
+            report["bottlenecks"].append(row)
+        for half in student.halves(run.trainer.processing_class):
+            half.save_pretrained(folder / half.half)
+    test, normalization = run.trainer.eval_dataset, run.trainer.train_dataset.transform.normalization
+    report["accuracy"] = _accuracy(model, test)
     for kind in ("JPEG", "WEBP"):
         for quality in args.qualities:
             row = measure_image_codec(model, normalization, test, kind, quality)
             report["pictures"].append({"kind": kind, "quality": quality, **row})
-    for folder, pair in zip(folders, halves, strict=True):
-        for half in pair:
-            half.save_pretrained(folder / half.half)
     write_json(Path(args.output) / REPORT, report)
     _draw(Path(args.output) / PICTURE, report)
     return report
+
+
+def _full_names(model, args: CodecArguments) -> list[str]:
+    """Of the modules that are imitated, the one at the cut first."""
+    names, modules = [Trace(model).cut(args.at).point.name], dict(model.named_modules())
+    for given in args.features or ():
+        ends = [name for name in modules if name == given or name.endswith(f".{given}")]
+        exact = [given] if given in modules else ends
+        if len(exact) != 1:
+            said = f"may be {', '.join(ends[:4])}" if ends else "is none"
+            raise ValueError(f"--features: {given!r} {said}; accepted are names of modules.")
+        names.append(exact[0])
+    return names
+
+
+def _arguments(args: CodecArguments, data_args, augmentation, folder: Path, names, beta: float, stage: str) -> tuple:
+    """Of the run of one stage: what the recipes `entropic_student/*` say."""
+    task = load_task("distillation")
+    distillation, *_, training = task.TRAINING_ARGUMENTS
+    first = stage == STAGES[0]
+    common = {"token": args.token}
+    steps = {
+        "output_dir": str(folder / stage),
+        "resume_from_checkpoint": "auto",
+        "lr_scheduler_type": "step",
+        "max_grad_norm": 0,
+        "load_best_model_at_end": False,
+        "save_total_limit": 1,
+        "logging_strategy": "epoch",
+        "eval_strategy": "no",
+        "disable_tqdm": True,
+        "per_device_eval_batch_size": args.first_batch,
+    }
+    if first:
+        steps |= {
+            "num_train_epochs": args.first_epochs,
+            "per_device_train_batch_size": args.first_batch,
+            "optim": "adamw_torch",
+            "weight_decay": 0.0,
+            "learning_rate": args.first_learning_rate,
+            "lr_scheduler_kwargs": _decays(args.first_epochs, 0.5, 0.8),
+            "seed": args.seed,
+        }
+        own = distillation(
+            teacher=args.model,
+            teacher_revision=args.revision,
+            codec={"at": names[0], "widths": args.channels},
+            losses={"coded_features": {"features": names, "beta": beta}},
+            labels_weight=0.0,
+        )
+        network = ModelArguments(model=args.model, revision=args.revision, **common)
+        return own, network, data_args, augmentation, training(**steps)
+    steps |= {
+        "num_train_epochs": args.second_epochs,
+        "per_device_train_batch_size": args.second_batch,
+        "optim": "sgd",
+        "optim_args": {"momentum": 0.9, "nesterov": False},
+        "weight_decay": 5e-4,
+        "weight_decay_on": "all",
+        "learning_rate": args.second_learning_rate,
+        "lr_scheduler_kwargs": _decays(args.second_epochs, 0.5),
+        "seed": args.seed + 1,
+    }
+    own = distillation(
+        teacher=args.model,
+        teacher_revision=args.revision,
+        losses={"kd": {"temperature": 1.0, "weight": 0.5}},
+        labels_weight=0.5,
+    )
+    return own, ModelArguments(model=str(folder / STAGES[0]), **common), data_args, augmentation, training(**steps)
+
+
+def _decays(epochs: int, *shares: float) -> dict:
+    """The rate falls to a tenth after these shares of the epochs."""
+    ends = sorted({max(1, round(share * epochs)) for share in shares})
+    return {"decay_epochs": [float(end) for end in ends], "decay_rate": 0.1, "warmup_epochs": 0.0}
+
+
+def _told(args: CodecArguments, beta: float, stage: str):
+    from transformers import TrainerCallback
+
+    class Told(TrainerCallback):
+        def on_log(self, arguments, state, control, logs=None, **kwargs):
+            if "loss" in (logs or {}) and not args.json and state.is_world_process_zero:
+                show(f"beta {beta:g}  {stage:<8} epoch {round(state.epoch):>3}  loss {logs['loss']:.4f}\n")
+
+    return Told()
+
+
+def _accuracy(model, dataset) -> float:
+    """Of the whole network."""
+    import torch
+
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        return sum(
+            int(model(pixel_values=s["pixel_values"][None].to(device)).logits.argmax() == int(s["labels"]))
+            for s in (dataset[number] for number in range(len(dataset)))
+        ) / len(dataset)
 
 
 def _as_table(report: dict) -> str:
@@ -153,6 +252,7 @@ def _as_table(report: dict) -> str:
     for row in report["bottlenecks"]:
         lines.append(
             f"{row['bytes']:>9.1f}{row['estimated_bytes']:>11.1f}{100 * row['accuracy']:>8.2f}%  beta {row['beta']:g}"
+            f", {row['width']} channels"
         )
     for row in report["pictures"]:
         lines.append(f"{row['bytes']:>9.1f}{'':>11}{100 * row['accuracy']:>8.2f}%  {row['kind']} {row['quality']}")

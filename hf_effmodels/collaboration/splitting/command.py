@@ -25,7 +25,7 @@ def main_split(argv: Sequence[str]) -> None:
     arguments = _parse(parser, argv)
 
     def run() -> None:
-        if not arguments.list and (arguments.at is None or arguments.output is None):
+        if not arguments.list and arguments.output is None:
             raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
         from .halves import check_half_folder, split
         from .points import split_points
@@ -41,7 +41,16 @@ def main_split(argv: Sequence[str]) -> None:
             show("\n".join(lines) + "\n")
             return
         codec = _codec(arguments)
-        halves = split(model, arguments.at, codec=codec, processor=processor, image_size=_size(arguments))
+        if getattr(model.config, "model_type", None) == "coded_classifier":
+            if codec is not None or arguments.at not in (None, model.config.at):
+                raise ValueError(
+                    f"at: MODEL is coded after {model.config.at} already; it goes without --at and --bits."
+                )
+            halves = model.halves(processor)
+        elif arguments.at is None:
+            raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
+        else:
+            halves = split(model, arguments.at, codec=codec, processor=processor, image_size=_size(arguments))
         for half in halves:
             half.save_pretrained(Path(arguments.output) / half.half)
         out = arguments.output

@@ -6,14 +6,16 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from ...hub.contents import model_files
+from ...registry import COMPOSED
 
 #: Folder of the output folder with the model as `hf-effmodels publish` takes it, of models of this package.
 HUB_FOLDER = "hub"
 
 
 def is_own(model) -> bool:
-    """Whether a model's code is this package's, so that a folder for the Hub is made of it (`hub.export`)."""
-    return type(model).__module__.startswith("hf_effmodels.")
+    """Whether a model's code is this package's alone, so that a folder for the Hub is made of it (`hub.export`). One
+    that is composed of any other network is not."""
+    return type(model).__module__.startswith("hf_effmodels.") and model.config.model_type not in COMPOSED
 
 
 def find_repository(name: str | None, output: Path, token: str | None) -> str:

@@ -50,6 +50,19 @@ class DistillationArguments:
             "by default, such as {kd: {temperature: 4, weight: 0.5}}. By default {kd: {}}."
         },
     )
+    codec: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Put a learnt code in the place of the student's first layers (Entropic Student): a mapping of "
+            "`at`, the module it stands for, and `widths`, the channels of the code (by default [24]; several: a "
+            "slimmable encoder). It learns by the loss coded_features; a run that goes on from its result learns the "
+            "rest."
+        },
+    )
+    labels_weight: float = field(
+        default=1.0,
+        metadata={"accepts": "[0, inf)", "help": "Factor of the task's own loss, by labels, beside the losses."},
+    )
     student_taps: list[str] | None = field(
         default=None,
         metadata={
@@ -70,6 +83,11 @@ class DistillationArguments:
                     raise ValueError(f"--teacher: {name}: got {weight!r}, accepted are positive weights.")
             if self.teacher_revision is not None and len(self.teacher) > 1:
                 raise ValueError("--teacher_revision: it is that of one teacher, and there are several.")
+        self.codec = read_mapping("codec", self.codec) or None
+        if self.codec is not None and (
+            set(self.codec) - {"at", "widths"} or not isinstance(self.codec.get("at"), str)
+        ):
+            raise ValueError(f"--codec: got {self.codec}, accepted is a mapping of at, a module, and widths, a list.")
         if self.teacher and self.stored_labels:
             raise ValueError("--teacher and --stored_labels exclude each other.")
         losses = read_mapping("losses", self.losses) or {"kd": {}}

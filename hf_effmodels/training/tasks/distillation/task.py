@@ -20,6 +20,7 @@ from ...run.contents import check_contents
 from ...run.run import Run
 from ...task import load_task
 from .arguments import DistillationArguments
+from .coded import CodedForImageClassification, CodedTrainer, coded_metrics, with_code
 from .teacher import UNTRAINED, Teachers, load_teacher
 from .trainer import DistillationTrainer
 
@@ -144,6 +145,12 @@ def _make_trainer(
         "token": model_args.token,
         "trust_remote_code": model_args.trust_remote_code,
     }
+    args = kwargs["args"]
+    model, trainer = with_code(model, distillation.codec, args.seed), DistillationTrainer
+    if isinstance(model, CodedForImageClassification):
+        trainer = CodedTrainer
+        if len(model.config.widths) > 1:
+            args.ddp_find_unused_parameters = True  # each pass has norms and a prior of its own
     teachers = [load_teacher(name, model, processing_class, **options) for name in distillation.teachers]
     if stored is not None or any(loss.needs_index for loss in losses.values()):
         data_collator = replace(data_collator, keep=("index", "sample_seed"))
@@ -152,12 +159,13 @@ def _make_trainer(
         get = texts.of(picture_ids(dataset.source), dataset.source.split)
         kwargs["train_dataset"] = dataset.with_column(TEXT_EMBEDS, get)
         data_collator = replace(data_collator, keep=(*data_collator.keep, TEXT_EMBEDS, "own_share"))
-    return DistillationTrainer(
+    return trainer(
         model=model,
         teacher=Teachers(teachers, [*distillation.teachers.values()]) if teachers else stored,
         losses=losses,
         student_taps=distillation.student_taps,
         teacher_taps=distillation.teacher_taps,
+        labels_weight=distillation.labels_weight,
         processing_class=processing_class,
         data_collator=data_collator,
         **kwargs,
@@ -165,12 +173,19 @@ def _make_trainer(
 
 
 def _report(run: Run, train_metrics: dict) -> dict:
-    results, teachers = dict(run.report(train_metrics)), run.trainer.teachers
-    if not isinstance(teachers, Teachers):
+    student, teachers = run.trainer.network, run.trainer.teachers
+    is_coded = isinstance(student, CodedForImageClassification)
+    if is_coded and not student.code_is_fixed:
+        student.fix_code()
+    results = dict(run.report(train_metrics))
+    if is_coded:
+        results |= coded_metrics(run.trainer)
+    if isinstance(teachers, Teachers):
+        accuracy = teacher_accuracy(teachers, run.trainer)
+        logger.info("top-1: the student %.2f %%, the teacher %.2f %%", 100 * results["eval_accuracy"], 100 * accuracy)
+        results["eval_teacher_accuracy"] = accuracy
+    elif not is_coded:
         return results
-    accuracy = teacher_accuracy(teachers, run.trainer)
-    logger.info("top-1: the student %.2f %%, the teacher %.2f %%", 100 * results["eval_accuracy"], 100 * accuracy)
-    results["eval_teacher_accuracy"] = accuracy
     if run.trainer.args.should_save:
         run.trainer.save_metrics("eval", {k: v for k, v in results.items() if k.startswith("eval_")})
     return results

@@ -53,6 +53,7 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
         student_taps, teacher_taps: paths of the modules that end the stages, instead of those of `stage_taps`.
         sample_labels: class of each training sample by its number, for losses that need them; by default those of the
             training set, where it tells.
+        labels_weight: factor of the task's own loss in training.
         kwargs: the Trainer's, such as `train_dataset`, `eval_dataset`, `processing_class`, `data_collator`.
 
     Raises:
@@ -71,6 +72,7 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
         student_taps: Sequence[str] | None = None,
         teacher_taps: Sequence[str] | None = None,
         sample_labels: Sequence[int] | None = None,
+        labels_weight: float = 1.0,
         **kwargs,
     ):
         if not isinstance(args, DistillationTrainingArguments):
@@ -83,7 +85,7 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
         _check_columns(losses, dataset)
         taps = _build(losses, model, teachers, dataset, sample_labels, student_taps, teacher_taps, args)
         super().__init__(model=DistillationModel(model, losses, taps), args=args, **kwargs)
-        self.label_names = ["labels"]
+        self.label_names, self.labels_weight = ["labels"], labels_weight
         self.teachers = teachers
         self._columns = sorted({column for loss in losses.values() for column in loss.columns})
         for name, loss in losses.items():
@@ -101,6 +103,10 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
     def losses(self) -> nn.ModuleDict:
         """The losses, by name."""
         return self.accelerator.unwrap_model(self.model).losses
+
+    def classification_loss(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        loss = super().classification_loss(outputs, labels, num_items_in_batch)
+        return self.labels_weight * loss if self.model.training else loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if model.training and self.is_in_train:

@@ -149,9 +149,10 @@ SETTINGS |= {"crd": {"num_negatives": 7, "embed_dim": 4}, "cwd": {"stages": [2]}
 SETTINGS["manifold"] = {"student_blocks": ["stage1"], "teacher_blocks": ["stage1"], "max_patches": 1}
 
 
-#: These are between attention blocks, of a fusion, need columns of the data or whole labels: they have tests of their
-#: own.
-OTHERS = [name for name in losses_by_name() if name not in ("dekd", "fused_tokens", "lsskd", "text_alignment")]
+#: These are between attention blocks, of a fusion or a code, need columns of the data or whole labels: they have tests
+#: of their own.
+APART = ("coded_features", "dekd", "fused_tokens", "lsskd", "text_alignment")
+OTHERS = [name for name in losses_by_name() if name not in APART]
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -1,0 +1,167 @@
+"""Codes through the task: the first layers' features imitated in few bits, then the rest of the network."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoModelForImageClassification
+
+from hf_effmodels.collaboration.codecs.coded import CodedForImageClassification
+from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.run.output_folder import newest_checkpoint
+
+from ..contract import history, run_until_killed, same, weights
+
+FEATURES = "resnet.encoder.stages.0, resnet.encoder.stages.1"
+
+
+def run(teacher, *more: str) -> list[str]:
+    """Arguments of a run of three steps, without student, losses and folder."""
+    return [
+        *("--task", "distillation", "--teacher", str(teacher), "--dataset", "digits", "--train_crop", "none"),
+        *("--max_train_samples", "18", "--max_eval_samples", "9", "--per_device_train_batch_size", "6"),
+        *("--num_train_epochs", "1", "--logging_steps", "1", "--eval_strategy", "no", "--max_grad_norm", "0"),
+        *("--load_best_model_at_end", "false", "--disable_tqdm", "true", "--save_strategy", "no", *more),
+    ]
+
+
+def first_stage(teacher, *more: str, widths: str = "[3]") -> list[str]:
+    losses = f"{{coded_features: {{beta: 0.7, weight: 2, features: [{FEATURES}]}}}}"
+    code = ["--model", str(teacher), "--codec", f"{{at: stages.0, widths: {widths}}}", "--losses", losses]
+    rates = ["--learning_rate", "0.01", "--weight_decay", "0", "--lr_scheduler_type", "constant"]
+    return run(teacher, *code, "--labels_weight", "0", *rates, *more)
+
+
+def second_stage(teacher, student, *more: str) -> list[str]:
+    losses = "{kd: {temperature: 1, weight: 0.25}}"
+    options = ["--optim", "sgd", "--learning_rate", "0.05", "--lr_scheduler_type", "constant"]
+    return run(teacher, "--model", str(student), "--losses", losses, "--labels_weight", "0.75", *options, *more)
+
+
+@pytest.fixture(scope="module")
+def coded(teacher, tmp_path_factory):
+    """What the first stage of two widths leaves."""
+    folder = tmp_path_factory.mktemp("coded") / "run"
+    results = main(first_stage(teacher, "--output_dir", str(folder), widths="[2, 3]"))
+    return folder, results
+
+
+def test_the_first_stage_learns_errors_and_bits_of_all_widths_and_makes_the_tables(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "rand_like", lambda values: torch.full_like(values, 0.75))
+    prepared = prepare(
+        "prepare_training", first_stage(teacher, "--output_dir", str(tmp_path / "run"), "--max_steps", "1",
+                                        widths="[2, 3]")
+    )  # fmt: skip
+    trainer, batch = prepared.trainer, next(iter(prepared.trainer.get_train_dataloader()))
+    student, whole = trainer.network, trainer.teachers.first.model
+    pixels, sums = batch["pixel_values"], np.zeros(3)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    seen = trainer.teachers.first.see(pixels)
+    with torch.no_grad():
+        maps = whole.resnet.encoder.stages[0](whole.resnet.embedder(seen))
+        later = whole.resnet.encoder.stages[1](maps)
+        for width in (2, 3):
+            prior = student.bottleneck.prior(width)
+            code = student.bottleneck.encoder(pixels, width) + 0.25
+            decoded = student.bottleneck.decoder(code)
+            error = (decoded - maps).square().sum() + (whole.resnet.encoder.stages[1](decoded) - later).square().sum()
+            bits = -prior.likelihoods(code).log2().sum()
+            sums += [float(error) / 6, 0.7 * float(bits) / 6, float(prior.auxiliary_loss())]
+    prepared()
+    [logged] = history(
+        tmp_path / "run", "loss", "task_loss", *(f"coded_features/{n}" for n in ("error", "bits", "quantiles"))
+    )
+    np.testing.assert_allclose(logged, [2 * sums.sum(), 0, *sums], rtol=1e-3)
+    found = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    assert isinstance(found, CodedForImageClassification) and found.code_is_fixed
+    after = found.state_dict()
+    moved = {
+        name for name, value in before.items() if value.shape != after[name].shape or (value != after[name]).any()
+    }
+    assert not any(name.startswith("network") for name in moved)
+    assert {f"bottleneck.priors.{w}.quantiles" for w in (2, 3)} <= moved and "bottleneck.decoder.2.weight" in moved
+    assert {f"bottleneck.priors.{w}.quantized_cdf" for w in (2, 3)} <= moved
+
+
+def test_the_second_stage_learns_decoder_and_network_from_labels_and_teacher(coded, teacher, tmp_path):
+    folder, results = coded
+    assert {"eval_width_2_bytes", "eval_width_2_accuracy", "eval_width_3_estimated_bytes"} <= results.keys()
+    assert results["eval_width_3_accuracy"] == pytest.approx(results["eval_accuracy"])
+    assert 0 < results["eval_width_2_bytes"] < results["eval_width_3_bytes"]
+    output = tmp_path / "run"
+    prepared = prepare(
+        "prepare_training", second_stage(teacher, folder, "--output_dir", str(output), "--max_steps", "1")
+    )
+    trainer, batch = prepared.trainer, next(iter(prepared.trainer.get_train_dataloader()))
+    student = trainer.network
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    stage, sums = student.network.resnet.encoder.stages[1], np.zeros(2)
+    norms = {name: value.clone() for name, value in stage.state_dict().items()}
+    with torch.no_grad():
+        taught = trainer.teachers.first.logits(batch["pixel_values"])
+        stage.train()
+        for width in (2, 3):
+            prior = student.bottleneck.prior(width)
+            code = prior.round(student.bottleneck.encoder(batch["pixel_values"], width))
+            features = stage(student.bottleneck.decoder(code))
+            logits = student.network.classifier(student.network.resnet.pooler(features))
+            divergence = F.kl_div(
+                logits.log_softmax(-1), taught.log_softmax(-1), reduction="batchmean", log_target=True
+            )
+            sums += [0.75 * float(F.cross_entropy(logits, batch["labels"])), float(divergence)]
+    stage.load_state_dict(norms)
+    results = prepared()
+    [logged] = history(output, "loss", "task_loss", "kd")
+    np.testing.assert_allclose(logged, [sums[0] + 0.25 * sums[1], *sums], rtol=1e-3)
+    after = AutoModelForImageClassification.from_pretrained(output).state_dict()
+    moved = {name for name, value in before.items() if (value != after[name]).any()}
+    still = {name for name in before if name.startswith(("bottleneck.priors", "bottleneck.norms", "bottleneck.conv"))}
+    assert not moved & still and {"bottleneck.decoder.0.weight", "network.classifier.1.weight"} <= moved
+    assert any(name.endswith("running_mean") for name in moved)
+    measured = evaluate(
+        [
+            "--model",
+            str(output),
+            "--dataset",
+            "digits",
+            "--max_eval_samples",
+            "9",
+            "--output",
+            str(tmp_path / "e.json"),
+        ]
+    )
+    assert measured["accuracy"] == results["eval_accuracy"] and measured["loss"] == pytest.approx(results["eval_loss"])
+
+
+@pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.thorough)])
+def test_a_killed_stage_goes_on_to_the_same_weights_bit_for_bit(stage, coded, teacher, tmp_path):
+    arguments = first_stage(teacher, widths="[2, 3]") if stage == 1 else second_stage(teacher, coded[0])
+    arguments += ["--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    main([*arguments, "--output_dir", str(whole)])
+    run_until_killed([*arguments, "--output_dir", str(killed)], 2)
+    assert newest_checkpoint(killed).name == "checkpoint-1"
+    main([*arguments, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
+    assert np.array_equal(history(whole, "loss", "grad_norm"), history(killed, "loss", "grad_norm"))
+    assert same(weights(whole), weights(killed))
+
+
+def test_codes_that_cannot_be_are_named_before_anything_is_written(coded, teacher, tmp_path):
+    output = ["--output_dir", str(tmp_path / "run")]
+    for arguments, message in (
+        (first_stage(teacher, widths="[0]"), r"--codec: widths: got \[0\]"),
+        ([*first_stage(teacher), "--codec", "{at: stages.9}"], "--codec: at: got 'stages.9'"),
+        ([*first_stage(teacher), "--codec", "{at: stages.1}"], "--codec: at: resnet.encoder.stages.1 gives"),
+        ([*first_stage(teacher), "--codec", "{to: stages.1}"], "--codec: got "),
+        ([*first_stage(teacher), "--losses", "{coded_features: {beta: -1, features: [x]}}"], "beta: got -1"),
+        ([*first_stage(teacher), "--losses", "{coded_features: {features: []}}"], "features: got"),
+        ([*first_stage(teacher), "--labels_weight", "-1"], "--labels_weight"),
+        ([*second_stage(teacher, coded[0]), "--codec", "{at: stages.0}"], "--codec: --model has a code already"),
+        (
+            [*second_stage(teacher, coded[0]), "--losses", f"{{coded_features: {{features: [{FEATURES}]}}}}"],
+            "a student whose code learns",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*arguments, *output])
+    assert not (tmp_path / "run").exists()
