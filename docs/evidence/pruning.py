@@ -1,18 +1,22 @@
 """The tables of docs/systems/minitron.md and sortednet.md: small language models out of a trained one, of English.
 
+    python docs/evidence/pruning.py nested OUTPUT
     python docs/evidence/pruning.py ways TEACHER OUTPUT
-    python docs/evidence/pruning.py alone OUTPUT
 
-`ways`: TEACHER, a causal language model (`scripts/train.py --config sortednet/pydoc`, its whole), loses a part of its
-parameters in width or in depth; what is left learns on from the text, or from the teacher alone, and a fresh model of
-the narrower sizes from the text. `alone`: the sub-models of `sortednet/pydoc` trained by themselves, by its recipe.
+`nested`: the sub-models of a smaller network than that of `sortednet/pydoc`, for twice as many epochs, by its recipe
+in one checkpoint and each by itself. `ways`: TEACHER, a causal language model (OUTPUT/alone-6-0 of the other), loses a
+part of its parameters in width or in depth; what is left learns on from the text, or from the teacher alone, and a
+fresh model of the narrower sizes from the text. Speeds are those of prompts and of words after one, in processor time.
 """
 
 import argparse
 import json
+import random
 import statistics
+import time
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from hf_effmodels.cli import main as command
@@ -52,13 +56,14 @@ def learn(model: Path, output: Path, seed: int, steps: int, rate: float, *option
 
 
 def ways(arguments) -> dict[str, list[float]]:
-    output, rows = arguments.output, {}
+    output, rows, networks = arguments.output, {}, {"the whole": arguments.teacher}
 
     def add(name: str, value: float) -> None:
         rows.setdefault(name, []).append(value)
 
     for way in ("width", "depth"):
         small = prune(arguments.teacher, output / way, way, arguments.share)
+        networks[way] = small
         parameters = AutoModelForCausalLM.from_pretrained(small).num_parameters()
         for seed in arguments.seeds:
             for name, options in (
@@ -72,29 +77,71 @@ def ways(arguments) -> dict[str, list[float]]:
                 start, place = fresh(small, output / f"fresh-{seed}", seed), output / f"fresh-text-{seed}"
                 label = f"fresh ({parameters / 1e6:.3f} M), from the text"
                 add(label, learn(start, place, seed, arguments.steps, 2e-3, "--task", "causal-lm"))
+    for kind, tokens_per_second in speeds(networks).items():
+        for name, values in tokens_per_second.items():
+            rows[f"{name}: tokens of {kind} in a second of processor time"] = values
     return rows
 
 
-def alone(arguments) -> dict[str, list[float]]:
+@torch.no_grad()
+def speeds(networks: dict[str, Path], rounds: int = 15) -> dict[str, dict[str, list[float]]]:
+    """Tokens per second of processor time: of prompts of 128 tokens, four at a time, and of 16 words after one of
+    them. The networks take turns, in random order."""
+    models = {name: AutoModelForCausalLM.from_pretrained(place).eval() for name, place in networks.items()}
+    ids = torch.randint(3, next(iter(models.values())).config.vocab_size, (4, 128))
+    options = {"do_sample": False, "min_new_tokens": 16, "max_new_tokens": 16, "pad_token_id": 0}
+    calls = {
+        "prompts": (ids.numel(), lambda model: model(ids, use_cache=True, logits_to_keep=1)),
+        "answers": (16, lambda model: model.generate(ids[:1], attention_mask=torch.ones_like(ids[:1]), **options)),
+    }
+    found = {kind: {name: [] for name in models} for kind in calls}
+    for turn in range(rounds + 1):
+        for kind, (tokens, call) in calls.items():
+            for name in random.Random(turn).sample(list(models), len(models)):
+                began = time.process_time()
+                call(models[name])
+                if turn:  # the first warms up
+                    found[kind][name].append(tokens / (time.process_time() - began))
+    return found
+
+
+def nested(arguments) -> dict[str, list[float]]:
+    """Perplexities of three nested networks that were trained together, and of each trained by itself."""
     rows = {}
-    for layers in arguments.layers:
-        for seed in arguments.seeds:
-            config = {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
-            config |= {"max_position_embeddings": 512, "num_hidden_layers": layers}
+    config = {"hidden_size": 64, "intermediate_size": 176, "num_attention_heads": 4, "num_key_value_heads": 4}
+    config["max_position_embeddings"] = 512
+    depths = {"two": 2, "four": 4, "six": 6}
+    within = {name: {"num_hidden_layers": layers} for name, layers in depths.items() if name != "six"}
+    for seed in arguments.seeds:
+        for name, layers in {"sorted": 6, **depths}.items():
+            submodels = within if name == "sorted" else {}
+            place = arguments.output / f"{'alone-' + str(layers) if name in depths else name}-{seed}"
             results = main(
                 [
-                    *("--config", "sortednet/pydoc", "--sorted_submodels", "{}", "--seed", str(seed)),
-                    *(
-                        "--model_config",
-                        json.dumps(config),
-                        "--output_dir",
-                        str(arguments.output / f"{layers}-{seed}"),
-                    ),
-                    *("--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "true"),
+                    *("--config", "sortednet/pydoc", "--tokenizer", "train:512", "--seed", str(seed)),
+                    *("--model_config", json.dumps({**config, "num_hidden_layers": layers})),
+                    *("--sorted_submodels", json.dumps(submodels), "--num_train_epochs", str(arguments.epochs)),
+                    *("--per_device_train_batch_size", "16", "--output_dir", str(place), "--save_strategy", "no"),
+                    *("--eval_strategy", "no", "--disable_tqdm", "true"),
                 ]
             )
-            rows.setdefault(f"{layers} layers alone", []).append(results["eval_perplexity"])
+            if name in depths:
+                rows.setdefault(f"{name} layers, by itself", []).append(results["eval_perplexity"])
+                continue
+            for inner in depths:
+                key = "eval_perplexity" if inner == "six" else f"eval_{inner}_perplexity"
+                rows.setdefault(f"{inner} layers, sorted", []).append(results[key])
+        write(arguments.output, rows)
     return rows
+
+
+def write(output: Path, rows: dict[str, list[float]]) -> None:
+    lines = ["| | mean ± deviation | each |", "|---|---|---|"]
+    for name, values in rows.items():
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        each = ", ".join(f"{value:.1f}" for value in values) if len(values) < 6 else f"{len(values)} of them"
+        lines.append(f"| {name} | {statistics.mean(values):.1f}{spread} | {each} |")
+    (output / "table.md").write_text("\n".join(lines) + "\n")
 
 
 def run() -> None:
@@ -106,21 +153,16 @@ def run() -> None:
     table.add_argument("--steps", type=int, default=150)
     table.add_argument("--rate", type=float, default=1e-3)
     table.set_defaults(make=ways)
-    table = tables.add_parser("alone")
-    table.add_argument("--layers", type=int, nargs="+", default=[2, 4])
-    table.set_defaults(make=alone)
+    table = tables.add_parser("nested")
+    table.add_argument("--epochs", type=float, default=4)
+    table.set_defaults(make=nested)
     for table in tables.choices.values():
         table.add_argument("output", type=Path)
         table.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    rows = arguments.make(arguments)
-    lines = ["| | perplexity | seeds |", "|---|---|---|"]
-    for name, values in rows.items():
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        lines.append(f"| {name} | {statistics.mean(values):.1f}{spread} | {len(values)} |")
-    (arguments.output / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))  # noqa: T201
+    write(arguments.output, arguments.make(arguments))
+    print((arguments.output / "table.md").read_text())  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -3,20 +3,36 @@
     hf-effmodels train --config bitnet158/tinyshakespeare --bitnet none --output_dir MODEL --dataset TEXT
     python docs/evidence/quantization.py methods TEXT OUTPUT MODEL   # perplexity of each method, seeds, ablation
     python docs/evidence/quantization.py ternary TEXT OUTPUT         # 16 bits against 1.58 at one and two widths
+    python docs/evidence/quantization.py vision  PICTURES OUTPUT     # the same of a vision transformer on CIFAR-10
     python docs/evidence/quantization.py decode  TEXT OUTPUT         # tokens per second and memory of packed layers
+    python docs/evidence/quantization.py cost    TEXT OUTPUT         # time and memory against the number of blocks
 
-TEXT is a plain text file (tinyshakespeare in the docs), MODEL a trained language model, OUTPUT a folder. Each result
-is appended to OUTPUT/<name>.jsonl and printed as soon as it is there.
+TEXT is a plain text file (tinyshakespeare in the docs), MODEL a trained language model, PICTURES a folder with
+CIFAR-10 as train.parquet and test.parquet, OUTPUT a folder. Each result is appended to OUTPUT/<name>.jsonl and printed
+as soon as it is there. `--seeds 0 1 2` are those of the calibration samples, or of the training.
 """
 
 import argparse
+import io
 import json
 import math
+import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from PIL import Image
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from hf_effmodels.quantization import BitNet158Config, CbqConfig, convert_to_bitlinear, quantize
 from hf_effmodels.quantization.cbq.packed_linear import pack_linears
@@ -27,58 +43,53 @@ LEARNING = {"batch_size": 4, "epochs": 6, "rounding_lr": 0.05, "step_lr": 0.005}
 CHANNEL = {"group_size": None}
 SETTINGS = {
     "W2A16": {"bits": 2, **CHANNEL},
-    "W2A16 g64": {"bits": 2, "group_size": 64},
-    "W3A16": {"bits": 3, **CHANNEL},
     "W4A4": {"bits": 4, **CHANNEL, "activation_bits": 4},
+    "W3A16": {"bits": 3, **CHANNEL},
     "W4A16 g128": {"bits": 4, "group_size": 128},
 }
+#: Of W2A16.
 ABLATION = {
     "no CFP": {"cfp": False},
     "window 1": {"window": 1, "overlap": 0},
     "free rounding": {"rank": None},
-    "soft rounding": {"rounding": "soft", "rounding_weight": 1.0},
-    "homologous only": {"target": "homologous"},
-    "fixed steps": {"learn_steps": False},
 }
 
 
-def runs():
-    """(setting, method, seed, changes), the ones that tell most first."""
+def runs(seed: int):
+    """(setting, method, change), the ones that tell most first. Rounding to nearest knows no samples."""
     for setting in SETTINGS:
-        yield setting, "rtn", 0, {}
-        for method in ("gptq", "cbq"):
-            yield setting, method, 0, {}
-    for name in ABLATION:
-        yield "W2A16", "cbq", 0, {name: ABLATION[name]}
-    for seed in (1, 2):
-        for setting in ("W2A16", "W4A4"):
-            for method in ("gptq", "cbq"):
-                yield setting, method, seed, {}
+        for method in (("rtn",) if seed == 0 else ()) + ("gptq", "cbq"):
+            yield setting, method, ""
+    for change in ABLATION:
+        yield "W2A16", "cbq", change
 
 
-def methods(text: Path, output: Path, model: Path) -> None:
+def methods(text: Path, output: Path, seeds: list[int], model: Path) -> None:
     """Perplexity on held-out text after each method."""
     train, held_out = halves(text, AutoTokenizer.from_pretrained(model))
     evaluation = held_out[: HELD_OUT * LENGTH].view(HELD_OUT, LENGTH)
-    for setting, method, seed, changes in runs():
+    for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         starts = torch.randint(len(train) - LENGTH, (SAMPLES,), generator=generator).tolist()
         samples = torch.stack([train[start : start + LENGTH] for start in starts])
-        options = {**SETTINGS[setting], **LEARNING, **{k: v for change in changes.values() for k, v in change.items()}}
-        config = CbqConfig(method=method, seed=seed, **options)
-        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        report = quantize(network, [samples], config, evaluation=[evaluation]).report
-        row = {"setting": setting, "method": method, "seed": seed, "change": next(iter(changes), "")}
-        row |= {key: report[key] for key in ("perplexity_before", "perplexity_after", "seconds", "bits_per_weight")}
-        write(output / "methods.jsonl", row | {"output_error": report["blocks"][-1]["output"]})
+        for setting, method, change in runs(seed):
+            options = {**SETTINGS[setting], **LEARNING, **ABLATION.get(change, {})}
+            config = CbqConfig(method=method, seed=seed, **options)
+            network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+            began = time.process_time()
+            report = quantize(network, [samples], config, evaluation=[evaluation]).report
+            row = {"setting": setting, "method": method, "seed": seed, "change": change}
+            row |= {key: report[key] for key in ("perplexity_before", "perplexity_after", "bits_per_weight")}
+            row |= {"output_error": report["blocks"][-1].get("output")}
+            write(output / "methods.jsonl", row | {"cpu_seconds": round(time.process_time() - began, 1)})
 
 
-def ternary(text: Path, output: Path) -> None:
+def ternary(text: Path, output: Path, seeds: list[int]) -> None:
     """The same network with weights in 16 bits' place (float32 here) and ternary, at one and two widths."""
     letters = sorted(set(text.read_text(encoding="utf-8")))
     tokens = torch.tensor([letters.index(letter) for letter in text.read_text(encoding="utf-8")])
     cut = int(0.9 * len(tokens))
-    for seed in (0, 1, 2):
+    for seed in seeds:
         for width, scale in ((64, None), (64, "mean"), (64, "median"), (128, None), (128, "mean"), (128, "median")):
             torch.manual_seed(seed)
             sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": 4}
@@ -86,35 +97,114 @@ def ternary(text: Path, output: Path) -> None:
             model = LlamaForCausalLM(config)
             if scale is not None:
                 convert_to_bitlinear(model, BitNet158Config(scale=scale))
-            began = time.monotonic()
+            began = time.process_time()
             loss = train_letters(model, tokens[:cut], tokens[cut:], seed)
             layers = sum(p.numel() for p in model.model.layers.parameters())
             row = {"seed": seed, "width": width, "scale": scale or "16 bits", "loss": loss, "block_weights": layers}
-            write(output / "ternary.jsonl", row | {"seconds": round(time.monotonic() - began, 1)})
+            write(output / "ternary.jsonl", row | {"cpu_seconds": round(time.process_time() - began, 1)})
 
 
 def train_letters(model, train, held_out, seed: int, steps: int = 600, batch: int = 16, length: int = 64) -> float:
     """Cross entropy on held-out text, nats per letter, after a short training with a cosine schedule."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / 50) * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
-    )
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+
+    def loss():
         starts = torch.randint(len(train) - length, (batch,), generator=generator).tolist()
         ids = torch.stack([train[start : start + length] for start in starts])
-        optimizer.zero_grad()
-        model(ids, labels=ids).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
-    model.eval()
+        return model(ids, labels=ids).loss
+
+    descend(model, loss, steps, 3e-3)
     with torch.no_grad():
         rows = held_out[: 256 * length].view(-1, length)
         return model(rows, labels=rows).loss.item()
 
 
-def decode(text: Path, output: Path) -> None:
+def vision(pictures: Path, output: Path, seeds: list[int]) -> None:
+    """A vision transformer on CIFAR-10 with weights in full precision and ternary, at one and two widths."""
+    (train, labels), (held_out, right) = (read_pictures(pictures / f"{part}.parquet") for part in ("train", "test"))
+    for seed in seeds:
+        for width, scale in ((64, None), (64, "mean"), (64, "median"), (128, None), (128, "mean"), (128, "median")):
+            torch.manual_seed(seed)
+            sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": 4}
+            sizes |= {"image_size": 32, "patch_size": 8, "num_attention_heads": 4}
+            model = ViTForImageClassification(ViTConfig(**sizes, num_labels=10))
+            if scale is not None:
+                convert_to_bitlinear(model, BitNet158Config(scale=scale))
+            began = time.process_time()
+            accuracy = train_pictures(model, train, labels, held_out, right, seed)
+            layers = sum(p.numel() for p in model.vit.layers.parameters())
+            row = {"seed": seed, "width": width, "scale": scale or "16 bits", "accuracy": accuracy}
+            row |= {"block_weights": layers, "cpu_seconds": round(time.process_time() - began, 1)}
+            write(output / "vision.jsonl", row)
+
+
+def train_pictures(model, train, labels, held_out, right, seed: int, steps: int = 600, batch: int = 128) -> float:
+    """Top-1 accuracy in per cent on held-out pictures, after a short training with mirrored and moved pictures."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss():
+        chosen = torch.randint(len(train), (batch,), generator=generator)
+        moves = torch.randint(-3, 4, (2,), generator=generator).tolist()
+        mirrored = torch.rand(batch, 1, 1, 1, generator=generator) < 0.5
+        pixels = train[chosen].roll(moves, (2, 3))
+        return model(torch.where(mirrored, pixels.flip(3), pixels), labels=labels[chosen]).loss
+
+    descend(model, loss, steps, 1e-3)
+    with torch.no_grad():
+        found = torch.cat([model(part).logits.argmax(1) for part in held_out.split(250)])
+    return 100 * (found == right).float().mean().item()
+
+
+def read_pictures(file: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """(pictures, 3, 32, 32), about of deviation 1, and the numbers of their classes."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(file).to_pydict()
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(each["bytes"])).convert("RGB")) for each in table["img"]])
+    names = sorted(set(table["label"]))
+    labels = torch.tensor([names.index(label) for label in table["label"]])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 64 - 2, labels
+
+
+def descend(model, loss, steps: int, rate: float) -> None:
+    """Steps of AdamW along what `loss()` gives, with a warm-up and a cosine; the model is left in evaluation mode."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 50) * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
+    )
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def cost(text: Path, output: Path, seeds: list[int], blocks: list[int]) -> None:
+    """Processor time and memory of CBQ as it is by default, on random weights: each number of blocks in a process."""
+    for count in blocks:
+        command = [sys.executable, __file__, "cost-of", str(text), str(output), "--blocks", str(count)]
+        subprocess.run(command, check=True)
+
+
+def cost_of(text: Path, output: Path, seeds: list[int], blocks: list[int]) -> None:
+    [count] = blocks
+    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12, "num_key_value_heads": 12}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=16384, num_hidden_layers=count, **sizes))
+    samples = torch.randint(16384, (64, 512))  # as many, and as long, as the command reads by default
+    started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    began = time.process_time()
+    quantize(model, [samples], CbqConfig())
+    row = {"blocks": count, "parameters": model.num_parameters(), "threads": torch.get_num_threads()}
+    row |= {"cpu_seconds": round(time.process_time() - began, 1), "megabytes_before": round(started)}
+    row |= {"peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+    write(output / "cost.jsonl", row)
+
+
+def decode(text: Path, output: Path, seeds: list[int]) -> None:
     """One row at a time through a network of random weights: float32, bfloat16 and 4 bits, in turns."""
     sizes = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 8, "num_attention_heads": 16}
     config = LlamaConfig(vocab_size=32000, num_key_value_heads=16, tie_word_embeddings=True, **sizes)
@@ -155,13 +245,21 @@ def write(file: Path, row: dict) -> None:
 
 
 if __name__ == "__main__":
+    tables = {
+        "methods": methods,
+        "ternary": ternary,
+        "vision": vision,
+        "decode": decode,
+        "cost": cost,
+        "cost-of": cost_of,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("methods", "ternary", "decode"))
+    parser.add_argument("what", choices=tables)
     parser.add_argument("text", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 3, 5], help="of cost")
     arguments = parser.parse_args()
-    if arguments.what == "methods":
-        methods(arguments.text, arguments.output, arguments.model)
-    else:
-        {"ternary": ternary, "decode": decode}[arguments.what](arguments.text, arguments.output)
+    further = {"methods": [arguments.model], "cost": [arguments.blocks], "cost-of": [arguments.blocks]}
+    tables[arguments.what](arguments.text, arguments.output, arguments.seeds, *further.get(arguments.what, []))
