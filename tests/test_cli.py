@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -184,6 +185,13 @@ def test_what_a_function_says_is_said_in_the_words_of_the_command(good, refused,
     assert f"FOLDER: {good} is not empty" in refused("export", good, good, "--format", "onnx")
     assert "MODEL: there is no folder or file './nowhere'" in refused("export", "./nowhere", "out", "--format", "onnx")
     assert "--task: got 'x'" in refused("list", "--task", "x")
+
+
+def test_the_package_runs_as_a_module_as_the_command_does(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hf_effmodels", "list", "vanillanet-6"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("hf_effmodels", run_name="__main__")
+    assert not ended.value.code and capsys.readouterr().out.split()[:3] == ["preset", "architecture", "task"]
 
 
 def test_a_list_of_nothing_is_told_by_the_exit_code(capsys):

@@ -925,6 +925,26 @@ PUBLISHED = {
         "learning_rate": 6e-5,
         "lr_scheduler_kwargs": {"power": 1.0, "lr_end": 0.0},
     },
+    "localmim/ade20k_vit_base": {
+        **ADE20K,
+        "backbone_config": {"drop_path_rate": 0.1, "out_features": ["stage2", "stage4", "stage10", "stage12"]},
+        "max_steps": 160_000,
+        "learning_rate": 4e-4,
+        "layer_decay": 0.65,
+        "weight_decay": 0.05,
+        "lr_scheduler_kwargs": {"power": 1.0, "lr_end": 0.0},
+    },
+    # 2212.06593: from the fine-tuned model
+    "fastmim/ade20k_vit_base": {
+        **ADE20K,
+        "backbone": "outputs/fastmim_imagenet_vit_base_finetune",
+        "backbone_config": {"drop_path_rate": 0.1, "out_features": ["stage2", "stage4", "stage10", "stage12"]},
+        "max_steps": 160_000,
+        "learning_rate": 3e-4,
+        "layer_decay": 0.75,
+        "weight_decay": 0.05,
+        "lr_scheduler_kwargs": {"power": 1.0, "lr_end": 0.0},
+    },
     # 2306.14525: the network alone is published
     "parameternet_moe/1b": {"model": "parameternet-moe-1b"},
 }

@@ -60,6 +60,16 @@ def share_or_number(text: str) -> float:
     return number(text)
 
 
+def one_size(text: str) -> int:
+    """A whole number from 1, the same for all layers."""
+    if "," in text:
+        raise argparse.ArgumentTypeError(
+            f"got {text}, accepted is one number for all layers: the layers of these architectures do not read "
+            "per_layer_config"
+        )
+    return count(text)
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="hf-effmodels prune",
@@ -78,7 +88,7 @@ def _parser() -> Parser:
     parser.add_argument("--way", default="width", help="what gets smaller for it: width, depth or any")
     parser.add_argument("--tolerance", type=finite, default=0.05, help="share by which the budget may be missed")
     for option in _SIZES.values():
-        parser.add_argument(f"--{option.replace('_', '-')}", type=count, help="size of the smaller model")
+        parser.add_argument(f"--{option.replace('_', '-')}", type=one_size, help="size of the smaller model")
     parser.add_argument("--candidates", type=count, default=1, help="shapes within the budget that are compared")
     parser.add_argument(
         "--retraining-steps", type=from_zero, default=0, help="steps of distillation of each before they are compared"

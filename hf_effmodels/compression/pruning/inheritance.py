@@ -184,6 +184,11 @@ def check_inheritance(
         if given.setdefault("num_hidden_layers", len(numbers)) != len(numbers):
             raise ValueError(f"num_hidden_layers: got {given['num_hidden_layers']} and {len(numbers)} layers.")
     for name, value in given.items():
+        if isinstance(value, (Sequence, Mapping)):
+            raise ValueError(
+                f"{name}: got {value}, accepted is one number for all layers: {config.model_type} would need "
+                "per_layer_config for more, which its layers do not read."
+            )
         largest = getattr(source, name)
         if not 1 <= value <= largest:
             raise ValueError(f"{name}: got {value}, accepted are 1 to {largest}, the larger model's.")

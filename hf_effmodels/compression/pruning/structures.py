@@ -81,6 +81,12 @@ def check_architecture(config: PreTrainedConfig, name: str = "model") -> None:
         raise ValueError(
             f"{name}: got the architecture {config.model_type!r}, accepted are {', '.join(map(repr, ARCHITECTURES))}."
         )
+    if getattr(config, "is_heterogeneous", False):
+        differing = ", ".join(sorted(config.per_layer_attributes)) or "what they skip"
+        raise ValueError(
+            f"{name}: its layers differ in {differing} (per_layer_config), accepted are layers of one size: those of "
+            f"transformers' {config.model_type} do not read what differs."
+        )
 
 
 @dataclass(frozen=True)

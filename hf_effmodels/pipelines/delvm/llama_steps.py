@@ -1,4 +1,4 @@
-"""One token after the other by a LLaMA of transformers, without what its modules do around the arithmetic of a step.
+"""A token or a few by a LLaMA of transformers, without what its modules do around the arithmetic of a step.
 
 A step of a small model is mostly calls: dozens for each layer, masks and outputs. Here a layer is some fifteen. The
 file stands alone: it is copied beside the weights when a pipeline is saved.
@@ -34,11 +34,12 @@ def is_plain(model: nn.Module) -> bool:
 def step_function(
     model: LlamaForCausalLM, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor], length: int
 ) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    """What computes a step: (batch,) ids and their place -> (batch, tokens) logits of the next ones.
+    """What computes a step: (batch, count) ids and the place of the first -> (batch, count, tokens) logits of the ones
+    after each.
 
     Args:
         model: see `is_plain`.
-        keys, values: of each layer, (batch, heads, length, channels); each step writes at its place and reads all
+        keys, values: of each layer, (batch, heads, length, channels); each step writes at its places and reads all
             before.
         length: the number of places.
     """
@@ -55,26 +56,30 @@ def step_function(
     scale = layers[0].self_attn.scaling
 
     def step(ids: torch.Tensor, place: int) -> torch.Tensor:
-        states = embed(ids)
-        cosine, sine = cosines[place], sines[place]
+        states, count = embed(ids), ids.shape[1]
+        end = place + count
+        cosine, sine = cosines[place:end], sines[place:end]
+        seen_by_each = None if count == 1 else cosines.new_ones((count, end), dtype=torch.bool).tril(place)
         for number, layer in enumerate(layers):
             attention, mlp = layer.self_attn, layer.mlp
             normed = F.rms_norm(states, (width,), layer.input_layernorm.weight, eps)
             query, key, value = (
-                F.linear(normed, part.weight, part.bias).unflatten(-1, (-1, 1, head_dim))
+                F.linear(normed, part.weight, part.bias).unflatten(-1, (-1, head_dim)).transpose(1, 2)
                 for part in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
             query = torch.addcmul(query * cosine, query.roll(half, -1), sine)
-            keys[number][:, :, place : place + 1] = torch.addcmul(key * cosine, key.roll(half, -1), sine)
-            values[number][:, :, place : place + 1] = value
+            keys[number][:, :, place:end] = torch.addcmul(key * cosine, key.roll(half, -1), sine)
+            values[number][:, :, place:end] = value
             seen = F.scaled_dot_product_attention(
                 query,
-                keys[number][:, :, : place + 1],
-                values[number][:, :, : place + 1],
+                keys[number][:, :, :end],
+                values[number][:, :, :end],
+                attn_mask=seen_by_each,
                 scale=scale,
                 enable_gqa=grouped,
             )
-            states = states + F.linear(seen.flatten(1), attention.o_proj.weight, attention.o_proj.bias)
+            seen = seen.transpose(1, 2).flatten(2)
+            states = states + F.linear(seen, attention.o_proj.weight, attention.o_proj.bias)
             normed = F.rms_norm(states, (width,), layer.post_attention_layernorm.weight, eps)
             gated = mlp.act_fn(F.linear(normed, mlp.gate_proj.weight, mlp.gate_proj.bias))
             gated = gated * F.linear(normed, mlp.up_proj.weight, mlp.up_proj.bias)

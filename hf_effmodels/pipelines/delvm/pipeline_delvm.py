@@ -20,6 +20,7 @@ from transformers import LlamaForCausalLM, StaticCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from .guesses import Guesses, likeliest_ids
 from .image_tokenizer_delvm import OUTPUT_TYPES, DelvmImageTokenizer, check_ids, size_of
 from .llama_steps import is_plain, step_function
 
@@ -189,7 +190,7 @@ class DelvmPipeline(DiffusionPipeline):
             asked,
             number,
             num_images_per_prompt,
-            choose=_chooser(temperature, top_k, top_p, generator),
+            choose=_chooser(temperature, top_k, top_p, generator) if temperature else None,
             allowed_ids=self._allowed(allowed_ids),
             cache=cache,
         )
@@ -298,11 +299,13 @@ class DelvmPipeline(DiffusionPipeline):
             prompts: (1 or queries, ids). queries: (queries, ids).
             number: of ids for each answer.
             repeats: answers to each query.
-            choose: (answers, tokens) logits -> (answers,) ids; by default the likeliest.
+            choose: (answers, tokens) logits -> (answers,) ids; by default the likeliest, which of a single answer are
+                guessed from the prompt and checked several at a time.
             allowed_ids: (tokens,), True for those that may not come.
             cache: see `__call__`.
         """
-        model, choose = self.language_model, choose or (lambda logits: logits.argmax(-1))
+        model, guess = self.language_model, choose is None
+        choose = choose or (lambda logits: logits.argmax(-1))
         length = prompts.shape[1] + queries.shape[1] + number
         prompts = prompts.expand(len(queries), -1) if len(prompts) == 1 and cache == "static" else prompts
         if cache == "static":
@@ -324,22 +327,36 @@ class DelvmPipeline(DiffusionPipeline):
             logits = logits.repeat_interleave(repeats, 0)
         if not logits.isfinite().all():
             raise ValueError(f"language_model: what it predicts is not finite, in {model.dtype}.")
-        ids = torch.empty(len(logits), number, dtype=torch.long, device=logits.device)
         step = None
         if cache == "growing" and is_plain(model):
             step = step_function(model, *zip(*((s.keys, s.values) for s in past.layers), strict=True), length)
+        start = length - number
+
+        def allowed(logits: torch.Tensor) -> torch.Tensor:
+            return logits if allowed_ids is None else logits.masked_fill(allowed_ids, -torch.inf)
+
         with self.progress_bar(total=number) as progress:
+            if guess and step is not None and len(logits) == 1:
+                progress.update()
+                found = likeliest_ids(
+                    int(choose(allowed(logits))),
+                    number,
+                    lambda ids, place: allowed(step(ids.to(logits.device), start + place)[0]).argmax(-1),
+                    Guesses(_pairs(prompts[0], queries.shape[1]), queries[0].tolist()),
+                    progress.update,
+                )
+                return torch.tensor([found], device=logits.device)
+            ids = torch.empty(len(logits), number, dtype=torch.long, device=logits.device)
             for place in range(number):
-                if allowed_ids is not None:
-                    logits = logits.masked_fill(allowed_ids, -torch.inf)
-                ids[:, place] = choose(logits)
+                ids[:, place] = choose(allowed(logits))
                 progress.update()
                 if place + 1 == number:
                     break
+                last = ids[:, place : place + 1]
                 if step is not None:
-                    logits = step(ids[:, place], length - number + place)
+                    logits = step(last, start + place)[:, -1]
                 else:
-                    logits = model(ids[:, place : place + 1], past_key_values=past, use_cache=True).logits[:, -1]
+                    logits = model(last, past_key_values=past, use_cache=True).logits[:, -1]
         return ids
 
     # ---- saving with the code, loading without running any ----
@@ -355,7 +372,7 @@ class DelvmPipeline(DiffusionPipeline):
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # a path on this machine is nobody else's business
         config["_class_name"] = [here.stem, type(self).__name__]
-        for name in (here.stem, "image_tokenizer_delvm", "llama_steps"):
+        for name in (here.stem, "image_tokenizer_delvm", "llama_steps", "guesses"):
             source, target = here.with_name(f"{name}.py"), folder / f"{name}.py"
             if not (target.exists() and target.samefile(source)):
                 shutil.copyfile(source, target)
@@ -420,6 +437,13 @@ def _prompts(prompt_images, queries: int) -> tuple[list[list], bool]:
     return prompts, not any(nested)
 
 
+def _pairs(ids: torch.Tensor, tokens: int) -> list[tuple[list[int], list[int]]]:
+    """The images of a prompt beside their answers; none where it is no row of such pairs."""
+    if not tokens or len(ids) % (2 * tokens):
+        return []
+    return [tuple(pair) for pair in ids.reshape(-1, 2, tokens).tolist()]
+
+
 def _is_list(value) -> bool:
     return isinstance(value, (list, tuple))
 
@@ -429,9 +453,7 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def _chooser(temperature: float, top_k: int | None, top_p: float | None, generator):
-    """(answers, tokens) logits -> (answers,) ids."""
-    if not temperature:
-        return lambda logits: logits.argmax(-1)
+    """(answers, tokens) logits -> (answers,) ids, drawn."""
     warpers = [TemperatureLogitsWarper(float(temperature))]
     warpers += [TopKLogitsWarper(top_k)] if top_k is not None else []
     warpers += [TopPLogitsWarper(float(top_p))] if top_p is not None else []

@@ -1,6 +1,6 @@
 """Tables of tokens: pairs of images and answers, tokenised and expanded, for visual-sequence-modeling.
 
-Several processes share the files (`accelerate launch -m hf_effmodels.cli prepare visual-sentences ...`), and a run
+Several processes share the files (`accelerate launch -m hf_effmodels prepare visual-sentences ...`), and a run
 that was ended goes on with those that are missing.
 """
 

@@ -21,7 +21,7 @@ from hf_effmodels.cli import main
 from hf_effmodels.compression.pruning.candidates import count_for, list_candidates
 from hf_effmodels.compression.pruning.inheritance import inherit
 from hf_effmodels.compression.pruning.minitron import choose_shapes, prune, retrain_shortly
-from hf_effmodels.compression.pruning.structures import Sizes
+from hf_effmodels.compression.pruning.structures import Sizes, check_architecture
 
 _SIZES = {
     "vocab_size": 61,
@@ -150,6 +150,11 @@ def test_retraining_brings_the_predictions_nearer():
         ("phi", {"intermediate_size": 24, "method": "learned"}, "method: got 'learned'"),
         ("gemma", {"intermediate_size": 24, "rescale_norms": True}, "rescale_norms: got True"),
         ("llama", {"target_parameters": 0.5, "candidates": 0}, "candidates: got 0"),
+        (
+            "qwen3",
+            {"intermediate_size": [24, 32]},
+            r"intermediate_size: got \[24, 32\], accepted is one .*qwen3",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(name, options, reason):
@@ -163,6 +168,15 @@ def test_norms_of_queries_that_follow_the_width_are_told():
         prune(model, BATCHES, hidden_size=40)
     smaller, _ = prune(model, BATCHES, hidden_size=36, num_attention_heads=6)
     assert smaller(IDS).logits.isfinite().all()
+
+
+def test_layers_of_different_sizes_are_refused_since_no_stock_class_reads_them():
+    for config in CONFIGS.values():
+        config = type(config).from_dict(config.to_dict() | {"per_layer_config": {1: {"intermediate_size": 24}}})
+        with pytest.raises(RuntimeError, match="'intermediate_size' is a per-layer attribute"):
+            AutoModelForCausalLM.from_config(config)
+        with pytest.raises(ValueError, match="model: its layers differ in intermediate_size .per_layer_config"):
+            check_architecture(config)
 
 
 def test_a_quantised_model_is_refused():

@@ -3,7 +3,16 @@
 import inspect
 from collections.abc import Sequence
 
-from transformers import AutoBackbone, AutoModel, AutoModelForSemanticSegmentation, PreTrainedModel
+import torch
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSemanticSegmentation,
+    BeitConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import is_torchvision_available
 
 import hf_effmodels
@@ -17,6 +26,11 @@ from .data import IGNORED
 _IGNORED_LABEL = ("semantic_loss_ignore_index", "loss_ignore_index")
 #: Side of the inputs of segmenters that are built anew and do not say.
 _SIDE = 512
+#: What a BEiT has of a ViT.
+_OF_VIT = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "patch_size"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "initializer_range", "num_channels"),
+)
 
 
 def load_segmenter(args: SegmenterArguments, names: Sequence[str] | None) -> tuple[PreTrainedModel, object]:
@@ -66,8 +80,10 @@ def _from_type(args: SegmenterArguments, labels: dict):
     def adjust(fields: dict) -> None:
         if args.segmenter != "upernet" or args.backbone is None:
             return
+        if fields["backbone_config"].model_type == "vit":
+            fields["backbone_config"] = _pyramid_over(fields["backbone_config"], args)
         backbone = fields["backbone_config"]
-        if not {"out_features", "out_indices"} & args.backbone_config.keys():
+        if not {"out_features", "out_indices"} & args.backbone_config.keys() and backbone.model_type != "beit":
             backbone.out_features = backbone.stage_names[-4:]
         if "auxiliary_in_channels" not in fields:
             # The auxiliary head is on the third of the maps; its width has a default that fits one backbone.
@@ -75,20 +91,45 @@ def _from_type(args: SegmenterArguments, labels: dict):
 
     model = build_anew(args, "segmenter", KNOWN, AutoModelForSemanticSegmentation, labels, adjust)
     if has_trained_backbone(args):
-        load = _load_vit if args.segmenter == "dtop" else load_backbone
-        load(model, args.backbone, args.token)
+        if args.segmenter == "dtop":
+            model.vit.load_state_dict(_vit_weights(args, model.config.backbone_config))
+        elif AutoConfig.from_pretrained(args.backbone, token=args.token).model_type == "vit":
+            _load_under_pyramid(model, args)
+        else:
+            load_backbone(model, args.backbone, args.token)
     side = args.image_size or getattr(model.config, "image_size", None) or _SIDE
     return model, _new_processor(side if isinstance(side, int) else min(side))
 
 
-def _load_vit(model, source: str, token: str | None) -> None:
-    """The weights of transformers' ViT into DToP's, positions resized to its grid."""
-    vit = AutoModel.from_pretrained(source, add_pooling_layer=False, token=token)
+def _pyramid_over(vit: PreTrainedConfig, args: SegmenterArguments) -> BeitConfig:
+    """A plain ViT as transformers' BEiT, the class that makes a pyramid of its equal maps by deconvolutions
+    (Li et al., Benchmarking Detection Transfer Learning with Vision Transformers, https://arxiv.org/abs/2111.11429)."""
+    fields = {name: getattr(vit, name) for name in _OF_VIT} | {"image_size": args.image_size or vit.image_size}
+    fields |= {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0, "drop_path_rate": 0.0}
+    if not {"out_features", "out_indices"} & args.backbone_config.keys():
+        depth = vit.num_hidden_layers
+        fields["out_features"] = [f"stage{max(1, depth * quarter // 4)}" for quarter in (1, 2, 3, 4)]
+    return BeitConfig(**{**fields, **args.backbone_config}, add_fpn=True)
+
+
+def _load_under_pyramid(model: PreTrainedModel, args: SegmenterArguments) -> None:
+    """The weights of a ViT into BEiT's class. Biases of keys go: they change no attention."""
+    weights = _vit_weights(args, model.config.backbone_config)
+    kept = {name: value for name, value in weights.items() if not name.endswith("k_proj.bias")}
+    beit = model.backbone.beit
+    absent = {
+        name: torch.zeros_like(value) for name, value in beit.state_dict().items() if name.endswith("_proj.bias")
+    }
+    beit.load_state_dict({**absent, **kept})
+
+
+def _vit_weights(args: SegmenterArguments, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Those of transformers' ViT but for the last norm, positions resized to the grid of `config`."""
+    vit = AutoModel.from_pretrained(args.backbone, add_pooling_layer=False, token=args.token)
     weights = {name: value for name, value in vit.state_dict().items() if not name.startswith("layernorm.")}
-    config, name = model.config.backbone_config, "embeddings.position_embeddings"
-    side = config.image_size // config.patch_size
+    name, side = "embeddings.position_embeddings", config.image_size // config.patch_size
     weights[name] = resize_positions(weights[name], side, side, extra_tokens=1)
-    model.vit.load_state_dict(weights)
+    return weights
 
 
 def _new_processor(side: int):

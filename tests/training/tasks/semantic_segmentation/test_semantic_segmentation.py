@@ -31,6 +31,7 @@ from transformers import (
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
+from hf_effmodels.training.optim.layer_decay import layer_decay_scales
 from hf_effmodels.training.tasks.semantic_segmentation.data import (
     SegmentationDataArguments,
     SegmentationImages,
@@ -148,6 +149,35 @@ def test_upernet_over_a_backbone_of_this_package_and_its_trained_weights(tmp_pat
     assert model.config.backbone_config.out_features == ["stage2", "stage3", "stage4", "stage5"]
     assert model.config.auxiliary_in_channels == model.backbone.channels[2] and model.auxiliary_head is not None
     assert model.config.loss_ignore_index == 255
+
+
+def test_upernet_over_a_plain_vit_sees_what_the_vit_computes_in_a_pyramid(tmp_path):
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2}
+    vit = ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8, hidden_act="relu", layer_norm_eps=1e-3)).eval()
+    for name, parameter in vit.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    vit.save_pretrained(tmp_path / "vit")
+    backbone = ["--segmenter", "upernet", "--backbone", str(tmp_path / "vit"), "--image_size", "64"]
+    backbone += ["--backbone_config", "{out_features: [stage1, stage2, stage3, stage4], drop_path_rate: 0.25}"]
+    head = ["--model_config", "{hidden_size: 8, pool_scales: [1, 2], auxiliary_channels: 8}", "--learning_rate", "0"]
+    head += ["--layer_decay", "0.5"]
+    main(["--task", "semantic-segmentation", *backbone, *head, *SHORT, "--output_dir", str(tmp_path / "run")])
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "run").eval()
+    assert model.config.backbone_config.drop_path_rate == 0.25 and model.auxiliary_head is not None
+    scales = layer_decay_scales([name for name, _ in model.named_parameters()], 0.5)
+    assert scales["backbone.beit.embeddings.cls_token"] == 0.5**5
+    assert scales["backbone.beit.layers.3.mlp.fc1.weight"] == 0.5
+    assert scales["backbone.fpn.fpn2.weight"] == scales["decode_head.classifier.weight"] == 1
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        maps = model.backbone(pixels).feature_maps
+        hidden = vit(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
+    assert [tuple(each.shape[-2:]) for each in maps] == [(32, 32), (16, 16), (8, 8), (4, 4)]
+    third, fourth = (each[:, 1:].transpose(1, 2).unflatten(2, (8, 8)) for each in hidden[3:5])
+    assert torch.allclose(maps[2], third, atol=1e-5)
+    assert torch.allclose(maps[3], F.max_pool2d(fourth, 2), atol=1e-5)
 
 
 def test_dtop_starts_from_a_vit_of_transformers(tmp_path):
