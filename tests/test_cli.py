@@ -191,7 +191,7 @@ def test_the_package_runs_as_a_module_as_the_command_does(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["hf_effmodels", "list", "vanillanet-6"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("hf_effmodels", run_name="__main__")
-    assert not ended.value.code and capsys.readouterr().out.split()[:3] == ["preset", "architecture", "task"]
+    assert not ended.value.code and "vanillanet-6" in capsys.readouterr().out
 
 
 def test_a_list_of_nothing_is_told_by_the_exit_code(capsys):
