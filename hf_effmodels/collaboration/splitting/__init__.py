@@ -6,6 +6,7 @@ import importlib
 _PLACES = {
     "SplitClassifier": "client",
     "SplitOutput": "client",
+    "FusedClassifier": "whole",
     "SplitHead": "halves",
     "SplitTail": "halves",
     "split": "halves",

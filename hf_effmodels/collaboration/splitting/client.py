@@ -54,7 +54,7 @@ class SplitClassifier:
     """`SplitClassifier("head", "http://127.0.0.1:8000")("cat.jpg")`, as transformers' pipeline answers.
 
     Args:
-        head: a `SplitHead`, its folder or its id on the Hub.
+        head: a `SplitHead`, its folder or its id on the Hub; or an `ImageHead`, which sends images as they are.
         url: where its tail is served.
         token: of the service, if it asks for one.
         timeout: seconds for one attempt.
@@ -81,7 +81,7 @@ class SplitClassifier:
                 raise ValueError(f"{name}: got {value}, accepted are positive numbers.")
         if not patience >= 0:
             raise ValueError(f"patience: got {patience}, accepted are numbers from 0.")
-        self.head = head if isinstance(head, SplitHead) else SplitHead.from_pretrained(head)
+        self.head = SplitHead.from_pretrained(head) if isinstance(head, str | Path) else head
         self.url, self.token = url, clean_token(token)
         self.timeout, self.patience, self.bandwidth = timeout, patience, bandwidth
 

@@ -63,6 +63,9 @@ def main_serve_tail(argv: Sequence[str]) -> None:
     """Serve a tail until the process is told to end."""
     parser = Parser(prog="hf-effmodels serve-tail", description="Answer heads over HTTP.")
     parser.add_argument("folder", metavar="FOLDER", help="the tail's folder, or its id on the Hub")
+    parser.add_argument(
+        "--images", action="store_true", help="FOLDER is a whole classifier or a DeViT of one part, which gets images"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument("--token", help=f"that heads must show (default: the environment's {TOKEN}, or none)")
@@ -91,11 +94,20 @@ def main_serve_tail(argv: Sequence[str]) -> None:
         from .halves import SplitTail
 
         with listen(arguments.host, arguments.port) as listener:
-            tail = SplitTail.from_pretrained(arguments.folder)
+            tail = _with_images(arguments.folder) if arguments.images else SplitTail.from_pretrained(arguments.folder)
             show(f"{tail.facts.architecture} after {tail.facts.at}: http://{arguments.host}:{arguments.port}\n")
             serve(tail, host=arguments.host, port=arguments.port, token=token, limits=limits, listener=listener)
 
     _in_words(parser, run)
+
+
+def _with_images(folder: str):
+    """What answers heads that send images: of a DeViT of one part what it sends to the fusion, else logits."""
+    from .whole import part, whole
+
+    model, processor = _load(folder)
+    is_part = model.config.model_type == "devit" and len(model.config.parts) == 1
+    return (part if is_part else whole)(model, processor=processor)[1]
 
 
 def main_measure_split(argv: Sequence[str]) -> None:
