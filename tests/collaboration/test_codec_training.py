@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import (
@@ -222,6 +223,13 @@ def test_the_command_writes_halves_that_load_and_what_each_beta_costs(tmp_path, 
     assert [(row["kind"], row["quality"]) for row in report["pictures"]] == [("JPEG", 40), ("WEBP", 40)]
     assert (tmp_path / "out" / "rate_accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert "bytes" in capsys.readouterr().out
+    # Called again it goes on from what is there, which is all.
+    before = load_file(tmp_path / "out" / "beta-2" / "tail" / "tail.safetensors")
+    again = ["train-codec", model, out, *options, "--betas", "0.1", "2", "--qualities", "40", "--json"]
+    assert cli.main(again) == 0
+    assert json.loads(capsys.readouterr().out) == report
+    after = load_file(tmp_path / "out" / "beta-2" / "tail" / "tail.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
     head, tail = (kind.from_pretrained(tmp_path / "out" / "beta-2" / kind.half) for kind in (SplitHead, SplitTail))
     assert tail(head(torch.randn(2, 3, 32, 32)), (2, 3, 32, 32)).shape == (2, 10)
     for argv, message in (

@@ -1,7 +1,9 @@
 """Codes of few bytes, and what these cost in accuracy: what the command `train-codec` does. The training itself is the
 task distillation's, twice for each β (recipes `entropic_student/*`)."""
 
+import contextlib
 import json
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -106,7 +108,7 @@ def train_codec(reader: ArgumentReader) -> dict:
 
 
 def _train(args: CodecArguments, data_args: DataArguments, augmentation: AugmentationArguments) -> dict:
-    from transformers import AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification, PrinterCallback
 
     folders = {beta: Path(args.output) / f"beta-{beta:g}" for beta in args.betas}
     for folder in folders.values():
@@ -128,8 +130,10 @@ def _train(args: CodecArguments, data_args: DataArguments, augmentation: Augment
             if not args.json:
                 show(f"beta {beta:g}, {stage}\n")
             run = prepare(beta, stage)
+            run.trainer.remove_callback(PrinterCallback)  # its lines are shown in fewer words
             run.trainer.add_callback(_told(args, beta, stage))
-            run()
+            with contextlib.redirect_stdout(sys.stderr):  # the table alone is the command's answer
+                run()
         student = CodedForImageClassification.from_pretrained(folder / STAGES[-1]).eval()
         for width in student.config.widths:
             row = {"beta": beta, "width": width, **measure_coded(student, run.trainer.eval_dataset, width=width)}

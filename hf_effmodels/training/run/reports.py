@@ -9,6 +9,7 @@ from pathlib import Path
 from ..._files import move_into, whole_file, write_text
 from ...hub.contents import FIGURES
 from ...hub.ids import hub_id
+from ...registry import COMPOSED
 from .publishing import HUB_FOLDER, is_own
 
 logger = logging.getLogger(__name__)
@@ -94,11 +95,12 @@ def write_card(
         known = {name: value for name, value in export_options.items() if name in ("preset", "adapter_only")}
         card = str(build_card(network, **about_code, **known, **facts))
     else:
-        name = type(network).__name__
+        name, composed = type(network).__name__, network.config.model_type in COMPOSED
+        needs = " It needs the package hf_effmodels, imported before it is loaded." if composed else ""
         about = card_text.About(
             title=name,
-            introduction=f"A `{name}`.",
-            library="transformers",
+            introduction=f"A `{name}`.{needs}",
+            library="hf_effmodels" if composed else "transformers",
             task=pipeline_tag,
             figures=tuple(figures),
         )

@@ -74,6 +74,9 @@ def test_the_first_stage_learns_errors_and_bits_of_all_widths_and_makes_the_tabl
     np.testing.assert_allclose(logged, [2 * sums.sum(), 0, *sums], rtol=1e-3)
     found = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert isinstance(found, CodedForImageClassification) and found.code_is_fixed
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "library_name: hf_effmodels" in card and "It needs the package hf_effmodels" in card
+    assert not (tmp_path / "run" / "hub").exists()
     after = found.state_dict()
     moved = {
         name for name, value in before.items() if value.shape != after[name].shape or (value != after[name]).any()
