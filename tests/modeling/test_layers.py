@@ -5,12 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import DetrConfig, DetrForObjectDetection
 
 from hf_effmodels.modeling.layers.drop_path import DropPath
 from hf_effmodels.modeling.layers.in_place import add, may_overwrite, multiply
 from hf_effmodels.modeling.layers.pixels import PixelsMixin, check_pixels
 from hf_effmodels.modeling.layers.reparameterization import ConvNorm, RepConvNorm, conv_with_values
 from hf_effmodels.modeling.layers.squeeze_excite import SqueezeExcite
+from hf_effmodels.registry import ARCHITECTURES
+
+from .tiny import tiny_config
 
 
 def test_whole_branches_are_dropped_at_their_rate_and_the_others_scaled_up():
@@ -109,3 +113,17 @@ def test_images_are_laid_out_as_the_model_computes_fastest(folded, always, train
     assert torch.equal(laid_out, pixels)
     assert laid_out.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert laid_out.is_contiguous() != channels_last
+
+
+def test_a_stock_detector_around_what_cannot_be_trained_stays_whole():
+    torch.manual_seed(0)
+    backbone = tiny_config(ARCHITECTURES["vanillanet"], out_features=["stage1"], reparameterized=True)
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 5, "num_labels": 3}
+    detector = DetrForObjectDetection(DetrConfig(backbone_config=backbone, **sizes)).eval()
+    # A part that comes before the backbone, and would be in training mode by then.
+    model = nn.Sequential(nn.Dropout(), detector).eval()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="^VanillaNetBackbone is folded for deployment and cannot be trained"):
+            model.train()
+        assert not [name for name, module in model.named_modules() if module.training]

@@ -195,6 +195,8 @@ def test_quantised_networks_say_what_they_cannot_do(tmp_path):
         with pytest.raises(RuntimeError, match="^AdderNet.* integer weights, which cannot be trained"):
             refused.train()
         assert not any(module.training for module in refused.modules())
+        with pytest.raises(RuntimeError, match="QuantizedAdderConv2d has integer weights, which no gradient flows"):
+            refused(BATCHES[0].clone().requires_grad_()).logits.sum().backward()
     layer = model.get_submodule(model.config.quantization_config.layers[0])
     with pytest.raises(ValueError, match="inputs: got nan, accepted are numbers from 0"):
         layer(torch.full((1, 8, 8, 8), float("nan")))

@@ -70,10 +70,16 @@ class Trace:
         image_size: height and width of the images; by default the configuration's, or 224.
 
     Raises:
-        ValueError: the network needs more than shapes to be followed, or gives no logits.
+        ValueError: a quantised network, one that needs more than shapes to be followed, or that gives no logits.
     """
 
     def __init__(self, model: nn.Module, image_size: tuple[int, int] | None = None):
+        quantization = getattr(getattr(model, "config", None), "quantization_config", None)
+        if quantization is not None:
+            raise ValueError(
+                f"model: the weights of {type(model).__name__} are packed or quantised, and halves are made of "
+                "networks whose are not; split what was packed."
+            )
         self.model = storageless(model).eval().requires_grad_(True)
         self.input_shape = input_shape(model, image_size)
         self.calls: dict[str, list[_Call]] = {}

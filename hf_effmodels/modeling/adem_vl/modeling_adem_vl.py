@@ -28,6 +28,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from ..decoders.cache_names import CACHE, cache_of, given_cache
 from ..decoders.packing import cache_of_rows
+from ..layers.initialization import StockPartsMixin
 from .configuration_adem_vl import AdemVLConfig
 from .fusion_adem_vl import (
     Fusion,
@@ -85,6 +86,7 @@ class AdemVLProjection(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.fc2 = nn.Linear(hidden_features, out_features)
+        self.fc1.starts = self.fc2.starts = "xavier"  # read by `_init_weights`, which sees layers one by one
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.fc2(F.silu(self.fc1(features.to(self.fc1.weight.dtype))))
@@ -98,6 +100,7 @@ class AdemVLVisionAdapter(nn.Module):
         width = config.vision_config.hidden_size
         self.fc1 = nn.Linear(width, config.vision_adapter_dim, bias=False)
         self.fc2 = nn.Linear(config.vision_adapter_dim, width, bias=False)
+        self.fc1.starts, self.fc2.starts = "torch", "zeros"
         self.dropout = nn.Dropout(config.vision_adapter_dropout)
         self.scale = config.vision_adapter_scale
 
@@ -119,7 +122,11 @@ def pool_patches(patches: torch.Tensor, pool_sizes: list[int]) -> torch.Tensor:
     return torch.cat(pooled, dim=1)
 
 
-class AdemVLPreTrainedModel(PreTrainedModel):
+def _like_torch(weight: torch.Tensor) -> None:
+    init.kaiming_uniform_(weight, a=5**0.5)
+
+
+class AdemVLPreTrainedModel(StockPartsMixin, PreTrainedModel):
     config_class = AdemVLConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
@@ -142,30 +149,17 @@ class AdemVLPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, AdemVLModel):
-            # All adapters from here: models outside of transformers are not asked about modules that have no
-            # parameters directly in them.
             init.normal_(module.key_offsets, std=0.02)
             init.zeros_(module.value_offsets)
-            for projection in module.projections():
-                for layer in (projection.fc1, projection.fc2):
-                    init.xavier_uniform_(layer.weight)
-                    init.zeros_(layer.bias)
-            for adapter in module.vision_adapters:
-                init.kaiming_uniform_(adapter.fc1.weight, a=5**0.5)
-                init.zeros_(adapter.fc2.weight)
+        elif (starts := getattr(module, "starts", None)) is not None:
+            fill = {"xavier": init.xavier_uniform_, "torch": _like_torch, "zeros": init.zeros_}[starts]
+            fill(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Linear) and module.out_features == self.config.text_config.vocab_size:
             init.normal_(module.weight, std=getattr(self.config.text_config, "initializer_range", 0.02))
             if module.bias is not None:
                 init.zeros_(module.bias)
-
-    def initialize_weights(self) -> None:
-        # The towers first, by themselves: in a model outside of transformers they would not be asked about modules
-        # that have no parameters directly in them, such as CLIP's attention.
-        for module in self.modules():
-            if isinstance(module, AdemVLModel):
-                module.vision_tower.initialize_weights()
-                module.language_model.initialize_weights()
-        super().initialize_weights()
 
     def freeze_base(self) -> None:
         """Train the adapters only, as the paper does. Models start like this."""
@@ -511,7 +505,9 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
                 owner, _, attribute = name.rpartition(".")
                 value = nn.Parameter(torch.empty_like(parameter, device=device, dtype=torch.float32))
                 setattr(inner.get_submodule(owner), attribute, value)
-        inner._init_weights(inner)
+        for module in inner.modules():
+            if module is inner or hasattr(module, "starts"):
+                inner._init_weights(module)
         inner._attach()
         model.generation_config = text_model.generation_config
         model.freeze_base()

@@ -25,7 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ..layers.backbone import StagesBackboneMixin
 from ..layers.batch_norm import BatchNormMixin
-from ..layers.initialization import init_like_torch
+from ..layers.initialization import StockPartsMixin, init_like_torch
 from ..layers.pixels import PixelsMixin, check_pixels
 from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, norm_scale_and_shift
 from .configuration_cdfkd_mfs import CdfkdMfsConfig
@@ -211,7 +211,7 @@ class CdfkdMfsAttention(nn.Module):
         return ((keys @ query[:, :, None])[..., 0] / math.sqrt(query.shape[1])).softmax(-1)
 
 
-class CdfkdMfsPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
+class CdfkdMfsPreTrainedModel(StockPartsMixin, PixelsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
     """What all of these networks share: configuration, initialisation, folding."""
 
     config: CdfkdMfsConfig

@@ -17,6 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..layers.encoders import save_encoder, without_pooler
 from ..layers.hog import histograms_of_gradients
+from ..layers.initialization import StockPartsMixin
 from ..layers.positions import sine_cosine_positions
 from .configuration_fastmim import FastMimConfig
 
@@ -77,7 +78,7 @@ class FixedPositionEmbeddings(ViTEmbeddings):
         return sine_cosine_positions(table.shape[-1], *grid, extra_tokens=1).to(table)[None]
 
 
-class FastMimPreTrainedModel(PreTrainedModel):
+class FastMimPreTrainedModel(StockPartsMixin, PreTrainedModel):
     """What FastMIM's models share: configuration and initialisation."""
 
     config: FastMimConfig

@@ -1,8 +1,10 @@
 """Weight initialisation by transformers' guarded functions, which leave loaded weights alone."""
 
 import math
+from collections.abc import Iterator
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 
 
@@ -19,3 +21,25 @@ def init_like_torch(module: nn.Module) -> None:
         fan_in = module.weight[0].numel()
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         init.uniform_(module.bias, -bound, bound)
+
+
+class StockPartsMixin:
+    """For a PreTrainedModel with models of transformers in it: those initialise themselves.
+
+    transformers asks models that are not its own about no module without parameters directly in it, once weights are
+    loaded, and CLIP's attention, for example, starts its layers from there.
+    """
+
+    def initialize_weights(self) -> None:
+        for part in _stock_parts(self):
+            part.initialize_weights()
+        super().initialize_weights()
+
+
+def _stock_parts(module: nn.Module) -> Iterator[PreTrainedModel]:
+    """The outermost models of transformers' own in `module`."""
+    for child in module.children():
+        if isinstance(child, PreTrainedModel) and type(child).__module__.startswith("transformers.models."):
+            yield child
+        else:
+            yield from _stock_parts(child)

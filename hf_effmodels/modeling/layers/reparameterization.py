@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .in_place import add
+from .untrainable import refusal
 
 
 def norm_scale_and_shift(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -203,7 +204,7 @@ class ReparameterizationMixin:
 
     def train(self, mode: bool = True):
         if mode and self.config.reparameterized:
-            raise RuntimeError(
+            raise refusal(
                 f"{type(self).__name__} is folded for deployment and cannot be trained: it has lost its train-time "
                 "branches and batch norms. Train the unfolded checkpoint, or build one with reparameterized=False."
             )

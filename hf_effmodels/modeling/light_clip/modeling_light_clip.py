@@ -19,6 +19,7 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..layers.batch_norm import BatchNormMixin
+from ..layers.initialization import StockPartsMixin
 from ..layers.pixels import check_pixels
 from ..layers.reparameterization import ReparameterizationMixin
 from .configuration_light_clip import LightClipConfig
@@ -104,7 +105,7 @@ class LightClipMaskedWordHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(hidden_states))), token_embeddings, self.bias)
 
 
-class LightClipPreTrainedModel(ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
+class LightClipPreTrainedModel(StockPartsMixin, ReparameterizationMixin, BatchNormMixin, PreTrainedModel):
     """What LightCLIP's models share: configuration and initialisation. The towers initialise themselves."""
 
     config: LightClipConfig

@@ -17,6 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..layers.encoders import save_encoder
 from ..layers.hog import histograms_of_gradients
+from ..layers.initialization import StockPartsMixin
 from ..layers.pixels import check_pixels
 from ..layers.positions import sine_cosine_positions
 from .configuration_localmim import LocalMimConfig
@@ -123,7 +124,7 @@ class LocalMimDecoder(nn.Module):
         return self.head(maps).flatten(2).transpose(1, 2)
 
 
-class LocalMimPreTrainedModel(PreTrainedModel):
+class LocalMimPreTrainedModel(StockPartsMixin, PreTrainedModel):
     """What LocalMIM's models share: configuration and initialisation."""
 
     config: LocalMimConfig
@@ -140,6 +141,9 @@ class LocalMimPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):  # the heads', too, whose name is another
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, LocalMimDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
             _set_positions(module.position_embeddings, module.grid, module.extra_tokens)

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..layers.encoders import save_encoder
+from ..layers.initialization import StockPartsMixin
 from ..layers.pixels import check_pixels
 from .configuration_simmim import ENCODERS, SimMimConfig
 
@@ -33,7 +34,7 @@ class SimMimOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
 
 
-class SimMimPreTrainedModel(PreTrainedModel):
+class SimMimPreTrainedModel(StockPartsMixin, PreTrainedModel):
     """What SimMIM's models share: configuration and initialisation."""
 
     config: SimMimConfig

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..layers.encoders import save_encoder, without_pooler
-from ..layers.initialization import init_like_torch
+from ..layers.initialization import StockPartsMixin, init_like_torch
 from ..layers.pixels import check_pixels
 from ..layers.visible import VisibleBatchNorm2d, only_visible, see_visible_only, spread
 from .configuration_spark import SparkConfig
@@ -107,7 +107,7 @@ class SparkDecoder(nn.Module):
         return self.prediction(hidden)
 
 
-class SparkPreTrainedModel(PreTrainedModel):
+class SparkPreTrainedModel(StockPartsMixin, PreTrainedModel):
     """What SparK's models share: configuration and initialisation."""
 
     config: SparkConfig

@@ -10,11 +10,14 @@ from ...kernels.native_geometry import check_channels
 from ...kernels.native_library import available
 from ...kernels.native_packed import byte_distances, byte_words
 from ...modeling.layers.adder import AdderConv2d, adder_conv2d, adder_forward
+from ...modeling.layers.untrainable import refusal, without_gradient
 from .algorithm import QuantizedAdder, quantize_activations
 from .configuration_adder import AdderQuantConfig
 
 #: Why a quantised network refuses to be trained.
 REFUSAL = "has integer weights, which cannot be trained: train what was quantised."
+#: Why no gradient flows back through one.
+NO_GRADIENT = "has integer weights, which no gradient flows through: take it of what was quantised."
 
 
 def check_inputs(inputs: torch.Tensor, name: str = "inputs") -> None:
@@ -165,6 +168,9 @@ class QuantizedAdderConv2d(nn.Module):
         return self.levels().to(step.dtype) * step[self.group.long()][:, None, None, None]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return without_gradient(self._distances, hidden_states, f"QuantizedAdderConv2d {NO_GRADIENT}")
+
+    def _distances(self, hidden_states: torch.Tensor) -> torch.Tensor:
         dtype = hidden_states.dtype
         if dtype in (torch.float16, torch.bfloat16):
             hidden_states = hidden_states.float()
@@ -186,7 +192,7 @@ class QuantizedAdderConv2d(nn.Module):
 
     def train(self, mode: bool = True):
         if mode:
-            raise RuntimeError(f"QuantizedAdderConv2d {REFUSAL}")
+            raise refusal(f"QuantizedAdderConv2d {REFUSAL}")
         return super().train(mode)
 
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ where the first two sums are counted on bits, and the last term depends on the w
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,9 +20,12 @@ from ...kernels.native_geometry import Geometry, border_masks, check_channels
 from ...kernels.native_library import available
 from ...kernels.native_packed import pack_bits, packed_conv2d, sign_words, unpack_bits, unpacked_conv2d
 from ...modeling.layers.binary import ACTIVATION_RULES
+from ...modeling.layers.untrainable import refusal, without_gradient
 
 #: Why a packed model refuses to be trained.
 REFUSAL = "has packed weights, which cannot be trained: train the model that was packed."
+#: Why no gradient flows back through one.
+NO_GRADIENT = "has packed weights, which no gradient flows through: take it of the model that was packed."
 #: Shapes of inputs whose tables of the border a layer keeps.
 _MOST_TABLES = 8
 
@@ -112,7 +116,7 @@ class PackedLayer(nn.Module):
 
     def train(self, mode: bool = True):
         if mode:
-            raise RuntimeError(f"{type(self).__name__} {REFUSAL}")
+            raise refusal(f"{type(self).__name__} {REFUSAL}")
         return super().train(mode)
 
     def __getstate__(self):
@@ -128,9 +132,13 @@ class PackedLayer(nn.Module):
             derived = self._derived = (key, _Scales(self, dtype))
         return derived[1]
 
-    @torch.compiler.disable
     def _convolve(self, inputs: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
         """(batch, in, height, width) -> (batch, height', width', out)."""
+        compute = partial(self._on_bits, stride=stride, padding=padding, dilation=dilation)
+        return without_gradient(compute, inputs, f"{type(self).__name__} {NO_GRADIENT}")
+
+    @torch.compiler.disable
+    def _on_bits(self, inputs: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
         check_channels(inputs, self.shape[1])
         dtype = inputs.dtype
         if dtype in (torch.float16, torch.bfloat16):

@@ -51,10 +51,11 @@ def weights_fingerprint(model, which: Callable[[str, object], bool] = lambda nam
     for name, weight in sorted(model.state_dict(keep_vars=True).items()):
         if not hasattr(weight, "is_meta") or not which(name, weight):  # some modules keep other things in their state
             continue
-        if weight.is_meta or not weight.numel():
+        is_sharded = not weight.numel() and hasattr(weight, "ds_id")  # DeepSpeed leaves an empty one here
+        if weight.is_meta or is_sharded:
             return {}
         flat = weight.detach().reshape(-1)
-        spread = flat[:: max(1, flat.numel() // MOST_NUMBERS)].cpu()
+        spread = flat[:: max(1, flat.numel() // MOST_NUMBERS)].cpu()  # none of an empty weight, which some models have
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         _add(digest, spread.double() if spread.is_floating_point() else spread.long())
     return {"weights": digest.hexdigest()[:16]}

@@ -80,6 +80,9 @@ def _prepare(argv: list[str]):
         raise ValueError(f"--top_k: got {args.top_k}, accepted are numbers up to that of the classes, {classes}.")
     settings |= {"epochs": task.epochs_of(trainer), "teacher": distillation.teachers}
     settings |= {"revision": distillation.teacher_revision, "top_k": args.top_k, "precision": args.label_precision}
+    settings["weights"] = {
+        what: parts for what, parts in run.config["contents"].items() if what.startswith("teacher ")
+    }
     settings |= {"shard_size": args.shard_size, "pictures": digest_of(trainer.train_dataset, settings["epochs"])}
     check_output(output, settings, SETTINGS_FILE)
     return trainer, args, settings

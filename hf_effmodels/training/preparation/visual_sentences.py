@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 
 from ..._files import whole_file, write_json
-from ..data.fingerprints import facts, fingerprint, picture
+from ..data.fingerprints import facts, fingerprint, picture, weights_fingerprint
 from ..data.image_pairs import load_pairs, read_expansion
 from ..data.stored_tables import UNFINISHED, check_output, finish_table
 from ..data.token_tables import (
@@ -94,6 +94,7 @@ def main(argv: Sequence[str]) -> Path:
     settings = {
         "image_tokenizer": args.image_tokenizer,
         "image_size": tokenizer.image_size,
+        **weights_fingerprint(tokenizer.vqvae),
         "codes": fingerprint([tokenizer.codebook.detach().cpu().numpy().tobytes()]),
         "tasks": [task.task for task in splits["train"]],
         "expand": copies,

@@ -8,6 +8,7 @@ from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTraine
 
 import hf_effmodels
 
+from ...hub.ids import reading
 from ..data.classes import is_generic, same_classes, shown
 from .arguments import ModelArguments
 
@@ -77,17 +78,24 @@ def has_trained_backbone(args: ModelArguments) -> bool:
     )
 
 
+def is_loaded(args: ModelArguments) -> bool:
+    """Whether the model, or its backbone, has weights from a folder or the Hub."""
+    return args.model not in (None, *hf_effmodels.list_models()) or has_trained_backbone(args)
+
+
 def _backbone_config(args: ModelArguments):
     if not has_trained_backbone(args):
         return hf_effmodels.get_config(args.backbone, **args.backbone_config)
-    return AutoConfig.from_pretrained(args.backbone, token=args.token, **args.backbone_config)
+    with reading("--backbone", args.backbone):
+        return AutoConfig.from_pretrained(args.backbone, token=args.token, **args.backbone_config)
 
 
 def load_backbone(model: PreTrainedModel, source: str, token: str | None) -> None:
     """Trained weights of a backbone, from a folder or an id, into a model that was built with it."""
     config = model.config.backbone_config
     kind = type(AutoBackbone.from_config(config))
-    trained = kind.from_pretrained(source, config=config, token=token).state_dict()
+    with reading("--backbone", source):
+        trained = kind.from_pretrained(source, config=config, token=token).state_dict()
     next(module for module in model.modules() if isinstance(module, kind)).load_state_dict(trained)
 
 
@@ -101,11 +109,9 @@ def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[Pre
     if "/" not in args.model and not Path(args.model).exists():
         hf_effmodels.get_config(args.model)  # says which presets come near
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
-    try:
+    with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
         processor = AutoImageProcessor.from_pretrained(args.model, **source)
-    except OSError as error:
-        raise OSError(f"--model: {args.model!r} cannot be found or reached. {error}") from error
     for name in args.model_config:
         if not hasattr(config, name):
             raise ValueError(f"--model_config: {type(config).__name__} has no field {name!r}.")

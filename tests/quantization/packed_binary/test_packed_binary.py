@@ -24,6 +24,8 @@ from transformers import (
 )
 
 from hf_effmodels import create_image_processor, get_config
+from hf_effmodels.collaboration.splitting.halves import split
+from hf_effmodels.collaboration.splitting.points import split_points
 from hf_effmodels.hub import export
 from hf_effmodels.kernels import native_library
 from hf_effmodels.modeling.adabin.modeling_adabin import AdaBinBackbone, AdaBinForImageClassification
@@ -276,6 +278,22 @@ def test_threads_and_copies_see_the_same():
         thread.join()
     assert all(torch.equal(result, expected) for result in results)
     assert torch.equal(pickle.loads(pickle.dumps(model))(pixels).logits, expected)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gradient_through_packed_layers_and_a_cut_are_refused_in_words(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr("hf_effmodels.quantization.packed_binary.layers.available", lambda: False)
+    model = build().deploy()
+    logits = model(images().requires_grad_()).logits
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model(images()).logits)
+    with pytest.raises(RuntimeError, match="PackedConv2d has packed weights, which no gradient flows through"):
+        logits.sum().backward()
+    with pytest.raises(ValueError, match="model: the weights of AdaBinFor.* are packed or quantised.*split what was"):
+        split(model, "stages.0")
+    with pytest.raises(ValueError, match="are packed or quantised"):
+        split_points(model)
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """Stored labels are what the teacher says of the very pictures that training shows, and nothing else is taken."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hf_effmodels.training import main, prepare
 from hf_effmodels.training.preparation import soft_labels
 from hf_effmodels.training.preparation.soft_labels import main as store
 
+from ..run.test_contents import change_weights
 from ..tasks.contract import history
 from ..tasks.distillation.conftest import distilled_run, teacher  # noqa: F401
 
@@ -45,6 +48,17 @@ def test_training_with_stored_labels_has_the_losses_of_the_teacher_online(run, t
         main([*without_teacher(run, tmp_path / "labels"), "--output_dir", str(tmp_path / "early")])
     with pytest.raises(ValueError, match="holds a table begun with another top_k"):
         store([*run, *labels, "--top_k", "3"])
+    other = tmp_path / "other" / "teacher"
+    shutil.copytree(run[run.index("--teacher") + 1], other)
+    change_weights(other)
+    shutil.move(named := Path(run[run.index("--teacher") + 1]), kept := tmp_path / "kept")
+    shutil.move(other, named)
+    try:
+        with pytest.raises(ValueError, match="holds a table begun with another weights"):
+            store([*run, *labels])
+    finally:
+        shutil.rmtree(named)
+        shutil.move(kept, named)
     calls.clear()
     monkeypatch.setattr(soft_labels, "_shard", lambda *args: (calls.append(args[1]), real(*args))[1])
     store([*run, *labels])

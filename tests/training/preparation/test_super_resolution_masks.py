@@ -1,12 +1,16 @@
 """Tables of structure maps: by any mask-generation model, going on after a kill, with the very maps of the masks."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
 from PIL import Image
+from transformers import SamModel
 
 from hf_effmodels.pipelines.sam_diffsr.masks import decode_regions, encode_masks, encode_regions
+from hf_effmodels.training.data.fingerprints import weights_fingerprint
 from hf_effmodels.training.preparation.super_resolution_masks import segmenters
 from hf_effmodels.training.preparation.super_resolution_masks import table as preparation
 from hf_effmodels.training.tasks.super_resolution.data import SuperResolutionDataArguments, load_evaluation_data
@@ -17,7 +21,7 @@ from ..tasks.super_resolution.conftest import quarters
 @pytest.fixture(scope="module")
 def sam(tmp_path_factory):
     """A SAM with random weights and an input of 64 pixels."""
-    from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
+    from transformers import SamConfig, SamImageProcessorPil, SamProcessor
 
     torch.manual_seed(0)
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
@@ -67,6 +71,8 @@ def test_any_mask_generation_model_makes_a_table(sam, pictures, tmp_path):
     arguments += ["--pred_iou_thresh", "-10", "--stability_score_thresh", "0", "--output", str(tmp_path / "maps")]
     written = rows(preparation.main(arguments), tmp_path / "cache")
     assert len(written) == 2
+    settings = json.loads((tmp_path / "maps" / "preparation.json").read_text())
+    assert settings["weights"] == weights_fingerprint(SamModel.from_pretrained(sam))["weights"]
     segment = segmenters.mask_generation(sam, points_per_crop=3, pred_iou_thresh=-10, stability_score_thresh=0)
     for row in written:
         masks = segment(row["image"])
@@ -95,6 +101,11 @@ def test_a_killed_preparation_goes_on_where_it_was(pictures, tmp_path, monkeypat
     with pytest.raises(ValueError, match="begun with another images"):
         preparation.main(arguments)
     added.unlink()
+    kept = (pictures / "5.png").read_bytes()
+    Image.open(pictures / "5.png").rotate(180).save(pictures / "5.png")
+    with pytest.raises(ValueError, match="begun with another pictures"):
+        preparation.main(arguments)
+    (pictures / "5.png").write_bytes(kept)
     preparation.main(arguments)
     assert seen[4:] == seen[2:4] + seen[6:], "the first two are not segmented again"
     assert rows(output, tmp_path / "cache")["name"][:] == [str(number) for number in range(6)]

@@ -1,7 +1,10 @@
 """Tables of tokens: what the tokenizer says of the pictures, going on after an end, and trained on like pictures."""
 
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hf_effmodels.pipelines import DelvmPipeline
 from hf_effmodels.training import main as train
@@ -60,7 +63,12 @@ def test_a_table_holds_what_the_tokenizer_says_of_each_copy(arguments, pairs, ti
     assert read_settings(str(folder))["shards"] == {"train": 7, "test": 2}
 
 
-def test_an_ended_preparation_goes_on_to_the_same_table_and_two_processes_share_one(arguments, tmp_path, monkeypatch):
+def test_an_ended_preparation_goes_on_to_the_same_table_and_two_processes_share_one(
+    arguments,
+    tiny_pipeline,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
     whole = visual_sentences.main([*arguments, "--output", str(tmp_path / "whole")])
     encode, calls = visual_sentences.encode_rows, []
 
@@ -75,6 +83,15 @@ def test_an_ended_preparation_goes_on_to_the_same_table_and_two_processes_share_
         visual_sentences.main([*arguments, "--output", str(tmp_path / "ended")])
     with pytest.raises(ValueError, match="--output: .* holds a table begun with another seed"):
         visual_sentences.main([*arguments, "--seed", "4", "--output", str(tmp_path / "ended")])
+    # The codebook stays, what finds the codes does not.
+    shutil.copytree(tiny_pipeline, tmp_path / "other")
+    for file in (tmp_path / "other").rglob("diffusion_pytorch_model.safetensors"):
+        weights = load_file(file)
+        weights["encoder.conv_in.bias"] += 1
+        save_file(weights, file, metadata={"format": "pt"})
+    other = [str(tmp_path / "other") if word == str(tiny_pipeline) else word for word in arguments]
+    with pytest.raises(ValueError, match="holds a table begun with another .*weights"):
+        visual_sentences.main([*other, "--output", str(tmp_path / "ended")])
     calls[:] = [None] * 4
     visual_sentences.main([*arguments, "--output", str(tmp_path / "ended")])
     assert len(calls) == 4 + 9 - 3

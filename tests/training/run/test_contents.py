@@ -1,6 +1,8 @@
 """What lies behind the names that a run was given is recorded, and a run does not go on with something else."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,14 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import (
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessorPil,
+    YolosConfig,
+    YolosForObjectDetection,
+    YolosImageProcessorPil,
+)
 
 from hf_effmodels.training import prepare
 from hf_effmodels.training.data import fingerprints
@@ -37,7 +47,7 @@ def change_weights(folder) -> None:
     for file in folder.rglob("*.safetensors"):
         weights = load_file(file)
         for weight in weights.values():
-            if weight.is_floating_point():
+            if weight.is_floating_point() and weight.numel():
                 weight.view(-1)[-1] += 1
                 weight.view(-1)[0] += 1
         save_file(weights, file, metadata={"format": "pt"})
@@ -165,6 +175,61 @@ def test_no_other_frozen_parts_or_questions_are_gone_on_with(colour_run, bases, 
         prepare("prepare_training", goes_on)
 
 
+def detection(folder: Path) -> tuple[list[str], Callable]:
+    (folder / "images").mkdir()
+    for number in range(4):
+        Image.new("RGB", (32, 32), (60 * number,) * 3).save(folder / "images" / f"{number}.png")
+    objects = [{"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 9, 9]} for n in range(4)]
+    content = {"images": [{"id": n, "file_name": f"{n}.png"} for n in range(4)], "annotations": objects}
+    content["categories"] = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
+
+    def write(side: int = 9) -> None:
+        objects[2]["bbox"] = [4, 4, 9, side]
+        for split in ("train", "val"):
+            (folder / f"{split}.json").write_text(json.dumps(content))
+
+    write()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = YolosConfig(**sizes, image_size=[32, 32], patch_size=16, num_detection_tokens=4, num_labels=2)
+    YolosForObjectDetection(config).save_pretrained(folder / "model")
+    YolosImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder / "model")
+    argv = ["--task", "object-detection", "--model", str(folder / "model"), "--dataset", str(folder)]
+    argv += ["--annotations", "{split}.json", "--image_folder", "images"]
+    return argv, lambda: write(8)
+
+
+def segmentation(folder: Path) -> tuple[list[str], Callable]:
+    for split in ("training", "validation"):
+        for part, mode in (("images", "RGB"), ("annotations", "L")):
+            (folder / part / split).mkdir(parents=True)
+            for number in range(3):
+                Image.new(mode, (32, 32), number % 2).save(folder / part / split / f"{number}.png")
+    model = SegformerForSemanticSegmentation(
+        SegformerConfig(
+            hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8, num_labels=2
+        )
+    )
+    model.save_pretrained(folder / "model")
+    SegformerImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder / "model")
+    argv = ["--task", "semantic-segmentation", "--model", str(folder / "model"), "--dataset", str(folder)]
+    argv += ["--class_names", "none", "ink"]
+    changed = Image.new("L", (32, 32), 0)
+    changed.putpixel((1, 1), 1)
+    return argv, lambda: changed.save(folder / "annotations" / "training" / "1.png")
+
+
+@pytest.mark.parametrize("make, what", [(detection, "boxes"), (segmentation, "maps")])
+def test_no_other_boxes_or_maps_or_detectors_or_segmenters_are_gone_on_with(make, what, tmp_path):
+    (tmp_path / "given").mkdir()
+    argv, change = make(tmp_path / "given")
+    goes_on = begun([*argv, "--output_dir", str(tmp_path / "run")])
+    prepare("prepare_training", goes_on)
+    change()
+    change_weights(tmp_path / "given" / "model")
+    with pytest.raises(ValueError, match=f"the {what} of the training data; .*the weights of the model"):
+        prepare("prepare_training", goes_on)
+
+
 def test_a_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"x" * 10)
@@ -204,3 +269,5 @@ def test_weights_are_known_by_each_of_them():
     model[0].weight.data += 1
     assert weights_fingerprint(model, lambda name, weight: name == "0.bias") == frozen
     assert weights_fingerprint(torch.nn.Linear(2, 2, device="meta")) == {}
+    model.register_buffer("empty", torch.zeros(0, 3))
+    assert weights_fingerprint(model) not in ({}, before)

@@ -122,6 +122,7 @@ class TaskContract:
         assert len(history(output, "loss")) == 2
         recorded = yaml.safe_load((output / RUN_FILE).read_text())
         assert recorded["task"] == self.task
+        assert recorded["contents"] and all(recorded["contents"].values()), "data and weights are not known again"
         assert (
             json.loads((output / "all_results.json").read_text()).items()
             >= {

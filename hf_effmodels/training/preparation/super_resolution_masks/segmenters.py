@@ -10,6 +10,7 @@ from PIL import Image
 
 from ....hub.ids import reading
 from ....pipelines.hierarchical_mask_generation.masks import suppress_overlapping
+from ...data.fingerprints import weights_fingerprint
 
 #: An 8-bit RGB image -> its masks, booleans (height, width), in the order of the segmentation model.
 Segmenter = Callable[[Image.Image], list[np.ndarray]]
@@ -57,6 +58,7 @@ def mask_generation(
         masks = generator(image, **options)["masks"]
         return [np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask, dtype=bool) for mask in masks]
 
+    segment.weights = weights_fingerprint(generator.model)
     return segment
 
 

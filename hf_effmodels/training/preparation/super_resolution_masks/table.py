@@ -118,6 +118,7 @@ def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArgu
     check_output(output, settings, _SETTINGS)
     source = load_evaluation_data(data_args, args.token)
     settings["images"] = fingerprint([source.name(index) for index in range(len(source))])
+    settings |= source.facts()
     check_output(output, settings, _SETTINGS)
     source.image(0)
     if args.segmenter == "slic":
@@ -133,6 +134,8 @@ def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArgu
         pred_iou_thresh=args.pred_iou_thresh,
         stability_score_thresh=args.stability_score_thresh,
     )
+    settings |= segment.weights  # known by them, not by the name of the model alone
+    check_output(output, settings, _SETTINGS)
     return source, segment, args, settings
 
 

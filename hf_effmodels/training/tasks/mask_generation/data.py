@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ....images import read_image
+from ...data.fingerprints import facts
 from ...data.seeded import SeededDataset
 
 #: Photographs that libraries of the extra `train` bring along: (library, file).
@@ -49,6 +50,11 @@ def load_photographs(folder: str | None, split: str, argument: str) -> list[Imag
         if not files:
             raise ValueError(f"--{argument} is missing: no photographs are installed; name a folder with some.")
     return [read_image(str(file)) for file in files]
+
+
+def photograph_facts(photographs: list) -> dict[str, int | str]:
+    """How many photographs, and a fingerprint of them, see `data.fingerprints`."""
+    return facts(len(photographs), pictures=lambda number: np.asarray(photographs[number]))
 
 
 class Shapes(SeededDataset):

@@ -6,8 +6,15 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoMod
 
 import hf_effmodels
 
+from ....hub.ids import reading
 from ...run.arguments import ModelArguments
 from .teacher import check_is_sam
+
+
+def is_loaded(args: ModelArguments) -> bool:
+    """Whether the model has weights from a folder or the Hub."""
+    built = args.model in hf_effmodels.list_models() or args.model in CONFIG_MAPPING
+    return Path(args.model).exists() or not built
 
 
 def load_sam(args: ModelArguments):
@@ -28,10 +35,8 @@ def load_sam(args: ModelArguments):
     else:
         if "/" not in args.model and not Path(args.model).exists():
             hf_effmodels.get_config(args.model)  # says which presets come near
-        try:
+        with reading("--model", args.model, revision=("--revision", args.revision)):
             model = AutoModelForMaskGeneration.from_pretrained(args.model, **source, **fields)
-        except OSError as error:
-            raise OSError(f"--model: {args.model!r} cannot be found or reached. {error}") from error
     check_is_sam("--model", args.model, model)
     side = model.config.vision_config.image_size
     if Path(args.model).is_dir():

@@ -9,8 +9,11 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, set_seed
 
+from ....hub.ids import reading
+from ...data.fingerprints import weights_fingerprint
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
+from ...run.contents import check_contents
 from ...run.output_folder import open_run
 from ...run.results import open_results, write_results_file
 from ...run.run import Run
@@ -20,8 +23,8 @@ from .arguments import (
     ShapesArguments,
     TeacherArguments,
 )
-from .data import Shapes, collate, load_photographs
-from .models import load_sam
+from .data import Shapes, collate, load_photographs, photograph_facts
+from .models import is_loaded, load_sam
 from .reports import write_results
 from .teacher import Teacher, load_teacher, open_cache
 from .trainer import MaskGenerationTrainer, measure
@@ -57,7 +60,13 @@ def prepare_training(reader: ArgumentReader) -> Run:
         fixed=teacher_args.teacher_cache is not None,
         **options,
     )
-    teacher = _teacher(teacher_args, model_args, data_args, processor, model, data_seed(args))
+    teacher = _teacher(teacher_args, model_args, data_args, processor, model, photographs, data_seed(args))
+    contents = {"photographs": photograph_facts(photographs), "evaluation photographs": photograph_facts(others)}
+    if is_loaded(model_args):
+        contents["model"] = weights_fingerprint(model)
+    if teacher is not None:
+        contents[f"teacher {teacher_args.teacher}"] = weights_fingerprint(teacher.model)
+    check_contents(config, checkpoint, args.output_dir, contents)
     args.label_names = ["masks"]
     args.remove_unused_columns = False
     trainer = MaskGenerationTrainer(
@@ -78,7 +87,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     return Run(trainer, checkpoint, config, report)
 
 
-def _teacher(teacher_args, model_args, data_args, processor, student, seed: int) -> Teacher | None:
+def _teacher(teacher_args, model_args, data_args, processor, student, photographs, seed: int) -> Teacher | None:
     if teacher_args.teacher is None:
         return None
     model = load_teacher(teacher_args.teacher, teacher_args.teacher_revision, model_args.token)
@@ -88,16 +97,16 @@ def _teacher(teacher_args, model_args, data_args, processor, student, seed: int)
             f"--teacher: its embeddings have {theirs} channels, the student's {ours}; give --embedding_weight 0 and "
             "--token_weight 0, or a student with as many."
         )
-    try:
+    with reading("--teacher", teacher_args.teacher):
         own = AutoImageProcessor.from_pretrained(teacher_args.teacher, revision=teacher_args.teacher_revision)
-    except OSError as error:
-        raise OSError(f"--teacher: {teacher_args.teacher!r} has no image processor beside it ({error}).") from error
     cache = None
     if teacher_args.teacher_cache is not None:
         facts = {
             "teacher": str(teacher_args.teacher),
             "teacher_revision": teacher_args.teacher_revision,
+            **weights_fingerprint(model),
             "photographs": data_args.photographs,
+            "pictures": photograph_facts(photographs)["pictures"],
             "shapes_per_picture": data_args.shapes_per_picture,
             "image_size": student.config.vision_config.image_size,
             "seed": seed,

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskGeneration, SamModel
 
 from ...._files import write_bytes, write_json
+from ....hub.ids import reading
 from .outputs import Outputs, segment
 
 
@@ -63,14 +64,10 @@ def load_teacher(name: str, revision: str | None, token: str | None) -> SamModel
     """A SAM on the Hub or in a folder, frozen.
 
     Raises:
-        ValueError: it is no SAM. OSError: it cannot be found or reached.
+        ValueError: it is no SAM. OSError: it cannot be found, reached or read.
     """
-    try:
+    with reading("--teacher", name, revision=("--teacher_revision", revision)):
         model = AutoModelForMaskGeneration.from_pretrained(name, revision=revision, token=token)
-    except OSError as error:
-        raise OSError(f"--teacher: {name!r} cannot be found or reached. {error}") from error
-    except ValueError as error:
-        raise ValueError(f"--teacher: {name!r} is no model of the task mask-generation ({error}).") from error
     check_is_sam("--teacher", name, model)
     return model.eval().requires_grad_(False)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...data.digit_canvases import CANVASES, digit_canvas
 from ...data.digits import DIGITS
+from ...data.fingerprints import facts, picture
 from ...data.images import ImageSplitArguments, read_image, where
 from ...data.splits import evaluation_split, find_column, load_splits, number_held_out, pick_split
 
@@ -81,6 +82,17 @@ class DetectionImages:
 
     def select(self, numbers: Sequence[int]) -> "DetectionImages":
         return replace(self, rows=[self.rows[number] for number in numbers])
+
+    def facts(self) -> dict[str, int | str]:
+        """How many samples, and fingerprints of their pictures and boxes, see `data.fingerprints`."""
+        return facts(len(self), pictures=lambda n: picture(self.image(self.rows[n])), boxes=self._annotation)
+
+    def _annotation(self, number: int):
+        try:
+            boxes, classes, _ = self.objects(self.rows[number], (1, 1))
+            return np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1) for part in (boxes, classes)])
+        except (ValueError, TypeError, KeyError, IndexError, OSError):
+            return "cannot be read"  # said where it is used
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (height, width, 3) of bytes, boxes (n, 5) as class and corners in pixels, and which are crowds.

@@ -10,11 +10,14 @@ from PIL import Image
 from transformers import set_seed
 
 from ...._files import whole_file
+from ....hub.ids import reading
 from ...data.classes import model_classes, numbered_as, same_classes, shown
+from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, blaming_model_config
-from ...run.dense_models import class_names
+from ...run.contents import check_contents
+from ...run.dense_models import class_names, is_loaded
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -62,6 +65,13 @@ def prepare_training(reader: ArgumentReader) -> Run:
     if args.atss_epochs and model.config.model_type != "gold_yolo":
         raise ValueError(f"--atss_epochs goes with Gold-YOLO, not with {type(model).__name__}.")
     train, evaluation = (usable(source, source.read, data_args) for source in (train, evaluation))
+    contents = {"training data": train.facts(), "evaluation data": evaluation.facts()}
+    if is_loaded(model_args):
+        contents["model"] = weights_fingerprint(model)
+    teacher = _teacher(args, model)
+    if teacher is not None:
+        contents[f"teacher {args.teacher}"] = weights_fingerprint(teacher)
+    check_contents(config, checkpoint, args.output_dir, contents)
     datasets = (
         DetectionDataset(train, augmentation, side_of(processor), args.num_train_epochs, data_seed(args)),
         DetectionDataset(evaluation),
@@ -70,7 +80,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     trainer = DetectionTrainer(
         model=model,
         args=args,
-        teacher=_teacher(args, model),
+        teacher=teacher,
         evaluation=partial(_measured, processor=processor, dataset=datasets[1], args=args),
         train_dataset=datasets[0],
         eval_dataset=datasets[1],
@@ -114,7 +124,8 @@ def _teacher(args: DetectionArguments, model):
         return None
     from transformers import AutoModelForObjectDetection
 
-    teacher = AutoModelForObjectDetection.from_pretrained(args.teacher).eval().requires_grad_(False)
+    with reading("--teacher", args.teacher):
+        teacher = AutoModelForObjectDetection.from_pretrained(args.teacher).eval().requires_grad_(False)
     for what, config in (("--model", model.config), ("--teacher", teacher.config)):
         if config.model_type != "gold_yolo" or not config.reg_max:
             raise ValueError(f"{what}: distillation is between Gold-YOLOs with distributions (reg_max from 1).")

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...data.digit_canvases import CANVASES, digit_canvas
 from ...data.digits import DIGITS
+from ...data.fingerprints import facts, picture
 from ...data.images import ImageSplitArguments, open_image, read_image, where
 from ...data.splits import evaluation_split, find_column, load_splits, number_held_out, pick_split
 
@@ -68,6 +69,14 @@ class SegmentationImages:
 
     def select(self, numbers: Sequence[int]) -> "SegmentationImages":
         return replace(self, rows=[self.rows[number] for number in numbers])
+
+    def facts(self) -> dict[str, int | str]:
+        """How many samples, and fingerprints of their pictures and maps, see `data.fingerprints`."""
+        return facts(
+            len(self),
+            pictures=lambda n: picture(self.image(self.rows[n])),
+            maps=lambda n: picture(self.mask(self.rows[n])),
+        )
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (height, width, 3) of bytes, and its map (height, width) of bytes: classes, or `IGNORED`.

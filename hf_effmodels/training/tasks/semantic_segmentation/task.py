@@ -11,10 +11,12 @@ from transformers import set_seed
 
 from ...._files import whole_file
 from ...data.classes import numbered_as, same_classes
+from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
 from ...data.seeded import data_seed
 from ...run.arguments import ArgumentReader, blaming_model_config
-from ...run.dense_models import class_names
+from ...run.contents import check_contents
+from ...run.dense_models import class_names, is_loaded
 from ...run.output_folder import open_run
 from ...run.results import open_results
 from ...run.run import Run
@@ -68,6 +70,10 @@ def prepare_training(reader: ArgumentReader) -> Run:
     side = side_of(processor)
     args.check_stride(side)
     train, evaluation = (usable(source, source.read, data_args) for source in (train, evaluation))
+    contents = {"training data": train.facts(), "evaluation data": evaluation.facts()}
+    if is_loaded(model_args):
+        contents["model"] = weights_fingerprint(model)
+    check_contents(config, checkpoint, args.output_dir, contents)
     datasets = (SegmentationDataset(train, augmentation, side, data_seed(args)), SegmentationDataset(evaluation))
     collator = SegmentationCollator(processor)
     trainer = SegmentationTrainer(

@@ -1,6 +1,7 @@
 """Pictures, prompts and losses of the task mask-generation, each against its definition."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from hf_effmodels.training import main
+from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss, mask_iou
 from hf_effmodels.training.tasks.mask_generation.arguments import TeacherArguments
 from hf_effmodels.training.tasks.mask_generation.data import Shapes
@@ -23,6 +24,7 @@ from hf_effmodels.training.tasks.mask_generation.trainer import (
 )
 
 from ....pipelines.hierarchical_mask_generation.models import build, picture
+from ...run.test_contents import begun, change_weights
 
 
 def shapes(**options) -> Shapes:
@@ -194,3 +196,18 @@ def test_photographs_may_be_ones_own(sam_run, tmp_path):
         + ["--shown_pictures", "1"]
     )
     assert 0 <= results["eval_miou_point"] <= 1 and (tmp_path / "run" / "masks.png").exists()
+
+
+def test_no_other_photograph_or_teacher_of_masks_is_gone_on_with(sam_run, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "teacher")
+    (tmp_path / "photographs").mkdir()
+    for number in range(2):
+        Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "photographs" / f"{number}.png")
+    run = [str(tmp_path / "teacher") if word == str(teacher) else word for word in sam_run]
+    run += ["--photographs", str(tmp_path / "photographs"), "--eval_photographs", str(tmp_path / "photographs")]
+    goes_on = begun([*run, "--output_dir", str(tmp_path / "run")])
+    prepare("prepare_training", goes_on)
+    Image.open(tmp_path / "photographs" / "1.png").rotate(90).save(tmp_path / "photographs" / "1.png")
+    change_weights(tmp_path / "teacher")
+    with pytest.raises(ValueError, match="the pictures of the photographs; .*the weights of the teacher"):
+        prepare("prepare_training", goes_on)
