@@ -100,6 +100,11 @@ COMPOSED = {
         "CodedConfig",
         {"AutoModelForImageClassification": "CodedForImageClassification"},
     ),
+    "channel_coded_classifier": (
+        "hf_effmodels.collaboration.codecs.channel_coded",
+        "ChannelCodedConfig",
+        {"AutoModelForImageClassification": "ChannelCodedForImageClassification"},
+    ),
 }
 
 

@@ -140,6 +140,17 @@ ENTROPIC = {
     "max_grad_norm": 0,
     "lr_scheduler_type": "step",
 }
+MAHPPO = {
+    "horizontal_flip": 0.5,
+    "color_jitter": None,
+    "label_smoothing_factor": 0,
+    "per_device_train_batch_size": 64,
+    "optim": "sgd",
+    "optim_args": "momentum=0.9,nesterov=False",
+    "weight_decay": 5e-4,
+    "weight_decay_on": "all",
+    "max_grad_norm": 0,
+}
 OFA_CNN = {
     "train_crop": "random_resized",
     "horizontal_flip": 0.5,
@@ -636,6 +647,22 @@ PUBLISHED = {
         "weight_decay_on": "all",
         "lr_scheduler_kwargs": {"decay_epochs": [5], "decay_rate": 0.1, "warmup_epochs": 0},
     },
+    # 2205.11854: the official code
+    "mahppo/caltech101_features": {
+        **MAHPPO,
+        "losses": {"coded_channels": {"weight": 1}},
+        "labels_weight": 0.1,
+        "num_train_epochs": 10,
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "step",
+        "lr_scheduler_kwargs": {"decay_epochs": [7], "decay_rate": 0.1, "warmup_epochs": 0},
+    },
+    "mahppo/caltech101": {
+        **MAHPPO,
+        "num_train_epochs": 5,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+    },
     # 2309.05015: the official repository
     "devit/cifar100_teacher": {
         **DEVIT,
@@ -1027,6 +1054,7 @@ def test_the_recipes_that_are_published_are_known():
         "dtop/digits",
         "devit/digits",
         "entropic_student/digits",
+        "mahppo/digits",
         "fastmim/quickstart",
         "ghostnetv3/quickstart",
         "ghostnetv3/coco_rt_detr",

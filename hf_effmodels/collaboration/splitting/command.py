@@ -27,6 +27,7 @@ def main_split(argv: Sequence[str]) -> None:
     def run() -> None:
         if not arguments.list and arguments.output is None:
             raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
+        from ...registry import COMPOSED
         from .halves import check_half_folder, split
         from .points import split_points
 
@@ -41,7 +42,7 @@ def main_split(argv: Sequence[str]) -> None:
             show("\n".join(lines) + "\n")
             return
         codec = _codec(arguments)
-        if getattr(model.config, "model_type", None) == "coded_classifier":
+        if model.config.model_type in COMPOSED:
             if codec is not None or arguments.at not in (None, model.config.at):
                 raise ValueError(
                     f"at: MODEL is coded after {model.config.at} already; it goes without --at and --bits."

@@ -56,7 +56,8 @@ class DistillationArguments:
             "help": "Put a learnt code in the place of the student's first layers (Entropic Student): a mapping of "
             "`at`, the module it stands for, and `widths`, the channels of the code (by default [24]; several: a "
             "slimmable encoder). It learns by the loss coded_features; a run that goes on from its result learns the "
-            "rest."
+            "rest. With `shrink` and `bits` it is MAHPPO's: the features after `at` in so many times fewer channels, "
+            "by the loss coded_channels."
         },
     )
     labels_weight: float = field(
@@ -84,10 +85,13 @@ class DistillationArguments:
             if self.teacher_revision is not None and len(self.teacher) > 1:
                 raise ValueError("--teacher_revision: it is that of one teacher, and there are several.")
         self.codec = read_mapping("codec", self.codec) or None
-        if self.codec is not None and (
-            set(self.codec) - {"at", "widths"} or not isinstance(self.codec.get("at"), str)
-        ):
-            raise ValueError(f"--codec: got {self.codec}, accepted is a mapping of at, a module, and widths, a list.")
+        keys = set(self.codec or ())
+        known = keys <= {"at", "widths"} or ("shrink" in keys and keys <= {"at", "shrink", "bits"})
+        if self.codec is not None and not (known and isinstance(self.codec.get("at"), str)):
+            raise ValueError(
+                f"--codec: got {self.codec}, accepted is a mapping of at, a module, and either widths, a list, or "
+                "shrink and bits."
+            )
         if self.teacher and self.stored_labels:
             raise ValueError("--teacher and --stored_labels exclude each other.")
         losses = read_mapping("losses", self.losses) or {"kd": {}}

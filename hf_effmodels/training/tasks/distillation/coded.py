@@ -5,10 +5,13 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedModel
 
+from ....collaboration.codecs.channel_coded import ChannelCodedForImageClassification
 from ....collaboration.codecs.coded import CodedForImageClassification
 from ....collaboration.codecs.measured import measure_coded
 from .trainer import DistillationTrainer
 
+#: Students with a code.
+CODED = (CodedForImageClassification, ChannelCodedForImageClassification)
 #: Pictures of the evaluation set whose bytes are counted: the coder is written in Python.
 MEASURED = 512
 
@@ -19,18 +22,18 @@ def with_code(model: PreTrainedModel, codec: Mapping | None, seed: int) -> PreTr
     Raises:
         ValueError: in the words of the command line.
     """
-    if isinstance(model, CodedForImageClassification):
+    if isinstance(model, CODED):
         if codec:
             raise ValueError("--codec: --model has a code already; it goes on without.")
         model.choose_what_learns()
         return model
     if not codec:
         return model
+    kind = ChannelCodedForImageClassification if "shrink" in codec else CodedForImageClassification
     try:
-        coded = CodedForImageClassification.around(model, **codec, seed=seed)
+        return kind.around(model, **codec, seed=seed)
     except ValueError as error:
         raise ValueError(f"--codec: {error}") from error
-    return coded
 
 
 class CodedTrainer(DistillationTrainer):
@@ -59,6 +62,8 @@ class CodedTrainer(DistillationTrainer):
 def coded_metrics(trainer) -> dict[str, float]:
     """Bytes of an image, those that the prior estimates, and with several widths the accuracy of each."""
     network, dataset = trainer.network, trainer.eval_dataset
+    if isinstance(network, ChannelCodedForImageClassification):  # as many for each image
+        return {"eval_bytes": network.bytes_sent(dataset[0]["pixel_values"][None].to(network.device))}
     size = trainer.args.per_device_eval_batch_size
     found = {}
     for width in network.config.widths:

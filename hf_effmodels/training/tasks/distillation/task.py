@@ -20,7 +20,7 @@ from ...run.contents import check_contents
 from ...run.run import Run
 from ...task import load_task
 from .arguments import DistillationArguments
-from .coded import CodedForImageClassification, CodedTrainer, coded_metrics, with_code
+from .coded import CODED, CodedForImageClassification, CodedTrainer, coded_metrics, with_code
 from .teacher import UNTRAINED, Teachers, load_teacher
 from .trainer import DistillationTrainer
 
@@ -174,7 +174,7 @@ def _make_trainer(
 
 def _report(run: Run, train_metrics: dict) -> dict:
     student, teachers = run.trainer.network, run.trainer.teachers
-    is_coded = isinstance(student, CodedForImageClassification)
+    is_coded = isinstance(student, CODED)
     if is_coded and not student.code_is_fixed:
         student.fix_code()
     results = dict(run.report(train_metrics))

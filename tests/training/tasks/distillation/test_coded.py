@@ -149,6 +149,44 @@ def test_a_killed_stage_goes_on_to_the_same_weights_bit_for_bit(stage, coded, te
     assert same(weights(whole), weights(killed))
 
 
+def test_fewer_channels_learn_to_come_back_and_then_with_the_network(teacher, tmp_path):
+    code = ["--model", str(teacher), "--codec", "{at: stages.0, shrink: 3, bits: 6}"]
+    code += ["--losses", "{coded_channels: {weight: 2}}", "--labels_weight", "0.1", "--learning_rate", "0.1"]
+    arguments = run(teacher, *code, "--max_steps", "1", "--output_dir", str(tmp_path / "first"))
+    at = arguments.index("--teacher")
+    prepared = prepare("prepare_training", arguments[:at] + arguments[at + 2 :])
+    student, batch = prepared.trainer.network, next(iter(prepared.trainer.get_train_dataloader()))
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with torch.no_grad():
+        features = student.network.resnet.encoder.stages[0](student.network.resnet.embedder(batch["pixel_values"]))
+        encoder, decoder = student.code.codec.encoder[0], student.code.codec.decoder[0]
+        assert encoder.out_channels == 2
+        restored = decoder(encoder(features))
+        pooled = student.network.resnet.pooler(student.network.resnet.encoder.stages[1](restored))
+        difference = (restored - features).abs()
+        smooth = torch.where(difference < 1, difference**2 / 2, difference - 0.5).mean()
+        labels = 0.1 * F.cross_entropy(student.network.classifier(pooled), batch["labels"])
+    results = prepared()
+    [logged] = history(tmp_path / "first", "loss", "task_loss", "coded_channels")
+    np.testing.assert_allclose(logged, [float(labels + 2 * smooth), float(labels), float(smooth)], rtol=1e-3)
+    coded = AutoModelForImageClassification.from_pretrained(tmp_path / "first")
+    moved = {name for name, value in coded.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {f"code.codec.{part}.0.{name}" for part in ("encoder", "decoder") for name in ("weight", "bias")}
+    pixels = batch["pixel_values"]
+    head, tail = coded.halves()
+    with torch.no_grad():
+        found = coded(pixels).logits
+    torch.testing.assert_close(tail(head(pixels), tuple(pixels.shape)), found)
+    assert results["eval_bytes"] == 2 * 6 * 6 * 6 / 8 + 8  # 2 channels of 6×6, six bits each; two ends
+    # The second stage is the student's own task.
+    joint = ["--model", str(tmp_path / "first"), "--dataset", "digits", "--train_crop", "none", "--max_steps", "1"]
+    joint += ["--max_train_samples", "18", "--max_eval_samples", "9", "--per_device_train_batch_size", "6"]
+    joint += ["--learning_rate", "0.05", "--optim", "sgd", "--disable_tqdm", "true"]
+    main([*joint, "--output_dir", str(tmp_path / "second")])
+    after = AutoModelForImageClassification.from_pretrained(tmp_path / "second").state_dict()
+    assert {name for name, value in coded.state_dict().items() if not torch.equal(value, after[name])} == after.keys()
+
+
 def test_codes_that_cannot_be_are_named_before_anything_is_written(coded, teacher, tmp_path):
     output = ["--output_dir", str(tmp_path / "run")]
     for arguments, message in (
@@ -156,6 +194,10 @@ def test_codes_that_cannot_be_are_named_before_anything_is_written(coded, teache
         ([*first_stage(teacher), "--codec", "{at: stages.9}"], "--codec: at: got 'stages.9'"),
         ([*first_stage(teacher), "--codec", "{at: stages.1}"], "--codec: at: resnet.encoder.stages.1 gives"),
         ([*first_stage(teacher), "--codec", "{to: stages.1}"], "--codec: got "),
+        ([*first_stage(teacher), "--codec", "{at: stages.0, shrink: 2, widths: [2]}"], "--codec: got "),
+        ([*first_stage(teacher), "--codec", "{at: stages.0, shrink: 0}"], "--codec: channels, shrink: got"),
+        ([*first_stage(teacher), "--codec", "{at: stages.0, shrink: 2, bits: 9}"], "--codec: bits: got 9"),
+        ([*first_stage(teacher), "--codec", "{at: stages.0, shrink: 1.5}"], "--codec: shrink: got 1.5"),
         ([*first_stage(teacher), "--losses", "{coded_features: {beta: -1, features: [x]}}"], "beta: got -1"),
         ([*first_stage(teacher), "--losses", "{coded_features: {features: []}}"], "features: got"),
         ([*first_stage(teacher), "--labels_weight", "-1"], "--labels_weight"),
