@@ -1,27 +1,20 @@
 """`hf-effmodels predict MODEL INPUT ...` and `hf-effmodels chat MODEL`."""
 
-import csv
-import io
-import itertools
-import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from .._command_line import Parser, in_words_of_the_command, show
-from .._files import whole_file
-from .inputs import STDIN, Input, check_inputs, find_inputs
-from .predictor import MODULES, Options, Predictor, Source, load_predictor
+from .._command_line import Parser, in_words_of_the_command
+from .inputs import STDIN, check_inputs
+from .predictor import MODULES, Options, Source, load_predictor
 
-#: Of an answer, what is not for JSON or a table.
-_PICTURES = ("picture", "numbers", "maps")
-#: What the pictures that are written say of themselves, by which the next call knows them again.
-_MARK = ("Software", "hf-effmodels predict")
+#: What goes with a data set alone.
+_OF_A_DATASET = ("split", "column", "dataset_config", "dataset_revision", "data_files", "data_dir")
+#: What functions that read data sets call an argument -> what this command does.
+_RENAMED = {"image_column": "--column", "text_column": "--column"}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Predict, and print an answer a line as they come.
+    """Predict, and print an answer a line as they come, or write them into a file.
 
     Returns:
         The exit code: 1 where an input could not be read, which is said, and the others were predicted.
@@ -29,24 +22,30 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError, OSError: wrong arguments, before anything is predicted.
     """
-    parser = _parser()
-    arguments = parser.parse_args(list(argv))
+    argv = list(argv)
+    parser = _parser(any(word.partition("=")[0] == "--dataset" for word in argv))
+    arguments = parser.parse_args(argv)
     _check(arguments)
+    from .processes import find_processes
+    from .rows import load_rows
+    from .run import predict
+
     options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
+    processes = find_processes(arguments.device)
     try:
-        predictor = load_predictor(source_of(arguments), task=arguments.task, options=options, device=arguments.device)
+        if processes.count > 1:
+            _check_sharing(arguments)
+        device = arguments.device or processes.device
+        predictor = load_predictor(source_of(arguments), task=arguments.task, options=options, device=device)
         if arguments.save is not None and predictor.draw is None:
             raise ValueError(f"save: got {arguments.save!r}, but {predictor.task} has nothing to draw.")
         if predictor.task == "super-resolution" and arguments.save is None:
             raise ValueError("save: where to write the enlarged images, such as --save enlarged")
+        rows = None if arguments.dataset is None else load_rows(arguments, predictor.takes)
     except (ValueError, OSError, ImportError) as error:
-        raise type(error)(in_words_of_the_command(str(error), parser.words())) from error
+        raise type(error)(in_words_of_the_command(str(error), _RENAMED | parser.words())) from error
     check_inputs(arguments.inputs, predictor.takes)
-    if arguments.save is not None:
-        names = _Names(arguments.save)
-        for item in find_inputs([name for name in arguments.inputs if name != STDIN], predictor.takes):
-            names.of(item)
-    return _predict(predictor, arguments)
+    return 1 if predict(predictor, options, rows, arguments, processes) else 0
 
 
 class ModelParser(Parser):
@@ -56,18 +55,20 @@ class ModelParser(Parser):
         return {action.dest: action.option_strings[-1] for action in self.declared if action.option_strings}
 
 
-def _parser() -> ModelParser:
+def _parser(of_a_dataset: bool) -> ModelParser:
     parser = ModelParser(
         prog="hf-effmodels predict",
         description="What a model says of pictures or texts, one line each.",
-        epilog="examples:  hf-effmodels predict out photo.jpg   |   predict out photos/ --csv > found.csv   |   "
-        "find . -name '*.png' | hf-effmodels predict out - --json",
+        epilog="examples:  hf-effmodels predict out photo.jpg | hf-effmodels predict out photos/ --csv > found.csv"
+        " | find . -name '*.png' | hf-effmodels predict out - --json | accelerate launch -m hf_effmodels predict"
+        " out --dataset your/photos --split test --output found.jsonl",
     )
     add_model(parser)
     parser.add_argument(
         "inputs",
         metavar="INPUT",
-        nargs="+",
+        # With "*" argparse takes none where an option stands before the first.
+        nargs="*" if of_a_dataset else "+",
         help="image files and folders of them; of models of text, texts and files with one text a line; -: standard "
         "input, with a file name or a text a line",
     )
@@ -75,6 +76,12 @@ def _parser() -> ModelParser:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print a JSON object for each input")
     how.add_argument("--csv", action="store_true", help="print a table, with a row for each class or box")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write all answers into it (.jsonl, .csv, or lines of text): the same call after a kill goes on, and "
+        "processes that accelerate or torchrun has started share the inputs",
+    )
     parser.add_argument("--save", metavar="DIR", help="write pictures: boxes and masks drawn, enlarged images")
     parser.add_argument("--top-k", type=int, default=5, help="classes to tell (default: 5)")
     parser.add_argument("--threshold", type=float, default=0.5, help="lowest score of a box (default: 0.5)")
@@ -88,6 +95,21 @@ def _parser() -> ModelParser:
     )
     parser.add_argument("--steps", type=int, help="steps of diffusion (default: the model's)")
     parser.add_argument("--points", type=int, default=16, help="masks: points along a side (default: 16)")
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="in the place of INPUT the rows of a data set: on the Hub, a folder, a format (imagefolder, parquet, "
+        "csv, ...) with --data-files or --data-dir, a file of texts, or digits",
+    )
+    parser.add_argument("--split", help="of the data set (default: the only one)")
+    parser.add_argument("--column", help="with the pictures or texts (default: the only one of this type)")
+    for name, text in (
+        ("config", "configuration of the data set on the Hub"),
+        ("revision", "branch, tag or commit of the data set on the Hub"),
+    ):
+        parser.add_argument(f"--dataset_{name}", f"--dataset-{name}", metavar="NAME", help=text)
+    parser.add_argument("--data_files", "--data-files", metavar="FILES", help="a path, a pattern, or {split: paths}")
+    parser.add_argument("--data_dir", "--data-dir", metavar="DIR", help="folder of the files")
     parser.add_argument("--batch-size", type=int, default=8, help="inputs at a time (default: 8)")
     return parser
 
@@ -113,7 +135,23 @@ def _check(arguments) -> None:
             raise ValueError(f"--{name.replace('_', '-')}: got {value}, accepted are whole numbers from 1.")
     if not 0 <= arguments.threshold <= 1:
         raise ValueError(f"--threshold: got {arguments.threshold}, accepted are numbers from 0 to 1.")
+    if arguments.dataset is None:
+        for name in _OF_A_DATASET:
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} goes with --dataset.")
+    elif arguments.inputs:
+        raise ValueError(f"INPUT: got {arguments.inputs[0]!r}, which does not go with --dataset {arguments.dataset}.")
+    if arguments.output is not None and os.path.lexists(arguments.output):
+        raise ValueError(f"--output: {arguments.output} is there already; name another file.")
     check_device(arguments.device)
+
+
+def _check_sharing(arguments) -> None:
+    """ValueError where several processes cannot share the inputs."""
+    if arguments.output is None:
+        raise ValueError("output: several processes share the inputs; name the file that their answers go into.")
+    if STDIN in arguments.inputs:
+        raise ValueError(f"INPUT: got {STDIN!r}, but several processes cannot share standard input.")
 
 
 def check_device(device: str | None) -> None:
@@ -127,108 +165,6 @@ def check_device(device: str | None) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).splitlines() or ["it cannot be used"])[0]
         raise ValueError(f"--device: got {device!r}: {reason}") from None
-
-
-def _predict(predictor: Predictor, arguments) -> int:
-    from tqdm import tqdm
-
-    failed, written, names = 0, False, _Names(arguments.save)
-    found = find_inputs(arguments.inputs, predictor.takes)
-    # A bar and answers on one screen would tear each other up.
-    hidden = not sys.stderr.isatty() or sys.stdout.isatty()
-    with tqdm(desc=predictor.task, unit=predictor.takes, disable=hidden) as bar:
-        for batch in _batches(found, arguments.batch_size):
-            read = []
-            for item in batch:
-                try:
-                    read.append((item, _read(item, predictor)))
-                except (ValueError, OSError) as error:
-                    failed += 1
-                    sys.stderr.write(f"hf-effmodels: {item.name}: {' '.join(str(error).split())}\n")
-            answers = predictor.answer([value for _, value in read]) if read else []
-            for (item, value), said in zip(read, answers, strict=True):
-                if arguments.save is not None:
-                    said = said | {"saved": str(_save(predictor.draw(value, said), names.of(item)))}
-                said = {name: part for name, part in said.items() if name not in _PICTURES}
-                _tell(predictor, item.name, said, arguments, header=not written)
-                written = True
-            bar.update(len(batch))
-    if not written and not failed:
-        raise ValueError("INPUT: there is nothing to predict on.")
-    return 1 if failed else 0
-
-
-def _batches(items: Iterator[Input], size: int) -> Iterator[list[Input]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
-
-
-def _read(item: Input, predictor: Predictor):
-    if predictor.takes == "text":
-        return item.value
-    from ..images import read_image
-
-    return read_image(item.value, predictor.num_channels)
-
-
-def _tell(predictor: Predictor, name: str, said: dict, arguments, header: bool) -> None:
-    if arguments.json:
-        show(json.dumps({"input": name, **said}, ensure_ascii=False) + "\n")
-    elif arguments.csv:
-        show(_as_csv(name, predictor.rows(said), header))
-    else:
-        saved = f"  -> {said['saved']}" if "saved" in said else ""
-        show(f"{name}: {predictor.line(said)}{saved}\n")
-
-
-def _as_csv(name: str, rows: list[dict], header: bool) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if header and rows:
-        writer.writerow(["input", *rows[0]])
-    writer.writerows([name, *row.values()] for row in rows)
-    return text.getvalue()
-
-
-class _Names:
-    """Where the pictures go: files of one name, from different folders, do not replace each other, nor what somebody
-    else has written there, which may be the inputs."""
-
-    def __init__(self, folder: str | None):
-        self.folder = Path(folder or "")
-        self.taken: set[str] = set()
-
-    def of(self, item: Input) -> Path:
-        stem = Path(item.value).stem
-        possible = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-        name = next(name for name in possible if name not in self.taken)
-        self.taken.add(name)
-        file = self.folder / f"{name}.png"
-        if os.path.lexists(file) and (not _is_ours(file) or os.path.samefile(file, item.value)):
-            raise FileExistsError(f"--save: {file} is there already, and not of an earlier call; name another folder.")
-        return file
-
-
-def _save(picture, file: Path) -> Path:
-    from PIL.PngImagePlugin import PngInfo
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    said = PngInfo()
-    said.add_text(*_MARK)
-    with whole_file(file) as new:
-        picture.save(new, format="PNG", pnginfo=said)
-    return file
-
-
-def _is_ours(file: Path) -> bool:
-    """Whether a file is a picture that an earlier call has written."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return image.format == "PNG" and image.info.get(_MARK[0]) == _MARK[1]
-    except Exception:  # whatever PIL's parsers make of a file that is none
-        return False
 
 
 def chat(argv: Sequence[str]) -> int:

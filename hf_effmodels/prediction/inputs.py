@@ -1,9 +1,11 @@
 """What is predicted on: files, folders, lines of standard input, texts."""
 
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -17,11 +19,43 @@ class Input:
 
     Attributes:
         name: what it is called in the answers.
-        value: an image's path, or a text.
+        value: whatever `images.read_image` takes, or a text; None where a data set has none.
+        stem: of the picture's name that is written for it.
     """
 
     name: str
-    value: str | Path
+    value: Any
+    stem: str = ""
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Inputs by number.
+
+    Attributes:
+        count: how many there are.
+        get: number -> input, read then.
+        stem: number -> that of the input.
+        facts: what they are known again by, see `training.data.fingerprints`.
+    """
+
+    count: int
+    get: Callable[[int], Input]
+    stem: Callable[[int], str]
+    facts: Callable[[], dict]
+
+
+def numbered(items: Iterable[Input], takes: str) -> Numbered:
+    """Inputs that have been found, all of them, by number."""
+    from ..training.data.fingerprints import facts, picture
+
+    found = list(items)
+    content = picture if takes == "image" else lambda text: text
+
+    def known_by() -> dict:
+        return facts(len(found), names=lambda n: found[n].name, content=lambda n: content(found[n].value))
+
+    return Numbered(len(found), found.__getitem__, lambda number: found[number].stem, known_by)
 
 
 def find_inputs(given: Sequence[str], takes: str) -> Iterator[Input]:
@@ -42,7 +76,7 @@ def find_inputs(given: Sequence[str], takes: str) -> Iterator[Input]:
         if name == STDIN:
             yield from _lines(sys.stdin, "standard input", takes)
         elif takes == "image":
-            yield from (Input(str(path), path) for path in _images(Path(name)))
+            yield from (Input(str(path), path, path.stem) for path in _images(Path(name)))
         elif Path(name).is_file():
             try:
                 with open(name, encoding="utf-8") as file:
@@ -67,7 +101,18 @@ def _lines(file, where: str, takes: str) -> Iterator[Input]:
     for number, line in enumerate(file, 1):
         text = line.rstrip("\n")
         if text.strip():
-            yield Input(text, Path(text)) if takes == "image" else Input(f"{where}:{number}", text)
+            picture = takes == "image"
+            yield Input(text, Path(text), Path(text).stem) if picture else Input(f"{where}:{number}", text)
+
+
+def with_stems_of_their_own(items: Iterable[Input]) -> Iterator[Input]:
+    """The inputs, so that what is written for files of one name from different folders does not replace each other."""
+    taken: set[str] = set()
+    for item in items:
+        possible = itertools.chain([item.stem], (f"{item.stem}-{number}" for number in itertools.count(2)))
+        stem = next(name for name in possible if name not in taken)
+        taken.add(stem)
+        yield replace(item, stem=stem)
 
 
 def _images(path: Path) -> list[Path]:

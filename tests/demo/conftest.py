@@ -24,7 +24,7 @@ from hf_effmodels.registry import ARCHITECTURES
 from ..hub.conftest import tiny  # noqa: F401
 from ..modeling.tiny import tiny_config
 from ..pipelines.sam_diffsr.tiny import tiny_pipeline
-from ..prediction.test_predict import language  # noqa: F401
+from ..prediction.conftest import language  # noqa: F401
 
 
 @pytest.fixture(scope="session")

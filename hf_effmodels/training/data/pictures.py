@@ -13,7 +13,7 @@ from .digits import load_image_splits
 from .errors import of_sample
 from .fingerprints import facts, picture
 from .images import ImageSplitArguments, read_for_stock_processor, where
-from .splits import Column, evaluation_split, find_column, number_held_out, pick_split
+from .splits import Column, evaluation_split, find_column, number_held_out, only_split, pick_split
 
 #: Rows whose files are looked up at a time.
 _AT_A_TIME = 4096
@@ -118,6 +118,20 @@ def load_evaluation_pictures(args: PictureArguments, token: str | None = None) -
     """The evaluation pictures alone, those of `load_pictures`; of a data set with one split all of it, unless the
     arguments hold some out. Raises as `load_pictures`."""
     return for_evaluation(args, token, _pictures, hold_out)
+
+
+def load_picture_split(args: PictureArguments, name: str | None, token: str | None = None) -> Pictures:
+    """All pictures of the split of this name, or of the only one; what `args` hold out or leave out is not looked at.
+
+    Raises:
+        ValueError: there is no such split or column, or it is not clear which is meant, or the split is empty.
+        OSError: a data set that cannot be found or reached.
+    """
+    splits = load_image_splits(args, token)
+    source = _read_split(splits, args, "--split", only_split(splits, "--split", name), _pictures)
+    if not len(source):
+        raise ValueError(f"{source.split} is empty.")
+    return source
 
 
 def for_training(args: PictureArguments, token: str | None, read: Callable, hold_out: Callable) -> tuple:

@@ -77,6 +77,16 @@ def pick_split(splits: dict, argument: str, name: str):
     return splits[name]
 
 
+def only_split(splits: dict, argument: str, name: str | None) -> str:
+    """The name of the split that is asked for, or of the only one there is; a ValueError that names `argument`."""
+    if name is not None:
+        pick_split(splits, argument, name)
+        return name
+    if len(splits) != 1:
+        raise ValueError(f"{argument}: name one of the splits, which are {', '.join(splits)}.")
+    return next(iter(splits))
+
+
 def evaluation_split(args, splits: Sequence[str], *, alone: bool = False) -> str | None:
     """Name of the split to evaluate on; None where its samples are held out of the training split.
 

@@ -23,10 +23,14 @@ def check_output(output: Path, settings: Mapping, settings_file: str) -> None:
         begun = json.loads((output / UNFINISHED / settings_file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(f"--output: {output} is not empty and holds no unfinished table; name another.") from None
-    now = json.loads(json.dumps(dict(settings)))
-    changed = [_change(key, begun.get(key), now[key]) for key in settings if begun.get(key) != now[key]]
-    if changed:
+    if changed := changes(begun, settings):
         raise ValueError(f"--output: {output} holds a table begun with another {', '.join(changed)}.")
+
+
+def changes(begun: Mapping, settings: Mapping) -> list[str]:
+    """In what the settings differ from those that something was begun with, as JSON has kept them."""
+    now = json.loads(json.dumps(dict(settings)))
+    return [_change(key, begun.get(key), now[key]) for key in settings if begun.get(key) != now[key]]
 
 
 def _change(key: str, begun, now) -> str:

@@ -3,8 +3,8 @@
 import os
 import sys
 
-# As accelerate's own start-up reads the number of processes, whoever launched them (torchrun, MPI).
-_WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+#: As accelerate's own start-up reads the number of processes, whoever launched them (torchrun, MPI).
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 # `accelerate launch`, `accelerate-launch`, `python -m accelerate.commands.launch`, and that file's path.
 _LAUNCHERS = ("launch", "launch.py")
 
@@ -19,7 +19,7 @@ def start_missing_processes() -> None:
         OSError: the number that was asked for cannot be found out.
     """
     several = "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
-    if not several or any(name in os.environ for name in _WORLD_SIZES):
+    if not several or any(name in os.environ for name in WORLD_SIZES):
         return
     asked = _launcher_arguments()
     machines = asked.num_machines or 1
@@ -28,7 +28,13 @@ def start_missing_processes() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(asked.num_processes // machines)]
     command += ["--nnodes", str(machines), "--node_rank", str(asked.machine_rank or 0)]
     command += ["--master_addr", os.environ.pop("MASTER_ADDR"), "--master_port", os.environ.pop("MASTER_PORT")]
-    os.execv(sys.executable, [*command, *sys.argv])
+    os.execv(sys.executable, [*command, *_program(), *sys.argv[1:]])
+
+
+def _program() -> list[str]:
+    """What runs, for torchrun: a script's path, or the name of a module that was started by `-m`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
 
 
 def _launcher_arguments():

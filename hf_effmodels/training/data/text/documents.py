@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..splits import check_built_in, evaluation_split, load_splits, number_held_out, pick_split
+from ..splits import check_built_in, evaluation_split, load_splits, number_held_out, only_split, pick_split
 from .arguments import TextArguments
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,17 @@ def load_evaluation_texts(args: TextArguments, token: str | None = None):
         train = _text_only(pick_split(splits, "--train_split", args.train_split), args)
         return _limited(_hold_out(train, args)[1], args.max_eval_documents)
     return _limited(_limited(_text_only(splits[name], args), args.eval_documents), args.max_eval_documents)
+
+
+def load_text_split(args: TextArguments, name: str | None, token: str | None = None) -> tuple[str, Any]:
+    """Name and documents of the split of this name, or of the only one; `load_texts` says what else is raised.
+
+    Raises:
+        ValueError: there is no such split, or there are several and none is named.
+    """
+    splits = _load_splits(args, token)
+    name = only_split(splits, "--split", name)
+    return name, _text_only(splits[name], args)
 
 
 def evaluated_split(args: TextArguments, texts) -> str:

@@ -1,0 +1,184 @@
+"""`hf-effmodels predict` on data sets and into files: each row once, by several processes, after a kill as well."""
+
+import csv
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from accelerate import PartialState
+from PIL import Image
+
+from hf_effmodels.cli import main
+from hf_effmodels.prediction.answers import Answers
+from hf_effmodels.prediction.forms import in_form
+from hf_effmodels.prediction.processes import Processes
+from hf_effmodels.training.run import launch
+
+from ..processes import run_apart, run_in_two
+from .test_predict import as_json
+
+ROWS = 23
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A parquet file of pictures, the fifth of which is damaged, and the folder of the same pictures as files."""
+    import datasets
+
+    folder, rng = tmp_path_factory.mktemp("table"), np.random.default_rng(0)
+    (folder / "files").mkdir()
+    for number in range(ROWS):
+        picture = Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+        picture.save(folder / "files" / f"{number:02d}.png")
+    cells = [{"bytes": file.read_bytes(), "path": None} for file in sorted((folder / "files").iterdir())]
+    cells[4] = {"bytes": b"\x89PNG\r\n\x1a\n", "path": None}
+    features = datasets.Features({"picture": datasets.Image(), "label": datasets.Value("string")})
+    rows = datasets.Dataset.from_dict({"picture": cells, "label": ["x"] * ROWS}, features=features)
+    rows.to_parquet(folder / "pictures.parquet")
+    return folder
+
+
+@pytest.fixture
+def of_table(table):
+    """The arguments that name the table."""
+    return ["--dataset", "parquet", "--data-files", str(table / "pictures.parquet")]
+
+
+def _dies_after_two_batches(argv):
+    add, count = Answers.add, [0]
+
+    def add_or_die(self, answers):
+        add(self, answers)
+        count[0] += 1
+        if count[0] == 2:
+            os._exit(9)
+
+    Answers.add = add_or_die
+    main(argv)
+
+
+def _shares(argv):
+    # The first says for all that a row could not be read.
+    assert main(argv) == (1 if PartialState().is_main_process else 0)
+
+
+def test_two_processes_go_on_after_a_kill_and_each_row_is_there_once(
+    classifier,
+    table,
+    of_table,
+    predict,
+    tmp_path,
+    capsys,
+):
+    model, output = str(classifier[0] / "model"), tmp_path / "found.jsonl"
+    argv = ["predict", model, *of_table, "--batch-size", "3", "--output", str(output)]
+    assert run_apart(_dies_after_two_batches, argv) == 9
+    (part,) = (tmp_path / ".found.jsonl.unfinished").glob("*.jsonl")
+    lines = part.read_text().splitlines()
+    done = [json.loads(line)["number"] for line in lines]
+    assert done == [0, 1, 2, 3, 5] and not output.exists()
+    # What is there is not computed again, and a line that the kill has cut is.
+    marked = json.loads(lines[1])
+    marked["answer"]["classes"] = "kept"
+    part.write_text("\n".join([lines[0], json.dumps(marked), *lines[2:], lines[0].replace("0", "7", 1)[:-5]]))
+    assert main([*argv, "--top-k", "2"]) == 2
+    assert "was begun with another top_k (5, now 2)" in capsys.readouterr().err
+    run_in_two(_shares, argv)
+    said = as_json(output.read_text())
+    assert [answer["input"] for answer in said] == [f"train:{n}" for n in range(ROWS) if n != 4]
+    assert said[1]["classes"] == "kept"
+    alone = as_json(predict(model, table / "files", "--json"))
+    for answer, file in zip(said[2:], [alone[2], alone[3], *alone[5:]], strict=True):
+        assert [found["label"] for found in answer["classes"]] == [found["label"] for found in file["classes"]]
+        scores = [[found["score"] for found in one["classes"]] for one in (answer, file)]
+        np.testing.assert_allclose(*scores, atol=1e-6)
+    assert not part.parent.exists()
+    assert main(argv) == 2
+    assert f"--output: {output} is there already" in capsys.readouterr().err
+
+
+def test_rows_are_told_as_files_are(classifier, table, of_table, predict, tmp_path, capsys):
+    model = classifier[0] / "model"
+    printed = predict(model, *of_table, "--csv", code=1)
+    assert main(["predict", str(model), *of_table, "--output", str(tmp_path / "found.csv")]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'found.csv'}: {ROWS - 1} answers\n" and "train:4: " in err
+    assert (tmp_path / "found.csv").read_text() == printed
+    rows = list(csv.DictReader(printed.splitlines()))
+    assert len(rows) == 3 * (ROWS - 1) and rows[0]["input"] == "train:0" and rows[0]["rank"] == "1"
+    # Files go into a file, too; without its ending they are lines.
+    predict(model, table / "files", "--output", tmp_path / "found.txt")
+    assert (tmp_path / "found.txt").read_text() == predict(model, table / "files")
+
+
+def test_texts_come_from_a_column_and_one_that_is_missing_is_named(language, predict, tmp_path, capsys):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"say": text}) + "\n" for text in ("the cat", None, "the dog")))
+    argv = (language[0], "--dataset", texts, "--json", "--max-new-tokens", 3)
+    assert main(["predict", *map(str, argv)]) == 1
+    out, err = capsys.readouterr()
+    assert [answer["input"] for answer in as_json(out)] == ["train:0", "train:2"]
+    assert "train:1: there is no text" in err
+    for answer, text in zip(as_json(out), ("the cat", "the dog"), strict=True):
+        assert [answer["text"]] == [one["text"] for one in as_json(predict(language[0], text, *argv[3:]))]
+
+
+def test_a_data_set_that_is_not_clear_is_refused(classifier, of_table, tmp_path, capsys, monkeypatch):
+    model = str(classifier[0] / "model")
+    for argv, message in [
+        (("--dataset", "digits"), "--split: name one of the splits, which are train, test"),
+        (("--dataset", "digits", "--split", "x"), "--split: there is no 'x', the splits are train, test"),
+        ((*of_table, "--column", "x"), "--column: there is no 'x', the columns are picture, label"),
+        (("photo.jpg", "--dataset", "digits"), "INPUT: got 'photo.jpg', which does not go with --dataset digits"),
+        (("photo.jpg", "--split", "train"), "--split goes with --dataset"),
+        (("--dataset", "./nowhere"), "--dataset: there is no folder or file './nowhere'"),
+        (("--dataset", "parquet", "--data-files", "{}"), "--data-files: got no files"),
+    ]:
+        assert main(["predict", model, *argv]) == 2, argv
+        out, err = capsys.readouterr()
+        assert message in err and not out, (argv, err)
+    monkeypatch.setattr("hf_effmodels.prediction.processes.find_processes", lambda device: Processes(1, 2))
+    for argv, message in [
+        (of_table, "--output: several processes share the inputs"),
+        (("-", "--output", tmp_path / "x"), "INPUT: got '-', but several processes cannot share standard input"),
+    ]:
+        assert main(["predict", model, *map(str, argv)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_table_has_its_header_also_where_nothing_is_found_first():
+    as_text = in_form("csv", SimpleNamespace(rows=lambda said: said["boxes"]))
+    assert as_text("a", {"boxes": []}) == ""
+    assert as_text("b", {"boxes": [{"label": "cat"}]}) == "input,label\nb,cat\n"
+    assert as_text("c", {"boxes": [{"label": "dog"}]}) == "c,dog\n"
+
+
+def test_torchrun_starts_a_module_as_a_module(monkeypatch):
+    """A file of the package by itself would import its neighbours as libraries."""
+    started = []
+    asked = SimpleNamespace(num_machines=1, num_processes=2, machine_rank=0)
+    monkeypatch.setattr(launch, "_launcher_arguments", lambda: asked)
+    monkeypatch.setattr(launch.os, "execv", lambda program, words: started.append(words[words.index("1234") + 1 :]))
+    monkeypatch.setattr(sys, "argv", ["/somewhere/hf_effmodels/__main__.py", "predict", "out"])
+    for spec in (SimpleNamespace(name="hf_effmodels.__main__"), None):
+        for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1234"), ("ACCELERATE_USE_CPU", "true")):
+            monkeypatch.setenv(name, value)
+        for name in launch.WORLD_SIZES:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+        launch.start_missing_processes()
+    assert started == [["-m", "hf_effmodels", "predict", "out"], [sys.argv[0], "predict", "out"]]
+
+
+@pytest.mark.thorough
+def test_accelerate_launches_it(classifier, of_table, tmp_path):
+    import subprocess
+
+    output = tmp_path / "found.jsonl"
+    argv = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "hf_effmodels", "predict"]
+    argv += [str(classifier[0] / "model"), *of_table, "--output", str(output)]
+    subprocess.run([sys.executable, *argv], check=False, capture_output=True)
+    assert len(as_json(output.read_text())) == ROWS - 1
