@@ -11,7 +11,7 @@ ENTRIES = (
             "pipeline_delvm": ("DelvmPipeline",),
             "image_tokenizer_delvm": ("DelvmImageTokenizer",),
         },
-        code=("pipeline_delvm", "image_tokenizer_delvm", "llama_steps", "guesses"),
+        code=("pipeline_delvm", "image_tokenizer_delvm", "llama_steps"),
         paper="Data-efficient Large Vision Models through Sequential Autoregression",
         arxiv="2402.04841",
         repository="https://github.com/ggjy/DeLVM",

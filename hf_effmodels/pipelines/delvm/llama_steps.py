@@ -1,6 +1,6 @@
-"""A token or a few by a LLaMA of transformers, without what its modules do around the arithmetic of a step.
+"""One token after the other by a LLaMA of transformers, without what its modules do around the arithmetic of a step.
 
-A step of a small model is mostly calls: dozens for each layer, masks and outputs. Here a layer is some fifteen. The
+A step of a small model is mostly calls: dozens for each layer, masks and outputs. Here a layer is some twenty. The
 file stands alone: it is copied beside the weights when a pipeline is saved.
 """
 
@@ -11,6 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+
+#: Weights that read one input are put together, in a copy, where they are no more than this: above it reading them is
+#: what takes the time, and not the calls.
+_SMALL = 2**20
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -34,12 +38,11 @@ def is_plain(model: nn.Module) -> bool:
 def step_function(
     model: LlamaForCausalLM, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor], length: int
 ) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    """What computes a step: (batch, count) ids and the place of the first -> (batch, count, tokens) logits of the ones
-    after each.
+    """What computes a step: (batch,) ids and their place -> (batch, tokens) logits of the next ones.
 
     Args:
         model: see `is_plain`.
-        keys, values: of each layer, (batch, heads, length, channels); each step writes at its places and reads all
+        keys, values: of each layer, (batch, heads, length, channels); each step writes at its place and reads all
             before.
         length: the number of places.
     """
@@ -54,36 +57,42 @@ def step_function(
     half = head_dim // 2
     sines = torch.cat([-sines[:, :half], sines[:, half:]], 1)
     scale = layers[0].self_attn.scaling
+    heads = config.num_attention_heads
+    turned_heads = heads + groups
+    project = [_joined([getattr(layer.self_attn, f"{name}_proj") for name in "qkv"]) for layer in layers]
+    widen = [_joined([layer.mlp.gate_proj, layer.mlp.up_proj]) for layer in layers]
 
     def step(ids: torch.Tensor, place: int) -> torch.Tensor:
-        states, count = embed(ids), ids.shape[1]
-        end = place + count
-        cosine, sine = cosines[place:end], sines[place:end]
-        seen_by_each = None if count == 1 else cosines.new_ones((count, end), dtype=torch.bool).tril(place)
+        states, end = embed(ids), place + 1
+        cosine, sine = cosines[place], sines[place]
         for number, layer in enumerate(layers):
             attention, mlp = layer.self_attn, layer.mlp
             normed = F.rms_norm(states, (width,), layer.input_layernorm.weight, eps)
-            query, key, value = (
-                F.linear(normed, part.weight, part.bias).unflatten(-1, (-1, head_dim)).transpose(1, 2)
-                for part in (attention.q_proj, attention.k_proj, attention.v_proj)
-            )
-            query = torch.addcmul(query * cosine, query.roll(half, -1), sine)
-            keys[number][:, :, place:end] = torch.addcmul(key * cosine, key.roll(half, -1), sine)
-            values[number][:, :, place:end] = value
+            parts = project[number](normed).unflatten(1, (-1, 1, head_dim))
+            turned = parts[:, :turned_heads]
+            turned = torch.addcmul(turned * cosine, turned.roll(half, -1), sine)
+            keys[number][:, :, place:end] = turned[:, heads:]
+            values[number][:, :, place:end] = parts[:, turned_heads:]
             seen = F.scaled_dot_product_attention(
-                query,
+                turned[:, :heads],
                 keys[number][:, :, :end],
                 values[number][:, :, :end],
-                attn_mask=seen_by_each,
                 scale=scale,
                 enable_gqa=grouped,
             )
-            seen = seen.transpose(1, 2).flatten(2)
-            states = states + F.linear(seen, attention.o_proj.weight, attention.o_proj.bias)
+            states = states + F.linear(seen.flatten(1), attention.o_proj.weight, attention.o_proj.bias)
             normed = F.rms_norm(states, (width,), layer.post_attention_layernorm.weight, eps)
-            gated = mlp.act_fn(F.linear(normed, mlp.gate_proj.weight, mlp.gate_proj.bias))
-            gated = gated * F.linear(normed, mlp.up_proj.weight, mlp.up_proj.bias)
-            states = states + F.linear(gated, mlp.down_proj.weight, mlp.down_proj.bias)
+            gate, up = widen[number](normed).chunk(2, 1)
+            states = states + F.linear(mlp.act_fn(gate) * up, mlp.down_proj.weight, mlp.down_proj.bias)
         return F.linear(F.rms_norm(states, (width,), norm.weight, eps), head.weight, head.bias)
 
     return step
+
+
+def _joined(linears: Sequence[nn.Linear]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What linear layers make of one input, one after the other."""
+    if sum(each.weight.numel() for each in linears) > _SMALL:
+        return lambda given: torch.cat([F.linear(given, each.weight, each.bias) for each in linears], 1)
+    weight = torch.cat([each.weight for each in linears])
+    bias = None if linears[0].bias is None else torch.cat([each.bias for each in linears])
+    return lambda given: F.linear(given, weight, bias)

@@ -20,7 +20,6 @@ from transformers import LlamaForCausalLM, StaticCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from .guesses import Guesses, likeliest_ids
 from .image_tokenizer_delvm import OUTPUT_TYPES, DelvmImageTokenizer, check_ids, size_of
 from .llama_steps import is_plain, step_function
 
@@ -170,6 +169,7 @@ class DelvmPipeline(DiffusionPipeline):
         if temperature is None:
             temperature = 0.0 if num_images_per_prompt == 1 else 1.0
         self.check_inputs(
+            tokenizer,
             prompts,
             queries,
             num_images_per_prompt,
@@ -182,16 +182,20 @@ class DelvmPipeline(DiffusionPipeline):
             cache,
             output_type,
         )
-        pairs = self._encode([part for prompt in prompts for pair in prompt for part in pair], len(prompts))
-        asked = self._encode(queries, len(queries))
+        shown = [part for prompt in prompts for pair in prompt for part in pair]
+        images = [*shown, *queries]
+        parts = [images[first : first + _IMAGES_AT_ONCE] for first in range(0, len(images), _IMAGES_AT_ONCE)]
+        encoded = torch.cat([tokenizer.encode(part) for part in parts])
+        pairs = encoded[: len(shown)].reshape(len(prompts), -1)
+        asked = encoded[len(shown) :]
         number = num_answer_images * tokenizer.tokens_per_image
         ids = self.generate_ids(
             pairs,
             asked,
             number,
             num_images_per_prompt,
-            choose=_chooser(temperature, top_k, top_p, generator) if temperature else None,
-            allowed_ids=self._allowed(allowed_ids),
+            choose=_chooser(temperature, top_k, top_p, generator),
+            allowed_ids=self._allowed(tokenizer, allowed_ids),
             cache=cache,
         )
         images = _joined(
@@ -207,6 +211,7 @@ class DelvmPipeline(DiffusionPipeline):
 
     def check_inputs(
         self,
+        tokenizer,
         prompts,
         queries,
         num_images_per_prompt,
@@ -249,7 +254,7 @@ class DelvmPipeline(DiffusionPipeline):
                     f"prompt_images: pair {number} has an image of {_by(of_image)} pixels and an answer of "
                     f"{_by(of_answer)}, accepted are pairs of one size."
                 )
-        tokens = self.image_tokenizer.tokens_per_image
+        tokens = tokenizer.tokens_per_image
         context = self.language_model.config.max_position_embeddings
         if (2 * lengths[0] + 1 + num_answer_images) * tokens > context:
             most = (context // tokens - 1 - num_answer_images) // 2
@@ -261,24 +266,16 @@ class DelvmPipeline(DiffusionPipeline):
             allowed = torch.as_tensor(allowed_ids).reshape(1, -1)
             if not allowed.numel():
                 raise ValueError("allowed_ids: got none.")
-            check_ids(allowed, self.image_tokenizer.vocab_size, allowed.numel())
+            check_ids(allowed, tokenizer.vocab_size, allowed.numel())
 
-    def _encode(self, images: list, rows: int) -> torch.Tensor:
-        """(rows, ids) of images in order."""
-        tokenizer, device = self.image_tokenizer, self._execution_device
-        if not images:
-            return torch.empty(rows, 0, dtype=torch.long, device=device)
-        parts = [images[first : first + _IMAGES_AT_ONCE] for first in range(0, len(images), _IMAGES_AT_ONCE)]
-        return torch.cat([tokenizer.encode(part) for part in parts]).reshape(rows, -1).to(device)
-
-    def _allowed(self, allowed_ids) -> torch.Tensor | None:
+    def _allowed(self, tokenizer: DelvmImageTokenizer, allowed_ids) -> torch.Tensor | None:
         """Which of the language model's tokens an answer may not have, None where it may have all."""
-        codes, tokens = self.image_tokenizer.vocab_size, self.language_model.config.vocab_size
+        codes, tokens = tokenizer.vocab_size, self.language_model.config.vocab_size
         if allowed_ids is None and codes == tokens:
             return None
         forbidden = torch.ones(tokens, dtype=torch.bool)
         forbidden[torch.arange(codes) if allowed_ids is None else torch.as_tensor(allowed_ids).long().cpu()] = False
-        return forbidden.to(self._execution_device)
+        return forbidden.to(tokenizer.device)
 
     def generate_ids(
         self,
@@ -299,13 +296,11 @@ class DelvmPipeline(DiffusionPipeline):
             prompts: (1 or queries, ids). queries: (queries, ids).
             number: of ids for each answer.
             repeats: answers to each query.
-            choose: (answers, tokens) logits -> (answers,) ids; by default the likeliest, which of a single answer are
-                guessed from the prompt and checked several at a time.
+            choose: (answers, tokens) logits -> (answers,) ids; by default the likeliest.
             allowed_ids: (tokens,), True for those that may not come.
             cache: see `__call__`.
         """
-        model, guess = self.language_model, choose is None
-        choose = choose or (lambda logits: logits.argmax(-1))
+        model, choose = self.language_model, choose or (lambda logits: logits.argmax(-1))
         length = prompts.shape[1] + queries.shape[1] + number
         prompts = prompts.expand(len(queries), -1) if len(prompts) == 1 and cache == "static" else prompts
         if cache == "static":
@@ -327,36 +322,22 @@ class DelvmPipeline(DiffusionPipeline):
             logits = logits.repeat_interleave(repeats, 0)
         if not logits.isfinite().all():
             raise ValueError(f"language_model: what it predicts is not finite, in {model.dtype}.")
+        ids = torch.empty(len(logits), number, dtype=torch.long, device=logits.device)
         step = None
         if cache == "growing" and is_plain(model):
             step = step_function(model, *zip(*((s.keys, s.values) for s in past.layers), strict=True), length)
-        start = length - number
-
-        def allowed(logits: torch.Tensor) -> torch.Tensor:
-            return logits if allowed_ids is None else logits.masked_fill(allowed_ids, -torch.inf)
-
         with self.progress_bar(total=number) as progress:
-            if guess and step is not None and len(logits) == 1:
-                progress.update()
-                found = likeliest_ids(
-                    int(choose(allowed(logits))),
-                    number,
-                    lambda ids, place: allowed(step(ids.to(logits.device), start + place)[0]).argmax(-1),
-                    Guesses(_pairs(prompts[0], queries.shape[1]), queries[0].tolist()),
-                    progress.update,
-                )
-                return torch.tensor([found], device=logits.device)
-            ids = torch.empty(len(logits), number, dtype=torch.long, device=logits.device)
             for place in range(number):
-                ids[:, place] = choose(allowed(logits))
+                if allowed_ids is not None:
+                    logits = logits.masked_fill(allowed_ids, -torch.inf)
+                ids[:, place] = choose(logits)
                 progress.update()
                 if place + 1 == number:
                     break
-                last = ids[:, place : place + 1]
                 if step is not None:
-                    logits = step(last, start + place)[:, -1]
+                    logits = step(ids[:, place], length - number + place)
                 else:
-                    logits = model(last, past_key_values=past, use_cache=True).logits[:, -1]
+                    logits = model(ids[:, place : place + 1], past_key_values=past, use_cache=True).logits[:, -1]
         return ids
 
     # ---- saving with the code, loading without running any ----
@@ -372,7 +353,7 @@ class DelvmPipeline(DiffusionPipeline):
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)  # a path on this machine is nobody else's business
         config["_class_name"] = [here.stem, type(self).__name__]
-        for name in (here.stem, "image_tokenizer_delvm", "llama_steps", "guesses"):
+        for name in (here.stem, "image_tokenizer_delvm", "llama_steps"):
             source, target = here.with_name(f"{name}.py"), folder / f"{name}.py"
             if not (target.exists() and target.samefile(source)):
                 shutil.copyfile(source, target)
@@ -437,13 +418,6 @@ def _prompts(prompt_images, queries: int) -> tuple[list[list], bool]:
     return prompts, not any(nested)
 
 
-def _pairs(ids: torch.Tensor, tokens: int) -> list[tuple[list[int], list[int]]]:
-    """The images of a prompt beside their answers; none where it is no row of such pairs."""
-    if not tokens or len(ids) % (2 * tokens):
-        return []
-    return [tuple(pair) for pair in ids.reshape(-1, 2, tokens).tolist()]
-
-
 def _is_list(value) -> bool:
     return isinstance(value, (list, tuple))
 
@@ -453,7 +427,9 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def _chooser(temperature: float, top_k: int | None, top_p: float | None, generator):
-    """(answers, tokens) logits -> (answers,) ids, drawn."""
+    """(answers, tokens) logits -> (answers,) ids."""
+    if not temperature:
+        return lambda logits: logits.argmax(-1)
     warpers = [TemperatureLogitsWarper(float(temperature))]
     warpers += [TopKLogitsWarper(top_k)] if top_k is not None else []
     warpers += [TopPLogitsWarper(float(top_p))] if top_p is not None else []

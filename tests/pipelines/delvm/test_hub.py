@@ -22,7 +22,7 @@ from .test_pipeline import lively_language_model, picture, quiet
 from .tiny import tiny_vqvae
 
 IMAGES = [picture(number) for number in (1, 2, 3)]
-CODE = {"pipeline_delvm.py", "image_tokenizer_delvm.py", "llama_steps.py", "guesses.py"}
+CODE = {"pipeline_delvm.py", "image_tokenizer_delvm.py", "llama_steps.py"}
 PARTS = {"vqvae/diffusion_pytorch_model.safetensors", "language_model/model.safetensors"}
 
 

@@ -130,6 +130,9 @@ def test_answers_are_measured_against_the_right_ones_and_the_prompt_is_seen_to_d
     pixels = pipe.image_tokenizer.decode(torch.from_numpy(np.concatenate(answers)), "pt")
     errors = (pixels[:2] - pixels[2:]).square().flatten(1).mean(1)
     assert measured["a_psnr"] == pytest.approx(float((-10 * errors.log10()).mean()), rel=1e-5)
+    bright = (pixels > 0.5).any(1)  # red ink is bright, too
+    shared, either = ((f(bright[:2], bright[2:])).flatten(1).sum(1) for f in (torch.logical_and, torch.logical_or))
+    assert measured["a_iou"] == pytest.approx(float((shared / either).mean())) != 1
 
 
 @pytest.mark.draws
