@@ -719,6 +719,25 @@ PUBLISHED = {
         "lr_scheduler_kwargs": {"decay_epochs": [150, 180, 210], "decay_rate": 0.1}
         | {"warmup_epochs": 0, "warmup_lr": 0},
     },
+    "lsskd/hsakd_cifar100_teacher": {
+        **{name: value for name, value in LSSKD.items() if name != "losses"},
+        "losses": {
+            "lsskd": {
+                **{"weight": 1.0, "stages": [1, 2, 3, 4], "heads": "copy", "keep_heads": True},
+                **{"joint_weight": 1, "divergence_weight": 0, "feature_weight": 0},
+            }
+        },
+        "num_train_epochs": 240,
+        "learning_rate": 0.05,
+        "weight_decay": 5e-4,
+    },
+    "lsskd/hsakd_cifar100": {
+        **{name: value for name, value in LSSKD.items() if name != "losses"},
+        "losses": {"hsakd": {"weight": 1.0, "stages": [1, 2, 3, 4], "heads": "copy", "temperature": 3}},
+        "num_train_epochs": 240,
+        "learning_rate": 0.05,
+        "weight_decay": 5e-4,
+    },
     "lsskd/imagenet": {
         **IMAGENET,
         **LSSKD,
@@ -830,6 +849,14 @@ PUBLISHED = {
         "weight_decay": 5e-4,
         "lr_scheduler_type": "step",
         "lr_scheduler_kwargs": {"decay_epochs": 90, "decay_rate": 0.1, "warmup_epochs": 0, "warmup_lr": 0},
+    },
+    "weak_to_strong/few_shot_episodes": {
+        "losses": {"adaptconf": {"weight": 1.0, "tau": 0.25, "temperature": 10, "warmup": 0.25}},
+        **{"episodes_per_epoch": 200 * 4, "way": 5, "shot": 1, "query": 15},
+        "num_train_epochs": 20,
+        "per_device_train_batch_size": 4 * 5 * (1 + 15),
+        "optim": "sgd",
+        "learning_rate": 1e-3,
     },
     "weak_to_strong/noisy_labels": {
         "losses": {"adaptconf": {"weight": 1.0, "tau": 0.5, "temperature": 20, "warmup": 0.25}},

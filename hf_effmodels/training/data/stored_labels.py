@@ -18,8 +18,9 @@ from .stored_tables import read_table
 
 #: In the folder, beside `data/`: what the table was made by.
 SETTINGS_FILE = "soft_labels.json"
-#: Columns: the picture's own random number, the classes by falling probability, and these probabilities.
-SEED, IDS, PROBABILITIES = "seed", "ids", "probabilities"
+#: Columns: the picture's own random number, the classes by falling probability, and these probabilities, or the logits
+#: themselves where those of all classes are kept in float32: training is then what it is with the teacher, to the bit.
+SEED, IDS, PROBABILITIES, LOGITS = "seed", "ids", "probabilities", "logits"
 #: Pictures that are compared bit for bit before training.
 _COMPARED = 16
 #: The least probability: its logarithm is finite.
@@ -70,7 +71,7 @@ class StoredLabels:
             )
 
     def logits(self, epoch: int, index: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
-        """Logarithms of the probabilities (batch, classes), which stand for logits.
+        """The logits (batch, classes), or logarithms of the probabilities, which stand for them.
 
         Args:
             epoch: from 0.
@@ -81,6 +82,9 @@ class StoredLabels:
         if not np.array_equal(rows[SEED], seeds.cpu().numpy()):
             raise ValueError(f"--stored_labels: the pictures of epoch {epoch} were augmented by other seeds.")
         ids = torch.from_numpy(np.asarray(rows[IDS], dtype=np.int64))
+        if LOGITS in rows:
+            values = torch.from_numpy(np.asarray(rows[LOGITS], dtype=np.float32))
+            return torch.empty_like(values).scatter_(1, ids, values).to(index.device)
         probabilities = torch.from_numpy(np.asarray(rows[PROBABILITIES], dtype=np.float32))
         missing = self.num_classes - ids.shape[1]
         rest = (1 - probabilities.sum(1, keepdim=True)) / max(missing, 1)

@@ -86,6 +86,8 @@ class Networks:
         student, teacher: name of each feature that the loss asked for -> its shape; `pooled` is always among them.
         num_classes: of the student.
         model: the student, for a loss that copies parts of it.
+        teacher_model: the first teacher, likewise.
+        teacher_classes: number of its class for each of the student's.
         labels: class of each training sample by its number, where the data set has them all.
         columns: shapes of what a sample has under the names of the losses' `columns`, where the data set tells.
     """
@@ -96,6 +98,8 @@ class Networks:
     labels: torch.Tensor | None = None
     columns: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     model: nn.Module | None = None
+    teacher_model: nn.Module | None = None
+    teacher_classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class DistillationLoss(nn.Module):
     columns: ClassVar[tuple[str, ...]] = ()
     #: Whether it has no use for a teacher.
     needs_teacher: ClassVar[bool] = True
-    #: Whether it is given the student's features and logits of each picture at four rotations, one after the other
+    #: Whether it is given the features and logits of each picture at four rotations, one after the other
     #: (`joint_labels.rotated`), and needs one class for each; the others get those of the upright pictures.
     rotates: ClassVar[bool] = False
     #: Names of buffers that are the same in every process anyway, such as memories of all samples.
@@ -182,6 +186,10 @@ class DistillationLoss(nn.Module):
             batch: what else is known.
         """
         raise NotImplementedError
+
+    def kept(self) -> Mapping[str, tuple[nn.Module, Mapping[str, str]]]:
+        """Files that are written beside the student -> (what is in them, what is said about it)."""
+        return {}
 
     def end_step(self) -> None:
         """Called after each step of the optimizer, in every process: where memories move."""

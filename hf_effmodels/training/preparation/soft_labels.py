@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ..data.stored_labels import IDS, PROBABILITIES, SEED, SETTINGS_FILE, digest_of
+from ..data.stored_labels import IDS, LOGITS, PROBABILITIES, SEED, SETTINGS_FILE, digest_of
 from ..data.stored_tables import TableWriter, check_output
 from ..run.arguments import ArgumentReader, FilledReader
 from ..run.values import check_fields
@@ -36,7 +36,11 @@ class SoftLabelArguments:
         metadata={"accepts": "[1, inf)", "help": "Probabilities to keep; the other classes share the rest evenly."},
     )
     label_precision: Literal["float16", "float32"] = field(
-        default="float16", metadata={"help": "Of the probabilities; float16 is the published one."}
+        default="float16",
+        metadata={
+            "help": "Of the probabilities; float16 is the published one. float32 with all classes keeps the logits as "
+            "they are."
+        },
     )
     shard_size: int = field(
         default=8192, metadata={"accepts": "[1, inf)", "help": "Rows in a file; a kill loses at most so many."}
@@ -83,6 +87,8 @@ def _prepare(argv: list[str]):
     settings["weights"] = {
         what: parts for what, parts in run.config["contents"].items() if what.startswith("teacher ")
     }
+    exact = args.top_k == classes and args.label_precision == "float32"
+    settings |= {"values": LOGITS if exact else PROBABILITIES}
     settings |= {"shard_size": args.shard_size, "pictures": digest_of(trainer.train_dataset, settings["epochs"])}
     check_output(output, settings, SETTINGS_FILE)
     return trainer, args, settings
@@ -95,11 +101,11 @@ def _write(trainer, args: SoftLabelArguments, settings: dict) -> Path:
     with tqdm(total=rows, unit="picture", disable=None) as progress:
         progress.update(rows - sum(map(len, missing.values())))
         for name, numbers in missing.items():
-            table.write(name, _shard(trainer, numbers, args, progress))
+            table.write(name, _shard(trainer, numbers, args, settings["values"], progress))
     return table.finish()
 
 
-def _shard(trainer, numbers: range, args: SoftLabelArguments, progress) -> dict:
+def _shard(trainer, numbers: range, args: SoftLabelArguments, values: str, progress) -> dict:
     import pyarrow as pa
 
     loader = DataLoader(
@@ -107,17 +113,17 @@ def _shard(trainer, numbers: range, args: SoftLabelArguments, progress) -> dict:
         batch_size=trainer.args.per_device_train_batch_size,
         num_workers=trainer.args.dataloader_num_workers,
     )
-    found = {SEED: [], IDS: [], PROBABILITIES: []}
+    found = {SEED: [], IDS: [], values: []}
     for batch in loader:
         with trainer.accelerator.autocast():
             logits = trainer.teachers.logits(batch["pixel_values"].to(trainer.args.device))
-        kept = logits.float().softmax(1).topk(args.top_k)
+        kept = (logits.float() if values == LOGITS else logits.float().softmax(1)).topk(args.top_k)
         found[SEED].append(batch["sample_seed"].numpy().astype(np.int64))
         found[IDS].append(kept.indices.cpu().numpy().astype(np.int32))
-        found[PROBABILITIES].append(kept.values.cpu().numpy().astype(args.label_precision))
+        found[values].append(kept.values.cpu().numpy().astype(args.label_precision))
         progress.update(len(logits))
     columns = {SEED: pa.array(np.concatenate(found[SEED]))}
-    for name in (IDS, PROBABILITIES):
-        values = np.concatenate(found[name])
-        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    for name in (IDS, values):
+        rows = np.concatenate(found[name])
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), rows.shape[1])
     return columns

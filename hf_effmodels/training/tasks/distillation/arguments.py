@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ...run.arguments import check_fields, read_mapping
+from ...run.arguments import read_mapping
+from .episodes import EpisodeArguments
 
 
 @dataclass
-class DistillationArguments:
-    """Who teaches, and by which losses."""
+class DistillationArguments(EpisodeArguments):
+    """Who teaches, by which losses, and whether by episodes."""
 
     teacher: dict | str | None = field(
         default=None,
@@ -75,7 +76,7 @@ class DistillationArguments:
     )
 
     def __post_init__(self):
-        check_fields(self)
+        super().__post_init__()
         if isinstance(self.teacher, str) and self.teacher.lstrip().startswith("{"):
             self.teacher = read_mapping("teacher", self.teacher)
         if isinstance(self.teacher, dict):

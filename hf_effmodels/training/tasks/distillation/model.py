@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from ...losses.interface import LOGITS, Batch, DistillationLoss
+from ...losses.interface import LOGITS, POOLED, Batch, DistillationLoss
 from ...losses.joint_labels import ROTATIONS, rotated
+from .episodes import INITIAL_SCALE, SCALE_FIELD, CosineHead, Shape, episode_logits
 from .taps import Taps, attach, collecting
 
 
@@ -21,16 +22,28 @@ class DistillationModel(nn.Module):
         student: an image classifier.
         losses: by name, built.
         taps: of the student's features.
+        episodes: where batches are made of some, in training: logits and losses are those of their pictures to tell.
+        teacher_scale: of the teacher's cosines.
     """
 
     #: The Trainer is not to divide the loss by itself.
     accepts_loss_kwargs = False
     main_input_name = "pixel_values"
 
-    def __init__(self, student: nn.Module, losses: Mapping[str, DistillationLoss], taps: Taps):
+    def __init__(
+        self,
+        student: nn.Module,
+        losses: Mapping[str, DistillationLoss],
+        taps: Taps,
+        episodes: Shape | None = None,
+        teacher_scale: float = INITIAL_SCALE,
+    ):
         super().__init__()
         self.student = student
         self.losses = nn.ModuleDict(losses)
+        self.episodes, self.teacher_scale = None, teacher_scale
+        if episodes is not None:
+            self.episodes = CosineHead(episodes, getattr(student.config, SCALE_FIELD, INITIAL_SCALE))
         attach(student, taps)
         # Memories are the same in each process, and large: they are not sent around before each pass.
         self._ddp_params_and_buffers_to_ignore = [
@@ -40,6 +53,11 @@ class DistillationModel(nn.Module):
     @property
     def config(self):
         return self.student.config
+
+    @property
+    def teacher_rotates(self) -> bool:
+        """Whether the teacher is to be shown four rotations, too."""
+        return any(loss.rotates and loss.needs_teacher for loss in self.losses.values())
 
     @property
     def _no_split_modules(self):
@@ -65,7 +83,8 @@ class DistillationModel(nn.Module):
         """
         Args:
             pixel_values: (batch, channels, height, width).
-            distillation: `teacher`, its features by name, and the fields of `Batch`.
+            distillation: `teacher`, its features by name (of `joint_labels.rotated` pictures with
+                `teacher_rotates`), and the fields of `Batch`.
             inputs: further ones of the student.
         """
         if distillation is None:
@@ -74,15 +93,23 @@ class DistillationModel(nn.Module):
         with collecting() as features:
             outputs = self.student(pixel_values=rotated(pixel_values) if rotates else pixel_values, **inputs)
         features[LOGITS] = outputs["logits"]
-        every = features
+        known = dict(distillation)
+        teacher = known.pop("teacher")
+        every = features, teacher
         if rotates:
             features = {name: feature[::ROTATIONS] for name, feature in features.items()}
             outputs = {"logits": features[LOGITS]}
-        known = dict(distillation)
-        teacher = known.pop("teacher")
+        if self.teacher_rotates:
+            teacher = {name: feature[::ROTATIONS] for name, feature in teacher.items()}
+        if self.episodes is not None:
+            features[LOGITS] = self.episodes(features[POOLED])
+            outputs = {"logits": features[LOGITS]}
+            if teacher:
+                logits = episode_logits(teacher[POOLED], self.episodes.shape, self.teacher_scale)
+                teacher = {**teacher, LOGITS: logits}
         batch = Batch(**known)
         found = {}
         for name, loss in self.losses.items():
-            value = loss(every if loss.rotates else features, teacher, batch)
+            value = loss(*(every if loss.rotates else (features, teacher)), batch)
             found |= {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
         return ModelOutput(**outputs, distillation=found)

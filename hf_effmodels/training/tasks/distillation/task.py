@@ -14,6 +14,7 @@ from ...data.pictures import picture_ids
 from ...data.stored_labels import StoredLabels, settings_of
 from ...data.stored_tables import table_folder
 from ...data.text_embeddings import TEXT_EMBEDS, TextEmbeddings
+from ...losses.interface import POOLED
 from ...losses.registry import make_losses
 from ...run.arguments import ArgumentReader, FilledReader
 from ...run.contents import check_contents
@@ -21,6 +22,8 @@ from ...run.run import Run
 from ...task import load_task
 from .arguments import DistillationArguments
 from .coded import CODED, CodedForImageClassification, CodedTrainer, coded_metrics, with_code
+from .episodes import SCALE_FIELD, Episodes, few_shot_accuracy, members_of
+from .taps import collecting
 from .teacher import UNTRAINED, Teachers, load_teacher
 from .trainer import DistillationTrainer
 
@@ -39,6 +42,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     losses = make_losses(distillation.losses)
     texts = _text_embeddings(distillation, losses, arguments)
     _check_labels(losses, arguments[-1])
+    _check_for_episodes(distillation, arguments[-1])
     taught = distillation.teachers or distillation.stored_labels
     if not taught and any(loss.needs_teacher for loss in losses.values()):
         raise ValueError("--teacher is missing: name an image classifier on the Hub or in a local folder.")
@@ -65,9 +69,60 @@ def prepare_training(reader: ArgumentReader) -> Run:
     if isinstance(run.trainer.teachers, Teachers):
         pairs = zip(distillation.teachers, run.trainer.teachers.teachers, strict=True)
         contents |= {f"teacher {name}": weights_fingerprint(teacher.model) for name, teacher in pairs}
+    novel = _novel_classes(distillation, run.trainer, arguments)
+    if novel is not None:
+        contents["few-shot data"] = novel.source.facts()
     if contents:
         check_contents(run.config, run.checkpoint, run.trainer.args.output_dir, contents)
-    return replace(run, report=partial(_report, run))
+    return replace(run, report=partial(_report, run, novel, distillation))
+
+
+def _check_for_episodes(distillation: DistillationArguments, args) -> None:
+    if distillation.episodes_per_epoch is None:
+        return
+    if distillation.codec:
+        raise ValueError("--codec: it does not go with --episodes_per_epoch.")
+    for name in ("mixup", "cutmix", "label_maps", "label_smoothing_factor"):
+        if getattr(args, name):
+            raise ValueError(f"--{name}: it does not go with --episodes_per_epoch, which has classes of its own.")
+    if args.repeated_augmentation != 1 or args.loss != "cross_entropy":
+        raise ValueError("--repeated_augmentation, --loss: they do not go with --episodes_per_epoch.")
+
+
+def _novel_classes(distillation: DistillationArguments, trainer, arguments):
+    """Pictures of classes that are not trained on, as they are evaluated; None where none are asked for.
+
+    Raises:
+        ValueError: classes that are trained on, or too few pictures for an episode.
+    """
+    if distillation.few_shot_dataset is None:
+        return None
+    chosen, known = distillation.few_shot_classes, _STUDENT.class_names(trainer.network.config)
+    data_args = replace(
+        arguments[1],
+        eval_dataset=distillation.few_shot_dataset,
+        eval_split=distillation.few_shot_split,
+        classes=chosen,
+        **dict.fromkeys(("eval_fraction", "eval_holdout", "max_eval_samples", "label_mapping")),
+    )
+    try:
+        source = _STUDENT.load_evaluation_data(data_args, arguments[0].token)
+    except (ValueError, OSError) as error:
+        text = str(error)
+        for name in ("dataset", "split"):
+            text = text.replace(f"--eval_{name}", f"--few_shot_{name}")
+        raise type(error)(text.replace("--classes", "--few_shot_classes")) from error
+    names = source.names or [str(number) for number in source.numbers]
+    if lacking := [name for name in chosen or () if name not in names]:
+        raise ValueError(f"--few_shot_classes: {source.split} has no class {lacking[0]!r}.")
+    if trained := [name for name in names if name in known]:
+        raise ValueError(
+            f"--few_shot_dataset: {source.split} has the class {trained[0]!r}, which is trained on; accepted are "
+            "others (--few_shot_classes, --classes)."
+        )
+    members_of(source.labels, distillation.shape, source.split)
+    evaluation = trainer.eval_dataset
+    return type(evaluation)(source, evaluation.transform, evaluation.num_channels)
 
 
 def _check_labels(losses: dict, args) -> None:
@@ -151,6 +206,10 @@ def _make_trainer(
         trainer = CodedTrainer
         if len(model.config.widths) > 1:
             args.ddp_find_unused_parameters = True  # each pass has norms and a prior of its own
+    shape = None
+    if distillation.episodes_per_epoch is not None:
+        shape = distillation.shape
+        kwargs["train_dataset"] = Episodes(kwargs["train_dataset"], shape, distillation.episodes_per_epoch)
     teachers = [load_teacher(name, model, processing_class, **options) for name in distillation.teachers]
     if stored is not None or any(loss.needs_index for loss in losses.values()):
         data_collator = replace(data_collator, keep=("index", "sample_seed"))
@@ -166,29 +225,63 @@ def _make_trainer(
         student_taps=distillation.student_taps,
         teacher_taps=distillation.teacher_taps,
         labels_weight=distillation.labels_weight,
+        episodes=shape,
         processing_class=processing_class,
         data_collator=data_collator,
         **kwargs,
     )
 
 
-def _report(run: Run, train_metrics: dict) -> dict:
-    student, teachers = run.trainer.network, run.trainer.teachers
+def _report(run: Run, novel, distillation: DistillationArguments, train_metrics: dict) -> dict:
+    trainer, measured = run.trainer, {}
+    student, teachers = trainer.network, trainer.teachers
     is_coded = isinstance(student, CODED)
     if is_coded and not student.code_is_fixed:
         student.fix_code()
+    if trainer.episodes is not None:
+        setattr(student.config, SCALE_FIELD, float(trainer.cosine_scale.detach()))
     results = dict(run.report(train_metrics))
     if is_coded:
-        results |= coded_metrics(run.trainer)
+        measured |= coded_metrics(trainer)
     if isinstance(teachers, Teachers):
-        accuracy = teacher_accuracy(teachers, run.trainer)
+        accuracy = teacher_accuracy(teachers, trainer)
         logger.info("top-1: the student %.2f %%, the teacher %.2f %%", 100 * results["eval_accuracy"], 100 * accuracy)
-        results["eval_teacher_accuracy"] = accuracy
-    elif not is_coded:
-        return results
-    if run.trainer.args.should_save:
-        run.trainer.save_metrics("eval", {k: v for k, v in results.items() if k.startswith("eval_")})
+        measured["eval_teacher_accuracy"] = accuracy
+    if novel is not None:
+        measured |= _few_shot(trainer, novel, distillation)
+    results |= measured
+    if measured and trainer.args.should_save:
+        trainer.save_metrics("eval", {k: v for k, v in results.items() if k.startswith("eval_")})
     return results
+
+
+def _few_shot(trainer, novel, distillation: DistillationArguments) -> dict[str, float]:
+    """How well episodes of classes that were not trained on are told, by student and teacher."""
+    networks = {"few_shot": lambda pixels: _pooled(trainer.network.eval(), pixels)}
+    if isinstance(trainer.teachers, Teachers):
+        networks["teacher_few_shot"] = lambda pixels: trainer.teachers.first(pixels)[POOLED]
+    found, size, shape = {}, trainer.args.per_device_eval_batch_size, distillation.shape
+    source, episodes = novel.source, distillation.eval_episodes
+    for name, features_of in networks.items():
+        features = []
+        for start in range(0, len(novel), size):
+            samples = [novel[index]["pixel_values"] for index in range(start, min(start + size, len(novel)))]
+            with torch.no_grad(), trainer.accelerator.autocast():
+                features.append(features_of(torch.stack(samples).to(trainer.args.device)).float())
+        accuracy, interval = few_shot_accuracy(torch.cat(features), source.labels, shape, episodes, source.split)
+        found |= {f"eval_{name}_accuracy": accuracy, f"eval_{name}_interval": interval}
+        logger.info(
+            "%s, %d classes by %d pictures each: %.2f ± %.2f %% of %d episodes of %s",
+            *("the student" if name == "few_shot" else "the teacher", shape.way, shape.shot),
+            *(100 * accuracy, 100 * interval, episodes, source.split),
+        )
+    return found
+
+
+def _pooled(network, pixels: torch.Tensor) -> torch.Tensor:
+    with collecting() as features:
+        network(pixel_values=pixels)
+    return features[POOLED]
 
 
 @torch.no_grad()

@@ -10,10 +10,12 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ...data.stored_labels import StoredLabels
 from ...losses.interface import LOGITS, POOLED, DistillationLoss, Networks
+from ...losses.joint_labels import rotated
 from ...run.averaging import unique_state
 from ...run.trainer import same_random_numbers
 from ...run.weights import WeightsError, load_state
 from ...task import load_task
+from .episodes import INITIAL_SCALE, SCALE_FIELD, Shape, episode_labels
 from .model import DistillationModel
 from .taps import Taps, dry_run, example_input
 from .teacher import Teacher, Teachers, make_teacher
@@ -26,6 +28,8 @@ _NUMBERS = ("index", "sample_seed")
 _OWN_SHARE = "own_share"
 #: Prefix of the student's names in the model that is trained.
 _STUDENT = "student."
+#: In `STATE_FILE`, the scale of the cosines of episodes.
+_SCALE = "episodes:scale"
 
 # The student's task is asked by its name; tasks never import each other.
 _TASK = load_task("image-classification")
@@ -54,6 +58,8 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
         sample_labels: class of each training sample by its number, for losses that need them; by default those of the
             training set, where it tells.
         labels_weight: factor of the task's own loss in training.
+        episodes: what the training set is made of, whose samples are then an episode's pictures one after the other
+            (`episodes.Episodes`). The student's head takes no part.
         kwargs: the Trainer's, such as `train_dataset`, `eval_dataset`, `processing_class`, `data_collator`.
 
     Raises:
@@ -73,6 +79,7 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
         teacher_taps: Sequence[str] | None = None,
         sample_labels: Sequence[int] | None = None,
         labels_weight: float = 1.0,
+        episodes: Shape | None = None,
         **kwargs,
     ):
         if not isinstance(args, DistillationTrainingArguments):
@@ -83,8 +90,15 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
             raise ValueError(f"teacher: got None, which {', '.join(needing)} cannot do without.")
         dataset = kwargs.get("train_dataset")
         _check_columns(losses, dataset)
+        self.episodes, scale = episodes, INITIAL_SCALE
+        if episodes is not None:
+            _check_episodes(episodes, losses, teachers, dataset, args)
+            if teachers is not None:
+                scale = getattr(teachers.first.model.config, SCALE_FIELD, INITIAL_SCALE)
         taps = _build(losses, model, teachers, dataset, sample_labels, student_taps, teacher_taps, args)
-        super().__init__(model=DistillationModel(model, losses, taps), args=args, **kwargs)
+        if episodes is not None:
+            model.get_submodule(taps.sources[POOLED][0]).requires_grad_(False)
+        super().__init__(model=DistillationModel(model, losses, taps, episodes, scale), args=args, **kwargs)
         self.label_names, self.labels_weight = ["labels"], labels_weight
         self.teachers = teachers
         self._columns = sorted({column for loss in losses.values() for column in loss.columns})
@@ -97,12 +111,27 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
     @property
     def network(self) -> nn.Module:
         """The student."""
-        return self.accelerator.unwrap_model(self.model).student
+        return self._model.student
 
     @property
     def losses(self) -> nn.ModuleDict:
         """The losses, by name."""
-        return self.accelerator.unwrap_model(self.model).losses
+        return self._model.losses
+
+    @property
+    def cosine_scale(self) -> torch.Tensor:
+        """Of the cosines of episodes."""
+        return self._model.episodes.scale
+
+    @property
+    def _model(self) -> DistillationModel:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if self.episodes is not None:
+            sampler.shuffle = False
+        return sampler
 
     def classification_loss(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
         loss = super().classification_loss(outputs, labels, num_items_in_batch)
@@ -129,7 +158,10 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
             teacher = {LOGITS: self.teachers.logits(epoch, index, seeds)}
         elif self.teachers is not None:
             with self.accelerator.autocast():
-                teacher = self.teachers(inputs["pixel_values"])
+                pixels = inputs["pixel_values"]
+                teacher = self.teachers(rotated(pixels) if self._model.teacher_rotates else pixels)
+        if self.episodes is not None:
+            inputs["labels"] = episode_labels(len(inputs["labels"]), self.episodes, inputs["labels"].device)
         inputs["distillation"] = {
             "teacher": teacher,
             "labels": inputs.get("labels"),
@@ -152,6 +184,11 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
             super()._save(output_dir, state_dict)
         finally:
             self.model = whole
+        for loss in self.losses.values():
+            for name, (module, facts) in loss.kept().items():
+                tensors = {n: tensor.detach().clone().contiguous() for n, tensor in unique_state(module).items()}
+                file = Path(output_dir or self.args.output_dir) / name
+                save_file(tensors, file, metadata={"format": "pt", **facts})
 
     def _save_checkpoint(self, model, trial) -> None:
         state = self._state_of_losses()
@@ -168,11 +205,18 @@ class DistillationTrainer(_TASK.ImageClassificationTrainer):
             file = Path(resume_from_checkpoint) / STATE_FILE
             if not file.is_file():
                 raise WeightsError(f"{resume_from_checkpoint}: it lacks {STATE_FILE}, the state of the losses.")
-            load_state(self.losses, load_file(file), str(file))
+            state = load_file(file)
+            if self.episodes is not None:
+                load_state(self._model.episodes, {"scale": state.pop(_SCALE)}, str(file))
+            load_state(self.losses, state, str(file))
 
     def _state_of_losses(self) -> dict[str, torch.Tensor]:
-        """What the losses have learned; none where sharded checkpoints hold it with the rest."""
-        return unique_state(self.losses) if self.loads_weights_itself else {}
+        """What the losses have learned, and the scale of episodes; none where sharded checkpoints hold it with the
+        rest."""
+        if not self.loads_weights_itself:
+            return {}
+        scale = {} if self.episodes is None else {_SCALE: self.cosine_scale}
+        return {**unique_state(self.losses), **scale}
 
 
 class _EndOfSteps(TrainerCallback):
@@ -196,6 +240,28 @@ def _named(losses) -> dict[str, DistillationLoss]:
         if not isinstance(loss, DistillationLoss):
             raise ValueError(f"losses: got {type(loss).__name__} for {name}, accepted are DistillationLoss modules.")
     return dict(losses)
+
+
+def _check_episodes(shape: Shape, losses: Mapping[str, DistillationLoss], teachers, dataset, args) -> None:
+    for name, loss in losses.items():
+        if loss.needs_index or loss.rotates or loss.columns:
+            raise ValueError(f"--losses: {name} is of single pictures; it does not go with --episodes_per_epoch.")
+    if isinstance(teachers, StoredLabels):
+        raise ValueError("--stored_labels: they are of single pictures; with --episodes_per_epoch name a --teacher.")
+    if isinstance(teachers, Teachers) and len(teachers.teachers) > 1:
+        raise ValueError("--teacher: with --episodes_per_epoch accepted is one.")
+    batch = args.per_device_train_batch_size
+    if batch % shape.size:
+        raise ValueError(
+            f"--per_device_train_batch_size: got {batch}, accepted are multiples of an episode's {shape.size} "
+            f"pictures (--way {shape.way}, --shot {shape.shot}, --query {shape.query})."
+        )
+    step = batch * args.gradient_accumulation_steps * args.world_size
+    if dataset is not None and len(dataset) % step:
+        raise ValueError(
+            f"--episodes_per_epoch: got {len(dataset) // shape.size}, accepted are multiples of the "
+            f"{step // shape.size} of a step."
+        )
 
 
 def _teachers(teacher, weights, student, processor, student_processor) -> Teachers | None:
@@ -236,7 +302,7 @@ def _build(
             f"model: it gives {run.num_classes} logits for the {student.config.num_labels} of its labels."
         )
     ours = Taps(student, run, needed, student_taps, "--student_taps")
-    specs = {}
+    specs, taught_by, classes = {}, None, ()
     if isinstance(teachers, Teachers):
         needed = [POOLED, *(name for loss in losses.values() for name in loss.teacher_features())]
         seen = pixels.to(args.device)
@@ -244,11 +310,20 @@ def _build(
             teacher.logits(seen)
         first = teachers.first
         first.tap(first.try_out(seen), needed, teacher_taps, "--teacher_taps")
-        specs = first.specs
+        specs, taught_by, classes = first.specs, first.model, tuple(first.classes.tolist())
     labels = None
     if any(loss.needs_index for loss in losses.values()):
         labels = _sample_labels(dataset, sample_labels, [n for n, loss in losses.items() if loss.needs_index])
-    networks = Networks(ours.specs, specs, run.num_classes, labels, _column_shapes(losses, dataset), student)
+    networks = Networks(
+        ours.specs,
+        specs,
+        run.num_classes,
+        labels,
+        _column_shapes(losses, dataset),
+        student,
+        teacher_model=taught_by,
+        teacher_classes=classes,
+    )
     with same_random_numbers(args.device):  # the student's training draws what it would draw without them
         torch.manual_seed(args.seed)
         for name, loss in losses.items():

@@ -151,7 +151,7 @@ SETTINGS["manifold"] = {"student_blocks": ["stage1"], "teacher_blocks": ["stage1
 
 #: These are between attention blocks, of a fusion or a code, need columns of the data or whole labels: they have tests
 #: of their own.
-APART = ("coded_channels", "coded_features", "dekd", "fused_tokens", "lsskd", "text_alignment")
+APART = ("coded_channels", "coded_features", "dekd", "fused_tokens", "hsakd", "lsskd", "text_alignment")
 OTHERS = [name for name in losses_by_name() if name not in APART]
 
 

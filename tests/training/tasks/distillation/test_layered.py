@@ -17,7 +17,8 @@ from transformers import (
 from hf_effmodels import create_model
 from hf_effmodels.training import main
 from hf_effmodels.training.distillation import DistillationTrainingArguments
-from hf_effmodels.training.losses.layered import LayeredLoss, stage_modules
+from hf_effmodels.training.losses.layered import HEADS_FILE, JointTeacherLoss, LayeredLoss, stage_modules
+from hf_effmodels.training.tasks.distillation.taps import collecting
 
 from ..contract import history
 from .test_trainer import Images, trained
@@ -109,6 +110,54 @@ def test_the_parts_are_those_of_the_formulas(tmp_path):
         torch.testing.assert_close(outputs["distillation"][f"own/{part}"], value, rtol=1e-4, atol=1e-6)
     original = {id(parameter) for parameter in student.parameters()}
     assert not original & {id(parameter) for parameter in heads.parameters()}
+
+
+def test_a_student_learns_from_a_teacher_with_heads(tmp_path):
+    """HSAKD, by hand: a teacher that was trained with heads, whose classes stand in another order."""
+    torch.manual_seed(0)
+    teacher, folder = resnet(), tmp_path / "teacher"
+    teacher.config.id2label = {0: "c", 1: "a", 2: "b"}
+    alone = LayeredLoss(stages=[1, 2, 3], divergence_weight=0.0, feature_weight=0.0, keep_heads=True)
+    learnt = trained(tmp_path, teacher, None, [alone], arguments={"max_steps": 2})
+    learnt.save_model(str(folder))
+    heads = learnt.losses["lsskd"].heads.eval()
+    names = set(teacher.state_dict())
+    teacher = AutoModelForImageClassification.from_pretrained(folder).eval()
+    assert set(teacher.state_dict()) == names
+
+    student = shufflenet()
+    student.config.id2label = {0: "a", 1: "b", 2: "c"}
+    loss = JointTeacherLoss(stages=[1, 2, 3], temperature=2.0)
+    trainer = trained(tmp_path, student, teacher, {"own": loss}, arguments={"max_steps": 1})
+    assert all(trainer.optimizer.state[parameter] for parameter in loss.heads.parameters())
+    trainer.save_model(str(tmp_path / "student"))
+    assert not (tmp_path / "student" / HEADS_FILE).exists()
+    pixels = Images().pixels[:2]
+    turned = torch.cat([torch.rot90(p, k, (1, 2))[None] for p in pixels for k in range(4)])
+    model, order = trainer.model.eval(), [1, 2, 0]
+    with torch.no_grad():
+        known = trainer.teachers(turned)
+        found = model(pixels, distillation={"teacher": known, "labels": torch.tensor([2, 0])})["distillation"]
+        outputs = teacher(turned, output_hidden_states=True)
+        expected, _ = heads(outputs.hidden_states[1:])
+        expected = [head.unflatten(1, (3, 4))[:, order].flatten(1) for head in expected]
+        with collecting() as features:
+            logits = student(turned).logits
+        own, _ = loss.heads([features[f"stage{stage}"] for stage in (1, 2, 3)])
+
+        def divergence(student, teacher):
+            target = (teacher / 2).softmax(1)
+            return 4 * (target * (target.log() - (student / 2).log_softmax(1))).sum(1).mean()
+
+        torch.testing.assert_close(found["own/joint"], sum(map(divergence, own, expected)), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found["own/logits"], divergence(logits, outputs.logits[:, order]))
+    for options, message in (
+        ({"stages": [1, 2]}, "are copy heads of the stages 1, 2, 3, the student's of 1, 2; accepted are the same"),
+        ({"teacher_heads": str(tmp_path)}, "cannot be read .*lsskd with keep_heads writes them"),
+    ):
+        loss = JointTeacherLoss(**{"stages": [1, 2, 3], "heads": "light", **options})
+        with pytest.raises(ValueError, match=message):
+            trained(tmp_path, shufflenet(), teacher, [loss])
 
 
 def test_a_recipe_trains_resumes_and_needs_no_teacher(digits_run, tmp_path):

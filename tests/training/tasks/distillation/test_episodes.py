@@ -1,0 +1,158 @@
+"""Few-shot learning: episodes of a few classes, told by cosines to their mean features."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessorPil,
+)
+
+from hf_effmodels.training import main, prepare
+from hf_effmodels.training.tasks.distillation.episodes import (
+    CosineHead,
+    Shape,
+    drawn,
+    episode_labels,
+    episode_logits,
+    few_shot_accuracy,
+    members_of,
+)
+
+from ..contract import history, same, weights
+
+SHAPE = Shape(way=3, shot=2, query=3)
+BASE, NOVEL = [*"0123456"], [*"789"]
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory):
+    """Student and teacher of seven digits, without batch norms: a step is the same in one batch or several."""
+    folder, names = tmp_path_factory.mktemp("seven"), [str(number) for number in range(7)]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+    for name, width in (("student", 8), ("teacher", 12)):
+        torch.manual_seed(width)
+        config = ConvNextConfig(
+            patch_size=2, hidden_sizes=[8, width], depths=[1, 1], num_stages=2, image_size=16, **labels
+        )
+        if name == "teacher":
+            config.episode_scale = 3.0
+        ConvNextForImageClassification(config).save_pretrained(folder / name)
+        ConvNextImageProcessorPil(size={"shortest_edge": 16}, crop_pct=0.875).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(classifiers):
+    return [
+        *(
+            "--task",
+            "distillation",
+            "--model",
+            str(classifiers / "student"),
+            "--teacher",
+            str(classifiers / "teacher"),
+        ),
+        *("--dataset", "digits", "--classes", *BASE, "--train_crop", "random_padded", "--max_eval_samples", "11"),
+        *("--way", "3", "--shot", "2", "--query", "3", "--episodes_per_epoch", "4", "--num_train_epochs", "2"),
+        *("--per_device_train_batch_size", "30", "--optim", "sgd", "--learning_rate", "0.1", "--logging_steps", "1"),
+        *("--losses", "{adaptconf: {tau: 0.25, temperature: 10, warmup: 0.5}}", "--max_grad_norm", "0"),
+        *("--few_shot_dataset", "digits", "--few_shot_classes", *NOVEL, "--eval_episodes", "20"),
+        *("--eval_strategy", "no", "--load_best_model_at_end", "false", "--disable_tqdm", "true"),
+    ]
+
+
+def test_logits_are_cosines_to_the_mean_of_what_a_class_is_known_by():
+    features = torch.randn(2 * SHAPE.size, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = CosineHead(SHAPE, 4.0).double()(features)
+    expected = []
+    for episode in features.split(SHAPE.size):
+        classes = episode.split(5)
+        centres = [pictures[:2].mean(0) for pictures in classes]
+        for pictures in classes:
+            for picture in pictures[2:]:
+                expected.append([4 * F.cosine_similarity(picture, centre, dim=0) for centre in centres])
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    assert episode_labels(30, SHAPE).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2] * 2
+
+
+def test_what_is_measured_is_what_the_nearest_mean_tells():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([4, 7, 9, 2], 8)
+    centres = {4: (9, 0), 7: (0, 9), 9: (-9, -9), 2: (9, -9)}
+    features = torch.from_numpy(np.array([centres[c] for c in labels]) + rng.standard_normal((32, 2)))
+    assert few_shot_accuracy(features, labels, SHAPE, 30, "novel") == (1.0, 0.0)
+    accuracy, interval = few_shot_accuracy(torch.from_numpy(rng.standard_normal((32, 2))), labels, SHAPE, 200, "novel")
+    assert abs(accuracy - 1 / 3) < 0.06 and 0 < interval < 0.05
+    members = members_of(labels, SHAPE, "novel")
+    chosen = [drawn(members, SHAPE, (1, 2, 3), number) for number in range(3)]
+    assert len({*np.concatenate(chosen).tolist()}) == 15 and len({labels[c[0]] for c in chosen}) == 3
+    assert all(len({*labels[pictures]}) == 1 for pictures in chosen)
+    with pytest.raises(ValueError, match="--way: got 3, but novel has 2 classes of 5 pictures or more .* 3 in all"):
+        members_of(labels[:18], SHAPE, "novel")
+
+
+def test_a_student_learns_by_episodes_and_tells_classes_it_has_not_seen(run, classifiers, tmp_path):
+    run += ["--save_strategy", "steps", "--save_steps", "2"]
+    results = main([*run, "--output_dir", str(tmp_path / "whole")])
+    logged = history(tmp_path / "whole", "loss", "task_loss", "adaptconf/teacher", "adaptconf/own", "grad_norm")
+    np.testing.assert_allclose(logged[:, 0], logged[:, 1:4].sum(1), rtol=1e-3)
+    before, after = (
+        AutoModelForImageClassification.from_pretrained(folder).eval()
+        for folder in (classifiers / "student", tmp_path / "whole")
+    )
+    assert torch.equal(before.classifier.weight, after.classifier.weight), "the head takes no part"
+    first = "convnext.embeddings.patch_embeddings.weight"
+    assert not torch.equal(before.state_dict()[first], after.state_dict()[first])
+    assert after.config.episode_scale != 10.0
+    written = json.loads((tmp_path / "whole" / "eval_results.json").read_text())
+    assert written["eval_few_shot_accuracy"] == results["eval_few_shot_accuracy"]
+
+    # The first step's loss, and the measured accuracy, by hand.
+    trainer = prepare("prepare_training", [*run, "--output_dir", str(tmp_path / "again")]).trainer
+    samples = [trainer.train_dataset[index] for index in range(30)]
+    pixels = torch.stack([sample["pixel_values"] for sample in samples])
+    assert [sample["labels"] for sample in samples[:10]] == [-100, -100, 0, 0, 0, -100, -100, 1, 1, 1]
+    with torch.no_grad():
+        logits = episode_logits(before.convnext(pixels).pooler_output, SHAPE, 10.0)
+    loss = F.cross_entropy(logits, episode_labels(30, SHAPE))
+    np.testing.assert_allclose(logged[0, 1], loss, rtol=1e-3)
+    teacher = AutoModelForImageClassification.from_pretrained(classifiers / "teacher").eval()
+    with torch.no_grad():
+        expected = episode_logits(teacher.convnext(pixels).pooler_output, SHAPE, 3.0)
+    # In the first step nothing is of the student's own: the divergence alone.
+    divergence = 100 * F.kl_div((logits / 10).log_softmax(1), (expected / 10).softmax(1), reduction="batchmean")
+    np.testing.assert_allclose(logged[0, 2], divergence, rtol=1e-3, atol=1e-4)
+    assert logged[0, 3] == 0 < logged[3, 3]
+
+    checkpoint = str(tmp_path / "whole" / "checkpoint-2")
+    main([*run, "--output_dir", str(tmp_path / "resumed"), "--resume_from_checkpoint", checkpoint])
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
+    assert np.array_equal(history(tmp_path / "resumed", "loss")[-2:], logged[-2:, :1])
+    halves = ["--per_device_train_batch_size", "15", "--gradient_accumulation_steps", "2"]
+    main([*run, *halves, "--output_dir", str(tmp_path / "halves")])
+    again = history(tmp_path / "halves", "loss", "task_loss", "adaptconf/teacher", "adaptconf/own", "grad_norm")
+    np.testing.assert_allclose(again, logged, rtol=1e-4, atol=1e-5)
+
+
+def test_what_does_not_go_with_episodes_is_said_before_training(run, tmp_path):
+    for options, message in (
+        (["--per_device_train_batch_size", "16"], "accepted are multiples of an episode's 15 pictures"),
+        (["--episodes_per_epoch", "3"], "--episodes_per_epoch: got 3, accepted are multiples of the 2 of a step"),
+        (["--way", "8"], "--way: got 8, but digits/train has 7 classes"),
+        (["--mixup", "0.2"], "--mixup: it does not go with --episodes_per_epoch"),
+        (["--losses", "{crd: {}}"], "crd is of single pictures; it does not go with --episodes_per_epoch"),
+        (["--few_shot_classes", "6", "8", "9"], "has the class '6', which is trained on"),
+        (["--few_shot_classes", "eight", "8", "9"], "--few_shot_classes: digits/test has no class 'eight'"),
+        (["--few_shot_split", "nowhere"], "--few_shot_split: there is no 'nowhere'"),
+        (["--way", "4", "--per_device_train_batch_size", "40"], "--way: got 4, but digits/test has 3 classes"),
+        (["--shot", "0"], "--shot: got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*run, *options, "--output_dir", str(tmp_path / "refused")])
+    assert not (tmp_path / "refused").exists()
