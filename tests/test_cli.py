@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 
 import hf_effmodels
 from hf_effmodels import cli
-from hf_effmodels.hub import export
+from hf_effmodels.hub import export, ids
 from hf_effmodels.registry import ARCHITECTURES
 
 from .modeling.tiny import tiny_config
@@ -129,6 +131,68 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
     assert "format: got 'x'" in refused("export", good, "out", "--format", "x")
     assert "task: got 'x'" in refused("list", "--task", "x")
     assert not Path("out").exists()
+
+
+#: Commands that read a model, without what comes beside it.
+READERS = [
+    ("predict", "MODEL", "photo.png"),
+    ("chat", "MODEL"),
+    ("export", "MODEL", "out", "--format", "onnx"),
+    ("benchmark", "MODEL"),
+    ("probe", "MODEL", "--dataset", "digits", "--output", "out"),
+    ("prune", "MODEL", "out", "--target-parameters", "0.5", "--dataset", "pydoc_topics"),
+    ("quantize", "MODEL", "out", "--bits", "4", "--dataset", "pydoc_topics"),
+    ("tiny-lm", "inherit", "--model", "MODEL", "--like", "MODEL", "--output", "out"),
+    ("tiny-lm", "compress-tokenizer", "--tokenizer", "MODEL", "--dataset", "pydoc_topics", "--output", "out"),
+    ("split", "MODEL", "out", "--at", "x"),
+    ("measure-split", "MODEL"),
+    ("serve-tail", "MODEL"),
+    ("decompose", "MODEL", "out", "--dataset", "digits", "--parts", "2", "--macs", "0.6"),
+    ("assemble", "out", "MODEL", "MODEL"),
+    ("evaluate", "--model", "MODEL", "--dataset", "digits"),
+    ("demo", "MODEL"),
+]
+
+
+@pytest.mark.parametrize("argv", READERS, ids=lambda argv: argv[0])
+@pytest.mark.parametrize("name", ["outpts/digits", "digitz"])
+def test_a_mistyped_model_is_answered_at_once_without_network(argv, name, monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def unknown(*address, **_):
+        asked.append(address)
+        raise OSError(-3, "Temporary failure in name resolution")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(b"")
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it is tried again"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    words = [name if word == "MODEL" else word for word in argv]
+    try:
+        code = cli.main(words)
+    except SystemExit as stopped:  # what runs as a program
+        code = stopped.code
+    said = capsys.readouterr().err
+    assert code == 2 and name in said and ("no such folder" in said or "unknown preset" in said) and len(asked) <= 1, (
+        said
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_says_nothing_is_waited_for_less_than_two_seconds(monkeypatch):
+    waits = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: waits.wait(20) and [])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(ids, "PATIENCE", 0.2)
+    monkeypatch.setattr(ids, "getproxies", dict)
+    before = time.monotonic()
+    with pytest.raises(OSError, match="--model: 'a/b' cannot be found or reached: there is no such folder"):
+        ids.check_place("--model", "a/b")
+    waits.set()
+    assert time.monotonic() - before < 2
 
 
 def test_what_nobody_foresaw_is_one_line_too_but_a_run_says_where(monkeypatch, capsys):

@@ -25,7 +25,12 @@ def make_parser() -> argparse.ArgumentParser:
         description="Time presets beside their peers, in turns and in random order, each in a process of its own.",
     )
     names, numbers = _list_of(str), _list_of(int)
-    parser.add_argument("--presets", type=names, required=True, help="such as ghostnetv3-1.0x,ghostnet-1.0x")
+    parser.add_argument(
+        "--presets",
+        type=names,
+        required=True,
+        help="presets, folders, ids of the Hub, exported folders: ghostnetv3-1.0x,out,edge",
+    )
     # By their names alone: importing them takes torch, and seconds.
     peers = [name for name in keys_of("PEERS", Path(__file__).with_name("peers.py")) if name != "ours"]
     parser.add_argument(

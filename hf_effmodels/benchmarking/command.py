@@ -11,6 +11,7 @@ from ..models import get_config
 from ..registry import find
 from .arguments import BACKENDS, MOST
 from .peers import PEERS, check, has_peer
+from .places import channels_of, config_of, is_foldable, is_place, program_format, side_of
 from .runs import Row, measure
 from .tables import machine, markdown, prepare_folder, write
 from .workloads import backends, modes, task_of
@@ -51,7 +52,7 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
 
     def implementations(preset: str) -> list[tuple[str, str]]:
         peers = [(peer, "eager") for peer in arguments.against if has_peer(peer, preset)]
-        return peers + [("ours", backend) for backend in arguments.backends]
+        return peers + [("ours", backend) for backend in _backends(preset, arguments)]
 
     def row(preset: str, peer: str, backend: str, batch: int, threads: int) -> Row:
         shared = {"preset": preset, "peer": peer, "backend": backend, "batch": batch, "threads": threads}
@@ -61,7 +62,11 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
             return Row(**shared, folded=False, image_size=arguments.image_size or DENOISED_SIZE)
         if task in ("text-generation", "visual-prompting", "image-text-to-text"):
             return Row(**shared, folded=False, length=arguments.length, new_tokens=arguments.new_tokens)
-        config = get_config(preset, **overrides)
+        config = config_of(preset) if is_place(preset) else get_config(preset, **overrides)
+        if is_place(preset):
+            side = _side(side_of(preset, config)) if arguments.image_size is None else arguments.image_size
+            folded = is_foldable(config) and not training and arguments.folded is not False
+            return Row(**shared, folded=folded, image_size=side, channels=channels_of(config))
         seen = config if hasattr(config, "image_size") else config.vision_config
         folds = hasattr(config, "reparameterized") or hasattr(seen, "reparameterized")
         return Row(
@@ -79,6 +84,14 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
     ]
 
 
+def _backends(preset: str, arguments: argparse.Namespace) -> Sequence[str]:
+    """The backends of a row; a program has its own, which it need not be asked for."""
+    if is_place(preset) and (own := program_format(preset)) is not None:
+        fitting = [name for name in arguments.backends if name.startswith(own)]
+        return fitting or ([own] if "eager" in arguments.backends else arguments.backends)
+    return arguments.backends
+
+
 def _side(size: int | Sequence[int]) -> int:
     """The side of the images that a configuration is for."""
     sides = {size} if isinstance(size, int) else set(size)
@@ -90,6 +103,11 @@ def _side(size: int | Sequence[int]) -> int:
 def _check_preset(preset: str, arguments: argparse.Namespace, overrides: dict) -> None:
     if arguments.mode not in modes(preset):
         raise ValueError(f"--mode: {preset} has no {arguments.mode}; accepted are {', '.join(modes(preset))}.")
+    if is_place(preset):
+        if overrides:
+            raise ValueError(f"--model-config: goes with presets; {preset} has its configuration.")
+        _check("backends", _backends(preset, arguments), backends(preset))
+        return
     _check("backends", arguments.backends, backends(preset))
     entry, _ = find(preset)
     if not isinstance(entry, PipelineEntry):

@@ -11,6 +11,7 @@ from torch import nn
 from ..modeling.decoders.configuration_decoder import DecoderConfig
 from ..models import create_model, find_preset, get_config
 from ..registry import find
+from .places import is_place, load
 
 
 def model_type(preset: str) -> str:
@@ -20,7 +21,9 @@ def model_type(preset: str) -> str:
 
 
 def ours(preset: str, folded: bool, overrides: dict) -> nn.Module:
-    """The preset itself; of a pipeline the part that is timed."""
+    """The preset itself, or the model of a folder; of a pipeline the part that is timed."""
+    if is_place(preset):
+        return load(preset, folded)
     model = create_model(preset, **overrides)
     if (part := TIMED_PART.get(model_type(preset))) is not None:
         return part(model)
@@ -329,6 +332,8 @@ PEERS = {
 
 def has_peer(peer: str, preset: str) -> bool:
     """Whether `peer` has something to set beside `preset`; a ValueError if there is no such preset."""
+    if is_place(preset):
+        return peer == "ours"
     known = PEERS[peer].of
     if peer == "timm":
         return re.fullmatch(TIMM.get(model_type(preset), ("(?!)",))[0], preset) is not None

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from .counting import count_preset
+from .places import count_place, is_place
 from .workloads import task_of
 
 
@@ -20,6 +21,7 @@ class Row:
 
     Attributes:
         mode: "infer" (of a language model: the prefill), "train" (a training step) or "generate".
+        preset: or a folder or an id of the Hub.
         overrides: changes of the preset's configuration, as JSON.
         image_size, channels: of the images, for models that take them (of a denoiser: of the large image).
         length, new_tokens: of the prompt and of what is generated, for models that take text.
@@ -157,5 +159,7 @@ def summarize(row: Row, runs: list[dict], reference: list[dict], ready: dict) ->
 
 
 def _macs(row: Row) -> int:
+    if is_place(row.preset):
+        return count_place(row.preset, row.folded, row.image_size).macs
     overrides = json.loads(row.overrides)
     return count_preset(row.preset, folded=row.folded, image_size=row.image_size, overrides=overrides).macs

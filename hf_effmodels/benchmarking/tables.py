@@ -12,6 +12,8 @@ from pathlib import Path
 from .._files import whole_file, write_text
 from .runs import Result
 
+#: Colours of the bars.
+OURS, PEERS = "#4c72b0", "#b0b0b0"
 COLUMNS = (
     "preset",
     "implementation",
@@ -137,7 +139,12 @@ def draw(results: Sequence[Result], path: Path) -> None:
             [r.median - r.quartile_1 for r in chosen],
             [r.quartile_3 - r.median for r in chosen],
         ]
-        bars = axis.barh([r.row.name for r in chosen], medians, xerr=spread, color="#4c72b0")
+        bars = axis.barh(
+            [r.row.name for r in chosen],
+            medians,
+            xerr=spread,
+            color=[OURS if r.row.peer == "ours" else PEERS for r in chosen],
+        )
         axis.bar_label(bars, [f" {r.ratio:.2f}×" for r in chosen])
         axis.invert_yaxis()
         axis.margins(x=0.12)

@@ -9,17 +9,24 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from transformers import RTDetrImageProcessorPil
+from transformers import AutoImageProcessor, RTDetrImageProcessorPil
 
 from ..modeling.light_clip.modeling_light_clip import LightClipForPreTraining
 from ..models import create_image_processor, get_config, model_info
+from .places import is_place, program_format, task_of_place
 
 #: Where the image token stands in the text of an image-text model.
 _IMAGE_POSITION = 5
 
 
 def task_of(preset: str) -> str:
-    """The task a preset is timed in, its main one; a ValueError if there is no such preset or it cannot be timed."""
+    """The task that a preset, or the model of a folder or the Hub, is timed in: its main one.
+
+    Raises:
+        ValueError: it cannot be timed. OSError: it is neither a preset nor anywhere.
+    """
+    if is_place(preset):
+        return task_of_place(preset)
     task = model_info(preset).tasks[0]
     if task not in WORKLOADS:
         raise ValueError(f"--presets: {preset} is for {task}; accepted are presets for {', '.join(WORKLOADS)}.")
@@ -28,12 +35,16 @@ def task_of(preset: str) -> str:
 
 def modes(preset: str) -> tuple[str, ...]:
     """The modes a preset can be timed in."""
+    if is_place(preset) and program_format(preset) is not None:
+        return ("infer",)
     return WORKLOADS[task_of(preset)][1]
 
 
 def backends(preset: str) -> tuple[str, ...]:
     """The backends a preset can be timed on."""
     exported = ("onnx", "openvino", "openvino-default")
+    if is_place(preset) and (own := program_format(preset)) is not None:
+        return tuple(backend for backend in exported if backend.partition("-")[0] == own)
     of = {"image-classification": ("eager", "compile", *exported), "object-detection": ("eager", *exported)}
     return of.get(task_of(preset), ("eager",))
 
@@ -146,7 +157,9 @@ def _detection(model: nn.Module, row: dict):
     size = row["image_size"]
     images = [Image.fromarray(np.random.default_rng(n).integers(0, 255, (480, 640, 3), dtype=np.uint8))
               for n in range(row["batch"])]  # fmt: skip
-    if model.config.model_type == get_config(row["preset"]).model_type:
+    if is_place(row["preset"]):
+        processor = AutoImageProcessor.from_pretrained(row["preset"])
+    elif model.config.model_type == get_config(row["preset"]).model_type:
         processor = create_image_processor(row["preset"], image_size=size)
     else:
         processor = RTDetrImageProcessorPil(size={"height": size, "width": size})
@@ -164,6 +177,9 @@ def _segmenter(model: nn.Module, row: dict):
     if row["mode"] == "train":
         labels = torch.arange(size * size).view(1, size, size).expand(len(pixels), -1, -1) % model.config.num_labels
         return _training_step(model, lambda: model(pixels, labels=labels).loss, _adamw(model))
+    if row["backend"] != "eager":
+        program = _exported(model, row)
+        return lambda: program(pixel_values=pixels)
     return _without_gradients(lambda: model(pixels))
 
 
@@ -242,20 +258,28 @@ def _generation(model: nn.Module, row: dict, ids: torch.Tensor, **inputs):
 
 
 def _exported(model: nn.Module, row: dict):
-    from ..edge import export, load
+    from ..edge import export
 
+    if is_place(row["preset"]) and program_format(row["preset"]) is not None:
+        return _opened(row["preset"], row)
     if row["peer"] != "ours":
         raise ValueError(f"--backends: {row['backend']} runs our models, not {row['peer']}'s.")
     with tempfile.TemporaryDirectory() as folder:
         folder = os.path.join(folder, "program")
         export(model, folder, row["backend"].partition("-")[0], image_size=row["image_size"])
-        if row["backend"] == "onnx":
-            import onnxruntime
+        return _opened(folder, row)
 
-            session = onnxruntime.SessionOptions()
-            session.intra_op_num_threads = row["threads"]
-            return load(folder, session_options=session)
-        config = {"INFERENCE_NUM_THREADS": row["threads"]}
-        if row["backend"] == "openvino":
-            config["INFERENCE_PRECISION_HINT"] = "f32"
-        return load(folder, device="cpu", config=config)
+
+def _opened(folder: str, row: dict):
+    from ..edge import load
+
+    if row["backend"] == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.SessionOptions()
+        session.intra_op_num_threads = row["threads"]
+        return load(folder, session_options=session)
+    config = {"INFERENCE_NUM_THREADS": row["threads"]}
+    if row["backend"] == "openvino":
+        config["INFERENCE_PRECISION_HINT"] = "f32"
+    return load(folder, device="cpu", config=config)

@@ -4,8 +4,9 @@ import difflib
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -13,6 +14,9 @@ from urllib.request import getproxies
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+
+#: Seconds that the Hub has to answer at all, before it is asked for what is not in the cache.
+PATIENCE = 1.5
 
 
 def hub_id(name: str | os.PathLike | None) -> str | None:
@@ -48,7 +52,7 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
 
     Raises:
         OSError: there is nothing of that name here, and it can be no id: it has other characters, or more than two
-            parts, or its first part is a folder here.
+            parts, or its first part is a folder here; or it is not in the cache, and the Hub does not answer.
         ValueError: a revision of what lies on this machine, which has none.
     """
     path = Path(name)
@@ -59,7 +63,7 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
             )
         return
     if _could_be_id(name) and not (path.parent.name and path.parent.is_dir()):
-        if name.count("/") == 1 and not _is_cached(name) and not _is_hub_known():
+        if not _is_cached(name) and not _is_hub_reached():
             raise OSError(
                 f"{argument}: {name!r} cannot be found or reached: there is no such folder or file, nothing of it is "
                 f"in the cache, and there is no way to {constants.ENDPOINT}.{hint and ' '}{hint}"
@@ -77,16 +81,22 @@ def _is_cached(repo_id: str) -> bool:
     return any(folder.exists() for folder in folders)
 
 
-def _is_hub_known() -> bool:
-    """Whether the Hub's name is known here, which it is not without network; its client would try for a minute."""
-    if constants.HF_HUB_OFFLINE or getproxies():  # the client says so at once; a proxy knows the name
+def _is_hub_reached() -> bool:
+    """Whether somebody answers at the Hub's address; without network its client would try for half a minute."""
+    if constants.HF_HUB_OFFLINE or getproxies():  # the client says so at once; a proxy knows the way
         return True
-    address = urlsplit(constants.ENDPOINT)
-    try:
-        socket.getaddrinfo(address.hostname, address.port or 443)
-    except OSError:
-        return False
-    return True
+    address, found = urlsplit(constants.ENDPOINT), []
+    port = address.port or {"http": 80}.get(address.scheme, 443)
+
+    def look() -> None:
+        with suppress(OSError), socket.create_connection((address.hostname, port), timeout=PATIENCE):
+            found.append(True)
+
+    # Looking a name up has a patience of its own, which may be longer.
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(PATIENCE)
+    return bool(found)
 
 
 def _nearest(path: Path) -> str:

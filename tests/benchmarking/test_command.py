@@ -5,14 +5,25 @@ import re
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForImageClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTConfig,
+    ViTForImageClassification,
+    YolosConfig,
+    YolosForObjectDetection,
+)
 
-from hf_effmodels import list_models
+from hf_effmodels import create_model, list_models
 from hf_effmodels.benchmarking import command, workloads
 from hf_effmodels.benchmarking.arguments import make_parser
 from hf_effmodels.benchmarking.command import plan, references
 from hf_effmodels.benchmarking.peers import PEERS, check, has_peer, model_type, timm_name
+from hf_effmodels.benchmarking.places import count_place
 from hf_effmodels.benchmarking.runs import Row
 from hf_effmodels.cli import main
+from hf_effmodels.edge import export
 
 
 def rows_of(*arguments: str) -> list[list[Row]]:
@@ -286,6 +297,75 @@ def test_a_training_step_changes_the_weights_and_starts_from_fresh_gradients(pre
 def test_generation_makes_the_tokens_that_were_asked_for():
     _, call = call_of("pangu-pi-15m", SMALL, mode="generate", length=5, new_tokens=4)
     assert call().shape == (2, 9)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A classifier of ours, one of transformers, a detector, a language model, and a program of the first."""
+    folder = tmp_path_factory.mktemp("places")
+    torch.manual_seed(0)
+    ours = create_model("vanillanet-5", num_labels=3, hidden_sizes=[8, 12], strides=[2], image_size=32).eval()
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    models = {
+        "ours": ours,
+        "vit": ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, num_labels=3)),
+        "yolos": YolosForObjectDetection(
+            YolosConfig(**sizes, image_size=[32, 32], patch_size=16, num_detection_tokens=4, num_labels=2)
+        ),
+        "llama": LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50)),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+    export(ours, folder / "program", "onnx")
+    return folder
+
+
+def test_folders_and_programs_are_rows_like_presets(places):
+    names = [str(places / name) for name in ("ours", "vit", "program")]
+    (rows,) = rows_of("--presets", ",".join(["ghostnet-0.5x", *names]), "--against", "official-like")
+    assert [(row.preset, row.peer, row.backend, row.folded, row.image_size) for row in rows] == [
+        ("ghostnet-0.5x", "official-like", "eager", True, 224),
+        ("ghostnet-0.5x", "ours", "eager", True, 224),
+        (names[0], "ours", "eager", True, 32),
+        (names[1], "ours", "eager", False, 32),
+        (names[2], "ours", "onnx", False, 32),
+    ]
+    ((row,),) = rows_of("--presets", names[0], "--no-folded", "--image-size", "48")
+    assert (row.folded, row.image_size, row.channels) == (False, 48, 3)
+    ((row,),) = rows_of("--presets", str(places / "llama"), "--mode", "generate", "--length", "7")
+    assert (row.mode, row.length, row.image_size) == ("generate", 7, None)
+    for arguments, message in (
+        ((names[2], "--mode", "train"), "--mode: .* has no train; accepted are infer"),
+        ((names[2], "--backends", "openvino"), "--backends: got 'openvino', accepted are onnx"),
+        ((names[0], "--model-config", '{"num_labels": 4}'), "--model-config: goes with presets"),
+        ((names[0], "--against", "official-like"), "--against: official-like has no .*ours"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rows_of("--presets", *arguments)
+    (places / "empty").mkdir()
+    with pytest.raises(OSError, match="--presets: '.*empty' cannot be found or"):
+        rows_of("--presets", str(places / "empty"))
+
+
+@torch.no_grad()
+def test_what_is_timed_of_a_folder_is_its_model(places):
+    pixels = []
+    for name, folded in (("ours", True), ("vit", False)):
+        model, call = call_of(str(places / name), folded=folded, image_size=32, batch=3)
+        plain = AutoModelForImageClassification.from_pretrained(places / name)
+        model.register_forward_pre_hook(lambda module, args, kwargs: pixels.append(args[0]), with_kwargs=True)
+        torch.testing.assert_close(call().logits, plain(pixels[-1]).logits, rtol=1e-4, atol=1e-4)
+        assert getattr(model.config, "reparameterized", False) == folded
+    row = {"backend": "onnx", "image_size": 32, "threads": 1}
+    model, call = call_of(str(places / "program"), **row)
+    assert call().logits.shape == (2, 3) and sum(p.numel() for p in model.parameters()) > 100
+    _, call = call_of(str(places / "yolos"), image_size=32)
+    assert call().pred_boxes.shape == (2, 4, 4)
+    _, call = call_of(str(places / "llama"), mode="generate", length=5)
+    assert call().shape == (2, 8)
+    counted = count_place(str(places / "ours"), True, 32)
+    _, folded = count_place(str(places / "ours"), False, 32), call_of(str(places / "ours"), folded=True)[0]
+    assert counted.parameters == sum(p.numel() for p in folded.parameters()) and counted.macs > 10**4
 
 
 def test_a_preset_whose_task_has_no_workload_is_refused(monkeypatch):

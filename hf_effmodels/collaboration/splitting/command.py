@@ -198,12 +198,14 @@ def _size(arguments) -> tuple[int, int] | None:
 def _load(name: str):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    from ...hub.ids import reading
     from ...models import create_image_processor, create_model, list_models
 
     if name in list_models() and not Path(name).exists():
         sys.stderr.write("hf-effmodels: the preset's weights are random.\n")
         return create_model(name).eval(), create_image_processor(name)
-    model = AutoModelForImageClassification.from_pretrained(name).eval()
+    with reading("model", name):
+        model = AutoModelForImageClassification.from_pretrained(name).eval()
     try:
         return model, AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError):

@@ -110,14 +110,17 @@ class _Half(nn.Module):
         """A half out of its folder, or by its id on the Hub. Nothing in it is executed.
 
         Raises:
-            ValueError: no half, the other half, or weights that do not fit.
+            ValueError: no half, the other half, or weights that do not fit. OSError: nothing of that name.
         """
         folder = Path(folder)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            patterns = list(_own_files())
-            folder = Path(snapshot_download(str(folder), token=token, revision=revision, allow_patterns=patterns))
+            from ...hub.ids import reading
+
+            patterns, name = list(_own_files()), str(folder)
+            with reading("folder", name):
+                folder = Path(snapshot_download(name, token=token, revision=revision, allow_patterns=patterns))
         facts = _read_facts(folder, cls.half)
         codec = codec_from(facts.codec, facts.codec_settings)
         model = _build(folder, facts)

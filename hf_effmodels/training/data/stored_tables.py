@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..._files import whole_file, write_json
+from ...hub.ids import check_place
 
 #: In the output folder until all is done; hidden, so that `datasets` does not take it for the table.
 UNFINISHED = ".unfinished"
@@ -135,6 +136,7 @@ def table_folder(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    check_place(argument, name)
     try:
         return Path(snapshot_download(name, repo_type="dataset", cache_dir=cache_dir, token=token))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:

@@ -14,6 +14,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 import hf_effmodels
 
+from ....hub.ids import reading
 from ...data.classes import model_classes
 from ...run.arguments import ArgumentReader, FilledReader
 from ...run.reports import save_results, training_summary, write_card, write_text
@@ -79,7 +80,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
 def _own_classes(model_args) -> list[str]:
     """The names of a trained classifier's classes, as it brings them."""
     source = {"revision": model_args.revision, "token": model_args.token}
-    config = AutoConfig.from_pretrained(model_args.model, trust_remote_code=model_args.trust_remote_code, **source)
+    with reading("--model", model_args.model, revision=("--revision", model_args.revision)):
+        config = AutoConfig.from_pretrained(model_args.model, trust_remote_code=model_args.trust_remote_code, **source)
     return _TASK.class_names(config)
 
 
