@@ -13,9 +13,10 @@ import importlib.util
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
@@ -25,12 +26,15 @@ ALWAYS_INSTALLED = {"huggingface_hub", "numpy", "safetensors", "torch", "transfo
 HEADER = "# hf_effmodels "
 
 
-def bundle_code(modules: Iterable[str], package: str = PACKAGE) -> dict[str, bytes]:
+def bundle_code(
+    modules: Iterable[str], package: str = PACKAGE, also: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, bytes]:
     """The files to put beside a checkpoint so that `modules` work without `package`.
 
     Args:
         modules: dotted names of the modules that define the classes of `auto_map`.
         package: the package whose modules are inlined; imports of everything else stay as they are.
+        also: a module -> another one that it shall import, too, for what that does when it is imported.
 
     Returns:
         File name → content, sorted by name; the same bytes on every run. Comments and formatting are those of the
@@ -47,6 +51,9 @@ def bundle_code(modules: Iterable[str], package: str = PACKAGE) -> dict[str, byt
         if name in sources:
             continue
         sources[name], needed = _flatten(name, package)
+        if name in also:
+            sources[name] += f"\nfrom .{_stem(also[name])} import __name__ as _  # noqa: E402, F401\n".encode()
+            needed.add(also[name])
         pending.extend(needed - sources.keys())
 
     files: dict[str, bytes] = {}

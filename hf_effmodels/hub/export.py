@@ -4,12 +4,12 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .._files import whole_folder
-from .bundle import HEADER, bundle_code, is_bundled
+from .bundle import HEADER, PACKAGE, bundle_code, is_bundled
 from .card import build_card, find_architecture
 from .checkpoints import check_values
 from .contents import CARD, CONFIG, FIGURES, IMAGE_PROCESSOR, PROCESSOR, own_files, reference_fields
@@ -93,9 +93,9 @@ def export(
         model.save_pretrained(new, **options)
         if processor is not None:
             processor.save_pretrained(new)
-        for name, content in architecture_code(architecture).items():
-            (new / name).write_bytes(content)
         config = json.loads((new / CONFIG).read_bytes())
+        for name, content in architecture_code(architecture, config).items():
+            (new / name).write_bytes(content)
         mapping = auto_map(architecture)
         (new / CONFIG).write_bytes(with_auto_map(config, mapping))
         if "AutoProcessor" in mapping:
@@ -179,15 +179,28 @@ def image_processor_auto_map(architecture) -> dict[str, dict[str, str]]:
     return {"AutoImageProcessor": {b: f"{module}.{n}" for b, n in sorted(architecture.image_processor.items())}}
 
 
-def architecture_code(architecture) -> dict[str, bytes]:
-    """File name → content of the code an exported model of this architecture carries."""
-    classes = [architecture.config_class, *map(architecture.model_class, architecture.auto_classes)]
+def architecture_code(architecture, config: Mapping | None = None) -> dict[str, bytes]:
+    """File name → content of the code an exported model of this architecture carries; with its `config.json`, that of
+    this package's quantiser, too, which its weights were written by."""
+    models = {architecture.model_class(auto).__module__ for auto in architecture.auto_classes}
+    modules = {architecture.config_class.__module__, *models}
     if architecture.processor is not None:
-        classes.append(architecture.processor_class)
-    modules = {c.__module__ for c in classes}
+        modules.add(architecture.processor_class.__module__)
     if architecture.own_image_processor:
         modules.add(architecture.image_processor_module)
-    return bundle_code(modules)
+    quantizer = _own_quantizer(config or {})
+    return bundle_code(modules, also={} if quantizer is None else dict.fromkeys(models, quantizer))
+
+
+def _own_quantizer(config: Mapping) -> str | None:
+    """The module that registers the quantiser of a `config.json` with transformers, if it is one of this package."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    settings = config.get("quantization_config")
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    found = AUTO_QUANTIZER_MAPPING.get(method) if isinstance(method, str) else None
+    module = getattr(found, "__module__", "")
+    return module if module.partition(".")[0] == PACKAGE else None
 
 
 def with_auto_map(config: dict, mapping: dict[str, str]) -> bytes:

@@ -195,7 +195,7 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
         needed = weights_of_components(folder, index)
     else:
         architecture = _architecture(folder)
-        code, mapping = architecture_code(architecture), auto_map(architecture)
+        code, mapping = architecture_code(architecture, read_json(folder, CONFIG)), auto_map(architecture)
         of_images = image_processor_auto_map(architecture)
         needed = ["model.safetensors"]
         config = _config(folder, architecture)
@@ -427,7 +427,7 @@ def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict, timeo
     if CONFIG not in present:
         raise ValueError(f"repo_id: {repo_id} has no {CONFIG}; refresh_code renews the code of a published model")
     config = json.loads(download_bytes(api, repo_id, CONFIG, head))
-    code, mapping = _new_code(folder_or_model, config.get("model_type"), repo_id)
+    code, mapping = _new_code(folder_or_model, config, repo_id)
     operations = [CommitOperationAdd(name, content) for name, content in code.items()]
     operations += _deletions(api, repo_id, head, present, code, weights=False)
     if config.get("auto_map") != mapping:
@@ -435,8 +435,9 @@ def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict, timeo
     return commit_all(api, repo_id, head, operations, commit, "Refresh the model's code")
 
 
-def _new_code(folder_or_model, model_type: str | None, repo_id: str) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Code files and auto_map for a repository of this `model_type`: of a folder, or of the installed package."""
+def _new_code(folder_or_model, config: dict, repo_id: str) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Code files and auto_map for a repository with this `config.json`: of a folder, or of the installed package."""
+    model_type = config.get("model_type")
     is_folder = isinstance(folder_or_model, (str, os.PathLike))
     if is_folder and not is_export(Path(folder_or_model)):
         raise ValueError(f"folder_or_model: {folder_or_model} is not an exported model")
@@ -448,7 +449,7 @@ def _new_code(folder_or_model, model_type: str | None, repo_id: str) -> tuple[di
         raise ValueError(f"repo_id: {repo_id} is a {given!r}, accepted are {', '.join(ARCHITECTURES)}")
     if given != model_type:
         raise ValueError(f"folder_or_model: is a {given!r}, but {repo_id} holds a {model_type!r}")
-    code, mapping = architecture_code(ARCHITECTURES[given]), auto_map(ARCHITECTURES[given])
+    code, mapping = architecture_code(ARCHITECTURES[given], config), auto_map(ARCHITECTURES[given])
     if is_folder:
         _check_code(Path(folder_or_model), code)
     return code, mapping

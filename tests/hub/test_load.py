@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
 from hf_effmodels.hub import export, publish
+from hf_effmodels.quantization import quantize_adder
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling import test_light_clip as light_clip
@@ -21,6 +22,12 @@ EXPECTED = {
     "same_base": True,
     "reparameterized": False,
     "feature_maps": [[1, 8, 32, 32], [1, 16, 8, 8]],
+}
+#: How the weights of an architecture are packed, and loaded without this package all the same.
+PACKED = {
+    "adabin": lambda model: model.deploy(),
+    "bimlp": lambda model: model.deploy(),
+    "addernet": lambda model: quantize_adder(model, [torch.rand(2, 3, 64, 64)], bits=4, n_groups=2),
 }
 CLASSES = ["GhostNetV3Config", "ConvNextImageProcessor", "GhostNetV3ForImageClassification", "GhostNetV3Model"]
 
@@ -60,7 +67,8 @@ def test_with_the_package_a_cold_cache_loads_without_questions_or_remote_code(ti
 
 @pytest.fixture
 def others(tiny, tmp_path):
-    """A tiny classifier of every other architecture as an exported folder, and its logits for a flat image."""
+    """A tiny classifier of every other architecture as an exported folder, and its logits for a flat image; binary and
+    adder networks also with their weights packed."""
     made = {}
     for model_type, architecture in ARCHITECTURES.items():
         if model_type != "ghostnetv3" and "AutoModelForImageClassification" in architecture.auto_classes:
@@ -69,6 +77,11 @@ def others(tiny, tmp_path):
             with torch.no_grad():
                 logits = model(torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
             made[model_type] = (export(model, tiny.processor, tmp_path / model_type), logits)
+            if pack := PACKED.get(model_type):
+                pack(model)
+                with torch.no_grad():
+                    logits = model(torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
+                made[f"{model_type}-packed"] = (export(model, tiny.processor, tmp_path / f"{model_type}-p"), logits)
     return made
 
 

@@ -323,6 +323,7 @@ GOLD_YOLO = {
     "atss_epochs": 0,
     "ema_decay": 0.9999,
     "ema_ramp": 2000,
+    "sync_batch_norm": True,
 }
 # 2205.11845; the official repository's scripts
 CDFKD_MFS = {
@@ -363,7 +364,50 @@ SFDA_DE = {
     "load_best_model_at_end": False,
 }
 
+# What AdderNet and AdaBin share.
+RESIDUAL_SGD = {
+    "optim": "sgd",
+    "optim_args": "momentum=0.9,nesterov=False",
+    "learning_rate": 0.1,
+    "weight_decay_on": "all",
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0,
+    "max_grad_norm": 0,
+    "label_smoothing_factor": 0,
+    "horizontal_flip": 0.5,
+    "ema_decay": None,
+}
+
 PUBLISHED = {
+    # the paper's section on ImageNet, as recalled
+    "addernet/imagenet": {
+        **RESIDUAL_SGD,
+        **IMAGENET,
+        "model": "addernet-resnet50",
+        "num_train_epochs": 150,
+        "per_device_train_batch_size": 256 // 8,
+        "weight_decay": 1e-4,
+    },
+    # 2208.08084; imagenet/main.py
+    "adabin/imagenet": {
+        **RESIDUAL_SGD,
+        **IMAGENET,
+        "model": "adabin-resnet18",
+        "model_config": {"progressive": True},
+        "num_train_epochs": 120,
+        "per_device_train_batch_size": 256 // 8,
+        "train_crop": "random_resized",
+        "weight_decay": 1e-5,
+    },
+    # 2212.14158, as recalled
+    "bimlp/imagenet": {
+        **IMAGENET,
+        "model": "bimlp-s",
+        "model_config": {"activation_binarizer": "sign"},
+        "num_train_epochs": 300,
+        "optim": "adamw_torch",
+        "lr_scheduler_type": "cosine",
+    },
     "cdfkd_mfs/cifar100": {
         **CDFKD_MFS,
         "model": "mhresnet8x18",
@@ -1076,6 +1120,7 @@ def test_the_recipes_that_are_published_are_known():
     own = (
         "quickstart/",
         "sam_diffsr/small",
+        "addernet/cifar10_small",
         "tinysam/shapes_teacher",
         "cdfkd_mfs/digits",
         "dtop/digits",

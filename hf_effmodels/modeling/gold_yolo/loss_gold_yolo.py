@@ -1,7 +1,7 @@
 """What Gold-YOLO is trained with: varifocal loss of the classes, IoU and distribution focal loss of the boxes, on the
 points that the assignment gives a box."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,10 @@ from .boxes_gold_yolo import (
     to_corners,
 )
 from .configuration_gold_yolo import STRIDES, GoldYoloConfig
+
+#: What becomes of a batch's summed target scores before the losses are divided by them: nothing, or where batches are
+#: parts of a larger one, their mean over the parts.
+Share = Callable[[torch.Tensor], torch.Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,11 @@ def _assigned_losses(
     strides: torch.Tensor,
     assignment: Assignment,
     config: GoldYoloConfig,
+    share: Share = None,
 ) -> Losses:
     """The losses of a branch. `boxes`: predictions (corners in cells), all learning the same; `points` in cells."""
     scores = assignment.scores
-    normalizer = scores.sum()
+    normalizer = scores.sum() if share is None else share(scores.sum())
     is_label = F.one_hot(assignment.labels, logits.shape[-1] + 1)[..., :-1]
     loss_class = divided(varifocal_loss(logits, scores, is_label), normalizer)
     foreground = assignment.foreground
@@ -136,6 +141,7 @@ def box_losses(
     direct_regression: torch.Tensor | None = None,
     assigner: str = "tal",
     strides: Sequence[int] = STRIDES,
+    share: Share = None,
 ) -> Losses:
     """The losses of the anchor-free branch.
 
@@ -147,6 +153,7 @@ def box_losses(
         direct_regression: distances (batch, points, 4) of the distillation head's second branch.
         assigner: "tal" or "atss".
         strides: pixels between neighbouring cells of each level.
+        share: see `Share`.
     """
     regression = regression if regression.dtype == torch.float64 else regression.float()
     points, steps = grid_points(sizes, strides, regression)
@@ -183,7 +190,8 @@ def box_losses(
         raise ValueError(f"assigner: got {assigner!r}, accepted are 'tal' and 'atss'.")
     if direct_regression is not None:
         boxes.append(distances_to_boxes(direct_regression.to(regression), points))
-    return _assigned_losses(logits, boxes, regression if has_bins else None, points, steps, assignment, config)
+    distribution = regression if has_bins else None
+    return _assigned_losses(logits, boxes, distribution, points, steps, assignment, config, share)
 
 
 def anchor_box_losses(
@@ -194,6 +202,7 @@ def anchor_box_losses(
     config: GoldYoloConfig,
     *,
     strides: Sequence[int] = STRIDES,
+    share: Share = None,
 ) -> Losses:
     """The losses of the anchor-based branch: as `box_losses`, without distributions.
 
@@ -217,7 +226,7 @@ def anchor_box_losses(
         alpha=config.assigner_alpha,
         beta=config.assigner_beta,
     )
-    return _assigned_losses(logits, [boxes], None, points, steps, assignment, config)
+    return _assigned_losses(logits, [boxes], None, points, steps, assignment, config, share)
 
 
 def gold_yolo_object_detection_loss(
@@ -231,13 +240,14 @@ def gold_yolo_object_detection_loss(
     anchor_logits: torch.Tensor | None = None,
     anchor_boxes: torch.Tensor | None = None,
     assigner: str = "tal",
+    share: Share = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The whole loss and its parts by name; see `box_losses` and `anchor_box_losses`, whose losses are added up."""
-    options = {"direct_regression": direct_regression, "assigner": assigner}
+    options = {"direct_regression": direct_regression, "assigner": assigner, "share": share}
     losses = box_losses(logits, regression, labels, sizes, config, **options)
     loss, parts = losses.total(), losses.parts()
     if anchor_logits is not None:
-        losses = anchor_box_losses(anchor_logits, anchor_boxes, labels, sizes, config)
+        losses = anchor_box_losses(anchor_logits, anchor_boxes, labels, sizes, config, share=share)
         loss = loss + losses.total()
         parts |= {f"{name}_anchors": value for name, value in losses.parts().items()}
     return loss, parts

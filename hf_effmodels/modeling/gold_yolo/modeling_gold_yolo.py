@@ -29,7 +29,7 @@ from ..layers.pixels import PixelsMixin
 from ..layers.reparameterization import ConvNorm, ReparameterizationMixin, RepConvNorm
 from .boxes_gold_yolo import distances_to_boxes, expected_distances, grid_points, to_centres
 from .configuration_gold_yolo import NECK_NAMES, STRIDES, GoldYoloConfig
-from .loss_gold_yolo import gold_yolo_object_detection_loss
+from .loss_gold_yolo import Share, gold_yolo_object_detection_loss
 
 #: Logit of all scores before anything is learned: a probability of 0.01.
 PRIOR_LOGIT = -math.log(99)
@@ -651,6 +651,7 @@ class GoldYoloForObjectDetection(GoldYoloPreTrainedModel):
         pixel_values: torch.Tensor,
         labels: Sequence[dict] | None = None,
         assigner: str = "tal",
+        share: Share = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GoldYoloObjectDetectionOutput:
         """
@@ -659,6 +660,7 @@ class GoldYoloForObjectDetection(GoldYoloPreTrainedModel):
             labels: for each image a dictionary of `class_labels` (n,) and `boxes` (n, 4), centres relative to the
                 network's input. The loss is returned with them.
             assigner: how boxes are assigned to points for the loss, "tal" or, at the beginning of a training, "atss".
+            share: of a batch that is one of several processes': see `loss_gold_yolo.Share`.
         """
         _check_sides(pixel_values)
         if labels is not None:
@@ -678,6 +680,7 @@ class GoldYoloForObjectDetection(GoldYoloPreTrainedModel):
                 anchor_logits=predictions.anchor_logits,
                 anchor_boxes=predictions.anchor_boxes,
                 assigner=assigner,
+                share=share,
             )
         points, strides = grid_points(sizes, STRIDES, predictions.distances)
         height, width = pixel_values.shape[-2:]

@@ -1,12 +1,11 @@
 """transformers' way to load models that `quantize_adder` quantised: `quant_method: adder`."""
 
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
+from ..registration import register
 from .configuration_adder import AdderQuantConfig
 
 
-@register_quantizer("adder")
 class AdderHfQuantizer(HfQuantizer):
     """Builds quantised adder layers; their integers and scales come from the checkpoint."""
 
@@ -37,4 +36,4 @@ class AdderHfQuantizer(HfQuantizer):
         return False
 
 
-register_quantization_config("adder")(AdderQuantConfig)
+register("adder", AdderQuantConfig, AdderHfQuantizer)

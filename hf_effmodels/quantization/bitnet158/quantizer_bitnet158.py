@@ -1,13 +1,12 @@
 """transformers' way to load models that are trained with ternary weights: `quant_method: bitnet158`."""
 
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
+from ..registration import register
 from .configuration_bitnet158 import BitNet158Config
 from .conversion import heads, replace_linears
 
 
-@register_quantizer("bitnet158")
 class BitNet158HfQuantizer(HfQuantizer):
     """Builds `BitLinear` layers; their weights are stored in full precision, and training goes on."""
 
@@ -32,4 +31,4 @@ class BitNet158HfQuantizer(HfQuantizer):
         return True
 
 
-register_quantization_config("bitnet158")(BitNet158Config)
+register("bitnet158", BitNet158Config, BitNet158HfQuantizer)

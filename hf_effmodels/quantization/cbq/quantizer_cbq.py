@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
+from ..registration import register
 from .configuration_cbq import CbqConfig
 from .layer_names import is_named
 from .packed_linear import PackedLinear
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@register_quantizer("cbq")
 class CbqHfQuantizer(HfQuantizer):
     """Loads `pack-quantized` checkpoints into packed layers; a dense checkpoint is rounded to nearest ("rtn") on its
     way."""
@@ -106,4 +105,4 @@ def _check_group(name: str, linear: nn.Linear, config: CbqConfig) -> None:
         )
 
 
-register_quantization_config("cbq")(CbqConfig)
+register("cbq", CbqConfig, CbqHfQuantizer)

@@ -1,12 +1,11 @@
 """transformers' way to load models whose binary layers are packed: `quant_method: packed_binary`."""
 
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
+from ..registration import register
 from .configuration_packed_binary import PackedBinaryConfig
 
 
-@register_quantizer("packed_binary")
 class PackedBinaryHfQuantizer(HfQuantizer):
     """Builds packed layers for a packed checkpoint; folds and packs a binary model of any other one after loading."""
 
@@ -52,4 +51,4 @@ class PackedBinaryHfQuantizer(HfQuantizer):
         return False
 
 
-register_quantization_config("packed_binary")(PackedBinaryConfig)
+register("packed_binary", PackedBinaryConfig, PackedBinaryHfQuantizer)

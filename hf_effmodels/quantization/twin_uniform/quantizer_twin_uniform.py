@@ -1,12 +1,11 @@
 """transformers' way to load models that `quantize_promptable` wrote: `quant_method: twin_uniform`."""
 
-from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
+from ..registration import register
 from .configuration_twin_uniform import TwinUniformConfig
 
 
-@register_quantizer("twin_uniform")
 class TwinUniformHfQuantizer(HfQuantizer):
     """Builds the quantised layers; their integers and intervals come from the checkpoint."""
 
@@ -34,4 +33,4 @@ class TwinUniformHfQuantizer(HfQuantizer):
         return False
 
 
-register_quantization_config("twin_uniform")(TwinUniformConfig)
+register("twin_uniform", TwinUniformConfig, TwinUniformHfQuantizer)

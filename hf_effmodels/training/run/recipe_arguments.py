@@ -87,6 +87,13 @@ class RecipeArguments(TrainingArguments):
             "help": "Decay per step of a moving average of weights and buffers. The average is evaluated and saved.",
         },
     )
+    sync_batch_norm: bool = field(
+        default=False,
+        metadata={
+            "help": "In several processes batch norms normalise by the batches of all of them: two processes train as "
+            "one with twice the batch."
+        },
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={

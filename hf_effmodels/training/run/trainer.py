@@ -38,6 +38,7 @@ from .publishing import find_repository, is_own, publish_run
 from .recipe_arguments import RecipeArguments
 from .sampling import EpochSampler, SharedBatches
 from .stock_arguments import check_trackers, in_words_of_the_command
+from .synchronised_norms import left_out, synchronise_batch_norms
 from .weights import WeightsError, is_peft_model, load_state, load_weights
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class RecipeTrainer(Trainer):
             super().__init__(args=args, optimizer_cls_and_kwargs=optimizer_class_and_settings(args), **kwargs)
         if args.ema_decay is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError("--ema_decay needs whole weights in each process: it does not go with FSDP or DeepSpeed.")
+        if args.sync_batch_norm and args.world_size > 1:
+            synchronise_batch_norms(self.model)
         self.ema: ExponentialMovingAverage | None = None
         self._checkpoint_ema: dict[str, torch.Tensor] | None = None
         self._added_losses = AddedLosses()
@@ -239,7 +242,11 @@ class RecipeTrainer(Trainer):
     @contextmanager
     def _without_statistics(self, model: nn.Module, inputs: Mapping) -> Iterator[None]:
         """Where samples are repeated for a process that has none left, none are measured; nor are those of a batch
-        that has shrunk to a single one, which may have no variance."""
+        that has shrunk to a single one, which may have no variance (where it is not one of all processes)."""
+        if self.args.sync_batch_norm:
+            with left_out(self._idle):
+                yield
+            return
         alone = self.args.world_size > 1 and self._train_batch_size > 1 and find_batch_size(inputs) == 1
         modules = [model] if self._idle else []
         if alone and not self._idle:
@@ -261,13 +268,16 @@ class RecipeTrainer(Trainer):
 
     def _weighed_by_samples(self, loss: torch.Tensor, inputs: Mapping, parts: int) -> torch.Tensor:
         """The mean of one of the `parts` of a step, so that the mean over them is that over all samples."""
+        samples, own = self._samples_of_step(), find_batch_size(inputs)
+        return loss if samples is None or own * parts == samples else loss * (own * parts / samples)
+
+    def _samples_of_step(self) -> int | None:
+        """Samples of the present step, over accumulated batches and processes; None where all its parts are alike."""
         if self._sampler is None or self.args.dataloader_drop_last:
-            return loss
+            return None
         full = self.get_total_train_batch_size(self.args)
         done = full * self.place(self.state.global_step)[1]
-        samples = min(full, len(self._sampler) - done)
-        own = find_batch_size(inputs)
-        return loss if own * parts == samples else loss * (own * parts / samples)
+        return min(full, len(self._sampler) - done)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._idle = inputs is self._idle_batch
@@ -294,7 +304,7 @@ class RecipeTrainer(Trainer):
     def _with_idle_end(self, batches: Iterator, number: int) -> Iterator:
         for position, batch in enumerate(islice(batches, number), start=1):
             if position == number:
-                if "labels" in batch:
+                if isinstance(batch.get("labels"), torch.Tensor):
                     batch["labels"] = torch.full_like(batch["labels"], -100)  # none of them counts
                 self._idle_batch = batch
             yield batch

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import find_batch_size
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.loss import loss_for_object_detection as detr_loss
 
-from ....modeling.gold_yolo.loss_gold_yolo import box_losses
+from ....modeling.gold_yolo.loss_gold_yolo import Share, box_losses
 from ...losses.detection_distillation import (
     channel_wise_distillation,
     class_score_distillation,
@@ -65,7 +66,8 @@ class DetectionTrainer(RecipeTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
-        boxes = torch.tensor(float(sum(self._boxes(batch) for batch in batches)), device=self.args.device)
+        own = [batch for batch in batches if batch is not self._idle_batch]
+        boxes = torch.tensor(float(sum(self._boxes(batch) for batch in own)), device=self.args.device)
         self._boxes_of_step = float(self.accelerator.reduce(boxes, "sum"))
         return batches, number
 
@@ -74,10 +76,24 @@ class DetectionTrainer(RecipeTrainer):
         return sum(len(label["class_labels"]) for label in batch["labels"])
 
     def _weighed_by_samples(self, loss, inputs, parts: int):
-        """A loss that is divided by its batch's boxes, as a share of the step's: 8 batches of 1 are 1 batch of 8."""
-        if not self._loss_is_per_box or not self._boxes_of_step:
+        """A loss that is divided by its batch's boxes, as a share of the step's: 8 batches of 1 are 1 batch of 8.
+
+        Gold-YOLO's is divided by the target scores of all processes' batches, and counts by their samples.
+        """
+        if self._loss_is_per_box and self._boxes_of_step:
+            return loss * (max(self._boxes(inputs), 1) * parts / self._boxes_of_step)
+        samples = self._samples_of_step()
+        if self._loss_is_per_box or self.args.world_size == 1 or samples is None:
             return super()._weighed_by_samples(loss, inputs, parts)
-        return loss * (max(self._boxes(inputs), 1) * parts / self._boxes_of_step)
+        own = torch.tensor(0.0 if self._idle else float(find_batch_size(inputs)), device=self.args.device)
+        return loss * (self.accelerator.reduce(own, "sum") * (parts // self.args.world_size) / samples)
+
+    @property
+    def _share(self) -> Share:
+        return self._mean_over_processes if self.args.world_size > 1 else None
+
+    def _mean_over_processes(self, scores: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(0.0 * scores if self._idle else scores, "mean")
 
     def task_loss(self, model, inputs, num_items_in_batch=None):
         inputs = dict(inputs)
@@ -90,7 +106,8 @@ class DetectionTrainer(RecipeTrainer):
             labels = inputs.pop("labels")
             outputs = model(**inputs)
             return self._distilled(outputs, inputs, labels, epoch), outputs
-        outputs = model(**inputs, assigner="atss" if model.training and epoch < self.args.atss_epochs else "tal")
+        assigner = "atss" if model.training and epoch < self.args.atss_epochs else "tal"
+        outputs = model(**inputs, assigner=assigner, share=self._share)
         return outputs.loss, outputs
 
     def _distilled(self, outputs, inputs, labels, epoch: int) -> torch.Tensor:
@@ -102,7 +119,8 @@ class DetectionTrainer(RecipeTrainer):
             regression = self.teacher.head(taught.feature_maps, with_training_branches=True).regression
         sizes = [tuple(features.shape[-2:]) for features in outputs.feature_maps]
         direct = outputs.pred_distances if config.head_type == "distillation" else None
-        losses = box_losses(outputs.logits, outputs.pred_distribution, labels, sizes, config, direct_regression=direct)
+        options = {"direct_regression": direct, "share": self._share}
+        losses = box_losses(outputs.logits, outputs.pred_distribution, labels, sizes, config, **options)
         foreground, temperature = losses.assignment.foreground, args.distillation_temperature
         of_class = class_score_distillation(outputs.logits, taught.logits, temperature)
         of_box = distribution_distillation(

@@ -18,6 +18,9 @@ from hf_effmodels.training.tasks.object_detection.arguments import DetectionAugm
 from hf_effmodels.training.tasks.object_detection.data import DetectionDataArguments, load_data
 from hf_effmodels.training.tasks.object_detection.transforms import DetectionDataset
 
+from ....processes import run_in_two
+from ..contract import history, weights
+
 BOX = [4.0, 6.0, 10.0, 8.0]  # x, y, width, height in an image of 32×24
 CORNERS = [4.0, 6.0, 14.0, 14.0]
 
@@ -240,6 +243,20 @@ def test_both_steps_of_the_papers_training_run(tmp_path):
         # Step 0 of the warm-up: norms and weights stand still, biases start at their own rate.
         assert log[0]["learning_rate"] == 0
     assert losses[1] > losses[0]
+
+
+def test_two_processes_of_gold_yolo_follow_one(tmp_path):
+    """Batch norms and target scores are those of both; the second step has one sample, and a process without any."""
+    runs = {"two": ("2", run_in_two), "one": ("4", lambda function, arguments: function(arguments))}
+    for name, (batch, run) in runs.items():
+        sizes = ["--per_device_train_batch_size", batch, "--max_train_samples", "5", "--max_steps", "3"]
+        more = ["--sync_batch_norm", "true", "--least_warmup_steps", "1", "--detection_warmup_epochs", "0"]
+        run(main, gold("plain", *sizes, *more, "--output_dir", str(tmp_path / name)))
+    two, one = (history(tmp_path / name, "loss", "grad_norm") for name in runs)
+    assert len(one) == 3 and (one > 0).all()
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    expected = weights(tmp_path / "one")
+    assert all(torch.allclose(expected[name], value, atol=1e-5) for name, value in weights(tmp_path / "two").items())
 
 
 @pytest.mark.parametrize(
