@@ -39,7 +39,6 @@ class _Synchronised(_BatchNorm):
         alone = not distributed.is_initialized() or distributed.get_world_size() == 1
         if not self.training or alone:
             return super().forward(inputs)
-        self._check_input_dim(inputs)
         with torch.no_grad():
             mean, variance, number = _statistics(inputs, _counts.get())
             self._record(mean, variance, number)

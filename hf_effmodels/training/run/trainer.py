@@ -71,8 +71,8 @@ class RecipeTrainer(Trainer):
         self._batches: BatchSampler | None = None
         self._steps_per_epoch = 1
         self._ends_idle = False
-        self._idle_batch: Mapping | None = None
-        self._idle = False
+        self.idle_batch: Mapping | None = None
+        self.idle = False
         for callback in training_callbacks(self.model):
             self.add_callback(callback)
         self.add_callback(_Hooks(self))
@@ -223,7 +223,7 @@ class RecipeTrainer(Trainer):
         whole = dict(inputs)  # the task's loss takes the labels out
         with self._without_statistics(model, whole):
             loss, outputs = self.task_loss(model, inputs, num_items_in_batch)
-        if self._idle:
+        if self.idle:
             loss = 0.0 * loss
         # The Trainer takes the mean over the processes, and over accumulated batches where it does not believe the
         # loss to be a share of the step's already.
@@ -233,10 +233,10 @@ class RecipeTrainer(Trainer):
             loss = self._weighed_by_samples(loss, whole, parts)
             shown = {name: self._weighed_by_samples(value, whole, parts) for name, value in shown.items()}
         for name, value in shown.items():
-            self._added_losses.record(name, 0.0 * value if self._idle else value / parts)
+            self._added_losses.record(name, 0.0 * value if self.idle else value / parts)
         if self._added_losses:
             self._added_losses.record("task_loss", loss / parts)
-            loss = loss + parts * self._added_losses.of_batch(model, whole, outputs, idle=self._idle)
+            loss = loss + parts * self._added_losses.of_batch(model, whole, outputs, idle=self.idle)
         return (loss, outputs) if return_outputs else loss
 
     @contextmanager
@@ -244,12 +244,12 @@ class RecipeTrainer(Trainer):
         """Where samples are repeated for a process that has none left, none are measured; nor are those of a batch
         that has shrunk to a single one, which may have no variance (where it is not one of all processes)."""
         if self.args.sync_batch_norm:
-            with left_out(self._idle):
+            with left_out(self.idle):
                 yield
             return
         alone = self.args.world_size > 1 and self._train_batch_size > 1 and find_batch_size(inputs) == 1
-        modules = [model] if self._idle else []
-        if alone and not self._idle:
+        modules = [model] if self.idle else []
+        if alone and not self.idle:
             modules = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
         for module in modules:
             module.eval()
@@ -268,10 +268,10 @@ class RecipeTrainer(Trainer):
 
     def _weighed_by_samples(self, loss: torch.Tensor, inputs: Mapping, parts: int) -> torch.Tensor:
         """The mean of one of the `parts` of a step, so that the mean over them is that over all samples."""
-        samples, own = self._samples_of_step(), find_batch_size(inputs)
+        samples, own = self.samples_of_step(), find_batch_size(inputs)
         return loss if samples is None or own * parts == samples else loss * (own * parts / samples)
 
-    def _samples_of_step(self) -> int | None:
+    def samples_of_step(self) -> int | None:
         """Samples of the present step, over accumulated batches and processes; None where all its parts are alike."""
         if self._sampler is None or self.args.dataloader_drop_last:
             return None
@@ -280,7 +280,7 @@ class RecipeTrainer(Trainer):
         return min(full, len(self._sampler) - done)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self._idle = inputs is self._idle_batch
+        self.idle = inputs is self.idle_batch
         loss = super().training_step(model, inputs, num_items_in_batch)
         check_finite({"the loss": float(loss)}, self.state.global_step + 1, self.args, self._get_learning_rate())
         return loss
@@ -292,12 +292,12 @@ class RecipeTrainer(Trainer):
         return norm
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        self._idle_batch = None
+        self.idle_batch = None
         _, within, steps = self.place(self.state.global_step)
         if self._ends_idle and within == steps - 1:
             epoch_iterator = self._with_idle_end(epoch_iterator, num_batches)
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counted = [batch for batch in batches if batch is not self._idle_batch]
+        counted = [batch for batch in batches if batch is not self.idle_batch]
         self._added_losses.begin_step(counted, self.accelerator)
         return batches, num_items_in_batch
 
@@ -306,7 +306,7 @@ class RecipeTrainer(Trainer):
             if position == number:
                 if isinstance(batch.get("labels"), torch.Tensor):
                     batch["labels"] = torch.full_like(batch["labels"], -100)  # none of them counts
-                self._idle_batch = batch
+                self.idle_batch = batch
             yield batch
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

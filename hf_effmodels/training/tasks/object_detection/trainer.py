@@ -66,7 +66,7 @@ class DetectionTrainer(RecipeTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
-        own = [batch for batch in batches if batch is not self._idle_batch]
+        own = [batch for batch in batches if batch is not self.idle_batch]
         boxes = torch.tensor(float(sum(self._boxes(batch) for batch in own)), device=self.args.device)
         self._boxes_of_step = float(self.accelerator.reduce(boxes, "sum"))
         return batches, number
@@ -82,10 +82,10 @@ class DetectionTrainer(RecipeTrainer):
         """
         if self._loss_is_per_box and self._boxes_of_step:
             return loss * (max(self._boxes(inputs), 1) * parts / self._boxes_of_step)
-        samples = self._samples_of_step()
+        samples = self.samples_of_step()
         if self._loss_is_per_box or self.args.world_size == 1 or samples is None:
             return super()._weighed_by_samples(loss, inputs, parts)
-        own = torch.tensor(0.0 if self._idle else float(find_batch_size(inputs)), device=self.args.device)
+        own = torch.tensor(0.0 if self.idle else float(find_batch_size(inputs)), device=self.args.device)
         return loss * (self.accelerator.reduce(own, "sum") * (parts // self.args.world_size) / samples)
 
     @property
@@ -93,7 +93,7 @@ class DetectionTrainer(RecipeTrainer):
         return self._mean_over_processes if self.args.world_size > 1 else None
 
     def _mean_over_processes(self, scores: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(0.0 * scores if self._idle else scores, "mean")
+        return self.accelerator.reduce(0.0 * scores if self.idle else scores, "mean")
 
     def task_loss(self, model, inputs, num_items_in_batch=None):
         inputs = dict(inputs)

@@ -249,7 +249,16 @@ def test_two_processes_of_gold_yolo_follow_one(tmp_path):
     """Batch norms and target scores are those of both; the second step has one sample, and a process without any."""
     runs = {"two": ("2", run_in_two), "one": ("4", lambda function, arguments: function(arguments))}
     for name, (batch, run) in runs.items():
-        sizes = ["--per_device_train_batch_size", batch, "--max_train_samples", "5", "--max_steps", "3"]
+        sizes = [
+            "--per_device_train_batch_size",
+            batch,
+            "--max_train_samples",
+            "5",
+            "--max_steps",
+            "3",
+            "--image_size",
+            "96",
+        ]
         more = ["--sync_batch_norm", "true", "--least_warmup_steps", "1", "--detection_warmup_epochs", "0"]
         run(main, gold("plain", *sizes, *more, "--output_dir", str(tmp_path / name)))
     two, one = (history(tmp_path / name, "loss", "grad_norm") for name in runs)
