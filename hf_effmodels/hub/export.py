@@ -18,6 +18,9 @@ from .wrappers import plain_names, unwrap
 
 logger = logging.getLogger(__name__)
 
+#: Quantisers whose code goes with a folder. What others wrote loads where hf_effmodels is imported.
+PORTABLE = ("packed_binary", "adder", "twin_uniform")
+
 
 def export(
     model: Any,
@@ -193,14 +196,10 @@ def architecture_code(architecture, config: Mapping | None = None) -> dict[str, 
 
 
 def _own_quantizer(config: Mapping) -> str | None:
-    """The module that registers the quantiser of a `config.json` with transformers, if it is one of this package."""
-    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
-
+    """The module that registers the quantiser of a `config.json` with transformers, if it is one of `PORTABLE`."""
     settings = config.get("quantization_config")
     method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-    found = AUTO_QUANTIZER_MAPPING.get(method) if isinstance(method, str) else None
-    module = getattr(found, "__module__", "")
-    return module if module.partition(".")[0] == PACKAGE else None
+    return f"{PACKAGE}.quantization.{method}.quantizer_{method}" if method in PORTABLE else None
 
 
 def with_auto_map(config: dict, mapping: dict[str, str]) -> bytes:
