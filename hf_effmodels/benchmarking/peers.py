@@ -320,6 +320,8 @@ PEERS = {
     "pruned-vit": Peer(_of("pruned_vit", "pruned"), ("devit",)),
     "built-vit": Peer(_of("pruned_vit", "built"), ("devit",)),
     "vit-like": Peer(_of("pruned_vit", "vit_like"), ("devit",)),
+    "pruned-stock-vit": Peer(_of("pruned_vit", "stock_pruned"), ("devit",)),
+    "fresh-stock-vit": Peer(_of("pruned_vit", "stock_fresh"), ("devit",)),
     "clip": Peer(_of("two_towers", "clip"), ("light_clip",)),
     "rt-detr-r18": Peer(_of("detectors", "rt_detr_r18"), ("gold_yolo",)),
     "d-fine-n": Peer(_of("detectors", "d_fine_n"), ("gold_yolo",)),

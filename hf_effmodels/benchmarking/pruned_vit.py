@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from ..compression.pruning.vision import prune_vision_transformer
 from ..compression.pruning.vision_widths import prune_part
 from ..models import create_model
 
@@ -51,3 +52,17 @@ def vit_like(preset: str, folded: bool, overrides: dict) -> nn.Module:
             num_labels=config.num_labels,
         )
     ).eval()
+
+
+def stock_pruned(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """`vit_like` pruned to three fifths of its parameters by `prune_vision_transformer`: of the stock class again."""
+    model = vit_like(preset, folded, overrides)
+    sides = [model.config.image_size] * 2
+    pictures = torch.randn(2, model.config.num_channels, *sides, generator=torch.Generator().manual_seed(0))
+    return prune_vision_transformer(model, [pictures], target_parameters=0.6, tolerance=0.1)[0].eval()
+
+
+def stock_fresh(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """A ViT with random weights of the sizes of `stock_pruned`."""
+    model = stock_pruned(preset, folded, overrides)
+    return type(model)(model.config).eval()

@@ -122,6 +122,13 @@ def test_what_is_pruned_and_what_is_built_have_one_size_and_a_vit_the_whole_one(
     overrides = {"parts": parts, "image_size": 32}
     vit, ours = build("vit-like", "devit-s", overrides), build("ours", "devit-s", overrides)
     assert vit.num_parameters() == ours.num_parameters()
+    parts = [{"hidden_size": 16, "head_dim": 4, "num_heads": [4] * 6, "intermediate_sizes": [256] * 6}]
+    overrides = {"parts": parts, "image_size": 32}
+    vit = build("vit-like", "devit-s", overrides)
+    small, fresh = (build(f"{kind}-stock-vit", "devit-s", overrides) for kind in ("pruned", "fresh"))
+    assert type(small) is type(fresh) is type(vit) and small.num_parameters() == fresh.num_parameters()
+    assert small.num_parameters() == pytest.approx(0.6 * vit.num_parameters(), rel=0.1)
+    assert not torch.equal(small(pixels).logits, fresh(pixels).logits)
     with pytest.raises(ValueError, match="vit-like is a whole ViT, which dedeit-4s is not"):
         build("vit-like", "dedeit-4s", {})
 

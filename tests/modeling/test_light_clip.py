@@ -269,6 +269,30 @@ def test_masked_words_see_the_image_and_both_sides_and_no_layer_is_left_out():
         torch.testing.assert_close(head(expected, table), by_hand)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padded, causal", [(True, False), (False, True)])
+def test_both_texts_at_once_are_what_they_are_one_after_the_other(attention, padded, causal):
+    model = build(fusion_layers=[0, 2], mlm_causal=causal, fusion_detach=False).double()
+    model.text_model.set_attn_implementation(attention)
+    given = inputs()
+    given["pixel_values"] = given["pixel_values"].double()
+    if not padded:
+        del given["attention_mask"]
+    given["position_ids"] = torch.arange(7).roll(1).expand(3, 7)
+    found = []
+    for together in (True, False):
+        # What a call is asked to show beyond the losses it computes with the text tower's own code.
+        outputs = model(**given, softening=0.1, **({} if together else {"output_hidden_states": True}))
+        assert (outputs.text_model_output.hidden_states is None) == together
+        model.zero_grad()
+        outputs.loss.backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        found.append([outputs.text_embeds, outputs.word_embeds, outputs.mlm_logits, outputs.loss, *gradients])
+    assert len(found[0]) == len(found[1]) > 30
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("detached", [True, False])
 def test_the_image_tower_learns_from_masked_words_only_where_it_is_told_to(detached):
     model = build(fusion_detach=detached)

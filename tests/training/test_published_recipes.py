@@ -1043,6 +1043,31 @@ PUBLISHED = {
         "weight_decay": 0.05,
         "lr_scheduler_kwargs": {"power": 1.0, "lr_end": 0.0},
     },
+    # 2402.04841, the official repository's configuration of the distilled model
+    "delvm/multi_task_300m": {
+        "model": "delvm-300m",
+        "factorized_embedding": True,
+        "gt_weight": 1,
+        "kd_weight": 1,
+        "kd_temperature": 1,
+        "kd_inverse": False,
+        "kd_predicted_only": False,
+        "packing": "packed",
+        "packed_length": 2048,
+        "pairs_per_sentence": 6,
+        "max_steps": 40_000,
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 1,
+        "optim": "adamw_torch",
+        "learning_rate": 1.5e-4,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "adam_epsilon": 1e-8,
+        "weight_decay": 0.1,
+        "max_grad_norm": 1.0,
+        "min_lr": 1.5e-5,
+        "warmup_steps": 0.0056,
+    },
     # 2306.14525: the network alone is published
     "parameternet_moe/1b": {"model": "parameternet-moe-1b"},
 }
@@ -1081,6 +1106,12 @@ STATED["semantic-segmentation"] = (
     | ADAM
     | {"max_steps", "scale_range", "max_class_share", "horizontal_flip", "brightness", "contrast", "saturation"}
     | {"head_learning_rate_factor", "warmup_steps", "ema_decay", "eval_mode", "lr_scheduler_kwargs"}
+)
+STATED["visual-sequence-modeling"] = (
+    SHARED
+    | ADAM
+    | {"max_steps", "packing", "pairs_per_sentence", "min_lr", "warmup_steps", "ema_decay", "bf16", "gt_weight"}
+    | {"kd_weight", "kd_temperature", "kd_inverse", "kd_predicted_only", "factorized_embedding"}
 )
 # The schedule of detectors has a name of its own.
 STATED["object-detection"] = (SHARED - {"lr_scheduler_type"}) | {

@@ -28,6 +28,8 @@ from .token_matching import token_matching_loss
 
 #: The factor of the cosines is not let beyond 100, as in CLIP.
 LARGEST_LOGIT_SCALE = math.log(100)
+#: Ways of attention that take a mask of one's own for each text.
+_WITH_MASKS = ("eager", "sdpa")
 
 
 @dataclass
@@ -247,21 +249,17 @@ class LightClipModel(LightClipPreTrainedModel):
             return_loss: with CLIP's loss; image i and text i belong together.
             interpolate_pos_encoding: see `get_image_features`.
         """
+        kwargs["return_dict"] = True
+        images = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         outputs = self._compare(
-            CLIPOutput, input_ids, pixel_values, attention_mask, position_ids, interpolate_pos_encoding, **kwargs
+            CLIPOutput, images, self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
         )
         if return_loss:
             outputs.loss = softened_contrastive_loss(outputs.image_embeds, outputs.text_embeds, self.logit_scale.exp())
         return outputs
 
-    def _compare(
-        self, output_class, input_ids, pixel_values, attention_mask, position_ids, interpolate_pos_encoding, **kwargs
-    ) -> CLIPOutput:
-        """Both towers and the cosines of all images with all texts."""
-        images = self.get_image_features(
-            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **{**kwargs, "return_dict": True}
-        )
-        texts = self.get_text_features(input_ids, attention_mask, position_ids, **{**kwargs, "return_dict": True})
+    def _compare(self, output_class, images, texts) -> CLIPOutput:
+        """The cosines of all images with all texts."""
         image_embeds, text_embeds = _normalized(images.pooler_output), _normalized(texts.pooler_output)
         logits = text_embeds @ image_embeds.t() * self.logit_scale.exp()
         return output_class(
@@ -329,26 +327,25 @@ class LightClipForPreTraining(LightClipModel):
         if (mlm_input_ids is None) != (mlm_labels is None):
             missing = "mlm_labels" if mlm_labels is None else "mlm_input_ids"
             raise ValueError(f"{missing}: got None, but masked words take mlm_input_ids and mlm_labels.")
-        outputs = self._compare(
-            LightClipForPreTrainingOutput,
-            input_ids,
-            pixel_values,
-            attention_mask,
-            position_ids,
-            interpolate_pos_encoding,
-            **kwargs,
+        images = self.get_image_features(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **{**kwargs, "return_dict": True}
         )
-        image_tokens = self.image_tokens(outputs.vision_model_output.last_hidden_state, pixel_values.shape[-2:])
+        image_tokens = self.image_tokens(images.last_hidden_state, pixel_values.shape[-2:])
+        asks = self.mlm_head is not None and mlm_input_ids is not None
+        words = (attention_mask, position_ids)
+        if asks and not kwargs and self.text_model.config._attn_implementation in _WITH_MASKS:
+            texts, mlm_logits = self._both_texts(input_ids, mlm_input_ids, image_tokens, mlm_labels != -100, *words)
+        else:
+            texts = self.get_text_features(input_ids, *words, **{**kwargs, "return_dict": True})
+            mlm_logits = self.masked_words(mlm_input_ids, image_tokens, mlm_labels != -100, *words) if asks else None
+        outputs = self._compare(LightClipForPreTrainingOutput, images, texts)
+        outputs.mlm_logits = mlm_logits
         if self.config.token_loss_weight > 0:
             of_patches = self.visual_projection if self.patch_projection is None else self.patch_projection
             of_words = self.text_projection if self.word_projection is None else self.word_projection
             outputs.patch_embeds = of_patches(image_tokens)
             outputs.word_embeds = of_words(outputs.text_model_output.last_hidden_state)
             outputs.word_mask = self.word_mask(input_ids, attention_mask)
-        if self.mlm_head is not None and mlm_input_ids is not None:
-            outputs.mlm_logits = self.masked_words(
-                mlm_input_ids, image_tokens, mlm_labels != -100, attention_mask, position_ids
-            )
         if return_loss:
             self._add_losses(outputs, mlm_labels, softening)
         return outputs
@@ -392,12 +389,54 @@ class LightClipForPreTraining(LightClipModel):
 
     def word_mask(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, tokens), true for words: before the mark of the end, without that of the beginning and padding."""
-        end = self.text_model.eos_token_id
-        # With the id 2, CLIP's text tower takes the largest id for the end: see `CLIPTextModel`.
-        at = input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)
+        at = self._ends(input_ids)
         words = torch.arange(input_ids.shape[1], device=input_ids.device) < at[:, None]
         words = words & (input_ids != self.config.text_config.bos_token_id)
         return words if attention_mask is None else words & attention_mask.bool()
+
+    def _ends(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(batch,), the place of the mark of the end."""
+        end = self.text_model.eos_token_id
+        # With the id 2, CLIP's text tower takes the largest id for the end: see `CLIPTextModel`.
+        return input_ids.argmax(-1) if end == 2 else (input_ids == end).int().argmax(-1)
+
+    def _both_texts(
+        self, input_ids, mlm_input_ids, image_tokens, masked, attention_mask, position_ids
+    ) -> tuple[BaseModelOutputWithPooling, torch.Tensor]:
+        """What `get_text_features` and `masked_words` give, by one pass over both texts: each weight, the table of
+        words above all, then has its gradient computed once, and not twice and added."""
+        text, config, count = self.text_model, self.config, len(input_ids)
+        table = text.embeddings.token_embedding
+        known = table(torch.cat([input_ids, mlm_input_ids.clamp(max=config.mask_token_id - 1)]))
+        is_mask = (mlm_input_ids == config.mask_token_id)[..., None]
+        embeds = torch.cat([known[:count], torch.where(is_mask, self.mask_embedding, known[count:])])
+        if position_ids is not None and len(position_ids) > 1:
+            position_ids = torch.cat([position_ids, position_ids])
+        hidden = text.embeddings(inputs_embeds=embeds, position_ids=position_ids)
+        seen = torch.ones(2, 1, 1, *[hidden.shape[1]] * 2, dtype=torch.bool, device=hidden.device)
+        seen[: 2 if config.mlm_causal else 1] = seen[0].tril()
+        seen = seen.expand(-1, count, -1, -1, -1)
+        if attention_mask is not None:
+            seen = seen & attention_mask.bool()[:, None, None]
+        seen = seen.flatten(0, 1)
+        if text.config._attn_implementation == "eager":
+            seen = torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
+        hidden = text.final_layer_norm(self._layers(hidden, image_tokens, seen, False))
+        states, asked = hidden.split(count)
+        pooled = states[torch.arange(count, device=states.device), self._ends(input_ids)]
+        texts = BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=self.text_projection(pooled))
+        return texts, self.mlm_head(asked[masked], table.weight)
+
+    def _layers(self, hidden, image_tokens, mask, is_causal: bool) -> torch.Tensor:
+        """The text tower's layers; as many texts as there are images, the last ones, see these."""
+        image_tokens = image_tokens.detach() if self.config.fusion_detach else image_tokens
+        plain = len(hidden) - len(image_tokens)
+        for number, layer in enumerate(self.text_model.encoder.layers):
+            if str(number) in self.fusions:
+                seeing = self.fusions[str(number)](hidden[plain:], image_tokens)
+                hidden = torch.cat([hidden[:plain], seeing]) if plain else seeing
+            hidden = layer(hidden, mask, is_causal=is_causal)
+        return hidden
 
     def masked_words(
         self,
@@ -415,8 +454,6 @@ class LightClipForPreTraining(LightClipModel):
             masked: (batch, tokens), true where a word is asked for.
         """
         text, config = self.text_model, self.config
-        if config.fusion_detach:
-            image_tokens = image_tokens.detach()
         table = text.embeddings.token_embedding
         known = table(mlm_input_ids.clamp(max=config.mask_token_id - 1))
         embeds = torch.where((mlm_input_ids == config.mask_token_id)[..., None], self.mask_embedding, known)
@@ -427,10 +464,7 @@ class LightClipForPreTraining(LightClipModel):
             )
         else:
             mask = create_bidirectional_mask(config=text.config, inputs_embeds=hidden, attention_mask=attention_mask)
-        for number, layer in enumerate(text.encoder.layers):
-            if str(number) in self.fusions:
-                hidden = self.fusions[str(number)](hidden, image_tokens)
-            hidden = layer(hidden, mask, is_causal=config.mlm_causal)
+        hidden = self._layers(hidden, image_tokens, mask, config.mlm_causal)
         return self.mlm_head(text.final_layer_norm(hidden)[masked], table.weight)
 
 

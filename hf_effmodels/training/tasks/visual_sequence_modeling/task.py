@@ -67,7 +67,10 @@ def prepare_training(reader: ArgumentReader) -> Run:
     teacher = load_pipeline("--teacher", model_args.teacher, model_args.token) if model_args.teacher else None
     if teacher is not None and not torch.equal(teacher.image_tokenizer.codebook, tokenizer.codebook):
         raise ValueError(f"--teacher: {model_args.teacher} has another codebook; distil with its --image_tokenizer.")
-    longest = 2 * data_args.pairs_per_sentence * tokenizer.tokens_per_image
+    of_pair = 2 * tokenizer.tokens_per_image
+    longest = data_args.pairs_per_sentence * of_pair
+    if data_args.packing == "packed":  # which cuts them
+        longest = min(longest, max(data_args.packed_length, of_pair))
     set_seed(args.seed)
     with blaming_model_config(model_args.model_config):
         model = load_language_model(model_args, tokenizer, longest)
@@ -87,6 +90,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         train_dataset = PackedDataset(
             PackedSentences(sentences, [len(s) for s in sentences], data_args.packed_length, context)
         )
+    fitting = min(data_args.pairs_per_sentence, model.config.max_position_embeddings // of_pair)
     trainer = VisualSequenceTrainer(
         model=model,
         args=args,
@@ -95,7 +99,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         keeps_tokenizer=model_args.trains_tokenizer,
         teacher=None if teacher is None else teacher.language_model,
         train_dataset=train_dataset,
-        eval_dataset=DrawnSentences(evaluation, data_args.pairs_per_sentence, prompts=train),
+        eval_dataset=DrawnSentences(evaluation, fitting, prompts=train),
         data_collator=default_data_collator,
     )
 

@@ -135,6 +135,16 @@ def test_answers_are_measured_against_the_right_ones_and_the_prompt_is_seen_to_d
     assert measured["a_iou"] == pytest.approx(float((shared / either).mean())) != 1
 
 
+def test_packs_may_cut_sentences_that_are_longer_than_the_context(visual_run, tmp_path):
+    sizes = "{hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2"
+    options = ["--model_config", sizes + ", max_position_embeddings: 64}", "--pairs_per_sentence", "4"]
+    run = [*visual_run, *options, "--max_steps", "1", "--eval_strategy", "no", "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="sentences have 128 tokens"):
+        main(run)
+    results = main([*run, "--packing", "packed", "--packed_length", "64"])
+    assert np.isfinite(results["eval_loss"])  # of sentences of two pairs, which fit
+
+
 @pytest.mark.draws
 def test_what_is_answered_is_written(visual_run, tmp_path):
     results = main([*visual_run, "--answered_images", "2", "--max_steps", "2", "--output_dir", str(tmp_path)])
