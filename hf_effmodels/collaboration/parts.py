@@ -14,6 +14,7 @@ import torch
 from .._command_line import in_words_of_the_command, show
 from .._files import write_json
 from ..compression.pruning.vision_widths import part_macs
+from ..hub.checkpoints import check_model
 from ..hub.ids import reading
 from ..hub.written import check_rewritable, rewritten
 from ..training.data.classes import model_classes, shown
@@ -156,6 +157,7 @@ def _one_part(argument: str, name: str, revision: str | None = None, token: str 
     source = {"revision": revision, "token": token}
     with reading(argument, name, revision=("--revision", revision)):
         model = AutoModelForImageClassification.from_pretrained(name, **source).eval()
+    check_model(argument, model)
     try:
         processor = AutoImageProcessor.from_pretrained(name, **source)
     except (OSError, ValueError):

@@ -176,6 +176,14 @@ def check_values(weights: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"{len(problems)} broken weights: {'; '.join(problems[:5])}{more}.")
 
 
+def check_model(argument: str, model: torch.nn.Module) -> None:
+    """`check_values` of a model that was loaded, naming what it was given by."""
+    try:
+        check_values(model.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{argument}: {type(model).__name__} has {error}") from None
+
+
 def _type(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 

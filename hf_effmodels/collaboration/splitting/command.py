@@ -198,6 +198,7 @@ def _size(arguments) -> tuple[int, int] | None:
 def _load(name: str):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    from ...hub.checkpoints import check_model
     from ...hub.ids import reading
     from ...models import create_image_processor, create_model, list_models
 
@@ -206,6 +207,7 @@ def _load(name: str):
         return create_model(name).eval(), create_image_processor(name)
     with reading("model", name):
         model = AutoModelForImageClassification.from_pretrained(name).eval()
+    check_model("model", model)
     try:
         return model, AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError):

@@ -223,7 +223,13 @@ def _square(image, size: int) -> torch.Tensor:
     if 0 in image.size:
         raise ValueError(f"images: one has no pixels, {image.size}.")
     image = _upright(image)
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # PIL opens 16-bit grey files as either, and would clip them to white.
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"images: got values {values.min()} to {values.max()}, accepted are 8 and 16 bits.")
+        image = Image.fromarray(np.round(values.astype(np.float64) / 257).astype(np.uint8))
+    if image.mode == "F":
         raise ValueError(f"images: got PIL mode {image.mode!r}, accepted are images of 8 bits; convert it.")
     image = image.convert("RGB")
     width, height = image.size

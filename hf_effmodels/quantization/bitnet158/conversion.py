@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ...hub.checkpoints import check_model
 from .bitlinear import BitLinear
 from .configuration_bitnet158 import BitNet158Config
 
@@ -19,11 +20,12 @@ def convert_to_bitlinear(model: "PreTrainedModel", config: BitNet158Config | Non
     builds the same layers where this package is imported.
 
     Raises:
-        ValueError: the model is quantised already, or has no layers to convert.
+        ValueError: the model is quantised already, has no layers to convert, or weights that are not finite.
     """
     config = config or BitNet158Config()
     if getattr(model.config, "quantization_config", None) is not None:
         raise ValueError("model: it is quantised already.")
+    check_model("model", model)
     left = [*(config.modules_to_not_convert or []), *heads(model)]
     if not replace_linears(model, config, left):
         raise ValueError(f"model: {type(model).__name__} has no linear layers beside its head.")

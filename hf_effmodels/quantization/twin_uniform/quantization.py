@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ...hub.checkpoints import check_model
 from .configuration_twin_uniform import TwinUniformConfig
 from .layers import TwinLinear, add_products
 from .search import ROUNDS, search_linear, search_product, search_product_after_softmax
@@ -100,6 +101,7 @@ def quantize_promptable(
         raise ValueError("model: it is in training mode; call model.eval() first.")
     if getattr(model.config, "quantization_config", None) is not None:
         raise ValueError("model: it is quantised already.")
+    check_model("model", model)
     skip = tuple(skip)
 
     def is_skipped(name: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from ...images import read_image
 from .augment import random_resized_box
 from .digits import DIGITS, read_digits
 
@@ -135,12 +136,11 @@ def _digit_tasks(images: Sequence[Image.Image], split: str) -> list[ImagePairs]:
 
 
 def _open(value, task: str) -> Image.Image:
-    if isinstance(value, Image.Image):
+    if isinstance(value, Image.Image) and value.mode == "RGB":
         return value
     try:
-        with Image.open(value) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+        return read_image(value)
+    except (OSError, ValueError) as error:
         raise ValueError(f"--dataset: {value} of task {task} cannot be read ({error}).") from error
 
 

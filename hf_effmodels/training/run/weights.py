@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, is_peft_available
 
-from ...hub.checkpoints import check_values
+from ...hub.checkpoints import check_model
 from ...modeling.layers.training_branches import BranchedConvNorm
 from .averaging import copy_state, unique_state
 
@@ -132,7 +132,4 @@ def _read(folder: Path) -> dict[str, torch.Tensor]:
 def check_weights(argument: str, model: nn.Module) -> None:
     """ValueError if weights that a run begins with are not finite, or running variances negative: its first loss would
     not be finite, whatever the learning rate."""
-    try:
-        check_values(model.state_dict())
-    except ValueError as error:
-        raise ValueError(f"{argument}: {type(model).__name__} has {error}") from None
+    check_model(argument, model)

@@ -75,13 +75,21 @@ def test_soft_codes_favour_the_code_and_soften_with_temperature(tokenizer):
     torch.testing.assert_close((soft.log() / 4).softmax(-1), softer)  # p^(1/4), normalised
 
 
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    expected = to_pixels(Image.fromarray(values.astype(np.uint8)), 16)
+    for deep in (Image.fromarray(values * 257), Image.fromarray(values.astype(np.int32) * 257)):
+        assert deep.mode.startswith("I") and torch.equal(to_pixels(deep, 16), expected)
+
+
 def test_wrong_input_is_named(tokenizer):
     for images, words in (
         ([], "empty list"),
         ("cat.png", "got str"),
         (torch.full((3, 8, 8), 2.0), "floats in [0, 1]"),
         (torch.zeros(2, 8, 8), "expected (1 or 3, height, width)"),
-        (Image.new("I;16", (8, 8)), "images of 8 bits"),
+        (Image.new("F", (8, 8)), "images of 8 bits"),
+        (Image.new("I", (8, 8), 70000), "accepted are 8 and 16 bits"),
     ):
         with pytest.raises(ValueError) as error:
             tokenizer.encode(images)

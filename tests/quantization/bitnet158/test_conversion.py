@@ -125,6 +125,10 @@ def test_what_cannot_be_converted_or_packed_is_refused(dense, tmp_path):
         save_packed(model, tmp_path / "x")
     with pytest.raises(ValueError, match="no BitLinear layers"):
         save_packed(dense(), tmp_path / "x")
+    broken = dense()
+    broken.model.layers[0].mlp.up_proj.weight.data[1, 2] = float("nan")
+    with pytest.raises(ValueError, match="^model: .* has 1 broken weights: model.layers.0.mlp.up_proj.weight .1 of"):
+        convert_to_bitlinear(broken)
     gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=96, n_embd=32, n_layer=1, n_head=2))
     with pytest.raises(ValueError, match="GPT2LMHeadModel has no linear layers beside its head"):
         convert_to_bitlinear(gpt2)

@@ -157,6 +157,10 @@ def test_what_is_skipped_stays_and_bad_input_is_said(tmp_path):
         quantize_promptable(model, [])
     with pytest.raises(ValueError, match="weight_bits: got 9, accepted are whole numbers from 2 to 8"):
         quantize_promptable(model, samples(1), weight_bits=9)
+    broken = tinysam()
+    broken.mask_decoder.iou_token.weight.data[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="^model: .* has 1 broken weights: mask_decoder.iou_token.weight"):
+        quantize_promptable(broken, samples(1))
     quantize_promptable(model, samples(1), skip=["mask_decoder", "vision_encoder.stages.1"], rounds=1)
     assert not any(isinstance(module, TwinLinear) for module in model.mask_decoder.modules())
     assert type(model.vision_encoder.stages[1].blocks[0].mlp.fc1) is nn.Linear

@@ -40,6 +40,12 @@ def test_splits_are_folders_and_wrong_ones_are_named(tmp_path):
     noise(1, (4, 4)).save(tmp_path / "train" / "pose" / "answers" / "1.png")
     with pytest.raises(ValueError, match="1 of task pose is an image of 20×12 pixels and an answer of 4×4"):
         load_pairs(str(tmp_path))[0][0].read(1)
+    # As everywhere: 16 bits are scaled, and not clipped to white.
+    deep = (np.arange(240, dtype=np.uint16) * 257).reshape(12, 20)
+    for part in ("images", "answers"):
+        Image.fromarray(deep).save(tmp_path / "train" / "pose" / part / "1.png")
+    for part in load_pairs(str(tmp_path))[0][0].read(1):
+        assert np.array_equal(np.asarray(part)[..., 1], deep // 257)
     (tmp_path / "train" / "pose" / "answers" / "2.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="2.png of task pose cannot be read"):
         load_pairs(str(tmp_path))[0][0].read(2)

@@ -1,10 +1,12 @@
 """Label maps are what a classifier says of each place, and crops are labelled by their part of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -208,6 +210,11 @@ def test_wrong_input_is_named(run, teacher, tmp_path):  # noqa: F811
     ):
         with pytest.raises(ValueError, match=message):
             annotate([*run, *out, *options])
+    shutil.copytree(teacher, tmp_path / "broken")
+    file = tmp_path / "broken" / "model.safetensors"
+    save_file({name: value / 0 for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="--teacher: .* has .* broken weights"):
+        annotate([*run, *out, "--teacher", str(tmp_path / "broken")])
     with pytest.raises(ValueError, match="--output is missing"):
         annotate([*run, "--output_dir", str(tmp_path / "unused"), "--teacher", str(teacher)])
     assert not (tmp_path / "maps").exists()

@@ -1,10 +1,12 @@
 """Embeddings are what the encoder says of each text, found by its id, and pictures are aligned with their own."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 from transformers import (
@@ -211,7 +213,11 @@ def test_wrong_texts_are_named(make, tmp_path, digits_run, convnext_folder):
         (tmp_path / f"{number}.csv").write_text(content)
         with pytest.raises((ValueError, OSError), match=message):
             embed([*make, "--dataset", str(tmp_path / f"{number}.csv"), "--id_column", "id"])
+    shutil.copytree(make[make.index("--encoder") + 1], tmp_path / "broken")
+    file = tmp_path / "broken" / "model.safetensors"
+    save_file({name: value / 0 for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
     for changed, message in (
+        (["--encoder", str(tmp_path / "broken")], "--encoder: .* has .* broken weights"),
         (["--dataset", str(tmp_path / "none.csv")], "--dataset: there is no file"),
         (["--id_column", "file"], "--id_column: there is no 'file', the columns are row, caption"),
         (["--pooling", "best"], "--pooling: invalid choice: 'best'"),

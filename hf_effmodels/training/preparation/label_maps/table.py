@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification
 
+from ....hub.checkpoints import check_model
 from ....hub.ids import check_place, reading
 from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
@@ -146,6 +147,7 @@ def _annotated(args: LabelMapTableArguments, teacher, model_args, training) -> t
     size = args.teacher_image_size or _side(processor)
     square = _Square(size, processor.resample, Normalization.of(processor, channels))
     device, parameter = training.device, next(model.parameters())
+    check_model("--teacher", model)
     model.eval().requires_grad_(False).to(device)
     example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
     try:

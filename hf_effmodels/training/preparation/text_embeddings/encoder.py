@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
+from ....hub.checkpoints import check_model
 from ....hub.ids import reading
 
 Pooling = Literal["auto", "projected", "cls", "mean", "last"]
@@ -110,6 +111,7 @@ def load_encoder(
         loader = getattr(transformers, towers[0]) if towers and hasattr(transformers, towers[0]) else AutoModel
         model = loader.from_pretrained(name, dtype=dtype, **hub)
         tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+    check_model("--encoder", model)
     encoder = TextEncoder(model, tokenizer, pooling, max_length)
     try:
         found = encoder(["a picture"])
