@@ -121,6 +121,10 @@ class ChannelCodedForImageClassification(PreTrainedModel):
             )
         coded.to(next(model.parameters()))
         theirs = model.state_dict()
+        if lacking := [name for name in coded.network.state_dict() if name not in theirs]:
+            raise ValueError(
+                f"model: it lacks {lacking[0]}, which its configuration builds; accepted are plain networks."
+            )
         with torch.no_grad():
             for name, tensor in coded.network.state_dict().items():
                 tensor.copy_(theirs[name])

@@ -149,6 +149,10 @@ class CodedForImageClassification(PreTrainedModel):
                 f"{given[1:]}; accepted are maps of a quarter of the image's side."
             )
         theirs = model.state_dict()
+        if lacking := [name for name in coded.network.state_dict() if name not in theirs]:
+            raise ValueError(
+                f"model: it lacks {lacking[0]}, which its configuration builds; accepted are plain networks."
+            )
         coded.to(next(model.parameters()))
         with torch.no_grad():
             for name, tensor in coded.network.state_dict().items():

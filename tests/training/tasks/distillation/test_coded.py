@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, ConvNextConfig, ConvNextForImageClassification
 
 from hf_effmodels.collaboration.codecs.coded import CodedForImageClassification
+from hf_effmodels.models import create_image_processor
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.run.output_folder import newest_checkpoint
 
+from ....processes import run_in_two
 from ..contract import history, run_until_killed, same, weights
 
 FEATURES = "resnet.encoder.stages.0, resnet.encoder.stages.1"
@@ -147,6 +149,26 @@ def test_a_killed_stage_goes_on_to_the_same_weights_bit_for_bit(stage, coded, te
     main([*arguments, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
     assert np.array_equal(history(whole, "loss", "grad_norm"), history(killed, "loss", "grad_norm"))
     assert same(weights(whole), weights(killed))
+
+
+@pytest.mark.thorough
+def test_two_processes_follow_one(tmp_path):
+    """The second stage, which draws nothing, of a network without batch norms: each width's pass of each process
+    counts once."""
+    torch.manual_seed(2)
+    sizes = {"hidden_sizes": [6, 8], "depths": [1, 1], "num_stages": 2, "num_labels": 10, "image_size": 24}
+    whole, processor = tmp_path / "whole", create_image_processor("devit-s", image_size=24)
+    model = ConvNextForImageClassification(ConvNextConfig(**sizes, initializer_range=0.3)).eval()
+    student = CodedForImageClassification.around(model, "stages.0", [2, 3])
+    student.fix_code()
+    for folder, saved in ((whole, model), (tmp_path / "student", student)):
+        saved.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    arguments = second_stage(whole, tmp_path / "student", "--max_steps", "2")
+    size = arguments.index("--per_device_train_batch_size") + 1
+    run_in_two(main, [*arguments[:size], "3", *arguments[size + 1 :], "--output_dir", str(tmp_path / "two")])
+    main([*arguments, "--output_dir", str(tmp_path / "one")])
+    np.testing.assert_allclose(*(history(tmp_path / n, "loss", "grad_norm") for n in ("two", "one")), rtol=1e-4)
 
 
 def test_fewer_channels_learn_to_come_back_and_then_with_the_network(teacher, tmp_path):
