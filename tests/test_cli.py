@@ -182,7 +182,7 @@ def test_a_mistyped_model_is_answered_at_once_without_network(argv, name, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_that_says_nothing_is_waited_for_less_than_two_seconds(monkeypatch):
+def test_a_hub_that_says_nothing_is_waited_for_less_than_two_seconds(monkeypatch, tmp_path):
     waits = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: waits.wait(20) and [])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -193,6 +193,10 @@ def test_a_hub_that_says_nothing_is_waited_for_less_than_two_seconds(monkeypatch
         ids.check_place("--model", "a/b")
     waits.set()
     assert time.monotonic() - before < 2
+    # What has been downloaded before is the client's to find.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--a--b").mkdir()
+    ids.check_place("--model", "a/b")
 
 
 def test_what_nobody_foresaw_is_one_line_too_but_a_run_says_where(monkeypatch, capsys):

@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import (
     AutoModelForImageClassification,
+    ConvNextImageProcessorPil,
     LlamaConfig,
     LlamaForCausalLM,
+    ResNetConfig,
     ViTConfig,
     ViTForImageClassification,
     YolosConfig,
@@ -20,7 +22,7 @@ from hf_effmodels.benchmarking import command, workloads
 from hf_effmodels.benchmarking.arguments import make_parser
 from hf_effmodels.benchmarking.command import plan, references
 from hf_effmodels.benchmarking.peers import PEERS, check, has_peer, model_type, timm_name
-from hf_effmodels.benchmarking.places import count_place
+from hf_effmodels.benchmarking.places import count_place, side_of
 from hf_effmodels.benchmarking.runs import Row
 from hf_effmodels.cli import main
 from hf_effmodels.edge import export
@@ -332,6 +334,10 @@ def test_folders_and_programs_are_rows_like_presets(places):
     ]
     ((row,),) = rows_of("--presets", names[0], "--no-folded", "--image-size", "48")
     assert (row.folded, row.image_size, row.channels) == (False, 48, 3)
+    config = ResNetConfig(num_labels=3)  # it says no size
+    assert side_of(str(places / "llama"), config) == 224
+    ConvNextImageProcessorPil(size={"shortest_edge": 64}).save_pretrained(places / "llama")
+    assert side_of(str(places / "llama"), config) == [64]
     ((row,),) = rows_of("--presets", str(places / "llama"), "--mode", "generate", "--length", "7")
     assert (row.mode, row.length, row.image_size) == ("generate", 7, None)
     for arguments, message in (

@@ -53,6 +53,8 @@ def test_tied_weights_are_averaged_once():
     average.update()
     average.copy_to_model()
     torch.testing.assert_close(net[1].weight.detach(), start + 0.5)
+    # Files of weights hold each once, too.
+    assert list(unique_state(net)) == list(average.state_dict()) == ["0.weight", "0.bias", "1.bias"]
 
 
 def test_an_average_of_coarse_weights_is_refused():
