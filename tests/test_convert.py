@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def expected(official, tmp_path_factory) -> torch.Tensor:
     torch.save(official, folder / "official.pth")
     convert("ghostnetv3-0.5x", folder / "official.pth", folder / "out")
     return logits(folder / "out")
+
+
+@pytest.fixture
+def no_search(monkeypatch):
+    """Of a file that does not fit it is not looked up which presets it would fit, which builds dozens of networks."""
+    monkeypatch.setattr(sys.modules[convert.__module__], "_fitting_presets", lambda *args, **kwargs: "")
 
 
 @torch.no_grad()
@@ -79,7 +86,7 @@ def test_every_layout_gives_the_same_model(layout, official, expected, tmp_path)
     assert report.sha256 in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_the_officially_fused_layout_loads_folded(tmp_path):
+def test_the_officially_fused_layout_loads_folded(tmp_path, no_search):
     case = golden.load(CASES / "ghostnetv3" / "w100_fused_128.json")
     torch.save(golden.state_dict(case, torch.float32), tmp_path / "fused.pth")
     assert convert("ghostnetv3-1.0x", tmp_path / "fused.pth", tmp_path / "out").reparameterized
@@ -184,7 +191,7 @@ def test_command_line_converts_and_explains(official, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["folded_macs"] == 167.0
 
 
-def test_only_dimensions_of_size_1_may_come_or_go(official, tmp_path):
+def test_only_dimensions_of_size_1_may_come_or_go(official, tmp_path, no_search):
     """Conversion reshapes 1×1 convolutions into linear layers: no value changes its place by that."""
     name = next(n for n in official if n.endswith("se.conv_reduce.weight"))
     reduce = official[name]
@@ -226,7 +233,7 @@ STEM = "conv_stem.weight"
         (lambda w: {STEM: None}, "is no dictionary of tensors; other things in it: .'conv_stem.weight'"),
     ],
 )
-def test_tensors_of_another_kind_are_named(official, tmp_path, change, message):
+def test_tensors_of_another_kind_are_named(official, tmp_path, change, message, no_search):
     torch.save(official | change(official), tmp_path / "wrong.pth")
     with pytest.raises(ValueError, match=message):
         convert("ghostnetv3-0.5x", tmp_path / "wrong.pth", tmp_path / "out")

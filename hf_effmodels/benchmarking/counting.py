@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.initialization import no_init_weights
 
 from ..models import create_model, find_preset
 
@@ -50,7 +51,7 @@ def count_preset(
         if "reparameterized" not in architecture.config_class.__dataclass_fields__:
             raise ValueError(f"{name} ({architecture.title}) has no folded form.")
         overrides["reparameterized"] = True
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = create_model(name, **overrides).requires_grad_(False)  # the counter trips over embeddings that learn
     size = image_size or model.config.image_size
     height, width = (size, size) if isinstance(size, int) else size

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 
 from torch import nn
@@ -166,6 +167,7 @@ def ghostnet_width(macs: int) -> float:
     """Width multiplier, in steps of 0.05, of the GhostNet whose multiply-adds come nearest to `macs` (at 224 px)."""
     from .counting import count_preset
 
+    @cache
     def cost(step: int) -> int:
         return count_preset("ghostnet-1.0x", overrides={"width_multiplier": step / 20}).macs
 

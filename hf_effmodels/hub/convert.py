@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.initialization import no_init_weights
 
 from ..architecture import Architecture, PipelineEntry
 from ..models import create_image_processor, find_preset, get_config
@@ -275,7 +276,7 @@ def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[s
     except (IndexError, KeyError, RuntimeError, TypeError) as error:
         raise ConversionError(f"Its entries do not have the shapes of these weights ({error}).") from None
 
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model = architecture.model_class(_main_head(architecture))(config)
     weights = _with_prefix(weights, model)
     expected = model.state_dict()
@@ -335,11 +336,11 @@ def official_name(architecture: Architecture, name: str) -> str:
 
 def _rename(names: Iterable[str], conversion) -> dict[str, str]:
     """Our name -> the official one."""
-    renamed = {}
+    renamed, rules = {}, [(re.compile(pattern).sub, replacement) for pattern, replacement in conversion.RULES]
     for name in sorted(names):
         ours = name
-        for pattern, replacement in conversion.RULES:
-            ours = re.sub(pattern, replacement, ours)
+        for substitute, replacement in rules:
+            ours = substitute(replacement, ours)
         if ours in renamed:
             raise ConversionError(
                 f"The entries {renamed[ours]!r} and {name!r} are meant for the same weight {ours!r}."
