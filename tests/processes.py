@@ -14,7 +14,13 @@ from accelerate import debug_launcher
 from .pictures import undrawn
 
 _CLEAN = multiprocessing.get_context("forkserver")
-_CLEAN.set_forkserver_preload(["hf_effmodels.training", "hf_effmodels.training.run.trainer", __name__])
+_CLEAN.set_forkserver_preload(
+    [
+        *("hf_effmodels.training", "hf_effmodels.training.run.trainer", "hf_effmodels.hub", __name__),
+        # What a run imports on its way: a second for each process that would do it by itself.
+        *("evaluate", "matplotlib.figure", "sklearn.datasets", "sklearn.metrics"),
+    ]
+)
 
 
 def run_apart(function: Callable, *args, timeout: float = 300) -> int:
