@@ -5,6 +5,8 @@ Maps are (batch, channels, height, width); blocks with attention compute on toke
 which is the same memory in the channels-last layout. `config` is TinyViT's, or one with the same fields.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -115,6 +117,21 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def _entries(size: int, device: torch.device) -> torch.Tensor:
+    """The entry |Δrow| · size + |Δcolumn| of the table for each pair of a window's positions, (size⁴,)."""
+    positions = torch.arange(size, device=device)
+    distance = (positions[:, None] - positions[None]).abs()
+    # row, column of the first position, row, column of the second
+    return (distance[:, None, :, None] * size + distance[None, :, None, :]).flatten()
+
+
+@lru_cache(maxsize=16)
+def _kept_entries(size: int, device: torch.device) -> torch.Tensor:
+    """`_entries`, which follow from the size alone."""
+    with torch.inference_mode(False):
+        return _entries(size, device)
+
+
 class TinyVitAttention(nn.Module):
     r"""Attention in windows: x ↦ W_o · softmax(q kᵀ / √d + b) v, of the normalised tokens of each window.
 
@@ -136,12 +153,10 @@ class TinyVitAttention(nn.Module):
 
     def bias(self) -> torch.Tensor:
         """The table spread over all pairs of a window's positions, (heads, window², window²)."""
-        size = self.window_size
-        positions = torch.arange(size, device=self.attention_biases.device)
-        distance = (positions[:, None] - positions[None]).abs()
-        table = self.attention_biases.view(self.num_heads, size, size)
-        spread = table[:, distance][..., distance]  # heads, row, row, column, column
-        return spread.transpose(2, 3).reshape(self.num_heads, size**2, size**2)
+        size, device = self.window_size, self.attention_biases.device
+        # A program that is traced computes them itself: what is kept must be a tensor of its own.
+        entries = (_entries if torch.compiler.is_compiling() or device.type == "meta" else _kept_entries)(size, device)
+        return self.attention_biases.index_select(1, entries).view(self.num_heads, size**2, size**2)
 
     def forward(
         self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
