@@ -126,10 +126,12 @@ def whole_folder(folder: str | os.PathLike, *, replaces: Callable[[str, Path], b
 
 
 def check_folder(folder: str | os.PathLike, *, accepts_content: bool = False) -> None:
-    """FileExistsError unless `folder` can be written: new, empty, or (`accepts_content`) any folder."""
+    """FileExistsError unless `folder` can be written: new, empty, or (`accepts_content`) any folder, and no file is in
+    the place of a folder above it."""
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"folder: {folder} is a file; accepted is a folder")
+    nearest = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if nearest is not None and not nearest.is_dir():
+        raise FileExistsError(f"folder: {nearest} is a file; accepted is a folder")
     if not accepts_content and folder.exists() and (names := sorted(os.listdir(folder))):
         raise FileExistsError(f"folder: {folder} is not empty: it holds {names[0]}. Name a new or an empty one")
 

@@ -155,6 +155,7 @@ def test_without_leave_to_replace_a_folder_must_be_new_or_empty(tmp_path):
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / ".git").touch()
     refused = {"full": "holds config.json", "hidden": r"holds \.git", "full/config.json": "is a file"}
+    refused |= {"full/config.json/below/it": "config.json is a file"}
     for name, message in refused.items():
         with pytest.raises(FileExistsError, match=message), whole_folder(tmp_path / name):
             pytest.fail("the block was entered")

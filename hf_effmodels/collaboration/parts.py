@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from .._command_line import in_words_of_the_command, show
-from .._files import write_json
+from .._files import check_folder, write_json
 from ..compression.pruning.vision_widths import part_macs
 from ..hub.checkpoints import check_model
 from ..hub.ids import reading
-from ..hub.written import check_rewritable, rewritten
+from ..hub.written import check_report, check_rewritable, rewritten
 from ..training.data.classes import model_classes, shown
 from ..training.data.images import check_processor
 from ..training.run.arguments import ArgumentReader
@@ -71,7 +71,9 @@ class DecomposeArguments:
     tolerance: float = field(
         default=0.02, metadata={"accepts": "[0, 1)", "help": "How near to the budget a choice has to be."}
     )
-    seed: int = field(default=0, metadata={"help": "Of the choices, and of which pictures are taken."})
+    seed: int = field(
+        default=0, metadata={"accepts": "[0, 4294967295]", "help": "Of the choices, and of which pictures are taken."}
+    )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
     json: bool = field(default=False, metadata={"help": "Print the report as JSON."})
@@ -88,14 +90,16 @@ def decompose(reader: ArgumentReader) -> dict:
     args, data_args = reader.read(*ARGUMENTS)
     try:
         report = _decompose(args, data_args)
-    except ValueError as error:
-        options = {f.name: f"--{f.name}" for f in fields(args)} | {"target": "--macs"}
-        raise ValueError(in_words_of_the_command(str(error), options)) from error
+    except (ValueError, OSError) as error:
+        options = {f.name: f"--{f.name}" for f in fields(args)} | {"target": "--macs", "folder": "--output"}
+        raise type(error)(in_words_of_the_command(str(error), options)) from error
     show(json.dumps(report, indent=2) + "\n" if args.json else _as_table(report, args, data_args))
     return report
 
 
 def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
+    check_folder(Path(args.output), accepts_content=True)
+    check_report(Path(args.output) / REPORT, ("model", "seed", "parts"), "decompose")
     folders = [Path(args.output) / f"part{number}" for number in range(args.parts)]
     for folder in folders:
         check_rewritable(folder, "decompose")
@@ -224,7 +228,12 @@ def assemble_parts(arguments):
                 "teacher: its classes are not those of the parts together; the parts lack "
                 f"{', '.join(missing) or 'none'}, the teacher lacks {', '.join(more) or 'none'}."
             )
-        names, width = own, width or teacher.hidden_size
+        names, width = own, width or getattr(teacher, "hidden_size", None)
+        if width is None:
+            raise ValueError(
+                f"teacher: the configuration of {arguments.teacher} does not tell how wide its tokens are; "
+                "--fusion-hidden-size does."
+            )
     groups = [[names.index(name) for name in group] for group in classes]
     check_class_groups(groups, len(names))
     whole = assemble(models, len(names), class_groups=groups, fusion_hidden_size=width)

@@ -44,6 +44,7 @@ def main_assemble(argv: Sequence[str]) -> None:
     arguments, rest = parser.parse_known_args(list(argv))
     parser.check_no_rest(rest)
     words = {a.dest: a.option_strings[-1] if a.option_strings else a.metavar for a in parser.declared}
+    words |= {"class_groups": "PART", "folder": "OUTPUT"}
     from .parts import assemble_parts
 
     try:

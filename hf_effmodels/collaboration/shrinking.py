@@ -9,7 +9,7 @@ import torch
 
 from ..compression.pruning.class_importance import class_divergences
 from ..compression.pruning.hsic import highest, score_part
-from ..compression.pruning.vision_widths import part_macs, prune_part, search_widths
+from ..compression.pruning.vision_widths import check_target, part_macs, prune_part, search_widths
 from ..modeling.devit.modeling_devit import DeViTForImageClassification
 
 
@@ -75,6 +75,15 @@ def shrink(
         if macs == 1:
             return Shrunk(model, (whole, whole), (before, before))
         sizes, scored = model.config.parts[0], (pixel_values[:score_images], labels[:score_images])
+        depth = len(sizes["num_heads"])
+
+        def left(of: str, ratios: Sequence[float]) -> list[int]:
+            return [max(1, int(count * (1 - ratio))) for count, ratio in zip(sizes[of], ratios, strict=True)]
+
+        def cost(neurons: Sequence[float], heads: Sequence[float]) -> float:
+            return part_macs(model.config, 0, left("intermediate_sizes", neurons), left("num_heads", heads)) / whole
+
+        check_target(cost, macs, depth, bound, tolerance)  # before the scores, which take long
         if importance == "hsic":
             scores = score_part(model, scored[0])
         else:
@@ -84,15 +93,9 @@ def shrink(
             ]
         known: dict[str, float] = {}
 
-        def left(of: str, ratios: Sequence[float]) -> list[int]:
-            return [max(1, int(count * (1 - ratio))) for count, ratio in zip(sizes[of], ratios, strict=True)]
-
         def pruned(neurons: Sequence[float], heads: Sequence[float]) -> DeViTForImageClassification:
             counts = left("num_heads", heads), left("intermediate_sizes", neurons)
             return prune_part(model, *([*map(highest, *both)] for both in zip(scores, counts, strict=True)))
-
-        def cost(neurons: Sequence[float], heads: Sequence[float]) -> float:
-            return part_macs(model.config, 0, left("intermediate_sizes", neurons), left("num_heads", heads)) / whole
 
         def evaluate(neurons: Sequence[float], heads: Sequence[float]) -> float:
             small = pruned(neurons, heads)
@@ -102,7 +105,7 @@ def shrink(
             return known[key]
 
         options = {"bound": bound, "tolerance": tolerance, "samples": samples, "seed": seed, "attempts": 100_000}
-        found = search_widths(evaluate, cost, macs, depth=len(sizes["num_heads"]), **options)
+        found = search_widths(evaluate, cost, macs, depth=depth, **options)
         small = pruned(*found)
         after = known[str(small.config.parts)]
     finally:

@@ -115,8 +115,11 @@ def open_app(
         raise ValueError(f"MODEL: {source.name} is an exported program; give the model that was exported.")
     named = source.name
     source, task = find_task(source, task)
-    from .app import build
+    from .app import APPS, build
 
+    if task not in APPS:
+        known = ", ".join(APPS)
+        raise ValueError(f"MODEL: {named} is for {task}, of which there is no app; apps are for {known}.")
     with reading("MODEL", source.name, revision=("--revision", source.revision)):
         return build(source.name, task, device=device, examples=examples, title=_title(named), **source.options())
 

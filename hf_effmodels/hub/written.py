@@ -55,6 +55,18 @@ def check_rewritable(folder: Path, writer: str, names: Collection[str] = ()) -> 
         )
 
 
+def check_report(file: str | os.PathLike, keys: Collection[str], writer: str) -> None:
+    """FileExistsError if a file is there that is not the JSON report of a writer, by the keys of that."""
+    try:
+        content = json.loads(Path(file).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not {*keys} <= {*content}:
+        raise FileExistsError(f"output: {file} is there, and no file of {writer}: name another one.")
+
+
 @contextmanager
 def rewritten(folder: str | os.PathLike, writer: str) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when all is written; files of others that are there stay.

@@ -19,6 +19,11 @@ _PICTURES = ("picture", "numbers", "maps")
 _MARK = ("Software", "hf-effmodels predict")
 
 
+def on_one_line(text: str) -> str:
+    """What would end a line, or steer a terminal, as it is written in Python."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def without_pictures(said: dict) -> dict:
     """Of an answer, what goes into JSON."""
     return {name: part for name, part in said.items() if name not in _PICTURES}
@@ -37,7 +42,7 @@ def in_form(form: str, predictor: Predictor) -> Callable[[str, dict], str]:
 
     def line(name: str, said: dict) -> str:
         saved = f"  -> {said['saved']}" if "saved" in said else ""
-        return f"{name}: {predictor.line(said)}{saved}\n"
+        return f"{on_one_line(f'{name}: {predictor.line(said)}{saved}')}\n"
 
     return line
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._command_line import show
 from .answers import Answers
-from .forms import ENDINGS, in_form, place_of, save, without_pictures
+from .forms import ENDINGS, in_form, on_one_line, place_of, save, without_pictures
 from .inputs import STDIN, Input, Numbered, find_inputs, numbered, with_stems_of_their_own
 from .predictor import Options, Predictor
 from .processes import Processes
@@ -115,7 +115,8 @@ def _answers(
                 try:
                     read.append((number, item, _read(item, predictor)))
                 except (ValueError, OSError) as error:
-                    bar.write(f"hf-effmodels: {item.name}: {' '.join(str(error).split())}", file=sys.stderr)
+                    why = " ".join(str(error).split())
+                    bar.write(f"hf-effmodels: {on_one_line(item.name)}: {why}", file=sys.stderr)
             found = {}
             answers = predictor.answer([value for *_, value in read]) if read else []
             for (number, item, value), said in zip(read, answers, strict=True):

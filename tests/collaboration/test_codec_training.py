@@ -232,12 +232,18 @@ def test_the_command_writes_halves_that_load_and_what_each_beta_costs(tmp_path, 
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     head, tail = (kind.from_pretrained(tmp_path / "out" / "beta-2" / kind.half) for kind in (SplitHead, SplitTail))
     assert tail(head(torch.randn(2, 3, 32, 32)), (2, 3, 32, 32)).shape == (2, 10)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "rate_accuracy.json").write_text("mine")
     for argv, message in (
         ([model, out, *options, "--betas", "-1"], "--betas: got -1"),
         ([model, out, *options[:-2]], "--at is missing"),
         ([model, str(tmp_path / "new"), *options[:-1], "stages.7"], "--at: got 'stages.7'"),
         ([model, str(tmp_path / "new"), *options, "--features", "x"], "--features: 'x' is none"),
         ([model, str(tmp_path / "new"), *options, "--qualities", "0"], "--qualities: got 0"),
+        ([model, out, *options, "--betas", "1", "1.0000001"], "accepted are one and more that differ in six digits"),
+        ([model, out, *options, "--seed", "-1"], "--seed: got -1"),
+        ([model, str(tmp_path / "theirs"), *options], "rate_accuracy.json is there, and no file of train-codec"),
+        ([model, f"{model}/config.json", *options], "--output: "),
     ):
         assert cli.main(["train-codec", *argv]) == 2
         assert message in capsys.readouterr().err, argv

@@ -10,6 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from hf_effmodels import cli
 from hf_effmodels.benchmarking.counting import count
+from hf_effmodels.collaboration import shrinking
 from hf_effmodels.collaboration.assignment import Device, Need, assign
 from hf_effmodels.collaboration.decomposition import from_transformers, keep_classes, split_classes
 from hf_effmodels.collaboration.shrinking import shrink
@@ -83,7 +84,7 @@ def test_logits_of_the_classes_that_are_kept_are_what_they_were():
 
 
 @torch.no_grad()
-def test_the_best_choice_within_the_budget_is_taken():
+def test_the_best_choice_within_the_budget_is_taken(monkeypatch):
     torch.manual_seed(0)
     model, pixels = whole(), torch.randn(60, 3, 16, 16)
     labels = model(pixels).logits.argmax(-1)
@@ -113,6 +114,7 @@ def test_the_best_choice_within_the_budget_is_taken():
         )
     ]
     torch.testing.assert_close(prune_part(model, *kept)(pixels).logits, by_class.model(pixels).logits)
+    monkeypatch.setattr(shrinking, "score_part", lambda *args: pytest.fail("it scored before it looked at the budget"))
     same = shrink(model, pixels, labels, macs=1.0, score_images=20)
     assert same.model is model and same.macs[0] == same.macs[1]
     for options, message in (
@@ -160,6 +162,8 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
     assert [(row["part"], row["device"]) for row in rows] == [(name, "phone") for name in names]
     assert [row["memory"] for row in rows] == [2 * part["parameters"] for part in report]
     device = ["--device", "board", "1M", "1M"]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "parts.json").write_text("mine")
     for argv, message in (
         (["assign", *names], "--device is missing"),
         (["assign", *names, *device, *device], "--device: board stands there twice"),
@@ -172,7 +176,7 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
         (["assign", *names, *device, "--bytes", "0"], "--bytes: got 0"),
         (["assign", str(out), *device], "has 2 parts"),
         (["assemble", str(tmp_path / "x"), names[0], "--teacher", str(folder)], "the parts lack 0, 1, 4, 6, 9"),
-        (["assemble", str(tmp_path / "x"), names[0], names[0]], "class_groups: missing are"),
+        (["assemble", str(tmp_path / "x"), names[0], names[0]], "PART: missing are"),
         (["assemble", str(tmp_path / "x"), str(out)], "has 2 parts, accepted is a DeViT of one"),
         (["assemble", str(tmp_path / "x"), names[0], "--fusion-hidden-size", "0"], "--fusion-hidden-size: got 0"),
         (["decompose", str(folder), str(tmp_path / "x"), "--dataset", "digits", "--parts", "6"], "--parts: got 6"),
@@ -185,11 +189,18 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
             "has the classes three, which the model has not by these names",
         ),
         (["decompose", str(folder), str(folder), "more", "--dataset", "digits"], "one value too many: 'more'"),
+        (["decompose", str(folder), str(folder / "config.json"), *options], "--output: "),
+        (
+            ["decompose", str(folder), str(tmp_path / "theirs"), *options],
+            "parts.json is there, and no file of decompose",
+        ),
+        (["decompose", str(folder), str(tmp_path / "x"), *options, "--seed", "-1"], "--seed: got -1"),
+        (["assemble", str(folder / "config.json"), names[0]], "OUTPUT: "),
         (["decompose", str(folder), str(tmp_path / "x"), *options, "--classes", "1", "2"], "no picture of 0, 3"),
     ):
         assert cli.main(argv) == 2
         assert message in capsys.readouterr().err, argv
-    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "x").exists() and (tmp_path / "theirs" / "parts.json").read_text() == "mine"
 
 
 def test_networks_of_transformers_are_decomposed_as_they_are(tmp_path):

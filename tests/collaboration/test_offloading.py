@@ -97,6 +97,11 @@ def test_what_is_no_cell_and_no_action_is_named():
         ({"bandwidth": -1.0}, "bandwidth"),
         ({"distances": (5.0, 1.0)}, "distances"),
         ({"energy_weight": -1.0}, "energy_weight"),
+        ({"energy_weight": float("nan")}, "energy_weight: got nan"),
+        ({"bandwidth": float("inf")}, "bandwidth: got inf"),
+        ({"path_loss_exponent": float("inf")}, "path_loss_exponent: got inf"),
+        ({"tasks": 2.5}, "tasks: got 2.5, accepted are whole numbers"),
+        ({"max_slots": 0}, "max_slots: got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             OffloadingSettings(**fields)

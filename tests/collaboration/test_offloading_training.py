@@ -97,6 +97,10 @@ def test_agents_learn_and_the_seed_says_what():
         learnt(**short, **options)[0].weights["base.0.weight"] for options in ({}, {}, {"seed": 1}, {"released": True})
     )
     assert torch.equal(same, again) and not torch.equal(same, other) and not torch.equal(same, released)
+    with pytest.raises(ValueError, match="learning_rate: got 1e.30, with which"):
+        learnt(**short, learning_rate=1e30)
+    with pytest.raises(ValueError, match="seed: got -1"):
+        OffloadingTraining(seed=-1)
 
 
 def test_baselines_are_what_a_pencil_gives():

@@ -274,6 +274,8 @@ def test_costs_are_those_of_each_point_and_choose_by_the_link():
     assert costs[-1].head_seconds > 20 * costs[0].tail_seconds  # a hundred times slower, in noise
     fewer = measure_split(model, ["stages.0"], bits=4, shrink=3, repeats=1)
     assert fewer[1].bits == 8 * (2 * 64 * 4 // 8 + 8)
+    shrunk = measure_split(model, shrink=3, repeats=1)  # what has no channels of maps is not among those taken
+    assert len(shrunk) > 2 and not any(cost.at.startswith("classifier") for cost in shrunk)
     assert PointCost("x", 1000, 0.25, 0.5).latency(500.0) == 2.75
     profile = profile_of(costs, 3.0)
     assert profile.watts == (0.0, 3.0, 3.0, 3.0) and profile.joules[-1] == pytest.approx(3 * profile.seconds[-1])

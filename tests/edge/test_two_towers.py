@@ -77,6 +77,9 @@ def test_what_cannot_be_exported_or_predicted_is_said_before(tmp_path, capsys):
     model_and_photo = [str(tmp_path / "model"), str(tmp_path / "photo.png")]
     for words, message in (
         (["predict", *model_and_photo], "--labels: of this model name what it is to choose from"),
+        (["predict", *model_and_photo, "--labels", "a", "a"], "--labels: got 'a', 'a', accepted are different names"),
+        (["predict", *model_and_photo, "--labels", "a", " "], "--labels: got 'a', ' ', accepted are different names"),
+        (["demo", model_and_photo[0]], "is for zero-shot-image-classification, of which there is no app"),
         (["predict", *model_and_photo, "--labels", "a", "--template", "photo"], "--template: got 'photo', accepted"),
         (
             ["export", model_and_photo[0], str(tmp_path / "e"), "--format", "onnx", "--precision", "int8"],

@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -90,6 +91,14 @@ def test_what_is_wrong_is_said_before_anything_is_predicted(classifier, photos, 
         assert main(["predict", *map(str, argv)]) == 2, argv
         out, err = capsys.readouterr()
         assert message in err and not out, (argv, err)
+
+
+def test_an_answer_is_a_line_whatever_the_file_is_called(classifier, photos, tmp_path, capsys):
+    file = tmp_path / "new\nline é\x1b[31m.png"
+    shutil.copy(photos / "a.png", file)
+    assert main(["predict", str(classifier[0] / "model"), str(file)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "new\\nline é\\x1b[31m.png: " in line
 
 
 def test_boxes_are_in_pixels_and_drawn(predict, photos, tmp_path, capsys, monkeypatch):

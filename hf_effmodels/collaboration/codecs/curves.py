@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ..._command_line import in_words_of_the_command, show
-from ..._files import write_bytes, write_json
+from ..._files import check_folder, write_bytes, write_json
 from ...hub.ids import reading
+from ...hub.written import check_report
 from ...training.run.arguments import ArgumentReader, FilledReader, ModelArguments
 from ...training.run.values import check_fields
 from ...training.task import load_task
@@ -23,6 +24,10 @@ from .measured import measure_coded, measure_image_codec
 REPORT, PICTURE = "rate_accuracy.json", "rate_accuracy.png"
 #: Folders of a β: the runs of the two stages, in order.
 STAGES = ("features", "logits")
+
+
+def _folder_of(beta: float) -> str:
+    return f"beta-{beta:g}"
 
 
 @dataclass
@@ -64,15 +69,17 @@ class CodecArguments:
         default_factory=lambda: [10, 30, 60, 90],
         metadata={"help": "Of JPEG and WebP pictures, which the network is shown for comparison."},
     )
-    seed: int = field(default=0, metadata={"help": "Of weights, order, noise and augmentation."})
+    seed: int = field(
+        default=0, metadata={"accepts": "[0, 4294967294]", "help": "Of weights, order, noise and augmentation."}
+    )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
     json: bool = field(default=False, metadata={"help": "Print the table as JSON."})
 
     def __post_init__(self):
         check_fields(self)
-        if not self.betas or len(set(self.betas)) < len(self.betas):
-            raise ValueError(f"--betas: got {self.betas}, accepted are different numbers, one at least.")
+        if not self.betas or len({_folder_of(beta) for beta in self.betas}) < len(self.betas):
+            raise ValueError(f"--betas: got {self.betas}, accepted are one and more that differ in six digits.")
         for name in ("first_epochs", "second_epochs", "first_batch", "second_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
@@ -91,7 +98,7 @@ class CodecArguments:
 
 ARGUMENTS = (CodecArguments, DataArguments, AugmentationArguments)
 #: What the runs' arguments are called here, where it is something else.
-_WORDS = {"beta": "--betas", "widths": "--channels"}
+_WORDS = {"beta": "--betas", "widths": "--channels", "folder": "--output"}
 
 
 def train_codec(reader: ArgumentReader) -> dict:
@@ -100,9 +107,9 @@ def train_codec(reader: ArgumentReader) -> dict:
     args, data_args, augmentation = reader.read(*ARGUMENTS)
     try:
         report = _train(args, data_args, augmentation)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         words = {f.name: f"--{f.name}" for f in fields(args)} | _WORDS
-        raise ValueError(in_words_of_the_command(str(error), words)) from error
+        raise type(error)(in_words_of_the_command(str(error), words)) from error
     show(json.dumps(report, indent=2) + "\n" if args.json else _as_table(report))
     return report
 
@@ -110,7 +117,9 @@ def train_codec(reader: ArgumentReader) -> dict:
 def _train(args: CodecArguments, data_args: DataArguments, augmentation: AugmentationArguments) -> dict:
     from transformers import AutoModelForImageClassification, PrinterCallback
 
-    folders = {beta: Path(args.output) / f"beta-{beta:g}" for beta in args.betas}
+    check_folder(Path(args.output), accepts_content=True)
+    check_report(Path(args.output) / REPORT, ("bottlenecks", "pictures"), "train-codec")
+    folders = {beta: Path(args.output) / _folder_of(beta) for beta in args.betas}
     for folder in folders.values():
         for half in ("head", "tail"):
             check_half_folder(folder / half)

@@ -11,6 +11,8 @@ from .profiles import IMAGE_BITS, PROFILES, SplitProfile
 _FREE, _COMPUTING, _SENDING = 0, 1, 2
 #: A task is done when it would take no longer than this.
 _DONE = 1e-10
+#: What is more was meant for something else.
+_MOST, _MOST_TASKS = 10_000, 1_000_000_000
 #: The smallest power, in watts, and the smallest number of finished tasks that a slot's cost is divided by.
 LEAST_POWER, _LEAST_FINISHED = 1e-10, 0.8
 
@@ -46,13 +48,21 @@ class OffloadingSettings:
     max_slots: int | None = None
 
     def __post_init__(self):
-        for name in ("devices", "channels", "tasks", "slot", "max_power", "bandwidth", "noise"):
-            if not getattr(self, name) > 0:
+        for name, most in (("devices", _MOST), ("channels", _MOST), ("tasks", _MOST_TASKS), ("max_slots", None)):
+            value = getattr(self, name)
+            if name == "max_slots" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= (most or value):
+                to = f" to {most}" if most else ""
+                raise ValueError(f"{name}: got {value}, accepted are whole numbers from 1{to}.")
+        for name in ("slot", "max_power", "bandwidth", "noise"):
+            if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: got {getattr(self, name)}, accepted are positive numbers.")
-        if not 0 < self.distances[0] < self.distances[1]:
+        if not 0 < self.distances[0] < self.distances[1] < float("inf"):
             raise ValueError(f"distances: got {self.distances}, accepted are two positive numbers in order.")
-        if self.energy_weight < 0:
-            raise ValueError(f"energy_weight: got {self.energy_weight}, accepted are numbers from 0.")
+        for name in ("energy_weight", "path_loss_exponent"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are numbers from 0.")
 
 
 class OffloadingEnvironment:

@@ -62,6 +62,8 @@ class OffloadingTraining:
         for name, least in (("steps", 1), ("buffer", 2), ("batch", 1), ("reuse", 1)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name}: got {getattr(self, name)}, accepted are whole numbers from {least}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: got {self.seed}, accepted are whole numbers from 0 to {2**32 - 1}.")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate: got {self.learning_rate}, accepted are positive numbers.")
         for name in ("gamma", "lam"):
@@ -258,9 +260,20 @@ def _update(agents: OffloadingAgents, optimizers, rows: list[dict], t: Offloadin
             F.mse_loss(agents.critic(observations[chosen]), targets[chosen]),
         )
         for optimizer, loss in zip(optimizers, losses, strict=True):
+            _check_finite(loss, t)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    for weight in (*agents.weights.values(), *agents.critic.parameters()):
+        _check_finite(weight.sum(), t)
+
+
+def _check_finite(value: torch.Tensor, t: OffloadingTraining) -> None:
+    if not torch.isfinite(value):
+        raise ValueError(
+            f"learning_rate: got {t.learning_rate}, with which losses or weights are no numbers any more; accepted "
+            "are smaller ones."
+        )
 
 
 def agents_loss(agents: OffloadingAgents, observation, actions, old, advantage, t: OffloadingTraining) -> torch.Tensor:

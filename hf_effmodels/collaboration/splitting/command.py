@@ -129,8 +129,9 @@ def main_measure_split(argv: Sequence[str]) -> None:
     arguments = _parse(parser, argv)
 
     def run() -> None:
-        from .measure import check_costs_file, draw_latencies, measure_split, profile_of, save_costs
+        from .measure import check_costs_file, check_watts, draw_latencies, measure_split, save_costs
 
+        check_watts(arguments.watts)
         if arguments.output:
             check_costs_file(arguments.output)
         for bandwidth in arguments.bandwidth:
@@ -150,7 +151,6 @@ def main_measure_split(argv: Sequence[str]) -> None:
             repeats=arguments.repeats,
             device_slowdown=arguments.device_slowdown,
         )
-        profile_of(costs, arguments.watts)
         if arguments.output:
             save_costs(arguments.output, costs, arguments.watts)
         if arguments.picture:
@@ -222,6 +222,7 @@ def _parse(parser: Parser, argv: Sequence[str]):
 
 def _in_words(parser: Parser, run) -> None:
     words = {a.dest: a.option_strings[-1] if a.option_strings else a.metavar for a in parser.declared}
+    words.setdefault("folder", words.get("output", "folder"))
     try:
         run()
     except (ValueError, OSError) as error:

@@ -1,6 +1,5 @@
 """What each point at which a network can be cut costs: seconds on either side, and the bits in between."""
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from ..._files import write_bytes, write_json
+from ...hub.written import check_report
 from ..codecs.wire import ChannelCodec, UniformCodec
 from ..offloading.profiles import SplitProfile
 from .halves import evaluating, split
@@ -57,7 +57,8 @@ def measure_split(
 
     Args:
         model: a classifier of images.
-        points: modules; by default up to eight of `split_points`, each with fewer bytes than those before.
+        points: modules; by default up to eight of `split_points`, each with fewer bytes than those before; with
+            `shrink` of those that give channels of maps.
         bits: of each number that is sent, 1 to 8; by default as computed.
         shrink: send so many times fewer channels, by 1×1 convolutions (of random weights: they cost the same).
         image_size: height and width; by default the configuration's, or 224.
@@ -69,7 +70,8 @@ def measure_split(
     if not 0 < device_slowdown < float("inf"):
         raise ValueError(f"device_slowdown: got {device_slowdown}, accepted are positive numbers.")
     trace = Trace(model, image_size)
-    names = list(points) if points else _smaller_and_smaller(trace.points())
+    names = list(points) if points else _smaller_and_smaller(trace.points(), maps_only=shrink is not None)
+    codecs = [_codec(trace.cut(name).point.shape, bits, shrink) for name in names]
     shape = input_shape(model, image_size)
     weight = next(model.parameters())
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
@@ -78,8 +80,7 @@ def measure_split(
         whole = _seconds(lambda: in_one(pixels), repeats)
     image_bits = 8 * shape[1] * shape[2] * shape[3]
     costs = [PointCost(IMAGE, image_bits, 0.0, whole)]
-    for name in names:
-        codec = _codec(trace.cut(name).point.shape, bits, shrink)
+    for name, codec in zip(names, codecs, strict=True):
         head, tail = split(model, name, codec=codec, image_size=image_size)
         sent = head(pixels)
         size = sum(value.numel() * value.itemsize for value in sent.values())
@@ -91,8 +92,7 @@ def measure_split(
 
 def profile_of(costs: Sequence[PointCost], watts: float) -> SplitProfile:
     """What the simulated cell computes with, for a device that draws `watts` while it computes."""
-    if not 0 < watts < float("inf"):
-        raise ValueError(f"watts: got {watts}, accepted are positive numbers.")
+    check_watts(watts)
     seconds = tuple(cost.head_seconds for cost in costs)
     return SplitProfile(
         bits=tuple(float(cost.bits) for cost in costs),
@@ -102,16 +102,15 @@ def profile_of(costs: Sequence[PointCost], watts: float) -> SplitProfile:
     )
 
 
+def check_watts(watts: float) -> None:
+    """ValueError unless a device can draw so much."""
+    if not 0 < watts < float("inf"):
+        raise ValueError(f"watts: got {watts}, accepted are positive numbers.")
+
+
 def check_costs_file(file: str | Path) -> None:
     """FileExistsError if a file is there that `save_costs` has not written."""
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not {"points", "profile"} <= set(content):
-        raise FileExistsError(f"output: {file} is there, and no file of measure-split: name another one.")
+    check_report(file, ("points", "profile"), "measure-split")
 
 
 def save_costs(file: str | Path, costs: Sequence[PointCost], watts: float) -> None:
@@ -143,16 +142,19 @@ def draw_latencies(file: str | Path, costs: Sequence[PointCost], lowest: float, 
     write_bytes(file, buffer.getvalue())
 
 
-def _smaller_and_smaller(points) -> list[str]:
-    names, smallest = [], float("inf")
+def _smaller_and_smaller(points, maps_only: bool) -> list[str]:
+    found, smallest = [], float("inf")
     for point in points:
         if point.num_bytes < smallest:
-            names, smallest = [*names, point.name], point.num_bytes
-    return names[-9:-1] if len(names) > 1 else names  # the last one is the logits themselves
+            found, smallest = [*found, point], point.num_bytes
+    found = found[:-1] if len(found) > 1 else found  # the last one is the logits themselves
+    return [point.name for point in found if len(point.shape) == 4 or not maps_only][-8:]
 
 
 def _codec(shape: tuple[int, ...], bits: int | None, shrink: int | None) -> nn.Module | None:
     if shrink is not None:
+        if shrink < 1:
+            raise ValueError(f"shrink: got {shrink}, accepted are whole numbers from 1.")
         if len(shape) != 4:
             raise ValueError(f"shrink: got {shrink}, but features of shape {list(shape)} have no channels of maps.")
         return ChannelCodec(shape[1], shrink, 8 if bits is None else bits)

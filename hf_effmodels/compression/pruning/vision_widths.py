@@ -119,10 +119,8 @@ def search_widths(
             f"bound: got {bound}, tolerance {tolerance}, samples {samples}, depth {depth}; accepted are a bound "
             "between 0 and 1, a tolerance from 0, samples and depth from 1."
         )
+    check_target(cost, target, depth, bound, tolerance)
     draw, best, found = random.Random(seed), None, 0
-    most, least = (cost([share] * depth, [share] * depth) for share in (0.0, bound))
-    if most < (1 - tolerance) * target or least > (1 + tolerance) * target:
-        attempts = 0  # what costs less for more pruning is never going to be near
     for _ in range(attempts):
         ratios = [draw.uniform(0, bound) for _ in range(2 * depth)]
         neurons, heads = ratios[:depth], ratios[depth:]
@@ -135,11 +133,23 @@ def search_widths(
         if found == samples:
             break
     if best is None:
-        raise ValueError(
-            f"target: got {target:g}, and no draw is within {tolerance:.0%} of it; with nothing pruned it is "
-            f"{most:g}, with all that bound={bound} allows {least:g}."
-        )
+        raise _out_of_reach(cost, target, depth, bound, tolerance)
     return best[1:]
+
+
+def check_target(cost: Callable, target: float, depth: int, bound: float, tolerance: float) -> None:
+    """ValueError if no shares up to `bound` come near to the target; see `search_widths`."""
+    most, least = (cost([share] * depth, [share] * depth) for share in (0.0, bound))
+    if most < (1 - tolerance) * target or least > (1 + tolerance) * target:
+        raise _out_of_reach(cost, target, depth, bound, tolerance)
+
+
+def _out_of_reach(cost: Callable, target: float, depth: int, bound: float, tolerance: float) -> ValueError:
+    most, least = (cost([share] * depth, [share] * depth) for share in (0.0, bound))
+    return ValueError(
+        f"target: got {target:g}, and no draw is within {tolerance:.0%} of it; with nothing pruned it is "
+        f"{most:g}, with all that bound={bound} allows {least:g}."
+    )
 
 
 @torch.no_grad()

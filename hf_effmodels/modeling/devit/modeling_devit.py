@@ -136,6 +136,10 @@ class DeViTPatches(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, self.side**2 + self.num_tokens, width))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        height, width = pixel_values.shape[-2:]
+        side = self.projection.kernel_size[0]
+        if min(height, width) < side:
+            raise ValueError(f"pixel_values: got {height}×{width} pixels, accepted are images from {side}×{side}.")
         patches = self.projection(pixel_values)
         first = [t for t in (self.cls_token, self.distillation_token) if t is not None]
         tokens = [t.expand(patches.shape[0], -1, -1) for t in first] + [patches.flatten(2).transpose(1, 2)]

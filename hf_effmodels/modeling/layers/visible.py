@@ -48,6 +48,11 @@ class VisibleBatchNorm2d(nn.BatchNorm2d):
         if mask is None:
             return super().forward(hidden)
         places = mask[:, 0] > 0
+        if self.training and not torch.compiler.is_compiling() and int(places.sum()) < 2:
+            raise ValueError(
+                "pixel_values: one place of the batch is visible, of which a batch norm has no statistics; accepted "
+                "are more images, or a smaller mask_ratio."
+            )
         last = hidden.permute(0, 2, 3, 1)
         # (visible places, channels, 1, 1): to a batch norm as many images of one pixel.
         normed = super().forward(last[places][:, :, None, None])[:, :, 0, 0]

@@ -16,6 +16,8 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
     labels = list(options.labels)
     if not labels:
         raise ValueError("labels: of this model name what it is to choose from, such as --labels cat dog.")
+    if not all(label.strip() for label in labels) or len(set(labels)) < len(labels):
+        raise ValueError(f"labels: got {', '.join(map(repr, labels))}, accepted are different names.")
     if options.template.count(SLOT) != 1:
         raise ValueError(f"template: got {options.template!r}, accepted are texts with one {SLOT} for the name.")
     from ...edge_two_towers import FACTS, load_two_towers

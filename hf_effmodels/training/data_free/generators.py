@@ -94,19 +94,21 @@ _RULES = (
 )
 
 
+def own_name(official: str) -> str:
+    """What a weight of the official layout is called here."""
+    for pattern, replacement in _RULES:
+        if re.search(pattern, official):
+            return re.sub(pattern, replacement, official)
+    return official
+
+
 def generator_from_official(state_dict: Mapping[str, torch.Tensor]) -> DataFreeGenerator:
     """The generator of a `state_dict` in the official layout; kind and sizes are read off the weights, and the dtype.
 
     Raises:
         ValueError: it is not of this layout, or entries are missing or left over.
     """
-    weights = {}
-    for name, value in state_dict.items():
-        for pattern, replacement in _RULES:
-            if re.search(pattern, name):
-                name = re.sub(pattern, replacement, name)
-                break
-        weights[name] = value
+    weights = {own_name(name): value for name, value in state_dict.items()}
     project, norm, output = (weights.get(f"{name}.weight") for name in ("project", "norm", "output"))
     if project is None or norm is None or output is None:
         raise ValueError("state_dict: it has not the layout of a generator (l1.0, ... or project.1, main.0, ...).")

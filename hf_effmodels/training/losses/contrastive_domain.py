@@ -14,8 +14,8 @@ def contrastive_domain_discrepancy(
     counts: Sequence[int],
     num_classes: int,
     *,
-    kernels: int = 5,
-    factor: float = 2.0,
+    kernels: int | Sequence[int] = 5,
+    factor: float | Sequence[float] = 2.0,
     intra_only: bool = False,
 ) -> dict[str, torch.Tensor]:
     r"""Maximum mean discrepancies of class pairs under a mixture of Gaussian kernels.
@@ -29,14 +29,14 @@ def contrastive_domain_discrepancy(
         counts: samples of each class, the same in both domains.
         num_classes: K.
         kernels: Gaussians of the mixture, whose bandwidths are `factor` apart, around the mean distance of the pair's
-            samples (which has no gradient).
+            samples (which has no gradient). Of both one for all layers, or one for each.
         intra_only: leave out inter.
 
     Returns:
         `loss`, `intra` and, unless left out, `inter`; `bandwidths` (layers, classes, classes).
 
     Raises:
-        ValueError: counts that do not add up, or too few classes for inter.
+        ValueError: counts that do not add up, too few classes for inter, or not as many kernels or factors as layers.
     """
     total = sum(counts)
     for source, target in layers:
@@ -47,11 +47,12 @@ def contrastive_domain_discrepancy(
             )
     if not intra_only and num_classes < 2:
         raise ValueError(f"num_classes: got {num_classes}, accepted are numbers from 2 (1 with intra_only).")
+    kernels, factor = _of_each("kernels", kernels, len(layers)), _of_each("factor", factor, len(layers))
     sizes = torch.tensor(counts, dtype=layers[0][0].dtype, device=layers[0][0].device)
     member = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(sizes.device)
     member = torch.nn.functional.one_hot(member, len(counts)).to(sizes.dtype)  # (samples, classes)
     discrepancy, bandwidths = 0.0, []
-    for source, target in layers:
+    for (source, target), count, apart in zip(layers, kernels, factor, strict=True):
         ss, tt, st = _squared(source, source), _squared(target, target), _squared(source, target)
         with torch.no_grad():
             own_source, own_target = _within(ss, member), _within(tt, member)
@@ -59,7 +60,7 @@ def contrastive_domain_discrepancy(
             pairs = sizes[:, None] ** 2 + sizes**2 + 2 * sizes[:, None] * sizes - sizes[:, None] - sizes
             bandwidth = (own_source[:, None] + own_target + 2 * across) / pairs
         bandwidths.append(bandwidth)
-        discrepancy = discrepancy + _pairwise(ss, tt, st, bandwidth, counts, kernels, factor)
+        discrepancy = discrepancy + _pairwise(ss, tt, st, bandwidth, counts, count, apart)
     same = torch.eye(len(counts), dtype=torch.bool, device=sizes.device)
     intra = discrepancy[same].sum() / num_classes
     found = {"intra": intra, "loss": intra, "bandwidths": torch.stack(bandwidths)}
@@ -67,6 +68,14 @@ def contrastive_domain_discrepancy(
         found["inter"] = discrepancy[~same].sum() / (num_classes * (num_classes - 1))
         found["loss"] = intra - found["inter"]
     return found
+
+
+def _of_each(name: str, value: float | Sequence[float], layers: int) -> list[float]:
+    """One value for each layer."""
+    values = list(value) if isinstance(value, Sequence) else [value] * layers
+    if len(values) != layers or not all(number > 0 for number in values):
+        raise ValueError(f"{name}: got {value}, accepted are a number above 0, or one for each of {layers} layers.")
+    return values
 
 
 def _squared(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

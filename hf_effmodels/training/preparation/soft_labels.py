@@ -71,6 +71,9 @@ def _prepare(argv: list[str]):
     args, distillation, *arguments = reader.read(SoftLabelArguments, *task.TRAINING_ARGUMENTS)
     if distillation.stored_labels is not None:
         raise ValueError("--stored_labels: these are made here; name a --teacher.")
+    for name in ("mixup", "cutmix"):
+        if getattr(arguments[-1], name):
+            raise ValueError(f"--{name}: labels are stored of pictures that are not mixed; accepted is 0.")
     output = Path(args.output)
     run = task.prepare_training(FilledReader(reader.task, (), (distillation, *arguments)))
     trainer = run.trainer

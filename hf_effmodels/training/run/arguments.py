@@ -142,12 +142,14 @@ def blaming_model_config(model_config: Mapping, model: str | None = None, **othe
     except (ValueError, OSError, ImportError, MemoryError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        # Of a configuration's check the reason alone, not which check it was.
+        reason = error.__cause__ if type(error).__name__.startswith("StrictDataclass") and error.__cause__ else error
+        said = " ".join(str(reason).split())[:300]
         if given == {"model": None} or "allocat" in said:  # a mistake in the code; not enough memory
             raise
         if "ignore_mismatched_sizes" in said:
             said = "its weights have other shapes; --ignore_mismatched_sizes true starts those afresh"
-        else:
+        elif reason is error:
             said = f"{type(error).__name__}: {said}"
         names, values = ", ".join(f"--{name}" for name in given), ", ".join(map(str, given.values()))
         raise ValueError(f"{names}: no model works with {values} ({said}).") from error

@@ -13,6 +13,7 @@ from hf_effmodels.training.data_free import (
     statistics_gap,
     watched_gaps,
 )
+from hf_effmodels.training.data_free.generators import own_name
 from hf_effmodels.training.losses.data_free import disagreement, head_losses
 from hf_effmodels.training.losses.kl_divergence import kl_divergence_loss
 
@@ -91,8 +92,11 @@ def _generator_step(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         **found,
         "images": images,
         "student_logits": logits.transpose(0, 1),
-        "grad.generator.l1.0.bias": generator.project.bias.grad,
-        "grad.generator.conv_blocks2.0.weight": generator.growths[1][1].weight.grad,
+        **{
+            name: generator.get_parameter(own_name(name.removeprefix("grad.generator."))).grad
+            for name in case["outputs"]
+            if name.startswith("grad.generator.")
+        },
     }
 
 
@@ -111,11 +115,11 @@ def _student_losses(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     }
     sum(losses.values()).backward()
     pair = values["student.0"], values["teacher.0"]
+    temperatures = {name: re.fullmatch(r"kdloss_T([\d.]+)", name) for name in case["outputs"]}
     return {
         **losses,
-        "grad.student.0": logits.grad[:, 0],
-        "kdloss_T1": kl_divergence_loss(*pair, 1.0),
-        "kdloss_T4": kl_divergence_loss(*pair, 4.0),
+        **{f"grad.student.{number}": logits.grad[:, number] for number in range(config["num_t"])},
+        **{name: kl_divergence_loss(*pair, float(found[1])) for name, found in temperatures.items() if found},
     }
 
 

@@ -17,17 +17,18 @@ SYSTEMS = ("light_clip",)
 
 def _instances(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     values, config = golden.inputs(case, dtype), case["config"]
-    alpha = progressive_softening(config["epoch"] / config["epochs"], config["max_softening"])
+    progress, uniform = config["epoch"] / config["epochs"], config.get("uniform", False)
+    alpha = progressive_softening(progress, config["max_softening"], config.get("schedule", "linear"))
     texts = (values["image_embeds"] + 1.5 * values["noise"]).requires_grad_()
     images = values["image_embeds"].requires_grad_()
     logits = config["logit_scale"] * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
-    loss = softened_contrastive_loss(images, texts, config["logit_scale"], alpha)
+    loss = softened_contrastive_loss(images, texts, config["logit_scale"], alpha, uniform)
     loss.backward()
     return {
         "alpha": torch.tensor([alpha], dtype=torch.float64),
         "logits_per_image": logits,
-        "targets_image_to_text": softened_targets(logits, alpha),
-        "targets_text_to_image": softened_targets(logits.T, alpha),
+        "targets_image_to_text": softened_targets(logits, alpha, uniform),
+        "targets_text_to_image": softened_targets(logits.T, alpha, uniform),
         "loss": loss.reshape(1),
         "grad:image_embeds": images.grad,
         "grad:text_embeds": texts.grad,

@@ -52,13 +52,12 @@ def _discrepancy(case: dict, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         "feat": (v["source_feat"], target),
         "probs": (v["source_logits"].softmax(1), logits.softmax(1)),
     }
-    assert len(set(config["kernel_num"])) == len(set(config["kernel_mul"])) == 1
     found = contrastive_domain_discrepancy(
         [layers[name] for name in config["layers"]],
         config["nums"],
         config["num_classes_total"],
-        kernels=config["kernel_num"][0],
-        factor=config["kernel_mul"][0],
+        kernels=config["kernel_num"],
+        factor=config["kernel_mul"],
         intra_only=config["intra_only"],
     )
     found["loss"].backward()

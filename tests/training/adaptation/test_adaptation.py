@@ -114,14 +114,15 @@ def test_the_source_has_the_classifiers_direction_and_the_targets_length_and_wid
 
 def test_the_discrepancy_is_that_of_a_plain_loop_over_classes_layers_and_kernels():
     generator = torch.Generator().manual_seed(2)
-    counts, classes, kernels, factor = [2, 3], 7, 4, 3.0
+    counts, classes, of_each = [2, 3], 7, ((4, 3.0), (3, 1.5))
     layers = [
         tuple(torch.randn(5, width, generator=generator, dtype=torch.float64) for _ in range(2)) for width in (4, 6)
     ]
-    found = contrastive_domain_discrepancy(layers, counts, classes, kernels=kernels, factor=factor)
+    kernels, factors = zip(*of_each, strict=True)
+    found = contrastive_domain_discrepancy(layers, counts, classes, kernels=kernels, factor=factors)
     groups = [range(0, 2), range(2, 5)]
     pairs = torch.zeros(2, 2, dtype=torch.float64)
-    for source, target in layers:
+    for (source, target), (kernels, factor) in zip(layers, of_each, strict=True):
         for c, own in enumerate(groups):
             for d, other in enumerate(groups):
 
@@ -134,7 +135,7 @@ def test_the_discrepancy_is_that_of_a_plain_loop_over_classes_layers_and_kernels
                 n, m = len(own), len(other)
                 width = (sum(ss) + sum(tt) + 2 * sum(st)) / (n * n + m * m + 2 * n * m - n - m)
 
-                def mean(values, width=width):
+                def mean(values, width=width, kernels=kernels, factor=factor):
                     scaled = [[v / (width * factor ** (k - kernels // 2)) for k in range(kernels)] for v in values]
                     total = sum(torch.tensor(max(s, 1e-5)).neg().exp().item() for row in scaled for s in row)
                     return total / len(values)

@@ -87,7 +87,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         data_collator=Collator(tokenizer.pad_token_id, teacher_pad),
         processing_class=processor,
     )
-    _try_out(trainer, model_args)
+    _try_out(trainer, model_args, _length(data_args, model))
 
     def report(train_metrics: dict) -> dict:
         metrics = trainer.evaluate()
@@ -156,17 +156,36 @@ def _teacher(args: ContrastiveArguments, model, processor):
     return Teacher(teacher, its_processor.image_processor, processor.image_processor), encode, tokenizer.pad_token_id
 
 
-def _try_out(trainer: ContrastiveTrainer, model_args: TwoTowerArguments) -> None:
+def _try_out(trainer: ContrastiveTrainer, model_args: TwoTowerArguments, longest: int) -> None:
     """What fails for the first pairs fails before anything is written."""
     batch = trainer.data_collator([trainer.train_dataset[0]] * 2)
     trainer.eval_dataset[0]
     batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
     with torch.no_grad(), blaming_model_config(model_args.model_config, model_args.model):
         images, texts = unit_vectors(trainer.network.eval(), batch)
+        if isinstance(trainer.network, LightClipForPreTraining) and trainer.network.config.token_loss_weight:
+            given = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+            _check_matching(trainer.network(**given, return_loss=False).patch_embeds.shape[1], trainer, longest)
         if trainer.teacher is not None:
             trainer.teacher(*(batch[name] for name in ("pixel_values", "teacher_input_ids", "teacher_attention_mask")))
     if not torch.isfinite(images).all() or not torch.isfinite(texts).all():
         raise ValueError(f"--model: {model_args.model} gives what is no number for the first pair.")
+
+
+def _check_matching(places: int, trainer: ContrastiveTrainer, longest: int) -> None:
+    """ValueError unless words of captions of `longest` tokens find their places of an image."""
+    config = trainer.network.config
+    if config.token_top_k > places:
+        raise ValueError(
+            f"--model_config: token_top_k: got {config.token_top_k}, accepted are 1 to the number of places that the "
+            f"image tower tells apart in images of this size, {places}."
+        )
+    words = longest - 2  # without the marks of beginning and end
+    if config.token_matching == "one_to_one" and words > places:
+        raise ValueError(
+            f"--max_length: captions may have {words} words, but images {places} places, of which with token_matching "
+            f"one_to_one each word has its own; accepted are up to {places + 2} tokens."
+        )
 
 
 def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:

@@ -100,9 +100,11 @@ def _around_encoder(args: MaskedModelArguments, sizes: dict):
             # As published: a token of a ViT, and 32 pixels of everything with stages.
             smallest = {**fields, **args.method_config, "block_size": 1, "target": "pixels"}
             fields["block_size"] = config_class(backbone_config=config, **smallest).encoder_stride
-    model = AutoModelForPreTraining.from_config(
-        config_class(backbone_config=config, **{**fields, **args.method_config})
-    )
+    method = config_class(backbone_config=config, **{**fields, **args.method_config})
+    try:
+        model = AutoModelForPreTraining.from_config(method)
+    except ValueError as error:
+        raise ValueError(f"--method: {args.method} over {args.model}: {error}") from error
     if encoder is not None:
         _load_encoder(model, encoder, args.model)
     if processor is None:

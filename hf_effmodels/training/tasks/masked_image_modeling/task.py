@@ -11,6 +11,7 @@ from transformers import set_seed
 
 import hf_effmodels
 
+from ....modeling.layers.visible import VisibleBatchNorm2d
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
 from ...data.normalization import Normalization
@@ -87,11 +88,15 @@ def _side(model) -> int:
 
 def _dataset(source, model, processor, crop_args: CropArguments, stages: Stages, seed: int | None = None):
     channels = model.config.num_channels
+    argument = "--image_size" if len(stages.sizes) == 1 else "--progressive_sizes"
     if seed is None:
         stages = Stages((0,), stages.sizes[-1:], stages.batch_sizes[-1:])
-    return MaskedImages(
-        source, Normalization.of(processor, channels), crop_args, channels, stages, model.count_blocks, seed
-    )
+    try:
+        return MaskedImages(
+            source, Normalization.of(processor, channels), crop_args, channels, stages, model.count_blocks, seed
+        )
+    except ValueError as error:  # of blocks that do not fit
+        raise ValueError(f"{argument}: {error}") from error
 
 
 def _try_out(trainer: MaskedImageTrainer, model_args: MaskedModelArguments, stages: Stages) -> None:
@@ -102,12 +107,14 @@ def _try_out(trainer: MaskedImageTrainer, model_args: MaskedModelArguments, stag
         batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
         try:
             with torch.no_grad(), _blaming(model_args):
-                loss = model.eval()(**batch).loss
+                outputs = model.eval()(**batch)
         except ValueError as error:
             argument = "--model" if len(stages.sizes) == 1 else "--progressive_sizes"
             raise ValueError(f"{argument}: {model_args.model} takes no images of {size}×{size}: {error}") from error
-        if not torch.isfinite(loss):
-            raise ValueError(f"--model: the loss of {model_args.model} is {float(loss)} for the first image.")
+        if not torch.isfinite(outputs.loss):
+            raise ValueError(f"--model: the loss of {model_args.model} is {float(outputs.loss)} for the first image.")
+        if any(isinstance(module, VisibleBatchNorm2d) for module in model.modules()):
+            _check_statistics(trainer, int((outputs.mask == 0).sum()))
     trainer.eval_dataset[0]
     sizes = {name: getattr(trainer.args, f"encoder_{name}") for name in ("image_size", "window_size")}
     if not any(sizes.values()):
@@ -117,6 +124,19 @@ def _try_out(trainer: MaskedImageTrainer, model_args: MaskedModelArguments, stag
             model.save_encoder(folder, **sizes)
     except ValueError as error:
         raise ValueError(f"--encoder_{error}") from error
+
+
+def _check_statistics(trainer: MaskedImageTrainer, visible: int) -> None:
+    """Batch norms that see `visible` blocks of an image need two in each batch, the last of an epoch as well."""
+    args = trainer.args
+    last = 0 if args.dataloader_drop_last else len(trainer.train_dataset) % args.per_device_train_batch_size
+    smallest = min(args.per_device_train_batch_size, last or args.per_device_train_batch_size)
+    if visible * smallest < 2:
+        raise ValueError(
+            f"--per_device_train_batch_size: got {args.per_device_train_batch_size}, with which a batch of the "
+            f"{len(trainer.train_dataset)} images has one block that is visible, of which batch norms have no "
+            "statistics; accepted are other batches, larger images or a smaller mask_ratio (--method_config)."
+        )
 
 
 def losses_by_name(prediction, weights=None) -> dict[str, float]:

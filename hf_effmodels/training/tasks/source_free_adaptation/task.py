@@ -55,6 +55,12 @@ def prepare_training(reader: ArgumentReader) -> Run:
     if args.repeated_augmentation != 1 or args.loss != "cross_entropy":
         raise ValueError("--repeated_augmentation, --loss: they do not go with an adaptation, which has its own.")
     train, evaluation = _TASK.load_data(data_args, model_args.token, labelled=False)
+    own = _own_classes(model_args)
+    if train.names is not None and len(train.names) != len(own):
+        raise ValueError(
+            f"--model: {model_args.model} tells {len(own)} classes, {train.split} has {len(train.names)}; accepted "
+            "are pictures of its own. --label_mapping gives classes the names of others."
+        )
     if evaluation is None:
         if args.load_best_model_at_end:
             raise ValueError("--load_best_model_at_end: what is best takes labels, and the pictures have none.")
@@ -66,7 +72,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         load=lambda *_: (train, train if evaluation is None else evaluation),
     )
     names = _TASK.class_names(run.trainer.network.config)
-    model_classes(names, _own_classes(model_args))  # a head that stays is not another's, of as many classes
+    model_classes(names, own)  # a head that stays is not another's, of as many classes
     facts = [f"adapting to {len(train)} pictures of {train.split}, whose labels are not looked at"]
     if evaluation is None:
         facts.append("there are no labels to evaluate by")

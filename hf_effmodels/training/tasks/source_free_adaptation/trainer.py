@@ -1,5 +1,6 @@
 """The Trainer of SFDA-DE (https://arxiv.org/abs/2204.11257): labels, estimates and steps, round after round."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -26,7 +28,7 @@ from .data import Targets, plan_round
 logger = logging.getLogger(__name__)
 
 _TASK = load_task("image-classification")
-#: In a checkpoint: the labels and the estimate of the round that is under way.
+#: In a checkpoint: the labels and the estimate of the round that is under way, and what all rounds have reported.
 ROUND_FILE = "round.safetensors"
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -122,6 +124,11 @@ class AdaptationTrainer(_TASK.ImageClassificationTrainer):
             )
         measured = self.features(epoch, again=True) if adaptation.augmented_features else features
         estimate = estimate_source(measured, clusters.labels, kept, classes, rows, std_factor=adaptation.std_factor)
+        if len(estimate.classes) < 2:
+            raise ValueError(
+                f"--model: in round {epoch + 1} the mean features of {len(classes) - len(estimate.classes)} of "
+                f"{len(classes)} classes are next to zero and have no direction; two that have one are needed."
+            )
         mean = estimate.mean if adaptation.estimate_source else estimate.target_mean
         report = {
             "kept": float(kept.float().mean()),
@@ -258,7 +265,9 @@ class AdaptationTrainer(_TASK.ImageClassificationTrainer):
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             save_file(
-                {n: v.detach().cpu() for n, v in self.round.items()}, folder / ROUND_FILE, metadata={"format": "pt"}
+                {name: value.detach().cpu() for name, value in self.round.items()},
+                folder / ROUND_FILE,
+                metadata={"format": "pt", "rounds": json.dumps(self.rounds)},
             )
         super()._save_checkpoint(model, trial)
 
@@ -267,7 +276,9 @@ class AdaptationTrainer(_TASK.ImageClassificationTrainer):
         file = Path(resume_from_checkpoint) / ROUND_FILE
         if not file.is_file():
             raise WeightsError(f"{resume_from_checkpoint}: it lacks {ROUND_FILE}, the labels of its round.")
-        self.round = {name: value.to(self.args.device) for name, value in load_file(file).items()}
+        with safe_open(file, "pt") as opened:
+            self.round = {name: opened.get_tensor(name).to(self.args.device) for name in opened.keys()}
+            self.rounds = json.loads((opened.metadata() or {}).get("rounds", "[]"))
 
 
 @contextmanager

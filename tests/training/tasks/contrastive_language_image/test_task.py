@@ -445,6 +445,11 @@ def test_classes_are_the_mean_direction_of_their_templates(contrastive_run, tmp_
         (["--affinity_weight", "2"], "--affinity_weight: .*teacher"),
         (["--model", "ghostnetv3-1.0x"], "--model: ghostnetv3-1.0x is a preset for image-classification"),
         (["--model_config", "{token_matching: greedy}"], "token_matching: got 'greedy'"),
+        (["--model_config", "{token_top_k: 999}"], "--model_config: token_top_k: got 999, accepted are 1 to"),
+        (
+            ["--model_config", "{token_matching: one_to_one}"],
+            r"--max_length: captions may have \d+ words, but images 1 place",
+        ),
         (["--crop_scale", "0.9", "0.2"], "--crop_scale: got .0.9, 0.2., accepted are two positive numbers"),
         (["--metric_for_best_model", "recall"], "--metric_for_best_model: got 'recall', accepted are loss, accuracy"),
         (["--zero_shot_dataset", "digits"], "--zero_shot_dataset: with --caption_templates the evaluation split"),

@@ -312,6 +312,13 @@ def test_histograms_are_drawn_as_edges():
 
 # Wrong input
 
+#: SparK over four blocks, one of which is visible.
+ONE_BLOCK = [
+    *("--model", "resnet", "--method", "spark", "--image_size", "64"),
+    *("--model_config", "{embedding_size: 8, hidden_sizes: [8, 8, 8, 8], depths: [1, 1, 1, 1], layer_type: basic}"),
+    *("--method_config", "{decoder_hidden_size: 32, mask_ratio: 0.75}"),
+]
+
 
 @pytest.mark.parametrize(
     "words, message",
@@ -322,6 +329,9 @@ def test_histograms_are_drawn_as_edges():
          "vit has maps at the strides"),
         (["--model", "resnet", "--model_config", "{}", "--method", "localmim", "--method_config", "{}"],
          "got model_type 'resnet', accepted are vit and swin"),
+        ([*ONE_BLOCK, "--per_device_train_batch_size", "1"], "--per_device_train_batch_size: got 1, with which a"),
+        ([*ONE_BLOCK, "--image_size", "32"], "--image_size: pixel_values: got 32×32 pixels, accepted are two or more"),
+        ([*ONE_BLOCK, "--method_config", "{block_size: 24}"], r"64 \(block_size: got 24, accepted are powers of two"),
         (["--method_config", "{mask_ratio: 1.0}"], "mask_ratio: got 1.0"),
         (["--method_config", "{mask_ratoi: 0.5}"], "--method_config: FastMimConfig has no field 'mask_ratoi'"),
         (["--model_config", "{hiden_size: 8}"], "--model_config: ViTConfig has no field 'hiden_size'"),

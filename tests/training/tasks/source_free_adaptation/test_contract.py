@@ -1,3 +1,4 @@
+import json
 from typing import ClassVar
 
 import pytest
@@ -39,3 +40,8 @@ class TestSourceFreeAdaptation(TaskContract):
     @pytest.fixture
     def evaluation(self):
         return ["--dataset", "digits-inverted", "--max_eval_samples", "11"]
+
+    def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(self, run, tmp_path):
+        super().test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(run, tmp_path)
+        whole, killed = (json.loads((tmp_path / name / "adaptation.json").read_text()) for name in ("whole", "killed"))
+        assert whole["rounds"] == killed["rounds"] and [entry["round"] for entry in killed["rounds"]] == [1, 2, 3]
