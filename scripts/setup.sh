@@ -1,7 +1,8 @@
 # Sourced by quickstart.sh and test.sh: `setup_environment EXTRA` makes .venv where it is not there yet, installs the
 # package with that extra into it, and activates it. Installed again only when the requirements have changed.
 # CONSTRAINTS names another file of pins than constraints.txt. CONSTRAINTS=newest takes the newest versions that setup.cfg
-# allows, in an environment of its own, .venv-newest, which is brought up to date once a day.
+# allows, in an environment of its own, .venv-newest, which is brought up to date once a day. ENVIRONMENT names another
+# folder than .venv, and BASE an environment whose packages are seen there, too: only what differs is installed.
 
 setup_environment() {
     local extra=$1 python=${PYTHON:-python3} pins=${CONSTRAINTS:-constraints.txt} folder=${ENVIRONMENT:-.venv} stamp
@@ -23,6 +24,14 @@ setup_environment() {
         echo "Making the environment $folder"
         rm -rf "$folder"
         "$python" -m venv "$folder"
+        if [ -n "${BASE:-}" ]; then
+            "$folder/bin/python" - "$("$BASE/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" <<'PYTHON'
+import sys, sysconfig
+
+with open(sysconfig.get_path("purelib") + "/base.pth", "w") as file:
+    file.write(f"import site; site.addsitedir({sys.argv[1]!r})\n")
+PYTHON
+        fi
     fi
     # shellcheck disable=SC1090
     . "$folder/bin/activate"

@@ -8,10 +8,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 if [ "${SUITE:-own}" = demo ]; then
-    # gradio has no release for the pillow that all other numbers are of: an environment of its own, .venv-demo.
+    # gradio has no release for the pillow that all other numbers are of: .venv-demo has another, over .venv.
     pins=$(mktemp)
+    trap 'rm -f "$pins"' EXIT
     grep -v '^pillow==' constraints.txt >"$pins"
-    ENVIRONMENT=.venv-demo CONSTRAINTS=$pins setup_environment test,demo,browser
+    setup_environment test
+    BASE=.venv ENVIRONMENT=.venv-demo CONSTRAINTS=$pins setup_environment demo,browser
 else
     setup_environment test
 fi

@@ -28,7 +28,19 @@ def snippets(page: Path) -> list[str]:
     return [re.sub(r"= \d+(?=  # the tests take (\d+)$)", r"= \1", one, flags=re.MULTILINE) for one in code]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if snippets(p)], ids=lambda p: p.relative_to(ROOT).as_posix())
+#: Tutorials whose cells take seconds with the fewest steps; how cells are read is tested of the three others.
+LONG = ("semantic-segmentation", "zero-shot-image-text")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=[pytest.mark.thorough] if p.parent.name == "tutorials" and p.stem in LONG else [])
+        for p in PAGES
+        if snippets(p)
+    ],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
 def test_snippets_run_as_they_stand(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.linear_gradient("L").resize((320, 240)).convert("RGB").save("photo.jpg")
