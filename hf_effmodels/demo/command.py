@@ -78,10 +78,6 @@ def _write(arguments) -> None:
 
 
 def _serve(arguments) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("gradio") is None:
-        raise ImportError("demo needs gradio: pip install 'hf_effmodels[demo]'")
     examples = _pictures(arguments.examples)
     app = open_app(source_of(arguments), task=arguments.task, device=arguments.device, examples=examples)
     from .app import launch
@@ -106,7 +102,12 @@ def open_app(
     Args:
         source: a preset (its published weights), a folder or an id of the Hub; or a `prediction.predictor.Source`.
         task, device, examples: of `app.build`; the task that the model has a head for by default.
+
+    Raises:
+        ValueError: a model that cannot be found or has no app. ImportError: gradio is missing.
     """
+    import importlib.util
+
     from ..hub.ids import reading
     from ..prediction.predictor import find_task, is_exported
 
@@ -115,6 +116,8 @@ def open_app(
         raise ValueError(f"MODEL: {source.name} is an exported program; give the model that was exported.")
     named = source.name
     source, task = find_task(source, task)
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("demo needs gradio: pip install 'hf_effmodels[demo]'")
     from .app import APPS, build
 
     if task not in APPS:
