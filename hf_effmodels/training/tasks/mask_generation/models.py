@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration
 
 import hf_effmodels
@@ -15,6 +16,25 @@ def is_loaded(args: ModelArguments) -> bool:
     """Whether the model has weights from a folder or the Hub."""
     built = args.model in hf_effmodels.list_models() or args.model in CONFIG_MAPPING
     return Path(args.model).exists() or not built
+
+
+@torch.no_grad()
+def place_at_unit_scale(model) -> None:
+    """Begin the random frequencies of positions with deviation 1, as segment-anything does.
+
+    transformers' SAM takes half of the encoder's width: frequencies so high that a point's position tells nothing of
+    its neighbours', with which no training from random weights finds out where a prompt is. Of a model of another kind
+    nothing changes.
+    """
+    divided = set()  # one table in two modules
+    for module in model.modules():
+        table, scale = getattr(module, "positional_embedding", None), getattr(module, "scale", None)
+        if not isinstance(table, torch.Tensor) or not scale:
+            continue
+        if id(table) not in divided:
+            table.div_(scale)
+            divided.add(id(table))
+        module.scale = 1.0
 
 
 def load_sam(args: ModelArguments):
@@ -32,6 +52,7 @@ def load_sam(args: ModelArguments):
         model = hf_effmodels.create_model(args.model, task="mask-generation", **fields)
     elif args.model in CONFIG_MAPPING and not Path(args.model).exists():
         model = AutoModelForMaskGeneration.from_config(AutoConfig.for_model(args.model, **fields))
+        place_at_unit_scale(model)
     else:
         if "/" not in args.model and not Path(args.model).exists():
             hf_effmodels.get_config(args.model)  # says which presets come near

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss, mask_iou
+from hf_effmodels.training.run.arguments import ModelArguments
 from hf_effmodels.training.tasks.mask_generation.arguments import TeacherArguments
 from hf_effmodels.training.tasks.mask_generation.data import Shapes
+from hf_effmodels.training.tasks.mask_generation.models import load_sam
 from hf_effmodels.training.tasks.mask_generation.outputs import Outputs, segment
 from hf_effmodels.training.tasks.mask_generation.prompts import best_masks, boxes_around, points_in
 from hf_effmodels.training.tasks.mask_generation.trainer import (
@@ -30,6 +32,24 @@ from ...run.test_contents import begun, change_weights
 def shapes(**options) -> Shapes:
     settings = {"prompts": 3, "shapes": 4, "rounds": 2, "mean": [0.5, 0.4, 0.3], "deviation": [0.2, 0.3, 0.4]}
     return Shapes([picture(), picture(60, 200)], 6, 64, **{**settings, **options})
+
+
+@pytest.mark.parametrize("name", ["sam", "tinysam"])
+def test_random_networks_tell_near_places_from_far_ones(name):
+    """A place's code is much like its neighbour's, and unlike one half a picture away (segment-anything's deviation of
+    1; transformers' SAM begins with half of the encoder's width)."""
+    vision = {"image_size": 64, "output_channels": 128, "num_pos_feats": 64}
+    if name == "sam":
+        vision |= {"hidden_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
+    patch = vision.get("patch_size", 16)
+    sizes = {"prompt_encoder_config": {"image_size": 64, "patch_size": patch, "hidden_size": 128}}
+    sizes["mask_decoder_config"] = {"hidden_size": 128, "mlp_dim": 16, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model, _ = load_sam(ModelArguments(model=name, model_config={"vision_config": vision, **sizes}))
+    codes = [model.shared_image_embedding(torch.tensor([[[[x, 0.5]]]])).flatten() for x in (0.5, 0.52, 0.99)]
+    assert F.cosine_similarity(codes[0], codes[1], dim=0) > 0.95
+    assert F.cosine_similarity(codes[0], codes[2], dim=0) < 0.5
+    assert model.prompt_encoder.shared_embedding.positional_embedding.std().item() == pytest.approx(1, abs=0.2)
 
 
 def test_pictures_follow_from_the_seed_the_epoch_and_their_number():
