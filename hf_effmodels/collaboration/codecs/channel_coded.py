@@ -16,6 +16,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..splitting.halves import SplitHead, SplitTail, split
 from ..splitting.points import Trace, tensors_in, with_tensor
+from .networks import check_same_class, take_weights
 from .wire import ChannelCodec
 
 #: The model whose pass is under way in this thread.
@@ -115,19 +116,9 @@ class ChannelCodedForImageClassification(PreTrainedModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             coded = cls(config)
-        if type(coded.network) is not type(model):
-            raise ValueError(
-                f"model: got {type(model).__name__}, but its configuration builds a {type(coded.network).__name__}."
-            )
+        check_same_class(coded.network, model)
         coded.to(next(model.parameters()))
-        theirs = model.state_dict()
-        if lacking := [name for name in coded.network.state_dict() if name not in theirs]:
-            raise ValueError(
-                f"model: it lacks {lacking[0]}, which its configuration builds; accepted are plain networks."
-            )
-        with torch.no_grad():
-            for name, tensor in coded.network.state_dict().items():
-                tensor.copy_(theirs[name])
+        take_weights(coded.network, model)
         return coded.train(model.training)
 
     @property

@@ -17,6 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..splitting.halves import SplitHead, SplitTail, split
 from ..splitting.points import Trace, input_shape, storageless, tensors_in, with_tensor
+from .networks import check_same_class, take_weights
 from .slimmable import SlimmableBottleneck, check_widths
 from .wire import EntropicCodec, SlimmableCodec
 
@@ -136,10 +137,7 @@ class CodedForImageClassification(PreTrainedModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             coded = cls(config)
-        if type(coded.network) is not type(model):
-            raise ValueError(
-                f"model: got {type(model).__name__}, but its configuration builds a {type(coded.network).__name__}."
-            )
+        check_same_class(coded.network, model)
         twin, shape = storageless(coded.bottleneck).eval(), input_shape(model)
         with torch.no_grad():
             given = tuple(twin(torch.empty(shape, device="meta"))[0].shape)
@@ -148,15 +146,8 @@ class CodedForImageClassification(PreTrainedModel):
                 f"at: {point.name} gives {tuple(point.shape[1:])} of images of {tuple(shape[2:])}, the bottleneck "
                 f"{given[1:]}; accepted are maps of a quarter of the image's side."
             )
-        theirs = model.state_dict()
-        if lacking := [name for name in coded.network.state_dict() if name not in theirs]:
-            raise ValueError(
-                f"model: it lacks {lacking[0]}, which its configuration builds; accepted are plain networks."
-            )
         coded.to(next(model.parameters()))
-        with torch.no_grad():
-            for name, tensor in coded.network.state_dict().items():
-                tensor.copy_(theirs[name])
+        take_weights(coded.network, model)
         coded.choose_what_learns()
         return coded.train(model.training)
 
