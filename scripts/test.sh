@@ -41,7 +41,7 @@ transformers)
     exit 2
     ;;
 esac
-if [ "${CONSTRAINTS:-}" != newest ]; then # a newer ruff has other rules
+if [ "${CONSTRAINTS:-}" != newest ] && [ "${SUITE:-own}" != demo ]; then # a newer ruff has other rules
     ruff check .
     ruff format --check .
 fi
