@@ -5,10 +5,17 @@ import json
 import statistics
 from pathlib import Path
 
+from filelock import FileLock
+
 
 def add(output: Path, name: str, seed: int, share: float) -> None:
-    """Write a share down, in per cent."""
+    """Write a share down, in per cent. Runs of other seeds may do so at the same time."""
     output.mkdir(parents=True, exist_ok=True)
+    with FileLock(output / "results.lock"):
+        _add(output, name, seed, share)
+
+
+def _add(output: Path, name: str, seed: int, share: float) -> None:
     file = output / "results.json"
     found = json.loads(file.read_text()) if file.exists() else {}
     found.setdefault(name, {})[str(seed)] = round(100 * share, 2)
