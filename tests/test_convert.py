@@ -6,6 +6,7 @@ import pickle
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_effmodels.cli import main
 from hf_effmodels.hub.checkpoints import read_checkpoint
-from hf_effmodels.hub.convert import ConversionError, convert, convert_state_dict, official_name
+from hf_effmodels.hub.convert import ConversionError, ConversionReport, convert, convert_state_dict, official_name
 from hf_effmodels.registry import ARCHITECTURES
 
 from .parity import golden
@@ -337,3 +338,24 @@ def test_damage_anywhere_in_a_file_is_found_by_its_checksums(official, tmp_path,
 def test_an_empty_average_is_not_taken_for_the_weights(official, tmp_path):
     torch.save({"state_dict_ema": {}, "state_dict": official}, tmp_path / "empty.pth")
     assert read_checkpoint(tmp_path / "empty.pth")[1] == "state_dict"
+
+
+def test_of_several_entries_the_first_average_is_read_and_a_prefix_goes_only_where_all_names_have_it(tmp_path):
+    entries = ("state_dict", "model", "ema", "ema_state_dict", "model_ema", "state_dict_ema")
+    torch.save({entry: {"weight": torch.tensor(float(n))} for n, entry in enumerate(entries)}, tmp_path / "many.pth")
+    weights, entry = read_checkpoint(tmp_path / "many.pth")
+    assert entry == "state_dict_ema" and weights["weight"] == 5
+    torch.save({"module.a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "some.pth")
+    assert read_checkpoint(tmp_path / "some.pth")[0].keys() == {"module.a", "b"}
+
+
+def test_a_licence_that_is_given_stands_before_that_of_the_official_weights(monkeypatch):
+    written = {}
+    model = SimpleNamespace(config=SimpleNamespace())
+    report = ConversionReport("ghostnetv3-1.0x", "official.pth", "0", "state_dict", 1, [], False)
+    monkeypatch.setattr(sys.modules[convert.__module__], "load_checkpoint", lambda *_, **__: (model, report))
+    monkeypatch.setattr("hf_effmodels.hub.export", lambda *_, **options: written.update(options))
+    convert("ghostnetv3-1.0x", "official.pth", "out", license="mit")
+    assert written["license"] == "mit"
+    convert("ghostnetv3-1.0x", "official.pth", "out")
+    assert written["license"] == "apache-2.0"

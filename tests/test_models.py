@@ -10,7 +10,7 @@ from PIL import Image
 
 import hf_effmodels
 from hf_effmodels.architecture import TASKS, Architecture
-from hf_effmodels.models import find_preset
+from hf_effmodels.models import find_preset, sized_processor
 from hf_effmodels.registry import ARCHITECTURES, all_entries, find
 
 IMAGES = [name for a in ARCHITECTURES.values() if a.image_processor for name in a.presets]
@@ -116,6 +116,13 @@ def test_a_crop_follows_the_image_size(monkeypatch):
     monkeypatch.setitem(presets, "adem_vl-13b", replace(preset, image_processor=crop))
     processor = hf_effmodels.create_image_processor("adem_vl-13b", image_size=48)
     assert processor(Image.new("RGB", (200, 100)), return_tensors="pt").pixel_values.shape == (1, 3, 48, 48)
+
+
+def test_a_copy_for_images_of_another_shape_knows_height_from_width():
+    processor = hf_effmodels.create_image_processor("simmim-vit-base")
+    found = sized_processor(processor, (48, 64))
+    assert dict(found.size) == {"height": 48, "width": 64} != dict(processor.size)
+    assert dict(sized_processor(processor, 32).size) == {"height": 32, "width": 32}
 
 
 def test_the_numbers_of_the_image_processor_are_those_the_preset_was_evaluated_with():

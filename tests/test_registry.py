@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, CLIPProcessor, SamProcessor
 from transformers.models.auto import configuration_auto, image_processing_auto, modeling_auto, processing_auto
 
 import hf_effmodels
@@ -132,6 +132,8 @@ def test_the_auto_classes_know_our_processors(tmp_path):
     hf_effmodels.create_image_processor("tinynet-a").save_pretrained(tmp_path)
     assert AutoImageProcessor.from_pretrained(tmp_path).size["shortest_edge"] == 192
     assert processing_auto.PROCESSOR_MAPPING[ADEM] is hf_effmodels.AdemVLProcessor
+    assert processing_auto.PROCESSOR_MAPPING[hf_effmodels.LightClipConfig] is CLIPProcessor
+    assert processing_auto.PROCESSOR_MAPPING[hf_effmodels.TinySamConfig] is SamProcessor
     assert GHOSTNET not in processing_auto.PROCESSOR_MAPPING and PANGU not in processing_auto.PROCESSOR_MAPPING
     assert PANGU not in image_processing_auto.IMAGE_PROCESSOR_MAPPING
 

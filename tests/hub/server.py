@@ -67,6 +67,7 @@ class Repo:
     """A repository: its commits (each a whole tree) and the branches that point to them."""
 
     private: bool = False
+    visibility: str | None = None
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
@@ -274,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Answer(409, {"error": "You already created this model repo", "url": url})
         if asked.get("type") == "space" and asked.get("sdk") not in ("gradio", "docker", "static"):
             raise Answer(400, {"error": "a Space needs an sdk"})
-        repo = self.hub.repos[key] = Repo(private=asked.get("visibility") == "private")
+        repo = self.hub.repos[key] = Repo(asked.get("visibility") == "private", asked.get("visibility"))
         repo.commit("main", {".gitattributes": File(b"*.safetensors filter=lfs\n")}, "initial commit")
         raise Answer(200, {"url": url, "name": repo_id})
 

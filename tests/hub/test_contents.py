@@ -265,6 +265,15 @@ def test_of_a_model_whose_class_is_not_known_all_that_may_belong_to_it_is_publis
         model_files(tmp_path)
 
 
+def test_a_chart_belongs_to_a_model_only_where_its_card_shows_it(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTForImageClassification"]}')
+    (tmp_path / "training_curve.png").write_bytes(SECRET)
+    (tmp_path / "README.md").write_text("The file training_curve.png is my own.")
+    assert model_files(tmp_path) == ["README.md", "config.json"]
+    (tmp_path / "README.md").write_text("![Training](training_curve.png)")
+    assert model_files(tmp_path) == ["README.md", "config.json", "training_curve.png"]
+
+
 def test_weights_that_are_there_twice_or_elsewhere_are_refused(tmp_path):
     shards(tmp_path)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())

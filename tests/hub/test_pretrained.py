@@ -17,7 +17,7 @@ from hf_effmodels.cli import main
 from hf_effmodels.hub import download as web
 from hf_effmodels.hub import pretrained
 from hf_effmodels.hub.convert import convert
-from hf_effmodels.hub.pretrained import sources
+from hf_effmodels.hub.pretrained import Weights, _key, sources
 from hf_effmodels.registry import ARCHITECTURES, all_entries
 
 from ..parity import golden
@@ -96,10 +96,12 @@ def logits(**options) -> torch.Tensor:
     return hf_effmodels.create_model(PRESET, pretrained=True, **options)(PIXELS).logits
 
 
-def test_weights_come_by_one_argument_and_from_then_on_without_network(server, official, monkeypatch):
+def test_weights_come_by_one_argument_and_from_then_on_without_network(server, official, monkeypatch, tmp_path):
     file, _, expected = official
     Files.files["/net.pth"] = file
     server("/net.pth", weights_sha256=hashlib.sha256(file).hexdigest())
+    weights = sources(PRESET)[0]
+    (tmp_path / "cache" / PRESET / f"official-{_key(weights)}").mkdir(parents=True)  # empty, it holds no weights
     assert torch.equal(logits(), expected) and not torch.equal(
         hf_effmodels.create_model(PRESET)(PIXELS).logits, expected
     )
@@ -257,3 +259,10 @@ def test_the_command_shows_the_licence_and_writes_a_folder(server, official, tmp
 def test_only_addresses_of_the_web_are_fetched(tmp_path):
     with pytest.raises(ValueError, match="url: got 'file:///etc/hostname', accepted are addresses that begin with"):
         web.download("file:///etc/hostname", tmp_path / "x")
+
+
+def test_other_weights_and_those_of_another_version_are_converted_anew(monkeypatch):
+    weights = Weights("official", "https://here/net.pth", "0")
+    keys = {_key(weights), _key(replace(weights, place="https://there/net.pth")), _key(replace(weights, digest="1"))}
+    monkeypatch.setattr(hf_effmodels, "__version__", "another")
+    assert len(keys | {_key(weights)}) == 4

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import HfApi, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import httpx
+from safetensors.torch import load_file, save_file
 
 from hf_effmodels.hub import build_card, export, publish
 from hf_effmodels.hub.export import architecture_code
@@ -36,6 +37,7 @@ def test_a_folder_becomes_one_commit_and_again_none(hub, tiny, folder, push):
     commit = push()
     assert commit.commit_url == f"{hub.url}/org/net/commit/{commit.oid}"
     assert len(hub.repos["org/net"].commits) == 2  # the empty repository's own, and ours
+    assert hub.repos["org/net"].visibility is None  # as the organisation has chosen for its new ones
     published = hub.files("org/net", commit.oid)
     local = {path.name: path.read_bytes() for path in folder.iterdir()}
     # The snippets of the folder's card now name the repository and pin a commit; the rest is the folder.
@@ -240,7 +242,14 @@ def test_what_must_not_be_published_is_refused_before_the_hub_is_asked(hub, tiny
     with pytest.raises(ValueError, match="plain is not an exported model"):
         push(tmp_path / "plain")
     weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    whole = weights.read_bytes()
+    tensors = load_file(weights)
+    save_file(
+        tensors | {"classifier.weight": tensors["classifier.weight"][:, 1:].contiguous()}, weights, {"format": "pt"}
+    )
+    with pytest.raises(ValueError, match="another shape are classifier.weight"):
+        push()
+    weights.write_bytes(whole[:-100])
     with pytest.raises(ValueError, match="model.safetensors is truncated or damaged"):
         push()
     weights.unlink()

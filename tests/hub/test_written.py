@@ -1,10 +1,11 @@
 """A folder is written again only as far as it is ours."""
 
+import json
 import os
 
 import pytest
 
-from hf_effmodels.hub.written import RECORD, check_rewritable, rewritten
+from hf_effmodels.hub.written import RECORD, check_rewritable, clear_written, rewritten
 
 
 def test_what_somebody_puts_there_meanwhile_is_not_replaced_either(tmp_path):
@@ -91,3 +92,20 @@ def test_what_another_writer_has_written_is_not_replaced(tmp_path):
     with pytest.raises(FileExistsError, match="but by test"), rewritten(tmp_path / "out", "quantize"):
         pass
     assert read(tmp_path / "out") == {"a": "1"}
+
+
+def test_clearing_away_spares_what_was_edited_since_what_others_wrote_and_what_lies_elsewhere(tmp_path):
+    write(tmp_path / "out", a="1", b="1")
+    clear_written(tmp_path / "out", "quantize")
+    assert read(tmp_path / "out") == {"a": "1", "b": "1"}
+    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    (tmp_path / "mine").write_text("1")
+    (tmp_path / "out" / RECORD).write_text(
+        json.dumps(record | {"files": record["files"] | {"../mine": record["files"]["a"]}})
+    )
+    (tmp_path / "out" / "a").write_text("edited")
+    clear_written(tmp_path / "out", "test")
+    assert read(tmp_path / "out") == {"a": "edited"} and (tmp_path / "mine").read_text() == "1"
+    write(tmp_path / "new", a="1", b="1")
+    clear_written(tmp_path / "new", "test")
+    assert not (tmp_path / "new").exists()
