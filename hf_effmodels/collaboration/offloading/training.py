@@ -102,6 +102,15 @@ class OffloadingAgents:
 
     def distributions(self, observation: torch.Tensor) -> tuple[Categorical, Categorical, Normal]:
         """Of (batch, observation size) those of all devices, (devices, batch)."""
+        point, channel, mean, deviation = self._parameters(observation)
+        return (
+            Categorical(logits=point, validate_args=False),
+            Categorical(logits=channel, validate_args=False),
+            Normal(mean, deviation, validate_args=False),
+        )
+
+    def _parameters(self, observation: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Logits of points and channels, (devices, batch, ...), and mean and deviation of powers, (devices, batch)."""
         hidden = observation.expand(self.settings.devices, *observation.shape)
         hidden = self._linear("base.2", self._linear("base.0", hidden).relu()).relu()
 
@@ -110,11 +119,7 @@ class OffloadingAgents:
 
         mean = torch.sigmoid(head("power_mu_header")) * (self.settings.max_power - LEAST_POWER) + LEAST_POWER
         deviation = F.softplus(head("power_sigma_header"))
-        return (
-            Categorical(logits=head("point_header"), validate_args=False),
-            Categorical(logits=head("channel_header"), validate_args=False),
-            Normal(mean.squeeze(-1), deviation.squeeze(-1), validate_args=False),
-        )
+        return head("point_header"), head("channel_header"), mean.squeeze(-1), deviation.squeeze(-1)
 
     def _linear(self, name: str, values: torch.Tensor) -> torch.Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
@@ -138,11 +143,11 @@ class OffloadingAgents:
 
     def drawn(self, observation: torch.Tensor, random: torch.Generator) -> dict[str, torch.Tensor]:
         """Of one observation, point, channel and power of each device; the power as it comes, unbounded."""
-        point, channel, power = self.distributions(observation[None])
+        point, channel, mean, deviation = self._parameters(observation[None])
         return {
-            "point": torch.multinomial(point.probs[:, 0], 1, generator=random)[:, 0],
-            "channel": torch.multinomial(channel.probs[:, 0], 1, generator=random)[:, 0],
-            "power": torch.normal(power.mean[:, 0], power.stddev[:, 0], generator=random),
+            "point": torch.multinomial(point[:, 0].softmax(-1), 1, generator=random)[:, 0],
+            "channel": torch.multinomial(channel[:, 0].softmax(-1), 1, generator=random)[:, 0],
+            "power": torch.normal(mean[:, 0], deviation[:, 0], generator=random),
         }
 
     def to_action(self, drawn: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
