@@ -54,8 +54,8 @@ class LanguageDistillationArguments:
         default=0.0,
         metadata={
             "accepts": "[0, inf)",
-            "help": "Weight of the mean square error of the layers' outputs, for a student of the teacher's width; "
-            "its layers are spread evenly over the teacher's.",
+            "help": "Weight of the mean square error of the layers' outputs, through projections that learn with the "
+            "student where its width is not the teacher's; its layers are spread evenly over the teacher's.",
         },
     )
 

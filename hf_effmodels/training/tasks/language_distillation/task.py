@@ -69,12 +69,6 @@ def _check_fit(distillation: LanguageDistillationArguments, teacher, student) ->
             f"--teacher: {distillation.teacher} has {teacher.vocab_size} tokens, the student {student.vocab_size}; "
             "predictions are compared token by token, accepted is the same vocabulary."
         )
-    if distillation.hidden_states_weight and teacher.hidden_size != student.hidden_size:
-        raise ValueError(
-            f"--hidden_states_weight: got {distillation.hidden_states_weight}, but the teacher has "
-            f"{teacher.hidden_size} channels and the student {student.hidden_size}; accepted is 0 for students of "
-            "another width."
-        )
 
 
 def _check_tokenizer(distillation: LanguageDistillationArguments, source: dict, student) -> None:
@@ -93,6 +87,7 @@ def _check_tokenizer(distillation: LanguageDistillationArguments, source: dict, 
 
 
 def _report(run: Run, train_metrics: dict) -> dict:
+    run.trainer.drop_projections()
     results = dict(run.report(train_metrics))
     loss = teacher_loss(run.trainer)
     teacher = math.exp(loss) if loss < 700 else math.inf

@@ -13,13 +13,13 @@ SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory, text_file):
-    """A student of one layer and a teacher of two, of one tokenizer."""
+    """A student of one layer and a wider teacher of two, of one tokenizer."""
     tokenizer = train_tokenizer(text_file.read_text().splitlines(), 300, 64)
     torch.manual_seed(3)
     folders = []
-    for layers in (1, 2):
+    for layers, width in ((1, 32), (2, 40)):
         folders.append(tmp_path_factory.mktemp("language") / f"layers-{layers}")
-        config = LlamaConfig(vocab_size=300, num_hidden_layers=layers, **SIZES)
+        config = LlamaConfig(vocab_size=300, num_hidden_layers=layers, **SIZES | {"hidden_size": width})
         model = LlamaForCausalLM(config)
         model.lm_head.weight.data *= 20  # predictions that are not even
         model.save_pretrained(folders[-1])

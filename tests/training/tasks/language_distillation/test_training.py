@@ -39,13 +39,33 @@ def run(pair, text_file):  # noqa: F811
     ]
 
 
-def test_each_loss_is_its_formula_over_the_predicted_tokens(run, pair, tmp_path):  # noqa: F811
+@pytest.fixture(scope="module")
+def teacher_of_equal_width(pair, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("equal")
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, num_hidden_layers=2, **SIZES)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(pair[1]).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("wider", [False, True])
+def test_each_loss_is_its_formula_over_the_predicted_tokens(
+    run,
+    pair,  # noqa: F811
+    teacher_of_equal_width,
+    tmp_path,
+    wider,
+):
+    pair = (pair[0], pair[1] if wider else teacher_of_equal_width)
     weights = ["--divergence_weight", "0.5", "--hidden_states_weight", "2", "--label_weight", "0.3"]
     settings = ["--divergence", "reverse", "--temperature", "2", "--top_k", "7"]
     prepared = prepare(
         "prepare_training", [*run, "--teacher", str(pair[1]), *weights, *settings, "--output_dir", str(tmp_path)]
     )
     batch = next(iter(prepared.trainer.get_train_dataloader()))
+    projection = torch.eye(32)
+    if wider:
+        (projection,) = (each.weight.detach().clone() for each in prepared.trainer.model.projections)
+        assert projection.shape == (40, 32)
     prepared.train()
     (row,) = history(tmp_path, "loss", "divergence", "hidden_states", "task_loss")
     with torch.no_grad():
@@ -58,12 +78,15 @@ def test_each_loss_is_its_formula_over_the_predicted_tokens(run, pair, tmp_path)
         likeliest = two.logits[line, place].argsort(descending=True)[:7]
         q, p = ((outputs.logits[line, place, likeliest] / 2).softmax(-1) for outputs in (one, two))
         divergence.append(4 * (q * (q / p).log()).sum())
-        hidden.append((one.hidden_states[1][line, place] - two.hidden_states[2][line, place]).square().mean())
+        projected = projection @ one.hidden_states[1][line, place]
+        hidden.append((projected - two.hidden_states[2][line, place]).square().mean())
     label, divergence, hidden = (torch.stack(values).mean().item() for values in (label, divergence, hidden))
     expected = [0.5 * divergence + 2 * hidden + 0.3 * label, divergence, hidden, 0.3 * label]
     assert row.tolist() == pytest.approx(expected, rel=1e-4)
     results = json.loads((tmp_path / "eval_results.json").read_text())
     assert results["eval_teacher_perplexity"] > 1
+    _, told = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told.values())
 
 
 def test_a_student_comes_near_to_its_teacher_without_seeing_labels(run, pair, tmp_path):  # noqa: F811
@@ -86,11 +109,8 @@ def test_a_student_comes_near_to_its_teacher_without_seeing_labels(run, pair, tm
 
 
 def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path):  # noqa: F811
-    other, narrow, broken, picture = (tmp_path / name for name in ("other", "narrow", "broken", "picture"))
+    other, broken, picture = (tmp_path / name for name in ("other", "broken", "picture"))
     GPT2LMHeadModel(GPT2Config(vocab_size=301, n_embd=8, n_layer=1, n_head=2)).save_pretrained(other)
-    LlamaForCausalLM(LlamaConfig(vocab_size=300, num_hidden_layers=1, **SIZES | {"hidden_size": 16})).save_pretrained(
-        narrow
-    )
     model = LlamaForCausalLM.from_pretrained(pair[1])
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
@@ -102,7 +122,6 @@ def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path):  # noqa
     for arguments, reason in (
         ([], "--teacher is missing"),
         (["--teacher", str(other)], "has 301 tokens, the student 300"),
-        (["--teacher", str(narrow), "--hidden_states_weight", "1"], "^--hidden_states_weight: .* 16 channels"),
         (["--teacher", str(broken)], "^--teacher: LlamaForCausalLM has 1 broken weights: .*up_proj"),
         (["--model", str(broken), "--teacher", str(pair[1])], "^--model: LlamaForCausalLM has 1 broken weights"),
         (["--teacher", str(picture)], "^--teacher: .* is a vit, no language model"),
