@@ -65,9 +65,29 @@ def make_parser() -> argparse.ArgumentParser:
         "--reference",
         help='row that ratios refer to, such as "timm eager" (default: the first peer of each preset, else our first)',
     )
+    of_data = parser.add_argument_group(
+        "accuracy, of folders, ids of the Hub and exported folders that classify images"
+    )
+    for name, text in (
+        ("dataset", "as of `hf-effmodels evaluate`: on the Hub, a folder, imagefolder with --data-dir, or digits"),
+        ("dataset_config", "configuration of the data set on the Hub"),
+        ("dataset_revision", "revision of the data set on the Hub"),
+        ("data_files", "a path, a pattern, or {split: paths}"),
+        ("data_dir", "folder of the files"),
+        ("eval_split", "split to measure on (default: validation or test)"),
+        ("label_column", "column of the labels (default: the only one with class names, or 'label')"),
+        ("label_mapping", "the model's names for the data set's classes: '{tabby: cat}'"),
+    ):
+        of_data.add_argument(*_spellings(name), metavar="DIR" if name == "data_dir" else "NAME", help=text)
+    of_data.add_argument(*_spellings("max_eval_samples"), type=int, metavar="N", help="so many, evenly spread")
     parser.add_argument("--output", type=Path, help="folder for benchmark.md, .csv, .json and .png")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier benchmark there")
     return parser
+
+
+def _spellings(name: str) -> list[str]:
+    """As `train` and `evaluate` spell an option, and as this command does."""
+    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
 
 
 def _list_of(kind):

@@ -5,10 +5,12 @@ import inspect
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..architecture import PipelineEntry
 from ..models import get_config
 from ..registry import find
+from .accuracy import accuracies
 from .arguments import BACKENDS, MOST
 from .peers import PEERS, check, has_peer
 from .places import channels_of, config_of, is_foldable, is_place, program_format, side_of
@@ -142,10 +144,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         prepare_folder(arguments.output, arguments.overwrite)
     compared = [references(rows, arguments.reference) for rows in groups]
+    right = accuracies(arguments)
     results = []
     for rows, reference in zip(groups, compared, strict=True):
         sys.stderr.write(f"batch {rows[0].batch}, threads {rows[0].threads}: {len(rows)} rows\n")
-        results += measure(rows, arguments.rounds, reference)
+        for result in measure(rows, arguments.rounds, reference):
+            known = right.get(result.row.preset) if result.row.peer == "ours" else None
+            results.append(replace(result, accuracy=known))
     sys.stdout.write(f"{markdown(results)}\n\n")
     names = dict.fromkeys(f"{row.preset} {row.peer} {row.backend}" for row in compared[0].values())
     sys.stdout.write(f"times faster than {', '.join(names)}; {arguments.mode}, {arguments.rounds} rounds; ")

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from tqdm import tqdm
+
 from .counting import count_preset
 from .places import count_place, is_place
 from .workloads import task_of
@@ -56,6 +58,7 @@ class Result:
         peak_mb: largest resident memory of the row's process (the interpreter and libraries included), 10⁶ bytes.
         allocated_mb: the most that tensors made during a call take at once, in 10⁶ bytes; None outside of eager mode.
         parameters, macs: of what ran (macs of our own image classifiers, at batch 1; None for others).
+        accuracy: share of a data set's pictures that the model classifies right; None where it was not measured.
     """
 
     row: Row
@@ -70,6 +73,7 @@ class Result:
     allocated_mb: float | None
     parameters: int
     macs: int | None
+    accuracy: float | None = None
 
 
 def measure(
@@ -85,12 +89,16 @@ def measure(
     try:
         for row in rows:
             workers[row] = _start(row)
-        ready = {row: _read(row, worker) for row, worker in workers.items()}
+        built = tqdm(workers.items(), desc="built", unit="row", leave=False, disable=None)
+        ready = {row: _read(row, worker) for row, worker in built}
         times: dict[Row, list[dict]] = {row: [] for row in rows}
         order = random.Random(seed)
-        for _ in range(rounds):
-            for row in order.sample(list(rows), len(rows)):
-                times[row].append(_run_once(row, workers[row]))
+        # Shown on a terminal alone.
+        with tqdm(desc="timed", unit="run", total=rounds * len(rows), disable=None) as bar:
+            for _ in range(rounds):
+                for row in order.sample(list(rows), len(rows)):
+                    times[row].append(_run_once(row, workers[row]))
+                    bar.update()
     finally:
         for worker in workers.values():
             worker.terminate()

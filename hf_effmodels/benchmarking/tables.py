@@ -29,6 +29,7 @@ COLUMNS = (
     "call MB",
     "params M",
     "MACs M",
+    "top-1 %",
 )
 
 
@@ -50,12 +51,19 @@ def cells(result: Result) -> tuple[str, ...]:
         "" if result.allocated_mb is None else f"{result.allocated_mb:.1f}",
         f"{result.parameters / 1e6:.3f}",
         "" if result.macs is None else f"{result.macs / 1e6:.1f}",
+        "" if result.accuracy is None else f"{100 * result.accuracy:.2f}",
     )
 
 
+def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """The columns' names and the lines; accuracy, which comes last, only where it was measured."""
+    lines = [COLUMNS, *map(cells, results)]
+    return lines if any(result.accuracy is not None for result in results) else [line[:-1] for line in lines]
+
+
 def markdown(results: Sequence[Result]) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, results)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    names, *lines = table(results)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *lines))
 
 
 def machine() -> dict:
@@ -108,10 +116,10 @@ def write(results: Sequence[Result], folder: Path) -> list[Path]:
     """Write benchmark.md, .csv, .json and, where matplotlib is installed, .png into `folder`; returns their paths."""
     *texts, picture = _paths(folder)
     contents = {"machine": machine(), "results": [asdict(result) for result in results]}
-    table = io.StringIO()
-    csv.writer(table).writerows([COLUMNS, *map(cells, results)])
+    as_csv = io.StringIO()
+    csv.writer(as_csv).writerows(table(results))
     write_text(texts[0], markdown(results) + "\n")
-    write_text(texts[1], table.getvalue())
+    write_text(texts[1], as_csv.getvalue())
     write_text(texts[2], json.dumps(contents, indent=2, ensure_ascii=False) + "\n")
     try:
         import matplotlib

@@ -219,7 +219,7 @@ def test_a_run_prints_and_writes_its_table(tmp_path, capsys):
     command = ["--presets", "ghostnetv3-0.5x", "--against", "official-like", "--backends", "eager,onnx"]
     main([*command, "--image-size", "64", "--rounds", "2", "--output", str(tmp_path / "out")])
     table = capsys.readouterr().out.splitlines()
-    assert table[0] == f"| {' | '.join(COLUMNS)} |"
+    assert table[0] == f"| {' | '.join(COLUMNS[:-1])} |", "without a data set there is no accuracy"
     assert [line.split(" | ")[1:3] for line in table[2:5]] == [
         ["official-like", "eager"],
         ["ours", "eager"],

@@ -3,8 +3,10 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     AutoModelForImageClassification,
     ConvNextImageProcessorPil,
@@ -17,13 +19,13 @@ from transformers import (
     YolosForObjectDetection,
 )
 
-from hf_effmodels import create_model, list_models
-from hf_effmodels.benchmarking import command, workloads
+from hf_effmodels import create_image_processor, create_model, list_models
+from hf_effmodels.benchmarking import accuracy, command, workloads
 from hf_effmodels.benchmarking.arguments import make_parser
 from hf_effmodels.benchmarking.command import plan, references
 from hf_effmodels.benchmarking.peers import PEERS, check, has_peer, model_type, timm_name
 from hf_effmodels.benchmarking.places import count_place, side_of
-from hf_effmodels.benchmarking.runs import Row
+from hf_effmodels.benchmarking.runs import Result, Row
 from hf_effmodels.cli import main
 from hf_effmodels.edge import export
 
@@ -372,6 +374,47 @@ def test_what_is_timed_of_a_folder_is_its_model(places):
     counted = count_place(str(places / "ours"), True, 32)
     _, folded = count_place(str(places / "ours"), False, 32), call_of(str(places / "ours"), folded=True)[0]
     assert counted.parameters == sum(p.numel() for p in folded.parameters()) and counted.macs > 10**4
+
+
+def test_accuracy_stands_beside_the_times_of_classifiers_with_weights(places, tmp_path, monkeypatch, capsys):
+    """Seven of twelve pictures lie in the folder of the class that the network gives them; in another order."""
+    processor = create_image_processor("vanillanet-5", image_size=32)
+    model = AutoModelForImageClassification.from_pretrained(places / "ours")
+    model.config.id2label = {0: "dog", 1: "cat", 2: "bird"}
+    model.save_pretrained(tmp_path / "ours")
+    export(model.eval(), tmp_path / "program", "onnx", processor=processor)
+    processor.save_pretrained(tmp_path / "ours")
+    noise = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(one) for one in noise]
+    with torch.no_grad():
+        found = model(processor(pictures, return_tensors="pt").pixel_values).logits.argmax(-1).tolist()
+    for number, (picture, one) in enumerate(zip(pictures, found, strict=True)):
+        folder = tmp_path / "photos" / "test" / ("dog", "cat", "bird")[(one + (number >= 7)) % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"{number}.png")
+    monkeypatch.setattr(accuracy, "_BATCH", 5)
+
+    def measured(rows, rounds, reference):
+        numbers = dict.fromkeys("median quartile_1 quartile_3 cpu ratio cpu_ratio peak_mb".split(), 1.0)
+        return [Result(row, 1, allocated_mb=None, parameters=1, macs=None, **numbers) for row in rows]
+
+    monkeypatch.setattr(command, "measure", measured)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    names = [*(str(tmp_path / name) for name in ("ours", "program")), str(places / "yolos"), "ghostnet-0.5x"]
+    argv = ["benchmark", ",".join(names), "--dataset", "imagefolder", "--data-dir", str(tmp_path / "photos")]
+    assert main(argv) == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()[:6]
+    assert head.endswith("| top-1 % |")
+    assert [line.split("|")[-2].strip() for line in lines] == ["58.33", "58.33", "", ""]
+    for arguments, message in (
+        ([str(places / "yolos"), "--dataset", "digits"], "--dataset: accuracy is of image classifiers with weights"),
+        ([names[0], "--dataset", "digits"], "the data set's classes .* are not the model's .*ours"),
+        ([names[0], "--max-eval-samples", "4"], "--max_eval_samples goes with --dataset"),
+        ([*argv[1:], "--max-eval-samples", "0"], "--max_eval_samples: got 0"),
+        ([*argv[1:], "--eval-split", "val"], "--eval_split: there is no 'val'"),
+    ):
+        assert main(["benchmark", *arguments]) == 2
+        assert re.search(f"hf-effmodels: error: {message}", capsys.readouterr().err), message
 
 
 def test_a_preset_whose_task_has_no_workload_is_refused(monkeypatch):

@@ -108,6 +108,15 @@ def test_every_row_is_run_in_every_round_and_compared_with_its_own_reference(wor
     assert all(process.poll() is not None for process in workers), "no process is left"
 
 
+def test_how_far_it_is_is_shown_on_a_terminal_alone(workers, capsys, monkeypatch):
+    measure([row("slow"), row("ours")], 3)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    measure([row("slow"), row("ours")], 3)
+    said = capsys.readouterr().err
+    assert "built" in said and "timed: 100%" in said and " 6/6 " in said
+
+
 def test_the_order_of_the_rows_changes_from_round_to_round_and_follows_the_seed(workers, monkeypatch):
     orders = []
     original = runs._run_once
@@ -252,7 +261,9 @@ def test_every_column_of_the_table_has_its_number(tmp_path):
         "call MB": "6.8",
         "params M": "7.891",
         "MACs M": "89.1",
+        "top-1 %": "",
     }
+    assert tables.cells(replace(RESULT, accuracy=0.81239))[-1] == "81.24"
     lines = tables.markdown([RESULT]).splitlines()
     assert lines[0].startswith("| preset |") and set(lines[1]) <= set("|- ") and len(lines) == 3
 
