@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 import hf_effmodels
 from hf_effmodels import cli
@@ -182,7 +184,24 @@ def test_a_mistyped_model_is_answered_at_once_without_network(argv, name, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_that_says_nothing_is_waited_for_less_than_two_seconds(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("patience", "answers"), [(0.9, True), (0.2, False)])
+def test_a_slow_hub_is_waited_for_aloud(monkeypatch, caplog, patience, answers):
+    def slow(*_, **__):
+        time.sleep(0.5)
+        return nullcontext()
+
+    monkeypatch.setattr("socket.create_connection", slow)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(ids, "PATIENCE", patience)
+    monkeypatch.setattr(ids, "SILENCE", 0.1)
+    monkeypatch.setattr(ids, "getproxies", dict)
+    with nullcontext() if answers else pytest.raises(OSError, match="does not answer .within 0.2 s"):
+        ids.check_place("--model", "a/b")
+    assert f"waiting for https://huggingface.co, {patience} s at most" in caplog.text
+
+
+def test_a_hub_that_says_nothing_is_waited_for_as_long_as_its_client_would(monkeypatch, tmp_path):
+    assert ids.PATIENCE == constants.HF_HUB_ETAG_TIMEOUT
     waits = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: waits.wait(20) and [])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

@@ -1,6 +1,7 @@
 """What is an id on the Hub, and what a place on this machine."""
 
 import difflib
+import logging
 import os
 import socket
 import sys
@@ -15,8 +16,12 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-#: Seconds that the Hub has to answer at all, before it is asked for what is not in the cache.
-PATIENCE = 1.5
+logger = logging.getLogger(__name__)
+
+#: Seconds that the Hub has to answer at all, before it is asked for what is not in the cache; after so many of them
+#: somebody who waits is told what for.
+PATIENCE = float(constants.HF_HUB_ETAG_TIMEOUT)
+SILENCE = 1.5
 
 
 def hub_id(name: str | os.PathLike | None) -> str | None:
@@ -66,7 +71,7 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
         if not _is_cached(name) and not _is_hub_reached():
             raise OSError(
                 f"{argument}: {name!r} cannot be found or reached: there is no such folder or file, nothing of it is "
-                f"in the cache, and there is no way to {constants.ENDPOINT}.{hint and ' '}{hint}"
+                f"in the cache, and {constants.ENDPOINT} does not answer (within {PATIENCE:g} s).{hint and ' '}{hint}"
             )
         return
     raise OSError(f"{argument}: there is no folder or file {name!r}{_nearest(path)}.{hint and ' '}{hint}")
@@ -95,7 +100,10 @@ def _is_hub_reached() -> bool:
     # Looking a name up has a patience of its own, which may be longer.
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
-    looking.join(PATIENCE)
+    looking.join(min(SILENCE, PATIENCE))
+    if looking.is_alive() and PATIENCE > SILENCE:
+        logger.warning("waiting for %s, %g s at most (HF_HUB_ETAG_TIMEOUT)", constants.ENDPOINT, PATIENCE)
+        looking.join(PATIENCE - SILENCE)
     return bool(found)
 
 

@@ -1137,8 +1137,9 @@ STATED["source-free-adaptation"] = SHARED | {
 # Where one of these is stated, the others have an effect.
 STATED["distillation"] = STATED["image-classification"] | {"teacher", "losses"}
 TOGETHER = {
-    "cutmix": {"mix_probability", "mix_switch_probability"},
-    "random_erasing": {"random_erasing_mode", "random_erasing_count"},
+    ("cutmix",): {"mix_probability"},
+    ("cutmix", "mixup"): {"mix_switch_probability"},
+    ("random_erasing",): {"random_erasing_mode", "random_erasing_count"},
 }
 
 
@@ -1196,12 +1197,14 @@ def _number(value):
 def test_a_published_recipe_leaves_no_value_that_matters_to_a_default(name):
     recipe = yaml.safe_load(find_recipe(name).read_text())
     wanted = set(STATED[recipe["task"]])
+    if recipe.get("train_crop", "random_resized") != "random_resized":
+        wanted -= {"crop_scale", "crop_ratio", "interpolation"}
     if recipe["optim"] in ("lamb", "adamw_torch"):
         wanted |= ADAM
     if "cosine" in recipe.get("lr_scheduler_type", ""):
         wanted |= {"min_lr", "warmup_steps"}
-    for key, more in TOGETHER.items():
-        if recipe.get(key):
+    for keys, more in TOGETHER.items():
+        if all(recipe.get(key) for key in keys):
             wanted |= more
     assert wanted <= recipe.keys(), sorted(wanted - recipe.keys())
     assert Path(find_recipe(name)).read_text().startswith("#")

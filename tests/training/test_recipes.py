@@ -9,20 +9,22 @@ import pytest
 import yaml
 
 from hf_effmodels.training import list_tasks, load_task, prepare
-from hf_effmodels.training.run.arguments import ArgumentReader
+from hf_effmodels.training.run.arguments import ArgumentReader, _warn
 from hf_effmodels.training.run.recipes import RECIPES, find_recipe, list_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_a_recipe_opens_with_its_command_and_every_key_is_known(name):
+def test_a_recipe_opens_with_its_command_and_every_key_is_known_and_has_an_effect(name, caplog):
+    _warn.cache_clear()
     commands = [line for line in find_recipe(name).read_text().splitlines() if line.startswith("#   ")]
     words = [line.split() for line in commands if "accelerate launch" in line]
     assert any(name in line for line in words), f"none of its commands has --config {name}"
     reader = ArgumentReader(["--config", name])
     *_, training = reader.read(*load_task(reader.task).TRAINING_ARGUMENTS)
     assert training.output_dir.startswith("outputs/")
+    assert not caplog.text
 
 
 def test_each_task_has_a_quickstart_of_its_own():

@@ -37,16 +37,20 @@ def pooled_logits(
         scores, classes: (batch, K, height, width), see `dense_label_map`.
         boxes: crop of each image as shares of its size: (top, left, bottom, right), (batch, 4).
         axis_order: `published` reads the axes as the official loader does, which suits maps stored as [column, row].
+            It measures both axes by the cells of the last one, which is all the same for the published maps, squares.
     """
     _check_map(scores, classes, num_classes)
     if axis_order not in AXIS_ORDERS:
         raise ValueError(f"axis_order: got {axis_order!r}, accepted are {', '.join(AXIS_ORDERS)}.")
-    height, width = scores.shape[2:]
+    sides = scores.shape[2:] if axis_order == "row_major" else (scores.shape[3], scores.shape[3])
     weights = []
     for top, left, bottom, right in torch.as_tensor(boxes, dtype=torch.float64).tolist():
         if axis_order == "published":
             top, left, bottom, right = left, top, right, bottom
-        rows, columns = _axis_weights(top, bottom, height), _axis_weights(left, right, width)
+        rows, columns = (
+            _axis_weights(*ends, cells, side)
+            for ends, cells, side in zip(((top, bottom), (left, right)), scores.shape[2:], sides, strict=True)
+        )
         weights.append(rows[:, None] * columns[None])
     weights = torch.stack(weights).to(scores)
     if len(weights) != len(scores):
@@ -92,15 +96,15 @@ def _check_map(scores: torch.Tensor, classes: torch.Tensor, num_classes: int) ->
         raise ValueError(f"classes: {wrong} is none of the {num_classes} classes.")
 
 
-def _axis_weights(start: float, end: float, size: int) -> torch.Tensor:
-    """Weight of each of the `size` cells of an axis in the average over [start, end] (shares of the axis).
+def _axis_weights(start: float, end: float, size: int, side: int) -> torch.Tensor:
+    """Weight of each of the `size` cells of an axis in the average over [start, end], shares of `side` cells.
 
     RoIAlign with `aligned=False` on the box shifted by half a cell: an extent of one cell at least, so many points as
     its cells rounded up, each interpolated between two cells, 0 more than one cell outside.
     """
-    first = start * size - 0.5
-    # So, and not (end - start) * size: where a box is a whole number of cells long, rounding decides on a point more.
-    extent = max(end * size - 0.5 - first, 1.0)
+    first = start * side - 0.5
+    # So, and not (end - start) * side: where a box is a whole number of cells long, rounding decides on a point more.
+    extent = max(end * side - 0.5 - first, 1.0)
     points = math.ceil(extent)
     weights = torch.zeros(size, dtype=torch.float64)
     for number in range(points):

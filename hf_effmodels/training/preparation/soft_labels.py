@@ -4,6 +4,7 @@ The arguments are those of the distillation it is for: its recipe, with the teac
 with `--stored_labels FOLDER` in the teacher's place.
 """
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 from ..data.stored_labels import IDS, LOGITS, PROBABILITIES, SEED, SETTINGS_FILE, digest_of
 from ..data.stored_tables import TableWriter, check_output
 from ..run.arguments import ArgumentReader, FilledReader
+from ..run.recipe_arguments import RecipeArguments
 from ..run.values import check_fields
 from ..task import load_task
 
@@ -67,7 +69,6 @@ def _prepare(argv: list[str]):
     if reader.task != "distillation":
         raise ValueError(f"--task: got {reader.task}, accepted is distillation: the labels are for one.")
     task = load_task(reader.task)
-    # The run's own folder stays untouched: nothing is trained.
     args, distillation, *arguments = reader.read(SoftLabelArguments, *task.TRAINING_ARGUMENTS)
     if distillation.stored_labels is not None:
         raise ValueError("--stored_labels: these are made here; name a --teacher.")
@@ -75,7 +76,13 @@ def _prepare(argv: list[str]):
         if getattr(arguments[-1], name):
             raise ValueError(f"--{name}: labels are stored of pictures that are not mixed; accepted is 0.")
     output = Path(args.output)
-    run = task.prepare_training(FilledReader(reader.task, (), (distillation, *arguments)))
+    with (
+        tempfile.TemporaryDirectory() as nothing_there
+    ):  # nothing is trained: what the run's own folder holds is no matter
+        for part in arguments:
+            if isinstance(part, RecipeArguments):
+                part.output_dir = str(Path(nothing_there, "run"))
+        run = task.prepare_training(FilledReader(reader.task, (), (distillation, *arguments)))
     trainer = run.trainer
     if trainer.args.world_size > 1:
         raise ValueError(f"prepare soft-labels: got {trainer.args.world_size} processes, accepted is one.")

@@ -31,6 +31,7 @@ def check_trainable(trainer) -> None:
             raise ValueError(f"--{precision}: {name} would be given pictures in float32; --bf16 true computes so.")
     if args.include_num_input_tokens_seen != "no" and not takes_tokens:
         raise ValueError(f"--include_num_input_tokens_seen: {name} is given pictures, and no tokens to count.")
+    _check_batch(args, trainer.train_dataset)
     _check_metric(args, trainer.metric_names())
     _try_optimizer(trainer)
 
@@ -39,6 +40,19 @@ def _has_embedding(model: nn.Module) -> bool:
     with suppress(NotImplementedError, AttributeError):
         return isinstance(model.get_input_embeddings(), nn.Embedding)
     return False
+
+
+def _check_batch(args, dataset) -> None:
+    if not args.dataloader_drop_last or not hasattr(dataset, "__len__"):
+        return
+    together = args.per_device_train_batch_size * args.world_size
+    if len(dataset) < together:
+        processes = f" and {args.world_size} processes" if args.world_size > 1 else ""
+        raise ValueError(
+            f"--per_device_train_batch_size: got {args.per_device_train_batch_size}{processes}, but there are "
+            f"{len(dataset)} training samples and --dataloader_drop_last true leaves out what is no whole batch; "
+            "accepted are smaller batches, more samples, or --dataloader_drop_last false."
+        )
 
 
 def _check_metric(args, known: tuple[str, ...] | None) -> None:

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -242,15 +242,22 @@ class RecipeTrainer(Trainer):
     @contextmanager
     def _without_statistics(self, model: nn.Module, inputs: Mapping) -> Iterator[None]:
         """Where samples are repeated for a process that has none left, none are measured; nor are those of a batch
-        that has shrunk to a single one, which may have no variance (where it is not one of all processes)."""
+        that has shrunk to a single one, which may have no variance (where it is not one of all processes). Of a lone
+        process it is measured wherever there is a variance."""
         if self.args.sync_batch_norm:
             with left_out(self.idle):
                 yield
             return
-        alone = self.args.world_size > 1 and self._train_batch_size > 1 and find_batch_size(inputs) == 1
-        modules = [model] if self.idle else []
-        if alone and not self.idle:
-            modules = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+        alone = self._train_batch_size > 1 and find_batch_size(inputs) == 1
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+        if alone and self.args.world_size == 1:
+            with ExitStack() as hooks:
+                for module in norms:
+                    hooks.callback(module.train)
+                    hooks.callback(module.register_forward_pre_hook(_measure_what_varies).remove)
+                yield
+            return
+        modules = [model] if self.idle else norms if alone else []
         for module in modules:
             module.eval()
         try:
@@ -281,7 +288,16 @@ class RecipeTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self.idle = inputs is self.idle_batch
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except ValueError as error:
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"--per_device_train_batch_size: got {self.args.per_device_train_batch_size}, with which a batch norm "
+                "of this model sees one value of each channel, which has no variance; accepted are larger batches or "
+                "images."
+            ) from error
         check_finite({"the loss": float(loss)}, self.state.global_step + 1, self.args, self._get_learning_rate())
         return loss
 
@@ -334,6 +350,23 @@ class RecipeTrainer(Trainer):
             shards.even_batches = False
             self._ends_idle = self._batches.is_idle(shards.process_index)
         return loader
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self._all_batches():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self._all_batches():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _all_batches(self) -> Iterator[None]:
+        """`--dataloader_drop_last` is for training; the Trainer would leave the last samples unmeasured, too."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     # The weights that are evaluated and saved
 
@@ -473,6 +506,10 @@ class RecipeTrainer(Trainer):
         wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
         if wrong:
             raise WeightsError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
+
+
+def _measure_what_varies(norm: nn.Module, inputs: tuple) -> None:
+    norm.train(inputs[0].numel() > inputs[0].shape[1])
 
 
 def _statistics(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

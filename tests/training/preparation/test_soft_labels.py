@@ -89,7 +89,10 @@ def test_training_with_stored_labels_has_the_losses_of_the_teacher_online(run, t
 
 
 def test_the_rest_is_shared_by_the_classes_that_are_not_stored(run, teacher, tmp_path):  # noqa: F811
-    store([*run, "--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "labels"), "--top_k", "3"])
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "config.json").write_text("{}")  # of the run that the recipe names: nothing to labels
+    store([*run, "--output_dir", str(tmp_path / "trained"), "--output", str(tmp_path / "labels"), "--top_k", "3"])
+    assert [file.name for file in (tmp_path / "trained").iterdir()] == ["config.json"]
     settings = json.loads((tmp_path / "labels" / "soft_labels.json").read_text())
     assert settings["teacher"] == {str(teacher): 1.0} and settings["epochs"] == 2
     prepared = prepare("prepare_training", [*run, "--output_dir", str(tmp_path / "a")]).trainer

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from transformers import TrainerCallback
 
 from hf_effmodels.training.run.output_folder import RUN_FILE, WEIGHTS_WITHOUT_EMA, newest_checkpoint, what_is_missing
@@ -17,9 +18,9 @@ SIX_STEPS = {"per_device_train_batch_size": 4, "num_train_epochs": 3, "save_stra
 SIX_STEPS |= {"eval_strategy": "steps", "eval_steps": 2}
 
 
-def make(line_trainer, scores=None, model=None, **arguments):
+def make(line_trainer, scores=None, model=None, points=None, **arguments):
     """Six steps, evaluated and saved after each second one; `scores` are what the evaluations find."""
-    trainer = line_trainer(model or Line(), Points(8), **{**SIX_STEPS, **arguments})
+    trainer = line_trainer(model or Line(), points or Points(8), **{**SIX_STEPS, **arguments})
     if scores is not None:
         scores, evaluate = iter(scores), trainer.evaluate
         trainer.evaluate = lambda *args, **kwargs: {**evaluate(*args, **kwargs), "eval_score": next(scores)}
@@ -94,6 +95,45 @@ def test_evaluating_and_saving_leave_the_random_numbers_of_training_alone(line_t
         trainer.train()
         ends.append(trainer.model.w.detach())
     assert torch.equal(*ends)
+
+
+class Normed(Line):
+    """A batch norm of vectors, and one of maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.maps = nn.BatchNorm1d(2), nn.BatchNorm2d(2)
+
+    def forward(self, x, labels):
+        maps = self.maps(x[:, :, None, None] * torch.tensor([1.0, -1.0]))
+        return super().forward(self.norm(x) + maps.mean((2, 3)), labels)
+
+
+def test_a_last_batch_of_one_is_normed_by_what_was_measured_before_and_measured_where_it_varies(line_trainer):
+    trainer = make(line_trainer, model=Normed(), points=Points(5), num_train_epochs=1, eval_strategy="no")
+    trainer.train()
+    points, model = trainer.train_dataset.x, trainer.model
+    torch.testing.assert_close(model.norm.running_mean, 0.1 * points[:4].mean(0))
+    assert model.norm.num_batches_tracked == 1 and model.maps.num_batches_tracked == 2
+    spread = points[:4].square().mean(0) * 8 / 7, points[4].square() * 2
+    torch.testing.assert_close(model.maps.running_var, 0.9 * (0.9 + 0.1 * spread[0]) + 0.1 * spread[1])
+    assert model.norm.training and not model.norm._forward_pre_hooks
+    alone = make(line_trainer, model=Normed(), per_device_train_batch_size=1, overwrite_output_dir=True)
+    with pytest.raises(ValueError, match="--per_device_train_batch_size: got 1, with which a batch norm"):
+        alone.train()
+
+
+def test_what_training_drops_of_an_incomplete_batch_is_measured_all_the_same(line_trainer):
+    trainer = make(line_trainer, dataloader_drop_last=True, points=Points(7), num_train_epochs=1)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    for few in (Points(3), Points(7)):
+        loss = (few.x @ trainer.model.w - few.y).square().mean().item()
+        assert trainer.evaluate(few)["eval_loss"] == pytest.approx(loss, rel=1e-5)
+        assert len(trainer.predict(few).predictions) == len(few)
+    assert trainer.args.dataloader_drop_last
+    with pytest.raises(ValueError, match="size: got 4, but there are 3 training samples and --dataloader_drop_last"):
+        make(line_trainer, dataloader_drop_last=True, points=Points(3))
 
 
 # The folder

@@ -234,13 +234,6 @@ class ContrastiveTrainer(RecipeTrainer):
 
     # What is measured
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        self.args.dataloader_drop_last = False  # the Trainer would leave out the last of the evaluation, too
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = True
-
     @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
