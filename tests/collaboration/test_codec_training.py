@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from hf_effmodels import cli
+from hf_effmodels.collaboration.codecs.channel_coded import ChannelCodedForImageClassification
 from hf_effmodels.collaboration.codecs.coded import CodedForImageClassification
 from hf_effmodels.collaboration.codecs.measured import measure_coded, measure_image_codec
 from hf_effmodels.collaboration.codecs.prior import bits
@@ -92,13 +93,17 @@ def test_both_stages_learn_what_is_theirs_and_nothing_else(whole, tmp_path):
     student = CodedForImageClassification.around(whole, "stages.0", [3])
     curve = learn(student, whole, CodedFeaturesLoss(list(STAGES), beta=0.01), tmp_path, 10, 0.01)
     assert curve[-1] < 0.5 * curve[0]
+    # The network stays as it is, its batch norms' statistics, too.
+    assert all(torch.equal(value, before[name]) for name, value in student.network.state_dict().items())
     student.fix_code()
     code = {n: v.clone() for n, v in student.bottleneck.state_dict().items() if not n.startswith("decoder")}
+    decoder = student.bottleneck.decoder[0].weight.clone()
     learn(student, whole, KdLoss(weight=0.5), tmp_path, 4, 0.05, optim="sgd")
     assert all(torch.equal(value, before[name]) for name, value in whole.state_dict().items())
     assert all(
         torch.equal(value, code[name]) for name, value in student.bottleneck.state_dict().items() if name in code
     )
+    assert not torch.equal(student.bottleneck.decoder[0].weight, decoder)
     behind = student.network.state_dict()
     assert {n for n in before if n.startswith(("resnet.encoder.stages.1", "classifier"))} == behind.keys()
     assert all(not torch.equal(behind[n], before[n]) for n in behind if n.endswith("weight"))
@@ -191,6 +196,14 @@ def test_pictures_are_sent_as_files(whole):
         measure_image_codec(whole, normalization, Bars(3), "PNG", 50)
 
 
+@pytest.mark.parametrize("kind, code", [(CodedForImageClassification, [3]), (ChannelCodedForImageClassification, 2)])
+def test_a_new_code_is_drawn_by_its_seed(whole, kind, code):
+    made = [kind.around(whole, "stages.0", code, seed=seed).state_dict() for seed in (0, 0, 1)]
+    names = [name for name in made[0] if not name.startswith("network") and name.endswith("weight")]
+    assert names and all(torch.equal(made[0][name], made[1][name]) for name in names)
+    assert not any(torch.equal(made[0][name], made[2][name]) for name in names)
+
+
 def test_what_cannot_be_coded_is_named(whole):
     for at, widths, message in (
         ("stages.9", [3], "at: got 'stages.9'"),
@@ -234,6 +247,8 @@ def test_the_command_writes_halves_that_load_and_what_each_beta_costs(tmp_path, 
     assert tail(head(torch.randn(2, 3, 32, 32)), (2, 3, 32, 32)).shape == (2, 10)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "rate_accuracy.json").write_text("mine")
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "rate_accuracy.png").write_text("mine")
     for argv, message in (
         ([model, out, *options, "--betas", "-1"], "--betas: got -1"),
         ([model, out, *options[:-2]], "--at is missing"),
@@ -243,6 +258,10 @@ def test_the_command_writes_halves_that_load_and_what_each_beta_costs(tmp_path, 
         ([model, out, *options, "--betas", "1", "1.0000001"], "accepted are one and more that differ in six digits"),
         ([model, out, *options, "--seed", "-1"], "--seed: got -1"),
         ([model, str(tmp_path / "theirs"), *options], "rate_accuracy.json is there, and no file of train-codec"),
+        (
+            [model, str(tmp_path / "drawn"), *options],
+            "rate_accuracy.png is there, and no rate_accuracy.json beside it",
+        ),
         ([model, f"{model}/config.json", *options], "--output: "),
     ):
         assert cli.main(["train-codec", *argv]) == 2

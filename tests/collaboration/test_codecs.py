@@ -44,6 +44,9 @@ def test_a_stream_has_two_bytes_more_than_its_numbers_say_and_compressais_six():
 
 
 def test_every_symbol_keeps_a_place_in_the_table():
+    # What nothing is left for takes its place from the rarest that has more than one.
+    assert rans.quantized_distribution([0.9, 0.1, 0.0]) == [0, 58982, 65535, 65536]
+    assert rans.quantized_distribution([0.0, 0.1, 0.9]) == [0, 1, 6554, 65536]
     ends = rans.quantized_distribution([0.999, 0.0, 0.001, 0.0])
     counts = [b - a for a, b in zip(ends[:-1], ends[1:], strict=True)]
     assert ends[0] == 0 and ends[-1] == 2**16 and min(counts) == 1

@@ -91,6 +91,7 @@ def test_the_best_choice_within_the_budget_is_taken(monkeypatch):
     found = shrink(model, pixels, labels, macs=0.7, score_images=20, samples=30, tolerance=0.05, seed=1)
     assert found.accuracy[0] == 1.0 and found.accuracy[1] < 1.0
     assert found.macs == (part_macs(model.config), part_macs(found.model.config))
+    assert not model.training and not found.model.training
     assert abs(found.macs[1] / found.macs[0] / 0.7 - 1) <= 0.05
     right = (found.model(pixels[20:]).logits.argmax(-1) == labels[20:]).double().mean()
     assert found.accuracy[1] == pytest.approx(float(right))
@@ -125,6 +126,19 @@ def test_the_best_choice_within_the_budget_is_taken(monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             shrink(model, pixels, labels, **options)
+
+
+def test_shares_of_heads_and_neurons_are_rounded_down(monkeypatch):
+    def search(evaluate, *_, depth, **options):
+        ratios = [0.145] * depth, [0.2, 0.6]
+        evaluate(*ratios)
+        return ratios
+
+    monkeypatch.setattr(shrinking, "search_widths", search)
+    monkeypatch.setattr(shrinking, "check_target", lambda *_: None)
+    model, pixels = whole(), torch.randn(8, 3, 16, 16)
+    sizes = shrink(model, pixels, torch.arange(8), macs=0.7, score_images=4).model.config.parts[0]
+    assert sizes["intermediate_sizes"] == [54, 54] and sizes["num_heads"] == [3, 1]  # of 64 and 4: 54.7, 3.2 and 1.6
 
 
 def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, capsys):

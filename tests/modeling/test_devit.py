@@ -73,6 +73,9 @@ def test_devices_and_aggregator_give_what_the_whole_gives():
     for part, columns in enumerate((slice(0, 16), slice(16, 28))):
         for name, classifier in take_part(merged, part).fusion.classifiers.items():
             assert torch.equal(classifier.weight, merged.fusion.classifiers[name].weight[:, columns])
+    three = build(parts=[part_sizes(16, 1, 4), part_sizes(12, 1, 3), part_sizes(8, 1, 2)], fusion_hidden_size=None)
+    taken, of_all = (model.fusion.classifiers["cls"].weight for model in (take_part(three, 2), three))
+    assert torch.equal(taken, of_all[:, 28:36])
 
 
 @torch.no_grad()

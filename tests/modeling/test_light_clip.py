@@ -210,6 +210,9 @@ def test_the_loss_is_the_sum_of_its_weighted_parts():
         shared.patch_embeds,
         shared.vision_model_output.last_hidden_state.flatten(2).transpose(1, 2) @ build().visual_projection.weight.T,
     )
+    nothing_masked = model(**{**given, "mlm_labels": torch.full_like(given["mlm_labels"], -100)}, softening=0.2)
+    assert nothing_masked.mlm_loss == 0
+    torch.testing.assert_close(nothing_masked.loss, instance + 0.3 * token, rtol=1e-4, atol=1e-5)
     plain = build(token_loss_weight=0, mlm_loss_weight=0)
     assert plain(**inputs(masked=False)).loss == plain(**inputs(masked=False)).instance_loss
     assert not [name for name, _ in plain.named_parameters() if "fusion" in name or "mlm" in name or "mask" in name]
@@ -372,6 +375,8 @@ def test_initialisation_follows_the_seed_and_rises_from_meta():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     wide = build(LightClipModel, initializer_factor=3.0).visual_projection.weight.std()
     assert 2 < wide / build(LightClipModel).visual_projection.weight.std() < 4.5
+    projection = build(LightClipModel, projection_dim=512).visual_projection
+    assert projection.weight.std().item() == pytest.approx(projection.in_features**-0.5, rel=0.05)
     with torch.device("meta"):
         assert all(p.is_meta for p in LightClipForPreTraining(tiny_config(LIGHT_CLIP)).parameters())
 

@@ -32,6 +32,7 @@ def test_softening_grows_along_its_schedule():
 def test_what_the_own_pair_gives_up_goes_to_the_others(uniform):
     logits = drawn(4, 4)
     targets = softened_targets(logits, 0.3, uniform)
+    assert not softened_targets(logits.clone().requires_grad_(), 0.3, uniform).requires_grad
     for row in range(4):
         others = [column for column in range(4) if column != row]
         shares = torch.ones(3) / 3 if uniform else logits[row, others].softmax(0)

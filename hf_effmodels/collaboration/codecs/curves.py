@@ -119,6 +119,9 @@ def _train(args: CodecArguments, data_args: DataArguments, augmentation: Augment
 
     check_folder(Path(args.output), accepts_content=True)
     check_report(Path(args.output) / REPORT, ("bottlenecks", "pictures"), "train-codec")
+    picture = Path(args.output) / PICTURE
+    if picture.exists() and not (Path(args.output) / REPORT).exists():
+        raise FileExistsError(f"--output: {picture} is there, and no {REPORT} beside it: name another folder.")
     folders = {beta: Path(args.output) / _folder_of(beta) for beta in args.betas}
     for folder in folders.values():
         for half in ("head", "tail"):

@@ -13,6 +13,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from ..._files import write_text
+from ...hub.contents import FIGURES
 from ...hub.export import clear_export
 from ...hub.written import clear_written
 from .lock import owner_of
@@ -35,6 +36,12 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RESULTS = (
     *("config.json", "model.safetensors", "model.safetensors.index.json"),
     *("model_index.json", "diffusion_pytorch_model.safetensors"),  # of diffusers
+)
+#: What runs of one task or another write beside these. In a folder without a record somebody else has written it.
+_REPORTS = (
+    *("README.md", "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", *FIGURES),
+    *("sample.txt", "text.json", "expert_load.json", "expert_load.png", "adaptation.json", "per_class.csv"),
+    *("masks.png", "masked.png", "answers.png", "example.png", SUBMODELS_TABLE),
 )
 # Keys that may change when a run goes on: they say where and how it is watched, not what is computed.
 _FREE_KEYS = frozenset(
@@ -187,8 +194,10 @@ def _held(folder: Path) -> list[str]:
 
     The record alone is nothing to lose: that run was refused or killed before its first checkpoint.
     """
-    held = [path.name for path in _checkpoints(folder)] + [name for name in _RESULTS if (folder / name).exists()]
-    if (folder / RUN_FILE).exists() and (held or not _is_ours(folder / RUN_FILE)):
+    is_ours = _is_ours(folder / RUN_FILE)
+    names = _RESULTS if is_ours else (*_RESULTS, *_REPORTS)
+    held = [path.name for path in _checkpoints(folder)] + [name for name in names if (folder / name).exists()]
+    if (folder / RUN_FILE).exists() and (held or not is_ours):
         held.append(RUN_FILE)
     return held
 

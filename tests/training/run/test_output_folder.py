@@ -105,6 +105,16 @@ def test_a_folder_with_a_model_is_not_overwritten(tmp_path):
         open_output_folder(tmp_path, CONFIG, None, overwrite=True)
 
 
+@pytest.mark.parametrize("name", ["README.md", "training_curve.png", "sample.txt", "all_results.json"])
+def test_what_a_run_would_write_over_is_refused_where_no_run_has_written_it(tmp_path, name):
+    (tmp_path / name).write_text("a thesis")
+    for resume, overwrite in ((None, False), (None, True), ("auto", False)):
+        with pytest.raises(ValueError, match=rf"{tmp_path} .*holds .*{name}"):
+            open_output_folder(tmp_path, CONFIG, resume, overwrite)
+    write_run(tmp_path, CONFIG)
+    assert open_output_folder(tmp_path, CONFIG, None, overwrite=False) is None
+
+
 def test_a_run_that_ended_before_its_first_checkpoint_leaves_the_folder_to_any_other(tmp_path):
     write_run(tmp_path, CONFIG)
     for other in (CONFIG, {**CONFIG, "learning_rate": 7}):
