@@ -8,6 +8,8 @@ from ..training.run.source import keys_of
 #: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
 BACKENDS = ("eager", "compile", "onnx", "openvino", "openvino-default")
 
+MODES = ("infer", "train", "generate", "detect")
+
 #: Largest accepted numbers: what is above was meant for something else.
 MOST = {
     "batch": 65_536,
@@ -25,14 +27,16 @@ def make_parser() -> argparse.ArgumentParser:
         description="Time presets beside their peers, in turns and in random order, each in a process of its own.",
     )
     names, numbers = _list_of(str), _list_of(int)
+    # By their names alone: importing them takes torch, and seconds.
+    layers = keys_of("LAYERS", Path(__file__).with_name("layers.py"))
+    peers = [name for name in keys_of("PEERS", Path(__file__).with_name("peers.py")) if name != "ours"]
     parser.add_argument(
         "--presets",
         type=names,
         required=True,
-        help="presets, folders, ids of the Hub, exported folders: ghostnetv3-1.0x,out,edge",
+        help="presets, folders, ids of the Hub, exported folders: ghostnetv3-1.0x,out,edge; and single layers: "
+        f"{', '.join(layers)}",
     )
-    # By their names alone: importing them takes torch, and seconds.
-    peers = [name for name in keys_of("PEERS", Path(__file__).with_name("peers.py")) if name != "ours"]
     parser.add_argument(
         "--against",
         type=names,
@@ -44,10 +48,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backends", type=names, default=["eager"], help=f"of our models: {', '.join(BACKENDS)}")
     parser.add_argument(
         "--mode",
-        choices=("infer", "train", "generate", "detect"),
-        default="infer",
-        help="a forward pass (of a language model: the prefill), a training step, generation with a cache, or (of a "
-        "detector) everything from image to boxes",
+        type=_list_of(str, MODES),
+        default=["infer"],
+        help=f"{', '.join(MODES)}: a forward pass (of a language model: the prefill), a training step (of a layer: "
+        "both passes), generation with a cache, or (of a detector) everything from image to boxes",
     )
     parser.add_argument("--rounds", type=int, default=20, help="timed runs of each row")
     parser.add_argument("--image-size", type=int, help="side of the images in pixels (default: the preset's)")
@@ -90,10 +94,13 @@ def _spellings(name: str) -> list[str]:
     return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
 
 
-def _list_of(kind):
+def _list_of(kind, accepted: tuple[str, ...] = ()):
     def parse(text: str) -> list:
         # Each once: a row that is there twice would be one row.
-        return list(dict.fromkeys(kind(part.strip()) for part in text.split(",") if part.strip()))
+        values = list(dict.fromkeys(kind(part.strip()) for part in text.split(",") if part.strip()))
+        if accepted and not (values and set(values) <= set(accepted)):
+            raise argparse.ArgumentTypeError(f"got {text!r}, accepted are {', '.join(accepted)}")
+        return values
 
     parse.__name__ = f"list of {kind.__name__}"
     return parse

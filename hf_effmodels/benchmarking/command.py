@@ -12,6 +12,7 @@ from ..models import get_config
 from ..registry import find
 from .accuracy import accuracies
 from .arguments import BACKENDS, MOST
+from .layers import LAYERS
 from .peers import PEERS, check, has_peer
 from .places import channels_of, config_of, is_foldable, is_place, program_format, side_of
 from .runs import Row, measure
@@ -23,15 +24,13 @@ DENOISED_SIZE = 128
 
 
 def plan(arguments: argparse.Namespace) -> list[list[Row]]:
-    """The rows of each batch size and number of threads; a ValueError names what is not accepted."""
+    """The rows of each batch size, number of threads and mode; a ValueError names what is not accepted."""
     _check("against", arguments.against, [name for name in PEERS if name != "ours"])
     _check("backends", arguments.backends, BACKENDS)
-    training = arguments.mode == "train"
-    if arguments.mode in ("train", "detect") and arguments.backends != ["eager"]:
-        raise ValueError(
-            f"--backends: got {','.join(arguments.backends)}, accepted is eager when mode is {arguments.mode}."
-        )
-    if training and arguments.folded:
+    for mode in arguments.mode:
+        if mode in ("train", "detect") and arguments.backends != ["eager"]:
+            raise ValueError(f"--backends: got {','.join(arguments.backends)}, accepted is eager when mode is {mode}.")
+    if "train" in arguments.mode and arguments.folded:
         raise ValueError("--folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
     for name, most in MOST.items():
         given = getattr(arguments, name)
@@ -56,10 +55,13 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         peers = [(peer, "eager") for peer in arguments.against if has_peer(peer, preset)]
         return peers + [("ours", backend) for backend in _backends(preset, arguments)]
 
-    def row(preset: str, peer: str, backend: str, batch: int, threads: int) -> Row:
+    def row(preset: str, peer: str, backend: str, batch: int, threads: int, mode: str) -> Row:
         shared = {"preset": preset, "peer": peer, "backend": backend, "batch": batch, "threads": threads}
-        shared |= {"mode": arguments.mode, "overrides": json.dumps(overrides)}
-        task = task_of(preset)
+        shared |= {"mode": mode, "overrides": json.dumps(overrides)}
+        task, training = task_of(preset), mode == "train"
+        if task == "layer":
+            layer = LAYERS[preset]
+            return Row(**shared, folded=False, image_size=layer.side, channels=layer.in_channels)
         if task == "super-resolution":
             return Row(**shared, folded=False, image_size=arguments.image_size or DENOISED_SIZE)
         if task in ("text-generation", "visual-prompting", "image-text-to-text"):
@@ -80,9 +82,10 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
         )
 
     return [
-        [row(preset, *each, batch, threads) for preset in arguments.presets for each in implementations(preset)]
+        [row(preset, *each, batch, threads, mode) for preset in arguments.presets for each in implementations(preset)]
         for batch in arguments.batch
         for threads in arguments.threads
+        for mode in arguments.mode
     ]
 
 
@@ -103,8 +106,14 @@ def _side(size: int | Sequence[int]) -> int:
 
 
 def _check_preset(preset: str, arguments: argparse.Namespace, overrides: dict) -> None:
-    if arguments.mode not in modes(preset):
-        raise ValueError(f"--mode: {preset} has no {arguments.mode}; accepted are {', '.join(modes(preset))}.")
+    for mode in arguments.mode:
+        if mode not in modes(preset):
+            raise ValueError(f"--mode: {preset} has no {mode}; accepted are {', '.join(modes(preset))}.")
+    if preset in LAYERS:
+        _check("backends", arguments.backends, backends(preset))
+        if overrides or arguments.image_size is not None:
+            raise ValueError(f"--model-config, --image-size: go with networks; {preset} has its sizes.")
+        return
     if is_place(preset):
         if overrides:
             raise ValueError(f"--model-config: goes with presets; {preset} has its configuration.")
@@ -147,13 +156,13 @@ def run(arguments: argparse.Namespace) -> None:
     right = accuracies(arguments)
     results = []
     for rows, reference in zip(groups, compared, strict=True):
-        sys.stderr.write(f"batch {rows[0].batch}, threads {rows[0].threads}: {len(rows)} rows\n")
+        sys.stderr.write(f"batch {rows[0].batch}, threads {rows[0].threads}, {rows[0].mode}: {len(rows)} rows\n")
         for result in measure(rows, arguments.rounds, reference):
             known = right.get(result.row.preset) if result.row.peer == "ours" else None
             results.append(replace(result, accuracy=known))
     sys.stdout.write(f"{markdown(results)}\n\n")
     names = dict.fromkeys(f"{row.preset} {row.peer} {row.backend}" for row in compared[0].values())
-    sys.stdout.write(f"times faster than {', '.join(names)}; {arguments.mode}, {arguments.rounds} rounds; ")
+    sys.stdout.write(f"times faster than {', '.join(names)}; {', '.join(arguments.mode)}, {arguments.rounds} rounds; ")
     sys.stdout.write(f"{machine()['processor']}\n")
     if arguments.output is not None:
         for path in write(results, arguments.output):

@@ -12,17 +12,22 @@ from torch import nn
 from ..modeling.decoders.configuration_decoder import DecoderConfig
 from ..models import create_model, find_preset, get_config
 from ..registry import find
+from . import layers
 from .places import is_place, load
 
 
 def model_type(preset: str) -> str:
-    """The architecture or pipeline of a preset; a ValueError if there is no such preset."""
+    """The architecture or pipeline of a preset, the kind of a layer; a ValueError if there is no such preset."""
+    if preset in layers.LAYERS:
+        return layers.LAYERS[preset].kind
     found = find(preset)
     return found[0].key if found is not None else find_preset(preset)[0].key
 
 
 def ours(preset: str, folded: bool, overrides: dict) -> nn.Module:
     """The preset itself, or the model of a folder; of a pipeline the part that is timed."""
+    if preset in layers.LAYERS:
+        return layers.build(preset)
     if is_place(preset):
         return load(preset, folded)
     model = create_model(preset, **overrides)
@@ -153,6 +158,7 @@ OFFICIAL_LIKE: dict[str, Callable[[str, bool, dict], nn.Module]] = {
     "tinyvit": _tinyvit,
     "tinysam": _tinyvit,
     "addernet": _addernet,
+    "adder_layer": _addernet,
 }
 
 
@@ -274,6 +280,8 @@ CLASSIFIERS = (
     "parameternet",
     "pyramidvig",
 )
+#: What has binary 3×3 convolutions to be timed by themselves.
+BINARY_LAYERS = ("adabin", "binary_layer")
 #: Those whose logits come from one linear layer.
 LINEAR_HEADS = ("ghostnet", "ghostnetv2", "ghostnetv3", "tinynet", "tinyvit", "parameternet")
 
@@ -312,10 +320,10 @@ PEERS = {
     "sorted": Peer(_of("smaller", "sorted_step"), ("pangu_pi",)),
     "bits": Peer(on_bits, ("adabin", "bimlp")),
     "real-resnet": Peer(real_resnet, ("adabin",)),
-    "layers-float32": Peer(_binary_layers("in_float32"), ("adabin",)),
-    "layers-int8": Peer(_binary_layers("Int8Conv2d"), ("adabin",)),
-    "layers-bits": Peer(_binary_layers("on_bits"), ("adabin",)),
-    "cdist": Peer(cdist, ("addernet",)),
+    "layers-float32": Peer(_binary_layers("in_float32"), BINARY_LAYERS),
+    "layers-int8": Peer(_binary_layers("Int8Conv2d"), BINARY_LAYERS),
+    "layers-bits": Peer(_binary_layers("on_bits"), BINARY_LAYERS),
+    "cdist": Peer(cdist, ("addernet", "adder_layer")),
     "visual-tokens": Peer(visual_tokens, ("adem_vl",)),
     "llava": Peer(_of("llava", "llava"), ("adem_vl",)),
     "llava-pyramid-drop": Peer(_of("llava", "llava_pyramid_drop"), ("adem_vl",)),

@@ -23,7 +23,7 @@ class Row:
 
     Attributes:
         mode: "infer" (of a language model: the prefill), "train" (a training step) or "generate".
-        preset: or a folder or an id of the Hub.
+        preset: or a folder, an id of the Hub, or a layer.
         overrides: changes of the preset's configuration, as JSON.
         image_size, channels: of the images, for models that take them (of a denoiser: of the large image).
         length, new_tokens: of the prompt and of what is generated, for models that take text.

@@ -20,6 +20,7 @@ COLUMNS = (
     "backend",
     "batch",
     "threads",
+    "mode",
     "median ms",
     "IQR ms",
     "CPU ms",
@@ -42,6 +43,7 @@ def cells(result: Result) -> tuple[str, ...]:
         row.backend,
         str(row.batch),
         str(row.threads),
+        row.mode,
         f"{result.median:.2f}",
         f"{result.quartile_1:.2f}–{result.quartile_3:.2f}",
         f"{result.cpu:.2f}",
@@ -132,16 +134,18 @@ def write(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Bars of the medians with their quartiles, a panel for each batch size and number of threads."""
+    """Bars of the medians with their quartiles, a panel for each batch size, number of threads and mode."""
     from matplotlib import pyplot
 
-    groups = list(dict.fromkeys((result.row.batch, result.row.threads) for result in results))
-    height = 1 + 0.35 * max(sum((r.row.batch, r.row.threads) == group for r in results) for group in groups)
+    groups = list(dict.fromkeys((r.row.batch, r.row.threads, r.row.mode) for r in results))
+    height = 1 + 0.35 * max(
+        sum((r.row.batch, r.row.threads, r.row.mode) == group for r in results) for group in groups
+    )
     figure, axes = pyplot.subplots(
         len(groups), 1, figsize=(8, height * len(groups)), squeeze=False, layout="constrained"
     )
     for axis, group in zip(axes[:, 0], groups, strict=True):
-        chosen = [result for result in results if (result.row.batch, result.row.threads) == group]
+        chosen = [r for r in results if (r.row.batch, r.row.threads, r.row.mode) == group]
         medians = [result.median for result in chosen]
         spread = [
             [r.median - r.quartile_1 for r in chosen],
@@ -157,6 +161,6 @@ def draw(results: Sequence[Result], path: Path) -> None:
         axis.invert_yaxis()
         axis.margins(x=0.12)
         axis.set_xlabel("milliseconds (median, quartiles)")
-        axis.set_title(f"batch {group[0]}, {group[1]} thread{'s' if group[1] > 1 else ''}")
+        axis.set_title(f"batch {group[0]}, {group[1]} thread{'s' if group[1] > 1 else ''}, {group[2]}")
     figure.savefig(path, dpi=120, format="png")
     pyplot.close(figure)

@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, RTDetrImageProcessorPil
 
 from ..modeling.light_clip.modeling_light_clip import LightClipForPreTraining
 from ..models import create_image_processor, get_config, model_info
+from .layers import LAYERS
 from .places import is_place, program_format, task_of_place
 
 #: Where the image token stands in the text of an image-text model.
@@ -25,6 +26,8 @@ def task_of(preset: str) -> str:
     Raises:
         ValueError: it cannot be timed. OSError: it is neither a preset nor anywhere.
     """
+    if preset in LAYERS:
+        return "layer"
     if is_place(preset):
         return task_of_place(preset)
     task = model_info(preset).tasks[0]
@@ -35,6 +38,8 @@ def task_of(preset: str) -> str:
 
 def modes(preset: str) -> tuple[str, ...]:
     """The modes a preset can be timed in."""
+    if preset in LAYERS:
+        return LAYERS[preset].modes
     if is_place(preset) and program_format(preset) is not None:
         return ("infer",)
     return WORKLOADS[task_of(preset)][1]
@@ -76,6 +81,23 @@ def _images(model: nn.Module, row: dict):
     if row["backend"] == "compile":
         model = torch.compile(model)
     return _without_gradients(lambda: model(pixels))
+
+
+def _layer(model: nn.Module, row: dict):
+    """In training both gradients, that of the inputs and that of the weights, of random ones of the outputs."""
+    size = row["image_size"]
+    inputs = torch.randn(row["batch"] * LAYERS[row["preset"]].images, row["channels"], size, size)
+    if row["mode"] == "infer":
+        return _without_gradients(lambda: model(inputs))
+    inputs.requires_grad_()
+    gradient = torch.randn_like(model(inputs))
+
+    def call():
+        model.zero_grad()
+        inputs.grad = None
+        model(inputs).backward(gradient)
+
+    return call
 
 
 def _text(model: nn.Module, row: dict):
@@ -224,6 +246,7 @@ WORKLOADS: dict[str, tuple[Callable[[nn.Module, dict], Callable[[], object]], tu
     "mask-generation": (_promptable, ("infer", "train")),
     "zero-shot-image-classification": (_two_towers, ("infer", "train")),
     "masked-image-modeling": (_masked_images, ("infer", "train")),
+    "layer": (_layer, ("infer", "train")),
 }
 
 

@@ -417,6 +417,35 @@ def test_accuracy_stands_beside_the_times_of_classifiers_with_weights(places, tm
         assert re.search(f"hf-effmodels: error: {message}", capsys.readouterr().err), message
 
 
+def test_layers_are_rows_of_their_own_sizes_in_each_mode():
+    inferring, training = rows_of(
+        *("--presets", "adder-64x256x3136", "--against", "cdist", "--mode", "infer,train", "--batch", "2")
+    )
+    assert [(row.peer, row.mode) for row in inferring] == [("cdist", "infer"), ("ours", "infer")]
+    assert [(row.mode, row.image_size, row.channels, row.batch) for row in training] == [("train", 56, 256, 2)] * 2
+    for arguments, message in (
+        (("binary-128x28", "--mode", "infer,train"), "--mode: binary-128x28 has no train; accepted are infer"),
+        (("binary-128x28", "--image-size", "32"), "--image-size: go with networks; binary-128x28 has its sizes"),
+        (("binary-128x28", "--backends", "onnx"), "--backends: got 'onnx', accepted are eager"),
+        (("binary-128x28", "--against", "cdist"), "--against: cdist has no binary-128x28; it has peers of addernet"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rows_of("--presets", *arguments)
+
+
+def test_a_layer_is_timed_on_all_its_positions_with_the_gradients_of_weights_and_inputs():
+    _, call = call_of("adder-64x576x512", image_size=8, channels=64, batch=1)
+    assert call().shape == (8, 64, 8, 8)
+    model, call = call_of("adder-64x576x512", mode="train", image_size=8, channels=64, batch=1)
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    for _ in range(2):
+        call()
+        # The paper's norm of a layer's gradient, 0.2·√(number of weights): of one backward pass, nothing added up.
+        assert model[0].weight.grad.norm().item() == pytest.approx(0.2 * (64 * 576) ** 0.5, rel=1e-4)
+    assert seen[-1].grad.abs().sum() > 0
+
+
 def test_a_preset_whose_task_has_no_workload_is_refused(monkeypatch):
     monkeypatch.delitem(workloads.WORKLOADS, "image-classification")
     with pytest.raises(

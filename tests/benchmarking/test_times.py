@@ -252,6 +252,7 @@ def test_every_column_of_the_table_has_its_number(tmp_path):
         "backend": "eager",
         "batch": "8",
         "threads": "4",
+        "mode": "infer",
         "median ms": "1.23",
         "IQR ms": "1.10–1.50",
         "CPU ms": "2.35",
@@ -293,7 +294,7 @@ def test_the_picture_has_a_panel_for_each_batch_and_a_bar_for_each_row(tmp_path,
     single = replace(RESULT, row=row(batch=1, threads=1), median=5.0, quartile_1=4.0, quartile_3=8.0)
     tables.draw([RESULT, single, replace(single, row=row("timm", batch=1, threads=1))], tmp_path / "b.png")
     axes = pyplot.gcf().axes
-    assert [axis.get_title() for axis in axes] == ["batch 8, 4 threads", "batch 1, 1 thread"]
+    assert [axis.get_title() for axis in axes] == ["batch 8, 4 threads, infer", "batch 1, 1 thread, infer"]
     assert [bar.get_width() for bar in axes[1].patches] == [5.0, 5.0]
     (left, right) = axes[1].containers[0].lines[2][0].get_segments()[0][:, 0]
     assert (left, right) == (4.0, 8.0), "from the first to the third quartile"
