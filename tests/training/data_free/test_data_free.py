@@ -44,13 +44,14 @@ def test_what_is_no_official_generator_is_refused():
         generator_from_official({"fc.weight": torch.zeros(2, 2)})
 
 
-def test_gaps_are_those_of_each_batch_norm_and_the_first_counts_as_often_as_it_is_told():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gaps_are_those_of_each_batch_norm_and_the_first_counts_as_often_as_it_is_told(layout):
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
     with torch.no_grad():
         teacher[3].running_mean.normal_()
         teacher[3].running_var.uniform_(0.5, 2)
-    images = 2 * torch.randn(5, 3, 6, 6) + 1
+    images = (2 * torch.randn(5, 3, 6, 6) + 1).contiguous(memory_format=layout).requires_grad_()
     with watched_gaps(teacher) as gaps:
         teacher(images)
     expected = []
@@ -61,7 +62,9 @@ def test_gaps_are_those_of_each_batch_norm_and_the_first_counts_as_often_as_it_i
             ((norm.running_var - variance) ** 2).sum() ** 0.5 + ((norm.running_mean - flat.mean(1)) ** 2).sum() ** 0.5
         )
     torch.testing.assert_close(torch.stack(gaps), torch.stack(expected))
-    torch.testing.assert_close(statistics_gap(gaps, 3.0), 3 * expected[0] + expected[1])
+    whole, by_hand = statistics_gap(gaps, 3.0), 3 * expected[0] + expected[1]
+    torch.testing.assert_close(whole, by_hand)
+    torch.testing.assert_close(*(torch.autograd.grad(2 * gap, images)[0] for gap in (whole, by_hand)))
     teacher(images)
     assert len(gaps) == 2, "it goes on watching"
 
