@@ -106,6 +106,7 @@ def take_part(model: DeViTForImageClassification, part: int) -> DeViTForImageCla
     config = copy.deepcopy(model.config)
     config.parts, config.class_groups = [config.parts[part]], None
     config.fusion_hidden_size = None
+    config.set_stages()
     taken = DeViTForImageClassification(config).to(model.device, model.dtype)
     taken.devit.parts[0].load_state_dict(model.devit.parts[part].state_dict())
     if model.fusion.hidden is None:

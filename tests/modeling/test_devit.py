@@ -8,10 +8,13 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from PIL import Image
 from torch.nn import functional as F
 from transformers import (
+    AutoBackbone,
     AutoModel,
     AutoModelForImageClassification,
     DeiTConfig,
     DeiTForImageClassificationWithTeacher,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
     ViTConfig,
     ViTForImageClassification,
     pipeline,
@@ -33,7 +36,7 @@ from hf_effmodels.compression.pruning.hsic import (
 )
 from hf_effmodels.compression.pruning.vision_widths import complexity, prune_part, search_widths
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
-from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
+from hf_effmodels.modeling.devit.modeling_devit import DeViTBackbone, DeViTForImageClassification
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.registry import ARCHITECTURES
 from hf_effmodels.training.losses.dekd import DekdLoss, FusedTokensLoss, feature_relation_loss, fused_token_loss
@@ -111,6 +114,52 @@ def test_it_saves_loads_and_runs_in_its_pipeline(tmp_path):
     assert all(answer["label"] in "abcde" for answers in found for answer in answers)
     relabelled = AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
     assert relabelled(images()).logits.shape == (2, 7)
+
+
+def test_feature_maps_are_the_parts_blocks_side_by_side(tmp_path):
+    model, pixels = build(), images()
+    model.save_pretrained(tmp_path)
+    backbone = DeViTBackbone.from_pretrained(tmp_path, out_features=["stem", "stage1", "stage2"])
+    assert type(AutoBackbone.from_config(backbone.config)) is DeViTBackbone
+    with torch.no_grad():
+        outputs = backbone(pixels, output_hidden_states=True)
+        hidden = model(pixels, output_hidden_states=True).hidden_states
+        # What blocks gave: two of the first part, one of the second, which stands in the last stage again.
+        first = [model.devit.parts[0].embeddings(pixels), hidden[1], hidden[2]]
+        second = [model.devit.parts[1].embeddings(pixels), hidden[3], hidden[3]]
+        for maps, states in zip(outputs.feature_maps, zip(first, second, strict=True), strict=True):
+            # Of a DeiT's 18 tokens the first two belong to no place; the others go row by row.
+            expected = torch.cat([state[:, 2:] for state in states], -1).reshape(2, 4, 4, 28).permute(0, 3, 1, 2)
+            torch.testing.assert_close(maps, expected)
+        assert backbone.channels == [28, 28, 28] and len(outputs.hidden_states) == 3
+        assert backbone(pixels, return_dict=False)[0][1].shape == (2, 28, 4, 4)
+        assert backbone(images(1, 70)[..., :50]).feature_maps[-1].shape == (1, 28, 4, 3)
+        last = DeViTBackbone.from_pretrained(tmp_path, out_indices=[-1])
+        assert last.out_features == ["stage2"]
+        last.save_pretrained(tmp_path / "backbone")
+        torch.testing.assert_close(DeViTBackbone.from_pretrained(tmp_path / "backbone")(pixels)[0], last(pixels)[0])
+        # A part by itself has the stages of its own blocks, in its folder, too.
+        take_part(model, 1).save_pretrained(tmp_path / "part")
+        part = DeViTBackbone.from_pretrained(tmp_path / "part")
+        assert part.stage_names == ["stem", "stage1"]
+        torch.testing.assert_close(part(pixels).feature_maps[0], outputs.feature_maps[-1][:, 16:])
+        options = {"part_type": "cct", "qkv_bias": False, "tokenizer_kernel_size": 5, "num_tokenizer_layers": 2}
+        cct = build(**options, image_size=48)
+        found = DeViTBackbone(cct.config).eval()
+        found.load_state_dict(cct.devit.state_dict(), strict=False)
+        state = cct.devit.parts[0].embeddings(images(1, 40)[..., :28])
+        torch.testing.assert_close(found.parts[0](images(1, 40)[..., :28])[0].flatten(2).transpose(1, 2), state)
+        assert found.parts[0].embeddings.side == 12
+    settings = {"hidden_size": 8, "pool_scales": [1, 2], "use_auxiliary_head": False, "num_labels": 3}
+    segmenter = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone.config, **settings))
+    output = segmenter(pixels, labels=torch.zeros(2, 64, 64, dtype=torch.long))
+    assert output.logits.shape == (2, 3, 64, 64)
+    output.loss.backward()
+    without = [name for name, p in segmenter.named_parameters() if p.grad is None]
+    # Tokens of the last block that belong to no place are not part of its map, yet their weights are the blocks'.
+    assert not without
+    with pytest.raises(ValueError, match=r"expected \(batch, 3"):
+        backbone(pixels[:, :2])
 
 
 @torch.no_grad()

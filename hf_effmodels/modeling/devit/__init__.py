@@ -1,6 +1,6 @@
 """DeViT: one classifier made of small vision transformers, each on a device of its own, and their fusion."""
 
-from ...architecture import CONVNEXT_PROCESSOR, Architecture
+from ...architecture import CONVNEXT_PROCESSOR, Architecture, vision_classes
 
 ENTRIES = (
     Architecture(
@@ -8,7 +8,7 @@ ENTRIES = (
         title="DeViT",
         package=__name__,
         config="DeViTConfig",
-        auto_classes={"AutoModel": "DeViTModel", "AutoModelForImageClassification": "DeViTForImageClassification"},
+        auto_classes=vision_classes("DeViT"),
         image_processor=CONVNEXT_PROCESSOR,
         paper="DeViT: Decomposing Vision Transformers for Collaborative Inference in Edge Devices",
         arxiv="2309.05015",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
 from ...architecture import Preset
@@ -22,7 +23,7 @@ def part_sizes(hidden_size: int, depth: int, heads: int, mlp_ratio: int = 4) -> 
 
 
 @strict
-class DeViTConfig(PreTrainedConfig):
+class DeViTConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""
     Configuration of a DeViT: parts of one kind, and the fusion of their tokens. With one part and no
     `fusion_hidden_size` it is a plain vision transformer with its classifier: what a device trains before the fusion.
@@ -46,6 +47,8 @@ class DeViTConfig(PreTrainedConfig):
         drop_path_rate: stochastic depth of the last block of each part, linear from 0.
         layer_norm_eps: of every layer norm.
         initializer_range: standard deviation of the truncated normal initialisation.
+        out_features, out_indices: which of "stem", "stage1", ... the backbone returns (the last by default), a stage
+            for each block of the deepest part.
     """
 
     model_type = "devit"
@@ -65,11 +68,21 @@ class DeViTConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs):
         parts = [part_sizes(384, 12, 6)] if self.parts is None else self.parts
         self.parts = [{key: list(v) if isinstance(v, tuple) else v for key, v in part.items()} for part in parts]
+        kwargs.pop("stage_names", None)  # of a file: the parts say them
+        self.set_stages(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         super().__post_init__(**kwargs)
+
+    def set_stages(self, out_features: list[str] | None = None, out_indices: list[int] | None = None) -> None:
+        """Name the stages after `parts`, and choose those that a backbone returns."""
+        depth = max((len(part.get("num_heads") or ()) for part in self.parts), default=0)
+        self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, depth + 1)]
+        self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
 
     def validate_architecture(self):
         if self.part_type not in PART_TYPES:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -135,6 +136,11 @@ class DeViTPatches(nn.Module):
         self.distillation_token = nn.Parameter(torch.zeros(1, 1, width)) if self.num_tokens == 2 else None
         self.position_embeddings = nn.Parameter(torch.zeros(1, self.side**2 + self.num_tokens, width))
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image."""
+        side = self.projection.kernel_size[0]
+        return height // side, width // side
+
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         height, width = pixel_values.shape[-2:]
         side = self.projection.kernel_size[0]
@@ -158,11 +164,15 @@ class DeViTTokenizer(nn.Module):
             nn.Conv2d(before, after, kernel, stride, padding, bias=False)
             for before, after in zip(channels[:-1], channels[1:], strict=True)
         )
-        self.side = config.image_size
-        for _ in range(layers):
-            convolved = (self.side + 2 * padding - kernel) // stride + 1
-            self.side = (convolved - 1) // 2 + 1
+        self.side, _ = self.grid(config.image_size, config.image_size)
         self.position_embeddings = nn.Parameter(torch.zeros(1, self.side**2, width))
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of what is left of an image."""
+        for layer in self.convolutions:
+            (kernel, _), (stride, _), (padding, _) = layer.kernel_size, layer.stride, layer.padding
+            height, width = (((s + 2 * padding - kernel) // stride) // 2 + 1 for s in (height, width))
+        return height, width
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         for convolution in self.convolutions:
@@ -178,8 +188,8 @@ def _positions(embeddings: nn.Module, grid: torch.Tensor, extra: int) -> torch.T
     return resize_positions(table, *grid.shape[2:], extra_tokens=extra)
 
 
-class DeViTPart(nn.Module):
-    """One small vision transformer: what runs on a device. Images in; what it sends, and its whole sequence, out."""
+class DeViTTrunk(nn.Module):
+    """The blocks of a part, and what they are given. Images in; the outputs of both as maps."""
 
     def __init__(self, config: DeViTConfig, number: int):
         super().__init__()
@@ -189,6 +199,23 @@ class DeViTPart(nn.Module):
         embeddings = DeViTTokenizer if config.part_type == "cct" else DeViTPatches
         self.embeddings = embeddings(config, width)
         self.layers = nn.ModuleList(DeViTLayer(config, sizes, layer) for layer in range(len(sizes["num_heads"])))
+
+    def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """Of (batch, channels, height, width) one map and one more for each block, (batch, width, rows, columns);
+        tokens that belong to no place are left out."""
+        states = [self.embeddings(pixel_values)]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        rows, columns = self.embeddings.grid(*pixel_values.shape[-2:])
+        return [state[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns)) for state in states]
+
+
+class DeViTPart(DeViTTrunk):
+    """One small vision transformer: what runs on a device. Images in; what it sends, and its whole sequence, out."""
+
+    def __init__(self, config: DeViTConfig, number: int):
+        super().__init__(config, number)
+        width = config.parts[number]["hidden_size"]
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.pooling = nn.Linear(width, 1) if config.part_type == "cct" else None
 
@@ -303,6 +330,40 @@ class DeViTModel(DeViTPreTrainedModel):
         )
 
 
+class DeViTBackbone(BackboneMixin, DeViTPreTrainedModel):
+    """The parts' maps side by side, for detectors and segmenters: all stages have the stride of the patches ("vit",
+    "deit") or of the tokenizer ("cct") and the channels of all parts together.
+
+    A stage is what the block of its number gives in each part, before the last norm; a part with fewer blocks gives
+    what its last one gave.
+    """
+
+    has_attentions = False
+    _keys_to_ignore_on_load_unexpected = [r"^parts\.\d+\.(norm|pooling)\.", r"^fusion\."]
+
+    def __init__(self, config: DeViTConfig):
+        super().__init__(config)
+        self.num_features = [config.hidden_size] * len(config.stage_names)
+        self.parts = nn.ModuleList(DeViTTrunk(config, number) for number in range(len(config.parts)))
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
+        """
+        Args:
+            pixel_values: normalised images, (batch, num_channels, height, width).
+        """
+        check_pixels(pixel_values, self.config.num_channels)
+        of_parts = [part(pixel_values) for part in self.parts]
+        hidden_states = tuple(
+            torch.cat([maps[min(stage, len(maps) - 1)] for maps in of_parts], dim=1)
+            for stage in range(len(self.stage_names))
+        )
+        feature_maps = tuple(hidden_states[self.stage_names.index(name)] for name in self.out_features)
+        return BackboneOutput(feature_maps=feature_maps, hidden_states=hidden_states)
+
+
 class DeViTForImageClassification(DeViTPreTrainedModel):
     """The parts and the fusion of what they send. `encode` and `fuse` are the halves, for devices and aggregator."""
 
@@ -357,4 +418,4 @@ class DeViTForImageClassification(DeViTPreTrainedModel):
         )
 
 
-__all__ = ["DeViTForImageClassification", "DeViTModel", "DeViTPreTrainedModel"]
+__all__ = ["DeViTBackbone", "DeViTForImageClassification", "DeViTModel", "DeViTPreTrainedModel"]
