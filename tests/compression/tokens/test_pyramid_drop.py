@@ -444,6 +444,8 @@ def test_models_and_inputs_that_cannot_be_are_refused():
         ValueError, match="past_key_values: got StaticCache of StaticLayer, accepted is a DynamicCache"
     ):
         model(**inputs, past_key_values=static)
+    with pytest.raises(ValueError, match=r"pixel_values: got none, but input_ids have \d+ image tokens"):
+        model(inputs["input_ids"])
     with pytest.raises(ValueError, match="input_ids: got none"):
         model(inputs_embeds=torch.zeros(1, 4, 32))
     cache = DynamicCache()

@@ -26,6 +26,9 @@ from .rows import Rows, number_runs
 from .settings import DECODERS, PyramidDropSettings
 from .watching import Drop, report
 
+#: Beginnings of the arguments in which pictures come, or what a tower has made of them.
+_PICTURES = ("pixel_values", "mm_encoder_outputs", "image_hidden_states", "image_embeds", "image_features")
+
 
 @dataclass
 class _Call:
@@ -35,11 +38,13 @@ class _Call:
         base: the base model that is running.
         labels: of the head; those of the tokens that are left, once the decoder has run.
         images: (B, L) True at image tokens, as the base model finds them.
+        pictures: whether any were given.
     """
 
     base: nn.Module
     labels: torch.Tensor | None = None
     images: torch.Tensor | None = None
+    pictures: bool = False
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("pyramid_drop_call", default=None)
@@ -93,6 +98,9 @@ class StagedBase(_Staged):
         if input_ids is not None:
             # By comparing with numbers: a tensor of the ids would be a transfer to the device at each token.
             call.images = functools.reduce(torch.logical_or, (input_ids == i for i in visual_token_ids(self.config)))
+            call.pictures = any(
+                name.startswith(_PICTURES) and value is not None and len(value) for name, value in kwargs.items()
+            ) or any(isinstance(value, torch.Tensor) and value.is_floating_point() for value in args)
         elif not _has_stages(kwargs.get(CACHE)):
             raise ValueError("input_ids: got none; PyramidDrop finds the image tokens by their ids.")
         with _running(call):
@@ -116,6 +124,11 @@ class StagedDecoder(_Staged):
             raise ValueError(
                 "input_ids: got image tokens after a cached prompt, accepted are prompts from their start "
                 "(PyramidDrop ranks all image tokens by the last token of the prompt)."
+            )
+        if images is not None and not call.pictures:
+            raise ValueError(
+                f"pixel_values: got none, but input_ids have {int(images.sum())} image tokens, which would be nothing "
+                "but words; give the images, or prompts without them."
             )
         if images is None and not staged:
             return super().forward(*args, **kwargs)
