@@ -24,6 +24,7 @@ from hf_effmodels.training.tasks.distillation.episodes import (
     members_of,
 )
 
+from ....processes import run_in_two
 from ..contract import history, same, weights
 
 SHAPE = Shape(way=3, shot=2, query=3)
@@ -156,3 +157,17 @@ def test_what_does_not_go_with_episodes_is_said_before_training(run, tmp_path):
         with pytest.raises(ValueError, match=message):
             main([*run, *options, "--output_dir", str(tmp_path / "refused")])
     assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.thorough
+def test_two_processes_learn_the_episodes_of_one(run, tmp_path):
+    """Two episodes in a step, one in each process."""
+    names = "loss", "task_loss", "adaptconf/teacher", "adaptconf/own", "grad_norm"
+    size = run.index("--per_device_train_batch_size") + 1
+    run_in_two(main, [*run[:size], "15", *run[size + 1 :], "--output_dir", str(tmp_path / "two")])
+    main([*run, "--output_dir", str(tmp_path / "one")])
+    two, one = (history(tmp_path / name, *names) for name in ("two", "one"))
+    assert one.shape == (4, 5)
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+    measured = [json.loads((tmp_path / name / "eval_results.json").read_text()) for name in ("two", "one")]
+    assert measured[0]["eval_few_shot_accuracy"] == pytest.approx(measured[1]["eval_few_shot_accuracy"], abs=0.02)

@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessorPil,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
@@ -17,9 +21,11 @@ from transformers import (
 from hf_effmodels import create_model
 from hf_effmodels.training import main
 from hf_effmodels.training.distillation import DistillationTrainingArguments
+from hf_effmodels.training.losses import layered
 from hf_effmodels.training.losses.layered import HEADS_FILE, JointTeacherLoss, LayeredLoss, stage_modules
 from hf_effmodels.training.tasks.distillation.taps import collecting
 
+from ....processes import run_in_two
 from ..contract import history
 from .test_trainer import Images, trained
 
@@ -192,6 +198,37 @@ def test_a_recipe_trains_resumes_and_needs_no_teacher(digits_run, tmp_path):
     main([*run, "--output_dir", str(tmp_path / "resumed"), "--resume_from_checkpoint", checkpoint])
     again = history(tmp_path / "resumed", "loss", "lsskd/joint")
     assert np.array_equal(again[-2:], history(tmp_path / "whole", "loss", "lsskd/joint")[-2:])
+
+
+def _main_without_norms(arguments: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layered, "light_extractors", lambda widths: [nn.Conv2d(w, widths[-1], 3) for w in widths])
+        main(arguments)
+
+
+@pytest.mark.thorough
+def test_two_processes_learn_from_a_teacher_with_heads_as_one_does(digits_run, tmp_path):
+    """Networks and heads are without batch norms, so a step is the same wherever its pictures are."""
+    for name, width in (("teacher", 12), ("student", 8)):
+        torch.manual_seed(width)
+        config = ConvNextConfig(patch_size=2, hidden_sizes=[6, width], depths=[1, 1], num_stages=2, num_labels=10)
+        ConvNextForImageClassification(config).save_pretrained(tmp_path / name)
+        ConvNextImageProcessorPil(size={"shortest_edge": 16}, crop_pct=1.0).save_pretrained(tmp_path / name)
+    stages = ["convnext.encoder.stages.0", "convnext.encoder.stages.1"]
+    run = ["--task", "distillation", *digits_run, "--eval_strategy", "no", "--save_strategy", "no", "--max_steps", "2"]
+    run += ["--load_best_model_at_end", "false", "--student_taps", *stages]
+    taught, kinds = tmp_path / "taught", "{stages: [1, 2], heads: light"
+    losses = f"{{lsskd: {kinds}, divergence_weight: 0, feature_weight: 0, keep_heads: true}}}}"
+    _main_without_norms([*run, "--model", str(tmp_path / "teacher"), "--losses", losses, "--output_dir", str(taught)])
+    run += ["--model", str(tmp_path / "student"), "--teacher", str(taught), "--teacher_taps", *stages]
+    run += ["--losses", f"{{hsakd: {kinds}}}}}"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    run_in_two(_main_without_norms, [*run, "--output_dir", str(two)])
+    _main_without_norms([*run, "--per_device_train_batch_size", "16", "--output_dir", str(one)])
+    names = "loss", "task_loss", "hsakd/joint", "hsakd/logits", "grad_norm"
+    of_one = history(one, *names)
+    assert of_one.shape == (2, 5) and (of_one > 0).all()
+    np.testing.assert_allclose(history(two, *names), of_one, rtol=1e-4, atol=1e-5)
 
 
 def test_student_and_heads_learn_at_rates_of_their_own(tmp_path):
