@@ -207,7 +207,8 @@ class TinyVitBlock(GradientCheckpointingLayer):
         tokens = hidden_states.permute(0, 2, 3, 1)
         size, (height, width) = self.attention.window_size, tokens.shape[1:3]
         below, right = -height % size, -width % size
-        windows = split_windows(F.pad(tokens, (0, 0, 0, right, 0, below)), size)
+        padded = F.pad(tokens, (0, 0, 0, right, 0, below)) if below or right else tokens  # by nothing it copies, too
+        windows = split_windows(padded, size)
         attended, _ = self.attention(windows, **kwargs)
         attended = join_windows(attended, size, height + below, width + right)[:, :height, :width]
         tokens = tokens + self.drop_path(attended)
