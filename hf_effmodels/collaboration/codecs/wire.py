@@ -8,14 +8,33 @@ import numpy as np
 import torch
 from torch import nn
 
-from .entropic import CodedFeatures, EntropicBottleneck
+from .entropic import EntropicBottleneck
 from .pointwise import PointwiseCodec
 from .slimmable import SlimmableBottleneck
 
 Tensors = dict[str, torch.Tensor]
 
 
-class RawCodec(nn.Module):
+class Codec(nn.Module):
+    """What all codecs share: a part that computes on tensors alone, which a graph can hold, and one that makes bytes.
+
+    `encode` is `pack` of `between`, `decode` is `restore` of `unpack`.
+    """
+
+    def encode(self, features: torch.Tensor, **options) -> Tensors:
+        """(batch, ...) -> what is sent."""
+        return self.pack(self.between(features, **options), **options)
+
+    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Features of the `shape` and `dtype` that the network expects.
+
+        Raises:
+            ValueError: tensors of other names, shapes or kinds.
+        """
+        return self.restore(self.unpack(sent, shape, dtype), shape, dtype)
+
+
+class RawCodec(Codec):
     """Features as they are: both halves together give the very numbers of the whole."""
 
     kind = "raw"
@@ -24,21 +43,20 @@ class RawCodec(nn.Module):
         """What `codec_from` builds it from."""
         return {}
 
-    def encode(self, features: torch.Tensor) -> Tensors:
-        """(batch, ...) -> what is sent."""
-        return {"features": features.contiguous()}
+    def between(self, features: torch.Tensor) -> Tensors:
+        return {"features": features}
 
-    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Features of the `shape` and `dtype` that the network expects.
+    def pack(self, tensors: Tensors) -> Tensors:
+        return {"features": tensors["features"].contiguous()}
 
-        Raises:
-            ValueError: tensors of other names, shapes or kinds.
-        """
-        features = _take(sent, {"features": (shape, dtype)})["features"]
-        return features
+    def unpack(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensors:
+        return _take(sent, {"features": (shape, dtype)})
+
+    def restore(self, tensors: Tensors, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return tensors["features"]
 
 
-class UniformCodec(nn.Module):
+class UniformCodec(Codec):
     """`bits` for each number: even levels between the smallest and the largest number of each image.
 
     Args:
@@ -56,18 +74,23 @@ class UniformCodec(nn.Module):
     def settings(self) -> dict:
         return {"bits": self.bits}
 
-    def encode(self, features: torch.Tensor) -> Tensors:
+    def between(self, features: torch.Tensor) -> Tensors:
+        """A level for each number, (batch, numbers), and the ends of each image's range."""
         flat = features.float().flatten(1)
-        if not torch.isfinite(flat).all():
-            raise ValueError("features: they are not finite.")
         low, high = flat.amin(1), flat.amax(1)
-        if not torch.isfinite(high - low).all():
-            raise ValueError("features: smallest and largest are too far apart for float32.")
         step = ((high - low) / (2**self.bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
         levels = ((flat - low[:, None]) / step[:, None]).round().clamp(0, 2**self.bits - 1).to(torch.uint8)
-        return {"levels": _pack(levels, self.bits), "low": low, "high": high}
+        return {"levels": levels, "low": low, "high": high}
 
-    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def pack(self, tensors: Tensors) -> Tensors:
+        low, high = tensors["low"], tensors["high"]
+        if not (torch.isfinite(low) & torch.isfinite(high)).all():
+            raise ValueError("features: they are not finite.")
+        if not torch.isfinite(high - low).all():
+            raise ValueError("features: smallest and largest are too far apart for float32.")
+        return {"levels": _pack(tensors["levels"], self.bits), "low": low, "high": high}
+
+    def unpack(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensors:
         count = math.prod(shape[1:])
         expected = {
             "levels": ((shape[0], math.ceil(count * self.bits / 8)), torch.uint8),
@@ -77,12 +100,15 @@ class UniformCodec(nn.Module):
         levels, low, high = _take(sent, expected).values()
         if not (torch.isfinite(high - low) & (low <= high)).all():
             raise ValueError("low, high: accepted are finite numbers in order, a finite distance apart.")
-        levels = _unpack(levels, self.bits, count).to(low)
-        restored = low[:, None] + levels * ((high - low) / (2**self.bits - 1))[:, None]
-        return restored.reshape(shape).to(dtype)
+        return {"levels": _unpack(levels, self.bits, count), "low": low, "high": high}
+
+    def restore(self, tensors: Tensors, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        levels, low, high = (tensors[name] for name in ("levels", "low", "high"))
+        restored = low[:, None] + levels.to(low) * ((high - low) / (2**self.bits - 1))[:, None]
+        return restored.reshape(-1, *shape[1:]).to(dtype)
 
 
-class ChannelCodec(nn.Module):
+class ChannelCodec(Codec):
     """MAHPPO's 1×1 convolutions around a `UniformCodec`, for features (batch, channels, height, width).
 
     Args:
@@ -102,21 +128,29 @@ class ChannelCodec(nn.Module):
     def settings(self) -> dict:
         return {"channels": self.channels, "shrink": self.shrink, "bits": self.quantizer.bits}
 
-    def encode(self, features: torch.Tensor) -> Tensors:
+    def between(self, features: torch.Tensor) -> Tensors:
         if features.ndim != 4 or features.shape[1] != self.channels:
             raise ValueError(
                 f"features: got {tuple(features.shape)}, accepted are (batch, {self.channels}, height, width)."
             )
-        return self.quantizer.encode(self.codec.encode(features))
+        return self.quantizer.between(self.codec.encode(features))
 
-    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        code_shape = (shape[0], self.codec.code_channels, *shape[2:])
+    def pack(self, tensors: Tensors) -> Tensors:
+        return self.quantizer.pack(tensors)
+
+    def unpack(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensors:
+        return self.quantizer.unpack(sent, self._code_shape(shape), dtype)
+
+    def restore(self, tensors: Tensors, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         weight = next(self.codec.parameters())
-        code = self.quantizer.decode(sent, code_shape, weight.dtype)
+        code = self.quantizer.restore(tensors, self._code_shape(shape), weight.dtype)
         return self.codec.decoder(code).to(dtype)
 
+    def _code_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0], self.codec.code_channels, *shape[2:])
 
-class EntropicCodec(nn.Module):
+
+class EntropicCodec(Codec):
     """Entropic Student's bottleneck: its encoder stands in the place of the whole head, its decoder before the tail.
 
     For features (batch, target_channels, height / 4, width / 4) of images (batch, 3, height, width).
@@ -144,13 +178,20 @@ class EntropicCodec(nn.Module):
     def settings(self) -> dict:
         return {"channels": self.channels, "target_channels": self.target_channels}
 
-    def encode(self, pixel_values: torch.Tensor) -> Tensors:
-        return _joined(self.bottleneck.encode(pixel_values.float()).streams)
+    def between(self, pixel_values: torch.Tensor) -> Tensors:
+        """The rounded code, (batch, channels, ...)."""
+        return {"code": self.bottleneck.entropy_bottleneck.round(self.bottleneck.encoder(pixel_values.float()))}
 
-    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def pack(self, tensors: Tensors) -> Tensors:
+        return _joined(self.bottleneck.entropy_bottleneck.compress(tensors["code"]))
+
+    def unpack(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensors:
         _check_maps(shape, self.target_channels)
-        coded = CodedFeatures(_streams(sent, shape[0]), (shape[2] - 1, shape[3] - 1))
-        return self.bottleneck.decode(coded).to(dtype)
+        prior, size = self.bottleneck.entropy_bottleneck, (shape[2] - 1, shape[3] - 1)
+        return {"code": prior.decompress(list(_streams(sent, shape[0])), size)}
+
+    def restore(self, tensors: Tensors, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return self.bottleneck.decoder(tensors["code"]).to(dtype)
 
 
 def _joined(streams: Sequence[bytes]) -> Tensors:
@@ -187,7 +228,7 @@ def _streams(sent: Mapping[str, torch.Tensor], images: int) -> tuple[bytes, ...]
     return tuple(streams)
 
 
-class SlimmableCodec(nn.Module):
+class SlimmableCodec(Codec):
     """`EntropicCodec` with an encoder of several widths: each request says which one it was made by.
 
     Args:
@@ -216,21 +257,26 @@ class SlimmableCodec(nn.Module):
     def settings(self) -> dict:
         return {"widths": list(self.widths), "target_channels": self.bottleneck.target_channels}
 
-    def encode(self, pixel_values: torch.Tensor, width: int | None = None) -> Tensors:
-        """What is sent for (batch, 3, height, width), by an encoder of `width`, by default the largest."""
-        width = self.bottleneck.checked(width)
-        streams = self.bottleneck.encode(pixel_values.float(), width).streams
-        return {**_joined(streams), "width": torch.tensor([width])}
+    def between(self, pixel_values: torch.Tensor, width: int | None = None) -> Tensors:
+        """The rounded code by an encoder of `width`, by default the largest."""
+        code = self.bottleneck.encoder(pixel_values.float(), width)
+        return {"code": self.bottleneck.prior(width).round(code)}
 
-    def decode(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    def pack(self, tensors: Tensors, width: int | None = None) -> Tensors:
+        width = self.bottleneck.checked(width)
+        return {**_joined(self.bottleneck.prior(width).compress(tensors["code"])), "width": torch.tensor([width])}
+
+    def unpack(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensors:
         _check_maps(shape, self.bottleneck.target_channels)
         sent = dict(sent)
         width = sent.pop("width", None)
         if width is None or width.dtype != torch.int64 or tuple(width.shape) != (1,):
             raise ValueError("payload: width must be one whole number.")
-        width = self.bottleneck.checked(int(width))
-        coded = CodedFeatures(_streams(sent, shape[0]), (shape[2] - 1, shape[3] - 1))
-        return self.bottleneck.decode(coded, width).to(dtype)
+        prior, size = self.bottleneck.prior(int(width)), (shape[2] - 1, shape[3] - 1)
+        return {"code": prior.decompress(list(_streams(sent, shape[0])), size)}
+
+    def restore(self, tensors: Tensors, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return self.bottleneck.decoder(tensors["code"]).to(dtype)
 
 
 def _check_maps(shape: tuple[int, ...], target_channels: int) -> None:
