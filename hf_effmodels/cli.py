@@ -340,9 +340,7 @@ def _names_two_towers(arguments) -> bool:
 def _export_two_towers(arguments):
     from .edge_two_towers import export_two_towers
 
-    for name in ("precision", "calibrate", "min_agreement", "nms", "threshold", "nms_threshold", "max_detections"):
-        if (value := getattr(arguments, name)) not in (None, False, "float32"):
-            raise ValueError(f"--{name.replace('_', '-')}: got {value!r}, which two towers are not exported with.")
+    _check_plain(arguments, "two towers")
     source = arguments.preset
     if arguments.checkpoint is not None:
         from .hub.convert import load_checkpoint
@@ -351,6 +349,38 @@ def _export_two_towers(arguments):
     elif arguments.preset in list_models():
         raise ValueError(f"MODEL: the weights of {arguments.preset} are random; train it first and name its folder.")
     return export_two_towers(source, arguments.folder, arguments.format, image_size=arguments.image_size)
+
+
+def _check_plain(arguments, what: str) -> None:
+    """ValueError if an option is given that goes with exports of one graph alone."""
+    for name in ("precision", "calibrate", "min_agreement", "nms", "threshold", "nms_threshold", "max_detections"):
+        if (value := getattr(arguments, name)) not in (None, False, "float32"):
+            raise ValueError(f"--{name.replace('_', '-')}: got {value!r}, which {what} are not exported with.")
+
+
+def _halves(arguments):
+    """Head and tail: those of `split`, or of a coded classifier; None where MODEL is neither."""
+    from .registry import COMPOSED
+
+    if arguments.checkpoint is not None or arguments.preset in list_models():
+        return None
+    head, tail = (os.path.join(arguments.preset, half) for half in ("head", "tail"))
+    if all(os.path.isfile(os.path.join(half, "split.json")) for half in (head, tail)):
+        from .collaboration.splitting import SplitHead, SplitTail
+
+        _check_plain(arguments, "halves")
+        return SplitHead.from_pretrained(head), SplitTail.from_pretrained(tail)
+    from transformers import AutoConfig
+
+    from .collaboration.splitting.command import load_classifier
+    from .hub.ids import reading
+
+    with reading("MODEL", arguments.preset):
+        if AutoConfig.from_pretrained(arguments.preset).model_type not in COMPOSED:
+            return None
+    _check_plain(arguments, "halves")
+    model, processor = load_classifier(arguments.preset)
+    return model.halves(processor)
 
 
 def _export(arguments):
@@ -363,6 +393,10 @@ def _export(arguments):
 
     if arguments.image_size is not None and not 1 <= arguments.image_size <= 16384:
         raise ValueError(f"--image-size: got {arguments.image_size}, accepted are 1 to 16384.")
+    if (halves := _halves(arguments)) is not None:
+        from .edge_halves import export_halves
+
+        return export_halves(*halves, arguments.folder, arguments.format, image_size=arguments.image_size)
     if _names_two_towers(arguments):
         return _export_two_towers(arguments)
     if arguments.checkpoint is not None or arguments.preset in list_models():

@@ -35,6 +35,7 @@ from .edge_formats import TOLERANCES, Format, check_format, check_precision
 from .hub.ids import reading
 from .hub.wrappers import unwrap, unwrap_parts
 from .models import create_image_processor, create_model, list_models, model_info, sized_processor
+from .registry import COMPOSED
 
 
 @dataclass
@@ -139,6 +140,11 @@ def export(
     folder = Path(folder)
     check_folder(folder)
     model, processor = load_source(source, processor)
+    if model.config.model_type in COMPOSED:
+        raise ValueError(
+            f"source: a {type(model).__name__} makes bytes between its halves, which no graph can; "
+            "edge_halves.export_halves(*model.halves(), folder) exports what is before and behind them."
+        )
     kind = KINDS[kind_of(model)]
     size = _image_size(model, processor, image_size)
     if processor is not None and image_size is not None:

@@ -1,6 +1,8 @@
 """A classifier in two halves gives the numbers of the whole."""
 
+import copy
 import json
+import time
 
 import pytest
 import torch
@@ -272,6 +274,12 @@ def test_costs_are_those_of_each_point_and_choose_by_the_link():
     assert [cost.bits for cost in costs] == [3 * 32 * 32 * 8, (512 + 8) * 8, (12 * 16 + 8) * 8, 0]
     assert costs[0].head_seconds == 0 and costs[-1].tail_seconds == 0
     assert costs[-1].head_seconds > 20 * costs[0].tail_seconds  # a hundred times slower, in noise
+    # Of the processor's seconds those do not count in which it waits for others.
+    slow = copy.deepcopy(model)
+    slow.register_forward_pre_hook(lambda module, args: time.sleep(0.2))
+    for option, least, most in ((True, 0.0, 0.19), (False, 0.2, 60.0)):
+        found = measure_split(slow, ["stages.0"], repeats=1, processor_time=option)
+        assert least < found[-1].head_seconds < most
     fewer = measure_split(model, ["stages.0"], bits=4, shrink=3, repeats=1)
     assert fewer[1].bits == 8 * (2 * 64 * 4 // 8 + 8)
     shrunk = measure_split(model, shrink=3, repeats=1)  # what has no channels of maps is not among those taken

@@ -34,7 +34,7 @@ def main_split(argv: Sequence[str]) -> None:
         if not arguments.list:
             for half in ("head", "tail"):
                 check_half_folder(Path(arguments.output) / half)
-        model, processor = _load(arguments.model)
+        model, processor = load_classifier(arguments.model)
         if arguments.list:
             rows = split_points(model, _size(arguments))
             lines = [f"{'bytes':>10}  {'parameters before':>17}  after"]
@@ -106,7 +106,7 @@ def _with_images(folder: str):
     """What answers heads that send images: of a DeViT of one part what it sends to the fusion, else logits."""
     from .whole import part, whole
 
-    model, processor = _load(folder)
+    model, processor = load_classifier(folder)
     is_part = model.config.model_type == "devit" and len(model.config.parts) == 1
     return (part if is_part else whole)(model, processor=processor)[1]
 
@@ -120,6 +120,11 @@ def main_measure_split(argv: Sequence[str]) -> None:
     parser.add_argument("--device-slowdown", type=float, default=1.0, help="the device is so many times slower")
     parser.add_argument("--watts", type=float, default=2.5, help="of the device while it computes (not measured)")
     parser.add_argument("--repeats", type=int, default=5, help="of each measurement, of which the median counts")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="of all threads: other work on the machine does not lengthen it",
+    )
     parser.add_argument("--shrink", type=int, help="send so many times fewer channels, by 1×1 convolutions")
     parser.add_argument("--output", help="JSON file, for `hf-effmodels offload --profile`")
     parser.add_argument("--picture", help="new PNG file: milliseconds over the bandwidth, a line for each point")
@@ -141,7 +146,7 @@ def main_measure_split(argv: Sequence[str]) -> None:
             raise ValueError("picture: it goes over two bandwidths and more, see --bandwidth.")
         if arguments.picture and Path(arguments.picture).exists():
             raise FileExistsError(f"picture: {arguments.picture} is there already; name a new file.")
-        model, _ = _load(arguments.model)
+        model, _ = load_classifier(arguments.model)
         costs = measure_split(
             model,
             arguments.at,
@@ -150,6 +155,7 @@ def main_measure_split(argv: Sequence[str]) -> None:
             image_size=_size(arguments),
             repeats=arguments.repeats,
             device_slowdown=arguments.device_slowdown,
+            processor_time=arguments.processor_time,
         )
         if arguments.output:
             save_costs(arguments.output, costs, arguments.watts)
@@ -195,7 +201,8 @@ def _size(arguments) -> tuple[int, int] | None:
     return arguments.image_size, arguments.image_size
 
 
-def _load(name: str):
+def load_classifier(name: str):
+    """A classifier, by a preset (random weights), a folder or an id of the Hub, and its image processor or None."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from ...hub.checkpoints import check_model

@@ -52,6 +52,7 @@ def measure_split(
     image_size: tuple[int, int] | None = None,
     repeats: int = 5,
     device_slowdown: float = 1.0,
+    processor_time: bool = False,
 ) -> list[PointCost]:
     """The costs of sending the image, of each point, and of sending nothing, in this order.
 
@@ -64,7 +65,10 @@ def measure_split(
         image_size: height and width; by default the configuration's, or 224.
         repeats: of each measurement, of which the median counts.
         device_slowdown: the device is simulated by this machine, so many times slower.
+        processor_time: count the processor's seconds, of all threads, instead of the clock's: of one thread these are
+            what the clock would say on a machine without other work.
     """
+    clock = time.process_time if processor_time else time.perf_counter
     if repeats < 1:
         raise ValueError(f"repeats: got {repeats}, accepted are whole numbers from 1.")
     if not 0 < device_slowdown < float("inf"):
@@ -77,15 +81,15 @@ def measure_split(
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
     in_one = evaluating(model)
     with torch.inference_mode():
-        whole = _seconds(lambda: in_one(pixels), repeats)
+        whole = _seconds(lambda: in_one(pixels), repeats, clock)
     image_bits = 8 * shape[1] * shape[2] * shape[3]
     costs = [PointCost(IMAGE, image_bits, 0.0, whole)]
     for name, codec in zip(names, codecs, strict=True):
         head, tail = split(model, name, codec=codec, image_size=image_size)
         sent = head(pixels)
         size = sum(value.numel() * value.itemsize for value in sent.values())
-        before = _seconds(lambda head=head: head(pixels), repeats)
-        after = _seconds(lambda tail=tail, sent=sent: tail(sent, shape), repeats)
+        before = _seconds(lambda head=head: head(pixels), repeats, clock)
+        after = _seconds(lambda tail=tail, sent=sent: tail(sent, shape), repeats, clock)
         costs.append(PointCost(head.facts.at, 8 * size, device_slowdown * before, after))
     return [*costs, PointCost(WHOLE, 0, device_slowdown * whole, 0.0)]
 
@@ -161,11 +165,11 @@ def _codec(shape: tuple[int, ...], bits: int | None, shrink: int | None) -> nn.M
     return None if bits is None else UniformCodec(bits)
 
 
-def _seconds(call: Callable[[], object], repeats: int) -> float:
+def _seconds(call: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
     call()
     times = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = clock()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return statistics.median(times)
