@@ -188,6 +188,18 @@ def test_attention_kernels_sizes_batches_and_threads_do_not_matter():
         torch.testing.assert_close(found, expected)
 
 
+@torch.no_grad()
+def test_later_blocks_are_dropped_more_often_and_a_cct_sends_its_weighted_mean():
+    rates = [
+        layer.drop_path.rate for layer in build(parts=[part_sizes(16, 3, 4)], drop_path_rate=0.3).devit.parts[0].layers
+    ]
+    assert rates == pytest.approx([0, 0.15, 0.3])
+    model = build(part_type="cct", qkv_bias=False, num_tokenizer_layers=2)
+    tokens, sequence = model.devit.parts[0](images())
+    scores = sequence @ model.devit.parts[0].pooling.weight[0] + model.devit.parts[0].pooling.bias
+    torch.testing.assert_close(tokens[:, 0], (scores.softmax(1)[..., None] * sequence).sum(1))
+
+
 @pytest.mark.parametrize("part_type", ["vit", "cct"])
 def test_it_learns_and_checkpointing_changes_no_gradient(part_type):
     options = {"qkv_bias": False, "num_tokenizer_layers": 2} if part_type == "cct" else {}

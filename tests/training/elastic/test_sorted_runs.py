@@ -103,7 +103,7 @@ def test_a_step_is_the_mean_over_plain_models_and_each_is_saved_as_it_was_measur
         found = evaluate(["--task", "causal-lm", *where, *data])
         assert found["loss"] == pytest.approx(results[f"eval_{name}_loss"], rel=1e-5)
         assert table[name]["loss"] == results[f"eval_{name}_loss"] != results["eval_loss"]
-        assert table[name]["parameters"] == model.num_parameters()
+        assert table[name]["parameters"] == model.num_parameters() and model.config.use_cache
     # Early exit: the first layers draft, the whole verifies.
     prompt = {"input_ids": batch["input_ids"][:1, :4], "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     assisted = models["whole"].generate(**prompt, assistant_model=models["one"])

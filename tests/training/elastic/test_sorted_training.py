@@ -46,21 +46,24 @@ def _trainer(folder, model, **options):
     return SortedTrainer(model, arguments, train_dataset=_data(), **{"submodels": SUBMODELS, **options})
 
 
-def test_a_step_follows_the_mean_of_the_losses_of_sub_models(tmp_path):
+@pytest.mark.parametrize("drawn", [3, 2])
+def test_a_step_follows_the_mean_of_the_losses_of_sub_models(tmp_path, drawn):
     model, expected = _model(), _model()
-    trainer = _trainer(tmp_path, model)
+    trainer = _trainer(tmp_path, model, submodels_per_step=drawn)
     (batch,) = [next(iter(trainer.get_train_dataloader()))]
     trainer.train()
     # By hand: plain models of each size, their gradients added where their weights came from.
-    for sizes in SUBMODELS:
+    for number in trainer.draw_submodels(0):
+        sizes = SUBMODELS[number]
         plain = extract_submodel(expected, **sizes) if sizes else _model()
-        (plain(**batch).loss / 3).backward()
+        (plain(**batch).loss / drawn).backward()
         for name, weight in plain.named_parameters():
             whole = expected.get_parameter(name)
             whole.grad = torch.zeros_like(whole) if whole.grad is None else whole.grad
             whole.grad[tuple(map(slice, weight.shape))] += weight.grad
     for name, weight in expected.named_parameters():
-        torch.testing.assert_close(model.get_parameter(name), weight - 0.1 * weight.grad, msg=name)
+        moved = weight if weight.grad is None else weight - 0.1 * weight.grad
+        torch.testing.assert_close(model.get_parameter(name), moved, msg=name)
 
 
 def test_accumulated_batches_take_the_step_of_one_large_batch(tmp_path):
@@ -77,6 +80,8 @@ def test_draws_depend_on_the_step_and_reach_every_sub_model(tmp_path):
     trainer = _trainer(tmp_path, _model(), submodels_per_step=2)
     draws = [trainer.draw_submodels(step) for step in range(30)]
     assert draws == [trainer.draw_submodels(step) for step in range(30)]
+    trainer.args.seed += 1
+    assert draws != [trainer.draw_submodels(step) for step in range(30)]
     assert {tuple(sorted(draw)) for draw in draws} == {(0, 1), (0, 2), (1, 2)}
 
 
@@ -110,6 +115,7 @@ def test_shrinking_begins_softly_and_climbs_to_the_multiplier():
     ]
     steps = torch.tensor(rates).diff()
     torch.testing.assert_close(steps, steps[:1].expand(9))  # the effective rate climbs in a line
+    assert rates[0] == pytest.approx(0.1 * 0.5 * schedule.learning_rate(7))
     assert schedule.weight(3, 4) == 0 and not schedule.trains_others(3) and schedule.weight(6) == 0.5
     with pytest.raises(ValueError, match="warmup_epochs, full_model_epochs: got 7 and 6"):
         DelayedShrinking(10, 6, 7, 5, 0.1)

@@ -116,6 +116,12 @@ def test_the_sparse_reading_of_a_label_map_is_that_of_the_dense_one():
     assert len(used) == 5
 
 
+def test_a_crop_of_less_than_a_cell_is_read_as_one():
+    scores = torch.arange(16.0).view(1, 1, 4, 4)
+    found = pooled_logits(scores, torch.zeros(1, 1, 4, 4, dtype=torch.long), [(0.5, 0.25, 0.501, 0.251)], 2)
+    assert found.tolist() == [[scores[0, 0, 2, 1], 0]]  # from 1.5 and 0.5 cells on
+
+
 def test_soft_labels_are_mixed_by_the_area_of_the_box():
     pixels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous()
     targets = F.one_hot(torch.arange(4), 6).double()

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -53,6 +54,9 @@ def test_the_students_loss_is_that_of_the_paper_on_images_of_the_generator(data_
     student, pixels = trainer.model.train(), trainer.images
     assert pixels.shape == (4, 1, 8, 8)
     torch.testing.assert_close(pixels.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)  # of the last batch norm
+    # Noise of its own for each side and each step.
+    drawn = [trainer._generate(side, step) for side, step in ((5, 0), (5, 1), (6, 0), (6, 1))]
+    assert torch.equal(drawn[0], pixels) and not any(torch.equal(a, b) for a, b in combinations(drawn, 2))
     trainer.is_in_train = True
     found, outputs = trainer.task_loss(copy.deepcopy(student), {"place": torch.tensor([2, 0])})
     own = copy.deepcopy(student)(pixels[[2, 0]])
@@ -187,7 +191,7 @@ def test_how_much_heads_count_is_learnt_from_a_few_real_images_and_nothing_else_
     few = ["--model_config", config, "--real_samples", "20", "--save_strategy", "no"]
     steps = ["--aggregation_steps", "30", "--aggregation_learning_rate", "0.1"]
     main([*data_free_run, *few, *steps, "--output_dir", str(tmp_path / "few")])
-    main([*data_free_run, *few, "--aggregation_steps", "1", "--output_dir", str(tmp_path / "one")])
+    main([*data_free_run, *few, *steps, "--aggregation_steps", "1", "--output_dir", str(tmp_path / "one")])
     learnt, one = (load_file(tmp_path / name / "model.safetensors") for name in ("few", "one"))
     assert all(torch.equal(learnt[name], one[name]) for name in one if not name.startswith("aggregation."))
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "few").eval()
@@ -204,6 +208,15 @@ def test_teachers_from_transformers_are_shown_what_they_are_used_to(teachers):
     pixels = torch.randn(3, 1, 8, 8, requires_grad=True)
     logits, features = teacher(pixels)
     assert features.shape == (3, 8) and torch.autograd.grad(logits.sum(), pixels)[0].abs().sum() > 0
+    # The same picture by the numbers that each of them is used to, and classes in another order.
+    picture, own = torch.randint(0, 256, (2, 1, 12, 12)).float(), input_of(loaded[1].processor, 1)
+    ours, theirs = (
+        picture * torch.tensor(side.normalization.scale) + torch.tensor(side.normalization.shift)
+        for side in (given, own)
+    )
+    assert not torch.allclose(ours, theirs)
+    turned = Teacher("theirs", loaded[1].model, own, Input(12, given.normalization), range(9, -1, -1))
+    torch.testing.assert_close(turned(ours)[0], loaded[1].model(theirs).logits.flip(1), rtol=1e-4, atol=1e-5)
     same_input = Input(12, given.normalization)
     plain = Teacher("theirs", loaded[1].model, same_input, same_input, range(10))
     torch.testing.assert_close(plain(torch.ones(1, 1, 12, 12))[0], loaded[1].model(torch.ones(1, 1, 12, 12)).logits)

@@ -119,6 +119,8 @@ def test_a_student_learns_by_episodes_and_tells_classes_it_has_not_seen(run, cla
     samples = [trainer.train_dataset[index] for index in range(30)]
     pixels = torch.stack([sample["pixel_values"] for sample in samples])
     assert [sample["labels"] for sample in samples[:10]] == [-100, -100, 0, 0, 0, -100, -100, 1, 1, 1]
+    later = trainer.train_dataset[len(trainer.train_dataset)]["pixel_values"]  # an epoch has episodes of its own
+    assert not torch.equal(later, pixels[0])
     with torch.no_grad():
         logits = episode_logits(before.convnext(pixels).pooler_output, SHAPE, 10.0)
     loss = F.cross_entropy(logits, episode_labels(30, SHAPE))
