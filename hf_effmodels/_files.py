@@ -38,8 +38,9 @@ def whole_file(file: str | os.PathLike) -> Iterator[Path]:
     file = Path(file).resolve()
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder; accepted is the name of a file")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part, lock = _claim(file)
+    with _saying_where(f"{file}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part, lock = _claim(file)
     try:
         yield part
         if file.exists():
@@ -50,6 +51,15 @@ def whole_file(file: str | os.PathLike) -> Iterator[Path]:
         raise
     finally:
         _close(lock)
+
+
+@contextlib.contextmanager
+def _saying_where(place: str) -> Iterator[None]:
+    """What the system says of a temporary name is told of the name that was given."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{place} cannot be written ({error.strerror or error}).") from error
 
 
 def write_bytes(file: str | os.PathLike, content: bytes) -> None:
@@ -110,11 +120,12 @@ def whole_folder(folder: str | os.PathLike, *, replaces: Callable[[str, Path], b
     """
     folder = Path(folder).resolve()
     check_folder(folder, accepts_content=replaces is not None)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _tidy(folder)
     new = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with contextlib.ExitStack() as at_the_end:
+    with _saying_where(f"folder: {folder}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(folder)
         new.mkdir()
+    with contextlib.ExitStack() as at_the_end:
         at_the_end.callback(_close, _lock(new))
         # After an error the new folder, after success the old one.
         at_the_end.callback(shutil.rmtree, new, ignore_errors=True)
@@ -127,11 +138,13 @@ def whole_folder(folder: str | os.PathLike, *, replaces: Callable[[str, Path], b
 
 def check_folder(folder: str | os.PathLike, *, accepts_content: bool = False) -> None:
     """FileExistsError unless `folder` can be written: new, empty, or (`accepts_content`) any folder, and no file is in
-    the place of a folder above it."""
+    the place of a folder above it. OSError where that is not permitted."""
     folder = Path(folder)
     nearest = next((place for place in (folder, *folder.parents) if place.exists()), None)
     if nearest is not None and not nearest.is_dir():
         raise FileExistsError(f"folder: {nearest} is a file; accepted is a folder")
+    if nearest is not None and not os.access(nearest, os.W_OK | os.X_OK):
+        raise OSError(f"folder: {folder} cannot be written: there is no permission to write into {nearest}")
     if not accepts_content and folder.exists() and (names := sorted(os.listdir(folder))):
         raise FileExistsError(f"folder: {folder} is not empty: it holds {names[0]}. Name a new or an empty one")
 

@@ -73,7 +73,7 @@ _RENAMED = {"folder_or_model": "folder", "source": "preset", "calibration": "cal
 def _words(command: Parser) -> dict[str, str]:
     """What a command calls the arguments of the function that it runs."""
     named = {a.dest: a.option_strings[-1] if a.option_strings else a.metavar for a in command.declared}
-    return named | {name: named[ours] for name, ours in _RENAMED.items() if ours in named}
+    return {name: named[ours] for name, ours in _RENAMED.items() if ours in named} | named
 
 
 def _refuse(reason: str) -> int:
@@ -307,6 +307,8 @@ def _read_labels(file: str) -> list[str]:
     try:
         with open(file, encoding="utf-8") as opened:
             names = json.load(opened)
+    except OSError as error:
+        raise OSError(f"--labels: {file} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--labels: {file} is no JSON file ({error}).") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):

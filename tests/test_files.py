@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_effmodels import _files
-from hf_effmodels._files import move_into, whole_file, whole_folder, write_text
+from hf_effmodels._files import check_folder, move_into, whole_file, whole_folder, write_text
 
 OURS = {"config.json", "model.safetensors", "unet/weights"}
 OLD = {"config.json": "old", "model.safetensors": "old", "thesis.tex": "mine", "runs/log": "mine"}
@@ -164,6 +164,18 @@ def test_without_leave_to_replace_a_folder_must_be_new_or_empty(tmp_path):
             fill(new, NEW)
         assert read(tmp_path / name) == NEW
     assert read(tmp_path / "full") == OLD
+
+
+def test_what_cannot_be_written_is_told_of_the_name_that_was_given(tmp_path, monkeypatch):
+    for write, message in (
+        (lambda: _files.write_text("/proc/nobody.txt", ""), "/proc/nobody.txt cannot be written [(]No such file"),
+        (lambda: whole_folder("/proc/nobody").__enter__(), "folder: /proc/nobody cannot be written [(]No such file"),
+    ):
+        with pytest.raises(OSError, match=f"^{message}"):
+            write()
+    monkeypatch.setattr("os.access", lambda place, mode: Path(place) != tmp_path)
+    with pytest.raises(OSError, match=f"^folder: {tmp_path}/a/b cannot be written: there is no permission"):
+        check_folder(tmp_path / "a" / "b")
 
 
 def test_links_lead_to_where_they_point_and_rights_stay(tmp_path):

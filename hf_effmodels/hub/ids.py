@@ -71,7 +71,8 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
         if not _is_cached(name) and not _is_hub_reached():
             raise OSError(
                 f"{argument}: {name!r} cannot be found or reached: there is no such folder or file, nothing of it is "
-                f"in the cache, and {constants.ENDPOINT} does not answer (within {PATIENCE:g} s).{hint and ' '}{hint}"
+                f"in the cache, and there is no way to {constants.ENDPOINT} (tried for {PATIENCE:g} s at most)."
+                f"{hint and ' '}{hint}"
             )
         return
     raise OSError(f"{argument}: there is no folder or file {name!r}{_nearest(path)}.{hint and ' '}{hint}")

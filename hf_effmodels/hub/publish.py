@@ -184,9 +184,12 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
         raise ValueError(f"folder_or_model: {folder} is not a folder")
     is_pipeline_there = (folder / MODEL_INDEX).is_file()
     if not is_pipeline_there and not is_export(folder):
+        is_one = "write one with hf_effmodels.hub.export(model, processor, folder)"
+        if is_export(folder / "hub"):  # of a run
+            is_one = f"{folder / 'hub'} is one"
         raise ValueError(
             f"folder_or_model: {folder} is not an exported model (its {CONFIG} must have an auto_map with the code "
-            "beside it); write one with hf_effmodels.hub.export(model, processor, folder)"
+            f"beside it); {is_one}"
         )
     names = model_files(folder)
     if is_pipeline_there:

@@ -29,6 +29,7 @@ class Answers:
 
     Raises:
         ValueError: an unfinished result of other settings. FileExistsError: `file` is there. Nothing has been written.
+        OSError: nothing can be written there.
     """
 
     def __init__(self, file: Path, count: int, settings: Mapping, is_first: bool, wait: Callable[[], None]):
@@ -37,8 +38,11 @@ class Answers:
         _check(file, self.folder, settings)
         wait()  # all have looked before one writes
         if is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / _SETTINGS, dict(settings))
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_json(self.folder / _SETTINGS, dict(settings))
+            except OSError as error:
+                raise OSError(f"--output: {file} cannot be written ({error.strerror or error}).") from error
         self.places = self._read()
         wait()  # and have read before one adds to it
         self._part = None

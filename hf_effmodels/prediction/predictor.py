@@ -4,7 +4,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,18 @@ MODULES = {
     "super-resolution": "enlarged",
     "text-generation": "continuation",
     "text-classification": "classes",
+}
+#: Task -> the `Options` that it has a use for.
+USED = {
+    "image-classification": ("top_k",),
+    "object-detection": ("threshold",),
+    "image-segmentation": (),
+    "mask-generation": ("points", "top_k"),
+    "zero-shot-image-classification": ("labels", "template", "top_k"),
+    "image-text-to-text": ("prompt", "max_new_tokens"),
+    "super-resolution": ("steps",),
+    "text-generation": ("max_new_tokens",),
+    "text-classification": ("top_k",),
 }
 
 
@@ -101,10 +113,12 @@ def load_predictor(
         device: where to compute; by default an accelerator if there is one.
 
     Raises:
-        ValueError: a task that is not one of `MODULES`, or that the model is not for.
+        ValueError: a task that is not one of `MODULES`, or that the model is not for; an option that the task has no
+            use for.
         OSError: a model that cannot be found, reached or read.
     """
     source, task = find_task(source, task)
+    _check_used(task, options or Options())
     module = importlib.import_module(f"{__package__}.tasks.{MODULES[task]}")
     return module.load(task, source, options or Options(), device or default_device())
 
@@ -138,6 +152,14 @@ def find_task(source: Source | str, task: str | None = None) -> tuple[Source, st
             + (f", not for {task}." if task else f"; predictions are made for {', '.join(MODULES)}.")
         )
     return source, task
+
+
+def _check_used(task: str, options: Options) -> None:
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if f.name not in USED[task] and value not in (f.default, []):
+            told = " ".join(value) if isinstance(value, (list, tuple)) else value
+            raise ValueError(f"{f.name}: got {told}, which {task} has no use for.")
 
 
 def default_device() -> str:

@@ -327,6 +327,16 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
         (["measure-split", folder, "--watts", "-1"], "--watts: got -1"),
         (["measure-split", folder, *picture], "--picture: "),
         (["measure-split", folder, "--bandwidth", "1e6", "--picture", "new.png"], "--picture: it goes over two"),
+        (
+            ["measure-split", folder, *options[:4], "--output", "/proc/x.json"],
+            "--output: /proc/x.json cannot be",
+        ),
+        (
+            ["measure-split", folder, "--picture", "x.jpg"],
+            "--picture: got 'x.jpg', accepted are names that",
+        ),
+        (["split", folder, "/proc/x", "--at", "stages.0"], "OUTPUT: /proc/x/head cannot be written (No such file"),
+        (["serve-tail", str(tmp_path), "--images"], "FOLDER: "),
         (["serve-tail", folder], "FOLDER: "),
         (["serve-tail", folder, "--port", "0"], "--port: got 0"),
         (["serve-tail", folder, "--queue", "-1"], "--queue: got -1"),

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ import hf_effmodels
 from hf_effmodels.cli import main
 from hf_effmodels.images import read_image
 from hf_effmodels.prediction.drawing import draw_boxes, draw_masks
+from hf_effmodels.prediction.predictor import MODULES, USED, Options
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.test_vision_language import parts  # noqa: F401
@@ -84,6 +86,9 @@ def test_what_is_wrong_is_said_before_anything_is_predicted(classifier, photos, 
         ((model, photos, "--task", "x"), "--task: got 'x', accepted are image-classification, "),
         ((model, photos, "--task", "object-detection"), "is for image-classification, not for object-detection"),
         ((model, photos, "--save", "out"), "--save: got 'out', but image-classification has nothing to draw"),
+        ((model, photos, "--threshold", 0.3), "--threshold: got 0.3, which image-classification has no use for"),
+        ((model, photos, "--labels", "a", "b"), "--labels: got a b, which image-classification has no use for"),
+        ((model, photos, "--output", "/proc/x.csv"), "--output: /proc/x.csv cannot be written"),
         ((model,), "the following arguments are required: INPUT"),
         ((model, photos, "--json", "--csv"), "not allowed with argument --json"),
         ((model, ""), "INPUT: one is empty"),
@@ -288,6 +293,11 @@ def test_what_a_chat_template_has_made_gets_no_second_beginning(language, tmp_pa
     for ids in seen:
         assert ids.tolist() == [tokenizer.eos_token_id, *tokenizer("The cat", add_special_tokens=False)["input_ids"]]
     assert len(seen) == 2
+
+
+def test_every_option_has_a_task_and_every_task_knows_its_options():
+    assert USED.keys() == MODULES.keys()
+    assert {name for names in USED.values() for name in names} == {f.name for f in fields(Options)}
 
 
 def test_numbers_that_are_none_and_files_that_are_no_text_are_named(language, tmp_path, capsys, photos):

@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> dict:
     arguments, rest = parser.parse_known_args(list(argv))
     parser.check_no_rest(rest)
     words = {action.dest: action.option_strings[-1] for action in parser.declared}
+    words["folder"] = words["output"]
     try:
         return _run(arguments)
     except (ValueError, OSError) as error:
@@ -103,7 +104,9 @@ def _profile(name: str) -> tuple[SplitProfile, list[str]]:
         content = json.loads(Path(name).read_text(encoding="utf-8"))
         profile = profile_from(content["profile"])
         names = [str(point["at"]) for point in content["points"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"profile: {name} is no file of measure-split: it has no {error}.") from error
+    except (TypeError, ValueError) as error:
         raise ValueError(f"profile: {name} is no file of measure-split: {error}") from error
     if len(names) != profile.last + 1:
         raise ValueError(f"profile: {name} has {len(names)} points and costs of {profile.last + 1}.")

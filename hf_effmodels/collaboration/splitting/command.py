@@ -3,11 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from ..._command_line import Parser, in_words_of_the_command, show
+from ..._files import check_folder
 
 #: The environment may hold the token, which a command line shows to everybody on the machine.
 TOKEN = "HF_EFFMODELS_TAIL_TOKEN"
@@ -106,7 +108,7 @@ def _with_images(folder: str):
     """What answers heads that send images: of a DeViT of one part what it sends to the fusion, else logits."""
     from .whole import part, whole
 
-    model, processor = load_classifier(folder)
+    model, processor = load_classifier(folder, "folder")
     is_part = model.config.model_type == "devit" and len(model.config.parts) == 1
     return (part if is_part else whole)(model, processor=processor)[1]
 
@@ -146,6 +148,12 @@ def main_measure_split(argv: Sequence[str]) -> None:
             raise ValueError("picture: it goes over two bandwidths and more, see --bandwidth.")
         if arguments.picture and Path(arguments.picture).exists():
             raise FileExistsError(f"picture: {arguments.picture} is there already; name a new file.")
+        if arguments.picture and Path(arguments.picture).suffix.lower() != ".png":
+            raise ValueError(f"picture: got {arguments.picture!r}, accepted are names that end in .png.")
+        for name in ("output", "picture"):
+            if getattr(arguments, name):
+                with _of(name):
+                    check_folder(Path(getattr(arguments, name)).parent, accepts_content=True)
         model, _ = load_classifier(arguments.model)
         costs = measure_split(
             model,
@@ -158,9 +166,11 @@ def main_measure_split(argv: Sequence[str]) -> None:
             processor_time=arguments.processor_time,
         )
         if arguments.output:
-            save_costs(arguments.output, costs, arguments.watts)
+            with _of("output"):
+                save_costs(arguments.output, costs, arguments.watts)
         if arguments.picture:
-            draw_latencies(arguments.picture, costs, min(arguments.bandwidth), max(arguments.bandwidth))
+            with _of("picture"):
+                draw_latencies(arguments.picture, costs, min(arguments.bandwidth), max(arguments.bandwidth))
         if arguments.json:
             show(json.dumps([asdict(cost) for cost in costs], indent=2) + "\n")
             return
@@ -201,7 +211,7 @@ def _size(arguments) -> tuple[int, int] | None:
     return arguments.image_size, arguments.image_size
 
 
-def load_classifier(name: str):
+def load_classifier(name: str, argument: str = "model"):
     """A classifier, by a preset (random weights), a folder or an id of the Hub, and its image processor or None."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -212,13 +222,22 @@ def load_classifier(name: str):
     if name in list_models() and not Path(name).exists():
         sys.stderr.write("hf-effmodels: the preset's weights are random.\n")
         return create_model(name).eval(), create_image_processor(name)
-    with reading("model", name):
+    with reading(argument, name):
         model = AutoModelForImageClassification.from_pretrained(name).eval()
-    check_model("model", model)
+    check_model(argument, model)
     try:
         return model, AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError):
         return model, None  # many folders have none; the head then takes pixel values
+
+
+@contextmanager
+def _of(name: str) -> Iterator[None]:
+    """What cannot be written is told of the argument that named it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{name}: {str(error).removeprefix('folder: ')}") from error
 
 
 def _parse(parser: Parser, argv: Sequence[str]):

@@ -6,6 +6,7 @@ torch's own SyncBatchNorm refuses CPUs, and cannot leave out a process that repe
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 import torch
 from torch import distributed, nn
@@ -29,9 +30,18 @@ def left_out(idle: bool) -> Iterator[None]:
 def synchronise_batch_norms(model: nn.Module) -> None:
     """Let the batch norms of a model, in place, normalise by the batches of all processes in training."""
     for module in model.modules():
-        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        if isinstance(module, tuple(_SYNCHRONISED)):
             # Parameters, buffers and hooks stay what and where they are.
-            module.__class__ = _SYNCHRONISED[type(module)]
+            module.__class__ = _synchronised(type(module))
+
+
+@cache
+def _synchronised(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class whose norm is that of all processes. One that is derived from torch's still says what is normed."""
+    if kind in _SYNCHRONISED:
+        return _SYNCHRONISED[kind]
+    base = next(own for own in _SYNCHRONISED if issubclass(kind, own))
+    return type(f"Synchronised{kind.__name__}", (kind, _SYNCHRONISED[base]), {})
 
 
 class _Synchronised(_BatchNorm):

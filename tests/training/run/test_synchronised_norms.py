@@ -5,6 +5,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from hf_effmodels.modeling.layers.visible import only_visible, see_visible_only
 from hf_effmodels.training.run.synchronised_norms import left_out, synchronise_batch_norms
 
 from ...processes import run_in_two
@@ -18,7 +19,9 @@ def build() -> nn.Module:
     maps, flat = nn.BatchNorm2d(3, momentum=0.3, eps=0.01), nn.BatchNorm1d(3, momentum=None, affine=False)
     nn.init.normal_(maps.weight)
     nn.init.normal_(maps.bias)
-    return nn.Sequential(nn.Conv2d(3, 3, 1), maps, nn.SiLU(), nn.Flatten(2), flat).double()
+    seen = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))  # as SparK's encoders, of visible places alone
+    see_visible_only(seen)
+    return nn.Sequential(nn.Conv2d(3, 3, 1), maps, nn.SiLU(), seen, nn.Flatten(2), flat).double()
 
 
 def samples() -> torch.Tensor:
@@ -26,7 +29,8 @@ def samples() -> torch.Tensor:
 
 
 def loss_of(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    return (network(inputs) * torch.arange(1, 5)).pow(3).sum()
+    with only_visible((inputs[:, :1] > 20).double().detach()):
+        return (network(inputs) * torch.arange(1, 5)).pow(3).sum()
 
 
 def train_a_share(folder: str) -> None:

@@ -280,7 +280,10 @@ class Taps:
             try:
                 stages = find_stages(model, run, max(4, *numbers))
             except ValueError:
-                stages = find_stages(model, run, max(numbers))
+                try:
+                    stages = find_stages(model, run, max(numbers))
+                except ValueError as error:
+                    raise ValueError(f"{argument} is missing: {error}") from error
         self.stages = list(stages or ())
         self.sources: dict[str, tuple[str, bool]] = {}
         self.specs: dict[str, FeatureSpec] = {}

@@ -204,7 +204,7 @@ def test_modules_are_named_by_their_paths():
         ),
         (["stage1"], ["nowhere"], r"taps: there is no feature at 'nowhere'; nearest: resnet"),
         (["stage3"], ["resnet.encoder.stages.1"], "taps: got 1 stages, a loss asks for stage 3"),
-        (["stage9"], None, "9 stages cannot be told by the shapes"),
+        (["stage9"], None, "taps is missing: ResNet.*: 9 stages cannot be told by the shapes"),
     ],
 )
 def test_a_wrong_tap_is_told_with_those_there_are(names, stages, message):
