@@ -3,6 +3,7 @@
 # With the newest versions of all libraries instead of the pinned ones: CONSTRAINTS=newest bash scripts/test.sh
 # With further models, formats and processes for what the default says of one: SUITE=thorough bash scripts/test.sh
 # The demo's apps, also in a browser where Chromium is installed: SUITE=demo bash scripts/test.sh
+# The environment alone: INSTALL=only
 # transformers' own common tests over the models here, from its source distribution: SUITE=transformers bash scripts/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,6 +18,7 @@ if [ "${SUITE:-own}" = demo ]; then
 else
     setup_environment test
 fi
+[ "${INSTALL:-}" != only ] || exit 0
 
 export OMP_NUM_THREADS=1
 case "${SUITE:-own}" in
