@@ -356,7 +356,7 @@ def _export_two_towers(arguments):
 def _check_plain(arguments, what: str) -> None:
     """ValueError if an option is given that goes with exports of one graph alone."""
     for name in ("precision", "calibrate", "min_agreement", "nms", "threshold", "nms_threshold", "max_detections"):
-        if (value := getattr(arguments, name)) not in (None, False, "float32"):
+        if (value := getattr(arguments, name)) not in (None, False, "float32", "fp32"):
             raise ValueError(f"--{name.replace('_', '-')}: got {value!r}, which {what} are not exported with.")
 
 
@@ -385,6 +385,30 @@ def _halves(arguments):
     return model.halves(processor)
 
 
+def _names_a_language_model(arguments) -> bool:
+    if arguments.preset in list_models():
+        return arguments.preset in list_models(task="text-generation")
+    from .edge_language import is_folder_of_a_language_model
+
+    return is_folder_of_a_language_model(arguments.preset)
+
+
+def _export_language_model(arguments):
+    from .edge_language import export_language_model
+
+    _check_plain(arguments, "language models")
+    if arguments.image_size is not None:
+        raise ValueError(f"--image-size: got {arguments.image_size}, but language models take no images.")
+    source = arguments.preset
+    if arguments.checkpoint is not None:
+        from .hub.convert import load_checkpoint
+
+        source = load_checkpoint(arguments.preset, arguments.checkpoint)[0]
+    elif arguments.preset in list_models():
+        raise ValueError(f"MODEL: the weights of {arguments.preset} are random; train it first and name its folder.")
+    return export_language_model(source, arguments.folder, arguments.format)
+
+
 def _export(arguments):
     from .edge_formats import check_format, check_precision
 
@@ -401,6 +425,8 @@ def _export(arguments):
         return export_halves(*halves, arguments.folder, arguments.format, image_size=arguments.image_size)
     if _names_two_towers(arguments):
         return _export_two_towers(arguments)
+    if _names_a_language_model(arguments):
+        return _export_language_model(arguments)
     if arguments.checkpoint is not None or arguments.preset in list_models():
         check_preset(arguments.preset)
     source, processor = arguments.preset, None

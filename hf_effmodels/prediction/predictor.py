@@ -221,9 +221,10 @@ def load_network(source: Source, auto_class: str, device: str):
 
     if is_exported(source):
         from ..edge import load
+        from ..edge_language import is_exported_language_model, load_language_model
 
         with reading("MODEL", source.name):
-            return load(source.name)
+            return (load_language_model if is_exported_language_model(source.name) else load)(source.name)
     import transformers
 
     with reading("MODEL", source.name, revision=("--revision", source.revision)):
