@@ -65,11 +65,11 @@ class _Network(nn.Module):
         super().__init__()
         self.network, self.codec = copy.deepcopy(half.network).float().eval(), copy.deepcopy(half.codec).float().eval()
         for module in self.network.modules():
-            for values in (module._parameters, module._buffers, module.__dict__):
-                for name, value in list(values.items()):
-                    if isinstance(value, torch.Tensor) and value.is_meta:
-                        zeros = torch.zeros(value.shape, dtype=value.dtype)
-                        values[name] = nn.Parameter(zeros, False) if isinstance(value, nn.Parameter) else zeros
+            own = dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)))
+            for name, value in {**vars(module), **own}.items():
+                if isinstance(value, torch.Tensor) and value.is_meta:
+                    zeros = torch.zeros(value.shape, dtype=value.dtype)
+                    setattr(module, name, nn.Parameter(zeros, False) if isinstance(value, nn.Parameter) else zeros)
         self.given = self.taken = None
         self.network.get_submodule(half.facts.at).register_forward_hook(self._at_the_cut)
 

@@ -102,14 +102,14 @@ class OffloadingAgents:
 
     def distributions(self, observation: torch.Tensor) -> tuple[Categorical, Categorical, Normal]:
         """Of (batch, observation size) those of all devices, (devices, batch)."""
-        point, channel, mean, deviation = self._parameters(observation)
+        point, channel, mean, deviation = self._outputs(observation)
         return (
             Categorical(logits=point, validate_args=False),
             Categorical(logits=channel, validate_args=False),
             Normal(mean, deviation, validate_args=False),
         )
 
-    def _parameters(self, observation: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _outputs(self, observation: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits of points and channels, (devices, batch, ...), and mean and deviation of powers, (devices, batch)."""
         hidden = observation.expand(self.settings.devices, *observation.shape)
         hidden = self._linear("base.2", self._linear("base.0", hidden).relu()).relu()
@@ -143,7 +143,7 @@ class OffloadingAgents:
 
     def drawn(self, observation: torch.Tensor, random: torch.Generator) -> dict[str, torch.Tensor]:
         """Of one observation, point, channel and power of each device; the power as it comes, unbounded."""
-        point, channel, mean, deviation = self._parameters(observation[None])
+        point, channel, mean, deviation = self._outputs(observation[None])
         return {
             "point": torch.multinomial(point[:, 0].softmax(-1), 1, generator=random)[:, 0],
             "channel": torch.multinomial(channel[:, 0].softmax(-1), 1, generator=random)[:, 0],
