@@ -1,6 +1,7 @@
 """What users do with a published model: load it, with our package and without it, online, pinned and offline."""
 
 import copy
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
 
 from hf_effmodels.hub import export, publish
-from hf_effmodels.quantization import quantize_adder
+from hf_effmodels.quantization import BitNet158Config, CbqConfig, convert_to_bitlinear, quantize_adder
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling import test_light_clip as light_clip
@@ -28,8 +29,18 @@ PACKED = {
     "adabin": lambda model: model.deploy(),
     "bimlp": lambda model: model.deploy(),
     "addernet": lambda model: quantize_adder(model, [torch.rand(2, 3, 64, 64)], bits=4, n_groups=2),
+    "tinyvit": lambda model: in_three_bits(model),
+    "cmt": lambda model: convert_to_bitlinear(model, BitNet158Config(scale="median")),
 }
 CLASSES = ["GhostNetV3Config", "ConvNextImageProcessor", "GhostNetV3ForImageClassification", "GhostNetV3Model"]
+
+
+def in_three_bits(model):
+    """CBQ's own format, as `from_pretrained` makes it of a dense checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        config = CbqConfig(method="rtn", bits=3, group_size=8)
+        return type(model).from_pretrained(folder, quantization_config=config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +89,7 @@ def others(tiny, tmp_path):
                 logits = model(torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
             made[model_type] = (export(model, tiny.processor, tmp_path / model_type), logits)
             if pack := PACKED.get(model_type):
-                pack(model)
+                model = pack(model) or model
                 with torch.no_grad():
                     logits = model(torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
                 made[f"{model_type}-packed"] = (export(model, tiny.processor, tmp_path / f"{model_type}-p"), logits)

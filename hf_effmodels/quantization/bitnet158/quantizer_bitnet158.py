@@ -4,7 +4,7 @@ from transformers.quantizers.base import HfQuantizer
 
 from ..registration import register
 from .configuration_bitnet158 import BitNet158Config
-from .conversion import heads, replace_linears
+from .replacement import heads, replace_linears
 
 
 class BitNet158HfQuantizer(HfQuantizer):

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import int4
 from .grid import Grid, dequantize, quantize, quantize_activations, weight_grid
+from .int4 import GROUP_SIZES, is_usable, product
+from .int4 import pack as pack_int4
+from .int4 import unpack as unpack_int4
 from .packing import pack, unpack
 
 #: From so many rows on the weight is unpacked once and multiplied densely: that is then faster.
@@ -101,7 +103,7 @@ class PackedLinear(nn.Module):
         scale = self.weight_scale.repeat_interleave(self._group() // size, 1)
         # integers · scale + zero of the operator is (integers - zero point) · scale.
         zeros = -self._zero_point().repeat_interleave(self._group() // size, 1) * scale
-        self.register_buffer("weight_int4", int4.pack(self.integers()), persistent=False)
+        self.register_buffer("weight_int4", pack_int4(self.integers()), persistent=False)
         operand = torch.stack([scale.T, zeros.T], -1).to(torch.bfloat16).contiguous()
         self.register_buffer("scales_and_zeros", operand, persistent=False)
         self.weight_packed = None
@@ -114,15 +116,15 @@ class PackedLinear(nn.Module):
         """Size of the operator's groups: those of the weight, or parts of them; None where it cannot be used."""
         if self.bits > 4 or self.weight_scale.device.type != "cpu":
             return None
-        for size in int4.GROUP_SIZES:
-            if self._group() % size == 0 and int4.is_usable(self.out_features, self.in_features, size):
+        for size in GROUP_SIZES:
+            if self._group() % size == 0 and is_usable(self.out_features, self.in_features, size):
                 return size
         return None
 
     def integers(self) -> torch.Tensor:
         """(rows, inputs) int8."""
         if self.is_prepared:
-            return int4.unpack(self.weight_int4)
+            return unpack_int4(self.weight_int4)
         return unpack(self.weight_packed, self.bits, self.in_features)
 
     def _zero_point(self) -> torch.Tensor:
@@ -167,7 +169,7 @@ class PackedLinear(nn.Module):
         if rows < DENSE_ROWS and not (torch.is_grad_enabled() and input.requires_grad):
             flat = x.reshape(rows, self.in_features).contiguous()
             groups = self.scales_and_zeros.shape[0]
-            output = int4.product(flat, self.weight_int4, self.in_features // groups, self.scales_and_zeros)
+            output = product(flat, self.weight_int4, self.in_features // groups, self.scales_and_zeros)
             output = output.view(*input.shape[:-1], self.out_features)
         else:
             output = F.linear(x, self.dense(torch.bfloat16))

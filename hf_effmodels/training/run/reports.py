@@ -82,11 +82,7 @@ def write_card(
         "training": training,
         "base_model": hub_id(model),
     }
-    # Without this package a ternary network would be taken for one in full precision: it gets no such folder.
-    is_ternary = getattr(network.config, "quantization_config", None) is not None
-    if is_ternary:
-        logger.info("no folder for the Hub: hf_effmodels.quantization.save_packed writes one of the ternary weights")
-    if is_own(network) and not is_ternary:
+    if is_own(network):
         # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
         folder, options = output / HUB_FOLDER, {**facts, "figures": [output / name for name in figures]}
         export(network, trainer.processing_class, folder, overwrite=True, **export_options, **options)

@@ -24,8 +24,8 @@ def test_a_language_model_is_trained_evaluated_and_resumed_with_ternary_weights(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
     assert {layer.scale for layer in ternary_layers(model)} == {"median"}
     assert type(model.lm_head) is torch.nn.Linear
-    # A network of this package without the folder that would load as one in full precision.
-    assert not (tmp_path / "run" / "hub").exists() and (tmp_path / "run" / "README.md").exists()
+    # The folder for the Hub carries the layers: without them it would load as a network in full precision.
+    assert (tmp_path / "run" / "hub" / "bitlinear.py").exists() and (tmp_path / "run" / "README.md").exists()
 
     measured = evaluate(
         ["--task", "causal-lm", "--model", str(tmp_path / "run"), "--dataset", str(text_file), "--text_unit", "line"]
