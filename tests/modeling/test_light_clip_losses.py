@@ -84,6 +84,8 @@ def test_a_pair_is_as_good_as_its_words_are_matched(top_k, matching):
 
 
 def test_what_cannot_be_compared_is_named():
+    with pytest.raises(ValueError, match="softening: got 1, accepted"):
+        softened_contrastive_loss(drawn(2, 4), drawn(2, 4), 1.0, softening=1)
     with pytest.raises(ValueError, match="a batch of one"):
         softened_contrastive_loss(drawn(1, 4), drawn(1, 4), 1.0)
     with pytest.raises(ValueError, match="expected the same"):

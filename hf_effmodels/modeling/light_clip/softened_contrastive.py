@@ -38,7 +38,7 @@ def softened_targets(logits: torch.Tensor, softening: float, uniform: bool = Fal
         uniform: the others share α evenly.
 
     Raises:
-        ValueError: logits that are not square, or a batch of one, which has no others.
+        ValueError: logits that are not square, a batch of one, which has no others, or α outside of [0, 1).
     """
     if logits.ndim != 2 or logits.shape[0] != logits.shape[1]:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected (batch, batch).")
@@ -46,6 +46,8 @@ def softened_targets(logits: torch.Tensor, softening: float, uniform: bool = Fal
         raise ValueError(
             "logits: got a batch of one, accepted are two pairs or more: the others are what is compared."
         )
+    if not 0 <= softening < 1:
+        raise ValueError(f"softening: got {softening}, accepted are numbers from 0 to below 1.")
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     others = torch.zeros_like(logits) if uniform else logits.detach()
     shares = others.masked_fill(own, -torch.inf).softmax(1)

@@ -7,6 +7,7 @@ import torch
 from ...optim.module_rates import scale_rates
 from ...run.trainer import RecipeTrainer
 from .arguments import SegmentationArguments
+from .data import IGNORED
 from .evaluation import Measured
 
 METRICS = ("miou", "pixel_accuracy", "mean_accuracy", "samples")
@@ -27,6 +28,17 @@ class SegmentationTrainer(RecipeTrainer):
         self.evaluation = evaluation
         self.last_measured: Measured | None = None
         self._measured_at: int | None = None
+
+    def task_loss(self, model, inputs, num_items_in_batch=None):
+        labels = inputs["labels"]
+        loss, outputs = super().task_loss(model, dict(inputs), num_items_in_batch)
+        if not loss.isfinite() and bool((labels == IGNORED).all()):
+            # Losses of transformers are means over the pixels that have a class; of none it is 0 / 0.
+            loss, outputs = super().task_loss(
+                model, {**inputs, "labels": torch.zeros_like(labels)}, num_items_in_batch
+            )
+            loss = 0.0 * loss
+        return loss, outputs
 
     def metric_names(self) -> tuple[str, ...]:
         return METRICS

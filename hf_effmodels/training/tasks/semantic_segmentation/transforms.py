@@ -109,7 +109,7 @@ class SegmentationCollator:
 
 def normalised(images: np.ndarray, processor) -> torch.Tensor:
     """(batch, height, width, 3) of bytes -> (batch, 3, height, width), rescaled and normalised as `processor` does."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(np.require(images, requirements=("C", "W"))).permute(0, 3, 1, 2).float()
     if processor.do_rescale:
         pixels = pixels * processor.rescale_factor
     if processor.do_normalize:

@@ -32,6 +32,7 @@ from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
 from hf_effmodels.training.optim.layer_decay import layer_decay_scales
+from hf_effmodels.training.tasks.semantic_segmentation.arguments import SegmentationArguments
 from hf_effmodels.training.tasks.semantic_segmentation.data import (
     SegmentationDataArguments,
     SegmentationImages,
@@ -40,6 +41,7 @@ from hf_effmodels.training.tasks.semantic_segmentation.data import (
 )
 from hf_effmodels.training.tasks.semantic_segmentation.evaluation import measure, window_scores, window_starts
 from hf_effmodels.training.tasks.semantic_segmentation.reports import palette
+from hf_effmodels.training.tasks.semantic_segmentation.trainer import SegmentationTrainer
 from hf_effmodels.training.tasks.semantic_segmentation.transforms import (
     SegmentationDataset,
     cropped,
@@ -210,6 +212,18 @@ def test_heads_learn_at_a_rate_of_their_own(tmp_path):
     assert len(decays) == len(list(trainer.model.parameters()))
     trainer.create_optimizer()
     assert max(group["lr"] for group in trainer.optimizer.param_groups) == 0.1, "asked again it multiplies again"
+
+
+def test_a_batch_without_a_class_teaches_nothing():
+    off = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    args = SegmentationArguments(output_dir="none", report_to=[], use_cpu=True, **off)
+    trainer = SegmentationTrainer(model=_stock("segformer").train(), args=args, evaluation=lambda model: None)
+    batch = {"pixel_values": torch.randn(2, 3, 64, 64), "labels": torch.full((2, 64, 64), 255)}
+    loss, _ = trainer.task_loss(trainer.model, batch)
+    loss.backward()
+    assert loss == 0 and not any(p.grad is None or p.grad.any() for p in trainer.model.parameters())
+    batch["labels"][0, 0, 0] = 3
+    assert trainer.task_loss(trainer.model, batch)[0] > 1
 
 
 # Data
