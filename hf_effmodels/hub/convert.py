@@ -11,14 +11,17 @@ Each architecture's `convert_<name>.py` declares how the official names become o
 - `PROCESSOR_FIELDS`: fields of the configuration that our processor takes, too;
 - `PICKLED_MODULES`: of official files that hold whole pickled models, the names of the classes that may be in them
   (see `pickled_modules`), and `settings_of_modules(attributes)`: fields of the configuration as those objects have
-  them.
+  them; `PICKLED_QUANTIZATION`, where their layers may be quantised: the folder of `quantization` whose module
+  `published` knows them.
 
 Everything else is general and strict: every entry is used exactly once or the conversion is refused.
 """
 
+import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +164,11 @@ def load_checkpoint(
     architecture, _ = find_preset(preset)
     given = _base_models(architecture, preset, overrides)
     pickled = getattr(architecture.conversion_module, "PICKLED_MODULES", None)
+    put_quantized = None
     if pickled is not None and (found := read_pickled_model(checkpoint, pickled, entry=entry)) is not None:
         state_dict, entry, attributes = found
         overrides = {**architecture.conversion_module.settings_of_modules(attributes), **overrides}
+        put_quantized = _take_quantized(architecture, state_dict, attributes)
     else:
         state_dict, entry = read_checkpoint(checkpoint, entry=entry, is_ignored=_is_ignored)
     if given:
@@ -187,6 +192,8 @@ def load_checkpoint(
                 f"checkpoint: {checkpoint} has {error} It computes nothing; --allow-broken-weights "
                 "(allow_broken_weights=True) converts it all the same."
             ) from None
+    if put_quantized is not None:
+        put_quantized(model)
     return model, ConversionReport(
         preset=preset,
         source=Path(checkpoint).name,
@@ -196,6 +203,18 @@ def load_checkpoint(
         ignored=ignored,
         reparameterized=getattr(model.config, "reparameterized", False),
     )
+
+
+def _take_quantized(architecture: Architecture, tensors: dict, attributes: Mapping) -> Callable | None:
+    """What puts a file's quantised layers into the model; it takes them out of the tensors. None without any."""
+    method = getattr(architecture.conversion_module, "PICKLED_QUANTIZATION", None)
+    if method is None:
+        return None
+    published = importlib.import_module(f"hf_effmodels.quantization.{method}.published")
+    layers = published.take_published(tensors, attributes)
+    if layers is None:
+        return None
+    return lambda model: published.put_published(model, layers, partial(official_name, architecture))
 
 
 def _is_ignored(name: str) -> bool:

@@ -1,5 +1,7 @@
 """TinySAM's own: SAM's contracts with another encoder, folding, official files, its Hub folder."""
 
+import sys
+import types
 from functools import partial
 from pathlib import Path
 
@@ -184,6 +186,132 @@ def test_wrapped_files_convert_and_foreign_ones_do_not(official, tmp_path):
     torch.save(part, tmp_path / "part.pt")
     with pytest.raises(ConversionError, match="1 missing: vision_encoder.neck.conv1.weight"):
         load_checkpoint("tinysam", tmp_path / "part.pt")
+
+
+@pytest.fixture
+def quantised_file(official, monkeypatch, tmp_path):
+    """The published model pickled whole, with quantised layers; the classes tell when their own code runs."""
+    touched, classes = [], {}
+
+    def restore(self, state):
+        touched.append(type(self).__name__)
+        self.__dict__.update(state)
+
+    for package, names in (
+        ("tinysam.modeling.sam", ("Sam", "Part")),
+        ("quantization_layer.layers", ("InferQuantLinear", "InferQuantLinearPost", "InferQuantConv2d", "Product")),
+    ):
+        module = types.ModuleType(package)
+        for name in names:
+            classes[name] = type(name, (torch.nn.Module,), {"__module__": package, "__setstate__": restore})
+            setattr(module, name, classes[name])
+        monkeypatch.setitem(sys.modules, package.partition(".")[0], types.ModuleType(package.partition(".")[0]))
+        monkeypatch.setitem(sys.modules, package, module)
+    torch.manual_seed(3)
+    block, heads = "image_encoder.layers.2.blocks.0", 5
+    layers = {
+        f"{block}.attn.qkv": ("InferQuantLinear", {"w_interval": torch.rand(3, 1, 1, 1) / 200 + 0.002}),
+        f"{block}.mlp.fc2": ("InferQuantLinearPost", {"w_interval": torch.rand(1, 1, 1, 1) / 200 + 0.002}),
+        "mask_decoder.iou_prediction_head.layers.0": ("InferQuantLinear", {"w_interval": torch.ones(1, 1, 1, 1)}),
+        "image_encoder.neck.0": ("InferQuantConv2d", {"w_interval": torch.rand(256, 1, 1, 1) / 100 + 0.002}),
+        f"{block}.attn.matmul1": ("Product", {n: torch.rand(1, heads, 1, 1, 1, 1, 1) / 20 + 0.01 for n in "AB"}),
+        f"{block}.attn.matmul2": ("Product", {"B": torch.rand(1, heads, 1, 1, 1, 1, 1) / 20 + 0.01}),
+    }
+    root = classes["Sam"]()
+    for name, value in {**official[1], **{f"{layer}.w": None for layer in layers}}.items():
+        *path, last = name.split(".")
+        part = root
+        for depth, step in enumerate(path, 1):
+            if step not in part._modules:
+                kind = layers.get(".".join(path[:depth]), ("Part",))[0]
+                part.add_module(step, classes[kind]())
+            part = part._modules[step]
+        if value is None:
+            continue
+        if last.startswith(("running", "num_batches", "positional")):
+            part.register_buffer(last, value)
+        else:
+            part.register_parameter(last, torch.nn.Parameter(value, requires_grad=False))
+    root.mask_threshold = 0.0
+    for name, (kind, intervals) in layers.items():
+        part = root.get_submodule(name)
+        part.mode = "raw" if "iou_prediction" in name else "quant_forward"
+        widths = ("A_bit", "B_bit") if kind == "Product" else ("w_bit", "a_bit")
+        part.__dict__.update(dict.fromkeys(widths, 8))
+        for key, interval in intervals.items():
+            part.register_buffer(f"{key}_interval" if kind == "Product" else key, interval)
+        for count in ("n_V", "crb_rows") if kind != "Product" else ("n_G_A", "pad_rows_B"):
+            part.register_buffer(count, torch.tensor(1, dtype=torch.int32))
+        if "Linear" in kind:
+            part.register_buffer("a_interval", torch.rand(2 if kind.endswith("Post") else 1, 1) / 50 + 0.02)
+        if kind.endswith("Post"):
+            part.register_buffer("a_neg_interval", torch.tensor(0.16997124254703522 / 128))
+        if name.endswith("matmul2"):
+            part.register_buffer("split", torch.tensor(0.125))
+            part.register_buffer("A_interval", torch.tensor(0.125 / 127))
+        if kind == "InferQuantConv2d":
+            part.a_bit = 32
+    torch.save(root, tmp_path / "tinysam_w8a8.pth")
+    touched.clear()
+    return tmp_path / "tinysam_w8a8.pth", root, touched
+
+
+@torch.no_grad()
+def test_the_quantised_official_file_converts_without_running_its_code(quantised_file, official, tmp_path):
+    path, root, touched = quantised_file
+    report = convert("tinysam", path, tmp_path / "out")
+    assert not touched and report.converted == 439 - 4
+    model = AutoModelForMaskGeneration.from_pretrained(tmp_path / "out")
+    config = model.config.quantization_config
+    assert (config.weight_bits, config.activation_bits, config.shifted) == (8, 8, True)
+    assert len(config.linears) == 2 and len(config.products) == 1  # a layer in the mode raw computes in float
+    block = model.vision_encoder.stages[2].blocks[0]
+    theirs = root.get_submodule("image_encoder.layers.2.blocks.0")
+
+    def rounded(values, interval, low=-128, high=127):
+        return (values / interval).round().clamp(low, high) * interval
+
+    tokens = torch.randn(2, 196, 160)
+    norm, qkv, proj = theirs.attn.norm, theirs.attn.qkv, theirs.attn.proj
+    inputs = rounded(F.layer_norm(tokens, (160,), norm.weight, norm.bias), qkv.a_interval[0])
+    weight = rounded(qkv.weight.view(3, 160, 160), qkv.w_interval[:, :, 0]).view(480, 160)
+    query, key, value = F.linear(inputs, weight, qkv.bias).view(2, 196, 5, 96).transpose(1, 2).split(32, -1)
+    first, second = theirs.attn.matmul1, theirs.attn.matmul2
+    scores = rounded(query, first.A_interval[:, :, 0, 0, 0]) @ rounded(key, first.B_interval[:, :, 0, 0, 0]).transpose(
+        2, 3
+    )
+    shares = (scores * 32**-0.5 + block.attention.bias()).softmax(-1)
+    high = (shares.clamp(0.125, 1) * 127).round() / 127
+    shares = high + rounded(shares.clamp(0, 0.125), 0.125 / 127, 0)  # the sum, as published
+    attended = (shares @ rounded(value, second.B_interval[:, :, 0, 0, 0])).transpose(1, 2).reshape(2, 196, 160)
+    expected = F.linear(attended, proj.weight, proj.bias)
+    got = block.attention(tokens)[0]
+    # A value next to a half may be rounded to the other side.
+    assert ((got - expected).abs() < 1e-4).float().mean() > 0.9
+    assert (got - expected).abs().max() < 0.05 * expected.std()
+
+    after, fc2 = F.gelu(torch.randn(7, 640)), theirs.mlp.fc2
+    groups = rounded(after.view(7, 2, 320), fc2.a_interval, 0).view(7, 640)
+    inputs = groups + rounded(after, fc2.a_neg_interval, -128, 0)
+    expected = F.linear(inputs, rounded(fc2.weight, fc2.w_interval[0, 0]), fc2.bias)
+    assert torch.allclose(block.mlp.fc2(after), expected, atol=1e-5)
+    neck = root.image_encoder.neck._modules["0"]
+    assert torch.allclose(model.vision_encoder.neck.conv1.weight, rounded(neck.weight, neck.w_interval))
+    plain = official[1]["mask_decoder.iou_prediction_head.layers.0.weight"]
+    assert torch.equal(model.mask_decoder.iou_prediction_head.proj_in.weight, plain)
+
+
+def test_quantised_layers_that_cannot_be_computed_are_named(quantised_file, tmp_path):
+    path, root, _ = quantised_file
+    fc2 = root.get_submodule("image_encoder.layers.2.blocks.0.mlp.fc2")
+    fc2.a_bit = 6
+    torch.save(root, path)
+    with pytest.raises(ValueError, match=r"inputs of \[6, 8\] bits; accepted is one number for all"):
+        load_checkpoint("tinysam", path)
+    fc2.a_bit, root.get_submodule("image_encoder.neck.0").a_bit = 8, 8
+    torch.save(root, path)
+    with pytest.raises(ValueError, match="convolution image_encoder.neck.0 has quantised inputs"):
+        load_checkpoint("tinysam", path)
 
 
 def test_a_hub_folder_tells_its_task_and_how_to_ask(tmp_path):

@@ -5,6 +5,7 @@ does not reach what was gathered: until the next switch it runs without biases. 
 """
 
 import re
+from collections.abc import Mapping
 
 from .configuration_tinysam import TinySamConfig
 
@@ -13,6 +14,14 @@ from .configuration_tinysam import TinySamConfig
 IGNORED = re.compile(
     r"^image_encoder\.(norm_head|head)\.|\.(attention_bias_idxs|ab)$|^pixel_(mean|std)$|(^|\.)total_(ops|params)$"
 )
+
+#: Classes in the authors' quantised file, a whole pickled model.
+PICKLED_MODULES = re.compile(
+    r"(tinysam|quantization_layer|timm\.(models\.)?layers|torch\.nn)\.[\w.]+|torch\._C\._nn\.gelu"
+)
+
+#: The quantisation whose `published` module knows the layers in it.
+PICKLED_QUANTIZATION = "twin_uniform"
 
 #: No weight has another shape here.
 RESHAPED = re.compile(r"(?!)")
@@ -63,3 +72,8 @@ def adapt(state_dict: dict, config: TinySamConfig) -> TinySamConfig:
     Files of older SAM code may leave out that the position matrix is there twice; transformers ties the two.
     """
     return config
+
+
+def settings_of_modules(attributes: Mapping[str, Mapping]) -> dict:
+    """Nothing of the configuration is in the pickled modules."""
+    return {}
