@@ -269,6 +269,13 @@ def _distilled(*losses: str) -> Callable[[str, bool, dict], nn.Module]:
     return build
 
 
+def distilled_stored(preset: str, folded: bool, overrides: dict) -> nn.Module:
+    """A student that learns by what a teacher has said beforehand."""
+    from .distilled import DistilledByStored
+
+    return DistilledByStored(ours(preset, folded, overrides))
+
+
 #: What learns from a teacher: classifiers.
 CLASSIFIERS = (
     "ghostnet",
@@ -307,6 +314,7 @@ PEERS = {
     "teacher-beside": Peer(_distilled(), CLASSIFIERS),
     "distilled-kd": Peer(_distilled("kd"), CLASSIFIERS),
     "distilled-ofa": Peer(_distilled("ofa"), CLASSIFIERS),
+    "distilled-stored": Peer(distilled_stored, CLASSIFIERS),
     "source-estimate": Peer(_of("without_data", "estimate"), LINEAR_HEADS),
     "data-free-turn": Peer(_of("without_data", "turn"), ("cdfkd_mfs",)),
     "data-free-parts": Peer(_of("without_data", "turn_in_parts"), ("cdfkd_mfs",)),

@@ -296,6 +296,14 @@ def test_a_distilled_step_runs_its_teacher_and_adds_its_losses():
         assert calls == [1]
         losses[peer] = len(getattr(model(torch.randn(2, 3, 32, 32)), "distillation", {}))
     assert losses == {"teacher-beside": 0, "distilled-kd": 1}
+    # What was stored beforehand, in its place: read for each batch, without a network.
+    model = PEERS["distilled-stored"].build("tinyvit-5m", False, overrides)
+    assert {*map(id, model.parameters())} == {*map(id, model.distilled.student.parameters())}
+    make_call(model, {**row, "peer": "distilled-stored", "overrides": overrides})()
+    outputs = model(torch.randn(2, 3, 32, 32))
+    expected = model._labels.logits(0, torch.arange(2), torch.arange(2)).softmax(1)
+    divergence = (expected * (expected.log() - outputs.logits.log_softmax(1))).sum(1).mean()
+    torch.testing.assert_close(outputs.distillation["kd"], divergence)
 
 
 def test_a_turn_without_data_and_its_parts_run_each_network_as_often():

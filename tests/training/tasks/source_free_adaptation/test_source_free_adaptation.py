@@ -209,6 +209,17 @@ def test_switches_of_the_papers_ablations_are_what_they_say(adapted_run, tmp_pat
     assert torch.equal(once, trainer.features(0))
 
 
+def test_in_bfloat16_the_losses_are_nearly_those_of_float32(adapted_run, tmp_path):
+    """Features are bfloat16's; what is made of them, clusters, estimates and losses, is computed in float32."""
+    run = [*adapted_run, "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
+    run += ["--load_best_model_at_end", "false"]
+    for name in ("true", "false"):
+        main([*run, "--bf16", name, "--output_dir", str(tmp_path / name)])
+    half, whole = (history(tmp_path / name, "loss", "grad_norm") for name in ("true", "false"))
+    assert not np.array_equal(half, whole), "it was not in bfloat16"
+    np.testing.assert_allclose(half, whole, rtol=0.1, atol=0.05)
+
+
 def test_norms_have_a_learning_rate_of_their_own(adapted_run, tmp_path):
     arguments = [*adapted_run, "--norm_learning_rate_factor", "10", "--output_dir", str(tmp_path / "run")]
     trainer = prepare("prepare_training", arguments).trainer
