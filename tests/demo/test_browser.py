@@ -1,11 +1,15 @@
 """The apps in a browser: put something in, press, read what the model says. Nothing is asked of any other machine."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 import hf_effmodels.demo
+
+from ..hub.test_vision_language import parts  # noqa: F401
+from ..training.tasks.image_text_to_text.conftest import bases  # noqa: F401
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'hf_effmodels[demo]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -75,6 +79,32 @@ def test_an_enlarged_picture_stands_beside_the_bicubic_one(show, models):
     page.get_by_text("24 x 16 to 96 x 64 pixels").wait_for()
     sizes = page.eval_on_selector_all("img", "found => found.map(one => one.naturalWidth)")
     assert sizes.count(96) >= 2
+
+
+@pytest.mark.thorough
+def test_a_question_is_answered(show, parts, tmp_path):  # noqa: F811
+    for part in parts:
+        part.save_pretrained(tmp_path / "model")
+    page = show(tmp_path / "model")
+    upload(page)
+    page.get_by_role("textbox", name="Question").fill("Which colour is it?")
+    page.get_by_label("number input for Longest answer in tokens").fill("8")
+    page.get_by_role("button", name="Ask").click()
+    playwright.expect(page.get_by_role("textbox", name="Answer")).not_to_have_value("", timeout=60_000)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "task, button, names", [("object-detection", "Detect", "cat|dog"), ("image-segmentation", "Segment", "sky|sea")]
+)
+def test_what_is_found_is_drawn_and_named(show, models, task, button, names):
+    page = show(models[task])
+    upload(page)
+    if task == "object-detection":
+        page.get_by_label("number input for Lowest score of a box").fill("0")
+    page.get_by_role("button", name=button).click()
+    page.get_by_text("4 boxes · " if task == "object-detection" else re.compile(r"\d ms")).first.wait_for()
+    assert re.search(rf"\b({names})\b", page.inner_text("body"))
 
 
 @pytest.mark.thorough
