@@ -65,6 +65,22 @@ def test_those_on_one_channel_disturb_each_other():
     assert seconds[1] == pytest.approx(first + (bits - first * quiet) / alone, abs=0.011)
 
 
+def test_rates_and_rewards_follow_every_setting_of_the_cell():
+    options = {"energy_weight": 0.3, "bandwidth": 2e6, "noise": 1e-4, "path_loss_exponent": 2.0, "slot": 0.25}
+    environment = OffloadingEnvironment("resnet18", OffloadingSettings(devices=2, channels=1, fixed=True, **options))
+    environment.reset()
+    action = (np.zeros(2), np.zeros(2), np.array([0.5, 0.6]))
+    environment.step(action)  # the first tasks are computed; pictures are under way when it ends
+    before = environment.bits_left.copy()
+    _, reward, _, _, spent = environment.step(action)
+    # At 50 m 0.5 and 0.6 watts arrive as 1/5000 and 0.6/2500, each the other's noise beside a ten-thousandth.
+    heard = [0.5 / 2500, 0.6 / 2500]
+    rates = [2e6 * np.log2(1 + own / (1e-4 + other)) for own, other in (heard, heard[::-1])]
+    np.testing.assert_allclose(before - environment.bits_left, 0.25 * np.array(rates), rtol=1e-9)
+    assert spent == {"seconds": 0.5, "joules": pytest.approx(0.25 * 1.1), "finished": 0}
+    assert reward == pytest.approx(-(0.25 + 0.3 * 0.25 * 0.55) / 0.8)
+
+
 def test_a_decision_holds_from_the_next_task_on():
     environment = cell(devices=1, channels=1, slot=0.02)
     environment.reset()
