@@ -55,6 +55,8 @@ def read_stock_arguments(args: TrainingArguments) -> None:
     for name in _MAPPINGS:
         if getattr(args, name, None) is not None:
             setattr(args, name, _read(name, getattr(args, name)))
+    if not args.dataloader_num_workers:  # of a recipe whose workers the command line has taken away
+        args.dataloader_persistent_workers = False
     _check_accelerator(args.accelerator_config)
     _check_choice("torch_compile_mode", args.torch_compile_mode, _COMPILE_MODES)
     backends = [name.lower() for name in DynamoBackend.__members__]

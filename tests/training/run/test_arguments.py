@@ -53,6 +53,12 @@ def test_a_recipe_fills_the_dataclasses_and_the_command_line_wins(tmp_path):
     assert training.report_to == ["tensorboard", "trackio"]
 
 
+def test_a_recipe_that_keeps_its_workers_runs_without_any(tmp_path):
+    recipe = BASE + "dataloader_num_workers: 8\ndataloader_persistent_workers: true\n"
+    assert read(recipe, tmp_path)[-1].dataloader_persistent_workers
+    assert not read(recipe, tmp_path, "--dataloader_num_workers", "0")[-1].dataloader_persistent_workers
+
+
 def test_what_a_run_writes_down_is_a_recipe_that_reads_back_the_same(tmp_path):
     import yaml
 
