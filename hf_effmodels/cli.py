@@ -600,7 +600,7 @@ def _benchmark(argv: list[str]) -> None:
     from .benchmarking import main as benchmark
 
     # `hf-effmodels benchmark ghostnetv3-1.0x`: the preset may be given without its option.
-    benchmark(["--presets", *argv] if argv and not argv[0].startswith("-") else argv)
+    benchmark(["--presets", *argv] if argv and not argv[0].startswith("-") else argv, "hf-effmodels benchmark")
 
 
 def _tiny_lm(argv: list[str]) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, prog: str = "benchmark.py") -> None:
     """`python scripts/benchmark.py`, `hf-effmodels benchmark`: measure, print the table, write the files."""
     from .arguments import make_parser
 
-    arguments = make_parser().parse_args(argv)
+    arguments = make_parser(prog).parse_args(argv)
     from .command import run
 
     run(arguments)

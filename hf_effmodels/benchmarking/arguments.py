@@ -21,9 +21,9 @@ MOST = {
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str = "benchmark.py") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="benchmark.py",
+        prog=prog,
         description="Time presets beside their peers, in turns and in random order, each in a process of its own.",
     )
     names, numbers = _list_of(str), _list_of(int)

@@ -35,22 +35,22 @@ def check_rewritable(folder: Path, writer: str, names: Collection[str] = ()) -> 
     before, ours = read_record(folder)
     if before is None:
         raise FileExistsError(
-            f"folder: {folder} was not written by this command: it holds no {RECORD} with the names of what was. "
+            f"{folder} was not written by this command: it holds no {RECORD} with the names of what was. "
             "It is not replaced; name a new or an empty folder."
         )
     if before != writer:
         raise FileExistsError(
-            f"folder: {folder} was not written by this command, but by {before}. It is not replaced; name a "
+            f"{folder} was not written by this command, but by {before}. It is not replaced; name a "
             "new or an empty folder."
         )
     if changed := sorted(name for name, is_as_it_was in ours.items() if not is_as_it_was):
         raise FileExistsError(
-            f"folder: {folder / changed[0]} has been changed since it was written, and would be lost. Move it "
+            f"{folder / changed[0]} has been changed since it was written, and would be lost. Move it "
             "away, or choose another folder."
         )
     if foreign := sorted(name for name in names if name not in ours and os.path.lexists(folder / name)):
         raise FileExistsError(
-            f"folder: {folder / foreign[0]} was not written by this command, and one of this name is to be. Move it "
+            f"{folder / foreign[0]} was not written by this command, and one of this name is to be. Move it "
             "away, or choose another folder."
         )
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .._files import whole_file
+from .._files import check_folder, whole_file
 from .inputs import Input
 from .predictor import Predictor
 
@@ -69,6 +69,10 @@ def place_of(item: Input, folder: str) -> Path:
     """
     from ..images import image_name
 
+    try:
+        check_folder(folder, accepts_content=True)
+    except OSError as error:
+        raise type(error)(f"--save: {str(error).removeprefix('folder: ')}") from error
     file, source = Path(folder, f"{item.stem}.png"), image_name(item.value)
     if os.path.lexists(file):
         is_input = source is not None and os.path.exists(source) and os.path.samefile(file, source)
@@ -81,7 +85,6 @@ def save(picture, file: Path) -> Path:
     """Write a picture, marked as ours."""
     from PIL.PngImagePlugin import PngInfo
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     said = PngInfo()
     said.add_text(*_MARK)
     with whole_file(file) as new:

@@ -27,6 +27,8 @@ import hf_effmodels
 from hf_effmodels.cli import main
 from hf_effmodels.images import read_image
 from hf_effmodels.prediction.drawing import draw_boxes, draw_masks
+from hf_effmodels.prediction.forms import place_of
+from hf_effmodels.prediction.inputs import Input
 from hf_effmodels.prediction.predictor import MODULES, USED, Options
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -293,6 +295,12 @@ def test_what_a_chat_template_has_made_gets_no_second_beginning(language, tmp_pa
     for ids in seen:
         assert ids.tolist() == [tokenizer.eos_token_id, *tokenizer("The cat", add_special_tokens=False)["input_ids"]]
     assert len(seen) == 2
+
+
+def test_no_pictures_go_into_a_file(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(OSError, match=f"^--save: {tmp_path / 'notes'} is a file; accepted is a folder"):
+        place_of(Input("a.png", "a.png", "a"), str(tmp_path / "notes"))
 
 
 def test_every_option_has_a_task_and_every_task_knows_its_options():

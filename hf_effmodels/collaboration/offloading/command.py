@@ -54,7 +54,10 @@ def _run(arguments) -> dict:
 
     if not arguments.output:
         raise ValueError("output: name a folder for the agents and the results.")
-    check_rewritable(Path(arguments.output), _WRITER)
+    try:
+        check_rewritable(Path(arguments.output), _WRITER)
+    except OSError as error:
+        raise type(error)(f"output: {str(error).removeprefix('folder: ')}") from error
     profile, names = _profile(arguments.profile)
     cell = {name: getattr(arguments, name) for name in ("devices", "channels", "tasks", "slot", "energy_weight")}
     environment = OffloadingEnvironment(profile, OffloadingSettings(**cell, bandwidth=arguments.bandwidth))

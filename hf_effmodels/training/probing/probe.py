@@ -87,6 +87,10 @@ def probe(reader: ArgumentReader) -> list[dict]:
     _check_results(output / RESULTS)
     train, evaluation = load_data(data_args, args.token)
     check_classes(train, makes_them=False)
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError(
+            f"--max_train_samples, --classes: {train.split} has samples of one class, accepted are two and more."
+        )
     folders = _folders(output, args.models)
     for folder in folders.values():
         check_rewritable(folder, WRITER)

@@ -30,14 +30,46 @@ def dataclasses_in(tuple_name: str, files: Iterable[Path], others: Iterable[Path
         others: files that its dataclasses may inherit from, or come from.
 
     Raises:
-        NotShown: it is built in another way than by naming classes that these files define.
+        NotShown: it is built in another way than by naming classes that these files define, or the tuple (or a slice
+            of it) of a task that one of them has from `load_task`.
     """
+    found = {name: _fields(name, where) for name, where in _classes_of(tuple_name, tuple(files), tuple(others))}
+    return tuple(make_dataclass(name, fields.values(), kw_only=True) for name, fields in found.items())
+
+
+def _classes_of(
+    tuple_name: str, files: tuple[Path, ...], others: tuple[Path, ...]
+) -> list[tuple[str, tuple[Path, ...]]]:
+    """Name of each class that the tuple holds, and the files that may define it."""
+
+    def elements(node: ast.expr, file: Path) -> list[tuple[str, tuple[Path, ...]]]:
+        match node:
+            case ast.Tuple():
+                return [found for element in node.elts for found in elements(element, file)]
+            case ast.Name():
+                return [(node.id, (*files, *others))]
+            case ast.Starred():
+                return elements(node.value, file)
+            case ast.Subscript(slice=ast.Slice(lower, upper, None)):
+                ends = [None if end is None else ast.literal_eval(end) for end in (lower, upper)]
+                return elements(node.value, file)[slice(*ends)]
+            case ast.Attribute(value=ast.Name(id=name)):
+                return _classes_of(node.attr, _files_of_task(name, file), others)
+        raise NotShown(tuple_name)
+
     for file in files:
-        names = _read(file).tuples.get(tuple_name) if tuple_name in _text(file) else None
-        if names is not None:
-            found = {name: _fields(name, (*files, *others)) for name in names}
-            return tuple(make_dataclass(name, fields.values(), kw_only=True) for name, fields in found.items())
+        node = _read(file).assigned.get(tuple_name) if tuple_name in _text(file) else None
+        if node is not None:
+            return elements(node, file)
     raise NotShown(tuple_name)
+
+
+def _files_of_task(name: str, file: Path) -> tuple[Path, ...]:
+    """The files of the task that a module of another one has under this name."""
+    match _read(file).assigned.get(name):
+        case ast.Call(func=ast.Name(id="load_task"), args=[ast.Constant(value=str(task))]):
+            return tuple(sorted((file.parents[1] / task.replace("-", "_")).glob("*.py")))
+    raise NotShown(name)
 
 
 def members_of(enumeration: str, file: Path) -> list[str]:
@@ -54,19 +86,17 @@ def keys_of(dictionary: str, file: Path) -> list[str]:
 
 
 class _Source:
-    """Of a module: `classes` by name, `assigned` expressions by name, `tuples` of names by name."""
+    """Of a module: `classes` and `assigned` expressions by name."""
 
     def __init__(self, file: Path):
         body = ast.parse(_text(file)).body
         self.classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-        self.assigned, self.tuples = {}, {}
+        self.assigned = {}
         for node in body:
             if isinstance(node, ast.Assign):
                 for target in node.targets:
                     if isinstance(target, ast.Name):
                         self.assigned[target.id] = node.value
-                        if isinstance(node.value, ast.Tuple) and all(isinstance(e, ast.Name) for e in node.value.elts):
-                            self.tuples[target.id] = [element.id for element in node.value.elts]
 
 
 @functools.cache
@@ -84,13 +114,18 @@ def _read(file: Path) -> _Source:
 
 def _fields(class_name: str, files: tuple[Path, ...]) -> dict[str, tuple]:
     """Name -> (name, type, field) of a dataclass and those it inherits from."""
-    likely = (_read(file) for file in files if f"class {class_name}" in _text(file))
-    source = next((source for source in likely if class_name in source.classes), None)
-    if source is None:
+    likely = (file for file in files if f"class {class_name}" in _text(file))
+    file = next((file for file in likely if class_name in _read(file).classes), None)
+    if file is None:
         raise NotShown(class_name)
+    source = _read(file)
     found = {}
     for base in reversed(source.classes[class_name].bases):
-        found |= _fields(ast.unparse(base), files)
+        where, name = files, ast.unparse(base)
+        if isinstance(base, ast.Attribute):
+            task, _, name = name.rpartition(".")
+            where = (*_files_of_task(task, file), *files)
+        found |= _fields(name, where)
     for node in source.classes[class_name].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             shown = _field(node, source)

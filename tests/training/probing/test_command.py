@@ -36,7 +36,9 @@ def encoders(tmp_path_factory):
 
 
 def probe(*words):
-    return cli.main(["probe", *map(str, words), *DIGITS])
+    words = [str(word) for word in words]
+    models = next((number for number, word in enumerate(words) if word.startswith("--")), len(words))
+    return cli.main(["probe", *words[:models], *DIGITS, *words[models:]])
 
 
 @pytest.mark.draws
@@ -84,6 +86,7 @@ def test_features_are_computed_once_for_the_same_weights_pictures_and_pooling(en
         (("one", "--neighbours", "0"), "--neighbours: got 0"),
         (("one", "--temperature", "nan"), "--temperature: got nan"),
         (("one", "--pooling", "max"), "--pooling"),
+        (("one", "--max_train_samples", "1"), "--max_train_samples, --classes: .* has samples of one class"),
         (("one", "--pooling", "model"), "--models: .*one lacks weights of ViTModel"),
         (("none",), "--models: .*none"),
         (("text",), "--models: .*text"),

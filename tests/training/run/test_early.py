@@ -13,8 +13,6 @@ from hf_effmodels.training.run.early import accepted_names, argument_types, chec
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.task import task_folder
 
-#: A task that is built on another one's arguments is imported before it reads them.
-SHOWN = [task for task in list_tasks() if "distillation" not in task and task != "source-free-adaptation"]
 STAGES = ("TRAINING_ARGUMENTS", "EVALUATION_ARGUMENTS")
 
 
@@ -25,7 +23,7 @@ def fields_of(types):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("task", SHOWN)
+@pytest.mark.parametrize("task", list_tasks())
 def test_the_source_shows_the_arguments_as_they_are(task, stage):
     shown = fields_of(argument_types(task_folder(task), stage))
     real = fields_of(getattr(load_task(task), stage))
@@ -42,7 +40,7 @@ def test_the_source_shows_the_arguments_as_they_are(task, stage):
 
 
 def test_ranges_and_what_must_be_given_are_shown_as_they_are():
-    for task in SHOWN:
+    for task in list_tasks():
         for stage in STAGES:
             shown = argument_types(task_folder(task), stage)
             for early, real in zip(shown, getattr(load_task(task), stage), strict=True):
@@ -78,6 +76,7 @@ WRONG = {
     "strategy": (["--eval_strategy", "False"], "YAML reads no and off as false"),
     "missing": (["--dataset", ""], "--dataset is missing: name"),
     "recipe": (["--config", "ghostnetv3/imagnet"], "nearest: ghostnetv3/imagenet"),
+    "distillation": (["--task", "distillation", "--way", "1"], "--way: got 1, accepted are whole numbers from 2"),
     "task": (["--task", "dancing"], "'image-classification'"),
 }
 
