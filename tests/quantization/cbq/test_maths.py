@@ -86,3 +86,15 @@ def test_wrong_sizes_are_refused():
         weight_grid(torch.ones(2, 32), 4, 24)
     with pytest.raises(ValueError, match="overlap: got 2.*0 to window - 1 = 1"):
         windows(6, 2, 2)
+
+
+def test_a_value_at_the_threshold_is_no_outlier():
+    found = find_outliers(torch.full((8,), 3.0))
+    assert (found.candidates, found.count) == (0, 0) and found.threshold == found.largest_kept == 3
+
+
+def test_an_asymmetric_grid_reaches_from_zero_whatever_the_signs():
+    weight = torch.tensor([[1.0, 4.0], [-6.0, -2.0]])
+    grid = weight_grid(weight, 4, symmetric=False)
+    torch.testing.assert_close(grid.scale[:, 0], torch.tensor([4 / 15, 6 / 15]))
+    assert grid.zero_point[:, 0].tolist() == [-8, 7]  # the integers of zero: from -8 to 7
