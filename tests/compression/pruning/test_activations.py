@@ -108,6 +108,9 @@ def test_a_layer_that_changes_nothing_goes_first():
     cosine = torch.nn.functional.cosine_similarity(states[0], states[1], dim=-1).mean()
     torch.testing.assert_close(influences[0], 1 - cosine)
     assert influences.argmin() == 1 and influences[1].abs() < 1e-12
+    turned = IDS.flip(1)
+    both, other = (layer_influences(model, read_batches(texts, "this")) for texts in ([IDS, turned], [turned]))
+    torch.testing.assert_close(both, (influences + other) / 2)
     smaller, made_of = inherit(model, num_hidden_layers=2, layers="influence", calibration=[IDS])
     assert made_of.layers == [0, 2]
     with torch.no_grad():
