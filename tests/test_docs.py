@@ -29,7 +29,7 @@ def snippets(page: Path) -> list[str]:
 
 
 #: Tutorials whose cells take seconds with the fewest steps; how cells are read is tested of the three others.
-LONG = ("semantic-segmentation", "zero-shot-image-text")
+LONG = ("semantic-segmentation", "zero-shot-image-text", "distillation")
 
 
 @pytest.mark.parametrize(
