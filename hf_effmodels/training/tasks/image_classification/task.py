@@ -48,6 +48,7 @@ from .data import (
 from .label_maps import LabelMapArguments, load_label_maps
 from .mixing import Collator, smooth_one_hot
 from .models import class_names, load_classifier
+from .reports import plot_confusion as plot_confusion  # for tasks that build on this one
 from .reports import write_evaluation, write_results
 from .transforms import AugmentationArguments, EvaluationTransform, Normalization, TrainingTransform
 

@@ -17,7 +17,7 @@ import hf_effmodels
 from ....hub.ids import reading
 from ...data.classes import model_classes
 from ...run.arguments import ArgumentReader, FilledReader
-from ...run.reports import save_results, training_summary, write_card, write_text
+from ...run.reports import has_matplotlib, save_results, training_summary, write_card, write_text
 from ...run.run import Run
 from ...task import load_task
 from .arguments import AdaptationArguments, AdaptationTrainingArguments
@@ -115,7 +115,8 @@ def _write_rounds(trainer: AdaptationTrainer, measured: dict) -> None:
 
 
 def _report(run: Run, model_args, train_metrics: dict) -> dict:
-    """Accuracy of each class before and after; `adaptation.json`, and the classifier's own reports."""
+    """Accuracy of each class before and after; `adaptation.json`, `confusion_matrix_before.png` where pictures can be
+    drawn, and the classifier's own reports."""
     results, trainer = dict(run.report(train_metrics)), run.trainer
     names = _TASK.class_names(trainer.network.config)
     before, _ = _TASK.load_classifier(model_args, names, named=False)
@@ -128,6 +129,9 @@ def _report(run: Run, model_args, train_metrics: dict) -> dict:
             "accuracy": float(right.mean()),
             "of_class": {names[c]: float(right[labels == c].mean()) for c in np.unique(labels)},
         }
+        if name == "before" and trainer.args.should_save and has_matplotlib():
+            file = Path(trainer.args.output_dir) / "confusion_matrix_before.png"
+            _TASK.plot_confusion(predicted, labels, names, file)
     results["eval_accuracy_before"] = measured["before"]["accuracy"]
     for name, key in (("before", "eval_class_accuracy_before"), ("after", "eval_class_accuracy")):
         results[key] = float(np.mean(list(measured[name]["of_class"].values())))

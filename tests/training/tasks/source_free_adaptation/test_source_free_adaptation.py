@@ -25,6 +25,7 @@ from hf_effmodels.training.adaptation import estimate_source, keep_confident, sp
 from hf_effmodels.training.data.digits import read_digits
 from hf_effmodels.training.linear_head import linear_head, seen_by
 from hf_effmodels.training.losses.contrastive_domain import contrastive_domain_discrepancy
+from hf_effmodels.training.task import load_task
 from hf_effmodels.training.tasks.source_free_adaptation.data import plan_round
 
 from ..contract import history, same, weights
@@ -129,7 +130,9 @@ def test_the_first_step_is_that_of_the_papers_parts_by_hand(adapted_run, tmp_pat
     torch.testing.assert_close(loss, 2 * expected["loss"])
 
 
-def test_labels_of_the_pictures_are_never_used_and_the_head_stays(adapted_run, convnext_folder, tmp_path):
+def test_labels_of_the_pictures_are_never_used_and_the_head_stays(adapted_run, convnext_folder, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(load_task("image-classification"), "plot_confusion", lambda *found: drawn.append(found))
     adapted_run += ["--num_train_epochs", "2"]
     runs = [adapted_run, [*adapted_run, "--estimate_source", "false"]]
     for number, arguments in enumerate(runs):
@@ -153,6 +156,10 @@ def test_labels_of_the_pictures_are_never_used_and_the_head_stays(adapted_run, c
     report = json.loads((tmp_path / "0" / "adaptation.json").read_text())
     assert [entry["round"] for entry in report["rounds"]] == [1, 2]
     assert set(report["before"]["of_class"]) == set(report["after"]["of_class"])
+    assert (tmp_path / "0" / "confusion_matrix.png").is_file()
+    predicted, labels, _, file = drawn[0]
+    assert file == tmp_path / "0" / "confusion_matrix_before.png"
+    assert (predicted == labels).mean() == report["before"]["accuracy"]
     assert len(history(tmp_path / "0", "loss")) == 8
 
 
