@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -62,7 +63,8 @@ def pretrained(preset: str, source: str | None = None, *, token: str | None = No
 
     Args:
         preset: see `list_models()`.
-        source: "official" or "timm"; by default the first that the preset has.
+        source: "official" or "timm"; by default the first of those that the preset has and that are here already, and
+            where none is, the first that it has.
         token: for the Hub.
 
     Raises:
@@ -71,24 +73,30 @@ def pretrained(preset: str, source: str | None = None, *, token: str | None = No
     """
     architecture, known = find_preset(preset)
     found = sources(preset)
-    chosen = next((weights for weights in found if source in (None, weights.source)), None)
-    if chosen is None or architecture.base_models:
+    places = {weights: _cache() / preset / f"{weights.source}-{_key(weights)}" for weights in found}
+    places = {weights: folder for weights, folder in places.items() if source in (None, weights.source)}
+    if not places or architecture.base_models:
         raise ValueError(_nowhere(preset, known, source, found))
-    folder = _cache() / preset / f"{chosen.source}-{_key(chosen)}"
-    if (folder / "config.json").is_file():
-        return folder
+    chosen = next(iter(places))
+    for weights, folder in places.items():
+        if (folder / "config.json").is_file():
+            if weights is not chosen:
+                logger.warning(
+                    "%s: %s's weights, which are here; source=%r fetches those of %s",
+                    *(preset, weights.source, chosen.source, chosen.place),
+                )
+            return folder
+    folder = places[chosen]
     note = f" ({known.weights_license_note})" if known.weights_license_note else ""
     logger.info("weights of %s: %s; licence %s%s", preset, chosen.place, known.weights_license or "not stated", note)
-    file = _fetched(chosen, folder.with_name(f"{folder.name}-{os.getpid()}"), token)
+    fetched = folder.with_name(f"{folder.name}-{os.getpid()}")
     try:
-        convert(preset, file, folder)
+        convert(preset, _fetched(chosen, fetched, token), folder)
     except FileExistsError:  # another process has been faster
         if not (folder / "config.json").is_file():
             raise
     finally:
-        if chosen.source == "official":  # the Hub's client keeps its own cache
-            file.unlink(missing_ok=True)
-            file.parent.rmdir()
+        shutil.rmtree(fetched, ignore_errors=True)  # the Hub's client keeps its own cache
     return folder
 
 

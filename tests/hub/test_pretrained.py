@@ -132,7 +132,7 @@ def test_another_number_of_labels_begins_with_a_new_head_and_nothing_else_may_di
         hf_effmodels.create_model(PRESET, source="timm")
 
 
-def test_timms_repository_is_read_by_the_hubs_client(server, official, hub, monkeypatch, tmp_path):
+def test_timms_repository_is_read_by_the_hubs_client(server, official, hub, monkeypatch, tmp_path, caplog):
     _, file, expected = official
     server("/nothing.pth", timm="ghostnet_050.in1k")
     repo = hub.repos["timm/ghostnet_050.in1k"] = Repo()
@@ -154,6 +154,12 @@ def test_timms_repository_is_read_by_the_hubs_client(server, official, hub, monk
     assert any(path.endswith("/model.safetensors") for _, path, _ in hub.requests)
     hub.repos.clear()
     assert torch.equal(logits(source="timm"), expected)  # kept
+    with caplog.at_level("WARNING", "hf_effmodels"):
+        assert torch.equal(logits(), expected) and Files.asked == []  # nothing else is fetched where they are
+    assert f"{PRESET}: timm's weights, which are here; source='official' fetches" in caplog.text
+    with pytest.raises(OSError, match=r"nothing\.pth cannot be downloaded"):
+        logits(source="official")
+    assert [folder.name.partition("-")[0] for folder in (tmp_path / "cache" / PRESET).iterdir()] == ["timm"]
     server("/nothing.pth", timm="nowhere.in1k")
     with pytest.raises(OSError, match="timm/nowhere.in1k cannot be read from the Hub"):
         logits(source="timm")
