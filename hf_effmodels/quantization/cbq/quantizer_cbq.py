@@ -53,8 +53,9 @@ class CbqHfQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: "PreTrainedModel", **kwargs):
         config = self.quantization_config
         if not self.pre_quantized:
-            left = self.get_modules_to_not_convert(model, config.modules_to_not_convert, add_default_skips=True)
-            config.modules_to_not_convert = sorted(left)
+            names = self.get_modules_to_not_convert(model, config.modules_to_not_convert, add_default_skips=True)
+            # transformers names the head after its last parameter, which may be a bias.
+            left = config.modules_to_not_convert = sorted({name.removesuffix(".bias") for name in names})
             for name, linear in _layers(model, left):
                 _check_group(name, linear, config)
                 layer = PackedLinear.from_linear(linear, config.bits, config.group_size, config.symmetric)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, ViTConfig, ViTForImageClassification
 
 from hf_effmodels.quantization import CbqConfig, load_packed, quantize
 from hf_effmodels.quantization.cbq import int4
@@ -130,6 +130,16 @@ def test_a_dense_checkpoint_is_rounded_while_it_is_loaded(checkpoint, saved, hel
         assert torch.equal(loaded(held_out).logits, load_packed(saved[FORMS[0]][0])(held_out).logits)
     with pytest.raises(ValueError, match="method: got 'cbq'.*only 'rtn' works"):
         AutoModelForCausalLM.from_pretrained(checkpoint, quantization_config=CbqConfig())
+
+
+def test_a_head_with_a_bias_stays_as_it_is_while_the_rest_is_rounded(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vit = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=32))
+    vit.save_pretrained(tmp_path)
+    config = CbqConfig(bits=4, group_size=32, method="rtn")
+    loaded = ViTForImageClassification.from_pretrained(tmp_path, quantization_config=config)
+    assert type(loaded.classifier) is torch.nn.Linear and torch.equal(loaded.classifier.weight, vit.classifier.weight)
+    assert sum(isinstance(module, PackedLinear) for module in loaded.modules()) == 6
 
 
 def test_packed_weights_take_little_memory(saved):
