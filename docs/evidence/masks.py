@@ -162,22 +162,30 @@ def quantised(arguments) -> None:
     if not graphs.exists():
         export_promptable(load(), graphs)
     _show("float32, ONNX Runtime", _megabytes(graphs, "*.onnx*"), load_promptable(graphs), held_out)
-    integers = arguments.output / "onnx-int8"
-    if not integers.exists():
-        _to_integers(graphs, integers)
-    _show("int8, ONNX Runtime (dynamic)", _megabytes(integers, "*.onnx*"), load_promptable(integers), held_out)
+    for name, calibration in (("dynamic", None), ("calibrated encoder", samples)):
+        integers = arguments.output / f"onnx-int8-{name.partition(' ')[0]}"
+        if not integers.exists():
+            _to_integers(graphs, integers, calibration)
+        _show(f"int8, ONNX Runtime ({name})", _megabytes(integers, "*.onnx*"), load_promptable(integers), held_out)
 
 
-def _to_integers(graphs: Path, folder: Path) -> None:
-    """ONNX Runtime's own 8-bit weights and activations, whose ranges are found in each call."""
+def _to_integers(graphs: Path, folder: Path, samples: list[dict] | None) -> None:
+    """transformers' quantisers of its ONNX exporter: 8-bit weights, and activations whose ranges are found in each
+    call, or, where there are samples, those of the encoder beforehand."""
     import shutil
 
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    import onnx_ir
+    from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer, OnnxRuntimeStaticConfig
+    from transformers.exporters.configs import ExportFormat
 
-    shutil.copytree(graphs, folder)
+    shutil.copytree(graphs, folder, ignore=shutil.ignore_patterns("*.onnx*"))
     for name in ("encoder", "decoder"):
-        quantize_dynamic(graphs / f"{name}.onnx", folder / f"{name}.onnx", weight_type=QuantType.QInt8,
-                         op_types_to_quantize=["MatMul", "Gemm"])  # fmt: skip
+        quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(op_types_to_quantize=["MatMul", "Gemm"]))
+        if samples and name == "encoder":
+            pixels = [{"pixel_values": batch["pixel_values"]} for batch in samples]
+            quantizer = OnnxRuntimeQuantizer(OnnxRuntimeStaticConfig(per_channel=True), calibration_dataset=pixels)
+        graph = onnx_ir.load(graphs / f"{name}.onnx")
+        onnx_ir.save(quantizer.quantize(graph, {}, ExportFormat.ONNX), folder / f"{name}.onnx")
 
 
 def _points(batch: dict) -> torch.Tensor:
