@@ -29,7 +29,15 @@ def snippets(page: Path) -> list[str]:
 
 
 #: Tutorials whose cells take seconds with the fewest steps; how cells are read is tested of the three others.
-LONG = ("semantic-segmentation", "zero-shot-image-text", "distillation")
+LONG = (
+    "semantic-segmentation",
+    "zero-shot-image-text",
+    "distillation",
+    "mask-generation",
+    "object-detection",
+    "image-text-to-text",
+    "pretraining",
+)
 
 
 @pytest.mark.parametrize(
