@@ -37,6 +37,7 @@ LONG = (
     "object-detection",
     "image-text-to-text",
     "pretraining",
+    "without-data",
 )
 
 
