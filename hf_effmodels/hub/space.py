@@ -33,6 +33,8 @@ _WRITER = "hf-effmodels demo --space"
 #: What every app needs, and more by task.
 _REQUIREMENTS = ("gradio", "torch", "transformers", "huggingface_hub", "safetensors", "numpy", "pillow")
 _MORE = {"super-resolution": ("diffusers", "accelerate")}
+#: Of the pictures that come with the app: by name, as the folder of an installed package may hold anything.
+_EXAMPLES = ("README.md", "cat.jpg", "coffee.jpg", "digit-3.png", "digit-7.png", "rocket.jpg", "small-cat.png")
 #: Longest side in pixels of pictures that are given along.
 _LONGEST_SIDE = 1024
 
@@ -91,7 +93,7 @@ def write_space(
         ValueError, OSError: as `publish_space`. FileExistsError: something of others in the folder would be lost.
     """
     check_repo_id(model_id)
-    api = HfApi(endpoint=endpoint, token=token)
+    api = HfApi(endpoint=endpoint, token=stated_token(token) if token else None)
     with explained(model_id, timeout):
         files = space_files(api, model_id, revision, examples=examples, timeout=timeout)
     with rewritten(folder, _WRITER) as new:
@@ -120,8 +122,8 @@ def space_files(
     }
     if takes_pictures:
         own = _own_pictures(examples) if examples else {}
-        bundled = sorted((_PACKAGE / "demo" / "examples").glob("*.*"))
-        files |= own or {f"examples/{file.name}": file.read_bytes() for file in bundled}
+        bundled = _PACKAGE / "demo" / "examples"
+        files |= own or {f"examples/{name}": (bundled / name).read_bytes() for name in _EXAMPLES}
         if own:
             settings["examples"] = list(own)
     files["demo.json"] = (json.dumps(settings, indent=2) + "\n").encode()

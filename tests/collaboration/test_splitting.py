@@ -1,11 +1,13 @@
 """A classifier in two halves gives the numbers of the whole."""
 
 import copy
+import importlib
 import json
 import time
 
 import pytest
 import torch
+from huggingface_hub import constants
 from torch import nn
 from transformers import (
     ConvNextConfig,
@@ -27,6 +29,7 @@ from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, 
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, split, split_points
 from hf_effmodels.collaboration.splitting.measure import PointCost, measure_split, profile_of
 
+from ..hub.conftest import hub, online  # noqa: F401
 from ..threads import run_together
 
 SIZE = (32, 32)
@@ -175,6 +178,32 @@ def test_folders_that_are_no_half_are_refused(tmp_path):
     (tmp_path / "head" / "head.safetensors").write_bytes(b"\x80\x04broken")
     with pytest.raises(ValueError, match="no readable head.safetensors"):
         SplitHead.from_pretrained(tmp_path / "head")
+
+
+def test_a_published_half_is_its_own_files_and_nothing_else(hub, online, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    (tmp_path / "code_of_somebody.py").write_text(
+        "from transformers import ViTImageProcessorPil\nclass Theirs(ViTImageProcessorPil): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = importlib.import_module("code_of_somebody").Theirs
+    theirs.register_for_auto_class("AutoImageProcessor")  # saved with its code from now on
+    folder, (head, tail) = tmp_path / "head", split(resnet(), "stages.0", processor=theirs())
+    head.save_pretrained(folder)
+    assert (folder / "code_of_somebody.py").is_file()
+    for name in ("id_rsa", ".env", "token.txt"):
+        (folder / name).write_text("secret")
+    (folder / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(folder)
+    for half in (head, tail):
+        half.push_to_hub(f"org/{half.half}", token=" maker\n")
+        own = {"README.md", "config.json", "split.json", "preprocessor_config.json", f"{half.half}.safetensors"}
+        assert hub.files(f"org/{half.half}").keys() == own
+    with pytest.raises(ValueError, match="token: it has characters that no token has") as error:
+        head.push_to_hub("org/head", token="mak\ner")
+    assert "mak\ner" not in str(error.value)
+    with pytest.raises(PermissionError, match="token: it may not write to other/head"):
+        head.push_to_hub("other/head", token="maker")
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])

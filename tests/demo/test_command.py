@@ -1,6 +1,7 @@
 """`hf-effmodels demo` and the Spaces it writes."""
 
 import json
+import shutil
 import socket
 from urllib.request import urlopen
 
@@ -9,7 +10,7 @@ import yaml
 from PIL import Image
 
 from hf_effmodels.cli import main
-from hf_effmodels.hub import export, publish
+from hf_effmodels.hub import export, publish, space
 from hf_effmodels.hub.space import publish_space, write_space
 
 from ..hub.conftest import hub, online  # noqa: F401
@@ -52,7 +53,14 @@ def test_what_is_wrong_is_said_before_anything_is_served(models, tmp_path, capsy
         assert message in capsys.readouterr().err, argv
 
 
-def test_a_space_has_the_file_that_is_run_here_and_pins_everything(hub, online, tiny, models, tmp_path):  # noqa: F811
+def test_a_space_has_the_file_that_is_run_here_and_pins_everything(
+    hub,  # noqa: F811
+    online,  # noqa: F811
+    tiny,
+    models,
+    tmp_path,
+    monkeypatch,
+):
     folder = export(tiny.model, tiny.processor, tmp_path / "model", license="mit")
     oid = publish(folder, "org/net", token="maker", endpoint=hub.url).oid
     secret = tmp_path / "own.jpg"
@@ -86,7 +94,23 @@ def test_a_space_has_the_file_that_is_run_here_and_pins_everything(hub, online, 
     assert len(hub.repos["spaces/org/net"].commits) == 2
     publish_space("org/net", token="maker", endpoint=hub.url, examples=[secret])
     assert len(hub.repos["spaces/org/net"].commits) == 2
+    package = tmp_path / "hf_effmodels"
+    shutil.copytree(space._PACKAGE / "demo", package / "demo")
+    shutil.copy(space._PACKAGE / "images.py", package)
+    bundled = sorted(path.name for path in (package / "demo" / "examples").iterdir())
+    for name in ("id_rsa", ".env", "token.txt", "mine.py", "photo.jpg"):
+        (package / "demo" / "examples" / name).write_text("secret")
+    (package / "demo" / "examples" / "link.jpg").symlink_to(secret)
+    monkeypatch.setattr(space, "_PACKAGE", package)
+    (tmp_path / "space").mkdir()
     written = write_space("org/net", tmp_path / "space", endpoint=hub.url)
+    assert sorted(path.name for path in (written / "examples").iterdir()) == bundled
+    for name in ("id_rsa", ".env", "code.py"):
+        (tmp_path / name).write_text("secret")
+        with pytest.raises(ValueError, match=f"examples: .*{name}"):
+            publish_space("org/net", token="maker", endpoint=hub.url, examples=[tmp_path / name])
+    with pytest.raises(ValueError, match="token: it has characters that no token has"):
+        write_space("org/net", tmp_path / "other", token="mak\ner", endpoint=hub.url)
     assert (written / "app.py").read_bytes() == files["app.py"] and (written / "examples" / "cat.jpg").is_file()
     # What the file reads there makes an app, of the model's folder for want of a way to the Hub.
     settings = json.loads((written / "demo.json").read_text()) | {"model": str(folder), "revision": None}

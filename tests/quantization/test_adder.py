@@ -64,6 +64,8 @@ def test_outputs_are_those_of_the_values_of_the_levels(bits_weight, bits_activat
     )
     inputs = torch.rand(2, 3, 7, 7, generator=generator).double()
     adder = quantize_weights(weight, 0.9, bits_weight, n_groups=3)
+    largest = weight.abs().flatten(1).amax(1)
+    assert adder.scale.tolist() == [min(float(largest[adder.group == g].max()), 0.9) for g in range(3)]
     output = quantized_adder_conv2d(
         inputs, adder.levels, adder.group, adder.scale, adder.bias, bits_activation, 2, 1, bits_weight
     )

@@ -94,16 +94,24 @@ class _Half(nn.Module):
             (new / CARD).write_text(self._card(), encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes; the address of the commit."""
+        """Upload what `save_pretrained` writes, but no code that a configuration or a processor brings with it; the
+        address of the commit.
+
+        Raises:
+            ValueError: what can be no token. OSError: there is none, the Hub cannot be reached, or refuses.
+        """
         import tempfile
 
         from huggingface_hub import HfApi
 
-        api = HfApi(token=token)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(Path(folder) / self.half)
+        from ...hub.publish import explained, stated_token
+
+        api = HfApi(token=stated_token(token))
+        with tempfile.TemporaryDirectory() as temporary, explained(repo_id, timeout=30):
+            folder = Path(temporary) / self.half
+            self.save_pretrained(folder)
             api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / self.half))
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(_own_files())))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, token: str | None = None, revision: str | None = None):

@@ -35,7 +35,7 @@ def only_visible(mask: torch.Tensor) -> Iterator[None]:
 def spread(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor | None:
     """A mask of blocks over maps of a size; None for maps that blocks do not divide, as those of global pools."""
     rows, columns = mask.shape[-2:]
-    if size[0] % rows or size[1] % columns or size[0] < rows or size[1] < columns:
+    if size[0] % rows or size[1] % columns:
         return None
     return mask.repeat_interleave(size[0] // rows, 2).repeat_interleave(size[1] // columns, 3)
 

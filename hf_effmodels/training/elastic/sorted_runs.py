@@ -116,8 +116,6 @@ class SortedRun(SortedTraining):
             table[name] = {**sizes, "parameters": smaller.num_parameters(), **self._measured.get(name, {})}
             if not self.args.should_save:
                 continue
-            if hasattr(smaller.config, "use_cache"):
-                smaller.config.use_cache = True  # the Trainer turns it off
             with rewritten(output / SUBMODELS / name, SORTED_TRAINING) as folder:
                 smaller.save_pretrained(folder)
                 if self.processing_class is not None:

@@ -70,7 +70,6 @@ class RecipeTrainer(Trainer):
         self._sampler: EpochSampler | None = None
         self._batches: BatchSampler | None = None
         self._steps_per_epoch = 1
-        self._ends_idle = False
         self.idle_batch: Mapping | None = None
         self.idle = False
         for callback in training_callbacks(self.model):
@@ -176,7 +175,6 @@ class RecipeTrainer(Trainer):
     def use_batch_size(self, batch_size: int) -> None:
         """From the next epoch on batches have this size, in each process."""
         self._train_batch_size = self._batches.batch_size = batch_size
-        self._ends_idle = isinstance(self._batches, SharedBatches) and self._batches.is_idle(self.args.process_index)
 
     # The loss
 
@@ -310,7 +308,8 @@ class RecipeTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         self.idle_batch = None
         _, within, steps = self.place(self.state.global_step)
-        if self._ends_idle and within == steps - 1:
+        shared = isinstance(self._batches, SharedBatches)
+        if within == steps - 1 and shared and self._batches.is_idle(self.args.process_index):
             epoch_iterator = self._with_idle_end(epoch_iterator, num_batches)
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         counted = [batch for batch in batches if batch is not self.idle_batch]
@@ -343,12 +342,10 @@ class RecipeTrainer(Trainer):
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
         shards = self._batches = getattr(loader, "batch_sampler", None)
-        self._ends_idle = False
         if isinstance(shards, BatchSamplerShard) and not (shards.split_batches or shards.drop_last):
             self._batches = SharedBatches(self._sampler, shards.batch_size, shards.num_processes)
             shards.batch_sampler = self._batches
             shards.even_batches = False
-            self._ends_idle = self._batches.is_idle(shards.process_index)
         return loader
 
     def get_eval_dataloader(self, eval_dataset=None):

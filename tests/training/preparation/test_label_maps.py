@@ -23,6 +23,7 @@ from transformers import (
 from hf_effmodels import create_model
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.data.augment import random_resized_box
+from hf_effmodels.training.data.label_maps import LabelMaps
 from hf_effmodels.training.losses.label_maps import pooled_targets
 from hf_effmodels.training.preparation.label_maps import main as annotate
 from hf_effmodels.training.preparation.label_maps import table
@@ -147,6 +148,11 @@ def test_the_maps_are_made_resumed_and_label_the_crops_of_a_training(run, teache
         expected = pooled_targets(kept.values, kept.indices, [box], 10, missing="excluded", temperature=2.0)[0]
         own = torch.nn.functional.one_hot(torch.tensor(dataset.source.labels[index]), 10)
         torch.testing.assert_close(dataset[number]["labels"], 0.75 * expected + 0.25 * own, rtol=1e-4, atol=1e-5)
+    # A model that numbers its classes in another order is told the same.
+    names = dataset.source.names
+    maps, turned = (LabelMaps(folder, dataset.source, order) for order in (names, names[::-1]))
+    target = maps.target(index, box)
+    assert not torch.equal(target, target.flip(0)) and torch.equal(turned.target(index, box), target.flip(0))
     assert "labels" in trainer.eval_dataset[0] and isinstance(trainer.eval_dataset[0]["labels"], int)
 
     main([*train, "--cutmix", "1", "--mix_off_epochs", "1", "--label_smoothing_factor", "0.1"])

@@ -95,6 +95,11 @@ def test_what_is_measured_is_what_the_nearest_mean_tells():
     chosen = [drawn(members, SHAPE, (1, 2, 3), number) for number in range(3)]
     assert len({*np.concatenate(chosen).tolist()}) == 15 and len({labels[c[0]] for c in chosen}) == 3
     assert all(len({*labels[pictures]}) == 1 for pictures in chosen)
+    assert len({tuple(pictures % 8) for pictures in chosen}) == 3, "each class has a draw of its own"
+    exactly = members_of(labels[[*range(5), *range(8, 13), *range(16, 21), *range(24, 28)]], SHAPE, "novel")
+    assert [numbers.tolist() for numbers in exactly] == [[*range(5)], [*range(5, 10)], [*range(10, 15)]], (
+        "5 are enough"
+    )
     with pytest.raises(ValueError, match="--way: got 3, but novel has 2 classes of 5 pictures or more .* 3 in all"):
         members_of(labels[:18], SHAPE, "novel")
 
