@@ -410,6 +410,13 @@ def _export_language_model(arguments):
 
 
 def _export(arguments):
+    if arguments.checkpoint is not None:
+        if os.path.isdir(arguments.preset):
+            raise ValueError(
+                f"--checkpoint: got {arguments.checkpoint!r}, but {arguments.preset} is a folder, which has its "
+                "weights; checkpoints go with presets."
+            )
+        check_known(arguments.preset)
     from .edge_formats import check_format, check_precision
 
     check_format(arguments.format)

@@ -34,7 +34,7 @@ from .edge_files import as_one_file, halve, size_of, summed_up, write_readme
 from .edge_formats import TOLERANCES, Format, check_format, check_precision
 from .hub.ids import reading
 from .hub.wrappers import unwrap, unwrap_parts
-from .models import create_image_processor, create_model, list_models, model_info, sized_processor
+from .models import blaming_image_size, create_image_processor, create_model, list_models, model_info, sized_processor
 from .registry import COMPOSED
 
 
@@ -167,7 +167,7 @@ def export(
     batches = (1, 3) if chosen.exporter != "ExecutorchExporter" else (2,)
     with whole_folder(folder) as new:
         try:
-            with summed_up() as said:
+            with summed_up() as said, blaming_image_size(size):
                 quantizer = edge_int8.quantizer(pictures) if precision == "int8" else None
                 _write(model, pixels[:2], chosen, new, len(batches) > 1, quantizer)
         except Exception as error:

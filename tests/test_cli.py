@@ -124,6 +124,15 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
     assert "has no field 'text_model'" in refused(*convert, "--text-model", "x")
     assert "there is no file" in refused("convert", "ghostnetv3-0.5x", "nowhere", "out")
     assert "--image-size: got 0" in refused("export", good, "out", "--format", "onnx", "--image-size", "0")
+    for small in (("export", good, "out", "--format", "onnx"), ("split", good, "out", "--at", "stages.0")):
+        assert "--image-size: got 4×4; the images are too small" in refused(*small, "--image-size", "4")
+    said = refused("export", good, "out", "--format", "onnx", "--checkpoint", "a.pth")
+    assert f"--checkpoint: got 'a.pth', but {good} is a folder, which has its weights" in said
+    assert "unknown preset 'ghostnetv3-9x'; nearest: ghostnet" in refused(
+        "export", "ghostnetv3-9x", "out", "--format", "onnx", "--checkpoint", "a.pth"
+    )
+    for command in (("prune", good, "a.pth"), ("quantize", good, "a.pth")):
+        assert "error: --out: a.pth is a file; accepted is a folder" in refused(*command)
     said = refused("export", "sam-diffsr-x4", "out", "--format", "onnx")
     assert "is neither a classifier of images nor a detector nor a segmenter" in said
     said = refused("export", "pangu-pi-1b-pro", "out", "--format", "onnx")
@@ -183,6 +192,21 @@ def test_a_mistyped_model_is_answered_at_once_without_network(argv, name, monkey
         said
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("argv", READERS, ids=lambda argv: argv[0])
+def test_a_file_that_is_no_model_is_told_without_asking_the_hub(argv, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(b"")
+    (tmp_path / "t.txt").write_text("no model")
+    monkeypatch.setattr("socket.getaddrinfo", lambda *address, **_: pytest.fail("the Hub is asked"))
+    try:
+        code = cli.main(["t.txt" if word == "MODEL" else word for word in argv])
+    except SystemExit as stopped:  # what runs as a program
+        code = stopped.code
+    said = capsys.readouterr().err
+    told = "unknown preset 't.txt'" if argv[0] == "benchmark" else "t.txt is a file; accepted are a folder and an id"
+    assert code == 2 and told in said, said
 
 
 @pytest.mark.parametrize(("patience", "answers"), [(0.9, True), (0.2, False)])

@@ -121,12 +121,14 @@ def reading(
     argument: str, name: str, *, revision: tuple[str, str | None] | None = None, hint: str = ""
 ) -> Iterator[None]:
     """Within it a library reads `name`; whatever it makes of one that is missing, damaged or something else ends in
-    an OSError of one line that names the argument. See `check_place`, which is asked first.
+    an OSError of one line that names the argument. See `check_place`, which is asked first. A file is refused.
 
     Raises:
         OSError, ValueError: see above. ImportError: a library is missing.
     """
     check_place(argument, name, revision=revision, hint=hint)
+    if os.path.isfile(name):  # libraries would look for its parts on the Hub
+        raise OSError(f"{argument}: {name} is a file; accepted are a folder and an id of the Hub.{hint and ' '}{hint}")
     try:
         yield
     except ImportError:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from .._command_line import Parser, in_words_of_the_command
 from .inputs import STDIN, check_inputs
-from .predictor import MODULES, Options, Source, load_predictor
+from .predictor import MODULES, OF_TEXT, Options, Source, check_used, find_task, load_for_task
 
 #: What goes with a data set alone.
 _OF_A_DATASET = ("split", "column", "dataset_config", "dataset_revision", "data_files", "data_dir")
@@ -36,12 +36,15 @@ def main(argv: Sequence[str]) -> int:
         if processes.count > 1:
             _check_sharing(arguments)
         device = arguments.device or processes.device
-        predictor = load_predictor(source_of(arguments), task=arguments.task, options=options, device=device)
+        source, task = find_task(source_of(arguments), arguments.task)
+        check_used(task, options)
+        if task == "super-resolution" and arguments.save is None:
+            raise ValueError("save: where to write the enlarged images, such as --save enlarged")
+        # What is not clear of a data set is said before a model is loaded, which may take long.
+        rows = None if arguments.dataset is None else load_rows(arguments, "text" if task in OF_TEXT else "image")
+        predictor = load_for_task(source, task, options, device)
         if arguments.save is not None and predictor.draw is None:
             raise ValueError(f"save: got {arguments.save!r}, but {predictor.task} has nothing to draw.")
-        if predictor.task == "super-resolution" and arguments.save is None:
-            raise ValueError("save: where to write the enlarged images, such as --save enlarged")
-        rows = None if arguments.dataset is None else load_rows(arguments, predictor.takes)
     except (ValueError, OSError, ImportError) as error:
         raise type(error)(in_words_of_the_command(str(error), _RENAMED | parser.words())) from error
     check_inputs(arguments.inputs, predictor.takes)

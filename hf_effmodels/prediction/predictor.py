@@ -26,6 +26,8 @@ MODULES = {
     "text-generation": "continuation",
     "text-classification": "classes",
 }
+#: The tasks whose inputs are texts; the others' are images.
+OF_TEXT = ("text-generation", "text-classification")
 #: Task -> the `Options` that it has a use for.
 USED = {
     "image-classification": ("top_k",),
@@ -118,9 +120,14 @@ def load_predictor(
         OSError: a model that cannot be found, reached or read.
     """
     source, task = find_task(source, task)
-    _check_used(task, options or Options())
+    check_used(task, options or Options())
+    return load_for_task(source, task, options or Options(), device)
+
+
+def load_for_task(source: Source, task: str, options: Options, device: str | None) -> Predictor:
+    """`load_predictor` of what `find_task` has found and `check_used` has looked at."""
     module = importlib.import_module(f"{__package__}.tasks.{MODULES[task]}")
-    return module.load(task, source, options or Options(), device or default_device())
+    return module.load(task, source, options, device or default_device())
 
 
 def find_task(source: Source | str, task: str | None = None) -> tuple[Source, str]:
@@ -154,7 +161,8 @@ def find_task(source: Source | str, task: str | None = None) -> tuple[Source, st
     return source, task
 
 
-def _check_used(task: str, options: Options) -> None:
+def check_used(task: str, options: Options) -> None:
+    """ValueError for an option that the task has no use for."""
     for f in fields(options):
         value = getattr(options, f.name)
         if f.name not in USED[task] and value not in (f.default, []):

@@ -128,6 +128,7 @@ def test_texts_come_from_a_column_and_one_that_is_missing_is_named(language, pre
 
 def test_a_data_set_that_is_not_clear_is_refused(classifier, of_table, tmp_path, capsys, monkeypatch):
     model = str(classifier[0] / "model")
+    monkeypatch.setattr("hf_effmodels.prediction.command.load_for_task", lambda *_: pytest.fail("a model is loaded"))
     for argv, message in [
         (("--dataset", "digits"), "--split: name one of the splits, which are train, test"),
         (("--dataset", "digits", "--split", "x"), "--split: there is no 'x', the splits are train, test"),

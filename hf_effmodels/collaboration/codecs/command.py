@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> dict:
     if count > 2:
         raise ValueError(f"one value too many: {words[2]!r}")
     given = [word for pair in zip(("--model", "--output"), words[:count], strict=False) for word in pair]
-    reader = ArgumentReader([*given, *words[count:]])
+    reader = ArgumentReader([*given, *words[count:]], "hf-effmodels train-codec")
     look_at(reader, Path(__file__).with_name("curves.py"))
     from .curves import train_codec
 

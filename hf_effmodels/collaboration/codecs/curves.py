@@ -109,7 +109,8 @@ def train_codec(reader: ArgumentReader) -> dict:
         report = _train(args, data_args, augmentation)
     except (ValueError, OSError) as error:
         words = {f.name: f"--{f.name}" for f in fields(args)} | _WORDS
-        raise type(error)(in_words_of_the_command(str(error), words)) from error
+        said = str(error).removeprefix("--codec: ")  # what the run's option is made of are arguments here
+        raise type(error)(in_words_of_the_command(said, words)) from error
     show(json.dumps(report, indent=2) + "\n" if args.json else _as_table(report))
     return report
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ...models import blaming_image_size
+
 
 @dataclass(frozen=True)
 class SplitPoint:
@@ -107,7 +109,7 @@ class Trace:
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self.pixels = torch.zeros(self.input_shape, device="meta", dtype=dtype, requires_grad=True)
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), blaming_image_size(image_size):
                 logits = logits_of(self.model(self.pixels))
         except (NotImplementedError, RuntimeError) as error:
             raise ValueError(f"model: it cannot be followed by shapes alone: {error}") from error

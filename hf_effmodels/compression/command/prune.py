@@ -118,7 +118,7 @@ def _run(arguments) -> dict:
     try:
         check_rewritable(output, "prune", ("config.json", "model.safetensors", REPORT))
     except FileExistsError as error:
-        raise ValueError(f"out: {error}") from None
+        raise ValueError(f"out: {str(error).removeprefix('folder: ')}") from None
     config = load_config(arguments.model, "model")
     if config.model_type in VISION:
         return prune_vision.run(arguments, config, REPORT)

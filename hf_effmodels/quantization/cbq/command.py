@@ -115,7 +115,7 @@ def _run(arguments) -> dict:
     try:
         check_rewritable(output, "quantize", (REPORT, "config.json", "model.safetensors"))
     except FileExistsError as error:
-        raise ValueError(f"out: {error}") from None
+        raise ValueError(f"out: {str(error).removeprefix('folder: ')}") from None
     work = Path(arguments.work) if arguments.work else output.absolute().with_name(f"{output.name}.work")
     check_license(arguments.license)
     set_up_logging()

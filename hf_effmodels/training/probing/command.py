@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> list[dict]:
     words = list(argv)
     count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
     words = [*(["--models", *words[:count]] if count else []), *words[count:]]
-    reader = ArgumentReader(words)
+    reader = ArgumentReader(words, "hf-effmodels probe")
     look_at(reader, Path(__file__).with_name("probe.py"))
     from .. import set_up_logging
     from .probe import probe

@@ -166,7 +166,13 @@ class ArgumentReader:
 
     outer: tuple = ()
 
-    def __init__(self, argv: Sequence[str]):
+    def __init__(self, argv: Sequence[str], program: str | None = None):
+        """
+        Args:
+            argv: the arguments.
+            program: what its help calls it; by default the script's name.
+        """
+        self._program = program or Path(sys.argv[0]).name
         first = _Parser(add_help=False, allow_abbrev=False)
         first.add_argument("--config")
         first.add_argument("--task")
@@ -197,7 +203,7 @@ class ArgumentReader:
         for key in self._recipe:
             if key not in known:
                 raise ValueError(f"{self.config_file}: unknown key {key!r}{_near(key, known)}")
-        parser = _parser_class()(dataclass_types, allow_abbrev=False, prog=Path(sys.argv[0]).name)
+        parser = _parser_class()(dataclass_types, allow_abbrev=False, prog=self._program)
         # A command line cannot say null, an empty list or what a mapping holds; lists are read item by item, since
         # an item such as --seed would be taken for an argument.
         words, defaults = [], {}

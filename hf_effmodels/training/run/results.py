@@ -10,6 +10,7 @@ from .recipe_arguments import resolved
 
 #: In a file of results: the arguments of the evaluation, as far as they say what was measured.
 CALL = "arguments"
+DEFAULT_OUTPUT = "evaluation.json"
 # They say where results go and how fast they come.
 _FREE_KEYS = frozenset(
     "output overwrite reports answers save_images cache_dir check_images dataloader_num_workers "
@@ -22,7 +23,7 @@ class ResultsArguments:
     """Where the results go."""
 
     output: str = field(
-        default="evaluation.json",
+        default=DEFAULT_OUTPUT,
         metadata={"missing": "name a JSON file for the results.", "help": "JSON file for the results."},
     )
     overwrite: bool = field(
@@ -68,9 +69,10 @@ def check_results(file: Path, call: Mapping, overwrite: bool) -> bool:
     differs = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if differs and not overwrite:
         listed = "; ".join(f"{key}: {before.get(key)}" for key in differs)
+        without = " (where results go without --output)" if str(file) == DEFAULT_OUTPUT else ""
         raise ValueError(
-            f"--output: {file} holds the results of another evaluation ({listed}). Choose another file, or replace "
-            "them with --overwrite true."
+            f"--output: {file}{without} holds the results of another evaluation ({listed}). Name another file, such "
+            f"as --output {file.with_stem(f'{file.stem}-2')}, or replace them with --overwrite true."
         )
     return not differs
 

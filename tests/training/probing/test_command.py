@@ -41,6 +41,12 @@ def probe(*words):
     return cli.main(["probe", *words[:models], *DIGITS, *words[models:]])
 
 
+def test_the_help_names_the_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["probe", "--help"])
+    assert capsys.readouterr().out.startswith("usage: hf-effmodels probe ")
+
+
 @pytest.mark.draws
 def test_models_are_told_apart_in_a_table_and_kept(encoders, tmp_path, capsys):
     assert probe(encoders / "one", encoders / "two", "--output", tmp_path / "out") == 0

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,15 @@ def test_results_without_a_call_are_those_of_their_model_and_data_set(tmp_path):
     with pytest.raises(ValueError, match=r"another evaluation \(model: a\)"):
         opened(file, model="b")
     opened(file, overwrite=True, model="b")
+
+
+def test_who_has_named_no_file_is_told_how_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("evaluation.json").write_text(json.dumps({"model": "a", "dataset": "digits", "accuracy": 0.5}))
+    with pytest.raises(ValueError, match=r"where results go without --output.*, such as --output evaluation-2.json"):
+        opened(ResultsArguments().output, model="b")
+    with pytest.raises(ValueError, match=r"^(?!.*without --output).*, such as --output \S*evaluation-2.json"):
+        opened(tmp_path / "evaluation.json", model="b")
 
 
 @pytest.mark.parametrize(

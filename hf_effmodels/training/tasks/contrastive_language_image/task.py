@@ -72,6 +72,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
         contents["zero-shot data"] = zero_shot.facts()
     if model_args.model not in hf_effmodels.list_models():
         contents["model"] = weights_fingerprint(model)
+    if teacher is not None:
+        contents[f"teacher {args.teacher}"] = weights_fingerprint(teacher.model)
     check_contents(config, checkpoint, args.output_dir, contents)
     tokenizer, images = processor.tokenizer, processor.image_processor
     encode = encoder(tokenizer, _length(data_args, model))

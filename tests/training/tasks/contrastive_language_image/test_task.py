@@ -24,6 +24,7 @@ from hf_effmodels.metrics.retrieval import retrieval_recall
 from hf_effmodels.modeling.light_clip.token_matching import token_matching_loss
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.data.digits import read_digits
+from hf_effmodels.training.data.fingerprints import weights_fingerprint
 from hf_effmodels.training.losses.affinity import affinity_loss
 from hf_effmodels.training.losses.embedding_distance import embedding_distance
 from hf_effmodels.training.tasks.contrastive_language_image.evaluation import (
@@ -484,6 +485,13 @@ def test_captions_that_say_nothing_are_named_or_left_out(model_arguments, tmp_pa
         prepared(["--task", "contrastive-language-image", *model_arguments, "--dataset", "digits"], tmp_path)
     with pytest.raises(ValueError, match="--eval_templates goes with"):
         prepared([*run, "--eval_templates", "a {}"], tmp_path)
+
+
+def test_the_teachers_weights_are_recorded_so_that_no_other_goes_on(contrastive_run, clip_folder, tmp_path):
+    argv = [*contrastive_run, "--teacher", str(clip_folder), "--output_dir", str(tmp_path / "run")]
+    recorded = prepare("prepare_training", argv).config["contents"]
+    expected = weights_fingerprint(AutoModelForZeroShotImageClassification.from_pretrained(clip_folder))
+    assert recorded[f"teacher {clip_folder}"] == expected
 
 
 def test_a_teacher_that_does_not_fit_is_refused(contrastive_run, clip_folder, convnext_folder, tmp_path):
