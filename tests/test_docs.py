@@ -38,6 +38,7 @@ LONG = (
     "image-text-to-text",
     "pretraining",
     "without-data",
+    "visual-sequence-modeling",
 )
 
 
