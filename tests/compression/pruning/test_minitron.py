@@ -121,6 +121,21 @@ def test_the_best_of_the_candidates_is_kept_as_it_was_retrained():
         assert model(BATCHES[3], labels=BATCHES[3]).loss.item() == pytest.approx(report.loss_of, rel=1e-5)
 
 
+def test_a_candidate_sees_three_batches_of_four_and_learns_from_them():
+    model = build("llama")
+    seen = [{"input_ids": ids, "labels": ids} for ids in BATCHES[:3]]
+    expected, _ = inherit(model, intermediate_size=40, method="activation", layers="influence", calibration=seen)
+    start = copy.deepcopy(expected)
+    retrain_shortly(expected, model, seen, steps=1, learning_rate=3e-3)
+    found, _ = prune(model, BATCHES, intermediate_size=40, retraining_steps=1, learning_rate=3e-3)
+    assert all(torch.equal(found.state_dict()[name], value) for name, value in expected.state_dict().items())
+    # Nothing decays: a word that no text has keeps its embedding.
+    few = [{"input_ids": IDS % 30, "labels": IDS % 30}]
+    retrain_shortly(start, model, few, steps=1, learning_rate=3e-3)
+    before, after = model.model.embed_tokens.weight, start.model.embed_tokens.weight
+    assert torch.equal(after[30:], before[30:]) and not torch.equal(after[:30], before[:30])
+
+
 def test_retraining_brings_the_predictions_nearer():
     model = build("llama")
     with torch.no_grad():
