@@ -73,8 +73,8 @@ def same_width(stage: nn.Module) -> nn.Module:
         ValueError: the stage has no list of two blocks or more.
     """
     stage = copy.deepcopy(stage)
-    lists = [m for m in stage.modules() if isinstance(m, nn.Sequential | nn.ModuleList) and len(m) > 1]
-    if not lists:
+    lists = [m for m in stage.modules() if isinstance(m, nn.Sequential | nn.ModuleList) and len(m)]
+    if not lists or len(lists[0]) == 1:
         raise ValueError(f"stages: {type(stage).__name__} has no second block that keeps the width; use light heads.")
     blocks = lists[0]  # the outermost
     blocks[0] = copy.deepcopy(blocks[1])

@@ -91,7 +91,7 @@ def stage_taps(model: nn.Module, count: int = 4, *, pixel_values: torch.Tensor |
 
     Stages are the parts that work at one resolution; a transformer that has one only is divided as OFA-KD does it:
     after the second and fourth block, the third but last, and the last. Of a stage that ends with a step down the
-    block before it counts.
+    block before it counts. A network that is made of fewer stages than are asked for has no others.
 
     Args:
         model: an image classifier (or anything that returns `logits`) of transformers, timm or this package.
@@ -118,15 +118,41 @@ def example_input(model: nn.Module) -> torch.Tensor:
 
 def find_stages(model: nn.Module, run: DryRun, count: int) -> list[str]:
     """`stage_taps` of a dry run."""
-    for group in _groups(run):
+    own = own_stages(run)
+    # Of fewer stages the blocks inside would be taken for some.
+    for group in _groups(run) if not own or len(own) >= count else ():
         ends = _ends_of_stages(group, run, count)
         if ends is not None:
             return ends
     shown = ", ".join(candidates(run)[:20])
+    has = f"; it has {len(own)} of its own, {', '.join(own)}" if own else ""
     raise ValueError(
-        f"{type(model).__name__}: {count} stages cannot be told by the shapes of its features; name the modules "
+        f"{type(model).__name__}: {count} stages cannot be told by the shapes of its features{has}; name the modules "
         f"yourself. There are: {shown}."
     )
+
+
+def own_stages(run: DryRun) -> list[str]:
+    """Paths of the modules that end the stages a network is made of, from shallow to deep: a list of several
+    resolutions that is called so or whose members have lists of blocks (ResNet, Swin), or several lists of blocks
+    (PoolFormer). Empty for a network of single blocks (ViT, MobileNet)."""
+    for group in _groups(run):
+        resolutions = [_positions(call.shape) for call in group]
+        if resolutions != sorted(resolutions, reverse=True) or len({*resolutions}) == 1:
+            continue
+        lists = {re.sub(r"\d+$", "", call.path): call.path for call in group}
+        if len(lists) > 1:
+            return [*lists.values()]
+        (name,) = lists
+        if name.endswith("stages.") or all(_has_blocks(call, run) for call in group):
+            return [_before_step_down(call, run).path for call in group]
+        return []  # single blocks
+    return []
+
+
+def _has_blocks(call: _Call, run: DryRun) -> bool:
+    inside = re.compile(re.escape(call.path) + r"(\.\w+)?\.\d+")
+    return any(inside.fullmatch(other.path) and _layout(other.shape) for other in run.calls)
 
 
 def candidates(run: DryRun) -> list[str]:
@@ -278,7 +304,7 @@ class Taps:
                 _call_at(path, run, argument)
         elif numbers:
             try:
-                stages = find_stages(model, run, max(4, *numbers))
+                stages = find_stages(model, run, max(min(4, len(own_stages(run)) or 4), *numbers))
             except ValueError:
                 try:
                     stages = find_stages(model, run, max(numbers))

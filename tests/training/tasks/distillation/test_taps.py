@@ -153,6 +153,46 @@ def test_deeper_stages_are_taken_where_there_are_more_and_blocks_are_shared_out(
     assert stage_taps(model, 2) == [f"vit.layers.{n}" for n in (2, 4)]
 
 
+def convnext_of(depths):
+    config = ConvNextConfig(num_stages=len(depths), depths=depths, hidden_sizes=[8, 12, 16, 20][: len(depths)])
+    return ConvNextForImageClassification(config), [f"convnext.encoder.stages.{n}" for n in range(len(depths))]
+
+
+def resnet_of(depths):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16, 20][: len(depths)], depths=depths)
+    return ResNetForImageClassification(config), [f"resnet.encoder.stages.{n}" for n in range(len(depths))]
+
+
+def swin_of(depths):
+    last = len(depths) - 1
+    shape = {"image_size": 64, "patch_size": 4, "embed_dim": 8, "num_heads": [1, 2, 2, 2][: last + 1]}
+    paths = [f"swin.encoder.layers.{n}.blocks.{depth - 1}" for n, depth in enumerate(depths)]
+    network = SwinForImageClassification(SwinConfig(window_size=2, depths=depths, **shape))
+    return network, [*paths[:last], f"swin.encoder.layers.{last}"]
+
+
+def poolformer_of(depths):
+    count = len(depths)
+    each = {"patch_sizes": [7, 3, 3, 3], "strides": [4, 2, 2, 2], "padding": [2, 1, 1, 1]}
+    each = {name: values[:count] for name, values in {**each, "hidden_sizes": [8, 12, 16, 20]}.items()}
+    network = PoolFormerForImageClassification(PoolFormerConfig(num_encoder_blocks=count, depths=depths, **each))
+    return network, [f"poolformer.encoder.block.{n}.{depth - 1}" for n, depth in enumerate(depths)]
+
+
+@pytest.mark.parametrize("make", [convnext_of, resnet_of, swin_of, poolformer_of])
+@pytest.mark.parametrize("depths", [[2, 2], [1, 4], [1, 1, 2], [1, 2, 1, 1]], ids=str)
+def test_a_network_of_few_stages_has_these_and_no_blocks_among_them(make, depths):
+    model, paths = make(depths)
+    run = dry_run(model, torch.randn(2, 3, 64, 64))
+    for names in (["stage1"], ["stage2", "stage1"]):
+        found = Taps(model, run, names).stages
+        # A network's last stage may be named by its list's last block, which gives the same.
+        assert found[:-1] == paths[:-1] and (found[-1] == paths[-1] or found[-1].startswith(f"{paths[-1]}.")), found
+    if len(depths) < 4:
+        with pytest.raises(ValueError, match=rf"4 stages cannot be told .*; it has {len(depths)} of its own, \w+\."):
+            Taps(model, run, ["stage4"])
+
+
 def test_a_network_without_so_many_stages_says_what_there_is():
     model = CvtForImageClassification(CvtConfig(embed_dim=[8, 16, 24], num_heads=[1, 1, 2], depth=[1, 2, 4]))
     with pytest.raises(
