@@ -163,11 +163,13 @@ def export(
     pixels = torch.randn(3, _channels(model.config), *size, generator=generator).to(model.device, model.dtype)
 
     _give_only(model, kind)
+    with blaming_image_size(size), torch.no_grad():  # before the exporters, which take long
+        model(pixel_values=pixels[:1])
     # ExecuTorch plans its memory ahead: the batch size is fixed there.
     batches = (1, 3) if chosen.exporter != "ExecutorchExporter" else (2,)
     with whole_folder(folder) as new:
         try:
-            with summed_up() as said, blaming_image_size(size):
+            with summed_up() as said:
                 quantizer = edge_int8.quantizer(pictures) if precision == "int8" else None
                 _write(model, pixels[:2], chosen, new, len(batches) > 1, quantizer)
         except Exception as error:
