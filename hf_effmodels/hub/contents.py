@@ -24,6 +24,7 @@ FIGURES = {
     "confusion_matrix.png": "Which class was taken for which",
     "calibration.png": "Whether probabilities can be believed",
     "precision_recall.png": "Precision over recall",
+    "quantization_report.png": "How far quantised blocks and layers are off",
 }
 _TOKENIZER = frozenset(
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja".split()

@@ -14,6 +14,7 @@ from ..._files import write_json
 from ...hub.card_text import About, check_license, write_card
 from ...hub.contents import CARD
 from ...hub.ids import hub_id
+from ...hub.usage import LOCAL_MODEL_ID
 from ...hub.written import rewritten
 from .configuration_cbq import CbqConfig
 from .learning import QuantizedLayer
@@ -22,6 +23,8 @@ from .settings import check_format as check_settings
 
 logger = logging.getLogger(__name__)
 
+_PACKAGE = __name__.partition(".")[0]
+_HELD_OUT = {"dataset": "held-out text", "source": "hf-effmodels quantize"}
 #: What is written beside the model.
 REPORT, PICTURE = "quantization_report.json", "quantization_report.png"
 
@@ -73,15 +76,15 @@ def save(
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         write_json(new / REPORT, report)
-        (new / CARD).write_text(str(card(report, model, license)), encoding="utf-8")
         from .report import picture
 
-        picture(report, new / PICTURE)
+        figures = (PICTURE,) if picture(report, new / PICTURE) else ()
+        (new / CARD).write_text(str(card(report, model, license, figures)), encoding="utf-8")
     return report
 
 
-def card(report: dict, model: PreTrainedModel, license: str | None = None):
-    """The model card: what was quantised, how, and what was measured."""
+def card(report: dict, model: PreTrainedModel, license: str | None = None, figures: tuple[str, ...] = ()):
+    """The model card: what was quantised, how, what was measured, and the figures that lie beside it."""
     own = model.config._name_or_path
     group = f", a step for {report['group_size']} weights" if report["group_size"] else ", a step for each row"
     inputs = f", inputs of {report['activation_bits']} bits" if report["activation_bits"] else ""
@@ -89,10 +92,11 @@ def card(report: dict, model: PreTrainedModel, license: str | None = None):
     facts = [("method", method[report["method"]]), ("weights", f"{report['bits']} bits{group}{inputs}")]
     facts += [("bytes", f"{report['bytes']:,}, before {report['bytes_before']:,}")]
     if report["perplexity_after"] is not None:
-        measured = f"{report['perplexity_after']:.3f}, before {report['perplexity_before']:.3f}"
-        facts.append(("perplexity on the held-out text", measured))
-    load = "import hf_effmodels  # registers the format\n" if report["format"] == "cbq" else ""
-    load += "from transformers import AutoModelForCausalLM\n\n"
+        facts.append(("perplexity before, on the held-out text", f"{report['perplexity_before']:.3f}"))
+    registered = {"the format": report["format"] == "cbq", "the model": model.__module__.startswith(f"{_PACKAGE}.")}
+    registers = " and ".join(name for name, is_so in registered.items() if is_so)
+    load = f"import {_PACKAGE}  # registers {registers}\n" if registers else ""
+    load += f'from transformers import AutoModelForCausalLM\n\nmodel_id = "{LOCAL_MODEL_ID}"\n'
     title = f"{Path(own).name or type(model).__name__} in {report['bits']} bits"
     about = About(
         title=title,
@@ -101,9 +105,13 @@ def card(report: dict, model: PreTrainedModel, license: str | None = None):
         task="text-generation",
         tags=(report["format"],),
         facts=tuple(facts),
-        usage=f'## Usage\n\n```python\n{load}model = AutoModelForCausalLM.from_pretrained("this/repository")\n```',
+        usage="## Usage\n\nThe snippet runs in this folder; elsewhere write its path for `model_id`.\n\n"
+        f"```python\n{load}model = AutoModelForCausalLM.from_pretrained(model_id)\n```",
+        figures=figures,
     )
-    return write_card(about, license=license, base_model=hub_id(own))
+    after = report["perplexity_after"]
+    measured = [] if after is None else [{"metric": "perplexity", "value": after, **_HELD_OUT}]
+    return write_card(about, license=license, base_model=hub_id(own), results=measured)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`hf-effmodels quantize`"""
 
 import json
+import re
 from pydoc_data.topics import topics
 
 import pytest
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hf_effmodels import cli
+from hf_effmodels.hub.contents import model_files
 from hf_effmodels.quantization.cbq import store
 
 from ..conftest import SIZES
@@ -38,7 +40,7 @@ def arguments(place, out, *more):
     return [str(each) for each in ("quantize", place / "model", out, "--dataset", place / "text.txt", *sizes, *more)]
 
 
-def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys):
+def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert cli.main(arguments(place, out, "--bits", "4", "--json", "--license", "mit")) == 0
     report = json.loads(capsys.readouterr().out)
@@ -52,6 +54,15 @@ def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys):
     card = ModelCard.load(out / "README.md")
     assert card.data.license == "mit" and card.data.pipeline_tag == "text-generation"
     assert f"{report['perplexity_after']:.3f}" in card.text and "a step for 32 weights" in card.text
+    # It shows what was drawn, tells what was measured, and its snippet runs where it lies.
+    assert "](quantization_report.png)" in card.text and "quantization_report.png" in model_files(out)
+    assert card.data.eval_results[0].metric_value == pytest.approx(report["perplexity_after"])
+    assert "none was measured" not in card.text
+    scope = {}
+    with monkeypatch.context() as patch:
+        patch.chdir(out)
+        exec(re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)[0], scope)
+    assert type(scope["model"]).__name__ == "LlamaForCausalLM"
     # What the command wrote it replaces; anything else it does not.
     assert cli.main(arguments(place, out, "--method", "rtn", "--bits", "3")) == 0
     assert "perplexity_after" in capsys.readouterr().out
