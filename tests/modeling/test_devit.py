@@ -325,6 +325,10 @@ def test_costs_count_the_heads_that_are_left_and_the_search_keeps_to_its_target(
     found = search_widths(evaluate, cost, 0.8 * whole.macs, depth=2, bound=0.6, tolerance=0.05, samples=20, seed=3)
     assert len(asked) == 20 and all(abs(cost(*ratios) / (0.8 * whole.macs) - 1) <= 0.05 for ratios in asked)
     assert found == min(asked, key=lambda ratios: sum(ratios[1]))
+    # Of equals the first stays.
+    drawn = []
+    first = search_widths(lambda *ratios: drawn.append(ratios) or 1.0, cost, 0.8 * whole.macs, depth=2, samples=3)
+    assert len(drawn) == 3 and tuple(first) == drawn[0] != drawn[2]
     with pytest.raises(ValueError, match="no draw is within 2% of it; with nothing pruned"):
         search_widths(evaluate, cost, 2 * whole.macs, depth=2)
     with pytest.raises(ValueError, match="no draw is within 0%"):

@@ -180,3 +180,6 @@ def test_a_run_that_is_overwritten_leaves_none_of_its_sub_models_and_all_else(tm
     clear_output_folder(run)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"run/submodels/mine/config.json", "run/submodels/two/notes.txt", "thesis/config.json"}
+    (run / "submodels.json").write_text("of somebody, where no run is recorded")
+    clear_output_folder(run)
+    assert (run / "submodels.json").is_file()
