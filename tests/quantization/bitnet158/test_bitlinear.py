@@ -17,6 +17,12 @@ def test_ternary_weights_stay_what_they_are(scale):
     assert torch.equal(quantize_weight(ternary * gamma, scale).integers, ternary)
 
 
+def test_the_smallest_number_is_added_to_the_scale():
+    weight = torch.tensor([0.9e-5, -1.1e-5])  # 0.45 and 0.55 of 1e-5 + 1e-5
+    assert quantize_weight(weight).integers.tolist() == [0, -1]
+    assert quantize_weight(weight, eps=1e-7).integers.tolist() == [1, -1]
+
+
 def test_the_median_gives_fewer_zeros_than_the_mean():
     weight = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
     zeros = {scale: (quantize_weight(weight, scale).integers == 0).double().mean() for scale in ("mean", "median")}

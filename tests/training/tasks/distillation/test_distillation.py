@@ -139,6 +139,10 @@ def test_any_classifier_of_transformers_teaches_by_the_names_of_its_classes(make
     run = prepare("prepare_training", [*distilled_run, *options])
     found = load_teacher(str(tmp_path / "teacher"), run.trainer.model, run.trainer.processing_class, revision=None)
     assert found.classes.tolist() == list(reversed(range(10)))
+    pixels = torch.randn(2, 3, 32, 32) if make is not tiny_vit else torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.eval()(pixels).logits.flip(1)
+    torch.testing.assert_close(Teacher(model, None, None, found.classes.tolist()).logits(pixels), expected)
     run()
     assert np.isfinite(history(tmp_path / "run", "kd")).all()
 
