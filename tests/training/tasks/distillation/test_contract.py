@@ -36,7 +36,8 @@ class TestDistillation(TaskContract):
 
     def test_two_processes_follow_the_trajectory_of_one(self, run, tmp_path):
         memories = "{fitnet: {stages: [1, 2]}, crd: {num_negatives: 7, embed_dim: 4}}"
-        self.deterministic = ["--train_crop", "random_resized", "--losses", memories]
+        # A rate of 0.05 is too large for the contrast: the projector's maps explode in four steps.
+        self.deterministic = ["--train_crop", "random_resized", "--losses", memories, "--learning_rate", "0.002"]
         super().test_two_processes_follow_the_trajectory_of_one(run, tmp_path)
 
     @pytest.fixture

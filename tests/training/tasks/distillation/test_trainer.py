@@ -272,7 +272,9 @@ def test_losses_without_weight_leave_the_students_training_as_it_is(distilled_ru
     none = json.dumps({"ofa": {"stages": [1, 2], "weight": 0}, "crd": {"num_negatives": 5, "weight": 0}})
     main([*distilled_run, *options, "--losses", none, "--output_dir", str(tmp_path / "none")])
     main([*digits_run, *options, "--output_dir", str(tmp_path / "alone")])
-    assert same(weights(tmp_path / "none"), weights(tmp_path / "alone"))
+    # Gradients of zero are added, which may sum the others in another order.
+    alone = weights(tmp_path / "alone")
+    torch.testing.assert_close(weights(tmp_path / "none"), alone, rtol=1e-6, atol=1e-10)
 
 
 def test_taps_and_two_teachers_are_taken_from_the_command_line(distilled_run, teacher, tmp_path):
