@@ -61,6 +61,7 @@ def test_a_coded_classifier_is_exported_up_to_its_bytes_and_from_them_on(tmp_pat
             wrong()
 
 
+@pytest.mark.thorough
 @torch.no_grad()
 def test_halves_with_few_bits_of_fewer_channels_are_exported_for_openvino(tmp_path, capsys):
     model = network()

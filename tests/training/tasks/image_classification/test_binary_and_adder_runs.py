@@ -47,7 +47,7 @@ def test_a_killed_run_ends_in_the_same_bits(network, digits_run, tmp_path):
     assert same(weights(whole), weights(killed))
 
 
-@pytest.mark.parametrize("network", ["addernet", "bimlp"])
+@pytest.mark.parametrize("network", ["addernet", pytest.param("bimlp", marks=pytest.mark.thorough)])
 def test_two_processes_are_one(network, digits_run, tmp_path):
     run = [
         *run_of(network, digits_run),
