@@ -111,8 +111,27 @@ def two_towers(tmp_path):
     return export(light_clip.build(), light_clip.processor(), tmp_path / "two-towers")
 
 
+@pytest.fixture
+def dense(tiny, tmp_path):
+    """Tiny models that answer with maps, as exported folders: Auto class, folder, further inputs and the answer."""
+    made = {}
+    for model_type, auto, name in (
+        ("tinysam", "AutoModelForMaskGeneration", "pred_masks"),
+        ("dtop", "AutoModelForSemanticSegmentation", "logits"),
+    ):
+        model = ARCHITECTURES[model_type].model_class(auto)(tiny_config(ARCHITECTURES[model_type])).eval()
+        side = getattr(model.config, "vision_config", model.config).image_size
+        given = {"input_points": [[[[10.0, 12.0]]]]} if model_type == "tinysam" else {}
+        with torch.no_grad():
+            tensors = {key: torch.tensor(value) for key, value in given.items()}
+            answer = model(pixel_values=torch.linspace(-1, 1, 3 * side**2).reshape(1, 3, side, side), **tensors)[name]
+        folder = export(model, tiny.processor, tmp_path / model_type)
+        made[model_type] = [auto, str(folder), side, given, name, answer.flatten().tolist()]
+    return made
+
+
 def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline(
-    tiny, published, others, detector, two_towers, tmp_path
+    tiny, published, others, detector, two_towers, dense, tmp_path
 ):
     pinned = {"revision": published.commit}
     asked = {
@@ -122,6 +141,7 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
         "others": {name: str(folder) for name, (folder, _) in others.items()},
         "detector": str(detector),
         "two_towers": str(two_towers),
+        "dense": {model_type: entry[:-1] for model_type, entry in dense.items()},
         "readme": published.hub.files("org/net")["README.md"].decode(),
     }
     published.hub.requests.clear()
@@ -138,6 +158,8 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
     assert "trust_remote_code=True" in found["untrusted"]
     for model_type, (_, logits) in others.items():
         assert found["others"][model_type] == pytest.approx(logits, abs=1e-6)
+    for model_type, (*_, answer) in dense.items():
+        assert torch.allclose(torch.tensor(found["dense"][model_type]), torch.tensor(answer), rtol=1e-4, atol=1e-9)
     assert found["copy"] == pytest.approx(tiny.logits, abs=1e-6)
     model, processor = (
         AutoModelForObjectDetection.from_pretrained(detector),

@@ -27,6 +27,7 @@ if os.environ["HF_HUB_OFFLINE"] == "1":  # a cache must do: no connection can be
     socket.socket.connect = socket.create_connection = refuse
 
 import client  # noqa: E402
+import transformers  # noqa: E402
 from transformers import (  # noqa: E402
     AutoConfig,
     AutoImageProcessor,
@@ -58,6 +59,14 @@ if "others" in asked:
         model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
         with client.torch.no_grad():
             report["others"][model_type] = model(client.torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
+if "dense" in asked:
+    report["dense"] = {}
+    for model_type, (auto, folder, side, given, name) in asked["dense"].items():
+        model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
+        pixels = client.torch.linspace(-1, 1, 3 * side**2).reshape(1, 3, side, side)
+        given = {key: client.torch.tensor(value) for key, value in given.items()}
+        with client.torch.no_grad():
+            report["dense"][model_type] = model(pixel_values=pixels, **given)[name].flatten().tolist()
 if "detector" in asked:  # its image processor is no stock one
     processor = AutoImageProcessor.from_pretrained(asked["detector"], trust_remote_code=True)
     model = AutoModelForObjectDetection.from_pretrained(asked["detector"], trust_remote_code=True)
