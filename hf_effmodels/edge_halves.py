@@ -63,13 +63,15 @@ class _Network(nn.Module):
 
     def __init__(self, half: SplitHead | SplitTail):
         super().__init__()
-        self.network, self.codec = copy.deepcopy(half.network).float().eval(), copy.deepcopy(half.codec).float().eval()
+        self.network = copy.deepcopy(half.network).float().eval()
+        self.codec = copy.deepcopy(half.codec).cpu().float().eval()
         for module in self.network.modules():
             own = dict((*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)))
             for name, value in {**vars(module), **own}.items():
                 if isinstance(value, torch.Tensor) and value.is_meta:
                     zeros = torch.zeros(value.shape, dtype=value.dtype)
                     setattr(module, name, nn.Parameter(zeros, False) if isinstance(value, nn.Parameter) else zeros)
+        self.network.cpu()
         self.given = self.taken = None
         self.network.get_submodule(half.facts.at).register_forward_hook(self._at_the_cut)
 
@@ -139,7 +141,7 @@ def export_halves(
     names = {width: "head" if width is None else f"head-{width}" for width in widths}
     pixels = torch.randn(3, *image[1:], generator=torch.Generator().manual_seed(0))
     heads = {width: _Head(head, width).eval() for width in widths}
-    between = head.codec.float().cpu().between
+    between = heads[widths[-1]].codec.between  # of a copy: the halves stay as they are
     keys = tuple(between(pixels if getattr(head.codec, "takes_images", False) else torch.zeros(shape)))
     with torch.no_grad():
         examples = heads[widths[-1]](pixels)

@@ -247,7 +247,7 @@ class RecipeTrainer(Trainer):
                 yield
             return
         alone = self._train_batch_size > 1 and find_batch_size(inputs) == 1
-        norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training] if alone else []
         if alone and self.args.world_size == 1:
             with ExitStack() as hooks:
                 for module in norms:
@@ -255,7 +255,7 @@ class RecipeTrainer(Trainer):
                     hooks.callback(module.register_forward_pre_hook(_measure_what_varies).remove)
                 yield
             return
-        modules = [model] if self.idle else norms if alone else []
+        modules = [model] if self.idle else norms
         for module in modules:
             module.eval()
         try:
