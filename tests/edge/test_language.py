@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from transformers import (
     AutoTokenizer,
     LlamaConfig,
@@ -85,3 +86,22 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(tmp_path, capsys):
         assert main(["export", argv[0], str(tmp_path / "edge"), "--format", "onnx", *argv[1:]]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "edge").exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["Mistral", "Qwen2", "Phi", "Gemma", "GPT2"])
+def test_language_models_of_others_are_exported_with_their_own_logits(name, tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes["num_key_value_heads"] = 4
+    tokens = {"vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    own = {"Mistral": {"sliding_window": None}, "Gemma": {"head_dim": 8}}.get(name, {})
+    if name == "GPT2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    config = getattr(transformers, f"{name}Config")(**sizes, **tokens, **own)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert export_language_model(model, tmp_path / "program").model == type(model).__name__  # it compares the logits
+    ids = torch.arange(3, 15).view(2, 6)
+    with torch.no_grad():
+        expected = model(ids).logits
+    got = load_language_model(tmp_path / "program")(ids).logits
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
