@@ -53,14 +53,14 @@ class Merges:
     """The merges of a BPE model.
 
     Args:
-        merges: pairs of pieces, the first to be applied first.
+        merges: pairs of pieces, each once, the first to be applied first.
         ids: id of each piece of the model.
         prefix: of symbols that continue a word, as "##".
         suffix: of symbols that end a word, as "</w>".
     """
 
     def __init__(self, merges: Sequence[Sequence[str]], ids: Mapping[str, int], prefix: str = "", suffix: str = ""):
-        self.ranks = {tuple(pair): rank for rank, pair in reversed(list(enumerate(merges)))}
+        self.ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
         self.ids, self.prefix, self.suffix = ids, prefix, suffix
 
     def product(self, left: str, right: str) -> str:

@@ -1,6 +1,8 @@
 """A class of a data set is the model's class of the same name; by position only where names say nothing."""
 
+import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNex
 
 from hf_effmodels.training import evaluate, prepare
 from hf_effmodels.training.data.classes import is_generic, mapped_names, model_classes
+from hf_effmodels.training.run.arguments import ModelArguments
 from hf_effmodels.training.tasks.image_classification.data import DataArguments, load_data, load_evaluation_data
+from hf_effmodels.training.tasks.image_classification.models import load_classifier
 
 from ..tasks.image_classification.test_data import parquet, write_parquet
 
@@ -176,6 +180,27 @@ def test_training_goes_on_with_the_classes_of_the_head(judge, folders, tmp_path,
         other = prepare("prepare_training", [*arguments, "--label_mapping", "{bright: cat, dark: dog}"])
     assert other.trainer.model.config.id2label == {0: "cat", 1: "dog"}
     assert "is for other classes (bright, dark), as many as the data set has (cat, dog)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "own, from_scratch, stays, warned",
+    [
+        (["n01443537", "n01440764"], False, True, False),  # ImageNet's numbers of goldfish and tench
+        (["goldfish", "tench"], False, False, True),
+        (["goldfish", "tench"], True, False, False),
+        (["LABEL_0", "LABEL_1"], False, False, False),
+    ],
+)
+def test_a_head_goes_on_whatever_its_classes_are_called(own, from_scratch, stays, warned, judge, tmp_path, caplog):
+    shutil.copytree(judge, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(own)), "label2id": {name: number for number, name in enumerate(own)}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    names = ["tench, Tinca tinca", "goldfish, Carassius auratus"]
+    with caplog.at_level(logging.WARNING, "hf_effmodels"):
+        model, _ = load_classifier(ModelArguments(model=str(tmp_path)), names, from_scratch=from_scratch)
+    assert model.config.id2label == dict(enumerate(own if stays else names))
+    assert ("is for other classes" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(

@@ -206,12 +206,21 @@ def test_published_maps_are_read_by_the_names_of_the_files(tmp_path, run):
 
 
 def test_wrong_input_is_named(run, teacher, tmp_path):  # noqa: F811
+    shutil.copytree(teacher, tmp_path / "named")
+    config = json.loads((tmp_path / "named" / "config.json").read_text())
+    config["id2label"] = {number: f"letter {number}" for number in range(10)}
+    (tmp_path / "named" / "config.json").write_text(json.dumps(config))
+    mapping = json.dumps({number: f"digit {number}" for number in range(10)})
     out = ["--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "maps")]
     for options, message in (
         ([], "--teacher is missing: name an image classifier"),
         (["--teacher", str(teacher), "--top_k", "11"], "--top_k: got 11, accepted are numbers up to .* classes, 10"),
         (["--teacher", str(teacher), "--teacher_image_size", "2"], "with pictures of 2×2: .* features with places"),
         (["--teacher", str(teacher), "--official_maps", "x"], "--official_maps and --teacher exclude each other"),
+        (
+            ["--teacher", str(tmp_path / "named"), "--label_mapping", mapping],
+            r"classes \(10: digit 0, .*\) are not the model's \(10: letter 0, letter 1",
+        ),
         (["--task", "causal-lm"], "--task: got causal-lm, accepted are image-classification and distillation"),
     ):
         with pytest.raises(ValueError, match=message):

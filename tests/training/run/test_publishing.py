@@ -79,11 +79,18 @@ def test_privacy_branch_and_message_are_those_asked_for(hub, tiny, tmp_path, exp
         save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+        for name in ("additional_chat_templates/tool.jinja", "other/config.json", "other/tool.jinja"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("{}")
     options = {"token": TOKEN, "private": True, "revision": "dev", "message": "Of today"}
     address = publish_run(tmp_path, "org/net", exported=exported, **options)
     repo = hub.repos["org/net"]
     assert repo.private and address.startswith(f"{hub.url}/org/net/commit/")
-    assert not hub.files("org/net", "main") and "model.safetensors" in hub.files("org/net", "dev")
+    published = hub.files("org/net", "dev").keys()
+    assert not hub.files("org/net", "main") and "model.safetensors" in published
+    if not exported:  # of folders those that transformers reads
+        needed = {"README.md", "config.json", "model.safetensors", "additional_chat_templates/tool.jinja"}
+        assert published == needed
     assert any(request[0] == "POST" and "/commit/dev" in request[1] for request in hub.requests)
     assert repo.messages[repo.resolve("dev")] == "Of today"
 

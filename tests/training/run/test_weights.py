@@ -180,15 +180,20 @@ def test_weights_as_timm_publishes_them_lack_the_prefix_of_the_wrapper(kind, tmp
     assert_same(before, state_of(model))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_weights_of_any_precision_come_back_bit_for_bit(dtype, tmp_path):
-    model = KINDS["vit"]().to(dtype)
+@pytest.mark.parametrize(
+    "dtype, of_head",
+    [(torch.bfloat16, torch.bfloat16), (torch.float64, torch.float64), (torch.float32, torch.float64)],
+)
+def test_weights_of_any_precision_come_back_bit_for_bit(dtype, of_head, tmp_path):
+    model, other = (KINDS["vit"]().to(dtype) for _ in range(2))
+    for each in (model, other):
+        each.classifier.to(of_head)
+    for tensor in model.state_dict().values():
+        tensor.copy_(torch.rand(tensor.shape, dtype=torch.float64))  # with all digits that the precision has
     model.save_pretrained(tmp_path)
-    torch.manual_seed(1)
-    other = KINDS["vit"]().to(dtype)
     load_weights(other, tmp_path)
     assert_same(state_of(model), state_of(other))
-    assert {tensor.dtype for tensor in other.state_dict().values()} == {dtype}
+    assert {tensor.dtype for tensor in other.state_dict().values()} == {dtype, of_head}
 
 
 def test_a_mixture_with_an_expert_too_few_is_refused(tmp_path):

@@ -27,6 +27,8 @@ from hf_effmodels.training.data.digits import read_digits
 from hf_effmodels.training.data.fingerprints import weights_fingerprint
 from hf_effmodels.training.losses.affinity import affinity_loss
 from hf_effmodels.training.losses.embedding_distance import embedding_distance
+from hf_effmodels.training.tasks.contrastive_language_image.arguments import ImageTextArguments
+from hf_effmodels.training.tasks.contrastive_language_image.data import load_image_texts
 from hf_effmodels.training.tasks.contrastive_language_image.evaluation import (
     class_vectors,
     mean_loss,
@@ -36,6 +38,7 @@ from hf_effmodels.training.tasks.contrastive_language_image.masking import mask_
 from hf_effmodels.training.tasks.contrastive_language_image.tokenizer import SMALLEST, train_tokenizer
 
 from ..contract import history
+from ..image_classification.test_data import cache, write_parquet  # noqa: F401
 from .conftest import MODEL, TEXT, VIT
 
 
@@ -295,6 +298,17 @@ def test_captions_are_drawn_and_found_again_and_classes_are_measured_beside_them
     measured = evaluate(["--task", "contrastive-language-image", "--model", str(tmp_path / "run"), *evaluation])
     for name in (*names, "loss", "accuracy", "top_5_accuracy"):
         assert measured[name] == pytest.approx(results[f"eval_{name}"], rel=1e-5), name
+
+
+def test_classes_have_one_number_in_both_splits_and_new_ones_come_last(tmp_path):
+    labels = {"train": ["dog", "cat"], "test": ["dog", "ant", "cat"]}
+    files = {split: write_parquet(tmp_path / f"{split}.parquet", of_split) for split, of_split in labels.items()}
+    args = ImageTextArguments(dataset="parquet", data_files=files, caption_templates=["a {}"])
+    train, evaluation = load_image_texts(args)
+    for source, numbers in ((train, [1, 0]), (evaluation, [1, 2, 0])):
+        assert [source.class_number(n) for n in range(len(source))] == numbers
+    assert [evaluation.texts(n) for n in range(3)] == [["a dog"], ["a ant"], ["a cat"]]
+    assert [*evaluation.all_texts()] == ["a cat", "a dog", "a ant"]
 
 
 def test_a_clip_of_transformers_is_trained_on_its_pairs_from_a_folder_of_images(clip_folder, tmp_path):

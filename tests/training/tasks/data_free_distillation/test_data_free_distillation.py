@@ -20,6 +20,7 @@ from transformers import (
 
 from hf_effmodels import create_image_processor, create_model
 from hf_effmodels.training import main, prepare
+from hf_effmodels.training.data.digits import read_digits
 from hf_effmodels.training.data_free import DataReadError, closed_to_data, load_generator
 from hf_effmodels.training.tasks.data_free_distillation.teachers import Input, Teacher, input_of, load_teachers
 from hf_effmodels.training.tasks.data_free_distillation.trainer import STATE_FILE
@@ -263,6 +264,17 @@ def test_what_cannot_be_is_refused_before_anything_is_written(data_free_run, vit
     with pytest.raises(ValueError, match=message):
         main([*data_free_run, *arguments, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_has_the_numbers_of_the_student_whose_classes_are_the_first_teachers(
+    data_free_run, teachers, tmp_path
+):
+    words = [*data_free_run, "--teachers", *reversed(teachers), "--output_dir", str(tmp_path)]
+    trainer = prepare("prepare_training", words).trainer
+    assert trainer.model.config.id2label[0] == "9"
+    source = trainer.eval_dataset.source
+    expected = [9 - int(read_digits()["test"][row]["label"]) for row in source.rows]
+    assert source.labels.tolist() == expected and len({*expected}) > 5
 
 
 def test_teachers_of_other_classes_are_refused_by_their_names(tmp_path):
