@@ -1,7 +1,7 @@
 r"""The measurements of docs/systems/cbq.md and docs/systems/bitnet158.md.
 
     hf-effmodels train --config bitnet158/tinyshakespeare --bitnet none --output_dir MODEL --dataset TEXT \
-        --tokenizer train:512 --num_train_epochs 8 --learning_rate 3e-3 --min_lr 3e-4 --model_config '{"hidden_size":
+        --tokenizer train:512 --num_train_epochs 4 --learning_rate 3e-3 --min_lr 3e-4 --model_config '{"hidden_size":
         128, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32,
         "intermediate_size": 384, "max_position_embeddings": 512, "tie_word_embeddings": true}'
     python docs/evidence/quantization.py methods TEXT OUTPUT MODEL   # perplexity of each method, seeds, ablation
@@ -12,7 +12,8 @@ r"""The measurements of docs/systems/cbq.md and docs/systems/bitnet158.md.
 
 TEXT is a plain text file (tinyshakespeare in the docs), MODEL a trained language model, PICTURES a folder with
 CIFAR-10 as train.parquet and test.parquet, OUTPUT a folder. Each result is appended to OUTPUT/<name>.jsonl and printed
-as soon as it is there. `--seeds 0 1 2` are those of the calibration samples, or of the training.
+as soon as it is there; what is there already is not measured again. `--seeds 0 1 2` are those of the calibration
+samples, or of the training; `--only W2A16 "no CFP"` measures these rows of `methods` alone.
 """
 
 import argparse
@@ -71,8 +72,8 @@ def runs(seed: int):
         yield "W2A16", "cbq", change
 
 
-def methods(text: Path, output: Path, seeds: list[int], model: Path) -> None:
-    """Perplexity on held-out text after each method."""
+def methods(text: Path, output: Path, seeds: list[int], model: Path, only: list[str] | None) -> None:
+    """Perplexity on held-out text after each method; `only` of these settings, or changes of W2A16."""
     train, held_out = halves(text, AutoTokenizer.from_pretrained(model))
     evaluation = held_out[: HELD_OUT * LENGTH].view(HELD_OUT, LENGTH)
     for seed in seeds:
@@ -80,13 +81,15 @@ def methods(text: Path, output: Path, seeds: list[int], model: Path) -> None:
         starts = torch.randint(len(train) - LENGTH, (SAMPLES,), generator=generator).tolist()
         samples = torch.stack([train[start : start + LENGTH] for start in starts])
         for setting, method, change in runs(seed):
+            row = {"setting": setting, "method": method, "seed": seed, "change": change}
+            if only and (change or setting) not in only or is_there(output / "methods.jsonl", row):
+                continue
             options = {**SETTINGS[setting], **LEARNING, **ABLATION.get(change, {})}
             config = CbqConfig(method=method, seed=seed, **options)
             used = samples[:32] if change.startswith("32 samples") else samples
             network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
             began = time.process_time()
             report = quantize(network, [used], config, evaluation=[evaluation]).report
-            row = {"setting": setting, "method": method, "seed": seed, "change": change}
             row |= {key: report[key] for key in ("perplexity_before", "perplexity_after", "bits_per_weight")}
             row |= {"output_error": report["blocks"][-1].get("output")}
             write(output / "methods.jsonl", row | {"cpu_seconds": round(time.process_time() - began, 1)})
@@ -99,6 +102,9 @@ def ternary(text: Path, output: Path, seeds: list[int]) -> None:
     cut = int(0.9 * len(tokens))
     for seed in seeds:
         for width, scale in ((64, None), (64, "mean"), (64, "median"), (128, None), (128, "mean"), (128, "median")):
+            row = {"seed": seed, "width": width, "scale": scale or "16 bits"}
+            if is_there(output / "ternary.jsonl", row):
+                continue
             torch.manual_seed(seed)
             sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": 4}
             config = LlamaConfig(vocab_size=len(letters), num_attention_heads=4, max_position_embeddings=128, **sizes)
@@ -108,11 +114,11 @@ def ternary(text: Path, output: Path, seeds: list[int]) -> None:
             began = time.process_time()
             loss = train_letters(model, tokens[:cut], tokens[cut:], seed)
             layers = sum(p.numel() for p in model.model.layers.parameters())
-            row = {"seed": seed, "width": width, "scale": scale or "16 bits", "loss": loss, "block_weights": layers}
+            row |= {"loss": loss, "block_weights": layers}
             write(output / "ternary.jsonl", row | {"cpu_seconds": round(time.process_time() - began, 1)})
 
 
-def train_letters(model, train, held_out, seed: int, steps: int = 600, batch: int = 16, length: int = 64) -> float:
+def train_letters(model, train, held_out, seed: int, steps: int = 400, batch: int = 16, length: int = 64) -> float:
     """Cross entropy on held-out text, nats per letter, after a short training with a cosine schedule."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -132,6 +138,9 @@ def vision(pictures: Path, output: Path, seeds: list[int]) -> None:
     (train, labels), (held_out, right) = (read_pictures(pictures / f"{part}.parquet") for part in ("train", "test"))
     for seed in seeds:
         for width, scale in ((64, None), (64, "mean"), (64, "median"), (128, None), (128, "mean"), (128, "median")):
+            row = {"seed": seed, "width": width, "scale": scale or "16 bits"}
+            if is_there(output / "vision.jsonl", row):
+                continue
             torch.manual_seed(seed)
             sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": 4}
             sizes |= {"image_size": 32, "patch_size": 8, "num_attention_heads": 4}
@@ -141,12 +150,12 @@ def vision(pictures: Path, output: Path, seeds: list[int]) -> None:
             began = time.process_time()
             accuracy = train_pictures(model, train, labels, held_out, right, seed)
             layers = sum(p.numel() for p in model.vit.layers.parameters())
-            row = {"seed": seed, "width": width, "scale": scale or "16 bits", "accuracy": accuracy}
-            row |= {"block_weights": layers, "cpu_seconds": round(time.process_time() - began, 1)}
+            row |= {"accuracy": accuracy, "block_weights": layers}
+            row |= {"cpu_seconds": round(time.process_time() - began, 1)}
             write(output / "vision.jsonl", row)
 
 
-def train_pictures(model, train, labels, held_out, right, seed: int, steps: int = 600, batch: int = 128) -> float:
+def train_pictures(model, train, labels, held_out, right, seed: int, steps: int = 300, batch: int = 128) -> float:
     """Top-1 accuracy in per cent on held-out pictures, after a short training with mirrored and moved pictures."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -193,6 +202,8 @@ def descend(model, loss, steps: int, rate: float) -> None:
 def cost(text: Path, output: Path, seeds: list[int], blocks: list[int]) -> None:
     """Processor time and memory of CBQ as it is by default, on random weights: each number of blocks in a process."""
     for count in blocks:
+        if is_there(output / "cost.jsonl", {"blocks": count}):
+            continue
         command = [sys.executable, __file__, "cost-of", str(text), str(output), "--blocks", str(count)]
         subprocess.run(command, check=True)
 
@@ -245,6 +256,12 @@ def halves(text: Path, tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.tensor(tokenizer(part, verbose=False)["input_ids"]) for part in parts)
 
 
+def is_there(file: Path, row: dict) -> bool:
+    """Whether a result with these values has been written."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return any(row.items() <= json.loads(line).items() for line in lines)
+
+
 def write(file: Path, row: dict) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as opened:
@@ -267,7 +284,8 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path)
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", help="settings or changes of methods")
     parser.add_argument("--blocks", type=int, nargs="+", default=[2, 3, 5], help="of cost")
     arguments = parser.parse_args()
-    further = {"methods": [arguments.model], "cost": [arguments.blocks], "cost-of": [arguments.blocks]}
+    further = {"methods": [arguments.model, arguments.only], "cost": [arguments.blocks], "cost-of": [arguments.blocks]}
     tables[arguments.what](arguments.text, arguments.output, arguments.seeds, *further.get(arguments.what, []))

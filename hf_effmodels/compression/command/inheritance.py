@@ -116,7 +116,7 @@ def layer_numbers(text: str) -> str | list[int]:
         ) from None
 
 
-def tokenizer_of(model: str, config, is_needed: bool):
+def tokenizer_of(model: str, config, is_needed: bool, argument: str = "--model"):
     """The tokenizer beside a model; None where there is none and nothing needs it. A damaged one is an error."""
     from transformers import AutoTokenizer
 
@@ -125,11 +125,11 @@ def tokenizer_of(model: str, config, is_needed: bool):
     from ..tokenizers.tokenizer_compression import Vocabulary
 
     try:
-        with reading("--model", model):
+        with reading(argument, model):
             tokenizer = AutoTokenizer.from_pretrained(model)
     except OSError as error:
         if is_needed or any(Path(model).glob("tokenizer*")):
-            raise OSError(f"--model: {model!r} has no tokenizer that can be read. {error}") from error
+            raise OSError(f"{argument}: {model!r} has no tokenizer that can be read. {error}") from error
         return None
     check_vocabulary_size(config, Vocabulary(tokenizer).size)
     return tokenizer

@@ -11,15 +11,15 @@ def load_config(name: str, argument: str = "--model"):
         return AutoConfig.from_pretrained(name)
 
 
-def load_model(name: str):
+def load_model(name: str, argument: str = "--model"):
     """A causal language model with all of its weights, in the precision it was saved in."""
     from transformers import AutoModelForCausalLM
 
     from ...hub.ids import reading
 
-    with reading("--model", name):
+    with reading(argument, name):
         model, info = AutoModelForCausalLM.from_pretrained(name, dtype="auto", output_loading_info=True)
-    check_weights(name, model, info)
+    check_weights(name, model, info, argument)
     return model
 
 

@@ -16,6 +16,8 @@ from .models import load_config, load_model
 from .words import as_table, count, finite, from_zero, in_words_of_the_command, number
 
 REPORT = "pruning.json"
+#: Arguments without an option.
+PLACES = ("model", "out")
 #: What the functions call an option -> the option.
 _SIZES = {
     "num_hidden_layers": "layers",
@@ -36,13 +38,14 @@ def main(argv: Sequence[str]) -> None:
     set_up_logging()
     try:
         report = _run(arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         message = str(error)
         for ours, theirs in _SIZES.items():
             message = message.replace(f"{ours}:", f"{theirs}:", 1) if message.startswith(ours) else message
         if message.startswith("layers: got '"):
             message = f"select_layers{message.removeprefix('layers')}"
-        raise ValueError(in_words_of_the_command(message, vars(arguments))) from error
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(in_words_of_the_command(message, vars(arguments), PLACES)) from error
     if os.environ.get("RANK", "0") == "0":
         show((json.dumps(report, indent=2) if arguments.json else as_table(report)) + "\n")
 
@@ -78,10 +81,11 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "model",
+        metavar="MODEL",
         help="a Hub id or a folder: LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi, PanGu-π; "
         "ViT, DeiT, ViTMSN, I-JEPA, BEiT",
     )
-    parser.add_argument("out", help="folder to write; it must be new, empty or of an earlier call")
+    parser.add_argument("out", metavar="OUT", help="folder to write; it must be new, empty or of an earlier call")
     parser.add_argument(
         "--target-parameters", type=share_or_number, help="a share such as 0.5, or a number such as 15M"
     )
@@ -133,7 +137,7 @@ def _run(arguments) -> dict:
         "rescale_norms": arguments.rescale_norms,
     }
     check_inheritance(config, **how, **sizes)
-    model = load_model(arguments.model).to(arguments.device)
+    model = load_model(arguments.model, "model").to(arguments.device)
     budget = {
         "target_parameters": arguments.target_parameters,
         "way": arguments.way,
@@ -141,7 +145,7 @@ def _run(arguments) -> dict:
         "candidates": arguments.candidates,
     }
     choose_shapes(model, **budget, **how, **sizes)  # what no shape fulfils is said before any text is read
-    tokenizer = tokenizer_of(arguments.model, config, True)
+    tokenizer = tokenizer_of(arguments.model, config, True, "model")
     smaller, report = prune(
         model,
         calibration_batches(arguments, tokenizer),

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Collection
 
 from ... import _command_line
 
@@ -73,8 +74,9 @@ OPTIONS = {
 }
 
 
-def in_words_of_the_command(message: str, options: dict) -> str:
-    """An error of the functions behind a step with its option: `vocab_size: ...` -> `--vocab-size: ...`."""
-    own = {name: "--" + name.replace("_", "-") for name in options}
+def in_words_of_the_command(message: str, options: dict, places: Collection[str] = ()) -> str:
+    """An error of the functions behind a step with its option: `vocab_size: ...` -> `--vocab-size: ...`; what stands
+    at one of its `places`, without an option, is in capitals: `MODEL: ...`."""
+    own = {name: name.upper() if name in places else "--" + name.replace("_", "-") for name in options}
     renamed = {name: own[ours] for name, ours in OPTIONS.items() if ours in own and name not in own}
     return _command_line.in_words_of_the_command(message, own | renamed)

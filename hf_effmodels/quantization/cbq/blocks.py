@@ -1,6 +1,7 @@
 """The decoder blocks of a model and the layers in them, found by their names: nothing is traced."""
 
 import logging
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 
 from .configuration_cbq import CbqConfig
 from .layer_names import is_named
+from .settings import RANGES
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ def _block_list(model: PreTrainedModel, asked_for: str | None) -> tuple[str, nn.
     }
     if not candidates:
         raise ValueError(
-            f"model: no list of decoder blocks was found in {type(model).__name__}; name it with blocks. Its lists "
+            f"model: no list of decoder blocks was found in {type(model).__name__}; name it, blocks='...'. Its lists "
             f"are {', '.join(lists) or 'none'}."
         )
     name = max(candidates, key=lambda name: sum(weight.numel() for weight in candidates[name].parameters()))
@@ -100,6 +102,19 @@ def _has_matrix(module: nn.Module) -> bool:
     return any(weight.ndim >= 2 for weight in module.parameters(False))
 
 
+def _group_sizes(inputs: dict[str, int]) -> str:
+    """Which sizes fit all layers, or which layers are too narrow for any."""
+    low, high = RANGES["group_size"]
+    shared = math.gcd(*inputs.values())
+    sizes = [size for size in range(low, min(shared, high) + 1) if shared % size == 0]
+    if sizes:
+        return f"accepted for this model are {', '.join(map(str, sizes))} and none (a step for each row)"
+    return (
+        f"no size from {low} on divides the inputs of all layers: accepted is none (a step for each row), or leave "
+        f"narrow ones out, such as modules_to_not_convert={min(inputs, key=inputs.get)!r}"
+    )
+
+
 def _check_weights(model: nn.Module, names: list[str], config: CbqConfig) -> None:
     owners: dict[int, str] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
@@ -108,11 +123,13 @@ def _check_weights(model: nn.Module, names: list[str], config: CbqConfig) -> Non
             raise ValueError(
                 f"model: {name} and {other} are one weight; layers that share weights cannot be quantised."
             )
+    inputs = {name: model.get_submodule(name).in_features for name in names}
     for name in names:
         weight = model.get_submodule(name).weight
-        if config.group_size and weight.shape[1] % config.group_size:
+        if config.group_size and inputs[name] % config.group_size:
             raise ValueError(
-                f"group_size: got {config.group_size}, which does not divide the {weight.shape[1]} inputs of {name}."
+                f"group_size: got {config.group_size}, which does not divide the {inputs[name]} inputs of {name}; "
+                f"{_group_sizes(inputs)}."
             )
         if not weight.is_meta and not torch.isfinite(weight).all():
             raise ValueError(f"model: the weight of {name} is not finite.")

@@ -1,6 +1,5 @@
 """`hf-effmodels quantize MODEL OUT ...`"""
 
-import argparse
 import json
 import shutil
 import sys
@@ -9,12 +8,15 @@ from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
+from ..._command_line import Parser
 from ...compression.command.corpus import add_corpus, find_texts
 from ...compression.command.words import count, finite, from_zero, in_words_of_the_command
 from .report import as_table
 from .settings import FORMATS, METHODS, TARGETS, CbqSettings
 from .settings import check_format as check_settings
 
+#: Arguments without an option.
+PLACES = ("model", "out")
 #: Bytes of text that are read for a token that is wanted: more than a token ever has on average.
 _BYTES_PER_TOKEN = 16
 #: How many times the text that is needed is read, for samples to be drawn from.
@@ -30,14 +32,10 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(list(argv))
     try:
         report = _run(arguments)
-    except ValueError as error:
-        raise ValueError(in_words_of_the_command(str(error), vars(arguments))) from error
+    except (ValueError, OSError) as error:
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(in_words_of_the_command(str(error), vars(arguments), PLACES)) from error
     sys.stdout.write((json.dumps(report, indent=2) if arguments.json else as_table(report)) + "\n")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise ValueError(message)
 
 
 def or_none(of):
@@ -49,15 +47,14 @@ def or_none(of):
     return read
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="hf-effmodels quantize",
         description="Quantise the blocks of a language model (CBQ, https://arxiv.org/abs/2312.07950), on a CPU or a "
         "GPU. A call that was killed goes on when it is given again, and ends in the same result.",
-        allow_abbrev=False,
     )
-    parser.add_argument("model", help="a Hub id or a folder")
-    parser.add_argument("out", help="folder to write; it must be new, empty or of an earlier call")
+    parser.add_argument("model", metavar="MODEL", help="a Hub id or a folder")
+    parser.add_argument("out", metavar="OUT", help="folder to write; it must be new, empty or of an earlier call")
     parser.add_argument(
         "--format", default=None, help=f"{', '.join(FORMATS)} (default: compressed-tensors; 3 bits: cbq)"
     )
@@ -109,7 +106,7 @@ def _run(arguments) -> dict:
     from ...hub.written import check_rewritable
     from ...training import set_up_logging
     from .configuration_cbq import CbqConfig
-    from .files import REPORT, check_format
+    from .files import REPORT, check_format, sizes
 
     config, output = CbqConfig(**named), Path(arguments.out)
     try:
@@ -123,9 +120,15 @@ def _run(arguments) -> dict:
     from .blocks import find_blocks
 
     # What cannot be quantised or written is said before any text is read.
-    check_format(form, config, model, find_blocks(model, config).left)
+    blocks = find_blocks(model, config)
+    check_format(form, config, model, blocks.left)
     batches, evaluation = _texts(arguments, tokenizer, config)
     from .quantization import quantize
+    from .room import bytes_of_work, check_room
+
+    tokens = sum(batch.numel() for batch in batches or ())
+    wanted = {"work": (work, bytes_of_work(model, tokens, arguments.offload))}
+    check_room(wanted | {"out": (output, sizes(model, blocks, config)["bytes"])}, kept=work)
 
     result = quantize(
         model,
@@ -152,7 +155,7 @@ def _load(arguments):
         raise ValueError(f"model: {arguments.model} is quantised already.")
     with reading("model", arguments.model):
         tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    return load_model(arguments.model).to(arguments.device), tokenizer
+    return load_model(arguments.model, "model").to(arguments.device), tokenizer
 
 
 def _texts(arguments, tokenizer, config: CbqSettings):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -16,6 +17,7 @@ from ...hub.contents import CARD
 from ...hub.ids import hub_id
 from ...hub.usage import LOCAL_MODEL_ID
 from ...hub.written import rewritten
+from .blocks import Blocks
 from .configuration_cbq import CbqConfig
 from .learning import QuantizedLayer
 from .packing import pack
@@ -59,7 +61,7 @@ def save(
 
     Raises:
         ValueError: the format cannot hold it, or it would not be smaller than the model was. FileExistsError: the
-            folder holds something else, or what was changed since it was written.
+            folder holds something else, or what was changed since it was written. OSError: it cannot be written.
     """
     check_format(format, result.config, result.model, result.blocks.left)
     check_license(license)
@@ -72,7 +74,10 @@ def save(
     model = result.model
     with rewritten(folder, "quantize") as new:
         with _described(model, _description(result, format)):
-            model.save_pretrained(new, state_dict=_state(result, format))
+            try:
+                model.save_pretrained(new, state_dict=_state(result, format))
+            except SafetensorError as error:
+                raise OSError(f"folder: {folder} cannot be written ({error}).") from error
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         write_json(new / REPORT, report)
@@ -216,15 +221,15 @@ def _description(result, format: str) -> dict:
     }
 
 
-def sizes(result, dtype: torch.dtype) -> dict:
+def sizes(model: PreTrainedModel, blocks: Blocks, config: CbqConfig) -> dict:
     """Bytes of all weights before and after, of which those of the quantised layers, and bits of each of their weights
     with all that belongs to it."""
-    config, width = result.config, torch.empty(0, dtype=dtype).element_size()
-    total = sum(weight.numel() * weight.element_size() for name, weight in _distinct(result.model))
+    width = next(blocks.modules.parameters()).element_size()
+    total = sum(weight.numel() * weight.element_size() for name, weight in _distinct(model))
     count = size = 0
-    for i, names in enumerate(result.blocks.layers):
+    for i, names in enumerate(blocks.layers):
         for name in names:
-            rows, inputs = result.blocks.modules[i].get_submodule(name).weight.shape
+            rows, inputs = blocks.modules[i].get_submodule(name).weight.shape
             groups = inputs // (config.group_size or inputs)
             count += rows * inputs
             size += rows * math.ceil(inputs * config.bits / 32) * 4 + rows * groups * width

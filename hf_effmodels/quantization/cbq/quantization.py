@@ -4,7 +4,6 @@ import hashlib
 import logging
 import math
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from .grid import Grid
 from .learning import LearnedBlock, LearnedLayer, QuantizedLayer, learn_window, nearest, quantized_inputs
 from .preprocessing import State, largest_inputs, scaled, truncated
 from .reconstruction import windows
+from .room import bytes_of_work, check_room
 from .store import BlockStore, Progress
 
 logger = logging.getLogger(__name__)
@@ -119,8 +119,9 @@ def quantize(
         progress: show a bar on standard error.
 
     Raises:
-        ValueError: a model, a size or samples that do not fit, or a folder with other work; nothing was done then.
-        OSError: the disk has too little room.
+        ValueError: a model, a size or samples that do not fit, or a folder with other or damaged work; nothing was
+            done then.
+        OSError: the disk has too little room, or cannot be written.
     """
     config = config or CbqConfig()
     began = time.monotonic()
@@ -133,7 +134,8 @@ def quantize(
     call = {"config": config.to_dict(), "samples": _digest(samples), "model": _model_digest(model, blocks)}
     work = None if work is None else Path(work)
     if work is not None:
-        _check_disk(work, model, samples, offload)
+        tokens = sum(batch["input_ids"].numel() for batch in samples or () if "input_ids" in batch)
+        check_room({"work": (work, bytes_of_work(model, tokens, offload))}, kept=work)
     state = Progress(work, call)
     store = BlockStore(blocks.modules, work / "blocks" if offload else None)
     result = Quantized(model, config, blocks, store, state)
@@ -154,7 +156,7 @@ def quantize(
         if evaluation is not None:
             with result.in_use():
                 after = _perplexity(model, evaluation)
-    result.report = _report(result, state.rows, perplexity, after, dtype, time.monotonic() - began)
+    result.report = _report(result, state.rows, perplexity, after, time.monotonic() - began)
     return result
 
 
@@ -431,25 +433,13 @@ def _model_digest(model: nn.Module, blocks: Blocks) -> str:
     return digest.hexdigest()
 
 
-def _check_disk(work: Path, model: nn.Module, samples, offload: bool) -> None:
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    hidden = model.config.get_text_config().hidden_size
-    states = sum(batch["input_ids"].numel() * hidden * 4 * 2 for batch in samples or () if "input_ids" in batch)
-    # Hidden states are written for a window before those of the last one go; integers take a byte each.
-    needed = 2 * states + size * (2 if offload else 1)
-    place = next(each for each in (work, *work.absolute().parents) if each.exists())
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise OSError(f"work: {work} has room for {free / 1e9:.2f} GB, the work needs about {needed / 1e9:.2f} GB.")
-
-
 def _bar(show: bool, total: int, initial: int):
     from tqdm.auto import tqdm
 
     return tqdm(total=total, initial=initial, unit="window", disable=not show, file=sys.stderr)
 
 
-def _report(result: Quantized, rows: list[dict], before, after, dtype: torch.dtype, seconds: float) -> dict:
+def _report(result: Quantized, rows: list[dict], before, after, seconds: float) -> dict:
     from .files import sizes
 
     config = result.config
@@ -458,7 +448,7 @@ def _report(result: Quantized, rows: list[dict], before, after, dtype: torch.dty
         "bits": config.bits,
         "group_size": config.group_size,
         "activation_bits": config.activation_bits,
-        **sizes(result, dtype),
+        **sizes(result.model, result.blocks, config),
         "perplexity_before": before,
         "perplexity_after": after,
         "seconds": round(seconds, 2),

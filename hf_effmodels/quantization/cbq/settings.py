@@ -82,7 +82,7 @@ class CbqSettings:
             if value not in accepted or isinstance(value, bool) != isinstance(accepted[0], bool):
                 shown = ", ".join("none" if each is None else str(each) for each in accepted)
                 raise ValueError(f"{name}: got {value}, accepted are {shown}.")
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is None and name in ("rank", "group_size"):
                 continue
@@ -107,7 +107,7 @@ _ACCEPTED = {
     "quant_method": ("cbq",),
     "format": ("pack-quantized",),
 }
-_RANGES = {
+RANGES = {
     "group_size": (8, 2**16),
     "window": (1, 10**4),
     "overlap": (0, 10**4),

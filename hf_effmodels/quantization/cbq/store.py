@@ -6,12 +6,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..._files import whole_file, write_json
 
 Tensors = dict[str, torch.Tensor]
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What ends a write, such as a full disk, is told of the folder."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise OSError(
+            f"work: {folder} cannot be written ({error}). What is finished stays there: the same call goes on."
+        ) from error
 
 
 class BlockStore:
@@ -45,7 +57,7 @@ class BlockStore:
         if self.folder is None:
             return
         block = self.blocks[i]
-        with whole_file(self._file(i)) as part:
+        with _writing(self.folder), whole_file(self._file(i)) as part:
             save_file({name: value.contiguous() for name, value in block.state_dict().items()}, part)
         self.drop(i)
 
@@ -81,40 +93,65 @@ class Progress:
 
     def __init__(self, folder: Path | None, call: dict):
         self.folder, self.call = folder, call
-        self.step, self.rows = -1, []
+        self.step, self.rows, self.names = -1, [], set()
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "state.json"
         if file.is_file():
-            state = json.loads(file.read_text(encoding="utf-8"))
-            if state["call"] != json.loads(json.dumps(call)):
-                different = sorted(k for k in {*state["call"], *call} if state["call"].get(k) != call.get(k))
+            with self._reading(file):
+                state = json.loads(file.read_text(encoding="utf-8"))
+                before, self.step, self.rows = state["call"], state["step"], state["rows"]
+                self.names = {*state["files"]}
+            if before != json.loads(json.dumps(call)):
+                different = sorted(k for k in {*before, *call} if before.get(k) != call.get(k))
                 raise ValueError(
                     f"work: {folder} holds the progress of another call; different are {', '.join(different)}. "
                     "Name another folder, or delete it."
                 )
-            self.step, self.rows = state["step"], state["rows"]
-        elif any(folder.iterdir()):
+            for name in self.names:  # whole files have the length that their headers say
+                with self._reading(self._file(name)), safe_open(self._file(name), "pt"):
+                    pass
+        elif any(each.suffix != ".part" for each in folder.iterdir()):  # those are of a killed call
             raise ValueError(f"work: {folder} holds other files; name a new folder.")
         else:
             self.finish(-1, [])
 
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    @contextmanager
+    def _reading(self, file: Path) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"work: {file} is damaged or missing ({type(error).__name__}: {error}); the work cannot go on from "
+                f"there. Delete {self.folder} to begin again."
+            ) from error
+
     def save(self, name: str, tensors: Tensors) -> None:
         if self.folder is not None:
-            with whole_file(self.folder / f"{name}.safetensors") as part:
+            with _writing(self.folder), whole_file(self._file(name)) as part:
                 save_file({key: value.contiguous() for key, value in tensors.items()}, part)
+            self.names.add(name)
 
     def load(self, name: str) -> Tensors:
-        return load_file(self.folder / f"{name}.safetensors")
+        with self._reading(self._file(name)):
+            return load_file(self._file(name))
 
     def finish(self, step: int, rows: list[dict]) -> None:
         """From now on a new process begins after `step`, which adds `rows` to the report; what only the steps before
         needed goes."""
         self.step = step
         self.rows = [*self.rows, *rows]
-        if self.folder is not None:
-            write_json(self.folder / "state.json", {"step": step, "call": self.call, "rows": self.rows})
-            for file in self.folder.glob("window-*.safetensors"):
-                if file.stem != f"window-{step:05d}":
-                    file.unlink()
+        if self.folder is None:
+            return
+        own = f"window-{step:05d}"
+        self.names = {name for name in self.names if name == own or not name.startswith("window-")}
+        state = {"step": step, "call": self.call, "rows": self.rows, "files": sorted(self.names)}
+        with _writing(self.folder):
+            write_json(self.folder / "state.json", state)
+        for file in self.folder.glob("window-*.safetensors"):
+            if file.stem != own:
+                file.unlink()

@@ -96,6 +96,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(place, tmp_path, monkey
     [
         (("--bits", "5"), "--bits: got 5, accepted are 2, 3, 4, 8"),
         (("--group-size", "24"), "--group-size: got 24, which does not divide the 64 inputs of model.layers.0"),
+        (("--group-size", "24"), "; accepted for this model are 8, 16, 32 and none (a step for each row)"),
         (("--segment-length", "100000"), "--segment-length: got 100000, but the calibration text has only"),
         (("--samples", "100000"), "--samples: got 100000, but the calibration text has only"),
         (("--format", "gptq", "--asymmetric"), "--format: gptq is written for symmetric"),
@@ -117,7 +118,8 @@ def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path,
         (tmp_path / "theirs").mkdir(exist_ok=True)
         (tmp_path / "theirs" / name).write_text("mine")
         assert cli.main(arguments(place, tmp_path / "theirs")) == 2
-        assert "was not written by this command" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "error: OUT: " in said and "was not written by this command" in said
         assert (tmp_path / "theirs" / name).read_text() == "mine"
     assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 0
     (tmp_path / "out" / "adapter_model.safetensors").write_text("mine")
@@ -127,6 +129,8 @@ def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path,
     assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 2
     assert "README.md has been changed since it was written" in capsys.readouterr().err
     assert cli.main(["quantize", str(tmp_path / "out"), str(tmp_path / "twice")]) == 2
-    assert "is quantised already" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: MODEL: " in said and "is quantised already" in said
     assert cli.main(["quantize", str(checkpoint), str(tmp_path / "bare")]) == 2
-    assert "cannot be found or read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: MODEL: " in said and "cannot be found or read" in said

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from hf_effmodels.quantization import CbqConfig, quantize
-from hf_effmodels.quantization.cbq import quantization, store
+from hf_effmodels.quantization.cbq import quantization, room, store
 from hf_effmodels.quantization.cbq.blocks import find_blocks
 from hf_effmodels.quantization.cbq.capture import Call
 from hf_effmodels.quantization.cbq.gptq import gptq
@@ -271,7 +271,12 @@ def test_what_cannot_be_quantised_is_named_before_any_work(dense, samples, tmp_p
 
     gpt2 = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=96, n_embd=32, n_layer=2, n_head=2))
     refused(gpt2, "no torch.nn.Linear.*Conv1D, LayerNorm")
-    refused(dense(), "group_size: got 24.*the 64 inputs of model.layers.0.mlp.", group_size=24)
+    refused(dense(), "group_size: got 24.*the 64 inputs of model.layers.0.mlp.*are 8, 16, 32 and none", group_size=24)
+    narrow = dense()
+    narrow.model.layers[0].mlp.up_proj = torch.nn.Linear(4, 96)
+    refused(
+        narrow, "the 4 inputs of model.layers.0.mlp.up_proj; no size from 8 on.*not_convert='model.layers.0.mlp.up"
+    )
     refused(dense(), "blocks: got 'decoder'.*model.layers", blocks="decoder")
     refused(dense(), "calibration: there are no batches, the method cbq", batches=None)
     shared = dense()
@@ -287,8 +292,8 @@ def test_what_cannot_be_quantised_is_named_before_any_work(dense, samples, tmp_p
     with pytest.raises(ValueError, match="bits: with 4 bits and group_size 32.*nothing was written"):
         done.save(tmp_path / "large")
     assert not (tmp_path / "large").exists()
-    monkeypatch.setattr(quantization.shutil, "disk_usage", lambda place: transformers.utils.ModelOutput(free=1000))
-    with pytest.raises(OSError, match="has room for 0.00 GB, the work needs about"):
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: transformers.utils.ModelOutput(free=1000))
+    with pytest.raises(OSError, match="work: the disk of .* has room for 0.000 GB, about"):
         quantize(dense(), [samples], CbqConfig(**QUICK), work=tmp_path / "work")
 
 
