@@ -9,6 +9,7 @@ r"""The measurements of docs/systems/cbq.md and docs/systems/bitnet158.md.
     python docs/evidence/quantization.py vision  PICTURES OUTPUT     # the same of a vision transformer on CIFAR-10
     python docs/evidence/quantization.py decode  TEXT OUTPUT         # tokens per second and memory of packed layers
     python docs/evidence/quantization.py cost    TEXT OUTPUT         # time and memory against the number of blocks
+    python docs/evidence/quantization.py cost    TEXT OUTPUT --width 768 --samples 64 512 --blocks 2 3
 
 TEXT is a plain text file (tinyshakespeare in the docs), MODEL a trained language model, PICTURES a folder with
 CIFAR-10 as train.parquet and test.parquet, OUTPUT a folder. Each result is appended to OUTPUT/<name>.jsonl and printed
@@ -118,7 +119,7 @@ def ternary(text: Path, output: Path, seeds: list[int]) -> None:
             write(output / "ternary.jsonl", row | {"cpu_seconds": round(time.process_time() - began, 1)})
 
 
-def train_letters(model, train, held_out, seed: int, steps: int = 400, batch: int = 16, length: int = 64) -> float:
+def train_letters(model, train, held_out, seed: int, steps: int = 300, batch: int = 16, length: int = 64) -> float:
     """Cross entropy on held-out text, nats per letter, after a short training with a cosine schedule."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -155,7 +156,7 @@ def vision(pictures: Path, output: Path, seeds: list[int]) -> None:
             write(output / "vision.jsonl", row)
 
 
-def train_pictures(model, train, labels, held_out, right, seed: int, steps: int = 300, batch: int = 128) -> float:
+def train_pictures(model, train, labels, held_out, right, seed: int, steps: int = 300, batch: int = 64) -> float:
     """Top-1 accuracy in per cent on held-out pictures, after a short training with mirrored and moved pictures."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -199,25 +200,30 @@ def descend(model, loss, steps: int, rate: float) -> None:
     model.eval()
 
 
-def cost(text: Path, output: Path, seeds: list[int], blocks: list[int]) -> None:
+def cost(text: Path, output: Path, seeds: list[int], blocks: list[int], width: int, samples: list[int]) -> None:
     """Processor time and memory of CBQ as it is by default, on random weights: each number of blocks in a process."""
+    sizes = ["--width", str(width), "--samples", *map(str, samples)]
     for count in blocks:
-        if is_there(output / "cost.jsonl", {"blocks": count}):
-            continue
-        command = [sys.executable, __file__, "cost-of", str(text), str(output), "--blocks", str(count)]
+        command = [sys.executable, __file__, "cost-of", str(text), str(output), "--blocks", str(count), *sizes]
         subprocess.run(command, check=True)
 
 
-def cost_of(text: Path, output: Path, seeds: list[int], blocks: list[int]) -> None:
+def cost_of(text: Path, output: Path, seeds: list[int], blocks: list[int], width: int, samples: list[int]) -> None:
     [count] = blocks
-    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12, "num_key_value_heads": 12}
+    row = {"blocks": count, "width": width, "samples": samples}
+    if is_there(output / "cost.jsonl", row):
+        return
+    heads = width // 64
+    sizes = {"hidden_size": width, "intermediate_size": 8 * width // 3, "num_attention_heads": heads}
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=16384, num_hidden_layers=count, **sizes))
-    samples = torch.randint(16384, (64, 512))  # as many, and as long, as the command reads by default
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=16384, num_hidden_layers=count, num_key_value_heads=heads, **sizes)
+    )
+    batch = torch.randint(16384, samples)
     started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.process_time()
-    quantize(model, [samples], CbqConfig())
-    row = {"blocks": count, "parameters": model.num_parameters(), "threads": torch.get_num_threads()}
+    quantize(model, [batch], CbqConfig())
+    row |= {"parameters": model.num_parameters(), "threads": torch.get_num_threads()}
     row |= {"cpu_seconds": round(time.process_time() - began, 1), "megabytes_before": round(started)}
     row |= {"peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
     write(output / "cost.jsonl", row)
@@ -285,7 +291,10 @@ if __name__ == "__main__":
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="settings or changes of methods")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 3, 5], help="of cost")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[3, 6, 12, 24], help="of cost")
+    parser.add_argument("--width", type=int, default=384, help="of cost; 768 with twelve blocks is a model of 110 M")
+    parser.add_argument("--samples", type=int, nargs=2, default=[16, 128], help="of cost: how many, and their tokens")
     arguments = parser.parse_args()
-    further = {"methods": [arguments.model, arguments.only], "cost": [arguments.blocks], "cost-of": [arguments.blocks]}
+    of_cost = [arguments.blocks, arguments.width, arguments.samples]
+    further = {"methods": [arguments.model, arguments.only], "cost": of_cost, "cost-of": of_cost}
     tables[arguments.what](arguments.text, arguments.output, arguments.seeds, *further.get(arguments.what, []))

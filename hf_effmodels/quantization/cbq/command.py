@@ -19,6 +19,8 @@ from .settings import check_format as check_settings
 PLACES = ("model", "out")
 #: Bytes of text that are read for a token that is wanted: more than a token ever has on average.
 _BYTES_PER_TOKEN = 16
+#: Of the tokenizer, the report and its picture, which are written beside the weights.
+_BESIDE = 10_000_000
 #: How many times the text that is needed is read, for samples to be drawn from.
 _CHOICE = 4
 
@@ -127,9 +129,8 @@ def _run(arguments) -> dict:
     from .room import bytes_of_work, check_room
 
     tokens = sum(batch.numel() for batch in batches or ())
-    wanted = {"work": (work, bytes_of_work(model, tokens, arguments.offload))}
-    check_room(wanted | {"out": (output, sizes(model, blocks, config)["bytes"])}, kept=work)
-
+    of_work, of_output = bytes_of_work(model, tokens, arguments.offload), sizes(model, blocks, config)["bytes"]
+    check_room({"work": (work, of_work), "out": (output, of_output + _BESIDE)}, kept=work)
     result = quantize(
         model,
         batches,
@@ -139,7 +140,11 @@ def _run(arguments) -> dict:
         evaluation=evaluation,
         progress=sys.stderr.isatty(),
     )
-    report = result.save(output, form, tokenizer, arguments.license)
+    try:
+        report = result.save(output, form, tokenizer, arguments.license)
+    except OSError as error:
+        said = str(error).removeprefix("folder: ")
+        raise OSError(f"out: {said} What was computed stays in {work}: the same call goes on from there.") from error
     shutil.rmtree(work, ignore_errors=True)
     return {**report, "folder": str(output)}
 

@@ -1,5 +1,6 @@
 """Quantised models as folders: compressed-tensors' `pack-quantized`, GPTQ's layout, and our own for 3 bits."""
 
+import errno
 import logging
 import math
 from collections.abc import Iterator
@@ -72,12 +73,9 @@ def save(
             f"{report['bytes']} bytes, no less than the {report['bytes_before']} it had; nothing was written."
         )
     model = result.model
-    with rewritten(folder, "quantize") as new:
+    with _saying_what_is_full(folder), rewritten(folder, "quantize") as new:
         with _described(model, _description(result, format)):
-            try:
-                model.save_pretrained(new, state_dict=_state(result, format))
-            except SafetensorError as error:
-                raise OSError(f"folder: {folder} cannot be written ({error}).") from error
+            model.save_pretrained(new, state_dict=_state(result, format))
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         write_json(new / REPORT, report)
@@ -86,6 +84,16 @@ def save(
         figures = (PICTURE,) if picture(report, new / PICTURE) else ()
         (new / CARD).write_text(str(card(report, model, license, figures)), encoding="utf-8")
     return report
+
+
+@contextmanager
+def _saying_what_is_full(folder: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        raise OSError(f"folder: {folder} cannot be written ({error}).") from error
 
 
 def card(report: dict, model: PreTrainedModel, license: str | None = None, figures: tuple[str, ...] = ()):
