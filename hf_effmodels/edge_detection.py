@@ -22,7 +22,7 @@ from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 from .hub.wrappers import unwrap, unwrap_parts
 from .images import read_image
 from .modeling.layers.nms import nms
-from .models import sized_processor
+from .models import blaming_image_size, sized_processor
 
 FACTS, GRAPH = "detector.json", "detector"
 #: So near are boxes, in pixels of the network's input, and scores of graph and model.
@@ -188,7 +188,7 @@ def export_detector(
     height, width = image_size or (processor.size["height"], processor.size["width"])
     pixels = torch.rand(2, model.config.num_channels, height, width, generator=torch.Generator().manual_seed(0))
     graph = DetectorGraph(model, chosen).eval()
-    with torch.no_grad():
+    with blaming_image_size((height, width)), torch.no_grad():
         graph(pixels[:1])  # a size that the model refuses is refused before the long work
     with whole_folder(folder) as new:
         with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():

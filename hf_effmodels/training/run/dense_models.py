@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from torch import nn
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTrainedModel
 
 import hf_effmodels
@@ -68,7 +69,20 @@ def build_anew(
         fields["backbone_config"] = _backbone_config(args)
     adjust(fields)
     config = config_class(**fields, **labels)
-    return auto_class.from_config(config)
+    model = auto_class.from_config(config)
+    _start_batch_norms(model)
+    return model
+
+
+def _start_batch_norms(model: PreTrainedModel) -> None:
+    """Batch norms whose scales were drawn about zero start at one; scales that are zero by design stay.
+
+    transformers draws those of RT-DETR's encoder from N(0, 0.01), the published code starts at one: a map that is
+    scaled by 0.01 in each of many layers says nothing at the end of them, and a training from random weights crawls.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.weight.std() > module.weight.mean().abs():
+            nn.init.ones_(module.weight)
 
 
 def has_trained_backbone(args: ModelArguments) -> bool:

@@ -14,8 +14,9 @@ from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.detection_augment import affine_matrix, flip_left_right, warp_boxes
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
-from hf_effmodels.training.tasks.object_detection.arguments import DetectionAugmentationArguments
+from hf_effmodels.training.tasks.object_detection.arguments import DetectionAugmentationArguments, DetectorArguments
 from hf_effmodels.training.tasks.object_detection.data import DetectionDataArguments, load_data
+from hf_effmodels.training.tasks.object_detection.models import load_detector
 from hf_effmodels.training.tasks.object_detection.transforms import DetectionDataset
 
 from ....processes import run_in_two
@@ -266,6 +267,26 @@ def test_two_processes_of_gold_yolo_follow_one(tmp_path):
     np.testing.assert_allclose(two, one, rtol=1e-4)
     expected = weights(tmp_path / "one")
     assert all(torch.allclose(expected[name], value, atol=1e-5) for name, value in weights(tmp_path / "two").items())
+
+
+def test_scales_of_a_stock_detector_start_at_one_and_zeros_by_design_stay():
+    """transformers draws RT-DETR's from N(0, 0.01); the attention of Gold-YOLO's neck starts as nothing."""
+    sizes = {"hidden_sizes": [4, 8, 8, 12, 16], "depths": [1, 1, 1, 1], "neck_hidden_sizes": [8, 4, 8, 16]}
+    more = {"neck_depth": 1, "low_fusion_size": 8, "low_fusion_depth": 1, "num_attention_blocks": 1}
+    backbone = {**sizes, **more, "out_features": ["p3", "n4", "n5"]}
+    widths = {"encoder_in_channels": [4, 8, 16], "encoder_hidden_dim": 16, "d_model": 16, "decoder_layers": 1}
+    args = DetectorArguments(
+        detector="rt_detr",
+        backbone="gold-yolo-n",
+        backbone_config=backbone,
+        model_config={**widths, "decoder_in_channels": [16] * 3, "freeze_backbone_batch_norms": False},
+    )
+    model, _ = load_detector(args, ["a", "b"])
+    scales = {name: m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    zeros = [name for name, scale in scales.items() if (scale == 0).all()]
+    assert len(zeros) == 1 and "attention.projection" in zeros[0]
+    assert sum("encoder" in name for name in scales) > 20
+    assert all((scale == 1).all() for name, scale in scales.items() if name not in zeros)
 
 
 @pytest.mark.parametrize(
