@@ -3,19 +3,22 @@
 python scripts/render_tutorials.py [NAME ...]
 
 A tutorial is a page in docs/tutorials: text and Python blocks. Under each block that says something stands its output,
-behind `<!-- output -->`; the notebook beside the page has the same cells with the same outputs. The tests run the
-blocks as they run those of every page (with fewer steps, where a line says so), and compare notebook and page.
+behind `<!-- output -->`; the notebook beside the page has the same cells with the same outputs. A page ends with a
+mark of the code that its outputs are of. The tests run the notebooks (with fewer steps, where a line says so), and
+compare notebook, page and mark.
 """
 
 import ast
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
@@ -23,11 +26,17 @@ TUTORIALS = Path(__file__).parent.parent / "docs" / "tutorials"
 _MOST = 9
 _CODE = re.compile(r"```python\n(.*?)```\n((?:\n<!-- output -->\n(?:```text\n.*?```|!\[[^\n]*)\n)*)", re.DOTALL)
 _OUTPUT = re.compile(r"<!-- output -->\n(?:```text\n(.*?)```|!\[[^\n]*\]\(([^\n]*)\))", re.DOTALL)
+_MARK = re.compile(r"\n*<!-- outputs of the code [0-9a-f]+ -->\n*")
+
+
+def mark_of(code: Sequence[str]) -> str:
+    """What a page ends with whose outputs are those of this code, block by block."""
+    return f"<!-- outputs of the code {hashlib.sha256(''.join(code).encode()).hexdigest()[:12]} -->"
 
 
 def cells_of(page: Path) -> list[dict]:
     """The cells of a notebook with what stands on a page: its texts, its code and the outputs behind it."""
-    text, cells, end = page.read_text(encoding="utf-8"), [], 0
+    text, cells, end = _MARK.sub("\n", page.read_text(encoding="utf-8")), [], 0
     for found in _CODE.finditer(text):
         cells += _markdown(text[end : found.start()])
         outputs = [_output(page, *one.groups()) for one in _OUTPUT.finditer(found[2])]
@@ -82,7 +91,8 @@ def rendered(page: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            return _CODE.sub(run, page.read_text(encoding="utf-8"))
+            text = _CODE.sub(run, _MARK.sub("\n", page.read_text(encoding="utf-8")))
+            return f"{text}\n{mark_of([found[1] for found in _CODE.finditer(text)])}\n"
         finally:
             os.chdir(before)
 

@@ -2,6 +2,7 @@
 # The whole test-suite in the quickstart's environment. Arguments go to pytest: bash scripts/test.sh -k ghostnet
 # With the newest versions of all libraries instead of the pinned ones: CONSTRAINTS=newest bash scripts/test.sh
 # With further models, formats and processes for what the default says of one: SUITE=thorough bash scripts/test.sh
+# The tutorials' notebooks, each from its first cell to its last: SUITE=tutorials bash scripts/test.sh
 # The demo's apps, also in a browser where Chromium is installed: SUITE=demo bash scripts/test.sh
 # The environment alone: INSTALL=only
 # transformers' own common tests over the models here, from its source distribution: SUITE=transformers bash scripts/test.sh
@@ -23,6 +24,7 @@ fi
 export OMP_NUM_THREADS=1
 case "${SUITE:-own}" in
 own) ;;
+tutorials) set -- tests/test_tutorials.py -m tutorial "$@" ;;
 demo) set -- tests/demo -m "thorough or not thorough" "$@" ;;
 thorough) set -- -m "thorough or not thorough" "$@" ;;
 transformers)
@@ -39,7 +41,7 @@ transformers)
     exit
     ;;
 *)
-    echo "error: SUITE: got '$SUITE', accepted are own, thorough, demo and transformers" >&2
+    echo "error: SUITE: got '$SUITE', accepted are own, thorough, tutorials, demo and transformers" >&2
     exit 2
     ;;
 esac
