@@ -1,4 +1,4 @@
-"""Measure a model on a data set: what is measured (accuracy, PSNR, ...) is printed and written as JSON.
+"""Measure a model on a data set: what is measured (accuracy, PSNR, ...) is printed, and written as JSON with --output.
 
     python scripts/eval.py --model outputs/quickstart_ghostnetv3_digits --dataset digits
     accelerate launch scripts/eval.py --model org/ghostnetv3 --dataset ILSVRC/imagenet-1k --reparameterize true \

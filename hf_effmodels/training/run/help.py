@@ -18,7 +18,7 @@ USUAL = (
     *("image_size", "block_size", "stage", "scale", "output_dir", "num_train_epochs", "max_steps", "learning_rate"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "bf16", "ema_decay"),
     *("seed", "resume_from_checkpoint", "overwrite_output_dir", "reparameterize", "deploy", "output", "overwrite"),
-    *("license", "push_to_hub", "hub_model_id"),
+    *("reports", "license", "push_to_hub", "hub_model_id"),
 )
 #: Options that `ArgumentReader` reads before the task's own.
 _FIRST = {"config": "A recipe: a name from the list, or a YAML file with these arguments.", "task": "What to learn."}

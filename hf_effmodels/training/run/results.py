@@ -1,4 +1,5 @@
-"""Where an evaluation writes what it measured: beside the call that measured it, and never over anything else."""
+"""Where an evaluation writes what it measured: into the file that was named, beside the call that measured it, and
+never over anything else."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,10 +8,10 @@ from pathlib import Path
 
 from ..._files import write_json
 from .recipe_arguments import resolved
+from .values import SET
 
 #: In a file of results: the arguments of the evaluation, as far as they say what was measured.
 CALL = "arguments"
-DEFAULT_OUTPUT = "evaluation.json"
 # They say where results go and how fast they come.
 _FREE_KEYS = frozenset(
     "output overwrite reports answers save_images cache_dir check_images dataloader_num_workers "
@@ -22,15 +23,15 @@ _FREE_KEYS = frozenset(
 class ResultsArguments:
     """Where the results go."""
 
-    output: str = field(
-        default=DEFAULT_OUTPUT,
-        metadata={"missing": "name a JSON file for the results.", "help": "JSON file for the results."},
+    output: str | None = field(
+        default=None, metadata={"help": "JSON file for the results (default: they are only printed)."}
     )
     overwrite: bool = field(
         default=False,
         metadata={
+            "goes_with": {"output": SET, "answers": SET, "save_images": SET},
             "help": "Replace the results of another evaluation. Those of the same one are replaced anyway; what no "
-            "evaluation has written never is."
+            "evaluation has written never is.",
         },
     )
 
@@ -48,7 +49,7 @@ def open_results(task: str, arguments: Sequence) -> dict:
     args = arguments[-1]
     call = {"task": task, **resolved(*arguments)}
     call = {key: value for key, value in call.items() if key not in _FREE_KEYS}
-    same = check_results(Path(args.output), call, args.overwrite)
+    same = args.output is not None and check_results(Path(args.output), call, args.overwrite)
     for name, check in (("answers", _check_answers), ("save_images", _check_images)):
         if getattr(args, name, None) is not None:
             check(f"--{name}", Path(getattr(args, name)), same or args.overwrite)
@@ -69,18 +70,18 @@ def check_results(file: Path, call: Mapping, overwrite: bool) -> bool:
     differs = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if differs and not overwrite:
         listed = "; ".join(f"{key}: {before.get(key)}" for key in differs)
-        without = " (where results go without --output)" if str(file) == DEFAULT_OUTPUT else ""
         raise ValueError(
-            f"--output: {file}{without} holds the results of another evaluation ({listed}). Name another file, such "
+            f"--output: {file} holds the results of another evaluation ({listed}). Name another file, such "
             f"as --output {file.with_stem(f'{file.stem}-2')}, or replace them with --overwrite true."
         )
     return not differs
 
 
-def write_results_file(output: str, results: Mapping, call: Mapping) -> dict:
-    """Write what was measured, and the call that measured it, as JSON; returns what was written."""
+def write_results_file(output: str | None, results: Mapping, call: Mapping) -> dict:
+    """Write what was measured, and the call that measured it, as JSON, where a file was named; returns both."""
     written = {**results, CALL: dict(call)}
-    write_json(output, written)
+    if output is not None:
+        write_json(output, written)
     return written
 
 
@@ -116,8 +117,8 @@ def _check_answers(argument: str, file: Path, may_replace: bool) -> None:
         raise ValueError(f"{argument}: {file} is there, and no evaluation has written it. Choose another file.")
     if not may_replace:
         raise ValueError(
-            f"{argument}: {file} holds the answers of another evaluation. Choose another file, or replace them with "
-            "--overwrite true."
+            f"{argument}: {file} holds the answers of an earlier evaluation. Choose another file, or replace them "
+            "with --overwrite true."
         )
 
 

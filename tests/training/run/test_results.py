@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import pytest
 
@@ -56,13 +55,17 @@ def test_results_without_a_call_are_those_of_their_model_and_data_set(tmp_path):
     opened(file, overwrite=True, model="b")
 
 
-def test_who_has_named_no_file_is_told_how_to(tmp_path, monkeypatch):
+def test_who_names_no_file_gets_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("evaluation.json").write_text(json.dumps({"model": "a", "dataset": "digits", "accuracy": 0.5}))
-    with pytest.raises(ValueError, match=r"where results go without --output.*, such as --output evaluation-2.json"):
-        opened(ResultsArguments().output, model="b")
-    with pytest.raises(ValueError, match=r"^(?!.*without --output).*, such as --output \S*evaluation-2.json"):
-        opened(tmp_path / "evaluation.json", model="b")
+    call = open_results("image-classification", [What(), ResultsArguments()])
+    measured = {"model": "a", "dataset": "digits", "accuracy": 0.5}
+    assert write_results_file(ResultsArguments().output, measured, call) == {**measured, "arguments": call}
+    assert not [*tmp_path.iterdir()]
+    boxes = ["--task", "object-detection", "--eval_pictures", "3"]
+    for argv in (["--overwrite", "true"], ["--reports", "true"], boxes):
+        reader = ArgumentReader(["--model", "a", "--dataset", "digits", *argv])
+        with pytest.raises(ValueError, match=rf"{argv[-2]}: got (True|3), which goes with --output"):
+            reader.read(*load_task(reader.task).EVALUATION_ARGUMENTS)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_every_task_looks_where_its_results_go_before_anything_else(task, tmp_pa
     chooses_data = "dataset" in {f.name for data in types for f in fields(data)}
     nowhere = ["--task", task, "--model", "nowhere/at-all", *(["--dataset", "nowhere/either"] if chooses_data else [])]
     with pytest.raises(ValueError, match="--output: evaluation.json is there, and no evaluation has written it"):
-        prepare("prepare_evaluation", nowhere)
-    with pytest.raises(ValueError, match="--output is missing"):
-        ArgumentReader([*nowhere, "--output", ""]).read(*types)
+        prepare("prepare_evaluation", [*nowhere, "--output", "evaluation.json"])
+    with pytest.raises(ValueError, match="--output: . is a folder, accepted is a file"):
+        prepare("prepare_evaluation", [*nowhere, "--output", ""])
     assert (task_folder(task) / "task.py").is_file()

@@ -195,11 +195,13 @@ class TaskContract:
         expected = weights(one)
         assert all(torch.allclose(expected[name], value, atol=1e-4) for name, value in weights(two).items())
 
-    def test_a_saved_model_is_measured_as_its_run_measured_it(self, run, evaluation, tmp_path):
+    def test_a_saved_model_is_measured_as_its_run_measured_it(self, run, evaluation, tmp_path, capsys):
         output = tmp_path / "run"
         results = main([*run, "--max_steps", "2", "--output_dir", str(output)])
         arguments = ["--task", self.task, "--model", str(output), *evaluation, "--output", str(tmp_path / "e.json")]
+        capsys.readouterr()
         measured = evaluate(arguments)
+        assert re.search(r"\d", capsys.readouterr().out), "what was measured is printed"
         for name in self.measured_again:
             assert measured[name] == pytest.approx(results[f"eval_{name}"], rel=1e-5), name
         written = json.loads((tmp_path / "e.json").read_text())

@@ -137,8 +137,8 @@ def _write_expert_load(load: torch.Tensor, output: Path, plots: bool) -> None:
     save_figure(figure, output / "expert_load.png")
 
 
-def write_evaluation(trainer, metrics: dict, output: str, call: dict) -> dict:
-    """Print loss, perplexity, bits per byte and the number of tokens, and write them into a JSON file."""
+def write_evaluation(trainer, metrics: dict, output: str | None, call: dict) -> dict:
+    """Print loss, perplexity, bits per byte and the number of tokens, write them into the JSON file that is named."""
     counts = trainer.eval_dataset.counts
     metrics = text_metrics(metrics, counts.bytes)
     results = {key: call[key] for key in ("model", "dataset", "block_size")}

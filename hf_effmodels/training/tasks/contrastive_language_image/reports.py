@@ -52,8 +52,8 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
     return results
 
 
-def write_evaluation(measured: dict, facts: dict, output: str, call: dict) -> dict:
-    """Print what was measured, and write it into a JSON file."""
+def write_evaluation(measured: dict, facts: dict, output: str | None, call: dict) -> dict:
+    """Print what was measured, and write it into the JSON file that is named."""
     results = write_results_file(output, {**facts, **measured}, call)
     said = "  ".join(
         f"{name} {100 * value:.2f} %" if is_quality(name) else f"{name} {value:.4f}"

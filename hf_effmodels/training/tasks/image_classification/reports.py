@@ -109,8 +109,8 @@ def write_quality(measured: PredictionOutput, dataset, names: list[str], folder:
 
 
 def write_evaluation(trainer, measured: PredictionOutput, args, call: dict) -> dict:
-    """Print accuracy, top-5 accuracy and the number of images, and write them into a JSON file, with `args.reports`
-    what `write_quality` writes beside it."""
+    """Print accuracy, top-5 accuracy and the number of images, and write them into the JSON file that is named, with
+    `args.reports` what `write_quality` writes beside it."""
     output, dataset = args.output, trainer.eval_dataset
     results = {"model": call["model"], "dataset": call["dataset"], "split": dataset.source.split}
     results |= {name: measured.metrics[f"eval_{name}"] for name in QUALITY if f"eval_{name}" in measured.metrics}

@@ -132,8 +132,9 @@ class EvaluationArguments(ResultsArguments):
     reports: bool = field(
         default=False,
         metadata={
+            "goes_with": {"output": SET},
             "help": "Write, beside the results, precision, recall and F1 of each class (CSV), the confusion matrix, "
-            "the calibration and the worst mistakes."
+            "the calibration and the worst mistakes.",
         },
     )
 

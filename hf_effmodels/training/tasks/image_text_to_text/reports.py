@@ -91,7 +91,7 @@ def save_peft_adapter(model, folder: Path) -> None:
 def write_evaluation(
     metrics: dict, samples: Sequence[Sample], answers: Sequence[str], split: str, args, call: dict
 ) -> dict:
-    """Print the metrics and write them into a JSON file; on request the answers into another."""
+    """Print the metrics and write them into the JSON file that is named; on request the answers into another."""
     results = {"model": call["model"], "dataset": call["dataset"], "split": split, **metrics}
     results = write_results_file(args.output, results, call)
     if args.answers is not None:

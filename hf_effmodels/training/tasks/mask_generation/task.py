@@ -1,6 +1,7 @@
 """The task mask-generation: from arguments to a trained or evaluated SAM."""
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -150,4 +151,6 @@ def _evaluate(model, data: Shapes, name: str, args, call: dict) -> dict:
         rows.append(torch.stack([measured["miou_point"], measured["miou_box"]], dim=-1).cpu().double())
     points, boxes = torch.cat(rows).mean(0).tolist()
     facts = {"model": name, "dataset": "shapes over photographs", "split": f"{len(data)} pictures"}
-    return write_results_file(args.output, {**facts, "miou_point": points, "miou_box": boxes}, call)
+    results = write_results_file(args.output, {**facts, "miou_point": points, "miou_box": boxes}, call)
+    sys.stdout.write(f"mIoU of a point {100 * points:.2f}  of a box {100 * boxes:.2f}  n {len(data)}\n")
+    return results

@@ -1,5 +1,6 @@
 """The task masked-image-modeling: from arguments to an encoder that has learnt from images without labels."""
 
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -186,4 +187,6 @@ def _evaluate(model, dataset: MaskedImages, name: str, of: str, args: Evaluation
     prediction = type("Prediction", (), {"predictions": np.concatenate(losses)})
     measured = losses_by_name(prediction, getattr(model.config, "scale_weights", None))
     facts = {"model": name, "dataset": of, "split": dataset.source.split, "samples": len(dataset)}
-    return write_results_file(args.output, {**facts, **measured}, call)
+    results = write_results_file(args.output, {**facts, **measured}, call)
+    sys.stdout.write("  ".join(f"{name} {value:.4f}" for name, value in measured.items()) + f"  n {len(dataset)}\n")
+    return results

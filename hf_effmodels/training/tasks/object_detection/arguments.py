@@ -6,7 +6,7 @@ from typing import Literal
 from ...run.arguments import ModelArguments, read_mapping
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments
-from ...run.values import check_fields
+from ...run.values import SET, check_fields
 
 
 @dataclass
@@ -140,7 +140,10 @@ class DetectionEvaluationArguments(ResultsArguments):
     reparameterize: bool = field(default=False, metadata={"help": "Fold the model first, as it would be deployed."})
     eval_threshold: float = field(default=0.001, metadata={"accepts": "[0, 1)", "help": "Least score for AP."})
     eval_nms_threshold: float = field(default=0.65, metadata={"accepts": "[0, 1]", "help": "IoU of suppression."})
-    eval_pictures: int = field(default=8, metadata={"accepts": "[0, inf)", "help": "Images of predictions.png."})
+    eval_pictures: int = field(
+        default=8,
+        metadata={"goes_with": {"output": SET}, "accepts": "[0, inf)", "help": "Images of predictions.png."},
+    )
     precision: Literal["float32", "bfloat16"] = field(default="float32", metadata={"help": "To compute in."})
 
     def __post_init__(self):

@@ -57,15 +57,17 @@ def write_results(trainer, train_metrics: dict, metrics: dict, config: dict, mod
 
 
 def write_evaluation(measured: Measured, dataset: DetectionDataset, names, args, call: dict) -> dict:
-    """Print the average precision, and write it into a JSON file with that of each class, figures beside it."""
+    """Print the average precision, and write it with that of each class into the JSON file that is named, figures
+    beside it."""
     results = {"model": call["model"], "dataset": call["dataset"], "split": dataset.source.split}
     results |= measured.metrics | measured.precision.metrics
     results["per_class"] = {
         name: None if math.isnan(value) else value for name, value in measured.precision.per_class.items()
     }
     results = write_results_file(args.output, results, call)
-    file = Path(args.output)
-    write_figures(measured, dataset, names, file.parent, args.eval_pictures, prefix=f"{file.stem}_")
+    if args.output is not None:
+        file = Path(args.output)
+        write_figures(measured, dataset, names, file.parent, args.eval_pictures, prefix=f"{file.stem}_")
     sys.stdout.write(f"AP {100 * results['map']:.2f}  AP50 {100 * results['map_50']:.2f}  n {results['samples']}\n")
     return results
 

@@ -58,12 +58,13 @@ def write_results(trainer, train_metrics: dict, metrics: dict, config: dict, mod
 
 
 def write_evaluation(measured: Measured, dataset: SegmentationDataset, args, call: dict) -> dict:
-    """Print the mean IoU, and write it into a JSON file with that of each class, figures beside it."""
+    """Print the mean IoU, and write it with that of each class into the JSON file that is named, figures beside it."""
     results = {"model": call["model"], "dataset": call["dataset"], "split": dataset.source.split} | measured.metrics
     results["per_class"] = {name: None if math.isnan(value) else value for name, value in measured.per_class.items()}
     results = write_results_file(args.output, results, call)
-    file = Path(args.output)
-    write_figures(measured, file.parent, prefix=f"{file.stem}_")
+    if args.output is not None:
+        file = Path(args.output)
+        write_figures(measured, file.parent, prefix=f"{file.stem}_")
     sys.stdout.write(
         f"mIoU {100 * results['miou']:.2f}  pixels {100 * results['pixel_accuracy']:.2f}  n {results['samples']}\n"
     )

@@ -108,8 +108,8 @@ def _about_encoder() -> About:
     )
 
 
-def write_evaluation(results: list[Enlarged], facts: dict, output: str, call: dict) -> dict:
-    """Print PSNR and SSIM beside those of bicubic, and write everything into a JSON file."""
+def write_evaluation(results: list[Enlarged], facts: dict, output: str | None, call: dict) -> dict:
+    """Print PSNR and SSIM beside those of bicubic, and write everything into the JSON file that is named."""
     means = averages(results)
     images = [{"name": result.name, "seconds": result.seconds, **result.measured} for result in results]
     written = {**facts, **means, "samples": len(results), "seconds": sum(r.seconds for r in results), "images": images}

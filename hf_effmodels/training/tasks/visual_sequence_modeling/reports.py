@@ -76,8 +76,8 @@ def draw(rows: list[list], tasks: list[str], file: Path) -> None:
     save_figure(figure, file)
 
 
-def write_evaluation(measured: dict, facts: dict, output: str, call: dict) -> dict:
-    """Print what was measured, and write it into a JSON file."""
+def write_evaluation(measured: dict, facts: dict, output: str | None, call: dict) -> dict:
+    """Print what was measured, and write it into the JSON file that is named."""
     results = write_results_file(output, {**facts, **measured}, call)
     sys.stdout.write("  ".join(f"{name} {value:.4f}" for name, value in measured.items()) + "\n")
     return results

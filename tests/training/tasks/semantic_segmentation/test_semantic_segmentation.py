@@ -502,8 +502,6 @@ def test_the_share_of_tokens_that_dtop_works_on_is_measured(tmp_path):
             *names,
             "--max_eval_samples",
             "2",
-            "--output",
-            str(tmp_path / f"{threshold}.json"),
         ]
         found = evaluate(
             ["--task", "semantic-segmentation", "--model", str(tmp_path / "run"), *data]
