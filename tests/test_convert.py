@@ -19,6 +19,7 @@ from hf_effmodels.hub.checkpoints import read_checkpoint
 from hf_effmodels.hub.convert import ConversionError, ConversionReport, convert, convert_state_dict, official_name
 from hf_effmodels.registry import ARCHITECTURES
 
+from .modeling.tiny import tiny_config
 from .parity import golden
 
 CASES = Path(__file__).parent / "parity" / "cases"
@@ -222,6 +223,7 @@ STEM = "conv_stem.weight"
         (lambda w: {STEM: w[STEM].to(torch.float8_e4m3fn)}, f"{STEM} is of type float8_e4m3fn"),
         (lambda w: {STEM: w[STEM].to_sparse()}, f"{STEM} is sparse"),
         (lambda w: {STEM: w[STEM].to("meta")}, f"{STEM} is without values"),
+        (lambda w: {STEM: w[STEM][:0]}, f"{STEM} is empty"),
         (lambda w: {STEM: torch.quantize_per_tensor(w[STEM], 0.1, 0, torch.qint8)}, f"{STEM} is quantized"),
         (
             lambda w: {STEM: w[STEM].half()},
@@ -254,6 +256,17 @@ def test_two_entries_for_one_weight_are_refused(official, tmp_path):
     ours = {"stages.0.blocks.0" + official_name(architecture, entry).removeprefix("backbone.0"): weights[entry]}
     with pytest.raises(ConversionError, match="Two entries are meant for the same weight 'stages.0.blocks.0"):
         convert_state_dict(architecture, architecture.config_class(), weights | ours)
+
+
+def test_one_weight_under_two_names_is_the_same_in_the_file():
+    architecture = ARCHITECTURES["pangu_pi"]
+    model = architecture.model_class("AutoModelForCausalLM")(tiny_config(architecture, tie_word_embeddings=True))
+    weights = {name.removeprefix("model."): value for name, value in model.state_dict().items()}
+    assert torch.equal(weights["lm_head.weight"], weights["embed_tokens.weight"])
+    convert_state_dict(architecture, model.config, weights)
+    weights["lm_head.weight"] = weights["lm_head.weight"] + 1
+    with pytest.raises(ConversionError, match="are one weight in the model, and two different ones in the file"):
+        convert_state_dict(architecture, model.config, weights)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])

@@ -145,6 +145,8 @@ def check_tensors(weights: Mapping[str, torch.Tensor]) -> None:
     for name, value in weights.items():
         if value.is_meta:
             problems[name] = "without values"
+        elif not value.numel():
+            problems[name] = "empty"
         elif value.layout != torch.strided or value.is_quantized:
             problems[name] = "sparse" if not value.is_quantized else "quantized"
         elif value.dtype in DTYPES:

@@ -29,6 +29,7 @@ import torch
 from transformers.initialization import no_init_weights
 
 from ..architecture import Architecture, PipelineEntry
+from ..modeling.layers.stored_weights import fold_stored_norm
 from ..models import create_image_processor, find_preset, get_config
 from ..registry import ARCHITECTURES, find
 from .checkpoints import (
@@ -39,14 +40,8 @@ from .checkpoints import (
     sha256,
     stored_arguments,
 )
+from .fit import ConversionError, check_fit
 from .ids import hub_id
-
-
-class ConversionError(ValueError):
-    """The checkpoint does not belong to the preset; the message lists what does not fit."""
-
-    #: Whether most names are not those of the preset; None where names and shapes are not what is wrong.
-    names_are_foreign: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -302,13 +297,22 @@ def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[s
     if is_partial := bool(architecture.base_models):
         model.freeze_base()  # the parts that are elsewhere
         expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def label(name: str) -> str:
+        theirs = renamed.get(name.removeprefix(f"{model.base_model_prefix}."))
+        return f"{theirs} ({name})" if theirs and theirs != name else name
+
     for name in filter(conversion.RESHAPED.search, weights):
         if name in expected and _essential(expected[name].shape) == _essential(weights[name].shape):
             weights[name] = weights[name].reshape(expected[name].shape)
     for name, source in model.all_tied_weights_keys.items():
         if name not in weights and source in weights:
             weights[name] = weights[source]
-    _check_fit(weights, expected, renamed, model.base_model_prefix)
+        elif name in weights and source in weights and not torch.equal(weights[name], weights[source]):
+            raise ConversionError(
+                f"{label(name)} and {label(source)} are one weight in the model, and two different ones in the file."
+            )
+    check_fit(weights, expected, label)
     for name in expected.keys() - weights.keys():
         # What may be missing by now are the batch norms' step counters, which no output depends on.
         weights[name] = torch.tensor(0)
@@ -378,12 +382,7 @@ def _fold_norms(weights: dict[str, torch.Tensor], eps: float) -> dict[str, torch
         needed = (f"{conv}.weight", f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean")
         if not all(entry in weights for entry in needed):
             continue  # an incomplete file: what is missing is reported with everything else that does not fit
-        dtype = weights[name].dtype
-        scale = folded.pop(f"{norm}.weight").double() / (folded.pop(f"{norm}.running_var").double() + eps).sqrt()
-        shift = folded.pop(f"{norm}.bias").double() - folded.pop(f"{norm}.running_mean").double() * scale
-        folded.pop(f"{norm}.num_batches_tracked", None)
-        folded[f"{conv}.weight"] = (folded[f"{conv}.weight"].double() * scale[:, None, None, None]).to(dtype)
-        folded[f"{conv}.bias"] = shift.to(dtype)
+        fold_stored_norm(folded, conv, norm, eps)
     return folded
 
 
@@ -392,39 +391,6 @@ def _with_prefix(weights: dict[str, torch.Tensor], model) -> dict[str, torch.Ten
     prefix = model.base_model_prefix
     heads = {name for name, _ in (*model.named_children(), *model.named_parameters(recurse=False)) if name != prefix}
     return {name if name.split(".")[0] in heads else f"{prefix}.{name}": value for name, value in weights.items()}
-
-
-def _check_fit(weights: dict, expected: dict, renamed: dict[str, str], prefix: str) -> None:
-    def label(name: str) -> str:
-        theirs = renamed.get(name.removeprefix(f"{prefix}."))
-        return f"{theirs} ({name})" if theirs and theirs != name else name
-
-    problems = []
-    missing = [n for n in expected if n not in weights and not n.endswith("num_batches_tracked")]
-    unexpected = [n for n in weights if n not in expected]
-    mismatched = [
-        f"{label(n)} is {tuple(weights[n].shape)}, expected {tuple(expected[n].shape)}"
-        for n in weights
-        if n in expected and weights[n].shape != expected[n].shape
-    ]
-    other_kind = [
-        f"{label(n)} holds {'numbers' if weights[n].is_floating_point() else 'counts'}"
-        for n in weights
-        if n in expected and weights[n].is_floating_point() != expected[n].is_floating_point()
-    ]
-    for what, names in (
-        ("missing", missing),
-        ("unexpected", [label(n) for n in unexpected]),
-        ("of another shape", mismatched),
-        ("of another kind", other_kind),
-    ):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            problems.append(f"{len(names)} {what}: {'; '.join(names[:5])}{more}.")
-    if problems:
-        error = ConversionError(" ".join(problems))
-        error.names_are_foreign = len(unexpected) > len(weights) / 2 or len(missing) > 0.9 * len(expected)
-        raise error
 
 
 def _fitting_presets(state_dict: Mapping[str, torch.Tensor], besides: str) -> str:

@@ -49,6 +49,7 @@ def test_thresholds_from_one_on_are_the_plain_network():
     assert torch.equal(outputs.logits, expected)
     assert not any(finished.any() for finished in outputs.finished_tokens)
     assert outputs.num_tokens.tolist() == [[64] * 3] * 3
+    torch.testing.assert_close(model(images(), return_dict=False), outputs.to_tuple(), rtol=0, atol=0)
 
 
 @torch.no_grad()

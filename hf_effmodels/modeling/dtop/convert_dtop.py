@@ -4,6 +4,7 @@ import re
 
 import torch
 
+from ..layers.stored_weights import take_joint
 from .configuration_dtop import DtopConfig
 
 #: The weights of the two classes in the loss, which the configuration has.
@@ -44,11 +45,9 @@ def adapt(weights: dict[str, torch.Tensor], config: DtopConfig) -> DtopConfig:
     """Split the joint projections of queries, keys and values, and number the last head."""
     last = f"heads.{len(config.out_indices) - 1}."
     for name in list(weights):
-        value = weights.pop(name)
-        name = re.sub(r"^heads\.last\.", last, name)
-        if joint := re.fullmatch(r"(.*)\.in_proj_(weight|bias)", name):
-            for part, values in zip("qkv", value.chunk(3), strict=True):
-                weights[f"{joint[1]}.{part}_proj.{joint[2]}"] = values.clone()
+        ours = re.sub(r"^heads\.last\.", last, name)
+        if joint := re.fullmatch(r"(.*)\.in_proj_(weight|bias)", ours):
+            take_joint(weights, name, [f"{joint[1]}.{part}_proj.{joint[2]}" for part in "qkv"])
         else:
-            weights[name] = value
+            weights[ours] = weights.pop(name)
     return config

@@ -3,6 +3,7 @@
 import re
 
 from ..layers.cmt_names import RULES as _CMT_NAMES
+from ..layers.stored_weights import take_joint
 from .configuration_fastmim import FastMimConfig
 
 #: Index tables, masks and counters, which the networks compute.
@@ -71,6 +72,5 @@ def adapt(weights: dict, config: FastMimConfig) -> FastMimConfig:
     for name in list(weights):
         for joint, parts in ((".qkv.", ("q_proj", "k_proj", "v_proj")), (".kv.", ("key", "value"))):
             if joint in name:
-                for part, value in zip(parts, weights.pop(name).chunk(len(parts)), strict=True):
-                    weights[name.replace(joint, f".{part}.")] = value.clone()
+                take_joint(weights, name, [name.replace(joint, f".{part}.") for part in parts])
     return config

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from ..layers.stored_weights import fold_stored_norm
 from .configuration_gold_yolo import GoldYoloConfig
 
 #: The bins' own values (a constant), and profiling counters.
@@ -118,14 +119,8 @@ def adapt(state_dict: dict, config: GoldYoloConfig) -> GoldYoloConfig:
 def _fold_own_norms(weights: dict, eps: float) -> None:
     """Fold the batch norms of the injections and the high-stage fusion, whose eps is another, in place."""
     for name in [name for name in weights if re.search(r"\.(injection|high_fusion)\..*\.norm\.running_var$", name)]:
-        norm, conv = name.removesuffix(".running_var"), name.removesuffix(".norm.running_var") + ".conv"
-        dtype = weights[name].dtype
-        scale = weights.pop(f"{norm}.weight").double() / (weights.pop(name).double() + eps).sqrt()
-        shift = weights.pop(f"{norm}.bias").double() - weights.pop(f"{norm}.running_mean").double() * scale
-        weights.pop(f"{norm}.num_batches_tracked", None)
-        kernel = weights.pop(f"{conv}.weight")
-        weights[f"{conv}.weight"] = (kernel.double() * scale[:, None, None, None]).to(dtype)
-        weights[f"{conv}.bias"] = shift.to(dtype)
+        norm = name.removesuffix(".running_var")
+        fold_stored_norm(weights, norm.removesuffix(".norm") + ".conv", norm, eps)
 
 
 def settings_of_modules(attributes: Mapping[str, Mapping]) -> dict:

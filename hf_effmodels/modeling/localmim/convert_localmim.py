@@ -4,6 +4,7 @@ import re
 
 import torch
 
+from ..layers.stored_weights import take_joint
 from .configuration_localmim import LocalMimConfig
 
 #: Index tables, and the filters of the target, which are constants.
@@ -42,11 +43,13 @@ def adapt(weights: dict[str, torch.Tensor], config: LocalMimConfig) -> LocalMimC
     a Swin merges as Swin does: the release takes the four tokens row by row, Swin column by column."""
     for name in list(weights):
         if ".downsample." in name:
-            upper_left, upper_right, lower_left, lower_right = weights.pop(name).chunk(4, dim=-1)
+            merged = weights.pop(name)
+            if merged.shape[-1] % 4:
+                raise ValueError(f"1 of another shape: {name} is {tuple(merged.shape)}, expected columns of 4 tokens.")
+            upper_left, upper_right, lower_left, lower_right = merged.chunk(4, dim=-1)
             weights[name] = torch.cat([upper_left, lower_left, upper_right, lower_right], dim=-1)
         if ".qkv." in name:
-            for part, value in zip("qkv", weights.pop(name).chunk(3), strict=True):
-                weights[name.replace(".qkv.", f".{part}_proj.")] = value.clone()
+            take_joint(weights, name, [name.replace(".qkv.", f".{part}_proj.") for part in "qkv"])
     biases = [weights.pop(name) for scale in range(4) if (name := f"hog_enc.{scale}.conv.bias") in weights]
     if biases:
         weights["hog_bias"] = torch.stack(biases)

@@ -4,6 +4,7 @@ import re
 
 import torch
 
+from ..layers.stored_weights import take_joint
 from .configuration_simmim import SimMimConfig
 
 #: Index tables and masks, which the networks compute.
@@ -36,8 +37,7 @@ def adapt(weights: dict[str, torch.Tensor], config: SimMimConfig) -> SimMimConfi
     """Split the joint projections of queries, keys and values; the ViT's have separate biases, none for keys."""
     for name in list(weights):
         if ".qkv." in name:
-            for part, value in zip("qkv", weights.pop(name).chunk(3), strict=True):
-                weights[name.replace(".qkv.", f".{part}_proj.")] = value.clone()
+            take_joint(weights, name, [name.replace(".qkv.", f".{part}_proj.") for part in "qkv"])
         elif name.endswith((".q_bias", ".v_bias")):
             weights[re.sub(r"([qv])_bias$", r"\1_proj.bias", name)] = weights.pop(name)
     return config

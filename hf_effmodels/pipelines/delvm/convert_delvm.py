@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
 from ...hub.checkpoints import check_names, check_tensors, check_values, read_checkpoint, sha256
-from ...hub.convert import ConversionError, ConversionReport
+from ...hub.convert import ConversionReport
+from ...hub.fit import ConversionError, check_fit, entry
 from .configuration_delvm import DELVM_LLAMA, PRESETS
 from .export import export
 from .factorized_embedding import FactorizedEmbedding
@@ -244,19 +245,20 @@ def vq_model_of(state_dict: Mapping[str, torch.Tensor], image_size: int = 256) -
         if len(numbers) == 1:  # built and never run
             weights = {n: v for n, v in weights.items() if not re.match(rf"{half}\.{stage}\.attn\.", n)}
             numbers.clear()
-    widths = [_width(weights, f"encoder.down.{stage}.block.0.conv1.weight") for stage in range(stages)]
+    widths = [len(entry(weights, f"encoder.down.{stage}.block.0.conv1.weight", 4)) for stage in range(stages)]
+    codebook = entry(weights, "quantize.embedding.weight", 2)
     attended = {half: ["Attn" if attentions[half, stage] else "" for stage in range(stages)] for half in _HALVES}
     config = {
-        "in_channels": _entry(weights, "encoder.conv_in.weight").shape[1],
-        "out_channels": _width(weights, "decoder.conv_out.weight"),
+        "in_channels": entry(weights, "encoder.conv_in.weight", 4).shape[1],
+        "out_channels": len(entry(weights, "decoder.conv_out.weight", 4)),
         "down_block_types": [f"{prefix}DownEncoderBlock2D" for prefix in attended[_HALVES[0]]],
         "up_block_types": [f"{prefix}UpDecoderBlock2D" for prefix in reversed(attended[_HALVES[1]])],
         "block_out_channels": widths,
         "layers_per_block": len(_numbers(weights, r"encoder\.down\.0\.block\.(\d+)\.")),
-        "latent_channels": _width(weights, "encoder.conv_out.weight"),
+        "latent_channels": len(entry(weights, "encoder.conv_out.weight", 4)),
         "sample_size": image_size,
-        "num_vq_embeddings": _width(weights, "quantize.embedding.weight"),
-        "vq_embed_dim": _entry(weights, "quantize.embedding.weight").shape[1],
+        "num_vq_embeddings": codebook.shape[0],
+        "vq_embed_dim": codebook.shape[1],
         "mid_block_add_attention": "encoder.mid.attn_1.q.weight" in weights,
         "lookup_from_codebook": True,
     }
@@ -268,12 +270,11 @@ def vq_model_of(state_dict: Mapping[str, torch.Tensor], image_size: int = 256) -
     renamed = _renamed(weights, lambda name: vq_name(name, stages))
     expected = model.state_dict()
     for name, (value, theirs) in renamed.items():
-        if ".attentions." in name and value.ndim == 4:  # 1×1 convolutions as linear layers
+        if ".attentions." in name and value.shape[2:] == (1, 1):  # 1×1 convolutions as linear layers
             renamed[name] = value[:, :, 0, 0], theirs
     if not any("samplers" in name for name in renamed):
         renamed |= {n: (v, n) for n, v in _plain_resampling(expected, _dtype(weights)).items()}
-    _check_fit(renamed, expected)
-    model.load_state_dict({name: value for name, (value, _) in renamed.items()}, assign=True)
+    model.load_state_dict(_checked_fit(renamed, expected), assign=True)
     return model.eval()
 
 
@@ -347,18 +348,20 @@ def language_model_of(
     if (codebook is None) != (projection is None):
         raise ConversionError("The codebook and its projection belong together, and one of them is missing.")
     if codebook is not None:
+        _check_factors(codebook, projection)
         folded = codebook.to(projection.dtype) @ projection.T
         renamed["model.embed_tokens.weight"] = folded, f"{VQ_PREFIX}quantize.embedding.weight"
     elif factorized:
         raise ConversionError("factorized: got True, but the checkpoint has no codebook and projection.")
-    vocab_size, hidden_size = _shape(renamed, "model.embed_tokens.weight")
+    sizes = {name: value for name, (value, _) in renamed.items()}
+    vocab_size, hidden_size = entry(sizes, "model.embed_tokens.weight", 2).shape
     heads = num_attention_heads or hidden_size // _HEAD_DIM
     if not heads or hidden_size % heads:
         raise ConversionError(f"num_attention_heads: got {heads}, accepted are divisors of {hidden_size}.")
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
-        intermediate_size=_shape(renamed, "model.layers.0.mlp.gate_proj.weight")[0],
+        intermediate_size=len(entry(sizes, "model.layers.0.mlp.gate_proj.weight", 2)),
         num_hidden_layers=1 + max(int(m[1]) for n in renamed if (m := re.match(r"model\.layers\.(\d+)\.", n))),
         num_attention_heads=heads,
         rms_norm_eps=(TRAINING_EPS if trained else RELEASED_EPS) if rms_norm_eps is None else rms_norm_eps,
@@ -368,8 +371,7 @@ def language_model_of(
     )
     with no_init_weights():
         model = LlamaForCausalLM(config)
-    _check_fit(renamed, model.state_dict())
-    model.load_state_dict({name: value for name, (value, _) in renamed.items()}, assign=True)
+    model.load_state_dict(_checked_fit(renamed, model.state_dict()), assign=True)
     if factorized:
         embedding = FactorizedEmbedding(codebook.to(projection.dtype), hidden_size)
         embedding.projection.weight.data.copy_(projection)
@@ -384,12 +386,24 @@ def without_special_tokens(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return model
 
 
+def _check_factors(codebook: torch.Tensor, projection: torch.Tensor) -> None:
+    """ConversionError unless the rows of the one are what the other takes."""
+    factors = {"codebook": codebook, "projection": projection}
+    for name in factors:
+        entry(factors, name, 2)
+    if codebook.shape[1] != projection.shape[1]:
+        raise ConversionError(
+            f"The codebook is {tuple(codebook.shape)}, its projection {tuple(projection.shape)}; accepted are as many "
+            "columns."
+        )
+
+
 def _unpacked(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`Wqkv`, whose rows are all queries, all keys, all values, as three."""
     found = {}
     for name, value in weights.items():
         if match := re.match(r"blocks\.(\d+)\.mixer\.Wqkv\.(weight|bias)$", name):
-            if len(value) % 3:
+            if not value.ndim or len(value) % 3:
                 raise ConversionError(f"{name} is {tuple(value.shape)}, expected the rows of all three.")
             for part, rows in zip("qkv", value.chunk(3), strict=True):
                 found[f"blocks.{match[1]}.self_attn.{part}_proj.{match[2]}"] = rows
@@ -424,26 +438,6 @@ def _renamed(weights: Mapping[str, torch.Tensor], rename) -> dict[str, tuple[tor
     return renamed
 
 
-def _check_fit(renamed: Mapping[str, tuple[torch.Tensor, str]], expected: Mapping[str, torch.Tensor]) -> None:
-    wrong = [
-        f"{theirs} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}"
-        for name, (value, theirs) in renamed.items()
-        if name in expected and value.shape != expected[name].shape
-    ]
-    problems = [
-        _listed("missing", [name for name in expected if name not in renamed]),
-        _listed("unexpected", [theirs for name, (_, theirs) in renamed.items() if name not in expected]),
-        _listed("of another shape", wrong),
-    ]
-    if any(problems):
-        raise ConversionError(" ".join(filter(None, problems)))
-
-
-def _listed(what: str, names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{len(names)} {what}: {'; '.join(names[:5])}{more}." if names else ""
-
-
 def _numbers(weights: Iterable[str], pattern: str) -> set[int]:
     return {int(match[1]) for name in weights if (match := re.match(pattern, name))}
 
@@ -452,17 +446,8 @@ def _dtype(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
     return next(iter(weights.values())).dtype
 
 
-def _entry(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
-    if name not in weights:
-        raise ConversionError(_listed("missing", [name]))
-    return weights[name]
-
-
-def _width(weights: Mapping[str, torch.Tensor], name: str) -> int:
-    return _entry(weights, name).shape[0]
-
-
-def _shape(renamed: Mapping[str, tuple[torch.Tensor, str]], name: str) -> torch.Size:
-    if name not in renamed or renamed[name][0].ndim != 2:
-        raise ConversionError(_listed("missing", [name]))
-    return renamed[name][0].shape
+def _checked_fit(renamed: Mapping[str, tuple[torch.Tensor, str]], expected: Mapping[str, torch.Tensor]) -> dict:
+    """The weights by our name; ConversionError, in official names, unless they are the expected ones."""
+    weights = {name: value for name, (value, _) in renamed.items()}
+    check_fit(weights, expected, lambda name: renamed[name][1])
+    return weights

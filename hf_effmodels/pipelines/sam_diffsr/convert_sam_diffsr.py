@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ...hub.checkpoints import check_names, check_tensors, check_values, read_file, sha256
-from ...hub.convert import ConversionError, ConversionReport
+from ...hub.convert import ConversionReport
+from ...hub.fit import ConversionError, check_fit, entry, listed
 from .configuration_sam_diffsr import PRESETS
 from .export import export
 from .modeling_sam_diffsr import RRDBModel, SamDiffSRUNet2DModel
@@ -161,12 +162,12 @@ def pipeline_of(
         groups[next(prefix for prefix in groups if name.startswith(prefix))][name] = value
     unexpected = [name for name in groups[""] if name not in _SCHEDULE]
     if unexpected:
-        raise ConversionError(_listed("unexpected", unexpected))
+        raise ConversionError(listed("unexpected", unexpected))
     if scheduler is None:
         scheduler = scheduler_of(groups[""])
     elif groups[""]:
         _check_schedule(groups[""], scheduler)
-    unet = unet_of(groups[UNET], _width(groups[ENCODER], f"{ENCODER}conv_first.weight"))
+    unet = unet_of(groups[UNET], len(entry(groups[ENCODER], f"{ENCODER}conv_first.weight", 4)))
     return SamDiffSRPipeline(
         condition_encoder=encoder_of(groups[ENCODER], unet.config.scale),
         unet=unet,
@@ -179,14 +180,14 @@ def pipeline_of(
 def encoder_of(state_dict: Mapping[str, torch.Tensor], scale: int | None = None) -> RRDBModel:
     """The RRDB network of official names, with or without `rrdb.`."""
     renamed = _rename(state_dict, ENCODER, ENCODER_RULES)
-    hidden_size = _width(renamed, "conv_first.weight")
-    growth = _width(renamed, "trunk.0.dense_blocks.0.convs.0.weight")
+    tensors = _tensors(renamed)
+    hidden_size, num_channels = entry(tensors, "conv_first.weight", 4).shape[:2]
     config = {
         "hidden_size": hidden_size,
-        "growth": growth,
+        "growth": len(entry(tensors, "trunk.0.dense_blocks.0.convs.0.weight", 4)),
         "num_blocks": _count(renamed, "trunk"),
         "scale": scale or (8 if "upsample_convs.2.weight" in renamed else 4),
-        "num_channels": renamed["conv_first.weight"][0].shape[1],
+        "num_channels": num_channels,
     }
     return _filled(RRDBModel, config, renamed)
 
@@ -194,10 +195,11 @@ def encoder_of(state_dict: Mapping[str, torch.Tensor], scale: int | None = None)
 def unet_of(state_dict: Mapping[str, torch.Tensor], condition_channels: int) -> SamDiffSRUNet2DModel:
     """The U-Net of official names, conditioned on maps of `condition_channels`."""
     renamed = _rename(state_dict, UNET, UNET_RULES)
-    projection = _entry(renamed, "condition_proj.weight")
+    tensors = _tensors(renamed)
+    projection = entry(tensors, "condition_proj.weight", 4)
     hidden_size = projection.shape[1]
     widths = [
-        _width(renamed, f"down_blocks.{level}.resnets.0.conv1.weight")
+        len(entry(tensors, f"down_blocks.{level}.resnets.0.conv1.weight", 4))
         for level in range(_count(renamed, "down_blocks"))
     ]
     config = {
@@ -208,7 +210,7 @@ def unet_of(state_dict: Mapping[str, torch.Tensor], condition_channels: int) -> 
         "scale": projection.shape[-1] // 2,
         "use_attention": "mid_block.attention.gate" in renamed,
         "upsampled_input": "upsampled_proj.weight" in renamed,
-        "num_channels": _width(renamed, "conv_out.weight"),
+        "num_channels": len(entry(tensors, "conv_out.weight", 4)),
     }
     return _filled(SamDiffSRUNet2DModel, config, renamed)
 
@@ -217,8 +219,8 @@ def scheduler_of(buffers: Mapping[str, torch.Tensor]) -> SamDiffSRScheduler:
     """The scheduler whose tables the checkpoint stores: cosine, linear, or any β."""
     missing = [name for name in _SCHEDULE if name not in buffers]
     if missing:
-        raise ConversionError(_listed("missing", missing))
-    betas = buffers["betas"].double()
+        raise ConversionError(listed("missing", missing))
+    betas = entry(buffers, "betas", 1).double()
     settings = {"num_train_timesteps": len(betas)}
     for schedule in ({}, {"beta_schedule": "linear"}, {"trained_betas": betas.tolist()}):
         scheduler = SamDiffSRScheduler(**settings, **schedule)
@@ -268,19 +270,13 @@ def official_to_ours(name: str, rules) -> str:
     return name
 
 
-def _entry(weights: Mapping, name: str) -> torch.Tensor:
-    if name not in weights:
-        raise ConversionError(_listed("missing", [name]))
-    value = weights[name]
-    return value[0] if isinstance(value, tuple) else value
-
-
-def _width(weights: Mapping, name: str) -> int:
-    return _entry(weights, name).shape[0]
+def _tensors(renamed: Mapping[str, tuple[torch.Tensor, str]]) -> dict[str, torch.Tensor]:
+    return {name: value for name, (value, _) in renamed.items()}
 
 
 def _count(weights: Mapping, stem: str) -> int:
-    return 1 + max((int(name.split(".")[1]) for name in weights if name.startswith(f"{stem}.")), default=-1)
+    """How many there are of what is numbered; names without a number are told as unexpected later."""
+    return 1 + max((int(m[1]) for name in weights if (m := re.match(rf"{stem}\.(\d+)\.", name))), default=-1)
 
 
 def _filled(model_class: type, config: dict, weights: dict[str, tuple[torch.Tensor, str]]):
@@ -290,25 +286,7 @@ def _filled(model_class: type, config: dict, weights: dict[str, tuple[torch.Tens
             model = model_class(**config)
     except ValueError as error:
         raise ConversionError(f"The shapes stand for no {model_class.__name__}: {error}") from error
-    expected = model.state_dict()
-    problems = [
-        _listed("missing", [name for name in expected if name not in weights]),
-        _listed("unexpected", [theirs for name, (_, theirs) in weights.items() if name not in expected]),
-        _listed(
-            "of another shape",
-            [
-                f"{theirs} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}"
-                for name, (value, theirs) in weights.items()
-                if name in expected and value.shape != expected[name].shape
-            ],
-        ),
-    ]
-    if any(problems):
-        raise ConversionError(" ".join(filter(None, problems)))
-    model.load_state_dict({name: value for name, (value, _) in weights.items()}, assign=True)
+    tensors = _tensors(weights)
+    check_fit(tensors, model.state_dict(), lambda name: weights[name][1])
+    model.load_state_dict(tensors, assign=True)
     return model.eval()
-
-
-def _listed(what: str, names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{len(names)} {what}: {'; '.join(names[:5])}{more}." if names else ""

@@ -1,6 +1,7 @@
 """Official files become stock models: layouts and options that no parity case has, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,8 +144,39 @@ def test_what_does_not_fit_is_refused_by_name():
     tokenizer = official("vqgan_tiny")
     with pytest.raises(ConversionError, match=r"1 of another shape: encoder\.conv_in\.bias is \(7,\)"):
         vq_model_of({**tokenizer, "encoder.conv_in.bias": torch.ones(7)})
+    attention = official("vqgan_tiny_attn")
+    name = "encoder.mid.attn_1.q.weight"
+    with pytest.raises(ConversionError, match=rf"1 of another shape: {re.escape(name)} is \(64, 64, 3, 3\)"):
+        vq_model_of({**attention, name: torch.randn(64, 64, 3, 3)})
     with pytest.raises(ValueError, match="codebook: it has 3 codes, the model a vocabulary of 80"):
         factorize_embedding(language_model_of(weights, num_attention_heads=4), torch.ones(3, 2))
+
+
+#: Weights that sizes are read from or that are computed with before the rest is compared.
+READ = [("vqgan_tiny", name) for name in ("encoder.conv_in.weight", "quantize.embedding.weight")]
+READ += [("vqgan_tiny", name) for name in ("encoder.conv_out.weight", "encoder.down.1.block.0.conv1.weight")]
+READ += [("lm_training_layout", f"embedding.{n}") for n in ("vq_model.quantize.embedding.weight", "embed_proj.weight")]
+READ += [("lm_training_layout", "blocks.1.mixer.Wqkv.weight"), ("lm_hf_layout", "model.embed_tokens.weight")]
+READ += [("lm_hf_layout", "model.layers.0.mlp.gate_proj.weight"), ("lm_hf_layout", "model.norm.weight")]
+
+
+@pytest.mark.parametrize("change", ["no dimensions", "flat", "one more", "counts", "empty", "one column"])
+@pytest.mark.parametrize("layout, name", READ)
+def test_a_weight_of_another_shape_or_kind_is_refused_wherever_it_is_used_first(layout, name, change):
+    weights = official(layout)
+    value = weights[name]
+    weights[name] = {
+        "no dimensions": value.flatten()[0],
+        "flat": value.flatten()[1:],
+        "one more": value[None],
+        "counts": value.long(),
+        "empty": value[:0],
+        "one column": value[:, :1] if value.ndim == 2 else value[:1],
+    }[change]
+    with pytest.raises(
+        ConversionError, match="another shape|another kind|is empty|expected the rows|as many columns|stand for no"
+    ):
+        vq_model_of(weights) if layout == "vqgan_tiny" else language_model_of(weights, num_attention_heads=2)
 
 
 def test_a_converted_tokenizer_is_saved_and_loaded_as_a_stock_one(tmp_path):

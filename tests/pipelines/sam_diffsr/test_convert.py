@@ -146,6 +146,8 @@ def spoil(weights: dict, how: str) -> dict:
         weights["posterior_mean_coef1"] = weights["posterior_mean_coef1"] * 1.1
     elif how == "no schedule":
         del weights["betas"]
+    elif how == "other names":
+        weights["rrdb.RRDB_trunk.x.RDB2.conv3.bias"] = weights.pop("rrdb.RRDB_trunk.1.RDB2.conv3.bias")
     return weights
 
 
@@ -158,6 +160,7 @@ def spoil(weights: dict, how: str) -> dict:
         ("shape", r"rrdb.RRDB_trunk.1.RDB2.conv3.bias is \(5,\), expected \(4,\)"),
         ("schedule", "'posterior_mean_coef1' is not what its betas imply"),
         ("no schedule", "1 missing: betas"),
+        ("other names", r"1 missing: trunk.1.dense_blocks.1.convs.2.bias.* 1 unexpected: rrdb.RRDB_trunk.x"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(preset, how, message, tmp_path):
@@ -166,6 +169,20 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(preset
     with pytest.raises(ConversionError, match=message):
         conversion.convert(preset, checkpoint, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+#: Weights that sizes are read from before the rest is compared.
+READ = ["denoise_fn.cond_proj.weight", "denoise_fn.final_conv.1.weight", "denoise_fn.downs.1.0.block1.block.1.weight"]
+READ += ["rrdb.conv_first.weight", "rrdb.RRDB_trunk.0.RDB1.conv1.weight", "betas"]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_weight_of_another_shape_or_kind_is_refused_wherever_it_is_used_first(name):
+    weights = official_pipeline(tiny_pipeline())
+    value = weights[name]
+    for wrong in (value.flatten()[0], value[None], value.long(), value[:0], value.flatten()[None]):
+        with pytest.raises(ConversionError, match="1 of another (shape|kind): "):
+            conversion.pipeline_of({**weights, name: wrong})
 
 
 def test_a_checkpoint_of_another_size_is_not_the_preset(tmp_path):
