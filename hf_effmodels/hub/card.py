@@ -1,6 +1,7 @@
 """The model card of this package's models: what the registry and the model itself know, as data for the one writer."""
 
 import inspect
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -195,7 +196,13 @@ def _facts(
     rows = [("Type", f"{type(model).__name__} ({architecture.title})")]
     if hasattr(config, "reparameterized"):
         rows.append(("Form", "folded for inference (`reparameterized`)" if folded else "training form"))
-    rows.append(("Parameters", f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f} M"))
+    own, packed = _precisions(model)
+    real = sum(p.numel() for p in model.parameters())
+    rows.append(("Parameters", f"{(real + packed) / 1e6:.3f} M"))
+    if own:
+        rest = real + packed - sum(own.values())
+        told = [*(f"{count / 1e6:.3f} M: {plain(what)}" for what, count in own.items()), f"{rest / 1e6:.3f} M: real"]
+        rows.append(("Of these", "; ".join(told)))
     if architecture.base_models:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         rows.append(("Of these trained", f"{trained / 1e6:.3f} M"))
@@ -226,8 +233,24 @@ def _facts(
         rows.append(("Labels", f"{len(labels)}{shown}"))
     if processor is not None:
         rows.append(("Preparation", _preparation(processor)))
-    rows.append(("Weights", str(model.dtype).removeprefix("torch.") + ", safetensors"))
+    told = f"{str(model.dtype).removeprefix('torch.')}, safetensors"
+    if packed:
+        told += "; those of few bits packed as integers"
+    elif hasattr(model, "deploy"):
+        told += "; those of one bit, too, which `deploy()` packs"
+    rows.append(("Weights", told))
     return rows
+
+
+def _precisions(model) -> tuple[dict[str, int], int]:
+    """Number of weights by what layers say of their `precision()`, and of all how many are packed, no parameters."""
+    own, packed = {}, 0
+    for module in model.modules():
+        if callable(getattr(module, "precision", None)):
+            count = math.prod(module.weight.shape)
+            own[module.precision()] = own.get(module.precision(), 0) + count
+            packed += 0 if "weight" in dict(module.named_parameters(recurse=False)) else count
+    return own, packed
 
 
 def _parts(model) -> list[tuple[str, str]]:

@@ -57,6 +57,11 @@ def usage_section(
             "Before inference or export, `model.reparameterize()` folds the training branches and the batch "
             "normalisations into plain convolutions: the same outputs, faster."
         )
+        if hasattr(architecture.model_class(auto_class), "deploy"):
+            parts.append(
+                "With `hf_effmodels` installed, `model.deploy()` also packs the binary weights to a bit each: outputs "
+                "the same to rounding, computed on bits."
+            )
     return "\n\n".join(parts)
 
 

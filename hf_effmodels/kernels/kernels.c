@@ -372,11 +372,130 @@ INLINE void micro_neon(const int operation, const int pixels, const int groups, 
 }
 #endif
 
-/* One micro-kernel for each (level, operation): all pixels and groups, or the last ones one by one. */
+/* ---------------------------------------------------------------------------------------------------- convolution */
+
+typedef struct {
+    const Geometry *geometry;
+    const uint64_t *x, *mask, *w, *zeros;
+    const void *gain, *mean, *shift;
+    const int64_t *row_class, *column_class;
+    int64_t column_classes;
+    int doubles, channels_first;
+    void *out;
+} Convolution;
+
+#define WRITE(type, count)                                                                                             \
+    for (int64_t f = 0; f < count; f++) {                                                                              \
+        const type first = ((const type *)gain)[f] * (type)(base + factor * sums[f]);                                  \
+        const type second = ((const type *)mean)[f] * (type)total;                                                     \
+        ((type *)out)[f] = (first + second) + ((const type *)shift)[f];                                                \
+    }
+
+INLINE void write_outputs(int doubles, int64_t filters, const int32_t *restrict sums, int32_t base, int32_t factor,
+                          int32_t total, const void *restrict gain, const void *restrict mean,
+                          const void *restrict shift, void *restrict out) {
+    if (doubles) {
+        WRITE(double, filters)
+    } else if (filters == GROUPS * LANES) { /* a constant: no remainders */
+        WRITE(float, GROUPS * LANES)
+    } else {
+        WRITE(float, filters)
+    }
+}
+
+/* (width, filters) -> (filters, width) with `step` values from one filter to the next. */
+#define TURN(type)                                                                                                     \
+    for (int64_t x0 = 0; x0 < width; x0 += 16)                                                                         \
+        for (int64_t f = 0; f < filters; f++)                                                                          \
+            for (int64_t x = x0; x < x0 + 16 && x < width; x++)                                                        \
+                ((type *)to)[f * step + x] = ((const type *)from)[x * filters + f];
+
+INLINE void turn(int doubles, int64_t width, int64_t filters, int64_t step, const void *restrict from,
+                 void *restrict to) {
+    if (doubles) {
+        TURN(double)
+    } else {
+        TURN(float)
+    }
+}
+
 typedef void (*Micro)(int pixels, int groups, const Patch *patch, int32_t *sums);
 
-#define MICRO(name, attributes, body, operation)                                                                       \
-    attributes static void name(int pixels, int groups, const Patch *patch, int32_t *sums) {                           \
+/* One row of one image. `pointers` has room for (2 · PIXELS + 1) · taps, `line` for the row's outputs. */
+INLINE void convolve_row(const int operation, const Micro micro, const Convolution *job, int64_t n, int64_t oy,
+                         const uint64_t **pointers, void *line) {
+    const Geometry *const g = job->geometry;
+    const int64_t taps = g->kernel_height * g->kernel_width, size = job->doubles ? 8 : 4;
+    const int64_t groups = (g->filters + LANES - 1) / LANES, group_step = taps * g->words * LANES;
+    const int64_t pixels_of_image = g->out_height * g->out_width;
+    const uint64_t **seen = pointers, **masks = pointers + taps * PIXELS, **weights = masks + taps * PIXELS;
+    char *const rows = (char *)job->out + (n * pixels_of_image + oy * g->out_width) * g->filters * size;
+    char *const to = job->channels_first ? line : rows;
+    const int64_t row = job->row_class[oy];
+    int64_t ox = 0;
+    while (ox < g->out_width) {
+        const int64_t left = ox * g->stride_x - g->pad_x;
+        const int64_t right = (ox + PIXELS - 1) * g->stride_x - g->pad_x + (g->kernel_width - 1) * g->dilation_x;
+        const int pixels = ox + PIXELS <= g->out_width && left >= 0 && right < g->width ? PIXELS : 1;
+        int64_t used = 0;
+        for (int64_t ky = 0; ky < g->kernel_height; ky++)
+            for (int64_t kx = 0; kx < g->kernel_width; kx++) {
+                const int64_t iy = oy * g->stride_y - g->pad_y + ky * g->dilation_y;
+                const int64_t ix = left + kx * g->dilation_x;
+                const int inside = iy >= 0 && iy < g->height && ix >= 0 && ix < g->width;
+                if (!inside && operation != DISTANCES) continue;
+                weights[used] = job->w + (ky * g->kernel_width + kx) * g->words * LANES;
+                for (int p = 0; p < pixels; p++) {
+                    const int64_t at = ((n * g->height + iy) * g->width + ix + p * g->stride_x) * g->words;
+                    seen[used * PIXELS + p] = inside ? job->x + at : job->zeros;
+                    masks[used * PIXELS + p] = operation == TERNARY ? job->mask + at : NULL;
+                }
+                used++;
+            }
+        int32_t base[PIXELS] = {0}, total[PIXELS] = {0};
+        for (int p = 0; p < pixels && operation != DISTANCES; p++) {
+            int32_t positive = 0, some = (int32_t)(used * g->channels);
+            for (int64_t t = 0; t < used; t++)
+                for (int64_t c = 0; c < g->words; c++) positive += __builtin_popcountll(seen[t * PIXELS + p][c]);
+            if (operation == TERNARY) {
+                some = 0;
+                for (int64_t t = 0; t < used; t++)
+                    for (int64_t c = 0; c < g->words; c++) some += __builtin_popcountll(masks[t * PIXELS + p][c]);
+            }
+            base[p] = some;
+            total[p] = 2 * positive - some;
+        }
+        for (int64_t first = 0; first < groups;) {
+            const int count = groups - first >= GROUPS ? GROUPS : 1;
+            int32_t sums[PIXELS * GROUPS * LANES];
+            const Patch patch = {seen, masks, weights, used, g->words, group_step};
+            micro(pixels, count, &patch, sums);
+            const int64_t f = first * LANES;
+            const int64_t filters = g->filters - f < count * LANES ? g->filters - f : count * LANES;
+            for (int p = 0; p < pixels; p++) {
+                const int64_t column = job->column_class[ox + p];
+                const int64_t table = (row * job->column_classes + column) * g->filters + f;
+                write_outputs(job->doubles, filters, sums + p * GROUPS * LANES, base[p],
+                              operation == DISTANCES ? -1 : -2, total[p], (const char *)job->gain + f * size,
+                              (const char *)job->mean + f * size, (const char *)job->shift + table * size,
+                              to + ((ox + p) * g->filters + f) * size);
+            }
+            for (int64_t t = 0; t < used; t++) weights[t] += count * group_step;
+            first += count;
+        }
+        ox += pixels;
+    }
+    if (job->channels_first)
+        turn(job->doubles, g->out_width, g->filters, pixels_of_image, line,
+             (char *)job->out + (n * g->filters * pixels_of_image + oy * g->out_width) * size);
+}
+
+/* For each (level, operation) a micro-kernel, for all pixels and groups or the last ones one by one, and what is
+ * around it, in the same instruction set. */
+typedef void (*Row)(const Convolution *job, int64_t n, int64_t oy, const uint64_t **pointers, void *line);
+
+#define ROW(name, attributes, body, operation)                                                                         \
+    attributes static void micro_##name(int pixels, int groups, const Patch *patch, int32_t *sums) {                   \
         if (pixels == PIXELS && groups == GROUPS)                                                                      \
             body(operation, PIXELS, GROUPS, patch, sums);                                                              \
         else if (groups == GROUPS)                                                                                     \
@@ -385,131 +504,61 @@ typedef void (*Micro)(int pixels, int groups, const Patch *patch, int32_t *sums)
             body(operation, PIXELS, 1, patch, sums);                                                                   \
         else                                                                                                           \
             body(operation, 1, 1, patch, sums);                                                                        \
+    }                                                                                                                  \
+    attributes static void name(const Convolution *job, int64_t n, int64_t oy, const uint64_t **pointers,              \
+                                void *line) {                                                                          \
+        convolve_row(operation, micro_##name, job, n, oy, pointers, line);                                             \
     }
-#define MICROS(suffix, attributes, body)                                                                               \
-    MICRO(signs_##suffix, attributes, body, SIGNS)                                                                     \
-    MICRO(ternary_##suffix, attributes, body, TERNARY)                                                                 \
-    MICRO(distances_##suffix, attributes, body, DISTANCES)
+#define ROWS(suffix, attributes, body)                                                                                 \
+    ROW(signs_##suffix, attributes, body, SIGNS)                                                                       \
+    ROW(ternary_##suffix, attributes, body, TERNARY)                                                                   \
+    ROW(distances_##suffix, attributes, body, DISTANCES)
 
-MICROS(portable, , micro_scalar)
+ROWS(portable, , micro_scalar)
 #if X86
-MICROS(popcnt, POPCNT, micro_scalar)
-MICROS(avx2, AVX2, micro_avx2)
-MICROS(avx512, AVX512, micro_avx512)
-static const Micro micros[4][3] = {{signs_portable, ternary_portable, distances_portable},
-                                   {signs_popcnt, ternary_popcnt, distances_popcnt},
-                                   {signs_avx2, ternary_avx2, distances_avx2},
-                                   {signs_avx512, ternary_avx512, distances_avx512}};
+ROWS(popcnt, POPCNT, micro_scalar)
+ROWS(avx2, AVX2, micro_avx2)
+ROWS(avx512, AVX512, micro_avx512)
+static const Row rows_of[4][3] = {{signs_portable, ternary_portable, distances_portable},
+                                  {signs_popcnt, ternary_popcnt, distances_popcnt},
+                                  {signs_avx2, ternary_avx2, distances_avx2},
+                                  {signs_avx512, ternary_avx512, distances_avx512}};
 #elif NEON
-MICROS(neon, , micro_neon)
-static const Micro micros[4][3] = {{signs_portable, ternary_portable, distances_portable},
-                                   {signs_portable, ternary_portable, distances_portable},
-                                   {signs_neon, ternary_neon, distances_neon},
-                                   {signs_neon, ternary_neon, distances_neon}};
+ROWS(neon, , micro_neon)
+static const Row rows_of[4][3] = {{signs_portable, ternary_portable, distances_portable},
+                                  {signs_portable, ternary_portable, distances_portable},
+                                  {signs_neon, ternary_neon, distances_neon},
+                                  {signs_neon, ternary_neon, distances_neon}};
 #else
-static const Micro micros[4][3] = {{signs_portable, ternary_portable, distances_portable},
-                                   {signs_portable, ternary_portable, distances_portable},
-                                   {signs_portable, ternary_portable, distances_portable},
-                                   {signs_portable, ternary_portable, distances_portable}};
+static const Row rows_of[4][3] = {{signs_portable, ternary_portable, distances_portable},
+                                  {signs_portable, ternary_portable, distances_portable},
+                                  {signs_portable, ternary_portable, distances_portable},
+                                  {signs_portable, ternary_portable, distances_portable}};
 #endif
 
-/* ---------------------------------------------------------------------------------------------------- convolution */
-
-#define WRITE(type)                                                                                                    \
-    for (int64_t f = 0; f < filters; f++) {                                                                            \
-        const type first = ((const type *)gain)[f] * (type)(base + factor * sums[f]);                                  \
-        const type second = ((const type *)mean)[f] * (type)total;                                                     \
-        ((type *)out)[f] = (first + second) + ((const type *)shift)[f];                                                \
-    }
-
-static void write_outputs(int doubles, int64_t filters, const int32_t *sums, int32_t base, int32_t factor,
-                          int32_t total, const void *gain, const void *mean, const void *shift, void *out) {
-    if (doubles) {
-        WRITE(double)
-    } else {
-        WRITE(float)
-    }
-}
-
-/* Returns 0, or 1 where memory is lacking. */
-int effmodels_conv(int level, int threads, int operation, int doubles, const Geometry *g, const uint64_t *x,
-                   const uint64_t *mask, const uint64_t *w, const void *gain, const void *mean, const void *shift,
-                   const int64_t *row_class, const int64_t *column_class, int64_t column_classes, void *out) {
-    const Micro micro = micros[level][operation];
-    const int64_t taps = g->kernel_height * g->kernel_width, size = doubles ? 8 : 4;
-    const int64_t groups = (g->filters + LANES - 1) / LANES, group_step = taps * g->words * LANES;
+/* `channels_first` asks for (batch, filters, height', width') in the place of (batch, height', width', filters).
+ * Returns 0, or 1 where memory is lacking. */
+int effmodels_conv(int level, int threads, int operation, int doubles, int channels_first, const Geometry *g,
+                   const uint64_t *x, const uint64_t *mask, const uint64_t *w, const void *gain, const void *mean,
+                   const void *shift, const int64_t *row_class, const int64_t *column_class, int64_t column_classes,
+                   void *out) {
+    const Row convolve = rows_of[level][operation];
+    const size_t pointers = (size_t)(g->kernel_height * g->kernel_width * (2 * PIXELS + 1)) * sizeof(uint64_t *);
+    const size_t line = channels_first ? (size_t)(g->out_width * g->filters) * (doubles ? 8 : 4) : 0;
     uint64_t *zeros = calloc((size_t)g->words, sizeof(uint64_t));
-    int failed = zeros == NULL;
-    if (failed) return 1;
-#pragma omp parallel for num_threads(threads) reduction(| : failed) schedule(dynamic, 1) if (threads > 1)
-    for (int64_t task = 0; task < g->batch * g->out_height; task++) {
-        const int64_t n = task / g->out_height, oy = task % g->out_height;
-        const uint64_t **pointers = malloc((size_t)(taps * (2 * PIXELS + 1)) * sizeof(uint64_t *));
-        if (pointers == NULL) {
-            failed |= 1;
-            continue;
-        }
-        const uint64_t **seen = pointers, **masks = pointers + taps * PIXELS, **weights = masks + taps * PIXELS;
-        int64_t ox = 0;
-        while (ox < g->out_width) {
-            const int64_t left = ox * g->stride_x - g->pad_x;
-            const int64_t right =
-                (ox + PIXELS - 1) * g->stride_x - g->pad_x + (g->kernel_width - 1) * g->dilation_x;
-            const int pixels = ox + PIXELS <= g->out_width && left >= 0 && right < g->width ? PIXELS : 1;
-            int64_t used = 0;
-            for (int64_t ky = 0; ky < g->kernel_height; ky++)
-                for (int64_t kx = 0; kx < g->kernel_width; kx++) {
-                    const int64_t iy = oy * g->stride_y - g->pad_y + ky * g->dilation_y;
-                    const int64_t ix = left + kx * g->dilation_x;
-                    const int inside = iy >= 0 && iy < g->height && ix >= 0 && ix < g->width;
-                    if (!inside && operation != DISTANCES) continue;
-                    weights[used] = w + (ky * g->kernel_width + kx) * g->words * LANES;
-                    for (int p = 0; p < pixels; p++) {
-                        const int64_t at = ((n * g->height + iy) * g->width + ix + p * g->stride_x) * g->words;
-                        seen[used * PIXELS + p] = inside ? x + at : zeros;
-                        masks[used * PIXELS + p] = operation == TERNARY ? mask + at : NULL;
-                    }
-                    used++;
-                }
-            int32_t base[PIXELS] = {0}, total[PIXELS] = {0};
-            for (int p = 0; p < pixels && operation != DISTANCES; p++) {
-                int32_t positive = 0, some = (int32_t)(used * g->channels);
-                for (int64_t t = 0; t < used; t++)
-                    for (int64_t c = 0; c < g->words; c++)
-                        positive += __builtin_popcountll(seen[t * PIXELS + p][c]);
-                if (operation == TERNARY) {
-                    some = 0;
-                    for (int64_t t = 0; t < used; t++)
-                        for (int64_t c = 0; c < g->words; c++)
-                            some += __builtin_popcountll(masks[t * PIXELS + p][c]);
-                }
-                base[p] = some;
-                total[p] = 2 * positive - some;
-            }
-            const int64_t row = row_class[oy];
-            for (int64_t first = 0; first < groups;) {
-                const int count = groups - first >= GROUPS ? GROUPS : 1;
-                int32_t sums[PIXELS * GROUPS * LANES];
-                const uint64_t **at = weights;
-                const Patch patch = {seen, masks, at, used, g->words, group_step};
-                micro(pixels, count, &patch, sums);
-                const int64_t f = first * LANES;
-                const int64_t filters = g->filters - f < count * LANES ? g->filters - f : count * LANES;
-                for (int p = 0; p < pixels; p++) {
-                    const int64_t column = column_class[ox + p];
-                    const int64_t table = (row * column_classes + column) * g->filters + f;
-                    const int64_t to = ((n * g->out_height + oy) * g->out_width + ox + p) * g->filters + f;
-                    write_outputs(doubles, filters, sums + p * GROUPS * LANES, base[p],
-                                  operation == DISTANCES ? -1 : -2, total[p], (const char *)gain + f * size,
-                                  (const char *)mean + f * size, (const char *)shift + table * size,
-                                  (char *)out + to * size);
-                }
-                for (int64_t t = 0; t < used; t++) weights[t] += count * group_step;
-                first += count;
-            }
-            ox += pixels;
-        }
-        free(pointers);
+    if (zeros == NULL) return 1;
+    const Convolution job = {g,         x,            mask,           w,       zeros,          gain, mean, shift,
+                             row_class, column_class, column_classes, doubles, channels_first, out};
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed) if (threads > 1)
+    {
+        char *room = malloc(pointers + line);
+        failed |= room == NULL;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < g->batch * g->out_height; task++)
+            if (room != NULL)
+                convolve(&job, task / g->out_height, task % g->out_height, (const uint64_t **)room, room + pointers);
+        free(room);
     }
     free(zeros);
     return failed;

@@ -66,6 +66,7 @@ def packed_conv2d(
     stride: list[int],
     padding: list[int],
     dilation: list[int],
+    channels_first: bool = False,
     isa: int = -1,
 ) -> torch.Tensor:
     """gain·Σs·b + mean·Σs + shift, with s = -1 where x < lower, 1 where x > upper, 0 between and in the padding.
@@ -76,10 +77,11 @@ def packed_conv2d(
         gain, mean: (filters,), in the dtype of the inputs.
         shift: (cases of rows, cases of columns, filters), likewise.
         row_class, column_class: the case of each output row and column, int64.
+        channels_first: the order of the result's dimensions.
         isa: an instruction set; -1 is the best one.
 
     Returns:
-        (batch, height', width', filters).
+        (batch, height', width', filters), or (batch, filters, height', width').
 
     Raises:
         ValueError: inputs that are not numbers.
@@ -100,17 +102,23 @@ def packed_conv2d(
     )  # fmt: skip
     if seen & 2:
         raise ValueError("inputs: got values that are not numbers.")
-    output = inputs.new_empty(geometry.batch, geometry.out_height, geometry.out_width, geometry.filters)
+    output = inputs.new_empty(_output_shape(geometry, channels_first))
     operation = TERNARY if seen & 1 else SIGNS
-    _convolve(isa, threads, operation, geometry, signs, words, gain, mean, shift, row_class, column_class, output)
+    tables = (gain, mean, shift, row_class, column_class)
+    _convolve(isa, threads, operation, geometry, signs, words, *tables, output, channels_first)
     return output
 
 
+def _output_shape(geometry: Geometry, channels_first: bool) -> tuple[int, int, int, int]:
+    sides = (geometry.out_height, geometry.out_width)
+    return (geometry.batch, geometry.filters, *sides) if channels_first else (geometry.batch, *sides, geometry.filters)
+
+
 def _convolve(
-    isa, threads, operation, geometry, signs, words, gain, mean, shift, row_class, column_class, output
+    isa, threads, operation, geometry, signs, words, gain, mean, shift, row_class, column_class, output, channels_first
 ) -> None:
     status = library().effmodels_conv(
-        isa, threads, operation, output.dtype == torch.float64, geometry.pointer(),
+        isa, threads, operation, output.dtype == torch.float64, channels_first, geometry.pointer(),
         *(ctypes.c_void_p(half.data_ptr()) for half in signs),
         *(ctypes.c_void_p(t.data_ptr()) for t in (words, gain, mean, shift, row_class, column_class)),
         ctypes.c_int64(shift.shape[1]), ctypes.c_void_p(output.data_ptr()),
@@ -120,10 +128,11 @@ def _convolve(
 
 @packed_conv2d.register_fake
 def _(
-    inputs, words, gain, mean, shift, row_class, column_class, lower, upper, kernel, stride, padding, dilation, isa=-1
-):
+    inputs, words, gain, mean, shift, row_class, column_class, lower, upper, kernel, stride, padding, dilation,
+    channels_first=False, isa=-1,
+):  # fmt: skip
     geometry = Geometry.of(inputs.shape, len(gain), kernel, stride, padding, dilation)
-    return inputs.new_empty(geometry.batch, geometry.out_height, geometry.out_width, geometry.filters)
+    return inputs.new_empty(_output_shape(geometry, channels_first))
 
 
 def unpacked_conv2d(
@@ -139,6 +148,7 @@ def unpacked_conv2d(
     stride,
     padding,
     dilation,
+    channels_first: bool = False,
 ) -> torch.Tensor:
     """`packed_conv2d` by torch's operators, on any device, of filters `positive` (filters, channels, kernel height,
     kernel width), bool. Sums of signs are exact in float32 up to 2^24."""
@@ -151,7 +161,8 @@ def unpacked_conv2d(
     box = filters.new_ones(1, 1, *filters.shape[2:])
     total = F.conv2d(signs.sum(1, keepdim=True), box, **geometry).round().to(inputs.dtype)
     shift = shift[row_class][:, column_class].permute(2, 0, 1)
-    return ((gain[:, None, None] * count + mean[:, None, None] * total) + shift).permute(0, 2, 3, 1)
+    output = (gain[:, None, None] * count + mean[:, None, None] * total) + shift
+    return output if channels_first else output.permute(0, 2, 3, 1)
 
 
 @torch.library.custom_op("hf_effmodels::byte_distances", mutates_args=(), device_types="cpu")
@@ -181,7 +192,7 @@ def byte_distances(
     zeros = torch.zeros(max(geometry.out_height, geometry.out_width), dtype=torch.int64)
     _convolve(
         level() if isa < 0 else isa, torch.get_num_threads(), DISTANCES, geometry, (levels, levels), words,
-        gain, torch.zeros_like(gain), shift[None, None], zeros, zeros, output,
+        gain, torch.zeros_like(gain), shift[None, None], zeros, zeros, output, False,
     )  # fmt: skip
     return output
 

@@ -14,8 +14,11 @@ import hf_effmodels
 from hf_effmodels import _files
 from hf_effmodels.hub import build_card, export
 from hf_effmodels.hub.export import clear_export
+from hf_effmodels.quantization import quantize_adder
 
 from ..modeling.tiny import tiny_config
+from ..modeling.tiny.addernet import TINY as ADDERNET
+from ..modeling.tiny.bimlp import TINY as BIMLP
 from ..test_files import HOW, Interrupted
 from .client import run_snippets
 
@@ -182,6 +185,45 @@ def test_the_card_knows_a_published_variant_by_its_configuration():
     }
     text = build_card(model, license="apache-2.0", conversion=conversion).text
     assert "ab" * 32 in text and "1956 tensors of state_dict_ema" in text and "these, converted" in text
+
+
+@torch.no_grad()
+def test_a_card_tells_how_many_bits_the_weights_have():
+    """Counted here by hand: BiMLP's layers of one position are binary, its grouped and depthwise ones are not."""
+
+    def told(model):
+        rows = dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", build_card(model).text, re.MULTILINE))
+        return rows["Parameters"], rows["Of these"], rows["Weights"]
+
+    torch.manual_seed(0)
+    bimlp = hf_effmodels.create_model("bimlp-s", **BIMLP["bimlp"]).eval()
+    sizes = {name: p.numel() for name, p in bimlp.named_parameters()}
+    binary = [m for n, m in bimlp.named_modules() if getattr(m, "binarizer", None) is not None]
+    one_bit = sum(m.weight.numel() for m in binary if m.kernel_size == (1, 1))
+    grouped = sum(m.weight.numel() for m in binary if m.groups > 1)
+    rest = sum(sizes.values()) - one_bit - grouped
+    parts = (
+        f"{one_bit / 1e6:.3f} M: weights 1 bit, inputs three levels",
+        f"{grouped / 1e6:.3f} M: weights real, inputs three levels",
+    )
+    whole, found, stored = told(bimlp)
+    assert whole == f"{sum(sizes.values()) / 1e6:.3f} M" and stored == (
+        "float32, safetensors; those of one bit, too, which `deploy()` packs"
+    )
+    assert found.split("; ") == [*parts, f"{rest / 1e6:.3f} M: real"]
+    with torch.device("meta"):  # by the rules alone
+        assert told(hf_effmodels.create_model("bimlp-s", **BIMLP["bimlp"]))[1] == found
+    bimlp.deploy()
+    whole, found, stored = told(bimlp)
+    assert (
+        found.startswith("; ".join(parts)) and stored == "float32, safetensors; those of few bits packed as integers"
+    )
+    assert whole == f"{(one_bit + bimlp.num_parameters()) / 1e6:.3f} M"
+    adder = hf_effmodels.create_model("addernet-resnet50", **ADDERNET["addernet"]).eval()
+    assert "products, weights and inputs real" in told(adder)[1] and told(adder)[2] == "float32, safetensors"
+    whole = told(adder)[0]
+    quantize_adder(adder, [torch.rand(2, 3, 32, 32)], bits=4, activation_bits=6, n_groups=2)
+    assert "weights 4 bits, inputs 6 bits" in told(adder)[1] and told(adder)[0] == whole
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,10 @@ def packed_and_unpacked(sizes, levels, dtype, last, isa):
     rows, columns, row_class, column_class = border_masks(Geometry.of(inputs.shape, filters, *geometry))
     scales = [torch.randn(*s, filters, dtype=dtype, generator=generator) for s in ((), (), (len(rows), len(columns)))]
     tables = (*scales, row_class, column_class, *levels)
-    packed = native_packed.packed_conv2d(inputs, native_packed.sign_words(positive), *tables, *geometry, isa)
-    return packed, native_packed.unpacked_conv2d(inputs, positive, *tables, *geometry[1:])
+    words = native_packed.sign_words(positive)
+    packed = native_packed.packed_conv2d(inputs, words, *tables, *geometry, not last, isa)
+    assert packed.is_contiguous()
+    return packed, native_packed.unpacked_conv2d(inputs, positive, *tables, *geometry[1:], not last)
 
 
 @pytest.mark.parametrize("isa", LEVELS)

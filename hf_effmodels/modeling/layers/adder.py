@@ -105,14 +105,22 @@ def adder_weight_gradient(
     inputs: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, stride, padding
 ) -> torch.Tensor:
     """Σ_p (x - w)·g, the full-precision difference (equation 5), as two products of matrices: G·Xᵀ - W·ΣG."""
-    products = torch.nn.grad.conv2d_weight(inputs, weight.shape, gradient, stride, padding)
-    return products - weight * gradient.sum((0, 2, 3))[:, None, None, None]
+    if weight.shape[2:] == (1, 1) and (*stride, *padding) == (1, 1, 0, 0):
+        # A convolution's gradient would copy inputs and outputs. As many images at once as take no more than these.
+        products = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        images = max(1, gradient.numel() // weight.numel())
+        for some, seen in zip(gradient.split(images), inputs.split(images), strict=True):
+            of_images = torch.bmm(some.flatten(2), seen.flatten(2).transpose(1, 2))
+            products += of_images.sum(0)[:, :, None, None]
+    else:
+        products = torch.nn.grad.conv2d_weight(inputs, weight.shape, gradient, stride, padding)
+    return products.addcmul_(weight, gradient.sum((0, 2, 3))[:, None, None, None], value=-1)
 
 
 def scale_gradient(gradient: torch.Tensor, eta: float = 0.2) -> torch.Tensor:
     """The adaptive local rate (equation 13): η·√k·g / ‖g‖₂ with the layer's number k of weights."""
     norm = torch.linalg.vector_norm(gradient).clamp(min=1e-12)
-    return gradient / norm * (math.sqrt(gradient.numel()) * eta)
+    return gradient * (math.sqrt(gradient.numel()) * eta / norm)
 
 
 class _Adder(torch.autograd.Function):
@@ -219,6 +227,10 @@ class AdderConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
         self.scale = nn.Parameter(torch.ones(out_channels)) if scale else None
         self.bias = nn.Parameter(torch.rand(out_channels)) if bias else None
+
+    def precision(self) -> str:
+        """What weights and inputs have of values, for model cards."""
+        return "sums of |x - w| for products, weights and inputs real"
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         eta = self.eta if self.scales_gradient else None

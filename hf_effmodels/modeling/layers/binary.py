@@ -155,6 +155,8 @@ class AdaptiveSign(nn.Module):
     checkpoint, multiply β by α. A negative α exchanges the levels.
     """
 
+    precision = "1 bit"
+
     def __init__(self):
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(()))
@@ -174,6 +176,7 @@ class AdaptiveSign(nn.Module):
 class Sign(nn.Module):
     """sign(x) with Bi-Real's polynomial for its derivative: BiMLP's activations as its paper has them."""
 
+    precision = "1 bit"
     derivative = staticmethod(polynomial_derivative)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -192,6 +195,8 @@ class ClippedSign(Sign):
 class Ternary(nn.Module):
     """round(clip(x, -1, 1)) ∈ {-1, 0, 1}, half to even: BiMLP's activations as released. Gradient where |x| ≤ 1."""
 
+    precision = "three levels"
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return straight_through(inputs, inputs.clamp(-1, 1).round(), closed_clip_derivative)
 
@@ -201,6 +206,8 @@ class Ternary(nn.Module):
 
 class Real(nn.Module):
     """Activations as they are."""
+
+    precision = "real"
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs
@@ -230,6 +237,16 @@ class BinaryRules:
         """The weights that the layer computes with."""
         return binarized_weights(self.weight, self.weight_rule, self.gain, self.sharpness)
 
+    @torch.no_grad()
+    def precision(self) -> str:
+        """What weights and inputs have of values in the computation, for model cards."""
+        if self.weight.is_meta:  # by the rule alone: of one position and all channels there is one scale
+            whole = self.weight_rule != "scaled" or self.weight[0, 0].numel() == 1 < self.weight.shape[1]
+            binary = whole and self.weight_rule not in ("real", "fixed")
+        else:
+            binary = two_values(self.binary_weight()) is not None
+        return f"weights {'1 bit' if binary else 'real'}, inputs {self.binarizer.precision}"
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, weights={self.weight_rule}"
 
@@ -237,6 +254,14 @@ class BinaryRules:
         """Keep the binarised weights in the place of the latent ones."""
         self.weight.data = binarized_weights(self.weight.detach().double(), self.weight_rule).to(self.weight.dtype)
         self.weight_rule = "fixed"
+
+
+def two_values(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Bits (out, n) and levels (out, 2) of a weight (out, ...) with at most two values in each filter, else None."""
+    flat = weight.detach().flatten(1)
+    low, high = flat.aminmax(dim=1, keepdim=True)
+    positive = flat == high
+    return (positive, torch.cat([low, high], 1)) if (positive | (flat == low)).all() else None
 
 
 def check_rules(weights: str, activations: str) -> None:

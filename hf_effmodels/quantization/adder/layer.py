@@ -155,6 +155,10 @@ class QuantizedAdderConv2d(nn.Module):
         self.clamp_bias.copy_(quantized.bias)
         return self
 
+    def precision(self) -> str:
+        """What weights and inputs have of values, for model cards."""
+        return f"sums of |x - w| for products, weights {self.bits} bits, inputs {self.activation_bits} bits"
+
     def levels(self) -> torch.Tensor:
         """The weights' integers, in the shape of the weight, int8."""
         count = math.prod(self.shape[1:])

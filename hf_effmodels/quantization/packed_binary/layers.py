@@ -30,14 +30,6 @@ NO_GRADIENT = "has packed weights, which no gradient flows through: take it of t
 _MOST_TABLES = 8
 
 
-def two_values(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Bits (out, n) and levels (out, 2) of a weight (out, ...) with at most two values in each filter, else None."""
-    flat = weight.detach().flatten(1)
-    low, high = flat.aminmax(dim=1, keepdim=True)
-    positive = flat == high
-    return (positive, torch.cat([low, high], 1)) if (positive | (flat == low)).all() else None
-
-
 class _Scales:
     """What follows from a layer's weights, in one dtype: the kernel's words or the bits, and the scales."""
 
@@ -103,6 +95,10 @@ class PackedLayer(nn.Module):
             self.binarizer.load_state_dict(layer.binarizer.state_dict())
         return self
 
+    def precision(self) -> str:
+        """What weights and inputs have of values, for model cards."""
+        return f"weights 1 bit, inputs {self.binarizer.precision}"
+
     def positive(self) -> torch.Tensor:
         """The bits in the shape of a convolution's weight, bool."""
         bits = unpack_bits(self.bits, math.prod(self.shape[1:])).view(self.shape)
@@ -132,13 +128,14 @@ class PackedLayer(nn.Module):
             derived = self._derived = (key, _Scales(self, dtype))
         return derived[1]
 
-    def _convolve(self, inputs: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
-        """(batch, in, height, width) -> (batch, height', width', out)."""
-        compute = partial(self._on_bits, stride=stride, padding=padding, dilation=dilation)
+    def _convolve(self, inputs: torch.Tensor, stride, padding, dilation, channels_first: bool) -> torch.Tensor:
+        """(batch, in, height, width) -> (batch, height', width', out), or (batch, out, height', width')."""
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "channels_first": channels_first}
+        compute = partial(self._on_bits, **options)
         return without_gradient(compute, inputs, f"{type(self).__name__} {NO_GRADIENT}")
 
     @torch.compiler.disable
-    def _on_bits(self, inputs: torch.Tensor, stride, padding, dilation) -> torch.Tensor:
+    def _on_bits(self, inputs: torch.Tensor, stride, padding, dilation, channels_first: bool) -> torch.Tensor:
         check_channels(inputs, self.shape[1])
         dtype = inputs.dtype
         if dtype in (torch.float16, torch.bfloat16):
@@ -149,8 +146,8 @@ class PackedLayer(nn.Module):
         shift, *cases = scales.border(Geometry.of(inputs.shape, self.shape[0], kernel, *geometry))
         tables = (scales.gain, scales.mean, shift, *cases, scales.lower, scales.upper)
         if scales.native:
-            return packed_conv2d(inputs, scales.weight, *tables, list(kernel), *geometry).to(dtype)
-        return unpacked_conv2d(inputs, scales.weight, *tables, *geometry).to(dtype)
+            return packed_conv2d(inputs, scales.weight, *tables, list(kernel), *geometry, channels_first).to(dtype)
+        return unpacked_conv2d(inputs, scales.weight, *tables, *geometry, channels_first).to(dtype)
 
     def _computes_on_values(self) -> bool:
         """Real inputs have no bits, and exported programs have operators of their runtime only."""
@@ -174,9 +171,10 @@ class PackedConv2d(PackedLayer):
         if self._computes_on_values():
             inputs = self.binarizer(hidden_states)
             return F.conv2d(inputs, self.weight, self.bias, self.stride, self.padding, self.dilation)
-        output = self._convolve(hidden_states, self.stride, self.padding, self.dilation).permute(0, 3, 1, 2)
         # Whoever gave the usual memory layout may rely on getting it back.
-        return output.contiguous() if hidden_states.is_contiguous() else output
+        usual = hidden_states.is_contiguous()
+        output = self._convolve(hidden_states, self.stride, self.padding, self.dilation, usual)
+        return output.contiguous() if usual else output.permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         return f"{self.shape}, activations={self.activations}, stride={self.stride}, padding={self.padding}"
@@ -197,7 +195,7 @@ class PackedLinear(PackedLayer):
             raise ValueError(f"inputs: got {tuple(hidden_states.shape)}, accepted are (..., {self.shape[1]}).")
         # Each row is a pixel with its channels side by side.
         rows = hidden_states.reshape(1, 1, -1, self.shape[1]).permute(0, 3, 1, 2)
-        output = self._convolve(rows, (1, 1), (0, 0), (1, 1))
+        output = self._convolve(rows, (1, 1), (0, 0), (1, 1), False)
         return output.view(*hidden_states.shape[:-1], self.shape[0])
 
     def extra_repr(self) -> str:

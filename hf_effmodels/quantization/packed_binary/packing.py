@@ -5,11 +5,11 @@ import logging
 import torch
 from torch import nn
 
-from ...modeling.layers.binary import ACTIVATION_RULES, BinaryRules, binarized_weights, binary_like
+from ...modeling.layers.binary import ACTIVATION_RULES, BinaryRules, binarized_weights, binary_like, two_values
 from ...modeling.layers.bivit import ATTENTION, BiVitLinear, centered_signs
 from ...modeling.layers.untrainable import refuse_training
 from .configuration_packed_binary import PackedBinaryConfig
-from .layers import REFUSAL, PackedConv2d, PackedLayer, PackedLinear, two_values
+from .layers import REFUSAL, PackedConv2d, PackedLayer, PackedLinear
 
 logger = logging.getLogger(__name__)
 
