@@ -220,12 +220,18 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument(
         "--precision",
         default="float32",
-        help="float32; float16 (fp16) in onnx and openvino; int8 of classifiers in onnx (with --calibrate)",
+        help="float32; float16 (fp16) in onnx and openvino; in onnx int8 of classifiers (with --calibrate) and of "
+        "language models, int4 of language models (default: float32)",
     )
     sub.add_argument(
-        "--calibrate", metavar="FOLDER", help="pictures that int8 is calibrated on, and others checked on"
+        "--calibrate",
+        metavar="DATA",
+        help="of a classifier a folder of pictures, that int8 is calibrated on, and others checked on; of a language "
+        "model the text it is checked on, as --dataset of recipes names it (default: Python's help)",
     )
-    sub.add_argument("--min-agreement", type=float, help="share of the same classes to reach there (default: 0.9)")
+    sub.add_argument(
+        "--min-agreement", type=float, help="share of the same answers to reach there (default: 0.9; int4: 0.75)"
+    )
     sub.add_argument("--nms", action="store_true", help="of Gold-YOLO: suppress overlapping boxes in the graph")
     sub.add_argument("--threshold", type=float, help="with --nms: scores are above it (default: 0.4)")
     sub.add_argument("--nms-threshold", type=float, help="with --nms: overlap of boxes that both stay (default: 0.45)")
@@ -353,9 +359,14 @@ def _export_two_towers(arguments):
     return export_two_towers(source, arguments.folder, arguments.format, image_size=arguments.image_size)
 
 
-def _check_plain(arguments, what: str) -> None:
-    """ValueError if an option is given that goes with exports of one graph alone."""
-    for name in ("precision", "calibrate", "min_agreement", "nms", "threshold", "nms_threshold", "max_detections"):
+#: What goes with detectors alone, and with exports of one graph alone.
+_OF_DETECTORS = ("nms", "threshold", "nms_threshold", "max_detections")
+_OF_ONE_GRAPH = ("precision", "calibrate", "min_agreement", *_OF_DETECTORS)
+
+
+def _check_plain(arguments, what: str, names: Sequence[str] = _OF_ONE_GRAPH) -> None:
+    """ValueError if an option is given that does not go with `what`."""
+    for name in names:
         if (value := getattr(arguments, name)) not in (None, False, "float32", "fp32"):
             raise ValueError(f"--{name.replace('_', '-')}: got {value!r}, which {what} are not exported with.")
 
@@ -396,7 +407,7 @@ def _names_a_language_model(arguments) -> bool:
 def _export_language_model(arguments):
     from .edge_language import export_language_model
 
-    _check_plain(arguments, "language models")
+    _check_plain(arguments, "language models", _OF_DETECTORS)
     if arguments.image_size is not None:
         raise ValueError(f"--image-size: got {arguments.image_size}, but language models take no images.")
     source = arguments.preset
@@ -406,7 +417,14 @@ def _export_language_model(arguments):
         source = load_checkpoint(arguments.preset, arguments.checkpoint)[0]
     elif arguments.preset in list_models():
         raise ValueError(f"MODEL: the weights of {arguments.preset} are random; train it first and name its folder.")
-    return export_language_model(source, arguments.folder, arguments.format)
+    return export_language_model(
+        source,
+        arguments.folder,
+        arguments.format,
+        precision=arguments.precision,
+        calibration=arguments.calibrate,
+        min_agreement=arguments.min_agreement,
+    )
 
 
 def _export(arguments):
@@ -539,6 +557,9 @@ def _show_facts(result) -> str:
     facts = _plain(result)
     if hasattr(result, "published"):
         facts["published"] = "; ".join(map(str, result.published))
+    for name, value in facts.items():
+        if isinstance(value, tuple) and all(isinstance(one, str) for one in value):
+            facts[name] = "; ".join(value)
     width = max(map(len, facts))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in facts.items() if value not in (None, [], ""))
 

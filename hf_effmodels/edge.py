@@ -83,7 +83,7 @@ class ExportReport:
         batches: the batch sizes it was compared at.
         precision: a key of `edge_formats.PRECISIONS`; bytes: of the program.
         agreement: where there were pictures, the share of the checking ones that get the same class as from PyTorch.
-        warnings: how many the exporters gave.
+        warnings: of the exporters, as far as they say something of the model.
     """
 
     folder: str
@@ -96,7 +96,7 @@ class ExportReport:
     precision: str = "float32"
     bytes: int = 0
     agreement: float | None = None
-    warnings: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def export(
@@ -218,12 +218,14 @@ def export(
         precision=precision,
         bytes=bytes_written,
         agreement=agreement,
-        warnings=len(said),
+        warnings=tuple(said),
     )
 
 
 def _calibration(precision: str, pictures, kind: str, processor, model, size: tuple[int, int]):
     """The pictures that integers are calibrated on and programs are checked on; None for none."""
+    if precision == "int4":
+        raise ValueError(f"precision: got 'int4', which goes with language models, not with {kind}.")
     if precision == "int8" and kind != "image-classification":
         raise ValueError(f"precision: got 'int8', which goes with classifiers, not with {kind}.")
     if pictures is None:

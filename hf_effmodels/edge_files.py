@@ -1,6 +1,7 @@
 """What lies beside an exported program, and what its exporters say on their way."""
 
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,14 @@ logger = logging.getLogger(__name__)
 _ONE_FILE = 1_800_000_000
 #: Libraries that warn while a model is exported.
 _LIBRARIES = ("torch", "transformers", "onnxscript")
+#: What they say whatever is exported, of themselves: which versions they were tried with (every program is compared
+#: with PyTorch here), and operators that nobody has asked for.
+_OF_THEMSELVES = re.compile(
+    r"is experimental and patches|^torchvision is not installed|^Failed to infer the signature for function"
+    r"|^`dynamic=True` with no explicit"
+)
+#: Warnings for those who write the libraries.
+_FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
 
 class _Count(logging.Filter):
@@ -34,25 +43,28 @@ class _Count(logging.Filter):
 
 @contextmanager
 def summed_up() -> Iterator[list[str]]:
-    """Within it warnings of libraries are kept back; afterwards they are told in one line (level INFO). Gives their
-    texts."""
-    count = _Count()
+    """Within it warnings of libraries are kept back. Gives those that say something of what is exported, each once;
+    they are there at the end, and told in one line (level INFO)."""
+    count, told = _Count(), []
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _LIBRARIES]
     loggers = [logging.getLogger(), *map(logging.getLogger, names)]
-    places = [*loggers, *(handler for one in loggers for handler in one.handlers)]
+    # Some loggers are called after files: what they say comes by at the handler of last resort, if at any.
+    places = [*loggers, *(handler for one in loggers for handler in one.handlers), logging.lastResort]
     for place in places:
         place.addFilter(count)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
-            yield count.messages
+            yield told
     finally:
         for place in places:
             place.removeFilter(count)
-        count.messages += [str(one.message) for one in caught]
-        if count.messages:
-            first = " ".join(count.messages[0].split())[:150]
-            logger.info("the exporters gave %d warnings, such as: %s", len(count.messages), first)
+        of_python = [str(one.message) for one in caught if not issubclass(one.category, _FOR_DEVELOPERS)]
+        said = (" ".join(message.split()) for message in (*count.messages, *of_python))
+        told += dict.fromkeys(message[:200] for message in said if not _OF_THEMSELVES.search(message))
+        if told:
+            more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+            logger.info("the exporters warn: %s%s", told[0], more)
 
 
 def as_one_file(folder: Path) -> None:

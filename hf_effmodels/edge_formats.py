@@ -25,12 +25,19 @@ FORMATS = {
 
 #: Precision -> the formats that have it. None keeps weights in bfloat16: ONNX Runtime computes in it on no CPU, and
 #: OpenVINO where a CPU can, of any program (see `edge.load`).
-PRECISIONS = {"float32": ("onnx", "openvino", "executorch"), "float16": ("onnx", "openvino"), "int8": ("onnx",)}
+PRECISIONS = {
+    "float32": ("onnx", "openvino", "executorch"),
+    "float16": ("onnx", "openvino"),
+    "int8": ("onnx",),
+    "int4": ("onnx",),  # of language models
+}
 #: Shorter names of precisions.
 SHORT = {"fp32": "float32", "fp16": "float16"}
 #: Largest difference of the outputs that is accepted (of logits in their standard deviation). Half precision keeps 11
 #: bits: some units of the last place for each of the layers. Integers are judged by their classes.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
+#: The smallest share of answers that must stay the same, of integers.
+AGREEMENTS = {"int8": 0.9, "int4": 0.75}
 
 
 def check_format(name: str) -> Format:

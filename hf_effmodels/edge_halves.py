@@ -43,7 +43,7 @@ class HalvesReport:
         other_numbers: the share of the numbers between the halves that are other ones, by rounding at a level's edge.
         batches: the batch sizes that they were compared at.
         bytes: of all graphs.
-        warnings: how many the exporters gave.
+        warnings: of the exporters, as far as they say something of the model.
     """
 
     folder: str
@@ -55,7 +55,7 @@ class HalvesReport:
     other_numbers: float
     batches: tuple[int, ...]
     bytes: int
-    warnings: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class _Network(nn.Module):
@@ -180,7 +180,7 @@ def export_halves(
         other_numbers=other,
         batches=(1, 3),
         bytes=sum(sizes),
-        warnings=len(said),
+        warnings=tuple(said),
     )
 
 

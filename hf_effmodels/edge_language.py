@@ -7,9 +7,12 @@ values of what it has read, goes on token by token.
 
 import contextlib
 import copy
+import inspect
 import io
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +27,20 @@ from transformers import (
     GenerationMixin,
     PreTrainedModel,
 )
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ._files import check_folder, whole_folder, write_json, write_text
-from .edge_files import as_one_file, size_of, summed_up
-from .edge_formats import check_format
+from .edge_files import as_one_file, halve, size_of, summed_up
+from .edge_formats import AGREEMENTS, TOLERANCES, Format, check_format, check_precision
+from .edge_text import Comparison, compare, read_text
 from .hub.ids import reading
 
 FACTS = "language_model.json"
-FORMATS = ("onnx",)
-#: So near are the logits of program and model, in their standard deviation; the largest difference of any.
-TOLERANCE = 1e-4
+#: The places whose logits are wanted, where a model can be told: of a long prompt the last alone.
+_KEEP = "logits_to_keep"
+#: Format -> what its exporter is asked for beside shapes that are free: what is kept of a text goes in and out.
+FORMATS: dict[str, dict[str, Any]] = {"onnx": {}, "openvino": {"stateful": False}}
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,15 @@ class LanguageReport:
 
     Attributes:
         folder: where it is.
-        format: "onnx".
+        format: "onnx" or "openvino".
         model: class of the exported model.
         difference: largest difference of a logit from PyTorch's, over their standard deviation: of a prompt, of three
             prompts one of which is filled up in front, and of further tokens with what was kept of a prompt.
         bytes: of the program.
-        warnings: how many the exporters gave.
+        precision: "float32", "float16", "int8" or "int4".
+        text: what it was compared on; None without a tokenizer, and so are the following.
+        tokens, perplexity, perplexity_in_pytorch, agreement, continued: see `edge_text.Comparison`.
+        warnings: of the exporters, as far as they say something of the model.
     """
 
     folder: str
@@ -57,7 +65,14 @@ class LanguageReport:
     model: str
     difference: float
     bytes: int
-    warnings: int = 0
+    precision: str = "float32"
+    text: str | None = None
+    tokens: int | None = None
+    perplexity: float | None = None
+    perplexity_in_pytorch: float | None = None
+    agreement: float | None = None
+    continued: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def is_language_model(config) -> bool:
@@ -73,17 +88,26 @@ def export_language_model(
     format: str = "onnx",
     *,
     tokenizer: Any = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
+    precision: str = "float32",
+    calibration: str | Path | Iterable[str] | None = None,
+    min_agreement: float | None = None,
 ) -> LanguageReport:
-    """Export a causal language model in float32; batches and texts are of any size.
+    """Export a causal language model; batches and texts are of any size.
 
     Args:
-        source: a causal language model of transformers or of this package whose layers keep all keys and values (left
-            as it is), a folder or an id of the Hub.
+        source: a causal language model of transformers or of this package whose layers keep keys and values (left as
+            it is), a folder or an id of the Hub. Layers that see a window keep all of a text in the program.
         folder: where to write; must not exist or be empty.
-        format: "onnx".
+        format: "onnx" or "openvino".
         tokenizer: to put beside the program; by default the source's own.
-        tolerance: largest `difference` (see `LanguageReport`) that is accepted.
+        tolerance: largest `difference` (see `LanguageReport`) that is accepted; 1e-4 by default, 2e-2 in float16.
+            Integers are judged by `min_agreement` alone.
+        precision: "float32", "float16" or, in ONNX, "int8" or "int4". Integers are weights alone, see `edge_weights`.
+        calibration: text that the program is compared with PyTorch on, see `edge_text.read_text`. Nothing is fitted to
+            it.
+        min_agreement: the smallest share of places whose likeliest next token must be the same; by default 0.9, of
+            "int4" 0.75.
 
     Raises:
         ValueError: another format, a model of another kind, or a program that gives other logits; nothing is written.
@@ -92,33 +116,63 @@ def export_language_model(
     """
     if format not in FORMATS:
         raise ValueError(f"format: got {format!r}, accepted of language models are {', '.join(map(repr, FORMATS))}.")
-    chosen, folder = check_format(format), Path(folder)
+    chosen, precision, folder = check_format(format), check_precision(precision, format), Path(folder)
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise ValueError(f"min_agreement: got {min_agreement}, accepted are shares from 0 to 1.")
     check_folder(folder)
     model, tokenizer = _load_source(source, tokenizer)
     if not is_language_model(getattr(model, "config", None)):
         raise ValueError(f"source: got {type(model).__name__}, accepted are causal language models.")
     if getattr(model.config, "quantization_config", None) is not None:
         raise ValueError("source: its weights are packed; accepted are language models that are not quantised.")
+    _check_kept(model)
+    text = None
+    if tokenizer is not None or calibration is not None or precision not in TOLERANCES:
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        text = read_text(calibration, tokenizer, longest)
     model = copy.deepcopy(model).eval().float().cpu()
     with whole_folder(folder) as new:
         with summed_up() as said:
-            past = _write(model, chosen, new)
-        as_one_file(new)
+            past = _write(model, chosen, FORMATS[format], precision, new)
+        if format == "onnx":
+            as_one_file(new)
+        elif precision == "float16":
+            halve(new, format)
+        written = size_of(new)
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(new)
         model.generation_config.save_pretrained(new)
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
-        write_json(new / FACTS, {"past": past})
-        difference = _difference(model, load_language_model(new))
+        write_json(new / FACTS, {"past": past, "precision": precision})
+        program = load_language_model(new)
+        difference = _difference(model, program)
+        tolerance = TOLERANCES.get(precision, math.inf) if tolerance is None else tolerance
         if not difference <= tolerance:
             raise ValueError(
                 f"{format}: the program's logits differ from PyTorch's by {difference:.1e} of their standard "
                 f"deviation, accepted is tolerance={tolerance:g}; nothing was written."
             )
-        write_text(new / "README.md", _readme(type(model).__name__, format, difference))
-        written = size_of(new)
-    return LanguageReport(str(folder), format, type(model).__name__, difference, written, len(said))
+        compared = None if text is None else compare(model, program, text)
+        least = AGREEMENTS.get(precision, 0.9) if min_agreement is None else min_agreement
+        if compared is not None and compared.agreement < least:
+            raise ValueError(
+                f"precision: at {100 * compared.agreement:.0f} % of {compared.tokens} places of {text.name} the "
+                f"likeliest next token is PyTorch's, accepted is min_agreement={least:g}; nothing was written."
+            )
+        told = _checked(difference, compared, text and text.name)
+        write_text(new / "README.md", _readme(type(model).__name__, format, precision, told, tokenizer is not None))
+    return LanguageReport(
+        folder=str(folder),
+        format=format,
+        model=type(model).__name__,
+        difference=difference,
+        bytes=written,
+        precision=precision,
+        text=text and text.name,
+        **({} if compared is None else asdict(compared)),
+        warnings=tuple(said),
+    )
 
 
 def load_language_model(folder: str | Path, **options: Any) -> "LanguageProgram":
@@ -149,6 +203,7 @@ class LanguageProgram(PreTrainedModel, GenerationMixin):
     def __init__(self, program, past: list[list[list[int]]]):
         super().__init__(program.config)
         self._program, self._past = program, past
+        self._can_keep = any(_KEEP in runner.metadata.kwargs for runner in program.runners.values())
 
     @property
     def device(self) -> torch.device:
@@ -164,11 +219,13 @@ class LanguageProgram(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: DynamicCache | None = None,
+        logits_to_keep: int = 0,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (rows, tokens, vocabulary) of `input_ids` (rows, tokens), which follow `past_key_values`.
 
-        `attention_mask` (rows, tokens so far and these) is 0 where a row is filled up in front.
+        `attention_mask` (rows, tokens so far and these) is 0 where a row is filled up in front; `logits_to_keep` is
+        how many of the last tokens are asked for, 0 for all.
         """
         rows, length = input_ids.shape
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -176,19 +233,25 @@ class LanguageProgram(PreTrainedModel, GenerationMixin):
             attention_mask = torch.ones(rows, seen + length, dtype=torch.long)
         if position_ids is None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+        keep = {}
+        if self._can_keep:
+            keep[_KEEP] = torch.arange(length - logits_to_keep if logits_to_keep else 0, length)
         outputs = self._program(
+            **keep,
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids.expand(rows, -1).contiguous(),
             past_key_values=past_key_values if seen else self._nothing(rows),
         )
-        return CausalLMOutputWithPast(logits=outputs.logits, past_key_values=outputs.past_key_values)
+        return CausalLMOutputWithPast(logits=outputs.logits.float(), past_key_values=outputs.past_key_values)
 
     def _nothing(self, rows: int) -> DynamicCache:
         """What was kept before the first token."""
-        cache = DynamicCache(config=self.config)
+        cache = DynamicCache()  # of layers that keep all, whatever the model's own keep
         for number, shapes in enumerate(self._past):
-            cache.update(*(torch.zeros(rows, heads, 0, channels) for heads, channels in shapes), number)
+            cache.update(
+                *(torch.zeros(rows, heads, 0, channels, dtype=self.dtype) for heads, channels in shapes), number
+            )
         return cache
 
 
@@ -224,22 +287,33 @@ def _prompts(model, rows: int, length: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _write(model: PreTrainedModel, chosen, folder: Path) -> list[list[list[int]]]:
+def _write(
+    model: PreTrainedModel, chosen: Format, options: Mapping[str, Any], precision: str, folder: Path
+) -> list[list[list[int]]]:
     """Write the program; gives the shapes of what a layer keeps, see `LanguageProgram`."""
     from transformers import exporters
     from transformers.exporters.utils import decompose_for_generation
 
+    if precision == "float16" and chosen.exporter == "OnnxExporter":
+        # The model's own code says what it computes in more than half precision.
+        model = copy.deepcopy(model).half()
     # A generation of its own settings: as long as the exporter asks for, and by the likeliest.
     plain = GenerationConfig(pad_token_id=0, bos_token_id=None, eos_token_id=None, do_sample=False)
     try:
         # torch.onnx reports its progress on standard output, which belongs to our caller.
         with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-            stages = decompose_for_generation(
-                model, _prompts(model, 2, 5), generation_config=plain, multi_token_decode=True
-            )
+            asked = _prompts(model, 2, 5) | {"past_key_values": DynamicCache()}
+            stages = decompose_for_generation(model, asked, generation_config=plain, multi_token_decode=True)
             step, inputs = stages["decode"]
-            layers = _layers(inputs.get("past_key_values"))
-            config = getattr(exporters, chosen.config)(dynamic=True)
+            if _KEEP in inspect.signature(model.forward).parameters:
+                inputs[_KEEP] = torch.tensor([0, 1, 1])  # more than there are tokens: a size of its own
+            layers = inputs["past_key_values"].layers
+            quantizer = None
+            if precision in AGREEMENTS:
+                from .edge_weights import quantizer_of
+
+                quantizer = quantizer_of(precision)
+            config = getattr(exporters, chosen.config)(dynamic=True, quantizer=quantizer, **options)
             exported = getattr(exporters, chosen.exporter)().export(step, inputs, config)
     except (ImportError, MemoryError):
         raise
@@ -250,12 +324,17 @@ def _write(model: PreTrainedModel, chosen, folder: Path) -> list[list[list[int]]
     return [[[part.shape[1], part.shape[3]] for part in (layer.keys, layer.values)] for layer in layers]
 
 
-def _layers(cache) -> list[DynamicLayer]:
-    layers = getattr(cache, "layers", None)
-    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
-        kept = sorted({type(layer).__name__ for layer in layers or (cache,)})
-        raise ValueError(f"its layers keep {', '.join(kept)}; accepted are those that keep all keys and values.")
-    return layers
+def _check_kept(model: PreTrainedModel) -> None:
+    """ValueError unless all that a model's layers keep of a text are keys and values."""
+    kept = {type(layer) for layer in DynamicCache(config=model.config).layers}
+    others = sorted(one.__name__ for one in kept - {DynamicLayer, DynamicSlidingWindowLayer})
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        others = others or ["a state"]
+    if others:
+        raise ValueError(
+            f"source: {type(model).__name__} cannot be exported: its layers keep {', '.join(others)}; accepted are "
+            "those that keep keys and values."
+        )
 
 
 @torch.no_grad()
@@ -264,8 +343,10 @@ def _difference(model: PreTrainedModel, program: LanguageProgram) -> float:
     for rows, length, more in ((1, 4, 1), (3, 7, 3)):
         prompts = _prompts(model, rows, length + more)
         ids, mask = prompts.values()
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        expected = model(**prompts, position_ids=positions).logits
+        positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        if "position_ids" not in inspect.signature(model.forward).parameters:
+            positions = {}  # it counts by the mask
+        expected = model(**prompts, **positions).logits
         first = program(ids[:, :length], mask[:, :length])
         second = program(ids[:, length:], mask, past_key_values=first.past_key_values)
         got = torch.cat([first.logits, second.logits], dim=1)
@@ -276,14 +357,28 @@ def _difference(model: PreTrainedModel, program: LanguageProgram) -> float:
     return max(differences)
 
 
-def _readme(model: str, format: str, difference: float) -> str:
+def _checked(difference: float, compared: Comparison | None, text: str | None) -> str:
+    """What the README says of the program beside PyTorch."""
+    told = f"Its logits differ from PyTorch's (float32) by {difference:.1e} of their standard deviation at most."
+    if compared is None:
+        return told
+    agreement, continued = 100 * compared.agreement, 100 * compared.continued
+    return f"""{told}
+On {compared.tokens} tokens of {text} its perplexity is {compared.perplexity:.4g},
+PyTorch's {compared.perplexity_in_pytorch:.4g}; at {agreement:.1f} % of the places the likeliest token is the same.
+Going on by the likeliest, the first {continued:.0f} % of the tokens are the same."""
+
+
+def _readme(model: str, format: str, precision: str, checked: str, has_tokenizer: bool) -> str:
+    given = 'AutoTokenizer.from_pretrained(".")' if has_tokenizer else "..."
     return f"""# {model}, exported
 
-An {format} program (float32) of a language model, for texts of any number and length, which keeps what it has read.
-Its logits differ from PyTorch's by {difference:.1e} of their standard deviation.
+An {format} program ({precision}) of a language model, which keeps what it has read; for any number of texts.
+{checked}
 
 ```bash
 hf-effmodels predict . "The beginning of a text"
+hf-effmodels chat .
 ```
 
 ```python
@@ -291,7 +386,7 @@ from hf_effmodels.edge_language import load_language_model
 from transformers import AutoTokenizer, pipeline
 
 program = load_language_model(".")
-generate = pipeline("text-generation", model=program, tokenizer=AutoTokenizer.from_pretrained("."))
+generate = pipeline("text-generation", model=program, tokenizer={given})
 ```
 
 `export.json` says what was exported with which versions; `{FACTS}` what the layers keep.

@@ -41,7 +41,7 @@ class TwoTowerReport:
         difference: largest difference of a number of the graphs' unit vectors from PyTorch's.
         batches: the batch sizes that they were compared at.
         bytes: of the graphs of images and of texts.
-        warnings: how many the exporters gave.
+        warnings: of the exporters, as far as they say something of the model.
     """
 
     folder: str
@@ -53,7 +53,7 @@ class TwoTowerReport:
     difference: float
     batches: tuple[int, ...]
     bytes: tuple[int, int]
-    warnings: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class _Images(nn.Module):
@@ -173,7 +173,7 @@ def export_two_towers(
         difference=difference,
         batches=(1, 3),
         bytes=sizes,
-        warnings=len(said),
+        warnings=tuple(said),
     )
 
 

@@ -19,7 +19,7 @@ info ghostnetv3-1x
 download nope
 convert nope official.pth out
 export out edge --format zzz
-export out edge --format onnx --precision int4
+export out edge --format onnx --precision int3
 publish a b c
 chat
 demo out --port x

@@ -41,7 +41,7 @@ def modes(preset: str) -> tuple[str, ...]:
     if preset in LAYERS:
         return LAYERS[preset].modes
     if is_place(preset) and program_format(preset) is not None:
-        return ("infer",)
+        return ("infer", "generate") if task_of(preset) == "text-generation" else ("infer",)
     return WORKLOADS[task_of(preset)][1]
 
 
@@ -50,7 +50,8 @@ def backends(preset: str) -> tuple[str, ...]:
     exported = ("onnx", "openvino", "openvino-default")
     if is_place(preset) and (own := program_format(preset)) is not None:
         return tuple(backend for backend in exported if backend.partition("-")[0] == own)
-    of = {"image-classification": ("eager", "compile", *exported), "object-detection": ("eager", *exported)}
+    of = {"image-classification": ("eager", "compile", *exported)}
+    of |= dict.fromkeys(("object-detection", "image-segmentation", "text-generation"), ("eager", *exported))
     return of.get(task_of(preset), ("eager",))
 
 
@@ -102,6 +103,8 @@ def _layer(model: nn.Module, row: dict):
 
 def _text(model: nn.Module, row: dict):
     ids = torch.randint(3, model.config.vocab_size, (row["batch"], row["length"]))
+    if row["backend"] != "eager":
+        model = _exported(model, row)
     if row["mode"] == "train":
         return _training_step(model, lambda: model(ids, labels=ids, use_cache=False).loss, _adamw(model))
     if row["mode"] == "generate":
@@ -282,20 +285,26 @@ def _generation(model: nn.Module, row: dict, ids: torch.Tensor, **inputs):
 
 def _exported(model: nn.Module, row: dict):
     from ..edge import export
+    from ..edge_language import export_language_model, is_language_model
 
     if is_place(row["preset"]) and program_format(row["preset"]) is not None:
         return _opened(row["preset"], row)
     if row["peer"] != "ours":
         raise ValueError(f"--backends: {row['backend']} runs our models, not {row['peer']}'s.")
     with tempfile.TemporaryDirectory() as folder:
-        folder = os.path.join(folder, "program")
-        export(model, folder, row["backend"].partition("-")[0], image_size=row["image_size"])
+        folder, format = os.path.join(folder, "program"), row["backend"].partition("-")[0]
+        if is_language_model(model.config):
+            export_language_model(model, folder, format)
+        else:
+            export(model, folder, format, image_size=row["image_size"])
         return _opened(folder, row)
 
 
 def _opened(folder: str, row: dict):
-    from ..edge import load
+    from .. import edge
+    from ..edge_language import is_exported_language_model, load_language_model
 
+    load = load_language_model if is_exported_language_model(folder) else edge.load
     if row["backend"] == "onnx":
         import onnxruntime
 

@@ -70,7 +70,7 @@ def test_what_has_no_such_numbers_says_which_it_has(model_folder, tmp_path, caps
     command = ["export", str(model_folder), str(tmp_path / "out")]
     onnx, accepted = ["--format", "onnx", "--precision"], "accepted are 'onnx', 'openvino', 'executorch'"
     for argv, message in [
-        ([*onnx, "bf16"], "--precision: got 'bf16', accepted are 'float32', 'float16', 'int8', 'fp32', 'fp16'"),
+        ([*onnx, "bf16"], "--precision: got 'bf16', accepted are 'float32', 'float16', 'int8', 'int4', 'fp32'"),
         (["--format", "executorch", "--precision", "fp16"], "executorch"),
         (["--format", "zzz", "--precision", "fp16"], f"--format: got 'zzz', {accepted}"),
         ([*onnx, "fp16", "--nms"], "--precision: got 'fp16', accepted with --nms is float32"),

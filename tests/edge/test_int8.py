@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import warnings
 
 import numpy as np
 import onnxruntime
@@ -140,6 +141,10 @@ def test_the_command_takes_a_folder_and_refuses_what_does_not_agree(
         ([*int8[:-1], str(tmp_path / "broken")], f"--calibrate: {tmp_path / 'broken' / '3.png'}: the file is not"),
         ([*int8[:-1], "nowhere"], "--calibrate: there is no folder 'nowhere'"),
         (
+            [*command, "--precision", "int4"],
+            "--precision: got 'int4', which goes with language models, not with image",
+        ),
+        (
             [*int8[:4], "openvino", *int8[5:]],
             "--precision: got 'int8', accepted with --format openvino are",
         ),
@@ -149,14 +154,18 @@ def test_the_command_takes_a_folder_and_refuses_what_does_not_agree(
         assert message in capsys.readouterr().err, argv
 
 
-def test_warnings_of_exporters_are_told_in_one_line(caplog):
+def test_warnings_of_exporters_are_told_in_one_line_and_those_of_themselves_are_not(caplog):
     caplog.set_level(logging.INFO)
     with summed_up() as said:
-        logging.getLogger("torch.onnx.exporter").warning("one\nthing")
+        for text in ("one\nthing", "OnnxExporter is experimental and patches many", "one\nthing"):
+            logging.getLogger("torch.onnx.exporter").warning(text)
+        logging.getLogger("torch.onnx").warning("torchvision is not installed. Skipping torchvision::nms")
         logging.warning("another")  # noqa: LOG015
         logging.getLogger("transformers").error("a failure")
-    assert said == ["one\nthing", "another"]
+        warnings.warn("for those who write it", FutureWarning, stacklevel=1)
+        warnings.warn("a third", UserWarning, stacklevel=1)
+    assert said == ["one thing", "another", "a third"]
     told = [record.getMessage() for record in caplog.records if record.name.startswith("hf_effmodels")]
-    assert told == ["the exporters gave 2 warnings, such as: one thing"]
+    assert told == ["the exporters warn: one thing (and 2 more)"]
     logging.getLogger("torch.onnx.exporter").warning("afterwards")
     assert "afterwards" in caplog.text
