@@ -16,7 +16,7 @@ from hf_effmodels.collaboration.decomposition import from_transformers, keep_cla
 from hf_effmodels.collaboration.shrinking import shrink
 from hf_effmodels.compression.pruning.class_importance import class_divergences
 from hf_effmodels.compression.pruning.hsic import highest, kept_of, score_part
-from hf_effmodels.compression.pruning.vision_widths import part_macs, prune_part
+from hf_effmodels.compression.pruning.vision_widths import part_macs, prune_part, search_widths
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
 from hf_effmodels.models import create_image_processor
@@ -126,6 +126,15 @@ def test_the_best_choice_within_the_budget_is_taken(monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             shrink(model, pixels, labels, **options)
+
+
+def test_widths_are_drawn_from_the_seed_and_the_first_of_the_best_is_kept():
+    draw = random.Random(5)
+    drawn = [[draw.uniform(0, 0.3) for _ in range(4)] for _ in range(4)]
+    quality = {drawn[0][0]: 0.5, drawn[1][0]: 0.7, drawn[2][0]: 0.7, drawn[3][0]: 0.9}
+    options = {"depth": 2, "bound": 0.3, "samples": 3, "seed": 5}
+    found = search_widths(lambda neurons, heads: quality[neurons[0]], lambda neurons, heads: 1.0, 1.0, **options)
+    assert found == (drawn[1][:2], drawn[1][2:])
 
 
 def test_shares_of_heads_and_neurons_are_rounded_down(monkeypatch):

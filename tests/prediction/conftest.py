@@ -38,8 +38,15 @@ def classifier(tmp_path_factory):
     processor = hf_effmodels.create_image_processor("ghostnetv3-1.0x", image_size=48)
     model.eval().save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
-    export(model, folder / "onnx", "onnx", processor=processor)
     return folder, model, processor
+
+
+@pytest.fixture(scope="session")
+def program(classifier):
+    """The classifier as an ONNX program."""
+    folder, model, processor = classifier
+    export(model, folder / "onnx", "onnx", processor=processor)
+    return folder / "onnx"
 
 
 @pytest.fixture

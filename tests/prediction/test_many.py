@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 from accelerate import PartialState
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from hf_effmodels.cli import main
 from hf_effmodels.prediction.answers import Answers
 from hf_effmodels.prediction.forms import in_form
+from hf_effmodels.prediction.predictor import Predictor
 from hf_effmodels.prediction.processes import Processes
+from hf_effmodels.prediction.rows import load_rows
 from hf_effmodels.training.run import launch
 
 from ..processes import run_apart, run_in_two
@@ -98,6 +102,46 @@ def test_two_processes_go_on_after_a_kill_and_each_row_is_there_once(
     assert not part.parent.exists()
     assert main(argv) == 2
     assert f"--output: {output} is there already" in capsys.readouterr().err
+
+
+def test_what_was_begun_with_other_pictures_names_or_weights_is_not_gone_on_with(
+    classifier, photos, tmp_path, capsys, monkeypatch
+):
+    model, pictures, output = tmp_path / "model", tmp_path / "pictures", tmp_path / "found.jsonl"
+    shutil.copytree(classifier[0] / "model", model)
+    pictures.mkdir()
+    predictor = Predictor("image-classification", "image", lambda items: [{} for _ in items], str, list)
+    monkeypatch.setattr("hf_effmodels.prediction.command.load_for_task", lambda *_: predictor)
+    for name in ("a.png", "b.png"):
+        shutil.copy(photos / "a.png", pictures / name)
+    argv = ["predict", str(model), str(pictures), "--output", str(output)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Answers, "finish", lambda *_: (_ for _ in ()).throw(OSError("it was killed")))
+        assert main(argv) == 2
+    weights = load_file(model / "model.safetensors")
+    for name, change, back in (
+        ("content", lambda: Image.new("RGB", (9, 9)).save(pictures / "a.png"), photos / "a.png"),
+        ("names", lambda: (pictures / "b.png").rename(pictures / "c.png"), pictures / "c.png"),
+        (
+            "weights",
+            lambda: save_file({n: w + 1 for n, w in weights.items()}, model / "model.safetensors", {"format": "pt"}),
+            classifier[0] / "model" / "model.safetensors",
+        ),
+    ):
+        change()
+        assert main(argv) == 2
+        assert f"{output} was begun with another {name}" in capsys.readouterr().err
+        shutil.copy(back, {"content": pictures / "a.png", "names": pictures / "b.png"}.get(name, model))
+        (pictures / "c.png").unlink(missing_ok=True)
+    assert main(argv) == 0 and len(as_json(output.read_text())) == 2
+
+
+def test_pictures_of_rows_are_called_by_the_split_and_the_row_in_as_many_digits_as_the_last(table):
+    fields = {"dataset_config": None, "dataset_revision": None, "data_dir": None, "split": None, "column": None}
+    file = str(table / "pictures.parquet")
+    rows = load_rows(SimpleNamespace(dataset="parquet", data_files=file, token=None, **fields), "image")
+    found = rows.count, rows.stem(3), rows.get(3).stem, rows.get(12).name
+    assert found == (ROWS, "train-03", "train-03", "train:12")
 
 
 def test_rows_are_told_as_files_are(classifier, table, of_table, predict, tmp_path, capsys):

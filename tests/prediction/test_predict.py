@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,15 +22,20 @@ from transformers import (
     YolosConfig,
     YolosForObjectDetection,
     YolosImageProcessorPil,
+    pipeline,
 )
 
 import hf_effmodels
 from hf_effmodels.cli import main
 from hf_effmodels.images import read_image
-from hf_effmodels.prediction.drawing import draw_boxes, draw_masks
+from hf_effmodels.prediction.drawing import color, draw_boxes, draw_masks
 from hf_effmodels.prediction.forms import place_of
 from hf_effmodels.prediction.inputs import Input
-from hf_effmodels.prediction.predictor import MODULES, USED, Options
+from hf_effmodels.prediction.predictor import MODULES, USED, Options, Source, load_network, load_predictor
+from hf_effmodels.prediction.processes import Processes
+from hf_effmodels.prediction.tasks.classes import classes_of
+from hf_effmodels.prediction.tasks.continuation import continuation
+from hf_effmodels.prediction.tasks.masks import _said as masks_said
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.test_vision_language import parts  # noqa: F401
@@ -44,8 +50,11 @@ def as_json(text: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("form", ["model", "onnx"])
-def test_pictures_of_a_folder_get_their_classes_the_likeliest_first(form, classifier, photos, predict, expected):
-    said = as_json(predict(classifier[0] / form, photos, "--json", "--top-k", 2))
+def test_pictures_of_a_folder_get_their_classes_the_likeliest_first(
+    form, classifier, photos, predict, expected, request
+):
+    folder = classifier[0] / "model" if form == "model" else request.getfixturevalue("program")
+    said = as_json(predict(folder, photos, "--json", "--top-k", 2))
     assert [answer["input"] for answer in said] == [str(photos / "a.png"), str(photos / "scans" / "b.png")]
     for answer, scores in zip(said, expected, strict=True):
         best = np.argsort(-scores)[:2]
@@ -100,6 +109,22 @@ def test_what_is_wrong_is_said_before_anything_is_predicted(classifier, photos, 
         assert message in err and not out, (argv, err)
 
 
+def test_the_device_is_the_one_that_is_named_or_that_of_the_process(classifier, photos, monkeypatch):
+    asked = []
+
+    def load(source, task, options, device):
+        asked.append(device)
+        raise ValueError("it is enough")
+
+    monkeypatch.setattr("hf_effmodels.prediction.command.load_for_task", load)
+    argv = ["predict", str(classifier[0] / "model"), str(photos)]
+    for own in (None, "cuda:1"):
+        found = Processes(device=own)
+        monkeypatch.setattr("hf_effmodels.prediction.processes.find_processes", lambda device, found=found: found)
+        assert main(argv) == main([*argv, "--device", "cpu"]) == 2
+    assert asked == [None, "cpu", "cuda:1", "cpu"]
+
+
 def test_an_answer_is_a_line_whatever_the_file_is_called(classifier, photos, tmp_path, capsys):
     file = tmp_path / "new\nline é\x1b[31m.png"
     shutil.copy(photos / "a.png", file)
@@ -130,6 +155,9 @@ def test_boxes_are_in_pixels_and_drawn(predict, photos, tmp_path, capsys, monkey
         corners = [(x - width / 2) * 60, (y - height / 2) * 40, (x + width / 2) * 60, (y + height / 2) * 40]
         np.testing.assert_allclose([box[side] for side in ("xmin", "ymin", "xmax", "ymax")], corners, atol=1e-3)
         assert box["label"] == config.id2label[int(labels[number])]
+    (every,) = as_json(predict(tmp_path / "model", photos / "a.png", "--threshold", 0, "--json"))
+    assert len(every["boxes"]) == config.num_detection_tokens
+    assert predict(tmp_path / "model", photos / "a.png", "--threshold", 1) == f"{photos / 'a.png'}: nothing\n"
     drawn = np.asarray(Image.open(said["saved"]))
     # Once more over its own, but not over a picture that was there, such as an input.
     again = as_json(predict(tmp_path / "model", photos / "a.png", *options))[0]
@@ -162,9 +190,12 @@ def test_a_box_lies_where_it_is_and_the_likeliest_on_top():
 def test_masks_colour_what_they_cover_the_small_over_the_large():
     large, small = np.zeros((2, 8, 8), dtype=bool)
     large[:4], small[0, 0] = True, True
-    drawn = np.asarray(draw_masks(Image.new("RGB", (8, 8)), [small, large]))
-    assert (drawn[4:] == 0).all() and (drawn[:4] > 0).any(-1).all()
-    assert (drawn[0, 0] != drawn[0, 1]).any() and (drawn[0, 1] == drawn[3, 7]).all()
+    drawn = np.asarray(draw_masks(Image.new("RGB", (8, 8), (90, 90, 90)), [small, large]))
+    assert (drawn[4:] == 90).all() and (drawn[0, 1] == drawn[3, 7]).all()
+    # Half of what was there and half of the colour; over the large one its own half again.
+    below = 0.5 * 90 + 0.5 * np.array(color(1))
+    np.testing.assert_allclose(drawn[0, 1], below, atol=0.51)
+    np.testing.assert_allclose(drawn[0, 0], 0.5 * below + 0.5 * np.array(color(0)), atol=0.51)
 
 
 def test_pixels_are_told_by_their_classes(predict, photos, tmp_path):
@@ -188,20 +219,32 @@ def test_pixels_are_told_by_their_classes(predict, photos, tmp_path):
 
 def test_everything_in_a_picture_is_masked(predict, photos, tmp_path):
     architecture = ARCHITECTURES["tinysam"]
-    model = architecture.model_class("AutoModelForMaskGeneration")(tiny_config(architecture))
+    torch.manual_seed(2)
+    model = architecture.model_class("AutoModelForMaskGeneration")(tiny_config(architecture)).eval()
+    with torch.no_grad():  # it is sure of its masks
+        model.mask_decoder.iou_prediction_head.proj_out.bias.fill_(2)
+        for network in model.mask_decoder.output_hypernetworks_mlps:
+            for weight in network.parameters():
+                weight.mul_(10 if weight.ndim > 1 else 1)
+            network.proj_out.weight.mul_(1e3)
     model.save_pretrained(tmp_path / "model")
     from transformers import SamProcessor
 
     processor = hf_effmodels.create_image_processor("tinysam", image_size=64)
     SamProcessor(processor).save_pretrained(tmp_path / "model")
     (said,) = as_json(predict(tmp_path / "model", photos / "a.png", "--json", "--points", 2, "--save", tmp_path))
+    segment = pipeline("hierarchical-mask-generation", model=model, image_processor=processor)
+    found = [segment(Image.open(photos / "a.png"), points_per_crop=points)["masks"] for points in (2, 16)]
+    areas = [[int(mask.sum()) for mask in masks] for masks in found]
+    assert [mask["area"] for mask in said["masks"]] == areas[0] != areas[1] and areas[0]
     for mask in said["masks"]:
         assert 0 < mask["area"] <= (mask["xmax"] - mask["xmin"]) * (mask["ymax"] - mask["ymin"]) <= 2400
     assert Image.open(said["saved"]).size == (60, 40)
 
 
 def test_images_are_enlarged_and_files_of_one_name_do_not_replace_each_other(predict, photos, tmp_path, capsys):
-    tiny_pipeline().save_pretrained(tmp_path / "model")
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path / "model")
     assert main(["predict", str(tmp_path / "model"), str(photos / "a.png")]) == 2
     assert "--save: where to write the enlarged images" in capsys.readouterr().err
     options = ("--steps", 2, "--json", "--save", tmp_path / "large")
@@ -209,6 +252,10 @@ def test_images_are_enlarged_and_files_of_one_name_do_not_replace_each_other(pre
     assert [answer["saved"] for answer in said] == [str(tmp_path / "large" / name) for name in ("a.png", "a-2.png")]
     first, second = (np.asarray(Image.open(answer["saved"])) for answer in said)
     assert first.shape == (160, 240, 3) and (first == second).all()
+    steps = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0)}
+    np.testing.assert_allclose(
+        first.astype(int), np.asarray(pipe(Image.open(photos / "a.png"), **steps).images[0]), atol=1
+    )
     assert (said[0]["width"], said[0]["height"]) == (240, 160)
 
 
@@ -233,15 +280,17 @@ def test_language_models_go_on_with_texts_and_with_each_line_of_a_file(predict, 
 
 def test_texts_get_their_classes_one_at_a_time_where_nothing_fills_up(predict, language, tmp_path):
     folder, _, tokenizer = language
-    config = AutoConfig.from_pretrained(folder, id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1})
+    config = AutoConfig.from_pretrained(
+        folder, id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1}, max_position_embeddings=5
+    )
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.save_pretrained(tmp_path)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     said = as_json(predict(tmp_path, "the cat", "the dog sat on the mat", "--json"))
     for answer, text in zip(said, ("the cat", "the dog sat on the mat"), strict=True):
-        with torch.no_grad():
-            scores = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+        with torch.no_grad():  # of what the model has places for
+            scores = model(tokenizer(text, return_tensors="pt").input_ids[:, :5]).logits[0].softmax(-1)
         assert {c["label"]: c["score"] for c in answer["classes"]} == pytest.approx(
             {"good": scores[0].item(), "bad": scores[1].item()}, abs=1e-5
         )
@@ -271,6 +320,15 @@ def test_chat_answers_each_line_and_remembers_what_was_said(language, monkeypatc
     first = greedy(model, tokenizer, "The cat", 4)
     second = greedy(model, tokenizer, f"The cat{first}\nthe dog", 4)
     assert capsys.readouterr().out == f"{first.strip()}\n{second.strip()}\n"
+    for seed in (3, 4):
+        monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n"))
+        drawn = ["--temperature", "1.5", "--seed", str(seed), "--max-new-tokens", "9"]
+        assert main(["chat", str(folder), *drawn]) == 0
+        torch.manual_seed(seed)
+        ids = tokenizer("The cat", return_tensors="pt").input_ids
+        how = {"do_sample": True, "temperature": 1.5, "max_new_tokens": 9, "pad_token_id": tokenizer.eos_token_id}
+        text = tokenizer.decode(model.generate(ids, **how)[0, ids.shape[1] :], skip_special_tokens=True)
+        assert capsys.readouterr().out == f"{text.strip()}\n"
     assert main(["chat", str(folder), "--temperature", "-1"]) == 2
     assert "--temperature: got -1.0, accepted are numbers from 0" in capsys.readouterr().err
 
@@ -335,3 +393,43 @@ def test_a_regression_is_told_by_its_numbers(language, tmp_path, predict):
     (said,) = as_json(predict(tmp_path, "The cat", "--json"))
     assert said["classes"][0]["score"] == pytest.approx(number, abs=1e-5) and not 0 <= number <= 1
     assert predict(tmp_path, "The cat").strip().endswith(f"LABEL_0 {number:g}")
+    with torch.no_grad():
+        model.score.weight.fill_(3e38)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="MODEL: what it computes is not finite"):
+        load_predictor(str(tmp_path)).answer(["The cat"])
+
+
+def test_the_likeliest_classes_are_of_all_together_or_each_by_itself():
+    logits = torch.tensor([0.5, -1.0, 2.0])
+    for options, scores in (
+        ({}, logits.exp() / logits.exp().sum()),
+        ({"problem_type": "multi_label_classification"}, 1 / (1 + (-logits).exp())),
+        ({"problem_type": "regression"}, logits),
+    ):
+        config = SimpleNamespace(num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, **options)
+        found = classes_of(logits, config, 2)
+        assert [one["label"] for one in found] == ["c", "a"]
+        assert [one["score"] for one in found] == pytest.approx(scores[[2, 0]].tolist())
+    alone = classes_of(logits[:1], SimpleNamespace(num_labels=1, id2label={0: "yes"}), 5)
+    assert alone == [{"label": "yes", "score": pytest.approx(1 / (1 + np.exp(-0.5)))}]
+
+
+def test_a_mask_is_told_by_its_pixels_and_its_box_holds_the_last_of_them():
+    mask = np.zeros((8, 9), dtype=bool)
+    mask[1, 3:6] = mask[2, 4] = True
+    said = masks_said({"masks": [mask, np.zeros_like(mask)], "scores": torch.tensor([0.75, 0.5])})
+    sides = {"xmin": 3, "ymin": 1, "xmax": 6, "ymax": 3}
+    assert said["masks"][0] == {"score": 0.75, "area": 4, **sides}
+    assert said["masks"][1] == {"score": 0.5, "area": 0, **dict.fromkeys(sides, 0)}
+
+
+def test_a_continuation_has_no_special_tokens_and_a_network_the_precision_it_was_saved_in(language, tmp_path):
+    _, model, tokenizer = language
+    end = tokenizer.eos_token_id
+    more = SimpleNamespace(
+        device="cpu", generate=lambda input_ids, **_: torch.cat([input_ids, torch.tensor([[5, end]])], 1)
+    )
+    assert continuation(more, tokenizer, "The cat", 2) == tokenizer.decode([5])
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(tmp_path)
+    assert load_network(Source(str(tmp_path)), "AutoModelForCausalLM", "cpu").dtype == torch.bfloat16

@@ -106,6 +106,9 @@ def test_sizes_that_are_given_hold_and_the_rest_fits_the_budget():
     (shape,) = choose_shapes(build("llama"), 0.5, num_hidden_layers=3, hidden_size=40, tolerance=0.1)
     assert (shape["num_hidden_layers"], shape["hidden_size"]) == (3, 40)
     assert choose_shapes(build("llama"), None, intermediate_size=64) == [{"intermediate_size": 64}]
+    # The most even shape first: the same share of both widths (20 of 48, 40 of 96), and half of the heads.
+    (even,) = choose_shapes(build("llama"), 0.2, tolerance=0.1)
+    assert (even["hidden_size"], even["intermediate_size"], even["num_attention_heads"]) == (20, 40, 4)
 
 
 def test_the_best_of_the_candidates_is_kept_as_it_was_retrained():

@@ -121,10 +121,22 @@ def test_a_budget_is_met_by_sizes_that_are_counted_before_a_model_is_made(way):
     assert way != "depth" or (sizes.intermediate_size, sizes.num_attention_heads) == (48, 4)
 
 
+@torch.no_grad()
 def test_layers_that_are_named_are_kept():
-    smaller, report = prune_vision_transformer(build("deit"), PIXELS, layers=[2, 0])
+    model = build("deit")
+    smaller, report = prune_vision_transformer(model, PIXELS, layers=[2, 0])
     assert report.kept_layers == [0, 2] and smaller.config.num_hidden_layers == 2
-    assert torch.equal(smaller.deit.layers[1].mlp.fc1.weight, build("deit").deit.layers[2].mlp.fc1.weight)
+    assert torch.equal(smaller.deit.layers[1].mlp.fc1.weight, model.deit.layers[2].mlp.fc1.weight)
+    # Of four batches the last one is kept for comparing: it is measured on, and gives no scores.
+    p, q = (network(PIXELS[3]).logits.double().softmax(-1) for network in (model, smaller))
+    assert report.divergence == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-5)
+    batches = [*PIXELS[:3], PIXELS[3].repeat(5, 1, 1, 1)]
+    _, report = prune_vision_transformer(model, batches, intermediate_size=20)
+    best = [
+        [of_layer.topk(20).indices.sort().values.tolist() for of_layer in vision_scores(model, seen).neurons]
+        for seen in (batches[:3], batches)
+    ]
+    assert report.kept_neurons == best[0] != best[1]
 
 
 def test_what_cannot_be_is_refused_before_the_work():

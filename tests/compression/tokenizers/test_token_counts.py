@@ -1,5 +1,7 @@
 """Counting gives the same table however it is done."""
 
+import copy
+
 import datasets
 import numpy as np
 import pytest
@@ -35,6 +37,15 @@ def test_token_ids_count_as_their_text_does(byte_level_tokenizer, lines, expecte
     ids = byte_level_tokenizer(lines, add_special_tokens=False).input_ids
     counted = count_tokens(byte_level_tokenizer, ids, batch_size=300, progress=False)
     assert (counted.counts == expected.counts).all() and counted.first_seen == expected.first_seen
+
+
+def test_the_first_so_many_texts_are_counted_whole_whatever_the_tokenizer_cuts(byte_level_tokenizer, lines):
+    cutting = copy.deepcopy(byte_level_tokenizer)
+    cutting.backend_tokenizer.enable_truncation(2)
+    cutting.backend_tokenizer.enable_padding(length=99)
+    counted = count_tokens(cutting, lines, max_samples=7, batch_size=3, progress=False)
+    ids = sum(byte_level_tokenizer(lines[:7], add_special_tokens=False).input_ids, [])
+    assert (counted.counts == np.bincount(ids, minlength=len(counted.counts))).all() and counted.samples == 7
 
 
 @pytest.mark.parametrize("kind", ["sequence", "table", "stream"])

@@ -27,7 +27,13 @@ from hf_effmodels.compression import (
     unreachable_ids,
 )
 from hf_effmodels.compression.tokenizers.pieces import is_special_piece
-from hf_effmodels.compression.tokenizers.sentencepiece_bpe import BYTE, CONTROL, NORMAL, UNKNOWN
+from hf_effmodels.compression.tokenizers.sentencepiece_bpe import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+)
 
 from ..conftest import LINES, byte_fallback
 
@@ -320,3 +326,18 @@ def test_a_sentencepiece_file_is_compressed_as_the_published_tool_does(lines, he
     file.write_bytes(b"no model")
     with pytest.raises(ValueError, match="not a SentencePiece model"):
         SentencePieceBPE.load(file)
+
+
+def test_sentencepiece_joins_unknown_neighbours_and_finds_the_pieces_of_users_first():
+    pieces = ["<unk>", "<s>", "▁", "a", "b", "c", "ab", "bc", "aa", "▁ab", "<x>"]
+    scores = [0, 0, -9, -9, -9, -9, -3, -2, -1, -4, 0]
+    kinds = [UNKNOWN, CONTROL, *[NORMAL] * 8, USER_DEFINED]
+    model = SentencePieceBPE(pieces, scores, kinds, byte_fallback=False)
+    fast = model.to_fast()
+    for text, expected in (
+        ("ab<x>qqab", ["▁ab", "<x>", "<unk>", "ab"]),
+        ("q<x>qz c", ["▁", "<unk>", "<x>", "<unk>", "▁", "c"]),
+        ("aaabc", ["▁", "aa", "a", "bc"]),  # the best pair before others, of equal ones the first
+    ):
+        assert [pieces[number] for number in model.encode(text)] == expected
+        assert fast.convert_ids_to_tokens(fast(text).input_ids) == expected
