@@ -7,7 +7,7 @@ import pytest
 import hf_effmodels
 from hf_effmodels.classes import KNOWN, class_names, in_words
 from hf_effmodels.registry import ARCHITECTURES
-from hf_effmodels.training.data.classes import model_classes
+from hf_effmodels.training.data.classes import model_classes, same_classes
 
 IMAGENET = class_names("imagenet-1k")
 
@@ -56,6 +56,9 @@ def test_other_spellings_of_imagenet_are_read_and_other_names_stay():
     torchvision = [name.partition(",")[0].replace(" ", "_") for name in IMAGENET]
     torchvision[134], torchvision[517] = "crane_bird", "crane"
     assert in_words(torchvision) == IMAGENET
+    assert in_words([name.title() for name in IMAGENET]) == IMAGENET
+    few, more = ([f"own {n}" for n in range(count)] + IMAGENET[count:] for count in (20, 21))
+    assert in_words(few) == IMAGENET and in_words(more) == more  # a list of one's own, of as many
     shuffled = IMAGENET[500:] + IMAGENET[:500]
     assert in_words(shuffled) == shuffled
     for names in ([], ["n01440764", "cat"], ["tench", "goldfish"], [f"LABEL_{n}" for n in range(1000)]):
@@ -68,3 +71,4 @@ def test_imagenet_is_matched_by_class_however_the_two_sides_spell_it():
     twice = ["crane" if name.startswith("crane") else name for name in IMAGENET]  # as models on the Hub have it
     assert model_classes(folders, twice) == [1, 0]
     assert model_classes(IMAGENET, twice) == [*range(1000)]
+    assert same_classes(folders, IMAGENET[:2]) and not same_classes(folders, IMAGENET[1:3])

@@ -174,8 +174,8 @@ def test_training_goes_on_with_the_classes_of_the_head(judge, folders, tmp_path,
     for trainer, labels in ((run.trainer, {0, 1}), (swapped.trainer, {1, 0})):
         source = trainer.train_dataset.source
         assert source.names == ["bright", "dark"] and set(source.labels.tolist()) == labels
-    first = [r.trainer.train_dataset[0]["labels"] for r in (run, swapped)]
-    assert first == [0, 1]
+    for name in ("train_dataset", "eval_dataset"):
+        assert [getattr(r.trainer, name)[0]["labels"] for r in (run, swapped)] == [0, 1]
     with caplog.at_level(logging.WARNING, "hf_effmodels"):
         other = prepare("prepare_training", [*arguments, "--label_mapping", "{bright: cat, dark: dog}"])
     assert other.trainer.model.config.id2label == {0: "cat", 1: "dog"}

@@ -22,7 +22,13 @@ from hf_effmodels import create_image_processor, create_model
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.data.digits import read_digits
 from hf_effmodels.training.data_free import DataReadError, closed_to_data, load_generator
-from hf_effmodels.training.tasks.data_free_distillation.teachers import Input, Teacher, input_of, load_teachers
+from hf_effmodels.training.tasks.data_free_distillation.teachers import (
+    Input,
+    Teacher,
+    input_of,
+    load_teachers,
+    teachers_for,
+)
 from hf_effmodels.training.tasks.data_free_distillation.trainer import STATE_FILE
 
 from ..contract import history
@@ -288,6 +294,14 @@ def test_teachers_of_other_classes_are_refused_by_their_names(tmp_path):
     with pytest.raises(ValueError, match="zoo has 3 classes, .*pets has 2"):
         load_teachers([folders["pets"], folders["zoo"]], None, False, statistics=True)
     assert len(load_teachers([folders["pets"]] * 2, None, False, statistics=True)) == 2
+    # The same ones in another order are put into the first one's.
+    model = create_model("wrn4x161", hidden_sizes=[4, 4], depths=[1], id2label={0: "elk", 1: "cat", 2: "dog"})
+    model.save_pretrained(tmp_path / "farm")
+    create_image_processor("wrn4x161").save_pretrained(tmp_path / "farm")
+    loaded = load_teachers([folders["zoo"], str(tmp_path / "farm")], None, False, statistics=True)
+    given = input_of(loaded[0].processor, 3)
+    farm, pixels = teachers_for(loaded, given)[1], torch.randn(2, 3, given.size, given.size)
+    torch.testing.assert_close(farm(pixels)[0], model.eval()(pixels).logits[:, [1, 2, 0]])
 
 
 def test_a_student_over_a_backbone_of_transformers_learns(data_free_run, tmp_path):

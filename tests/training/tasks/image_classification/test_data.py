@@ -100,6 +100,15 @@ def test_texts_become_classes_and_both_splits_agree_on_them(tmp_path):
     files["test"] = write_parquet(tmp_path / "c.parquet", ["eel", "fox"])
     with pytest.raises(ValueError, match="test has classes that .*train lacks: fox"):
         load_data(parquet(tmp_path, data_files=files))
+    # ImageNet's folders are called by numbers: they, and --classes by them, are known by words.
+    numbers = ["n01443537", "n01440764", "n01443537", "n01484850"]
+    files = {"train": write_parquet(tmp_path / "n.parquet", numbers)}
+    tench, fish, shark = "tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark"
+    train = load_evaluation_data(parquet(tmp_path, data_files=files, eval_split="train"))
+    assert train.names[:2] == [tench, fish] and train.names[2].startswith(shark)
+    some = parquet(tmp_path, data_files=files, eval_split="train", classes=["n01484850", "n01443537"])
+    train = load_evaluation_data(some)
+    assert train.names[1] == fish and train.names[0].startswith(shark) and train.labels.tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ from torch.nn import functional as F
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss, mask_iou
 from hf_effmodels.training.run.arguments import ModelArguments
+from hf_effmodels.training.tasks.mask_generation import data as mask_data
 from hf_effmodels.training.tasks.mask_generation.arguments import TeacherArguments
 from hf_effmodels.training.tasks.mask_generation.data import Shapes
 from hf_effmodels.training.tasks.mask_generation.models import load_sam
 from hf_effmodels.training.tasks.mask_generation.outputs import Outputs, segment
 from hf_effmodels.training.tasks.mask_generation.prompts import best_masks, boxes_around, points_in
+from hf_effmodels.training.tasks.mask_generation.teacher import Teacher
 from hf_effmodels.training.tasks.mask_generation.trainer import (
     distillation_loss,
     hard_points,
@@ -74,6 +76,47 @@ def test_masks_are_what_is_seen_of_the_shapes():
     assert sample["masks"].shape == (3, 64, 64) and sample["draws"].shape == (3, 3)
     pixels = sample["pixel_values"].numpy() * data.deviation + data.mean
     assert 0 <= pixels.min() and pixels.max() <= 1.0001
+
+
+def test_what_is_drawn_last_lies_above(monkeypatch):
+    boxes = iter([(0, 0, 40, 40), (20, 20, 50, 50)])
+
+    def outline(rng, size):
+        mask = Image.new("L", (size, size))
+        mask.paste(255, next(boxes))
+        return mask
+
+    monkeypatch.setattr(mask_data, "_outline", outline)
+    _, masks = shapes(shapes=2).draw(np.random.default_rng(0))
+    assert [int(mask.sum()) for mask in masks] == [30 * 30, 40 * 40 - 20 * 20]
+    assert masks[0][20:50, 20:50].all() and not masks[1][20:40, 20:40].any()
+
+
+def test_prompts_are_of_different_masks_and_rounds_of_every_number():
+    data = shapes(shapes=6, rounds=2, seed=1)
+    samples = [data[number] for number in range(24)]
+    assert {int(sample["rounds"]) for sample in samples} == {0, 1, 2}
+    distinct = [len({mask.numpy().tobytes() for mask in sample["masks"]}) for sample in samples]
+    assert max(distinct) == 3 and min(distinct) > 1
+    evaluated = shapes()
+    assert not torch.equal(evaluated[0]["pixel_values"], evaluated[1]["pixel_values"])
+    assert not torch.equal(evaluated[0]["draws"], evaluated[1]["draws"])
+
+
+@torch.no_grad()
+def test_a_teacher_sees_the_picture_in_its_own_size_and_numbers_and_the_point_where_it_is():
+    model, _ = build("sam")
+    mean, deviation, own_mean, own_deviation = (torch.rand(3, 1, 1) + 0.2 for _ in range(4))
+    teacher = Teacher(model, mean, deviation, own_mean, own_deviation)
+    pixels = torch.randn(1, 3, 96, 96)
+    points = torch.tensor([[[0, 0], [60, 33]]])
+    found = teacher({"pixel_values": pixels, "index": torch.tensor([-1])}, points)
+    seen = F.interpolate(
+        (pixels * own_deviation + own_mean - mean) / deviation, (64, 64), mode="bilinear", antialias=True
+    )
+    places = [[[(x + 0.5) * 64 / 96 - 0.5 for x in point]] for point in points[0].tolist()]  # of the pixels' middles
+    expected = model(pixel_values=seen, input_points=torch.tensor([places]))
+    torch.testing.assert_close(found.logits, expected.pred_masks, rtol=1e-4, atol=1e-4)
 
 
 def test_points_are_uniform_in_their_region_and_never_outside():

@@ -1,6 +1,7 @@
 """Data of every form, its errors, augmentation, average precision, and a run of Gold-YOLO."""
 
 import json
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,12 +13,16 @@ from hf_effmodels.metrics.coco_ap import Detections, average_precision, confusio
 from hf_effmodels.training import evaluate, main
 from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.detection_augment import affine_matrix, flip_left_right, warp_boxes
+from hf_effmodels.training.data.digit_canvases import CANVASES
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
 from hf_effmodels.training.tasks.object_detection.arguments import DetectionAugmentationArguments, DetectorArguments
-from hf_effmodels.training.tasks.object_detection.data import DetectionDataArguments, load_data
+from hf_effmodels.training.tasks.object_detection.data import DetectionDataArguments, load_data, load_evaluation_data
+from hf_effmodels.training.tasks.object_detection.evaluation import _truth as truth_of
+from hf_effmodels.training.tasks.object_detection.evaluation import postprocess
 from hf_effmodels.training.tasks.object_detection.models import load_detector
-from hf_effmodels.training.tasks.object_detection.transforms import DetectionDataset
+from hf_effmodels.training.tasks.object_detection.transforms import DetectionCollator, DetectionDataset
+from hf_effmodels.training.tasks.object_detection.transforms import _squared as squared
 
 from ....processes import run_in_two
 from ..contract import history, weights
@@ -39,7 +44,7 @@ def pictures(tmp_path):
 def coco(folder, annotations=None, **more):
     content = {
         "categories": [{"id": 7, "name": "seven"}, {"id": 3, "name": "three"}],
-        "images": [{"id": 10 + n, "file_name": f"{n}.png"} for n in range(3)],
+        "images": [{"id": 10 + n, "file_name": f"{n}.png"} for n in (2, 0, 1)],  # they go by their ids
         "annotations": annotations
         if annotations is not None
         else [
@@ -64,6 +69,24 @@ def test_coco_files_have_classes_without_gaps_and_clipped_boxes(pictures):
     assert rows.tolist() == [[1, *CORNERS], [0, 0, 0, 32, 24]] and crowd.tolist() == [False, True]
     assert train.read(1)[1].tolist() == [[0, 0, 2, 32, 6]]  # clipped; the empty one is left out
     assert train.read(2)[1].shape == (0, 5)
+    # Crowds are not trained on; in a measure they excuse what is found in them.
+    sample = DetectionDataset(train)[0]
+    assert sample["rows"].tolist() == [[1, *CORNERS]] and sample["crowd"].tolist() == [[0, 0, 0, 32, 24]]
+    truth = truth_of(sample)
+    assert truth.labels.tolist() == [1, 0] and truth.crowd.tolist() == [False, True]
+    odd, _ = load_data(coco(pictures, [{"image_id": 10, "category_id": 7, "bbox": [float("nan"), 1, 2, 3]}]), None)
+    with pytest.raises(ValueError, match=r"row 0 .*: a box is \[nan, .*accepted are finite numbers"):
+        odd.read(0)
+
+
+def test_what_is_held_out_is_not_trained_on():
+    args = DetectionDataArguments(dataset="digits", eval_holdout=100)
+    args.eval_split, everything = None, range(800)
+    with patch.dict(CANVASES, {"train": 800}, clear=True):
+        train, evaluation = load_data(args, None)
+        alone = load_evaluation_data(args, None)
+    assert sorted([*train.rows, *evaluation.rows]) == [*everything] and len(evaluation) == 100
+    assert evaluation.rows == alone.rows
 
 
 @pytest.mark.parametrize(
@@ -100,7 +123,8 @@ def test_classes_are_told_by_their_names_wherever_they_stand(pictures, tmp_path)
 
 
 def test_yolo_folders_give_the_same_boxes(pictures):
-    (pictures / "data.yaml").write_text("names: {0: three, 1: seven}\ntrain: images/train\nval: images/val\n")
+    pictures = pictures.rename(pictures.with_name("images"))  # "labels" is beside the last folder of this name
+    (pictures / "data.yaml").write_text("names: {1: seven, 0: three}\ntrain: images/train\nval: images/val\n")
     labels = pictures / "labels" / "train"
     labels.mkdir(parents=True)
     x, y, w, h = BOX
@@ -120,14 +144,15 @@ def test_yolo_folders_give_the_same_boxes(pictures):
     "form, box", [("coco", BOX), ("corners", CORNERS), ("yolo", [9 / 32, 10 / 24, 10 / 32, 8 / 24])]
 )
 def test_imagefolder_with_metadata_gives_the_same_boxes(pictures, form, box, tmp_path):
-    rows = [{"file_name": "0.png", "objects": {"bbox": [box], "category": [1]}}]
-    rows += [{"file_name": f"{n}.png", "objects": {"bbox": [], "category": []}} for n in (1, 2)]
+    rows = [{"file_name": "0.png", "objects": {"bbox": [box, box], "category": [1, 0], "iscrowd": [0, 1]}}]
+    rows += [{"file_name": f"{n}.png", "objects": {"bbox": [], "category": [], "iscrowd": []}} for n in (1, 2)]
     for split in ("train", "val"):
         (pictures / "images" / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     args = DetectionDataArguments(dataset=str(pictures / "images"), box_format=form, cache_dir=str(tmp_path / "cache"))
     train, _ = load_data(args, None)
-    read = {len(train.read(n)[1]): train.read(n)[1] for n in range(3)}
-    assert read[1].tolist() == [pytest.approx([1, *CORNERS])] and train.names == ["0", "1"]
+    read = {len(train.read(n)[1]): train.read(n)[1:] for n in range(3)}
+    assert read[2][0].tolist() == [pytest.approx([number, *CORNERS]) for number in (1, 0)]
+    assert read[2][1].tolist() == [False, True] and train.names == ["0", "1"]
 
 
 def test_canvases_of_digits_are_the_same_every_time_and_boxes_hold_ink():
@@ -152,6 +177,49 @@ def test_samples_depend_on_seed_epoch_and_index_alone_and_mosaics_end():
     assert all(datasets[0][n]["image"].shape == (64, 64, 3) for n in range(18)) and len(corners) == 6
     shown = [len(datasets[0][n]["rows"]) for n in range(12, 18)]
     assert max(shown) <= 6 < max(len(datasets[0][n]["rows"]) for n in range(12))
+
+
+def test_a_mixed_mosaic_has_the_boxes_of_both_and_flips_are_those_asked_for():
+    source = load_data(DetectionDataArguments(dataset="digits", max_train_samples=6), None)[0]
+
+    def sample(number, **options):
+        options = DetectionAugmentationArguments(**{"horizontal_flip": 0, **options})
+        return DetectionDataset(source, options, 64, epochs=3, seed=4)[number]
+
+    one, two = (sample(1, mosaic=1.0, mixup=mixup) for mixup in (0.0, 1.0))
+    assert len(two["rows"]) > len(one["rows"]) > 0 and np.array_equal(two["rows"][: len(one["rows"])], one["rows"])
+    plain, flipped = sample(2), sample(2, vertical_flip=1.0)
+    assert np.array_equal(flipped["image"], plain["image"][::-1])
+    height, rows = len(plain["image"]), plain["rows"]
+    assert np.array_equal(flipped["rows"][:, [2, 4]], height - rows[:, [4, 2]])
+    # In the middle of a square: two pixels above and one on the left.
+    image, moved = squared(np.zeros((2, 4, 3), np.uint8), np.array([[5, 0, 0, 4, 2.0]]), 6)
+    assert moved.tolist() == [[5, 1, 2, 5, 4]] and (image == 0).all(2).nonzero()[0].min() == 2
+
+
+def test_what_the_model_learns_of_a_box_is_its_centre_and_its_sides():
+    processor = YolosImageProcessorPil(size={"height": 24, "width": 32})
+    sample = {"image": np.zeros((24, 32, 3), np.uint8), "rows": np.array([[1, *CORNERS]]), "index": 0}
+    (label,) = DetectionCollator(processor, ["pixel_values"])([sample])["labels"]
+    x, y, width, height = BOX
+    expected = [(x + width / 2) / 32, (y + height / 2) / 24, width / 32, height / 24]
+    assert label["boxes"].tolist() == [pytest.approx(expected)] and label["class_labels"].tolist() == [1]
+
+
+def test_the_hundred_best_boxes_count_and_options_reach_the_rule_of_the_processor():
+    asked = []
+
+    class Suppressing:
+        def post_process_object_detection(
+            self, outputs, threshold, target_sizes, nms_threshold=0.9, multi_label=False
+        ):
+            asked.append((threshold, target_sizes.tolist(), nms_threshold, multi_label))
+            scores = torch.linspace(0, 1, 150)
+            return [{"scores": scores, "labels": torch.arange(150), "boxes": scores[:, None].expand(-1, 4)}]
+
+    (found,) = postprocess(Suppressing(), None, [(24, 32)], 0.001, 0.65)
+    assert asked == [(0.001, [[24, 32]], 0.65, True)]
+    assert found.labels.tolist() == [*range(149, 49, -1)] and found.boxes[0].tolist() == [1.0] * 4
 
 
 def test_boxes_follow_turns_and_flips():

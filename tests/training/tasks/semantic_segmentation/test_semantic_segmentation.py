@@ -32,7 +32,10 @@ from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
 from hf_effmodels.training.optim.layer_decay import layer_decay_scales
-from hf_effmodels.training.tasks.semantic_segmentation.arguments import SegmentationArguments
+from hf_effmodels.training.tasks.semantic_segmentation.arguments import (
+    SegmentationArguments,
+    SegmentationAugmentationArguments,
+)
 from hf_effmodels.training.tasks.semantic_segmentation.data import (
     SegmentationDataArguments,
     SegmentationImages,
@@ -409,6 +412,51 @@ def test_image_and_map_stay_together():
             assert (part[known][:, 0] == of_part[known] * 60).mean() > 0.8
             assert (part[~known] == 124).all() and known.any()
             assert known.all() == (factor >= 1)
+
+
+def test_every_option_changes_what_it_says():
+    """A grey picture beside its map: of one colour there is no saturation, of one brightness no contrast."""
+    labels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 3
+    grey = np.repeat(labels[..., None] * 40 + 60, 3, axis=2)
+    maps = lambda row: Image.fromarray(labels)  # noqa: E731
+    plain = {"scale_range": [1.0, 1.0], "horizontal_flip": 0.0}
+
+    def sample(picture=grey, **options):
+        source = SegmentationImages([0], lambda row: Image.fromarray(picture), maps, ["a", "b", "c"], "x")
+        augmentation = SegmentationAugmentationArguments(**{**plain, **options})
+        found = SegmentationDataset(source, augmentation, 8, seed=3)[0]
+        return found["image"].astype(int), found["labels"].astype(int)
+
+    image, found = sample()
+    assert np.array_equal(image, grey) and np.array_equal(found, labels)
+    image, found = sample(horizontal_flip=1.0)
+    assert np.array_equal(image, grey[:, ::-1]) and np.array_equal(found, labels[:, ::-1])
+    image, found = sample(scale_range=[0.5, 0.5])
+    assert (found[4:] == 255).all() and (found[:, 4:] == 255).all() and (found[:4, :4] < 3).all()
+    assert np.array_equal(sample(saturation=0.9)[0], grey)
+    brighter = sample(brightness=0.2)[0] - grey
+    assert np.ptp(brighter) == 0 != brighter[0, 0, 0] and abs(sample(contrast=0.9)[0].std() - grey.std()) > 1
+    # Classes have no values in between: of 0 and 9 none is made.
+    assert set(rescaled(grey, labels.clip(0, 1) * 9, 13)[1].ravel()) == {0, 9}
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path):
+    for number, (image, labels) in enumerate(_maps(6)):
+        for folder, content in (("images", image), ("annotations", labels)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(content).save(tmp_path / folder / f"{number}.png")
+    args = SegmentationDataArguments(dataset=str(tmp_path), class_names=["a", "b", "c", "d"], eval_holdout=2)
+    train, evaluation = load_data(args, None)
+    assert sorted([*train.rows, *evaluation.rows]) == [*range(6)] and len(evaluation) == 2
+    assert load_evaluation_data(args, None).rows == evaluation.rows
+
+
+def test_pixels_without_a_class_are_none_that_fills_a_crop():
+    labels = np.full((8, 80), 255, dtype=np.uint8)
+    labels[0, ::2], labels[0, 1::2] = 0, 1
+    image = np.repeat(np.arange(80, dtype=np.uint8)[None, :, None], 8, 0).repeat(3, 2)
+    first, kept = (cropped(image, labels, 8, most, np.random.default_rng(5))[0] for most in (1.0, 0.75))
+    assert np.array_equal(first, kept)
 
 
 def test_crops_avoid_what_one_class_fills():
