@@ -357,6 +357,51 @@ def test_scales_of_a_stock_detector_start_at_one_and_zeros_by_design_stay():
     assert all((scale == 1).all() for name, scale in scales.items() if name not in zeros)
 
 
+DETR = (
+    "d_model: 16, encoder_layers: 1, decoder_layers: 1, encoder_ffn_dim: 16, "
+    "decoder_ffn_dim: 16, encoder_attention_heads: 2, decoder_attention_heads: 2, num_queries: 6"
+)
+RT_DETR = (
+    "encoder_in_channels: [12, 20, 56], encoder_hidden_dim: 16, d_model: 16, decoder_layers: 2, encoder_ffn_dim: 16, "
+    "decoder_ffn_dim: 16, encoder_attention_heads: 2, decoder_attention_heads: 2, num_queries: 6, "
+    "decoder_in_channels: [16, 16, 16], num_denoising: 4, freeze_backbone_batch_norms: false"
+)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "detector, config, stages",
+    [
+        ("rt_detr", RT_DETR, "stage2, stage3, stage4"),
+        ("d_fine", RT_DETR + ", decoder_n_points: [2, 2, 2]", "stage2, stage3, stage4"),
+        ("detr", DETR, "stage4"),
+        ("conditional_detr", DETR, "stage4"),
+    ],
+)
+def test_detectors_that_are_not_ours_learn_over_a_backbone_that_is(detector, config, stages, tmp_path):
+    """Five steps on two canvases: the loss falls, and what was trained is measured again to the same numbers."""
+    data = ["--task", "object-detection", "--dataset", "digits", "--max_eval_samples", "2", "--eval_threshold", "0"]
+    words = ["--detector", detector, "--model_config", f"{{{config}}}", "--backbone", "ghostnetv3-0.5x"]
+    words += ["--backbone_config", f"{{num_conv_branches: 1, out_features: [{stages}]}}", "--image_size", "64"]
+    steps = [
+        "--max_train_samples",
+        "2",
+        "--per_device_train_batch_size",
+        "2",
+        "--max_steps",
+        "5",
+        "--logging_steps",
+        "1",
+    ]
+    steps += ["--learning_rate", "0.002", "--lr_scheduler_type", "constant", "--optim", "adamw_torch"]
+    rest = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    measured = main([*data, *words, *steps, *rest, "--output_dir", str(tmp_path / "run")])
+    losses = history(tmp_path / "run", "loss")
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    again = evaluate([*data, "--model", str(tmp_path / "run"), "--output", str(tmp_path / "results.json")])
+    assert again["top_score"] == pytest.approx(measured["eval_top_score"], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "more, message",
     [
