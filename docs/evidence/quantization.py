@@ -18,6 +18,7 @@ samples, or of the training; `--only W2A16 "no CFP"` measures these rows of `met
 """
 
 import argparse
+import copy
 import io
 import json
 import math
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -230,28 +232,35 @@ def cost_of(text: Path, output: Path, seeds: list[int], blocks: list[int], width
 
 
 def decode(text: Path, output: Path, seeds: list[int]) -> None:
-    """One row at a time through a network of random weights: float32, bfloat16 and 4 bits, in turns."""
+    """One token at a time through a network of random weights, after eight: float32, bfloat16 and 4 bits, in turns."""
     sizes = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 8, "num_attention_heads": 16}
     config = LlamaConfig(vocab_size=32000, num_key_value_heads=16, tie_word_embeddings=True, **sizes)
     torch.manual_seed(0)
     models = {"float32": LlamaForCausalLM(config).eval()}
-    for name, dtype in (("bfloat16", torch.bfloat16), ("int4", torch.bfloat16)):
-        models[name] = LlamaForCausalLM(config).to(dtype).eval()
+    for name in ("bfloat16", "int4"):
+        models[name] = copy.deepcopy(models["float32"]).bfloat16()
     layers = models["int4"].model.layers
     pack_linears(layers, [name for name, module in layers.named_modules() if type(module) is torch.nn.Linear], 4, 128)
     ids = torch.randint(32000, (1, 8))
-    options = {"do_sample": False, "min_new_tokens": 16, "max_new_tokens": 16, "pad_token_id": 0}
-    best = dict.fromkeys(models, math.inf)
-    for _ in range(4):
+    clocks = (time.perf_counter, time.process_time)
+    seconds = {name: [] for name in models}  # of each token, by either clock
+    for _ in range(6):
         for name, model in models.items():
-            began = time.perf_counter()
-            model.generate(ids, **options)
-            best[name] = min(best[name], time.perf_counter() - began)
+            with torch.inference_mode():
+                cache = model(ids, use_cache=True).past_key_values
+                for _ in range(6):
+                    began = [clock() for clock in clocks]
+                    model(ids[:, -1:], past_key_values=cache).logits.argmax()
+                    seconds[name].append([clock() - at for clock, at in zip(clocks, began, strict=True)])
     for name, model in models.items():
         tensors = {t.data_ptr(): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
-        row = {"weights": name, "tokens_per_second": 16 / best[name], "megabytes": sum(tensors.values()) / 1e6}
-        row |= {"parameters": models["float32"].num_parameters()}
-        write(output / "decode.jsonl", row | {"of_bfloat16": best["bfloat16"] / best[name]})
+        row = {"weights": name, "threads": torch.get_num_threads(), "parameters": models["float32"].num_parameters()}
+        row |= {"megabytes": sum(tensors.values()) / 1e6}
+        for number, clock in enumerate(("wall", "cpu")):
+            own, others = ([each[number] for each in seconds[which]] for which in (name, "bfloat16"))
+            row |= {f"{clock}_tokens_per_second": 1 / median(own), f"{clock}_best": 1 / min(own)}
+            row |= {f"{clock}_of_bfloat16": median(others) / median(own)}
+        write(output / "decode.jsonl", row)
 
 
 def halves(text: Path, tokenizer) -> tuple[torch.Tensor, torch.Tensor]:

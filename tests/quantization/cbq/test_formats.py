@@ -8,7 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, ViTConfig, ViTForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    DynamicCache,
+    StaticCache,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from hf_effmodels.quantization import CbqConfig, load_packed, quantize
 from hf_effmodels.quantization.cbq import int4
@@ -24,6 +31,17 @@ FORMS = [
     (3, 32, True, "cbq"),
     (3, 16, False, "cbq"),
 ]
+
+COMMON = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+#: Architectures of others -> what is their own.
+OTHERS = {"mistral": {"sliding_window": 8}, "qwen2": {}, "phi": {"pad_token_id": 0}, "gemma": {"head_dim": 16}}
 
 STOCK = """
 import sys, json, torch
@@ -68,6 +86,42 @@ def test_stock_transformers_loads_it_bit_by_bit_without_this_package(saved, held
     torch.save(expected, tmp_path / "expected.pt")
     run = subprocess.run([sys.executable, "-c", STOCK, tmp_path / "expected.pt"], capture_output=True, text=True)
     assert run.stdout.endswith("all equal\n"), run.stderr[-2000:]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_other_peoples_architectures_are_loaded_without_this_package(bits, held_out, tmp_path):
+    """Each as compressed-tensors by stock transformers, to the bit; and in GPTQ's layout, read by its formulas."""
+    pytest.importorskip("compressed_tensors")
+    expected = {"ids": held_out}
+    for model_type, fields in OTHERS.items():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(model_type, **COMMON, **fields)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        result = quantize(model, [held_out], CbqConfig(bits=bits, group_size=32, epochs=1))
+        result.save(tmp_path / model_type)
+        with torch.no_grad():
+            expected[str(tmp_path / model_type)] = model(held_out).logits
+        result.save(tmp_path / f"gptq-{model_type}", "gptq")
+        tensors = load_file(tmp_path / f"gptq-{model_type}" / "model.safetensors")
+        names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
+        assert len(names) == 2 * len(result.blocks.layers[0]) >= 12
+        for name in names:
+            weight = read_gptq(tensors, name, bits)
+            assert torch.equal(weight, model.get_parameter(f"{name}.weight"))
+    torch.save(expected, tmp_path / "expected.pt")
+    run = subprocess.run([sys.executable, "-c", STOCK, tmp_path / "expected.pt"], capture_output=True, text=True)
+    assert run.stdout.endswith("all equal\n"), run.stderr[-2000:]
+
+
+def read_gptq(tensors: dict[str, torch.Tensor], name: str, bits: int) -> torch.Tensor:
+    """(rows, inputs) bfloat16: a layer's weight by the formulas of GPTQ's layout, zero points stored less one."""
+    words, zeros = (tensors[f"{name}.{part}"].long() & 0xFFFFFFFF for part in ("qweight", "qzeros"))
+    shifts, largest = bits * torch.arange(32 // bits), 2**bits - 1
+    q = ((words[:, None, :] >> shifts[None, :, None]) & largest).flatten(0, 1)  # (inputs, rows)
+    z = ((zeros[:, :, None] >> shifts) & largest).flatten(1) + 1  # (groups, rows)
+    groups = tensors[f"{name}.g_idx"].long()
+    return ((q - z[groups]) * tensors[f"{name}.scales"].float()[groups]).T.bfloat16()
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -186,12 +240,7 @@ def test_the_layout_of_gptq_holds_the_same_weights(dense, tmp_path):
     description = json.loads((tmp_path / "gptq" / "config.json").read_text())["quantization_config"]
     assert (description["bits"], description["group_size"], description["desc_act"]) == (4, 32, False)
     for name in ("model.layers.1.mlp.down_proj", "model.layers.2.self_attn.v_proj"):
-        words, zeros = (tensors[f"{name}.{part}"].long() & 0xFFFFFFFF for part in ("qweight", "qzeros"))
-        shifts = 4 * torch.arange(8)
-        q = ((words[:, None, :] >> shifts[None, :, None]) & 15).flatten(0, 1)  # (inputs, rows)
-        z = ((zeros[:, :, None] >> shifts) & 15).flatten(1) + 1  # (groups, rows), stored less one
-        groups = tensors[f"{name}.g_idx"].long()
-        weight = ((q - z[groups]) * tensors[f"{name}.scales"].float()[groups]).T.bfloat16()
+        weight = read_gptq(tensors, name, 4)
         assert torch.equal(weight, result.model.get_parameter(f"{name}.weight"))
 
 
