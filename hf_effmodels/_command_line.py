@@ -19,13 +19,24 @@ class Parser(argparse.ArgumentParser):
     """Wrong arguments are a ValueError as all other wrong input, not a page of usage and the end of the program."""
 
     def __init__(self, *args, **kwargs):
-        #: What `add_argument` has made.
+        #: What `add_argument` has made, that of groups, too.
         self.declared: list[argparse.Action] = []
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def add_argument(self, *args, **kwargs) -> argparse.Action:
         self.declared.append(super().add_argument(*args, **kwargs))
         return self.declared[-1]
+
+    def add_argument_group(self, *args, **kwargs):
+        group = super().add_argument_group(*args, **kwargs)
+        add_argument = group.add_argument
+
+        def declare(*names, **options) -> argparse.Action:
+            self.declared.append(add_argument(*names, **options))
+            return self.declared[-1]
+
+        group.add_argument = declare
+        return group
 
     def error(self, message: str):
         raise ValueError(message)

@@ -132,7 +132,7 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
         "export", "ghostnetv3-9x", "out", "--format", "onnx", "--checkpoint", "a.pth"
     )
     for command in (("prune", good, "a.pth"), ("quantize", good, "a.pth")):
-        assert "error: --out: a.pth is a file; accepted is a folder" in refused(*command)
+        assert "error: OUT: a.pth is a file; accepted is a folder" in refused(*command)
     said = refused("export", "sam-diffsr-x4", "out", "--format", "onnx")
     assert "is neither a classifier of images nor a detector nor a segmenter" in said
     said = refused("export", "pangu-pi-1b-pro", "out", "--format", "onnx")

@@ -23,6 +23,20 @@ def load_model(name: str, argument: str = "--model"):
     return model
 
 
+def check_device(device: str) -> None:
+    """ValueError where nothing can be computed on a device."""
+    import torch
+
+    from ...hub.ids import first_line
+
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device: got {device!r}, where torch cannot compute here ({first_line(error)}); accepted is cpu."
+        ) from error
+
+
 def check_weights(name: str, model, info: dict, argument: str = "--model") -> None:
     """ValueError of a model that was loaded without some of its weights, or with some that are not finite."""
     missing = sorted({*info["missing_keys"], *(str(key) for key in info.get("mismatched_keys", ()))})

@@ -12,7 +12,7 @@ from ..._command_line import Parser, show
 from ...training import set_up_logging
 from .corpus import add_corpus
 from .inheritance import calibration_batches, layer_numbers, tokenizer_of
-from .models import load_config, load_model
+from .models import check_device, load_config, load_model
 from .words import as_table, count, finite, from_zero, in_words_of_the_command, number
 
 REPORT = "pruning.json"
@@ -124,6 +124,7 @@ def _run(arguments) -> dict:
     except FileExistsError as error:
         raise ValueError(f"out: {str(error).removeprefix('folder: ')}") from None
     config = load_config(arguments.model, "model")
+    check_device(arguments.device)
     if config.model_type in VISION:
         return prune_vision.run(arguments, config, REPORT)
     if arguments.images is not None:

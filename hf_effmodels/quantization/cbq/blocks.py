@@ -59,6 +59,8 @@ def find_blocks(model: PreTrainedModel, config: CbqConfig) -> Blocks:
         if weight.ndim >= 2 and f"{name}.{inner}".removesuffix(".weight") not in quantised
     ]
     if not quantised:
+        if skipped and any(type(module) is nn.Linear for module in modules.modules()):
+            raise ValueError(f"modules_to_not_convert: got {' '.join(skipped)}, which leaves no layer to quantise.")
         kinds = sorted({type(module).__name__ for module in modules.modules() if list(module.parameters(False))})
         raise ValueError(
             f"model: {type(model).__name__}'s blocks ({name}) hold no torch.nn.Linear to quantise; their layers "

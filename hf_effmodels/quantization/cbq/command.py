@@ -1,5 +1,6 @@
 """`hf-effmodels quantize MODEL OUT ...`"""
 
+import argparse
 import json
 import shutil
 import sys
@@ -31,7 +32,9 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         ValueError, OSError: for wrong input, before any long work; nothing has been written then.
     """
-    arguments = _parser().parse_args(list(argv))
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(list(argv))
+    parser.check_no_rest(rest)
     try:
         report = _run(arguments)
     except (ValueError, OSError) as error:
@@ -44,7 +47,12 @@ def or_none(of):
     """A value that may be `none`."""
 
     def read(text: str):
-        return None if text.lower() == "none" else of(text)
+        try:
+            return None if text.lower() == "none" else of(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"got {text}, accepted are whole numbers and none") from None
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error} and none") from None
 
     return read
 
@@ -104,6 +112,7 @@ def _run(arguments) -> dict:
     form = arguments.format or ("cbq" if arguments.bits == 3 else "compressed-tensors")
     check_settings(form, CbqSettings(**named))
     # What follows imports torch and transformers.
+    from ..._files import check_folder
     from ...hub.card_text import check_license
     from ...hub.written import check_rewritable
     from ...training import set_up_logging
@@ -111,11 +120,19 @@ def _run(arguments) -> dict:
     from .files import REPORT, check_format, sizes
 
     config, output = CbqConfig(**named), Path(arguments.out)
-    try:
-        check_rewritable(output, "quantize", (REPORT, "config.json", "model.safetensors"))
-    except FileExistsError as error:
-        raise ValueError(f"out: {str(error).removeprefix('folder: ')}") from None
     work = Path(arguments.work) if arguments.work else output.absolute().with_name(f"{output.name}.work")
+    for argument, check in (
+        ("out", lambda: check_rewritable(output, "quantize", (REPORT, "config.json", "model.safetensors"))),
+        ("work", lambda: check_folder(work, accepts_content=True)),
+    ):
+        try:
+            check()
+        except OSError as error:
+            raise ValueError(f"{argument}: {str(error).removeprefix('folder: ')}") from None
+    if arguments.segment_length < 2:
+        raise ValueError(
+            f"segment_length: got {arguments.segment_length}, accepted are 2 and more: a token is predicted."
+        )
     check_license(arguments.license)
     set_up_logging()
     model, tokenizer = _load(arguments)
@@ -150,14 +167,19 @@ def _run(arguments) -> dict:
 
 
 def _load(arguments):
-    from transformers import AutoTokenizer
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
 
-    from ...compression.command.models import load_config, load_model
+    from ...compression.command.models import check_device, load_config, load_model
     from ...hub.ids import reading
 
+    check_device(arguments.device)
     config = load_config(arguments.model, "model")
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"model: {arguments.model} is quantised already.")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in getattr(
+        config, "auto_map", {}
+    ):
+        raise ValueError(f"model: {arguments.model} is a {config.model_type}, accepted are causal language models.")
     with reading("model", arguments.model):
         tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     return load_model(arguments.model, "model").to(arguments.device), tokenizer

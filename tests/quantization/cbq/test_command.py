@@ -103,6 +103,16 @@ def test_a_killed_command_goes_on_when_it_is_given_again(place, tmp_path, monkey
         (("--overlap", "2"), "--overlap: got 2, accepted are 0 to window - 1 = 1"),
         (("--license", "unheard-of"), "license"),
         (("--window", "0"), "--window: got 0"),
+        (("--rank", "0"), "--rank: got 0, accepted are whole numbers from 1 and none"),
+        (("--group-size", "x"), "--group-size: got x, accepted are whole numbers and none"),
+        (("--segment-length", "1"), "--segment-length: got 1, accepted are 2 and more"),
+        (("--device", "nonsense"), "--device: got 'nonsense', where torch cannot compute here"),
+        (("--work", __file__), f"--work: {__file__} is a file; accepted is a folder"),
+        (("--sampels", "4"), "unknown argument '--sampels'; nearest: --samples"),
+        (
+            ("--modules-to-not-convert", "mlp", "self_attn"),
+            "--modules-to-not-convert: got mlp self_attn, which",
+        ),
         (("--dataset", "nowhere.txt"), "--dataset: there is no file 'nowhere.txt'"),
     ],
 )
