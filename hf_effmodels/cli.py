@@ -14,7 +14,9 @@ from ._command_line import (
     Parser,
     in_words_of_the_command,
     nearest,
+    share,
     show,
+    whole,
 )
 from .models import check_known, create_image_processor, create_model, list_models, model_info
 from .registry import ARCHITECTURES
@@ -216,7 +218,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("folder", metavar="FOLDER", help="where to write")
     sub.add_argument("--format", required=True, help="onnx, openvino or executorch")
     sub.add_argument("--checkpoint", help="official checkpoint with the preset's weights (default: random weights)")
-    sub.add_argument("--image-size", type=int, help="side of the images in pixels (default: the model's)")
+    sub.add_argument("--image-size", type=whole(1, 16384), help="side of the images in pixels (default: the model's)")
     sub.add_argument(
         "--precision",
         default="float32",
@@ -230,12 +232,12 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         "model the text it is checked on, as --dataset of recipes names it (default: Python's help)",
     )
     sub.add_argument(
-        "--min-agreement", type=float, help="share of the same answers to reach there (default: 0.9; int4: 0.75)"
+        "--min-agreement", type=share, help="share of the same answers to reach there (default: 0.9; int4: 0.75)"
     )
     sub.add_argument("--nms", action="store_true", help="of Gold-YOLO: suppress overlapping boxes in the graph")
-    sub.add_argument("--threshold", type=float, help="with --nms: scores are above it (default: 0.4)")
-    sub.add_argument("--nms-threshold", type=float, help="with --nms: overlap of boxes that both stay (default: 0.45)")
-    sub.add_argument("--max-detections", type=int, help="with --nms: of an image (default: 300)")
+    sub.add_argument("--threshold", type=share, help="with --nms: scores are above it (default: 0.4)")
+    sub.add_argument("--nms-threshold", type=share, help="with --nms: overlap of boxes that both stay (default: 0.45)")
+    sub.add_argument("--max-detections", type=whole(1, 10**6), help="with --nms: of an image (default: 300)")
 
     sub = command("publish", _publish, str, "Upload a model folder to the Hub.")
     sub.add_argument(
@@ -439,11 +441,19 @@ def _export(arguments):
 
     check_format(arguments.format)
     check_precision(arguments.precision, arguments.format)
+    from ._files import check_folder
+
+    check_folder(arguments.folder)
+    suppression = {
+        name: value
+        for name in ("threshold", "nms_threshold", "max_detections")
+        if (value := getattr(arguments, name)) is not None
+    }
+    if suppression and not arguments.nms:
+        raise ValueError(f"--{next(iter(suppression)).replace('_', '-')} goes with --nms.")
     from .edge import check_preset, export, load_source
     from .hub.convert import load_checkpoint
 
-    if arguments.image_size is not None and not 1 <= arguments.image_size <= 16384:
-        raise ValueError(f"--image-size: got {arguments.image_size}, accepted are 1 to 16384.")
     if (halves := _halves(arguments)) is not None:
         from .edge_halves import export_halves
 
@@ -464,11 +474,6 @@ def _export(arguments):
             "trained ones.\n"
         )
         source, processor = create_model(arguments.preset), create_image_processor(arguments.preset)
-    suppression = {
-        name: value
-        for name in ("threshold", "nms_threshold", "max_detections")
-        if (value := getattr(arguments, name)) is not None
-    }
     if arguments.min_agreement is not None and arguments.calibrate is None:
         raise ValueError("--min-agreement goes with --calibrate.")
     if arguments.nms:
@@ -486,8 +491,6 @@ def _export(arguments):
             suppression=Suppression(**suppression),
             image_size=size,
         )
-    if suppression:
-        raise ValueError(f"--{next(iter(suppression)).replace('_', '-')} goes with --nms.")
     agreement = {} if arguments.min_agreement is None else {"min_agreement": arguments.min_agreement}
     return export(
         source,

@@ -316,6 +316,11 @@ def create_image_processor(name: str, *, image_size: int | None = None, **overri
         if type(image_size) is not int or image_size < 1:
             raise ValueError(f"image_size: got {image_size!r}, accepted are whole numbers from 1.")
         settings |= _of_size(settings, image_size)
+    known = set(processor_class.valid_kwargs.__annotations__)
+    if unknown := sorted(overrides.keys() - known):  # it would keep them and do nothing with them
+        raise ValueError(
+            f"{processor_class.__name__} has no field {unknown[0]!r}; accepted are {', '.join(sorted(known))}."
+        )
     return processor_class(**{**settings, **overrides})
 
 

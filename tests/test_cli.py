@@ -121,6 +121,23 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
     said = refused(*convert, "--labels", "labels.json", "--num-labels", "3")
     assert "--num-labels: got 3, but --labels has 2 names" in said
     assert "entry: a.pth has no entry 'x'" in refused(*convert, "--entry", "x")
+    # Where nothing could be written, and a licence that is none, are told before the file is read.
+    assert f"FOLDER: {Path('a.pth').resolve()} is a file" in refused("convert", "ghostnetv3-0.5x", "nowhere", "a.pth")
+    Path("taken").mkdir()
+    Path("taken", "thesis.tex").touch()
+    for preset in ("ghostnetv3-0.5x", "sam-diffsr-x4"):
+        assert "thesis.tex" in refused("convert", preset, "nowhere", "taken")
+    assert "--license: got 'mitt'" in refused("convert", "ghostnetv3-0.5x", "nowhere", "out", "--license", "mitt")
+    for number in ("-1", "1.5", "4294967296", "99999999999999999999999"):
+        for command in (("chat", good), ("offload",)):
+            said = refused(*command, "--seed", number)
+            assert f"--seed: got {number}, accepted are whole numbers from 0 to 4294967295" in said
+    assert "is for image-classification, not for text-generation" in refused("chat", good)
+    for command in (("split", good, "out", "--at", "x"), ("measure-split", good)):
+        assert "--bits: got 9, accepted are whole numbers from 1 to 8" in refused(*command, "--bits", "9")
+    assert "is MODEL's own folder, and would be both; name another" in refused("split", good, good, "--at", "x")
+    said = refused("predict", "a" * 300, "a.pth")
+    assert "MODEL: there is no folder or file 'aaa" in said
     assert "has no field 'text_model'" in refused(*convert, "--text-model", "x")
     assert "there is no file" in refused("convert", "ghostnetv3-0.5x", "nowhere", "out")
     assert "--image-size: got 0" in refused("export", good, "out", "--format", "onnx", "--image-size", "0")

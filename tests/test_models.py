@@ -143,6 +143,12 @@ def test_the_numbers_of_the_image_processor_are_those_the_preset_was_evaluated_w
         assert values == (crop, resample, mean), name
 
 
+def test_a_setting_that_an_image_processor_does_not_have_is_refused():
+    """It would keep it, and do nothing with it."""
+    with pytest.raises(ValueError, match="has no field 'image_meen'; accepted are .*image_mean"):
+        hf_effmodels.create_image_processor("ghostnetv3-1.0x", image_meen=[0.5])
+
+
 def test_models_of_text_have_no_image_processor():
     with pytest.raises(ValueError, match="pangu-pi-1b .* takes no images"):
         hf_effmodels.create_image_processor("pangu-pi-1b")

@@ -28,10 +28,12 @@ from typing import Any
 import torch
 from transformers.initialization import no_init_weights
 
+from .._files import check_folder
 from ..architecture import Architecture, PipelineEntry
 from ..modeling.layers.stored_weights import fold_stored_norm
 from ..models import create_image_processor, find_preset, get_config
 from ..registry import ARCHITECTURES, find
+from .card_text import check_license
 from .checkpoints import (
     check_tensors,
     check_values,
@@ -99,12 +101,22 @@ def convert(
         OSError, ValueError: the file is missing, truncated, or holds something other than sound tensors.
     """
     from . import export
+    from .export import check_target
 
+    if license is not None:
+        check_license(license, overrides.get("license_name"), overrides.get("license_link"))
     check_options = {} if not allow_broken_weights else {"allow_broken_weights": True}
     if (found := find(preset)) is not None and isinstance(found[0], PipelineEntry):
+        of_models = ("num_labels", "id2label", "label2id", "text_model", "vision_model")
+        given = {name: overrides.get(name) for name in of_models}
+        for name, value in {"entry": entry, "tokenizer": tokenizer, **given}.items():
+            if value is not None:
+                raise ValueError(f"{name}: got {value!r}, but {preset} is a pipeline, which has no use for it.")
+        check_folder(folder)
         conversion = found[0].conversion_module
         return conversion.convert(preset, checkpoint, folder, license=license, **check_options, **overrides)
     architecture, preset_data = find_preset(preset)
+    check_target(folder)
     is_partial = bool(architecture.base_models)
     model, report = load_checkpoint(preset, checkpoint, entry=entry, **check_options, **overrides)
     text_model = getattr(model.config, "text_model_name_or_path", None) if is_partial else None

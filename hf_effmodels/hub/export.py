@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._files import whole_folder
+from .._files import check_folder, whole_folder
 from .bundle import HEADER, PACKAGE, bundle_code, is_bundled
 from .card import build_card, find_architecture
 from .checkpoints import check_values
@@ -84,13 +84,7 @@ def export(
     shown = [file.name for file in figures]
     readme = str(build_card(model, processor=processor, adapter_only=adapter_only, figures=shown, **card))
     folder = Path(folder).resolve()
-    foreign = _foreign_files(folder)
-    if foreign and not overwrite:
-        raise FileExistsError(
-            f"folder: {folder} holds {foreign[0]}, which is not part of an earlier export; choose another folder, or "
-            "give overwrite=True to replace the files of the same name"
-        )
-
+    check_target(folder, overwrite=overwrite)
     ours = _own_names(folder)
     with whole_folder(folder, replaces=lambda name, path: name in ours) as new:
         model.save_pretrained(new, **options)
@@ -112,6 +106,18 @@ def export(
         for file in figures:
             (new / file.name).write_bytes(file.read_bytes())
     return folder
+
+
+def check_target(folder: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """FileExistsError if `export` would not write into `folder`."""
+    folder = Path(folder).resolve()
+    foreign = _foreign_files(folder)
+    if foreign and not overwrite:
+        raise FileExistsError(
+            f"folder: {folder} holds {foreign[0]}, which is not part of an earlier export; choose another folder, or "
+            "give overwrite=True to replace the files of the same name"
+        )
+    check_folder(folder, accepts_content=True)
 
 
 def _known_figures(figures: Iterable[Path]) -> list[Path]:

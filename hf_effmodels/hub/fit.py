@@ -1,6 +1,8 @@
 """Whether the weights of a checkpoint are those that a network expects, for every converter."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -10,6 +12,15 @@ class ConversionError(ValueError):
 
     #: Whether most names are not those of the preset; None where names and shapes are not what is wrong.
     names_are_foreign: bool | None = None
+
+
+@contextmanager
+def naming(checkpoint: str | os.PathLike, preset: str) -> Iterator[None]:
+    """Within it a ConversionError begins with the file and the preset that it is not of."""
+    try:
+        yield
+    except ConversionError as error:
+        raise ConversionError(f"{checkpoint} is no checkpoint of {preset}. {error}") from None
 
 
 def check_fit(

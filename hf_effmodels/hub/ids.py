@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -22,6 +23,16 @@ logger = logging.getLogger(__name__)
 #: somebody who waits is told what for.
 PATIENCE = float(constants.HF_HUB_ETAG_TIMEOUT)
 SILENCE = 1.5
+
+
+#: What transformers says at length of a folder of something else -> the same in few words.
+_LIBRARIES_SAY = (
+    (re.compile("^Couldn't instantiate the backend tokenizer"), "there is no tokenizer in it"),
+    (
+        re.compile(r"^Unrecognized configuration class <class '[\w.]*?(\w+)Config'> for this kind of \w+: (\w+)"),
+        r"it is a \1, for which there is no \2",
+    ),
+)
 
 
 def hub_id(name: str | os.PathLike | None) -> str | None:
@@ -61,7 +72,7 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
         ValueError: a revision of what lies on this machine, which has none.
     """
     path = Path(name)
-    if path.exists():
+    if os.path.exists(name):  # `Path.exists` raises where a name is too long for a file
         if revision is not None and revision[1] is not None:
             raise ValueError(
                 f"{revision[0]}: got {revision[1]!r}, but {argument} {name} lies here: it has no revisions."
@@ -111,7 +122,7 @@ def _is_hub_reached() -> bool:
 def _nearest(path: Path) -> str:
     try:
         near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3)
-    except OSError:
+    except (OSError, ValueError):  # or a name that no file can have
         return ""
     return f"; nearest: {', '.join(str(path.with_name(name)) for name in near)}" if near else ""
 
@@ -142,6 +153,9 @@ def first_line(error: Exception) -> str:
     """What an error says first, with what follows its colon: transformers' messages go on for a page."""
     while type(error).__name__.startswith("StrictDataclass") and isinstance(error.__cause__, Exception):
         error = ValueError(str(error.__cause__))  # a configuration's own words
+    for pattern, words in _LIBRARIES_SAY:
+        if found := pattern.search(str(error)):
+            return found.expand(words)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1]).rstrip(".")
     return said if isinstance(error, OSError | ValueError) and said else f"{type(error).__name__}: {said}"

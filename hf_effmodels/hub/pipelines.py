@@ -19,18 +19,18 @@ LIBRARIES = ("diffusers", "transformers")
 
 def is_pipeline(model) -> bool:
     """Whether an object is a diffusers pipeline of this package."""
-    return _package_of(model) is not None
+    return package_of(model) is not None
 
 
 def export_pipeline(pipe, folder: str | os.PathLike, **facts) -> Path:
     """The `export` of the pipeline's own package."""
-    return _module(_package_of(pipe), "export").export(pipe, folder, **facts)
+    return _module(package_of(pipe), "export").export(pipe, folder, **facts)
 
 
-def _package_of(model) -> str | None:
-    """Which of `PIPELINES` an object's class comes from."""
-    module = type(model).__module__
-    return next((name for name, entry in PIPELINES.items() if module.startswith(f"{entry.package}.")), None)
+def package_of(model) -> str | None:
+    """Which of `PIPELINES` an object is; None of anything else, such as their components."""
+    modules = {base.__module__ for base in type(model).__mro__}
+    return next((name for name, entry in PIPELINES.items() if f"{entry.package}.pipeline_{name}" in modules), None)
 
 
 def write_pipeline(pipe, folder: str | os.PathLike, card: str, overwrite: bool = False) -> Path:
@@ -90,7 +90,7 @@ def weights_of_components(folder: Path, index: dict) -> list[str]:
 
 def pipeline_card(folder: Path, *, license: str, repo_id: str) -> str:
     """A model card for a saved pipeline that has none."""
-    package = _name(json.loads((folder / MODEL_INDEX).read_bytes()), str(folder))
+    package = pipeline_of(json.loads((folder / MODEL_INDEX).read_bytes()), str(folder))
     pipe = _pipeline_class(package).from_pretrained(folder)
     return str(_module(package, "export").build_card(pipe, license=license, repo_id=repo_id))
 
@@ -101,7 +101,7 @@ def pipeline_code(index: dict, where: str) -> dict[str, bytes]:
     Raises:
         ValueError: it is of another pipeline, or has a component of other code.
     """
-    entry = PIPELINES[_name(index, where)]
+    entry = PIPELINES[pipeline_of(index, where)]
     folder = Path(importlib.import_module(entry.package).__file__).parent
     files = {f"{stem}.py": folder / f"{stem}.py" for stem in entry.code}
     for component, (module, _) in components(index).items():
@@ -113,7 +113,7 @@ def pipeline_code(index: dict, where: str) -> dict[str, bytes]:
     return {target: source.read_bytes() for target, source in files.items()}
 
 
-def _name(index: dict, where: str) -> str:
+def pipeline_of(index: dict, where: str) -> str:
     """Which of `PIPELINES` a `model_index.json` belongs to."""
     value = index.get("_class_name")
     for name in PIPELINES:

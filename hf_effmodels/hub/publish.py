@@ -56,8 +56,10 @@ from .pipelines import (
     LOCAL_PIPELINE_ID,
     export_pipeline,
     is_pipeline,
+    package_of,
     pipeline_card,
     pipeline_code,
+    pipeline_of,
     weights_of_components,
 )
 from .usage import auto_class_of, usage_section
@@ -424,18 +426,48 @@ def _deletions(api: HfApi, repo_id: str, head: str, present: list[str], new, wei
 def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict, timeout: float) -> CommitInfo:
     head, present = head_of(api, repo_id, commit["revision"], timeout)
     if MODEL_INDEX in present:
-        index = json.loads(download_bytes(api, repo_id, MODEL_INDEX, head))
-        operations = [CommitOperationAdd(name, content) for name, content in pipeline_code(index, repo_id).items()]
+        index = _published_json(api, repo_id, MODEL_INDEX, head)
+        code = pipeline_code(index, repo_id)
+        if folder_or_model is not None:
+            _check_same_pipeline(folder_or_model, index, repo_id)
+        operations = [CommitOperationAdd(name, content) for name, content in code.items()]
         return commit_all(api, repo_id, head, operations, commit, "Refresh the pipeline's code")
     if CONFIG not in present:
         raise ValueError(f"repo_id: {repo_id} has no {CONFIG}; refresh_code renews the code of a published model")
-    config = json.loads(download_bytes(api, repo_id, CONFIG, head))
+    config = _published_json(api, repo_id, CONFIG, head)
     code, mapping = _new_code(folder_or_model, config, repo_id)
     operations = [CommitOperationAdd(name, content) for name, content in code.items()]
     operations += _deletions(api, repo_id, head, present, code, weights=False)
     if config.get("auto_map") != mapping:
         operations.append(CommitOperationAdd(CONFIG, with_auto_map(config, mapping)))
     return commit_all(api, repo_id, head, operations, commit, "Refresh the model's code")
+
+
+def _published_json(api: HfApi, repo_id: str, name: str, head: str) -> dict:
+    try:
+        content = json.loads(download_bytes(api, repo_id, name, head))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"repo_id: {name} of {repo_id} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"repo_id: {name} of {repo_id} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _check_same_pipeline(folder_or_pipe, index: dict, repo_id: str) -> None:
+    """ValueError unless what was given is a pipeline as the one in a repository; of a folder, with unchanged code."""
+    wanted = pipeline_of(index, repo_id)
+    if isinstance(folder_or_pipe, (str, os.PathLike)):
+        folder = Path(folder_or_pipe)
+        if not (folder / MODEL_INDEX).is_file():
+            raise ValueError(f"folder_or_model: {folder} has no {MODEL_INDEX}, but {repo_id} is a pipeline")
+        local = read_json(folder, MODEL_INDEX)
+        given = pipeline_of(local, str(folder))
+        _check_code(folder, pipeline_code(local, str(folder)))
+    else:
+        given = package_of(folder_or_pipe)
+    if given != wanted:
+        what = given or type(folder_or_pipe).__name__
+        raise ValueError(f"folder_or_model: is a {what!r}, but {repo_id} holds a {wanted!r}")
 
 
 def _new_code(folder_or_model, config: dict, repo_id: str) -> tuple[dict[str, bytes], dict[str, str]]:

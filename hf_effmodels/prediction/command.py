@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from .._command_line import Parser, in_words_of_the_command
+from .._command_line import Parser, in_words_of_the_command, seed
 from .inputs import STDIN, check_inputs
 from .predictor import MODULES, OF_TEXT, Options, Source, check_used, find_task, load_for_task
 
@@ -180,7 +180,7 @@ def chat(argv: Sequence[str]) -> int:
     add_model(parser)
     parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer (default: 128)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token (default)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random choice, with a temperature (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the random choice, with a temperature (default: 0)")
     arguments = parser.parse_args(list(argv))
     if arguments.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens: got {arguments.max_new_tokens}, accepted are whole numbers from 1.")

@@ -2,7 +2,7 @@
 
 import sys
 
-from .predictor import Source, default_device, load_network, load_part
+from .predictor import Source, default_device, find_task, load_network, load_part
 from .tasks.continuation import continuation
 
 
@@ -10,6 +10,7 @@ def talk(source: Source, device: str | None, max_new_tokens: int, temperature: f
     """Read lines from standard input and answer each, knowing all before, until an empty one or the end."""
     import torch
 
+    source, _ = find_task(source, "text-generation")
     tokenizer = load_part(source, "AutoTokenizer")
     model = load_network(source, "AutoModelForCausalLM", device or default_device())
     how = {"do_sample": True, "temperature": temperature} if temperature else {}

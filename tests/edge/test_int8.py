@@ -136,7 +136,7 @@ def test_the_command_takes_a_folder_and_refuses_what_does_not_agree(
         ),
         ([*int8[:-1], str(tmp_path)], "--calibrate: "),
         ([*command, "--min-agreement", "0.9"], "--min-agreement goes with --calibrate"),
-        ([*int8, "--min-agreement", "1.5"], "--min-agreement: got 1.5, accepted are shares from 0 to 1"),
+        ([*int8, "--min-agreement", "1.5"], "--min-agreement: got 1.5, accepted are numbers from 0 to 1"),
         ([*int8, "--nms"], "--precision: got 'int8', accepted with --nms is float32"),
         ([*int8[:-1], str(tmp_path / "broken")], f"--calibrate: {tmp_path / 'broken' / '3.png'}: the file is not"),
         ([*int8[:-1], "nowhere"], "--calibrate: there is no folder 'nowhere'"),

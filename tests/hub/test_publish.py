@@ -199,6 +199,10 @@ def test_refreshing_the_code_leaves_weights_and_card_alone(hub, tiny, folder, pu
         push(refresh_code=True)
     with pytest.raises(FileNotFoundError, match="org/nothing is not on the Hub"):
         push(None, "org/nothing", refresh_code=True)
+    for wrong in (b"[1]", b"{", b"\xff"):
+        add(hub, config__json=wrong)
+        with pytest.raises(ValueError, match="repo_id: config.json of org/net (holds a list|cannot be read)"):
+            push(None, refresh_code=True)
 
 
 def test_refusals_of_the_hub_say_what_to_do(hub, push, monkeypatch):

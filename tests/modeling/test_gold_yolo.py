@@ -34,6 +34,7 @@ from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import (
 )
 from hf_effmodels.modeling.layers.nms import nms, select_detections
 from tests.modeling.tiny.gold_yolo import TINY
+from tests.threads import run_together
 
 SMALL = TINY["gold_yolo"]
 CONV_SILU = SMALL | {"block_type": "conv_silu", "pyramid_pooling_type": "sppf", "n5_source": "p4"}
@@ -65,6 +66,26 @@ def labels(*numbers):
         }
         for number in numbers
     ]
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_threads_do_not_see_each_others_images(folded):
+    """Boxes and logits, and the maps of the backbone, with images of two sizes."""
+    model, backbone = build(), build(GoldYoloBackbone, out_features=["stage3", "p3", "n5"])
+    if folded:
+        model, backbone = model.reparameterize(), backbone.reparameterize()
+    draw = torch.Generator().manual_seed(2)
+    inputs = [torch.randn(1, 3, side, 64, generator=draw) for side in (64, 96, 64)]
+
+    def ask(pixels):
+        with torch.no_grad():  # a thread has a mode of its own
+            outputs = model(pixels)
+            return [outputs.logits, outputs.pred_boxes, *backbone(pixels).feature_maps]
+
+    alone = [ask(pixels) for pixels in inputs]
+    for shared in (model, backbone):
+        together = run_together(shared, [lambda pixels=pixels: ask(pixels) for pixels in inputs])
+        torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..._command_line import Parser, in_words_of_the_command, show
+from ..._command_line import Parser, in_words_of_the_command, seed, show
 from ..._files import write_bytes, write_json
 from .profiles import PROFILES, SplitProfile
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> dict:
     parser.add_argument("--profile", default="resnet18", help=f"{', '.join(PROFILES)}, or a file of measure-split")
     parser.add_argument("--output", help="folder for the agents, results.json and results.png")
     parser.add_argument("--steps", type=int, default=500_000, help="slots to learn from (default: the paper's 500000)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--seed", type=seed, default=0, help="of everything that is drawn")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of Adam (default: the paper's 1e-4)")
     parser.add_argument("--devices", type=int, default=5)
     parser.add_argument("--channels", type=int, default=2)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from ..._command_line import Parser, in_words_of_the_command, show
+from ..._command_line import Parser, in_words_of_the_command, show, whole
 from ..._files import check_folder
 
 #: The environment may hold the token, which a command line shows to everybody on the machine.
@@ -34,6 +34,8 @@ def main_split(argv: Sequence[str]) -> None:
         from .points import split_points
 
         if not arguments.list:
+            if os.path.realpath(arguments.output) == os.path.realpath(arguments.model):
+                raise ValueError(f"output: {arguments.output} is MODEL's own folder, and would be both; name another.")
             for half in ("head", "tail"):
                 check_half_folder(Path(arguments.output) / half)
         model, processor = load_classifier(arguments.model)
@@ -70,7 +72,7 @@ def main_serve_tail(argv: Sequence[str]) -> None:
         "--images", action="store_true", help="FOLDER is a whole classifier or a DeViT of one part, which gets images"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser.add_argument("--port", type=whole(1, 65535), default=8000, help="default: 8000")
     parser.add_argument("--token", help=f"that heads must show (default: the environment's {TOKEN}, or none)")
     parser.add_argument("--max-bytes", type=int, default=64 * 2**20, help="of a request (default: 64 MiB)")
     parser.add_argument("--max-images", type=int, default=64, help="of a request (default: 64)")
@@ -81,8 +83,6 @@ def main_serve_tail(argv: Sequence[str]) -> None:
     arguments = _parse(parser, argv)
 
     def run() -> None:
-        if not 1 <= arguments.port <= 65535:
-            raise ValueError(f"port: got {arguments.port}, accepted are 1 to 65535.")
         try:
             from .service import ServiceLimits, listen, serve
         except ImportError as error:
@@ -190,11 +190,11 @@ def main_measure_split(argv: Sequence[str]) -> None:
 
 
 def _add_codec(parser: Parser) -> None:
-    parser.add_argument("--bits", type=int, help="of each number that is sent, 1 to 8 (default: as computed)")
+    parser.add_argument("--bits", type=whole(1, 8), help="of each number that is sent, 1 to 8 (default: as computed)")
 
 
 def _add_size(parser: Parser) -> None:
-    parser.add_argument("--image-size", type=int, help="side of the images (default: the model's, or 224)")
+    parser.add_argument("--image-size", type=whole(1, 16384), help="side of the images (default: the model's, or 224)")
 
 
 def _codec(arguments):
@@ -206,8 +206,6 @@ def _codec(arguments):
 def _size(arguments) -> tuple[int, int] | None:
     if arguments.image_size is None:
         return None
-    if not 1 <= arguments.image_size <= 16384:
-        raise ValueError(f"image_size: got {arguments.image_size}, accepted are 1 to 16384.")
     return arguments.image_size, arguments.image_size
 
 

@@ -42,8 +42,6 @@ def main(argv: Sequence[str]) -> None:
         message = str(error)
         for ours, theirs in _SIZES.items():
             message = message.replace(f"{ours}:", f"{theirs}:", 1) if message.startswith(ours) else message
-        if message.startswith("layers: got '"):
-            message = f"select_layers{message.removeprefix('layers')}"
         kind = ValueError if isinstance(error, ValueError) else OSError
         raise kind(in_words_of_the_command(message, vars(arguments), PLACES)) from error
     if os.environ.get("RANK", "0") == "0":

@@ -77,6 +77,8 @@ OPTIONS = {
 def in_words_of_the_command(message: str, options: dict, places: Collection[str] = ()) -> str:
     """An error of the functions behind a step with its option: `vocab_size: ...` -> `--vocab-size: ...`; what stands
     at one of its `places`, without an option, is in capitals: `MODEL: ...`."""
+    if message.startswith(("layers: got '", "layers: got [")) and "select_layers" in options:
+        message = f"select_{message}"  # which layers stay, and not how many
     own = {name: name.upper() if name in places else "--" + name.replace("_", "-") for name in options}
     renamed = {name: own[ours] for name, ours in OPTIONS.items() if ours in own and name not in own}
     return _command_line.in_words_of_the_command(message, own | renamed)

@@ -5,8 +5,9 @@ import torch
 
 def check_pixels(pixel_values: torch.Tensor | None, num_channels: int) -> None:
     """Raise ValueError unless these are images: floating point, (batch, num_channels, height, width)."""
-    if pixel_values is None:
-        raise ValueError("pixel_values: got None, expected a tensor (batch, channels, height, width).")
+    if not hasattr(pixel_values, "is_floating_point"):
+        got = "None" if pixel_values is None else f"a {type(pixel_values).__name__}"
+        raise ValueError(f"pixel_values: got {got}, expected a tensor (batch, channels, height, width).")
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
         raise ValueError(
             f"pixel_values: got shape {tuple(pixel_values.shape)}, expected (batch, {num_channels}, height, width) "

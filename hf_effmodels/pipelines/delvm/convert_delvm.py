@@ -16,7 +16,7 @@ from transformers.initialization import no_init_weights
 
 from ...hub.checkpoints import check_names, check_tensors, check_values, read_checkpoint, sha256
 from ...hub.convert import ConversionReport
-from ...hub.fit import ConversionError, check_fit, entry
+from ...hub.fit import ConversionError, check_fit, entry, naming
 from .configuration_delvm import DELVM_LLAMA, PRESETS
 from .export import export
 from .factorized_embedding import FactorizedEmbedding
@@ -107,7 +107,8 @@ def convert(
     weights, settings, files = _read(checkpoint)
     if num_attention_heads is not None:
         settings["num_attention_heads"] = num_attention_heads
-    language_model = language_model_of(weights, **settings)
+    with naming(checkpoint, preset):
+        language_model = language_model_of(weights, **settings)
     if image_tokenizer is not None:
         codes, _, further = _read(image_tokenizer)
     elif any(name.removeprefix("model.").startswith(f"{VQ_PREFIX}encoder.") for name in weights):
@@ -120,7 +121,8 @@ def convert(
     if not allow_broken_weights:
         for state_dict in (weights, codes):
             check_values(state_dict)
-    vqvae = vq_model_of(codes)
+    with naming(image_tokenizer or checkpoint, preset):
+        vqvae = vq_model_of(codes)
     _check_preset(preset, language_model, vqvae, checkpoint)
     ignored = sorted(name for name in weights if _is_no_weight(name))
     report = ConversionReport(
@@ -146,7 +148,8 @@ def _read(where: str | Path) -> tuple[dict[str, torch.Tensor], dict, list[Path]]
     where = Path(where)
     if not where.is_dir():
         return read_checkpoint(where, is_ignored=_is_no_weight)[0], {}, [where]
-    by_device = sorted(where.glob("model_tp0_pp*.pt"), key=lambda path: int(re.search(r"pp(\d+)", path.name)[1]))
+    by_device = {int(m[1]): p for p in where.glob("model_tp0_pp*.pt") if (m := re.search(r"pp(\d+)\.pt$", p.name))}
+    by_device = [path for _, path in sorted(by_device.items())]
     if list(where.glob("model_tp1_*.pt")):
         raise ConversionError(f"checkpoint: {where} has weights split within layers (tp1), accepted are whole layers.")
     found = by_device or next(
@@ -169,6 +172,12 @@ def _read(where: str | Path) -> tuple[dict[str, torch.Tensor], dict, list[Path]]
             settings = {name: config[name] for name in _STORED if name in config}
         except (ValueError, TypeError) as error:
             raise ValueError(f"checkpoint: {where / 'config.json'} cannot be read ({error}).") from error
+        for name, value in settings.items():
+            whole = name in ("num_attention_heads", "max_position_embeddings")
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value > 0:
+                raise ValueError(
+                    f"checkpoint: {where / 'config.json'} has {name}={value!r}, expected a number above 0."
+                )
     return weights, settings, found
 
 

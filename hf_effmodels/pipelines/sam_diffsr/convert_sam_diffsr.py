@@ -13,7 +13,7 @@ import torch
 
 from ...hub.checkpoints import check_names, check_tensors, check_values, read_file, sha256
 from ...hub.convert import ConversionReport
-from ...hub.fit import ConversionError, check_fit, entry, listed
+from ...hub.fit import ConversionError, check_fit, entry, listed, naming
 from .configuration_sam_diffsr import PRESETS
 from .export import export
 from .modeling_sam_diffsr import RRDBModel, SamDiffSRUNet2DModel
@@ -88,12 +88,16 @@ def convert(
         raise ValueError(f"preset: got {preset!r}, accepted are {', '.join(map(repr, PRESETS))}.")
     state_dict, entry = read_official(checkpoint)
     if not any(name.startswith(UNET) for name in state_dict):
-        raise ConversionError(
-            f"{checkpoint} has no denoiser: it is the RRDB pre-training. `load_encoder` reads it as an RRDBModel."
+        hint = (
+            "it is the RRDB pre-training. `load_encoder` reads it as an RRDBModel."
+            if any(name.startswith("RRDB_trunk.") for name in state_dict)
+            else f"its names are such as {', '.join(list(state_dict)[:2])}."
         )
+        raise ConversionError(f"{checkpoint} has no denoiser: {hint}")
     if not allow_broken_weights:
         check_values(state_dict)
-    pipe = pipeline_of(state_dict, legacy_256=legacy_256)
+    with naming(checkpoint, preset):
+        pipe = pipeline_of(state_dict, legacy_256=legacy_256)
     _check_preset(preset, pipe, checkpoint)
     schedule = [name for name in state_dict if name in _SCHEDULE]
     report = ConversionReport(

@@ -122,7 +122,7 @@ RANGES = {
     "step_lr": (0, 1),
     "rounding_weight": (0, 1e6),
     "damping": (1e-8, 10),
-    "seed": (0, 2**63 - 1),
+    "seed": (0, 2**32 - 1),
 }
 
 

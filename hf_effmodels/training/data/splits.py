@@ -1,6 +1,7 @@
 """Data sets as `datasets` reads them, for every task: their splits, their columns, and what is wrong in one line."""
 
 import logging
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +47,13 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
             **options,
         )
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
+        if os.path.isfile(args.dataset):
+            raise ValueError(
+                f"{what} is a file; accepted are a folder, an id of the Hub, and a format such as csv, json, parquet "
+                f"or imagefolder with --data_files {args.dataset}."
+            ) from error
+        if os.path.exists(args.dataset) or args.data_dir and os.path.exists(args.data_dir):
+            raise OSError(f"{what} cannot be read{how} ({error}).") from error
         raise OSError(
             f"{what} cannot be found or reached{how} ({error}). Without network only local files and data sets that "
             "are in the cache can be read."
@@ -53,6 +61,8 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
     except ValueError as error:  # no such configuration, nothing in a split
         raise ValueError(f"{what}{how}: {error}") from error
     except DatasetGenerationError as error:
+        if type(error.__cause__).__name__ == "SchemaInferenceError":
+            raise ValueError(f"{what}{how}: there is nothing in it.") from error
         raise OSError(f"{what} cannot be read{how} ({error.__cause__ or error}).") from error
     except ImportError:
         raise

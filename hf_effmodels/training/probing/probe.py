@@ -61,7 +61,9 @@ class ProbeArguments:
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that lies on the Hub."})
-    seed: int = field(default=0, metadata={"help": "Of the linear classifier and of t-SNE."})
+    seed: int = field(
+        default=0, metadata={"accepts": "[0, 4294967295]", "help": "Of the linear classifier and of t-SNE."}
+    )
     json: bool = field(default=False, metadata={"help": "Print the table as JSON."})
 
     def __post_init__(self):

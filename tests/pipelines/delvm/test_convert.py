@@ -253,6 +253,19 @@ def test_weights_of_another_variant_and_broken_ones_are_refused_and_nothing_is_w
     torch.save({**weights, "lm_head.weight": weights["lm_head.weight"] * torch.nan}, tmp_path / "model.bin")
     with pytest.raises(ValueError, match="not finite"):
         convert("delvm-1b", tmp_path / "model.bin", tmp_path / "out", **options)
+    folder = tmp_path / "released"
+    folder.mkdir()
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model_tp0_ppx.pt").write_bytes(b"")  # no part of a training
+    for name, value in (("num_attention_heads", "2"), ("rope_theta", -1), ("rms_norm_eps", None)):
+        (folder / "config.json").write_text(json.dumps({name: value}))
+        with pytest.raises(ValueError, match=rf"config.json has {name}={value!r}, expected a number above 0"):
+            convert("delvm-1b", folder, tmp_path / "out", image_tokenizer=tmp_path / "vqgan.bin")
+    (folder / "config.json").unlink()
+    del weights["model.norm.weight"]
+    torch.save(weights, tmp_path / "model.bin")
+    with pytest.raises(ConversionError, match="model.bin is no checkpoint of delvm-1b. 1 missing: model.norm.weight"):
+        convert("delvm-1b", tmp_path / "model.bin", tmp_path / "out", **options)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         convert("delvm-1b", tmp_path / "empty", tmp_path / "out", **options)

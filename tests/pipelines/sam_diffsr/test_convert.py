@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_effmodels.hub import convert
 from hf_effmodels.hub.convert import ConversionError
 from hf_effmodels.pipelines import SamDiffSRPipeline
 from hf_effmodels.pipelines.sam_diffsr import convert_sam_diffsr as conversion
@@ -131,6 +132,12 @@ def test_the_pretrained_encoder_is_read_alone_or_out_of_the_whole(tmp_path):
         assert torch.equal(model(low).sample, pipe.condition_encoder(low).sample)
     with pytest.raises(ConversionError, match="has no denoiser: it is the RRDB pre-training"):
         conversion.convert("sam-diffsr-x4", alone, tmp_path / "model")
+    other = as_checkpoint({"conv_stem.weight": torch.ones(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(ConversionError, match="has no denoiser: its names are such as conv_stem.weight"):
+        conversion.convert("sam-diffsr-x4", other, tmp_path / "model")
+    for option in ({"entry": "ema"}, {"num_labels": 3}, {"tokenizer": "gpt2"}, {"text_model": "a/b"}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))}: got .*, but sam-diffsr-x4 is a pipeline"):
+            convert("sam-diffsr-x4", whole, tmp_path / "model", **option)
 
 
 def spoil(weights: dict, how: str) -> dict:

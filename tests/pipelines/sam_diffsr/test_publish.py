@@ -90,6 +90,23 @@ def test_refreshing_the_code_leaves_weights_and_card_alone(hub, push, pipe, tmp_
     index = json.loads(new["model_index.json"])
     assert {n: new[n] for n in new if n.endswith(".py")} == pipeline_code(index, "")
 
+    # By a folder or a pipeline, too; but never by one of other or edited code.
+    assert push(folder, refresh_code=True).oid == push(pipe, refresh_code=True).oid == after.oid
+    code = folder / "unet" / "modeling_sam_diffsr.py"
+    code.write_bytes(code.read_bytes() + b"# by hand\n")
+    with pytest.raises(ValueError, match=r"modeling_sam_diffsr\.py is not what hf_effmodels .* writes"):
+        push(folder, refresh_code=True)
+    (tmp_path / "empty").mkdir()
+    for other in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match="has no model_index.json, but org/sr is a pipeline"):
+            push(other, refresh_code=True)
+    with pytest.raises(ValueError, match="is a 'RRDBModel', but org/sr holds a 'sam_diffsr'"):
+        push(pipe.condition_encoder, refresh_code=True)
+    for wrong in (b"[1]", b"{", b"\xff"):
+        repo.commit("main", repo.commits[repo.resolve("main")] | {"model_index.json": File(wrong)}, "broken")
+        with pytest.raises(ValueError, match="repo_id: model_index.json of org/sr (holds a list|cannot be read)"):
+            push(None, refresh_code=True)
+
 
 def test_weights_of_an_earlier_upload_do_not_stay(hub, push, pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "shards", max_shard_size="20KB")

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import threading
 
 import pytest
 import torch
@@ -38,6 +37,7 @@ from hf_effmodels.training import evaluate
 
 from ...modeling.tiny.adabin import TINY as ADABIN
 from ...modeling.tiny.bimlp import TINY as BIMLP
+from ...threads import run_together
 
 CASES = {
     "adabin": (AdaBinForImageClassification, "adabin-resnet18", ADABIN["adabin"]),
@@ -263,21 +263,17 @@ def test_changed_weights_are_noticed():
 
 @torch.no_grad()
 def test_threads_and_copies_see_the_same():
-    model, pixels = build().deploy(), images()
-    expected = model(pixels).logits
-    results = [None] * 4
+    model, pixels = build().deploy(), [images() + number for number in range(4)]
+    expected = [model(given).logits for given in pixels]
+    assert not torch.equal(expected[0], expected[1])
 
-    def call(index):
+    def call(given):
         with torch.no_grad():
-            results[index] = model(pixels).logits
+            return model(given).logits
 
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(result, expected) for result in results)
-    assert torch.equal(pickle.loads(pickle.dumps(model))(pixels).logits, expected)
+    together = run_together(model, [lambda given=given: call(given) for given in pixels])
+    assert all(torch.equal(*pair) for pair in zip(together, expected, strict=True))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(pixels[1]).logits, expected[1])
 
 
 @pytest.mark.parametrize("native", [True, False])
