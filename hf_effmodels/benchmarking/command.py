@@ -30,6 +30,8 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
     for mode in arguments.mode:
         if mode in ("train", "detect") and arguments.backends != ["eager"]:
             raise ValueError(f"--backends: got {','.join(arguments.backends)}, accepted is eager when mode is {mode}.")
+    if "bare-convolutions" in arguments.against and set(arguments.mode) != {"infer"}:
+        raise ValueError(f"--mode: got {','.join(arguments.mode)}, accepted is infer against bare-convolutions.")
     if "train" in arguments.mode and arguments.folded:
         raise ValueError("--folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
     for name, most in MOST.items():

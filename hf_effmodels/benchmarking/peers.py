@@ -307,7 +307,7 @@ PEERS = {
     "ours": Peer(ours, None),
     "timm": Peer(timm, TIMM),
     "official-like": Peer(official_like, OFFICIAL_LIKE),
-    "bare-convolutions": Peer(bare_convolutions, ("vanillanet",)),
+    "bare-convolutions": Peer(bare_convolutions, ("vanillanet", "gold_yolo")),
     "convolutions-per-image": Peer(convolutions_per_image, ("parameternet",)),
     "ghostnet": Peer(ghostnet, ("parameternet",)),
     "ghostnet-official-like": Peer(ghostnet_official_like, ("parameternet",)),

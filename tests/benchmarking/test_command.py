@@ -162,6 +162,7 @@ def test_the_command_prints_and_measures_what_was_planned(monkeypatch, capsys, t
         (["--against", "ours"], "--against: got 'ours', accepted are timm"),
         (["--against", "llama"], "--against: llama has no ghostnet-0.5x; it has peers of pangu_pi"),
         (["--backends", "onnx", "--mode", "train"], "--backends: got onnx, accepted is eager when mode is train"),
+        (["--against", "bare-convolutions", "--mode", "infer,train"], "--mode: got infer,train, accepted is infer"),
         (["--output", __file__], "--output: .* is a file"),
     ],
 )
@@ -214,7 +215,7 @@ def test_peers_stand_beside_what_they_have_something_for():
     assert model_type("srdiff-x4") == "sam_diffsr" and model_type("pyramidvig-s") == "pyramidvig"
     assert has_peer("ours", "srdiff-x4") and has_peer("official-like", "srdiff-x4")
     assert has_peer("timm", "tinynet-e") and not has_peer("timm", "vig-s")
-    assert not has_peer("bare-convolutions", "ghostnet-0.5x")
+    assert has_peer("bare-convolutions", "gold-yolo-n") and not has_peer("bare-convolutions", "ghostnet-0.5x")
     check("llama", ["ghostnet-0.5x", "pangu-pi-15m"])
     assert timm_name("tinynet-e") == "tinynet_e" and timm_name("ghostnetv2-1.3x") == "ghostnetv2_130"
     with pytest.raises(ValueError, match="unknown preset 'nope'"):

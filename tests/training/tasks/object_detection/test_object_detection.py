@@ -1,6 +1,7 @@
 """Data of every form, its errors, augmentation, average precision, and a run of Gold-YOLO."""
 
 import json
+import weakref
 from unittest.mock import patch
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
 
+import hf_effmodels
 from hf_effmodels.metrics.coco_ap import Detections, average_precision, confusion
 from hf_effmodels.training import evaluate, main
 from hf_effmodels.training.data.classes import numbered_as
@@ -19,11 +21,12 @@ from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
 from hf_effmodels.training.tasks.object_detection.arguments import DetectionAugmentationArguments, DetectorArguments
 from hf_effmodels.training.tasks.object_detection.data import DetectionDataArguments, load_data, load_evaluation_data
 from hf_effmodels.training.tasks.object_detection.evaluation import _truth as truth_of
-from hf_effmodels.training.tasks.object_detection.evaluation import postprocess
+from hf_effmodels.training.tasks.object_detection.evaluation import measure, postprocess
 from hf_effmodels.training.tasks.object_detection.models import load_detector
 from hf_effmodels.training.tasks.object_detection.transforms import DetectionCollator, DetectionDataset
 from hf_effmodels.training.tasks.object_detection.transforms import _squared as squared
 
+from ....modeling.tiny.gold_yolo import TINY
 from ....processes import run_in_two
 from ..contract import history, weights
 
@@ -259,6 +262,26 @@ def test_average_precision_is_that_of_its_definition():
     assert average_precision(crowd, ignored, ["a"]).metrics["map"] == pytest.approx(1)
 
 
+def test_evaluations_keep_boxes_and_no_images():
+    alive, most = [], 0
+
+    class Images(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, number):
+            nonlocal most
+            image = np.full((24, 32, 3), number, dtype=np.uint8)
+            alive.append(weakref.ref(image))
+            most = max(most, sum(reference() is not None for reference in alive))
+            return {"image": image, "rows": np.array([[0, *CORNERS]]), "crowd": np.zeros((0, 5)), "index": number}
+
+    model = hf_effmodels.create_model("gold-yolo-n", **TINY["gold_yolo"], num_labels=2)
+    processor = hf_effmodels.create_image_processor("gold-yolo-n", image_size=32)
+    measured = measure(model, processor, Images(), batch_size=2, threshold=0.0)
+    assert measured.metrics["samples"] == 12 and most <= 4  # a batch, and the one before it
+
+
 def test_the_confusion_matrix_counts_what_was_taken_for_what():
     truth = [detections([[0, 0, 10, 10], [20, 20, 40, 40]], [0, 1])]
     found = [detections([[0, 0, 10, 9], [50, 50, 60, 60], [20, 20, 40, 40]], [1, 0, 1], [0.9, 0.8, 0.1])]
@@ -413,8 +436,6 @@ def test_detectors_that_are_not_ours_learn_over_a_backbone_that_is(detector, con
 )
 def test_wrong_arguments_end_before_anything_is_written(more, message, tmp_path):
     if "--teacher" in more:
-        import hf_effmodels
-
         fields = {"hidden_sizes": [4, 8, 8, 12, 16], "depths": [1] * 4, "neck_hidden_sizes": [8, 4, 8, 16]}
         labels = {"num_labels": 3}
         if "TURNED" in more:
