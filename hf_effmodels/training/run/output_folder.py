@@ -309,7 +309,7 @@ def clear_output_folder(folder: Path) -> None:
 def write_run(folder: Path, config: dict) -> None:
     """Write the resolved arguments as a recipe."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=119)
-    write_text(folder / RUN_FILE, f"{_HEADER}. accelerate launch scripts/train.py --config takes it.\n{text}")
+    write_text(folder / RUN_FILE, f"{_HEADER}. hf-effmodels train --config takes it.\n{text}")
 
 
 def _has_average(folder: Path) -> bool:
