@@ -23,6 +23,7 @@ import hf_effmodels
 from hf_effmodels.modeling.adabin.configuration_adabin import AdaBinConfig
 from hf_effmodels.modeling.adabin.modeling_adabin import AdaBinForImageClassification
 from hf_effmodels.modeling.adabin.progressive_training import surrogate_at
+from hf_effmodels.modeling.layers.adder import AdderConv2d
 from hf_effmodels.modeling.layers.binary import (
     BinaryConv2d,
     BinaryLinear,
@@ -219,3 +220,13 @@ def test_what_is_skipped_and_which_rules_hold():
 def test_wrong_configurations_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         hf_effmodels.get_config("adabin-resnet18", **{**TINY["adabin"], **wrong})
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("weights", ["equalized", "scaled", "centered", None], ids=str)
+def test_gradients_have_the_strides_of_the_weights(weights, kernel):
+    """Those of sizes of one, too: else torch's data parallel training warns in every run."""
+    layer = AdderConv2d(4, 6, kernel) if weights is None else BinaryConv2d(4, 6, kernel, weights=weights)
+    layer.to(memory_format=torch.channels_last)
+    layer(torch.randn(2, 4, 5, 5)).sum().backward()
+    assert layer.weight.grad.stride() == layer.weight.stride() == (4 * kernel**2, 1, 4 * kernel, 4)

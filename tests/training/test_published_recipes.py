@@ -1152,7 +1152,10 @@ def test_the_recipes_that_are_published_are_known():
     own = (
         "quickstart/",
         "sam_diffsr/small",
+        "adabin/digits",
         "addernet/cifar10_small",
+        "addernet/digits",
+        "bimlp/digits",
         "tinysam/shapes_teacher",
         "cdfkd_mfs/digits",
         "dtop/digits",

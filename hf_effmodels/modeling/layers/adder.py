@@ -18,6 +18,7 @@ from ...kernels.native_adder import applies_to as native_applies_to
 from ...kernels.native_adder import forward as native_forward
 from ...kernels.native_adder import input_gradient as native_input_gradient
 from ...kernels.native_geometry import check_channels
+from .gradient_strides import in_strides_of
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -141,6 +142,7 @@ class _Adder(torch.autograd.Function):
             of_weight = adder_weight_gradient(inputs, weight, gradient, *ctx.geometry)
             if ctx.eta is not None:
                 of_weight = scale_gradient(of_weight, ctx.eta)
+            of_weight = in_strides_of(of_weight, weight)
         return of_inputs, of_weight, None, None, None
 
 

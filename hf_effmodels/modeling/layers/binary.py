@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .gradient_strides import latent
 from .reparameterization import norm_scale_and_shift
 
 # ------------------------------------------------------------------------------- straight-through estimators
@@ -235,7 +236,7 @@ class BinaryRules:
 
     def binary_weight(self) -> torch.Tensor:
         """The weights that the layer computes with."""
-        return binarized_weights(self.weight, self.weight_rule, self.gain, self.sharpness)
+        return binarized_weights(latent(self.weight), self.weight_rule, self.gain, self.sharpness)
 
     @torch.no_grad()
     def precision(self) -> str:
