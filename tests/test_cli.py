@@ -316,6 +316,58 @@ def test_what_a_function_says_is_said_in_the_words_of_the_command(good, refused,
     assert "--task: got 'x'" in refused("list", "--task", "x")
 
 
+def test_every_option_of_publish_and_export_reaches_the_function(good, monkeypatch, capsys, refused):
+    asked = []
+
+    def instead(name, result):
+        def call(*given, **options):
+            asked.append((name, given, options))
+            return result
+
+        return call
+
+    commit = type("Commit", (), {"pr_url": None, "commit_url": "the commit"})
+    monkeypatch.setattr("hf_effmodels.hub.publish", instead("publish", commit))
+    monkeypatch.setattr("hf_effmodels.hub.space.publish_space", instead("space", commit))
+    own = ["--license", "mit", "--private", "--token", "hf_x"]
+    assert cli.main(["publish", str(good), "org/net", *own, "--revision", "dev", "--refresh-code"]) == 0
+    (_, given, options), how = asked.pop(), {"token": "hf_x", "private": True}
+    assert given == (str(good), "org/net") and options == {
+        **how, "license": "mit", "revision": "dev", "create_pr": False, "refresh_code": True
+    }  # fmt: skip
+    assert cli.main(["publish", str(good), "org/net", *own, "--space"]) == 0
+    assert asked == [("publish", (str(good), "org/net"), {**how, "license": "mit"}), ("space", ("org/net",), how)]
+    asked.clear()
+    assert capsys.readouterr().out == "the commit\n" * 2
+    assert "--space: does not go with --create-pr" in refused("publish", good, "org/net", "--space", "--create-pr")
+
+    monkeypatch.setattr("hf_effmodels.edge.export", instead("export", {"done": "yes"}))
+    size = ["--image-size", "48", "--precision", "fp16", "--calibrate", "photos", "--min-agreement", "0.7"]
+    assert cli.main(["export", str(good), "out", "--format", "onnx", *size]) == 0
+    ((_, given, options),) = asked
+    assert given == (str(good), "out", "onnx")
+    assert options == {
+        "processor": None, "image_size": 48, "precision": "fp16", "calibration": "photos", "min_agreement": 0.7
+    }  # fmt: skip
+    asked.clear()
+    monkeypatch.setattr("hf_effmodels.edge_detection.export_detector", instead("detector", {"done": "yes"}))
+    limits = ["--nms", "--threshold", "0.1", "--nms-threshold", "0.2", "--max-detections", "7", "--image-size", "48"]
+    assert cli.main(["export", str(good), "out", "--format", "onnx", *limits]) == 0
+    ((_, given, options),) = asked
+    chosen = options["suppression"]
+    assert (chosen.threshold, chosen.nms_threshold, chosen.max_detections) == (0.1, 0.2, 7)
+    assert options["image_size"] == (48, 48) and given[1:] == ("out", "onnx")
+    capsys.readouterr()
+    assert "unknown argument '--tas'; nearest: --task" in refused("list", "--tas", "x")  # no half of an option
+
+
+def test_what_runs_as_a_program_sees_its_own_words_and_leaves_those_of_others(monkeypatch):
+    seen, before = [], sys.argv
+    monkeypatch.setattr("hf_effmodels.training.main", lambda: seen.append(sys.argv))
+    assert cli.main(["train", "--config", "x"]) == 0
+    assert seen == [["hf-effmodels train", "--config", "x"]] and sys.argv is before
+
+
 def test_the_package_runs_as_a_module_as_the_command_does(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["hf_effmodels", "list", "vanillanet-6"])
     with pytest.raises(SystemExit) as ended:

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
@@ -20,6 +21,7 @@ from hf_effmodels.compression.pruning.vision_widths import part_macs, prune_part
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
 from hf_effmodels.models import create_image_processor
+from hf_effmodels.training.tasks.image_classification.data import DataArguments, load_data
 
 
 def whole() -> DeViTForImageClassification:
@@ -159,6 +161,15 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
     report = json.loads((parts / "parts.json").read_text())["parts"]
     assert [part["classes"] for part in report] == [["7", "3", "2", "8", "5"], ["6", "9", "4", "0", "1"]]
     assert "--classes 7 3 2 8 5" in said and str(parts / "part1") in said
+    # Measured on the second half of 70 pictures of its classes, drawn from the seed.
+    pictures, prepare = load_data(DataArguments(dataset="digits"))[0], create_image_processor("devit-s", image_size=16)
+    for part in report:
+        group = np.array(part["classes"], dtype=int)
+        drawn = np.random.default_rng(0).permutation(np.flatnonzero(np.isin(pictures.labels, group)))[35:70]
+        seen = prepare([pictures.read(number, 3) for number in drawn], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            answers = group[whole()(seen).logits[:, group].argmax(-1)]
+        assert part["accuracy_before"] == pytest.approx((answers == pictures.labels[drawn]).mean())
     pixels = torch.randn(2, 3, 16, 16)
     sent = []
     for number, part in enumerate(report):

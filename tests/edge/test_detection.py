@@ -200,6 +200,7 @@ def test_the_command_line_suppresses_when_asked(tmp_path, capsys):
     assert (report["threshold"], report["max_detections"], report["image_size"]) == (0.3, 5, [96, 96])
     detect = load_detector(tmp_path / "out")
     assert len(detect(photograph())) == 5 and detect.suppression.threshold == 0.3
+    assert detect.image_processor.size == {"height": 96, "width": 96}
     photograph().save(tmp_path / "a.png")
     found = [{"label": b["label"], "score": b["score"], **b["box"]} for b in detect(photograph())]
     limit = found[2]["score"]

@@ -58,6 +58,9 @@ def test_integers_are_in_the_graph_and_the_answers_near(exported, model_folder, 
     graph = onnx.load(folder / "int8" / "model.onnx").graph
     kinds = {tensor.data_type for tensor in graph.initializer}
     assert onnx.TensorProto.INT8 in kinds and "DequantizeLinear" in {node.op_type for node in graph.node}
+    sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    scales = [sizes[node.input[1]] for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert any(size and size[0] > 1 for size in scales), "weights have a scale for each channel"
     # The agreement by hand, on every fourth picture.
     model, processor = edge.load_source(str(model_folder))
     program = edge.load(folder / "int8")

@@ -36,6 +36,9 @@ def test_exported_graphs_answer_points_boxes_and_masks(name, backend, tmp_path):
         scale = expected.logits.std()
         assert (got.logits - expected.logits).abs().max() < 1e-3 * scale
         torch.testing.assert_close(got.scores, expected.scores, atol=1e-3, rtol=1e-3)
+    asked = {"image_embeddings": torch.zeros(1, 1, 1, 1), "input_points": torch.zeros(1, 1, 1, 2)}
+    with pytest.raises(ValueError, match="multimask_output: got False, it was exported with True"):
+        exported(**asked, multimask_output=False)
     # Everything in an image, through the graphs.
     counts = []
     for any_model in (model, exported):

@@ -68,7 +68,7 @@ def numbered_as(source, own: Sequence[str], remedy: str):
         ) from None
     if numbers == list(range(len(own))):
         return source
-    return replace(source, names=[own[number] for number in sorted(numbers)], numbers=tuple(numbers))
+    return replace(source, names=list(own), numbers=tuple(numbers))
 
 
 def same_classes(names: Sequence[str], own: Sequence[str]) -> bool:

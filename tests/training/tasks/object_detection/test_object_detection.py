@@ -19,7 +19,12 @@ from hf_effmodels.training.data.digit_canvases import CANVASES
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
 from hf_effmodels.training.tasks.object_detection.arguments import DetectionAugmentationArguments, DetectorArguments
-from hf_effmodels.training.tasks.object_detection.data import DetectionDataArguments, load_data, load_evaluation_data
+from hf_effmodels.training.tasks.object_detection.data import (
+    DetectionDataArguments,
+    DetectionImages,
+    load_data,
+    load_evaluation_data,
+)
 from hf_effmodels.training.tasks.object_detection.evaluation import _truth as truth_of
 from hf_effmodels.training.tasks.object_detection.evaluation import measure, postprocess
 from hf_effmodels.training.tasks.object_detection.models import load_detector
@@ -195,6 +200,13 @@ def test_a_mixed_mosaic_has_the_boxes_of_both_and_flips_are_those_asked_for():
     assert np.array_equal(flipped["image"], plain["image"][::-1])
     height, rows = len(plain["image"]), plain["rows"]
     assert np.array_equal(flipped["rows"][:, [2, 4]], height - rows[:, [4, 2]])
+    # A box that shrinks with its image is no small rest of it.
+    middle = DetectionImages(
+        [0], lambda row: Image.new("RGB", (64, 64)), lambda row, size: ([[16, 16, 48, 48]], [0], None), ["a"], "x"
+    )
+    scaled = DetectionAugmentationArguments(scale=0.9, horizontal_flip=0)
+    rows = [DetectionDataset(middle, scaled, 64, epochs=30, seed=1)[number]["rows"] for number in range(30)]
+    assert all(len(one) == 1 for one in rows) and min(one[0, 3] - one[0, 1] for one in rows) < 10
     # In the middle of a square: two pixels above and one on the left.
     image, moved = squared(np.zeros((2, 4, 3), np.uint8), np.array([[5, 0, 0, 4, 2.0]]), 6)
     assert moved.tolist() == [[5, 1, 2, 5, 4]] and (image == 0).all(2).nonzero()[0].min() == 2

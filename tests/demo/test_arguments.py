@@ -1,0 +1,54 @@
+"""What `hf-effmodels demo` asks of the app; gradio itself is not needed for it."""
+
+import socket
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from hf_effmodels.cli import main
+from hf_effmodels.demo import command
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    calls = []
+    app = SimpleNamespace(block_thread=lambda: calls.append("waits"))
+
+    def launch(app, **options):
+        calls.append(options)
+        return None, "http://here", None
+
+    monkeypatch.setattr(command, "open_app", lambda source, **options: calls.append((source, options)) or app)
+    monkeypatch.setitem(sys.modules, "hf_effmodels.demo.app", SimpleNamespace(launch=launch))
+    return calls
+
+
+def test_the_app_is_served_where_and_how_it_is_asked_for(launched, capsys):
+    assert main(["demo", "out"]) == 0
+    (source, options), where, waits = launched
+    assert (source.name, source.trust_remote_code) == ("out", False) and waits == "waits"
+    assert options == {"task": None, "device": None, "examples": None}
+    plain = {"prevent_thread_lock": True, "inbrowser": False, "quiet": True}
+    assert where == {"server_name": "127.0.0.1", "server_port": None, **plain}  # gradio looks for the next free one
+    said = capsys.readouterr()
+    assert said.out == "http://here    (Ctrl+C ends it)\n" and not said.err
+    launched.clear()
+    assert main(["demo", "out", "--host", "0.0.0.0", "--port", "81", "--open", "--task", "x", "--revision", "r"]) == 0
+    (source, options), where, _ = launched
+    assert source.revision == "r" and options["task"] == "x"
+    assert (where["server_name"], where["server_port"], where["inbrowser"]) == ("0.0.0.0", 81, True)
+    assert "whoever reaches 0.0.0.0 can use the model" in capsys.readouterr().err
+
+
+def test_port_zero_is_one_that_is_free(launched):
+    assert main(["demo", "out", "--port", "0"]) == 0
+    port = launched[1]["server_port"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", port))
+    assert port > 0 and main(["demo", "out", "--port", "-1"]) == main(["demo", "out", "--port", "65536"]) == 2
+
+
+def test_an_app_is_called_as_the_folder_or_the_repository_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command._title(".") == tmp_path.name and command._title("org/net/") == "net"
