@@ -1,7 +1,7 @@
 r"""The measurements of docs/systems/cbq.md and docs/systems/bitnet158.md.
 
     hf-effmodels train --config bitnet158/tinyshakespeare --bitnet none --output_dir MODEL --dataset TEXT \
-        --tokenizer train:512 --num_train_epochs 4 --learning_rate 3e-3 --min_lr 3e-4 --model_config '{"hidden_size":
+        --tokenizer train:512 --num_train_epochs 8 --learning_rate 3e-3 --min_lr 3e-4 --model_config '{"hidden_size":
         128, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32,
         "intermediate_size": 384, "max_position_embeddings": 512, "tie_word_embeddings": true}'
     python docs/evidence/quantization.py methods TEXT OUTPUT MODEL   # perplexity of each method, seeds, ablation
@@ -10,6 +10,7 @@ r"""The measurements of docs/systems/cbq.md and docs/systems/bitnet158.md.
     python docs/evidence/quantization.py decode  TEXT OUTPUT         # tokens per second and memory of packed layers
     python docs/evidence/quantization.py cost    TEXT OUTPUT         # time and memory against the number of blocks
     python docs/evidence/quantization.py cost    TEXT OUTPUT --width 768 --samples 64 512 --blocks 2 3
+    python docs/evidence/quantization.py tables  TEXT OUTPUT         # what OUTPUT holds: means and deviations
 
 TEXT is a plain text file (tinyshakespeare in the docs), MODEL a trained language model, PICTURES a folder with
 CIFAR-10 as train.parquet and test.parquet, OUTPUT a folder. Each result is appended to OUTPUT/<name>.jsonl and printed
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
 import numpy as np
 import torch
@@ -271,6 +272,34 @@ def halves(text: Path, tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.tensor(tokenizer(part, verbose=False)["input_ids"]) for part in parts)
 
 
+#: File -> what its rows are of, and what was measured.
+COLUMNS = {
+    "methods": (("setting", "change", "method"), ("perplexity_after", "output_error", "cpu_seconds")),
+    "ternary": (("width", "scale", "block_weights"), ("loss", "cpu_seconds")),
+    "vision": (("width", "scale", "block_weights"), ("accuracy", "cpu_seconds")),
+    "cost": (("width", "samples", "blocks", "parameters"), ("cpu_seconds", "megabytes_before", "peak_megabytes")),
+}
+
+
+def show_tables(text: Path, output: Path, seeds: list[int]) -> None:
+    """Each result as a table in Markdown: the mean of the seeds, the deviation of a sample, how many there are."""
+    for name, (of, measured) in COLUMNS.items():
+        rows, file = {}, output / f"{name}.jsonl"
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+            row = json.loads(line)
+            rows.setdefault(tuple(str(row[key]) for key in of), []).append([row[key] for key in measured])
+        if rows:
+            print(
+                "", "|".join(["", *of, *measured, "seeds", ""]), "|---" * (len(of) + len(measured) + 1) + "|", sep="\n"
+            )
+        for key, values in sorted(rows.items()):
+            columns = [
+                "" if None in each else f"{mean(each):.4g}" + (f" ± {stdev(each):.2g}" if len(each) > 1 else "")
+                for each in zip(*values, strict=True)
+            ]
+            print("|".join(["", *key, *columns, str(len(values)), ""]))
+
+
 def is_there(file: Path, row: dict) -> bool:
     """Whether a result with these values has been written."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
@@ -292,6 +321,7 @@ if __name__ == "__main__":
         "decode": decode,
         "cost": cost,
         "cost-of": cost_of,
+        "tables": show_tables,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=tables)

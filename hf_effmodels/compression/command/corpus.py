@@ -5,14 +5,15 @@ import argparse
 from .words import count
 
 
-def add_corpus(sub: argparse.ArgumentParser) -> None:
+def add_corpus(sub: argparse.ArgumentParser, text_unit: str = "line") -> None:
+    """Declare the options; what a model reads as it did in training is by default a `document`, as it is there."""
     sub.add_argument(
         "--dataset", help="a text file, a folder, a Hub id, or pydoc_topics, as the causal-lm recipes take it"
     )
     sub.add_argument("--dataset-config", help="configuration of the data set on the Hub")
     sub.add_argument("--split", default="train", help="split of the data set")
     sub.add_argument("--text-column", help="column of the texts")
-    sub.add_argument("--text-unit", default="line", choices=("document", "paragraph", "line"), help="of text files")
+    sub.add_argument("--text-unit", default=text_unit, choices=("document", "paragraph", "line"), help="of text files")
     sub.add_argument("--streaming", action="store_true", help="read the data set while it is used")
     sub.add_argument("--max-documents", type=count, help="use only the first documents")
 

@@ -28,7 +28,7 @@ def add(command) -> None:
     sub.add_argument("--batch-size", type=count, default=8, help="sequences of a calibration batch")
     sub.add_argument("--block-size", type=count, default=256, help="tokens of a calibration sequence")
     sub.add_argument("--seed", type=from_zero, default=0)
-    add_corpus(sub)
+    add_corpus(sub, "document")
     add_output(sub)
 
 
@@ -150,11 +150,11 @@ def calibration_batches(arguments, tokenizer) -> list:
     wanted = arguments.calibration_batches * arguments.batch_size
     train, _ = find_texts(arguments)
     # Enough documents for the blocks, and no more: the corpus may be large.
-    texts, size = [], 0
+    texts, left = [], 8 * (wanted + 1) * arguments.block_size
     for row in islice(train, arguments.max_documents):
-        texts.append(row["text"] or "")
-        size += len(texts[-1])
-        if size > 8 * (wanted + 1) * arguments.block_size:
+        texts.append((row["text"] or "")[:left])
+        left -= len(texts[-1])
+        if left <= 0:
             break
     blocks = PackedBlocks(
         datasets.Dataset.from_dict({"text": texts}),

@@ -105,7 +105,7 @@ def _parser() -> Parser:
     parser.add_argument("--images", help="folder of pictures that a vision transformer is calibrated on")
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, ...")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    add_corpus(parser)
+    add_corpus(parser, "document")
     return parser
 
 

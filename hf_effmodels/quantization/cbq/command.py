@@ -103,7 +103,7 @@ def _parser() -> Parser:
     how.add_argument("--blocks", help="name of the list of blocks, where it is not found")
     defaults = CbqSettings()
     how.set_defaults(**{f.name: getattr(defaults, f.name) for f in fields(CbqSettings) if f.name != "format"})
-    add_corpus(parser)
+    add_corpus(parser, "document")
     return parser
 
 
@@ -214,11 +214,11 @@ def _segments(rows, tokenizer, arguments, wanted: int, name: str):
 
     from ...training.data.text.packing import Block, Encoder, PackedBlocks, Separators
 
-    texts, size = [], 0
+    texts, left = [], _BYTES_PER_TOKEN * (wanted + 1) * arguments.segment_length
     for row in islice(rows, arguments.max_documents):
-        texts.append(row["text"] or "")
-        size += len(texts[-1])
-        if size > _BYTES_PER_TOKEN * (wanted + 1) * arguments.segment_length:
+        texts.append((row["text"] or "")[:left])  # a document may be large
+        left -= len(texts[-1])
+        if left <= 0:
             break
     separators = Separators.of(tokenizer)
     try:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from hf_effmodels import cli
 from hf_effmodels.hub.contents import model_files
-from hf_effmodels.quantization.cbq import store
+from hf_effmodels.quantization.cbq import quantization, store
 
 from ..conftest import SIZES
 
@@ -41,8 +41,15 @@ def arguments(place, out, *more):
 
 
 def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys, monkeypatch):
-    out = tmp_path / "out"
+    out, quantize, read = tmp_path / "out", quantization.quantize, []
+    monkeypatch.setattr(
+        quantization,
+        "quantize",
+        lambda model, batches, *a, **k: (read.extend(batches), quantize(model, batches, *a, **k))[1],
+    )
     assert cli.main(arguments(place, out, "--bits", "4", "--json", "--license", "mit")) == 0
+    # The text as it stands, as training reads it: nothing is put between its lines.
+    assert all(text in TEXT for text in AutoTokenizer.from_pretrained(out).batch_decode(read[0]))
     report = json.loads(capsys.readouterr().out)
     assert report["method"] == "cbq" and report["bytes"] < report["bytes_before"]
     assert report["config"]["epochs"] == 1 and report["perplexity_after"] > 1

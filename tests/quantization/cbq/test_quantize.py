@@ -285,6 +285,9 @@ def test_what_cannot_be_quantised_is_named_before_any_work(dense, samples, tmp_p
     broken = dense()
     broken.model.layers[2].mlp.up_proj.weight.data[0, 0] = float("nan")
     refused(broken, "model.layers.2.mlp.up_proj is not finite")
+    empty = dense(torch.float16)  # which has no number as small as the smallest step
+    empty.model.layers[1].mlp.up_proj.weight.data[3] = 0
+    refused(empty, "model.layers.1.mlp.up_proj: it has steps that are zero", method="rtn")
     done = quantize(dense(), None, CbqConfig(group_size=32, method="rtn"))
     done.save(tmp_path / "done")
     refused(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "done"), "quantised already.*compressed")
