@@ -224,6 +224,8 @@ class Architecture(Entry):
         base_models: of models whose official files hold only what `freeze_base()` leaves trainable: part of the
             configuration -> where that part is by default (a Hub id), None where it must be said. `hub.convert` then
             takes `<part>_model`, the command `--<part>-model`.
+        in_halves: it is made around any other network (its configuration's `network`), and there are bytes between its
+            two halves (`model.halves()`), so that it is no single graph.
     """
 
     model_type: str
@@ -234,6 +236,7 @@ class Architecture(Entry):
     processor: str | None = None
     stock_processor: str | None = None
     base_models: Mapping[str, str | None] = field(default_factory=lambda: _EMPTY)
+    in_halves: bool = False
 
     @property
     def key(self) -> str:

@@ -375,7 +375,7 @@ def _check_plain(arguments, what: str, names: Sequence[str] = _OF_ONE_GRAPH) -> 
 
 def _halves(arguments):
     """Head and tail: those of `split`, or of a coded classifier; None where MODEL is neither."""
-    from .registry import COMPOSED
+    from .registry import is_in_halves
 
     if arguments.checkpoint is not None or arguments.preset in list_models():
         return None
@@ -391,7 +391,7 @@ def _halves(arguments):
     from .hub.ids import reading
 
     with reading("MODEL", arguments.preset):
-        if AutoConfig.from_pretrained(arguments.preset).model_type not in COMPOSED:
+        if not is_in_halves(AutoConfig.from_pretrained(arguments.preset).model_type):
             return None
     _check_plain(arguments, "halves")
     model, processor = load_classifier(arguments.preset)

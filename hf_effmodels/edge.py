@@ -30,12 +30,13 @@ from transformers.utils import ModelOutput
 
 from . import edge_int8
 from ._files import check_folder, whole_folder
+from ._image_size import blaming_image_size
 from .edge_files import as_one_file, halve, size_of, summed_up, write_readme
 from .edge_formats import TOLERANCES, Format, check_format, check_precision
 from .hub.ids import reading
 from .hub.wrappers import unwrap, unwrap_parts
-from .models import blaming_image_size, create_image_processor, create_model, list_models, model_info, sized_processor
-from .registry import COMPOSED
+from .models import create_image_processor, create_model, list_models, model_info, sized_processor
+from .registry import is_in_halves
 
 
 @dataclass
@@ -140,7 +141,7 @@ def export(
     folder = Path(folder)
     check_folder(folder)
     model, processor = load_source(source, processor)
-    if model.config.model_type in COMPOSED:
+    if is_in_halves(model.config.model_type):
         raise ValueError(
             f"source: a {type(model).__name__} makes bytes between its halves, which no graph can; "
             "edge_halves.export_halves(*model.halves(), folder) exports what is before and behind them."

@@ -18,11 +18,12 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor
 
 from ._files import check_folder, whole_folder, write_json
+from ._image_size import blaming_image_size
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 from .hub.wrappers import unwrap, unwrap_parts
 from .images import read_image
 from .modeling.layers.nms import nms
-from .models import blaming_image_size, sized_processor
+from .models import sized_processor
 
 FACTS, GRAPH = "detector.json", "detector"
 #: So near are boxes, in pixels of the network's input, and scores of graph and model.

@@ -8,8 +8,7 @@ import functools
 import importlib.util
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -345,23 +344,6 @@ def sized_processor(processor, size: int | tuple[int, int]):
             )
         setattr(processor, name, {key: width if key == "width" else height for key in keys})
     return processor
-
-
-@contextmanager
-def blaming_image_size(size: int | tuple[int, int] | None) -> Iterator[None]:
-    """Within it a network is tried with images of a size: what it says of pixels is said of `image_size`.
-
-    Args:
-        size: side, or (height, width); None for the model's own.
-    """
-    try:
-        yield
-    except ValueError as error:
-        argument, colon, said = str(error).partition(": ")
-        if not colon or argument != "pixel_values":
-            raise
-        given = "" if size is None else f"got {'×'.join(map(str, [size] * 2 if isinstance(size, int) else size))}; "
-        raise ValueError(f"image_size: {given}{said}") from error
 
 
 def _of_size(settings: Mapping[str, Any], side: int) -> dict[str, dict[str, int]]:

@@ -1,4 +1,5 @@
-"""Collects the entries of all folders of `modeling/` and `pipelines/` and registers them with transformers.
+"""Collects the entries of all folders of `modeling/`, `pipelines/` and `collaboration/codecs/` and registers them with
+transformers.
 
 A folder declares its systems as `ENTRIES` in its `__init__.py`. From them come the registrations with transformers'
 Auto classes, `list_models`, the command line, the tables and the navigation of the docs, and the common tests. Nothing
@@ -14,6 +15,7 @@ from functools import partial
 from . import modeling, pipelines
 from ._imports import Placeholder, register_lazily, when_imported
 from .architecture import Architecture, PipelineEntry, Preset, TaskPipeline
+from .collaboration import codecs
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ TASK_PIPELINES: dict[str, TaskPipeline] = {}
 
 def collect() -> None:
     """Read the `ENTRIES` of the folders into `ARCHITECTURES` and `PIPELINES`; those that are there already stay."""
-    for package, table in ((modeling, ARCHITECTURES), (pipelines, PIPELINES)):
+    for package, table in ((modeling, ARCHITECTURES), (codecs, ARCHITECTURES), (pipelines, PIPELINES)):
         for folder in sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.ispkg):
             for entry in getattr(importlib.import_module(f"{package.__name__}.{folder}"), "ENTRIES", ()):
                 other = table.setdefault(entry.key, entry)
@@ -92,20 +94,9 @@ def register_with_transformers() -> None:
         when_imported("transformers.quantizers.auto", partial(importlib.import_module, module))
 
 
-#: Models that are made of others, of any kind, and have no presets: model_type -> module, configuration, and the class
-#: for each Auto class.
-COMPOSED = {
-    "coded_classifier": (
-        "hf_effmodels.collaboration.codecs.coded",
-        "CodedConfig",
-        {"AutoModelForImageClassification": "CodedForImageClassification"},
-    ),
-    "channel_coded_classifier": (
-        "hf_effmodels.collaboration.codecs.channel_coded",
-        "ChannelCodedConfig",
-        {"AutoModelForImageClassification": "ChannelCodedForImageClassification"},
-    ),
-}
+def is_in_halves(model_type: str) -> bool:
+    """Whether it is a network of this package with bytes between its halves, see `Architecture.in_halves`."""
+    return model_type in ARCHITECTURES and ARCHITECTURES[model_type].in_halves
 
 
 def _ours() -> list[Architecture]:
@@ -121,15 +112,13 @@ def _register_configurations() -> None:
     ours = _ours()
     for architecture in ours:
         register_lazily(CONFIG_MAPPING, architecture.model_type, _placeholder(architecture, "configuration"))
-    for model_type, (module, config, _) in COMPOSED.items():
-        register_lazily(CONFIG_MAPPING, model_type, Placeholder(module, config))
     for architecture in ARCHITECTURES.values():
         if architecture not in ours:
             logger.warning(
                 "transformers has a model of its own called %r: it is used by the Auto classes; hf_effmodels' stays "
                 "available as hf_effmodels.%s.",
                 architecture.model_type,
-                architecture.auto_classes["AutoModel"],
+                next(iter(architecture.auto_classes.values())),
             )
 
 
@@ -144,11 +133,6 @@ def _register_models() -> None:
             register_lazily(mapping, configuration, _placeholder(architecture, "modeling", name))
             # Pipelines and the Trainer look classes up by name, in the tables that the mappings are made of.
             mapping._model_mapping.setdefault(architecture.model_type, name)
-    for model_type, (module, config, classes) in COMPOSED.items():
-        for auto_class, name in classes.items():
-            mapping = getattr(modeling_auto, auto_class)._model_mapping
-            register_lazily(mapping, Placeholder(module, config), Placeholder(module, name))
-            mapping._model_mapping.setdefault(model_type, name)
     for architecture in _ours():
         for task in architecture.tasks:
             # The Trainer shifts the labels for label smoothing where the class's name is in this table, and nowhere

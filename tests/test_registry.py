@@ -14,6 +14,7 @@ import hf_effmodels
 from hf_effmodels import pipelines, registry
 from hf_effmodels._imports import LazyContent, Placeholder, register_lazily
 from hf_effmodels.architecture import METRICS, TASKS, Preset, Published
+from hf_effmodels.collaboration import codecs
 from hf_effmodels.registry import ARCHITECTURES, PIPELINES, TASK_PIPELINES
 
 GHOSTNET, PANGU, ADEM = (ARCHITECTURES[name].config_class for name in ("ghostnet", "pangu_pi", "adem_vl"))
@@ -113,7 +114,7 @@ def test_ours_steps_back_where_transformers_has_taken_the_name(monkeypatch, capl
     monkeypatch.setattr(mapping, "_extra_content", {})
     with caplog.at_level(logging.WARNING, logger="hf_effmodels.registry"):
         registry._register_configurations()
-    assert set(mapping._extra_content) == (ARCHITECTURES | registry.COMPOSED).keys() - {"ghostnet"}
+    assert set(mapping._extra_content) == ARCHITECTURES.keys() - {"ghostnet"}
     (message,) = [record.getMessage() for record in caplog.records]
     assert "its own called 'ghostnet'" in message and "hf_effmodels.GhostNetModel" in message
     for module, auto, register in (
@@ -146,9 +147,9 @@ def test_only_image_processors_whose_backend_is_installed_are_offered(monkeypatc
 
 
 def test_the_folders_are_the_only_list():
-    for package, table in ((hf_effmodels.modeling, ARCHITECTURES), (pipelines, PIPELINES)):
+    for packages, table in (((hf_effmodels.modeling, codecs), ARCHITECTURES), ((pipelines,), PIPELINES)):
         folders = {entry.package for entry in table.values()}
-        assert folders <= {f"{package.__name__}.{entry.name}" for entry in table.values()}
+        assert folders <= {f"{package.__name__}.{entry.name}" for entry in table.values() for package in packages}
         for key, entry in table.items():
             assert key == entry.key
             assert {preset.model_type for preset in entry.presets.values()} == {key}

@@ -8,7 +8,7 @@ import torch
 from hf_effmodels import adapters, quantization
 from hf_effmodels.compression import tokens
 from hf_effmodels.quantization import convert_to_bitlinear, quantize_adder, quantize_promptable
-from hf_effmodels.registry import ARCHITECTURES, COMPOSED, PIPELINES, TASK_PIPELINES
+from hf_effmodels.registry import ARCHITECTURES, PIPELINES, TASK_PIPELINES
 
 from .adapters import test_adem
 from .collaboration import test_codec_training
@@ -52,7 +52,7 @@ OWN = {
     "spark": test_spark.test_threads_do_not_see_each_others_masks,
     "tinysam": test_tinysam.test_threads_share_a_model,
     **dict.fromkeys(("fastmim", "localmim", "simmim"), MASKED),
-    **dict.fromkeys(COMPOSED, CODED),
+    **dict.fromkeys((a.model_type for a in ARCHITECTURES.values() if a.in_halves), CODED),
     "delvm": test_delvm.test_threads_share_a_pipeline,
     "sam_diffsr": test_sam_diffsr.test_threads_share_a_pipeline_and_get_what_they_would_get_alone,
     "hierarchical-mask-generation": test_predictor.test_threads_share_an_image_and_a_predictor,
@@ -105,5 +105,5 @@ def test_threads_share_a_quantised_model(name):
 def test_nothing_is_registered_that_no_test_shares_between_threads():
     common = {architecture.model_type for architectures, _ in COMMON for architecture in architectures}
     folders = {m.name for room in (adapters, quantization, tokens) for m in iter_modules(room.__path__) if m.ispkg}
-    registered = ARCHITECTURES.keys() | COMPOSED.keys() | PIPELINES.keys() | TASK_PIPELINES.keys() | folders
+    registered = ARCHITECTURES.keys() | PIPELINES.keys() | TASK_PIPELINES.keys() | folders
     assert common | OWN.keys() | QUANTIZED.keys() == registered

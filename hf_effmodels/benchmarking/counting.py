@@ -24,13 +24,19 @@ class Cost:
 def count(model: nn.Module, pixel_values: torch.Tensor) -> Cost:
     """Parameters of `model`, and multiply-adds of its convolutions and matrix products on `pixel_values`.
 
-    Additions, batch norms, activations and pooling are left out, as papers do.
+    Additions, batch norms, activations and pooling are left out, as papers do; so is what a network's `idle_modules`
+    name, which it follows by shapes alone.
     """
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(pixel_values)
-    operators = counter.get_flop_counts().get("Global", {})
-    flops = sum(number for operator, number in operators.items() if str(operator).rpartition(".")[2] in COUNTED)
+    counts, root = counter.get_flop_counts(), type(model).__name__
+
+    def flops_of(place: str) -> int:
+        operators = counts.get(place, {}).items()
+        return sum(number for operator, number in operators if str(operator).rpartition(".")[2] in COUNTED)
+
+    flops = flops_of("Global") - sum(flops_of(f"{root}.{name}") for name in getattr(model, "idle_modules", ()))
     return Cost(parameters=sum(p.numel() for p in model.parameters()), macs=flops // 2)
 
 

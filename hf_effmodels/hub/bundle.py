@@ -27,7 +27,10 @@ HEADER = "# hf_effmodels "
 
 
 def bundle_code(
-    modules: Iterable[str], package: str = PACKAGE, also: Mapping[str, str] = MappingProxyType({})
+    modules: Iterable[str],
+    package: str = PACKAGE,
+    also: Mapping[str, str] = MappingProxyType({}),
+    made: Mapping[str, bytes] = MappingProxyType({}),
 ) -> dict[str, bytes]:
     """The files to put beside a checkpoint so that `modules` work without `package`.
 
@@ -35,6 +38,7 @@ def bundle_code(
         modules: dotted names of the modules that define the classes of `auto_map`.
         package: the package whose modules are inlined; imports of everything else stay as they are.
         also: a module -> another one that it shall import, too, for what that does when it is imported.
+        made: modules that are no files of the package: dotted name -> source, in flat form already.
 
     Returns:
         File name → content, sorted by name; the same bytes on every run. Comments and formatting are those of the
@@ -50,7 +54,7 @@ def bundle_code(
         name = pending.pop()
         if name in sources:
             continue
-        sources[name], needed = _flatten(name, package)
+        sources[name], needed = (made[name], set()) if name in made else _flatten(name, package)
         if name in also:
             sources[name] += f"\nfrom .{_stem(also[name])} import __name__ as _  # noqa: E402, F401\n".encode()
             needed.add(also[name])

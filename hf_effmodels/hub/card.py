@@ -146,7 +146,7 @@ def find_architecture(model) -> Architecture:
 def _matching_preset(architecture: Architecture, config) -> str | None:
     """The preset whose network the model has; labels, input channels and image size may differ."""
     free = {"num_labels", "num_channels", "image_size", "reparameterized", "use_cache", "output_router_logits"}
-    free |= {"pad_token_id", "bos_token_id", "eos_token_id"}
+    free |= {"pad_token_id", "bos_token_id", "eos_token_id", "table_lengths", "joint"}
     own = [c for c in type(config).__mro__ if c.__module__.startswith(__package__.partition(".")[0])]
     fields = {name for c in own for name in inspect.get_annotations(c) if not name.startswith("_")} - free
     parts = config.sub_configs.keys() - fields
@@ -203,6 +203,9 @@ def _facts(
         rest = real + packed - sum(own.values())
         told = [*(f"{count / 1e6:.3f} M: {plain(what)}" for what, count in own.items()), f"{rest / 1e6:.3f} M: real"]
         rows.append(("Of these", "; ".join(told)))
+    if architecture.in_halves:
+        rows.append(("Network", str(config.network["model_type"])))
+        rows.append(("Code", config.describe()))
     if architecture.base_models:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         rows.append(("Of these trained", f"{trained / 1e6:.3f} M"))

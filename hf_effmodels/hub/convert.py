@@ -3,7 +3,8 @@
 Each architecture's `convert_<name>.py` declares how the official names become ours, without reading or writing files:
 
 - `RULES`: (regular expression, replacement) pairs applied one after the other to each name;
-- `IGNORED`: entries that are no weights;
+- `IGNORED`: entries that are no weights; `MAY_BE_EMPTY`, where there are some, those without values as long as nothing
+  has made them;
 - `RESHAPED`: our weights that may have dimensions of size 1 more or fewer (1×1 convolutions as linear layers);
 - `adapt(state_dict, config)`: the configuration of the layout found, such as an already fused one; it may rename in
   place what rules cannot;
@@ -44,6 +45,8 @@ from .checkpoints import (
 )
 from .fit import ConversionError, check_fit
 from .ids import hub_id
+
+_NEVER = re.compile(r"(?!)")
 
 
 @dataclass(frozen=True)
@@ -285,8 +288,9 @@ def convert_state_dict(architecture: Architecture, config, state_dict: Mapping[s
     conversion = architecture.conversion_module
     ignored = [name for name in state_dict if conversion.IGNORED.search(name)]
     official = {name: value for name, value in state_dict.items() if name not in set(ignored)}
+    lacking = getattr(conversion, "MAY_BE_EMPTY", _NEVER)
     try:
-        check_tensors(official)
+        check_tensors({name: v for name, v in official.items() if v.numel() or not lacking.search(name)})
     except ValueError as error:
         raise ConversionError(str(error)) from None
     renamed = _rename(official, conversion)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._files import check_folder, whole_folder
+from ..registry import ARCHITECTURES
 from .bundle import HEADER, PACKAGE, bundle_code, is_bundled
 from .card import build_card, find_architecture
 from .checkpoints import check_values
@@ -177,7 +178,7 @@ def auto_map(architecture) -> dict[str, str]:
     classes |= {auto: architecture.model_class(auto) for auto in architecture.auto_classes}
     if architecture.processor is not None:
         classes["AutoProcessor"] = architecture.processor_class
-    return {auto: f"{c.__module__.rpartition('.')[2]}.{c.__name__}" for auto, c in sorted(classes.items())}
+    return {auto: f"{_stem(c)}.{c.__name__}" for auto, c in sorted(classes.items())}
 
 
 def image_processor_auto_map(architecture) -> dict[str, dict[str, str]]:
@@ -197,8 +198,59 @@ def architecture_code(architecture, config: Mapping | None = None) -> dict[str, 
         modules.add(architecture.processor_class.__module__)
     if architecture.own_image_processor:
         modules.add(architecture.image_processor_module)
-    quantizer = _own_quantizer(config or {})
-    return bundle_code(modules, also={} if quantizer is None else dict.fromkeys(models, quantizer))
+    config = config or {}
+    quantizer = _own_quantizer(config)
+    also, made = {} if quantizer is None else dict.fromkeys(models, quantizer), {}
+    if architecture.in_halves and (network := config.get("network")):
+        inside, made = network_code(network["model_type"])
+        modules |= inside
+        also |= dict.fromkeys(models, next(iter(made), None)) if made else {}
+    return bundle_code(modules, also=also, made=made)
+
+
+def network_code(model_type: str) -> tuple[set[str], dict[str, bytes]]:
+    """What a network made around another one needs of it where this package is not installed: the modules, and the one
+    that makes it known to transformers' Auto classes (see `bundle_code`); nothing of transformers' own.
+
+    Raises:
+        ValueError: the network is neither transformers' nor this package's.
+    """
+    architecture = ARCHITECTURES.get(model_type)
+    if architecture is None and not is_portable(model_type):
+        raise ValueError(
+            f"model: the network inside, a {model_type!r}, is neither transformers' nor this package's, so that its "
+            "code cannot be put beside it"
+        )
+    if architecture is None:
+        return set(), {}
+    config, model = architecture.config_class, architecture.model_class("AutoModelForImageClassification")
+    source = f'''"""The network inside, for transformers' Auto classes."""
+
+import sys
+
+from transformers import AutoConfig, AutoModelForImageClassification
+
+from .{_stem(config)} import {config.__name__}
+from .{_stem(model)} import {model.__name__}
+
+if "{PACKAGE}" not in sys.modules:  # which knows it
+    AutoConfig.register("{model_type}", {config.__name__}, exist_ok=True)
+    AutoModelForImageClassification.register({config.__name__}, {model.__name__}, exist_ok=True)
+'''
+    return {config.__module__, model.__module__}, {f"{PACKAGE}.network_inside": source.encode()}
+
+
+def is_portable(model_type: str) -> bool:
+    """Whether a network is transformers' own, or this package's and a classifier by itself."""
+    if (architecture := ARCHITECTURES.get(model_type)) is not None:
+        return "AutoModelForImageClassification" in architecture.auto_classes and not architecture.in_halves
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
+def _stem(public_class: type) -> str:
+    return public_class.__module__.rpartition(".")[2]
 
 
 def _own_quantizer(config: Mapping) -> str | None:

@@ -14,6 +14,13 @@ class ConversionError(ValueError):
     names_are_foreign: bool | None = None
 
 
+def foreign(said: str) -> ConversionError:
+    """Of a file whose names tell that it is none of an architecture's at all."""
+    error = ConversionError(said)
+    error.names_are_foreign = True
+    return error
+
+
 @contextmanager
 def naming(checkpoint: str | os.PathLike, preset: str) -> Iterator[None]:
     """Within it a ConversionError begins with the file and the preset that it is not of."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
-_RULES = (
+RULES = (
     (r"^conv1\b", "resnet.embedder.embedder.convolution"),
     (r"^bn1\b", "resnet.embedder.embedder.normalization"),
     (r"^layer(\d)\.", lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers."),
@@ -29,7 +29,7 @@ def resnet_from_torchvision(state_dict: Mapping[str, torch.Tensor]) -> ResNetFor
     weights = {}
     for name, value in state_dict.items():
         ours = name
-        for pattern, replacement in _RULES:
+        for pattern, replacement in RULES:
             ours = re.sub(pattern, replacement, ours)
         weights[ours] = value
     blocks = [re.match(r"resnet\.encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.convolution", n) for n in weights]

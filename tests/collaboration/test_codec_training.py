@@ -20,9 +20,7 @@ from transformers import (
     pipeline,
 )
 
-from hf_effmodels import cli
-from hf_effmodels.collaboration.codecs.channel_coded import ChannelCodedForImageClassification
-from hf_effmodels.collaboration.codecs.coded import CodedForImageClassification
+from hf_effmodels import ChannelCodedForImageClassification, CodedForImageClassification, cli
 from hf_effmodels.collaboration.codecs.measured import measure_coded, measure_image_codec
 from hf_effmodels.collaboration.codecs.prior import bits
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail

@@ -28,6 +28,7 @@ from hf_effmodels.collaboration.codecs.entropic import EntropicBottleneck
 from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, UniformCodec, codec_from
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, split, split_points
 from hf_effmodels.collaboration.splitting.measure import PointCost, measure_split, profile_of
+from hf_effmodels.hub.bundle import is_bundled
 
 from ..hub.conftest import hub, online  # noqa: F401
 from ..threads import run_together
@@ -180,7 +181,7 @@ def test_folders_that_are_no_half_are_refused(tmp_path):
         SplitHead.from_pretrained(tmp_path / "head")
 
 
-def test_a_published_half_is_its_own_files_and_nothing_else(hub, online, tmp_path, monkeypatch):  # noqa: F811
+def test_a_published_half_is_its_own_files_and_nothing_else(hub, online, tmp_path, monkeypatch, caplog):  # noqa: F811
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     (tmp_path / "code_of_somebody.py").write_text(
         "from transformers import ViTImageProcessorPil\nclass Theirs(ViTImageProcessorPil): pass\n"
@@ -191,6 +192,10 @@ def test_a_published_half_is_its_own_files_and_nothing_else(hub, online, tmp_pat
     folder, (head, tail) = tmp_path / "head", split(resnet(), "stages.0", processor=theirs())
     head.save_pretrained(folder)
     assert (folder / "code_of_somebody.py").is_file()
+    with caplog.at_level("WARNING"):  # code of folders is not run
+        assert SplitHead.from_pretrained(folder).processor is None
+    assert "image processor of" in caplog.text and "from_pretrained(folder, processor=...)" in caplog.text
+    assert type(SplitHead.from_pretrained(folder, processor=theirs()).processor) is theirs
     for name in ("id_rsa", ".env", "token.txt"):
         (folder / name).write_text("secret")
     (folder / "link").symlink_to(tmp_path)
@@ -198,7 +203,9 @@ def test_a_published_half_is_its_own_files_and_nothing_else(hub, online, tmp_pat
     for half in (head, tail):
         half.push_to_hub(f"org/{half.half}", token=" maker\n")
         own = {"README.md", "config.json", "split.json", "preprocessor_config.json", f"{half.half}.safetensors"}
-        assert hub.files(f"org/{half.half}").keys() == own
+        files = hub.files(f"org/{half.half}")
+        code = {name for name in files if name.endswith(".py")}
+        assert files.keys() - code == own and "halves.py" in code and all(is_bundled(files[name]) for name in code)
     with pytest.raises(ValueError, match="token: it has characters that no token has") as error:
         head.push_to_hub("org/head", token="mak\ner")
     assert "mak\ner" not in str(error.value)

@@ -14,7 +14,8 @@ from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling.tiny import tiny_config
 
-VISION = [a for a in ARCHITECTURES.values() if "AutoModelForImageClassification" in a.auto_classes]
+#: Those of two halves are two graphs: test_halves.py.
+VISION = [a for a in ARCHITECTURES.values() if "AutoModelForImageClassification" in a.auto_classes and not a.in_halves]
 
 
 #: An export takes seconds for each block: of GhostNets one of each kind.

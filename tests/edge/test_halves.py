@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hf_effmodels import edge
+from hf_effmodels import CodedForImageClassification, edge
 from hf_effmodels.cli import main
-from hf_effmodels.collaboration.codecs.coded import CodedForImageClassification
 from hf_effmodels.collaboration.codecs.wire import ChannelCodec
 from hf_effmodels.collaboration.splitting import split
 from hf_effmodels.edge_halves import export_halves, load_halves

@@ -7,9 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    ResNetConfig,
+    ResNetForImageClassification,
+    pipeline,
+)
 
+from hf_effmodels.collaboration.codecs.wire import UniformCodec
+from hf_effmodels.collaboration.splitting import split
 from hf_effmodels.hub import export, publish
+from hf_effmodels.hub.halves import export_half
 from hf_effmodels.quantization import BitNet158Config, CbqConfig, convert_to_bitlinear, quantize_adder
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -112,6 +121,25 @@ def two_towers(tmp_path):
 
 
 @pytest.fixture
+def halves(tmp_path):
+    """Head and tail of a network of transformers and of one of this package, with their code, and the logits."""
+    config = ResNetConfig(embedding_size=6, hidden_sizes=[6, 8], depths=[1, 1], layer_type="basic", num_labels=2)
+    ours = ARCHITECTURES["ghostnetv3"]
+    made = {}
+    for name, model in (
+        ("resnet", ResNetForImageClassification(config)),
+        ("ours", ours.model_class("AutoModelForImageClassification")(tiny_config(ours, num_labels=2))),
+    ):
+        parts = split(model.eval(), "stages.0", codec=UniformCodec(8), image_size=(64, 64))
+        for half in parts:
+            export_half(half, tmp_path / name / half.half)
+        pixels = torch.linspace(-1, 1, 3 * 64**2).reshape(1, 3, 64, 64)
+        folders = [str(tmp_path / name / half.half) for half in parts]
+        made[name] = [*folders, 64, parts[1](parts[0](pixels), (1, 3, 64, 64))[0].tolist()]
+    return made
+
+
+@pytest.fixture
 def dense(tiny, tmp_path):
     """Tiny models that answer with maps, as exported folders: Auto class, folder, further inputs and the answer."""
     made = {}
@@ -131,7 +159,7 @@ def dense(tiny, tmp_path):
 
 
 def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline(
-    tiny, published, others, detector, two_towers, dense, tmp_path
+    tiny, published, others, detector, two_towers, dense, halves, tmp_path
 ):
     pinned = {"revision": published.commit}
     asked = {
@@ -141,6 +169,7 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
         "others": {name: str(folder) for name, (folder, _) in others.items()},
         "detector": str(detector),
         "two_towers": str(two_towers),
+        "halves": {name: entry[:-1] for name, entry in halves.items()},
         "dense": {model_type: entry[:-1] for model_type, entry in dense.items()},
         "readme": published.hub.files("org/net")["README.md"].decode(),
     }
@@ -158,6 +187,8 @@ def test_without_the_package_a_pinned_revision_loads_with_trust_and_then_offline
     assert "trust_remote_code=True" in found["untrusted"]
     for model_type, (_, logits) in others.items():
         assert found["others"][model_type] == pytest.approx(logits, abs=1e-6)
+    for name, (*_, logits) in halves.items():
+        assert found["halves"][name] == pytest.approx(logits, abs=1e-6)
     for model_type, (*_, answer) in dense.items():
         assert torch.allclose(torch.tensor(found["dense"][model_type]), torch.tensor(answer), rtol=1e-4, atol=1e-9)
     assert found["copy"] == pytest.approx(tiny.logits, abs=1e-6)

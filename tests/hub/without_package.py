@@ -59,6 +59,12 @@ if "others" in asked:
         model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
         with client.torch.no_grad():
             report["others"][model_type] = model(client.torch.full((1, 3, 64, 64), 0.5)).logits[0].tolist()
+if "halves" in asked:  # of split classifiers
+    report["halves"] = {}
+    for name, (head, tail, side) in asked["halves"].items():
+        head, tail = (transformers.AutoModel.from_pretrained(f, trust_remote_code=True) for f in (head, tail))
+        pixels = client.torch.linspace(-1, 1, 3 * side**2).reshape(1, 3, side, side)
+        report["halves"][name] = tail(head(pixels), (1, 3, side, side))[0].tolist()
 if "dense" in asked:
     report["dense"] = {}
     for model_type, (auto, folder, side, given, name) in asked["dense"].items():

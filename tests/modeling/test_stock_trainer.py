@@ -14,7 +14,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_effmodels.registry import ARCHITECTURES, COMPOSED
+from hf_effmodels.registry import ARCHITECTURES
 
 from .tiny import tiny_config
 from .tiny.decoders import DECODER
@@ -112,8 +112,5 @@ def test_the_tables_of_names_have_every_head_beside_transformers_own():
         for auto_class, name in architecture.auto_classes.items():
             names = getattr(modeling_auto, auto_class)._model_mapping._model_mapping
             assert names[architecture.model_type] == name
-    for model_type, (_, _, classes) in COMPOSED.items():
-        for auto_class, name in classes.items():
-            assert getattr(modeling_auto, auto_class)._model_mapping._model_mapping[model_type] == name
     # A vision-language model is no language model of its type.
     assert "adem_vl" not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

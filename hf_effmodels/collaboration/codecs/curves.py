@@ -18,7 +18,7 @@ from ...training.tasks.image_classification.data import DataArguments
 from ...training.tasks.image_classification.transforms import AugmentationArguments
 from ..splitting.halves import check_half_folder
 from ..splitting.points import Trace
-from .coded import CodedForImageClassification
+from .entropic_student.modeling_entropic_student import CodedForImageClassification
 from .measured import measure_coded, measure_image_codec
 
 REPORT, PICTURE = "rate_accuracy.json", "rate_accuracy.png"
@@ -58,6 +58,13 @@ class CodecArguments:
     channels: list[int] = field(
         default_factory=lambda: [24],
         metadata={"help": "Of the code; several are the widths of a slimmable encoder, which learn together."},
+    )
+    prior: str = field(
+        default="factorized",
+        metadata={
+            "help": "What says how many bits the code takes: factorized (published), or told by a side code, "
+            "scale_hyperprior and mean_scale_hyperprior (for images whose sides are multiples of 16)."
+        },
     )
     first_epochs: int = field(default=10, metadata={"help": "In which features are imitated."})
     second_epochs: int = field(default=10, metadata={"help": "In which the rest of the network learns."})
@@ -208,7 +215,7 @@ def _arguments(args: CodecArguments, data_args, augmentation, folder: Path, name
         own = distillation(
             teacher=args.model,
             teacher_revision=args.revision,
-            codec={"at": names[0], "widths": args.channels},
+            codec={"at": names[0], "widths": args.channels, "prior": args.prior},
             losses={"coded_features": {"features": names, "beta": beta}},
             labels_weight=0.0,
         )

@@ -3,13 +3,78 @@ first layers, a decoder that imitates their output, and a prior that says how ma
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
 from .gdn import DivisiveNorm
-from .prior import FactorizedPrior, rate_loss
+from .hyperprior import HyperPrior
+from .prior import COMPRESSAI, COMPRESSAI_CONSTANTS, FactorizedPrior, TabledPrior, rate_loss
+
+#: What says how many bits a code takes: a distribution for each channel (as published by Entropic Student), or one for
+#: each number, told by a side code (SC2 Benchmark's two hyperpriors).
+PRIORS = ("factorized", "scale_hyperprior", "mean_scale_hyperprior")
+
+
+@dataclass(frozen=True)
+class BottleneckShape:
+    """What a bottleneck is made of, beside the channels of its code.
+
+    Attributes:
+        target_channels: of the features, as the network's first stage has them (256 for a ResNet-50).
+        prior: one of `PRIORS`.
+        hyper_channels: of a hyperprior's side code.
+        encoder_channels: of the encoder's first and second convolution; by default four times and twice the code's.
+        decoder_channels: of the decoder's first and second; by default twice and once those of the features.
+    """
+
+    target_channels: int = 256
+    prior: str = PRIORS[0]
+    hyper_channels: int = 16
+    encoder_channels: tuple[int, int] | None = None
+    decoder_channels: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.prior not in PRIORS:
+            raise ValueError(f"prior: got {self.prior!r}, accepted are {', '.join(PRIORS)}.")
+        for name in ("target_channels", "hyper_channels"):
+            if not _is_count(getattr(self, name)):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, accepted are whole numbers from 1.")
+        for name in ("encoder_channels", "decoder_channels"):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if not isinstance(given, list | tuple) or len(given) != 2 or not all(map(_is_count, given)):
+                raise ValueError(f"{name}: got {given!r}, accepted are two whole numbers from 1.")
+            object.__setattr__(self, name, tuple(given))
+
+    def encoder(self, channels: int) -> tuple[int, int]:
+        """Channels of the encoder's first and second convolution, for a code of `channels`."""
+        return self.encoder_channels or (4 * channels, 2 * channels)
+
+    @property
+    def decoder(self) -> tuple[int, int]:
+        """Channels of the decoder's first and second convolution."""
+        return self.decoder_channels or (2 * self.target_channels, self.target_channels)
+
+    def make_prior(self, channels: int) -> TabledPrior:
+        """Of a code of `channels`."""
+        if self.prior == "factorized":
+            return FactorizedPrior(channels)
+        return HyperPrior(channels, self.hyper_channels, means=self.prior == "mean_scale_hyperprior")
+
+    def settings(self) -> dict:
+        """What differs from the published bottleneck, for files."""
+        return {f.name: value for f in fields(self) if (value := _plain(getattr(self, f.name))) != f.default}
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 @dataclass(frozen=True)
@@ -35,25 +100,24 @@ class EntropicBottleneck(nn.Module):
 
     Args:
         channels: of the code (24 as published).
-        target_channels: of the features, as the network's first stage has them (256 for a ResNet-50).
+        target_channels, options: see `BottleneckShape`.
     """
 
-    def __init__(self, channels: int = 24, target_channels: int = 256):
+    def __init__(self, channels: int = 24, target_channels: int = 256, **options):
         super().__init__()
-        if channels < 1 or target_channels < 1:
-            raise ValueError(
-                f"channels, target_channels: got {channels} and {target_channels}, accepted are whole numbers from 1."
-            )
-        wide, target = 4 * channels, target_channels
+        if not _is_count(channels):
+            raise ValueError(f"channels: got {channels!r}, accepted are whole numbers from 1.")
+        self.shape = BottleneckShape(target_channels, **options)
+        first, second = self.shape.encoder(channels)
         self.encoder = nn.Sequential(
-            nn.Conv2d(3, wide, 5, stride=2, padding=2, bias=False),
-            DivisiveNorm(wide),
-            nn.Conv2d(wide, 2 * channels, 5, stride=2, padding=2, bias=False),
-            DivisiveNorm(2 * channels),
-            nn.Conv2d(2 * channels, channels, 2, bias=False),
+            nn.Conv2d(3, first, 5, stride=2, padding=2, bias=False),
+            DivisiveNorm(first),
+            nn.Conv2d(first, second, 5, stride=2, padding=2, bias=False),
+            DivisiveNorm(second),
+            nn.Conv2d(second, channels, 2, bias=False),
         )
-        self.decoder = decoder_of(nn.Conv2d(channels, 2 * target, 2, padding=1, bias=False), target)
-        self.entropy_bottleneck = FactorizedPrior(channels)
+        self.decoder = decoder_of(nn.Conv2d(channels, self.shape.decoder[0], 2, padding=1, bias=False), self.shape)
+        self.entropy_bottleneck = self.shape.make_prior(channels)
 
     def forward(
         self, pixel_values: torch.Tensor, noise: torch.Tensor | None = None
@@ -62,7 +126,7 @@ class EntropicBottleneck(nn.Module):
 
         Args:
             pixel_values: (batch, 3, height, width).
-            noise: see `FactorizedPrior.forward`.
+            noise: see the prior's `forward`.
         """
         code, likelihoods = self.entropy_bottleneck(self.encoder(pixel_values), noise)
         return self.decoder(code), likelihoods
@@ -85,15 +149,15 @@ class EntropicBottleneck(nn.Module):
         return self.decoder(self.entropy_bottleneck.decompress(streams, coded.shape, compressai=compressai))
 
 
-def decoder_of(first: nn.Conv2d, target_channels: int) -> nn.Sequential:
-    """The decoder behind its first convolution, which gives twice the channels of the features."""
-    target = target_channels
+def decoder_of(first: nn.Conv2d, shape: BottleneckShape) -> nn.Sequential:
+    """The decoder behind its first convolution."""
+    one, two = shape.decoder
     return nn.Sequential(
         first,
-        DivisiveNorm(2 * target, inverse=True),
-        nn.Conv2d(2 * target, target, 2, bias=False),
-        DivisiveNorm(target, inverse=True),
-        nn.Conv2d(target, target, 2, padding=1, bias=False),
+        DivisiveNorm(one, inverse=True),
+        nn.Conv2d(one, two, 2, bias=False),
+        DivisiveNorm(two, inverse=True),
+        nn.Conv2d(two, shape.target_channels, 2, padding=1, bias=False),
     )
 
 
@@ -104,13 +168,15 @@ def rate_distortion_loss(
     return (features - target).square().sum() + beta * rate_loss(likelihoods)
 
 
-_RENAMED = (
-    (re.compile(r"entropy_bottleneck\._matrix(\d)$"), r"entropy_bottleneck.matrices.\1"),
-    (re.compile(r"entropy_bottleneck\._bias(\d)$"), r"entropy_bottleneck.biases.\1"),
-    (re.compile(r"entropy_bottleneck\._factor(\d)$"), r"entropy_bottleneck.factors.\1"),
-    (re.compile(r"entropy_bottleneck\._(quantized_cdf|offset|cdf_length)$"), r"entropy_bottleneck.\1"),
+#: Names of a bottleneck with a hyperprior.
+_HYPERPRIOR = (
+    (r"^entropy_bottleneck\.", "entropy_bottleneck.side."),
+    (r"^gaussian_conditional\.", "entropy_bottleneck."),
+    (r"^g_a\.", "encoder."),
+    (r"^g_s\.", "decoder."),
+    (r"^h_a\.", "entropy_bottleneck.analysis."),
+    (r"^h_s\.", "entropy_bottleneck.synthesis."),
 )
-_CONSTANTS = re.compile(r"(\.pedestal|lower_bound\.bound|entropy_bottleneck\.target)$")
 
 
 def from_official(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -122,11 +188,12 @@ def from_official(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     inside = re.compile(r"^(.*\.)?bottleneck_layer\.")
     if any(inside.match(name) for name in weights):
         weights = {inside.sub("", name): value for name, value in weights.items() if inside.match(name)}
+    rules = (*COMPRESSAI, *(_HYPERPRIOR if any(name.startswith("g_a.") for name in weights) else ()))
     found = {}
     for name, value in weights.items():
-        if _CONSTANTS.search(name):
+        if re.search(COMPRESSAI_CONSTANTS, name) or name == "gaussian_conditional.scale_table":
             continue
-        for pattern, new in _RENAMED:
-            name = pattern.sub(new, name)
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
         found[name] = value
     return found

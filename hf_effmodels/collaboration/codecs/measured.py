@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ..splitting.halves import evaluating
-from .coded import CodedForImageClassification
+from .entropic_student.modeling_entropic_student import CodedForImageClassification
 from .prior import bits
 
 
@@ -44,12 +44,12 @@ def measure_coded(
             continue
         pixels = pixels[: most - start]
         latent, prior = bottleneck.encoder(pixels, width), bottleneck.prior(width)
-        rounded = prior.round(latent)
+        rounded, likelihoods = prior(latent)
         streams = prior.compress(latent)
         if not torch.equal(prior.decompress(streams, tuple(latent.shape[2:])), rounded):
             raise ValueError("model: what its tables decode is not what they have encoded.")
         written += sum(map(len, streams))
-        estimated += float(bits(prior.likelihoods(rounded)).sum()) / 8
+        estimated += float(bits(likelihoods).sum()) / 8
         counted += len(pixels)
     return {"accuracy": right / len(dataset), "bytes": written / counted, "estimated_bytes": estimated / counted}
 

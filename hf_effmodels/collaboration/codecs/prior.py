@@ -9,27 +9,83 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from . import rans
 from .gdn import lower_bound
+from .rans import decode, encode, quantized_distribution
 
 _WIDTHS = (1, 3, 3, 3, 3, 1)
 _SCALE = 10.0
 #: No number is less likely than this, and this much lies outside of `quantiles`.
 LEAST_LIKELIHOOD = TAIL_MASS = 1e-9
+_TABLES = ("quantized_cdf", "cdf_length", "offset")
+
+#: CompressAI's names of a prior's weights, of its older releases, and of tables -> those here; and its constants.
+COMPRESSAI = (
+    (r"\._matrix(\d)$", r".matrices.\1"),
+    (r"\._bias(\d)$", r".biases.\1"),
+    (r"\._factor(\d)$", r".factors.\1"),
+    (r"\._(quantized_cdf|offset|cdf_length)$", r".\1"),
+)
+COMPRESSAI_CONSTANTS = r"(\.pedestal|lower_bound(_scale)?\.bound|entropy_bottleneck\.target)$"
 
 
-class FactorizedPrior(nn.Module):
+class TabledPrior(nn.Module):
+    """What priors share: tables by which numbers are coded, `quantized_cdf`, `cdf_length`, `offset`.
+
+    They are empty until `update` makes them, and saved with the weights, since both sides need the very same ones:
+    rounding may differ between machines.
+
+    Args:
+        tables: how many.
+    """
+
+    #: Name of what `before_bytes` gives, and `decompress`.
+    sent = "code"
+
+    def __init__(self, tables: int):
+        super().__init__()
+        self.tables = tables
+        for name in _TABLES:
+            self.register_buffer(name, torch.empty(0, dtype=torch.int32))
+        self.register_load_state_dict_pre_hook(_make_room_for_tables)
+
+    @property
+    def table_length(self) -> int:
+        """Of the longest table that depends on what has been learnt; see `make_room`."""
+        return self.quantized_cdf.shape[1]
+
+    def make_room(self, length: int) -> None:
+        """Tables of this length, to be loaded into."""
+        sizes = dict(zip(_TABLES, ((self.tables, length), (self.tables,), (self.tables,)), strict=True))
+        for name, size in sizes.items():
+            setattr(self, name, torch.zeros(size, dtype=torch.int32, device=next(self.parameters()).device))
+
+    def coding_tables(self) -> tuple[list[list[int]], list[int]]:
+        """Cumulated frequencies and offsets, as `rans.encode` takes them.
+
+        Raises:
+            ValueError: `update` has not made them yet.
+        """
+        if not self.cdf_length.numel():
+            raise ValueError("update() makes the tables that coding needs; call it after training.")
+        rows = zip(self.quantized_cdf.tolist(), self.cdf_length.tolist(), strict=True)
+        return [row[:length] for row, length in rows], self.offset.tolist()
+
+    def put_tables(self, *tables: torch.Tensor) -> None:
+        """Frequencies, lengths and offsets."""
+        device = next(self.parameters()).device
+        for name, table in zip(_TABLES, tables, strict=True):
+            setattr(self, name, table.to(device))
+
+
+class FactorizedPrior(TabledPrior):
     """A distribution of each channel's numbers, and the tables by which they are coded.
 
     The logit of the cumulated density is a network that only rises: ℓ ← softplus(M_i) ℓ + b_i, then, but for the last,
     ℓ ← ℓ + tanh(f_i) tanh(ℓ). `quantiles` (channels, 1, 3) are the low end, the median and the high end.
-
-    Tables (`quantized_cdf`, `cdf_length`, `offset`) are empty until `update`. They are saved with the weights, since
-    both sides need the very same ones: rounding may differ between machines.
     """
 
     def __init__(self, channels: int):
-        super().__init__()
+        super().__init__(channels)
         self.channels = channels
         scale = _SCALE ** (1 / (len(_WIDTHS) - 1))
         self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
@@ -40,9 +96,6 @@ class FactorizedPrior(nn.Module):
         for width in _WIDTHS[1:-1]:
             self.factors.append(nn.Parameter(torch.zeros(channels, width, 1)))
         self.quantiles = nn.Parameter(torch.tensor([-_SCALE, 0.0, _SCALE]).repeat(channels, 1, 1))
-        for name in ("quantized_cdf", "cdf_length", "offset"):
-            self.register_buffer(name, torch.empty(0, dtype=torch.int32))
-        self.register_load_state_dict_pre_hook(_make_room_for_tables)
 
     def logits(self, values: torch.Tensor, detached: bool = False) -> torch.Tensor:
         """(channels, 1, n) -> the logit of the cumulated density there; `detached`: the density does not learn."""
@@ -87,6 +140,8 @@ class FactorizedPrior(nn.Module):
         medians = self.medians(code.ndim)
         return (code - medians).round() + medians
 
+    before_bytes = round
+
     def auxiliary_loss(self) -> torch.Tensor:
         """How far `quantiles` are from where they should be; only they learn by it."""
         target = math.log(2 / TAIL_MASS - 1)
@@ -110,27 +165,14 @@ class FactorizedPrior(nn.Module):
         table = torch.zeros(self.channels, longest + 2, dtype=torch.int32)
         for channel, length in enumerate(lengths.tolist()):
             own = torch.cat([probabilities[channel, :length], outside[channel]]).clamp_min(0)
-            table[channel, : length + 2] = torch.tensor(rans.quantized_distribution(own.tolist()), dtype=torch.int32)
-        device = self.quantiles.device
-        self.quantized_cdf, self.cdf_length, self.offset = (t.to(device) for t in (table, lengths + 2, -below))
-
-    def make_room(self, length: int) -> None:
-        """Tables of this length, to be loaded into."""
-        sizes = {"quantized_cdf": (self.channels, length), "cdf_length": (self.channels,), "offset": (self.channels,)}
-        for name, size in sizes.items():
-            setattr(self, name, torch.zeros(size, dtype=torch.int32, device=self.quantiles.device))
+            table[channel, : length + 2] = torch.tensor(quantized_distribution(own.tolist()), dtype=torch.int32)
+        self.put_tables(table, lengths + 2, -below)
 
     def _on_cpu(self) -> "FactorizedPrior":
         copy = FactorizedPrior(self.channels)
         for own, other in zip(copy.parameters(), self.parameters(), strict=True):
             own.data.copy_(other.detach().float().cpu())
         return copy
-
-    def _tables(self) -> tuple[list[list[int]], list[int]]:
-        if not self.cdf_length.numel():
-            raise ValueError("update() makes the tables that coding needs; call it after training.")
-        rows = zip(self.quantized_cdf.tolist(), self.cdf_length.tolist(), strict=True)
-        return [row[:length] for row, length in rows], self.offset.tolist()
 
     @torch.no_grad()
     def compress(self, code: torch.Tensor, *, compressai: bool = False) -> list[bytes]:
@@ -139,13 +181,13 @@ class FactorizedPrior(nn.Module):
         Args:
             compressai: as CompressAI writes them, some five bytes longer.
         """
-        ends, offsets = self._tables()
+        ends, offsets = self.coding_tables()
         if not torch.isfinite(code).all():
             raise ValueError("code: it is not finite.")
         symbols = (code - self.medians(code.ndim)).round().long()
         shape = code.shape[1:]
         return [
-            rans.encode(row.flatten().tolist(), self._channel_of_each(shape), ends, offsets, compressai=compressai)
+            encode(row.flatten().tolist(), self._channel_of_each(shape), ends, offsets, compressai=compressai)
             for row in symbols
         ]
 
@@ -156,11 +198,10 @@ class FactorizedPrior(nn.Module):
         Raises:
             ValueError: bytes of another prior or shape, or broken ones.
         """
-        ends, offsets = self._tables()
+        ends, offsets = self.coding_tables()
         whole = (self.channels, *shape)
         rows = [
-            rans.decode(stream, self._channel_of_each(whole), ends, offsets, compressai=compressai)
-            for stream in streams
+            decode(stream, self._channel_of_each(whole), ends, offsets, compressai=compressai) for stream in streams
         ]
         medians = self.medians(len(shape) + 2)
         symbols = torch.tensor(rows, device=medians.device).reshape(len(streams), self.channels, *shape)
@@ -171,11 +212,11 @@ class FactorizedPrior(nn.Module):
         return itertools.chain.from_iterable(itertools.repeat(c, math.prod(shape[1:])) for c in range(self.channels))
 
 
-def _make_room_for_tables(prior: FactorizedPrior, state_dict, prefix: str, *rest) -> None:
+def _make_room_for_tables(prior: TabledPrior, state_dict, prefix: str, *rest) -> None:
     """Tables are as long as the code is wide, which only the file knows."""
-    for name in ("quantized_cdf", "cdf_length", "offset"):
+    for name in _TABLES:
         given = state_dict.get(prefix + name)
-        if given is not None and given.shape[:1].numel() in (0, prior.channels):
+        if given is not None and given.shape[:1].numel() in (0, prior.tables):
             setattr(prior, name, getattr(prior, name).new_empty(given.shape))
 
 

@@ -10,7 +10,10 @@ of its table. What is sent needs a checksum, then.
 """
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import accumulate, pairwise
 
 #: Frequencies of a table sum up to 2 to this.
 PRECISION = 16
@@ -42,19 +45,16 @@ def quantized_distribution(probabilities: Sequence[float]) -> list[int]:
     for count in counts:
         ends.append(ends[-1] + count * whole // total)
     ends[-1] = whole
-    for symbol in range(len(counts)):
-        if ends[symbol] < ends[symbol + 1]:
-            continue
-        # It takes one from the rarest of those that have more than one.
-        rich = [s for s in range(len(counts)) if ends[s + 1] - ends[s] > 1]
-        giver = min(rich, key=lambda s: ends[s + 1] - ends[s])
-        if giver < symbol:
-            for between in range(giver + 1, symbol + 1):
-                ends[between] -= 1
-        else:
-            for between in range(symbol + 1, giver + 1):
-                ends[between] += 1
-    return ends
+    sizes = [after - before for before, after in pairwise(ends)]
+    rich = [(size, symbol) for symbol, size in enumerate(sizes) if size > 1]
+    heapify(rich)
+    for symbol, size in enumerate(sizes):
+        if size == 0:  # it takes one from the rarest of those that have more than one
+            _, giver = heappop(rich)
+            sizes[giver], sizes[symbol] = sizes[giver] - 1, 1
+            if sizes[giver] > 1:
+                heappush(rich, (sizes[giver], giver))
+    return [0, *accumulate(sizes)]
 
 
 def encode(
@@ -138,7 +138,6 @@ def decode(
     (state, words), place = _split(stream, compressai), 0
     first = _LEAST if compressai else 0
     mask, found = (1 << PRECISION) - 1, []
-    lookups: dict[int, list[int]] = {}
 
     def refill(state: int, place: int) -> tuple[int, int]:
         if state >= _LEAST or (place >= len(words) and not compressai):
@@ -155,10 +154,8 @@ def decode(
 
     for table in tables:
         own = ends[table]
-        if table not in lookups:
-            lookups[table] = _symbols(own)
         low = state & mask
-        symbol = lookups[table][low]
+        symbol = bisect_right(own, low) - 1
         state, place = refill((own[symbol + 1] - own[symbol]) * (state >> PRECISION) + low - own[symbol], place)
         if symbol == len(own) - 2:
             digits = digit()
@@ -170,8 +167,3 @@ def decode(
     if place != len(words) or state != first:
         raise ValueError("stream: it holds more than these numbers, or others.")
     return found
-
-
-def _symbols(ends: Sequence[int]) -> list[int]:
-    """Of each of 2^16 places its symbol."""
-    return [symbol for symbol in range(len(ends) - 1) for _ in range(ends[symbol + 1] - ends[symbol])]

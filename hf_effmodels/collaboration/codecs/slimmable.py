@@ -2,14 +2,15 @@
 Entropic Student's bottleneck: a device chooses for each image how much it computes and sends."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .entropic import CodedFeatures, EntropicBottleneck, decoder_of
+from .entropic import BottleneckShape, CodedFeatures, EntropicBottleneck, decoder_of
 from .gdn import DivisiveNorm
-from .prior import FactorizedPrior
+from .prior import TabledPrior
 
 
 class FirstChannels(nn.Conv2d):
@@ -29,29 +30,40 @@ class SlimmableBottleneck(nn.Module):
 
     Args:
         widths: channels of the code, different whole numbers from 1.
-        target_channels: of the features.
+        target_channels, options: see `BottleneckShape`; encoder channels of one's own go with one width.
     """
 
-    def __init__(self, widths: Sequence[int] = (8, 16, 24), target_channels: int = 256):
+    def __init__(self, widths: Sequence[int] = (8, 16, 24), target_channels: int = 256, **options):
         super().__init__()
-        self.widths, self.target_channels = check_widths(widths), target_channels
-        if isinstance(target_channels, bool) or not isinstance(target_channels, int) or target_channels < 1:
-            raise ValueError(f"target_channels: got {target_channels!r}, accepted are whole numbers from 1.")
+        self.widths, self.shape = check_widths(widths), BottleneckShape(target_channels, **options)
+        if len(self.widths) > 1 and self.shape.encoder_channels is not None:
+            raise ValueError(
+                f"encoder_channels: got {self.shape.encoder_channels} for {len(self.widths)} widths, accepted with "
+                "several are those that follow from the width."
+            )
         most = self.widths[-1]
+        first, second = self.shape.encoder(most)
         self.convolutions = nn.ModuleList(
             [
-                FirstChannels(3, 4 * most, 5, stride=2, padding=2, bias=False),
-                FirstChannels(4 * most, 2 * most, 5, stride=2, padding=2, bias=False),
-                FirstChannels(2 * most, most, 2, bias=False),
+                FirstChannels(3, first, 5, stride=2, padding=2, bias=False),
+                FirstChannels(first, second, 5, stride=2, padding=2, bias=False),
+                FirstChannels(second, most, 2, bias=False),
             ]
         )
         self.norms = nn.ModuleDict(
-            {str(w): nn.ModuleList([DivisiveNorm(4 * w), DivisiveNorm(2 * w)]) for w in self.widths}
+            {str(w): nn.ModuleList(DivisiveNorm(size) for size in self.shape.encoder(w)) for w in self.widths}
         )
-        self.priors = nn.ModuleDict({str(w): FactorizedPrior(w) for w in self.widths})
-        self.decoder = decoder_of(FirstChannels(most, 2 * target_channels, 2, padding=1, bias=False), target_channels)
+        self.priors = nn.ModuleDict({str(w): self.shape.make_prior(w) for w in self.widths})
+        self.decoder = decoder_of(FirstChannels(most, self.shape.decoder[0], 2, padding=1, bias=False), self.shape)
+        #: What is told of a code that learns: the likelihoods of its numbers, through which losses hear of them.
+        self.likelihoods = nn.Identity()
 
-    def prior(self, width: int | None = None) -> FactorizedPrior:
+    @property
+    def target_channels(self) -> int:
+        """Of the features."""
+        return self.shape.target_channels
+
+    def prior(self, width: int | None = None) -> TabledPrior:
         """Of a width, by default the largest."""
         return self.priors[str(self.checked(width))]
 
@@ -72,7 +84,8 @@ class SlimmableBottleneck(nn.Module):
         width = self.checked(width)
         first, second, last = self.convolutions
         norm, other = self.norms[str(width)]
-        return last(other(second(norm(first(pixel_values, 4 * width)), 2 * width)), width)
+        sizes = self.shape.encoder(width)
+        return last(other(second(norm(first(pixel_values, sizes[0])), sizes[1])), width)
 
     def forward(
         self, pixel_values: torch.Tensor, noise: torch.Tensor | None = None, *, width: int | None = None
@@ -84,11 +97,12 @@ class SlimmableBottleneck(nn.Module):
     def at(self, width: int) -> EntropicBottleneck:
         """A bottleneck of one width by itself, of copied weights: what a device that never changes needs."""
         width = self.checked(width)
-        alone = EntropicBottleneck(width, self.target_channels).to(next(self.parameters()))
+        alone = EntropicBottleneck(width, **asdict(self.shape)).to(next(self.parameters()))
         state = {}
         for place, norm in zip((1, 3), self.norms[str(width)], strict=True):
             state |= {f"encoder.{place}.{name}": value for name, value in norm.state_dict().items()}
-        sizes = (4 * width, 3), (2 * width, 4 * width), (width, 2 * width)
+        into_first, into_second = self.shape.encoder(width)
+        sizes = (into_first, 3), (into_second, into_first), (width, into_second)
         for place, convolution, (out, into) in zip((0, 2, 4), self.convolutions, sizes, strict=True):
             state[f"encoder.{place}.weight"] = convolution.weight[:out, :into]
         state |= {f"entropy_bottleneck.{n}": v for n, v in self.prior(width).state_dict().items()}
@@ -98,7 +112,7 @@ class SlimmableBottleneck(nn.Module):
         return alone.train(self.training)
 
     def update(self) -> None:
-        """Make the tables of all widths; see `FactorizedPrior.update`."""
+        """Make the tables of all widths."""
         for prior in self.priors.values():
             prior.update()
 

@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -156,42 +157,44 @@ class EntropicCodec(Codec):
     For features (batch, target_channels, height / 4, width / 4) of images (batch, 3, height, width).
 
     Args:
-        channels, target_channels: see `EntropicBottleneck`.
+        channels, target_channels, options: see `EntropicBottleneck`.
     """
 
     kind = "entropic"
     #: It encodes images, not what the network makes of them.
     takes_images = True
 
-    def __init__(self, channels: int = 24, target_channels: int = 256):
+    def __init__(self, channels: int = 24, target_channels: int = 256, **options):
         super().__init__()
         self.channels, self.target_channels = channels, target_channels
-        self.bottleneck = EntropicBottleneck(channels, target_channels)
+        self.bottleneck = EntropicBottleneck(channels, target_channels, **options)
 
     @classmethod
     def of(cls, bottleneck: EntropicBottleneck) -> "EntropicCodec":
         """Around a trained bottleneck, of which `entropy_bottleneck.update()` has made the tables."""
-        codec = cls(bottleneck.encoder[-1].out_channels, bottleneck.decoder[-1].out_channels)
+        codec = cls(bottleneck.encoder[-1].out_channels, **asdict(bottleneck.shape))
         codec.bottleneck = bottleneck
         return codec
 
     def settings(self) -> dict:
-        return {"channels": self.channels, "target_channels": self.target_channels}
+        return {"channels": self.channels, "target_channels": self.target_channels, **self.bottleneck.shape.settings()}
 
     def between(self, pixel_values: torch.Tensor) -> Tensors:
-        """The rounded code, (batch, channels, ...)."""
-        return {"code": self.bottleneck.entropy_bottleneck.round(self.bottleneck.encoder(pixel_values.float()))}
+        """The code, (batch, channels, ...), as far as it is rounded before it is made bytes."""
+        prior = self.bottleneck.entropy_bottleneck
+        return {prior.sent: prior.before_bytes(self.bottleneck.encoder(pixel_values.float()))}
 
     def pack(self, tensors: Tensors) -> Tensors:
-        return _joined(self.bottleneck.entropy_bottleneck.compress(tensors["code"]))
+        prior = self.bottleneck.entropy_bottleneck
+        return _joined(prior.compress(tensors[prior.sent]))
 
     def unpack(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensors:
         _check_maps(shape, self.target_channels)
         prior, size = self.bottleneck.entropy_bottleneck, (shape[2] - 1, shape[3] - 1)
-        return {"code": prior.decompress(list(_streams(sent, shape[0])), size)}
+        return {prior.sent: prior.decompress(list(_streams(sent, shape[0])), size)}
 
     def restore(self, tensors: Tensors, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return self.bottleneck.decoder(tensors["code"]).to(dtype)
+        return self.bottleneck.decoder(tensors[self.bottleneck.entropy_bottleneck.sent]).to(dtype)
 
 
 def _joined(streams: Sequence[bytes]) -> Tensors:
@@ -232,20 +235,20 @@ class SlimmableCodec(Codec):
     """`EntropicCodec` with an encoder of several widths: each request says which one it was made by.
 
     Args:
-        widths, target_channels: see `SlimmableBottleneck`.
+        widths, target_channels, options: see `SlimmableBottleneck`.
     """
 
     kind = "slimmable"
     takes_images = True
 
-    def __init__(self, widths: Sequence[int] = (8, 16, 24), target_channels: int = 256):
+    def __init__(self, widths: Sequence[int] = (8, 16, 24), target_channels: int = 256, **options):
         super().__init__()
-        self.bottleneck = SlimmableBottleneck(widths, target_channels)
+        self.bottleneck = SlimmableBottleneck(widths, target_channels, **options)
 
     @classmethod
     def of(cls, bottleneck: SlimmableBottleneck) -> "SlimmableCodec":
         """Around a trained bottleneck, whose `update()` has made the tables."""
-        codec = cls(bottleneck.widths, bottleneck.target_channels)
+        codec = cls(bottleneck.widths, **asdict(bottleneck.shape))
         codec.bottleneck = bottleneck
         return codec
 
@@ -255,16 +258,18 @@ class SlimmableCodec(Codec):
         return self.bottleneck.widths
 
     def settings(self) -> dict:
-        return {"widths": list(self.widths), "target_channels": self.bottleneck.target_channels}
+        shape = self.bottleneck.shape
+        return {"widths": list(self.widths), "target_channels": shape.target_channels, **shape.settings()}
 
     def between(self, pixel_values: torch.Tensor, width: int | None = None) -> Tensors:
-        """The rounded code by an encoder of `width`, by default the largest."""
-        code = self.bottleneck.encoder(pixel_values.float(), width)
-        return {"code": self.bottleneck.prior(width).round(code)}
+        """The code by an encoder of `width`, by default the largest, as far as it is rounded before it is bytes."""
+        prior = self.bottleneck.prior(width)
+        return {prior.sent: prior.before_bytes(self.bottleneck.encoder(pixel_values.float(), width))}
 
     def pack(self, tensors: Tensors, width: int | None = None) -> Tensors:
         width = self.bottleneck.checked(width)
-        return {**_joined(self.bottleneck.prior(width).compress(tensors["code"])), "width": torch.tensor([width])}
+        prior = self.bottleneck.prior(width)
+        return {**_joined(prior.compress(tensors[prior.sent])), "width": torch.tensor([width])}
 
     def unpack(self, sent: Mapping[str, torch.Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensors:
         _check_maps(shape, self.bottleneck.target_channels)
@@ -273,10 +278,10 @@ class SlimmableCodec(Codec):
         if width is None or width.dtype != torch.int64 or tuple(width.shape) != (1,):
             raise ValueError("payload: width must be one whole number.")
         prior, size = self.bottleneck.prior(int(width)), (shape[2] - 1, shape[3] - 1)
-        return {"code": prior.decompress(list(_streams(sent, shape[0])), size)}
+        return {prior.sent: prior.decompress(list(_streams(sent, shape[0])), size)}
 
     def restore(self, tensors: Tensors, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return self.bottleneck.decoder(tensors["code"]).to(dtype)
+        return self.bottleneck.decoder(tensors[self.bottleneck.prior().sent]).to(dtype)
 
 
 def _check_maps(shape: tuple[int, ...], target_channels: int) -> None:

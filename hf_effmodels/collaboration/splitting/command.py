@@ -29,7 +29,7 @@ def main_split(argv: Sequence[str]) -> None:
     def run() -> None:
         if not arguments.list and arguments.output is None:
             raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
-        from ...registry import COMPOSED
+        from ...registry import is_in_halves
         from .halves import check_half_folder, split
         from .points import split_points
 
@@ -46,7 +46,7 @@ def main_split(argv: Sequence[str]) -> None:
             show("\n".join(lines) + "\n")
             return
         codec = _codec(arguments)
-        if model.config.model_type in COMPOSED:
+        if is_in_halves(model.config.model_type):
             if codec is not None or arguments.at not in (None, model.config.at):
                 raise ValueError(
                     f"at: MODEL is coded after {model.config.at} already; it goes without --at and --bits."

@@ -3,7 +3,9 @@
 import contextvars
 import copy
 import hashlib
+import importlib
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,13 +15,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..._files import check_folder, whole_folder, write_json
+from ...hub.ids import reading
 from ..codecs.wire import RawCodec, Tensors, codec_from
 from .points import Cut, Trace, logits_of, tensors_in, with_tensor
+
+logger = logging.getLogger(__name__)
 
 #: Files of a half.
 CARD, SPLIT, CONFIG = "README.md", "split.json", "config.json"
 FORMAT = 1
 _PROCESSOR = "preprocessor_config.json"
+#: What transformers' Auto classes hand on: for downloads, and for their own use.
+_OF_DOWNLOADS = frozenset(("cache_dir", "force_download", "local_files_only"))
+_OF_AUTO_MODEL = frozenset(("trust_remote_code", "adapter_kwargs", "proxies", "subfolder", "code_revision"))
 
 
 class _Reached(BaseException):
@@ -85,53 +93,65 @@ class _Half(nn.Module):
         weights = {f"network.{name}": value for name, value in _tensors(self.network).items() if name in self.names}
         weights |= {f"codec.{name}": value for name, value in self.codec.state_dict().items()}
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-        with whole_folder(folder, replaces=lambda name, path: name in _own_files()) as new:
+        with whole_folder(folder, replaces=lambda name, path: name in own_files()) as new:
             self.config.save_pretrained(new)
             if self.processor is not None:
                 self.processor.save_pretrained(new)
             save_file(weights, new / f"{self.half}.safetensors", metadata={"format": "pt"})
             write_json(new / SPLIT, {"format": FORMAT, "half": self.half, **asdict(self.facts)})
-            (new / CARD).write_text(self._card(), encoding="utf-8")
+            (new / CARD).write_text(self.card(), encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes, but no code that a configuration or a processor brings with it; the
-        address of the commit.
+        """Upload what `save_pretrained` writes and the code of this package that it needs, but none that a
+        configuration or a processor brings with it; the address of the commit.
 
         Raises:
             ValueError: what can be no token. OSError: there is none, the Hub cannot be reached, or refuses.
+            ImportError: the half is loaded by its own code, where this package is not.
         """
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        from ...hub.publish import explained, stated_token
-
-        api = HfApi(token=stated_token(token))
-        with tempfile.TemporaryDirectory() as temporary, explained(repo_id, timeout=30):
-            folder = Path(temporary) / self.half
-            self.save_pretrained(folder)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(_own_files())))
+        try:
+            publishing = importlib.import_module("hf_effmodels.hub.halves")
+        except ModuleNotFoundError as error:
+            raise ImportError("push_to_hub: it needs the package hf_effmodels") from error
+        return publishing.publish_half(self, repo_id, private=private, token=token)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, token: str | None = None, revision: str | None = None):
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        token: str | None = None,
+        revision: str | None = None,
+        processor=None,
+        config=None,
+        **options,
+    ):
         """A half out of its folder, or by its id on the Hub. Nothing in it is executed.
+
+        Args:
+            folder: or id.
+            token, revision: of the Hub.
+            processor: the image processor, instead of the one in the folder.
+            config: of the whole network, instead of the one in the folder.
+            options: what `AutoModel.from_pretrained` hands on to code beside the weights.
 
         Raises:
             ValueError: no half, the other half, or weights that do not fit. OSError: nothing of that name.
         """
+        given = {name for name in options if not name.startswith("_")}
+        if unknown := given - _OF_AUTO_MODEL - _OF_DOWNLOADS:
+            raise TypeError(f"from_pretrained: {cls.__name__} does not take {', '.join(sorted(unknown))}.")
         folder = Path(folder)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            from ...hub.ids import reading
-
-            patterns, name = list(_own_files()), str(folder)
+            name, how = str(folder), {key: value for key, value in options.items() if key in _OF_DOWNLOADS}
+            how |= {"token": token, "revision": revision, "allow_patterns": list(own_files())}
             with reading("folder", name):
-                folder = Path(snapshot_download(name, token=token, revision=revision, allow_patterns=patterns))
+                folder = Path(snapshot_download(name, **how))
         facts = _read_facts(folder, cls.half)
         codec = codec_from(facts.codec, facts.codec_settings)
-        model = _build(folder, facts)
+        model = _build(folder, facts, config)
         try:
             weights = load_file(folder / f"{cls.half}.safetensors")
         except (SafetensorError, OSError) as error:
@@ -147,19 +167,44 @@ class _Half(nn.Module):
             codec.load_state_dict({n.removeprefix("codec."): v for n, v in weights.items() if n.startswith("codec.")})
         except RuntimeError as error:
             raise ValueError(f"folder: {folder}: the codec's weights do not fit: {error}") from error
-        return cls(model, codec, facts, frozenset(own), _load_processor(folder))
+        processor = _load_processor(folder) if processor is None else processor
+        return cls(model, codec, facts, frozenset(own), processor)
 
-    def _card(self) -> str:
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoModel") -> None:
+        """Asked for by `AutoModel.from_pretrained`, where a half is loaded by its own code; nothing is to be done."""
+
+    def card(self, with_code: bool = False) -> str:
+        """The folder's `README.md`.
+
+        Args:
+            with_code: the code that the half needs lies beside it.
+        """
         other = {"head": "tail", "tail": "head"}[self.half]
         use = {
             "head": 'SplitClassifier("this folder", "http://127.0.0.1:8000")("cat.jpg")',
             "tail": "hf-effmodels serve-tail . --port 8000",
         }[self.half]
+        call = {
+            "head": "sent = half(pixel_values)  # a dictionary of tensors, for the tail",
+            "tail": "logits = half(sent, input_shape)  # what the head has sent, and the shape of its images",
+        }[self.half]
+        here = sum(value.numel() for name, value in _tensors(self.network).items() if name in self.names)
+        codec = sum(value.numel() for value in self.codec.parameters())
+        lines = (
+            "",
+            "Without `hf_effmodels`, transformers runs the code of this repository; read it first:\n",
+            "```python\nfrom transformers import AutoModel\n",
+            f'half = AutoModel.from_pretrained(".", trust_remote_code=True)\n{call}\n```\n',
+        )
+        alone = "\n".join(lines) if with_code else ""
         return (
             f"---\nlibrary_name: hf_effmodels\ntags:\n- split-computing\n---\n\n# The {self.half} of a "
-            f"{self.facts.architecture}, cut after `{self.facts.at}`\n\nIt needs its {other}, made in the same cut. "
-            f"Use: `{use}`. Features are sent by the codec `{self.facts.codec}` "
-            f"{json.dumps(self.facts.codec_settings)}.\n"
+            f"{self.facts.architecture}, cut after `{self.facts.at}`\n\nIt needs its {other}, made in the same cut "
+            f"(digest `{self.facts.digest[:16]}`). Use, with `hf_effmodels`: `{use}`. Features are sent by the codec "
+            f"`{self.facts.codec}` {json.dumps(self.facts.codec_settings)}. It holds {here / 1e6:.3f} M numbers of "
+            f"the network and {codec / 1e6:.3f} M of the codec. What the whole was trained on, and the licence of "
+            f"its weights, stand with the whole.\n{alone}"
         )
 
 
@@ -346,10 +391,11 @@ def _read_facts(folder: Path, half: str) -> SplitFacts:
     return SplitFacts(**{name: content[name] for name in fields})
 
 
-def _build(folder: Path, facts: SplitFacts) -> nn.Module:
+def _build(folder: Path, facts: SplitFacts, config=None) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    config = AutoConfig.from_pretrained(folder)
+    # A configuration out of a folder's own code is another class there than the one that its network knows.
+    config = AutoConfig.from_pretrained(folder) if config is None else AutoConfig.for_model(**config.to_dict())
     options = {"attn_implementation": facts.attention} if facts.attention else {}
     model = AutoModelForImageClassification.from_config(config, dtype=getattr(torch, facts.dtype), **options)
     if type(model).__name__ != facts.architecture:
@@ -362,7 +408,25 @@ def _load_processor(folder: Path):
         return None
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(folder)
+    try:
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as error:
+        if "AutoImageProcessor" not in _read_json(folder / _PROCESSOR).get("auto_map", {}):
+            raise ValueError(f"folder: the {_PROCESSOR} of {folder} cannot be read: {error}") from error
+        logger.warning(
+            "the image processor of %s is neither transformers' nor registered with it, and code of folders is not "
+            "run: the half is loaded without it. Give it as from_pretrained(folder, processor=...).",
+            folder,
+        )
+        return None
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def check_half_folder(folder: str | Path) -> None:
@@ -373,5 +437,6 @@ def check_half_folder(folder: str | Path) -> None:
         check_folder(folder)
 
 
-def _own_files() -> tuple[str, ...]:
+def own_files() -> tuple[str, ...]:
+    """What `save_pretrained` writes of its own, as far as it may be downloaded and replaced."""
     return (CONFIG, _PROCESSOR, SPLIT, CARD, "head.safetensors", "tail.safetensors")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...models import blaming_image_size
+from ..._image_size import blaming_image_size
 
 
 @dataclass(frozen=True)

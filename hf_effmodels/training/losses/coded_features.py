@@ -7,8 +7,8 @@ from torch import nn
 from .checks import exact
 from .interface import DistillationLoss, Networks
 
-#: What the decoder of a coded classifier is given: the code, rounded or with noise.
-_CODE = "bottleneck.decoder:input"
+#: Of a coded classifier what the decoder is given (the code, rounded or with noise), and its numbers' likelihoods.
+_CODE, _LIKELIHOODS = "bottleneck.decoder:input", "bottleneck.likelihoods"
 RESNET_STAGES = tuple(f"resnet.encoder.stages.{number}" for number in range(4))
 
 
@@ -52,7 +52,7 @@ class CodedFeaturesLoss(DistillationLoss):
         self._coded: tuple[nn.Module, ...] = ()  # not a child: the student has its parameters already
 
     def student_features(self):
-        return (*(f"network.{path}" for path in self.features), _CODE)
+        return (*(f"network.{path}" for path in self.features), _CODE, _LIKELIHOODS)
 
     def teacher_features(self):
         return self.features
@@ -73,5 +73,5 @@ class CodedFeaturesLoss(DistillationLoss):
         error = sum(squared_error(student[f"network.{path}"], teacher[path]) for path in self.features)
         code = student[_CODE]
         prior = self._coded[0].bottleneck.prior(code.shape[1])
-        bits = -exact(prior.likelihoods(code)).log2().sum() / len(code)
+        bits = -exact(student[_LIKELIHOODS]).log2().sum() / len(code)
         return {"error": error, "bits": self.beta * bits, "quantiles": prior.auxiliary_loss()}

@@ -6,16 +6,19 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from ...hub.contents import model_files
-from ...registry import COMPOSED
+from ...hub.export import is_portable
+from ...registry import is_in_halves
 
 #: Folder of the output folder with the model as `hf-effmodels publish` takes it, of models of this package.
 HUB_FOLDER = "hub"
 
 
 def is_own(model) -> bool:
-    """Whether a model's code is this package's alone, so that a folder for the Hub is made of it (`hub.export`). One
-    that is composed of any other network is not."""
-    return type(model).__module__.startswith("hf_effmodels.") and model.config.model_type not in COMPOSED
+    """Whether a model's code is this package's, so that a folder for the Hub is made of it (`hub.export`). One that is
+    made around somebody else's network is not."""
+    if not type(model).__module__.startswith("hf_effmodels."):
+        return False
+    return not is_in_halves(model.config.model_type) or is_portable(model.config.network["model_type"])
 
 
 def find_repository(name: str | None, output: Path, token: str | None) -> str:

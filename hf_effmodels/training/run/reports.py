@@ -9,7 +9,7 @@ from pathlib import Path
 from ..._files import move_into, whole_file, write_text
 from ...hub.contents import FIGURES
 from ...hub.ids import hub_id
-from ...registry import COMPOSED
+from ...registry import is_in_halves
 from .publishing import HUB_FOLDER, is_own
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def write_card(
         known = {name: value for name, value in export_options.items() if name in ("preset", "adapter_only")}
         card = str(build_card(network, **about_code, **known, **facts))
     else:
-        name, composed = type(network).__name__, network.config.model_type in COMPOSED
+        name, composed = type(network).__name__, is_in_halves(network.config.model_type)
         needs = " It needs the package hf_effmodels, imported before it is loaded." if composed else ""
         about = card_text.About(
             title=name,

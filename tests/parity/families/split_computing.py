@@ -9,6 +9,8 @@ from hf_effmodels.collaboration.codecs.prior import bits, rate_loss
 from .. import golden
 
 SYSTEMS = ("split_computing",)
+#: The folder of the system.
+ALSO = ("entropic_student",)
 
 #: Made with float32 weights, whatever the rest is computed in: the decoded features agree to 1e-4.
 _FLOAT32 = ("decoded_from_bytes",)

@@ -6,6 +6,9 @@ from typing import Literal
 from ...run.arguments import read_mapping
 from .episodes import EpisodeArguments
 
+#: What `--codec` takes beside `shrink` and `bits`.
+_ENTROPIC = {"at", "widths", "prior", "hyper_channels", "encoder_channels", "decoder_channels"}
+
 
 @dataclass
 class DistillationArguments(EpisodeArguments):
@@ -56,8 +59,9 @@ class DistillationArguments(EpisodeArguments):
         metadata={
             "help": "Put a learnt code in the place of the student's first layers (Entropic Student): a mapping of "
             "`at`, the module it stands for, and `widths`, the channels of the code (by default [24]; several: a "
-            "slimmable encoder). It learns by the loss coded_features; a run that goes on from its result learns the "
-            "rest. With `shrink` and `bits` it is MAHPPO's: the features after `at` in so many times fewer channels, "
+            "slimmable encoder), and `prior` (factorized, scale_hyperprior, mean_scale_hyperprior). It learns by the "
+            "loss coded_features; a run that goes on from its result learns the rest. With `shrink` and `bits` it is "
+            "MAHPPO's: the features after `at` in so many times fewer channels, "
             "by the loss coded_channels."
         },
     )
@@ -87,11 +91,11 @@ class DistillationArguments(EpisodeArguments):
                 raise ValueError("--teacher_revision: it is that of one teacher, and there are several.")
         self.codec = read_mapping("codec", self.codec) or None
         keys = set(self.codec or ())
-        known = keys <= {"at", "widths"} or ("shrink" in keys and keys <= {"at", "shrink", "bits"})
+        known = keys <= _ENTROPIC or ("shrink" in keys and keys <= {"at", "shrink", "bits"})
         if self.codec is not None and not (known and isinstance(self.codec.get("at"), str)):
             raise ValueError(
-                f"--codec: got {self.codec}, accepted is a mapping of at, a module, and either widths, a list, or "
-                "shrink and bits."
+                f"--codec: got {self.codec}, accepted is a mapping of at, a module, and either widths, a list, and "
+                f"{', '.join(sorted(_ENTROPIC - {'at', 'widths'}))}, or shrink and bits."
             )
         if self.teacher and self.stored_labels:
             raise ValueError("--teacher and --stored_labels exclude each other.")

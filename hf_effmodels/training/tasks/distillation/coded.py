@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedModel
 
-from ....collaboration.codecs.channel_coded import ChannelCodedForImageClassification
-from ....collaboration.codecs.coded import CodedForImageClassification
+from ....collaboration.codecs.entropic_student.modeling_entropic_student import CodedForImageClassification
+from ....collaboration.codecs.mahppo.modeling_mahppo import ChannelCodedForImageClassification
 from ....collaboration.codecs.measured import measure_coded
+from ...losses.coded_features import CodedFeaturesLoss
 from .trainer import DistillationTrainer
 
 #: Students with a code.
@@ -34,6 +35,14 @@ def with_code(model: PreTrainedModel, codec: Mapping | None, seed: int) -> PreTr
         return kind.around(model, **codec, seed=seed)
     except ValueError as error:
         raise ValueError(f"--codec: {error}") from error
+
+
+def check_turn(model: CodedForImageClassification, losses: Mapping) -> None:
+    """ValueError if a code that is fixed is to learn."""
+    if model.code_is_fixed and CodedFeaturesLoss.name in losses:
+        raise ValueError(
+            f"--losses: {CodedFeaturesLoss.name} is of a student whose code learns; that of --model is fixed."
+        )
 
 
 class CodedTrainer(DistillationTrainer):

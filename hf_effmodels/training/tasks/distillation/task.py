@@ -21,7 +21,7 @@ from ...run.contents import check_contents
 from ...run.run import Run
 from ...task import load_task
 from .arguments import DistillationArguments
-from .coded import CODED, CodedForImageClassification, CodedTrainer, coded_metrics, with_code
+from .coded import CODED, CodedForImageClassification, CodedTrainer, check_turn, coded_metrics, with_code
 from .episodes import SCALE_FIELD, Episodes, few_shot_accuracy, members_of
 from .taps import collecting
 from .teacher import UNTRAINED, Teachers, load_teacher
@@ -203,6 +203,7 @@ def _make_trainer(
     args = kwargs["args"]
     model, trainer = with_code(model, distillation.codec, args.seed), DistillationTrainer
     if isinstance(model, CodedForImageClassification):
+        check_turn(model, losses)
         trainer = CodedTrainer
         if len(model.config.widths) > 1:
             args.ddp_find_unused_parameters = True  # each pass has norms and a prior of its own

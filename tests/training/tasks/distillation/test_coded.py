@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification, ConvNextConfig, ConvNextForImageClassification
 
-from hf_effmodels.collaboration.codecs.coded import CodedForImageClassification
+from hf_effmodels import CodedForImageClassification
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.run.output_folder import newest_checkpoint
@@ -77,8 +77,9 @@ def test_the_first_stage_learns_errors_and_bits_of_all_widths_and_makes_the_tabl
     found = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert isinstance(found, CodedForImageClassification) and found.code_is_fixed
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "library_name: hf_effmodels" in card and "It needs the package hf_effmodels" in card
-    assert not (tmp_path / "run" / "hub").exists()
+    assert "| Network | resnet |" in card and "| Code | 2, 3 channels in the place of all up to " in card
+    code = {path.name for path in (tmp_path / "run" / "hub").glob("*.py")}
+    assert {"modeling_entropic_student.py", "halves.py"} <= code
     after = found.state_dict()
     moved = {
         name for name, value in before.items() if value.shape != after[name].shape or (value != after[name]).any()

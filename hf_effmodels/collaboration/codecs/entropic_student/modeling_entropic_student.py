@@ -2,75 +2,64 @@
 is evaluated and saved, before it is cut in two."""
 
 import copy
+import math
 from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import asdict
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
-from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForImageClassification
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import AutoModelForImageClassification
+from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
-from ..splitting.halves import SplitHead, SplitTail, split
-from ..splitting.points import Trace, input_shape, storageless, tensors_in, with_tensor
-from .networks import check_same_class, take_weights
-from .slimmable import SlimmableBottleneck, check_widths
-from .wire import EntropicCodec, SlimmableCodec
+from ....modeling.layers.initialization import StockPartsMixin, init_like_torch
+from ...splitting.halves import SplitHead, SplitTail, split
+from ...splitting.points import Trace, input_shape, storageless, tensors_in, with_tensor
+from ..entropic import BottleneckShape
+from ..gdn import DivisiveNorm
+from ..networks import check_same_class, network_fields, sides, take_weights
+from ..prior import FactorizedPrior, TabledPrior
+from ..slimmable import SlimmableBottleneck, check_widths
+from ..wire import EntropicCodec, SlimmableCodec
+from .configuration_entropic_student import CodedConfig
 
 #: Features in the place of what the network has at the cut; of the pass under way in this thread.
 _FEATURES: ContextVar[torch.Tensor | None] = ContextVar("decoded features of a coded classifier", default=None)
 
 
-@strict
-class CodedConfig(PreTrainedConfig):
-    r"""
-    Configuration of a classifier with a learnt code in the place of its first layers.
+class CodedPreTrainedModel(StockPartsMixin, PreTrainedModel):
+    """How a code begins."""
 
-    Args:
-        network: configuration of the whole network, as its `to_dict` gives it.
-        at: the module whose output the code is in the place of.
-        widths: channels of the code, ascending; several are a slimmable encoder's.
-        target_channels: of the features at the cut.
-        table_lengths: longest table of each width's prior, None while the code still learns. With tables the code is
-            fixed: from then on its decoder and the rest of the network learn.
-        image_size: side of the images in pixels, as the network has it.
-        num_channels: channels of the input images.
-    """
+    config: CodedConfig
+    base_model_prefix = "coded"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
 
-    model_type = "coded_classifier"
-
-    network: dict | None = None
-    at: str = ""
-    widths: list[int] | tuple[int, ...] = (24,)
-    target_channels: int = 256
-    table_lengths: list[int] | None = None
-    image_size: int | list[int] | tuple[int, ...] | None = None
-    num_channels: int = 3
-
-    def __post_init__(self, **kwargs):
-        self.widths = list(check_widths(self.widths))
-        super().__post_init__(**kwargs)
-
-    def validate_architecture(self):
-        if self.table_lengths is not None and len(self.table_lengths) != len(self.widths):
-            raise ValueError(
-                f"table_lengths: got {len(self.table_lengths)} for {len(self.widths)} widths, accepted are as many."
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.ParameterList):
+            priors = (m for m in self.modules() if isinstance(m, FactorizedPrior))
+            module = next(p for p in priors if module in (p.matrices, p.biases, p.factors))
+        if isinstance(module, nn.Conv2d):
+            init_like_torch(module)
+        elif isinstance(module, nn.ConvTranspose2d):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        elif isinstance(module, DivisiveNorm | FactorizedPrior):
+            # Without gradients and as they are made: what is random is drawn again.
+            made = (
+                DivisiveNorm(len(module.beta)) if isinstance(module, DivisiveNorm) else FactorizedPrior(module.tables)
             )
-        if self.num_channels != 3:
-            raise ValueError(f"num_channels: got {self.num_channels}, the encoder takes 3.")
-
-    def network_config(self) -> PreTrainedConfig:
-        """Of the whole network."""
-        if not self.network or "model_type" not in self.network:
-            raise ValueError("network: it is missing; CodedForImageClassification.around(model, at) makes one.")
-        return AutoConfig.for_model(**copy.deepcopy(self.network))
+            for own, new in zip(module.parameters(), made.parameters(), strict=True):
+                init.copy_(own, new.to(own))
+        if isinstance(module, TabledPrior):
+            for name, table in module.named_buffers(recurse=False):
+                init.copy_(getattr(module, name), torch.zeros_like(table))
 
 
-class CodedForImageClassification(PreTrainedModel):
+class CodedForImageClassification(CodedPreTrainedModel):
     """Encoder, prior, decoder, and what is behind the cut of any classifier of transformers or this package.
 
     The layers before the cut have no storage: they are followed by shapes alone, as in a `SplitTail`.
@@ -79,14 +68,15 @@ class CodedForImageClassification(PreTrainedModel):
     stays as it is; after `fix_code` the code is rounded, and decoder and network learn.
     """
 
-    config_class = CodedConfig
-    base_model_prefix = "coded"
-    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
 
     def __init__(self, config: CodedConfig):
         super().__init__(config)
+        self.num_labels = config.num_labels
         self.network = AutoModelForImageClassification.from_config(config.network_config())
-        self.bottleneck = SlimmableBottleneck(config.widths, config.target_channels)
+        self.bottleneck = SlimmableBottleneck(config.widths, **asdict(config.bottleneck_shape()))
+        for parameter in self.bottleneck.parameters():
+            parameter._is_hf_initialized = not parameter.is_meta  # as its own constructors have made it
         for prior, length in zip(self.bottleneck.priors.values(), config.table_lengths or (), strict=False):
             prior.make_room(length)
         cut = Trace(self.network).cut(config.at)
@@ -97,15 +87,14 @@ class CodedForImageClassification(PreTrainedModel):
             empty = torch.empty_like(getattr(module, own), device="meta", requires_grad=False)
             delattr(module, own)
             module.__dict__[own] = empty
+            if hasattr(module, "track_running_stats"):
+                module.track_running_stats = False  # else a batch norm asks a checkpoint for its step counter
         self.network.get_submodule(cut.point.name).register_forward_hook(_decoded)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """The bottleneck's modules begin as torch and their own constructors have made them."""
-
     @classmethod
     def around(
-        cls, model: PreTrainedModel, at: str, widths: Sequence[int] = (24,), *, seed: int = 0
+        cls, model: PreTrainedModel, at: str, widths: Sequence[int] = (24,), *, seed: int = 0, **shape
     ) -> "CodedForImageClassification":
         """`model` with a new code, of random weights, in the place of its layers up to a module.
 
@@ -114,6 +103,7 @@ class CodedForImageClassification(PreTrainedModel):
             at: a module, or the end of its name, whose output has a quarter of the image's side.
             widths: channels of the code.
             seed: of the code's weights.
+            shape: `prior`, `hyper_channels`, `encoder_channels`, `decoder_channels`, see `CodedConfig`.
 
         Raises:
             ValueError: no such module, one that is not the only way through, or features of another size.
@@ -124,11 +114,12 @@ class CodedForImageClassification(PreTrainedModel):
         own = model.config
         if (channels := getattr(own, "num_channels", None) or 3) != 3:
             raise ValueError(f"model: it takes images of {channels} channels, accepted are 3.")
+        bottleneck = BottleneckShape(point.shape[1], **shape)  # says what is wrong with it
         config = CodedConfig(
-            network=own.to_dict(),
+            network=network_fields(model),
             at=point.name,
             widths=list(check_widths(widths)),
-            target_channels=point.shape[1],
+            **asdict(bottleneck),
             image_size=getattr(own, "image_size", None),
             num_channels=channels,
             id2label=own.id2label,
@@ -152,6 +143,11 @@ class CodedForImageClassification(PreTrainedModel):
         return coded.train(model.training)
 
     @property
+    def idle_modules(self) -> tuple[str, ...]:
+        """Those before the cut, which compute nothing but shapes: multiply-adds are not counted there."""
+        return tuple(sorted({f"network.{name.rpartition('.')[0]}" for name in self._without_storage}))
+
+    @property
     def code_is_fixed(self) -> bool:
         """Whether `fix_code` has made the tables."""
         return self.config.table_lengths is not None
@@ -165,7 +161,7 @@ class CodedForImageClassification(PreTrainedModel):
     def fix_code(self) -> None:
         """Make the tables by which the code is written; encoder and prior stay as they are from now on."""
         self.bottleneck.update()
-        self.config.table_lengths = [prior.quantized_cdf.shape[1] for prior in self.bottleneck.priors.values()]
+        self.config.table_lengths = [prior.table_length for prior in self.bottleneck.priors.values()]
         self.choose_what_learns()
 
     def train(self, mode: bool = True):
@@ -184,7 +180,9 @@ class CodedForImageClassification(PreTrainedModel):
         latent, prior = self.bottleneck.encoder(pixel_values, width), self.bottleneck.prior(width)
         if self.code_is_fixed:
             return prior.round(latent).detach()
-        return latent + torch.rand_like(latent) - 0.5 if self.training else prior.round(latent)
+        code, likelihoods = prior(latent)
+        self.bottleneck.likelihoods(likelihoods)  # which is where the loss hears of them
+        return code
 
     @can_return_tuple
     def forward(
@@ -206,7 +204,9 @@ class CodedForImageClassification(PreTrainedModel):
             logits = self.network(pixel_values=torch.empty_like(pixel_values, device="meta")).logits
         finally:
             _FEATURES.reset(token)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
     def halves(self, processor=None) -> tuple[SplitHead, SplitTail]:
@@ -220,7 +220,7 @@ class CodedForImageClassification(PreTrainedModel):
         bottleneck = copy.deepcopy(self.bottleneck).eval()
         several = len(bottleneck.widths) > 1
         codec = SlimmableCodec.of(bottleneck) if several else EntropicCodec.of(bottleneck.at(bottleneck.widths[0]))
-        return split(self.network, self.config.at, codec=codec, processor=processor)
+        return split(self.network, self.config.at, codec=codec, processor=processor, image_size=sides(self.config))
 
 
 def _decoded(module: nn.Module, args, output):

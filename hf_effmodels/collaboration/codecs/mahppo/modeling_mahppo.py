@@ -5,59 +5,24 @@ import copy
 from contextvars import ContextVar
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import nn
-from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForImageClassification
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import AutoModelForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
-from ..splitting.halves import SplitHead, SplitTail, split
-from ..splitting.points import Trace, tensors_in, with_tensor
-from .networks import check_same_class, take_weights
-from .wire import ChannelCodec
+from ....modeling.layers.initialization import StockPartsMixin, init_like_torch
+from ...splitting.halves import SplitHead, SplitTail, split
+from ...splitting.points import Trace, tensors_in, with_tensor
+from ..networks import check_same_class, network_fields, sides, take_weights
+from ..wire import ChannelCodec
+from .configuration_mahppo import ChannelCodedConfig
 
 #: The model whose pass is under way in this thread.
 _MODEL: ContextVar["ChannelCodedForImageClassification | None"] = ContextVar("channel-coded classifier", default=None)
 
 
-@strict
-class ChannelCodedConfig(PreTrainedConfig):
-    r"""
-    Configuration of a classifier with 1×1 convolutions and a quantiser after one of its modules.
-
-    Args:
-        network: configuration of the whole network, as its `to_dict` gives it.
-        at: the module after which the code is.
-        channels: of the features there.
-        shrink: how many times fewer are sent.
-        bits: of each number.
-        joint: whether the network learns, too; while False the code alone does.
-        image_size: side of the images in pixels, as the network has it.
-        num_channels: channels of the input images.
-    """
-
-    model_type = "channel_coded_classifier"
-
-    network: dict | None = None
-    at: str = ""
-    channels: int = 64
-    shrink: int = 16
-    bits: int = 8
-    joint: bool = False
-    image_size: int | list[int] | tuple[int, ...] | None = None
-    num_channels: int = 3
-
-    def network_config(self) -> PreTrainedConfig:
-        """Of the whole network."""
-        if not self.network or "model_type" not in self.network:
-            raise ValueError("network: it is missing; ChannelCodedForImageClassification.around(model, at) makes one.")
-        return AutoConfig.for_model(**copy.deepcopy(self.network))
-
-
-class ChannelCodedForImageClassification(PreTrainedModel):
+class ChannelCodedForImageClassification(StockPartsMixin, PreTrainedModel):
     """Any classifier of transformers or this package, and a `ChannelCodec` after one of its modules.
 
     In training mode features go through the convolutions alone, as published; in evaluation they are rounded to
@@ -65,20 +30,25 @@ class ChannelCodedForImageClassification(PreTrainedModel):
     learn together.
     """
 
-    config_class = ChannelCodedConfig
+    config: ChannelCodedConfig
     base_model_prefix = "channel_coded"
     main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    accepts_loss_kwargs = False
 
     def __init__(self, config: ChannelCodedConfig):
         super().__init__(config)
+        self.num_labels = config.num_labels
         self.network = AutoModelForImageClassification.from_config(config.network_config())
         self.code = ChannelCodec(config.channels, config.shrink, config.bits)
+        for parameter in self.code.parameters():
+            parameter._is_hf_initialized = not parameter.is_meta  # as torch has made it
         self.network.get_submodule(config.at).register_forward_hook(_through_code)
         self.choose_what_learns()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The code's convolutions begin as torch has made them."""
+        init_like_torch(module)
 
     @classmethod
     def around(
@@ -103,7 +73,7 @@ class ChannelCodedForImageClassification(PreTrainedModel):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError(f"{name}: got {value!r}, accepted are whole numbers from 1.")
         config = ChannelCodedConfig(
-            network=own.to_dict(),
+            network=network_fields(model),
             at=point.name,
             channels=point.shape[1],
             shrink=shrink,
@@ -157,7 +127,9 @@ class ChannelCodedForImageClassification(PreTrainedModel):
             logits = self.network(pixel_values=pixel_values).logits
         finally:
             _MODEL.reset(token)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
     @torch.no_grad()
@@ -168,7 +140,8 @@ class ChannelCodedForImageClassification(PreTrainedModel):
 
     def halves(self, processor=None) -> tuple[SplitHead, SplitTail]:
         """Head and tail, see `split`."""
-        return split(self.network, self.config.at, codec=copy.deepcopy(self.code), processor=processor)
+        code, size = copy.deepcopy(self.code), sides(self.config)
+        return split(self.network, self.config.at, codec=code, processor=processor, image_size=size)
 
 
 def _through_code(module: nn.Module, args, output):
@@ -178,4 +151,5 @@ def _through_code(module: nn.Module, args, output):
     (features,) = tensors_in(output)
     if model.training:
         return with_tensor(output, model.code.codec(features))
-    return with_tensor(output, model.code.decode(model.code.encode(features), tuple(features.shape), features.dtype))
+    code = model.code  # what is made bytes comes back as it was
+    return with_tensor(output, code.restore(code.between(features), tuple(features.shape), features.dtype))
