@@ -66,9 +66,9 @@ def main(argv: Sequence[str]) -> Path:
 
 def _prepare(argv: list[str]):
     reader = ArgumentReader(argv)
-    if reader.task != "distillation":
+    if reader.task != "distillation" and not reader.asks_for_help():
         raise ValueError(f"--task: got {reader.task}, accepted is distillation: the labels are for one.")
-    task = load_task(reader.task)
+    task = load_task("distillation")
     args, distillation, *arguments = reader.read(SoftLabelArguments, *task.TRAINING_ARGUMENTS)
     if distillation.stored_labels is not None:
         raise ValueError("--stored_labels: these are made here; name a --teacher.")

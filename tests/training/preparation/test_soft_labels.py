@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_effmodels import cli
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.preparation import soft_labels
 from hf_effmodels.training.preparation.soft_labels import main as store
@@ -123,3 +124,9 @@ def test_wrong_input_is_named(run, tmp_path):
     with pytest.raises(OSError, match="--stored_labels: there is no folder"):
         main([*without_teacher(run, tmp_path / "nowhere"), "--output_dir", str(tmp_path / "x")])
     assert not (tmp_path / "labels").exists()
+
+
+def test_help_is_shown_where_no_task_is_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prepare", "soft-labels", "--help"])
+    assert ended.value.code == 0 and "--label_precision" in capsys.readouterr().out
