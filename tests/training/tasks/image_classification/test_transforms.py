@@ -201,6 +201,15 @@ def test_erasing_happens_as_often_and_as_asked(mode):
         changed = (result - plain).abs().amax(dim=0) > 1e-4
         seen += mode == "const" and bool(changed.any()) and bool((result[:, changed] == 0).all())
     assert (seen > 8) == (mode == "const")
+    # Of one rectangle at most there is never a second; of three together a third of the picture goes.
+    for count, whole in ((1, 40), (3, 0)):
+        chosen, alone = transform(random_erasing_count=count, **{**options, "random_erasing": 1.0}), 0
+        for _ in range(40):
+            changed = (chosen(IMAGE, rng) - plain).abs().amax(dim=0) > 1e-4
+            box = changed.any(0).sum() * changed.any(1).sum()
+            alone += bool(changed.sum() > 0.97 * box)  # noise may be what was there
+            assert changed.float().mean() < 0.36
+        assert alone == whole if whole else alone < 30
 
 
 def test_randaugment_fills_with_the_mean_colour():
