@@ -18,6 +18,7 @@ from ._command_line import (
     show,
     whole,
 )
+from ._places import check_model
 from .models import check_known, create_image_processor, create_model, list_models, model_info
 from .registry import ARCHITECTURES
 
@@ -451,6 +452,8 @@ def _export(arguments):
     }
     if suppression and not arguments.nms:
         raise ValueError(f"--{next(iter(suppression)).replace('_', '-')} goes with --nms.")
+    if arguments.checkpoint is None:
+        check_model("MODEL", arguments.preset)
     from .edge import check_preset, export, load_source
     from .hub.convert import load_checkpoint
 
@@ -505,6 +508,8 @@ def _export(arguments):
 
 
 def _publish(arguments) -> str:
+    if arguments.folder is not None and not os.path.isdir(arguments.folder):
+        raise ValueError(f"FOLDER: {arguments.folder} is not a folder")
     from .hub import publish
 
     if arguments.space:

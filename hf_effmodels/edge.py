@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_MASK_GENERATION_MAPPING,
     MODEL_FOR_OBJECT_DETECTION_MAPPING,
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
     AutoConfig,
@@ -62,6 +63,7 @@ KINDS = {
     "object-detection": Kind(AutoModelForObjectDetection, DetectorOutput, {"logits": None, "pred_boxes": 1.0}),
     "image-segmentation": Kind(AutoModelForSemanticSegmentation, SemanticSegmenterOutput, {"logits": None}),
 }
+_PROMPTABLE = "which finds masks by prompts: edge_masks.export_promptable(model, folder) writes its two graphs"
 #: Of those beside classifiers: the configurations they have.
 _MAPPINGS = {
     "object-detection": MODEL_FOR_OBJECT_DETECTION_MAPPING,
@@ -164,7 +166,10 @@ def export(
     pixels = torch.randn(3, _channels(model.config), *size, generator=generator).to(model.device, model.dtype)
 
     _give_only(model, kind)
-    with blaming_image_size(size), torch.no_grad():  # before the exporters, which take long
+    with (
+        blaming_image_size(size, is_asked_for=image_size is not None),
+        torch.no_grad(),
+    ):  # before the exporters, which take long
         model(pixel_values=pixels[:1])
     # ExecuTorch plans its memory ahead: the batch size is fixed there.
     batches = (1, 3) if chosen.exporter != "ExecutorchExporter" else (2,)
@@ -252,7 +257,8 @@ def check_preset(preset: str) -> str:
     for kind in KINDS:
         if preset in list_models(task=kind):
             return kind
-    model_info(preset)
+    if "mask-generation" in model_info(preset).tasks:
+        raise ValueError(f"source: got {preset}, {_PROMPTABLE}.")
     raise ValueError(
         f"{preset} is neither a classifier of images nor a detector nor a segmenter, which is what can be exported."
     )
@@ -289,6 +295,9 @@ def load_source(source: Any, processor: Any = None) -> tuple[PreTrainedModel, An
         return create_model(str(source)), processor or create_image_processor(str(source))
     with reading("source", str(source)):
         config = AutoConfig.from_pretrained(source)
+    if type(config) in MODEL_FOR_MASK_GENERATION_MAPPING:
+        raise ValueError(f"source: got {source}, {_PROMPTABLE}.")
+    with reading("source", str(source)):
         kind = kind_of_folder(config)
         model = KINDS[kind].auto_class.from_pretrained(source)
         return model, processor or AutoImageProcessor.from_pretrained(source)

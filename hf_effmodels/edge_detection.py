@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor
 
-from ._files import check_folder, whole_folder, write_json
+from ._files import check_folder, whole_folder, write_json, write_text
 from ._image_size import blaming_image_size
+from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 from .hub.wrappers import unwrap, unwrap_parts
 from .images import read_image
@@ -64,6 +65,7 @@ class DetectorReport(Suppression):
     Attributes:
         folder: where it is. format: "onnx" or "openvino". model: class of the exported model.
         image_size: (height, width) of the images in pixels. folded: branches and batch norms were folded first.
+        bytes: of the graph. warnings: of the exporters, as far as they say something of the model.
     """
 
     folder: str = ""
@@ -71,6 +73,8 @@ class DetectorReport(Suppression):
     model: str = ""
     image_size: tuple[int, int] = (0, 0)
     folded: bool = False
+    bytes: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @torch.library.custom_op("hf_effmodels::kept_scores", mutates_args=())
@@ -189,10 +193,10 @@ def export_detector(
     height, width = image_size or (processor.size["height"], processor.size["width"])
     pixels = torch.rand(2, model.config.num_channels, height, width, generator=torch.Generator().manual_seed(0))
     graph = DetectorGraph(model, chosen).eval()
-    with blaming_image_size((height, width)), torch.no_grad():
+    with blaming_image_size((height, width), is_asked_for=image_size is not None), torch.no_grad():
         graph(pixels[:1])  # a size that the model refuses is refused before the long work
     with whole_folder(folder) as new:
-        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with summed_up() as said, contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             torch.onnx.export(
                 graph,
                 (pixels,),
@@ -212,6 +216,8 @@ def export_detector(
         pixels = torch.cat([pixels, pixels[:1].flip(-1)])  # another batch size
         with torch.no_grad():
             _check_same(load_graph(new, GRAPH, format)(pixel_values=pixels), graph(pixels))
+        size = sum(file.stat().st_size for file in new.glob(f"{GRAPH}.*") if file.suffix != ".json")
+        write_text(new / "README.md", _readme(type(model).__name__, format, (height, width), chosen))
     return DetectorReport(
         **asdict(chosen),
         folder=str(folder),
@@ -219,7 +225,29 @@ def export_detector(
         model=type(model).__name__,
         image_size=(height, width),
         folded=bool(getattr(model.config, "reparameterized", False)),
+        bytes=size,
+        warnings=tuple(said),
     )
+
+
+def _readme(model: str, format: str, size: tuple[int, int], chosen: Suppression) -> str:
+    return f"""# {model}, exported
+
+An {format} graph (float32) from images of {size[0]} x {size[1]} pixels to kept boxes, for batches of any size.
+Scores are above {chosen.threshold:g}, overlapping boxes are suppressed from {chosen.nms_threshold:g} on, an image has
+{chosen.max_detections} at most. As good as all boxes are PyTorch's, to {TOLERANCE:g} pixels.
+
+```bash
+hf-effmodels predict . photo.jpg --save drawn
+```
+
+```python
+from hf_effmodels.edge_detection import load_detector
+
+detect = load_detector(".")
+boxes = detect("photo.jpg")
+```
+"""
 
 
 def check_suppresses(processor) -> None:

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput
 
 from ._files import check_folder, whole_folder, write_json, write_text
+from ._image_size import blaming_image_size
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 from .hub.ids import reading
@@ -139,6 +140,8 @@ def export_two_towers(
         processor.image_processor = sized_processor(processor.image_processor, size)
     halves = {"image": _Images(model).eval(), "text": _Texts(model).eval()}
     inputs = _inputs(config, size)
+    with blaming_image_size(size, is_asked_for=image_size is not None), torch.no_grad():
+        halves["image"](inputs["image"][:1])
     batch = torch.export.Dim("batch", min=1, max=4096)
     length = torch.export.Dim("length", min=2, max=config.text_config.max_position_embeddings)
     shapes = {"image": ({0: batch},), "text": ({0: batch, 1: length},)}

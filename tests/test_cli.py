@@ -17,8 +17,8 @@ import torch
 from huggingface_hub import constants
 
 import hf_effmodels
-from hf_effmodels import cli
-from hf_effmodels.hub import export, ids
+from hf_effmodels import _places, cli
+from hf_effmodels.hub import export
 from hf_effmodels.registry import ARCHITECTURES
 
 from .modeling.tiny import tiny_config
@@ -234,30 +234,30 @@ def test_a_slow_hub_is_waited_for_aloud(monkeypatch, caplog, patience, answers):
 
     monkeypatch.setattr("socket.create_connection", slow)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(ids, "PATIENCE", patience)
-    monkeypatch.setattr(ids, "SILENCE", 0.1)
-    monkeypatch.setattr(ids, "getproxies", dict)
+    monkeypatch.setattr(_places, "PATIENCE", patience)
+    monkeypatch.setattr(_places, "SILENCE", 0.1)
+    monkeypatch.setattr(_places, "getproxies", dict)
     with nullcontext() if answers else pytest.raises(OSError, match="there is no way to .* .tried for 0.2 s"):
-        ids.check_place("--model", "a/b")
+        _places.check_place("--model", "a/b")
     assert f"waiting for https://huggingface.co, {patience} s at most" in caplog.text
 
 
 def test_a_hub_that_says_nothing_is_waited_for_as_long_as_its_client_would(monkeypatch, tmp_path):
-    assert ids.PATIENCE == constants.HF_HUB_ETAG_TIMEOUT
+    assert _places.PATIENCE == constants.HF_HUB_ETAG_TIMEOUT
     waits = threading.Event()
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: waits.wait(20) and [])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(ids, "PATIENCE", 0.2)
-    monkeypatch.setattr(ids, "getproxies", dict)
+    monkeypatch.setattr(_places, "PATIENCE", 0.2)
+    monkeypatch.setattr(_places, "getproxies", dict)
     before = time.monotonic()
     with pytest.raises(OSError, match="--model: 'a/b' cannot be found or reached: there is no such folder"):
-        ids.check_place("--model", "a/b")
+        _places.check_place("--model", "a/b")
     waits.set()
     assert time.monotonic() - before < 2
     # What has been downloaded before is the client's to find.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     (tmp_path / "models--a--b").mkdir()
-    ids.check_place("--model", "a/b")
+    _places.check_place("--model", "a/b")
 
 
 def test_what_nobody_foresaw_is_one_line_too_but_a_run_says_where(monkeypatch, capsys):
@@ -389,12 +389,12 @@ def test_output_that_nobody_reads_ends_quietly():
     assert listing.returncode == 141
 
 
-def test_a_connection_that_breaks_is_no_closed_output(refused, monkeypatch):
+def test_a_connection_that_breaks_is_no_closed_output(refused, monkeypatch, tmp_path):
     def publish(*_, **__):
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr("hf_effmodels.hub.publish", publish)
-    assert "Broken pipe" in refused("publish", "folder", "org/net")
+    assert "Broken pipe" in refused("publish", tmp_path, "org/net")
 
 
 def test_help_and_wrong_arguments_are_answered_without_importing_torch():

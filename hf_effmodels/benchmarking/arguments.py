@@ -1,8 +1,12 @@
 """The arguments of the benchmark, read without what they name."""
 
 import argparse
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from .._places import check_model
+from ..models import check_known
 from ..training.run.source import keys_of
 
 #: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
@@ -87,6 +91,18 @@ def make_parser(prog: str = "benchmark.py") -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="folder for benchmark.md, .csv, .json and .png")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier benchmark there")
     return parser
+
+
+def check_names(names: Iterable[str]) -> None:
+    """ValueError or OSError where one is no layer, no preset and can be no place; nothing that runs it is loaded."""
+    layers = keys_of("LAYERS", Path(__file__).with_name("layers.py"))
+    for name in names:
+        if name in layers or os.path.isdir(name):
+            continue
+        if "/" in name:
+            check_model("--presets", name)
+        else:
+            check_known(name)
 
 
 def _spellings(name: str) -> list[str]:

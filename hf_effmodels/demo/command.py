@@ -108,7 +108,6 @@ def open_app(
     """
     import importlib.util
 
-    from ..hub.ids import reading
     from ..prediction.predictor import find_task, is_exported
 
     source = Source(source) if isinstance(source, str) else source
@@ -118,6 +117,7 @@ def open_app(
     source, task = find_task(source, task)
     if importlib.util.find_spec("gradio") is None:
         raise ImportError("demo needs gradio: pip install 'hf_effmodels[demo]'")
+    from ..hub.ids import reading
     from .app import APPS, build
 
     if task not in APPS:

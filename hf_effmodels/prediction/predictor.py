@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._places import check_model
 from ..architecture import TASKS
 from ..models import list_models
 
@@ -144,6 +145,7 @@ def find_task(source: Source | str, task: str | None = None) -> tuple[Source, st
     if task not in (None, *MODULES):
         raise ValueError(f"task: got {task!r}, accepted are {', '.join(MODULES)}.")
     source = Source(source) if isinstance(source, str) else source
+    check_model("MODEL", source.name, revision=("--revision", source.revision))
     if source.name in list_models() and not os.path.isdir(source.name):
         if source.revision is not None:
             raise ValueError(f"revision: got {source.revision!r}, but {source.name} is a preset: it has none.")

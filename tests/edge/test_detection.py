@@ -198,6 +198,9 @@ def test_the_command_line_suppresses_when_asked(tmp_path, capsys):
     )
     report = json.loads(capsys.readouterr().out)
     assert (report["threshold"], report["max_detections"], report["image_size"]) == (0.3, 5, [96, 96])
+    assert report["bytes"] == (tmp_path / "out" / "detector.onnx").stat().st_size and report["warnings"] == []
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "hf-effmodels predict . photo.jpg" in readme and "Scores are above 0.3" in readme
     detect = load_detector(tmp_path / "out")
     assert len(detect(photograph())) == 5 and detect.suppression.threshold == 0.3
     assert detect.image_processor.size == {"height": 96, "width": 96}

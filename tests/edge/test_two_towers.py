@@ -5,9 +5,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, CLIPConfig, CLIPModel
+from transformers import AutoProcessor, CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification
 
-from hf_effmodels import LightClipModel
+from hf_effmodels import LightClipModel, edge
 from hf_effmodels.cli import main
 from hf_effmodels.edge_two_towers import export_two_towers, load_two_towers
 
@@ -37,6 +37,18 @@ def test_either_half_gives_the_models_vectors_and_both_its_logits(tmp_path):
         exported.get_image_features(torch.zeros(1, 3, 16, 32))
     with pytest.raises(ValueError, match="filled up in front"):
         exported.get_text_features(given["input_ids"], torch.tensor([[0, 1, 1]]))
+
+
+def test_images_that_do_not_fit_are_told_before_the_exporters_are_loaded(tmp_path):
+    config = CLIPConfig(text_config=SHORT, vision_config={**VIT, "num_hidden_layers": 1}, projection_dim=12)
+    model = CLIPModel(config).eval()
+    with pytest.raises(ValueError, match=r"image_size: got 48×48; Input image size \(48\*48\) doesn't match"):
+        export_two_towers(model, tmp_path / "out", processor=processor(), image_size=48)
+    vit = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    classifier = ViTForImageClassification(ViTConfig(**vit, image_size=32)).eval()
+    with pytest.raises(ValueError, match=r"image_size: got 48×64; Input image size \(48\*64\) doesn't match"):
+        edge.export(classifier, tmp_path / "out", "onnx", image_size=(48, 64))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.thorough

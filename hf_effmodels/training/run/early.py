@@ -7,7 +7,10 @@ import difflib
 from functools import cache
 from pathlib import Path
 
+from ..._places import check_place
+from ...models import names_in_source
 from .arguments import ArgumentReader
+from .presets import unknown_model
 from .source import NotShown, dataclasses_in, keys_of, members_of, module_file
 
 _OURS = Path(__file__).parent
@@ -40,6 +43,24 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
     for arguments in reader.read(*types):
         for name, value in vars(arguments).items():
             _check_name(name, value)
+            if name == "model" and isinstance(value, str) and asks_for_presets(task_folder):
+                _check_model(value)
+
+
+def asks_for_presets(task_folder: Path) -> bool:
+    """Whether `--model` of a task names a preset or a place, see `presets.names_preset`."""
+    file = task_folder / "models.py"
+    return file.is_file() and "presets import names_preset" in file.read_text(encoding="utf-8")
+
+
+def _check_model(name: str) -> None:
+    """As `names_preset`, which knows the task's own presets."""
+    presets, types = names_in_source(), module_file("transformers.models.auto.auto_mappings")
+    if presets is None or name in presets or not types.is_file() or f'("{name}", ' in types.read_text("utf-8"):
+        return
+    if "/" not in name and not Path(name).exists():
+        raise unknown_model(name, presets)
+    check_place("--model", name)
 
 
 def look_at(reader: ArgumentReader, file: Path) -> None:

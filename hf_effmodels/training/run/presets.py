@@ -32,10 +32,15 @@ def names_preset(name: str, revision: str | None, presets: Iterable[str], others
             f"{', '.join(_nearest(name, known))}."
         )
     if "/" not in name and not Path(name).exists():
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"nearest: {', '.join(near)}" if near else "hf-effmodels list shows them"
-        raise ValueError(f"--model: unknown preset {name!r}, and no such folder; {hint}.")
+        raise unknown_model(name, known)
     return False
+
+
+def unknown_model(name: str, known: Iterable[str]) -> ValueError:
+    """What is said of a name that is neither of the known ones nor a folder's."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    hint = f"nearest: {', '.join(near)}" if near else "hf-effmodels list shows them"
+    return ValueError(f"--model: unknown preset {name!r}, and no such folder; {hint}.")
 
 
 def _nearest(name: str, known: list[str]) -> list[str]:
