@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -343,7 +344,17 @@ def test_folders_and_programs_are_rows_like_presets(places):
     assert side_of(str(places / "llama"), config) == [64]
     ((row,),) = rows_of("--presets", str(places / "llama"), "--mode", "generate", "--length", "7")
     assert (row.mode, row.length, row.image_size) == ("generate", 7, None)
+    spoken = places / "spoken"
+    spoken.mkdir()
+    shutil.copy(places / "llama" / "config.json", spoken)
+    (spoken / "export.json").write_text('{"export_format": "openvino"}')
+    prefill, generation = rows_of("--presets", str(spoken), "--mode", "infer,generate")
+    for (row,), mode in ((prefill, "infer"), (generation, "generate")):
+        assert (row.mode, row.backend, row.length, row.image_size) == (mode, "openvino", 256, None)
+    (rows,) = rows_of("--presets", f"{places / 'llama'},{spoken}", "--backends", "eager,onnx,openvino")
+    assert [row.backend for row in rows] == ["eager", "onnx", "openvino", "openvino"]
     for arguments, message in (
+        ((str(spoken), "--mode", "train"), "--mode: .* has no train; accepted are infer, generate"),
         ((names[2], "--mode", "train"), "--mode: .* has no train; accepted are infer"),
         ((names[2], "--backends", "openvino"), "--backends: got 'openvino', accepted are onnx"),
         ((names[0], "--model-config", '{"num_labels": 4}'), "--model-config: goes with presets"),

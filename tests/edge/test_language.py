@@ -20,6 +20,7 @@ from transformers import (
 
 import hf_effmodels
 from hf_effmodels import edge_text
+from hf_effmodels.benchmarking.peers import PEERS
 from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.cli import main
 from hf_effmodels.edge_language import export_language_model, load_language_model
@@ -273,10 +274,12 @@ def test_the_command_exports_checks_talks_and_times_in_integers(tmp_path, capsys
     assert report["text"] == str(tmp_path / "text.txt") and 64 < report["tokens"] and report["agreement"] >= 0.3
     monkeypatch.setattr(sys, "stdin", io.StringIO("the cat\n\n"))
     assert main(["chat", str(tmp_path / "edge"), "--max-new-tokens", "3"]) == 0
-    row = {"preset": str(tmp_path / "edge"), "peer": "ours", "backend": "onnx", "batch": 2, "threads": 1}
-    from hf_effmodels.benchmarking import peers
-
-    for mode, shape in (("generate", (2, 9)), ("infer", (2, 1, len(tokenizer)))):
-        model = peers.PEERS["ours"].build(row["preset"], False, {})
-        said = make_call(model, row | {"mode": mode, "length": 6, "new_tokens": 3})()
+    row = {"peer": "ours", "batch": 2, "threads": 1, "length": 6, "new_tokens": 3, "overrides": {}}
+    for name, backend, mode, shape in (
+        ("edge", "onnx", "generate", (2, 9)),
+        ("edge", "onnx", "infer", (2, 1, len(tokenizer))),
+        ("model", "openvino", "generate", (2, 9)),  # exported for it
+    ):
+        model = PEERS["ours"].build(str(tmp_path / name), False, {})
+        said = make_call(model, row | {"preset": str(tmp_path / name), "backend": backend, "mode": mode})()
         assert getattr(said, "logits", said).shape == shape
