@@ -18,7 +18,7 @@ _LIBRARIES = ("torch", "transformers", "onnxscript")
 #: with PyTorch here), and operators that nobody has asked for.
 _OF_THEMSELVES = re.compile(
     r"is experimental and patches|^torchvision is not installed|^Failed to infer the signature for function"
-    r"|^`dynamic=True` with no explicit"
+    r"|^`dynamic=True` with no explicit|^Skipping constant folding"
 )
 #: Warnings for those who write the libraries.
 _FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)

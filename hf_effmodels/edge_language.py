@@ -318,10 +318,18 @@ def _write(
     except (ImportError, MemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = (str(_first_of(error)).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ValueError(f"source: {type(model).__name__} cannot be exported: {reason}") from error
     exported.save_pretrained(folder)
     return [[[part.shape[1], part.shape[3]] for part in (layer.keys, layer.values)] for layer in layers]
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """What went wrong first, as far as it is a sentence: the exporters put their own words around it."""
+    found = error
+    while (error := error.__cause__) is not None:
+        found = error if " " in str(error).strip() else found
+    return found
 
 
 def _check_kept(model: PreTrainedModel) -> None:

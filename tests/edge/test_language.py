@@ -165,6 +165,9 @@ def of(name: str):
     if name == "pangu-pi":
         own = {**SIZES, "num_hidden_layers": 1, "vocab_size": 64}
         return hf_effmodels.create_model("pangu-pi-15m", **own).eval()
+    if name == "parameternet-moe":
+        own = {**SIZES, "num_hidden_layers": 1, "vocab_size": 64, "num_key_value_heads": 2, "num_local_experts": 4}
+        return hf_effmodels.create_model("parameternet-moe-1b", **own, initializer_range=0.2).eval()
     own = {"Mistral": {"sliding_window": 4}, "Gemma": {"head_dim": 8}}.get(name, {})  # less than is read
     if name == "GPT2":
         sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
@@ -174,7 +177,7 @@ def of(name: str):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Phi", "Gemma", "GPT2", "pangu-pi"])
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Phi", "Gemma", "GPT2", "pangu-pi", "parameternet-moe"])
 def test_language_models_of_others_go_on_as_they_do(name, format, tmp_path):
     model = of(name)
     report = export_language_model(model, tmp_path / "edge", format, tokenizer=spelled)

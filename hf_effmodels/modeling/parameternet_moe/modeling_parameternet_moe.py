@@ -62,10 +62,10 @@ class ParameterNetMoeExperts(nn.Module):
         if not torch.compiler.is_compiling() and rows.shape[0] == 1:  # generation: no sorting, no copy
             expert = int(index)
             return F.linear(rows, self.weight[expert], None if self.bias is None else self.bias[expert])
-        order = index.argsort(stable=True)
+        order = index.argsort()  # which of an expert's rows comes first is all the same
         counts = F.one_hot(index, self.weight.shape[0]).sum(0)
         grouped = _grouped_linear(rows[order], self.weight, counts.cumsum(0).to(torch.int32))
-        output = torch.empty_like(grouped).index_copy(0, order, grouped)
+        output = grouped[order.argsort()]
         return output if self.bias is None else output + self.bias[index].to(output.dtype)
 
 

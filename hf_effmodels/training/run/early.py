@@ -4,6 +4,7 @@ What the dataclasses check themselves, in their `__post_init__`, is told when th
 """
 
 import difflib
+import re
 from functools import cache
 from pathlib import Path
 
@@ -43,23 +44,24 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
     for arguments in reader.read(*types):
         for name, value in vars(arguments).items():
             _check_name(name, value)
-            if name == "model" and isinstance(value, str) and asks_for_presets(task_folder):
-                _check_model(value)
+            if name == "model" and isinstance(value, str):
+                _check_model(value, task_folder)
 
 
-def asks_for_presets(task_folder: Path) -> bool:
-    """Whether `--model` of a task names a preset or a place, see `presets.names_preset`."""
-    file = task_folder / "models.py"
-    return file.is_file() and "presets import names_preset" in file.read_text(encoding="utf-8")
-
-
-def _check_model(name: str) -> None:
-    """As `names_preset`, which knows the task's own presets."""
-    presets, types = names_in_source(), module_file("transformers.models.auto.auto_mappings")
-    if presets is None or name in presets or not types.is_file() or f'("{name}", ' in types.read_text("utf-8"):
+def _check_model(name: str, task_folder: Path) -> None:
+    """As `presets.names_preset`, where the task asks that; of the presets it knows all tasks'."""
+    file, presets = task_folder / "models.py", names_in_source()
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if presets is None or "presets import names_preset" not in text or name in presets:
+        return
+    types: list[str] = []
+    if "MAPPING" in text:  # what is built there may be a type of transformers, too
+        mapping = module_file("transformers.models.auto.auto_mappings")
+        types = re.findall(r'\("([\w.-]+)", ', mapping.read_text(encoding="utf-8")) if mapping.is_file() else [name]
+    if name in types:
         return
     if "/" not in name and not Path(name).exists():
-        raise unknown_model(name, presets)
+        raise unknown_model(name, [*presets, *types])
     check_place("--model", name)
 
 
