@@ -20,11 +20,11 @@ download nope
 convert nope official.pth out
 export out edge --format zzz
 export out edge --format onnx --precision int3
-export nope out --format onnx
-predict nope x.png
+export ./nope out --format onnx
+predict ./nope x.png
 benchmark nope
-chat nope
-demo nope
+chat ./nope
+demo ./nope
 publish nope a/b
 evaluate --model nope --dataset digits
 train --model nope --dataset digits
