@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from .._command_line import Parser, in_words_of_the_command, seed
-from .._places import check_place
+from .._places import check_model
 from .inputs import STDIN, check_inputs
 from .predictor import MODULES, OF_TEXT, Options, Source, check_used, find_task, load_for_task
 
@@ -187,7 +187,7 @@ def chat(argv: Sequence[str]) -> int:
         raise ValueError(f"--max-new-tokens: got {arguments.max_new_tokens}, accepted are whole numbers from 1.")
     if not 0 <= arguments.temperature < float("inf"):
         raise ValueError(f"--temperature: got {arguments.temperature}, accepted are numbers from 0.")
-    check_place("MODEL", arguments.model, revision=("--revision", arguments.revision))
+    check_model("MODEL", arguments.model, revision=("--revision", arguments.revision))
     check_device(arguments.device)
     from .talk import talk
 

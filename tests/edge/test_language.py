@@ -138,8 +138,8 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(tmp_path, capsys):
     for argv, message in (
         (["pangu-pi-15m", *onnx], "MODEL: the weights of pangu-pi-15m are random"),
         ([model, *onnx, "--image-size", "32"], "--image-size: got 32, but language models take no images"),
-        ([model, *onnx, "--threshold", "0.5"], "--threshold: got 0.5, which language models are not exported with"),
-        ([model, *onnx, "--min-agreement", "2"], "--min-agreement: got 2.0, accepted are shares from 0 to 1"),
+        ([model, *onnx, "--nms"], "--nms: got True, which language models are not exported with"),
+        ([model, *onnx, "--min-agreement", "2"], "--min-agreement: got 2, accepted are numbers from 0 to 1"),
         (
             [model, "--format", "openvino", "--precision", "int4"],
             "--precision: got 'int4', accepted with --format openvino are float32, float16",
