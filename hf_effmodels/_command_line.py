@@ -106,6 +106,17 @@ def share(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    """Of an option: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text}, accepted are numbers above 0")
+    return value
+
+
 #: Of a seed: what every generator of random numbers takes, NumPy's, torch's and scikit-learn's.
 seed = whole(0, 2**32 - 1)
 

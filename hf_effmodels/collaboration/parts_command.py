@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._command_line import Parser, in_words_of_the_command, show
+from .._command_line import Parser, in_words_of_the_command, show, whole
 from ..training.run.arguments import ArgumentReader
 from ..training.run.early import look_at
 from .assignment import Device, assign
@@ -40,7 +40,9 @@ def main_assemble(argv: Sequence[str]) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="folder to write")
     parser.add_argument("parts", metavar="PART", nargs="+", help="folders or ids of DeViTs of one part, ViTs or DeiTs")
     parser.add_argument("--teacher", help="who is going to teach it: the fusion is as wide, and labels have its order")
-    parser.add_argument("--fusion-hidden-size", type=int, help="width of the fusion (default: the teacher's, or none)")
+    parser.add_argument(
+        "--fusion-hidden-size", type=whole(1, 2**20), help="width of the fusion (default: the teacher's, or none)"
+    )
     arguments, rest = parser.parse_known_args(list(argv))
     parser.check_no_rest(rest)
     words = {a.dest: a.option_strings[-1] if a.option_strings else a.metavar for a in parser.declared}
@@ -48,12 +50,12 @@ def main_assemble(argv: Sequence[str]) -> None:
     from .parts import assemble_parts
 
     try:
-        whole = assemble_parts(arguments)
+        model = assemble_parts(arguments)
     except (ValueError, OSError) as error:
         raise type(error)(in_words_of_the_command(str(error), words)) from error
     show(
-        f"{arguments.output}: {len(arguments.parts)} parts, {whole.num_parameters() / 1e6:.3f} M parameters, "
-        f"{whole.config.num_labels} classes; the fusion's weights are random\n"
+        f"{arguments.output}: {len(arguments.parts)} parts, {model.num_parameters() / 1e6:.3f} M parameters, "
+        f"{model.config.num_labels} classes; the fusion's weights are random\n"
         f"next, such as for digits: hf-effmodels train --config devit/digits_fusion --model {arguments.output} "
         f"--teacher {arguments.teacher or 'TEACHER'}\n"
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from ..._command_line import Parser, in_words_of_the_command, show, whole
+from ..._command_line import Parser, in_words_of_the_command, positive, show, whole
 from ..._files import check_folder
 
 #: The environment may hold the token, which a command line shows to everybody on the machine.
@@ -74,12 +74,18 @@ def main_serve_tail(argv: Sequence[str]) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=whole(1, 65535), default=8000, help="default: 8000")
     parser.add_argument("--token", help=f"that heads must show (default: the environment's {TOKEN}, or none)")
-    parser.add_argument("--max-bytes", type=int, default=64 * 2**20, help="of a request (default: 64 MiB)")
-    parser.add_argument("--max-images", type=int, default=64, help="of a request (default: 64)")
-    parser.add_argument("--max-pixels", type=int, default=2**25, help="of a request, all images (default: 2^25)")
-    parser.add_argument("--workers", type=int, default=1, help="requests computed at the same time (default: 1)")
-    parser.add_argument("--queue", type=int, default=64, help="requests that may wait (default: 64)")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds to arrive and to compute (default: 30)")
+    parser.add_argument("--max-bytes", type=whole(1, 2**40), default=64 * 2**20, help="of a request (default: 64 MiB)")
+    parser.add_argument("--max-images", type=whole(1, 2**30), default=64, help="of a request (default: 64)")
+    parser.add_argument(
+        "--max-pixels", type=whole(1, 2**50), default=2**25, help="of a request, all images (default: 2^25)"
+    )
+    parser.add_argument(
+        "--workers", type=whole(1, 1024), default=1, help="requests computed at the same time (default: 1)"
+    )
+    parser.add_argument("--queue", type=whole(0, 2**30), default=64, help="requests that may wait (default: 64)")
+    parser.add_argument(
+        "--timeout", type=positive, default=30.0, help="seconds to arrive and to compute (default: 30)"
+    )
     arguments = _parse(parser, argv)
 
     def run() -> None:
@@ -118,16 +124,20 @@ def main_measure_split(argv: Sequence[str]) -> None:
     parser = Parser(prog="hf-effmodels measure-split", description="What it costs to cut a model, point by point.")
     parser.add_argument("model", metavar="MODEL", help="a folder, an id of the Hub or a preset (random weights)")
     parser.add_argument("--at", nargs="*", help="modules (default: up to eight, ever smaller)")
-    parser.add_argument("--bandwidth", type=float, nargs="*", default=[1e6, 1e7, 1e8], help="of the link, bits/s")
-    parser.add_argument("--device-slowdown", type=float, default=1.0, help="the device is so many times slower")
+    parser.add_argument("--bandwidth", type=positive, nargs="*", default=[1e6, 1e7, 1e8], help="of the link, bits/s")
+    parser.add_argument("--device-slowdown", type=positive, default=1.0, help="the device is so many times slower")
     parser.add_argument("--watts", type=float, default=2.5, help="of the device while it computes (not measured)")
-    parser.add_argument("--repeats", type=int, default=5, help="of each measurement, of which the median counts")
+    parser.add_argument(
+        "--repeats", type=whole(1, 10**6), default=5, help="of each measurement, of which the median counts"
+    )
     parser.add_argument(
         "--processor-time",
         action="store_true",
         help="of all threads: other work on the machine does not lengthen it",
     )
-    parser.add_argument("--shrink", type=int, help="send so many times fewer channels, by 1×1 convolutions")
+    parser.add_argument(
+        "--shrink", type=whole(1, 2**20), help="send so many times fewer channels, by 1×1 convolutions"
+    )
     parser.add_argument("--output", help="JSON file, for `hf-effmodels offload --profile`")
     parser.add_argument("--picture", help="new PNG file: milliseconds over the bandwidth, a line for each point")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -141,9 +151,6 @@ def main_measure_split(argv: Sequence[str]) -> None:
         check_watts(arguments.watts)
         if arguments.output:
             check_costs_file(arguments.output)
-        for bandwidth in arguments.bandwidth:
-            if not 0 < bandwidth < float("inf"):
-                raise ValueError(f"bandwidth: got {bandwidth}, accepted are positive numbers.")
         if arguments.picture and len(set(arguments.bandwidth)) < 2:
             raise ValueError("picture: it goes over two bandwidths and more, see --bandwidth.")
         if arguments.picture and Path(arguments.picture).exists():
