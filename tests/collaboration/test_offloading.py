@@ -65,6 +65,18 @@ def test_those_on_one_channel_disturb_each_other():
     assert seconds[1] == pytest.approx(first + (bits - first * quiet) / alone, abs=0.011)
 
 
+def test_a_whisper_beside_a_shout_is_slow_and_not_nothing():
+    environment = cell(devices=2)
+    environment.reset()
+    environment.distance = np.array([1.0, 100.0])
+    environment.doing[:], environment.bits_left[:] = 2, PROFILES["resnet18"].bits[0]
+    action = (np.zeros(2), np.zeros(2), np.array([1.0, 0.0]))  # the least power is 1e-10 watts
+    _, _, done, _, info = environment.step(action)
+    loud = PROFILES["resnet18"].bits[0] / (1e6 * math.log2(1 + 1e9))  # seconds a task
+    assert not done and info["finished"] == int(0.5 / loud) == 12
+    assert 0 < environment._rates({})[1] == pytest.approx(1e6 * 1e-16 / math.log(2), rel=1e-6)
+
+
 def test_rates_and_rewards_follow_every_setting_of_the_cell():
     options = {"energy_weight": 0.3, "bandwidth": 2e6, "noise": 1e-4, "path_loss_exponent": 2.0, "slot": 0.25}
     environment = OffloadingEnvironment("resnet18", OffloadingSettings(devices=2, channels=1, fixed=True, **options))

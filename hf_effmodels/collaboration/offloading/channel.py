@@ -21,4 +21,5 @@ def uplink_rates(
     """
     heard = power * distance**-path_loss_exponent
     same = (channel[:, None] == channel) & sending & ~np.eye(len(power), dtype=bool)
-    return bandwidth * np.log2(1 + heard / (noise + same @ heard))
+    # Of a whisper beside a shout 1 + x would be 1: nothing would ever arrive.
+    return bandwidth * np.log1p(heard / (noise + same @ heard)) / np.log(2)
