@@ -15,6 +15,8 @@ from transformers import (
     ConvNextForImageClassification,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
+    RegNetConfig,
+    RegNetForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
     pipeline,
@@ -129,6 +131,12 @@ CLASSIFIERS = {
         ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[6, 8], depths=[1, 1], num_stages=2, num_labels=3)),
         "stages.0",
     ),
+    "regnet": lambda: (
+        RegNetForImageClassification(
+            RegNetConfig(embedding_size=6, hidden_sizes=[6, 8], depths=[1, 1], groups_width=2, num_labels=3)
+        ),
+        "stages.0",
+    ),
     "mobilenet": lambda: (
         MobileNetV2ForImageClassification(MobileNetV2Config(depth_multiplier=0.35, num_labels=3, image_size=32)),
         "layer.1",
@@ -159,6 +167,9 @@ def test_any_classifier_takes_a_code_and_comes_back_from_its_folder(name, tmp_pa
         torch.testing.assert_close(logits, coded(pixels, width=(2, 4)[i % 2]).logits)
     head, tail = again.halves()
     torch.testing.assert_close(tail(head(pixels, width=2), (2, 3, 32, 32)), coded(pixels, width=2).logits)
+    fewer = ChannelCodedForImageClassification.around(model, at, 2, 5).eval()
+    head, tail = fewer.halves()
+    torch.testing.assert_close(tail(head(pixels), (2, 3, 32, 32)), fewer(pixels).logits)
 
 
 def test_a_coded_classifier_is_one_for_pipelines_and_the_commands(whole, tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hf_effmodels import CodedForImageClassification
+from hf_effmodels import ChannelCodedForImageClassification, CodedForImageClassification
 from hf_effmodels.collaboration.codecs import hyperprior
 from hf_effmodels.collaboration.codecs.entropic import BottleneckShape, EntropicBottleneck
 from hf_effmodels.collaboration.codecs.hyperprior import HyperPrior, scale_table
@@ -15,7 +15,8 @@ from hf_effmodels.collaboration.codecs.prior import bits
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail
 from hf_effmodels.training.losses.coded_features import CodedFeaturesLoss
 
-from .test_codec_training import STAGES, Bars, learn
+from ..threads import run_together
+from .test_codec_training import STAGES, Bars, learn, resnet
 
 KINDS = pytest.mark.parametrize("means", [False, True], ids=["scale", "mean and scale"])
 
@@ -131,6 +132,28 @@ def test_both_stages_learn_around_a_network_and_the_halves_load(means, tmp_path)
     torch.testing.assert_close(tail(head(pixels), tuple(pixels.shape)), expected)
     with torch.no_grad(), pytest.raises(ValueError, match="accepted are images whose sides are multiples of 16"):
         student(torch.randn(1, 3, 40, 40))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: CodedForImageClassification.around(model, "stages.0", [3], prior="mean_scale_hyperprior"),
+        lambda model: ChannelCodedForImageClassification.around(model, "stages.0", 2, 5),
+    ],
+    ids=["hyperprior", "channels"],
+)
+def test_threads_share_a_coded_classifier(make):
+    model = make(resnet().eval()).eval()
+    images = [torch.randn(1, 3, side, 32, generator=torch.Generator().manual_seed(side)) for side in (32, 48, 64)]
+    images[0] = images[0].expand(2, -1, -1, -1)
+
+    def ask(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():  # a thread has a mode of its own
+            return model(pixels).logits
+
+    alone = [ask(pixels) for pixels in images]
+    together = run_together(model, [lambda pixels=pixels: ask(pixels) for pixels in images])
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_shapes_of_a_bottleneck_that_are_none_are_named():
