@@ -180,10 +180,10 @@ def cross_block(config: dict, values: dict, expected: dict) -> dict:
 
 
 def ties_as(expected: dict, gradients, tokens: int) -> torch.Tensor:
-    """(tokens, 1): how much of the gradient passed each token's largest input where `expected` was computed, ½ or none.
+    """(tokens, 1): how much of a gradient passed each token's largest input where `expected` was computed, ½ or none.
 
-    That input is half-way between the last integer of the grid, on whose border half passes, and the one after it, which
-    is cut off; the last bit of a product of matrices decides. Gradients are linear in what passes of each token's.
+    That input is half-way between the last integer of the grid, on whose border half passes, and the one after it,
+    which is cut off; the last bit of a product of matrices decides. Gradients are linear in what passes of each token.
     """
 
     def stored(found: dict) -> torch.Tensor:
