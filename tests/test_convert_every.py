@@ -1,0 +1,103 @@
+"""Every converter refuses a weight of another shape or kind, whichever it is, in the layouts of the parity cases."""
+
+import copy
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_effmodels.hub.convert import ConversionError, convert_state_dict
+from hf_effmodels.registry import ARCHITECTURES
+
+from .modeling.tiny import tiny_config
+from .parity import classification, golden
+from .parity.test_parity import FAMILIES
+
+#: Read in a layout of transformers' own and of this project: no case has them.
+OWN_LAYOUT = ("cmt", "light_clip")
+#: Its cases go through a pickled file: tests/modeling/test_tinysam.py.
+THROUGH_A_FILE = ("tinysam",)
+
+SAYS = re.compile("(an)?other (shapes?|kind)|missing|checkpoint: |expected")
+CHANGES = {
+    "transposed": lambda w: w.transpose(0, 1) if w.ndim > 1 and w.shape[0] != w.shape[1] else None,
+    "flat": lambda w: w.flatten() if w.ndim > 1 and sum(size > 1 for size in w.shape) > 1 else None,
+    "halved": lambda w: w.reshape(2, -1, *w.shape[1:]) if w.ndim and w.shape[0] % 2 == 0 else None,
+    "no dimensions": lambda w: w.flatten()[0] if w.numel() > 1 else None,
+    "one for all": lambda w: w[:1] if w.ndim and w.shape[0] > 1 else None,
+    "one short": lambda w: w[:-1] if w.ndim and w.shape[0] > 1 else None,
+    "counts": lambda w: w.long() if w.is_floating_point() else w.float(),
+    "int8": lambda w: w.to(torch.int8),
+    "sparse": lambda w: w.to_sparse() if w.ndim else None,
+    "empty": lambda w: w[:0] if w.ndim else None,
+}
+
+
+class Found(Exception):
+    """What a family would convert."""
+
+
+def found(architecture, config, weights):
+    raise Found(architecture, config, weights)
+
+
+def zeros(case: dict, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    counts = re.compile(r"num_batches_tracked$")
+    return {
+        name: torch.zeros(shape, dtype=torch.int64 if counts.search(name) else torch.float32)
+        for name, shape in case["state_dict"].items()
+        if golden._rule(case, name, len(shape))["dist"] != "skip"
+    }
+
+
+@pytest.fixture(scope="module")
+def layouts() -> dict[str, list]:
+    """Model type -> the smallest layout of each kind: configuration and weights."""
+    smallest: dict[tuple, tuple] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (classification, golden, *FAMILIES.values()):
+            for name, instead in (("convert_state_dict", found), ("state_dict", zeros)):
+                if hasattr(module, name):
+                    patch.setattr(module, name, instead)
+        for path in sorted((Path(__file__).parent / "parity" / "cases").rglob("*.json")):
+            case = golden.load(path)
+            try:
+                if case.get("state_dict"):
+                    FAMILIES[case["system"]].run(case, torch.float32)
+            except Found as error:
+                architecture, config, weights = error.args
+                encoder = getattr(getattr(config, "backbone_config", None), "model_type", None)
+                kind = (architecture.model_type, encoder, any("rbr_reparam" in n for n in weights))
+                kind += ("fused" in path.stem,)
+                if kind not in smallest or len(weights) < len(smallest[kind][1]):
+                    smallest[kind] = config, weights
+            except Exception:
+                continue  # no converter, and nothing to compute with zeros
+    by_type: dict[str, list] = {}
+    for (model_type, *_), layout in smallest.items():
+        by_type.setdefault(model_type, []).append(layout)
+    for model_type in OWN_LAYOUT:
+        architecture = ARCHITECTURES[model_type]
+        model = architecture.model_class(architecture.tasks[0].auto_class)(tiny_config(architecture))
+        prefix = f"{model.base_model_prefix}."
+        weights = {name.removeprefix(prefix): value for name, value in model.state_dict().items()}
+        by_type[model_type] = [(model.config, weights)]
+    return by_type
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("model_type", [name for name in ARCHITECTURES if name not in THROUGH_A_FILE])
+def test_a_weight_of_another_shape_or_kind_is_refused(model_type, layouts):
+    architecture, draw = ARCHITECTURES[model_type], random.Random(0)
+    for config, weights in layouts[model_type]:
+        convert_state_dict(architecture, copy.deepcopy(config), dict(weights))
+        names = [name for name in weights if not architecture.conversion_module.IGNORED.search(name)]
+        for change, changed in CHANGES.items():
+            fitting = [name for name in names if changed(weights[name]) is not None]
+            for name in draw.sample(fitting, min(4, len(fitting))):
+                other = {**weights, name: changed(weights[name])}
+                with pytest.raises(ConversionError) as error:
+                    convert_state_dict(architecture, copy.deepcopy(config), other)
+                assert SAYS.search(str(error.value)), (name, change, error.value)
