@@ -35,8 +35,8 @@ def adapt(state_dict: dict[str, torch.Tensor], config: ParameterNetMoeConfig) ->
         if found := _EXPERT.match(name):
             groups.setdefault(f"{found[1]}.{found[3]}", {})[int(found[2])] = name
     for stacked, members in groups.items():
-        same_shape = len({state_dict[name].shape for name in members.values()}) == 1
-        if same_shape and sorted(members) == list(range(config.num_local_experts)):
+        alike = len({(state_dict[name].shape, state_dict[name].dtype) for name in members.values()}) == 1
+        if alike and sorted(members) == list(range(config.num_local_experts)):
             state_dict[stacked] = torch.stack([state_dict.pop(members[i]) for i in sorted(members)])
     return config
 
