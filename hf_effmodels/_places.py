@@ -89,15 +89,6 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
     raise OSError(f"{argument}: there is no folder or file {name!r}{_nearest(path)}.{hint and ' '}{hint}")
 
 
-def check_model(argument: str, name: str, *, revision: tuple[str, str | None] | None = None) -> None:
-    """`check_place` of what may be a preset, too, before the libraries are loaded that would read it."""
-    from .models import names_in_source
-
-    presets = names_in_source()
-    if presets is not None and name not in presets:
-        check_place(argument, name, revision=revision)
-
-
 def _is_cached(repo_id: str) -> bool:
     """Whether something of a repository, of models or of data, has been downloaded before."""
     flat = repo_id.replace("/", "--")

@@ -18,7 +18,7 @@ from ._command_line import (
     show,
     whole,
 )
-from ._places import check_model
+from ._model_place import check_model
 from .models import check_known, create_image_processor, create_model, list_models, model_info
 from .registry import ARCHITECTURES
 

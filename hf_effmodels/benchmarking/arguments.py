@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from .._places import check_model
+from .._model_place import check_model
 from ..models import check_known
 from ..training.run.source import keys_of
 

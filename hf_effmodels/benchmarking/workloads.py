@@ -103,10 +103,10 @@ def _layer(model: nn.Module, row: dict):
 
 def _text(model: nn.Module, row: dict):
     ids = torch.randint(3, model.config.vocab_size, (row["batch"], row["length"]))
-    if row["backend"] != "eager":
-        model = _exported(model, row)
     if row["mode"] == "train":
         return _training_step(model, lambda: model(ids, labels=ids, use_cache=False).loss, _adamw(model))
+    if row["backend"] != "eager":
+        model = _exported(model, row)
     if row["mode"] == "generate":
         return _generation(model, row, ids)
     return _without_gradients(lambda: model(ids, use_cache=True, logits_to_keep=1))

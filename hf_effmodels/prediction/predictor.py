@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._places import check_model
+from .._model_place import check_model
 from ..architecture import TASKS
 from ..models import list_models
 

@@ -258,7 +258,7 @@ def test_a_training_step_runs(capsys):
         (["--presets", "vanillanet-5", "--against", "official-like"], "official-like has no vanillanet-5"),
         (["--presets", "ghostnet-1.0x", "--mode", "generate"], "mode: ghostnet-1.0x has no generate"),
         (
-            ["--presets", "pangu-pi-15m", "--backends", "onnx"],
+            ["--presets", "light_clip-resnet-18", "--backends", "onnx"],
             "backends: got 'onnx', accepted are eager",
         ),
         (["--presets", "ghostnet-1.0x", "--model-config", "{"], "model-config: got '{', which is not valid JSON"),

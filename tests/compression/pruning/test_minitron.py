@@ -222,7 +222,7 @@ def test_the_command_writes_a_checkpoint_and_keeps_what_is_not_its_own(tmp_path,
     (small / "config.json").write_text("{}")
     capsys.readouterr()
     for wrong, reason in (
-        (arguments, "out: .*config.json has been changed since it was written"),
+        (arguments, "OUT: .*config.json has been changed since it was written"),
         ([*arguments[:2], str(tmp_path / "new"), "--layers", "9", *corpus], "--layers: got 9, accepted are 1 to 4"),
         ([*arguments[:2], str(tmp_path / "new"), "--layers", "2"], "--dataset is missing"),
         ([*arguments[:2], str(tmp_path / "new"), "--target-parameters", "2M", *corpus], "--target-parameters: got"),
