@@ -71,38 +71,38 @@ int effmodels_best_level(void) {
 /* ------------------------------------------------------------------------------------------------ packing of signs
  * From (batch, channels, height, width) in either memory layout to words: bit c of a word is 1 where x > upper. `mask`
  * gets the bits of x > upper or x < lower. Returns 1 if there is a value between them (or equal to one of them, which
- * is sign(0)), plus 2 if there is one that is not a number. */
+ * is sign(0)), plus 2 if there is one that is not finite: x - x is 0 of all others. */
 
 INLINE int pack_word(const float *x, int64_t stride, int64_t count, float lower, float upper, uint64_t *sign,
                      uint64_t *mask) {
     uint64_t above = 0, below = 0;
-    int unordered = 0;
+    int nonfinite = 0;
     for (int64_t c = 0; c < count; c++) {
         float v = x[c * stride];
         above |= (uint64_t)(v > upper) << c;
         below |= (uint64_t)(v < lower) << c;
-        unordered |= v != v;
+        nonfinite |= v - v != 0;
     }
     *sign = above;
     *mask = above | below;
     uint64_t all = count == 64 ? ~0ull : (1ull << count) - 1;
-    return (*mask != all) | unordered << 1;
+    return (*mask != all) | nonfinite << 1;
 }
 
 INLINE int pack_word_double(const double *x, int64_t stride, int64_t count, double lower, double upper,
                             uint64_t *sign, uint64_t *mask) {
     uint64_t above = 0, below = 0;
-    int unordered = 0;
+    int nonfinite = 0;
     for (int64_t c = 0; c < count; c++) {
         double v = x[c * stride];
         above |= (uint64_t)(v > upper) << c;
         below |= (uint64_t)(v < lower) << c;
-        unordered |= v != v;
+        nonfinite |= v - v != 0;
     }
     *sign = above;
     *mask = above | below;
     uint64_t all = count == 64 ? ~0ull : (1ull << count) - 1;
-    return (*mask != all) | unordered << 1;
+    return (*mask != all) | nonfinite << 1;
 }
 
 #if X86
@@ -110,22 +110,25 @@ INLINE int pack_word_double(const double *x, int64_t stride, int64_t count, doub
 #define AVX2 __attribute__((target("avx2,popcnt")))
 #define POPCNT __attribute__((target("popcnt")))
 
+/* Of _mm512_fpclass_ps_mask: not a number (quiet, signalling), infinite (positive, negative). */
+#define NONFINITE (0x01 | 0x80 | 0x08 | 0x10)
+
 /* Channels side by side. */
 AVX512 static int pack_last_avx512(const float *x, int64_t count, float lower, float upper, uint64_t *sign,
                                    uint64_t *mask) {
     const __m512 l = _mm512_set1_ps(lower), u = _mm512_set1_ps(upper);
-    uint64_t above = 0, below = 0, unordered = 0;
+    uint64_t above = 0, below = 0, nonfinite = 0;
     for (int64_t c = 0; c < count; c += 16) {
         __mmask16 there = count - c >= 16 ? 0xffff : (__mmask16)((1u << (count - c)) - 1);
         __m512 v = _mm512_maskz_loadu_ps(there, x + c);
         above |= (uint64_t)_mm512_mask_cmp_ps_mask(there, v, u, _CMP_GT_OQ) << c;
         below |= (uint64_t)_mm512_mask_cmp_ps_mask(there, v, l, _CMP_LT_OQ) << c;
-        unordered |= (uint64_t)_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+        nonfinite |= (uint64_t)_mm512_fpclass_ps_mask(v, NONFINITE);
     }
     *sign = above;
     *mask = above | below;
     uint64_t all = count == 64 ? ~0ull : (1ull << count) - 1;
-    return (*mask != all) | (unordered != 0) << 1;
+    return (*mask != all) | (nonfinite != 0) << 1;
 }
 
 /* Pixels side by side: 8 words at once. */
@@ -138,20 +141,20 @@ AVX512 static int pack_first_avx512(const float *x, int64_t plane, int64_t pixel
     for (int64_t p = 0; p < pixels; p += 16) {
         __mmask16 there = pixels - p >= 16 ? 0xffff : (__mmask16)((1u << (pixels - p)) - 1);
         __m512i above[2], some[2];
-        __mmask16 unordered = 0;
+        __mmask16 nonfinite = 0;
         above[0] = above[1] = some[0] = some[1] = _mm512_setzero_si512();
         for (int64_t c = 0; c < count; c++) {
             __m512 v = _mm512_maskz_loadu_ps(there, x + c * plane + p);
             __mmask16 a = _mm512_cmp_ps_mask(v, u, _CMP_GT_OQ);
             __mmask16 b = a | _mm512_cmp_ps_mask(v, l, _CMP_LT_OQ);
-            unordered |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+            nonfinite |= _mm512_fpclass_ps_mask(v, NONFINITE);
             __m512i bit = _mm512_set1_epi64(1ll << c);
             above[0] = _mm512_mask_or_epi64(above[0], (__mmask8)a, above[0], bit);
             above[1] = _mm512_mask_or_epi64(above[1], (__mmask8)(a >> 8), above[1], bit);
             some[0] = _mm512_mask_or_epi64(some[0], (__mmask8)b, some[0], bit);
             some[1] = _mm512_mask_or_epi64(some[1], (__mmask8)(b >> 8), some[1], bit);
         }
-        seen |= (unordered != 0) << 1;
+        seen |= (nonfinite != 0) << 1;
         for (int half = 0; half < 2; half++) {
             __mmask8 here = (__mmask8)(there >> (8 * half));
             __m512i at = _mm512_mullo_epi64(
@@ -169,16 +172,17 @@ AVX2 static int pack_last_avx2(const float *x, int64_t count, float lower, float
     if (count != 64) return pack_word(x, 1, count, lower, upper, sign, mask);
     const __m256 l = _mm256_set1_ps(lower), u = _mm256_set1_ps(upper);
     uint64_t above = 0, below = 0;
-    int unordered = 0;
+    int nonfinite = 0;
     for (int c = 0; c < 64; c += 8) {
         __m256 v = _mm256_loadu_ps(x + c);
         above |= (uint64_t)(uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(v, u, _CMP_GT_OQ)) << c;
         below |= (uint64_t)(uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(v, l, _CMP_LT_OQ)) << c;
-        unordered |= _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+        v = _mm256_sub_ps(v, v);
+        nonfinite |= _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     }
     *sign = above;
     *mask = above | below;
-    return (*mask != ~0ull) | (unordered != 0) << 1;
+    return (*mask != ~0ull) | (nonfinite != 0) << 1;
 }
 #endif
 

@@ -84,7 +84,7 @@ def packed_conv2d(
         (batch, height', width', filters), or (batch, filters, height', width').
 
     Raises:
-        ValueError: inputs that are not numbers.
+        ValueError: inputs that are not finite.
     """
     geometry = Geometry.of(inputs.shape, len(gain), kernel, stride, padding, dilation)
     isa, threads = level() if isa < 0 else isa, torch.get_num_threads()
@@ -101,7 +101,7 @@ def packed_conv2d(
         *(ctypes.c_void_p(half.data_ptr()) for half in signs),
     )  # fmt: skip
     if seen & 2:
-        raise ValueError("inputs: got values that are not numbers.")
+        raise ValueError("inputs: got values that are not finite.")
     output = inputs.new_empty(_output_shape(geometry, channels_first))
     operation = TERNARY if seen & 1 else SIGNS
     tables = (gain, mean, shift, row_class, column_class)
@@ -152,8 +152,8 @@ def unpacked_conv2d(
 ) -> torch.Tensor:
     """`packed_conv2d` by torch's operators, on any device, of filters `positive` (filters, channels, kernel height,
     kernel width), bool. Sums of signs are exact in float32 up to 2^24."""
-    if inputs.isnan().any():
-        raise ValueError("inputs: got values that are not numbers.")
+    if not inputs.isfinite().all():
+        raise ValueError("inputs: got values that are not finite.")
     signs = (inputs > upper).float() - (inputs < lower).float()
     filters = positive.float() * 2 - 1
     geometry = {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}

@@ -130,15 +130,24 @@ def test_no_more_memory_than_the_output():
     assert taken <= 2 * output.numel() * 4
 
 
-def test_not_a_number_is_refused_by_both_forms():
-    inputs, positive = torch.full((1, 3, 4, 4), float("nan")), torch.ones(2, 3, 1, 1, dtype=torch.bool)
-    one, zero, cases = torch.ones(2), torch.zeros(1, 1, 2), torch.zeros(4, dtype=torch.int64)
-    tables = (one, one, zero, cases, cases, 0.0, 0.0)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_what_is_not_finite_is_refused_by_all_forms(value, dtype, memory_format):
+    positive = torch.ones(2, 70, 1, 1, dtype=torch.bool)
+    words = native_packed.sign_words(positive)
+    tables = (torch.ones(2, dtype=dtype),) * 2 + (torch.zeros(1, 1, 2, dtype=dtype),)
+    tables += (torch.zeros(5, dtype=torch.int64),) * 2 + (0.0, 0.0)
     square = [[1, 1], [0, 0], [1, 1]]
-    with pytest.raises(ValueError, match="inputs: got values that are not numbers"):
-        native_packed.packed_conv2d(inputs, native_packed.sign_words(positive), *tables, [1, 1], *square)
-    with pytest.raises(ValueError, match="inputs: got values that are not numbers"):
-        native_packed.unpacked_conv2d(inputs, positive, *tables, *square)
+    for channel in (7, 69):  # of a whole word and of one that is not
+        inputs = torch.full((1, 70, 5, 5), torch.finfo(dtype).max, dtype=dtype).contiguous(memory_format=memory_format)
+        native_packed.packed_conv2d(inputs, words, *tables, [1, 1], *square)
+        inputs[0, channel, 4, 4] = value
+        for isa in LEVELS:
+            with pytest.raises(ValueError, match="inputs: got values that are not finite"):
+                native_packed.packed_conv2d(inputs, words, *tables, [1, 1], *square, isa=isa)
+        with pytest.raises(ValueError, match="inputs: got values that are not finite"):
+            native_packed.unpacked_conv2d(inputs, positive, *tables, *square)
 
 
 @pytest.mark.parametrize("count", [1, 8, 13])

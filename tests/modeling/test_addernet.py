@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
+from transformers import ResNetConfig, ResNetForImageClassification
 
 import hf_effmodels
 from hf_effmodels.modeling.addernet.configuration_addernet import AdderNetConfig
@@ -56,6 +58,33 @@ def test_half_precision_is_summed_up_in_full():
     output = adder_conv2d(inputs, weight, 1, 1)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output, adder_conv2d(inputs.double(), weight.double(), 1, 1).bfloat16())
+
+
+def test_layers_swapped_into_a_resnet_of_transformers_learn_and_come_back(tmp_path):
+    def network():
+        torch.manual_seed(0)
+        config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+        model = ResNetForImageClassification(config).eval()
+        convolutions = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and "encoder" in n}
+        for name, conv in convolutions.items():
+            sizes = (conv.kernel_size[0], conv.stride[0], conv.padding[0])
+            model.set_submodule(name, AdderConv2d(conv.in_channels, conv.out_channels, *sizes, eta=0.3))
+        return model, list(convolutions)
+
+    (model, names), images = network(), torch.randn(2, 3, 32, 32)
+    assert len(names) == 7
+    model.train()(images, labels=torch.tensor([0, 1])).loss.backward()
+    for layer in map(model.get_submodule, names):
+        assert layer.weight.grad.norm().item() == pytest.approx(0.3 * layer.weight.numel() ** 0.5, rel=1e-4)
+    assert model.resnet.embedder.embedder.convolution.weight.grad.abs().sum() > 0
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    model.eval().save_pretrained(tmp_path)
+    maps = model(images, output_hidden_states=True).hidden_states
+    assert [tuple(m.shape[1:]) for m in maps] == [(8, 8, 8), (8, 8, 8), (16, 4, 4)]
+    again, _ = network()
+    before = again(images).logits
+    again.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(again(images).logits, model(images).logits) and not torch.equal(before, again(images).logits)
 
 
 def test_accumulated_batches_have_the_local_rate_of_one():

@@ -91,7 +91,7 @@ def test_what_cannot_be_quantised_is_named():
         with pytest.raises(ValueError, match=message):
             quantize_weights(**{"weight": weight, "act_range": 1.0, "n_groups": 2, **wrong})
     adder = quantize_weights(weight, 1.0, n_groups=2)
-    with pytest.raises(ValueError, match="inputs: got -1, accepted are numbers from 0"):
+    with pytest.raises(ValueError, match="inputs: got -1, accepted are finite numbers from 0"):
         quantized_adder_conv2d(-torch.ones(1, 3, 5, 5), adder.levels, adder.group, adder.scale, adder.bias, 8, 1, 1)
 
 
@@ -200,8 +200,9 @@ def test_quantised_networks_say_what_they_cannot_do(tmp_path):
         with pytest.raises(RuntimeError, match="QuantizedAdderConv2d has integer weights, which no gradient flows"):
             refused(BATCHES[0].clone().requires_grad_()).logits.sum().backward()
     layer = model.get_submodule(model.config.quantization_config.layers[0])
-    with pytest.raises(ValueError, match="inputs: got nan, accepted are numbers from 0"):
-        layer(torch.full((1, 8, 8, 8), float("nan")))
+    for value in ("nan", "inf"):
+        with pytest.raises(ValueError, match=f"inputs: got {value}, accepted are finite numbers from 0"):
+            layer(torch.full((1, 8, 8, 8), float(value)))
     with pytest.raises(ValueError, match="inputs: got -1"):
         layer(-torch.ones(1, 8, 8, 8))
     for wrong, message in (

@@ -21,14 +21,15 @@ NO_GRADIENT = "has integer weights, which no gradient flows through: take it of 
 
 
 def check_inputs(inputs: torch.Tensor, name: str = "inputs") -> None:
-    """ValueError for negative inputs, which have no levels, and for those that are not numbers."""
+    """ValueError for negative inputs, which have no levels, and for those that are not finite."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not inputs.numel():
         return
-    least = inputs.min().item()
-    if not least >= 0:
-        raise ValueError(
-            f"{name}: got {least:g}, accepted are numbers from 0: only adder layers behind a ReLU can be quantised."
-        )
+    for bound in (bound.item() for bound in inputs.aminmax()):
+        if not 0 <= bound < math.inf:
+            raise ValueError(
+                f"{name}: got {bound:g}, accepted are finite numbers from 0: only adder layers behind a ReLU can be "
+                "quantised."
+            )
 
 
 def quantized_adder_conv2d(
@@ -52,7 +53,7 @@ def quantized_adder_conv2d(
         levels, group, scale, bias: as in `QuantizedAdder`.
 
     Raises:
-        ValueError: negative inputs, which have no levels: quantise layers behind a ReLU only.
+        ValueError: negative inputs, which have no levels (quantise layers behind a ReLU only), or not finite ones.
     """
     check_inputs(inputs)
     bits_weight = bits_activation if bits_weight is None else bits_weight

@@ -378,7 +378,7 @@ def test_what_cannot_be_packed_is_named():
         pack_binary(nn.Sequential(BinaryConv2d(4, 4, 3, groups=4)).eval())
     with pytest.raises(ValueError, match="layers: got 'relu' for x, accepted are 'adaptive'"):
         PackedBinaryConfig(layers={"x": "relu"})
-    with pytest.raises(ValueError, match="inputs: got values that are not numbers"):
+    with pytest.raises(ValueError, match="inputs: got values that are not finite"):
         packed(images() / 0 * 0)
     conv = next(m for m in packed.modules() if isinstance(m, PackedConv2d))
     with torch.no_grad():
