@@ -93,7 +93,12 @@ def _texts(source) -> tuple[str, Iterable[str]]:
     except ModuleNotFoundError as error:
         raise ImportError(f"{error}. --calibrate needs an extra: pip install 'hf_effmodels[train]'.") from error
     except (ValueError, OSError) as error:
-        raise type(error)(f"calibration: {str(error).removeprefix('--dataset: ')}") from error
+        reason = str(error).removeprefix("--dataset is missing: ").removeprefix("--dataset: ")
+        if reason.startswith("--"):  # an option of the recipes, which nobody who exports can give
+            reason = (
+                f"{str(source)!r} needs more than its name ({reason.lstrip('-').rstrip('.')}); a text file does not."
+            )
+        raise (ValueError if isinstance(error, ValueError) else OSError)(f"calibration: {reason}") from error
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from .places import AUTO_CLASSES, channels_of, config_of, is_place, task_of_plac
 #: What the command line says of the data set: names of fields of the task's own arguments.
 OPTIONS = (
     *("dataset", "dataset_config", "dataset_revision", "data_files", "data_dir"),
-    *("eval_split", "label_column", "label_mapping", "max_eval_samples"),
+    *("eval_split", "eval_fraction", "eval_holdout", "label_column", "label_mapping", "max_eval_samples"),
 )
 _TASK, _BATCH = "image-classification", 32
 

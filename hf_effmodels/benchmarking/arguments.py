@@ -87,6 +87,12 @@ def make_parser(prog: str = "benchmark.py") -> argparse.ArgumentParser:
         ("label_mapping", "the model's names for the data set's classes: '{tabby: cat}'"),
     ):
         of_data.add_argument(*_spellings(name), metavar="DIR" if name == "data_dir" else "NAME", help=text)
+    of_data.add_argument(
+        *_spellings("eval_fraction"), type=float, metavar="SHARE", help="the share that the training held out"
+    )
+    of_data.add_argument(
+        *_spellings("eval_holdout"), type=int, metavar="N", help="the number of pictures that the training held out"
+    )
     of_data.add_argument(*_spellings("max_eval_samples"), type=int, metavar="N", help="so many, evenly spread")
     parser.add_argument("--output", type=Path, help="folder for benchmark.md, .csv, .json and .png")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier benchmark there")

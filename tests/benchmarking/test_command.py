@@ -429,6 +429,22 @@ def test_accuracy_stands_beside_the_times_of_classifiers_with_weights(places, tm
         assert re.search(f"hf-effmodels: error: {message}", capsys.readouterr().err), message
 
 
+def test_accuracy_is_of_the_pictures_that_a_training_held_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    names = dict(enumerate(("bird", "cat", "dog")))
+    config = ResNetConfig(id2label=names, architectures=["ResNetForImageClassification"])
+    config.save_pretrained(tmp_path / "out")
+    for number in range(12):
+        folder = tmp_path / "photos" / "train" / names[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+    monkeypatch.setattr(accuracy, "_top1", lambda name, pictures: len(pictures))
+    argv = ["--presets", str(tmp_path / "out"), "--dataset", "imagefolder", "--data-dir", str(tmp_path / "photos")]
+    for extra, number in ([], 12), (["--eval-holdout", "3"], 3), (["--eval_fraction", "0.5"], 6):
+        found = accuracy.accuracies(make_parser().parse_args([*argv, *extra]))
+        assert found == {str(tmp_path / "out"): number}
+
+
 def test_layers_are_rows_of_their_own_sizes_in_each_mode():
     inferring, training = rows_of(
         *("--presets", "adder-64x256x3136", "--against", "cdist", "--mode", "infer,train", "--batch", "2")

@@ -123,6 +123,19 @@ def test_a_text_is_read_in_rows_and_one_that_is_too_short_refused():
         edge_text.read_text(["abcd"], None, None)
 
 
+def test_a_text_that_needs_options_is_told_without_options_that_an_export_does_not_have(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "train.jsonl").write_text('{"a": "x", "b": "y"}\n')
+    with pytest.raises(
+        ValueError, match=r"^calibration: '.*train.jsonl' needs more than its name \(text_column: it could"
+    ):
+        edge_text.read_text(str(tmp_path / "train.jsonl"), lambda text, verbose: {"input_ids": []}, None)
+    with pytest.raises(
+        ValueError, match="^calibration: name a data set on the Hub, a file, a folder, or pydoc_topics"
+    ):
+        edge_text.read_text("", lambda text, verbose: {"input_ids": []}, None)
+
+
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(tmp_path, capsys):
     mamba = MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=99, state_size=4))
     with pytest.raises(ValueError, match="MambaForCausalLM cannot be exported: its layers keep .*; accepted are"):

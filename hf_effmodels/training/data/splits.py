@@ -127,7 +127,7 @@ def evaluation_split(args, splits: Sequence[str], *, alone: bool = False) -> str
     if only == args.train_split:
         logger.warning(
             "evaluating on all of %s/%s, its only split. A model that was trained on it has seen these samples; "
-            "--eval_fraction or --eval_holdout, as in the training, take those that it has not.",
+            "`hf-effmodels evaluate` takes those it has not, by the training's --eval_fraction or --eval_holdout.",
             *(args.dataset, only),
         )
     return only

@@ -131,7 +131,7 @@ def test_without_a_split_training_holds_some_out_and_an_evaluation_takes_all_wit
         train, evaluation, alone = task("train")
     assert 1 <= len(evaluation) <= 2 and not set(train) & set(evaluation) and len(train) + len(evaluation) == TRAIN
     assert set(alone) == EVERYTHING
-    assert "evaluating on all of parquet/train, its only split" in caplog.text and "--eval_fraction" in caplog.text
+    assert "evaluating on all of parquet/train, its only split" in caplog.text and "evaluate` takes" in caplog.text
 
 
 def test_of_several_splits_without_a_usual_name_one_is_asked_for(task):
