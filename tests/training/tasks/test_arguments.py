@@ -104,7 +104,11 @@ OWN = {
         (["--shuffle_blocks", "5"], "--shuffle_blocks: got 5, which goes with --streaming"),
         (["--attn_implementation", "x"], "--attn_implementation: got 'x'"),
         (["--dataset_revision", "x"], "--dataset_revision: got 'x', but --dataset .* lies here"),
-        (["--data_files", "nowhere.txt"], "cannot be found or reached, with --data_files nowhere.txt"),
+        (["--data_files", "nowhere.txt"], "--dataset: .* is a file; accepted are a folder"),
+        (
+            ["--dataset", "text", "--data_files", "nowhere.txt"],
+            "cannot be found or reached, with --data_files nowhere.txt",
+        ),
         (["--dataset", "pydoc_topics", "--data_dir", "x"], "--data_dir: goes with"),
     ],
     "super-resolution": [
