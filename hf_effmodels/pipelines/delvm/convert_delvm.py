@@ -364,6 +364,12 @@ def language_model_of(
         raise ConversionError("factorized: got True, but the checkpoint has no codebook and projection.")
     sizes = {name: value for name, (value, _) in renamed.items()}
     vocab_size, hidden_size = entry(sizes, "model.embed_tokens.weight", 2).shape
+    norm = sizes.get("model.norm.weight")
+    if norm is not None and norm.numel() != hidden_size:
+        raise ConversionError(
+            f"1 of another shape: model.embed_tokens.weight is {(vocab_size, hidden_size)}, "
+            f"model.norm.weight {tuple(norm.shape)}, expected one value for each column."
+        )
     heads = num_attention_heads or hidden_size // _HEAD_DIM
     if not heads or hidden_size % heads:
         raise ConversionError(f"num_attention_heads: got {heads}, accepted are divisors of {hidden_size}.")
