@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, pipeline
+from digits import accuracy, ask, prepared
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from hf_effmodels import create_image_processor
 from hf_effmodels.modeling.layers.bivit import binarize_transformer
@@ -22,11 +23,6 @@ CONFIG = ViTConfig(
     num_labels=10, id2label={number: str(number) for number in range(10)},
 )  # fmt: skip
 BATCH = 64
-
-
-def prepared(processor, rows: list[dict]) -> tuple[torch.Tensor, torch.Tensor]:
-    images = [row["image"].convert("RGB") for row in rows]
-    return processor(images, return_tensors="pt")["pixel_values"], torch.tensor([int(row["label"]) for row in rows])
 
 
 def train(model, pixels: torch.Tensor, labels: torch.Tensor, epochs: int, rate: float = 2e-3):
@@ -42,11 +38,6 @@ def train(model, pixels: torch.Tensor, labels: torch.Tensor, epochs: int, rate: 
             schedule.step()
             optimizer.zero_grad()
     return model.eval()
-
-
-@torch.no_grad()
-def accuracy(model, pixels: torch.Tensor, labels: torch.Tensor) -> str:
-    return f"{100 * (model(pixels).logits.argmax(1) == labels).float().mean().item():.2f} %"
 
 
 def main() -> None:
@@ -72,10 +63,7 @@ def main() -> None:
     again = AutoModelForImageClassification.from_pretrained(args.out)
     size = (args.out / "model.safetensors").stat().st_size
     print(f"packed and loaded: {accuracy(again, *test_set)}, {size / 1e3:.0f} kB (real: {real / 1e3:.0f} kB)")
-    classify = pipeline("image-classification", model=again, image_processor=processor)
-    for row in digits["test"][:3]:
-        best = classify(row["image"])[0]
-        print(f"a {row['label']} is called {best['label']} ({100 * best['score']:.0f} %)")
+    ask(again, processor, digits["test"][:3])
 
 
 if __name__ == "__main__":
