@@ -81,8 +81,9 @@ def _start_batch_norms(model: PreTrainedModel) -> None:
     scaled by 0.01 in each of many layers says nothing at the end of them, and a training from random weights crawls.
     """
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.weight.std() > module.weight.mean().abs():
-            nn.init.ones_(module.weight)
+        scale = getattr(module, "weight", None) if isinstance(module, nn.BatchNorm2d) else None
+        if scale is not None and scale.std() > scale.mean().abs():
+            nn.init.ones_(scale)
 
 
 def has_trained_backbone(args: ModelArguments) -> bool:
