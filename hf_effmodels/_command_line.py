@@ -5,7 +5,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 #: Set to anything, it lets the traceback of an unforeseen error through.
 TRACEBACK = "HF_EFFMODELS_TRACEBACK"
@@ -82,43 +82,6 @@ def _as_option(match: re.Match, words: Mapping[str, str]) -> str:
     if option is None:
         return match[0]
     return option if match[2] == "True" else f"{option} {match[2].strip(chr(39) + chr(34))}"
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """The type of an option that takes whole numbers from `least` to `most`."""
-
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[+-]?\d{1,18}", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"got {text}, accepted are whole numbers from {least} to {most}")
-        return int(text)
-
-    return read
-
-
-def share(text: str) -> float:
-    """Of an option: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"got {text}, accepted are numbers from 0 to 1")
-    return value
-
-
-def positive(text: str) -> float:
-    """Of an option: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"got {text}, accepted are numbers above 0")
-    return value
-
-
-#: Of a seed: what every generator of random numbers takes, NumPy's, torch's and scikit-learn's.
-seed = whole(0, 2**32 - 1)
 
 
 def show(text: str) -> None:

@@ -8,17 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 
 from . import __version__
-from ._command_line import (
-    TRACEBACK,
-    UNFORESEEN,
-    Parser,
-    in_words_of_the_command,
-    nearest,
-    share,
-    show,
-    whole,
-)
+from ._command_line import TRACEBACK, UNFORESEEN, Parser, in_words_of_the_command, nearest, show
 from ._model_place import check_model
+from ._option_types import share, whole
 from .models import check_known, create_image_processor, create_model, list_models, model_info
 from .registry import ARCHITECTURES
 

@@ -8,7 +8,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from .._command_line import Parser, in_words_of_the_command, show, whole
+from .._command_line import Parser, in_words_of_the_command, show
+from .._option_types import whole
 from ..training.run.arguments import ArgumentReader
 from ..training.run.early import look_at
 from .assignment import Device, assign
@@ -63,7 +64,7 @@ def main_assemble(argv: Sequence[str]) -> None:
 
 def main_assign(argv: Sequence[str]) -> dict[str, str]:
     """Say which device each part goes to."""
-    from ..compression.command.words import number
+    from .._option_types import number
 
     parser = Parser(prog="hf-effmodels assign", description="Which device runs which part, greedily (ED-ViT).")
     parser.add_argument("parts", metavar="PART", nargs="+", help="folders or ids of DeViTs, ViTs or DeiTs of one part")

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Sequence
 
-from .._command_line import Parser, in_words_of_the_command, seed
+from .._command_line import Parser, in_words_of_the_command
 from .._model_place import check_model
+from .._option_types import seed
 from .inputs import STDIN, check_inputs
 from .predictor import MODULES, OF_TEXT, Options, Source, check_used, find_task, load_for_task
 

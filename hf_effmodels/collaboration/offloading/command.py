@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..._command_line import Parser, in_words_of_the_command, seed, show
+from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import write_bytes, write_json
+from ..._option_types import seed
 from .profiles import PROFILES, SplitProfile
 
 RESULTS, PICTURE = "results.json", "results.png"

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from ..._command_line import Parser, in_words_of_the_command, positive, show, whole
+from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import check_folder
+from ..._option_types import positive, whole
 
 #: The environment may hold the token, which a command line shows to everybody on the machine.
 TOKEN = "HF_EFFMODELS_TAIL_TOKEN"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from .words import count
+from ..._option_types import count
 
 
 def add_corpus(sub: argparse.ArgumentParser, text_unit: str = "line") -> None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..._option_types import count, from_zero
 from .corpus import add_corpus, find_texts
 from .models import load_config, load_model
 from .output import add_output, free_output
-from .words import OPTIONS, as_table, count, from_zero
+from .words import OPTIONS, as_table
 
 
 def add(command) -> None:

@@ -1,7 +1,8 @@
 """`scale-lr`: the learning rate for another batch size."""
 
+from ..._option_types import finite, number
 from ...training.optim.batch_scaling import optimizer_settings, scale_learning_rate
-from .words import as_yaml, finite, number
+from .words import as_yaml
 
 
 def add(command) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..._command_line import Parser, show
+from ..._option_types import count, finite, from_zero, number
 from ...training import set_up_logging
 from .corpus import add_corpus
 from .inheritance import calibration_batches, layer_numbers, tokenizer_of
 from .models import check_device, load_config, load_model
-from .words import as_table, count, finite, from_zero, in_words_of_the_command, number
+from .words import as_table, in_words_of_the_command
 
 REPORT = "pruning.json"
 #: Arguments without an option.

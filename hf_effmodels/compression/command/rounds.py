@@ -5,7 +5,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .words import as_table, count, finite, from_zero
+from ..._option_types import count, finite, from_zero
+from .words import as_table
 
 
 def add(command) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .words import count, number
+from ..._option_types import count, number
 
 
 def add(command) -> None:

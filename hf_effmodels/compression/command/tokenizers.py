@@ -5,11 +5,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ..._option_types import count, finite
 from ..tokenizers.pieces import STRATEGIES
 from .corpus import add_corpus, find_texts
 from .models import load_config, load_model
 from .output import add_output, free_output
-from .words import as_table, count, finite
+from .words import as_table
 
 
 def add(command) -> None:

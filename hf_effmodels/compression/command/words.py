@@ -1,54 +1,8 @@
-"""What the steps share: numbers as people write them, and results as text."""
+"""What the steps share: results as text, and errors in the words of the command."""
 
-import argparse
-import math
 from collections.abc import Collection
 
 from ... import _command_line
-
-
-def number(text: str) -> int:
-    """A whole number such as 48000, 48k, 15M or 1.5B."""
-    factors = {"k": 1e3, "m": 1e6, "b": 1e9}
-    factor = factors.get(text[-1:].lower(), 1)
-    try:
-        value = float(text[:-1] if factor > 1 else text) * factor
-    except ValueError:
-        value = math.nan
-    if not 1 <= value < 1e15:
-        raise argparse.ArgumentTypeError(f"got {text}, accepted are numbers from 1, such as 48000, 48k, 15M or 1.5B")
-    return round(value)
-
-
-def count(text: str) -> int:
-    """A whole number from 1."""
-    return from_least(text, 1)
-
-
-def from_zero(text: str) -> int:
-    """A whole number from 0."""
-    return from_least(text, 0)
-
-
-def from_least(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if not least <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"got {text}, accepted are whole numbers from {least}")
-    return value
-
-
-def finite(text: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"got {text}, accepted are finite numbers")
-    return value
 
 
 def as_table(result: dict) -> str:

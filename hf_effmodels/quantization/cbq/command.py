@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 from ..._command_line import Parser
+from ..._option_types import count, finite, from_zero
 from ...compression.command.corpus import add_corpus, find_texts
-from ...compression.command.words import count, finite, from_zero, in_words_of_the_command
+from ...compression.command.words import in_words_of_the_command
 from .report import as_table
 from .settings import FORMATS, METHODS, TARGETS, CbqSettings
 from .settings import check_format as check_settings
