@@ -2,7 +2,7 @@
 
     python docs/evidence/exported_detection.py MODEL
 
-MODEL is a folder of a trained detector (`scripts/train.py --config quickstart/object-detection`); it is measured on
+MODEL is a folder of a trained detector (`hf-effmodels train --config quickstart/object-detection`); it is measured on
 the digits it did not see. OpenVINO is asked once for float32 and once for what it takes by itself, which is bfloat16
 on a CPU that has it. Milliseconds are processor time of the network alone, for one picture on one thread.
 """

@@ -3,7 +3,7 @@
     python docs/evidence/masks.py everything MODEL PICTURES [--predicted-iou 0.88 --stability 0.95 --confident 8.5]
     python docs/evidence/masks.py quantised MODEL OUTPUT
 
-MODEL is a folder of a trained SAM (`scripts/train.py --config quickstart/mask-generation`). `everything`: each row
+MODEL is a folder of a trained SAM (`hf-effmodels train --config quickstart/mask-generation`). `everything`: each row
 runs in a process of its own, on one thread; pictures are made `--longest` pixels long, which transformers' pipeline
 needs memory for. Times are processor time.
 Where torchvision is missing, transformers' pipeline is given this package's suppression of overlapping boxes, whose

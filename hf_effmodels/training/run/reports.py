@@ -113,7 +113,7 @@ def _samples(trainer, split: str) -> dict[str, int]:
 def card_results(trainer, metrics: Mapping[str, float], split: str, measured_on: str | None = None) -> list[dict]:
     """`metrics`, measured on `split` (of `measured_on`, or else of the training data) after this training, as a card's
     results."""
-    source = f"scripts/train.py, {date.today().isoformat()}, {trainer.args.device.type}"
+    source = f"hf-effmodels train, {date.today().isoformat()}, {trainer.args.device.type}"
     where = {"split": split, "source": source} | ({} if measured_on is None else {"dataset": measured_on})
     return [{"metric": name, "value": value, **where} for name, value in metrics.items()]
 

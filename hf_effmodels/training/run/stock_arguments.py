@@ -32,7 +32,7 @@ _ONLY = {
     "remove_unused_columns": ((False,), "samples hold what is used"),
     "length_column_name": (("length",), "samples are not grouped by length"),
     "train_sampling_strategy": (("random", "sequential"), "samples are not grouped by length"),
-    "do_predict": ((False,), "scripts/eval.py evaluates by itself"),
+    "do_predict": ((False,), "hf-effmodels evaluate does that"),
     "hub_always_push": ((False,), "only the finished model is published"),
     "hub_strategy": (("end",), "only the finished model is published"),
 }

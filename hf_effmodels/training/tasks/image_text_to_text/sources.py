@@ -48,7 +48,7 @@ def load_data(args: VisionLanguageDataArguments, token: str | None = None) -> tu
     """
     kind = resolve_format(args)
     if kind == "mme":
-        raise ValueError("--data_format: mme is for evaluation only (scripts/eval.py).")
+        raise ValueError("--data_format: mme is for evaluation only (hf-effmodels evaluate).")
     splits = _splits(args, kind, token)
     train = _pick(splits, "--train_split", args.train_split, args)
     if args.eval_dataset is not None:
