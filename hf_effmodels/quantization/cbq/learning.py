@@ -10,9 +10,9 @@ from torch.func import functional_call
 
 from .capture import Call, first
 from .configuration_cbq import CbqConfig
-from .grid import Grid, dequantize, quantize, quantize_activations, straight_through, weight_grid
+from .grid import Grid, dequantize, quantize, quantize_activations, weight_grid
 from .reconstruction import reconstruction_loss
-from .rounding import fractions, harden, rectified_sigmoid, round_by, undecided
+from .rounding import Pull, fractions, harden, rectified_sigmoid, round_by, rounded_weight
 
 State = dict[str, torch.Tensor]
 #: Of the annealing of beta, and the share of the steps before the rounding is driven anywhere.
@@ -59,17 +59,17 @@ class LearnedLayer:
     def grid(self) -> Grid:
         return Grid(self.first.scale * self.log_step.exp(), self.first.zero_point)
 
-    def delta(self) -> torch.Tensor:
-        v = self.a2 if self.a1 is None else self.a1 @ self.a2
-        return rectified_sigmoid(v if self.v0 is None else v + self.v0)
+    def v(self) -> torch.Tensor:
+        return self.a2 if self.a1 is None else self.a1 @ self.a2
 
-    def current(self, delta: torch.Tensor) -> torch.Tensor:
+    def delta(self) -> torch.Tensor:
+        return rectified_sigmoid(self.v() if self.v0 is None else self.v() + self.v0)
+
+    def current(self, pull: Pull | None = None) -> torch.Tensor:
         """The weight to compute with while learning: rounded softly, or as it would be stored with the gradient of
         that."""
-        grid = self.grid()
-        if self.rounding == "hard":
-            delta = straight_through(delta, harden(delta))
-        return dequantize(round_by(self.weight, grid, delta, self.bits), grid)
+        hard = self.rounding == "hard"
+        return rounded_weight(self.weight, self.v(), self.grid(), self.bits, self.v0, hard, pull)
 
     def hard(self, dtype: torch.dtype) -> QuantizedLayer:
         """What is stored: steps in the model's precision, the weights rounded as was learned."""
@@ -161,22 +161,16 @@ def learn_window(
         for _ in range(config.epochs):
             for number in torch.randperm(len(hidden), generator=order).tolist():
                 share = steps / max(total - 1, 1)
-                deltas = [[layer.delta() for layer in block.layers.values()] for block in blocks]
-                current = [
-                    {
-                        f"{name}.weight": layer.current(delta)
-                        for (name, layer), delta in zip(b.layers.items(), d, strict=True)
-                    }
-                    for b, d in zip(blocks, deltas, strict=True)
-                ]
-                loss = _loss(blocks, current, hidden[number], calls[number], targets[number], config)
-                objective = loss
+                pull = None
                 if share >= _WARM_UP and config.rounding_weight:
                     beta = _BETA[1] + (_BETA[0] - _BETA[1]) * (1 - (share - _WARM_UP) / (1 - _WARM_UP))
-                    open_ = sum(undecided(delta, beta) for each in deltas for delta in each) / weights
-                    objective = loss + config.rounding_weight * before * open_
+                    pull = Pull(config.rounding_weight * before / weights, beta)
+                current = [
+                    {f"{name}.weight": layer.current(pull) for name, layer in block.layers.items()} for block in blocks
+                ]
+                loss = _loss(blocks, current, hidden[number], calls[number], targets[number], config)
                 optimizer.zero_grad(set_to_none=True)
-                objective.backward()
+                loss.backward()
                 if config.rounding == "hard":  # what flips to and fro comes to rest
                     for group in optimizer.param_groups:
                         group["lr"] = group.setdefault("first_lr", group["lr"]) * (1 - share)

@@ -170,6 +170,7 @@ class _Run:
         size = (self.config.window, self.config.overlap) if self.config.method == "cbq" else (1, 0)
         self.plan = windows(count, *size)
         self.learned: dict[int, LearnedBlock] = {}
+        self.ahead: dict[int, list[torch.Tensor]] = {}  # full-precision outputs of blocks that are not finished
         self.inputs: BlockInputs | None = None
         if samples is not None:
             self.inputs = capture(result.model, self.blocks, self.store, samples)
@@ -206,9 +207,7 @@ class _Run:
     # CBQ
 
     def _learn(self, number: int, begin: int, end: int) -> dict:
-        modules = [self.blocks.modules[i] for i in range(begin, end)]
         calls = [[self.inputs.calls[b][i] for i in range(begin, end)] for b in range(len(self.full))]
-        on_quantised, on_full = [], []
         entering = self.quantised
         for i in range(begin, end):
             module = self.blocks.modules[i]
@@ -218,10 +217,11 @@ class _Run:
         on_quantised = entering
         targets = [on_quantised]
         if self.config.target != "homologous":
-            states = self.full
-            for i, module in zip(range(begin, end), modules, strict=True):
-                states = _through(module, states, self.calls(i))
-            on_full = states
+            on_full = self.full
+            for i in range(begin, end):
+                if i not in self.ahead:
+                    self.ahead[i] = _through(self.blocks.modules[i], on_full, self.calls(i))
+                on_full = self.ahead[i]
             targets = [on_full] if self.config.target == "accumulated" else [on_quantised, on_full]
         learned = [self.learned[i] for i in range(begin, end)]
         with torch.enable_grad():
@@ -266,7 +266,7 @@ class _Run:
         errors = {"layers": {name: _relative(layer.weight(), own[f"{name}.weight"]) for name, layer in layers.items()}}
         if self.inputs is not None:
             calls = self.calls(i)
-            self.full = _through(module, self.full, calls)
+            self.full = self.ahead.pop(i, None) or _through(module, self.full, calls)
             weights = {f"{name}.weight": layer.weight() for name, layer in layers.items()}
             block = LearnedBlock(module, rest, dict.fromkeys(names))
             with quantized_inputs([block], self.config.activation_bits):

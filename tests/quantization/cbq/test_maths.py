@@ -3,11 +3,19 @@
 import pytest
 import torch
 
-from hf_effmodels.quantization.cbq.grid import dequantize, quantize, weight_grid
+from hf_effmodels.quantization.cbq.grid import Grid, dequantize, quantize, straight_through, weight_grid
 from hf_effmodels.quantization.cbq.outliers import channel_scales, find_outliers, truncate
 from hf_effmodels.quantization.cbq.packing import pack, unpack
 from hf_effmodels.quantization.cbq.reconstruction import reconstruction_loss, windows
-from hf_effmodels.quantization.cbq.rounding import fractions, harden, rectified_sigmoid, round_by
+from hf_effmodels.quantization.cbq.rounding import (
+    Pull,
+    fractions,
+    harden,
+    rectified_sigmoid,
+    round_by,
+    rounded_weight,
+    undecided,
+)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -44,6 +52,25 @@ def test_nothing_learned_is_rounding_to_nearest():
     )
     hard = round_by(weight, grid, harden(delta), 3)
     assert torch.equal(hard[inside], quantize(weight, grid, 3)[inside])
+
+
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_learned_weight_and_its_gradients_are_those_of_its_formula(hard, symmetric):
+    generator = torch.Generator().manual_seed(4)
+    weight, v, grad = torch.randn(3, 6, 16, generator=generator, dtype=torch.float64).unbind(0)
+    first = weight_grid(weight, 2, 8, symmetric)  # of two bits: many are at the ends of the grid, or beyond
+    for start in (None, fractions(weight, first)):
+        learned, scale = v.clone().requires_grad_(), (0.7 * first.scale).requires_grad_()
+        grid = Grid(scale, first.zero_point)
+        delta = rectified_sigmoid(3 * learned if start is None else 3 * learned + start)
+        rounding = straight_through(delta, harden(delta)) if hard else delta
+        expected = dequantize(round_by(weight, grid, rounding, 2), grid)
+        objective = (expected * grad).sum() + 0.3 * undecided(delta, 5.5)
+        got = rounded_weight(weight, 3 * learned, grid, 2, start, hard, Pull(0.3, 5.5))
+        assert torch.equal(got, expected)
+        gradients = torch.autograd.grad((got * grad).sum(), [learned, scale])
+        torch.testing.assert_close(gradients, torch.autograd.grad(objective, [learned, scale]), atol=1e-12, rtol=1e-12)
 
 
 def test_another_round_finds_the_lower_outliers():
