@@ -8,6 +8,7 @@ A folder that is there is replaced as far as it is ours; other people's files in
 import contextlib
 import ctypes
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -76,6 +77,15 @@ def write_text(file: str | os.PathLike, text: str) -> None:
 def write_json(file: str | os.PathLike, content, indent: int | None = 2) -> None:
     """Write a JSON file whole or not at all."""
     write_text(file, json.dumps(content, indent=indent) + "\n")
+
+
+def sha256(file: str | os.PathLike) -> str:
+    """Of what a file holds, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _claim(file: Path) -> tuple[Path, int | None]:

@@ -3,8 +3,11 @@
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 
 from . import __version__
@@ -23,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(argv)
+        with nullcontext() if argv[:1] and argv[0] in RUNS else _ending_in_order():
+            return _run(argv)
     except (ValueError, OSError, ImportError) as error:
         return _refuse(str(error))
     except Exception as error:
@@ -31,6 +35,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[:1] and argv[0] in RUNS or os.environ.get(TRACEBACK):
             raise
         return _refuse(f"{type(error).__name__}: {error} ({UNFORESEEN})")
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """What is being written goes when the program is told to end (SIGTERM), as after Ctrl+C."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number, frame):
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(argv: list[str]) -> int:
@@ -333,8 +355,8 @@ def _names_two_towers(arguments) -> bool:
         return arguments.preset in list_models(task="zero-shot-image-classification")
     from transformers import AutoConfig
 
+    from ._places import reading
     from .edge_two_towers import is_two_towers
-    from .hub.ids import reading
 
     with reading("MODEL", arguments.preset):
         return is_two_towers(AutoConfig.from_pretrained(arguments.preset))
@@ -380,8 +402,8 @@ def _halves(arguments):
         return SplitHead.from_pretrained(head), SplitTail.from_pretrained(tail)
     from transformers import AutoConfig
 
+    from ._places import reading
     from .collaboration.splitting.command import load_classifier
-    from .hub.ids import reading
 
     with reading("MODEL", arguments.preset):
         if not is_in_halves(AutoConfig.from_pretrained(arguments.preset).model_type):
@@ -389,6 +411,39 @@ def _halves(arguments):
     _check_plain(arguments, "halves")
     model, processor = load_classifier(arguments.preset)
     return model.halves(processor)
+
+
+def _names_a_promptable_model(arguments) -> bool:
+    if arguments.preset in list_models():
+        return arguments.preset in list_models(task="mask-generation")
+    from transformers import AutoConfig
+
+    from ._places import reading
+    from .edge_masks import is_promptable
+
+    with reading("MODEL", arguments.preset):
+        return is_promptable(AutoConfig.from_pretrained(arguments.preset))
+
+
+def _export_promptable(arguments):
+    from .edge_masks import export_promptable, load_source
+
+    what = "models that find masks by prompts"
+    _check_plain(arguments, what)
+    if arguments.format not in (accepted := ("onnx", "openvino")):
+        raise ValueError(f"--format: got {arguments.format!r}, accepted of {what} are {' and '.join(accepted)}.")
+    if arguments.image_size is not None:
+        raise ValueError(f"--image-size: got {arguments.image_size}, but {what} have one size, the model's own.")
+    if arguments.checkpoint is not None:
+        from .hub.convert import load_checkpoint
+
+        model = load_checkpoint(arguments.preset, arguments.checkpoint)[0].eval()
+        processor = create_image_processor(arguments.preset)
+    elif arguments.preset in list_models():
+        raise ValueError(f"MODEL: the weights of {arguments.preset} are random; train it first and name its folder.")
+    else:
+        model, processor = load_source(arguments.preset)
+    return export_promptable(model, arguments.folder, arguments.format, processor=processor)
 
 
 def _names_a_language_model(arguments) -> bool:
@@ -446,6 +501,7 @@ def _export(arguments):
         raise ValueError(f"--{next(iter(suppression)).replace('_', '-')} goes with --nms.")
     if arguments.checkpoint is None:
         check_model("MODEL", arguments.preset)
+        _check_calibration(arguments)
     from .edge import check_preset, export, load_source
     from .hub.convert import load_checkpoint
 
@@ -457,6 +513,8 @@ def _export(arguments):
         return _export_two_towers(arguments)
     if _names_a_language_model(arguments):
         return _export_language_model(arguments)
+    if _names_a_promptable_model(arguments):
+        return _export_promptable(arguments)
     if arguments.checkpoint is not None or arguments.preset in list_models():
         check_preset(arguments.preset)
     source, processor = arguments.preset, None
@@ -497,6 +555,15 @@ def _export(arguments):
         calibration=arguments.calibrate,
         **agreement,
     )
+
+
+def _check_calibration(arguments) -> None:
+    """ValueError where pictures are missing, as far as that can be said before anything heavy is imported."""
+    from .prediction.predictor import Source, task_early
+
+    needs = arguments.precision == "int8" and arguments.calibrate is None
+    if needs and task_early(Source(arguments.preset), None) == "image-classification":
+        raise ValueError("--calibrate: int8 is calibrated on pictures; give a folder of them.")
 
 
 def _publish(arguments) -> str:

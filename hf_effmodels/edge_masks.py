@@ -1,24 +1,62 @@
 """A promptable model in two graphs, for ONNX Runtime and OpenVINO: the encoder once, prompts and decoder many times.
 
 `export_promptable` writes them, `load_promptable` runs them together: what it gives goes into
-`hf_effmodels.pipelines.MaskPredictor` and `segment_everything` in the place of the model.
+`hf_effmodels.pipelines.MaskPredictor` and `pipeline("hierarchical-mask-generation")` in the place of the model.
 """
 
+import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from torch import nn
+from transformers import (
+    MODEL_FOR_MASK_GENERATION_MAPPING,
+    AutoConfig,
+    AutoModelForMaskGeneration,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-from ._files import whole_folder, write_json
+from ._files import check_folder, whole_folder, write_json, write_text
+from ._places import reading
+from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 
-GRAPHS = ("encoder", "decoder")
+GRAPHS, FACTS = ("encoder", "decoder"), "promptable.json"
 #: Labels of points in the decoder's graph: none, outside, inside, and the two corners of a box.
 NO_POINT, TOP_LEFT, BOTTOM_RIGHT = -1, 2, 3
 #: The graphs must give the model's own masks and scores to this share of their deviation.
 TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class PromptableReport:
+    """What was exported.
+
+    Attributes:
+        folder: where it is.
+        format: "onnx" or "openvino".
+        model: class of the exported model.
+        image_size: side of the square that images are made to, in pixels.
+        folded: train-time branches and batch norms were folded first.
+        difference: largest difference of masks and scores from PyTorch's, over their standard deviation: of points, of
+            boxes, and of points with a mask.
+        bytes: of the encoder, and of prompts with decoder.
+        warnings: of the exporters, as far as they say something of the model.
+    """
+
+    folder: str
+    format: str
+    model: str
+    image_size: int
+    folded: bool
+    difference: float
+    bytes: tuple[int, int]
+    warnings: tuple[str, ...] = ()
 
 
 class PromptDecoder(nn.Module):
@@ -63,30 +101,51 @@ class _Encoder(nn.Module):
         return self.encoder(pixel_values)[0]
 
 
-def export_promptable(model, folder: str | Path, backend: str = "onnx", *, multimask_output: bool = True) -> Path:
+def is_promptable(config) -> bool:
+    """Whether a configuration is of a model that finds masks by prompts."""
+    return type(config) in MODEL_FOR_MASK_GENERATION_MAPPING
+
+
+def load_source(source: str | Path) -> tuple[PreTrainedModel, object]:
+    """The model that a folder or an id of the Hub names, and its processor."""
+    with reading("source", str(source)):
+        model = AutoModelForMaskGeneration.from_pretrained(source, dtype=torch.float32).eval()
+        return model, AutoProcessor.from_pretrained(source)
+
+
+def export_promptable(
+    model: PreTrainedModel,
+    folder: str | Path,
+    backend: str = "onnx",
+    *,
+    multimask_output: bool = True,
+    processor=None,
+    tolerance: float = TOLERANCE,
+) -> PromptableReport:
     """Write the two graphs of a SAM (transformers' or TinySAM), and check them against it.
 
-    A TinySAM is folded first, in place (`reparameterize()`).
-
     Args:
-        model: in evaluation mode, float32, on the CPU.
+        model: in evaluation mode, float32, on the CPU; left as it is: of a TinySAM a copy is folded.
         folder: new or empty: `encoder.onnx` and `decoder.onnx`, or `.xml` and `.bin`, and `promptable.json`.
         backend: "onnx" or "openvino".
         multimask_output: several masks for each prompt, or one.
+        processor: to put beside the graphs, for `hf-effmodels predict`.
+        tolerance: largest `difference` (see `PromptableReport`) that is accepted.
 
     Raises:
-        ValueError: another backend, or no SAM. ImportError: the extra `edge` is not installed.
-        RuntimeError: a graph gives other masks than the model; nothing is written.
+        ValueError: another backend, no SAM, or a graph that gives other masks than the model; nothing is written.
+        ImportError: the extra `edge` is not installed. FileExistsError: `folder` has something in it.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: got {backend!r}, accepted are {', '.join(map(repr, BACKENDS))}.")
     check_packages(backend)
+    check_folder(folder)
     if not all(hasattr(model, part) for part in ("vision_encoder", "prompt_encoder", "mask_decoder")):
         raise ValueError(f"model: got {type(model).__name__}, accepted are SAM and models with its parts.")
     if model.training:
         raise ValueError("model: it is in training mode; call model.eval() first.")
     if hasattr(model, "reparameterize"):
-        model.reparameterize()
+        model = copy.deepcopy(model).reparameterize()
     side, embedding = model.config.vision_config.image_size, model.config.prompt_encoder_config.image_embedding_size
     channels = model.config.vision_config.num_channels
     decoder = PromptDecoder(model, multimask_output).eval()
@@ -105,15 +164,53 @@ def export_promptable(model, folder: str | Path, backend: str = "onnx", *, multi
     shapes = (None, {1: free[1], 2: free[2]}, {1: free[1], 2: free[2]}, None, None)
     names = ["image_embeddings", "input_points", "input_labels", "input_masks", "has_mask"]
     with whole_folder(folder) as new:
-        _write(_Encoder(model).eval(), (pixels,), new / "encoder.onnx", ["pixel_values"], ["image_embeddings"], None)
-        _write(decoder, prompts, new / "decoder.onnx", names, ["pred_masks", "iou_scores"], shapes)
-        if backend == "openvino":
-            for name in GRAPHS:
-                to_openvino(new, name)
+        with summed_up() as said:
+            encoder = _Encoder(model).eval()
+            _write(encoder, (pixels,), new / "encoder.onnx", ["pixel_values"], ["image_embeddings"], None)
+            _write(decoder, prompts, new / "decoder.onnx", names, ["pred_masks", "iou_scores"], shapes)
+            if backend == "openvino":
+                for name in GRAPHS:
+                    to_openvino(new, name)
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(new)
+        if processor is not None:
+            processor.save_pretrained(new)
         facts = {"backend": backend, "image_size": side, "embedding_size": embedding, "multimask": multimask_output}
-        write_json(new / "promptable.json", facts)
-        _check(load_promptable(new), model, pixels, prompts, multimask_output)
-    return Path(folder)
+        write_json(new / FACTS, facts)
+        difference = _difference(load_promptable(new), model, pixels, prompts, multimask_output)
+        if not difference <= tolerance:
+            raise ValueError(
+                f"{backend}: the graphs' masks or scores differ from PyTorch's by {difference:.1e} of their standard "
+                f"deviation, accepted is tolerance={tolerance:g}; nothing was written."
+            )
+        sizes = tuple(sum(path.stat().st_size for path in new.glob(f"{name}.*")) for name in GRAPHS)
+        write_text(new / "README.md", _readme(type(model).__name__, backend, side, difference, processor is not None))
+    return PromptableReport(
+        folder=str(folder),
+        format=backend,
+        model=type(model).__name__,
+        image_size=side,
+        folded=bool(getattr(model.config, "reparameterized", False)),
+        difference=difference,
+        bytes=sizes,
+        warnings=tuple(said),
+    )
+
+
+def _readme(model: str, backend: str, side: int, difference: float, has_processor: bool) -> str:
+    predict = "```bash\nhf-effmodels predict . photo.jpg --save drawn\n```\n\n" if has_processor else ""
+    return f"""# {model}, exported
+
+Two {backend} graphs of a model that finds masks by prompts: `encoder` for images of {side} x {side} pixels, and
+`decoder` for any number of prompts with any number of points. Masks and scores differ from PyTorch's by
+{difference:.1e} of their standard deviation.
+
+{predict}```python
+from hf_effmodels.edge_masks import load_promptable
+
+model = load_promptable(".")  # into hf_effmodels.pipelines.MaskPredictor, with the model's processor
+```
+"""
 
 
 def _write(module, arguments, file: Path, inputs: list[str], outputs: list[str], shapes) -> None:
@@ -131,7 +228,8 @@ def _write(module, arguments, file: Path, inputs: list[str], outputs: list[str],
 
 
 @torch.no_grad()
-def _check(exported: "ExportedPromptable", model, pixels, prompts, multimask_output: bool) -> None:
+def _difference(exported: "ExportedPromptable", model, pixels, prompts, multimask_output: bool) -> float:
+    differences = []
     embeddings = exported.get_image_embeddings(pixels)
     points, labels = prompts[1][:, :2, :2], prompts[2][:, :2, :2].clamp(0, 1)
     mask = prompts[3]
@@ -144,12 +242,16 @@ def _check(exported: "ExportedPromptable", model, pixels, prompts, multimask_out
         got = exported(image_embeddings=embeddings, **arguments)
         for name in ("pred_masks", "iou_scores"):
             ours, theirs = getattr(got, name), getattr(expected, name)
-            off = ((ours - theirs).abs().max() / theirs.std().clamp(min=1e-6)).item()
-            if not off <= TOLERANCE:
-                raise RuntimeError(f"export: {name} of {sorted(arguments)} is off by {off:.1e} of its deviation.")
+            differences.append((ours - theirs).abs().max() / theirs.std().clamp(min=1e-6))
+    return torch.stack(differences).max().item()  # what is no number stays none
 
 
-class ExportedPromptable:
+def is_exported_promptable(folder: str | Path) -> bool:
+    """Whether a folder is one that `export_promptable` has written."""
+    return Path(folder, FACTS).is_file()
+
+
+class ExportedPromptable(PreTrainedModel):
     """Two graphs that answer as the model they were made of.
 
     Attributes:
@@ -161,9 +263,11 @@ class ExportedPromptable:
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
-        if not (folder / "promptable.json").is_file():
-            raise ValueError(f"folder: {folder} was not written by export_promptable: it has no promptable.json.")
-        facts = json.loads((folder / "promptable.json").read_text())
+        if not is_exported_promptable(folder):
+            raise ValueError(f"folder: {folder} was not written by export_promptable: it has no {FACTS}.")
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        has_config = (folder / "config.json").is_file()  # what earlier versions wrote has none
+        super().__init__(AutoConfig.from_pretrained(folder) if has_config else PreTrainedConfig())
         self.image_size, self.embedding_size = facts["image_size"], facts["embedding_size"]
         self.multimask_output = facts["multimask"]
         self._encoder, self._decoder = (load_graph(folder, name, facts["backend"]) for name in GRAPHS)
@@ -172,7 +276,7 @@ class ExportedPromptable:
         """Images (1, channels, image_size, image_size) -> embeddings (1, channels, side, side)."""
         return self._encoder(pixel_values=pixel_values.float())[0]
 
-    def __call__(
+    def forward(
         self,
         *,
         image_embeddings: torch.Tensor,

@@ -96,6 +96,14 @@ def names_in_source() -> frozenset[str] | None:
     return None if None in found else frozenset().union(*found)
 
 
+def tasks_in_source(name: str) -> tuple[str, ...]:
+    """The tasks of the preset `name`, as far as the source shows them; see `names_in_source`."""
+    offering = [entry for entry in all_entries() if name in (_names_in(entry.package) or ())]
+    # Of several entries in one folder only the configurations tell which one a preset is of.
+    tasks = {tuple(task.name for task in entry.tasks) for entry in offering}
+    return tasks.pop() if len(tasks) == 1 else ()
+
+
 @functools.cache
 def _names_in(package: str) -> frozenset[str] | None:
     places = importlib.util.find_spec(package).submodule_search_locations
@@ -135,7 +143,7 @@ def check_known(name: str) -> None:
 
 def _unknown(name, names: list[str]) -> ValueError:
     near = difflib.get_close_matches(str(name)[:100], names, n=3, cutoff=0.5)
-    hint = f"nearest: {', '.join(near)}" if near else "hf_effmodels.list_models() lists them all"
+    hint = f"nearest: {', '.join(near)}" if near else "`hf-effmodels list` shows them all"
     return ValueError(f"unknown preset {name!r}; {hint}.")
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 
 from hf_effmodels import cli
+from hf_effmodels.training.preparation import list_preparations
 
 #: Wrong arguments as somebody may type them; an option that is not there is tried with every command.
 WRONG = """
@@ -22,7 +23,17 @@ export out edge --format zzz
 export out edge --format onnx --precision int3
 export ./nope out --format onnx
 predict ./nope x.png
+predict ghostnetv3-1.0x nowhere.png
+predict ghostnetv3-1.0x . --prompt why
 benchmark nope
+benchmark ghostnetv3-1.0x --rounds 0
+benchmark ghostnetv3-1.0x --mode generate
+assemble . part
+assign ./nope --device board 4M 20M
+offload --devices 0 --output agents
+decompose ./nope out --dataset digits
+train-codec ./nope out --at stages.0 --dataset digits
+probe ./nope --dataset digits --output probes
 chat ./nope
 demo ./nope
 publish nope a/b
@@ -33,6 +44,11 @@ chat
 demo out --port x
 quickstart nope
 prepare nope
+prepare soft-labels --top_k 0 --output labels
+prepare label-maps --output maps
+prepare super-resolution-masks --scale x
+prepare text-embeddings --dataset ./nope.csv --encoder a --output b
+prepare visual-sentences --dataset digits
 tiny-lm nope
 quantize out smaller --bits 99 --dataset text.txt
 split out
@@ -42,9 +58,10 @@ measure-split
 
 
 def calls() -> list[list[str]]:
-    """What is asked: `-h` of every command, an option that it does not have, and `WRONG`."""
+    """What is asked: `-h` of every command and preparation, an option that a command does not have, and `WRONG`."""
     commands = [name for group in cli._JOBS.values() for name in group]
     asked = [[name, option] for name in commands for option in ("-h", "--nope")]
+    asked += [["prepare", name, "-h"] for name in list_preparations()]
     return [["-h"], *asked, *(line.split() for line in WRONG.strip().splitlines())]
 
 

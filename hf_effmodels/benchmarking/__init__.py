@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None, prog: str = "benchmark.py") -> None:
     """`python scripts/benchmark.py`, `hf-effmodels benchmark`: measure, print the table, write the files."""
-    from .arguments import check_names, make_parser
+    from .arguments import check, check_names, make_parser
 
     arguments = make_parser(prog).parse_args(argv)
-    check_names(arguments.presets)
+    check(arguments)
+    check_names(arguments.presets, arguments.mode)
     from .command import run
 
     run(arguments)

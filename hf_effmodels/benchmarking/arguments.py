@@ -1,18 +1,34 @@
 """The arguments of the benchmark, read without what they name."""
 
 import argparse
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .._model_place import check_model
-from ..models import check_known
+from ..models import check_known, tasks_in_source
 from ..training.run.source import keys_of
 
 #: "openvino" computes in float32, "openvino-default" in whatever OpenVINO prefers on this CPU.
 BACKENDS = ("eager", "compile", "onnx", "openvino", "openvino-default")
 
 MODES = ("infer", "train", "generate", "detect")
+
+#: Task -> the modes that its presets can be timed in.
+MODES_OF = {
+    "image-classification": ("infer", "train"),
+    "text-generation": ("infer", "train", "generate"),
+    "visual-prompting": ("infer", "train", "generate"),
+    "image-text-to-text": ("infer", "train", "generate"),
+    "super-resolution": ("infer", "train"),
+    "object-detection": ("infer", "train", "detect"),
+    "image-segmentation": ("infer", "train"),
+    "mask-generation": ("infer", "train"),
+    "zero-shot-image-classification": ("infer", "train"),
+    "masked-image-modeling": ("infer", "train"),
+    "layer": ("infer", "train"),
+}
 
 #: Largest accepted numbers: what is above was meant for something else.
 MOST = {
@@ -31,9 +47,7 @@ def make_parser(prog: str = "benchmark.py") -> argparse.ArgumentParser:
         description="Time presets beside their peers, in turns and in random order, each in a process of its own.",
     )
     names, numbers = _list_of(str), _list_of(int)
-    # By their names alone: importing them takes torch, and seconds.
     layers = keys_of("LAYERS", Path(__file__).with_name("layers.py"))
-    peers = [name for name in keys_of("PEERS", Path(__file__).with_name("peers.py")) if name != "ours"]
     parser.add_argument(
         "--presets",
         type=names,
@@ -45,7 +59,7 @@ def make_parser(prog: str = "benchmark.py") -> argparse.ArgumentParser:
         "--against",
         type=names,
         default=[],
-        help=f"peers, in eager mode, each beside the presets it has something for: {', '.join(peers)}",
+        help=f"peers, in eager mode, each beside the presets it has something for: {', '.join(_peers())}",
     )
     parser.add_argument("--batch", type=numbers, default=[1], help="batch sizes, such as 1,32")
     parser.add_argument("--threads", type=numbers, default=[1], help="numbers of threads, such as 1,2")
@@ -99,16 +113,64 @@ def make_parser(prog: str = "benchmark.py") -> argparse.ArgumentParser:
     return parser
 
 
-def check_names(names: Iterable[str]) -> None:
-    """ValueError or OSError where one is no layer, no preset and can be no place; nothing that runs it is loaded."""
+def check(arguments: argparse.Namespace) -> dict:
+    """What can be said without the models: ValueError names what is not accepted.
+
+    Returns:
+        The changes of the configuration, `--model-config`.
+    """
+    for name, accepted in (("against", _peers()), ("backends", BACKENDS)):
+        for value in getattr(arguments, name):
+            if value not in accepted:
+                raise ValueError(f"--{name}: got {value!r}, accepted are {', '.join(accepted)}.")
+    for mode in arguments.mode:
+        if mode in ("train", "detect") and arguments.backends != ["eager"]:
+            raise ValueError(f"--backends: got {','.join(arguments.backends)}, accepted is eager when mode is {mode}.")
+    if "bare-convolutions" in arguments.against and set(arguments.mode) != {"infer"}:
+        raise ValueError(f"--mode: got {','.join(arguments.mode)}, accepted is infer against bare-convolutions.")
+    if "train" in arguments.mode and arguments.folded:
+        raise ValueError("--folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
+    for name, most in MOST.items():
+        given = getattr(arguments, name)
+        values = given if isinstance(given, list) else [given]
+        if given is not None and (not values or min(values) < 1 or max(values) > most):
+            raise ValueError(f"--{name.replace('_', '-')}: got {given}, accepted are whole numbers from 1 to {most}.")
+    if not (arguments.against or arguments.backends) or not arguments.presets:
+        raise ValueError("--presets and --backends: got none, there is nothing to measure.")
+    given = arguments.model_config
+    try:
+        overrides = json.loads(given)
+    except ValueError as error:
+        raise ValueError(f"--model-config: got {given!r}, which is not valid JSON ({error}).") from None
+    if not isinstance(overrides, dict):
+        raise ValueError(f"--model-config: got {given!r}, accepted is a mapping.")
+    return overrides
+
+
+def _peers() -> list[str]:
+    """By their names alone: importing them takes torch, and seconds."""
+    return [name for name in keys_of("PEERS", Path(__file__).with_name("peers.py")) if name != "ours"]
+
+
+def check_modes(name: str, modes: Iterable[str], accepted: Sequence[str]) -> None:
+    """ValueError if a preset or a place cannot be timed in a mode."""
+    for mode in modes:
+        if mode not in accepted:
+            raise ValueError(f"--mode: {name} has no {mode}; accepted are {', '.join(accepted)}.")
+
+
+def check_names(names: Iterable[str], modes: Iterable[str]) -> None:
+    """ValueError or OSError where one is no layer, no preset and can be no place, or a preset that has no such mode;
+    nothing that runs it is loaded."""
     layers = keys_of("LAYERS", Path(__file__).with_name("layers.py"))
     for name in names:
-        if name in layers or os.path.isdir(name):
+        if name in layers:
             continue
-        if "/" in name:
+        if "/" in name or os.path.isdir(name):
             check_model("--presets", name)
         else:
             check_known(name)
+            check_modes(name, modes, next((MODES_OF.get(task, MODES) for task in tasks_in_source(name)[:1]), MODES))
 
 
 def _spellings(name: str) -> list[str]:

@@ -11,9 +11,10 @@ from ..architecture import PipelineEntry
 from ..models import get_config
 from ..registry import find
 from .accuracy import accuracies
-from .arguments import BACKENDS, MOST
+from .arguments import MOST, check_modes
+from .arguments import check as check_arguments
 from .layers import LAYERS
-from .peers import PEERS, check, has_peer
+from .peers import check, has_peer
 from .places import channels_of, config_of, is_foldable, is_place, program_format, side_of
 from .runs import Row, measure
 from .tables import machine, markdown, prepare_folder, write
@@ -25,29 +26,7 @@ DENOISED_SIZE = 128
 
 def plan(arguments: argparse.Namespace) -> list[list[Row]]:
     """The rows of each batch size, number of threads and mode; a ValueError names what is not accepted."""
-    _check("against", arguments.against, [name for name in PEERS if name != "ours"])
-    _check("backends", arguments.backends, BACKENDS)
-    for mode in arguments.mode:
-        if mode in ("train", "detect") and arguments.backends != ["eager"]:
-            raise ValueError(f"--backends: got {','.join(arguments.backends)}, accepted is eager when mode is {mode}.")
-    if "bare-convolutions" in arguments.against and set(arguments.mode) != {"infer"}:
-        raise ValueError(f"--mode: got {','.join(arguments.mode)}, accepted is infer against bare-convolutions.")
-    if "train" in arguments.mode and arguments.folded:
-        raise ValueError("--folded: a folded model cannot be trained; accepted is --no-folded when mode is train.")
-    for name, most in MOST.items():
-        given = getattr(arguments, name)
-        values = given if isinstance(given, list) else [given]
-        if given is not None and (not values or min(values) < 1 or max(values) > most):
-            raise ValueError(f"--{name.replace('_', '-')}: got {given}, accepted are whole numbers from 1 to {most}.")
-    if not (arguments.against or arguments.backends) or not arguments.presets:
-        raise ValueError("--presets and --backends: got none, there is nothing to measure.")
-    try:
-        overrides = json.loads(arguments.model_config)
-    except ValueError as error:
-        given = arguments.model_config
-        raise ValueError(f"--model-config: got {given!r}, which is not valid JSON ({error}).") from None
-    if not isinstance(overrides, dict):
-        raise ValueError(f"--model-config: got {arguments.model_config!r}, accepted is a mapping.")
+    overrides = check_arguments(arguments)
     for preset in arguments.presets:
         _check_preset(preset, arguments, overrides)
     for peer in arguments.against:
@@ -108,9 +87,7 @@ def _side(size: int | Sequence[int]) -> int:
 
 
 def _check_preset(preset: str, arguments: argparse.Namespace, overrides: dict) -> None:
-    for mode in arguments.mode:
-        if mode not in modes(preset):
-            raise ValueError(f"--mode: {preset} has no {mode}; accepted are {', '.join(modes(preset))}.")
+    check_modes(preset, arguments.mode, modes(preset))
     if preset in LAYERS:
         _check("backends", arguments.backends, backends(preset))
         if overrides or arguments.image_size is not None:

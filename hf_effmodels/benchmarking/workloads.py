@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, RTDetrImageProcessorPil
 
 from ..modeling.light_clip.modeling_light_clip import LightClipForPreTraining
 from ..models import create_image_processor, get_config, model_info
+from .arguments import MODES_OF
 from .layers import LAYERS
 from .places import is_place, program_format, task_of_place
 
@@ -42,7 +43,7 @@ def modes(preset: str) -> tuple[str, ...]:
         return LAYERS[preset].modes
     if is_place(preset) and program_format(preset) is not None:
         return ("infer", "generate") if task_of(preset) == "text-generation" else ("infer",)
-    return WORKLOADS[task_of(preset)][1]
+    return MODES_OF[task_of(preset)]
 
 
 def backends(preset: str) -> tuple[str, ...]:
@@ -57,8 +58,7 @@ def backends(preset: str) -> tuple[str, ...]:
 
 def make_call(model: nn.Module, row: dict) -> Callable[[], object]:
     """The call to be timed, on fixed random inputs; `row` is a `runs.Row` as a dictionary."""
-    make, _ = WORKLOADS[task_of(row["preset"])]
-    return make(model, row)
+    return WORKLOADS[task_of(row["preset"])](model, row)
 
 
 def _images(model: nn.Module, row: dict):
@@ -237,19 +237,19 @@ def _denoiser(model: nn.Module, row: dict):
     return _without_gradients(lambda: model(residuals, timesteps, maps))
 
 
-#: main task of a preset -> what makes the call, and in which modes.
-WORKLOADS: dict[str, tuple[Callable[[nn.Module, dict], Callable[[], object]], tuple[str, ...]]] = {
-    "image-classification": (_images, ("infer", "train")),
-    "text-generation": (_text, ("infer", "train", "generate")),
-    "visual-prompting": (_text, ("infer", "train", "generate")),
-    "image-text-to-text": (_image_text, ("infer", "train", "generate")),
-    "super-resolution": (_denoiser, ("infer", "train")),
-    "object-detection": (_detector, ("infer", "train", "detect")),
-    "image-segmentation": (_segmenter, ("infer", "train")),
-    "mask-generation": (_promptable, ("infer", "train")),
-    "zero-shot-image-classification": (_two_towers, ("infer", "train")),
-    "masked-image-modeling": (_masked_images, ("infer", "train")),
-    "layer": (_layer, ("infer", "train")),
+#: Main task of a preset -> what makes the call; `MODES_OF` has the modes.
+WORKLOADS: dict[str, Callable[[nn.Module, dict], Callable[[], object]]] = {
+    "image-classification": _images,
+    "text-generation": _text,
+    "visual-prompting": _text,
+    "image-text-to-text": _image_text,
+    "super-resolution": _denoiser,
+    "object-detection": _detector,
+    "image-segmentation": _segmenter,
+    "mask-generation": _promptable,
+    "zero-shot-image-classification": _two_towers,
+    "masked-image-modeling": _masked_images,
+    "layer": _layer,
 }
 
 

@@ -13,10 +13,10 @@ import torch
 
 from .._command_line import in_words_of_the_command, show
 from .._files import check_folder, write_json
+from .._written import check_report, check_rewritable, rewritten
 from ..compression.pruning.vision_widths import part_macs
 from ..hub.checkpoints import check_model
 from ..hub.ids import reading
-from ..hub.written import check_report, check_rewritable, rewritten
 from ..training.data.classes import model_classes, shown
 from ..training.data.images import check_processor
 from ..training.run.arguments import ArgumentReader
@@ -210,10 +210,7 @@ def assemble_parts(arguments):
     """One model of the parts that the command names, with a new fusion, written to its folder."""
     from transformers import AutoConfig
 
-    check_rewritable(Path(arguments.output), "assemble")
     width = arguments.fusion_hidden_size
-    if width is not None and width < 1:
-        raise ValueError(f"fusion_hidden_size: got {width}, accepted are whole numbers from 1.")
     loaded = [_one_part("PART", name) for name in arguments.parts]
     models, processors = zip(*loaded, strict=True)
     classes = [[model.config.id2label[n] for n in range(model.config.num_labels)] for model in models]

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._command_line import Parser, in_words_of_the_command, show
+from .._model_place import check_model
 from .._option_types import whole
+from .._written import check_rewritable
 from ..training.run.arguments import ArgumentReader
 from ..training.run.early import look_at
 from .assignment import Device, assign
@@ -48,9 +50,14 @@ def main_assemble(argv: Sequence[str]) -> None:
     parser.check_no_rest(rest)
     words = {a.dest: a.option_strings[-1] if a.option_strings else a.metavar for a in parser.declared}
     words |= {"class_groups": "PART", "folder": "OUTPUT"}
-    from .parts import assemble_parts
-
     try:
+        check_rewritable(Path(arguments.output), "assemble")
+        for name in arguments.parts:
+            check_model("PART", name)
+        if arguments.teacher is not None:
+            check_model("--teacher", arguments.teacher)
+        from .parts import assemble_parts
+
         model = assemble_parts(arguments)
     except (ValueError, OSError) as error:
         raise type(error)(in_words_of_the_command(str(error), words)) from error
@@ -94,6 +101,8 @@ def main_assign(argv: Sequence[str]) -> dict[str, str]:
         raise ValueError("--device is missing: name one at least, such as --device board 48M 500M.")
     if twice := sorted({name for name in arguments.parts if arguments.parts.count(name) > 1}):
         raise ValueError(f"PART: {twice[0]} stands there twice.")
+    for name in arguments.parts:
+        check_model("PART", name)
     from .parts import needs_of
 
     needs = needs_of(arguments.parts, arguments.bytes)

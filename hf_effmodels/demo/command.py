@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._command_line import in_words_of_the_command, show
 from ..prediction.command import ModelParser, add_model, check_device, source_of
-from ..prediction.predictor import Source
+from ..prediction.predictor import Source, task_early
 
 if TYPE_CHECKING:
     import gradio
@@ -25,8 +25,10 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(list(argv))
     if not 0 <= arguments.port <= 65535:
         raise ValueError(f"--port: got {arguments.port}, accepted are 0 (a free one) to 65535.")
-    check_device(arguments.device)
     try:
+        if arguments.space is None:
+            task_early(source_of(arguments), arguments.task)
+        check_device(arguments.device)
         if arguments.space is not None:
             _write(arguments)
         else:

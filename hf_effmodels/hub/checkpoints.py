@@ -1,7 +1,6 @@
 """Official checkpoint files, read safely: no code in them runs, and what is wrong with them is said in our words."""
 
 import argparse
-import hashlib
 import pickle
 import pickletools
 import re
@@ -120,14 +119,6 @@ def stored_arguments(path: str | Path) -> Mapping:
     if isinstance(arguments, argparse.Namespace):
         arguments = vars(arguments)
     return arguments if isinstance(arguments, Mapping) else {}
-
-
-def sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # what tensors may be

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from transformers.initialization import no_init_weights
 
-from .._files import check_folder
+from .._files import check_folder, sha256
 from ..architecture import Architecture, PipelineEntry
 from ..modeling.layers.stored_weights import fold_stored_norm
 from ..models import create_image_processor, find_preset, get_config
@@ -40,7 +40,6 @@ from .checkpoints import (
     check_values,
     read_checkpoint,
     read_pickled_model,
-    sha256,
     stored_arguments,
 )
 from .fit import ConversionError, check_fit

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
-from .._files import whole_file
-from .checkpoints import sha256
+from .._files import sha256, whole_file
 
 #: Seconds without a byte after which a connection is given up, and attempts in all.
 TIMEOUT = 30

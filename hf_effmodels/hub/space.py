@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from PIL import Image
 
+from .._written import rewritten
 from ..images import read_image
 from ..prediction.predictor import MODULES
 from ..registry import ARCHITECTURES, PIPELINES
@@ -25,7 +26,6 @@ from .publish import (
     stated_token,
 )
 from .usage import task_of
-from .written import rewritten
 
 _PACKAGE = Path(__file__).parent.parent
 #: Who has written such a folder, for the record in it.

@@ -1,16 +1,20 @@
 """`hf-effmodels predict MODEL INPUT ...` and `hf-effmodels chat MODEL`."""
 
+import importlib.metadata
 import os
 from collections.abc import Sequence
 
 from .._command_line import Parser, in_words_of_the_command
 from .._model_place import check_model
 from .._option_types import seed
+from .._places import check_place
 from .inputs import STDIN, check_inputs
-from .predictor import MODULES, OF_TEXT, Options, Source, check_used, find_task, load_for_task
+from .predictor import MODULES, OF_TEXT, Options, Source, check_used, find_task, load_for_task, task_early
 
 #: What goes with a data set alone.
 _OF_A_DATASET = ("split", "column", "dataset_config", "dataset_revision", "data_files", "data_dir")
+#: Where torch itself can compute.
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")
 #: What functions that read data sets call an argument -> what this command does.
 _RENAMED = {"image_column": "--column", "text_column": "--column"}
 
@@ -28,11 +32,22 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser(any(word.partition("=")[0] == "--dataset" for word in argv))
     arguments = parser.parse_args(argv)
     _check(arguments)
+    options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
+    takes = None
+    try:
+        if (early := task_early(source_of(arguments), arguments.task)) is not None:
+            check_used(early, options)
+            takes = "text" if early in OF_TEXT else "image"
+            check_inputs(arguments.inputs, takes)
+        if arguments.dataset is not None and "/" in arguments.dataset:
+            check_place("--dataset", arguments.dataset)
+        check_device(arguments.device)
+    except (ValueError, OSError) as error:
+        raise type(error)(in_words_of_the_command(str(error), parser.words())) from error
     from .processes import find_processes
     from .rows import load_rows
     from .run import predict
 
-    options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
     processes = find_processes(arguments.device)
     try:
         if processes.count > 1:
@@ -49,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"save: got {arguments.save!r}, but {predictor.task} has nothing to draw.")
     except (ValueError, OSError, ImportError) as error:
         raise type(error)(in_words_of_the_command(str(error), _RENAMED | parser.words())) from error
-    check_inputs(arguments.inputs, predictor.takes)
+    if takes != predictor.takes:
+        check_inputs(arguments.inputs, predictor.takes)
     return 1 if predict(predictor, options, rows, arguments, processes) else 0
 
 
@@ -148,7 +164,6 @@ def _check(arguments) -> None:
         raise ValueError(f"INPUT: got {arguments.inputs[0]!r}, which does not go with --dataset {arguments.dataset}.")
     if arguments.output is not None and os.path.lexists(arguments.output):
         raise ValueError(f"--output: {arguments.output} is there already; name another file.")
-    check_device(arguments.device)
 
 
 def _check_sharing(arguments) -> None:
@@ -163,6 +178,10 @@ def check_device(device: str | None) -> None:
     """ValueError unless torch can compute there."""
     if device is None:
         return
+    kind = device.partition(":")[0]
+    # Others than torch's own come with packages, which tell so.
+    if kind not in _DEVICES and not importlib.metadata.entry_points(group="torch.backends"):
+        raise ValueError(f"--device: got {device!r}, accepted are such as {', '.join(_DEVICES)}, and cuda:1.")
     import torch
 
     try:

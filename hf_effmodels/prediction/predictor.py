@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._model_place import check_model
 from ..architecture import TASKS
-from ..models import list_models
+from ..models import list_models, tasks_in_source
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +27,8 @@ MODULES = {
     "text-generation": "continuation",
     "text-classification": "classes",
 }
+#: Lists the parts of a pipeline of diffusers.
+INDEX = "model_index.json"
 #: The tasks whose inputs are texts; the others' are images.
 OF_TEXT = ("text-generation", "text-classification")
 #: Task -> the `Options` that it has a use for.
@@ -163,6 +165,34 @@ def find_task(source: Source | str, task: str | None = None) -> tuple[Source, st
     return source, task
 
 
+def task_early(source: Source, task: str | None) -> str | None:
+    """What a model is to do, as far as names and the text of a configuration tell it, None where they do not: nothing
+    heavy is imported.
+
+    Raises:
+        ValueError, OSError: as `find_task`, for a task that is not one of `MODULES`, and a model that is nowhere.
+    """
+    if task not in (None, *MODULES):
+        raise ValueError(f"task: got {task!r}, accepted are {', '.join(MODULES)}.")
+    check_model("MODEL", source.name, revision=("--revision", source.revision))
+    if task is not None:
+        return task
+    if os.path.isdir(source.name):
+        return next((name for name in MODULES if _has_head(source.name, name)), None)
+    return next((name for name in tasks_in_source(source.name) if name in MODULES), None)
+
+
+def _has_head(folder: str, task: str) -> bool:
+    """Whether the class that a folder's configuration names ends as those of a task do (`...ForCausalLM`)."""
+    if TASKS[task].auto_class is None:
+        return Path(folder, INDEX).is_file()
+    try:
+        names = json.loads(Path(folder, "config.json").read_bytes())["architectures"]
+        return any(name.endswith(TASKS[task].auto_class.removeprefix("AutoModel")) for name in names)
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return False  # what is wrong with it is told by those who read it
+
+
 def check_used(task: str, options: Options) -> None:
     """ValueError for an option that the task has no use for."""
     for f in fields(options):
@@ -204,15 +234,14 @@ def _is_pipeline(source: Source) -> bool:
     """Whether the model is a pipeline of diffusers: it has no configuration of its own, but an index of its parts."""
     from ..hub.ids import reading
 
-    index = "model_index.json"
     if os.path.isdir(source.name):
-        return Path(source.name, index).is_file()
+        return Path(source.name, INDEX).is_file()
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with reading("MODEL", source.name, revision=("--revision", source.revision)):
         try:
-            hf_hub_download(source.name, index, revision=source.revision, token=source.token)
+            hf_hub_download(source.name, INDEX, revision=source.revision, token=source.token)
         except (EntryNotFoundError, LocalEntryNotFoundError):  # it has none; without network, none in the cache
             return False
     return True

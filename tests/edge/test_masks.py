@@ -1,9 +1,12 @@
 """Two graphs of a promptable model answer as the model does."""
 
+import json
+
 import pytest
 import torch
 
-from hf_effmodels.edge_masks import export_promptable, load_promptable
+from hf_effmodels.cli import main
+from hf_effmodels.edge_masks import GRAPHS, export_promptable, load_promptable
 from hf_effmodels.pipelines import MaskPredictor
 from hf_effmodels.pipelines.hierarchical_mask_generation.embedding import embed
 from hf_effmodels.pipelines.hierarchical_mask_generation.rounds import Thresholds, segment_everything
@@ -16,13 +19,18 @@ from ..pipelines.hierarchical_mask_generation.models import build, picture
 @pytest.mark.parametrize(
     "name, backend", [("tinysam", "onnx"), pytest.param("sam", "openvino", marks=pytest.mark.thorough)]
 )
-def test_exported_graphs_answer_points_boxes_and_masks(name, backend, tmp_path):
+def test_exported_graphs_answer_points_boxes_and_masks(name, backend, tmp_path, capsys):
     model, processor = build("sam")
     if name == "tinysam":
         torch.manual_seed(0)
         architecture = ARCHITECTURES["tinysam"]
         model = architecture.model_class("AutoModel")(tiny_config(architecture)).eval().requires_grad_(False)
-    export_promptable(model, tmp_path / "out", backend)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--format", backend, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"] == type(model).__name__ and report["difference"] < 1e-3
+    assert report["bytes"] == [sum(f.stat().st_size for f in (tmp_path / "out").glob(f"{g}.*")) for g in GRAPHS]
     exported = load_promptable(tmp_path / "out")
     images = [MaskPredictor(m, processor).encode(picture()) for m in (model, exported)]
     first = images[0].predict(points=[[30, 20]])
@@ -52,6 +60,12 @@ def test_exported_graphs_answer_points_boxes_and_masks(name, backend, tmp_path):
         )
         counts.append([len(part) for part in result.kept])
     assert counts[0] == counts[1] and counts[0][0] > 0
+    picture().save(tmp_path / "a.png")
+    told = []
+    for folder in ("model", "out"):
+        assert main(["predict", str(tmp_path / folder), str(tmp_path / "a.png"), "--points", "2", "--json"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1] and told[0]["masks"] is not None
 
 
 def test_what_cannot_be_exported_is_said_before(tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..._command_line import in_words_of_the_command, show
 from ..._files import check_folder, write_bytes, write_json
+from ..._written import check_report
 from ...hub.ids import reading
-from ...hub.written import check_report
 from ...training.run.arguments import ArgumentReader, FilledReader, ModelArguments
 from ...training.run.values import check_fields
 from ...training.task import load_task
@@ -66,12 +66,22 @@ class CodecArguments:
             "scale_hyperprior and mean_scale_hyperprior (for images whose sides are multiples of 16)."
         },
     )
-    first_epochs: int = field(default=10, metadata={"help": "In which features are imitated."})
-    second_epochs: int = field(default=10, metadata={"help": "In which the rest of the network learns."})
-    first_batch: int = field(default=64, metadata={"help": "Pictures of a step of the first stage."})
-    second_batch: int = field(default=128, metadata={"help": "Pictures of a step of the second stage."})
-    first_learning_rate: float = field(default=1e-3, metadata={"help": "Of Adam, in the first stage."})
-    second_learning_rate: float = field(default=1e-3, metadata={"help": "Of SGD, in the second stage."})
+    first_epochs: int = field(default=10, metadata={"accepts": "[1, inf)", "help": "In which features are imitated."})
+    second_epochs: int = field(
+        default=10, metadata={"accepts": "[1, inf)", "help": "In which the rest of the network learns."}
+    )
+    first_batch: int = field(
+        default=64, metadata={"accepts": "[1, inf)", "help": "Pictures of a step of the first stage."}
+    )
+    second_batch: int = field(
+        default=128, metadata={"accepts": "[1, inf)", "help": "Pictures of a step of the second stage."}
+    )
+    first_learning_rate: float = field(
+        default=1e-3, metadata={"accepts": "(0, inf)", "help": "Of Adam, in the first stage."}
+    )
+    second_learning_rate: float = field(
+        default=1e-3, metadata={"accepts": "(0, inf)", "help": "Of SGD, in the second stage."}
+    )
     qualities: list[int] = field(
         default_factory=lambda: [10, 30, 60, 90],
         metadata={"help": "Of JPEG and WebP pictures, which the network is shown for comparison."},
@@ -87,12 +97,6 @@ class CodecArguments:
         check_fields(self)
         if not self.betas or len({_folder_of(beta) for beta in self.betas}) < len(self.betas):
             raise ValueError(f"--betas: got {self.betas}, accepted are one and more that differ in six digits.")
-        for name in ("first_epochs", "second_epochs", "first_batch", "second_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are whole numbers from 1.")
-        for name in ("first_learning_rate", "second_learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name}: got {getattr(self, name)}, accepted are positive numbers.")
         for beta in self.betas:
             if not 0 <= beta < float("inf"):
                 raise ValueError(f"--betas: got {beta}, accepted are numbers from 0.")

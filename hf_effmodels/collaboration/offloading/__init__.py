@@ -5,7 +5,7 @@ import importlib
 #: Public name -> its module; loaded when it is asked for: `-h` of the commands shall not wait for torch.
 _PLACES = {
     "OffloadingEnvironment": "environment",
-    "OffloadingSettings": "environment",
+    "OffloadingSettings": "settings",
     "OffloadingActor": "policy",
     "OffloadingCritic": "policy",
     "PROFILES": "profiles",

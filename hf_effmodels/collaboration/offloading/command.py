@@ -7,7 +7,9 @@ from pathlib import Path
 from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import write_bytes, write_json
 from ..._option_types import seed
-from .profiles import PROFILES, SplitProfile
+from ..._written import check_rewritable, rewritten
+from .profiles import PROFILES, SplitProfile, profile_from
+from .settings import OffloadingSettings, OffloadingTraining
 
 RESULTS, PICTURE = "results.json", "results.png"
 _WRITER = "hf-effmodels offload"
@@ -47,12 +49,6 @@ def main(argv: Sequence[str]) -> dict:
 
 
 def _run(arguments) -> dict:
-    import torch
-
-    from ...hub.written import check_rewritable, rewritten
-    from .environment import OffloadingEnvironment, OffloadingSettings
-    from .training import OffloadingTraining, baselines, measure, train
-
     if not arguments.output:
         raise ValueError("output: name a folder for the agents and the results.")
     try:
@@ -61,13 +57,20 @@ def _run(arguments) -> dict:
         raise type(error)(f"output: {str(error).removeprefix('folder: ')}") from error
     profile, names = _profile(arguments.profile)
     cell = {name: getattr(arguments, name) for name in ("devices", "channels", "tasks", "slot", "energy_weight")}
-    environment = OffloadingEnvironment(profile, OffloadingSettings(**cell, bandwidth=arguments.bandwidth))
+    settings = OffloadingSettings(**cell, bandwidth=arguments.bandwidth)
     training = OffloadingTraining(
         steps=arguments.steps,
         learning_rate=arguments.learning_rate,
         released=arguments.released,
         seed=arguments.seed,
     )
+    # What follows imports torch.
+    import torch
+
+    from .environment import OffloadingEnvironment
+    from .training import baselines, measure, train
+
+    environment = OffloadingEnvironment(profile, settings)
     curve: list[list[float]] = []
 
     def told(step: int, reward: float) -> None:
@@ -97,8 +100,6 @@ def _run(arguments) -> dict:
 
 def _profile(name: str) -> tuple[SplitProfile, list[str]]:
     """What the points cost, and what they are called."""
-    from .training import profile_from
-
     if name in PROFILES:
         last = PROFILES[name].last
         return PROFILES[name], ["image", *(f"point {i}" for i in range(1, last)), "whole"]

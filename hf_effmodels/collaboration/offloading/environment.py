@@ -1,70 +1,19 @@
 """A simulated cell: devices with tasks, radio channels, a server whose own time is not counted (MAHPPO,
 https://arxiv.org/abs/2205.11854)."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from .channel import uplink_rates
 from .profiles import IMAGE_BITS, PROFILES, SplitProfile
+from .settings import OffloadingSettings
 
 _FREE, _COMPUTING, _SENDING = 0, 1, 2
 #: What is told of each device, and changes within a slot (of `power` only the form does).
 _OF_DEVICES = ("left", "point", "channel", "power", "doing", "seconds_left", "bits_left")
 #: A task is done when it would take no longer than this.
 _DONE = 1e-10
-#: What is more was meant for something else.
-_MOST, _MOST_TASKS = 10_000, 1_000_000_000
 #: The smallest power, in watts, and the smallest number of finished tasks that a slot's cost is divided by.
 LEAST_POWER, _LEAST_FINISHED = 1e-10, 0.8
-
-
-@dataclass(frozen=True)
-class OffloadingSettings:
-    """The cell.
-
-    Attributes:
-        devices, channels: how many.
-        tasks: of each device at the beginning, in the mean; drawn from Poisson's distribution unless `fixed`.
-        slot: seconds between decisions.
-        energy_weight: β, of joules beside seconds.
-        max_power: watts.
-        distances: smallest and largest, metres.
-        bandwidth, noise, path_loss_exponent: see `uplink_rates`.
-        fixed: begin as the published test does: the number of tasks exactly, all at 50 m, everything computed on the
-            device, channel 0. Otherwise distances and first decisions are drawn.
-        max_slots: after which an episode is cut off; None for ⌊0.15 · tasks / slot⌋.
-    """
-
-    devices: int = 5
-    channels: int = 2
-    tasks: int = 200
-    slot: float = 0.5
-    energy_weight: float = 1.0
-    max_power: float = 1.0
-    distances: tuple[float, float] = (1.0, 100.0)
-    bandwidth: float = 1e6
-    noise: float = 1e-9
-    path_loss_exponent: float = 3.0
-    fixed: bool = False
-    max_slots: int | None = None
-
-    def __post_init__(self):
-        for name, most in (("devices", _MOST), ("channels", _MOST), ("tasks", _MOST_TASKS), ("max_slots", None)):
-            value = getattr(self, name)
-            if name == "max_slots" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= (most or value):
-                to = f" to {most}" if most else ""
-                raise ValueError(f"{name}: got {value}, accepted are whole numbers from 1{to}.")
-        for name in ("slot", "max_power", "bandwidth", "noise"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are positive numbers.")
-        if not 0 < self.distances[0] < self.distances[1] < float("inf"):
-            raise ValueError(f"distances: got {self.distances}, accepted are two positive numbers in order.")
-        for name in ("energy_weight", "path_loss_exponent"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are numbers from 0.")
 
 
 class OffloadingEnvironment:

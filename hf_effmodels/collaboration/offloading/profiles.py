@@ -1,6 +1,7 @@
 """What each cut point of a network costs: published for three networks on a Jetson Nano (power mode 1, fixed clocks,
 224 pixels; MAHPPO, https://arxiv.org/abs/2205.11854)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 #: An image of 224 × 224 pixels, 8 bits for each of three colours.
@@ -71,3 +72,12 @@ PROFILES = {
         (0, 0.052676, 1.4797, 0.077945),
     ),
 }
+
+
+def profile_from(content: Mapping) -> SplitProfile:
+    """A profile out of JSON."""
+    names = ("bits", "seconds", "watts", "joules")
+    missing = [name for name in names if not isinstance(content.get(name), list | tuple)]
+    if missing:
+        raise ValueError(f"profile: it has no list {missing[0]!r}, accepted are the files of measure-split.")
+    return SplitProfile(*(tuple(map(float, content[n])) for n in names), time_scale=content.get("time_scale"))

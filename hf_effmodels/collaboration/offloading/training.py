@@ -4,7 +4,7 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from ..._files import whole_folder
 from .channel import uplink_rates
-from .environment import LEAST_POWER, OffloadingEnvironment, OffloadingSettings
+from .environment import LEAST_POWER, OffloadingEnvironment
 from .policy import OffloadingActor, OffloadingCritic
 from .ppo import advantages, clipped_loss
-from .profiles import SplitProfile
+from .profiles import SplitProfile, profile_from
+from .settings import OffloadingSettings, OffloadingTraining
 
 logger = logging.getLogger(__name__)
 
@@ -27,48 +28,6 @@ logger = logging.getLogger(__name__)
 Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 WEIGHTS, SETTINGS = "policy.safetensors", "policy.json"
 _PARTS = ("point", "channel", "power")
-
-
-@dataclass(frozen=True)
-class OffloadingTraining:
-    """The published settings.
-
-    Attributes:
-        steps: slots in all.
-        buffer: slots between updates.
-        batch: slots of a minibatch, drawn with replacement.
-        reuse: how often each slot of the buffer is used, in the mean.
-        learning_rate: of Adam, for actors and critic.
-        gamma, lam: see `advantages`.
-        clip, entropy_weight: see `clipped_loss`.
-        released: as the release computes it: advantages that fade by λ alone and run on over the ends of cut-off
-            episodes, powers compared with every other slot's.
-        seed: of everything.
-    """
-
-    steps: int = 500_000
-    buffer: int = 1024
-    batch: int = 256
-    reuse: int = 20
-    learning_rate: float = 1e-4
-    gamma: float = 0.95
-    lam: float = 0.95
-    clip: float = 0.2
-    entropy_weight: float = 1e-3
-    released: bool = False
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, least in (("steps", 1), ("buffer", 2), ("batch", 1), ("reuse", 1)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are whole numbers from {least}.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: got {self.seed}, accepted are whole numbers from 0 to {2**32 - 1}.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate: got {self.learning_rate}, accepted are positive numbers.")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are numbers from 0 to 1.")
 
 
 class OffloadingAgents:
@@ -185,15 +144,6 @@ class OffloadingAgents:
         except (OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"folder: {folder} holds no agents: {error}") from error
         return agents, profile
-
-
-def profile_from(content: Mapping) -> SplitProfile:
-    """A profile out of JSON."""
-    names = ("bits", "seconds", "watts", "joules")
-    missing = [name for name in names if not isinstance(content.get(name), list | tuple)]
-    if missing:
-        raise ValueError(f"profile: it has no list {missing[0]!r}, accepted are the files of measure-split.")
-    return SplitProfile(*(tuple(map(float, content[n])) for n in names), time_scale=content.get("time_scale"))
 
 
 def train(

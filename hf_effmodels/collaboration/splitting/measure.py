@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..._files import write_bytes, write_json
-from ...hub.written import check_report
+from ..._written import check_report
 from ..codecs.wire import ChannelCodec, UniformCodec
 from ..offloading.profiles import SplitProfile
 from .halves import evaluating, split

@@ -71,7 +71,7 @@ def _inherit(arguments) -> dict:
         seed=arguments.seed,
         progress=sys.stderr.isatty(),
     )
-    from ...hub.written import rewritten
+    from ..._written import rewritten
 
     with rewritten(output, "tiny-lm") as folder:
         smaller.save_pretrained(folder)

@@ -18,7 +18,7 @@ def free_output(arguments, *names: str) -> Path:
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite:
         raise ValueError(f"--output: {output} exists; choose another folder, or replace it with --overwrite.")
-    from ...hub.written import check_rewritable
+    from ..._written import check_rewritable
 
     try:
         check_rewritable(output, "tiny-lm", names)

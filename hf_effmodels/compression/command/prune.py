@@ -111,7 +111,7 @@ def _parser() -> Parser:
 
 
 def _run(arguments) -> dict:
-    from ...hub.written import check_rewritable, rewritten
+    from ..._written import check_rewritable, rewritten
     from ..pruning.inheritance import check_inheritance
     from ..pruning.minitron import choose_shapes, prune
     from ..pruning.vision import ARCHITECTURES as VISION

@@ -24,7 +24,7 @@ _OF_LANGUAGE = {
 
 def run(arguments, config, report_file: str) -> dict:
     """Prune and write; see `prune.main`."""
-    from ...hub.written import rewritten
+    from ..._written import rewritten
     from ..pruning.vision import check_vision, choose_vision_sizes, prune_vision_transformer
     from .inheritance import layer_numbers
 

@@ -60,7 +60,7 @@ def _compress_tokenizer(arguments) -> dict:
         tokenizer, counts, arguments.vocab_size, arguments.coverage, arguments.strategy, arguments.keep
     )
     report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
-    from ...hub.written import rewritten
+    from ..._written import rewritten
 
     with rewritten(output, "tiny-lm") as folder:
         if model is not None:

@@ -14,7 +14,8 @@ from diffusers import VQModel
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
-from ...hub.checkpoints import check_names, check_tensors, check_values, read_checkpoint, sha256
+from ..._files import sha256
+from ...hub.checkpoints import check_names, check_tensors, check_values, read_checkpoint
 from ...hub.convert import ConversionReport
 from ...hub.fit import ConversionError, check_fit, entry, naming
 from .configuration_delvm import DELVM_LLAMA, PRESETS

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...hub.checkpoints import check_names, check_tensors, check_values, read_file, sha256
+from ..._files import sha256
+from ...hub.checkpoints import check_names, check_tensors, check_values, read_file
 from ...hub.convert import ConversionReport
 from ...hub.fit import ConversionError, check_fit, entry, listed, naming
 from .configuration_sam_diffsr import PRESETS

@@ -12,7 +12,12 @@ from ..predictor import Options, Predictor, Source, load_network, load_part
 def load(task: str, source: Source, options: Options, device: str) -> Predictor:
     from transformers import pipeline
 
-    model = load_network(source, "AutoModelForMaskGeneration", device)
+    from ...edge_masks import is_exported_promptable, load_promptable
+
+    if is_exported_promptable(source.name):
+        model = load_promptable(source.name)
+    else:
+        model = load_network(source, "AutoModelForMaskGeneration", device)
     processor = load_part(source, "AutoProcessor")
     # The model has been read, and trusted, already.
     segment = pipeline("hierarchical-mask-generation", model=model, image_processor=processor.image_processor)

@@ -114,8 +114,8 @@ def _run(arguments) -> dict:
     check_settings(form, CbqSettings(**named))
     # What follows imports torch and transformers.
     from ..._files import check_folder
+    from ..._written import check_rewritable
     from ...hub.card_text import check_license
-    from ...hub.written import check_rewritable
     from ...training import set_up_logging
     from .configuration_cbq import CbqConfig
     from .files import REPORT, check_format, sizes

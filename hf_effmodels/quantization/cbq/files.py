@@ -13,11 +13,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..._files import write_json
+from ..._written import rewritten
 from ...hub.card_text import About, check_license, write_card
 from ...hub.contents import CARD
 from ...hub.ids import hub_id
 from ...hub.usage import LOCAL_MODEL_ID
-from ...hub.written import rewritten
 from .blocks import Blocks
 from .configuration_cbq import CbqConfig
 from .learning import QuantizedLayer

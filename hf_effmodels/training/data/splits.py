@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...hub.ids import check_place, first_line
+from ..._places import check_place, first_line
+from .stored_names import check_stored_names, stores_names
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +36,20 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
     given = [f"--{option} {value}" for option, value in files.items() if value]
     what = f"{args.argument}: {args.dataset!r}"
     how = f", with {', '.join(given)}" if given else ""
+    source = {
+        "path": name or args.dataset,
+        "name": args.dataset_config,
+        "data_dir": args.data_dir,
+        "data_files": data_files or args.data_files,
+        "cache_dir": args.cache_dir,
+        "revision": args.dataset_revision,
+        "token": token,
+    }
     try:
-        loaded = datasets.load_dataset(
-            name or args.dataset,
-            args.dataset_config,
-            data_dir=args.data_dir,
-            data_files=data_files or args.data_files,
-            cache_dir=args.cache_dir,
-            revision=args.dataset_revision,
-            token=token,
-            **options,
-        )
+        loaded = datasets.load_dataset(**source, **options)
+        if stores_names(next(iter(loaded.values()))):
+            found = datasets.load_dataset_builder(**source).config.data_files or {}
+            check_stored_names([file for of_split in found.values() for file in of_split])
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         if os.path.isfile(args.dataset):
             raise ValueError(

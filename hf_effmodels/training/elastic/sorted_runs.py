@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
 from ..._files import write_json
+from ..._written import rewritten
 from ...compression.elastic import extract_submodel, recalibrate_batch_norms, submodel
-from ...hub.written import rewritten
 from ..run.averaging import temporarily, unique_state
 from ..run.output_folder import SORTED_TRAINING, SUBMODELS, SUBMODELS_TABLE
 from ..run.trainer import same_random_numbers

@@ -2,6 +2,9 @@
 
 A preparation is a module or a folder of this package, found by its name: `super_resolution_masks` is called
 `super-resolution-masks`. The first line of its docstring says what it makes; `main(argv)` makes it and returns where.
+Its module, or the folder's `table.py`, may have a tuple `ARGUMENTS` of the dataclasses that are read, and where those
+for recipes of another task are others, `<TASK>_ARGUMENTS`: help and wrong arguments are answered by them, before
+anything heavy is imported.
 """
 
 import ast
@@ -12,6 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..._command_line import nearest, show
+from ..run.arguments import ArgumentReader
+from ..run.early import look_at
+from ..run.source import assigns
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,8 +34,18 @@ def main(argv: Sequence[str]) -> None:
     if name not in known:
         near = nearest(str(name), known, f"; accepted are {', '.join(known)}")
         raise ValueError(f"prepare: got {name}{near}.")
+    _look_at(name, arguments)
     made = importlib.import_module(f".{name.replace('-', '_')}", __name__).main(arguments)
     show(f"{made}\n")
+
+
+def _look_at(name: str, argv: list[str]) -> None:
+    spec = importlib.util.find_spec(f".{name.replace('-', '_')}", __name__)
+    folders = spec.submodule_search_locations
+    file = Path(folders[0], "table.py") if folders else Path(spec.origin)
+    reader = ArgumentReader(argv, f"hf-effmodels prepare {name}")
+    of_task = f"{reader.task.replace('-', '_').upper()}_ARGUMENTS"
+    look_at(reader, file, of_task if assigns(of_task, file) else "ARGUMENTS")
 
 
 def list_preparations() -> dict[str, str]:

@@ -21,6 +21,8 @@ from ..run.recipe_arguments import RecipeArguments
 from ..run.values import check_fields
 from ..task import load_task
 
+_TASK = load_task("distillation")
+
 
 @dataclass
 class SoftLabelArguments:
@@ -52,6 +54,10 @@ class SoftLabelArguments:
         check_fields(self)
 
 
+#: What the command line is read into.
+ARGUMENTS = (SoftLabelArguments, *_TASK.TRAINING_ARGUMENTS)
+
+
 def main(argv: Sequence[str]) -> Path:
     """Write the table as the arguments say.
 
@@ -68,8 +74,7 @@ def _prepare(argv: list[str]):
     reader = ArgumentReader(argv)
     if reader.task != "distillation" and not reader.asks_for_help():
         raise ValueError(f"--task: got {reader.task}, accepted is distillation: the labels are for one.")
-    task = load_task("distillation")
-    args, distillation, *arguments = reader.read(SoftLabelArguments, *task.TRAINING_ARGUMENTS)
+    args, distillation, *arguments = reader.read(*ARGUMENTS)
     if distillation.stored_labels is not None:
         raise ValueError("--stored_labels: these are made here; name a --teacher.")
     for name in ("mixup", "cutmix"):
@@ -82,17 +87,17 @@ def _prepare(argv: list[str]):
         for part in arguments:
             if isinstance(part, RecipeArguments):
                 part.output_dir = str(Path(nothing_there, "run"))
-        run = task.prepare_training(FilledReader(reader.task, (), (distillation, *arguments)))
+        run = _TASK.prepare_training(FilledReader(reader.task, (), (distillation, *arguments)))
     trainer = run.trainer
     if trainer.args.world_size > 1:
         raise ValueError(f"prepare soft-labels: got {trainer.args.world_size} processes, accepted is one.")
     if trainer.teachers is None:
         raise ValueError("--teacher is missing: name an image classifier on the Hub or in a local folder.")
-    settings = task.stored_settings(trainer, arguments)
+    settings = _TASK.stored_settings(trainer, arguments)
     classes = len(settings["classes"])
     if args.top_k > classes:
         raise ValueError(f"--top_k: got {args.top_k}, accepted are numbers up to that of the classes, {classes}.")
-    settings |= {"epochs": task.epochs_of(trainer), "teacher": distillation.teachers}
+    settings |= {"epochs": _TASK.epochs_of(trainer), "teacher": distillation.teachers}
     settings |= {"revision": distillation.teacher_revision, "top_k": args.top_k, "precision": args.label_precision}
     settings["weights"] = {
         what: parts for what, parts in run.config["contents"].items() if what.startswith("teacher ")

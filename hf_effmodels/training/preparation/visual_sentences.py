@@ -69,6 +69,10 @@ class VisualSentenceArguments:
         self.expand = read_mapping("expand", self.expand)
 
 
+#: What the command line is read into.
+ARGUMENTS = (VisualSentenceArguments,)
+
+
 def main(argv: Sequence[str]) -> Path:
     """Write the table as the arguments say.
 
@@ -79,7 +83,7 @@ def main(argv: Sequence[str]) -> Path:
         ValueError, OSError, ImportError: wrong input, before anything is written.
     """
     argv = list(argv)
-    (args,) = ArgumentReader(argv if "--task" in argv else ["--task", _TASK, *argv]).read(VisualSentenceArguments)
+    (args,) = ArgumentReader(argv if "--task" in argv else ["--task", _TASK, *argv]).read(*ARGUMENTS)
     output = Path(args.output)
     splits = dict(zip(("train", "test"), load_pairs(args.dataset), strict=True))
     copies = read_expansion("--expand", args.expand, [task.task for task in splits["train"]])

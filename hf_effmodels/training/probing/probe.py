@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..._command_line import show
 from ..._files import whole_file
-from ...hub.written import check_rewritable, rewritten
+from ..._written import check_rewritable, rewritten
 from ..data.fingerprints import weights_fingerprint
 from ..run.arguments import ArgumentReader
 from ..run.reports import has_matplotlib, save_figure

@@ -4,10 +4,12 @@ What the dataclasses check themselves, in their `__post_init__`, is told when th
 """
 
 import difflib
+import os
 import re
 from functools import cache
 from pathlib import Path
 
+from ..._model_place import check_model
 from ..._places import check_place
 from ...models import names_in_source
 from .arguments import ArgumentReader
@@ -15,6 +17,9 @@ from .presets import unknown_model
 from .source import NotShown, dataclasses_in, keys_of, members_of, module_file
 
 _OURS = Path(__file__).parent
+#: Arguments that name a place.
+_OF_MODELS = ("model", "models", "teacher", "encoder", "image_tokenizer", "detector")
+_OF_DATA = ("dataset", "eval_dataset")
 #: Arguments that take the names of an enumeration of transformers, or ours beside them.
 _ENUMERATIONS = {
     "optim": ("training_args", "OptimizerNames"),
@@ -41,11 +46,29 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
         types = argument_types(task_folder, tuple_name)
     except NotShown:  # a task that is built in another way is imported before its arguments are looked at
         return
-    for arguments in reader.read(*types):
+    read = reader.read(*types)
+    _check_names(read)
+    for arguments in read:
+        if isinstance(model := getattr(arguments, "model", None), str):
+            _check_model(model, task_folder)
+
+
+def _check_names(read: tuple) -> None:
+    for arguments in read:
         for name, value in vars(arguments).items():
             _check_name(name, value)
-            if name == "model" and isinstance(value, str):
-                _check_model(value, task_folder)
+            for place in value if isinstance(value, list) else [value]:
+                _check_there(name, place)
+
+
+def _check_there(argument: str, value) -> None:
+    """What can be no name but that of a file, a folder or an id; others may be built in or known to the task alone."""
+    if argument not in (*_OF_MODELS, *_OF_DATA) or not isinstance(value, str):
+        return
+    if argument in _OF_MODELS and os.path.isdir(value):
+        check_model(f"--{argument}", value)
+    elif "/" in value:
+        check_place(f"--{argument}", value)
 
 
 def _check_model(name: str, task_folder: Path) -> None:
@@ -65,21 +88,23 @@ def _check_model(name: str, task_folder: Path) -> None:
     check_place("--model", name)
 
 
-def look_at(reader: ArgumentReader, file: Path) -> None:
+def look_at(reader: ArgumentReader, file: Path, tuple_name: str = "ARGUMENTS") -> None:
     """Read the arguments of a command without importing what they are for, for what is wrong with them.
 
     Args:
         reader: the arguments.
-        file: its `ARGUMENTS` is a tuple of dataclasses, which it or a task's module defines.
+        file: has a tuple of dataclasses, which it or a task's module defines.
+        tuple_name: what it calls them.
 
     Raises:
         ValueError: as `ArgumentReader.read`.
     """
+    others = (*sorted(_OURS.parent.glob("*/**/*.py")), module_file("transformers.training_args"))
     try:
-        types = dataclasses_in("ARGUMENTS", (file,), sorted(_OURS.parent.glob("*/**/*.py")))
+        types = dataclasses_in(tuple_name, (file,), others)
     except NotShown:  # then importing shows them
         return
-    reader.read(*types)
+    _check_names(reader.read(*types))
 
 
 def argument_types(task_folder: Path, tuple_name: str) -> tuple[type, ...]:

@@ -13,9 +13,9 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from ..._files import write_text
+from ..._written import clear_written
 from ...hub.contents import FIGURES
 from ...hub.export import clear_export
-from ...hub.written import clear_written
 from .lock import owner_of
 from .recipe_arguments import defaults_of, resolved
 from .recipes import read_yaml

@@ -9,6 +9,8 @@ from dataclasses import MISSING, field, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
+_TASKS = Path(__file__).parents[1] / "tasks"
+
 
 class NotShown(Exception):
     """The source does not show it: only importing would."""
@@ -68,7 +70,7 @@ def _files_of_task(name: str, file: Path) -> tuple[Path, ...]:
     """The files of the task that a module of another one has under this name."""
     match _read(file).assigned.get(name):
         case ast.Call(func=ast.Name(id="load_task"), args=[ast.Constant(value=str(task))]):
-            return tuple(sorted((file.parents[1] / task.replace("-", "_")).glob("*.py")))
+            return tuple(sorted((_TASKS / task.replace("-", "_")).glob("*.py")))
     raise NotShown(name)
 
 
@@ -83,6 +85,11 @@ def keys_of(dictionary: str, file: Path) -> list[str]:
     """The keys of a dictionary that a module assigns; empty if it has none of that name."""
     node = _read(file).assigned.get(dictionary)
     return [key.value for key in node.keys if isinstance(key, ast.Constant)] if isinstance(node, ast.Dict) else []
+
+
+def assigns(name: str, file: Path) -> bool:
+    """Whether a module assigns something to a name of its own."""
+    return name in _read(file).assigned
 
 
 class _Source:

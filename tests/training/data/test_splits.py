@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from hf_effmodels.training.data.arguments import SplitArguments
-from hf_effmodels.training.data.splits import evaluation_split, number_held_out, stratified_choice, stratified_sample
+from hf_effmodels.training.data.splits import (
+    evaluation_split,
+    load_splits,
+    number_held_out,
+    stratified_choice,
+    stratified_sample,
+)
 from hf_effmodels.training.data.text import documents
 from hf_effmodels.training.data.text.arguments import TextArguments
 from hf_effmodels.training.tasks.image_classification import data as classification
@@ -181,6 +187,32 @@ def test_a_stream_holds_out_its_first_documents(files, caplog):
     assert not caplog.records
     args.data_files = {name: files[name] for name in ("train", "test")}
     assert _texts(documents.load_texts(args)[1]) == _texts(documents.load_evaluation_texts(args)) == [100, 101]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_files_that_number_their_classes_otherwise_are_refused(nested, tmp_path):
+    """`datasets` gives the rows of all files the names of the first: every second cat would be a dog."""
+
+    def write(name: str, *names: str) -> str:
+        label = datasets.ClassLabel(names=list(names))
+        features = {"objects": datasets.List({"category": label})} if nested else {"label": label}
+        numbers = [label.str2int("dog")]
+        rows = {"objects": [[{"category": number}] for number in numbers]} if nested else {"label": numbers}
+        datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(tmp_path / name)
+        return str(tmp_path / name)
+
+    def load(**files):
+        return load_splits(SplitArguments("parquet", data_files=files, cache_dir=str(tmp_path / "cache")), None)
+
+    one, same, other = write("a", "cat", "dog"), write("b", "cat", "dog"), write("c", "dog", "cat")
+    assert set(load(train=[one, same], test=[same])) == {"train", "test"}
+    column = "objects.category" if nested else "label"
+    for files in ({"train": [one], "validation": [other]}, {"train": [same, other]}):
+        for _ in "downloaded", "from the cache":
+            with pytest.raises(
+                ValueError, match=f"^--dataset: 'parquet', .* '{column}' are cat, dog in .*[ab], but dog, cat in .*c:"
+            ):
+                load(**files)
 
 
 def test_stratified_samples_are_of_every_class():

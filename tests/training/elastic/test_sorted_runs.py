@@ -15,7 +15,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from hf_effmodels.hub.written import rewritten
+from hf_effmodels._written import rewritten
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.run.output_folder import clear_output_folder, write_run
 

@@ -31,6 +31,8 @@ from .official import official_files, read_official
 from .places import PlaceClassifier
 
 _TASKS = ("image-classification", "distillation")
+_STUDENT = load_task("image-classification")
+_DISTILLATION = load_task("distillation")
 _MISSING = "--teacher is missing: name an image classifier on the Hub or in a local folder."
 
 
@@ -81,6 +83,11 @@ class AnnotatorArguments:
         check_fields(self)
 
 
+#: What the command line is read into: with a recipe of the one task, and of the other.
+ARGUMENTS = (LabelMapTableArguments, AnnotatorArguments, *_STUDENT.TRAINING_ARGUMENTS)
+DISTILLATION_ARGUMENTS = (LabelMapTableArguments, *_DISTILLATION.TRAINING_ARGUMENTS[:1], *_STUDENT.TRAINING_ARGUMENTS)
+
+
 def main(argv: Sequence[str]) -> Path:
     """Write the table as the arguments say.
 
@@ -93,11 +100,8 @@ def main(argv: Sequence[str]) -> Path:
     reader = ArgumentReader(list(argv))
     if reader.task not in _TASKS:
         raise ValueError(f"--task: got {reader.task}, accepted are {' and '.join(_TASKS)}.")
-    student = load_task("image-classification")
-    first = load_task("distillation").TRAINING_ARGUMENTS[0] if reader.task == _TASKS[1] else AnnotatorArguments
-    args, teacher, model_args, data_args, _, training = reader.read(
-        LabelMapTableArguments, first, *student.TRAINING_ARGUMENTS
-    )
+    types = DISTILLATION_ARGUMENTS if reader.task == _TASKS[1] else ARGUMENTS
+    args, teacher, model_args, data_args, _, training = reader.read(*types)
     output = args.output or training.label_maps
     if not output:
         raise ValueError("--output is missing: name a folder for the table.")
@@ -105,7 +109,7 @@ def main(argv: Sequence[str]) -> Path:
         _check_teacher(teacher)
     elif teacher.teacher:
         raise ValueError("--official_maps and --teacher exclude each other.")
-    source, _ = student.load_data(data_args, model_args.token)
+    source, _ = _STUDENT.load_data(data_args, model_args.token)
     if args.official_maps is not None:
         source = usable(source, partial(source.read, num_channels=3), data_args)
         settings, make = _official(args, source)

@@ -92,6 +92,15 @@ class MaskArguments:
             )
 
 
+@dataclass
+class _Images(SuperResolutionDataArguments):
+    """`SuperResolutionDataArguments`, all images of one split."""
+
+
+#: What the command line is read into.
+ARGUMENTS = (_Images, MaskArguments)
+
+
 def main(argv: Sequence[str]) -> Path:
     """Write the table as the arguments say.
 
@@ -105,7 +114,7 @@ def main(argv: Sequence[str]) -> Path:
 
 
 def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArguments, dict]:
-    data_args, args = ArgumentReader(argv).read(_Images, MaskArguments)
+    data_args, args = ArgumentReader(argv).read(*ARGUMENTS)
     for name in ("eval_dataset", "eval_split", "eval_fraction", "eval_holdout"):
         if getattr(data_args, name) is not None:
             raise ValueError(f"--{name} goes with training; the table is of all images of --split.")
@@ -137,11 +146,6 @@ def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArgu
     settings |= segment.weights  # known by them, not by the name of the model alone
     check_output(output, settings, _SETTINGS)
     return source, segment, args, settings
-
-
-@dataclass
-class _Images(SuperResolutionDataArguments):
-    """`SuperResolutionDataArguments`, all images of one split."""
 
 
 def _write(source: HighResolutionImages, segment: Segmenter, args: MaskArguments, settings: dict) -> Path:

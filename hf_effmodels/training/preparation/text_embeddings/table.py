@@ -81,6 +81,10 @@ class TextEmbeddingArguments(SourceArguments):
         super().__post_init__()
 
 
+#: What the command line is read into.
+ARGUMENTS = (TextEmbeddingArguments,)
+
+
 def main(argv: Sequence[str]) -> Path:
     """Write the table as the arguments say.
 
@@ -90,7 +94,7 @@ def main(argv: Sequence[str]) -> Path:
     Raises:
         ValueError, OSError, ImportError: wrong input, before anything is written.
     """
-    (args,) = ArgumentReader(list(argv)).read(TextEmbeddingArguments)
+    (args,) = ArgumentReader(list(argv)).read(*ARGUMENTS)
     check_place("--encoder", args.encoder, revision=("--encoder_revision", args.encoder_revision))
     ids, texts = _read_texts(args)
     encoder = load_encoder(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ....hub.written import rewritten
+from ...._written import rewritten
 from ....models import sized_processor
 from ...run.reports import (
     has_matplotlib,

@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .._files import check_folder, whole_folder
-from .checkpoints import sha256
+from ._files import check_folder, sha256, whole_folder
 
 #: In such a folder: who has written it, and the SHA-256 of each file.
 RECORD = ".written_files.json"

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hf_effmodels.hub.written import RECORD, check_rewritable, clear_written, rewritten
+from hf_effmodels._written import RECORD, check_rewritable, clear_written, rewritten
 
 
 def test_what_somebody_puts_there_meanwhile_is_not_replaced_either(tmp_path):
