@@ -159,6 +159,10 @@ def test_files_that_are_not_of_the_network_are_refused_by_name():
         weights = {name: value for name, value in (official | change).items() if name != lacking}
         with pytest.raises(ConversionError, match=message):
             convert_state_dict(ENTRY, CodedConfig(**fields | others), weights)
+    learning = official_of(model_of("resnet", "factorized", tables=False), "resnet")  # has tables without values
+    with pytest.raises(ConversionError, match="unexpected: ") as refused:
+        convert_state_dict(ARCHITECTURES["ghostnet"], hf_effmodels.get_config("ghostnet-0.5x"), learning)
+    assert refused.value.names_are_foreign  # for which the preset that fits is looked up
 
 
 def test_presets_tell_what_is_known_and_no_more(capsys):

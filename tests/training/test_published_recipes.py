@@ -140,6 +140,14 @@ ENTROPIC = {
     "max_grad_norm": 0,
     "lr_scheduler_type": "step",
 }
+ENTROPIC_FEATURES = {
+    **ENTROPIC,
+    "labels_weight": 0,
+    "per_device_train_batch_size": 64,
+    "optim": "adamw_torch",  # Adam, where nothing decays
+    "weight_decay": 0,
+    "lr_scheduler_kwargs": {"decay_epochs": [5, 8], "decay_rate": 0.1, "warmup_epochs": 0},
+}
 MAHPPO = {
     "horizontal_flip": 0.5,
     "color_jitter": None,
@@ -672,13 +680,17 @@ PUBLISHED = {
     "ofa_kd/cifar100_vit": {**OFA_VIT, **OFA_CIFAR, "min_lr": 1e-5, "ema_decay": None},
     # 2108.11898: the official repository and sc2bench
     "entropic_student/imagenet_resnet50_features": {
-        **ENTROPIC,
+        **ENTROPIC_FEATURES,
         "codec": {"at": "resnet.encoder.stages.0", "widths": [24]},
-        "labels_weight": 0,
-        "per_device_train_batch_size": 64,
-        "optim": "adamw_torch",  # Adam, where nothing decays
-        "weight_decay": 0,
-        "lr_scheduler_kwargs": {"decay_epochs": [5, 8], "decay_rate": 0.1, "warmup_epochs": 0},
+    },
+    "entropic_student/imagenet_resnet50_mshp_features": {
+        **ENTROPIC_FEATURES,
+        "codec": {
+            "at": "resnet.encoder.stages.0",
+            "widths": [24],
+            "prior": "mean_scale_hyperprior",
+            "hyper_channels": 16,
+        },
     },
     "entropic_student/imagenet_resnet50": {
         **ENTROPIC,
