@@ -1,5 +1,6 @@
 """Data sets as `datasets` reads them, for every task: their splits, their columns, and what is wrong in one line."""
 
+import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
         OSError: it cannot be found, reached or read. ValueError: there is no such configuration, or nothing in it; a
             revision of what lies on this machine.
     """
-    check_place(args.argument, args.dataset, revision=("--dataset_revision", args.dataset_revision))
+    if not _is_format(args.dataset):
+        check_place(args.argument, args.dataset, revision=("--dataset_revision", args.dataset_revision))
     import datasets
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
@@ -73,6 +75,11 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
     except Exception as error:  # of a folder or files that are something else
         raise OSError(f"{what} cannot be read{how} ({first_line(error)}).") from error
     return dict(loaded)
+
+
+def _is_format(name: str) -> bool:
+    """Whether it names how files are read (`parquet`, `imagefolder`), for which nobody has to be asked, and no place."""
+    return name.isidentifier() and importlib.util.find_spec(f"datasets.packaged_modules.{name}") is not None
 
 
 def check_built_in(args) -> None:

@@ -8,6 +8,8 @@ import torch
 from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNextImageProcessorPil
 
 from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.data.splits import load_splits
+from hf_effmodels.training.tasks.image_classification.data import DataArguments
 
 from .distillation.conftest import distilled_run, teacher  # noqa: F401
 from .image_text_to_text.conftest import bases, colour_run, colours, model_arguments  # noqa: F401
@@ -234,6 +236,10 @@ def test_the_hub_is_not_tried_where_its_name_is_not_known(digits_run, tmp_path, 
             main(argv)
     with pytest.raises(OSError, match="--model: 'outpts/digits' cannot be found"):
         evaluate(["--model", "outpts/digits", "--dataset", "digits", "--output", str(tmp_path / "e.json")])
+    # A format is no place: files of one's own are read without the Hub.
+    (tmp_path / "rows.json").write_text('{"label": 3}')
+    args = DataArguments(dataset="json", data_files=str(tmp_path / "rows.json"), cache_dir=str(tmp_path / "cache"))
+    assert load_splits(args, None)["train"]["label"] == [3]
 
 
 def test_what_comes_near_a_mistyped_path_is_named(digits_run, tmp_path, monkeypatch):
