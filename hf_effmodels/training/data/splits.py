@@ -78,7 +78,7 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
 
 
 def _is_format(name: str) -> bool:
-    """Whether it names how files are read (`parquet`, `imagefolder`), for which nobody has to be asked, and no place."""
+    """Whether it is no place, but how files are read (`parquet`, `imagefolder`), for which nobody has to be asked."""
     return name.isidentifier() and importlib.util.find_spec(f"datasets.packaged_modules.{name}") is not None
 
 
