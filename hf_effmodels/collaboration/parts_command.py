@@ -13,7 +13,7 @@ from .._model_place import check_model
 from .._option_types import whole
 from .._written import check_rewritable
 from ..training.run.arguments import ArgumentReader
-from ..training.run.early import look_at
+from ..training.run.early import by_place, look_at
 from .assignment import Device, assign
 
 
@@ -23,14 +23,7 @@ def main_decompose(argv: Sequence[str]) -> dict:
     Raises:
         ValueError, OSError, ImportError: wrong input, before anything is written.
     """
-    words = list(argv)
-    count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
-    if count > 2:
-        raise ValueError(f"one value too many: {words[2]!r}")
-    given = [
-        word for name, value in zip(("--model", "--output"), words[:count], strict=False) for word in (name, value)
-    ]
-    reader = ArgumentReader([*given, *words[count:]])
+    reader = ArgumentReader(by_place(argv, "model", "output"), "hf-effmodels decompose")
     look_at(reader, Path(__file__).with_name("parts.py"))
     from .parts import decompose
 

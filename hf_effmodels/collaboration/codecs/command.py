@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...training.run.arguments import ArgumentReader
-from ...training.run.early import look_at
+from ...training.run.early import by_place, look_at
 
 
 def main(argv: Sequence[str]) -> dict:
@@ -13,12 +13,7 @@ def main(argv: Sequence[str]) -> dict:
     Raises:
         ValueError, OSError, ImportError: wrong input, before anything is written.
     """
-    words = list(argv)
-    count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
-    if count > 2:
-        raise ValueError(f"one value too many: {words[2]!r}")
-    given = [word for pair in zip(("--model", "--output"), words[:count], strict=False) for word in pair]
-    reader = ArgumentReader([*given, *words[count:]], "hf-effmodels train-codec")
+    reader = ArgumentReader(by_place(argv, "model", "output"), "hf-effmodels train-codec")
     look_at(reader, Path(__file__).with_name("curves.py"))
     from .curves import train_codec
 

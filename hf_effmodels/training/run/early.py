@@ -6,6 +6,7 @@ What the dataclasses check themselves, in their `__post_init__`, is told when th
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -86,6 +87,20 @@ def _check_model(name: str, task_folder: Path) -> None:
     if "/" not in name and not Path(name).exists():
         raise unknown_model(name, [*presets, *types])
     check_place("--model", name)
+
+
+def by_place(argv: Sequence[str], *names: str) -> list[str]:
+    """A command line whose first words, up to the first argument, stand for arguments of these names, in order.
+
+    Raises:
+        ValueError: more such words than names.
+    """
+    words = list(argv)
+    count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
+    if count > len(names):
+        raise ValueError(f"one value too many: {words[len(names)]!r}")
+    given = [word for pair in zip((f"--{name}" for name in names), words[:count], strict=False) for word in pair]
+    return [*given, *words[count:]]
 
 
 def look_at(reader: ArgumentReader, file: Path, tuple_name: str = "ARGUMENTS") -> None:
