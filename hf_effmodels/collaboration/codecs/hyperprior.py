@@ -227,4 +227,4 @@ class HyperPrior(TabledPrior):
 
 def _rows(scales: torch.Tensor) -> Iterator[int]:
     """Of each number the table of the smallest deviation that is not below its own."""
-    return iter(torch.bucketize(scales, scale_table().to(scales.device)[:-1]).flatten().tolist())
+    return iter(torch.bucketize(scales.flatten(), scale_table().to(scales.device)[:-1]).tolist())
