@@ -145,6 +145,9 @@ def reading(
     except ImportError:
         raise
     except Exception as error:  # ours to name: libraries below raise all kinds
+        if os.path.isfile(os.path.join(name, "split.json")):
+            half = f"{argument}: {name} holds a half of a split model; accepted are whole models."
+            raise OSError(f"{half}{hint and ' '}{hint}") from error
         found = "cannot be found or reached" if isinstance(error, OSError) else "cannot be found or read"
         raise OSError(f"{argument}: {name!r} {found} ({first_line(error)}).") from error
 

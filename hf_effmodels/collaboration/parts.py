@@ -215,6 +215,10 @@ def assemble_parts(arguments):
     models, processors = zip(*loaded, strict=True)
     classes = [[model.config.id2label[n] for n in range(model.config.num_labels)] for model in models]
     names = [name for group in classes for name in group]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"PART: several have the classes {shown(twice)}; accepted are parts with classes of their own."
+        )
     if arguments.teacher is not None:
         with reading("--teacher", arguments.teacher):
             teacher = AutoConfig.from_pretrained(arguments.teacher)

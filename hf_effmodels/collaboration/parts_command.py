@@ -99,7 +99,10 @@ def main_assign(argv: Sequence[str]) -> dict[str, str]:
     from .parts import needs_of
 
     needs = needs_of(arguments.parts, arguments.bytes)
-    found = assign(needs, devices)
+    try:
+        found = assign(needs, devices)
+    except ValueError as error:
+        raise ValueError(in_words_of_the_command(str(error), {"parts": "PART"})) from error
     rows = [
         {"part": name, "device": found[name], "memory": need.memory, "macs": need.macs} for name, need in needs.items()
     ]

@@ -221,10 +221,18 @@ def test_the_command_trains_compares_and_says_where_to_cut(tmp_path, capsys):
         cli.PASSED_ON["offload"](["--profile", str(file), "--output", str(tmp_path / "theirs"), *options])
     assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["results.json"]
     (tmp_path / "no.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[1]")
+    costs["profile"]["bits"] = [1e6, -1e4, 0]
+    (tmp_path / "less.json").write_text(json.dumps(costs))
     for argv, message in (
         ([], "--output: name a folder"),
         (["--output", "x", "--profile", "vgg16"], "--profile: got 'vgg16', accepted are vgg11"),
         (["--output", "x", "--profile", str(tmp_path / "no.json")], "is no file of measure-split"),
+        (["--output", "x", "--profile", str(tmp_path / "list.json")], "no file of measure-split: it holds no mapping"),
+        (
+            ["--output", "x", "--profile", str(tmp_path / "less.json")],
+            "bits: got -10000.0, accepted are numbers from 0",
+        ),
         (["--output", "x", "--devices", "0"], "--devices: got 0"),
         (["--output", "x", "--bandwidth", "0"], "--bandwidth: got 0"),
         (["--output", "x", "--steps", "0"], "--steps: got 0"),

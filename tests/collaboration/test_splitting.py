@@ -359,7 +359,12 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
         (["split", folder], "--at: name a module"),
         (["split", folder, str(tmp_path / "x"), "--at", "stages.9"], "--at: got 'stages.9'"),
         (["split", folder, str(tmp_path / "x"), "--at", "stages.0", "--bits", "9"], "--bits: got 9"),
+        (
+            ["split", str(tmp_path / "out" / "head"), str(tmp_path / "x"), "--at", "stages.0"],
+            "holds a half of a split",
+        ),
         (["measure-split", folder, "--bandwidth", "0"], "--bandwidth: got 0"),
+        (["measure-split", folder, "--bandwidth"], "--bandwidth: expected at least one"),
         (["measure-split", folder, "--watts", "-1"], "--watts: got -1"),
         (["measure-split", folder, *picture], "--picture: "),
         (["measure-split", folder, "--bandwidth", "1e6", "--picture", "new.png"], "--picture: it goes over two"),

@@ -107,6 +107,8 @@ def _profile(name: str) -> tuple[SplitProfile, list[str]]:
         raise ValueError(f"profile: got {name!r}, accepted are {', '.join(PROFILES)} and files of measure-split.")
     try:
         content = json.loads(Path(name).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no mapping.")
         profile = profile_from(content["profile"])
         names = [str(point["at"]) for point in content["points"]]
     except KeyError as error:

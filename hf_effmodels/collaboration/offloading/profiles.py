@@ -32,6 +32,9 @@ class SplitProfile:
             raise ValueError(
                 f"bits, seconds, watts, joules: got {sorted(lengths)} points, accepted are as many of each."
             )
+        for name in ("bits", "seconds", "watts", "joules"):
+            if wrong := [value for value in getattr(self, name) if not 0 <= value < float("inf")]:
+                raise ValueError(f"{name}: got {wrong[0]}, accepted are numbers from 0.")
         if self.bits[-1] != 0 or self.seconds[0] != 0:
             raise ValueError(
                 "bits, seconds: the first point computes nothing on the device, the last one sends nothing."

@@ -125,7 +125,7 @@ def main_measure_split(argv: Sequence[str]) -> None:
     parser = Parser(prog="hf-effmodels measure-split", description="What it costs to cut a model, point by point.")
     parser.add_argument("model", metavar="MODEL", help="a folder, an id of the Hub or a preset (random weights)")
     parser.add_argument("--at", nargs="*", help="modules (default: up to eight, ever smaller)")
-    parser.add_argument("--bandwidth", type=positive, nargs="*", default=[1e6, 1e7, 1e8], help="of the link, bits/s")
+    parser.add_argument("--bandwidth", type=positive, nargs="+", default=[1e6, 1e7, 1e8], help="of the link, bits/s")
     parser.add_argument("--device-slowdown", type=positive, default=1.0, help="the device is so many times slower")
     parser.add_argument("--watts", type=float, default=2.5, help="of the device while it computes (not measured)")
     parser.add_argument(

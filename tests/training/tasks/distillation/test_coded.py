@@ -153,7 +153,7 @@ def test_a_killed_stage_goes_on_to_the_same_weights_bit_for_bit(stage, coded, te
 
 
 @pytest.mark.thorough
-def test_two_processes_follow_one(tmp_path):
+def test_two_processes_and_two_batches_summed_follow_one(tmp_path):
     """The second stage, which draws nothing, of a network without batch norms: each width's pass of each process
     counts once."""
     torch.manual_seed(2)
@@ -167,9 +167,13 @@ def test_two_processes_follow_one(tmp_path):
         processor.save_pretrained(folder)
     arguments = second_stage(whole, tmp_path / "student", "--max_steps", "2")
     size = arguments.index("--per_device_train_batch_size") + 1
-    run_in_two(main, [*arguments[:size], "3", *arguments[size + 1 :], "--output_dir", str(tmp_path / "two")])
+    fewer = [*arguments[:size], "3", *arguments[size + 1 :]]
+    run_in_two(main, [*fewer, "--output_dir", str(tmp_path / "two")])
+    main([*fewer, "--gradient_accumulation_steps", "2", "--output_dir", str(tmp_path / "summed")])
     main([*arguments, "--output_dir", str(tmp_path / "one")])
-    np.testing.assert_allclose(*(history(tmp_path / n, "loss", "grad_norm") for n in ("two", "one")), rtol=1e-4)
+    expected = history(tmp_path / "one", "loss", "grad_norm")
+    for name in ("two", "summed"):
+        np.testing.assert_allclose(history(tmp_path / name, "loss", "grad_norm"), expected, rtol=1e-4)
 
 
 def test_fewer_channels_learn_to_come_back_and_then_with_the_network(teacher, tmp_path):
