@@ -243,6 +243,9 @@ def test_wrong_clients_and_services_are_named(halves):
             assert token not in str(refused.value)
     with pytest.raises(ValueError, match="url: got 'http://x:abc'"):
         SplitClassifier(head, "http://x:abc")
+    for shape in ((3, 32, 32), (1, 1, 32, 32)):
+        with pytest.raises(ValueError, match="pixel_values: got .*, accepted are .images, 3, height, width"):
+            SplitClassifier(head, "http://x").logits(torch.zeros(shape))
     with pytest.raises(ValueError, match="top_k: got 0"):
         SplitClassifier(head, "http://x")(Image.new("RGB", (8, 8)), top_k=0)
     with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="host, port: .* in use"):

@@ -121,10 +121,15 @@ class SplitClassifier:
                 smaller one computes and sends less.
 
         Raises:
-            ValueError: the tail refuses the request: it is of another cut, or the images are too many.
+            ValueError: what is no images; the tail refuses the request: it is of another cut, or they are too many.
             PermissionError: the token is wrong.
             ConnectionError: no answer within `patience`.
         """
+        channels = getattr(self.head.config, "num_channels", None) or 3
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values: got {tuple(pixel_values.shape)}, accepted are (images, {channels}, height, width)."
+            )
         began = time.perf_counter()
         weight = next((p for p in self.head.network.parameters() if p.device.type != "meta"), None)
         if weight is not None:
