@@ -575,21 +575,52 @@ int effmodels_conv(int level, int threads, int operation, int doubles, int chann
 #define FILTERS 8 /* filters, or kernel values, that are computed together */
 #define CHANNELS 8 /* channels of one task of the backward pass */
 
+/* Positions of a tile side by side in one row of the output: `count` of them from `at` on, the first of which begins at
+ * (row, column) of the input. */
+typedef struct {
+    int64_t at, count, row, column;
+} Run;
+
+static int64_t runs_of(const Geometry *g, int64_t first, int64_t count, Run *runs) {
+    int64_t number = 0;
+    for (int64_t at = 0; at < count; number++) {
+        const int64_t y = (first + at) / g->out_width, x = (first + at) % g->out_width;
+        const int64_t left = g->out_width - x, there = count - at < left ? count - at : left;
+        runs[number] = (Run){at, there, y * g->stride_y - g->pad_y, x * g->stride_x - g->pad_x};
+        at += there;
+    }
+    return number;
+}
+
+/* The positions of a run, from `*low` to before `*high`, that see the inside of the image at column offset kx. */
+INLINE void inside_of(const Geometry *g, const Run *run, int64_t kx, int64_t *low, int64_t *high) {
+    const int64_t z = run->column + kx, step = g->stride_x;
+    const int64_t before = z < 0 ? (step - 1 - z) / step : 0, until = z < g->width ? (g->width - 1 - z) / step + 1 : 0;
+    *high = until < run->count ? until : run->count;
+    *low = before < *high ? before : *high;
+}
+
 /* Patches of `count` positions from `first` on of channels c0 … c1 - 1: (channels · taps, TILE); 0 outside. */
 static void gather(const Geometry *g, const float *x, int64_t c0, int64_t c1, int64_t first, int64_t count,
                    float *patches) {
-    int64_t row[TILE], column[TILE];
-    for (int64_t j = 0; j < count; j++) {
-        row[j] = (first + j) / g->out_width * g->stride_y - g->pad_y;
-        column[j] = (first + j) % g->out_width * g->stride_x - g->pad_x;
-    }
+    Run runs[TILE];
+    const int64_t number = runs_of(g, first, count, runs);
     for (int64_t c = c0; c < c1; c++)
         for (int64_t ky = 0; ky < g->kernel_height; ky++)
             for (int64_t kx = 0; kx < g->kernel_width; kx++, patches += TILE) {
-                for (int64_t j = 0; j < count; j++) {
-                    const int64_t y = row[j] + ky, z = column[j] + kx;
-                    const int inside = y >= 0 && y < g->height && z >= 0 && z < g->width;
-                    patches[j] = inside ? x[(c * g->height + y) * g->width + z] : 0;
+                for (int64_t r = 0; r < number; r++) {
+                    const Run *run = runs + r;
+                    float *to = patches + run->at;
+                    const int64_t y = run->row + ky;
+                    int64_t low = 0, high = 0;
+                    if (y >= 0 && y < g->height) inside_of(g, run, kx, &low, &high);
+                    const float *from = x + (c * g->height + y) * g->width + run->column + kx;
+                    for (int64_t j = 0; j < low; j++) to[j] = 0;
+                    if (g->stride_x == 1)
+                        for (int64_t j = low; j < high; j++) to[j] = from[j];
+                    else
+                        for (int64_t j = low; j < high; j++) to[j] = from[j * g->stride_x];
+                    for (int64_t j = high; j < run->count; j++) to[j] = 0;
                 }
                 for (int64_t j = count; j < TILE; j++) patches[j] = 0;
             }
@@ -597,18 +628,22 @@ static void gather(const Geometry *g, const float *x, int64_t c0, int64_t c1, in
 
 static void scatter(const Geometry *g, float *x, int64_t c0, int64_t c1, int64_t first, int64_t count,
                     const float *patches) {
-    int64_t row[TILE], column[TILE];
-    for (int64_t j = 0; j < count; j++) {
-        row[j] = (first + j) / g->out_width * g->stride_y - g->pad_y;
-        column[j] = (first + j) % g->out_width * g->stride_x - g->pad_x;
-    }
+    Run runs[TILE];
+    const int64_t number = runs_of(g, first, count, runs);
     for (int64_t c = c0; c < c1; c++)
         for (int64_t ky = 0; ky < g->kernel_height; ky++)
             for (int64_t kx = 0; kx < g->kernel_width; kx++, patches += TILE)
-                for (int64_t j = 0; j < count; j++) {
-                    const int64_t y = row[j] + ky, z = column[j] + kx;
-                    if (y >= 0 && y < g->height && z >= 0 && z < g->width)
-                        x[(c * g->height + y) * g->width + z] += patches[j];
+                for (int64_t r = 0; r < number; r++) {
+                    const Run *run = runs + r;
+                    const float *from = patches + run->at;
+                    const int64_t y = run->row + ky;
+                    int64_t low = 0, high = 0;
+                    if (y >= 0 && y < g->height) inside_of(g, run, kx, &low, &high);
+                    float *to = x + (c * g->height + y) * g->width + run->column + kx;
+                    if (g->stride_x == 1)
+                        for (int64_t j = low; j < high; j++) to[j] += from[j];
+                    else
+                        for (int64_t j = low; j < high; j++) to[j * g->stride_x] += from[j];
                 }
 }
 

@@ -59,7 +59,10 @@ class Geometry:
 
 
 def check_channels(inputs: torch.Tensor, channels: int) -> None:
-    """ValueError unless `inputs` is (batch, channels, height, width): the kernels read as many as they are told."""
+    """ValueError unless `inputs` are floating point, (batch, channels, height, width): kernels read what they are told
+    is there."""
+    if not inputs.is_floating_point():
+        raise ValueError(f"inputs: got {inputs.dtype}, accepted are floating point numbers.")
     if inputs.ndim != 4 or inputs.shape[1] != channels:
         raise ValueError(f"inputs: got {tuple(inputs.shape)}, accepted are (batch, {channels}, height, width).")
 

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import torch
 
+from hf_effmodels.benchmarking.worker import peak_allocation
 from hf_effmodels.kernels import native_adder, native_library, native_packed
 from hf_effmodels.kernels.native_geometry import Geometry, border_masks
 from hf_effmodels.modeling.layers.adder import AdderConv2d, looped_forward, looped_input_gradient
@@ -121,13 +122,18 @@ def test_the_operators_are_proper_ones_of_torch():
         torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="eager")(inputs), layer(inputs))
 
 
-def test_no_more_memory_than_the_output():
-    """What the layer allocates beside its output, forward, is at most as much again."""
-    layer, inputs = AdderConv2d(64, 64, 3, padding=1), torch.randn(1, 64, 14, 14)
-    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
-        output = layer(inputs)
-    taken = sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
-    assert taken <= 2 * output.numel() * 4
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (1, 1), (1, 2)])
+def test_no_more_memory_than_the_output(kernel, stride):
+    """Forward the layer takes nothing but its output, backward at most as much beside the gradients."""
+    layer = AdderConv2d(32, 32, kernel, stride, kernel // 2)
+    inputs = torch.randn(4, 32, 14 * stride, 14 * stride, requires_grad=True)
+    outputs = []
+    forward = peak_allocation(lambda: outputs.append(layer(inputs)))
+    upstream = torch.randn_like(outputs[0])
+    backward = peak_allocation(lambda: outputs[0].backward(upstream))
+    output, gradients = (sum(4 * t.numel() for t in tensors) for tensors in (outputs, (inputs, layer.weight)))
+    assert forward <= 1.01 * output
+    assert gradients <= backward <= max(gradients, 1.5 * output + 4 * layer.weight.numel()) + 4096
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -56,6 +56,8 @@ def test_a_layer_computes_with_two_values_for_inputs_and_for_each_filter():
     )
     torch.testing.assert_close(conv(pixels), F.conv2d(levels, weight, conv.bias, padding=1))
     assert {len(set(row.tolist())) for row in conv.binary_weight().flatten(1)} == {2}
+    with pytest.raises(ValueError, match="inputs: got values that are not finite"):
+        conv.eval()(pixels / 0)
 
 
 def test_a_filter_without_deviation_becomes_its_mean_and_gets_a_gradient():
@@ -195,7 +197,8 @@ def test_what_is_skipped_and_which_rules_hold():
     both = binarize(copy.deepcopy(model), skip="last", linear=True)
     assert isinstance(both[2][1], BinaryLinear) and type(both[3]) is nn.Linear
     for wrong, message in (
-        ({"skip": ["nothing"]}, "skip: the model has no 'nothing'"),
+        ({"skip": ["nothing"]}, "skip: the model has no 'nothing', accepted are 'first', 'last' and names"),
+        ({"skip": None}, "skip: got None, accepted are lists of names"),
         ({"weights": "binary"}, "weights: got 'binary', accepted are 'equalized'"),
         ({"activations": "relu"}, "activations: got 'relu', accepted are 'adaptive'"),
         ({"skip": ["0", "1", "2"]}, "no convolution left"),

@@ -160,5 +160,10 @@ def test_wrong_layers_are_named():
     for wrong, message in (({"stride": 0}, "stride: got 0"), ({"kernel_size": (3, 3)}, r"kernel_size: got \(3, 3\)")):
         with pytest.raises(ValueError, match=message):
             AdderConv2d(**{"in_channels": 3, "out_channels": 4, "kernel_size": 3, **wrong})
-    with pytest.raises(ValueError, match="smaller than the kernel"):
-        AdderConv2d(3, 4, 5)(torch.randn(1, 3, 3, 3))
+    for size, given, message in (
+        (5, torch.randn(1, 3, 3, 3), "smaller than the kernel"),
+        (3, torch.ones(1, 3, 5, 5, dtype=torch.int64), "inputs: got torch.int64, accepted are floating point"),
+        (3, torch.full((1, 3, 5, 5), float("inf")), "inputs: got values that are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AdderConv2d(3, 4, size).eval()(given)

@@ -13,6 +13,8 @@ from transformers import (
     DeiTForImageClassification,
     SwinConfig,
     SwinForImageClassification,
+    Swinv2Config,
+    Swinv2Model,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -24,20 +26,18 @@ from hf_effmodels.modeling.layers.bivit import (
     ElasticQuantizer,
     binarize_transformer,
     elastic,
+    min_max,
     softmax_aware_attention,
 )
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SMALL |= {"image_size": 32, "patch_size": 8, "num_labels": 3}
+SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2], "window_size": 4}
 NETWORKS = {
     "vit": lambda: ViTForImageClassification(ViTConfig(**SMALL)),
     "deit": lambda: DeiTForImageClassification(DeiTConfig(**SMALL)),
     "beit": lambda: BeitForImageClassification(BeitConfig(**SMALL)),
-    "swin": lambda: SwinForImageClassification(
-        SwinConfig(
-            image_size=32, patch_size=4, embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=4, num_labels=3
-        )
-    ),
+    "swin": lambda: SwinForImageClassification(SwinConfig(**SWIN, num_labels=3)),
 }
 
 
@@ -48,7 +48,7 @@ def test_any_vision_transformer_becomes_binary_and_learns(network):
     weights = copy.deepcopy(model.state_dict())
     pixels = torch.randn(2, 3, 32, 32)
     real = model(pixels).logits
-    binarize_transformer(model, attention=network != "beit")
+    binarize_transformer(model)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
     assert type(model.classifier) is nn.Linear
     with torch.no_grad():
@@ -80,14 +80,38 @@ def test_attention_of_the_interface_is_the_softmax_aware_one():
     torch.testing.assert_close(query.grad, q.grad * (query.abs() < 1))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(value):
+    """The class token would not see it: signs of what is not a number are 0."""
+    pixels = torch.randn(2, 3, 32, 32)
+    pixels[1, 0, 0, 0] = value
+    for model in (binarize_transformer(NETWORKS["vit"]()), BiVitAttention(8, 2), BiVitLinear(8, 2)):
+        given = pixels if hasattr(model, "config") else pixels[:, 0, :, :8]
+        with pytest.raises(ValueError, match="inputs: got values that are not finite"):
+            model.eval()(given)
+        model.train()(given)
+
+
 def test_the_interface_gets_the_attention_by_its_name():
-    model = binarize_transformer(NETWORKS["vit"](), scale="mean", binary_inputs=True, skip=["layer.0", "layers.0"])
+    model = binarize_transformer(NETWORKS["vit"](), scale="mean", binary_inputs=True, skip=["layers.0"])
     assert model.config._attn_implementation == ATTENTION
     layers = {name: m for name, m in model.named_modules() if isinstance(m, BiVitLinear)}
     assert layers and all(m.scale == "mean" and m.binary_inputs for m in layers.values())
-    assert not [name for name in layers if "layer.0" in name or "layers.0" in name]
-    with pytest.raises(ValueError, match="no linear layers in blocks"):
-        binarize_transformer(nn.Sequential(nn.Linear(2, 2)))
+    assert not [name for name in layers if "layers.0" in name]
+    assert type(binarize_transformer(NETWORKS["vit"](), skip="classif").classifier) is nn.Linear
+    for network, given, message in (
+        (nn.Sequential(nn.Linear(2, 2)), {}, "no linear layers in blocks"),
+        (nn.ModuleList([nn.Linear(2, 2)]), {}, "no linear layers in blocks"),
+        (nn.Sequential(nn.ModuleList([nn.Linear(2, 2)])), {}, "attention: Sequential does not have"),
+        (Swinv2Model(Swinv2Config(**SWIN)), {}, "attention: Swinv2Model does not have transformers' attention"),
+        (NETWORKS["vit"](), {"skip": ["atention"]}, "skip: no module of the model has 'atention' in its name"),
+        (NETWORKS["vit"](), {"skip": 1}, "skip: got 1, accepted are lists of names"),
+        (NETWORKS["vit"](), {"scale": "row"}, "scale: got 'row'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            binarize_transformer(network, **given)
+        assert not any(isinstance(m, BiVitLinear) for m in network.modules())
+        assert getattr(getattr(network, "config", None), "_attn_implementation", None) != ATTENTION
 
 
 def test_scales_are_set_once_and_that_is_saved():
@@ -115,7 +139,10 @@ def test_what_is_asked_for_is_honoured():
     rows = layer.weight
     expected = F.linear(x, (rows - rows.mean(1, keepdim=True)).sign() * rows.abs().mean(1, keepdim=True), layer.bias)
     torch.testing.assert_close(layer(x), expected)
+    assert torch.equal(min_max(torch.zeros(2, 2), 4, (-1, 1), symmetric=True, layerwise=True), torch.zeros(2, 2))
     for make, message in (
+        (lambda: min_max(x, 1, (-1, 1), symmetric=True, layerwise=True), "bits: got 1, accepted .* from 2 to 32"),
+        (lambda: min_max(x, 0, (-1, 1), symmetric=False, layerwise=True), "bits: got 0, accepted .* from 1 to 32"),
         (lambda: BiVitLinear(4, 3, scale="row"), "scale: got 'row'"),
         (lambda: ElasticQuantizer(0, True), "bits: got 0"),
         (lambda: BiVitAttention(9, 2), "num_heads: got 2, which does not divide the width 9"),

@@ -207,25 +207,35 @@ def test_quantised_networks_say_what_they_cannot_do(tmp_path):
         layer(-torch.ones(1, 8, 8, 8))
     for wrong, message in (
         ({"batches": []}, "batches: there are none"),
-        ({"batches": iter(BATCHES)}, "batches: got an iterator"),
+        ({"batches": iter(BATCHES)}, "batches: got list_iterator, which cannot be read twice"),
+        ({"batches": [BATCHES[0], BATCHES[1][:1]]}, "batches: norm sees one value of each channel of batch 1"),
+        ({"batches": [BATCHES[0][:0]]}, "batches: batch 0 has no images"),
+        ({"batches": [[BATCHES[0], None]]}, "batches: got a list, accepted are images"),
         ({"bits": 9}, "bits: got 9"),
         ({"activation_bits": 1}, "activation_bits: got 1"),
         ({"n_groups": 0}, "n_groups: got 0"),
         ({"n_groups": 5}, "n_groups: got 5, but .* has 4 filters"),
         ({"keep_ratio": 1.5}, "keep_ratio: got 1.5"),
-        ({"skip": "addernet"}, "skip: got 'addernet', accepted are lists"),
+        ({"keep_ratio": "all"}, "keep_ratio: got 'all'"),
+        ({"skip": None}, "skip: got None, accepted are lists of names"),
         ({"skip": ["nothing"]}, "skip: the model has no 'nothing'"),
-        ({"skip": ["addernet"]}, "no adder layers to quantise"),
+        ({"skip": "addernet"}, "no adder layers to quantise"),
         ({"model": build().train()}, "training mode"),
         ({"model": torch.nn.Sequential(AdderConv2d(3, 4, 3)).eval()}, "inputs of 0: got -.*behind a ReLU"),
     ):
         with pytest.raises(ValueError, match=message):
             quantize_adder(**{"model": build(), "batches": BATCHES, "n_groups": 2, **wrong})
+    with pytest.raises(ValueError, match="inputs: got torch.int64, accepted are floating point"):
+        layer(torch.ones(1, 8, 8, 8, dtype=torch.int64))
     some = quantize_adder(build(), BATCHES, n_groups=2, skip=["addernet.stages.0"])
     assert all(name.startswith("addernet.stages.1") for name in some.config.quantization_config.layers)
     some.config.quantization_config.layers.append("addernet.stem")
     some.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no adder layer 'addernet.stem'"):
+        AutoModelForImageClassification.from_pretrained(tmp_path)
+    some.config.quantization_config.layers.clear()
+    some.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="quantization_config: layers names none"):
         AutoModelForImageClassification.from_pretrained(tmp_path)
 
 

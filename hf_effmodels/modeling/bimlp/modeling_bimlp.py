@@ -206,6 +206,10 @@ class BiMlpStem(nn.Module):
         self.norm, self.act = _stage_norm(config, width), BiMlpRPReLU(width)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if min(pixel_values.shape[2:]) < 3:
+            raise ValueError(
+                f"pixel_values: got shape {tuple(pixel_values.shape)}, accepted are 3 pixels a side or more."
+            )
         return self.act(self.norm(self.projection(pixel_values)))
 
 

@@ -18,6 +18,7 @@ from ...kernels.native_adder import applies_to as native_applies_to
 from ...kernels.native_adder import forward as native_forward
 from ...kernels.native_adder import input_gradient as native_input_gradient
 from ...kernels.native_geometry import check_channels
+from .finite import check_finite
 from .gradient_strides import in_strides_of
 
 
@@ -106,22 +107,50 @@ def adder_weight_gradient(
     inputs: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, stride, padding
 ) -> torch.Tensor:
     """Σ_p (x - w)·g, the full-precision difference (equation 5), as two products of matrices: G·Xᵀ - W·ΣG."""
-    if weight.shape[2:] == (1, 1) and (*stride, *padding) == (1, 1, 0, 0):
-        # A convolution's gradient would copy inputs and outputs. As many images at once as take no more than these.
-        products = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-        images = max(1, gradient.numel() // weight.numel())
-        for some, seen in zip(gradient.split(images), inputs.split(images), strict=True):
-            of_images = torch.bmm(some.flatten(2), seen.flatten(2).transpose(1, 2))
-            products += of_images.sum(0)[:, :, None, None]
-    else:
-        products = torch.nn.grad.conv2d_weight(inputs, weight.shape, gradient, stride, padding)
+    products = weight.new_zeros(len(weight), weight[0].numel())
+    for patches, of_patches in _patches(inputs, weight.shape[2:], gradient, stride, padding):
+        products.addmm_(of_patches, patches.t())
+    products = products.view_as(weight)
     return products.addcmul_(weight, gradient.sum((0, 2, 3))[:, None, None, None], value=-1)
 
 
+#: How many times the output's memory patches take that are gathered for the weights' gradient.
+_MOST_PATCHES = 1.5
+
+
+def _patches(
+    inputs: torch.Tensor, kernel, gradient: torch.Tensor, stride, padding
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Patches (values, positions) of rows of an image, valid until the next, and the gradients (filters, positions)
+    there. They take no more memory than `_MOST_PATCHES` allows, or one row."""
+    if (*kernel, *stride, *padding) == (1, 1, 1, 1, 0, 0):  # the image itself
+        for image, of_image in zip(inputs, gradient, strict=True):
+            yield image.flatten(1), of_image.flatten(1)
+        return
+    channels, (height, width) = inputs.shape[1], gradient.shape[2:]
+    values = channels * math.prod(kernel)
+    most = max(1, int(_MOST_PATCHES * gradient.numel()) // (values * width))
+    rows = -(-height // -(-height // most))  # parts of about one size
+    room = inputs.new_empty(values * rows * width)
+    (top, left), sides = padding, inputs.shape[2:]
+    padded = inputs.new_zeros(channels, sides[0] + 2 * top, sides[1] + 2 * left)
+    inside = padded[:, top : top + sides[0], left : left + sides[1]]
+    of_channel, of_row, of_column = padded.stride()
+    strides = (of_channel, of_row, of_column, stride[0] * of_row, stride[1] * of_column)
+    for image, of_image in zip(inputs, gradient, strict=True):
+        inside.copy_(image)
+        for first in range(0, height, rows):
+            some = of_image[:, first : first + rows]
+            shape = (channels, *kernel, some.shape[1], width)
+            patches = room[: math.prod(shape)].view(shape)
+            patches.copy_(padded.as_strided(shape, strides, first * stride[0] * of_row))
+            yield patches.view(values, -1), some.flatten(1)
+
+
 def scale_gradient(gradient: torch.Tensor, eta: float = 0.2) -> torch.Tensor:
-    """The adaptive local rate (equation 13): η·√k·g / ‖g‖₂ with the layer's number k of weights."""
+    """The adaptive local rate (equation 13), in place: η·√k·g / ‖g‖₂ with the layer's number k of weights."""
     norm = torch.linalg.vector_norm(gradient).clamp(min=1e-12)
-    return gradient * (math.sqrt(gradient.numel()) * eta / norm)
+    return gradient.mul_(math.sqrt(gradient.numel()) * eta / norm)
 
 
 class _Adder(torch.autograd.Function):
@@ -136,13 +165,13 @@ class _Adder(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
         of_inputs = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_inputs = adder_input_gradient(inputs, weight, gradient, *ctx.geometry)
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1]:  # first, before the other gradient takes its memory
             of_weight = adder_weight_gradient(inputs, weight, gradient, *ctx.geometry)
             if ctx.eta is not None:
-                of_weight = scale_gradient(of_weight, ctx.eta)
+                scale_gradient(of_weight, ctx.eta)
             of_weight = in_strides_of(of_weight, weight)
+        if ctx.needs_input_grad[0]:
+            of_inputs = adder_input_gradient(inputs, weight, gradient, *ctx.geometry)
         return of_inputs, of_weight, None, None, None
 
 
@@ -235,6 +264,7 @@ class AdderConv2d(nn.Module):
         return "sums of |x - w| for products, weights and inputs real"
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        check_finite(self, hidden_states)
         eta = self.eta if self.scales_gradient else None
         hidden_states = adder_conv2d(hidden_states, self.weight, self.stride, self.padding, eta)
         if self.scale is not None:
@@ -257,4 +287,4 @@ def scale_gradients(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, AdderConv2d) and not module.scales_gradient and module.weight.grad is not None:
-            module.weight.grad.copy_(scale_gradient(module.weight.grad, module.eta))
+            scale_gradient(module.weight.grad, module.eta)

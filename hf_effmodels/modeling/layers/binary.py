@@ -23,7 +23,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .finite import check_finite
 from .gradient_strides import latent
+from .left_alone import is_within, names_of_modules
 from .reparameterization import norm_scale_and_shift
 
 # ------------------------------------------------------------------------------- straight-through estimators
@@ -221,6 +223,7 @@ ACTIVATION_RULES: dict[str, type[nn.Module]] = {
     "ternary": Ternary,
     "real": Real,
 }
+_RULES = frozenset(ACTIVATION_RULES.values())
 
 # ------------------------------------------------------------------------------------------------------ layers
 
@@ -288,6 +291,7 @@ class BinaryConv2d(BinaryRules, nn.Conv2d):
         self.set_rules(weights, activations)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        check_finite(self, hidden_states)
         return self._conv_forward(self.binarizer(hidden_states), self.binary_weight(), self.bias)
 
 
@@ -299,6 +303,7 @@ class BinaryLinear(BinaryRules, nn.Linear):
         self.set_rules(weights, activations)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        check_finite(self, hidden_states)
         return F.linear(self.binarizer(hidden_states), self.binary_weight(), self.bias)
 
 
@@ -407,23 +412,19 @@ def binarize(
     """
     check_rules(weights, activations)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-    if already := [n for n, m in layers.items() if isinstance(m, BinaryRules)]:
+    # Packed layers have a rule for their inputs, too.
+    if already := [n for n, m in model.named_modules() if type(getattr(m, "binarizer", None)) in _RULES]:
         raise ValueError(f"model: {already[0]} and {len(already) - 1} other layers are binary already.")
-    skip = [skip] if isinstance(skip, str) else list(skip)
     names = list(layers)
     edges = {"first": names[:1], "last": names[-1:]}
-    known = {name for name, _ in model.named_modules()}
-    if unknown := [name for name in skip if name not in edges and name not in known]:
-        raise ValueError(f"skip: the model has no {unknown[0]!r}, accepted are 'first', 'last' and names of modules.")
+    skip = names_of_modules(model, skip, tuple(edges))
     left_alone = {name for entry in skip for name in edges.get(entry, ())}
-    parts = tuple(entry for entry in skip if entry not in edges)
+    parts = [entry for entry in skip if entry not in edges]
     kinds = (nn.Conv2d, nn.Linear) if linear else (nn.Conv2d,)
     chosen = {
         name: layer
         for name, layer in layers.items()
-        if type(layer) in kinds
-        and name not in left_alone
-        and not any(name == part or name.startswith(f"{part}.") for part in parts)
+        if type(layer) in kinds and name not in left_alone and not is_within(name, parts)
     }
     if not chosen:
         raise ValueError(f"model: {type(model).__name__} has no convolution left to make binary (skip is {skip}).")

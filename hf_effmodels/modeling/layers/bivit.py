@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .binary import centered_signs, clip_derivative, identity_derivative, sign, straight_through
+from .finite import check_finite
+from .left_alone import list_of_names
 
 #: Name of the attention among transformers' (`config._attn_implementation`).
 ATTENTION = "softmax_aware_binary"
@@ -132,12 +134,19 @@ def min_max(
     Args:
         symmetric: round(x·s)/s with s = (2^(b-1) - 1)/max|x|; else x between its minimum and maximum in 2^b - 1 steps.
         layerwise: extremes of the whole tensor; else of each row (last axis), of each (batch, head) in 4 dimensions.
+
+    Raises:
+        ValueError: fewer than 1 bit, symmetric than 2, or more than 32.
     """
+    least_bits = 2 if symmetric else 1
+    if type(bits) is not int or not least_bits <= bits <= 32:
+        raise ValueError(f"bits: got {bits!r}, accepted are whole numbers from {least_bits} to 32.")
     low, high = clip
     clipped = inputs.clamp(low, high)
     axes = tuple(range(inputs.ndim)) if layerwise else (-2, -1) if inputs.ndim == 4 else (-1,)
     if symmetric:
-        scale = (2 ** (bits - 1) - 1) / clipped.abs().amax(axes, keepdim=True)
+        largest = clipped.abs().amax(axes, keepdim=True)
+        scale = (2 ** (bits - 1) - 1) / torch.where(largest > 0, largest, 1)
         values = (clipped * scale).round() / scale
     else:
         least, span = clipped.amin(axes, keepdim=True), 0
@@ -181,6 +190,7 @@ class BiVitLinear(nn.Linear):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.binary_inputs:
+            check_finite(self, hidden_states)
             hidden_states = clipped_sign(hidden_states)
         if self.scale is None:
             return F.linear(hidden_states, self.weight, self.bias)
@@ -279,6 +289,8 @@ def softmax_aware_attention(
     Returns:
         (batch, tokens, heads, width of a head), and the mask (batch, heads, tokens, tokens).
     """
+    for part in (query, key, value):
+        check_finite(module, part)
     query, key, value = clipped_sign(query), clipped_sign(key), clipped_sign(value)
     logits = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if attention_mask is not None:
@@ -302,14 +314,18 @@ def binarize_transformer(
 
     Args:
         model: a `PreTrainedModel` such as ViT, DeiT, Swin, BEiT.
-        attention: `softmax_aware_attention`, too, where the model has transformers' attention interface.
+        attention: `softmax_aware_attention`, too, for which the model has transformers' attention interface.
         scale, binary_inputs: as of `BiVitLinear`.
         skip: parts of names of layers to leave alone, such as "attention" or "layers.0".
 
     Raises:
-        ValueError: the model has no linear layers in blocks.
+        ValueError: the model has no linear layers in blocks, or none of a name with a part of `skip`, or no attention
+            interface.
     """
-    skip = tuple(skip)
+    skip = list_of_names(skip)
+    names = [name for name, _ in model.named_modules()]
+    if unknown := [part for part in skip if not any(part in name for name in names)]:
+        raise ValueError(f"skip: no module of the model has {unknown[0]!r} in its name.")
     blocks = [n for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     chosen = {
         name: layer
@@ -320,23 +336,40 @@ def binarize_transformer(
     }
     if not chosen:
         raise ValueError(f"model: {type(model).__name__} has no linear layers in blocks to make binary.")
-    for name, layer in chosen.items():
-        parent, _, attribute = name.rpartition(".")
-        binary = BiVitLinear(
-            layer.in_features,
-            layer.out_features,
-            layer.bias is not None,
-            scale=scale,
-            binary_inputs=binary_inputs,
-            device=layer.weight.device,
-            dtype=layer.weight.dtype,
-        )
-        binary.weight, binary.bias = layer.weight, layer.bias
-        setattr(model.get_submodule(parent), attribute, binary.train(layer.training))
+    binary = {name: _binary_like(layer, scale, binary_inputs) for name, layer in chosen.items()}
     if attention:
-        register_attention()
-        model.set_attn_implementation(ATTENTION)
+        _set_attention(model)
+    for name, layer in binary.items():
+        model.set_submodule(name, layer)
     return model
+
+
+def _binary_like(layer: nn.Linear, scale: str | None, binary_inputs: bool) -> BiVitLinear:
+    """A binary layer with the very weights of `layer`."""
+    binary = BiVitLinear(
+        layer.in_features,
+        layer.out_features,
+        layer.bias is not None,
+        scale=scale,
+        binary_inputs=binary_inputs,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    binary.weight, binary.bias = layer.weight, layer.bias
+    return binary.train(layer.training)
+
+
+def _set_attention(model: nn.Module) -> None:
+    """Let the model compute `softmax_aware_attention`; ValueError where it has no interface for that."""
+    register_attention()
+    if hasattr(model, "set_attn_implementation"):
+        model.set_attn_implementation(ATTENTION)
+        if model.config._attn_implementation == ATTENTION:
+            return
+    raise ValueError(
+        f"attention: {type(model).__name__} does not have transformers' attention interface; accepted is "
+        "attention=False, which leaves its attention real."
+    )
 
 
 def register_attention() -> None:

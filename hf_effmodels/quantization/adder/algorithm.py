@@ -12,6 +12,8 @@ import torch
 
 def upper_quantile(activations: torch.Tensor, keep_ratio: float) -> torch.Tensor:
     """The value of |x| at index ⌊(round(N·r) - 1)·r⌋ of the N sorted ones: the published code applies r twice."""
+    if not activations.numel():
+        raise ValueError("calibration: got a batch without activations.")
     magnitudes = activations.abs().flatten()
     index = int((round(magnitudes.numel() * keep_ratio) - 1) * keep_ratio)
     return magnitudes.kthvalue(max(index, 0) + 1).values
@@ -23,8 +25,7 @@ def activation_range(batches: Iterable[torch.Tensor], keep_ratio: float = 0.9997
     Raises:
         ValueError: no batches, values that are not finite, or a ratio outside (0, 1].
     """
-    if not 0 < keep_ratio <= 1:
-        raise ValueError(f"keep_ratio: got {keep_ratio}, accepted are numbers above 0, up to 1.")
+    check_keep_ratio(keep_ratio)
     ranges = [upper_quantile(batch, keep_ratio).item() for batch in batches]
     if not ranges:
         raise ValueError("calibration: there are no batches, accepted is one at least.")
@@ -90,6 +91,11 @@ class QuantizedAdder:
 def check_bits(name: str, bits: int) -> None:
     if type(bits) is not int or not 2 <= bits <= 8:
         raise ValueError(f"{name}: got {bits!r}, accepted are whole numbers from 2 to 8.")
+
+
+def check_keep_ratio(keep_ratio: float) -> None:
+    if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, int | float) or not 0 < keep_ratio <= 1:
+        raise ValueError(f"keep_ratio: got {keep_ratio!r}, accepted are numbers above 0, up to 1.")
 
 
 def quantize_weights(weight: torch.Tensor, act_range: float, bits: int = 8, n_groups: int = 4) -> QuantizedAdder:

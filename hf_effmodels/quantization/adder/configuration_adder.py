@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from .algorithm import check_bits
+from .algorithm import check_bits, check_keep_ratio
 
 
 @dataclass
@@ -37,8 +37,7 @@ class AdderQuantConfig(QuantizationConfigMixin):
         check_bits("activation_bits", self.activation_bits)
         if type(self.n_groups) is not int or not 1 <= self.n_groups <= 256:
             raise ValueError(f"n_groups: got {self.n_groups!r}, accepted are whole numbers from 1 to 256.")
-        if not 0 < self.keep_ratio <= 1:
-            raise ValueError(f"keep_ratio: got {self.keep_ratio}, accepted are numbers above 0, up to 1.")
+        check_keep_ratio(self.keep_ratio)
 
     def to_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

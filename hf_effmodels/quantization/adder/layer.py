@@ -55,6 +55,7 @@ def quantized_adder_conv2d(
     Raises:
         ValueError: negative inputs, which have no levels (quantise layers behind a ReLU only), or not finite ones.
     """
+    check_channels(inputs, levels.shape[1])
     check_inputs(inputs)
     bits_weight = bits_activation if bits_weight is None else bits_weight
     # In units of the activations' step s/(2^n - 1), a step of the weights is 2·(2^n - 1)/(2^m - 1) of them.

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...modeling.layers.adder import AdderConv2d
+from ...modeling.layers.left_alone import is_within, names_of_modules
 from ...modeling.layers.untrainable import refuse_training
 from .algorithm import quantize_weights, upper_quantile
 from .configuration_adder import AdderQuantConfig
@@ -44,15 +45,16 @@ def quantize_adder(
 
     Raises:
         ValueError: in training mode, quantised already, no adder layers, no batches or such as can be read only once,
-            a name in `skip` that there is not, a layer with negative inputs or fewer filters than groups.
+            a name in `skip` that there is not, a layer with negative inputs or fewer filters than groups, a batch in
+            which a batch norm that is to be estimated again sees one value of each channel.
     """
-    if isinstance(skip, str):
-        raise ValueError(f"skip: got {skip!r}, accepted are lists of names.")
     config = AdderQuantConfig(bits=bits, activation_bits=activation_bits, n_groups=n_groups, keep_ratio=keep_ratio)
-    layers = _layers(model, tuple(skip), n_groups)
-    if iter(batches) is batches:
-        raise ValueError("batches: got an iterator, which can be read only once; accepted are lists and data loaders.")
-    ranges = _ranges(model, layers, batches, keep_ratio)
+    layers = _layers(model, skip, n_groups)
+    if not isinstance(batches, Iterable) or iter(batches) is batches:
+        raise ValueError(
+            f"batches: got {type(batches).__name__}, which cannot be read twice; accepted are lists and data loaders."
+        )
+    ranges = _ranges(model, layers, batches, keep_ratio, _norms(model) if reestimate else {})
     for name, layer in layers.items():
         quantized = quantize_weights(layer.weight.detach(), ranges[name], bits, n_groups)
         model.set_submodule(name, QuantizedAdderConv2d(layer, config).take(quantized))
@@ -67,7 +69,7 @@ def quantize_adder(
     return refuse_training(model.requires_grad_(False), REFUSAL)
 
 
-def _layers(model: nn.Module, skip: tuple[str, ...], n_groups: int) -> dict[str, AdderConv2d]:
+def _layers(model: nn.Module, skip: Iterable[str], n_groups: int) -> dict[str, AdderConv2d]:
     if model.training:
         raise ValueError("model: it is in training mode; call model.eval() first.")
     if getattr(getattr(model, "config", None), "quantization_config", None) is not None or any(
@@ -75,15 +77,14 @@ def _layers(model: nn.Module, skip: tuple[str, ...], n_groups: int) -> dict[str,
     ):
         raise ValueError("model: it is quantised already.")
     modules = dict(model.named_modules())
-    if unknown := [name for name in skip if name not in modules]:
-        raise ValueError(f"skip: the model has no {unknown[0]!r}, accepted are names of modules.")
+    skip = names_of_modules(model, skip)
     layers = {
         name: module
         for name, module in modules.items()
-        if isinstance(module, AdderConv2d) and not any(name == part or name.startswith(f"{part}.") for part in skip)
+        if isinstance(module, AdderConv2d) and not is_within(name, skip)
     }
     if not layers:
-        raise ValueError(f"model: {type(model).__name__} has no adder layers to quantise (skip is {list(skip)}).")
+        raise ValueError(f"model: {type(model).__name__} has no adder layers to quantise (skip is {skip}).")
     for name, layer in layers.items():
         if layer.out_channels < n_groups:
             raise ValueError(
@@ -95,18 +96,38 @@ def _layers(model: nn.Module, skip: tuple[str, ...], n_groups: int) -> dict[str,
     return layers
 
 
-def _ranges(model: nn.Module, layers: dict, batches: Iterable, keep_ratio: float) -> dict[str, float]:
-    """The largest upper quantile of each layer's inputs over the batches."""
+def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch norms that have running statistics."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+
+
+def _ranges(
+    model: nn.Module, layers: dict, batches: Iterable, keep_ratio: float, norms: dict[str, _BatchNorm]
+) -> dict[str, float]:
+    """The largest upper quantile of each layer's inputs over the batches, all of which the `norms` can learn from."""
     ranges = dict.fromkeys(layers, LEAST_RANGE)
 
     def watch(name: str):
         def hook(module, args):
+            if not args[0].numel():
+                raise ValueError(f"batches: batch {count} has no images.")
             check_inputs(args[0], f"batches: inputs of {name}")
             ranges[name] = max(ranges[name], upper_quantile(args[0], keep_ratio).item())
 
         return hook
 
+    def count_values(name: str):
+        def hook(module, args):
+            if args[0].numel() == args[0].shape[1]:
+                raise ValueError(
+                    f"batches: {name} sees one value of each channel of batch {count}, which has no variance; "
+                    "accepted are batches of several images, or reestimate=False."
+                )
+
+        return hook
+
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    handles += [norm.register_forward_pre_hook(count_values(name)) for name, norm in norms.items()]
     count = 0
     try:
         for batch in batches:
@@ -122,7 +143,7 @@ def _ranges(model: nn.Module, layers: dict, batches: Iterable, keep_ratio: float
 
 def _reestimate(model: nn.Module, batches: Iterable) -> None:
     """Let the batch norms, and nothing else, go through the batches as in training."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = _norms(model).values()
     if not norms:
         return
     try:
@@ -138,5 +159,10 @@ def _reestimate(model: nn.Module, batches: Iterable) -> None:
 def _run(model: nn.Module, batch: torch.Tensor | Mapping[str, torch.Tensor]) -> None:
     if isinstance(batch, Mapping):
         model(**{name: value for name, value in batch.items() if name != "labels"})
-    else:
+    elif isinstance(batch, torch.Tensor):
         model(batch)
+    else:
+        raise ValueError(
+            f"batches: got a {type(batch).__name__}, accepted are images (batch, channels, height, width) and "
+            "dictionaries of the model's arguments."
+        )

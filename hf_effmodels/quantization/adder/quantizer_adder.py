@@ -16,6 +16,8 @@ class AdderHfQuantizer(HfQuantizer):
         from ...modeling.layers.adder import AdderConv2d
         from .layer import QuantizedAdderConv2d
 
+        if not self.quantization_config.layers:
+            raise ValueError("quantization_config: layers names none, but the weights are integers.")
         modules = dict(model.named_modules())
         for name in self.quantization_config.layers:
             if not isinstance(modules.get(name), AdderConv2d):

@@ -189,10 +189,10 @@ class PackedLinear(PackedLayer):
         return cls(layer.weight.shape, activations, layer.bias is not None, **options)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self._computes_on_values():
-            return F.linear(self.binarizer(hidden_states), self.weight, self.bias)
         if hidden_states.shape[-1] != self.shape[1]:
             raise ValueError(f"inputs: got {tuple(hidden_states.shape)}, accepted are (..., {self.shape[1]}).")
+        if self._computes_on_values():
+            return F.linear(self.binarizer(hidden_states), self.weight, self.bias)
         # Each row is a pixel with its channels side by side.
         rows = hidden_states.reshape(1, 1, -1, self.shape[1]).permute(0, 3, 1, 2)
         output = self._convolve(rows, (1, 1), (0, 0), (1, 1), False)

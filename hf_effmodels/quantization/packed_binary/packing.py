@@ -82,8 +82,10 @@ def empty_layers(model: nn.Module, config: PackedBinaryConfig) -> None:
     """Put empty packed layers in the places that `config` names, for a checkpoint to be loaded into.
 
     Raises:
-        ValueError: a name that the model does not have, or of something that is no convolution or linear layer.
+        ValueError: no name, one that the model does not have, or of something that is no convolution or linear layer.
     """
+    if not config.layers:
+        raise ValueError("quantization_config: layers names none, but the weights are packed.")
     modules = dict(model.named_modules())
     for name in (*config.layers, *config.unpacked):
         if not isinstance(modules.get(name), nn.Conv2d | nn.Linear):

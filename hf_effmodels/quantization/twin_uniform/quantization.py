@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...hub.checkpoints import check_model
+from ...modeling.layers.left_alone import is_within, names_of_modules
 from .configuration_twin_uniform import TwinUniformConfig
 from .layers import TwinLinear, add_products
 from .search import ROUNDS, search_linear, search_product, search_product_after_softmax
@@ -94,7 +95,7 @@ def quantize_promptable(
         The model; its configuration has a `quantization_config`.
 
     Raises:
-        ValueError: in training mode, quantised already, or no samples.
+        ValueError: in training mode, quantised already, no samples, or a name in `skip` that there is not.
     """
     config = TwinUniformConfig(weight_bits=weight_bits, activation_bits=activation_bits)
     if model.training:
@@ -102,12 +103,8 @@ def quantize_promptable(
     if getattr(model.config, "quantization_config", None) is not None:
         raise ValueError("model: it is quantised already.")
     check_model("model", model)
-    skip = tuple(skip)
-
-    def is_skipped(name: str) -> bool:
-        return any(name == part or name.startswith(f"{part}.") for part in skip)
-
-    names = {module: name for name, module in model.named_modules() if not is_skipped(name)}
+    skip = names_of_modules(model, skip)
+    names = {module: name for name, module in model.named_modules() if not is_within(name, skip)}
     generator = torch.Generator().manual_seed(seed)
     linears, products = _record(model, names, samples, loss, generator)
     layers = {}

@@ -350,6 +350,8 @@ def test_what_cannot_be_packed_is_named():
         packed.deploy()
     with pytest.raises(ValueError, match="packed already"):
         pack_binary(packed)
+    with pytest.raises(ValueError, match="are binary already"):
+        binarize(packed)
     with pytest.raises(RuntimeError, match="cannot be trained"):
         packed.train()
     mixed = nn.Sequential(nn.BatchNorm2d(3), *[nn.Conv2d(3, 3, 1) for _ in range(3)], nn.BatchNorm2d(3))
@@ -361,9 +363,12 @@ def test_what_cannot_be_packed_is_named():
     for layer, shape in ((mixed[2], (1, 70, 4, 4)), (mixed[2], (3, 4, 4))):  # read past their words, they would be
         with pytest.raises(ValueError, match=r"inputs: got .* accepted are \(batch, 3, height, width\)"):
             layer(torch.zeros(shape))
-    linear = pack_binary(binarize(nn.Sequential(nn.Linear(6, 4)), skip=[], linear=True).eval())
-    with pytest.raises(ValueError, match=r"inputs: got \(2, 3\), accepted are \(..., 6\)"):
-        linear(torch.zeros(2, 3))
+    for rule in ("adaptive", "real"):
+        linear = pack_binary(binarize(nn.Sequential(nn.Linear(6, 4)), skip=[], activations=rule, linear=True).eval())
+        with pytest.raises(ValueError, match=r"inputs: got \(2, 3\), accepted are \(..., 6\)"):
+            linear(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="inputs: got torch.int64, accepted are floating point"):
+        mixed[2](torch.ones(1, 3, 4, 4, dtype=torch.int64))
     for name in ("weight", "binarizer.beta"):
         broken = binarize(nn.Sequential(nn.Linear(6, 4)), skip=[], linear=True).eval()
         with torch.no_grad():
@@ -392,6 +397,10 @@ def test_a_checkpoint_that_names_other_layers_is_refused(tmp_path):
     model.config.quantization_config.layers["adabin.nothing"] = "sign"
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="quantization_config: AdaBin.* has no convolution .*'adabin.nothing'"):
+        AutoModelForImageClassification.from_pretrained(tmp_path)
+    model.config.quantization_config.layers.clear()
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="quantization_config: layers names none"):
         AutoModelForImageClassification.from_pretrained(tmp_path)
 
 

@@ -29,7 +29,9 @@ def run_of(network, digits_run):
     return [*digits_run[2:], *NETWORKS[network], "--per_device_train_batch_size", "4", "--eval_strategy", "no"]
 
 
-@pytest.mark.parametrize("network", ["adabin"])
+@pytest.mark.parametrize(
+    "network", ["adabin", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("addernet", "bimlp"))]
+)
 def test_a_killed_run_ends_in_the_same_bits(network, digits_run, tmp_path):
     run = [
         *run_of(network, digits_run),
