@@ -192,6 +192,8 @@ def test_a_coded_classifier_is_one_for_pipelines_and_the_commands(whole, tmp_pat
     torch.testing.assert_close(tail(head(pixels), (1, 3, 32, 32)).softmax(-1)[0], expected)
     assert cli.main(["split", str(tmp_path / "model"), str(tmp_path / "x"), "--at", "stages.1"]) == 2
     assert "--at: MODEL is coded after resnet.encoder.stages.0 already" in capsys.readouterr().err
+    again = ["train-codec", str(tmp_path / "model"), str(tmp_path / "x"), "--at", "stages.0", "--dataset", "digits"]
+    assert cli.main(again) == 2 and "model has a code already" in capsys.readouterr().err
 
 
 def test_pictures_are_sent_as_files(whole):

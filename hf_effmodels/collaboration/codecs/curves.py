@@ -11,6 +11,7 @@ from ..._command_line import in_words_of_the_command, show
 from ..._files import check_folder, write_bytes, write_json
 from ..._written import check_report
 from ...hub.ids import reading
+from ...registry import is_in_halves
 from ...training.run.arguments import ArgumentReader, FilledReader, ModelArguments
 from ...training.run.values import check_fields
 from ...training.task import load_task
@@ -141,6 +142,8 @@ def _train(args: CodecArguments, data_args: DataArguments, augmentation: Augment
     with reading("--model", args.model, revision=("--revision", args.revision)):
         source = {"revision": args.revision, "token": args.token}
         model = AutoModelForImageClassification.from_pretrained(args.model, **source).eval()
+    if is_in_halves(model.config.model_type):
+        raise ValueError(f"--model: {args.model} has a code already; accepted are classifiers without.")
     names = _full_names(model, args)
     report = {"model": args.model, "at": names[0], "bottlenecks": [], "pictures": []}
 
