@@ -18,13 +18,17 @@ def add_corpus(sub: argparse.ArgumentParser, text_unit: str = "line") -> None:
     sub.add_argument("--max-documents", type=count, help="use only the first documents")
 
 
+def check_named(arguments) -> None:
+    if arguments.dataset is None:
+        raise ValueError("--dataset is missing: name a text file, a folder, a Hub id, or pydoc_topics.")
+
+
 def find_texts(arguments):
     """Training and held-out documents, as the causal-lm recipes find them."""
     from ...training.data.text.arguments import TextArguments
     from ...training.data.text.documents import load_texts
 
-    if arguments.dataset is None:
-        raise ValueError("--dataset is missing: name a text file, a folder, a Hub id, or pydoc_topics.")
+    check_named(arguments)
     streaming = {"streaming": True, "eval_documents": 1000} if arguments.streaming else {}
     return load_texts(
         TextArguments(

@@ -10,10 +10,12 @@ from itertools import islice
 from pathlib import Path
 
 from ..._command_line import Parser
+from ..._files import check_folder
 from ..._option_types import count, finite, from_zero
-from ...compression.command.corpus import add_corpus, find_texts
+from ..._written import check_rewritable
+from ...compression.command.corpus import add_corpus, check_named, find_texts
 from ...compression.command.words import in_words_of_the_command
-from .report import as_table
+from .report import REPORT, as_table
 from .settings import FORMATS, METHODS, TARGETS, CbqSettings
 from .settings import check_format as check_settings
 
@@ -112,28 +114,22 @@ def _run(arguments) -> dict:
     named = {f.name: getattr(arguments, f.name) for f in fields(CbqSettings) if f.name != "format"}
     form = arguments.format or ("cbq" if arguments.bits == 3 else "compressed-tensors")
     check_settings(form, CbqSettings(**named))
-    # What follows imports torch and transformers.
-    from ..._files import check_folder
-    from ..._written import check_rewritable
-    from ...hub.card_text import check_license
-    from ...training import set_up_logging
-    from .configuration_cbq import CbqConfig
-    from .files import REPORT, check_format, sizes
-
-    config, output = CbqConfig(**named), Path(arguments.out)
+    output = Path(arguments.out)
     work = Path(arguments.work) if arguments.work else output.absolute().with_name(f"{output.name}.work")
-    for argument, check in (
-        ("out", lambda: check_rewritable(output, "quantize", (REPORT, "config.json", "model.safetensors"))),
-        ("work", lambda: check_folder(work, accepts_content=True)),
-    ):
-        try:
-            check()
-        except OSError as error:
-            raise ValueError(f"{argument}: {str(error).removeprefix('folder: ')}") from None
+    _check_places(output, work)
     if arguments.segment_length < 2:
         raise ValueError(
             f"segment_length: got {arguments.segment_length}, accepted are 2 and more: a token is predicted."
         )
+    if arguments.method != "rtn":
+        check_named(arguments)
+    # What follows imports torch and transformers.
+    from ...hub.card_text import check_license
+    from ...training import set_up_logging
+    from .configuration_cbq import CbqConfig
+    from .files import check_format, sizes
+
+    config = CbqConfig(**named)
     check_license(arguments.license)
     set_up_logging()
     model, tokenizer = _load(arguments)
@@ -165,6 +161,20 @@ def _run(arguments) -> dict:
         raise OSError(f"out: {said} What was computed stays in {work}: the same call goes on from there.") from error
     shutil.rmtree(work, ignore_errors=True)
     return {**report, "folder": str(output)}
+
+
+def _check_places(output: Path, work: Path) -> None:
+    for argument, check in (
+        ("out", lambda: check_rewritable(output, "quantize", (REPORT, "config.json", "model.safetensors"))),
+        ("work", lambda: check_folder(work, accepts_content=True)),
+    ):
+        try:
+            check()
+        except OSError as error:
+            raise ValueError(f"{argument}: {str(error).removeprefix('folder: ')}") from None
+    out, inner = output.resolve(), work.resolve()
+    if out == inner or out in inner.parents or inner in out.parents:
+        raise ValueError(f"work: {work} and OUT lie in each other; accepted is a folder of its own.")
 
 
 def _load(arguments):

@@ -22,14 +22,13 @@ from .blocks import Blocks
 from .configuration_cbq import CbqConfig
 from .learning import QuantizedLayer
 from .packing import pack
+from .report import PICTURE, REPORT, picture
 from .settings import check_format as check_settings
 
 logger = logging.getLogger(__name__)
 
 _PACKAGE = __name__.partition(".")[0]
 _HELD_OUT = {"dataset": "held-out text", "source": "hf-effmodels quantize"}
-#: What is written beside the model.
-REPORT, PICTURE = "quantization_report.json", "quantization_report.png"
 
 
 def check_format(format: str, config: CbqConfig, model: PreTrainedModel | None = None, left: list[str] = ()) -> None:
@@ -79,8 +78,6 @@ def save(
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         write_json(new / REPORT, report)
-        from .report import picture
-
         figures = (PICTURE,) if picture(report, new / PICTURE) else ()
         (new / CARD).write_text(str(card(report, model, license, figures)), encoding="utf-8")
     return report

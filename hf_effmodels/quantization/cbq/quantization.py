@@ -128,6 +128,7 @@ def quantize(
     blocks = find_blocks(model, config)
     samples = _samples(batches, config)
     evaluation = None if evaluation is None else _regrouped(read_batches(evaluation, "the evaluation"), 8)
+    _check_tokens(model, [*(samples or ()), *(evaluation or ())])
     if offload and work is None:
         raise ValueError("work: offload needs a folder for the blocks that are not in use.")
     dtype = next(blocks.modules.parameters()).dtype
@@ -396,6 +397,16 @@ def _perplexity(model: PreTrainedModel, batches: list[dict]) -> float:
     losses = [loss_of(model, batch).double().item() for batch in batches]
     counts = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
     return math.exp(sum(loss * n for loss, n in zip(losses, counts, strict=True)) / sum(counts))
+
+
+def _check_tokens(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]) -> None:
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    largest = max((int(batch["input_ids"].max()) for batch in batches if "input_ids" in batch), default=0)
+    if rows is not None and largest >= rows:
+        raise ValueError(
+            f"calibration: got token {largest}, but the model's embeddings have {rows} rows; its tokenizer is that of "
+            "another model."
+        )
 
 
 def _samples(batches: Iterable[Batch] | None, config: CbqConfig) -> list[dict[str, torch.Tensor]] | None:

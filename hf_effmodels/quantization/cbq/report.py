@@ -5,6 +5,9 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+#: What is written beside the model.
+REPORT, PICTURE = "quantization_report.json", "quantization_report.png"
+
 
 def as_table(report: dict) -> str:
     """What was measured, a line each; then how far each block and its layers are off."""

@@ -24,6 +24,7 @@ def place(tmp_path_factory):
     """A folder with a text and a model with its tokenizer."""
     folder = tmp_path_factory.mktemp("command")
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    (folder / "line.txt").write_text("To be or not to be.\n")
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -121,10 +122,12 @@ def test_a_killed_command_goes_on_when_it_is_given_again(place, tmp_path, monkey
             "--modules-to-not-convert: got mlp self_attn, which",
         ),
         (("--dataset", "nowhere.txt"), "--dataset: there is no file 'nowhere.txt'"),
+        (("--dataset", "line.txt"), "--dataset: the only document of line.txt has no line in its last 10%, where"),
     ],
 )
 def test_wrong_input_ends_in_a_line(place, tmp_path, capsys, monkeypatch, more, text):
     monkeypatch.setenv(cli.TRACEBACK, "1")
+    monkeypatch.chdir(place)
     assert cli.main(arguments(place, tmp_path / "out", *more)) == 2
     assert text in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
@@ -145,9 +148,13 @@ def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path,
     (tmp_path / "out" / "README.md").write_text("my card")
     assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 2
     assert "README.md has been changed since it was written" in capsys.readouterr().err
-    assert cli.main(["quantize", str(tmp_path / "out"), str(tmp_path / "twice")]) == 2
+    text = ("--dataset", str(place / "text.txt"))
+    assert cli.main(["quantize", str(tmp_path / "out"), str(tmp_path / "twice"), *text]) == 2
     said = capsys.readouterr().err
     assert "error: MODEL: " in said and "is quantised already" in said
-    assert cli.main(["quantize", str(checkpoint), str(tmp_path / "bare")]) == 2
+    for work in ("new", "new/work", "."):
+        assert cli.main(arguments(place, tmp_path / "new", "--work", tmp_path / work)) == 2
+        assert "and OUT lie in each other" in capsys.readouterr().err and not (tmp_path / "new").exists()
+    assert cli.main(["quantize", str(checkpoint), str(tmp_path / "bare"), *text]) == 2
     said = capsys.readouterr().err
     assert "error: MODEL: " in said and "cannot be found or read" in said

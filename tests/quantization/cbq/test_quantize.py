@@ -279,6 +279,7 @@ def test_what_cannot_be_quantised_is_named_before_any_work(dense, samples, tmp_p
     )
     refused(dense(), "blocks: got 'decoder'.*model.layers", blocks="decoder")
     refused(dense(), "calibration: there are no batches, the method cbq", batches=None)
+    refused(dense(), "calibration: got token 96, but the model's embeddings have 96", batches=[0 * samples + 96])
     shared = dense()
     shared.model.layers[1].mlp.up_proj.weight = shared.model.layers[0].mlp.up_proj.weight
     refused(shared, "are one weight")

@@ -166,6 +166,9 @@ def _cut(text: str, fraction: float, name: str) -> tuple[Any, Any]:
 
     where = text.find("\n", int(len(text) * (1 - fraction))) + 1
     if not where or not text[where:].strip():
-        raise ValueError(f"--eval_fraction: the only document of {name} has no line to cut it at; give --eval_split.")
+        raise ValueError(
+            f"--dataset: the only document of {name} has no line in its last {fraction:.0%}, where the held-out part "
+            "begins."
+        )
     logger.info("evaluating on the last %d of the %d characters of %s", len(text) - where, len(text), name)
     return tuple(datasets.Dataset.from_dict({"text": [part]}) for part in (text[:where], text[where:]))
