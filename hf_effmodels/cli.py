@@ -282,10 +282,11 @@ def _download(arguments):
     import shutil
 
     from ._files import check_folder, whole_folder
-    from .hub import pretrained
 
     if arguments.folder is not None:
         check_folder(arguments.folder)
+    from .hub import pretrained
+
     info = model_info(arguments.preset)
     licence = f"{info.weights_license or 'not stated'}"
     if info.weights_license_note:
