@@ -220,3 +220,6 @@ def test_every_loss_is_found_by_its_name_with_typed_settings():
         assert loss.__doc__ and "weight" in settings_of(loss), name
         made = make_losses({name: {"weight": 0.5}})[name]
         assert made.weight == 0.5
+    for stages in (["one"], [1.5], 1):
+        with pytest.raises(ValueError, match="stages: got .*, accepted are .*lists of whole numbers"):
+            make_losses({"ofa": {"stages": stages}})
