@@ -311,7 +311,7 @@ def test_a_distilled_step_runs_its_teacher_and_adds_its_losses():
 
 
 def test_a_turn_without_data_and_its_parts_run_each_network_as_often():
-    overrides = {"hidden_sizes": [4, 4, 8], "depths": [1, 1], "num_heads": 2, "num_labels": 5, "image_size": 8}
+    overrides = {"hidden_sizes": [4, 8, 16], "depths": [1, 1], "num_heads": 2, "num_labels": 5, "image_size": 8}
     runs = {}
     for peer in ("data-free-turn", "data-free-parts"):
         model = PEERS[peer].build("mhwrn4x161", False, overrides)

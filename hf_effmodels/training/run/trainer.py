@@ -32,6 +32,7 @@ from ..optim.weight_decay import decaying_parameters
 from .added_losses import AddedLoss, AddedLosses, samples_of
 from .averaging import ExponentialMovingAverage, copy_state, temporarily, unique_state
 from .finite import check_finite
+from .narrow_convolutions import keep_narrow_convolutions_sound
 from .output_folder import WEIGHTS_WITHOUT_EMA, making_no_folder, what_is_missing
 from .preflight import check_trainable
 from .publishing import find_repository, is_own, publish_run
@@ -62,6 +63,7 @@ class RecipeTrainer(Trainer):
             raise ValueError("--ema_decay needs whole weights in each process: it does not go with FSDP or DeepSpeed.")
         if args.sync_batch_norm and args.world_size > 1:
             synchronise_batch_norms(self.model)
+        keep_narrow_convolutions_sound(self.model)
         self.ema: ExponentialMovingAverage | None = None
         self._checkpoint_ema: dict[str, torch.Tensor] | None = None
         self._added_losses = AddedLosses()

@@ -34,6 +34,29 @@ def test_weight_decay_spares_vectors_unless_it_is_on_all(line_trainer):
         assert [group["weight_decay"] for group in optimizer.param_groups if group["params"]] == decays
 
 
+class Shortcuts(nn.Module):
+    """Convolutions as of residual networks' shortcuts, and how the pictures lay that each was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.narrow, self.wide, self.square = nn.Conv2d(4, 8, 1, 2), nn.Conv2d(8, 8, 1, 2), nn.Conv2d(4, 8, 3, 2, 1)
+        self.lay = {}
+        for name, part in self.named_children():
+            part.register_forward_hook(lambda _, given, __, name=name: self.lay.update({name: given[0].stride()[1]}))
+
+    def forward(self, x, labels):
+        pictures = torch.ones(len(x), 8, 6, 6).to(memory_format=torch.channels_last)
+        return {"loss": sum(part(pictures[:, : part.in_channels]).mean() for part in self.children())}
+
+
+def test_a_narrow_shortcut_reads_pictures_channel_by_channel(line_trainer):
+    model = Shortcuts()
+    model.narrow.to(memory_format=torch.channels_last)
+    make(line_trainer, model=model, max_steps=1, eval_strategy="no", load_best_model_at_end=False).train()
+    assert model.lay == {"narrow": 36, "wide": 1, "square": 1}
+    assert model.narrow.weight.stride() == (4, 1, 1, 1)
+
+
 class Steps(TrainerCallback):
     """Keeps the weights after each step."""
 
