@@ -34,9 +34,10 @@ def test_the_app_is_served_where_and_how_it_is_asked_for(launched, capsys):
     said = capsys.readouterr()
     assert said.out == "http://here    (Ctrl+C ends it)\n" and not said.err
     launched.clear()
-    assert main(["demo", "out", "--host", "0.0.0.0", "--port", "81", "--open", "--task", "x", "--revision", "r"]) == 0
+    more = ["--open", "--task", "text-generation", "--revision", "r"]
+    assert main(["demo", "out", "--host", "0.0.0.0", "--port", "81", *more]) == 0
     (source, options), where, _ = launched
-    assert source.revision == "r" and options["task"] == "x"
+    assert source.revision == "r" and options["task"] == "text-generation"
     assert (where["server_name"], where["server_port"], where["inbrowser"]) == ("0.0.0.0", 81, True)
     assert "whoever reaches 0.0.0.0 can use the model" in capsys.readouterr().err
 

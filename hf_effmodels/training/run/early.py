@@ -64,8 +64,8 @@ def _check_names(read: tuple) -> None:
 
 def _check_there(argument: str, value) -> None:
     """What can be no name but that of a file, a folder or an id; others may be built in or known to the task alone."""
-    if argument not in (*_OF_MODELS, *_OF_DATA) or not isinstance(value, str):
-        return
+    if argument not in (*_OF_MODELS, *_OF_DATA) or not isinstance(value, str) or value.lstrip().startswith("{"):
+        return  # a mapping of several places is read by the task
     if argument in _OF_MODELS and os.path.isdir(value):
         check_model(f"--{argument}", value)
     elif "/" in value:

@@ -425,8 +425,9 @@ def tolerance(case: dict, name: str, dtype: str) -> float | None:
     """Pixels are normalised in single precision, there as here.
 
     Training at 128 pixels is ill-conditioned: batch norms over 64 positions after sharp attention, and an L1 loss,
-    whose gradient jumps. Rounding the float64 model's weights to float32 alone moves gradients by 15 % of a deviation.
+    whose gradient jumps. Rounding the float64 model's weights to float32 alone moves gradients by 15 % of a deviation,
+    and sums in the order of a CPU with AVX2 alone by 60 %.
     """
     if "target" in case["inputs"] and dtype == "float32":
-        return 0.5 if name.startswith("grad:") else 5e-2 if name == "image_embeddings" else None
+        return 0.8 if name.startswith("grad:") else 5e-2 if name == "image_embeddings" else None
     return 1e-6 if name == "pixel_values" and "target_length" in case["config"] and dtype == "float64" else None

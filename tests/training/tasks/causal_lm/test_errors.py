@@ -68,6 +68,7 @@ def test_a_tokenizer_without_an_end_of_document_is_refused(text_run, tmp_path):
 
 def test_pretrained_weights_do_not_take_a_new_vocabulary(text_run, tmp_path):
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     for work, more in ((main, ["--output_dir", str(tmp_path / "run")]), (evaluate, [])):
         known = ["--task", "causal-lm", "--dataset", text_run[text_run.index("--dataset") + 1]]
         with pytest.raises(ValueError, match="know only their own"):
