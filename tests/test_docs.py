@@ -27,8 +27,12 @@ def snippets(page: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "page",
-    [p for p in PAGES if p.parent.name != "tutorials" and snippets(p)],
-    ids=lambda p: p.relative_to(ROOT).as_posix(),
+    [
+        # an encoder of 1024 pixels
+        pytest.param(p, marks=[pytest.mark.thorough] * (p.name == "tinysam.md"), id=p.relative_to(ROOT).as_posix())
+        for p in PAGES
+        if p.parent.name != "tutorials" and snippets(p)
+    ],
 )
 def test_snippets_run_as_they_stand(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -276,6 +276,16 @@ def test_initialisation_follows_the_seed_on_meta_too(architecture, tmp_path):
             assert torch.equal(loaded.get_buffer(name), buffer), f"{name} is not rebuilt after loading"
 
 
+#: Exported by default in tests/edge, or alike another one; the others' programs take seconds each.
+EXPORTED_ELSEWHERE = {"ghostnetv2", "ghostnetv3", "tinyvit", "vig", "adabin", "bimlp"}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=[pytest.mark.thorough] * (a.model_type in EXPORTED_ELSEWHERE)) for a in VISION],
+    ids=[a.model_type for a in VISION],
+    indirect=True,
+)
 @torch.no_grad()
 def test_exported_program_takes_any_batch(architecture):
     model = build(architecture)
