@@ -176,17 +176,30 @@ def export_language_model(
 
 
 def load_language_model(folder: str | Path, **options: Any) -> "LanguageProgram":
-    """Run an exported folder: a model with `generate`. `options` are those of `edge.load`."""
+    """Run an exported folder: a model with `generate`. `options` are those of `edge.load`; of ONNX Runtime's
+    `session_options` the passes that lay out pictures are switched off."""
     from transformers.exporters import ExportedModel
 
     facts = json.loads(Path(folder, FACTS).read_text(encoding="utf-8"))
     format = json.loads(Path(folder, "export.json").read_text(encoding="utf-8"))["export_format"]
+    if format == "onnx":
+        options = {**options, "session_options": _without_layouts(options.get("session_options"))}
     program = ExportedModel.from_pretrained(folder, **{**check_format(format).options, **options})
     # pipeline() looks at the class's name, and complains about those it does not know.
     own = type(program.config.architectures[0], (LanguageProgram, GenerationMixin), {})
     model = own(program, facts["past"])
     model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+def _without_layouts(options):
+    """ONNX Runtime's options (None: its own) without its last passes, which lay out pictures for convolutions: with
+    weights in float16 they end the process at some language models (1.31: Phi)."""
+    from onnxruntime import GraphOptimizationLevel, SessionOptions
+
+    options = options or SessionOptions()
+    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    return options
 
 
 class LanguageProgram(PreTrainedModel, GenerationMixin):
