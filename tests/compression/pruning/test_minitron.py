@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hf_effmodels.cli import main
-from hf_effmodels.compression.pruning.candidates import count_for, list_candidates
+from hf_effmodels.compression.pruning.candidates import _grid, count_for, list_candidates
 from hf_effmodels.compression.pruning.inheritance import inherit
 from hf_effmodels.compression.pruning.minitron import choose_shapes, prune, retrain_shortly
 from hf_effmodels.compression.pruning.structures import Sizes, check_architecture
@@ -231,3 +231,10 @@ def test_the_command_writes_a_checkpoint_and_keeps_what_is_not_its_own(tmp_path,
         assert main(wrong) == 2
         assert re.search(reason, capsys.readouterr().err)
     assert not (tmp_path / "new").exists()
+
+
+def test_heads_are_kept_in_quarters_and_halves_of_their_groups():
+    config = LlamaConfig(hidden_size=64, num_attention_heads=16, num_key_value_heads=8)
+    found = _grid(config, Sizes.of(config), "width", {})
+    heads = {(row["num_attention_heads"], row["num_key_value_heads"]) for row in found}
+    assert heads == {(16, 8), (12, 6), (8, 4)}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_effmodels.quantization.cbq.capture import Call, _float32
 from hf_effmodels.quantization.cbq.grid import Grid, dequantize, quantize, straight_through, weight_grid
 from hf_effmodels.quantization.cbq.outliers import channel_scales, find_outliers, truncate
 from hf_effmodels.quantization.cbq.packing import pack, unpack
@@ -125,3 +126,13 @@ def test_an_asymmetric_grid_reaches_from_zero_whatever_the_signs():
     grid = weight_grid(weight, 4, symmetric=False)
     torch.testing.assert_close(grid.scale[:, 0], torch.tensor([4 / 15, 6 / 15]))
     assert grid.zero_point[:, 0].tolist() == [-8, 7]  # the integers of zero: from -8 to 7
+
+
+def test_what_a_block_is_called_with_is_learned_on_in_float32():
+    half, whole = torch.ones(2, dtype=torch.bfloat16), torch.arange(2)
+    call = _float32(
+        Call((half,), {"position_embeddings": (half, half), "position_ids": whole, "past_key_values": None})
+    )
+    assert call.args[0].dtype == torch.float32
+    assert [part.dtype for part in call.kwargs["position_embeddings"]] == [torch.float32] * 2
+    assert call.kwargs["position_ids"] is whole and call.kwargs["past_key_values"] is None
