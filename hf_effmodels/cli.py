@@ -351,16 +351,16 @@ def _base_models() -> dict[str, str]:
     return {part: ", ".join(names) for part, names in titles.items()}
 
 
-def _names_two_towers(arguments) -> bool:
+def _names(arguments, task: str, is_of_that_kind: Callable[..., bool]) -> bool:
+    """Whether MODEL is a preset of `task`, or a folder or an id whose configuration is of that kind."""
     if arguments.preset in list_models():
-        return arguments.preset in list_models(task="zero-shot-image-classification")
+        return arguments.preset in list_models(task=task)
     from transformers import AutoConfig
 
     from ._places import reading
-    from .edge_two_towers import is_two_towers
 
     with reading("MODEL", arguments.preset):
-        return is_two_towers(AutoConfig.from_pretrained(arguments.preset))
+        return is_of_that_kind(AutoConfig.from_pretrained(arguments.preset))
 
 
 def _export_two_towers(arguments):
@@ -414,18 +414,6 @@ def _halves(arguments):
     return model.halves(processor)
 
 
-def _names_a_promptable_model(arguments) -> bool:
-    if arguments.preset in list_models():
-        return arguments.preset in list_models(task="mask-generation")
-    from transformers import AutoConfig
-
-    from ._places import reading
-    from .edge_masks import is_promptable
-
-    with reading("MODEL", arguments.preset):
-        return is_promptable(AutoConfig.from_pretrained(arguments.preset))
-
-
 def _export_promptable(arguments):
     from .edge_masks import export_promptable, load_source
 
@@ -445,14 +433,6 @@ def _export_promptable(arguments):
     else:
         model, processor = load_source(arguments.preset)
     return export_promptable(model, arguments.folder, arguments.format, processor=processor)
-
-
-def _names_a_language_model(arguments) -> bool:
-    if arguments.preset in list_models():
-        return arguments.preset in list_models(task="text-generation")
-    from .edge_language import is_folder_of_a_language_model
-
-    return is_folder_of_a_language_model(arguments.preset)
 
 
 def _export_language_model(arguments):
@@ -510,12 +490,17 @@ def _export(arguments):
         from .edge_halves import export_halves
 
         return export_halves(*halves, arguments.folder, arguments.format, image_size=arguments.image_size)
-    if _names_two_towers(arguments):
-        return _export_two_towers(arguments)
-    if _names_a_language_model(arguments):
-        return _export_language_model(arguments)
-    if _names_a_promptable_model(arguments):
-        return _export_promptable(arguments)
+    from .edge_language import is_language_model
+    from .edge_masks import is_promptable
+    from .edge_two_towers import is_two_towers
+
+    for task, is_of_that_kind, export_it in (
+        ("zero-shot-image-classification", is_two_towers, _export_two_towers),
+        ("text-generation", is_language_model, _export_language_model),
+        ("mask-generation", is_promptable, _export_promptable),
+    ):
+        if _names(arguments, task, is_of_that_kind):
+            return export_it(arguments)
     if arguments.checkpoint is not None or arguments.preset in list_models():
         check_preset(arguments.preset)
     source, processor = arguments.preset, None

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
@@ -282,12 +281,6 @@ def _load_source(source, tokenizer):
 def is_exported_language_model(folder: str | Path) -> bool:
     """Whether a folder is one that `export_language_model` has written."""
     return Path(folder, FACTS).is_file()
-
-
-def is_folder_of_a_language_model(name: str) -> bool:
-    """Whether a folder or an id of the Hub has a causal language model."""
-    with reading("MODEL", name):
-        return is_language_model(AutoConfig.from_pretrained(name))
 
 
 def _prompts(model, rows: int, length: int) -> dict[str, torch.Tensor]:

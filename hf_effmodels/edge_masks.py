@@ -101,13 +101,27 @@ class _Encoder(nn.Module):
         return self.encoder(pixel_values)[0]
 
 
+#: Models whose encoder gives one map of features, and whose prompts and decoder are SAM's: SAM-HQ's decoder asks for
+#: features of earlier blocks, SAM 2's for finer maps.
+_TYPES = ("sam", "tinysam")
+
+
 def is_promptable(config) -> bool:
-    """Whether a configuration is of a model that finds masks by prompts."""
+    """Whether a configuration is of a model that finds masks by prompts, be it one that is exported or not."""
     return type(config) in MODEL_FOR_MASK_GENERATION_MAPPING
 
 
+def _check_type(argument: str, config) -> None:
+    kind = getattr(config, "model_type", type(config).__name__)
+    if kind not in _TYPES:
+        raise ValueError(f"{argument}: got {kind}, accepted for two graphs are the types {' and '.join(_TYPES)}.")
+
+
 def load_source(source: str | Path) -> tuple[PreTrainedModel, object]:
-    """The model that a folder or an id of the Hub names, and its processor."""
+    """The model that a folder or an id of the Hub names, and its processor; ValueError for other types than SAM's."""
+    with reading("source", str(source)):
+        config = AutoConfig.from_pretrained(source)
+    _check_type("source", config)
     with reading("source", str(source)):
         model = AutoModelForMaskGeneration.from_pretrained(source, dtype=torch.float32).eval()
         return model, AutoProcessor.from_pretrained(source)
@@ -140,8 +154,7 @@ def export_promptable(
         raise ValueError(f"backend: got {backend!r}, accepted are {', '.join(map(repr, BACKENDS))}.")
     check_packages(backend)
     check_folder(folder)
-    if not all(hasattr(model, part) for part in ("vision_encoder", "prompt_encoder", "mask_decoder")):
-        raise ValueError(f"model: got {type(model).__name__}, accepted are SAM and models with its parts.")
+    _check_type("model", getattr(model, "config", model))
     if model.training:
         raise ValueError("model: it is in training mode; call model.eval() first.")
     if hasattr(model, "reparameterize"):

@@ -1,10 +1,12 @@
 """What a user may get wrong on the command line ends in one line that says so, never in a traceback."""
 
 import json
+import os
 import re
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from huggingface_hub import constants
 
 import hf_effmodels
 from hf_effmodels import _places, cli
+from hf_effmodels._files import whole_folder
 from hf_effmodels.hub import export
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -423,3 +426,24 @@ def test_help_and_wrong_arguments_are_answered_without_importing_torch():
     for words, code, imported, out, err in answers:
         assert not imported, words
         assert (code, out, "error: " in err) == ((0, True, False) if words[-1] == "-h" else (2, False, True)), words
+
+
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(tmp_path, monkeypatch):
+    """SIGTERM, as Ctrl+C: what stands beside the folder until it is whole goes."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted(argv):
+        with whole_folder(tmp_path / "out") as new:
+            (new / "half").touch()
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "this process would end here"
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["export"])
+        assert ended.value.code == 128 + signal.SIGTERM and not any(tmp_path.iterdir())
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)

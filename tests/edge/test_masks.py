@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import Sam2Config, SamHQConfig
 
 from hf_effmodels.cli import main
 from hf_effmodels.edge_masks import GRAPHS, export_promptable, load_promptable
@@ -76,3 +77,12 @@ def test_what_cannot_be_exported_is_said_before(tmp_path):
         export_promptable(torch.nn.Linear(2, 2), tmp_path / "a")
     with pytest.raises(ValueError, match="has no promptable.json"):
         load_promptable(tmp_path)
+
+
+@pytest.mark.parametrize("config", [Sam2Config, SamHQConfig])
+def test_promptable_models_with_other_parts_are_refused_by_their_type(config, tmp_path, capsys):
+    config().save_pretrained(tmp_path / "model")  # refused before there is a network
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--format", "onnx"]) == 2
+    said = capsys.readouterr().err
+    assert f"MODEL: got {config.model_type}, accepted for two graphs are the types sam and tinysam" in said
+    assert not (tmp_path / "out").exists()
