@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 import hf_effmodels
 from hf_effmodels.architecture import TASKS, Architecture
@@ -123,6 +124,19 @@ def test_a_copy_for_images_of_another_shape_knows_height_from_width():
     found = sized_processor(processor, (48, 64))
     assert dict(found.size) == {"height": 48, "width": 64} != dict(processor.size)
     assert dict(sized_processor(processor, 32).size) == {"height": 32, "width": 32}
+
+
+def test_a_copy_for_another_size_keeps_the_form_of_each_size_and_squares_stay_squares():
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size={"height": 200, "width": 200})
+    found = sized_processor(processor, 32)
+    sizes = [
+        {key: value for key, value in dict(s).items() if value is not None} for s in (found.size, found.crop_size)
+    ]
+    assert sizes == [{"shortest_edge": 32}, {"height": 32, "width": 32}]
+    assert sized_processor(processor, (32, 32)).to_dict() == found.to_dict()
+    assert processor.size["shortest_edge"] == 224 and processor.crop_size["height"] == 200
+    with pytest.raises(ValueError, match="^image_size: got 48×64, but the size of CLIPImageProcessorPil is that of"):
+        sized_processor(processor, (48, 64))
 
 
 def test_the_numbers_of_the_image_processor_are_those_the_preset_was_evaluated_with():

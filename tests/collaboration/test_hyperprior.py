@@ -80,6 +80,8 @@ def test_what_is_decoded_is_what_was_rounded_and_costs_what_was_estimated(means,
     assert torch.equal(again.decompress(streams, (15, 15)), rounded)
     with pytest.raises(ValueError, match="stream"):
         prior.decompress([theirs[0][:-4]], (15, 15), compressai=True)
+    with pytest.raises(ValueError, match="^stream: it ends too early.$"):
+        prior.decompress([streams[0][: 3 + int.from_bytes(streams[0][:3], "little") - 1]], (15, 15))
     with pytest.raises(ValueError, match="it is not finite"):
         prior.compress(code * float("nan"))
 

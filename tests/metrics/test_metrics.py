@@ -1,3 +1,7 @@
+import doctest
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -22,3 +26,15 @@ def test_a_metric_adds_up_batches():
 def test_an_unknown_metric_is_named():
     with pytest.raises(ValueError, match="'f1'.*'accuracy'"):
         metrics.load("f1")
+
+
+@pytest.mark.parametrize(
+    "name", sorted(file.stem for file in Path(metrics.__file__).parent.glob("*/*.py") if file.stem == file.parent.name)
+)
+def test_a_metric_tells_what_it_is_what_it_takes_and_what_it_gives(name):
+    metric = metrics.load(name)
+    assert re.fullmatch(r"\s*[A-Z].*\.\s*", metric.description, re.DOTALL)
+    arguments, returned = metric.inputs_description.split("Returns:")
+    assert re.findall(r"^    (\w+) \(", arguments, re.MULTILINE)[: len(metric.features)] == list(metric.features)
+    example = doctest.DocTestParser().get_doctest(returned, {"load": metrics.load, "np": np}, name, None, None)
+    assert len(example.examples) >= 1 and doctest.DocTestRunner(verbose=False).run(example).failed == 0

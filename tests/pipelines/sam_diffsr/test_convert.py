@@ -122,6 +122,18 @@ def test_the_schedule_is_read_from_the_buffers(settings):
     assert (found.config.trained_betas is None) == (settings in ({}, {"num_train_timesteps": 20}))
 
 
+def test_a_schedule_that_is_given_has_to_be_that_of_the_buffers_where_there_are_some():
+    weights = official_pipeline(tiny_pipeline())
+    own = conversion.scheduler_of({name: weights[name] for name in weights if name in conversion._SCHEDULE})
+    assert conversion.pipeline_of(weights, scheduler=own).scheduler is own
+    other = SamDiffSRScheduler.from_config(own.config, num_train_timesteps=own.config.num_train_timesteps + 1)
+    with pytest.raises(ConversionError, match="The entry '.*' is not what its betas imply"):
+        conversion.pipeline_of(weights, scheduler=other)
+    without = {name: value for name, value in weights.items() if name not in conversion._SCHEDULE}
+    pipe = conversion.pipeline_of(without, scheduler=other, legacy_256=False, residual_scale=1.5)
+    assert pipe.scheduler is other and (pipe.config.legacy_256, pipe.config.residual_scale) == (False, 1.5)
+
+
 def test_the_pretrained_encoder_is_read_alone_or_out_of_the_whole(tmp_path):
     pipe = tiny_pipeline()
     alone = as_checkpoint(official(pipe.condition_encoder), tmp_path / "rrdb.ckpt")

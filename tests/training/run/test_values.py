@@ -1,6 +1,8 @@
+from dataclasses import dataclass, field, fields
+
 import pytest
 
-from hf_effmodels.training.run.values import check_value
+from hf_effmodels.training.run.values import SET, Except, check_goes_with, check_value, governing
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,64 @@ def test_what_is_not_finite_is_found_wherever_it_is(hide):
 def test_what_is_no_number_passes():
     for value in (None, "", "inf", True, [], {}, ["a", None], {"a": "nan"}):
         check_value("name", value, "[5, 6]", whole=False)
+
+
+@dataclass
+class _Arguments:
+    alone: int = 3
+    with_set: float = field(default=0.5, metadata={"goes_with": {"kind": SET}})
+    with_values: float = field(default=0.5, metadata={"goes_with": {"kind": (None, "a", "b")}})
+    with_others: list = field(default_factory=lambda: [1], metadata={"goes_with": {"kind": Except(("a", "b"))}})
+    with_either: int = field(default=1, metadata={"goes_with": {"kind": ("a",), "alone": (4, 5)}})
+    with_both: int = field(default=1, metadata={"goes_with": ({"kind": ("a",)}, {"alone": (4,)})})
+    kind: object = None
+
+
+def _refusal(name, **given):
+    known = {f.name: f for f in fields(_Arguments)}
+    try:
+        check_goes_with(known[name], vars(_Arguments(**given)))
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    "name, value, taken, refused, words",
+    [
+        ("alone", 9, [{}, {"kind": "a"}], [], ""),
+        ("with_set", 0.7, [{"kind": "a"}, {"kind": 2}], [{"kind": 0}, {"kind": False}, {"kind": None}], "--kind,"),
+        ("with_values", 0.7, [{"kind": None}, {"kind": "a"}, {"kind": ["c", "b"]}], [{"kind": "c"}], "--kind a or b,"),
+        ("with_values", 0.7, [], [{"kind": ["c", "d"]}], "--kind a or b, not --kind c d."),
+        ("with_others", [2], [{"kind": "c"}, {"kind": None}], [{"kind": "b"}], "--kind other than a or b,"),
+        (
+            "with_either",
+            2,
+            [{"kind": "a"}, {"alone": 5}],
+            [{"kind": "b"}],
+            "--kind a or --alone 4 or 5, not --kind b,",
+        ),
+        ("with_both", 2, [{"kind": "a", "alone": 4}], [{"kind": "a"}], "--alone 4, not --alone 3."),
+        ("with_both", 2, [], [{"alone": 4}], "--kind a, not --kind None."),
+    ],
+)
+def test_what_would_be_ignored_beside_the_others_is_refused(name, value, taken, refused, words):
+    for given in taken:
+        assert _refusal(name, **{name: value}, **given) is None
+    for given in refused:
+        assert words in _refusal(name, **{name: value}, **given)
+        default = vars(_Arguments())[name]
+        for nothing in (default, None, "", [], {}):
+            assert _refusal(name, **{name: nothing}, **given) is None
+
+
+def test_of_the_others_only_those_that_a_task_has_count():
+    f = {f.name: f for f in fields(_Arguments)}["with_either"]
+    check_goes_with(f, {"with_either": 2})
+    with pytest.raises(ValueError, match="^--with_either: got 2, which goes with --kind a, not --kind b.$"):
+        check_goes_with(f, {"with_either": 2, "kind": "b"})
+
+
+def test_what_governs_an_argument_is_all_that_it_goes_with():
+    found = {f.name: governing(f) for f in fields(_Arguments)}
+    assert found["with_both"] == found["with_either"] == {"kind", "alone"}
+    assert (found["with_set"], found["alone"]) == ({"kind"}, set())

@@ -88,6 +88,8 @@ class TaskContract:
     rtol: ClassVar[float] = 1e-4
     #: Metrics of the evaluation (without `eval_`) that two processes measure as one does.
     metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    #: Whether `hf-effmodels predict` knows models of the task, so that a run says at its end how to ask its own.
+    predicts: ClassVar[bool] = False
     #: Those that `evaluate` on the saved model finds again.
     measured_again: ClassVar[tuple[str, ...]] = ("loss",)
 
@@ -148,7 +150,8 @@ class TaskContract:
         assert any(line.startswith(f"{self.task}: ") and " parameters" in line for line in said)
         commands = {line.split()[1]: shlex.split(line)[2:] for line in said if line.startswith("hf-effmodels ")}
         prepare("prepare_evaluation", commands["evaluate"])
-        if "predict" in commands:
+        assert ("predict" in commands) == self.predicts
+        if self.predicts:
             assert cli.main(["predict", *commands["predict"]]) == 0
         assert ("publish" in commands) == (output / "hub").is_dir()
 

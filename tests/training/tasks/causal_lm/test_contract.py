@@ -7,6 +7,7 @@ from ..contract import TaskContract
 
 class TestCausalLM(TaskContract):
     task = "causal-lm"
+    predicts = True
     short_quickstart: ClassVar = [
         *("--max_train_documents", "3", "--max_eval_documents", "1", "--tokenizer", "train:300", "--block_size", "32"),
         *("--model_config", "{hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2}"),

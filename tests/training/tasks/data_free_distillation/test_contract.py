@@ -8,6 +8,7 @@ from ..contract import TaskContract, history
 
 class TestDataFreeDistillation(TaskContract):
     task = "data-free-distillation"
+    predicts = True
     # Saved between two steps of the generator, with a schedule that both optimizers follow.
     hard_to_resume: ClassVar = [
         *("--ema_decay", "0.8", "--gradient_accumulation_steps", "2", "--dataloader_num_workers", "1"),

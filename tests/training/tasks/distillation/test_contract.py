@@ -12,6 +12,7 @@ HARD_LOSSES = (
 
 class TestDistillation(TaskContract):
     task = "distillation"
+    predicts = True
     short_quickstart: ClassVar = ["--max_train_samples", "130", "--max_eval_samples", "7"]
     # Labels mixed, weights that grow, projectors and memories: the state of each is restored or not there.
     hard_to_resume: ClassVar = [

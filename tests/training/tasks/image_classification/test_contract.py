@@ -8,6 +8,7 @@ from .test_image_classification import GHOSTNET
 
 class TestImageClassification(TaskContract):
     task = "image-classification"
+    predicts = True
     short_quickstart: ClassVar = ["--max_train_samples", "130", "--max_eval_samples", "7"]
     # Five steps an epoch: killed in the third epoch, goes on in the midst of the second. Dropout, augmentation and
     # mixing draw from generators of their own.

@@ -20,6 +20,8 @@ from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA
 from hf_effmodels.training.tasks.image_classification.data import ImageClassificationDataset
 from hf_effmodels.training.tasks.image_classification.mixing import smooth_one_hot
 
+from .test_data import write_parquet
+
 #: GhostNetV3 for 16 pixels: every kind of layer, and dropout, which draws from the global generator.
 TINY_GHOSTNET = {
     "stem_size": 8,
@@ -373,3 +375,21 @@ def test_an_error_without_a_configuration_is_nobodys_input():
         raise IndexError
     with pytest.raises(OSError, match="not found"), blaming_model_config({"a": 1}):
         raise OSError("not found")
+
+
+def test_a_prepared_run_knows_its_classes_and_what_to_hold_out_again(convnext_folder, tmp_path):
+    """Forty-two pictures of three classes without a split to evaluate on: a tenth of each is held out."""
+    file = write_parquet(tmp_path / "a.parquet", [0] * 20 + [1] * 20 + [2] * 2)
+    run = ["--model", str(convnext_folder), "--ignore_mismatched_sizes", "true", "--dataset", "parquet"]
+    run += ["--data_files", file, "--cache_dir", str(tmp_path / "cache"), "--num_train_epochs", "1"]
+    made = prepare("prepare_training", [*run, "--output_dir", str(tmp_path / "run")])
+    training, evaluating, macs = made.facts
+    assert training.startswith("training on ") and training.endswith(": 37 samples, 3 classes (1 to 18 each)")
+    assert evaluating.startswith("evaluating on ") and evaluating.endswith(": 5 samples, 3 classes (1 to 2 each)")
+    assert macs.endswith("multiply-adds for an image of 16 x 16")
+    (few,) = made.warnings
+    assert "1 classes have fewer than 5 training samples (eel)" in few
+    assert made.evaluation == {"eval_fraction": 0.1}  # `evaluate` itself would take all of them
+    for held_out in (["--eval_fraction", "0.5"], ["--eval_holdout", "21"]):  # what the run itself was given
+        made = prepare("prepare_training", [*run, *held_out, "--output_dir", str(tmp_path / "run")])
+        assert made.evaluation == {}

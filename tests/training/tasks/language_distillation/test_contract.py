@@ -29,6 +29,7 @@ def pair(tmp_path_factory, text_file):
 
 class TestLanguageDistillation(TaskContract):
     task = "language-distillation"
+    predicts = True
     short_quickstart: ClassVar = [
         *("--max_train_documents", "3", "--max_eval_documents", "1", "--block_size", "32"),
     ]

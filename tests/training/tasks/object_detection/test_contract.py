@@ -15,6 +15,7 @@ YOLOS = [
 
 class TestObjectDetection(TaskContract):
     task = "object-detection"
+    predicts = True
     short_quickstart: ClassVar = ["--max_train_samples", "32", "--max_eval_samples", "3", "--eval_strategy", "no"]
     short_quickstart += ["--load_best_model_at_end", "false", "--save_strategy", "no"]
     # Three steps an epoch: killed in the second one.

@@ -20,6 +20,7 @@ WITHOUT_DROPOUT = [
 
 class TestSemanticSegmentation(TaskContract):
     task = "semantic-segmentation"
+    predicts = True
     short_quickstart: ClassVar = ["--max_train_samples", "32", "--max_eval_samples", "3", "--eval_strategy", "no"]
     short_quickstart += ["--load_best_model_at_end", "false", "--save_strategy", "no"]
     deterministic: ClassVar = WITHOUT_DROPOUT[-2:]

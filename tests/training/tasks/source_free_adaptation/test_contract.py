@@ -8,6 +8,7 @@ from ..contract import TaskContract
 
 class TestSourceFreeAdaptation(TaskContract):
     task = "source-free-adaptation"
+    predicts = True
     # Saved in the midst of a round: its labels are those of weights that are gone by then.
     hard_to_resume: ClassVar = [
         *("--num_train_epochs", "3", "--ema_decay", "0.8", "--gradient_accumulation_steps", "2"),
