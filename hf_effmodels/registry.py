@@ -89,7 +89,7 @@ def register_with_transformers() -> None:
     when_imported(f"{auto}.processing_auto", _register_processors)
     when_imported("transformers.pipelines", register_task_pipelines)
     when_imported("peft", partial(importlib.import_module, "hf_effmodels.adapters"))
-    for quantizer in ("cbq", "bitnet158", "twin_uniform", "packed_binary", "adder"):
+    for quantizer in ("cbq", "bitnet158", "bivit", "twin_uniform", "packed_binary", "adder"):
         module = f"hf_effmodels.quantization.{quantizer}.quantizer_{quantizer}"
         when_imported("transformers.quantizers.auto", partial(importlib.import_module, module))
 

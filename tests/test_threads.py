@@ -7,7 +7,7 @@ import torch
 
 from hf_effmodels import adapters, quantization
 from hf_effmodels.compression import tokens
-from hf_effmodels.quantization import convert_to_bitlinear, quantize_adder, quantize_promptable
+from hf_effmodels.quantization import convert_to_bitlinear, convert_to_bivit, quantize_adder, quantize_promptable
 from hf_effmodels.registry import ARCHITECTURES, PIPELINES, TASK_PIPELINES
 
 from .adapters import test_adem
@@ -78,6 +78,15 @@ def ternary():
     return model, [{"input_ids": (torch.arange(12) * (seed + 3) % 47)[None]} for seed in range(3)], "logits"
 
 
+def binary():
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8)).eval()
+    return convert_to_bivit(model), [{"pixel_values": torch.randn(2, 3, 16, 16)} for _ in range(3)], "logits"
+
+
 def promptable():
     model, given = test_twin_uniform.tinysam(), test_twin_uniform.samples(4)
     quantize_promptable(model, given[:1], rounds=1)
@@ -85,7 +94,7 @@ def promptable():
 
 
 #: Of quantisers that need no more than a model: model, inputs, what is looked at.
-QUANTIZED = {"adder": adder, "bitnet158": ternary, "twin_uniform": promptable}
+QUANTIZED = {"adder": adder, "bitnet158": ternary, "bivit": binary, "twin_uniform": promptable}
 
 
 @pytest.mark.parametrize("name", QUANTIZED)

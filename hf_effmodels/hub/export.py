@@ -20,7 +20,7 @@ from .wrappers import plain_names, unwrap
 logger = logging.getLogger(__name__)
 
 #: Quantisers whose code goes with a folder. What others wrote loads where hf_effmodels is imported.
-PORTABLE = ("packed_binary", "adder", "twin_uniform", "cbq", "bitnet158")
+PORTABLE = ("packed_binary", "adder", "twin_uniform", "cbq", "bitnet158", "bivit")
 
 
 def export(

@@ -1,4 +1,6 @@
-"""Quantisation of trained models (adder, cbq, packed_binary, twin_uniform), training of ternary ones (bitnet158)."""
+"""Quantisation of trained models (adder, cbq, packed_binary, twin_uniform), training of
+ternary and binary ones (bitnet158, bivit).
+"""
 
 import importlib
 
@@ -9,6 +11,8 @@ _PLACES = {
     "BitNet158Config": "bitnet158.configuration_bitnet158",
     "convert_to_bitlinear": "bitnet158.conversion",
     "save_packed": "bitnet158.packing",
+    "BiVitConfig": "bivit.configuration_bivit",
+    "convert_to_bivit": "bivit.conversion",
     "CbqConfig": "cbq.configuration_cbq",
     "Quantized": "cbq.quantization",
     "quantize": "cbq.quantization",

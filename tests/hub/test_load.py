@@ -19,7 +19,14 @@ from hf_effmodels.collaboration.codecs.wire import UniformCodec
 from hf_effmodels.collaboration.splitting import split
 from hf_effmodels.hub import export, publish
 from hf_effmodels.hub.halves import export_half
-from hf_effmodels.quantization import BitNet158Config, CbqConfig, convert_to_bitlinear, quantize_adder
+from hf_effmodels.quantization import (
+    BitNet158Config,
+    BiVitConfig,
+    CbqConfig,
+    convert_to_bitlinear,
+    convert_to_bivit,
+    quantize_adder,
+)
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling import test_light_clip as light_clip
@@ -40,6 +47,7 @@ PACKED = {
     "addernet": lambda model: quantize_adder(model, [torch.rand(2, 3, 64, 64)], bits=4, n_groups=2),
     "tinyvit": lambda model: in_three_bits(model),
     "cmt": lambda model: convert_to_bitlinear(model, BitNet158Config(scale="median")),
+    "devit": lambda model: convert_to_bivit(model, BiVitConfig(attention=False, binary_inputs=True)),
 }
 CLASSES = ["GhostNetV3Config", "ConvNextImageProcessor", "GhostNetV3ForImageClassification", "GhostNetV3Model"]
 

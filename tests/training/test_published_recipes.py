@@ -1168,6 +1168,7 @@ def test_the_recipes_that_are_published_are_known():
         "addernet/cifar10_small",
         "addernet/digits",
         "bimlp/digits",
+        "bivit/digits",
         "tinysam/shapes_teacher",
         "cdfkd_mfs/digits",
         "dtop/digits",

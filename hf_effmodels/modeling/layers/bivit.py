@@ -200,11 +200,16 @@ class BiVitLinear(nn.Linear):
     def _scale(self) -> torch.Tensor:
         if self.scale == "mean":
             return self.weight.detach().abs().mean(1, keepdim=True)
-        if not torch.compiler.is_exporting() and not self.is_initialized:
+        if not torch.compiler.is_exporting():
+            self.begin_scale()
+        return self.scaling_factor
+
+    def begin_scale(self) -> None:
+        """Let a learnt scale that nothing has set yet begin at mean|W|, as the first forward pass does."""
+        if self.scale == "learned" and not self.is_initialized:
             if not self.scaling_factor.any():
                 self.scaling_factor.data.copy_(self.weight.detach().abs().mean(1, keepdim=True))
             self.is_initialized.fill_(True)
-        return self.scaling_factor
 
 
 class BiVitAttention(nn.Module):
@@ -362,7 +367,8 @@ def _binary_like(layer: nn.Linear, scale: str | None, binary_inputs: bool) -> Bi
 def _set_attention(model: nn.Module) -> None:
     """Let the model compute `softmax_aware_attention`; ValueError where it has no interface for that."""
     register_attention()
-    if hasattr(model, "set_attn_implementation"):
+    # Where a network has no attention at all, transformers takes the name without a word.
+    if getattr(model, "_supports_attention_backend", False):
         model.set_attn_implementation(ATTENTION)
         if model.config._attn_implementation == ATTENTION:
             return

@@ -13,6 +13,8 @@ from .layers import REFUSAL, PackedConv2d, PackedLayer, PackedLinear
 
 logger = logging.getLogger(__name__)
 
+#: The `quant_method` of BiViT's layers in training, which `convert_to_bivit` makes.
+TRAINED = "bivit"
 #: Sums of as many signs are exact in float32.
 _MOST_VALUES = 2**24
 
@@ -38,7 +40,9 @@ def pack_binary(model: nn.Module) -> nn.Module:
     if any(isinstance(module, PackedLayer) for module in model.modules()):
         raise ValueError("model: it is packed already.")
     own = getattr(model, "config", None)
-    if getattr(own, "quantization_config", None) is not None:
+    before = getattr(own, "quantization_config", None)
+    # Binary layers in training say so in the configuration, and are what is packed here.
+    if before is not None and (before if isinstance(before, dict) else before.to_dict())["quant_method"] != TRAINED:
         raise ValueError("model: it is quantised already.")
     config = PackedBinaryConfig()
     pack_layers(model, config)

@@ -131,7 +131,7 @@ def making_sorted(trainer: type[SortedRun], args: SortedArguments) -> Callable:
         ValueError: in the words of the command line, options that change the network's layers, and, when it is called,
             sizes that the network does not have.
     """
-    for option, off in (("bitnet", "none"), ("training_branches", None)):
+    for option, off in (("bitnet", "none"), ("bivit", "none"), ("training_branches", None)):
         if getattr(args, option, off) != off:
             raise ValueError(
                 f"--sorted_submodels: it does not go with --{option}, whose layers are not those of the sub-models."

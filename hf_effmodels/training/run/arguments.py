@@ -41,8 +41,8 @@ class ModelArguments:
         default=None,
         metadata={
             "missing": "name a preset (hf-effmodels list), a Hub id or a local folder.",
-            "help": "A preset (hf-effmodels list), trained from random weights; or a model on the Hub or in a local "
-            "folder, whose weights are fine-tuned.",
+            "help": "A preset (hf-effmodels list), or of most tasks a type of transformers (vit), trained from random "
+            "weights; or a model on the Hub or in a local folder, whose weights are fine-tuned.",
         },
     )
     model_config: dict | str | None = field(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 import hf_effmodels
 
@@ -20,11 +22,14 @@ from ...run.presets import names_preset
 
 logger = logging.getLogger(__name__)
 
+#: What the pictures of a type of transformers are normalised with: ImageNet's mean and deviation.
+_PROCESSOR_OF = "vanillanet-5"
+
 
 def load_classifier(
     args: ModelArguments, names: Sequence[str] | None, named: bool = True, from_scratch: bool = False
 ) -> tuple[PreTrainedModel, ImageProcessingMixin]:
-    """A preset with random weights, or a pretrained model, with a head for the classes.
+    """A preset or a type of transformers with random weights, or a pretrained model, with a head for the classes.
 
     Args:
         args: which model.
@@ -51,8 +56,10 @@ def load_classifier(
             overrides[name] = getattr(args, name)
     if overrides.get("num_channels", 3) not in MODES:
         raise ValueError(f"--num_channels: got {overrides['num_channels']}, images can be read as {[*MODES]}.")
-    if names_preset(args.model, args.revision, hf_effmodels.list_models(task="image-classification")):
-        return _from_preset(args, overrides, labels)
+    presets = hf_effmodels.list_models(task="image-classification")
+    if names_preset(args.model, args.revision, presets, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES):
+        build = _from_preset if args.model in presets else _of_type
+        return build(args, overrides, labels)
     return _from_pretrained(args, overrides, labels, named, from_scratch)
 
 
@@ -67,6 +74,30 @@ def _from_preset(args: ModelArguments, overrides: dict, labels: dict):
     return model, with_channels(processor, model.config.num_channels)
 
 
+def _of_type(args: ModelArguments, overrides: dict, labels: dict):
+    """A type of model of transformers, such as vit, with its standard configuration and random weights."""
+    if "image_size" in overrides and not hasattr(CONFIG_MAPPING[args.model](), "image_size"):
+        overrides = {key: value for key, value in overrides.items() if key != "image_size"}  # it takes any
+    _check_fields(CONFIG_MAPPING[args.model](), overrides)
+    # Of several classes, as DeiT has them, the first is the plain one.
+    classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[args.model]
+    architectures = [classes if isinstance(classes, str) else classes[0]]
+    config = AutoConfig.for_model(args.model, **overrides, **labels, architectures=architectures)
+    side = args.image_size or getattr(config, "image_size", None)
+    processor = hf_effmodels.create_image_processor(_PROCESSOR_OF, image_size=side if isinstance(side, int) else None)
+    model = AutoModelForImageClassification.from_config(config)
+    return model, with_channels(processor, getattr(config, "num_channels", 3))
+
+
+def _check_fields(config, overrides: dict) -> None:
+    """ValueError for a field that a configuration does not have: it would be kept, and do nothing."""
+    for key in overrides:
+        if not hasattr(config, key):
+            near = difflib.get_close_matches(key, config.to_dict(), n=3)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise ValueError(f"--model_config: {type(config).__name__} has no field {key!r}{hint}.")
+
+
 def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named: bool, from_scratch: bool):
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
     with reading("--model", args.model, revision=("--revision", args.revision)):
@@ -74,11 +105,7 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
         processor = load_image_processor(args.model, config, **source)
     if not hasattr(config, "image_size"):
         overrides = {key: value for key, value in overrides.items() if key != "image_size"}  # it takes any
-    for key in overrides:
-        if not hasattr(config, key):
-            near = difflib.get_close_matches(key, config.to_dict(), n=3)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise ValueError(f"--model_config: {type(config).__name__} has no field {key!r}{hint}.")
+    _check_fields(config, overrides)
     names, own = list(labels.get("id2label", config.id2label).values()), class_names(config)
     count = len(names)
     if named and count == len(own) and set(in_words(names)) == set(in_words(own)):

@@ -17,6 +17,7 @@ import hf_effmodels
 
 from .... import metrics
 from ...._files import whole_file
+from ....modeling.layers.bivit import BiVitLinear
 from ....modeling.layers.training_branches import fold_training_branches, with_training_branches
 from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
@@ -25,6 +26,7 @@ from ...data.seeded import data_seed
 from ...elastic.arguments import SortedArguments
 from ...elastic.sorted_runs import SortedRun, making_sorted
 from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
+from ...run.binary_blocks import BinaryBlockArguments, make_blocks_binary
 from ...run.contents import check_contents
 from ...run.header import class_facts, class_warnings, multiply_adds
 from ...run.output_folder import open_run
@@ -54,7 +56,9 @@ from .transforms import AugmentationArguments, EvaluationTransform, Normalizatio
 
 
 @dataclass
-class ImageClassificationArguments(SortedArguments, LabelMapArguments, TernaryArguments, RecipeArguments):
+class ImageClassificationArguments(
+    SortedArguments, LabelMapArguments, TernaryArguments, BinaryBlockArguments, RecipeArguments
+):
     """`RecipeArguments`, and how batches are mixed. Evaluates and saves after each epoch and keeps the best."""
 
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
@@ -249,6 +253,7 @@ def prepare_training(
         raise ValueError(f"--model: {model_args.model} is folded for deployment and cannot be trained any more.")
     add_branches(model, model_args, args)
     make_ternary(model, args)
+    make_blocks_binary(model, args)
     if args.device.type == "cpu":
         # A training step takes about half the time in this layout; docs/benchmarks.md says what it costs in exactness.
         model.to(memory_format=torch.channels_last)
@@ -384,14 +389,24 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
             raise ValueError(f"--reparameterize: {type(model).__name__} has nothing to fold.")
         model.reparameterize()
     if args.deploy:
-        if not hasattr(model, "deploy"):
-            raise ValueError(f"--deploy: {type(model).__name__} has no binary layers to pack.")
-        model.deploy()
+        _deploy(model)
     num_channels = getattr(model.config, "num_channels", 3)
     source = usable(source, partial(source.read, num_channels=num_channels), data_args)
     dataset = ImageClassificationDataset(source, EvaluationTransform(processor), num_channels)
     dataset[0]
     return partial(_evaluate, model, dataset, args, call)
+
+
+def _deploy(model: torch.nn.Module) -> None:
+    """Pack the binary layers of this package's networks, and those that `--bivit` put into others, in place."""
+    if hasattr(model, "deploy"):
+        model.deploy()
+        return
+    from ....quantization.packed_binary.packing import pack_binary
+
+    if not any(isinstance(module, BiVitLinear) for module in model.modules()):
+        raise ValueError(f"--deploy: {type(model).__name__} has no binary layers to pack.")
+    pack_binary(model.eval())
 
 
 def _evaluate(model, dataset: ImageClassificationDataset, args: EvaluationArguments, call: dict):

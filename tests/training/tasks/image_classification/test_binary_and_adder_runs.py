@@ -1,11 +1,14 @@
-"""Networks whose training has rules of its own: a sharpening surrogate, gradients that are scaled once per step."""
+"""Networks whose training has rules of its own: a sharpening surrogate, gradients that are scaled once per step,
+binary blocks in a transformer of transformers."""
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForImageClassification
 
+from hf_effmodels.modeling.layers.bivit import BiVitLinear
 from hf_effmodels.modeling.layers.pixels import PixelsMixin
-from hf_effmodels.training import main
+from hf_effmodels.training import evaluate, main
 
 from ....processes import run_in_two
 from ..contract import history, run_until_killed, same, weights
@@ -21,6 +24,11 @@ NETWORKS = {
         f'{{"hidden_sizes": [4, 4], {SIZES}}}',
     ],
     "bimlp": [*("--model", "bimlp-s", "--model_config"), '{"hidden_sizes": [4, 4], "depths": [1], "image_size": 32}'],
+    "bivit": [
+        *("--model", "vit", "--bivit", "all", "--image_size", "8", "--model_config"),
+        '{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, '
+        '"patch_size": 4}',
+    ],
 }
 
 
@@ -30,7 +38,7 @@ def run_of(network, digits_run):
 
 
 @pytest.mark.parametrize(
-    "network", ["adabin", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("addernet", "bimlp"))]
+    "network", ["adabin", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("addernet", "bimlp", "bivit"))]
 )
 def test_a_killed_run_ends_in_the_same_bits(network, digits_run, tmp_path):
     run = [
@@ -62,7 +70,9 @@ def in_float64(argv):
             torch.set_default_dtype(before)
 
 
-@pytest.mark.parametrize("network", ["addernet", pytest.param("bimlp", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "network", ["addernet", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("adabin", "bimlp", "bivit"))]
+)
 def test_two_processes_are_one(network, digits_run, tmp_path):
     run = [
         *run_of(network, digits_run),
@@ -73,8 +83,8 @@ def test_two_processes_are_one(network, digits_run, tmp_path):
         "--sync_batch_norm",
         "true",
     ]
-    # BiMLP's three levels in double precision: in single, rounding errors move inputs over their thresholds.
-    train, steps, close = (in_float64, 8, 1e-9) if network == "bimlp" else (main, 3, 1e-3)
+    # Levels of inputs in double precision: in single, rounding errors move inputs over their thresholds.
+    train, steps, close = (main, 3, 1e-3) if network in ("addernet", "bivit") else (in_float64, 8, 1e-9)
     run += ["--max_grad_norm", "0", "--train_crop", "none", "--max_steps", str(steps)]
     run_in_two(train, [*run, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two")])
     train([*run, "--output_dir", str(tmp_path / "one")])
@@ -84,3 +94,34 @@ def test_two_processes_are_one(network, digits_run, tmp_path):
     expected = weights(tmp_path / "one")
     for name, value in weights(tmp_path / "two").items():
         torch.testing.assert_close(value, expected[name], rtol=close, atol=close)
+
+
+def test_binary_blocks_are_trained_evaluated_on_bits_and_refused_where_there_are_none(digits_run, tmp_path):
+    run = [*digits_run[2:], *NETWORKS["bivit"], "--num_train_epochs", "1"]
+    results = main(
+        [*run, "--bivit_skip", "layers.1", "--bivit_binary_inputs", "true", "--output_dir", str(tmp_path / "run")]
+    )
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, BiVitLinear)}
+    assert len(layers) == 6 and all(".0." in name and layer.binary_inputs for name, layer in layers.items())
+    assert model.config.quantization_config.attention
+
+    chosen = ["--model", str(tmp_path / "run"), "--dataset", "digits", "--max_eval_samples", "11"]
+    measured = evaluate([*chosen, "--deploy", "true", "--output", str(tmp_path / "evaluation.json")])
+    assert measured["loss"] == pytest.approx(results["eval_loss"], rel=1e-5)
+
+    for given, message in (
+        (["--bivit_skip", "nothing"], "^--bivit_skip: got .*'nothing'.*no module of the model"),
+        (["--bivit", "none", "--bivit_binary_inputs", "true"], "--bivit_binary_inputs"),
+        (["--bitnet", "mean"], "^--bivit: got all, but for model: it is quantised already"),
+        (["--bivit", "some"], "--bivit"),
+    ):
+        with pytest.raises((ValueError, SystemExit), match=message if "some" not in given else None):
+            main([*run, *given, "--output_dir", str(tmp_path / "other")])
+        assert not (tmp_path / "other").exists()
+    with pytest.raises(
+        ValueError, match="^--bivit: got all, but for attention: ConvNextForImageClassification does not"
+    ):
+        main([*digits_run, "--bivit", "all", "--output_dir", str(tmp_path / "other")])
+    with pytest.raises(ValueError, match="^--deploy: ConvNextForImageClassification has no binary layers to pack"):
+        evaluate(["--model", digits_run[1], *chosen[2:], "--deploy", "true", "--output", str(tmp_path / "x.json")])

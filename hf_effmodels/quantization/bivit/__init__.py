@@ -1,0 +1,1 @@
+"""Training of vision transformers with binary layers and binary attention (BiViT)."""
