@@ -96,6 +96,20 @@ def test_two_processes_are_one(network, digits_run, tmp_path):
         torch.testing.assert_close(value, expected[name], rtol=close, atol=close)
 
 
+@pytest.mark.thorough
+def test_accumulated_batches_of_one_make_the_steps_of_one_batch(digits_run, tmp_path):
+    """Of a network without batch norms, which see each batch by itself."""
+    run = [*run_of("bivit", digits_run), "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    run += ["--train_crop", "none", "--max_steps", "3", "--max_grad_norm", "0"]
+    main([*run, "--output_dir", str(tmp_path / "one")])
+    ones = ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4"]
+    main([*run, *ones, "--output_dir", str(tmp_path / "ones")])
+    one, ones = (history(tmp_path / name, "loss", "grad_norm") for name in ("one", "ones"))
+    np.testing.assert_allclose(ones, one, rtol=1e-4)
+    for name, value in weights(tmp_path / "ones").items():
+        torch.testing.assert_close(value, weights(tmp_path / "one")[name], rtol=1e-3, atol=1e-4)
+
+
 def test_binary_blocks_are_trained_evaluated_on_bits_and_refused_where_there_are_none(digits_run, tmp_path):
     run = [*digits_run[2:], *NETWORKS["bivit"], "--num_train_epochs", "1"]
     results = main(
