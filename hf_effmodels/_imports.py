@@ -1,11 +1,19 @@
-"""Registering with transformers' Auto classes without importing what is registered."""
+"""Registering with transformers' Auto classes without importing what is registered; finding what is not imported."""
 
 import importlib
 import importlib.machinery
+import importlib.util
 import sys
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+
+def module_file(module: str) -> Path:
+    """The file of a module of an installed library, found without importing the library."""
+    library, *inner = module.split(".")
+    return Path(importlib.util.find_spec(library).origin).parent.joinpath(*inner).with_suffix(".py")
 
 
 def when_imported(module_name: str, callback: Callable[[], None]) -> None:

@@ -3,16 +3,16 @@
 import os
 from pathlib import Path
 
-from ._places import check_place
+from ._places import check_folder_or_id
 from .models import names_in_source
 
 
 def check_model(argument: str, name: str, *, revision: tuple[str, str | None] | None = None) -> None:
-    """`check_place` of what may be a preset, too; and OSError for a folder that cannot be a model's."""
+    """`check_folder_or_id` of what may be a preset, too; and OSError for a folder that cannot be a model's."""
     presets = names_in_source()
     if presets is None or name in presets:
         return
-    check_place(argument, name, revision=revision)
+    check_folder_or_id(argument, name, revision=revision)
     # What is not in `config.json` is in the index of a pipeline, the settings of an adapter, the facts of halves.
     if os.path.isdir(name) and not any(any(Path(name).glob(files)) for files in ("*.json", "*/*.json")):
         raise OSError(f"{argument}: {name} is no model's folder: it has no config.json.")

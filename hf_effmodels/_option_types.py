@@ -1,6 +1,7 @@
 """Types of the command line's options: numbers as people write them, and what is accepted where another is given."""
 
 import argparse
+import importlib.metadata
 import math
 import re
 from collections.abc import Callable
@@ -54,6 +55,15 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+#: Where torch itself can compute.
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")
+
+
+def names_device(text: str) -> bool:
+    """Whether torch may know a place to compute; others than its own come with packages, which tell so."""
+    return text.partition(":")[0] in DEVICES or bool(importlib.metadata.entry_points(group="torch.backends"))
 
 
 count, from_zero = whole(1), whole(0)

@@ -56,6 +56,16 @@ def _could_be_id(text: str) -> bool:
     return True
 
 
+def check_repo_id(repo_id: str) -> None:
+    """ValueError unless it is `"namespace/name"`."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"repo_id: got {repo_id!r}, accepted is 'namespace/name'. {error}") from error
+    if not isinstance(repo_id, str) or repo_id.count("/") != 1:
+        raise ValueError(f"repo_id: got {repo_id!r}, accepted is 'namespace/name', such as 'my-name/ghostnetv3'")
+
+
 def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | None = None, hint: str = "") -> None:
     """Refuse what can be neither on this machine nor on the Hub, before anything asks the Hub, which takes a minute
     where there is no network.
@@ -87,6 +97,22 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
             )
         return
     raise OSError(f"{argument}: there is no folder or file {name!r}{_nearest(path)}.{hint and ' '}{hint}")
+
+
+def check_folder_or_id(
+    argument: str, name: str, *, revision: tuple[str, str | None] | None = None, hint: str = ""
+) -> None:
+    """`check_place` of what is no file: libraries would look for its parts on the Hub."""
+    check_place(argument, name, revision=revision, hint=hint)
+    if os.path.isfile(name):
+        raise OSError(f"{argument}: {name} is a file; accepted are a folder and an id of the Hub.{hint and ' '}{hint}")
+
+
+def check_whole(argument: str, name: str, *, hint: str = "") -> None:
+    """OSError of a folder with a half of a split model, which has a whole one's configuration."""
+    if os.path.isfile(os.path.join(name, "split.json")):
+        half = f"{argument}: {name} holds a half of a split model; accepted are whole models."
+        raise OSError(f"{half}{hint and ' '}{hint}")
 
 
 def _is_cached(repo_id: str) -> bool:
@@ -137,17 +163,13 @@ def reading(
     Raises:
         OSError, ValueError: see above. ImportError: a library is missing.
     """
-    check_place(argument, name, revision=revision, hint=hint)
-    if os.path.isfile(name):  # libraries would look for its parts on the Hub
-        raise OSError(f"{argument}: {name} is a file; accepted are a folder and an id of the Hub.{hint and ' '}{hint}")
+    check_folder_or_id(argument, name, revision=revision, hint=hint)
     try:
         yield
     except ImportError:
         raise
     except Exception as error:  # ours to name: libraries below raise all kinds
-        if os.path.isfile(os.path.join(name, "split.json")):
-            half = f"{argument}: {name} holds a half of a split model; accepted are whole models."
-            raise OSError(f"{half}{hint and ' '}{hint}") from error
+        check_whole(argument, name, hint=hint)
         found = "cannot be found or reached" if isinstance(error, OSError) else "cannot be found or read"
         raise OSError(f"{argument}: {name!r} {found} ({first_line(error)}).") from error
 

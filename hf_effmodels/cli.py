@@ -9,12 +9,22 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 
 from . import __version__
 from ._command_line import TRACEBACK, UNFORESEEN, Parser, in_words_of_the_command, nearest, show
 from ._model_place import check_model
 from ._option_types import share, whole
-from .models import check_known, create_image_processor, create_model, list_models, model_info
+from .models import (
+    SOURCES,
+    check_known,
+    check_source,
+    create_image_processor,
+    create_model,
+    is_pipeline,
+    list_models,
+    model_info,
+)
 from .registry import ARCHITECTURES
 
 
@@ -212,7 +222,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub = command("download", _download, _show_facts, "Fetch and convert the published weights of a preset.")
     sub.add_argument("preset", metavar="PRESET")
     sub.add_argument("folder", metavar="FOLDER", nargs="?", help="where to copy the model (default: the cache only)")
-    sub.add_argument("--source", help="official or timm (default: the first that the preset has)")
+    sub.add_argument("--source", help=f"{' or '.join(SOURCES)} (default: the first that the preset has)")
     sub.add_argument("--token", help="for the Hub (default: that of `hf auth login`)")
 
     sub = command("convert", _convert, _show_facts, "Convert an official checkpoint (or timm's) into a model folder.")
@@ -279,6 +289,7 @@ def _info(arguments):
 
 def _download(arguments):
     check_known(arguments.preset)
+    check_source(arguments.source)
     import shutil
 
     from ._files import check_folder, whole_folder
@@ -301,8 +312,6 @@ def _download(arguments):
 
 def _convert(arguments):
     check_known(arguments.preset)
-    from .hub.convert import convert
-
     given = {f"{part}_model": getattr(arguments, f"{part}_model") for part in _base_models()}
     overrides = {name: value for name, value in given.items() if value is not None}
     if arguments.image_tokenizer is not None:
@@ -316,6 +325,9 @@ def _convert(arguments):
         if arguments.num_labels not in (None, len(names)):
             raise ValueError(f"--num-labels: got {arguments.num_labels}, but --labels has {len(names)} names.")
         overrides["id2label"] = dict(enumerate(names))
+    _check_conversion(arguments)
+    from .hub.convert import convert
+
     return convert(
         arguments.preset,
         arguments.checkpoint,
@@ -325,6 +337,24 @@ def _convert(arguments):
         allow_broken_weights=arguments.allow_broken_weights,
         **overrides,
     )
+
+
+def _check_conversion(arguments) -> None:
+    """What `convert` would refuse, as far as names and files tell it before anything heavy is imported."""
+    from ._checkpoint_files import check_checkpoint
+    from ._exported import check_unless_export
+    from ._files import check_folder
+    from ._licenses import check_license
+
+    check_license(arguments.license)
+    if is_pipeline(arguments.preset):
+        check_folder(arguments.folder)
+        if os.path.isdir(arguments.checkpoint):  # some are published in several files
+            return
+    else:
+        check_unless_export(arguments.folder)
+        check_folder(arguments.folder, accepts_content=True)
+    check_checkpoint(arguments.checkpoint)
 
 
 def _read_labels(file: str) -> list[str]:
@@ -483,6 +513,10 @@ def _export(arguments):
     if arguments.checkpoint is None:
         check_model("MODEL", arguments.preset)
         _check_calibration(arguments)
+    else:
+        from ._checkpoint_files import check_checkpoint
+
+        check_checkpoint(arguments.checkpoint)
     from .edge import check_preset, export, load_source
     from .hub.convert import load_checkpoint
 
@@ -555,6 +589,7 @@ def _check_calibration(arguments) -> None:
 def _publish(arguments) -> str:
     if arguments.folder is not None and not os.path.isdir(arguments.folder):
         raise ValueError(f"FOLDER: {arguments.folder} is not a folder")
+    _check_publication(arguments)
     from .hub import publish
 
     if arguments.space:
@@ -572,13 +607,29 @@ def _publish(arguments) -> str:
     return commit.pr_url or commit.commit_url
 
 
+def _check_publication(arguments) -> None:
+    """What `publish` would refuse, as far as names and files tell it before anything heavy is imported."""
+    from ._exported import check_export, check_request
+    from ._licenses import check_license
+    from ._places import check_repo_id
+
+    if arguments.space:
+        for name in ("create_pr", "refresh_code", "revision"):
+            if getattr(arguments, name):
+                raise ValueError(f"--space: does not go with --{name.replace('_', '-')}; publish the model first.")
+        check_repo_id(arguments.repo_id)
+    else:
+        how = {name: getattr(arguments, name) for name in ("revision", "create_pr", "refresh_code")}
+        check_request(arguments.folder, arguments.repo_id, **how)
+    check_license(arguments.license)
+    if arguments.folder is not None and not arguments.refresh_code:
+        check_export(Path(arguments.folder))
+
+
 def _publish_space(arguments) -> str:
     from .hub import publish
     from .hub.space import publish_space
 
-    for name in ("create_pr", "refresh_code", "revision"):
-        if getattr(arguments, name):
-            raise ValueError(f"--space: does not go with --{name.replace('_', '-')}; publish the model first.")
     how = {"token": arguments.token, "private": arguments.private}
     if arguments.folder is not None:
         publish(arguments.folder, arguments.repo_id, license=arguments.license, **how)

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from .architecture import TASKS, Architecture, Preset, Published
 from .classes import class_names
-from .registry import all_entries, available_processors, find
+from .registry import PIPELINES, all_entries, available_processors, find
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedConfig
 
 #: More classes are a mistake: every one gets a name in the configuration.
 MOST_LABELS = 1_000_000
+#: Who may have published the weights of a preset.
+SOURCES = ("official", "timm")
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,17 @@ def check_known(name: str) -> None:
     names = names_in_source()
     if not isinstance(name, str) or (names is not None and name not in names):
         raise _unknown(name, sorted(names or list_models()))
+
+
+def check_source(source: str | None) -> None:
+    """ValueError unless weights can be had from there, of some preset at least."""
+    if source not in (None, *SOURCES):
+        raise ValueError(f"source: got {source!r}, accepted are {' and '.join(SOURCES)}.")
+
+
+def is_pipeline(name: str) -> bool:
+    """Whether the preset `name` is a diffusers pipeline, as far as the source shows it; see `names_in_source`."""
+    return any(name in (_names_in(entry.package) or ()) for entry in PIPELINES.values())
 
 
 def _unknown(name, names: list[str]) -> ValueError:

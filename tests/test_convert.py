@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from hf_effmodels._checkpoint_files import check_checkpoint
 from hf_effmodels.cli import main
 from hf_effmodels.hub.checkpoints import read_checkpoint
 from hf_effmodels.hub.convert import ConversionError, ConversionReport, convert, convert_state_dict, official_name
@@ -346,6 +347,18 @@ def test_damage_anywhere_in_a_file_is_found_by_its_checksums(official, tmp_path,
     finally:
         torch.serialization.set_crc32_options(True)
     assert read_checkpoint("without.pth")[0].keys() == official.keys()
+    # The same is told without torch, of what torch alone could read.
+    torch.save(official, "old.pth", _use_new_zipfile_serialization=False)
+    save_file(official, "whole.safetensors")
+    for sound in ("whole.pth", "without.pth", "old.pth", "whole.safetensors"):
+        check_checkpoint(sound)
+    Path("cut.safetensors").write_bytes(Path("whole.safetensors").read_bytes()[:-1])
+    for path in [*Path().glob("cut*"), *map(Path, ("bit.pth", "photos.pth", "zip.pth", "text.pth", "html.pth"))]:
+        with pytest.raises(OSError, match=f"checkpoint: {path.name} is (truncated|damaged|an archive)"):
+            check_checkpoint(path)
+    # Whoever mends a file is believed, though it is as long as before.
+    Path("bit.pth").write_bytes(whole)
+    check_checkpoint("bit.pth")
 
 
 def test_an_empty_average_is_not_taken_for_the_weights(official, tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._command_line import Parser, in_words_of_the_command, show
+from .._kinds import check_head, stated_config, stated_type
 from .._model_place import check_model
 from .._option_types import whole
 from .._written import check_rewritable
@@ -24,10 +25,23 @@ def main_decompose(argv: Sequence[str]) -> dict:
         ValueError, OSError, ImportError: wrong input, before anything is written.
     """
     reader = ArgumentReader(by_place(argv, "model", "output"), "hf-effmodels decompose")
-    look_at(reader, Path(__file__).with_name("parts.py"))
+    read = look_at(reader, Path(__file__).with_name("parts.py"))
+    if read is not None:
+        _check_part("--model", read[0].model)
     from .parts import decompose
 
     return decompose(reader)
+
+
+def _check_part(argument: str, name: str) -> None:
+    """What is no DeViT of one part and cannot become one, as far as a folder's configuration tells."""
+    check_head(argument, name, "AutoModelForImageClassification")
+    model_type = stated_type(name)
+    if model_type not in (None, "vit", "deit", "devit"):
+        raise ValueError(f"{argument}: {name} is a {model_type}, accepted are ViT, DeiT and DeViT of one part.")
+    parts = stated_config(name).get("parts")
+    if model_type == "devit" and isinstance(parts, list) and len(parts) != 1:
+        raise ValueError(f"{argument}: {name} has {len(parts)} parts, accepted is a DeViT of one.")
 
 
 def main_assemble(argv: Sequence[str]) -> None:
@@ -46,7 +60,7 @@ def main_assemble(argv: Sequence[str]) -> None:
     try:
         check_rewritable(Path(arguments.output), "assemble")
         for name in arguments.parts:
-            check_model("PART", name)
+            _check_part("PART", name)
         if arguments.teacher is not None:
             check_model("--teacher", arguments.teacher)
         from .parts import assemble_parts
@@ -95,7 +109,7 @@ def main_assign(argv: Sequence[str]) -> dict[str, str]:
     if twice := sorted({name for name in arguments.parts if arguments.parts.count(name) > 1}):
         raise ValueError(f"PART: {twice[0]} stands there twice.")
     for name in arguments.parts:
-        check_model("PART", name)
+        _check_part("PART", name)
     from .parts import needs_of
 
     needs = needs_of(arguments.parts, arguments.bytes)

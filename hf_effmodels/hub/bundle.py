@@ -20,10 +20,11 @@ from types import MappingProxyType
 
 from transformers.dynamic_module_utils import get_imports, get_relative_imports
 
+from .._exported import HEADER
+
 PACKAGE = "hf_effmodels"
 # What an environment with transformers and torch surely has. Anything else needs a guard that the scanner knows.
 ALWAYS_INSTALLED = {"huggingface_hub", "numpy", "safetensors", "torch", "transformers"}
-HEADER = "# hf_effmodels "
 
 
 def bundle_code(

@@ -1,15 +1,13 @@
 """Official checkpoint files, read safely: no code in them runs, and what is wrong with them is said in our words."""
 
 import argparse
-import pickle
-import pickletools
 import re
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from .._checkpoint_files import check_archive, check_file, foreign_names, not_loaded, not_safetensors
 from .pickled_modules import is_module, shells_for, tensors_of
 
 EMA_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -64,13 +62,7 @@ def read_file(path: str | Path):
     Raises:
         FileNotFoundError, OSError, ValueError: as for `read_checkpoint`.
     """
-    path = Path(path)
-    if not path.is_file():
-        if path.is_dir():
-            raise IsADirectoryError(f"checkpoint: {path} is a folder, accepted is a file.")
-        raise FileNotFoundError(f"checkpoint: there is no file {path}.")
-    if path.stat().st_size == 0:
-        raise OSError(f"checkpoint: {path} is truncated: it is empty.")
+    path = check_file(path)
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
@@ -93,7 +85,7 @@ def read_pickled_model(
     path = Path(path)
     if path.suffix == ".safetensors" or not path.is_file() or path.stat().st_size == 0:
         return None
-    if (shells := shells_for(_foreign_names(path), allowed)) is None:
+    if (shells := shells_for(foreign_names(path), allowed)) is None:
         return None
     content = _read_pickle(path, shells)
     content = content if isinstance(content, Mapping) else {"the file itself": content}
@@ -190,45 +182,16 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # what is thrown depends on where the file is broken
-        raise OSError(f"checkpoint: {path} is truncated or no safetensors file ({_first_line(error)}).") from None
+        raise not_safetensors(path, error) from None
 
 
 def _read_pickle(path: Path, further_globals: Sequence = ()):
-    _check_archive(path)
+    check_archive(path)
     try:
         with torch.serialization.safe_globals([*_harmless_globals(), *further_globals]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        # torch's own words advise to load the file unsafely, and differ with where it is broken.
-        if names := _foreign_names(path):
-            raise ValueError(
-                f"checkpoint: {path} contains Python objects that would run code ({', '.join(names[:3])}); only "
-                "tensors are read. Ask its author for a file of tensors, best as .safetensors."
-            ) from None
-        raise OSError(f"checkpoint: {path} is truncated, damaged or no PyTorch file.") from None
-
-
-def _check_archive(path: Path) -> None:
-    """OSError if a zip archive is truncated, damaged (its checksums tell) or not one that torch.save writes."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if not any(re.fullmatch(r"[^/]+/data\.pkl", member.filename) for member in members):
-                damaged = "an archive, but not one that torch.save writes (it has no data.pkl in a folder)"
-                if names := _foreign_names(path):
-                    raise ValueError(
-                        f"checkpoint: {path} contains Python objects that would run code ({', '.join(names[:3])}); "
-                        "only tensors are read."
-                    )
-                raise OSError(f"checkpoint: {path} is {damaged}.")
-            has_checksums = any(member.CRC for member in members if member.file_size)
-            if has_checksums and (broken := archive.testzip()) is not None:
-                raise OSError(f"checkpoint: {path} is damaged: the checksum of {broken} in it is wrong.")
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zipfile.zlib.error):
-        raise OSError(f"checkpoint: {path} is truncated or damaged: it begins as a file of torch.save.") from None
+        raise not_loaded(path) from None
 
 
 def _harmless_globals() -> list:
@@ -238,64 +201,3 @@ def _harmless_globals() -> list:
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
     return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
-
-
-_HARMLESS = re.compile(
-    r"torch\.(_utils|_tensor|storage|nn\.parameter)\.\w+"
-    r"|torch\.(\w*Storage|\w*Tensor|device|dtype|Size|b?float\w*|u?int\d+|half|double|long|short|bool|complex\w+)"
-    r"|collections\.OrderedDict|argparse\.Namespace|numpy\..*|_codecs\.encode"
-)
-
-
-def _foreign_names(path: Path) -> list[str]:
-    """Names of the Python objects that the pickles in a file refer to, those of weights apart; nothing is loaded."""
-    names = {name: None for pickled in _pickles(path) for name in _names(pickled)}
-    return [name for name in names if not _HARMLESS.fullmatch(name)]
-
-
-def _pickles(path: Path) -> Iterator[bytes]:
-    limit = 1 << 28  # pickles beside the tensors' own records are small
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if member.file_size < limit and "/data/" not in member.filename:
-                    try:
-                        yield archive.read(member)
-                    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zipfile.zlib.error):
-                        continue
-    else:
-        with open(path, "rb") as file:
-            yield file.read(limit)
-
-
-def _names(pickled: bytes) -> Iterator[str]:
-    """`module.name` of every object that a pickle, or the first ones of several in a row, refers to."""
-    start = 0
-    while start < len(pickled):
-        texts, memo = [], {}
-        end = len(pickled)
-        try:
-            for operation, argument, position in pickletools.genops(pickled[start:]):
-                name = operation.name
-                if name in ("GLOBAL", "INST"):
-                    yield argument.replace(" ", ".", 1)
-                elif name == "STACK_GLOBAL" and len(texts) >= 2:
-                    yield ".".join(texts[-2:])
-                elif "UNICODE" in name or "STRING" in name:
-                    texts.append(argument if isinstance(argument, str) else repr(argument))
-                elif name in ("PUT", "BINPUT", "LONG_BINPUT") and texts:
-                    memo[argument] = texts[-1]
-                elif name == "MEMOIZE":
-                    memo[len(memo)] = texts[-1] if texts else ""
-                elif name in ("GET", "BINGET", "LONG_BINGET") and argument in memo:
-                    texts.append(memo[argument])
-                end = start + position + 1
-        except (ValueError, IndexError, KeyError, UnicodeDecodeError, pickle.UnpicklingError):
-            return
-        if end <= start:
-            return
-        start = end
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -8,9 +8,10 @@ import json
 import re
 from pathlib import Path
 
-CONFIG, CARD, PROCESSOR = "config.json", "README.md", "processor_config.json"
+from .._exported import CONFIG, MODEL_INDEX
+
+CARD, PROCESSOR = "README.md", "processor_config.json"
 IMAGE_PROCESSOR = "preprocessor_config.json"
-MODEL_INDEX = "model_index.json"
 
 #: Besides code and weights, what transformers' models, processors, tokenizers and peft's adapters are saved as.
 SETTINGS = frozenset(

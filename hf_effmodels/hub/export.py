@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .._exported import holds_others, is_export
 from .._files import check_folder, whole_folder
 from ..registry import ARCHITECTURES
-from .bundle import HEADER, PACKAGE, bundle_code, is_bundled
+from .bundle import PACKAGE, bundle_code, is_bundled
 from .card import build_card, find_architecture
 from .checkpoints import check_values
 from .contents import CARD, CONFIG, FIGURES, IMAGE_PROCESSOR, PROCESSOR, own_files, reference_fields
@@ -114,10 +115,7 @@ def check_target(folder: str | os.PathLike, *, overwrite: bool = False) -> None:
     folder = Path(folder).resolve()
     foreign = _foreign_files(folder)
     if foreign and not overwrite:
-        raise FileExistsError(
-            f"folder: {folder} holds {foreign[0]}, which is not part of an earlier export; choose another folder, or "
-            "give overwrite=True to replace the files of the same name"
-        )
+        raise holds_others(folder, foreign[0])
     check_folder(folder, accepts_content=True)
 
 
@@ -263,15 +261,6 @@ def _own_quantizer(config: Mapping) -> str | None:
 def with_auto_map(config: dict, mapping: dict[str, str]) -> bytes:
     """A configuration file with `auto_map` in it, in the form transformers writes."""
     return (json.dumps(dict(sorted((config | {"auto_map": mapping}).items())), indent=2) + "\n").encode()
-
-
-def is_export(folder: Path) -> bool:
-    """Whether a folder was written by `export`: its configuration points to code that has our header."""
-    try:
-        modules = {c.partition(".")[0] for c in json.loads((folder / CONFIG).read_bytes())["auto_map"].values()}
-        return bool(modules) and all((folder / f"{m}.py").read_bytes().startswith(HEADER.encode()) for m in modules)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return False
 
 
 def _foreign_files(folder: Path) -> list[str]:

@@ -20,11 +20,12 @@ from huggingface_hub import (
     get_session,
     get_token,
 )
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx, validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
 
 from .. import __version__
+from .._exported import check_export, check_request, is_export
 from ..architecture import Architecture
 from ..registry import ARCHITECTURES
 from .bundle import is_bundled
@@ -48,7 +49,6 @@ from .export import (
     auto_map,
     export,
     image_processor_auto_map,
-    is_export,
     with_auto_map,
 )
 from .ids import hub_id
@@ -115,14 +115,10 @@ def publish(
         PermissionError: no token, or one that may not write there.
         ConnectionError: the Hub cannot be reached or does not answer. OSError: any other refusal of the Hub.
     """
-    check_repo_id(repo_id)
-    if create_pr and revision is not None:
-        raise ValueError(f"revision: got {revision!r} with create_pr=True, but pull requests are opened against main")
+    check_request(folder_or_model, repo_id, revision=revision, create_pr=create_pr, refresh_code=refresh_code)
     from_model = folder_or_model is not None and not isinstance(folder_or_model, (str, os.PathLike))
     if card and not from_model:
         raise ValueError(f"{sorted(card)[0]}: goes into the card of a model; the folder has its card already")
-    if folder_or_model is None and not refresh_code:
-        raise ValueError("folder_or_model: got None, which only refresh_code=True accepts")
     if from_model and not refresh_code and license is None:
         raise _no_license(type(folder_or_model).__name__)
     if not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
@@ -154,16 +150,6 @@ def publish(
             return commit_all(api, repo_id, head, operations, commit, f"Upload {_title(Path(folder))}")
 
 
-def check_repo_id(repo_id: str) -> None:
-    """ValueError unless it is `"namespace/name"`."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"repo_id: got {repo_id!r}, accepted is 'namespace/name'. {error}") from error
-    if not isinstance(repo_id, str) or repo_id.count("/") != 1:
-        raise ValueError(f"repo_id: got {repo_id!r}, accepted is 'namespace/name', such as 'my-name/ghostnetv3'")
-
-
 def stated_token(token: str | None) -> str:
     """The token that is given or stored; PermissionError where there is none, ValueError where it can be none."""
     token = (token or get_token() or "").strip()
@@ -182,17 +168,8 @@ def stated_token(token: str | None) -> str:
 
 def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[CommitOperationAdd]:
     """What a model needs of the folder's files, checked: an export of ours, whole, unchanged code, with a licence."""
-    if not folder.is_dir():
-        raise ValueError(f"folder_or_model: {folder} is not a folder")
+    check_export(folder)
     is_pipeline_there = (folder / MODEL_INDEX).is_file()
-    if not is_pipeline_there and not is_export(folder):
-        is_one = "write one with hf_effmodels.hub.export(model, processor, folder)"
-        if is_export(folder / "hub"):  # of a run
-            is_one = f"{folder / 'hub'} is one"
-        raise ValueError(
-            f"folder_or_model: {folder} is not an exported model (its {CONFIG} must have an auto_map with the code "
-            f"beside it); {is_one}"
-        )
     names = model_files(folder)
     if is_pipeline_there:
         index = read_json(folder, MODEL_INDEX)

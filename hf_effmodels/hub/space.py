@@ -17,8 +17,8 @@ from ..prediction.predictor import MODULES
 from ..registry import ARCHITECTURES, PIPELINES
 from .card_text import one_line
 from .contents import CARD, CONFIG, MODEL_INDEX
+from .ids import check_repo_id
 from .publish import (
-    check_repo_id,
     commit_all,
     download_bytes,
     explained,

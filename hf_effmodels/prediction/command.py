@@ -1,20 +1,16 @@
 """`hf-effmodels predict MODEL INPUT ...` and `hf-effmodels chat MODEL`."""
 
-import importlib.metadata
 import os
 from collections.abc import Sequence
 
 from .._command_line import Parser, in_words_of_the_command
-from .._model_place import check_model
-from .._option_types import seed
+from .._option_types import DEVICES, names_device, seed
 from .._places import check_place
 from .inputs import STDIN, check_inputs
 from .predictor import MODULES, OF_TEXT, Options, Source, check_used, find_task, load_for_task, task_early
 
 #: What goes with a data set alone.
 _OF_A_DATASET = ("split", "column", "dataset_config", "dataset_revision", "data_files", "data_dir")
-#: Where torch itself can compute.
-_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla")
 #: What functions that read data sets call an argument -> what this command does.
 _RENAMED = {"image_column": "--column", "text_column": "--column"}
 
@@ -178,10 +174,8 @@ def check_device(device: str | None) -> None:
     """ValueError unless torch can compute there."""
     if device is None:
         return
-    kind = device.partition(":")[0]
-    # Others than torch's own come with packages, which tell so.
-    if kind not in _DEVICES and not importlib.metadata.entry_points(group="torch.backends"):
-        raise ValueError(f"--device: got {device!r}, accepted are such as {', '.join(_DEVICES)}, and cuda:1.")
+    if not names_device(device):
+        raise ValueError(f"--device: got {device!r}, accepted are such as {', '.join(DEVICES)}, and cuda:1.")
     import torch
 
     try:
@@ -207,7 +201,7 @@ def chat(argv: Sequence[str]) -> int:
         raise ValueError(f"--max-new-tokens: got {arguments.max_new_tokens}, accepted are whole numbers from 1.")
     if not 0 <= arguments.temperature < float("inf"):
         raise ValueError(f"--temperature: got {arguments.temperature}, accepted are numbers from 0.")
-    check_model("MODEL", arguments.model, revision=("--revision", arguments.revision))
+    task_early(source_of(arguments), "text-generation")
     check_device(arguments.device)
     from .talk import talk
 

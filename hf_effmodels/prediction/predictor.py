@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._exported import MODEL_INDEX
+from .._kinds import tasks_of_folder
 from .._model_place import check_model
 from ..architecture import TASKS
 from ..models import list_models, tasks_in_source
@@ -27,8 +29,6 @@ MODULES = {
     "text-generation": "continuation",
     "text-classification": "classes",
 }
-#: Lists the parts of a pipeline of diffusers.
-INDEX = "model_index.json"
 #: The tasks whose inputs are texts; the others' are images.
 OF_TEXT = ("text-generation", "text-classification")
 #: Task -> the `Options` that it has a use for.
@@ -154,15 +154,19 @@ def find_task(source: Source | str, task: str | None = None) -> tuple[Source, st
         from ..hub import pretrained
 
         source = replace(source, name=str(pretrained(source.name, token=source.token)))
-    own = _own_tasks(source)
+    return source, _chosen(source.name, task, _own_tasks(source))
+
+
+def _chosen(name: str, task: str | None, own: Sequence[str]) -> str:
+    """`task`, by default the first of a model's `own` that predictions are made for; ValueError of any other."""
     if task is None:
-        task = next((name for name in own if name in MODULES), None)
+        task = next((one for one in own if one in MODULES), None)
     if task is None or task not in own:
         raise ValueError(
-            f"MODEL: {source.name} is for {' and '.join(own) or 'no known task'}"
+            f"MODEL: {name} is for {' and '.join(own) or 'no known task'}"
             + (f", not for {task}." if task else f"; predictions are made for {', '.join(MODULES)}.")
         )
-    return source, task
+    return task
 
 
 def task_early(source: Source, task: str | None) -> str | None:
@@ -170,27 +174,15 @@ def task_early(source: Source, task: str | None) -> str | None:
     heavy is imported.
 
     Raises:
-        ValueError, OSError: as `find_task`, for a task that is not one of `MODULES`, and a model that is nowhere.
+        ValueError, OSError: as `find_task`, for a task that is not one of `MODULES` or that the model is not for,
+            and a model that is nowhere.
     """
     if task not in (None, *MODULES):
         raise ValueError(f"task: got {task!r}, accepted are {', '.join(MODULES)}.")
     check_model("MODEL", source.name, revision=("--revision", source.revision))
-    if task is not None:
-        return task
-    if os.path.isdir(source.name):
-        return next((name for name in MODULES if _has_head(source.name, name)), None)
-    return next((name for name in tasks_in_source(source.name) if name in MODULES), None)
-
-
-def _has_head(folder: str, task: str) -> bool:
-    """Whether the class that a folder's configuration names ends as those of a task do (`...ForCausalLM`)."""
-    if TASKS[task].auto_class is None:
-        return Path(folder, INDEX).is_file()
-    try:
-        names = json.loads(Path(folder, "config.json").read_bytes())["architectures"]
-        return any(name.endswith(TASKS[task].auto_class.removeprefix("AutoModel")) for name in names)
-    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return False  # what is wrong with it is told by those who read it
+    # What is wrong with a configuration is told by those who read it.
+    own = tasks_of_folder(source.name) if os.path.isdir(source.name) else tasks_in_source(source.name)
+    return _chosen(source.name, task, own) if own else task
 
 
 def check_used(task: str, options: Options) -> None:
@@ -235,13 +227,13 @@ def _is_pipeline(source: Source) -> bool:
     from ..hub.ids import reading
 
     if os.path.isdir(source.name):
-        return Path(source.name, INDEX).is_file()
+        return Path(source.name, MODEL_INDEX).is_file()
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with reading("MODEL", source.name, revision=("--revision", source.revision)):
         try:
-            hf_hub_download(source.name, INDEX, revision=source.revision, token=source.token)
+            hf_hub_download(source.name, MODEL_INDEX, revision=source.revision, token=source.token)
         except (EntryNotFoundError, LocalEntryNotFoundError):  # it has none; without network, none in the cache
             return False
     return True

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..._kinds import check_head, stated_type
+from ...registry import is_in_halves
 from ...training.run.arguments import ArgumentReader
 from ...training.run.early import by_place, look_at
 
@@ -14,7 +16,12 @@ def main(argv: Sequence[str]) -> dict:
         ValueError, OSError, ImportError: wrong input, before anything is written.
     """
     reader = ArgumentReader(by_place(argv, "model", "output"), "hf-effmodels train-codec")
-    look_at(reader, Path(__file__).with_name("curves.py"))
+    read = look_at(reader, Path(__file__).with_name("curves.py"))
+    if read is not None:
+        name = read[0].model
+        check_head("--model", name, "AutoModelForImageClassification")
+        if is_in_halves(stated_type(name)):
+            raise ValueError(f"--model: {name} has a code already; accepted are classifiers without.")
     from .curves import train_codec
 
     return train_codec(reader)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from .checks import clean_token
 from .halves import SplitHead
 from .messages import (
     COMPUTE,
@@ -20,7 +21,6 @@ from .messages import (
     NUMBER,
     QUEUE_TIME,
     TAIL_TIME,
-    clean_token,
     pack,
     unpack_logits,
 )

@@ -10,10 +10,15 @@ from pathlib import Path
 
 from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import check_folder
+from ..._kinds import check_head
 from ..._option_types import positive, whole
+from ..._places import check_folder_or_id
+from .checks import check_costs_file, check_watts, clean_token
+from .facts import check_half_folder, read_facts
 
 #: The environment may hold the token, which a command line shows to everybody on the machine.
 TOKEN = "HF_EFFMODELS_TAIL_TOKEN"
+_CLASSIFIER = "AutoModelForImageClassification"
 
 
 def main_split(argv: Sequence[str]) -> None:
@@ -30,15 +35,16 @@ def main_split(argv: Sequence[str]) -> None:
     def run() -> None:
         if not arguments.list and arguments.output is None:
             raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
-        from ...registry import is_in_halves
-        from .halves import check_half_folder, split
-        from .points import split_points
-
         if not arguments.list:
             if os.path.realpath(arguments.output) == os.path.realpath(arguments.model):
                 raise ValueError(f"output: {arguments.output} is MODEL's own folder, and would be both; name another.")
             for half in ("head", "tail"):
                 check_half_folder(Path(arguments.output) / half)
+        check_head("MODEL", arguments.model, _CLASSIFIER)
+        from ...registry import is_in_halves
+        from .halves import split
+        from .points import split_points
+
         model, processor = load_classifier(arguments.model)
         if arguments.list:
             rows = split_points(model, _size(arguments))
@@ -90,15 +96,19 @@ def main_serve_tail(argv: Sequence[str]) -> None:
     arguments = _parse(parser, argv)
 
     def run() -> None:
+        if arguments.images:
+            check_head("FOLDER", arguments.folder, _CLASSIFIER)
+        else:
+            check_folder_or_id("FOLDER", arguments.folder)
+            if os.path.isdir(arguments.folder):
+                read_facts(Path(arguments.folder), "tail")
+        token = clean_token(arguments.token if arguments.token is not None else os.environ.get(TOKEN))
         try:
             from .service import ServiceLimits, listen, serve
         except ImportError as error:
             raise ImportError('serve-tail needs: pip install "hf_effmodels[serve]"') from error
         names = ("max_bytes", "max_images", "max_pixels", "workers", "queue", "timeout")
         limits = ServiceLimits(**{name: getattr(arguments, name) for name in names})
-        from .messages import clean_token
-
-        token = clean_token(arguments.token if arguments.token is not None else os.environ.get(TOKEN))
         if token is None and arguments.host not in ("127.0.0.1", "::1", "localhost"):
             sys.stderr.write("hf-effmodels: everybody who reaches this address may compute; --token asks for one.\n")
         from .halves import SplitTail
@@ -147,8 +157,6 @@ def main_measure_split(argv: Sequence[str]) -> None:
     arguments = _parse(parser, argv)
 
     def run() -> None:
-        from .measure import check_costs_file, check_watts, draw_latencies, measure_split, save_costs
-
         check_watts(arguments.watts)
         if arguments.output:
             check_costs_file(arguments.output)
@@ -162,6 +170,9 @@ def main_measure_split(argv: Sequence[str]) -> None:
             if getattr(arguments, name):
                 with _of(name):
                     check_folder(Path(getattr(arguments, name)).parent, accepts_content=True)
+        check_head("MODEL", arguments.model, _CLASSIFIER)
+        from .measure import draw_latencies, measure_split, save_costs
+
         model, _ = load_classifier(arguments.model)
         costs = measure_split(
             model,

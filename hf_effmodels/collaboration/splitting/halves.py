@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,16 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..._files import check_folder, whole_folder, write_json
+from ..._files import whole_folder, write_json
 from ...hub.ids import reading
 from ..codecs.wire import RawCodec, Tensors, codec_from
+from .facts import FORMAT, SPLIT, SplitFacts, check_half_folder, read_facts
 from .points import Cut, Trace, logits_of, tensors_in, with_tensor
 
 logger = logging.getLogger(__name__)
 
 #: Files of a half.
-CARD, SPLIT, CONFIG = "README.md", "split.json", "config.json"
-FORMAT = 1
+CARD, CONFIG = "README.md", "config.json"
 _PROCESSOR = "preprocessor_config.json"
 #: What transformers' Auto classes hand on: for downloads, and for their own use.
 _OF_DOWNLOADS = frozenset(("cache_dir", "force_download", "local_files_only"))
@@ -40,28 +40,6 @@ class _Reached(BaseException):
 #: The pass under way in this thread: `_HEAD`, or the features that a tail goes on from.
 _PASS: contextvars.ContextVar = contextvars.ContextVar("pass of a split model", default=None)
 _HEAD = object()
-
-
-@dataclass(frozen=True)
-class SplitFacts:
-    """What both halves know.
-
-    Attributes:
-        at: the module after which the network is cut.
-        digest: of the whole network's weights, and of the codec's: halves of one network have the same.
-        architecture: class of the whole.
-        codec, codec_settings: how features are sent.
-        attention: how the whole computes attention.
-        dtype: of the weights.
-    """
-
-    at: str
-    digest: str
-    architecture: str
-    codec: str
-    codec_settings: dict
-    attention: str | None
-    dtype: str
 
 
 class _Half(nn.Module):
@@ -149,7 +127,7 @@ class _Half(nn.Module):
             how |= {"token": token, "revision": revision, "allow_patterns": list(own_files())}
             with reading("folder", name):
                 folder = Path(snapshot_download(name, **how))
-        facts = _read_facts(folder, cls.half)
+        facts = read_facts(folder, cls.half)
         codec = codec_from(facts.codec, facts.codec_settings)
         model = _build(folder, facts, config)
         try:
@@ -378,19 +356,6 @@ def _digest(model: nn.Module, codec: nn.Module, cut: Cut) -> str:
     return found.hexdigest()
 
 
-def _read_facts(folder: Path, half: str) -> SplitFacts:
-    try:
-        content = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"folder: {folder} is no half of a split model: it has no readable {SPLIT}.") from error
-    fields = set(SplitFacts.__dataclass_fields__)
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not fields <= set(content):
-        raise ValueError(f"folder: {SPLIT} of {folder} is not of format {FORMAT}.")
-    if content.get("half") != half:
-        raise ValueError(f"folder: {folder} holds a {content.get('half')}, expected a {half}.")
-    return SplitFacts(**{name: content[name] for name in fields})
-
-
 def _build(folder: Path, facts: SplitFacts, config=None) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -427,14 +392,6 @@ def _read_json(file: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def check_half_folder(folder: str | Path) -> None:
-    """FileExistsError unless `folder` is new, empty, or holds a half: what is replaced is called `README.md`."""
-    folder = Path(folder)
-    check_folder(folder, accepts_content=True)
-    if folder.exists() and not (folder / SPLIT).is_file():
-        check_folder(folder)
 
 
 def own_files() -> tuple[str, ...]:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ..._files import write_bytes, write_json
-from ..._written import check_report
 from ..codecs.wire import ChannelCodec, UniformCodec
 from ..offloading.profiles import SplitProfile
+from .checks import check_watts
 from .halves import evaluating, split
 from .points import Trace, input_shape
 
@@ -104,17 +104,6 @@ def profile_of(costs: Sequence[PointCost], watts: float) -> SplitProfile:
         watts=tuple(watts if second else 0.0 for second in seconds),
         joules=tuple(watts * second for second in seconds),
     )
-
-
-def check_watts(watts: float) -> None:
-    """ValueError unless a device can draw so much."""
-    if not 0 < watts < float("inf"):
-        raise ValueError(f"watts: got {watts}, accepted are positive numbers.")
-
-
-def check_costs_file(file: str | Path) -> None:
-    """FileExistsError if a file is there that `save_costs` has not written."""
-    check_report(file, ("points", "profile"), "measure-split")
 
 
 def save_costs(file: str | Path, costs: Sequence[PointCost], watts: float) -> None:

@@ -12,25 +12,7 @@ MEDIA_TYPE = "application/vnd.safetensors"
 #: Headers: the cut that a head belongs to, a number that comes back with the answer, and times.
 DIGEST, NUMBER, TAIL_TIME, QUEUE_TIME = "x-split-digest", "x-split-number", "x-split-tail-ms", "x-split-queue-ms"
 _SHAPE = "input_shape"
-#: What a header can hold without a word about its encoding.
-_IN_HEADERS = frozenset(map(chr, range(33, 127)))
 _LONGEST_SIDE = 16384
-
-
-def clean_token(token: str | None) -> str | None:
-    """A token without the line end that files and environments give it.
-
-    Raises:
-        ValueError: it is empty, or cannot stand in a header; the message does not show it.
-    """
-    if token is None:
-        return None
-    token = token.strip()
-    if not token:
-        raise ValueError("token: it is empty.")
-    if not _IN_HEADERS.issuperset(token):
-        raise ValueError("token: accepted are letters, digits and signs of ASCII, without spaces.")
-    return token
 
 
 def pack(sent: Mapping[str, torch.Tensor], input_shape: tuple[int, ...]) -> bytes:

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .checks import clean_token
 from .halves import SplitTail
 from .messages import (
     COMPUTE,
@@ -25,7 +26,6 @@ from .messages import (
     NUMBER,
     QUEUE_TIME,
     TAIL_TIME,
-    clean_token,
     pack_logits,
     unpack,
 )

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from ..._imports import module_file
 from ..._model_place import check_model
 from ..._places import check_place
 from ...models import names_in_source
 from .arguments import ArgumentReader
 from .presets import unknown_model
-from .source import NotShown, dataclasses_in, keys_of, members_of, module_file
+from .source import NotShown, dataclasses_in, keys_of, members_of
 
 _OURS = Path(__file__).parent
 #: Arguments that name a place.
@@ -103,7 +104,7 @@ def by_place(argv: Sequence[str], *names: str) -> list[str]:
     return [*given, *words[count:]]
 
 
-def look_at(reader: ArgumentReader, file: Path, tuple_name: str = "ARGUMENTS") -> None:
+def look_at(reader: ArgumentReader, file: Path, tuple_name: str = "ARGUMENTS") -> tuple | None:
     """Read the arguments of a command without importing what they are for, for what is wrong with them.
 
     Args:
@@ -111,15 +112,20 @@ def look_at(reader: ArgumentReader, file: Path, tuple_name: str = "ARGUMENTS") -
         file: has a tuple of dataclasses, which it or a task's module defines.
         tuple_name: what it calls them.
 
+    Returns:
+        The dataclasses, filled, without their methods; None where only importing shows them.
+
     Raises:
         ValueError: as `ArgumentReader.read`.
     """
     others = (*sorted(_OURS.parent.glob("*/**/*.py")), module_file("transformers.training_args"))
     try:
         types = dataclasses_in(tuple_name, (file,), others)
-    except NotShown:  # then importing shows them
-        return
-    _check_names(reader.read(*types))
+    except NotShown:
+        return None
+    read = reader.read(*types)
+    _check_names(read)
+    return read
 
 
 def argument_types(task_folder: Path, tuple_name: str) -> tuple[type, ...]:

@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import importlib.util
 import operator
 from collections.abc import Iterable
 from dataclasses import MISSING, field, make_dataclass
@@ -14,12 +13,6 @@ _TASKS = Path(__file__).parents[1] / "tasks"
 
 class NotShown(Exception):
     """The source does not show it: only importing would."""
-
-
-def module_file(module: str) -> Path:
-    """The file of a module of an installed library, found without importing the library."""
-    library, *inner = module.split(".")
-    return Path(importlib.util.find_spec(library).origin).parent.joinpath(*inner).with_suffix(".py")
 
 
 def dataclasses_in(tuple_name: str, files: Iterable[Path], others: Iterable[Path]) -> tuple[type, ...]:

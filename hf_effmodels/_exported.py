@@ -1,0 +1,64 @@
+"""Folders that `hub.export` has written, known by their files alone."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ._places import check_repo_id
+
+#: How the code of an export begins.
+HEADER = "# hf_effmodels "
+CONFIG, MODEL_INDEX = "config.json", "model_index.json"
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder was written by `export`: its configuration points to code that has our header."""
+    try:
+        modules = {c.partition(".")[0] for c in json.loads((folder / CONFIG).read_bytes())["auto_map"].values()}
+        return bool(modules) and all((folder / f"{m}.py").read_bytes().startswith(HEADER.encode()) for m in modules)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return False
+
+
+def check_export(folder: Path) -> None:
+    """ValueError unless a folder was written by `export`, or holds a pipeline."""
+    if not folder.is_dir():
+        raise ValueError(f"folder_or_model: {folder} is not a folder")
+    if (folder / MODEL_INDEX).is_file() or is_export(folder):
+        return
+    is_one = "write one with hf_effmodels.hub.export(model, processor, folder)"
+    if is_export(folder / "hub"):  # of a run
+        is_one = f"{folder / 'hub'} is one"
+    raise ValueError(
+        f"folder_or_model: {folder} is not an exported model (its {CONFIG} must have an auto_map with the code "
+        f"beside it); {is_one}"
+    )
+
+
+def check_request(
+    folder_or_model: Any, repo_id: str, *, revision: str | None, create_pr: bool, refresh_code: bool
+) -> None:
+    """ValueError for arguments of `hub.publish` that do not go together."""
+    check_repo_id(repo_id)
+    if create_pr and revision is not None:
+        raise ValueError(f"revision: got {revision!r} with create_pr=True, but pull requests are opened against main")
+    if folder_or_model is None and not refresh_code:
+        raise ValueError("folder_or_model: got None, which only refresh_code=True accepts")
+
+
+def check_unless_export(folder: str | os.PathLike) -> None:
+    """FileExistsError of a folder that `export` would not write into, an earlier export apart."""
+    folder = Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"folder: {folder} is a file")
+    if folder.is_dir() and not is_export(folder) and (names := sorted(os.listdir(folder))):
+        raise holds_others(folder, names[0])
+
+
+def holds_others(folder: Path, name: str) -> FileExistsError:
+    """What is said of a folder with a file that no export has written."""
+    return FileExistsError(
+        f"folder: {folder} holds {name}, which is not part of an earlier export; choose another folder, or "
+        "give overwrite=True to replace the files of the same name"
+    )

@@ -1,0 +1,54 @@
+"""What the folders of halves say of themselves; read without torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..._files import check_folder
+
+SPLIT = "split.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What both halves know.
+
+    Attributes:
+        at: the module after which the network is cut.
+        digest: of the whole network's weights, and of the codec's: halves of one network have the same.
+        architecture: class of the whole.
+        codec, codec_settings: how features are sent.
+        attention: how the whole computes attention.
+        dtype: of the weights.
+    """
+
+    at: str
+    digest: str
+    architecture: str
+    codec: str
+    codec_settings: dict
+    attention: str | None
+    dtype: str
+
+
+def read_facts(folder: Path, half: str) -> SplitFacts:
+    """Of the folder of a half, "head" or "tail"; ValueError of another one."""
+    try:
+        content = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"folder: {folder} is no half of a split model: it has no readable {SPLIT}.") from error
+    fields = set(SplitFacts.__dataclass_fields__)
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not fields <= set(content):
+        raise ValueError(f"folder: {SPLIT} of {folder} is not of format {FORMAT}.")
+    if content.get("half") != half:
+        raise ValueError(f"folder: {folder} holds a {content.get('half')}, expected a {half}.")
+    return SplitFacts(**{name: content[name] for name in fields})
+
+
+def check_half_folder(folder: str | Path) -> None:
+    """FileExistsError unless `folder` is new, empty, or holds a half: what is replaced is called `README.md`."""
+    folder = Path(folder)
+    check_folder(folder, accepts_content=True)
+    if folder.exists() and not (folder / SPLIT).is_file():
+        check_folder(folder)
