@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
 from .._command_line import TRACEBACK, UNFORESEEN, show
+from .._imports import when_imported
 from .run.arguments import ArgumentReader
 from .run.early import argument_types, check_early
 from .run.help import help_text
@@ -105,9 +106,13 @@ def set_up_logging() -> None:
     if not sys.stderr.isatty():
         for library in ("HF_HUB", "HF_DATASETS"):
             os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
-        from transformers.utils.logging import disable_progress_bar
+        when_imported("transformers.utils.logging", _without_progress_bars)
 
-        disable_progress_bar()
+
+def _without_progress_bars() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 @contextmanager

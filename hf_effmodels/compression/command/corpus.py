@@ -3,6 +3,7 @@
 import argparse
 
 from ..._option_types import count
+from ..._places import check_place
 
 
 def add_corpus(sub: argparse.ArgumentParser, text_unit: str = "line") -> None:
@@ -19,8 +20,11 @@ def add_corpus(sub: argparse.ArgumentParser, text_unit: str = "line") -> None:
 
 
 def check_named(arguments) -> None:
+    """ValueError or OSError where no data set is named, or one that is nowhere; nothing heavy is imported."""
     if arguments.dataset is None:
         raise ValueError("--dataset is missing: name a text file, a folder, a Hub id, or pydoc_topics.")
+    if "/" in arguments.dataset:
+        check_place("--dataset", arguments.dataset)
 
 
 def find_texts(arguments):

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..._option_types import count, from_zero
-from .corpus import add_corpus, find_texts
-from .models import load_config, load_model
+from ..pruning.choices import LANGUAGE_MODELS, METHODS, check_choice
+from .corpus import add_corpus, check_named, find_texts
+from .models import check_kind, load_config, load_model
 from .output import add_output, free_output
 from .words import OPTIONS, as_table
 
@@ -22,7 +23,7 @@ def add(command) -> None:
     for name in ("layers", "hidden-size", "intermediate-size", "heads", "key-value-heads"):
         sub.add_argument(f"--{name}", type=count, help="size of the smaller model (default: the larger one's)")
     sub.add_argument("--select-layers", default="ends", help="ends, importance, influence, or such as 0,1,5,11")
-    sub.add_argument("--method", default="l2", help="l1, l2, taylor, activation or learned")
+    sub.add_argument("--method", default="l2", help=", ".join(METHODS))
     sub.add_argument("--rescale-norms", action="store_true", help="let norms keep their scale over fewer channels")
     sub.add_argument("--mask-steps", type=count, default=200, help="steps of --method learned")
     sub.add_argument("--calibration-batches", type=count, default=16)
@@ -34,10 +35,17 @@ def add(command) -> None:
 
 
 def _inherit(arguments) -> dict:
+    output = free_output(arguments, "config.json", "model.safetensors", "inheritance.json")
+    check_choice("method", arguments.method, METHODS)
+    layers = layer_numbers(arguments.select_layers)
+    check_kind(arguments.model, LANGUAGE_MODELS)
+    if arguments.like is not None:
+        check_kind(arguments.like, LANGUAGE_MODELS, "--like")
+    if arguments.dataset is not None:
+        check_named(arguments)
     from ..pruning.inheritance import SIZES, WITH_TEXT, check_inheritance, inherit
     from ..pruning.structures import check_architecture
 
-    output = free_output(arguments, "config.json", "model.safetensors", "inheritance.json")
     config = load_config(arguments.model)
     check_architecture(config, "--model")
     names = ("layers", "hidden_size", "intermediate_size", "heads", "key_value_heads")
@@ -51,7 +59,6 @@ def _inherit(arguments) -> dict:
                 f"--like: it has {like.vocab_size} tokens, {arguments.model} has {config.vocab_size}; compress its "
                 "tokenizer and embeddings first."
             )
-    layers = layer_numbers(arguments.select_layers)
     with _blaming(arguments):
         check_inheritance(
             config, layers=layers, method=arguments.method, rescale_norms=arguments.rescale_norms, **sizes

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from ..._command_line import Parser, show
 from ..._option_types import count, finite, from_zero, number
+from ..._written import check_rewritable, rewritten
 from ...training import set_up_logging
-from .corpus import add_corpus
+from ..pruning.choices import LANGUAGE_MODELS, METHODS, VISION_TRANSFORMERS, WAYS, check_choice
+from . import prune_vision
+from .corpus import add_corpus, check_named
 from .inheritance import calibration_batches, layer_numbers, tokenizer_of
-from .models import check_device, load_config, load_model
+from .models import check_device, check_device_name, check_kind, load_config, load_model
 from .words import as_table, in_words_of_the_command
 
 REPORT = "pruning.json"
@@ -88,7 +91,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--target-parameters", type=share_or_number, help="a share such as 0.5, or a number such as 15M"
     )
-    parser.add_argument("--way", default="width", help="what gets smaller for it: width, depth or any")
+    parser.add_argument("--way", default="width", help=f"what gets smaller for it: {', '.join(WAYS)}")
     parser.add_argument("--tolerance", type=finite, default=0.05, help="share by which the budget may be missed")
     for option in _SIZES.values():
         parser.add_argument(f"--{option.replace('_', '-')}", type=one_size, help="size of the smaller model")
@@ -97,7 +100,7 @@ def _parser() -> Parser:
         "--retraining-steps", type=from_zero, default=0, help="steps of distillation of each before they are compared"
     )
     parser.add_argument("--learning-rate", type=finite, default=1e-4, help="of those steps")
-    parser.add_argument("--method", default="activation", help="activation, l1, l2, taylor or learned")
+    parser.add_argument("--method", default="activation", help=", ".join(METHODS))
     parser.add_argument("--select-layers", default="influence", help="influence, importance, ends, or such as 0,1,5")
     parser.add_argument("--rescale-norms", action="store_true", help="let norms keep their scale over fewer channels")
     parser.add_argument("--calibration-batches", type=count, default=16)
@@ -110,26 +113,41 @@ def _parser() -> Parser:
     return parser
 
 
-def _run(arguments) -> dict:
-    from ..._written import check_rewritable, rewritten
-    from ..pruning.inheritance import check_inheritance
-    from ..pruning.minitron import choose_shapes, prune
-    from ..pruning.vision import ARCHITECTURES as VISION
-    from . import prune_vision
+def _check(arguments) -> None:
+    """What names and texts tell before torch is there."""
+    for name, accepted in (("way", WAYS), ("method", METHODS)):
+        check_choice(name, getattr(arguments, name), accepted)
+    layers = layer_numbers(arguments.select_layers)
+    check_device_name(arguments.device)
+    if arguments.dataset is not None:
+        check_named(arguments)
+    model_type = check_kind(arguments.model, (*LANGUAGE_MODELS, *VISION_TRANSFORMERS), "model")
+    if model_type in VISION_TRANSFORMERS:
+        prune_vision.check_options(arguments)
+    elif model_type is not None:
+        if arguments.images is not None:
+            accepted = ", ".join(VISION_TRANSFORMERS)
+            raise ValueError(f"--images: {arguments.model} is no vision transformer; accepted are {accepted}.")
+        check_named(arguments)
+        sizes = [getattr(arguments, option) for option in _SIZES.values()]
+        if arguments.target_parameters is None and not any(sizes) and isinstance(layers, str):
+            raise ValueError("target_parameters: got None and no sizes, accepted are a share, a number, or sizes.")
 
+
+def _run(arguments) -> dict:
     output = Path(arguments.out)
     try:
         check_rewritable(output, "prune", ("config.json", "model.safetensors", REPORT))
     except FileExistsError as error:
         raise ValueError(f"out: {str(error).removeprefix('folder: ')}") from None
+    _check(arguments)
+    from ..pruning.inheritance import check_inheritance
+    from ..pruning.minitron import choose_shapes, prune
+
     config = load_config(arguments.model, "model")
     check_device(arguments.device)
-    if config.model_type in VISION:
+    if config.model_type in VISION_TRANSFORMERS:
         return prune_vision.run(arguments, config, REPORT)
-    if arguments.images is not None:
-        raise ValueError(f"--images: {arguments.model} is no vision transformer; accepted are {', '.join(VISION)}.")
-    if arguments.dataset is None:
-        raise ValueError("--dataset is missing: name a text file, a folder, a Hub id, or pydoc_topics.")
     sizes = {name: getattr(arguments, option) for name, option in _SIZES.items()}
     how = {
         "layers": layer_numbers(arguments.select_layers),

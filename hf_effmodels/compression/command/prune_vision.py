@@ -5,11 +5,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from ...edge_int8 import find_pictures
-from ...images import read_image
+if TYPE_CHECKING:
+    import torch
 
 #: Options that are of language models alone, with the values that leave them out.
 _OF_LANGUAGE = {
@@ -22,13 +21,8 @@ _OF_LANGUAGE = {
 }
 
 
-def run(arguments, config, report_file: str) -> dict:
-    """Prune and write; see `prune.main`."""
-    from ..._written import rewritten
-    from ..pruning.vision import check_vision, choose_vision_sizes, prune_vision_transformer
-    from .inheritance import layer_numbers
-
-    check_vision(config)
+def check_options(arguments) -> None:
+    """ValueError of options that are of language models alone, and where no pictures are named."""
     for option, off in _OF_LANGUAGE.items():
         if getattr(arguments, option) != off:
             raise ValueError(
@@ -37,6 +31,19 @@ def run(arguments, config, report_file: str) -> dict:
             )
     if arguments.images is None:
         raise ValueError("--images is missing: name a folder of pictures like those that the model is for.")
+    if not Path(arguments.images).is_dir():
+        raise OSError(f"--images: there is no folder {arguments.images!r}.")
+
+
+def run(arguments, config, report_file: str) -> dict:
+    """Prune and write; see `prune.main`."""
+    from ..._written import rewritten
+    from ...edge_int8 import find_pictures
+    from ..pruning.vision import check_vision, choose_vision_sizes, prune_vision_transformer
+    from .inheritance import layer_numbers
+
+    check_vision(config)
+    check_options(arguments)
     try:
         files = find_pictures(arguments.images)
     except (OSError, ValueError) as error:
@@ -99,7 +106,9 @@ def _load(name: str):
     return model, processor
 
 
-def _batches(files, processor, num_channels: int, size: int) -> Iterator[torch.Tensor]:
+def _batches(files, processor, num_channels: int, size: int) -> Iterator["torch.Tensor"]:
+    from ...images import read_image
+
     for start in range(0, len(files), size):
         pictures = [read_image(file, num_channels) for file in files[start : start + size]]
         yield processor(pictures, return_tensors="pt")["pixel_values"]

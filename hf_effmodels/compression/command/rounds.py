@@ -6,6 +6,10 @@ import tempfile
 from pathlib import Path
 
 from ..._option_types import count, finite, from_zero
+from ...training.run.arguments import ArgumentReader
+from ...training.run.early import check_early
+from ...training.run.rounds.numbers import check_rounds
+from ...training.task import task_folder
 from .words import as_table
 
 
@@ -36,19 +40,21 @@ def _add_draw(sub: argparse.ArgumentParser) -> None:
 
 
 def _select_rounds(arguments, recipe: list[str]) -> dict:
-    from ...training.data.fingerprints import fingerprint
-    from ...training.run.rounds.resampling import number_of_groups
-    from ...training.run.rounds.rounds import check_rounds, write_drawn
-    from ...training.run.rounds.sample_losses import compute_losses
-
     check_rounds(1, arguments.rate, arguments.temperature, arguments.group_size, arguments.draw_seed)
     file = Path(arguments.output)
     if file.is_dir():
         raise ValueError(f"--output: {file} is a folder, accepted is a file.")
     if file.exists() and not arguments.overwrite:
         raise ValueError(f"--output: {file} exists; choose another file, or replace it with --overwrite.")
+    recipe = [*recipe, "--model", arguments.model]
+    _check(recipe)
+    from ...training.data.fingerprints import fingerprint
+    from ...training.run.rounds.resampling import number_of_groups
+    from ...training.run.rounds.rounds import write_drawn
+    from ...training.run.rounds.sample_losses import compute_losses
+
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _prepared([*recipe, "--model", arguments.model], Path(folder) / "run").trainer
+        trainer = _prepared(recipe, Path(folder) / "run").trainer
     number_of_groups(len(trainer.train_dataset), arguments.rate, arguments.group_size)
     losses = compute_losses(
         trainer.model,
@@ -72,12 +78,12 @@ def _select_rounds(arguments, recipe: list[str]) -> dict:
 
 
 def _train_rounds(arguments, recipe: list[str]) -> list[dict]:
-    from ...training import load_task
-    from ...training.run.arguments import ArgumentReader
-    from ...training.run.launch import start_missing_processes
-    from ...training.run.rounds.rounds import check_rounds, train_rounds
-
     check_rounds(arguments.rounds, arguments.rate, arguments.temperature, arguments.group_size, arguments.draw_seed)
+    _check(recipe)
+    from ...training import load_task
+    from ...training.run.launch import start_missing_processes
+    from ...training.run.rounds.rounds import train_rounds
+
     start_missing_processes()
 
     def argv(start: Path | None) -> list[str]:
@@ -113,6 +119,11 @@ def _with_config(recipe: list[str], config: str | None) -> list[str]:
         return ["--config", config, *recipe]
     at = recipe.index("--config")
     return [*recipe[:at], "--config", config, *recipe[at + 2 :]]
+
+
+def _check(recipe: list[str]) -> None:
+    """What is wrong with a recipe's arguments, before torch is there."""
+    check_early(ArgumentReader(_complete(recipe, Path("run"))), task_folder("causal-lm"), "TRAINING_ARGUMENTS")
 
 
 def _prepared(recipe: list[str], folder: Path):

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from ..._option_types import count, number
+from ...training.run.source import keys_of
+from ..pruning.choices import check_choice
 
 
 def add(command) -> None:
@@ -22,10 +24,11 @@ def add(command) -> None:
 
 
 def _suggest_config(arguments):
-    from ..sizes import list_shapes, table
-
+    check_choice("model_type", arguments.model_type, keys_of("CONFIGS", Path(__file__).parents[1] / "sizes.py"))
     if arguments.output is not None:
         _check_free(Path(arguments.output), arguments.overwrite)
+    from ..sizes import list_shapes, table
+
     options = {"tie_word_embeddings": True} if arguments.tie else {}
     shapes = list_shapes(
         arguments.params,

@@ -5,9 +5,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ..._kinds import check_head
 from ..._option_types import count, finite
-from ..tokenizers.pieces import STRATEGIES
-from .corpus import add_corpus, find_texts
+from ..._places import check_folder_or_id
+from ..tokenizers.pieces import STRATEGIES, check_either_size
+from .corpus import add_corpus, check_named, find_texts
 from .models import load_config, load_model
 from .output import add_output, free_output
 from .words import as_table
@@ -37,14 +39,15 @@ def add(command) -> None:
 
 
 def _compress_tokenizer(arguments) -> dict:
-    from ..tokenizers.embedding_compression import check_vocabulary_size, compress_embeddings
-    from ..tokenizers.report import compression_report
-    from ..tokenizers.tokenizer_compression import Vocabulary, check_size, compress_tokenizer
-
     names = ["tokenizer.json", "tokenizer_config.json", "compression.json", "id_map.json", "token_counts.json"]
     if arguments.model is not None:
         names += ["config.json", "model.safetensors"]
     output = free_output(arguments, *names)
+    _check(arguments)
+    from ..tokenizers.embedding_compression import check_vocabulary_size, compress_embeddings
+    from ..tokenizers.report import compression_report
+    from ..tokenizers.tokenizer_compression import Vocabulary, check_size, compress_tokenizer
+
     sentencepiece, tokenizer = _load_tokenizer(arguments.tokenizer)
     vocabulary = Vocabulary(tokenizer)
     check_size(vocabulary, arguments.vocab_size, arguments.coverage)
@@ -78,6 +81,22 @@ def _compress_tokenizer(arguments) -> dict:
     return {**facts, "folder": str(output)}
 
 
+def _check(arguments) -> None:
+    """What names tell before torch is there."""
+    if not (arguments.tokenizer.endswith(".model") and Path(arguments.tokenizer).is_file()):
+        check_folder_or_id("--tokenizer", arguments.tokenizer)
+    check_either_size(arguments.vocab_size, arguments.coverage)
+    if arguments.model is not None:
+        check_head("--model", arguments.model, "AutoModelForCausalLM")
+    if not arguments.counts:
+        check_named(arguments)
+    elif arguments.dataset is not None:
+        raise ValueError("--counts and --dataset exclude each other.")
+    for file in arguments.counts:
+        if not Path(file).is_file():
+            raise OSError(f"--counts: there is no file {file!r}.")
+
+
 def _load_tokenizer(name: str):
     """(SentencePiece model or None, fast tokenizer)"""
     from transformers import AutoTokenizer
@@ -97,8 +116,6 @@ def _count(arguments, tokenizer, state: Path):
     from ..tokenizers.token_counts import TokenCounts, count_tokens, tokenizer_fingerprint
 
     if arguments.counts:
-        if arguments.dataset is not None:
-            raise ValueError("--counts and --dataset exclude each other.")
         counts = TokenCounts.load(arguments.counts[0])
         for file in arguments.counts[1:]:
             more = TokenCounts.load(file)

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
+from .choices import WAYS, check_choice
 from .inheritance import SIZES, check_inheritance
 from .structures import Sizes, axes_of
-
-#: What may get smaller: everything but the number of layers, that number alone, or all.
-WAYS = ("width", "depth", "any")
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,7 @@ def list_candidates(
     """
     source = check_inheritance(config)
     whole = count_for(shapes, source, source)
-    if way not in WAYS:
-        raise ValueError(f"way: got {way!r}, accepted are {', '.join(WAYS)}.")
+    check_choice("way", way, WAYS)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance: got {tolerance}, accepted are shares between 0 and 1.")
     target = target_parameters * whole if 0 < target_parameters < 1 else target_parameters

@@ -12,8 +12,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...modeling.decoders.llama_layout import build_like
 from .activations import activation_scores, layer_influences
 from .calibration import Batch, channel_energies, layer_importance, mean_gradients, norms_of, read_batches
+from .choices import METHODS, check_choice
 from .masks import learn_masks
-from .scores import METHODS, top, weight_scores
+from .scores import top, weight_scores
 from .structures import Axis, Sizes, axes_of, check_architecture
 
 #: Ways to choose structures and layers that look at batches of text.
@@ -64,7 +65,7 @@ def inherit(
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[PreTrainedModel, Inheritance]:
-    """Make a smaller model of the same class out of one of `structures.ARCHITECTURES`.
+    """Make a smaller model of the same class out of one of `choices.LANGUAGE_MODELS`.
 
     Args:
         model: the larger model; it is not changed.
@@ -155,9 +156,7 @@ def check_inheritance(
         ValueError: see `inherit`.
     """
     check_architecture(config)
-    if method not in (*METHODS, "activation", "learned"):
-        accepted = ", ".join(map(repr, (*METHODS, "activation")))
-        raise ValueError(f"method: got {method!r}, accepted are {accepted} and 'learned'.")
+    check_choice("method", method, METHODS)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError("model: it is quantised, accepted are models with whole weights.")
     if config.model_type == "phi" and method == "learned":

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-#: Which statistic of weights and gradients a method sums up. All are additive over the weights of a structure.
-METHODS = ("l1", "l2", "taylor")
+from .choices import STATISTICS, check_choice
 
 
 def weight_scores(method: str, weight: torch.Tensor, gradient: torch.Tensor | None = None) -> torch.Tensor:
@@ -14,8 +13,7 @@ def weight_scores(method: str, weight: torch.Tensor, gradient: torch.Tensor | No
     Raises:
         ValueError: an unknown method, or Taylor scores without gradients.
     """
-    if method not in METHODS:
-        raise ValueError(f"method: got {method!r}, accepted are {', '.join(map(repr, METHODS))}.")
+    check_choice("method", method, STATISTICS)
     if method == "l1":
         return weight.abs()
     if method == "l2":

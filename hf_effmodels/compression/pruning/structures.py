@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-#: Architectures all of whose weights are in the table.
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "pangu_pi")
+from .choices import LANGUAGE_MODELS, check_type
+
 #: weight -> the axis of each of its dimensions, None for one that is not sliced
 _AXES = {
     r"embed_tokens\.weight": (None, "hidden"),
@@ -77,10 +77,7 @@ def _axis(kind: str | None, layer: int | None, shortcut: int | None) -> Axis | N
 
 def check_architecture(config: PreTrainedConfig, name: str = "model") -> None:
     """Raises ValueError for a configuration of anything but a LLaMA-layout or PanGu-π decoder; `name` is whose."""
-    if config.model_type not in ARCHITECTURES:
-        raise ValueError(
-            f"{name}: got the architecture {config.model_type!r}, accepted are {', '.join(map(repr, ARCHITECTURES))}."
-        )
+    check_type(name, config.model_type, LANGUAGE_MODELS)
     if getattr(config, "is_heterogeneous", False):
         differing = ", ".join(sorted(config.per_layer_attributes)) or "what they skip"
         raise ValueError(

@@ -14,11 +14,8 @@ from transformers import initialization as init
 
 from .activations import block_influence, sum_of_squares
 from .calibration import evaluating
+from .choices import VISION_TRANSFORMERS, WAYS, check_choice, check_type
 
-#: Architectures all of whose weights are in the table, and which read the width of a head from `head_dim`.
-ARCHITECTURES = ("vit", "deit", "vit_msn", "ijepa", "beit")
-#: What may get smaller for a budget: heads and neurons, layers, or all.
-WAYS = ("width", "depth", "any")
 #: Every n-th calibration batch, from the last on, is kept for comparing.
 _HELD_OUT = 4
 
@@ -82,10 +79,7 @@ def check_vision(config: PreTrainedConfig, name: str = "model") -> VisionSizes:
     Raises:
         ValueError: another architecture, a quantised model, or one whose layers share a table with a column a head.
     """
-    if config.model_type not in ARCHITECTURES:
-        raise ValueError(
-            f"{name}: got the architecture {config.model_type!r}, accepted are {', '.join(map(repr, ARCHITECTURES))}."
-        )
+    check_type(name, config.model_type, VISION_TRANSFORMERS)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{name}: it is quantised; accepted are weights in floating point.")
     return VisionSizes.of(config)
@@ -124,8 +118,7 @@ def choose_vision_sizes(
     for name, value in given.items():
         if not 1 <= value <= getattr(whole, name):
             raise ValueError(f"{name}: got {value}, accepted are 1 to {getattr(whole, name)}.")
-    if way not in WAYS:
-        raise ValueError(f"way: got {way!r}, accepted are {', '.join(WAYS)}.")
+    check_choice("way", way, WAYS)
     if getattr(model.config, "use_shared_relative_position_bias", False) and way != "depth":
         if given.get("num_attention_heads", whole.num_attention_heads) < whole.num_attention_heads:
             raise ValueError(

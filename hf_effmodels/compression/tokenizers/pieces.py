@@ -12,6 +12,14 @@ import numpy as np
 STRATEGIES = ("frequency+closure", "frequency")
 
 
+def check_either_size(vocab_size: int | None, coverage: float | None) -> None:
+    """ValueError unless one of the two is given, and a coverage is a share."""
+    if (vocab_size is None) == (coverage is None):
+        raise ValueError(f"vocab_size, coverage: got {vocab_size} and {coverage}, accepted is exactly one of them.")
+    if coverage is not None and not 0 < coverage <= 1:
+        raise ValueError(f"coverage: got {coverage}, accepted are shares above 0 and up to 1.")
+
+
 def is_special_piece(piece: str) -> bool:
     """The published rule: in angle or square brackets, with something between them. Byte pieces `<0x0A>` are, too."""
     return len(piece) > 2 and (piece[0], piece[-1]) in (("<", ">"), ("[", "]"))

@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .id_map import IdMap
-from .pieces import STRATEGIES, Merges, choose, is_special_piece
+from .pieces import STRATEGIES, Merges, check_either_size, choose, is_special_piece
 from .token_counts import TokenCounts, tokenizer_fingerprint
 
 #: What a tokenizer is made with beside its vocabulary; taken over.
@@ -100,10 +100,7 @@ def check_size(vocabulary: "Vocabulary", vocab_size: int | None, coverage: float
     Raises:
         ValueError: neither or both are given, or out of range.
     """
-    if (vocab_size is None) == (coverage is None):
-        raise ValueError(f"vocab_size, coverage: got {vocab_size} and {coverage}, accepted is exactly one of them.")
-    if coverage is not None and not 0 < coverage <= 1:
-        raise ValueError(f"coverage: got {coverage}, accepted are shares above 0 and up to 1.")
+    check_either_size(vocab_size, coverage)
     least = len(vocabulary.always_kept(()))
     if vocab_size is not None and not least <= vocab_size <= len(vocabulary.ids):
         raise ValueError(

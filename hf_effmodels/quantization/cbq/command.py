@@ -11,9 +11,12 @@ from pathlib import Path
 
 from ..._command_line import Parser
 from ..._files import check_folder
+from ..._kinds import check_head, stated_config
+from ..._licenses import check_license
 from ..._option_types import count, finite, from_zero
 from ..._written import check_rewritable
 from ...compression.command.corpus import add_corpus, check_named, find_texts
+from ...compression.command.models import check_device_name
 from ...compression.command.words import in_words_of_the_command
 from .report import REPORT, as_table
 from .settings import FORMATS, METHODS, TARGETS, CbqSettings
@@ -121,16 +124,19 @@ def _run(arguments) -> dict:
         raise ValueError(
             f"segment_length: got {arguments.segment_length}, accepted are 2 and more: a token is predicted."
         )
-    if arguments.method != "rtn":
+    if arguments.method != "rtn" or arguments.dataset is not None:
         check_named(arguments)
+    check_license(arguments.license)
+    check_device_name(arguments.device)
+    check_head("MODEL", arguments.model, "AutoModelForCausalLM")
+    if stated_config(arguments.model).get("quantization_config") is not None:
+        raise ValueError(f"model: {arguments.model} is quantised already.")
     # What follows imports torch and transformers.
-    from ...hub.card_text import check_license
     from ...training import set_up_logging
     from .configuration_cbq import CbqConfig
     from .files import check_format, sizes
 
     config = CbqConfig(**named)
-    check_license(arguments.license)
     set_up_logging()
     model, tokenizer = _load(arguments)
     from .blocks import find_blocks

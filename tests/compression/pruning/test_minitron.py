@@ -161,7 +161,7 @@ def test_retraining_brings_the_predictions_nearer():
     [
         ("llama", {"target_parameters": 1.0}, "target_parameters: got 1.0, accepted are shares below 1|no shape"),
         ("llama", {"target_parameters": 0.01}, "no shape has .* parameters within 5 %. With these settings"),
-        ("llama", {"target_parameters": 0.5, "way": "deep"}, "way: got 'deep', accepted are width, depth, any"),
+        ("llama", {"target_parameters": 0.5, "way": "deep"}, "way: got 'deep', accepted are 'width', 'depth', 'any'"),
         ("llama", {}, "target_parameters: got None and no sizes"),
         ("llama", {"num_attention_heads": 5, "num_key_value_heads": 2}, "num_key_value_heads: got 2, accepted"),
         ("gemma", {"hidden_size": 24}, "hidden_size: got 24, accepted is 48: gemma scales"),

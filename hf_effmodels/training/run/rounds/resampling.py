@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-#: Below it the differences of losses over the temperature are beyond floating point.
-LEAST_TEMPERATURE = 1e-6
+from .numbers import check_draw
 
 
 def loss_probabilities(losses: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -72,18 +71,6 @@ def number_of_groups(samples: int, rate: float, group_size: int = 1) -> int:
     if count < 1:
         raise ValueError(f"rate: got {rate}, which draws none of {groups} groups of {group_size} samples.")
     return count
-
-
-def check_draw(rate: float, seed: int, temperature: float, group_size: int) -> None:
-    """Raises ValueError for numbers out of range."""
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate: got {rate}, accepted are shares above 0 and up to 1.")
-    if not temperature >= LEAST_TEMPERATURE:
-        raise ValueError(f"temperature: got {temperature}, accepted are numbers from {LEAST_TEMPERATURE}.")
-    if group_size < 1:
-        raise ValueError(f"group_size: got {group_size}, accepted are whole numbers from 1.")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed: got {seed}, accepted are whole numbers from 0 to {2**32 - 1}.")
 
 
 class LossWeightedSampler(Sampler[int]):

@@ -21,7 +21,8 @@ from ...._files import write_json
 from ...data.fingerprints import fingerprint
 from ..output_folder import changes, newest_checkpoint
 from ..run import Run
-from .resampling import DrawnDataset, check_draw, draw_by_loss, loss_probabilities, number_of_groups
+from .numbers import check_rounds
+from .resampling import DrawnDataset, draw_by_loss, loss_probabilities, number_of_groups
 from .sample_losses import compute_losses
 
 logger = logging.getLogger(__name__)
@@ -152,14 +153,6 @@ def _check_drawable(samples: int, rate: float, group_size: int, folders: tuple[P
             for folder in folders:
                 folder.rmdir()
         raise
-
-
-def check_rounds(rounds: int, rate: float, temperature: float, group_size: int, seed: int = 0) -> None:
-    """Raises ValueError for numbers out of range."""
-    if rounds < 1:
-        raise ValueError(f"rounds: got {rounds}, accepted are whole numbers from 1.")
-    check_draw(rate, seed, temperature, group_size)
-    check_draw(rate, seed + rounds, temperature, group_size)  # of the last round
 
 
 def _train(trainer: Trainer, folder: Path) -> dict:
