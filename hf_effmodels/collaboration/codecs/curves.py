@@ -54,11 +54,17 @@ class CodecArguments:
     )
     betas: list[float] = field(
         default_factory=lambda: [0.16],
-        metadata={"help": "Weights of the bits, a bottleneck for each (published: 0.01 to 5.12)."},
+        metadata={
+            "accepts": "[0, inf)",
+            "help": "Weights of the bits, a bottleneck for each (published: 0.01 to 5.12).",
+        },
     )
     channels: list[int] = field(
         default_factory=lambda: [24],
-        metadata={"help": "Of the code; several are the widths of a slimmable encoder, which learn together."},
+        metadata={
+            "accepts": "[1, inf)",
+            "help": "Of the code; several are the widths of a slimmable encoder, which learn together.",
+        },
     )
     prior: str = field(
         default="factorized",
@@ -85,7 +91,10 @@ class CodecArguments:
     )
     qualities: list[int] = field(
         default_factory=lambda: [10, 30, 60, 90],
-        metadata={"help": "Of JPEG and WebP pictures, which the network is shown for comparison."},
+        metadata={
+            "accepts": "[1, 100]",
+            "help": "Of JPEG and WebP pictures, which the network is shown for comparison.",
+        },
     )
     seed: int = field(
         default=0, metadata={"accepts": "[0, 4294967294]", "help": "Of weights, order, noise and augmentation."}
@@ -98,14 +107,8 @@ class CodecArguments:
         check_fields(self)
         if not self.betas or len({_folder_of(beta) for beta in self.betas}) < len(self.betas):
             raise ValueError(f"--betas: got {self.betas}, accepted are one and more that differ in six digits.")
-        for beta in self.betas:
-            if not 0 <= beta < float("inf"):
-                raise ValueError(f"--betas: got {beta}, accepted are numbers from 0.")
-        if not self.channels or len(set(self.channels)) < len(self.channels) or min(self.channels) < 1:
+        if not self.channels or len(set(self.channels)) < len(self.channels):
             raise ValueError(f"--channels: got {self.channels}, accepted are different whole numbers from 1.")
-        for quality in self.qualities:
-            if not 1 <= quality <= 100:
-                raise ValueError(f"--qualities: got {quality}, accepted are 1 to 100.")
 
 
 ARGUMENTS = (CodecArguments, DataArguments, AugmentationArguments)

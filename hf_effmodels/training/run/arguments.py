@@ -21,6 +21,7 @@ from .values import (
     check_field,
     check_fields,
     check_goes_with,
+    check_missing_with,
     check_value,
     governing,
     is_secret,
@@ -227,6 +228,7 @@ class ArgumentReader:
             if is_secret(f):
                 setattr(values, name, read_secret(name, getattr(values, name)))
             check_field(f, hints[name], getattr(values, name))
+            check_missing_with(f, vars(values))
         self._check_nothing_is_ignored(known, vars(values))
         return tuple(
             data(**{f.name: getattr(values, f.name) for f in fields(data) if f.init}) for data in dataclass_types

@@ -2,6 +2,8 @@
 
 accepts: "[0, 1)"        an interval, as in mathematics: `[` and `]` belong to it, `(` and `)` do not
 missing: "name a ..."    it has to be given; what to do about it
+missing_with: {"segmenter": ("model",)}
+                         only where all of these other arguments are at such a value, as in goes_with
 secret: True             it is not written down with the other arguments of a run
 goes_with: {"mixup": SET}
                          without one of these other arguments at such a value nothing would come of it: a tuple of
@@ -16,7 +18,7 @@ from dataclasses import MISSING, Field, fields
 from typing import get_args, get_type_hints
 
 #: The keys of a field's metadata that are ours; the others are argparse's.
-OWN_METADATA = ("accepts", "missing", "secret", "goes_with")
+OWN_METADATA = ("accepts", "missing", "missing_with", "secret", "goes_with")
 
 #: See `goes_with` above.
 SET = "any but 0, false and nothing"
@@ -114,11 +116,12 @@ def check_fields(arguments) -> None:
     hints = get_type_hints(type(arguments))
     for f in fields(arguments):
         check_field(f, hints[f.name], getattr(arguments, f.name))
+        check_missing_with(f, vars(arguments))
 
 
 def check_field(f: Field, hint, value) -> None:
     """ValueError unless the field of a dataclass takes this value; `hint` is its type."""
-    if "missing" in f.metadata and value in (None, ""):
+    if "missing" in f.metadata and "missing_with" not in f.metadata and value in (None, ""):
         raise ValueError(f"--{f.name} is missing: {f.metadata['missing']}")
     accepts = f.metadata.get("accepts") or TRANSFORMERS_ACCEPTS.get(f.name)
     check_value(f.name, value, accepts, whole=int in (hint, *get_args(hint)))
@@ -144,6 +147,20 @@ def check_value(name: str, value, accepts: str | None, whole: bool) -> None:
             continue
         where = "" if isinstance(value, (int, float)) else f" in {value}"
         raise ValueError(f"--{name}: got {number}{where}, accepted are {kind}{_in_words(accepts)}.")
+
+
+def check_missing_with(f: Field, values: Mapping) -> None:
+    """ValueError if an argument is not given that others, at their values, need.
+
+    Args:
+        f: its field.
+        values: all arguments.
+    """
+    condition = f.metadata.get("missing_with")
+    if condition is None or values[f.name] not in (None, ""):
+        return
+    if all(_holds(values[name], accepted) for name, accepted in condition.items()):
+        raise ValueError(f"--{f.name} is missing: {f.metadata['missing']}")
 
 
 def check_goes_with(f: Field, values: Mapping) -> None:

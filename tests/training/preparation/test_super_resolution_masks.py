@@ -138,8 +138,11 @@ def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tm
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "Name either a --model .* or --segmenter slic"),
-        (["--segmenter", "slic", "--model", "facebook/sam-vit-base"], "Name either"),
+        ([], "--model is missing: name one such as .*, or --segmenter slic"),
+        (
+            ["--segmenter", "slic", "--model", "facebook/sam-vit-base"],
+            "goes with --segmenter model, not --segmenter slic",
+        ),
         (["--segmenter", "slic", "--tile_size", "10"], "--tile_size: got 10, accepted are multiples of 8"),
         (["--segmenter", "slic", "--split", "validation"], "there is no 'validation', the splits are train"),
         (["--model", "nowhere/sam"], "nowhere/sam"),

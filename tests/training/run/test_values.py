@@ -2,7 +2,8 @@ from dataclasses import dataclass, field, fields
 
 import pytest
 
-from hf_effmodels.training.run.values import SET, Except, check_goes_with, check_value, governing
+from hf_effmodels.training.run.arguments import ArgumentReader
+from hf_effmodels.training.run.values import SET, Except, check_fields, check_goes_with, check_value, governing
 
 
 @pytest.mark.parametrize(
@@ -100,3 +101,22 @@ def test_what_governs_an_argument_is_all_that_it_goes_with():
     found = {f.name: governing(f) for f in fields(_Arguments)}
     assert found["with_both"] == found["with_either"] == {"kind", "alone"}
     assert (found["with_set"], found["alone"]) == ({"kind"}, set())
+
+
+@dataclass
+class Found:
+    by: str = "model"
+    model: str | None = field(
+        default=None, metadata={"missing": "name one, or --by hand.", "missing_with": {"by": ("model",)}}
+    )
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+def test_what_another_argument_needs_is_missing_with_it_alone():
+    for make in (Found, lambda **given: ArgumentReader([f"--{k}={v}" for k, v in given.items()]).read(Found)[0]):
+        assert make(by="hand").model is None and make(model="net").by == "model"
+        for given in ({}, {"by": "model"}, {"model": ""}):
+            with pytest.raises(ValueError, match="^--model is missing: name one, or --by hand.$"):
+                make(**given)

@@ -48,7 +48,13 @@ class MaskArguments:
         metadata={"help": "model: one of transformers' mask-generation models. slic: scikit-image's superpixels."},
     )
     model: str | None = field(
-        default=None, metadata={"help": "Such as facebook/sam-vit-huge (the paper's), on the Hub or in a folder."}
+        default=None,
+        metadata={
+            "missing": "name one such as facebook/sam-vit-huge (the paper's), or --segmenter slic.",
+            "missing_with": {"segmenter": ("model",)},
+            "goes_with": {"segmenter": ("model",)},
+            "help": "Such as facebook/sam-vit-huge (the paper's), on the Hub or in a folder.",
+        },
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
@@ -84,8 +90,6 @@ class MaskArguments:
 
     def __post_init__(self):
         check_fields(self)
-        if (self.segmenter == "model") != (self.model is not None):
-            raise ValueError("Name either a --model (such as facebook/sam-vit-huge) or --segmenter slic.")
         if self.tile_size is not None and self.tile_size % (2 * self.scale):
             raise ValueError(
                 f"--tile_size: got {self.tile_size}, accepted are multiples of {2 * self.scale} (twice --scale)."
