@@ -392,20 +392,21 @@ def test_output_that_nobody_reads_ends_quietly():
     assert listing.returncode == 141
 
 
-def test_a_connection_that_breaks_is_no_closed_output(refused, monkeypatch, tmp_path):
+def test_a_connection_that_breaks_is_no_closed_output(good, refused, monkeypatch):
     def publish(*_, **__):
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr("hf_effmodels.hub.publish", publish)
-    assert "Broken pipe" in refused("publish", tmp_path, "org/net")
+    assert "Broken pipe" in refused("publish", good, "org/net")
 
 
-def test_help_and_wrong_arguments_are_answered_without_importing_torch():
+def test_help_and_wrong_arguments_are_answered_without_importing_torch(tmp_path):
     """Which takes seconds: `docs/evidence/command_line.py` measures these calls."""
     place = Path(__file__).parent.parent / "docs" / "evidence" / "command_line.py"
     code = (
         "import contextlib, io, json, runpy, sys\n"
         f"calls = runpy.run_path({str(place)!r})\n"
+        "calls['make_places']('.')\n"
         "calls = calls['calls']()\n"
         "from hf_effmodels.cli import main\n"
         "answers = []\n"
@@ -419,7 +420,7 @@ def test_help_and_wrong_arguments_are_answered_without_importing_torch():
         "    answers.append([words, code, 'torch' in sys.modules, bool(out.getvalue()), err.getvalue()])\n"
         "print(json.dumps(answers))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     answers = json.loads(done.stdout.splitlines()[-1])
     commands = {name for group in cli._JOBS.values() for name in group}
     assert commands | {"-h"} == {words[0] for words, *_ in answers}

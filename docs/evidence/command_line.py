@@ -8,17 +8,38 @@ The machine should be quiet; the smallest of three calls is told. That none of t
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from hf_effmodels import cli
 from hf_effmodels.training.preparation import list_preparations
 
+#: What wrong arguments name: file -> what it holds.
+PLACES = {
+    "llama/config.json": b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}',
+    "resnet/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
+    "other/thesis.tex": b"",
+    "text.txt": b"no model",
+    "cut.pth": b"PK\x03\x04",
+    "noise.safetensors": bytes(100),
+    "x.png": b"",
+}
 #: Wrong arguments as somebody may type them; an option that is not there is tried with every command.
 WRONG = """
 list --task zzz
 info ghostnetv3-1x
 download nope
 convert nope official.pth out
+convert ghostnetv3-1.0x nowhere.pth out
+convert ghostnetv3-1.0x text.txt out
+convert ghostnetv3-1.0x cut.pth out
+convert ghostnetv3-1.0x noise.safetensors out
+convert ghostnetv3-1.0x cut.pth other
+convert ghostnetv3-1.0x cut.pth out --license mitt
+convert delvm-300m nowhere out
+download ghostnetv3-1.0x --source zzz
+export ghostnetv3-1.0x out --format onnx --checkpoint nowhere.pth
 export out edge --format zzz
 export out edge --format onnx --precision int3
 export ./nope out --format onnx
@@ -35,8 +56,64 @@ decompose ./nope out --dataset digits
 train-codec ./nope out --at stages.0 --dataset digits
 probe ./nope --dataset digits --output probes
 chat ./nope
+chat resnet
+chat text.txt
+chat llama --device zzz
+predict llama x.png --task image-classification
+predict resnet x.png --task object-detection
+demo resnet --task text-generation
+split ./nope out --at x
+split llama out --at x
+split text.txt out --at x
+split resnet resnet --at x
+split resnet text.txt --at x
+split resnet out --at x --bits 9
+serve-tail ./nope
+serve-tail resnet
+serve-tail llama --images
+serve-tail out --token é
+measure-split ./nope
+measure-split llama
+measure-split resnet --watts 0
+measure-split resnet --output text.txt
+measure-split resnet --picture out.jpg
+decompose resnet out --dataset digits
+decompose llama out --dataset digits
+assemble out resnet
+assign llama --device board 4M 20M
+train-codec llama out --at stages.0 --dataset digits
+train-codec resnet out --at stages.0 --dataset digits --betas -1
+train-codec resnet out --at stages.0 --dataset digits --qualities 0
+offload --output agents --profile zzz
+offload --output agents --steps 0
+offload --output other
+prune ./nope out --target-parameters 0.5 --dataset pydoc_topics
+prune resnet out --target-parameters 0.5 --dataset pydoc_topics
+prune llama out --target-parameters 0.5
+prune llama out --dataset pydoc_topics
+prune llama out --target-parameters 0.5 --dataset ./nope
+prune llama out --target-parameters 2x --dataset pydoc_topics
+prune llama out --target-parameters 0.5 --dataset pydoc_topics --way zzz
+prune llama out --target-parameters 0.5 --dataset pydoc_topics --method zzz
+prune llama out --target-parameters 0.5 --dataset pydoc_topics --select-layers zzz
+prune llama out --target-parameters 0.5 --dataset pydoc_topics --device zzz
+prune llama other --target-parameters 0.5 --dataset pydoc_topics
+quantize ./nope out --dataset pydoc_topics
+quantize resnet out --dataset pydoc_topics
+quantize llama out --dataset ./nope
+quantize llama out --dataset pydoc_topics --license zzz
+quantize llama out --dataset pydoc_topics --device zzz
+quantize llama out --dataset pydoc_topics --format zzz
+quantize llama other --dataset pydoc_topics
 demo ./nope
 publish nope a/b
+publish a/b
+publish other a/b
+publish resnet a/b
+publish resnet a
+publish resnet a/b --license mitt
+publish resnet a/b --revision x --create-pr
+publish resnet a/b --space --create-pr
 evaluate --model nope --dataset digits
 train --model nope --dataset digits
 publish a b c
@@ -47,14 +124,41 @@ prepare nope
 prepare soft-labels --top_k 0 --output labels
 prepare label-maps --output maps
 prepare super-resolution-masks --scale x
+prepare super-resolution-masks --dataset skimage_photos --output out
+prepare super-resolution-masks --dataset skimage_photos --output out --segmenter slic --model a/b
 prepare text-embeddings --dataset ./nope.csv --encoder a --output b
 prepare visual-sentences --dataset digits
 tiny-lm nope
+tiny-lm inherit --model ./nope --output out
+tiny-lm inherit --model resnet --output out
+tiny-lm inherit --model llama --like resnet --output out
+tiny-lm inherit --model llama --method zzz --output out
+tiny-lm inherit --model llama --select-layers zzz --output out
+tiny-lm inherit --model llama --output other
+tiny-lm compress-tokenizer --tokenizer ./nope --vocab-size 9 --dataset pydoc_topics --output out
+tiny-lm compress-tokenizer --tokenizer llama --dataset pydoc_topics --output out
+tiny-lm compress-tokenizer --tokenizer llama --vocab-size 9 --output out
+tiny-lm compress-tokenizer --tokenizer llama --vocab-size 9 --dataset pydoc_topics --model resnet --output out
+tiny-lm select-rounds --model llama --output out.json --rate 2
+tiny-lm select-rounds --model llama --output out.json --dataset pydoc_topics --nope 1
+tiny-lm train-rounds --output_dir out --rounds 0
+tiny-lm train-rounds --output_dir out --model llama --dataset pydoc_topics --learning_rate fast
+tiny-lm suggest-config --params x --vocab 1k
+tiny-lm suggest-config --params 1M --vocab 1k --model-type zzz
+tiny-lm scale-lr --new-batch-tokens x
 quantize out smaller --bits 99 --dataset text.txt
 split out
 serve-tail out --port x
 measure-split
 """
+
+
+def make_places(folder: str | Path) -> None:
+    """Write `PLACES` into a folder, in which the calls are to be made."""
+    for name, content in PLACES.items():
+        file = Path(folder, name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
 
 
 def calls() -> list[list[str]]:
@@ -77,9 +181,12 @@ def measure(words: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     print("| call | processor seconds | seconds |\n| --- | --- | --- |")
-    for words in calls():
-        used, seconds = min(measure(words) for _ in range(3))
-        print(f"| `{' '.join(words)}` | {used:.2f} | {seconds:.2f} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        make_places(folder)
+        os.chdir(folder)
+        for words in calls():
+            used, seconds = min(measure(words) for _ in range(3))
+            print(f"| `{' '.join(words)}` | {used:.2f} | {seconds:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
