@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification
@@ -10,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 from hf_effmodels.quantization.bitnet158.bitlinear import BitLinear
 from hf_effmodels.training import evaluate, main
 
-from .contract import weights
+from ...processes import run_in_two
+from .contract import history, weights
 
 
 def ternary_layers(model):
@@ -55,6 +57,33 @@ def test_an_image_classifier_is_trained_with_ternary_weights(digits_run, tmp_pat
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert {layer.scale for layer in ternary_layers(model)} == {"mean"}
     assert json.loads((tmp_path / "run" / "config.json").read_text())["quantization_config"]["scale"] == "mean"
+
+
+def in_float64(argv):
+    """`main` in double precision: in single, rounding errors move weights and inputs to the next of their levels."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        main(argv)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("scale", ["mean", "median"])
+def test_processes_and_accumulated_batches_make_the_steps_of_one_batch(scale, text_run, tmp_path):
+    run = [*text_run, "--bitnet", scale, "--bitnet_warmup_steps", "3", "--max_steps", "5"]
+    run += ["--optim", "sgd", "--learning_rate", "0.1"]  # Adam divides by how small a gradient is
+    one, two, ones = (str(tmp_path / name) for name in ("one", "two", "ones"))
+    in_float64([*run, "--output_dir", one])
+    run_in_two(in_float64, [*run, "--per_device_train_batch_size", "2", "--output_dir", two])
+    accumulated = ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4"]
+    in_float64([*run, *accumulated, "--output_dir", ones])
+    expected = weights(one)
+    for other in (two, ones):
+        np.testing.assert_allclose(history(other, "loss"), history(one, "loss"), rtol=1e-5)
+        for name, value in weights(other).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-6)
 
 
 def test_what_cannot_be_ternary_is_refused(text_run, digits_run, tmp_path):
