@@ -479,6 +479,7 @@ def test_bad_input_is_answered_by_name(ids, image_embeds):
         ({"layers_pattern": ["h"], "layers_to_transform": []}, r"layers_to_transform: got \[\] with layers_pattern"),
         ({"target_modules": "All-Linear"}, "target_modules: got 'All-Linear', accepted are whole feed-forward"),
         ({"init_std": -0.1}, "init_std: got -0.1"),
+        ({"task_type": "CAUSAL"}, "Invalid task type: 'CAUSAL'"),
     ):
         with pytest.raises(ValueError, match=message):
             AdemConfig(**settings)

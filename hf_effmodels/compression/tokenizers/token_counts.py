@@ -7,6 +7,7 @@ from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -225,13 +226,14 @@ class _Texts:
             content = sample[self.column]
         if isinstance(content, str):
             return content
-        try:
-            return np.asarray(content, dtype=np.int64).tolist()
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"column: sample {number} of {self.column!r} is {type(content).__name__}, accepted are texts and "
-                "lists of token ids."
-            ) from None
+        with suppress(ValueError):  # of lists of several lengths
+            ids = np.asarray(content)
+            if ids.ndim == 1 and (ids.dtype.kind in "iu" or not ids.size):
+                return ids.tolist()
+        raise ValueError(
+            f"column: sample {number} of {self.column!r} is {type(content).__name__}, accepted are texts and lists of "
+            "token ids."
+        )
 
 
 def _counted(batches: Iterator, backend: str, vocab_size: int, num_proc: int | None) -> Iterator:

@@ -91,6 +91,11 @@ def test_the_state_of_another_tokenizer_is_refused(byte_level_tokenizer, lines, 
         ([{"content": "a"}], {}, "column: got 'text', sample 0 has 'content'"),
         ([[1, 10**6]], {}, "token id 1000000"),
         (["a"], {"num_proc": 0}, "num_proc: got 0"),
+        (["a", None], {}, "column: sample 1 of 'text' is NoneType, accepted are texts and lists of token ids"),
+        ([{"text": "a"}, {"text": 3}], {}, "column: sample 1 of 'text' is int, accepted are texts and lists"),
+        ([[1, 2], [1.5]], {}, "column: sample 1 of 'text' is list, accepted are texts and lists of token ids"),
+        ([[[1, 2]]], {}, "column: sample 0 of 'text' is list"),
+        (iter([[[1, 2], [3]]]), {}, "column: sample 0 of 'text' is list"),
     ],
 )
 def test_wrong_input_is_named(byte_level_tokenizer, data, options, message):

@@ -45,6 +45,20 @@ def test_one_picture_in_any_form_is_one_picture(tokenizer):
     assert expected.shape == (1, 64) and all(torch.equal(tokenizer.encode(form), expected) for form in forms)
 
 
+def test_a_grey_picture_and_one_with_alpha_are_that_picture_in_any_form():
+    grey = np.asarray(picture(20, 16, "L"))
+    expected = to_pixels(Image.fromarray(grey), 16)
+    forms = [grey, grey[:, :, None], grey / 255, (grey / 255)[:, :, None], torch.from_numpy(grey.copy())[None]]
+    for form in forms:
+        torch.testing.assert_close(to_pixels(form, 16), expected, check_dtype=False)
+    colour, alpha = np.asarray(picture(16, 16)), np.zeros((16, 16, 1), np.uint8)
+    for form in (np.dstack([colour, alpha]), np.dstack([colour, alpha]) / 255):
+        torch.testing.assert_close(to_pixels(form, 16), to_pixels(colour, 16), check_dtype=False)
+    for wrong in (np.zeros((8, 8, 2)), np.zeros((8, 8, 5)), np.zeros(8)):
+        with pytest.raises(ValueError, match=r"images: got an array of shape \(8,.*\), expected \(height, width, "):
+            to_pixels(wrong, 16)
+
+
 def test_batches_are_what_single_pictures_are(tokenizer):
     images = [picture(16, 16), picture(31, 20), picture(9, 40, "L")]
     single = torch.cat([tokenizer.encode(image) for image in images])

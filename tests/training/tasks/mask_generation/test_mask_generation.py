@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn import functional as F
 
@@ -249,7 +250,11 @@ def test_arguments_that_mean_nothing_are_refused(sam_run, tmp_path, arguments, w
         main([*sam_run, *arguments, "--output_dir", str(tmp_path / "run")])
 
 
-def test_photographs_may_be_ones_own(sam_run, tmp_path):
+def test_photographs_may_be_ones_own(sam_run, tmp_path, monkeypatch):
+    save, drawn = Figure.savefig, []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: (drawn.append(len(figure.axes)), save(figure, *a, **k))
+    )
     folder = tmp_path / "photographs"
     folder.mkdir()
     Image.new("L", (50, 40), 99).save(folder / "gray.png")
@@ -259,6 +264,7 @@ def test_photographs_may_be_ones_own(sam_run, tmp_path):
         + ["--shown_pictures", "1"]
     )
     assert 0 <= results["eval_miou_point"] <= 1 and (tmp_path / "run" / "masks.png").exists()
+    assert drawn[-1] == 3  # of five pictures one is shown: as it is, with its masks, with the answers
 
 
 def test_no_other_photograph_or_teacher_of_masks_is_gone_on_with(sam_run, teacher, tmp_path):

@@ -1,0 +1,27 @@
+"""What is not said is what the paper says: the defaults of settings that users give by hand."""
+
+from dataclasses import fields
+
+import pytest
+
+from hf_effmodels.adapters import AdemConfig
+from hf_effmodels.quantization.adder.configuration_adder import AdderQuantConfig
+from hf_effmodels.quantization.bitnet158.configuration_bitnet158 import BitNet158Config
+from hf_effmodels.quantization.cbq.configuration_cbq import CbqConfig
+
+
+@pytest.mark.parametrize(
+    "settings, published",
+    [
+        # 256 visual tokens and 64 of the smaller scale, a tenth of which is dropped.
+        (AdemConfig, {"alpha": 0.1, "drop_ratio": 0.1, "num_vision_tokens": 256 + 64}),
+        # Windows of two blocks that share one, LoRA-Rounding of rank 5, and how far outliers lie from the quartiles.
+        (CbqConfig, {"window": 2, "overlap": 1, "rank": 5, "epochs": 3, "lambda1": 1.5}),
+        # Four groups of filters, and a quantile for the range of activations.
+        (AdderQuantConfig, {"bits": 8, "n_groups": 4, "keep_ratio": 0.9997}),
+        # Means of absolute weights, eight bits of activations.
+        (BitNet158Config, {"scale": "mean", "activation_bits": 8}),
+    ],
+)
+def test_defaults_are_those_of_the_paper(settings, published):
+    assert {f.name: f.default for f in fields(settings) if f.name in published} == published
