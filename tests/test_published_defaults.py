@@ -1,10 +1,13 @@
 """What is not said is what the paper says: the defaults of settings that users give by hand."""
 
+import inspect
 from dataclasses import fields
 
 import pytest
 
 from hf_effmodels.adapters import AdemConfig
+from hf_effmodels.collaboration.codecs.mahppo.configuration_mahppo import ChannelCodedConfig
+from hf_effmodels.compression.pruning.vision_widths import search_widths
 from hf_effmodels.quantization.adder.configuration_adder import AdderQuantConfig
 from hf_effmodels.quantization.bitnet158.configuration_bitnet158 import BitNet158Config
 from hf_effmodels.quantization.cbq.configuration_cbq import CbqConfig
@@ -19,9 +22,16 @@ from hf_effmodels.quantization.cbq.configuration_cbq import CbqConfig
         (CbqConfig, {"window": 2, "overlap": 1, "rank": 5, "epochs": 3, "lambda1": 1.5}),
         # Four groups of filters, and a quantile for the range of activations.
         (AdderQuantConfig, {"bits": 8, "n_groups": 4, "keep_ratio": 0.9997}),
+        (ChannelCodedConfig, {"bits": 8}),
         # Means of absolute weights, eight bits of activations.
         (BitNet158Config, {"scale": "mean", "activation_bits": 8}),
     ],
 )
 def test_defaults_are_those_of_the_paper(settings, published):
     assert {f.name: f.default for f in fields(settings) if f.name in published} == published
+
+
+def test_the_search_of_widths_is_by_default_as_wide_as_the_papers():
+    """A hundred draws of shares up to a half, whose costs are within two hundredths of the target."""
+    parameters = inspect.signature(search_widths).parameters
+    assert [parameters[name].default for name in ("samples", "bound", "tolerance")] == [100, 0.5, 0.02]

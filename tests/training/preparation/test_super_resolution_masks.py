@@ -66,6 +66,13 @@ def test_regions_and_values_are_the_map_also_where_masks_overlap_or_are_missing(
         assert np.array_equal(decode_regions(regions, values), encode_masks(masks, (6, 8)))
 
 
+@pytest.mark.parametrize("region", [-1, 3])
+def test_a_region_without_a_value_is_refused(region):
+    assert decode_regions(np.array([[0, 2]]), [0.5, 0.25]).tolist() == [[0, 0.25]]
+    with pytest.raises(ValueError, match="^regions: .* but there are 2 values.$"):
+        decode_regions(np.array([[0, region]]), [0.5, 0.25])
+
+
 def test_any_mask_generation_model_makes_a_table(sam, pictures, tmp_path):
     arguments = ["--dataset", str(pictures), "--model", sam, "--points_per_side", "3", "--max_eval_samples", "2"]
     arguments += ["--pred_iou_thresh", "-10", "--stability_score_thresh", "0", "--output", str(tmp_path / "maps")]
