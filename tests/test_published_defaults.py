@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 
+from hf_effmodels import get_config
 from hf_effmodels.adapters import AdemConfig
 from hf_effmodels.collaboration.codecs.mahppo.configuration_mahppo import ChannelCodedConfig
 from hf_effmodels.compression.pruning.vision_widths import search_widths
@@ -29,6 +30,18 @@ from hf_effmodels.quantization.cbq.configuration_cbq import CbqConfig
 )
 def test_defaults_are_those_of_the_paper(settings, published):
     assert {f.name: f.default for f in fields(settings) if f.name in published} == published
+
+
+@pytest.mark.parametrize(
+    "preset, rate",
+    [
+        *(("ghostnet-1.0x", 0.2), ("parameternet-600m", 0.2), ("cmt-small", 0.1)),
+        # None in ResNets, and what the official GhostNetV3 is given it does not use.
+        *(("adabin-resnet18", 0.0), ("addernet-resnet50", 0.0), ("ghostnetv3-1.0x", 0.0)),
+    ],
+)
+def test_classifiers_learn_with_the_dropout_of_their_official_code(preset, rate):
+    assert get_config(preset).classifier_dropout == rate
 
 
 def test_the_search_of_widths_is_by_default_as_wide_as_the_papers():

@@ -264,6 +264,7 @@ def test_average_precision_is_that_of_its_definition():
     measured = average_precision(truth, false, ["a", "b"])
     assert measured.metrics["map_50"] == pytest.approx(0.5 * 51 / 101)
     assert np.isnan(measured.per_class["b"]) and measured.curves["a"][50] == pytest.approx(0.5)
+    assert measured.per_class["a"] == pytest.approx(0.5 * 51 / 101)  # of every threshold: all boxes fit exactly
     # IoU 0.64: right up to a threshold of 0.6, three of ten.
     shifted = [detections([[0, 0, 10, 10], [20, 20, 36, 36]], [0, 0], [0.9, 0.8]), perfect[1]]
     assert average_precision(truth, shifted, ["a", "b"]).metrics["map"] == pytest.approx(
