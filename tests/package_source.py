@@ -26,8 +26,13 @@ def folder(module: str) -> str:
     return module if ROOT.parent.joinpath(*module.split(".")).is_dir() else module.rpartition(".")[0]
 
 
-def imports(module: str) -> Iterator[tuple[str, str, int]]:
+@functools.cache
+def imports(module: str) -> tuple[tuple[str, str, int], ...]:
     """All that a module imports, wherever in it: (module, name in it or "", line), relative names resolved."""
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[tuple[str, str, int]]:
     for node in ast.walk(trees()[module]):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "", node.lineno) for alias in node.names)
@@ -37,8 +42,8 @@ def imports(module: str) -> Iterator[tuple[str, str, int]]:
             for alias in node.names:
                 deeper = f"{origin}.{alias.name}"
                 yield (deeper, "", node.lineno) if deeper in trees() else (origin, alias.name, node.lineno)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            if node.args and isinstance(node.args[0], ast.Constant):
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            if getattr(node.func, "attr", getattr(node.func, "id", "")).endswith("import_module"):
                 yield node.args[0].value, "", node.lineno
 
 

@@ -4,6 +4,7 @@ A tensor's values follow from its name alone: RandomState((crc32(name) + seed) m
 the case that matches the name and the number of dimensions. So a case needs no weights in the file.
 """
 
+import functools
 import json
 import re
 import zlib
@@ -51,9 +52,22 @@ def state_dict(case: dict, dtype: torch.dtype = torch.float64) -> dict[str, torc
     for name, shape in case["state_dict"].items():
         rule = _rule(case, name, len(shape))
         if rule["dist"] != "skip":
-            random = np.random.RandomState((zlib.crc32(name.encode()) + case.get("seed", 0)) % 2**32)
-            weights[name] = _tensor(_draw(random, rule, shape), dtype)
+            weights[name] = _tensor(_drawn(case, name, rule, shape), dtype)
     return weights
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(path: str) -> dict[tuple, np.ndarray]:
+    """What has been drawn for the case at hand, which runs in one precision after the other."""
+    return {}
+
+
+def _drawn(case: dict, name: str, rule: dict, shape: list[int]) -> np.ndarray:
+    kept, seed = _kept(case["path"]), (zlib.crc32(name.encode()) + case.get("seed", 0)) % 2**32
+    key = (seed, *sorted(rule.items()), *shape)
+    if key not in kept:
+        kept[key] = _draw(np.random.RandomState(seed), rule, shape)
+    return kept[key]
 
 
 def inputs(case: dict, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
@@ -65,7 +79,7 @@ def inputs(case: dict, dtype: torch.dtype = torch.float64) -> dict[str, torch.Te
 
 def _tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
 
 
 def difference(expected: dict, got) -> float:
