@@ -6,6 +6,8 @@ Its algorithm was not read: this is what is told of it, that sub-models are fitt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .._numbers import check_from_zero, check_positive
+
 
 @dataclass(frozen=True)
 class Need:
@@ -18,6 +20,9 @@ class Need:
 
     memory: int
     macs: int
+
+    def __post_init__(self):
+        check_from_zero(memory=self.memory, macs=self.macs)
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,7 @@ class Device:
     macs: int
 
     def __post_init__(self):
-        for name in ("memory", "macs"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are numbers above 0.")
+        check_positive(memory=self.memory, macs=self.macs)
 
 
 def assign(parts: Mapping[str, Need], devices: Mapping[str, Device]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 https://arxiv.org/abs/2309.05015)."""
 
 import copy
+import math
 import random
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from .._numbers import check_whole, is_whole
 from ..modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from ..modeling.devit.modeling_devit import DeViTForImageClassification
 
@@ -25,8 +27,9 @@ def split_classes(num_classes: int, parts: int = 4, seed: int = 42) -> list[list
     Raises:
         ValueError: fewer classes than parts.
     """
-    if not isinstance(parts, int) or not 1 <= parts <= num_classes:
-        raise ValueError(f"parts: got {parts}, accepted are 1 to the number of classes, {num_classes}.")
+    check_whole(1, num_classes=num_classes)
+    if not is_whole(parts, 1, num_classes):
+        raise ValueError(f"parts: got {parts!r}, accepted are 1 to the number of classes, {num_classes}.")
     order = list(range(num_classes))
     random.Random(seed).shuffle(order)
     return [order[i * num_classes // parts : (i + 1) * num_classes // parts] for i in range(parts)]
@@ -34,6 +37,12 @@ def split_classes(num_classes: int, parts: int = 4, seed: int = 42) -> list[list
 
 def check_class_groups(groups: Sequence[Sequence[int]], num_classes: int) -> None:
     """Raise ValueError unless each class is in exactly one group."""
+    check_whole(1, num_classes=num_classes)
+    listed = [group if isinstance(group, list | tuple) else [None] for group in groups]
+    if not all(is_whole(number, -math.inf) for group in listed for number in group):
+        raise ValueError(
+            f"class_groups: got {list(groups)!r}, accepted is for each part a list of numbers of classes."
+        )
     given = sorted(number for group in groups for number in group)
     if given != list(range(num_classes)):
         missing = sorted(set(range(num_classes)) - set(given))
@@ -101,8 +110,7 @@ def take_part(model: DeViTForImageClassification, part: int) -> DeViTForImageCla
     Raises:
         ValueError: a part that is not there.
     """
-    if not 0 <= part < len(model.config.parts):
-        raise ValueError(f"part: got {part}, accepted are 0 to {len(model.config.parts) - 1}.")
+    check_whole(0, len(model.config.parts) - 1, part=part)
     config = copy.deepcopy(model.config)
     config.parts, config.class_groups = [config.parts[part]], None
     config.fusion_hidden_size = None
@@ -126,7 +134,8 @@ def keep_classes(model: DeViTForImageClassification, classes: Sequence[int]) -> 
         ValueError: fewer than two classes, or one that is not there or stands twice.
     """
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    if len(classes) < 2 or len(set(classes)) < len(classes) or not 0 <= min(classes) <= max(classes) < len(names):
+    known = all(is_whole(number, 0, len(names) - 1) for number in classes)
+    if not known or len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError(
             f"classes: got {list(classes)}, accepted are two and more different numbers from 0 to {len(names) - 1}."
         )
@@ -160,6 +169,9 @@ def assemble(
     """
     if not parts or any(len(part.config.parts) != 1 for part in parts):
         raise ValueError("parts: accepted are models of one part each, one and more of them.")
+    check_whole(1, num_labels=num_labels)
+    if fusion_hidden_size is not None:
+        check_whole(1, fusion_hidden_size=fusion_hidden_size)
     first = parts[0].config
     for name in ("part_type", "image_size", "num_channels", "patch_size", "qkv_bias", "layer_norm_eps", "hidden_act"):
         values = {getattr(part.config, name) for part in parts}

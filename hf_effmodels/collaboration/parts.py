@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from .._command_line import in_words_of_the_command, show
-from .._files import check_folder, write_json
-from .._written import check_report, check_rewritable, rewritten
+from .._files import write_json
+from .._written import rewritten
 from ..compression.pruning.vision_widths import part_macs
 from ..hub.checkpoints import check_model
 from ..hub.ids import reading
@@ -25,10 +25,8 @@ from ..training.tasks.image_classification.data import DataArguments, ImageClass
 from ..training.tasks.image_classification.transforms import EvaluationTransform
 from .assignment import Need
 from .decomposition import assemble, check_class_groups, from_transformers, keep_classes, split_classes
+from .parts_command import REPORT, check_places, folders_of
 from .shrinking import shrink
-
-#: In the folder of the parts.
-REPORT = "parts.json"
 
 
 @dataclass
@@ -98,11 +96,7 @@ def decompose(reader: ArgumentReader) -> dict:
 
 
 def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
-    check_folder(Path(args.output), accepts_content=True)
-    check_report(Path(args.output) / REPORT, ("model", "seed", "parts"), "decompose")
-    folders = [Path(args.output) / f"part{number}" for number in range(args.parts)]
-    for folder in folders:
-        check_rewritable(folder, "decompose")
+    check_places(args)
     model, processor = _one_part("--model", args.model, args.revision, args.token)
     if processor is None:
         raise ValueError(f"--model: {args.model} has no image processor, which says how pictures are prepared.")
@@ -146,7 +140,7 @@ def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
                 "intermediate_sizes": sizes["intermediate_sizes"],
             }
         )
-    for folder, part in zip(folders, shrunken, strict=True):
+    for folder, part in zip(folders_of(args), shrunken, strict=True):
         with rewritten(folder, "decompose") as new:
             part.save_pretrained(new)
             processor.save_pretrained(new)

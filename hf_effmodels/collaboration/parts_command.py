@@ -9,13 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._command_line import Parser, in_words_of_the_command, show
+from .._files import check_folder
 from .._kinds import check_head, stated_config, stated_type
 from .._model_place import check_model
 from .._option_types import whole
-from .._written import check_rewritable
+from .._written import check_report, check_rewritable
 from ..training.run.arguments import ArgumentReader
 from ..training.run.early import by_place, look_at
 from .assignment import Device, assign
+
+#: In the folder of the parts.
+REPORT = "parts.json"
 
 
 def main_decompose(argv: Sequence[str]) -> dict:
@@ -27,10 +31,28 @@ def main_decompose(argv: Sequence[str]) -> dict:
     reader = ArgumentReader(by_place(argv, "model", "output"), "hf-effmodels decompose")
     read = look_at(reader, Path(__file__).with_name("parts.py"))
     if read is not None:
+        try:
+            check_places(read[0])
+        except OSError as error:
+            words = {"folder": "--output", "output": "--output"}
+            raise type(error)(in_words_of_the_command(str(error), words)) from error
         _check_part("--model", read[0].model)
     from .parts import decompose
 
     return decompose(reader)
+
+
+def check_places(arguments) -> None:
+    """FileExistsError for an `--output` of `decompose` where something would be lost."""
+    check_folder(Path(arguments.output), accepts_content=True)
+    check_report(Path(arguments.output) / REPORT, ("model", "seed", "parts"), "decompose")
+    for folder in folders_of(arguments):
+        check_rewritable(folder, "decompose")
+
+
+def folders_of(arguments) -> list[Path]:
+    """Of each part."""
+    return [Path(arguments.output) / f"part{number}" for number in range(arguments.parts)]
 
 
 def _check_part(argument: str, name: str) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from .._numbers import is_real, is_whole
 from ..compression.pruning.class_importance import class_divergences
 from ..compression.pruning.hsic import highest, score_part
 from ..compression.pruning.vision_widths import check_target, part_macs, prune_part, search_widths
@@ -58,12 +59,12 @@ def shrink(
     """
     if len(model.config.parts) != 1:
         raise ValueError(f"model: it has {len(model.config.parts)} parts, accepted is one of one part.")
-    if not 0 < macs <= 1:
-        raise ValueError(f"macs: got {macs}, accepted are shares above 0 up to 1.")
-    if not 2 <= score_images < len(pixel_values):
+    if not is_real(macs) or not 0 < macs <= 1:
+        raise ValueError(f"macs: got {macs!r}, accepted are shares above 0 up to 1.")
+    if not is_whole(score_images, 2, len(pixel_values) - 1):
         raise ValueError(
-            f"score_images: got {score_images} of {len(pixel_values)} images, accepted are 2 and more that leave some "
-            "to measure with."
+            f"score_images: got {score_images!r} of {len(pixel_values)} images, accepted are 2 and more that leave "
+            "some to measure with."
         )
     if importance not in ("hsic", "kl"):
         raise ValueError(f"importance: got {importance!r}, accepted are 'hsic', 'kl'.")

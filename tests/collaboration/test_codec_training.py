@@ -32,6 +32,8 @@ from hf_effmodels.training.distillation import CodedTrainer, DistillationTrainin
 from hf_effmodels.training.losses.coded_features import CodedFeaturesLoss
 from hf_effmodels.training.losses.kl_divergence import KdLoss
 
+from ..threads import run_together
+
 
 class Bars(Dataset):
     """Bright bars, of the class of their place; a little noise."""
@@ -170,6 +172,22 @@ def test_any_classifier_takes_a_code_and_comes_back_from_its_folder(name, tmp_pa
     fewer = ChannelCodedForImageClassification.around(model, at, 2, 5).eval()
     head, tail = fewer.halves()
     torch.testing.assert_close(tail(head(pixels), (2, 3, 32, 32)), fewer(pixels).logits)
+
+
+@pytest.mark.parametrize("kind, code", [(CodedForImageClassification, [3]), (ChannelCodedForImageClassification, 2)])
+def test_threads_do_not_see_each_others_images(whole, kind, code):
+    model = kind.around(whole, "stages.0", code).eval()
+    model.fix_code()
+    images = [torch.randn(batch, 3, 32, 32) + batch for batch in (1, 2, 3)]
+
+    def ask(pixels):
+        with torch.no_grad():  # a thread has a mode of its own
+            return model(pixels).logits
+
+    alone = [ask(pixels) for pixels in images]
+    # They meet in the midst of the network: between what comes before the cut and what takes the code there.
+    together = run_together(model.network, [lambda pixels=pixels: ask(pixels) for pixels in images])
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_a_coded_classifier_is_one_for_pipelines_and_the_commands(whole, tmp_path, capsys):

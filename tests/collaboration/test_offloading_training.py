@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from hf_effmodels import cli
 from hf_effmodels.collaboration.offloading import PROFILES, OffloadingEnvironment, OffloadingSettings
@@ -185,9 +186,23 @@ def test_agents_come_back_out_of_their_folder(tmp_path):
         assert np.array_equal(mine, theirs)
     state = torch.rand(2, 12)
     assert torch.equal(agents.critic(state), loaded.critic(state))
-    (tmp_path / "policy.safetensors").unlink()
-    with pytest.raises(ValueError, match="holds no agents"):
-        OffloadingAgents.load(tmp_path)
+    weights, settings = (tmp_path / name for name in ("policy.safetensors", "policy.json"))
+    kept = {file: file.read_bytes() for file in (weights, settings)}
+    tensors = load_file(weights)
+    narrow = {name: v[:1].clone() if name.startswith("actors") else v for name, v in tensors.items()}
+    for file, content in (
+        (weights, None),
+        (weights, b"\x80\x04broken"),
+        (weights, save(narrow)),  # of one device, which would stand for all
+        (settings, b"no JSON"),
+        (settings, b"[]"),
+        (settings, kept[settings].replace(b'"slot": 0.5', b'"slot": "0.5"')),
+    ):
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"folder: {tmp_path} holds no agents"):
+            OffloadingAgents.load(tmp_path)
+        file.write_bytes(kept[file])
+    assert OffloadingAgents.load(tmp_path)
     with pytest.raises(ValueError, match="no list 'watts'"):
         profile_from({"bits": [1, 0], "seconds": [0, 1]})
 
@@ -235,7 +250,7 @@ def test_the_command_trains_compares_and_says_where_to_cut(tmp_path, capsys):
         ),
         (["--output", "x", "--devices", "0"], "--devices: got 0"),
         (["--output", "x", "--bandwidth", "0"], "--bandwidth: got 0"),
-        (["--output", "x", "--steps", "0"], "--steps: got 0"),
+        (["--output", "x", "--steps", "1"], "--steps: got 1, accepted are whole numbers from 2"),
         (["--output", "x", "--learning-rate", "nan"], "--learning-rate: got nan"),
     ):
         with pytest.raises(ValueError) as refused:

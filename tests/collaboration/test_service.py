@@ -252,6 +252,41 @@ def test_wrong_clients_and_services_are_named(halves):
         listen("127.0.0.1", taken.getsockname()[1])
 
 
+class Garbled(http.server.BaseHTTPRequestHandler):
+    """Somebody else's server: pages, and no HTTP at all."""
+
+    def do_GET(self):
+        if self.server.garbled:
+            self.wfile.write(b"\x00\x01 no status line\r\n\r\n")
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.server.page)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_who_is_no_tail_is_told_by_what_it_answers(halves):
+    with listen("127.0.0.1", 0) as taken:
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(ConnectionError, match=f"url: {nobody} gives no answer: .*refused"):
+        SplitClassifier(halves[0], nobody).info()
+    with http.server.HTTPServer(("127.0.0.1", 0), Garbled) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = SplitClassifier(halves[0], f"http://127.0.0.1:{server.server_port}")
+        for server.garbled, server.page, message in (
+            (False, b"<html>welcome", "is no tail: it answers '<html>welcome'"),
+            (False, b"3", "is no tail: it answers '3'"),
+            (True, b"", "gives no answer: "),
+        ):
+            with pytest.raises(ConnectionError, match=message):
+                client.info()
+        server.shutdown()
+    with pytest.raises(ValueError, match="answer: 4 bytes that are no safetensors"):
+        unpack_logits(b"page", 1)
+
+
 def test_connections_that_say_nothing_keep_nobody_out(halves):
     head, tail = halves
     limits = ServiceLimits(queue=0, timeout=0.3)

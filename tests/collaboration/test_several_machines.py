@@ -10,12 +10,13 @@ from hf_effmodels.collaboration.offloading import OffloadingEnvironment, Offload
 from hf_effmodels.collaboration.offloading.driving import drive, local_point, split_point
 from hf_effmodels.collaboration.offloading.training import OffloadingAgents, measure
 from hf_effmodels.collaboration.splitting import FusedClassifier, SplitClassifier, split
+from hf_effmodels.collaboration.splitting.measure import measure_split
 from hf_effmodels.collaboration.splitting.whole import part, whole
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
 
 from .test_service import served
-from .test_splitting import resnet
+from .test_splitting import MODELS, resnet
 
 COSTS = SplitProfile(bits=(8e5, 1e5, 0.0), seconds=(0.0, 0.01, 0.05), watts=(0.0, 2.0, 2.5), joules=(0.0, 0.02, 0.125))
 
@@ -58,6 +59,25 @@ def test_parts_on_machines_of_their_own_are_fused_to_the_answer_of_the_whole(dev
         assert lacking.missing == (0,) and lacking.milliseconds[0] is None
         with pytest.raises(ConnectionError, match="part 0: url: http://127.0.0.1:9 gives no answer"):
             FusedClassifier(devit, urls, codec=codec, patience=0.1).logits(pixels)
+
+
+@pytest.mark.parametrize("build", MODELS)
+@torch.no_grad()
+def test_any_classifier_is_computed_from_images_that_are_sent(build):
+    model, pixels = build(), torch.randn(2, 3, 32, 32)
+    for codec in (None, UniformCodec(6)):
+        device, server = whole(model, codec=codec)
+        seen = pixels if codec is None else codec.decode(codec.encode(pixels), (2, 3, 32, 32), torch.float32)
+        torch.testing.assert_close(server(device(pixels), (2, 3, 32, 32)), model(seen).logits)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("build", MODELS)
+def test_costs_of_any_classifier_are_measured(build):
+    costs = measure_split(build(), bits=4, repeats=1)
+    bits = [cost.bits for cost in costs]
+    assert len(costs) > 3 and costs[0].at == "image" and bits[0] == 8 * 3 * 32 * 32 and bits[-1] == 0
+    assert bits[1:] == sorted(bits[1:], reverse=True) and all(cost.latency(1e6) > 0 for cost in costs)
 
 
 def test_parts_that_are_none_are_named(devit):

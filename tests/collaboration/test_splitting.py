@@ -3,11 +3,13 @@
 import copy
 import importlib
 import json
+import socket
 import time
 
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     ConvNextConfig,
@@ -179,6 +181,39 @@ def test_folders_that_are_no_half_are_refused(tmp_path):
     (tmp_path / "head" / "head.safetensors").write_bytes(b"\x80\x04broken")
     with pytest.raises(ValueError, match="no readable head.safetensors"):
         SplitHead.from_pretrained(tmp_path / "head")
+
+
+def test_a_half_that_lacks_a_weight_or_tells_no_cut_is_refused(tmp_path):
+    split(resnet(), "stages.0")[0].save_pretrained(tmp_path)
+    file, facts = tmp_path / "head.safetensors", json.loads((tmp_path / "split.json").read_text())
+    weights = load_file(file)
+    first = "network.resnet.encoder.stages.0.layers.0.layer.0.convolution.weight"
+    rest = {name: value for name, value in weights.items() if name != first}
+    for damaged, message in (
+        (rest, f"holds {len(rest)} tensors of the {len(weights)} that it was saved with"),
+        ({**rest, "other.weight": weights[first]}, "other.weight is neither the network's nor the codec's"),
+        ({**rest, "network.weight": weights[first]}, "weight does not belong to ResNetForImageClassification"),
+        ({**weights, first: weights[first][:1].clone()}, "does not belong to ResNetForImageClassification"),
+    ):
+        save_file(damaged, file)
+        with pytest.raises(ValueError, match=message):
+            SplitHead.from_pretrained(tmp_path)
+    save_file(weights, file)
+    for name, value in (
+        ("at", "nowhere"),
+        ("at", 3),
+        ("dtype", "float33"),
+        ("dtype", "nn"),
+        ("codec", []),
+        ("codec_settings", "x"),
+        ("attention", 3),
+    ):
+        (tmp_path / "split.json").write_text(json.dumps(facts | {name: value}))
+        with pytest.raises(ValueError, match=f"folder: .*{'nowhere' if value == 'nowhere' else 'is damaged'}"):
+            SplitHead.from_pretrained(tmp_path)
+    del facts["tensors"]  # as older folders are
+    (tmp_path / "split.json").write_text(json.dumps(facts))
+    assert SplitHead.from_pretrained(tmp_path).facts.at == "resnet.encoder.stages.0"
 
 
 def test_a_published_half_is_its_own_files_and_nothing_else(hub, online, tmp_path, monkeypatch, caplog):  # noqa: F811
@@ -355,6 +390,8 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
     assert "1e+06 bit/s" in capsys.readouterr().out
     assert json.loads(file.read_text())["profile"]["watts"] == [0.0, 4.0, 4.0]
+    listener = socket.create_server(("127.0.0.1", 0))
+    taken = str(listener.getsockname()[1])
     for argv, message in (
         (["split", folder], "--at: name a module"),
         (["split", folder, str(tmp_path / "x"), "--at", "stages.9"], "--at: got 'stages.9'"),
@@ -379,10 +416,16 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
         (["split", folder, "/proc/x", "--at", "stages.0"], "OUTPUT: /proc/x/head cannot be written (No such file"),
         (["serve-tail", str(tmp_path), "--images"], "FOLDER: "),
         (["serve-tail", folder], "FOLDER: "),
+        (["serve-tail", str(tmp_path / "out" / "tail"), "--images"], "holds a half of a split model"),
+        (["serve-tail", str(tmp_path / "out" / "head")], "holds a head, expected a tail"),
+        (["serve-tail", str(tmp_path / "out" / "tail"), "--port", taken], f"--host, --port: 127.0.0.1, {taken}: it"),
+        (["serve-tail", str(tmp_path / "out" / "tail"), "--token", "two words"], "--token: accepted are letters"),
+        (["measure-split", str(tmp_path / "nowhere")], "MODEL: there is no folder or file"),
         (["serve-tail", folder, "--port", "0"], "--port: got 0"),
         (["serve-tail", folder, "--queue", "-1"], "--queue: got -1"),
     ):
         assert cli.main(argv) == 2 and message in capsys.readouterr().err, argv
+    listener.close()
     assert not (tmp_path / "x").exists()
     # What somebody else has written stays; what these commands have is replaced.
     (tmp_path / "thesis" / "head").mkdir(parents=True)

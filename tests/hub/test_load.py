@@ -130,15 +130,22 @@ def two_towers(tmp_path):
 
 @pytest.fixture
 def halves(tmp_path):
-    """Head and tail of a network of transformers and of one of this package, with their code, and the logits."""
+    """Head and tail of a network of transformers, of one of this package and of those with a code, with what loads
+    them, and the logits."""
     config = ResNetConfig(embedding_size=6, hidden_sizes=[6, 8], depths=[1, 1], layer_type="basic", num_labels=2)
     ours = ARCHITECTURES["ghostnetv3"]
-    made = {}
+    made, cut = {}, {}
     for name, model in (
         ("resnet", ResNetForImageClassification(config)),
         ("ours", ours.model_class("AutoModelForImageClassification")(tiny_config(ours, num_labels=2))),
     ):
-        parts = split(model.eval(), "stages.0", codec=UniformCodec(8), image_size=(64, 64))
+        cut[name] = split(model.eval(), "stages.0", codec=UniformCodec(8), image_size=(64, 64))
+    for model_type in ("coded_classifier", "channel_coded_classifier"):
+        coded = ARCHITECTURES[model_type]
+        model = coded.model_class("AutoModelForImageClassification")(tiny_config(coded, num_labels=2)).eval()
+        model.fix_code()
+        cut[model_type] = model.halves()
+    for name, parts in cut.items():
         for half in parts:
             export_half(half, tmp_path / name / half.half)
         pixels = torch.linspace(-1, 1, 3 * 64**2).reshape(1, 3, 64, 64)

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..._command_line import in_words_of_the_command
 from ..._kinds import check_head, stated_type
 from ...registry import is_in_halves
 from ...training.run.arguments import ArgumentReader
 from ...training.run.early import by_place, look_at
+from .arguments import CodecArguments
 
 
 def main(argv: Sequence[str]) -> dict:
@@ -16,9 +18,15 @@ def main(argv: Sequence[str]) -> dict:
         ValueError, OSError, ImportError: wrong input, before anything is written.
     """
     reader = ArgumentReader(by_place(argv, "model", "output"), "hf-effmodels train-codec")
-    read = look_at(reader, Path(__file__).with_name("curves.py"))
+    read = look_at(reader, Path(__file__).with_name("curves.py"), beside=("arguments.py",))
     if read is not None:
-        name = read[0].model
+        arguments = CodecArguments(**vars(read[0]))
+        try:
+            arguments.check_places()
+        except OSError as error:
+            words = {"folder": "--output", "output": "--output"}
+            raise type(error)(in_words_of_the_command(str(error), words)) from error
+        name = arguments.model
         check_head("--model", name, "AutoModelForImageClassification")
         if is_in_halves(stated_type(name)):
             raise ValueError(f"--model: {name} has a code already; accepted are classifiers without.")

@@ -4,112 +4,25 @@ task distillation's, twice for each β (recipes `entropic_student/*`)."""
 import contextlib
 import json
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 
 from ..._command_line import in_words_of_the_command, show
-from ..._files import check_folder, write_bytes, write_json
-from ..._written import check_report
+from ..._files import write_bytes, write_json
 from ...hub.ids import reading
 from ...registry import is_in_halves
 from ...training.run.arguments import ArgumentReader, FilledReader, ModelArguments
-from ...training.run.values import check_fields
 from ...training.task import load_task
 from ...training.tasks.image_classification.data import DataArguments
 from ...training.tasks.image_classification.transforms import AugmentationArguments
 from ..splitting.halves import check_half_folder
 from ..splitting.points import Trace
+from .arguments import PICTURE, REPORT, CodecArguments, folder_of
 from .entropic_student.modeling_entropic_student import CodedForImageClassification
 from .measured import measure_coded, measure_image_codec
 
-REPORT, PICTURE = "rate_accuracy.json", "rate_accuracy.png"
 #: Folders of a β: the runs of the two stages, in order.
 STAGES = ("features", "logits")
-
-
-def _folder_of(beta: float) -> str:
-    return f"beta-{beta:g}"
-
-
-@dataclass
-class CodecArguments:
-    """What learns, and how long."""
-
-    model: str | None = field(
-        default=None, metadata={"missing": "name a trained classifier.", "help": "A folder or an id of the Hub."}
-    )
-    output: str | None = field(
-        default=None,
-        metadata={"missing": "name a folder.", "help": "Folder for the halves, the table and the picture."},
-    )
-    at: str | None = field(
-        default=None,
-        metadata={
-            "missing": "name a module of a quarter of the image's side (hf-effmodels split --list).",
-            "help": "Module whose output the bottleneck imitates; it is in the place of this and all before.",
-        },
-    )
-    features: list[str] | None = field(
-        default=None, metadata={"help": "Modules behind it that are imitated, too (published: the further stages)."}
-    )
-    betas: list[float] = field(
-        default_factory=lambda: [0.16],
-        metadata={
-            "accepts": "[0, inf)",
-            "help": "Weights of the bits, a bottleneck for each (published: 0.01 to 5.12).",
-        },
-    )
-    channels: list[int] = field(
-        default_factory=lambda: [24],
-        metadata={
-            "accepts": "[1, inf)",
-            "help": "Of the code; several are the widths of a slimmable encoder, which learn together.",
-        },
-    )
-    prior: str = field(
-        default="factorized",
-        metadata={
-            "help": "What says how many bits the code takes: factorized (published), or told by a side code, "
-            "scale_hyperprior and mean_scale_hyperprior (for images whose sides are multiples of 16)."
-        },
-    )
-    first_epochs: int = field(default=10, metadata={"accepts": "[1, inf)", "help": "In which features are imitated."})
-    second_epochs: int = field(
-        default=10, metadata={"accepts": "[1, inf)", "help": "In which the rest of the network learns."}
-    )
-    first_batch: int = field(
-        default=64, metadata={"accepts": "[1, inf)", "help": "Pictures of a step of the first stage."}
-    )
-    second_batch: int = field(
-        default=128, metadata={"accepts": "[1, inf)", "help": "Pictures of a step of the second stage."}
-    )
-    first_learning_rate: float = field(
-        default=1e-3, metadata={"accepts": "(0, inf)", "help": "Of Adam, in the first stage."}
-    )
-    second_learning_rate: float = field(
-        default=1e-3, metadata={"accepts": "(0, inf)", "help": "Of SGD, in the second stage."}
-    )
-    qualities: list[int] = field(
-        default_factory=lambda: [10, 30, 60, 90],
-        metadata={
-            "accepts": "[1, 100]",
-            "help": "Of JPEG and WebP pictures, which the network is shown for comparison.",
-        },
-    )
-    seed: int = field(
-        default=0, metadata={"accepts": "[0, 4294967294]", "help": "Of weights, order, noise and augmentation."}
-    )
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
-    token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
-    json: bool = field(default=False, metadata={"help": "Print the table as JSON."})
-
-    def __post_init__(self):
-        check_fields(self)
-        if not self.betas or len({_folder_of(beta) for beta in self.betas}) < len(self.betas):
-            raise ValueError(f"--betas: got {self.betas}, accepted are one and more that differ in six digits.")
-        if not self.channels or len(set(self.channels)) < len(self.channels):
-            raise ValueError(f"--channels: got {self.channels}, accepted are different whole numbers from 1.")
-
 
 ARGUMENTS = (CodecArguments, DataArguments, AugmentationArguments)
 #: What the runs' arguments are called here, where it is something else.
@@ -133,12 +46,8 @@ def train_codec(reader: ArgumentReader) -> dict:
 def _train(args: CodecArguments, data_args: DataArguments, augmentation: AugmentationArguments) -> dict:
     from transformers import AutoModelForImageClassification, PrinterCallback
 
-    check_folder(Path(args.output), accepts_content=True)
-    check_report(Path(args.output) / REPORT, ("bottlenecks", "pictures"), "train-codec")
-    picture = Path(args.output) / PICTURE
-    if picture.exists() and not (Path(args.output) / REPORT).exists():
-        raise FileExistsError(f"--output: {picture} is there, and no {REPORT} beside it: name another folder.")
-    folders = {beta: Path(args.output) / _folder_of(beta) for beta in args.betas}
+    args.check_places()
+    folders = {beta: Path(args.output) / folder_of(beta) for beta in args.betas}
     for folder in folders.values():
         for half in ("head", "tail"):
             check_half_folder(folder / half)

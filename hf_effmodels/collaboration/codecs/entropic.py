@@ -8,13 +8,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
+from ..._numbers import check_whole, is_whole
 from .gdn import DivisiveNorm
 from .hyperprior import HyperPrior
+from .kinds import PRIORS, check_prior
 from .prior import COMPRESSAI, COMPRESSAI_CONSTANTS, FactorizedPrior, TabledPrior, rate_loss
-
-#: What says how many bits a code takes: a distribution for each channel (as published by Entropic Student), or one for
-#: each number, told by a side code (SC2 Benchmark's two hyperpriors).
-PRIORS = ("factorized", "scale_hyperprior", "mean_scale_hyperprior")
 
 
 @dataclass(frozen=True)
@@ -36,16 +34,13 @@ class BottleneckShape:
     decoder_channels: tuple[int, int] | None = None
 
     def __post_init__(self):
-        if self.prior not in PRIORS:
-            raise ValueError(f"prior: got {self.prior!r}, accepted are {', '.join(PRIORS)}.")
-        for name in ("target_channels", "hyper_channels"):
-            if not _is_count(getattr(self, name)):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, accepted are whole numbers from 1.")
+        check_prior(self.prior)
+        check_whole(1, target_channels=self.target_channels, hyper_channels=self.hyper_channels)
         for name in ("encoder_channels", "decoder_channels"):
             given = getattr(self, name)
             if given is None:
                 continue
-            if not isinstance(given, list | tuple) or len(given) != 2 or not all(map(_is_count, given)):
+            if not isinstance(given, list | tuple) or len(given) != 2 or not all(is_whole(n, 1) for n in given):
                 raise ValueError(f"{name}: got {given!r}, accepted are two whole numbers from 1.")
             object.__setattr__(self, name, tuple(given))
 
@@ -71,10 +66,6 @@ class BottleneckShape:
 
 def _plain(value):
     return list(value) if isinstance(value, tuple) else value
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 @dataclass(frozen=True)
@@ -105,8 +96,7 @@ class EntropicBottleneck(nn.Module):
 
     def __init__(self, channels: int = 24, target_channels: int = 256, **options):
         super().__init__()
-        if not _is_count(channels):
-            raise ValueError(f"channels: got {channels!r}, accepted are whole numbers from 1.")
+        check_whole(1, channels=channels)
         self.shape = BottleneckShape(target_channels, **options)
         first, second = self.shape.encoder(channels)
         self.encoder = nn.Sequential(

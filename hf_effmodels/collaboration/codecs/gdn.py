@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..._numbers import check_whole
+
 #: Added to what is stored, so that its gradient does not vanish at nought.
 PEDESTAL = 2.0**-36
 _LEAST_BETA = 1e-6
@@ -39,6 +41,7 @@ class DivisiveNorm(nn.Module):
 
     def __init__(self, channels: int, inverse: bool = False):
         super().__init__()
+        check_whole(1, channels=channels)
         self.inverse = inverse
         self.beta = nn.Parameter((torch.ones(channels) + PEDESTAL).sqrt())
         self.gamma = nn.Parameter((0.1 * torch.eye(channels) + PEDESTAL).sqrt())

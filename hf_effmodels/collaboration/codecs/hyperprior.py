@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..._numbers import check_whole
 from .gdn import lower_bound
 from .prior import LEAST_LIKELIHOOD, TAIL_MASS, FactorizedPrior, TabledPrior
 from .rans import decode, encode, quantized_distribution
@@ -54,9 +55,7 @@ class HyperPrior(TabledPrior):
 
     def __init__(self, channels: int, hyper_channels: int = 16, means: bool = False):
         super().__init__(SCALES)
-        for name, value in (("channels", channels), ("hyper_channels", hyper_channels)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, accepted are whole numbers from 1.")
+        check_whole(1, channels=channels, hyper_channels=hyper_channels)
         self.channels, self.means = channels, means
         side, wide = hyper_channels, hyper_channels * 3 // 2 if means else hyper_channels
         self.analysis = nn.Sequential(

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
+from ..._numbers import is_whole
 from ..splitting.halves import evaluating
 from .entropic_student.modeling_entropic_student import CodedForImageClassification
 from .prior import bits
@@ -64,8 +65,8 @@ def measure_image_codec(
         normalization: `training.data.normalization.Normalization` of the samples: they are pictures again by it.
         quality: Pillow's, 1 to 100.
     """
-    if kind not in ("JPEG", "WEBP") or not 1 <= quality <= 100:
-        raise ValueError(f"kind: got {kind!r} of quality {quality}, accepted are JPEG and WEBP from 1 to 100.")
+    if kind not in ("JPEG", "WEBP") or not is_whole(quality, 1, 100):
+        raise ValueError(f"kind: got {kind!r} of quality {quality!r}, accepted are JPEG and WEBP from 1 to 100.")
     network = evaluating(model)
     scale, shift = (torch.tensor(v)[:, None, None] for v in (normalization.scale, normalization.shift))
     device, right, written = next(network.parameters()).device, 0, 0

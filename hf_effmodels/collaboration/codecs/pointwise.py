@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..._numbers import check_whole, is_whole
+
 
 @dataclass(frozen=True)
 class QuantizedCode:
@@ -35,8 +37,7 @@ def quantize_code(code: torch.Tensor, bits: int) -> QuantizedCode:
     Raises:
         ValueError: bits outside of 1 to 16, or a code that is not finite or has one value only.
     """
-    if not 1 <= bits <= 16:
-        raise ValueError(f"bits: got {bits}, accepted are 1 to 16.")
+    check_whole(1, 16, bits=bits)
     low, high = code.min(), code.max()
     if not (torch.isfinite(low) and torch.isfinite(high) and low < high):
         raise ValueError(
@@ -57,10 +58,12 @@ class PointwiseCodec(nn.Module):
 
     def __init__(self, channels: int, shrink: int, bits: int | None = 8):
         super().__init__()
-        if channels < 1 or shrink < 1:
-            raise ValueError(f"channels, shrink: got {channels} and {shrink}, accepted are whole numbers from 1.")
+        if not is_whole(channels, 1) or not is_whole(shrink, 1):
+            raise ValueError(f"channels, shrink: got {channels!r} and {shrink!r}, accepted are whole numbers from 1.")
+        if bits is not None:
+            check_whole(1, 16, bits=bits)
         self.bits = bits
-        self.code_channels = max(int(channels / shrink), 1)
+        self.code_channels = max(channels // shrink, 1)
         self.encoder = nn.Sequential(nn.Conv2d(channels, self.code_channels, 1))  # the names of the release
         self.decoder = nn.Sequential(nn.Conv2d(self.code_channels, channels, 1))
 

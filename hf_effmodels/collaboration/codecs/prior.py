@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..._numbers import check_whole
 from .gdn import lower_bound
 from .rans import decode, encode, quantized_distribution
 
@@ -85,6 +86,7 @@ class FactorizedPrior(TabledPrior):
     """
 
     def __init__(self, channels: int):
+        check_whole(1, channels=channels)
         super().__init__(channels)
         self.channels = channels
         scale = _SCALE ** (1 / (len(_WIDTHS) - 1))

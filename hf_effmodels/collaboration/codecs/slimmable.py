@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..._numbers import is_whole
 from .entropic import BottleneckShape, CodedFeatures, EntropicBottleneck, decoder_of
 from .gdn import DivisiveNorm
 from .prior import TabledPrior
@@ -134,8 +135,7 @@ def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: none, the same twice, or one that is no whole number from 1.
     """
-    found = list(widths)
-    right = all(isinstance(w, int) and not isinstance(w, bool) and w >= 1 for w in found)
-    if not found or not right or len(set(found)) < len(found):
-        raise ValueError(f"widths: got {found}, accepted are different whole numbers from 1.")
-    return tuple(sorted(found))
+    listed = isinstance(widths, Sequence) and not isinstance(widths, str)
+    if not listed or not widths or not all(is_whole(w, 1) for w in widths) or len(set(widths)) < len(widths):
+        raise ValueError(f"widths: got {widths!r}, accepted is a list of different whole numbers from 1.")
+    return tuple(sorted(widths))

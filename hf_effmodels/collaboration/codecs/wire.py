@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..._numbers import check_whole
 from .entropic import EntropicBottleneck
 from .pointwise import PointwiseCodec
 from .slimmable import SlimmableBottleneck
@@ -68,8 +69,7 @@ class UniformCodec(Codec):
 
     def __init__(self, bits: int = 8):
         super().__init__()
-        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 8:
-            raise ValueError(f"bits: got {bits!r}, accepted are 1 to 8.")
+        check_whole(1, 8, bits=bits)
         self.bits = bits
 
     def settings(self) -> dict:

@@ -3,6 +3,7 @@ https://arxiv.org/abs/2205.11854)."""
 
 import numpy as np
 
+from ..._numbers import check_whole
 from .channel import uplink_rates
 from .profiles import IMAGE_BITS, PROFILES, SplitProfile
 from .settings import OffloadingSettings
@@ -33,6 +34,9 @@ class OffloadingEnvironment:
             if profile not in PROFILES:
                 raise ValueError(f"profile: got {profile!r}, accepted are {', '.join(PROFILES)} and a SplitProfile.")
             profile = PROFILES[profile]
+        for name, value, kind in (("profile", profile, SplitProfile), ("settings", settings, OffloadingSettings)):
+            if not isinstance(value, kind) and (name, value) != ("settings", None):
+                raise ValueError(f"{name}: got {value!r}, accepted are those of the class {kind.__name__}.")
         self.profile = profile
         self.settings = settings or OffloadingSettings()
         self._random = np.random.default_rng()
@@ -51,6 +55,7 @@ class OffloadingEnvironment:
         """
         s = self.settings
         if seed is not None:
+            check_whole(0, seed=seed)
             self._random = np.random.default_rng(seed)
         count = s.devices
         if s.fixed:
@@ -66,8 +71,8 @@ class OffloadingEnvironment:
             self.next_channel = self._random.integers(0, s.channels, count)
             self.power = self._random.uniform(LEAST_POWER, s.max_power, count)
         if distances is not None:
-            self.distance = np.asarray(distances, dtype=np.float64)
-            if self.distance.shape != (count,) or not (self.distance > 0).all():
+            self.distance = _numbers("distances", distances)
+            if self.distance.shape != (count,) or not ((self.distance > 0) & (self.distance < np.inf)).all():
                 raise ValueError(f"distances: got {distances}, accepted are {count} positive numbers.")
         self.left = self.total.copy()
         self.point, self.channel = self.next_point.copy(), self.next_channel.copy()
@@ -124,6 +129,8 @@ class OffloadingEnvironment:
 
     def _checked(self, action) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         s, checked = self.settings, []
+        if not isinstance(action, tuple | list) or len(action) != 3:
+            raise ValueError(f"action: got {action!r}, accepted are points, channels and powers.")
         for name, values, low, high, kind in zip(
             ("points", "channels", "powers"),
             action,
@@ -132,7 +139,7 @@ class OffloadingEnvironment:
             (np.int64, np.int64, np.float64),
             strict=True,
         ):
-            values = np.asarray(values, dtype=np.float64)
+            values = _numbers(name, values)
             whole = kind is np.float64 or (values == values.round()).all()
             if values.shape != (s.devices,) or not whole or not ((values >= low) & (values <= high)).all():
                 raise ValueError(
@@ -194,3 +201,10 @@ class OffloadingEnvironment:
             (self.distance - low) / (high - low),
         )
         return np.stack(parts, axis=1).flatten()
+
+
+def _numbers(name: str, values) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: got {values!r}, accepted are numbers.") from error

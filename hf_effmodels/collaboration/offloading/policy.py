@@ -5,6 +5,7 @@ from torch import nn
 from torch.distributions import Categorical, Normal
 from torch.nn import functional as F
 
+from ..._numbers import check_positive, check_whole
 from .environment import LEAST_POWER
 
 
@@ -23,6 +24,8 @@ class OffloadingActor(nn.Module):
 
     def __init__(self, observation_size: int, points: int = 6, channels: int = 2, max_power: float = 1.0):
         super().__init__()
+        check_whole(1, observation_size=observation_size, points=points, channels=channels)
+        check_positive(max_power=max_power)
         self.max_power = max_power
         self.base = nn.Sequential(nn.Linear(observation_size, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU())
         self.point_header = _head(128, points)
@@ -50,6 +53,7 @@ class OffloadingCritic(nn.Module):
 
     def __init__(self, observation_size: int):
         super().__init__()
+        check_whole(1, observation_size=observation_size)
         sizes = (observation_size, 256, 128, 64)
         layers = [m for a, b in zip(sizes[:-1], sizes[1:], strict=True) for m in (nn.Linear(a, b), nn.ReLU())]
         self.net = nn.Sequential(*layers, nn.Linear(64, 1))

@@ -4,6 +4,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..._numbers import check_from_zero, check_positive
+
 #: An image of 224 × 224 pixels, 8 bits for each of three colours.
 IMAGE_BITS = 224 * 224 * 3 * 8
 
@@ -27,14 +29,19 @@ class SplitProfile:
     time_scale: float | None = None
 
     def __post_init__(self):
+        for name in ("bits", "seconds", "watts", "joules"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple | list):
+                raise ValueError(f"{name}: got {values!r}, accepted is a number for each point.")
+            for value in values:
+                check_from_zero(**{name: value})
+        if self.time_scale is not None:
+            check_positive(time_scale=self.time_scale)
         lengths = {len(self.bits), len(self.seconds), len(self.watts), len(self.joules)}
         if len(lengths) != 1 or len(self.bits) < 2:
             raise ValueError(
                 f"bits, seconds, watts, joules: got {sorted(lengths)} points, accepted are as many of each."
             )
-        for name in ("bits", "seconds", "watts", "joules"):
-            if wrong := [value for value in getattr(self, name) if not 0 <= value < float("inf")]:
-                raise ValueError(f"{name}: got {wrong[0]}, accepted are numbers from 0.")
         if self.bits[-1] != 0 or self.seconds[0] != 0:
             raise ValueError(
                 "bits, seconds: the first point computes nothing on the device, the last one sends nothing."

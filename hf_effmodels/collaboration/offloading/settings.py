@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..._numbers import check_from_zero, check_positive, check_share, check_whole, is_real
+
 #: What is more was meant for something else.
 _MOST, _MOST_TASKS = 10_000, 1_000_000_000
 
@@ -37,21 +39,16 @@ class OffloadingSettings:
     max_slots: int | None = None
 
     def __post_init__(self):
-        for name, most in (("devices", _MOST), ("channels", _MOST), ("tasks", _MOST_TASKS), ("max_slots", None)):
-            value = getattr(self, name)
-            if name == "max_slots" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= (most or value):
-                to = f" to {most}" if most else ""
-                raise ValueError(f"{name}: got {value}, accepted are whole numbers from 1{to}.")
-        for name in ("slot", "max_power", "bandwidth", "noise"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are positive numbers.")
-        if not 0 < self.distances[0] < self.distances[1] < float("inf"):
-            raise ValueError(f"distances: got {self.distances}, accepted are two positive numbers in order.")
-        for name in ("energy_weight", "path_loss_exponent"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are numbers from 0.")
+        check_whole(1, _MOST, devices=self.devices, channels=self.channels)
+        check_whole(1, _MOST_TASKS, tasks=self.tasks)
+        if self.max_slots is not None:
+            check_whole(1, max_slots=self.max_slots)
+        check_positive(slot=self.slot, max_power=self.max_power, bandwidth=self.bandwidth, noise=self.noise)
+        ends = self.distances
+        two = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_real, ends))
+        if not two or not 0 < ends[0] < ends[1]:
+            raise ValueError(f"distances: got {ends!r}, accepted are two positive numbers in order.")
+        check_from_zero(energy_weight=self.energy_weight, path_loss_exponent=self.path_loss_exponent)
 
 
 @dataclass(frozen=True)
@@ -84,13 +81,9 @@ class OffloadingTraining:
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("buffer", 2), ("batch", 1), ("reuse", 1)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are whole numbers from {least}.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: got {self.seed}, accepted are whole numbers from 0 to {2**32 - 1}.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate: got {self.learning_rate}, accepted are positive numbers.")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, accepted are numbers from 0 to 1.")
+        check_whole(1, batch=self.batch, reuse=self.reuse)
+        check_whole(2, steps=self.steps, buffer=self.buffer)  # advantages of one slot have no deviation
+        check_whole(0, 2**32 - 1, seed=self.seed)
+        check_positive(learning_rate=self.learning_rate, clip=self.clip)
+        check_from_zero(entropy_weight=self.entropy_weight)
+        check_share(gamma=self.gamma, lam=self.lam)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributions import Categorical, Normal
 from torch.nn import functional as F
 
 from ..._files import whole_folder
+from ..._numbers import check_whole
 from .channel import uplink_rates
 from .environment import LEAST_POWER, OffloadingEnvironment
 from .policy import OffloadingActor, OffloadingCritic
@@ -40,6 +42,7 @@ class OffloadingAgents:
     """
 
     def __init__(self, settings: OffloadingSettings, points: int, seed: int | None = None):
+        check_whole(2, points=points)
         self.settings, self.points = settings, points
         size = 4 * settings.devices
         with torch.random.fork_rng(devices=[]):
@@ -138,10 +141,12 @@ class OffloadingAgents:
             agents = cls(settings, profile.last + 1)
             tensors = load_file(Path(folder) / WEIGHTS)
             for name, value in agents.weights.items():
+                if tensors[f"actors.{name}"].shape != value.shape:
+                    raise ValueError(f"actors.{name} is of another shape.")
                 value.data.copy_(tensors[f"actors.{name}"])
             critic = {n.removeprefix("critic."): v for n, v in tensors.items() if n.startswith("critic.")}
             agents.critic.load_state_dict(critic)
-        except (OSError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"folder: {folder} holds no agents: {error}") from error
         return agents, profile
 

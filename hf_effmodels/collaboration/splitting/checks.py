@@ -1,7 +1,10 @@
-"""What can be said of a token, of watts and of a file of costs before torch is there."""
+"""What can be said of a token, an address, watts and a file of costs before torch is there."""
 
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from ..._numbers import check_positive
 from ..._written import check_report
 
 #: What a header can hold without a word about its encoding.
@@ -16,6 +19,8 @@ def clean_token(token: str | None) -> str | None:
     """
     if token is None:
         return None
+    if not isinstance(token, str):
+        raise ValueError(f"token: got a {type(token).__name__}, accepted is a text.")
     token = token.strip()
     if not token:
         raise ValueError("token: it is empty.")
@@ -24,10 +29,34 @@ def clean_token(token: str | None) -> str | None:
     return token
 
 
+def check_address(url: str) -> None:
+    """ValueError unless a service may be at `url`."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) and _IN_HEADERS.issuperset(url) else None
+        right = parts and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        right = False
+    if not right:
+        raise ValueError(f"url: got {url!r}, accepted are http:// and https:// addresses.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at an address.
+
+    Raises:
+        OSError: there is no such address, or somebody else listens there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"host, port: {host}, {port}: it cannot be listened there ({reason}).") from error
+
+
 def check_watts(watts: float) -> None:
     """ValueError unless a device can draw so much."""
-    if not 0 < watts < float("inf"):
-        raise ValueError(f"watts: got {watts}, accepted are positive numbers.")
+    check_positive(watts=watts)
 
 
 def check_costs_file(file: str | Path) -> None:

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import math
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -11,7 +13,8 @@ from urllib.parse import urlsplit
 
 import torch
 
-from .checks import clean_token
+from ..._numbers import check_from_zero, check_positive, check_whole
+from .checks import check_address, clean_token
 from .halves import SplitHead
 from .messages import (
     COMPUTE,
@@ -29,6 +32,8 @@ from .messages import (
 _COME_AGAIN = (429, 502, 503)
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 _MOST_ANSWER = 64 * 2**20
+#: Seconds that a clock can wait.
+_LONGEST = threading.TIMEOUT_MAX
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,17 @@ class SplitClassifier:
         patience: float = 30.0,
         bandwidth: float | None = None,
     ):
-        if not _is_address(url):
-            raise ValueError(f"url: got {url!r}, accepted are http:// and https:// addresses.")
-        for name, value in (("timeout", timeout), ("bandwidth", bandwidth)):
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name}: got {value}, accepted are positive numbers.")
-        if not patience >= 0:
-            raise ValueError(f"patience: got {patience}, accepted are numbers from 0.")
-        self.head = SplitHead.from_pretrained(head) if isinstance(head, str | Path) else head
+        check_address(url)
+        check_positive(timeout=timeout)
+        if bandwidth is not None:
+            check_positive(bandwidth=bandwidth)
+        if patience != math.inf:
+            check_from_zero(patience=patience)
         self.url, self.token = url, clean_token(token)
+        self.head = SplitHead.from_pretrained(head) if isinstance(head, str | Path) else head
+        known = hasattr(self.head, "facts") and hasattr(self.head, "config")
+        if not known or getattr(self.head, "half", "head") != "head":
+            raise ValueError(f"head: got {type(head).__name__}, accepted are a SplitHead, its folder and its id.")
         self.timeout, self.patience, self.bandwidth = timeout, patience, bandwidth
 
     def __call__(self, images, top_k: int = 5, *, width: int | None = None) -> list:
@@ -94,8 +101,7 @@ class SplitClassifier:
             top_k: how many classes.
             width: see `logits`.
         """
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise ValueError(f"top_k: got {top_k!r}, accepted are whole numbers from 1.")
+        check_whole(1, top_k=top_k)
         if self.head.processor is None:
             raise ValueError("head: it has no image processor; give split() one, or call logits(pixel_values).")
         several = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
@@ -126,10 +132,10 @@ class SplitClassifier:
             ConnectionError: no answer within `patience`.
         """
         channels = getattr(self.head.config, "num_channels", None) or 3
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            raise ValueError(
-                f"pixel_values: got {tuple(pixel_values.shape)}, accepted are (images, {channels}, height, width)."
-            )
+        is_tensor = isinstance(pixel_values, torch.Tensor)
+        if not is_tensor or pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+            got = tuple(pixel_values.shape) if is_tensor else f"no tensor but {type(pixel_values).__name__}"
+            raise ValueError(f"pixel_values: got {got}, accepted are (images, {channels}, height, width).")
         began = time.perf_counter()
         weight = next((p for p in self.head.network.parameters() if p.device.type != "meta"), None)
         if weight is not None:
@@ -170,22 +176,32 @@ class SplitClassifier:
         return SplitOutput(logits, len(body), len(answer), times, attempts)
 
     def info(self) -> dict:
-        """What the tail says of itself."""
-        status, _, answer = self._request("GET", INFO, None, {})
+        """What the tail says of itself.
+
+        Raises:
+            PermissionError: the token is wrong. ConnectionError: nobody answers there, or no tail.
+        """
+        try:
+            status, _, answer = self._request("GET", INFO, None, {})
+        except (OSError, http.client.HTTPException) as error:
+            raise ConnectionError(f"url: {self.url} gives no answer: {str(error) or type(error).__name__}") from error
         if status == 401:
             raise PermissionError(f"{self.url}: {_reason(answer)}")
         if status != 200:
             raise ConnectionError(f"{self.url}: {_reason(answer)}")
-        return json.loads(answer)
+        try:
+            return dict(json.loads(answer))
+        except (ValueError, TypeError) as error:
+            raise ConnectionError(f"url: {self.url} is no tail: it answers {_reason(answer)[:80]!r}") from error
 
     def _take_time(self, size: int) -> None:
         if self.bandwidth is not None:
-            time.sleep(8 * size / self.bandwidth)
+            time.sleep(min(8 * size / self.bandwidth, _LONGEST))
 
     def _request(self, method: str, path: str, body: bytes | None, headers: dict) -> tuple[int, dict, bytes]:
         parts = urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname, parts.port, timeout=self.timeout)
+        connection = kind(parts.hostname, parts.port, timeout=min(self.timeout, _LONGEST))
         if self.token is not None:
             headers = {**headers, "authorization": f"Bearer {self.token}"}
         try:
@@ -199,14 +215,6 @@ class SplitClassifier:
             return response.status, {name.lower(): value for name, value in response.getheaders()}, answer
         finally:
             connection.close()
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        return False
 
 
 def _read(image, num_channels: int):

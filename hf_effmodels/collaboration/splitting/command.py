@@ -13,7 +13,7 @@ from ..._files import check_folder
 from ..._kinds import check_head
 from ..._option_types import positive, whole
 from ..._places import check_folder_or_id
-from .checks import check_costs_file, check_watts, clean_token
+from .checks import check_costs_file, check_watts, clean_token, listen
 from .facts import check_half_folder, read_facts
 
 #: The environment may hold the token, which a command line shows to everybody on the machine.
@@ -103,17 +103,17 @@ def main_serve_tail(argv: Sequence[str]) -> None:
             if os.path.isdir(arguments.folder):
                 read_facts(Path(arguments.folder), "tail")
         token = clean_token(arguments.token if arguments.token is not None else os.environ.get(TOKEN))
-        try:
-            from .service import ServiceLimits, listen, serve
-        except ImportError as error:
-            raise ImportError('serve-tail needs: pip install "hf_effmodels[serve]"') from error
-        names = ("max_bytes", "max_images", "max_pixels", "workers", "queue", "timeout")
-        limits = ServiceLimits(**{name: getattr(arguments, name) for name in names})
         if token is None and arguments.host not in ("127.0.0.1", "::1", "localhost"):
             sys.stderr.write("hf-effmodels: everybody who reaches this address may compute; --token asks for one.\n")
-        from .halves import SplitTail
-
         with listen(arguments.host, arguments.port) as listener:
+            try:
+                from .service import ServiceLimits, serve
+            except ImportError as error:
+                raise ImportError('serve-tail needs: pip install "hf_effmodels[serve]"') from error
+            from .halves import SplitTail
+
+            names = ("max_bytes", "max_images", "max_pixels", "workers", "queue", "timeout")
+            limits = ServiceLimits(**{name: getattr(arguments, name) for name in names})
             tail = _with_images(arguments.folder) if arguments.images else SplitTail.from_pretrained(arguments.folder)
             show(f"{tail.facts.architecture} after {tail.facts.at}: http://{arguments.host}:{arguments.port}\n")
             serve(tail, host=arguments.host, port=arguments.port, token=token, limits=limits, listener=listener)

@@ -8,6 +8,8 @@ from ..._files import check_folder
 
 SPLIT = "split.json"
 FORMAT = 1
+#: How many tensors the half has. A network without one of its weights would compute, with others.
+TENSORS = "tensors"
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class SplitFacts:
     dtype: str
 
 
-def read_facts(folder: Path, half: str) -> SplitFacts:
-    """Of the folder of a half, "head" or "tail"; ValueError of another one."""
+def read_facts(folder: Path, half: str) -> tuple[SplitFacts, int | None]:
+    """Of the folder of a half, "head" or "tail", and how many tensors it has, which older folders do not tell;
+    ValueError of another one."""
     try:
         content = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -43,7 +46,11 @@ def read_facts(folder: Path, half: str) -> SplitFacts:
         raise ValueError(f"folder: {SPLIT} of {folder} is not of format {FORMAT}.")
     if content.get("half") != half:
         raise ValueError(f"folder: {folder} holds a {content.get('half')}, expected a {half}.")
-    return SplitFacts(**{name: content[name] for name in fields})
+    texts = [content[name] for name in fields - {"attention", "codec_settings"}]
+    texts += [content["attention"] or ""]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(content["codec_settings"], dict):
+        raise ValueError(f"folder: {SPLIT} of {folder} is damaged: it does not tell how the network was cut.")
+    return SplitFacts(**{name: content[name] for name in fields}), content.get(TENSORS)
 
 
 def check_half_folder(folder: str | Path) -> None:

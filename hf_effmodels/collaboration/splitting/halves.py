@@ -17,7 +17,7 @@ from torch import nn
 from ..._files import whole_folder, write_json
 from ...hub.ids import reading
 from ..codecs.wire import RawCodec, Tensors, codec_from
-from .facts import FORMAT, SPLIT, SplitFacts, check_half_folder, read_facts
+from .facts import FORMAT, SPLIT, TENSORS, SplitFacts, check_half_folder, read_facts
 from .points import Cut, Trace, logits_of, tensors_in, with_tensor
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ class _Half(nn.Module):
             if self.processor is not None:
                 self.processor.save_pretrained(new)
             save_file(weights, new / f"{self.half}.safetensors", metadata={"format": "pt"})
-            write_json(new / SPLIT, {"format": FORMAT, "half": self.half, **asdict(self.facts)})
+            facts = {"format": FORMAT, "half": self.half, TENSORS: len(weights), **asdict(self.facts)}
+            write_json(new / SPLIT, facts)
             (new / CARD).write_text(self.card(), encoding="utf-8")
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -127,14 +128,18 @@ class _Half(nn.Module):
             how |= {"token": token, "revision": revision, "allow_patterns": list(own_files())}
             with reading("folder", name):
                 folder = Path(snapshot_download(name, **how))
-        facts = read_facts(folder, cls.half)
+        facts, count = read_facts(folder, cls.half)
         codec = codec_from(facts.codec, facts.codec_settings)
         model = _build(folder, facts, config)
         try:
             weights = load_file(folder / f"{cls.half}.safetensors")
         except (SafetensorError, OSError) as error:
             raise ValueError(f"folder: {folder} has no readable {cls.half}.safetensors: {error}") from error
+        if count not in (None, len(weights)):
+            raise ValueError(f"folder: {folder} holds {len(weights)} tensors of the {count} that it was saved with.")
         own = {n.removeprefix("network."): v for n, v in weights.items() if n.startswith("network.")}
+        if foreign := [name for name in weights if not name.startswith(("network.", "codec."))]:
+            raise ValueError(f"folder: {folder}: {foreign[0]} is neither the network's nor the codec's.")
         expected = {name: tuple(value.shape) for name, value in _tensors(model).items()}
         wrong = [name for name, value in own.items() if expected.get(name) != tuple(value.shape)]
         if wrong:
@@ -359,12 +364,16 @@ def _digest(model: nn.Module, codec: nn.Module, cut: Cut) -> str:
 def _build(folder: Path, facts: SplitFacts, config=None) -> nn.Module:
     from transformers import AutoConfig, AutoModelForImageClassification
 
+    if not isinstance(getattr(torch, facts.dtype, None), torch.dtype):
+        raise ValueError(f"folder: {SPLIT} of {folder} is damaged: there are no weights of the dtype {facts.dtype!r}.")
     # A configuration out of a folder's own code is another class there than the one that its network knows.
     config = AutoConfig.from_pretrained(folder) if config is None else AutoConfig.for_model(**config.to_dict())
     options = {"attn_implementation": facts.attention} if facts.attention else {}
     model = AutoModelForImageClassification.from_config(config, dtype=getattr(torch, facts.dtype), **options)
     if type(model).__name__ != facts.architecture:
         raise ValueError(f"folder: {folder} builds a {type(model).__name__}, expected a {facts.architecture}.")
+    if facts.at not in dict(model.named_modules()):
+        raise ValueError(f"folder: {folder} is cut after {facts.at!r}, which a {facts.architecture} does not have.")
     return model.eval()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..._files import write_bytes, write_json
+from ..._numbers import check_positive, check_whole
 from ..codecs.wire import ChannelCodec, UniformCodec
 from ..offloading.profiles import SplitProfile
 from .checks import check_watts
@@ -38,8 +39,7 @@ class PointCost:
 
     def latency(self, bandwidth: float) -> float:
         """Seconds over a link of `bandwidth` bits per second."""
-        if not bandwidth > 0:
-            raise ValueError(f"bandwidth: got {bandwidth}, accepted are positive numbers.")
+        check_positive(bandwidth=bandwidth)
         return self.head_seconds + self.bits / bandwidth + self.tail_seconds
 
 
@@ -69,10 +69,10 @@ def measure_split(
             what the clock would say on a machine without other work.
     """
     clock = time.process_time if processor_time else time.perf_counter
-    if repeats < 1:
-        raise ValueError(f"repeats: got {repeats}, accepted are whole numbers from 1.")
-    if not 0 < device_slowdown < float("inf"):
-        raise ValueError(f"device_slowdown: got {device_slowdown}, accepted are positive numbers.")
+    check_whole(1, repeats=repeats)
+    check_positive(device_slowdown=device_slowdown)
+    if shrink is not None:
+        check_whole(1, shrink=shrink)
     trace = Trace(model, image_size)
     names = list(points) if points else _smaller_and_smaller(trace.points(), maps_only=shrink is not None)
     codecs = [_codec(trace.cut(name).point.shape, bits, shrink) for name in names]
@@ -146,8 +146,6 @@ def _smaller_and_smaller(points, maps_only: bool) -> list[str]:
 
 def _codec(shape: tuple[int, ...], bits: int | None, shrink: int | None) -> nn.Module | None:
     if shrink is not None:
-        if shrink < 1:
-            raise ValueError(f"shrink: got {shrink}, accepted are whole numbers from 1.")
         if len(shape) != 4:
             raise ValueError(f"shrink: got {shrink}, but features of shape {list(shape)} have no channels of maps.")
         return ChannelCodec(shape[1], shrink, 8 if bits is None else bits)

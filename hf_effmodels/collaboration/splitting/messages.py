@@ -57,7 +57,7 @@ def unpack_logits(body: bytes, images: int) -> torch.Tensor:
     Raises:
         ValueError: anything else.
     """
-    logits = _load(body).get("logits")
+    logits = _load(body, "answer").get("logits")
     if logits is None or logits.ndim != 2 or len(logits) != images:
         raise ValueError(f"answer: it holds no logits of {images} images.")
     if not torch.isfinite(logits).all():
@@ -65,8 +65,8 @@ def unpack_logits(body: bytes, images: int) -> torch.Tensor:
     return logits
 
 
-def _load(body: bytes) -> dict[str, torch.Tensor]:
+def _load(body: bytes, what: str = "payload") -> dict[str, torch.Tensor]:
     try:
         return load(bytes(body))
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"payload: {len(body)} bytes that are no safetensors: {error}") from error
+        raise ValueError(f"{what}: {len(body)} bytes that are no safetensors: {error}") from error

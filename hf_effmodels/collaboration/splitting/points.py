@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..._image_size import blaming_image_size
+from ..._numbers import is_whole
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,10 @@ def storageless(model: nn.Module) -> nn.Module:
 def input_shape(model: nn.Module, image_size: tuple[int, int] | None = None) -> tuple[int, int, int, int]:
     """(1, channels, height, width) of the images of `model`."""
     config = getattr(model, "config", None)
+    if image_size is not None:
+        ends = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+        if len(ends) != 2 or not all(is_whole(side, 1) for side in ends):
+            raise ValueError(f"image_size: got {image_size!r}, accepted are height and width, whole numbers from 1.")
     size = image_size or getattr(config, "image_size", None) or 224
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     return 1, getattr(config, "num_channels", None) or 3, height, width

@@ -15,7 +15,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .checks import clean_token
+from ..._numbers import check_positive, check_whole
+from .checks import clean_token, listen
 from .halves import SplitTail
 from .messages import (
     COMPUTE,
@@ -54,12 +55,9 @@ class ServiceLimits:
     timeout: float = 30.0
 
     def __post_init__(self):
-        for name, least in (("max_bytes", 1), ("max_images", 1), ("max_pixels", 1), ("workers", 1), ("queue", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: got {value}, accepted are whole numbers from {least}.")
-        if not 0 < self.timeout < float("inf"):
-            raise ValueError(f"timeout: got {self.timeout}, accepted are positive seconds.")
+        check_whole(1, **{name: getattr(self, name) for name in ("max_bytes", "max_images", "max_pixels", "workers")})
+        check_whole(0, queue=self.queue)
+        check_positive(timeout=self.timeout)
 
 
 class _Refused(Exception):
@@ -182,20 +180,6 @@ def _compute(tail: SplitTail, body: bytes, channels: int, limits: ServiceLimits)
     if not torch.isfinite(logits).all():
         raise ValueError("payload: it leads to logits that are not finite.")
     return pack_logits(logits), began, time.perf_counter()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address.
-
-    Raises:
-        OSError: there is no such address, or somebody else listens there.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"host, port: {host}, {port}: it cannot be listened there ({reason}).") from error
 
 
 def server_config(app: FastAPI, limits: ServiceLimits, **options) -> uvicorn.Config:

@@ -54,6 +54,8 @@ class WholeTail:
         facts, codec: as the head's.
     """
 
+    half = "tail"
+
     def __init__(self, network: PreTrainedModel, compute: Callable, facts: SplitFacts, codec: nn.Module):
         self.network, self.compute, self.facts, self.codec = network, compute, facts, codec.eval()
 
@@ -149,7 +151,9 @@ class FusedClassifier:
     """
 
     def __init__(self, model: DeViTForImageClassification, urls, *, missing: str = "error", codec=None, **options):
-        if len(urls) != len(model.config.parts):
+        if not isinstance(model, DeViTForImageClassification):
+            raise ValueError(f"model: got {type(model).__name__}, accepted are DeViTs.")
+        if isinstance(urls, str) or len(urls) != len(model.config.parts):
             raise ValueError(f"urls: got {len(urls)} for {len(model.config.parts)} parts, accepted are as many.")
         if missing not in ("error", "zeros"):
             raise ValueError(f"missing: got {missing!r}, accepted are 'error' and 'zeros'.")

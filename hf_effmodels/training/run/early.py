@@ -104,13 +104,16 @@ def by_place(argv: Sequence[str], *names: str) -> list[str]:
     return [*given, *words[count:]]
 
 
-def look_at(reader: ArgumentReader, file: Path, tuple_name: str = "ARGUMENTS") -> tuple | None:
+def look_at(
+    reader: ArgumentReader, file: Path, tuple_name: str = "ARGUMENTS", beside: Sequence[str] = ()
+) -> tuple | None:
     """Read the arguments of a command without importing what they are for, for what is wrong with them.
 
     Args:
         reader: the arguments.
-        file: has a tuple of dataclasses, which it or a task's module defines.
+        file: has a tuple of dataclasses, which it, a file `beside` it or a task's module defines.
         tuple_name: what it calls them.
+        beside: names of such files.
 
     Returns:
         The dataclasses, filled, without their methods; None where only importing shows them.
@@ -120,7 +123,7 @@ def look_at(reader: ArgumentReader, file: Path, tuple_name: str = "ARGUMENTS") -
     """
     others = (*sorted(_OURS.parent.glob("*/**/*.py")), module_file("transformers.training_args"))
     try:
-        types = dataclasses_in(tuple_name, (file,), others)
+        types = dataclasses_in(tuple_name, (file, *map(file.with_name, beside)), others)
     except NotShown:
         return None
     read = reader.read(*types)

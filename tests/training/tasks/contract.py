@@ -68,6 +68,34 @@ def _train_apart(arguments: list[str]) -> None:
     assert run_apart(main, arguments) == 0
 
 
+def goes_on_the_same(arguments: list[str], folder: Path) -> None:
+    """A run of three steps that is killed while it saves the second, and called again, gives the very weights."""
+    arguments = [*arguments, "--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9"]
+    whole, killed = folder / "whole", folder / "killed"
+    main([*arguments, "--output_dir", str(whole)])
+    run_until_killed([*arguments, "--output_dir", str(killed)], 2)
+    assert newest_checkpoint(killed).name == "checkpoint-1"
+    main([*arguments, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
+    assert len(history(whole, "loss")) == 3
+    assert np.array_equal(history(whole, "loss", "grad_norm"), history(killed, "loss", "grad_norm"))
+    assert same(weights(whole), weights(killed))
+
+
+def follow_one(arguments: list[str], folder: Path, rtol: float = 1e-4) -> None:
+    """Two steps of eight samples are those of eight times one summed up, and of four in each of two processes."""
+    for name, batch, steps, start in (("one", 8, 1, main), ("eight", 1, 8, main), ("two", 4, 1, _main_in_two)):
+        size = ["--per_device_train_batch_size", str(batch), "--gradient_accumulation_steps", str(steps)]
+        start([*arguments, *size, "--output_dir", str(folder / name)])
+    expected = history(folder / "one", "loss", "grad_norm")
+    assert len(expected) == 2 and (expected > 0).all()
+    for name in ("eight", "two"):
+        np.testing.assert_allclose(history(folder / name, "loss", "grad_norm"), expected, rtol=rtol, err_msg=name)
+
+
+def _main_in_two(arguments: list[str]) -> None:
+    run_in_two(main, arguments)
+
+
 class TaskContract:
     """A derived class gives the fixtures `run` and `evaluation` and, where its task differs, the lists below."""
 

@@ -5,7 +5,8 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from ....architecture import Preset
-from ..entropic import PRIORS, BottleneckShape
+from ..entropic import BottleneckShape
+from ..kinds import PRIORS
 from ..networks import network_config
 from ..slimmable import check_widths
 

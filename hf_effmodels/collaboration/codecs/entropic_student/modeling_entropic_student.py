@@ -15,6 +15,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
+from ...._numbers import check_whole
 from ....modeling.layers.initialization import StockPartsMixin, init_like_torch
 from ...splitting.halves import SplitHead, SplitTail, split
 from ...splitting.points import Trace, input_shape, storageless, tensors_in, with_tensor
@@ -108,6 +109,7 @@ class CodedForImageClassification(CodedPreTrainedModel):
         Raises:
             ValueError: no such module, one that is not the only way through, or features of another size.
         """
+        check_whole(0, seed=seed)
         point = Trace(model).cut(at).point
         if len(point.shape) != 4:
             raise ValueError(f"at: {point.name} gives {list(point.shape)}, accepted are channels of maps.")

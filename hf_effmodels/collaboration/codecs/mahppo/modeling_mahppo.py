@@ -11,6 +11,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
+from ...._numbers import check_whole
 from ....modeling.layers.initialization import StockPartsMixin, init_like_torch
 from ...splitting.halves import SplitHead, SplitTail, split
 from ...splitting.points import Trace, tensors_in, with_tensor
@@ -69,9 +70,9 @@ class ChannelCodedForImageClassification(StockPartsMixin, PreTrainedModel):
         point, own = Trace(model).cut(at).point, model.config
         if len(point.shape) != 4:
             raise ValueError(f"at: {point.name} gives {list(point.shape)}, accepted are channels of maps.")
-        for name, value in (("shrink", shrink), ("bits", bits)):
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f"{name}: got {value!r}, accepted are whole numbers from 1.")
+        check_whole(1, shrink=shrink)
+        check_whole(1, 8, bits=bits)
+        check_whole(0, seed=seed)
         config = ChannelCodedConfig(
             network=network_fields(model),
             at=point.name,

@@ -6,13 +6,11 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForImageClassification, ConvNextConfig, ConvNextForImageClassification
 
-from hf_effmodels import CodedForImageClassification
+from hf_effmodels import ChannelCodedForImageClassification, CodedForImageClassification
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.training import evaluate, main, prepare
-from hf_effmodels.training.run.output_folder import newest_checkpoint
 
-from ....processes import run_in_two
-from ..contract import history, run_until_killed, same, weights
+from ..contract import follow_one, goes_on_the_same, history
 
 FEATURES = "resnet.encoder.stages.0, resnet.encoder.stages.1"
 
@@ -142,18 +140,11 @@ def test_the_second_stage_learns_decoder_and_network_from_labels_and_teacher(cod
 @pytest.mark.parametrize("stage", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_a_killed_stage_goes_on_to_the_same_weights_bit_for_bit(stage, coded, teacher, tmp_path):
     arguments = first_stage(teacher, widths="[2, 3]") if stage == 1 else second_stage(teacher, coded[0])
-    arguments += ["--save_strategy", "steps", "--save_steps", "1", "--save_total_limit", "9"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    main([*arguments, "--output_dir", str(whole)])
-    run_until_killed([*arguments, "--output_dir", str(killed)], 2)
-    assert newest_checkpoint(killed).name == "checkpoint-1"
-    main([*arguments, "--output_dir", str(killed), "--resume_from_checkpoint", "true"])
-    assert np.array_equal(history(whole, "loss", "grad_norm"), history(killed, "loss", "grad_norm"))
-    assert same(weights(whole), weights(killed))
+    goes_on_the_same(arguments, tmp_path)
 
 
 @pytest.mark.thorough
-def test_two_processes_and_two_batches_summed_follow_one(tmp_path):
+def test_two_processes_and_eight_batches_summed_follow_one(tmp_path):
     """The second stage, which draws nothing, of a network without batch norms: each width's pass of each process
     counts once."""
     torch.manual_seed(2)
@@ -165,15 +156,47 @@ def test_two_processes_and_two_batches_summed_follow_one(tmp_path):
     for folder, saved in ((whole, model), (tmp_path / "student", student)):
         saved.save_pretrained(folder)
         processor.save_pretrained(folder)
-    arguments = second_stage(whole, tmp_path / "student", "--max_steps", "2")
-    size = arguments.index("--per_device_train_batch_size") + 1
-    fewer = [*arguments[:size], "3", *arguments[size + 1 :]]
-    run_in_two(main, [*fewer, "--output_dir", str(tmp_path / "two")])
-    main([*fewer, "--gradient_accumulation_steps", "2", "--output_dir", str(tmp_path / "summed")])
-    main([*arguments, "--output_dir", str(tmp_path / "one")])
-    expected = history(tmp_path / "one", "loss", "grad_norm")
-    for name in ("two", "summed"):
-        np.testing.assert_allclose(history(tmp_path / name, "loss", "grad_norm"), expected, rtol=1e-4)
+    follow_one(second_stage(whole, tmp_path / "student", "--max_steps", "2"), tmp_path)
+
+
+def channels(model, *more: str, joint: bool) -> list[str]:
+    """A run of MAHPPO's code alone, or of code and network by the labels; no teacher."""
+    arguments = run("nobody", "--model", str(model), "--optim", "sgd", "--learning_rate", "0.05", *more)
+    at = arguments.index("--teacher")
+    del arguments[at : at + 2]
+    if joint:
+        return ["--task", "image-classification", *arguments[2:]]
+    code = ["--codec", "{at: stages.0, shrink: 3, bits: 6}", "--losses", "{coded_channels: {weight: 2}}"]
+    return [*arguments, *code, "--labels_weight", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """A classifier without batch norms, and the same with a code that learns with it."""
+    torch.manual_seed(2)
+    folder, processor = tmp_path_factory.mktemp("networks"), create_image_processor("devit-s", image_size=24)
+    sizes = {"hidden_sizes": [6, 8], "depths": [1, 1], "num_stages": 2, "num_labels": 10, "image_size": 24}
+    model = ConvNextForImageClassification(ConvNextConfig(**sizes, initializer_range=0.3))
+    coded = ChannelCodedForImageClassification.around(model, "stages.0", 3, 6)
+    coded.fix_code()
+    for name, saved in (("whole", model), ("coded", coded)):
+        saved.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("joint", [False, True], ids=["code", "code and network"])
+def test_channels_learn_alike_in_one_batch_in_eight_and_in_two_processes(joint, teacher, networks, tmp_path):
+    """The code alone around a network with batch norms, too, which stay as they are meanwhile."""
+    arguments = channels(networks / "coded" if joint else teacher, "--max_steps", "2", joint=joint)
+    follow_one(arguments, tmp_path)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("joint", [False, True], ids=["code", "code and network"])
+def test_channels_of_a_killed_run_are_the_same_bit_for_bit(joint, teacher, networks, tmp_path):
+    goes_on_the_same(channels(networks / "coded" if joint else teacher, joint=joint), tmp_path)
 
 
 def test_fewer_channels_learn_to_come_back_and_then_with_the_network(teacher, tmp_path):

@@ -13,7 +13,7 @@ from hf_effmodels.models import create_image_processor
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.dekd import feature_relation_loss
 
-from ..contract import history
+from ..contract import follow_one, goes_on_the_same, history
 
 DEKD = (
     "{dekd: {weight: 2, student_block: devit.parts.0.layers.0.attention, teacher_layers: [qkv], blocks: 2, "
@@ -92,6 +92,25 @@ def test_the_fusion_learns_the_token_that_the_whole_classifies_by(folders, tmp_p
     run()
     [logged] = history(tmp_path / "run", "loss", "fused_tokens", "deit")
     np.testing.assert_allclose(logged, [float(v) for v in (task + 2 * token + hard, token, hard)], rtol=2e-3)
+
+
+STUDENTS = {
+    "part": ["--losses", DEKD, "--classes", "7", "2", "4"],
+    "fused": ["--losses", "{fused_tokens: {weight: 2}, deit: {weight: 1}}"],
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("student", STUDENTS)
+def test_parts_and_their_fusion_learn_alike_in_one_batch_in_eight_and_in_two_processes(student, folders, tmp_path):
+    options = [*STUDENTS[student], "--optim", "sgd", "--max_grad_norm", "0", "--max_steps", "2"]
+    follow_one(arguments(folders, student, *options), tmp_path)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("student", STUDENTS)
+def test_a_killed_part_and_a_killed_fusion_are_the_same_bit_for_bit(student, folders, tmp_path):
+    goes_on_the_same(arguments(folders, student, *STUDENTS[student], "--max_steps", "3"), tmp_path)
 
 
 def test_what_does_not_fit_is_named_before_anything_is_trained(folders, tmp_path):
