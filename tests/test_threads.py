@@ -41,7 +41,7 @@ COMMON = (
     (test_causal_lm_common.DECODERS, test_causal_lm_common.test_threads_do_not_see_each_others_texts),
 )
 MASKED = test_masked_images_threads.test_threads_do_not_see_each_others_images_and_masks
-CODED = test_codec_training.test_threads_do_not_see_each_others_images
+CODED = test_codec_training.test_threads_do_not_see_each_others_images_and_codes
 #: Of all others: model type, pipeline, adapter, quantiser -> its test.
 OWN = {
     "adem_vl": test_adem_vl.test_threads_see_their_own_images,

@@ -55,9 +55,7 @@ offload --devices 0 --output agents
 decompose ./nope out --dataset digits
 train-codec ./nope out --at stages.0 --dataset digits
 train-codec nope out --at stages.0 --dataset digits --prior x
-train-codec nope out --at stages.0 --dataset digits --betas -1
 train-codec nope out --at stages.0 --dataset digits --channels 4 4
-train-codec nope out --at stages.0 --dataset digits --qualities 0
 probe ./nope --dataset digits --output probes
 chat ./nope
 chat resnet
@@ -152,18 +150,9 @@ tiny-lm suggest-config --params 1M --vocab 1k --model-type zzz
 tiny-lm scale-lr --new-batch-tokens x
 quantize out smaller --bits 99 --dataset text.txt
 split out
-split ./nope out --at stages.1
 serve-tail out --port x
-serve-tail ./nope
-serve-tail out --token é
-serve-tail docs --images
 measure-split
-measure-split ./nope
-measure-split out --watts -1
-measure-split nope --bandwidth 1 2 --picture x.jpg
-offload --output agents --profile nope
 offload --output agents --learning-rate nan
-offload --output agents --steps 0
 """
 
 

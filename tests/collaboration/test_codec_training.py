@@ -1,7 +1,9 @@
 """A code learns in two stages, in the place of any classifier's first layers, and its bytes are counted."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,8 +33,7 @@ from hf_effmodels.training.data.normalization import Normalization
 from hf_effmodels.training.distillation import CodedTrainer, DistillationTrainingArguments
 from hf_effmodels.training.losses.coded_features import CodedFeaturesLoss
 from hf_effmodels.training.losses.kl_divergence import KdLoss
-
-from ..threads import run_together
+from hf_effmodels.training.run.header import warnings_of
 
 
 class Bars(Dataset):
@@ -175,18 +176,24 @@ def test_any_classifier_takes_a_code_and_comes_back_from_its_folder(name, tmp_pa
 
 
 @pytest.mark.parametrize("kind, code", [(CodedForImageClassification, [3]), (ChannelCodedForImageClassification, 2)])
-def test_threads_do_not_see_each_others_images(whole, kind, code):
-    model = kind.around(whole, "stages.0", code).eval()
-    model.fix_code()
-    images = [torch.randn(batch, 3, 32, 32) + batch for batch in (1, 2, 3)]
+def test_threads_do_not_see_each_others_images_and_codes(whole, kind, code):
+    models = [kind.around(whole, "stages.0", code, seed=seed).eval() for seed in (0, 1)]
+    calls = [(models[0], 0.0), (models[0], 1.0), (models[1], 2.0)]
 
-    def ask(pixels):
+    def ask(call):
+        model, offset = call
         with torch.no_grad():  # a thread has a mode of its own
-            return model(pixels).logits
+            return model(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32) + offset).logits
 
-    alone = [ask(pixels) for pixels in images]
-    # They meet in the midst of the network: between what comes before the cut and what takes the code there.
-    together = run_together(model.network, [lambda pixels=pixels: ask(pixels) for pixels in images])
+    for model in models:
+        model.fix_code()
+    alone = [ask(call) for call in calls]
+    # All meet where what a pass has left for its cut is there, and nobody has come to the cut.
+    barrier = threading.Barrier(len(calls), timeout=60)
+    for model in models:
+        model.network.resnet.embedder.register_forward_pre_hook(lambda module, args: (barrier.wait(), None)[1])
+    with ThreadPoolExecutor(len(calls)) as pool:
+        together = list(pool.map(ask, calls))
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
@@ -212,6 +219,16 @@ def test_a_coded_classifier_is_one_for_pipelines_and_the_commands(whole, tmp_pat
     assert "--at: MODEL is coded after resnet.encoder.stages.0 already" in capsys.readouterr().err
     again = ["train-codec", str(tmp_path / "model"), str(tmp_path / "x"), "--at", "stages.0", "--dataset", "digits"]
     assert cli.main(again) == 2 and "model has a code already" in capsys.readouterr().err
+
+
+def test_of_norms_that_stay_as_they_are_a_short_run_says_nothing(whole):
+    channels = ChannelCodedForImageClassification.around(whole, "stages.0", 2)
+    for model in (CodedForImageClassification.around(whole, "stages.0", [3]), channels):
+        trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(unwrap_model=lambda model: model))
+        assert warnings_of(trainer, steps=3) == [] and not model.training
+        model.fix_code()
+        (said,) = warnings_of(trainer, steps=3)
+        assert "batch norms: after 3 steps their statistics are still 73 %" in said and not model.training
 
 
 def test_pictures_are_sent_as_files(whole):

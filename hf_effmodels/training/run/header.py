@@ -45,11 +45,14 @@ def warnings_of(trainer, steps: int | None = None) -> list[str]:
     """What the model will suffer from, with what to do."""
     steps = total_steps(trainer) if steps is None else steps
     model = trainer.accelerator.unwrap_model(trainer.model)
+    training = model.training
+    model.train()  # as the trainer will: those that stay in evaluation then keep what they have
     momenta = [
         module.momentum
         for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.momentum is not None and module.track_running_stats
+        if isinstance(module, _BatchNorm) and module.training and module.momentum and module.track_running_stats
     ]
+    model.train(training)
     if not momenta or not steps:
         return []
     kept = (1 - min(momenta)) ** steps

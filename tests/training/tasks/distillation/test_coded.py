@@ -245,7 +245,10 @@ def test_codes_that_cannot_be_are_named_before_anything_is_written(coded, teache
         ([*first_stage(teacher), "--codec", "{at: stages.1}"], "--codec: at: resnet.encoder.stages.1 gives"),
         ([*first_stage(teacher), "--codec", "{to: stages.1}"], "--codec: got "),
         ([*first_stage(teacher), "--codec", "{at: stages.0, shrink: 2, widths: [2]}"], "--codec: got "),
-        ([*first_stage(teacher), "--codec", "{at: stages.0, shrink: 0}"], "--codec: channels, shrink: got"),
+        (
+            [*first_stage(teacher), "--codec", "{at: stages.0, shrink: 0}"],
+            "--codec: shrink: got 0, accepted are whole",
+        ),
         ([*first_stage(teacher), "--codec", "{at: stages.0, shrink: 2, bits: 9}"], "--codec: bits: got 9"),
         ([*first_stage(teacher), "--codec", "{at: stages.0, shrink: 1.5}"], "--codec: shrink: got 1.5"),
         ([*first_stage(teacher), "--losses", "{coded_features: {beta: -1, features: [x]}}"], "beta: got -1"),
