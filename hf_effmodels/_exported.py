@@ -27,13 +27,30 @@ def check_export(folder: Path) -> None:
         raise ValueError(f"folder_or_model: {folder} is not a folder")
     if (folder / MODEL_INDEX).is_file() or is_export(folder):
         return
-    is_one = "write one with hf_effmodels.hub.export(model, processor, folder)"
-    if is_export(folder / "hub"):  # of a run
-        is_one = f"{folder / 'hub'} is one"
     raise ValueError(
         f"folder_or_model: {folder} is not an exported model (its {CONFIG} must have an auto_map with the code "
-        f"beside it); {is_one}"
+        f"beside it); {_instead(folder)}"
     )
+
+
+def _instead(folder: Path) -> str:
+    """What is to be done with a folder that is no export of a model."""
+    from .registry import ARCHITECTURES
+
+    if is_export(folder / "hub"):  # of a run
+        return f"{folder / 'hub'} is one"
+    if any((half / "split.json").is_file() for half in (folder, folder / "head")):
+        return "it holds a half of a split model, which uploads itself: SplitHead and SplitTail have push_to_hub"
+    what = "a program" if (folder / "export.json").is_file() else None
+    try:
+        model_type = json.loads((folder / CONFIG).read_bytes())["model_type"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        model_type = None  # what is wrong with it is told by those who read it
+    if what is None and isinstance(model_type, str) and model_type not in ARCHITECTURES:
+        what = f"a {model_type} of transformers"
+    if what is not None:
+        return f"it holds {what}, which needs no code: `hf upload your-name/name {folder}` uploads all that is there"
+    return "write one with hf_effmodels.hub.export(model, processor, folder)"
 
 
 def check_request(

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -25,8 +26,10 @@ PATIENCE = float(constants.HF_HUB_ETAG_TIMEOUT)
 SILENCE = 1.5
 
 
+_NO_WEIGHTS = "there are no weights in it"
 #: What transformers says at length of a folder of something else -> the same in few words.
 _LIBRARIES_SAY = (
+    (re.compile("^Error no file named (model|pytorch_model)"), _NO_WEIGHTS),
     (re.compile("^Couldn't instantiate the backend tokenizer"), "there is no tokenizer in it"),
     (
         re.compile(r"^Unrecognized configuration class <class '[\w.]*?(\w+)Config'> for this kind of \w+: (\w+)"),
@@ -108,11 +111,20 @@ def check_folder_or_id(
         raise OSError(f"{argument}: {name} is a file; accepted are a folder and an id of the Hub.{hint and ' '}{hint}")
 
 
+#: Files of folders that commands here write and that no model is loaded from -> what such a folder holds.
+_NO_MODELS = (
+    (("split.json",), "a half of a split model; accepted are whole models."),
+    (("head/split.json", "tail/split.json"), "both halves of a split model; accepted are whole models."),
+    (("halves.json",), "exported halves, which edge_halves.load_halves runs; accepted are whole models."),
+    (("parts.json",), "the parts of a model, a folder each: name one of them, such as part0."),
+)
+
+
 def check_whole(argument: str, name: str, *, hint: str = "") -> None:
-    """OSError of a folder with a half of a split model, which has a whole one's configuration."""
-    if os.path.isfile(os.path.join(name, "split.json")):
-        half = f"{argument}: {name} holds a half of a split model; accepted are whole models."
-        raise OSError(f"{half}{hint and ' '}{hint}")
+    """OSError of a folder with halves or parts of a model; a half has a whole one's configuration."""
+    for files, words in _NO_MODELS:
+        if all(os.path.isfile(os.path.join(name, file)) for file in files):
+            raise OSError(f"{argument}: {name} holds {words}{hint and ' '}{hint}")
 
 
 def _is_cached(repo_id: str) -> bool:
@@ -166,10 +178,15 @@ def reading(
     check_folder_or_id(argument, name, revision=revision, hint=hint)
     try:
         yield
+    except PackageNotFoundError as error:  # its own words are the package's name
+        raise ImportError(f"{argument}: {name} needs a package: pip install {error.name}") from error
     except ImportError:
         raise
     except Exception as error:  # ours to name: libraries below raise all kinds
         check_whole(argument, name, hint=hint)
+        if first_line(error) == _NO_WEIGHTS and os.path.isfile(os.path.join(name, "export.json")):
+            program = f"{argument}: {name} holds an exported program, no weights; name the model that it was made of."
+            raise OSError(f"{program}{hint and ' '}{hint}") from error
         found = "cannot be found or reached" if isinstance(error, OSError) else "cannot be found or read"
         raise OSError(f"{argument}: {name!r} {found} ({first_line(error)}).") from error
 

@@ -498,6 +498,7 @@ def _export(arguments):
         check_known(arguments.preset)
     from .edge_formats import check_format, check_precision
 
+    _check_kind(arguments)
     check_format(arguments.format)
     check_precision(arguments.precision, arguments.format)
     from ._files import check_folder
@@ -575,6 +576,16 @@ def _export(arguments):
         calibration=arguments.calibrate,
         **agreement,
     )
+
+
+def _check_kind(arguments) -> None:
+    """ValueError for a format that models of this kind have not, before its packages are asked for."""
+    from .prediction.predictor import Source, task_early
+
+    if arguments.format == "executorch":
+        task = task_early(Source(arguments.preset), None)
+        if task in ("text-generation", "mask-generation", "zero-shot-image-classification"):
+            raise ValueError(f"--format: got 'executorch', accepted of {task} are onnx and openvino.")
 
 
 def _check_calibration(arguments) -> None:

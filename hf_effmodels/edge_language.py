@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
@@ -34,6 +35,7 @@ from .edge_files import as_one_file, halve, size_of, summed_up
 from .edge_formats import AGREEMENTS, TOLERANCES, Format, check_format, check_precision
 from .edge_text import Comparison, compare, read_text
 from .hub.ids import reading
+from .quantization.stored import quantizer_of
 
 FACTS = "language_model.json"
 #: The places whose logits are wanted, where a model can be told: of a long prompt the last alone.
@@ -122,8 +124,7 @@ def export_language_model(
     model, tokenizer = _load_source(source, tokenizer)
     if not is_language_model(getattr(model, "config", None)):
         raise ValueError(f"source: got {type(model).__name__}, accepted are causal language models.")
-    if getattr(model.config, "quantization_config", None) is not None:
-        raise ValueError("source: its weights are packed; accepted are language models that are not quantised.")
+    _check_plain(model.config, type(model).__name__)
     _check_kept(model)
     text = None
     if tokenizer is not None or calibration is not None or precision not in TOLERANCES:
@@ -271,11 +272,24 @@ def _load_source(source, tokenizer):
     if not isinstance(source, str | Path):
         return source, tokenizer
     with reading("source", str(source)):
+        config = AutoConfig.from_pretrained(source)
+    _check_plain(config, str(source))  # before its weights are read, which takes packages that may be missing
+    with reading("source", str(source)):
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         if tokenizer is None:
             with contextlib.suppress(OSError, ValueError):  # it has none
                 tokenizer = AutoTokenizer.from_pretrained(source)
         return model, tokenizer
+
+
+def _check_plain(config, name: str) -> None:
+    """ValueError of a model whose weights are quantised: a program has other layers."""
+    if (method := quantizer_of(config)) is None:
+        return
+    instead = "name the one it was made of, whose weights precision='int8' and precision='int4' round in the program"
+    if method.startswith("bitnet"):  # there was none
+        instead = "`hf-effmodels predict` and `chat` run it as it is"
+    raise ValueError(f"source: {name} is quantised ({method}); accepted are language models that are not; {instead}.")
 
 
 def is_exported_language_model(folder: str | Path) -> bool:

@@ -217,9 +217,11 @@ def in_bfloat16(preset: str, folded: bool, overrides: dict) -> nn.Module:
 
 def in_four_bits(preset: str, folded: bool, overrides: dict) -> nn.Module:
     """The preset in bfloat16 with the layers of its blocks packed in 4 bits, in groups of 128."""
+    from ..quantization import CbqConfig
     from ..quantization.cbq.packed_linear import pack_linears
 
     model = in_bfloat16(preset, folded, overrides)
+    model.config.quantization_config = CbqConfig(method="rtn", bits=4, group_size=128).to_dict()
     linears = {name: module for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)}
     pack_linears(model.base_model, [n for n, module in linears.items() if not module.in_features % 128], 4, 128)
     return model

@@ -9,6 +9,7 @@ from torch import nn
 from ..hub.ids import reading
 from ..models import list_models
 from ..prediction.predictor import MODULES, Source, find_task, is_exported
+from ..quantization.stored import quantizer_of
 from .counting import Cost, count
 
 #: Side of the images of a model whose configuration and image processor say none.
@@ -82,18 +83,20 @@ def side_of(name: str, config) -> int | list[int]:
 
 def is_foldable(config) -> bool:
     """Whether the network has branches or batch norms left to fold (a program has none)."""
-    return getattr(config, "reparameterized", None) is False and getattr(config, "quantization_config", None) is None
+    return getattr(config, "reparameterized", None) is False and quantizer_of(config) is None
 
 
 def load(name: str, folded: bool) -> nn.Module:
-    """The network in float32, folded if asked for; of a program the network without weights that it computes."""
+    """The network in float32, or with quantised weights as it was saved, folded if asked for; of a program the network
+    without weights that it computes."""
     import transformers
 
     task = task_of_place(name)
     if program_format(name) is not None:
         return _without_weights(config_of(name), task)
+    dtype = torch.float32 if quantizer_of(config_of(name)) is None else "auto"
     with reading("--presets", name):
-        model = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(name, dtype=torch.float32).eval()
+        model = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(name, dtype=dtype).eval()
     return model.reparameterize() if folded else model
 
 

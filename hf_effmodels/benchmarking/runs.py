@@ -75,6 +75,15 @@ class Result:
     macs: int | None
     accuracy: float | None = None
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of a language model, by the median: tokens that a call generates (its prompt is read in the same time), in
+        other modes reads; None for other models."""
+        row = self.row
+        if row.new_tokens is None:
+            return None
+        return 1e3 * row.batch * (row.new_tokens if row.mode == "generate" else row.length) / self.median
+
 
 def measure(
     rows: Sequence[Row], rounds: int, references: Mapping[Row, Row] | None = None, seed: int = 0

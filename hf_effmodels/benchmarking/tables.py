@@ -30,8 +30,11 @@ COLUMNS = (
     "call MB",
     "params M",
     "MACs M",
+    "tokens/s",
     "top-1 %",
 )
+#: Those that are left out where no row has them.
+OF_SOME = ("tokens/s", "top-1 %")
 
 
 def cells(result: Result) -> tuple[str, ...]:
@@ -53,14 +56,16 @@ def cells(result: Result) -> tuple[str, ...]:
         "" if result.allocated_mb is None else f"{result.allocated_mb:.1f}",
         f"{result.parameters / 1e6:.3f}",
         "" if result.macs is None else f"{result.macs / 1e6:.1f}",
+        "" if result.tokens_per_second is None else f"{result.tokens_per_second:.1f}",
         "" if result.accuracy is None else f"{100 * result.accuracy:.2f}",
     )
 
 
 def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """The columns' names and the lines; accuracy, which comes last, only where it was measured."""
-    lines = [COLUMNS, *map(cells, results)]
-    return lines if any(result.accuracy is not None for result in results) else [line[:-1] for line in lines]
+    """The columns' names and the lines; of `OF_SOME` those that some row has."""
+    names, *lines = COLUMNS, *map(cells, results)
+    kept = [n for n, name in enumerate(names) if name not in OF_SOME or any(line[n] for line in lines)]
+    return [tuple(line[n] for n in kept) for line in (names, *lines)]
 
 
 def markdown(results: Sequence[Result]) -> str:

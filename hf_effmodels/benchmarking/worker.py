@@ -21,11 +21,12 @@ def main(row: dict) -> None:
 
     torch.set_num_threads(row["threads"])
     torch.manual_seed(0)
+    from ..quantization.stored import count_parameters
     from .peers import PEERS
     from .workloads import make_call
 
     model = PEERS[row["peer"]].build(row["preset"], row["folded"], row["overrides"])
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = count_parameters(model)
     call = make_call(model, row)
     for _ in range(2):
         call()

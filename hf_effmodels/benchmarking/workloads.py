@@ -13,9 +13,10 @@ from transformers import AutoImageProcessor, RTDetrImageProcessorPil
 
 from ..modeling.light_clip.modeling_light_clip import LightClipForPreTraining
 from ..models import create_image_processor, get_config, model_info
+from ..quantization.stored import TRAINABLE, quantizer_of
 from .arguments import MODES_OF
 from .layers import LAYERS
-from .places import is_place, program_format, task_of_place
+from .places import config_of, is_place, program_format, task_of_place
 
 #: Where the image token stands in the text of an image-text model.
 _IMAGE_POSITION = 5
@@ -43,7 +44,10 @@ def modes(preset: str) -> tuple[str, ...]:
         return LAYERS[preset].modes
     if is_place(preset) and program_format(preset) is not None:
         return ("infer", "generate") if task_of(preset) == "text-generation" else ("infer",)
-    return MODES_OF[task_of(preset)]
+    found = MODES_OF[task_of(preset)]
+    if is_place(preset) and quantizer_of(config_of(preset)) not in (None, *TRAINABLE):
+        return tuple(mode for mode in found if mode != "train")
+    return found
 
 
 def backends(preset: str) -> tuple[str, ...]:
@@ -51,6 +55,8 @@ def backends(preset: str) -> tuple[str, ...]:
     exported = ("onnx", "openvino", "openvino-default")
     if is_place(preset) and (own := program_format(preset)) is not None:
         return tuple(backend for backend in exported if backend.partition("-")[0] == own)
+    if is_place(preset) and task_of(preset) == "text-generation" and quantizer_of(config_of(preset)) is not None:
+        return ("eager",)
     of = {"image-classification": ("eager", "compile", *exported)}
     of |= dict.fromkeys(("object-detection", "image-segmentation", "text-generation"), ("eager", *exported))
     return of.get(task_of(preset), ("eager",))

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 
 from ..architecture import Architecture, Preset
+from ..quantization.stored import TRAINABLE, count_parameters, quantizer_of
 from ..registry import ARCHITECTURES
 from .card_text import About, code, is_paper, plain, write_card
 from .contents import reference_fields
@@ -197,10 +198,10 @@ def _facts(
     if hasattr(config, "reparameterized"):
         rows.append(("Form", "folded for inference (`reparameterized`)" if folded else "training form"))
     own, packed = _precisions(model)
-    real = sum(p.numel() for p in model.parameters())
-    rows.append(("Parameters", f"{(real + packed) / 1e6:.3f} M"))
+    total = count_parameters(model)
+    rows.append(("Parameters", f"{total / 1e6:.3f} M"))
     if own:
-        rest = real + packed - sum(own.values())
+        rest = total - sum(own.values())
         told = [*(f"{count / 1e6:.3f} M: {plain(what)}" for what, count in own.items()), f"{rest / 1e6:.3f} M: real"]
         rows.append(("Of these", "; ".join(told)))
     if architecture.in_halves:
@@ -245,15 +246,15 @@ def _facts(
     return rows
 
 
-def _precisions(model) -> tuple[dict[str, int], int]:
-    """Number of weights by what layers say of their `precision()`, and of all how many are packed, no parameters."""
-    own, packed = {}, 0
+def _precisions(model) -> tuple[dict[str, int], bool]:
+    """Number of weights by what layers say of their `precision()`, and whether any are packed."""
+    own = {}
     for module in model.modules():
         if callable(getattr(module, "precision", None)):
-            count = math.prod(module.weight.shape)
-            own[module.precision()] = own.get(module.precision(), 0) + count
-            packed += 0 if "weight" in dict(module.named_parameters(recurse=False)) else count
-    return own, packed
+            packed = not hasattr(module, "weight")
+            shape = (module.out_features, module.in_features) if packed else module.weight.shape
+            own[module.precision()] = own.get(module.precision(), 0) + math.prod(shape)
+    return own, quantizer_of(model.config) not in (None, *TRAINABLE)
 
 
 def _parts(model) -> list[tuple[str, str]]:

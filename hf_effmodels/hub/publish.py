@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from .. import __version__
 from .._exported import check_export, check_request, is_export
 from ..architecture import Architecture
+from ..quantization.stored import with_quantized_layers
 from ..registry import ARCHITECTURES
 from .bundle import is_bundled
 from .card import find_architecture
@@ -51,7 +52,7 @@ from .export import (
     image_processor_auto_map,
     with_auto_map,
 )
-from .ids import hub_id
+from .ids import first_line, hub_id
 from .pipelines import (
     LOCAL_PIPELINE_ID,
     export_pipeline,
@@ -230,6 +231,13 @@ def _check_fit(folder: Path, architecture: Architecture, config) -> None:
     auto_class = auto_class_of(architecture, config.architectures[0])
     with torch.device("meta"):
         model = architecture.model_class(auto_class)(config)
+        try:
+            with_quantized_layers(model)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"folder_or_model: the quantization_config in {folder / CONFIG} is none that can be read "
+                f"({first_line(error)})"
+            ) from error
     expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     found = {}
     for name in needed_weights(folder, "model.safetensors"):

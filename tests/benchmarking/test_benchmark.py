@@ -21,6 +21,7 @@ from hf_effmodels.benchmarking.tables import COLUMNS
 from hf_effmodels.benchmarking.worker import peak_allocation
 from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.models import find_preset
+from hf_effmodels.quantization.stored import count_parameters
 
 GHOSTNETS = hf_effmodels.list_models("ghostnet*")
 IMAGES = hf_effmodels.list_models(task="image-classification")
@@ -102,6 +103,8 @@ def test_a_language_model_is_set_beside_itself_in_bfloat16_and_in_four_bits():
     assert "model.layers.0.mlp.down_proj" in layers and 7 <= len(layers) < 11 and "lm_head" not in layers
     row = {"preset": "pangu-pi-15m", "batch": 1, "length": 4, "new_tokens": 2, "mode": "generate", "backend": "eager"}
     assert make_call(packed, row)().shape == (1, 6)
+    real = sum(parameter.numel() for parameter in dense.parameters())
+    assert count_parameters(packed) == count_parameters(dense) == real > sum(p.numel() for p in packed.parameters())
 
 
 @pytest.mark.parametrize("peer", ["official-like", "convolutions-per-image"])
@@ -227,7 +230,7 @@ def test_a_run_prints_and_writes_its_table(tmp_path, capsys):
     command = ["--presets", "ghostnetv3-0.5x", "--against", "official-like", "--backends", "eager,onnx"]
     main([*command, "--image-size", "64", "--rounds", "2", "--output", str(tmp_path / "out")])
     table = capsys.readouterr().out.splitlines()
-    assert table[0] == f"| {' | '.join(COLUMNS[:-1])} |", "without a data set there is no accuracy"
+    assert table[0] == f"| {' | '.join(COLUMNS[:-2])} |", "there are no tokens, and without a data set no accuracy"
     assert [line.split(" | ")[1:3] for line in table[2:5]] == [
         ["official-like", "eager"],
         ["ours", "eager"],

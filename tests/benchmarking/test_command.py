@@ -29,6 +29,8 @@ from hf_effmodels.benchmarking.places import count_place, side_of
 from hf_effmodels.benchmarking.runs import Result, Row
 from hf_effmodels.cli import main
 from hf_effmodels.edge import export
+from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear
+from hf_effmodels.quantization.stored import count_parameters
 
 
 def rows_of(*arguments: str) -> list[list[Row]]:
@@ -365,6 +367,29 @@ def test_folders_and_programs_are_rows_like_presets(places):
     (places / "empty").mkdir()
     with pytest.raises(OSError, match="--presets: '.*empty' cannot be found or"):
         rows_of("--presets", str(places / "empty"))
+
+
+def test_quantised_language_models_are_timed_as_they_were_saved(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    plain = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50)).bfloat16()
+    plain.save_pretrained(tmp_path / "plain")
+    packing = CbqConfig(method="rtn", bits=4, group_size=32)
+    packed = LlamaForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=packing, dtype=torch.bfloat16)
+    packed.save_pretrained(tmp_path / "packed")
+    name = str(tmp_path / "packed")
+    model, call = call_of(name, mode="generate", length=5)
+    assert call().shape == (2, 8) and model.dtype == torch.bfloat16
+    assert type(model.model.layers[0].mlp.up_proj).__name__ == "PackedLinear"
+    assert count_parameters(model) == plain.num_parameters()
+    convert_to_bitlinear(plain).save_pretrained(tmp_path / "ternary")
+    ((row,),) = rows_of("--presets", str(tmp_path / "ternary"), "--mode", "train")
+    assert row.mode == "train"  # its weights are there
+    for arguments, message in (
+        (("--mode", "train"), "--mode: .*packed has no train; accepted are infer, generate"),
+        (("--backends", "onnx"), "--backends: got 'onnx', accepted are eager"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rows_of("--presets", name, *arguments)
 
 
 @torch.no_grad()

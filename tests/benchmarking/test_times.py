@@ -262,11 +262,21 @@ def test_every_column_of_the_table_has_its_number(tmp_path):
         "call MB": "6.8",
         "params M": "7.891",
         "MACs M": "89.1",
+        "tokens/s": "",
         "top-1 %": "",
     }
     assert tables.cells(replace(RESULT, accuracy=0.81239))[-1] == "81.24"
     lines = tables.markdown([RESULT]).splitlines()
     assert lines[0].startswith("| preset |") and set(lines[1]) <= set("|- ") and len(lines) == 3
+
+
+@pytest.mark.parametrize("mode, expected", [("generate", 2 * 50 / 0.25), ("infer", 2 * 30 / 0.25)])
+def test_language_models_have_tokens_per_second_of_all_rows_of_a_batch(mode, expected):
+    timed = replace(RESULT, row=row(batch=2, mode=mode, length=30, new_tokens=50), median=250.0)
+    assert timed.tokens_per_second == pytest.approx(expected) and RESULT.tokens_per_second is None
+    names, *lines = tables.table([RESULT, timed])
+    assert names[-1] == "tokens/s" and [line[-1] for line in lines] == ["", f"{expected:.1f}"]
+    assert tables.table([RESULT])[0][-1] == "MACs M"
 
 
 @pytest.mark.draws

@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 
 import hf_effmodels
 from hf_effmodels import edge, edge_detection, edge_halves, edge_int8, edge_language, edge_masks, edge_two_towers
+from hf_effmodels.cli import main
 from hf_effmodels.collaboration.splitting import split
 from hf_effmodels.edge_detection import DetectorGraph, Suppression
 
@@ -170,5 +171,30 @@ def test_pictures_to_calibrate_on_are_enough_and_of_the_programs_size(tmp_path):
 def test_a_language_model_of_packed_weights_is_refused(tmp_path):
     model = of_transformers(99)
     model.config.quantization_config = {"quant_method": "some"}
-    with pytest.raises(ValueError, match="source: its weights are packed"):
+    with pytest.raises(ValueError, match=r"source: LlamaForCausalLM is quantised \(some\); .* name the one"):
         edge_language.export_language_model(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "method, words",
+    [
+        ("gptq", "name the one it was made of, whose weights --precision int8 and --precision int4 round"),
+        ("compressed-tensors", "name the one it was made of"),
+        ("bitnet", "`hf-effmodels predict` and `chat` run it as it is"),
+    ],
+)
+def test_a_quantised_folder_is_refused_before_its_weights_and_their_packages_are_looked_for(
+    method, words, tmp_path, capsys
+):
+    config = of_transformers(99).config
+    config.architectures, config.quantization_config = ["LlamaForCausalLM"], {"quant_method": method, "bits": 4}
+    config.save_pretrained(tmp_path / "packed")
+    assert main(["export", str(tmp_path / "packed"), str(tmp_path / "out"), "--format", "onnx"]) == 2
+    said = capsys.readouterr().err
+    assert f"MODEL: {tmp_path / 'packed'} is quantised ({method}); " in said and words in said
+
+
+def test_a_format_that_a_kind_has_not_is_told_before_its_packages_are_asked_for(tmp_path, capsys):
+    of_transformers(99).save_pretrained(tmp_path / "model")
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--format", "executorch"]) == 2
+    assert "--format: got 'executorch', accepted of text-generation are onnx and openvino" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hf_effmodels.hub.bundle import bundle_code, is_bundled
-from hf_effmodels.hub.export import architecture_code, auto_map
+from hf_effmodels.hub.export import PORTABLE, architecture_code, auto_map
 from hf_effmodels.registry import ARCHITECTURES
 
 BASE = {"models/settings.py": "class Settings: ...\n", "layers/conv.py": "Conv = pad = same = 1\n"}
@@ -132,3 +132,12 @@ def test_every_architecture_bundles_the_modules_its_auto_map_names(model_type):
         model_class = ARCHITECTURES[model_type].model_class(auto_class)
         assert model_class.config_class is ARCHITECTURES[model_type].config_class, model_class
     assert not any(b"import hf_effmodels" in content or b"from hf_effmodels" in content for content in code.values())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", PORTABLE)
+def test_every_architecture_takes_the_code_of_every_quantiser_with_it(method):
+    """A file of the flat folder is one module's: two of the same name would be refused."""
+    for architecture in ARCHITECTURES.values():
+        code = architecture_code(architecture, {"quantization_config": {"quant_method": method}})
+        assert f"quantizer_{method}.py" in code

@@ -14,7 +14,7 @@ import hf_effmodels
 from hf_effmodels import _files
 from hf_effmodels.hub import build_card, export
 from hf_effmodels.hub.export import clear_export
-from hf_effmodels.quantization import quantize_adder
+from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear, quantize_adder
 
 from ..modeling.tiny import tiny_config
 from ..modeling.tiny.addernet import TINY as ADDERNET
@@ -187,13 +187,15 @@ def test_the_card_knows_a_published_variant_by_its_configuration():
     assert "ab" * 32 in text and "1956 tensors of state_dict_ema" in text and "these, converted" in text
 
 
+def told(model) -> tuple[str, str, str]:
+    """What a card says of a model's numbers."""
+    rows = dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", build_card(model).text, re.MULTILINE))
+    return rows["Parameters"], rows["Of these"], rows["Weights"]
+
+
 @torch.no_grad()
 def test_a_card_tells_how_many_bits_the_weights_have():
     """Counted here by hand: BiMLP's layers of one position are binary, its grouped and depthwise ones are not."""
-
-    def told(model):
-        rows = dict(re.findall(r"^\| ([^|]+) \| (.*) \|$", build_card(model).text, re.MULTILINE))
-        return rows["Parameters"], rows["Of these"], rows["Weights"]
 
     torch.manual_seed(0)
     bimlp = hf_effmodels.create_model("bimlp-s", **BIMLP["bimlp"]).eval()
@@ -224,6 +226,25 @@ def test_a_card_tells_how_many_bits_the_weights_have():
     whole = told(adder)[0]
     quantize_adder(adder, [torch.rand(2, 3, 32, 32)], bits=4, activation_bits=6, n_groups=2)
     assert "weights 4 bits, inputs 6 bits" in told(adder)[1] and told(adder)[0] == whole
+
+
+def test_a_language_model_of_few_bits_says_so_in_its_card(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = hf_effmodels.create_model("pangu-pi-15m", **sizes, vocab_size=99)
+    linears = [m for m in model.model.layers.modules() if type(m) is torch.nn.Linear]
+    small = sum(m.weight.numel() for m in linears)
+    real = model.num_parameters() - small
+    model.save_pretrained(tmp_path / "plain")
+    packing = CbqConfig(method="rtn", bits=4, group_size=None, activation_bits=8)
+    packed = type(model).from_pretrained(tmp_path / "plain", quantization_config=packing)
+    assert told(packed) == (
+        f"{model.num_parameters() / 1e6:.3f} M",
+        f"{small / 1e6:.3f} M: weights 4 bits, inputs 8 bits; {real / 1e6:.3f} M: real",
+        "float32, safetensors; those of few bits packed as integers",
+    )
+    ternary = convert_to_bitlinear(model)
+    assert told(ternary)[1].startswith(f"{small / 1e6:.3f} M: weights -1, 0 and 1, inputs 8 bits; ")
+    assert told(ternary)[2] == "float32, safetensors"
 
 
 @pytest.mark.parametrize(

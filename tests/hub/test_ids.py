@@ -1,10 +1,13 @@
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 from huggingface_hub import ModelCard
+from transformers import AutoModel, ResNetConfig
 
 import hf_effmodels
 from hf_effmodels.hub import build_card
 from hf_effmodels.hub.card_text import About, write_card
-from hf_effmodels.hub.ids import hub_id
+from hf_effmodels.hub.ids import hub_id, reading
 from hf_effmodels.pipelines.sam_diffsr.export import build_card as pipeline_card
 
 
@@ -51,3 +54,38 @@ def test_what_exists_here_is_no_id(tmp_path, monkeypatch):
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "name").touch()
     assert hub_id("org/name") is None
+
+
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        (["split.json"], "holds a half of a split model; accepted are whole models"),
+        (["head/split.json", "tail/split.json"], "holds both halves of a split model; accepted are whole models"),
+        (["halves.json"], "holds exported halves, which edge_halves.load_halves runs"),
+        (["parts.json"], "holds the parts of a model, a folder each: name one of them, such as part0"),
+        (["config.json", "export.json"], "holds an exported program, no weights; name the model that it was made of"),
+        (["config.json"], r"cannot be found or reached \(there are no weights in it\)"),
+    ],
+)
+def test_what_a_command_wrote_that_is_no_model_is_called_by_its_name(files, words, tmp_path):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    if "config.json" in files:
+        ResNetConfig().save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=f"MODEL: .*{words}"), reading("MODEL", str(tmp_path)):
+        AutoModel.from_pretrained(tmp_path)
+
+
+def test_of_a_program_something_else_may_be_missing(tmp_path):
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(OSError, match=r"cannot be found or read \(no tokenizer\)"):
+        with reading("MODEL", str(tmp_path)):
+            raise ValueError("no tokenizer")
+
+
+def test_a_package_that_a_model_needs_is_named_in_a_sentence(tmp_path):
+    with pytest.raises(ImportError, match=r"MODEL: .* needs a package: pip install optimum$") as found:
+        with reading("MODEL", str(tmp_path)):
+            raise PackageNotFoundError("optimum")
+    assert type(found.value) is ImportError  # the other kind says its sentence in the place of a package's name

@@ -5,15 +5,21 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import HfApi, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 from safetensors.torch import load_file, save_file
 
+import hf_effmodels
 from hf_effmodels.hub import build_card, export, publish
 from hf_effmodels.hub.export import architecture_code
+from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear, quantize
+from hf_effmodels.registry import ARCHITECTURES
 
+from ..modeling.tiny import tiny_config
 from .server import File
+from .test_load import PACKED
 
 pytestmark = pytest.mark.usefixtures("online")
 
@@ -245,6 +251,25 @@ def test_what_must_not_be_published_is_refused_before_the_hub_is_asked(hub, tiny
     tiny.model.save_pretrained(tmp_path / "plain")
     with pytest.raises(ValueError, match="plain is not an exported model"):
         push(tmp_path / "plain")
+    for name, files, words in (
+        ("half", {"split.json": "{}"}, "a half of a split model, which uploads itself: .* have push_to_hub"),
+        ("halves/head", {"split.json": "{}"}, "a half of a split model"),
+        (
+            "program",
+            {"export.json": "{}", "config.json": "{}"},
+            "a program, .*`hf upload your-name/.*program`",
+        ),
+        (
+            "llama",
+            {"config.json": '{"model_type": "llama"}'},
+            "a llama of transformers, .*`hf upload your-name/name .*llama`",
+        ),
+    ):
+        (tmp_path / name).mkdir(parents=True)
+        for file, text in files.items():
+            (tmp_path / name / file).write_text(text)
+        with pytest.raises(ValueError, match=f"is not an exported model .*; it holds {words}"):
+            push(tmp_path / name.partition("/")[0])
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     tensors = load_file(weights)
@@ -283,3 +308,41 @@ def test_a_private_repository_needs_a_token_and_a_broken_download_resumes(hub, f
     assert hub.ranges == [f"bytes={received}-"]
     # The CDN is another origin: the token was for the Hub alone.
     assert {authorized for _, path, authorized in hub.requests if path.startswith("/cdn/")} == {False}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "cbq",
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("compressed-tensors", "bitnet158")),
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("packed_binary", "adder")),
+    ],
+)
+def test_a_quantised_model_is_published_whole(hub, tiny, push, tmp_path, method):
+    """What is on the Hub is the folder without what somebody else put there, and is refreshed; others do not fit."""
+    if method in ("cbq", "compressed-tensors", "bitnet158"):
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        model, processor = hf_effmodels.create_model("pangu-pi-15m", **sizes, vocab_size=99), None
+        if method == "bitnet158":
+            model = convert_to_bitlinear(model)
+        else:
+            samples = torch.randint(99, (2, 8), generator=torch.Generator().manual_seed(0))
+            left = ["augmented_shortcuts"]
+            config = CbqConfig(method="rtn", bits=4, group_size=32, modules_to_not_convert=left)
+            quantize(model, [samples], config).save(tmp_path / "quantised", method)
+            model = type(model).from_pretrained(tmp_path / "quantised")
+    else:
+        name = {"packed_binary": "adabin", "adder": "addernet"}[method]
+        architecture, processor = ARCHITECTURES[name], tiny.processor
+        model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture)).eval()
+        model = PACKED[name](model) or model
+    folder = export(model, processor, tmp_path / "small", license="mit")
+    (folder / "notes.txt").write_text("mine")
+    commit = push(folder)
+    assert hub.files("org/net", commit.oid).keys() == os_names(folder) - {"notes.txt"}
+    assert push(None, refresh_code=True).oid == commit.oid
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if weights[key].ndim == 2)
+    save_file(weights | {name: weights[name][1:].contiguous()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"another shape are {name}"):
+        push(folder)

@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from ..decoders.cache_names import CACHE, cache_of, given_cache
-from ..decoders.packing import cache_of_rows
+from ..decoders.documents import cache_of_rows
 from ..layers.initialization import StockPartsMixin
 from .configuration_adem_vl import AdemVLConfig
 from .fusion_adem_vl import (

@@ -22,7 +22,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from .cache_names import CACHE, given_cache
-from .packing import cache_of_rows
+from .documents import cache_of_rows
 
 
 class RMSNorm(LlamaRMSNorm):

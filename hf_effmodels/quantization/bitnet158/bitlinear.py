@@ -61,6 +61,11 @@ class BitLinear(nn.Linear):
         #: Not a parameter of one call: a schedule sets it for the whole training run.
         self.share = 1.0
 
+    def precision(self) -> str:
+        """What weights and inputs have of values in the computation, for model cards."""
+        inputs = "real" if self.activation_bits is None else f"{self.activation_bits} bits"
+        return f"weights -1, 0 and 1, inputs {inputs}"
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if self.norm_before:
             input = F.rms_norm(input, input.shape[-1:], eps=NORM_EPS)

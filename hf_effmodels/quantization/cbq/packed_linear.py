@@ -121,6 +121,11 @@ class PackedLinear(nn.Module):
                 return size
         return None
 
+    def precision(self) -> str:
+        """What weights and inputs have of values, for model cards."""
+        inputs = "real" if self.activation_bits is None else f"{self.activation_bits} bits"
+        return f"weights {self.bits} bits, inputs {inputs}"
+
     def integers(self) -> torch.Tensor:
         """(rows, inputs) int8."""
         if self.is_prepared:
