@@ -56,6 +56,7 @@ def test_a_program_goes_on_as_the_model_does_alone_in_batches_and_in_the_pipelin
     assert f"On 2032 tokens of Python's help its perplexity is {report['perplexity']:.4g}" in readme
     assert not (tmp_path / "edge" / "model.onnx.data").stat().st_size, "a program is one file"
     program = load_language_model(tmp_path / "edge")
+    assert program._can_keep  # of a long prompt it computes the last token's logits alone
     inputs = tokenizer(TEXTS, padding=True, return_tensors="pt", return_token_type_ids=False)
     assert not inputs.attention_mask.all(), "one of them is filled up"
     expected = generated(model, **inputs)
