@@ -188,6 +188,16 @@ def test_the_batch_norms_are_estimated_again_with_the_quantised_layers():
     assert not any(module.training for module in model.modules())
 
 
+def test_few_batches_for_the_batch_norms_are_warned_of(caplog):
+    """At a momentum of 0.1 n batches leave 0.9ⁿ of the statistics: 0.9¹ is 90 %, 0.9²² less than 10 %."""
+    quantize_adder(build(), BATCHES[:1], n_groups=2)
+    assert "after 1 of them 90 % of the batch norms' statistics are still those of the real layers" in caplog.text
+    caplog.clear()
+    quantize_adder(build(), BATCHES[:1], n_groups=2, reestimate=False)
+    quantize_adder(build(), 22 * BATCHES[:1], n_groups=2)
+    assert not caplog.text
+
+
 def test_quantised_networks_say_what_they_cannot_do(tmp_path):
     model = quantize_adder(build(), BATCHES, n_groups=2)
     with pytest.raises(ValueError, match="quantised already"):
