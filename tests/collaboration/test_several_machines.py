@@ -76,7 +76,7 @@ def test_any_classifier_is_computed_from_images_that_are_sent(build):
 def test_costs_of_any_classifier_are_measured(build):
     costs = measure_split(build(), bits=4, repeats=1)
     bits = [cost.bits for cost in costs]
-    assert len(costs) > 3 and costs[0].at == "image" and bits[0] == 8 * 3 * 32 * 32 and bits[-1] == 0
+    assert len(costs) > 2 and costs[0].at == "image" and bits[0] == 8 * 3 * 32 * 32 and bits[-1] == 0
     assert bits[1:] == sorted(bits[1:], reverse=True) and all(cost.latency(1e6) > 0 for cost in costs)
 
 
