@@ -204,6 +204,11 @@ class BiVitLinear(nn.Linear):
             self.begin_scale()
         return self.scaling_factor
 
+    def precision(self) -> str:
+        """What weights and inputs have of values in the computation, for model cards."""
+        weights, inputs = "real" if self.scale is None else "1 bit", "1 bit" if self.binary_inputs else "real"
+        return f"weights {weights}, inputs {inputs}"
+
     def begin_scale(self) -> None:
         """Let a learnt scale that nothing has set yet begin at mean|W|, as the first forward pass does."""
         if self.scale == "learned" and not self.is_initialized:

@@ -54,6 +54,7 @@ def test_any_vision_transformer_comes_back_as_it_was(network, tmp_path):
     layers = binary(loaded)
     assert layers.keys() == binary(model).keys()
     assert all(layer.scale == "mean" and layer.binary_inputs for layer in layers.values())
+    assert {layer.precision() for layer in layers.values()} == {"weights 1 bit, inputs 1 bit"}
     loaded.train()(PIXELS).logits.square().sum().backward()
     assert layers[list(layers)[-1]].weight.grad.abs().sum() > 0
 
@@ -67,6 +68,7 @@ def test_scales_that_were_learnt_come_back_and_new_ones_begin_at_mean_magnitudes
     onto = AutoModelForImageClassification.from_pretrained(tmp_path / "real", quantization_config=BiVitConfig())
     assert torch.equal(logits(onto), logits(model))
 
+    assert layer.precision() == "weights 1 bit, inputs real"
     layer.scaling_factor.data.mul_(3)
     model.save_pretrained(tmp_path / "binary")
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "binary")
