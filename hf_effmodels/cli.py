@@ -513,11 +513,11 @@ def _export(arguments):
         raise ValueError(f"--{next(iter(suppression)).replace('_', '-')} goes with --nms.")
     if arguments.checkpoint is None:
         check_model("MODEL", arguments.preset)
-        _check_calibration(arguments)
     else:
         from ._checkpoint_files import check_checkpoint
 
         check_checkpoint(arguments.checkpoint)
+    _check_calibration(arguments)
     from .edge import check_preset, export, load_source
     from .hub.convert import load_checkpoint
 
@@ -551,8 +551,6 @@ def _export(arguments):
     if arguments.min_agreement is not None and arguments.calibrate is None:
         raise ValueError("--min-agreement goes with --calibrate.")
     if arguments.nms:
-        if arguments.precision not in ("float32", "fp32") or arguments.calibrate is not None:
-            raise ValueError(f"--precision: got {arguments.precision!r}, accepted with --nms is float32.")
         from .edge_detection import Suppression, export_detector
 
         model, processor = load_source(source, processor)
@@ -589,12 +587,18 @@ def _check_kind(arguments) -> None:
 
 
 def _check_calibration(arguments) -> None:
-    """ValueError where pictures are missing, as far as that can be said before anything heavy is imported."""
+    """ValueError for pictures that are missing, and a precision that a detector's graph does not have, as far as that
+    can be said before anything heavy is imported."""
     from .prediction.predictor import Source, task_early
 
-    needs = arguments.precision == "int8" and arguments.calibrate is None
-    if needs and task_early(Source(arguments.preset), None) == "image-classification":
-        raise ValueError("--calibrate: int8 is calibrated on pictures; give a folder of them.")
+    if arguments.nms and (arguments.precision not in ("float32", "fp32") or arguments.calibrate is not None):
+        raise ValueError(f"--precision: got {arguments.precision!r}, accepted with --nms is float32.")
+    if arguments.calibrate is not None or (arguments.precision != "int8" and arguments.min_agreement is None):
+        return
+    if task_early(Source(arguments.preset), None) == "image-classification":
+        if arguments.precision == "int8":
+            raise ValueError("--calibrate: int8 is calibrated on pictures; give a folder of them.")
+        raise ValueError("--min-agreement goes with --calibrate.")
 
 
 def _publish(arguments) -> str:

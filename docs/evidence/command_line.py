@@ -42,6 +42,8 @@ download ghostnetv3-1.0x --source zzz
 export ghostnetv3-1.0x out --format onnx --checkpoint nowhere.pth
 export out edge --format zzz
 export out edge --format onnx --precision int3
+export ghostnetv3-1.0x edge --format onnx --min-agreement 0.8
+export gold-yolo-n edge --format onnx --nms --precision fp16
 export ./nope out --format onnx
 predict ./nope x.png
 predict ghostnetv3-1.0x nowhere.png
