@@ -255,7 +255,7 @@ def test_the_command_shows_the_licence_and_writes_a_folder(server, official, tmp
     assert main(["download", PRESET, str(tmp_path / "model")]) == 2
     assert "FOLDER: " in capsys.readouterr().err
     assert main(["download", PRESET, "--source", "x"]) == 2
-    assert "--source: got 'x', accepted for" in capsys.readouterr().err
+    assert "--source: got 'x', accepted are official and timm." in capsys.readouterr().err
     from PIL import Image
 
     Image.new("RGB", (80, 60), "red").save(tmp_path / "a.png")

@@ -63,7 +63,7 @@ def _kept(path: str) -> dict[tuple, np.ndarray]:
 
 
 def _drawn(case: dict, name: str, rule: dict, shape: list[int]) -> np.ndarray:
-    kept, seed = _kept(case["path"]), (zlib.crc32(name.encode()) + case.get("seed", 0)) % 2**32
+    kept, seed = _kept(case.get("path", "")), (zlib.crc32(name.encode()) + case.get("seed", 0)) % 2**32
     key = (seed, *sorted(rule.items()), *shape)
     if key not in kept:
         kept[key] = _draw(np.random.RandomState(seed), rule, shape)
