@@ -121,6 +121,10 @@ def test_scales_are_set_once_and_that_is_saved():
     other = BiVitLinear(4, 3)
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(torch.randn(2, 4)), other.bias.expand(2, 3)), "a trained zero stays"
+    official = BiVitLinear(4, 3)  # whose files do not say that their scales were set
+    official.scaling_factor.data.fill_(2.0)
+    official(torch.randn(2, 4))
+    assert torch.equal(official.scaling_factor, torch.full((3, 1), 2.0))
     quantizer = ElasticQuantizer(2, True)
     quantizer(torch.randn(10))
     again = ElasticQuantizer(2, True)

@@ -154,6 +154,7 @@ def test_what_cannot_be_is_refused_before_the_work(sorted_text_run, sorted_digit
         (sorted_text_run, ["--bitnet", "mean"], "does not go with --bitnet"),
         (sorted_text_run, ["--gradient_checkpointing", "true"], "gradient_checkpointing: got True"),
         (sorted_text_run, ["--task", "language-distillation", "--teacher", "pangu-pi-15m"], "distillation trains one"),
+        (sorted_digits_run, ["--bivit", "layers"], "does not go with --bivit"),
         (sorted_digits_run, ["--training_branches", "2"], "does not go with --training_branches"),
     ):
         with pytest.raises(ValueError, match=reason):
