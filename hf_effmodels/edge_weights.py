@@ -6,6 +6,9 @@ from transformers.exporters import ExportFormat, ExportQuantizer
 
 #: Inputs of a layer whose weights share a scale and a zero point.
 BLOCK = 32
+#: Bits -> `accuracy_level` of the product. With 8 bits the inputs are rounded to 8 bits, too, in blocks (4): ONNX
+#: Runtime has no kernel for real ones and unpacks all weights for each token, which is some twenty times slower.
+ACCURACY_LEVELS = {8: 4}
 
 
 def quantizer_of(precision: str) -> ExportQuantizer:
@@ -15,7 +18,7 @@ def quantizer_of(precision: str) -> ExportQuantizer:
 
 class BlockQuantizer(ExportQuantizer):
     """Weights of linear layers in blocks of `BLOCK` inputs, rounded to the nearest of 2^bits levels, by ONNX Runtime's
-    quantiser; what they are multiplied with stays as it is (`MatMulNBits`)."""
+    quantiser; of 4 bits what they are multiplied with stays as it is (`MatMulNBits`), see `ACCURACY_LEVELS`."""
 
     supported_formats = (ExportFormat.ONNX,)
     required_packages = ("onnx", "onnx_ir", "onnxruntime")
@@ -35,7 +38,7 @@ class BlockQuantizer(ExportQuantizer):
         logging.root.handlers[:], logging.root.level = handlers, level
         matmul_nbits_quantizer.logger.setLevel(logging.WARNING)
         quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(
-            onnx_ir.to_proto(model), bits=self.bits, block_size=BLOCK
+            onnx_ir.to_proto(model), bits=self.bits, block_size=BLOCK, accuracy_level=ACCURACY_LEVELS.get(self.bits)
         )
         quantizer.model.replace_gemm_with_matmul()  # that is what it finds
         quantizer.process()
