@@ -74,6 +74,8 @@ def runs(seed: int):
             yield setting, method, ""
     for change in ABLATION:
         yield "W2A16", "cbq", change
+    for setting in [*SETTINGS][1:]:
+        yield setting, "cbq", "free rounding"
 
 
 def methods(text: Path, output: Path, seeds: list[int], model: Path, only: list[str] | None) -> None:

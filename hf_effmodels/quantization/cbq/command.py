@@ -94,7 +94,11 @@ def _parser() -> Parser:
     how.add_argument("--overlap", type=from_zero, help="blocks that a window shares with the next")
     how.add_argument("--target", choices=TARGETS, help="outputs to come near to")
     how.add_argument("--kld-weight", type=finite)
-    how.add_argument("--rank", type=or_none(count), help="of the learned rounding; none: a number for each weight")
+    how.add_argument(
+        "--rank",
+        type=or_none(count),
+        help="of the learned rounding (default: the published 5); none: one for each weight, better where measured",
+    )
     how.add_argument("--rounding", choices=("hard", "soft"), help="of the weights while they are learned")
     how.add_argument("--rounding-init", choices=("fraction", "zero"))
     how.add_argument("--fixed-steps", dest="learn_steps", action="store_false", help="learn only the rounding")
