@@ -23,7 +23,7 @@ SIBLINGS = {
     "modeling": ("layers", "decoders"),
     "pipelines": (),
     "adapters": ("registration",),
-    "quantization": ("registration",),
+    "quantization": ("registration", "stored"),
     "training.tasks": (),
 }
 

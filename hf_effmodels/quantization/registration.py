@@ -1,8 +1,26 @@
 """Adding a quantiser to transformers from outside."""
 
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
 
 PACKAGE = "hf_effmodels"
+
+
+class TrainedQuantizer(HfQuantizer):
+    """Of layers whose weights are stored in full precision, and whose training goes on."""
+
+    requires_calibration = False
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        return True
 
 
 def register(method: str, config_class: type, quantizer_class: type) -> None:

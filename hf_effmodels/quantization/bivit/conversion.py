@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ...hub.checkpoints import check_model
+from ..stored import quantizer_of
 from .configuration_bivit import BiVitConfig
 from .replacement import begin_scales, make_binary
 
@@ -23,11 +24,11 @@ def convert_to_bivit(model: "PreTrainedModel", config: BiVitConfig | None = None
             are not finite.
     """
     config = config or BiVitConfig()
-    before = getattr(model.config, "quantization_config", None)
-    if before is not None and not _is_bivit(before):
+    before = quantizer_of(model.config)
+    if before not in (None, "bivit"):
         raise ValueError("model: it is quantised already.")
     if before is not None:
-        _check_second_stage(before, config)
+        _check_second_stage(model.config.quantization_config, config)
     check_model("model", model)
     begin_scales(make_binary(model, config))
     # As it stands in a file: what is loaded with this configuration object reads it so.
@@ -35,17 +36,9 @@ def convert_to_bivit(model: "PreTrainedModel", config: BiVitConfig | None = None
     return model
 
 
-def _is_bivit(config) -> bool:
-    return _fields(config).get("quant_method") == "bivit"
-
-
-def _fields(config) -> dict:
-    return config if isinstance(config, dict) else config.to_dict()
-
-
 def _check_second_stage(before, config: BiVitConfig) -> None:
     """What is binary already stays as it is."""
-    stored = _fields(before)
+    stored = before if isinstance(before, dict) else before.to_dict()
     for name in ("scale", "binary_inputs"):
         if stored[name] != getattr(config, name):
             raise ValueError(

@@ -1,17 +1,14 @@
 """transformers' way to load vision transformers that are trained with binary layers: `quant_method: bivit`."""
 
-from transformers.quantizers.base import HfQuantizer
-
 from ...modeling.layers.bivit import ATTENTION, register_attention
-from ..registration import register
+from ..registration import TrainedQuantizer, register
 from .configuration_bivit import BiVitConfig
 from .replacement import begin_scales, make_binary
 
 
-class BiVitHfQuantizer(HfQuantizer):
+class BiVitHfQuantizer(TrainedQuantizer):
     """Builds `BiVitLinear` layers; their weights are stored in full precision, and training goes on."""
 
-    requires_calibration = False
     quantization_config: BiVitConfig
 
     def update_attn_implementation(self, config):
@@ -28,17 +25,6 @@ class BiVitHfQuantizer(HfQuantizer):
         # Learnt scales follow from the weights.
         if not self.pre_quantized:
             begin_scales(make_binary(model, self.quantization_config))
-
-    def is_serializable(self) -> bool:
-        return True
-
-    @property
-    def is_trainable(self) -> bool:
-        return True
-
-    @property
-    def is_qat_trainable(self) -> bool:
-        return True
 
 
 register("bivit", BiVitConfig, BiVitHfQuantizer)

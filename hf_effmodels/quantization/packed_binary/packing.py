@@ -8,6 +8,7 @@ from torch import nn
 from ...modeling.layers.binary import ACTIVATION_RULES, BinaryRules, binarized_weights, binary_like, two_values
 from ...modeling.layers.bivit import ATTENTION, BiVitLinear, centered_signs
 from ...modeling.layers.untrainable import refuse_training
+from ..stored import quantizer_of
 from .configuration_packed_binary import PackedBinaryConfig
 from .layers import REFUSAL, PackedConv2d, PackedLayer, PackedLinear
 
@@ -40,9 +41,8 @@ def pack_binary(model: nn.Module) -> nn.Module:
     if any(isinstance(module, PackedLayer) for module in model.modules()):
         raise ValueError("model: it is packed already.")
     own = getattr(model, "config", None)
-    before = getattr(own, "quantization_config", None)
     # Binary layers in training say so in the configuration, and are what is packed here.
-    if before is not None and (before if isinstance(before, dict) else before.to_dict())["quant_method"] != TRAINED:
+    if quantizer_of(own) not in (None, TRAINED):
         raise ValueError("model: it is quantised already.")
     config = PackedBinaryConfig()
     pack_layers(model, config)

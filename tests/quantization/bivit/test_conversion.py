@@ -4,34 +4,20 @@ import json
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForImageClassification,
-    BeitConfig,
-    DeiTConfig,
-    SwinConfig,
-    Swinv2Config,
-    ViTConfig,
-)
+from transformers import AutoModelForImageClassification, Swinv2Config, Swinv2ForImageClassification
 
 from hf_effmodels.modeling.layers.bivit import ATTENTION, BiVitLinear
 from hf_effmodels.quantization import BiVitConfig, convert_to_bivit, pack_binary
 from hf_effmodels.quantization.packed_binary.layers import PackedLinear
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-SMALL |= {"image_size": 16, "patch_size": 8, "num_labels": 3}
-SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
-CONFIGS = {
-    "vit": lambda: ViTConfig(**SMALL),
-    "deit": lambda: DeiTConfig(**SMALL, architectures=["DeiTForImageClassification"]),
-    "beit": lambda: BeitConfig(**SMALL),
-    "swin": lambda: SwinConfig(**SWIN, num_labels=3),
-}
-PIXELS = torch.linspace(-1.5, 1.5, 2 * 3 * 16 * 16).sin().view(2, 3, 16, 16)
+from ...modeling.test_bivit import NETWORKS, SWIN
+
+PIXELS = torch.linspace(-1.5, 1.5, 2 * 3 * 32 * 32).sin().view(2, 3, 32, 32)
 
 
-def model_of(config=CONFIGS["vit"]):
+def model_of(network="vit"):
     torch.manual_seed(0)
-    return AutoModelForImageClassification.from_config(config()).eval()
+    return NETWORKS[network]().eval()
 
 
 @torch.no_grad()
@@ -43,13 +29,13 @@ def binary(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, BiVitLinear)}
 
 
-@pytest.mark.parametrize("network", CONFIGS)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_any_vision_transformer_comes_back_as_it_was(network, tmp_path):
-    model = convert_to_bivit(model_of(CONFIGS[network]), BiVitConfig(scale="mean", binary_inputs=True))
+    model = convert_to_bivit(model_of(network), BiVitConfig(scale="mean", binary_inputs=True))
     expected = logits(model)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
-    assert torch.equal(logits(loaded), expected) and not torch.equal(logits(model_of(CONFIGS[network])), expected)
+    assert torch.equal(logits(loaded), expected) and not torch.equal(logits(model_of(network)), expected)
     assert loaded.config._attn_implementation == ATTENTION
     layers = binary(loaded)
     assert layers.keys() == binary(model).keys()
@@ -123,7 +109,7 @@ def test_what_cannot_be_converted_is_refused():
         with pytest.raises(ValueError, match=message):
             BiVitConfig(**given)
     with pytest.raises(ValueError, match="attention: Swinv2ForImageClassification does not have"):
-        convert_to_bivit(model_of(lambda: Swinv2Config(**SWIN)))
+        convert_to_bivit(Swinv2ForImageClassification(Swinv2Config(**SWIN)))
     with pytest.raises(ValueError, match="skip: no module of the model has 'atention'"):
         convert_to_bivit(model_of(), BiVitConfig(skip=["atention"]))
     broken = model_of()
