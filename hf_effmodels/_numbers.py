@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 
 
 def is_real(value) -> bool:
@@ -10,8 +10,13 @@ def is_real(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
+def as_index(value):
+    """What counts or chooses: NumPy's whole numbers as Python's, everything else as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+
+
 def is_whole(value, least: int, most: float = math.inf) -> bool:
-    """Whether it is a whole number from `least` to `most`."""
+    """Whether it is a whole number of Python's, which go into JSON, from `least` to `most`; see `as_index`."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

@@ -4,7 +4,7 @@ https://arxiv.org/abs/2309.05015)."""
 import copy
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from transformers import (
@@ -13,7 +13,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from .._numbers import check_whole, is_whole
+from .._numbers import as_index, check_whole, is_whole
 from ..modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from ..modeling.devit.modeling_devit import DeViTForImageClassification
 
@@ -38,12 +38,14 @@ def split_classes(num_classes: int, parts: int = 4, seed: int = 42) -> list[list
 def check_class_groups(groups: Sequence[Sequence[int]], num_classes: int) -> None:
     """Raise ValueError unless each class is in exactly one group."""
     check_whole(1, num_classes=num_classes)
-    listed = [group if isinstance(group, list | tuple) else [None] for group in groups]
-    if not all(is_whole(number, -math.inf) for group in listed for number in group):
+    listed = [
+        list(group) if isinstance(group, Iterable) and not isinstance(group, str) else [None] for group in groups
+    ]
+    if not all(is_whole(as_index(number), -math.inf) for group in listed for number in group):
         raise ValueError(
             f"class_groups: got {list(groups)!r}, accepted is for each part a list of numbers of classes."
         )
-    given = sorted(number for group in groups for number in group)
+    given = sorted(number for group in listed for number in group)
     if given != list(range(num_classes)):
         missing = sorted(set(range(num_classes)) - set(given))
         more = sorted({n for n in given if given.count(n) > 1 or not 0 <= n < num_classes})
@@ -110,7 +112,7 @@ def take_part(model: DeViTForImageClassification, part: int) -> DeViTForImageCla
     Raises:
         ValueError: a part that is not there.
     """
-    check_whole(0, len(model.config.parts) - 1, part=part)
+    check_whole(0, len(model.config.parts) - 1, part=as_index(part))
     config = copy.deepcopy(model.config)
     config.parts, config.class_groups = [config.parts[part]], None
     config.fusion_hidden_size = None
@@ -134,7 +136,7 @@ def keep_classes(model: DeViTForImageClassification, classes: Sequence[int]) -> 
         ValueError: fewer than two classes, or one that is not there or stands twice.
     """
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    known = all(is_whole(number, 0, len(names) - 1) for number in classes)
+    known = all(is_whole(as_index(number), 0, len(names) - 1) for number in classes)
     if not known or len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError(
             f"classes: got {list(classes)}, accepted are two and more different numbers from 0 to {len(names) - 1}."

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import MISSING, fields, is_dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -172,3 +173,17 @@ def test_clients_of_what_is_no_head_and_of_no_address_are_named_at_once():
         FusedClassifier(None, [])
     with pytest.raises(ValueError, match="urls: got"):
         FusedClassifier(part(), "h")
+
+
+def test_numbers_of_numpy_choose_and_count_as_those_of_python():
+    check_class_groups([range(2), np.arange(2, 4)], 4)
+    check_class_groups(np.arange(4).reshape(2, 2), 4)
+    with pytest.raises(ValueError, match="class_groups: got"):
+        check_class_groups([[0, 1], [2, np.float64(3.5)]], 4)
+    pixels = torch.linspace(-1, 1, 3 * 16**2).view(1, 3, 16, 16)
+    with torch.no_grad():
+        logits, kept = part().eval()(pixels).logits, keep_classes(part(), np.array([2, 0])).eval()(pixels).logits
+    torch.testing.assert_close(kept, logits[:, [2, 0]])
+    assert take_part(part(), np.int64(0)).config.parts == part().config.parts
+    cells = [OffloadingEnvironment("resnet18").reset(seed=seed)[0] for seed in (3, np.int64(3))]
+    assert np.array_equal(*cells)

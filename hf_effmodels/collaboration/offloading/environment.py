@@ -3,7 +3,7 @@ https://arxiv.org/abs/2205.11854)."""
 
 import numpy as np
 
-from ..._numbers import check_whole
+from ..._numbers import as_index, check_whole
 from .channel import uplink_rates
 from .profiles import IMAGE_BITS, PROFILES, SplitProfile
 from .settings import OffloadingSettings
@@ -55,7 +55,7 @@ class OffloadingEnvironment:
         """
         s = self.settings
         if seed is not None:
-            check_whole(0, seed=seed)
+            check_whole(0, seed=as_index(seed))
             self._random = np.random.default_rng(seed)
         count = s.devices
         if s.fixed:
