@@ -344,7 +344,7 @@ def binarize_transformer(
         and any(name.startswith(f"{block}.") for block in blocks)
         and not any(part in name for part in skip)
     }
-    if not chosen:
+    if not chosen and not any(isinstance(module, BiVitLinear) for module in model.modules()):
         raise ValueError(f"model: {type(model).__name__} has no linear layers in blocks to make binary.")
     binary = {name: _binary_like(layer, scale, binary_inputs) for name, layer in chosen.items()}
     if attention:

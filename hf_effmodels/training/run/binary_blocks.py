@@ -49,6 +49,7 @@ def make_blocks_binary(model: PreTrainedModel, args: BinaryBlockArguments) -> No
         convert_to_bivit(model, BiVitConfig(skip=args.bivit_skip, **options))
     except ValueError as error:
         option = "--bivit_skip" if str(error).startswith("skip:") else "--bivit"
+        said = str(error).replace("accepted is attention=False", "accepted is --bivit layers")
         raise ValueError(
-            f"{option}: got {args.bivit_skip if 'skip' in option else args.bivit}, but for {error}"
+            f"{option}: got {args.bivit_skip if 'skip' in option else args.bivit}, but for {said}"
         ) from error

@@ -82,10 +82,13 @@ def _as_from_pretrained(model: PreTrainedModel, folder: Path) -> dict[str, torch
     wide = any(tensor.dtype == torch.float64 for tensor in model.state_dict().values())
     table = logging.getLogger("transformers.modeling_utils")  # it would print the weights that do not fit, too
     table.addFilter(_nothing)
+    config = copy.deepcopy(model.config)
+    if hasattr(stated := getattr(config, "quantization_config", None), "to_dict"):
+        config.quantization_config = stated.to_dict()  # as it stands in a file: that of a loaded model is an object
     try:
         loaded, info = type(model).from_pretrained(
             folder,
-            config=copy.deepcopy(model.config),
+            config=config,
             dtype=torch.float64 if wide else torch.float32,
             ignore_mismatched_sizes=True,  # named below
             output_loading_info=True,

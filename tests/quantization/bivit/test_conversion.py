@@ -80,6 +80,8 @@ def test_the_second_stage_makes_binary_what_the_first_left(tmp_path):
         and again.config._attn_implementation == ATTENTION
     )
     assert torch.equal(binary(again)[sorted(first)[0]].scaling_factor, trained)
+    expected = logits(again)
+    assert torch.equal(logits(convert_to_bivit(again)), expected), "what is binary already stays"
     again.save_pretrained(tmp_path / "second")
     assert torch.equal(logits(AutoModelForImageClassification.from_pretrained(tmp_path / "second")), logits(again))
 
@@ -120,7 +122,6 @@ def test_what_cannot_be_converted_is_refused():
         (BiVitConfig(scale="mean"), "scale: got 'mean', but the model has binary layers with 'learned'"),
         (BiVitConfig(binary_inputs=True), "binary_inputs: got True, but the model has"),
         (BiVitConfig(attention=False), "attention: got False, but the model's attention is binary already"),
-        (BiVitConfig(), "has no linear layers in blocks to make binary"),
     ):
         with pytest.raises(ValueError, match=message):
             convert_to_bivit(convert_to_bivit(model_of()), config)

@@ -57,6 +57,10 @@ def test_an_image_classifier_is_trained_with_ternary_weights(digits_run, tmp_pat
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert {layer.scale for layer in ternary_layers(model)} == {"mean"}
     assert json.loads((tmp_path / "run" / "config.json").read_text())["quantization_config"]["scale"] == "mean"
+    # Which is trained on as it is, to the best checkpoint.
+    on = [*digits_run[2:], "--model", str(tmp_path / "run"), "--max_steps", "2"]
+    main([*on, "--output_dir", str(tmp_path / "on")])
+    assert ternary_layers(AutoModelForImageClassification.from_pretrained(tmp_path / "on"))
 
 
 def in_float64(argv):

@@ -120,6 +120,14 @@ def test_binary_blocks_are_trained_evaluated_on_bits_and_refused_where_there_are
     assert len(layers) == 6 and all(".0." in name and layer.binary_inputs for name, layer in layers.items())
     assert model.config.quantization_config.attention
 
+    # A folder is trained on as it is, and with what is binary already asked for again.
+    on = [*digits_run[2:], "--model", str(tmp_path / "run"), "--max_steps", "2"]
+    options = ["--bivit", "all", "--bivit_binary_inputs", "true", "--bivit_skip", "layers.1"]
+    for name, given in (("as-it-is", []), ("again", options)):
+        main([*on, *given, "--output_dir", str(tmp_path / name)])
+    assert same(weights(tmp_path / "as-it-is"), weights(tmp_path / "again"))
+    assert not same(weights(tmp_path / "as-it-is"), weights(tmp_path / "run"))
+
     chosen = ["--model", str(tmp_path / "run"), "--dataset", "digits", "--max_eval_samples", "11"]
     measured = evaluate([*chosen, "--deploy", "true", "--output", str(tmp_path / "evaluation.json")])
     assert measured["loss"] == pytest.approx(results["eval_loss"], rel=1e-5)
