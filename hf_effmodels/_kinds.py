@@ -11,7 +11,7 @@ from typing import Any
 from ._exported import CONFIG, MODEL_INDEX
 from ._imports import module_file
 from ._model_place import check_model
-from ._places import check_whole
+from ._places import check_whole, is_program, of_program
 from .architecture import TASKS
 from .registry import ARCHITECTURES
 
@@ -31,14 +31,54 @@ def stated_type(folder: str | Path) -> str | None:
     return model_type if isinstance(model_type, str) else None
 
 
-def check_head(argument: str, name: str, auto_class: str) -> None:
-    """`check_model`; and OSError of a folder with a model of a type that an Auto class has no class for."""
+#: File of a folder without a configuration -> what such a folder holds.
+_INSTEAD = (
+    (MODEL_INDEX, "a pipeline of diffusers; accepted are models of transformers"),
+    ("adapter_config.json", "an adapter; merge it into its model, and name the folder of the whole"),
+)
+
+
+def check_head(argument: str, name: str, *auto_classes: str, weights: bool = True) -> None:
+    """`check_model`; and OSError of a folder that holds no whole model, or one of a type that none of the Auto classes
+    has a class for. `weights`: they are wanted, too, which an exported program has not."""
     check_model(argument, name)
     check_whole(argument, name)
-    known, model_type = _classes_behind(auto_class), stated_type(name)
-    if known is None or model_type is None or model_type in known or auto_class in _own_code(name):
+    folder = Path(name)
+    if folder.is_dir() and not (folder / CONFIG).is_file():
+        for file, words in _INSTEAD:
+            if (folder / file).is_file():
+                raise OSError(f"{argument}: {name} holds {words}.")
+        raise OSError(f"{argument}: {name} is no model's folder: it has no {CONFIG}.")
+    if weights and is_program(name) and not any(any(folder.glob(f)) for f in ("*.safetensors", "pytorch_model*.bin")):
+        raise OSError(of_program(argument, name))
+    config, model_type, own = stated_config(name), stated_type(name), _own_code(name)
+    if config and not {"model_type", "auto_map", "pretrained_cfg"} & {*config}:  # the last: of timm
+        raise OSError(f"{argument}: {name} holds no model of transformers: its {CONFIG} states no model_type.")
+    if model_type is None or any(has_head(model_type, each) is not False or each in own for each in auto_classes):
         return
-    raise OSError(f"{argument}: {name} is a {model_type}, for which there is no {auto_class}.")
+    raise OSError(f"{argument}: {name} is a {model_type}, for which there is no {' or '.join(auto_classes)}.")
+
+
+def has_head(model_type: str, auto_class: str) -> bool | None:
+    """Whether an Auto class has a class for a type of model; None where its source does not show it."""
+    known = _classes_behind(auto_class)
+    return None if known is None else model_type in known
+
+
+def check_pipeline(argument: str, name: str) -> None:
+    """`check_model`; and OSError of a folder with something else than a pipeline of diffusers or a part of one."""
+    check_model(argument, name)
+    check_whole(argument, name)
+    if not Path(name, MODEL_INDEX).is_file() and (model_type := stated_type(name)) is not None:
+        raise OSError(f"{argument}: {name} is a {model_type} of transformers; accepted are pipelines of diffusers.")
+
+
+def check_takes_images(argument: str, name: str) -> None:
+    """OSError of a folder with a model of transformers without an image processor; timm's say it in their
+    configuration."""
+    files = ("preprocessor_config.json", "processor_config.json")
+    if stated_type(name) not in (None, "timm_wrapper") and not any(Path(name, file).is_file() for file in files):
+        raise OSError(f"{argument}: {name} is a {stated_type(name)} without an image processor ({files[0]}).")
 
 
 def tasks_of_folder(folder: str | Path) -> list[str]:

@@ -127,6 +127,16 @@ def check_whole(argument: str, name: str, *, hint: str = "") -> None:
             raise OSError(f"{argument}: {name} holds {words}{hint and ' '}{hint}")
 
 
+def is_program(name: str) -> bool:
+    """Whether `hf-effmodels export` wrote a folder: it has a model's configuration, and no weights."""
+    return os.path.isfile(os.path.join(name, "export.json"))
+
+
+def of_program(argument: str, name: str) -> str:
+    """What is said of such a folder where weights are wanted."""
+    return f"{argument}: {name} holds an exported program, no weights; name the model that it was made of."
+
+
 def _is_cached(repo_id: str) -> bool:
     """Whether something of a repository, of models or of data, has been downloaded before."""
     flat = repo_id.replace("/", "--")
@@ -184,9 +194,8 @@ def reading(
         raise
     except Exception as error:  # ours to name: libraries below raise all kinds
         check_whole(argument, name, hint=hint)
-        if first_line(error) == _NO_WEIGHTS and os.path.isfile(os.path.join(name, "export.json")):
-            program = f"{argument}: {name} holds an exported program, no weights; name the model that it was made of."
-            raise OSError(f"{program}{hint and ' '}{hint}") from error
+        if first_line(error) == _NO_WEIGHTS and is_program(name):
+            raise OSError(f"{of_program(argument, name)}{hint and ' '}{hint}") from error
         found = "cannot be found or reached" if isinstance(error, OSError) else "cannot be found or read"
         raise OSError(f"{argument}: {name!r} {found} ({first_line(error)}).") from error
 

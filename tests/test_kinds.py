@@ -61,8 +61,8 @@ def test_stock_models_and_their_own_code_are_told_and_what_is_wrong_is_left_to_i
         "3",
         "{",
         '{"model_type": [1]}',
-        '{"architectures": 3}',
-        '{"architectures": [[1]]}',
+        '{"model_type": 3, "architectures": 3}',
+        '{"pretrained_cfg": {}, "architectures": [[1]]}',
         "[" * 10**5,
     ):
         (tmp_path / "config.json").write_text(text)
@@ -71,3 +71,45 @@ def test_stock_models_and_their_own_code_are_told_and_what_is_wrong_is_left_to_i
     (tmp_path / "split.json").write_text("{}")
     with pytest.raises(OSError, match="MODEL: .* holds a half of a split model; accepted are whole models"):
         _kinds.check_head("MODEL", str(tmp_path), "AutoModelForImageClassification")
+
+
+WEIGHTLESS = {"config.json": {"model_type": "vit"}, "export.json": {"export_format": "onnx"}}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"model_index.json": {}}, "holds a pipeline of diffusers; accepted are models of transformers."),
+        ({"adapter_config.json": {}}, "holds an adapter; merge it into its model, and name the folder of the whole."),
+        ({"tokenizer.json": {}}, "is no model's folder: it has no config.json."),
+        ({"config.json": {"hidden_size": 8}}, "holds no model of transformers: its config.json states no model_type."),
+        ({"config.json": {"model_type": "foonet"}}, "is a foonet, for which there is no AutoModelForImage.*tion or "),
+        (WEIGHTLESS, "holds an exported program, no weights; name the model that it was made of."),
+        ({**WEIGHTLESS, "model.safetensors": {}}, None),
+        ({"config.json": {"model_type": "llama"}}, None),
+    ],
+)
+def test_a_folder_without_a_whole_model_of_a_kind_is_called_by_its_name(files, words, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    kinds = ("AutoModelForImageClassification", "AutoModelForCausalLM")
+    if words is None:
+        return _kinds.check_head("MODEL", str(tmp_path), *kinds)
+    with pytest.raises(OSError, match=f"^MODEL: {tmp_path} {words}"):
+        _kinds.check_head("MODEL", str(tmp_path), *kinds)
+    if "export.json" in files:
+        _kinds.check_head("MODEL", str(tmp_path), *kinds, weights=False)
+
+
+def test_pipelines_and_what_takes_images_are_told_by_their_files(tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": "VQModel"}')
+    _kinds.check_pipeline("--encoder", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(OSError, match="^--encoder: .* is a gpt2 of transformers; accepted are pipelines of diffusers"):
+        _kinds.check_pipeline("--encoder", str(tmp_path))
+    with pytest.raises(OSError, match=r"^--models: .* is a gpt2 without an image processor \(preprocessor_config"):
+        _kinds.check_takes_images("--models", str(tmp_path))
+    (tmp_path / "preprocessor_config.json").touch()
+    _kinds.check_takes_images("--models", str(tmp_path))
+    (tmp_path / "model_index.json").touch()
+    _kinds.check_pipeline("--encoder", str(tmp_path))

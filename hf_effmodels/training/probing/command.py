@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..._kinds import check_takes_images
 from ..run.arguments import ArgumentReader
 from ..run.early import look_at
 
@@ -17,7 +18,9 @@ def main(argv: Sequence[str]) -> list[dict]:
     count = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
     words = [*(["--models", *words[:count]] if count else []), *words[count:]]
     reader = ArgumentReader(words, "hf-effmodels probe")
-    look_at(reader, Path(__file__).with_name("probe.py"))
+    read = look_at(reader, Path(__file__).with_name("probe.py"))
+    for name in read[0].models if read else ():
+        check_takes_images("--models", name)
     from .. import set_up_logging
     from .probe import probe
 

@@ -72,6 +72,8 @@ class ProbeArguments:
             raise ValueError("MODEL is missing: name vision models, folders or ids of the Hub.")
 
 
+#: Argument -> the Auto classes, one of which has a class for the model in a folder that it names.
+HEADS = {"models": ("AutoModel", "AutoModelForPreTraining")}
 #: What the command line is read into.
 ARGUMENTS = (ProbeArguments, DataArguments)
 

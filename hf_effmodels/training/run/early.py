@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 
 from ..._imports import module_file
+from ..._kinds import check_head, check_pipeline, has_head
 from ..._model_place import check_model
 from ..._places import check_place
 from ...models import names_in_source
 from .arguments import ArgumentReader
 from .presets import unknown_model
-from .source import NotShown, dataclasses_in, keys_of, members_of
+from .source import NotShown, dataclasses_in, keys_of, literal, members_of
 
 _OURS = Path(__file__).parent
 #: Arguments that name a place.
@@ -53,6 +54,7 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
     for arguments in read:
         if isinstance(model := getattr(arguments, "model", None), str):
             _check_model(model, task_folder)
+    _check_heads(read, task_folder / "__init__.py")
 
 
 def _check_names(read: tuple) -> None:
@@ -71,6 +73,25 @@ def _check_there(argument: str, value) -> None:
         check_model(f"--{argument}", value)
     elif "/" in value:
         check_place(f"--{argument}", value)
+
+
+def _check_heads(read: tuple, file: Path) -> None:
+    """What `HEADS` of a module says: argument -> the Auto class, or the Auto classes, one of which has a class for the
+    model in a folder that it names; None for a pipeline of diffusers, or a part of one."""
+    heads = literal("HEADS", file) or {}
+    # Then a model's folder gives its configuration alone.
+    anew = any(getattr(arguments, "random_weights", False) for arguments in read)
+    for argument, value in [(name, value) for arguments in read for name, value in vars(arguments).items()]:
+        for place in value if isinstance(value, list | dict) else [value]:
+            if argument not in heads or not isinstance(place, str) or not os.path.isdir(place):
+                continue
+            if (accepted := heads[argument]) is None:
+                check_pipeline(f"--{argument}", place)
+                continue
+            accepted = (accepted,) if isinstance(accepted, str) else accepted
+            # A folder may be called as a preset, or a type of model, which is built then.
+            if place not in (names_in_source() or ()) and not any(has_head(place, each) for each in accepted):
+                check_head(f"--{argument}", place, *accepted, weights=not anew)
 
 
 def _check_model(name: str, task_folder: Path) -> None:
@@ -111,7 +132,8 @@ def look_at(
 
     Args:
         reader: the arguments.
-        file: has a tuple of dataclasses, which it, a file `beside` it or a task's module defines.
+        file: has a tuple of dataclasses, which it, a file `beside` it or a task's module defines; and `HEADS`, where
+            arguments name models.
         tuple_name: what it calls them.
         beside: names of such files.
 
@@ -128,6 +150,7 @@ def look_at(
         return None
     read = reader.read(*types)
     _check_names(read)
+    _check_heads(read, file)
     return read
 
 

@@ -85,6 +85,16 @@ def assigns(name: str, file: Path) -> bool:
     return name in _read(file).assigned
 
 
+def literal(name: str, file: Path) -> Any:
+    """What a module assigns to a name; None where it is not written out, or there is no such module."""
+    if not file.is_file():
+        return None
+    try:
+        return ast.literal_eval(_read(file).assigned[name])
+    except (NotShown, KeyError, ValueError):
+        return None
+
+
 class _Source:
     """Of a module: `classes` and `assigned` expressions by name."""
 

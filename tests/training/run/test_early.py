@@ -1,11 +1,14 @@
 """What is wrong with the arguments is told before anything heavy is imported, by the very rules that hold later."""
 
+import importlib
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import transformers
 
 from hf_effmodels.training import list_tasks, load_task
 from hf_effmodels.training.run.arguments import ArgumentReader
@@ -80,6 +83,29 @@ WRONG = {
     "task": (["--task", "dancing"], "'image-classification'"),
 }
 
+#: Folders, by the files that tell what they hold.
+FOLDERS = {
+    "gpt2": {"config.json": {"model_type": "gpt2"}},
+    "bare": {"config.json": {"model_type": "vit"}},
+    "pipe": {"model_index.json": {}},
+}
+#: Task, argument -> a folder of another kind, and what is said of it.
+WRONG_KINDS = {
+    ("causal-lm", "model"): ("bare", "is a vit, for which there is no AutoModelForCausalLM"),
+    ("contrastive-language-image", "teacher"): ("gpt2", "there is no AutoModelForZeroShotImageClassification"),
+    ("data-free-distillation", "teachers"): ("gpt2", "there is no AutoModelForImageClassification"),
+    ("distillation", "teacher"): ("pipe", "holds a pipeline of diffusers"),
+    ("image-classification", "model"): ("gpt2", "there is no AutoModelForImageClassification"),
+    ("image-text-to-text", "model"): ("gpt2", "there is no AutoModelForImageTextToText"),
+    ("language-distillation", "teacher"): ("bare", "there is no AutoModelForCausalLM"),
+    ("mask-generation", "teacher"): ("bare", "there is no AutoModelForMaskGeneration"),
+    ("masked-image-modeling", "model"): ("pipe", "holds a pipeline of diffusers"),
+    ("object-detection", "model"): ("bare", "there is no AutoModelForObjectDetection"),
+    ("semantic-segmentation", "model"): ("gpt2", "there is no AutoModelForSemanticSegmentation"),
+    ("source-free-adaptation", "model"): ("gpt2", "there is no AutoModelForImageClassification"),
+    ("super-resolution", "encoder"): ("bare", "is a vit of transformers; accepted are pipelines of diffusers"),
+    ("visual-sequence-modeling", "image_tokenizer"): ("bare", "accepted are pipelines of diffusers"),
+}
 PROGRAM = """
 import json, sys
 from hf_effmodels.training import prepare
@@ -96,13 +122,67 @@ print(json.dumps([told, [library for library in ("torch", "transformers", "datas
 def test_wrong_arguments_are_told_before_torch_is_imported():
     base = ["--model", "ghostnetv3-1.0x", "--dataset", "digits", "--output_dir", "out"]
     calls = {name: base + argv for name, (argv, _) in WRONG.items()}
+    told = told_without_torch(calls)
+    for name, (_, message) in WRONG.items():
+        assert message in told[name]
+
+
+def told_without_torch(calls, folder=None):
+    """Name of each call -> what is said of it."""
     called = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(calls)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, json.dumps(calls)], capture_output=True, text=True, check=True, cwd=folder
     )
     told, imported = json.loads(called.stdout)
     assert not imported
-    for name, (_, message) in WRONG.items():
-        assert message in told[name]
+    return told
+
+
+def write_folders(where):
+    for name, files in FOLDERS.items():
+        (where / name).mkdir()
+        for file, content in files.items():
+            (where / name / file).write_text(json.dumps(content))
+
+
+def test_folders_of_another_kind_are_told_before_torch_is_imported(tmp_path):
+    write_folders(tmp_path)
+    calls = {}
+    for (task, argument), (folder, _) in WRONG_KINDS.items():
+        others = {"model": "ghostnetv3-1.0x", "dataset": "digits", "output_dir": "out"} | {argument: folder}
+        if task == "mask-generation":
+            del others["dataset"]
+        calls[task] = ["--task", task, *(word for name, value in others.items() for word in (f"--{name}", value))]
+    told = told_without_torch(calls, tmp_path)
+    assert {*told} == {*list_tasks()}
+    for (task, argument), (folder, message) in WRONG_KINDS.items():
+        assert told[task].startswith(f"--{argument}: {folder} ") and message in told[task]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("task", list_tasks())
+def test_the_kinds_of_folders_are_of_arguments_and_auto_classes_that_there_are(task):
+    heads = importlib.import_module(load_task(task).__package__).HEADS
+    fields_of_task = {f.name for types in STAGES for data in getattr(load_task(task), types) for f in fields(data)}
+    assert heads and {*heads} <= fields_of_task
+    for accepted in heads.values():
+        for name in (accepted,) if isinstance(accepted, str) else accepted or ():
+            assert hasattr(transformers, name)
+
+
+def test_a_folder_is_not_looked_at_where_it_is_not_read_or_not_for_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folders(tmp_path)
+    (tmp_path / "bare" / "export.json").write_text("{}")
+    (tmp_path / "pipe").rename("resnet")
+
+    def check(*argv):
+        reader = ArgumentReader(["--dataset", "digits", "--output_dir", "out", *argv])
+        check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
+
+    check("--model", "resnet")  # a type of model goes before a folder of its name
+    check("--model", "bare", "--random_weights", "true")
+    with pytest.raises(OSError, match="--model: bare holds an exported program, no weights"):
+        check("--model", "bare")
 
 
 def test_a_task_that_the_source_does_not_show_is_left_to_later(tmp_path):

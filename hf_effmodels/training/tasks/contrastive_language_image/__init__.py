@@ -1,2 +1,4 @@
 #: What `pip install hf_effmodels[...]` must have brought.
 EXTRAS = ("train",)
+#: Argument -> the Auto class that has a head for the model in a folder that it names.
+HEADS = {"model": "AutoModelForZeroShotImageClassification", "teacher": "AutoModelForZeroShotImageClassification"}

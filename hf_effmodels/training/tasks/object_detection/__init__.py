@@ -1,3 +1,5 @@
 """The task object-detection: detectors of transformers and of this package."""
 
 EXTRAS = ("train", "detection")
+#: Argument -> the Auto class that has a head for the model in a folder that it names.
+HEADS = {"model": "AutoModelForObjectDetection", "teacher": "AutoModelForObjectDetection"}
