@@ -350,11 +350,25 @@ def _check_conversion(arguments) -> None:
     if is_pipeline(arguments.preset):
         check_folder(arguments.folder)
         if os.path.isdir(arguments.checkpoint):  # some are published in several files
-            return
+            return _check_image_tokenizer(arguments)
     else:
         check_unless_export(arguments.folder)
         check_folder(arguments.folder, accepts_content=True)
     check_checkpoint(arguments.checkpoint)
+    _check_image_tokenizer(arguments)
+
+
+def _check_image_tokenizer(arguments) -> None:
+    """Of a file what is said of a checkpoint's; a folder may have several."""
+    from ._checkpoint_files import check_checkpoint
+
+    name = arguments.image_tokenizer
+    if name is None or os.path.isdir(name):
+        return
+    try:
+        check_checkpoint(name)
+    except (ValueError, OSError) as error:
+        raise type(error)(str(error).replace("checkpoint:", "--image-tokenizer:", 1)) from error
 
 
 def _read_labels(file: str) -> list[str]:

@@ -143,6 +143,8 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
     assert "MODEL: there is no folder or file 'aaa" in said
     assert "has no field 'text_model'" in refused(*convert, "--text-model", "x")
     assert "there is no file" in refused("convert", "ghostnetv3-0.5x", "nowhere", "out")
+    tokenizer = ("convert", "delvm-300m", good, "out", "--image-tokenizer")
+    assert "--image-tokenizer: there is no file nowhere.pth" in refused(*tokenizer, "nowhere.pth")
     assert "--image-size: got 0" in refused("export", good, "out", "--format", "onnx", "--image-size", "0")
     for small in (("export", good, "out", "--format", "onnx"), ("split", good, "out", "--at", "stages.0")):
         assert "--image-size: got 4×4; the images are too small" in refused(*small, "--image-size", "4")

@@ -19,6 +19,10 @@ from hf_effmodels.training.preparation import list_preparations
 PLACES = {
     "llama/config.json": b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}',
     "resnet/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
+    "program/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
+    "program/export.json": b"{}",
+    "pipeline/model_index.json": b"{}",
+    "adapter/adapter_config.json": b"{}",
     "other/thesis.tex": b"",
     "text.txt": b"no model",
     "cut.pth": b"PK\x03\x04",
@@ -38,6 +42,8 @@ convert ghostnetv3-1.0x noise.safetensors out
 convert ghostnetv3-1.0x cut.pth other
 convert ghostnetv3-1.0x cut.pth out --license mitt
 convert delvm-300m nowhere out
+convert delvm-300m other out --image-tokenizer nowhere.pth
+convert delvm-300m other out --image-tokenizer cut.pth
 download ghostnetv3-1.0x --source zzz
 export ghostnetv3-1.0x out --format onnx --checkpoint nowhere.pth
 export out edge --format zzz
@@ -59,6 +65,9 @@ train-codec ./nope out --at stages.0 --dataset digits
 train-codec nope out --at stages.0 --dataset digits --prior x
 train-codec nope out --at stages.0 --dataset digits --channels 4 4
 probe ./nope --dataset digits --output probes
+probe llama --dataset digits --output probes
+probe resnet --dataset digits --output probes
+probe program --dataset digits --output probes
 chat ./nope
 chat resnet
 chat text.txt
@@ -119,7 +128,18 @@ publish resnet a/b --license mitt
 publish resnet a/b --revision x --create-pr
 publish resnet a/b --space --create-pr
 evaluate --model nope --dataset digits
+evaluate --model llama --dataset digits
+evaluate --model program --dataset digits
+evaluate --task causal-lm --model resnet --dataset pydoc_topics
 train --model nope --dataset digits
+train --model llama --dataset digits
+train --model program --dataset digits
+train --model pipeline --dataset digits
+train --model adapter --dataset digits
+train --model other --dataset digits
+train --task object-detection --model resnet --dataset digits
+train --task distillation --model ghostnetv3-1.0x --dataset digits --teacher llama
+train --task visual-sequence-modeling --model llama --dataset digits --image_tokenizer resnet
 publish a b c
 chat
 demo out --port x
@@ -130,8 +150,11 @@ prepare label-maps --output maps
 prepare super-resolution-masks --scale x
 prepare super-resolution-masks --dataset skimage_photos --output out
 prepare super-resolution-masks --dataset skimage_photos --output out --segmenter slic --model a/b
+prepare super-resolution-masks --dataset skimage_photos --output out --segmenter slic --tile_size 12
+prepare super-resolution-masks --dataset skimage_photos --output out --model resnet
 prepare text-embeddings --dataset ./nope.csv --encoder a --output b
 prepare visual-sentences --dataset digits
+prepare visual-sentences --dataset digits --output out --image_tokenizer resnet
 tiny-lm nope
 tiny-lm inherit --model ./nope --output out
 tiny-lm inherit --model resnet --output out

@@ -54,6 +54,8 @@ class SoftLabelArguments:
         check_fields(self)
 
 
+#: Argument -> the Auto class that has a head for the model in a folder that it names.
+HEADS = {"teacher": "AutoModelForImageClassification"}
 #: What the command line is read into.
 ARGUMENTS = (SoftLabelArguments, *_TASK.TRAINING_ARGUMENTS)
 

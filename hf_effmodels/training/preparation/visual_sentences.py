@@ -69,6 +69,8 @@ class VisualSentenceArguments:
         self.expand = read_mapping("expand", self.expand)
 
 
+#: Argument -> None: a folder that it names holds a pipeline of diffusers.
+HEADS = {"image_tokenizer": None}
 #: What the command line is read into.
 ARGUMENTS = (VisualSentenceArguments,)
 

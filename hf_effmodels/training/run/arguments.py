@@ -22,6 +22,7 @@ from .values import (
     check_fields,
     check_goes_with,
     check_missing_with,
+    check_multiple_of,
     check_value,
     governing,
     is_secret,
@@ -229,6 +230,8 @@ class ArgumentReader:
                 setattr(values, name, read_secret(name, getattr(values, name)))
             check_field(f, hints[name], getattr(values, name))
             check_missing_with(f, vars(values))
+        for f in known.values():  # when the ranges of both have been looked at
+            check_multiple_of(f, vars(values))
         self._check_nothing_is_ignored(known, vars(values))
         return tuple(
             data(**{f.name: getattr(values, f.name) for f in fields(data) if f.init}) for data in dataclass_types

@@ -83,14 +83,19 @@ def _check_heads(read: tuple, file: Path) -> None:
     anew = any(getattr(arguments, "random_weights", False) for arguments in read)
     for argument, value in [(name, value) for arguments in read for name, value in vars(arguments).items()]:
         for place in value if isinstance(value, list | dict) else [value]:
-            if argument not in heads or not isinstance(place, str) or not os.path.isdir(place):
+            if argument not in heads or not isinstance(place, str) or place in (names_in_source() or (place,)):
+                continue
+            if not os.path.isdir(place):
+                # What is trained may be built here; a mapping and what is made first are the task's to read.
+                if argument != "model" and "/" not in place and ":" not in place:
+                    check_place(f"--{argument}", place)
                 continue
             if (accepted := heads[argument]) is None:
                 check_pipeline(f"--{argument}", place)
                 continue
             accepted = (accepted,) if isinstance(accepted, str) else accepted
-            # A folder may be called as a preset, or a type of model, which is built then.
-            if place not in (names_in_source() or ()) and not any(has_head(place, each) for each in accepted):
+            # A folder may be called as a type of model, which is built then.
+            if not any(has_head(place, each) for each in accepted):
                 check_head(f"--{argument}", place, *accepted, weights=not anew)
 
 

@@ -9,6 +9,8 @@ goes_with: {"mixup": SET}
                          without one of these other arguments at such a value nothing would come of it: a tuple of
                          values, `SET` for any but 0, false and nothing, `Except("sgd")` for any but these. A tuple of
                          mappings: each of them holds.
+multiple_of: ("scale", 2)
+                         a multiple of the other argument's value, so many times
 """
 
 import math
@@ -18,7 +20,7 @@ from dataclasses import MISSING, Field, fields
 from typing import get_args, get_type_hints
 
 #: The keys of a field's metadata that are ours; the others are argparse's.
-OWN_METADATA = ("accepts", "missing", "missing_with", "secret", "goes_with")
+OWN_METADATA = ("accepts", "missing", "missing_with", "secret", "goes_with", "multiple_of")
 
 #: See `goes_with` above.
 SET = "any but 0, false and nothing"
@@ -117,6 +119,8 @@ def check_fields(arguments) -> None:
     for f in fields(arguments):
         check_field(f, hints[f.name], getattr(arguments, f.name))
         check_missing_with(f, vars(arguments))
+    for f in fields(arguments):  # when the ranges of both have been looked at
+        check_multiple_of(f, vars(arguments))
 
 
 def check_field(f: Field, hint, value) -> None:
@@ -161,6 +165,21 @@ def check_missing_with(f: Field, values: Mapping) -> None:
         return
     if all(_holds(values[name], accepted) for name, accepted in condition.items()):
         raise ValueError(f"--{f.name} is missing: {f.metadata['missing']}")
+
+
+def check_multiple_of(f: Field, values: Mapping) -> None:
+    """ValueError if an argument that is given does not divide as another one asks for.
+
+    Args:
+        f: its field.
+        values: all arguments.
+    """
+    if values[f.name] is None or "multiple_of" not in f.metadata:
+        return
+    other, times = f.metadata["multiple_of"]
+    if values[f.name] % (unit := times * values[other]):
+        words = f"{times} times --{other}"
+        raise ValueError(f"--{f.name}: got {values[f.name]}, accepted are multiples of {unit} ({words}).")
 
 
 def check_goes_with(f: Field, values: Mapping) -> None:

@@ -120,3 +120,21 @@ def test_what_another_argument_needs_is_missing_with_it_alone():
         for given in ({}, {"by": "model"}, {"model": ""}):
             with pytest.raises(ValueError, match="^--model is missing: name one, or --by hand.$"):
                 make(**given)
+
+
+@dataclass
+class Tiles:
+    side: int | None = field(default=None, metadata={"multiple_of": ("scale", 3)})
+    scale: int = field(default=2, metadata={"accepts": "[1, 8]"})
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+def test_what_must_divide_by_another_argument_is_looked_at_after_that_ones_range():
+    for make in (Tiles, lambda **given: ArgumentReader([f"--{k}={v}" for k, v in given.items()]).read(Tiles)[0]):
+        assert make(side=18).side == 18 and make().side is None and make(side=12, scale=4).scale == 4
+        with pytest.raises(ValueError, match=r"^--side: got 8, accepted are multiples of 6 \(3 times --scale\).$"):
+            make(side=8)
+        with pytest.raises(ValueError, match="^--scale: got 0, accepted are whole numbers from 1 to 8"):
+            make(side=6, scale=0)

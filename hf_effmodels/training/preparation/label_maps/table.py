@@ -83,6 +83,8 @@ class AnnotatorArguments:
         check_fields(self)
 
 
+#: Argument -> the Auto class that has a head for the model in a folder that it names.
+HEADS = {"teacher": "AutoModelForImageClassification"}
 #: What the command line is read into: with a recipe of the one task, and of the other.
 ARGUMENTS = (LabelMapTableArguments, AnnotatorArguments, *_STUDENT.TRAINING_ARGUMENTS)
 DISTILLATION_ARGUMENTS = (LabelMapTableArguments, *_DISTILLATION.TRAINING_ARGUMENTS[:1], *_STUDENT.TRAINING_ARGUMENTS)

@@ -80,6 +80,7 @@ class MaskArguments:
         default=None,
         metadata={
             "accepts": "[1, 65536]",
+            "multiple_of": ("scale", 2),
             "help": "Cut images and maps into squares of this side (the paper: 320), reduced images beside them.",
         },
     )
@@ -90,10 +91,6 @@ class MaskArguments:
 
     def __post_init__(self):
         check_fields(self)
-        if self.tile_size is not None and self.tile_size % (2 * self.scale):
-            raise ValueError(
-                f"--tile_size: got {self.tile_size}, accepted are multiples of {2 * self.scale} (twice --scale)."
-            )
 
 
 @dataclass
@@ -101,6 +98,8 @@ class _Images(SuperResolutionDataArguments):
     """`SuperResolutionDataArguments`, all images of one split."""
 
 
+#: Argument -> the Auto class that has a head for the model in a folder that it names.
+HEADS = {"model": "AutoModelForMaskGeneration"}
 #: What the command line is read into.
 ARGUMENTS = (_Images, MaskArguments)
 

@@ -108,8 +108,9 @@ def test_a_student_comes_near_to_its_teacher_without_seeing_labels(run, pair, tm
     assert not history(tmp_path, "task_loss").any()
 
 
-def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path):  # noqa: F811
-    other, broken, picture = (tmp_path / name for name in ("other", "broken", "picture"))
+def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path, monkeypatch):  # noqa: F811
+    other, broken, picture = (tmp_path / name for name in ("other", "broken", "gpt2"))
+    monkeypatch.chdir(tmp_path)
     GPT2LMHeadModel(GPT2Config(vocab_size=301, n_embd=8, n_layer=1, n_head=2)).save_pretrained(other)
     model = LlamaForCausalLM.from_pretrained(pair[1])
     with torch.no_grad():
@@ -124,7 +125,8 @@ def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path):  # noqa
         (["--teacher", str(other)], "has 301 tokens, the student 300"),
         (["--teacher", str(broken)], "^--teacher: LlamaForCausalLM has 1 broken weights: .*up_proj"),
         (["--model", str(broken), "--teacher", str(pair[1])], "^--model: LlamaForCausalLM has 1 broken weights"),
-        (["--teacher", str(picture)], "^--teacher: .* is a vit, no language model"),
+        (["--teacher", str(picture)], "^--teacher: .* is a vit, for which there is no AutoModelForCausalLM"),
+        (["--teacher", "gpt2"], "^--teacher: gpt2 is a vit, no language model"),  # by that name it is not looked into
         (["--teacher", str(tmp_path / "none")], "--teacher: "),
         (["--teacher", str(pair[1]), "--divergence", "kl"], "--divergence: got 'kl', accepted are forward"),
         (["--teacher", str(pair[1]), "--top_k", "1"], "--top_k: got 1"),
