@@ -19,6 +19,9 @@ from hf_effmodels.training.preparation import list_preparations
 PLACES = {
     "llama/config.json": b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}',
     "resnet/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
+    "bert/config.json": b'{"model_type": "bert", "architectures": ["BertForMaskedLM"]}',
+    "half/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
+    "half/split.json": b"{}",
     "program/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
     "program/export.json": b"{}",
     "pipeline/model_index.json": b"{}",
@@ -55,6 +58,9 @@ predict ./nope x.png
 predict ghostnetv3-1.0x nowhere.png
 predict ghostnetv3-1.0x . --prompt why
 benchmark nope
+benchmark half
+benchmark bert
+benchmark other
 benchmark ghostnetv3-1.0x --rounds 0
 benchmark ghostnetv3-1.0x --mode generate
 assemble . part

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .._kinds import check_head, tasks_of_folder
 from .._model_place import check_model
 from ..models import check_known, tasks_in_source
 from ..training.run.source import keys_of
@@ -14,6 +15,14 @@ from ..training.run.source import keys_of
 BACKENDS = ("eager", "compile", "onnx", "openvino", "openvino-default")
 
 MODES = ("infer", "train", "generate", "detect")
+
+#: Task -> the Auto class that loads its models, where they are no presets.
+AUTO_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "object-detection": "AutoModelForObjectDetection",
+    "image-segmentation": "AutoModelForSemanticSegmentation",
+    "text-generation": "AutoModelForCausalLM",
+}
 
 #: Task -> the modes that its presets can be timed in.
 MODES_OF = {
@@ -166,11 +175,21 @@ def check_names(names: Iterable[str], modes: Iterable[str]) -> None:
     for name in names:
         if name in layers:
             continue
-        if "/" in name or os.path.isdir(name):
+        if os.path.isdir(name):
+            check_head("--presets", name, *AUTO_CLASSES.values(), weights=False)
+            own = tasks_of_folder(name)
+            if own and not {*own} & {*AUTO_CLASSES}:
+                raise for_another_task(name, f"for {' and '.join(own)}")
+        elif "/" in name:
             check_model("--presets", name)
         else:
             check_known(name)
             check_modes(name, modes, next((MODES_OF.get(task, MODES) for task in tasks_in_source(name)[:1]), MODES))
+
+
+def for_another_task(name: str, of: str) -> ValueError:
+    """What is said of a model that is no preset, and `of` a task that is not measured."""
+    return ValueError(f"--presets: {name} is {of}; accepted are models for {', '.join(AUTO_CLASSES)}.")
 
 
 def _spellings(name: str) -> list[str]:

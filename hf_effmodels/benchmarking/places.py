@@ -10,17 +10,11 @@ from ..hub.ids import reading
 from ..models import list_models
 from ..prediction.predictor import MODULES, Source, find_task, is_exported
 from ..quantization.stored import quantizer_of
+from .arguments import AUTO_CLASSES, for_another_task
 from .counting import Cost, count
 
 #: Side of the images of a model whose configuration and image processor say none.
 _SIDE = 224
-#: Task -> the Auto class that loads its models.
-AUTO_CLASSES = {
-    "image-classification": "AutoModelForImageClassification",
-    "object-detection": "AutoModelForObjectDetection",
-    "image-segmentation": "AutoModelForSemanticSegmentation",
-    "text-generation": "AutoModelForCausalLM",
-}
 
 
 def is_place(name: str) -> bool:
@@ -40,8 +34,7 @@ def task_of_place(name: str) -> str:
     except ValueError:
         task = None
     if task not in AUTO_CLASSES:
-        of = f"for {task}" if task in MODULES else "for no task that is known"
-        raise ValueError(f"--presets: {name} is {of}; accepted are models for {', '.join(AUTO_CLASSES)}.")
+        raise for_another_task(name, f"for {task}" if task in MODULES else "for no task that is known")
     return task
 
 

@@ -5,7 +5,7 @@ A task is a folder: a package whose `__init__.py` says which extras it needs, an
 `--task my_package.counting`, wherever it is installed or on `PYTHONPATH`.
 
     counting/
-      __init__.py       EXTRAS = ("train",), and where an argument names a model HEADS = {"model": "AutoModelForMaskedLM"}:
+      __init__.py       EXTRAS = ("train",), and where one names a model HEADS = {"model": "AutoModelForMaskedLM"}:
                         the Auto class (or classes, or None: diffusers) that a folder is for, see `run.early`
       task.py           TRAINING_ARGUMENTS, EVALUATION_ARGUMENTS, prepare_training, prepare_evaluation
       ...               whatever else it needs: arguments.py, data.py, models.py, trainer.py, reports.py

@@ -176,6 +176,29 @@ def test_what_cannot_be_measured_is_said_before_anything_is_started(arguments, m
     assert re.search(f"^hf-effmodels: error: {message}", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"split.json": {}, "config.json": {"model_type": "resnet"}}, "holds a half of a split model; accepted are"),
+        ({"halves.json": {}, "config.json": {"model_type": "resnet"}}, "holds exported halves, which edge_halves"),
+        ({"model_index.json": {}}, "holds a pipeline of diffusers; accepted are models of transformers"),
+        ({"config.json": {"model_type": "sam"}}, "is a sam, for which there is no AutoModelForImageClassification or"),
+        (
+            {"config.json": {"model_type": "bert", "architectures": ["BertForMaskedLM"]}},
+            "is for fill-mask; accepted are models for image-classification, object-detection,",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_measured_is_told_before_anything_is_loaded(
+    files, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(command, "plan", lambda *_: pytest.fail("something was loaded"))
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert main(["benchmark", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"hf-effmodels: error: --presets: {tmp_path} {message}")
+
+
 @pytest.mark.parametrize("arguments", [["--rounds", "two"], ["--batch", "1,x"], ["--mode", "fly"], ["--batch"], []])
 def test_arguments_of_another_kind_are_refused_by_the_parser(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
