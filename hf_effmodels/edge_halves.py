@@ -13,13 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 from ._files import check_folder, whole_folder, write_json, write_text
+from ._places import first_line
 from .collaboration.codecs.wire import RawCodec, Tensors, codec_from
-from .collaboration.splitting.halves import SplitFacts, SplitHead, SplitTail
+from .collaboration.splitting.facts import SplitFacts, facts_in
+from .collaboration.splitting.halves import SplitHead, SplitTail
 from .collaboration.splitting.points import Trace, input_shape, logits_of, tensors_in, with_tensor
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
@@ -239,10 +242,17 @@ logits = tail(sent, tuple(pixel_values.shape))
 
 class _Exported:
     def __init__(self, folder: Path, content: dict, codec: nn.Module):
-        self.folder, self.codec = folder, codec
-        self.facts = SplitFacts(**content["facts"])
+        self.folder, self.codec, self.facts = folder, codec, content["facts"]
         self.image_size, self.shape = tuple(content["image_size"]), tuple(content["shape"])
         self.names, self.widths, self._format = content["between"], tuple(content["widths"]), content["format"]
+
+    def _load(self, name: str):
+        try:
+            return load_graph(self.folder, name, self._format)
+        except ImportError:
+            raise
+        except Exception as error:  # each runtime has kinds of its own
+            raise ValueError(f"folder: {self.folder} has no graph {name} to be read ({first_line(error)}).") from error
 
     def _check_size(self, name: str, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or tuple(shape[2:]) != self.image_size:
@@ -255,7 +265,7 @@ class ExportedHead(_Exported):
     def __init__(self, *given):
         super().__init__(*given)
         names = {width: f"head-{width}" for width in self.widths} or {None: "head"}
-        self._graphs = {width: load_graph(self.folder, name, self._format) for width, name in names.items()}
+        self._graphs = {width: self._load(name) for width, name in names.items()}
 
     def between(self, pixel_values: torch.Tensor, *, width: int | None = None) -> Tensors:
         """What the graph gives, before the codec makes bytes of it."""
@@ -277,7 +287,7 @@ class ExportedTail(_Exported):
 
     def __init__(self, *given):
         super().__init__(*given)
-        self._graph = load_graph(self.folder, "tail", self._format)
+        self._graph = self._load("tail")
 
     def __call__(self, sent: Tensors, input_shape: tuple[int, ...]) -> torch.Tensor:
         """Logits (batch, labels) of what a head has sent for images of `input_shape`.
@@ -297,13 +307,54 @@ def load_halves(folder: str | Path) -> tuple[ExportedHead, ExportedTail]:
     """The graphs of a folder that `export_halves` wrote, ready to run; threads may share them.
 
     Raises:
-        ValueError: another folder.
+        ValueError: another folder, or one that is damaged. ImportError: the extra `edge` is not installed.
     """
     folder = Path(folder)
     if not (folder / FACTS).is_file():
         raise ValueError(f"folder: {folder} was not written by export_halves: it has no {FACTS}.")
-    content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    codec = codec_from(content["facts"]["codec"], content["facts"]["codec_settings"]).eval()
-    codec.load_state_dict(load_file(folder / CODEC))
+    content = _read(folder / FACTS)
+    try:
+        codec = codec_from(content["facts"].codec, content["facts"].codec_settings).eval()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"folder: {folder / FACTS} is damaged: {first_line(error)}.") from error
+    try:
+        codec.load_state_dict(load_file(folder / CODEC))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"folder: {folder / CODEC} holds no {content['facts'].codec} ({first_line(error)})."
+        ) from error
     codec.requires_grad_(False)
     return ExportedHead(folder, content, codec), ExportedTail(folder, content, codec)
+
+
+def _are_whole(values, count: int | None = None) -> bool:
+    fitting = isinstance(values, list) and (count is None or len(values) == count)
+    return fitting and all(type(value) is int and value > 0 for value in values)
+
+
+def _are_names(values) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
+
+
+#: What stands in `FACTS` beside the facts of the cut -> whether it may, and what it is.
+_ACCEPTED = {
+    "format": (lambda value: value in list(BACKENDS), " or ".join(BACKENDS)),
+    "image_size": (lambda value: _are_whole(value, 2), "height and width in pixels"),
+    "shape": (lambda value: _are_whole(value) and len(value) > 1, "a list of whole numbers from 1"),
+    "between": (_are_names, "a list of names of tensors"),
+    "widths": (_are_whole, "a list of whole numbers from 1"),
+}
+
+
+def _read(file: Path) -> dict:
+    """What `export_halves` has written there; ValueError of anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"folder: {file} is damaged ({first_line(error)}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"folder: {file} is damaged: it holds no facts by their names.")
+    for name, (is_accepted, words) in _ACCEPTED.items():
+        if not is_accepted(content.get(name)):
+            raise ValueError(f"folder: {file} is damaged: {name} is {content.get(name)!r}, expected {words}.")
+    return {**content, "facts": facts_in(content.get("facts"), str(file))}

@@ -1,6 +1,7 @@
 """Graphs of a head and a tail send and read what halves of PyTorch do."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -19,21 +20,28 @@ def network() -> ResNetForImageClassification:
     return ResNetForImageClassification(ResNetConfig(**sizes, layer_type="basic")).eval()
 
 
-@torch.no_grad()
-def test_a_coded_classifier_is_exported_up_to_its_bytes_and_from_them_on(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A coded classifier, and the folder that it is in beside that of its graphs."""
+    folder = tmp_path_factory.mktemp("halves")
     coded = CodedForImageClassification.around(network(), "stages.0", widths=[2, 4])
     coded.fix_code()
-    coded.eval().save_pretrained(tmp_path / "coded")
+    coded.eval().save_pretrained(folder / "coded")
+    assert not main(["export", str(folder / "coded"), str(folder / "edge"), "--format", "onnx"])
+    return coded, folder
+
+
+@torch.no_grad()
+def test_a_coded_classifier_is_exported_up_to_its_bytes_and_from_them_on(exported, tmp_path, capsys):
+    coded, folder = exported
     with pytest.raises(ValueError, match="makes bytes between its halves, which no graph can; edge_halves"):
         edge.export(coded, tmp_path / "edge", "onnx")
     assert main(
-        ["export", *(str(tmp_path / n) for n in ("coded", "edge")), "--format", "onnx", "--precision", "float16"]
+        ["export", str(folder / "coded"), str(tmp_path / "edge"), "--format", "onnx", "--precision", "float16"]
     )
     assert "--precision: got 'float16', which halves are not exported with" in capsys.readouterr().err
     assert not (tmp_path / "edge").exists()
-    assert not main(["export", str(tmp_path / "coded"), str(tmp_path / "edge"), "--format", "onnx"])
-    assert "head-2" in capsys.readouterr().out
-    (head, tail), (device, server) = load_halves(tmp_path / "edge"), coded.halves()
+    (head, tail), (device, server) = load_halves(folder / "edge"), coded.halves()
     pixels = torch.randn(5, 3, 32, 32)
     for width in (2, 4, None):
         options = {} if width is None else {"width": width}
@@ -45,7 +53,7 @@ def test_a_coded_classifier_is_exported_up_to_its_bytes_and_from_them_on(tmp_pat
         torch.testing.assert_close(server(sent, tuple(pixels.shape)), logits, rtol=1e-4, atol=1e-5)
     # Weights of the other half are in no graph.
     weights = 4 * sum(p.numel() for p in coded.network.parameters() if not p.is_meta)
-    assert (tmp_path / "edge" / "tail.onnx").stat().st_size < weights + 4 * 60 * 16 * 16 + 60_000
+    assert (folder / "edge" / "tail.onnx").stat().st_size < weights + 4 * 60 * 16 * 16 + 60_000
     damaged = {**sent, "streams": sent["streams"] ^ 1}
     for wrong, message in (
         (lambda: head(pixels[..., :28]), r"pixel_values: got \(5, 3, 32, 28\), exported for images of \(32, 32\)"),
@@ -58,6 +66,63 @@ def test_a_coded_classifier_is_exported_up_to_its_bytes_and_from_them_on(tmp_pat
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
+
+
+def test_halves_that_are_damaged_are_refused_in_a_line(exported, tmp_path):
+    def without(name):
+        return lambda content: content.pop(name)
+
+    def with_(name, value):
+        return lambda content: content.update({name: value})
+
+    def of_cut(name, value):
+        return lambda content: content["facts"].update({name: value})
+
+    shutil.copytree(exported[1] / "edge", tmp_path / "edge")
+    facts = tmp_path / "edge" / "halves.json"
+    whole = facts.read_text()
+
+    def refused(message):
+        with pytest.raises(ValueError, match=f"^folder: .*edge.*{message}") as told:
+            load_halves(tmp_path / "edge")
+        assert "\n" not in str(told.value)
+
+    for change, message in (
+        *((without(name), f"is damaged: {name} is None, expected") for name in ("format", "shape", "between")),
+        (with_("format", "../onnx"), "is damaged: format is '../onnx', expected onnx or openvino"),
+        (with_("format", ["onnx"]), "is damaged: format is "),
+        (with_("image_size", [32]), "is damaged: image_size is .32., expected height and width"),
+        (with_("image_size", [32, True]), "is damaged: image_size is"),
+        (with_("shape", [3, -8, 8, 8]), "is damaged: shape is .*expected a list of whole numbers from 1"),
+        (with_("widths", ["/../../tail"]), "is damaged: widths is ..[/]../../tail.., expected a list of whole"),
+        (with_("widths", [5]), "has no graph head-5 to be read"),
+        (with_("between", "levels"), "is damaged: between is 'levels', expected a list of names of tensors"),
+        (without("facts"), "is damaged: it does not tell how the network was cut"),
+        (with_("facts", ["stages.0"]), "is damaged: it does not tell how the network was cut"),
+        (of_cut("at", None), "is damaged: it does not tell how the network was cut"),
+        (of_cut("codec", "zip"), "is damaged: codec: got 'zip', accepted are"),
+        (of_cut("codec_settings", {"nope": 1}), "is damaged: codec: .* does not take"),
+        (of_cut("codec", "channels"), "is damaged: codec: channels does not take"),
+    ):
+        content = json.loads(whole)
+        change(content)
+        facts.write_text(json.dumps(content))
+        refused(message)
+    for text, message in (("[]", "holds no facts by their names"), ("{", "is damaged"), ("[" * 10**5, "is damaged")):
+        facts.write_text(text)
+        refused(message)
+    facts.write_text(whole)
+    for file, message in (
+        ("head-2.onnx", "has no graph head-2 to be read"),
+        ("codec.safetensors", "codec.saf.* holds no"),
+    ):
+        kept = (tmp_path / "edge" / file).read_bytes()
+        (tmp_path / "edge" / file).write_bytes(kept[:20])
+        refused(message)
+        (tmp_path / "edge" / file).unlink()
+        refused(message)
+        (tmp_path / "edge" / file).write_bytes(kept)
+    load_halves(tmp_path / "edge")
 
 
 @pytest.mark.thorough

@@ -46,11 +46,17 @@ def read_facts(folder: Path, half: str) -> tuple[SplitFacts, int | None]:
         raise ValueError(f"folder: {SPLIT} of {folder} is not of format {FORMAT}.")
     if content.get("half") != half:
         raise ValueError(f"folder: {folder} holds a {content.get('half')}, expected a {half}.")
-    texts = [content[name] for name in fields - {"attention", "codec_settings"}]
-    texts += [content["attention"] or ""]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(content["codec_settings"], dict):
-        raise ValueError(f"folder: {SPLIT} of {folder} is damaged: it does not tell how the network was cut.")
-    return SplitFacts(**{name: content[name] for name in fields}), content.get(TENSORS)
+    return facts_in(content, f"{SPLIT} of {folder}"), content.get(TENSORS)
+
+
+def facts_in(content, file: str) -> SplitFacts:
+    """The facts in the content of a JSON file; ValueError where they are not there, or of other types."""
+    fields = set(SplitFacts.__dataclass_fields__)
+    found = {name: content[name] for name in fields & set(content)} if isinstance(content, dict) else {}
+    texts = [found.get(name) for name in fields - {"attention", "codec_settings"}] + [found.get("attention") or ""]
+    if set(found) < fields or not all(isinstance(t, str) for t in texts) or type(found["codec_settings"]) is not dict:
+        raise ValueError(f"folder: {file} is damaged: it does not tell how the network was cut.")
+    return SplitFacts(**found)
 
 
 def check_half_folder(folder: str | Path) -> None:
