@@ -2,12 +2,31 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 #: Quantisers whose weights are saved in full precision, to be trained on.
 TRAINABLE = ("bitnet158", "bivit")
+
+
+class StoredConfig(QuantizationConfigMixin):
+    """Of dataclasses that stand as `quantization_config` in `config.json`: with all of their fields, and no other."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs):
+        """As transformers'; ValueError of a field that the class does not have."""
+        known = {f.name for f in fields(cls)}
+        if unknown := [name for name in config_dict if name not in known]:
+            accepted = ", ".join(sorted(known))
+            raise ValueError(f"{unknown[0]}: {cls.__name__} has no field of this name; it has {accepted}.")
+        return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
 
 
 def quantizer_of(config) -> str | None:

@@ -1,15 +1,13 @@
 """How the adder layers of a model are quantised: `quantization_config` of its `config.json`."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-from transformers.utils.quantization_config import QuantizationConfigMixin
-
+from ..stored import StoredConfig
 from .algorithm import check_bits, check_keep_ratio
 
 
 @dataclass
-class AdderQuantConfig(QuantizationConfigMixin):
+class AdderQuantConfig(StoredConfig):
     """AdderNet's post-training quantisation (https://arxiv.org/abs/2212.10200).
 
     `quantize_adder` makes one; a checkpoint that it led to has one.
@@ -38,6 +36,3 @@ class AdderQuantConfig(QuantizationConfigMixin):
         if type(self.n_groups) is not int or not 1 <= self.n_groups <= 256:
             raise ValueError(f"n_groups: got {self.n_groups!r}, accepted are whole numbers from 1 to 256.")
         check_keep_ratio(self.keep_ratio)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,13 +1,12 @@
 """How a network is trained with ternary weights: `quantization_config` of its `config.json`."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from ..stored import StoredConfig
 
 
 @dataclass
-class BitNet158Config(QuantizationConfigMixin):
+class BitNet158Config(StoredConfig):
     """BitNet b1.58: weights of -1, 0 and 1, one scale for each.
 
     Args:
@@ -29,6 +28,3 @@ class BitNet158Config(QuantizationConfigMixin):
             raise ValueError(f"scale: got {self.scale!r}, accepted are 'mean', 'median'.")
         if self.activation_bits not in (None, *range(2, 17)):
             raise ValueError(f"activation_bits: got {self.activation_bits}, accepted are none and 2 to 16.")
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,13 +1,12 @@
 """How a vision transformer is trained with binary layers: `quantization_config` of its `config.json`."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from ..stored import StoredConfig
 
 
 @dataclass
-class BiVitConfig(QuantizationConfigMixin):
+class BiVitConfig(StoredConfig):
     """BiViT (https://arxiv.org/abs/2211.07091): weights of one bit, and queries, keys, values and attention, too.
 
     Args:
@@ -33,6 +32,3 @@ class BiVitConfig(QuantizationConfigMixin):
         if isinstance(self.skip, str) or not all(isinstance(name, str) for name in self.skip or ()):
             raise ValueError(f"skip: got {self.skip!r}, accepted are lists of names.")
         self.skip = list(self.skip or ())
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,15 +1,13 @@
 """Which layers of a model are packed to bits: `quantization_config` of its `config.json`."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
-
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from dataclasses import dataclass, field
 
 from ...modeling.layers.binary import ACTIVATION_RULES
+from ..stored import StoredConfig
 
 
 @dataclass
-class PackedBinaryConfig(QuantizationConfigMixin):
+class PackedBinaryConfig(StoredConfig):
     """Binary layers with weights of one bit.
 
     `pack_binary` and `deploy()` make one; a checkpoint that they led to has one. Given to `from_pretrained` of a
@@ -37,6 +35,3 @@ class PackedBinaryConfig(QuantizationConfigMixin):
                 if rule not in ACTIVATION_RULES:
                     accepted = ", ".join(map(repr, ACTIVATION_RULES))
                     raise ValueError(f"{argument}: got {rule!r} for {name}, accepted are {accepted}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}

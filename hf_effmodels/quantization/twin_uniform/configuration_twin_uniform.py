@@ -1,13 +1,12 @@
 """What of a model is quantised, and how: `quantization_config` of its `config.json`."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-from transformers.utils.quantization_config import QuantizationConfigMixin
+from ..stored import StoredConfig
 
 
 @dataclass
-class TwinUniformConfig(QuantizationConfigMixin):
+class TwinUniformConfig(StoredConfig):
     """TinySAM's post-training quantisation (https://arxiv.org/abs/2312.13789): linear layers, products of attention.
 
     `quantize_promptable` makes one; a checkpoint that it wrote has one.
@@ -33,6 +32,3 @@ class TwinUniformConfig(QuantizationConfigMixin):
             value = getattr(self, name)
             if type(value) is not int or not 2 <= value <= most:
                 raise ValueError(f"{name}: got {value!r}, accepted are whole numbers from 2 to {most}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,0 +1,35 @@
+"""What all quantisers of this package have in common."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer, AutoQuantizationConfig
+
+from hf_effmodels import quantization
+
+CONFIGS = [getattr(quantization, name) for name in quantization.__all__ if name.endswith("Config")]
+
+
+@pytest.mark.parametrize("config_class", CONFIGS, ids=lambda c: c.__name__)
+def test_a_stored_configuration_has_the_fields_of_its_class_and_no_other(config_class):
+    method = config_class().quant_method
+    assert AUTO_QUANTIZATION_CONFIG_MAPPING[method] is config_class
+    stored = config_class().to_dict()
+    assert {*stored} == {f.name for f in fields(config_class)}
+    assert AutoQuantizationConfig.from_dict(stored) == config_class()
+    accepted = ", ".join(sorted(stored))
+    for load in (AutoQuantizationConfig.from_dict, AutoHfQuantizer.from_config):
+        with pytest.raises(
+            ValueError, match=f"^shift: {config_class.__name__} has no field of this .* has {accepted}.$"
+        ):
+            load({**stored, "shift": 1})
+    config, rest = config_class.from_dict(stored, return_unused_kwargs=True, elsewhere=2)
+    assert config == config_class() and rest == {"elsewhere": 2}
+
+
+@pytest.mark.thorough
+def test_a_configuration_can_be_the_first_that_is_imported():
+    """Quantisers are registered while transformers' are imported."""
+    subprocess.run([sys.executable, "-c", "from hf_effmodels.quantization import CbqConfig"], check=True)
