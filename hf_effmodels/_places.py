@@ -127,6 +127,21 @@ def check_whole(argument: str, name: str, *, hint: str = "") -> None:
             raise OSError(f"{argument}: {name} holds {words}{hint and ' '}{hint}")
 
 
+def check_apart(argument: str, folder: str | os.PathLike, of: str, source: str, *, inside: bool = True) -> None:
+    """ValueError of a folder to be written that is the one to be read.
+
+    Args:
+        argument, folder: as the user knows it, and what is to be written.
+        of, source: the same of what is read.
+        inside: it may lie in the other one.
+    """
+    new, read = Path(folder).resolve(), Path(source).resolve()
+    if new == read:
+        raise ValueError(f"{argument}: {folder} is {of}'s own folder, and would be both; name another.")
+    if not inside and read in new.parents:
+        raise ValueError(f"{argument}: {folder} lies in {of}'s folder {source}; name one beside it.")
+
+
 def is_program(name: str) -> bool:
     """Whether `hf-effmodels export` wrote a folder: it has a model's configuration, and no weights."""
     return os.path.isfile(os.path.join(name, "export.json"))

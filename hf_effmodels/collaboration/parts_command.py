@@ -13,6 +13,7 @@ from .._files import check_folder
 from .._kinds import check_head, stated_config, stated_type
 from .._model_place import check_model
 from .._option_types import whole
+from .._places import check_apart
 from .._written import check_report, check_rewritable
 from ..training.run.arguments import ArgumentReader
 from ..training.run.early import by_place, look_at
@@ -32,6 +33,7 @@ def main_decompose(argv: Sequence[str]) -> dict:
     read = look_at(reader, Path(__file__).with_name("parts.py"))
     if read is not None:
         try:
+            check_apart("--output", read[0].output, "MODEL", read[0].model)
             check_places(read[0])
         except OSError as error:
             words = {"folder": "--output", "output": "--output"}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..._command_line import in_words_of_the_command
 from ..._kinds import check_head, stated_type
+from ..._places import check_apart
 from ...registry import is_in_halves
 from ...training.run.arguments import ArgumentReader
 from ...training.run.early import by_place, look_at
@@ -22,6 +23,7 @@ def main(argv: Sequence[str]) -> dict:
     if read is not None:
         arguments = CodecArguments(**vars(read[0]))
         try:
+            check_apart("--output", arguments.output, "MODEL", arguments.model)
             arguments.check_places()
         except OSError as error:
             words = {"folder": "--output", "output": "--output"}

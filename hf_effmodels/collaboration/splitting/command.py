@@ -12,7 +12,7 @@ from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import check_folder
 from ..._kinds import check_head
 from ..._option_types import positive, whole
-from ..._places import check_folder_or_id
+from ..._places import check_apart, check_folder_or_id
 from .checks import check_costs_file, check_watts, clean_token, listen
 from .facts import check_half_folder, read_facts
 
@@ -36,8 +36,7 @@ def main_split(argv: Sequence[str]) -> None:
         if not arguments.list and arguments.output is None:
             raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
         if not arguments.list:
-            if os.path.realpath(arguments.output) == os.path.realpath(arguments.model):
-                raise ValueError(f"output: {arguments.output} is MODEL's own folder, and would be both; name another.")
+            check_apart("output", arguments.output, "MODEL", arguments.model)
             for half in ("head", "tail"):
                 check_half_folder(Path(arguments.output) / half)
         check_head("MODEL", arguments.model, _CLASSIFIER)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..._command_line import Parser, show
 from ..._option_types import count, finite, from_zero, number
+from ..._places import check_apart
 from ..._written import check_rewritable, rewritten
 from ...training import set_up_logging
 from ..pruning.choices import LANGUAGE_MODELS, METHODS, VISION_TRANSFORMERS, WAYS, check_choice
@@ -136,6 +137,7 @@ def _check(arguments) -> None:
 
 def _run(arguments) -> dict:
     output = Path(arguments.out)
+    check_apart("out", output, "MODEL", arguments.model, inside=False)
     try:
         check_rewritable(output, "prune", ("config.json", "model.safetensors", REPORT))
     except FileExistsError as error:
