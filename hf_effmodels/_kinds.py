@@ -51,10 +51,12 @@ def check_head(argument: str, name: str, *auto_classes: str, weights: bool = Tru
         raise OSError(f"{argument}: {name} is no model's folder: it has no {CONFIG}.")
     if weights and is_program(name) and not any(any(folder.glob(f)) for f in ("*.safetensors", "pytorch_model*.bin")):
         raise OSError(of_program(argument, name))
-    config, model_type, own = stated_config(name), stated_type(name), _own_code(name)
+    config, model_type = stated_config(name), stated_type(name)
     if config and not {"model_type", "auto_map", "pretrained_cfg"} & {*config}:  # the last: of timm
         raise OSError(f"{argument}: {name} holds no model of transformers: its {CONFIG} states no model_type.")
-    if model_type is None or any(has_head(model_type, each) is not False or each in own for each in auto_classes):
+    if model_type is None or any(
+        has_head(model_type, each) is not False or each in _own_code(config) for each in auto_classes
+    ):
         return
     raise OSError(f"{argument}: {name} is a {model_type}, for which there is no {' or '.join(auto_classes)}.")
 
@@ -85,22 +87,28 @@ def tasks_of_folder(folder: str | Path) -> list[str]:
     """The tasks that the model in a folder has a head for, the main one first; empty where no text tells them."""
     if Path(folder, MODEL_INDEX).is_file():
         return ["super-resolution"]
-    config, model_type, code = stated_config(folder), stated_type(folder), _own_code(folder)
+    return tasks_in(stated_config(folder))
+
+
+def tasks_in(config: Mapping[str, Any]) -> list[str]:
+    """The same of a configuration as a mapping."""
+    model_type, code = config.get("model_type"), _own_code(config)
     found = []
     for task in TASKS.values():
         known = {} if task.auto_class is None else _classes_behind(task.auto_class)
         if known is None:
             return []
-        names = {*known.get(model_type, ()), str(code.get(task.auto_class)).rpartition(".")[2]}
+        classes = known.get(model_type, ()) if isinstance(model_type, str) else ()
+        names = {*classes, str(code.get(task.auto_class)).rpartition(".")[2]}
         stated = config.get("architectures")
         if isinstance(stated, list) and any(isinstance(name, str) and name in names for name in stated):
             found.append(task.name)
     return found
 
 
-def _own_code(folder: str | Path) -> Mapping[str, Any]:
+def _own_code(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Auto class -> class in the code beside a model."""
-    mapping = stated_config(folder).get("auto_map")
+    mapping = config.get("auto_map")
     return mapping if isinstance(mapping, dict) else {}
 
 

@@ -97,9 +97,11 @@ measure-split resnet --watts 0
 measure-split resnet --output text.txt
 measure-split resnet --picture out.jpg
 decompose resnet out --dataset digits
+decompose resnet resnet --dataset digits --parts 2 --macs 0.6
 decompose llama out --dataset digits
 assemble out resnet
 assign llama --device board 4M 20M
+train-codec resnet resnet --at stages.0 --dataset digits
 train-codec llama out --at stages.0 --dataset digits
 train-codec resnet out --at stages.0 --dataset digits --betas -1
 train-codec resnet out --at stages.0 --dataset digits --qualities 0
@@ -116,6 +118,7 @@ prune llama out --target-parameters 0.5 --dataset pydoc_topics --way zzz
 prune llama out --target-parameters 0.5 --dataset pydoc_topics --method zzz
 prune llama out --target-parameters 0.5 --dataset pydoc_topics --select-layers zzz
 prune llama out --target-parameters 0.5 --dataset pydoc_topics --device zzz
+prune llama llama/small --target-parameters 0.5 --dataset pydoc_topics
 prune llama other --target-parameters 0.5 --dataset pydoc_topics
 quantize ./nope out --dataset pydoc_topics
 quantize resnet out --dataset pydoc_topics
@@ -124,6 +127,10 @@ quantize llama out --dataset pydoc_topics --license zzz
 quantize llama out --dataset pydoc_topics --device zzz
 quantize llama out --dataset pydoc_topics --format zzz
 quantize llama other --dataset pydoc_topics
+quantize llama llama --dataset pydoc_topics
+quantize llama llama/small --dataset pydoc_topics
+quantize bert out --dataset pydoc_topics
+quantize half out --dataset pydoc_topics
 demo ./nope
 publish nope a/b
 publish a/b

@@ -1,6 +1,5 @@
 """The decoder blocks of a model and the layers in them, found by their names: nothing is traced."""
 
-import logging
 import math
 from dataclasses import dataclass
 
@@ -11,8 +10,6 @@ from transformers import PreTrainedModel
 from .configuration_cbq import CbqConfig
 from .layer_names import is_named
 from .settings import RANGES
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,6 @@ def find_blocks(model: PreTrainedModel, config: CbqConfig) -> Blocks:
             f"model: {type(model).__name__}'s blocks ({name}) hold no torch.nn.Linear to quantise; their layers "
             f"are of the kinds {', '.join(kinds)}."
         )
-    if left:
-        logger.warning("These weights are no linear layers and stay as they are: %s", ", ".join(left[:8]))
     _check_weights(model, sorted(quantised), config)
     return Blocks(name, modules, layers, left)
 

@@ -126,6 +126,9 @@ def quantize(
     config = config or CbqConfig()
     began = time.monotonic()
     blocks = find_blocks(model, config)
+    if blocks.left:
+        more = f" and {len(blocks.left) - 8} more" if len(blocks.left) > 8 else ""
+        logger.warning("These weights stay as they are: %s%s", ", ".join(blocks.left[:8]), more)
     samples = _samples(batches, config)
     evaluation = None if evaluation is None else _regrouped(read_batches(evaluation, "the evaluation"), 8)
     _check_tokens(model, [*(samples or ()), *(evaluation or ())])

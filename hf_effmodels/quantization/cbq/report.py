@@ -10,9 +10,10 @@ REPORT, PICTURE = "quantization_report.json", "quantization_report.png"
 
 
 def as_table(report: dict) -> str:
-    """What was measured, a line each; then how far each block and its layers are off."""
+    """What was measured, a line each; then how far each block and its layers are off. Weights that were left are named
+    when the work begins, and in the report itself."""
     shown = ("method", "bits", "group_size", "activation_bits", "bits_per_weight", "bytes_before", "bytes")
-    shown += ("perplexity_before", "perplexity_after", "seconds", "peak_memory", "left_as_they_are", "folder")
+    shown += ("perplexity_before", "perplexity_after", "seconds", "peak_memory", "folder")
     lines = [f"{name.ljust(18)}{report[name]}" for name in shown if report.get(name) not in (None, [])]
     lines += ["", "block  output  layers (errors as shares)"]
     for row in report["blocks"]:

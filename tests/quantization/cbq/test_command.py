@@ -77,6 +77,34 @@ def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys, monk
     assert json.loads((out / "config.json").read_text())["quantization_config"]["quant_method"] == "cbq"
 
 
+def test_weights_that_stay_as_they_are_are_named_once(place, tmp_path, capsys, caplog):
+    left = ("--method", "rtn", "--modules-to-not-convert", "k_proj", "layers.0.self_attn.q_proj", "up_proj", "v_proj")
+    assert cli.main(arguments(place, tmp_path / "out", *left)) == 0
+    said = caplog.text + capsys.readouterr().out
+    assert said.count("layers.0.self_attn.q_proj") == 1 and "layers.2.self_attn.k_proj.weight and 2 more" in said
+    report = json.loads((tmp_path / "out" / "quantization_report.json").read_text())
+    assert len(report["left_as_they_are"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "is a bert for fill-mask, accepted are causal"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "is a bert for .*feature-extraction, accepted are"),
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "is a llama for text-class"),
+        ({"model_type": "bert", "architectures": ["BertLMHeadModel"], "quantization_config": {}}, "quantised already"),
+        ({"model_type": "gpt2", "architectures": ["GPT2Model"], "quantization_config": {}}, "quantised already"),
+        ({"model_type": "gpt2", "quantization_config": {}}, "quantised already"),
+        ({"model_type": "vit", "architectures": ["ViTModel"]}, "is a vit, for which there is no AutoModelForCausalLM"),
+    ],
+)
+def test_what_was_saved_without_a_causal_head_is_refused_by_its_configuration(place, tmp_path, capsys, config, words):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = ("--dataset", str(place / "text.txt"))
+    assert cli.main(["quantize", str(tmp_path), str(place / "out"), *text]) == 2
+    assert re.match(f"hf-effmodels: error: MODEL: .* {words}", capsys.readouterr().err)
+
+
 def test_a_killed_command_goes_on_when_it_is_given_again(place, tmp_path, monkeypatch, capsys):
     finish, steps = store.Progress.finish, []
 
@@ -152,6 +180,9 @@ def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path,
     assert cli.main(["quantize", str(tmp_path / "out"), str(tmp_path / "twice"), *text]) == 2
     said = capsys.readouterr().err
     assert "error: MODEL: " in said and "is quantised already" in said
+    for inside, words in (("model", "is MODEL's own folder"), ("model/a/small", "lies in MODEL's folder")):
+        assert cli.main(arguments(place, place / inside)) == 2
+        assert f"error: OUT: {place / inside} {words}" in capsys.readouterr().err
     for work in ("new", "new/work", "."):
         assert cli.main(arguments(place, tmp_path / "new", "--work", tmp_path / work)) == 2
         assert "and OUT lie in each other" in capsys.readouterr().err and not (tmp_path / "new").exists()
