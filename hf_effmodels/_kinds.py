@@ -40,7 +40,7 @@ _INSTEAD = (
 
 def check_head(argument: str, name: str, *auto_classes: str, weights: bool = True) -> None:
     """`check_model`; and OSError of a folder that holds no whole model, or one of a type that none of the Auto classes
-    has a class for. `weights`: they are wanted, too, which an exported program has not."""
+    has a class for (of none: of any type). `weights`: they are wanted, too, which an exported program has not."""
     check_model(argument, name)
     check_whole(argument, name)
     folder = Path(name)
@@ -54,8 +54,10 @@ def check_head(argument: str, name: str, *auto_classes: str, weights: bool = Tru
     config, model_type = stated_config(name), stated_type(name)
     if config and not {"model_type", "auto_map", "pretrained_cfg"} & {*config}:  # the last: of timm
         raise OSError(f"{argument}: {name} holds no model of transformers: its {CONFIG} states no model_type.")
-    if model_type is None or any(
-        has_head(model_type, each) is not False or each in _own_code(config) for each in auto_classes
+    if (
+        model_type is None
+        or not auto_classes
+        or any(has_head(model_type, each) is not False or each in _own_code(config) for each in auto_classes)
     ):
         return
     raise OSError(f"{argument}: {name} is a {model_type}, for which there is no {' or '.join(auto_classes)}.")

@@ -24,6 +24,7 @@ from .models import (
     is_pipeline,
     list_models,
     model_info,
+    names_in_source,
 )
 from .registry import ARCHITECTURES
 
@@ -433,18 +434,23 @@ def _check_plain(arguments, what: str, names: Sequence[str] = _OF_ONE_GRAPH) -> 
             raise ValueError(f"--{name.replace('_', '-')}: got {value!r}, which {what} are not exported with.")
 
 
+def _halves_in(folder: str) -> tuple[str, str] | None:
+    """The folders of head and tail that `split` wrote there."""
+    head, tail = (os.path.join(folder, half) for half in ("head", "tail"))
+    return (head, tail) if all(os.path.isfile(os.path.join(half, "split.json")) for half in (head, tail)) else None
+
+
 def _halves(arguments):
     """Head and tail: those of `split`, or of a coded classifier; None where MODEL is neither."""
     from .registry import is_in_halves
 
     if arguments.checkpoint is not None or arguments.preset in list_models():
         return None
-    head, tail = (os.path.join(arguments.preset, half) for half in ("head", "tail"))
-    if all(os.path.isfile(os.path.join(half, "split.json")) for half in (head, tail)):
+    if (halves := _halves_in(arguments.preset)) is not None:
         from .collaboration.splitting import SplitHead, SplitTail
 
         _check_plain(arguments, "halves")
-        return SplitHead.from_pretrained(head), SplitTail.from_pretrained(tail)
+        return SplitHead.from_pretrained(halves[0]), SplitTail.from_pretrained(halves[1])
     from transformers import AutoConfig
 
     from ._places import reading
@@ -525,7 +531,12 @@ def _export(arguments):
     }
     if suppression and not arguments.nms:
         raise ValueError(f"--{next(iter(suppression)).replace('_', '-')} goes with --nms.")
-    if arguments.checkpoint is None:
+    is_folder = os.path.isdir(arguments.preset) and arguments.preset not in (names_in_source() or list_models())
+    if arguments.checkpoint is None and is_folder and _halves_in(arguments.preset) is None:
+        from ._kinds import check_head
+
+        check_head("MODEL", arguments.preset)
+    elif arguments.checkpoint is None:
         check_model("MODEL", arguments.preset)
     else:
         from ._checkpoint_files import check_checkpoint

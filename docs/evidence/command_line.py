@@ -54,6 +54,9 @@ export out edge --format onnx --precision int3
 export ghostnetv3-1.0x edge --format onnx --min-agreement 0.8
 export gold-yolo-n edge --format onnx --nms --precision fp16
 export ./nope out --format onnx
+export program edge --format onnx
+export adapter edge --format onnx
+export half edge --format onnx
 predict ./nope x.png
 predict ghostnetv3-1.0x nowhere.png
 predict ghostnetv3-1.0x . --prompt why
@@ -148,6 +151,7 @@ train --model nope --dataset digits
 train --model llama --dataset digits
 train --model program --dataset digits
 train --model pipeline --dataset digits
+train --model resnet --dataset digits --output_dir resnet --overwrite_output_dir true
 train --model adapter --dataset digits
 train --model other --dataset digits
 train --task object-detection --model resnet --dataset digits

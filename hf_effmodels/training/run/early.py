@@ -13,7 +13,7 @@ from pathlib import Path
 from ..._imports import module_file
 from ..._kinds import check_head, check_pipeline, has_head
 from ..._model_place import check_model
-from ..._places import check_place
+from ..._places import check_apart, check_place
 from ...models import names_in_source
 from .arguments import ArgumentReader
 from .presets import unknown_model
@@ -90,6 +90,9 @@ def _check_heads(read: tuple, file: Path) -> None:
                 if argument != "model" and "/" not in place and ":" not in place:
                     check_place(f"--{argument}", place)
                 continue
+            for one in read:
+                if (folder := getattr(one, "output_dir", None)) is not None:
+                    check_apart("--output_dir", folder, f"--{argument}", place)
             if (accepted := heads[argument]) is None:
                 check_pipeline(f"--{argument}", place)
                 continue

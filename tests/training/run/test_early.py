@@ -185,6 +185,15 @@ def test_a_folder_is_not_looked_at_where_it_is_not_read_or_not_for_its_weights(t
         check("--model", "bare")
 
 
+def test_a_model_is_not_trained_into_its_own_folder(tmp_path):
+    write_folders(tmp_path)
+    own = str(tmp_path / "bare" / ".." / "bare")
+    argv = ["--model", str(tmp_path / "bare"), "--dataset", "digits", "--overwrite_output_dir", "true"]
+    reader = ArgumentReader([*argv, "--output_dir", own])
+    with pytest.raises(ValueError, match=f"^--output_dir: {own} is --model's own folder, and would be both"):
+        check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
+
+
 def test_a_task_that_the_source_does_not_show_is_left_to_later(tmp_path):
     reader = ArgumentReader(["--nope", "1"])
     for source in (
