@@ -73,6 +73,33 @@ def test_every_head_of_an_architecture_can_be_created(architecture):
         hf_effmodels.create_model(name, task="text-to-speech")
 
 
+#: Parts that have a size of their own -> what they are called in the model.
+PARTS = {"encoder": "encoder", "image tower": "vision_model", "text tower": "text_model"}
+#: To find how wide their encoders are they run them: tests/modeling tells these presets' depths and widths.
+RUN_FIRST = ("spark", "fastmim")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] * (a.model_type in RUN_FIRST))
+        for a in ARCHITECTURES.values()
+        for name in a.presets
+        if ".modeling." in a.package
+    ],
+)
+def test_each_preset_has_as_many_parameters_as_it_says(name):
+    preset = find_preset(name)[1]
+    with torch.device("meta"):
+        model = hf_effmodels.create_model(name)
+    # The largest say hundredths of a million only.
+    digits = 3 if preset.parameters < 5e3 else 1
+    assert round(model.num_parameters() / 1e6, digits) == pytest.approx(preset.parameters, abs=0.6 * 10**-digits)
+    for part, millions in preset.part_parameters.items():
+        counted = sum(p.numel() for p in getattr(model, PARTS[part]).parameters())
+        assert round(counted / 1e6, 3) == millions, part
+
+
 def test_a_pipeline_has_one_task():
     small = {"encoder": {"hidden_size": 8, "num_blocks": 3, "growth": 4}}
     small["unet"] = {"hidden_size": 8, "condition_channels": 8, "num_conditions": 1}
@@ -139,22 +166,54 @@ def test_a_copy_for_another_size_keeps_the_form_of_each_size_and_squares_stay_sq
         sized_processor(processor, (48, 64))
 
 
-def test_the_numbers_of_the_image_processor_are_those_the_preset_was_evaluated_with():
-    """From the official repositories' evaluation scripts, one preset of each kind."""
-    for name, crop, resample, mean in [
-        ("ghostnet-1.0x", 0.875, 2, 0.485),
-        ("ghostnetv3-1.0x", 0.875, 3, 0.485),
-        ("parameternet-600m", 0.875, 2, 0.485),
-        ("tinynet-c", 0.875, 3, 0.485),
-        ("vanillanet-5", 0.875, 3, 0.485),
-        ("vig-s", 0.9, 3, 0.5),
-        ("pyramidvig-b", 0.95, 3, 0.5),
-        ("adem_vl-7b-scienceqa", None, 3, 0.485),
-        ("adem_vl-7b-caption", None, 3, 0.48145466),
-    ]:
+#: Means and deviations of data sets: ImageNet's, those of torchvision's examples, CIFAR's own, CLIP's.
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+HALF = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+CIFAR_10 = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+CIFAR_100 = ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762])
+CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+
+
+@pytest.mark.parametrize(
+    "pattern, crop, resample, statistics",
+    [
+        ("adabin-*-cifar10", 1.0, 2, IMAGENET),
+        ("adabin-resnet[13]?", 0.875, 2, IMAGENET),
+        ("addernet-*-cifar10", 1.0, 2, CIFAR_10),
+        ("addernet-resnet[15]?", 0.875, 2, IMAGENET),
+        *((name, 0.875, 2, IMAGENET) for name in ("bimlp-*", "ofa-*", "parameternet-?00m", "ghostnet-*")),
+        *((name, 0.875, 2, IMAGENET) for name in ("shufflenetv2-0.5x", "shufflenetv2-1.0x")),
+        # The weights of torchvision that are newer were evaluated at 224 of 232 pixels.
+        *((name, 0.965, 2, IMAGENET) for name in ("shufflenetv2-1.5x", "shufflenetv2-2.0x")),
+        *(
+            (name, 0.875, 3, IMAGENET)
+            for name in ("ghostnetv[23]*", "cmt-*", "tinynet-*", "tinyvit-*", "vanillanet-*")
+        ),
+        *((name, 0.875, 3, IMAGENET) for name in ("devit-*", "dedeit-*")),
+        ("decct-*", 1.0, 3, IMAGENET),
+        *((name, 1.0, 3, CIFAR_100) for name in ("*resnet8x*", "*wrn4x*")),
+        *((name, 1.0, 3, IMAGENET) for name in ("mhresnet18", "mhresnet34", "resnet18-224", "resnet34-224")),
+        *((name, 0.9, 3, HALF) for name in ("vig-*", "pyramidvig-ti", "pyramidvig-[sm]")),
+        ("pyramidvig-b", 0.95, 3, HALF),
+        *((name, None, 3, IMAGENET) for name in ("fastmim-*", "localmim-*", "simmim-*", "spark-*")),
+        *((name, None, 3, IMAGENET) for name in ("adem_vl-7b-scienceqa", "adem_vl-7b-instruction", "adem_vl-13b")),
+        *((name, None, 3, CLIP) for name in ("adem_vl-7b-caption", "light_clip-*")),
+        ("dtop-base-*", None, 2, IMAGENET),
+        ("dtop-large-*", None, 2, HALF),
+        *((name, None, 2, IMAGENET) for name in ("tinysam", "mobilesam")),
+    ],
+)
+def test_the_numbers_of_the_image_processor_are_those_the_preset_was_evaluated_with(
+    pattern, crop, resample, statistics
+):
+    """From the official repositories' evaluation scripts."""
+    names = hf_effmodels.list_models(pattern)
+    assert names
+    for name in names:
         processor = hf_effmodels.create_image_processor(name)
-        values = (getattr(processor, "crop_pct", None), processor.resample, processor.image_mean[0])
-        assert values == (crop, resample, mean), name
+        assert (getattr(processor, "crop_pct", None), processor.resample) == (crop, resample), name
+        for found, expected in zip((processor.image_mean, processor.image_std), statistics, strict=True):
+            assert list(found) == pytest.approx(expected, rel=1e-9), name
 
 
 def test_a_setting_that_an_image_processor_does_not_have_is_refused():
@@ -250,7 +309,7 @@ def test_overrides_reach_the_configuration_and_win_over_the_preset():
 
 
 @pytest.mark.parametrize("entry", all_entries(), ids=lambda entry: entry.key)
-def test_the_page_of_a_system_has_the_published_number_of_each_preset(entry):
+def test_the_page_of_a_system_has_the_published_number_and_the_sizes_of_each_preset(entry):
     rows = [line for line in (PAGES / f"{entry.name}.md").read_text().splitlines() if line.startswith("| `")]
     for name, preset in entry.presets.items():
         row = next(line for line in rows if line.startswith(f"| `{name}`"))
@@ -258,9 +317,15 @@ def test_the_page_of_a_system_has_the_published_number_of_each_preset(entry):
         for number in preset.published:
             if number.dataset == dataset:
                 assert any(form in row for form in (f"{number.value:g}", f"{number.value:.1f}")), (name, number)
-        if isinstance(entry, Architecture):
-            forms = [f"{preset.parameters:.{digits}f}" for digits in (2, 3)]
-            assert any(form in row for form in forms), name
+        if not isinstance(entry, Architecture):
+            continue
+        for millions in (preset.parameters, preset.folded_parameters):
+            assert millions is None or any(f"{millions:.{digits}f}" in row for digits in (2, 3)), name
+        for millions in (preset.macs, preset.folded_macs):
+            # One number stands for both where they are the same to a thousandth or two.
+            if millions is None or (millions != preset.macs and abs(millions / preset.macs - 1) < 2e-3):
+                continue
+            assert any(form in row for form in (f"{millions:.1f}", f"{millions:g}", f"{millions / 1e3:.2f}")), name
 
 
 def test_a_preset_says_who_published_what():

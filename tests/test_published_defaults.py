@@ -12,6 +12,7 @@ from hf_effmodels.compression.pruning.vision_widths import search_widths
 from hf_effmodels.quantization.adder.configuration_adder import AdderQuantConfig
 from hf_effmodels.quantization.bitnet158.configuration_bitnet158 import BitNet158Config
 from hf_effmodels.quantization.cbq.configuration_cbq import CbqConfig
+from hf_effmodels.registry import ARCHITECTURES
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,94 @@ def test_the_search_of_widths_is_by_default_as_wide_as_the_papers():
     """A hundred draws of shares up to a half, whose costs are within two hundredths of the target."""
     parameters = inspect.signature(search_widths).parameters
     assert [parameters[name].default for name in ("samples", "bound", "tolerance")] == [100, 0.5, 0.02]
+
+
+def default(architecture, name):
+    return {f.name: f.default for f in fields(architecture.config_class)}.get(name)
+
+
+#: YOLO's own, and VanillaNet's official code; nothing else departs from torch's defaults.
+OTHER_NORMS = {"gold_yolo": (1e-3, 0.03), "vanillanet": (1e-6, 0.1)}
+
+
+def test_norms_and_first_weights_are_those_of_the_official_code():
+    """Nothing in a network's size tells them."""
+    seen = set()
+    for model_type, architecture in ARCHITECTURES.items():
+        if (eps := default(architecture, "batch_norm_eps")) is not None:
+            expected = OTHER_NORMS.get(model_type, (1e-5, 0.1))
+            assert (eps, default(architecture, "batch_norm_momentum")) == expected, model_type
+            seen.add(model_type)
+        if ".modeling." in architecture.package and default(architecture, "initializer_range") is not None:
+            assert default(architecture, "initializer_range") == 0.02, model_type
+    assert len(seen) >= 15
+    vision = get_config("tinysam").vision_config
+    assert (vision.batch_norm_eps, vision.batch_norm_momentum, vision.initializer_range) == (1e-5, 0.1, 0.02)
+
+
+@pytest.mark.parametrize(
+    "model_type, published",
+    [
+        # Factors of image features and of the fusion, and the adapters of CLIP's layers but the last.
+        (
+            "adem_vl",
+            {"alpha": 0.1, "beta": 0.01, "drop_ratio": 0.1, "vision_feature_layer": -2, "use_cls_token": True},
+        ),
+        ("adem_vl", {"vision_adapter_scale": 0.1, "vision_adapter_dropout": 0.1, "image_token_id": 32000}),
+        # A sharpness of 0.1 has the gain max(1 / 0.1, 1).
+        ("adabin", {"surrogate_gain": 10.0, "surrogate_sharpness": 0.1, "binary_weights": True, "progressive": False}),
+        ("addernet", {"adder_eta": 0.2}),
+        ("bimlp", {"stage_norm": "batch", "activation_binarizer": "ternary", "drop_path_rate": 0.0}),
+        ("cdfkd_mfs", {"aggregation": "mean", "sharing": "multi_level"}),
+        ("cmt", {"layer_norm_eps": 1e-6, "embedding_norm_eps": 1e-5, "drop_path_rate": 0.0, "final_norm": False}),
+        ("devit", {"layer_norm_eps": 1e-6, "attention_dropout": 0.0, "drop_path_rate": 0.0, "qkv_bias": True}),
+        ("dtop", {"drop_path_rate": 0.1, "head_dropout": 0.1, "keep_top_k": 5, "semantic_loss_ignore_index": 255}),
+        # Mask2Former's loss with one class per query.
+        ("dtop", {"class_loss_weight": 1.0, "mask_loss_weight": 20.0, "dice_loss_weight": 1.0}),
+        ("dtop", {"absent_class_weight": 0.1, "auxiliary_loss_weight": 1.0}),
+        ("fastmim", {"mask_ratio": 0.75, "block_size": 16, "hog_bins": 9, "hog_cell": 8, "hog_window": 0}),
+        ("fastmim", {"normalize_target": True, "decoder_layer_norm_eps": 1e-6, "fixed_positions": True}),
+        # Task-aligned assignment with TOOD's exponents, and the weights of YOLOv6's losses.
+        ("gold_yolo", {"assigner_topk": 13, "assigner_alpha": 1.0, "assigner_beta": 6.0, "atss_topk": 9}),
+        ("gold_yolo", {"class_loss_weight": 1.0, "box_loss_weight": 2.5, "distribution_loss_weight": 0.5}),
+        ("gold_yolo", {"anchor_assigner_topk": 26, "drop_path_rate": 0.1, "reg_max": 16, "iou_type": "giou"}),
+        ("gold_yolo", {"injection_batch_norm_eps": 1e-5, "injection_batch_norm_momentum": 0.1}),
+        # CLIP's first temperature of 0.07, rounded as there.
+        ("light_clip", {"logit_scale_init_value": 2.6592, "initializer_factor": 1.0, "token_matching": "relaxed"}),
+        ("light_clip", {"token_loss_weight": 1.0, "mlm_loss_weight": 1.0, "token_top_k": 1, "mlm_causal": False}),
+        ("light_clip", {"fusion_detach": True, "uniform_softening": False, "token_projection": "shared"}),
+        ("localmim", {"mask_ratio": 0.75, "hog_bins": 9, "hog_bias": False, "scale_weights": (1.0, 1.0, 1.0, 1.0)}),
+        ("localmim", {"normalize_target": True, "true_coordinates": False}),
+        ("ofa_mobilenetv3", {"classifier_dropout": 0.1}),
+        ("pangu_pi", {"rms_norm_eps": 1e-6, "attention_dropout": 0.0, "classifier_dropout": 0.1, "use_cache": True}),
+        ("pangu_pi", {"bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False, "attention_bias": False}),
+        ("pangu_pi", {"mlp_bias": False, "max_position_embeddings": 2048, "augmented_shortcut_act": "gelu"}),
+        ("parameternet", {"drop_path_rate": 0.0, "num_experts": 4}),
+        ("parameternet_moe", {"num_local_experts": 8, "router_aux_loss_coef": 0.01, "expert_bias": True}),
+        ("parameternet_moe", {"output_router_logits": False, "mask_padding_in_balance": False}),
+        ("shufflenetv2", {"classifier_dropout": 0.0}),
+        ("simmim", {"mask_ratio": 0.6, "mask_block_size": 32}),
+        ("spark", {"mask_ratio": 0.6, "block_size": 32, "scales": 4, "normalize_target": True}),
+        ("tinynet", {"classifier_dropout": 0.0, "drop_path_rate": 0.0, "resolution_multiplier": 1.0}),
+        ("tinyvit", {"layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.0, "drop_path_rate": 0.0}),
+        ("tinysam", {"always_multimask": True}),
+        # Nothing is annealed unless asked for: λ is the identity's, as in the published weights.
+        ("vanillanet", {"act_learn": 1.0, "deep_training_epochs": 0, "classifier_dropout": 0.0}),
+        # Nearest neighbours grow from 9 to 18, those of a pyramid stay.
+        ("vig", {"num_neighbors": (9, 18), "relative_position": False, "random_dilation_rate": 0.0, "mlp_ratio": 4}),
+        ("pyramidvig", {"num_neighbors": 9, "relative_position": True, "reduction_ratios": (4, 2, 1, 1)}),
+    ],
+)
+def test_settings_of_models_that_their_size_does_not_tell_are_those_of_the_paper(model_type, published):
+    architecture = ARCHITECTURES[model_type]
+    assert {name: default(architecture, name) for name in published} == published
+
+
+def test_the_parts_of_a_tinysam_have_the_official_numbers():
+    config = get_config("tinysam")
+    vision, prompts, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
+    assert (vision.image_size, vision.output_channels, vision.num_pos_feats, vision.scale) == (1024, 256, 128, 1.0)
+    assert (vision.layer_norm_eps, vision.neck_layer_norm_eps, decoder.layer_norm_eps) == (1e-5, 1e-6, 1e-5)
+    assert (vision.hidden_dropout_prob, vision.drop_path_rate, vision.local_conv_size) == (0.0, 0.0, 3)
+    assert (prompts.image_size, prompts.patch_size, prompts.hidden_size, decoder.hidden_size) == (1024, 16, 256, 256)
+    assert get_config("mobilesam").always_multimask is False

@@ -228,3 +228,26 @@ def test_images_and_masks_that_do_not_fit_are_named():
 def test_the_presets_are_networks():
     with torch.device("meta"):
         assert type(create_model("fastmim-cmt-small")) is FastMimForPreTraining
+
+
+def test_the_encoders_of_the_presets_are_the_papers():
+    """Table 1 of the papers of Swin and of PVT v2, at 128 pixels; CMT-S is `cmt-small`."""
+    vit, swin, pvt, cmt = (
+        get_config(f"fastmim-{name}") for name in ("vit-base", "swin-base", "pvt-v2-b2", "cmt-small")
+    )
+    sizes = vit.backbone_config
+    assert (sizes.hidden_size, sizes.num_hidden_layers, sizes.intermediate_size) == (768, 12, 3072)
+    sizes = swin.backbone_config
+    assert (sizes.embed_dim, sizes.depths, sizes.num_heads) == (128, [2, 2, 18, 2], [4, 8, 16, 32])
+    assert (sizes.window_size, sizes.layer_norm_eps) == (4, 1e-5)  # 128 / 32: the last map is one window
+    sizes = pvt.backbone_config
+    assert (sizes.hidden_sizes, sizes.depths) == ([64, 128, 320, 512], [3, 4, 6, 3])
+    assert (sizes.num_attention_heads, sizes.mlp_ratios) == ([1, 2, 5, 8], [8, 8, 4, 4])
+    assert cmt.backbone_config.final_norm and cmt.backbone_config.embed_dims == [64, 128, 256, 512]
+    for config in (vit, swin, pvt, cmt):
+        assert config.image_size == 128 and config.backbone_config.image_size in (128, (128, 128))
+        assert config.decoder_layer_norm_eps == (1e-6 if config is vit else 1e-5)
+    assert [config.block_size for config in (vit, swin, pvt, cmt)] == [16, 32, 32, 32]
+    assert [config.encoder_stride for config in (vit, swin, pvt, cmt)] == [16, 32, 32, 32]
+    assert [config.decoder_num_hidden_layers for config in (vit, swin, pvt, cmt)] == [1, 4, 1, 1]
+    assert [config.target for config in (vit, swin, pvt, cmt)] == ["hog", "hog", "pixels", "hog"]

@@ -215,3 +215,25 @@ def test_what_does_not_fit_is_named():
         model(pictures(side=32))
     with pytest.raises(ValueError, match="does not support activation checkpointing"):
         model.activation_checkpointing_enable()
+
+
+@pytest.mark.parametrize(
+    "name, depths, widths, drop_path",
+    [
+        # Table 1 of the papers of ResNet (200: of its successor) and ConvNeXt.
+        ("spark-resnet-50", [3, 4, 6, 3], [256, 512, 1024, 2048], None),
+        ("spark-resnet-101", [3, 4, 23, 3], [256, 512, 1024, 2048], None),
+        ("spark-resnet-152", [3, 8, 36, 3], [256, 512, 1024, 2048], None),
+        ("spark-resnet-200", [3, 24, 36, 3], [256, 512, 1024, 2048], None),
+        ("spark-convnext-small", [3, 3, 27, 3], [96, 192, 384, 768], 0.2),
+        ("spark-convnext-base", [3, 3, 27, 3], [128, 256, 512, 1024], 0.3),
+        ("spark-convnext-large", [3, 3, 27, 3], [192, 384, 768, 1536], 0.4),
+        ("spark-convnext-large-384", [3, 3, 27, 3], [192, 384, 768, 1536], 0.4),
+    ],
+)
+def test_the_encoders_of_the_presets_are_the_papers(name, depths, widths, drop_path):
+    config = hf_effmodels.get_config(name)
+    backbone, side = config.backbone_config, 384 if name.endswith("384") else 224
+    assert (list(backbone.depths), list(backbone.hidden_sizes)) == (depths, widths)
+    assert getattr(backbone, "drop_path_rate", None) == drop_path
+    assert config.image_size == side and getattr(backbone, "image_size", None) in (side, None)

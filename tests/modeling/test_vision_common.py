@@ -139,7 +139,7 @@ def test_hidden_states_and_tuples_are_transformers_own(architecture):
     model = build(architecture)
     assert model(images(model)).hidden_states is None
     outputs = model(images(model), output_hidden_states=True)
-    assert len(outputs.hidden_states) == len(model.config.stage_names)
+    assert len(outputs.hidden_states) == len(model.config.stage_names) == model.config.num_hidden_layers + 1
     assert [h.shape[1] for h in outputs.hidden_states] == list(model.config.hidden_sizes)
     as_tuple = model(images(model), output_hidden_states=True, return_dict=False)
     assert isinstance(as_tuple, tuple)
