@@ -164,6 +164,13 @@ class ManifoldLoss(DistillationLoss):
     def forward(self, student, teacher, batch):
         ours, theirs = [], []
         for own, their, specs in zip(*self.blocks, self._specs, strict=True):
-            ours.append(as_tokens(student[own], specs[0])[:, specs[0].prefix_tokens :])
-            theirs.append(as_tokens(teacher[their], specs[1])[:, specs[1].prefix_tokens :])
+            ours.append(self._patches(student[own], specs[0]))
+            theirs.append(self._patches(teacher[their], specs[1]))
         return manifold_loss(ours, theirs, **self.options)
+
+    def _patches(self, features: torch.Tensor, spec: FeatureSpec) -> torch.Tensor:
+        """Those of one network. They are laid together here: networks with other numbers of them would lose their
+        first ones to `manifold_loss`, which takes these for class tokens."""
+        patches = as_tokens(features, spec)[:, spec.prefix_tokens :]
+        most = self.options["max_patches"]
+        return merge_patches(patches, most) if most else patches

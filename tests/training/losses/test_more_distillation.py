@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from hf_effmodels.training.data.soft_mixing import cutmix
 from hf_effmodels.training.losses.channel_wise import channel_wise_loss
 from hf_effmodels.training.losses.codebook import codebook_loss, straight_through
+from hf_effmodels.training.losses.interface import Batch, FeatureSpec, Networks
 from hf_effmodels.training.losses.joint_heads import JointHeads, light_extractors, remaining_stages, same_width
 from hf_effmodels.training.losses.joint_labels import joint_label_loss, layered_loss, rotated
 from hf_effmodels.training.losses.kl_divergence import kl_divergence_loss
 from hf_effmodels.training.losses.label_maps import dense_label_map, pooled_logits, pooled_targets
 from hf_effmodels.training.losses.language_distillation import language_distillation_losses
-from hf_effmodels.training.losses.manifold import manifold_loss, merge_patches
+from hf_effmodels.training.losses.manifold import ManifoldLoss, manifold_loss, merge_patches
 from hf_effmodels.training.losses.multi_granularity import image_level_loss, pixel_level_loss, region_level_loss
 from hf_effmodels.training.losses.text_alignment import TextProjection, gather_rows, text_alignment_loss
 from hf_effmodels.training.losses.token_distillation import token_distillation_loss
@@ -50,6 +51,20 @@ def test_patches_of_the_batch_are_drawn_by_torch_and_their_number_counts():
     chosen = torch.randperm(18)[:4]
     a, b = (F.normalize(x, dim=-1).flatten(0, 1)[chosen] for x in (tokens, teacher[:, 1:]))
     torch.testing.assert_close(found, 1.5 * F.mse_loss(a @ a.T, b @ b.T))
+
+
+def test_patches_that_are_laid_together_need_not_be_as_many():
+    """4×4 patches on 2×2, those of the teacher with a class token; and what the loss makes of them."""
+    settings = {"student_blocks": ["a"], "teacher_blocks": ["b"], "max_patches": 4, "num_random": 3}
+    loss = ManifoldLoss(**settings, random_weight=0.0, sample_weight=2.0)
+    loss.build(Networks({"a": FeatureSpec((3, 4, 4), "maps")}, {"b": FeatureSpec((5, 6), "tokens", 1)}, 5))
+    maps, blocks = draw(2, 3, 4, 4), draw(2, 5, 6, seed=1)
+    found = loss({"a": maps}, {"b": blocks}, Batch())
+    merged = F.normalize(merge_patches(maps.flatten(2).mT, 4), dim=-1), F.normalize(blocks[:, 1:], dim=-1)
+    own, their = (x.transpose(0, 1) @ x.transpose(0, 1).mT for x in merged)
+    torch.testing.assert_close(found["sample"], 2 * F.mse_loss(own, their))
+    torch.testing.assert_close(found["patch"], 4 * F.mse_loss(*(x @ x.mT for x in merged)))
+    assert found["random"] == 0
 
 
 def test_channels_are_compared_as_distributions_over_places():
