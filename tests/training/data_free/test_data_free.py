@@ -1,10 +1,27 @@
 """Generators, statistics of batch norms, and the losses at values that no published case has."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from hf_effmodels.training.data_free import DataFreeGenerator, generator_from_official, statistics_gap, watched_gaps
+from hf_effmodels.training.data_free import (
+    DataFreeGenerator,
+    DataReadError,
+    batch_norm_gap,
+    closed_to_data,
+    fit_aggregation,
+    generator_from_official,
+    load_generator,
+    refuse_reading,
+    save_generator,
+    statistics_gap,
+    watched_gaps,
+    watched_statistics,
+    whole_gap,
+)
 from hf_effmodels.training.losses.data_free import disagreement, head_losses, soft_head_losses
 
 
@@ -31,7 +48,9 @@ def test_generators_have_the_published_sizes_and_make_such_images():
         ({"kind": "tiny"}, "generator: got 'tiny', accepted are small, large"),
         ({"image_size": 30}, "image_size: got 30, accepted with generator small are multiples of 4"),
         ({"kind": "large", "image_size": 8}, "multiples of 16"),
-        ({"latent_size": 0}, "latent_size: got 0"),
+        ({"image_size": 0}, "image_size: got 0, accepted with generator small are multiples of 4"),
+        ({"latent_size": 0}, "latent_size: got 0, accepted are whole numbers from 1"),
+        ({"num_channels": 0}, "num_channels: got 0, accepted are whole numbers from 1"),
     ],
 )
 def test_generators_that_cannot_be_are_refused(options, message):
@@ -42,6 +61,93 @@ def test_generators_that_cannot_be_are_refused(options, message):
 def test_what_is_no_official_generator_is_refused():
     with pytest.raises(ValueError, match="layout of a generator"):
         generator_from_official({"fc.weight": torch.zeros(2, 2)})
+    weights = {"l1.0.weight": torch.zeros(128 * 4, 5), "conv_blocks0.0.weight": torch.zeros(128)}
+    with pytest.raises(ValueError, match="^state_dict: .*Missing key.*growths"):
+        generator_from_official(weights | {"output.weight": torch.zeros(3, 64, 3, 3)})
+
+
+def test_a_generator_comes_back_from_its_folder_as_it_was(tmp_path):
+    """Its arguments, all of them away from what they are by default, and its weights."""
+    torch.manual_seed(0)
+    generator = DataFreeGenerator("large", 16, latent_size=5, num_channels=1)
+    save_generator(generator, tmp_path / "deep" / "generator")
+    loaded, noise = load_generator(tmp_path / "deep" / "generator"), torch.randn(3, 5)
+    assert torch.equal(loaded(noise), generator(noise))
+    assert (loaded.kind, loaded.image_size, loaded.latent_size, loaded.num_channels) == ("large", 16, 5, 1)
+    with pytest.raises(OSError):
+        load_generator(tmp_path / "nowhere")
+    plain = DataFreeGenerator()
+    assert (plain.kind, plain.image_size, plain.latent_size, plain.num_channels) == ("small", 32, 256, 3)
+    assert plain(torch.randn(2, 256)).shape == (2, 3, 32, 32)
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A file that is closed to a training without data, and the folder of a compiler's results."""
+    file = tmp_path / "data.bin"
+    file.write_bytes(b"pictures")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in (
+        *("code.py", "library.so.1", "some.dist-info/METADATA", "some.dist-info/deep/data", "cache/kernel"),
+        *("cache-of-data/kernel", "home/.triton/kernel", "home/.cache/torch/kernels/1", "torchinductor_me/graph"),
+        *("readme.python", "home/.cache/data"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["r", "rb", "r+", "w+", "a+b"])
+def test_nothing_is_opened_for_reading_where_no_data_is_read(places, mode):
+    file = places / "data.bin"
+    with closed_to_data(), pytest.raises(DataReadError, match=f"was going to open {file}; nothing is read"):
+        open(file, mode)
+    assert file.read_bytes() == b"pictures"
+
+
+@pytest.mark.parametrize(("flags", "reads"), [(os.O_RDONLY, True), (os.O_RDWR, True), (os.O_WRONLY, False)])
+def test_whoever_opens_by_the_systems_own_call_is_seen_too(places, flags, reads):
+    with closed_to_data():
+        if reads:
+            with pytest.raises(DataReadError, match="data.bin"):
+                os.open(places / "data.bin", flags)
+        else:
+            os.close(os.open(os.fsencode(places / "data.bin"), flags))
+
+
+@pytest.mark.parametrize(
+    ("name", "open_to_all"),
+    [
+        *(("code.py", True), ("library.so.1", True), ("some.dist-info/METADATA", True), ("cache/kernel", True)),
+        *(("home/.triton/kernel", True), ("home/.cache/torch/kernels/1", True), ("torchinductor_me/graph", True)),
+        *(("some.dist-info/deep/data", False), ("cache-of-data/kernel", False), ("readme.python", False)),
+        ("home/.cache/data", False),
+    ],
+)
+def test_code_and_what_compilers_keep_may_be_read(places, name, open_to_all):
+    with closed_to_data():
+        if open_to_all:
+            (places / name).open("rb").close()
+        else:
+            with pytest.raises(DataReadError, match=name):
+                (places / name).open("rb")
+
+
+def test_what_is_written_open_already_or_of_the_system_is_no_data(places):
+    with open(places / "data.bin", "rb") as opened, closed_to_data():
+        with open(os.dup(opened.fileno()), "rb") as again:
+            assert again.read() == b"pictures"
+        (places / "log.txt").write_text("written")
+        with open(os.devnull) as nothing:
+            assert not nothing.read()
+        with closed_to_data(), pytest.raises(DataReadError, match="was going to read the digits; nothing of it"):
+            refuse_reading("the digits")
+        with pytest.raises(DataReadError):  # the inner one has ended, the outer one has not
+            refuse_reading("the digits")
+    refuse_reading("the digits")
+    assert Path(places / "log.txt").read_text() == "written"
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -67,6 +173,71 @@ def test_gaps_are_those_of_each_batch_norm_and_the_first_counts_as_often_as_it_i
     torch.testing.assert_close(*(torch.autograd.grad(2 * gap, images)[0] for gap in (whole, by_hand)))
     teacher(images)
     assert len(gaps) == 2, "it goes on watching"
+
+
+def test_pieces_of_a_batch_have_the_gap_and_the_gradient_of_the_whole():
+    """Two pieces of 2 and 4 pictures; where several processes have some, the sums go through `reduce`."""
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).double().eval()
+    with torch.no_grad():
+        teacher[2].running_var.uniform_(0.5, 2)
+    images = (2 * torch.randn(6, 3, 5, 5).double() + 1).requires_grad_()
+    with watched_gaps(teacher) as gaps:
+        teacher(images)
+    expected = statistics_gap(gaps)
+    assert expected.item() == pytest.approx((5 * gaps[0] + gaps[1]).item())
+    (by_hand,) = torch.autograd.grad(expected, images)
+    pieces = []
+    for chosen in (slice(0, 2), slice(2, 6)):
+        with watched_statistics(teacher) as seen:
+            teacher(images[chosen])
+        pieces.append((seen, len(range(6)[chosen]) / 6))
+    whole = whole_gap(pieces)
+    torch.testing.assert_close(whole.value, expected.detach())
+    found = torch.autograd.grad(sum(whole.of_piece(seen, share) for seen, share in pieces), images)[0]
+    torch.testing.assert_close(found, by_hand)
+    doubled = [(seen, share / 2) for seen, share in pieces]
+    assert whole_gap(doubled, 3.0, lambda values: 2 * values).value.item() == pytest.approx(
+        statistics_gap(gaps, 3.0).item()
+    )
+
+
+def test_gaps_of_vectors_and_of_half_precision_are_measured_alike():
+    values, mean, variance = torch.randn(8, 3), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 0.5])
+    expected = (values.var(0, correction=0) - variance).norm() + (values.mean(0) - mean).norm()
+    torch.testing.assert_close(batch_norm_gap(values, mean, variance), expected)
+    low = batch_norm_gap(values.bfloat16(), mean, variance)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, batch_norm_gap(values.bfloat16().float(), mean, variance))
+
+
+def test_only_the_weights_of_the_heads_learn_from_a_few_pictures():
+    """One step of Adam moves each weight by the learning rate against its gradient."""
+    torch.manual_seed(0)
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier, self.aggregation = nn.Linear(3, 4), nn.Sequential(nn.Flatten(), nn.Linear(6, 2))
+
+    model, features, labels = Heads(), torch.randn(5, 2, 3), torch.tensor([0, 1, 2, 3, 0])
+    model.aggregation.requires_grad_(False)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def entropy():
+        logits = torch.einsum("nh,nhc->nc", model.aggregation(features), model.classifier(features))
+        return nn.functional.cross_entropy(logits, labels)
+
+    model.aggregation.requires_grad_()
+    gradient = torch.autograd.grad(entropy(), model.aggregation[1].weight)[0]
+    first = entropy().item()
+    before, after = fit_aggregation(model, features, labels, steps=1, learning_rate=0.125)
+    assert before == pytest.approx(first) and after == pytest.approx(entropy().item()) != before
+    moved = model.aggregation[1].weight - kept["aggregation.1.weight"]
+    torch.testing.assert_close(moved, -0.125 * gradient.sign(), rtol=1e-3, atol=1e-4)
+    assert torch.equal(model.classifier.weight, kept["classifier.weight"]) and model.classifier.weight.grad is None
+    before, longer = fit_aggregation(model, features, labels)
+    assert before == pytest.approx(after) and longer < after
 
 
 def test_a_teacher_without_batch_norms_is_refused():

@@ -24,9 +24,11 @@ from hf_effmodels import create_model
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.data.augment import random_resized_box
 from hf_effmodels.training.data.label_maps import LabelMaps
+from hf_effmodels.training.data.pictures import Pictures
 from hf_effmodels.training.losses.label_maps import pooled_targets
 from hf_effmodels.training.preparation.label_maps import main as annotate
 from hf_effmodels.training.preparation.label_maps import table
+from hf_effmodels.training.preparation.label_maps.official import official_files, read_official
 from hf_effmodels.training.preparation.label_maps.places import PlaceClassifier
 
 from ..tasks.contract import history
@@ -81,6 +83,61 @@ def test_what_stands_before_the_classifier_is_done_to_each_place(networks):
     expected = model.classifier(model.convnext.layernorm(features.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
     torch.testing.assert_close(PlaceClassifier(model, pixels[:2])(pixels), expected)
     assert PlaceClassifier(networks["ours"], torch.randn(2, 3, 96, 96)).grid == (3, 3)
+
+
+class Pooled(torch.nn.Module):
+    """A network that pools features of any layout, which a module of it returns in any container."""
+
+    def __init__(self, shape: tuple[int, ...], places: tuple[int, ...], wrap):
+        super().__init__()
+        self.places, self.wrap = places, wrap
+        self.body, self.head = torch.nn.Unflatten(1, shape), torch.nn.Linear(6, 5)
+        self.body.register_forward_hook(lambda module, args, output: wrap(output))
+
+    def forward(self, pixel_values):
+        features = self.body(pixel_values.flatten(1))
+        while not isinstance(features, torch.Tensor):
+            features = next(iter(features.values())) if isinstance(features, dict) else features[0]
+        return {"logits": self.head(features.mean(self.places))}
+
+
+@pytest.mark.parametrize(
+    "shape, places", [((6, 3, 4), (2, 3)), ((4, 4, 6), (1, 2)), ((16, 6), (1,))], ids=["maps", "maps_last", "tokens"]
+)
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x, lambda x: (x, "more"), lambda x: [x], lambda x: {"features": x, "more": 1}]
+)
+@torch.no_grad()
+def test_features_of_any_layout_are_taken_apart_wherever_a_module_has_them(shape, places, wrap):
+    torch.manual_seed(0)
+    count = int(np.prod(shape))
+    network, pixels = Pooled(shape, places, wrap), torch.randn(3, count, 1, 1)
+    apart = PlaceClassifier(network, pixels[:2])
+    features = pixels.view(3, *shape)
+    features = features.permute(0, 2, 3, 1) if shape[0] == 6 else features
+    expected = network.head(features.reshape(3, -1, 6)).transpose(1, 2)
+    torch.testing.assert_close(apart(pixels).flatten(2), expected)
+    assert apart.grid == ((3, 4) if shape[0] == 6 else (4, 4))
+
+
+def test_a_network_is_looked_at_with_two_pictures():
+    with pytest.raises(ValueError, match="pixel_values: got 3 pictures, accepted are two"):
+        PlaceClassifier(Pooled((16, 6), (1,), lambda x: x), torch.randn(3, 96, 1, 1))
+
+
+def test_published_maps_that_are_none_are_named(tmp_path):
+    pictures = Pictures([{"bytes": b"", "path": "n01/a.png"}, {"bytes": b"", "path": None}], "mine", np.arange(2))
+    with pytest.raises(ValueError, match="--official_maps: there is no folder 'nowhere'"):
+        official_files("nowhere", pictures)
+    with pytest.raises(ValueError, match="--official_maps: row 1 of mine has no file name to find its map by"):
+        official_files(str(tmp_path), pictures)
+    (tmp_path / "n01").mkdir()
+    for values, said in (
+        (torch.zeros(3, 1, 2, 2), r"\(3, 1, 2, 2\)"), (torch.zeros(2, 2, 2), r"\(2, 2, 2\)"), ({}, "dict"),
+    ):  # fmt: skip
+        torch.save(values, tmp_path / "n01" / "a.pt")
+        with pytest.raises(ValueError, match=rf"a.pt holds {said}, accepted is \(2, top_k, height, width\)"):
+            read_official(*official_files(str(tmp_path), pictures.select([0])))
 
 
 def test_a_network_without_places_is_refused():
@@ -201,6 +258,12 @@ def test_published_maps_are_read_by_the_names_of_the_files(tmp_path, run):
     annotate([*data, "--official_maps", str(tmp_path / "official")])
     settings = json.loads((tmp_path / "maps" / "label_maps.json").read_text())
     assert settings["axis_order"] == "published" and settings["map_size"] == [3, 4] and settings["samples"] == 4
+    shutil.rmtree(tmp_path / "maps")
+    for part in (classes + 1, classes[:, :2]):  # of a class that there is not, of another size
+        torch.save(torch.stack([scores[:, : part.shape[1]], part.float()]), tmp_path / "official" / "n02" / "b.pt")
+        with pytest.raises(ValueError, match=r"b.pt has a map of shape .*, accepted are \(2, 3, 4\) and 2 classes"):
+            annotate([*data, "--official_maps", str(tmp_path / "official")])
+        shutil.rmtree(tmp_path / "maps")
     (tmp_path / "official" / "n02" / "b.pt").unlink()
     with pytest.raises(ValueError, match="--official_maps: 1 of 4 files are missing, such as row 3 .*b.pt"):
         annotate([*data, "--official_maps", str(tmp_path / "official")])
@@ -212,11 +275,23 @@ def test_wrong_input_is_named(run, teacher, tmp_path):  # noqa: F811
     config["id2label"] = {number: f"letter {number}" for number in range(10)}
     (tmp_path / "named" / "config.json").write_text(json.dumps(config))
     mapping = json.dumps({number: f"digit {number}" for number in range(10)})
+    shutil.copytree(teacher, tmp_path / "wide")
+    for file in (tmp_path / "wide").glob("p*processor*.json"):
+        settings = json.loads(file.read_text())
+        part = settings.get("image_processor", settings)
+        part |= {"size": {"height": 24, "width": 32}, "image_processor_type": "ViTImageProcessor"}
+        file.write_text(json.dumps(settings))
     out = ["--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "maps")]
     for options, message in (
         ([], "--teacher is missing: name an image classifier"),
         (["--teacher", str(teacher), "--top_k", "11"], "--top_k: got 11, accepted are numbers up to .* classes, 10"),
         (["--teacher", str(teacher), "--teacher_image_size", "2"], "with pictures of 2×2: .* features with places"),
+        (["--teacher", str(tmp_path / "wide")], "--teacher: it takes pictures of 24×32; --teacher_image_size gives a"),
+        (
+            ["--task", "distillation", "--teacher", f"{{{teacher}: 1, {tmp_path / 'named'}: 1}}"],
+            "--teacher: got 2 of them, accepted is one that makes the maps",
+        ),
+        (["--task", "distillation", "--losses", "{kd: {}}"], "--teacher is missing: name an image classifier"),
         (["--teacher", str(teacher), "--official_maps", "x"], "--official_maps and --teacher exclude each other"),
         (
             ["--teacher", str(tmp_path / "named"), "--label_mapping", mapping],

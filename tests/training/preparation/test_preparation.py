@@ -1,6 +1,8 @@
 """`hf-effmodels prepare` finds what is in its folder, runs it by name and says what there is."""
 
+import importlib
 import sys
+from dataclasses import fields
 
 import pytest
 
@@ -43,3 +45,20 @@ def test_the_table_s_folder_is_printed(pictures, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == f"{tmp_path / 'maps'}\n"
     assert main([*argv, "--output", str(tmp_path / "maps")]) == 2
     assert "is not empty and holds no unfinished table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "module, settings, published",
+    [
+        # Of each picture the largest in half precision: TinyViT's ten probabilities of an ImageNet, ReLabel's five
+        # logits of each place.
+        ("soft_labels", "SoftLabelArguments", {"top_k": 10, "label_precision": "float16"}),
+        ("label_maps.table", "LabelMapTableArguments", {"top_k": 5, "label_precision": "float16"}),
+        # GPT4Image's unit vectors.
+        ("text_embeddings.table", "TextEmbeddingArguments", {"normalize": True, "pooling": "auto", "split": "train"}),
+        ("visual_sentences", "VisualSentenceArguments", {"image_size": None, "expand": None, "seed": 0}),
+    ],
+)
+def test_a_preparation_that_is_told_nothing_makes_what_was_published(module, settings, published):
+    settings = getattr(importlib.import_module(f"{preparation.__name__}.{module}"), settings)
+    assert {f.name: f.default for f in fields(settings) if f.name in published} == published

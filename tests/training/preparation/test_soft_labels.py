@@ -117,6 +117,18 @@ def test_wrong_input_is_named(run, tmp_path):
     out = ["--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "labels")]
     with pytest.raises(ValueError, match="--top_k: got 11, accepted are numbers up to that of the classes, 10"):
         store([*run, *out, "--top_k", "11"])
+    with pytest.raises(ValueError, match="--stored_labels: these are made here; name a --teacher"):
+        store([*without_teacher(run, "x"), *out])
+    for options, message in (
+        (["--mixup", "0.2"], "--mixup: labels are stored of pictures that are not mixed; accepted is 0"),
+        (["--cutmix", "1"], "--cutmix: labels are stored of pictures that are not mixed; accepted is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            store([*run, *out, *options])
+    at = run.index("--teacher")
+    alone = [*run[:at], *run[at + 2 :], "--losses", "{lsskd: {stages: [1, 2], heads: light}}"]
+    with pytest.raises(ValueError, match="--teacher is missing: name an image classifier on the Hub or in a local"):
+        store([*alone, *out])
     with pytest.raises(ValueError, match="--output is missing"):
         store([*run, "--output_dir", str(tmp_path / "unused")])
     with pytest.raises(ValueError, match="--task: got image-classification, accepted is distillation"):

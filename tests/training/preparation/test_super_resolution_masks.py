@@ -142,6 +142,24 @@ def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tm
     assert np.array_equal(decode_regions(np.array(first["regions"]), first["values"]), expected)
 
 
+def test_an_image_whose_masks_cannot_be_stored_is_named(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "slic", lambda *_: lambda image: [np.ones((2, 2), bool)])
+    with pytest.raises(ValueError, match=r"row 0 \(0\) of .*train: "):
+        preparation.main(["--dataset", str(pictures), "--segmenter", "slic", "--output", str(tmp_path / "maps")])
+
+
+def test_superpixels_are_as_many_and_as_square_as_is_asked_for(pictures, tmp_path, monkeypatch):
+    """And by default twenty of a compactness of 10, in the official positional encoding, whole images."""
+    asked = []
+    monkeypatch.setattr(preparation, "slic", lambda *options: asked.append(options) or quarters)
+    common = ["--dataset", str(pictures), "--segmenter", "slic", "--max_eval_samples", "1", "--output"]
+    preparation.main([*common, str(tmp_path / "1")])
+    preparation.main([*common, str(tmp_path / "2"), "--num_segments", "7", "--compactness", "0.5"])
+    assert asked == [(20, 10.0), (7, 0.5)]
+    settings = json.loads((tmp_path / "1" / "preparation.json").read_text())
+    assert [settings[name] for name in ("encoding", "tile_size", "scale")] == ["rope", None, 4]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -153,6 +171,8 @@ def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tm
         (["--segmenter", "slic", "--tile_size", "10"], "--tile_size: got 10, accepted are multiples of 8"),
         (["--segmenter", "slic", "--split", "validation"], "there is no 'validation', the splits are train"),
         (["--model", "nowhere/sam"], "nowhere/sam"),
+        (["--segmenter", "slic", "--eval_dataset", "x"], "--eval_dataset goes with training; the table is of all"),
+        (["--segmenter", "slic", "--eval_fraction", "0.5"], "--eval_fraction goes with training; the table is of all"),
     ],
 )
 def test_wrong_input_writes_nothing(pictures, tmp_path, arguments, message):

@@ -97,7 +97,15 @@ def test_any_encoder_gives_a_vector_for_each_text_whatever_stands_beside_it(enco
     torch.testing.assert_close(load_encoder(str(encoders["clip"]))(TEXTS), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="--pooling: BertModel has no projection"):
         load_encoder(str(encoders["bert"]), pooling="projected")
+    # The text part of a network with images is asked by itself for anything but the projection.
+    states = network.text_model(torch.tensor([ids[1]])).last_hidden_state[0]
+    torch.testing.assert_close(load_encoder(str(encoders["clip"]), pooling="cls")(TEXTS[1:2]), states[:1])
     without = tokenizer()
+    without.pad_token = None  # the end fills up, to the right, whatever the tokenizer was told
+    without.padding_side = "left"
+    found = TextEncoder(BertModel.from_pretrained(encoders["bert"]), without, "last")(TEXTS)
+    expected = load_encoder(str(encoders["bert"]), pooling="last")(TEXTS)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     without.pad_token = without.eos_token = None
     with pytest.raises(ValueError, match="neither a token to pad with nor one for the end"):
         TextEncoder(network, without)
@@ -205,6 +213,17 @@ def test_what_is_not_over_all_processes_is_the_batchs_own(kind):
     }
     torch.testing.assert_close(found, expected[kind])
     assert loss.projection[0].weight.std() > 0.3
+
+
+def test_networks_that_make_no_vectors_of_texts_are_named(encoders, monkeypatch):
+    for said, message in (
+        (lambda *_: torch.zeros(1, 2, 3), r"--encoder: .*bert\d+ \(BertModel\) gives no vector for a text\.$"),
+        (lambda *_: None, r"--encoder: .*bert\d+ \(BertModel\) gives no vector for a text\.$"),
+        (lambda *_: 1 / 0, r"--encoder: .*bert\d+ \(BertModel\) encodes no texts \(division by zero\)\.$"),
+    ):
+        monkeypatch.setattr(TextEncoder, "__call__", said)
+        with pytest.raises(ValueError, match=message):
+            load_encoder(str(encoders["bert"]))
 
 
 def test_wrong_texts_are_named(make, tmp_path, digits_run, convnext_folder):

@@ -68,8 +68,27 @@ def test_wide_pictures_and_merged_patches_keep_all_their_places():
     assert _prefix(7 * 14, 4, (224, 448)) == 0  # a Swin's last stage
     assert _prefix(14 * 28 + 5, 16, (224, 448)) == 5
     assert _prefix(3 * 16 * 12 + 1, (16, 16), (16 * 16, 36 * 16)) == 1
-    with pytest.raises(ValueError, match=r"--pooling: got mean, but which of this model's 100 tokens"):
-        _prefix(100, 16, (224, 224))
+    assert _prefix(15 * 15 + 1, 16, (225, 225)) == 1  # the last patch of each side is filled up
+    assert _prefix(14 * 14 + 16, 16, (224, 224)) == 16  # more would not be class tokens and registers
+    assert _prefix(7 * 9, None, (28, 36)) == 0  # a grid of any stride, of a model that does not tell its patches
+    for tokens, patch in ((100, 16), (14 * 14 + 17, 16), (7 * 9 + 1, None)):
+        size = (224, 224) if patch else (28, 36)
+        with pytest.raises(ValueError, match=f"--pooling: got mean, but which of this model's {tokens} tokens"):
+            _prefix(tokens, patch, size)
+
+
+def test_grey_pictures_reach_a_network_of_one_channel_as_their_only_one():
+    """The average mean and deviation of the processor's three are its."""
+    drawn = np.random.default_rng(0).integers(0, 255, (3, 16, 16), dtype=np.uint8)
+    grey = Pictures([Image.fromarray(image) for image in drawn], "train", np.arange(3))
+    config = ViTConfig(**TINY, intermediate_size=16, patch_size=4, num_channels=1)
+    model, own = AutoModel.from_config(config).eval(), processor()
+    own.image_mean, own.image_std = [0.25], [0.5]
+    with torch.no_grad():
+        pixels = (torch.from_numpy(drawn)[:, None] / 255 - 0.25) / 0.5
+        expected = model(pixel_values=pixels).last_hidden_state[:, 1:].mean(1)
+    found = features_of(model, own, grey, 2, "mean")
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pooling_that_a_model_has_not_is_refused():

@@ -1,11 +1,23 @@
 """What features are worth, against the formulas."""
 
+import inspect
 import math
 
 import numpy as np
 from scipy.optimize import minimize
 
+from hf_effmodels.training.probing.probe import ProbeArguments
 from hf_effmodels.training.probing.scores import linear_probe, nearest_neighbours, principal_plane
+
+
+def test_neighbours_vote_by_default_as_dinos_do():
+    """Twenty of them at a temperature of 0.07; and scikit-learn's C is its own default."""
+    args = ProbeArguments(models=["x"], output="y")
+    assert (args.neighbours, args.temperature, args.linear_strength, args.seed) == (20, 0.07, 1.0, 0)
+    for function, defaults in ((nearest_neighbours, [20, 0.07]), (linear_probe, [1.0, 0])):
+        assert [p.default for p in inspect.signature(function).parameters.values() if p.default is not p.empty] == (
+            defaults
+        )
 
 
 def test_near_pictures_vote_by_the_exponential_of_their_cosine():
@@ -26,6 +38,11 @@ def test_near_pictures_vote_by_the_exponential_of_their_cosine():
         assert nearest_neighbours(train, labels, queries, number, temperature).tolist() == found
     assert by_hand[3] != by_hand[4] != by_hand[5]  # one more, or one less, decides something
     expected = by_hand[k]
+    # Of fewer pictures all vote.
+    assert (
+        nearest_neighbours(train, labels, queries, 99, temperature).tolist()
+        == nearest_neighbours(train, labels, queries, 40, temperature).tolist()
+    )
     # The largest numbers do not run over, and the nearest decides.
     assert (
         nearest_neighbours(train, labels, queries, k, 1e-3).tolist()
