@@ -209,7 +209,7 @@ def optimizer_class_and_settings(args) -> tuple[type[Optimizer], dict] | None:
 
 def read_optimizer_settings(text: str | None) -> dict:
     """`"momentum=0.9,nesterov=true"` as a dict."""
-    pairs = [pair.partition("=") for pair in (text or "").replace(" ", "").split(",") if pair]
+    pairs = [pair.partition("=") for pair in text.replace(" ", "").split(",")] if text else []
     for name, equals, value in pairs:
         if not (name and equals and value):
             raise ValueError(f"--optim_args: got {text!r}, accepted is such as 'momentum=0.9,nesterov=true'.")

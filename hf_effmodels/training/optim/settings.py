@@ -17,6 +17,12 @@ from .schedules import cosine_over_warmup_schedule, inverse_decay_schedule, step
 _OTHER_VALUES = ("0.5", "3", "true", "false", "float16")
 # They are called without `lr_scheduler_kwargs`.
 _WITHOUT_SETTINGS = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
+# What the trainer says itself.
+_TAKEN = {"optimizer", "num_warmup_steps", "num_training_steps", "steps_per_epoch", "last_epoch"}
+# Of a function that hands over what it is given, whatever that is: trying it out tells.
+_ANY = {"kwargs"}
+# Of the schedule that is tried out: some fail, or rise without end, at their last.
+_STEPS = 10
 
 
 def check_optimizer_settings(args: TrainingArguments) -> None:
@@ -27,7 +33,9 @@ def check_optimizer_settings(args: TrainingArguments) -> None:
             raise ValueError(f"--optim_args: got {value} for {name!r}, accepted are finite numbers.")
     try:
         optimizer_class_and_settings(args)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("--"):
+            raise
         name = getattr(args.optim, "value", args.optim)
         raise ValueError(f"--optim_args: got {args.optim_args!r}, which {name} does not take ({error}).") from None
     if args.optim not in OPTIMIZERS:
@@ -81,21 +89,21 @@ def check_schedule_settings(args: TrainingArguments) -> None:
         def make(optimizer):
             return inverse_decay_schedule(optimizer, **settings)
     elif kind == "cosine_over_warmup":
-        accepted = inspect.signature(cosine_over_warmup_schedule).parameters
+        accepted = {*inspect.signature(cosine_over_warmup_schedule).parameters} - {"min_lr"}  # an argument of its own
 
         def make(optimizer):
-            return cosine_over_warmup_schedule(optimizer, 1, 10, min_lr=args.min_lr, **settings)
+            return cosine_over_warmup_schedule(optimizer, 1, _STEPS, min_lr=args.min_lr, **settings)
     else:
         accepted = {} if name in _WITHOUT_SETTINGS else inspect.signature(TYPE_TO_SCHEDULER_FUNCTION[name]).parameters
 
         def make(optimizer):
-            return get_scheduler(name, optimizer, 1, 10, scheduler_specific_kwargs=settings)
+            return get_scheduler(name, optimizer, 1, _STEPS, scheduler_specific_kwargs=settings)
 
-    taken = set(accepted) & {"optimizer", "num_warmup_steps", "num_training_steps", "steps_per_epoch"}
+    known = set(accepted) - _TAKEN
     for key in settings:
-        if key not in accepted or key in taken:
-            known = "are " + ", ".join(sorted(set(accepted) - taken)) if accepted else "is nothing"
-            raise ValueError(f"--lr_scheduler_kwargs: {kind} takes no {key!r}, accepted {known}.")
+        if key not in known and known != _ANY:
+            listed = "are " + ", ".join(sorted(known)) if known else "is nothing"
+            raise ValueError(f"--lr_scheduler_kwargs: {kind} takes no {key!r}, accepted {listed}.")
     if make is not None:
         _try_out(make, args.learning_rate, f"--lr_scheduler_kwargs: {kind} with {settings}")
 
@@ -103,12 +111,13 @@ def check_schedule_settings(args: TrainingArguments) -> None:
 def _try_out(make, learning_rate: float, what: str) -> None:
     optimizer = SGD([torch.zeros(1)], lr=learning_rate)
     try:
-        schedule = make(optimizer)
-        for _ in range(3):
+        schedule, rates = make(optimizer), []
+        for _ in range(_STEPS):
             optimizer.step()
             schedule.step(*([1.0] if "metrics" in inspect.signature(schedule.step).parameters else []))
+            rates.append(optimizer.param_groups[0]["lr"])
     except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"{what} cannot be made: {error}") from None
-    rate = optimizer.param_groups[0]["lr"]
-    if not math.isfinite(rate) or rate < 0:
-        raise ValueError(f"{what} leads to a learning rate of {rate}.")
+    for rate in rates:
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"{what} leads to a learning rate of {rate}.")
