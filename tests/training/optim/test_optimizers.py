@@ -1,5 +1,6 @@
 import copy
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,12 @@ import torch
 from torch import nn
 
 from hf_effmodels.training.optim.adamp import AdamP
-from hf_effmodels.training.optim.optimizers import Lamb, RMSpropTF
+from hf_effmodels.training.optim.optimizers import (
+    Lamb,
+    RMSpropTF,
+    optimizer_class_and_settings,
+    read_optimizer_settings,
+)
 from hf_effmodels.training.optim.schedules import step_decay_schedule
 
 RNG = np.random.default_rng(0)
@@ -109,11 +115,114 @@ def test_a_saved_optimizer_goes_on_bit_for_bit(make):
     assert all(torch.equal(a, b) for a, b in zip(params, resumed, strict=True))
 
 
-def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="betas.*1.5"):
-        Lamb([nn.Parameter(torch.zeros(1))], betas=(0.9, 1.5))
-    with pytest.raises(ValueError, match="weight_decay.*-1"):
-        RMSpropTF([nn.Parameter(torch.zeros(1))], weight_decay=-1)
+@pytest.mark.parametrize(
+    "make, settings, message",
+    [
+        *((Lamb, {name: -0.1}, f"{name}: got -0.1, accepted are numbers from 0") for name in ("lr", "eps")),
+        (Lamb, {"weight_decay": -0.1}, "weight_decay: got -0.1"),
+        (Lamb, {"max_grad_norm": -1.0}, "max_grad_norm: got -1.0"),
+        (Lamb, {"betas": (0.9, 1.0)}, r"betas: got \(0.9, 1.0\), accepted are numbers from 0 to below 1"),
+        (Lamb, {"betas": (-0.1, 0.9)}, r"betas: got \(-0.1"),
+        *((RMSpropTF, {name: -1}, f"{name}: got -1") for name in ("lr", "alpha", "eps", "weight_decay", "momentum")),
+        *((AdamP, {name: -1}, f"{name}: got -1, acc") for name in ("lr", "eps", "weight_decay", "delta")),
+        (AdamP, {"lr": float("nan")}, "lr: got nan"),
+        (AdamP, {"wd_ratio": 1.1}, "wd_ratio 1.1, accepted are numbers from 0 to 1"),
+        (AdamP, {"wd_ratio": -0.1}, "wd_ratio -0.1"),
+        (AdamP, {"betas": (0.9, 1.0)}, r"betas \(0.9, 1.0\)"),
+    ],
+)
+def test_wrong_settings_are_named(make, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make([nn.Parameter(torch.zeros(1))], **settings)
+    make([nn.Parameter(torch.zeros(1))], **{name: (0.0, 0.0) if name == "betas" else 0.0 for name in settings})
+
+
+OPTIMIZERS_OF_OURS = pytest.mark.parametrize("make", [Lamb, AdamP, RMSpropTF])
+
+
+@OPTIMIZERS_OF_OURS
+def test_a_step_gives_back_the_loss_of_its_closure_and_moves_what_has_a_gradient(make):
+    weight, other, alone = (nn.Parameter(torch.ones(2, 2)) for _ in range(3))
+    optimizer = make([{"params": [weight, other]}, {"params": [alone]}], lr=0.1)
+
+    def closure():
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 4.0
+    assert (weight < 1).all() and (other == 1).all() and (alone == 1).all()
+    assert optimizer.step() is None
+    weight.grad = torch.ones(2, 2).to_sparse()
+    with pytest.raises(ValueError, match="sparse gradients are not supported"):
+        optimizer.step()
+    weight.grad = None
+    before = weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(weight, before)
+
+
+def test_what_an_optimizer_is_not_told_is_what_its_source_has():
+    """timm's LAMB, TensorFlow's RMSprop with timm's numbers, AdamP's official code: a step of one weight by hand."""
+    weight, gradient = np.array([[3.0, 4.0]]), np.array([[6.0, 8.0]])  # of the length 5 and 10
+    (lamb,) = run(Lamb, grads=[[gradient]], start=[weight])
+    update = 1 / (1 + 1e-6 / (gradient / 10)) + 0.01 * weight  # of a clipped gradient, the first moments without bias
+    np.testing.assert_allclose(lamb, weight - 1e-3 * update * 5 / np.linalg.norm(update), rtol=1e-12)
+    (rms,) = run(RMSpropTF, grads=[[gradient]], start=[weight])
+    np.testing.assert_allclose(rms, weight - 1e-2 * gradient / np.sqrt(0.9 + 0.1 * gradient**2 + 1e-10), rtol=1e-12)
+    # Upright on the weight, the gradient tells that the length is free; the update is upright, too.
+    (adamp,) = run(AdamP, grads=[[np.array([[8.0, -6.0]])]], start=[weight])
+    update = np.array([[1.0, -1.0]])  # its signs, for a start
+    update -= weight * (weight * update).sum() / 25
+    np.testing.assert_allclose(adamp, weight - 1e-3 * update, rtol=1e-7)
+    assert AdamP([nn.Parameter(torch.zeros(1))]).defaults["wd_ratio"] == 0.1
+    # Of second steps the decay rates show.
+    for make, after in ((Lamb, _second_of_adam), (AdamP, _second_of_adam)):
+        options = {"max_grad_norm": None, "weight_decay": 0.0, "eps": 0.0} if make is Lamb else {"eps": 0.0}
+        first, second = np.array([2.0]), np.array([-1.0])
+        (moved,) = run(lambda p, make=make, o=options: make(p, **o), grads=[[first], [second]], start=[np.array([7.0])])
+        np.testing.assert_allclose(moved, 7.0 - 1e-3 * (1 + after(first, second)), rtol=1e-10)
+
+
+def _second_of_adam(first, second):
+    m, v = 0.9 * 0.1 * first + 0.1 * second, 0.999 * 0.001 * first**2 + 0.001 * second**2
+    return m / (1 - 0.9**2) / np.sqrt(v / (1 - 0.999**2))
+
+
+def _asked(optim, text=None):
+    return SimpleNamespace(
+        optim=optim, optim_args=text, learning_rate=0.3, adam_beta1=0.7, adam_beta2=0.8, adam_epsilon=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "optim, kind, settings",
+    [
+        ("lamb", Lamb, {"betas": (0.7, 0.8), "eps": 1e-3, "max_grad_norm": None}),
+        ("adamp", AdamP, {"betas": (0.7, 0.8), "eps": 1e-3}),
+        ("rmsprop_tf", RMSpropTF, {}),
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    ],
+)
+def test_an_optimizer_takes_the_training_arguments_that_are_its_own(optim, kind, settings):
+    assert optimizer_class_and_settings(_asked(optim)) == (kind, {"lr": 0.3, **settings})
+    made, changed = optimizer_class_and_settings(_asked(optim, "weight_decay=0.5"))
+    assert made is kind and changed == {"lr": 0.3, **settings, "weight_decay": 0.5}
+    for name in ("params", "lr", "momentums"):
+        with pytest.raises(ValueError, match=f"--optim_args: {optim} takes no '{name}', accepted are .*weight_decay"):
+            optimizer_class_and_settings(_asked(optim, f"{name}=1"))
+    assert optimizer_class_and_settings(_asked("adamw_torch")) is None
+
+
+def test_settings_of_optimizers_are_read_by_their_kind():
+    text = " momentum = 0.9, nesterov=true,steps=-3,eps=1e-3,foreach=null,name=x"
+    read = read_optimizer_settings(text)
+    assert read == {"momentum": 0.9, "nesterov": True, "steps": -3, "eps": 1e-3, "foreach": None, "name": "x"}
+    assert type(read["steps"]) is int
+    assert read_optimizer_settings(None) == read_optimizer_settings("") == {}
+    for wrong in ("momentum", "=0.9", "momentum=", "a=1,b", "a=1,", "a=1,,b=2"):
+        with pytest.raises(ValueError, match=f"--optim_args: got '{wrong}', accepted is such as 'momentum=0.9"):
+            read_optimizer_settings(wrong)
 
 
 def test_step_decay_is_timms_schedule():

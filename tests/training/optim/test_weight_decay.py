@@ -54,6 +54,29 @@ def test_layer_decay_counts_the_blocks_of_vision_transformers():
     assert [round(math.log(found[name], 0.5), 6) for name in swin] == [4, 2, 2, 1, 3, 0, 0]
     with pytest.raises(ValueError, match="names: got no parameter of a stage"):
         layer_decay_scales(["encoder.layer.1.weight", "head.weight"], 0.5)
+    for decay in (0, 1.1, -0.5):
+        with pytest.raises(ValueError, match=f"decay: got {decay}, accepted are numbers above 0 and up to 1"):
+            layer_decay_scales(names, decay)
+
+
+def test_layer_decay_counts_stages_and_a_stem_or_so_many_layers_as_is_said():
+    names = ["net.stem.conv.weight", "net.stages.0.conv.weight", "net.stages.2.0.norm.bias", "net.head.weight"]
+    assert layer_decay_scales(names, 0.5) == dict(zip(names, [1 / 16, 1 / 8, 1 / 2, 1], strict=True))
+    assert layer_decay_scales(names, 0.5, num_layers=5) == dict(zip(names, [1 / 64, 1 / 32, 1 / 8, 1], strict=True))
+    assert set(layer_decay_scales(names[1:], 1).values()) == {1}  # stages need no stem
+
+
+def test_layers_that_the_model_numbers_itself_learn_by_their_numbers():
+    class Numbered(Network):
+        def learning_layers(self):
+            return {name: 0 if name.startswith("stem") else 3 for name, _ in self.named_parameters()}
+
+    model = Numbered()
+    model.norm.weight.requires_grad_(False)
+    groups = layer_decay_groups(model, 0.5, learning_rate=0.8, weight_decay=0.3)
+    found = {(group["lr"], group["weight_decay"]): len(group["params"]) for group in groups}
+    # The stem's weight and bias; the stage's two, the scale and the norm's bias.
+    assert found == {(0.1, 0.3): 1, (0.1, 0.0): 1, (0.8, 0.0): 4}
 
 
 def test_layer_decay_keeps_to_what_the_model_says():
@@ -62,3 +85,8 @@ def test_layer_decay_keeps_to_what_the_model_says():
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert {name for name, p in model.named_parameters() if decay[id(p)] == 0.3} == DECAYS
     assert {decay[id(p)] for name, p in model.named_parameters() if name not in DECAYS} == {0.0}
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert {name: rates[id(p)] for name, p in model.named_parameters()} == {
+        **{"stem.weight": 0.25, "stem.bias": 0.25, "stages.0.weight": 0.5, "stages.0.bias": 0.5},
+        **{"scale": 1.0, "norm.weight": 1.0, "norm.bias": 1.0},
+    }
