@@ -200,10 +200,10 @@ def read_drawn(file: Path, samples: int, data: str | None = None) -> np.ndarray:
     Raises:
         ValueError: not such a file, or one for another data set.
     """
-    content = read_json(file)
     try:
+        content = read_json(file)
         of, indices = content["samples"], np.asarray(content["indices"], dtype=np.int64)
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, ValueError):
         raise ValueError(f"{file}: it holds no drawn samples.") from None
     if of != samples:
         raise ValueError(f"{file}: drawn from {of} samples, the data set has {samples}.")
@@ -213,4 +213,10 @@ def read_drawn(file: Path, samples: int, data: str | None = None) -> np.ndarray:
 
 
 def read_json(file: Path) -> dict | None:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    """What the file holds, None where there is none; a ValueError where it is no JSON any more."""
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: it is no JSON ({error}).") from None
