@@ -89,6 +89,12 @@ def test_what_is_kept_is_near_and_not_alone():
     assert kept.sum() == 30 and torch.equal(kept, nearest < threshold)
     counts = [int((kept & (clusters.labels == number)).sum()) for number in range(3)]
     assert classes.tolist() == [number for number in range(3) if counts[number] >= 9] != [0, 1, 2]
+    # By default all that lie less than opposite are kept, and classes of five.
+    kept, classes = keep_confident(clusters)
+    assert kept.all() and classes.tolist() == [0, 1, 2]
+    few = spherical_clusters(features[:14], rows)
+    sizes = torch.bincount(few.labels, minlength=3)
+    assert sorted(sizes.tolist()) == [4, 5, 5] and keep_confident(few)[1].tolist() == [*torch.where(sizes > 4)[0]]
 
 
 def test_the_source_has_the_classifiers_direction_and_the_targets_length_and_width():
@@ -99,6 +105,10 @@ def test_the_source_has_the_classifiers_direction_and_the_targets_length_and_wid
     members = features[kept & (truth == 2)]
     torch.testing.assert_close(estimate.mean[1], rows[2] / rows[2].norm() * members.mean(0).norm())
     torch.testing.assert_close(estimate.std[1], 2 * members.std(0))
+    torch.testing.assert_close(estimate.target_mean[1], members.mean(0))
+    torch.testing.assert_close(estimate.target_std[1], members.std(0))
+    plain = estimate_source(features, truth, kept, torch.tensor([2]), rows)
+    torch.testing.assert_close(plain.std[0], members.std(0))
     drawn = estimate.sample([2, 0], 4000, torch.Generator().manual_seed(1))
     assert drawn.shape == (8000, 8)
     torch.testing.assert_close(drawn[:4000].mean(0), estimate.mean[1], atol=0.3, rtol=0)
@@ -202,6 +212,16 @@ def test_what_cannot_be_clustered_or_compared_is_named():
     kept = torch.ones(len(features), dtype=torch.bool)
     with pytest.raises(ValueError, match="none has enough samples"):
         estimate_source(features, truth, kept, torch.tensor([], dtype=torch.long), rows)
+    alone = torch.zeros(len(features), dtype=torch.bool)
+    alone[truth.tolist().index(1)] = True
+    with pytest.raises(ValueError, match="classes: 1 has 1 samples, a deviation takes two"):
+        estimate_source(features, truth, alone, torch.tensor([1]), rows)
+    with pytest.raises(ValueError, match="no direction"):
+        spherical_clusters(torch.cat([features, torch.full((1, 8), torch.inf)]), rows)
+    for wrong in (features[0], features[None]):
+        with pytest.raises(ValueError, match=r"features: got shape .*, expected \(samples, 8\)"):
+            spherical_clusters(wrong, rows)
+    assert len(spherical_clusters(features[:3], rows).labels) == 3
     layer = (torch.randn(4, 3), torch.randn(4, 3))
     for counts in ([2, 3], [4, 0]):
         with pytest.raises(ValueError, match="add up to the samples"):

@@ -104,8 +104,39 @@ def test_wrong_settings_are_refused_before_training(tmp_path):
         _trainer(tmp_path, _model(), submodels=[])
     with pytest.raises(ValueError, match="submodels_per_step: got 4, accepted are 1 to 3"):
         _trainer(tmp_path, _model(), submodels_per_step=4)
+    with pytest.raises(ValueError, match="submodels_per_step: got 0, accepted are 1 to 3"):
+        _trainer(tmp_path, _model(), submodels_per_step=0)
     with pytest.raises(ValueError, match="num_hidden_layers: got 9, accepted are 1 to 3"):
         _trainer(tmp_path, _model(), submodels=[{"num_hidden_layers": 9}])
+    smoothed = {"label_smoothing_factor": 0.1}
+    with pytest.raises(
+        ValueError, match="label_smoothing_factor: the models' own losses are trained on; accepted is 0"
+    ):
+        _trainer(tmp_path, _model(), arguments=smoothed)
+    # Who computes the loss can smooth it.
+    _trainer(tmp_path, _model(), arguments=smoothed, compute_loss_func=lambda outputs, labels, **options: outputs.loss)
+    with pytest.raises(ValueError, match="gradient_checkpointing: got True, accepted is False for sub-models"):
+        _trainer(tmp_path, _model(), arguments={"gradient_checkpointing": True})
+
+
+@pytest.mark.parametrize("wrapped", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_weights_in_parts_have_no_sub_models(tmp_path, wrapped):
+    class InParts(Trainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            setattr(self, wrapped, True)
+
+    class SortedInParts(SortedTraining, InParts):
+        pass
+
+    arguments = TrainingArguments(tmp_path, report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match="submodels: they need the weights whole; .* without FSDP and DeepSpeed"):
+        SortedInParts(_model(), arguments, train_dataset=_data(), submodels=SUBMODELS)
+
+
+def test_all_sub_models_are_trained_in_a_step_unless_fewer_are_asked_for(tmp_path):
+    trainer = _trainer(tmp_path, _model())
+    assert trainer.submodels_per_step == 3 and sorted(trainer.draw_submodels(4)) == [0, 1, 2]
 
 
 def test_shrinking_begins_softly_and_climbs_to_the_multiplier():
@@ -117,8 +148,36 @@ def test_shrinking_begins_softly_and_climbs_to_the_multiplier():
     torch.testing.assert_close(steps, steps[:1].expand(9))  # the effective rate climbs in a line
     assert rates[0] == pytest.approx(0.1 * 0.5 * schedule.learning_rate(7))
     assert schedule.weight(3, 4) == 0 and not schedule.trains_others(3) and schedule.weight(6) == 0.5
-    with pytest.raises(ValueError, match="warmup_epochs, full_model_epochs: got 7 and 6"):
-        DelayedShrinking(10, 6, 7, 5, 0.1)
+    assert schedule.trains_others(4)
+    assert [schedule.learning_rate(epoch) for epoch in (0, 5, 10)] == pytest.approx([0.4, 0.2, 0])
+    told = DelayedShrinking(10, 6, 2, batches_per_epoch=5, base_lr=0.4, lr_at_start=0.3)
+    assert told.weight(5, 4) * told.learning_rate(5, 4) == pytest.approx(0.3) and told.weight(6) == 1.0
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        *(
+            ({name: 0}, f"^{name}: got 0, accepted are whole numbers from 1")
+            for name in ("epochs", "batches_per_epoch")
+        ),
+        ({"warmup_epochs": 7}, "warmup_epochs, full_model_epochs: got 7 and 6, accepted are .* <= 10, the epochs"),
+        ({"warmup_epochs": -1}, "warmup_epochs, full_model_epochs: got -1 and 6"),
+        ({"full_model_epochs": 11}, "warmup_epochs, full_model_epochs: got 2 and 11"),
+        *(
+            ({"base_lr": value}, f"^base_lr: got {value}, accepted are positive numbers")
+            for value in (0, float("inf"))
+        ),
+        ({"multiplier": -0.5}, "^multiplier: got -0.5"),
+    ],
+)
+def test_a_shrinking_that_cannot_be_is_named(settings, message):
+    possible = {"epochs": 10, "full_model_epochs": 6, "warmup_epochs": 2, "batches_per_epoch": 5, "base_lr": 0.1}
+    with pytest.raises(ValueError, match=message):
+        DelayedShrinking(**{**possible, **settings})
+    edge = DelayedShrinking(**{**possible, "full_model_epochs": 10, "warmup_epochs": 10})
+    assert edge.trains_others(0) and 0 < edge.weight(0) < edge.weight(1)
+    assert not DelayedShrinking(**{**possible, "warmup_epochs": 0}).trains_others(5)
 
 
 def test_the_sandwich_weighs_the_others_and_smooths_the_largest():
@@ -136,3 +195,20 @@ def test_the_sandwich_weighs_the_others_and_smooths_the_largest():
     (expected,) = torch.autograd.grad(first + 0.25 * second, weight)
     torch.testing.assert_close(found, expected)
     assert len(sandwich_backward(run, 5, [2], labels, weight=0.0)) == 1
+    # Neither smooth, nor warm, nor weighed, unless asked for.
+    weight.grad = None
+    plain = sandwich_backward(run, 5, [2, 3], labels)
+    largest = run(5)
+    first = torch.nn.functional.nll_loss(largest.log_softmax(1), labels)
+    others = [-(largest.detach().softmax(1) * run(width).log_softmax(1)).sum(1).mean() for width in (2, 3)]
+    torch.testing.assert_close(torch.stack(plain), torch.stack([first, *others]).detach())
+    (expected,) = torch.autograd.grad(first + sum(others), weight)
+    torch.testing.assert_close(weight.grad, expected)
+
+
+def test_a_name_that_elastic_training_does_not_have_is_an_attribute_error():
+    from hf_effmodels.training import elastic
+
+    assert elastic.DelayedShrinking is DelayedShrinking
+    with pytest.raises(AttributeError, match="hf_effmodels.training.elastic' has no attribute 'Shrinking'"):
+        elastic.Shrinking  # noqa: B018

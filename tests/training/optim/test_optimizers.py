@@ -180,7 +180,9 @@ def test_what_an_optimizer_is_not_told_is_what_its_source_has():
     for make, after in ((Lamb, _second_of_adam), (AdamP, _second_of_adam)):
         options = {"max_grad_norm": None, "weight_decay": 0.0, "eps": 0.0} if make is Lamb else {"eps": 0.0}
         first, second = np.array([2.0]), np.array([-1.0])
-        (moved,) = run(lambda p, make=make, o=options: make(p, **o), grads=[[first], [second]], start=[np.array([7.0])])
+        (moved,) = run(
+            lambda p, make=make, o=options: make(p, **o), grads=[[first], [second]], start=[np.array([7.0])]
+        )
         np.testing.assert_allclose(moved, 7.0 - 1e-3 * (1 + after(first, second)), rtol=1e-10)
 
 

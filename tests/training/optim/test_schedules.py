@@ -119,7 +119,7 @@ def test_a_rate_that_would_rise_is_no_inverse_decay(settings):
 
 
 def test_the_defaults_of_a_detectors_schedule_are_the_published_ones():
-    """YOLOv6's: 0.01 to a hundredth of it, at least a thousand steps of warm-up, biases from 0.1, momentum 0.8 to 0.937."""
+    """YOLOv6's: 0.01 to a hundredth of it, a thousand steps of warm-up or more, biases from 0.1, momentum from 0.8."""
     short, long = DetectionSchedule(10, 100), DetectionSchedule(10, 500)
     assert (short.warmup_steps, long.warmup_steps) == (1000, 1500)
     assert long.learning_rates(0) == (0.0, 0.0, 0.1) and long.momentum_at(0) == 0.8

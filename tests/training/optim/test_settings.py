@@ -42,10 +42,18 @@ def test_settings_that_a_schedule_has_are_taken(kind, settings):
         ("constant_with_warmup", {"num_warmup_steps": 1}, "takes no 'num_warmup_steps', accepted is nothing"),
         ("cosine", {"num_training_steps": 4}, "cosine takes no 'num_training_steps', accepted are num_cycles"),
         ("cosine", {"last_epoch": 4}, "cosine takes no 'last_epoch', accepted are num_cycles"),
-        ("step", {"steps_per_epoch": 3}, "step takes no 'steps_per_epoch', accepted are decay_epochs, decay_rate, warm"),
+        (
+            "step",
+            {"steps_per_epoch": 3},
+            "step takes no 'steps_per_epoch', accepted are decay_epochs, decay_rate, warm",
+        ),
         ("inverse_decay", {"gamma": 3}, "inverse_decay takes no 'gamma', accepted are alpha, beta"),
         ("inverse_decay", {"alpha": -1}, "inverse_decay with {'alpha': -1} cannot be made: alpha, beta: got -1"),
-        ("cosine_over_warmup", {"num_warmup_steps": 1}, "takes no 'num_warmup_steps', accepted are warmup_lr, warmup_p"),
+        (
+            "cosine_over_warmup",
+            {"num_warmup_steps": 1},
+            "takes no 'num_warmup_steps', accepted are warmup_lr, warmup_p",
+        ),
         ("cosine_over_warmup", {"min_lr": 0.01}, "takes no 'min_lr', accepted are"),  # an argument of its own
         ("cosine_over_warmup", {"warmup_lr": 0.2}, "cosine_over_warmup with .* cannot be made: warmup_lr: got 0.2"),
         ("reduce_lr_on_plateau", {"factors": 0.3}, "reduce_lr_on_plateau with .* cannot be made: .*'factors'"),

@@ -1,6 +1,7 @@
 """Rounds draw what is hard, and come out the same after a kill and with any number of processes."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from hf_effmodels.compression import (
 )
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.run.rounds import sample_losses
+from hf_effmodels.training.run.rounds.numbers import check_rounds
+from hf_effmodels.training.run.rounds.rounds import read_drawn, write_drawn
 from hf_effmodels.training.run.trainer import RecipeTrainer
 
 from ....compression.conftest import LLAMA
@@ -276,9 +279,112 @@ def test_a_folder_of_rounds_is_that_of_one_recipe_one_data_set_and_one_draw(tmp_
         ([1.0, float("nan")], {"rate": 0.5}, "number 1 is nan"),
         ([1.0, 2.0], {"rate": 0.0}, "rate: got 0.0"),
         ([1.0, 2.0], {"rate": 0.3}, "draws none of 2 groups"),
-        ([1.0, 2.0], {"rate": 0.5, "temperature": 0}, "temperature: got 0"),
+        ([1.0, 2.0], {"rate": 1.1}, "rate: got 1.1, accepted are shares above 0 and up to 1"),
+        ([1.0, 2.0], {"rate": 0.5, "temperature": 0}, "temperature: got 0, accepted are numbers from 1e-06"),
+        ([1.0, 2.0], {"rate": 0.5, "temperature": 9e-7}, "temperature: got 9e-07"),
+        ([1.0, 2.0], {"rate": 0.5, "group_size": 0}, "group_size: got 0, accepted are whole numbers from 1"),
+        ([1.0, 2.0], {"rate": 0.5, "seed": -1}, "seed: got -1, accepted are whole numbers from 0 to 4294967295"),
+        ([1.0, 2.0], {"rate": 0.5, "seed": 2**32}, "seed: got 4294967296"),
+        ([[1.0, 2.0]], {"rate": 0.5}, r"losses: got an array of shape \(1, 2\), accepted are vectors"),
     ],
 )
 def test_wrong_input_is_named(losses, options, message):
     with pytest.raises(ValueError, match=message):
         draw_by_loss(np.array(losses), **options)
+
+
+def test_the_numbers_of_rounds_are_checked_up_to_the_last_rounds_seed():
+    check_rounds(1, 1.0, 1e-6, 1, seed=2**32 - 2)
+    for numbers, message in (
+        ((0, 0.5, 1.0, 1), "rounds: got 0, accepted are whole numbers from 1"),
+        ((2, 0.0, 1.0, 1), "rate: got 0.0"),
+        ((1, 0.5, 1.0, 1, 2**32 - 1), "seed: got 4294967296"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_rounds(*numbers)
+    with pytest.raises(ValueError, match="^temperature: got 0, accepted are numbers above 0"):
+        loss_probabilities(np.ones(2), temperature=0)
+
+
+def test_a_draw_is_written_with_what_it_was_drawn_by_and_read_for_its_data_set_alone(tmp_path):
+    losses, file = np.array([1.0, 5.0, 2.0, 7.0]), tmp_path / "drawn.json"
+    options = {"rate": 0.5, "temperature": 0.01, "seed": 3, "data": "ab"}
+    written = write_drawn(file, losses, **options, group_size=1)
+    assert written == json.loads(file.read_text())
+    assert {name: written[name] for name in options} == options and written["group_size"] == 1
+    assert (written["samples"], written["indices"]) == (4, [1, 3])
+    assert (written["mean_loss"], written["mean_drawn_loss"]) == (15 / 4, 6.0)
+    assert written["largest_probability"] == pytest.approx(1)
+    for data in (None, "ab"):
+        assert read_drawn(file, 4, data).tolist() == [1, 3]
+    with pytest.raises(ValueError, match="drawn.json: drawn from 4 samples, the data set has 5"):
+        read_drawn(file, 5)
+    with pytest.raises(ValueError, match="drawn.json: drawn from another data set of as many samples"):
+        read_drawn(file, 4, "cd")
+    for content in ("{}", "[]", "null", '{"samples": 4}', '{"samples": 4, "indices": ["a"]}', '{"samples":'):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="drawn.json: it holds no drawn samples"):
+            read_drawn(file, 4)
+    file.unlink()
+    with pytest.raises(ValueError, match="drawn.json: it holds no drawn samples"):
+        read_drawn(file, 4)
+    (tmp_path / "round-1").mkdir()
+    (tmp_path / "round-1" / "round.json").write_text('{"round": 1')
+    with pytest.raises(ValueError, match="round.json: it is no JSON"):
+        run_rounds(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "indices, message",
+    [
+        ([], "indices: there are none"),
+        ([0, 30], "indices: got 0 to 30, the data set has 30 samples"),
+        ([-1, 3], "indices: got -1 to 3"),
+    ],
+)
+def test_samples_that_a_data_set_does_not_have_are_not_drawn_from_it(indices, message):
+    with pytest.raises(ValueError, match=message):
+        DrawnDataset(Blocks(), indices)
+
+
+def test_drawn_samples_tell_what_their_data_set_tells_even_after_a_trip_to_another_process():
+    drawn = DrawnDataset(Blocks(), [29])
+    for each in (drawn, pickle.loads(pickle.dumps(drawn))):
+        assert each.tokens.shape == (30, 12) and len(each) == 1
+        with pytest.raises(AttributeError, match="words"):
+            each.words  # noqa: B018
+
+
+class Ragged(list):
+    """Samples of the lengths given; -100 in all labels where they are to be none."""
+
+    def __init__(self, *lengths, labels=True):
+        super().__init__(
+            {"input_ids": torch.arange(n), "labels": torch.full((n,), 1 if labels else -100)} for n in lengths
+        )
+
+
+@pytest.mark.parametrize(
+    "samples, options, message",
+    [
+        (Ragged(), {}, "dataset: it has no samples"),
+        (Ragged(4), {"batch_size": 0}, "batch_size: got 0, accepted are whole numbers from 1"),
+        (Ragged(4, 4, 4, 6), {"batch_size": 2}, r"dataset: input_ids of samples 2 ... has the lengths \[4, 6\]"),
+        (Ragged(4, 4, labels=False), {}, "dataset: sample 0 has no label to predict"),
+        ([*Ragged(4, 4), *Ragged(4, labels=False)], {"batch_size": 1}, "dataset: sample 2 has no label"),
+    ],
+)
+def test_samples_whose_losses_cannot_be_measured_are_named(samples, options, message):
+    with pytest.raises(ValueError, match=message):
+        compute_losses(model(), samples, **options)
+
+
+def test_samples_without_labels_of_their_own_are_measured_by_their_tokens(losses):
+    plain = [{"input_ids": tokens.tolist()} for tokens in Blocks().tokens[:3]]
+    np.testing.assert_allclose(compute_losses(model(), plain), losses[:3], rtol=1e-5)
+
+
+def test_rounds_that_could_draw_nothing_are_refused_before_the_first_and_leave_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="rate: got 0.01, which draws none of 30 groups of 1 samples"):
+        run_rounds(tmp_path / "rounds", rate=0.01)
+    assert not [*tmp_path.iterdir()]
