@@ -128,10 +128,7 @@ def load_picture_split(args: PictureArguments, name: str | None, token: str | No
         OSError: a data set that cannot be found or reached.
     """
     splits = load_image_splits(args, token)
-    source = _read_split(splits, args, "--split", only_split(splits, "--split", name), _pictures)
-    if not len(source):
-        raise ValueError(f"{source.split} is empty.")
-    return source
+    return _read_split(splits, args, "--split", only_split(splits, "--split", name), _pictures)
 
 
 def for_training(args: PictureArguments, token: str | None, read: Callable, hold_out: Callable) -> tuple:
