@@ -70,6 +70,8 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
         if type(error.__cause__).__name__ == "SchemaInferenceError":
             raise ValueError(f"{what}{how}: there is nothing in it.") from error
         raise OSError(f"{what} cannot be read{how} ({error.__cause__ or error}).") from error
+    except StopIteration as error:  # an empty JSON file
+        raise ValueError(f"{what}{how}: there is nothing in it.") from error
     except ImportError:
         raise
     except Exception as error:  # of a folder or files that are something else
