@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_effmodels.training.data.image_pairs import augment_pair, expanded, load_pairs, read_expansion
+from hf_effmodels.training.data.image_pairs import ImagePairs, augment_pair, expanded, load_pairs, read_expansion
 
 
 def noise(seed: int, size=(20, 12)) -> Image.Image:
@@ -56,6 +56,34 @@ def test_splits_are_folders_and_wrong_ones_are_named(tmp_path):
         load_pairs("nowhere")
 
 
+def test_folders_without_pairs_or_with_other_tasks_are_named(tmp_path):
+    with pytest.raises(ValueError, match="has no task: a folder with images and answers in it"):
+        load_pairs(str(tmp_path))
+    write(tmp_path, "pose", 0)
+    with pytest.raises(ValueError, match="--dataset: .*pose has no pairs"):
+        load_pairs(str(tmp_path))
+    for part in ("images", "answers"):
+        noise(0).save(tmp_path / "pose" / part / "one.PNG")
+        (tmp_path / "pose" / part / "notes.txt").write_text("no picture")
+    with pytest.raises(ValueError, match="--dataset: task pose has one pair, accepted are two or more"):
+        load_pairs(str(tmp_path))
+    for part in ("images", "answers"):
+        noise(1).save(tmp_path / "pose" / part / "two.jpg")
+    train, test = load_pairs(str(tmp_path))
+    assert (len(train[0]), len(test[0])) == (1, 1)
+    write(tmp_path / "split" / "train", "pose", 2)
+    write(tmp_path / "split" / "val", "segment", 2)
+    with pytest.raises(ValueError, match="split has other tasks in train than in test"):
+        load_pairs(str(tmp_path / "split"))
+
+
+def test_few_of_many_pairs_are_spread_evenly():
+    pairs = ImagePairs("pose", [*"abcdefg"], [(name, name) for name in "abcdefg"])
+    assert pairs.evenly(3).names == ["a", "d", "g"] and pairs.evenly(3).pairs[1] == ("d", "d")
+    for all_of_them in (None, 7, 8):
+        assert pairs.evenly(all_of_them) is pairs
+
+
 def test_digits_have_two_tasks_whose_answers_are_what_they_are_called():
     train, test = load_pairs("digits")
     assert [len(task) for task in (*train, *test)] == [1438, 1438, 359, 359]
@@ -92,5 +120,8 @@ def test_copies_are_augmented_and_the_first_is_the_pair_itself():
         expanded(pairs, 2, 0, 3, 3)
     with pytest.raises(ValueError, match="--expand: got 'pose', accepted are the tasks invert, segment"):
         read_expansion("--expand", {"pose": 2}, ["invert", "segment"])
-    with pytest.raises(ValueError, match="got -1 for segment"):
-        read_expansion("--expand", {"segment": -1}, ["segment"])
+    for number, told in ((-1, "-1"), (1.5, "1.5"), (True, "true"), ("2", '"2"')):
+        with pytest.raises(ValueError, match=f"--expand: got {told} for segment, accepted are whole numbers from 0"):
+            read_expansion("--expand", {"segment": number}, ["segment"])
+    assert read_expansion("--expand", {"b": 2}, ["a", "b"]) == {"a": 0, "b": 2}
+    assert read_expansion("--expand", None, ["a"]) == {"a": 0}

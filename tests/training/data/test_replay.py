@@ -86,6 +86,30 @@ def test_pairs_are_mixed_as_often_and_in_the_way_that_is_asked_for():
         mix_pairs(pixels[:3], seeds[:3])
 
 
+def test_a_rectangle_that_never_fits_is_not_erased():
+    huge = {"random_erasing": 1.0, "erasing_area": (2.0, 2.0)}
+    whole = ReplayableAugmentation(size=(16, 16), **PLAIN)
+    assert torch.equal(ReplayableAugmentation(size=(16, 16), **PLAIN | huge)(PICTURE, 3), whole(PICTURE, 3))
+
+
+def test_draws_reach_both_ends_and_nothing_beyond():
+    draws = Draws(0)
+    assert {draws.integer(2, 5) for _ in range(200)} == {2, 3, 4, 5}
+    uniform = [draws.uniform(2.0, 5.0) for _ in range(2000)]
+    assert 2 <= min(uniform) < 2.01 and 4.99 < max(uniform) < 5
+    assert {*draws.choice(3, 100).tolist()} == {0, 1, 2}
+
+
+def test_an_order_that_does_not_divide_is_filled_up_from_its_beginning():
+    order = paired_order(7, epoch=0)
+    assert sorted(order[:7]) == list(range(7)) and order[7:] == order[:1]
+    dealt = [paired_order(7, epoch=0, replicas=3, rank=rank) for rank in range(3)]
+    assert [len(own) for own in dealt] == [4, 4, 4]
+    singly = [paired_order(7, epoch=0, replicas=3, rank=rank, pair=False) for rank in range(3)]
+    assert [number for turn in zip(*singly, strict=True) for number in turn] == [*order[:7], *order[:2]]
+    assert paired_order(1, epoch=0, replicas=4, rank=3) == [0, 0]
+
+
 def test_an_order_is_another_in_each_epoch_and_for_each_seed():
     first = paired_order(12, epoch=0)
     assert sorted(first) == list(range(12)) and first != paired_order(12, epoch=1)
@@ -125,9 +149,15 @@ def test_records_refuse_what_has_no_room():
 
 
 def test_settings_that_cannot_be_are_named_and_nothing_is_mixed_by_neither():
-    for wrong in ({"scale": (1.0, 0.1)}, {"horizontal_flip": 7.0}, {"std": (1.0, 0.0, 1.0)}, {"ratio": (0.0, 1.0)}):
+    for wrong in (
+        *({"scale": value} for value in ((1.0, 0.1), (0.0, 1.0))),
+        *({"horizontal_flip": 7.0}, {"random_erasing": -0.1}, {"random_erasing": 1.1}),
+        *({"std": (1.0, 0.0, 1.0)}, {"ratio": (0.0, 1.0)}, {"erasing_area": (0.5, 0.1)}),
+    ):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got"):
             ReplayableAugmentation(size=(8, 8), **wrong)
+    # The ends belong to what is accepted.
+    ReplayableAugmentation(size=(8, 8), scale=(1.0, 1.0), horizontal_flip=1.0, random_erasing=0.0)
     pixels = torch.randn(2, 3, 4, 4)
     assert torch.equal(mix_pairs(pixels, [3, 9], mixup=0, cutmix=0)[0], pixels)
     gray = PICTURE.convert("L")

@@ -5,17 +5,23 @@ import logging
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from hf_effmodels.training.data.arguments import SplitArguments
 from hf_effmodels.training.data.splits import (
     evaluation_split,
+    find_column,
     load_splits,
     number_held_out,
+    only_split,
+    pick_split,
     stratified_choice,
     stratified_sample,
 )
+from hf_effmodels.training.data.stored_names import check_stored_names
 from hf_effmodels.training.data.text import documents
 from hf_effmodels.training.data.text.arguments import TextArguments
 from hf_effmodels.training.tasks.image_classification import data as classification
@@ -215,6 +221,125 @@ def test_files_that_number_their_classes_otherwise_are_refused(nested, tmp_path)
                 load(**files)
 
 
+@pytest.mark.parametrize(
+    "name, content, kind, message",
+    [
+        ("text", b"", ValueError, "^--dataset: 'text', with --data_files FILE: there is nothing in it.$"),
+        ("json", b"", ValueError, "^--dataset: 'json', with --data_files FILE: there is nothing in it.$"),
+        ("csv", b"", OSError, "^--dataset: 'csv' cannot be read, with --data_files FILE .No columns"),
+        ("json", b"{nope", OSError, "^--dataset: 'json' cannot be read, with --data_files FILE .JSON parse error"),
+        (
+            "csv",
+            None,
+            OSError,
+            "^--dataset: 'csv' cannot be found or reached, with --data_files FILE .* Without network",
+        ),
+    ],
+)
+def test_files_that_hold_nothing_or_something_else_are_named(name, content, kind, message, tmp_path):
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(kind, match=message.replace("FILE", str(file))):
+        load_splits(SplitArguments(name, data_files=str(file), cache_dir=str(tmp_path / "cache")), None)
+
+
+def test_folders_and_files_that_are_no_data_set_are_told_from_those_that_are_not_there(tmp_path):
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    (tmp_path / "empty").mkdir()
+
+    def load(dataset, **options):
+        load_splits(SplitArguments(str(dataset), cache_dir=str(tmp_path / "cache"), **options), None)
+
+    with pytest.raises(ValueError, match="a.csv' is a file; accepted are .* imagefolder with --data_files .*a.csv"):
+        load(tmp_path / "a.csv")
+    with pytest.raises(OSError, match="empty' cannot be read .*contain any data files"):
+        load(tmp_path / "empty")
+    with pytest.raises(OSError, match="'imagefolder' cannot be read, with --data_dir .*empty"):
+        load("imagefolder", data_dir=str(tmp_path / "empty"))
+    with pytest.raises(OSError, match="'imagefolder' cannot be found or reached, with --data_dir .*nowhere"):
+        load("imagefolder", data_dir=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="--dataset_revision: got 'v1', but --dataset .* lies here"):
+        load(tmp_path, dataset_revision="v1")
+
+
+def test_the_split_and_the_column_that_are_meant_are_found_or_asked_for():
+    splits = {"train": 1, "test": 2}
+    assert pick_split(splits, "--x", "test") == 2
+    assert only_split(splits, "--x", "test") == "test" and only_split({"all": 1}, "--x", None) == "all"
+    for name, told in (("val", "there is no 'val', the splits are train, test"), (None, "name one of the splits")):
+        with pytest.raises(ValueError, match=f"^--x: {told}"):
+            only_split(splits, "--x", name)
+    columns = ("picture", "image", "label", "img")
+    assert find_column("x", "label", ["picture"], ("image",), columns) == "label"
+    assert find_column("x", None, ["picture"], ("image",), columns) == "picture"
+    assert find_column("x", None, [], ("image", "photo"), columns) == "image"
+    for asked_for, typed, told in (
+        ("other", [], "--x: there is no 'other', the columns are picture, image, label, img"),
+        (
+            None,
+            ["picture", "image"],
+            "--x: it could be any of picture, image; say which of the columns it is: picture,",
+        ),
+        (None, [], "--x: it could be any of image, img;"),
+    ):
+        with pytest.raises(ValueError, match=f"^{told}"):
+            find_column("x", asked_for, typed, ("image", "img"), columns)
+    with pytest.raises(ValueError, match="^--x: it is not clear; say which of the columns it is: picture"):
+        find_column("x", None, [], ("photo",), columns)
+
+
+def test_another_data_set_has_files_configuration_and_revision_of_its_own():
+    own = {"data_files": "a.csv", "data_dir": "d", "dataset_config": "c", "dataset_revision": "v1"}
+    args = SplitArguments("mine", eval_dataset="other", eval_split="val", cache_dir="here", train_split="all", **own)
+    other = args.of_eval_dataset()
+    assert (other.dataset, other.eval_dataset, other.argument) == ("other", None, "--eval_dataset")
+    assert {name: getattr(other, name) for name in own} == dict.fromkeys(own)
+    assert (other.eval_split, other.cache_dir, other.train_split) == ("val", "here", "all")
+    assert args.argument == "--dataset" and args.data_files == "a.csv"
+
+
+def test_names_of_classes_are_read_from_every_kind_of_file_and_from_the_cache_of_the_hub(tmp_path, monkeypatch):
+    def table(*names):
+        label = datasets.ClassLabel(names=list(names))
+        return datasets.Dataset.from_dict({"label": [0]}, datasets.Features({"label": label})).data.table
+
+    one, other = table("cat", "dog"), table("dog", "cat")
+    with pa.OSFile(str(tmp_path / "stream.arrow"), "wb") as sink, pa.ipc.new_stream(sink, one.schema) as writer:
+        writer.write_table(one)
+    with pa.OSFile(str(tmp_path / "file.arrow"), "wb") as sink, pa.ipc.new_file(sink, other.schema) as writer:
+        writer.write_table(other)
+    pq.write_table(other, tmp_path / "same.parquet")
+    files = [str(tmp_path / name) for name in ("stream.arrow", "file.arrow", "same.parquet")]
+    check_stored_names(files[1:])
+    for pair in (files[:2], files[::2]):
+        with pytest.raises(ValueError, match=f"column 'label' are cat, dog in {pair[0]}, but dog, cat in {pair[1]}:"):
+            check_stored_names(pair)
+    check_stored_names([files[0], str(tmp_path / "gone.parquet")])  # its rows are in the cache
+    asked = []
+
+    def cached(**names):
+        asked.append(names)
+        return files[1] if names["filename"] == "data/b.arrow" else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    check_stored_names([files[0], "hf://datasets/org/set@v1/data/a.arrow"])
+    with pytest.raises(ValueError, match="but dog, cat in hf://datasets/org/set@v1/data/b.arrow"):
+        check_stored_names([files[0], "hf://datasets/org/set@v1/data/b.arrow"])
+    assert asked[0] == {"repo_id": "org/set", "revision": "v1", "filename": "data/a.arrow", "repo_type": "dataset"}
+
+
+def test_many_names_of_classes_are_shown_by_their_first(tmp_path):
+    files = []
+    for number, names in enumerate((map(str, range(9)), map(str, range(8, -1, -1)))):
+        label = datasets.ClassLabel(names=list(names))
+        rows = datasets.Dataset.from_dict({"label": [0]}, datasets.Features({"label": label}))
+        files.append(str(tmp_path / f"{number}.parquet"))
+        rows.to_parquet(files[-1])
+    with pytest.raises(ValueError, match=r"are 0, 1, 2, 3, 4, \.\.\. in .*, but 8, 7, 6, 5, 4, \.\.\. in"):
+        check_stored_names(files)
+
+
 def test_stratified_samples_are_of_every_class():
     labels = np.repeat([0, 1, 2, 3], [40, 10, 4, 1])
     mask = stratified_sample(labels, 0.25)
@@ -241,7 +366,10 @@ def test_the_share_held_out_is_rounded_and_leaves_something():
         assert number_held_out(args, total, "x/train", default=99) == expected
     assert number_held_out(SplitArguments(dataset="x"), 40, "x/train") == 4
     assert number_held_out(SplitArguments(dataset="x"), 40, "x/train", default=7) == 7
-    assert evaluation_split(SplitArguments(dataset="x"), ["train", "test", "val", "validation"]) == "validation"
+    usual = ["test", "val", "valid", "validation"]
+    for number in range(4):
+        assert evaluation_split(SplitArguments(dataset="x"), ["train", *usual[: number + 1]]) == usual[number]
+    assert evaluation_split(SplitArguments(dataset="x"), ["train", "dev"]) is None
     with pytest.raises(ValueError, match="x/train has 1 samples: nothing can be held out"):
         number_held_out(SplitArguments(dataset="x"), 1, "x/train")
 

@@ -1,11 +1,13 @@
 """Which texts are read, and what counts as one."""
 
+from pydoc_data.topics import topics
+
 import datasets
 import pytest
 
 from hf_effmodels.training import main
 from hf_effmodels.training.data.text.arguments import TextArguments
-from hf_effmodels.training.data.text.documents import load_evaluation_texts, load_texts, read
+from hf_effmodels.training.data.text.documents import load_evaluation_texts, load_text_split, load_texts, read
 
 
 def test_the_column_is_found_or_asked_for(text_run, tmp_path):
@@ -59,6 +61,82 @@ def test_the_first_documents_can_be_all_there_are(streaming, tmp_path):
     assert len(train) == 4 and len(evaluation) == 3 and not set(train) & set(evaluation)
     if not streaming:  # evenly spread: every second one
         assert evaluation == ["train 1", "train 3", "train 5"] and train == [f"train {n}" for n in (0, 2, 4, 6)]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"eval_documents": 2}, "--eval_documents goes with --streaming true; use --eval_holdout or --eval_fraction"),
+        ({"streaming": True, "eval_documents": 2, "eval_holdout": 1}, "--eval_documents and --eval_holdout exclude"),
+        ({"streaming": True, "eval_fraction": 0.1}, "--eval_fraction: a stream has no known length"),
+        ({"block_size": 1}, "--block_size: got 1, accepted are whole numbers from 2 to 16777216"),
+        ({"shuffle_blocks": 0}, "--shuffle_blocks: got 0"),
+        ({"max_train_documents": 0}, "--max_train_documents: got 0"),
+    ],
+)
+def test_wrong_arguments_about_texts_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        TextArguments("some.txt", **options)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_table_without_rows_or_without_texts_is_named(tmp_path, streaming):
+    (tmp_path / "none.csv").write_text("text,n\n")
+    (tmp_path / "numbers.csv").write_text("m,n\n1,2\n")
+    (tmp_path / "two.csv").write_text("text,n,body\nx,2,y\n")
+    args = {"streaming": streaming, "cache_dir": str(tmp_path / "cache")}
+    told = "none.csv holds no documents" if streaming else "none.csv': .* no data"
+    with pytest.raises(ValueError, match=f"--dataset: .*{told}"):
+        load_evaluation_texts(TextArguments(str(tmp_path / "none.csv"), **args))
+    with pytest.raises(ValueError, match="--text_column: it is none; the columns are m, n"):
+        load_evaluation_texts(TextArguments(str(tmp_path / "numbers.csv"), **args))
+    with pytest.raises(ValueError, match="--text_column: 'm' holds no texts; those are none"):
+        load_evaluation_texts(TextArguments(str(tmp_path / "numbers.csv"), text_column="m", **args))
+    with pytest.raises(ValueError, match="--text_column: there is no 'z', the columns are text, n, body"):
+        load_evaluation_texts(TextArguments(str(tmp_path / "two.csv"), text_column="z", **args))
+    for column, found in ((None, "x"), ("text", "x"), ("body", "y")):
+        texts = load_evaluation_texts(TextArguments(str(tmp_path / "two.csv"), text_column=column, **args))
+        assert list(read(texts)) == [found]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.jsonl", '{"text": "one"}\n{"text": "two"}\n'),
+        ("a.json", '[{"text": "one"}, {"text": "two"}]'),
+        ("a.CSV", "text\none\ntwo\n"),
+        ("a.txt", "one\ntwo\n"),
+    ],
+)
+def test_a_file_is_read_as_its_ending_says(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    args = TextArguments(str(tmp_path / name), text_unit="line", cache_dir=str(tmp_path / "cache"))
+    found, texts = load_text_split(args, None)
+    assert found == "train" and list(read(texts)) == ["one", "two"]
+    with pytest.raises(ValueError, match="--split: there is no 'test', the splits are train"):
+        load_text_split(args, "test")
+    with pytest.raises(OSError, match=r"--dataset: there is no file '.*nothing\.txt'"):
+        load_text_split(TextArguments(str(tmp_path / "nothing.txt")), None)
+
+
+def test_pythons_own_help_is_a_text_and_has_no_more_than_its_name():
+    for streaming in (False, True):
+        _, texts = load_text_split(TextArguments("pydoc_topics", streaming=streaming), "train")
+        assert next(read(texts)) == topics[min(topics)]
+    with pytest.raises(
+        ValueError, match="--data_files: goes with what the library datasets reads; --dataset pydoc_top"
+    ):
+        load_texts(TextArguments("pydoc_topics", data_files="a.txt"))
+
+
+def test_a_document_that_cannot_be_cut_at_a_line_is_named(tmp_path):
+    for text in ("all in one line", "one line\n", "one\n" + 40 * "x"):
+        (tmp_path / "one.txt").write_text(text)
+        with pytest.raises(ValueError, match="the only document of .*one.txt has no line in its last 20%, where the"):
+            load_texts(TextArguments(str(tmp_path / "one.txt"), eval_fraction=0.2, cache_dir=str(tmp_path / "cache")))
+    (tmp_path / "one.txt").write_text("".join(f"{n}\n" for n in range(10, 100)))
+    _, evaluation = load_texts(TextArguments(str(tmp_path / "one.txt"), cache_dir=str(tmp_path / "cache")))
+    assert list(read(evaluation)) == ["".join(f"{n}\n" for n in range(92, 100))]  # a tenth, but for the line it cuts
 
 
 def test_a_missing_document_is_an_empty_one():

@@ -64,6 +64,27 @@ def test_there_are_no_blocks_beyond_the_last(tokenizer):
             packed[number]
 
 
+def test_too_little_text_is_named_and_what_became_of_a_text_is_told(tokenizer, caplog):
+    separators, encode = Separators(258, 259), Encoder(tokenizer, Separators(258, 259))
+
+    def pack(texts, size, **options):
+        texts = datasets.Dataset.from_dict({"text": texts})
+        return PackedBlocks(texts, encode, Block(size, separators, False), **options)
+
+    with pytest.raises(ValueError, match="--dataset: the text is empty: 2 documents, none with text"):
+        pack(["", None], 4)
+    with pytest.raises(ValueError, match="--block_size: got 5, but mine has only 4 tokens, not enough for one block"):
+        pack(["13"], 5, name="mine")
+    assert (len(pack(["13"], 5, keep_tail=True)), len(pack(["13"], 4)), pack(["13"], 4, split="dev").split) == (
+        1,
+        1,
+        "dev",
+    )
+    with caplog.at_level("INFO", "hf_effmodels"):
+        pack(["13" * 1000, ""], 4).counts.log("training")
+    assert "training text: 1 documents, 1 empty documents, 2,000 bytes" in caplog.text
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("model_type", ["pangu_pi", "llama"])
 def test_separate_documents_do_not_see_each_other(tokenizer, model_type, attention):

@@ -71,6 +71,31 @@ def test_a_stream_goes_on_from_a_checkpoint_with_the_very_same_blocks(tokenizer,
     assert torch.equal(blocks(again, 40), expected[where:])
 
 
+def test_a_place_that_is_forgotten_or_not_reached_is_not_made_up(tokenizer, tmp_path):
+    stream = stream_of(tokenizer, window=4)
+    seen = iter(stream)
+    for _ in range(12):
+        next(seen)
+    assert [stream.state(number)["window_start"]["blocks"] for number in (0, 3, 4, 5, 12)] == [0, 0, 4, 4, 8]
+    stream.forget(9)
+    for number in (0, 7, 13):
+        with pytest.raises(ValueError, match=f"the stream has no record of block {number}"):
+            stream.state(number)
+    assert stream.state(8)["blocks"] == 8
+    (tmp_path / "text_stream.json").write_text("{")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(
+            ValueError, match=f"--resume_from_checkpoint: {folder} does not say where in the text it was"
+        ):
+            read_state(folder)
+
+
+def test_a_stream_is_not_read_by_workers(tokenizer):
+    loader = torch.utils.data.DataLoader(stream_of(tokenizer, window=1), batch_size=None, num_workers=1)
+    with pytest.raises(ValueError, match="--dataloader_num_workers: a stream is read by a thread of the training"):
+        next(iter(loader))
+
+
 def test_a_stream_without_text_is_refused_before_training(tokenizer):
     with pytest.raises(ValueError, match="no document has text"):
         stream_of(tokenizer, 8, texts=["", "", None]).check()

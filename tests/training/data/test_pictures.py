@@ -1,0 +1,114 @@
+"""Pictures by number: by what each is called, and which of them are used."""
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_effmodels.training.data import digits
+from hf_effmodels.training.data.images import check_processor
+from hf_effmodels.training.data.pictures import (
+    PictureArguments,
+    Pictures,
+    for_evaluation,
+    for_training,
+    hold_out,
+    image_column_of,
+    load_evaluation_pictures,
+    load_picture_split,
+    load_pictures,
+    picture_ids,
+)
+
+
+def pictures(*files, rows=None, ids=None) -> Pictures:
+    return Pictures(list(files), "mine/train", np.arange(len(files)) if rows is None else np.array(rows), ids=ids)
+
+
+def test_a_picture_is_known_by_its_id_or_its_file_or_its_row():
+    named = pictures("x/a.png", "x/b.png", {"bytes": b"1", "path": "x/c.png"}, rows=[2, 0])
+    assert picture_ids(named) == ["c.png", "a.png"]
+    assert picture_ids(pictures("x/a.png", "y/a.png")) == ["x/a.png", "y/a.png"]
+    assert picture_ids(pictures("x/a.png", "y/a.png", rows=[1])) == ["a.png"]
+    assert picture_ids(pictures("x/a.png", {"bytes": b"1", "path": None}, "b.png", rows=[1, 2])) == ["1", "2"]
+    assert picture_ids(pictures("x/a.png", "x/b.png", rows=[1, 0], ids=[7, "eight"])) == ["eight", "7"]
+
+
+def test_pictures_of_a_table_are_known_by_their_files_without_reading_them(tmp_path):
+    values = [{"bytes": b"no picture", "path": f"photos/{name}.png"} for name in "abc"]
+    table = datasets.Dataset.from_dict({"image": values}, datasets.Features({"image": datasets.Image()}))
+    images, column = image_column_of(table, PictureArguments("mine"), "mine/train")
+    assert column == "image"
+    assert picture_ids(Pictures(images, "mine/train", np.array([2, 0]))) == ["c.png", "a.png"]
+
+
+def test_at_most_so_many_are_spread_from_the_first_to_the_last():
+    many = pictures(*[f"{n}.png" for n in range(11)])
+    assert many.evenly(3).rows.tolist() == [0, 5, 10]
+    for all_of_them in (None, 11, 12):
+        assert many.evenly(all_of_them) is many
+    assert many.select([3, 1]).evenly(1).rows.tolist() == [3]
+
+
+def test_what_is_held_out_is_drawn_and_called_so():
+    train, evaluation = hold_out(pictures(*[f"{n}.png" for n in range(20)]), PictureArguments("mine", eval_holdout=4))
+    assert sorted([*train.rows, *evaluation.rows]) == list(range(20)) and len(evaluation) == 4
+    assert sorted(evaluation.rows) == sorted(np.random.default_rng(0).permutation(20)[:4])
+    assert (train.split, evaluation.split) == ("mine/train", "mine/train (held out)")
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    rows = [{"image": Image.new("L", (8, 8), n), "label": str(n % 2)} for n in range(12)]
+    monkeypatch.setattr(digits, "read_digits", lambda: {"train": rows[:8], "test": rows[8:]})
+
+
+def test_digits_have_one_column_and_no_more_than_their_name(few_digits):
+    args = PictureArguments("digits", max_train_samples=5, max_eval_samples=3)
+    train, evaluation = load_pictures(args)
+    assert (len(train), len(evaluation), train.split, evaluation.split) == (5, 3, "digits/train", "digits/test")
+    assert len(load_evaluation_pictures(args)) == 3
+    assert len(load_picture_split(args, "test")) == 4, "all of it"
+    with pytest.raises(ValueError, match="--split: name one of the splits, which are train, test"):
+        load_picture_split(args, None)
+    with pytest.raises(ValueError, match="--split: there is no 'val', the splits are train, test"):
+        load_picture_split(args, "val")
+    with pytest.raises(ValueError, match="--train_split: there is no 'val'"):
+        load_pictures(PictureArguments("digits", train_split="val"))
+    with pytest.raises(ValueError, match="--image_column: there is no 'picture' in digits/train, it is 'image'"):
+        load_pictures(PictureArguments("digits", image_column="picture"))
+    assert len(load_pictures(PictureArguments("digits", image_column="image", max_eval_samples=2))[1]) == 2
+    for option in ("dataset_config", "dataset_revision", "data_files", "data_dir"):
+        with pytest.raises(
+            ValueError, match=f"--{option}: goes with what the library datasets reads; --dataset digits"
+        ):
+            load_pictures(PictureArguments("digits", **{option: "x"}))
+
+
+def test_a_split_that_a_task_reads_no_pictures_of_is_named(few_digits):
+    def read(rows, args, split):
+        return pictures(*[row["image"] for row in rows if not split.endswith(args.image_column)])
+
+    for column, call in (("train", for_training), ("test", for_training), ("test", for_evaluation)):
+        with pytest.raises(ValueError, match="^mine/train is empty.$"):
+            call(PictureArguments("digits", image_column=column), None, read, hold_out)
+
+
+class Processor:
+    def __init__(self, **options):
+        vars(self).update(options)
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("do_flip_channel_order", "swaps red and blue .do_flip_channel_order.; not supported"),
+        ("rescale_offset", "rescales in a way of its own .rescale_offset, include_top.; not supported"),
+        ("include_top", "rescales in a way of its own"),
+    ],
+)
+def test_processors_that_do_what_training_does_not_repeat_are_refused(option, message):
+    with pytest.raises(ValueError, match=f"^--model: its image processor {message}"):
+        check_processor("--model", Processor(**{option: True}))
+    check_processor("--model", Processor(**{option: False}))
+    check_processor("--model", Processor())
