@@ -211,7 +211,8 @@ def test_several_adapters_are_switched_summed_disabled_and_deleted(ids, image_em
 
 def test_merging_is_refused_and_unloading_gives_the_base_model_back(ids):
     model = adapted()
-    for merge in (model.merge_adapter, model.merge_and_unload):
+    layer = model.base_model.model.model.layers[0].mlp
+    for merge in (model.merge_adapter, model.merge_and_unload, model.unmerge_adapter, layer.merge, layer.unmerge):
         with pytest.raises(ValueError, match="ADEM cannot be merged"):
             merge()
     base = model.unload()
@@ -437,6 +438,8 @@ def test_what_does_not_fit_is_not_swapped_in(tmp_path, ids):
             hotswap_adapter(model, str(tmp_path / folder))
     with pytest.raises(ValueError, match="adapter_name: got 'other', the adapters are default"):
         hotswap_adapter(model, str(tmp_path / "layers"), "other")
+    with pytest.raises(ValueError, match="model: got a LoraModel, accepted are PeftModels with ADEM adapters"):
+        hotswap_adapter(get_peft_model(decoder(), LoraConfig(target_modules=["q_proj"])), str(tmp_path / "layers"))
     assert torch.equal(logits(model, ids), expected)
     # An adapter for another width is refused when it is loaded, too, and says both shapes.
     with pytest.raises(RuntimeError, match=r"size mismatch.*\[1, 20, 64\].*\[1, 20, 32\]"):
@@ -451,6 +454,73 @@ def test_peft_models_with_and_without_a_task_take_images(ids, image_embeds):
     expected = logits(model, ids, image_embeds=image_embeds)
     assert torch.equal(logits(plain, ids, image_embeds=image_embeds), expected)
     assert torch.equal(plain.generate(input_ids=ids, **settings), model.generate(input_ids=ids, **settings))
+
+
+def test_a_refused_merge_leaves_modules_that_are_saved_along_in_place(ids):
+    model = trained(get_peft_model(decoder(), AdemConfig(num_vision_tokens=TOKENS, modules_to_save=["embed_tokens"])))
+    with torch.no_grad():
+        model.base_model.model.model.embed_tokens.modules_to_save["default"].weight.add_(1.0)
+    before = logits(model, ids)
+    with pytest.raises(ValueError, match="ADEM cannot be merged"):
+        model.merge_and_unload()
+    assert torch.equal(logits(model, ids), before) and model.active_adapters == ["default"]
+
+
+def test_what_is_called_past_the_peft_model_sees_one_image_a_row(ids, image_embeds):
+    model = adapted(alpha=0.5)
+    part = model.base_model.model.model
+    with torch.no_grad(), model.vision_context(image_embeds):
+        expected = model(ids, output_hidden_states=True).hidden_states[-1]
+        assert torch.equal(part(ids).last_hidden_state, expected)
+        with pytest.raises(ValueError, match="image_embeds: got 2 rows for a batch of 4"):
+            part(ids.repeat(2, 1))
+
+
+def test_a_layer_shows_the_offsets_of_the_adapters_it_has():
+    model = adapted()
+    model.add_adapter("second", AdemConfig(num_vision_tokens=5, layers_to_transform=[1]))
+    first, last = (layer.mlp.adem_emb1 for layer in model.base_model.model.model.layers)
+    of_tuner = model.base_model.adem_emb1
+    assert (list(first), len(first), "second" in first) == (["default"], 1, False)
+    assert list(last) == list(last.keys()) == ["default", "second"] and len(last) == 2
+    assert last["second"] is of_tuner["second"] is dict(last.items())["second"] is list(last.values())[1]
+    assert not list(first.parameters())
+
+
+def test_official_offsets_become_an_adapter_with_the_settings_that_are_given(tmp_path, ids, image_embeds, base_folder):
+    from safetensors.torch import save_file
+
+    from hf_effmodels.adapters.adem import convert_to_peft
+
+    offsets = [torch.randn(1, TOKENS, WIDTH), torch.randn(1, TOKENS, WIDTH)]
+    save_file({"adapter_emb1": offsets[0], "adapter_emb2": offsets[1]}, tmp_path / "official.safetensors")
+    config = convert_to_peft(
+        tmp_path / "official.safetensors", tmp_path / "adapter", text_model=base_folder, alpha=0.6, drop_ratio=0.25
+    )
+    assert (config.num_vision_tokens, config.alpha, config.drop_ratio) == (TOKENS, 0.6, 0.25)
+    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(loaded.base_model.adem_emb1["default"], offsets[0])
+    assert torch.equal(loaded.base_model.adem_emb2["default"], offsets[1])
+    assert not any(p.requires_grad for p in loaded.parameters())
+    for tensors, message in (
+        ({"adapter_emb2": offsets[1]}, "official.safetensors has no 'adapter_emb1'; found \\['adapter_emb2'\\]"),
+        (
+            {"adapter_emb1": offsets[0], "adapter_emb2": offsets[1][0]},
+            "has offsets \\(1, 20, 32\\), \\(20, 32\\), expected",
+        ),
+        (
+            {"adapter_emb1": offsets[0][0], "adapter_emb2": offsets[1][0]},
+            "expected are two of \\(layers, tokens, width",
+        ),
+        (
+            {"adapter_emb1": offsets[0], "adapter_emb2": offsets[1][:, 1:]},
+            "has offsets \\(1, 20, 32\\), \\(1, 19, 32\\)",
+        ),
+    ):
+        save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "official.safetensors")
+        with pytest.raises(ValueError, match=message):
+            convert_to_peft(tmp_path / "official.safetensors", tmp_path / "wrong")
+        assert not (tmp_path / "wrong").exists()
 
 
 def test_copies_are_independent(ids, image_embeds):
@@ -473,7 +543,9 @@ def test_bad_input_is_answered_by_name(ids, image_embeds):
         model(ids, adapter_names=["default", "default"])
     for settings, message in (
         ({"drop_ratio": 1.0}, "drop_ratio: got 1.0"),
+        ({"drop_ratio": -0.1}, "drop_ratio: got -0.1"),
         ({"num_vision_tokens": 0}, "num_vision_tokens: got 0"),
+        ({"num_vision_tokens": 2.0}, "num_vision_tokens: got 2.0, accepted are positive integers"),
         ({"target_modules": ".*mlp", "layers_to_transform": [0]}, "layers_to_transform: cannot be used"),
         ({"layers_pattern": "layers"}, "layers_to_transform: got None with layers_pattern 'layers'"),
         ({"layers_pattern": ["h"], "layers_to_transform": []}, r"layers_to_transform: got \[\] with layers_pattern"),
@@ -483,6 +555,7 @@ def test_bad_input_is_answered_by_name(ids, image_embeds):
     ):
         with pytest.raises(ValueError, match=message):
             AdemConfig(**settings)
+    AdemConfig(drop_ratio=0.0, num_vision_tokens=1, init_std=0.0, layers_to_transform=0, layers_pattern="layers")
     with pytest.raises(ValueError, match="target_modules: a module's input has 48 channels, the fusion 32"):
         get_peft_model(decoder(), AdemConfig(num_vision_tokens=TOKENS, target_modules=["down_proj"]))(ids)
     neox = GPTNeoXForCausalLM(GPTNeoXConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, vocab_size=61))
@@ -623,6 +696,7 @@ def test_outputs_of_decoders_that_are_not_ours_follow_the_paper(model_type, ids,
 def test_key_offsets_start_as_told_and_value_offsets_at_zero():
     offsets = get_peft_model(decoder(), AdemConfig(num_vision_tokens=300, init_std=0.5)).base_model
     assert offsets.adem_emb1["default"].std().item() == pytest.approx(0.5, rel=0.05)
+    assert abs(offsets.adem_emb1["default"].mean().item()) < 0.05
     assert not offsets.adem_emb2["default"].any()
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hf_effmodels import metrics
-from hf_effmodels.metrics.captions import words
+from hf_effmodels.metrics.captions import check_pairs, words
 
 
 def test_captions_become_the_words_that_coco_caption_counts():
@@ -34,6 +34,7 @@ def test_bleu_clips_counts_over_the_references_and_takes_the_closest_length():
     shares = [8 / 10, 6 / 8, 4 / 6, 3 / 5]
     # Closest lengths: 9 is as near to 8 as nothing else (6 is 2 off); of 3 and 1 the shorter. 10 words of 10.
     results = metrics.load("bleu_4").compute(predictions=predictions, references=references)
+    assert set(results) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4"}
     for n in range(1, 5):
         assert results[f"bleu_{n}"] == pytest.approx(math.prod(shares[:n]) ** (1 / n), rel=1e-6)
     short = metrics.load("bleu_4").compute(predictions=["a dog"], references=[["a dog runs fast"]])
@@ -170,5 +171,7 @@ def test_wrong_pairs_are_named():
     for name in ("bleu_4", "cider"):
         with pytest.raises(ValueError, match="references: number 1 has no caption"):
             metrics.load(name).compute(predictions=["a", "b"], references=[["a"], []])
+    with pytest.raises(ValueError, match="predictions: there are none"):
+        check_pairs([], [])
     with pytest.raises(ValueError, match="references: got 'maybe', accepted are Yes and No"):
         metrics.load("mme").compute(predictions=["a"], references=["maybe"], categories=["c"], images=["i"])

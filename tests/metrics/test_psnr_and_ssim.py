@@ -36,7 +36,8 @@ def test_psnr_and_ssim_of_known_pairs():
     assert psnr.compute(predictions=[grey], references=[black])["psnr"] == pytest.approx(20 * np.log10(5))
     luma = psnr.compute(predictions=[grey], references=[black], channel="y")["psnr"]
     assert luma == pytest.approx(20 * np.log10(5 * 255 / 219))
-    assert psnr.compute(predictions=[grey], references=[grey])["psnr"] == np.inf
+    with np.errstate(divide="raise"):  # told without a warning
+        assert psnr.compute(predictions=[grey], references=[grey])["psnr"] == np.inf
     assert psnr.compute(predictions=[grey], references=[grey], epsilon=1e-8)["psnr"] == pytest.approx(80)
     for channel, low in (("rgb", 0.0), ("y", 16.0)):
         c1, high = (0.01 * 255) ** 2, low + (51 if channel == "rgb" else 44)  # 51·219/255, rounded
@@ -52,10 +53,18 @@ def test_bad_metric_input_is_refused_by_name(name):
         (photo(16, 16), {"channel": "x"}, "channel: got 'x', accepted are 'rgb', 'y'"),
         (photo(16, 12), {}, r"predictions: an image is \(16, 16\), its reference \(12, 16\)"),
         (photo(16, 16), {"crop_border": 8}, "crop_border: got 8"),
+        (photo(16, 16), {"crop_border": -1}, "crop_border: got -1, which leaves nothing of an image of 16×16"),
         (photo(16, 16).convert("RGBA"), {}, "references: got an image of mode RGBA"),
     ):
         with pytest.raises(ValueError, match=message):
             metric.compute(predictions=[photo(16, 16)], references=[other], **options)
+
+
+def test_a_border_may_leave_a_single_pixel():
+    images = photo(15, 17), photo(15, 17, seed=1)
+    got = metrics.load("psnr").compute(predictions=[images[0]], references=[images[1]], crop_border=7)["psnr"]
+    a, b = (np.asarray(image, dtype=float)[7:10, 7:8] for image in images)  # 17 rows of 15 pixels
+    assert got == pytest.approx(-10 * np.log10(np.mean(((a - b) / 255) ** 2)))
 
 
 def naive_luma(image):

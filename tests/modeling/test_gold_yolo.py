@@ -22,6 +22,7 @@ from transformers import (
 import hf_effmodels
 from hf_effmodels.hub.checkpoints import read_pickled_model
 from hf_effmodels.hub.convert import ConversionError, convert, load_checkpoint
+from hf_effmodels.modeling.gold_yolo.boxes_gold_yolo import iou_losses
 from hf_effmodels.modeling.gold_yolo.configuration_gold_yolo import GoldYoloConfig
 from hf_effmodels.modeling.gold_yolo.convert_gold_yolo import PICKLED_MODULES
 from hf_effmodels.modeling.gold_yolo.image_processing_gold_yolo import GoldYoloImageProcessorPil, letterbox
@@ -133,9 +134,16 @@ def test_weights_of_the_losses_scale_their_part(name, weight):
     assert weighted == pytest.approx(weight * plain, rel=1e-5)
 
 
-def test_images_without_objects_push_all_scores_down():
+def test_the_plain_loss_of_a_box_is_one_less_its_overlap():
+    # 2 × 1 of 4 × 3 + 4 × 2 - 2 are shared; boxes apart share nothing.
+    predicted, true = torch.tensor([[0.0, 0, 4, 3], [0, 0, 1, 1]]), torch.tensor([[2.0, 2, 6, 4], [2, 2, 3, 3]])
+    torch.testing.assert_close(iou_losses(predicted, true, "iou"), torch.tensor([1 - 2 / 18, 1.0]))
+
+
+@pytest.mark.parametrize("assigner", ["tal", "atss"])
+def test_images_without_objects_push_all_scores_down(assigner):
     model = build()
-    outputs = model(torch.rand(1, 3, 64, 64), labels=labels(0))
+    outputs = model(torch.rand(1, 3, 64, 64), labels=labels(0), assigner=assigner)
     assert outputs.loss_dict["loss_box"] == 0 and outputs.loss_dict["loss_distribution"] == 0
     p = outputs.logits.sigmoid()
     # No box: every target is 0, the weight 0.75 p², and nothing to divide by.
@@ -165,6 +173,13 @@ def test_wrong_inputs_are_named():
     truth[0]["class_labels"][1] = 3
     with pytest.raises(ValueError, match="class_labels of image 0 go from .* to 3, accepted are .* 0 to 2"):
         model(torch.rand(1, 3, 64, 64), labels=truth)
+    truth[0]["class_labels"][1] = -1
+    with pytest.raises(ValueError, match="class_labels of image 0 go from -1 to"):
+        model(torch.rand(1, 3, 64, 64), labels=truth)
+    with pytest.raises(ValueError, match="labels: got 2 for 1 images, accepted is one dictionary for each"):
+        model(torch.rand(1, 3, 64, 64), labels=labels(1, 1))
+    with pytest.raises(ValueError, match="kind: got 'eiou', accepted are 'iou', 'giou', 'diou', 'ciou' and 'siou'"):
+        iou_losses(torch.rand(1, 4), torch.rand(1, 4), "eiou")
     with pytest.raises(ValueError, match="assigner: got 'simota', accepted are 'tal' and 'atss'"):
         model(torch.rand(1, 3, 64, 64), labels=labels(1), assigner="simota")
     with pytest.raises(ValueError, match="head_type: got 'dfl', accepted are 'plain', "):
@@ -302,6 +317,94 @@ def test_true_boxes_given_as_predictions_are_found_where_they_are(options):
     assert relative["boxes"].max() <= 1
 
 
+@pytest.mark.parametrize(
+    "size, options, scaled, padding",
+    [
+        # The scale 40 / 100; of what is left to 64 pixels one half lies before the image.
+        ((100, 50), {"longest_edge": 40}, (40, 20), (12, 22)),
+        ((50, 100), {"longest_edge": 64}, (32, 64), (16, 0)),
+        ((30, 20), {"longest_edge": 60}, (60, 40), (2, 12)),
+        ((30, 20), {"longest_edge": 60, "scale_up": False}, (30, 20), (17, 22)),
+        ((30, 20), {"scale_up": False}, (30, 20), (17, 22)),
+        ((30, 20), {}, (64, 43), (0, 10)),
+        # The least multiples of 16 that hold 30 × 20 are 32 × 32.
+        ((30, 20), {"scale_up": False, "auto": True, "divisor": 16}, (30, 20), (1, 6)),
+        ((500, 1), {}, (64, 1), (0, 31)),  # one pixel is left, at least
+    ],
+)
+def test_an_image_is_scaled_and_put_in_the_middle(size, options, scaled, padding):
+    found = letterbox(*size, (64, 64), **options)
+    assert ((found.height, found.width), (found.top, found.left)) == (scaled, padding)
+    out = (32, 32) if options.get("auto") else (64, 64)
+    assert (found.out_height, found.out_width) == out
+    assert (found.scale_y, found.scale_x) == (scaled[0] / size[0], scaled[1] / size[1])
+
+
+def test_pixels_are_what_the_options_say():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    plain = torch.from_numpy(pixels).permute(2, 0, 1)
+    processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 96})
+
+    def found(image=pixels, **options):
+        return processor(image, return_tensors="pt", **options)["pixel_values"][0]
+
+    # Not resized: the image itself, in the middle of grey.
+    inner = (slice(None), slice(22, 42), slice(33, 63))
+    image = found(do_resize=False)
+    assert image.shape == (3, 64, 96)
+    torch.testing.assert_close(image[inner], plain / 255)
+    image[inner] = 114 / 255
+    torch.testing.assert_close(image, torch.full_like(image, 114 / 255))
+    assert torch.equal(found(do_resize=False, do_rescale=False)[inner], plain.float())
+    assert found(do_resize=False, do_rescale=False)[0, 0, 0] == 114
+    assert found(do_resize=False, do_rescale=False, pad_value=7)[0, 0, 0] == 7
+    # Of an image that is rescaled already the padding is, too.
+    done = found(np.float32(pixels) / 255, do_resize=False, do_rescale=False)
+    torch.testing.assert_close(done, found(do_resize=False))
+    assert found(do_resize=False, do_pad=False).shape == (3, 20, 30)
+    mean, std = [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]
+    normal = found(do_resize=False, do_normalize=True, image_mean=mean, image_std=std)
+    for channel in range(3):
+        expected = (plain[channel] / 255 - mean[channel]) / std[channel]
+        torch.testing.assert_close(normal[inner][channel], expected)
+    large = np.zeros((64, 97, 3), np.uint8)
+    assert found(large[:, 1:], do_resize=False).shape == (3, 64, 96)
+    for wrong in (large, np.zeros((65, 96, 3), np.uint8)):
+        with pytest.raises(ValueError, match="do_resize: got False, but an image of .* is larger than size 64×96"):
+            found(wrong, do_resize=False)
+    with pytest.raises(ValueError, match="longest_edge: got 97, which makes an image of 20×30 one of 64×97, larger"):
+        found(longest_edge=97)
+    with pytest.raises(ValueError, match="longest_edge: got 65, .* one of 65×43, larger than size 64×96"):
+        found(pixels.transpose(1, 0, 2), longest_edge=65)
+    with pytest.raises(ValueError, match="size: got .*accepted are height and width in pixels"):
+        found(size={"shortest_edge": 64})
+    outputs = {"logits": torch.zeros(2, 1, 3), "pred_boxes": torch.zeros(2, 1, 4)}
+    with pytest.raises(ValueError, match="target_sizes: got 1 for 2 images, accepted is one for each image"):
+        processor.post_process_object_detection(outputs, target_sizes=[(20, 30)])
+
+
+def test_detections_are_kept_by_default_as_documented():
+    """Above a score of 0.5, one class each, the best 300, and none that a better one overlaps by more than 0.45."""
+    processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64})
+
+    def found(scores, boxes, **options):
+        outputs = {"logits": torch.tensor([scores]).logit(), "pred_boxes": torch.tensor([boxes])}
+        (kept,) = processor.post_process_object_detection(outputs, **options)
+        return [round(score, 2) for score in kept["scores"].tolist()]
+
+    left, near, same = [0.25, 0.5, 0.2, 0.2], [0.31, 0.5, 0.2, 0.2], [0.335, 0.5, 0.2, 0.2]
+    # Shifted by 0.06 of 0.2 they share 14 of 26 parts, 0.54; by 0.085 11.5 of 28.5, 0.40.
+    assert found([[0.9], [0.8]], [left, near]) == [0.9]
+    assert found([[0.9], [0.8]], [left, same]) == [0.9, 0.8]
+    assert found([[0.9], [0.8]], [left, near], nms_threshold=0.6) == [0.9, 0.8]
+    assert found([[0.9, 0.1], [0.1, 0.8]], [left, near]) == [0.9, 0.8]
+    assert found([[0.9, 0.1], [0.1, 0.8]], [left, near], class_agnostic=True) == [0.9]
+    assert found([[0.51], [0.49]], [left, same]) == [0.51]
+    assert found([[0.9, 0.8]], [left]) == [0.9] and found([[0.9, 0.8]], [left], multi_label=True) == [0.9, 0.8]
+    many = [[0.002 * i + 0.001, 0.5, 0.001, 0.001] for i in range(301)]
+    assert len(found([[0.9]] * 301, many)) == 300 and len(found([[0.9]] * 301, many, max_detections=301)) == 301
+
+
 def test_annotations_are_cleaned_or_refused_by_their_row():
     processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64})
     image = np.zeros((32, 32, 3), np.uint8)
@@ -322,10 +425,23 @@ def test_annotations_are_cleaned_or_refused_by_their_row():
         ({"bbox": [1, 2, 3]}, "image 4, row 0: bbox is"),
         ({"bbox": [1, 2, 3, float("nan")]}, "row 0: bbox is"),
         ({"bbox": [1, 2, 3, 4], "category_id": -1}, "row 0: category_id is -1"),
+        ({"bbox": [1, 2, 3, "4"]}, "row 0: bbox is"),
+        ({"bbox": [1, 2, 3, 4], "category_id": 0.5}, "row 0: category_id is 0.5"),
         ({}, "row 0: bbox is missing"),
     ):
         with pytest.raises(ValueError, match=message):
             label(item)
+    for wrong in ({"image_id": 4}, {"annotations": None}, [[]]):
+        with pytest.raises(ValueError, match="annotations: that of image 0 is .*accepted is a dictionary"):
+            processor(image, annotations=wrong)
+    # What an annotation says of its area wins over its box's, in pixels of the network's input: 2 × 2 as many.
+    assert label({"bbox": [1, 1, 5, 5], "area": 3.0})["area"].tolist() == [12.0]
+    assert label({"bbox": [1, 1, 5, 4]})["area"].tolist() == [80.0]
+    corners = processor(
+        image, annotations={"annotations": [{"bbox": [1, 2, 5, 4], "category_id": 2}]}, do_convert_annotations=False
+    )["labels"][0]
+    assert corners["boxes"].tolist() == [[2, 4, 12, 12]] and corners["class_labels"].tolist() == [2]
+    assert corners["image_id"].tolist() == [0]
     with pytest.raises(ValueError, match="annotations: got 2 for 1 images"):
         processor(image, annotations=[{"annotations": []}] * 2)
 

@@ -200,7 +200,7 @@ class AdemModel(BaseTuner):
         del self.adem_emb1[adapter_name], self.adem_emb2[adapter_name]
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        # The general version looks for parameters in the layers, which have none of their own.
         for offsets in (self.adem_emb1, self.adem_emb2):
             if autocast_adapter_dtype and offsets[adapter_name].dtype in (torch.float16, torch.bfloat16):
                 offsets[adapter_name].data = offsets[adapter_name].data.float()
