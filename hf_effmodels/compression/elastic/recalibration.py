@@ -61,14 +61,14 @@ def recalibrate_batch_norms(model: nn.Module, batches: Iterable[Mapping[str, tor
 def _normalizing_by_batch(model: nn.Module, norms: Iterable[_BatchNorm]):
     """The model in evaluation, but its batch norms normalise by the batch; their statistics do not move."""
     training = {module: module.training for module in model.modules()}
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    tracking = {norm: norm.track_running_stats for norm in norms}
     model.eval()
-    for norm, _, _ in kept:
-        norm.training, norm.momentum, norm.num_batches_tracked = True, 0.0, None
+    for norm in tracking:
+        norm.training, norm.track_running_stats = True, False
     try:
         yield
     finally:
-        for norm, momentum, counter in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, counter
+        for norm, tracks in tracking.items():
+            norm.track_running_stats = tracks
         for module, mode in training.items():
             module.training = mode

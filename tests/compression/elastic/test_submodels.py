@@ -17,6 +17,8 @@ from transformers import (
 )
 
 from hf_effmodels.compression.elastic import extract_submodel, run_submodel, submodel
+from hf_effmodels.compression.elastic.recalibration import recalibrate_batch_norms
+from hf_effmodels.compression.elastic.submodels import SubmodelView, submodel_weights
 
 _TEXT = {
     "vocab_size": 61,
@@ -97,6 +99,61 @@ def test_gradients_flow_into_the_leading_part_alone():
     assert not gate[20:].any() and model.model.layers[3].mlp.gate_proj.weight.grad is None
 
 
+def test_values_of_each_layer_follow_their_number():
+    model = _decoder("qwen3")
+    model.config.layer_types = ["full_attention", "sliding_attention", "full_attention", "full_attention"]
+    assert submodel(model, num_hidden_layers=2).config.layer_types == ["full_attention", "sliding_attention"]
+
+
+def test_a_sub_model_is_of_its_own_model_and_never_checkpointed():
+    model = _decoder("llama")
+    for other in ("qwen3", "gemma"):
+        with pytest.raises(ValueError, match=r"model: the sub-model's .* is \(.*\), the model's is"):
+            submodel_weights(model, AutoModelForCausalLM.from_config(DECODERS[other][0]).lm_head.__class__(99, 99))
+    wide = AutoModelForCausalLM.from_config(LlamaConfig(**_TEXT | {"intermediate_size": 50}, **_GROUPS))
+    with pytest.raises(ValueError, match=r"gate_proj.weight is \(50, 32\), the model's is \(48, 32\)"):
+        submodel_weights(model, wide)
+    model.model.gradient_checkpointing = True
+    with pytest.raises(ValueError, match="gradient_checkpointing: got True, accepted is False"):
+        SubmodelView(model, {"num_hidden_layers": 2})
+    assert SubmodelView(model, {}).network is model
+
+
+class _Norms(torch.nn.Module):
+    """Two batch norms, of which one runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused, self.dropout = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2), torch.nn.Dropout(0.9)
+
+    def forward(self, x):
+        return self.used(self.dropout(x))
+
+
+def test_statistics_are_means_over_the_batches_by_their_sizes():
+    """Of a batch of one and one of three: its mean counts once, theirs three times, and so do the variances."""
+    model = _Norms().train()
+    model.unused.eval()
+    batches = [torch.tensor([[4.0, 1.0]]), torch.tensor([[0.0, 1.0], [3.0, 5.0], [6.0, 3.0]])]
+    recalibrate_batch_norms(model, [{"x": batch[..., None].expand(-1, -1, 2)} for batch in batches])
+    torch.testing.assert_close(model.used.running_mean, torch.tensor([(4 + 3 * 3) / 4, (1 + 3 * 3) / 4]))
+    torch.testing.assert_close(model.used.running_var, torch.tensor([3 * 6 / 4, 3 * (8 / 3) / 4]))
+    assert model.unused.running_mean.tolist() == [0, 0] and model.unused.running_var.tolist() == [1, 1]
+    assert (model.used.momentum, int(model.used.num_batches_tracked)) == (0.1, 0)
+    assert model.training and model.used.training and model.dropout.training and not model.unused.training
+
+
+def test_statistics_of_nothing_or_of_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="model: Linear has no batch norms, nothing to calibrate"):
+        recalibrate_batch_norms(torch.nn.Linear(1, 1), [])
+    model = _Norms()
+    with pytest.raises(ValueError, match="batches: there are none, accepted is one or more"):
+        recalibrate_batch_norms(model, [])
+    with pytest.raises(ValueError, match="batches: what enters used is not finite"):
+        recalibrate_batch_norms(model, [{"x": torch.full((2, 2), float("inf"))}])
+    assert model.used.running_mean.tolist() == [0, 0]
+
+
 @torch.no_grad()
 def test_classifiers_of_images_nest_too():
     torch.manual_seed(2)
@@ -124,6 +181,12 @@ def test_classifiers_of_images_nest_too():
         (DECODERS["phi"][0], {"hidden_size": 16}, "got 16 and 4, accepted are 8 channels for each head"),
         (GPTNeoXConfig(**_TEXT), {"hidden_size": 16, "num_attention_heads": 2}, "query_key_value.* less depth"),
         (LlamaConfig(**_TEXT), {}, "sizes: got none"),
+        (DECODERS["llama"][0], {"num_hidden_layers": 0}, "num_hidden_layers: got 0, accepted are 1 to 4"),
+        (DECODERS["llama"][0], {"num_hidden_layers": True}, "num_hidden_layers: got True"),
+        (DECODERS["llama"][0], {"num_hidden_layers": [1]}, r"num_hidden_layers: got \[1\]"),
+        (DECODERS["llama"][0], {"tie_word_embeddings": 1}, "tie_word_embeddings: llama has no such size"),
+        (DECODERS["llama"][0], {"num_attention_heads": 1}, "got 1 and 0, accepted are heads in whole groups of 2"),
+        (DECODERS["llama"][0], {"hidden_size": 30}, "hidden_size: llama does not accept .*hidden_size.*30.*: .*30"),
     ],
 )
 def test_sizes_that_are_none_are_refused(config, sizes, reason):
