@@ -374,6 +374,8 @@ def keep_structures(
         weights[f"{match[1]}{place}.{match[3]}"] = weight
     with init.no_init_weights():
         smaller = type(model)._from_config(config, dtype=model.dtype).to(model.device)
+    if getattr(model, "pooler", model) is None:  # said to the constructor, not in the configuration
+        smaller.pooler = None
     smaller.load_state_dict(weights)
     smaller.tie_weights()
     return smaller.train(model.training)

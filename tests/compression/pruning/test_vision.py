@@ -1,5 +1,6 @@
 """Vision transformers with fewer heads, neurons and layers: what stays, what it costs, and the command."""
 
+import copy
 import json
 import re
 
@@ -18,6 +19,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
+    ViTModel,
     ViTMSNConfig,
     ViTMSNForImageClassification,
 )
@@ -148,6 +150,15 @@ def test_what_cannot_be_is_refused_before_the_work():
         ({}, "target_parameters: got None and no sizes"),
         ({"layers": [0, 3]}, "layers: got \\[0, 3\\], accepted are different numbers from 0 to 2"),
         ({"layers": "ends"}, "layers: got 'ends'"),
+        ({"layers": [1, 1]}, "layers: got \\[1, 1\\], accepted are different numbers from 0 to 2"),
+        ({"layers": []}, "layers: got \\[\\], accepted are different numbers"),
+        ({"layers": [-1, 0]}, "layers: got \\[-1, 0\\], accepted are different numbers"),
+        ({"layers": [0, 2], "num_hidden_layers": 1}, "num_hidden_layers: got 1, but layers are \\[0, 2\\]"),
+        ({"target_parameters": 0.5, "tolerance": 0.0}, "tolerance: got 0.0, accepted are shares between 0 and 1"),
+        ({"target_parameters": 0.5, "tolerance": 1.0}, "tolerance: got 1.0"),
+        ({"target_parameters": 1e9}, "target_parameters: got 1000000000.0, accepted .* numbers below"),
+        ({"target_parameters": 0.0}, "target_parameters: got 0.0"),
+        ({"intermediate_size": 24}, "calibration: there are no pictures"),
     ):
         with pytest.raises(ValueError, match=reason):
             prune_vision_transformer(build("vit"), iter(()), **options)
@@ -159,6 +170,36 @@ def test_what_cannot_be_is_refused_before_the_work():
     with pytest.raises(ValueError, match="num_attention_heads: all layers share one table"):
         choose_vision_sizes(shared, num_attention_heads=3)
     assert choose_vision_sizes(shared, 0.9).num_attention_heads == 4
+
+
+@pytest.mark.parametrize(
+    "part, weight", [("heads", "attention.v_proj"), ("neurons", "mlp.fc1"), ("layers", "mlp.fc2")]
+)
+def test_what_says_no_number_is_named(part, weight):
+    model = build("vit")
+    with torch.no_grad():
+        model.get_parameter(f"vit.layers.2.{weight}.weight").fill_(float("nan"))
+    with pytest.raises(ValueError, match=f"model: what its {part} say on the calibration pictures is not finite"):
+        vision_scores(model, PIXELS)
+
+
+@torch.no_grad()
+def test_a_network_without_a_head_is_pruned_without_a_divergence():
+    model = ViTModel(ViTConfig(**_SIZES), add_pooling_layer=False).eval()
+    smaller, report = prune_vision_transformer(model, PIXELS[:1], num_attention_heads=3, layers=[1, 2])
+    assert report.divergence is None and type(smaller) is ViTModel
+    assert report.sizes == {
+        "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48, "head_dim": 6, "hidden_size": 24
+    }  # fmt: skip
+    assert smaller(PIXELS[0]).last_hidden_state.shape == (6, 5, 24)
+
+
+def test_a_quantised_network_is_not_pruned():
+    model = build("vit")
+    model.config = copy.deepcopy(model.config)
+    model.config.quantization_config = {"quant_method": "cbq"}
+    with pytest.raises(ValueError, match="model: it is quantised; accepted are weights in floating point"):
+        choose_vision_sizes(model, 0.5)
 
 
 def test_the_command_writes_a_classifier_that_loads_with_its_processor(tmp_path, capsys):
@@ -181,7 +222,17 @@ def test_the_command_writes_a_classifier_that_loads_with_its_processor(tmp_path,
         ([*arguments[:2], new, "--layers", "2"], "--images is missing"),
         ([*arguments[:2], new, "--layers", "2", "--images", "nowhere"], "--images: there is no folder 'nowhere'"),
         ([*arguments[:2], new, *arguments[3:], "--heads", "9"], "--heads: got 9, accepted are 1 to 4"),
+        ([*arguments[:2], new, *arguments[3:], "--key-value-heads", "2"], "--key-value-heads: got 2, which is for"),
+        ([*arguments[:2], new, *arguments[3:], "--candidates", "2"], "--candidates: got 2, which is for language"),
+        ([*arguments[:2], new, *arguments[3:], "--retraining-steps", "1"], "--retraining-steps: got 1, which is for"),
+        ([*arguments[:2], new, *arguments[3:], "--method", "l1"], "--method: got l1, which is for language models"),
+        ([*arguments[:2], new, *arguments[3:], "--rescale-norms"], "--rescale-norms: got True, which is for language"),
+        ([*arguments[:2], new, "--layers", "2", "--images", str(tmp_path / "none")], "--images: there is no folder"),
+        ([*arguments[:2], new, "--layers", "2", "--images", str(large)], "--images: .* has 0 pictures, accepted are"),
     ):
         assert main(wrong) == 2
         assert re.search(reason, capsys.readouterr().err), wrong
     assert not (tmp_path / "new").exists()
+    assert main([*arguments[:2], new, *arguments[3:], "--select-layers", "0,2", "--heads", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kept_layers"] == [0, 2] and report["num_hidden_layers"] == 2 and report["folder"] == new
