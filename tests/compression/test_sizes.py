@@ -10,6 +10,7 @@ from hf_effmodels.compression import (
     list_shapes,
     suggest_config,
 )
+from hf_effmodels.compression.sizes import feed_forward_size, table
 
 
 @pytest.mark.parametrize("model_type", ["llama", "pangu_pi"])
@@ -58,6 +59,11 @@ def test_the_recommended_shape_is_the_deepest_allowed_or_that_of_llama_s_proport
         (1e6, 100_000, {}, "no llama with 100000 tokens has 1e\\+06 parameters"),
         (0, 100, {}, "target_params: got 0"),
         (1e6, 100, {"model_type": "gpt2"}, "model_type: got 'gpt2'"),
+        (1e6, 0, {}, "vocab_size: got 0"),
+        (float("inf"), 100, {}, "target_params: got inf"),
+        (1e6, 100, {"kv_groups": 0}, "kv_groups: got 0"),
+        (1e6, 100, {"tolerance": 0}, "tolerance: got 0"),
+        (1e6, 100, {"tolerance": 1}, "tolerance: got 1"),
     ],
 )
 def test_impossible_sizes_are_named(parameters, vocabulary, options, message):
@@ -70,3 +76,36 @@ def test_other_architectures_are_not_counted_wrongly():
     config.model_type = "gpt2"
     with pytest.raises(ValueError, match="got 'gpt2'"):
         count_parameters(config)
+
+
+def test_shapes_are_told_as_rows_and_as_a_table_that_marks_too_large_embeddings():
+    shapes = list_shapes(60e6, 8192, head_dim=64, kv_groups=2, tie_word_embeddings=True)
+    for shape, line in zip(shapes, table(shapes).splitlines()[1:], strict=True):
+        config, row = shape.config, shape.row()
+        share = 8192 * config.hidden_size / row["parameters"]
+        assert row == {
+            **{name: getattr(config, name) for name in row if name not in ("parameters", "embedding_share")},
+            "parameters": count_parameters(config).total,
+            "embedding_share": share,
+        }
+        assert config.num_attention_heads == 2 * config.num_key_value_heads == config.hidden_size // 64
+        assert line.startswith("* " if shape is shapes[0] else "  ") and line.endswith("above 20 %") == (share >= 0.2)
+        told = [config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads]
+        assert [int(word) for word in line.removeprefix("*").split()[1:5]] == told
+    assert {len(line) for line in table(shapes).splitlines() if not line.endswith("above 20 %")} == {
+        len(table(shapes).splitlines()[0])
+    }
+
+
+@pytest.mark.parametrize(
+    "hidden, feed_forward", [(32, 96), (192, 512), (224, 608), (256, 768), (768, 2048), (4096, 11008)]
+)
+def test_feed_forwards_are_eight_thirds_wide_rounded_up(hidden, feed_forward):
+    """LLaMA's own 11008 at 4096; below a width of 256 in steps of 32."""
+    assert feed_forward_size(hidden) == feed_forward
+
+
+def test_a_wider_tolerance_finds_more_shapes_within_it():
+    near, far = (list_shapes(3e6, 512, tolerance=share) for share in (0.02, 0.4))
+    off = [abs(shape.parameters.total / 3e6 - 1) for shape in far]
+    assert len(near) == sum(share <= 0.02 for share in off) < len(far) and 0.05 < max(off) <= 0.4

@@ -9,7 +9,8 @@ from hf_effmodels.compression import inherit, spread_layers
 from hf_effmodels.compression.pruning.calibration import layer_importance, read_batches
 from hf_effmodels.compression.pruning.inheritance import check_inheritance, take_layers
 from hf_effmodels.compression.pruning.masks import masked
-from hf_effmodels.compression.pruning.structures import Axis, Sizes
+from hf_effmodels.compression.pruning.scores import structure_scores, top
+from hf_effmodels.compression.pruning.structures import Axis, Sizes, axes_of
 
 from ..conftest import LLAMA
 
@@ -239,6 +240,28 @@ def test_layers_are_spread_or_chosen_by_their_loss(batches):
     assert torch.allclose(named(batches[0]).logits, model(batches[0]).logits)
 
 
+@pytest.mark.parametrize("keep", [0, 6])
+def test_no_more_layers_are_spread_than_there_are(keep):
+    with pytest.raises(ValueError, match=f"keep: got {keep}, accepted are 1 to 5 layers"):
+        spread_layers(5, keep)
+
+
+def test_what_was_made_of_what_is_told_for_a_file(llama, batches):
+    smaller, made_of = inherit(
+        llama, num_hidden_layers=3, layers="importance", intermediate_size=40, calibration=batches
+    )
+    told = made_of.to_dict()
+    assert told["layers"] == made_of.layers and told["method"] == "l2"
+    assert told["layer_losses"] == pytest.approx(layer_importance(llama, read_batches(batches, "this")).tolist())
+    kept = {(row["axis"], row["layer"], row["shortcut"]): row["kept"] for row in told["units"]}
+    assert kept["hidden", None, None] == [*range(32)] and len(kept["ffn", 2, None]) == 40
+    taken = llama.model.layers[made_of.layers[2]].mlp.up_proj.weight[kept["ffn", 2, None]]
+    assert torch.equal(smaller.model.layers[2].mlp.up_proj.weight, taken)
+    # Masks that nothing is to be learned for leave what the layers are.
+    whole, _ = inherit(llama, layers=[0, 2], method="learned", calibration=batches)
+    assert torch.equal(whole.model.layers[1].mlp.up_proj.weight, llama.model.layers[2].mlp.up_proj.weight)
+
+
 def test_layers_keep_the_kind_of_attention_they_have(llama):
     llama.config.layer_types = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
     smaller, _ = inherit(llama, layers=[1, 2, 3])
@@ -253,6 +276,11 @@ def test_layers_keep_the_kind_of_attention_they_have(llama):
         ({"num_attention_heads": 4, "num_key_value_heads": 1}, "at most 2 query heads"),
         ({"layers": [0, 9]}, "layers: got .* 0 to 3"),
         ({"layers": "middle"}, "layers: got 'middle'"),
+        ({"layers": []}, "layers: got .*, accepted are different numbers from 0 to 3"),
+        ({"layers": [1, 1]}, "layers: got .*, accepted are different numbers from 0 to 3"),
+        ({"layers": [-1, 1]}, "layers: got .*, accepted are different numbers from 0 to 3"),
+        ({"layers": [0, 2], "num_hidden_layers": 3}, "num_hidden_layers: got 3 and 2 layers"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers: got 0, accepted are 1 to 4"),
         ({"method": "random"}, "method: got 'random'"),
         ({"method": "taylor"}, "calibration: there are no batches, method 'taylor'"),
         ({"rescale_norms": True, "calibration": []}, "rescale_norms needs some"),
@@ -271,6 +299,29 @@ def test_weights_that_are_no_numbers_are_refused(llama, batches, method):
         inherit(llama, intermediate_size=24, method=method, calibration=batches)
     with pytest.raises(ValueError, match="calibration: the model's loss on these batches is nan"):
         inherit(llama, num_hidden_layers=2, layers="importance", method=method, calibration=batches)
+
+
+def test_scores_of_structures_are_their_formulas():
+    """Two structures, of two weights each: sums of |w| or |w g|, and the root of the sum of squares."""
+    weights = [torch.tensor([[1.0, -2.0], [3.0, 0.0]]), torch.tensor([[[2.0]], [[-4.0]]])]
+    gradients = [torch.tensor([[0.5, 1.0], [-1.0, 9.0]]), torch.tensor([[[-2.0]], [[0.25]]])]
+    assert structure_scores("l1", weights).tolist() == [5, 7]
+    assert structure_scores("l2", weights).tolist() == [3, 5]
+    assert structure_scores("taylor", weights, gradients).tolist() == [6.5, 4]
+    with pytest.raises(ValueError, match="method: 'taylor' needs the gradients of calibration batches"):
+        structure_scores("taylor", weights)
+    assert top(torch.tensor([1.0, 3.0, 3.0, 2.0, 3.0]), 3).tolist() == [1, 2, 4]
+    assert top(torch.tensor([3.0, 3.0, 3.0]), 2).tolist() == [0, 1]
+    for count in (0, 3):
+        with pytest.raises(ValueError, match=f"count: got {count}, accepted are 1 to 2"):
+            top(torch.tensor([1.0, 2.0]), count)
+
+
+def test_a_weight_of_another_layout_is_named():
+    with pytest.raises(ValueError, match="it has a weight 'model.layers.0.mixer.in_proj.weight', which a decoder"):
+        axes_of("model.layers.0.mixer.in_proj.weight")
+    assert axes_of("model.layers.7.augmented_shortcuts.2.up_proj.weight") == (Axis("hidden"), Axis("bottleneck", 7, 2))
+    assert axes_of("model.layers.7.mlp.act_fn.scale") == (None, Axis("ffn", 7))
 
 
 def test_other_architectures_are_refused_before_their_weights_are_read():

@@ -109,3 +109,25 @@ def test_batches_are_labelled_by_their_ids_unless_they_have_labels():
     ids, labels = torch.tensor([[1, 2]]), torch.tensor([[-100, 2]])
     plain, own = read_batches([ids, {"input_ids": ids, "labels": labels}], "this test")
     assert plain["labels"] is ids and own["labels"] is labels
+
+
+def test_masks_are_not_learned_from_a_loss_that_is_no_number(llama, batches):
+    with torch.no_grad():
+        llama.model.layers[2].mlp.up_proj.weight[5, 3] = float("nan")
+    target = Sizes.of(LlamaConfig(**{**LLAMA, "intermediate_size": 20}))
+    with pytest.raises(ValueError, match="loss on these batches is not finite, no mask can be learned"):
+        masks.learn_masks(llama, target, batches, {Axis("ffn", 0): torch.rand(48)}, steps=2)
+    assert all(weight.requires_grad for weight in llama.parameters())
+
+
+def test_masks_are_drawn_from_the_seed(llama, batches):
+    target = Sizes.of(LlamaConfig(**{**LLAMA, "intermediate_size": 20}))
+    start = {Axis("ffn", 0): torch.rand(48)}
+    first, again, other = (
+        masks.learn_masks(llama, target, batches, start, steps=2, seed=seed)[Axis("ffn", 0)] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    # Adam's first steps are as long as its rate, whatever the gradient.
+    far = masks.learn_masks(llama, target, batches, start, steps=1, learning_rate=0.3)[Axis("ffn", 0)]
+    moved = (far - masks._from_ranks(start[Axis("ffn", 0)])).abs()
+    assert moved.max().item() == pytest.approx(0.3, rel=1e-3)

@@ -1,6 +1,7 @@
 """Pruning to a budget: shapes that fit, what is compared, and the command."""
 
 import copy
+import inspect
 import json
 import re
 
@@ -18,8 +19,9 @@ from transformers import (
 )
 
 from hf_effmodels.cli import main
+from hf_effmodels.compression.pruning import minitron
 from hf_effmodels.compression.pruning.candidates import _grid, count_for, list_candidates
-from hf_effmodels.compression.pruning.inheritance import inherit
+from hf_effmodels.compression.pruning.inheritance import SIZES, inherit
 from hf_effmodels.compression.pruning.minitron import choose_shapes, prune, retrain_shortly
 from hf_effmodels.compression.pruning.structures import Sizes, check_architecture
 
@@ -111,6 +113,63 @@ def test_sizes_that_are_given_hold_and_the_rest_fits_the_budget():
     assert (even["hidden_size"], even["intermediate_size"], even["num_attention_heads"]) == (20, 40, 4)
 
 
+def test_heads_neurons_and_layers_that_are_given_hold_within_a_budget():
+    for given in ({"num_attention_heads": 6, "num_key_value_heads": 3}, {"intermediate_size": 64}):
+        (shape,) = choose_shapes(build("llama"), 0.5, tolerance=0.1, **given)
+        assert {name: shape[name] for name in given} == given and shape["num_hidden_layers"] == 4
+    (named,) = choose_shapes(build("llama"), 0.5, layers=[0, 1, 3], tolerance=0.1)
+    assert named["num_hidden_layers"] == 3
+    assert choose_shapes(build("llama"), None, layers=[0, 1, 3]) == [{"num_hidden_layers": 3}]
+
+
+def test_one_batch_is_both_seen_and_compared_on():
+    model = build("llama")
+    smaller, report = prune(model, BATCHES[:1], intermediate_size=40)
+    with torch.no_grad():
+        assert report.loss == pytest.approx(smaller(IDS, labels=IDS).loss.item(), rel=1e-5)
+        assert report.loss_of == pytest.approx(model(IDS, labels=IDS).loss.item(), rel=1e-5)
+    assert report.sizes == {**{name: _SIZES[name] for name in SIZES}, "intermediate_size": 40, "head_dim": 6}
+    told = report.to_dict()
+    assert told["made_of"] == report.made_of.to_dict() and told["loss"] == report.loss
+
+
+def test_the_command_does_what_the_function_does_unless_it_is_told_otherwise(
+    tmp_path, lines, byte_level_tokenizer, monkeypatch
+):
+    """Every default of the command is that of `prune`, and every option reaches it."""
+    called = []
+
+    def watched(model, batches, **options):
+        called.append((batches, options))
+        raise ValueError("seen")
+
+    monkeypatch.setattr(minitron, "prune", watched)
+    LlamaForCausalLM(LlamaConfig(**{**_SIZES, "vocab_size": 901})).save_pretrained(large := tmp_path / "large")
+    byte_level_tokenizer.save_pretrained(large)
+    (text := tmp_path / "text.txt").write_text("\n".join(lines * 3), encoding="utf-8")
+    plain = ["prune", str(large), str(tmp_path / "out"), "--dataset", str(text), "--target-parameters", "0.6"]
+    assert main(plain) == 2
+    batches, options = called.pop()
+    defaults = {name: parameter.default for name, parameter in inspect.signature(prune).parameters.items()}
+    sizes = dict.fromkeys(SIZES)
+    assert (
+        options
+        == {**{name: defaults[name] for name in options if name not in sizes}, "target_parameters": 0.6} | sizes
+    )
+    assert set(defaults) - {"model", "calibration", "sizes"} == options.keys() - sizes.keys()
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == [(8, 256)] * 16, "as the help says"
+    told = {"way": "any", "tolerance": 0.3, "candidates": 2, "retraining_steps": 3, "learning_rate": 0.01}
+    told |= {"method": "l1", "layers": [0, 1, 3], "rescale_norms": True, "target_parameters": 110000.0}
+    words = {"--select-layers": "0,1,3", "--target-parameters": "110k", "--heads": 6, "--key-value-heads": 3}
+    words |= {f"--{name.replace('_', '-')}": told[name] for name in list(told)[:6]}
+    words |= {"--hidden": 42, "--layers": 3, "--batch-size": 2, "--block-size": 16, "--calibration-batches": 3}
+    assert main([*plain, *(str(word) for pair in words.items() for word in pair), "--rescale-norms"]) == 2
+    batches, options = called.pop()
+    given = {"num_hidden_layers": 3, "hidden_size": 42, "num_attention_heads": 6, "num_key_value_heads": 3}
+    assert options == told | sizes | given | {"progress": False}
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == [(2, 16)] * 3
+
+
 def test_the_best_of_the_candidates_is_kept_as_it_was_retrained():
     model = build("llama")
     _, untrained = prune(model, BATCHES, target_parameters=0.6, candidates=3, tolerance=0.1)
@@ -168,6 +227,13 @@ def test_retraining_brings_the_predictions_nearer():
         ("phi", {"intermediate_size": 24, "method": "learned"}, "method: got 'learned'"),
         ("gemma", {"intermediate_size": 24, "rescale_norms": True}, "rescale_norms: got True"),
         ("llama", {"target_parameters": 0.5, "candidates": 0}, "candidates: got 0"),
+        ("llama", {"target_parameters": 0.5, "retraining_steps": -1}, "retraining_steps: got -1"),
+        ("llama", {"target_parameters": 0.5, "learning_rate": 0.0}, "learning_rate: got 0.0, accepted are positive"),
+        ("llama", {"target_parameters": 0.5, "learning_rate": float("inf")}, "learning_rate: got inf"),
+        ("llama", {"target_parameters": 0.5, "tolerance": 0.0}, "tolerance: got 0.0, accepted are shares between"),
+        ("llama", {"target_parameters": 0.5, "tolerance": 1.0}, "tolerance: got 1.0, accepted are shares between"),
+        ("llama", {"target_parameters": 1e9}, "target_parameters: got 1000000000.0, accepted .* numbers below"),
+        ("llama", {"layers": [0, 1], "num_hidden_layers": 3}, "num_hidden_layers: got 3 and 2 layers"),
         (
             "qwen3",
             {"intermediate_size": [24, 32]},
@@ -221,12 +287,19 @@ def test_the_command_writes_a_checkpoint_and_keeps_what_is_not_its_own(tmp_path,
     assert main([*arguments, "--way", "depth", "--tolerance", "0.2"]) == 0  # its own folder is replaced
     (small / "config.json").write_text("{}")
     capsys.readouterr()
+    new = [*arguments[:2], str(tmp_path / "new"), *arguments[3:]]
     for wrong, reason in (
         (arguments, "OUT: .*config.json has been changed since it was written"),
         ([*arguments[:2], str(tmp_path / "new"), "--layers", "9", *corpus], "--layers: got 9, accepted are 1 to 4"),
         ([*arguments[:2], str(tmp_path / "new"), "--layers", "2"], "--dataset is missing"),
         ([*arguments[:2], str(tmp_path / "new"), "--target-parameters", "2M", *corpus], "--target-parameters: got"),
         ([*arguments[:2], str(tmp_path / "new"), "--target-parameters", "101%"], "between 0% and 100%"),
+        ([*arguments[:2], str(tmp_path / "new"), "--layers", "2,3", *corpus], "got 2,3, accepted is one number"),
+        ([*arguments[:2], str(tmp_path / "new"), *corpus], "--target-parameters: got None and no sizes"),
+        ([*new, "--images", str(tmp_path)], "--images: .* is no vision transformer; accepted are vit, deit"),
+        ([*new, "--way", "deep"], "--way: got 'deep'"),
+        ([*new, "--method", "none"], "--method: got 'none'"),
+        ([*new, "--device", "abacus"], "--device: got 'abacus'"),
     ):
         assert main(wrong) == 2
         assert re.search(reason, capsys.readouterr().err)

@@ -1,6 +1,7 @@
 """Counting gives the same table however it is done."""
 
 import copy
+import json
 
 import datasets
 import numpy as np
@@ -91,6 +92,15 @@ def test_the_state_of_another_tokenizer_is_refused(byte_level_tokenizer, lines, 
         ([{"content": "a"}], {}, "column: got 'text', sample 0 has 'content'"),
         ([[1, 10**6]], {}, "token id 1000000"),
         (["a"], {"num_proc": 0}, "num_proc: got 0"),
+        (["a"], {"batch_size": 0}, "batch_size: got 0"),
+        (["a"], {"max_samples": 0}, "max_samples: got 0"),
+        ([[1, -2]], {}, "token id -2, the tokenizer has 0 to 900"),
+        ([[1, 901]], {}, "token id 901, the tokenizer has 0 to 900"),
+        (
+            datasets.Dataset.from_dict({"body": ["a"], "number": [1]}),
+            {"column": "content"},
+            "column: got 'content', the data set has 'body', 'number'",
+        ),
         (["a", None], {}, "column: sample 1 of 'text' is NoneType, accepted are texts and lists of token ids"),
         ([{"text": "a"}, {"text": 3}], {}, "column: sample 1 of 'text' is int, accepted are texts and lists"),
         ([[1, 2], [1.5]], {}, "column: sample 1 of 'text' is list, accepted are texts and lists of token ids"),
@@ -101,3 +111,86 @@ def test_the_state_of_another_tokenizer_is_refused(byte_level_tokenizer, lines, 
 def test_wrong_input_is_named(byte_level_tokenizer, data, options, message):
     with pytest.raises(ValueError, match=message):
         count_tokens(byte_level_tokenizer, data, progress=False, **options)
+
+
+def test_only_fast_tokenizers_count():
+    with pytest.raises(ValueError, match="tokenizer: got object, accepted are fast tokenizers"):
+        count_tokens(object(), ["a"])
+
+
+def test_a_named_column_is_counted_and_its_last_id_too(byte_level_tokenizer):
+    data = datasets.Dataset.from_dict({"body": [[900, 5], [5]], "text": [[7], [7]]})
+    counted = count_tokens(byte_level_tokenizer, data, column="body", progress=False)
+    assert (counted.counts[[5, 7, 900]] == [2, 0, 1]).all() and counted.first_seen == [900, 5]
+
+
+def test_a_source_that_can_skip_is_not_read_again(byte_level_tokenizer, tmp_path):
+    """What has no positions of its own is asked to skip what the state holds already."""
+
+    class Source:
+        def __init__(self, texts):
+            self.texts = texts
+
+        def __iter__(self):
+            for text in self.texts:
+                if text is None:
+                    raise Killed
+                yield text
+
+        def skip(self, number):
+            return Source([[8]] * 3) if number == 2 else self
+
+    state, options = tmp_path / "counts.json", {"batch_size": 1, "batches_per_save": 1, "progress": False}
+    with pytest.raises(Killed):
+        count_tokens(byte_level_tokenizer, Source([[5], [6], None]), state_file=state, **options)
+    counted = count_tokens(byte_level_tokenizer, Source([None]), state_file=state, **options)
+    assert (counted.counts[[5, 6, 8]] == [1, 1, 3]).all() and counted.samples == 5
+
+
+def test_a_state_is_saved_after_so_many_batches(byte_level_tokenizer, tmp_path):
+    state = tmp_path / "counts.json"
+
+    def texts():
+        yield from [[5]] * 7
+        raise Killed
+
+    with pytest.raises(Killed):
+        count_tokens(byte_level_tokenizer, texts(), state_file=state, batch_size=1, batches_per_save=3, progress=False)
+    assert json.loads(state.read_text())["samples"] == 6
+
+
+def test_counts_in_any_form_are_the_same_table():
+    table = TokenCounts.of({3: 2, 1: 0, 0: 5}, 6)
+    assert table.counts.tolist() == [5, 0, 0, 2, 0, 0] and table.first_seen == [3, 0]
+    assert TokenCounts.of([5, 0, 0, 2], 6).counts.tolist() == [5, 0, 0, 2, 0, 0]
+    # Rows behind the vocabulary go where nothing is counted in them.
+    assert TokenCounts.of([5, 0, 0, 2, 0, 0, 0], 4).counts.tolist() == [5, 0, 0, 2]
+    kept = TokenCounts.of(TokenCounts(np.array([1]), [0], 4, 5, "known"), 2)
+    assert (kept.first_seen, kept.words, kept.samples, kept.tokenizer) == ([0], 4, 5, "known")
+    first, second = TokenCounts(np.array([1, 0, 2]), [2, 0], 3, 1), TokenCounts(np.array([4, 1, 0]), [1, 0], 5, 2)
+    first.add(second)
+    assert first.counts.tolist() == [5, 1, 2] and first.first_seen == [2, 0, 1]
+    assert (first.words, first.samples, first.total) == (8, 3, 8)
+
+
+@pytest.mark.parametrize(
+    "counts, message",
+    [([1, -3], "counts: got -3"), ([0, 0], "has no token"), ([1, 2, 3], "token id 2 is counted, .* end at 1")],
+)
+def test_counts_that_are_none_are_refused(counts, message):
+    with pytest.raises(ValueError, match=message):
+        TokenCounts.of(counts, 2)
+
+
+def test_counts_of_other_sizes_are_not_added():
+    with pytest.raises(ValueError, match="counts: they are of 3 and of 2 tokens"):
+        TokenCounts(np.zeros(2, np.int64)).add(TokenCounts(np.zeros(3, np.int64)))
+
+
+@pytest.mark.parametrize("changed", [{"first_seen": [4]}, {"first_seen": [-1]}, {"counts_int64_zlib_base64": "bm8="}])
+def test_a_damaged_file_of_counts_is_named(tmp_path, changed):
+    file = tmp_path / "counts.json"
+    TokenCounts(np.array([1, 0, 2, 0]), [2, 0]).save(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(ValueError, match="counts.json: these are not the counts that count_tokens writes"):
+        TokenCounts.load(file)

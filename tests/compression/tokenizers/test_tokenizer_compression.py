@@ -1,6 +1,7 @@
 """A compressed tokenizer is a whole tokenizer: what stays can be produced, and nothing else changes."""
 
 import json
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -26,12 +27,16 @@ from hf_effmodels.compression import (
     remap_dataset,
     unreachable_ids,
 )
-from hf_effmodels.compression.tokenizers.pieces import is_special_piece
+from hf_effmodels.compression.tokenizers.dataset_remapping import expansions
+from hf_effmodels.compression.tokenizers.embedding_compression import check_vocabulary_size
+from hf_effmodels.compression.tokenizers.id_map import IdMap
+from hf_effmodels.compression.tokenizers.pieces import Merges, choose, is_special_piece, kept_share
 from hf_effmodels.compression.tokenizers.sentencepiece_bpe import (
     BYTE,
     CONTROL,
     NORMAL,
     UNKNOWN,
+    UNUSED,
     USER_DEFINED,
 )
 
@@ -341,3 +346,284 @@ def test_sentencepiece_joins_unknown_neighbours_and_finds_the_pieces_of_users_fi
     ):
         assert [pieces[number] for number in model.encode(text)] == expected
         assert fast.convert_ids_to_tokens(fast(text).input_ids) == expected
+
+
+# Parts
+
+
+@pytest.mark.parametrize("kept", [(), (2, 1), (1, 1), (-1, 2), (0, 5)])
+def test_a_map_of_ids_is_ascending_within_the_old_vocabulary(kept):
+    with pytest.raises(ValueError, match="kept: accepted are ascending ids from 0 to 4, at least one"):
+        IdMap(kept, 5)
+
+
+def test_a_map_of_ids_is_read_as_it_was_saved(tmp_path):
+    id_map = IdMap.of([4, 0, 2], 6)
+    assert id_map.new_ids().tolist() == [0, -1, 1, -1, 2, -1] and len(id_map) == 3
+    id_map.save(tmp_path / "id_map.json")
+    assert IdMap.load(tmp_path / "id_map.json") == id_map
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"kept": [0]}', '{"kept": ["a"], "old_size": 3}', '{"kept": [3], "old_size": 3}']
+)
+def test_another_file_is_no_map_of_ids(content, tmp_path):
+    (tmp_path / "id_map.json").write_text(content)
+    with pytest.raises(ValueError, match="id_map.json: this is not a map of token ids"):
+        IdMap.load(tmp_path / "id_map.json")
+
+
+def test_merges_with_marks_of_words_build_what_bpe_builds():
+    """Of marked symbols each but the first continues a word, and the last ends it."""
+    merges = [("##b", "##c</w>"), ("a", "##b"), ("a", "##bc</w>"), ("ab", "##d")]
+    ids = {piece: n for n, piece in enumerate(["a", "##b", "##c</w>", "##bc</w>", "ab", "abc</w>", "##d", "abd"])}
+    rules = Merges(merges, ids, "##", "</w>")
+    assert rules.symbols("##ab</w>") == ["##a", "##b</w>"] and rules.symbols("abc") == ["a", "##b", "##c"]
+    assert rules.product("a", "##b") == "ab"
+    assert rules.ancestors("abc</w>") == {0, 1, 2, 3, 5}  # by bc, which comes before ab
+    assert rules.ancestors("abd") == {0, 1, 4, 6, 7} and rules.ancestors("ad") is None
+    assert rules.kept(set(ids) - {"##bc</w>"}) == [("a", "##b"), ("ab", "##d")]
+    assert rules.unreachable(set(ids) - {"##bc</w>"}) == {"abc</w>"} and rules.unreachable(ids) == set()
+
+
+def test_a_piece_that_another_merge_gets_in_the_way_of_is_never_built():
+    rules = Merges([("b", "c"), ("a", "b"), ("ab", "c")], {piece: n for n, piece in enumerate(["a", "b", "c", "abc"])})
+    assert rules.ancestors("abc") is None and rules.ancestors("a") == {0}
+
+
+def test_pieces_are_chosen_by_count_with_what_they_are_built_from_as_long_as_all_fits():
+    counts, groups = np.array([1, 9, 8, 7, 0, 2]), {1: {1}, 2: {2, 4, 5}, 3: {3}, 0: None, 4: {4}, 5: {5}}
+
+    def closure(token):
+        return None if groups[token] is None else frozenset(groups[token])
+
+    ranking = [1, 2, 3, 5, 0, 4]
+    assert choose(ranking, {4}, counts, 3, closure=closure) == {4, 1, 3}, "2 would bring one too many"
+    assert choose(ranking, {4}, counts, 4, closure=closure) == {4, 1, 2, 5}
+    assert choose(ranking, {4}, counts, 6, closure=closure) == {4, 1, 2, 5, 3}, "0 is never built"
+    assert choose(ranking, {5}, counts, 6, needed=11, closure=closure) == {5, 1}, "2 + 9 are enough"
+    assert choose(ranking, {5}, counts, 6, needed=12, closure=closure) == {5, 1, 2, 4}
+    assert choose(ranking, (), counts, 3) == {1, 2, 3}
+    assert kept_share(counts, [3, 1]) == 16 / 27
+
+
+def _word_piece():
+    """ab, abq and ##bc are spelt with a, ##b and ##c, as far as that goes."""
+    vocabulary = {piece: n for n, piece in enumerate(["[UNK]", "a", "##b", "ab", "##bc", "abq", "##c"])}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def test_a_dropped_word_piece_is_spelt_with_the_longest_that_are_kept():
+    tokenizer = _word_piece()
+    compressed, id_map = compress_tokenizer(tokenizer, {1: 9, 2: 9, 6: 9}, 4, strategy="frequency")
+    assert id_map.kept == (0, 1, 2, 6)
+    assert expansions(tokenizer, compressed, id_map) == [[0], [1], [2], [1, 2], [2, 3], [0], [3]]
+    longer, id_map = compress_tokenizer(tokenizer, {1: 9, 3: 9, 2: 8, 6: 9}, 5, strategy="frequency")
+    assert expansions(tokenizer, longer, id_map)[5] == [0] and expansions(tokenizer, longer, id_map)[4] == [2, 4]
+
+
+def _pairs():
+    """Tokens a, b, ab and c, of which ab goes."""
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "c": 3}, [("a", "b")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    return tokenizer, *compress_tokenizer(tokenizer, {0: 5, 1: 5, 3: 5}, 3)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_goes_with_a_dropped_token_is_repeated_for_each_of_its_pieces(streaming):
+    tokenizer, compressed, id_map = _pairs()
+    columns = {"input_ids": [[2, 3, 2], []], "labels": [[-100, 3, 2], []], "name": ["x", "y"]}
+    columns |= {"attention_mask": [[1, 1, 0], []], "token_type_ids": [[0, 1, 1], []]}
+    data = datasets.Dataset.from_dict(columns)
+    data = data.to_iterable_dataset() if streaming else data
+    first, second = remap_dataset(data, id_map, tokenizer, compressed)
+    assert first == {
+        "input_ids": [0, 1, 2, 0, 1],
+        "labels": [-100, -100, 2, 0, 1],
+        "name": "x",
+        "attention_mask": [1, 1, 1, 0, 0],
+        "token_type_ids": [0, 0, 1, 1, 1],
+    }
+    assert second["input_ids"] == [] and second["name"] == "y"
+    targets = datasets.Dataset.from_dict({"targets": [[2, -100, 3]], "labels": [[2, 2, 2]]})
+    (only,) = remap_dataset(targets, id_map, tokenizer, compressed, columns=["targets"])
+    assert only == {"targets": [0, 1, -100, 2], "labels": [2, 2, 2]}
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"ids": [[1]]}, "columns: got input_ids, labels, the data set has ids"),
+        ({"input_ids": [[1, 4]]}, "dataset: token ids 1 to 4, accepted are 0 to 3"),
+        ({"input_ids": [[-1, 1]]}, "dataset: token ids -1 to 1, accepted are 0 to 3"),
+        ({"input_ids": [[1, 2]], "labels": [[1]]}, "dataset: labels has 1 ids where the first column has 2"),
+        ({"input_ids": [[1, 2]], "labels": [[1, 3]]}, "dataset: labels is another text than the first column"),
+    ],
+)
+def test_data_of_another_vocabulary_are_not_remapped(columns, message):
+    tokenizer, compressed, id_map = _pairs()
+    with pytest.raises(ValueError, match=message):
+        remap_dataset(datasets.Dataset.from_dict(columns), id_map, tokenizer, compressed)
+
+
+def test_a_map_of_other_tokenizers_is_refused():
+    tokenizer, compressed, id_map = _pairs()
+    for pair, wrong in (((tokenizer, tokenizer), id_map), ((tokenizer, compressed), IdMap(id_map.kept, 5))):
+        with pytest.raises(ValueError, match="id_map: it leads from"):
+            expansions(*pair, wrong)
+
+
+@pytest.mark.parametrize(
+    "rows, tokens, goes",
+    [(2024, 1000, True), (2025, 1000, False), (20000, 18000, True), (20000, 17999, False), (999, 1000, False)],
+)
+def test_a_vocabulary_may_have_a_tenth_or_1024_rows_without_a_token(rows, tokens, goes):
+    config = LlamaConfig(vocab_size=rows)
+    if goes:
+        check_vocabulary_size(config, tokens)
+    else:
+        with pytest.raises(ValueError, match=f"has {rows} tokens, the tokenizer's.* {tokens}: they do not belong"):
+            check_vocabulary_size(config, tokens)
+
+
+def _tiny_llama(**changed):
+    sizes = {"vocab_size": 6, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+    special = {"num_attention_heads": 1, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    return LlamaForCausalLM(LlamaConfig(**sizes | special | changed))
+
+
+def test_special_ids_of_a_model_have_to_be_kept_and_its_rows_to_be_there():
+    id_map = IdMap((0, 1, 4), 6)
+    with pytest.raises(ValueError, match="id_map: the model's eos_token_id 3 is not kept"):
+        compress_embeddings(_tiny_llama(eos_token_id=[1, 3]), id_map)
+    generating = _tiny_llama()
+    generating.generation_config.pad_token_id = 5
+    with pytest.raises(ValueError, match="id_map: the model's pad_token_id 5 is not kept"):
+        compress_embeddings(generating, id_map)
+    short = _tiny_llama()
+    short.set_input_embeddings(torch.nn.Embedding(5, 8))
+    with pytest.raises(ValueError, match="model: its embedding has 5 rows, the tokenizer has 6 tokens"):
+        compress_embeddings(short, id_map)
+
+
+def test_frozen_rows_stay_frozen_and_unset_ids_unset():
+    model = _tiny_llama(pad_token_id=-1, eos_token_id=4).eval()
+    model.generation_config.pad_token_id = None
+    model.get_input_embeddings().weight.requires_grad_(False)
+    compress_embeddings(model, IdMap((0, 1, 4), 6))
+    assert not model.get_input_embeddings().weight.requires_grad and model.lm_head.weight.requires_grad
+    assert not model.get_input_embeddings().training and not model.lm_head.training
+    assert model.config.pad_token_id == -1 and model.config.eos_token_id == 2
+    padded = compress_embeddings(_tiny_llama(pad_token_id=4), IdMap((0, 1, 4), 6))
+    assert padded.model.padding_idx == padded.model.embed_tokens.padding_idx == 2
+
+
+def test_only_fast_tokenizers_of_known_models_are_compressed():
+    with pytest.raises(ValueError, match="tokenizer: got object, accepted are fast tokenizers"):
+        compress_tokenizer(object(), {0: 1}, 1)
+    backend = SimpleNamespace(to_str=lambda: json.dumps({"model": {"type": "Neural"}}))
+    with pytest.raises(ValueError, match="its model is Neural, accepted are BPE, Unigram, WordPiece, WordLevel"):
+        compress_tokenizer(SimpleNamespace(backend_tokenizer=backend), {0: 1}, 1)
+
+
+def test_what_is_named_to_keep_has_to_fit(byte_level_tokenizer):
+    piece = byte_level_tokenizer.convert_ids_to_tokens(800)
+    _, id_map = compress_tokenizer(byte_level_tokenizer, {5: 1}, 400, keep=[piece, 850], strategy="frequency")
+    assert id_map.new_ids()[[800, 850]].min() >= 0
+    with pytest.raises(ValueError, match="vocab_size: got 259, accepted are sizes from 260"):
+        compress_tokenizer(byte_level_tokenizer, {5: 1}, 259, keep=[piece], strategy="frequency")
+    with pytest.raises(ValueError, match="keep: got 901, which"):
+        compress_tokenizer(byte_level_tokenizer, {5: 1}, 400, keep=[901])
+
+
+def test_words_without_parts_are_kept_by_count_alone():
+    vocabulary = {"<unk>": 0, "one": 1, "two": 2, "three": 3}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "<unk>")), unk_token="<unk>"
+    )
+    _, id_map = compress_tokenizer(tokenizer, [0, 1, 5, 3], 3)
+    assert id_map.kept == (0, 2, 3) and unreachable_ids(tokenizer, id_map) == []
+
+
+def test_pieces_that_a_model_takes_without_merging_stay_alone():
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "cd": 3}, [("a", "b")], ignore_merges=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert compress_tokenizer(tokenizer, [1, 1, 8, 9], 1)[1].kept == (3,)
+    assert compress_tokenizer(tokenizer, [1, 1, 8, 0], 3)[1].kept == (0, 1, 2)
+
+
+def test_what_frames_and_pads_a_text_moves_with_its_tokens():
+    """A sequence of post-processors, the padding of the backend, and more special tokens of the user's."""
+    pieces = [*"abcdefgh", "<pad>", "<s>", "<more>"]
+    backend = Tokenizer(models.BPE({piece: n for n, piece in enumerate(pieces)}, []))
+    backend.add_special_tokens(pieces[8:])
+    frame = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 9)])
+    backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), frame])
+    backend.enable_padding(pad_id=8, pad_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", extra_special_tokens=["<more>"],
+        truncation_side="left", split_special_tokens=True, clean_up_tokenization_spaces=True,
+    )  # fmt: skip
+    compressed, id_map = compress_tokenizer(tokenizer, {0: 9, 1: 9}, 5)
+    assert id_map.kept == (0, 1, 8, 9, 10)
+    assert compressed(["ab", "b"], padding=True).input_ids == [[3, 0, 1], [3, 1, 2]]
+    assert [encoded.ids for encoded in compressed.backend_tokenizer.encode_batch(["ab", "b"])] == [
+        [3, 0, 1],
+        [3, 1, 2],
+    ]
+    assert compressed.all_special_ids == [3, 2, 4] and compressed.truncation_side == "left"
+    assert compressed.split_special_tokens and compressed.clean_up_tokenization_spaces
+
+
+def _model_file(file, pieces, **changed):
+    from transformers.utils import sentencepiece_model_pb2_new as schema
+
+    proto = schema.ModelProto()
+    proto.trainer_spec.model_type, proto.trainer_spec.byte_fallback = proto.trainer_spec.BPE, False
+    proto.normalizer_spec.add_dummy_prefix, proto.normalizer_spec.remove_extra_whitespaces = True, False
+    for name, value in changed.items():
+        spec = proto.trainer_spec if name == "model_type" else proto.normalizer_spec
+        setattr(spec, name, value)
+    for piece, score, kind in pieces:
+        proto.pieces.add(piece=piece, score=score, type=kind)
+    file.write_bytes(proto.SerializeToString())
+    return file
+
+
+@pytest.mark.parametrize(
+    "changed, kind, message",
+    [
+        ({"model_type": 1}, NORMAL, "of another type, accepted is BPE"),
+        ({"precompiled_charsmap": b"nfkc"}, NORMAL, "its normaliser changes texts"),
+        ({"remove_extra_whitespaces": True}, NORMAL, "its normaliser changes texts"),
+        ({"add_dummy_prefix": False}, NORMAL, "its normaliser changes texts"),
+        ({}, UNUSED, "piece 1 is marked unused"),
+    ],
+)
+def test_a_sentencepiece_model_of_another_kind_is_named(changed, kind, message, tmp_path):
+    file = _model_file(tmp_path / "tokenizer.model", [("<unk>", 0, UNKNOWN), ("a", -1, kind)], **changed)
+    with pytest.raises(ValueError, match=f"tokenizer.model: .*{message}"):
+        SentencePieceBPE.load(file)
+
+
+def test_a_sentencepiece_file_is_compressed_by_its_own_map_alone(tmp_path):
+    file = _model_file(tmp_path / "tokenizer.model", [("<unk>", 0, UNKNOWN), ("a", -1, NORMAL), ("b", -2, NORMAL)])
+    assert not SentencePieceBPE.load(file).byte_fallback
+    with pytest.raises(ValueError, match="it has 3 pieces, the map of ids is for 4"):
+        SentencePieceBPE.save_compressed(file, IdMap((0, 1), 4), tmp_path / "smaller.model")
+    assert not (tmp_path / "smaller.model").exists()
+
+
+def test_sentencepiece_writes_bytes_and_joins_words_where_a_piece_does():
+    pieces = ["<unk>", "<s>", "<0xC3>", "<0xA9>", "▁", "a", "b", "a▁", "a▁b"]
+    kinds = [UNKNOWN, CONTROL, BYTE, BYTE, *[NORMAL] * 5]
+    model = SentencePieceBPE(pieces, [0, 0, 0, 0, -9, -9, -9, -2, -3], kinds)
+    assert [pieces[number] for number in model.encode("a bé")] == ["▁", "a▁b", "<0xC3>", "<0xA9>"]
+    assert model.encode("") == []
+    fast = model.to_fast()
+    assert fast.convert_ids_to_tokens(fast("a bé").input_ids) == ["▁", "a▁b", "<0xC3>", "<0xA9>"]
+    assert fast.decode(fast("a bé").input_ids) == "a bé"
+    assert (fast.bos_token, fast.eos_token, fast.unk_token) == ("<s>", None, "<unk>")
+    smaller = model.compressed(IdMap.of({0, 2, 3, 4, 5, 6, 7}, 9))
+    assert [smaller.pieces[number] for number in smaller.encode("a b")] == ["▁", "a▁", "b"]

@@ -33,6 +33,8 @@ from hf_effmodels.compression.tokens.pyramid_drop import (
     staged,
     watch_drops,
 )
+from hf_effmodels.compression.tokens.pyramid_drop.cache import StageLayer
+from hf_effmodels.compression.tokens.pyramid_drop.rows import Rows, number_runs
 from tests.threads import run_together
 
 from .models import IMAGE, STOCK, make, prompt
@@ -421,6 +423,58 @@ def test_settings_that_cannot_be_are_refused_and_the_model_is_left_alone(options
     assert type(model) is before
 
 
+def test_rows_of_a_cache_after_a_drop_are_repeated_chosen_and_cut_with_their_padding():
+    layer = StageLayer(torch.tensor([[False, True], [True, True]]))
+    keys = torch.arange(8.0).view(2, 1, 2, 2)
+    layer.update(keys, keys)
+    layer.append(torch.tensor([[True], [False]]))
+    layer.update(keys[:, :, :1] + 10, keys[:, :, :1] + 10)
+    layer.batch_repeat_interleave(2)
+    assert layer.valid.tolist() == [[False, True, True]] * 2 + [[True, True, False]] * 2
+    layer.batch_select_indices(torch.tensor([3, 0, 1]))
+    assert layer.valid.tolist() == [[True, True, False], [False, True, True], [False, True, True]]
+    assert layer.keys[:, 0, 0, 0].tolist() == [4, 0, 0]
+    layer.reorder_cache(torch.tensor([1, 0, 2]))
+    assert layer.valid.tolist() == [[False, True, True], [True, True, False], [False, True, True]]
+    layer.crop(-1)
+    assert layer.valid.tolist() == [[False, True], [True, True], [False, True]] and layer.get_seq_length() == 2
+    with pytest.raises(ValueError, match="past_key_values: .* cannot be emptied; make a new DynamicCache"):
+        layer.reset()
+
+
+def test_sequences_are_cut_padded_and_numbered():
+    mask = torch.tensor([[1, 1, 0, 1, 0, 1], [0, 1, 1, 1, 0, 0]]).bool()
+    assert number_runs(mask).tolist() == [[1, 1, 0, 2, 0, 3], [0, 1, 1, 1, 0, 0]]
+    rows = Rows(
+        torch.arange(12.0).view(2, 6, 1), torch.ones(2, 6).bool(), torch.arange(6).expand(2, 6) + 10,
+        number_runs(mask), torch.arange(6).expand(2, 6), torch.arange(12).view(2, 6),
+    )  # fmt: skip
+    kept = [torch.tensor([0, 3, 4]), torch.tensor([5])]
+    cut = rows.keep(kept, left=True, renumber=False)
+    assert cut.hidden_states[..., 0].tolist() == [[0, 3, 4], [0, 0, 11]]
+    assert cut.valid.tolist() == [[True] * 3, [False, False, True]]
+    assert cut.position_ids.tolist() == [[10, 13, 14], [0, 0, 15]] and cut.images.tolist() == [[1, 2, 0], [0, 0, 0]]
+    assert cut.places.tolist() == [[0, 3, 4], [0, 0, 5]] and cut.labels.tolist() == [[0, 3, 4], [-100, -100, 11]]
+    right = rows.keep(kept, left=False, renumber=True)
+    assert right.valid.tolist() == [[True] * 3, [True, False, False]]
+    assert right.position_ids.tolist() == [[0, 1, 2], [0, 0, 0]] and right.labels.tolist()[1] == [11, -100, -100]
+    assert rows.keep(kept, left=True, renumber=True).position_ids.tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+@torch.no_grad()
+def test_the_base_model_alone_drops_too_and_packed_rows_are_refused():
+    model, pixels, tokens = make("llava")
+    inputs = prompt("llava", pixels, tokens)
+    apply_pyramid_drop(model, LAYERS, RATIOS)
+    with watch_drops() as drops:
+        assert model.model(**inputs).last_hidden_state.shape[1] == 9 + tokens // 4
+    assert [drop.layer for drop in drops] == LAYERS
+    packed = {name: value for name, value in inputs.items() if name != "attention_mask"}
+    packed["position_ids"] = torch.cat([torch.arange(20), torch.arange(5)])[None]
+    with pytest.raises(ValueError, match="position_ids: got packed sequences, accepted is one sequence a row"):
+        model(**packed)
+
+
 def test_models_and_inputs_that_cannot_be_are_refused():
     model, pixels, tokens = make("llava")
     inputs = prompt("llava", pixels, tokens)
@@ -428,6 +482,10 @@ def test_models_and_inputs_that_cannot_be_are_refused():
         apply_pyramid_drop(LlamaForCausalLM(model.config.text_config))
     with pytest.raises(ValueError, match="model: got LlavaModel, accepted is a vision-language model with a head"):
         apply_pyramid_drop(model.model)
+    falcon, _, _ = make("llava")
+    falcon.model.language_model.config.model_type = "falcon"
+    with pytest.raises(ValueError, match="model: got a decoder of type 'falcon', accepted are llama, mistral"):
+        apply_pyramid_drop(falcon)
     windowed, _, _ = make("llava_next")
     windowed.model.language_model.config.sliding_window = 8
     with pytest.raises(ValueError, match="sliding_window=8"):
