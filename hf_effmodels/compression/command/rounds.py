@@ -95,9 +95,14 @@ def _train_rounds(arguments, recipe: list[str]) -> list[dict]:
         return _prepared(argv(start), folder)
 
     # What is wrong with the later rounds' recipe is said before the first round.
-    ArgumentReader(_complete(argv(Path(arguments.output_dir)), Path(arguments.output_dir))).read(
-        *load_task("causal-lm").TRAINING_ARGUMENTS
-    )
+    try:
+        ArgumentReader(_complete(argv(Path(arguments.output_dir)), Path(arguments.output_dir))).read(
+            *load_task("causal-lm").TRAINING_ARGUMENTS
+        )
+    except (ValueError, OSError) as error:
+        if arguments.next_config is None or not str(error).startswith("--config:"):
+            raise
+        raise type(error)(f"--next-{str(error).removeprefix('--')}") from error
 
     return train_rounds(
         make_trainer,

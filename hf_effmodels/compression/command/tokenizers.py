@@ -92,6 +92,8 @@ def _check(arguments) -> None:
         check_named(arguments)
     elif arguments.dataset is not None:
         raise ValueError("--counts and --dataset exclude each other.")
+    if arguments.state_file is not None and Path(arguments.state_file).is_dir():
+        raise ValueError(f"--state-file: {arguments.state_file} is a folder, accepted is a file.")
     for file in arguments.counts:
         if not Path(file).is_file():
             raise OSError(f"--counts: there is no file {file!r}.")
