@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 from hf_effmodels import training
 from hf_effmodels.cli import main
 from hf_effmodels.compression import TokenCounts, count_parameters, sizes
+from hf_effmodels.compression.command import inheritance as command
 from hf_effmodels.compression.command.words import as_table
 from hf_effmodels.compression.pruning import inheritance
 from hf_effmodels.compression.tokenizers import token_counts, tokenizer_compression
@@ -158,6 +160,22 @@ def test_inherit_does_what_its_function_does_unless_it_is_told_otherwise(large, 
     assert run("inherit", *plain, "--method", "taylor", "--heads", 2, "--dataset", corpus) == 2
     assert {tuple(batch["input_ids"].shape) for batch in watched.arguments["calibration"]} == {(8, 256)}
     assert len(watched.arguments["calibration"]) == 16
+
+
+@pytest.mark.parametrize("most, read", [(None, 5), (2, 2)])
+def test_no_more_text_is_read_than_calibration_takes(byte_level_tokenizer, monkeypatch, most, read):
+    """Two sequences of four tokens, and one more, of eight letters each: 96 letters, which five lines of 20 have."""
+    lines = []
+
+    def texts():
+        for number in range(40):
+            lines.append(number)
+            yield {"text": "the cat sat on a mat"}
+
+    monkeypatch.setattr(command, "find_texts", lambda arguments: (texts(), None))
+    arguments = SimpleNamespace(block_size=4, calibration_batches=1, batch_size=2, max_documents=most)
+    (batch,) = command.calibration_batches(arguments, byte_level_tokenizer)
+    assert batch["input_ids"].shape == (2, 4) and len(lines) == read
 
 
 def test_shapes_are_suggested_as_the_function_does_unless_it_is_told_otherwise(monkeypatch):

@@ -136,7 +136,7 @@ def _prepared(recipe: list[str], folder: Path):
     from ...training import prepare
 
     run = prepare("prepare_training", _complete(recipe, folder))
-    if not hasattr(run.trainer.train_dataset, "__getitem__"):
+    if not hasattr(run.trainer.train_dataset, "__len__"):
         raise ValueError("--streaming: a stream cannot be drawn from; accepted is false.")
     return run
 
