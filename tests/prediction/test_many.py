@@ -195,6 +195,37 @@ def test_a_data_set_that_is_not_clear_is_refused(classifier, of_table, tmp_path,
         assert message in capsys.readouterr().err
 
 
+def test_the_answers_of_nobody_else_are_written_over_or_gone_on_with(tmp_path):
+    (tmp_path / "there.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="--output: .*there.txt is there already; name another file"):
+        Answers(tmp_path / "there.txt", 1, {}, True, lambda: None)
+    (tmp_path / ".found.txt.unfinished").mkdir()
+    (tmp_path / ".found.txt.unfinished" / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match="--output: .*.found.txt.unfinished cannot be read .*; delete it"):
+        Answers(tmp_path / "found.txt", 1, {}, True, lambda: None)
+    assert (tmp_path / "there.txt").read_text() == "mine"
+
+
+def test_processes_take_turns_and_the_first_writes_for_all(tmp_path):
+    """Of six inputs the second of two processes has every other one that nobody has answered, and writes no result."""
+    met = []
+    first, second = (Answers(tmp_path / "out", 6, {"a": 1}, n == 0, lambda n=n: met.append(n)) for n in range(2))
+    assert met == [0, 0, 1, 1], "each waits once all have looked, and once all have read"
+    first.add({1: {"x": "one"}})
+    second.add({4: {"x": "four"}, 0: {"x": "nought"}})
+    third = Answers(tmp_path / "out", 6, {"a": 1}, False, lambda: None)
+    assert third.missing(0, 2) == [2, 5] and third.missing(1, 2) == [3]
+    assert second.finish(str) == 3 and not (tmp_path / "out").exists()
+    assert first.finish(lambda answer: answer["x"] + ";") == 3 and (tmp_path / "out").read_text() == "nought;one;four;"
+    assert met == [0, 0, 1, 1, 1, 1, 0, 0] and not first.folder.exists()
+
+
+def test_a_data_set_needs_its_library(monkeypatch, capsys, classifier):
+    monkeypatch.setitem(sys.modules, "hf_effmodels.training.data.pictures", None)
+    assert main(["predict", str(classifier[0] / "model"), "--dataset", "digits", "--split", "test"]) == 2
+    assert "--dataset needs an extra: pip install 'hf_effmodels[train]'" in capsys.readouterr().err
+
+
 def test_a_table_has_its_header_also_where_nothing_is_found_first():
     as_text = in_form("csv", SimpleNamespace(rows=lambda said: said["boxes"]))
     assert as_text("a", {"boxes": []}) == ""

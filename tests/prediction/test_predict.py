@@ -4,8 +4,9 @@ import copy
 import csv
 import io
 import json
+import re
 import shutil
-from dataclasses import fields
+from dataclasses import asdict, fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    CLIPConfig,
+    CLIPModel,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessorPil,
@@ -29,16 +32,27 @@ import hf_effmodels
 from hf_effmodels.cli import main
 from hf_effmodels.images import read_image
 from hf_effmodels.prediction.drawing import color, draw_boxes, draw_masks
-from hf_effmodels.prediction.forms import place_of
-from hf_effmodels.prediction.inputs import Input
-from hf_effmodels.prediction.predictor import MODULES, USED, Options, Source, load_network, load_predictor
+from hf_effmodels.prediction.forms import place_of, save
+from hf_effmodels.prediction.inputs import Input, Numbered, find_inputs, with_stems_of_their_own
+from hf_effmodels.prediction.predictor import (
+    MODULES,
+    USED,
+    Options,
+    Predictor,
+    Source,
+    load_network,
+    load_predictor,
+)
 from hf_effmodels.prediction.processes import Processes
+from hf_effmodels.prediction.run import predict as run_prediction
 from hf_effmodels.prediction.tasks.classes import classes_of
 from hf_effmodels.prediction.tasks.continuation import continuation
 from hf_effmodels.prediction.tasks.masks import _said as masks_said
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.test_vision_language import parts  # noqa: F401
+from ..modeling.test_light_clip import TEXT, VIT
+from ..modeling.test_light_clip import processor as clip_processor
 from ..modeling.tiny import tiny_config
 from ..pipelines.sam_diffsr.tiny import tiny_pipeline
 from ..training.tasks.image_text_to_text.conftest import bases  # noqa: F401
@@ -103,6 +117,14 @@ def test_what_is_wrong_is_said_before_anything_is_predicted(classifier, photos, 
         ((model,), "the following arguments are required: INPUT"),
         ((model, photos, "--json", "--csv"), "not allowed with argument --json"),
         ((model, ""), "INPUT: one is empty"),
+        ((model, photos, "--points", 0), "--points: got 0, accepted are whole numbers from 1"),
+        ((model, photos, "--batch-size", 0), "--batch-size: got 0, accepted are whole numbers from 1"),
+        ((model, photos, "--steps", 0), "--steps: got 0, accepted are whole numbers from 1"),
+        ((model, photos, "--max-new-tokens", 0), "--max-new-tokens: got 0, accepted are whole numbers from 1"),
+        ((model, photos, "--threshold", -0.1), "--threshold: got -0.1, accepted are numbers from 0 to 1"),
+        ((model, photos, "--output", photos / "a.png"), f"--output: {photos / 'a.png'} is there already"),
+        ((model, photos, "--device", "mtia"), "--device: got 'mtia': "),
+        ((model, photos, "--revision", "main"), "--revision: got 'main'"),
     ]:
         assert main(["predict", *map(str, argv)]) == 2, argv
         out, err = capsys.readouterr()
@@ -123,6 +145,104 @@ def test_the_device_is_the_one_that_is_named_or_that_of_the_process(classifier, 
         monkeypatch.setattr("hf_effmodels.prediction.processes.find_processes", lambda device, found=found: found)
         assert main(argv) == main([*argv, "--device", "cpu"]) == 2
     assert asked == [None, "cpu", "cuda:1", "cpu"]
+
+
+def test_options_are_those_of_the_function_unless_the_command_says_otherwise(classifier, photos, monkeypatch):
+    """Each option of the command reaches the predictor, and what is not said is what `Options` say."""
+    loaded, model = [], str(classifier[0] / "model")
+
+    def load(source, task, options, device):
+        loaded.append((source, task, options))
+        raise ValueError("it is enough")
+
+    monkeypatch.setattr("hf_effmodels.prediction.command.load_for_task", load)
+    monkeypatch.setattr("hf_effmodels.prediction.command.check_used", lambda *_: None)
+    told = {"top_k": 3, "threshold": 0.25, "prompt": "why", "max_new_tokens": 7, "steps": 9, "points": 4}
+    told |= {"template": "{} here"}
+    words = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    more = [*words, "--trust-remote-code", "--token", "mine", "--task", "image-classification", "--labels", "a", "b"]
+    assert main(["predict", model, str(photos)]) == main(["predict", model, str(photos), *more]) == 2
+    (plain, task, options), (source, _, changed) = loaded
+    assert (plain, task, asdict(options)) == (
+        Source(model),
+        "image-classification",
+        asdict(Options()) | {"labels": ()},
+    )
+    assert asdict(changed) == told | {"labels": ["a", "b"]} and told.keys() | {"labels"} == asdict(options).keys()
+    assert source == Source(model, token="mine", trust_remote_code=True) and "mine" not in repr(source)
+    assert source.options() == {"revision": None, "token": "mine", "trust_remote_code": True}
+
+
+def test_talking_is_as_long_and_as_random_as_it_is_told(language, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("hf_effmodels.prediction.talk.talk", lambda *arguments: asked.append(arguments))
+    folder = str(language[0])
+    assert main(["chat", folder]) == 0
+    assert (
+        main(["chat", folder, "--device", "cpu", "--max-new-tokens", "3", "--temperature", "0.5", "--seed", "8"]) == 0
+    )
+    assert asked == [(Source(folder), None, 128, 0.0, 0), (Source(folder), "cpu", 3, 0.5, 8)]
+    for wrong in (("--max-new-tokens", "0"), ("--temperature", "inf")):
+        assert main(["chat", folder, *wrong]) == 2
+        assert f"{wrong[0]}: got " in capsys.readouterr().err
+
+
+def test_models_that_cannot_do_it_are_named_by_the_function_too(classifier):
+    folder = str(classifier[0] / "model")
+    for source, options, message in (
+        (folder, {"task": "x"}, "task: got 'x', accepted are image-classification, "),
+        (folder, {"options": Options(steps=3)}, "steps: got 3, which image-classification has no use for"),
+        (Source(folder, revision="main"), {}, "--revision: got 'main'"),
+        (Source("ghostnetv3-1.0x", revision="main"), {}, "revision: got 'main', but ghostnetv3-1.0x is a preset"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_predictor(source, **options)
+
+
+def test_nothing_to_predict_on_is_said(classifier, tmp_path, monkeypatch, capsys, language):
+    predictor = Predictor("image-classification", "image", lambda items: [{} for _ in items], str, list)
+    monkeypatch.setattr("hf_effmodels.prediction.command.load_for_task", lambda *_: predictor)
+    for more in ((), ("--output", str(tmp_path / "found.txt"))):
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n \n"))
+        assert main(["predict", str(classifier[0] / "model"), "-", *more]) == 2
+        assert "INPUT: there is nothing to predict on" in capsys.readouterr().err
+    assert main(["predict", str(language[0]), str(tmp_path)]) == 2
+    assert f"INPUT: {tmp_path} is a folder; accepted are texts, and files" in capsys.readouterr().err
+
+
+def test_inputs_are_found_by_their_names_and_lines(photos, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\n two \n"))
+    (tmp_path / "lines.txt").write_text("three\n")
+    found = [*find_inputs(["-", str(tmp_path / "lines.txt"), "four"], "text")]
+    lines = f"{tmp_path / 'lines.txt'}:1"
+    names = ["standard input:1", "standard input:3", lines, "four"]
+    assert [(item.name, item.value) for item in found] == [*zip(names, ["one", " two ", "three", "four"], strict=True)]
+    pictures = [*find_inputs([str(photos), str(photos / "notes.txt")], "image")]
+    assert [item.stem for item in pictures] == ["a", "b", "notes"], "of a folder what has a picture's ending"
+    named = with_stems_of_their_own(Input("", None, stem) for stem in ("a", "a", "a-2", "b", "a"))
+    assert [item.stem for item in named] == ["a", "a-2", "a-2-2", "b", "a-3"]
+
+
+def test_pictures_of_rows_are_written_by_their_numbers_and_nothing_of_others_is_lost(tmp_path, capsys):
+    asked = []
+
+    def answer(images):
+        asked.extend(images)
+        return [{"picture": None, "size": image.size} for image in images]
+
+    rows = Numbered(3, lambda n: Input(f"test:{n}", Image.new("RGB", (n + 1, 2)), f"test-{n}"), "test-{}".format, dict)
+    predictor = Predictor("x", "image", answer, str, list, lambda image, said: Image.new("L", said["size"]))
+    how = SimpleNamespace(save=str(tmp_path), output=None, json=True, csv=False, batch_size=2)
+    (tmp_path / "test-2.png").write_text("mine")
+    with pytest.raises(FileExistsError, match="--save: .*test-2.png is there already, and not of an earlier call"):
+        run_prediction(predictor, Options(), rows, how, Processes())
+    assert not asked and [file.name for file in tmp_path.iterdir()] == ["test-2.png"]
+    (tmp_path / "test-2.png").unlink()
+    assert run_prediction(predictor, Options(), rows, how, Processes()) == 0
+    assert as_json(capsys.readouterr().out) == [
+        {"input": f"test:{n}", "size": [n + 1, 2], "saved": str(tmp_path / f"test-{n}.png")} for n in range(3)
+    ]
+    assert [Image.open(tmp_path / f"test-{n}.png").size for n in range(3)] == [(1, 2), (2, 2), (3, 2)]
 
 
 def test_an_answer_is_a_line_whatever_the_file_is_called(classifier, photos, tmp_path, capsys):
@@ -215,6 +335,9 @@ def test_pixels_are_told_by_their_classes(predict, photos, tmp_path):
     shares = {config.id2label[n]: float((classes == n).float().mean()) for n in range(3) if (classes == n).any()}
     assert {s["label"]: s["share"] for s in said["segments"]} == pytest.approx(shares)
     assert Image.open(said["saved"]).size == (60, 40)
+    ranked = sorted(shares.items(), key=lambda pair: -pair[1])
+    told = load_predictor(str(tmp_path / "model")).line(said)
+    assert told == "  ".join(f"{label} {100 * share:.1f} %" for label, share in ranked)
 
 
 def test_everything_in_a_picture_is_masked(predict, photos, tmp_path):
@@ -237,6 +360,9 @@ def test_everything_in_a_picture_is_masked(predict, photos, tmp_path):
     found = [segment(Image.open(photos / "a.png"), points_per_crop=points)["masks"] for points in (2, 16)]
     areas = [[int(mask.sum()) for mask in masks] for masks in found]
     assert [mask["area"] for mask in said["masks"]] == areas[0] != areas[1] and areas[0]
+    predictor = load_predictor(str(tmp_path / "model"), options=Options(top_k=1))
+    best = said["masks"][0]
+    assert predictor.line(said) == f"{len(said['masks'])} masks  {best['score']:.2f} ({best['area']} px)"
     for mask in said["masks"]:
         assert 0 < mask["area"] <= (mask["xmax"] - mask["xmin"]) * (mask["ymax"] - mask["ymin"]) <= 2400
     assert Image.open(said["saved"]).size == (60, 40)
@@ -257,6 +383,9 @@ def test_images_are_enlarged_and_files_of_one_name_do_not_replace_each_other(pre
         first.astype(int), np.asarray(pipe(Image.open(photos / "a.png"), **steps).images[0]), atol=1
     )
     assert (said[0]["width"], said[0]["height"]) == (240, 160)
+    predictor = load_predictor(str(tmp_path / "model"))
+    assert predictor.line(said[0]) == "240 x 160 pixels"
+    assert predictor.rows(said[0]) == [{"width": 240, "height": 160}]
 
 
 def greedy(model, tokenizer, text, count):
@@ -278,14 +407,17 @@ def test_language_models_go_on_with_texts_and_with_each_line_of_a_file(predict, 
     ]
 
 
-def test_texts_get_their_classes_one_at_a_time_where_nothing_fills_up(predict, language, tmp_path):
+@pytest.mark.parametrize("fills_up", [False, True])
+def test_texts_get_their_classes_one_at_a_time_where_nothing_fills_up(predict, language, tmp_path, fills_up):
     folder, _, tokenizer = language
+    tokenizer = copy.deepcopy(tokenizer)
     config = AutoConfig.from_pretrained(
         folder, id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1}, max_position_embeddings=5
     )
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(9) if fills_up else None
+    config.pad_token_id = 9 if fills_up else None
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.save_pretrained(tmp_path)
-    tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path)
     said = as_json(predict(tmp_path, "the cat", "the dog sat on the mat", "--json"))
     for answer, text in zip(said, ("the cat", "the dog sat on the mat"), strict=True):
@@ -320,6 +452,11 @@ def test_chat_answers_each_line_and_remembers_what_was_said(language, monkeypatc
     first = greedy(model, tokenizer, "The cat", 4)
     second = greedy(model, tokenizer, f"The cat{first}\nthe dog", 4)
     assert capsys.readouterr().out == f"{first.strip()}\n{second.strip()}\n"
+    terminal = io.StringIO("The cat\n")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert main(["chat", str(folder), "--max-new-tokens", "4"]) == 0
+    assert capsys.readouterr().out == f"> {first.strip()}\n> ", "somebody who sits there is asked"
     for seed in (3, 4):
         monkeypatch.setattr("sys.stdin", io.StringIO("The cat\n"))
         drawn = ["--temperature", "1.5", "--seed", str(seed), "--max-new-tokens", "9"]
@@ -359,6 +496,40 @@ def test_no_pictures_go_into_a_file(tmp_path):
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(OSError, match=f"^--save: {tmp_path / 'notes'} is a file; accepted is a folder"):
         place_of(Input("a.png", "a.png", "a"), str(tmp_path / "notes"))
+
+
+@pytest.mark.parametrize("content", [b"mine", b""])
+def test_a_file_that_is_no_picture_of_ours_is_not_written_over(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(FileExistsError, match="--save: .*a.png is there already, and not of an earlier call"):
+        place_of(Input("b", "b.png", "a"), str(tmp_path))
+    (tmp_path / "a.png").unlink()
+    save(Image.new("RGB", (2, 2)), tmp_path / "a.png")
+    assert place_of(Input("b", "b.png", "a"), str(tmp_path)) == tmp_path / "a.png"
+    with pytest.raises(FileExistsError, match="--save: .*a.png is there already"):
+        place_of(Input("a", str(tmp_path / "a.png"), "a"), str(tmp_path))
+
+
+def test_names_are_chosen_from_as_the_whole_model_does(tmp_path):
+    """The scores of a stock CLIP for each name in its sentence, the likeliest first."""
+    torch.manual_seed(1)
+    model = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VIT, projection_dim=12)).eval()
+    model.save_pretrained(tmp_path)
+    both = clip_processor()
+    both.save_pretrained(tmp_path)
+    picture, names = Image.linear_gradient("L").convert("RGB"), ["cat", "dog", "a bird"]
+    options = Options(labels=tuple(names), template="this is {}", top_k=2)
+    predictor = load_predictor(str(tmp_path), options=options, device="cpu")
+    (said,) = predictor.answer([picture])
+    given = both(images=picture, text=[f"this is {name}" for name in names], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        scores = model(**given).logits_per_image[0].softmax(-1)
+    best = scores.argsort(descending=True)[:2].tolist()
+    assert [found["label"] for found in said["classes"]] == [names[number] for number in best]
+    assert [found["score"] for found in said["classes"]] == pytest.approx(scores[best].tolist(), abs=1e-5)
+    assert predictor.rows(said) == [
+        {"rank": rank, **found} for rank, found in zip((1, 2), said["classes"], strict=True)
+    ]
 
 
 def test_every_option_has_a_task_and_every_task_knows_its_options():
@@ -431,5 +602,17 @@ def test_a_continuation_has_no_special_tokens_and_a_network_the_precision_it_was
         device="cpu", generate=lambda input_ids, **_: torch.cat([input_ids, torch.tensor([[5, end]])], 1)
     )
     assert continuation(more, tokenizer, "The cat", 2) == tokenizer.decode([5])
+    with pytest.raises(ValueError, match="an empty text: this model has nothing to go on from"):
+        continuation(more, tokenizer, "", 2)
+    framing, seen = copy.deepcopy(tokenizer), []
+    framing.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.eos_token} $A", special_tokens=[(tokenizer.eos_token, end)]
+    )
+    watched = SimpleNamespace(
+        device="cpu", generate=lambda input_ids, **how: seen.append((input_ids, how)) or input_ids
+    )
+    continuation(watched, framing, "The cat", 2, temperature=0.5)
+    assert seen[0][0][0].tolist() == [end, *tokenizer("The cat").input_ids], "it begins as the model's texts begin"
+    assert (seen[0][1]["max_new_tokens"], seen[0][1]["do_sample"], seen[0][1]["temperature"]) == (2, False, 0.5)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(tmp_path)
     assert load_network(Source(str(tmp_path)), "AutoModelForCausalLM", "cpu").dtype == torch.bfloat16
