@@ -54,6 +54,10 @@ def test_the_range_of_activations_is_that_of_their_upper_quantile():
             activation_range(**{"batches": [batch], **wrong})
     with pytest.raises(ValueError, match="not finite"):
         activation_range([batch / 0])
+    with pytest.raises(ValueError, match="calibration: got a batch without activations"):
+        activation_range([batch, batch[:0]])
+    assert activation_range([-batch], 1.0) == 999  # of magnitudes, and with a ratio of 1 the largest
+    assert activation_range([batch[-1:]], 0.01) == 1e-3  # one value has one quantile
 
 
 @pytest.mark.parametrize("bits_weight, bits_activation", [(8, 8), (6, 6), (5, 5), (4, 4), (4, 6)])
@@ -188,6 +192,20 @@ def test_the_batch_norms_are_estimated_again_with_the_quantised_layers():
     assert not any(module.training for module in model.modules())
 
 
+@torch.no_grad()
+def test_batches_may_be_arguments_and_layers_take_half_precision():
+    plain = quantize_adder(build(), BATCHES, n_groups=2)
+    named = [{"pixel_values": batch, "labels": torch.zeros(4, dtype=torch.long)} for batch in BATCHES]
+    model = quantize_adder(build(), named, n_groups=2)
+    assert all(torch.equal(v, model.state_dict()[n]) for n, v in plain.state_dict().items())
+    layer = model.get_submodule(model.config.quantization_config.layers[0])
+    inputs = torch.rand(1, layer.shape[1], 6, 6)
+    for dtype, tolerance in ((torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
+        found = layer(inputs.to(dtype))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), layer(inputs.to(dtype).float()), rtol=tolerance, atol=tolerance)
+
+
 def test_few_batches_for_the_batch_norms_are_warned_of(caplog):
     """At a momentum of 0.1 n batches leave 0.9ⁿ of the statistics: 0.9¹ is 90 %, 0.9²² less than 10 %."""
     quantize_adder(build(), BATCHES[:1], n_groups=2)
@@ -210,6 +228,13 @@ def test_quantised_networks_say_what_they_cannot_do(tmp_path):
         with pytest.raises(RuntimeError, match="QuantizedAdderConv2d has integer weights, which no gradient flows"):
             refused(BATCHES[0].clone().requires_grad_()).logits.sum().backward()
     layer = model.get_submodule(model.config.quantization_config.layers[0])
+    with pytest.raises(RuntimeError, match="^QuantizedAdderConv2d has integer weights, which cannot be trained"):
+        layer.train()
+    assert not layer.training and layer.eval() is layer
+    assert AdderQuantConfig(n_groups=256, keep_ratio=1, bits=2, activation_bits=8).activation_bits == 8
+    broken = build()
+    name = next(n for n, m in broken.named_modules() if isinstance(m, AdderConv2d))
+    broken.get_submodule(name).weight.data[0, 0, 0, 0] = float("nan")
     for value in ("nan", "inf"):
         with pytest.raises(ValueError, match=f"inputs: got {value}, accepted are finite numbers from 0"):
             layer(torch.full((1, 8, 8, 8), float(value)))
@@ -227,6 +252,10 @@ def test_quantised_networks_say_what_they_cannot_do(tmp_path):
         ({"n_groups": 5}, "n_groups: got 5, but .* has 4 filters"),
         ({"keep_ratio": 1.5}, "keep_ratio: got 1.5"),
         ({"keep_ratio": "all"}, "keep_ratio: got 'all'"),
+        ({"keep_ratio": True}, "keep_ratio: got True, accepted are numbers above 0, up to 1"),
+        ({"n_groups": 257}, "n_groups: got 257, accepted are whole numbers from 1 to 256"),
+        ({"bits": 8.0}, "bits: got 8.0, accepted are whole numbers from 2 to 8"),
+        ({"model": broken}, f"model: the weights of {name} are not finite"),
         ({"skip": None}, "skip: got None, accepted are lists of names"),
         ({"skip": ["nothing"]}, "skip: the model has no 'nothing'"),
         ({"skip": "addernet"}, "no adder layers to quantise"),

@@ -5,9 +5,15 @@ import sys
 from dataclasses import fields
 
 import pytest
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer, AutoQuantizationConfig
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AUTO_QUANTIZER_MAPPING,
+    AutoHfQuantizer,
+    AutoQuantizationConfig,
+)
 
 from hf_effmodels import quantization
+from hf_effmodels.quantization.stored import TRAINABLE
 
 CONFIGS = [getattr(quantization, name) for name in quantization.__all__ if name.endswith("Config")]
 
@@ -27,6 +33,14 @@ def test_a_stored_configuration_has_the_fields_of_its_class_and_no_other(config_
             load({**stored, "shift": 1})
     config, rest = config_class.from_dict(stored, return_unused_kwargs=True, elsewhere=2)
     assert config == config_class() and rest == {"elsewhere": 2}
+
+
+@pytest.mark.parametrize("config_class", CONFIGS, ids=lambda c: c.__name__)
+def test_all_are_saved_and_those_of_full_precision_are_trained_on(config_class):
+    config = config_class()
+    trained = config.quant_method in TRAINABLE
+    made = AUTO_QUANTIZER_MAPPING[config.quant_method](config)
+    assert made.is_serializable() and (made.is_trainable, made.is_qat_trainable) == (trained, trained)
 
 
 @pytest.mark.thorough

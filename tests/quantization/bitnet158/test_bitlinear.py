@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from hf_effmodels.quantization.bitnet158.bitlinear import BitLinear, bit_linear
-from hf_effmodels.quantization.bitnet158.quantizers import quantize_weight
+from hf_effmodels.quantization.bitnet158.quantizers import quantize_activations, quantize_weight
 
 
 @pytest.mark.parametrize("scale", ["mean", "median"])
@@ -32,7 +32,8 @@ def test_the_median_gives_fewer_zeros_than_the_mean():
 
 
 def test_options_are_what_they_say():
-    x = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    # Small ones, of which the smallest number in the norm takes a part.
+    x = (1e-3 * torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(1))).requires_grad_()
     layer = BitLinear(16, 8, scale="median", activation_bits=4, norm_before=True)
     normed = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     step = normed.abs().amax(-1, keepdim=True) / 7
@@ -40,6 +41,10 @@ def test_options_are_what_they_say():
     ternary = (layer.weight / (gamma + 1e-5)).round().clamp(-1, 1)
     expected = F.linear((normed / step).round().clamp(-8, 7) * step, ternary * gamma, layer.bias)
     torch.testing.assert_close(layer(x), expected)
+    # Too small to have steps of its own: they are those of a largest input of 1e-5.
+    tiny = torch.tensor([[4e-6, -1e-6]])
+    assert quantize_activations(tiny).integers.tolist() == [[51, -13]]  # 127 · 0.4 and 0.1, rounded
+    assert quantize_activations(tiny, eps=1e-7).integers.tolist() == [[127, -32]]
     torch.testing.assert_close(
         bit_linear(x, layer.weight, activation_bits=None), F.linear(x, torch.mul(*quantize_weight(layer.weight)))
     )

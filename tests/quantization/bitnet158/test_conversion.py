@@ -62,7 +62,9 @@ def test_any_model_is_converted_and_comes_back_as_it_was(model_type, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"scale": "median"}, {"norm_before": True}], ids=str)
 def test_stock_transformers_computes_the_same_with_packed_weights(options, dense, held_out, tmp_path):
     model = convert_to_bitlinear(dense(torch.float32), BitNet158Config(**options)).eval()
-    save_packed(model, tmp_path / "packed")
+    processor = transformers.ViTImageProcessor()  # anything that is saved beside
+    save_packed(model, tmp_path / "packed", processor)
+    assert (tmp_path / "packed" / "preprocessor_config.json").is_file()
     stored = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
     assert stored["quant_method"] == "bitnet" and model.config.quantization_config["quant_method"] == "bitnet158"
     # Compiling for one call would take half a minute.
@@ -79,6 +81,26 @@ def test_stock_transformers_computes_the_same_with_packed_weights(options, dense
     weights = (tmp_path / "packed" / "model.safetensors").stat().st_size
     model.save_pretrained(tmp_path / "whole")
     assert weights < (tmp_path / "whole" / "model.safetensors").stat().st_size / 2
+
+
+def test_layers_that_are_named_stay_and_a_dense_checkpoint_is_converted_while_it_is_loaded(
+    checkpoint, dense, held_out
+):
+    config = BitNet158Config(modules_to_not_convert=["mlp.up_proj", "model.layers.1.self_attn.q_proj"])
+    model = convert_to_bitlinear(dense(torch.float32), config)
+    real = {name for name, module in model.named_modules() if type(module) is nn.Linear}
+    assert real == {*(f"model.layers.{n}.mlp.up_proj" for n in range(3)), "model.layers.1.self_attn.q_proj", "lm_head"}
+    loaded = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, quantization_config=BitNet158Config()
+    )
+    assert {name for name, module in loaded.named_modules() if type(module) is nn.Linear} == {"lm_head"}
+    expected = convert_to_bitlinear(dense(torch.float32)).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(held_out).logits, expected(held_out).logits)
+    assert loaded.config.quantization_config.modules_to_not_convert == ["lm_head"]
+    kept = BitNet158Config(modules_to_not_convert=["mlp.up_proj"])
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint, quantization_config=kept)
+    assert sum(type(module) is nn.Linear for module in loaded.modules()) == 4
 
 
 def test_two_bits_hold_a_weight():
@@ -125,6 +147,10 @@ def test_what_cannot_be_converted_or_packed_is_refused(dense, tmp_path):
         save_packed(model, tmp_path / "x")
     with pytest.raises(ValueError, match="no BitLinear layers"):
         save_packed(dense(), tmp_path / "x")
+    odd = convert_to_bitlinear(dense())
+    odd.model.layers[0].mlp.up_proj = BitLinear(64, 95)
+    with pytest.raises(ValueError, match="model: model.layers.0.mlp.up_proj has 95 rows; accepted are multiples of 4"):
+        save_packed(odd, tmp_path / "x")
     broken = dense()
     broken.model.layers[0].mlp.up_proj.weight.data[1, 2] = float("nan")
     with pytest.raises(ValueError, match="^model: .* has 1 broken weights: model.layers.0.mlp.up_proj.weight .1 of"):
@@ -135,4 +161,7 @@ def test_what_cannot_be_converted_or_packed_is_refused(dense, tmp_path):
     for options, text in (({"scale": "max"}, "scale: got 'max'"), ({"activation_bits": 1}, "activation_bits: got 1")):
         with pytest.raises(ValueError, match=text):
             BitNet158Config(**options)
+    with pytest.raises(ValueError, match="activation_bits: got 17, accepted are none and 2 to 16"):
+        BitNet158Config(activation_bits=17)
+    assert [BitNet158Config(activation_bits=bits).activation_bits for bits in (2, 16, None)] == [2, 16, None]
     assert not list(tmp_path.iterdir())

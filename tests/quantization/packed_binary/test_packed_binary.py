@@ -352,6 +352,17 @@ def test_what_cannot_be_packed_is_named():
         pack_binary(packed)
     with pytest.raises(ValueError, match="are binary already"):
         binarize(packed)
+    other = build()
+    other.config.quantization_config = {"quant_method": "adder"}
+    with pytest.raises(ValueError, match="model: it is quantised already"):
+        pack_binary(other)
+    # A weight that is the mean of its row has no sign; and with real weights there is nothing to pack.
+    level, real = BiVitLinear(4, 2), BiVitLinear(4, 2, scale=None)
+    with torch.no_grad():
+        level.weight.copy_(torch.tensor([[1.0, 3, 2, 2], [1, 2, 3, 4]]))
+    for layer in (level, real):
+        with pytest.raises(ValueError, match="model: 1 has weights that are real, or one that equals the mean of its"):
+            pack_binary(nn.Sequential(BiVitLinear(4, 2), layer).eval())
     with pytest.raises(RuntimeError, match="cannot be trained"):
         packed.train()
     mixed = nn.Sequential(nn.BatchNorm2d(3), *[nn.Conv2d(3, 3, 1) for _ in range(3)], nn.BatchNorm2d(3))

@@ -1,6 +1,7 @@
 """Quantising a promptable model of one's own: integers, intervals, files."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hf_effmodels.quantization import quantize_promptable
 from hf_effmodels.quantization.twin_uniform import search, uniform
 from hf_effmodels.quantization.twin_uniform.configuration_twin_uniform import TwinUniformConfig
 from hf_effmodels.quantization.twin_uniform.layers import TwinLinear
+from hf_effmodels.quantization.twin_uniform.published import take_published
 from hf_effmodels.registry import ARCHITECTURES
 
 from ...modeling.tiny import tiny_config
@@ -171,3 +173,144 @@ def test_what_is_skipped_stays_and_bad_input_is_said(tmp_path):
         quantize_promptable(model, samples(1))
     with pytest.raises(ValueError, match="training mode"):
         quantize_promptable(tinysam().train(), samples(1))
+
+
+class Single(nn.Module):
+    """A promptable model that is a single layer."""
+
+    def __init__(self, layer: nn.Linear, name: str = "linear"):
+        super().__init__()
+        self.name, self.config = name, SimpleNamespace(_attn_implementation="eager")
+        self.add_module(name, layer)
+
+    def forward(self, pixel_values):
+        output = self.get_submodule(self.name)(pixel_values)
+        return SimpleNamespace(pred_masks=output, iou_scores=output.mean(-1))
+
+
+def squares(outputs, generator):
+    return outputs.pred_masks.square().mean()
+
+
+def single(values: torch.Tensor, name: str = "linear", outputs: int = 4, **options) -> TwinLinear:
+    torch.manual_seed(0)
+    model = Single(nn.Linear(values.shape[-1], outputs), name).eval()
+    quantize_promptable(model, [{"pixel_values": values}], **{"loss": squares, "rounds": 0, **options})
+    return model.get_submodule(name)
+
+
+def test_without_a_search_the_largest_value_decides():
+    values = torch.randn(9, 6, generator=torch.Generator().manual_seed(3))
+    layer = single(values, weight_bits=6, activation_bits=4)
+    torch.manual_seed(0)
+    weight = nn.Linear(6, 4).weight
+    torch.testing.assert_close(layer.weight_interval.flatten(), weight.abs().max().view(1) / 31.5)
+    torch.testing.assert_close(layer.input_interval.flatten(), values.abs().max().view(1) / 7.5)
+    assert not layer.after_gelu and not layer.bias.requires_grad
+
+
+@pytest.mark.parametrize(
+    "least, after_gelu", [(-0.17, True), (-0.17006, True), (-0.1701, False), (0.0, False), (-1e-3, True)]
+)
+def test_inputs_no_lower_than_a_gelus_minimum_follow_one(least, after_gelu):
+    values = torch.full((3, 6), 0.5)
+    values[1, 2] = least
+    assert single(values).after_gelu is after_gelu
+
+
+def test_queries_keys_and_values_in_one_layer_have_an_interval_each():
+    values = torch.randn(3, 6)
+    shapes = [tuple(single(values, *named).weight_interval.shape) for named in (("qkv", 9), ("qkv", 8), ("kqv", 9))]
+    assert shapes == [(3, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1)]
+
+
+def test_rows_are_drawn_by_the_seed_where_there_are_more():
+    values = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+
+    def interval(**options) -> float:
+        return single(values, **options).input_interval.item()
+
+    largest = values.abs().amax(1) / 127.5
+    assert interval(most_rows=40) == interval(most_rows=40, seed=1) == pytest.approx(largest.max().item())
+    drawn = {interval(most_rows=1, seed=seed) for seed in range(6)}
+    assert len(drawn) > 1 and all(min(abs(largest - one)) < 1e-6 for one in drawn)
+    assert interval(most_rows=1, seed=4) == interval(most_rows=1, seed=4)
+
+
+def test_samples_that_give_an_attention_other_sizes_are_refused():
+    given = samples(2)
+    given[1]["input_points"] = given[1]["input_points"].repeat(1, 1, 2, 1)
+    with pytest.raises(ValueError, match="samples: they give an attention other sizes; give all of them as many po"):
+        quantize_promptable(tinysam(), given, rounds=0)
+
+
+INTERVALS = {
+    "a.weight": torch.ones(4, 6),
+    "a.w_interval": torch.ones(1, 1, 1, 1),
+    "a.a_interval": torch.ones(2, 1),
+    "a.n_V": torch.tensor(1),
+    "m.matmul1.A_interval": torch.ones(1, 4, 1, 1, 1, 1, 1),
+    "m.matmul1.B_interval": torch.full((1, 4, 1, 1, 1, 1, 1), 2.0),
+    "m.matmul2.A_interval": torch.tensor(0.5 / 127),
+    "m.matmul2.split": torch.tensor(0.5),
+    "m.matmul2.B_interval": torch.full((1, 4, 1, 1, 1, 1, 1), 3.0),
+}
+BITS = {"a": {"w_bit": 6, "a_bit": 8}, "m.matmul1": {"A_bit": 8, "B_bit": 8}, "m.matmul2": {"A_bit": 8, "B_bit": 8}}
+
+
+def test_a_published_file_is_taken_apart():
+    tensors = dict(INTERVALS)
+    found = take_published(tensors, BITS)
+    assert tensors.keys() == {"a.weight"} and (found.weight_bits, found.activation_bits) == (6, 8)
+    assert found.linears["a"][2] is False and found.products["m"]["split"].tolist() == [0.5]
+    assert [found.products["m"][name].mean().item() for name in ("query", "key", "value")] == [1, 2, 3]
+    assert take_published(INTERVALS | {"a.a_neg_interval": torch.ones(1)}, BITS).linears["a"][2] is True
+    products = {name: value for name, value in INTERVALS.items() if not name.startswith("a.")}
+    assert take_published(dict(products), BITS).weight_bits == 8  # products have no weights
+    raw = {name: {**bits, "mode": "raw"} for name, bits in BITS.items()}
+    assert take_published(dict(INTERVALS), raw) is None and take_published({"a.weight": torch.ones(2, 2)}, {}) is None
+    # A kernel becomes what its integers of four bits stand for.
+    tensors = {"c.weight": torch.tensor([[[[0.6, 3.0]]]]), "c.w_interval": torch.tensor(0.25)}
+    assert take_published(tensors, {"c": {"w_bit": 4, "a_bit": 32}}) is None
+    assert tensors["c.weight"].flatten().tolist() == [0.5, 7 * 0.25]
+
+
+@pytest.mark.parametrize(
+    "tensors, bits, message",
+    [
+        ({}, {"a": {"a_bit": 8}}, "a has intervals and no w_bit"),
+        ({}, {"m.matmul1": {"A_bit": 8, "B_bit": 6}}, "the operands of m.matmul1 have other numbers of bits each"),
+        ({"m.matmul1.A_interval": None, "m.matmul1.B_interval": None}, {}, "of m only the second is quantised"),
+        ({"m.matmul2.split": torch.tensor(0.25)}, {}, "the probabilities of m have an interval that is not that of"),
+        (
+            {"m.matmul1.B_interval": torch.ones(1, 4, 1, 2, 1, 1, 1)},
+            {},
+            r"the key of m has intervals \(1, 4, 1, 2, 1, 1, 1\), accepted is one a head",
+        ),
+        ({"m.matmul2.B_interval": torch.ones(4)}, {}, r"the value of m has intervals \(4,\), accepted is one a head"),
+        ({}, {"a": {"w_bit": 8, "a_bit": 6}}, r"weights of \[8\] and inputs of \[6, 8\] bits; accepted is one number"),
+    ],
+)
+def test_published_layers_that_cannot_be_computed_are_named(tensors, bits, message):
+    tensors = {name: value for name, value in (INTERVALS | tensors).items() if value is not None}
+    with pytest.raises(ValueError, match=f"^checkpoint: .*{message}"):
+        take_published(tensors, BITS | bits)
+
+
+def test_groups_and_bits_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="groups: 3 × 1 do not divide a weight of 4 × 6"):
+        uniform.weight_groups(torch.ones(4, 6), 3, 1)
+    with pytest.raises(ValueError, match="groups: 2 × 4 do not divide a weight of 4 × 6"):
+        uniform.weight_groups(torch.ones(4, 6), 2, 4)
+    for wrong in (1, 17, 8.0):
+        with pytest.raises(ValueError, match=f"bits: got {wrong}, accepted are whole numbers from 2 to 16"):
+            uniform.levels(wrong)
+    assert [uniform.levels(bits) for bits in (2, 16)] == [2, 32768]
+    for wrong in ({"weight_bits": 1}, {"activation_bits": 17}, {"activation_bits": 1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got .*, accepted are whole numbers from 2 to"):
+            TwinUniformConfig(**wrong)
+    TwinUniformConfig(weight_bits=2, activation_bits=16), TwinUniformConfig(weight_bits=8, activation_bits=2)
+    # A kernel has an interval for each of its filters, and one of zeros any.
+    kernel = torch.tensor([[[[1.0, -3.0]]], [[[0.0, 0.0]]]])
+    assert search.search_convolution(kernel, 4).flatten().tolist() == [pytest.approx(3 / 7.5), 1.0]
+    assert uniform.quantize_map(torch.tensor([[[[0.9]]]]), torch.tensor(0.25), 4, shift=0.5).item() == 1.0
