@@ -6,7 +6,7 @@ import torch
 
 from hf_effmodels.pipelines.hierarchical_mask_generation import masks as amg
 from hf_effmodels.pipelines.hierarchical_mask_generation.masks import suppress_overlapping
-from hf_effmodels.pipelines.hierarchical_mask_generation.points import first_points, second_points
+from hf_effmodels.pipelines.hierarchical_mask_generation.points import first_points, grid, second_points
 from hf_effmodels.pipelines.hierarchical_mask_generation.rounds import (
     Found,
     Thresholds,
@@ -37,8 +37,43 @@ def test_regions_are_those_of_scipy():
             regions, count = label(mask, np.ones((3, 3)))
             sizes = [(regions == n).sum() for n in range(1, count + 1)]
             kept = [n + 1 for n, size in enumerate(sizes) if size >= area] or [int(np.argmax(sizes)) + 1]
-            cleaned, _ = amg.remove_small_regions(mask, area, "islands")
-            assert np.array_equal(cleaned, np.isin(regions, kept))
+            cleaned, changed = amg.remove_small_regions(mask, area, "islands")
+            assert np.array_equal(cleaned, np.isin(regions, kept)) and changed == (min(sizes) < area)
+    with pytest.raises(ValueError, match="mode: got 'gaps', accepted are 'holes' and 'islands'"):
+        amg.remove_small_regions(mask, 2, "gaps")
+    # Runs two rows apart do not touch over an empty place between them.
+    apart = np.array([[0, 0, 1, 1, 1], [1, 0, 0, 0, 0], [0, 0, 0, 1, 1]], dtype=bool)
+    cleaned, changed = amg.remove_small_regions(apart, 2, "islands")
+    assert changed and np.array_equal(cleaned, apart & [[True], [False], [True]])
+    assert amg.remove_small_regions(apart, 3, "islands")[0].sum() == 3  # three regions: of 3, 1 and 2 pixels
+
+
+def test_boxes_stability_and_edges_of_crops_are_what_their_names_say():
+    mask = np.zeros((2, 6, 8), dtype=bool)
+    mask[0, 2:5, 1:7] = True
+    assert amg.mask_boxes(torch.from_numpy(mask)).tolist() == [[1, 2, 6, 4], [0, 0, 0, 0]]
+    logits = torch.tensor([[[-0.5, 0.5, 1.5, 2.5]]])
+    assert amg.stability_scores(logits).item() == pytest.approx(2 / 4)  # above 1 of those above -1
+    # The image of 100 × 80, cut at 50 on the right: only an edge there is none of the image.
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 29, 10], [0, 0, 30, 10], [0, 0, 50, 80]])
+    assert amg.near_crop_edge(boxes, (0, 0, 50, 80), (0, 0, 100, 80)).tolist() == [False, False, True, True]
+    assert amg.near_crop_edge(boxes, (0, 0, 50, 80), (0, 0, 100, 80), 19).tolist() == [False, False, False, True]
+    assert amg.near_crop_edge(boxes[:1], (40, 0, 90, 80), (0, 0, 100, 80)).tolist() == [True]
+    # Half of the shorter side twice, less a third of it: 80 · 512 / 1500 = 27 pixels of overlap.
+    assert amg.crop_boxes(80, 100, 0) == [[0, 0, 100, 80]]
+    assert amg.crop_boxes(80, 100, 1)[1:] == [[0, 0, 64, 54], [0, 27, 64, 80], [37, 0, 100, 54], [37, 27, 100, 80]]
+    layers = amg.crop_boxes(80, 100, 2, overlap_ratio=0.0)
+    assert len(layers) == 1 + 4 + 16 and layers[1] == [0, 0, 50, 40] and layers[-1] == [75, 60, 100, 80]
+
+
+def test_grids_begin_with_one_point():
+    assert grid(1).tolist() == [[0.5, 0.5]] and first_points(1, 10, 20).tolist() == [[10.0, 5.0]]
+    assert grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    assert first_points(5, 10, 20).tolist() == [[5.0, 2.5], [15.0, 2.5], [5.0, 7.5], [15.0, 7.5]]
+    for wrong in (0, 1.0):
+        for make in (grid, lambda side: first_points(side, 10, 20)):
+            with pytest.raises(ValueError, match=f"points_per_side: got {wrong}, accepted are whole numbers from 1"):
+                make(wrong)
 
 
 def test_run_lengths_go_column_by_column():

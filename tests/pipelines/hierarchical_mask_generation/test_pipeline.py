@@ -1,6 +1,9 @@
 """`pipeline("hierarchical-mask-generation")`: with the hierarchy off transformers' masks, with it fewer questions."""
 
+import base64
 import copy
+import inspect
+import io
 import subprocess
 import sys
 import types
@@ -9,11 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import label
 from transformers import MaskGenerationPipeline, pipeline
 
 from hf_effmodels.pipelines import HierarchicalMaskGenerationPipeline
 from hf_effmodels.pipelines.hierarchical_mask_generation.embedding import Embedded, embed
 from hf_effmodels.pipelines.hierarchical_mask_generation.masks import decode_runs, suppress_overlapping
+from hf_effmodels.pipelines.hierarchical_mask_generation.pipeline_hierarchical_mask_generation import (
+    DEFAULTS,
+    check_options,
+)
+from hf_effmodels.pipelines.hierarchical_mask_generation.rounds import Thresholds, segment_everything
 from hf_effmodels.registry import ARCHITECTURES
 
 from ...modeling.tiny import tiny_config
@@ -150,6 +159,67 @@ def test_pictures_of_every_kind_are_read_and_lists_taken(tmp_path):
     assert np.array_equal(results[0]["masks"][0], pipe(images[0], **options)["masks"][0])
 
 
+SHARES = ("pred_iou_thresh", "stability_score_thresh", "crops_nms_thresh")
+FROM_1 = ("points_per_crop", "points_per_batch", "masks_per_batch", "crop_n_points_downscale_factor")
+FROM_0 = ("crops_n_layers", "min_mask_region_area")
+SWITCHES = ("hierarchical", "output_rle_mask", "output_bboxes_mask", "show_progress")
+
+
+def test_the_defaults_are_segment_anythings_and_tinysams():
+    """Those of segment-anything's generator, which transformers has, and of TinySAM's rounds."""
+    assert DEFAULTS == {
+        **{"points_per_crop": 32, "points_per_batch": 64, "pred_iou_thresh": 0.88, "stability_score_thresh": 0.95},
+        **{"stability_score_offset": 1.0, "mask_threshold": 0.0, "crops_nms_thresh": 0.7, "crops_n_layers": 0},
+        **{"crop_overlap_ratio": 512 / 1500, "crop_n_points_downscale_factor": 1, "min_mask_region_area": 0},
+        **{"hierarchical": True, "high_score_thresh": 8.5, "masks_per_batch": 16},
+        **{"output_rle_mask": False, "output_bboxes_mask": False, "show_progress": False, "timeout": None},
+    }
+    limits = Thresholds()
+    assert (limits.predicted_iou, limits.stability, limits.stability_offset) == (0.88, 0.95, 1.0)
+    assert (limits.mask, limits.confident, limits.strict) == (0.0, 8.5, False)
+    known = inspect.signature(segment_everything).parameters
+    assert [known[name].default for name in ("points_per_side", "points_per_batch", "nms_threshold")] == [32, 64, 0.7]
+    assert [known[name].default for name in ("masks_per_batch", "min_region_area")] == [16, 0]
+
+
+def test_the_ends_of_what_options_can_be_are_taken():
+    check_options(
+        {
+            **dict.fromkeys(SHARES, 0),
+            **dict.fromkeys(FROM_1, 1),
+            **dict.fromkeys(FROM_0, 0),
+            **dict.fromkeys(SWITCHES, False),
+            **{"stability_score_offset": 0, "crop_overlap_ratio": 0, "mask_threshold": -3, "timeout": 2.5},
+        }
+    )
+    check_options({**dict.fromkeys(SHARES, 1), "crop_overlap_ratio": 0.99, "hierarchical": False, "crops_n_layers": 2})
+
+
+def test_addresses_are_read_bars_shown_and_small_regions_cleaned(capsys):
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    options = {"points_per_crop": 8, "points_per_batch": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    options |= {"crops_nms_thresh": 1.0, "high_score_thresh": -1e9}
+    expected = pipe(picture(), batch_size=1, **options)
+    assert "points" not in capsys.readouterr().err
+    stream = io.BytesIO()
+    picture().save(stream, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    found = pipe(address, show_progress=True, timeout=5.0, **options)
+    assert all(np.array_equal(a, b) for a, b in zip(found["masks"], expected["masks"], strict=True))
+    # A quarter of the points per side, 2 × 2, three at a time: of the second round nothing is left.
+    assert "points: 100%" in (shown := capsys.readouterr().err) and "2/2" in shown
+    pipe(picture(), show_progress=True, **{**options, "hierarchical": False})
+    assert "22/22" in capsys.readouterr().err  # ⌈64 / 3⌉
+    options["points_per_crop"] = 4
+    for hierarchical in (True, False):
+        cleaned = pipe(picture(), min_mask_region_area=10**6, hierarchical=hierarchical, **options)["masks"]
+        assert cleaned and all(label(mask, np.ones((3, 3)))[1] == 1 for mask in cleaned if mask.any())
+        assert all(label(~mask, np.ones((3, 3)))[1] == 0 for mask in cleaned)
+        raw = pipe(picture(), hierarchical=hierarchical, **options)["masks"]
+        assert any(label(mask, np.ones((3, 3)))[1] > 1 or not mask.all() for mask in raw)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -161,6 +231,18 @@ def test_pictures_of_every_kind_are_read_and_lists_taken(tmp_path):
         ({"hierarchical": "yes"}, "hierarchical: got 'yes', accepted are True and False"),
         ({"crops_n_layers": 1}, "crops_n_layers: got 1, but two rounds look at the whole image"),
         ({"points_per_side": 8}, "points_per_side: no option of this pipeline"),
+        ({"batch_size": 2}, "batch_size: got 2, accepted is 1: what batches are the points of an image"),
+        *(({name: -0.01}, f"{name}: got -0.01, accepted are numbers from 0 to 1") for name in SHARES),
+        *(({name: 1.01}, f"{name}: got 1.01, accepted are numbers from 0 to 1") for name in SHARES),
+        *(({name: 0}, f"{name}: got 0, accepted are whole numbers from 1") for name in FROM_1),
+        *(({name: -1}, f"{name}: got -1, accepted are whole numbers from 0") for name in FROM_0),
+        *(({name: 1}, f"{name}: got 1, accepted are True and False") for name in SWITCHES),
+        ({"points_per_batch": True}, "points_per_batch: got True, accepted are whole numbers from 1"),
+        ({"mask_threshold": True}, "mask_threshold: got True, accepted are finite numbers"),
+        ({"high_score_thresh": "high"}, "high_score_thresh: got 'high', accepted are finite numbers"),
+        ({"stability_score_offset": -0.1}, "stability_score_offset: got -0.1, accepted are numbers from 0"),
+        ({"crop_overlap_ratio": 1.0}, "crop_overlap_ratio: got 1.0, accepted are numbers from 0 to below 1"),
+        ({"crop_overlap_ratio": -0.1}, "crop_overlap_ratio: got -0.1, accepted are numbers from 0 to below 1"),
     ],
 )
 def test_options_that_mean_nothing_are_refused_before_anything_is_computed(options, words, monkeypatch):

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from transformers import SamProcessor
@@ -57,6 +58,16 @@ def test_a_mask_of_before_and_a_threshold_change_the_answer(sam):
     assert encoded.predict(points=[[30, 20]], threshold=2.0).masks.sum() < first.masks.sum()
 
 
+def test_prompts_may_lie_on_the_image_s_edge_and_have_no_size(sam):
+    _, _, encoded = sam
+    corners = encoded.predict(points=[[0, 0], [90, 70]], labels=[1, 0])
+    assert corners.masks.shape == (3, 70, 90)
+    assert torch.equal(corners.logits, encoded.predict(points=torch.tensor([[0, 0], [90, 70]]), labels=[1, 0]).logits)
+    assert encoded.predict(boxes=[20, 30, 20, 30]).masks.shape == (3, 70, 90)
+    # Without labels all points are in the object.
+    assert torch.equal(encoded.predict([[3, 4]]).logits, encoded.predict([[3, 4]], [1]).logits)
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_every_promptable_model_is_taken(name):
     model, processor = build(name)
@@ -90,6 +101,14 @@ def test_threads_share_an_image_and_a_predictor(sam):
         ({"boxes": [30, 10, 20, 40]}, "boxes: got .* accepted are left, top, right, bottom"),
         ({"boxes": [1, 2, 3]}, r"boxes: got shape \(3,\)"),
         ({"points": [[[2, 3]], [[4, 5]]], "boxes": [[1, 2, 3, 4]]}, "boxes: got 1 prompts, points has 2"),
+        ({"points": [[[2, 3]], [[4, 5]]], "boxes": [1, 2, 3, 4]}, r"boxes: got shape \(4,\); points has several"),
+        ({"points": [[2, 3]], "boxes": [[1, 2, 3, 4]]}, r"boxes: got shape \(1, 4\); points has one"),
+        ({"points": [[20, 70.5]]}, "points: got .* accepted are x from 0 to 90 and y from 0 to 70"),
+        ({"points": [[-0.5, 20]]}, "points: got .* accepted are x from 0 to 90"),
+        ({"points": np.zeros((0, 2))}, r"points: got shape \(0, 2\)"),
+        ({"boxes": np.zeros((0, 4))}, r"boxes: got shape \(0, 4\), accepted are \(4,\) and \(prompts, 4\)"),
+        ({"boxes": [30, 40, 40, 10]}, "boxes: got .* accepted are left, top, right, bottom"),
+        ({"points": [[2, 3]], "mask": torch.zeros(2, 16, 16)}, r"mask: got shape \(2, 16, 16\)"),
         ({"points": [[2, 3]], "mask": torch.zeros(9, 9)}, r"mask: got shape \(9, 9\), expected \(16, 16\)"),
     ],
 )
