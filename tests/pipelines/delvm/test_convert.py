@@ -14,6 +14,7 @@ from hf_effmodels.hub import convert
 from hf_effmodels.hub.convert import ConversionError
 from hf_effmodels.pipelines import DelvmPipeline
 from hf_effmodels.pipelines.delvm.configuration_delvm import PRESETS
+from hf_effmodels.pipelines.delvm.convert_delvm import convert as convert_delvm
 from hf_effmodels.pipelines.delvm.convert_delvm import (
     is_training_layout,
     join_pipeline_shards,
@@ -139,6 +140,19 @@ def test_what_does_not_fit_is_refused_by_name():
         language_model_of(weights)  # 128 channels are more than the model has
     with pytest.raises(ConversionError, match="factorized: got True"):
         language_model_of(weights, num_attention_heads=4, factorized=True)
+    trained = official("lm_training_layout")
+    (projection,) = (name for name in trained if "embed_proj" in name)
+    with pytest.raises(ConversionError, match="The codebook and its projection belong together, and one of them is m"):
+        language_model_of(without(trained, "embed_proj"), num_attention_heads=2)
+    with pytest.raises(ConversionError, match="The codebook and its projection belong together, and one of them is m"):
+        language_model_of({projection: trained[projection], **without(trained, "vq_model")}, num_attention_heads=2)
+    twice = {**trained, f"model.{projection}": trained[projection]}
+    assert language_model_of(twice, num_attention_heads=2) is not None  # one name, with its wrapper and without
+    plain = without(trained, "vq_model", "embed_proj") | {"embedding.weight": trained[projection]}
+    with pytest.raises(ConversionError, match="'embedding.*' and 'embedding.*' are meant for the same weight"):
+        language_model_of({**plain, "embedding.word_embeddings.weight": trained[projection]}, num_attention_heads=2)
+    with pytest.raises(ConversionError, match="Two of the files have 'norm.weight'"):
+        join_pipeline_shards([{"norm.weight": torch.ones(2)}, {"model.norm.weight": torch.ones(2)}])
     with pytest.raises(ConversionError, match="It is no VQGAN"):
         vq_model_of(weights)
     tokenizer = official("vqgan_tiny")
@@ -269,4 +283,16 @@ def test_weights_of_another_variant_and_broken_ones_are_refused_and_nothing_is_w
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         convert("delvm-1b", tmp_path / "empty", tmp_path / "out", **options)
+    (tmp_path / "empty" / "model_tp1_pp0.pt").write_bytes(b"")
+    with pytest.raises(ConversionError, match=r"empty has weights split within layers \(tp1\), accepted are whole"):
+        convert("delvm-1b", tmp_path / "empty", tmp_path / "out", **options)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="checkpoint: .*config.json cannot be read"):
+        convert("delvm-1b", folder, tmp_path / "out", **options)
+    (folder / "config.json").unlink()
+    torch.save({"lm_head.weight": weights["lm_head.weight"]}, folder / "pytorch_model-2.bin")
+    with pytest.raises(ConversionError, match="Two of the files have 'lm_head.weight'"):
+        convert("delvm-1b", folder, tmp_path / "out", **options)
+    with pytest.raises(ValueError, match="preset: got 'delvm', accepted are 'delvm-300m', 'delvm-1b'"):
+        convert_delvm("delvm", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

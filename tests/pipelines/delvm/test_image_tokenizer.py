@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_effmodels.pipelines.delvm.image_tokenizer_delvm import DelvmImageTokenizer, to_images, to_pixels
+from hf_effmodels.pipelines.delvm.image_tokenizer_delvm import DelvmImageTokenizer, size_of, to_images, to_pixels
 
 from .tiny import tiny_vqvae
 
@@ -59,6 +59,29 @@ def test_a_grey_picture_and_one_with_alpha_are_that_picture_in_any_form():
             to_pixels(wrong, 16)
 
 
+def test_tensors_and_arrays_are_resized_as_pictures_are_and_know_their_size():
+    image = picture(40, 23)
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    expected = to_pixels(image, 8)
+    for form in (tensor, tensor / 255, array / 255):  # PIL rounds to 8 bits after each direction
+        torch.testing.assert_close(to_pixels(form, 8), expected, rtol=0, atol=1.5 / 255, check_dtype=False)
+    torch.testing.assert_close(to_pixels(tensor.mT, 8), expected.mT, rtol=0, atol=1.5 / 255)
+    rotated = image.copy()
+    rotated.getexif()[0x0112] = 6  # turned by a quarter
+    sizes = [size_of(form) for form in (image, array, array[:, :, 0], tensor, tensor[None], rotated)]
+    assert sizes == [(40, 23)] * 5 + [(23, 40)]
+    assert to_pixels(tensor.half() / 255, 8).dtype == torch.float16
+
+
+def test_codes_are_looked_up_whether_the_model_does_so_itself_or_not(tokenizer):
+    ids = torch.randint(32, (2, 64), generator=torch.Generator().manual_seed(0))
+    other = tiny_vqvae()
+    other.register_to_config(lookup_from_codebook=False)
+    torch.testing.assert_close(DelvmImageTokenizer(other, 16).decode(ids, "pt"), tokenizer.decode(ids, "pt"))
+    assert (tokenizer.tokens_per_image, tokenizer.grid, tokenizer.vocab_size) == (64, 8, 32)
+
+
 def test_batches_are_what_single_pictures_are(tokenizer):
     images = [picture(16, 16), picture(31, 20), picture(9, 40, "L")]
     single = torch.cat([tokenizer.encode(image) for image in images])
@@ -101,7 +124,14 @@ def test_wrong_input_is_named(tokenizer):
         ([], "empty list"),
         ("cat.png", "got str"),
         (torch.full((3, 8, 8), 2.0), "floats in [0, 1]"),
+        (torch.full((3, 8, 8), -0.1), "floats in [0, 1]"),
+        (torch.full((3, 8, 8), float("nan")), "floats in [0, 1]"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "got a tensor of torch.int64, accepted are uint8 and floats in"),
         (torch.zeros(2, 8, 8), "expected (1 or 3, height, width)"),
+        (torch.zeros(3, 0, 8), "expected (1 or 3, height, width)"),
+        (np.zeros((8, 8, 5), np.uint8), "got an array of shape (8, 8, 5), expected (height, width, 3)"),
+        (Image.new("RGB", (0, 5)), "one has no pixels, (0, 5)"),
+        (Image.new("I", (8, 8), -1), "accepted are 8 and 16 bits"),
         (Image.new("F", (8, 8)), "images of 8 bits"),
         (Image.new("I", (8, 8), 70000), "accepted are 8 and 16 bits"),
     ):
@@ -117,6 +147,10 @@ def test_wrong_input_is_named(tokenizer):
         with pytest.raises(ValueError) as error:
             tokenizer.decode(ids)
         assert words in str(error.value)
+    for size in (0, True, 16.0):
+        with pytest.raises(ValueError, match=f"image_size: got {size}, accepted are whole numbers from 1"):
+            DelvmImageTokenizer(tokenizer.vqvae, size)
+    assert to_pixels(Image.new("I", (8, 8), 65535), 8).min() == 1  # the last that 16 bits have
     with pytest.raises(ValueError, match="image_size: got 15, accepted are multiples of 2"):
         DelvmImageTokenizer(tokenizer.vqvae, 15)
     with pytest.raises(ValueError, match="output_type: got 'jpg'"):

@@ -12,6 +12,7 @@ from hf_effmodels.hub.convert import ConversionError
 from hf_effmodels.pipelines import SamDiffSRPipeline
 from hf_effmodels.pipelines.sam_diffsr import convert_sam_diffsr as conversion
 from hf_effmodels.pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
+from hf_effmodels.pipelines.sam_diffsr.create import create_pipeline
 from hf_effmodels.pipelines.sam_diffsr.scheduling_sam_diffsr import SamDiffSRScheduler, cosine_betas
 
 from .tiny import ENCODER, UNET, photo, seeded, tiny_pipeline
@@ -228,3 +229,24 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     torch.save({"state_dict": {"model": {"betas": 1.0}}}, tmp_path / "numbers.ckpt")
     with pytest.raises(ValueError, match="other things than tensors"):
         conversion.load_encoder(tmp_path / "numbers.ckpt")
+    for content in (torch.ones(2), {}, {"state_dict": {}}):
+        torch.save(content, tmp_path / "none.ckpt")
+        with pytest.raises(ValueError, match="none.ckpt holds no dictionary of tensors"):
+            conversion.load_encoder(tmp_path / "none.ckpt")
+    torch.save({"module.a": torch.ones(1), "a": torch.ones(1)}, tmp_path / "twice.ckpt")
+    with pytest.raises(ConversionError, match="twice.ckpt has weights with and without `module.` of the same name"):
+        conversion.load_encoder(tmp_path / "twice.ckpt")
+    with pytest.raises(ValueError, match="preset: got 'srdiff', accepted are 'sam-diffsr-x4', 'srdiff-x4'"):
+        conversion.convert("srdiff", tmp_path / "whole.ckpt", tmp_path / "out")
+    with pytest.raises(ValueError, match="preset: got 'srdiff', accepted are 'sam-diffsr-x4', 'srdiff-x4'"):
+        create_pipeline("srdiff")
+
+
+def test_weights_of_no_network_are_refused():
+    weights = official_pipeline(tiny_pipeline())
+    names = [name for name in weights if name.startswith("rrdb.RRDB_trunk.0.RDB1.conv1.")]
+    both = {**weights, names[0].replace("RDB1.conv1", "RDB1.convs.0"): weights[names[0]]}
+    with pytest.raises(ConversionError, match="are meant for the same weight|1 unexpected"):
+        conversion.pipeline_of(both)
+    with pytest.raises(ConversionError, match="The shapes stand for no RRDBModel: scale: got 3"):
+        conversion.encoder_of({n.removeprefix("rrdb."): v for n, v in weights.items() if n.startswith("rrdb.")}, 3)

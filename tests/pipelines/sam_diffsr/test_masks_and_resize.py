@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from hf_effmodels.pipelines.sam_diffsr.masks import (
+    decode_regions,
     encode_masks,
+    encode_regions,
     normalize_structure,
     position_encoding,
     region_values,
@@ -98,6 +100,39 @@ def test_bytes_are_rounded_after_each_pass_the_stronger_reduction_first():
         assert torch.equal(imresize(image, size=size), values.to(torch.uint8))
 
 
+def test_kernels_are_widened_where_an_image_shrinks():
+    """Halved, a pixel sees four of the triangle and eight of Keys' cubic, at half and one and a half steps."""
+    triangle = [(1 - abs(d) / 2) / 2 for d in (-1.5, -0.5, 0.5, 1.5)]
+    np.testing.assert_allclose(resize_weights(8, 4, 0.5, "bilinear")[1], [0, *triangle, 0, 0, 0], atol=1e-15)
+
+    def keys(x):
+        x = abs(x)
+        return 1.5 * x**3 - 2.5 * x**2 + 1 if x <= 1 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+
+    cubic = [keys(d / 2) / 2 for d in np.arange(-3.5, 4)]
+    np.testing.assert_allclose(resize_weights(16, 8, 0.5)[3], [0] * 3 + cubic + [0] * 5, atol=1e-15)
+    # Enlarged it is as wide as it is, and mirrored at the edge with the last pixel once more.
+    np.testing.assert_allclose(resize_weights(3, 6, 2.0, "bilinear")[0], [1, 0, 0], atol=1e-15)
+    np.testing.assert_allclose(resize_weights(3, 6, 2.0, "bilinear")[1], [0.75, 0.25, 0], atol=1e-15)
+    assert torch.equal(imresize(torch.ones(2, 8), 0.5, kernel="bilinear"), torch.ones(1, 4))
+
+
+def test_regions_and_their_numbers_hold_a_map():
+    left, right = halves()
+    masks = [np.ones_like(left), left, right[::-1] & (np.arange(6) < 2)[:, None]]
+    regions, values = encode_regions(masks)
+    assert regions.dtype == np.uint16 and values.dtype == np.float32 and regions.max() == 3
+    assert np.array_equal(decode_regions(regions, values), encode_masks(masks))
+    nothing, none = encode_regions([], (3, 4))
+    assert not nothing.any() and len(none) == 0 and np.array_equal(decode_regions(nothing, none), np.zeros((3, 4)))
+    for wrong in (regions.astype(int) - 2, regions + np.uint16(1)):
+        with pytest.raises(ValueError, match="regions: .* to .*, but there are 3 values"):
+            decode_regions(wrong, values)
+    assert decode_regions(np.zeros((0, 3), int), values).shape == (0, 3)
+    with pytest.raises(ValueError, match="masks: got 65536, at most 65535 are accepted"):
+        encode_regions([np.ones((1, 1), dtype=bool)] * 2**16, encoding="cosine")
+
+
 def test_resizing_takes_batches_and_rounds_bytes():
     images = torch.randint(0, 256, (2, 3, 10, 13), dtype=torch.uint8)
     small = imresize(images, 1 / 4)
@@ -108,10 +143,18 @@ def test_resizing_takes_batches_and_rounds_bytes():
     for options, message in (
         ({"scale": 0}, "scale: got 0"),
         ({"size": (0, 3)}, "size: got"),
+        ({"size": (3, 0)}, "size: got"),
+        ({"size": (3, 3, 3)}, r"size: got \(3, 3, 3\), accepted are two positive integers"),
+        ({"scale": -1.0}, "scale: got -1.0, accepted are positive numbers"),
+        ({"scale": 2, "size": (3, 3)}, "Give either scale or size"),
         ({}, "Give either scale or size"),
         ({"scale": 2, "kernel": "box"}, "kernel: got 'box', accepted are 'bicubic', 'bilinear'"),
     ):
         with pytest.raises(ValueError, match=message):
             imresize(images, **options)
+    for wrong in (torch.zeros(5), torch.zeros(3, 0, 5)):
+        with pytest.raises(ValueError, match=r"image: expected \(..., height, width\), got"):
+            imresize(wrong, 2)
+    assert imresize(torch.ones(4, 4), size=(1, 1)).tolist() == [[1.0]]
     with pytest.raises(ValueError, match="image: got dtype torch.int64"):
         imresize(images.long(), 2)

@@ -131,14 +131,36 @@ def test_the_encoder_alone_magnifies():
     assert model(torch.zeros(1, 3, 5, 7), output_image=False).sample is None
 
 
+def test_outputs_are_tuples_where_they_are_asked_for():
+    encoder, unet = tiny()
+    low, noisy = torch.randn(1, 3, 8, 8), torch.randn(1, 3, 32, 32)
+    encoded = encoder(low)
+    image, features = encoder(low, return_dict=False)
+    assert torch.equal(image, encoded.sample) and len(features) == len(encoded.features) == ENCODER["num_blocks"] + 1
+    assert all(torch.equal(a, b) for a, b in zip(features, encoded.features, strict=True))
+    noise, condition = unet(noisy, 3, encoded.condition, return_dict=False)
+    expected = unet(noisy, 3, encoded.condition)
+    assert torch.equal(noise, expected.sample) and torch.equal(condition, expected.condition)
+    smallest = SamDiffSRUNet2DModel(**{**UNET, "hidden_size": 4, "dim_mults": [1, 1]})
+    assert smallest(torch.randn(1, 3, 4, 4), 0, [torch.randn(1, 8, 1, 1)] * 2).sample.shape == (1, 3, 4, 4)
+
+
 def test_bad_input_is_refused_by_name():
     encoder, unet = tiny()
     maps = encoder(torch.zeros(1, 3, 8, 8)).condition
     noisy = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ValueError, match="scale: got 3, accepted are 2, 4, 8"):
         SamDiffSRUNet2DModel(scale=3)
-    with pytest.raises(ValueError, match="dim_mults: got"):
-        SamDiffSRUNet2DModel(dim_mults=[2, 4])
+    for wrong in ([2, 4], [1], [1, 0]):
+        with pytest.raises(ValueError, match="dim_mults: got .*, accepted are two or more positive integers, first 1"):
+            SamDiffSRUNet2DModel(dim_mults=wrong)
+    for wrong in (2, 5):
+        with pytest.raises(ValueError, match=f"hidden_size: got {wrong}, accepted are even numbers from 4"):
+            SamDiffSRUNet2DModel(hidden_size=wrong)
+    with pytest.raises(ValueError, match=r"condition: \(1, 8, 16, 16\) does not fit a sample \(1, 3, 32, 32\)"):
+        unet(noisy, 0, torch.zeros(1, 8, 16, 16))
+    with pytest.raises(ValueError, match="sample: sides must be multiples of 8 from 16"):
+        unet(noisy[..., :8, :], 0, maps)
     with pytest.raises(ValueError, match=r"sample: expected \(batch, 3, height, width\), got \(1, 1, 8, 8\)"):
         encoder(torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match="sample: sides must be multiples of 8 from 16"):

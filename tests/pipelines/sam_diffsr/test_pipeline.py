@@ -463,6 +463,10 @@ def test_the_residual_is_divided_by_its_scale_and_added(pipe):
         ({"image": torch.zeros(4, 4, 3)}, "image: expected a tensor"),
         ({"image": torch.full((3, 4, 4), -1.0)}, r"must be in \[0, 1\], got -1 to -1"),
         ({"image": torch.full((3, 4, 4), float("nan"))}, r"must be in \[0, 1\], got nan"),
+        ({"image": torch.zeros(3, 4, 4, dtype=torch.int64)}, "image: got a tensor of torch.int64, accepted are uint8"),
+        ({"image": torch.zeros(3, 0, 4)}, r"image: it has no pixels, \(3, 0, 4\)"),
+        ({"image": Image.fromarray(np.full((4, 4), -1, np.int32))}, "must be from 0 to 65535, got -1 to -1"),
+        ({"image": Image.fromarray(np.full((4, 4), 65536, np.int32))}, "must be from 0 to 65535, got 65536 to 65536"),
         ({"output_type": "latent"}, "output_type: got 'latent', accepted are 'pil', 'np', 'pt'"),
         ({"num_inference_steps": 0}, "num_inference_steps: got 0"),
         ({"num_inference_steps": 1000}, "num_inference_steps: got 1000, accepted are whole numbers from 1"),
@@ -481,6 +485,14 @@ def test_the_residual_is_divided_by_its_scale_and_added(pipe):
 def test_bad_input_is_refused_by_name(pipe, options, message):
     with pytest.raises(ValueError, match=message):
         pipe(**{"image": photo(4, 4), "num_inference_steps": 1, **options})
+
+
+def test_a_sampler_that_takes_a_number_of_steps_only_is_not_given_timesteps(pipe):
+    own = SamDiffSRPipeline(
+        **{**pipe.components, "scheduler": diffusers.DDIMScheduler.from_config(pipe.scheduler.config)}
+    )
+    with pytest.raises(ValueError, match="timesteps: DDIMScheduler takes a number of steps only"):
+        own(image=photo(4, 4), timesteps=[5, 3])
 
 
 @pytest.mark.parametrize("saved", [False, True])

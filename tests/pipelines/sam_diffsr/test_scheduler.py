@@ -347,8 +347,34 @@ def test_bad_settings_are_refused_by_name():
     with pytest.raises(ValueError, match="timesteps: got"):
         scheduler.set_timesteps(timesteps=[1, 50])
     scheduler.set_timesteps(10)
+    for both in ({}, {"num_inference_steps": 2, "timesteps": [5, 3]}):
+        with pytest.raises(ValueError, match="Give either num_inference_steps or timesteps"):
+            SamDiffSRScheduler().set_timesteps(**both)
+    for wrong in ([100], [5, 5], [3, -1], []):
+        with pytest.raises(ValueError, match="timesteps: got .*, accepted are descending whole numbers from 99 to 0"):
+            SamDiffSRScheduler().set_timesteps(timesteps=wrong)
+    for right in ([99, 0], [0]):
+        scheduler.set_timesteps(timesteps=right)
+        assert scheduler.timesteps.tolist() == right and scheduler.num_inference_steps == len(right)
+    for ends in ([0.5, 1.0], [0.0, 0.5], [0.5, float("nan")]):
+        with pytest.raises(ValueError, match="trained_betas: got β from .*, accepted are numbers between 0 and 1"):
+            SamDiffSRScheduler(num_train_timesteps=2, trained_betas=ends)
+    with pytest.raises(ValueError, match="beta_start, beta_end: got β from"):
+        SamDiffSRScheduler(beta_schedule="linear", beta_start=0.0)
+    scheduler = SamDiffSRScheduler()
+    scheduler.set_timesteps(timesteps=[50, 3])
     with pytest.raises(ValueError, match="timestep: got 98"):
         scheduler.step(torch.zeros(1, 3, 4, 4), 98, torch.zeros(1, 3, 4, 4))
+
+
+def test_the_published_schedule_is_the_default():
+    """SRDiff's 100 steps of the cosine; of the linear one DDPM's ends."""
+    config = SamDiffSRScheduler().config
+    assert len(SamDiffSRScheduler()) == 100 and len(SamDiffSRScheduler(num_train_timesteps=7)) == 7
+    expected = {"num_train_timesteps": 100, "beta_schedule": "squaredcos_cap_v2", "beta_start": 1e-4, "beta_end": 0.02}
+    expected |= {"clip_sample": True, "clip_sample_range": 1.0, "thresholding": True, "sample_max_value": 1.0}
+    expected |= {"prediction_type": "epsilon", "timestep_spacing": "trailing", "structure_coefficient": "code"}
+    assert {name: config[name] for name in expected} == expected and config["trained_betas"] is None
 
 
 def test_losses_are_what_their_names_say():
@@ -372,5 +398,8 @@ def test_losses_are_what_their_names_say():
             similarity = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
             similarities.append(similarity / ((mean_a**2 + mean_b**2 + 1e-4) * (variances + 9e-4)))
     assert loss["ssim"] == pytest.approx(loss["l1"] + 1 - np.mean(similarities), rel=1e-6)
+    assert denoising_loss(target + error, target).item() == loss["l1"]
+    with pytest.raises(ValueError, match=r"prediction: \(1, 2, 12, 11\) does not fit a target \(1, 2, 12, 12\)"):
+        denoising_loss(target[..., 1:], target)
     with pytest.raises(ValueError, match="kind: got 'huber'"):
         denoising_loss(target, target, "huber")
