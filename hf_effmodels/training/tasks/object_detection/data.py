@@ -10,6 +10,7 @@ import numpy as np
 
 from ...data.digit_canvases import CANVASES, digit_canvas
 from ...data.digits import DIGITS
+from ...data.errors import SampleError, of_sample
 from ...data.fingerprints import facts, picture
 from ...data.images import ImageSplitArguments, read_image, where
 from ...data.splits import evaluation_split, find_column, load_splits, number_held_out, pick_split
@@ -108,7 +109,7 @@ class DetectionImages:
             value = self.image(row)
             image = np.asarray(read_image(value))
         except (ValueError, OSError) as error:
-            raise type(error)(f"{where(row, self.split, value)}: {error}") from error
+            raise of_sample(error, where(row, self.split, value)) from error
         height, width = image.shape[:2]
         try:
             boxes, classes, crowd = self.objects(row, (width, height))
@@ -116,19 +117,19 @@ class DetectionImages:
             classes = np.asarray(classes, dtype=np.float64).reshape(-1)
             crowd = np.zeros(len(boxes), bool) if crowd is None else np.asarray(crowd, dtype=bool).reshape(-1)
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise ValueError(f"{where(row, self.split, value)}: its boxes cannot be read ({error!r})") from error
+            raise SampleError(f"{where(row, self.split, value)}: its boxes cannot be read ({error!r})") from error
         if not len(boxes) == len(classes) == len(crowd):
-            raise ValueError(
+            raise SampleError(
                 f"{where(row, self.split, value)}: {len(boxes)} boxes, {len(classes)} classes, {len(crowd)} marks of "
                 "crowds"
             )
         wrong = ~np.isfinite(boxes).all(1)
         if wrong.any():
             box = boxes[wrong][0].tolist()
-            raise ValueError(f"{where(row, self.split, value)}: a box is {box}, accepted are finite numbers")
+            raise SampleError(f"{where(row, self.split, value)}: a box is {box}, accepted are finite numbers")
         outside = (classes < 0) | (classes >= len(self.names)) | (classes != np.floor(classes))
         if outside.any():
-            raise ValueError(
+            raise SampleError(
                 f"{where(row, self.split, value)}: a class is {classes[outside][0]:g}, accepted are whole numbers "
                 f"from 0 to {len(self.names) - 1}"
             )
@@ -144,7 +145,7 @@ def load_data(args: DetectionDataArguments, token: str | None) -> tuple[Detectio
     splits = _splits(args, token)
     train = pick_split(splits, "--train_split", args.train_split)
     if args.eval_dataset is not None:
-        return _fewer(train, args.max_train_samples), load_evaluation_data(args.of_eval_dataset(), token)
+        return _fewer(train, args.max_train_samples), load_evaluation_data(args, token)
     name = evaluation_split(args, list(splits))
     if name is not None:
         evaluation = splits[name]
@@ -158,6 +159,8 @@ def load_data(args: DetectionDataArguments, token: str | None) -> tuple[Detectio
 
 def load_evaluation_data(args: DetectionDataArguments, token: str | None) -> DetectionImages:
     """What to evaluate on, without a training."""
+    if args.eval_dataset is not None:
+        args = args.of_eval_dataset()
     splits = _splits(args, token)
     name = evaluation_split(args, list(splits), alone=True)
     if name is not None:

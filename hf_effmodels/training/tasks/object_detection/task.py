@@ -50,7 +50,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
     train, evaluation = load_data(data_args, model_args.token)
     if evaluation.names != train.names:
         raise ValueError(
-            f"--eval_dataset: its classes ({len(evaluation.names)}) are not those of --dataset ({len(train.names)})."
+            f"--eval_dataset: its classes ({shown(evaluation.names)}) are not those of --dataset "
+            f"({shown(train.names)})."
         )
     set_seed(args.seed)
     given = {**model_args.model_config, **model_args.backbone_config}

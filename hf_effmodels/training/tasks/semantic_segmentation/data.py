@@ -8,6 +8,7 @@ import numpy as np
 
 from ...data.digit_canvases import CANVASES, digit_canvas
 from ...data.digits import DIGITS
+from ...data.errors import SampleError, of_sample
 from ...data.fingerprints import facts, picture
 from ...data.images import ImageSplitArguments, open_image, read_image, where
 from ...data.splits import evaluation_split, find_column, load_splits, number_held_out, pick_split
@@ -92,9 +93,9 @@ class SegmentationImages:
             value = self.mask(row)
             mask = _read_mask(value)
         except (ValueError, OSError) as error:
-            raise type(error)(f"{where(row, self.split, value)}: {error}") from error
+            raise of_sample(error, where(row, self.split, value)) from error
         if mask.shape != image.shape[:2]:
-            raise ValueError(
+            raise SampleError(
                 f"{where(row, self.split, value)}: the map has {mask.shape[0]}×{mask.shape[1]} pixels, the image "
                 f"{image.shape[0]}×{image.shape[1]}"
             )
@@ -103,7 +104,7 @@ class SegmentationImages:
             mask = np.where((mask == 0) | (mask == IGNORED), IGNORED, mask - 1)
         outside = (mask >= len(self.names)) & (mask != IGNORED)
         if outside.any():
-            raise ValueError(
+            raise SampleError(
                 f"{where(row, self.split, value)}: the map has the class {mask[outside].max()}, accepted are 0 to "
                 f"{len(self.names) - 1} and {IGNORED}"
             )
@@ -119,7 +120,7 @@ def _read_mask(value) -> np.ndarray:
         raise ValueError(f"a map of the mode {image.mode}, accepted are grey values or a palette, which are classes")
     values = np.asarray(image)
     if values.ndim != 2 or values.min(initial=0) < 0 or values.max(initial=0) > IGNORED:
-        raise ValueError(f"a map with values up to {values.max()}, accepted are 0 to {IGNORED}")
+        raise ValueError(f"a map with values from {values.min()} to {values.max()}, accepted are 0 to {IGNORED}")
     return values.astype(np.int64)
 
 
@@ -128,7 +129,7 @@ def load_data(args: SegmentationDataArguments, token: str | None) -> tuple[Segme
     splits = _splits(args, token)
     train = pick_split(splits, "--train_split", args.train_split)
     if args.eval_dataset is not None:
-        return _fewer(train, args.max_train_samples), load_evaluation_data(args.of_eval_dataset(), token)
+        return _fewer(train, args.max_train_samples), load_evaluation_data(args, token)
     name = evaluation_split(args, list(splits))
     if name is not None:
         evaluation = splits[name]
@@ -141,6 +142,8 @@ def load_data(args: SegmentationDataArguments, token: str | None) -> tuple[Segme
 
 def load_evaluation_data(args: SegmentationDataArguments, token: str | None) -> SegmentationImages:
     """What to evaluate on, without a training."""
+    if args.eval_dataset is not None:
+        args = args.of_eval_dataset()
     splits = _splits(args, token)
     name = evaluation_split(args, list(splits), alone=True)
     if name is not None:

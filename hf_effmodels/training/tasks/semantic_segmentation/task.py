@@ -52,10 +52,6 @@ def prepare_training(reader: ArgumentReader) -> Run:
     model_args, data_args, augmentation, args = arguments
     config, checkpoint = open_run(reader, arguments)
     train, evaluation = load_data(data_args, model_args.token)
-    if evaluation.names != train.names:
-        raise ValueError(
-            f"--eval_dataset: its classes ({len(evaluation.names)}) are not those of --dataset ({len(train.names)})."
-        )
     set_seed(args.seed)
     given = {**model_args.model_config, **model_args.backbone_config}
     with blaming_model_config(given):

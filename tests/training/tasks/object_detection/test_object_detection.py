@@ -1,12 +1,17 @@
 """Data of every form, its errors, augmentation, average precision, and a run of Gold-YOLO."""
 
 import json
+import math
+import shutil
 import weakref
+from dataclasses import fields
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
 
@@ -16,9 +21,15 @@ from hf_effmodels.training import evaluate, main
 from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.detection_augment import affine_matrix, flip_left_right, warp_boxes
 from hf_effmodels.training.data.digit_canvases import CANVASES
+from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
-from hf_effmodels.training.tasks.object_detection.arguments import DetectionAugmentationArguments, DetectorArguments
+from hf_effmodels.training.tasks.object_detection.arguments import (
+    DetectionArguments,
+    DetectionAugmentationArguments,
+    DetectionEvaluationArguments,
+    DetectorArguments,
+)
 from hf_effmodels.training.tasks.object_detection.data import (
     DetectionDataArguments,
     DetectionImages,
@@ -163,6 +174,91 @@ def test_imagefolder_with_metadata_gives_the_same_boxes(pictures, form, box, tmp
     assert read[2][1].tolist() == [False, True] and train.names == ["0", "1"]
 
 
+def test_objects_of_a_table_may_be_a_list_of_structures_with_the_names_of_their_classes(tmp_path):
+    """`{bbox, label}` for each object, and rows without any."""
+    label = ClassLabel(names=["three", "seven"])
+    features = Features({"image": ImageFeature(), "objects": [{"bbox": [Value("float64")], "label": label}]})
+    rows = [[{"bbox": BOX, "label": 1}, {"bbox": [0, 0, 32, 24], "label": 0}], []]
+    rows = {"image": [Image.new("RGB", (32, 24))] * 2, "objects": rows}
+    DatasetDict(train=Dataset.from_dict(rows, features=features)).save_to_disk(tmp_path / "table")
+    args = DetectionDataArguments(dataset=str(tmp_path / "table"), eval_fraction=0.5, cache_dir=str(tmp_path / "c"))
+    both = {len(source.read(0)[1]): source for source in load_data(args, None)}
+    assert both.keys() == {0, 2} and both[2].names == ["three", "seven"]
+    assert both[2].read(0)[1].tolist() == [[1, *CORNERS], [0, 0, 0, 32, 24]]
+    args.objects_column = "image"
+    with pytest.raises(ValueError, match="--objects_column: image has .*accepted is a column with bbox and category"):
+        load_data(args, None)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("train: images/train\n", r"--dataset: .*data.yaml does not name the classes \(KeyError\('names'\)\)"),
+        ("[1", "--dataset: .*data.yaml does not name the classes"),
+        ("names: [a]\ntrain: nowhere\n", r"--dataset: .*data.yaml: there is no folder .*nowhere \(train\)"),
+        ("names: [a]\n", "--dataset: .*data.yaml names neither train nor val nor test"),
+    ],
+)
+def test_a_yolo_folder_that_says_too_little_is_named(content, message, pictures):
+    (pictures / "data.yaml").write_text(content)
+    with pytest.raises((ValueError, OSError), match=message):
+        load_data(DetectionDataArguments(dataset=str(pictures)), None)
+
+
+def test_a_file_of_annotations_that_is_not_there_is_named(pictures):
+    args = coco(pictures)
+    (pictures / "val.json").unlink()
+    args.eval_split = "val"
+    with pytest.raises(FileNotFoundError, match="--annotations: there is no file .*val.json"):
+        load_data(args, None)
+    (pictures / "train.json").unlink()
+    args.eval_split = None
+    with pytest.raises(FileNotFoundError, match="--annotations: there is no file .*train.json"):
+        load_data(args, None)
+
+
+def test_what_cannot_be_read_of_a_sample_is_said_with_its_row():
+    """A run that meets it in its midst ends with this line."""
+
+    def source(image, objects):
+        return DetectionImages([5], lambda row: image, lambda row, size: objects, ["a"], "mine")
+
+    picture = Image.new("RGB", (8, 8))
+    for image, objects, message in (
+        (b"no picture", ([], [], None), "row 5 of mine: "),
+        (picture, ([[0, 0, 1]], [0], None), "row 5 of mine: its boxes cannot be read"),
+        (picture, ([[0, 0, 1, 1]], [0, 0], None), "row 5 of mine: 1 boxes, 2 classes, 1 marks of crowds"),
+        (picture, ([[0, 0, 1, 1]], [0], [0, 0]), "row 5 of mine: 1 boxes, 1 classes, 2 marks of crowds"),
+        (picture, ([[0, 0, 1, 1]], [-1], None), "row 5 of mine: a class is -1, accepted are whole numbers from 0"),
+        (picture, ([[0, 0, 1, 1]], [0.5], None), "row 5 of mine: a class is 0.5, accepted are whole numbers from 0"),
+        (picture, ([[0, 0, 1, math.inf]], [0], None), "row 5 of mine: a box is .*accepted are finite numbers"),
+    ):
+        with pytest.raises((SampleError, OSError), match=message):
+            source(image, objects).read(0)
+    # What it is known by is the same as long as nothing of it changes, readable or not.
+    broken, whole = source(picture, ([[0, 0, 1]], [0], None)), source(picture, ([[0, 0, 1, 1]], [0], None))
+    assert broken.facts() == broken.facts() != whole.facts()
+
+
+def test_another_data_set_is_what_is_evaluated_on(pictures, tmp_path):
+    """In a training, and in an evaluation by itself; other classes are told."""
+    second = tmp_path / "second"
+    shutil.copytree(pictures, second)
+    (second / "data.yaml").write_text("names: [three, seven]\nval: images/val\n")
+    (pictures / "data.yaml").write_text("names: [three, seven]\ntrain: images/train\n")
+    args = DetectionDataArguments(
+        dataset=str(pictures), eval_dataset=str(second), max_train_samples=2, max_eval_samples=1
+    )
+    train, evaluation = load_data(args, None)
+    assert (train.split, len(train)) == (f"{pictures}/train", 2)
+    assert (evaluation.split, len(evaluation)) == (f"{second}/val", 1)
+    assert load_evaluation_data(args, None).split == f"{second}/val"
+    (second / "data.yaml").write_text("names: [three, eight]\nval: images/val\n")
+    words = gold("plain", "--dataset", str(pictures), "--eval_dataset", str(second))
+    with pytest.raises(ValueError, match=r"its classes \(three, eight\) are not those of --dataset \(three, seven\)"):
+        main([*words, "--output_dir", str(tmp_path / "run")])
+
+
 def test_canvases_of_digits_are_the_same_every_time_and_boxes_hold_ink():
     train, evaluation = load_data(DetectionDataArguments(dataset="digits"), None)
     assert (len(train), len(evaluation)) == (800, 120)
@@ -300,6 +396,21 @@ def test_the_confusion_matrix_counts_what_was_taken_for_what():
     found = [detections([[0, 0, 10, 9], [50, 50, 60, 60], [20, 20, 40, 40]], [1, 0, 1], [0.9, 0.8, 0.1])]
     assert confusion(truth, found, 2).tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
     assert confusion(truth, found, 2, threshold=0.05).tolist() == [[0, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_yolov6s_schedule_and_measure_are_the_defaults(tmp_path):
+    """And that nothing but mirroring is done to pictures that nobody asks for."""
+    args = DetectionArguments(output_dir=str(tmp_path))
+    published = {"final_lr_factor": 0.01, "detection_warmup_epochs": 3.0, "least_warmup_steps": 1000}
+    published |= {"warmup_bias_lr": 0.1, "momentum": 0.937, "warmup_momentum": 0.8, "distillation_temperature": 20.0}
+    published |= {"class_distillation": 1.0, "box_distillation": 1.0, "feature_distillation": 0.0}
+    published |= {"eval_threshold": 0.001, "eval_nms_threshold": 0.65, "metric_for_best_model": "map"}
+    published |= {"detection_schedule": False, "ema_ramp": 0.0, "atss_epochs": 0}
+    assert {name: getattr(args, name) for name in published} == published
+    alone = DetectionEvaluationArguments()
+    assert (alone.eval_threshold, alone.eval_nms_threshold, alone.precision) == (0.001, 0.65, "float32")
+    done = {f.name: getattr(DetectionAugmentationArguments(), f.name) for f in fields(DetectionAugmentationArguments)}
+    assert {name: value for name, value in done.items() if value} == {"horizontal_flip": 0.5}
 
 
 def test_settings_of_the_schedule_are_used():
@@ -444,6 +555,9 @@ def test_detectors_that_are_not_ours_learn_over_a_backbone_that_is(detector, con
         (["--backbone", "ghostnetv3-1.0x"], "--backbone goes with --detector"),
         (["--detector", "yolos"], "--model, --detector: one of them"),
         (["--teacher", "TEACHER"], "--teacher: its num_labels"),
+        (["--teacher", "PLAIN"], "--teacher: distillation is between Gold-YOLOs with distributions"),
+        (["--model", "ghostnetv3-1.0x"], "--model: ghostnetv3-1.0x is no detector, presets that are: .*gold-yolo-n"),
+        (["--horizontal_flip", "1.5"], "--horizontal_flip: got 1.5"),
         (["--teacher", "TURNED"], r"--teacher: its classes \(1, 0, 2.*\) are not the student's \(0, 1, 2"),
     ],
 )
@@ -451,6 +565,8 @@ def test_wrong_arguments_end_before_anything_is_written(more, message, tmp_path)
     if "--teacher" in more:
         fields = {"hidden_sizes": [4, 8, 8, 12, 16], "depths": [1] * 4, "neck_hidden_sizes": [8, 4, 8, 16]}
         labels = {"num_labels": 3}
+        if "PLAIN" in more:
+            labels |= {"reg_max": 0, "head_type": "plain"}
         if "TURNED" in more:
             labels = {"id2label": {number: str({0: 1, 1: 0}.get(number, number)) for number in range(10)}}
         model = hf_effmodels.create_model("gold-yolo-n", **fields, **labels)
@@ -458,6 +574,42 @@ def test_wrong_arguments_end_before_anything_is_written(more, message, tmp_path)
         more = ["--teacher", str(tmp_path / "teacher")]
     with pytest.raises(ValueError, match=message):
         main(gold("plain", *more, "--output_dir", str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_does_not_go_with_a_detector_is_named(tmp_path):
+    torch.manual_seed(0)
+    config = YolosConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=[32, 32],
+        patch_size=16, num_detection_tokens=3, num_labels=10,
+    )  # fmt: skip
+    YolosForObjectDetection(config).save_pretrained(tmp_path / "yolos")
+    YolosImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "yolos")
+    folded = hf_effmodels.create_model("gold-yolo-n", **TINY["gold_yolo"], num_labels=10)
+    folded.reparameterize()
+    folded.save_pretrained(tmp_path / "folded")
+    hf_effmodels.create_image_processor("gold-yolo-n", image_size=32).save_pretrained(tmp_path / "folded")
+    words = [
+        "--task",
+        "object-detection",
+        "--dataset",
+        "digits",
+        "--max_train_samples",
+        "2",
+        "--max_eval_samples",
+        "2",
+    ]
+    for more, message in (
+        (["yolos", "--atss_epochs", "1"], "--atss_epochs goes with Gold-YOLO, not with YolosForObjectDetection"),
+        (["folded"], "--model: .*folded is folded for deployment and cannot be trained any more"),
+        (["yolos", "--teacher", str(tmp_path / "folded")], "--model: distillation is between Gold-YOLOs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*words, "--model", str(tmp_path / more[0]), *more[1:], "--output_dir", str(tmp_path / "run")])
+    with pytest.raises(ValueError, match="--reparameterize: YolosForObjectDetection has nothing to fold"):
+        evaluate(
+            [*words[:4], "--model", str(tmp_path / "yolos"), "--reparameterize", "true", "--max_eval_samples", "1"]
+        )
     assert not (tmp_path / "run").exists()
 
 

@@ -28,13 +28,16 @@ from transformers import (
     pipeline,
 )
 
+from hf_effmodels import get_config
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
+from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.optim.layer_decay import layer_decay_scales
 from hf_effmodels.training.tasks.semantic_segmentation.arguments import (
     SegmentationArguments,
     SegmentationAugmentationArguments,
+    SegmenterArguments,
 )
 from hf_effmodels.training.tasks.semantic_segmentation.data import (
     SegmentationDataArguments,
@@ -43,6 +46,7 @@ from hf_effmodels.training.tasks.semantic_segmentation.data import (
     load_evaluation_data,
 )
 from hf_effmodels.training.tasks.semantic_segmentation.evaluation import measure, window_scores, window_starts
+from hf_effmodels.training.tasks.semantic_segmentation.models import load_segmenter
 from hf_effmodels.training.tasks.semantic_segmentation.reports import palette
 from hf_effmodels.training.tasks.semantic_segmentation.trainer import SegmentationTrainer
 from hf_effmodels.training.tasks.semantic_segmentation.transforms import (
@@ -287,6 +291,11 @@ def test_paired_folders_and_tables_are_read_alike(tmp_path):
         (lambda folder: Image.new("RGB", (30, 20)).save(folder / "annotations/0.png"), "a map of the mode RGB"),
         (lambda folder: (folder / "annotations/0.png").write_bytes(b"no"), "row 0 of .*annotations/0.png"),
         (lambda folder: (folder / "annotations/0.png").unlink(), r"1 images have no map \(0.png\)"),
+        (lambda folder: (folder / "images/0.png").unlink(), "images: there are no images; maps are PNG files"),
+        (
+            lambda folder: Image.fromarray(np.full((20, 30), 300, np.uint16)).save(folder / "annotations/0.png"),
+            "row 0 of .*annotations/0.png.*: a map with values from 300 to 300, accepted are 0 to 255",
+        ),
     ],
 )
 def test_maps_that_cannot_be_are_named(wrong, message, tmp_path):
@@ -296,8 +305,61 @@ def test_maps_that_cannot_be_are_named(wrong, message, tmp_path):
         Image.fromarray(content).save(tmp_path / folder / "0.png")
     wrong(tmp_path)
     args = SegmentationDataArguments(dataset=str(tmp_path), class_names=["a", "b", "c"], eval_split="train")
-    with pytest.raises((ValueError, OSError), match=message):
+    with pytest.raises((ValueError, OSError), match=message) as error:
         load_evaluation_data(args, None).read(0)
+    # A run that meets it in its midst ends with this line.
+    assert isinstance(error.value, SampleError | OSError) or "row 0" not in str(error.value)
+
+
+def test_another_data_set_is_what_is_evaluated_on(tmp_path):
+    """In a training, and in an evaluation by itself, with its own splits."""
+    for name, count in (("one", 3), ("two", 2)):
+        for number, (image, labels) in enumerate(_maps(count)):
+            for folder, content in (("images", image), ("annotations", labels)):
+                place = tmp_path / name / folder / ("train" if name == "one" else "val")
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(content).save(place / f"{number}.png")
+    names = ["a", "b", "c", "d"]
+    args = SegmentationDataArguments(
+        dataset=str(tmp_path / "one"), eval_dataset=str(tmp_path / "two"), class_names=names, max_train_samples=2
+    )
+    train, evaluation = load_data(args, None)
+    assert (train.split, len(train)) == (f"{tmp_path / 'one'}/train", 2)
+    assert (evaluation.split, len(evaluation)) == (f"{tmp_path / 'two'}/validation", 2)
+    alone = load_evaluation_data(args, None)
+    assert (alone.split, len(alone)) == (evaluation.split, 2)
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (None, "--class_names: the data set does not name its classes; give the names or a text file"),
+        (["nowhere.txt"], "--class_names: got 'nowhere.txt', accepted are names, or a text file of them"),
+        (["NAMES"], "--class_names: got 1 names, accepted are 2 to 255, all different"),
+        ([f"n{n}" for n in range(256)], "--class_names: got 256 names, accepted are 2 to 255, all different"),
+    ],
+)
+def test_classes_of_maps_have_names(names, message, tmp_path):
+    (tmp_path / "names.txt").write_text("one\n\n")
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / folder / "0.png")
+    names = [str(tmp_path / "names.txt")] if names == ["NAMES"] else names
+    with pytest.raises(ValueError, match=message):
+        load_data(SegmentationDataArguments(dataset=str(tmp_path), class_names=names), None)
+
+
+def test_a_preset_is_made_of_any_size(tmp_path):
+    """Its backbone's and its processor's; the classes are those asked for."""
+    sizes = (
+        "{backbone_config: {num_hidden_layers: 2, hidden_size: 16, num_attention_heads: 2, intermediate_size: 16}, "
+    )
+    sizes += "out_indices: [0, 1], thresholds: [0.9], head_num_layers: 1, head_num_attention_heads: 2}"
+    args = SegmenterArguments(model="dtop-base-ade20k", image_size=32, model_config=sizes)
+    model, processor = load_segmenter(args, ["ground", "ink"])
+    assert model.config.backbone_config.image_size == 32 and model.config.num_labels == 2
+    assert dict(processor.size) == {"height": 32, "width": 32} and model.config.semantic_loss_ignore_index == 255
+    assert model.config.backbone_config.patch_size == get_config("dtop-base-ade20k").backbone_config.patch_size
 
 
 @pytest.mark.parametrize(
