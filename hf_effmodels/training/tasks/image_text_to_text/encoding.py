@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...data.errors import of_sample
 from ...data.images import read_image
 from ...data.seeded import SeededDataset
 from ...losses.token_losses import IGNORED
@@ -106,7 +107,7 @@ class ImageTextToTextDataset(SeededDataset):
             if sample.image is not None:
                 item["pixel_values"] = self.pixels(sample.image, rng)
         except (ValueError, OSError) as error:
-            raise type(error)(f"{self.samples.where(index, sample)}: {error}") from error
+            raise of_sample(error, self.samples.where(index, sample)) from error
         return item
 
 

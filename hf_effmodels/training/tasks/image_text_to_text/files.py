@@ -7,15 +7,19 @@ from pathlib import Path
 from .arguments import VisionLanguageDataArguments
 
 
-def read_json(file: str | Path, argument: str):
-    """A JSON file; OSError or ValueError as of `argument` where there is none or it is not valid."""
+def read_json(file: str | Path, argument: str, accepted: type = object):
+    """A JSON file; OSError or ValueError as of `argument` where there is none, it is not valid or holds something
+    else than is accepted."""
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{argument}: there is no file {str(file)!r}.")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{argument}: {file} is not valid JSON ({error}).") from None
+    if not isinstance(content, accepted):
+        raise ValueError(f"{argument}: {file} holds a {type(content).__name__}, accepted is a {accepted.__name__}.")
+    return content
 
 
 def annotation_files(args: VisionLanguageDataArguments) -> dict[str | None, str]:

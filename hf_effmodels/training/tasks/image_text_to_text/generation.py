@@ -7,6 +7,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ...data.errors import of_sample
 from .encoding import Encoder, Pixels
 from .samples import Samples
 
@@ -60,7 +61,7 @@ def _batch(chosen, encoder: Encoder, pixels: Pixels, max_new_tokens: int, indice
             if sample.image is not None:
                 images.append(pixels(sample.image))
         except (ValueError, OSError) as error:
-            raise type(error)(f"{samples.where(index, sample)}: {error}") from error
+            raise of_sample(error, samples.where(index, sample)) from error
     longest = max(map(len, rows))
     pad = encoder.tokenizer.pad_token_id
     inputs = {

@@ -19,7 +19,7 @@ def splits(args: VisionLanguageDataArguments) -> dict:
     for split, file in annotation_files(args).items():
         content = read_json(file, "--data_files")
         named = content if isinstance(content, dict) else {split or args.train_split: content}
-        if not all(isinstance(rows, list) for rows in named.values()):
+        if not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in named.values()):
             raise ValueError(f"--data_files: {file} holds no list of entries (nor splits with lists).")
         entries |= named
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ...data.errors import of_sample
+from ...data.errors import SampleError, of_sample
 from ...data.fingerprints import facts, picture
 from ...data.images import read_image, where
 
@@ -73,7 +73,7 @@ class Samples:
             return self.make(self.rows[number])
         except (ValueError, KeyError, TypeError, OSError) as error:
             said = f"there is no {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"row {number} of {self.split}: {said}") from error
+            raise SampleError(f"row {number} of {self.split}: {said}") from error
 
     def where(self, index: int, sample: Sample) -> str:
         """The place of a sample for messages: its row, the split, and the file of its image."""

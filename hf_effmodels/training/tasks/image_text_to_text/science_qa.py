@@ -25,12 +25,14 @@ def from_rows(rows, args: VisionLanguageDataArguments, split: str) -> Samples:
 def splits(args: VisionLanguageDataArguments) -> dict:
     """Of the folder with problems.json, pid_splits.json and images/<split>/<number>/image.png."""
     folder = Path(args.dataset)
-    problems = read_json(folder / "problems.json", "--dataset")
+    problems = read_json(folder / "problems.json", "--dataset", dict)
     images = Path(args.image_folder) if args.image_folder else folder / "images"
-    entries = read_json(folder / "pid_splits.json", "--dataset")
+    entries = read_json(folder / "pid_splits.json", "--dataset", dict)
     captions = {}
     if args.caption_file is not None:
-        captions = read_json(args.caption_file, "--caption_file")["captions"]
+        captions = read_json(args.caption_file, "--caption_file", dict).get("captions")
+        if not isinstance(captions, dict):
+            raise ValueError(f"--caption_file: {args.caption_file} has no mapping 'captions' of questions to texts.")
 
     def read(name: str, numbers: list) -> Samples:
         split = f"{args.dataset}/{name}"

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 import hf_effmodels
 from hf_effmodels.modeling.adem_vl.processing_adem_vl import AdemVLProcessor
+from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.tasks.image_text_to_text.encoding import Collator, Encoder, ImageTextToTextDataset, Pixels
 from hf_effmodels.training.tasks.image_text_to_text.generation import generate_answers
 from hf_effmodels.training.tasks.image_text_to_text.models import load_model
@@ -97,6 +98,48 @@ def test_mixed_rows_have_the_loss_they_have_alone(processor, model):
             assert (sums[number] / counts[number]).item() == pytest.approx(alone.item(), rel=1e-4)
     assert together.loss.item() == pytest.approx((sums.sum() / counts.sum()).item(), rel=1e-5)
     assert counts.tolist() == [len(encode(processor, text)) + 1 for text in ("green", "a mouse", "b")]
+
+
+def test_models_without_a_place_for_the_image_are_told_which_rows_have_one(processor):
+    rows = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": [3], "labels": [3]}]
+    rows[1]["pixel_values"] = torch.zeros(3, 4, 4)
+    batch = Collator(pad_token_id=9, with_mask=True)(rows)
+    assert batch["image_mask"].tolist() == [False, True] and "image_mask" not in Collator(9, with_mask=True)(rows[:1])
+    assert batch["input_ids"].tolist() == [[1, 2], [3, 9]] and batch["labels"].tolist() == [[-100, 2], [3, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]] and batch["pixel_values"].shape == (1, 3, 4, 4)
+
+
+def test_pictures_that_cannot_be_read_are_named_wherever_they_are_met(processor, model):
+    samples = Samples.of([0], lambda row: Sample(((PROMPT, "red"),), image=b"no picture"), "mine/train")
+    encoder, pixels = Encoder(processor, 100), Pixels(processor.image_processor)
+    for meet in (
+        lambda: ImageTextToTextDataset(samples, encoder, pixels)[0],
+        lambda: generate_answers(model, samples, encoder, pixels, batch_size=1, max_new_tokens=1),
+    ):
+        with pytest.raises((SampleError, OSError), match="row 0 of mine/train: "):
+            meet()
+
+
+def test_there_is_room_for_a_question_behind_the_image(processor):
+    """One token of it at least, and the place of the image, go before the answer."""
+    prefix = len(processor.prefix_ids(True))
+    Encoder(processor, prefix + 5).check_room(4)
+    with pytest.raises(
+        ValueError, match=f"--max_new_tokens: got 5, .* --max_length {prefix + 5} accepted are at most 4"
+    ):
+        Encoder(processor, prefix + 5).check_room(5)
+
+
+def test_the_last_of_every_fifty_batches_is_told(processor, model, monkeypatch):
+    said = []
+    samples = Samples.of(list(range(101)), lambda row: Sample(((PROMPT, "x"),)), "mine")
+    prompt = torch.tensor([processor.tokenizer.eos_token_id])
+    monkeypatch.setattr(
+        model, "generate", lambda input_ids, **_: torch.cat([input_ids, prompt.expand(len(input_ids), 1)], 1)
+    )
+    encoder, pixels = Encoder(processor, 100), Pixels(processor.image_processor)
+    answers = generate_answers(model, samples, encoder, pixels, batch_size=2, max_new_tokens=1, log=said.append)
+    assert said == ["100 of 101 answered"] and answers == [""] * 101
 
 
 def test_answers_generated_in_batches_are_those_of_each_row_alone(processor, model):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.tasks.image_text_to_text.prompts import science_qa_choice
 from hf_effmodels.training.tasks.image_text_to_text.samples import Sample, Samples
 from hf_effmodels.training.tasks.image_text_to_text.scores import score
@@ -90,3 +91,23 @@ def test_rows_of_one_image_are_held_out_together():
     assert held_out.numbers.tolist() == samples.held_out(13)[1].numbers.tolist()
     with pytest.raises(ValueError, match="mine/train is about one image: nothing would be left"):
         Samples.of([1, 2], lambda row: asked("x"), "mine/train", groups=["a", "a"]).held_out(1)
+
+
+def test_what_is_wrong_with_a_row_is_said_with_its_place():
+    """A run that meets it in its midst ends with this line."""
+    rows = [{"answer": "x", "image": None}, {}, {"answer": "y", "image": b"no picture"}]
+    samples = Samples.of(rows, lambda row: Sample((("Q", row["answer"]),), row["image"]), "mine/train")
+    samples.read_image(0)
+    for look, message in (
+        (lambda: samples[1], "row 1 of mine/train: there is no 'answer'"),
+        (lambda: samples.read_image(2), "row 2 of mine/train: "),
+    ):
+        with pytest.raises((SampleError, OSError), match=message):
+            look()
+    with pytest.raises(ValueError, match="mine is empty"):
+        Samples.of([], lambda row: row, "mine")
+    # What they are known by: texts and pictures, not the places of their parts.
+    first, second = (Samples.of([turns], lambda row: Sample(row), "x") for turns in (
+        (("Q", "A"), ("B", "C")), (("Q", "A"), ("BC", ""))
+    ))  # fmt: skip
+    assert first.facts() != second.facts()

@@ -157,6 +157,83 @@ def test_slots_and_images_of_instructions_must_agree(tmp_path, row, message):
         load_data(Arguments(dataset=file, data_format="instructions", image_folder=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "--data_files: .*rows.json is not valid JSON"),
+        ({"train": {}}, "--data_files: .*rows.json holds no list of entries"),
+        (["a text"], "--data_files: .*rows.json holds no list of entries"),
+        ("3", "--data_files: .*rows.json holds no list of entries"),
+        ([], "x/train is empty"),
+        ([{"instruction": "what?", "output": "a cat", "image": "a.jpg"}], "--image_folder is missing: x/train names"),
+    ],
+)
+def test_files_that_are_no_instructions_are_named(tmp_path, content, message):
+    file = write(tmp_path / "rows.json", content)
+    with pytest.raises(ValueError, match=message):
+        load_data(Arguments(dataset="x", data_files=file, data_format="instructions", eval_split="train"))
+
+
+def test_pictures_of_lavins_list_lie_where_coco_has_them(tmp_path):
+    """Those of ScienceQA in the folders of their questions, all others in COCO's training set."""
+    picture(tmp_path / "cocoimages" / "train" / "COCO_train2014_1.jpg")
+    row = {"instruction": "what?", "answer": "a cat", "image": "1.jpg", "image_source": "llava"}
+    file = write(tmp_path / "all_data.json", {"train": [row], "val": [row]})
+    args = Arguments(dataset=file, data_format="instructions", image_folder=str(tmp_path))
+    assert load_data(args)[0][0].image == tmp_path / "cocoimages" / "train" / "COCO_train2014_1.jpg"
+
+
+def test_columns_of_the_hub_are_known_by_their_format(tmp_path):
+    """MME's table is its folders; another table is none of either format, and a look at it names what is missing."""
+    import datasets
+
+    rows = {"question_id": "1.png", "image": Image.new("RGB", (8, 8)), "category": "color"}
+    rows |= {"question": "Is it red?", "answer": "Yes", "more": 1}
+    mme = datasets.Dataset.from_list([rows]).cast_column("image", datasets.Image())
+    mme.to_parquet(tmp_path / "mme" / "test.parquet")
+    two = mme.add_column("second", [{"bytes": b"", "path": None}]).cast_column("second", datasets.Image())
+    two.to_parquet(tmp_path / "two" / "test.parquet")
+
+    def read(name: str, **more):
+        source = {"data_dir": str(tmp_path / name), "cache_dir": str(tmp_path / "cache")}
+        return load_evaluation_data(Arguments(dataset="parquet", **source, **more))
+
+    sample = read("mme", data_format="mme")[0]
+    assert sample.question == "Instruction: Is it red?\nResponse:" and sample.references == ("Yes",)
+    assert sample.facts == {"category": "color", "image": "1.png"} and sample.image["bytes"]
+    mme.remove_columns("category").to_parquet(tmp_path / "less" / "test.parquet")
+    for name, options, message in (
+        ("less", {"data_format": "mme"}, "parquet/test has no column 'category': it is not MME; --data_format says"),
+        ("mme", {"data_format": "science_qa"}, "parquet/test has no column 'choices': it is not ScienceQA"),
+        ("two", {"data_format": "table"}, "--image_column: could be any of image, second; say which"),
+        ("two", {"data_format": "table", "image_column": "third"}, "--image_column: parquet/test has no 'third', its"),
+        ("mme", {"data_format": "table", "answer_column": "reply"}, "--answer_column: parquet/test has no 'reply'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(name, **options)
+    assert read("two", data_format="table", image_column="image")[0].image["bytes"]
+    # One question for all rows needs no column of questions.
+    mme.remove_columns("question").to_parquet(tmp_path / "asked" / "test.parquet")
+    asked = read("asked", data_format="table", question="What?", prompt_template="{question}!")
+    assert asked[0].turns == (("What?!", "Yes"),)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("problems.json", [], "--dataset: .*problems.json holds a list, accepted is a dict"),
+        ("pid_splits.json", ["1"], "--dataset: .*pid_splits.json holds a list, accepted is a dict"),
+        ("pid_splits.json", {"train": ["1", "9"], "test": ["2"]}, "/train: problems.json has no '9'"),
+        ("captions.json", {}, "--caption_file: .*captions.json has no mapping 'captions' of questions to texts"),
+        ("captions.json", [], "--caption_file: .*captions.json holds a list, accepted is a dict"),
+    ],
+)
+def test_files_that_are_not_science_qas_are_named(science_qa, file, content, message):
+    write(science_qa / file, content)
+    with pytest.raises(ValueError, match=message):
+        load_data(Arguments(dataset=str(science_qa), caption_file=str(science_qa / "captions.json")))
+
+
 def test_mme_is_read_from_its_folders(tmp_path):
     for folder in (tmp_path / "color", tmp_path / "posters" / "images"):
         picture(folder / "1.png")
@@ -168,6 +245,12 @@ def test_mme_is_read_from_its_folders(tmp_path):
     assert samples[3].references == ("No",)
     with pytest.raises(ValueError, match="mme is for evaluation only"):
         load_data(Arguments(dataset=str(tmp_path), data_format="mme"))
+    write(tmp_path / "color" / "1.txt", "Is it red? Yes\n")
+    with pytest.raises(ValueError, match="--dataset: .*1.txt: 'Is it red. Yes' is no question and answer with a tab"):
+        load_evaluation_data(Arguments(dataset=str(tmp_path), data_format="mme"))
+    (tmp_path / "color" / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match="--dataset: there is no image .*color/1.jpg .or .png. to .*1.txt"):
+        load_evaluation_data(Arguments(dataset=str(tmp_path), data_format="mme"))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +265,14 @@ def test_mme_is_read_from_its_folders(tmp_path):
             "--train_split: there is no 'all' in digits, the splits are train",
         ),
         ({"dataset": "digits", "caption_file": "c.json"}, "--caption_file goes with ScienceQA"),
+        (
+            {"dataset": "x", "data_format": "instructions", "question": "Why?"},
+            "--question goes with --data_format table, not instructions",
+        ),
+        (
+            {"dataset": "x", "data_format": "instructions", "data_files": "no.json"},
+            "--data_files: there is no file 'no.json'",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_arguments_is_said(arguments, message):

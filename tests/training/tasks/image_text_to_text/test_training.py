@@ -8,10 +8,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
 
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES
 from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageModelArguments
+from hf_effmodels.training.tasks.image_text_to_text.models import load_model
 
 TASK = "hf_effmodels.training.tasks.image_text_to_text"
 
@@ -155,6 +157,111 @@ def test_wrong_input_is_named_before_anything_is_written(colour_run, tmp_path, m
     with pytest.raises((ValueError, OSError), match=message):
         main([*colour_run, *more, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+SIZES = {"pool_sizes": [4, 2], "projector_hidden_size": 8, "vision_adapter_dim": 4}
+
+
+@pytest.fixture
+def saved(bases, tmp_path):
+    """Adapters alone, whole weights, and tokenizers that lack something."""
+    names = {"text_model": str(bases / "llm"), "vision_model": str(bases / "clip")}
+    args = VisionLanguageModelArguments(model="adem_vl-7b-instruction", model_config=SIZES, **names)
+    model, processor = load_model(args)
+    for name, adapter_only in (("adapters", True), ("whole", False)):
+        model.save_pretrained(tmp_path / name, adapter_only=adapter_only)
+        processor.save_pretrained(tmp_path / name)
+    tokenizer = AutoTokenizer.from_pretrained(bases / "llm")
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "endless")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"text_model": "x"}, "--vision_model is missing: the frozen parts are given together, or neither"),
+        ({"vision_model": "x"}, "--text_model is missing: the frozen parts are given together, or neither"),
+        (
+            {},
+            "--text_model and --vision_model are missing: .* --tokenizer, a Hub id, a folder or bpe",
+        ),
+        ({"tokenizer": "bpe"}, "--tokenizer: bpe is made from training texts, and there is no training"),
+        (
+            {"tokenizer": "bpe", "base_precision": "bfloat16"},
+            "--base_precision: got bfloat16, but random weights are trained: float32",
+        ),
+        ({"tokenizer": "nowhere/at-all"}, "--tokenizer: 'nowhere/at-all' cannot be found"),
+        ({"model": "whole", "tokenizer": "x"}, "--tokenizer goes with a preset; .*whole has its own"),
+        ({"model": "whole", "model_config": {"alpha": 1}}, "--model_config goes with a preset; .*whole has its own"),
+        ({"model": "llm"}, "--model: .*llm is a 'llama', accepted are ADEM-VL models. To adapt a language model give"),
+        ({"model": "whole", "base_precision": "4bit"}, "4bit needs a model of adapters only; .*whole holds whole"),
+        (
+            {"text_model": "llm", "vision_model": "clip", "model_config": {"text_config": {}}},
+            "--model_config: text_config is that of the models given as text_model and vision_model",
+        ),
+        (
+            {"text_model": "llm", "vision_model": "clip", "tokenizer": "endless", "model_config": SIZES},
+            "--tokenizer: it has no end-of-sequence token, which ends the answers",
+        ),
+    ],
+)
+def test_parts_of_models_that_do_not_go_together_are_named(given, message, saved, bases, monkeypatch):
+    monkeypatch.setattr(f"{TASK}.models.is_bitsandbytes_available", lambda: True)
+    places = {"whole": saved / "whole", "endless": saved / "endless", "llm": bases / "llm", "clip": bases / "clip"}
+    given = {
+        name: str(places[value]) if isinstance(value, str) and value in places else value
+        for name, value in given.items()
+    }
+    with pytest.raises((ValueError, OSError), match=message):
+        load_model(VisionLanguageModelArguments(**{"model": "adem_vl-7b-instruction", **given}))
+
+
+def test_a_random_network_may_take_a_tokenizer_of_somebody_elses(bases):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**sizes, "model_type": "clip_vision_model", "num_hidden_layers": 2, "patch_size": 8, "image_size": 16}
+    config = {"text_config": sizes, "vision_config": vision, "pool_sizes": [2, 1], "projector_hidden_size": 8}
+    config["vision_adapter_dim"] = 2
+    args = VisionLanguageModelArguments(model="adem_vl-7b-caption", tokenizer=str(bases / "llm"), model_config=config)
+    model, processor = load_model(args)
+    theirs = AutoTokenizer.from_pretrained(bases / "llm")
+    assert processor.tokenizer.get_vocab().keys() >= theirs.get_vocab().keys()
+    # The place of the image comes behind their vocabulary.
+    assert model.config.text_config.vocab_size == len(theirs) == model.config.image_token_id
+    assert model.generation_config.eos_token_id == theirs.eos_token_id
+
+
+def test_low_precision_of_four_bits_keeps_no_base_and_answers_to_instructions_have_no_score(
+    colour_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(f"{TASK}.task.load_model", lambda *_: pytest.fail("a model was loaded"))
+    (tmp_path / "rows.json").write_text("[]")
+    output = ["--output", str(tmp_path / "result.json")]
+    data = ["--dataset", str(tmp_path / "rows.json"), "--data_format", "instructions"]
+    with pytest.raises(ValueError, match="--data_format: answers to instructions have no score; evaluate on another"):
+        evaluate(["--task", "image-text-to-text", "--model", "adem_vl-7b-instruction", *data, *output])
+    monkeypatch.undo()
+    monkeypatch.setattr(f"{TASK}.models.is_bitsandbytes_available", lambda: True)
+    monkeypatch.setattr(f"{TASK}.models._precision", lambda args: {"dtype": torch.bfloat16})
+    more = ["--base_precision", "4bit", "--save_base", "true", "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match="--save_base: with 4bit the frozen parts are not the ones that would be"):
+        main([*colour_run, *more])
+
+
+def test_it_is_said_where_nothing_can_be_learned(colour_run, colours, tmp_path, caplog):
+    """An answer that is cut off, and frozen parts of random weights that stay so."""
+    short = ["--max_length", "12", "--max_new_tokens", "1", "--output_dir", str(tmp_path / "run")]
+    prepare("prepare_training", [*colour_run, *short])
+    assert "the first and the last row of json/train have no answer within --max_length 12" in caplog.text
+    config = {"text_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}}
+    config["text_config"]["num_attention_heads"] = 2
+    vision = {**config["text_config"], "model_type": "clip_vision_model", "num_hidden_layers": 2}
+    config["vision_config"] = {**vision, "patch_size": 8, "image_size": 16}
+    config |= {"pool_sizes": [2, 1], "projector_hidden_size": 8, "vision_adapter_dim": 2}
+    run = ["--task", "image-text-to-text", "--model", "adem_vl-7b-caption", "--model_config", json.dumps(config)]
+    run += ["--tokenizer", "bpe", "--dataset", "digits", "--max_train_samples", "4", "--max_eval_samples", "2"]
+    prepare("prepare_training", [*run, "--output_dir", str(tmp_path / "random")])
+    assert "the frozen parts have random weights and stay like that; --train all trains them, too" in caplog.text
 
 
 def test_images_that_cannot_be_read_are_named_or_left_out(colour_run, colours, tmp_path):
