@@ -146,6 +146,11 @@ def _student(
             "of CDFKD-MFS (mhresnet8x18, mhwrn4x161, ...), over any backbone by --model_config {trunk: backbone, "
             "backbone_config: {model_type: ..., out_features: [...]}}."
         )
+    if config.num_channels != given.num_channels:
+        raise ValueError(
+            f"--num_channels: the student takes {config.num_channels} channels, {loaded[0].name} "
+            f"{given.num_channels}: accepted are as many as the teachers'."
+        )
     if config.num_heads != heads:
         raise ValueError(f"--model_config: num_heads: got {config.num_heads}, there are {heads} --teachers.")
     if config.reparameterized:

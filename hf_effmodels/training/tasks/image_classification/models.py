@@ -55,7 +55,8 @@ def load_classifier(
         if getattr(args, name) is not None:
             overrides[name] = getattr(args, name)
     if overrides.get("num_channels", 3) not in MODES:
-        raise ValueError(f"--num_channels: got {overrides['num_channels']}, images can be read as {[*MODES]}.")
+        got = f"num_channels: got {overrides['num_channels']!r}"  # by itself the option is looked at as it is read
+        raise ValueError(f"--model_config: {got}, images can be read as {[*MODES]}.")
     presets = hf_effmodels.list_models(task="image-classification")
     if names_preset(args.model, args.revision, presets, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES):
         build = _from_preset if args.model in presets else _of_type

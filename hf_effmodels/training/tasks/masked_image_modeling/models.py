@@ -10,7 +10,6 @@ import hf_effmodels
 
 from ....hub.ids import reading
 from ....registry import ARCHITECTURES
-from ...data.images import MODES
 from ...data.normalization import with_channels
 from ...run.presets import names_preset
 from .arguments import MaskedModelArguments
@@ -32,8 +31,6 @@ def load_masked_model(args: MaskedModelArguments) -> tuple[PreTrainedModel, Imag
         OSError: a model that cannot be found or reached.
     """
     sizes = {name: getattr(args, name) for name in ("image_size", "num_channels") if getattr(args, name) is not None}
-    if sizes.get("num_channels", 3) not in MODES:
-        raise ValueError(f"--num_channels: got {sizes['num_channels']}, images can be read as {[*MODES]}.")
     if args.ignore_mismatched_sizes:
         raise ValueError("--ignore_mismatched_sizes: there is no head here that could be another.")
     model, processor = _around_encoder(args, sizes) if args.method else _whole(args, sizes)
