@@ -85,7 +85,7 @@ class DistillationArguments(EpisodeArguments):
             self.teacher = read_mapping("teacher", self.teacher)
         if isinstance(self.teacher, dict):
             for name, weight in self.teacher.items():
-                if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+                if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
                     raise ValueError(f"--teacher: {name}: got {weight!r}, accepted are positive weights.")
             if self.teacher_revision is not None and len(self.teacher) > 1:
                 raise ValueError("--teacher_revision: it is that of one teacher, and there are several.")

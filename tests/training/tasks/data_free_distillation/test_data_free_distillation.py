@@ -3,7 +3,9 @@
 import copy
 import importlib
 import json
+import shutil
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +18,14 @@ from transformers import (
     ConvNextImageProcessorPil,
     ViTConfig,
     ViTForImageClassification,
+    ViTImageProcessorPil,
 )
 
 from hf_effmodels import create_image_processor, create_model
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.data.digits import read_digits
 from hf_effmodels.training.data_free import DataReadError, closed_to_data, load_generator
+from hf_effmodels.training.tasks.data_free_distillation.arguments import DataFreeArguments
 from hf_effmodels.training.tasks.data_free_distillation.teachers import (
     Input,
     Teacher,
@@ -149,6 +153,33 @@ def test_sides_take_turns_and_learning_rates_fall_together(data_free_run, tmp_pa
     assert float(state["optimizer.step.project.weight"]) == 6
 
 
+def test_what_is_best_and_evaluated_takes_a_data_set(data_free_run, tmp_path):
+    start = data_free_run.index("--dataset")
+    alone = [*data_free_run[:start], *data_free_run[start + 4 :]]
+    at = alone.index("--eval_strategy")
+    for options, message in (
+        ([], "--eval_strategy: got 'epoch', which needs --dataset to evaluate on"),
+        (
+            ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "true"],
+            "--load_best_model_at_end: what is best is measured on --dataset, which is missing",
+        ),
+    ):
+        run = alone if not options else [*alone[:at], *alone[at + 2 :], *options]
+        with pytest.raises(ValueError, match=message):
+            main([*run, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_cdfkd_mfs_weights_are_the_defaults(teachers):
+    """1, 0.2 and 5 of the student's parts, 1 and 0.1 of the generator's, a student's five steps for each of its."""
+    args = DataFreeArguments(teachers=teachers)
+    published = {"head_weight": 1.0, "feature_weight": 0.2, "ensemble_weight": 5.0, "disagreement_weight": 1.0}
+    published |= {"statistics_weight": 0.1, "first_norm_weight": 5.0, "latent_size": 256, "student_steps": 5}
+    published |= {"steps_per_epoch": 250, "generator_learning_rate": 1e-3, "generator_schedule": "same"}
+    published |= {"aggregation_steps": 200, "aggregation_learning_rate": 0.01}
+    assert {name: getattr(args, name) for name in published} == published
+
+
 def test_the_student_is_one_classifier_and_nothing_is_needed_but_teachers(data_free_run, tmp_path):
     output = tmp_path / "run"
     at = data_free_run.index("--dataset")
@@ -262,11 +293,38 @@ def vit_folder(tmp_path_factory):
         (["--fp16", "true"], "--fp16: the generator's gradients"),
         (["--per_device_train_batch_size", "1"], "a step of one image has no statistics"),
         (["--statistics_weight", "0", "--disagreement_weight", "0"], "the generator would learn nothing"),
+        (
+            ["--head_weight", "0", "--feature_weight", "0", "--ensemble_weight", "0"],
+            "--head_weight, --feature_weight, --ensemble_weight: all are 0, nothing would be learnt",
+        ),
+        (["--num_channels", "3"], "--num_channels: the student takes 3 channels, .*ours 1: accepted are as many"),
+        (["--teachers", "OURS", "RGB"], "--teachers: .*rgb takes 3 channels, the student 1"),
+        (["--teachers", "OURS", "WIDE"], r"--teachers: an image processor with the size .*; accepted are squares"),
+        (["--model", "FOLDED", "--model_config", "{}"], "--model: .*folded is folded for deployment and cannot be"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(data_free_run, vit_folder, tmp_path, arguments, message):
-    folders = {"VIT": vit_folder, "OURS": data_free_run[3]}
-    arguments = [folders.get(word, word) for word in arguments]
+    folders = {
+        "RGB": tmp_path / "rgb",
+        "VIT": vit_folder,
+        "OURS": data_free_run[3],
+        "WIDE": tmp_path / "wide",
+        "FOLDED": tmp_path / "folded",
+    }
+    if "RGB" in arguments:
+        sizes = {"hidden_sizes": [4, 4, 8], "depths": [1, 1], "num_channels": 3, "image_size": 8}
+        create_model("wrn4x161", id2label={n: str(n) for n in range(10)}, **sizes).save_pretrained(tmp_path / "rgb")
+        ConvNextImageProcessorPil(size={"shortest_edge": 8}, crop_pct=1.0).save_pretrained(tmp_path / "rgb")
+    if "WIDE" in arguments:
+        shutil.copytree(data_free_run[4], tmp_path / "wide")
+        ViTImageProcessorPil(size={"height": 8, "width": 12}).save_pretrained(tmp_path / "wide")
+    if "FOLDED" in arguments:
+        sizes = {"hidden_sizes": [4, 4, 8], "depths": [1, 1], "num_channels": 1, "image_size": 8}
+        folded = create_model("mhwrn4x161", num_heads=2, id2label={n: str(n) for n in range(10)}, **sizes)
+        folded.reparameterize()
+        folded.save_pretrained(tmp_path / "folded")
+        shutil.copy(Path(data_free_run[3], "preprocessor_config.json"), tmp_path / "folded")
+    arguments = [str(folders.get(word, word)) for word in arguments]
     with pytest.raises(ValueError, match=message):
         main([*data_free_run, *arguments, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()

@@ -23,6 +23,7 @@ from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.decoupled import decoupled_loss
 from hf_effmodels.training.losses.kl_divergence import kl_divergence_loss
 from hf_effmodels.training.losses.registry import losses_by_name, make_losses
+from hf_effmodels.training.tasks.distillation.arguments import DistillationArguments
 from hf_effmodels.training.tasks.distillation.teacher import Teacher, load_teacher
 
 from ..contract import history, same, weights
@@ -224,6 +225,32 @@ def test_classes_of_other_names_are_refused(tmp_path):
     processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"the classes of .* \(cat, dog\) are not the student's \(cat, cow\)"):
         load_teacher(str(tmp_path), student, ours, revision=None)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"teacher": "{a: 1, b: 2}", "teacher_revision": "main"}, "--teacher_revision: it is that of one teacher"),
+        ({"teacher": {"a": True}}, "--teacher: a: got True, accepted are positive weights"),
+        ({"teacher": {"a": float("inf")}}, "--teacher: got inf in .*, accepted are finite numbers"),
+        ({"teacher": {"a": -1}}, "--teacher: a: got -1, accepted are positive weights"),
+        ({"teacher": {"a": "1"}}, "--teacher: a: got '1', accepted are positive weights"),
+        ({"teacher": "a", "stored_labels": "b"}, "--teacher and --stored_labels exclude each other"),
+        ({"codec": {"at": 3}}, "--codec: got {'at': 3}, accepted is a mapping of at, a module, and either widths"),
+    ],
+)
+def test_wrong_arguments_of_a_distillation_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        DistillationArguments(**given)
+
+
+def test_one_teacher_in_a_mapping_may_have_a_revision_and_logits_are_learned_by_default():
+    args = DistillationArguments(teacher="{a: 2}", teacher_revision="main")
+    assert args.teachers == {"a": 2} and args.losses == {"kd": {"weight": 1.0}}
+    assert DistillationArguments(teacher="a").teachers == {"a": 1.0} and DistillationArguments().teachers == {}
+    assert DistillationArguments(losses="{dist: {weight: 2}, rkd: }").losses == {
+        "dist": {"weight": 2}, "rkd": {"weight": 1.0},
+    }  # fmt: skip
 
 
 def test_wrong_teachers_are_named_before_anything_is_written(digits_run, tmp_path):

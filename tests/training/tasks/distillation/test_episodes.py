@@ -152,6 +152,7 @@ def test_a_student_learns_by_episodes_and_tells_classes_it_has_not_seen(run, cla
 
 
 def test_what_does_not_go_with_episodes_is_said_before_training(run, tmp_path):
+    teacher = run[run.index("--teacher") + 1]
     for options, message in (
         (["--per_device_train_batch_size", "16"], "accepted are multiples of an episode's 15 pictures"),
         (["--episodes_per_epoch", "3"], "--episodes_per_epoch: got 3, accepted are multiples of the 2 of a step"),
@@ -163,6 +164,14 @@ def test_what_does_not_go_with_episodes_is_said_before_training(run, tmp_path):
         (["--few_shot_split", "nowhere"], "--few_shot_split: there is no 'nowhere'"),
         (["--way", "4", "--per_device_train_batch_size", "40"], "--way: got 4, but digits/test has 3 classes"),
         (["--shot", "0"], "--shot: got 0"),
+        (["--way", "1"], "--way: got 1"),
+        (["--codec", "{at: x, widths: [2]}"], "--codec: it does not go with --episodes_per_epoch"),
+        (
+            ["--repeated_augmentation", "3"],
+            "--repeated_augmentation, --loss: they do not go with --episodes_per_epoch",
+        ),
+        (["--loss", "binary_cross_entropy"], "--repeated_augmentation, --loss: they do not go with"),
+        (["--teacher", f"{{{teacher}: 1, {teacher}/.: 1}}"], "--teacher: with --episodes_per_epoch accepted is one"),
     ):
         with pytest.raises(ValueError, match=message):
             main([*run, *options, "--output_dir", str(tmp_path / "refused")])

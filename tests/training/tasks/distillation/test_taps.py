@@ -1,6 +1,7 @@
 """Where the stages of networks end that this package did not write, what their features look like, and bad paths."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from hf_effmodels.training.tasks.distillation.taps import (
     dry_run,
     example_input,
     find_stages,
+    prefix_tokens,
     stage_taps,
 )
 
@@ -191,6 +193,98 @@ def test_a_network_of_few_stages_has_these_and_no_blocks_among_them(make, depths
     if len(depths) < 4:
         with pytest.raises(ValueError, match=rf"4 stages cannot be told .*; it has {len(depths)} of its own, \w+\."):
             Taps(model, run, ["stage4"])
+
+
+def test_blocks_are_shared_out_as_ofa_kd_does_it_from_seven_on():
+    """After the second and the fourth, the third but last and the last; of fewer evenly."""
+    for blocks, ends in ((8, [1, 3, 5, 7]), (7, [1, 3, 4, 6]), (6, [1, 2, 4, 5])):
+        model = ViTForImageClassification(ViTConfig(num_hidden_layers=blocks, **VIT))
+        assert stage_taps(model, 4) == [f"vit.layers.{n}" for n in ends]
+    assert stage_taps(model, 3) == [f"vit.layers.{n}" for n in (1, 3, 5)]
+
+
+@pytest.mark.parametrize(
+    "size, shape",
+    [
+        (16, (2, 1, 16, 16)),
+        ([16, 24], (2, 1, 16, 24)),
+        ((1, 16, 24), (2, 1, 16, 24)),
+        ({"height": 16, "width": 24}, (2, 1, 16, 24)),
+        (None, (2, 1, 224, 224)),
+    ],
+)
+def test_an_example_has_the_size_that_the_configuration_states(size, shape):
+    model = torch.nn.Linear(1, 1).half()
+    model.config = SimpleNamespace(image_size=size, num_channels=1)
+    assert example_input(model).shape == shape and example_input(model).dtype == torch.float16
+    del model.config
+    assert example_input(model).shape == (2, 3, 224, 224)
+
+
+class Staged(torch.nn.Module):
+    """Blocks one after the other that give maps or tokens of these shapes, and a head of some kind."""
+
+    def __init__(self, shapes, head):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.Unflatten(1, shape) for shape in shapes)
+        self.weights = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(()))])
+        self.sizes, self.head = [torch.Size(shape).numel() for shape in shapes], head
+
+    def forward(self, pixel_values):
+        flat = pixel_values.flatten(1)
+        for block, size in zip(self.blocks, self.sizes, strict=True):
+            features = block(flat[:, :size])
+        return {"logits": self.head(features.flatten(1)[:, :4])}
+
+
+def test_blocks_that_go_from_coarse_to_fine_are_no_stages():
+    model = Staged([(4, 2, 2), (4, 4, 4), (4, 2, 2)], torch.nn.Linear(4, 5))
+    with pytest.raises(ValueError, match="2 stages cannot be told by the shapes"):
+        stage_taps(model, 2, pixel_values=torch.randn(2, 3, 8, 8))
+
+
+def test_the_last_of_tokens_that_become_fewer_ends_a_stage():
+    model = Staged([(16, 4), (16, 4), (4, 8)], torch.nn.Linear(4, 5))
+    assert stage_taps(model, 2, pixel_values=torch.randn(2, 3, 8, 8)) == ["blocks.1", "blocks.2"]
+
+
+def test_features_of_no_known_kind_and_logits_of_no_layer_are_named():
+    class Cubes(torch.nn.Module):
+        def forward(self, features):
+            return features[:, :, None, None, None]
+
+    pixels = torch.randn(2, 3, 8, 8)
+    model = Staged([(16, 4)], torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Softmax(1)))
+    run = dry_run(model, pixels)
+    assert Taps(model, run, ["pooled"]).specs["pooled"].path == "head.0:input"
+    model.head = torch.nn.Softmax(1)
+    with pytest.raises(ValueError, match="Staged: no linear layer gives its 4 logits"):
+        Taps(model, dry_run(model, pixels), ["pooled"])
+    model.head = torch.nn.Sequential(Cubes(), torch.nn.Flatten())
+    with pytest.raises(ValueError, match=r"taps: head.0 gives \(4, 1, 1, 1\) for each image, accepted are maps, tok"):
+        Taps(model, dry_run(model, pixels), ["head.0"])
+
+
+@pytest.mark.parametrize(
+    "length, says, expected",
+    [
+        (16, {}, 0),
+        (17, {}, 1),
+        (18, {}, 2),
+        (7, {}, 0),  # whatever is left fills no square
+        (21, {"num_register_tokens": 4}, 5),
+        (18, {"num_prefix_tokens": 9}, 9),
+        (18, {"num_tokens": 2}, 2),
+        (18, {"num_prefix_tokens": 3}, 2),  # what it says leaves no square
+        (1, {"num_prefix_tokens": 1}, 0),  # none is left
+    ],
+)
+def test_tokens_that_stand_for_no_place_are_those_the_network_says_or_the_rest_of_a_square(length, says, expected):
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    model.config = SimpleNamespace(**says)
+    for name, value in says.items():
+        setattr(model[0], name, value)
+    assert prefix_tokens(model, length) == expected
 
 
 def test_a_network_without_so_many_stages_says_what_there_is():

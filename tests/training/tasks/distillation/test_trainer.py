@@ -20,6 +20,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from hf_effmodels import create_model
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.distillation import (
     CorrelationLoss,
@@ -37,6 +38,9 @@ from hf_effmodels.training.distillation import (
     Teachers,
     make_teacher,
 )
+from hf_effmodels.training.losses.interface import FeatureSpec, Networks
+from hf_effmodels.training.tasks.distillation.model import DistillationModel
+from hf_effmodels.training.tasks.distillation.taps import Taps, dry_run
 from hf_effmodels.training.tasks.distillation.trainer import STATE_FILE
 
 from ..contract import history, same, weights
@@ -44,8 +48,9 @@ from ..contract import history, same, weights
 LABELS = {"num_labels": 3}
 
 
-def resnet():
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1] * 4, layer_type="basic", **LABELS)
+def resnet(**more):
+    more |= LABELS
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1] * 4, layer_type="basic", **more)
     return ResNetForImageClassification(config)
 
 
@@ -61,6 +66,19 @@ def swin():
 
 def convnext():
     return ConvNextForImageClassification(ConvNextConfig(depths=[1] * 4, hidden_sizes=[8, 12, 16, 20], **LABELS))
+
+
+class Talkative(ViTForImageClassification):
+    """A network that gives a logit more than it has labels."""
+
+    def __init__(self):
+        super().__init__(vit().config)
+        self.classifier = torch.nn.Linear(16, 4)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter([])
 
 
 class Images(torch.utils.data.Dataset):
@@ -307,6 +325,13 @@ def test_taps_and_two_teachers_are_taken_from_the_command_line(distilled_run, te
         ({"teacher": torch.nn.Linear(1, 1)}, "teacher: got Linear, accepted are classifiers of transformers"),
         ({"losses": [CrdLoss()]}, "losses: crd looks up samples by their numbers: .* a stream cannot"),
         ({"losses": [OfaLoss()], "student_taps": ["vit.layers.0"]}, "got 1 stages, a loss asks for stage 4"),
+        ({"losses": [CrdLoss()], "train_dataset": Stream()}, "losses: crd looks up samples .* a stream cannot"),
+        ({"model": Talkative()}, "model: it gives 4 logits for the 3 of its labels"),
+        ({"teacher": resnet(num_channels=1)}, "--teacher: ResNet.* takes 1 channels, the student 3"),
+        (
+            {"teacher_processor": ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=1.0)},
+            "teacher: it comes with an image processor, but the student's, .* is missing; give processing_class",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told_before_anything_is_trained(options, message, tmp_path):
@@ -314,6 +339,52 @@ def test_what_does_not_go_together_is_told_before_anything_is_trained(options, m
     given |= {"args": DistillationTrainingArguments(output_dir=str(tmp_path))}
     with pytest.raises(ValueError, match=message):
         DistillationTrainer(**{**given, **options})
+
+
+def test_labels_of_all_samples_are_those_of_the_column(tmp_path):
+    """Of a data set that is no image classification of this package, which has a column of them."""
+
+    class Table(Images):
+        column_names = ("pixel_values", "labels", "index")
+
+        def __getitem__(self, number):
+            return self.labels if number == "labels" else super().__getitem__(number)
+
+    loss = CrdLoss(num_negatives=2, embed_dim=4)
+    trained(tmp_path, resnet(), vit(), [loss], train_dataset=Table(index=True), arguments={"max_steps": 1})
+    assert loss.others.labels.tolist() == [n % 3 for n in range(8)] and loss.contrast.student_memory.shape == (8, 4)
+
+
+def test_a_teacher_that_was_trained_in_between_says_what_it_says_in_evaluation():
+    torch.manual_seed(0)
+    teacher = make_teacher(resnet(), None, vit(), None)
+    pixels = torch.randn(4, 3, 32, 32)
+    expected = teacher.logits(pixels)
+    teacher.model.train()
+    assert torch.equal(teacher.logits(pixels), expected) and not teacher.model.training
+
+
+def test_losses_learn_as_fast_as_the_classifier_of_a_student_that_numbers_its_layers():
+    student = create_model(
+        "tinyvit-5m", image_size=32, embed_dims=[8, 16, 24, 32], depths=[1, 1, 2, 1], num_heads=[1, 1, 2]
+    )
+    loss = FitNetLoss(stages=[1])
+    taps = Taps(student, dry_run(student, torch.randn(2, 3, 32, 32)), ["pooled", "stage1"])
+    loss.build(Networks(taps.specs, {"stage1": FeatureSpec((5, 4, 4), "maps")}, 1000))
+    model = DistillationModel(student, {"fitnet": loss}, taps)
+    layers = model.learning_layers()
+    assert layers.keys() == dict(model.named_parameters()).keys()
+    assert layers["losses.fitnet.projector.1.weight"] == layers["student.classifier.weight"] == 4
+    assert {n: at for n, at in layers.items() if n.startswith("student.")} == {
+        f"student.{name}": at for name, at in student.learning_layers().items()
+    }
+    assert not hasattr(
+        DistillationModel(vit(), {}, Taps(vit(), dry_run(vit(), Images().pixels[:2]), [])), "learning_layers"
+    )
+    asked = []
+    student.gradient_checkpointing_enable = lambda *args, **kwargs: asked.append((args, kwargs))
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert asked == [((), {"gradient_checkpointing_kwargs": {"use_reentrant": False}})]
 
 
 def test_a_student_starts_from_random_weights_with_repeated_augmentation(

@@ -121,12 +121,54 @@ def test_texts_become_classes_and_both_splits_agree_on_them(tmp_path):
         ([0, -1, 2, -1], {"eval_fraction": 0.5}, "row 1.*label -1.*without labels.*2 of 4"),
         ([0, None, 1], {"eval_fraction": 0.5}, "row 1.*None"),
         ([], {"eval_fraction": 0.5}, "--dataset: 'parquet'.*no data"),
+        ([0, 10**6 + 1], {"eval_fraction": 0.5}, r"row 1 of .*holds 1000001, accepted are numbers of classes up to"),
+        ([0, 1], {"eval_fraction": 0.5, "id_column": "name"}, "--id_column: there is no 'name', the columns are img"),
+        (
+            [0, 1],
+            {"eval_split": "train", "classes": ["0", "7"]},
+            "--classes: .*has no class '7'; there are 0, 1",
+        ),
     ],
 )
 def test_wrong_data_is_refused_by_name(labels, options, message, tmp_path):
     file = write_parquet(tmp_path / "a.parquet", labels, names=None)
     with pytest.raises(ValueError, match=message):
         load_data(parquet(tmp_path, data_files=file, **options))
+
+
+def test_ids_of_pictures_are_those_of_their_column(tmp_path):
+    """They stay those of all rows of the split, so that a picture finds its own by its row."""
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": datasets.Value("int64"), "name": datasets.Value("string")}
+    )
+    rows = {"img": [picture(n) for n in range(4)], "label": [0, 1, 0, 1], "name": list("abcd")}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "a.parquet"))
+    options = {"data_files": str(tmp_path / "a.parquet"), "eval_split": "train", "max_eval_samples": 2}
+    source = load_evaluation_data(parquet(tmp_path, id_column="name", **options))
+    assert [source.ids[int(row)] for row in source.rows] == ["a", "d"] and source.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("kinds", [(["a", 1], "1"), ([1, "b"], "'b'"), ([0, 1.5], "1.5"), ([0, True], "True")])
+def test_classes_are_numbers_or_texts_throughout(kinds, monkeypatch):
+    values, said = kinds
+    rows = [{"image": Image.new("RGB", (8, 8)), "label": value} for value in values]
+    monkeypatch.setattr("hf_effmodels.training.data.pictures.load_image_splits", lambda *_: {"train": rows})
+    with pytest.raises(ValueError, match=f"row 1 of digits/train: column 'label' holds {said}, accepted is one class"):
+        load_data(DataArguments(dataset="digits", eval_fraction=0.5))
+
+
+def test_classes_with_names_and_classes_without_are_told_apart(tmp_path):
+    files = {
+        "train": write_parquet(tmp_path / "a.parquet", ["cat", "dog"]),
+        "test": write_parquet(tmp_path / "b.parquet", [0, 1], names=None),
+    }
+    one, two = (parquet(tmp_path, data_files=files[name], eval_split="train") for name in ("train", "test"))
+    assert load_evaluation_data(one).names == ["cat", "dog"] and load_evaluation_data(two).names is None
+    one.eval_split, one.eval_dataset = None, str(tmp_path / "b")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b.parquet").rename(tmp_path / "b" / "test.parquet")
+    with pytest.raises(ValueError, match="parquet/train and .*b/test disagree: only one of them has class names"):
+        load_data(one)
 
 
 def test_columns_that_could_be_several_are_asked_for(tmp_path):

@@ -299,6 +299,11 @@ def test_the_learning_rate_follows_the_schedule(digits_run, tmp_path, schedule):
         (["--num_channels", "5"], ValueError, "--num_channels.*5"),
         ([*GHOSTNET, "--image_size", "2"], ValueError, "too small"),
         (
+            ["--task", "distillation", "--losses", "{lsskd: {}}", "--sorted_submodels", "[1, 2]"],
+            ValueError,
+            "--sorted_submodels",
+        ),
+        (
             ["--dataset", "org/not-in-the-cache"],
             OSError,
             "--dataset: 'org/not-in-the-cache' cannot be found or reached",

@@ -1,6 +1,7 @@
 """Types of transformers in the place of `--model`: built, with random weights, for the data set's classes."""
 
 import pytest
+from transformers import CLIPImageProcessorPil, ViTConfig, ViTForImageClassification
 
 from hf_effmodels.training.run.arguments import ModelArguments
 from hf_effmodels.training.tasks.image_classification.models import load_classifier
@@ -26,7 +27,23 @@ def test_a_type_is_built_for_the_classes_and_the_size(model_type):
     assert processor.size["shortest_edge"] == 8 and len(processor.image_mean) == 1
 
 
+def test_pictures_of_another_size_are_resized_and_cropped_to_it(tmp_path):
+    """Of a processor that crops both sizes are the one asked for."""
+    sizes = {**SIZES, "patch_size": 4, "image_size": 8, "num_labels": 2}
+    ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(tmp_path)
+    CLIPImageProcessorPil(size={"shortest_edge": 12}, crop_size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    args = ModelArguments(model=str(tmp_path), image_size=16, ignore_mismatched_sizes=True)
+    model, processor = load_classifier(args, ["cat", "dog"])
+    assert model.config.image_size == 16
+    assert dict(processor.size)["shortest_edge"] == 16 and dict(processor.crop_size) == {"height": 16, "width": 16}
+    _, processor = load_classifier(ModelArguments(model=str(tmp_path)), ["cat", "dog"])
+    assert dict(processor.size)["shortest_edge"] == 12 and dict(processor.crop_size) == {"height": 8, "width": 8}
+
+
 def test_what_a_type_does_not_have_is_named():
+    fields = {"num_channels": 5}
+    with pytest.raises(ValueError, match=r"^--model_config: num_channels: got 5, images can be read as \[1, 2"):
+        load_classifier(ModelArguments(model="vit", model_config=fields), ["a", "b"])
     with pytest.raises(ValueError, match="^--model_config: ViTConfig has no field 'hiden_size'; nearest: hidden_size"):
         load_classifier(ModelArguments(model="vit", model_config={"hiden_size": 8}), ["a", "b"])
     with pytest.raises(

@@ -65,6 +65,14 @@ def test_the_worst_mistakes_are_the_surest_ones():
     assert worst_mistakes(FOUND, 5).tolist() == [4, 2] and worst_mistakes(FOUND, 1).tolist() == [4]
 
 
+def test_a_picture_of_mistakes_goes_where_there_are_none_any_more(tmp_path):
+    (tmp_path / "mistakes.png").write_bytes(b"of another run")
+    right = Predictions(np.array([0, 1]), np.array([0, 1]), np.array([0.9, 0.8]))
+    for _ in range(2):
+        reports.plot_mistakes(right, None, ["cat", "dog"], tmp_path / "mistakes.png")
+        assert not (tmp_path / "mistakes.png").exists()
+
+
 @pytest.mark.draws
 def test_an_evaluation_writes_its_reports_on_demand(convnext_folder, tmp_path):
     arguments = ["--model", str(convnext_folder), "--dataset", "digits", "--max_eval_samples", "40"]
