@@ -1,24 +1,50 @@
 """What holds a program against its model sees each difference; no exporter runs here."""
 
+import json
+import logging
 import math
 from types import SimpleNamespace
 
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoProcessor
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    CLIPImageProcessorPil,
+    ResNetConfig,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    YolosConfig,
+)
 
 import hf_effmodels
-from hf_effmodels import edge, edge_detection, edge_halves, edge_int8, edge_language, edge_masks, edge_two_towers
+from hf_effmodels import (
+    edge,
+    edge_detection,
+    edge_files,
+    edge_graphs,
+    edge_halves,
+    edge_int8,
+    edge_language,
+    edge_masks,
+    edge_text,
+    edge_two_towers,
+)
 from hf_effmodels.cli import main
 from hf_effmodels.collaboration.splitting import split
 from hf_effmodels.edge_detection import DetectorGraph, Suppression
+from hf_effmodels.edge_weights import quantizer_of
 
 from ..modeling.test_light_clip import TEXT, build, processor
 from ..pipelines.hierarchical_mask_generation.models import build as promptable
 from .test_halves import network
-from .test_language import of_transformers
+from .test_language import of_transformers, rounded
 
 
 class Found(nn.Module):
@@ -198,3 +224,485 @@ def test_a_format_that_a_kind_has_not_is_told_before_its_packages_are_asked_for(
     of_transformers(99).save_pretrained(tmp_path / "model")
     assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--format", "executorch"]) == 2
     assert "--format: got 'executorch', accepted of text-generation are onnx and openvino" in capsys.readouterr().err
+
+
+# `export` with a stand-in for the exported program
+
+
+class StandIn:
+    """Answers in the place of an exported program: as the model does, and off by shares of the deviation."""
+
+    def __init__(self, model, share: float = 0.0, wrong: int = 0):
+        self.model, self.share, self.wrong, self.asked = model, share, wrong, []
+
+    def __call__(self, pixel_values):
+        with torch.no_grad():
+            logits = self.model(pixel_values=pixel_values).logits
+        self.asked.append(tuple(pixel_values.shape))
+        if self.wrong:  # pictures that get another class
+            self.wrong -= 1
+            logits = -logits
+        return _Answer(logits=logits + self.share * logits.std())
+
+
+class _Answer(dict):
+    logits = property(lambda self: self["logits"])
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """`export` writes nothing and loads what stands in for its program."""
+
+    def use(model, **how):
+        program = StandIn(model, **how)
+        for module, name, given in (
+            (edge, "_write", None),
+            (edge, "as_one_file", None),
+            (edge, "halve", None),
+            (edge, "load", program),
+            (edge_int8, "quantizer", None),
+        ):
+            monkeypatch.setattr(module, name, lambda *_, given=given: given)
+        return program
+
+    return use
+
+
+def pictures(count: int = 8) -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def classifier():
+    return network(), hf_effmodels.create_image_processor("ghostnet-1.0x", image_size=32)
+
+
+@pytest.mark.parametrize(
+    "options, share, goes",
+    [
+        ({}, 0.9e-4, True),
+        ({}, 1.2e-4, False),
+        ({"tolerance": 0.3}, 0.2, True),
+        ({"precision": "float16"}, 1.9e-2, True),
+        ({"precision": "fp16"}, 2.2e-2, False),
+        ({"precision": "int8", "calibration": pictures()}, 5.0, True),  # judged by its classes alone
+    ],
+)
+def test_a_program_may_differ_as_much_as_its_numbers_allow(options, share, goes, stand_in, tmp_path):
+    model, own = classifier()
+    program = stand_in(model, share=share)
+    if not goes:
+        with pytest.raises(ValueError, match="onnx: the exported program's outputs differ from PyTorch's by .*e-0"):
+            edge.export(model, tmp_path / "out", "onnx", processor=own, **options)
+        assert not (tmp_path / "out").exists()
+        return
+    report = edge.export(model, tmp_path / "out", "onnx", processor=own, **options)
+    assert report.difference == pytest.approx(share, rel=0.05) and report.image_size == (32, 32)
+    assert program.asked[-2:] == [(1, 3, 32, 32), (3, 3, 32, 32)] and report.batches == (1, 3)
+    assert (report.format, report.model, report.folded) == ("onnx", "ResNetForImageClassification", False)
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert ("Its outputs differ from PyTorch's by" in told) == (report.precision != "int8")
+    assert f"({report.precision})" in told and "32 x 32 pixels" in told
+    assert AutoImageProcessor.from_pretrained(tmp_path / "out").size == own.size
+
+
+@pytest.mark.parametrize(
+    "precision, wrong, least, share", [("int8", 1, 0.5, 0.5), ("int8", 1, 0.51, 0.5), ("float16", 0, 0.9, 1.0)]
+)
+def test_pictures_that_get_another_class_are_counted(precision, wrong, least, share, stand_in, tmp_path, monkeypatch):
+    """Of eight pictures two check integers, one at a time, and all eight half precision."""
+    model, own = classifier()
+    monkeypatch.setattr(edge_int8, "_BATCH", 1)
+    program = stand_in(model, wrong=wrong)
+    options = {"processor": own, "precision": precision, "calibration": pictures(), "min_agreement": least}
+    if share < least:
+        with pytest.raises(ValueError, match="precision: of 2 pictures 50 % get the class .* min_agreement"):
+            edge.export(model, tmp_path / "out", "onnx", **options)
+        return
+    report = edge.export(model, tmp_path / "out", "onnx", **options)
+    assert report.agreement == share and len(program.asked) == (8 if precision == "float16" else 2) + 2
+    assert f"pictures {100 * share:.0f} % get the class" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "own, asked, expected",
+    [
+        (
+            {"size": {"shortest_edge": 40}, "crop_size": {"height": 24, "width": 32}, "do_center_crop": True},
+            None,
+            (24, 32),
+        ),
+        ({"size": {"height": 24, "width": 40}, "do_center_crop": False}, None, (24, 40)),
+        ({"size": {"shortest_edge": 40}, "do_center_crop": False}, None, (40, 40)),
+        ({"size": {"height": 24, "width": 40}, "do_center_crop": False}, (32, 48), (32, 48)),
+        (None, 40, (40, 40)),
+        (None, None, (32, 32)),  # the configuration's
+    ],
+)
+def test_images_are_as_large_as_asked_or_as_the_processor_or_the_model_makes_them(
+    own, asked, expected, stand_in, tmp_path
+):
+    model = network()
+    program = stand_in(model)
+    beside = None if own is None else CLIPImageProcessorPil(**own)
+    report = edge.export(model, tmp_path / "out", "onnx", processor=beside, image_size=asked)
+    assert report.image_size == expected and program.asked[-1] == (3, 3, *expected)
+    if own is not None:
+        saved = AutoImageProcessor.from_pretrained(tmp_path / "out")
+        assert (saved.size != beside.size) == (asked is not None), "made for the size that was asked for"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"min_agreement": -0.1}, "min_agreement: got -0.1, accepted are shares from 0 to 1"),
+        ({"min_agreement": 1.1}, "min_agreement: got 1.1, accepted are shares from 0 to 1"),
+        (
+            {"precision": "int4"},
+            "precision: got 'int4', which goes with language models, not with image-classification",
+        ),
+        ({"precision": "int8"}, "calibration: int8 is calibrated on pictures; give a folder of them"),
+        ({"calibration": []}, "calibration: pictures go with precision='int8' and precision='float16'"),
+        ({"precision": "int8", "calibration": "nowhere"}, "calibration: there is no folder 'nowhere'"),
+        ({"precision": "int8", "calibration": pictures(7)}, "calibration: got 7 pictures, accepted are 8 or more"),
+        ({"precision": "int5"}, "precision: got 'int5', accepted are 'float32', 'float16', 'int8', 'int4', 'fp32'"),
+    ],
+)
+def test_classifiers_are_not_exported_in_numbers_they_do_not_have(options, message, tmp_path):
+    model, own = classifier()
+    with pytest.raises((ValueError, OSError), match=message):
+        edge.export(model, tmp_path / "out", "onnx", processor=own, **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"precision": "int8", "calibration": []},
+            "precision: got 'int8', which goes with classifiers, not with im",
+        ),
+        (
+            {"precision": "float16", "calibration": []},
+            "calibration: pictures are compared by their classes, which ima",
+        ),
+    ],
+)
+def test_segmenters_have_no_classes_to_be_judged_by(options, message, tmp_path):
+    sizes = {"depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [8, 8], "patch_sizes": [7, 3], "strides": [4, 2]}
+    sizes |= {"num_attention_heads": [1, 1], "mlp_ratios": [1, 1], "decoder_hidden_size": 8, "num_encoder_blocks": 2}
+    model = SegformerForSemanticSegmentation(SegformerConfig(**sizes)).eval()
+    with pytest.raises(ValueError, match=message):
+        edge.export(model, tmp_path / "out", "onnx", image_size=32, **options)
+
+
+@pytest.mark.parametrize("whose, model_off", [("the exported program's", 0.0), ("the model's own", float("nan"))])
+def test_answers_that_are_no_numbers_are_told_apart(whose, model_off):
+    def answers(off):
+        return lambda pixel_values: {"logits": torch.arange(6.0).view(2, 3) + off}
+
+    with pytest.raises(ValueError, match=f"source: {whose} logits are not finite for random images; nothing was writ"):
+        edge._difference(answers(model_off), answers(float("inf")), torch.zeros(2, 1), (2,), {"logits": None})
+
+
+def test_presets_are_exported_by_their_kind(tmp_path):
+    for preset, kind in (
+        ("ghostnet-1.0x", "image-classification"),
+        ("gold-yolo-n", "object-detection"),
+        ("dtop-base-ade20k", "image-segmentation"),
+    ):
+        assert edge.check_preset(preset) == kind
+    with pytest.raises(ValueError, match="source: got tinysam, which finds masks by prompts: edge_masks"):
+        edge.load_source("tinysam")
+    with pytest.raises(ValueError, match="pangu-pi-1b is neither a classifier of images nor a detector"):
+        edge.check_preset("pangu-pi-1b")
+    promptable("sam")[0].save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="source: got .*, which finds masks by prompts: edge_masks.export_promptable"):
+        edge.load_source(str(tmp_path))
+    model, own = edge.load_source("ghostnet-0.5x")
+    assert model.config.width_multiplier == 0.5 and own.size
+    mine = object()
+    assert edge.load_source("ghostnet-0.5x", mine)[1] is mine
+
+
+def test_the_kind_of_a_folder_is_that_of_the_class_it_names_or_of_the_heads_there_are():
+    detector, segmenter, both = YolosConfig(), SegformerConfig(), ResNetConfig()
+    for config, names, kind in (
+        (detector, ["YolosForObjectDetection"], "object-detection"),
+        (detector, None, "object-detection"),
+        (detector, ["YolosModel"], "image-classification"),
+        (segmenter, ["SegformerForSemanticSegmentation"], "image-segmentation"),
+        (segmenter, ["SegformerForImageClassification"], "image-classification"),
+        (segmenter, None, "image-segmentation"),
+        (both, None, "image-classification"),
+    ):
+        config.architectures = names
+        assert edge.kind_of_folder(config) == kind, names
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"threshold": -0.1}, r"threshold: got -0.1, accepted is \[0, 1\]"),
+        ({"threshold": 1.1}, r"threshold: got 1.1, accepted is \[0, 1\]"),
+        ({"nms_threshold": 1.1}, r"nms_threshold: got 1.1, accepted is \[0, 1\]"),
+        ({"max_detections": 0}, "max_detections: got 0, accepted are 1 to 10000"),
+        ({"max_detections": 10001}, "max_detections: got 10001, accepted are 1 to 10000"),
+        ({"multi_label": True, "class_agnostic": True}, "multi_label: got True with class_agnostic"),
+    ],
+)
+def test_suppression_is_by_shares_and_of_a_number_of_boxes(options, message):
+    with pytest.raises(ValueError, match=message):
+        Suppression(**options)
+    for ends in ({"threshold": 0, "nms_threshold": 1, "max_detections": 1}, {"threshold": 1, "max_detections": 10000}):
+        Suppression(**ends)
+
+
+def test_packages_that_are_missing_are_named_for_graphs(monkeypatch, tmp_path):
+    monkeypatch.setitem(edge_graphs.PACKAGES, "onnx", ("onnx", "no_such", "nor_this"))
+    head, tail = split(network(), "stages.0")
+    for call in (
+        lambda: edge_halves.export_halves(head, tail, tmp_path / "out"),
+        lambda: edge_masks.export_promptable(promptable("sam")[0], tmp_path / "out"),
+        lambda: edge_two_towers.export_two_towers("nowhere", tmp_path / "out"),
+    ):
+        with pytest.raises(ImportError, match="'onnx' needs no_such and nor_this: pip install no_such nor_this"):
+            call()
+
+
+def test_halves_are_of_one_network_and_give_numbers(tmp_path, monkeypatch):
+    model, own = network(), hf_effmodels.create_image_processor("ghostnet-1.0x", image_size=32)
+    head, tail = split(model, "stages.0", processor=own)
+    other = split(network(), "stages.1")[1]
+    with pytest.raises(ValueError, match="tail: it was cut after .*stages.1 of another network than"):
+        edge_halves.export_halves(head, other, tmp_path / "out")
+    with pytest.raises(ValueError, match="format: got 'executorch', accepted of halves are 'onnx', 'openvino'"):
+        edge_halves.export_halves(head, tail, tmp_path / "out", "executorch")
+    with torch.no_grad():
+        model.classifier[1].bias[0] = float("nan")
+    monkeypatch.setattr(edge_halves, "_write", lambda *_: None)
+    monkeypatch.setattr(edge_halves, "load_halves", lambda _: (None, lambda sent, shape: torch.zeros(shape[0], 5)))
+    with pytest.raises(ValueError, match="head: of random images the logits are not finite; nothing was written"):
+        edge_halves.export_halves(head, tail, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(edge_halves, "_compared", lambda *_: (0.5, 0.25))
+    report = edge_halves.export_halves(head, tail, tmp_path / "out", image_size=48, tolerance=0.5)
+    assert (report.difference, report.other_numbers, report.graphs) == (0.5, 0.25, ("head", "tail"))
+    assert report.image_size == (48, 48) and (tmp_path / "out" / "preprocessor_config.json").exists()
+    told = json.loads((tmp_path / "out" / "halves.json").read_text())
+    assert told["image_size"] == [48, 48] and told["shape"] == [1, 8, 12, 12] and told["widths"] == []
+
+
+class Wrapped:
+    """A language model in the place of its exported program."""
+
+    def __init__(self, model, keeps: bool):
+        self.model, self.config, self.device, self.dtype = model, model.config, model.device, model.dtype
+        kwargs = ["input_ids", *(["logits_to_keep"] if keeps else [])]
+        self.runners = {"forward": SimpleNamespace(metadata=SimpleNamespace(kwargs=kwargs))}
+
+    def __call__(self, **inputs):
+        with torch.no_grad():
+            return self.model(**inputs, use_cache=True)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_program_of_a_language_model_is_asked_as_the_model_is(keeps):
+    """Rows that are filled up in front, tokens after others, and the last of them alone."""
+    model = of_transformers(99)
+    program = edge_language.LanguageProgram(Wrapped(model, keeps), [[[2, 8], [2, 8]]] * 2)
+    ids, mask = torch.randint(2, 99, (2, 7), generator=torch.Generator().manual_seed(1)), torch.ones(2, 7).long()
+    mask[1, :3] = 0
+    positions = torch.tensor([[*range(7)], [0, 0, 0, 0, 1, 2, 3]])
+    with torch.no_grad():
+        expected = model(ids, attention_mask=mask, position_ids=positions).logits
+    seen = mask.bool()
+    torch.testing.assert_close(program(ids, mask).logits[seen], expected[seen])
+    first = program(ids[:, :4], mask[:, :4])
+    rest = program(ids[:, 4:], mask, past_key_values=first.past_key_values)
+    torch.testing.assert_close(rest.logits, expected[:, 4:])
+    last = program(ids, mask, logits_to_keep=2).logits
+    assert last.shape[1] == (2 if keeps else 7)
+    torch.testing.assert_close(last[:, -2:], expected[:, -2:])
+    with torch.no_grad():
+        torch.testing.assert_close(program(ids).logits, model(ids).logits)
+
+
+def test_what_a_language_program_says_of_a_text_is_judged_and_told(tmp_path, monkeypatch):
+    model = of_transformers(99)
+    for name, given in (("_write", [[[2, 8], [2, 8]]] * 2), ("as_one_file", None), ("_difference", 0.3)):
+        monkeypatch.setattr(edge_language, name, lambda *_, given=given: given)
+    monkeypatch.setattr(edge_language, "load_language_model", lambda _: None)
+
+    def tokenizer(text, verbose):
+        return {"input_ids": [ord(letter) % 99 for letter in text]}
+
+    tokenizer.save_pretrained = lambda folder: (folder / "tokenizer.json").write_text("{}")
+    for precision, agreement, least, accepted in (
+        ("int8", 0.9, None, True),
+        ("int8", 0.89, None, False),
+        ("int4", 0.75, None, True),
+        ("int4", 0.74, None, False),
+        ("int8", 0.6, 0.6, True),
+        ("int8", 0.6, 0.61, False),
+    ):
+        said = edge_text.Comparison(77, 3.25, 3.0, agreement, 0.5)
+        monkeypatch.setattr(edge_language, "compare", lambda *_, said=said: said)
+        options = {
+            "tokenizer": tokenizer,
+            "precision": precision,
+            "min_agreement": least,
+            "calibration": ["text " * 30],
+        }
+        folder = tmp_path / f"{precision}-{agreement}-{least}"
+        if accepted:
+            report = edge_language.export_language_model(model, folder, **options)
+            assert (report.agreement, report.tokens, report.text) == (agreement, 77, "the text")
+            readme = (folder / "README.md").read_text()
+            assert "On 77 tokens of the text its perplexity is 3.25,\nPyTorch's 3" in readme
+            assert f"at {100 * agreement:.1f} % of the places" in readme and "the first 50 % of the tokens" in readme
+            assert 'AutoTokenizer.from_pretrained(".")' in readme and (folder / "tokenizer.json").exists()
+            assert json.loads((folder / "language_model.json").read_text())["precision"] == precision
+        else:
+            with pytest.raises(ValueError, match=rf"at {100 * agreement:.0f} % of 77 places .* min_agreement"):
+                edge_language.export_language_model(model, folder, **options)
+            assert not folder.exists()
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=f"min_agreement: got {wrong}, accepted are shares from 0 to 1"):
+            edge_language.export_language_model(model, tmp_path / "out", min_agreement=wrong)
+    with pytest.raises(ValueError, match="onnx: the program's logits differ from PyTorch's by 3.0e-01"):
+        edge_language.export_language_model(model, tmp_path / "out")
+    plain = edge_language.export_language_model(model, tmp_path / "plain", tolerance=0.3)
+    assert plain.text is None and "tokenizer=...)" in (tmp_path / "plain" / "README.md").read_text()
+
+
+def test_logits_that_are_no_numbers_are_not_compared():
+    model = of_transformers(99)
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    program = edge_language.LanguageProgram(Wrapped(model, True), [[[2, 8], [2, 8]]] * 2)
+    with pytest.raises(ValueError, match="source: logits are not finite for random tokens; nothing was written"):
+        edge_language._difference(model, program)
+    with pytest.raises(ValueError, match="the exported program's logits of a text are not finite"):
+        edge_text.compare(of_transformers(99), program, edge_text.Text("a text", [torch.tensor([[1, 2, 3]])]))
+    half = build(hf_effmodels.LightClipModel, text_config={**TEXT, "num_hidden_layers": 1})
+    nothing = SimpleNamespace(vectors=lambda name, values: torch.full((len(values), 2), float("nan")))
+    halves = dict.fromkeys(("image", "text"), lambda values: torch.zeros(len(values), 2))
+    with pytest.raises(ValueError, match="source: the image half gives what is no number for random input"):
+        edge_two_towers._difference(nothing, halves, edge_two_towers._inputs(half.config, (8, 8)))
+
+
+def test_prompts_are_told_to_the_graph_as_points_and_the_corners_of_boxes(tmp_path, monkeypatch):
+    """Points without a box have one more that is none; a lone prompt is asked twice, and answered once."""
+    asked = {}
+
+    def decoder(**given):
+        asked.update(given)
+        count = given["input_points"].shape[1]
+        return torch.arange(float(count))[None, :, None], torch.arange(float(count))[None]
+
+    graphs = {"encoder": lambda pixel_values: [pixel_values.mean((2, 3))], "decoder": decoder}
+    monkeypatch.setattr(edge_masks, "load_graph", lambda folder, name, backend: graphs[name])
+    facts = {"backend": "onnx", "image_size": 64, "embedding_size": 4, "multimask": True}
+    (tmp_path / "promptable.json").write_text(json.dumps(facts))
+    model = edge_masks.load_promptable(tmp_path)
+    assert (model.image_size, model.multimask_output) == (64, True)
+    assert model.get_image_embeddings(torch.ones(1, 2, 3, 3)).tolist() == [[1, 1]]
+    embeddings, points = torch.zeros(1, 2, 4, 4), torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    found = model(image_embeddings=embeddings, input_points=points)
+    assert asked["input_points"].tolist() == [[[[1, 2], [0, 0]], [[3, 4], [0, 0]]]]
+    assert asked["input_labels"].tolist() == [[[1, -1], [1, -1]]] and asked["has_mask"].tolist() == [0]
+    assert asked["input_masks"].shape == (1, 1, 16, 16) and found.iou_scores.tolist() == [[0, 1]]
+    alone = model(
+        image_embeddings=embeddings, input_points=points[:, :1], input_labels=torch.tensor([[[0]]]),
+        input_boxes=torch.tensor([[[5, 6, 7, 8]]]), input_masks=torch.full((1, 1, 16, 16), 2.0),
+    )  # fmt: skip
+    assert asked["input_points"].tolist() == [[[[1, 2], [5, 6], [7, 8]]] * 2]
+    assert asked["input_labels"].tolist() == [[[0, 2, 3]] * 2] and alone.iou_scores.tolist() == [[0]]
+    assert asked["has_mask"].tolist() == [1] and asked["input_masks"].unique().tolist() == [2]
+    model(image_embeddings=embeddings, input_boxes=torch.tensor([[[5, 6, 7, 8], [1, 2, 3, 4]]]))
+    assert asked["input_labels"].tolist() == [[[2, 3]] * 2]
+    with pytest.raises(ValueError, match="input_points: got None, and input_boxes: got None; one"):
+        model(image_embeddings=embeddings)
+    with pytest.raises(ValueError, match="model: it is in training mode; call model.eval"):
+        edge_masks.export_promptable(promptable("sam")[0].train(), tmp_path / "out")
+
+
+def _program(folder, weights: int):
+    """An ONNX program x -> x · W with its weights in a file beside it."""
+    w = np.arange(weights, dtype=np.float32)[:, None]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, weights])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 1])],
+        [onnx.numpy_helper.from_array(w, "w")],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    beside = {"save_as_external_data": True, "location": "model.onnx.data", "size_threshold": 0}
+    onnx.save(model, folder / "model.onnx", **beside)
+
+
+def test_weights_go_into_the_program_unless_it_would_be_too_large(tmp_path, monkeypatch):
+    _program(tmp_path, 40)
+    program, weights = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    whole = program.stat().st_size + weights.stat().st_size
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("read")
+    assert edge_files.size_of(tmp_path) == whole and weights.stat().st_size >= 160
+    monkeypatch.setattr(edge_files, "_ONE_FILE", whole - 1)
+    edge_files.as_one_file(tmp_path)
+    assert program.stat().st_size + weights.stat().st_size == whole, "it is left in two"
+    monkeypatch.setattr(edge_files, "_ONE_FILE", whole)
+    edge_files.as_one_file(tmp_path)
+    assert weights.stat().st_size == 0 and program.stat().st_size > 160
+    weights.unlink()
+    before = program.stat().st_mtime_ns
+    edge_files.as_one_file(tmp_path)
+    assert program.stat().st_mtime_ns == before and not weights.exists(), "one that is a file already stays as it is"
+
+
+@pytest.mark.parametrize("bits, precision", [(8, "int8"), (4, "int4")])
+def test_weights_of_a_program_are_rounded_in_blocks(bits, precision, tmp_path):
+    """x · W of 64 inputs and 3 outputs: each column in two blocks of 32 to the nearest of 2^bits levels."""
+    w = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gemm", ["x", "w"], ["y"])], "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [64, 64])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [64, 3])],
+        [onnx.numpy_helper.from_array(w.T.contiguous().numpy(), "w")],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    level, handlers = logging.root.level, logging.root.handlers[:]
+    made = onnx_ir.to_proto(quantizer_of(precision).quantize(onnx_ir.from_proto(model), None, None))
+    assert (logging.root.level, logging.root.handlers) == (level, handlers)
+    (node,) = made.graph.node
+    settings = {a.name: a.i for a in node.attribute}
+    assert node.op_type == "MatMulNBits" and (settings["bits"], settings["block_size"]) == (bits, 32)
+    assert settings.get("accuracy_level", 0) == (4 if bits == 8 else 0), "of 8 bits what is multiplied is rounded, too"
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": np.eye(64, dtype=np.float32)})
+    torch.testing.assert_close(torch.from_numpy(got.T), rounded(w, bits), rtol=0, atol=2e-2 if bits == 8 else 1e-5)
+
+
+def test_pictures_are_found_in_folders_below_by_their_endings(tmp_path):
+    (tmp_path / "below").mkdir()
+    for number, picture in enumerate(pictures(7)):
+        picture.save(tmp_path / ("below" if number % 2 else ".") / f"{number}.PNG")
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(ValueError, match=f"calibration: {tmp_path} has 7 pictures, accepted are 8 or more"):
+        edge_int8.find_pictures(tmp_path)
+    (tmp_path / "z.jpg").write_bytes(b"damaged")
+    found = edge_int8.find_pictures(str(tmp_path))
+    assert found == sorted([*tmp_path.glob("*.PNG"), *tmp_path.glob("*/*.PNG"), tmp_path / "z.jpg"])
+    with pytest.raises(OSError, match=f"calibration: {tmp_path / 'z.jpg'}: the file is not"):
+        edge_int8.prepare(found, classifier()[1], 3, (32, 32))
+
+
+def test_two_towers_are_read_with_their_processor(tmp_path):
+    model = build(hf_effmodels.LightClipModel, text_config={**TEXT, "num_hidden_layers": 1})
+    model.save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    loaded, both = edge_two_towers.load_source(str(tmp_path))
+    assert type(loaded) is type(model) and both.tokenizer and both.image_processor
+    assert edge_two_towers.load_source(tmp_path, both)[1] is both
+    assert edge_two_towers.load_source(model, both) == (model, both)
