@@ -221,7 +221,7 @@ def _text_without_package(auto_class: str, model_id: str, revision: str | None, 
     on_hub = model_id != LOCAL_MODEL_ID
     pin = ", revision=revision" if on_hub else ""
     names = ["AutoTokenizer", auto_class] if tokenizer else [auto_class]
-    lines = ["import torch"]
+    lines = ["import torch"] if auto_class != "AutoModelForCausalLM" or not tokenizer else []
     if on_hub and not revision:
         lines.append("from huggingface_hub import model_info")
     lines += [f"from transformers import {', '.join(sorted(names))}", "", f'model_id = "{model_id}"']
