@@ -17,7 +17,14 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hf_effmodels._checkpoint_files import check_checkpoint
 from hf_effmodels.cli import main
 from hf_effmodels.hub.checkpoints import read_checkpoint
-from hf_effmodels.hub.convert import ConversionError, ConversionReport, convert, convert_state_dict, official_name
+from hf_effmodels.hub.convert import (
+    ConversionError,
+    ConversionReport,
+    convert,
+    convert_state_dict,
+    load_checkpoint,
+    official_name,
+)
 from hf_effmodels.registry import ARCHITECTURES
 
 from .modeling.tiny import tiny_config
@@ -373,6 +380,22 @@ def test_of_several_entries_the_first_average_is_read_and_a_prefix_goes_only_whe
     assert entry == "state_dict_ema" and weights["weight"] == 5
     torch.save({"module.a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "some.pth")
     assert read_checkpoint(tmp_path / "some.pth")[0].keys() == {"module.a", "b"}
+
+
+def test_the_entry_that_is_named_is_converted_whatever_counts_lie_beside_its_weights(tmp_path, monkeypatch):
+    """Counters of a profiler are no tensors in some files, and of no interest in any."""
+    given, model = [], SimpleNamespace(config=SimpleNamespace())
+    monkeypatch.setattr(
+        sys.modules[convert.__module__], "convert_state_dict", lambda *all_: given.append(all_[2]) or (model, [])
+    )
+    plain, average = {"weight": torch.tensor([1.0])}, {"weight": torch.tensor([2.0])}
+    torch.save({"state_dict": plain | {"total_ops": 7}, "state_dict_ema": average}, tmp_path / "two.pth")
+    found, report = load_checkpoint("ghostnetv3-0.5x", tmp_path / "two.pth", entry="state_dict")
+    assert found is model and (report.entry, report.converted, report.source) == ("state_dict", 1, "two.pth")
+    assert given == [plain] and load_checkpoint("ghostnetv3-0.5x", tmp_path / "two.pth")[1].entry == "state_dict_ema"
+    torch.save(plain | {"epoch": 7}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other things in it: \['epoch'\]"):
+        load_checkpoint("ghostnetv3-0.5x", tmp_path / "other.pth")
 
 
 def test_a_licence_that_is_given_stands_before_that_of_the_official_weights(monkeypatch):

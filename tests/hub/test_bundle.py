@@ -141,3 +141,33 @@ def test_every_architecture_takes_the_code_of_every_quantiser_with_it(method):
     for architecture in ARCHITECTURES.values():
         code = architecture_code(architecture, {"quantization_config": {"quant_method": method}})
         assert f"quantizer_{method}.py" in code
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        ("toy.models", r"toy\.models is a package \(.*\); a flat folder holds modules only"),
+        ("toy.models.nowhere", r"module toy\.models\.nowhere does not exist"),
+        ("nowhere.at.all", r"module nowhere\.at\.all does not exist"),
+        ("_json", r"module _json has no Python source file"),
+    ],
+)
+def test_what_is_no_module_of_a_file_is_not_bundled(toy, module, message):
+    toy("x = 1\n")
+    with pytest.raises(ValueError, match=message):
+        bundle_code([module], package="toy")
+
+
+def test_an_import_in_another_form_is_refused_with_its_place(toy):
+    with pytest.raises(ValueError, match=r"net\.py:2: cannot rewrite `from \.\. layers\.conv import Conv`; write"):
+        toy("\nfrom .. layers.conv import Conv\n")
+
+
+def test_modules_are_told_to_import_others_and_may_be_made_on_the_spot(toy):
+    toy("from .settings import Settings\n")
+    also, made = {"toy.models.net": "toy.inside"}, {"toy.inside": b"from .conv import Conv\n"}
+    files = bundle_code(["toy.models.net", "toy.layers.conv"], package="toy", also=also, made=made)
+    assert [*files] == ["conv.py", "inside.py", "net.py", "settings.py"]
+    assert b"\nfrom .inside import __name__ as _" in files["net.py"] and b"from .inside" not in files["conv.py"]
+    assert files["inside.py"].endswith(made["toy.inside"]) and is_bundled(files["inside.py"])
+    assert not is_bundled(files["inside.py"] + b"#") and not is_bundled(made["toy.inside"])

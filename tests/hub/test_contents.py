@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hf_effmodels.hub import export, publish
-from hf_effmodels.hub.contents import is_model_file, model_files
+from hf_effmodels.hub.contents import components, is_model_file, model_files, read_json, refuse_link
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling.tiny import tiny_config
@@ -287,3 +287,40 @@ def test_weights_that_are_there_twice_or_elsewhere_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"holds both model\.safetensors and model\.safetensors\.index\.json"):
         model_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "model_class, has_one", [("CLIPModel", True), ("ViTForImageClassification", False), ("Mine", True)]
+)
+def test_the_settings_of_a_processor_belong_to_models_that_have_one(tmp_path, model_class, has_one):
+    """Of a class that is not known it may be."""
+    config = {"model_type": "clip" if model_class == "CLIPModel" else "vit", "architectures": [model_class]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "processor_config.json").write_text("{}")
+    assert ("processor_config.json" in model_files(tmp_path)) == has_one
+    assert "preprocessor_config.json" not in model_files(tmp_path), "there is none"
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_not_published(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match="folder_or_model: .*config.json is neither a file nor a folder"):
+        refuse_link(tmp_path, "config.json")
+    refuse_link(tmp_path, "none.json")
+
+
+@pytest.mark.parametrize("content, words", [("[", "cannot be read"), ("[1]", "holds a list, expected an object")])
+def test_settings_are_objects(tmp_path, content, words):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=f"folder_or_model: .*config.json {words}"):
+        read_json(tmp_path, "config.json")
+
+
+def test_components_of_a_pipeline_are_those_with_a_module_and_a_class():
+    index = {
+        "_class_name": ["a", "B"],
+        "unet": ["diffusers", "UNet"],
+        "vae": [None, None],
+        "scale": 4,
+        "Odd": ["a", "b"],
+    }
+    assert components(index | {"text": ["transformers"]}) == {"unet": ["diffusers", "UNet"]}

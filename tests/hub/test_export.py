@@ -13,8 +13,9 @@ from huggingface_hub import ModelCard
 import hf_effmodels
 from hf_effmodels import _files
 from hf_effmodels.hub import build_card, export
-from hf_effmodels.hub.export import clear_export
+from hf_effmodels.hub.export import clear_export, is_portable, network_code
 from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear, quantize_adder
+from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling.tiny import tiny_config
 from ..modeling.tiny.addernet import TINY as ADDERNET
@@ -266,6 +267,43 @@ def test_the_snippets_of_every_kind_of_card_run_in_the_folder(
     monkeypatch.chdir(folder)
     readme = (folder / "README.md").read_text()
     assert run_snippets(readme, package=True) + run_snippets(readme, package=False) == blocks
+
+
+def test_a_class_that_is_not_of_this_package_is_told_how_to_load(tiny):
+    own = type(tiny.model)
+    for module, hint in (
+        ("mine", "of hf_effmodels$"),
+        ("transformers_modules.x", "import hf_effmodels before loading it$"),
+    ):
+        model = copy.copy(tiny.model)
+        model.__class__ = type(own.__name__, (own,), {"__module__": module})
+        with pytest.raises(ValueError, match=f"model: got {module}.{own.__name__}, accepted are .*{hint}"):
+            build_card(model)
+    with pytest.raises(ValueError, match=r"model: got Linear \(model_type None\), accepted are models of this"):
+        build_card(torch.nn.Linear(1, 1))
+
+
+def test_a_language_model_costs_what_one_token_costs():
+    config = tiny_config(ARCHITECTURES["pangu_pi"])
+    model = ARCHITECTURES["pangu_pi"].model_class("AutoModelForCausalLM")(config)
+    card = str(build_card(model, preset="pangu-pi-15m", license="mit"))
+    assert "| Multiply-adds | 13.89 M for one token (linear layers) |" in card
+    assert f"| Vocabulary | {config.vocab_size} |" in card
+
+
+def test_only_charts_go_with_a_model_and_only_code_that_is_known(tiny, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="figures: got .*photo.png, accepted are charts called training_curve.png"):
+        export(tiny.model, tiny.processor, tmp_path / "out", figures=[tmp_path / "photo.png"])
+    with pytest.raises(ValueError, match=f"adapter_only: got True, but a {type(tiny.model).__name__} has no adapters"):
+        export(tiny.model, tiny.processor, tmp_path / "out", adapter_only=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="the network inside, a 'mine', is neither transformers' nor this package's"):
+        network_code("mine")
+    assert network_code("resnet") == (set(), {})
+    assert [is_portable(name) for name in ("resnet", "mine", "ghostnet", "coded_classifier", "pangu_pi")] == [
+        True, False, True, False, False
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

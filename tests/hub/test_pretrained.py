@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -212,6 +213,27 @@ def test_a_file_of_another_network_is_refused_and_not_kept_as_a_model(server, tm
         with pytest.raises(ValueError, match="is no checkpoint of ghostnet-0.5x"):
             pretrained(PRESET)
     assert not [*(tmp_path / "cache").rglob("config.json")]
+
+
+def test_what_another_process_has_converted_meanwhile_is_taken(server, monkeypatch, tmp_path):
+    module = sys.modules[pretrained.__module__]
+    address, finished = server("/net.pth"), []
+    monkeypatch.setattr(module, "download", lambda place, file, digest: Path(f"{place} as {file.name}"))
+
+    def converting(preset, file, folder):
+        assert (preset, str(file)) == (PRESET, f"{address} as net.pth".replace("//", "/"))
+        if finished:
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text("{}")
+        raise FileExistsError(f"{folder} is there")
+
+    monkeypatch.setattr(module, "convert", converting)
+    with pytest.raises(FileExistsError, match="is there"):
+        pretrained(PRESET)
+    finished.append(True)
+    folder = pretrained(PRESET)
+    assert (folder / "config.json").exists() and folder.parent == tmp_path / "cache" / PRESET
+    assert pretrained(PRESET) == folder and pretrained(PRESET, "official") == folder
 
 
 def test_where_nothing_can_be_downloaded_it_says_where_the_weights_are_and_what_to_run():

@@ -211,6 +211,51 @@ def test_refreshing_the_code_leaves_weights_and_card_alone(hub, tiny, folder, pu
             push(None, refresh_code=True)
 
 
+def test_code_is_refreshed_only_of_a_published_model(hub, folder, push, tmp_path):
+    push()
+    config = json.loads((folder / "config.json").read_text())
+    with pytest.raises(ValueError, match=f"folder_or_model: {tmp_path} is not an exported model"):
+        push(tmp_path, refresh_code=True)
+    add(hub, config__json=json.dumps(config | {"model_type": "llama"}).encode())
+    with pytest.raises(ValueError, match="repo_id: org/net is a 'llama', accepted are "):
+        push(None, refresh_code=True)
+    with pytest.raises(ValueError, match="folder_or_model: is a 'ghostnetv3', but org/net holds a 'llama'"):
+        push(folder, refresh_code=True)
+    HfApi(endpoint=hub.url, token="maker").create_repo("org/empty")
+    with pytest.raises(ValueError, match="repo_id: org/empty has no config.json; refresh_code renews the code of a"):
+        push(None, "org/empty", refresh_code=True)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), "30"])
+def test_an_answer_is_waited_for_some_time(push, timeout):
+    with pytest.raises(ValueError, match="timeout: got .*, accepted are seconds above 0"):
+        push(timeout=timeout)
+
+
+def test_a_card_and_settings_of_quantisers_have_to_be_readable(folder, push):
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "cbq", "nope": 1}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    code = architecture_code(ARCHITECTURES["ghostnetv3"], {"quantization_config": settings})
+    before = {file.name: file.read_bytes() for file in folder.glob("*.py")}
+    for name, content in code.items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match="folder_or_model: the quantization_config in .*config.json is none that can"):
+        push()
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, content in before.items():
+        (folder / name).write_bytes(content)
+    (folder / "README.md").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="folder_or_model: .*README.md is no text in UTF-8"):
+        push()
+    (folder / "README.md").write_text("---\na: [\n---\n")
+    with pytest.raises(ValueError, match="folder_or_model: the metadata of .*README.md cannot be read"):
+        push()
+    (folder / "README.md").unlink()
+    with pytest.raises(ValueError, match="folder_or_model: .*model has no README.md"):
+        push()
+
+
 def test_refusals_of_the_hub_say_what_to_do(hub, push, monkeypatch):
     with pytest.raises(PermissionError, match=r"token: it may not write to org/net .*write access to 'org'"):
         push(token="reader")

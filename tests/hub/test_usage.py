@@ -1,0 +1,80 @@
+"""Snippets of cards: each name in them is there, each import used, and the commit pinned that was named."""
+
+import ast
+import builtins
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from hf_effmodels.hub.usage import auto_class_of, task_of, usage_section
+from hf_effmodels.registry import ARCHITECTURES
+
+from ..modeling.tiny import tiny_config
+
+#: Type of model, class, and channels of its pictures: the pipelines take those of three.
+CASES = [(a.model_type, name, 3) for a in ARCHITECTURES.values() for name in sorted(set(a.auto_classes.values()))]
+CASES += [(model_type, name, 4) for model_type, name, _ in CASES if model_type in ("ghostnetv3", "gold_yolo")]
+
+
+def blocks_of(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+
+
+def check_names(source: str) -> None:
+    tree, bound, imported = ast.parse(source), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imported |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert used <= imported | bound | set(dir(builtins)), f"{used - imported - bound} in:\n{source}"
+    # hf_effmodels is imported for what that does.
+    assert imported - {"hf_effmodels"} <= used, f"{imported - used} in:\n{source}"
+
+
+@pytest.mark.parametrize("model_type, class_name, channels", CASES)
+def test_snippets_import_what_they_use_and_pin_the_commit(model_type, class_name, channels):
+    architecture = ARCHITECTURES[model_type]
+    if class_name.endswith("ForPreTraining") and model_type != "light_clip":  # around any encoder
+        config = SimpleNamespace(num_channels=channels, image_size=32)
+    else:
+        config = tiny_config(architecture, **({} if channels == 3 else {"num_channels": channels}))
+    for processor in (True, False):
+        local = usage_section(architecture, class_name, config, has_processor=processor)
+        free = usage_section(architecture, class_name, config, "org/net", has_processor=processor)
+        pinned = usage_section(architecture, class_name, config, "org/net", "abc123", processor)
+        for text in (local, free, pinned):
+            for block in blocks_of(text):
+                check_names(block)
+        assert len(blocks_of(local)) == len(blocks_of(free)) == len(blocks_of(pinned)) > 0
+        for block in blocks_of(pinned):
+            without = "import hf_effmodels" not in block
+            assert 'model_id = "org/net"' in block and "model_info" not in block
+            pins = block.count("revision=revision" if without else 'revision="abc123"')
+            assert pins == len(re.findall(r"from_pretrained\(|pipeline\(\"", block)), block
+            assert ('revision = "abc123"' in block) == without
+        for block in blocks_of(free):
+            if "import hf_effmodels" in block:
+                assert "revision" not in block
+            else:
+                assert "revision = model_info(model_id).sha" in block and "trust_remote_code=True" in block
+        for block in blocks_of(local):
+            assert 'model_id = "."' in block and "revision" not in block
+        # Nothing is told of code that is not there.
+        quiet = usage_section(architecture, class_name, config, has_processor=processor, with_code=False)
+        shown = blocks_of(quiet)
+        assert all("import hf_effmodels" in block for block in shown) and len(shown) <= len(blocks_of(local))
+        if auto_class_of(architecture, class_name) != "AutoBackbone":
+            assert "`hub/` holds the same model with its code" in quiet
+            assert "With `hf_effmodels` installed, nothing from this repository is executed:" in local
+
+
+def test_a_class_behind_several_auto_classes_is_that_of_the_main_head():
+    for architecture in ARCHITECTURES.values():
+        main = architecture.tasks[0]
+        assert task_of(architecture, architecture.auto_classes[main.auto_class]) == main
+    ghostnet = ARCHITECTURES["ghostnetv3"]
+    assert auto_class_of(ghostnet, "GhostNetV3Backbone") == "AutoBackbone"
+    assert task_of(ghostnet, "GhostNetV3Backbone") is None
