@@ -11,7 +11,9 @@ from hf_effmodels.collaboration.codecs.mahppo.configuration_mahppo import Channe
 from hf_effmodels.compression.pruning.vision_widths import search_widths
 from hf_effmodels.quantization.adder.configuration_adder import AdderQuantConfig
 from hf_effmodels.quantization.bitnet158.configuration_bitnet158 import BitNet158Config
+from hf_effmodels.quantization.bivit.configuration_bivit import BiVitConfig
 from hf_effmodels.quantization.cbq.configuration_cbq import CbqConfig
+from hf_effmodels.quantization.twin_uniform.configuration_twin_uniform import TwinUniformConfig
 from hf_effmodels.registry import ARCHITECTURES
 
 
@@ -21,12 +23,19 @@ from hf_effmodels.registry import ARCHITECTURES
         # 256 visual tokens and 64 of the smaller scale, a tenth of which is dropped.
         (AdemConfig, {"alpha": 0.1, "drop_ratio": 0.1, "num_vision_tokens": 256 + 64}),
         # Windows of two blocks that share one, LoRA-Rounding of rank 5, and how far outliers lie from the quartiles.
-        (CbqConfig, {"window": 2, "overlap": 1, "rank": 5, "epochs": 3, "lambda1": 1.5}),
+        (CbqConfig, {"window": 2, "overlap": 1, "rank": 5, "epochs": 3, "lambda1": 1.5, "lambda2": 1.0}),
+        (CbqConfig, {"bits": 4, "group_size": 128, "symmetric": True, "activation_bits": None, "method": "cbq"}),
+        (CbqConfig, {"target": "both", "kld_weight": 1.0, "rounding": "hard", "rounding_init": "fraction"}),
+        (CbqConfig, {"learn_steps": True, "cfp": True, "cfp_rounds": 1, "damping": 0.01}),
         # Four groups of filters, and a quantile for the range of activations.
         (AdderQuantConfig, {"bits": 8, "n_groups": 4, "keep_ratio": 0.9997}),
         (ChannelCodedConfig, {"bits": 8}),
         # Means of absolute weights, eight bits of activations.
-        (BitNet158Config, {"scale": "mean", "activation_bits": 8}),
+        (BitNet158Config, {"scale": "mean", "activation_bits": 8, "norm_before": False}),
+        # Weights of one bit with learnt scales and the softmax-aware attention; inputs stay real.
+        (BiVitConfig, {"scale": "learned", "binary_inputs": False, "attention": True}),
+        # W8A8, and probabilities that are not shifted as those of the published file.
+        (TwinUniformConfig, {"weight_bits": 8, "activation_bits": 8, "shifted": False}),
     ],
 )
 def test_defaults_are_those_of_the_paper(settings, published):
@@ -49,6 +58,12 @@ def test_the_search_of_widths_is_by_default_as_wide_as_the_papers():
     """A hundred draws of shares up to a half, whose costs are within two hundredths of the target."""
     parameters = inspect.signature(search_widths).parameters
     assert [parameters[name].default for name in ("samples", "bound", "tolerance")] == [100, 0.5, 0.02]
+
+
+def test_what_cbqs_paper_leaves_open_stays_as_it_was_chosen():
+    """Learning rates (relative for steps), the batch and the rounding term: another one is another result."""
+    chosen = {"batch_size": 4, "rounding_lr": 1e-2, "step_lr": 1e-3, "rounding_weight": 0.1, "seed": 0}
+    assert {f.name: f.default for f in fields(CbqConfig) if f.name in chosen} == chosen
 
 
 def default(architecture, name):

@@ -36,7 +36,8 @@ def test_another_label_may_be_the_ignored_one_and_wrong_maps_are_refused():
     with pytest.raises(ValueError, match="truth: got the class 9, accepted are 0 to 1"):
         confusion(truth, truth, 2)
     with pytest.raises(ValueError, match="found: got the class -1, accepted are 0 to 1"):
-        confusion(torch.tensor([0]), torch.tensor([-1]), 2)
+        confusion(torch.tensor([0, 1]), torch.tensor([1, -1]), 2)
+    assert confusion(torch.tensor([0, 1]), torch.tensor([1, 1]), 2).tolist() == [[0, 1], [0, 1]]
     with pytest.raises(ValueError, match=r"found: got a map of \(3,\)"):
         confusion(truth, truth[0], 9)
     with pytest.raises(ValueError, match="counts: got none"):

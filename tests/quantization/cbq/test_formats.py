@@ -147,7 +147,7 @@ def test_packed_layers_give_what_the_dense_ones_give_and_are_saved_again(saved, 
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(again(held_out).logits, packed(held_out).logits)
-    plain = again.dequantize()
+    plain = again.dequantize(dtype="bfloat16") if group_size is None else again.dequantize()
     assert not any(isinstance(module, PackedLinear) for module in plain.modules())
     assert not hasattr(plain.config, "quantization_config")
     weights = plain.state_dict()
@@ -194,6 +194,40 @@ def test_a_head_with_a_bias_stays_as_it_is_while_the_rest_is_rounded(tmp_path):
     loaded = ViTForImageClassification.from_pretrained(tmp_path, quantization_config=config)
     assert type(loaded.classifier) is torch.nn.Linear and torch.equal(loaded.classifier.weight, vit.classifier.weight)
     assert sum(isinstance(module, PackedLinear) for module in loaded.modules()) == 6
+
+
+def test_layers_with_biases_and_zero_points_are_packed_and_unpacked():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(64, 32).requires_grad_(False)
+    linear.weight += 0.05  # zero points that are not 0
+    for group_size in (None, 16):
+        layer = PackedLinear.from_linear(linear, 4, group_size, symmetric=False)
+        groups = linear.weight.view(32, -1, group_size or 64)
+        low, high = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0)
+        step = (high - low) / 15
+        zero = (-8 - low / step).round().clamp(-8, 7)
+        expected = (((groups / step).round() + zero).clamp(-8, 7) - zero) * step
+        plain = layer.to_linear()
+        torch.testing.assert_close(plain.weight, expected.view_as(linear.weight))
+        assert torch.equal(plain.bias, linear.bias) and plain.weight.dtype == torch.float32
+        half = layer.to_linear(torch.bfloat16)
+        assert (half.weight.dtype, half.bias.dtype) == (torch.bfloat16, torch.bfloat16)
+        x = torch.randn(3, 64)
+        torch.testing.assert_close(layer(x), x @ expected.view_as(linear.weight).T + linear.bias)
+
+
+def test_a_size_that_does_not_divide_is_named_while_a_model_is_loaded(checkpoint, saved, tmp_path):
+    config = CbqConfig(bits=4, group_size=24, method="rtn")
+    with pytest.raises(ValueError, match="group_size: got 24, which does not divide the 64 inputs of model.layers.0"):
+        AutoModelForCausalLM.from_pretrained(checkpoint, quantization_config=config)
+    folder, _ = saved[FORMS[5]]
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    stored = json.loads((folder / "config.json").read_text())
+    stored["quantization_config"]["group_size"] = 24
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="group_size: got 24, which does not divide the 64 inputs of model.layers.0"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 def test_packed_weights_take_little_memory(saved):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_effmodels.quantization.cbq.capture import Call, _float32
+from hf_effmodels.quantization.cbq.capture import Call, _float32, split_call
 from hf_effmodels.quantization.cbq.grid import Grid, dequantize, quantize, straight_through, weight_grid
 from hf_effmodels.quantization.cbq.outliers import channel_scales, find_outliers, truncate
 from hf_effmodels.quantization.cbq.packing import pack, unpack
@@ -17,6 +17,7 @@ from hf_effmodels.quantization.cbq.rounding import (
     rounded_weight,
     undecided,
 )
+from hf_effmodels.quantization.cbq.settings import CbqSettings, check_format
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -136,3 +137,74 @@ def test_what_a_block_is_called_with_is_learned_on_in_float32():
     assert call.args[0].dtype == torch.float32
     assert [part.dtype for part in call.kwargs["position_embeddings"]] == [torch.float32] * 2
     assert call.kwargs["position_ids"] is whole and call.kwargs["past_key_values"] is None
+
+
+@pytest.mark.parametrize(
+    "name, wrong, ends",
+    [
+        ("bits", 5, [2, 3, 4, 8]),
+        ("bits", True, []),
+        ("activation_bits", 5, [None, 4, 6, 8]),
+        ("symmetric", 1, [True, False]),
+        ("learn_steps", 0, [True, False]),
+        ("cfp", "yes", [True, False]),
+        ("method", "awq", ["cbq", "gptq", "rtn"]),
+        ("target", "all", ["homologous", "accumulated", "both"]),
+        ("rounding", "none", ["hard", "soft"]),
+        ("rounding_init", "one", ["fraction", "zero"]),
+        ("group_size", 7, [8, 65536, None]),
+        ("rank", 0, [1, None]),
+        ("window", 0, [2, 100]),
+        ("overlap", -1, [0, 1]),
+        ("epochs", -1, [0]),
+        ("epochs", None, []),
+        ("batch_size", 0, [1]),
+        ("cfp_rounds", 0, [1]),
+        ("damping", 0, [1e-8]),
+        ("seed", -1, [0, 2**32 - 1]),
+        ("seed", 2**32, []),
+        ("step_lr", 1.1, [0, 1]),
+        ("rounding_lr", "1e-3", [0]),
+        *((name, -0.1, [0]) for name in ("kld_weight", "lambda1", "lambda2", "rounding_weight", "rounding_lr")),
+        ("kld_weight", True, []),
+        ("kld_weight", float("nan"), []),
+    ],
+)
+def test_settings_are_taken_to_their_ends_and_no_further(name, wrong, ends):
+    with pytest.raises(ValueError, match=f"^{name}: got {wrong}, accepted are"):
+        CbqSettings(**{name: wrong})
+    for right in ends:
+        assert getattr(CbqSettings(**{name: right}), name) == right
+
+
+def test_settings_that_exclude_each_other_are_named():
+    assert CbqSettings(group_size=-1).group_size is None
+    for window, overlap in ((2, 2), (1, 1)):
+        with pytest.raises(ValueError, match=f"overlap: got {overlap}, accepted are 0 to window - 1 = {window - 1}"):
+            CbqSettings(window=window, overlap=overlap)
+    with pytest.raises(ValueError, match="epochs: got 0, but with rounding_init zero all of the rounding is learned"):
+        CbqSettings(rounding_init="zero", epochs=0)
+    for taken in ({"method": "rtn"}, {"epochs": 1}, {"rounding_init": "fraction"}):
+        CbqSettings(**{"rounding_init": "zero", "epochs": 0, **taken})
+    for format, options in (
+        *(("gptq", {"bits": bits}) for bits in (2, 4, 8)),
+        *(("compressed-tensors", options) for options in ({"bits": 2}, {"symmetric": False}, {"activation_bits": 8})),
+        *(("cbq", options) for options in ({"bits": 3}, {"symmetric": False}, {"activation_bits": 4})),
+    ):
+        check_format(format, CbqSettings(**options))
+    for options in ({"bits": 3}, {"symmetric": False}, {"activation_bits": 8}):
+        with pytest.raises(ValueError, match="format: gptq is written for symmetric weights of 2, 4 or 8 bits"):
+            check_format("gptq", CbqSettings(**options))
+
+
+def test_a_call_is_its_hidden_states_and_the_rest_wherever_they_stand():
+    states, mask = torch.ones(1, 2, 3), torch.zeros(1)
+    assert split_call((states, mask), {"x": 1}) == (states, Call((mask,), {"x": 1}))
+    found, call = split_call((), {"x": 1, "hidden_states": states})
+    assert found is states and call == Call((), {"x": 1})
+
+
+def test_windows_go_to_the_last_block():
+    assert windows(5, 2, 1) == [(0, 2), (1, 3), (2, 4), (3, 5)]
+    assert windows(5, 3, 1) == [(0, 3), (2, 5)] and windows(5, 2, 0) == [(0, 2), (2, 4), (4, 5)]
+    assert windows(1, 2, 1) == windows(1, 1, 0) == [(0, 1)] and windows(3, 3, 2) == [(0, 3)]

@@ -1,6 +1,7 @@
 """`quantize`: the result of each method, its options, killed runs, and models of all kinds."""
 
 import json
+from contextlib import contextmanager
 from functools import partialmethod
 
 import pytest
@@ -164,6 +165,65 @@ def test_scaled_channels_do_not_change_the_block(dense):
     torch.testing.assert_close(after["self_attn.q_proj"][5] * scale, largest["self_attn.q_proj"][5])
 
 
+def test_blocks_are_those_that_are_named_or_found(dense):
+    config = {"group_size": 16, "modules_to_not_convert": ["layers.1", "mlp.up_proj"]}
+    found, named = (find_blocks(dense(), CbqConfig(**config, blocks=name)) for name in (None, "model.layers"))
+    assert found.name == named.name == "model.layers" and found.layers == named.layers
+    assert [len(layers) for layers in found.layers] == [6, 0, 6] and "mlp.up_proj" not in found.layers[0]
+    assert set(found.left) == {
+        *(f"model.layers.{block}.mlp.up_proj.weight" for block in (0, 2)),
+        *(name for name, weight in dense().named_parameters() if "layers.1." in name and weight.ndim == 2),
+    }
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [(12, 12, 12), (12, 12, 8), (12, 8, 12), (8,)])
+def test_every_batch_is_captured_with_the_arguments_of_its_own_length(dense, lengths):
+    model = dense(torch.float32)
+    blocks = find_blocks(model, CbqConfig(group_size=16))
+    batches = [{"input_ids": torch.arange(length)[None] + number} for number, length in enumerate(lengths)]
+    found = quantization.capture(model, blocks, store.BlockStore(blocks.modules, None), batches)
+    assert [len(calls) for calls in found.calls] == [3] * len(lengths)
+    for batch, length, states, calls in zip(batches, lengths, found.hidden, found.calls, strict=True):
+        torch.testing.assert_close(states, model.model.embed_tokens(batch["input_ids"]))
+        assert {call.kwargs["position_embeddings"][0].shape[1] for call in calls} == {length}
+        for block, call in zip(blocks.modules, calls, strict=True):
+            states = block(states, *call.args, **call.kwargs)
+        torch.testing.assert_close(
+            model.lm_head(model.model.norm(states)), model(**batch).logits, atol=1e-4, rtol=1e-4
+        )
+
+
+def test_models_whose_blocks_are_no_chain_are_refused(dense):
+    def captured(change):
+        model = dense(torch.float32)
+        blocks = find_blocks(model, CbqConfig(group_size=16))
+        with change(model):
+            quantization.capture(
+                model, blocks, store.BlockStore(blocks.modules, None), [{"input_ids": torch.arange(6)[None]}]
+            )
+
+    @contextmanager
+    def doubled(model):  # something happens between the blocks
+        handle = model.model.layers[1].register_forward_pre_hook(
+            lambda module, args, kwargs: ((2 * args[0], *args[1:]), kwargs), with_kwargs=True
+        )
+        yield
+        handle.remove()
+
+    @contextmanager
+    def skipped(model):
+        model.model.layers = model.model.layers[:2]
+        yield
+
+    with pytest.raises(
+        ValueError, match=r"model: block 1 \(LlamaDecoderLayer\) does not go on from the output of the"
+    ):
+        captured(doubled)
+    with pytest.raises(ValueError, match="model: 3 blocks were called 2 times in one pass"):
+        captured(skipped)
+
+
 class Killed(Exception):
     pass
 
@@ -200,6 +260,10 @@ def test_progress_of_other_work_is_refused(dense, samples, tmp_path):
     quantize(dense(), [samples], CbqConfig(**QUICK, method="gptq"), work=tmp_path)
     with pytest.raises(ValueError, match="another call; different are config"):
         quantize(dense(), [samples], CbqConfig(**(QUICK | {"seed": 3}), method="gptq"), work=tmp_path)
+    other = dense()
+    other.model.layers[1].mlp.up_proj.weight.data[48:] += 1  # of a weight that begins as it did
+    with pytest.raises(ValueError, match="another call; different are model"):
+        quantize(other, [samples], CbqConfig(**QUICK, method="gptq"), work=tmp_path)
     with pytest.raises(ValueError, match="another call; different are samples"):
         quantize(dense(), [samples + 0 * samples.roll(1) - samples], CbqConfig(**QUICK, method="gptq"), work=tmp_path)
 
@@ -278,6 +342,11 @@ def test_what_cannot_be_quantised_is_named_before_any_work(dense, samples, tmp_p
         narrow, "the 4 inputs of model.layers.0.mlp.up_proj; no size from 8 on.*not_convert='model.layers.0.mlp.up"
     )
     refused(dense(), "blocks: got 'decoder'.*model.layers", blocks="decoder")
+    bare = dense()
+    bare.model.layers = torch.nn.Sequential(*bare.model.layers)
+    refused(bare, "no list of decoder blocks was found in LlamaForCausalLM; name it, blocks='...'. Its lists are none")
+    with pytest.raises(ValueError, match="work: offload needs a folder for the blocks that are not in use"):
+        quantize(dense(), [samples], CbqConfig(**QUICK), offload=True)
     refused(dense(), "calibration: there are no batches, the method cbq", batches=None)
     refused(dense(), "calibration: got token 96, but the model's embeddings have 96", batches=[0 * samples + 96])
     shared = dense()

@@ -52,6 +52,13 @@ def test_damaged_progress_is_told_before_anything_is_computed(work, name, change
         store.Progress(work, CALL)
 
 
+def test_a_folder_of_other_files_is_no_place_for_work(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ValueError, match=f"^work: {tmp_path} holds other files; name a new folder"):
+        store.Progress(tmp_path, CALL)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
 @pytest.mark.parametrize("error", [SafetensorError("No space left"), OSError(28, "No space left")], ids=["file", "os"])
 def test_a_full_disk_keeps_what_is_finished(work, monkeypatch, error):
     def full(*args):

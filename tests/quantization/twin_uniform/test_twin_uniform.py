@@ -75,6 +75,10 @@ def test_files_have_integers_and_load_with_the_same_masks(quantized, tmp_path):
     assert len(linears) > 10 and integers == {f"{name}.integers" for name in linears}
     assert not any(f"{name}.weight" in stored for name in linears)
     assert not any(type(module) is nn.Linear for module in model.modules())
+    attentions = {name for name, module in model.named_modules() if hasattr(module, "query_interval")}
+    assert model.config.quantization_config.products.keys() == attentions and len(attentions) > 5
+    assert all(f"{name}.value_interval" in stored and f"{name}.split" in stored for name in attentions)
+    assert model.config.quantization_config.linears.keys() == set(linears)
     loaded = AutoModelForMaskGeneration.from_pretrained(tmp_path)
     assert loaded.config.quantization_config.quant_method == "twin_uniform"
     torch.testing.assert_close(loaded(**sample).pred_masks, model(**sample).pred_masks, atol=1e-4, rtol=1e-4)
@@ -194,7 +198,7 @@ def squares(outputs, generator):
 
 def single(values: torch.Tensor, name: str = "linear", outputs: int = 4, **options) -> TwinLinear:
     torch.manual_seed(0)
-    model = Single(nn.Linear(values.shape[-1], outputs), name).eval()
+    model = Single(nn.Linear(values.shape[-1], outputs), name).eval().requires_grad_(False)
     quantize_promptable(model, [{"pixel_values": values}], **{"loss": squares, "rounds": 0, **options})
     return model.get_submodule(name)
 
