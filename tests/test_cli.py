@@ -1,5 +1,6 @@
 """What a user may get wrong on the command line ends in one line that says so, never in a traceback."""
 
+import importlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from huggingface_hub import constants
 import hf_effmodels
 from hf_effmodels import _places, cli
 from hf_effmodels._files import whole_folder
+from hf_effmodels.edge_detection import Suppression
 from hf_effmodels.hub import export
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -370,6 +372,265 @@ def test_every_option_of_publish_and_export_reaches_the_function(good, monkeypat
     assert options["image_size"] == (48, 48) and given[1:] == ("out", "onnx")
     capsys.readouterr()
     assert "unknown argument '--tas'; nearest: --task" in refused("list", "--tas", "x")  # no half of an option
+
+
+class Loaded:
+    """In the place of a model from an official checkpoint."""
+
+    def eval(self):
+        return self
+
+
+CHECKPOINT = ["--checkpoint", "a.pth"]
+#: The package has a function of its name.
+CONVERT = importlib.import_module("hf_effmodels.hub.convert")
+
+
+@pytest.mark.parametrize(
+    "preset, function, more, expected",
+    [
+        (
+            "light_clip-ghostnetv3-1.0x",
+            "edge_two_towers.export_two_towers",
+            ["--image-size", "64"],
+            {"image_size": 64},
+        ),
+        (
+            "pangu-pi-1b",
+            "edge_language.export_language_model",
+            ["--precision", "float16", "--calibrate", "x.txt", "--min-agreement", "0.6"],
+            {"precision": "float16", "calibration": "x.txt", "min_agreement": 0.6},
+        ),
+        ("pangu-pi-1b", "edge_language.export_language_model", [], {"precision": "float32", "min_agreement": None}),
+        ("tinysam", "edge_masks.export_promptable", [], {"processor": "of tinysam"}),
+        (
+            "ghostnet-0.5x",
+            "edge.export",
+            ["--precision", "fp16"],
+            {"processor": "of ghostnet-0.5x", "precision": "fp16"},
+        ),
+        (
+            "gold-yolo-n",
+            "edge_detection.export_detector",
+            ["--nms"],
+            {"processor": "of gold-yolo-n", "image_size": None, "suppression": Suppression()},
+        ),
+    ],
+)
+def test_an_official_checkpoint_is_exported_as_what_its_preset_is(
+    preset, function, more, expected, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.ones(3)}, "a.pth")
+    loaded, asked = Loaded(), []
+    monkeypatch.setattr(CONVERT, "load_checkpoint", lambda *given: (loaded, asked.append(given)))
+    monkeypatch.setattr("hf_effmodels.edge.load_source", lambda *given: given)
+    monkeypatch.setattr(cli, "create_image_processor", lambda name: f"of {name}")
+
+    def instead(*given, **options):
+        asked.append((given, options))
+        return {"done": "yes"}
+
+    monkeypatch.setattr(f"hf_effmodels.{function}", instead)
+    assert cli.main(["export", preset, "out", "--format", "openvino", *CHECKPOINT, *more]) == 0
+    assert capsys.readouterr().out == "done  yes\n"
+    (read, ((source, *rest), options)) = asked
+    assert read == (preset, "a.pth") and source is loaded and rest == ["out", "openvino"]
+    assert expected.items() <= options.items()
+    if "min_agreement" not in expected:
+        assert "min_agreement" not in options
+
+
+@pytest.mark.parametrize(
+    "preset, argv, said",
+    [
+        *(
+            (preset, ["--threshold", "0.5", "--nms"], f"--nms: got True, which {what} are not exported with")
+            for preset, what in (
+                ("light_clip-ghostnetv3-1.0x", "two towers"),
+                ("pangu-pi-1b", "language models"),
+                ("tinysam", "models that find masks by prompts"),
+            )
+        ),
+        (
+            "light_clip-ghostnetv3-1.0x",
+            ["--calibrate", "x"],
+            "--calibrate: got 'x', which two towers are not exported",
+        ),
+        ("tinysam", ["--precision", "float16"], "--precision: got 'float16', which models that find masks by prompts"),
+        (
+            "tinysam",
+            ["--image-size", "64"],
+            "--image-size: got 64, but models that find masks by prompts have one size",
+        ),
+        ("pangu-pi-1b", ["--image-size", "64"], "--image-size: got 64, but language models take no images"),
+        (
+            "ghostnet-0.5x",
+            ["--precision", "int8"],
+            "--calibrate: int8 is calibrated on pictures; give a folder of them",
+        ),
+        ("ghostnet-0.5x", ["--min-agreement", "0.5"], "--min-agreement goes with --calibrate"),
+        (
+            "gold-yolo-n",
+            ["--nms", "--precision", "float16"],
+            "--precision: got 'float16', accepted with --nms is float32",
+        ),
+        ("gold-yolo-n", ["--nms", "--calibrate", "x"], "--precision: got 'float32', accepted with --nms is float32"),
+        ("gold-yolo-n", ["--max-detections", "3"], "--max-detections goes with --nms"),
+        ("gold-yolo-n", ["--nms-threshold", "0.3"], "--nms-threshold goes with --nms"),
+        ("tinysam", [], "MODEL: the weights of tinysam are random; train it first and name its folder"),
+        ("light_clip-ghostnetv3-1.0x", [], "MODEL: the weights of light_clip-ghostnetv3-1.0x are random"),
+    ],
+)
+def test_options_that_an_export_of_a_kind_does_not_have_are_named(preset, argv, said, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused("export", preset, "out", "--format", "onnx", *argv)
+    assert not (tmp_path / "out").exists()
+
+
+def test_random_weights_are_exported_with_a_word(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        "hf_effmodels.edge.export", lambda *given, **options: asked.append((given, options)) or {"a": "b"}
+    )
+    monkeypatch.setattr(cli, "create_model", lambda name: f"random {name}")
+    monkeypatch.setattr(cli, "create_image_processor", lambda name: f"of {name}")
+    assert cli.main(["export", "ghostnet-0.5x", "out", "--format", "onnx"]) == 0
+    assert "the preset's weights are random; --checkpoint, or a folder of `download`, gives" in capsys.readouterr().err
+    ((given, options),) = asked
+    assert given == ("random ghostnet-0.5x", "out", "onnx") and options["processor"] == "of ghostnet-0.5x"
+    assert options["calibration"] is None and options["precision"] == "float32" and options["image_size"] is None
+
+
+def test_every_option_of_convert_and_download_reaches_the_function(monkeypatch, capsys, tmp_path, refused):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.ones(3)}, "a.pth")
+    Path("labels.json").write_text('["cat", "dog"]')
+    asked = []
+    monkeypatch.setattr(CONVERT, "convert", lambda *given, **options: asked.append((given, options)) or {})
+    monkeypatch.setattr(cli, "_show_facts", str)
+    own = [
+        "--entry",
+        "ema",
+        "--license",
+        "mit",
+        "--labels",
+        "labels.json",
+        "--num-labels",
+        "2",
+        "--allow-broken-weights",
+    ]
+    assert cli.main(["convert", "ghostnet-0.5x", "a.pth", "out", *own]) == 0
+    assert cli.main(["convert", "adem_vl-7b-caption", "a.pth", "out", "--text-model", "t", "--vision-model", "v"]) == 0
+    assert cli.main(["convert", "delvm-300m", ".", "out", "--image-tokenizer", "."]) == 0
+    plain = {"entry": None, "license": None, "allow_broken_weights": False}
+    assert asked == [
+        (
+            ("ghostnet-0.5x", "a.pth", "out"),
+            {
+                "entry": "ema",
+                "license": "mit",
+                "allow_broken_weights": True,
+                "num_labels": 2,
+                "id2label": {0: "cat", 1: "dog"},
+            },
+        ),
+        (("adem_vl-7b-caption", "a.pth", "out"), {**plain, "text_model": "t", "vision_model": "v"}),
+        (("delvm-300m", ".", "out"), {**plain, "image_tokenizer": "."}),
+    ]
+    capsys.readouterr()
+    assert "--labels: nowhere.json cannot be read (No such file or directory)" in refused(
+        "convert", "ghostnet-0.5x", "a.pth", "out", "--labels", "nowhere.json"
+    )
+    asked.clear()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "config.json").write_text("{}")
+    monkeypatch.setattr(
+        "hf_effmodels.hub.pretrained", lambda *given, **options: asked.append((given, options)) or kept
+    )
+    capsys.readouterr()
+    argv = ["download", "ghostnetv3-1.0x", "copy", "--source", "timm", "--token", "hf_x", "--json"]
+    assert cli.main(argv) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"preset": "ghostnetv3-1.0x", "folder": "copy", "license": "apache-2.0"}
+    assert (
+        "hf-effmodels: licence of the weights: apache-2.0 (" in err and (tmp_path / "copy" / "config.json").is_file()
+    )
+    assert cli.main(["download", "ghostnetv3-1.0x", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(kept)
+    assert asked == [
+        (("ghostnetv3-1.0x", "timm"), {"token": "hf_x"}),
+        (("ghostnetv3-1.0x", None), {"token": None}),
+    ]
+    assert "--source: got 'github', accepted are official and timm" in refused(
+        "download", "ghostnetv3-1.0x", "--source", "github"
+    )
+    assert "FOLDER: " in refused("download", "ghostnetv3-1.0x", "copy")
+
+
+@pytest.mark.parametrize(
+    "argv, missing",
+    [
+        (["export", "ghostnet-0.5x", "out"], "--format"),
+        (["export", "ghostnet-0.5x", "--format", "onnx"], "FOLDER"),
+        (["convert", "ghostnet-0.5x", "a.pth"], "FOLDER"),
+        (["info"], "PRESET"),
+        (["download"], "PRESET"),
+        (["publish"], "namespace/name"),
+    ],
+)
+def test_what_has_to_be_given_is_asked_for(argv, missing, refused):
+    assert f"the following arguments are required: {missing}" in refused(*argv)
+
+
+def test_only_the_code_of_a_repository_is_published_without_a_folder(monkeypatch, capsys, refused):
+    asked = []
+    commit = type("Commit", (), {"pr_url": "the pull request", "commit_url": "the commit"})
+    monkeypatch.setattr("hf_effmodels.hub.publish", lambda *given, **options: asked.append((given, options)) or commit)
+    assert cli.main(["publish", "org/net", "--refresh-code", "--create-pr"]) == 0
+    ((given, options),) = asked
+    assert given == (None, "org/net") and options["create_pr"] and options["refresh_code"] and not options["private"]
+    assert capsys.readouterr().out == "the pull request\n"
+    assert "FOLDER: got None, which only --refresh-code accepts" in refused("publish", "org/net")
+
+
+def test_a_table_and_facts_leave_out_what_is_not_known(capsys):
+    assert cli.main(["list", "ghostnetv3-1.0x"]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "preset" and row.split() == [
+        *("ghostnetv3-1.0x", "8.13", "404.1", "6.13", "/", "167.0", "77.1", "GhostNetV3"),
+    ]
+    assert head.index("top-1") == row.index("77.1") and head.index("architecture") == row.index("GhostNetV3")
+    assert cli.main(["list", "sam-diffsr-x4"]) == 0
+    assert " dB on " in capsys.readouterr().out, "without a top-1 what else was published first"
+    for name, told, left_out in (
+        ("sam-diffsr-x4", {"published"}, {"top1", "timm"}),
+        ("srdiff-x4", set(), {"published", "weights", "top1", "timm"}),
+    ):
+        assert cli.main(["info", name]) == 0
+        facts = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+        assert facts["name"] == name and facts["tasks"] == "super-resolution" and told <= facts.keys()
+        assert not left_out & facts.keys()
+        assert not told or "on Set5 (official repository); SSIM " in facts["published"]
+    assert cli.main(["info", "ghostnetv3-1.0x", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["top1"] == 77.1 and told["tasks"] == ["image-classification", "image-feature-extraction"]
+
+
+def test_the_version_is_told_in_any_thread_and_whoever_waits_for_a_signal_keeps_it(capsys):
+    before, codes = signal.getsignal(signal.SIGTERM), []
+    thread = threading.Thread(target=lambda: codes.append(cli.main(["--version"])))
+    thread.start()
+    thread.join()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        codes.append(cli.main(["--version"]))
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert codes == [0, 0] and capsys.readouterr().out == f"hf_effmodels {hf_effmodels.__version__}\n" * 2
 
 
 def test_what_runs_as_a_program_sees_its_own_words_and_leaves_those_of_others(monkeypatch):

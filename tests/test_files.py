@@ -1,5 +1,7 @@
 """Files and folders are written whole or not at all, and what is not ours stays: killed and failing at every step."""
 
+import errno
+import hashlib
 import os
 import shutil
 from contextlib import suppress
@@ -224,6 +226,72 @@ def test_two_at_once_both_finish_and_a_folder_in_use_is_not_cleared_away(tmp_pat
         second.write_text("second")
     assert (tmp_path / "file").read_text() == "first"
     assert sorted(os.listdir(tmp_path)) == ["file", "model"]
+
+
+def test_a_file_is_not_written_in_the_place_of_a_folder(tmp_path):
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder; accepted is the name of a file"):
+        write_text(tmp_path, "text")
+
+
+@pytest.mark.parametrize("how", ["no module", "no locks"])
+def test_where_there_are_no_locks_everything_is_written_all_the_same(tmp_path, monkeypatch, how):
+    if how == "no module":  # as on Windows
+        monkeypatch.setattr(_files, "fcntl", None)
+    else:
+
+        def refuse(*_):
+            raise OSError(errno.ENOLCK, "no locks here")
+
+        monkeypatch.setattr(_files.fcntl, "flock", refuse)
+    write_text(tmp_path / "a" / "file", "new")
+    fill(tmp_path / "model", OLD)
+    replace(tmp_path / "model")
+    assert read(tmp_path) == {"a/file": "new"} | {f"model/{name}": text for name, text in (NEW | KEPT).items()}
+
+
+def test_what_another_process_may_be_writing_is_left_with_a_word(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_files, "_lock", lambda folder: None)
+    for kind in ("tmp", "old"):
+        fill(tmp_path / f".model.01234567.{kind}", {"a": kind})
+    for there, told in ((True, "delete it"), (False, "rename it back")):
+        caplog.clear()
+        if there:
+            fill(tmp_path / "model", {"a": "1"})
+        _files._tidy(tmp_path / "model")
+        assert caplog.text.count("is of another process that writes") == 2
+        assert (".old is of" in caplog.text) and caplog.text.count(told) == (2 if there else 1)
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+    assert sorted(os.listdir(tmp_path)) == [".model.01234567.old", ".model.01234567.tmp"]
+
+
+def test_only_what_was_left_by_a_writer_of_this_very_folder_is_cleared_away(tmp_path):
+    theirs = [
+        ".model.0123456.tmp",
+        ".model.01234567.tmpx",
+        ".models.01234567.tmp",
+        ".m.01234567.old",
+        "model.01234567.tmp",
+    ]
+    for name in (*theirs, ".model.01234567.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".model.aaaaaaaa.tmp").write_text("a file")
+    (tmp_path / ".model.bbbbbbbb.tmp").symlink_to(theirs[0], target_is_directory=True)
+    with whole_folder(tmp_path / "model"):
+        pass
+    kept = {*theirs, ".model.aaaaaaaa.tmp", ".model.bbbbbbbb.tmp", "model"}
+    assert {*os.listdir(tmp_path)} == kept
+
+
+def test_content_is_known_by_its_digest_and_json_ends_in_a_line(tmp_path):
+    _files.write_json(tmp_path / "a.json", {"b": [1]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "b": [\n    1\n  ]\n}\n'
+    _files.write_json(tmp_path / "a.json", {"b": [1]}, indent=None)
+    assert (tmp_path / "a.json").read_bytes() == b'{"b": [1]}\n'
+    content = bytes(range(256)) * 5000  # more than is read at a time
+    _files.write_bytes(tmp_path / "large", content)
+    assert _files.sha256(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+    write_text(tmp_path / "text", "ü\r\n")
+    assert (tmp_path / "text").read_bytes() == b"\xc3\xbc\r\n"
 
 
 def test_what_is_moved_in_replaces_whole_folders_and_leaves_the_rest(tmp_path):

@@ -81,6 +81,14 @@ def test_every_mode_becomes_the_models(mode, channels):
         ({"bytes": as_file(RGB, "PNG")["bytes"][:60], "path": None}, OSError, "damaged|truncated|cut"),
         ({"bytes": None, "path": "/nowhere.png"}, OSError, "nowhere.png"),
         (Image.new("F", (4, 4)), ValueError, "float"),
+        *(
+            (np.zeros(shape, np.uint8), ValueError, r"an array of shape .*: accepted are .height, width. and")
+            for shape in ((4,), (4, 4, 5), (4, 4, 0), (1, 4, 4, 3))
+        ),
+        (b"", ValueError, "there is no image"),
+        ({"bytes": None, "path": None}, ValueError, "there is no image"),
+        (Image.new("RGB", (0, 4)), ValueError, "the image has no pixels: it is 0x4"),
+        ([1], ValueError, "got list, accepted are images, image files and arrays"),
         (np.zeros((4, 4), np.float32), ValueError, "float32.*uint8"),
         (7, ValueError, "int"),
     ],
@@ -88,6 +96,30 @@ def test_every_mode_becomes_the_models(mode, channels):
 def test_what_is_no_image_is_refused(value, error, message):
     with pytest.raises(error, match=message):
         read_image(value, 3)
+
+
+@pytest.mark.parametrize("channels", [0, 5, "3"])
+def test_images_have_one_to_four_channels(channels):
+    with pytest.raises(ValueError, match=f"num_channels: got {channels}, images can be read as 1, 2, 3, 4"):
+        read_image(RGB, channels)
+
+
+def test_an_array_is_an_image_of_its_channels_and_three_are_read_unless_others_are_asked_for():
+    values = np.asarray(RGB)
+    assert np.array_equal(read_image(values), values) and read_image(values).mode == "RGB"
+    assert np.array_equal(np.asarray(read_image(values[..., :1]))[..., 2], values[..., 0])
+    assert np.array_equal(read_image(np.asfortranarray(values[:, ::-1])), values[:, ::-1])
+    alpha = np.dstack([values, values[..., 0]])
+    assert np.array_equal(read_image(alpha, 4), alpha) and np.array_equal(read_image(alpha), values)
+
+
+def test_a_mode_that_pil_cannot_convert_is_named(monkeypatch):
+    def fail(self, mode):
+        raise ValueError("conversion not supported")
+
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(ValueError, match="an image of mode CMYK cannot be converted to RGB .conversion not supported"):
+        read_image(Image.new("CMYK", (2, 2)), 3)
 
 
 def test_the_name_of_a_file_is_known_in_each_form(tmp_path):

@@ -10,8 +10,16 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 import hf_effmodels
+from hf_effmodels import models
 from hf_effmodels.architecture import TASKS, Architecture
-from hf_effmodels.models import find_preset, sized_processor
+from hf_effmodels.models import (
+    check_source,
+    find_preset,
+    is_pipeline,
+    names_in_source,
+    sized_processor,
+    tasks_in_source,
+)
 from hf_effmodels.registry import ARCHITECTURES, all_entries, find
 
 IMAGES = [name for a in ARCHITECTURES.values() if a.image_processor for name in a.presets]
@@ -326,6 +334,55 @@ def test_the_page_of_a_system_has_the_published_number_and_the_sizes_of_each_pre
             if millions is None or (millions != preset.macs and abs(millions / preset.macs - 1) < 2e-3):
                 continue
             assert any(form in row for form in (f"{millions:.1f}", f"{millions:g}", f"{millions / 1e3:.2f}")), name
+
+
+def test_the_package_lists_what_it_loads_on_first_use():
+    names = dir(hf_effmodels)
+    assert {"create_model", "list_models", "__version__", "GhostNetForImageClassification", "GhostNetConfig"} <= {
+        *names
+    }
+    assert names == sorted(names)
+    assert hf_effmodels.GhostNetConfig.__name__ == "GhostNetConfig"
+    with pytest.raises(AttributeError, match="hf_effmodels.* has no attribute 'GhostNet'"):
+        _ = hf_effmodels.GhostNet
+
+
+def test_numbers_that_are_not_finite_are_refused_wherever_they_are():
+    for name, value in (
+        ("width_multiplier", float("inf")),
+        ("stages", [[[3, float("nan")]]]),
+        ("id2label", {0: float("inf")}),
+        ("stages", ({"a": float("-inf")},)),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: got -?(inf|nan), accepted are finite numbers"):
+            hf_effmodels.get_config("ghostnet-0.5x", **{name: value})
+
+
+def test_weights_of_pipelines_and_sources_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="pretrained: srdiff-x4 is a diffusers pipeline; hf-effmodels convert takes"):
+        hf_effmodels.create_model("srdiff-x4", pretrained=True)
+    with pytest.raises(ValueError, match="source: got 'timm', but it goes with pretrained=True"):
+        hf_effmodels.create_model("srdiff-x4", source="timm")
+    for source in (None, "official", "timm"):
+        check_source(source)
+    with pytest.raises(ValueError, match="source: got 'github', accepted are official and timm"):
+        check_source("github")
+
+
+def test_what_the_source_shows_of_presets_is_what_they_are():
+    assert names_in_source() == {*hf_effmodels.list_models()}
+    for name in hf_effmodels.list_models():
+        assert is_pipeline(name) == (not isinstance(find(name)[0], Architecture))
+        assert tasks_in_source(name) in ((), hf_effmodels.model_info(name).tasks)
+    assert tasks_in_source("ghostnet-0.5x") and not tasks_in_source("nothing") and not is_pipeline("nothing")
+
+
+def test_a_preset_that_the_source_does_not_show_is_asked_for_where_it_is_defined(monkeypatch):
+    monkeypatch.setattr(models, "_names_in", lambda package: None)
+    assert names_in_source() is None and not is_pipeline("srdiff-x4") and tasks_in_source("ghostnet-0.5x") == ()
+    models.check_known("ghostnet-0.6x")  # whether there is one is told later
+    with pytest.raises(ValueError, match="unknown preset 'ghostnet-0.6x'; nearest: ghostnet-0.5x"):
+        hf_effmodels.model_info("ghostnet-0.6x")
 
 
 def test_a_preset_says_who_published_what():

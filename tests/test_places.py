@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 from huggingface_hub import constants
 
@@ -62,6 +64,37 @@ def test_what_may_be_on_the_hub_is_taken_where_it_is_cached_or_the_hub_answers(u
     monkeypatch.setattr(_places, "_is_hub_reached", lambda: True)
     check_place("--model", "org/net")
     check_place("--model", "gpt2")
+
+
+def test_what_datasets_keeps_is_cached_too(unreachable, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", unreachable / "tables")
+    with pytest.raises(OSError, match="cannot be found or reached"):
+        check_place("--dataset", "org/set")
+    (unreachable / "tables" / "org___set").mkdir(parents=True)
+    check_place("--dataset", "org/set")
+
+
+@pytest.mark.parametrize(
+    "endpoint, port", [("https://hub", 443), ("http://hub", 80), ("https://hub:8443/x", 8443), ("ftp://hub", 443)]
+)
+def test_the_hub_is_looked_for_at_its_address_unless_there_is_another_way(monkeypatch, endpoint, port):
+    asked = []
+
+    def connect(address, timeout):
+        asked.append((address, timeout))
+        return nullcontext()
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_places, "getproxies", lambda: {"https": "proxy"})
+    assert _places._is_hub_reached() and not asked, "a proxy knows the way"
+    monkeypatch.setattr(_places, "getproxies", dict)
+    assert _places._is_hub_reached() and asked == [(("hub", port), _places.PATIENCE)]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert _places._is_hub_reached() and len(asked) == 1, "the client says so at once"
 
 
 def test_what_can_only_be_here_is_refused_with_what_is_near(unreachable):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hf_effmodels._written import RECORD, check_rewritable, clear_written, rewritten
+from hf_effmodels._written import RECORD, check_report, check_rewritable, clear_written, rewritten
 
 
 def test_what_somebody_puts_there_meanwhile_is_not_replaced_either(tmp_path):
@@ -109,3 +109,38 @@ def test_clearing_away_spares_what_was_edited_since_what_others_wrote_and_what_l
     write(tmp_path / "new", a="1", b="1")
     clear_written(tmp_path / "new", "test")
     assert not (tmp_path / "new").exists()
+
+
+def test_of_a_folder_that_was_written_only_what_is_ours_and_as_it_was_goes(tmp_path):
+    folder = tmp_path / "out"
+    with rewritten(folder, "test") as new:
+        (new / "parts" / "deep").mkdir(parents=True)
+        (new / "parts" / "deep" / "a").write_text("1")
+        (new / "parts" / "b").write_text("1")
+    (folder / "parts" / "mine").write_text("mine")
+    link = tmp_path / "link"
+    link.symlink_to(folder, target_is_directory=True)
+    clear_written(link, "test")
+    assert (folder / "parts" / "b").exists(), "what a link leads to may be somebody's"
+    clear_written(folder, "test")
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in folder.rglob("*"))
+    assert left == ["out/parts", "out/parts/mine"]
+
+
+def test_a_report_replaces_a_report_of_its_writer_alone(tmp_path):
+    file = tmp_path / "report.json"
+    check_report(file, ["a"], "prune")
+    check_report(tmp_path / "file" / "below", ["a"], "prune")
+    (tmp_path / "file").touch()
+    check_report(tmp_path / "file" / "below", ["a"], "prune")
+    file.write_text('{"a": 1, "b": 2}')
+    check_report(file, ["a"], "prune")
+    check_report(file, ["a", "b"], "prune")
+    for content in ('{"a": 1}', "[]", "a thesis", "[" * 100000, ""):
+        file.write_text(content)
+        with pytest.raises(
+            FileExistsError, match="^output: .*report.json is there, and no file of prune: name another"
+        ):
+            check_report(file, ["a", "b"], "prune")
+    with pytest.raises(FileExistsError, match="is there, and no file of prune"):
+        check_report(tmp_path, ["a"], "prune")
