@@ -7,11 +7,22 @@ import torch
 from torch import nn
 from transformers import DetrConfig, DetrForObjectDetection
 
+from hf_effmodels.modeling.layers.adder import AdderConv2d
 from hf_effmodels.modeling.layers.drop_path import DropPath
+from hf_effmodels.modeling.layers.gradient_strides import in_strides_of
+from hf_effmodels.modeling.layers.hog import gaussian_window, histograms_of_gradients
 from hf_effmodels.modeling.layers.in_place import add, may_overwrite, multiply
 from hf_effmodels.modeling.layers.pixels import PixelsMixin, check_pixels
+from hf_effmodels.modeling.layers.positions import (
+    resize_bias_plane,
+    resize_positions,
+    resize_relative_bias,
+    sine_cosine_positions,
+)
 from hf_effmodels.modeling.layers.reparameterization import ConvNorm, RepConvNorm, conv_with_values
 from hf_effmodels.modeling.layers.squeeze_excite import SqueezeExcite
+from hf_effmodels.modeling.layers.visible import VisibleBatchNorm2d, only_visible
+from hf_effmodels.modeling.layers.widths import round_width
 from hf_effmodels.registry import ARCHITECTURES
 
 from .tiny import tiny_config
@@ -127,3 +138,120 @@ def test_a_stock_detector_around_what_cannot_be_trained_stays_whole():
         with pytest.raises(RuntimeError, match="^VanillaNetBackbone is folded for deployment and cannot be trained"):
             model.train()
         assert not [name for name, module in model.named_modules() if module.training]
+
+
+def test_fixed_positions_are_sines_and_cosines_of_columns_then_rows():
+    table = sine_cosine_positions(8, 2, 3)
+    for row in range(2):
+        for column in range(3):
+            # Frequencies 10000 to the powers of 0 and -1/2.
+            angles = torch.tensor([column, column / 100, row, row / 100], dtype=torch.float64)
+            expected = [angles[:2].sin(), angles[:2].cos(), angles[2:].sin(), angles[2:].cos()]
+            torch.testing.assert_close(table[3 * row + column], torch.cat(expected))
+    assert torch.equal(sine_cosine_positions(8, 2, 3, extra_tokens=2)[2:], table)
+    assert not sine_cosine_positions(8, 2, 3, extra_tokens=2)[:2].any()
+    with pytest.raises(ValueError, match="width: got 6, accepted are multiples of 4"):
+        sine_cosine_positions(6, 2, 2)
+
+
+def test_tables_of_positions_go_on_at_other_sizes_and_stay_at_their_own():
+    # Columns grow from left to right; bicubic interpolation keeps a constant, and a symmetric table symmetric.
+    table = torch.cat([torch.full((1, 1, 2), 9.0), torch.arange(3.0).repeat(3)[None, :, None].expand(1, 9, 2)], 1)
+    assert resize_positions(table, 3, 3) is table
+    wide = resize_positions(table, 2, 6)
+    assert wide.shape == (1, 13, 2) and (wide[:, 0] == 9).all()
+    rows = wide[0, 1:, 0].view(2, 6)
+    torch.testing.assert_close(rows[0], rows[1])
+    torch.testing.assert_close(rows[0] + rows[0].flip(0), torch.full((6,), 2.0))
+    assert (rows[0].diff() > 0).all()
+    assert resize_positions(table[:, 1:], 2, 2, extra_tokens=0).shape == (1, 4, 2)
+    with pytest.raises(ValueError, match="table: got 9 positions beside 1 extra ones|got 8 positions beside 2"):
+        resize_positions(table, 2, 2, extra_tokens=2)
+    # Windows of 2 have 3 × 3 distances, those of 3 have 5 × 5.
+    biases = torch.tensor([[0.0, 1, 2]]).repeat(3, 1).reshape(9, 1)
+    assert resize_relative_bias(biases, 2) is biases
+    for method in ("geometric", "bicubic"):
+        wider = resize_relative_bias(biases, 3, method=method)
+        assert wider.shape == (25, 1)
+        columns = wider.view(5, 5)
+        torch.testing.assert_close(columns, columns[:1].expand(5, 5))
+        torch.testing.assert_close(columns[0] + columns[0].flip(0), torch.full((5,), 2.0))
+        torch.testing.assert_close(
+            resize_relative_bias(torch.full((9, 2), 0.5), 4, method=method), torch.full((49, 2), 0.5)
+        )
+    # The geometric one is the default: 0 and ±1 stay where they are, and go on as they end.
+    assert resize_relative_bias(biases, 3).view(5, 5)[0].tolist() == [0, 0, 1, 2, 2]
+    # 5 × 5 distances lie at 0, ±1 and ±(1 + q), with 1 + q the new end, 4: whatever is linear in them stays so.
+    linear = torch.tensor([[-4.0, -1, 0, 1, 4]]).repeat(5, 1).reshape(25, 1)
+    spread = resize_relative_bias(linear, 5).view(9, 9)
+    torch.testing.assert_close(spread, torch.arange(-4.0, 5).expand(9, 9), rtol=0, atol=1e-4)
+    assert not torch.equal(resize_relative_bias(biases, 3), resize_relative_bias(biases, 3, method="bicubic"))
+    for entries in (8, 16):
+        with pytest.raises(ValueError, match=f"table: got {entries} entries, accepted are squares of odd numbers"):
+            resize_relative_bias(torch.zeros(entries, 1), 3)
+    with pytest.raises(ValueError, match="method: got 'linear', accepted are 'geometric' and 'bicubic'"):
+        resize_relative_bias(biases, 3, method="linear")
+    plane = torch.randn(2, 4, 6)
+    assert resize_bias_plane(plane, 4, 6) is plane and resize_bias_plane(plane, 8, 6).shape == (2, 8, 6)
+
+
+def test_gradients_are_pooled_by_sum_or_mean_and_moved_by_a_bias():
+    # The brightness grows by 1 to the right: a Sobel gradient of 8 across, in the bin of that direction.
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    inner = histograms_of_gradients(ramp, 4, 4, normalize=False)[0, :, 0, 0]
+    # Of the 4 × 4 pixels of a cell the left ones have a mirrored neighbour, and no gradient.
+    assert inner.sum().item() == 4 * 3 * 8 and (inner > 0).sum() == 1
+    mean = histograms_of_gradients(ramp, 4, 4, normalize=False, pooling="mean")
+    torch.testing.assert_close(mean * 16, histograms_of_gradients(ramp, 4, 4, normalize=False))
+    torch.testing.assert_close(histograms_of_gradients(ramp, 4, 4).norm(dim=1), torch.ones(1, 2, 2))
+    flat = histograms_of_gradients(torch.zeros(1, 1, 8, 8), 4, 4, normalize=False, bias=torch.tensor([3.0, 4.0]))
+    torch.testing.assert_close(flat.sum(1), torch.full((1, 2, 2), 16 * 5.0))
+    weighed = histograms_of_gradients(ramp, 4, 4, normalize=False, window=4)[0, :, 0, 0]
+    window = gaussian_window(4)
+    assert weighed.sum().item() == pytest.approx(8 * window[:, 1:].sum().item()) and window.sum() == pytest.approx(1)
+    # The deviation is half of the side, 2: from ±1.5 and ±0.5 pixels to the middle.
+    assert (window[0, 0] / window[1, 1]).item() == pytest.approx(torch.tensor(-2 * (2.25 - 0.25) / 8).exp().item())
+    for wrong, message in (
+        ({"pixel_values": torch.zeros(1, 1, 1, 8), "cell": 1}, "pixel_values: got 1×8 pixels, a gradient takes 2×2"),
+        ({"pooling": "max"}, "pooling: got 'max', accepted are 'sum' and 'mean'"),
+        ({"window": 3}, "window: got 3, which does not divide images of 8×8 pixels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            histograms_of_gradients(**{"pixel_values": ramp, "cell": 4, **wrong})
+
+
+def test_widths_keep_nine_tenths():
+    assert [round_width(width, 8) for width in (1, 11, 12, 16, 19, 20, 26)] == [8, 16, 16, 16, 24, 24, 24]
+    assert [round_width(width, 4) for width in (6, 7.2, 9, 30)] == [8, 8, 12, 32]
+
+
+def test_what_cannot_be_computed_is_named():
+    with pytest.raises(ValueError, match="eta: got 0, accepted are positive numbers"):
+        AdderConv2d(3, 4, 3, eta=0)
+    with pytest.raises(ValueError, match=r"inputs: \(1, 3, 2, 9\) is smaller than the kernel \(3, 3\)"):
+        AdderConv2d(3, 4, 3)(torch.zeros(1, 3, 2, 9))
+    assert AdderConv2d(3, 4, 3)(torch.zeros(1, 3, 3, 3)).shape == (1, 4, 1, 1)
+    norm, seen = VisibleBatchNorm2d(2).train(), torch.zeros(2, 1, 2, 2)
+    seen[0, 0, 0, 0] = 1
+    with only_visible(seen), pytest.raises(ValueError, match="pixel_values: one place of the batch is visible, of wh"):
+        norm(torch.randn(2, 2, 2, 2))
+    with only_visible(seen):
+        assert norm.eval()(torch.randn(2, 2, 2, 2)).shape == (2, 2, 2, 2)
+        assert norm.train()(torch.randn(2, 2, 4, 4)).abs().sum((0, 1)).nonzero().tolist() == [
+            [0, 0],
+            [0, 1],
+            [1, 0],
+            [1, 1],
+        ]
+
+
+def test_only_strides_that_mean_nothing_are_changed():
+    weight = torch.empty(4, 1, 1, 3).permute(0, 3, 1, 2)
+    gradient = torch.randn(4, 3, 1, 1)
+    assert gradient.stride() != weight.stride()
+    changed = in_strides_of(gradient, weight)
+    assert changed.stride() == weight.stride() and torch.equal(changed, gradient)
+    assert changed.data_ptr() == gradient.data_ptr()
+    large = torch.empty(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    other = torch.randn(4, 3, 2, 2)
+    assert in_strides_of(other, large) is other and in_strides_of(changed, weight) is changed
