@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.nn import functional as F
 from transformers import (
@@ -35,6 +35,7 @@ from hf_effmodels import hub
 from hf_effmodels.adapters.adem import convert_to_peft
 from hf_effmodels.hub.convert import ConversionError
 from hf_effmodels.modeling.adem_vl.configuration_adem_vl import CLIP_PROCESSOR, PRESETS, AdemVLConfig
+from hf_effmodels.modeling.adem_vl.convert_adem_vl import adapt, settings_of
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import (
     ADAPTER_NAMES,
     AdemVLForConditionalGeneration,
@@ -321,6 +322,22 @@ def test_adapter_folders_hold_the_trained_weights_only(tmp_path, bases, pixels):
     loaded.save_pretrained(tmp_path / "full")
     whole = AutoModelForImageTextToText.from_pretrained(tmp_path / "full")
     torch.testing.assert_close(logits(whole, pixel_values=pixels), logits(model, pixel_values=pixels))
+    # The base class has no place for what is around the decoder's head; other weights than the adapters' are said.
+    with pytest.raises(
+        ValueError, match="adapters holds the adapters of an AdemVLForConditionalGeneration only; load"
+    ):
+        AdemVLModel.from_pretrained(tmp_path / "adapters")
+    file, config = tmp_path / "adapters" / "model.safetensors", AdemVLConfig.from_pretrained(tmp_path / "adapters")
+    save_file({name: value for name, value in saved.items() if "key_offsets" not in name}, file, {"format": "pt"})
+    with pytest.raises(OSError, match=r"adapters: model.safetensors lacks or adds \['model.key_offsets'\]"):
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters")
+    for name in ("vision_model_name_or_path", "text_model_name_or_path"):
+        setattr(config, name, None)
+        config.save_pretrained(tmp_path / "adapters")
+        with pytest.raises(
+            ValueError, match=f"{name}: .* holds adapters only and does not say where the frozen parts"
+        ):
+            AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters")
     with pytest.raises(ValueError, match=r"config.text_model_name_or_path: got None"):
         build().save_pretrained(tmp_path / "nowhere", adapter_only=True)
     assert not (tmp_path / "nowhere").exists()
@@ -476,6 +493,9 @@ def test_texts_and_images_that_do_not_correspond_are_refused(processor, image, p
         ({"text": "<image><image>", "images": [image] * 2}, "2 image tokens; the model looks at one image per text"),
         ({"text": "what <image>", "images": image}, "write <image> at its start"),
         ({"images": image}, "text: got None"),
+        ({"text": [1]}, r"text: got \[1\], accepted is a text or a list of texts"),
+        ({"text": "what?", "videos": [image]}, "videos, audio: an ADEM-VL model takes images and text only"),
+        ({"text": "what?", "audio": [image]}, "videos, audio: an ADEM-VL model takes images and text only"),
     ):
         with pytest.raises(ValueError, match=message):
             processor(**arguments)
@@ -504,6 +524,23 @@ def test_texts_and_images_that_do_not_correspond_are_refused(processor, image, p
         model(IDS, vision_context=context, class_embeds=class_embeds[:1])
     with pytest.raises(ValueError, match=r"there is no image: give pixel_values \(with vision_context also class_emb"):
         model(IDS, vision_context=context)
+    two, both = IDS.clone(), {"input_ids": IDS, "inputs_embeds": torch.zeros(2, 5, 32)}
+    two[0, 3] = IMAGE
+    for arguments, message in (
+        ({"input_ids": two, "pixel_values": pixels}, "input_ids: row 0 has 2 image tokens, accepted is one per row"),
+        (
+            {"input_ids": IDS, "pixel_values": pixels, "image_mask": torch.tensor([False, True])},
+            r"image_mask: says that rows \[1\] have an image, but image tokens are in rows \[0\] of input_ids",
+        ),
+        (both, "input_ids: give exactly one of input_ids and inputs_embeds"),
+        ({}, "input_ids: give exactly one of input_ids and inputs_embeds"),
+        (
+            {"input_ids": IDS, "pixel_values": pixels, "vision_context": context},
+            "pixel_values: give either the images or the vision_context made of them, not both",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.model(**arguments)
     other = AdemVLConfig(text_config={"model_type": "gpt_bigcode"}, vision_config=VISION, **SETTINGS)
     with torch.device("meta"), pytest.raises(ValueError, match="a 'gpt_bigcode' has no layers.<i>.mlp; accepted are"):
         AdemVLModel(other)
@@ -952,3 +989,64 @@ def test_bottlenecks_drop_out_in_training_only(pixels):
     evaluated, off = (m.model.encode_images(pixels).image_embeds for m in (model, without))
     assert not torch.allclose(evaluated, off)
     torch.testing.assert_close(model.train().model.encode_images(pixels).image_embeds, off)
+
+
+def test_embeddings_and_head_are_those_of_the_decoder_and_can_be_exchanged():
+    model = build()
+    decoder = model.model.language_model
+    assert model.get_input_embeddings() is model.model.get_input_embeddings() is decoder.embed_tokens
+    assert model.get_output_embeddings() is model.lm_head and model.get_decoder() is model.model.get_decoder()
+    table, head = torch.nn.Embedding(IMAGE, 32), torch.nn.Linear(32, IMAGE, bias=False)
+    model.set_input_embeddings(table), model.set_output_embeddings(head)
+    assert decoder.embed_tokens is table and model.lm_head is head
+    model.model.set_input_embeddings(other := torch.nn.Embedding(IMAGE, 32))
+    assert decoder.embed_tokens is other
+    assert len(model.model.projections()) == 2 and len(build(use_cls_token=False).model.projections()) == 1
+
+
+def test_a_processor_says_what_it_makes_and_leaves_the_start_out_where_it_is_told(processor, image):
+    assert processor.model_input_names == ["input_ids", "attention_mask", "pixel_values"]
+    whole, bare = (processor(text="what?", add_special_tokens=special)["input_ids"][0] for special in (True, False))
+    assert whole[0] == processor.tokenizer.bos_token_id and whole[1:] == bare
+    batch = np.stack([np.asarray(image)] * 2)
+    together = processor(text=["<image>a", "<image>b"], images=batch, return_tensors="pt").pixel_values
+    one = processor(text="<image>a", images=image, return_tensors="pt").pixel_values
+    assert together.shape[0] == 2 and torch.equal(together[:1], one)
+    cut = processor(text="what is it?", truncation=True, max_length=4)["input_ids"][0]
+    assert cut == processor(text="what is it?")["input_ids"][0][:4]
+    processor.use_cls_token = False
+    assert processor.model_input_names[-1] == "image_mask"
+
+
+def test_adapters_of_another_form_are_refused():
+    config = configuration()
+    names = {
+        "key_offsets": (1, 20, 32),
+        "image_projection.fc1.weight": (8, 24),
+        "vision_adapters.0.fc1.weight": (4, 24),
+    }
+    weights = {name: torch.zeros(shape) for name, shape in names.items()}
+    found = adapt(weights, copy.deepcopy(config))
+    assert (found.projector_hidden_size, found.vision_adapter_dim, found.use_cls_token) == (8, 4, False)
+    assert adapt({**weights, "class_projection.fc1.weight": torch.zeros(1)}, copy.deepcopy(config)).use_cls_token
+    for change, message in (
+        ({"key_offsets": None}, r"no ADEM-VL adapters: key_offsets missing; found \['image_projection"),
+        ({"key_offsets": torch.zeros(20, 32)}, "key_offsets, .* have other shapes than 3, 2 and 2 dimensions"),
+        ({"key_offsets": torch.zeros(1, 20, 31)}, "made for 31 as the decoder's hidden size, .* have 32"),
+        ({"key_offsets": torch.zeros(1, 19, 32)}, "made for 19 as the number of visual tokens, .* have 20"),
+        ({"image_projection.fc1.weight": torch.zeros(8, 23)}, "made for 23 as the vision tower's width, .* have 24"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adapt({n: v for n, v in {**weights, **change}.items() if v is not None}, copy.deepcopy(config))
+
+
+def test_arguments_of_a_training_become_settings():
+    given = {"alpha": "0.2", "beta": 0.03, "drop_ratio": 0, "down_sample_num": "[256, 64]", "no_cls": True, "lr": 1}
+    expected = {"alpha": 0.2, "beta": 0.03, "drop_ratio": 0.0, "pool_sizes": [16, 8], "use_cls_token": False}
+    assert settings_of(given) == expected and settings_of({}) == {}
+    assert settings_of({"down_sample_num": [4], "no_cls": False}) == {"pool_sizes": [2], "use_cls_token": True}
+    for name, wrong in (("alpha", "much"), ("beta", None), ("down_sample_num", "["), ("down_sample_num", 3)):
+        with pytest.raises(ValueError, match=f"{name}: got .* in the checkpoint's arguments, expected numbers"):
+            settings_of({name: wrong})
+    with pytest.raises(ValueError, match=r"down_sample_num: got \[256, 65\] .*, expected squares"):
+        settings_of({"down_sample_num": [256, 65]})

@@ -116,3 +116,13 @@ def test_the_folded_network_is_binarised_once_and_for_all():
 def test_wrong_configurations_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         hf_effmodels.get_config("bimlp-s", **{**TINY["bimlp"], **wrong})
+
+
+@torch.no_grad()
+def test_images_smaller_than_the_stem_sees_are_refused():
+    """7 pixels of which 2 on each side are padding."""
+    assert build()(torch.randn(1, 3, 3, 3)).logits.shape == (1, 3)
+    with pytest.raises(
+        ValueError, match=r"pixel_values: got shape \(1, 3, 2, 9\), accepted are 3 pixels a side or mo"
+    ):
+        build()(torch.randn(1, 3, 2, 9))

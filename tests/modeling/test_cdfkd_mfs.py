@@ -12,7 +12,7 @@ from transformers import AutoModelForImageClassification, ConvNextConfig, ResNet
 from hf_effmodels import get_config
 from hf_effmodels.hub.convert import ConversionError, convert_state_dict
 from hf_effmodels.modeling.cdfkd_mfs.configuration_cdfkd_mfs import CdfkdMfsConfig
-from hf_effmodels.modeling.cdfkd_mfs.modeling_cdfkd_mfs import CdfkdMfsForImageClassification
+from hf_effmodels.modeling.cdfkd_mfs.modeling_cdfkd_mfs import CdfkdMfsBackbone, CdfkdMfsForImageClassification
 from hf_effmodels.registry import ARCHITECTURES
 
 SMALL = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 2, 2], "num_labels": 5}
@@ -156,3 +156,11 @@ def test_official_students_for_224_pixels_convert_and_another_depth_is_refused()
     other = get_config("mhresnet34", **{**fields, "depths": [2, 4, 2, 2]})
     with pytest.raises(ConversionError, match="missing"):
         convert_state_dict(ARCHITECTURES["cdfkd_mfs"], other, official)
+
+
+def test_a_trunk_that_is_a_backbone_has_none_of_its_own():
+    config = CdfkdMfsConfig(**{**SMALL, "trunk": "backbone", "backbone_config": ResNetConfig(out_features=["stage4"])})
+    with pytest.raises(
+        ValueError, match="trunk: 'backbone' is a backbone itself, AutoBackbone makes it of config.bac"
+    ):
+        CdfkdMfsBackbone(config)

@@ -389,3 +389,9 @@ def test_losses_are_those_of_the_formulas_written_out():
 def test_settings_that_cannot_be_are_named(options, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         DeViTConfig(**options)
+
+
+def test_images_smaller_than_a_patch_are_refused():
+    assert build(patch_size=16, image_size=64)(images(size=16)).logits.shape == (2, 5)
+    with pytest.raises(ValueError, match="pixel_values: got 15×16 pixels, accepted are images from 16×16"):
+        build(patch_size=16, image_size=64)(images(size=16)[:, :, 1:])

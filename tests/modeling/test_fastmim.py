@@ -221,6 +221,8 @@ def test_images_and_masks_that_do_not_fit_are_named():
         model(pictures(dtype=torch.float32), noise=torch.rand(2, 9))
     with pytest.raises(ValueError, match="either mask or noise"):
         model(pictures(dtype=torch.float32), noise=torch.rand(2, 4), mask=torch.ones(2, 4))
+    with pytest.raises(ValueError, match="encoder_stride: got 8, but the encoder gives 17 tokens for 64×64 pixels"):
+        build("vit", encoder_stride=8)(pictures(dtype=torch.float32))
     with pytest.raises(ValueError, match="cell: got 7"):
         histograms_of_gradients(pictures(), cell=7)
 

@@ -443,5 +443,24 @@ def test_what_cannot_be_compared_is_said():
     empty = {**given, "input_ids": torch.tensor([[97, 98]] * 3), "attention_mask": None}
     with pytest.raises(ValueError, match="text 0 has no word"):
         model(**empty)
+    with pytest.raises(
+        ValueError, match="vision_config: got model_type 'clap_audio_model', accepted are vision models"
+    ):
+        LightClipModel(tiny_config(LIGHT_CLIP, vision_config={"model_type": "clap_audio_model"}))
     with pytest.raises(ValueError, match="vision_config: got model_type 'bert', which takes no images"):
         LightClipModel(tiny_config(LIGHT_CLIP, vision_config={"model_type": "bert"}))
+
+
+def test_a_tower_that_is_a_backbone_only_and_one_of_which_nothing_is_said_are_taken():
+    small = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    model = build(LightClipModel, vision_config={"model_type": "rt_detr_resnet", **small})
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = model.get_image_features(pixels)
+    hidden = model.vision_model(pixels).feature_maps[-1]
+    torch.testing.assert_close(found.pooler_output, model.visual_projection(hidden.mean((2, 3))))
+    assert torch.equal(found.last_hidden_state, hidden)
+    said = LightClipConfig(vision_config={"depths": [1, 1, 1, 1]}).vision_config
+    assert (said.model_type, said.depths, said.hidden_sizes) == ("resnet", [1, 1, 1, 1], [64, 128, 256, 512])
+    table = torch.nn.Embedding(99, 16)
+    model.set_input_embeddings(table)
+    assert model.get_input_embeddings() is table is model.text_model.get_input_embeddings()

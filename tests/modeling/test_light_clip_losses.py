@@ -83,7 +83,7 @@ def test_a_pair_is_as_good_as_its_words_are_matched(top_k, matching):
     torch.testing.assert_close(token_matching_loss(patches, words, mask, 9, top_k, matching), expected)
 
 
-def test_what_cannot_be_compared_is_named():
+def test_what_cannot_be_compared_is_named(monkeypatch):
     with pytest.raises(ValueError, match="softening: got 1, accepted"):
         softened_contrastive_loss(drawn(2, 4), drawn(2, 4), 1.0, softening=1)
     with pytest.raises(ValueError, match="a batch of one"):
@@ -99,6 +99,14 @@ def test_what_cannot_be_compared_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             token_matching_loss(patches, words, mask, 1.0, **options)
+    for logits in (torch.zeros(3, 2), torch.zeros(3)):
+        with pytest.raises(ValueError, match=r"logits: got shape .*, expected \(batch, batch\)"):
+            softened_targets(logits, 0.1)
+    monkeypatch.setattr("hf_effmodels.modeling.light_clip.token_matching.is_scipy_available", lambda: False)
+    with pytest.raises(
+        ImportError, match="matching: one_to_one takes scipy, which is not installed: pip install scip"
+    ):
+        match_words(torch.zeros(1, 2), torch.ones(1, dtype=torch.bool), 1, "one_to_one")
     with pytest.raises(ValueError, match="text 1 has no word"):
         token_scores(patches, words, torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]))
     with pytest.raises(ValueError, match="1 images and 2 texts"):

@@ -7,6 +7,7 @@ from transformers import AutoModel, AutoModelForImageClassification, AutoModelFo
 
 from hf_effmodels import LocalMimConfig, LocalMimForPreTraining
 from hf_effmodels.modeling.layers.hog import histograms_of_gradients
+from hf_effmodels.modeling.localmim.convert_localmim import adapt
 from hf_effmodels.modeling.localmim.grouping import fill_group, group_windows, make_groups
 
 BACKBONES = {
@@ -197,5 +198,12 @@ def test_images_and_encoders_that_do_not_fit_are_named():
     model = build("swin")
     with pytest.raises(ValueError, match="expected 128×128 pixels"):
         model(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="mask_ratio: got 0.95, which leaves none of 16 blocks"):
+        build("swin", mask_ratio=0.95)(pictures(model))
+    assert build("swin", mask_ratio=0.93)(pictures(model)).loss.isfinite()  # 15 of 16 are hidden
+    with pytest.raises(
+        ValueError, match=r"1 of another shape: encoder.downsample.reduction is \(8, 6\), expected colum"
+    ):
+        adapt({"encoder.downsample.reduction": torch.zeros(8, 6)}, model.config)
     with pytest.raises(ValueError, match=r"noise: got the shape \(9,\), expected \(16,\)"):
         model(pictures(model), noise=torch.rand(9))

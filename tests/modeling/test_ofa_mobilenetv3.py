@@ -98,3 +98,32 @@ def test_a_network_without_sub_networks_says_so(model):
         elastic.extract_submodel(smaller, elastic.smallest_submodel(model.config))
     with pytest.raises(ValueError, match="folded"):
         elastic.extract_submodel(model.reparameterize(), elastic.smallest_submodel(model.config))
+
+
+def test_numbers_that_there_are_not_are_named(model):
+    for index in (0, 999):
+        elastic.draw_submodel(model.config, 1, index)
+    for index in (-1, 1000):
+        with pytest.raises(ValueError, match=f"index: got {index}, accepted are 0 to 999"):
+            elastic.draw_submodel(model.config, 1, index)
+    assert elastic.draw_submodel(model.config, 3) == elastic.draw_submodel(model.config, 3, 0, tied=False)
+    three = OfaMobileNetV3Config(**TINY["ofa_mobilenetv3"] | {"expand_ratios": [2, 3, 4]})
+    with pytest.raises(ValueError, match="tied: there are 2 depths and 3 expand_ratios, accepted are as many"):
+        elastic.draw_submodel(three, 1, tied=True)
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match=f"keep_widths: got {wrong}, accepted are 0 to 1"):
+            elastic.sort_channels(model, wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep_widths", [0, 1])
+def test_sorted_channels_fall_in_importance_within_the_widths_that_are_kept(model, keep_widths):
+    expected = model(PIXELS).logits
+    elastic.sort_channels(model, keep_widths)
+    torch.testing.assert_close(model(PIXELS).logits, expected, rtol=1e-4, atol=1e-5)
+    for stage in model.ofa_mobilenetv3.stages[1:]:
+        for block in stage.blocks:
+            importance = block.project.conv.weight.abs().sum((0, 2, 3))
+            narrow = 2 * block.expand.conv.in_channels  # of the expansion 2; all of them of 3
+            for part in [importance] if not keep_widths else [importance[:narrow], importance[narrow:]]:
+                assert (part.diff() <= 0).all()

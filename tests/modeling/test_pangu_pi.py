@@ -244,6 +244,20 @@ def test_effective_dimension_counts_directions():
         diversity(torch.zeros(2, 3, 4))
 
 
+def test_the_saliency_of_a_token_is_the_gradient_of_the_next_ones_logit():
+    model = PanguPiForCausalLM(PanguPiConfig(**SMALL, initializer_range=0.2)).eval()
+    ids = IDS[:1]
+    embeddings = model.get_input_embeddings()(ids).detach().requires_grad_()
+    logits = model(inputs_embeds=embeddings, use_cache=False).logits[0, -1]
+    for target in (3, None):
+        chosen = logits[3] if target else logits.max()
+        (expected,) = torch.autograd.grad(chosen, embeddings, retain_graph=True)
+        torch.testing.assert_close(token_saliency(model, ids, target), expected[0].abs())
+    for wrong in (IDS, IDS[0]):
+        with pytest.raises(ValueError, match=r"input_ids: got shape .*, accepted is \(1, length\)"):
+            token_saliency(model, wrong)
+
+
 @pytest.mark.draws
 def test_diagnostics_leave_padding_out_and_are_drawn(tmp_path):
     model = PanguPiForCausalLM(PanguPiConfig(**SMALL, initializer_range=0.2)).train()

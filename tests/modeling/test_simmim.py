@@ -106,6 +106,10 @@ def test_what_does_not_fit_is_named():
         model(pictures(side=80))
     with pytest.raises(ValueError, match=r"noise: got the shape \(2, 5\), expected \(2, 4\)"):
         model(pictures(), noise=torch.rand(2, 5))
+    with pytest.raises(ValueError, match=r"bool_masked_pos: got the shape \(2, 4\), expected \(2, 16\)"):
+        model(pictures(), bool_masked_pos=torch.ones(2, 4))
+    with pytest.raises(ValueError, match="bool_masked_pos: give either bool_masked_pos or noise, not both"):
+        model(pictures(), bool_masked_pos=torch.ones(2, 16), noise=torch.rand(2, 4))
 
 
 @torch.no_grad()
@@ -115,3 +119,12 @@ def test_losses_of_images_are_those_of_batches_of_one():
     each = model.image_losses(pixels, model(pixels, noise=noise))
     alone = [model(pixels[n : n + 1], noise=noise[n : n + 1]).loss for n in range(3)]
     torch.testing.assert_close(each[:, 0], torch.stack(alone))
+
+
+def test_an_encoder_of_one_image_size_is_not_saved_for_another(tmp_path):
+    with pytest.raises(
+        ValueError, match="image_size: got 96; .*relative_position_bias.* is of one image size and is n"
+    ):
+        build("beit").save_encoder(tmp_path / "beit", image_size=96)
+    with pytest.raises(ValueError, match="window_size: got 8, but ViTConfig has none that is one number"):
+        build("vit").save_encoder(tmp_path / "vit", window_size=8)

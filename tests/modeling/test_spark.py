@@ -21,6 +21,7 @@ from transformers import (
 import hf_effmodels
 from hf_effmodels import SparkConfig, SparkForPreTraining
 from hf_effmodels.modeling.layers.visible import VisibleBatchNorm2d, only_visible, see_visible_only, spread
+from hf_effmodels.modeling.spark.convert_spark import adapt
 
 from ..threads import run_together
 
@@ -237,3 +238,17 @@ def test_the_encoders_of_the_presets_are_the_papers(name, depths, widths, drop_p
     assert (list(backbone.depths), list(backbone.hidden_sizes)) == (depths, widths)
     assert getattr(backbone, "drop_path_rate", None) == drop_path
     assert config.image_size == side and getattr(backbone, "image_size", None) in (side, None)
+
+
+def test_a_convnexts_last_norm_begins_as_one_where_a_file_has_none():
+    config = SparkConfig(backbone_config=ENCODERS["convnext"](), image_size=64, decoder_hidden_size=32)
+    weights = {"embeddings.layernorm.weight": torch.zeros(8, dtype=torch.float64)}
+    adapt(weights, config)
+    assert weights["layernorm.weight"].tolist() == [1.0] * 24 and weights["layernorm.bias"].tolist() == [0.0] * 24
+    assert weights["layernorm.weight"].dtype == torch.float64
+    own = {"layernorm.weight": torch.full((24,), 3.0)}
+    adapt(own, config)
+    assert own["layernorm.weight"][0] == 3 and len(own) == 1
+    of_resnet = {}
+    adapt(of_resnet, SparkConfig(backbone_config=RESNET, image_size=64, decoder_hidden_size=32))
+    assert not of_resnet

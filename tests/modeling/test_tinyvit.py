@@ -9,6 +9,7 @@ from hf_effmodels.hub.convert import official_name
 from hf_effmodels.modeling.layers.drop_path import DropPath
 from hf_effmodels.modeling.layers.tinyvit_blocks import TinyVitAttention, TinyVitBlock, join_windows, split_windows
 from hf_effmodels.modeling.tinyvit.configuration_tinyvit import TinyVitConfig
+from hf_effmodels.modeling.tinyvit.convert_tinyvit import gather_classes, gather_logits, resize_bias_table
 from hf_effmodels.modeling.tinyvit.modeling_tinyvit import TinyVitBackbone, TinyVitForImageClassification
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -184,3 +185,19 @@ def test_both_published_layouts_are_known():
 def test_wrong_configurations_are_named(wrong, message):
     with pytest.raises(ValueError, match=message):
         hf_effmodels.get_config("tinyvit-5m", **{**TINY["tinyvit"], **wrong})
+
+
+def test_tables_and_classes_of_another_network_are_taken_over():
+    table = torch.randn(2, 9)
+    assert resize_bias_table(table, 3) is table
+    torch.testing.assert_close(resize_bias_table(torch.full((2, 9), 0.5), 5), torch.full((2, 25), 0.5))
+    square = torch.arange(3.0).repeat(3)[None]  # grows with the column alone
+    wider = resize_bias_table(square, 5).view(5, 5)
+    torch.testing.assert_close(wider, wider[:1].expand(5, 5))
+    assert (wider[0].diff() > 0).all()
+    with pytest.raises(ValueError, match="table: got 8 entries per head, accepted are squares"):
+        resize_bias_table(table[:, :8], 3)
+    weights = torch.tensor([[1.0, 2], [3, 4], [5, 6]])
+    assert gather_classes(weights, [2, -1, 0]).tolist() == [[5, 6], [3, 4], [1, 2]]
+    assert gather_classes(weights[:, 0], [1, -1]).tolist() == [3, 3]
+    assert gather_logits(weights, [1, -1, 0]).tolist() == [[2, 0, 1], [4, 0, 3], [6, 0, 5]]

@@ -357,6 +357,13 @@ def test_neighbours_are_drawn_where_they_are():
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (29.5, 29.5)
     with pytest.raises(ValueError, match=r"grid: got \(4, 4\)"):
         plot_neighbors(image, edges, 5, grid=(4, 4))
+    with pytest.raises(
+        ValueError, match=r"neighbors: got shape \(1, 12, 2\), accepted is \(nodes, k\): one image's ed"
+    ):
+        plot_neighbors(image, edges[None], 5)
+    for outside in ((3, 0), (0, 4), (-1, 0), (0, -1), -1):
+        with pytest.raises(ValueError, match="node: got .*, accepted are the nodes of a 3×4 grid"):
+            plot_neighbors(image, edges, outside, grid=(3, 4))
     with pytest.raises(ValueError, match="node: got 12"):
         plot_neighbors(image, edges, 12, grid=(3, 4))
     with pytest.raises(ValueError, match="reduction: got 3, which leaves 1 nodes"):

@@ -13,8 +13,8 @@ from transformers import AutoModelForMaskGeneration, SamModel
 from hf_effmodels.quantization import quantize_promptable
 from hf_effmodels.quantization.twin_uniform import search, uniform
 from hf_effmodels.quantization.twin_uniform.configuration_twin_uniform import TwinUniformConfig
-from hf_effmodels.quantization.twin_uniform.layers import TwinLinear
-from hf_effmodels.quantization.twin_uniform.published import take_published
+from hf_effmodels.quantization.twin_uniform.layers import TwinLinear, twin_attention
+from hf_effmodels.quantization.twin_uniform.published import PublishedLayers, put_published, take_published
 from hf_effmodels.registry import ARCHITECTURES
 
 from ...modeling.tiny import tiny_config
@@ -220,6 +220,11 @@ def test_inputs_no_lower_than_a_gelus_minimum_follow_one(least, after_gelu):
     values = torch.full((3, 6), 0.5)
     values[1, 2] = least
     assert single(values).after_gelu is after_gelu
+    # Of inputs that follow one the largest decides, of others the largest magnitude.
+    low = torch.full((3, 6), 0.1)
+    low[1, 2] = least
+    expected = 0.1 if after_gelu else max(0.1, -least)
+    assert single(low).input_interval.item() == pytest.approx(expected / 127.5)
 
 
 def test_queries_keys_and_values_in_one_layer_have_an_interval_each():
@@ -292,6 +297,11 @@ def test_a_published_file_is_taken_apart():
             r"the key of m has intervals \(1, 4, 1, 2, 1, 1, 1\), accepted is one a head",
         ),
         ({"m.matmul2.B_interval": torch.ones(4)}, {}, r"the value of m has intervals \(4,\), accepted is one a head"),
+        (
+            {"c.weight": torch.ones(1, 1, 1, 1), "c.w_interval": torch.ones(1)},
+            {"c": {"w_bit": 8, "a_bit": 31}},
+            "the convolution c has quantised inputs, accepted are floats",
+        ),
         ({}, {"a": {"w_bit": 8, "a_bit": 6}}, r"weights of \[8\] and inputs of \[6, 8\] bits; accepted is one number"),
     ],
 )
@@ -318,3 +328,56 @@ def test_groups_and_bits_that_do_not_fit_are_named():
     kernel = torch.tensor([[[[1.0, -3.0]]], [[[0.0, 0.0]]]])
     assert search.search_convolution(kernel, 4).flatten().tolist() == [pytest.approx(3 / 7.5), 1.0]
     assert uniform.quantize_map(torch.tensor([[[[0.9]]]]), torch.tensor(0.25), 4, shift=0.5).item() == 1.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shifted", [False, True])
+def test_an_attention_computes_on_rounded_operands_and_gives_its_own_weights(shifted):
+    query, key, value = torch.randn(3, 2, 2, 5, 4, generator=torch.Generator().manual_seed(1)).unbind(0)
+    bias = torch.randn(1, 2, 5, 5)
+    steps = {name: torch.tensor([0.1, 0.2]) * factor for name, factor in (("query", 1), ("key", 2), ("value", 0.5))}
+    module = SimpleNamespace(split=torch.tensor(0.25), product_bits=6, product_shifted=shifted)
+    for name, step in steps.items():
+        setattr(module, f"{name}_interval", step.view(1, 2, 1, 1, 1, 1, 1))
+
+    def rounded(values, name):
+        step = steps[name].view(1, 2, 1, 1)
+        return (values / step).round().clamp(-32, 31) * step
+
+    weights = (rounded(query, "query") @ rounded(key, "key").mT * 0.5 + bias).softmax(-1)
+    low = (weights.clamp(max=0.25) / (0.25 / 31)).round() * 0.25 / 31
+    high = (weights.clamp(min=0.25) * 31).round() / 31
+    used = low + high if shifted else torch.where(weights < 0.25, low, high)
+    output, given = twin_attention(module, query, key, value, bias, 0.5)
+    torch.testing.assert_close(given, weights)
+    torch.testing.assert_close(output, (used @ rounded(value, "value")).transpose(1, 2))
+    plain, given = twin_attention(SimpleNamespace(), query, key, value, None, 0.5)
+    torch.testing.assert_close(given, (query @ key.mT * 0.5).softmax(-1))
+    torch.testing.assert_close(plain, (given @ value).transpose(1, 2))
+
+
+@torch.no_grad()
+def test_published_layers_take_the_places_of_ours_with_their_own_numbers_of_bits():
+    model = Single(nn.Linear(6, 4))
+    model.attention = nn.Module()
+    model.attention.num_heads, model.attention.config = 3, model.config
+    weight, inputs = torch.tensor([0.02, 0.03]).view(2, 1, 1, 1), torch.tensor([[0.1], [0.2], [0.3]])
+    products = {
+        name: torch.full((1, 1, 1, 1, 1, 1, 1), 0.1 * n) for n, name in enumerate(("query", "key", "value"), 1)
+    }
+    expected = {n: m.weight.clone() for n, m in model.named_modules() if isinstance(m, nn.Linear)}["linear"]
+    put_published(
+        model,
+        PublishedLayers(6, 7, {"l": (weight, inputs, True)}, {"a": {**products, "split": torch.tensor([0.5])}}),
+        {"l": "linear", "a": "attention"}.__getitem__,
+    )
+    layer, config = model.linear, model.config.quantization_config
+    assert (config.weight_bits, config.activation_bits, config.shifted) == (6, 7, True)
+    assert config.linears == {"linear": [2, 1, 3, True]} and config.products == {"attention": 3}
+    assert (layer.bits, layer.after_gelu) == (7, True) and torch.equal(layer.input_interval, inputs)
+    rows = weight.flatten().repeat_interleave(2)[:, None]
+    torch.testing.assert_close(layer.weight, (expected / rows).round().clamp(-32, 31) * rows)
+    assert model.attention.value_interval.flatten().tolist() == pytest.approx([0.3] * 3)
+    assert (model.attention.product_bits, model.attention.product_shifted) == (7, True)
+    assert model.attention.split.tolist() == [0.5] and model.config._attn_implementation == "twin_uniform"
+    assert not any(parameter.requires_grad for parameter in model.parameters())
