@@ -2,9 +2,13 @@
 
 import copy
 import importlib
+import inspect
 import json
 import socket
+import sys
 import time
+from collections import namedtuple
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -28,9 +32,13 @@ from transformers import (
 from hf_effmodels import cli
 from hf_effmodels.collaboration.codecs.entropic import EntropicBottleneck
 from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, UniformCodec, codec_from
-from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, split, split_points
-from hf_effmodels.collaboration.splitting.measure import PointCost, measure_split, profile_of
+from hf_effmodels.collaboration.decomposition import take_part
+from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, command, measure, split, split_points
+from hf_effmodels.collaboration.splitting.measure import PointCost, draw_latencies, measure_split, profile_of
+from hf_effmodels.collaboration.splitting.points import input_shape, tensors_in, with_tensor
 from hf_effmodels.hub.bundle import is_bundled
+from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
+from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
 
 from ..hub.conftest import hub, online  # noqa: F401
 from ..threads import run_together
@@ -147,6 +155,56 @@ class Twice(nn.Module):
         return self.last(self.layer(self.layer(pixels)).mean((2, 3)))
 
 
+class Odd(nn.Module):
+    """A network that does something else at its end."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.layer, self.last, self.end = nn.Conv2d(3, 3, 1), nn.Linear(3, 2), end
+
+    def forward(self, pixels):
+        return self.end(self.last(self.layer(pixels).mean((2, 3))))
+
+
+@pytest.mark.parametrize(
+    "end, message",
+    [
+        (lambda x: x + torch.rand_like(x), "at: cut after 'layer' the network gives other numbers than whole"),
+        (lambda x: {"features": x}, "model: it returns dict without logits, accepted are classifiers"),
+        (lambda x: torch.zeros_like(x), "model: its logits depend on nothing that could be followed"),
+        (lambda x: x * x.sum().item(), "model: it cannot be followed by shapes alone: "),
+    ],
+)
+def test_networks_that_cannot_be_followed_or_repeated_are_refused(end, message):
+    with pytest.raises(ValueError, match=message):
+        split(Odd(end), "layer")
+
+
+@pytest.mark.parametrize("size", [(0, 32), (32,), (32, 1.5), True, "32"])
+def test_images_have_two_sides(size):
+    with pytest.raises(ValueError, match="image_size: got .*, accepted are height and width, whole numbers from 1"):
+        split_points(resnet(), size)
+
+
+def test_images_are_as_large_as_said_or_as_the_configuration_says():
+    model = resnet()
+    assert input_shape(model) == (1, 3, 32, 32) and input_shape(model, (48, 40)) == (1, 3, 48, 40)
+    assert input_shape(model, 64) == (1, 3, 64, 64) and input_shape(nn.Linear(1, 1)) == (1, 3, 224, 224)
+    model.config.image_size, model.config.num_channels = (24, 16), 1
+    assert input_shape(model) == (1, 1, 24, 16)
+
+
+def test_what_a_module_gives_is_put_together_again():
+    """Of one tensor in whatever a module returns."""
+    Pair = namedtuple("Pair", "first second")
+    tensor, other = torch.ones(1), torch.zeros(1)
+    for output in (tensor, (tensor,), [tensor], {"a": tensor}, Pair(tensor, None), {"a": (tensor, 3)}):
+        assert [*tensors_in(output)] == [tensor]
+        made = with_tensor(output, other)
+        assert type(made) is type(output) and [*tensors_in(made)] == [other]
+    assert [*tensors_in("text")] == [] and with_tensor(7, other) == 7
+
+
 def test_threads_share_halves_without_mixing_up_their_images():
     head, tail = split(resnet(), "stages.0")
     images = [torch.randn(1, 3, 32, 32), torch.randn(2, 3, 32, 32), torch.randn(1, 3, 48, 32)]
@@ -178,6 +236,14 @@ def test_folders_that_are_no_half_are_refused(tmp_path):
         with pytest.raises(ValueError, match=message):
             SplitHead.from_pretrained(tmp_path / "head")
     (tmp_path / "head" / "split.json").write_text(json.dumps(facts))
+    for content in ("{", "[1]", '{"image_processor_type": "None"}'):
+        (tmp_path / "head" / "preprocessor_config.json").write_text(content)
+        with pytest.raises(ValueError, match="folder: the preprocessor_config.json of .* cannot be read: "):
+            SplitHead.from_pretrained(tmp_path / "head")
+    (tmp_path / "head" / "preprocessor_config.json").unlink()
+    with pytest.raises(TypeError, match="from_pretrained: SplitHead does not take device, dtype"):
+        SplitHead.from_pretrained(tmp_path / "head", dtype="auto", device="cpu")
+    assert SplitHead.from_pretrained(tmp_path / "head", trust_remote_code=True, local_files_only=True).half == "head"
     (tmp_path / "head" / "head.safetensors").write_bytes(b"\x80\x04broken")
     with pytest.raises(ValueError, match="no readable head.safetensors"):
         SplitHead.from_pretrained(tmp_path / "head")
@@ -336,6 +402,99 @@ def test_an_entropic_bottleneck_stands_in_the_place_of_the_head(tmp_path):
             tail(sent | change, (2, 3, 32, 32))
     with pytest.raises(ValueError, match="decodes 8 channels"):
         split(model, "resnet.encoder", codec=EntropicCodec.of(bottleneck))
+
+
+def test_a_codec_whose_weights_do_not_fit_is_refused(tmp_path):
+    split(resnet(), "stages.0", codec=ChannelCodec(8, shrink=2, bits=6))[0].save_pretrained(tmp_path)
+    facts = json.loads((tmp_path / "split.json").read_text())
+    facts["codec_settings"]["shrink"] = 4
+    (tmp_path / "split.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=f"folder: {tmp_path}: the codec's weights do not fit: "):
+        SplitHead.from_pretrained(tmp_path)
+
+
+def test_a_picture_of_costs_needs_its_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="picture: it needs matplotlib, pip install matplotlib"):
+        draw_latencies(tmp_path / "costs.png", [PointCost("image", 8, 0.0, 1.0)], 1e6, 1e7)
+
+
+def test_the_commands_do_what_their_functions_do_unless_they_are_told_otherwise(tmp_path, monkeypatch, capsys):
+    resnet().save_pretrained(folder := tmp_path / "model")
+    called, costs = [], [PointCost("image", 8000, 0.0, 0.5), PointCost("whole", 0, 0.25, 0.0)]
+    own = {name: p.default for name, p in inspect.signature(measure_split).parameters.items()}
+    monkeypatch.setattr(
+        measure, "measure_split", lambda model, points, **options: called.append((points, options)) or costs
+    )
+    assert cli.main(["measure-split", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"at": "image", "bits": 8000, "head_seconds": 0.0, "tail_seconds": 0.5},
+        {"at": "whole", "bits": 0, "head_seconds": 0.25, "tail_seconds": 0.0},
+    ]
+    more = {
+        "at": "a",
+        "device-slowdown": 2.0,
+        "repeats": 3,
+        "shrink": 4,
+        "bits": 5,
+        "image-size": 64,
+        "bandwidth": 1e4,
+    }
+    words = [str(word) for name, value in more.items() for word in (f"--{name}", value)]
+    assert cli.main(["measure-split", str(folder), *words, "--processor-time"]) == 0
+    # Over ten kilobits a second the image takes 0.8 seconds and half of one, the device a quarter.
+    table = capsys.readouterr().out.splitlines()
+    assert table[1].split() == ["8000", "0.00", "500.00", "1300.00", "image"]
+    assert table[2].split() == ["0", "250.00", "0.00", "250.00", "*", "whole"]
+    (_, plain), (points, told) = called
+    assert plain == {name: own[name] for name in plain} and {*plain} == {*own} - {"model", "points"}
+    assert points == ["a"] and told == {
+        "bits": 5, "shrink": 4, "image_size": (64, 64), "repeats": 3, "device_slowdown": 2.0, "processor_time": True
+    }  # fmt: skip
+    assert cli.main(["split", str(folder), str(tmp_path / "out")]) == 2
+    assert "--at: name a module and an OUTPUT folder" in capsys.readouterr().err
+
+
+def test_a_tail_is_served_within_the_limits_that_are_said(tmp_path, monkeypatch, capsys):
+    service = pytest.importorskip("hf_effmodels.collaboration.splitting.service")
+    model, served = resnet(), []
+    for half in split(model, "stages.0"):
+        half.save_pretrained(tmp_path / half.half)
+    model.save_pretrained(tmp_path / "whole")
+    take_part(assemble_devit(), 0).save_pretrained(tmp_path / "part")
+    monkeypatch.setattr(command, "listen", lambda host, port: nullcontext((host, port)))
+    monkeypatch.setattr(service, "serve", lambda tail, **options: served.append((tail, options)))
+    monkeypatch.setenv("HF_EFFMODELS_TAIL_TOKEN", " secret\n")
+    capsys.readouterr()
+    assert cli.main(["serve-tail", str(tmp_path / "tail")]) == 0
+    told = "ResNetForImageClassification after resnet.encoder.stages.0: http://127.0.0.1:8000\n"
+    assert capsys.readouterr() == (told, "")
+    more = {"max-bytes": 7, "max-images": 8, "max-pixels": 9, "workers": 2, "queue": 0, "timeout": 1.5, "port": 81}
+    words = [str(word) for name, value in more.items() for word in (f"--{name}", value)]
+    assert cli.main(["serve-tail", str(tmp_path / "tail"), *words, "--host", "0.0.0.0", "--token", "mine"]) == 0
+    assert "everybody" not in capsys.readouterr().err
+    monkeypatch.delenv("HF_EFFMODELS_TAIL_TOKEN")
+    for name in ("whole", "part"):
+        assert cli.main(["serve-tail", str(tmp_path / name), "--images", "--host", "0.0.0.0"]) == 0
+        assert "everybody who reaches this address may compute; --token asks for one" in capsys.readouterr().err
+    (tail, first), (_, second), (all_of_it, third), (one_part, _) = served
+    limits = service.ServiceLimits
+    assert (tail.half, first["token"], first["limits"]) == ("tail", "secret", limits())
+    assert (first["host"], first["port"], first["listener"]) == ("127.0.0.1", 8000, ("127.0.0.1", 8000))
+    assert second["limits"] == limits(7, 8, 9, 2, 0, 1.5)
+    assert (second["token"], second["host"], second["port"], third["token"]) == ("mine", "0.0.0.0", 81, None)
+    assert (all_of_it.facts.at, one_part.facts.at) == ("image", "part")
+
+
+def assemble_devit() -> DeViTForImageClassification:
+    sizes = part_sizes(8, 1, 2)
+    return DeViTForImageClassification(DeViTConfig(parts=[sizes, sizes], image_size=16, patch_size=8, num_labels=5))
+
+
+def test_a_preset_has_random_weights_and_says_so(capsys):
+    model, processor = command.load_classifier("ghostnet-0.5x")
+    assert not model.training and model.config.width_multiplier == 0.5 and processor is not None
+    assert "hf-effmodels: the preset's weights are random." in capsys.readouterr().err
 
 
 def test_costs_are_those_of_each_point_and_choose_by_the_link():

@@ -380,12 +380,14 @@ def _build(folder: Path, facts: SplitFacts, config=None) -> nn.Module:
 def _load_processor(folder: Path):
     if not (folder / _PROCESSOR).is_file():
         return None
+    if not (content := _read_json(folder / _PROCESSOR)):
+        raise ValueError(f"folder: the {_PROCESSOR} of {folder} cannot be read: it holds no settings by their names.")
     from transformers import AutoImageProcessor
 
     try:
         return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except ValueError as error:
-        if "AutoImageProcessor" not in _read_json(folder / _PROCESSOR).get("auto_map", {}):
+        if "AutoImageProcessor" not in content.get("auto_map", {}):
             raise ValueError(f"folder: the {_PROCESSOR} of {folder} cannot be read: {error}") from error
         logger.warning(
             "the image processor of %s is neither transformers' nor registered with it, and code of folders is not "
