@@ -1,19 +1,30 @@
 """One vision transformer becomes several smaller ones, each for some classes, and these become one."""
 
+import inspect
 import itertools
 import json
 import random
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import ResNetConfig, ViTConfig, ViTForImageClassification, ViTModel
 
 from hf_effmodels import cli
 from hf_effmodels.benchmarking.counting import count
 from hf_effmodels.collaboration import shrinking
 from hf_effmodels.collaboration.assignment import Device, Need, assign
-from hf_effmodels.collaboration.decomposition import from_transformers, keep_classes, split_classes
+from hf_effmodels.collaboration.decomposition import (
+    assemble,
+    check_class_groups,
+    from_transformers,
+    keep_classes,
+    merge_fusion,
+    split_classes,
+    take_part,
+)
+from hf_effmodels.collaboration.parts import DecomposeArguments
 from hf_effmodels.collaboration.shrinking import shrink
 from hf_effmodels.compression.pruning.class_importance import class_divergences
 from hf_effmodels.compression.pruning.hsic import highest, kept_of, score_part
@@ -22,6 +33,8 @@ from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_si
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.training.tasks.image_classification.data import DataArguments, load_data
+
+TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 
 
 def whole() -> DeViTForImageClassification:
@@ -130,6 +143,49 @@ def test_the_best_choice_within_the_budget_is_taken(monkeypatch):
             shrink(model, pixels, labels, **options)
 
 
+def test_a_part_is_shrunk_by_default_as_the_command_shrinks_it():
+    """The defaults of `decompose` are those of its function; 0.6 is what the release's target comes out as."""
+    told = {f.name: f.default for f in fields(DecomposeArguments)}
+    own = {n: p.default for n, p in inspect.signature(shrink).parameters.items() if p.default is not p.empty}
+    assert own == {name: told[name] for name in own}
+    assert (own["macs"], own["importance"], own["score_images"], own["samples"]) == (0.6, "hsic", 256, 100)
+    assert (own["bound"], own["tolerance"], own["seed"]) == (0.5, 0.02, 0)
+    assert (told["parts"], told["class_seed"], told["search_images"]) == (4, 42, 512)
+    assert inspect.signature(split_classes).parameters["seed"].default == 42
+
+
+def test_parts_are_of_one_part_and_of_one_kind():
+    one, two = whole(), assemble([whole(), whole()], 10)
+    for call, message in (
+        (lambda: assemble([], 10), "parts: accepted are models of one part each, one and more of them"),
+        (lambda: assemble([one, two], 10), "parts: accepted are models of one part each"),
+        (lambda: assemble([one], 0), "num_labels: got 0"),
+        (lambda: assemble([one], 10, fusion_hidden_size=0), "fusion_hidden_size: got 0"),
+        (lambda: shrink(two, torch.zeros(4, 3, 16, 16), torch.zeros(4)), "model: it has 2 parts, accepted is one of"),
+        (lambda: take_part(two, 2), "part: got 2"),
+        (lambda: take_part(two, -1), "part: got -1"),
+        (lambda: split_classes(0), "num_classes: got 0"),
+        (lambda: split_classes(3, 4), "parts: got 4, accepted are 1 to the number of classes, 3"),
+        (lambda: split_classes(3, 0), "parts: got 0"),
+        (lambda: check_class_groups([[0, 1], [1]], 3), r"missing are \[2\], unknown or given twice \[1\]"),
+        (lambda: check_class_groups([[0, 1], [2, 3]], 3), r"missing are \[\], unknown or given twice \[3\]"),
+        (lambda: check_class_groups(["01", [2]], 3), "class_groups: got .*, accepted is for each part a list of numb"),
+        (lambda: check_class_groups([[0, 1.5], [2]], 3), "class_groups: got .*, accepted is for each part a list"),
+        (lambda: from_transformers(ViTModel(ViTConfig(**TINY))), "model: got ViTModel, accepted are ViTForImageClass"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert merge_fusion(one) is one, "there is nothing to merge"
+
+
+@torch.no_grad()
+def test_a_fusion_of_two_layers_is_merged_to_the_same_logits():
+    model, pixels = assemble([whole(), whole()], 10, fusion_hidden_size=6).eval(), torch.randn(2, 3, 16, 16)
+    merged = merge_fusion(model)
+    assert merged.config.fusion_hidden_size is None and model.config.fusion_hidden_size == 6
+    torch.testing.assert_close(merged(pixels).logits, model(pixels).logits)
+
+
 def test_widths_are_drawn_from_the_seed_and_the_first_of_the_best_is_kept():
     draw = random.Random(5)
     drawn = [[draw.uniform(0, 0.3) for _ in range(4)] for _ in range(4)]
@@ -195,6 +251,22 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
     rows = json.loads(capsys.readouterr().out)
     assert [(row["part"], row["device"]) for row in rows] == [(name, "phone") for name in names]
     assert [row["memory"] for row in rows] == [2 * part["parameters"] for part in report]
+    assert cli.main(["assign", *names, *devices]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    memory, macs = 4 * sum(part["parameters"] for part in report), sum(part["macs"] for part in report)
+    assert lines[1].split() == [
+        f"{4 * report[0]['parameters'] / 1e6:.3f}",
+        f"{rows[0]['macs'] / 1e6:.1f}",
+        "phone",
+        names[0],
+    ]
+    assert lines[3:] == [
+        "board: 0% of its memory, 0% of its multiply-adds",
+        f"phone: {memory / 2e6:.0%} of its memory, {macs / 1e6:.0%} of its multiply-adds",
+    ]
+    whole().save_pretrained(tmp_path / "bare")
+    labels = {number: str(number) for number in range(10)}
+    ResNetConfig(id2label=labels).save_pretrained(tmp_path / "teacher")
     device = ["--device", "board", "1M", "1M"]
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "parts.json").write_text("mine")
@@ -210,6 +282,14 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
         (["assign", *names, *device, "--bytes", "0"], "--bytes: got 0"),
         (["assign", str(out), *device], "has 2 parts"),
         (["assemble", str(tmp_path / "x"), names[0], "--teacher", str(folder)], "the parts lack 0, 1, 4, 6, 9"),
+        (
+            ["assemble", str(tmp_path / "x"), *names, "--teacher", str(tmp_path / "teacher")],
+            "does not tell how wide its tokens are; --fusion-hidden-size does",
+        ),
+        (
+            ["decompose", str(tmp_path / "bare"), str(tmp_path / "x"), "--dataset", "digits"],
+            "has no image processor, which",
+        ),
         (["assemble", str(tmp_path / "x"), names[0], names[0]], "PART: several have the classes 2, 3, 5, 7, 8"),
         (["assemble", str(tmp_path / "x"), str(out)], "has 2 parts, accepted is a DeViT of one"),
         (["assemble", str(tmp_path / "x"), names[0], "--fusion-hidden-size", "0"], "--fusion-hidden-size: got 0"),

@@ -1,6 +1,7 @@
 """The simulated cell and its policy, against what a pencil gives."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hf_effmodels.collaboration.offloading import (
     SplitProfile,
 )
 from hf_effmodels.collaboration.offloading.ppo import advantages, clipped_loss
+from hf_effmodels.collaboration.offloading.settings import OffloadingTraining
 
 
 def cell(net="resnet18", **settings) -> OffloadingEnvironment:
@@ -130,6 +132,15 @@ def test_what_is_no_cell_and_no_action_is_named():
         ({"path_loss_exponent": float("inf")}, "path_loss_exponent: got inf"),
         ({"tasks": 2.5}, "tasks: got 2.5, accepted are whole numbers"),
         ({"max_slots": 0}, "max_slots: got 0"),
+        ({"channels": 0}, "channels: got 0"),
+        ({"slot": 0.0}, "slot: got 0.0"),
+        ({"max_power": 0.0}, "max_power: got 0.0"),
+        ({"noise": 0.0}, "noise: got 0.0"),
+        ({"distances": (0.0, 5.0)}, "distances: got"),
+        ({"distances": (5.0, 5.0)}, "distances: got"),
+        ({"distances": (1.0, 2.0, 3.0)}, "distances: got"),
+        ({"path_loss_exponent": -1.0}, "path_loss_exponent: got -1.0"),
+        ({"devices": 10001}, "devices: got 10001"),
     ):
         with pytest.raises(ValueError, match=message):
             OffloadingSettings(**fields)
@@ -137,6 +148,24 @@ def test_what_is_no_cell_and_no_action_is_named():
         OffloadingEnvironment("vgg16")
     with pytest.raises(ValueError, match="as many of each"):
         SplitProfile((1.0, 0.0), (0.0, 1.0), (0.0,), (0.0, 1.0))
+    flat = (0.0, 1.0)
+    for fields, message in (
+        (((0.0,), (0.0,), (0.0,), (0.0,)), "as many of each"),
+        (
+            ((1.0, 2.0), flat, flat, flat),
+            "bits, seconds: the first point computes nothing on the device, the last one",
+        ),
+        (((1.0, 0.0), (0.5, 1.0), flat, flat), "bits, seconds: the first point computes nothing on the device"),
+        (((1.0, 0.0), 1.0, flat, flat), "seconds: got 1.0, accepted is a number for each point"),
+        (((1.0, 0.0), flat, (0.0, -1.0), flat), "watts: got -1.0, accepted are numbers from 0"),
+        (((1.0, 0.0), flat, flat, flat, 0.0), "time_scale: got 0.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SplitProfile(*fields)
+    with pytest.raises(ValueError, match="profile: got 3, accepted are those of the class SplitProfile"):
+        OffloadingEnvironment(3)
+    with pytest.raises(ValueError, match="settings: got {}, accepted are those of the class OffloadingSettings"):
+        OffloadingEnvironment(settings={})
     environment = cell(devices=2)
     environment.reset()
     for action, message in (
@@ -145,11 +174,65 @@ def test_what_is_no_cell_and_no_action_is_named():
         ((np.zeros(2), np.array([0, 0.5]), np.zeros(2)), "channels: got"),
         ((np.zeros(2), np.zeros(2), np.array([0, 1.5])), "powers: got"),
         ((np.zeros(3), np.zeros(2), np.zeros(2)), "points: got"),
+        ((np.array([-1, 0]), np.zeros(2), np.zeros(2)), "points: got .* 2 numbers from 0 to 5"),
+        ((np.zeros(2), np.zeros(2), np.array([0, -0.1])), "powers: got .* 2 numbers from 0.0 to 1.0"),
+        ((["a", "b"], np.zeros(2), np.zeros(2)), "points: got .*, accepted are numbers"),
+        ((np.zeros(2), np.zeros(2)), "action: got .*, accepted are points, channels and powers"),
+        (np.zeros(3), "action: got .*, accepted are points, channels and powers"),
     ):
         with pytest.raises(ValueError, match=message):
             environment.step(action)
-    with pytest.raises(ValueError, match="distances: got"):
-        environment.reset(distances=[1.0, -2.0])
+    for distances in ([1.0, -2.0], [1.0, 0.0], [1.0], [1.0, float("inf")], ["near", "far"]):
+        with pytest.raises(ValueError, match="distances: got"):
+            environment.reset(distances=distances)
+    with pytest.raises(ValueError, match="seed: got -1"):
+        environment.reset(seed=-1)
+
+
+def test_a_cell_and_how_is_learnt_in_it_are_by_default_as_published():
+    """Five devices that share two channels of a megahertz, with 200 tasks each, between 1 and 100 metres away."""
+    assert asdict(OffloadingSettings()) == {
+        "devices": 5, "channels": 2, "tasks": 200, "slot": 0.5, "energy_weight": 1.0, "max_power": 1.0,
+        "distances": (1.0, 100.0), "bandwidth": 1e6, "noise": 1e-9, "path_loss_exponent": 3.0, "fixed": False,
+        "max_slots": None,
+    }  # fmt: skip
+    assert asdict(OffloadingTraining()) == {
+        "steps": 500_000, "buffer": 1024, "batch": 256, "reuse": 20, "learning_rate": 1e-4, "gamma": 0.95, "lam": 0.95,
+        "clip": 0.2, "entropy_weight": 1e-3, "released": False, "seed": 0,
+    }  # fmt: skip
+    assert {net: profile.last for net, profile in PROFILES.items()} == dict.fromkeys(PROFILES, 5)
+    assert all(profile.bits[0] == 224 * 224 * 3 * 8 for profile in PROFILES.values())
+    for profile in PROFILES.values():  # as published, rounded
+        for seconds, watts, joules in zip(profile.seconds, profile.watts, profile.joules, strict=True):
+            assert seconds * watts == pytest.approx(joules, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"steps": 1}, "steps: got 1"),
+        ({"buffer": 1}, "buffer: got 1"),
+        ({"batch": 0}, "batch: got 0"),
+        ({"reuse": 0}, "reuse: got 0"),
+        ({"learning_rate": 0.0}, "learning_rate: got 0.0"),
+        ({"clip": 0.0}, "clip: got 0.0"),
+        ({"entropy_weight": -1e-3}, "entropy_weight: got -0.001"),
+        ({"gamma": 1.5}, "gamma: got 1.5"),
+        ({"lam": -0.5}, "lam: got -0.5"),
+        ({"seed": 2**32}, "seed: got 4294967296"),
+    ],
+)
+def test_what_is_no_way_to_learn_is_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        OffloadingTraining(**fields)
+
+
+def test_an_episode_is_cut_off_after_as_many_slots_as_its_tasks_need():
+    """By itself after 0.15 seconds a task: forty of them in slots of half a second, after twelve."""
+    environment = cell("vgg11", devices=1, tasks=40)  # 0.19 seconds a task
+    environment.reset()
+    flags = [environment.step(all_take(5, 1))[2:4] for _ in range(12)]
+    assert [cut for _, cut in flags] == [False] * 11 + [True] and not any(done for done, _ in flags)
 
 
 def test_an_actor_decides_within_its_bounds():

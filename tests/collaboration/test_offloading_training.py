@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 
 from hf_effmodels import cli
 from hf_effmodels.collaboration.offloading import PROFILES, OffloadingEnvironment, OffloadingSettings
+from hf_effmodels.collaboration.offloading import training as learning
 from hf_effmodels.collaboration.offloading.ppo import action_losses, advantages
 from hf_effmodels.collaboration.offloading.training import (
     OffloadingAgents,
@@ -49,6 +50,27 @@ def test_actors_at_once_are_the_actors_one_by_one():
     torch.testing.assert_close(shares.mean(0), expected.detach(), atol=0.3, rtol=0)
     assert all(((0 <= powers) & (powers <= 0.5)).all() for _, _, powers in many)
     assert not torch.equal(agents.actor(0).base[0].weight, agents.actor(1).base[0].weight)
+
+
+def test_the_likeliest_decisions_are_those_of_the_largest_probabilities():
+    agents, seen = OffloadingAgents(CELL, 6, seed=4), np.random.default_rng(1).random(12)
+    point, channel, power = agents.distributions(torch.from_numpy(seen).float()[None])
+    points, channels, powers = agents.decide(seen)
+    assert points.tolist() == point.probs[:, 0].argmax(-1).tolist()
+    assert channels.tolist() == channel.probs[:, 0].argmax(-1).tolist() and len({*points, *channels}) > 1
+    np.testing.assert_allclose(powers, power.mean[:, 0].detach().numpy(), rtol=1e-6)
+    with pytest.raises(ValueError, match="points: got 1"):
+        OffloadingAgents(CELL, 1)
+    state = torch.get_rng_state()
+    OffloadingAgents(CELL, 6, seed=4)
+    assert torch.equal(torch.get_rng_state(), state), "torch's own generator is left as it is"
+
+
+def test_one_slot_that_is_left_over_is_not_learnt_from():
+    told = []
+    train(OffloadingEnvironment("resnet18", CELL), OffloadingTraining(steps=9, buffer=4, batch=4, reuse=1),
+          lambda step, reward: told.append(step))  # fmt: skip
+    assert told == [4, 8]
 
 
 def test_the_release_compares_each_power_with_every_slot():
@@ -205,6 +227,36 @@ def test_agents_come_back_out_of_their_folder(tmp_path):
     assert OffloadingAgents.load(tmp_path)
     with pytest.raises(ValueError, match="no list 'watts'"):
         profile_from({"bits": [1, 0], "seconds": [0, 1]})
+
+
+def test_the_command_does_what_is_published_unless_it_is_told_otherwise(monkeypatch, tmp_path):
+    called = []
+
+    def watched(environment, training, told):
+        called.append((environment, training))
+        raise ValueError("it is enough")
+
+    monkeypatch.setattr(learning, "train", watched)
+    plain = ["offload", "--output", str(tmp_path / "out")]
+    more = {"profile": "vgg11", "steps": 40, "seed": 3, "learning-rate": 0.5, "devices": 2, "channels": 3, "tasks": 7}
+    more |= {"slot": 0.25, "energy-weight": 0.5, "bandwidth": 2e6}
+    assert cli.main(plain) == 2
+    assert cli.main([*plain, *(str(w) for n, v in more.items() for w in (f"--{n}", v)), "--released"]) == 2
+    (first, published), (second, told) = called
+    assert (first.profile, first.settings) == (PROFILES["resnet18"], OffloadingSettings())
+    assert published == OffloadingTraining()
+    cell = {"devices": 2, "channels": 3, "tasks": 7, "slot": 0.25, "energy_weight": 0.5, "bandwidth": 2e6}
+    assert (second.profile, second.settings) == (PROFILES["vgg11"], OffloadingSettings(**cell))
+    assert told == OffloadingTraining(steps=40, seed=3, learning_rate=0.5, released=True)
+
+
+def test_a_file_whose_points_have_no_costs_is_refused(tmp_path, capsys):
+    costs = {"bits": [1e6, 0], "seconds": [0, 0.1], "watts": [0, 2], "joules": [0, 0.2]}
+    (tmp_path / "costs.json").write_text(json.dumps({"points": [{"at": name} for name in "abc"], "profile": costs}))
+    words = ["--profile", str(tmp_path / "costs.json"), "--output", str(tmp_path / "out")]
+    assert cli.main(["offload", *words]) == 2
+    assert "--profile: " in (said := capsys.readouterr().err) and "has 3 points and costs of 2" in said
+    assert profile_from(costs | {"time_scale": 0.5}).time_scale == 0.5
 
 
 @pytest.mark.draws

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -228,9 +229,14 @@ def test_wrong_clients_and_services_are_named(halves):
         ({"bandwidth": float("inf")}, "bandwidth: got inf"),
         ({"timeout": -1}, "timeout: got -1"),
         ({"patience": -1}, "patience: got -1"),
+        ({"token": 3}, "token: got a int, accepted is a text"),
+        ({"url": "http://x:0"}, "url: got 'http://x:0'"),
+        ({"url": "http://"}, "url: got 'http://'"),
+        ({"head": tail}, "head: got SplitTail, accepted are a SplitHead, its folder and its id"),
+        ({"head": None}, "head: got NoneType, accepted are a SplitHead"),
     ):
         with pytest.raises(ValueError, match=message):
-            SplitClassifier(head, **{"url": "http://127.0.0.1:1", **options})
+            SplitClassifier(**{"head": head, "url": "http://127.0.0.1:1", **options})
     for options in ({"max_bytes": 0}, {"max_images": 1.5}, {"workers": 0}, {"queue": -1}, {"timeout": 0.0}):
         with pytest.raises(ValueError, match=f"{next(iter(options))}: got"):
             ServiceLimits(**options)
@@ -248,8 +254,37 @@ def test_wrong_clients_and_services_are_named(halves):
             SplitClassifier(head, "http://x").logits(torch.zeros(shape))
     with pytest.raises(ValueError, match="top_k: got 0"):
         SplitClassifier(head, "http://x")(Image.new("RGB", (8, 8)), top_k=0)
+    with pytest.raises(ValueError, match="pixel_values: got no tensor but list, accepted are .images, 3, height"):
+        SplitClassifier(head, "http://x").logits([1])
+    bare = SimpleNamespace(facts=head.facts, config=SimpleNamespace(), processor=None)
+    with pytest.raises(ValueError, match=r"accepted are \(images, 3, height, width\)"):
+        SplitClassifier(bare, "http://x").logits(torch.zeros(1, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"head: it has no image processor; give split\(\) one, or call logits"):
+        SplitClassifier(bare, "http://x")(Image.new("RGB", (8, 8)))
     with listen("127.0.0.1", 0) as taken, pytest.raises(OSError, match="host, port: .* in use"):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_a_tail_says_what_it_is_to_who_may_ask(halves):
+    head, tail = halves
+    with served(tail, token="secret", limits=ServiceLimits(max_bytes=3000, max_images=2)) as url:
+        with pytest.raises(PermissionError, match="token: it is missing or wrong"):
+            SplitClassifier(head, url).info()
+        assert SplitClassifier(head, url, token="secret").info() == {
+            "architecture": "ResNetForImageClassification", "at": "resnet.encoder.stages.0",
+            "digest": tail.facts.digest, "codec": "raw", "codec_settings": {}, "max_bytes": 3000, "max_images": 2,
+        }  # fmt: skip
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+        connection.request("GET", "/v1/health")
+        assert connection.getresponse().read() == b'{"status":"ok"}'
+        connection.close()
+
+
+def test_pictures_at_addresses_are_fetched(halves, address, monkeypatch):
+    picture = Image.effect_noise((40, 30), 80).convert("RGB")
+    monkeypatch.setattr("transformers.image_utils.load_image", lambda where: {"https://x/cat.jpg": picture}[where])
+    client = SplitClassifier(halves[0], address)
+    assert client("https://x/cat.jpg") == client(picture) and len(client(picture)) == 5
 
 
 class Garbled(http.server.BaseHTTPRequestHandler):
@@ -259,7 +294,7 @@ class Garbled(http.server.BaseHTTPRequestHandler):
         if self.server.garbled:
             self.wfile.write(b"\x00\x01 no status line\r\n\r\n")
             return
-        self.send_response(200)
+        self.send_response(404 if b"not here" in self.server.page else 200)
         self.end_headers()
         self.wfile.write(self.server.page)
 
@@ -278,6 +313,7 @@ def test_who_is_no_tail_is_told_by_what_it_answers(halves):
         for server.garbled, server.page, message in (
             (False, b"<html>welcome", "is no tail: it answers '<html>welcome'"),
             (False, b"3", "is no tail: it answers '3'"),
+            (False, b'{"error": "not here"}', f"^{client.url}: not here$"),
             (True, b"", "gives no answer: "),
         ):
             with pytest.raises(ConnectionError, match=message):
@@ -285,6 +321,10 @@ def test_who_is_no_tail_is_told_by_what_it_answers(halves):
         server.shutdown()
     with pytest.raises(ValueError, match="answer: 4 bytes that are no safetensors"):
         unpack_logits(b"page", 1)
+    with pytest.raises(ValueError, match="answer: its logits are not finite"):
+        unpack_logits(pack_logits(torch.tensor([[1.0, float("nan")]])), 1)
+    with pytest.raises(ValueError, match="answer: it holds no logits of 2 images"):
+        unpack_logits(save({"other": torch.zeros(2, 3)}), 2)
 
 
 def test_connections_that_say_nothing_keep_nobody_out(halves):
@@ -317,14 +357,15 @@ def test_pictures_are_read_as_in_training(halves, address, tmp_path):
         client(tmp_path / "no.png")
 
 
-def test_an_answer_to_somebody_else_is_none(halves):
+def test_an_answer_to_somebody_else_is_none(halves, monkeypatch):
     class Confused(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["content-length"]))
             number, answer = self.headers[NUMBER], pack_logits(torch.zeros(self.server.images, 5))
+            more = 9 if self.server.breaks_off else 0
             self.send_response(200)
             self.send_header(NUMBER, number if self.server.knows else "7")
-            self.send_header("content-length", str(len(answer)))
+            self.send_header("content-length", str(len(answer) + more))
             self.end_headers()
             self.wfile.write(answer)
 
@@ -332,6 +373,7 @@ def test_an_answer_to_somebody_else_is_none(halves):
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Confused) as server:
+        server.breaks_off = False
         threading.Thread(target=server.serve_forever, daemon=True).start()
         client = SplitClassifier(halves[0], f"http://127.0.0.1:{server.server_port}")
         for server.knows, server.images, message in (
@@ -340,6 +382,13 @@ def test_an_answer_to_somebody_else_is_none(halves):
         ):
             with pytest.raises(ValueError, match=message):
                 client.logits(torch.randn(1, 3, 32, 32))
-        server.images = 1
+        server.images, server.breaks_off = 1, True
+        with pytest.raises(ConnectionError, match="gives no answer after 1 attempts"):  # a part of one is none
+            SplitClassifier(halves[0], client.url, patience=0).logits(torch.randn(1, 3, 32, 32))
+        server.breaks_off = False
+        with monkeypatch.context() as patch:
+            patch.setattr("hf_effmodels.collaboration.splitting.client._MOST_ANSWER", 20)
+            with pytest.raises(ValueError, match="an answer of more than 20 bytes"):
+                client.logits(torch.randn(1, 3, 32, 32))
         assert client.logits(torch.randn(1, 3, 32, 32)).logits.tolist() == [[0.0] * 5]
         server.shutdown()
