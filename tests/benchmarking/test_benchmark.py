@@ -315,6 +315,8 @@ def test_a_distilled_step_runs_its_teacher_and_adds_its_losses():
     expected = model._labels.logits(0, torch.arange(2), torch.arange(2)).softmax(1)
     divergence = (expected * (expected.log() - outputs.logits.log_softmax(1))).sum(1).mean()
     torch.testing.assert_close(outputs.distillation["kd"], divergence)
+    model.eval()
+    assert not getattr(model(torch.randn(2, 3, 32, 32)), "distillation", {})
 
 
 def test_a_turn_without_data_and_its_parts_run_each_network_as_often():

@@ -1,14 +1,21 @@
 """What detectors and masked image models are set beside is what its name says."""
 
+import sys
+import types
+
 import pytest
 import torch
 from torch import nn
 
 from hf_effmodels import create_model
-from hf_effmodels.benchmarking import peers
+from hf_effmodels.benchmarking import counting, peers
+from hf_effmodels.benchmarking.bare_convolutions import BareConvolutions
+from hf_effmodels.benchmarking.official_adder import broadcast_adders, cdist_adders
+from hf_effmodels.benchmarking.official_denoiser import DenoisingStep, OfficialDenoiser
 from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.compression.elastic import extract_submodel
 from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import GoldYoloPlainConv
+from hf_effmodels.modeling.layers.adder import AdderConv2d
 
 VIT = {
     "backbone_config": {
@@ -103,6 +110,7 @@ def test_pruned_language_models_and_their_passes_are_what_their_names_say():
     step = build("sorted", "pangu-pi-15m", overrides)
     losses = [extract_submodel(whole, num_hidden_layers=depth)(ids, labels=ids).loss for depth in (1, 2, 3)]
     assert step(ids, labels=ids).loss.item() == pytest.approx(sum(losses).item() / 3, rel=1e-5)
+    torch.testing.assert_close(step(ids).logits, whole(ids).logits)
     call = make_call(step, {"preset": "pangu-pi-15m", "mode": "train", "batch": 2, "length": 8})
     before = step.model.lm_head.weight.clone()
     call()
@@ -149,3 +157,87 @@ def test_clip_around_the_towers_of_a_lightclip_computes_what_it_computes():
     for peer, model in (("ours", ours), ("clip", clip)):
         for mode in ("infer", "train"):
             make_call(model, {**row, "peer": peer, "mode": mode})()
+
+
+def test_timms_network_is_folded_by_timm_and_takes_no_settings_of_ours(monkeypatch):
+    made = types.SimpleNamespace(eval=lambda: "made")
+    timm, utils = types.ModuleType("timm"), types.ModuleType("timm.utils")
+    timm.create_model, utils.reparameterize_model = {"tinynet_e": made}.get, lambda model: f"folded {model}"
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    monkeypatch.setitem(sys.modules, "timm.utils", utils)
+    build = peers.PEERS["timm"].build
+    assert (build("tinynet-e", False, {}), build("tinynet-e", True, {})) == ("made", "folded made")
+    with pytest.raises(
+        ValueError, match="^--model-config: got {.num_labels.: 3}, but timm's models have other settin"
+    ):
+        build("tinynet-e", False, {"num_labels": 3})
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        ImportError, match=r"^--against: timm needs timm and torchvision \(.*timm.*\): pip install timm"
+    ):
+        build("tinynet-e", False, {})
+
+
+def test_the_official_ghostnet_is_fused_where_ours_is_folded():
+    counts = [
+        sum(p.numel() for p in peers.PEERS["official-like"].build("ghostnetv3-0.5x", folded, {}).parameters())
+        for folded in (False, True)
+    ]
+    assert [f"{number / 1e6:.3f}" for number in counts] == ["3.395", "2.853"]
+
+
+def test_a_graph_that_is_not_max_relative_is_not_written_down_plainly():
+    sizes = {"hidden_sizes": [16, 16], "depths": [1], "stage_strides": [1], "reduction_ratios": [1], "image_size": 32}
+    pixels = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        plain, ours = (build(peer, "vig-ti", sizes).eval()(pixels).logits for peer in ("official-like", "ours"))
+    torch.testing.assert_close(plain, ours)
+    with pytest.raises(ValueError, match="^model: got EdgeConv, accepted is MaxRelativeConv.$"):
+        build("official-like", "vig-ti", {**sizes, "graph_convolution": "edge"})
+
+
+def test_the_ghostnets_beside_a_preset_have_its_multiply_adds(monkeypatch):
+    asked = []
+    monkeypatch.setattr(peers, "ghostnet_width", lambda macs: asked.append(macs) or 0.5)
+    monkeypatch.setattr(counting, "count_preset", lambda preset, overrides: types.SimpleNamespace(macs=7))
+    monkeypatch.setattr(peers, "ours", lambda *given: given)
+    monkeypatch.setattr(peers, "_ghostnet", lambda *given: ("plain", *given))
+    expected = ("ghostnet-1.0x", True, {"width_multiplier": 0.5})
+    assert peers.PEERS["ghostnet"].build("parameternet-300m", True, {}) == expected
+    assert peers.PEERS["ghostnet-official-like"].build("parameternet-300m", True, {}) == ("plain", *expected)
+    assert asked == [7, 7]
+
+
+def test_a_peer_that_changes_a_network_begins_with_ours(monkeypatch):
+    attention, made = [], nn.Linear(1, 1)
+    made.set_attn_implementation = attention.append
+    monkeypatch.setattr(peers, "create_model", lambda preset, **overrides: made)
+    assert peers.PEERS["official-like"].build("tinyvit-5m", True, {}) is made and attention == ["eager"]
+    given = {"encoder": {"hidden_size": 8, "num_blocks": 3, "growth": 4}}
+    given["unet"] = {"hidden_size": 8, "condition_channels": 8, "num_conditions": 1}
+    monkeypatch.undo()
+    plain = build("official-like", "sam-diffsr-x4", given)
+    assert isinstance(plain, OfficialDenoiser) and isinstance(build("ours", "sam-diffsr-x4", given), DenoisingStep)
+    for name in ("use_attention", "upsampled_input"):
+        config = types.SimpleNamespace(**{"use_attention": False, "upsampled_input": False, name: True})
+        with pytest.raises(ValueError, match="^unet: use_attention and upsampled_input are off in the published"):
+            OfficialDenoiser(types.SimpleNamespace(config=config))
+    sizes = {"hidden_sizes": [8, 12], "strides": [2], "image_size": 32, "num_labels": 3}
+    bare = peers.PEERS["bare-convolutions"].build("vanillanet-5", True, sizes)
+    assert isinstance(bare, BareConvolutions) and bare.model.config.reparameterized
+
+
+def test_the_official_detector_in_training_is_ours(monkeypatch):
+    made = nn.Identity()
+    monkeypatch.setattr("hf_effmodels.benchmarking.detectors.create_model", lambda preset, **overrides: made)
+    assert peers.PEERS["official-like"].build("gold-yolo-n", False, {}) is made
+
+
+def test_adders_by_columns_and_by_distances_scale_and_shift_as_ours_do():
+    torch.manual_seed(0)
+    layer = AdderConv2d(2, 3, 3, padding=1, bias=True, scale=True)
+    nn.init.uniform_(layer.scale, 0.5, 2)
+    pixels = torch.randn(2, 2, 5, 5)
+    expected = layer(pixels)
+    for plainly in (broadcast_adders, cdist_adders):
+        torch.testing.assert_close(plainly(nn.Sequential(layer))(pixels), expected)

@@ -1,6 +1,8 @@
 """From known times the benchmark makes the right numbers: nothing here depends on how fast this machine is."""
 
+import io
 import json
+import runpy
 import sys
 import types
 from dataclasses import replace
@@ -309,3 +311,50 @@ def test_the_picture_has_a_panel_for_each_batch_and_a_bar_for_each_row(tmp_path,
     (left, right) = axes[1].containers[0].lines[2][0].get_segments()[0][:, 0]
     assert (left, right) == (4.0, 8.0), "from the first to the third quartile"
     assert [text.get_text().strip() for text in axes[0].texts] == ["3.46×"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("too few pixels"), "too few pixels"),
+        (MemoryError(), "MemoryError"),
+        (ImportError("no timm"), "no timm"),
+    ],
+)
+def test_a_row_says_in_a_line_why_it_cannot_run_and_prints_nothing_else(error, said, monkeypatch, capsys):
+    def build(preset, folded, overrides):
+        print("a library says something")
+        raise error
+
+    monkeypatch.setattr("hf_effmodels.benchmarking.peers.PEERS", {"ours": types.SimpleNamespace(build=build)})
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    asked = {"threads": 1, "peer": "ours", "preset": "x", "folded": False, "overrides": {}, "backend": "eager"}
+    monkeypatch.setattr(sys, "argv", ["worker", json.dumps(asked)])
+    spoken = io.StringIO()
+    monkeypatch.setattr(sys, "__stdout__", spoken)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.delitem(sys.modules, "hf_effmodels.benchmarking.worker")
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("hf_effmodels.benchmarking.worker", run_name="__main__")
+    assert stopped.value.code == 2 and spoken.getvalue() == json.dumps({"error": said}) + "\n"
+    assert capsys.readouterr().err == "a library says something\n"
+
+
+def test_the_processor_is_what_linux_says_or_what_python_knows(monkeypatch, tmp_path):
+    lines = {"text": "processor : 0\nmodel name\t: A Core: fast\n"}
+    monkeypatch.setattr(tables, "Path", lambda path: types.SimpleNamespace(read_text=lambda encoding: lines["text"]))
+    monkeypatch.setattr(tables.platform, "processor", lambda: "")
+    monkeypatch.setattr(tables.platform, "machine", lambda: "riscv64")
+    assert tables._processor() == "A Core: fast"
+    lines["text"] = "processor : 0\n"
+    assert tables._processor() == "riscv64"
+    monkeypatch.setattr(tables.platform, "processor", lambda: "a RISC-V")
+    monkeypatch.setattr(tables, "Path", lambda path: tmp_path / "cpuinfo")
+    assert tables._processor() == "a RISC-V"
+
+
+def test_without_matplotlib_there_is_no_picture(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = tables.write([summarize(row(peer="timm"), times(1.0), times(1.0), READY)], tmp_path)
+    assert [path.name for path in written] == ["benchmark.md", "benchmark.csv", "benchmark.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
