@@ -8,10 +8,12 @@ from torch import nn
 from transformers import DetrConfig, DetrForObjectDetection
 
 from hf_effmodels.modeling.layers.adder import AdderConv2d
+from hf_effmodels.modeling.layers.binary import BinaryConvNorm, FoldableNorm
 from hf_effmodels.modeling.layers.drop_path import DropPath
 from hf_effmodels.modeling.layers.gradient_strides import in_strides_of
 from hf_effmodels.modeling.layers.hog import gaussian_window, histograms_of_gradients
 from hf_effmodels.modeling.layers.in_place import add, may_overwrite, multiply
+from hf_effmodels.modeling.layers.initialization import init_like_torch
 from hf_effmodels.modeling.layers.pixels import PixelsMixin, check_pixels
 from hf_effmodels.modeling.layers.positions import (
     resize_bias_plane,
@@ -68,6 +70,42 @@ def test_a_convolution_with_a_norm_folds_with_its_own_epsilon_and_bias(bias):
         layer.fold()
         torch.testing.assert_close(layer(features), before)
     assert layer.norm is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ConvNorm(4, 4, 3),
+        lambda: RepConvNorm(4, 4, 3, num_branches=2),
+        lambda: BinaryConvNorm(4, 4, 1, weights="equalized", activations="sign"),
+        lambda: FoldableNorm(4),
+    ],
+)
+def test_a_layer_that_is_folded_twice_is_folded_once(make):
+    torch.manual_seed(0)
+    layer, features = make().double().eval(), torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    for module in layer.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2), nn.init.uniform_(module.weight, 0.5, 2)
+    expected = layer(features)
+    for _ in range(2):
+        layer.fold()
+        torch.testing.assert_close(layer(features), expected)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in layer.modules())
+
+
+def test_layers_begin_as_torchs_own_do():
+    conv, linear, norm = nn.Conv2d(6, 400, 3, groups=2), nn.Linear(50, 2000), nn.BatchNorm2d(3)
+    for layer, fan_in in ((conv, 27), (linear, 50)):
+        nn.init.constant_(layer.weight, 7), nn.init.constant_(layer.bias, 7)
+        init_like_torch(layer)
+        for values in (layer.weight, layer.bias):
+            bound = fan_in**-0.5
+            assert values.abs().max() <= bound and values.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+    nn.init.constant_(norm.weight, 7)
+    init_like_torch(norm)
+    assert (norm.weight == 7).all()
 
 
 def test_even_kernels_have_no_centre():

@@ -98,6 +98,21 @@ def test_a_sum_of_branches_is_that_of_its_parts(stride, padding, dilation, group
     torch.testing.assert_close(folded(pixels), expected)
 
 
+def test_a_kernel_without_a_centre_has_branches_of_its_own_shape_alone():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, 2, padding="same")
+    branched = BranchedConvNorm(conv, nn.BatchNorm2d(4), 2, True, keeps_function=False).eval()
+    assert branched.scale is None and branched.skip is None and len(branched.branches) == 2
+    pixels = torch.randn(2, 4, 6, 6)
+    expected = sum(branch["norm"](branch["conv"](pixels)) for branch in branched.branches)
+    torch.testing.assert_close(branched(pixels), expected)
+    for padding, reach in (("same", 1), ("valid", 0)):
+        layer = BranchedConvNorm(nn.Conv2d(4, 4, 3, padding=padding), nn.BatchNorm2d(4), 1, True, True).eval()
+        assert layer.scale is not None and layer.skip is not None
+        assert layer(pixels).shape[-1] == 4 + 2 * reach
+        torch.testing.assert_close(nn.Sequential(*layer.folded())(pixels), layer(pixels))
+
+
 def test_options_decide_which_branches_there_are():
     model = with_training_branches(network("resnet"), 2, scale=False)
     branched = [module for module in model.modules() if isinstance(module, BranchedConvNorm)]

@@ -196,6 +196,8 @@ def test_gradient_checkpointing_changes_nothing(architecture):
         torch.testing.assert_close(b.grad, a.grad, rtol=1e-9, atol=1e-12, msg=f"gradient of {name}")
     for (name, a), b in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
         assert torch.equal(a, b), f"buffer {name}: the recomputation moved it a second time"
+    checkpointed.activation_checkpointing_disable()
+    assert not checkpointed.is_activation_checkpointing
 
 
 def test_settings_of_norms_and_dropout_reach_every_layer(architecture):

@@ -1,12 +1,14 @@
 """`quantize`: the result of each method, its options, killed runs, and models of all kinds."""
 
 import json
+import sys
 from contextlib import contextmanager
 from functools import partialmethod
 
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from hf_effmodels.quantization import CbqConfig, quantize
 from hf_effmodels.quantization.cbq import quantization, room, store
@@ -17,6 +19,7 @@ from hf_effmodels.quantization.cbq.grid import dequantize, weight_grid
 from hf_effmodels.quantization.cbq.grid import quantize as to_integers
 from hf_effmodels.quantization.cbq.learning import LearnedBlock, LearnedLayer, learn_window
 from hf_effmodels.quantization.cbq.preprocessing import largest_inputs, scaled
+from hf_effmodels.quantization.cbq.report import picture
 from hf_effmodels.registry import ARCHITECTURES
 
 from ...modeling.tiny import tiny_config
@@ -293,6 +296,33 @@ def test_the_report_says_what_was_measured(dense, samples, held_out, tmp_path):
     assert report["blocks"][2]["layers"]["mlp.up_proj"] == pytest.approx(
         ((new - off).norm() / off.norm()).item(), rel=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (OSError(28, "No space left on device"), "^folder: .*out cannot be written .*No space left"),
+        (OSError(5, "Input/output error"), "^folder: .*out cannot be written .*Input/output error"),
+        (SafetensorError("I/O error"), "^folder: .*out cannot be written .I/O error"),
+        (PermissionError(13, "Permission denied"), "^.Errno 13. Permission denied$"),
+    ],
+)
+def test_a_disk_that_is_full_is_told_of_the_folder_and_other_faults_as_they_are(dense, tmp_path, error, message):
+    result = quantize(dense(), None, CbqConfig(group_size=32, method="rtn"))
+
+    def full(*args, **kwargs):
+        raise error
+
+    result.model.save_pretrained = full
+    with pytest.raises(OSError, match=message):
+        result.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_matplotlib_there_is_no_picture(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert picture({}, tmp_path / "report.png") is False and not list(tmp_path.iterdir())
+    assert "report.png is not drawn: matplotlib is not installed" in caplog.text
 
 
 COMMON = {"vocab_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32}
