@@ -45,7 +45,7 @@ def _classes_of(
                 return [(node.id, (*files, *others))]
             case ast.Starred():
                 return elements(node.value, file)
-            case ast.Subscript(slice=ast.Slice(lower, upper, None)):
+            case ast.Subscript(value=ast.Attribute(), slice=ast.Slice(lower, upper, None)):
                 ends = [None if end is None else ast.literal_eval(end) for end in (lower, upper)]
                 return elements(node.value, file)[slice(*ends)]
             case ast.Attribute(value=ast.Name(id=name)):
