@@ -1,10 +1,14 @@
 """A task is found by its folder, or by its import path; what it lacks is named when it is loaded."""
 
+import logging
+import os
+import re
 import sys
 from textwrap import dedent
 
 import pytest
 
+from hf_effmodels import training
 from hf_effmodels.training import list_tasks, load_task, prepare
 from hf_effmodels.training.task import naming_extras, task_extras
 
@@ -117,3 +121,83 @@ def test_a_tracker_that_is_not_installed_is_named(make_task):
     name = make_task("toy_tracked", f"{before}raise RuntimeError('WandbCallback requires wandb to be installed.')")
     with pytest.raises(ImportError, match="--report_to: WandbCallback requires wandb"):
         prepare("prepare_evaluation", ["--task", name])
+
+
+def test_what_a_package_lacks_itself_is_told_as_it_is(make_task):
+    name = make_task("toy_lacks_module", "import toy_lacks_module.data")
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'toy_lacks_module.data'$"):
+        load_task(name)
+    name = make_task("toy_lacks_library", init="import abacus\nEXTRAS = ()")
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'abacus'$"):
+        load_task(name)
+    name = make_task("toy_lacks_extras", "import abacus.beads", init="EXTRAS = ()")
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'abacus'$"):
+        load_task(name)
+    name = make_task("toy_lacks_own", "import hf_effmodels.nowhere")
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'hf_effmodels.nowhere'$"):
+        load_task(name)
+
+
+SHOWN_BY_IMPORT = """
+    from dataclasses import field, make_dataclass
+
+    made = make_dataclass("Made", [("beads", int, field(default=3, metadata={"help": "Number of beads."}))])
+    TRAINING_ARGUMENTS, EVALUATION_ARGUMENTS = (made,), (made,)
+
+    def prepare_training(reader):
+        raise KeyError("beads")
+
+    def prepare_evaluation(reader):
+        raise KeyError("beads")
+"""
+
+
+def test_help_of_arguments_that_the_source_does_not_show_imports_them(make_task, capsys):
+    name = make_task("toy_made", SHOWN_BY_IMPORT)
+    with pytest.raises(SystemExit) as end:
+        prepare("prepare_training", ["--task", name, "--help-all"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and "--beads" in said and "Number of beads." in said
+
+
+def test_a_surprise_is_one_line_unless_its_traceback_is_asked_for(make_task, monkeypatch, capsys):
+    name = make_task("toy_surprising", SHOWN_BY_IMPORT)
+    monkeypatch.delenv(training.TRACEBACK, raising=False)
+    with pytest.raises(ValueError, match=rf"^KeyError: 'beads' \({re.escape(training.UNFORESEEN)}\)$"):
+        with training._one_line_surprises():
+            prepare("prepare_training", ["--task", name])
+    monkeypatch.setenv(training.TRACEBACK, "1")
+    with pytest.raises(KeyError):
+        with training._one_line_surprises():
+            prepare("prepare_training", ["--task", name])
+    for error in (ValueError("told"), OSError("told"), ImportError("told")):
+        with pytest.raises(type(error), match="^told$"):
+            with training._one_line_surprises():
+                raise error
+
+
+def test_a_log_without_a_terminal_has_no_bars_and_of_processes_the_first_one_speaks(monkeypatch):
+    bars = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+    logger, later = logging.getLogger("hf_effmodels"), []
+    monkeypatch.setattr(training, "when_imported", lambda module, call: later.append((module, call.__name__)))
+    level = logger.level
+    try:
+        for terminal, rank, spoken in (
+            (True, None, logging.INFO),
+            (False, "0", logging.INFO),
+            (False, "1", logging.ERROR),
+        ):
+            for name in bars:
+                monkeypatch.delenv(name, raising=False)
+            monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
+            monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
+            training.set_up_logging()
+            assert (
+                logger.level == spoken and [os.environ.get(name) for name in bars] == [None if terminal else "1"] * 2
+            )
+            assert later == ([] if terminal else [("transformers.utils.logging", "_without_progress_bars")])
+            later.clear()
+    finally:
+        logger.setLevel(level)
+        for name in bars:
+            monkeypatch.delenv(name, raising=False)
