@@ -9,11 +9,25 @@ from hf_effmodels import get_config
 from hf_effmodels.adapters import AdemConfig
 from hf_effmodels.collaboration.codecs.mahppo.configuration_mahppo import ChannelCodedConfig
 from hf_effmodels.compression.pruning.vision_widths import search_widths
+from hf_effmodels.modeling.gold_yolo.assignment_gold_yolo import atss_assignment, task_aligned_assignment
+from hf_effmodels.modeling.gold_yolo.loss_gold_yolo import varifocal_loss
+from hf_effmodels.modeling.layers.hog import histograms_of_gradients
+from hf_effmodels.modeling.layers.nms import select_detections
+from hf_effmodels.modeling.layers.training_branches import with_training_branches
+from hf_effmodels.modeling.light_clip.softened_contrastive import softened_contrastive_loss
+from hf_effmodels.modeling.light_clip.token_matching import token_scores
+from hf_effmodels.modeling.pangu_pi.diagnostics import effective_dimension, layer_diagnostics
+from hf_effmodels.pipelines import DelvmPipeline, RRDBModel, SamDiffSRPipeline, SamDiffSRUNet2DModel
+from hf_effmodels.pipelines.delvm.convert_delvm import language_model_of
+from hf_effmodels.pipelines.delvm.factorized_embedding import FactorizedEmbedding
+from hf_effmodels.quantization import quantize_adder, quantize_promptable
+from hf_effmodels.quantization.adder.algorithm import activation_range, quantize_weights
 from hf_effmodels.quantization.adder.configuration_adder import AdderQuantConfig
 from hf_effmodels.quantization.bitnet158.configuration_bitnet158 import BitNet158Config
 from hf_effmodels.quantization.bivit.configuration_bivit import BiVitConfig
 from hf_effmodels.quantization.cbq.configuration_cbq import CbqConfig
 from hf_effmodels.quantization.twin_uniform.configuration_twin_uniform import TwinUniformConfig
+from hf_effmodels.quantization.twin_uniform.search import candidates
 from hf_effmodels.registry import ARCHITECTURES
 
 
@@ -52,6 +66,53 @@ def test_defaults_are_those_of_the_paper(settings, published):
 )
 def test_classifiers_learn_with_the_dropout_of_their_official_code(preset, rate):
     assert get_config(preset).classifier_dropout == rate
+
+
+@pytest.mark.parametrize(
+    "function, published",
+    [
+        # PTQ4ViT's search with TinySAM's constants: W8A8, a hundred factors from 0.01 to 1.2, three turns.
+        (quantize_promptable, {"weight_bits": 8, "activation_bits": 8, "rounds": 3}),
+        (candidates, {"low": 0.01, "high": 1.2, "count": 100}),
+        (
+            quantize_adder,
+            {"bits": 8, "activation_bits": None, "n_groups": 4, "keep_ratio": 0.9997, "reestimate": True},
+        ),
+        (quantize_weights, {"bits": 8, "n_groups": 4}),
+        (activation_range, {"keep_ratio": 0.9997}),
+        # ATSS: nine points of each level, anchors of five strides; TOOD's alignment.
+        (atss_assignment, {"topk": 9, "side": 5.0}),
+        (task_aligned_assignment, {"topk": 13, "alpha": 1.0, "beta": 6.0}),
+        (varifocal_loss, {"alpha": 0.75, "gamma": 2.0}),
+        (select_detections, {"multi_label": False, "class_agnostic": False, "max_detections": 300}),
+        # MaskFeat's histograms: nine orientations in cells of eight pixels.
+        (histograms_of_gradients, {"bins": 9, "cell": 8, "pooling": "sum", "window": 0, "normalize": True}),
+        # PanGu-π's share of the variance that its dimensions explain.
+        (effective_dimension, {"threshold": 0.8}),
+        (layer_diagnostics, {"threshold": 0.8}),
+        # The branches of RepVGG's successor: three, and a 1×1 one.
+        (with_training_branches, {"num_branches": 3, "scale": True, "keeps_function": True}),
+        # CLIP's loss, and words by their nearest patch.
+        (softened_contrastive_loss, {"softening": 0.0, "uniform": False}),
+        (token_scores, {"top_k": 1, "matching": "relaxed"}),
+        # SAM-DiffSR's networks, and its residuals at twice their size.
+        (RRDBModel.__init__, {"hidden_size": 64, "num_blocks": 17, "growth": 32, "scale": 4}),
+        (
+            SamDiffSRUNet2DModel.__init__,
+            {"hidden_size": 64, "dim_mults": (1, 2, 3, 4), "num_conditions": 6, "scale": 4},
+        ),
+        (SamDiffSRUNet2DModel.__init__, {"condition_channels": 64, "use_attention": False, "upsampled_input": False}),
+        (SamDiffSRPipeline.__init__, {"residual_scale": 2.0, "legacy_256": True}),
+        (SamDiffSRPipeline.__call__, {"tile_overlap": 16, "tile_size": None, "return_dict": True}),
+        (DelvmPipeline.__call__, {"num_images_per_prompt": 1, "num_answer_images": 1, "return_dict": True}),
+        (FactorizedEmbedding.__init__, {"std": 0.0052}),
+        (language_model_of, {"rope_theta": 10_000.0, "max_position_embeddings": 2048, "factorized": False}),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_functions_do_by_default_what_is_published(function, published):
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in published} == published
 
 
 def test_the_search_of_widths_is_by_default_as_wide_as_the_papers():

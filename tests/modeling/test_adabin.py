@@ -194,6 +194,7 @@ def test_what_is_skipped_and_which_rules_hold():
     assert [type(m).__name__ for m in (some[0], some[1], some[2][0])] == ["BinaryConv2d", "BinaryConv2d", "Conv2d"]
     assert (some[0].dilation, some[1].groups, some[1].bias) == ((2, 2), 4, None)
     assert some[0].weight_rule == "scaled" and type(some[0].binarizer).__name__ == "Ternary"
+    assert (some[0].gain, some[0].sharpness) == (10.0, 0.1)  # k = 1 / t, where no training has set them
     both = binarize(copy.deepcopy(model), skip="last", linear=True)
     assert isinstance(both[2][1], BinaryLinear) and type(both[3]) is nn.Linear
     for wrong, message in (
