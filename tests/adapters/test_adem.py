@@ -130,6 +130,25 @@ def test_the_method_is_registered_once(saved):
     assert result.stdout.strip() == "AdemConfig", result.stderr
 
 
+class NoEnumeration(str):
+    __members__: dict = {}
+
+
+class OtherEnumeration(NoEnumeration):
+    _member_names_, _member_map_, _value2member_map_ = [], {}, {}
+
+
+@pytest.mark.parametrize("kind", [NoEnumeration, OtherEnumeration])
+def test_a_peft_that_keeps_its_methods_in_another_way_is_said(monkeypatch, kind):
+    from hf_effmodels.adapters import registration
+
+    monkeypatch.setattr(registration, "PeftType", kind)
+    with pytest.raises(
+        RuntimeError, match="^peft .*: the method OTHER could not be added to peft.PeftType, which works"
+    ):
+        registration.register("other", AdemConfig, AdemModel)
+
+
 @pytest.mark.parametrize("model_type", DECODERS)
 def test_fusion_is_added_to_every_feed_forward_network(model_type, ids, image_embeds):
     model = adapted(model_type, alpha=0.5, drop_ratio=0.25)

@@ -193,6 +193,25 @@ def test_a_weight_of_another_shape_or_kind_is_refused_wherever_it_is_used_first(
         vq_model_of(weights) if layout == "vqgan_tiny" else language_model_of(weights, num_attention_heads=2)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda value: value.to_sparse(), "is sparse; accepted are dense tensors"),
+        (lambda value: value.to("meta"), "is without values"),
+        (
+            lambda value: value.half(),
+            "its weights are of several types: float.*; accepted is one for all",
+        ),
+    ],
+)
+@pytest.mark.parametrize("layout, name", READ[::4])
+def test_tensors_that_nothing_can_be_computed_with_are_refused(layout, name, change, message):
+    weights = official(layout)
+    weights[name] = change(weights[name])
+    with pytest.raises(ConversionError, match=message):
+        vq_model_of(weights) if layout == "vqgan_tiny" else language_model_of(weights, num_attention_heads=2)
+
+
 def test_a_converted_tokenizer_is_saved_and_loaded_as_a_stock_one(tmp_path):
     model = vq_model_of(official("vqgan_tiny_attn"), 16)
     model.save_pretrained(tmp_path)
