@@ -1,21 +1,26 @@
 """What the task promises beyond the contract: one large batch however it is spread, losses, data, errors."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as Picture
 from torch.nn import functional as F
 from transformers import (
     AutoModelForZeroShotImageClassification,
+    AutoProcessor,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
     ResNetConfig,
     ResNetModel,
+    SiglipConfig,
+    SiglipModel,
     pipeline,
 )
 
@@ -27,14 +32,20 @@ from hf_effmodels.training.data.digits import read_digits
 from hf_effmodels.training.data.fingerprints import weights_fingerprint
 from hf_effmodels.training.losses.affinity import affinity_loss
 from hf_effmodels.training.losses.embedding_distance import embedding_distance
-from hf_effmodels.training.tasks.contrastive_language_image.arguments import ImageTextArguments
-from hf_effmodels.training.tasks.contrastive_language_image.data import load_image_texts
+from hf_effmodels.training.tasks.contrastive_language_image.arguments import (
+    ContrastiveArguments,
+    ImagePartArguments,
+    ImageTextArguments,
+    TwoTowerArguments,
+)
+from hf_effmodels.training.tasks.contrastive_language_image.data import input_size, load_image_texts
 from hf_effmodels.training.tasks.contrastive_language_image.evaluation import (
     class_vectors,
     mean_loss,
     zero_shot_accuracy,
 )
 from hf_effmodels.training.tasks.contrastive_language_image.masking import mask_words
+from hf_effmodels.training.tasks.contrastive_language_image.models import load_two_towers
 from hf_effmodels.training.tasks.contrastive_language_image.tokenizer import SMALLEST, train_tokenizer
 
 from ..contract import history
@@ -468,6 +479,18 @@ def test_classes_are_the_mean_direction_of_their_templates(contrastive_run, tmp_
         (["--crop_scale", "0.9", "0.2"], "--crop_scale: got .0.9, 0.2., accepted are two positive numbers"),
         (["--metric_for_best_model", "recall"], "--metric_for_best_model: got 'recall', accepted are loss, accuracy"),
         (["--zero_shot_dataset", "digits"], "--zero_shot_dataset: with --caption_templates the evaluation split"),
+        (["--ignore_mismatched_sizes", "true"], "--ignore_mismatched_sizes: there is no head here that could be"),
+        (["--caption_column", "said"], "--caption_templates and --caption_column exclude each other"),
+        (["--label_column", "digit"], "--label_column: there is no 'digit' in digits/train, it is 'label'"),
+        (["--model_config", "{vision_config: 3}"], "--model_config: vision_config: got 3, accepted is a mapping"),
+        (["--image_tower", "somewhere"], "--image_tower: --model_config has a vision_config, which says another"),
+        (["--tokenizer", "nowhere/at-all"], "--tokenizer: 'nowhere/at-all' cannot be found"),
+        (["--max_length", "2"], "--max_length: got 2"),
+        (["--eval_group", "1"], "--eval_group: got 1"),
+        (
+            ["--per_device_train_batch_size", "1"],
+            "--per_device_train_batch_size: got 1 in one process, accepted are 2",
+        ),
         (["--max_eval_samples", "1"], "has 1 pair, accepted are 2 or more"),
     ],
 )
@@ -475,6 +498,109 @@ def test_what_cannot_work_is_said_before_anything_is_written(words, message, con
     with pytest.raises(Exception, match=message):
         prepare("prepare_training", [*contrastive_run, *words, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_trained_by_default_is_half_of_a_picture_and_softened_targets(tmp_path):
+    part, args = ImagePartArguments(), ContrastiveArguments(output_dir=str(tmp_path))
+    assert (part.crop_scale, part.crop_ratio, part.horizontal_flip) == ([0.5, 1.0], [3 / 4, 4 / 3], 0.0)
+    defaults = {"softening": 0.2, "softening_schedule": "linear", "mask_ratio": 0.15, "affinity_weight": 1.0}
+    defaults |= {"feature_weight": 0.0, "token_group": None, "eval_group": 64, "dataloader_drop_last": True}
+    assert {name: getattr(args, name) for name in defaults} == defaults
+    data = ImageTextArguments(dataset="digits")
+    assert data.templates_of_classes == ["a photo of a {}."] and not data.skip_empty_captions
+    for name in ("caption_templates", "eval_templates"):
+        with pytest.raises(ValueError, match=f"--{name}: got none, accepted are one or more"):
+            ImageTextArguments(dataset="digits", **{name: []})
+
+
+def test_classes_of_a_column_have_their_names_or_are_told_as_none(tmp_path):
+    """Named classes keep their numbers, texts and numbers get one each, and what is no class is named by its row."""
+
+    def read(labels, names=None):
+        kind = ClassLabel(names=names) if names else Value("string" if isinstance(labels[0], str) else "float64")
+        kind = Value("int64") if isinstance(labels[0], int) and not names else kind
+        features = Features({"image": Image(), "label": kind})
+        rows = {"image": [Picture.new("RGB", (8, 8))] * len(labels), "label": labels}
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        Dataset.from_dict(rows, features=features).to_parquet(str(file))
+        options = {"caption_templates": ["a {}"], "eval_split": "train", "cache_dir": str(tmp_path / "cache")}
+        return load_image_texts(ImageTextArguments(dataset="parquet", data_files=str(file), **options))[0]
+
+    named = read([2, 0], ["cat", "dog", "eel"])
+    assert named.names == ("cat", "dog", "eel") and named.labels.tolist() == [2, 0]
+    for labels, names in (([7, 3, 7], ("3", "7")), (["b", "a", "b"], ("a", "b"))):
+        source = read(labels)
+        assert source.names == names and source.labels.tolist() == [1, 0, 1]
+    for labels, names, said in (([0, -1], ["cat", "dog"], "-1"), (["a", ""], None, "''"), ([0.5, 1.5], None, "0.5")):
+        with pytest.raises(ValueError, match=rf"row \d of parquet/train: .* holds {said}, which is no class"):
+            read(labels, names)
+
+
+@pytest.mark.parametrize(
+    "processor, size",
+    [
+        ({"size": {"shortest_edge": 9}, "crop_size": {"height": 6, "width": 8}}, (6, 8)),
+        ({"size": {"height": 5, "width": 7}, "do_center_crop": False}, (5, 7)),
+        ({"size": {"shortest_edge": 9}, "crop_size": {"shortest_edge": 7}}, (7, 7)),
+        ({"size": {"shortest_edge": 9}, "do_center_crop": False}, None),
+    ],
+)
+def test_pictures_have_the_size_of_the_crop_where_there_is_one(processor, size):
+    processor = SimpleNamespace(**{"do_center_crop": True, **processor})
+    if size is not None:
+        assert input_size(processor) == size
+        return
+    with pytest.raises(ValueError, match="--model: its image processor makes images of no fixed size .*; accepted is"):
+        input_size(processor)
+
+
+def test_a_trained_tokenizer_has_no_more_tokens_than_were_asked_for():
+    words = ["".join(letters) for letters in itertools.product("abcd", repeat=4)]
+    for size in (514, 530, 601):
+        assert size - 6 < len(train_tokenizer(words, size)) <= size
+        assert len(train_tokenizer([f"{word}e" for word in words], size)) == size  # all end alike
+    text = "a bad cab, naïve"
+    tokenizer = train_tokenizer(words, 530)
+    read = tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True)
+    assert read.replace(" ", "") == text.replace(" ", "")
+
+
+def test_models_that_are_no_two_towers_or_do_not_fit_are_named(clip_folder, convnext_folder, tmp_path):
+    clip = {"model": str(clip_folder)}
+    for given, message in (
+        ({**clip, "image_tower": "x"}, "--image_tower goes with a preset; .* has an image tower"),
+        ({**clip, "image_size": 8}, "--image_size: that of .* is set; it goes with a preset"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_two_towers(TwoTowerArguments(**given))
+    tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    siglip = SiglipConfig(
+        text_config={**tower, "vocab_size": 600, "max_position_embeddings": 8},
+        vision_config={**tower, "image_size": 8, "patch_size": 4},
+    )
+    SiglipModel(siglip).save_pretrained(tmp_path / "siglip")
+    AutoProcessor.from_pretrained(clip_folder).save_pretrained(tmp_path / "siglip")
+    with pytest.raises(ValueError, match="--model: .*siglip is a SiglipModel, accepted are models with CLIP's two"):
+        load_two_towers(TwoTowerArguments(model=str(tmp_path / "siglip")))
+    model = CLIPModel.from_pretrained(clip_folder)
+    model.config.text_config.eos_token_id = 5
+    model.save_pretrained(tmp_path / "ends")
+    AutoProcessor.from_pretrained(clip_folder).save_pretrained(tmp_path / "ends")
+    with pytest.raises(ValueError, match="--model: the model looks for the mark of the end 5, but the tokenizer's"):
+        load_two_towers(TwoTowerArguments(model=str(tmp_path / "ends")))
+
+
+def test_what_an_evaluation_has_no_use_for_is_named(clip_folder, digit_arguments, tmp_path):
+    words = ["--task", "contrastive-language-image", *digit_arguments, "--output", str(tmp_path / "e.json")]
+    for given, message in (
+        (["--model", "light_clip-resnet-18"], "--model: light_clip-resnet-18 has random weights; name a trained one"),
+        (["--model", str(clip_folder), "--tokenizer", "x"], "--tokenizer goes with training; a trained model has"),
+        (["--model", str(clip_folder), "--image_size", "8"], "--image_size goes with training"),
+        (["--model", str(clip_folder), "--max_eval_samples", "1"], "digits/test has 1 pair, accepted are 2 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate([*words, *given])
+    assert not (tmp_path / "e.json").exists()
 
 
 def test_captions_that_say_nothing_are_named_or_left_out(model_arguments, tmp_path):
@@ -488,6 +614,11 @@ def test_captions_that_say_nothing_are_named_or_left_out(model_arguments, tmp_pa
     run += ["--data_files", str(tmp_path / "pairs.parquet"), "--per_device_train_batch_size", "2"]
     with pytest.raises(ValueError, match=r"captions of .* are empty or no texts: row \d"):
         prepared(run, tmp_path)
+    table["text"] = [None] * 12
+    Dataset.from_dict(table, features=features).to_parquet(tmp_path / "mute" / "pairs.parquet")
+    mute = ["--dataset", str(tmp_path / "mute"), "--skip_empty_captions", "true"]
+    with pytest.raises(ValueError, match="--skip_empty_captions: 8 of the 8 captions of .* are empty or no texts"):
+        prepared([*[word for word in run if word not in ("--data_files", run[-3])], *mute], tmp_path)
     kept = prepared([*run, "--skip_empty_captions", "true"], tmp_path)
     rows = [*kept.train_dataset.source.rows, *kept.eval_dataset.source.rows]
     assert sorted(rows) == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
