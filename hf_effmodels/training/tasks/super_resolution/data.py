@@ -245,9 +245,6 @@ def load_data(
         evaluation = _split(splits, args, "--eval_split", name)
     else:
         train, evaluation = _hold_out(train, args)
-    for source in (train, evaluation):
-        if not len(source):
-            raise ValueError(f"{source.split} is empty.")
     return train.evenly(args.max_train_samples), evaluation.evenly(args.max_eval_samples)
 
 
@@ -265,8 +262,6 @@ def load_evaluation_data(args: SuperResolutionDataArguments, token: str | None =
         source = _hold_out(_split(splits, args, "--train_split", args.train_split), args)[1]
     else:
         source = _split(splits, args, "--eval_split", name)
-    if not len(source):
-        raise ValueError(f"{source.split} is empty.")
     return source.evenly(args.max_eval_samples)
 
 

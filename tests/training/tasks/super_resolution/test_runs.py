@@ -103,6 +103,33 @@ def test_wrong_input_is_refused_before_anything_is_written(short_run, pictures, 
     assert not output.exists()
 
 
+def test_what_an_encoder_cannot_do_is_named(short_run, encoder, pictures, tmp_path):
+    words = ["--task", "super-resolution", "--model", str(encoder), "--dataset", str(pictures)]
+    for name, value in (("num_inference_steps", "2"), ("tile_size", "8"), ("timesteps", "3")):
+        with pytest.raises(ValueError, match=f"--{name}: .* is an encoder, which samples nothing"):
+            evaluate([*words, f"--{name}", value, "--output", str(tmp_path / "e.json")])
+    rrdb = [*short_run[:2], *TINY["rrdb"], "--dataset", str(pictures), "--eval_holdout", "2", "--patch_size", "16"]
+    with pytest.raises(ValueError, match="--structure_maps shift the noise of the diffusion: they do not go with"):
+        main([*rrdb, "--structure_maps", "true", "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpointed_layers_have_the_gradient_of_the_others(short_run, pictures, tmp_path):
+    gradients = []
+    for checkpointed in ("false", "true"):
+        words = ["--dataset", str(pictures), "--gradient_checkpointing", checkpointed]
+        trainer = prepare("prepare_training", [*short_run, *words, "--output_dir", str(tmp_path / "run")]).trainer
+        network = trainer.model.train()
+        assert network.is_gradient_checkpointing == (checkpointed == "true")
+        assert not trainer.args.gradient_checkpointing  # the Trainer would ask as it asks models of transformers
+        batch = trainer.data_collator([trainer.train_dataset[number] for number in range(2)])
+        torch.manual_seed(0)
+        trainer.compute_loss(network, batch).backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
+
+
 def test_the_learning_rate_falls_every_so_many_steps(short_run, pictures, tmp_path):
     short_run += ["--dataset", str(pictures), "--eval_strategy", "no", "--save_strategy", "no"]
     steps = ["--lr_decay_steps", "2", "--lr_decay_rate", "0.1", "--max_steps", "5"]

@@ -1,0 +1,238 @@
+"""Which images a super-resolution is trained and measured on, and what cannot be."""
+
+import importlib.util
+from dataclasses import fields
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from hf_effmodels.pipelines import RRDBModel
+from hf_effmodels.training.tasks.super_resolution.arguments import (
+    SuperResolutionArguments,
+    SuperResolutionEvaluationArguments,
+    SuperResolutionModelArguments,
+)
+from hf_effmodels.training.tasks.super_resolution.data import (
+    HighResolutionImages,
+    SuperResolutionDataArguments,
+    fit_structure,
+    load_data,
+    load_evaluation_data,
+    read_regions,
+    read_rgb,
+)
+from hf_effmodels.training.tasks.super_resolution.evaluation import by_encoder
+from hf_effmodels.training.tasks.super_resolution.models import (
+    load_encoder_to_train,
+    load_pipeline_to_train,
+    trained_encoder,
+)
+
+from .conftest import picture
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A table of two pictures with their reductions, and one of none."""
+    rows = {"photo": [picture(16, 12, n) for n in range(2)], "small": [picture(4, 3, n) for n in range(2)]}
+    features = Features({"photo": ImageFeature(), "small": ImageFeature()})
+    DatasetDict(train=Dataset.from_dict(rows, features=features)).save_to_disk(tmp_path / "table")
+    return tmp_path / "table"
+
+
+def test_pictures_of_a_table_have_the_reductions_of_the_column_that_is_named(saved):
+    args = SuperResolutionDataArguments(
+        dataset=str(saved), image_column="photo", low_column="small", eval_split="train"
+    )
+    source = load_evaluation_data(args)
+    assert torch.equal(source.image(1), read_rgb(picture(16, 12, 1)))
+    assert torch.equal(source.low_image(1, 4), read_rgb(picture(4, 3, 1))) and source.name(1) == "1"
+    with pytest.raises(ValueError, match="row 0 .* of .*/train: "):
+        source.low_image(0, 2)  # of another scale
+
+
+@pytest.mark.parametrize(
+    "place, given, message",
+    [
+        ("pictures", {"image_column": "a"}, "--image_column: .*pictures.*/train is a folder, not a table"),
+        ("pictures", {"low_column": "a"}, "--low_column: .*pictures.*/train is a folder, not a table"),
+        (
+            "saved",
+            {"image_column": "photo", "low_folder": "x"},
+            "--low_folder goes with a folder of images; of a",
+        ),
+        (
+            "saved",
+            {"image_column": "photo", "low_column": "a"},
+            "--low_column: there is no 'a', the columns are",
+        ),
+        ("saved", {}, "--image_column"),
+        ("pictures", {"low_folder": "saved"}, "--low_folder: .*table has no image for 0.png"),
+    ],
+)
+def test_what_does_not_go_with_a_folder_or_a_table_is_named(place, given, message, pictures, saved):
+    places = {"pictures": pictures, "saved": saved}
+    given = {name: str(places.get(value, value)) for name, value in given.items()}
+    with pytest.raises((ValueError, OSError), match=message):
+        load_data(SuperResolutionDataArguments(dataset=str(places[place]), eval_fraction=0.5, **given))
+
+
+def test_other_arguments_that_exclude_each_other_are_named(tmp_path):
+    for make, message in (
+        (
+            lambda: SuperResolutionDataArguments(dataset="x", low_column="a", low_folder="b"),
+            "--low_column and --low_folder exclude each other",
+        ),
+        (
+            lambda: SuperResolutionArguments(output_dir=str(tmp_path), lr_decay_steps=2, lr_scheduler_type="cosine"),
+            "--lr_decay_steps goes with --lr_scheduler_type constant, not cosine",
+        ),
+        (
+            lambda: SuperResolutionModelArguments(model="x", model_config={"vae": {}}),
+            "--model_config: got vae: {}, accepted are mappings for encoder, unet, scheduler",
+        ),
+        (lambda: SuperResolutionModelArguments(model="x", model_config={"unet": 3}), "--model_config: got unet: 3"),
+        (lambda: SuperResolutionEvaluationArguments(metrics=["lips"]), "--metrics: got 'lips', accepted are"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_samdiffsrs_training_is_the_default(tmp_path):
+    """Adam without clipping on L1 of the noise, patches of 160, the rate halved; the paper has no augmentation."""
+    args = SuperResolutionArguments(output_dir=str(tmp_path))
+    published = {"patch_size": 160, "patches_per_image": 1, "augment": False, "loss": "l1", "lr_decay_rate": 0.5}
+    published |= {"lr_decay_steps": None, "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "scheduler": "own"}
+    published |= {"structure_maps": False, "structure_normalization": "none", "structure_constant_to_zero": False}
+    published |= {"legacy_mask_crop": False, "crop_border": 0, "num_inference_steps": None}
+    assert {name: getattr(args, name) for name in published} == published
+    alone = {f.name: getattr(SuperResolutionEvaluationArguments(), f.name) for f in fields(args) if hasattr(
+        SuperResolutionEvaluationArguments(), f.name
+    )}  # fmt: skip
+    assert (alone["scheduler"], alone["crop_border"], alone["seed"], alone["eval_size"]) == ("own", 0, 0, None)
+
+
+def test_photographs_of_scikit_image_are_asked_for_where_they_are_missing(monkeypatch, tmp_path):
+    args = SuperResolutionDataArguments(dataset="skimage_photos")
+    real = importlib.util.find_spec
+    for spec, error, message in (
+        (None, ImportError, "--dataset skimage_photos needs the library scikit-image: pip install scikit-image"),
+        (
+            SimpleNamespace(submodule_search_locations=[str(tmp_path)]),
+            OSError,
+            "--dataset skimage_photos: this scikit-image comes without .*data",
+        ),
+    ):
+        found = lambda name, *more, spec=spec: spec if name == "skimage" else real(name, *more)  # noqa: E731
+        monkeypatch.setattr(importlib.util, "find_spec", found)
+        with pytest.raises(error, match=message):
+            load_data(args)
+
+
+def test_pictures_and_maps_that_cannot_be_read_say_why():
+    transparent = Image.new("RGBA", (4, 4), (1, 2, 3, 254))
+    with pytest.raises(ValueError, match="the image is transparent in places; paste it onto a background first"):
+        read_rgb(transparent)
+    transparent.putalpha(255)
+    assert read_rgb(transparent)[:, 0, 0].tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"the region map is uint8 of shape \(4, 4, 4\), expected whole numbers, one"):
+        read_regions(transparent)
+    with pytest.raises((ValueError, OSError), match="^the region map: "):
+        read_regions({"bytes": b"no picture", "path": None})
+    assert np.array_equal(read_regions(Image.fromarray(np.array([[1, 300]], np.uint16))), [[1, 300]])
+
+
+def test_structure_maps_are_fitted_to_pictures_of_their_form_alone():
+    structure = torch.arange(12.0).view(1, 3, 4)
+    assert fit_structure(structure, (3, 4)) is structure
+    assert fit_structure(structure, (6, 8)).shape == (1, 6, 8)
+    assert fit_structure(structure, (5, 7)).shape == (1, 5, 7)  # within a pixel
+    with pytest.raises(ValueError, match="the structure map is 4×3, the image 4×6: not one picture's"):
+        fit_structure(structure, (6, 4))
+
+
+def test_a_twentieth_is_held_out_and_a_hundred_at_most(tmp_path):
+    """Evenly spread, the first and the last among them; the same alone as beside a training."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(40):
+        picture(8, 8, number).save(tmp_path / "pictures" / f"{number:02}.png")
+    args = SuperResolutionDataArguments(dataset=str(tmp_path / "pictures"))
+    train, evaluation = load_data(args)
+    assert evaluation.rows.tolist() == [0, 39] and train.rows.tolist() == [*range(1, 39)]
+    assert evaluation.split == f"{train.split} (held out)"
+    args.eval_holdout = 3
+    assert load_evaluation_data(args).rows.tolist() == load_data(args)[1].rows.tolist() == [0, 20, 39]
+
+
+def test_what_was_read_last_is_kept_and_no_more_than_there_is_room_for(monkeypatch):
+    """Two pictures of 300 bytes where 700 are room enough: a third takes the place of the one read longest ago."""
+    monkeypatch.setattr("hf_effmodels.training.tasks.super_resolution.data._CACHE_BYTES", 700)
+    read, pixels = [], [Image.new("RGB", (10, 10), (n, 0, 0)) for n in range(3)]
+
+    class Watched(list):
+        def __getitem__(self, number):
+            read.append(number)
+            return super().__getitem__(number)
+
+    source = HighResolutionImages(Watched(pixels), "mine", np.arange(3), ["a", "b", "c"])
+    for number in (0, 1, 1, 0, 2, 2, 1, 0):
+        assert source.image(number)[0, 0, 0] == number
+    assert read == [0, 1, 2, 1, 0]
+
+
+def test_networks_that_a_stage_cannot_train_are_named(encoder, tmp_path):
+    torch.manual_seed(0)
+    RRDBModel(hidden_size=8, num_blocks=3, growth=4, scale=2).save_pretrained(tmp_path / "two")
+
+    def args(**given):
+        return SuperResolutionModelArguments(**{"model": "sam-diffsr-x4", **given})
+
+    for load, given, message in (
+        (
+            load_pipeline_to_train,
+            args(),
+            "--encoder is missing: the denoiser is trained on a trained",
+        ),
+        (
+            load_pipeline_to_train,
+            args(encoder=str(encoder), model_config={"encoder": {"growth": 4}}),
+            "--model_config encoder: --encoder is a trained one with its configuration",
+        ),
+        (
+            load_encoder_to_train,
+            args(model=str(encoder), model_config={"encoder": {"growth": 4}}),
+            "--model_config goes with presets; a trained encoder has its configuration",
+        ),
+        (load_encoder_to_train, args(model=str(tmp_path / "two")), "--stage rrdb: at scale 2 the network's image is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(given)
+    loaded = load_encoder_to_train(args(model=str(encoder)))
+    expected = RRDBModel.from_pretrained(encoder).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+    file = tmp_path / "file.pt"
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, file)
+    with pytest.raises(ValueError):  # read as an official file, which it is not
+        trained_encoder("--encoder", str(file), args())
+
+
+def test_an_encoder_that_overflows_is_told():
+    encoder = RRDBModel(hidden_size=8, num_blocks=3, growth=4)
+    enlarge = by_encoder(encoder)
+    assert enlarge(torch.zeros(3, 4, 5, dtype=torch.uint8), 0).size == (20, 16)
+    with torch.no_grad():
+        next(encoder.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="--model: what the encoder predicts is not finite, in torch.float32"):
+        enlarge(torch.zeros(3, 4, 5, dtype=torch.uint8), 0)
+
+
+def test_strings_are_no_pictures(tmp_path):
+    rows = Dataset.from_dict({"text": ["a"]}, features=Features({"text": Value("string")}))
+    DatasetDict(train=rows).save_to_disk(tmp_path / "table")
+    with pytest.raises(ValueError, match="--image_column"):
+        load_data(SuperResolutionDataArguments(dataset=str(tmp_path / "table"), eval_fraction=0.5))
