@@ -32,8 +32,6 @@ EVALUATION_ARGUMENTS = _STUDENT.EVALUATION_ARGUMENTS
 def prepare_training(reader: ArgumentReader) -> Run:
     """Read and check everything; the run that is returned distils, evaluates and writes the results."""
     distillation, *arguments = reader.read(*TRAINING_ARGUMENTS)
-    if not distillation.teacher:
-        raise ValueError("--teacher is missing: name a causal language model on the Hub or in a local folder.")
     check_place("--teacher", distillation.teacher, revision=("--teacher_revision", distillation.teacher_revision))
     make_trainer = partial(_make_trainer, distillation=distillation, model_args=arguments[0])
     run = _STUDENT.prepare_training(FilledReader(reader.task, (distillation,), arguments), make_trainer)

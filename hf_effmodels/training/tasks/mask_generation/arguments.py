@@ -86,7 +86,8 @@ class MaskGenerationArguments(RecipeArguments):
     """How to train, and what is shown of it."""
 
     shown_pictures: int = field(
-        default=4, metadata={"help": "Pictures whose masks are drawn into masks.png; 0: none."}
+        default=4,
+        metadata={"accepts": "[0, inf)", "help": "Pictures whose masks are drawn into masks.png; 0: none."},
     )
 
 
@@ -95,7 +96,10 @@ class MaskGenerationEvaluationArguments(ResultsArguments):
     """How to evaluate."""
 
     eval_photographs: str | None = field(default=None, metadata={"help": "As for training."})
-    eval_pictures: int = field(default=64, metadata={"help": "As for training."})
-    prompts_per_picture: int = field(default=4, metadata={"help": "As for training."})
-    shapes_per_picture: int = field(default=6, metadata={"help": "As for training."})
-    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Pictures at a time."})
+    eval_pictures: int = field(default=64, metadata={"accepts": "[1, inf)", "help": "As for training."})
+    prompts_per_picture: int = field(default=4, metadata={"accepts": "[1, inf)", "help": "As for training."})
+    shapes_per_picture: int = field(default=6, metadata={"accepts": "[1, inf)", "help": "As for training."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"accepts": "[1, inf)", "help": "Pictures at a time."})
+
+    def __post_init__(self):
+        check_fields(self)

@@ -90,7 +90,10 @@ def open_cache(folder: str, facts: dict) -> Path:
 
     path, file = Path(folder), Path(folder) / "cache.json"
     if file.exists():
-        known = json.loads(file.read_text())
+        try:
+            known = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"--teacher_cache: {file} is damaged ({error}); name another folder.") from None
         if other := [name for name in facts if known.get(name) != facts[name]]:
             raise ValueError(
                 f"--teacher_cache: {folder} was made with {other[0]} {known.get(other[0])!r}, "

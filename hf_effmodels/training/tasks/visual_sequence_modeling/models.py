@@ -113,11 +113,12 @@ def train_image_tokenizer(pixels: torch.Tensor, args: VisualModelArguments, seed
     """
     config = {**SMALL_VQVAE, **args.tokenizer_config}
     config["num_vq_embeddings"] = int(args.image_tokenizer[len(TRAIN_TOKENIZER) :])
-    stages = len(config["block_out_channels"])
-    config |= {"down_block_types": ("DownEncoderBlock2D",) * stages, "up_block_types": ("UpDecoderBlock2D",) * stages}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
+            stages = len(config["block_out_channels"])
+            config["down_block_types"] = ("DownEncoderBlock2D",) * stages
+            config["up_block_types"] = ("UpDecoderBlock2D",) * stages
             model = VQModel(sample_size=pixels.shape[-1], **config)
         except (TypeError, ValueError) as error:
             raise ValueError(f"--tokenizer_config: {error}") from error
