@@ -32,6 +32,14 @@ WRONG = {
     "stream with workers": (["--streaming", "true", "--dataloader_num_workers", "2"], "accepted is 0"),
     "stream by epochs": (["--streaming", "true", "--eval_strategy", "epoch"], "a stream has no epochs"),
     "endless stream": (["--streaming", "true", "--max_steps", "-1"], "--max_steps is missing"),
+    "means of each process": (
+        ["--average_tokens_across_devices", "false"],
+        "--average_tokens_across_devices: the loss is the mean over all tokens; accepted is true",
+    ),
+    "a value that no model has": (
+        ["--model", "llama", "--model_config", "{hidden_size: x}"],
+        "^--model_config: ",
+    ),
     "smoothing": (["--label_smoothing_factor", "0.1"], "accepted is 0"),
     "peak": (["--peak_tflops", "0"], "above 0"),
 }

@@ -1,6 +1,7 @@
 """What the losses of the distillation are in a run, and what is refused before one."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from hf_effmodels.training import main, prepare
+from hf_effmodels.training.data.text.tokenization import train_tokenizer
 
 from ..contract import history
 from .test_contract import SIZES, pair  # noqa: F401
@@ -106,6 +108,25 @@ def test_a_student_comes_near_to_its_teacher_without_seeing_labels(run, pair, tm
     divergence = history(tmp_path, "divergence")[:, 0]
     assert divergence[-5:].mean() < 0.5 * divergence[:5].mean()
     assert not history(tmp_path, "task_loss").any()
+
+
+def test_a_teacher_without_a_tokenizer_is_warned_of_and_one_of_other_tokens_refused(
+    run,
+    teacher_of_equal_width,
+    text_file,
+    tmp_path,
+    caplog,
+):
+    for name in ("mute", "other"):
+        shutil.copytree(teacher_of_equal_width, tmp_path / name)
+        for file in (tmp_path / name).glob("*token*"):
+            file.unlink()
+    train_tokenizer(text_file.read_text()[::-1].splitlines(), 300, 64).save_pretrained(tmp_path / "other")
+    run += ["--output_dir", str(tmp_path / "run"), "--teacher"]
+    prepare("prepare_training", [*run, str(tmp_path / "mute")])
+    assert "mute has no tokenizer; that it reads the student's is not known" in caplog.text
+    with pytest.raises(ValueError, match="--teacher: the tokens of .*other are not those of the student's tokenizer"):
+        prepare("prepare_training", [*run, str(tmp_path / "other")])
 
 
 def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path, monkeypatch):  # noqa: F811

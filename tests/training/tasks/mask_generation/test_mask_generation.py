@@ -1,5 +1,6 @@
 """Pictures, prompts and losses of the task mask-generation, each against its definition."""
 
+import importlib.util
 import json
 import shutil
 
@@ -14,12 +15,12 @@ from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss, mask_iou
 from hf_effmodels.training.run.arguments import ModelArguments
 from hf_effmodels.training.tasks.mask_generation import data as mask_data
-from hf_effmodels.training.tasks.mask_generation.arguments import TeacherArguments
+from hf_effmodels.training.tasks.mask_generation.arguments import MaskGenerationEvaluationArguments, TeacherArguments
 from hf_effmodels.training.tasks.mask_generation.data import Shapes
 from hf_effmodels.training.tasks.mask_generation.models import load_sam
 from hf_effmodels.training.tasks.mask_generation.outputs import Outputs, segment
 from hf_effmodels.training.tasks.mask_generation.prompts import best_masks, boxes_around, points_in
-from hf_effmodels.training.tasks.mask_generation.teacher import Teacher
+from hf_effmodels.training.tasks.mask_generation.teacher import Teacher, check_is_sam
 from hf_effmodels.training.tasks.mask_generation.trainer import (
     distillation_loss,
     hard_points,
@@ -30,6 +31,7 @@ from hf_effmodels.training.tasks.mask_generation.trainer import (
 
 from ....pipelines.hierarchical_mask_generation.models import build, picture
 from ...run.test_contents import begun, change_weights
+from .conftest import VISION
 
 
 def shapes(**options) -> Shapes:
@@ -235,6 +237,10 @@ def test_stored_embeddings_are_read_again_and_those_of_others_refused(sam_run, t
         main([*run, "--seed", "3", "--teacher_cache", str(cache), "--output_dir", str(tmp_path / "c")])
 
 
+NARROW = "prompt_encoder_config: {image_size: 32, patch_size: 8, hidden_size: 8, mask_input_channels: 4}, "
+NARROW += "mask_decoder_config: {hidden_size: 8, mlp_dim: 16, num_attention_heads: 2, iou_head_hidden_dim: 8}"
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -243,11 +249,61 @@ def test_stored_embeddings_are_read_again_and_those_of_others_refused(sam_run, t
         (["--photographs", "/nowhere"], "--photographs: there is no folder /nowhere"),
         (["--image_size", "64"], "--image_size: of a SAM the parts' sizes are set"),
         (["--model", "tinyvit-5m"], "--model: .*tinyvit-5m"),
+        (["--photographs", "EMPTY"], "--photographs: .*empty holds no picture"),
+        (["--eval_photographs", "EMPTY"], "--eval_photographs: .*empty holds no picture"),
+        (["--shown_pictures", "-1"], "--shown_pictures: got -1"),
+        (["--train_pictures", "0"], "--train_pictures: got 0, accepted are whole numbers from 1"),
+        (["--dice_weight", "inf"], "--dice_weight: got inf"),
+        (["--teacher_cache", "FULL"], "--teacher_cache: .*full holds something else; name a new or an empty folder"),
+        (["--teacher_cache", "DAMAGED"], "--teacher_cache: .*cache.json is damaged .*; name another folder"),
+        (["--teacher_cache", "LIST"], "--teacher_cache: .*cache.json is damaged .*; name another folder"),
+        (
+            ["--model_config", f"{{vision_config: {VISION.replace('channels: 16', 'channels: 8')}, {NARROW}}}"],
+            "--teacher: its embeddings have 16 channels, the student's 8; give --embedding_weight 0 and",
+        ),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(sam_run, tmp_path, arguments, words):
+    for name, file, content in (
+        *(("empty", "notes.txt", ""), ("full", "notes.txt", ""), ("damaged", "cache.json", "{")),
+        ("list", "cache.json", "[1]"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(content)
+    arguments = [str(tmp_path / word.lower()) if word.isupper() else word for word in arguments]
     with pytest.raises((ValueError, OSError), match=words):
         main([*sam_run, *arguments, "--output_dir", str(tmp_path / "run")])
+
+
+def test_a_cache_takes_a_teacher_and_an_evaluation_pictures():
+    with pytest.raises(ValueError, match="--teacher_cache: there is no --teacher whose embeddings it could hold"):
+        TeacherArguments(teacher_cache="x")
+    for name in ("eval_pictures", "prompts_per_picture", "shapes_per_picture", "per_device_eval_batch_size"):
+        with pytest.raises(ValueError, match=f"--{name}: got 0"):
+            MaskGenerationEvaluationArguments(**{name: 0})
+    args = TeacherArguments()
+    weights = {"embedding": 1.0, "token": 1.0, "mask": 1.0, "focal": 20.0, "dice": 1.0, "iou": 1.0}
+    assert {name: getattr(args, f"{name}_weight") for name in weights} == weights and args.hard_mask_weighting
+
+
+def test_photographs_are_asked_for_where_none_are_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="--photographs is missing: no photographs are installed; name a folder with"):
+        mask_data.load_photographs(None, "train", "photographs")
+
+
+def test_a_teacher_of_another_kind_of_masks_is_told():
+    with pytest.raises(ValueError, match="--teacher: 'x' is a Linear, accepted are SAM and what has its decoder"):
+        check_is_sam("--teacher", "x", torch.nn.Linear(1, 1))
+
+
+def test_embeddings_of_a_larger_grid_are_compared_on_the_students():
+    student, teacher = outputs(1), outputs(2)
+    wide = torch.randn(2, teacher.embeddings.shape[1], *[2 * side for side in student.embeddings.shape[-2:]])
+    weights = TeacherArguments(token_weight=0, mask_weight=0)
+    found = distillation_loss(student, teacher._replace(embeddings=wide), torch.zeros(2, 3, 32, 32) > 0, weights)
+    resized = torch.nn.functional.interpolate(wide, student.embeddings.shape[-2:], mode="bilinear")
+    assert found.item() == pytest.approx((student.embeddings - resized).abs().mean().item(), rel=1e-6)
 
 
 def test_photographs_may_be_ones_own(sam_run, tmp_path, monkeypatch):

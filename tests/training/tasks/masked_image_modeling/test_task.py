@@ -27,6 +27,7 @@ from hf_effmodels import (
     GoldYoloImageProcessorPil,
     LocalMimConfig,
     LocalMimForPreTraining,
+    get_config,
 )
 from hf_effmodels.modeling.layers.hog import histograms_of_gradients
 from hf_effmodels.modeling.layers.positions import (
@@ -37,8 +38,9 @@ from hf_effmodels.modeling.layers.positions import (
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.data.normalization import Normalization
 from hf_effmodels.training.data.pictures import Pictures
-from hf_effmodels.training.tasks.masked_image_modeling.arguments import CropArguments
+from hf_effmodels.training.tasks.masked_image_modeling.arguments import CropArguments, MaskedModelArguments
 from hf_effmodels.training.tasks.masked_image_modeling.data import MaskedImages
+from hf_effmodels.training.tasks.masked_image_modeling.models import load_masked_model
 from hf_effmodels.training.tasks.masked_image_modeling.reports import draw_histograms
 from hf_effmodels.training.tasks.masked_image_modeling.stages import Epochs, Stages
 
@@ -346,6 +348,7 @@ ONE_BLOCK = [
         (["--crop_scale", "0.9", "0.2"], "--crop_scale: got"),
         (["--image_column", "picture"], "--image_column: there is no 'picture'"),
         (["--ignore_mismatched_sizes", "true"], "--ignore_mismatched_sizes: there is no head"),
+        (["--num_channels", "5"], "--num_channels: got 5"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_named_before_anything_is_written(words, message, masked_run, tmp_path):
@@ -362,6 +365,55 @@ def test_a_model_that_masks_nothing_says_what_to_do(masked_run, tmp_path):
     words = ["--task", "masked-image-modeling", "--model", "vit", "--method", "fastmim", "--dataset", "digits"]
     with pytest.raises(ValueError, match="--method: a new model has learnt nothing"):
         prepare("prepare_evaluation", [*words, "--output", str(tmp_path / "e.json")])
+
+
+def test_a_preset_is_made_of_the_size_and_channels_that_are_asked_for():
+    """Its own, where it has some, and its encoder's; and the processor's."""
+    for preset, own in (("spark-resnet-50", True), ("simmim-vit-base", False)):
+        published = get_config(preset).backbone_config
+        with torch.device("meta"):
+            args = MaskedModelArguments(model=preset, image_size=64, num_channels=1)
+            model, processor = load_masked_model(args)
+        backbone = model.config.backbone_config
+        assert (backbone.image_size, backbone.num_channels) == (64, 1)
+        assert not own or (model.config.image_size, model.config.num_channels) == (64, 1)
+        assert backbone.hidden_act == published.hidden_act and type(backbone) is type(published)
+        assert 64 in dict(processor.size).values() and len(processor.image_mean) == 1
+        fields = {"backbone_config": {}}
+        with pytest.raises(ValueError, match="--image_size: --model_config has a backbone_config, which says it"):
+            load_masked_model(MaskedModelArguments(model=preset, image_size=64, model_config=fields))
+
+
+def test_a_trained_masked_model_keeps_its_size_and_an_encoder_is_whole(masked_run, tmp_path, caplog):
+    sizes = {"image_size": 64, "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 2}
+    config = LocalMimConfig(
+        backbone_config=SwinConfig(**sizes), decoder_hidden_size=16, decoder_num_attention_heads=2, mask_ratio=0.5
+    )
+    LocalMimForPreTraining(config).save_pretrained(tmp_path / "trained")
+    ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "trained")
+    for name, value in (("image_size", 32), ("num_channels", 1)):
+        with pytest.raises(ValueError, match=f"--{name}: that of .*trained is set; --progressive_sizes trains at"):
+            load_masked_model(MaskedModelArguments(model=str(tmp_path / "trained"), **{name: value}))
+    model, processor = load_masked_model(MaskedModelArguments(model=str(tmp_path / "trained")))
+    assert type(model) is LocalMimForPreTraining and dict(processor.size) == {"height": 64, "width": 64}
+    with torch.no_grad():
+        model.encoder.embeddings.patch_embeddings.projection.bias.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "trained")
+    run = [*only_images(masked_run), "--model", str(tmp_path / "trained"), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(ValueError, match="--model: the loss of .*trained is nan for the first image"):
+        prepare("prepare_training", run)
+    # Of a network that has more than its encoder the rest is said to be of no use.
+    with caplog.at_level("INFO", "hf_effmodels"):
+        vit = ViTConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16
+        )
+        vit.patch_size = 8
+        ViTModel(vit).save_pretrained(tmp_path / "vit")
+        ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "vit")
+        config = {"block_size": 8, "hog_cell": 8, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}
+        args = MaskedModelArguments(model=str(tmp_path / "vit"), method="fastmim", method_config=config)
+        load_masked_model(args)
+    assert "not of use for the encoder: pooler.dense" in caplog.text
 
 
 def test_losses_of_images_are_those_of_batches_of_one():

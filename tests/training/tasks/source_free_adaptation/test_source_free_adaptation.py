@@ -254,6 +254,9 @@ def test_norms_have_a_learning_rate_of_their_own(adapted_run, tmp_path):
         (["--model", "tinynet-e"], "--model: random weights know no source"),
         (["--min_samples_per_class", "1"], "--min_samples_per_class: got 1"),
         (["--std_factor", "0"], "--std_factor: got 0"),
+        (["--repeated_augmentation", "2"], "--repeated_augmentation, --loss: they do not go with an adaptation"),
+        (["--loss", "binary_cross_entropy"], "--repeated_augmentation, --loss: they do not go with an adaptation"),
+        (["--classes", "1", "2", "3"], "--model: .* tells 10 classes, digits-inverted/train has 3; accepted are"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(adapted_run, tmp_path, arguments, message):

@@ -1,5 +1,6 @@
 """What the task has beyond the contract: its tokenizer, teachers, packing, the folded embedding, the answers."""
 
+import itertools
 import json
 import math
 
@@ -7,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import VQModel
+from PIL import Image
 
+from hf_effmodels import list_models
 from hf_effmodels.pipelines import DelvmPipeline
-from hf_effmodels.training import main
+from hf_effmodels.pipelines.delvm.configuration_delvm import PRESETS
+from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.data.token_pairs import DrawnSentences, TokenPairs
+from hf_effmodels.training.preparation import visual_sentences
 from hf_effmodels.training.tasks.visual_sequence_modeling.answers import answer
+from hf_effmodels.training.tasks.visual_sequence_modeling.arguments import VisualModelArguments
+from hf_effmodels.training.tasks.visual_sequence_modeling.models import load_language_model
 from tests.pipelines.delvm.tiny import tiny_language_model, tiny_vqvae
 
 from ..contract import history, run_until_killed, same, weights
@@ -154,6 +161,14 @@ def test_what_is_answered_is_written(visual_run, tmp_path):
     assert index["_class_name"] == ["pipeline_delvm", "DelvmPipeline"]
 
 
+def without_tokenizer(run: list[str]) -> list[str]:
+    at = run.index("--image_tokenizer")
+    return [*run[:at], *run[at + 2 :]]
+
+
+SMALLER = "{vocab_size: 31, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2}"
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -165,9 +180,79 @@ def test_what_is_answered_is_written(visual_run, tmp_path):
         (["--task_samples", "{pose: 3}"], "--task_samples: got 'pose', accepted are the tasks invert, segment"),
         (["--kd_weight", "2"], "--kd_weight"),
         (["--image_size", "7"], "image_size: got 7, accepted are multiples of 2"),
+        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: the plain cross entropy is trained on"),
+        (["--model_config", SMALLER], "--model: it has 31 tokens, the image tokenizer 32 codes"),
+        (["--model", "PIPELINE"], "the sizes of PIPELINE are set; it goes with --model llama"),
+        (["--image_tokenizer", "train:8", "--tokenizer_config", "{a: 1}"], "--tokenizer_config: "),
+        (["--image_tokenizer", "train:8", "--tokenizer_config", "{block_out_channels: 3}"], "--tokenizer_config: "),
+        (["--teacher", "OTHER"], "--teacher: OTHER has another codebook; distil with its --image_tokenizer"),
+        (["NO TOKENIZER"], "--image_tokenizer is missing: name one, or train:64 to train one of 64 codes"),
     ],
 )
-def test_wrong_input_is_named_before_anything_is_written(visual_run, tmp_path, options, words):
+def test_wrong_input_is_named_before_anything_is_written(visual_run, tiny_pipeline, tmp_path, options, words):
+    places = {"PIPELINE": str(tiny_pipeline), "OTHER": str(tmp_path / "other")}
+    if "OTHER" in options:
+        pipe = DelvmPipeline.from_pretrained(tiny_pipeline)
+        with torch.no_grad():
+            pipe.vqvae.quantize.embedding.weight += 1
+        pipe.save_pretrained(tmp_path / "other")
+    if "NO TOKENIZER" in options:
+        visual_run, options = without_tokenizer(visual_run), []
+    options = [places.get(word, word) for word in options]
+    for name, place in places.items():
+        words = words.replace(name, place)
     with pytest.raises((ValueError, OSError)) as error:
         main([*visual_run, *options, "--output_dir", str(tmp_path / "run")])
     assert words in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_preset_is_a_transformer_over_the_codes_of_the_tokenizer(tiny_pipeline):
+    """Of the published sizes but for what is asked for, and of a trained pipeline's for that."""
+    tokenizer = DelvmPipeline.from_pretrained(tiny_pipeline).image_tokenizer
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes["num_key_value_heads"] = 2
+    preset = next(iter(list_models(task="visual-prompting")))
+    model = load_language_model(VisualModelArguments(model=preset, model_config=sizes), tokenizer, 64)
+    assert model.config.vocab_size == tokenizer.vocab_size == 32 and model.config.hidden_size == 16
+    published = PRESETS[preset].config["language_model"]
+    assert model.config.max_position_embeddings == published["max_position_embeddings"]
+    trained = load_language_model(VisualModelArguments(model=str(tiny_pipeline)), tokenizer, 64)
+    expected = DelvmPipeline.from_pretrained(tiny_pipeline).language_model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in trained.state_dict().items())
+
+
+def test_a_table_of_tokens_keeps_to_its_tokenizer(visual_run, tiny_pipeline, tmp_path):
+    """Which it names itself; others, other sizes and other pictures are told, in training and in an evaluation."""
+    for split in ("train", "test"):
+        for task, part in itertools.product(("invert", "segment"), ("images", "answers")):
+            folder = tmp_path / "pairs" / split / task / part
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (8, 8), (40 * number, 0, 60)).save(folder / f"{number}.png")
+    store = ["--dataset", str(tmp_path / "pairs"), "--image_tokenizer", str(tiny_pipeline), "--image_size", "8"]
+    table = str(visual_sentences.main([*store, "--output", str(tmp_path / "table")]))
+    pipe = DelvmPipeline.from_pretrained(tiny_pipeline)
+    with torch.no_grad():
+        pipe.vqvae.quantize.embedding.weight += 1
+    pipe.save_pretrained(tmp_path / "other")
+    run = [*visual_run, "--dataset", table, "--task_samples", "{}", "--output_dir", str(tmp_path / "run")]
+    for options, message in (
+        (["--image_size", "16"], "--image_size: got 16, but the table was made with 8"),
+        (["--image_tokenizer", str(tmp_path / "other")], "--image_tokenizer: .*other has other codes than the table"),
+        (["--image_tokenizer", "train:8"], "--image_tokenizer: a table of tokens is of the tokenizer it was made"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main([*run, *options])
+    fewer = {most: prepare("prepare_training", [*without_tokenizer(run), "--max_eval_samples", most]) for most in "24"}
+    assert len(fewer["2"].trainer.eval_dataset) < len(fewer["4"].trainer.eval_dataset)
+    words = ["--task", "visual-sequence-modeling", "--output", str(tmp_path / "e.json"), "--dataset", table]
+    with pytest.raises(ValueError, match="--dataset: .*table was made with another image tokenizer"):
+        evaluate([*words, "--model", str(tmp_path / "other")])
+    for name in ("image_tokenizer", "teacher"):
+        with pytest.raises(ValueError, match=f"--{name} goes with training; a trained pipeline has what it needs"):
+            evaluate([*words, "--model", str(tiny_pipeline), f"--{name}", "x"])
+    by_table = evaluate([*words, "--model", str(tiny_pipeline), "--answered_images", "1"])
+    words[-1] = str(tmp_path / "pairs")
+    by_pictures = evaluate([*words, "--model", str(tiny_pipeline), "--overwrite", "true", "--answered_images", "0"])
+    assert by_table["loss"] == pytest.approx(by_pictures["loss"], rel=1e-6)
+    assert "invert_psnr" in by_table and "invert_psnr" not in by_pictures
