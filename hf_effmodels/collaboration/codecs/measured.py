@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..._numbers import is_whole
+from ..._numbers import check_whole, is_whole
 from ..splitting.halves import evaluating
 from .entropic_student.modeling_entropic_student import CodedForImageClassification
 from .prior import bits
@@ -33,8 +33,9 @@ def measure_coded(
         batch: samples at a time.
 
     Raises:
-        ValueError: what is decoded is something else than what was encoded.
+        ValueError: what is decoded is something else than what was encoded; no samples.
     """
+    check_whole(1, batch=batch, samples=len(dataset) if samples is None else samples)
     network, bottleneck = evaluating(model), model.bottleneck
     device, right, written, estimated, counted = next(network.parameters()).device, 0, 0, 0.0, 0
     most = len(dataset) if samples is None else min(samples, len(dataset))
