@@ -385,6 +385,32 @@ def test_a_preset_that_the_source_does_not_show_is_asked_for_where_it_is_defined
         hf_effmodels.model_info("ghostnet-0.6x")
 
 
+#: Students and teachers of CDFKD-MFS.
+STUDENTS = ("mhresnet*", "mhwrn*", "smhresnet*", "resnet8x*", "resnet18-224", "resnet34-224", "wrn4x*")
+#: No accuracy is published of these by themselves, ...
+UNMEASURED = (*STUDENTS, "devit-*", "dedeit-*", "decct-*", "light_clip-*", "ofa-*", "pangu-pi-*", "parameternet-moe-*")
+UNMEASURED += ("tinyvit-5m-22k", "tinyvit-11m-22k", "tinyvit-21m-22k", "entropic-student-*", "mahppo-*", "srdiff-x4")
+#: ... and no weights of these.
+UNRELEASED = (*STUDENTS, "adabin-resnet18*", "adabin-vgg*", "adabin-resnet34", "addernet-*", "adem_vl-13b", "bimlp-*")
+UNRELEASED += ("devit-*", "dedeit-*", "decct-*", "dtop-*", "ghostnet-0.5x", "ghostnet-1.3x", "ghostnetv3-[01].[356]x")
+UNRELEASED += ("light_clip-*", "ofa-*", "pangu-pi-*", "parameternet-*", "mahppo-*", "srdiff-x4")
+#: Of these weights no licence is stated; a note says what is known, of most.
+UNLICENSED = ("adem_vl-7b-*", "cmt-small", "fastmim-*", "localmim-*", "entropic-student-*", "delvm-*", "sam-diffsr-x4")
+
+
+def test_every_preset_has_the_numbers_the_weights_and_the_licence_that_there_are():
+    def named(patterns) -> set:
+        return {name for pattern in patterns for name in hf_effmodels.list_models(pattern)}
+
+    presets = {name: preset for entry in all_entries() for name, preset in entry.presets.items()}
+    assert {name for name, preset in presets.items() if not preset.published} == named(UNMEASURED)
+    assert {name for name, preset in presets.items() if not preset.weights} == named(UNRELEASED)
+    without = {name for name, preset in presets.items() if preset.weights and not preset.weights_license}
+    assert without == named(UNLICENSED)
+    unsaid = {name for name in without if not presets[name].weights_license_note}
+    assert unsaid == named(("cmt-small", "entropic-student-*"))
+
+
 def test_a_preset_says_who_published_what():
     info = hf_effmodels.model_info("ghostnetv3-1.0x")
     assert (info.top1, info.top1_source) == (77.1, "paper, quoted from memory")

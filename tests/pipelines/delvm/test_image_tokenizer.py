@@ -96,6 +96,15 @@ def test_levels_are_cut_and_not_rounded():
     assert np.asarray(to_images(pixels, "pil")[0])[0, :, 0].tolist() == [0, 0, 1, 254, 255]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_arrays_of_half_precision_are_single_ones(dtype):
+    pixels = torch.rand(1, 3, 2, 5).to(dtype)
+    found = to_images(pixels, "np")
+    assert found.dtype == (np.float64 if dtype == torch.float64 else np.float32)
+    assert np.array_equal(found, pixels.permute(0, 2, 3, 1).double().numpy())
+    assert to_images(pixels, "pt").dtype == dtype
+
+
 def test_it_maps_over_a_table(tokenizer):
     import datasets
 
