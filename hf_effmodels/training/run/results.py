@@ -111,7 +111,7 @@ def _check_answers(argument: str, file: Path, may_replace: bool) -> None:
     try:
         with open(file, encoding="utf-8") as lines:
             ours = json.loads(next(lines)).keys() == {"prompt", "answer", "references"}
-    except (OSError, ValueError, StopIteration, AttributeError):
+    except (OSError, ValueError, StopIteration, AttributeError, RecursionError):
         ours = False
     if not ours:
         raise ValueError(f"{argument}: {file} is there, and no evaluation has written it. Choose another file.")

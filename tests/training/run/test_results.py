@@ -104,9 +104,10 @@ def test_answers_and_images_are_as_safe_as_results(tmp_path):
         others(overwrite=True, **place)
     write_results_file(str(tmp_path / "e.json"), {"model": "a", "dataset": "digits"}, call)
     others(answers=answers, save_images=images)  # the same evaluation
-    answers.write_text("a poem\n")
-    with pytest.raises(ValueError, match="--answers: .*no evaluation has written it"):
-        others(overwrite=True, answers=answers)
+    for content in ("a poem\n", "", "[]", '{"prompt": "?"}\n', "[" * 100_000, "\ud800"):
+        answers.write_text(content, errors="surrogatepass")
+        with pytest.raises(ValueError, match="--answers: .*no evaluation has written it"):
+            others(overwrite=True, answers=answers)
     with pytest.raises(ValueError, match="--save_images: .* is a file"):
         others(overwrite=True, save_images=answers)
 
