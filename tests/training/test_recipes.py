@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from hf_effmodels.training import list_tasks, load_task, prepare
+from hf_effmodels.training.run import recipes
 from hf_effmodels.training.run.arguments import ArgumentReader, _warn
-from hf_effmodels.training.run.recipes import RECIPES, find_recipe, list_recipes
+from hf_effmodels.training.run.recipes import RECIPES, find_recipe, list_recipes, read_recipe, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,3 +98,49 @@ def test_the_quickstart_is_ready_to_train(tmp_path):
     assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (1438, 359)
     assert trainer.train_dataset[0]["pixel_values"].shape == (3, 32, 32)
     assert not (tmp_path / "run" / "training_config.yaml").exists()
+
+
+def test_yaml_is_plain_values_and_dates_are_texts():
+    text = "a: 2024-01-31\nb: [1, 2.5, null, true]\nc: {d: {1: x}}\ne: &f [1]\ng: *f"
+    assert read_yaml(text) == {
+        "a": "2024-01-31", "b": [1, 2.5, None, True], "c": {"d": {1: "x"}}, "e": [1], "g": [1]
+    }  # fmt: skip
+    assert read_yaml("") is None and read_yaml("a: b") == {"a": "b"} and read_yaml("7") == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: !!binary aGVsbG8=", "b'hello' is neither a text, a number, a truth value, a list nor a mapping."),
+        ("a: [!!set {x}]", "{'x'} is neither a text, a number, a truth value, a list nor a mapping."),
+        ("a: !!int ''", ""),
+        ("a: !!float x", ""),
+        ("a: !!python/object:os.system x", "could not determine a constructor for the tag .* .line 1."),
+        ("{[1]: 2}", "unhashable key .line 1."),
+        ("a: 1\nb: [\n", "expected the node content, but found '<stream end>' .line 3."),
+        ("x: {a: 1, a: 1}", "the key 'a' stands twice .line 1.."),
+        ("a: " + "[" * 500 + "]" * 500, "it is nested too deeply"),
+        (f"a: {2**1024}", "it has a number of more than 300 digits."),
+        ("a: b\0c", "unacceptable character"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_told(text, said):
+    with pytest.raises(ValueError, match=f"^is not valid YAML: .*{said}"):
+        read_yaml(text)
+
+
+def test_so_many_values_are_taken_and_no_more(monkeypatch):
+    monkeypatch.setattr(recipes, "_MOST_VALUES", 5)
+    assert read_yaml("[1, 2, 3, 4]") == [1, 2, 3, 4] and read_yaml(str(2**1024 - 1)) == 2**1024 - 1
+    with pytest.raises(ValueError, match="it has more than 5 values.$"):
+        read_yaml("[1, 2, 3, [4]]")
+
+
+def test_a_recipe_that_is_no_text_is_named(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(b"a: \xff")
+    with pytest.raises(ValueError, match=f"^--config: {file} is not a text in UTF-8 "):
+        read_recipe(file)
+    file.write_text("a: !!set {x}")
+    with pytest.raises(ValueError, match=f"^--config: {file} is not valid YAML: "):
+        read_recipe(file)

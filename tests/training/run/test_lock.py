@@ -1,11 +1,13 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+from hf_effmodels.training.run import lock
 from hf_effmodels.training.run.lock import LOCK_FILE, locked, owner_of
 from hf_effmodels.training.run.output_folder import open_output_folder
 
@@ -117,3 +119,49 @@ def test_a_lock_is_written_where_there_are_no_links(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="is writing into"), locked(tmp_path):
             pass
     assert files(tmp_path) == []
+
+
+def test_a_lock_that_goes_away_or_changes_hands_meanwhile_is_looked_at_again(tmp_path, monkeypatch):
+    write_lock(tmp_path, pid=2**30)
+    dead = json.loads((tmp_path / LOCK_FILE).read_text())
+    looked, read = [], lock._read
+
+    def gone_at_first(file):
+        looked.append(file.name)
+        found = read(file)
+        if len(looked) == 1:
+            file.unlink()
+        return found
+
+    monkeypatch.setattr(lock, "_read", gone_at_first)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
+    looked.clear()
+    (tmp_path / LOCK_FILE).write_text(json.dumps(dead))
+    living = {"host": "elsewhere", "pid": 1, "started": 0}
+
+    def taken_at_first(file):
+        looked.append(file.name)
+        found = read(file)
+        if len(looked) == 1:  # between the look and the renaming another run has it
+            file.write_text(json.dumps(living))
+        return found
+
+    monkeypatch.setattr(lock, "_read", taken_at_first)
+    with (
+        pytest.raises(lock.LockedError, match="the run of process 1 on elsewhere, started 1970-01-01"),
+        locked(tmp_path),
+    ):
+        pass
+    assert json.loads((tmp_path / LOCK_FILE).read_text()) == living and files(tmp_path) == [LOCK_FILE]
+
+
+def test_the_machine_and_the_clock_are_known_without_linux_and_without_a_probe(tmp_path, monkeypatch):
+    assert lock._host().startswith(f"{socket.gethostname()} pid:[")
+    assert abs(lock._now(tmp_path) - time.time()) < 60 and files(tmp_path) == []
+    monkeypatch.setattr(os, "readlink", lambda path: (_ for _ in ()).throw(OSError()))
+    assert lock._host() == socket.gethostname()
+    monkeypatch.setattr(lock.time, "time", lambda: 7.0)
+    assert lock._now(tmp_path / "nowhere") == 7.0
+    assert not lock._lives({"host": "elsewhere"}, tmp_path / "gone")
+    assert lock._started(-1) is lock._started(2**70) is None

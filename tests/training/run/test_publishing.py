@@ -1,14 +1,17 @@
 """`--push_to_hub` publishes the finished model, to the real client's liking, and nothing else of the output folder."""
 
+import types
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import save_file
 
 from hf_effmodels.hub import export
 from hf_effmodels.training import main
+from hf_effmodels.training.run import publishing
 from hf_effmodels.training.run.publishing import HUB_FOLDER, find_repository, publish_run
 
 from ...hub.conftest import maker_hub, onto_the_network
@@ -107,3 +110,40 @@ def test_a_repository_is_named_after_the_account_and_the_folder(hub):
     with pytest.raises(PermissionError, match="characters in it that no token has") as caught:
         find_repository("net", Path("outputs/digits"), "hf_ab\ncd")
     assert "hf_" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_say_whose_the_token_is_is_told(monkeypatch):
+    def failing(error):
+        def whoami(self):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "whoami", whoami)
+
+    for code, kind, said in (
+        (500, ConnectionError, r"^--push_to_hub: the Hub cannot be asked whose the token is \(ill\).$"),
+        (403, PermissionError, "^--push_to_hub: the Hub does not know this token.$"),
+        (401, PermissionError, "^--push_to_hub: the Hub does not know this token.$"),
+    ):
+        response = types.SimpleNamespace(status_code=code, headers={}, request=None)
+        failing(HfHubHTTPError("ill", response=response))
+        with pytest.raises(kind, match=said):
+            find_repository("net", Path("out"), TOKEN)
+    failing(OSError("no route"))
+    with pytest.raises(ConnectionError, match=r"^--push_to_hub: the Hub cannot be reached \(no route\).$"):
+        find_repository("net", Path("out"), TOKEN)
+
+
+def test_a_token_that_the_machine_keeps_is_taken_and_without_one_it_is_said(monkeypatch):
+    seen = []
+    monkeypatch.setattr(publishing, "get_token", lambda: "hf_kept")
+    monkeypatch.setattr(publishing, "HfApi", lambda token: seen.append(token) or FakeHub())
+    assert find_repository("net", Path("out"), None) == "me/net"
+    assert find_repository(None, Path("runs/out"), "hf_given") == "me/out" and seen == ["hf_kept", "hf_given"]
+    monkeypatch.setattr(publishing, "get_token", lambda: None)
+    with pytest.raises(PermissionError, match="^--push_to_hub: there is no token; run `hf auth login`, set HF_TOKEN"):
+        find_repository("net", Path("out"), None)
+
+
+class FakeHub:
+    def whoami(self):
+        return {"name": "me"}

@@ -1,7 +1,14 @@
+import types
+
 import pytest
 from transformers import TrainingArguments
 
-from hf_effmodels.training.run.stock_arguments import in_words_of_the_command, named, read_stock_arguments
+from hf_effmodels.training.run.stock_arguments import (
+    check_trackers,
+    in_words_of_the_command,
+    named,
+    read_stock_arguments,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +78,67 @@ def test_settings_of_the_accelerator_have_their_kinds(tmp_path):
 
 #: What transformers' defaults are not, and our commands' are.
 NEUTRAL = {"remove_unused_columns": False, "hub_strategy": "end", "report_to": [], "use_cpu": True}
+
+
+@pytest.fixture
+def stock(tmp_path):
+    def read(**given):
+        args = TrainingArguments(output_dir=str(tmp_path), **NEUTRAL)
+        for name, value in given.items():
+            setattr(args, name, value)
+        read_stock_arguments(args)
+        return args
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("prediction_loss_only", True, "got True, accepted is False: an evaluation measures more than the loss."),
+        ("batch_eval_metrics", True, "got True, accepted is False: metrics are those of the whole evaluation set."),
+        ("eval_do_concat_batches", False, "got False, accepted is True: metrics are those of the whole"),
+        ("include_for_metrics", ["loss"], "got loss, accepted is nothing: each task knows what its metrics take."),
+        ("label_names", ["y", "z"], "got y z, accepted is labels: each task knows where its labels are."),
+        ("remove_unused_columns", True, "got True, accepted is False: samples hold what is used."),
+        ("length_column_name", "size", "got 'size', accepted is length: samples are not grouped by length."),
+        ("train_sampling_strategy", "group_by_length", "got 'group_by_length', accepted is random or sequential: "),
+        ("do_predict", True, "got True, accepted is False: hf-effmodels evaluate does that."),
+        ("hub_always_push", True, "got True, accepted is False: only the finished model is published."),
+        ("torch_compile_mode", "fastest", "got 'fastest', accepted are default, reduce-overhead, max-autotune, "),
+        ("torch_compile_backend", "gcc", "got 'gcc', accepted are no, eager, "),
+        ("accelerator_config", {"evenly": True}, "there is no 'evenly', accepted are split_batches, "),
+        ("license", "mine own", "license: "),
+    ],
+)
+def test_what_would_be_ignored_or_fail_later_is_refused(name, value, said, stock):
+    with pytest.raises(ValueError) as caught:
+        stock(**{name: value})
+    assert str(caught.value).startswith("--" if name == "license" else f"--{name}: ")
+    assert said in str(caught.value)
+
+
+def test_mappings_are_read_and_files_of_mappings_are_left_where_they_are(stock, tmp_path):
+    args = stock(fsdp_config='{"min_num_params": 3}', gradient_checkpointing_kwargs='{"use_reentrant": false}')
+    assert args.fsdp_config == {"min_num_params": 3} and args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    (tmp_path / "deepspeed.json").write_text("{}")
+    assert stock(deepspeed=str(tmp_path / "deepspeed.json")).deepspeed == str(tmp_path / "deepspeed.json")
+    for name in ("fsdp_config", "deepspeed", "accelerator_config"):
+        with pytest.raises(
+            OSError, match=f"^--{name}: got 'none.json', accepted are a mapping and the path of a JSON"
+        ):
+            stock(**{name: "none.json"})
+    with pytest.raises(ValueError, match="^--gradient_checkpointing_kwargs: "):
+        stock(gradient_checkpointing_kwargs="none.json")
+
+
+def test_workers_that_are_not_there_do_not_stay(stock):
+    given = {"dataloader_persistent_workers": True}
+    assert stock(**given, dataloader_num_workers=2).dataloader_persistent_workers
+    assert not stock(**given, dataloader_num_workers=0).dataloader_persistent_workers
+
+
+def test_trackers_are_those_that_transformers_knows():
+    check_trackers(types.SimpleNamespace(report_to=["none", "all", "tensorboard"]))
+    with pytest.raises(ValueError, match="^--report_to: got 'tensorbord', accepted are none, all, "):
+        check_trackers(types.SimpleNamespace(report_to=["none", "tensorbord"]))

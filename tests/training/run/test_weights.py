@@ -1,5 +1,8 @@
 """What a checkpoint gives back is what was in memory, whatever names the model's weights have on disk."""
 
+import json
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,10 +24,11 @@ from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperFo
 from transformers.utils import is_timm_available
 
 import hf_effmodels
+from hf_effmodels.training.run import weights
 from hf_effmodels.training.run.output_folder import WEIGHTS_WITHOUT_EMA
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.run.trainer import RecipeTrainer
-from hf_effmodels.training.run.weights import WeightsError, load_weights
+from hf_effmodels.training.run.weights import WeightsError, is_peft_model, load_state, load_weights
 
 TEXT = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 PATCHES = {"image_size": 16, "patch_size": 4, "num_labels": 3, "hidden_size": 16, "num_hidden_layers": 2}
@@ -219,3 +223,38 @@ def test_training_weights_that_lack_or_add_something_are_refused_by_name(tmp_pat
             make("tied llama", tmp_path / "more", ema_decay=0.5).train(
                 resume_from_checkpoint=str(tmp_path / "checkpoint-2")
             )
+
+
+def test_weights_of_a_plain_module_come_from_all_files_of_the_index(tmp_path):
+    layer = nn.Linear(2, 3)
+    with pytest.raises(WeightsError, match=f"^{tmp_path}: it lacks the file model.safetensors.$"):
+        load_weights(layer, tmp_path)
+    index = {"weight_map": {"weight": "a.safetensors", "bias": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({"weight": torch.ones(3, 2)}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=f"^{tmp_path}: it lacks the file b.safetensors.$"):
+        load_weights(layer, tmp_path)
+    save_file({"bias": torch.ones(3)}, tmp_path / "b.safetensors")
+    load_weights(layer, tmp_path)
+    assert layer.weight.eq(1).all() and layer.bias.eq(1).all()
+
+
+def test_of_what_is_wrong_five_are_named_and_the_rest_counted():
+    layers = nn.Sequential(*(nn.Linear(1, 1) for _ in range(3)))
+    with pytest.raises(WeightsError) as caught:
+        load_state(layers, {"0.weight": torch.ones(1, 1), "z": torch.ones(1), "2.bias": torch.ones(2)}, "there")
+    assert str(caught.value) == (
+        "there: these are not the weights of this model: it lacks 0.bias; lacks 1.bias; lacks 1.weight; "
+        "lacks 2.weight; has z beside, and 1 more."
+    )
+    load_state(layers, {"1.bias": torch.full((1,), 7.0)}, "there", only=lambda name: name == "1.bias")
+    assert layers[1].bias == 7
+    with pytest.raises(WeightsError, match="it has 1.bias of shape .2,., not .1,..$"):
+        load_state(layers, {"1.bias": torch.ones(2)}, "there", only=lambda name: name == "1.bias")
+
+
+def test_adapters_are_known_where_peft_is_installed(monkeypatch):
+    assert not is_peft_model(nn.Linear(1, 1))
+    monkeypatch.setattr(weights, "is_peft_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert not is_peft_model(nn.Linear(1, 1))

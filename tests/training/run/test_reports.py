@@ -1,0 +1,62 @@
+"""What a report says of a run that is over, of histories and settings that are written here."""
+
+import logging
+import sys
+import types
+
+from hf_effmodels.training.run import reports
+from hf_effmodels.training.run.reports import card_results, has_matplotlib, plot_curves, training_summary
+
+
+def test_a_summary_has_the_settings_that_were_in_use():
+    config = {"learning_rate": 0.1, "mixup": 0.0, "warmup_steps": 0, "optim": "lamb", "max_steps": -1, "crop": []}
+    config |= {"settings": {}, "ema_decay": None, "bf16": False, "fp16": True}
+    names = [*config, "nowhere"]
+    assert training_summary(config, names, 64) == {
+        "total_train_batch_size": 64, "learning_rate": 0.1, "optim": "lamb", "fp16": True
+    }  # fmt: skip
+    assert training_summary(config, ["optim"], 8) == {"total_train_batch_size": 8, "optim": "lamb"}
+
+
+def test_samples_are_told_where_there_is_a_number_of_them():
+    trainer = types.SimpleNamespace(train_dataset=range(7), eval_dataset=None)
+    assert reports._samples(trainer, "test") == {"training": 7}
+    trainer = types.SimpleNamespace(train_dataset=iter("ab"), eval_dataset=range(3))
+    assert reports._samples(trainer, "test") == {"test": 3}
+
+
+def test_results_of_a_card_say_where_they_were_measured():
+    trainer = types.SimpleNamespace(args=types.SimpleNamespace(device=types.SimpleNamespace(type="cpu")))
+    (first, second) = card_results(trainer, {"top1": 50.0, "top5": 90.0}, "test")
+    assert (first["metric"], first["value"], first["split"], second["metric"]) == ("top1", 50.0, "test", "top5")
+    assert first["source"].startswith("hf-effmodels train, ") and first["source"].endswith(", cpu")
+    assert "dataset" not in first
+    assert card_results(trainer, {"top1": 1}, "val", "photos")[0]["dataset"] == "photos"
+
+
+def test_without_matplotlib_it_is_said_that_no_figures_are_drawn(monkeypatch, caplog):
+    assert has_matplotlib()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with caplog.at_level(logging.INFO, "hf_effmodels"):
+        assert not has_matplotlib()
+    assert "matplotlib is not installed: no figures are drawn" in caplog.text
+
+
+def test_curves_are_of_the_entries_that_have_them(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(reports, "save_figure", lambda figure, file: drawn.append(figure))
+    history = [{"epoch": n / 10, "step": n, "loss": 100 - n} for n in range(60)]
+    history += [{"epoch": 1.0, "step": 10, "eval_loss": 3.0}, {"epoch": 2.0, "eval_loss": 2.0}, {"loss": 1.0}]
+    panels = {"loss": {"loss": "training", "eval_loss": "evaluation"}, "top-1": {"eval_top1": "top-1"}}
+    plot_curves(history, tmp_path / "a.png", panels)
+    first, second = drawn[0].axes
+    training, evaluation = first.lines
+    assert training.get_xydata().tolist() == [[n / 10, 100 - n] for n in range(60)]
+    assert evaluation.get_xydata().tolist() == [[1.0, 3.0], [2.0, 2.0]]
+    assert (training.get_marker(), evaluation.get_marker()) == ("None", ".")
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["training", "evaluation"]
+    assert (first.get_xlabel(), first.get_ylabel(), second.get_ylabel()) == ("epoch", "loss", "top-1")
+    assert not second.lines and second.get_legend() is None
+    assert drawn[0].get_size_inches().tolist() == [10.0, 4.0]
+    plot_curves(history, tmp_path / "a.png", panels, x="step")
+    assert drawn[1].axes[0].lines[1].get_xydata().tolist() == [[10, 3.0]] and drawn[1].axes[0].get_xlabel() == "step"
