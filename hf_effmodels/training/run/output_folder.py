@@ -81,6 +81,8 @@ def what_is_missing(checkpoint: Path) -> str | None:
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        state = None
+    if not isinstance(state, dict):
         return "no readable trainer_state.json"
     match = _CHECKPOINT.fullmatch(checkpoint.name)
     if match and state.get("global_step") != int(match[1]):
@@ -107,9 +109,13 @@ def what_is_missing(checkpoint: Path) -> str | None:
     for file in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
         if not zipfile.is_zipfile(file):
             return f"{file.name} is cut off"
-        with zipfile.ZipFile(file) as archive:
-            if archive.testzip() is not None:
-                return f"{file.name} is damaged"
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip() is not None
+        except zipfile.BadZipFile:  # its table of contents
+            damaged = True
+        if damaged:
+            return f"{file.name} is damaged"
     if not any(checkpoint.glob("rng_state*.pth")):
         return "no rng_state.pth"
     is_sharded = any(path.is_dir() for path in checkpoint.iterdir())  # FSDP and DeepSpeed keep theirs in sub-folders

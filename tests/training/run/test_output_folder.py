@@ -15,9 +15,11 @@ from hf_effmodels.training.run.output_folder import (
     WEIGHTS_WITHOUT_EMA,
     changes,
     clear_output_folder,
+    making_no_folder,
     newest_checkpoint,
     open_output_folder,
     open_run,
+    what_is_missing,
     write_run,
 )
 from hf_effmodels.training.run.recipe_arguments import defaults_of, resolved
@@ -50,6 +52,74 @@ def flip_a_byte(file):
     file.write_bytes(bytes(content))
     with zipfile.ZipFile(file) as archive:
         assert archive.testzip() is not None
+
+
+def damage_the_table(file):
+    """An archive's list of what is in it."""
+    content = bytearray(file.read_bytes())
+    content[content.rindex(b"PK\x01\x02")] ^= 255
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda whole: (whole / "trainer_state.json").write_text("[]"), "no readable trainer_state.json"),
+        (lambda whole: (whole / "trainer_state.json").write_bytes(b"\xff"), "no readable trainer_state.json"),
+        (lambda whole: (whole / "trainer_state.json").write_text("{}"), "trainer_state.json is of step None"),
+        (lambda whole: damage_the_table(whole / "scheduler.pt"), "scheduler.pt is damaged"),
+        (lambda whole: flip_a_byte(whole / "rng_state.pth"), "rng_state.pth is damaged"),
+        (lambda whole: cut_off(whole / "optimizer.pt"), "optimizer.pt is cut off"),
+        (lambda whole: cut_off(whole / "model.safetensors"), "model.safetensors is cut off"),
+        (lambda whole: (whole / "model.safetensors").rename(whole / WEIGHTS_WITHOUT_EMA), "no weights"),
+        (lambda whole: (whole / "a.index.json").write_text("[]"), "a.index.json is no index of weights"),
+        (lambda whole: (whole / "a.index.json").write_text('{"weight_map": {"w": []}}'), "a.index.json is no index"),
+        (lambda whole: (whole / "a.index.json").write_text('{"weight_map": {"w": "b", "v": "a"}}'), "no a"),
+        (lambda whole: (whole / "optimizer.pt").unlink(), "no optimizer.pt"),
+        (lambda whole: (whole / "scheduler.pt").unlink(), "no scheduler.pt"),
+        (lambda whole: write_run(whole.parent, {**CONFIG, "ema_decay": 0.9}), f"no {WEIGHTS_WITHOUT_EMA}"),
+    ],
+)
+def test_what_a_checkpoint_lacks_is_told(damage, said, tmp_path):
+    checkpoint = write_checkpoint(tmp_path, 10)
+    assert what_is_missing(checkpoint) is None
+    damage(checkpoint)
+    assert what_is_missing(checkpoint).startswith(said)
+
+
+def test_a_sharded_checkpoint_has_its_states_in_folders(tmp_path):
+    checkpoint = write_checkpoint(tmp_path, 10)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        (checkpoint / name).unlink()
+    (checkpoint / "optimizer_0").mkdir()
+    assert what_is_missing(checkpoint) is None
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model_fsdp.bin")
+    assert what_is_missing(checkpoint) is None
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_most_steps(tmp_path):
+    for step in (9, 100, 20):
+        write_checkpoint(tmp_path, step)
+    for name in ("checkpoint-300x", "checkpoint-", "my-checkpoint-500"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-400").touch()
+    assert newest_checkpoint(tmp_path).name == "checkpoint-100" and newest_checkpoint(tmp_path / "none") is None
+
+
+def test_a_folder_that_was_made_for_a_run_goes_with_it_unless_something_is_in_it(tmp_path):
+    with making_no_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+    assert not (tmp_path / "a").exists() and tmp_path.is_dir()
+    with making_no_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "a" / "notes").touch()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["notes"]
+    with making_no_folder(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="^--output_dir: .*/file is a file.$"):
+        open_output_folder(tmp_path / "file", CONFIG, None, overwrite=False)
 
 
 @pytest.mark.parametrize(
