@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
+from hf_effmodels.training.run import trainer as of_trainer
+from hf_effmodels.training.run.averaging import unique_state
 from hf_effmodels.training.run.output_folder import RUN_FILE, WEIGHTS_WITHOUT_EMA, newest_checkpoint, what_is_missing
+from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 
 from .conftest import Line, Points
 
@@ -266,3 +271,92 @@ def test_a_warm_up_as_long_as_the_run_is_named_by_its_argument(line_trainer, sch
     trainer = line_trainer(Line(), Points(4), lr_scheduler_type=schedule, warmup_steps=0.05, max_steps=1)
     with pytest.raises(ValueError, match="--warmup_steps: got 0.05, which makes 1 of 1 training steps"):
         trainer.train()
+
+
+def test_publishing_is_asked_of_the_arguments_and_done_by_one_process(line_trainer, monkeypatch):
+    trainer, asked = line_trainer(Line(), Points(4), hub_revision="dev", hub_private_repo=True), []
+    monkeypatch.setattr(of_trainer, "find_repository", lambda *given: asked.append(given) or "me/net")
+    monkeypatch.setattr(of_trainer, "publish_run", lambda *given, **more: (*given, more))
+    with pytest.raises(TypeError, match="^blocking: it goes into the training arguments, such as hub_revision.$"):
+        trainer.push_to_hub("Done", tags=["x"], blocking=True)
+    folder = Path(trainer.args.output_dir)
+    settings = {"exported": False, "token": None, "private": True, "revision": "dev", "message": "End of training"}
+    assert trainer.push_to_hub() == (folder, "me/net", settings) and asked == [(None, folder, None)]
+    assert trainer.push_to_hub("Done")[2]["message"] == "Done" and len(asked) == 1, "it is known by now"
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    assert trainer.push_to_hub() is None
+    trainer.init_hf_repo("hf_token")
+    assert len(asked) == 1
+
+
+def test_weights_that_the_trainer_loads_itself_are_all_of_them(line_trainer, monkeypatch, tmp_path):
+    trainer = line_trainer(Line(), Points(4))
+    trainer._issue_warnings_after_load(SimpleNamespace(missing_keys=[], unexpected_keys=[]))
+    wrong = SimpleNamespace(missing_keys=["a", "b", "c"], unexpected_keys=["d", "e", "f"])
+    with pytest.raises(ValueError, match=r"checkpoint's weights lack or add \['a', 'b', 'c', 'd', 'e'\].$"):
+        trainer._issue_warnings_after_load(wrong)
+    assert trainer.loads_weights_itself
+    loaded = []
+    monkeypatch.setattr(Trainer, "_load_from_checkpoint", lambda self, *given: loaded.append(given))
+    monkeypatch.setattr(Trainer, "_load_best_model", lambda self: loaded.append("best"))
+    trainer.is_fsdp_enabled = True
+    assert not trainer.loads_weights_itself
+    trainer._load_from_checkpoint(str(tmp_path), "model")
+    trainer._load_best_model()
+    assert loaded == [(str(tmp_path), "model"), "best"]
+
+
+def test_an_average_needs_whole_weights_and_processes_are_averaged(line_trainer, monkeypatch):
+    make_accelerator = Trainer.create_accelerator_and_postprocess
+    for name in ("is_fsdp_enabled", "is_deepspeed_enabled"):
+
+        def sharded(self, name=name):
+            make_accelerator(self)
+            setattr(self, name, True)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, "create_accelerator_and_postprocess", sharded)
+            with pytest.raises(ValueError, match="^--ema_decay needs whole weights in each process: it does not go "):
+                line_trainer(Line(), Points(4), ema_decay=0.5)
+    monkeypatch.setattr(RecipeArguments, "world_size", property(lambda self: 2))
+    norms = []
+    monkeypatch.setattr(of_trainer, "synchronise_batch_norms", norms.append)
+    model = Line()
+    model.norm = nn.BatchNorm1d(2)
+    trainer = line_trainer(model, Points(4), sync_batch_norm=True)
+    line_trainer(Line(), Points(4), sync_batch_norm=False)
+    assert norms == [model]
+    monkeypatch.setattr(trainer.accelerator, "reduce", lambda tensor, how: tensor + (3.0 if how == "mean" else 0.0))
+    weights = [parameter.clone() for parameter in model.parameters()]
+    trainer._set_evaluated_weights(unique_state(model))
+    assert model.norm.running_mean.tolist() == [3.0, 3.0] and model.norm.running_var.tolist() == [4.0, 4.0]
+    assert model.norm.num_batches_tracked == 0
+    assert all(torch.equal(one, other) for one, other in zip(weights, model.parameters(), strict=True))
+
+
+def test_what_is_wrong_with_a_batch_of_one_is_told_and_nothing_else_is_hidden(line_trainer, monkeypatch):
+    trainer = line_trainer(Line(), Points(4), per_device_train_batch_size=1)
+
+    def failing(said):
+        def step(self, *given):
+            raise ValueError(said)
+
+        monkeypatch.setattr(Trainer, "training_step", step)
+
+    failing("Expected more than 1 value per channel when training, got input size [1, 3, 1, 1]")
+    with pytest.raises(
+        ValueError, match="^--per_device_train_batch_size: got 1, with which a batch norm of this model"
+    ):
+        trainer.training_step(trainer.model, {})
+    failing("the labels are wrong")
+    with pytest.raises(ValueError, match="^the labels are wrong$"):
+        trainer.training_step(trainer.model, {})
+
+
+@pytest.mark.parametrize(("logging_steps", "steps", "each"), [(50, 30, 3), (50, 5, 1), (50, 50, 50), (4, 30, 4)])
+def test_a_run_shorter_than_the_steps_between_two_losses_has_a_curve_of_ten(line_trainer, logging_steps, steps, each):
+    trainer = line_trainer(Line(), Points(4), logging_steps=logging_steps, max_steps=steps)
+    trainer.state.max_steps, trainer.state.logging_steps = steps, logging_steps
+    (hooks,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, of_trainer._Hooks)]
+    hooks.on_train_begin(trainer.args, trainer.state, trainer.control)
+    assert trainer.state.logging_steps == each and trainer.ema is None
