@@ -342,6 +342,8 @@ def _read_item(where: str, item, kind: type, choices: Sequence | None):
     try:
         if item is None or isinstance(item, list | dict | bool) and kind is not bool:
             raise ValueError
+        if isinstance(item, float) and kind is int:  # which would cut it off
+            raise ValueError
         read = kind(item)
     except (ValueError, OverflowError):
         raise ValueError(f"{where}: got {item!r} in the list, which is no {kind.__name__}.") from None

@@ -1,9 +1,10 @@
 import json
+from dataclasses import dataclass, field
 
 import pytest
 
-from hf_effmodels.training.run.arguments import ArgumentReader, ModelArguments
-from hf_effmodels.training.run.recipe_arguments import resolved
+from hf_effmodels.training.run.arguments import ArgumentReader, ModelArguments, _is_number, _near, _read_entry
+from hf_effmodels.training.run.recipe_arguments import RecipeArguments, resolved
 from hf_effmodels.training.tasks.image_classification.data import DataArguments
 from hf_effmodels.training.tasks.image_classification.task import ImageClassificationArguments
 from hf_effmodels.training.tasks.image_classification.transforms import AugmentationArguments
@@ -227,3 +228,62 @@ def test_a_token_is_taken_without_white_space_around_it_and_never_shown(name, tm
         with pytest.raises(ValueError) as refused:
             read(BASE + text, tmp_path, *argv)
         assert "secr" not in str(refused.value)
+
+
+@dataclass
+class Lists:
+    whole: list[int] = field(default_factory=lambda: [1, 2])
+    real: list[float] | None = None
+    words: list[str] | None = None
+    chosen: list[str] = field(default_factory=lambda: ["a"], metadata={"choices": ["a", "b"]})
+    table: dict | str | None = None
+    one: int = 1
+    secret: str | None = field(default=None, metadata={"secret": True})
+
+
+def entry(name, value):
+    f = Lists.__dataclass_fields__[name]
+    return _read_entry(f"--{name}", value, f.type, f)
+
+
+def test_items_of_a_list_in_a_recipe_are_of_its_kind():
+    assert entry("whole", [3, "4"]) == [3, 4] and entry("real", [1, 0.5, "1e-3"]) == [1.0, 0.5, 0.001]
+    assert entry("words", [1, "b"]) == ["1", "b"] and entry("chosen", ["b", "a"]) == ["b", "a"]
+    assert entry("table", {"a": 1}) == {"a": 1} and entry("real", None) is None and entry("whole", []) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("whole", [2.5], "--whole: got 2.5 in the list, which is no int."),
+        ("whole", [2, 3.0], "--whole: got 3.0 in the list, which is no int."),
+        ("whole", [True], "--whole: got True in the list, which is no int."),
+        ("whole", ["1.0"], "--whole: got '1.0' in the list, which is no int."),
+        ("whole", None, "--whole: got null, but it has no value that stands for nothing."),
+        ("real", [[1]], "--real: got [1] in the list, which is no float."),
+        ("real", [10**400], f"--real: got {10**400} in the list, which is no float."),
+        ("real", {"a": 1}, "--real: got {'a': 1}, accepted is no mapping."),
+        ("words", [None], "--words: got None in the list, which is no str."),
+        ("chosen", ["a", "c"], "--chosen: got 'c' in the list, accepted are 'a', 'b'."),
+        ("one", [1, 2], "--one: got [1, 2], accepted is one value; a list is one value too many."),
+        ("secret", ["hf_x"], "--secret: accepted is a text (it is not shown here)."),
+    ],
+)
+def test_items_of_another_kind_are_told_and_not_cut_off(name, value, said):
+    with pytest.raises(ValueError) as caught:
+        entry(name, value)
+    assert str(caught.value) == said
+
+
+def test_a_word_that_starts_with_a_dash_is_a_number_or_an_option():
+    assert all(map(_is_number, ("-1", "-1e-3", "-inf", "0.5"))) and not any(map(_is_number, ("-x", "--1", "")))
+    assert _near("learning-rte", ["learning_rate", "seed"], "--") == "; nearest: --learning_rate"
+    assert _near("qqq", ["learning_rate"]) == "; --help lists the known ones"
+
+
+def test_one_process_sees_one_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(RecipeArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(
+        ValueError, match="^one process sees 2 GPUs: start one for each with accelerate launch, or choo"
+    ):
+        RecipeArguments(output_dir=str(tmp_path))
