@@ -1,6 +1,7 @@
 """What is wrong with an argument, or would be ignored, is said before a run begins, in every task."""
 
 import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNex
 
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.data.splits import load_splits
+from hf_effmodels.training.task import load_task
 from hf_effmodels.training.tasks.image_classification.data import DataArguments
 
 from .distillation.conftest import distilled_run, teacher  # noqa: F401
@@ -252,3 +254,78 @@ def test_what_comes_near_a_mistyped_path_is_named(digits_run, tmp_path, monkeypa
     with pytest.raises(OSError, match="--model: .* 'outputs/digitz'; nearest: outputs/digits"):
         prepare("prepare_training", [*run, "--model", "outputs/digitz"])
     prepare("prepare_training", [*run, "--model", "outputs/digits"])
+
+
+@pytest.mark.parametrize(
+    "task, what_is_done",
+    [
+        (
+            "image-classification",  # torchvision's and timm's crops and mirroring, and no more
+            {"train_crop": "random_resized", "crop_scale": [0.08, 1.0], "crop_ratio": [3 / 4, 4 / 3]}
+            | {"crop_padding": 4, "interpolation": ["bilinear", "bicubic"], "horizontal_flip": 0.5}
+            | {"color_jitter": None, "lighting": 0.0, "randaugment": None, "autoaugment": None}
+            | {"random_erasing": 0.0, "random_erasing_mode": "pixel", "random_erasing_count": 1}
+            | {"mixup": 0.0, "cutmix": 0.0, "mix_probability": 1.0, "mix_switch_probability": 0.5, "mix_off_epochs": 0}
+            | {
+                "repeated_augmentation": 1,
+                "loss": "cross_entropy",
+                "random_weights": False,
+                "training_branches": None,
+            },
+        ),
+        (
+            "distillation",  # the labels count in full; episodes are of five classes with one picture of each
+            {"labels_weight": 1.0, "teacher_dtype": "auto", "teacher_compile": False, "episodes_per_epoch": None}
+            | {"way": 5, "shot": 1, "query": 15, "eval_episodes": 800},
+        ),
+        ("causal-lm", {"sample_tokens": 100, "sample_prompt": None, "peak_tflops": None, "attn_implementation": None}),
+        (
+            "language-distillation",  # Minitron's: logits alone, KL of the teacher
+            {"divergence": "forward", "divergence_weight": 1.0, "temperature": 1.0, "top_k": None, "jsd_beta": 0.5}
+            | {"hidden_states_weight": 0.0, "label_weight": 0.0, "teacher_dtype": "auto"},
+        ),
+        (
+            "masked-image-modeling",  # MAE's parts of pictures
+            {"crop_scale": [0.2, 1.0], "crop_ratio": [3 / 4, 4 / 3], "interpolation": "bicubic"}
+            | {"horizontal_flip": 0.5, "progressive_sizes": None, "progressive_batch_sizes": None},
+        ),
+        (
+            "semantic-segmentation",  # mmsegmentation's sizes and shares
+            {"scale_range": [0.5, 2.0], "max_class_share": 0.75, "horizontal_flip": 0.5, "brightness": 0.0}
+            | {"contrast": 0.0, "saturation": 0.0, "eval_mode": "whole", "eval_stride": None}
+            | {"head_learning_rate_factor": 1.0, "reduce_labels": False},
+        ),
+        (
+            "source-free-adaptation",
+            {"distance_threshold": 1.0, "min_samples_per_class": 5, "cluster_tolerance": 0.001, "std_factor": 1.0}
+            | {"estimate_source": True, "discrepancy_weight": 1.0, "augmented_features": False}
+            | {"norm_learning_rate_factor": 1.0, "steps_per_round": 50, "samples_per_class": 3}
+            | {"load_best_model_at_end": False, "per_device_train_batch_size": 30, "learning_rate": 1e-3}
+            | {"optim": "sgd", "weight_decay": 5e-4},
+        ),
+        (
+            "visual-sequence-modeling",
+            {"tokenizer_steps": 1000, "factorized_embedding": False, "pairs_per_sentence": 4, "packing": "drawn"}
+            | {"packed_length": 2048, "gt_weight": 1.0, "kd_weight": 1.0, "kd_temperature": 1.0, "kd_inverse": False}
+            | {"kd_predicted_only": False, "answered_images": 32},
+        ),
+        (
+            "image-text-to-text",
+            {"train": "adapters", "augmentation": "none", "save_base": False, "base_precision": "float32"}
+            | {"max_length": 512, "max_new_tokens": None, "tokenizer_vocab_size": 512, "prompt_format": "CQM-A"}
+            | {"prompt_template": "Instruction: {question}\nResponse:"},
+        ),
+        ("mask-generation", {"prompts_per_picture": 4, "shapes_per_picture": 6, "hard_prompt_rounds": 9}),
+        (
+            "data-free-distillation",
+            {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "max_grad_norm": 0.0, "generator": None},
+        ),
+    ],
+)
+def test_a_recipe_that_says_nothing_of_it_trains_as_it_always_has(task, what_is_done):
+    """Recipes say what differs: another default would make another training of each."""
+    found = {}
+    for arguments in load_task(task).TRAINING_ARGUMENTS:
+        for f in fields(arguments):
+            found[f.name] = f.default if f.default is not MISSING else f.default_factory()
+    assert {name: found[name] for name in what_is_done} == what_is_done

@@ -555,7 +555,6 @@ def test_detectors_that_are_not_ours_learn_over_a_backbone_that_is(detector, con
         (["--backbone", "ghostnetv3-1.0x"], "--backbone goes with --detector"),
         (["--detector", "yolos"], "--model, --detector: one of them"),
         (["--teacher", "TEACHER"], "--teacher: its num_labels"),
-        (["--teacher", "PLAIN"], "--teacher: distillation is between Gold-YOLOs with distributions"),
         (["--model", "ghostnetv3-1.0x"], "--model: ghostnetv3-1.0x is no detector, presets that are: .*gold-yolo-n"),
         (["--horizontal_flip", "1.5"], "--horizontal_flip: got 1.5"),
         (["--teacher", "TURNED"], r"--teacher: its classes \(1, 0, 2.*\) are not the student's \(0, 1, 2"),
@@ -565,8 +564,6 @@ def test_wrong_arguments_end_before_anything_is_written(more, message, tmp_path)
     if "--teacher" in more:
         fields = {"hidden_sizes": [4, 8, 8, 12, 16], "depths": [1] * 4, "neck_hidden_sizes": [8, 4, 8, 16]}
         labels = {"num_labels": 3}
-        if "PLAIN" in more:
-            labels |= {"reg_max": 0, "head_type": "plain"}
         if "TURNED" in more:
             labels = {"id2label": {number: str({0: 1, 1: 0}.get(number, number)) for number in range(10)}}
         model = hf_effmodels.create_model("gold-yolo-n", **fields, **labels)

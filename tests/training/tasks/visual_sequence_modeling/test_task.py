@@ -17,8 +17,11 @@ from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.data.token_pairs import DrawnSentences, TokenPairs
 from hf_effmodels.training.preparation import visual_sentences
 from hf_effmodels.training.tasks.visual_sequence_modeling.answers import answer
-from hf_effmodels.training.tasks.visual_sequence_modeling.arguments import VisualModelArguments
-from hf_effmodels.training.tasks.visual_sequence_modeling.models import load_language_model
+from hf_effmodels.training.tasks.visual_sequence_modeling.arguments import (
+    VisualModelArguments,
+    VisualSequenceArguments,
+)
+from hf_effmodels.training.tasks.visual_sequence_modeling.models import load_language_model, train_image_tokenizer
 from tests.pipelines.delvm.tiny import tiny_language_model, tiny_vqvae
 
 from ..contract import history, run_until_killed, same, weights
@@ -142,6 +145,31 @@ def test_answers_are_measured_against_the_right_ones_and_the_prompt_is_seen_to_d
     assert measured["a_iou"] == pytest.approx(float((shared / either).mean())) != 1
 
 
+def test_prompts_are_compared_on_pictures_that_every_task_has():
+    """By their names, wherever they stand; without such pictures nothing is said of it."""
+    pipe = DelvmPipeline(tiny_vqvae(), tiny_language_model(), image_size=4)
+    images, right = np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), np.array([[9, 9, 10, 10], [20, 21, 22, 23]])
+    asked = []
+
+    def generate(ids, queries, number):
+        asked.append(queries[:, 0].tolist())
+        return torch.from_numpy(np.stack([right[int(prompt[0]) - 30] for prompt in ids]))
+
+    pipe.generate_ids = generate
+    for names, shared in ((["2", "3"], 1), (["4", "3"], 0)):
+        tasks = [
+            TokenPairs("a", ["1", "2"], images, right[[0, 0]]),
+            TokenPairs("b", names, images[::-1].copy(), right[[1, 1]]),
+        ]
+        prompts = [TokenPairs(t.task, t.names, np.full((2, 4), 30 + n), t.answers) for n, t in enumerate(tasks)]
+        asked.clear()
+        measured, rows = answer(pipe, DrawnSentences(tasks, 2, prompts=prompts), 2)
+        assert len(rows) == shared and ("prompt_followed" in measured) == bool(shared)
+        assert measured["a_answer_accuracy"] == measured["b_answer_accuracy"] == 1
+        if shared:  # the picture "2" is the second of the first task, with the prompt of each
+            assert asked[2:] == [[5], [5]] and measured["prompt_followed"] == 1
+
+
 def test_packs_may_cut_sentences_that_are_longer_than_the_context(visual_run, tmp_path):
     sizes = "{hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2"
     options = ["--model_config", sizes + ", max_position_embeddings: 64}", "--pairs_per_sentence", "4"]
@@ -166,9 +194,6 @@ def without_tokenizer(run: list[str]) -> list[str]:
     return [*run[:at], *run[at + 2 :]]
 
 
-SMALLER = "{vocab_size: 31, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2}"
-
-
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -180,27 +205,20 @@ SMALLER = "{vocab_size: 31, hidden_size: 16, intermediate_size: 24, num_hidden_l
         (["--task_samples", "{pose: 3}"], "--task_samples: got 'pose', accepted are the tasks invert, segment"),
         (["--kd_weight", "2"], "--kd_weight"),
         (["--image_size", "7"], "image_size: got 7, accepted are multiples of 2"),
-        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: the plain cross entropy is trained on"),
-        (["--model_config", SMALLER], "--model: it has 31 tokens, the image tokenizer 32 codes"),
-        (["--model", "PIPELINE"], "the sizes of PIPELINE are set; it goes with --model llama"),
-        (["--image_tokenizer", "train:8", "--tokenizer_config", "{a: 1}"], "--tokenizer_config: "),
-        (["--image_tokenizer", "train:8", "--tokenizer_config", "{block_out_channels: 3}"], "--tokenizer_config: "),
         (["--teacher", "OTHER"], "--teacher: OTHER has another codebook; distil with its --image_tokenizer"),
         (["NO TOKENIZER"], "--image_tokenizer is missing: name one, or train:64 to train one of 64 codes"),
     ],
 )
 def test_wrong_input_is_named_before_anything_is_written(visual_run, tiny_pipeline, tmp_path, options, words):
-    places = {"PIPELINE": str(tiny_pipeline), "OTHER": str(tmp_path / "other")}
+    other = str(tmp_path / "other")
     if "OTHER" in options:
         pipe = DelvmPipeline.from_pretrained(tiny_pipeline)
         with torch.no_grad():
             pipe.vqvae.quantize.embedding.weight += 1
-        pipe.save_pretrained(tmp_path / "other")
+        pipe.save_pretrained(other)
     if "NO TOKENIZER" in options:
         visual_run, options = without_tokenizer(visual_run), []
-    options = [places.get(word, word) for word in options]
-    for name, place in places.items():
-        words = words.replace(name, place)
+    options, words = [other if word == "OTHER" else word for word in options], words.replace("OTHER", other)
     with pytest.raises((ValueError, OSError)) as error:
         main([*visual_run, *options, "--output_dir", str(tmp_path / "run")])
     assert words in str(error.value) and not (tmp_path / "run").exists()
@@ -219,6 +237,31 @@ def test_a_preset_is_a_transformer_over_the_codes_of_the_tokenizer(tiny_pipeline
     trained = load_language_model(VisualModelArguments(model=str(tiny_pipeline)), tokenizer, 64)
     expected = DelvmPipeline.from_pretrained(tiny_pipeline).language_model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in trained.state_dict().items())
+    for given, message in (
+        (
+            {"model": "llama", "model_config": {**sizes, "vocab_size": 31}},
+            "--model: it has 31 tokens, the image",
+        ),
+        ({"model": str(tiny_pipeline), "model_config": sizes}, "the sizes of .* are set; it goes with --model llama"),
+        (
+            {"model": "llama", "model_config": {**sizes, "max_position_embeddings": 63}},
+            "sentences have 64 tokens",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_language_model(VisualModelArguments(**given), tokenizer, 64)
+
+
+@pytest.mark.parametrize("config", [{"a": 1}, {"block_out_channels": 3}])
+def test_a_tokenizer_that_cannot_be_trained_is_told_with_its_option(config):
+    args = VisualModelArguments(model="llama", image_tokenizer="train:8", tokenizer_config=config)
+    with pytest.raises(ValueError, match="^--tokenizer_config: "):
+        train_image_tokenizer(torch.zeros(2, 3, 8, 8), args, 0)
+
+
+def test_targets_of_sequences_are_not_smoothed(tmp_path):
+    with pytest.raises(ValueError, match="--label_smoothing_factor: the plain cross entropy is trained on; accepted"):
+        VisualSequenceArguments(output_dir=str(tmp_path), label_smoothing_factor=0.1)
 
 
 def test_a_table_of_tokens_keeps_to_its_tokenizer(visual_run, tiny_pipeline, tmp_path):
