@@ -162,12 +162,13 @@ def test_wrong_input_is_named_before_anything_is_written(colour_run, tmp_path, m
 SIZES = {"pool_sizes": [4, 2], "projector_hidden_size": 8, "vision_adapter_dim": 4}
 
 
-@pytest.fixture
-def saved(bases, tmp_path):
+@pytest.fixture(scope="module")
+def saved(bases, tmp_path_factory):
     """Adapters alone, whole weights, and tokenizers that lack something."""
     names = {"text_model": str(bases / "llm"), "vision_model": str(bases / "clip")}
     args = VisionLanguageModelArguments(model="adem_vl-7b-instruction", model_config=SIZES, **names)
     model, processor = load_model(args)
+    tmp_path = tmp_path_factory.mktemp("saved")
     for name, adapter_only in (("adapters", True), ("whole", False)):
         model.save_pretrained(tmp_path / name, adapter_only=adapter_only)
         processor.save_pretrained(tmp_path / name)

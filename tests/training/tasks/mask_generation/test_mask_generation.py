@@ -20,7 +20,7 @@ from hf_effmodels.training.tasks.mask_generation.data import Shapes
 from hf_effmodels.training.tasks.mask_generation.models import load_sam
 from hf_effmodels.training.tasks.mask_generation.outputs import Outputs, segment
 from hf_effmodels.training.tasks.mask_generation.prompts import best_masks, boxes_around, points_in
-from hf_effmodels.training.tasks.mask_generation.teacher import Teacher, check_is_sam
+from hf_effmodels.training.tasks.mask_generation.teacher import Teacher, check_is_sam, open_cache
 from hf_effmodels.training.tasks.mask_generation.trainer import (
     distillation_loss,
     hard_points,
@@ -254,9 +254,6 @@ NARROW += "mask_decoder_config: {hidden_size: 8, mlp_dim: 16, num_attention_head
         (["--shown_pictures", "-1"], "--shown_pictures: got -1"),
         (["--train_pictures", "0"], "--train_pictures: got 0, accepted are whole numbers from 1"),
         (["--dice_weight", "inf"], "--dice_weight: got inf"),
-        (["--teacher_cache", "FULL"], "--teacher_cache: .*full holds something else; name a new or an empty folder"),
-        (["--teacher_cache", "DAMAGED"], "--teacher_cache: .*cache.json is damaged .*; name another folder"),
-        (["--teacher_cache", "LIST"], "--teacher_cache: .*cache.json is damaged .*; name another folder"),
         (
             ["--model_config", f"{{vision_config: {VISION.replace('channels: 16', 'channels: 8')}, {NARROW}}}"],
             "--teacher: its embeddings have 16 channels, the student's 8; give --embedding_weight 0 and",
@@ -264,12 +261,8 @@ NARROW += "mask_decoder_config: {hidden_size: 8, mlp_dim: 16, num_attention_head
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(sam_run, tmp_path, arguments, words):
-    for name, file, content in (
-        *(("empty", "notes.txt", ""), ("full", "notes.txt", ""), ("damaged", "cache.json", "{")),
-        ("list", "cache.json", "[1]"),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text(content)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no picture")
     arguments = [str(tmp_path / word.lower()) if word.isupper() else word for word in arguments]
     with pytest.raises((ValueError, OSError), match=words):
         main([*sam_run, *arguments, "--output_dir", str(tmp_path / "run")])
@@ -284,6 +277,23 @@ def test_a_cache_takes_a_teacher_and_an_evaluation_pictures():
     args = TeacherArguments()
     weights = {"embedding": 1.0, "token": 1.0, "mask": 1.0, "focal": 20.0, "dice": 1.0, "iou": 1.0}
     assert {name: getattr(args, f"{name}_weight") for name in weights} == weights and args.hard_mask_weighting
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("notes.txt", "mine", "--teacher_cache: .* holds something else; name a new or an empty folder"),
+        ("cache.json", "{", "--teacher_cache: .*cache.json is damaged .*; name another folder"),
+        ("cache.json", "[1]", "--teacher_cache: .*cache.json is damaged .*; name another folder"),
+        ("cache.json", '{"seed": 2}', "--teacher_cache: .* was made with seed 2, not 3; name another folder"),
+    ],
+)
+def test_a_folder_of_other_things_is_no_cache(file, content, message, tmp_path):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        open_cache(str(tmp_path), {"seed": 3})
+    assert [path.name for path in tmp_path.iterdir()] == [file] and (tmp_path / file).read_text() == content
+    assert open_cache(str(tmp_path / "new"), {"seed": 3}) == open_cache(str(tmp_path / "new"), {"seed": 3})
 
 
 def test_photographs_are_asked_for_where_none_are_installed(monkeypatch):
