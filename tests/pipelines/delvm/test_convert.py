@@ -1,5 +1,6 @@
 """Official files become stock models: layouts and options that no parity case has, and what is refused."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -254,7 +255,11 @@ def test_released_folders_become_a_pipeline_and_their_configuration_is_followed(
     assert pipe.language_model.model.rotary_emb.inv_freq[1] == pytest.approx(500 ** (-1 / 16))
     assert all(torch.equal(value, weights[name]) for name, value in pipe.language_model.state_dict().items())
     assert torch.equal(pipe.image_tokenizer.codebook, official("vqgan_tiny")["quantize.embedding.weight"])
-    assert "license: mit" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    files = [*(released / f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2)), vqgan / "pytorch_model.bin"]
+    digests = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    assert "license: mit" in card and hashlib.sha256(digests.encode()).hexdigest() in card
+    assert f"{len(weights) + len(official('vqgan_tiny'))} tensors of the files themselves" in card
 
 
 def test_a_training_of_several_devices_becomes_a_pipeline(small_preset, tmp_path):

@@ -152,6 +152,22 @@ def test_batches_holes_and_the_edge_between_kept_and_dropped():
         assert len(found) == expected, options
 
 
+def test_where_kept_masks_of_the_first_round_are_sure_nothing_is_asked_again():
+    logits = torch.full((32, 32), 8.5)
+    logits[:, 16:] = 8.6  # the left half is not above the limit
+
+    def decode(points):
+        return logits.expand(len(points), 1, 32, 32), torch.full((len(points), 1), 0.95)
+
+    result = segment_everything(decode, lambda x: x, 32, 32, points_per_side=8)
+    assert torch.equal(result.confident, logits > 8.5)
+    assert len(result.rounds[1]) and (result.rounds[1][:, 0] < 16).all()
+    everywhere = segment_everything(
+        decode, lambda x: x, 32, 32, points_per_side=8, thresholds=Thresholds(predicted_iou=0.96)
+    )
+    assert not everywhere.confident.any() and (everywhere.rounds[1][:, 0] >= 16).any(), "what is dropped is not sure"
+
+
 def test_cleaned_masks_give_way_to_those_that_were_clean():
     clean = np.zeros((20, 20), bool)
     clean[2:18, 2:18] = True
