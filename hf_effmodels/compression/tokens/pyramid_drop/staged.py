@@ -192,8 +192,6 @@ def _positions(
     batch, length = hidden_states.shape[:2]
     if position_ids is None:
         position_ids = torch.arange(past, past + length, device=hidden_states.device)[None]
-        if not _three_axes(decoder):
-            return position_ids, position_ids
     if not _three_axes(decoder):
         return position_ids, position_ids
     if position_ids.ndim == 2:
