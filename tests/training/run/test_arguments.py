@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hf_effmodels.training.run.arguments import ArgumentReader, ModelArguments, _is_number, _near, _read_entry
+from hf_effmodels.training.run.arguments import ArgumentReader, ModelArguments, _is_number, _near, _read_entry, _warn
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments, resolved
 from hf_effmodels.training.tasks.image_classification.data import DataArguments
 from hf_effmodels.training.tasks.image_classification.task import ImageClassificationArguments
@@ -287,3 +287,22 @@ def test_one_process_sees_one_gpu(monkeypatch, tmp_path):
         ValueError, match="^one process sees 2 GPUs: start one for each with accelerate launch, or choo"
     ):
         RecipeArguments(output_dir=str(tmp_path))
+
+
+def test_what_a_recipe_says_in_vain_is_told_and_on_the_command_line_it_is_refused(tmp_path, caplog):
+    _warn.cache_clear()
+    text = BASE + "eval_strategy: epoch\neval_steps: 5\n"
+    read(text, tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records if "nothing comes of" in record.getMessage()]
+    assert said.startswith(f"{tmp_path / 'recipe.yaml'}: nothing comes of --eval_steps: got 5.0, which goes with ")
+    caplog.clear()
+    read(text, tmp_path)
+    assert "nothing comes of" not in caplog.text, "once"
+    _warn.cache_clear()
+    read(text, tmp_path, "--eval_strategy", "epoch")
+    read(text, tmp_path, "--eval-strategy=epoch")
+    read(BASE, tmp_path)
+    assert "nothing comes of" not in caplog.text, "the command line has put it out of use, or there is no such key"
+    with pytest.raises(ValueError, match="^--eval_steps: got 5.0, which goes with --eval_strategy steps or no, not "):
+        read(BASE + "eval_strategy: epoch\n", tmp_path, "--eval_steps", "5")
+    _warn.cache_clear()

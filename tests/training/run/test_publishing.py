@@ -107,9 +107,10 @@ def test_a_repository_is_named_after_the_account_and_the_folder(hub):
     assert find_repository(None, Path("outputs/digits"), TOKEN) == "maker/digits"
     assert find_repository("net", Path("outputs/digits"), TOKEN) == "maker/net"
     assert find_repository("org/net", Path("outputs/digits"), TOKEN) == "org/net"
-    with pytest.raises(PermissionError, match="characters in it that no token has") as caught:
-        find_repository("net", Path("outputs/digits"), "hf_ab\ncd")
-    assert "hf_" not in str(caught.value)
+    for token in ("hf_ab\ncd", "hf_ab cd", "hf_äb"):
+        with pytest.raises(PermissionError, match="characters in it that no token has") as caught:
+            find_repository("net", Path("outputs/digits"), token)
+        assert "hf_" not in str(caught.value)
 
 
 def test_a_hub_that_cannot_say_whose_the_token_is_is_told(monkeypatch):
