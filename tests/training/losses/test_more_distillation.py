@@ -137,6 +137,14 @@ def test_a_crop_of_less_than_a_cell_is_read_as_one():
     assert found.tolist() == [[scores[0, 0, 2, 1], 0]]  # from 1.5 and 0.5 cells on
 
 
+def test_a_crop_between_cells_is_read_between_them():
+    """Where the logit of a cell is the number of its row, a crop's is the mean row of its points: of [1.2, 3.2) cells,
+    moved by half a cell, those at 1.2 and 2.2."""
+    scores = torch.arange(4.0)[None, None, :, None].expand(1, 1, 4, 4).contiguous()
+    found = pooled_logits(scores, torch.zeros(1, 1, 4, 4, dtype=torch.long), [(0.3, 0.25, 0.8, 0.75)], 2)
+    assert found.tolist() == [[pytest.approx(1.7), 0]]
+
+
 def test_soft_labels_are_mixed_by_the_area_of_the_box():
     pixels = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous()
     targets = F.one_hot(torch.arange(4), 6).double()

@@ -42,7 +42,7 @@ from hf_effmodels.training.losses.label_maps import dense_label_map, pooled_logi
 from hf_effmodels.training.losses.language_distillation import language_distillation_losses
 from hf_effmodels.training.losses.manifold import manifold_loss, merge_patches
 from hf_effmodels.training.losses.mask_distillation import focal_loss, full_stage_distillation_loss
-from hf_effmodels.training.losses.multi_granularity import pixel_level_loss, region_level_loss
+from hf_effmodels.training.losses.multi_granularity import pixel_level_loss, region_level_loss, region_similarities
 from hf_effmodels.training.losses.ofa import ofa_loss
 from hf_effmodels.training.losses.registry import losses_by_name, make_losses
 from hf_effmodels.training.losses.relational import relational_loss
@@ -157,6 +157,7 @@ def test_a_recipe_that_sets_nothing_has_the_published_settings(name, published):
             {"embedding_weight": 1.0, "token_weight": 1.0, "mask_weight": 1.0, "eps": 1e-6},
         ),
         (region_level_loss, {"grid": 7}),
+        (region_similarities, {"grid": 7}),
         (ofa_loss, {"eps": 1.0, "temperature": 1.0, "non_target_power": True}),
         (relational_loss, {"distance_weight": 25.0, "angle_weight": 50.0, "squared": False, "eps": 1e-12}),
         (text_alignment_loss, {"kind": "clip", "temperature": 0.2, "ids": None}),
