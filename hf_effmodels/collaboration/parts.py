@@ -15,8 +15,8 @@ from .._command_line import in_words_of_the_command, show
 from .._files import write_json
 from .._written import rewritten
 from ..compression.pruning.vision_widths import part_macs
-from ..hub.checkpoints import check_model
 from ..hub.ids import reading
+from ..hub.whole import load_whole
 from ..training.data.classes import model_classes, shown
 from ..training.data.images import check_processor
 from ..training.run.arguments import ArgumentReader
@@ -153,9 +153,8 @@ def _one_part(argument: str, name: str, revision: str | None = None, token: str 
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     source = {"revision": revision, "token": token}
-    with reading(argument, name, revision=("--revision", revision)):
-        model = AutoModelForImageClassification.from_pretrained(name, **source).eval()
-    check_model(argument, model)
+    said = {"revision": ("--revision", revision), "token": token}
+    model = load_whole(AutoModelForImageClassification, argument, name, **said).eval()
     try:
         processor = AutoImageProcessor.from_pretrained(name, **source)
     except (OSError, ValueError):

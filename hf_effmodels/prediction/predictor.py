@@ -247,8 +247,8 @@ def is_exported(source: Source) -> bool:
 
 def load_network(source: Source, auto_class: str, device: str):
     """The network in evaluation mode; of an exported folder its program."""
-    from ..hub.checkpoints import check_values
     from ..hub.ids import reading
+    from ..hub.whole import load_whole
 
     if is_exported(source):
         from ..edge import load
@@ -258,13 +258,8 @@ def load_network(source: Source, auto_class: str, device: str):
             return (load_language_model if is_exported_language_model(source.name) else load)(source.name)
     import transformers
 
-    with reading("MODEL", source.name, revision=("--revision", source.revision)):
-        model = getattr(transformers, auto_class).from_pretrained(source.name, dtype="auto", **source.options())
-    try:
-        check_values(model.state_dict())
-    except ValueError as error:
-        raise ValueError(f"MODEL: {source.name!r} has {error}") from None
-    return model.to(device).eval()
+    options = {**source.options(), "revision": ("--revision", source.revision), "dtype": "auto"}
+    return load_whole(getattr(transformers, auto_class), "MODEL", source.name, **options).to(device).eval()
 
 
 def load_part(source: Source, auto_class: str):

@@ -548,7 +548,7 @@ def test_numbers_that_are_none_and_files_that_are_no_text_are_named(language, tm
     tokenizer.save_pretrained(tmp_path)
     for command in (["predict", str(tmp_path), "The cat"], ["chat", str(tmp_path)]):
         assert main(command) == 2
-        assert f"MODEL: '{tmp_path}' has 1 broken weights: " in capsys.readouterr().err
+        assert f"MODEL: {tmp_path} has 1 broken weights: " in capsys.readouterr().err
 
 
 def test_a_regression_is_told_by_its_numbers(language, tmp_path, predict):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..._command_line import in_words_of_the_command, show
 from ..._files import write_bytes, write_json
-from ...hub.ids import reading
+from ...hub.whole import load_whole
 from ...registry import is_in_halves
 from ...training.run.arguments import ArgumentReader, FilledReader, ModelArguments
 from ...training.task import load_task
@@ -51,9 +51,8 @@ def _train(args: CodecArguments, data_args: DataArguments, augmentation: Augment
     for folder in folders.values():
         for half in ("head", "tail"):
             check_half_folder(folder / half)
-    with reading("--model", args.model, revision=("--revision", args.revision)):
-        source = {"revision": args.revision, "token": args.token}
-        model = AutoModelForImageClassification.from_pretrained(args.model, **source).eval()
+    source = {"revision": ("--revision", args.revision), "token": args.token}
+    model = load_whole(AutoModelForImageClassification, "--model", args.model, **source).eval()
     if is_in_halves(model.config.model_type):
         raise ValueError(f"--model: {args.model} has a code already; accepted are classifiers without.")
     names = _full_names(model, args)

@@ -231,16 +231,13 @@ def load_classifier(name: str, argument: str = "model"):
     """A classifier, by a preset (random weights), a folder or an id of the Hub, and its image processor or None."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    from ...hub.checkpoints import check_model
-    from ...hub.ids import reading
+    from ...hub.whole import load_whole
     from ...models import create_image_processor, create_model, list_models
 
     if name in list_models() and not Path(name).exists():
         sys.stderr.write("hf-effmodels: the preset's weights are random.\n")
         return create_model(name).eval(), create_image_processor(name)
-    with reading(argument, name):
-        model = AutoModelForImageClassification.from_pretrained(name).eval()
-    check_model(argument, model)
+    model = load_whole(AutoModelForImageClassification, argument, name).eval()
     try:
         return model, AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError):

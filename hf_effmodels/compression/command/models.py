@@ -64,9 +64,9 @@ def check_device(device: str) -> None:
 
 def check_weights(name: str, model, info: dict, argument: str = "--model") -> None:
     """ValueError of a model that was loaded without some of its weights, or with some that are not finite."""
-    missing = sorted({*info["missing_keys"], *(str(key) for key in info.get("mismatched_keys", ()))})
-    if missing:
-        raise ValueError(f"{argument}: {name!r} lacks weights of its configuration: {', '.join(missing[:3])} ...")
+    from ...hub.whole import check_complete
+
+    check_complete(argument, name, model, info)
     broken = [key for key, weight in model.state_dict().items() if not weight.isfinite().all()]
     if broken:
         raise ValueError(f"{argument}: {name!r} has weights that are not finite: {', '.join(broken[:3])} ...")

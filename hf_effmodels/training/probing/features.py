@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, AutoModel
 
 from ...hub.ids import reading
+from ...hub.whole import check_complete
 from ..data.images import check_processor
 from ..data.normalization import with_channels
 from ..data.pictures import Pictures
@@ -41,19 +42,18 @@ def load_encoder(
     with reading("--models", name, revision=("--revision", revision)):
         config = AutoConfig.from_pretrained(name, **source)
         processor = AutoImageProcessor.from_pretrained(name, **source)
-        missing: list[str] = []
         if hasattr(config, "backbone_config") and type(config) not in MODEL_MAPPING:
             from transformers import AutoModelForPreTraining
 
-            model = AutoModelForPreTraining.from_pretrained(name, **source).encoder
+            model, found = AutoModelForPreTraining.from_pretrained(name, output_loading_info=True, **source)
+            model = model.encoder
+            found = {"missing_keys": [key for key in found["missing_keys"] if key.startswith("encoder.")]}
         else:
             pooler = {} if pooling == "model" else _without_pooler(config)
             model, found = AutoModel.from_pretrained(name, output_loading_info=True, **pooler, **source)
-            missing = sorted(found["missing_keys"])
     if model.main_input_name != "pixel_values" or not hasattr(processor, "image_mean"):
         raise ValueError(f"--models: {name} is a {type(model).__name__}, which takes no pictures.")
-    if missing:
-        raise ValueError(f"--models: {name} lacks weights of {type(model).__name__}: {', '.join(missing[:3])}.")
+    check_complete("--models", name, model, found)
     check_processor("--models", processor)
     return model.eval(), with_channels(processor, getattr(model.config, "num_channels", 3))
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageClassification
 
 from ....hub.checkpoints import check_model
 from ....hub.ids import check_place, reading
+from ....hub.whole import load_whole
 from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
@@ -25,7 +26,6 @@ from ...data.processors import load_image_processor
 from ...data.stored_tables import TableWriter, check_output
 from ...run.arguments import ArgumentReader
 from ...run.values import check_fields
-from ...run.weights import check_weights
 from ...task import load_task
 from .official import official_files, read_official
 from .places import PlaceClassifier
@@ -141,12 +141,13 @@ def _check_teacher(arguments) -> None:
 def _annotated(args: LabelMapTableArguments, teacher, model_args, training) -> tuple[dict, Callable, int]:
     """Settings of a teacher's maps, what makes the maps of some rows, and the channels of its pictures."""
     hub = {"token": model_args.token, "trust_remote_code": model_args.trust_remote_code}
-    with reading("--teacher", teacher.teacher, revision=("--teacher_revision", teacher.teacher_revision)):
-        model = AutoModelForImageClassification.from_pretrained(
-            teacher.teacher, revision=teacher.teacher_revision, dtype=teacher.teacher_dtype, **hub
-        )
+    said = ("--teacher_revision", teacher.teacher_revision)
+    model = load_whole(
+        *(AutoModelForImageClassification, "--teacher", teacher.teacher),
+        **{"revision": said, "dtype": teacher.teacher_dtype, **hub},
+    )
+    with reading("--teacher", teacher.teacher, revision=said):
         processor = load_image_processor(teacher.teacher, model.config, revision=teacher.teacher_revision, **hub)
-    check_weights("--teacher", model)
     check_processor("--teacher", processor)
     channels = getattr(model.config, "num_channels", 3)
     processor = with_channels(processor, channels)

@@ -8,8 +8,8 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from ....hub.checkpoints import check_model
 from ....hub.ids import reading
+from ....hub.whole import load_whole
 
 Pooling = Literal["auto", "projected", "cls", "mean", "last"]
 POOLINGS = get_args(Pooling)
@@ -109,9 +109,9 @@ def load_encoder(
         # Text towers with a projection have no Auto class.
         towers = [arch for arch in config.architectures or () if arch.endswith("TextModelWithProjection")]
         loader = getattr(transformers, towers[0]) if towers and hasattr(transformers, towers[0]) else AutoModel
-        model = loader.from_pretrained(name, dtype=dtype, **hub)
         tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-    check_model("--encoder", model)
+    hub["revision"] = ("--encoder_revision", revision)
+    model = load_whole(loader, "--encoder", name, spared=("pooler.", "decoder."), dtype=dtype, **hub)
     encoder = TextEncoder(model, tokenizer, pooling, max_length)
     try:
         found = encoder(["a picture"])

@@ -16,6 +16,7 @@ from transformers import (
 import hf_effmodels
 
 from ....hub.ids import reading
+from ....hub.whole import load_whole
 from ....modeling.light_clip.configuration_light_clip import LightClipConfig
 from ....modeling.light_clip.modeling_light_clip import LightClipForPreTraining
 from ....models import find_preset
@@ -61,9 +62,10 @@ def load_trained(argument: str, name: str, args) -> tuple[PreTrainedModel, CLIPP
         args: has `revision`, `token` and `trust_remote_code`, where it is the model; None for a teacher.
     """
     source = {} if args is None else _source(args)
-    with reading(argument, name, **({} if args is None else {"revision": ("--revision", args.revision)})):
-        model = AutoModelForZeroShotImageClassification.from_pretrained(name, **source)
+    said = None if args is None else ("--revision", args.revision)
+    with reading(argument, name, revision=said):
         processor = AutoProcessor.from_pretrained(name, **source)
+    model = load_whole(AutoModelForZeroShotImageClassification, argument, name, **{**source, "revision": said})
     _check_kind(argument, name, model, processor)
     return model, processor
 
@@ -105,8 +107,7 @@ def _from_preset(args: TwoTowerArguments, tokenizer) -> PreTrainedModel:
     if args.image_tower is not None:
         if "vision_config" in args.model_config:
             raise ValueError("--image_tower: --model_config has a vision_config, which says another.")
-        with reading("--image_tower", args.image_tower):
-            tower = AutoModel.from_pretrained(args.image_tower, token=args.token)
+        tower = load_whole(AutoModel, "--image_tower", args.image_tower, token=args.token)
         fields["vision_config"] = tower.config
     elif args.image_size is not None:
         fields["vision_config"]["image_size"] = args.image_size
@@ -119,9 +120,7 @@ def _from_preset(args: TwoTowerArguments, tokenizer) -> PreTrainedModel:
     config = hf_effmodels.get_config(args.model, **fields)
     model = LightClipForPreTraining(config)
     if tower is not None:
-        found = model.vision_model.load_state_dict(tower.state_dict(), strict=False)
-        if found.missing_keys:
-            raise ValueError(f"--image_tower: {args.image_tower} lacks weights: {', '.join(found.missing_keys[:3])}.")
+        model.vision_model.load_state_dict(tower.state_dict())
     logger.info("%s: random weights, %.3f million parameters", args.model, model.num_parameters() / 1e6)
     return model
 

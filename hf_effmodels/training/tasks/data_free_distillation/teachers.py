@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageClassification
 import hf_effmodels
 
 from ....hub.ids import check_place, reading
+from ....hub.whole import load_whole
 from ....models import sized_processor
 from ...data.classes import model_classes, shown
 from ...data.images import check_processor
@@ -111,8 +112,9 @@ def load_teachers(names: Sequence[str], token: str | None, trust_remote_code: bo
     for name in names:
         with reading("--teachers", name, hint=_UNTRAINED):
             config = AutoConfig.from_pretrained(name, **source)
-            model = AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **source)
             processor = load_image_processor(name, config, **source)
+        options = {"hint": _UNTRAINED, "dtype": torch.float32, **source}
+        model = load_whole(AutoModelForImageClassification, "--teachers", name, **options)
         check_processor("--teachers", processor)
         if statistics and not batch_norms_of(model):
             raise ValueError(

@@ -10,11 +10,11 @@ from transformers import AutoModelForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ....hub.ids import reading
+from ....hub.whole import load_whole
 from ...data.classes import model_classes
 from ...data.images import check_processor
 from ...data.processors import load_image_processor
 from ...losses.interface import LOGITS, FeatureSpec
-from ...run.weights import check_weights
 from .taps import DryRun, Taps, attach, collecting, dry_run
 
 #: What is said where there is no teacher.
@@ -155,10 +155,12 @@ def load_teacher(
         ValueError: its classes are not the student's, or it takes pictures of other channels.
         OSError: it cannot be found or reached.
     """
-    with reading("--teacher", name, revision=("--teacher_revision", revision), hint=UNTRAINED):
-        model = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=dtype, **source)
+    said = ("--teacher_revision", revision)
+    model = load_whole(
+        AutoModelForImageClassification, "--teacher", name, revision=said, hint=UNTRAINED, dtype=dtype, **source
+    )
+    with reading("--teacher", name, revision=said, hint=UNTRAINED):
         processor = load_image_processor(name, model.config, revision=revision, **source)
-    check_weights("--teacher", model)
     return make_teacher(model, processor, student, student_processor, name=name, compiled=compiled)
 
 

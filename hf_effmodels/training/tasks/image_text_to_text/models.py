@@ -12,6 +12,7 @@ from transformers.utils import is_bitsandbytes_available
 import hf_effmodels
 
 from ....hub.ids import check_place, reading
+from ....hub.whole import load_whole
 from ....modeling.adem_vl.configuration_adem_vl import PRESETS, AdemVLConfig
 from ....modeling.adem_vl.modeling_adem_vl import AdemVLForConditionalGeneration, load_vision_tower
 from ....modeling.adem_vl.processing_adem_vl import IMAGE_PREFIX, NO_IMAGE_TEXT, AdemVLProcessor
@@ -123,8 +124,7 @@ def _around_base_models(args: VisionLanguageModelArguments, precision: dict):
         settings.pop(name, None)
     with reading("--tokenizer" if args.tokenizer else "--text_model", args.tokenizer or args.text_model):
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer or args.text_model, token=args.token)
-    with reading("--text_model", args.text_model):
-        text_model = AutoModelForCausalLM.from_pretrained(args.text_model, token=args.token, **precision)
+    text_model = load_whole(AutoModelForCausalLM, "--text_model", args.text_model, token=args.token, **precision)
     with reading("--vision_model", args.vision_model):
         vision_model = load_vision_tower(args.vision_model, token=args.token, dtype=precision["dtype"])
     image_size = vision_model.config.image_size

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, default_data_collator
 
 from ....hub.ids import check_place, reading
+from ....hub.whole import load_whole
 from ...data.fingerprints import weights_fingerprint
 from ...losses.token_losses import token_losses
 from ...run.arguments import ArgumentReader, FilledReader
@@ -50,10 +51,10 @@ def _make_trainer(*, distillation, model_args, model, processing_class, **kwargs
         config = AutoConfig.from_pretrained(distillation.teacher, **source)
     _check_fit(distillation, config.get_text_config(), model.config.get_text_config())
     _check_tokenizer(distillation, source, processing_class)
-    with reading("--teacher", distillation.teacher, revision=("--teacher_revision", distillation.teacher_revision)):
-        teacher = AutoModelForCausalLM.from_pretrained(
-            distillation.teacher, dtype=distillation.teacher_dtype, **source
-        )
+    source["revision"] = ("--teacher_revision", distillation.teacher_revision)
+    teacher = load_whole(
+        AutoModelForCausalLM, "--teacher", distillation.teacher, dtype=distillation.teacher_dtype, **source
+    )
     return LanguageDistillationTrainer(
         teacher=teacher, distillation=distillation, model=model, processing_class=processing_class, **kwargs
     )

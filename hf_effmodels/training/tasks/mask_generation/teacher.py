@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskGeneration, SamModel
 
 from ...._files import write_bytes, write_json
-from ....hub.ids import reading
+from ....hub.whole import load_whole
 from .outputs import Outputs, segment
 
 
@@ -66,8 +66,8 @@ def load_teacher(name: str, revision: str | None, token: str | None) -> SamModel
     Raises:
         ValueError: it is no SAM. OSError: it cannot be found, reached or read.
     """
-    with reading("--teacher", name, revision=("--teacher_revision", revision)):
-        model = AutoModelForMaskGeneration.from_pretrained(name, revision=revision, token=token)
+    said = ("--teacher_revision", revision)
+    model = load_whole(AutoModelForMaskGeneration, "--teacher", name, revision=said, token=token)
     check_is_sam("--teacher", name, model)
     return model.eval().requires_grad_(False)
 

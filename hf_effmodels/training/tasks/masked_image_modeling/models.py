@@ -9,12 +9,16 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import hf_effmodels
 
 from ....hub.ids import reading
+from ....hub.whole import load_whole
 from ....registry import ARCHITECTURES
 from ...data.normalization import with_channels
 from ...run.presets import names_preset
 from .arguments import MaskedModelArguments
 
 logger = logging.getLogger(__name__)
+
+#: Beginnings of names of weights that a network without its head may have, and that are not trained here.
+_UNUSED = ("pooler.",)
 
 TASK = "masked-image-modeling"
 #: What a preset that becomes an encoder is for.
@@ -85,7 +89,8 @@ def _around_encoder(args: MaskedModelArguments, sizes: dict):
         source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
         with reading("--model", args.model, revision=("--revision", args.revision)):
             processor = AutoImageProcessor.from_pretrained(args.model, **source)
-            encoder = AutoModel.from_pretrained(args.model, **args.model_config, **sizes, **source)
+        source["revision"] = ("--revision", args.revision)
+        encoder = load_whole(AutoModel, "--model", args.model, spared=_UNUSED, **args.model_config, **sizes, **source)
         config = encoder.config
     fields = {name: value for name, value in sizes.items() if name in config_class.__dataclass_fields__}
     side = args.image_size or getattr(config, "image_size", None)

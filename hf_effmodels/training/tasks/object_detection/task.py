@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import set_seed
 
 from ...._files import whole_file
-from ....hub.ids import reading
+from ....hub.whole import load_whole
 from ...data.classes import model_classes, numbered_as, same_classes, shown
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
@@ -125,8 +125,7 @@ def _teacher(args: DetectionArguments, model):
         return None
     from transformers import AutoModelForObjectDetection
 
-    with reading("--teacher", args.teacher):
-        teacher = AutoModelForObjectDetection.from_pretrained(args.teacher).eval().requires_grad_(False)
+    teacher = load_whole(AutoModelForObjectDetection, "--teacher", args.teacher).eval().requires_grad_(False)
     for what, config in (("--model", model.config), ("--teacher", teacher.config)):
         if config.model_type != "gold_yolo" or not config.reg_max:
             raise ValueError(f"{what}: distillation is between Gold-YOLOs with distributions (reg_max from 1).")

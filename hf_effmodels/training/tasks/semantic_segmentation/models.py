@@ -17,7 +17,7 @@ from transformers.utils import is_torchvision_available
 
 import hf_effmodels
 
-from ....hub.ids import reading
+from ....hub.whole import load_whole
 from ....modeling.layers.positions import resize_positions
 from ...run.dense_models import build_anew, has_trained_backbone, label_fields, load_backbone, load_pretrained
 from .arguments import SegmenterArguments
@@ -126,8 +126,7 @@ def _load_under_pyramid(model: PreTrainedModel, args: SegmenterArguments) -> Non
 
 def _vit_weights(args: SegmenterArguments, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """Those of transformers' ViT but for the last norm, positions resized to the grid of `config`."""
-    with reading("--backbone", args.backbone):
-        vit = AutoModel.from_pretrained(args.backbone, add_pooling_layer=False, token=args.token)
+    vit = load_whole(AutoModel, "--backbone", args.backbone, add_pooling_layer=False, token=args.token)
     weights = {name: value for name, value in vit.state_dict().items() if not name.startswith("layernorm.")}
     name, side = "embeddings.position_embeddings", config.image_size // config.patch_size
     weights[name] = resize_positions(weights[name], side, side, extra_tokens=1)
