@@ -79,8 +79,10 @@ def resize_relative_bias(table: torch.Tensor, window: int, *, method: str = "geo
 def _geometric(source: int, target: int) -> np.ndarray:
     """Positions of `source` old distances among those of `target`: 0, ±1, ±(1 + q), ±(1 + q + q²), ..., with the q for
     which the last one is the new end."""
-    # 1 + q is no more than the new end, so q is below it.
-    low, high, terms = 0.5, float(target), source // 2
+    low, high, terms = 0.5, 2.0, source // 2
+    # As published, q is looked for between these; of small tables that are made much larger it is above.
+    while terms > 1 and sum(high**power for power in range(terms)) < target // 2:
+        high *= 2
     while high - low > 1e-6:
         ratio = (low + high) / 2
         length = sum(ratio**power for power in range(terms))

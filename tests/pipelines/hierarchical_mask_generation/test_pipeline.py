@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import label
 from transformers import MaskGenerationPipeline, pipeline
+from transformers.utils import logging
 
 from hf_effmodels.pipelines import HierarchicalMaskGenerationPipeline
 from hf_effmodels.pipelines.hierarchical_mask_generation.embedding import Embedded, embed
@@ -195,7 +196,17 @@ def test_the_ends_of_what_options_can_be_are_taken():
     check_options({**dict.fromkeys(SHARES, 1), "crop_overlap_ratio": 0.99, "hierarchical": False, "crops_n_layers": 2})
 
 
-def test_addresses_are_read_bars_shown_and_small_regions_cleaned(capsys):
+@pytest.fixture
+def bars():
+    """Bars are shown, also where a training in this process has turned them off."""
+    shown = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    yield
+    if not shown:
+        logging.disable_progress_bar()
+
+
+def test_addresses_are_read_bars_shown_and_small_regions_cleaned(bars, capsys):
     model, processor = build("sam")
     pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
     options = {"points_per_crop": 8, "points_per_batch": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
