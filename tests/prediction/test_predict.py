@@ -1,8 +1,10 @@
 """`hf-effmodels predict` says of files and texts what the model computes for them, for each of its tasks."""
 
+import colorsys
 import copy
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -549,6 +551,13 @@ def test_numbers_that_are_none_and_files_that_are_no_text_are_named(language, tm
     for command in (["predict", str(tmp_path), "The cat"], ["chat", str(tmp_path)]):
         assert main(command) == 2
         assert f"MODEL: {tmp_path} has 1 broken weights: " in capsys.readouterr().err
+
+
+def test_the_first_colour_is_a_red_and_neighbours_are_far_apart():
+    # Hue 0 at a saturation of 85 % and a value of 95 %: 0.95 of 255, and 0.95 · 0.15 of it.
+    assert color(0) == (242, 36, 36)
+    hues = [colorsys.rgb_to_hsv(*(part / 255 for part in color(number)))[0] for number in range(5)]
+    assert min(min(abs(a - b), 1 - abs(a - b)) for a, b in itertools.pairwise(hues)) > 0.3
 
 
 def test_a_regression_is_told_by_its_numbers(language, tmp_path, predict):
