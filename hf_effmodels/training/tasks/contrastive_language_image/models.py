@@ -107,7 +107,8 @@ def _from_preset(args: TwoTowerArguments, tokenizer) -> PreTrainedModel:
     if args.image_tower is not None:
         if "vision_config" in args.model_config:
             raise ValueError("--image_tower: --model_config has a vision_config, which says another.")
-        tower = load_whole(AutoModel, "--image_tower", args.image_tower, token=args.token)
+        # A classifier's checkpoint may have no pooling layer: that one is learnt here, as the projection after it is.
+        tower = load_whole(AutoModel, "--image_tower", args.image_tower, spared=("pooler.",), token=args.token)
         fields["vision_config"] = tower.config
     elif args.image_size is not None:
         fields["vision_config"]["image_size"] = args.image_size

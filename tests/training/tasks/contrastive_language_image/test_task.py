@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as Picture
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import (
     AutoModelForZeroShotImageClassification,
@@ -21,6 +22,8 @@ from transformers import (
     ResNetModel,
     SiglipConfig,
     SiglipModel,
+    ViTConfig,
+    ViTForImageClassification,
     pipeline,
 )
 
@@ -348,6 +351,24 @@ def test_an_image_tower_begins_with_the_weights_of_its_folder(digit_arguments, t
     assert model.config.vision_config.model_type == "resnet"
     for name, value in tower.state_dict().items():
         assert torch.equal(model.vision_model.state_dict()[name], value), name
+
+
+def test_of_a_classifier_only_the_pooling_layer_of_its_tower_begins_anew(digit_arguments, tmp_path):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    classifier = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8))
+    classifier.save_pretrained(tmp_path / "tower")
+    run = ["--task", "contrastive-language-image", "--model", "light_clip-tinyvit-5m", "--tokenizer", "train:540"]
+    run += ["--image_tower", str(tmp_path / "tower"), "--image_size", "16", *digit_arguments]
+    run += ["--model_config", f"{{text_config: {TEXT}}}"]
+    weights = prepared(run, tmp_path).model.vision_model.state_dict()
+    for name, value in classifier.vit.state_dict().items():
+        assert torch.equal(weights.pop(name), value), name
+    assert {*weights} == {"pooler.dense.weight", "pooler.dense.bias"}
+    file = tmp_path / "tower" / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if not name.startswith("vit.embeddings.patch")}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(ValueError, match="^--image_tower: .*tower lacks weights of ViTModel: embeddings.patch"):
+        prepared(run, tmp_path)
 
 
 def test_parts_of_images_are_drawn_and_mirrored_in_training_only(contrastive_run, tmp_path):
