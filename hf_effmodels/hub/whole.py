@@ -43,14 +43,15 @@ def load_whole(
 
 
 def check_complete(argument: str, name: str, model, found: dict, spared: Iterable[str] = ()) -> None:
-    """ValueError of a model that was loaded without some of its weights.
+    """ValueError of a model that was loaded without some of its weights; counters of batch norms are none.
 
     Args:
         found: what `from_pretrained` says with `output_loading_info`.
         spared: as for `load_whole`.
     """
     shapes = (key if isinstance(key, str) else key[0] for key in found.get("mismatched_keys", ()))
-    missing = sorted(key for key in {*found.get("missing_keys", ()), *shapes} if not key.startswith(tuple(spared)))
+    lacking = {key for key in {*found.get("missing_keys", ()), *shapes} if not key.startswith(tuple(spared))}
+    missing = sorted(key for key in lacking if not key.endswith(".num_batches_tracked"))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ValueError(

@@ -98,6 +98,17 @@ def test_what_is_not_used_may_be_lacking_and_what_is_not_finite_or_there_may_not
         load_whole(AutoModelForImageClassification, "--teacher", place)
 
 
+def test_counters_of_batch_norms_may_be_lacking(tmp_path):
+    model = NETWORKS["resnet"][1]()
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    kept = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
+    assert len(kept) < len(weights)
+    save_file(kept, file, {"format": "pt"})
+    assert load_whole(AutoModelForImageClassification, "--teacher", str(tmp_path)).num_labels == 2
+
+
 def test_a_revision_is_asked_for_by_its_argument():
     given = {}
 
