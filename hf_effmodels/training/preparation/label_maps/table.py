@@ -142,10 +142,8 @@ def _annotated(args: LabelMapTableArguments, teacher, model_args, training) -> t
     """Settings of a teacher's maps, what makes the maps of some rows, and the channels of its pictures."""
     hub = {"token": model_args.token, "trust_remote_code": model_args.trust_remote_code}
     said = ("--teacher_revision", teacher.teacher_revision)
-    model = load_whole(
-        *(AutoModelForImageClassification, "--teacher", teacher.teacher),
-        **{"revision": said, "dtype": teacher.teacher_dtype, **hub},
-    )
+    options = {"revision": said, "dtype": teacher.teacher_dtype, **hub}
+    model = load_whole(AutoModelForImageClassification, "--teacher", teacher.teacher, **options)
     with reading("--teacher", teacher.teacher, revision=said):
         processor = load_image_processor(teacher.teacher, model.config, revision=teacher.teacher_revision, **hub)
     check_processor("--teacher", processor)
