@@ -220,6 +220,17 @@ def test_processes_take_turns_and_the_first_writes_for_all(tmp_path):
     assert met == [0, 0, 1, 1, 1, 1, 0, 0] and not first.folder.exists()
 
 
+def test_missing_folders_are_made_and_what_was_begun_there_is_gone_on_with(tmp_path):
+    place = tmp_path / "new" / "deeper" / "out.txt"
+    begun = Answers(place, 2, {}, True, lambda: None)
+    begun.add({0: {"x": "one"}})
+    again = Answers(place, 2, {}, True, lambda: None)
+    assert again.missing(0, 1) == [1]
+    again.add({1: {"x": "two"}})
+    assert again.finish(lambda answer: answer["x"] + ";") == 0 and place.read_text() == "one;two;"
+    assert [path.name for path in place.parent.iterdir()] == ["out.txt"]
+
+
 def test_a_data_set_needs_its_library(monkeypatch, capsys, classifier):
     monkeypatch.setitem(sys.modules, "hf_effmodels.training.data.pictures", None)
     assert main(["predict", str(classifier[0] / "model"), "--dataset", "digits", "--split", "test"]) == 2

@@ -1,0 +1,140 @@
+"""Where is computed: on the device that is named, on that of a process among several, else where torch finds best."""
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import accelerate
+import pytest
+import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from hf_effmodels.prediction import predictor
+from hf_effmodels.prediction.predictor import MODULES, Options, Source, default_device, find_task, load_for_task
+from hf_effmodels.prediction.processes import Processes, find_processes
+from hf_effmodels.prediction.tasks import boxes, classes
+from hf_effmodels.training.run.launch import WORLD_SIZES
+
+
+@pytest.mark.parametrize("own", [None, "mps"])
+def test_without_a_device_it_is_the_accelerator_and_without_one_the_processor(monkeypatch, own):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: own is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(own))
+    assert default_device() == (own or "cpu")
+
+
+def test_a_task_is_loaded_on_the_device_that_is_named_and_else_on_the_one_there_is(monkeypatch):
+    seen = []
+    for module in (classes, boxes):
+        monkeypatch.setattr(module, "load", lambda *given, module=module: seen.append((module, *given)))
+    monkeypatch.setattr(predictor, "default_device", lambda: "cuda")
+    source, options = Source("a/b"), Options(top_k=2)
+    load_for_task(source, "text-classification", options, None)
+    load_for_task(source, "object-detection", options, "cpu")
+    assert seen == [
+        (classes, "text-classification", source, options, "cuda"),
+        (boxes, "object-detection", source, options, "cpu"),
+    ]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """One of three processes that have been started together; what they were made with."""
+    asked = []
+
+    def state(**options):
+        asked.append(options)
+        return SimpleNamespace(num_processes=3, process_index=2, device=torch.device("cuda:2"), wait_for_everyone=len)
+
+    monkeypatch.setattr(accelerate, "PartialState", state)
+    for name in WORLD_SIZES:
+        monkeypatch.delenv(name, raising=False)
+    return asked
+
+
+def test_a_process_by_itself_is_the_first_of_one_and_waits_for_nobody(started):
+    alone = find_processes("cpu")
+    assert (alone.index, alone.count, alone.device, alone.wait()) == (0, 1, None, None) and not started
+
+
+@pytest.mark.parametrize("name", WORLD_SIZES)
+def test_processes_know_their_number_their_device_and_the_others(started, monkeypatch, name):
+    monkeypatch.setenv(name, "3")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert find_processes(None) == Processes(2, 3, "cuda:2", len)
+    # A week: the first to be done waits for the last.
+    assert started == [{"cpu": False, "timeout": timedelta(days=7)}]
+
+
+@pytest.mark.parametrize(
+    "device, there_is_one, on_cpu",
+    [("cpu", True, True), ("cuda", True, False), ("cuda", False, True), (None, False, True)],
+)
+def test_processes_meet_on_the_processor_where_asked_to_or_where_there_is_nothing_else(
+    started, monkeypatch, device, there_is_one, on_cpu
+):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there_is_one)
+    find_processes(device)
+    assert started[0]["cpu"] is on_cpu
+
+
+def test_the_only_one_that_was_started_has_no_device_of_its_own(started, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    state = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"), wait_for_everyone=len)
+    monkeypatch.setattr(accelerate, "PartialState", lambda **_: state)
+    assert find_processes(None) == Processes(0, 1, None, len)
+
+
+def test_a_preset_stands_for_its_published_weights(monkeypatch, tmp_path):
+    asked = []
+    (tmp_path / "model_index.json").write_text("{}")
+    monkeypatch.setattr(
+        "hf_effmodels.hub.pretrained", lambda name, **options: asked.append((name, options)) or tmp_path
+    )
+    source = Source("sam-diffsr-x4", token="mine", trust_remote_code=True)
+    found = Source(str(tmp_path), token="mine", trust_remote_code=True), "super-resolution"
+    assert find_task(source) == found
+    assert asked == [("sam-diffsr-x4", {"token": "mine"})]
+
+
+def test_a_folder_of_a_preset_s_name_is_the_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sam-diffsr-x4").mkdir()
+    (tmp_path / "sam-diffsr-x4" / "model_index.json").write_text("{}")
+    monkeypatch.setattr("hf_effmodels.hub.pretrained", lambda *_, **__: pytest.fail("it is not the preset"))
+    assert find_task("sam-diffsr-x4") == (Source("sam-diffsr-x4"), "super-resolution")
+
+
+def test_a_repository_with_an_index_of_parts_is_a_pipeline(monkeypatch):
+    asked, there = [], []
+
+    def download(*name, **options):
+        asked.append((name, options))
+        if there:
+            raise there[0]
+
+    class Config:
+        model_type, architectures, auto_map = "llama", ["LlamaForCausalLM"], None
+
+        @staticmethod
+        def from_pretrained(name, **options):
+            asked.append((name, options))
+            return Config
+
+    monkeypatch.setattr(predictor, "check_model", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("transformers.AutoConfig", Config)
+    source = Source("a/b", revision="v2", token="mine", trust_remote_code=True)
+    assert find_task(source) == (source, "super-resolution")
+    assert asked == [(("a/b", "model_index.json"), {"revision": "v2", "token": "mine"})]
+    for error in (EntryNotFoundError("no"), LocalEntryNotFoundError("no")):
+        asked.clear()
+        there[:] = [error]
+        assert find_task(source) == (source, "text-generation")
+        assert asked[1:] == [("a/b", {"revision": "v2", "token": "mine", "trust_remote_code": True})]
+
+
+def test_every_task_is_one_that_models_are_for():
+    from hf_effmodels.architecture import TASKS
+
+    assert MODULES.keys() <= TASKS.keys()
