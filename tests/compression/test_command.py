@@ -18,6 +18,7 @@ from hf_effmodels.compression.command import inheritance as command
 from hf_effmodels.compression.command.words import as_table
 from hf_effmodels.compression.pruning import inheritance
 from hf_effmodels.compression.tokenizers import token_counts, tokenizer_compression
+from hf_effmodels.training.run.arguments import ArgumentReader
 from hf_effmodels.training.run.rounds import rounds
 
 from .conftest import LLAMA, word_piece
@@ -251,15 +252,14 @@ def test_rounds_are_trained_as_the_function_does_unless_it_is_told_otherwise(
     monkeypatch.setattr(training, "prepare", prepare)
     monkeypatch.setattr(rounds, "train_rounds", train)
     command = ["train-rounds", "--output_dir", tmp_path / "rounds", "--next-config", later, *recipe]
-    assert run(*command) == run(*command, "--config", own) == 0
+    assert run(*command) == run(*command, "--config", own) == run(*command, f"--config={own}") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "round 1: 40 samples, eval_loss 3.5000, mean_loss 0.2500  there"
     start = ["--model", "before", "--tokenizer", "before"]
     ends = ["--task", "causal-lm", "--output_dir", "here", "--resume_from_checkpoint", "auto"]
     words = [str(word) for word in recipe]
-    assert prepared == [
-        [*words, *ends], ["--config", str(later), *words, *start, *ends],
-        [*words, "--config", str(own), *ends], [*words, "--config", str(later), *start, *ends],
-    ]  # fmt: skip
+    assert prepared[0] == [*words, *ends] and prepared[1][-len([*start, *ends]) :] == [*start, *ends]
+    read = [ArgumentReader(argv).config_file for argv in prepared]
+    assert read == [None, later, own, later, own, later]
 
 
 def test_results_are_shown_as_a_table_and_as_yaml(capsys):

@@ -89,7 +89,9 @@ def _train_rounds(arguments, recipe: list[str]) -> list[dict]:
     def argv(start: Path | None) -> list[str]:
         if start is None:
             return recipe
-        return [*_with_config(recipe, arguments.next_config), "--model", str(start), "--tokenizer", str(start)]
+        # Of an argument that stands twice, the last counts.
+        own = () if arguments.next_config is None else ("--config", arguments.next_config)
+        return [*recipe, *own, "--model", str(start), "--tokenizer", str(start)]
 
     def make_trainer(number: int, start: Path | None, folder: Path):
         return _prepared(argv(start), folder)
@@ -115,15 +117,6 @@ def _train_rounds(arguments, recipe: list[str]) -> list[dict]:
         loss_batch_size=arguments.loss_batch_size,
         progress=sys.stderr.isatty(),
     )
-
-
-def _with_config(recipe: list[str], config: str | None) -> list[str]:
-    if config is None:
-        return recipe
-    if "--config" not in recipe:
-        return ["--config", config, *recipe]
-    at = recipe.index("--config")
-    return [*recipe[:at], "--config", config, *recipe[at + 2 :]]
 
 
 def _check(recipe: list[str]) -> None:
