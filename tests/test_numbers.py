@@ -80,6 +80,7 @@ def test_truth_values_texts_and_what_is_not_finite_are_no_numbers():
     for value in (True, 2.0, "3", None):
         assert _numbers.as_index(value) is value
     assert _numbers.is_whole(2, 2) and _numbers.is_whole(5, 2, 5) and _numbers.is_whole(10**30, 0)
+    assert not _numbers.is_whole(True, 0)
     for value in (1, 6, 2.0, True, np.int64(3), "3"):
         assert not _numbers.is_whole(value, 2, 5)
 

@@ -307,6 +307,14 @@ def test_a_published_half_is_its_own_files_and_nothing_else(hub, online, tmp_pat
         files = hub.files(f"org/{half.half}")
         code = {name for name in files if name.endswith(".py")}
         assert files.keys() - code == own and "halves.py" in code and all(is_bundled(files[name]) for name in code)
+    # Of a network whose code cannot be put beside it the half goes without code, and the card says so.
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_effmodels.hub.halves.is_portable", lambda model_type: False)
+        head.push_to_hub("org/foreign", token="maker", private=True)
+    bare = hub.files("org/foreign")
+    whole = {"README.md", "config.json", "split.json", "preprocessor_config.json", "head.safetensors"}
+    assert bare.keys() == whole and hub.repos["org/foreign"].visibility == "private"
+    assert bare["README.md"].decode() == head.card() != hub.files("org/head")["README.md"].decode()
     with pytest.raises(ValueError, match="token: it has characters that no token has") as error:
         head.push_to_hub("org/head", token="mak\ner")
     assert "mak\ner" not in str(error.value)

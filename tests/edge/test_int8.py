@@ -103,7 +103,12 @@ def test_a_program_is_one_file_with_a_readme_that_tells_how_to_run_it(exported, 
     np.testing.assert_allclose(alone, beside.numpy(), rtol=1e-5, atol=1e-6)
     assert whole.bytes == (folder / "float32" / "model.onnx").stat().st_size > 1000
     readme = (folder / "int8" / "README.md").read_text()
-    assert "hf-effmodels predict . photo.jpg" in readme and "Of 3 pictures" in readme and "(int8)" in readme
+    assert "hf-effmodels predict . photo.jpg" in readme and "(int8) of images of 48 x 48 pixels" in readme
+    # Integers are judged by the classes alone; without pictures there is the difference alone.
+    assert "\nOf 3 pictures " in readme and "differ" not in readme
+    plain = (folder / "float32" / "README.md").read_text()
+    assert f"\nIts outputs differ from PyTorch's by {whole.difference:.1e} (of logits: of their standard" in plain
+    assert "(float32)" in plain and "pictures" not in plain
     assert main(["predict", str(folder / "int8"), str(pictures / "00.png"), "--json"]) == 0
     assert {c["label"] for c in json.loads(capsys.readouterr().out)["classes"]} == {"cat", "dog", "bird"}
 

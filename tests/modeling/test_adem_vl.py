@@ -278,6 +278,17 @@ def test_image_tokens_are_never_learned(pixels):
         torch.testing.assert_close(found, scores[:, kept])
 
 
+def test_the_decoder_is_told_what_is_asked_of_it_and_not_how_the_loss_is_divided(pixels):
+    model, asked = build(), []
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, args, options: asked.append(options), with_kwargs=True
+    )
+    options = {"num_items_in_batch": torch.tensor(20), "output_hidden_states": True}
+    outputs = model(IDS, pixel_values=pixels, labels=IDS, **options)
+    assert asked[0]["output_hidden_states"] is True and "num_items_in_batch" not in asked[0]
+    assert len(outputs.hidden_states) == model.config.text_config.num_hidden_layers + 1
+
+
 def test_full_models_save_and_load_with_float32_adapters_in_half_precision(tmp_path, pixels):
     model = build()
     model.save_pretrained(tmp_path)

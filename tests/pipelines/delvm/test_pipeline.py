@@ -12,7 +12,7 @@ from hf_effmodels.pipelines import DelvmPipeline
 from hf_effmodels.pipelines.delvm import llama_steps
 from hf_effmodels.pipelines.delvm.factorized_embedding import factorize_embedding
 from hf_effmodels.pipelines.delvm.llama_steps import is_plain
-from hf_effmodels.pipelines.delvm.pipeline_delvm import _chooser
+from hf_effmodels.pipelines.delvm.pipeline_delvm import _chooser, _GrowingLayer
 
 from ...threads import run_together
 from .tiny import tiny_language_model, tiny_vqvae
@@ -117,6 +117,22 @@ def test_a_prompt_may_be_empty_and_an_answer_several_images(pipe):
     arrays = pipe([], query, num_answer_images=2, output_type="np", return_dict=False)[0]
     tensors = pipe([], query, num_answer_images=2, output_type="pt").images
     assert arrays.shape == (1, 2, 16, 16, 3) and np.allclose(tensors.permute(0, 1, 3, 4, 2), arrays)
+
+
+def test_what_a_cache_gives_is_all_that_was_written_one_after_the_other():
+    layer, written = _GrowingLayer(9), []
+    assert (layer.get_seq_length(), layer.get_max_length(), layer.get_mask_sizes(4)) == (0, 9, (4, 0))
+    for number, count in enumerate((3, 1, 4)):
+        keys = torch.full((2, 3, count, 5), float(number)) + torch.arange(count)[:, None] / 8
+        values = torch.full((2, 3, count, 7), -float(number))
+        written.append((keys, values))
+        found = layer.update(keys, values)
+        for whole, parts in zip(found, zip(*written, strict=True), strict=True):
+            assert torch.equal(whole, torch.cat(parts, 2))
+    assert (layer.get_seq_length(), layer.get_max_length(), layer.get_mask_sizes(1)) == (8, 9, (9, 0))
+    before = layer.keys[:, :, :8].clone()
+    layer.repeat(2)
+    assert torch.equal(layer.keys[:, :, :8], before[[0, 0, 1, 1]]) and len(layer.values) == 4
 
 
 def test_drawn_ids_follow_temperature_top_k_and_top_p():

@@ -1,0 +1,127 @@
+"""What a step of detection is told: which boxes are assigned how, what a batch counts, momentum and the average."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
+from hf_effmodels.training.tasks.object_detection import trainer as module
+from hf_effmodels.training.tasks.object_detection.trainer import DetectionTrainer, _StepSettings
+
+
+def _told(epoch, atss_epochs, training=True, teacher=None, per_box=False):
+    asked = []
+
+    def model(**inputs):
+        asked.append(inputs)
+        return SimpleNamespace(loss="of the model")
+
+    model.training = training
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(epoch=epoch),
+        args=SimpleNamespace(atss_epochs=atss_epochs),
+        teacher=teacher,
+        _loss_is_per_box=per_box,
+        _share="share",
+        _distilled=lambda *given: given,
+    )
+    inputs = {"pixel_values": 1, "labels": 2}
+    loss, outputs = DetectionTrainer.task_loss(trainer, model, inputs)
+    assert inputs == {"pixel_values": 1, "labels": 2} and outputs.loss == "of the model"
+    return loss, asked[0]
+
+
+@pytest.mark.parametrize(
+    "epoch, atss_epochs, training, assigner",
+    [
+        (None, 0, True, "tal"),
+        (None, 1, True, "atss"),
+        (1.9, 2, True, "atss"),
+        (2.0, 2, True, "tal"),
+        (0.5, 2, False, "tal"),
+    ],
+)
+def test_boxes_are_assigned_by_atss_in_the_first_epochs_of_training(epoch, atss_epochs, training, assigner):
+    loss, inputs = _told(epoch, atss_epochs, training)
+    assert loss == "of the model"
+    assert inputs == {"pixel_values": 1, "labels": 2, "assigner": assigner, "share": "share"}
+
+
+def test_a_taught_detector_computes_no_loss_of_its_own_and_one_of_others_takes_the_batch_alone():
+    (outputs, inputs, labels, epoch), asked = _told(3.7, 9, teacher="teacher")
+    assert (outputs.loss, inputs, labels, epoch) == ("of the model", {"pixel_values": 1}, 2, 3)
+    assert asked == {"pixel_values": 1}
+    loss, asked = _told(0.5, 9, training=False, teacher="teacher")
+    assert loss == "of the model" and asked["assigner"] == "tal"
+    loss, asked = _told(0.5, 9, per_box=True)
+    assert loss == "of the model" and asked == {"pixel_values": 1, "labels": 2}
+
+
+def test_the_loss_of_others_counts_processes_no_second_time():
+    with module._boxes_of_this_process():
+        assert not module.detr_loss.is_accelerate_available()
+    assert module.detr_loss.is_accelerate_available()
+
+
+def _begin(step, **args):
+    """The settings after the beginning of a step."""
+    schedule = DetectionSchedule(epochs=4, steps_per_epoch=10, warmup_epochs=1, least_warmup_steps=1)
+    groups = [{"momentum": 0.5}, {}]
+    ema = SimpleNamespace(decay=0.9)
+    trainer = SimpleNamespace(
+        _schedule=lambda: schedule, optimizer=SimpleNamespace(param_groups=groups), ema=ema if args["ema"] else None
+    )
+    arguments = SimpleNamespace(ema_decay=0.9, **args)
+    _StepSettings(trainer).on_step_begin(arguments, SimpleNamespace(global_step=step), None)
+    return groups, ema.decay
+
+
+def test_the_average_forgets_less_from_step_to_step():
+    for step in (0, 1, 7):
+        # The average is taken after the step: its first update has the number 1.
+        expected = 0.9 * (1 - math.exp(-(step + 1) / 5))
+        assert _begin(step, detection_schedule=False, ema_ramp=5.0, ema=True)[1] == pytest.approx(expected)
+    assert _begin(3, detection_schedule=False, ema_ramp=0.0, ema=True)[1] == 0.9
+    assert _begin(3, detection_schedule=False, ema_ramp=5.0, ema=False)[1] == 0.9
+
+
+def test_momentum_rises_with_the_warm_up_where_the_optimizer_has_one():
+    groups, decay = _begin(5, detection_schedule=True, ema_ramp=0.0, ema=True)
+    # Half-way of ten steps: between 0.8 and 0.937.
+    assert groups == [{"momentum": pytest.approx((0.8 + 0.937) / 2)}, {}] and decay == 0.9
+    assert _begin(5, detection_schedule=False, ema_ramp=0.0, ema=True)[0] == [{"momentum": 0.5}, {}]
+
+
+@pytest.mark.parametrize(
+    "per_box, of_step, boxes, world, samples, expected",
+    [
+        (True, 6.0, 3, 1, 4, 10 * 3 * 2 / 6),
+        (True, 6.0, 0, 1, 4, 10 * 1 * 2 / 6),  # a batch without boxes is divided by one
+        (True, 0.0, 0, 1, 4, "by samples"),
+        (False, 6.0, 3, 1, 4, "by samples"),
+        (False, 6.0, 3, 2, None, "by samples"),
+        (False, 6.0, 3, 2, 4, 10 * 5 * (2 // 2) / 4),  # the five of both processes
+    ],
+)
+def test_a_batch_counts_by_its_boxes_or_the_samples_of_all_processes(
+    per_box, of_step, boxes, world, samples, expected, monkeypatch
+):
+    monkeypatch.setattr(module.RecipeTrainer, "_weighed_by_samples", lambda *_: "by samples")
+    monkeypatch.setattr(DetectionTrainer, "_loss_is_per_box", per_box)
+    trainer = object.__new__(DetectionTrainer)
+    trainer._boxes_of_step, trainer.idle = of_step, False
+    trainer.samples_of_step = lambda: samples
+    trainer.args = SimpleNamespace(world_size=world, device="cpu")
+    reduced = []
+    trainer.accelerator = SimpleNamespace(reduce=lambda own, how: reduced.append((float(own), how)) or 5.0)
+    labels = [{"class_labels": torch.zeros(boxes)}, {"class_labels": torch.zeros(0)}]
+    inputs = {"pixel_values": torch.zeros(2, 3), "labels": labels}
+    found = trainer._weighed_by_samples(10.0, inputs, 2)
+    assert found == (expected if isinstance(expected, str) else pytest.approx(expected))
+    assert reduced == ([(2.0, "sum")] if world == 2 and samples else [])
+    if reduced:
+        trainer.idle = True
+        trainer._weighed_by_samples(10.0, inputs, 2)
+        assert reduced[1] == (0.0, "sum")
