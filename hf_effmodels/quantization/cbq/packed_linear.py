@@ -168,7 +168,8 @@ class PackedLinear(nn.Module):
         if self.activation_bits:
             input = quantize_activations(input, self.activation_bits).dequantized
         if not self.is_prepared:
-            return F.linear(input, self.dense(input.dtype), self.bias)
+            bias = None if self.bias is None else self.bias.to(input.dtype)
+            return F.linear(input, self.dense(input.dtype), bias)
         x = input.to(torch.bfloat16)
         rows = x.numel() // self.in_features
         if rows < DENSE_ROWS and not (torch.is_grad_enabled() and input.requires_grad):

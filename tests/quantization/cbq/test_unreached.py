@@ -1,0 +1,182 @@
+"""Layers that no token reaches, machines whose order of 4-bit integers is not known, and places and models refused."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, LlamaConfig, ViTConfig
+
+from hf_effmodels.compression.command import models
+from hf_effmodels.quantization import CbqConfig, quantize
+from hf_effmodels.quantization.cbq import command, int4, packed_linear, quantization, store
+from hf_effmodels.quantization.cbq.blocks import find_blocks
+from hf_effmodels.quantization.cbq.packed_linear import PackedLinear
+from hf_effmodels.quantization.cbq.preprocessing import largest_inputs, scaled
+
+
+class Experts(nn.Module):
+    """Of two experts all tokens go to the first."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.experts = nn.ModuleList([mlp, copy.deepcopy(mlp)])
+
+    def forward(self, x):
+        return self.experts[0](x)
+
+
+@pytest.fixture
+def mixture(dense):
+    model = dense(torch.float32)
+    for layer in model.model.layers:
+        layer.mlp = Experts(layer.mlp)
+    return model
+
+
+def by_hand(weight: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+    """Rounded to nearest, symmetrically, in groups of the inputs."""
+    groups = weight.float().reshape(len(weight), -1, group)
+    step = 2 * groups.abs().amax(-1, keepdim=True) / (2**bits - 1)
+    half = 2 ** (bits - 1)
+    return ((groups / step).round().clamp(-half, half - 1) * step).reshape(weight.shape)
+
+
+def test_an_expert_that_no_token_has_reached_is_rounded_to_nearest(mixture, samples):
+    before = {name: weight.clone() for name, weight in mixture.state_dict().items()}
+    config = CbqConfig(bits=4, group_size=16, method="gptq")
+    result = quantize(mixture, [samples], config)
+    after = result.model.state_dict()
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        unreached = f"model.layers.1.mlp.experts.1.{name}.weight"
+        torch.testing.assert_close(after[unreached], by_hand(before[unreached], 4, 16))
+    reached = "model.layers.1.mlp.experts.0.down_proj.weight"
+    assert not torch.allclose(after[reached], by_hand(before[reached], 4, 16)), "by its inputs, not to nearest"
+
+
+def test_channels_of_an_expert_that_no_token_has_reached_stay(mixture):
+    block, config = mixture.model.layers[0], CbqConfig(group_size=16, lambda1=0.1, lambda2=0.1)
+    found = find_blocks(mixture, config)
+    inputs = quantization.capture(
+        mixture, found, store.BlockStore(found.modules, None), [{"input_ids": torch.arange(12)[None]}]
+    )
+    states, call = inputs.hidden[0], inputs.calls[0][0]
+    layers = found.layers[0]
+    largest = largest_inputs(block, layers, [states], [call])
+    reached = {name for name in layers if ".experts.1." not in name}
+    assert largest.keys() == reached < {*layers}
+    state = {name: value.clone() for name, value in block.state_dict().items()}
+    with torch.no_grad():
+        new, channels = scaled(block, state, layers, largest, states, call, config)
+    assert channels and channels.keys() <= reached
+    for name, value in new.items():
+        if ".experts.1." in name:
+            assert torch.equal(value, state[name])
+
+
+@pytest.fixture
+def order_unknown(monkeypatch):
+    """A version of torch that packs 4-bit integers in an order of its own."""
+    monkeypatch.setattr(int4, "_LAYOUTS", ())
+    int4._layout.cache_clear()
+    int4.is_usable.cache_clear()
+    yield
+    int4._layout.cache_clear()
+    int4.is_usable.cache_clear()
+
+
+def test_where_the_order_of_the_integers_is_not_known_they_are_multiplied_as_packed_words(order_unknown):
+    with pytest.raises(NotImplementedError, match="^the order in which this version of torch packs 4-bit integers is"):
+        int4.unpack(int4.pack(torch.zeros(16, 32, dtype=torch.int8)))
+    assert not int4.is_usable(16, 32, 32)
+    torch.manual_seed(0)
+    layer = PackedLinear.from_linear(nn.Linear(64, 32).bfloat16(), 4, 32)
+    stored = layer.dense(torch.float32)
+    layer.prepare()
+    assert torch.equal(layer.dense(torch.float32), stored)
+    x = torch.randn(2, 64)
+    expected = x @ stored.T + layer.bias.float()
+    torch.testing.assert_close(layer(x), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, NotImplementedError])
+def test_a_machine_without_the_product_does_not_use_it(monkeypatch, error):
+    def product(*_):
+        raise error("not here")
+
+    monkeypatch.setattr(int4, "product", product)
+    assert int4.is_usable.__wrapped__(16, 32, 32) is False
+
+
+@pytest.mark.parametrize("rows, inputs, group", [(16, 64, 64), (32, 96, 32), (16, 256, 256), (48, 128, 128)])
+def test_a_product_that_is_wrong_is_not_used(monkeypatch, rows, inputs, group):
+    assert int4.is_usable.__wrapped__(rows, inputs, group) is True
+    real = int4.product
+    monkeypatch.setattr(int4, "product", lambda *given: real(*given) + 1)
+    assert int4.is_usable.__wrapped__(rows, inputs, group) is False
+    monkeypatch.setattr(int4, "product", real)
+    monkeypatch.setattr(int4, "unpack", lambda packed: torch.zeros(rows, group, dtype=torch.int8))
+    assert int4.is_usable.__wrapped__(rows, inputs, group) is False
+
+
+def test_groups_of_the_operator_are_those_of_the_weight_or_parts_of_them(monkeypatch):
+    asked = []
+    monkeypatch.setattr(packed_linear, "is_usable", lambda *given: asked.append(given) or given[2] == 32)
+    layer = PackedLinear.from_linear(nn.Linear(256, 32).bfloat16(), 4, 128)
+    assert layer._product_group() == 32 and asked == [(32, 256, size) for size in (128, 64, 32)]
+    asked.clear()
+    assert PackedLinear.from_linear(nn.Linear(256, 32).bfloat16(), 8, 128)._product_group() is None and not asked
+
+
+@pytest.mark.parametrize("work", ["out", "out/inner", ".", "out/../out"])
+def test_the_work_and_the_result_do_not_lie_in_each_other(tmp_path, work):
+    with pytest.raises(ValueError, match="^work: .* and OUT lie in each other; accepted is a folder of its own.$"):
+        command._check_places(tmp_path / "out", tmp_path / work)
+    command._check_places(tmp_path / "out", tmp_path / "out.work")
+
+
+def test_what_is_wrong_with_a_place_is_said_of_its_argument(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=f"^out: {tmp_path / 'out'} was not written by this command"):
+        command._check_places(tmp_path / "out", tmp_path / "work")
+    with pytest.raises(ValueError, match=f"^work: {tmp_path / 'file'} is a file; accepted is a folder"):
+        command._check_places(tmp_path / "new", tmp_path / "file")
+
+
+def _config(config, **fields):
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (_config(LlamaConfig(), quantization_config={"bits": 4}), "is quantised already.$"),
+        (ViTConfig(), "is a vit, accepted are causal language models.$"),
+        (_config(ViTConfig(), auto_map={"AutoModel": "own.Net"}), "is a vit, accepted are causal language models.$"),
+        (_config(BertConfig(), architectures=["BertForMaskedLM"]), "is a bert for fill-mask, accepted are causal"),
+    ],
+)
+def test_a_model_of_the_hub_is_refused_by_its_configuration(monkeypatch, config, message):
+    """Which is not here before it is downloaded."""
+    monkeypatch.setattr(models, "load_config", lambda name, argument: config)
+    monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("the weights are read"))
+    with pytest.raises(ValueError, match=f"^model: a/b {message}"):
+        command._load(SimpleNamespace(model="a/b", device="cpu"))
+
+
+def test_a_causal_model_of_its_own_code_is_taken_and_goes_to_the_device(monkeypatch):
+    own = _config(ViTConfig(), auto_map={"AutoModelForCausalLM": "own.Net"}, architectures=["Net"])
+    moved = []
+    monkeypatch.setattr(models, "load_config", lambda name, argument: own)
+    monkeypatch.setattr(models, "load_model", lambda *_: SimpleNamespace(to=lambda device: moved.append(device) or 1))
+    monkeypatch.setattr(models, "check_device", lambda device: moved.append(f"checked {device}"))
+    monkeypatch.setattr("hf_effmodels.hub.ids.check_folder_or_id", lambda *_, **__: None, raising=False)
+    monkeypatch.setattr("hf_effmodels._places.check_folder_or_id", lambda *_, **__: None)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name: f"tokenizer of {name}")
+    assert command._load(SimpleNamespace(model="a/b", device="cuda:1")) == (1, "tokenizer of a/b")
+    assert moved == ["checked cuda:1", "cuda:1"]
