@@ -35,7 +35,7 @@ from hf_effmodels.registry import ARCHITECTURES
     "settings, published",
     [
         # 256 visual tokens and 64 of the smaller scale, a tenth of which is dropped.
-        (AdemConfig, {"alpha": 0.1, "drop_ratio": 0.1, "num_vision_tokens": 256 + 64}),
+        (AdemConfig, {"alpha": 0.1, "drop_ratio": 0.1, "num_vision_tokens": 256 + 64, "init_std": 0.02}),
         # Windows of two blocks that share one, LoRA-Rounding of rank 5, and how far outliers lie from the quartiles.
         (CbqConfig, {"window": 2, "overlap": 1, "rank": 5, "epochs": 3, "lambda1": 1.5, "lambda2": 1.0}),
         (CbqConfig, {"bits": 4, "group_size": 128, "symmetric": True, "activation_bits": None, "method": "cbq"}),

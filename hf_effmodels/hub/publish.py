@@ -283,7 +283,7 @@ def _check_settings(folder: Path, name: str, mapping: dict[str, str], of_images:
 
 
 def _name_left_out(folder: Path, published: set[str]) -> None:
-    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     if left_out := sorted({path.relative_to(folder).as_posix() for path in paths} - published):
         more = f" and {len(left_out) - 10} more" if len(left_out) > 10 else ""
         logger.warning("not published, as a model does not need it: %s%s", ", ".join(left_out[:10]), more)

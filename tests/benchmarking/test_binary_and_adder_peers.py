@@ -5,6 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from hf_effmodels.benchmarking import binary_layers, peers
+from hf_effmodels.benchmarking.official_adder import ColumnAdder
+from hf_effmodels.modeling.layers.adder import AdderConv2d
 from hf_effmodels.modeling.layers.binary import BinaryConv2d
 from hf_effmodels.quantization.packed_binary.layers import PackedConv2d
 
@@ -21,6 +23,9 @@ def build(peer, preset, overrides, folded=False):
 def test_adder_peers_have_the_outputs_and_gradients_of_ours(peer):
     pixels, labels = torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
     models = [build(name, "addernet-resnet50", ADDER).double().train() for name in ("ours", peer)]
+    # Each adder layer of ours stands in the peer as its own layer, or it would be compared with itself.
+    ours = {name for name, layer in models[0].named_modules() if isinstance(layer, AdderConv2d)}
+    assert ours and all(type(models[1].get_submodule(name)) is ColumnAdder for name in ours)
     results = []
     for model in models:
         output = model(pixels, labels=labels)

@@ -10,7 +10,7 @@ from hf_effmodels.compression import (
     list_shapes,
     suggest_config,
 )
-from hf_effmodels.compression.sizes import feed_forward_size, table
+from hf_effmodels.compression.sizes import _head_dim, feed_forward_size, table
 
 
 @pytest.mark.parametrize("model_type", ["llama", "pangu_pi"])
@@ -109,3 +109,8 @@ def test_a_wider_tolerance_finds_more_shapes_within_it():
     near, far = (list_shapes(3e6, 512, tolerance=share) for share in (0.02, 0.4))
     off = [abs(shape.parameters.total / 3e6 - 1) for shape in far]
     assert len(near) == sum(share <= 0.02 for share in off) < len(far) and 0.05 < max(off) <= 0.4
+
+
+@pytest.mark.parametrize("hidden, head", [(32, 32), (224, 32), (256, 64), (992, 64), (1024, 128), (4096, 128)])
+def test_heads_are_as_wide_as_the_network_allows(hidden, head):
+    assert _head_dim(hidden, None) == head and _head_dim(hidden, 16) == 16

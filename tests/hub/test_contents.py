@@ -320,7 +320,10 @@ def test_components_of_a_pipeline_are_those_with_a_module_and_a_class():
         "_class_name": ["a", "B"],
         "unet": ["diffusers", "UNet"],
         "vae": [None, None],
+        "text_encoder": [None, "CLIPTextModel"],
+        "three": ["diffusers", "UNet", "more"],
+        "unet2": ["a", None],
         "scale": 4,
         "Odd": ["a", "b"],
     }
-    assert components(index | {"text": ["transformers"]}) == {"unet": ["diffusers", "UNet"]}
+    assert components(index | {"text": ["transformers"]}) == {"unet": ["diffusers", "UNet"], "unet2": ["a", None]}

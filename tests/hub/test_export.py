@@ -173,6 +173,10 @@ def test_the_card_knows_a_published_variant_by_its_configuration():
     assert "| Parameters | 8.129 M |" in text and "not measured here" in text
     assert "77.10 % (paper, quoted from memory)" in text
     assert "none stated: not for redistribution" in text
+    # Whose work it is stands in the card of every size.
+    for said in (text, build_card(small).text):
+        assert "| Paper | [arXiv:2404.11202](https://arxiv.org/abs/2404.11202) |" in said
+        assert "Please cite the paper: " in said and "[BibTeX](https://arxiv.org/bibtex/2404.11202)" in said
     text = build_card(folded).text
     assert f"| Parameters | {folded.num_parameters() / 1e6:.3f} M |" in text and "167.0 M for one image" in text
     assert "folded for inference" in text and "reparameterize()" not in text

@@ -64,6 +64,8 @@ def test_captions_longer_than_their_references_are_not_rewarded_for_it():
 def test_the_reference_that_is_closest_in_length_counts_the_shorter_of_two():
     pairs = {"predictions": ["a b c d"], "references": [["a b c d e", "a b c", "a b c d e f g"]]}
     assert metrics.load("bleu_4").compute(**pairs)["bleu_1"] == pytest.approx(1.0)  # 3 words, not 5
+    pairs = {"predictions": ["a b c d"], "references": [["a b c d e", "a"]]}
+    assert metrics.load("bleu_4").compute(**pairs)["bleu_1"] == pytest.approx(math.exp(1 - 5 / 4), rel=1e-6)  # not 1
     pairs = {"predictions": ["a b c d"], "references": [["a b c d e", "a b"]]}
     assert metrics.load("bleu_4").compute(**pairs)["bleu_1"] == pytest.approx(math.exp(1 - 5 / 4), rel=1e-6)
 
@@ -175,3 +177,10 @@ def test_wrong_pairs_are_named():
         check_pairs([], [])
     with pytest.raises(ValueError, match="references: got 'maybe', accepted are Yes and No"):
         metrics.load("mme").compute(predictions=["a"], references=["maybe"], categories=["c"], images=["i"])
+
+
+def test_a_metric_that_is_not_here_is_answered_with_those_that_are_in_order():
+    with pytest.raises(ValueError, match="name: got 'bleu', accepted are ") as refused:
+        metrics.load("bleu")
+    named = [name.strip(" '.") for name in str(refused.value).partition("accepted are ")[2].split(",")]
+    assert named == sorted(named) and {"accuracy", "bleu_4", "cider", "mme", "psnr", "ssim"} <= set(named)

@@ -186,6 +186,9 @@ def test_a_data_set_that_is_not_clear_is_refused(classifier, of_table, tmp_path,
         assert main(["predict", model, *argv]) == 2, argv
         out, err = capsys.readouterr()
         assert message in err and not out, (argv, err)
+    # What is neither a place nor an id is refused before the processes meet.
+    monkeypatch.setattr("hf_effmodels.prediction.processes.find_processes", lambda device: pytest.fail("too late"))
+    assert main(["predict", model, "--dataset", "./nowhere"]) == 2
     monkeypatch.setattr("hf_effmodels.prediction.processes.find_processes", lambda device: Processes(1, 2))
     for argv, message in [
         (of_table, "--output: several processes share the inputs"),

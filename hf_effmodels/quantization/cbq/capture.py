@@ -42,7 +42,7 @@ def capture(
         ValueError: a block does not go on from the output of the one before.
     """
     hidden, calls = [], []
-    shared = len(batches) > 1
+    shared = False
     for number, batch in enumerate(batches):
         whole = number < 2 or not shared
         found = _run(model, blocks, store, batch, stop=not whole)

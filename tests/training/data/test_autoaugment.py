@@ -48,6 +48,29 @@ def test_every_pair_works_on_colour_and_grey_and_is_repeatable(monkeypatch):
             assert first.mode == image.mode and first.tobytes() == second.tobytes()
 
 
+def test_the_pairs_are_those_of_the_paper():
+    # Table 9 of AutoAugment (ImageNet): operation, tenths of its probability, magnitude; the last is of an operation
+    # without magnitude where there is "-".
+    table = """
+        Posterize 4 8  Rotate 6 9 | Solarize 6 5  AutoContrast 6 - | Equalize 8 -  Equalize 6 -
+        Posterize 6 7  Posterize 6 6 | Equalize 4 -  Solarize 2 4 | Equalize 4 -  Rotate 8 8
+        Solarize 6 3  Equalize 6 - | Posterize 8 5  Equalize 10 - | Rotate 2 3  Solarize 6 8
+        Equalize 6 -  Posterize 4 6 | Rotate 8 8  Color 4 0 | Rotate 4 9  Equalize 6 -
+        Equalize 0 -  Equalize 8 - | Invert 6 -  Equalize 10 - | Color 6 4  Contrast 10 8
+        Rotate 8 8  Color 10 2 | Color 8 8  Solarize 8 7 | Sharpness 4 7  Invert 6 -
+        ShearX 6 5  Equalize 10 - | Color 4 0  Equalize 6 - | Equalize 4 -  Solarize 2 4
+        Solarize 6 5  AutoContrast 6 - | Invert 6 -  Equalize 10 - | Color 6 4  Contrast 10 8
+        Equalize 8 -  Equalize 6 -
+    """
+    without = ("AutoContrast", "Equalize", "Invert")
+    pairs = [pair.split() for line in table.strip().splitlines() for pair in line.split("|")]
+    ours = [
+        [word for name, p, m in pair for word in (name, f"{10 * p:g}", "-" if name in without else str(m))]
+        for pair in POLICY
+    ]
+    assert ours == pairs
+
+
 @pytest.mark.parametrize("text", ["v0", "original-m9", "original-mstd", ""])
 def test_other_policies_are_refused(text):
     with pytest.raises(ValueError, match="--autoaugment: got"):
