@@ -636,6 +636,18 @@ def test_generators_that_pause_in_their_contexts_do_not_mix_images_silently(ids,
     torch.testing.assert_close(logits(model, ids), logits(adapted(), ids))
 
 
+def test_a_block_may_end_before_a_later_one_of_another_model(ids, image_embeds):
+    one, other = adapted(alpha=0.5), adapted(alpha=0.5)
+    expected = logits(other, ids, image_embeds=image_embeds)
+    first, second = one.vision_context(image_embeds), other.vision_context(image_embeds)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    torch.testing.assert_close(logits(other, ids), expected)
+    second.__exit__(None, None, None)
+    torch.testing.assert_close(logits(other, ids), logits(one, ids))
+
+
 @torch.no_grad()
 def test_a_cache_remembers_what_its_tokens_have_seen(ids, image_embeds):
     model = adapted(alpha=0.5)

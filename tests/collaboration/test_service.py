@@ -18,9 +18,9 @@ from safetensors.torch import save
 from transformers import ViTImageProcessorPil
 
 from hf_effmodels.collaboration.codecs.wire import UniformCodec
-from hf_effmodels.collaboration.splitting import SplitClassifier, split
+from hf_effmodels.collaboration.splitting import SplitClassifier, service, split
 from hf_effmodels.collaboration.splitting.messages import COMPUTE, DIGEST, NUMBER, pack, pack_logits, unpack_logits
-from hf_effmodels.collaboration.splitting.service import ServiceLimits, create_app, listen, server_config
+from hf_effmodels.collaboration.splitting.service import ServiceLimits, create_app, listen, serve, server_config
 from hf_effmodels.images import read_image
 
 from .test_splitting import resnet
@@ -392,3 +392,25 @@ def test_an_answer_to_somebody_else_is_none(halves, monkeypatch):
                 client.logits(torch.randn(1, 3, 32, 32))
         assert client.logits(torch.randn(1, 3, 32, 32)).logits.tolist() == [[0.0] * 5]
         server.shutdown()
+
+
+@pytest.mark.parametrize("given", [None, ServiceLimits(max_images=3, timeout=2.0)])
+def test_a_tail_is_served_with_the_limits_that_are_given_and_else_with_the_usual_ones(halves, monkeypatch, given):
+    ran = []
+    monkeypatch.setattr(service.uvicorn.Server, "run", lambda self, sockets: ran.append((self.config, sockets)))
+    made = []
+    monkeypatch.setattr(service, "create_app", lambda tail, **options: made.append((tail, options)) or "app")
+    serve(halves[1], port=0, token="secret", limits=given)
+    usual = {
+        "max_bytes": 64 * 2**20,
+        "max_images": 64,
+        "max_pixels": 2**25,
+        "workers": 1,
+        "queue": 64,
+        "timeout": 30.0,
+    }
+    ((tail, options),) = made
+    assert tail is halves[1] and options["token"] == "secret"
+    assert vars(options["limits"]) == (vars(given) if given else usual)
+    ((config, sockets),) = ran
+    assert config.app == "app" and len(sockets) == 1

@@ -360,3 +360,47 @@ def test_a_run_shorter_than_the_steps_between_two_losses_has_a_curve_of_ten(line
     (hooks,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, of_trainer._Hooks)]
     hooks.on_train_begin(trainer.args, trainer.state, trainer.control)
     assert trainer.state.logging_steps == each and trainer.ema is None
+
+
+@pytest.mark.parametrize(
+    "beside, recorded, counts",
+    [
+        ("whole", "elsewhere", "beside"),  # the folder has moved: what lies beside is meant
+        ("whole", None, "beside"),
+        ("broken", "elsewhere", None),  # of that step, but no longer to be read
+        ("broken", None, None),
+        (None, "elsewhere", "elsewhere"),  # this checkpoint was moved alone
+        (None, "gone", None),
+        (None, None, None),
+    ],
+)
+def test_the_best_checkpoint_so_far_is_the_one_beside_or_the_one_that_was_written_down(
+    tmp_path, monkeypatch, caplog, beside, recorded, counts
+):
+    monkeypatch.setattr(of_trainer, "what_is_missing", lambda folder: None if beside == "whole" else "weights")
+    run = tmp_path / "run"
+    (run / "checkpoint-6").mkdir(parents=True)
+    if beside:
+        (run / "checkpoint-4").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    state = SimpleNamespace(
+        best_global_step=4, best_metric=0.5, best_model_checkpoint=recorded and str(tmp_path / recorded)
+    )
+    of = SimpleNamespace(
+        state=state,
+        _resumed_from=run / "checkpoint-6",
+        args=SimpleNamespace(metric_for_best_model="accuracy"),
+    )
+    of_trainer.RecipeTrainer._find_best_checkpoint(of)
+    places = {"beside": run / "checkpoint-4", "elsewhere": tmp_path / "elsewhere"}
+    assert state.best_model_checkpoint == (counts and str(places[counts]))
+    said = "of step 4 with accuracy 0.5, is gone: the best one from here on counts"
+    assert (said in caplog.text) is (counts is None)
+    assert (state.best_global_step, state.best_metric) == ((4, 0.5) if counts else (None, None))
+
+
+def test_a_run_that_begins_has_no_best_checkpoint_yet(tmp_path):
+    for resumed, step in ((None, 4), (tmp_path / "checkpoint-6", None)):
+        state = SimpleNamespace(best_global_step=step, best_metric=0.5, best_model_checkpoint="as it was")
+        of_trainer.RecipeTrainer._find_best_checkpoint(SimpleNamespace(state=state, _resumed_from=resumed, args=None))
+        assert state.best_model_checkpoint == "as it was"

@@ -77,6 +77,10 @@ def test_all_weights_of_a_random_network_are_trained_and_answer_in_the_pipeline(
     again += ["--max_eval_samples", "5", "--max_new_tokens", "2", "--output", str(tmp_path / "e.json")]
     measured = evaluate([*again, "--answers", str(tmp_path / "answers.jsonl")])
     assert measured["accuracy"] == results["eval_accuracy"]
+    # An image and its question must leave room for the answer, in an evaluation as in a training.
+    more = ["--max_length", "12", "--max_new_tokens", "9", "--output", str(tmp_path / "f.json")]
+    with pytest.raises(ValueError, match="--max_new_tokens: got 9, .* --max_length 12"):
+        evaluate([*again, *more])
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(lines) == 5 and lines[0]["prompt"] == "Instruction: Which digit is this?\nResponse:"
 
