@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from hf_effmodels import get_config
+from hf_effmodels import get_config, list_models, model_info
 from hf_effmodels.adapters import AdemConfig
 from hf_effmodels.collaboration.codecs.mahppo.configuration_mahppo import ChannelCodedConfig
 from hf_effmodels.compression.pruning.vision_widths import search_widths
@@ -216,3 +216,145 @@ def test_the_parts_of_a_tinysam_have_the_official_numbers():
     assert (vision.hidden_dropout_prob, vision.drop_path_rate, vision.local_conv_size) == (0.0, 0.0, 3)
     assert (prompts.image_size, prompts.patch_size, prompts.hidden_size, decoder.hidden_size) == (1024, 16, 256, 256)
     assert get_config("mobilesam").always_multimask is False
+
+
+#: Architecture -> the published network that a configuration without arguments is, and where it is not quite.
+WITHOUT_ARGUMENTS = {
+    "adabin": ("adabin-resnet18", {}),
+    "addernet": ("addernet-resnet50", {}),
+    "bimlp": ("bimlp-s", {}),
+    "cdfkd_mfs": ("mhresnet8x18", {}),
+    "cmt": ("cmt-small", {}),
+    "devit": ("devit-s", {}),
+    "dtop": ("dtop-base-ade20k", {"thresholds": [1.0, 1.0]}),
+    "fastmim": ("fastmim-vit-base", {}),
+    "ghostnet": ("ghostnet-1.0x", {}),
+    "ghostnetv2": ("ghostnetv2-1.0x", {}),
+    "ghostnetv3": ("ghostnetv3-1.0x", {}),
+    "gold_yolo": ("gold-yolo-n", {"head_type": "plain", "iou_type": "giou"}),
+    "light_clip": ("light_clip-resnet-18", {}),
+    "localmim": ("localmim-vit-base", {}),
+    "ofa_mobilenetv3": ("ofa-mobilenetv3-1.0x", {}),
+    "pangu_pi": ("pangu-pi-1b", {"vocab_size": 32000}),
+    "parameternet": ("parameternet-600m", {}),
+    "parameternet_moe": ("parameternet-moe-1b", {"intermediate_size": 5632, "pad_token_id": None}),
+    "shufflenetv2": ("shufflenetv2-1.0x", {}),
+    "simmim": ("simmim-vit-base", {}),
+    "spark": ("spark-resnet-50", {}),
+    "tinysam": ("tinysam", {}),
+    "tinyvit": ("tinyvit-5m", {}),
+    "vanillanet": ("vanillanet-5", {}),
+    "vig": ("vig-ti", {}),
+    "pyramidvig": ("pyramidvig-ti", {}),
+}
+
+
+@pytest.mark.parametrize("model_type", WITHOUT_ARGUMENTS)
+def test_a_configuration_without_arguments_is_that_of_a_published_network(model_type):
+    preset, other = WITHOUT_ARGUMENTS[model_type]
+    own, published = ARCHITECTURES[model_type].config_class().to_dict(), get_config(preset).to_dict()
+    of_labels = ("id2label", "label2id", "num_labels")
+    differing = {n: value for n, value in own.items() if n not in of_labels and value != published.get(n)}
+    assert differing == other
+
+
+@pytest.mark.parametrize(
+    "pattern, number, classes",
+    [
+        *((name, 10, "cifar-10") for name in ("adabin-*-cifar10", "addernet-*-cifar10")),
+        *((name, 100, "cifar-100") for name in ("*resnet8x*", "*wrn4x*")),
+        # A hundred of ImageNet's classes, of which no list is published.
+        *((name, 100, None) for name in ("mhresnet18", "mhresnet34", "resnet18-224", "resnet34-224")),
+        # Official sub-models of a quarter of the classes, and four of them together.
+        *((name, 25, None) for name in ("devit-s", "decct-7-3x1")),
+        *((name, 100, None) for name in ("devit-4s", "decct-4x7-3x1")),
+        ("dedeit-s", 250, None),
+        ("dedeit-4s", 1000, "imagenet-1k"),
+        ("dtop-*-ade20k", 150, "ade20k"),
+        ("dtop-large-pascal-context", 60, "pascal-context-60"),
+        ("dtop-large-coco-stuff-10k", 171, "coco-stuff"),
+        ("gold-yolo-*", 80, None),
+        ("tinyvit-*m-22k", 21841, None),
+        *((name, 1000, "imagenet-1k") for name in ("tinyvit-*m", "tinyvit-*-22kto1k", "tinyvit-21m-[35]*")),
+        *((name, 1000, "imagenet-1k") for name in ("adabin-resnet[13]?", "addernet-resnet[15]?", "bimlp-*", "cmt-*")),
+        *((name, 1000, "imagenet-1k") for name in ("ghostnet*", "ofa-*", "parameternet-?00m", "shufflenetv2-*")),
+        *((name, 1000, "imagenet-1k") for name in ("tinynet-*", "vanillanet-*", "vig-*", "pyramidvig-*")),
+    ],
+)
+def test_presets_know_the_classes_they_were_trained_with(pattern, number, classes):
+    found = [model_info(name) for name in list_models(pattern)]
+    assert found
+    for info in found:
+        preset = next(e.presets[info.name] for e in ARCHITECTURES.values() if info.name in e.presets)
+        assert (preset.num_labels, preset.classes) == (number, classes), info.name
+
+
+NOAH, BACKBONES = "https://github.com/huawei-noah/", "https://github.com/huawei-noah/Efficient-AI-Backbones/"
+SHUFFLENETS = {"0.5x": "x0.5-f707e7126e", "1.0x": "x1-5666bf0f80", "1.5x": "x1_5-3c479a10", "2.0x": "x2_0-8be3c8ee"}
+TINYVITS = {"5m": "5m_1k", "11m": "11m_1k", "21m": "21m_1k", "21m-384": "21m_22kto1k_384_distill"}
+TINYVITS |= {f"{size}m-22k": f"{size}m_22k_distill" for size in (5, 11, 21)}
+TINYVITS |= {f"{size}m-22kto1k": f"{size}m_22kto1k_distill" for size in (5, 11, 21)}
+TINYVITS |= {"21m-512": "21m_22kto1k_512_distill"}
+VANILLANETS = {"13-1.5x": "13_x1_5", "13-1.5x-ada-pool": "13_x1_5_ada_pool", **{str(n): n for n in range(5, 14)}}
+#: Preset -> address of its file (or of the page that links it), and the licence that is stated there.
+WEIGHTS = {
+    **{
+        f"tinynet-{x}": (f"{NOAH}CV-Backbones/releases/download/v1.2.0/tinynet_{x}.pth", "apache-2.0") for x in "abcde"
+    },
+    **{
+        f"ghostnetv2-1.{n}x": (f"{BACKBONES}releases/download/GhostNetV2/ck_ghostnetv2_1{n}.pth.tar", "apache-2.0")
+        for n in (0, 3, 6)
+    },
+    **{f"vig-{size}": (f"{BACKBONES}releases/tag/vig", "apache-2.0") for size in ("ti", "s", "b")},
+    **{f"pyramidvig-{s}": (f"{BACKBONES}releases/tag/pyramid-vig", "apache-2.0") for s in ("ti", "s", "m", "b")},
+    **{
+        f"shufflenetv2-{size}": (f"https://download.pytorch.org/models/shufflenetv2_{file}.pth", "bsd-3-clause")
+        for size, file in SHUFFLENETS.items()
+    },
+    **{
+        f"tinyvit-{size}": (
+            f"https://github.com/wkcn/TinyViT-model-zoo/releases/download/checkpoints/tiny_vit_{file}.pth",
+            "mit",
+        )
+        for size, file in TINYVITS.items()
+    },
+    **{
+        f"vanillanet-{size}": (f"{NOAH}VanillaNet/releases/download/ckpt/vanillanet_{file}.pth", "mit")
+        for size, file in VANILLANETS.items()
+    },
+    **{
+        f"gold-yolo-{size}": (
+            f"{NOAH}Efficient-Computing/tree/master/Detection/Gold-YOLO#gold_{size}_{file}",
+            "gpl-3.0",
+        )
+        for size, file in zip("nsml", ("dist.pt", "pre_dist.pt", "pre_dist.pt", "pre_dist.pt"), strict=True)
+    },
+    "adabin-resnet20-cifar10": (f"{NOAH}Efficient-Computing/tree/master/BinaryNetworks/AdaBin/cifar10", "mit"),
+    "tinysam": ("https://github.com/xinghaochen/TinySAM/releases/download/3.0/tinysam_42.3.pth", "apache-2.0"),
+    "mobilesam": ("https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt", "apache-2.0"),
+}
+
+
+def test_weights_lie_where_their_authors_put_them():
+    found = {name: model_info(name) for name in WEIGHTS}
+    assert {name: (info.weights, info.weights_license) for name, info in found.items()} == WEIGHTS
+    for pattern, address, licence in (
+        ("spark-*", "https://github.com/keyu-tian/SparK", "mit"),
+        ("simmim-*", "https://github.com/microsoft/SimMIM", "mit"),
+        ("localmim-*", "https://github.com/Haoqing-Wang/LocalMIM", None),
+        ("fastmim-*", "https://github.com/ggjy/FastMIM.pytorch", None),
+        ("adem_vl-7b-*", "https://github.com/Hao840/ADEM-VL/releases", None),
+    ):
+        for name in list_models(pattern):
+            info = model_info(name)
+            assert (info.weights, info.weights_license) == (address, licence), name
+
+
+def test_the_same_weights_have_a_name_of_timms():
+    tags = {"22kto1k": "dist_in22k_ft_in1k", "22k": "dist_in22k", "": "in1k"}
+    for size in (5, 11, 21):
+        for way, tag in tags.items():
+            preset = ARCHITECTURES["tinyvit"].presets["-".join(filter(None, ("tinyvit", f"{size}m", way)))]
+            assert preset.timm == f"tiny_vit_{size}m_224.{tag}"
+    for side in (384, 512):
+        assert ARCHITECTURES["tinyvit"].presets[f"tinyvit-21m-{side}"].timm == f"tiny_vit_21m_{side}.{tags['22kto1k']}"
