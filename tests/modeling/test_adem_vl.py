@@ -496,6 +496,13 @@ def test_prompts_are_encoded_in_pieces_as_in_training(processor, image):
     assert batch["image_mask"].tolist() == [True, False]
 
 
+def test_the_place_of_the_image_is_no_word(processor):
+    """Decoded answers leave it out with the start and the end, where the tokenizer is told to."""
+    ids = [1, IMAGE, *pieces(processor, "what?")]
+    assert "<image>" in processor.tokenizer.decode(ids)
+    assert "<image>" not in processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
 def test_texts_and_images_that_do_not_correspond_are_refused(processor, image, pixels):
     for arguments, message in (
         ({"text": "<image>what?"}, r"images: got 0, but the texts have 1 place\(s\) for one. Begin each text"),

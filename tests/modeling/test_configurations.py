@@ -231,6 +231,7 @@ BAD = {
         ({"fusion_layers": [-1, 0]}, "fusion_layers: got [-1, 0]"),
         ({"fusion_layers": [1, 1]}, "fusion_layers: got [1, 1]"),
         ({"fusion_layers": [3]}, "fusion_layers: got [3], accepted are rising numbers from 0 to 2"),
+        ({"fusion_layers": [8, 0], "text_config": {"num_hidden_layers": 9}}, "fusion_layers: got [8, 0], accepted"),
     ],
     "localmim": [
         ({"taps": [-1, 0, 1, 2]}, "taps: got [-1, 0, 1, 2]"),
@@ -322,6 +323,8 @@ BAD = {
         ({"hidden_sizes": (0, 0, 0)}, "hidden_sizes: got [0, 0, 0], accepted are multiples of num_groups"),
         ({"hidden_sizes": (6, 6, 6), "num_groups": 2}, "hidden_sizes: got [6, 6, 6]"),
         ({"stage_strides": (1, 0)}, "stage_strides: got [1, 0]"),
+        ({"stage_strides": (1, 3)}, "stage_strides: got [1, 3]"),
+        ({"hidden_sizes": (16, 16, 32)}, "stage_strides: got [1, 1], accepted are 2, and 1 for a stage of the same"),
         ({"reduction_ratios": (1,)}, "reduction_ratios: got [1], accepted are 2 numbers"),
     ],
 }

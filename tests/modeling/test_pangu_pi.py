@@ -130,6 +130,11 @@ def test_what_llama_cannot_express_is_refused():
         model.model.layers[2].augmented_shortcuts[0].up_proj.weight[0, 0] = 0.1
     with pytest.raises(ValueError, match=r"layers\.2\.augmented_shortcuts\.0\.up_proj\.weight is in use"):
         model.to_llama()
+    # Series at their initial values that are another function: another first one, or one that is not 0 at 0.
+    for series in (["tanh", "silu"], ["silu", "sigmoid"]):
+        model = PanguPiForCausalLM(PanguPiConfig(**{**SMALL, "series_activations": series}))
+        with pytest.raises(ValueError, match=r"layers\.0\.mlp\.act_fn is in use"):
+            model.to_llama()
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,10 @@ def test_an_upcycled_llama_gives_the_same_outputs(fields):
     if fields:
         with pytest.raises(ValueError, match="expert_bias: got False"):
             ParameterNetMoeForCausalLM.from_llama(source, expert_bias=False)
+    else:  # what has no biases needs none
+        without = ParameterNetMoeForCausalLM.from_llama(source, expert_bias=False)
+        assert without.model.layers[0].mlp.experts.bias is None
+        torch.testing.assert_close(without(IDS).logits, source(IDS).logits, rtol=0, atol=1e-5)
 
 
 def test_an_official_checkpoint_with_other_experts_is_refused():

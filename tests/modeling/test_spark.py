@@ -136,6 +136,8 @@ def test_options_do_what_they_say(fields, blocks, kept):
     assert model.densify[0].projection.out_channels == config.decoder_hidden_size
     kind = nn.LayerNorm if config.densify_norm == "layer" else nn.BatchNorm2d
     assert all(isinstance(densify.norm, kind) for densify in model.densify)
+    # ConvNeXt's constant for its norms of channels, torch's for the norms of batches.
+    assert {densify.norm.eps for densify in model.densify} == {1e-6 if kind is nn.LayerNorm else 1e-5}
     block, errors = config.block_size, []
     for number in range(2):
         for place in output.mask[number].flatten().nonzero().flatten().tolist():

@@ -83,8 +83,10 @@ def test_folding_before_the_annealing_ends_is_refused_and_changes_nothing():
     assert torch.equal(model(images()).logits, expected)
     model.set_act_learn(1)
     model.reparameterize()
-    with pytest.raises(ValueError, match=r"act_learn: got 0\.5, but a folded"):
-        model.set_act_learn(0.5)
+    for wrong in (0, 0.5):
+        with pytest.raises(ValueError, match=rf"act_learn: got {wrong}, but a folded"):
+            model.set_act_learn(wrong)
+    model.set_act_learn(1)  # what it is
 
 
 @torch.no_grad()
