@@ -6,6 +6,7 @@ import re
 import pytest
 
 from hf_effmodels import cli
+from hf_effmodels.prediction.predictor import Options
 
 NONE = None
 #: Command -> option -> (the least it may be, what it is where it is not given, the most it may be); None: unsaid.
@@ -171,6 +172,20 @@ def test_numbers_that_are_not_given_and_those_that_are_too_small_or_too_large(pa
             assert action.type(str(bound)) == bound and isinstance(action.type(str(bound)), kind)
             with pytest.raises(argparse.ArgumentTypeError, match="accepted are"):
                 action.type(str(bound + step * (0.01 if kind is float else 1)))
+
+
+def test_predictions_from_python_are_those_of_the_command():
+    numbers = {name: default for name, (_, default, _) in NUMBERS["predict"].items()}
+    assert Options() == Options(
+        top_k=numbers["--top-k"],
+        threshold=numbers["--threshold"],
+        prompt=None,
+        max_new_tokens=numbers["--max-new-tokens"],
+        steps=None,
+        points=numbers["--points"],
+        labels=(),
+        template="a photo of a {}.",
+    )
 
 
 @pytest.mark.parametrize("command", WORDS)

@@ -11,7 +11,7 @@ from hf_effmodels import CodedForImageClassification, edge
 from hf_effmodels.cli import main
 from hf_effmodels.collaboration.codecs.wire import ChannelCodec
 from hf_effmodels.collaboration.splitting import split
-from hf_effmodels.edge_halves import export_halves, load_halves
+from hf_effmodels.edge_halves import _compared, export_halves, load_halves
 
 
 def network() -> ResNetForImageClassification:
@@ -146,3 +146,35 @@ def test_halves_with_few_bits_of_fewer_channels_are_exported_for_openvino(tmp_pa
         export_halves(head, other, tmp_path / "other")
     with pytest.raises(ValueError, match="format: got 'executorch', accepted of halves are 'onnx', 'openvino'"):
         export_halves(head, tail, tmp_path / "other", "executorch")
+
+
+class Stand:
+    """A half that says what it is told to; its codec sends whole numbers."""
+
+    takes_images = False
+
+    def __init__(self, logits=None, levels=None):
+        self.logits, self.levels, self.codec = logits, levels, self
+
+    def __call__(self, given, shape=None, **_):
+        return self.logits[: shape[0]].clone() if self.logits is not None else b"bytes"
+
+    def features(self, pixels):
+        return pixels
+
+    def between(self, features, **_):
+        return {"levels": self.levels[: len(features)], "scale": torch.ones(1)}
+
+
+def test_graphs_of_halves_are_judged_by_the_spread_of_logits_and_the_share_of_other_numbers():
+    expected = torch.tensor([[0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])  # a deviation of √2 of one image, √1.2 of three
+    got = expected + torch.tensor([[0.0, 0.1], [0.0, 0.0], [-0.4, 0.0]])
+    levels = torch.arange(12).reshape(3, 4)
+    others = levels.clone()
+    others[0, 0] += 1
+    halves = Stand(levels=others), Stand(got), Stand(levels=levels), Stand(expected)
+    difference, share = _compared(*halves, torch.zeros(3, 1), [None])
+    assert difference == pytest.approx(0.4 / 1.2**0.5) and share == pytest.approx(1 / 4)
+    got[2, 0] = float("nan")
+    with pytest.raises(ValueError, match="logits are not finite"):
+        _compared(*halves[:1], Stand(got), *halves[2:], torch.zeros(3, 1), [None])
