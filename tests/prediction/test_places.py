@@ -134,6 +134,11 @@ def test_a_repository_with_an_index_of_parts_is_a_pipeline(monkeypatch):
         assert asked[1:] == [("a/b", {"revision": "v2", "token": "mine", "trust_remote_code": True})]
 
 
+def test_what_lies_beside_a_model_here_has_no_revision_either(tmp_path):
+    with pytest.raises(ValueError, match="--revision: got 'v2', but MODEL .* lies here: it has no revisions"):
+        predictor.load_part(Source(str(tmp_path), revision="v2"), "AutoTokenizer")
+
+
 def test_every_task_is_one_that_models_are_for():
     from hf_effmodels.architecture import TASKS
 

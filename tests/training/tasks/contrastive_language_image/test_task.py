@@ -49,6 +49,7 @@ from hf_effmodels.training.tasks.contrastive_language_image.evaluation import (
 )
 from hf_effmodels.training.tasks.contrastive_language_image.masking import mask_words
 from hf_effmodels.training.tasks.contrastive_language_image.models import load_two_towers
+from hf_effmodels.training.tasks.contrastive_language_image.task import _example
 from hf_effmodels.training.tasks.contrastive_language_image.tokenizer import SMALLEST, train_tokenizer
 
 from ..contract import history
@@ -668,3 +669,25 @@ def test_a_teacher_that_does_not_fit_is_refused(contrastive_run, clip_folder, co
     other = ["--task", "contrastive-language-image", "--model", str(clip_folder), "--tokenizer", "train:600"]
     with pytest.raises(ValueError, match="--tokenizer: the tokenizer has .* tokens, the model"):
         prepared([*other, *contrastive_run[contrastive_run.index("--dataset") :]], tmp_path)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_what_to_try_next_is_an_image_and_what_it_may_be_called(tmp_path, count):
+    class Source:
+        labels, texts = None, staticmethod(lambda index: [f"text {index}", "another"])
+
+        def __len__(self):
+            return count
+
+        def read(self, index, channels):
+            assert (index, channels) == (0, 3)
+            return Picture.new("RGB", (3, 2), (9, 8, 7))
+
+    file = str(tmp_path / "example.png")
+    texts = ["text 0", "text 1", "text 2"][:count]
+    assert _example(Source(), tmp_path) == [file, "--template", "{}", "--labels", *texts]
+    with Picture.open(file) as image:
+        assert image.size == (3, 2) and image.getpixel((0, 0)) == (9, 8, 7)
+    labelled = Source()
+    labelled.labels, labelled.templates, labelled.names = [0] * count, ["a {}", "the {}"], [str(n) for n in range(12)]
+    assert _example(labelled, tmp_path) == [file, "--template", "a {}", "--labels", *"0123456789"]
