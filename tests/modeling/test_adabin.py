@@ -87,6 +87,14 @@ def test_the_gradient_is_that_of_the_surrogate_whose_gain_and_sharpness_are_the_
     torch.testing.assert_close(weight.grad, again.grad)
 
 
+@pytest.mark.parametrize("gain, sharpness", [(0.0, 1.0), (1.0, 0.0), (-1.0, 2.0), (float("nan"), 1.0)])
+def test_a_surrogate_that_is_not_positive_is_refused_and_nothing_is_changed(gain, sharpness):
+    model = build(surrogate_gain=2.0, surrogate_sharpness=3.0)
+    with pytest.raises(ValueError, match=f"^gain, sharpness: got {gain} and {sharpness}, accepted are positive"):
+        model.set_surrogate(gain, sharpness)
+    assert (model.config.surrogate_gain, model.config.surrogate_sharpness) == (2.0, 3.0)
+
+
 def test_training_sharpens_the_surrogate_with_the_epoch():
     assert surrogate_at(0, 400) == (pytest.approx(1000), pytest.approx(1e-3))
     assert surrogate_at(200, 400) == (pytest.approx(10), pytest.approx(0.1))

@@ -57,6 +57,22 @@ def test_any_encoder_with_a_mask_token_learns_and_goes_on_by_itself(encoder, tmp
         assert all(key.split(".")[0] in ("pooler", "classifier", "layernorm") for key in about["missing_keys"])
 
 
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_mask_token_begins_as_published_and_stays_as_it_was_trained(encoder, tmp_path):
+    """Of a normal law cut off at two, as `trunc_normal_` of the official code; stock encoders begin it with zeros."""
+    token = build(encoder, initializer_range=0.5).mask_token
+    assert 0.2 < token.std() < 0.8 and abs(token.mean()) < 0.5 and token.abs().max() <= 2
+    model = build(encoder)
+    assert 0 < model.mask_token.abs().max() < 0.1
+    with torch.no_grad():
+        model.mask_token.fill_(7)
+    model.save_pretrained(tmp_path)
+    assert (SimMimForPreTraining.from_pretrained(tmp_path).mask_token == 7).all()
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith("mask_token")}
+    lacking = SimMimForPreTraining.from_pretrained(None, config=model.config, state_dict=state)
+    assert 0 < lacking.mask_token.abs().max() < 0.1, "what a checkpoint lacks begins as in a new network"
+
+
 def test_it_computes_what_transformers_head_computes():
     theirs = ViTForMaskedImageModeling(ENCODERS["vit"]).eval()
     ours = build()

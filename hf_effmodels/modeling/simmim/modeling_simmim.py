@@ -45,12 +45,6 @@ class SimMimPreTrainedModel(StockPartsMixin, PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, SimMimForPreTraining) and (token := module.mask_token) is not None:
-            init.trunc_normal_(token, std=self.config.initializer_range)
-
 
 class SimMimForPreTraining(SimMimPreTrainedModel):
     """An encoder of transformers with its own mask token, and a 1×1 convolution to pixels (section 3)."""
@@ -63,6 +57,12 @@ class SimMimForPreTraining(SimMimPreTrainedModel):
         self.encoder = AutoModel.from_config(backbone, **ENCODERS[backbone.model_type])
         self.decoder = nn.Conv2d(backbone.hidden_size, stride**2 * config.num_channels, 1)
         self.post_init()
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        super().initialize_weights()
+        # The encoder begins it with zeros, and this model, which has no parameter directly in it, is not asked.
+        init.trunc_normal_(self.mask_token, std=self.config.initializer_range)
 
     @property
     def mask_token(self) -> nn.Parameter:
