@@ -5,7 +5,10 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from ._imports import when_imported
 
 #: Set to anything, it lets the traceback of an unforeseen error through.
 TRACEBACK = "HF_EFFMODELS_TRACEBACK"
@@ -13,6 +16,38 @@ TRACEBACK = "HF_EFFMODELS_TRACEBACK"
 UNFORESEEN = f"an input was not foreseen; {TRACEBACK}=1 shows where"
 #: What a shell gives for a program whose reader has gone (128 + SIGPIPE).
 CLOSED_PIPE = 141
+
+
+#: What tells libraries to show no progress bars, and the module of transformers that is told so by a call.
+_NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+_BARS = "transformers.utils.logging"
+
+
+def without_progress_bars() -> None:
+    """Libraries show no progress bars from now on, see `keeping_progress_bars`."""
+    for name in _NO_BARS:
+        os.environ.setdefault(name, "1")
+    when_imported(_BARS, _without_those_of_transformers)
+
+
+def _without_those_of_transformers() -> None:
+    if os.environ.get(_NO_BARS[0]):  # it may be imported long after a command has ended
+        sys.modules[_BARS].disable_progress_bar()
+
+
+@contextmanager
+def keeping_progress_bars() -> Iterator[None]:
+    """Progress bars are shown afterwards as before: a command may be called in a process that goes on."""
+    said = {name: os.environ.get(name) for name in _NO_BARS}
+    shown = sys.modules[_BARS].is_progress_bar_enabled() if _BARS in sys.modules else not said[_NO_BARS[0]]
+    try:
+        yield
+    finally:
+        for name, value in said.items():
+            if value is None:
+                os.environ.pop(name, None)
+        if shown and _BARS in sys.modules and not sys.modules[_BARS].is_progress_bar_enabled():
+            sys.modules[_BARS].enable_progress_bar()
 
 
 class Parser(argparse.ArgumentParser):

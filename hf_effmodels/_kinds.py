@@ -59,8 +59,26 @@ def check_head(argument: str, name: str, *auto_classes: str, weights: bool = Tru
         or not auto_classes
         or any(has_head(model_type, each) is not False or each in _own_code(config) for each in auto_classes)
     ):
+        if auto_classes == ("AutoModelForCausalLM",):
+            check_generates(argument, name, config)
         return
     raise OSError(f"{argument}: {name} is a {model_type}, for which there is no {' or '.join(auto_classes)}.")
+
+
+def check_generates(argument: str, name: str, config: Mapping[str, Any]) -> None:
+    """ValueError of a model that was saved with another head than that of a causal language model, or without one
+    where it is an encoder: its type may have a causal one, too, which would compute something from its weights.
+
+    Args:
+        config: of the model, as a mapping.
+    """
+    own, model_type = tasks_in(config), config.get("model_type")
+    bare = all(TASKS[task].auto_class == "AutoModel" for task in own)
+    if not own or "text-generation" in own or bare and not has_head(model_type, "AutoModelForMaskedLM"):
+        return
+    raise ValueError(
+        f"{argument}: {name} is a {model_type} for {' and '.join(own)}, accepted are causal language models."
+    )
 
 
 def has_head(model_type: str, auto_class: str) -> bool | None:

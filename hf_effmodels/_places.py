@@ -35,6 +35,11 @@ _LIBRARIES_SAY = (
         re.compile(r"^Unrecognized configuration class <class '[\w.]*?(\w+)Config'> for this kind of \w+: (\w+)"),
         r"it is a \1, for which there is no \2",
     ),
+    (re.compile("^You set .ignore_mismatched_sizes."), "its weights have other shapes than those of its config.json"),
+    (
+        re.compile("^We encountered some issues during automatic conversion of the weights"),
+        "its weights cannot be put together: some of a group are lacking, or have other shapes",
+    ),
 )
 
 

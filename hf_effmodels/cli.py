@@ -12,7 +12,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 from . import __version__
-from ._command_line import TRACEBACK, UNFORESEEN, Parser, in_words_of_the_command, nearest, show
+from ._command_line import TRACEBACK, UNFORESEEN, Parser, in_words_of_the_command, keeping_progress_bars, nearest, show
 from ._model_place import check_model
 from ._option_types import share, whole
 from .models import (
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with nullcontext() if argv[:1] and argv[0] in RUNS else _ending_in_order():
+        with keeping_progress_bars(), nullcontext() if argv[:1] and argv[0] in RUNS else _ending_in_order():
             return _run(argv)
     except (ValueError, OSError, ImportError) as error:
         return _refuse(str(error))

@@ -35,6 +35,7 @@ from ._image_size import blaming_image_size
 from .edge_files import as_one_file, halve, size_of, summed_up, write_readme
 from .edge_formats import TOLERANCES, Format, check_format, check_precision
 from .hub.ids import reading
+from .hub.whole import load_whole
 from .hub.wrappers import unwrap, unwrap_parts
 from .models import create_image_processor, create_model, list_models, model_info, sized_processor
 from .registry import is_in_halves
@@ -299,8 +300,8 @@ def load_source(source: Any, processor: Any = None) -> tuple[PreTrainedModel, An
         raise ValueError(f"source: got {source}, {_PROMPTABLE}.")
     with reading("source", str(source)):
         kind = kind_of_folder(config)
-        model = KINDS[kind].auto_class.from_pretrained(source)
-        return model, processor or AutoImageProcessor.from_pretrained(source)
+        processor = processor or AutoImageProcessor.from_pretrained(source)
+    return load_whole(KINDS[kind].auto_class, "source", str(source)), processor
 
 
 def kind_of_folder(config) -> str:

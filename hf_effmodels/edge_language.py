@@ -35,6 +35,7 @@ from .edge_files import as_one_file, halve, size_of, summed_up
 from .edge_formats import AGREEMENTS, TOLERANCES, Format, check_format, check_precision
 from .edge_text import Comparison, compare, read_text
 from .hub.ids import reading
+from .hub.whole import load_whole
 from .quantization.stored import quantizer_of
 
 FACTS = "language_model.json"
@@ -274,8 +275,8 @@ def _load_source(source, tokenizer):
     with reading("source", str(source)):
         config = AutoConfig.from_pretrained(source)
     _check_plain(config, str(source))  # before its weights are read, which takes packages that may be missing
+    model = load_whole(AutoModelForCausalLM, "source", str(source), dtype=torch.float32)
     with reading("source", str(source)):
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         if tokenizer is None:
             with contextlib.suppress(OSError, ValueError):  # it has none
                 tokenizer = AutoTokenizer.from_pretrained(source)

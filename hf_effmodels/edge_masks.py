@@ -25,6 +25,7 @@ from ._files import check_folder, whole_folder, write_json, write_text
 from ._places import reading
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
+from .hub.whole import load_whole
 
 GRAPHS, FACTS = ("encoder", "decoder"), "promptable.json"
 #: Labels of points in the decoder's graph: none, outside, inside, and the two corners of a box.
@@ -122,8 +123,8 @@ def load_source(source: str | Path) -> tuple[PreTrainedModel, object]:
     with reading("source", str(source)):
         config = AutoConfig.from_pretrained(source)
     _check_type("source", config)
+    model = load_whole(AutoModelForMaskGeneration, "source", str(source), dtype=torch.float32).eval()
     with reading("source", str(source)):
-        model = AutoModelForMaskGeneration.from_pretrained(source, dtype=torch.float32).eval()
         return model, AutoProcessor.from_pretrained(source)
 
 

@@ -21,6 +21,7 @@ from ._image_size import blaming_image_size
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 from .hub.ids import reading
+from .hub.whole import load_whole
 from .hub.wrappers import unwrap, unwrap_parts
 from .models import sized_processor
 
@@ -89,8 +90,8 @@ def load_source(source, processor=None):
     """The model that a folder or an id of the Hub names (or that it is), and its processor if there is one."""
     if not isinstance(source, str | Path):
         return unwrap(source), processor
+    model = load_whole(AutoModelForZeroShotImageClassification, "source", str(source))
     with reading("source", str(source)):
-        model = AutoModelForZeroShotImageClassification.from_pretrained(source)
         return model, processor or AutoProcessor.from_pretrained(source)
 
 

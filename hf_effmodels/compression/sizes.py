@@ -138,6 +138,8 @@ def list_shapes(
         raise ValueError(f"model_type: got {model_type!r}, accepted are {', '.join(map(repr, CONFIGS))}.")
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance: got {tolerance}, accepted are shares between 0 and 1.")
+    if head_dim is not None and (head_dim < 2 or head_dim % 2):
+        raise ValueError(f"head_dim: got {head_dim}, accepted are even numbers: the rotary embedding turns pairs.")
     if max_layers is None:
         max_layers = round(22 * max(1.0, target_params / 1.5e9) ** 0.25)
     shapes = []
@@ -150,7 +152,7 @@ def list_shapes(
     if not shapes:
         raise ValueError(
             f"target_params: no {model_type} with {vocab_size} tokens has {target_params:.4g} parameters within "
-            f"{100 * tolerance:g} %; take a smaller vocabulary, a wider tolerance or tie_word_embeddings=True."
+            f"{100 * tolerance:g} %; {_ways(head_dim, kv_groups, fields)}."
         )
     by_depth = sorted(shapes, key=lambda shape: -shape.config.num_hidden_layers)
     if depth_first:
@@ -159,6 +161,16 @@ def list_shapes(
     else:
         best = min(by_depth, key=lambda shape: abs(shape.aspect - 128))
     return [best, *(shape for shape in by_depth if shape is not best)]
+
+
+def _ways(head_dim: int | None, kv_groups: int, fields: dict) -> str:
+    """What may be asked for instead."""
+    ways = ["a smaller vocabulary", "a wider tolerance"]
+    if head_dim is not None or kv_groups > 1:  # few widths hold whole groups of whole heads
+        ways.append("heads of another width or in other groups")
+    if not fields.get("tie_word_embeddings"):
+        ways.append("tie_word_embeddings=True")
+    return f"take {', '.join(ways[:-1])} or {ways[-1]}"
 
 
 def _deepest(shapes: list[Shape]) -> Shape:

@@ -152,6 +152,8 @@ def check_values(weights: Mapping[str, torch.Tensor]) -> None:
     for name, value in weights.items():
         if value.is_meta or not value.is_floating_point():
             continue
+        if value.element_size() == 1:  # floats of eight bits, which torch cannot ask
+            value = value.float()
         if wrong := int((~torch.isfinite(value)).sum()):
             problems.append(f"{name} ({wrong} of {value.numel()} values are not finite)")
         elif name.endswith("running_var") and (value < 0).any():

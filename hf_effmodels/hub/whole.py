@@ -1,7 +1,13 @@
 """Models that are to be what they were trained to be: loaded with all of their weights, or not at all."""
 
+import copy
 from collections.abc import Iterable
 
+import torch
+import transformers
+from torch import nn
+
+from ..registry import ARCHITECTURES
 from .checkpoints import check_values
 from .ids import reading
 
@@ -10,6 +16,7 @@ def load_whole(
     loader,
     argument: str,
     name: str,
+    /,
     *,
     revision: tuple[str, str | None] | None = None,
     spared: Iterable[str] = (),
@@ -28,32 +35,71 @@ def load_whole(
         options: go to `from_pretrained`.
 
     Raises:
-        OSError: it cannot be found, reached or read. ValueError: weights are lacking or not finite.
+        OSError: it cannot be found, reached or read. ValueError: weights are lacking, of other shapes or not finite.
     """
     if revision is not None:
         options["revision"] = revision[1]
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # which ones they are is said below
     with reading(argument, name, revision=revision, hint=hint):
-        model, found = loader.from_pretrained(name, output_loading_info=True, **options)
+        model, found = loader.from_pretrained(name, **options)
+    check_loaded(argument, name, model, found, spared)
+    return model
+
+
+def check_loaded(argument: str, name: str, model: nn.Module, found: dict, spared: Iterable[str] = ()) -> None:
+    """`check_complete`, and ValueError of weights that nothing could be computed with."""
     check_complete(argument, name, model, found, spared)
     try:
         check_values(model.state_dict())
     except ValueError as error:
         raise ValueError(f"{argument}: {name} has {error}") from None
-    return model
 
 
-def check_complete(argument: str, name: str, model, found: dict, spared: Iterable[str] = ()) -> None:
+def check_complete(
+    argument: str, name: str, model: nn.Module, found: dict, spared: Iterable[str] = (), *, to_be_trained: bool = False
+) -> None:
     """ValueError of a model that was loaded without some of its weights; counters of batch norms are none.
 
     Args:
         found: what `from_pretrained` says with `output_loading_info`.
         spared: as for `load_whole`.
+        to_be_trained: what the model has beyond the class that the checkpoint is of, such as another head, may begin
+            anew, and so may what `--ignore_mismatched_sizes` lets have other shapes.
     """
-    shapes = (key if isinstance(key, str) else key[0] for key in found.get("mismatched_keys", ()))
-    lacking = {key for key in {*found.get("missing_keys", ()), *shapes} if not key.startswith(tuple(spared))}
-    missing = sorted(key for key in lacking if not key.endswith(".num_batches_tracked"))
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    lacking = {key for key in found.get("missing_keys", ()) if not key.endswith(".num_batches_tracked")}
+    others = {key: f"{key} {list(theirs)}, not {list(ours)}" for key, theirs, ours in found.get("mismatched_keys", ())}
+    if to_be_trained:
+        lacking, others = lacking - _beyond(model, lacking), {}
+    if missing := [key for key in sorted(lacking) if not key.startswith(tuple(spared))]:
+        raise ValueError(f"{argument}: {name} lacks weights of {type(model).__name__}: {_few(missing)}.")
+    if wrong := [others[key] for key in sorted(others) if not key.startswith(tuple(spared))]:
         raise ValueError(
-            f"{argument}: {name} lacks weights of {type(model).__name__}: {', '.join(missing[:3])}{more}."
+            f"{argument}: {name} has weights of other shapes than the {type(model).__name__} of its config.json: "
+            f"{_few(wrong, '; ')}."
         )
+
+
+def _beyond(model: nn.Module, keys: Iterable[str]) -> set[str]:
+    """Those of the keys that the class which the checkpoint is of does not have; of one that is not known, those that
+    lie beside the network which all classes of this kind share."""
+    prefix = f"{model.base_model_prefix}."
+    if (stated := _stated_class(model.config)) is None:
+        has_body = hasattr(model, model.base_model_prefix)
+        return {key for key in keys if has_body and not key.startswith(prefix)}
+    with torch.device("meta"):
+        theirs = {key.removeprefix(prefix) for key in stated(copy.deepcopy(model.config)).state_dict()}
+    return {key for key in keys if key.removeprefix(prefix) not in theirs}
+
+
+def _stated_class(config) -> type | None:
+    for name in config.architectures or ():
+        if (found := getattr(transformers, name, None)) is not None:
+            return found
+        for architecture in ARCHITECTURES.values():
+            if name in architecture.auto_classes.values():
+                return getattr(architecture.modeling_module, name)
+    return None
+
+
+def _few(parts: list[str], mark: str = ", ") -> str:
+    return mark.join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -58,8 +59,8 @@ def compiled(folder: Path) -> Path:
     if not SOURCE.exists():  # the code of a model from the Hub, by itself
         raise OSError("their source is a part of hf_effmodels, which this is not")
     compiler = _compiler()
-    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=PATIENCE, check=True).stdout
-    parts = (SOURCE.read_bytes(), version, platform.machine().encode(), " ".join(OPTIONS).encode())
+    version = subprocess.run([*compiler, "--version"], capture_output=True, timeout=PATIENCE, check=True).stdout
+    parts = (SOURCE.read_bytes(), version, platform.machine().encode(), " ".join((*compiler[1:], *OPTIONS)).encode())
     name = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     path = folder / f"kernels-{name}.so"
     _make_private(folder)
@@ -70,12 +71,16 @@ def compiled(folder: Path) -> Path:
     return path
 
 
-def _compiler() -> str:
-    named = os.environ.get("CC")
-    for candidate in (named,) if named else ("cc", "gcc", "clang"):
+def _compiler() -> list[str]:
+    """The program and what it is always called with, as `CC` says it: `ccache gcc`, `gcc -m64`."""
+    try:
+        named = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise OSError(f"there is no C compiler (CC: got {os.environ['CC']!r}: {error})") from error
+    for candidate in named[:1] or ("cc", "gcc", "clang"):
         if (found := shutil.which(candidate)) is not None:
-            return found
-    raise OSError(f"there is no C compiler ({named or 'cc, gcc, clang'})")
+            return [found, *named[1:]]
+    raise OSError(f"there is no C compiler ({' '.join(named) or 'cc, gcc, clang'})")
 
 
 def _make_private(folder: Path) -> None:
@@ -87,17 +92,17 @@ def _make_private(folder: Path) -> None:
         raise OSError(f"{folder} belongs to somebody else, or others may write to it")
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         new = Path(folder, path.name)
         # With OpenMP where the compiler has it (torch and we then share one pool of threads), else in one thread.
         for threads in (["-fopenmp"], []):
-            command = [compiler, *OPTIONS, *threads, str(SOURCE), "-o", str(new)]
+            command = [*compiler, *OPTIONS, *threads, str(SOURCE), "-o", str(new)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
             if done.returncode == 0:
                 os.replace(new, path)
                 return
-    raise OSError(f"{compiler} failed: {done.stderr.strip()[:500]}")
+    raise OSError(f"{' '.join(compiler)} failed: {done.stderr.strip()[:500]}")
 
 
 @torch.compiler.assume_constant_result

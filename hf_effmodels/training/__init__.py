@@ -9,8 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
-from .._command_line import TRACEBACK, UNFORESEEN, show
-from .._imports import when_imported
+from .._command_line import TRACEBACK, UNFORESEEN, keeping_progress_bars, show, without_progress_bars
 from .run.arguments import ArgumentReader
 from .run.early import argument_types, check_early
 from .run.help import help_text
@@ -45,6 +44,11 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, float]:
 def _run(stage: str, argv: Sequence[str] | None) -> dict[str, float]:
     if argv is not None:
         return prepare(stage, list(argv))()
+    with keeping_progress_bars():
+        return _run_as_program(stage)
+
+
+def _run_as_program(stage: str) -> dict[str, float]:
     with _one_line_errors(ValueError, OSError, ImportError), _one_line_surprises():
         reader = _read_early(stage, sys.argv[1:])
         start_missing_processes()
@@ -104,15 +108,7 @@ def set_up_logging() -> None:
     is_main = os.environ.get("RANK", "0") == "0"
     logging.getLogger("hf_effmodels").setLevel(logging.INFO if is_main else logging.ERROR)
     if not sys.stderr.isatty():
-        for library in ("HF_HUB", "HF_DATASETS"):
-            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
-        when_imported("transformers.utils.logging", _without_progress_bars)
-
-
-def _without_progress_bars() -> None:
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
+        without_progress_bars()
 
 
 @contextmanager

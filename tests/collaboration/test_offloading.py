@@ -179,6 +179,10 @@ def test_what_is_no_cell_and_no_action_is_named():
         ((["a", "b"], np.zeros(2), np.zeros(2)), "points: got .*, accepted are numbers"),
         ((np.zeros(2), np.zeros(2)), "action: got .*, accepted are points, channels and powers"),
         (np.zeros(3), "action: got .*, accepted are points, channels and powers"),
+        (
+            np.zeros((90, 90)),
+            r"action: got array\(\[\[0\., 0\., .{,70}\.\.\., accepted are points, channels and powers",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             environment.step(action)

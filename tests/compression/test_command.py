@@ -179,15 +179,46 @@ def test_no_more_text_is_read_than_calibration_takes(byte_level_tokenizer, monke
     assert batch["input_ids"].shape == (2, 4) and len(lines) == read
 
 
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ("", "take a smaller vocabulary, a wider tolerance or --tie."),
+        ("--tie", "take a smaller vocabulary or a wider tolerance."),
+        (
+            "--tie --kv-groups 2",
+            "take a smaller vocabulary, a wider tolerance or heads of another width or in other gr",
+        ),
+        ("--head-dim 3", "--head-dim: got 3, accepted are even numbers: the rotary embedding turns pairs."),
+        ("--model-type pangu_pi --head-dim 1", "--head-dim: got 1, accepted are even numbers"),
+        ("--tolerance 1", "--tolerance: got 1.0, accepted are shares between 0 and 1."),
+    ],
+)
+def test_shapes_are_refused_in_the_words_of_the_command(options, said, capsys):
+    assert run("suggest-config", "--params", "2", "--vocab", "4k", *options.split()) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_shapes_are_suggested_as_the_function_does_unless_it_is_told_otherwise(monkeypatch):
     watched = Watched(monkeypatch, sizes, "list_shapes")
     assert run("suggest-config", "--params", "1M", "--vocab", "1k") == 2
     assert watched.given() == {"target_params": 1e6, "vocab_size": 1000}
-    options = ["--model-type", "pangu_pi", "--max-layers", 9, "--head-dim", 16, "--kv-groups", 2, "--tie"]
+    options = [
+        "--model-type",
+        "pangu_pi",
+        "--max-layers",
+        9,
+        "--head-dim",
+        16,
+        "--kv-groups",
+        2,
+        "--tie",
+        "--tolerance",
+        0.1,
+    ]
     assert run("suggest-config", "--params", "1M", "--vocab", "1k", *options, "--width-first") == 2
     assert watched.given() == {
         "target_params": 1e6, "vocab_size": 1000, "depth_first": False, "model_type": "pangu_pi", "max_layers": 9,
-        "head_dim": 16, "kv_groups": 2, "tie_word_embeddings": True,
+        "head_dim": 16, "kv_groups": 2, "tie_word_embeddings": True, "tolerance": 0.1,
     }  # fmt: skip
 
 
@@ -377,14 +408,14 @@ WRONG = {
     ],
     "suggest-config --vocab 1k --params": [
         *("inf", "nan", "-1e6", "0", "1e400", "1e30", "5", "x", "M", "1TB", "1M --vocab inf", "1M --vocab 0"),
-        *("1M --max-layers 0", "1M --head-dim 0", "1M --head-dim 7 => no llama with", "1M --kv-groups 0"),
+        *("1M --max-layers 0", "1M --head-dim 0", "1M --head-dim 14 => no llama with", "1M --kv-groups 0"),
         *(
             "1M --kv-groups 100000 => no llama with",
             "1M --head-dim 100000 => no llama with",
             "1M --model-type gpt2",
             "",
         ),
-        "1M --model-type pangu_pi --head-dim 3 => --params: no pangu_pi with 1000 tokens",
+        "1M --model-type pangu_pi --head-dim 3 => --head-dim: got 3, accepted are even",
         *("1M --output {corpus}", "1M --output {large}"),
     ],
     "inherit --model {large} --output {output}": [
@@ -494,7 +525,7 @@ def wrong(large, corpus, tmp_path):
             "compress-tokenizer --tokenizer {large} --vocab-size 400 --counts {here}/901.json {here}/500.json",
             "500.json is of 500 tokens, not of 901",
         ),
-        ("inherit --model {here}/broken --layers 2", "weights that are not finite: model.layers.1.mlp.up_proj.weight"),
+        ("inherit --model {here}/broken --layers 2", "broken has 1 broken weights: model.layers.1.mlp.up_proj."),
         ("inherit --model {large} --like {here}/wider", "--like: hidden_size: got 64, accepted are 1 to 32"),
         ("inherit --model {large} --like {here}/wider --hidden-size 48", "error: --hidden-size: got 48, accepted are"),
         ("inherit --model {here}/gpt2 --hidden-size 8", "architecture 'gpt2'"),

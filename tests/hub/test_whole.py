@@ -1,25 +1,35 @@
 """What is loaded as a teacher, a tower or a network to be taken apart has all of its weights."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoBackbone,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForObjectDetection,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     ResNetConfig,
     ResNetForImageClassification,
+    ResNetModel,
     SwinConfig,
     SwinForImageClassification,
+    SwinModel,
     ViTConfig,
     ViTForImageClassification,
+    ViTModel,
 )
 
-from hf_effmodels.hub.whole import load_whole
+import hf_effmodels
+from hf_effmodels.hub.whole import check_complete, load_whole
+
+from ..modeling.tiny.gold_yolo import TINY
 
 TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 11}
 NETWORKS = {
@@ -119,4 +129,125 @@ def test_a_revision_is_asked_for_by_its_argument():
             return torch.nn.Linear(1, 1), {}
 
     load_whole(Loader, "--teacher", "org/net", revision=("--teacher_revision", "v2"), token="mine")
-    assert given == {"name": "org/net", "revision": "v2", "token": "mine", "output_loading_info": True}
+    said = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    assert given == {"name": "org/net", "revision": "v2", "token": "mine", **said}
+
+
+@pytest.mark.parametrize("field", ["argument", "name", "loader"])
+def test_a_field_of_a_configuration_may_be_called_as_what_loads_it(field):
+    given = {}
+
+    class Loader:
+        @staticmethod
+        def from_pretrained(place, **options):
+            given.update(options)
+            return torch.nn.Linear(1, 1), {}
+
+    load_whole(Loader, "--model", "org/net", **{field: 3})
+    assert given[field] == 3
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "resnet"])
+def test_weights_of_other_shapes_are_named_with_both(name, tmp_path):
+    model = NETWORKS[name][1]()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = {str(number): str(number) for number in range(5)}
+    config["label2id"] = {str(number): number for number in range(5)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape, head = r"\[2, \d+\], not \[5, \d+\]", r"classifier\S*"
+    with pytest.raises(
+        ValueError,
+        match=f"^--teacher: {tmp_path} has weights of other shapes than the {type(model).__name__} of its config.json"
+        rf": {head}bias \[2\], not \[5\]; {head}weight {shape}\.$",
+    ):
+        load_whole(AutoModelForImageClassification, "--teacher", str(tmp_path))
+
+
+def test_experts_that_cannot_be_put_together_are_told_in_plain_words(tmp_path):
+    NETWORKS["mixtral"][1]().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    expert = next(key for key in weights if "experts" in key)
+    save_file({key: value for key, value in weights.items() if key != expert}, file, {"format": "pt"})
+    with pytest.raises(
+        OSError, match="its weights cannot be put together: some of a group are lacking, or have other"
+    ):
+        load_whole(AutoModelForCausalLM, "--teacher", str(tmp_path))
+
+
+def without(folder, *parts):
+    """Takes the weights whose names have one of the parts out of a folder."""
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    kept = {key: value for key, value in weights.items() if not any(part in key for part in parts)}
+    assert 0 < len(kept) < len(weights)
+    save_file(kept, file, {"format": "pt"})
+
+
+def loaded(loader, folder, **options):
+    return loader.from_pretrained(folder, output_loading_info=True, **options)
+
+
+#: What is trained -> the class whose checkpoint it begins with, and a part of that checkpoint.
+BEGINNINGS = {
+    "a body of a ViT": ("vit", ViTModel, "layernorm."),
+    "a body of a Swin": ("swin", SwinModel, "layers.0."),
+    "a body of a ResNet": ("resnet", ResNetModel, "stages.0."),
+}
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_what_is_trained_may_have_a_new_head_and_no_new_body(name, tmp_path):
+    network, kind, part = BEGINNINGS[name]
+    kind(NETWORKS[network][1]().config).save_pretrained(tmp_path)
+    model, found = loaded(AutoModelForImageClassification, tmp_path)
+    check_complete("--model", "it", model, found, to_be_trained=True)
+    with pytest.raises(ValueError, match="^--model: it lacks weights of .*ForImageClassification: classifier"):
+        check_complete("--model", "it", model, found)
+    without(tmp_path, part)
+    model, found = loaded(AutoModelForImageClassification, tmp_path)
+    with pytest.raises(ValueError, match=f"^--model: it lacks weights of .*ForImageClassification: .*{part}"):
+        check_complete("--model", "it", model, found, to_be_trained=True)
+
+
+def test_a_head_that_the_checkpoint_should_have_is_no_new_one(tmp_path):
+    NETWORKS["vit"][1]().save_pretrained(tmp_path)
+    without(tmp_path, "classifier")
+    model, found = loaded(AutoModelForImageClassification, tmp_path)
+    with pytest.raises(ValueError, match="lacks weights of ViTForImageClassification: classifier.bias, "):
+        check_complete("--model", "it", model, found, to_be_trained=True)
+
+
+def test_other_shapes_are_accepted_where_they_are_asked_for_in_a_training_alone(tmp_path):
+    NETWORKS["vit"][1]().save_pretrained(tmp_path)
+    model, found = loaded(AutoModelForImageClassification, tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    check_complete("--model", "it", model, found, to_be_trained=True)
+    with pytest.raises(ValueError, match="it has weights of other shapes"):
+        check_complete("--model", "it", model, found)
+
+
+def test_a_body_of_a_class_that_is_not_known_is_what_all_classes_share(tmp_path):
+    NETWORKS["vit"][1]().save_pretrained(tmp_path)
+    without(tmp_path, "classifier")
+    model, found = loaded(AutoModelForImageClassification, tmp_path)
+    for unknown in (None, ["MyOwnNet"]):
+        model.config.architectures = unknown
+        check_complete("--model", "it", model, found, to_be_trained=True)
+    without(tmp_path, "layernorm_before")
+    model, found = loaded(AutoModelForImageClassification, tmp_path)
+    model.config.architectures = None
+    with pytest.raises(ValueError, match="lacks weights of ViTForImageClassification: vit.*layernorm_before.bias"):
+        check_complete("--model", "it", model, found, to_be_trained=True)
+
+
+def test_parts_that_a_detector_has_beyond_a_pretrained_backbone_begin_anew(tmp_path):
+    config = hf_effmodels.get_config("gold-yolo-n", **TINY["gold_yolo"])
+    AutoBackbone.from_config(config).save_pretrained(tmp_path)
+    model, found = loaded(AutoModelForObjectDetection, tmp_path)
+    assert any(key.startswith("gold_yolo.neck.") for key in found["missing_keys"])
+    check_complete("--model", "it", model, found, to_be_trained=True)
+    without(tmp_path, "backbone.stages.0.", "stages.0.")
+    model, found = loaded(AutoModelForObjectDetection, tmp_path)
+    with pytest.raises(ValueError, match="lacks weights of GoldYoloForObjectDetection: gold_yolo.*stages.0"):
+        check_complete("--model", "it", model, found, to_be_trained=True)

@@ -149,9 +149,27 @@ def test_compilers_are_looked_for_in_order(monkeypatch, tmp_path):
     for name in ("clang", "gcc", "cc"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
-        assert native_library._compiler() == str(tmp_path / name)
+        assert native_library._compiler() == [str(tmp_path / name)]
     monkeypatch.setenv("CC", "clang")
-    assert native_library._compiler() == str(tmp_path / "clang")
+    assert native_library._compiler() == [str(tmp_path / "clang")]
+    monkeypatch.setenv("CC", "gcc -m64 '-DNAME=two words'")
+    assert native_library._compiler() == [str(tmp_path / "gcc"), "-m64", "-DNAME=two words"]
+    monkeypatch.setenv("CC", "'gcc")
+    with pytest.raises(OSError, match=r"^there is no C compiler \(CC: got \"'gcc\": No closing quotation\)$"):
+        native_library._compiler()
+
+
+def test_a_compiler_may_be_called_through_another_program_and_with_words_of_its_own(monkeypatch, tmp_path):
+    real = compiler(tmp_path, EMPTY)
+    front = tmp_path / "ccache"
+    front.write_text('#!/bin/sh\n"$@"\n')
+    front.chmod(0o755)
+    paths = []
+    for said in (real, f"{front} {real}", f"{front} {front} {real}"):
+        monkeypatch.setenv("CC", said)
+        paths.append(native_library.compiled(tmp_path / "kernels"))
+    assert all(path.exists() for path in paths)
+    assert len(set(paths)) == 3, "what it is called with makes another library"
 
 
 def test_files_and_folders_of_somebody_else_are_not_loaded(monkeypatch, tmp_path):

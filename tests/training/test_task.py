@@ -4,11 +4,12 @@ import logging
 import os
 import re
 import sys
+from contextlib import nullcontext
 from textwrap import dedent
 
 import pytest
 
-from hf_effmodels import training
+from hf_effmodels import _command_line, training
 from hf_effmodels.training import list_tasks, load_task, prepare
 from hf_effmodels.training.task import naming_extras, task_extras
 
@@ -176,10 +177,44 @@ def test_a_surprise_is_one_line_unless_its_traceback_is_asked_for(make_task, mon
                 raise error
 
 
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_progress_bars_are_afterwards_as_they_were(shown, fails, monkeypatch):
+    from transformers.utils import logging as bars
+
+    names = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    before = bars.is_progress_bar_enabled()
+    seen = []
+
+    def work(*_):
+        _command_line.without_progress_bars()
+        seen.append((bars.is_progress_bar_enabled(), [os.environ.get(name) for name in names]))
+        if fails:
+            raise ValueError("told")
+        return {}
+
+    monkeypatch.setattr(training, "_run_as_program", work)
+    try:
+        (bars.enable_progress_bar if shown else bars.disable_progress_bar)()
+        with pytest.raises(ValueError, match="told") if fails else nullcontext():
+            training.main()
+        assert seen == [(False, ["1", "1"])]
+        assert bars.is_progress_bar_enabled() is shown
+        assert not {*names} & os.environ.keys()
+        monkeypatch.setenv(names[1], "0")
+        with pytest.raises(ValueError, match="told") if fails else nullcontext():
+            training.main()
+        assert os.environ[names[1]] == "0", "what the user said stays"
+    finally:
+        (bars.enable_progress_bar if before else bars.disable_progress_bar)()
+
+
 def test_a_log_without_a_terminal_has_no_bars_and_of_processes_the_first_one_speaks(monkeypatch):
     bars = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
     logger, later = logging.getLogger("hf_effmodels"), []
-    monkeypatch.setattr(training, "when_imported", lambda module, call: later.append((module, call.__name__)))
+    monkeypatch.setattr(_command_line, "when_imported", lambda module, call: later.append(module))
     level = logger.level
     try:
         for terminal, rank, spoken in (
@@ -195,7 +230,7 @@ def test_a_log_without_a_terminal_has_no_bars_and_of_processes_the_first_one_spe
             assert (
                 logger.level == spoken and [os.environ.get(name) for name in bars] == [None if terminal else "1"] * 2
             )
-            assert later == ([] if terminal else [("transformers.utils.logging", "_without_progress_bars")])
+            assert later == ([] if terminal else ["transformers.utils.logging"])
             later.clear()
     finally:
         logger.setLevel(level)

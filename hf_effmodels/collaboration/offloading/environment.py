@@ -130,7 +130,7 @@ class OffloadingEnvironment:
     def _checked(self, action) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         s, checked = self.settings, []
         if not isinstance(action, tuple | list) or len(action) != 3:
-            raise ValueError(f"action: got {action!r}, accepted are points, channels and powers.")
+            raise ValueError(f"action: got {_short(action)}, accepted are points, channels and powers.")
         for name, values, low, high, kind in zip(
             ("points", "channels", "powers"),
             action,
@@ -143,7 +143,7 @@ class OffloadingEnvironment:
             whole = kind is np.float64 or (values == values.round()).all()
             if values.shape != (s.devices,) or not whole or not ((values >= low) & (values <= high)).all():
                 raise ValueError(
-                    f"{name}: got {values.tolist()}, accepted are {s.devices} numbers from {low} to {high}."
+                    f"{name}: got {_short(values.tolist())}, accepted are {s.devices} numbers from {low} to {high}."
                 )
             checked.append(values.astype(kind))
         checked[2] = np.maximum(checked[2], LEAST_POWER)
@@ -208,3 +208,9 @@ def _numbers(name: str, values) -> np.ndarray:
         return np.asarray(values, dtype=np.float64)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: got {values!r}, accepted are numbers.") from error
+
+
+def _short(value) -> str:
+    """A value on one line, of a long one its beginning."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

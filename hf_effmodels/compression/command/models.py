@@ -40,12 +40,9 @@ def load_model(name: str, argument: str = "--model"):
     """A causal language model with all of its weights, in the precision it was saved in."""
     from transformers import AutoModelForCausalLM
 
-    from ...hub.ids import reading
+    from ...hub.whole import load_whole
 
-    with reading(argument, name):
-        model, info = AutoModelForCausalLM.from_pretrained(name, dtype="auto", output_loading_info=True)
-    check_weights(name, model, info, argument)
-    return model
+    return load_whole(AutoModelForCausalLM, argument, name, dtype="auto")
 
 
 def check_device(device: str) -> None:
@@ -60,13 +57,3 @@ def check_device(device: str) -> None:
         raise ValueError(
             f"device: got {device!r}, where torch cannot compute here ({first_line(error)}); accepted is cpu."
         ) from error
-
-
-def check_weights(name: str, model, info: dict, argument: str = "--model") -> None:
-    """ValueError of a model that was loaded without some of its weights, or with some that are not finite."""
-    from ...hub.whole import check_complete
-
-    check_complete(argument, name, model, info)
-    broken = [key for key, weight in model.state_dict().items() if not weight.isfinite().all()]
-    if broken:
-        raise ValueError(f"{argument}: {name!r} has weights that are not finite: {', '.join(broken[:3])} ...")

@@ -89,7 +89,8 @@ def _load(name: str):
     from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
     from ...hub.ids import reading
-    from .models import check_weights, load_config
+    from ...hub.whole import load_whole
+    from .models import load_config
 
     architecture = (load_config(name, "model").architectures or [""])[0]
     if "ForImageClassification" in architecture:
@@ -99,11 +100,9 @@ def _load(name: str):
     else:
         raise ValueError(f"model: {name} is a {architecture or 'model of unknown class'}, accepted are classifiers "
                          "and networks without head.")  # fmt: skip
+    model = load_whole(auto, "model", name, dtype="auto")
     with reading("model", name):
-        model, info = auto.from_pretrained(name, dtype="auto", output_loading_info=True)
-        processor = AutoImageProcessor.from_pretrained(name)
-    check_weights(name, model, info, "model")
-    return model, processor
+        return model, AutoImageProcessor.from_pretrained(name)
 
 
 def _batches(files, processor, num_channels: int, size: int) -> Iterator["torch.Tensor"]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..._option_types import count, number
+from ..._option_types import count, finite, number
 from ...training.run.source import keys_of
 from ..pruning.choices import check_choice
 
@@ -16,6 +16,7 @@ def add(command) -> None:
     sub.add_argument("--model-type", default="llama", help="llama or pangu_pi")
     sub.add_argument("--width-first", action="store_true", help="recommend LLaMA's proportions instead of depth")
     sub.add_argument("--tie", action="store_true", help="the head is the embedding")
+    sub.add_argument("--tolerance", type=finite, default=0.05, help="share by which the number may be missed")
     sub.add_argument("--max-layers", type=count, help="deepest recommended network")
     sub.add_argument("--head-dim", type=count, help="width of a head (default: 128, of small networks 64 or 32)")
     sub.add_argument("--kv-groups", type=count, default=1, help="query heads for each key and value head")
@@ -35,6 +36,7 @@ def _suggest_config(arguments):
         arguments.vocab,
         not arguments.width_first,
         model_type=arguments.model_type,
+        tolerance=arguments.tolerance,
         max_layers=arguments.max_layers,
         head_dim=arguments.head_dim,
         kv_groups=arguments.kv_groups,

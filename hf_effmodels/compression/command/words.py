@@ -23,6 +23,8 @@ OPTIONS = {
     "num_attention_heads": "heads",
     "num_key_value_heads": "key_value_heads",
     "target_params": "params",
+    "vocab_size": "vocab",
+    "tie_word_embeddings": "tie",
     "train_split": "split",
     "seed": "draw_seed",
 }

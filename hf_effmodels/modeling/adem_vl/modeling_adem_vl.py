@@ -522,6 +522,7 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         hub_names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         hub = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
         output_loading_info = kwargs.pop("output_loading_info", False)
+        kwargs.pop("ignore_mismatched_sizes", None)  # of the adapters, which are compared below
         for name in ("text_model_name_or_path", "vision_model_name_or_path"):
             if getattr(config, name) is None:
                 raise ValueError(f"{name}: {folder} holds adapters only and does not say where the frozen parts are.")

@@ -206,10 +206,10 @@ def _square(image, size: int) -> torch.Tensor:
     if isinstance(image, torch.Tensor):
         return _cut(_resized(_from_tensor(image), size), size)
     if isinstance(image, np.ndarray):
+        array = image[:, :, None] if image.ndim == 2 else image
+        if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+            raise ValueError(f"images: got an array of shape {image.shape}, expected (height, width, 1, 3 or 4).")
         if image.dtype != np.uint8:
-            array = image[:, :, None] if image.ndim == 2 else image
-            if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-                raise ValueError(f"images: got an array of shape {image.shape}, expected (height, width, 1, 3 or 4).")
             array = array[:, :, :3] if array.shape[2] == 4 else array
             return _square(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), size)
         try:

@@ -4,19 +4,18 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
 from ..._command_line import Parser
 from ..._files import check_folder
-from ..._kinds import check_head, has_head, stated_config, tasks_in
+from ..._kinds import check_generates, check_head, stated_config
 from ..._licenses import check_license
 from ..._option_types import count, finite, from_zero
 from ..._places import check_apart
 from ..._written import check_rewritable
-from ...architecture import TASKS
 from ...compression.command.corpus import add_corpus, check_named, find_texts
 from ...compression.command.models import check_device_name
 from ...compression.command.words import in_words_of_the_command
@@ -136,7 +135,6 @@ def _run(arguments) -> dict:
     check_license(arguments.license)
     check_device_name(arguments.device)
     check_head("MODEL", arguments.model, "AutoModelForCausalLM")
-    _check_generates(arguments.model, stated_config(arguments.model))
     if stated_config(arguments.model).get("quantization_config") is not None:
         raise ValueError(f"model: {arguments.model} is quantised already.")
     # What follows imports torch and transformers.
@@ -191,16 +189,6 @@ def _check_places(output: Path, work: Path) -> None:
         raise ValueError(f"work: {work} and OUT lie in each other; accepted is a folder of its own.")
 
 
-def _check_generates(name: str, config: Mapping) -> None:
-    """ValueError of a model that was saved with another head, or without one where it is an encoder: its type may have
-    a causal one, too, which would compute something from its weights."""
-    own, model_type = tasks_in(config), config.get("model_type")
-    bare = all(TASKS[task].auto_class == "AutoModel" for task in own)
-    if not own or "text-generation" in own or bare and not has_head(model_type, "AutoModelForMaskedLM"):
-        return
-    raise ValueError(f"model: {name} is a {model_type} for {' and '.join(own)}, accepted are causal language models.")
-
-
 def _load(arguments):
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer
 
@@ -215,7 +203,7 @@ def _load(arguments):
         config, "auto_map", {}
     ):
         raise ValueError(f"model: {arguments.model} is a {config.model_type}, accepted are causal language models.")
-    _check_generates(arguments.model, config.to_dict())
+    check_generates("model", arguments.model, config.to_dict())
     with reading("model", arguments.model):
         tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     return load_model(arguments.model, "model").to(arguments.device), tokenizer

@@ -127,6 +127,15 @@ def read_mapping(name: str, value: dict | str | None, keys: type | tuple[type, .
     return mapping
 
 
+def check_fields_of(config, given: Mapping, argument: str = "--model_config") -> None:
+    """ValueError for a field that a configuration does not have: it would be kept, and do nothing."""
+    for name in given:
+        if not hasattr(config, name) or callable(getattr(config, name)):
+            near = difflib.get_close_matches(name, config.to_dict(), n=3)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise ValueError(f"{argument}: {type(config).__name__} has no field {name!r}{hint}.")
+
+
 @contextmanager
 def blaming_model_config(model_config: Mapping, model: str | None = None, **others) -> Iterator[None]:
     """Within it, building and trying out a model, any error is the ValueError that what was said of the model does not

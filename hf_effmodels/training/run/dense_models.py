@@ -10,8 +10,9 @@ from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTraine
 import hf_effmodels
 
 from ...hub.ids import reading
+from ...hub.whole import check_complete
 from ..data.classes import is_generic, same_classes, shown
-from .arguments import ModelArguments
+from .arguments import ModelArguments, check_fields_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +62,7 @@ def build_anew(
     if model_type not in known or model_type not in CONFIG_MAPPING:
         raise ValueError(f"--{argument}: got {model_type!r}, accepted are {', '.join(sorted(known))}.")
     config_class = CONFIG_MAPPING[model_type]
-    standard = config_class()  # one that is given fields has them, whatever they are
-    for name in fields:
-        if not hasattr(standard, name):
-            raise ValueError(f"--model_config: {config_class.__name__} has no field {name!r}.")
+    check_fields_of(config_class(), fields)  # one that is given fields has them, whatever they are
     if args.backbone is not None:
         fields["backbone_config"] = _backbone_config(args)
     adjust(fields)
@@ -110,16 +108,18 @@ def load_backbone(model: PreTrainedModel, source: str, token: str | None) -> Non
     config = model.config.backbone_config
     kind = type(AutoBackbone.from_config(config))
     with reading("--backbone", source):
-        trained = kind.from_pretrained(source, config=config, token=token).state_dict()
-    next(module for module in model.modules() if isinstance(module, kind)).load_state_dict(trained)
+        trained, found = kind.from_pretrained(source, config=config, token=token, output_loading_info=True)
+    check_complete("--backbone", source, trained, found, to_be_trained=True)
+    next(module for module in model.modules() if isinstance(module, kind)).load_state_dict(trained.state_dict())
 
 
 def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[PreTrainedModel, object]:
-    """A trained model and its image processor, from a folder or an id.
+    """A trained model and its image processor, from a folder or an id; without `labels` with its own head.
 
     Raises:
         OSError: they cannot be found or reached.
-        ValueError: a field that the configuration does not have, or a head for another number of classes.
+        ValueError: a field that the configuration does not have, a head for another number of classes, or weights
+            that are lacking.
     """
     if "/" not in args.model and not Path(args.model).exists():
         hf_effmodels.get_config(args.model)  # says which presets come near
@@ -127,9 +127,8 @@ def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[Pre
     with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
         processor = AutoImageProcessor.from_pretrained(args.model, **source)
-    for name in args.model_config:
-        if not hasattr(config, name):
-            raise ValueError(f"--model_config: {type(config).__name__} has no field {name!r}.")
+    check_fields_of(config, args.model_config)
+    to_be_trained = bool(labels)
     if labels:
         names, own = list(labels["id2label"].values()), class_names(config)
         count = len(names)
@@ -146,9 +145,9 @@ def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[Pre
                 f"--model: {args.model} has a head for {config.num_labels} classes, the data set has {count}. With "
                 "--ignore_mismatched_sizes true a new head is trained."
             )
-    model = auto_class.from_pretrained(
-        args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **args.model_config, **labels, **source
-    )
+    source |= {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, "output_loading_info": True}
+    model, found = auto_class.from_pretrained(args.model, **args.model_config, **labels, **source)
+    check_complete("--model", args.model, model, found, to_be_trained=to_be_trained)
     return model, sized(processor, args.image_size)
 
 

@@ -138,7 +138,11 @@ def test_wrong_input_is_named(tokenizer):
         (torch.zeros(3, 8, 8, dtype=torch.int64), "got a tensor of torch.int64, accepted are uint8 and floats in"),
         (torch.zeros(2, 8, 8), "expected (1 or 3, height, width)"),
         (torch.zeros(3, 0, 8), "expected (1 or 3, height, width)"),
-        (np.zeros((8, 8, 5), np.uint8), "got an array of shape (8, 8, 5), expected (height, width, 3)"),
+        *(
+            (np.zeros((8, 8, channels), kind), f"array of shape (8, 8, {channels}), expected (height, width, 1, 3")
+            for channels in (2, 5)
+            for kind in (np.uint8, np.float32)
+        ),
         (Image.new("RGB", (0, 5)), "one has no pixels, (0, 5)"),
         (Image.new("I", (8, 8), -1), "accepted are 8 and 16 bits"),
         (Image.new("F", (8, 8)), "images of 8 bits"),

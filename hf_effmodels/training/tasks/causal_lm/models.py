@@ -1,6 +1,5 @@
 """The language model that a recipe asks for, and the tokenizer that goes with it."""
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,8 +12,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import hf_effmodels
 
+from ...._kinds import check_generates
 from ....hub.ids import check_place, first_line, reading
+from ....hub.whole import check_complete
 from ...data.text.tokenization import has_tokenizer, load_tokenizer, train_tokenizer
+from ...run.arguments import check_fields_of
 from ...run.presets import names_preset
 from .arguments import TRAIN_TOKENIZER, LanguageModelArguments
 
@@ -69,20 +71,27 @@ def find_tokenizer(
 
 
 def load_language_model(
-    args: LanguageModelArguments, tokenizer: PreTrainedTokenizerBase, block_size: int
+    args: LanguageModelArguments, tokenizer: PreTrainedTokenizerBase, block_size: int, to_be_trained: bool = True
 ) -> PreTrainedModel:
     """A model with a language-model head whose vocabulary is the tokenizer's.
 
     Presets and types of transformers get random weights and as many tokens as the tokenizer has; pretrained models
     keep their vocabulary, which must have room for the tokenizer's.
 
+    Args:
+        args: which model.
+        to_be_trained: a pretrained one without a head gets a new one.
+
     Raises:
-        ValueError: an unknown field of the configuration, a vocabulary that is too small, or blocks longer than the
-            model's positions.
+        ValueError: an unknown field of the configuration, a vocabulary that is too small, blocks longer than the
+            model's positions, weights that are lacking.
         OSError: a model that cannot be found or reached.
     """
     try:
-        model = _pretrained(args) if is_pretrained(args) else _with_random_weights(args, tokenizer, block_size)
+        if is_pretrained(args):
+            model = _pretrained(args, to_be_trained)
+        else:
+            model = _with_random_weights(args, tokenizer, block_size)
     except (ValueError, ImportError) as error:
         if args.attn_implementation is None or str(error).startswith("--"):
             raise
@@ -122,27 +131,22 @@ def _with_random_weights(args: LanguageModelArguments, tokenizer, block_size: in
 
 def _config_of_type(model_type: str, given: dict):
     config_class = CONFIG_MAPPING[model_type]
-    _check_fields(config_class(), given)
+    check_fields_of(config_class(), given)
     try:
         return config_class(**given)
     except StrictDataclassError as error:
         raise ValueError(f"--model_config: {error.__cause__ or error}") from error
 
 
-def _check_fields(config, given: dict) -> None:
-    for key in given:
-        if not hasattr(config, key):
-            near = difflib.get_close_matches(key, config.to_dict(), n=3)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise ValueError(f"--model_config: {type(config).__name__} has no field {key!r}{hint}.")
-
-
-def _pretrained(args: LanguageModelArguments) -> PreTrainedModel:
+def _pretrained(args: LanguageModelArguments, to_be_trained: bool) -> PreTrainedModel:
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
     with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
-    _check_fields(config, args.model_config)
+    check_generates("--model", args.model, config.to_dict())
+    check_fields_of(config, args.model_config)
     attention = {} if args.attn_implementation is None else {"attn_implementation": args.attn_implementation}
-    return AutoModelForCausalLM.from_pretrained(
-        args.model, dtype=torch.float32, **args.model_config, **attention, **source
+    model, found = AutoModelForCausalLM.from_pretrained(
+        args.model, dtype=torch.float32, output_loading_info=True, **args.model_config, **attention, **source
     )
+    check_complete("--model", args.model, model, found, to_be_trained=to_be_trained)
+    return model

@@ -185,7 +185,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     texts = load_evaluation_texts(text_args, model_args.token)
     tokenizer = find_tokenizer(model_args, lambda: read(texts), text_args.block_size)
     with blaming_model_config(model_args.model_config):
-        model = load_language_model(model_args, tokenizer, text_args.block_size)
+        model = load_language_model(model_args, tokenizer, text_args.block_size, to_be_trained=False)
     blocks = evaluation_blocks(texts, tokenizer, text_args)
     return partial(_evaluate, model, tokenizer, blocks, args, call)
 

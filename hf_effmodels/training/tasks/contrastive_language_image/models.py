@@ -21,6 +21,7 @@ from ....modeling.light_clip.configuration_light_clip import LightClipConfig
 from ....modeling.light_clip.modeling_light_clip import LightClipForPreTraining
 from ....models import find_preset
 from ...data.images import check_processor
+from ...run.arguments import check_fields_of
 from ...run.presets import names_preset
 from .arguments import CLIP_TOKENIZER, TwoTowerArguments
 from .tokenizer import train_tokenizer
@@ -28,6 +29,8 @@ from .tokenizer import train_tokenizer
 logger = logging.getLogger(__name__)
 
 TASK = "zero-shot-image-classification"
+#: Beginnings of the names of weights that a LightCLIP is trained by, and that it does without afterwards.
+_LEARNT_WITH = ("fusions.", "mlm_head.", "patch_projection.", "word_projection.", "mask_embedding")
 
 
 def load_two_towers(args: TwoTowerArguments, captions=()) -> tuple[PreTrainedModel, CLIPProcessor]:
@@ -135,10 +138,12 @@ def _from_pretrained(args: TwoTowerArguments) -> tuple[PreTrainedModel, CLIPProc
     with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
         processor = AutoProcessor.from_pretrained(args.model, **source)
-        if isinstance(config, LightClipConfig):
-            model = LightClipForPreTraining.from_pretrained(args.model, **args.model_config, **source)
-        else:
-            model = AutoModelForZeroShotImageClassification.from_pretrained(args.model, **args.model_config, **source)
+    check_fields_of(config, args.model_config)
+    loader = AutoModelForZeroShotImageClassification
+    if isinstance(config, LightClipConfig):
+        loader, source["spared"] = LightClipForPreTraining, _LEARNT_WITH  # of one that was saved without
+    source |= {**args.model_config, "revision": ("--revision", args.revision)}
+    model = load_whole(loader, "--model", args.model, **source)
     _check_kind("--model", args.model, model, processor)
     return model, processor
 

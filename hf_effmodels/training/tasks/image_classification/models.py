@@ -1,6 +1,5 @@
 """The image classifier that a recipe asks for, and the image processor that goes with it."""
 
-import difflib
 import logging
 from collections.abc import Sequence
 
@@ -13,11 +12,12 @@ import hf_effmodels
 
 from ....classes import in_words
 from ....hub.ids import reading
+from ....hub.whole import check_complete
 from ...data.classes import is_generic, shown
 from ...data.images import MODES
 from ...data.normalization import with_channels
 from ...data.processors import load_image_processor
-from ...run.arguments import ModelArguments
+from ...run.arguments import ModelArguments, check_fields_of
 from ...run.presets import names_preset
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,11 @@ _PROCESSOR_OF = "vanillanet-5"
 
 
 def load_classifier(
-    args: ModelArguments, names: Sequence[str] | None, named: bool = True, from_scratch: bool = False
+    args: ModelArguments,
+    names: Sequence[str] | None,
+    named: bool = True,
+    from_scratch: bool = False,
+    new_head: bool = True,
 ) -> tuple[PreTrainedModel, ImageProcessingMixin]:
     """A preset or a type of transformers with random weights, or a pretrained model, with a head for the classes.
 
@@ -37,9 +41,11 @@ def load_classifier(
         from_scratch: of a pretrained model take the configuration alone.
         named: the names are the data set's own. Otherwise they are just the numbers, and a pretrained model that has
             at least as many classes keeps its own names.
+        new_head: a pretrained network without a head gets a new one.
 
     Raises:
-        ValueError: unknown preset or setting, or a pretrained head for another number of classes.
+        ValueError: unknown preset or setting, a pretrained head for another number of classes, or weights that are
+            lacking.
         OSError: a model that cannot be found or reached.
     """
     labels = {}
@@ -61,7 +67,7 @@ def load_classifier(
     if names_preset(args.model, args.revision, presets, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES):
         build = _from_preset if args.model in presets else _of_type
         return build(args, overrides, labels)
-    return _from_pretrained(args, overrides, labels, named, from_scratch)
+    return _from_pretrained(args, overrides, labels, named, from_scratch, new_head)
 
 
 def _from_preset(args: ModelArguments, overrides: dict, labels: dict):
@@ -79,7 +85,7 @@ def _of_type(args: ModelArguments, overrides: dict, labels: dict):
     """A type of model of transformers, such as vit, with its standard configuration and random weights."""
     if "image_size" in overrides and not hasattr(CONFIG_MAPPING[args.model](), "image_size"):
         overrides = {key: value for key, value in overrides.items() if key != "image_size"}  # it takes any
-    _check_fields(CONFIG_MAPPING[args.model](), overrides)
+    check_fields_of(CONFIG_MAPPING[args.model](), overrides)
     # Of several classes, as DeiT has them, the first is the plain one.
     classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[args.model]
     architectures = [classes if isinstance(classes, str) else classes[0]]
@@ -90,23 +96,16 @@ def _of_type(args: ModelArguments, overrides: dict, labels: dict):
     return model, with_channels(processor, getattr(config, "num_channels", 3))
 
 
-def _check_fields(config, overrides: dict) -> None:
-    """ValueError for a field that a configuration does not have: it would be kept, and do nothing."""
-    for key in overrides:
-        if not hasattr(config, key):
-            near = difflib.get_close_matches(key, config.to_dict(), n=3)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise ValueError(f"--model_config: {type(config).__name__} has no field {key!r}{hint}.")
-
-
-def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named: bool, from_scratch: bool):
+def _from_pretrained(
+    args: ModelArguments, overrides: dict, labels: dict, named: bool, from_scratch: bool, new_head: bool
+):
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
     with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
         processor = load_image_processor(args.model, config, **source)
     if not hasattr(config, "image_size"):
         overrides = {key: value for key, value in overrides.items() if key != "image_size"}  # it takes any
-    _check_fields(config, overrides)
+    check_fields_of(config, overrides)
     names, own = list(labels.get("id2label", config.id2label).values()), class_names(config)
     count = len(names)
     if named and count == len(own) and set(in_words(names)) == set(in_words(own)):
@@ -129,9 +128,9 @@ def _from_pretrained(args: ModelArguments, overrides: dict, labels: dict, named:
     if from_scratch:
         model = _with_random_weights(config, {**overrides, **labels}, args.trust_remote_code)
     else:
-        model = AutoModelForImageClassification.from_pretrained(
-            args.model, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **overrides, **labels, **source
-        )
+        source |= {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, "output_loading_info": True}
+        model, found = AutoModelForImageClassification.from_pretrained(args.model, **overrides, **labels, **source)
+        check_complete("--model", args.model, model, found, to_be_trained=new_head)
     if args.image_size is not None:
         processor.size = _resized(processor.size, args.image_size)
         if getattr(processor, "crop_size", None):

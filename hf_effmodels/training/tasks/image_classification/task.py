@@ -221,12 +221,14 @@ def prepare_training(
     reader: ArgumentReader,
     make_trainer: Callable[..., ImageClassificationTrainer] = ImageClassificationTrainer,
     load: Callable[[DataArguments, str | None], tuple[LabelledImages, LabelledImages]] = load_data,
+    new_head: bool = True,
 ) -> Run:
     """Read and check everything; the run that is returned trains, evaluates and writes the results.
 
     Args:
         make_trainer: what makes the trainer of all that is its; a task that builds on this one gives its own.
         load: what reads the pictures, as `load_data`.
+        new_head: as for `load_classifier`.
     """
     arguments = reader.read(*TRAINING_ARGUMENTS)
     model_args, data_args, augmentation, args = arguments
@@ -243,7 +245,7 @@ def prepare_training(
     set_seed(args.seed)
     with _blaming(model_args):
         model, processor = load_classifier(
-            model_args, names, named=train.names is not None, from_scratch=args.random_weights
+            model_args, names, train.names is not None, from_scratch=args.random_weights, new_head=new_head
         )
     if train.names is not None:
         own = class_names(model.config)
@@ -379,7 +381,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     call = open_results(reader.task, arguments)
     source = load_evaluation_data(data_args, model_args.token)
     with _blaming(model_args):
-        model, processor = load_classifier(model_args, names=None)
+        model, processor = load_classifier(model_args, names=None, new_head=False)
     if source.names is not None:
         own = class_names(model.config)
         source = source.renumbered(model_classes(source.names, own), own)

@@ -112,7 +112,8 @@ def _pretrained(args: VisionLanguageModelArguments, precision: dict):
         raise ValueError(f"--base_precision: 4bit needs a model of adapters only; {args.model} holds whole weights.")
     with reading("--model", args.model):
         processor = AutoProcessor.from_pretrained(args.model, **source)
-    model = AdemVLForConditionalGeneration.from_pretrained(args.model, **source, **precision)
+    source |= {**precision, "revision": ("--revision", args.revision)}
+    model = load_whole(AdemVLForConditionalGeneration, "--model", args.model, **source)
     return model, processor
 
 

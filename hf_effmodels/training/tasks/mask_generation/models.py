@@ -8,7 +8,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoMod
 import hf_effmodels
 
 from ....hub.ids import reading
-from ...run.arguments import ModelArguments
+from ....hub.whole import load_whole
+from ...run.arguments import ModelArguments, check_fields_of
 from .teacher import check_is_sam
 
 
@@ -41,7 +42,8 @@ def load_sam(args: ModelArguments):
     """A preset or a model type of transformers (`sam`), with random weights, or a pretrained model; and its processor.
 
     Raises:
-        ValueError: unknown preset or setting, or no SAM. OSError: a model that cannot be found or reached.
+        ValueError: unknown preset or setting, no SAM, or weights that are lacking.
+        OSError: a model that cannot be found or reached.
     """
     for name in ("num_channels", "image_size", "ignore_mismatched_sizes"):
         if getattr(args, name):
@@ -56,8 +58,11 @@ def load_sam(args: ModelArguments):
     else:
         if "/" not in args.model and not Path(args.model).exists():
             hf_effmodels.get_config(args.model)  # says which presets come near
-        with reading("--model", args.model, revision=("--revision", args.revision)):
-            model = AutoModelForMaskGeneration.from_pretrained(args.model, **source, **fields)
+        said = ("--revision", args.revision)
+        with reading("--model", args.model, revision=said):
+            config = AutoConfig.from_pretrained(args.model, **source)
+        check_fields_of(config, fields)
+        model = load_whole(AutoModelForMaskGeneration, "--model", args.model, **{**source, **fields, "revision": said})
     check_is_sam("--model", args.model, model)
     side = model.config.vision_config.image_size
     if Path(args.model).is_dir():

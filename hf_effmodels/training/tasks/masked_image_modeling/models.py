@@ -12,6 +12,7 @@ from ....hub.ids import reading
 from ....hub.whole import load_whole
 from ....registry import ARCHITECTURES
 from ...data.normalization import with_channels
+from ...run.arguments import check_fields_of
 from ...run.presets import names_preset
 from .arguments import MaskedModelArguments
 
@@ -59,9 +60,11 @@ def _whole(args: MaskedModelArguments, sizes: dict):
             f"--model: {args.model} is a {config.model_type}, no masked image model ({', '.join(sorted(kinds))}). "
             "With --method fastmim it becomes the encoder of one."
         )
+    check_fields_of(config, fields)
     with reading("--model", args.model, revision=("--revision", args.revision)):
         processor = AutoImageProcessor.from_pretrained(args.model, **source)
-        model = AutoModelForPreTraining.from_pretrained(args.model, **fields, **source)
+    source |= {**fields, "revision": ("--revision", args.revision)}
+    model = load_whole(AutoModelForPreTraining, "--model", args.model, **source)
     if sizes:
         raise ValueError(f"--{next(iter(sizes))}: that of {args.model} is set; --progressive_sizes trains at others.")
     return model, processor
@@ -78,19 +81,20 @@ def _of_both(config, sizes: dict) -> dict:
 def _around_encoder(args: MaskedModelArguments, sizes: dict):
     encoder, processor = None, None
     config_class = CONFIG_MAPPING[args.method]
-    _check_fields("method_config", args.method_config, config_class)
+    check_fields_of(config_class(), args.method_config, "--method_config")
     if names_preset(args.model, args.revision, hf_effmodels.list_models(task=ENCODERS), CONFIG_MAPPING):
         if args.model in CONFIG_MAPPING:
-            _check_fields("model_config", args.model_config, CONFIG_MAPPING[args.model])
-            config = AutoConfig.for_model(args.model, **args.model_config, **sizes)
+            check_fields_of(CONFIG_MAPPING[args.model](), args.model_config)
+            config = AutoConfig.for_model(args.model, **{**args.model_config, **sizes})
         else:
-            config = hf_effmodels.get_config(args.model, **args.model_config, **sizes)
+            config = hf_effmodels.get_config(args.model, **{**args.model_config, **sizes})
     else:
         source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
         with reading("--model", args.model, revision=("--revision", args.revision)):
             processor = AutoImageProcessor.from_pretrained(args.model, **source)
-        source["revision"] = ("--revision", args.revision)
-        encoder = load_whole(AutoModel, "--model", args.model, spared=_UNUSED, **args.model_config, **sizes, **source)
+            check_fields_of(AutoConfig.from_pretrained(args.model, **source), args.model_config)
+        source |= {**args.model_config, **sizes, "revision": ("--revision", args.revision)}
+        encoder = load_whole(AutoModel, "--model", args.model, spared=_UNUSED, **source)
         config = encoder.config
     fields = {name: value for name, value in sizes.items() if name in config_class.__dataclass_fields__}
     side = args.image_size or getattr(config, "image_size", None)
@@ -127,14 +131,6 @@ def _normalization(preset: str) -> dict:
     """How an encoder's own processor normalises, where it does otherwise than by ImageNet's mean and deviation."""
     own = hf_effmodels.create_image_processor(preset).to_dict()
     return {name: own[name] for name in ("do_normalize", "image_mean", "image_std") if own.get(name) is not None}
-
-
-def _check_fields(argument: str, given: dict, config_class: type) -> None:
-    """ValueError for a field that a configuration does not have: it would be kept, and do nothing."""
-    standard = config_class()
-    for name in given:
-        if not hasattr(standard, name):
-            raise ValueError(f"--{argument}: {config_class.__name__} has no field {name!r}.")
 
 
 def _load_encoder(model: PreTrainedModel, encoder: PreTrainedModel, name: str) -> None:

@@ -70,6 +70,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         partial(AdaptationTrainer, adaptation=adaptation),
         # Where nothing can be evaluated, the pictures trained on say how such are prepared.
         load=lambda *_: (train, train if evaluation is None else evaluation),
+        new_head=False,
     )
     names = _TASK.class_names(run.trainer.network.config)
     model_classes(names, own)  # a head that stays is not another's, of as many classes
@@ -119,7 +120,7 @@ def _report(run: Run, model_args, train_metrics: dict) -> dict:
     drawn, and the classifier's own reports."""
     results, trainer = dict(run.report(train_metrics)), run.trainer
     names = _TASK.class_names(trainer.network.config)
-    before, _ = _TASK.load_classifier(model_args, names, named=False)
+    before, _ = _TASK.load_classifier(model_args, names, named=False, new_head=False)
     dataset, labels = trainer.eval_dataset, np.asarray(trainer.eval_dataset.source.labels)
     measured = {}
     for name, model in (("before", before.to(trainer.args.device).eval()), ("after", trainer.network)):

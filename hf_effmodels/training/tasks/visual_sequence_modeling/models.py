@@ -17,6 +17,7 @@ from ....pipelines.delvm.factorized_embedding import factorize_embedding
 from ....pipelines.delvm.image_tokenizer_delvm import DelvmImageTokenizer
 from ....pipelines.delvm.pipeline_delvm import DelvmPipeline
 from ...losses.codebook import codebook_loss, straight_through
+from ...run.arguments import check_fields_of
 from .arguments import TRAIN_TOKENIZER, VisualModelArguments
 
 logger = logging.getLogger(__name__)
@@ -69,9 +70,7 @@ def load_language_model(args: VisualModelArguments, tokenizer: DelvmImageTokeniz
             from ....pipelines.delvm.configuration_delvm import PRESETS
 
             fields = {**PRESETS[args.model].config["language_model"], "vocab_size": tokenizer.vocab_size}
-        for name in args.model_config:
-            if not hasattr(LlamaConfig(), name):
-                raise ValueError(f"--model_config: LlamaConfig has no field {name!r}.")
+        check_fields_of(LlamaConfig(), args.model_config)
         config = LlamaConfig(**{**fields, **args.model_config})
         _check_context(config, context)
         model = LlamaForCausalLM(config)
