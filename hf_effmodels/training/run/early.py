@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from ..._files import check_folder
 from ..._imports import module_file
 from ..._kinds import check_head, check_pipeline, has_head
 from ..._model_place import check_model
-from ..._places import check_apart, check_place
+from ..._places import check_apart, check_folder_or_id, check_place
 from ...models import names_in_source
 from .arguments import ArgumentReader
 from .presets import unknown_model
@@ -51,6 +52,7 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
         return
     read = reader.read(*types)
     _check_names(read)
+    _check_output(read)
     for arguments in read:
         if isinstance(model := getattr(arguments, "model", None), str):
             _check_model(model, task_folder)
@@ -65,12 +67,24 @@ def _check_names(read: tuple) -> None:
                 _check_there(name, place)
 
 
+def _check_output(read: tuple) -> None:
+    """ValueError of an output folder in whose place, or above which, is a file, or that may not be written."""
+    for arguments in read:
+        if isinstance(folder := getattr(arguments, "output_dir", None), str):
+            try:
+                check_folder(folder, accepts_content=True)
+            except OSError as error:
+                raise ValueError(f"--output_dir: {str(error).removeprefix('folder: ')}.") from None
+
+
 def _check_there(argument: str, value) -> None:
     """What can be no name but that of a file, a folder or an id; others may be built in or known to the task alone."""
     if argument not in (*_OF_MODELS, *_OF_DATA) or not isinstance(value, str) or value.lstrip().startswith("{"):
         return  # a mapping of several places is read by the task
     if argument in _OF_MODELS and os.path.isdir(value):
         check_model(f"--{argument}", value)
+    elif argument == "model" and os.path.isfile(value):  # others may be files of weights
+        check_folder_or_id("--model", value)
     elif "/" in value:
         check_place(f"--{argument}", value)
 

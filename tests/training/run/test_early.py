@@ -159,6 +159,22 @@ def test_folders_of_another_kind_are_told_before_torch_is_imported(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_files_in_the_place_of_folders_are_told_before_torch_is_imported(tmp_path):
+    (tmp_path / "file").write_text("")
+    base = ["--dataset", "digits", "--model"]
+    calls = {
+        "output": [*base, "ghostnetv3-1.0x", "--output_dir", "file"],
+        "above": [*base, "ghostnetv3-1.0x", "--output_dir", "file/run/one"],
+        "model": [*base, "file", "--output_dir", "out"],
+    }
+    told = told_without_torch(calls, tmp_path)
+    assert told == {
+        "output": "--output_dir: file is a file; accepted is a folder.",
+        "above": "--output_dir: file is a file; accepted is a folder.",
+        "model": "--model: file is a file; accepted are a folder and an id of the Hub.",
+    }
+
+
 @pytest.mark.parametrize("task", list_tasks())
 def test_the_kinds_of_folders_are_of_arguments_and_auto_classes_that_there_are(task):
     heads = importlib.import_module(load_task(task).__package__).HEADS
