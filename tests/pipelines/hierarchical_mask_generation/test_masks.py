@@ -70,7 +70,7 @@ def test_grids_begin_with_one_point():
     assert grid(1).tolist() == [[0.5, 0.5]] and first_points(1, 10, 20).tolist() == [[10.0, 5.0]]
     assert grid(2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     assert first_points(5, 10, 20).tolist() == [[5.0, 2.5], [15.0, 2.5], [5.0, 7.5], [15.0, 7.5]]
-    for wrong in (0, 1.0):
+    for wrong in (0, -5, 1.0):
         for make in (grid, lambda side: first_points(side, 10, 20)):
             with pytest.raises(ValueError, match=f"points_per_side: got {wrong}, accepted are whole numbers from 1"):
                 make(wrong)

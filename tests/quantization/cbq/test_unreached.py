@@ -180,3 +180,12 @@ def test_a_causal_model_of_its_own_code_is_taken_and_goes_to_the_device(monkeypa
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name: f"tokenizer of {name}")
     assert command._load(SimpleNamespace(model="a/b", device="cuda:1")) == (1, "tokenizer of a/b")
     assert moved == ["checked cuda:1", "cuda:1"]
+
+
+def test_samples_of_one_form_are_regrouped_and_others_stay_as_they_came():
+    rows = torch.arange(10).reshape(5, 2)
+    one = quantization._regrouped([{"input_ids": rows[:2]}, {"input_ids": rows[2:]}], 3)
+    assert [batch["input_ids"].tolist() for batch in one] == [rows[:3].tolist(), rows[3:].tolist()]
+    for other in ({"input_ids": rows[2:, :1]}, {"input_ids": rows[2:].int()}, {"other": rows[2:]}):
+        batches = [{"input_ids": rows[:2]}, other]
+        assert quantization._regrouped(batches, 3) is batches

@@ -28,17 +28,23 @@ FOUND = Predictions(
 def test_a_row_of_the_confusion_matrix_is_a_true_class_and_a_column_a_predicted_one(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(reports, "save_figure", lambda figure, file: drawn.append((figure, file)))
-    # Of three cats two are taken for owls; both dogs are right; there is no owl.
-    labels, predictions = np.array([0, 1, 0, 1, 0]), np.array([2, 1, 0, 1, 2])
-    reports.plot_confusion(predictions, labels, ["cat", "dog", "owl"], tmp_path / "confusion.png")
+    # Of three cats two are taken for owls; both dogs are right; the only owl is taken for a dog; there is no bee.
+    labels, predictions = np.array([0, 1, 0, 1, 0, 2]), np.array([2, 1, 0, 1, 2, 1])
+    reports.plot_confusion(predictions, labels, ["cat", "dog", "owl", "bee"], tmp_path / "confusion.png")
     [(figure, file)] = drawn
     axes = figure.axes[0]
     assert file == tmp_path / "confusion.png"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
-    np.testing.assert_allclose(axes.images[0].get_array(), [[1 / 3, 0, 2 / 3], [0, 1, 0], [0, 0, 0]])
+    np.testing.assert_allclose(axes.images[0].get_array(), [[1 / 3, 0, 2 / 3, 0], [0, 1, 0, 0], [0, 1, 0, 0], [0] * 4])
     written = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row) -> count
-    assert written == {(0, 0): "1", (2, 0): "2", (1, 1): "2"}
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog", "owl"]
+    assert written == {(0, 0): "1", (2, 0): "2", (1, 1): "2", (1, 2): "1"}
+    assert {text.get_position(): text.get_color() for text in axes.texts} == {
+        **{(0, 0): "black", (2, 0): "white"},  # a third and two thirds
+        **{(1, 1): "white", (1, 2): "white"},
+    }
+    assert axes.images[0].get_clim() == (0, 1)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == ["cat", "dog", "owl", "bee"]
 
 
 def test_precision_recall_and_f1_are_those_of_the_definition_and_nothing_where_there_is_nothing():
