@@ -1,4 +1,5 @@
 import json
+import shutil
 import zipfile
 from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
@@ -398,3 +399,20 @@ def test_of_two_runs_prepared_for_one_folder_the_second_does_not_replace_the_fir
     if overwrite:  # looked at again, it is replaced as asked for
         prepare(3).train()
         assert (tmp_path / "checkpoint-10" / "seed").read_text() == "3"
+
+
+@pytest.mark.usefixtures("silent")
+def test_what_another_run_has_written_is_called_by_its_name(tmp_path):
+    write_run(tmp_path, CONFIG)
+    write_checkpoint(tmp_path, 10)
+    args = SimpleNamespace(output_dir=str(tmp_path), should_save=True, overwrite_output_dir=True, process_index=0)
+    model = torch.nn.Identity()
+    run = Run(SimpleNamespace(args=args, train=pytest.fail, model=model), None, CONFIG, report=dict)
+    write_checkpoint(tmp_path, 20)  # checkpoint-10 is as it was
+    with pytest.raises(ValueError, match="since this one looked at it .checkpoint-20.. Start this one anew"):
+        run.train()
+    shutil.rmtree(tmp_path / "checkpoint-20")
+    run = Run(SimpleNamespace(args=args, train=pytest.fail, model=model), None, CONFIG, report=dict)
+    shutil.rmtree(tmp_path / "checkpoint-10")
+    with pytest.raises(ValueError, match="since this one looked at it .what was there is gone."):
+        run.train()
