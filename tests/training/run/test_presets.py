@@ -1,4 +1,4 @@
-"""What `--model` names: a preset or a type of model, which start from random weights, or a folder or an id of the Hub."""
+"""What `--model` names: a preset or a type of model, which start from random weights, or weights somewhere."""
 
 import pytest
 
