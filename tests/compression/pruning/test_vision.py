@@ -194,6 +194,14 @@ def test_a_network_without_a_head_is_pruned_without_a_divergence():
     assert smaller(PIXELS[0]).last_hidden_state.shape == (6, 5, 24)
 
 
+@pytest.mark.parametrize("neurons, step", [(64, 4), (72, 4), (160, 8), (512, 32)])
+def test_neurons_are_searched_in_steps_of_a_sixteenth_rounded_down_to_a_power_of_two(neurons, step):
+    model = ViTForImageClassification(ViTConfig(**_SIZES | {"intermediate_size": neurons}))
+    shares = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+    kept = [choose_vision_sizes(model, share, tolerance=0.06).intermediate_size for share in shares]
+    assert all(size % step == 0 for size in kept) and any(size % (2 * step) for size in kept)
+
+
 def test_a_quantised_network_is_not_pruned():
     model = build("vit")
     model.config = copy.deepcopy(model.config)

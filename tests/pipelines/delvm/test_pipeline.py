@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 
 from hf_effmodels.pipelines import DelvmPipeline
 from hf_effmodels.pipelines.delvm import llama_steps
+from hf_effmodels.pipelines.delvm.create import create_pipeline
 from hf_effmodels.pipelines.delvm.factorized_embedding import factorize_embedding
 from hf_effmodels.pipelines.delvm.llama_steps import is_plain
 from hf_effmodels.pipelines.delvm.pipeline_delvm import _chooser, _GrowingLayer
@@ -229,3 +230,19 @@ def test_wrong_input_is_named(pipe):
     broken.lm_head.weight.data[3] = torch.nan
     with pytest.raises(ValueError, match="language_model: what it predicts is not finite, in torch.float32"):
         quiet(DelvmPipeline(pipe.vqvae, broken))(PAIRS, query)
+
+
+def test_a_preset_begins_with_its_own_sizes_and_those_that_are_given():
+    small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"block_out_channels": [32] * 5, "layers_per_block": 1, "num_vq_embeddings": 64, "vq_embed_dim": 8}
+    for vqvae, language_model in ((tokens, small), (tokens, {**small, "hidden_size": 32})):
+        pipe = create_pipeline("delvm-300m", vqvae=vqvae, language_model=language_model, image_size=128)
+        codes = pipe.vqvae.quantize.embedding.weight
+        assert codes.shape == (64, 8) and pipe.vqvae.config.latent_channels == 64  # the preset's
+        assert 0.9 / 64 < codes.abs().max() <= 1 / 64 and codes.min() < 0 < codes.max()  # uniform, to both sides
+        config = pipe.language_model.config
+        assert (config.hidden_size, config.num_hidden_layers) == (language_model["hidden_size"], 1)
+        assert config.vocab_size == 8192 and config.attention_bias and config.bos_token_id is None
+        assert not pipe.vqvae.training and not pipe.language_model.training
+    with pytest.raises(ValueError, match="preset: got 'delvm-7b', accepted are 'delvm-300m', 'delvm-1b'"):
+        create_pipeline("delvm-7b")
