@@ -167,3 +167,20 @@ def test_wrong_layers_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             AdderConv2d(3, 4, size).eval()(given)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_classifiers_norm_is_folded_into_it_whether_it_has_a_bias_or_not(bias, norm):
+    model = build(stem="cifar", classifier_bias=bias, classifier_norm=norm)
+    if norm:
+        model.norm.running_mean.normal_(), model.norm.running_var.uniform_(0.5, 2), model.norm.weight.uniform_(0.5, 2)
+    pixels = torch.randn(2, 3, 16, 16)
+    expected = model(pixels).logits
+    model.reparameterize()
+    torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-4, atol=1e-5)
+    built = build(stem="cifar", classifier_bias=bias, classifier_norm=norm, reparameterized=True)
+    assert (built.classifier.bias is None) == (not bias and not norm) and built.norm is None
+    built.load_state_dict(model.state_dict())
+    torch.testing.assert_close(built(pixels).logits, expected, rtol=1e-4, atol=1e-5)

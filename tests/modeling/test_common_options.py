@@ -6,10 +6,12 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from hf_effmodels.modeling.layers.drop_path import DropPath
+from hf_effmodels.modeling.layers.reparameterization import ReparameterizationMixin
 from hf_effmodels.registry import ARCHITECTURES
 
 from .test_initialization import MASKED, build
 from .test_vision_common import VISION, images
+from .test_vision_common import build as with_statistics
 from .tiny import tiny_config
 
 #: Decoders' losses take the number of all tokens of a step, as those of transformers' own.
@@ -144,3 +146,20 @@ def test_without_classes_a_classifier_gives_the_features_before_it(architecture)
     classes.classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     classes(images(classes))
     torch.testing.assert_close(bare(images(bare)).logits.flatten(1), seen[0].flatten(1))
+
+
+FOLDING = [a for a in VISION if issubclass(a.model_class("AutoModelForImageClassification"), ReparameterizationMixin)]
+
+
+@pytest.mark.parametrize("architecture", FOLDING, ids=lambda a: a.model_type)
+@torch.no_grad()
+def test_without_classes_a_folded_network_gives_the_same_and_is_saved_so(architecture, tmp_path):
+    model = with_statistics(architecture, num_labels=0)
+    for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    expected = model(images(model)).logits
+    model.reparameterize().save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    for folded in (model, loaded):
+        torch.testing.assert_close(folded(images(model)).logits, expected, rtol=1e-3, atol=1e-4)

@@ -395,3 +395,32 @@ def test_images_smaller_than_a_patch_are_refused():
     assert build(patch_size=16, image_size=64)(images(size=16)).logits.shape == (2, 5)
     with pytest.raises(ValueError, match="pixel_values: got 15×16 pixels, accepted are images from 16×16"):
         build(patch_size=16, image_size=64)(images(size=16)[:, :, 1:])
+
+
+def test_weights_of_attention_are_dropped_out_in_training_only():
+    for implementation in ("sdpa", "eager"):
+        plain, dropping = build(), build(attention_dropout=0.7)
+        for model in (plain, dropping):
+            model.set_attn_implementation(implementation)
+        assert torch.equal(plain(images()).logits, dropping(images()).logits)
+        torch.testing.assert_close(plain.train()(images()).logits, plain.eval()(images()).logits)
+        assert not torch.allclose(dropping.train()(images()).logits, plain(images()).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kernel, stride, padding", [(1, 1, 1), (3, 1, 1), (5, 1, 2), (7, 2, 3)])
+def test_a_tokenizers_geometry_follows_from_its_kernel(kernel, stride, padding):
+    model = build(part_type="cct", tokenizer_kernel_size=kernel, num_tokenizer_layers=2, qkv_bias=False)
+    embeddings = model.devit.parts[0].embeddings
+    first, second = embeddings.convolutions
+    assert (first.out_channels, second.in_channels, second.out_channels) == (64, 64, 16)
+    for conv in (first, second):
+        assert conv.stride == (stride, stride) and conv.padding == (padding, padding) and conv.bias is None
+    hidden = images()
+    for conv in (first, second):
+        hidden = F.max_pool2d(F.conv2d(hidden, conv.weight, None, stride, padding).relu(), 3, 2, 1)
+    assert embeddings.grid(64, 64) == tuple(hidden.shape[2:]) == (embeddings.side,) * 2
+    expected = hidden.flatten(2).transpose(1, 2) + embeddings.position_embeddings
+    torch.testing.assert_close(embeddings(images()), expected)
+    assert model.devit.parts[0].layers[0].attention.qkv.bias is None
+    assert build().devit.parts[0].layers[0].attention.qkv.bias is not None

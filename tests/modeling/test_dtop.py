@@ -105,6 +105,8 @@ def test_images_of_other_shapes_and_channels():
         model(images(1))
     with pytest.raises(ValueError, match="got images of 30×32 pixels, accepted are multiples of 4"):
         build()(images(1, 30))
+    with pytest.raises(ValueError, match="got images of 32×30 pixels, accepted are multiples of 4"):
+        build()(images(1, 32, 30))
     with pytest.raises(ValueError, match=r"labels: got shape \(1, 8, 8\), accepted is \(1, 32, 32\)"):
         build()(images(1), labels=torch.zeros(1, 8, 8, dtype=torch.long))
 

@@ -25,7 +25,11 @@ from hf_effmodels.hub.convert import ConversionError, convert, load_checkpoint
 from hf_effmodels.modeling.gold_yolo.boxes_gold_yolo import iou_losses
 from hf_effmodels.modeling.gold_yolo.configuration_gold_yolo import GoldYoloConfig
 from hf_effmodels.modeling.gold_yolo.convert_gold_yolo import PICKLED_MODULES
-from hf_effmodels.modeling.gold_yolo.image_processing_gold_yolo import GoldYoloImageProcessorPil, letterbox
+from hf_effmodels.modeling.gold_yolo.image_processing_gold_yolo import (
+    GoldYoloImageProcessorPil,
+    letterbox,
+    resize_image,
+)
 from hf_effmodels.modeling.gold_yolo.loss_gold_yolo import box_losses
 from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import (
     GoldYoloBackbone,
@@ -169,6 +173,12 @@ def test_wrong_inputs_are_named():
     model = build()
     with pytest.raises(ValueError, match="pixel_values: got images of 100×64, accepted are sides .* multiples of 32"):
         model(torch.rand(1, 3, 100, 64))
+    with pytest.raises(ValueError, match="pixel_values: got images of 64×100, accepted are sides .* multiples of 32"):
+        model(torch.rand(1, 3, 64, 100))
+    with pytest.raises(ValueError, match="pixel_values: got None, expected a tensor"):
+        model(None)
+    with pytest.raises(ValueError, match=r"pixel_values: got shape \(3, 100, 64\), expected \(batch, 3"):
+        model(torch.rand(3, 100, 64))
     truth = labels(2)
     truth[0]["class_labels"][1] = 3
     with pytest.raises(ValueError, match="class_labels of image 0 go from .* to 3, accepted are .* 0 to 2"):
@@ -195,6 +205,34 @@ def test_a_head_for_other_classes_starts_anew(tmp_path):
     assert model.config.head_type == "distillation"
     assert not model.head.classes[1].weight.any()
     assert torch.equal(model.head.boxes[0].weight, build().head.boxes[0].weight)
+
+
+def test_what_only_the_training_needs_is_there_only_then():
+    pixels = torch.rand(2, 3, 64, 64)
+    for head_type, names in (
+        ("distillation", ["pred_distribution"]),
+        ("anchor_aided", ["anchor_logits", "anchor_boxes"]),
+    ):
+        model = build(head_type=head_type)
+        alone, labelled = model(pixels), model(pixels, labels=labels(1, 1))
+        trained = model.train()(pixels)
+        for name in names:
+            assert getattr(alone, name) is None, name
+            assert labelled[name] is not None and trained[name] is not None, name
+    assert labelled.anchor_boxes.shape == (2, 3 * (64 + 16 + 4), 4) and labelled.anchor_logits.shape[-1] == 3
+
+
+@torch.no_grad()
+def test_injections_may_be_of_other_widths_than_the_levels():
+    model = build(injection_sizes=[6, 10, 4, 12])
+    neck = model.gold_yolo.neck
+    assert neck.low_fusion.leave.conv.out_channels == 16 and neck.high_fusion.leave.out_channels == 16
+    wanted = {"p4": (6, 8), "p3": (10, 4), "n4": (4, 8), "n5": (12, 16)}
+    for level, (given, own) in wanted.items():
+        injection = getattr(neck, f"level_{level}").injection
+        for part in (injection.global_embedding, injection.global_gate):
+            assert (part.conv.in_channels, part.conv.out_channels) == (given, own)
+    assert model(torch.rand(1, 3, 64, 64)).logits.shape == (1, 84, 3)
 
 
 # pooling and backbone
@@ -338,6 +376,24 @@ def test_an_image_is_scaled_and_put_in_the_middle(size, options, scaled, padding
     out = (32, 32) if options.get("auto") else (64, 64)
     assert (found.out_height, found.out_width) == out
     assert (found.scale_y, found.scale_x) == (scaled[0] / size[0], scaled[1] / size[1])
+
+
+def test_images_shrink_by_averages_of_the_area_where_that_is_asked_for():
+    picture = torch.arange(24.0).view(1, 4, 6)
+    assert resize_image(picture, 4, 6) is picture
+    # 4 × 6 to 2 × 4: each new column covers one and a half of the old ones.
+    across = torch.tensor([[2, 1, 0, 0, 0, 0], [0, 1, 2, 0, 0, 0], [0, 0, 0, 2, 1, 0], [0, 0, 0, 0, 1, 2]]) / 3
+    down = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]]) / 2
+    torch.testing.assert_close(resize_image(picture, 2, 4, by_area=True)[0], down @ picture[0] @ across.T)
+    # Larger in one direction: as without it.
+    for size in ((8, 4), (2, 9)):
+        expected = nn.functional.interpolate(picture[None], size=size, mode="bilinear", align_corners=False)[0]
+        torch.testing.assert_close(resize_image(picture, *size, by_area=True), expected)
+        torch.testing.assert_close(resize_image(picture, *size), expected)
+    bytes_ = (picture * 10).to(torch.uint8)
+    found = resize_image(bytes_, 2, 4, by_area=True)
+    assert found.dtype == torch.uint8
+    assert torch.equal(found[0], (down @ bytes_[0].float() @ across.T).round().to(torch.uint8))
 
 
 def test_pixels_are_what_the_options_say():

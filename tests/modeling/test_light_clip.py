@@ -22,6 +22,7 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers.modeling_outputs import BaseModelOutput
 
 from hf_effmodels import LightClipConfig, LightClipForPreTraining, LightClipModel
 from hf_effmodels.hub import export
@@ -464,3 +465,49 @@ def test_a_tower_that_is_a_backbone_only_and_one_of_which_nothing_is_said_are_ta
     table = torch.nn.Embedding(99, 16)
     model.set_input_embeddings(table)
     assert model.get_input_embeddings() is table is model.text_model.get_input_embeddings()
+
+
+def test_what_a_configuration_does_not_say_follows_from_its_towers():
+    def config(layers, **fields):
+        return LightClipConfig(text_config={**TEXT, "num_hidden_layers": layers}, **fields)
+
+    # Before every second layer from the third on, and before the last one where that would be none.
+    assert [config(n).fusion_layers for n in (1, 2, 3, 4, 8)] == [[0], [1], [2], [2], [2, 4, 6]]
+    assert config(3).fusion_num_attention_heads == 2 and config(3, fusion_num_attention_heads=4)
+    assert (config(3).image_size, config(3).num_channels, config(3).mask_token_id) == (224, 3, 99)
+    tower = {"model_type": "convnext", "image_size": 64, "num_channels": 1}
+    assert (config(3, vision_config=tower).image_size, config(3, vision_config=tower).num_channels) == (64, 1)
+    assert LightClipConfig().text_config.num_hidden_layers == 8
+    foldable = TOWERS["ghostnetv3"][0]
+    for folded in (
+        config(3, vision_config=foldable, reparameterized=True),
+        config(3, vision_config={**foldable, "reparameterized": True}),
+    ):
+        assert folded.reparameterized is True and folded.vision_config.reparameterized is True
+    assert config(3, vision_config=foldable).reparameterized is False
+    assert config(3, vision_hidden_size=1).vision_hidden_size == 1
+
+
+def test_a_tower_is_asked_only_for_what_it_takes():
+    class Tower(torch.nn.Module):
+        def forward(self, pixel_values, output_hidden_states=None, return_dict=None):
+            hidden = pixel_values.new_ones(len(pixel_values), 16, 2, 2)
+            return BaseModelOutput(last_hidden_state=hidden, hidden_states=(hidden,) if output_hidden_states else None)
+
+    model = build(LightClipModel)
+    model.vision_model = Tower()
+    found = model.get_image_features(
+        torch.zeros(2, 3, 8, 8), output_hidden_states=True, output_attentions=True, interpolate_pos_encoding=True
+    )
+    assert len(found.hidden_states) == 1 and found.attentions is None
+    torch.testing.assert_close(found.pooler_output, model.visual_projection(torch.ones(2, 16)))
+
+
+def test_one_row_of_places_in_the_text_is_for_all_texts():
+    model, given = build().double(), inputs()
+    given["pixel_values"] = given["pixel_values"].double()
+    places = torch.arange(7).roll(1)
+    with torch.no_grad():
+        one, each = (model(**given, position_ids=p) for p in (places[None], places.expand(3, 7)))
+    torch.testing.assert_close(one.loss, each.loss)
+    torch.testing.assert_close(one.mlm_logits, each.mlm_logits)

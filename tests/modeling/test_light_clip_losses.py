@@ -23,7 +23,12 @@ def test_softening_grows_along_its_schedule():
     assert progressive_softening(0.25, 0.4) == pytest.approx(0.1)
     assert progressive_softening(0.25, 0.4, "cosine") == pytest.approx(0.2 * (1 - math.cos(math.pi / 4)))
     assert progressive_softening(1.0, 0.4, "cosine") == pytest.approx(0.4)
-    for wrong, message in (((1.5,), "progress"), ((0.5, 1.0), "largest"), ((0.5, 0.2, "step"), "schedule")):
+    assert (progressive_softening(0, 0.4), progressive_softening(1), progressive_softening(0.5)) == (0, 0.2, 0.1)
+    assert progressive_softening(1, 0) == 0
+    for wrong, message in (
+        *(((1.5,), "progress"), ((-0.1,), "progress"), ((0.5, 1.0), "largest"), ((0.5, -0.1), "largest")),
+        ((0.5, 0.2, "step"), "schedule"),
+    ):
         with pytest.raises(ValueError, match=message):
             progressive_softening(*wrong)
 
@@ -84,8 +89,10 @@ def test_a_pair_is_as_good_as_its_words_are_matched(top_k, matching):
 
 
 def test_what_cannot_be_compared_is_named(monkeypatch):
-    with pytest.raises(ValueError, match="softening: got 1, accepted"):
-        softened_contrastive_loss(drawn(2, 4), drawn(2, 4), 1.0, softening=1)
+    for wrong in (1, -0.1):
+        with pytest.raises(ValueError, match=f"softening: got {wrong}, accepted"):
+            softened_contrastive_loss(drawn(2, 4), drawn(2, 4), 1.0, softening=wrong)
+    assert softened_targets(drawn(2, 2), 0.0).tolist() == [[1, 0], [0, 1]]
     with pytest.raises(ValueError, match="a batch of one"):
         softened_contrastive_loss(drawn(1, 4), drawn(1, 4), 1.0)
     with pytest.raises(ValueError, match="expected the same"):
@@ -93,12 +100,14 @@ def test_what_cannot_be_compared_is_named(monkeypatch):
     patches, words, mask = drawn(2, 3, 4), drawn(2, 4, 4), torch.ones(2, 4)
     for options, message in (
         ({"top_k": 4}, "top_k: got 4"),
+        ({"top_k": 0}, "top_k: got 0, accepted are 1 to the number of patches, 3"),
         ({"matching": "soft"}, "matching: got 'soft'"),
         ({"matching": "one_to_one"}, "got 4 words for 3 patches"),
         ({"matching": "one_to_one", "top_k": 2}, "accepted is 1 with one_to_one"),
     ):
         with pytest.raises(ValueError, match=message):
             token_matching_loss(patches, words, mask, 1.0, **options)
+    assert token_matching_loss(patches, words[:, :3], mask[:, :3], 1.0, matching="one_to_one").isfinite()
     for logits in (torch.zeros(3, 2), torch.zeros(3)):
         with pytest.raises(ValueError, match=r"logits: got shape .*, expected \(batch, batch\)"):
             softened_targets(logits, 0.1)
@@ -111,3 +120,6 @@ def test_what_cannot_be_compared_is_named(monkeypatch):
         token_scores(patches, words, torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]]))
     with pytest.raises(ValueError, match="1 images and 2 texts"):
         token_matching_loss(patches[:1], words, mask, 1.0)
+    with pytest.raises(ValueError, match="1 images and 1 texts, accepted are as many of both, two or more"):
+        token_matching_loss(patches[:1], words[:1], mask[:1], 1.0)
+    assert token_matching_loss(patches, words, mask, 1.0, top_k=3).isfinite()

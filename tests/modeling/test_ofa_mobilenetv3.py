@@ -127,3 +127,22 @@ def test_sorted_channels_fall_in_importance_within_the_widths_that_are_kept(mode
             narrow = 2 * block.expand.conv.in_channels  # of the expansion 2; all of them of 3
             for part in [importance] if not keep_widths else [importance[:narrow], importance[narrow:]]:
                 assert (part.diff() <= 0).all()
+            if block.squeeze_excite is not None:  # of the gate's units, too
+                assert (block.squeeze_excite.expand.weight.abs().sum(0).diff() <= 0).all()
+
+
+def test_the_largest_and_the_smallest_have_all_of_one_choice(model):
+    config = model.config
+    assert elastic.largest_submodel(config) == {
+        "kernel_sizes": [5] * 4,
+        "expand_ratios": [3] * 4,
+        "depths": [2, 2],
+    }
+    assert elastic.smallest_submodel(config) == {
+        "kernel_sizes": [3] * 4,
+        "expand_ratios": [2] * 4,
+        "depths": [1, 1],
+    }
+    taken = elastic.extract_submodel(model.double().train(), elastic.smallest_submodel(config))
+    assert taken.training and taken.dtype == torch.float64 and taken.config.submodel["depths"] == [1, 1]
+    assert config.submodel is None and len(taken.ofa_mobilenetv3.stages[1].blocks) == 1

@@ -117,6 +117,17 @@ def test_upcycled_ghostnet_starts_with_its_outputs_and_experts_part_at_once(num_
     model = ParameterNetForImageClassification.from_ghostnet(ghostnet, num_experts=num_experts)
     assert (model.config.num_experts, model.config.num_channels, model.training) == (num_experts, 2, False)
     torch.testing.assert_close(model(pixels).logits, ghostnet(pixels).logits, rtol=1e-10, atol=1e-10)
+    # Constants and labels come along, and the mode.
+    other = GhostNetConfig(**TINY, id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}, image_size=40)
+    other.classifier_dropout, other.batch_norm_eps, other.batch_norm_momentum = 0.37, 0.02, 0.3
+    other.problem_type = "regression"
+    taken = ParameterNetForImageClassification.from_ghostnet(GhostNetForImageClassification(other).train())
+    for name in (
+        *("classifier_dropout", "batch_norm_eps", "batch_norm_momentum", "problem_type", "image_size", "id2label"),
+        *("label2id", "stages", "stem_size", "final_size", "head_size", "width_multiplier", "num_channels"),
+    ):
+        assert getattr(taken.config, name) == getattr(other, name), name
+    assert taken.training and taken.config.num_experts == 4 and taken.config.hidden_act == "relu"
     folded = ParameterNetModel.from_ghostnet(ghostnet.base_model, num_experts=num_experts).reparameterize()
     torch.testing.assert_close(
         folded(pixels).pooler_output, ghostnet.base_model(pixels).pooler_output, rtol=1e-9, atol=1e-9

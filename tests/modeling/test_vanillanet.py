@@ -122,6 +122,9 @@ def test_wrong_settings_are_named(wrong, message):
 def test_images_that_are_too_small_are_refused_by_name():
     with pytest.raises(ValueError, match="pixel_values: the images are too small"):
         build()(images(side=7))
+    for height, width in ((7, 64), (64, 7)):
+        with pytest.raises(ValueError, match="pixel_values: the images are too small"):
+            build()(torch.randn(1, 3, height, width))
 
 
 # Checkpoints

@@ -269,7 +269,8 @@ class AdaBinForImageClassification(AdaBinPreTrainedModel):
         self.adabin = AdaBinModel(config)
         size = config.hidden_sizes[-1] * config.pool_size**2
         self.norm = None
-        if config.classifier_norm and not config.reparameterized:
+        # Without classes there is nothing that the norm could be folded into.
+        if config.classifier_norm and not (config.reparameterized and config.num_labels > 0):
             self.norm = nn.BatchNorm1d(size, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(size, config.num_labels) if config.num_labels > 0 else nn.Identity()
