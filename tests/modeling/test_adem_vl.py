@@ -800,6 +800,31 @@ def test_the_compiled_graph_is_whole_and_refuses_images_without_a_row(pixels):
 
 
 @pytest.mark.thorough
+def test_rows_and_images_that_differ_fail_in_a_graph_too(pixels, monkeypatch):
+    inner, both = build().model, torch.cat(images(2))
+    expected = inner.encode_rows(IDS, pixels)
+    twice = IDS.masked_fill(IDS == 7, IMAGE)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for got, wanted in zip(inner.encode_rows(IDS, pixels), expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+    for ids, images_, mask in ((twice, pixels, None), (IDS, both, torch.tensor([1, 1])), (IDS, both, torch.zeros(2))):
+        with pytest.raises(RuntimeError, match="input_ids: image tokens and images differ"):
+            inner.encode_rows(ids, images_, mask)
+    with pytest.raises(RuntimeError, match="pixel_values: images and rows differ"):
+        inner.encode_rows(IDS, both)
+    with pytest.raises(RuntimeError, match="input_ids: an image token, but no image"):
+        inner._check_no_slot(IDS)
+    inner._check_no_slot(IDS[1:])
+
+
+@torch.no_grad()
+def test_images_of_another_size_or_form_are_refused():
+    inner = build().model
+    for shape in ((1, 3, 32, 40), (1, 3, 40, 32), (3, 32, 32)):
+        with pytest.raises(ValueError, match=r"pixel_values: got shape .*, expected \(images, 3, 32, 32\)"):
+            inner.encode_images(torch.zeros(shape))
+
+
 def test_the_compiled_graph_gives_the_same_gradients(pixels):
     torch._dynamo.reset()
     plain = build(vision_adapter_dropout=0.0).train()

@@ -172,6 +172,8 @@ BAD = {
         ({"depths": [1, 0, 1]}, "depths: got [1, 0, 1], accepted are whole numbers from 1"),
         ({"backbone_config": RESNET}, "backbone_config: it belongs to trunk='backbone'"),
         ({"sharing": "last_block", "trunk": "wide_resnet", "depths": [1, 1, 2]}, "got trunk='wide_resnet'"),
+        ({"sharing": "last_block", "depths": [2, 2, 1]}, "got trunk='resnet' and depths=[2, 2, 1]"),
+        ({"sharing": "none"}, "num_heads: got 2, accepted with sharing='none' is 1"),
         ({"aggregation": "sum"}, "aggregation: got 'sum', accepted are mean, attention"),
         ({"stem": "mnist"}, "stem: got 'mnist', accepted are cifar, imagenet"),
         ({"sharing": "all"}, "sharing: got 'all'"),
@@ -207,10 +209,17 @@ BAD = {
         ({"hog_cell": 8, "block_size": 4}, "hog_cell: got 8, which does not divide the encoder's stride 16 and block"),
         ({"image_size": [128, 120]}, "image_size: got 120, accepted are multiples of 16"),
         ({"image_size": 144, "block_size": 32}, "image_size: got 144, accepted are multiples of 32"),
+        ({"image_size": 144, "encoder_stride": 32}, "image_size: got 144, accepted are multiples of 32"),
+        ({"hog_cell": 32, "block_size": 32}, "hog_cell: got 32, which does not divide the encoder's stride 16 and"),
         (
             {"decoder_hidden_size": 30, "decoder_num_attention_heads": 4},
             "which does not divide decoder_hidden_size 30",
         ),
+    ],
+    "ghostnet": [
+        ({"stages": [[[4, 8, 8, 0, 1]]]}, "stages: got the row [4, 8, 8, 0, 1], accepted are rows of (odd kernel"),
+        ({"stages": [[[3, 8, 8, 0, 3]]]}, "stages: got the row [3, 8, 8, 0, 3]"),
+        ({"stages": [[[3, 8, 8, 1]]]}, "stages: got the row [3, 8, 8, 1]"),
     ],
     "gold_yolo": [
         *(({name: [8]}, f"{name}: got [8], accepted are") for name in ("hidden_sizes", "depths", "injection_sizes")),
@@ -228,6 +237,9 @@ BAD = {
     ],
     "light_clip": [
         ({"token_loss_weight": -0.5}, "token_loss_weight: got -0.5, accepted are numbers from 0"),
+        # One has an image tower and no text, the other a text and no image tower.
+        ({"vision_config": {"model_type": "sam"}}, "got model_type 'sam', which is more than an image tower"),
+        ({"vision_config": {"model_type": "clap"}}, "got model_type 'clap', which is more than an image tower"),
         ({"fusion_layers": [-1, 0]}, "fusion_layers: got [-1, 0]"),
         ({"fusion_layers": [1, 1]}, "fusion_layers: got [1, 1]"),
         ({"fusion_layers": [3]}, "fusion_layers: got [3], accepted are rising numbers from 0 to 2"),
@@ -283,6 +295,8 @@ BAD = {
         ({"scales": 0}, "scales: got 0, accepted are 1 to 5 with block_size 32"),
         ({"decoder_hidden_size": 0}, "decoder_hidden_size: got 0, accepted are multiples of 32"),
         ({"image_size": [64, 80]}, "image_size: got 80, accepted are multiples of block_size, 32"),
+        ({"block_size": 6}, "block_size: got 6, accepted are powers of two from 2"),
+        ({"encoder_widths": [8, 8, 8]}, "encoder_widths: got [8, 8, 8], accepted is one for each of 4"),
         (
             {"backbone_config": {"model_type": "ghostnet", "reparameterized": True}},
             "backbone_config: it is folded, and there is nothing to train in it",
@@ -291,6 +305,9 @@ BAD = {
     "tinynet": [
         ({"stages": [[1, 3, 1, 1, 0]]}, "stages: got the row [1, 3, 1, 1, 0]"),
         ({"stages": [[1, 3, 1, 8]]}, "stages: got the row [1, 3, 1, 8]"),
+        ({"stages": [[1, 2, 1, 1, 8]]}, "stages: got the row [1, 2, 1, 1, 8]"),
+        ({"stages": [[1, 3, 3, 1, 8]]}, "stages: got the row [1, 3, 3, 1, 8]"),
+        ({"stages": [[1, 3, 1, 0, 8]]}, "stages: got the row [1, 3, 1, 0, 8]"),
         ({"stages": [[1, 3, 0, 1, 8]]}, "stages: got the row [1, 3, 0, 1, 8]"),
     ],
     "tinysam": [
@@ -322,6 +339,7 @@ BAD = {
         ({"random_dilation_rate": -0.1}, "random_dilation_rate: got -0.1, accepted are numbers 0 to 1"),
         ({"hidden_sizes": (0, 0, 0)}, "hidden_sizes: got [0, 0, 0], accepted are multiples of num_groups"),
         ({"hidden_sizes": (6, 6, 6), "num_groups": 2}, "hidden_sizes: got [6, 6, 6]"),
+        ({"hidden_sizes": (12, 12, 12), "num_groups": 8}, "hidden_sizes: got [12, 12, 12], accepted are multiples of"),
         ({"stage_strides": (1, 0)}, "stage_strides: got [1, 0]"),
         ({"stage_strides": (1, 3)}, "stage_strides: got [1, 3]"),
         ({"hidden_sizes": (16, 16, 32)}, "stage_strides: got [1, 1], accepted are 2, and 1 for a stage of the same"),

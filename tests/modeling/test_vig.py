@@ -355,6 +355,16 @@ def test_neighbours_are_drawn_where_they_are():
     assert corners == [(39.5, -0.5, 40.0, 40.0), (-0.5, -0.5, 40.0, 40.0)]
     star = ax.lines[-1]
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (29.5, 29.5)
+    # Lines from the node to the middle of each neighbour, the nearest one drawn strongest; the whole image is seen.
+    ends = [(list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines[:-1]]
+    assert ends == [([29.5, 59.5], [29.5, 19.5]), ([29.5, 19.5], [29.5, 19.5])]
+    assert [line.get_alpha() for line in ax.lines[:-1]] == [patch.get_alpha() for patch in ax.patches] == [1, 0.65]
+    assert (ax.get_xlim(), ax.get_ylim(), ax.axison) == ((-0.5, 79.5), (59.5, -0.5), False)
+    # A square grid unless told otherwise, on the axes that are given.
+    square = torch.zeros(9, 1, dtype=torch.int64) + 5
+    same = plot_neighbors(image, square, 7, ax=plot_neighbors(image, square, 0))
+    assert [patch.get_xy() for patch in same.patches] == [pytest.approx((160 / 3 - 0.5, 19.5))] * 2
+    assert len(same.lines) == 4
     with pytest.raises(ValueError, match=r"grid: got \(4, 4\)"):
         plot_neighbors(image, edges, 5, grid=(4, 4))
     with pytest.raises(

@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from ..layers.encoders import save_encoder, without_pooler
 from ..layers.hog import histograms_of_gradients
 from ..layers.initialization import StockPartsMixin
+from ..layers.pixels import check_pixels
 from ..layers.positions import sine_cosine_positions
 from .configuration_fastmim import FastMimConfig
 
@@ -159,6 +160,7 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
         Raises:
             ValueError: sizes that blocks or tokens do not divide, both of noise and mask, or nothing masked.
         """
+        check_pixels(pixel_values, self.config.num_channels)
         height, width = pixel_values.shape[-2:]
         self.count_blocks(height, width)
         rows, columns = height // self.config.block_size, width // self.config.block_size
