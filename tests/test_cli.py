@@ -717,3 +717,11 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_written(tmp_path, mon
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_folder_that_holds_something_is_no_place_for_an_export_whatever_the_model(tmp_path, refused, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("mine")
+    monkeypatch.setattr("hf_effmodels._kinds.check_head", lambda *_: pytest.fail("the model has been looked at"))
+    monkeypatch.setattr(cli, "check_model", lambda *_: pytest.fail("the model has been looked at"))
+    for model in ("ghostnet-1.0x", "org/model"):
+        assert f"FOLDER: {tmp_path} is not empty" in refused("export", model, tmp_path, "--format", "onnx")

@@ -902,3 +902,25 @@ def test_recomputed_layers_see_their_own_images_in_another_thread(ids, image_emb
         return [p.grad for p in model.parameters() if p.grad is not None]
 
     torch.testing.assert_close(gradients(True), gradients(False))
+
+
+def test_offsets_are_of_the_precision_of_the_decoder_also_where_its_weights_are_whole_numbers():
+    for dtype in (torch.float64, torch.bfloat16):
+        settings = {"autocast_adapter_dtype": False}  # peft makes float32 of adapters in half precision otherwise
+        tuner = get_peft_model(decoder().to(dtype), AdemConfig(num_vision_tokens=TOKENS), **settings).base_model
+        assert tuner.adem_emb1["default"].dtype == tuner.adem_emb2["default"].dtype == dtype
+    quantised = decoder()
+    for layer in quantised.model.layers:
+        for linear in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj):
+            linear.weight = torch.nn.Parameter(torch.ones_like(linear.weight, dtype=torch.int8), requires_grad=False)
+    tuner = get_peft_model(quantised, AdemConfig(num_vision_tokens=TOKENS)).base_model
+    assert tuner.adem_emb1["default"].dtype == torch.float32
+
+
+def test_offsets_begin_as_wide_as_published_or_as_given():
+    for std, given in ((0.02, {}), (0.5, {"init_std": 0.5})):
+        torch.manual_seed(0)
+        tuner = get_peft_model(decoder(), AdemConfig(num_vision_tokens=320, **given)).base_model
+        keys, values = tuner.adem_emb1["default"], tuner.adem_emb2["default"]
+        assert keys.std().item() == pytest.approx(std, rel=0.05) and abs(keys.mean().item()) < 0.1 * std
+        assert not values.any()

@@ -12,6 +12,7 @@ from PIL import Image
 from hf_effmodels.training.data import label_maps, soft_label_records, stored_labels, text_embeddings, token_tables
 from hf_effmodels.training.data.image_pairs import ImagePairs
 from hf_effmodels.training.data.pictures import Pictures
+from hf_effmodels.training.data.stored_labels import digest_of
 from hf_effmodels.training.data.stored_tables import (
     UNFINISHED,
     TableWriter,
@@ -228,3 +229,29 @@ def test_a_table_of_tokens_that_is_damaged_is_named(tmp_path):
     pq.write_table(pa.table({**row, "name": ["m"]}), tmp_path / "data" / "train-1.parquet")
     [pairs] = token_tables.read_table(str(tmp_path), "train")
     assert (pairs.names, pairs.images.tolist(), pairs.answers.tolist()) == (["n", "m"], [[1], [1]], [[2], [2]])
+
+
+@pytest.mark.parametrize(
+    "rows, epochs, looked_at",
+    [
+        (3, 2, [0, 1, 2, 3, 4, 5]),
+        (8, 2, list(range(16))),
+        (1000, 1, [0, 67, 133, 200, 266, 333, 400, 466]),
+        (1, 1, [0]),
+    ],
+)
+def test_a_training_set_is_known_by_some_pictures_all_over_its_epochs(rows, epochs, looked_at):
+    seen = []
+
+    class Pictures:
+        def __len__(self):
+            return rows
+
+        def __getitem__(self, number):
+            seen.append(number)
+            return {"pixel_values": torch.full((3, 2, 2), float(number % rows))}
+
+    digest_of(Pictures(), epochs)
+    assert (
+        seen[: len(looked_at)] == looked_at and len(seen) == min(16, rows * epochs) and seen[-1] == rows * epochs - 1
+    )
