@@ -156,3 +156,14 @@ def test_code_beside_the_weights_is_named_and_at_most_three_of_it(tmp_path):
     assert str(error).split("(")[1].split(")")[0].count(",") == 2 and "only tensors are read" in str(error)
     (tmp_path / "b.pth").write_bytes(b"x")
     assert isinstance(not_loaded(tmp_path / "b.pth"), OSError)
+
+
+def test_a_damaged_part_of_an_archive_is_passed_by_and_the_others_are_looked_at(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a", "w") as archive:
+        archive.writestr("x/one.pkl", pickle.dumps(Theirs()))
+        archive.writestr("x/two.pkl", pickle.dumps(Fraction(1, 2)))
+        archive.writestr("x/data/three", pickle.dumps(Theirs()))  # a tensor's own record
+    content = bytearray((tmp_path / "a").read_bytes())
+    content[content.index(b"Theirs")] ^= 1
+    (tmp_path / "a").write_bytes(content)
+    assert foreign_names(tmp_path / "a") == ["fractions.Fraction"]
