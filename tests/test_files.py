@@ -299,3 +299,25 @@ def test_what_is_moved_in_replaces_whole_folders_and_leaves_the_rest(tmp_path):
     fill(tmp_path / "new", {"config.json": "new", "unet/b": "new"})
     move_into(tmp_path / "new", tmp_path / "out")
     assert read(tmp_path / "out") == {"config.json": "new", "unet/b": "new", "thesis.tex": "mine"}
+
+
+@pytest.mark.parametrize("platform, name", [("darwin", "renamex_np"), ("linux", "renameat2")])
+def test_two_names_change_places_in_one_step_where_the_system_can(monkeypatch, tmp_path, platform, name):
+    asked, answer = [], [0]
+    library = type("Library", (), {name: lambda self, *given: asked.append(given) or answer[0]})
+    monkeypatch.setattr(_files.sys, "platform", platform)
+    monkeypatch.setattr(_files.ctypes, "CDLL", lambda *_, **__: library())
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert _files._exchange(a, b) is True
+    names = [os.fsencode(place) for place in (a, b)]
+    # Both systems call the exchange 2; Linux takes relative names from the working folder, -100.
+    assert asked == [(*names, 2)] if platform == "darwin" else [(-100, names[0], -100, names[1], 2)]
+    answer[0] = -1
+    assert _files._exchange(a, b) is False
+    for error in (AttributeError, OSError, TypeError):
+
+        def missing(*_, error=error, **__):
+            raise error("there is none")
+
+        monkeypatch.setattr(_files.ctypes, "CDLL", missing)
+        assert _files._exchange(a, b) is False

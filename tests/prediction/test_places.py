@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from hf_effmodels.cli import main
 from hf_effmodels.prediction import predictor
 from hf_effmodels.prediction.predictor import MODULES, Options, Source, default_device, find_task, load_for_task
 from hf_effmodels.prediction.processes import Processes, find_processes
@@ -143,3 +144,19 @@ def test_every_task_is_one_that_models_are_for():
     from hf_effmodels.architecture import TASKS
 
     assert MODULES.keys() <= TASKS.keys()
+
+
+def test_inputs_of_a_model_that_is_not_known_early_are_looked_at_when_it_is(monkeypatch, tmp_path, capsys):
+    """Of one on the Hub nothing is known before its configuration is read."""
+    monkeypatch.chdir(tmp_path)
+    for takes, task, said in (
+        ("image", "image-classification", "INPUT: there is no file or folder 'photo.png'"),
+        ("text", "text-generation", "INPUT: here is a folder; accepted are texts"),
+    ):
+        (tmp_path / "here").mkdir(exist_ok=True)
+        predictor_ = predictor.Predictor(task, takes, lambda items: pytest.fail("it is predicted"), str, list)
+        monkeypatch.setattr("hf_effmodels.prediction.command.task_early", lambda *_: None)
+        monkeypatch.setattr("hf_effmodels.prediction.command.find_task", lambda *_, task=task: (Source("a/b"), task))
+        monkeypatch.setattr("hf_effmodels.prediction.command.load_for_task", lambda *_, p=predictor_: p)
+        assert main(["predict", "a/b", "photo.png" if takes == "image" else "here"]) == 2
+        assert said in capsys.readouterr().err

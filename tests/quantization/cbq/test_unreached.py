@@ -189,3 +189,30 @@ def test_samples_of_one_form_are_regrouped_and_others_stay_as_they_came():
     for other in ({"input_ids": rows[2:, :1]}, {"input_ids": rows[2:].int()}, {"other": rows[2:]}):
         batches = [{"input_ids": rows[:2]}, other]
         assert quantization._regrouped(batches, 3) is batches
+
+
+def test_texts_are_drawn_by_the_seed_and_only_where_they_are_needed(monkeypatch):
+    wanted = []
+
+    def segments(rows, tokenizer, arguments, count, name):
+        wanted.append((rows, count, name))
+        return [{"input_ids": torch.tensor([number, number])} for number in range(20)]
+
+    monkeypatch.setattr(command, "find_texts", lambda arguments: ("train", "held out"))
+    monkeypatch.setattr(command, "_segments", segments)
+    plain = {"dataset": None, "samples": 3, "eval_samples": 0, "segment_length": 2}
+    config = SimpleNamespace(method="rtn", seed=5)
+    assert command._texts(SimpleNamespace(**plain), None, config) == (None, None) and not wanted
+    arguments = SimpleNamespace(**plain | {"dataset": "a.txt"})
+    (batch,), held_out = command._texts(arguments, None, config)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(5))[:3]
+    assert batch[:, 0].tolist() == order.tolist() and held_out is None and len(wanted) == 1
+    config.method, arguments.eval_samples = "cbq", 2
+    _, (held_out,) = command._texts(arguments, None, config)
+    assert held_out.tolist() == [[0, 0], [1, 1]]
+    assert wanted[-1] == ("held out", 2, "the held-out text")
+    arguments.samples = 21
+    with pytest.raises(
+        ValueError, match="^samples: got 21, but the calibration text has only 20 segments of 2 tokens"
+    ):
+        command._texts(arguments, None, config)
