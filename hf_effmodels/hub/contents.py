@@ -239,7 +239,8 @@ def needed_weights(folder: Path, name: str) -> set[str]:
         shards = set(json.loads((folder / index).read_bytes())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"folder_or_model: {folder / index} is no index of weights ({error!r})") from error
-    wrong = sorted(str(shard) for shard in shards if not (isinstance(shard, str) and is_weights(f"{beside}{shard}")))
+    named = {shard for shard in shards if isinstance(shard, str) and "/" not in shard}
+    wrong = sorted(str(shard) for shard in shards if shard not in named or not is_weights(f"{beside}{shard}"))
     if wrong:
         raise ValueError(f"folder_or_model: {folder / index} names {wrong[0]!r}, accepted are weights beside it")
     return {index, *(f"{beside}{shard}" for shard in shards)}
