@@ -31,6 +31,7 @@ from hf_effmodels.compression.tokenizers.dataset_remapping import expansions
 from hf_effmodels.compression.tokenizers.embedding_compression import check_vocabulary_size
 from hf_effmodels.compression.tokenizers.id_map import IdMap
 from hf_effmodels.compression.tokenizers.pieces import Merges, choose, is_special_piece, kept_share
+from hf_effmodels.compression.tokenizers.report import _left_out
 from hf_effmodels.compression.tokenizers.sentencepiece_bpe import (
     BYTE,
     CONTROL,
@@ -627,3 +628,20 @@ def test_sentencepiece_writes_bytes_and_joins_words_where_a_piece_does():
     assert (fast.bos_token, fast.eos_token, fast.unk_token) == ("<s>", None, "<unk>")
     smaller = model.compressed(IdMap.of({0, 2, 3, 4, 5, 6, 7}, 9))
     assert [smaller.pieces[number] for number in smaller.encode("a b")] == ["▁", "a▁", "b"]
+
+
+@pytest.mark.parametrize(
+    "marks, word, lost",
+    [
+        ({}, "abcc", 2),
+        ({}, "a b", 0),  # white space aside
+        # The marks of tokens are no characters of the text: "w", "<" and "#" are in no token.
+        ({"end_of_word_suffix": "</w>"}, "wb", 1),
+        ({"end_of_word_suffix": "</w>"}, "a<b", 1),
+        ({"continuing_subword_prefix": "##"}, "a#b", 1),
+    ],
+)
+def test_characters_are_lost_that_are_in_no_token(marks, word, lost):
+    names = ["a", "b", "b</w>", "a</w>", "##a", "##b"]
+    backend = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, [], **marks))
+    assert _left_out(backend, word) == lost
