@@ -218,16 +218,16 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--task", help="only presets with a head for this task of transformers' pipelines")
 
     sub = command("info", _info, _show_facts, "What is known about a preset.")
-    sub.add_argument("preset", metavar="PRESET")
+    sub.add_argument("preset", metavar="PRESET", help="such as ghostnetv3-1.0x; `hf-effmodels list` shows them")
 
     sub = command("download", _download, _show_facts, "Fetch and convert the published weights of a preset.")
-    sub.add_argument("preset", metavar="PRESET")
+    sub.add_argument("preset", metavar="PRESET", help="such as ghostnetv3-1.0x; `hf-effmodels list` shows them")
     sub.add_argument("folder", metavar="FOLDER", nargs="?", help="where to copy the model (default: the cache only)")
     sub.add_argument("--source", help=f"{' or '.join(SOURCES)} (default: the first that the preset has)")
     sub.add_argument("--token", help="for the Hub (default: that of `hf auth login`)")
 
     sub = command("convert", _convert, _show_facts, "Convert an official checkpoint (or timm's) into a model folder.")
-    sub.add_argument("preset", metavar="PRESET")
+    sub.add_argument("preset", metavar="PRESET", help="such as ghostnetv3-1.0x; `hf-effmodels list` shows them")
     sub.add_argument("checkpoint", metavar="CHECKPOINT", help="the official .pth, .pth.tar or .safetensors file")
     sub.add_argument("folder", metavar="FOLDER", help="where to write")
     sub.add_argument("--entry", help="entry of a training checkpoint to read (default: the averaged weights, if any)")
@@ -269,7 +269,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument(
         "folder", metavar="FOLDER", nargs="?", help="a folder that convert or hf_effmodels.hub.export wrote"
     )
-    sub.add_argument("repo_id", metavar="namespace/name")
+    sub.add_argument("repo_id", metavar="namespace/name", help="the repository on the Hub, which is made if it is new")
     sub.add_argument("--license", help="licence of the weights, where the folder's card states none")
     sub.add_argument("--private", action="store_true", help="create the repository as a private one")
     sub.add_argument("--revision", help="branch to commit to")

@@ -67,6 +67,22 @@ def test_tables_navigation_and_api_pages_are_those_of_the_entries(update_tables)
     assert not update_tables["left_over"]()
 
 
+@pytest.fixture(scope="module")
+def update_options():
+    return runpy.run_path(str(ROOT / "scripts" / "update_options.py"))
+
+
+def test_the_pages_of_options_say_what_is_read(update_options):
+    assert not update_options["stale"](), "run python scripts/update_options.py"
+
+
+def test_every_option_says_what_it_is(update_options):
+    rows = [
+        line for text in update_options["pages"]().values() for line in text.splitlines() if line.startswith("| `")
+    ]
+    assert len(rows) > 1000 and not [row for row in rows if row.endswith("|  |")]
+
+
 def test_every_public_class_has_its_place_on_an_api_page():
     pages = {p.stem: set(re.findall(r"\w+", p.read_text())) for p in (ROOT / "docs" / "api").glob("*.md")}
     assert set(public_class_names()) <= set().union(*pages.values())

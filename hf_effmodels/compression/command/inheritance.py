@@ -26,10 +26,10 @@ def add(command) -> None:
     sub.add_argument("--method", default="l2", help=", ".join(METHODS))
     sub.add_argument("--rescale-norms", action="store_true", help="let norms keep their scale over fewer channels")
     sub.add_argument("--mask-steps", type=count, default=200, help="steps of --method learned")
-    sub.add_argument("--calibration-batches", type=count, default=16)
+    sub.add_argument("--calibration-batches", type=count, default=16, help="batches that are looked at")
     sub.add_argument("--batch-size", type=count, default=8, help="sequences of a calibration batch")
     sub.add_argument("--block-size", type=count, default=256, help="tokens of a calibration sequence")
-    sub.add_argument("--seed", type=from_zero, default=0)
+    sub.add_argument("--seed", type=from_zero, default=0, help="of which sequences are looked at")
     add_corpus(sub, "document")
     add_output(sub)
 

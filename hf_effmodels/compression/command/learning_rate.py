@@ -14,7 +14,7 @@ def add(command) -> None:
         "--learning-rate", type=finite, help="that is right for --batch-tokens (default: the paper's 2e-4)"
     )
     sub.add_argument("--batch-tokens", type=number, help="(default: the paper's 2 million)")
-    sub.add_argument("--exponent", type=finite, default=0.5)
+    sub.add_argument("--exponent", type=finite, default=0.5, help="of the batches' ratio: 1 is linear, 0 none")
 
 
 def _scale_lr(arguments) -> dict:

@@ -104,7 +104,7 @@ def _parser() -> Parser:
     parser.add_argument("--method", default="activation", help=", ".join(METHODS))
     parser.add_argument("--select-layers", default="influence", help="influence, importance, ends, or such as 0,1,5")
     parser.add_argument("--rescale-norms", action="store_true", help="let norms keep their scale over fewer channels")
-    parser.add_argument("--calibration-batches", type=count, default=16)
+    parser.add_argument("--calibration-batches", type=count, default=16, help="batches that are looked at")
     parser.add_argument("--batch-size", type=count, default=8, help="sequences of a calibration batch")
     parser.add_argument("--block-size", type=count, default=256, help="tokens of a calibration sequence")
     parser.add_argument("--images", help="folder of pictures that a vision transformer is calibrated on")

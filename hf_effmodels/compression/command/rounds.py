@@ -24,19 +24,19 @@ def add(command) -> None:
     text = "Train a causal-lm recipe in rounds, each after the first on the samples with high losses."
     sub = command("train-rounds", _train_rounds, _rounds_table, text, takes_recipe=True)
     sub.add_argument("--output_dir", "--output-dir", required=True, help="gets a folder for each round")
-    sub.add_argument("--rounds", type=count, default=2)
+    sub.add_argument("--rounds", type=count, default=2, help="how often is trained, the first time on all samples")
     sub.add_argument("--next-config", help="recipe of the rounds after the first (default: --config's)")
     _add_draw(sub)
 
 
 def _add_draw(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--rate", type=finite, default=0.5, help="share of the samples to draw")
-    sub.add_argument("--temperature", type=finite, default=1.0)
+    sub.add_argument("--temperature", type=finite, default=1.0, help="below 1: more often those of high loss")
     sub.add_argument(
         "--group-size", type=count, default=1, help="successive samples drawn together, by their mean loss"
     )
-    sub.add_argument("--loss-batch-size", type=count, default=8)
-    sub.add_argument("--draw-seed", type=from_zero, default=0)
+    sub.add_argument("--loss-batch-size", type=count, default=8, help="samples at a time whose losses are measured")
+    sub.add_argument("--draw-seed", type=from_zero, default=0, help="of the draw")
 
 
 def _select_rounds(arguments, recipe: list[str]) -> dict:

@@ -94,22 +94,26 @@ def _parser() -> Parser:
     how.add_argument("--window", type=count, help="blocks learned together")
     how.add_argument("--overlap", type=from_zero, help="blocks that a window shares with the next")
     how.add_argument("--target", choices=TARGETS, help="outputs to come near to")
-    how.add_argument("--kld-weight", type=finite)
+    how.add_argument("--kld-weight", type=finite, help="of the divergence beside the squared distance")
     how.add_argument(
         "--rank",
         type=or_none(count),
         help="of the learned rounding (default: the published 5); none: one for each weight, better where measured",
     )
     how.add_argument("--rounding", choices=("hard", "soft"), help="of the weights while they are learned")
-    how.add_argument("--rounding-init", choices=("fraction", "zero"))
+    how.add_argument("--rounding-init", choices=("fraction", "zero"), help="begin at the weights, or half-way")
     how.add_argument("--fixed-steps", dest="learn_steps", action="store_false", help="learn only the rounding")
     how.add_argument("--no-cfp", dest="cfp", action="store_false", help="no coarse-to-fine pre-processing")
-    for name in ("lambda1", "lambda2", "rounding-lr", "step-lr", "rounding-weight", "damping"):
-        how.add_argument(f"--{name}", type=finite)
-    for name in ("cfp-rounds", "batch-size"):
-        how.add_argument(f"--{name}", type=count)
-    for name in ("epochs", "seed"):
-        how.add_argument(f"--{name}", type=from_zero)
+    how.add_argument("--lambda1", type=finite, help="of the pre-processing's coarse step")
+    how.add_argument("--lambda2", type=finite, help="of its fine step")
+    how.add_argument("--cfp-rounds", type=count, help="how often it looks for outliers")
+    how.add_argument("--rounding-lr", type=finite, help="learning rate of the rounding")
+    how.add_argument("--step-lr", type=finite, help="learning rate of the steps of the grid, relative to themselves")
+    how.add_argument("--rounding-weight", type=finite, help="of the term that drives the rounding to a side")
+    how.add_argument("--damping", type=finite, help="of GPTQ's Hessian, as a share of its mean diagonal")
+    how.add_argument("--batch-size", type=count, help="samples of a step")
+    how.add_argument("--epochs", type=from_zero, help="passes over the samples for each window")
+    how.add_argument("--seed", type=from_zero, help="of the rounding at the start and of the samples' order")
     how.add_argument("--modules-to-not-convert", nargs="+", help="names, or their ends, of layers to leave")
     how.add_argument("--blocks", help="name of the list of blocks, where it is not found")
     defaults = CbqSettings()

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 
 from ..run.arguments import SourceArguments
-from .splits import EVAL_SPLITS
 
 
 @dataclass
@@ -15,7 +14,7 @@ class SplitArguments(SourceArguments):
         default=None, metadata={"help": "Evaluate on another data set (of the same columns); as --dataset."}
     )
     eval_split: str | None = field(
-        default=None, metadata={"help": f"Split to evaluate on; by default the first of {', '.join(EVAL_SPLITS)}."}
+        default=None, metadata={"help": "Split to evaluate on; by default the first of validation, valid, val, test."}
     )
     eval_fraction: float | None = field(
         default=None,

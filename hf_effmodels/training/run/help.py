@@ -84,15 +84,26 @@ def _recipes_of(task: str) -> list[str]:
 
 
 def _field(f: Field, brief: bool = False) -> list[str]:
-    kind, choices = _kind(f)
-    text = " ".join((f.metadata.get("help") or "").split())
+    kind, text, default = described(f)
     if brief:
-        return _argument(f.name, kind, re.split(r"(?<=\w)\.(?: |$)", text)[0], _default(f) or "none")
+        return _argument(f.name, kind, re.split(r"(?<=\w)\.(?: |$)", _said(f))[0], default or "none")
+    return _argument(f.name, kind, text, default)
+
+
+def described(f: Field) -> tuple[str, str, str | None]:
+    """Of an argument: what stands for its value, what it is with all that is accepted, and its default; None where
+    there is none, "none" where that is nothing."""
+    kind, choices = _kind(f)
+    text = _said(f)
     if choices and not all(str(choice) in text for choice in choices):
         text = f"{text.rstrip('.')}. One of {', '.join(map(str, choices))}." if text else ""
     if accepts := f.metadata.get("accepts"):
         text = f"{text.rstrip('.')}; in {accepts}."
-    return _argument(f.name, kind, text, _default(f))
+    return kind, text, _default(f)
+
+
+def _said(f: Field) -> str:
+    return " ".join((f.metadata.get("help") or "").split())
 
 
 def _kind(f: Field) -> tuple[str, Sequence]:

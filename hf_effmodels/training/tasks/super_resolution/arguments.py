@@ -231,7 +231,7 @@ class SuperResolutionEvaluationArguments(ResultsArguments):
     )
     metrics: list[str] = field(
         default_factory=list,
-        metadata={"help": f"Beyond PSNR and SSIM: {', '.join(PERCEPTUAL_METRICS)}. They need the library pyiqa."},
+        metadata={"help": "Beyond PSNR and SSIM: lpips, fid, maniqa. They need the library pyiqa."},
     )
     save_images: str | None = field(
         default=None, metadata={"help": "Folder for the enlarged images (sr), bicubic ones and references as PNG."}

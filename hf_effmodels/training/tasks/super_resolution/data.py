@@ -55,7 +55,7 @@ class SuperResolutionDataArguments(ImageSplitArguments):
     low_column: str | None = field(
         default=None,
         metadata={
-            "help": f"Column of prepared low-resolution images; by default {LOW!r} where there is one. Without any "
+            "help": "Column of prepared low-resolution images; by default 'low' where there is one. Without any "
             "they are reduced as MATLAB's imresize does."
         },
     )
