@@ -73,18 +73,14 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _usual_page(usual: dict[str, Row]) -> str:
-    return (
-        "\n\n".join(
-            [
-                "# All trainings",
-                "What the recipes and `hf-effmodels train` of every task take. Of transformers' own arguments those stand "
-                "here that are not as there; the others are taken as well, and do what "
-                "[transformers says](https://huggingface.co/docs/transformers/main_classes/trainer).",
-                _table(usual.values()),
-            ]
-        )
-        + "\n"
-    )
+    transformers = "[transformers says](https://huggingface.co/docs/transformers/main_classes/trainer)"
+    return f"""# All trainings
+
+What the recipes and `hf-effmodels train` of every task take. Of transformers' own arguments those stand here that are
+not as there; the others are taken as well, and do what {transformers}.
+
+{_table(usual.values())}
+"""
 
 
 def _usual() -> dict[str, Row]:
