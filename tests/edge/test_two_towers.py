@@ -1,6 +1,8 @@
 """Two graphs of a model of CLIP's kind answer as the model does, each half on its own."""
 
+from functools import partial
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from transformers import AutoProcessor, CLIPConfig, CLIPModel, ViTConfig, ViTFor
 
 from hf_effmodels import LightClipModel, edge
 from hf_effmodels.cli import main
-from hf_effmodels.edge_two_towers import export_two_towers, load_two_towers
+from hf_effmodels.edge_two_towers import _difference, export_two_towers, load_two_towers
 
 from ..modeling.test_light_clip import TEXT, TOWERS, VIT, build, processor
 
@@ -105,3 +107,37 @@ def test_what_cannot_be_exported_or_predicted_is_said_before(tmp_path, capsys):
         assert main(words) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("broken", ["halves", "exported"])
+def test_halves_are_compared_for_images_and_texts_of_several_lengths_and_numbers_that_are_none_are_refused(broken):
+    asked = []
+
+    def half(off):
+        def compute(name, given):
+            asked.append((name, tuple(given.shape)))
+            vectors = given.float().flatten(1)[:, :2].clone()
+            return vectors + off * (name == "text") * (given.shape[1] == 7)
+
+        return compute
+
+    inputs = {"image": torch.rand(3, 3, 2, 2), "text": torch.arange(30).reshape(3, 10)}
+    ours, theirs = half(0.0), half(0.25)
+    halves = {name: partial(ours, name) for name in ("image", "text")}
+    exported = SimpleNamespace(vectors=theirs)
+    assert _difference(exported, halves, inputs) == pytest.approx(0.25)
+    shapes = [("image", (1, 3, 2, 2)), ("text", (1, 10)), ("text", (1, 7))]
+    shapes += [(name, (3, *shape[1:])) for name, shape in shapes]
+    assert asked == [each for each in shapes for _ in "ab"]
+
+    def with_a_hole(name, given):
+        vectors = ours(name, given)
+        vectors[-1, 0] = float("nan")  # one of several
+        return vectors
+
+    if broken == "halves":
+        halves["image"] = partial(with_a_hole, "image")
+    else:
+        exported.vectors = with_a_hole
+    with pytest.raises(ValueError, match="source: the image half gives what is no number for random input"):
+        _difference(exported, halves, inputs)

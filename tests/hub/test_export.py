@@ -378,6 +378,8 @@ def test_no_text_of_a_user_breaks_out_of_its_place_in_a_card(tiny, text):
     cells = [len(re.findall(r"(?<!\\)\|", line)) for line in ModelCard(card).text.splitlines()]
     assert cells == [len(re.findall(r"(?<!\\)\|", line)) for line in ModelCard(calm).text.splitlines()]
     data = ModelCard(card).data
+    stated = data.license, data.license_name, data.license_link
+    assert stated == ("other", "A name of one line", "https://example.org/licence")
     assert data.license == "other" and data.tags == ModelCard(calm).data.tags and card.count("\n---\n") == 1
     for never in ("alice", "secret", "\x1b", "\u202e", "x" * 300):
         assert never not in card, never
