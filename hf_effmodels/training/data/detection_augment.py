@@ -99,8 +99,6 @@ def warp_boxes(rows: np.ndarray, matrix: np.ndarray, target: tuple[int, int], sc
     A rest is too small if a side is not above 2 pixels, its area not above a tenth of the box's (scaled), or its sides
     differ by a factor of 20 or more.
     """
-    if not len(rows):
-        return rows
     corners = rows[:, [1, 2, 3, 4, 1, 4, 3, 2]].reshape(-1, 2)
     corners = np.concatenate([corners, np.ones((len(corners), 1))], axis=1) @ matrix.T
     x, y = corners[:, 0].reshape(-1, 4), corners[:, 1].reshape(-1, 4)

@@ -102,8 +102,11 @@ def _add(digest, value) -> None:
             digest.update(b";")
             _add(digest, part)
     else:
-        array = np.asarray(value)
-        if array.dtype == object:
+        try:
+            array = np.asarray(value)
+        except ValueError:  # lists of several lengths
+            array = None
+        if array is None or array.dtype == object:
             for part in value:
                 _add(digest, part)
             return

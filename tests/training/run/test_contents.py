@@ -271,3 +271,19 @@ def test_weights_are_known_by_each_of_them():
     assert weights_fingerprint(torch.nn.Linear(2, 2, device="meta")) == {}
     model.register_buffer("empty", torch.zeros(0, 3))
     assert weights_fingerprint(model) not in ({}, before)
+
+
+def test_a_file_that_cannot_be_read_and_samples_of_several_things_have_fingerprints_too(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    lost, there = fingerprint([tmp_path / "lost"]), fingerprint([tmp_path / "a"])
+    assert lost == fingerprint([tmp_path / "gone"]) != there  # its name is no content; who reads it says that it lacks
+    boxes = [[{"box": [1, 2], "name": "a"}, {"box": [3, 4], "name": "b"}]]
+    again = [[{"name": "a", "box": [1, 2]}, {"name": "b", "box": [3, 4]}]]
+    assert fingerprint(boxes) == fingerprint(again)
+    for place, key, value in ((0, "box", [1, 3]), (1, "box", [3, 5]), (1, "name", "c")):
+        again[0][place] = {**boxes[0][place], key: value}
+        assert fingerprint(boxes) != fingerprint(again)
+        again[0][place] = boxes[0][place]
+    # Lists of several lengths, too: where one ends counts.
+    ways = [[1, 2], [3]], [[1], [2, 3]], [[1], [2, 3], []], [[1, 2, 3]], [None, [1, 2, 3]], [[1, 2, 3], None]
+    assert len({fingerprint([way]) for way in ways}) == len(ways)

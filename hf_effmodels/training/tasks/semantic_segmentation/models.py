@@ -109,7 +109,12 @@ def _pyramid_over(vit: PreTrainedConfig, args: SegmenterArguments) -> BeitConfig
     fields |= {"use_absolute_position_embeddings": True, "layer_scale_init_value": 0.0, "drop_path_rate": 0.0}
     if not {"out_features", "out_indices"} & args.backbone_config.keys():
         depth = vit.num_hidden_layers
-        fields["out_features"] = [f"stage{max(1, depth * quarter // 4)}" for quarter in (1, 2, 3, 4)]
+        if depth < 4:
+            raise ValueError(
+                f"--backbone: {args.backbone} has {depth} layers, accepted are ViTs of 4 and more: the head takes "
+                "four maps. --backbone_config '{out_features: [...]}' names others."
+            )
+        fields["out_features"] = [f"stage{depth * quarter // 4}" for quarter in (1, 2, 3, 4)]
     return BeitConfig(**{**fields, **args.backbone_config}, add_fpn=True)
 
 

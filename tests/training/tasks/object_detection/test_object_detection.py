@@ -341,6 +341,7 @@ def test_boxes_follow_turns_and_flips():
     sheared = affine_matrix((100, 100), (100, 100), shear=(45, 0))
     # x grows by y - 50: the box widens by its height.
     assert warp_boxes(rows, sheared, (100, 100), 1.0).tolist() == [[2, 0, 20, pytest.approx(20), 40]]
+    assert warp_boxes(rows[:0], sheared, (100, 100), 1.0).shape == (0, 5)  # a picture without boxes
     assert flip_left_right(np.zeros((50, 100, 3)), rows)[1].tolist() == [[2, 70, 20, 90, 40]]
 
 
