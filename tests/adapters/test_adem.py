@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import copy
+import enum
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -924,3 +925,21 @@ def test_offsets_begin_as_wide_as_published_or_as_given():
         keys, values = tuner.adem_emb1["default"], tuner.adem_emb2["default"]
         assert keys.std().item() == pytest.approx(std, rel=0.05) and abs(keys.mean().item()) < 0.1 * std
         assert not values.any()
+
+
+class Unlisted(enum.EnumMeta):
+    def __iter__(cls):
+        return iter(())
+
+
+class Fixed(str, enum.Enum, metaclass=Unlisted):
+    LORA = "LORA"
+
+
+def test_a_peft_that_does_not_list_what_was_added_is_said(monkeypatch):
+    from hf_effmodels.adapters import registration
+
+    monkeypatch.setattr(registration, "PeftType", Fixed)
+    with pytest.raises(RuntimeError, match="^peft .*: the method OTHER could not be added") as error:
+        registration.register("other", AdemConfig, AdemModel)
+    assert error.value.__cause__ is None

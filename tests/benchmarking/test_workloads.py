@@ -219,3 +219,18 @@ def test_what_has_no_folded_form_or_takes_no_images_is_not_counted():
         count_preset("pangu-pi-15m")
     square, flat = (count_preset("vanillanet-5", overrides={"image_size": size}) for size in ([64, 64], [64, 32]))
     assert square.parameters == flat.parameters and 1.8 < square.macs / flat.macs < 2.2
+
+
+def test_a_language_model_is_exported_as_one(monkeypatch):
+    seen = []
+
+    def export(model, folder, format):
+        seen.append((type(model), folder, format))
+
+    monkeypatch.setattr(edge_language, "export_language_model", export)
+    monkeypatch.setattr(edge_language, "is_language_model", lambda config: True)
+    monkeypatch.setattr(workloads, "_opened", lambda folder, row: (folder, row["backend"]))
+    for backend, format in (("onnx", "onnx"), ("openvino-default", "openvino")):
+        row = {**ROW, "preset": "pangu-pi-15m", "backend": backend}
+        assert workloads._exported(Said(), row) == (seen[-1][1], backend)
+        assert (seen[-1][0], seen[-1][2]) == (Said, format)

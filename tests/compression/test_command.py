@@ -15,11 +15,13 @@ from hf_effmodels import training
 from hf_effmodels.cli import main
 from hf_effmodels.compression import TokenCounts, count_parameters, sizes
 from hf_effmodels.compression.command import inheritance as command
+from hf_effmodels.compression.command import rounds as rounds_command
+from hf_effmodels.compression.command import tokenizers as tokenizer_command
 from hf_effmodels.compression.command.words import as_table
 from hf_effmodels.compression.pruning import inheritance
 from hf_effmodels.compression.tokenizers import token_counts, tokenizer_compression
 from hf_effmodels.training.run.arguments import ArgumentReader
-from hf_effmodels.training.run.rounds import rounds
+from hf_effmodels.training.run.rounds import rounds, sample_losses
 
 from .conftest import LLAMA, word_piece
 
@@ -551,3 +553,37 @@ def test_wrong_input_ends_in_one_line(command, message, wrong, capsys, tmp_path)
     assert run(*argv, *(() if option in argv else (option, wrong["output"]))) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_compressed_sentencepiece_model_lies_beside_the_tokenizer(
+    byte_level_tokenizer, corpus, tmp_path, monkeypatch, capsys
+):
+    written = []
+    file = tmp_path / "mine.model"
+    file.write_bytes(b"1")
+
+    def save(source, id_map, target):
+        written.append((source, len(id_map)))
+        target.write_bytes(b"2")
+
+    pair = (SimpleNamespace(save_compressed=save), byte_level_tokenizer)
+    monkeypatch.setattr(tokenizer_command, "_load_tokenizer", lambda name: pair)
+    words = ["compress-tokenizer", "--tokenizer", file, "--vocab-size", 500, "--dataset", corpus]
+    assert run(*words, "--output", tmp_path / "out") == 0, capsys.readouterr().err
+    assert written == [(str(file), 500)] and (tmp_path / "out" / "tokenizer.model").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_processes_the_first_writes_which_samples_were_drawn(first, tmp_path, monkeypatch, capsys):
+    written = []
+    trainer = SimpleNamespace(model=None, train_dataset=range(8), args=SimpleNamespace(should_save=first))
+    monkeypatch.setattr(rounds_command, "_check", lambda recipe: None)
+    monkeypatch.setattr(rounds_command, "_prepared", lambda recipe, folder: SimpleNamespace(trainer=trainer))
+    monkeypatch.setattr(sample_losses, "compute_losses", lambda *_, **__: "losses")
+    monkeypatch.setattr(
+        rounds, "write_drawn", lambda file, losses, **how: written.append((file, losses)) or {"indices": [1, 2]}
+    )
+    file = tmp_path / "drawn.json"
+    assert run("select-rounds", "--model", tmp_path, "--output", file, "--dataset", "d") == 0
+    assert written == [(file, "losses")] * first
+    assert ("drawn.json" in capsys.readouterr().out) == first

@@ -3,7 +3,9 @@
 import argparse
 import copy
 import functools
+import json
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import peft
@@ -34,6 +36,7 @@ import hf_effmodels  # noqa: F401
 from hf_effmodels import hub
 from hf_effmodels.adapters.adem import convert_to_peft
 from hf_effmodels.hub.convert import ConversionError
+from hf_effmodels.modeling.adem_vl import fusion_adem_vl
 from hf_effmodels.modeling.adem_vl.configuration_adem_vl import CLIP_PROCESSOR, PRESETS, AdemVLConfig
 from hf_effmodels.modeling.adem_vl.convert_adem_vl import adapt, settings_of
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import (
@@ -1093,3 +1096,36 @@ def test_arguments_of_a_training_become_settings():
             settings_of({name: wrong})
     with pytest.raises(ValueError, match=r"down_sample_num: got \[256, 65\] .*, expected squares"):
         settings_of({"down_sample_num": [256, 65]})
+
+
+def test_adapters_go_without_the_quantisation_of_the_language_model(tmp_path, bases):
+    model = AdemVLForConditionalGeneration.from_base_models(*bases, **SETTINGS)
+    quantization = {"quant_method": "of somebody", "bits": 4}
+    model.config.text_config.quantization_config = quantization
+    model.save_pretrained(tmp_path / "adapters", adapter_only=True)
+    written = json.loads((tmp_path / "adapters" / "config.json").read_text())
+    assert written["adapter_only"] and "quantization_config" not in written["text_config"]
+    assert model.config.text_config.quantization_config is quantization and not model.config.adapter_only
+
+
+def test_a_head_with_a_bias_begins_without_one():
+    config = configuration()
+    config.text_config.lm_head_bias = True
+    head = AdemVLForConditionalGeneration(config).lm_head
+    assert not head.bias.any() and head.weight.any()
+
+
+@pytest.mark.parametrize("keys", [None, torch.zeros(2, 3), torch.zeros(2, 4, 0, 8), "no layers"], ids=str)
+def test_whether_the_rows_of_a_cache_without_keys_have_changed_cannot_be_told(keys):
+    layers = [] if isinstance(keys, str) else [SimpleNamespace(keys=keys)]
+    cache = SimpleNamespace(layers=layers, get_seq_length=lambda: 3)
+    fusion_adem_vl.keep_with_cache(cache, SimpleNamespace(image_embeds=torch.ones(1)))
+    with pytest.raises(
+        ValueError, match="^past_key_values: its tokens have seen images, and its rows may have changed"
+    ):
+        fusion_adem_vl.seen_with_cache(cache)
+    cache.get_seq_length = lambda: 0
+    assert fusion_adem_vl.seen_with_cache(cache) is None
+    known = SimpleNamespace(layers=[SimpleNamespace(keys=torch.zeros(2, 4, 3, 8))], get_seq_length=lambda: 3)
+    fusion_adem_vl.keep_with_cache(known, fusion := SimpleNamespace(image_embeds=torch.ones(1)))
+    assert fusion_adem_vl.seen_with_cache(known) is fusion

@@ -2,13 +2,14 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 
 from hf_effmodels.compression import TokenCounts, count_tokens
-from hf_effmodels.compression.tokenizers import count_batch
+from hf_effmodels.compression.tokenizers import count_batch, token_counts
 
 
 class Killed(Exception):
@@ -194,3 +195,35 @@ def test_a_damaged_file_of_counts_is_named(tmp_path, changed):
     file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     with pytest.raises(ValueError, match="counts.json: these are not the counts that count_tokens writes"):
         TokenCounts.load(file)
+
+
+def test_what_waits_to_be_counted_when_reading_fails_is_not_counted_any_more(monkeypatch):
+    asked, cancelled = [], []
+
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def submit(self, count, texts):
+            asked.append(texts)
+            return SimpleNamespace(result=lambda: (texts, 1, 1, 1), cancel=lambda: cancelled.append(texts))
+
+    def batches():
+        yield "a", 1
+        yield "b", 2
+        yield "c", 3
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(token_counts, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(token_counts, "TokenCounts", lambda *values: values)
+    found = token_counts._counted(batches(), "backend", 5, 1)
+    assert next(found) == (("a", 1, 1, 1), 1)  # of three, two wait for one process
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(found)
+    assert asked == ["a", "b", "c"] and cancelled == ["b", "c"]

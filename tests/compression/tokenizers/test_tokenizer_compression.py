@@ -645,3 +645,34 @@ def test_characters_are_lost_that_are_in_no_token(marks, word, lost):
     names = ["a", "b", "b</w>", "a</w>", "##a", "##b"]
     backend = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, [], **marks))
     assert _left_out(backend, word) == lost
+
+
+def test_marks_of_words_alone_are_built_of_nothing():
+    merges = Merges([], {"##": 0, "</w>": 1, "a": 2}, prefix="##", suffix="</w>")
+    assert merges.symbols("##") == [] and merges.ancestors("##") is None and merges.ancestors("") is None
+    assert merges.ancestors("a") == frozenset({2})
+
+
+def with_gap(added: int) -> PreTrainedTokenizerFast:
+    """Ids 0 and 5 of the model, and one more that is added."""
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 5}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    tokenizer.add_tokens(["<x>"], special_tokens=True)
+    assert tokenizer.convert_tokens_to_ids("<x>") == added
+    return tokenizer
+
+
+def test_a_token_that_the_library_numbers_by_itself_is_named():
+    """Of ids 0, 2 and 5 the third is left, and the library gives an added token the first id after the others."""
+    tokenizer = with_gap(2)
+    counts = TokenCounts.of([0, 5, 2], 6)
+    with pytest.raises(ValueError, match="^tokenizer: the id of its piece '(a|<x>)' cannot be moved by"):
+        compress_tokenizer(tokenizer, counts, 3)
+
+
+def test_ids_that_stand_for_no_token_become_nothing():
+    backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 2, "ab": 4}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    kept = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    compressed = PreTrainedTokenizerFast(tokenizer_object=kept, unk_token="[UNK]")
+    assert expansions(tokenizer, compressed, IdMap((0, 2), 5)) == [[0], [], [1], [], [0]]

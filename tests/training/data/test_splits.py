@@ -397,3 +397,12 @@ def test_images_to_enlarge_are_held_out_evenly_and_columns_are_of_their_own_data
     args = super_resolution.SuperResolutionDataArguments("parquet", eval_dataset=str(tmp_path / "photos"), **source)
     _, evaluation = super_resolution.load_data(args)
     assert evaluation.name(0) == "one" and evaluation.image(0)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_package_that_reading_lacks_is_named_as_it_is(monkeypatch):
+    def load(*_, **__):
+        raise ImportError("To support decoding images, please install 'Pillow'.")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ImportError, match="^To support decoding images, please install 'Pillow'.$"):
+        load_splits(SplitArguments("imagefolder"), None)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from hf_effmodels.training.data.soft_mixing import cutmix
 from hf_effmodels.training.losses.channel_wise import channel_wise_loss
 from hf_effmodels.training.losses.codebook import codebook_loss, straight_through
-from hf_effmodels.training.losses.interface import Batch, FeatureSpec, Networks
+from hf_effmodels.training.losses.interface import Batch, DistillationLoss, FeatureSpec, Networks
 from hf_effmodels.training.losses.joint_heads import JointHeads, light_extractors, remaining_stages, same_width
 from hf_effmodels.training.losses.joint_labels import joint_label_loss, layered_loss, rotated
 from hf_effmodels.training.losses.kl_divergence import kl_divergence_loss
@@ -19,7 +19,12 @@ from hf_effmodels.training.losses.label_maps import dense_label_map, pooled_logi
 from hf_effmodels.training.losses.language_distillation import language_distillation_losses
 from hf_effmodels.training.losses.manifold import ManifoldLoss, manifold_loss, merge_patches
 from hf_effmodels.training.losses.multi_granularity import image_level_loss, pixel_level_loss, region_level_loss
-from hf_effmodels.training.losses.text_alignment import TextProjection, gather_rows, text_alignment_loss
+from hf_effmodels.training.losses.text_alignment import (
+    TextAlignmentLoss,
+    TextProjection,
+    gather_rows,
+    text_alignment_loss,
+)
 from hf_effmodels.training.losses.token_distillation import token_distillation_loss
 
 from ...processes import run_in_two
@@ -296,3 +301,20 @@ def test_texts_are_aligned_over_all_processes_by_the_true_gradient_or_the_publis
     loss = text_alignment_loss(images, texts, temperature=0.3, ids=ids)
     loss.backward()
     run_in_two(_gathered_gradient, images.grad.clone(), loss.item())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"kind": "siglip"}, "^kind: got 'siglip', accepted are clip, ctr, byol.$"),
+        ({"text_mixup": "cut"}, "^text_mixup: got 'cut', accepted are none, mix.$"),
+    ],
+)
+def test_kinds_of_alignment_that_there_are_not_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        TextAlignmentLoss(**options)
+
+
+def test_a_loss_of_ones_own_says_what_it_computes():
+    with pytest.raises(NotImplementedError):
+        DistillationLoss()({}, {}, None)

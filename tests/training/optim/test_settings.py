@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import SchedulerType, Trainer
 
 from hf_effmodels.training.optim.settings import check_schedule_settings
@@ -109,4 +110,18 @@ def test_an_optimizer_that_cannot_be_asked_is_told_by_its_reason(monkeypatch, er
         RecipeArguments(output_dir="out", optim="adamw_bnb_8bit", optim_args="rank=3")
         return
     with pytest.raises(ValueError, match=f"^{message}$"):
+        RecipeArguments(output_dir="out", optim="adamw_bnb_8bit", optim_args="rank=3")
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, AttributeError, KeyError])
+def test_a_setting_whose_value_an_optimizer_complains_of_is_one_that_it_reads(monkeypatch, error):
+    def ask(args, model=None):
+        if args.optim_args != "rank=3":
+            raise error("it was looked at")
+        return torch.optim.SGD, {"rank": 3}
+
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", staticmethod(ask))
+    assert RecipeArguments(output_dir="out", optim="adamw_bnb_8bit", optim_args="rank=3").optim_args == "rank=3"
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", staticmethod(lambda args, model=None: (None, {})))
+    with pytest.raises(ValueError, match="^--optim_args: adamw_bnb_8bit takes no 'rank'; "):
         RecipeArguments(output_dir="out", optim="adamw_bnb_8bit", optim_args="rank=3")

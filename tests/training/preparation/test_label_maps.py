@@ -25,9 +25,10 @@ from hf_effmodels.training import main, prepare
 from hf_effmodels.training.data.augment import random_resized_box
 from hf_effmodels.training.data.label_maps import LabelMaps
 from hf_effmodels.training.data.pictures import Pictures
+from hf_effmodels.training.losses import label_maps
 from hf_effmodels.training.losses.label_maps import pooled_targets
 from hf_effmodels.training.preparation.label_maps import main as annotate
-from hf_effmodels.training.preparation.label_maps import table
+from hf_effmodels.training.preparation.label_maps import places, table
 from hf_effmodels.training.preparation.label_maps.official import official_files, read_official
 from hf_effmodels.training.preparation.label_maps.places import PlaceClassifier
 
@@ -309,3 +310,19 @@ def test_wrong_input_is_named(run, teacher, tmp_path):  # noqa: F811
     with pytest.raises(ValueError, match="--output is missing"):
         annotate([*run, "--output_dir", str(tmp_path / "unused"), "--teacher", str(teacher)])
     assert not (tmp_path / "maps").exists()
+
+
+def test_features_without_places_have_no_layout():
+    for shape, layout in (((6,), None), ((2, 3, 4, 4), None), ((6, 3, 4), "maps"), ((4, 4, 6), "maps_last")):
+        assert places._Features(torch.nn.Identity(), shape).layout == layout
+    # Tokens: with none, one, two or five that stand for no place, the others fill a square.
+    for tokens, layout in ((16, "tokens"), (17, "tokens"), (18, "tokens"), (21, "tokens"), (22, None)):
+        assert places._Features(torch.nn.Identity(), (tokens, 8)).layout == layout
+
+
+def test_what_lies_outside_of_a_map_counts_as_nothing():
+    """Six points a cell apart, at -4 to 1: two of them are in reach, that of -1 at the first cell."""
+    assert label_maps._axis_weights(-1.0, 0.5, 4, 4).tolist() == [pytest.approx(w / 6) for w in (2, 1, 0, 0)]
+    # At 2 to 7 of 4 cells: those at 3 and 4 are the last cell.
+    assert label_maps._axis_weights(0.5, 2.0, 4, 4).tolist() == [pytest.approx(w / 6) for w in (0, 0, 1, 2)]
+    assert not label_maps._axis_weights(3.0, 4.0, 4, 4).any()

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,3 +143,11 @@ def test_help_is_shown_where_no_task_is_named(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["prepare", "soft-labels", "--help"])
     assert ended.value.code == 0 and "--label_precision" in capsys.readouterr().out
+
+
+def test_labels_are_stored_by_one_process(monkeypatch, tmp_path):
+    several = SimpleNamespace(trainer=SimpleNamespace(args=SimpleNamespace(world_size=2)))
+    monkeypatch.setattr(soft_labels, "_TASK", SimpleNamespace(prepare_training=lambda reader: several))
+    with pytest.raises(ValueError, match="^prepare soft-labels: got 2 processes, accepted is one.$"):
+        store(["--task", "distillation", "--model", "m", "--dataset", "digits", "--output", str(tmp_path / "labels"),
+               "--output_dir", str(tmp_path / "run"), "--losses", "{kd: {}}"])  # fmt: skip

@@ -2,7 +2,9 @@
 
 import csv
 import shutil
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -261,3 +263,29 @@ def test_one_picture_alone_is_projected_by_the_statistics_of_those_before():
     assert loss.projection.training and all(torch.equal(before[n], t) for n, t in loss.state_dict().items())
     expected = loss.eval()({"pooled": pooled[:1]}, {}, Batch(extra={"text_embeds": texts[:1]}))
     torch.testing.assert_close(found, expected)
+
+
+def test_a_data_set_without_rows_is_named(monkeypatch):
+    monkeypatch.setattr(table, "load_splits", lambda args, token, **options: None)
+    rows = datasets.Dataset.from_dict({"id": [], "text": []})
+    monkeypatch.setattr(table, "pick_split", lambda splits, option, name: rows)
+    args = SimpleNamespace(dataset="me/none", token=None, split="train", id_column="id", text_column="text")
+    with pytest.raises(ValueError, match="^--dataset: me/none/train is empty.$"):
+        table._read_texts(args)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_texts_are_embedded_on_the_accelerator_that_there_is(there, monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: "chip")
+
+    def write(*given):
+        told.append("table")
+        raise KeyError
+
+    monkeypatch.setattr(table, "TableWriter", write)
+    encoder = SimpleNamespace(model=SimpleNamespace(to=told.append))
+    with pytest.raises(KeyError):
+        table._write(SimpleNamespace(output="out", shard_size=1), ["1"], ["a text"], encoder, {})
+    assert told == ["chip"] * there + ["table"]

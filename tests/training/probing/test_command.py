@@ -3,7 +3,9 @@
 import json
 import os
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -122,3 +124,18 @@ def test_a_table_of_somebody_else_stays(encoders, tmp_path, capsys):
         (tmp_path / "probe.json").write_text(content)
         assert probe(encoders / "one", "--output", tmp_path) == 2
         assert "--output: " in capsys.readouterr().err and (tmp_path / "probe.json").read_text() == content
+
+
+def test_features_that_are_not_finite_are_named_by_their_part(encoders, monkeypatch):
+    for wrong in ("train", "evaluation"):
+
+        def measure(model, processor, pictures, *_, wrong=wrong):
+            return np.array([[1.0, np.inf if pictures.split == wrong else 2.0]])
+
+        monkeypatch.setattr(probing, "features_of", measure)
+        monkeypatch.setattr(probing, "_known", lambda *_: None)
+        parts = [SimpleNamespace(split=part, facts=dict, labels=np.zeros(1)) for part in ("train", "evaluation")]
+        args = SimpleNamespace(pooling="mean", revision=None, token=None, trust_remote_code=False, batch_size=2)
+        name = str(encoders / "one")
+        with pytest.raises(ValueError, match=f"^--models: the {wrong} features of {name} are not finite.$"):
+            probing._probe(name, encoders, args, *parts)

@@ -1,9 +1,12 @@
 """One vector for each picture, of models that we did not write."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     Dinov2WithRegistersConfig,
@@ -14,7 +17,9 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from hf_effmodels import SimMimConfig, SimMimForPreTraining
 from hf_effmodels.training.data.pictures import Pictures
+from hf_effmodels.training.probing import features
 from hf_effmodels.training.probing.features import _prefix, features_of, load_encoder, pooled
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16}
@@ -108,3 +113,32 @@ def test_a_pooler_without_weights_is_not_asked(tmp_path):
     assert load_encoder(str(tmp_path))[0].pooler is None
     with pytest.raises(ValueError, match=r"lacks weights of ViTModel: pooler\.dense\.bias"):
         load_encoder(str(tmp_path), "model")
+
+
+def test_of_a_model_for_pre_training_the_encoder_gives_the_features(tmp_path, pictures):
+    torch.manual_seed(0)
+    model = SimMimForPreTraining(SimMimConfig(backbone_config=MODELS["vit"][0], mask_block_size=4)).eval()
+    model.save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    loaded, own = load_encoder(str(tmp_path))
+    assert type(loaded) is type(model.encoder) and not loaded.training
+    expected = features_of(model.encoder, processor(), pictures, 2, "mean")
+    np.testing.assert_array_equal(features_of(loaded, own, pictures, 2, "mean"), expected)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    save_file({n: v for n, v in state.items() if not n.startswith("decoder.")}, file, {"format": "pt"})
+    load_encoder(str(tmp_path))  # what reconstructs is not asked
+    save_file({n: v for n, v in state.items() if n != "encoder.layernorm.bias"}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights of ViTModel: encoder\.layernorm\.bias"):
+        load_encoder(str(tmp_path))
+
+
+def test_a_model_that_takes_no_pictures_is_refused(tmp_path, monkeypatch):
+    for kind, takes in (("text", "input_ids"), ("pixels", "pixel_values")):
+        model = SimpleNamespace(main_input_name=takes)
+        monkeypatch.setattr(features.AutoConfig, "from_pretrained", lambda *_, **__: ViTConfig())
+        monkeypatch.setattr(features.AutoModel, "from_pretrained", lambda *_, model=model, **__: (model, {}))
+        own = SimpleNamespace() if kind == "pixels" else processor()
+        monkeypatch.setattr(features.AutoImageProcessor, "from_pretrained", lambda *_, own=own, **__: own)
+        with pytest.raises(ValueError, match="^--models: folder is a SimpleNamespace, which takes no pictures.$"):
+            load_encoder("folder")

@@ -1,10 +1,12 @@
 """LSSKD: heads after every stage learn class and rotation, teach one another, and drop off."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -22,6 +24,7 @@ from hf_effmodels import create_model
 from hf_effmodels.training import main
 from hf_effmodels.training.distillation import DistillationTrainingArguments
 from hf_effmodels.training.losses import layered
+from hf_effmodels.training.losses.interface import FeatureSpec
 from hf_effmodels.training.losses.layered import HEADS_FILE, JointTeacherLoss, LayeredLoss, stage_modules
 from hf_effmodels.training.tasks.distillation.taps import collecting
 
@@ -281,3 +284,66 @@ def test_what_cannot_be_learned_so_is_said_before_training(digits_run, tmp_path)
         trained(tmp_path, resnet(), None, [LayeredLoss(stages=[1, 2, 3])], train_dataset=wide)
     with pytest.raises(ValueError, match="which are no parts of one list"):
         stage_modules(resnet(), ["resnet.encoder.stages.0", "resnet.embedder"])
+
+
+def test_heads_are_of_a_known_kind_and_of_the_network_they_were_trained_with(tmp_path):
+    for loss in (LayeredLoss, JointTeacherLoss):
+        with pytest.raises(ValueError, match="^heads: got 'deep', accepted are "):
+            loss(stages=[1, 2], heads="deep")
+    specs = [FeatureSpec((channels, 4, 4), "maps", path=f"stages.{n}") for n, channels in enumerate((4, 6))]
+    teacher = SimpleNamespace(config=SimpleNamespace(num_labels=3), name_or_path=str(tmp_path))
+    state = layered._new_heads("light", None, specs, 3).state_dict()
+    facts = {"heads": "light", "stages": "1,2"}
+    save_file(state, tmp_path / HEADS_FILE, facts)
+    loaded = layered._load_heads(None, teacher, specs, [1, 2]).state_dict()
+    assert loaded.keys() == state.keys() and all(torch.equal(value, state[name]) for name, value in loaded.items())
+    teacher.config.num_labels = 4
+    with pytest.raises(ValueError) as error:
+        layered._load_heads(None, teacher, specs, [1, 2])
+    said = str(error.value)
+    assert said.startswith(f"teacher_heads: {tmp_path / HEADS_FILE} is of another network: ")
+    assert "size mismatch" in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(2, 3), torch.zeros(2, 1)])
+def test_classes_and_rotations_are_of_one_class_a_picture(labels):
+    with pytest.raises(ValueError, match="^lsskd: labels are mixed or soft, accepted is one class for each picture"):
+        LayeredLoss(stages=[1, 2])({}, {}, SimpleNamespace(labels=labels))
+
+
+class Stages(nn.Module):
+    """Two stages, the second of which is a stage of its own making."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.stages = nn.ModuleList([nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 6, 1), last)])
+
+
+@pytest.mark.parametrize(
+    "last, message",
+    [
+        (nn.Flatten(), "give no maps of the last stage"),
+        (nn.Conv2d(6, 5, 1), "give no maps of the last stage"),
+        (nn.Linear(7, 7), "do not run"),
+    ],
+)
+def test_copied_stages_that_make_no_maps_by_themselves_are_refused(last, message):
+    specs = [FeatureSpec((4, 8, 8), "maps", path="stages.0"), FeatureSpec((6, 8, 8), "maps", path="stages.1")]
+    copies = layered._copies(Stages(nn.Conv2d(6, 6, 1)), specs)
+    assert all(copy.training for copy in copies)
+    with pytest.raises(ValueError, match=f"^heads: copies of the stages after stages.0 {message}.*; accepted is li"):
+        layered._copies(Stages(last), specs)
+
+
+def test_a_stage_may_return_its_maps_within_something_else():
+    class Within(nn.Module):
+        def __init__(self, wrap):
+            super().__init__()
+            self.wrap = wrap
+
+        def forward(self, features):
+            return self.wrap(features + 1)
+
+    ways = (lambda x: {"maps": x, "more": 0}, lambda x: (x, 0), lambda x: [x], lambda x: x)
+    found = layered._FirstTensor(nn.Sequential(*map(Within, ways)))(torch.zeros(1, 2))
+    assert found.tolist() == [[4.0, 4.0]]

@@ -403,3 +403,17 @@ def test_a_student_starts_from_random_weights_with_repeated_augmentation(
     batch = next(iter(prepared.trainer.get_train_dataloader()))
     labels = batch["labels"].tolist()
     assert labels[0] == labels[1] == labels[2] and not torch.equal(*batch["pixel_values"][:2])
+
+
+class Forgetful(KdLoss):
+    """Asks for a feature under a name that nobody has."""
+
+    name = "forgetful"
+
+    def build(self, networks):
+        networks.teacher["stage7"]
+
+
+def test_a_fault_of_a_loss_is_not_taken_for_a_teacher_without_features(tmp_path):
+    with pytest.raises(KeyError, match="stage7"):
+        trained(tmp_path, resnet(), resnet(), [Forgetful(temperature=1)])

@@ -8,6 +8,7 @@ import torch
 
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
 from hf_effmodels.training.tasks.object_detection import trainer as module
+from hf_effmodels.training.tasks.object_detection.data import DetectionImages
 from hf_effmodels.training.tasks.object_detection.trainer import DetectionTrainer, _StepSettings
 
 
@@ -125,3 +126,15 @@ def test_a_batch_counts_by_its_boxes_or_the_samples_of_all_processes(
         trainer.idle = True
         trainer._weighed_by_samples(10.0, inputs, 2)
         assert reduced[1] == (0.0, "sum")
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, IndexError, OSError])
+def test_boxes_that_cannot_be_read_are_known_as_such(error):
+    def objects(row, size):
+        assert size == (1, 1)
+        if row == "bad":
+            raise error("of one row")
+        return [[1, 2, 3, 4]], [5], [False]
+
+    images = DetectionImages(["good", "bad"], lambda row: row, objects, ["a"], "train")
+    assert images._annotation(0).tolist() == [1, 2, 3, 4, 5] and images._annotation(1) == "cannot be read"
