@@ -322,7 +322,7 @@ class Stages(nn.Module):
 @pytest.mark.parametrize(
     "last, message",
     [
-        (nn.Flatten(), "give no maps of the last stage"),
+        (nn.Flatten(2), "give no maps of the last stage"),
         (nn.Conv2d(6, 5, 1), "give no maps of the last stage"),
         (nn.Linear(7, 7), "do not run"),
     ],
