@@ -253,3 +253,28 @@ def test_the_encoders_of_the_presets_are_the_papers():
     assert [config.encoder_stride for config in (vit, swin, pvt, cmt)] == [16, 32, 32, 32]
     assert [config.decoder_num_hidden_layers for config in (vit, swin, pvt, cmt)] == [1, 4, 1, 1]
     assert [config.target for config in (vit, swin, pvt, cmt)] == ["hog", "hog", "pixels", "hog"]
+
+
+def test_norms_of_pvt_have_the_two_epsilons_of_the_release():
+    found = {}
+    for name, module in build("pvt_v2").encoder.named_modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            kind = "patches" if "patch_embedding" in name else "attention" if "attention" in name else "blocks"
+            found.setdefault(kind, set()).add(module.eps)
+    assert found["patches"] == {1e-5} and found["blocks"] == {1e-6} and found.get("attention", {1e-5}) == {1e-5}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("height, width", [(96, 64), (64, 96)])
+def test_fixed_positions_of_another_size_are_computed_anew(height, width):
+    model = build()
+    pixels = torch.randn(1, 3, height, width)
+    embeddings = model.encoder.embeddings
+    found = embeddings(pixels, interpolate_pos_encoding=True)
+    grid = height // 16, width // 16
+    table = sine_cosine_positions(24, *grid, extra_tokens=1).float()[None]
+    patches = embeddings.patch_embeddings.projection(pixels).flatten(2).transpose(1, 2)
+    expected = torch.cat([embeddings.cls_token, patches], dim=1) + table
+    torch.testing.assert_close(found, expected)
+    assert model(pixels).logits.shape[1] == grid[0] * grid[1]
+    assert torch.equal(embeddings(pictures(1).float()), embeddings(pictures(1).float(), interpolate_pos_encoding=True))

@@ -422,3 +422,20 @@ def test_weights_start_with_the_spread_asked_for_and_the_two_modules_without_eff
         assert layer.mlp.act_fn.scale.mean(-1).tolist() == [1, 0, 0] and not layer.mlp.act_fn.bias.any()
     assert model.model.embed_tokens.weight.std().item() == pytest.approx(spread, rel=0.05)
     assert not model.model.embed_tokens.weight[0].any()  # padding
+
+
+def test_measures_of_collapse_at_their_ends():
+    features = torch.diag(torch.tensor([3.0, 1.0, 1.0])).repeat(2, 1)
+    with pytest.raises(ValueError, match="threshold: got 0, accepted are numbers above 0 and up to 1"):
+        effective_dimension(features, 0)
+    for empty in (torch.zeros(0, 4), torch.zeros(4)):
+        with pytest.raises(ValueError, match="features: got shape .*, accepted is .tokens, channels. with tokens"):
+            effective_dimension(empty)
+    distance = (features - features.mean(0)).norm().item()
+    assert diversity(features) == pytest.approx(distance)
+    assert diversity(features, relative=True) == pytest.approx(distance / features.norm().item())
+    assert diversity(torch.zeros(3, 2), relative=True) == 0
+    model = PanguPiForCausalLM(PanguPiConfig(**SMALL, initializer_range=0.2))
+    found = [layer_diagnostics(model, IDS, threshold=t)["effective_dimension"][1] for t in (0.3, 0.99)]
+    hidden = model.eval()(IDS, output_hidden_states=True).hidden_states[1].detach().flatten(0, 1)
+    assert found == [effective_dimension(hidden, t) for t in (0.3, 0.99)] and found[0] < found[1]

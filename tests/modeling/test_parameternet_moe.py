@@ -301,3 +301,9 @@ def test_experts_and_router_start_with_the_spread_asked_for():
         assert layer.mlp.experts.weight.std().item() == pytest.approx(0.3, rel=0.05)
         assert layer.mlp.router.weight.std().item() == pytest.approx(0.3, rel=0.1)
         assert not layer.mlp.experts.bias.any()
+
+
+def test_where_nothing_is_counted_no_expert_has_a_load():
+    logits = (torch.randn(1, 3, 4),)
+    assert torch.equal(expert_load(logits, torch.zeros(1, 3)), torch.zeros(1, 4))
+    assert balance_loss(logits, torch.zeros(1, 3)) == 0

@@ -167,3 +167,14 @@ def test_numbers_of_blocks_are_rounded_halves_to_even():
     config = TinyNetConfig(depth_multiplier=2.5, stages=[[1, 3, 1, 1, 8], [3, 3, 2, 6, 8]])
     assert config.depths == [2, 8]  # of 2.5 and 7.5
     assert TinyNetConfig(depth_multiplier=0.2).depths == [1] * 7
+
+
+def test_multipliers_leave_a_block_a_width_and_the_head_of_the_base_network():
+    small = TinyNetConfig(depth_multiplier=0.1, width_multiplier=0.01, resolution_multiplier=0.475)
+    assert small.depths == [1] * 7 and small.hidden_sizes == [32] + [8] * 7
+    assert small.head_size == 1280 and small.image_size == 106 and small.num_hidden_layers == 7
+    large = TinyNetConfig(depth_multiplier=2, width_multiplier=1.5)
+    assert large.depths == [2, 4, 4, 6, 6, 8, 2] and large.head_size == 1920 and large.image_size == 224
+    assert TinyNetConfig(image_size=96, resolution_multiplier=0.5).image_size == 96
+    gate = TinyNetForImageClassification(TinyNetConfig(**{**TINY, "squeeze_ratio": 0.01})).tinynet.stages[0].blocks[0]
+    assert gate.squeeze_excite.reduce.out_features == 1
