@@ -22,7 +22,9 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from hf_effmodels.hub import export
+from hf_effmodels.modeling.decoders import documents
 from hf_effmodels.modeling.decoders.cache_names import given_cache
+from hf_effmodels.modeling.decoders.documents import cache_of_rows
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.client import run_snippets
@@ -493,3 +495,18 @@ dist.destroy_process_group()
     patterns = [key.replace(".", r"\.").replace("*", r"\d+") for key, style in planned if style != "local_params"]
     for pattern in patterns:
         assert [name for name in split if re.search(pattern, name)], f"nothing is split by {pattern}"
+
+
+def test_a_graph_keeps_no_cache_of_rows_whose_positions_are_not_known(monkeypatch):
+    follow, packed = torch.arange(6)[None], torch.tensor([[0, 1, 2, 0, 1, 2]])
+    for use_cache in (None, False):
+        assert cache_of_rows(use_cache, packed, None, None) is False
+        assert cache_of_rows(use_cache, follow, None, None) is use_cache
+    # With a mask or a cache the decoder tells documents apart by no positions.
+    assert cache_of_rows(True, packed, torch.ones(1, 6), None) is True
+    assert cache_of_rows(True, packed, None, DynamicCache()) is True and cache_of_rows(None, None, None, None) is None
+    with pytest.raises(ValueError, match="use_cache: got True with position_ids of several documents"):
+        cache_of_rows(True, packed, None, None)
+    monkeypatch.setattr(documents, "is_tracing", lambda tensor: True)
+    assert cache_of_rows(None, packed, None, None) is cache_of_rows(None, follow, None, None) is False
+    assert cache_of_rows(True, follow, None, None) is True

@@ -163,3 +163,23 @@ def test_without_classes_a_folded_network_gives_the_same_and_is_saved_so(archite
     loaded = type(model).from_pretrained(tmp_path)
     for folded in (model, loaded):
         torch.testing.assert_close(folded(images(model)).logits, expected, rtol=1e-3, atol=1e-4)
+
+
+#: Classifiers and decoders have tests of each of their heads.
+OTHERS = [
+    (a, name)
+    for a in ARCHITECTURES.values()
+    if ".modeling." in a.package and a not in VISION and a.model_type not in PER_TOKEN
+    for name in a.auto_classes
+]
+
+
+@pytest.mark.parametrize("architecture, auto_class", OTHERS, ids=[f"{a.model_type}-{name}" for a, name in OTHERS])
+def test_every_head_is_saved_and_loaded_as_it_is(architecture, auto_class, tmp_path):
+    kind = architecture.model_class(auto_class)
+    model = kind(build(architecture).config)
+    model.save_pretrained(tmp_path)
+    loaded, about = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(about.values()), about
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name

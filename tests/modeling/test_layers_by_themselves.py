@@ -339,6 +339,11 @@ def test_the_learnt_step_is_at_least_a_hundred_thousandth_and_begins_at_the_mean
     assert elastic(x, torch.tensor([0.7]), 1, True).tolist() == pytest.approx([-0.7, 0.7, 0.7, 0.7])
     assert elastic(x, torch.tensor([0.7]), 1, False).tolist() == pytest.approx([0, 0.7, 0.7, 0.7])
     torch.testing.assert_close(elastic(x, torch.tensor([-3.0]), 2, True), torch.tensor([-2e-5, 1e-5, 1e-5, 1e-5]))
+    # At both ends the gradient still passes, beyond them it does not; of the step, what is cut off counts whole.
+    ends, step = torch.tensor([-1.5, -1.0, 0.5, 0.75], requires_grad=True), torch.tensor([0.5], requires_grad=True)
+    elastic(ends, step, 2, True).sum().backward()
+    assert ends.grad.tolist() == [0, 1, 1, 0]
+    assert step.grad.item() == pytest.approx((-2 + 0 + 0 + 1) / math.sqrt(4 * 1))
     for bits in (1.0, True, 0, 33):
         with pytest.raises(ValueError, match=f"bits: got {bits}, accepted are whole numbers from 1 to 32"):
             ElasticQuantizer(bits, True)
