@@ -943,3 +943,10 @@ def test_a_peft_that_does_not_list_what_was_added_is_said(monkeypatch):
     with pytest.raises(RuntimeError, match="^peft .*: the method OTHER could not be added") as error:
         registration.register("other", AdemConfig, AdemModel)
     assert error.value.__cause__ is None
+
+
+def test_images_of_another_shape_are_refused_when_a_block_begins(image_embeds):
+    model = adapted()
+    for wrong in (image_embeds[:, :-1], image_embeds[..., :-1], image_embeds[0]):
+        with pytest.raises(ValueError, match="image_embeds"), model.vision_context(wrong):
+            pytest.fail("the block has begun")

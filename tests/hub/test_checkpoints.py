@@ -47,6 +47,10 @@ def test_a_model_that_was_saved_whole_is_read_without_its_wrapper(tmp_path):
     assert read_pickled_model(tmp_path / "whole.pt", ALLOWED)[1] == "ema", "an average goes first"
     with pytest.raises(ValueError, match=r"entry: .*whole.pt has no model 'net', accepted are \['ema', 'model'\]"):
         read_pickled_model(tmp_path / "whole.pt", ALLOWED, entry="net")
+    # A part of that name is no wrapper where others lie beside it.
+    both = nn.Sequential(OrderedDict(module=nn.Linear(1, 1), head=nn.Linear(1, 1)))
+    torch.save({"model": both}, tmp_path / "both.pt")
+    assert read_pickled_model(tmp_path / "both.pt", ALLOWED)[0].keys() == both.state_dict().keys()
     torch.save(wrapped(), tmp_path / "alone.pt")
     assert read_pickled_model(tmp_path / "alone.pt", ALLOWED)[1] == "the file itself"
 

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 import hf_effmodels
 from hf_effmodels import _files
 from hf_effmodels.hub import build_card, export
+from hf_effmodels.hub.card_text import _value
 from hf_effmodels.hub.export import clear_export, is_portable, network_code
 from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear, quantize_adder
 from hf_effmodels.registry import ARCHITECTURES
@@ -545,3 +546,19 @@ def test_code_that_was_edited_since_is_not_replaced_without_leave(tiny, tmp_path
     with pytest.raises(FileExistsError, match=r"holds squeeze_excite\.py, which is not part of an earlier export"):
         export(tiny.model, tiny.processor, folder, license="mit")
     assert (folder / "squeeze_excite.py").read_bytes() == edited
+
+
+@pytest.mark.parametrize(
+    "metric, value, told",
+    [
+        ("accuracy", 0.5, "50.00 %"),
+        ("top-5", 1.0, "100.00 %"),
+        ("eval_accuracy", 0.0, "0.00 %"),
+        ("accuracy", 1.5, "1.5"),  # no share: told as it is
+        ("psnr_y", 28.349, "28.35 dB"),
+        ("ssim", 0.81239, "0.8124"),
+        ("perplexity", 12.3456789, "12.3457"),
+    ],
+)
+def test_numbers_of_a_card_are_told_in_their_units(metric, value, told):
+    assert _value({"metric": metric, "value": value}) == told

@@ -125,6 +125,10 @@ def test_scales_are_set_once_and_that_is_saved():
     official.scaling_factor.data.fill_(2.0)
     official(torch.randn(2, 4))
     assert torch.equal(official.scaling_factor, torch.full((3, 1), 2.0))
+    partly = BiVitLinear(4, 3)  # a zero among others has been learnt
+    partly.scaling_factor.data.copy_(torch.tensor([[2.0], [0.0], [1.0]]))
+    partly(torch.randn(2, 4))
+    assert partly.scaling_factor.flatten().tolist() == [2.0, 0.0, 1.0]
     quantizer = ElasticQuantizer(2, True)
     quantizer(torch.randn(10))
     again = ElasticQuantizer(2, True)

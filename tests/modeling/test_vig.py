@@ -114,6 +114,14 @@ def test_largest_neighbours_and_their_gradients_are_those_of_all_edges():
         assert torch.equal(max_over_neighbors(keys, neighbors), expected)
 
 
+def test_of_equally_large_neighbours_the_first_learns():
+    keys = torch.tensor([[[1.0], [5.0], [5.0], [2.0]]], requires_grad=True)
+    for neighbors, winner in (([0, 1, 2], 1), ([2, 1, 3], 2)):
+        largest = max_over_neighbors(keys, torch.tensor([[neighbors]]))
+        (gradient,) = torch.autograd.grad(largest.sum(), keys)
+        assert largest.item() == 5 and gradient.flatten().tolist() == [float(number == winner) for number in range(4)]
+
+
 @pytest.mark.parametrize("kind", GRAPH_CONVOLUTIONS)
 def test_every_graph_convolution_trains_and_folds(kind):
     model = tiny(graph_convolution=kind).double()

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import LlamaForCausalLM
 
 from hf_effmodels.pipelines import DelvmPipeline
-from hf_effmodels.pipelines.delvm import llama_steps
+from hf_effmodels.pipelines.delvm import llama_steps, pipeline_delvm
 from hf_effmodels.pipelines.delvm.create import create_pipeline
 from hf_effmodels.pipelines.delvm.factorized_embedding import factorize_embedding
 from hf_effmodels.pipelines.delvm.llama_steps import is_plain
@@ -152,6 +152,13 @@ def test_drawn_ids_follow_temperature_top_k_and_top_p():
         found = torch.bincount(ids, minlength=5) / len(rows)
         assert torch.allclose(found, probabilities, atol=0.015), options
         assert not found[probabilities == 0].any()
+
+
+def test_an_id_of_no_probability_is_not_drawn_by_the_smallest_number_either(monkeypatch):
+    monkeypatch.setattr(pipeline_delvm, "_uniform", lambda rows, *_: torch.zeros(rows, 1, dtype=torch.float64))
+    choose = _chooser(1.0, 2, None, None)
+    # Of each row the two likeliest are left; the number 0 draws the first of these.
+    assert choose(torch.tensor([[0.0, 1.0, 3.0, 2.0], [3.0, 0.0, 2.0, 1.0]])).tolist() == [2, 0]
 
 
 def test_a_generator_for_each_answer_makes_batches_what_single_answers_are(pipe):

@@ -64,6 +64,8 @@ def test_any_classifier_that_ends_in_a_linear_layer_has_a_head(kind):
     with seen_by(head) as seen:
         logits = model(pixels).logits
     torch.testing.assert_close(seen[0] @ head.weight.T + head.bias, logits)
+    model(pixels)
+    assert len(seen) == 1, "it is looked at no longer"
 
 
 def test_a_classifier_that_ends_in_something_else_is_refused():
