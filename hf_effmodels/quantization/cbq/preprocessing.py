@@ -85,7 +85,7 @@ def _output(block: nn.Module, state: State, states: torch.Tensor, call: Call) ->
 
 
 def _fed_by_norms(block, state: State, layers: list[str], states, call: Call) -> dict[str, list[str]]:
-    """Norm -> the layers that read exactly its output."""
+    """Norm -> the layers that read exactly its output; none where a layer has not been called, which may read any."""
     made: dict[int, tuple[str, torch.Tensor]] = {}
     read: dict[str, torch.Tensor] = {}
     handles = []
@@ -102,6 +102,9 @@ def _fed_by_norms(block, state: State, layers: list[str], states, call: Call) ->
     finally:
         for handle in handles:
             handle.remove()
+    if unread := [layer for layer in layers if layer not in read]:
+        logger.warning("the norms' channels stay: no token of the sample has reached %s.", ", ".join(unread[:3]))
+        return {}
     groups: dict[str, list[str]] = {}
     for layer, tensor in read.items():
         if id(tensor) in made:
