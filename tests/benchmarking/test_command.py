@@ -27,6 +27,7 @@ from hf_effmodels.benchmarking.command import plan, references
 from hf_effmodels.benchmarking.peers import PEERS, check, has_peer, model_type, timm_name
 from hf_effmodels.benchmarking.places import count_place, side_of
 from hf_effmodels.benchmarking.runs import Result, Row
+from hf_effmodels.benchmarking.tables import machine
 from hf_effmodels.cli import main
 from hf_effmodels.edge import export
 from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear
@@ -125,7 +126,8 @@ def test_the_command_prints_and_measures_what_was_planned(monkeypatch, capsys, t
     for rows, rounds, reference in (first, second):
         assert rounds == 7 and set(reference.values()) == {rows[1]}
     assert folder == tmp_path / "out" and folder.is_dir()
-    assert "times faster than vanillanet-5 ours onnx; infer, 7 rounds" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.endswith(f"times faster than vanillanet-5 ours onnx; infer, 7 rounds; {machine()['processor']}\n")
 
 
 @pytest.mark.parametrize(

@@ -233,11 +233,12 @@ def test_the_official_detector_in_training_is_ours(monkeypatch):
     assert peers.PEERS["official-like"].build("gold-yolo-n", False, {}) is made
 
 
-def test_adders_by_columns_and_by_distances_scale_and_shift_as_ours_do():
+@pytest.mark.parametrize("sizes", [{"padding": 1}, {"stride": 2, "padding": 1}, {"stride": 3}])
+def test_adders_by_columns_and_by_distances_scale_and_shift_as_ours_do(sizes):
     torch.manual_seed(0)
-    layer = AdderConv2d(2, 3, 3, padding=1, bias=True, scale=True)
+    layer = AdderConv2d(2, 3, 3, **sizes, bias=True, scale=True)
     nn.init.uniform_(layer.scale, 0.5, 2)
-    pixels = torch.randn(2, 2, 5, 5)
+    pixels = torch.randn(2, 2, 7, 5)
     expected = layer(pixels)
     for plainly in (broadcast_adders, cdist_adders):
         torch.testing.assert_close(plainly(nn.Sequential(layer))(pixels), expected)

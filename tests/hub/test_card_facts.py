@@ -278,6 +278,14 @@ def test_metadata_hold_data_sets_of_the_hub_only_and_each_metric_once():
     assert none.metrics is None and none.eval_results is None
 
 
+def test_a_licence_of_ones_own_stands_in_the_metadata_with_its_name_and_its_place():
+    card = write_card(ABOUT, license="other", license_name="Mine", license_link="https://x.org/l", base_model="org/b")
+    data = card.data
+    assert (data.license, data.license_name, data.license_link) == ("other", "Mine", "https://x.org/l")
+    assert data.base_model == "org/b" and "[Mine](https://x.org/l)" in card.text
+    assert write_card(ABOUT, license="mit").data.license_link is None
+
+
 @pytest.mark.parametrize(
     "metric, value, shown",
     [

@@ -258,6 +258,14 @@ def test_what_was_around_a_whole_model_goes_from_its_names_and_attributes(prefix
     assert attributes[f"{kept}fc"]["out_features"] == 3 and attributes[f"{kept}fc"]["training"] is True
 
 
+def test_a_part_that_is_called_as_a_wrapper_calls_it_stays_beside_others(tmp_path):
+    parts = OrderedDict(module=nn.Linear(1, 1), _orig_mod=nn.Linear(1, 1), head=nn.Linear(1, 1))
+    torch.save(nn.Sequential(parts), tmp_path / "file.pt")
+    tensors, _, attributes = read_pickled_model(tmp_path / "file.pt", ALLOWED)
+    assert tensors.keys() == {f"{part}.{name}" for part in parts for name in ("weight", "bias")}
+    assert attributes.keys() == {"", *parts}
+
+
 def test_a_model_without_weights_keeps_the_names_of_its_parts(tmp_path):
     torch.save(nn.Sequential(OrderedDict(module=nn.ReLU())), tmp_path / "file.pt")
     tensors, _, attributes = read_pickled_model(tmp_path / "file.pt", ALLOWED)

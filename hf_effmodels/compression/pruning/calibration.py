@@ -16,12 +16,14 @@ def read_batches(batches: Iterable[Batch] | None, purpose: str) -> list[dict[str
     """Calibration batches as the model takes them.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or one has neither labels nor token ids, which are labels, too.
     """
     prepared = []
     for batch in () if batches is None else batches:
         batch = {"input_ids": batch} if isinstance(batch, torch.Tensor) else dict(batch)
-        prepared.append({"labels": batch["input_ids"], **batch})
+        if "labels" not in batch and "input_ids" not in batch:
+            raise ValueError(f"calibration: got a batch of {', '.join(batch)}, accepted are those with labels.")
+        prepared.append(batch if "labels" in batch else {"labels": batch["input_ids"], **batch})
     if not prepared:
         raise ValueError(f"calibration: there are no batches, {purpose} needs some.")
     return prepared

@@ -138,7 +138,7 @@ def quantize(
     call = {"config": config.to_dict(), "samples": _digest(samples), "model": _model_digest(model, blocks)}
     work = None if work is None else Path(work)
     if work is not None:
-        tokens = sum(batch["input_ids"].numel() for batch in samples or () if "input_ids" in batch)
+        tokens = sum(batch["labels"].numel() for batch in samples or ())
         check_room({"work": (work, bytes_of_work(model, tokens, offload))}, kept=work)
     state = Progress(work, call)
     store = BlockStore(blocks.modules, work / "blocks" if offload else None)
@@ -432,7 +432,7 @@ def _digest(samples: list[dict[str, torch.Tensor]] | None) -> str:
     digest = hashlib.sha256()
     for batch in samples or ():
         for name, value in sorted(batch.items()):
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+            digest.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -243,6 +243,21 @@ def test_work_is_of_its_samples_and_of_its_model():
     assert model_digest(layer, None) != first
 
 
+def test_samples_may_be_embeddings_also_where_the_work_is_kept(dense, samples, tmp_path, monkeypatch):
+    model, asked = dense(), []
+    monkeypatch.setattr(quantization, "check_room", lambda wanted, kept: asked.append((wanted, kept)))
+    embeddings = model.get_input_embeddings()(samples).detach()
+    config = CbqConfig(bits=4, group_size=32, method="gptq")
+    expected = quantize(dense(), [samples], config).model.state_dict()
+    given = {"inputs_embeds": embeddings, "labels": samples}
+    room_for = room.bytes_of_work(model, samples.numel(), False)
+    found = quantize(model, [given], config, work=tmp_path / "work", evaluation=[given])
+    assert all(torch.equal(found.model.state_dict()[name], value) for name, value in expected.items())
+    assert asked == [({"work": (tmp_path / "work", room_for)}, tmp_path / "work")]
+    with pytest.raises(ValueError, match="^calibration: got a batch of inputs_embeds, accepted are those with labels"):
+        quantize(dense(), [{"inputs_embeds": embeddings}], config)
+
+
 def test_relative_errors_are_shares_of_what_was_there():
     ones = torch.ones(4)
     assert quantization._relative(1.5 * ones, ones) == pytest.approx(0.5)

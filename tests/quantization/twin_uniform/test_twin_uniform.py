@@ -227,6 +227,16 @@ def test_inputs_no_lower_than_a_gelus_minimum_follow_one(least, after_gelu):
     assert single(low).input_interval.item() == pytest.approx(expected / 127.5)
 
 
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_inputs_of_which_none_is_positive_have_a_step_of_one(rounds):
+    """What is negative after a GELU has one of its own."""
+    layer = single(torch.full((3, 6), -0.1), rounds=rounds)
+    assert layer.after_gelu and layer.input_interval.isfinite().all() and layer.input_interval.item() > 0
+    if not rounds:
+        assert layer.input_interval.item() == 1
+    assert layer(torch.full((1, 6), -0.1)).isfinite().all()
+
+
 def test_queries_keys_and_values_in_one_layer_have_an_interval_each():
     values = torch.randn(3, 6)
     shapes = [tuple(single(values, *named).weight_interval.shape) for named in (("qkv", 9), ("qkv", 8), ("kqv", 9))]

@@ -1,0 +1,387 @@
+"""What a timed call gives its network and what a step leaves behind, told by stand-ins; and what names of layers and
+published sizes say, counted from them."""
+
+import platform
+import re
+import types
+from importlib import metadata
+
+import pytest
+import torch
+from torch import nn
+
+from hf_effmodels.benchmarking import distilled, layers, peers, runs, tables, workloads
+from hf_effmodels.benchmarking.arguments import make_parser
+from hf_effmodels.benchmarking.command import plan
+from hf_effmodels.benchmarking.runs import Row, summarize
+from hf_effmodels.benchmarking.workloads import make_call
+from hf_effmodels.modeling.layers.adder import AdderConv2d
+from hf_effmodels.modeling.layers.binary import BinaryConv2d
+
+from .test_workloads import ROW, Said
+
+
+def asked(preset: str, **row) -> dict:
+    return {**ROW, "preset": preset, "length": 8, "new_tokens": 3, "overrides": {}, **row}
+
+
+# images
+
+
+class Logits(nn.Module):
+    """Logits that are its weights, and what a distillation adds."""
+
+    def __init__(self, **distillation):
+        super().__init__()
+        self.weight, self.distillation = nn.Parameter(torch.zeros(12)), distillation
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, pixels):
+        self.inference = torch.is_inference_mode_enabled()
+        added = {name: factor * self.weight.sum() for name, factor in self.distillation.items()}
+        more = {"distillation": added} if added else {}
+        return types.SimpleNamespace(logits=self.weight.expand(len(pixels), -1), **more)
+
+
+def test_a_step_learns_the_classes_one_after_the_other_and_what_is_distilled_beside_them():
+    gradients = []
+    for model in (Logits(), Logits(kd=2.0, ofa=3.0)):
+        call = make_call(model, asked("vanillanet-5", mode="train", batch=11))
+        call()
+        first = model.weight.grad.clone()
+        gradients.append(first)
+        moved = model.weight.detach().clone()
+        call()
+        # Of one pass: what the one before has left is not in it. The logits have hardly moved.
+        torch.testing.assert_close(model.weight.grad, first, atol=0.01, rtol=0.01)
+        assert model.training and not torch.equal(model.weight, moved)
+    # Of eleven images the classes are 0 to 9 and 0 again; of twelve logits all are as likely.
+    counts = torch.tensor([2.0] + [1.0] * 9 + [0.0] * 2)
+    torch.testing.assert_close(gradients[0], 1 / 12 - counts / 11)
+    torch.testing.assert_close(gradients[1] - gradients[0], torch.full((12,), 5.0))
+
+
+@pytest.mark.parametrize("peer, layout", [("ours", torch.channels_last), ("timm", torch.contiguous_format)])
+def test_ours_is_trained_in_the_layout_that_it_is_trained_in_and_peers_in_theirs(peer, layout):
+    model = Logits()
+    make_call(model, asked("vanillanet-5", mode="train", peer=peer))
+    assert model.conv.weight.is_contiguous(memory_format=layout)
+    assert not model.conv.weight.is_contiguous(
+        memory_format=torch.channels_last if layout is torch.contiguous_format else torch.contiguous_format
+    )
+
+
+def test_a_network_is_compiled_where_that_is_asked_for(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or (lambda pixels: "compiled"))
+    model = Logits()
+    assert make_call(model, asked("vanillanet-5", backend="compile"))() == "compiled" and compiled == [model]
+    make_call(model, asked("vanillanet-5"))()
+    assert model.inference and len(compiled) == 1
+
+
+# text, and text with images
+
+SEEING = {
+    "text_config": {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "vocab_size": 99,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "patch_size": 14, "image_size": 224,
+    },
+    "image_token_id": 99,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["infer", "train", "generate"])
+def test_a_text_with_an_image_has_its_token_at_one_place_which_is_not_learned(mode):
+    model = Said()
+    model.generate = lambda **given: model.given.append((given["input_ids"], given))
+    make_call(model, asked("adem_vl-7b-caption", mode=mode, overrides=SEEING))()
+    ids, given = model.given[0]
+    assert ids.shape == (2, 8) and ids[:, 5].tolist() == [99, 99] and given["pixel_values"].shape == (2, 3, 224, 224)
+    words = ids[:, [0, 1, 2, 3, 4, 6, 7]]
+    assert 3 <= words.min() <= words.max() < 99
+    if mode == "train":
+        assert given["labels"][:, 5].tolist() == [-100, -100] and given["use_cache"] is False
+        assert torch.equal(given["labels"][:, [0, 1, 2, 3, 4, 6, 7]], words)
+        assert model.training and model.weight[0] < 1
+    if mode == "infer":
+        assert given["use_cache"] is True and given["logits_to_keep"] == 1
+    if mode == "generate":
+        assert (given["max_new_tokens"], given["min_new_tokens"], given["pad_token_id"]) == (3, 3, 0)
+
+
+def test_a_text_is_learned_as_it_stands():
+    model = Said(vocab_size=9)
+    make_call(model, asked("pangu-pi-15m", mode="train"))()
+    ids, given = model.given[0]
+    assert ids.shape == (2, 8) and torch.equal(given["labels"], ids) and given["use_cache"] is False
+    assert model.training and model.weight[0] < 1
+
+
+def two_towers(length: int, longest: int = 77):
+    text = types.SimpleNamespace(max_position_embeddings=longest, bos_token_id=50, eos_token_id=51)
+    model = Said(text_config=text, mask_token_id=52)
+    return model, asked("light_clip-resnet-18", length=length, image_size=8)
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_texts_beside_images_begin_and_end_and_are_no_longer_than_the_tower_takes(mode):
+    model, row = two_towers(30, longest=20)
+    make_call(model, {**row, "mode": mode, "peer": "clip"})()
+    ((given,),) = model.given
+    ids = given["input_ids"]
+    assert ids.shape == (2, 20) and given["pixel_values"].shape == (2, 3, 8, 8)
+    assert ids[:, 0].tolist() == [50, 50] and ids[:, -1].tolist() == [51, 51]
+    assert 1 <= ids[:, 1:-1].min() <= ids[:, 1:-1].max() < 50
+    assert given.get("return_loss", False) is (mode == "train")
+    assert bool(model.weight[0] < 1) is (mode == "train")
+
+
+@pytest.mark.parametrize("length, masked", [(22, 3), (5, 1), (12, 2)])
+def test_of_a_lightclips_texts_one_word_in_seven_is_masked_and_one_at_least(length, masked, monkeypatch):
+    trained = Said()
+    monkeypatch.setattr(workloads, "LightClipForPreTraining", lambda config: trained)
+    model, row = two_towers(length)
+    make_call(model, {**row, "mode": "train"})()
+    ((given,),) = trained.given
+    places = torch.zeros(2, length, dtype=torch.bool)
+    places[:, 1 : 1 + masked] = True
+    assert (given["mlm_input_ids"] == 52).equal(places) and (given["mlm_labels"] != -100).equal(places)
+    assert torch.equal(given["mlm_labels"][places], given["input_ids"][places])
+    assert torch.equal(given["mlm_input_ids"][~places], given["input_ids"][~places])
+    assert given["softening"] == 0.1 and trained.weight[0] < 1
+
+
+# detectors, denoisers
+
+
+def test_a_detector_learns_two_boxes_of_each_image():
+    model = Said()
+    make_call(model, asked("gold-yolo-n", mode="train", batch=3))()
+    _, given = model.given[0]
+    assert len(given["labels"]) == 3
+    for label in given["labels"]:
+        assert label["class_labels"].tolist() == [0, 1] and label["boxes"].shape == (2, 4)
+        centres, sizes = label["boxes"].split(2, 1)
+        assert (centres - sizes / 2 >= 0).all() and (centres + sizes / 2 <= 1).all() and (sizes > 0).all()
+    assert model.training and model.weight[0] < 1
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_a_denoiser_takes_a_step_from_the_middle_of_its_way(mode):
+    class Denoiser(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.given = nn.Parameter(torch.tensor(2.0)), []
+            config = {"num_channels": 3, "scale": 4, "condition_channels": 5, "num_conditions": 2}
+            self.unet = types.SimpleNamespace(config=types.SimpleNamespace(**config))
+
+        def forward(self, *given):
+            self.given.append(given)
+            return self.scale * given[0]
+
+    model = Denoiser()
+    make_call(model, asked("sam-diffsr-x4", mode=mode, image_size=32))()
+    residuals, timesteps, maps = model.given[0]
+    assert residuals.shape == (2, 3, 32, 32) and timesteps.tolist() == [50, 50]
+    assert [one.shape for one in maps] == [(2, 5, 8, 8)] * 2
+    if mode == "train":
+        # |2 x - x| comes down where the factor does.
+        assert model.scale < 2 and model.scale.grad.item() == pytest.approx(residuals.abs().mean().item(), rel=1e-5)
+    else:
+        assert model.scale == 2
+
+
+def test_a_masked_model_learns_its_own_loss():
+    model = Said()
+    make_call(model, asked("fastmim-vit-base", mode="train"))()
+    assert model.given[0][0].shape == (2, 3, 8, 8) and model.training and model.weight[0] < 1
+    assert make_call(model, asked("fastmim-vit-base"))().loss.requires_grad is False
+
+
+# layers
+
+
+@pytest.mark.parametrize("name", layers.LAYERS)
+def test_a_layer_has_the_sizes_of_its_name(name):
+    """Adder layers: filters, values of a filter, positions. Binary ones: channels, side."""
+    layer = layers.LAYERS[name]
+    kind, *numbers = re.findall(r"^[a-z]+|\d+", name)
+    module = layers.build(name)[0]
+    if kind == "adder":
+        values = layer.in_channels * layer.kernel_size**2
+        assert [layer.out_channels, values, layer.images * layer.side**2] == [*map(int, numbers)]
+        assert isinstance(module, AdderConv2d) and layer.modes == ("infer", "train")
+    else:
+        assert [layer.in_channels, layer.side] == [*map(int, numbers)] and layer.kernel_size == 3
+        assert (layer.out_channels, layer.images, layer.modes) == (layer.in_channels, 1, ("infer",))
+        assert isinstance(module, BinaryConv2d)
+    shape = (layer.out_channels, layer.in_channels, layer.kernel_size, layer.kernel_size)
+    assert module.weight.shape == shape and module.bias is None and not module.training
+    padding = module.padding[0] if isinstance(module.padding, tuple) else module.padding
+    assert 2 * padding == layer.kernel_size - 1, "as many outputs as positions"
+
+
+@pytest.mark.parametrize("options", [["--model-config", '{"num_labels": 2}'], ["--image-size", "32"]])
+def test_a_layer_has_its_sizes_whatever_is_asked_for(options):
+    arguments = make_parser().parse_args(["--presets", "binary-128x28", *options])
+    with pytest.raises(ValueError, match="^--model-config, --image-size: go with networks; binary-128x28 has its si"):
+        plan(arguments)
+
+
+# peers
+
+
+def test_a_detector_of_transformers_has_the_maps_and_the_strides_that_it_says():
+    for peer, strides in (("rt-detr-r18", [8, 16, 32]), ("d-fine-n", [16, 32])):
+        model = peers.PEERS[peer].build("gold-yolo-n", False, {})
+        config = model.config
+        assert [*config.feat_strides] == strides and config.num_labels == 80 and not model.training
+        with torch.no_grad():
+            maps = [each[0] for each in model.model.backbone(torch.zeros(1, 3, 64, 64), torch.ones(1, 64, 64))]
+        assert [64 // each.shape[-1] for each in maps] == strides
+        assert [each.shape[1] for each in maps] == [*config.encoder_in_channels]
+        assert config.num_feature_levels >= len(strides) and config.decoder_layers == 3
+
+
+def test_a_real_resnet_has_the_classes_and_the_sizes_of_the_binary_one():
+    overrides = {"hidden_sizes": [16, 16, 32], "depths": [1, 2], "image_size": 64, "num_labels": 7}
+    model = peers.PEERS["real-resnet"].build("adabin-resnet18", False, overrides)
+    config = model.config
+    assert (config.embedding_size, config.hidden_sizes, config.depths) == (16, [16, 32], [1, 2])
+    assert (config.layer_type, config.num_labels, model.training) == ("basic", 7, False)
+    weight = next(m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3))
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("macs, width", [(100, 0.5), (109, 0.5), (111, 0.55), (1, 0.05), (10**9, 10.0)])
+def test_a_ghostnet_is_as_wide_as_comes_nearest(macs, width, monkeypatch):
+    """Of multiply-adds that grow by 20 a step from 100 at a width of 0.5."""
+    cost = {step: 100 + 20 * (step - 10) if step >= 10 else 10 * step for step in range(1, 201)}
+    steps = []
+
+    def count(name, overrides):
+        assert name == "ghostnet-1.0x"
+        steps.append(round(20 * overrides["width_multiplier"]))
+        return types.SimpleNamespace(macs=cost[steps[-1]])
+
+    monkeypatch.setattr("hf_effmodels.benchmarking.counting.count_preset", count)
+    assert peers.ghostnet_width(macs) == width and len(steps) == len({*steps}) <= 10
+
+
+def test_a_language_model_in_bfloat16_is_ours_in_evaluation(monkeypatch):
+    made = nn.Linear(1, 1)
+    monkeypatch.setattr(peers, "ours", lambda *given: made)
+    assert peers.PEERS["bfloat16"].build("pangu-pi-15m", False, {}) is made
+    assert made.weight.dtype == torch.bfloat16 and not made.training
+
+
+class Given(nn.Module):
+    def forward(self, *given):
+        self.given = given
+
+
+@pytest.mark.parametrize("peer", ["distilled-kd", "distilled-stored"])
+def test_what_is_distilled_knows_the_classes_of_its_images(peer):
+    """0 to 9, one after the other, as in every step; of a stored table the rows go round."""
+    kind = distilled.Distilled if peer == "distilled-kd" else distilled.DistilledByStored
+    model = kind.__new__(kind)
+    nn.Module.__init__(model)
+    model.distilled, asked_for = Given(), []
+    if peer == "distilled-kd":
+        model._teacher, model.losses = [lambda pixels: "what the teacher says"], ("kd",)
+    else:
+        known = lambda epoch, numbers, order: asked_for.append((epoch, numbers.tolist())) or torch.ones(1)  # noqa: E731
+        model._labels, model.rows = types.SimpleNamespace(logits=known), 4
+    model(torch.zeros(12, 3, 8, 8))
+    pixels, given = model.distilled.given
+    assert pixels.shape == (12, 3, 8, 8) and given["epochs"] == 1
+    if peer == "distilled-kd":
+        assert given["labels"].tolist() == [*range(10), 0, 1] and given["teacher"] == "what the teacher says"
+    else:
+        assert asked_for == [(0, [0, 1, 2, 3] * 3)] and given["labels"].tolist() == [0, 1, 2, 3] * 3
+        model.rows = 11
+        model(torch.zeros(12, 3, 8, 8))
+        assert model.distilled.given[1]["labels"].tolist() == [*range(10), 0, 0]
+        model.eval()(torch.zeros(12, 3, 8, 8))
+        assert len(model.distilled.given) == 1
+
+
+@pytest.mark.parametrize("classes, kept", [(3, 3), (12, 10)])
+def test_what_is_stored_are_the_ten_likeliest_classes_or_all(classes, kept, monkeypatch):
+    asked_for = []
+    monkeypatch.setattr(distilled, "_stored", lambda folder, *numbers: asked_for.append(numbers))
+    student = peers.PEERS["ours"].build("vanillanet-5", False, {**SMALL, "num_labels": classes})
+    assert distilled.DistilledByStored(student).rows == 512 and asked_for == [(classes, 512, kept)]
+
+
+SMALL = {"hidden_sizes": [8, 12], "strides": [2], "image_size": 32}
+
+
+# numbers
+
+
+def test_a_run_without_processor_time_has_a_ratio_of_it():
+    row = Row(preset="pangu-pi-15m", peer="x", backend="eager", batch=1, threads=1, mode="infer", folded=False)
+    run = {"seconds": 1.0, "peak_bytes": 1}
+    ready = {"parameters": 1, "allocated_bytes": 0}
+    found = summarize(row, [{**run, "cpu_seconds": 0.0}], [{**run, "cpu_seconds": 1.0}], ready)
+    assert found.cpu_ratio > 1e6 and found.ratio == 1 and found.allocated_mb == 0
+
+
+def test_a_machine_is_told_with_what_is_installed_there(monkeypatch):
+    real = metadata.version
+
+    def version(name):
+        if name == "timm":
+            raise metadata.PackageNotFoundError(name)
+        return real(name) if name in ("torch", "transformers") else "1.2"
+
+    monkeypatch.setattr(metadata, "version", version)
+    told = tables.machine()
+    assert told["versions"] == {
+        "torch": real("torch"), "transformers": real("transformers"), "onnxruntime": "1.2", "openvino": "1.2"
+    }  # fmt: skip
+    assert (told["python"], told["dtype"]) == (platform.python_version(), "float32")
+    assert told["system"] == platform.platform() and told["processor"]
+
+
+def result(name: str, peer: str = "ours", **more) -> runs.Result:
+    row = {"preset": name, "peer": peer, "backend": "eager", "batch": 1, "threads": 1, "mode": "infer"}
+    numbers = dict.fromkeys("quartile_1 quartile_3 cpu cpu_ratio peak_mb".split(), 2.0)
+    return runs.Result(
+        Row(**row, folded=False),
+        1,
+        median=2.0,
+        ratio=1.5,
+        allocated_mb=None,
+        parameters=1,
+        macs=None,
+        **numbers,
+        **more,
+    )
+
+
+@pytest.mark.draws
+def test_bars_stand_in_the_order_of_the_rows_and_ours_in_a_colour_of_its_own(tmp_path, monkeypatch):
+    from matplotlib import colors, pyplot
+
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    tables.draw([result("a", "timm"), result("b"), result("c")], tmp_path / "b.png")
+    (axis,) = pyplot.gcf().axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a timm eager", "b ours eager", "c ours eager"]
+    first, second, third = (colors.to_hex(bar.get_facecolor()) for bar in axis.patches)
+    assert second == third != first and axis.yaxis_inverted()
+    assert axis.get_xlabel() == "milliseconds (median, quartiles)" and (tmp_path / "b.png").stat().st_size > 1000
+    pyplot.close("all")
+
+
+def test_columns_of_some_are_there_where_one_row_has_them():
+    names, first, second = tables.table([result("a"), result("b", accuracy=0.5)])
+    assert names[-1] == "top-1 %" and (first[-1], second[-1]) == ("", "50.00")
+    assert "tokens/s" not in names and len(first) == len(second) == len(names)
+    assert tables.markdown([result("a")]).splitlines()[1].count("---") == len(tables.COLUMNS) - 2
