@@ -19,7 +19,7 @@ PRINTED = [
 ]
 
 
-@pytest.mark.parametrize("layer, expected", PRINTED, ids=str)
+@pytest.mark.parametrize("layer, expected", PRINTED, ids=[told for _, told in PRINTED])
 def test_a_printed_layer_says_what_it_was_made_with(layer, expected):
     assert expected in str(nn.Sequential(layer()))
 
