@@ -156,6 +156,7 @@ def test_a_folders_multiply_adds_are_counted_on_images_of_its_channels(folders):
     ready, run = {"parameters": 1, "allocated_bytes": None}, {"seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 1}
     assert summarize(row, [run], [run], ready).macs == count_place(name, False, 32).macs > 0
     assert runs.is_place(name) and not runs.is_place("vanillanet-5")
+    assert runs.is_place("somebody/model-of-the-hub") and not runs.is_place("nowhere")
 
 
 def test_images_have_the_channels_of_the_part_that_sees_them_and_three_where_nothing_says():

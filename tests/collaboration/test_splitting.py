@@ -31,7 +31,7 @@ from transformers import (
 
 from hf_effmodels import cli
 from hf_effmodels.collaboration.codecs.entropic import EntropicBottleneck
-from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, UniformCodec, codec_from
+from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, UniformCodec, _check_maps, codec_from
 from hf_effmodels.collaboration.decomposition import take_part
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, command, measure, split, split_points
 from hf_effmodels.collaboration.splitting.measure import PointCost, draw_latencies, measure_split, profile_of
@@ -609,3 +609,15 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     assert cli.main(["split", folder, str(tmp_path / "out"), "--at", "stages.0"]) == 0
     assert SplitHead.from_pretrained(tmp_path / "out" / "head").facts.codec == "raw"
     assert cli.main(["measure-split", folder, *options]) == 0
+
+
+@pytest.mark.parametrize(
+    "shape, fits",
+    [((2, 8, 2, 2), True), ((2, 8, 1, 2), False), ((2, 8, 2, 1), False), ((2, 4, 8, 8), False), ((2, 8, 4), False)],
+)
+def test_a_code_of_maps_gives_maps_of_two_rows_and_columns_or_more(shape, fits):
+    if fits:
+        assert _check_maps(shape, 8) is None
+        return
+    with pytest.raises(ValueError, match="codec: the network expects features .* it decodes 8 channels of maps"):
+        _check_maps(shape, 8)

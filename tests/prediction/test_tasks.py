@@ -229,3 +229,17 @@ def test_a_model_is_known_again_by_its_files_and_a_pipeline_by_those_of_its_part
     for ending in ("bin", "onnx", "xml", "pte"):
         (tmp_path / f"model.{ending}").write_text("1")
         assert changes(f"model.{ending}")
+
+
+def test_each_class_of_a_segmented_picture_is_drawn_where_it_is_and_called_by_its_name(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(segments, "draw_masks", lambda *given: drawn.append(given) or "picture")
+    monkeypatch.setattr(segments, "load_part", lambda *_: None)
+    model = SimpleNamespace(config=SimpleNamespace(id2label={1: "sea"}), device="cpu", dtype=None)
+    monkeypatch.setattr(segments, "load_network", lambda *_, **__: model)
+    draw = segments.load("image-segmentation", Source("m"), Options(), "cpu").draw
+    numbers = np.array([[1, 1, 4], [4, 1, 1]])
+    assert draw("image", {"numbers": numbers}) == "picture"
+    ((image, masks, names),) = drawn
+    assert image == "image" and names == ["sea", "4"]
+    assert [mask.tolist() for mask in masks] == [(numbers == 1).tolist(), (numbers == 4).tolist()]
