@@ -92,6 +92,18 @@ def test_a_network_of_images_runs_as_the_program_that_it_is_exported_to(preset, 
         make_call(Said(), {**ROW, "preset": preset, "backend": "onnx", "peer": "timm"})
 
 
+@pytest.mark.parametrize("program", [None, "onnx"])
+def test_a_folders_network_is_exported_and_its_program_runs_as_it_is(program, monkeypatch):
+    exported = []
+    monkeypatch.setattr(workloads, "is_place", lambda name: True)
+    monkeypatch.setattr(workloads, "program_format", lambda name: program)
+    monkeypatch.setattr(edge, "export", lambda model, folder, format, image_size: exported.append((folder, format)))
+    monkeypatch.setattr(edge_language, "is_language_model", lambda config: False)
+    monkeypatch.setattr(workloads, "_opened", lambda folder, row: folder)
+    opened = workloads._exported(Said(), {**ROW, "preset": "a/folder", "backend": "onnx"})
+    assert (exported, opened) == ([], "a/folder") if program else exported == [(opened, "onnx")]
+
+
 def test_a_program_of_onnx_runs_on_as_many_threads_as_it_is_given(monkeypatch):
     given = {}
     monkeypatch.setattr(edge, "load", lambda folder, **options: given.update(options, folder=folder))

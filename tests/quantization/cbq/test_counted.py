@@ -199,6 +199,14 @@ def test_a_snippet_imports_this_package_where_it_is_needed(format, module, regis
     assert 'model_id = "."' in text and "AutoModelForCausalLM.from_pretrained(model_id)" in text
 
 
+def test_blocks_are_those_of_the_decoder_however_large_a_list_beside_it_is(dense):
+    model = dense()
+    model.tower = nn.ModuleList(nn.Sequential(nn.Linear(256, 256)) for _ in range(4))
+    found = find_blocks(model, CbqConfig(group_size=32))
+    assert found.name == "model.layers" and len(found.modules) == 3
+    assert find_blocks(model, CbqConfig(group_size=32, blocks="tower")).layers == [["0"]] * 4
+
+
 # samples
 
 
