@@ -1,0 +1,45 @@
+"""Sizes and files are called what the command line calls them."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from hf_effmodels.compression.command import prune, tokenizers
+from hf_effmodels.compression.tokenizers import sentencepiece_bpe
+
+
+@pytest.mark.parametrize(
+    "field, option",
+    [
+        ("num_hidden_layers", "--layers"),
+        ("hidden_size", "--hidden"),
+        ("intermediate_size", "--intermediate"),
+        ("num_attention_heads", "--heads"),
+        ("num_key_value_heads", "--key-value-heads"),
+        ("tolerance", "--tolerance"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ValueError, OSError])
+def test_what_is_wrong_with_a_size_is_said_of_its_option(monkeypatch, field, option, kind):
+    def refuse(arguments):
+        raise kind(f"{field}: got 3, accepted are others.")
+
+    monkeypatch.setattr(prune, "_run", refuse)
+    with pytest.raises(kind, match=f"^{option}: got 3, accepted are others"):
+        prune.main(["model", "out"])
+
+
+def test_a_file_of_sentencepiece_is_read_as_one_and_a_folder_by_transformers(tmp_path, monkeypatch):
+    read = []
+    model = SimpleNamespace(to_fast=lambda: "fast")
+    monkeypatch.setattr(sentencepiece_bpe.SentencePieceBPE, "load", lambda name: read.append(name) or model)
+    auto = SimpleNamespace(from_pretrained=lambda name: f"of {name}")
+    monkeypatch.setattr("transformers.AutoTokenizer", auto)
+    file = tmp_path / "tokenizer.model"
+    file.write_bytes(b"")
+    assert tokenizers._load_tokenizer(str(file)) == (model, "fast") and read == [str(file)]
+    for name in ("folder.model", ".modelled"):  # no file, and a name that ends otherwise
+        (tmp_path / name).mkdir()
+        place = str(tmp_path / name)
+        assert tokenizers._load_tokenizer(place) == (None, f"of {place}")
+    assert read == [str(file)]
