@@ -802,7 +802,6 @@ def test_the_compiled_graph_is_whole_and_refuses_images_without_a_row(pixels):
     torch._dynamo.reset()
 
 
-@pytest.mark.thorough
 def test_rows_and_images_that_differ_fail_in_a_graph_too(pixels, monkeypatch):
     inner, both = build().model, torch.cat(images(2))
     expected = inner.encode_rows(IDS, pixels)
@@ -828,6 +827,7 @@ def test_images_of_another_size_or_form_are_refused():
             inner.encode_images(torch.zeros(shape))
 
 
+@pytest.mark.thorough
 def test_the_compiled_graph_gives_the_same_gradients(pixels):
     torch._dynamo.reset()
     plain = build(vision_adapter_dropout=0.0).train()
