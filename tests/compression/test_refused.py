@@ -15,6 +15,7 @@ from hf_effmodels.compression.pruning import hsic, inheritance, vision, vision_w
 from hf_effmodels.compression.tokenizers import sentencepiece_bpe, tokenizer_compression
 from hf_effmodels.compression.tokenizers.embedding_compression import _check_special
 from hf_effmodels.compression.tokens.pyramid_drop import staged
+from hf_effmodels.hub import whole
 
 PACKAGES = ["compression", "compression.elastic", "quantization", "collaboration.splitting"]
 
@@ -49,9 +50,7 @@ def test_a_device_on_which_torch_cannot_compute_is_named(monkeypatch, kind):
 def test_networks_to_prune_are_classifiers_or_have_no_head(monkeypatch, tmp_path, architecture, auto):
     loaded = []
     monkeypatch.setattr(models, "load_config", lambda *_: SimpleNamespace(architectures=[architecture]))
-    monkeypatch.setattr(models, "check_weights", lambda *given: loaded.append(given))
-    for each in (AutoModelForImageClassification, AutoModel):
-        monkeypatch.setattr(each, "from_pretrained", lambda name, each=each, **how: (each, how))
+    monkeypatch.setattr(whole, "load_whole", lambda *given, **how: loaded.append((*given, how)) or given[0])
     monkeypatch.setattr(AutoImageProcessor, "from_pretrained", lambda name: "processor")
     if auto is None:
         with pytest.raises(
@@ -63,7 +62,7 @@ def test_networks_to_prune_are_classifiers_or_have_no_head(monkeypatch, tmp_path
             prune_vision._load(str(tmp_path))
         return
     assert prune_vision._load(str(tmp_path)) == (auto, "processor")
-    assert loaded == [(str(tmp_path), auto, {"dtype": "auto", "output_loading_info": True}, "model")]
+    assert loaded == [(auto, "model", str(tmp_path), {"dtype": "auto"})]
 
 
 def test_relevance_needs_a_target_for_each_of_two_samples():
