@@ -1,5 +1,6 @@
 """What holds a program against its model sees each difference; no exporter runs here."""
 
+import copy
 import json
 import logging
 import math
@@ -625,7 +626,7 @@ def test_prompts_are_told_to_the_graph_as_points_and_the_corners_of_boxes(tmp_pa
     with pytest.raises(ValueError, match="input_points: got None, and input_boxes: got None; one"):
         model(image_embeddings=embeddings)
     with pytest.raises(ValueError, match="model: it is in training mode; call model.eval"):
-        edge_masks.export_promptable(promptable("sam")[0].train(), tmp_path / "out")
+        edge_masks.export_promptable(copy.deepcopy(promptable("sam")[0]).train(), tmp_path / "out")
 
 
 def _program(folder, weights: int):
