@@ -55,6 +55,15 @@ def check_loaded(argument: str, name: str, model: nn.Module, found: dict, spared
         raise ValueError(f"{argument}: {name} has {error}") from None
 
 
+def check_filled(argument: str, name: str, *parts) -> None:
+    """ValueError of networks of diffusers that were loaded without some of their weights, which it leaves without
+    values; what of `parts` is no network is passed over."""
+    for part in parts:
+        if isinstance(part, nn.Module):
+            missing = [key for key, value in part.state_dict().items() if value.is_meta]
+            check_complete(argument, name, part, {"missing_keys": missing})
+
+
 def check_complete(
     argument: str, name: str, model: nn.Module, found: dict, spared: Iterable[str] = (), *, to_be_trained: bool = False
 ) -> None:
@@ -69,7 +78,7 @@ def check_complete(
     lacking = {key for key in found.get("missing_keys", ()) if not key.endswith(".num_batches_tracked")}
     others = {key: f"{key} {list(theirs)}, not {list(ours)}" for key, theirs, ours in found.get("mismatched_keys", ())}
     if to_be_trained:
-        lacking, others = lacking - _beyond(model, lacking), {}
+        lacking, others = lacking and lacking - _beyond(model, lacking), {}
     if missing := [key for key in sorted(lacking) if not key.startswith(tuple(spared))]:
         raise ValueError(f"{argument}: {name} lacks weights of {type(model).__name__}: {_few(missing)}.")
     if wrong := [others[key] for key in sorted(others) if not key.startswith(tuple(spared))]:
@@ -93,7 +102,8 @@ def _beyond(model: nn.Module, keys: Iterable[str]) -> set[str]:
 
 def _stated_class(config) -> type | None:
     for name in config.architectures or ():
-        if (found := getattr(transformers, name, None)) is not None:
+        found = getattr(transformers, str(name), None)  # whatever somebody has written there
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
         for architecture in ARCHITECTURES.values():
             if name in architecture.auto_classes.values():

@@ -27,9 +27,16 @@ from transformers import (
 )
 
 import hf_effmodels
-from hf_effmodels.hub.whole import check_complete, load_whole
+from hf_effmodels.hub.whole import check_complete, check_filled, load_whole
+from hf_effmodels.pipelines import DelvmPipeline, SamDiffSRPipeline
+from hf_effmodels.prediction.predictor import load_predictor
+from hf_effmodels.training.tasks.super_resolution.arguments import SuperResolutionModelArguments
+from hf_effmodels.training.tasks.super_resolution.models import load_pipeline, trained_encoder
+from hf_effmodels.training.tasks.visual_sequence_modeling import models as delvm_models
 
 from ..modeling.tiny.gold_yolo import TINY
+from ..pipelines.delvm.tiny import tiny_language_model, tiny_vqvae
+from ..pipelines.sam_diffsr.tiny import tiny_pipeline
 
 TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 11}
 NETWORKS = {
@@ -251,3 +258,52 @@ def test_parts_that_a_detector_has_beyond_a_pretrained_backbone_begin_anew(tmp_p
     model, found = loaded(AutoModelForObjectDetection, tmp_path)
     with pytest.raises(ValueError, match="lacks weights of GoldYoloForObjectDetection: gold_yolo.*stages.0"):
         check_complete("--model", "it", model, found, to_be_trained=True)
+
+
+@pytest.mark.parametrize("written", ["pipeline", "Trainer", "AutoModel", "PreTrainedConfig", 7])
+def test_a_class_that_somebody_writes_into_a_configuration_is_not_called(tmp_path, written):
+    NETWORKS["vit"][1]().save_pretrained(tmp_path)
+    without(tmp_path, "classifier")
+    model, found = loaded(AutoModelForImageClassification, tmp_path)
+    model.config.architectures = [written]
+    check_complete("--model", "it", model, found, to_be_trained=True)
+
+
+def test_parts_of_diffusers_that_lack_weights_are_refused(tmp_path):
+    pipe = tiny_pipeline()
+    pipe.save_pretrained(tmp_path)
+    check_filled("--model", "it", *SamDiffSRPipeline.from_pretrained(tmp_path).components.values())
+    args = SuperResolutionModelArguments(model=str(tmp_path))
+    for part, name in (("unet", "SamDiffSRUNet2DModel"), ("condition_encoder", "RRDBModel")):
+        file = tmp_path / part / "diffusion_pytorch_model.safetensors"
+        weights = load_file(file)
+        (first, *_) = sorted(weights)
+        save_file({key: value for key, value in weights.items() if key != first}, file, metadata={"format": "pt"})
+        said = f"^--model: {tmp_path} lacks weights of {name}: {first}.$"
+        with pytest.raises(ValueError, match=said):
+            load_pipeline(str(tmp_path), args)
+        with pytest.raises(ValueError, match=f"lacks weights of {name}"):
+            load_predictor(str(tmp_path), device="cpu")
+        if part == "condition_encoder":
+            with pytest.raises(ValueError, match=said):
+                trained_encoder("--model", str(tmp_path), args)
+        save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("part, name", [("vqvae", "VQModel"), ("language_model", "LlamaForCausalLM")])
+def test_a_delvm_that_lacks_weights_is_refused(tmp_path, part, name):
+    DelvmPipeline(tiny_vqvae(), tiny_language_model()).save_pretrained(tmp_path)
+    given = delvm_models.load_pipeline("--teacher", str(tmp_path))
+    expected = DelvmPipeline.from_pretrained(tmp_path)
+    for own, theirs in zip(given.components.values(), expected.components.values(), strict=True):
+        if isinstance(own, torch.nn.Module):
+            torch.testing.assert_close(own.state_dict(), theirs.state_dict())
+    (file,) = (tmp_path / part).glob("*.safetensors")
+    weights = load_file(file)
+    first = sorted(key for key in weights if key.endswith("weight"))[1]
+    save_file({key: value for key, value in weights.items() if key != first}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"^--teacher: {tmp_path} lacks weights of {name}: {first}"):
+        delvm_models.load_pipeline("--teacher", str(tmp_path))
+    if part == "vqvae":
+        with pytest.raises(ValueError, match=f"^--image_tokenizer: {tmp_path} lacks weights of {name}: {first}"):
+            delvm_models.load_image_tokenizer(str(tmp_path), None)

@@ -140,6 +140,8 @@ def enlarging(monkeypatch):
         seen = {}
 
         class Pipe:
+            components = {}
+
             @staticmethod
             def from_pretrained(name, **how):
                 seen["loaded"] = name, how

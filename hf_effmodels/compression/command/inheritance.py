@@ -29,7 +29,7 @@ def add(command) -> None:
     sub.add_argument("--calibration-batches", type=count, default=16, help="batches that are looked at")
     sub.add_argument("--batch-size", type=count, default=8, help="sequences of a calibration batch")
     sub.add_argument("--block-size", type=count, default=256, help="tokens of a calibration sequence")
-    sub.add_argument("--seed", type=from_zero, default=0, help="of which sequences are looked at")
+    sub.add_argument("--seed", type=from_zero, default=0, help="of what --method learned draws")
     add_corpus(sub, "document")
     add_output(sub)
 

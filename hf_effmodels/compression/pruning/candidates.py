@@ -92,7 +92,7 @@ def list_candidates(
         if span:
             slope = (wide.parameters - narrow.parameters) / span
             width = narrow.sizes.intermediate_size + (target - narrow.parameters) / slope
-            width = _multiple(width, _step(source.intermediate_size), source.intermediate_size)
+            width = _multiple(width, step_of(source.intermediate_size), source.intermediate_size)
             candidate = _try(config, shapes, source, {**sizes, "intermediate_size": width})
         if candidate is not None and abs(candidate.parameters / target - 1) <= tolerance:
             found[candidate.sizes] = candidate
@@ -111,7 +111,7 @@ def _grid(config: PreTrainedConfig, source: Sizes, way: str, fixed: Mapping[str,
     per_group = source.num_attention_heads // groups
     depths = [layers] if way == "width" else range(layers, 0, -1)
     kept_groups = [groups] if way == "depth" else sorted({groups, -(-3 * groups // 4), -(-groups // 2)}, reverse=True)
-    step = _step(hidden)
+    step = step_of(hidden)
     widths = [hidden] if way == "depth" or config.model_type == "gemma" else range(hidden, hidden // 4, -step)
     if "num_attention_heads" in fixed or "num_key_value_heads" in fixed:
         kept_groups = [None]
@@ -127,7 +127,7 @@ def _ends(source: Sizes, way: str, fixed: Mapping[str, int]) -> list[dict]:
     whole = source.intermediate_size
     if "intermediate_size" in fixed:
         return [{"intermediate_size": fixed["intermediate_size"]}] * 2
-    least = whole if way == "depth" else min(whole, max(_step(whole), whole // 4))
+    least = whole if way == "depth" else min(whole, max(step_of(whole), whole // 4))
     return [{"intermediate_size": least}, {"intermediate_size": whole}]
 
 
@@ -139,7 +139,7 @@ def _try(config, shapes, source: Sizes, sizes: Mapping[str, int]) -> Candidate |
     return Candidate(target, count_for(shapes, source, target))
 
 
-def _step(size: int) -> int:
+def step_of(size: int) -> int:
     """Sizes are multiples of this: a power of two, a sixteenth of the whole or less, and 256 at most."""
     return min(256, 1 << max(0, int(math.log2(max(1, size / 16)))))
 

@@ -14,6 +14,7 @@ from transformers import initialization as init
 
 from .activations import block_influence, sum_of_squares
 from .calibration import evaluating
+from .candidates import step_of
 from .choices import VISION_TRANSFORMERS, WAYS, check_choice, check_type
 
 #: Every n-th calibration batch, from the last on, is kept for comparing.
@@ -147,7 +148,7 @@ def choose_vision_sizes(
             return [given[name]]
         return [most] if keeps else sorted({most, *range(step, most, step)}, reverse=True)
 
-    step = min(256, 1 << max(0, int(math.log2(max(1, whole.intermediate_size / 16)))))
+    step = step_of(whole.intermediate_size)
     sizes = [
         VisionSizes(layers, heads, neurons, whole.head_dim)
         for layers in choices("num_hidden_layers", 1, way == "width")

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from ...hub.ids import reading
+from ...hub.whole import check_filled
 from ..predictor import Options, Predictor, Source
 
 
@@ -21,7 +22,9 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
         how = {"revision": source.revision, "token": source.token}
         if ours is None:
             how["trust_remote_code"] = source.trust_remote_code
-        pipe = (ours or DiffusionPipeline).from_pretrained(source.name, **how).to(device)
+        pipe = (ours or DiffusionPipeline).from_pretrained(source.name, **how)
+    check_filled("MODEL", source.name, *pipe.components.values())
+    pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
 
     def answer(images: Sequence[Image.Image]) -> list[dict]:

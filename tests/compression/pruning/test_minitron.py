@@ -20,7 +20,7 @@ from transformers import (
 
 from hf_effmodels.cli import main
 from hf_effmodels.compression.pruning import minitron
-from hf_effmodels.compression.pruning.candidates import _grid, _step, count_for, list_candidates
+from hf_effmodels.compression.pruning.candidates import _grid, count_for, list_candidates, step_of
 from hf_effmodels.compression.pruning.inheritance import SIZES, inherit
 from hf_effmodels.compression.pruning.minitron import choose_shapes, prune, retrain_shortly
 from hf_effmodels.compression.pruning.structures import Sizes, check_architecture
@@ -315,4 +315,4 @@ def test_heads_are_kept_in_quarters_and_halves_of_their_groups():
 
 @pytest.mark.parametrize("size, step", [(8, 1), (16, 1), (31, 1), (32, 2), (72, 4), (1024, 64), (11008, 256), (1, 1)])
 def test_sizes_are_tried_in_steps_of_a_sixteenth_rounded_down_to_a_power_of_two(size, step):
-    assert _step(size) == step
+    assert step_of(size) == step

@@ -8,6 +8,7 @@ import diffusers
 from diffusers.utils import CONFIG_NAME
 
 from ....hub.ids import check_place, reading
+from ....hub.whole import check_filled
 from ....pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
 from ....pipelines.sam_diffsr.convert_sam_diffsr import load_encoder
 from ....pipelines.sam_diffsr.create import create_pipeline
@@ -73,9 +74,11 @@ def load_pipeline_to_train(args: SuperResolutionModelArguments) -> SamDiffSRPipe
 
 
 def load_pipeline(name: str, args: SuperResolutionModelArguments) -> SamDiffSRPipeline:
-    """A trained pipeline; OSError where there is none."""
+    """A trained pipeline; OSError where there is none, ValueError where weights are lacking."""
     with reading("--model", name, revision=("--revision", args.revision)):
-        return SamDiffSRPipeline.from_pretrained(name, revision=args.revision, token=args.token)
+        pipe = SamDiffSRPipeline.from_pretrained(name, revision=args.revision, token=args.token)
+    check_filled("--model", name, *pipe.components.values())
+    return pipe
 
 
 def trained_encoder(argument: str, name: str, args: SuperResolutionModelArguments) -> RRDBModel:
@@ -85,11 +88,14 @@ def trained_encoder(argument: str, name: str, args: SuperResolutionModelArgument
     options = {"revision": args.revision, "token": args.token}
     with reading(argument, name, revision=("--revision", args.revision)):
         if is_encoder(name):
-            return RRDBModel.from_pretrained(name, **options)
-        try:
-            return RRDBModel.from_pretrained(name, subfolder="condition_encoder", **options)
-        except OSError:
-            return RRDBModel.from_pretrained(name, **options)
+            encoder = RRDBModel.from_pretrained(name, **options)
+        else:
+            try:
+                encoder = RRDBModel.from_pretrained(name, subfolder="condition_encoder", **options)
+            except OSError:
+                encoder = RRDBModel.from_pretrained(name, **options)
+    check_filled(argument, name, encoder)
+    return encoder
 
 
 def is_encoder(name: str) -> bool:

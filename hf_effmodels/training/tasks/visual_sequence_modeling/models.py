@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import hf_effmodels
 
 from ....hub.ids import reading
+from ....hub.whole import check_filled, load_whole
 from ....pipelines.delvm.configuration_delvm import DELVM_LLAMA
 from ....pipelines.delvm.convert_delvm import without_special_tokens
 from ....pipelines.delvm.factorized_embedding import factorize_embedding
@@ -42,16 +43,23 @@ _REVIVAL = 50
 
 
 def load_pipeline(argument: str, name: str, token: str | None = None) -> DelvmPipeline:
-    """A DeLVM pipeline in a folder or on the Hub; its weights in float32."""
+    """A DeLVM pipeline in a folder or on the Hub, with all of its weights, in float32."""
+    how = {"dtype": torch.float32, "token": token}
+    # By itself: of a part that is transformers', diffusers does not say what was lacking.
+    model = load_whole(LlamaForCausalLM, argument, name, subfolder="language_model", **how)
     with reading(argument, name):
-        return DelvmPipeline.from_pretrained(name, dtype=torch.float32, token=token)
+        pipe = DelvmPipeline.from_pretrained(name, language_model=model, **how)
+    check_filled(argument, name, pipe.vqvae)
+    return pipe
 
 
 def load_image_tokenizer(name: str, image_size: int | None, token: str | None = None) -> DelvmImageTokenizer:
     """A `VQModel`, or that of a pipeline."""
     subfolder = VQVAE if (Path(name) / VQVAE).is_dir() else None
     with reading("--image_tokenizer", name):
-        return DelvmImageTokenizer.from_pretrained(name, subfolder=subfolder, image_size=image_size, token=token)
+        tokenizer = DelvmImageTokenizer.from_pretrained(name, subfolder=subfolder, image_size=image_size, token=token)
+    check_filled("--image_tokenizer", name, tokenizer.vqvae)
+    return tokenizer
 
 
 def load_language_model(args: VisualModelArguments, tokenizer: DelvmImageTokenizer, context: int) -> LlamaForCausalLM:
