@@ -10,6 +10,14 @@ from ._places import check_repo_id
 #: How the code of an export begins.
 HEADER = "# hf_effmodels "
 CONFIG, MODEL_INDEX = "config.json", "model_index.json"
+#: Charts of a training that a card shows, with what they are. Pictures made of data are none: they are its owner's.
+FIGURES = {
+    "training_curve.png": "Training",
+    "confusion_matrix.png": "Which class was taken for which",
+    "calibration.png": "Whether probabilities can be believed",
+    "precision_recall.png": "Precision over recall",
+    "quantization_report.png": "How far quantised blocks and layers are off",
+}
 
 
 def is_export(folder: Path) -> bool:

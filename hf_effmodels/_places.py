@@ -116,6 +116,14 @@ def check_folder_or_id(
         raise OSError(f"{argument}: {name} is a file; accepted are a folder and an id of the Hub.{hint and ' '}{hint}")
 
 
+def no_data_set(argument: str, name: str) -> ValueError:
+    """What is said of a file where a data set is named."""
+    return ValueError(
+        f"{argument}: {name!r} is a file; accepted are a folder, an id of the Hub, and a format such as csv, json, "
+        f"parquet or imagefolder with --data_files {name}."
+    )
+
+
 #: Files of folders that commands here write and that no model is loaded from -> what such a folder holds.
 _NO_MODELS = (
     (("split.json",), "a half of a split model; accepted are whole models."),

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from .._exported import CONFIG, MODEL_INDEX
+from .._exported import CONFIG, FIGURES, MODEL_INDEX
 
 CARD, PROCESSOR = "README.md", "processor_config.json"
 IMAGE_PROCESSOR = "preprocessor_config.json"
@@ -19,14 +19,6 @@ SETTINGS = frozenset(
     tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja
     tokenizer.model spiece.model sentencepiece.bpe.model vocab.json vocab.txt merges.txt""".split()
 )
-#: Charts of a training that a card shows, with what they are. Pictures made of data are none: they are its owner's.
-FIGURES = {
-    "training_curve.png": "Training",
-    "confusion_matrix.png": "Which class was taken for which",
-    "calibration.png": "Whether probabilities can be believed",
-    "precision_recall.png": "Precision over recall",
-    "quantization_report.png": "How far quantised blocks and layers are off",
-}
 _TOKENIZER = frozenset(
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja".split()
 )

@@ -6,7 +6,8 @@ A task is a folder: a package whose `__init__.py` says which extras it needs, an
 
     counting/
       __init__.py       EXTRAS = ("train",), and where one names a model HEADS = {"model": "AutoModelForMaskedLM"}:
-                        the Auto class (or classes, or None: diffusers) that a folder is for, see `run.early`
+                        the Auto class (or classes, or None: diffusers) that a folder is for, see `run.early`;
+                        TAKES_FILES = False where no single file can be --dataset
       task.py           TRAINING_ARGUMENTS, EVALUATION_ARGUMENTS, prepare_training, prepare_evaluation
       ...               whatever else it needs: arguments.py, data.py, models.py, trainer.py, reports.py
 """

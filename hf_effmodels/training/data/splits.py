@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..._places import check_place, first_line
+from ..._places import check_place, first_line, no_data_set
 from .stored_names import check_stored_names, stores_names
 
 logger = logging.getLogger(__name__)
@@ -54,10 +54,7 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
             check_stored_names([file for of_split in found.values() for file in of_split])
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         if os.path.isfile(args.dataset):
-            raise ValueError(
-                f"{what} is a file; accepted are a folder, an id of the Hub, and a format such as csv, json, parquet "
-                f"or imagefolder with --data_files {args.dataset}."
-            ) from error
+            raise no_data_set(args.argument, args.dataset) from error
         if os.path.exists(args.dataset) or args.data_dir and os.path.exists(args.data_dir):
             raise OSError(f"{what} cannot be read{how} ({error}).") from error
         raise OSError(

@@ -7,16 +7,19 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import Field, fields
 from functools import cache
 from pathlib import Path
+from typing import get_args, get_origin
 
 from ..._files import check_folder
 from ..._imports import module_file
 from ..._kinds import check_head, check_pipeline, has_head
 from ..._model_place import check_model
-from ..._places import check_apart, check_folder_or_id, check_place
+from ..._places import check_apart, check_folder_or_id, check_place, no_data_set
 from ...models import names_in_source
-from .arguments import ArgumentReader
+from .arguments import ArgumentReader, read_mapping
+from .held import check_free
 from .presets import unknown_model
 from .source import NotShown, dataclasses_in, keys_of, literal, members_of
 
@@ -50,13 +53,21 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
         types = argument_types(task_folder, tuple_name)
     except NotShown:  # a task that is built in another way is imported before its arguments are looked at
         return
+    mappings = {one.name for each in types for one in fields(each) if _is_mapping(one)}  # reading makes texts of them
     read = reader.read(*types)
     _check_names(read)
+    _check_mappings(read, mappings)
     _check_output(read)
+    if literal("TAKES_FILES", task_folder / "__init__.py") is False:
+        _check_no_files(read)
     for arguments in read:
         if isinstance(model := getattr(arguments, "model", None), str):
             _check_model(model, task_folder)
     _check_heads(read, task_folder / "__init__.py")
+    for arguments in read:
+        if isinstance(folder := getattr(arguments, "output_dir", None), str):
+            if getattr(arguments, "resume_from_checkpoint", "") is None:
+                check_free(Path(folder), arguments.overwrite_output_dir)
 
 
 def _check_names(read: tuple) -> None:
@@ -65,6 +76,26 @@ def _check_names(read: tuple) -> None:
             _check_name(name, value)
             for place in value if isinstance(value, list) else [value]:
                 _check_there(name, place)
+
+
+def _is_mapping(one: Field) -> bool:
+    return any((get_origin(part) or part) is dict for part in get_args(one.type))
+
+
+def _check_mappings(read: tuple, mappings: set[str]) -> None:
+    """What opens as a mapping closes as one."""
+    for arguments in read:
+        for name in sorted(mappings & vars(arguments).keys()):
+            value = getattr(arguments, name)
+            if isinstance(value, str) and value.lstrip().startswith("{"):
+                read_mapping(name, value, keys=object)
+
+
+def _check_no_files(read: tuple) -> None:
+    for arguments in read:
+        for name in _OF_DATA:
+            if isinstance(value := getattr(arguments, name, None), str) and os.path.isfile(value):
+                raise no_data_set(f"--{name}", value)
 
 
 def _check_output(read: tuple) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,35 +13,31 @@ from safetensors import SafetensorError, safe_open
 
 from ..._files import write_text
 from ..._written import clear_written
-from ...hub.contents import FIGURES
 from ...hub.export import clear_export
+from .held import (
+    HEADER,
+    RESULTS,
+    RUN_FILE,
+    SUBMODELS_TABLE,
+    check_free,
+    checkpoints_in,
+    held_in,
+    is_record,
+    step_of_checkpoint,
+)
 from .lock import owner_of
 from .recipe_arguments import defaults_of, resolved
 from .recipes import read_yaml
 
 logger = logging.getLogger(__name__)
 
-#: The resolved arguments of a run, in its output folder; a recipe itself: `--config` takes it.
-RUN_FILE = "training_config.yaml"
-_HEADER = "# The arguments of the run in this folder"
 #: In a checkpoint: the weights training goes on with, where `model.safetensors` holds their moving average.
 WEIGHTS_WITHOUT_EMA = "model_without_ema.safetensors"
-#: Sub-models of a trained one, a folder each, and a table of what they are.
-SUBMODELS, SUBMODELS_TABLE = "submodels", "submodels.json"
+#: Sub-models of a trained one, a folder each; `SUBMODELS_TABLE` says what they are.
+SUBMODELS = "submodels"
 #: Who writes them.
 SORTED_TRAINING = "a sorted training"
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_RESULTS = (
-    *("config.json", "model.safetensors", "model.safetensors.index.json"),
-    *("model_index.json", "diffusion_pytorch_model.safetensors"),  # of diffusers
-)
-#: What runs of one task or another write beside these. In a folder without a record somebody else has written it.
-_REPORTS = (
-    *("README.md", "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", *FIGURES),
-    *("sample.txt", "text.json", "expert_load.json", "expert_load.png", "adaptation.json", "per_class.csv"),
-    *("masks.png", "masked.png", "answers.png", "example.png", SUBMODELS_TABLE),
-)
 # Keys that may change when a run goes on: they say where and how it is watched, not what is computed.
 _FREE_KEYS = frozenset(
     "cache_dir check_images contents dataset_name dataloader_num_workers dataloader_persistent_workers "
@@ -57,19 +52,12 @@ _FREE_KEYS = frozenset(
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint with the most steps in `folder`; those a kill has left unfinished are passed over."""
-    for checkpoint in reversed(_checkpoints(folder)):
+    for checkpoint in reversed(checkpoints_in(folder)):
         problem = what_is_missing(checkpoint)
         if problem is None:
             return checkpoint
         logger.warning("%s is not whole (%s): passed over.", checkpoint, problem)
     return None
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    found = [
-        (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(found) if path.is_dir()]
 
 
 def what_is_missing(checkpoint: Path) -> str | None:
@@ -84,8 +72,8 @@ def what_is_missing(checkpoint: Path) -> str | None:
         state = None
     if not isinstance(state, dict):
         return "no readable trainer_state.json"
-    match = _CHECKPOINT.fullmatch(checkpoint.name)
-    if match and state.get("global_step") != int(match[1]):
+    step = step_of_checkpoint(checkpoint)
+    if step is not None and state.get("global_step") != step:
         return f"trainer_state.json is of step {state.get('global_step')}"
     weights = {file.name: file for file in checkpoint.glob("*.safetensors")}
     training_weights = weights.pop(WEIGHTS_WITHOUT_EMA, None)
@@ -178,53 +166,24 @@ def open_output_folder(
     goes_on = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
     if goes_on and overwrite:
         raise ValueError(_EXCLUDE)
-    held = _held(folder)
-    if held and overwrite and not _is_ours(folder / RUN_FILE):
-        raise ValueError(
-            f"--overwrite_output_dir: {folder} holds {', '.join(held)}, but no {RUN_FILE} that a run has written, and "
-            "only runs are overwritten. Choose another folder, or delete these yourself."
-        )
-    if held and not overwrite and not goes_on:
-        raise ValueError(
-            f"--output_dir: {folder} already holds a run or a model ({', '.join(held)}). Continue the run with "
-            "--resume_from_checkpoint true, replace it with --overwrite_output_dir true, or choose another folder."
-        )
+    if not goes_on:
+        check_free(folder, overwrite)
     return checkpoint
 
 
 _EXCLUDE = "--overwrite_output_dir and --resume_from_checkpoint of the same folder exclude each other."
 
 
-def _held(folder: Path) -> list[str]:
-    """Names of what a run, or somebody's model, has left in the folder.
-
-    The record alone is nothing to lose: that run was refused or killed before its first checkpoint.
-    """
-    is_ours = _is_ours(folder / RUN_FILE)
-    names = _RESULTS if is_ours else (*_RESULTS, *_REPORTS)
-    held = [path.name for path in _checkpoints(folder)] + [name for name in names if (folder / name).exists()]
-    if (folder / RUN_FILE).exists() and (held or not is_ours):
-        held.append(RUN_FILE)
-    return held
-
-
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """What a run would go on from or replace in the folder, with the time and the number of each file or folder."""
-    paths = {name: (folder / name).stat() for name in _held(folder)}
+    paths = {name: (folder / name).stat() for name in held_in(folder)}
     return {name: (found.st_mtime_ns, found.st_ino) for name, found in paths.items()}
-
-
-def _is_ours(file: Path) -> bool:
-    try:
-        return file.read_text(encoding="utf-8").startswith(_HEADER)
-    except (OSError, ValueError):
-        return False
 
 
 def _own_checkpoint(folder: Path, config: dict, resume: str, overwrite: bool, defaults: Mapping | None) -> Path | None:
     if overwrite:
         raise ValueError(_EXCLUDE)
-    held = _held(folder)
+    held = held_in(folder)
     if held and RUN_FILE not in held:
         raise ValueError(
             f"--resume_from_checkpoint: {folder} holds {', '.join(held)}, but no {RUN_FILE} to compare this run with. "
@@ -298,24 +257,23 @@ def making_no_folder(folder: Path) -> Iterator[None]:
 
 def clear_output_folder(folder: Path) -> None:
     """Delete what a run writes that would be mistaken for this one's: its checkpoints and its model."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if _CHECKPOINT.fullmatch(checkpoint.name) and checkpoint.is_dir():
-            shutil.rmtree(checkpoint)
+    for checkpoint in checkpoints_in(folder):
+        shutil.rmtree(checkpoint)
     clear_export(folder / "hub")
     # Not by the names of a record that anybody may have written.
     for submodel in [path for path in (folder / SUBMODELS).glob("*") if path.is_dir()]:
         clear_written(submodel, SORTED_TRAINING)
-    if _is_ours(folder / RUN_FILE):
+    if is_record(folder / RUN_FILE):
         (folder / SUBMODELS_TABLE).unlink(missing_ok=True)
     # The record goes last: as long as anything is left, it says that this is a run.
-    for name in (*_RESULTS, "trainer_state.json", "all_results.json", "README.md", RUN_FILE):
+    for name in (*RESULTS, "trainer_state.json", "all_results.json", "README.md", RUN_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
 def write_run(folder: Path, config: dict) -> None:
     """Write the resolved arguments as a recipe."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=119)
-    write_text(folder / RUN_FILE, f"{_HEADER}. hf-effmodels train --config takes it.\n{text}")
+    write_text(folder / RUN_FILE, f"{HEADER}. hf-effmodels train --config takes it.\n{text}")
 
 
 def _has_average(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -173,6 +174,78 @@ def test_files_in_the_place_of_folders_are_told_before_torch_is_imported(tmp_pat
         "above": "--output_dir: file is a file; accepted is a folder.",
         "model": "--model: file is a file; accepted are a folder and an id of the Hub.",
     }
+
+
+def test_a_folder_with_a_run_or_a_model_is_told_before_torch_is_imported(tmp_path):
+    for file in ("run/checkpoint-8/x", "run/training_config.yaml", "foreign/model.safetensors", "reports/masks.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    (tmp_path / "run" / "training_config.yaml").write_text("# The arguments of the run in this folder. And so on.")
+    base = ["--dataset", "digits", "--model", "ghostnetv3-1.0x", "--output_dir"]
+    told = told_without_torch(
+        {
+            "run": [*base, "run"],
+            "foreign": [*base, "foreign", "--overwrite_output_dir", "true"],
+            "reports": [*base, "reports"],
+        },
+        tmp_path,
+    )
+    instead = (
+        "Continue the run with --resume_from_checkpoint true, replace it with --overwrite_output_dir true, or choose "
+        "another folder."
+    )
+    assert told == {
+        "run": f"--output_dir: run already holds a run or a model (checkpoint-8, training_config.yaml). {instead}",
+        "foreign": "--overwrite_output_dir: foreign holds model.safetensors, but no training_config.yaml that a run "
+        "has written, and only runs are overwritten. Choose another folder, or delete these yourself.",
+        "reports": f"--output_dir: reports already holds a run or a model (masks.png). {instead}",
+    }
+    for allowed in (["--resume_from_checkpoint", "auto"], ["--overwrite_output_dir", "true"]):
+        reader = ArgumentReader([*base, str(tmp_path / "run"), *allowed])
+        check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
+
+
+def test_damaged_files_and_mappings_are_told_before_torch_is_imported(tmp_path):
+    for folder, content in (("cut", '{"model_type": "vit"'), ("list", "[1]"), ("bytes", "\x00")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(content)
+    base = ["--dataset", "digits", "--output_dir", "out"]
+    calls = {folder: [*base, "--model", folder] for folder in ("cut", "list", "bytes")}
+    teacher = ["--task", "distillation", *base, "--model", "ghostnetv3-1.0x", "--teacher"]
+    calls |= {"teacher": [*teacher, "cut"], "mapping": [*teacher, '{"cut": 1']}
+    preset = [*base, "--model", "ghostnetv3-1.0x"]
+    mappings = {
+        name: [*preset, f"--{name}", "{a: [1}"] for name in ("model_config", "lr_scheduler_kwargs", "optim_args")
+    }
+    told = told_without_torch(calls | mappings, tmp_path)
+    where = f"cut{os.sep}config.json is not valid JSON (Expecting ',' delimiter"
+    assert told["cut"].startswith(f"--model: {where}") and told["teacher"].startswith(f"--teacher: {where}")
+    assert told["list"] == f"--model: list{os.sep}config.json holds no mapping of settings."
+    assert told["bytes"].startswith(f"--model: bytes{os.sep}config.json is not valid JSON (")
+    assert told["mapping"].startswith("--teacher: got '{\"cut\": 1', which is not valid YAML: ")
+    for name in mappings:
+        assert told[name].startswith(f"--{name}: got '{{a: [1}}', which is not valid YAML: ")
+
+
+def test_a_file_is_told_before_torch_is_imported_where_data_sets_are_no_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    no_data = {"mask-generation"}  # has --images
+    take_files = {"causal-lm", "language-distillation", "image-text-to-text", "visual-sequence-modeling"}
+    tasks = {*list_tasks()} - no_data - take_files
+    base = ["--model", "ghostnetv3-1.0x", "--output_dir", "out", "--dataset"]
+    calls = {task: ["--task", task, *base, "notes.txt"] for task in sorted(tasks)}
+    calls["data-free-distillation"] += ["--teachers", "any"]
+    told = told_without_torch(calls, tmp_path)
+    assert set(told.values()) == {
+        "--dataset: 'notes.txt' is a file; accepted are a folder, an id of the Hub, and a format such as csv, json, "
+        "parquet or imagefolder with --data_files notes.txt."
+    }
+    assert {*told} == tasks
+    write_folders(tmp_path)
+    for task in take_files:  # these may be
+        teacher = ["--teacher", str(tmp_path / "gpt2")] if task == "language-distillation" else []
+        reader = ArgumentReader(["--task", task, *base, str(tmp_path / "notes.txt"), *teacher])
+        check_early(reader, task_folder(task), "TRAINING_ARGUMENTS")
 
 
 @pytest.mark.parametrize("task", list_tasks())
