@@ -540,6 +540,14 @@ def test_every_option_of_convert_and_download_reaches_the_function(monkeypatch, 
         (("adem_vl-7b-caption", "a.pth", "out"), {**plain, "text_model": "t", "vision_model": "v"}),
         (("delvm-300m", ".", "out"), {**plain, "image_tokenizer": "."}),
     ]
+    asked.clear()
+    for number in ("1", "1000000"):
+        assert cli.main(["convert", "ghostnet-0.5x", "a.pth", "out", "--num-labels", number]) == 0
+    assert [options["num_labels"] for _, options in asked] == [1, 1_000_000]
+    capsys.readouterr()
+    assert "--num-labels: got 1000001, accepted are 1 to 1000000." in refused(
+        "convert", "ghostnet-0.5x", "a.pth", "out", "--num-labels", "1000001"
+    )
     capsys.readouterr()
     assert "--labels: nowhere.json cannot be read (No such file or directory)" in refused(
         "convert", "ghostnet-0.5x", "a.pth", "out", "--labels", "nowhere.json"

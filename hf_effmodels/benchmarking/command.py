@@ -72,7 +72,7 @@ def plan(arguments: argparse.Namespace) -> list[list[Row]]:
 
 def _backends(preset: str, arguments: argparse.Namespace) -> Sequence[str]:
     """The backends of a row; a program has its own, which it need not be asked for."""
-    if is_place(preset) and (own := program_format(preset)) is not None:
+    if (own := program_format(preset)) is not None:
         fitting = [name for name in arguments.backends if name.startswith(own)]
         return fitting or ([own] if "eager" in arguments.backends else arguments.backends)
     return arguments.backends

@@ -1,5 +1,6 @@
 """A benchmark's results as a Markdown table, CSV, JSON and a picture."""
 
+import contextlib
 import csv
 import io
 import json
@@ -79,10 +80,8 @@ def machine() -> dict:
 
     versions = {}
     for package in ("torch", "transformers", "timm", "onnxruntime", "openvino"):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "processor": _processor(),
         "system": platform.platform(),

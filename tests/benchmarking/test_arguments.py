@@ -88,3 +88,8 @@ def test_the_parser_names_its_peers_and_layers():
     words = " ".join(text.split())
     assert text.startswith("usage: hf-effmodels benchmark ") and "official-like, bare-convolutions" in words
     assert "binary-128x28" in words and "ours," not in words
+
+
+def test_all_modes_may_be_named_at_once():
+    parsed = make_parser().parse_args(["--presets", "a", "--mode", " infer,train, generate,detect,infer"])
+    assert parsed.mode == ["infer", "train", "generate", "detect"]

@@ -242,3 +242,13 @@ def test_adders_by_columns_and_by_distances_scale_and_shift_as_ours_do(sizes):
     expected = layer(pixels)
     for plainly in (broadcast_adders, cdist_adders):
         torch.testing.assert_close(plainly(nn.Sequential(layer))(pixels), expected)
+
+
+def test_a_block_of_the_official_ghostnet_that_strides_without_growing_halves_its_shortcut_too():
+    sizes = {"stages": [[[3, 32, 16, 0, 1]], [[3, 32, 16, 0.25, 2]]], "image_size": 32}
+    peer, ours = (build(name, "ghostnet-1.0x", sizes).eval() for name in ("official-like", "ours"))
+    still, halved = peer.blocks
+    maps = torch.randn(1, 16, 8, 8)
+    assert still(maps).shape == (1, 16, 8, 8) and halved(maps).shape == (1, 16, 4, 4)
+    assert isinstance(still.shortcut, nn.Identity) and not isinstance(halved.shortcut, nn.Identity)
+    assert sum(p.numel() for p in peer.parameters()) == sum(p.numel() for p in ours.parameters())

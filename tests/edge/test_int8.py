@@ -177,3 +177,15 @@ def test_warnings_of_exporters_are_told_in_one_line_and_those_of_themselves_are_
     assert told == ["the exporters warn: one thing (and 2 more)"]
     logging.getLogger("torch.onnx.exporter").warning("afterwards")
     assert "afterwards" in caplog.text
+
+
+def test_what_is_less_than_a_warning_and_what_is_ours_goes_by_while_warnings_are_kept_back(caplog):
+    library = logging.getLogger("onnxscript.parts")
+    for name in (None, library.name, "hf_effmodels.edge"):
+        caplog.set_level(logging.DEBUG, name)
+    with summed_up() as said:
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+            library.log(level, "of level %d", level)
+        logging.getLogger("hf_effmodels.edge").warning("our own")
+    told = [record.getMessage() for record in caplog.records if record.name != "hf_effmodels.edge_files"]
+    assert told == ["of level 10", "of level 20", "of level 40", "our own"] and said == ["of level 30"]

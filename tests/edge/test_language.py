@@ -308,3 +308,10 @@ def test_the_command_exports_checks_talks_and_times_in_integers(tmp_path, capsys
         model = PEERS["ours"].build(str(tmp_path / name), False, {})
         said = make_call(model, row | {"preset": str(tmp_path / name), "backend": backend, "mode": mode})()
         assert getattr(said, "logits", said).shape == shape
+
+
+def test_the_help_of_python_is_read_by_the_names_of_its_topics(monkeypatch):
+    """So that versions of Python that keep it in another order give the same text."""
+    monkeypatch.setattr("pydoc_data.topics.topics", {"b": "b" * 50, "a": "a" * 50, "c": "c" * 30})
+    text = edge_text.read_text(None, lambda text, verbose: {"input_ids": [ord(letter) for letter in text]}, 32)
+    assert "".join(map(chr, torch.cat(text.rows, dim=1)[0].tolist())) == "a" * 50 + "b" * 50 + "c" * 30

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Sam2Config, SamHQConfig
 
+from hf_effmodels import edge_masks
 from hf_effmodels.cli import main
 from hf_effmodels.edge_masks import GRAPHS, export_promptable, load_promptable
 from hf_effmodels.pipelines import MaskPredictor
@@ -86,3 +87,10 @@ def test_promptable_models_with_other_parts_are_refused_by_their_type(config, tm
     said = capsys.readouterr().err
     assert f"MODEL: got {config.model_type}, accepted for two graphs are the types sam and tinysam" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_says_how_to_predict_where_a_processor_lies_beside_the_graphs():
+    for has_processor in (True, False):
+        said = edge_masks._readme("SamModel", "openvino", 96, 0.00012, has_processor)
+        assert ("hf-effmodels predict . photo.jpg --save drawn" in said) == has_processor
+        assert "Two openvino graphs" in said and "images of 96 x 96 pixels" in said and "1.2e-04 of their" in said

@@ -9,6 +9,7 @@ from transformers import SegformerImageProcessorPil
 
 import hf_effmodels
 from hf_effmodels.hub import build_card
+from hf_effmodels.hub.card import _matching_preset
 from hf_effmodels.hub.card_text import About, check_results, code, is_local, plain, write_card
 from hf_effmodels.hub.usage import usage_section
 from hf_effmodels.registry import ARCHITECTURES
@@ -414,3 +415,18 @@ def test_pictures_of_other_channels_come_as_numbers_of_the_right_shape():
 def test_numbers_of_layers_around_a_network_are_none_of_its_kind():
     with pytest.raises(ValueError, match=r"model: got Sequential \(model_type None\)"):
         build_card(nn.Sequential(nn.Linear(1, 1)))
+
+
+def test_a_models_card_says_on_how_much_of_what_it_was_trained(tiny):
+    text = build_card(tiny.model, dataset="digits", samples={"train": 50, "test": 10}).text
+    assert "Trained on digits (samples: 50 of train, 10 of test).\n" in text
+
+
+@pytest.mark.parametrize("name", ["addernet-resnet50", "cmt-small", "parameternet-600m"])
+def test_a_variant_stays_the_published_one_whatever_maps_a_backbone_gives(name):
+    """Which maps come out, how many classes there are and how large images are does not make another network."""
+    (architecture,) = (one for one in ARCHITECTURES.values() if name in one.presets)
+    config = hf_effmodels.get_config(name, num_labels=3)
+    assert _matching_preset(architecture, config) == name
+    config.out_features = config.stage_names[1:2]
+    assert _matching_preset(architecture, config) == name

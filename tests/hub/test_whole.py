@@ -307,3 +307,10 @@ def test_a_delvm_that_lacks_weights_is_refused(tmp_path, part, name):
     if part == "vqvae":
         with pytest.raises(ValueError, match=f"^--image_tokenizer: {tmp_path} lacks weights of {name}: {first}"):
             delvm_models.load_image_tokenizer(str(tmp_path), None)
+
+
+@pytest.mark.parametrize("count, told", [(3, "a, b, c"), (4, "a, b, c and 1 more"), (6, "a, b, c and 3 more")])
+def test_of_what_is_lacking_three_are_named_and_the_others_counted(count, told):
+    found = {"missing_keys": list(reversed("abcdef"[:count]))}
+    with pytest.raises(ValueError, match=f"^--model: it lacks weights of Linear: {told}.$"):
+        check_complete("--model", "it", torch.nn.Linear(1, 1), found)

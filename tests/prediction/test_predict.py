@@ -47,6 +47,7 @@ from hf_effmodels.prediction.predictor import (
 )
 from hf_effmodels.prediction.processes import Processes
 from hf_effmodels.prediction.run import predict as run_prediction
+from hf_effmodels.prediction.tasks import classes
 from hf_effmodels.prediction.tasks.classes import classes_of
 from hf_effmodels.prediction.tasks.continuation import continuation
 from hf_effmodels.prediction.tasks.masks import _said as masks_said
@@ -625,3 +626,60 @@ def test_a_continuation_has_no_special_tokens_and_a_network_the_precision_it_was
     assert (seen[0][1]["max_new_tokens"], seen[0][1]["do_sample"], seen[0][1]["temperature"]) == (2, False, 0.5)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(tmp_path)
     assert load_network(Source(str(tmp_path)), "AutoModelForCausalLM", "cpu").dtype == torch.bfloat16
+
+
+def test_lines_of_standard_input_are_read_once_and_their_pictures_written(photos, tmp_path, monkeypatch, capsys):
+    """What can be known before of names is looked at before; standard input is not, it could be read once only."""
+    predictor = Predictor("x", "image", lambda images: [{} for _ in images], str, list, lambda image, _: image)
+    files = [str(photos / "a.png"), str(photos / "scans" / "b.png")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files)))
+    how = SimpleNamespace(save=str(tmp_path), output=None, json=True, csv=False, batch_size=8)
+    how.inputs = [files[0], "-"]
+    assert run_prediction(predictor, Options(), None, how, Processes()) == 0
+    told = [(answer["input"], answer["saved"]) for answer in as_json(capsys.readouterr().out)]
+    places = [str(tmp_path / name) for name in ("a.png", "a-2.png", "b.png")]
+    assert told == [*zip([files[0], *files], places, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "mark, fills, together", [("<pad>", 0, True), ("<pad>", None, False), (None, 0, False), (None, None, False)]
+)
+def test_texts_are_encoded_together_where_tokenizer_and_model_know_what_fills_up(mark, fills, together, monkeypatch):
+    calls = []
+
+    class Tokenizer:
+        pad_token = mark
+
+        def __call__(self, given, **options):
+            calls.append((given, options))
+            return len(calls)
+
+    monkeypatch.setattr(classes, "load_part", lambda source, auto: Tokenizer())
+    for limit, cut in ((7, {"truncation": True, "max_length": 7}), (None, {})):
+        calls.clear()
+        model = SimpleNamespace(config=SimpleNamespace(pad_token_id=fills, max_position_embeddings=limit))
+        found = classes._encode_texts(Source("m"), model)(("a", "b c"))
+        options = {"return_tensors": "pt", **cut}
+        if together:
+            assert calls == [(["a", "b c"], options | {"padding": True})] and found == [1]
+        else:
+            assert calls == [("a", options), ("b c", options)] and found == [1, 2]
+
+
+@pytest.mark.parametrize("size, width", [((600, 1000), 3), ((1000, 600), 3), ((90, 2000), 1), ((500, 500), 2)])
+def test_the_lines_of_a_box_are_as_thick_as_the_picture_is_small(size, width):
+    """One in two hundred of its shorter side, and a pixel at least."""
+    drawn = np.asarray(draw_boxes(Image.new("RGB", size), [(4, 20, 60, 80)], ["b"], [0.9]))
+    assert drawn[60, :40].any(-1).sum() == width
+
+
+def test_a_box_without_an_extent_is_a_dot_and_a_mask_without_a_pixel_has_no_name():
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (90, 90)), [(50, 80, 40, 70)], [""], [0.5]))
+    assert drawn[80, 50].any() and not drawn[70:80, 40:50].any()
+    none, some = np.zeros((2, 40, 60), dtype=bool)
+    some[10:30, 20:50] = True
+    plain = np.asarray(draw_masks(Image.new("RGB", (60, 40)), [none, some]))
+    named = np.asarray(draw_masks(Image.new("RGB", (60, 40)), [none, some], ["none", "x"]))
+    rows, columns = np.nonzero((named != plain).any(2))
+    assert rows.min() >= 18 and columns.min() >= 18, "it begins in the midst of the mask, which is row 20"
+    assert (np.asarray(draw_masks(Image.new("RGB", (60, 40)), [none], ["none"])) == 0).all()

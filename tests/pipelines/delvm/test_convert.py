@@ -295,7 +295,14 @@ def test_weights_of_another_variant_and_broken_ones_are_refused_and_nothing_is_w
     folder.mkdir()
     torch.save(weights, folder / "pytorch_model.bin")
     (folder / "model_tp0_ppx.pt").write_bytes(b"")  # no part of a training
-    for name, value in (("num_attention_heads", "2"), ("rope_theta", -1), ("rms_norm_eps", None)):
+    for name, value in (
+        ("num_attention_heads", "2"),
+        ("rope_theta", -1),
+        ("rms_norm_eps", None),
+        ("max_position_embeddings", 0),
+        ("num_attention_heads", 2.5),
+        ("rope_theta", True),
+    ):
         (folder / "config.json").write_text(json.dumps({name: value}))
         with pytest.raises(ValueError, match=rf"config.json has {name}={value!r}, expected a number above 0"):
             convert("delvm-1b", folder, tmp_path / "out", image_tokenizer=tmp_path / "vqgan.bin")

@@ -1,6 +1,7 @@
 """Prompts of pairs: the ids are those of plain generation, however computed; what is drawn; what is refused."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,6 +160,39 @@ def test_an_id_of_no_probability_is_not_drawn_by_the_smallest_number_either(monk
     choose = _chooser(1.0, 2, None, None)
     # Of each row the two likeliest are left; the number 0 draws the first of these.
     assert choose(torch.tensor([[0.0, 1.0, 3.0, 2.0], [3.0, 0.0, 2.0, 1.0]])).tolist() == [2, 0]
+
+
+def test_an_id_of_no_probability_is_not_drawn_by_the_largest_number_either(monkeypatch):
+    """The probabilities of a row add up to 1 but for their rounding: to a little less in some, and more in others."""
+    largest = 1 - 2.0**-53
+    monkeypatch.setattr(
+        pipeline_delvm, "_uniform", lambda rows, *_: torch.full((rows, 1), largest, dtype=torch.float64)
+    )
+    logits = torch.randn(500, 40, generator=torch.Generator().manual_seed(0))
+    logits[:, 30:] = -10  # never among the eight likeliest
+    likeliest = logits.topk(8).indices.tolist()
+    drawn = _chooser(1.0, 8, None, None)(logits).tolist()
+    assert [max(ids) for ids in likeliest] == drawn
+
+
+def test_numbers_are_drawn_where_their_generator_is_and_else_where_the_network_is(monkeypatch):
+    asked = []
+
+    def rand(*shape, generator, device, dtype):
+        asked.append((shape, generator, device, dtype))
+        return torch.zeros(shape, dtype=dtype)
+
+    monkeypatch.setattr(pipeline_delvm.torch, "rand", rand)
+    place, elsewhere = torch.device("cpu"), SimpleNamespace(device="cuda:1")
+    assert pipeline_delvm._uniform(3, elsewhere, place).shape == (3, 1)
+    assert pipeline_delvm._uniform(3, None, place).shape == (3, 1)
+    assert pipeline_delvm._uniform(2, [elsewhere, elsewhere], place).shape == (2, 1)
+    double = torch.float64
+    assert asked == [
+        ((3, 1), elsewhere, "cuda:1", double),
+        ((3, 1), None, place, double),
+        *[((1, 1), elsewhere, "cuda:1", double)] * 2,
+    ]
 
 
 def test_a_generator_for_each_answer_makes_batches_what_single_answers_are(pipe):

@@ -184,3 +184,17 @@ def test_cleaned_masks_give_way_to_those_that_were_clean():
     kept = without_small_regions(found, 4, 0.7)
     assert kept.points.tolist() == [[2.0, 2.0]], "the better score lost: its mask had to be cleaned"
     assert without_small_regions(found, 0, 0.7) is found
+
+
+@pytest.mark.parametrize("change", ["hole", "island"])
+def test_a_mask_is_without_its_hole_or_its_island_and_its_box_goes_around_what_is_left(change):
+    whole = np.zeros((20, 20), bool)
+    whole[2:8, 2:9] = True
+    mask = whole.copy()
+    mask[(4, 4) if change == "hole" else (18, 18)] ^= True
+    box = torch.tensor([[2, 2, 8, 7]]) if change == "hole" else torch.tensor([[2, 2, 18, 18]])
+    found = Found([amg.encode_runs(mask)], torch.tensor([0.9]), torch.ones(1), box, torch.tensor([[1.0, 1.0]]))
+    kept = without_small_regions(found, 4, 0.7)
+    assert (amg.decode_runs(kept.runs[0]) == whole).all() and kept.boxes.tolist() == [[2, 2, 8, 7]]
+    kept = without_small_regions(found, 1, 0.7)
+    assert (amg.decode_runs(kept.runs[0]) == mask).all(), "one pixel is not below an area of one"
