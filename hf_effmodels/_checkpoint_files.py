@@ -130,7 +130,6 @@ def _names(pickled: bytes) -> Iterator[str]:
     start = 0
     while start < len(pickled):
         texts, memo = [], {}
-        end = len(pickled)
         try:
             for operation, argument, position in pickletools.genops(pickled[start:]):
                 name = operation.name
@@ -149,6 +148,4 @@ def _names(pickled: bytes) -> Iterator[str]:
                 end = start + position + 1
         except (ValueError, IndexError, KeyError, UnicodeDecodeError, pickle.UnpicklingError):
             return
-        if end <= start:
-            return
-        start = end
+        start = end  # an operation has been read, or its bytes been refused

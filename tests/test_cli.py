@@ -118,7 +118,8 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
     for number in ("0", "-1", "1000000000"):
         assert f"--num-labels: got {number}, accepted are 1 to" in refused(*convert, "--num-labels", number)
     wrong = {"": "is no JSON file", "{}": "holds no list of names", "[]": "holds no list of names"}
-    wrong |= {"[1]": "holds no list of names", '["a", "a"]': "has names that stand twice: 'a'"}
+    wrong |= {"[1]": "holds no list of names", '["a", "a"]': "has names that stand twice: 'a'."}
+    wrong |= {json.dumps([*"dcbaeabcd"]): "has names that stand twice: 'a', 'b', 'c'."}
     for text, message in wrong.items():
         Path("labels.json").write_text(text)
         assert f"--labels: labels.json {message}" in refused(*convert, "--labels", "labels.json")

@@ -50,6 +50,10 @@ def test_a_list_with_what_is_not_accepted_is_told_with_what_is(given, said, caps
         (["--batch", "0,1"], r"--batch: got \[0, 1\], accepted are whole numbers from 1 to 65536"),
         (["--new-tokens", "1048577"], "--new-tokens: got 1048577, accepted are whole numbers from 1 to 1048576"),
         (["--image-size", "65537"], "--image-size: got 65537"),
+        (["--batch", "1,65537"], r"--batch: got \[1, 65537\], accepted are whole numbers from 1 to 65536"),
+        (["--threads", "1025,1"], r"--threads: got \[1025, 1\], accepted are whole numbers from 1 to 1024"),
+        (["--length", "1048577"], "--length: got 1048577, accepted are whole numbers from 1 to 1048576"),
+        (["--rounds", "1000001"], "--rounds: got 1000001, accepted are whole numbers from 1 to 1000000"),
     ],
 )
 def test_what_cannot_go_together_is_told(given, said):

@@ -4,6 +4,7 @@ published sizes say, counted from them."""
 import platform
 import re
 import types
+from dataclasses import replace
 from importlib import metadata
 
 import pytest
@@ -385,3 +386,15 @@ def test_columns_of_some_are_there_where_one_row_has_them():
     assert names[-1] == "top-1 %" and (first[-1], second[-1]) == ("", "50.00")
     assert "tokens/s" not in names and len(first) == len(second) == len(names)
     assert tables.markdown([result("a")]).splitlines()[1].count("---") == len(tables.COLUMNS) - 2
+
+
+@pytest.mark.draws
+def test_panels_are_as_high_as_the_one_with_the_most_rows_needs(tmp_path, monkeypatch):
+    """An inch, and 0.35 for each row: bars of a panel with fewer rows are thicker, none is squeezed."""
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    several = [result("a", "timm"), result("b"), result("c"), result("d")]
+    tables.draw([*several, replace(several[1], row=replace(several[1].row, batch=8))], tmp_path / "b.png")
+    assert pyplot.gcf().get_size_inches().tolist() == pytest.approx([8, 2 * (1 + 0.35 * 4)])
+    pyplot.close("all")

@@ -195,6 +195,18 @@ def test_pictures_to_calibrate_on_are_enough_and_of_the_programs_size(tmp_path):
         prepare(pictures, None, 3, (48, 48))
 
 
+def test_one_picture_of_another_size_than_the_programs_is_enough_to_refuse_them(monkeypatch):
+    """Processors that keep the shape of a picture make those of some pictures fit, and others not."""
+    monkeypatch.setattr(
+        "hf_effmodels.training.tasks.image_classification.transforms.EvaluationTransform",
+        lambda processor: lambda image: torch.zeros(3, image.height, image.width),
+    )
+    pictures = [Image.new("RGB", (20, 30))] * 8
+    assert [one.shape for one in edge_int8.prepare(pictures, "any", 3, (30, 20)).all] == [(1, 3, 30, 20)] * 8
+    with pytest.raises(ValueError, match=r"^image_size: got \(30, 20\), but the processor makes pictures of"):
+        edge_int8.prepare([*pictures, Image.new("RGB", (20, 31))], "any", 3, (30, 20))
+
+
 def test_a_language_model_of_packed_weights_is_refused(tmp_path):
     model = of_transformers(99)
     model.config.quantization_config = {"quant_method": "some"}

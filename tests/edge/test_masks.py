@@ -94,3 +94,29 @@ def test_a_folder_says_how_to_predict_where_a_processor_lies_beside_the_graphs()
         said = edge_masks._readme("SamModel", "openvino", 96, 0.00012, has_processor)
         assert ("hf-effmodels predict . photo.jpg --save drawn" in said) == has_processor
         assert "Two openvino graphs" in said and "images of 96 x 96 pixels" in said and "1.2e-04 of their" in said
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("multimask", [True, False])
+def test_the_graph_of_prompts_computes_what_the_model_does_with_points_boxes_and_a_mask(multimask):
+    model, _ = build("sam")
+    generator = torch.Generator().manual_seed(0)
+    side, channels = model.config.prompt_encoder_config.image_embedding_size, 16
+    embeddings = torch.randn(1, channels, side, side, generator=generator)
+    points = 64 * torch.rand(1, 2, 2, 2, generator=generator)
+    mask = torch.randn(1, 1, 4 * side, 4 * side, generator=generator)
+    none = torch.full((1, 2, 1), -1)
+    labels = torch.tensor([[[1, 0], [0, 1]]])
+    decoder = edge_masks.PromptDecoder(model, multimask).eval()
+    boxes = points.sort(2).values
+    for given, pixels, marks in (
+        ({"input_points": points, "input_labels": labels}, torch.cat([points, torch.zeros(1, 2, 1, 2)], 2),
+         torch.cat([labels, none], 2)),
+        ({"input_boxes": boxes.flatten(2)}, boxes, torch.tensor([[[2, 3], [2, 3]]])),
+    ):  # fmt: skip
+        for has_mask in (0.0, 1.0):
+            more = {"input_masks": mask} if has_mask else {}
+            expected = model(image_embeddings=embeddings, multimask_output=multimask, **given, **more)
+            masks, scores = decoder(embeddings, pixels, marks, mask, torch.tensor([has_mask]))[:2]
+            torch.testing.assert_close(masks, expected.pred_masks)
+            torch.testing.assert_close(scores, expected.iou_scores)

@@ -68,7 +68,15 @@ def test_snippets_import_what_they_use_and_pin_the_commit(model_type, class_name
         assert all("import hf_effmodels" in block for block in shown) and len(shown) <= len(blocks_of(local))
         if auto_class_of(architecture, class_name) != "AutoBackbone":
             assert "`hub/` holds the same model with its code" in quiet
-            assert "With `hf_effmodels` installed, nothing from this repository is executed:" in local
+            assert "With `hf_effmodels` installed, nothing from this repository is executed:\n\n```python" in local
+            assert "transformers runs the code of this repository; read it first:\n\n```python" in local
+            assert "read it first, and pin the commit that you have read:\n\n```python" in pinned
+        # Each snippet has a sentence before it, and that of the feature maps is the last.
+        maps = "Feature maps, for a detector or a segmentation head:\n\n```python\nimport hf_effmodels\nimport torch\n"
+        for text in (local, pinned, quiet):
+            assert (maps in text) == ("AutoBackbone" in architecture.auto_classes)
+            assert text.startswith("## Usage\n\n") and "```\n\n```" not in text
+            assert ("The snippets run in this folder" in text) == (text is not pinned)
 
 
 def test_a_class_behind_several_auto_classes_is_that_of_the_main_head():

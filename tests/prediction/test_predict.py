@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    BatchFeature,
     CLIPConfig,
     CLIPModel,
     SegformerConfig,
@@ -31,7 +32,9 @@ from transformers import (
 )
 
 import hf_effmodels
+from hf_effmodels import edge_two_towers
 from hf_effmodels.cli import main
+from hf_effmodels.edge_two_towers import FACTS
 from hf_effmodels.images import read_image
 from hf_effmodels.prediction.drawing import color, draw_boxes, draw_masks
 from hf_effmodels.prediction.forms import place_of, save
@@ -47,7 +50,8 @@ from hf_effmodels.prediction.predictor import (
 )
 from hf_effmodels.prediction.processes import Processes
 from hf_effmodels.prediction.run import predict as run_prediction
-from hf_effmodels.prediction.tasks import classes
+from hf_effmodels.prediction.talk import talk
+from hf_effmodels.prediction.tasks import classes, named
 from hf_effmodels.prediction.tasks.classes import classes_of
 from hf_effmodels.prediction.tasks.continuation import continuation
 from hf_effmodels.prediction.tasks.masks import _said as masks_said
@@ -666,7 +670,7 @@ def test_texts_are_encoded_together_where_tokenizer_and_model_know_what_fills_up
             assert calls == [("a", options), ("b c", options)] and found == [1, 2]
 
 
-@pytest.mark.parametrize("size, width", [((600, 1000), 3), ((1000, 600), 3), ((90, 2000), 1), ((500, 500), 2)])
+@pytest.mark.parametrize("size, width", [((600, 1000), 3), ((1000, 600), 3), ((90, 2000), 1), ((700, 800), 4)])
 def test_the_lines_of_a_box_are_as_thick_as_the_picture_is_small(size, width):
     """One in two hundred of its shorter side, and a pixel at least."""
     drawn = np.asarray(draw_boxes(Image.new("RGB", size), [(4, 20, 60, 80)], ["b"], [0.9]))
@@ -683,3 +687,93 @@ def test_a_box_without_an_extent_is_a_dot_and_a_mask_without_a_pixel_has_no_name
     rows, columns = np.nonzero((named != plain).any(2))
     assert rows.min() >= 18 and columns.min() >= 18, "it begins in the midst of the mask, which is row 20"
     assert (np.asarray(draw_masks(Image.new("RGB", (60, 40)), [none], ["none"])) == 0).all()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_chat_says_is_on_the_screen_before_it_waits_for_more(terminal, language, monkeypatch):
+    """Also where standard output is a pipe, which is written in pieces."""
+    pending, shown = [], []
+
+    class Screen:
+        def write(self, text):
+            pending.append(text)
+
+        def flush(self):
+            shown.extend(pending)
+            pending.clear()
+
+    class Keyboard:
+        lines = iter(["The cat\n", ""])
+
+        def isatty(self):
+            return terminal
+
+        def readline(self):
+            assert not pending
+            return next(self.lines)
+
+    monkeypatch.setattr("hf_effmodels.prediction.talk.continuation", lambda *_, **__: " sat ")
+    monkeypatch.setattr("sys.stdout", Screen())
+    monkeypatch.setattr("sys.stdin", Keyboard())
+    talk(Source(str(language[0])), "cpu", 3, 0.0, 0)
+    assert "".join(shown) == ("> sat\n> " if terminal else "sat\n")
+
+
+def test_sentences_that_are_longer_than_the_model_reads_are_cut(tmp_path, monkeypatch):
+    """To as many tokens as its text tower has places for, all of them in one batch."""
+    given, tower = [], SimpleNamespace(max_position_embeddings=9)
+
+    class Processor:
+        @staticmethod
+        def tokenizer(texts, **options):
+            given.append((texts, options))
+            return BatchFeature({"input_ids": torch.ones(len(texts), 2, dtype=torch.long)})
+
+    model = SimpleNamespace(
+        config=SimpleNamespace(text_config=tower), device="cpu", dtype=torch.float32, logit_scale=torch.tensor(0.0)
+    )
+    vectors = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    model.get_text_features = lambda input_ids: SimpleNamespace(pooler_output=vectors)
+    monkeypatch.setattr(named, "load_network", lambda *_: model)
+    monkeypatch.setattr(named, "load_part", lambda *_: Processor)
+    options = Options(labels=("cat", "dog"), template="a {} here")
+    named.load("zero-shot-image-classification", Source(str(tmp_path)), options, "cpu")
+    how = {"padding": True, "truncation": True, "max_length": 9, "return_tensors": "pt"}
+    assert given == [(["a cat here", "a dog here"], how)]
+
+
+@pytest.mark.parametrize("scale", [2.0, torch.tensor(2.0).log()])
+def test_the_surest_names_are_told_by_the_angle_between_picture_and_sentence(scale, tmp_path, monkeypatch):
+    """Of programs the scale is a number, of networks its logarithm; how long the vectors are says nothing."""
+    part = SimpleNamespace(
+        tokenizer=lambda texts, **_: BatchFeature({"input_ids": torch.ones(3, 2)}),
+        image_processor=lambda images, return_tensors: {"pixel_values": torch.zeros(len(images), 3, 4, 4)},
+    )
+    texts, image = torch.tensor([[3.0, 4.0], [0.5, 0.0], [0.0, 9.0]]), torch.tensor([[6.0, 8.0], [5.0, 0.0]])
+    model = SimpleNamespace(
+        config=SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=9)),
+        device="cpu",
+        dtype=torch.float32,
+        logit_scale=scale,
+        get_text_features=lambda input_ids: SimpleNamespace(pooler_output=texts),
+        get_image_features=lambda pixel_values: SimpleNamespace(pooler_output=image),
+    )
+    loaded = []
+    (tmp_path / FACTS).write_text("{}") if isinstance(scale, float) else None
+    monkeypatch.setattr(edge_two_towers, "load_two_towers", lambda name: loaded.append("program") or model)
+    monkeypatch.setattr(named, "load_network", lambda *given: loaded.append(given[1:]) or model)
+    monkeypatch.setattr(named, "load_part", lambda *_: part)
+    options = Options(labels=("cat", "dog", "bird"), top_k=2)
+    predictor = named.load("zero-shot-image-classification", Source(str(tmp_path)), options, "cuda:1")
+    auto = "AutoModelForZeroShotImageClassification"
+    assert loaded == ["program" if isinstance(scale, float) else (auto, "cuda:1")]
+    up, right = predictor.answer([None, None])
+    # The cosines of either with the three sentences.
+    for said, names, cosines in ((up, ("cat", "bird"), (1.0, 0.6, 0.8)), (right, ("dog", "cat"), (0.6, 1.0, 0.0))):
+        shares = np.exp(2 * np.array(cosines))
+        best = sorted(shares / shares.sum(), reverse=True)[:2]
+        assert [one["label"] for one in said["classes"]] == list(names)
+        assert [one["score"] for one in said["classes"]] == pytest.approx(best, abs=1e-6)
+        told = "  ".join(f"{name} {100 * share:.1f} %" for name, share in zip(names, best, strict=True))
+        assert predictor.line(said) == told
+        assert [row["rank"] for row in predictor.rows(said)] == [1, 2]

@@ -7,6 +7,15 @@ import math
 
 import torch
 
+_NEAR = (-1, 0, 1)
+#: Where the points of the second round lie around one of the first, in strides, in the order they are asked.
+_AROUND = (
+    *((a, b) for a in _NEAR for b in _NEAR if (a, b) != (0, 0)),
+    *((2, b) for b in _NEAR),
+    *((a, 2) for a in _NEAR),
+    (2, 2),
+)
+
 
 def grid(points_per_side: int) -> torch.Tensor:
     """Points (points_per_side², 2), x and y from 0 to 1, in the middle of equal cells, x fastest; float64."""
@@ -43,16 +52,10 @@ def second_points(first: torch.Tensor, confident: torch.Tensor, points_per_side:
     height, width = confident.shape
     # Images smaller than the grid would have a stride of 0.
     stride_x, stride_y = max(width // points_per_side, 1), max(height // points_per_side, 1)
-    near = (-1, 0, 1)
     found = {}
     sure = confident.cpu().numpy()
     for x, y in first.tolist():
-        right, below = x + 2 * stride_x < width, y + 2 * stride_y < height
-        offsets = [(a, b) for a in near for b in near if (a, b) != (0, 0)]
-        offsets += [(2, b) for b in near] if right else []
-        offsets += [(a, 2) for a in near] if below else []
-        offsets += [(2, 2)] if right and below else []
-        for a, b in offsets:
+        for a, b in _AROUND:
             point = (x + a * stride_x, y + b * stride_y)
             if 0 <= point[0] < width and 0 <= point[1] < height and not sure[int(point[1]), int(point[0])]:
                 found[point] = None

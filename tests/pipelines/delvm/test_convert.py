@@ -5,23 +5,27 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from hf_effmodels.cli import main
 from hf_effmodels.hub import convert
 from hf_effmodels.hub.convert import ConversionError
 from hf_effmodels.pipelines import DelvmPipeline
+from hf_effmodels.pipelines.delvm import convert_delvm as convert_module
 from hf_effmodels.pipelines.delvm.configuration_delvm import PRESETS
-from hf_effmodels.pipelines.delvm.convert_delvm import convert as convert_delvm
 from hf_effmodels.pipelines.delvm.convert_delvm import (
+    _read,
     is_training_layout,
     join_pipeline_shards,
     language_model_of,
     vq_model_of,
 )
+from hf_effmodels.pipelines.delvm.convert_delvm import convert as convert_delvm
 from hf_effmodels.pipelines.delvm.factorized_embedding import factorize_embedding, fold_embedding
 from hf_effmodels.pipelines.delvm.image_tokenizer_delvm import DelvmImageTokenizer
 from tests.parity.golden import state_dict
@@ -327,3 +331,41 @@ def test_weights_of_another_variant_and_broken_ones_are_refused_and_nothing_is_w
     with pytest.raises(ValueError, match="preset: got 'delvm', accepted are 'delvm-300m', 'delvm-1b'"):
         convert_delvm("delvm", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_configuration_beside_a_language_model_is_followed_and_none_beside_an_image_tokenizer(tmp_path):
+    torch.save({"a.weight": torch.ones(2)}, tmp_path / "model.bin")
+    assert _read(tmp_path) == ({"a.weight": ANY}, {}, [tmp_path / "model.bin"]), "there is none"
+    said = {"num_attention_heads": 2, "rms_norm_eps": 1e-3, "rope_theta": 5.0, "max_position_embeddings": 7}
+    (tmp_path / "config.json").write_text(json.dumps(said | {"vocab_size": 3}))
+    assert _read(tmp_path)[1] == said
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=f"^checkpoint: {tmp_path / 'config.json'} cannot be read "):
+        _read(tmp_path)
+    torch.save({"encoder.conv_in.weight": torch.ones(2)}, tmp_path / "model.bin")
+    assert _read(tmp_path)[1] == {}
+
+
+def test_of_the_files_of_a_folder_safetensors_are_read_and_those_of_a_training_first(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    for name in ("pytorch_model.bin", "other.bin"):
+        torch.save({"a": torch.ones(2)}, tmp_path / name)
+    assert [path.name for path in _read(tmp_path)[2]] == ["model.safetensors"]
+    (tmp_path / "model.safetensors").unlink()
+    assert [path.name for path in _read(tmp_path)[2]] == ["pytorch_model.bin"]
+    (tmp_path / "pytorch_model.bin").unlink()
+    assert [path.name for path in _read(tmp_path)[2]] == ["other.bin"]
+    torch.save({"a": torch.ones(2)}, tmp_path / "second.bin")
+    with pytest.raises(ConversionError, match="^Two of the files have 'a'.$"):
+        _read(tmp_path)
+    for number in (10, 9):  # by number: 9 is before 10
+        torch.save({"head.weight": torch.ones(number)}, tmp_path / f"model_tp0_pp{number}.pt")
+    assert [path.name for path in _read_files(tmp_path)] == ["model_tp0_pp9.pt", "model_tp0_pp10.pt"]
+
+
+def _read_files(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_module, "join_pipeline_shards", lambda parts: parts)
+        parts, settings, files = _read(folder)
+    assert [len(part["head.weight"]) for part in parts] == [9, 10] and settings == {}
+    return files

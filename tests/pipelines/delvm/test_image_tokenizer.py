@@ -5,7 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_effmodels.pipelines.delvm.image_tokenizer_delvm import DelvmImageTokenizer, size_of, to_images, to_pixels
+from hf_effmodels.pipelines.delvm.image_tokenizer_delvm import (
+    DelvmImageTokenizer,
+    check_ids,
+    size_of,
+    to_images,
+    to_pixels,
+)
 
 from .tiny import tiny_vqvae
 
@@ -170,3 +176,10 @@ def test_wrong_input_is_named(tokenizer):
         tokenizer.decode(torch.zeros(1, 64, dtype=torch.long), "jpg")
     with pytest.raises(ValueError, match="temperature: got 0"):
         tokenizer.soft_codes(picture(16, 16), 0)
+
+
+@pytest.mark.parametrize("ids, told", [([-1, 3], "-1 to 3"), ([3, 8], "3 to 8"), ([-2, 9], "-2 to 9")])
+def test_ids_are_codes_from_the_first_to_the_last(ids, told):
+    assert check_ids([0, 7], 8, 2).tolist() == [[0, 7]] and check_ids(torch.zeros(0, 2).int(), 8, 2).shape == (0, 2)
+    with pytest.raises(ValueError, match=f"^input_ids: got {told}, accepted are the codes 0 to 7.$"):
+        check_ids(ids, 8, 2)

@@ -198,3 +198,33 @@ def test_a_mask_is_without_its_hole_or_its_island_and_its_box_goes_around_what_i
     assert (amg.decode_runs(kept.runs[0]) == whole).all() and kept.boxes.tolist() == [[2, 2, 8, 7]]
     kept = without_small_regions(found, 1, 0.7)
     assert (amg.decode_runs(kept.runs[0]) == mask).all(), "one pixel is not below an area of one"
+
+
+def test_points_of_the_second_round_are_asked_near_ones_first_and_none_outside():
+    """Around a point in the midst all fifteen, in order; in a corner those that are in the image."""
+    nothing = torch.zeros(40, 40, dtype=torch.bool)
+    near = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+    far = [(2, -1), (2, 0), (2, 1), (-1, 2), (0, 2), (1, 2), (2, 2)]
+    found = second_points(torch.tensor([[20.0, 15.0]]), nothing, 8)  # strides of five pixels
+    assert found.tolist() == [[20 + 5 * a, 15 + 5 * b] for a, b in near + far]
+    found = second_points(torch.tensor([[32.0, 31.0]]), nothing, 8)
+    assert found.tolist() == [[32 + 5 * a, 31 + 5 * b] for a, b in near]
+    # One that is two strides from an edge has the last row of points as long as that is inside.
+    found = second_points(torch.tensor([[29.0, 30.0]]), nothing, 8)
+    assert found.tolist() == [[29 + 5 * a, 30 + 5 * b] for a, b in [*near, *far[:3]]]
+
+
+def test_a_logit_at_the_threshold_itself_is_not_above_it():
+    logits = torch.tensor([[[-1.0, -0.5, 0.5, 1.0, 1.5]]])
+    assert amg.stability_scores(logits).item() == pytest.approx(1 / 4)
+    logits = logits.expand(1, 1, 5, 5)
+    found = segment_everything(
+        lambda points: (logits.expand(len(points), 1, 5, 5), torch.full((len(points), 1), 0.9)),
+        lambda part: part, 5, 5, points_per_side=1, thresholds=Thresholds(stability=0.25, mask=0.0),
+    ).found  # fmt: skip
+    assert amg.decode_runs(found.runs[0])[0].tolist() == [False, False, True, True, True]
+    strict = segment_everything(
+        lambda points: (logits.expand(len(points), 1, 5, 5), torch.full((len(points), 1), 0.9)),
+        lambda part: part, 5, 5, points_per_side=1, thresholds=Thresholds(stability=0.25, strict=True),
+    ).found  # fmt: skip
+    assert not len(strict)
