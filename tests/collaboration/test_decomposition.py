@@ -179,6 +179,27 @@ def test_parts_are_of_one_part_and_of_one_kind():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("part_type", ["vit", "deit"])
+def test_a_part_by_itself_has_the_columns_of_its_tokens_and_the_whole_bias(part_type):
+    torch.manual_seed(0)
+    sizes = [part_sizes(16, 1, 4), {**part_sizes(8, 1, 2)}, part_sizes(12, 1, 3)]
+    config = DeViTConfig(
+        part_type=part_type, image_size=16, patch_size=8, parts=sizes, num_labels=6, initializer_range=0.3,
+        class_groups=[[0, 1], [2, 3], [4, 5]],
+    )  # fmt: skip
+    model, pixels = DeViTForImageClassification(config).eval(), torch.randn(2, 3, 16, 16)
+    for classifier in model.fusion.classifiers.values():
+        classifier.bias.normal_()
+    taken = [take_part(model, number) for number in range(3)]
+    assert [part.config.parts for part in taken] == [[size] for size in model.config.parts]
+    assert all(part.config.class_groups is None and not part.training for part in taken)
+    biases = torch.stack([classifier.bias for classifier in model.fusion.classifiers.values()]).mean(0)
+    logits = sum(part(pixels).logits for part in taken) - 2 * biases
+    torch.testing.assert_close(logits, model(pixels).logits)
+    assert take_part(model.train(), 0).training
+
+
+@torch.no_grad()
 def test_a_fusion_of_two_layers_is_merged_to_the_same_logits():
     model, pixels = assemble([whole(), whole()], 10, fusion_hidden_size=6).eval(), torch.randn(2, 3, 16, 16)
     merged = merge_fusion(model)

@@ -121,6 +121,15 @@ def test_episodes_are_drawn_by_their_seed_and_end():
     assert OffloadingEnvironment(settings=OffloadingSettings(tasks=200, slot=0.5)).observation_size == 20
 
 
+@pytest.mark.parametrize("network, unit", [("vgg11", 0.092876), ("resnet18", 0.045887)])
+def test_what_is_left_to_compute_is_seen_in_the_released_unit_or_the_whole_networks_time(network, unit):
+    environment = OffloadingEnvironment(network, OffloadingSettings(devices=1, tasks=9, slot=0.01))
+    environment.reset(seed=0)
+    state, *_ = environment.step(all_take(5, 1))
+    (left,) = environment.seconds_left
+    assert 0 < left == pytest.approx(state[1] * unit)
+
+
 def test_what_is_no_cell_and_no_action_is_named():
     for fields, message in (
         ({"devices": 0}, "devices: got 0"),

@@ -325,6 +325,10 @@ def test_who_is_no_tail_is_told_by_what_it_answers(halves):
         unpack_logits(pack_logits(torch.tensor([[1.0, float("nan")]])), 1)
     with pytest.raises(ValueError, match="answer: it holds no logits of 2 images"):
         unpack_logits(save({"other": torch.zeros(2, 3)}), 2)
+    for shape in ((3, 5), (1, 5), (2,), (2, 5, 1)):
+        with pytest.raises(ValueError, match="answer: it holds no logits of 2 images"):
+            unpack_logits(pack_logits(torch.zeros(shape)), 2)
+    assert unpack_logits(pack_logits(torch.ones(2, 5)), 2).tolist() == [[1.0] * 5] * 2
 
 
 def test_connections_that_say_nothing_keep_nobody_out(halves):

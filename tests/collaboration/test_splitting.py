@@ -354,6 +354,15 @@ def test_wrong_codes_are_refused():
         codec.encode(torch.tensor([[1.0, float("inf")]]))
     with pytest.raises(ValueError, match="too far apart"):
         codec.encode(torch.tensor([[-3e38, 3e38]]))
+    # One image of several is enough.
+    fine = [1.0, 2.0, 3.0]
+    for wrong, message in (([0.0, float("nan"), 1.0], "not finite"), ([-3e38, 0.0, 3e38], "too far apart")):
+        with pytest.raises(ValueError, match=message):
+            codec.encode(torch.tensor([fine, wrong]))
+    two = codec.encode(torch.tensor([fine, fine]))
+    for low in ([1.0, 5.0], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="accepted are finite numbers in order"):
+            codec.decode(two | {"low": torch.tensor(low)}, (2, 3), torch.float32)
     for bits in (0, 9, 2.5):
         with pytest.raises(ValueError, match="bits: got"):
             UniformCodec(bits)
@@ -548,6 +557,10 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     assert cli.main(["split", folder, "--list"]) == 0
     assert "resnet.encoder.stages.0 [1, 8, 8, 8]" in capsys.readouterr().out
     assert cli.main(["split", folder, str(tmp_path / "out"), "--at", "stages.0", "--bits", "8"]) == 0
+    out = tmp_path / "out"
+    assert capsys.readouterr().out == (
+        f"{out}/head  {out}/tail  cut after resnet.encoder.stages.0\nnext: hf-effmodels serve-tail {out}/tail\n"
+    )
     head = SplitHead.from_pretrained(tmp_path / "out" / "head")
     assert head.facts.codec_settings == {"bits": 8} and head.processor.size == {"height": 32, "width": 32}
     file = tmp_path / "costs.json"
@@ -621,3 +634,29 @@ def test_a_code_of_maps_gives_maps_of_two_rows_and_columns_or_more(shape, fits):
         return
     with pytest.raises(ValueError, match="codec: the network expects features .* it decodes 8 channels of maps"):
         _check_maps(shape, 8)
+
+
+@pytest.mark.parametrize(
+    "command, option, least, most",
+    [
+        ("serve-tail", "--port", 1, 65535),
+        ("serve-tail", "--max-bytes", 1, 2**40),
+        ("serve-tail", "--max-images", 1, 2**30),
+        ("serve-tail", "--max-pixels", 1, 2**50),
+        ("serve-tail", "--workers", 1, 1024),
+        ("serve-tail", "--queue", 0, 2**30),
+        ("measure-split", "--repeats", 1, 10**6),
+        ("measure-split", "--shrink", 1, 2**20),
+        ("measure-split", "--bits", 1, 8),
+        ("measure-split", "--image-size", 1, 16384),
+        ("split", "--bits", 1, 8),
+        ("split", "--image-size", 1, 16384),
+        ("assemble", "--fusion-hidden-size", 1, 2**20),
+    ],
+)
+def test_numbers_of_the_commands_go_from_the_least_to_the_most(command, option, least, most, tmp_path, capsys):
+    places = [str(tmp_path / "nowhere"), str(tmp_path / "nor")][: 2 if command in ("split", "assemble") else 1]
+    for number in (least, most, least - 1, most + 1):
+        assert cli.main([command, *places, option, str(number)]) == 2
+        said = capsys.readouterr().err
+        assert (f"{option}: got {number}" in said) == (not least <= number <= most), (number, said)

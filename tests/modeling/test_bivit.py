@@ -157,3 +157,20 @@ def test_what_is_asked_for_is_honoured():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_a_scale_that_nothing_has_set_is_left_alone_by_an_export(monkeypatch):
+    """A graph holds the scales that training has found; tracing one sets none."""
+    inputs = torch.tensor([[4.0, -2.0, 1.0, 3.0]])
+    quantizer, layer = ElasticQuantizer(2, signed=True), BiVitLinear(4, 3, scale="learned")
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    before = copy.deepcopy((quantizer.state_dict(), layer.state_dict()))
+    torch.testing.assert_close(quantizer(inputs), torch.tensor([[1.0, -2.0, 1.0, 1.0]]))
+    layer(inputs)
+    for module, state in zip((quantizer, layer), before, strict=True):
+        assert all(torch.equal(module.state_dict()[name], value) for name, value in state.items())
+    monkeypatch.undo()
+    quantizer(inputs)
+    layer(inputs)
+    assert quantizer.is_initialized and quantizer.alpha != 1 and layer.is_initialized
+    torch.testing.assert_close(layer.scaling_factor.flatten(), layer.weight.abs().mean(1))

@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import hf_effmodels
 from hf_effmodels.hub.convert import ConversionError, convert_state_dict
 from hf_effmodels.modeling.parameternet_moe.configuration_parameternet_moe import PRESETS, ParameterNetMoeConfig
+from hf_effmodels.modeling.parameternet_moe.convert_parameternet_moe import adapt
 from hf_effmodels.modeling.parameternet_moe.modeling_parameternet_moe import (
     ParameterNetMoeExperts,
     ParameterNetMoeForCausalLM,
@@ -307,3 +308,23 @@ def test_where_nothing_is_counted_no_expert_has_a_load():
     logits = (torch.randn(1, 3, 4),)
     assert torch.equal(expert_load(logits, torch.zeros(1, 3)), torch.zeros(1, 4))
     assert balance_loss(logits, torch.zeros(1, 3)) == 0
+
+
+def test_experts_of_a_file_in_any_order_are_stacked_by_their_numbers():
+    def layer(number, experts):
+        return {f"model.layers.{number}.mlp.experts.{n}.weight": torch.full(size, n + 1.0) for n, size in experts}
+
+    state = {
+        "lm_head.weight": torch.zeros(1),
+        **layer(0, [(n, (2, 3)) for n in (10, 3, 0, 7, 1, 9, 2, 4, 11, 6, 5, 8)]),
+    }
+    left = layer(1, [(n, (2, 3)) for n in range(11)]) | layer(2, [(n, (2, 3 + (n == 5))) for n in range(12)])
+    config = ParameterNetMoeConfig(**SMALL, num_local_experts=12)
+    assert adapt(state | left, config) is config
+    adapt(state, config)
+    assert state.keys() == {"lm_head.weight", "model.layers.0.mlp.experts.weight"}
+    stacked = state["model.layers.0.mlp.experts.weight"]
+    assert stacked.shape == (12, 2, 3) and stacked[:, 0, 0].tolist() == [n + 1.0 for n in range(12)]
+    kept = dict(left)  # one lacks, or is of another shape: the check of all names tells it
+    adapt(kept, config)
+    assert kept.keys() == left.keys()

@@ -152,7 +152,7 @@ class Trace:
         if call.passes_on:
             raise ValueError(f"at: {name!r} only passes on what it gets, accepted are modules that compute.")
         if self._around(call):
-            better = next((o for o in reversed(call.under_way) if o and self._single(o)), None)
+            better = next((o for o in reversed(call.under_way) if self._single(o)), None)
             hint = f"; {better!r} can be cut after" if better else ""
             merged = call.under_way[-1] or "the model"
             around = f"a residual connection inside {merged!r} goes around it"

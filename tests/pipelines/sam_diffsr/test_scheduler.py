@@ -227,6 +227,16 @@ def test_an_override_is_not_undone_by_a_stock_sampler_in_between():
     np.testing.assert_allclose(back._betas[:-1], np.linspace(1e-4, 0.03, 100)[:-1])
 
 
+@pytest.mark.parametrize("left_out", [[], ["beta_start"], ["beta_end"], ["beta_start", "beta_end"]])
+def test_a_configuration_that_does_not_say_its_ends_has_the_usual_ones(left_out):
+    """β that a configuration holds follow its other fields, whether it says 1e-4 and 0.02 or says nothing."""
+    config = dict(SamDiffSRScheduler(beta_schedule="linear", num_train_timesteps=20).config)
+    again = SamDiffSRScheduler.from_config(
+        {name: value for name, value in config.items() if name not in left_out}, num_train_timesteps=10
+    )
+    np.testing.assert_allclose(again._betas[:-1], np.linspace(1e-4, 0.02, 10)[:-1])
+
+
 def test_betas_of_one_s_own_stay_unless_the_schedule_is_named():
     own = SamDiffSRScheduler(num_train_timesteps=3, trained_betas=[0.1, 0.2, 0.3])
     same = SamDiffSRScheduler.from_config(own.config, clip_sample=False)

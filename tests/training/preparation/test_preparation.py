@@ -28,6 +28,8 @@ def test_a_file_in_the_folder_is_a_preparation(counted, capsys):
     shown = capsys.readouterr().out
     assert "  image-counts            How many images there are." in shown
     assert "  super-resolution-masks  Structure maps for the training of SAM-DiffSR" in shown
+    names = [line.split()[0] for line in shown.splitlines()[2:]]
+    assert len(names) > 5 and all(before < after for before, after in zip(names, names[1:], strict=False))
 
 
 @pytest.mark.parametrize("argv", [[], ["masks"], ["--dataset", "photos"]])

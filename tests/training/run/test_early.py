@@ -13,7 +13,7 @@ import transformers
 
 from hf_effmodels.training import list_tasks, load_task
 from hf_effmodels.training.run.arguments import ArgumentReader
-from hf_effmodels.training.run.early import accepted_names, argument_types, check_early
+from hf_effmodels.training.run.early import _check_name, accepted_names, argument_types, check_early
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.task import task_folder
 
@@ -66,6 +66,19 @@ def test_names_are_those_that_are_accepted_later():
             assert getattr(RecipeArguments(output_dir="out", **{argument: name}), argument) == name
     assert set(accepted_names("save_strategy")) == {name.value for name in SaveStrategy}
     assert accepted_names("model") == ()
+
+
+def test_a_no_that_yaml_reads_as_false_is_explained_where_no_is_a_name():
+    with pytest.raises(
+        ValueError, match=r"--save_strategy: got 'False'; .*YAML reads no and off as false: write \"no"
+    ):
+        _check_name("save_strategy", "False")
+    for argument, value in (("optim", "False"), ("save_strategy", "Falsch"), ("save_strategy", "nope")):
+        with pytest.raises(ValueError, match=f"--{argument}: got '{value}'") as error:
+            _check_name(argument, value)
+        assert "YAML" not in str(error.value)
+    for argument, value in (("save_strategy", "no"), ("optim", None), ("optim", 3), ("model", "False")):
+        assert _check_name(argument, value) is None
 
 
 WRONG = {

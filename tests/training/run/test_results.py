@@ -110,6 +110,10 @@ def test_answers_and_images_are_as_safe_as_results(tmp_path):
             others(overwrite=True, answers=answers)
     with pytest.raises(ValueError, match="--save_images: .* is a file"):
         others(overwrite=True, save_images=answers)
+    with pytest.raises(ValueError, match="--answers: .*images is a folder, accepted is a file"):
+        others(overwrite=True, answers=images)
+    with pytest.raises(ValueError, match="--answers: .*answers.jsonl is a file, not a folder to write a.jsonl into"):
+        others(answers=answers / "a.jsonl")
 
 
 @pytest.mark.parametrize("task", list_tasks())

@@ -81,7 +81,7 @@ class CodedForImageClassification(CodedPreTrainedModel):
         for prior, length in zip(self.bottleneck.priors.values(), config.table_lengths or (), strict=False):
             prior.make_room(length)
         cut = Trace(self.network).cut(config.at)
-        self._without_storage = tuple(sorted(cut.head - cut.tail))
+        self._without_storage = cut.head - cut.tail
         for name in self._without_storage:
             path, _, own = name.rpartition(".")
             module = self.network.get_submodule(path)
@@ -145,9 +145,9 @@ class CodedForImageClassification(CodedPreTrainedModel):
         return coded.train(model.training)
 
     @property
-    def idle_modules(self) -> tuple[str, ...]:
+    def idle_modules(self) -> frozenset[str]:
         """Those before the cut, which compute nothing but shapes: multiply-adds are not counted there."""
-        return tuple(sorted({f"network.{name.rpartition('.')[0]}" for name in self._without_storage}))
+        return frozenset(f"network.{name.rpartition('.')[0]}" for name in self._without_storage)
 
     @property
     def code_is_fixed(self) -> bool:

@@ -84,7 +84,7 @@ class AdaptationTrainer(_TASK.ImageClassificationTrainer):
         factor = self.adaptation.norm_learning_rate_factor
         if factor != 1 and self.optimizer is None:
             model = model or self.model
-            norms = [p for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)]
+            norms = [p for m in model.modules() if isinstance(m, _NORMS) for p in m.parameters()]
             optimizer = super().create_optimizer(model)
             scale_rates(optimizer, dict.fromkeys(norms, factor))
             return optimizer

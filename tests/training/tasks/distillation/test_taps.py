@@ -265,6 +265,37 @@ def test_features_of_no_known_kind_and_logits_of_no_layer_are_named():
         Taps(model, dry_run(model, pixels), ["head.0"])
 
 
+def test_what_a_module_gives_for_the_batch_or_as_one_number_an_image_is_no_feature():
+    """A score of each image, an output of another length than the batch, and one that is no tensor."""
+
+    class Gives(torch.nn.Module):
+        def __init__(self, make):
+            super().__init__()
+            self.make = make
+
+        def forward(self, features):
+            return self.make(features)
+
+    class Odd(Staged):
+        def __init__(self):
+            super().__init__([(16, 4)], torch.nn.Linear(4, 5))
+            self.score = Gives(lambda features: features.mean((1, 2)))
+            self.other = Gives(lambda features: features[:1])
+            self.nothing = Gives(lambda features: None)
+            self.inner = Gives(lambda features: ((features, features[:, 0]), None))
+
+        def forward(self, pixel_values):
+            features = pixel_values.flatten(1)[:, :64].unflatten(1, (16, 4))
+            self.score(features), self.other(features), self.nothing(features), self.inner(features)
+            return super().forward(pixel_values)
+
+    run = dry_run(Odd(), torch.randn(2, 3, 8, 8))
+    assert [(call.path, call.shape) for call in run.calls] == [
+        ("inner", (16, 4)), ("blocks.0", (16, 4)), ("head", (5,)),
+    ]  # fmt: skip
+    assert run.num_classes == 5
+
+
 @pytest.mark.parametrize(
     "length, says, expected",
     [

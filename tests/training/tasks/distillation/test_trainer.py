@@ -1,6 +1,7 @@
 """The trainer used by hand: what is trained, saved and left alone, with networks that this package did not write."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ from hf_effmodels.training.distillation import (
 from hf_effmodels.training.losses.interface import FeatureSpec, Networks
 from hf_effmodels.training.tasks.distillation.model import DistillationModel
 from hf_effmodels.training.tasks.distillation.taps import Taps, dry_run
+from hf_effmodels.training.tasks.distillation.teacher import _normalization
 from hf_effmodels.training.tasks.distillation.trainer import STATE_FILE
 
 from ..contract import history, same, weights
@@ -353,6 +355,35 @@ def test_labels_of_all_samples_are_those_of_the_column(tmp_path):
     loss = CrdLoss(num_negatives=2, embed_dim=4)
     trained(tmp_path, resnet(), vit(), [loss], train_dataset=Table(index=True), arguments={"max_steps": 1})
     assert loss.others.labels.tolist() == [n % 3 for n in range(8)] and loss.contrast.student_memory.shape == (8, 4)
+
+
+@pytest.mark.parametrize("says, takes", [({}, 3), ({"num_channels": 1}, 1)])
+def test_a_student_that_says_nothing_of_its_channels_takes_three(says, takes):
+    student = torch.nn.Linear(1, 1)
+    student.config = SimpleNamespace(num_labels=3, id2label={n: f"LABEL_{n}" for n in range(3)}, **says)
+    for channels in (1, 2, 3):
+        config = ResNetConfig(num_channels=channels, embedding_size=4, hidden_sizes=[4], depths=[1], num_labels=3)
+        teacher = ResNetForImageClassification(config)
+        if channels == takes:
+            assert make_teacher(teacher, None, student, None).channels == takes
+            continue
+        with pytest.raises(ValueError, match=f"--teacher: ResNet.* takes {channels} channels, the student {takes}"):
+            make_teacher(teacher, None, student, None)
+
+
+@pytest.mark.parametrize("normalizes, rescales", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("mean, std", [(None, None), ([0.1, 0.2, 0.3], None), (None, [0.4, 0.5, 0.6]), ([0.5], [0.2])])
+def test_a_teachers_pictures_are_normalised_as_its_processor_says_it(mean, std, normalizes, rescales):
+    """A value v of 0 to 255 becomes (v · factor - m) / s, without m and s where it does not normalise; where a
+    processor says nothing, they are 0 and 1 of three colours."""
+    said = {"image_mean": mean, "image_std": std, "do_normalize": normalizes, "do_rescale": rescales}
+    found_mean, found_std = _normalization(SimpleNamespace(**said, rescale_factor=1 / 128))
+    colours = 1 if mean == [0.5] else 3
+    mean, std = (mean or [0.0] * 3, std or [1.0] * 3) if normalizes else ([0.0] * colours, [1.0] * colours)
+    values = torch.tensor([[0.0] * colours, [51.0] * colours, [255.0] * colours])
+    expected = (values * (1 / 128 if rescales else 1) - torch.tensor(mean)) / torch.tensor(std)
+    assert found_mean.shape == found_std.shape == (colours,)
+    torch.testing.assert_close((values / 255 - found_mean) / found_std, expected)
 
 
 def test_a_teacher_that_was_trained_in_between_says_what_it_says_in_evaluation():

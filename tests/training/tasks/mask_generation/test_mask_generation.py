@@ -293,7 +293,10 @@ def test_a_folder_of_other_things_is_no_cache(file, content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         open_cache(str(tmp_path), {"seed": 3})
     assert [path.name for path in tmp_path.iterdir()] == [file] and (tmp_path / file).read_text() == content
-    assert open_cache(str(tmp_path / "new"), {"seed": 3}) == open_cache(str(tmp_path / "new"), {"seed": 3})
+    (tmp_path / "empty").mkdir()
+    for new in (tmp_path / "new", tmp_path / "deeper" / "new", tmp_path / "empty"):
+        assert open_cache(str(new), {"seed": 3}) == open_cache(str(new), {"seed": 3}) == new
+        assert json.loads((new / "cache.json").read_text()) == {"seed": 3}
 
 
 def test_photographs_are_asked_for_where_none_are_installed(monkeypatch):

@@ -417,6 +417,27 @@ def test_a_trained_masked_model_keeps_its_size_and_an_encoder_is_whole(masked_ru
     assert "not of use for the encoder: pooler.dense" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "encoder, fields, block",
+    [
+        ("vit", {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "patch_size": 8}, 8),
+        ("vit", {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "patch_size": 32}, 32),
+        ("swin", {"embed_dim": 8, "num_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1], "window_size": 2}, 32),
+    ],
+)
+def test_fastmim_hides_a_token_of_a_vit_and_32_pixels_of_what_has_stages_where_nobody_says_otherwise(
+    encoder, fields, block
+):
+    fields = {"num_hidden_layers": 1, **fields} if encoder == "vit" else fields
+    said = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}
+    args = MaskedModelArguments(model=encoder, method="fastmim", model_config=fields, method_config=said)
+    args.image_size = 64
+    config = load_masked_model(args)[0].config
+    assert config.block_size == config.encoder_stride == block and config.image_size == 64
+    args.method_config = {**said, "block_size": 64}
+    assert load_masked_model(args)[0].config.block_size == 64
+
+
 def test_losses_of_images_are_those_of_batches_of_one():
     torch.manual_seed(0)
     backbone = SwinConfig(image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2)

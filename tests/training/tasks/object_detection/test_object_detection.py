@@ -23,7 +23,7 @@ from hf_effmodels.training.data.detection_augment import affine_matrix, flip_lef
 from hf_effmodels.training.data.digit_canvases import CANVASES
 from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
-from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
+from hf_effmodels.training.optim.detection_schedule import DetectionSchedule, scaled_weight_decay
 from hf_effmodels.training.tasks.object_detection.arguments import (
     DetectionArguments,
     DetectionAugmentationArguments,
@@ -172,6 +172,23 @@ def test_imagefolder_with_metadata_gives_the_same_boxes(pictures, form, box, tmp
     read = {len(train.read(n)[1]): train.read(n)[1:] for n in range(3)}
     assert read[2][0].tolist() == [pytest.approx([number, *CORNERS]) for number in (1, 0)]
     assert read[2][1].tolist() == [False, True] and train.names == ["0", "1"]
+
+
+def test_a_picture_of_a_table_that_is_none_is_named_and_its_boxes_are_known_all_the_same(tmp_path):
+    boxes = {"bbox": [[Value("float64")]], "category": [Value("int64")]}
+    Image.new("RGB", (32, 24)).save(tmp_path / "whole.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    rows = {
+        "image": [{"bytes": (tmp_path / name).read_bytes(), "path": name} for name in ("whole.png", "broken.png")],
+        "objects": [{"bbox": [BOX], "category": [0]}] * 2,
+    }
+    table = Dataset.from_dict(rows, features=Features({"image": ImageFeature(), "objects": boxes}))
+    DatasetDict(train=table, validation=table).save_to_disk(tmp_path / "table")
+    train, _ = load_data(DetectionDataArguments(dataset=str(tmp_path / "table")), None)
+    assert train.read(0)[1].tolist() == [[0, *CORNERS]]
+    with pytest.raises((ValueError, OSError), match=r"row 1 of .*table/train.*broken\.png"):
+        train.read(1)
+    assert np.asarray(train.objects(1, (32, 24))[0]).tolist() == [CORNERS]
 
 
 def test_objects_of_a_table_may_be_a_list_of_structures_with_the_names_of_their_classes(tmp_path):
@@ -422,6 +439,22 @@ def test_settings_of_the_schedule_are_used():
     assert schedule.momentum_at(100) == pytest.approx((0.8 + 0.937) / 2)
     assert DetectionSchedule(10, 100, warmup_epochs=0).learning_rates(0)[2] == 0.01
     assert DetectionSchedule(10, 100, batch_size=16).accumulation(2000) == 4
+
+
+@pytest.mark.parametrize("batch, gathered", [(8, 8), (24, 3), (40, 2), (48, 1), (64, 1), (256, 1)])
+def test_a_nominal_batch_is_gathered_in_whole_steps_more_and_more_of_them_in_the_warm_up(batch, gathered):
+    """As YOLO does it: numbers between one step and 64 / batch, rounded; the decay follows what is gathered."""
+    schedule = DetectionSchedule(10, 10, warmup_epochs=2.56, least_warmup_steps=5, batch_size=batch)
+    assert schedule.warmup_steps == 26
+    between = [max(1, int(np.interp(step, [0, 26], [1, 64 / batch]).round())) for step in range(27)]
+    assert [schedule.accumulation(step) for step in range(27)] == between
+    assert schedule.accumulation(27) == schedule.accumulation(99) == gathered
+    done = schedule.updates(60)
+    assert len(done) == 60 and all(done[:1])
+    after = [step for step in range(40, 60) if done[step]]
+    assert {later - step for step, later in zip(after, after[1:], strict=False)} == {gathered}
+    assert scaled_weight_decay(0.5, batch) == pytest.approx(0.5 * batch * gathered / 64)
+    assert scaled_weight_decay(0.5, batch, nominal_batch_size=2 * batch) == 0.5
 
 
 def test_nearly_equal_scores_of_half_precision_do_not_diverge_below_zero():

@@ -169,6 +169,13 @@ def test_a_twentieth_is_held_out_and_a_hundred_at_most(tmp_path):
     assert load_evaluation_data(args).rows.tolist() == load_data(args)[1].rows.tolist() == [0, 20, 39]
 
 
+def test_pictures_that_are_kept_make_no_difference_to_what_is_shown_and_compared():
+    source = HighResolutionImages([Image.new("RGB", (10, 10))], "mine", 0, ["a"])
+    source._cache["high", 0] = np.zeros((10, 10, 3))
+    assert "array" not in repr(source) and "OrderedDict" not in repr(source) and "split='mine'" in repr(source)
+    assert source == HighResolutionImages(source.images, "mine", 0, ["a"])
+
+
 def test_what_was_read_last_is_kept_and_no_more_than_there_is_room_for(monkeypatch):
     """Two pictures of 300 bytes where 700 are room enough: a third takes the place of the one read longest ago."""
     monkeypatch.setattr("hf_effmodels.training.tasks.super_resolution.data._CACHE_BYTES", 700)
