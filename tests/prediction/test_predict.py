@@ -50,7 +50,7 @@ from hf_effmodels.prediction.predictor import (
 )
 from hf_effmodels.prediction.processes import Processes
 from hf_effmodels.prediction.run import predict as run_prediction
-from hf_effmodels.prediction.talk import talk
+from hf_effmodels.prediction.talk import as_prompt, talk
 from hf_effmodels.prediction.tasks import classes, named
 from hf_effmodels.prediction.tasks.classes import classes_of
 from hf_effmodels.prediction.tasks.continuation import continuation
@@ -777,3 +777,13 @@ def test_the_surest_names_are_told_by_the_angle_between_picture_and_sentence(sca
         told = "  ".join(f"{name} {100 * share:.1f} %" for name, share in zip(names, best, strict=True))
         assert predictor.line(said) == told
         assert [row["rank"] for row in predictor.rows(said)] == [1, 2]
+
+
+def test_what_was_said_is_told_by_the_template_and_asks_for_an_answer_or_stands_in_a_row():
+    said = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    assert as_prompt(SimpleNamespace(chat_template=None), said) == as_prompt(SimpleNamespace(), said) == "ab\nc"
+    asked = []
+    tokenizer = SimpleNamespace(chat_template="x")
+    tokenizer.apply_chat_template = lambda *given, **how: asked.append((given, how)) or "as the model has it"
+    assert as_prompt(tokenizer, said) == "as the model has it"
+    assert asked == [((said,), {"tokenize": False, "add_generation_prompt": True})]

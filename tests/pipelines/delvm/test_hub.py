@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 import hf_effmodels
 from hf_effmodels.hub import publish
 from hf_effmodels.pipelines import DelvmImageTokenizer, DelvmPipeline
+from hf_effmodels.pipelines.delvm import pipeline_delvm
 from hf_effmodels.pipelines.delvm.export import export
 
 from ...hub.conftest import maker_hub, onto_the_network
@@ -127,3 +128,15 @@ def test_the_published_sizes_are_those_of_the_networks(preset):
         assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == known.part_parameters[name]
     linear = sum(m.weight.numel() for m in parts["language_model"].modules() if isinstance(m, torch.nn.Linear))
     assert round(linear / 1e6, 2) == known.macs
+
+
+def test_code_beside_a_pipeline_is_renewed_and_what_is_linked_to_ours_stays(pipe, tmp_path):
+    here = Path(pipeline_delvm.__file__)
+    (tmp_path / "pipeline_delvm.py").write_text("of an earlier version")
+    (tmp_path / "llama_steps.py").symlink_to(here.with_name("llama_steps.py"))
+    pipe.save_config(tmp_path)
+    for name in CODE:
+        assert (tmp_path / name).read_bytes() == here.with_name(name).read_bytes()
+    assert (tmp_path / "llama_steps.py").is_symlink()
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == ["pipeline_delvm", "DelvmPipeline"] and index["image_size"] == 16

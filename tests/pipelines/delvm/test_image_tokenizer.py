@@ -183,3 +183,12 @@ def test_ids_are_codes_from_the_first_to_the_last(ids, told):
     assert check_ids([0, 7], 8, 2).tolist() == [[0, 7]] and check_ids(torch.zeros(0, 2).int(), 8, 2).shape == (0, 2)
     with pytest.raises(ValueError, match=f"^input_ids: got {told}, accepted are the codes 0 to 7.$"):
         check_ids(ids, 8, 2)
+
+
+def test_images_are_as_large_as_those_that_delvm_was_trained_on_unless_the_model_or_the_user_says_otherwise(tmp_path):
+    assert DelvmImageTokenizer(tiny_vqvae()).image_size == 256
+    tiny_vqvae().save_pretrained(tmp_path)
+    assert DelvmImageTokenizer.from_pretrained(str(tmp_path)).image_size == 16
+    given = DelvmImageTokenizer.from_pretrained(str(tmp_path), image_size=24)
+    assert (given.image_size, given.grid, given.tokens_per_image, given.vocab_size) == (24, 12, 144, 32)
+    assert not given.vqvae.training and given.reduction == 2

@@ -287,3 +287,91 @@ def test_a_preset_begins_with_its_own_sizes_and_those_that_are_given():
         assert not pipe.vqvae.training and not pipe.language_model.training
     with pytest.raises(ValueError, match="preset: got 'delvm-7b', accepted are 'delvm-300m', 'delvm-1b'"):
         create_pipeline("delvm-7b")
+
+
+def checked(pipe, pairs: int = 0, queries: int = 1, **options) -> None:
+    given = {"num_images_per_prompt": 1, "num_answer_images": 1, "temperature": 0.0, "generator": None}
+    given |= {"top_k": None, "top_p": None, "allowed_ids": None, "cache": "growing", "output_type": "pil", **options}
+    prompts = [[(picture(1), picture(2))] * pairs]
+    pipe.check_inputs(pipe.image_tokenizer, prompts, [picture(3)] * queries, **given)
+
+
+def test_a_context_is_filled_to_its_end_and_no_further(pipe):
+    """It has 1024 places, an image 64: sixteen images, of which the query and its answers are some."""
+    for pairs, answers in ((7, 1), (6, 3), (0, 15)):
+        checked(pipe, pairs, num_answer_images=answers)
+        with pytest.raises(ValueError, match=rf"^prompt_images: got {pairs} pairs, accepted are up to \d+ with"):
+            checked(pipe, pairs, num_answer_images=answers + 1)
+    with pytest.raises(ValueError, match="accepted are up to 6 with 2 image"):
+        checked(pipe, 7, num_answer_images=2)
+    with pytest.raises(ValueError, match="got 0 pairs, accepted are up to 0 with 20 image"):
+        checked(pipe, 0, num_answer_images=20)
+
+
+@pytest.mark.parametrize("cache", ["growing", "static"])
+def test_the_ends_of_what_is_accepted_are_accepted(pipe, cache):
+    for options in ({"top_p": 1}, {"top_p": 1e-9}, {"top_k": 1}, {"temperature": 1e9}, {"allowed_ids": [0, 31]}):
+        checked(pipe, cache=cache, **options)
+    for options in ({"allowed_ids": torch.tensor([[3], [4]])}, {"output_type": "np"}, {"num_images_per_prompt": 9}):
+        checked(pipe, cache=cache, **options)
+    # Without a temperature nothing is drawn; with one each answer has a generator of its own, or all share one.
+    checked(pipe, generator=[torch.Generator()] * 5)
+    checked(pipe, queries=2, temperature=1.0, num_images_per_prompt=3, generator=[torch.Generator()] * 6)
+    checked(pipe, queries=2, temperature=1.0, generator=torch.Generator())
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"top_p": 0}, "top_p: got 0, accepted are numbers above 0 up to 1"),
+        ({"top_p": 1.01}, "top_p: got 1.01"),
+        ({"temperature": float("inf")}, "temperature: got inf, accepted are numbers from 0"),
+        ({"temperature": float("nan")}, "temperature: got nan"),
+        ({"top_k": True}, "top_k: got True, accepted are whole numbers from 1"),
+        ({"num_answer_images": 0}, "num_answer_images: got 0"),
+        ({"num_images_per_prompt": True}, "num_images_per_prompt: got True"),
+        ({"allowed_ids": [-1]}, "input_ids: got -1 to -1, accepted are the codes 0 to 31"),
+        ({"temperature": 1.0, "queries": 2, "generator": [None] * 3}, "generator: got 3 generators for 2"),
+        ({"temperature": 1.0, "queries": 0, "generator": [torch.Generator()]}, "image: got an empty list"),
+    ],
+)  # fmt: skip
+def test_what_is_beyond_them_is_named(pipe, options, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        checked(pipe, **options)
+
+
+def test_of_one_answer_the_likeliest_ids_are_taken_and_several_are_drawn(pipe, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pipeline_delvm, "_chooser", lambda *given: asked.append(given) or (lambda x: x.argmax(-1)))
+    made = torch.Generator()
+    pipe([], picture(5))
+    pipe([], picture(5), num_images_per_prompt=2, top_k=3, top_p=0.5, generator=made)
+    pipe([], picture(5), num_images_per_prompt=2, temperature=0.25)
+    assert asked == [(0.0, None, None, None), (1.0, 3, 0.5, made), (0.25, None, None, None)]
+
+
+@pytest.mark.parametrize("cache", ["growing", "static"])
+def test_a_query_that_is_read_once_has_as_many_answers_as_were_asked_for(pipe, cache):
+    """In order: all of the first query, then all of the second; whether they share their prompt or have their own."""
+    random = torch.Generator().manual_seed(0)
+    queries = torch.randint(32, (2, 6), generator=random)
+    for prompts in (torch.randint(32, (rows, length), generator=random) for rows, length in ((1, 4), (2, 4), (1, 0))):
+        several = pipe.generate_ids(prompts, queries, 5, 2, cache=cache)
+        ids = torch.cat([prompts.expand(2, -1), queries], 1)
+        how = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 5, "do_sample": False}
+        alone = pipe.language_model.generate(ids, **how)[:, ids.shape[1] :]
+        assert torch.equal(several, alone.repeat_interleave(2, 0)) and not torch.equal(*alone)
+
+
+def test_many_images_go_through_the_tokenizer_a_few_at_a_time(pipe, monkeypatch):
+    sizes, tokenizer = [], type(pipe.image_tokenizer)
+    encode, decode = tokenizer.encode, tokenizer.decode
+    monkeypatch.setattr(tokenizer, "encode", lambda self, part: sizes.append(len(part)) or encode(self, part))
+    monkeypatch.setattr(
+        tokenizer, "decode", lambda self, part, kind: sizes.append(len(part)) or decode(self, part, kind)
+    )
+    monkeypatch.setattr(type(pipe), "generate_ids", lambda self, pairs, asked, *_, **__: asked.flip(0))
+    queries = [picture(number) for number in range(17)]
+    result = pipe(PAIRS[:1], queries, output_type="np")
+    assert sizes == [16, 3, 16, 1] and result.images.shape == (17, 16, 16, 3)
+    assert torch.equal(result.token_ids[16], encode(pipe.image_tokenizer, queries[:1])[0])

@@ -62,6 +62,8 @@ def test_boxes_stability_and_edges_of_crops_are_what_their_names_say():
     # Half of the shorter side twice, less a third of it: 80 · 512 / 1500 = 27 pixels of overlap.
     assert amg.crop_boxes(80, 100, 0) == [[0, 0, 100, 80]]
     assert amg.crop_boxes(80, 100, 1)[1:] == [[0, 0, 64, 54], [0, 27, 64, 80], [37, 0, 100, 54], [37, 27, 100, 80]]
+    # 30,000 · 512 / 1500 = 10,240: to the pixel.
+    assert amg.crop_boxes(30_000, 40_000, 1)[1] == [0, 0, (40_000 + 10_240) // 2, (30_000 + 10_240) // 2]
     layers = amg.crop_boxes(80, 100, 2, overlap_ratio=0.0)
     assert len(layers) == 1 + 4 + 16 and layers[1] == [0, 0, 50, 40] and layers[-1] == [75, 60, 100, 80]
 
