@@ -32,7 +32,7 @@ def _member(name: str) -> PeftType:
         PeftType._member_names_.append(name)
         PeftType._member_map_[name] = member
         PeftType._value2member_map_[name] = member
-        if name not in dir(PeftType) or not isinstance(getattr(PeftType, name, None), PeftType):
+        if not isinstance(getattr(PeftType, name, None), PeftType):
             type.__setattr__(PeftType, name, member)
         works = PeftType(name) is PeftType[name] is getattr(PeftType, name) and name in list(PeftType)
     except (AttributeError, TypeError) as error:

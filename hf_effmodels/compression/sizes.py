@@ -154,13 +154,13 @@ def list_shapes(
             f"target_params: no {model_type} with {vocab_size} tokens has {target_params:.4g} parameters within "
             f"{100 * tolerance:g} %; {_ways(head_dim, kv_groups, fields)}."
         )
-    by_depth = sorted(shapes, key=lambda shape: -shape.config.num_hidden_layers)
+    # From thin to wide, which is from deep to shallow: the wider the layers, the fewer. Of those of one depth the
+    # thinner has the smaller share of embedding and head.
     if depth_first:
-        allowed = [shape for shape in by_depth if shape.config.num_hidden_layers <= max_layers]
-        best = _deepest(allowed) if allowed else by_depth[-1]
+        best = next((shape for shape in shapes if shape.config.num_hidden_layers <= max_layers), shapes[-1])
     else:
-        best = min(by_depth, key=lambda shape: abs(shape.aspect - 128))
-    return [best, *(shape for shape in by_depth if shape is not best)]
+        best = min(shapes, key=lambda shape: abs(shape.aspect - 128))
+    return [best, *(shape for shape in shapes if shape is not best)]
 
 
 def _ways(head_dim: int | None, kv_groups: int, fields: dict) -> str:
@@ -171,12 +171,6 @@ def _ways(head_dim: int | None, kv_groups: int, fields: dict) -> str:
     if not fields.get("tie_word_embeddings"):
         ways.append("tie_word_embeddings=True")
     return f"take {', '.join(ways[:-1])} or {ways[-1]}"
-
-
-def _deepest(shapes: list[Shape]) -> Shape:
-    """Of the deepest shapes the one with the smaller share of embedding and head: the thinner one."""
-    most = max(shape.config.num_hidden_layers for shape in shapes)
-    return min((s for s in shapes if s.config.num_hidden_layers == most), key=lambda s: s.config.hidden_size)
 
 
 def _head_dim(hidden: int, head_dim: int | None) -> int:

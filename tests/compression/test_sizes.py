@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from hf_effmodels import PanguPiConfig
 from hf_effmodels.compression import (
@@ -10,7 +10,7 @@ from hf_effmodels.compression import (
     list_shapes,
     suggest_config,
 )
-from hf_effmodels.compression.sizes import _head_dim, feed_forward_size, table
+from hf_effmodels.compression.sizes import _head_dim, _widths, feed_forward_size, table
 
 
 @pytest.mark.parametrize("model_type", ["llama", "pangu_pi"])
@@ -64,6 +64,9 @@ def test_the_recommended_shape_is_the_deepest_allowed_or_that_of_llama_s_proport
         (1e6, 100, {"kv_groups": 0}, "kv_groups: got 0"),
         (1e6, 100, {"tolerance": 0}, "tolerance: got 0"),
         (1e6, 100, {"tolerance": 1}, "tolerance: got 1"),
+        (1e6, 100, {"head_dim": 0}, "head_dim: got 0, accepted are even numbers"),
+        (1e6, 100, {"head_dim": 7}, "head_dim: got 7"),
+        (1e6, 100, {"head_dim": -2}, "head_dim: got -2"),
     ],
 )
 def test_impossible_sizes_are_named(parameters, vocabulary, options, message):
@@ -114,3 +117,80 @@ def test_a_wider_tolerance_finds_more_shapes_within_it():
 @pytest.mark.parametrize("hidden, head", [(32, 32), (224, 32), (256, 64), (992, 64), (1024, 128), (4096, 128)])
 def test_heads_are_as_wide_as_the_network_allows(hidden, head):
     assert _head_dim(hidden, None) == head and _head_dim(hidden, 16) == 16
+
+
+def test_heads_of_two_are_the_narrowest():
+    assert {shape.config.head_dim for shape in list_shapes(2e6, 512, head_dim=2)} == {2}
+
+
+def test_a_network_may_be_a_single_layer_and_no_more_than_four_times_as_deep_as_asked():
+    # Embedding and head of 100 tokens; four matrices of 64 × 64, three of 64 × 192; three norms of 64.
+    one = 2 * 100 * 64 + 4 * 64 * 64 + 3 * 64 * 192 + 3 * 64
+    (shape,) = list_shapes(one, 100, tolerance=1e-9)
+    assert (shape.config.hidden_size, shape.config.num_hidden_layers) == (64, 1)
+    # Widths of 160 and above have up to six layers at two millions, that of 128 nine.
+    assert [s.config.num_hidden_layers for s in list_shapes(2e6, 512, max_layers=2)] == [2, 6, 4, 3]
+    assert [s.config.num_hidden_layers for s in list_shapes(2e6, 512, max_layers=1)] == [2, 4, 3]
+    assert 1 not in [s.config.num_hidden_layers for s in list_shapes(2e6, 512)]
+    assert list_shapes(2e6, 512, False, max_layers=1)[0].config.num_hidden_layers == 2
+
+
+def test_the_deepest_that_is_recommended_has_at_most_22_layers_and_the_others_follow_by_depth():
+    depths = [shape.config.num_hidden_layers for shape in list_shapes(60e6, 8192)]
+    assert depths[0] == max(depth for depth in depths if depth <= 22)
+    assert depths[1:] == sorted((depth for depth in depths if depth != depths[0]), reverse=True)
+
+
+def test_widths_are_those_that_whole_groups_of_heads_fill():
+    assert {s.config.hidden_size % 96 for s in list_shapes(2e6, 512, num_attention_heads=3)} == {0}, "of three heads"
+    for heads, groups in ((48, 1), (16, 4), (32, 2)):
+        found = list_shapes(2e6, 512, head_dim=heads, kv_groups=groups, tolerance=0.2)
+        assert len(found) > 2 and all(shape.config.hidden_size % (heads * groups) == 0 for shape in found)
+    assert min(shape.config.hidden_size for shape in list_shapes(2e5, 64, tolerance=0.3)) == 32
+    # Twelve times the square of the width is the least of a layer: none is wider than 16384 is asked for.
+    assert max(_widths(12 * 1024**2, None, 1)) == 1024 and max(_widths(1e13, None, 1)) == 16384
+
+
+@pytest.mark.parametrize(
+    "options, ways",
+    [
+        ({}, "a smaller vocabulary, a wider tolerance or tie_word_embeddings=True"),
+        ({"tie_word_embeddings": True}, "a smaller vocabulary or a wider tolerance"),
+        (
+            {"kv_groups": 2, "tie_word_embeddings": True},
+            "a smaller vocabulary, a wider tolerance or heads of another width or in other groups",
+        ),
+        (
+            {"head_dim": 64},
+            "a smaller vocabulary, a wider tolerance, heads of another width or in other groups "
+            "or tie_word_embeddings=True",
+        ),
+    ],
+    ids=["plain", "tied", "groups", "heads"],
+)
+def test_a_size_that_nothing_has_is_answered_with_what_else_to_ask_for(options, ways):
+    with pytest.raises(ValueError, match=f"within 1 %; take {ways}.$"):
+        list_shapes(1e5, 90_000, tolerance=0.01, **options)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=12),
+        LlamaConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=1, attention_bias=True),
+        LlamaConfig(hidden_size=32, num_attention_heads=4, mlp_bias=True, tie_word_embeddings=True),
+        MistralConfig(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=12),
+        PanguPiConfig(hidden_size=32, num_attention_heads=4, augmented_shortcut_reduction=4),
+        PanguPiConfig(hidden_size=32, num_attention_heads=4, series_activations=["silu"], num_augmented_shortcuts=3),
+    ],
+    ids=["wide heads", "attention biases", "mlp biases", "mistral", "pangu_pi", "pangu_pi of one activation"],
+)
+def test_each_part_of_a_network_is_counted(config):
+    config.num_hidden_layers, config.vocab_size, config.intermediate_size = 3, 50, 40
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    count = count_parameters(config)
+    layers = [sum(weight.numel() for weight in layer.parameters()) for layer in model.model.layers]
+    assert layers == [count.layer] * 3 and count.layers == sum(layers) and count.embedding == 50 * 32
+    assert count.head == (0 if config.tie_word_embeddings else 50 * 32)
+    assert count.total == sum(weight.numel() for weight in model.parameters())

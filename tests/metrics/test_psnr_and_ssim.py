@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_effmodels import metrics
-
 from ..pipelines.sam_diffsr.tiny import photo
+from .modules import metric as module
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim"])
 def test_metrics_average_over_images_and_cut_borders(name):
-    metric = metrics.load(name)
+    metric = module(name)
     images, references = [photo(20, 16), photo(18, 24, seed=1)], [photo(20, 16, seed=2), photo(18, 24, seed=3)]
 
     def compute(predictions, references, **options):
@@ -31,7 +30,7 @@ def test_metrics_average_over_images_and_cut_borders(name):
 
 
 def test_psnr_and_ssim_of_known_pairs():
-    psnr, ssim = metrics.load("psnr"), metrics.load("ssim")
+    psnr, ssim = module("psnr"), module("ssim")
     black, grey = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 51, np.uint8)
     assert psnr.compute(predictions=[grey], references=[black])["psnr"] == pytest.approx(20 * np.log10(5))
     luma = psnr.compute(predictions=[grey], references=[black], channel="y")["psnr"]
@@ -48,7 +47,7 @@ def test_psnr_and_ssim_of_known_pairs():
 
 @pytest.mark.parametrize("name", ["psnr", "ssim"])
 def test_bad_metric_input_is_refused_by_name(name):
-    metric = metrics.load(name)
+    metric = module(name)
     for other, options, message in (
         (photo(16, 16), {"channel": "x"}, "channel: got 'x', accepted are 'rgb', 'y'"),
         (photo(16, 12), {}, r"predictions: an image is \(16, 16\), its reference \(12, 16\)"),
@@ -62,7 +61,7 @@ def test_bad_metric_input_is_refused_by_name(name):
 
 def test_a_border_may_leave_a_single_pixel():
     images = photo(15, 17), photo(15, 17, seed=1)
-    got = metrics.load("psnr").compute(predictions=[images[0]], references=[images[1]], crop_border=7)["psnr"]
+    got = module("psnr").compute(predictions=[images[0]], references=[images[1]], crop_border=7)["psnr"]
     a, b = (np.asarray(image, dtype=float)[7:10, 7:8] for image in images)  # 17 rows of 15 pixels
     assert got == pytest.approx(-10 * np.log10(np.mean(((a - b) / 255) ** 2)))
 
@@ -78,7 +77,7 @@ def test_natural_images_have_the_values_of_other_libraries():
 
     image, reference = photo(23, 19), photo(23, 19, seed=1)
     a, b = np.asarray(image), np.asarray(reference)
-    psnr, ssim = metrics.load("psnr"), metrics.load("ssim")
+    psnr, ssim = module("psnr"), module("ssim")
     pair = {"predictions": [image], "references": [reference]}
     assert psnr.compute(**pair)["psnr"] == pytest.approx(peak_signal_noise_ratio(b, a))
     luma = [naive_luma(i) for i in (image, reference)]
@@ -114,12 +113,12 @@ def test_ssim_of_luma_is_the_mean_over_gaussian_windows():
             luminance = (2 * mean_p * mean_q + c1) / (mean_p**2 + mean_q**2 + c1)
             values.append(luminance * max(structure, 0))
     assert negative, "the pair has no window of negative structure"
-    got = metrics.load("ssim").compute(predictions=[image], references=[reference], channel="y")["ssim"]
+    got = module("ssim").compute(predictions=[image], references=[reference], channel="y")["ssim"]
     assert got == pytest.approx(np.mean(values))
 
 
 def test_images_smaller_than_a_window_have_no_ssim():
     for size, channel, window in ((6, "rgb", 7), (10, "y", 11)):
         with pytest.raises(ValueError, match=f"less than a window of {window}×{window}"):
-            metrics.load("ssim").compute(predictions=[photo(20, size)], references=[photo(20, size)], channel=channel)
-    assert metrics.load("ssim").compute(predictions=[photo(7, 7)], references=[photo(7, 7)])["ssim"] == 1
+            module("ssim").compute(predictions=[photo(20, size)], references=[photo(20, size)], channel=channel)
+    assert module("ssim").compute(predictions=[photo(7, 7)], references=[photo(7, 7)])["ssim"] == 1

@@ -18,7 +18,7 @@ from transformers import (
 
 from hf_effmodels.compression.elastic import extract_submodel, run_submodel, submodel
 from hf_effmodels.compression.elastic.recalibration import recalibrate_batch_norms
-from hf_effmodels.compression.elastic.submodels import SubmodelView, submodel_weights
+from hf_effmodels.compression.elastic.submodels import SubmodelView, submodel_config, submodel_weights
 
 _TEXT = {
     "vocab_size": 61,
@@ -192,3 +192,14 @@ def test_classifiers_of_images_nest_too():
 def test_sizes_that_are_none_are_refused(config, sizes, reason):
     with pytest.raises(ValueError, match=reason):
         submodel(AutoModelForCausalLM.from_config(config), **sizes)
+
+
+def test_the_width_of_a_head_that_a_configuration_names_stays():
+    config = LlamaConfig(**_TEXT, num_key_value_heads=2, head_dim=12)  # 12, not 32 / 4
+    both = {"num_key_value_heads": 1, "num_attention_heads": 2}
+    for sizes in ({"hidden_size": 16}, {"num_attention_heads": 2}, both):
+        smaller = submodel_config(config, **sizes)
+        assert (smaller.head_dim, config.head_dim) == (12, 12)
+        assert smaller.num_attention_heads == 2 * smaller.num_key_value_heads
+        assert {**smaller.to_dict(), **sizes}.items() == smaller.to_dict().items()
+    assert submodel_config(config, intermediate_size=8).num_key_value_heads == 2

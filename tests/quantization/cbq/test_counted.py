@@ -273,7 +273,9 @@ def test_relative_errors_are_shares_of_what_was_there():
     assert quantization._relative(0 * ones, 0 * ones) == 0
 
 
-@pytest.mark.parametrize("scale, wrong", [(1e-9, False), (0.0, True), (-1.0, True), (float("nan"), True)])
+@pytest.mark.parametrize(
+    "scale, wrong", [(1e-9, False), (0.0, True), (-1.0, True), (float("nan"), True), (float("inf"), True)]
+)
 def test_every_step_is_a_number_above_zero(scale, wrong):
     layer = SimpleNamespace(grid=SimpleNamespace(scale=torch.tensor([[1.0, scale]])))
     if not wrong:

@@ -272,7 +272,13 @@ def test_the_layout_of_gptq_holds_the_same_weights(dense, tmp_path):
     result.save(tmp_path / "gptq", "gptq")
     tensors = load_file(tmp_path / "gptq" / "model.safetensors")
     description = json.loads((tmp_path / "gptq" / "config.json").read_text())["quantization_config"]
-    assert (description["bits"], description["group_size"], description["desc_act"]) == (4, 32, False)
+    assert description == {
+        **{"quant_method": "gptq", "checkpoint_format": "gptq", "bits": 4, "group_size": 32},
+        **{"sym": True, "desc_act": False},  # zero points in the middle, columns in their own order
+        "modules_in_block_to_quantize": [
+            [f"mlp.{name}_proj" for name in ("down", "gate", "up")] + [f"self_attn.{name}_proj" for name in "koqv"]
+        ],
+    }
     for name in ("model.layers.1.mlp.down_proj", "model.layers.2.self_attn.v_proj"):
         weight = read_gptq(tensors, name, 4)
         assert torch.equal(weight, result.model.get_parameter(f"{name}.weight"))

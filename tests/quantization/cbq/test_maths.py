@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from hf_effmodels.quantization import CbqConfig
 from hf_effmodels.quantization.cbq.capture import Call, _float32, split_call
 from hf_effmodels.quantization.cbq.grid import Grid, dequantize, quantize, straight_through, weight_grid
+from hf_effmodels.quantization.cbq.learning import LearnedLayer
 from hf_effmodels.quantization.cbq.outliers import channel_scales, find_outliers, truncate
 from hf_effmodels.quantization.cbq.packing import pack, unpack
 from hf_effmodels.quantization.cbq.reconstruction import reconstruction_loss, windows
@@ -208,3 +210,20 @@ def test_windows_go_to_the_last_block():
     assert windows(5, 2, 1) == [(0, 2), (1, 3), (2, 4), (3, 5)]
     assert windows(5, 3, 1) == [(0, 3), (2, 5)] and windows(5, 2, 0) == [(0, 2), (2, 4), (4, 5)]
     assert windows(1, 2, 1) == windows(1, 1, 0) == [(0, 1)] and windows(3, 3, 2) == [(0, 3)]
+
+
+@pytest.mark.parametrize("rank", [None, 2, 50])
+@pytest.mark.parametrize("start", ["fraction", "zero"])
+def test_learning_begins_at_the_weight_itself_or_half_way_and_with_the_steps_as_they_are(rank, start):
+    weight = torch.randn(6, 16, generator=torch.Generator().manual_seed(1))
+    config = CbqConfig(bits=4, group_size=8, rank=rank, rounding="soft", rounding_init=start)
+    layer = LearnedLayer(weight, config, torch.Generator().manual_seed(0))
+    assert not layer.v().any() and torch.equal(layer.grid().scale, weight_grid(weight, 4, 8).scale)
+    if start == "fraction":
+        inside = (weight / layer.grid().scale.repeat_interleave(8, 1)).abs() < 7
+        torch.testing.assert_close(layer.current()[inside], weight[inside], atol=1e-3, rtol=0)
+    else:
+        torch.testing.assert_close(layer.delta(), torch.full((6, 16), 0.5))
+    # Of two factors of the rank that is asked for, at most of the weight's own.
+    shapes = [tuple(each.shape) for each in layer.learned()]
+    assert shapes == ([(6, 16)] if rank is None else [(6, min(rank, 6)), (min(rank, 6), 16)])

@@ -286,6 +286,9 @@ def test_a_published_file_is_taken_apart():
     assert take_published(INTERVALS | {"a.a_neg_interval": torch.ones(1)}, BITS).linears["a"][2] is True
     products = {name: value for name, value in INTERVALS.items() if not name.startswith("a.")}
     assert take_published(dict(products), BITS).weight_bits == 8  # products have no weights
+    linears = {name: value for name, value in INTERVALS.items() if name.startswith("a.")}
+    alone = take_published(dict(linears), BITS)
+    assert alone.linears.keys() == {"a"} and alone.products == {} and alone.weight_bits == 6
     raw = {name: {**bits, "mode": "raw"} for name, bits in BITS.items()}
     assert take_published(dict(INTERVALS), raw) is None and take_published({"a.weight": torch.ones(2, 2)}, {}) is None
     # A kernel becomes what its integers of four bits stand for.
