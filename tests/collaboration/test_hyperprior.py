@@ -170,3 +170,18 @@ def test_shapes_of_a_bottleneck_that_are_none_are_named():
     narrow = EntropicBottleneck(5, 6, encoder_channels=[7, 8], decoder_channels=[9, 10])
     sizes = [tuple(layer.weight.shape[:2]) for part in (narrow.encoder, narrow.decoder) for layer in part[::2]]
     assert sizes == [(7, 3), (8, 7), (5, 8), (9, 5), (10, 9), (6, 10)]
+
+
+@KINDS
+@torch.no_grad()
+def test_the_side_code_is_computed_as_published(means):
+    """Of magnitudes through a ReLU; where means are told, too, of the numbers themselves through a leaky one, and told
+    by half as many channels again."""
+    prior, code = prior_of(means, channels=6), 5 * torch.randn(2, 6, 7, 7)
+    first, last = (prior.analysis[number].weight for number in (0, 2))
+    inner = torch.nn.functional.conv2d(code if means else code.abs(), first, stride=2, padding=1)
+    inner = torch.where(inner > 0, inner, 0.01 * inner if means else 0 * inner)
+    expected = torch.nn.functional.conv2d(inner, last, stride=2, padding=2)
+    torch.testing.assert_close(prior.side_code(code), expected)
+    widths = [module.weight.shape[:2] for module in prior.synthesis if hasattr(module, "weight")]
+    assert widths == [(3, 3), (3, 4 if means else 3), (12 if means else 6, 4 if means else 3)]

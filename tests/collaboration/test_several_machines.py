@@ -10,6 +10,7 @@ from hf_effmodels.collaboration.offloading import OffloadingEnvironment, Offload
 from hf_effmodels.collaboration.offloading.driving import drive, local_point, split_point
 from hf_effmodels.collaboration.offloading.training import OffloadingAgents, measure
 from hf_effmodels.collaboration.splitting import FusedClassifier, SplitClassifier, split
+from hf_effmodels.collaboration.splitting.client import SplitOutput
 from hf_effmodels.collaboration.splitting.measure import measure_split
 from hf_effmodels.collaboration.splitting.whole import part, whole
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
@@ -129,3 +130,76 @@ def test_agents_drive_the_splitter():
             drive(other, environment, *arguments)
     with pytest.raises(ValueError, match="most_slots: after 1 slots"):
         drive(lambda o: (np.full(2, 2), np.zeros(2), np.ones(2)), environment, points, images, most_slots=1)
+
+
+def test_each_image_is_computed_at_the_point_of_its_turn_and_what_was_sent_is_counted():
+    """Networks that answer with their point and the image's number, and say that they sent ten and a hundred bytes."""
+
+    def point(number, size):
+        def compute(pixel_values):
+            assert pixel_values.shape == (1, 3, 2, 2)
+            return torch.tensor([[float(number), float(pixel_values.mean())]]), size
+
+        return compute
+
+    points = [point(0, 100), point(1, 10), point(2, 0)]
+    images = [[torch.full((3, 2, 2), 10.0 * device + n) for n in range(5)] for device in range(3)]
+    settings = OffloadingSettings(devices=3, channels=2, slot=0.02, tasks=99)
+    environment = OffloadingEnvironment(COSTS, settings)
+    driven = drive(lambda _: (np.array([0, 1, 2]), np.array([0, 1, 0]), np.ones(3)), environment, points, images)
+    assert environment.settings == settings
+    for device, (logits, taken) in enumerate(zip(driven.logits, driven.points, strict=True)):
+        assert logits.tolist() == [[float(at), 10.0 * device + n] for n, at in enumerate(taken)] and len(taken) == 5
+        assert taken[0] == 2 and set(taken[1:]) <= {device, 2} and taken[-1] == device
+    assert driven.bytes_sent == sum((100, 10, 0)[at] for taken in driven.points for at in taken)
+    # A cell that ends in its very last slot has finished.
+    slots = 0
+
+    def counted(observation):
+        nonlocal slots
+        slots += 1
+        return np.full(3, 2), np.zeros(3), np.ones(3)
+
+    drive(counted, environment, points, images)
+    assert drive(counted, environment, points, images, most_slots=slots // 1).bytes_sent == 0
+    for wrong in ([[], [], []], [images[0]] * 2):
+        with pytest.raises(ValueError, match="images: got"):
+            drive(counted, environment, points, wrong)
+
+
+class Answers:
+    """A client of a part: it answers with these tokens, or not."""
+
+    def __init__(self, tokens, sent=0, received=0):
+        self.tokens, self.sent, self.received = tokens, sent, received
+
+    def logits(self, pixel_values):
+        if self.tokens is None:
+            raise ConnectionError(f"nobody at {self.sent}")
+        return SplitOutput(self.tokens.flatten(1), self.sent, self.received, {"head": float(self.sent)}, 1)
+
+
+@torch.no_grad()
+def test_answers_of_parts_are_fused_in_their_order_and_counted(devit):
+    pixels = torch.randn(3, 3, 16, 16)
+    tokens = [devit.encode(number, pixels) for number in range(2)]
+    client = FusedClassifier(devit, ["http://a", "http://b"], missing="zeros")
+
+    def asked(*answers, missing="zeros"):
+        client.missing, client.clients = missing, answers
+        return client.logits(pixels)
+
+    both = asked(Answers(tokens[0], 5, 7), Answers(tokens[1], 50, 70), missing="error")
+    torch.testing.assert_close(both.logits, devit(pixels).logits)
+    assert (both.missing, both.bytes_sent, both.bytes_received) == ((), 55, 77)
+    assert both.milliseconds == ({"head": 5.0}, {"head": 50.0})
+    for lost in range(2):
+        answers = [Answers(tokens[n], 5 + n, 7 + n) if n != lost else Answers(None, n) for n in range(2)]
+        one = asked(*answers)
+        torch.testing.assert_close(one.logits, devit.fuse([t if n != lost else None for n, t in enumerate(tokens)]))
+        assert (one.missing, one.bytes_sent, one.bytes_received) == ((lost,), 6 - lost, 8 - lost)
+        assert [times is None for times in one.milliseconds] == [n == lost for n in range(2)]
+        with pytest.raises(ConnectionError, match=f"^part {lost}: nobody at {lost}$"):
+            asked(*answers, missing="error")
+    with pytest.raises(ConnectionError, match="^part 0: nobody at 3$"):
+        asked(Answers(None, 3), Answers(None, 4))

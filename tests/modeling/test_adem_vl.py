@@ -940,6 +940,27 @@ def test_the_mask_tells_what_the_assistant_said(processor, image):
     assert encoded["offset_mapping"][1][-1] == (0, 0) != encoded["offset_mapping"][0][-1]
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_places_of_tokens_are_cut_and_padded_as_the_tokens_are(processor, image, side):
+    """Of each token of the text where it stands in it, wherever the padding is; nothing of what was cut off."""
+    texts, images = ["<image>ab c", "ab dog"], [image]
+    whole = processor(text=texts, images=images, padding=False, return_offsets_mapping=True)
+    for length in (2, len(whole["input_ids"][0]) - 1, 100):
+        cut = processor(
+            text=texts, images=images, padding=True, padding_side=side, truncation=True, max_length=length,
+            return_offsets_mapping=True,
+        )  # fmt: skip
+        sizes = [min(length, len(ids)) for ids in whole["input_ids"]]
+        for row, size in enumerate(sizes):
+            padding = [(0, 0)] * (max(sizes) - size)
+            kept = [*whole["offset_mapping"][row]][:size]
+            expected = padding + kept if side == "left" else kept + padding
+            assert [tuple(place) for place in cut["offset_mapping"][row]] == expected
+            assert len(cut["input_ids"][row]) == len(expected)
+    first = [place for place in whole["offset_mapping"][0] if place != (0, 0)]
+    assert first[0][0] == len("<image>") and first[-1] == (len("<image>ab "), len("<image>ab c"))
+
+
 def by_the_paper(model, ids, pixels):
     """Logits of rows that all have an image, written down from the paper with the towers' layers as they are."""
     config, inner = model.config, model.model

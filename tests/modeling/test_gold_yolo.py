@@ -29,6 +29,7 @@ from hf_effmodels.modeling.gold_yolo.image_processing_gold_yolo import (
     GoldYoloImageProcessorPil,
     letterbox,
     resize_image,
+    unletterbox_evenly,
 )
 from hf_effmodels.modeling.gold_yolo.loss_gold_yolo import box_losses
 from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import (
@@ -605,3 +606,13 @@ def test_model_and_backbone_agree_on_their_maps():
     outputs = model(torch.rand(1, 3, 64, 64))
     assert [tuple(m.shape[-2:]) for m in outputs.feature_maps] == [(8, 8), (4, 4), (2, 2)]
     assert outputs.last_hidden_state is outputs.feature_maps[-1]
+
+
+def test_even_padding_is_taken_off_both_sides_and_boxes_end_with_the_image():
+    """An image 20 high and 40 wide, one and a half times as large in a square of 64: 2 pixels at the left and right,
+    17 above and below."""
+    boxes = torch.tensor([[2 + 1.5 * 4, 17 + 1.5 * 6, 2 + 1.5 * 30, 17 + 1.5 * 19], [0.0, 0.0, 64.0, 64.0]])
+    found = unletterbox_evenly(boxes, (20, 40), (64, 64), 1.5)
+    torch.testing.assert_close(found, torch.tensor([[4.0, 6.0, 30.0, 19.0], [0.0, 0.0, 40.0, 20.0]]))
+    wide = unletterbox_evenly(torch.tensor([[10.0, 3.0, 11.0, 5.0]]), (10, 20), (24, 44), 2.0)
+    torch.testing.assert_close(wide, torch.tensor([[4.0, 0.5, 4.5, 1.5]]))

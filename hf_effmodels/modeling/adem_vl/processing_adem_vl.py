@@ -197,7 +197,7 @@ class AdemVLProcessor(ProcessorMixin):
         """Start and end in `text` of each of its tokens, padding included; (0, 0) for those that are not in it."""
         has_image, rest = row
         start = len(text) - len(rest)
-        prefix = len(self._encode(has_image, "", {**settings, "truncation": False}))
+        prefix = len(self._encode(has_image, "", settings))
         encoded = self.tokenizer(rest, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         offsets = [(0, 0)] * prefix + [(start + first, start + last) for first, last in encoded]
         if settings.get("truncation") and settings.get("max_length"):

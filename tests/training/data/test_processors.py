@@ -41,6 +41,20 @@ def test_evaluation_is_timms(picture):
             timm_processor({**CFG, **wrong})
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_timm_is_not_told_is_as_it_evaluates_on_imagenet(channels):
+    cfg = {} if channels == 3 else {"input_size": (1, 28, 28)}
+    found = timm_processor(cfg)
+    side = 224 if channels == 3 else 28
+    assert (found.size["shortest_edge"], dict(found.crop_size)) == (side * 8 // 7, {"height": side, "width": side})
+    assert found.resample == Image.Resampling.BILINEAR and found.do_convert_rgb == (channels == 3)
+    assert [*found.image_mean] == [0.485, 0.456, 0.406][:channels]
+    assert [*found.image_std] == [0.229, 0.224, 0.225][:channels]
+    squashed = timm_processor({"input_size": (3, 20, 30), "crop_pct": 0.5, "crop_mode": "squash"})
+    assert {"height": 40, "width": 60} == {name: squashed.size[name] for name in ("height", "width")}
+    assert dict(squashed.crop_size) == {"height": 20, "width": 30}
+
+
 def test_a_folder_with_a_processor_keeps_it(tmp_path):
     config = SimpleNamespace(model_type="timm_wrapper", pretrained_cfg=CFG)
     assert [*load_image_processor(str(tmp_path), config).image_mean] == CFG["mean"]

@@ -31,6 +31,7 @@ from hf_effmodels.training.tasks.masked_image_modeling.data import MaskedImages
 from hf_effmodels.training.tasks.masked_image_modeling.trainer import MaskedImageTrainer
 from hf_effmodels.training.tasks.object_detection.trainer import DetectionTrainer
 from hf_effmodels.training.tasks.source_free_adaptation import trainer as adaptation
+from hf_effmodels.training.tasks.source_free_adaptation.trainer import ROUND_FILE, AdaptationTrainer
 from hf_effmodels.training.tasks.visual_sequence_modeling import task as visual_task
 from hf_effmodels.training.tasks.visual_sequence_modeling.trainer import VQVAE, VisualSequenceTrainer
 
@@ -468,6 +469,26 @@ def test_classes_whose_mean_feature_has_no_direction_are_told(monkeypatch):
     )
     with pytest.raises(ValueError, match="^--model: in round 3 the mean features of 2 of 3 classes are next to zero"):
         trainer._label(2)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_checkpoint_has_the_labels_of_its_round(labelled, first, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(RecipeTrainer, "_save_checkpoint", lambda self, *given: saved.append(given))
+    trainer = bare(
+        AdaptationTrainer,
+        round={"labels": torch.tensor([2, 0, 1]), "epoch": torch.tensor(3)} if labelled else None,
+        rounds=[{"kept": 2}],
+        args=SimpleNamespace(should_save=first),
+        state=SimpleNamespace(global_step=7),
+        _get_output_dir=lambda trial: str(tmp_path / trial),
+    )
+    trainer._save_checkpoint("model", "trial")
+    file = tmp_path / "trial" / "checkpoint-7" / ROUND_FILE
+    assert saved == [("model", "trial")] and file.is_file() == file.parent.is_dir() == (labelled and first)
+    if labelled and first:
+        assert {name: value.tolist() for name, value in load_file(file).items()} == {"labels": [2, 0, 1], "epoch": 3}
 
 
 # Visual sentences

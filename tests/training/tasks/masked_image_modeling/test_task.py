@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -41,7 +42,13 @@ from hf_effmodels.training.data.pictures import Pictures
 from hf_effmodels.training.tasks.masked_image_modeling.arguments import CropArguments, MaskedModelArguments
 from hf_effmodels.training.tasks.masked_image_modeling.data import MaskedImages
 from hf_effmodels.training.tasks.masked_image_modeling.models import load_masked_model
-from hf_effmodels.training.tasks.masked_image_modeling.reports import draw_histograms
+from hf_effmodels.training.tasks.masked_image_modeling.reports import (
+    _as_map,
+    _image,
+    _stretched,
+    _unfolded,
+    draw_histograms,
+)
 from hf_effmodels.training.tasks.masked_image_modeling.stages import Epochs, Stages
 
 from ..contract import history, run_until_killed, same, weights
@@ -450,3 +457,41 @@ def test_losses_of_images_are_those_of_batches_of_one():
     alone = [torch.stack(model(pixels[n : n + 1], noise=noise).losses) for n in range(3)]
     torch.testing.assert_close(each, torch.stack(alone))
     assert math.isclose(float(each.mean(0).sum()), float(model(pixels, noise=noise).loss), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_patches_become_an_image_again(channels):
+    """Of an image of 2 × 3 patches, each 4 pixels high and wide: rows, columns, colours of a patch in this order."""
+    image = np.random.default_rng(0).random((2, channels, 8, 12)).astype(np.float32)
+    patches = np.zeros((2, 16 * channels, 2, 3), np.float32)
+    for row, column in np.ndindex(2, 3):
+        patch = image[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        patches[:, :, row, column] = patch.transpose(0, 2, 3, 1).reshape(2, -1)
+    assert np.array_equal(_unfolded(torch.from_numpy(patches), channels).numpy(), image)
+    cells = torch.from_numpy(np.arange(2 * 9 * 5.0).reshape(2, 9, 5))
+    squares = _as_map(cells)
+    assert squares.shape == (2, 5, 3, 3)
+    for row, column in np.ndindex(3, 3):
+        assert torch.equal(squares[:, :, row, column], cells[:, 3 * row + column])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalised_patches_are_drawn_from_two_deviations_below_to_two_above(channels):
+    values = torch.tensor([[-3.0, -2.0, -1.0], [0.0, 1.0, 2.5]]).expand(1, channels, 2, 3)
+    drawn = _stretched(values, None)
+    expected = np.array([[0.0, 0.0, 0.25], [0.5, 0.75, 1.0]], np.float32)
+    np.testing.assert_allclose(drawn, expected if channels == 1 else np.stack([expected] * 3, axis=-1))
+
+
+def test_what_was_hidden_is_grey_and_the_rest_as_it_was():
+    said = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.1, 0.4], "do_normalize": True, "do_rescale": True}
+    processor = types.SimpleNamespace(**said, rescale_factor=1 / 255)
+    data = types.SimpleNamespace(normalization=Normalization.of(processor, 3))
+    image = np.random.default_rng(1).random((2, 3, 3))
+    pixels = torch.from_numpy(((image - [0.5, 0.4, 0.3]) / [0.2, 0.1, 0.4]).transpose(2, 0, 1)[None])
+    np.testing.assert_allclose(_image(pixels, data), image, atol=1e-5)
+    hidden = torch.tensor([[[[1, 0, 0], [0, 0, 1]]]])
+    shown = _image(pixels, data, hidden)
+    assert (shown[0, 0] == 0.5).all() and (shown[1, 2] == 0.5).all()
+    np.testing.assert_allclose(shown[0, 1:], image[0, 1:], atol=1e-5)
+    np.testing.assert_allclose(shown[1, :2], image[1, :2], atol=1e-5)

@@ -33,6 +33,7 @@ from hf_effmodels.training.tasks.object_detection.arguments import (
 from hf_effmodels.training.tasks.object_detection.data import (
     DetectionDataArguments,
     DetectionImages,
+    _yolo_objects,
     load_data,
     load_evaluation_data,
 )
@@ -157,6 +158,31 @@ def test_yolo_folders_give_the_same_boxes(pictures):
         train.read(1)
     with pytest.raises(ValueError, match="row 2 .* a class is 2, accepted are whole numbers from 0 to 1"):
         train.read(2)
+
+
+@pytest.mark.parametrize(
+    "place, labels",
+    [
+        ("images/train/a.png", "labels/train/a.txt"),
+        ("images/train/images/deep/a.jpg", "images/train/labels/deep/a.txt"),  # beside the last folder of this name
+        ("train/a.b.png", "train/a.b.txt"),  # no such folder: beside the picture
+    ],
+)
+def test_labels_of_yolo_lie_beside_the_last_folder_of_images_or_beside_the_picture(place, labels, tmp_path):
+    picture, text = tmp_path / place, tmp_path / labels
+    for file in (picture, text):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    objects = _yolo_objects([tmp_path / "other.png", picture])
+    boxes, classes, crowd = objects(1, (100, 50))
+    assert (np.shape(boxes), len(classes), crowd) == ((0, 4), 0, None)  # without a file nothing is in it
+    text.write_text("\n3 0.5 0.5 0.2 0.4\n   \n1 0.1 0.2 0.1 0.2\n", encoding="utf-8")
+    boxes, classes, crowd = objects(1, (100, 50))
+    np.testing.assert_allclose(boxes, [[40, 15, 60, 35], [5, 5, 15, 15]])
+    assert classes.tolist() == [3, 1] and crowd is None
+    for line, said in (("1 2 3 4", "'1 2 3 4'"), ("1 2 3 4 5 6", "'1 2 3 4 5 6'")):
+        text.write_text(f"3 0.5 0.5 0.2 0.4\n\n{line}\n")
+        with pytest.raises(ValueError, match=f"{text.name}, line 3: {said}, accepted are class, centre x, y, width"):
+            objects(1, (100, 50))
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,70 @@ def test_boxes_that_cannot_be_read_are_known_as_such(error):
 
     images = DetectionImages(["good", "bad"], lambda row: row, objects, ["a"], "train")
     assert images._annotation(0).tolist() == [1, 2, 3, 4, 5] and images._annotation(1) == "cannot be read"
+
+
+@pytest.mark.parametrize("head_type", ["distillation", "plain"])
+@pytest.mark.parametrize(
+    "epoch, epochs, share", [(0, 4, 1.0), (2, 4, 0.505), (4, 4, 0.01), (9, 4, 0.01), (0, 0.2, 1.0), (1, None, 0.01)]
+)
+def test_what_a_teacher_adds_has_its_weights_and_fades_to_a_hundredth(head_type, epoch, epochs, share, monkeypatch):
+    """7 of the boxes and 2, 3 and 5 of classes, sides and features, each with the weights of arguments and network."""
+    told = {}
+
+    def loss(name, value):
+        def compute(*given, **options):
+            told[name] = (given, options)
+            return torch.tensor(value)
+
+        return compute
+
+    foreground = torch.tensor([[True, False, True]])
+    assignment = SimpleNamespace(foreground=foreground, scores=torch.arange(6.0).reshape(1, 3, 2))
+    boxes = SimpleNamespace(assignment=assignment, total=lambda: torch.tensor(7.0))
+    monkeypatch.setattr(module, "box_losses", lambda *given, **options: told.update(boxes=(given, options)) or boxes)
+    monkeypatch.setattr(module, "class_score_distillation", loss("classes", 2.0))
+    monkeypatch.setattr(module, "distribution_distillation", loss("sides", 3.0))
+    monkeypatch.setattr(module, "channel_wise_distillation", loss("features", 5.0))
+    regression, asked = torch.randn(1, 3, 8), []
+
+    class Teacher:
+        to = asked.append
+        head = staticmethod(
+            lambda maps, with_training_branches: SimpleNamespace(regression=regression * with_training_branches)
+        )
+
+        def __call__(self, **inputs):
+            asked.append(inputs)
+            return SimpleNamespace(logits="taught", feature_maps="taught maps")
+
+    maps = [torch.zeros(1, 2, 4, 6), torch.zeros(1, 2, 2, 3)]
+    outputs = SimpleNamespace(
+        logits=torch.zeros(1, 3, 2), pred_distribution=torch.randn(1, 3, 8), pred_distances="direct", feature_maps=maps
+    )
+    for feature_weight in (0.0, 0.25):
+        trainer = SimpleNamespace(
+            args=SimpleNamespace(
+                distillation_temperature=20.0, class_distillation=1.5, box_distillation=0.5,
+                feature_distillation=feature_weight,
+            ),
+            network=SimpleNamespace(
+                config=SimpleNamespace(head_type=head_type, class_loss_weight=0.2, distribution_loss_weight=4.0)
+            ),
+            teacher=Teacher(),
+            state=SimpleNamespace(num_train_epochs=epochs),
+            _share="share",
+        )  # fmt: skip
+        found = DetectionTrainer._distilled(trainer, outputs, {"pixel_values": 1}, "labels", epoch)
+        added = 1.5 * 0.2 * 2 + 0.5 * 4 * 3 + feature_weight * 5
+        assert float(found) == pytest.approx(7 + share * added)
+    assert asked[:2] == [outputs.logits.device, {"pixel_values": 1}]
+    direct = "direct" if head_type == "distillation" else None
+    given, options = told["boxes"]
+    assert options == {"direct_regression": direct, "share": "share"} and given[2:4] == ("labels", [(4, 6), (2, 3)])
+    (_, taught, temperature), _ = told["classes"]
+    assert (taught, temperature) == ("taught", 20.0)
+    (ours, theirs, weights, temperature), _ = told["sides"]
+    assert temperature == 20.0 and weights.tolist() == [0 + 1, 4 + 5]
+    assert torch.equal(ours, outputs.pred_distribution[0, [0, 2]].reshape(2, 4, 2))
+    assert torch.equal(theirs, regression[0, [0, 2]].reshape(2, 4, 2))
+    assert told["features"][0] == (maps, "taught maps")

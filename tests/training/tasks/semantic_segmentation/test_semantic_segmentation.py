@@ -34,7 +34,9 @@ from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
 from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.optim.layer_decay import layer_decay_scales
+from hf_effmodels.training.tasks.semantic_segmentation import evaluation
 from hf_effmodels.training.tasks.semantic_segmentation.arguments import (
+    MeasuringArguments,
     SegmentationArguments,
     SegmentationAugmentationArguments,
     SegmenterArguments,
@@ -569,6 +571,53 @@ def test_windows_cover_an_image_and_are_averaged():
 
     scores = window_scores(Numbered(), torch.zeros(1, 3, 20, 30), 20, 10)[0, 0]
     assert scores[0].unique_consecutive().tolist() == [1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("stride, expected", [(None, 14), (5, 5)])
+def test_windows_have_the_networks_side_and_overlap_by_a_third_where_nobody_says_otherwise(
+    stride, expected, monkeypatch
+):
+    """The image is made as large as a window on its shorter side, and the map as large as the image."""
+    steps, real = [], evaluation.window_scores
+
+    def seen(model, pixels, side, step):
+        steps.append((tuple(pixels.shape), side, step))
+        return real(model, pixels, side, step)
+
+    monkeypatch.setattr(evaluation, "window_scores", seen)
+    processor = types.SimpleNamespace(
+        size={"height": 20, "width": 20}, do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
+        image_mean=[0.5] * 3, image_std=[0.25] * 3,
+    )  # fmt: skip
+    model = _Local()
+    model.device = torch.device("cpu")
+    dark, light = np.zeros((40, 80, 3), np.uint8), np.full((30, 20, 3), 255, np.uint8)
+    dark[:, 40:] = 255
+    found = evaluation._sliding(stride)(model, processor, [dark, light])
+    assert [tuple(labels.shape) for labels in found] == [(40, 80), (30, 20)]
+    # Scores are -2, 4 and -6 times half a pixel's: of dark ones the second is highest, of light ones the third.
+    assert (found[0][:, :36] == 1).all() and (found[0][:, 44:] == 2).all() and (found[1] == 2).all()
+    assert steps == [((1, 3, 20, 40), 20, expected), ((1, 3, 30, 20), 20, expected)]
+
+
+@pytest.mark.parametrize(
+    "mode, stride, message",
+    [
+        ("whole", None, None),
+        ("slide", None, None),
+        ("slide", 1, None),
+        ("slide", 32, None),
+        ("slide", 33, "--eval_stride: got 33, accepted are numbers up to the side, 32"),
+        ("whole", 8, "--eval_stride goes with --eval_mode slide"),
+    ],
+)
+def test_windows_leave_nothing_out(mode, stride, message):
+    args = MeasuringArguments(eval_mode=mode, eval_stride=stride)
+    if message is None:
+        assert args.check_stride(32) is None
+        return
+    with pytest.raises(ValueError, match=message):
+        args.check_stride(32)
 
 
 def test_a_run_may_measure_by_windows(tmp_path):
