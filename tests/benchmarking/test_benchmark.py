@@ -329,15 +329,14 @@ def test_a_turn_without_data_and_its_parts_run_each_network_as_often():
         model = PEERS[peer].build("mhwrn4x161", False, overrides)
         networks = {"student": model.student, "generator": model._generator[0]}
         networks |= {"teacher": model._teachers[0].model, "other": model._teachers[1].model}
-        calls, before = [], {name: network.state_dict() for name, network in networks.items()}
-        before = {name: {k: v.clone() for k, v in state.items()} for name, state in before.items()}
+        calls, before = [], {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
         for name, network in networks.items():
             network.register_forward_hook(lambda *args, name=name, calls=calls: calls.append(name))
         row = {"preset": "mhwrn4x161", "mode": "infer", "batch": 2, "image_size": 8, "channels": 3}
         make_call(model, {**row, "backend": "eager", "peer": peer, "overrides": overrides})()
         runs[peer] = {name: calls.count(name) for name in networks}
         for name, network in networks.items():
-            moved = any(not torch.equal(before[name][key], value) for key, value in network.state_dict().items())
+            moved = any(not torch.equal(*pair) for pair in zip(before[name], network.parameters(), strict=True))
             assert moved == (name in ("student", "generator")), f"{peer}: {name}"
     assert runs["data-free-turn"] == runs["data-free-parts"] == dict.fromkeys(networks, 6)
 

@@ -155,7 +155,10 @@ def test_a_process_of_a_row_has_its_threads_and_its_settings(monkeypatch):
     seen = {}
     monkeypatch.setattr(runs.subprocess, "Popen", lambda command, **options: seen.update(options, command=command))
     runs._start(row(threads=3, overrides='{"width_multiplier": 0.5}'))
-    assert seen["env"]["OMP_NUM_THREADS"] == "3"
+    assert seen["env"]["OMP_NUM_THREADS"] == "3" and seen["env"].keys() >= runs.os.environ.keys()
+    assert seen["env"]["PYTHONPATH"].split(runs.os.pathsep) == [place for place in sys.path if place]
+    assert seen["stdin"] == seen["stdout"] == runs.subprocess.PIPE and seen["text"] is True
+    assert seen["command"][0] == sys.executable
     assert seen["command"][1:3] == ["-m", "hf_effmodels.benchmarking.worker"]
     given = json.loads(seen["command"][3])
     assert given["overrides"] == {"width_multiplier": 0.5} and given["threads"] == 3 and given["batch"] == 2

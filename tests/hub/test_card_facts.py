@@ -430,3 +430,17 @@ def test_a_variant_stays_the_published_one_whatever_maps_a_backbone_gives(name):
     assert _matching_preset(architecture, config) == name
     config.out_features = config.stage_names[1:2]
     assert _matching_preset(architecture, config) == name
+
+
+def test_of_a_model_of_parts_each_part_has_to_be_the_published_one_but_for_its_images():
+    architecture = ARCHITECTURES["tinysam"]
+    for name in ("tinysam", "mobilesam"):  # one network
+        config = hf_effmodels.get_config(name)
+        first = _matching_preset(architecture, config)
+        config.vision_config.image_size = config.prompt_encoder_config.image_size = 512
+        config.prompt_encoder_config.image_embedding_size = 32
+        config.vision_config.dtype, config.vision_config._name_or_path = torch.float16, "org/somewhere"
+        config.mask_decoder_config.transformers_version = "1.0"
+        assert _matching_preset(architecture, config) == first in architecture.presets
+        config.mask_decoder_config.num_hidden_layers += 1
+        assert _matching_preset(architecture, config) is None

@@ -8,7 +8,14 @@ import pytest
 import torch
 from transformers import CLIPConfig, LlamaConfig
 
-from hf_effmodels.hub.convert import ConversionError, ConversionReport, convert, convert_state_dict, load_checkpoint
+from hf_effmodels.hub.convert import (
+    ConversionError,
+    ConversionReport,
+    _fold_norms,
+    convert,
+    convert_state_dict,
+    load_checkpoint,
+)
 from hf_effmodels.registry import ARCHITECTURES, PIPELINES
 
 from ..modeling.tiny import tiny_config
@@ -238,3 +245,20 @@ def test_of_a_tied_weight_one_name_is_enough(left_out):
     assert model.lm_head.weight is model.model.embed_tokens.weight
     for name, value in given.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_norms_that_a_fused_file_still_has_are_folded_and_incomplete_ones_are_left_to_be_named():
+    def norm(name, **more):
+        parts = {"weight": [2.0, 3.0], "bias": [1.0, -1.0], "running_mean": [0.5, 0.0], "running_var": [3.0, 8.0]}
+        return {f"{name}.norm.{key}": torch.tensor(value) for key, value in (parts | more).items()}
+
+    kernel = torch.tensor([[1.0], [2.0]]).reshape(2, 1, 1, 1)
+    whole = {"a.conv.weight": kernel, **norm("a"), "a.norm.num_batches_tracked": torch.tensor(3)}
+    folded = _fold_norms({**whole, "b.weight": kernel}, 1.0)
+    # 2 / √(3 + 1) = 1 and 3 / √(8 + 1) = 1: the kernels stay, the shifts are 1 − 0.5 · 1 and −1.
+    assert folded.keys() == {"a.conv.weight", "a.conv.bias", "b.weight"}
+    torch.testing.assert_close(folded["a.conv.weight"], kernel)
+    torch.testing.assert_close(folded["a.conv.bias"], torch.tensor([0.5, -1.0]))
+    for lacking in ("a.conv.weight", "a.norm.weight", "a.norm.bias", "a.norm.running_mean", "a.norm.running_var"):
+        left = {name: value for name, value in whole.items() if name != lacking}
+        assert _fold_norms(left, 1.0).keys() == left.keys(), lacking

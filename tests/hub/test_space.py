@@ -158,3 +158,29 @@ def test_a_space_is_written_into_a_folder_of_its_own(tmp_path, monkeypatch):
     assert tokens[-1] == "mine" and (tmp_path / "space" / "app.py").read_text() == "mine"
     with pytest.raises(ValueError, match="repo_id: got 'net'"):
         space.write_space("net", tmp_path / "other")
+
+
+def test_what_is_asked_of_a_space_reaches_the_model_the_hub_and_the_pictures(tmp_path, monkeypatch):
+    api, made = Api(classifier()), []
+    monkeypatch.setattr(space, "HfApi", lambda **given: made.append(given) or api)
+    Image.new("RGB", (9, 9), (200, 0, 0)).save(tmp_path / "mine.png")
+    options = {"revision": "dev", "endpoint": "https://hub", "examples": [tmp_path / "mine.png"], "timeout": 5}
+    space.publish_space("org/net", "org/app", token=" mine ", **options)
+    files, _ = api.committed["org/app"]
+    own = space.write_space("org/net", tmp_path / "out", token=" mine ", **options)
+    assert made == [{"endpoint": "https://hub", "token": "mine"}] * 2
+    assert api.asked == [
+        ("org/net", "dev", "model", 5), ("org/app", None, "space", 5), ("org/net", "dev", "model", 5)
+    ]  # fmt: skip
+    written = {p.relative_to(own).as_posix() for p in own.rglob("*") if p.is_file() and not p.name.startswith(".")}
+    assert files.keys() == written and "examples/1.jpg" in written and "examples/cat.jpg" not in written
+    assert Image.open(own / "examples" / "1.jpg").format == "JPEG"
+
+
+def test_a_card_of_a_space_has_the_models_name_cut_where_it_is_too_long():
+    head, text = space._readme("org/" + "n" * 70, "image-classification", "abc", None).split("---\n\n", 1)
+    facts = yaml.safe_load(head.removeprefix("---\n"))
+    assert facts["title"] == "n" * 70 and facts["short_description"] == "n" * 59 + "…"
+    assert facts["emoji"] == "🔎" and "🔎" in head and list(facts)[0] == "title" and facts["pinned"] is False
+    assert (facts["sdk"], facts["app_file"]) == ("gradio", "app.py") and "license" not in facts
+    assert text.startswith(f"[org/{'n' * 70}](https://huggingface.co/org/{'n' * 70}) at commit `abc`")

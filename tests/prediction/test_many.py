@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from hf_effmodels.cli import main
 from hf_effmodels.prediction.answers import Answers
 from hf_effmodels.prediction.forms import in_form
+from hf_effmodels.prediction.inputs import Input, numbered
 from hf_effmodels.prediction.predictor import Predictor
 from hf_effmodels.prediction.processes import Processes
 from hf_effmodels.prediction.rows import load_rows
@@ -273,3 +274,24 @@ def test_accelerate_launches_it(classifier, of_table, tmp_path):
     argv += [str(classifier[0] / "model"), *of_table, "--output", str(output)]
     subprocess.run([sys.executable, *argv], check=False, capture_output=True)
     assert len(as_json(output.read_text())) == ROWS - 1
+
+
+@pytest.mark.parametrize("takes", ["image", "text"])
+def test_inputs_are_known_again_by_their_names_and_by_what_they_hold(takes, tmp_path):
+    """Of pictures what the files hold counts, of texts these themselves."""
+    for name, colour in (("a", 10), ("b", 20), ("c", 30)):
+        Image.new("L", (3, 3), colour).save(tmp_path / f"{name}.png")
+    places = {name: tmp_path / f"{name}.png" if takes == "image" else name for name in "abc"}
+
+    def known(*given):
+        return numbered([Input(name, places[value], f"{name}-stem") for name, value in given], takes)
+
+    given = known(("x", "a"), ("y", "b"))
+    assert (given.count, given.get(1).name, given.stem(0)) == (2, "y", "x-stem")
+    first = given.facts()
+    assert first == known(("x", "a"), ("y", "b")).facts()
+    for other in ([("x", "a"), ("z", "b")], [("x", "a"), ("y", "c")], [("x", "a")], [("x", "b"), ("y", "a")]):
+        assert known(*other).facts() != first, other
+    if takes == "image":
+        places["a"].write_bytes(places["c"].read_bytes())
+        assert known(("x", "a"), ("y", "b")).facts() != first

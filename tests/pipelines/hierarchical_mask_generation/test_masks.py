@@ -230,3 +230,35 @@ def test_a_logit_at_the_threshold_itself_is_not_above_it():
         lambda part: part, 5, 5, points_per_side=1, thresholds=Thresholds(stability=0.25, strict=True),
     ).found  # fmt: skip
     assert not len(strict)
+
+
+def test_where_nothing_is_found_there_is_nothing_of_the_same_kinds():
+    none = segment_everything(
+        lambda points: (torch.full((len(points), 1, 8, 8), -9.0), torch.zeros(len(points), 1)),
+        lambda part: part, 8, 8, points_per_side=4,
+    ).found  # fmt: skip
+    some = segment_everything(
+        lambda points: (torch.full((len(points), 1, 8, 8), 9.0), torch.ones(len(points), 1)),
+        lambda part: part, 8, 8, points_per_side=4,
+    ).found  # fmt: skip
+    assert (len(none), len(some)) == (0, 1)
+    for name in ("scores", "stability", "boxes", "points"):
+        empty, found = getattr(none, name), getattr(some, name)
+        assert (empty.dtype, empty.shape[1:]) == (found.dtype, found.shape[1:]) and len(empty) == 0, name
+
+
+def test_progress_is_told_the_batches_of_each_round_and_equal_masks_are_the_second_rounds():
+    """A point is asked in the first round and the eight around it in the second, by three at a time."""
+    told = []
+
+    def progress(batches, total):
+        told.append(total)
+        return batches
+
+    result = segment_everything(
+        lambda points: (torch.full((len(points), 1, 16, 16), 3.0), torch.ones(len(points), 1)),
+        lambda part: part, 16, 16, points_per_side=4, points_per_batch=3, progress=progress,
+    )  # fmt: skip
+    assert told == [1, 3] and result.decoder_calls == 4
+    assert [len(points) for points in result.rounds] == [1, 8] == [len(found) for found in result.kept]
+    assert len(result.found) == 1 and result.found.points.tolist() == result.rounds[1][:1].tolist()
