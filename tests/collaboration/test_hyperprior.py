@@ -11,7 +11,7 @@ from hf_effmodels.collaboration.codecs import hyperprior
 from hf_effmodels.collaboration.codecs.entropic import BottleneckShape, EntropicBottleneck
 from hf_effmodels.collaboration.codecs.hyperprior import HyperPrior, scale_table
 from hf_effmodels.collaboration.codecs.measured import measure_coded
-from hf_effmodels.collaboration.codecs.prior import bits
+from hf_effmodels.collaboration.codecs.prior import FactorizedPrior, bits
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail
 from hf_effmodels.training.losses.coded_features import CodedFeaturesLoss
 
@@ -185,3 +185,13 @@ def test_the_side_code_is_computed_as_published(means):
     torch.testing.assert_close(prior.side_code(code), expected)
     widths = [module.weight.shape[:2] for module in prior.synthesis if hasattr(module, "weight")]
     assert widths == [(3, 3), (3, 4 if means else 3), (12 if means else 6, 4 if means else 3)]
+
+
+@pytest.mark.parametrize(
+    "name, means", [("factorized", None), ("scale_hyperprior", False), ("mean_scale_hyperprior", True)]
+)
+def test_a_prior_is_of_the_kind_that_it_is_called(name, means):
+    prior = BottleneckShape(8, prior=name, hyper_channels=5).make_prior(3)
+    assert prior.channels == 3 and isinstance(prior, FactorizedPrior if means is None else HyperPrior)
+    if means is not None:
+        assert prior.means is means and prior.side.channels == 5

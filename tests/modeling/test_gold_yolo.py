@@ -366,6 +366,7 @@ def test_true_boxes_given_as_predictions_are_found_where_they_are(options):
         ((30, 20), {"longest_edge": 60, "scale_up": False}, (30, 20), (17, 22)),
         ((30, 20), {"scale_up": False}, (30, 20), (17, 22)),
         ((30, 20), {}, (64, 43), (0, 10)),
+        ((20, 30), {}, (43, 64), (10, 0)),
         # The least multiples of 16 that hold 30 × 20 are 32 × 32.
         ((30, 20), {"scale_up": False, "auto": True, "divisor": 16}, (30, 20), (1, 6)),
         ((500, 1), {}, (64, 1), (0, 31)),  # one pixel is left, at least

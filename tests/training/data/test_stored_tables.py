@@ -113,6 +113,17 @@ def test_a_table_is_a_folder_or_a_data_set_on_the_hub(tmp_path, monkeypatch):
         table_folder("org/table", **options)
 
 
+def test_what_is_made_of_a_table_to_read_it_lies_where_it_is_told(tmp_path):
+    table = TableWriter(tmp_path / "table", 3, 2, SETTINGS, "made.json")
+    for name, rows in table.missing().items():
+        table.write(name, {"row": pa.array(rows)})
+    table.finish()
+    settings, rows = read(tmp_path / "table", cache_dir=str(tmp_path / "cache"))
+    assert settings == SETTINGS and rows["row"][:] == [0, 1, 2]
+    assert rows.cache_files
+    assert all(file["filename"].startswith(f"{tmp_path / 'cache'}/") for file in rows.cache_files)
+
+
 # Of the tables that there are
 
 

@@ -240,6 +240,7 @@ def test_the_losses_are_zero_where_both_are_equal_and_leave_the_teacher_alone():
         (lambda: text_alignment_loss(draw(2, 3), draw(2, 4)), "text_embeddings: got shape"),
         (lambda: TextProjection(2, 2, kind="deep"), "projection: got 'deep'"),
         (lambda: rotated(draw(1, 3, 4, 5)), "accepted are square images"),
+        (lambda: rotated(draw(2, 3, 4, 4, 4)), r"pixels: got shape \(2, 3, 4, 4, 4\), accepted are square images"),
         (lambda: joint_label_loss(draw(8, 3), [draw(8, 9)], torch.tensor([0, 1])), r"expected \(8, 12\)"),
         (lambda: layered_loss([draw(4, 8)], [draw(4, 3)]), "got 1 heads and 1 features"),
         (

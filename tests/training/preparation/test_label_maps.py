@@ -4,8 +4,10 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoImageProcessor,
@@ -326,3 +328,23 @@ def test_what_lies_outside_of_a_map_counts_as_nothing():
     # At 2 to 7 of 4 cells: those at 3 and 4 are the last cell.
     assert label_maps._axis_weights(0.5, 2.0, 4, 4).tolist() == [pytest.approx(w / 6) for w in (0, 0, 1, 2)]
     assert not label_maps._axis_weights(3.0, 4.0, 4, 4).any()
+
+
+@pytest.mark.parametrize("classes, kind", [(2**15 - 1, "int16"), (2**15, "int32")])
+def test_numbers_of_classes_take_two_bytes_where_that_is_enough(classes, kind, tmp_path):
+    images = [np.full((2, 2, 3), number, np.uint8) for number in range(5)]
+    source = Pictures([Image.fromarray(image) for image in images], "mine", np.array([3, 1, 4]))
+    settings = {"shard_size": 2, "classes": ["x"] * classes, "precision": "float16"}
+
+    def make(source, numbers, advance):
+        for number in numbers:
+            advance(1)
+            yield torch.full((1, 2, 1, 1), number + 0.5), torch.tensor([[[[classes - 1]], [[number]]]])
+
+    table._write(tmp_path / "table", source, settings, make)
+    found = pq.read_table(tmp_path / "table" / "data")
+    assert found.column("row").to_pylist() == [3, 1, 4]
+    assert found.column("classes").to_pylist() == [[classes - 1, number] for number in range(3)]
+    assert found.column("scores").to_pylist() == [[number + 0.5] * 2 for number in range(3)]
+    assert str(found.schema.field("classes").type.value_type) == kind
+    assert str(found.schema.field("scores").type.value_type) == "halffloat"

@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import pytest
 
@@ -10,7 +12,7 @@ from hf_effmodels.cli import main
 from hf_effmodels.training import list_tasks
 from hf_effmodels.training.run.arguments import DEFAULT_TASK
 from hf_effmodels.training.run.early import argument_types
-from hf_effmodels.training.run.help import USUAL
+from hf_effmodels.training.run.help import USUAL, described
 from hf_effmodels.training.run.recipes import find_recipe, list_recipes, read_recipe
 from hf_effmodels.training.task import task_folder
 
@@ -76,3 +78,21 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
     assert done.stderr.splitlines() == [f"{name} set()" for name in ("train", *names)]
     assert "--learning_rate" in done.stdout and "--top-k" in done.stdout
+
+
+@dataclass
+class Said:
+    whole: str = field(default="a", metadata={"choices": ["a", "bee"], "help": "a or bee."})
+    some: str = field(default="a", metadata={"choices": ["a", "bee"], "help": "a, or something else."})
+    none: Literal["x", "y"] = field(default="x", metadata={"help": "How it goes."})
+    number: int = field(default=3, metadata={"accepts": "[1, 9]", "help": "How many."})
+    bare: str = field(default="a", metadata={"choices": ["q", "w"]})
+
+
+def test_help_names_what_is_accepted_unless_its_sentence_does():
+    """All of it: a sentence that names some of it is gone on with."""
+    text = {f.name: described(f)[1] for f in fields(Said)}
+    assert text["whole"] == "a or bee."
+    assert text["some"] == "a, or something else. One of a, bee."
+    assert text["none"] == "How it goes. One of x, y."
+    assert text["number"] == "How many; in [1, 9]." and text["bare"] == ""

@@ -2,9 +2,11 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
 from hf_effmodels.training import evaluate
@@ -96,3 +98,26 @@ def test_an_evaluation_writes_its_reports_on_demand(convnext_folder, tmp_path):
     right = sum(float(row["recall"] or 0) * support for row, support in zip(rows, supports, strict=True))
     assert sum(supports) == 40 and right / 40 == pytest.approx(results["accuracy"], abs=1e-5)
     assert "expected_calibration_error" in json.loads((tmp_path / "measured.json").read_text())
+
+
+def test_the_pictures_that_were_taken_for_something_else_are_shown_with_both_names(tmp_path, monkeypatch):
+    """The surest first, in rows; without more of a name than what stands before its comma."""
+    drawn = []
+    monkeypatch.setattr(reports, "save_figure", lambda figure, file: drawn.append((figure, file)))
+    pictures = [np.full((4, 6, 3), 20 * number, np.uint8) for number in range(6)]
+    asked = []
+
+    def read(number, channels):
+        asked.append((number, channels))
+        return Image.fromarray(pictures[number])
+
+    dataset = SimpleNamespace(source=SimpleNamespace(read=read), num_channels=3)
+    names = ["cat, felis", "dog $5 " + 30 * "x"]
+    reports.plot_mistakes(FOUND, dataset, names, tmp_path / "mistakes.png")
+    [(figure, file)] = drawn
+    assert file == tmp_path / "mistakes.png" and asked == [(4, 3), (2, 3)]
+    shown = [axes for axes in figure.axes if axes.images]
+    assert [int(np.asarray(axes.images[0].get_array())[0, 0, 0]) for axes in shown] == [80, 40]
+    dog = "dog \\$5 " + 17 * "x"
+    assert [axes.get_title() for axes in shown] == [f"{dog}\ntaken for cat, 95 %", f"cat\ntaken for {dog}, 80 %"]
+    assert not any(axes.axison for axes in figure.axes)

@@ -45,6 +45,7 @@ from hf_effmodels.training.tasks.masked_image_modeling.models import load_masked
 from hf_effmodels.training.tasks.masked_image_modeling.reports import (
     _as_map,
     _image,
+    _scales,
     _stretched,
     _unfolded,
     draw_histograms,
@@ -495,3 +496,45 @@ def test_what_was_hidden_is_grey_and_the_rest_as_it_was():
     assert (shown[0, 0] == 0.5).all() and (shown[1, 2] == 0.5).all()
     np.testing.assert_allclose(shown[0, 1:], image[0, 1:], atol=1e-5)
     np.testing.assert_allclose(shown[1, :2], image[1, :2], atol=1e-5)
+
+
+def test_scales_are_logged_in_their_order():
+    history = [{"loss": 1.0, "loss_scale_7": 1.0, "loss_scale_2": 1.0}, {"eval_loss_scale_4": 1.0}, {"epoch": 1}]
+    history += [{f"loss_scale_{number}": 0.5} for number in (5, 1, 8, 3, 6, 4)]
+    assert _scales(history) == [f"loss_scale_{number}" for number in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"progressive_sizes": [], "progressive_epochs": []},
+            r"--progressive_epochs: got \[\], accepted is a number for",
+        ),
+        ({"progressive_sizes": [8, 16]}, "--progressive_epochs: got None, accepted is a number for each of"),
+        (
+            {"progressive_sizes": [8, 16], "progressive_epochs": [0]},
+            r"--progressive_epochs: got \[0\], accepted is a n",
+        ),
+        ({"progressive_sizes": [8], "progressive_epochs": [1]}, "numbers that grow from 0"),
+        ({"progressive_sizes": [8, 9], "progressive_epochs": [0, 0]}, "numbers that grow from 0"),
+        ({"progressive_epochs": [0]}, "--progressive_epochs goes with --progressive_sizes"),
+        ({"progressive_batch_sizes": [4]}, "--progressive_batch_sizes goes with --progressive_sizes"),
+        ({"crop_scale": [0.5, 0.4]}, "--crop_scale: got .*, accepted are two positive numbers in order"),
+        ({"crop_ratio": [0.5]}, "--crop_ratio: got .*, accepted are two positive numbers in order"),
+        (
+            {"progressive_sizes": [8, 9], "progressive_epochs": [0, 2], "progressive_batch_sizes": [4]},
+            r"--progressive_batch_sizes: got \[4\], accepted is a number for each of \[8, 9\]",
+        ),
+    ],
+)
+def test_stages_that_are_none_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        CropArguments(**options)
+
+
+def test_stages_are_those_that_are_said_or_one_of_the_size_of_the_run():
+    said = {"progressive_sizes": [8, 16], "progressive_epochs": [0, 3]}
+    assert CropArguments(**said).stages(99, 5) == Stages((0, 3), (8, 16), (5, 5))
+    assert CropArguments(**said, progressive_batch_sizes=[7, 6]).stages(99, 5) == Stages((0, 3), (8, 16), (7, 6))
+    assert CropArguments(crop_scale=[0.5, 0.5]).stages(99, 5) == Stages((0,), (99,), (5,))
