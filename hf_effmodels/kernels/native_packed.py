@@ -200,5 +200,5 @@ def byte_distances(
 @byte_distances.register_fake
 def _(levels, words, gain, shift, kernel, stride, padding, isa=-1):
     batch, height, width, channels = levels.shape
-    geometry = Geometry.of((batch, channels, height, width), len(gain), kernel, stride, padding, channels_per_word=8)
+    geometry = Geometry.of((batch, channels, height, width), len(gain), kernel, stride, padding)
     return gain.new_empty(geometry.batch, geometry.out_height, geometry.out_width, geometry.filters)

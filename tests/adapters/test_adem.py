@@ -782,6 +782,7 @@ CALLS = {
     "set for inference": lambda m, config, folder: m.set_adapter("other", inference_mode=True),
     "set back": lambda m, config, folder: m.set_adapter("default"),
     "set both": lambda m, config, folder: m.base_model.set_adapter(["default", "other"]),
+    "inject again": lambda m, config, folder: m.base_model.inject_adapter(m.base_model.model, "default"),
     "freeze": lambda m, config, folder: m.set_requires_grad("default", False),
     "unfreeze": lambda m, config, folder: m.set_requires_grad("other"),
     "delete": lambda m, config, folder: m.delete_adapter("other"),
@@ -796,6 +797,9 @@ SEQUENCES = [
     ["load"],
     ["load to train"],
     ["freeze", "add"],
+    ["inject again"],
+    ["freeze", "inject again"],
+    ["freeze", "add", "set", "inject again"],
     ["freeze", "load to train", "third"],
     ["add", "set", "third"],
     ["add", "set for inference", "third"],
@@ -950,3 +954,32 @@ def test_images_of_another_shape_are_refused_when_a_block_begins(image_embeds):
     for wrong in (image_embeds[:, :-1], image_embeds[..., :-1], image_embeds[0]):
         with pytest.raises(ValueError, match="image_embeds"), model.vision_context(wrong):
             pytest.fail("the block has begun")
+
+
+def test_a_decoder_of_a_known_kind_without_its_networks_is_not_known():
+    class Bare(nn.Module):
+        """Layers that go by other names than LLaMA's."""
+
+        def __init__(self):
+            super().__init__()
+            self.config, self.blocks = AutoConfig.for_model("llama", **SIZES), nn.ModuleList([Lines()])
+
+        def forward(self, x):
+            return self.blocks[0](x)
+
+    with pytest.raises(ValueError, match="^model: ADEM does not know the layout of a 'llama', known are llama, "):
+        get_peft_model(Bare(), AdemConfig())
+    get_peft_model(Bare(), AdemConfig(target_modules=["mlp"]))
+
+
+def test_swapped_weights_are_read_into_the_memory_of_the_cpu_and_of_the_revision_asked_for(tmp_path, monkeypatch):
+    adapted().save_pretrained(tmp_path)
+    module, asked = sys.modules[hotswap_adapter.__module__], []
+
+    def watched(read):
+        return lambda *args, **options: asked.append(options) or read(*args, **options)
+
+    monkeypatch.setattr(module.PeftConfig, "from_pretrained", watched(module.PeftConfig.from_pretrained))
+    monkeypatch.setattr(module, "load_peft_weights", watched(module.load_peft_weights))
+    hotswap_adapter(adapted(), str(tmp_path), revision="v2")
+    assert asked == [{"revision": "v2"}, {"device": "cpu", "revision": "v2"}]

@@ -336,3 +336,10 @@ def test_words_hold_channels_from_the_first_bit_on():
     bytes_ = native_packed.byte_words(values)
     assert bytes_.shape == (1, 1, 2, 8) and bytes_[0, 0, :, 0].tolist() == [7 << 8, 200]
     assert bytes_.count_nonzero() == 2
+
+
+@pytest.mark.parametrize("number", range(4), ids=["adder", "gradient", "packed", "bytes"])
+def test_memory_of_other_devices_is_never_given_to_the_kernels(number):
+    name = calls_of_all()[number][0]._qualname
+    has_kernel = torch._C._dispatch_has_computed_kernel_for_dispatch_key
+    assert [has_kernel(name, key) for key in ("CPU", "CUDA", "XPU")] == [True, False, False]

@@ -75,7 +75,7 @@ class AdemLayer(nn.Module, BaseTunerLayer):
         return self._own(self.shared.value_offsets)
 
     def _own(self, offsets: nn.ParameterDict) -> "OffsetsOfLayer":
-        return OffsetsOfLayer(offsets, [name for name in self.alpha if name in offsets])
+        return OffsetsOfLayer(offsets, list(self.alpha))
 
     def update_layer(self, adapter_name: str, config) -> None:
         self.alpha[adapter_name] = config.alpha

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import math
 import re
 
 import pytest
@@ -108,6 +109,10 @@ def test_sizes_that_are_given_hold_and_the_rest_fits_the_budget():
     (shape,) = choose_shapes(build("llama"), 0.5, num_hidden_layers=3, hidden_size=40, tolerance=0.1)
     assert (shape["num_hidden_layers"], shape["hidden_size"]) == (3, 40)
     assert choose_shapes(build("llama"), None, intermediate_size=64) == [{"intermediate_size": 64}]
+    unset = dict.fromkeys(SIZES) | {"intermediate_size": 64}
+    assert choose_shapes(build("llama"), None, **unset) == [{"intermediate_size": 64}]
+    with pytest.raises(ValueError, match="target_parameters: got None and no sizes"):
+        choose_shapes(build("llama"), None, **dict.fromkeys(SIZES))
     # The most even shape first: the same share of both widths (20 of 48, 40 of 96), and half of the heads.
     (even,) = choose_shapes(build("llama"), 0.2, tolerance=0.1)
     assert (even["hidden_size"], even["intermediate_size"], even["num_attention_heads"]) == (20, 40, 4)
@@ -316,3 +321,70 @@ def test_heads_are_kept_in_quarters_and_halves_of_their_groups():
 @pytest.mark.parametrize("size, step", [(8, 1), (16, 1), (31, 1), (32, 2), (72, 4), (1024, 64), (11008, 256), (1, 1)])
 def test_sizes_are_tried_in_steps_of_a_sixteenth_rounded_down_to_a_power_of_two(size, step):
     assert step_of(size) == step
+
+
+def shapes_of(name: str) -> tuple:
+    model = build(name)
+    return model.config, {key: tuple(weight.shape) for key, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "name, way", [*((name, way) for name in CONFIGS for way in ("depth", "width")), ("llama", "any")]
+)
+def test_a_way_changes_what_it_says_and_nothing_else(name, way):
+    widths = {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"}
+    changed = {"depth": {"num_hidden_layers"}, "width": widths, "any": {*SIZES}}[way]
+    config, shapes = shapes_of(name)
+    source = Sizes.of(config)
+    found = [each.sizes for each in list_candidates(config, shapes, 0.6, way=way, tolerance=0.25)]
+    if name == "gemma":
+        changed = changed - {"hidden_size"}  # it scales its embeddings by it
+    different = {size for size in SIZES for each in found if getattr(each, size) != getattr(source, size)}
+    assert different == changed
+    for each in found:
+        assert each.num_attention_heads * source.num_key_value_heads == (
+            each.num_key_value_heads * source.num_attention_heads
+        )
+        assert each.hidden_size > source.hidden_size // 4 and each.hidden_size % step_of(source.hidden_size) == 0
+        assert each.intermediate_size % step_of(source.intermediate_size) == 0
+        assert 1 <= each.num_hidden_layers <= source.num_hidden_layers
+
+
+def test_even_shapes_come_first_one_of_each_depth_and_number_of_heads():
+    config, shapes = shapes_of("llama")
+    found = [each.sizes for each in list_candidates(config, shapes, 0.6, way="any", tolerance=0.1)]
+    kinds = [(each.num_hidden_layers, each.num_attention_heads) for each in found]
+    number = len(set(kinds))
+    assert len(set(kinds[:number])) == number < len(found)
+
+    def uneven(each: Sizes) -> float:
+        hidden, neurons, heads = (
+            math.log(getattr(each, size) / getattr(config, size))
+            for size in ("hidden_size", "intermediate_size", "num_attention_heads")
+        )
+        return abs(hidden - neurons) + abs(heads - hidden) / 2
+
+    for part in (found[:number], found[number:]):
+        values = [uneven(each) for each in part]
+        assert values == sorted(values)
+    for kind in set(kinds):
+        of_kind = [uneven(each) for each, own in zip(found, kinds, strict=True) if own == kind]
+        assert of_kind[0] == min(of_kind)
+
+
+def test_a_budget_is_a_share_or_a_number_and_shapes_lie_within_its_tolerance():
+    config, shapes = shapes_of("llama")
+    whole = sum(math.prod(shape) for shape in shapes.values())
+    for tolerance in (0.02, 0.2):
+        share = list_candidates(config, shapes, 0.5, tolerance=tolerance)
+        assert share == list_candidates(config, shapes, 0.5 * whole, tolerance=tolerance)
+        off = [abs(each.parameters / (0.5 * whole) - 1) for each in share]
+        assert max(off) <= tolerance and (tolerance < 0.1 or max(off) > 0.05)
+    with pytest.raises(ValueError, match="within 0.1 %. With these settings there are") as refused:
+        list_candidates(config, shapes, 0.5, way="depth", tolerance=0.001)
+    told = re.search(r"there are (\d+) to (\d+)\.", str(refused.value)).groups()
+    layer = sum(math.prod(shape) for key, shape in shapes.items() if ".layers.0." in key)
+    assert [*map(int, told)] == [whole - 3 * layer, whole]
+    for wrong in (0, -0.5, whole):
+        with pytest.raises(ValueError, match="target_parameters: got .* shares below 1 and numbers below"):
+            list_candidates(config, shapes, wrong)

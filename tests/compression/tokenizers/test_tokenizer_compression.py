@@ -676,3 +676,45 @@ def test_ids_that_stand_for_no_token_become_nothing():
     kept = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     compressed = PreTrainedTokenizerFast(tokenizer_object=kept, unk_token="[UNK]")
     assert expansions(tokenizer, compressed, IdMap((0, 2), 5)) == [[0], [], [1], [], [0]]
+
+
+def _of_words(model) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"a": 0, "b": 1, "?": 2, "c": 3}, unk_token="?"),
+        models.WordPiece({"a": 0, "b": 1, "?": 2, "c": 3}, unk_token="?"),
+        models.BPE({"a": 0, "b": 1, "?": 2, "c": 3}, [], unk_token="?"),
+        models.Unigram([("a", -1.0), ("b", -1.0), ("?", -9.0), ("c", -1.0)], unk_id=2),
+    ],
+    ids=["words", "word pieces", "bpe", "unigram"],
+)
+def test_what_stands_for_unknown_words_is_kept_whatever_its_name(model):
+    tokenizer = _of_words(model)
+    assert not tokenizer.added_tokens_encoder
+    compressed, id_map = compress_tokenizer(tokenizer, np.array([5, 7, 0, 6]), 3, strategy="frequency")
+    assert id_map.kept == (1, 2, 3) and compressed.convert_ids_to_tokens(range(3)) == ["b", "?", "c"]
+    assert compressed("x").input_ids == [1] and compressed("c").input_ids == [2]
+
+
+def test_an_unknown_piece_may_be_the_first():
+    tokenizer = _of_words(models.Unigram([("?", -9.0), ("b", -1.0), ("a", -1.0), ("c", -1.0)], unk_id=0))
+    compressed, id_map = compress_tokenizer(tokenizer, np.array([0, 5, 7, 6]), 3, strategy="frequency")
+    assert id_map.kept == (0, 2, 3) and compressed("x").input_ids == [0]
+
+
+def test_a_rare_piece_that_has_been_made_special_is_kept():
+    tokenizer = _of_words(models.WordLevel({"a": 0, "b": 1, "pad": 2, "c": 3}, unk_token="a"))
+    tokenizer.pad_token = "pad"
+    compressed, id_map = compress_tokenizer(tokenizer, np.array([5, 7, 0, 6]), 2, strategy="frequency")
+    assert id_map.kept == (0, 2) and (compressed.pad_token, compressed.pad_token_id, len(compressed)) == ("pad", 1, 2)
+
+
+def test_the_one_space_that_stands_before_a_text_is_taken_away_again():
+    model = SentencePieceBPE(["<unk>", "▁", "a", "▁a"], [0, -9, -9, -1], [UNKNOWN, *[NORMAL] * 3])
+    fast = model.to_fast()
+    for pieces, text in ((["▁a"], "a"), (["▁", "▁a"], " a"), (["▁", "▁", "▁a", "▁"], "  a "), (["a", "▁"], "a ")):
+        assert fast.decode([model.ids[piece] for piece in pieces]) == text

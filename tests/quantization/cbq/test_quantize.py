@@ -417,3 +417,17 @@ def test_what_cannot_be_quantised_is_named_before_any_work(dense, samples, tmp_p
 def test_values_out_of_range_are_refused(options, text):
     with pytest.raises(ValueError, match=text):
         CbqConfig(**options)
+
+
+def test_what_is_kept_of_the_work_are_the_blocks_that_are_not_finished(dense, samples, tmp_path, monkeypatch):
+    """Three blocks in windows of two, of which each shares one with the next."""
+    save, kept = store.Progress.save, {}
+
+    def saving(self, name, tensors):
+        kept[name] = {int(key.split(".")[1]) for key in tensors if key.startswith(("layer.", "state."))}
+        save(self, name, tensors)
+
+    monkeypatch.setattr(store.Progress, "save", saving)
+    quantize(dense(), [samples], CbqConfig(**QUICK, window=2, overlap=1), work=tmp_path / "work")
+    windows = {name: blocks for name, blocks in kept.items() if name.startswith("window-")}
+    assert windows == {"window-00000": {1}, "window-00001": set()}

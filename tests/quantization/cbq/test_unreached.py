@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import BertConfig, LlamaConfig, ViTConfig
+from transformers import BertConfig, LlamaConfig, PreTrainedTokenizerFast, ViTConfig
 
 from hf_effmodels.compression.command import models
 from hf_effmodels.quantization import CbqConfig, quantize
@@ -218,3 +220,28 @@ def test_texts_are_drawn_by_the_seed_and_only_where_they_are_needed(monkeypatch)
         ValueError, match="^samples: got 21, but the calibration text has only 20 segments of 2 tokens"
     ):
         command._texts(arguments, None, config)
+
+
+def test_a_corpus_is_read_no_further_than_its_segments_need():
+    backend = Tokenizer(WordLevel({"<end>": 0, "a": 1}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer, read = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>"), []
+
+    def rows(texts):
+        for text in texts:
+            read.append(text)
+            yield {"text": text}
+
+    # Sixteen characters for each token of one segment more than the five of four tokens: 384 of 100 each, and none.
+    arguments = SimpleNamespace(segment_length=4, max_documents=None)
+    blocks = command._segments(rows([None] + ["a " * 50] * 9), tokenizer, arguments, 5, "x")
+    assert len(read) == 5 and blocks.counts.bytes == 384
+    # Of a single large document no more than that is looked at.
+    assert command._segments(rows(["a " * 5000]), tokenizer, arguments, 5, "x").counts.bytes == 384
+    arguments.max_documents, read[:] = 2, []
+    blocks = command._segments(rows(["a b c d e"] * 9), tokenizer, arguments, 5, "x")
+    assert len(read) == 2 and blocks.counts.documents == 2
+    with pytest.raises(ValueError, match="^--segment-length: got 4, but the text has only 3 tokens"):
+        command._segments(rows(["a"]), tokenizer, arguments, 5, "the text")
+    with pytest.raises(ValueError, match="^--dataset: the text is empty: 2 documents, none with text"):
+        command._segments(rows(["", None, "a b c d e f"]), tokenizer, arguments, 5, "the text")

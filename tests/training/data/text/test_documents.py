@@ -7,7 +7,14 @@ import pytest
 
 from hf_effmodels.training import main
 from hf_effmodels.training.data.text.arguments import TextArguments
-from hf_effmodels.training.data.text.documents import load_evaluation_texts, load_text_split, load_texts, read
+from hf_effmodels.training.data.text.documents import (
+    _is_text_folder,
+    evaluated_split,
+    load_evaluation_texts,
+    load_text_split,
+    load_texts,
+    read,
+)
 
 
 def test_the_column_is_found_or_asked_for(text_run, tmp_path):
@@ -141,3 +148,84 @@ def test_a_document_that_cannot_be_cut_at_a_line_is_named(tmp_path):
 
 def test_a_missing_document_is_an_empty_one():
     assert list(read([{"text": "a"}, {"text": None}, {"text": ""}])) == ["a", "", ""]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A data set of thirty texts to train on and ten to test, and one of six others."""
+    for name, count in (("train", 30), ("test", 10), ("other", 6)):
+        table = datasets.Dataset.from_dict({"text": [f"{name} {n}" for n in range(count)]})
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    source = {"cache_dir": str(tmp_path / "cache"), "streaming": True}
+
+    def arguments(*names, **options) -> TextArguments:
+        files = {name: str(tmp_path / f"{name}.parquet") for name in names}
+        return TextArguments("parquet", **{"data_files": files, **source, **options})
+
+    return arguments
+
+
+def test_of_a_stream_the_first_documents_are_held_out(rows):
+    for held_out in ({"eval_documents": 3}, {"eval_holdout": 3}):
+        train, evaluation = (list(read(part)) for part in load_texts(rows("train", **held_out)))
+        assert train == [f"train {n}" for n in range(3, 30)] and evaluation == ["train 0", "train 1", "train 2"]
+        assert list(read(load_evaluation_texts(rows("train", **held_out)))) == evaluation
+    args = rows("train", eval_documents=3, max_eval_documents=2, max_train_documents=1)
+    assert [list(read(part)) for part in load_texts(args)] == [["train 3"], ["train 0", "train 1"]]
+    assert list(read(load_evaluation_texts(args))) == ["train 0", "train 1"]
+    with pytest.raises(ValueError, match="--eval_documents: say how many documents of the stream are held out"):
+        load_texts(rows("train"))
+
+
+def test_a_split_to_evaluate_on_is_cut_to_the_documents_asked_for(rows):
+    for options, count in (({"eval_documents": 4}, 4), ({"eval_documents": 4, "max_eval_documents": 3}, 3), ({}, 10)):
+        args = rows("train", "test", **options)
+        train, evaluation = (list(read(part)) for part in load_texts(args))
+        assert train == [f"train {n}" for n in range(30)] and evaluation == [f"test {n}" for n in range(count)]
+        assert list(read(load_evaluation_texts(args))) == evaluation
+    # Of a data set with a single split an evaluation alone takes all.
+    assert len(list(read(load_evaluation_texts(rows("train"))))) == 30
+
+
+def test_another_data_set_may_be_evaluated_on(rows, tmp_path):
+    args = rows("train", eval_dataset=str(tmp_path / "other.parquet"), max_eval_documents=4)
+    train, evaluation = load_texts(args)
+    assert list(read(evaluation)) == list(read(load_evaluation_texts(args))) == [f"other {n}" for n in range(4)]
+    assert len(list(read(train))) == 30 and evaluated_split(args, evaluation) == "train"
+
+
+def test_a_report_says_whether_the_documents_were_held_out(rows):
+    for options, told in (
+        ({"streaming": False, "eval_fraction": 0.1}, "train (held out)"),
+        ({"streaming": True, "eval_documents": 2}, "train (held out)"),
+        ({"streaming": False, "eval_split": "train"}, "train"),
+    ):
+        args = rows("train", **options)
+        assert evaluated_split(args, load_texts(args)[1]) == told
+    for streaming in (False, True):
+        args = rows("train", "test", streaming=streaming)
+        assert evaluated_split(args, load_texts(args)[1]) == "test"
+
+
+def test_a_single_document_of_which_a_number_is_held_out_is_not_cut(tmp_path):
+    (tmp_path / "one.txt").write_text("".join(f"line {n}\n" for n in range(100)))
+    with pytest.raises(ValueError, match="--eval_holdout: 1 of the 1 samples of .*/train leave none to train on"):
+        load_texts(TextArguments(str(tmp_path / "one.txt"), eval_holdout=1, cache_dir=str(tmp_path / "cache")))
+
+
+@pytest.mark.parametrize(
+    "files, is_of_texts",
+    [
+        ([], False),
+        (["a.txt"], True),
+        (["a.txt", "b/c/d.TXT"], True),
+        (["b/a.txt", "b.json"], False),
+        (["a.json"], False),
+        (["a.txt", "b/c.csv"], False),
+    ],
+)
+def test_a_folder_of_texts_holds_nothing_else(files, is_of_texts, tmp_path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert _is_text_folder(tmp_path) is is_of_texts

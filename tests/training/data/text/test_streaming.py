@@ -99,3 +99,28 @@ def test_a_stream_is_not_read_by_workers(tokenizer):
 def test_a_stream_without_text_is_refused_before_training(tokenizer):
     with pytest.raises(ValueError, match="no document has text"):
         stream_of(tokenizer, 8, texts=["", "", None]).check()
+
+
+def test_a_text_that_is_shuffled_is_read_in_another_order_each_time(tokenizer):
+    texts = [f"text {n}." for n in range(12)]
+    source = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset().shuffle(seed=3, buffer_size=12)
+    separators = Separators.of(tokenizer)
+    stream = PackedStream(source, Encoder(tokenizer, separators), Block(9, separators, False), window=1, seed=0)
+    tokens = torch.cat([sample["input_ids"][:-1] for sample in islice(stream, 40)]).tolist()
+    read = tokenizer.decode(tokens).split(tokenizer.eos_token)[1:25]
+    expected = []
+    for epoch in (0, 1):
+        source.set_epoch(epoch)
+        expected += [row["text"] for row in source]
+    assert read == expected and expected[:12] != expected[12:] and sorted(expected) == sorted(2 * texts)
+
+
+def test_a_stream_counts_its_documents_and_says_how_often_it_has_read_the_text(tokenizer, caplog):
+    caplog.set_level("INFO", logger="hf_effmodels")
+    stream = stream_of(tokenizer, 1, texts=["first is skipped", "some text", "", None, "more text"])
+    for _ in islice(stream, 30):
+        pass
+    told = [record.getMessage() for record in caplog.records if "the text has been read" in record.getMessage()]
+    assert told[:3] == [f"the text has been read {n} times ({2 * n} documents so far)" for n in (1, 2, 3)]
+    place = stream.state(29)["window_start"]
+    assert place["documents"] == place["empty_documents"] == 2 * place["epoch"] and place["blocks"] == 29
