@@ -1,5 +1,6 @@
 """Halves and parts at their edges: passes that do not come to the cut, ids of the Hub, requests that fail."""
 
+import json
 import logging
 import sys
 from types import SimpleNamespace
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_effmodels.collaboration import parts
+from hf_effmodels.collaboration import parts, parts_command
 from hf_effmodels.collaboration.codecs import curves
 from hf_effmodels.collaboration.offloading import command as offloading
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, halves, service, split
@@ -159,3 +160,24 @@ def test_a_part_is_a_network_of_one_part_or_one_that_becomes_one(monkeypatch):
     monkeypatch.setattr(f"{place}.from_transformers", refuse)
     with pytest.raises(ValueError, match="^PART: a/b: it has no class token$"):
         parts._one_part("PART", "a/b")
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"model_type": "devit", "parts": [{}]}, None),
+        ({"model_type": "devit"}, None),
+        ({"model_type": "vit", "parts": [1, 2]}, None),  # a field of somebody's own
+        ({"model_type": "devit", "parts": [{}, {}]}, "PART: .* has 2 parts, accepted is a DeViT of one"),
+        ({"model_type": "devit", "parts": []}, "PART: .* has 0 parts, accepted is a DeViT of one"),
+        ({"model_type": "swin"}, "PART: .* is a swin, accepted are ViT, DeiT and DeViT of one part"),
+    ],
+)
+def test_a_folders_configuration_tells_whether_it_is_one_part(config, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts_command, "check_head", lambda *_: None)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if message is None:
+        assert parts_command._check_part("PART", str(tmp_path)) is None
+        return
+    with pytest.raises(ValueError, match=message):
+        parts_command._check_part("PART", str(tmp_path))

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageClassification, ConvNextConfig, ResNet
 from hf_effmodels import get_config
 from hf_effmodels.hub.convert import ConversionError, convert_state_dict
 from hf_effmodels.modeling.cdfkd_mfs.configuration_cdfkd_mfs import CdfkdMfsConfig
-from hf_effmodels.modeling.cdfkd_mfs.modeling_cdfkd_mfs import CdfkdMfsBackbone, CdfkdMfsForImageClassification
+from hf_effmodels.modeling.cdfkd_mfs.modeling_cdfkd_mfs import CdfkdMfsBackbone, CdfkdMfsForImageClassification, _fit
 from hf_effmodels.registry import ARCHITECTURES
 
 SMALL = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 2, 2], "num_labels": 5}
@@ -164,3 +164,19 @@ def test_a_trunk_that_is_a_backbone_has_none_of_its_own():
         ValueError, match="trunk: 'backbone' is a backbone itself, AutoBackbone makes it of config.bac"
     ):
         CdfkdMfsBackbone(config)
+
+
+@pytest.mark.parametrize(
+    "gathered, fits",
+    [
+        *(((4, 6), True), ((5, 6), True), ((4, 7), True), ((5, 7), True)),
+        *(((6, 6), False), ((4, 8), False), ((3, 6), False), ((4, 5), False)),
+    ],
+)
+def test_what_was_gathered_may_be_a_row_or_a_column_larger_than_the_next_map(gathered, fits):
+    values = torch.randn(2, 3, *gathered)
+    if fits:
+        assert torch.equal(_fit(values, torch.zeros(2, 5, 4, 6)), values[:, :, :4, :6])
+        return
+    with pytest.raises(ValueError, match="backbone_config: a map of 4×6 follows one that was halved to "):
+        _fit(values, torch.zeros(2, 5, 4, 6))

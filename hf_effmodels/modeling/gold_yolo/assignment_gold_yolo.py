@@ -94,7 +94,7 @@ def task_aligned_assignment(
             boxes): False where a row is filled up.
     """
     classes = scores.shape[-1]
-    if boxes.shape[1] == 0 or not is_box.any():
+    if not is_box.any():
         return _background(len(points), boxes.to(scores), classes)
     if boxes.shape[1] > MOST_BOXES_AT_ONCE and len(boxes) > 1:
         options = {"topk": topk, "alpha": alpha, "beta": beta, "eps": eps}
@@ -140,7 +140,7 @@ def atss_assignment(
         level_sizes: number of points of each level, in their order.
         classes: number of classes.
     """
-    if boxes.shape[1] == 0 or not is_box.any():
+    if not is_box.any():
         return _background(len(points), boxes.to(predicted), classes)
     half = strides * side / 2
     anchors = torch.cat([points - half, points + half], dim=-1).to(boxes)

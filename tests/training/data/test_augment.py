@@ -89,3 +89,16 @@ def test_several_rectangles_share_the_area_of_one():
         pixels = torch.ones(1, 200, 200)
         erase(pixels, 1, "const", np.random.default_rng(seed))
         assert label(pixels[0].numpy() == 0)[1] == 1
+
+
+def test_a_rectangle_is_lower_and_narrower_than_the_image():
+    for shape in ((1, 2, 40), (1, 40, 2)):
+        erased = 0
+        for seed in range(60):
+            pixels = torch.ones(shape)
+            erase(pixels, 1, "const", np.random.default_rng(seed))
+            gone = pixels[0] == 0
+            erased += bool(gone.any())
+            assert not gone.all(0).any() or shape[1] > 2
+            assert not gone.all(1).any() or shape[2] > 2
+        assert erased > 10

@@ -3,6 +3,7 @@ from dataclasses import dataclass, field, fields
 import pytest
 
 from hf_effmodels.training.run.arguments import ArgumentReader
+from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.run.values import SET, Except, check_fields, check_goes_with, check_value, governing
 
 
@@ -138,3 +139,26 @@ def test_what_must_divide_by_another_argument_is_looked_at_after_that_ones_range
             make(side=8)
         with pytest.raises(ValueError, match="^--scale: got 0, accepted are whole numbers from 1 to 8"):
             make(side=6, scale=0)
+
+
+@pytest.mark.parametrize("number, fits", [(2**53, True), (-(2**53), True), (2**53 + 1, False), (-(2**53) - 1, False)])
+def test_whole_numbers_are_those_that_a_float_holds_exactly(number, fits):
+    """JSON and YAML of other programs read larger ones as others."""
+    if fits:
+        assert check_value("seed", number, None, True) is None
+        return
+    with pytest.raises(ValueError, match=f"--seed: got {number}, accepted are whole numbers up to {2**53}"):
+        check_value("seed", number, None, True)
+    with pytest.raises(ValueError, match=f"--seed: got {number} in "):
+        check_value("seed", [1, number], None, True)
+
+
+@pytest.mark.parametrize("factor", [True, False, "3", None, 0, -1, -0.5, float("inf"), float("nan")])
+def test_factors_of_learning_rates_are_positive_numbers(factor, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"--learning_rate_factors: got .* head.*, accepted are (positive|finite) num"
+    ):
+        RecipeArguments(output_dir=str(tmp_path), learning_rate_factors={"stem": 2, "head": factor})
+    for fits in (1e-9, 3, 0.5):
+        given = RecipeArguments(output_dir=str(tmp_path), learning_rate_factors={"head": fits})
+        assert given.learning_rate_factors == {"head": fits}

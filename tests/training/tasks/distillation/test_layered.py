@@ -297,6 +297,15 @@ def test_heads_are_of_a_known_kind_and_of_the_network_they_were_trained_with(tmp
     save_file(state, tmp_path / HEADS_FILE, facts)
     loaded = layered._load_heads(None, teacher, specs, [1, 2]).state_dict()
     assert loaded.keys() == state.keys() and all(torch.equal(value, state[name]) for name, value in loaded.items())
+    # A file of another name, and folders of any.
+    (tmp_path / "a.safetensors").mkdir()
+    for place in (tmp_path / "a.safetensors" / HEADS_FILE, tmp_path / "mine.safetensors"):
+        save_file({name: value + 1 for name, value in state.items()}, place, facts)
+    for place in (tmp_path / "a.safetensors", tmp_path / "mine.safetensors"):
+        loaded = layered._load_heads(str(place), teacher, specs, [1, 2]).state_dict()
+        assert all(torch.equal(value, state[name] + 1) for name, value in loaded.items())
+    with pytest.raises(ValueError, match=f"^teacher_heads: {tmp_path / 'nowhere' / HEADS_FILE} cannot be read"):
+        layered._load_heads(str(tmp_path / "nowhere"), teacher, specs, [1, 2])
     teacher.config.num_labels = 4
     with pytest.raises(ValueError) as error:
         layered._load_heads(None, teacher, specs, [1, 2])

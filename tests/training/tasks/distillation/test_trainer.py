@@ -1,6 +1,7 @@
 """The trainer used by hand: what is trained, saved and left alone, with networks that this package did not write."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +43,7 @@ from hf_effmodels.training.distillation import (
 from hf_effmodels.training.losses.interface import FeatureSpec, Networks
 from hf_effmodels.training.tasks.distillation.model import DistillationModel
 from hf_effmodels.training.tasks.distillation.taps import Taps, dry_run
+from hf_effmodels.training.tasks.distillation.task import teacher_accuracy
 from hf_effmodels.training.tasks.distillation.teacher import _normalization
 from hf_effmodels.training.tasks.distillation.trainer import STATE_FILE
 
@@ -448,3 +450,21 @@ class Forgetful(KdLoss):
 def test_a_fault_of_a_loss_is_not_taken_for_a_teacher_without_features(tmp_path):
     with pytest.raises(KeyError, match="stage7"):
         trained(tmp_path, resnet(), resnet(), [Forgetful(temperature=1)])
+
+
+def test_a_teachers_accuracy_is_the_share_of_pictures_that_it_tells():
+    """Of seven pictures, three at a time; it says of each the class that its first number names."""
+    seen = []
+
+    def logits(pixels):
+        seen.append(len(pixels))
+        return torch.nn.functional.one_hot(pixels[:, 0].long(), 4).float()
+
+    said, labels = [0, 3, 2, 1, 1, 0, 2], [0, 3, 1, 1, 1, 2, 0]
+    samples = [{"pixel_values": torch.tensor([float(s)]), "labels": t} for s, t in zip(said, labels, strict=True)]
+    trainer = SimpleNamespace(
+        eval_dataset=samples,
+        args=SimpleNamespace(per_device_eval_batch_size=3, device="cpu"),
+        accelerator=SimpleNamespace(autocast=nullcontext),
+    )
+    assert teacher_accuracy(SimpleNamespace(logits=logits), trainer) == 4 / 7 and seen == [3, 3, 1]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageModelArguments
-from hf_effmodels.training.tasks.image_text_to_text.models import load_model
+from hf_effmodels.training.tasks.image_text_to_text.models import load_model, set_trained_weights
 
 TASK = "hf_effmodels.training.tasks.image_text_to_text"
 
@@ -282,3 +283,34 @@ def test_images_that_cannot_be_read_are_named_or_left_out(colour_run, colours, t
     trainer = prepare("prepare_training", [*run, "--skip_bad_images", "true"]).trainer
     used = [*trainer.train_dataset.samples.numbers, *trainer.eval_dataset.samples.numbers]
     assert sorted(used) == [number for number in range(16) if number != 6]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "4bit"])
+@pytest.mark.parametrize("train", ["adapters", "adapters+vision", "all"])
+def test_what_is_trained_is_in_float32_and_what_has_changed_is_stored(train, precision):
+    class Part(torch.nn.Module):
+        asked = None
+
+        def requires_grad_(self, value=True):
+            self.asked = value
+
+    model = Part()
+    model.model = SimpleNamespace(vision_tower=Part())
+    model.config = SimpleNamespace(vision_model_name_or_path="tower", text_model_name_or_path="llama")
+    frozen = []
+    model.freeze_base = lambda: frozen.append(model.asked)
+    if train != "adapters" and precision != "float32":
+        with pytest.raises(ValueError, match=f"--base_precision: got {precision} with --train .*; what is trained is"):
+            set_trained_weights(model, train, precision)
+        assert not frozen and model.config.vision_model_name_or_path == "tower"
+        return
+    set_trained_weights(model, train, precision)
+    assert frozen == [None]  # first
+    assert (model.asked, model.model.vision_tower.asked) == (
+        True if train == "all" else None,
+        True if train == "adapters+vision" else None,
+    )
+    assert (model.config.vision_model_name_or_path, model.config.text_model_name_or_path) == (
+        "tower" if train == "adapters" else None,
+        None if train == "all" else "llama",
+    )

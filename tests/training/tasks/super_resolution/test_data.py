@@ -20,6 +20,7 @@ from hf_effmodels.training.tasks.super_resolution.arguments import (
 from hf_effmodels.training.tasks.super_resolution.data import (
     HighResolutionImages,
     SuperResolutionDataArguments,
+    _files,
     fit_structure,
     load_data,
     load_evaluation_data,
@@ -243,3 +244,16 @@ def test_strings_are_no_pictures(tmp_path):
     DatasetDict(train=rows).save_to_disk(tmp_path / "table")
     with pytest.raises(ValueError, match="--image_column"):
         load_data(SuperResolutionDataArguments(dataset=str(tmp_path / "table"), eval_fraction=0.5))
+
+
+def test_images_of_a_folder_are_read_as_they_lie_there_unless_other_files_are_named(tmp_path):
+    """In the order of their names, whatever their ending is written like; folders and other files are none."""
+    for name in ("b.png", "a.JPG", "notes.txt", "c.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    named = SuperResolutionDataArguments(dataset=str(tmp_path))
+    assert _files(named) == {"train": [tmp_path / name for name in ("a.JPG", "b.png", "c.png")]}
+    for other in ({"data_files": "b.png"}, {"data_dir": "x"}):
+        assert _files(SuperResolutionDataArguments(dataset=str(tmp_path), **other)) is None
+    for other in (tmp_path / "folder.png", tmp_path / "nowhere", "imagefolder"):
+        assert _files(SuperResolutionDataArguments(dataset=str(other))) is None
