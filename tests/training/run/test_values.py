@@ -155,9 +155,7 @@ def test_whole_numbers_are_those_that_a_float_holds_exactly(number, fits):
 
 @pytest.mark.parametrize("factor", [True, False, "3", None, 0, -1, -0.5, float("inf"), float("nan")])
 def test_factors_of_learning_rates_are_positive_numbers(factor, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"--learning_rate_factors: got .* head.*, accepted are (positive|finite) num"
-    ):
+    with pytest.raises(ValueError, match=r"--learning_rate_factors: got .*head.*, accepted are (positive|finite) num"):
         RecipeArguments(output_dir=str(tmp_path), learning_rate_factors={"stem": 2, "head": factor})
     for fits in (1e-9, 3, 0.5):
         given = RecipeArguments(output_dir=str(tmp_path), learning_rate_factors={"head": fits})
