@@ -13,7 +13,7 @@ from hf_effmodels.modeling.addernet.configuration_addernet import AdderNetConfig
 from hf_effmodels.modeling.addernet.modeling_addernet import AdderNetForImageClassification
 from hf_effmodels.modeling.layers.adder import AdderConv2d
 from hf_effmodels.quantization import AdderQuantConfig, quantize_adder
-from hf_effmodels.quantization.adder.algorithm import activation_range, cluster, quantize_weights
+from hf_effmodels.quantization.adder.algorithm import activation_range, cluster, quantize_activations, quantize_weights
 from hf_effmodels.quantization.adder.layer import (
     QuantizedAdderConv2d,
     distances_of_bytes,
@@ -296,3 +296,29 @@ def test_programs_of_quantised_layers_have_operators_of_any_runtime(bits):
     names = [str(node.target) for node in program.graph.nodes]
     assert not [name for name in names if any(part in name for part in ("hf_effmodels", "shift", "nonzero"))]
     torch.testing.assert_close(program.module()(inputs), layer(inputs), rtol=1e-5, atol=1e-4)
+
+
+def test_the_first_of_two_levels_has_the_low_bits_of_its_byte():
+    """Level l is l + 8; a last one that is alone has none above it."""
+    levels = torch.tensor([[-8, 7, 1, -3, 0]], dtype=torch.int8)
+    assert pack_nibbles(levels).tolist() == [[0 + 16 * 15, 9 + 16 * 5, 8]]
+    assert unpack_nibbles(torch.tensor([[0xF0, 0x59, 0x08]], dtype=torch.uint8), 5).tolist() == levels.tolist()
+
+
+def test_activations_are_rounded_half_to_even_up_to_their_scale():
+    """Three bits: seven steps."""
+    values = torch.tensor([0.0, 0.5, 1.5, 2.5, 6.4, 7.0, 9.0, 100.0])
+    assert quantize_activations(values, 7.0, 3).tolist() == [0, 0, 2, 2, 6, 7, 7, 7]
+    assert quantize_activations(values, torch.tensor(14.0), 3).tolist() == [0, 0, 1, 1, 3, 4, 4, 7]
+
+
+def test_what_a_filter_loses_by_clamping_is_its_bias_and_a_group_has_the_range_of_its_largest():
+    weight = torch.tensor([[3.0, -0.5], [-2.0, 1.0], [0.1, -0.1], [0.2, 0.0]]).view(4, 2, 1, 1)
+    found = quantize_weights(weight, 1.5, bits=3, n_groups=2)
+    assert found.group.tolist() == [1, 1, 0, 0] and found.scale.tolist() == pytest.approx([0.2, 1.5])
+    assert found.bias.tolist() == [-1.5, -0.5, 0, 0]
+    assert found.clamped.flatten().tolist() == pytest.approx([1.5, -0.5, -1.5, 1, 0.1, -0.1, 0.2, 0])
+    # Seven steps over twice the range: 3.5 is rounded to 4 and cut to 3; -1.17 to -1, 2.33 to 2; 1.75 to 2.
+    assert found.levels.flatten().tolist() == [3, -1, -4, 2, 2, -2, 3, 0]
+    whole = quantize_weights(torch.zeros(2, 1, 1, 1), 1.0, n_groups=1)
+    assert whole.scale.tolist() == [0] and not whole.levels.any()

@@ -11,9 +11,10 @@ from torch import nn
 from transformers import BertConfig, LlamaConfig, PreTrainedTokenizerFast, ViTConfig
 
 from hf_effmodels.compression.command import models
-from hf_effmodels.quantization import CbqConfig, quantize
+from hf_effmodels.quantization import CbqConfig, load_packed, quantize
 from hf_effmodels.quantization.cbq import command, int4, packed_linear, quantization, store
 from hf_effmodels.quantization.cbq.blocks import find_blocks
+from hf_effmodels.quantization.cbq.capture import _equal
 from hf_effmodels.quantization.cbq.packed_linear import PackedLinear
 from hf_effmodels.quantization.cbq.preprocessing import largest_inputs, scaled
 
@@ -245,3 +246,90 @@ def test_a_corpus_is_read_no_further_than_its_segments_need():
         command._segments(rows(["a"]), tokenizer, arguments, 5, "the text")
     with pytest.raises(ValueError, match="^--dataset: the text is empty: 2 documents, none with text"):
         command._segments(rows(["", None, "a b c d e f"]), tokenizer, arguments, 5, "the text")
+
+
+@pytest.mark.parametrize("number, size", [(0, 64), (1, 32), (2, 64), (3, 32)])
+@pytest.mark.parametrize("rows", [64, 96, 48])
+def test_each_order_of_the_integers_that_is_known_is_read(number, size, rows):
+    """Of AVX-512, of AVX2 and of pairs, each written as it is described; rows that fill no block are pairs."""
+    values = torch.randint(0, 16, (rows, 6), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+    written = []
+    for begin in range(0, rows, size):
+        block = values[begin : begin + size].tolist()
+        for column in range(6):
+            of = [row[column] for row in block]
+            if len(of) < size or number > 1:
+                pairs = [(2 * d, 2 * d + 1) for d in range(len(of) // 2)]
+            elif number == 1:
+                pairs = [(d, 16 + d) for d in range(16)]
+            else:
+                pairs = [(d, 32 + d) for d in range(16)] + [(16 + d, 48 + d) for d in range(16)]
+                # Sixteen rows at a time: bytes 0 to 15 hold rows 0 to 15 and 32 to 47.
+            written += [of[low] | of[high] << 4 for low, high in pairs]
+    packed = torch.tensor(written, dtype=torch.uint8).view(rows, 3)
+    assert torch.equal(int4._rows(packed, int4._LAYOUTS[number]), values)
+
+
+@pytest.mark.parametrize("rows, inputs, group", [(24, 64, 32), (32, 64, 48), (32, 96, 64), (8, 32, 32)])
+def test_sizes_that_the_product_does_not_take_are_not_given_to_it(rows, inputs, group):
+    assert int4.is_usable(rows, inputs, group) is False
+
+
+def test_only_the_first_block_runs_where_all_blocks_are_given_the_same(dense):
+    model, called = dense(torch.float32), []
+    blocks = find_blocks(model, CbqConfig(group_size=16))
+    for number, block in enumerate(blocks.modules):
+        block.register_forward_pre_hook(lambda module, args, number=number: called.append(number))
+    same = [{"input_ids": torch.arange(9)[None] + number, "labels": torch.zeros(1, 9)} for number in range(4)]
+    held = store.BlockStore(blocks.modules, None)
+    found = quantization.capture(model, blocks, held, same)
+    assert called == [0, 1, 2, 0, 1, 2, 0, 0]
+    assert all(calls is found.calls[0] for calls in found.calls)  # kept once
+    called.clear()
+    longer = [*same[:3], {"input_ids": torch.arange(12)[None]}, same[3]]
+    found = quantization.capture(model, blocks, held, longer)
+    assert called == [0, 1, 2] * 2 + [0] + [0, 0, 1, 2] + [0] and len(found.calls[3]) == 3
+    called.clear()
+    quantization.capture(model, blocks, held, [same[0], longer[3], same[0]])
+    assert called == [0, 1, 2] * 3, "two that differ: all are run as a whole"
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        (torch.ones(2), torch.ones(2), True),
+        (torch.ones(2), torch.ones(1), False),
+        (torch.ones(2), torch.tensor([1.0, 2.0]), False),
+        (torch.ones(1), 1.0, False),
+        ((1, "a"), (1, "a"), True),
+        ((1, "a"), [1, "a"], False),
+        ((1, "a"), (1,), False),
+        ({"a": torch.ones(1), "b": None}, {"b": None, "a": torch.ones(1)}, True),
+        ({"a": 1}, {"a": 1, "b": 2}, False),
+        ({"a": [torch.ones(1)]}, {"a": [torch.zeros(1)]}, False),
+        (None, None, True),
+        (True, False, False),
+    ],
+    ids=range(12),
+)
+def test_arguments_are_the_same_where_all_in_them_is(one, other, same):
+    assert _equal(one, other) is same and _equal(other, one) is same
+
+
+def test_a_packed_model_is_of_the_place_and_the_precision_asked_for(monkeypatch):
+    calls = {}
+    config = SimpleNamespace(quantization_config={"quant_method": "cbq", "bits": 3})
+
+    def reader(name, made):
+        return SimpleNamespace(from_pretrained=lambda *args, **more: calls.update({name: (args, more)}) or made)
+
+    monkeypatch.setattr("transformers.AutoConfig", reader("config", config))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM", reader("model", "the model"))
+    where = {"revision": "v2", "token": "t", "trust_remote_code": True, "subfolder": "s", "cache_dir": "c"}
+    assert load_packed("org/net", **where, device_map="cpu") == "the model"
+    assert calls["config"] == (("org/net",), where)
+    expected = {**where, "device_map": "cpu", "dtype": torch.bfloat16, "config": config}
+    assert calls.pop("model") == (("org/net",), expected) and config.quantization_config["bits"] == 3
+    del calls["config"]
+    load_packed("org/net", dtype=torch.float32, config=config)
+    assert calls == {"model": (("org/net",), {"dtype": torch.float32, "config": config})}
