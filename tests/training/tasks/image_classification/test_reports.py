@@ -121,3 +121,20 @@ def test_the_pictures_that_were_taken_for_something_else_are_shown_with_both_nam
     dog = "dog \\$5 " + 17 * "x"
     assert [axes.get_title() for axes in shown] == [f"{dog}\ntaken for cat, 95 %", f"cat\ntaken for {dog}, 80 %"]
     assert not any(axes.axison for axes in figure.axes)
+
+
+def test_accuracy_is_drawn_over_confidence_beside_the_diagonal(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(reports, "save_figure", lambda figure, file: drawn.append((figure, file)))
+    bins = [(0.25, 0.5, 10), (0.75, 0.6, 40)]
+    reports.plot_calibration(0.1234, bins, tmp_path / "x.png")
+    [(figure, file)] = drawn
+    (axes,) = figure.axes
+    diagonal, line = axes.lines
+    assert file == tmp_path / "x.png" and diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert line.get_xydata().tolist() == axes.collections[0].get_offsets().tolist() == [[0.25, 0.5], [0.75, 0.6]]
+    small, large = axes.collections[0].get_sizes()
+    assert small < large  # more pictures
+    assert axes.get_title() == "expected calibration error 12.3 %"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy")
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0, 1))

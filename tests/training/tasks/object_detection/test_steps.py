@@ -205,3 +205,17 @@ def test_what_a_teacher_adds_has_its_weights_and_fades_to_a_hundredth(head_type,
     assert torch.equal(ours, outputs.pred_distribution[0, [0, 2]].reshape(2, 4, 2))
     assert torch.equal(theirs, regression[0, [0, 2]].reshape(2, 4, 2))
     assert told["features"][0] == (maps, "taught maps")
+
+
+@pytest.mark.parametrize("epochs, planned, expected", [(7, 9, 7), (None, 9, 9), (0.5, 9, 1), (None, 0.2, 1)])
+def test_the_schedule_is_the_one_that_the_arguments_say(epochs, planned, expected):
+    args = SimpleNamespace(
+        num_train_epochs=planned, learning_rate=0.02, final_lr_factor=0.03, detection_warmup_epochs=1.5,
+        least_warmup_steps=11, warmup_bias_lr=0.4, momentum=0.5, warmup_momentum=0.6,
+    )  # fmt: skip
+    for steps in (5, 0):
+        trainer = SimpleNamespace(args=args, state=SimpleNamespace(num_train_epochs=epochs), steps_per_epoch=steps)
+        assert DetectionTrainer._schedule(trainer) == DetectionSchedule(
+            expected, max(steps, 1), 0.02, 0.03, warmup_epochs=1.5, least_warmup_steps=11,
+            warmup_bias_learning_rate=0.4, momentum=0.5, warmup_momentum=0.6,
+        )  # fmt: skip

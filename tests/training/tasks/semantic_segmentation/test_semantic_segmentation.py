@@ -34,7 +34,7 @@ from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
 from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.optim.layer_decay import layer_decay_scales
-from hf_effmodels.training.tasks.semantic_segmentation import evaluation
+from hf_effmodels.training.tasks.semantic_segmentation import evaluation, reports, task
 from hf_effmodels.training.tasks.semantic_segmentation.arguments import (
     MeasuringArguments,
     SegmentationArguments,
@@ -598,6 +598,33 @@ def test_windows_have_the_networks_side_and_overlap_by_a_third_where_nobody_says
     # Scores are -2, 4 and -6 times half a pixel's: of dark ones the second is highest, of light ones the third.
     assert (found[0][:, :36] == 1).all() and (found[0][:, 44:] == 2).all() and (found[1] == 2).all()
     assert steps == [((1, 3, 20, 40), 20, expected), ((1, 3, 30, 20), 20, expected)]
+
+
+def test_images_are_measured_as_the_arguments_say(monkeypatch):
+    told = {}
+    monkeypatch.setattr(task, "measure", lambda *given, **options: told.update(given=given, options=options) or "is")
+    args = types.SimpleNamespace(
+        per_device_eval_batch_size=3, dataloader_num_workers=2, eval_mode="slide", eval_stride=5, eval_pictures=7
+    )
+    assert task._measured("model", processor="processor", dataset="images", args=args) == "is"
+    assert told["given"] == ("model", "processor", "images")
+    assert told["options"] == {"batch_size": 3, "workers": 2, "mode": "slide", "stride": 5, "pictures": 7}
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_the_overlap_of_each_class_that_is_anywhere_is_drawn_the_best_first(count, monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(reports, "save_figure", lambda figure, file: drawn.append(figure))
+    per_class = {f"c{n}": (n * 7 % count) / count for n in range(count)} | {"nowhere": float("nan")}
+    reports.plot_iou(per_class, tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights == sorted((n / count for n in range(count)), reverse=True)
+    assert axes.lines[0].get_ydata()[0] == pytest.approx(np.mean(heights))
+    assert (axes.get_ylabel(), axes.get_ylim()) == ("IoU", (0, 1))
+    shown = [text.get_text() for text in axes.get_xticklabels()]
+    best = sorted(per_class, key=lambda name: -per_class[name] if name != "nowhere" else 9)[:count]
+    assert (shown == best) == (count == 3)
 
 
 @pytest.mark.parametrize(
