@@ -1,0 +1,211 @@
+"""The pieces of a language model's run by themselves: its tokenizer, its network, its numbers, its sample."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hf_effmodels.training.data.text.packing import Counts
+from hf_effmodels.training.data.text.tokenization import train_tokenizer
+from hf_effmodels.training.tasks.causal_lm import models, reports
+from hf_effmodels.training.tasks.causal_lm import trainer as trainer_module
+from hf_effmodels.training.tasks.causal_lm.arguments import LanguageModelArguments
+from hf_effmodels.training.tasks.causal_lm.models import find_tokenizer, load_language_model
+from hf_effmodels.training.tasks.causal_lm.reports import text_metrics, write_evaluation, write_sample
+from hf_effmodels.training.tasks.causal_lm.trainer import summarize
+
+TEXTS = ["low lower lowest", "new newer newest"]
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 262, max_length=32)
+
+
+def llama(**fields) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**{**SIZES, "vocab_size": 262, **fields})).eval()
+
+
+def arguments(**given) -> LanguageModelArguments:
+    return LanguageModelArguments(**{"model": "llama", "model_config": dict(SIZES), **given})
+
+
+# tokenizers
+
+
+def test_a_tokenizer_is_trained_or_that_of_the_checkpoint_that_the_run_goes_on_from(tokenizer, tmp_path, caplog):
+    caplog.set_level("INFO", logger="hf_effmodels")
+    args = arguments(tokenizer="train:262")
+    found = find_tokenizer(args, lambda: TEXTS, 32)
+    assert found.get_vocab() == tokenizer.get_vocab() and found.model_max_length == 32
+    assert "trained a byte-level BPE of 262 tokens" in caplog.text
+    assert len(find_tokenizer(args, lambda: TEXTS, 32, tmp_path)) == 262, "a folder without one"
+    train_tokenizer(["other words"], 258).save_pretrained(tmp_path)
+    again = find_tokenizer(args, lambda: pytest.fail("the texts are read"), 32, tmp_path)
+    assert len(again) == 258
+
+
+def test_a_tokenizer_of_its_own_has_no_revision_of_the_model(monkeypatch):
+    asked = []
+    monkeypatch.setattr(models, "load_tokenizer", lambda *args, **more: asked.append((args, more)))
+    monkeypatch.setattr(models, "check_place", lambda *args, **more: asked.append(args))
+    source = {"revision": "v2", "token": "t", "trust_remote_code": True}
+    args = arguments(model="org/net", eos_token="</s>", **source)
+    find_tokenizer(args, None, 32)
+    assert asked == [("--model", "org/net"), (("org/net", "</s>"), {"argument": "--model", **source})]
+    asked.clear()
+    args.tokenizer = "org/words"
+    find_tokenizer(args, None, 32)
+    assert asked[1:] == [(("org/words", "</s>"), {**source, "revision": None})]
+    for name in ("llama", "pangu-pi-15m"):
+        with pytest.raises(ValueError, match=f"--tokenizer is missing: {name} starts from random weights"):
+            find_tokenizer(arguments(model=name), None, 32)
+
+
+# networks
+
+
+def test_random_weights_have_the_tokens_of_the_tokenizer(tokenizer):
+    for model in (
+        load_language_model(arguments(attn_implementation="eager"), tokenizer, 16),
+        load_language_model(
+            arguments(model="pangu-pi-15m", model_config={**SIZES, "max_position_embeddings": 16}), tokenizer, 16
+        ),
+    ):
+        config = model.config
+        assert (config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id) == (262, 0, 0, None)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        assert (config.hidden_size, config.num_hidden_layers) == (16, 1)
+    assert load_language_model(arguments(attn_implementation="eager"), tokenizer, 16).config._attn_implementation == (
+        "eager"
+    )
+    # What is given wins over what the tokenizer says.
+    larger = load_language_model(arguments(model_config={**SIZES, "vocab_size": 300}), tokenizer, 16)
+    assert larger.config.vocab_size == 300
+
+
+def test_as_many_tokens_and_positions_as_there_are_may_be_asked_for(tokenizer, tmp_path):
+    llama(max_position_embeddings=16).half().save_pretrained(tmp_path)
+    model = load_language_model(arguments(model=str(tmp_path), model_config=None), tokenizer, 16)
+    assert model.dtype == torch.float32, "trained in float32, whatever it was stored in"
+    with pytest.raises(ValueError, match="--block_size: got 17, but the model has max_position_embeddings 16"):
+        load_language_model(arguments(model=str(tmp_path), model_config=None), tokenizer, 17)
+    with pytest.raises(ValueError, match="--tokenizer: it has 263 tokens, the model only 262; nothing could be"):
+        load_language_model(
+            arguments(model=str(tmp_path), model_config=None), train_tokenizer(TEXTS, 263, max_length=32), 16
+        )
+
+
+def test_an_attention_that_there_is_not_is_named_and_other_faults_are_not_blamed_on_it(tokenizer):
+    with pytest.raises((ValueError, ImportError), match="^--attn_implementation: got 'abacus': "):
+        load_language_model(arguments(attn_implementation="abacus"), tokenizer, 16)
+    for attention in (None, "eager"):
+        with pytest.raises(ValueError, match="^--model_config: .*hidden_sice"):
+            load_language_model(
+                arguments(attn_implementation=attention, model_config={"hidden_sice": 3}), tokenizer, 16
+            )
+
+
+# numbers
+
+
+def test_bits_per_byte_are_all_losses_in_bits_over_the_bytes_of_the_text():
+    metrics = {"eval_loss": 2 * math.log(2), "eval_tokens": 30, "eval_perplexity": 4.0}
+    assert text_metrics(metrics, 40) == {**metrics, "eval_bits_per_byte": pytest.approx(1.5)}
+    other = {"x_loss": math.log(2), "x_tokens": 8}
+    assert text_metrics(other, 4, "x_")["x_bits_per_byte"] == pytest.approx(2.0)
+
+
+def test_a_loss_is_the_mean_over_tokens_and_a_hopeless_one_has_no_finite_perplexity():
+    def of(sums, counts) -> dict:
+        return summarize(SimpleNamespace(predictions=np.array(sums, np.float32), label_ids=np.array(counts)))
+
+    assert of([3.0, 1.0], [5, 3]) == {"loss": 0.5, "perplexity": pytest.approx(math.exp(0.5)), "tokens": 8}
+    assert of([699.0], [1])["perplexity"] == pytest.approx(math.exp(699))
+    assert of([700.0], [1])["perplexity"] == of([1e6], [1])["perplexity"] == math.inf
+    # Sums of many sequences are exact where float32 would stop to count.
+    assert of([2.0**24, 1.0, 1.0], [1, 0, 0])["loss"] == 2**24 + 2
+
+
+def test_a_stopwatch_is_stopped_by_each_pause_and_begins_anew_with_each_lap(monkeypatch):
+    clock = SimpleNamespace(now=5.0)
+    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: clock.now)
+    watch = trainer_module._Stopwatch()
+    for pauses, seconds in (((), 3.0), ((10.0,), 4.0), ((1.0, 2.0), 5.0), ((), 6.0)):
+        for pause in pauses:
+            with watch.paused():
+                clock.now += pause
+        clock.now += seconds
+        assert watch.lap() == seconds
+
+
+class _Trainer(SimpleNamespace):
+    def is_world_process_zero(self) -> bool:
+        return self.first
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_evaluation_is_printed_and_written_by_one_process(first, tmp_path, capsys):
+    counts = Counts(documents=3, empty_documents=1, bytes=40, tokens=31, blocks=2, dropped_tokens=0)
+    trainer = _Trainer(first=first, eval_dataset=SimpleNamespace(counts=counts))
+    metrics = {"eval_loss": 2 * math.log(2), "eval_perplexity": 4.0, "eval_tokens": 30, "eval_runtime": 9.0}
+    call = {"task": "causal-lm", "model": "m", "dataset": "d", "block_size": 16, "streaming": False}
+    found = write_evaluation(trainer, metrics, str(tmp_path / "out.json"), call)
+    expected = {"model": "m", "dataset": "d", "block_size": 16, "documents": 3, "bytes": 40, "tokens": 30}
+    expected |= {"loss": 2 * math.log(2), "perplexity": 4.0, "bits_per_byte": 1.5}
+    assert found.items() >= expected.items() and "runtime" not in found
+    told = "loss 1.3863  perplexity 4.000  bits per byte 1.5000  tokens 30\n"
+    assert capsys.readouterr().out == (told if first else "")
+    assert (tmp_path / "out.json").exists() is first
+    if first:
+        assert json.loads((tmp_path / "out.json").read_text()).items() >= expected.items()
+
+
+# samples
+
+
+@pytest.mark.parametrize("begin", ["l", None])
+def test_a_sample_goes_on_from_the_prompt_after_the_token_that_begins_a_document(begin, tmp_path):
+    words = train_tokenizer(TEXTS, 262, max_length=32)
+    words.bos_token = begin
+    first = words.eos_token_id if begin is None else words.get_vocab()["l"]
+    model, asked = llama(), []
+    generate = model.generate
+    model.generate = lambda ids, **options: asked.append((ids, options)) or generate(ids, **options)
+    args = SimpleNamespace(sample_prompt="new", sample_tokens=6, seed=3)
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    model.train()
+    text = write_sample(words, model, args, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before) and not model.training
+    ((ids, options),) = asked
+    assert ids.tolist() == [[first, *words("new", add_special_tokens=False).input_ids]]
+    assert options.pop("attention_mask").tolist() == torch.ones_like(ids).tolist()
+    assert options == {
+        **{"max_new_tokens": 6, "do_sample": True, "temperature": 0.8, "top_k": 50},
+        "pad_token_id": words.eos_token_id,
+    }
+    assert (tmp_path / "sample.txt").read_text(encoding="utf-8") == f"{text}\n"
+    assert "new" in text and words.eos_token not in text
+    assert write_sample(words, model, args, tmp_path) == text
+    texts = set()
+    for args.seed in range(4):
+        texts.add(write_sample(words, model, args, tmp_path))
+    assert len(texts) > 1
+
+
+def test_of_a_stream_a_report_counts_what_was_trained_on():
+    place = {"blocks": 8, "documents": 5, "empty_documents": 1, "epoch": 2, "source": None, "tokens": []}
+    states = {10: {"window_start": place}}
+    stream = SimpleNamespace(block=SimpleNamespace(size=16), state=states.__getitem__)
+    trainer = SimpleNamespace(stream=stream, blocks_seen=lambda: 10)
+    assert reports._training_counts(trainer) == {
+        **{"blocks": 10, "tokens": 150},  # of each block all but the first are predicted
+        **{"documents": 5, "empty_documents": 1, "epoch": 2},
+    }
