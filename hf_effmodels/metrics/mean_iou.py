@@ -1,6 +1,5 @@
 """Mean intersection over union of maps of classes, from counts of pixels that can be summed."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,9 +50,7 @@ def mean_iou(counts: torch.Tensor, names: Sequence[str]) -> MeanIoU:
     if not counts.sum():
         raise ValueError("counts: got none, accepted are maps in which some pixel has a class.")
     hit, true, found = counts.diagonal(), counts.sum(1), counts.sum(0)
-    union = true + found - hit
-    iou = torch.where(union > 0, hit / union, math.nan)
-    accuracy = torch.where(true > 0, hit / true, math.nan)
+    iou, accuracy = hit / (true + found - hit), hit / true  # of a class that is nowhere 0 / 0, which is no number
     metrics = {
         "miou": float(iou.nanmean()),
         "pixel_accuracy": float(hit.sum() / counts.sum()),

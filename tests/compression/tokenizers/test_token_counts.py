@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
+from tokenizers import normalizers, pre_tokenizers, processors
 
 from hf_effmodels.compression import TokenCounts, count_tokens
 from hf_effmodels.compression.tokenizers import count_batch, token_counts
+from hf_effmodels.compression.tokenizers.token_counts import tokenizer_fingerprint
 
 
 class Killed(Exception):
@@ -227,3 +229,54 @@ def test_what_waits_to_be_counted_when_reading_fails_is_not_counted_any_more(mon
     with pytest.raises(OSError, match="the disk is gone"):
         next(found)
     assert asked == ["a", "b", "c"] and cancelled == ["b", "c"]
+
+
+def test_equal_counts_are_ranked_as_they_were_first_seen_and_what_was_never_seen_comes_last():
+    counts = TokenCounts(np.array([2, 5, 5, 0, 1, 0, 2]), [6, 2, 1, 4, 0])
+    assert counts.ranking().tolist() == [2, 1, 6, 0, 4, 3, 5]
+    # Counts of which no order is known: by id.
+    assert TokenCounts(np.array([1, 3, 1, 3])).ranking().tolist() == [1, 3, 0, 2]
+
+
+def test_counts_are_added_where_they_are_of_one_tokenizer_or_it_is_not_known():
+    def of(tokenizer) -> TokenCounts:
+        return TokenCounts(np.array([1, 2]), [1, 0], tokenizer=tokenizer)
+
+    for first, second in (("a", "a"), (None, "a"), ("a", None), (None, None)):
+        both = of(first)
+        both.add(of(second))
+        assert both.counts.tolist() == [2, 4] and both.first_seen == [1, 0] and both.tokenizer == first
+    with pytest.raises(ValueError, match="counts: they are of different tokenizers"):
+        of("a").add(of("b"))
+
+
+def test_a_tokenizer_is_known_by_what_it_makes_of_a_text_alone(byte_level_tokenizer):
+    known = tokenizer_fingerprint(byte_level_tokenizer)
+    framed, other, normal = (copy.deepcopy(byte_level_tokenizer) for _ in range(3))
+    backend = framed.backend_tokenizer
+    backend.enable_truncation(3)
+    backend.enable_padding(length=9)
+    token = byte_level_tokenizer.convert_ids_to_tokens(5)
+    backend.post_processor = processors.BertProcessing((token, 5), (token, 5))
+    assert tokenizer_fingerprint(framed) == known
+    other.add_tokens(["a token of its own"])
+    normal.backend_tokenizer.normalizer = normalizers.Lowercase()
+    spaces = copy.deepcopy(byte_level_tokenizer)
+    spaces.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert len({known, *(tokenizer_fingerprint(each) for each in (other, normal, spaces))}) == 4
+
+
+def test_the_counts_of_another_column_or_tokenizer_are_not_gone_on_with(byte_level_tokenizer, tmp_path):
+    state, table = tmp_path / "counts.json", datasets.Dataset.from_dict({"text": ["a"], "body": ["b"]})
+    counted = count_tokens(byte_level_tokenizer, table, state_file=state, progress=False)
+    with pytest.raises(ValueError, match="state_file: .*counts.json was counted with another column"):
+        count_tokens(byte_level_tokenizer, table, column="body", state_file=state, progress=False)
+    other = copy.deepcopy(byte_level_tokenizer)
+    other.add_tokens(["a token of its own"])
+    with pytest.raises(ValueError, match="state_file: .*counts.json was counted with another tokenizer"):
+        count_tokens(other, table, state_file=state, progress=False)
+    # More texts than there are may be asked for; words are those between white space.
+    counted = count_tokens(byte_level_tokenizer, ["a  b\nc", "d"], max_samples=9, batch_size=1, progress=False)
+    assert (counted.samples, counted.words) == (2, 4)
+    counted = count_tokens(byte_level_tokenizer, iter(["a b", "c", "d"]), max_samples=2, progress=False)
+    assert (counted.samples, counted.words) == (2, 3)

@@ -19,11 +19,13 @@ from transformers import (
     LlamaForCausalLM,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen3Config,
     StaticCache,
     Trainer,
     TrainingArguments,
     pipeline,
 )
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from hf_effmodels.compression.tokens.pyramid_drop import (
     PyramidDropSettings,
@@ -34,7 +36,9 @@ from hf_effmodels.compression.tokens.pyramid_drop import (
     watch_drops,
 )
 from hf_effmodels.compression.tokens.pyramid_drop.cache import StageLayer
+from hf_effmodels.compression.tokens.pyramid_drop.ranking import answer_starts, attention_scores, best
 from hf_effmodels.compression.tokens.pyramid_drop.rows import Rows, number_runs
+from hf_effmodels.compression.tokens.pyramid_drop.watching import Drop, report
 from tests.threads import run_together
 
 from .models import IMAGE, STOCK, make, prompt
@@ -539,3 +543,73 @@ def test_costs_are_those_of_the_paper_and_of_what_runs():
     costs = pyramid_costs(model.config, settings, tokens, 9)
     assert [layer.get_seq_length() for layer in cache.layers] == list(costs.lengths)
     assert sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers) == costs.cache_values
+
+
+def test_of_equal_scores_the_first_stay():
+    scores = torch.tensor([1.0, 3.0, 2.0, 3.0, 3.0])
+    for count, kept in ((0, []), (1, [1]), (2, [1, 3]), (4, [1, 2, 3, 4]), (9, [0, 1, 2, 3, 4])):
+        assert best(scores, count).tolist() == kept
+    assert best(torch.zeros(100), 3).tolist() == [0, 1, 2]
+
+
+def test_an_answer_starts_after_a_token_without_a_label():
+    none = -100
+    assert answer_starts(torch.tensor([none, none, 5, 6, none, 7, none])).tolist() == [1, 4]
+    assert answer_starts(torch.tensor([5, 6, none])).tolist() == answer_starts(torch.tensor([none] * 3)).tolist() == []
+
+
+@torch.no_grad()
+def test_several_tokens_that_ask_are_ranked_by_in_the_mean_and_padding_is_not_seen():
+    """Of a block with two query heads for each key head and norms of both, a pair at a time."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 4, "num_key_value_heads": 2}
+    layer = Qwen3DecoderLayer(Qwen3Config(**sizes, head_dim=6), 0).double().eval()
+    for norm in (layer.input_layernorm, layer.self_attn.q_norm, layer.self_attn.k_norm):
+        norm.weight.copy_(torch.rand_like(norm.weight) + 0.5)
+    hidden, valid = torch.randn(7, 16, dtype=torch.float64), torch.tensor([False, *[True] * 6])
+    angles = torch.rand(7, 3, dtype=torch.float64).repeat(1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    asking = [3, 6]
+    found = attention_scores(layer, hidden, (cos, sin), valid, torch.tensor(asking))
+    assert found.dtype == torch.float32
+
+    attention, normed = layer.self_attn, layer.input_layernorm(hidden)
+
+    def head(projection, norm, place, number):
+        x = norm(projection(normed[place]).view(-1, 6)[number])
+        turned = torch.cat([-x[3:], x[:3]])
+        return x * cos[place] + turned * sin[place]
+
+    expected = torch.zeros(7, dtype=torch.float64)
+    for place in asking:
+        for number in range(4):
+            query = head(attention.q_proj, attention.q_norm, place, number)
+            seen = [key for key in range(place + 1) if valid[key]]
+            logits = [query @ head(attention.k_proj, attention.k_norm, key, number // 2) / 6**0.5 for key in seen]
+            expected[seen] += torch.stack(logits).softmax(0) / (4 * len(asking))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    assert found.sum().item() == pytest.approx(1) and found[0] == 0
+
+
+def test_who_watches_within_another_sees_the_drops_of_its_own_time():
+    drops = [Drop(number, 0, *[torch.zeros(1)] * 3) for number in range(4)]
+    with watch_drops() as outer:
+        report(drops[0])
+        with watch_drops() as inner:
+            report(drops[1])
+        report(drops[2])
+    report(drops[3])
+    assert [drop.layer for drop in outer] == [0, 2] and [drop.layer for drop in inner] == [1]
+
+
+def test_of_tokens_that_are_no_whole_share_the_rest_leaves():
+    settings = PyramidDropSettings([1, 2, 3], [0.5, 0.3, 0.0])
+    assert [[settings.kept(tokens, stage) for stage in range(3)] for tokens in (7, 10, 1)] == [
+        [3, 2, 0],
+        [5, 3, 0],
+        [0, 0, 0],
+    ]
+    assert settings.to_dict() == {
+        **{"layers": [1, 2, 3], "ratios": [0.5, 0.3, 0.0]},
+        **{"scope": "joint", "position_mode": None},
+    }
