@@ -288,6 +288,7 @@ def prune_vision_transformer(
     Raises:
         ValueError: see `choose_vision_sizes`; no pictures, or layers that are not there.
     """
+    sizes = {name: value for name, value in sizes.items() if value is not None}
     if not isinstance(layers, str):
         kept = sorted({int(number) for number in layers})
         if len(kept) != len(layers) or not kept or not 0 <= kept[0] <= kept[-1] < model.config.num_hidden_layers:

@@ -244,3 +244,53 @@ def test_the_command_writes_a_classifier_that_loads_with_its_processor(tmp_path,
     assert main([*arguments[:2], new, *arguments[3:], "--select-layers", "0,2", "--heads", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["kept_layers"] == [0, 2] and report["num_hidden_layers"] == 2 and report["folder"] == new
+
+
+def test_sizes_that_are_not_given_follow_from_the_layers_that_are():
+    unset = {"num_attention_heads": None, "intermediate_size": None}
+    model = build("vit")
+    for given in ({}, {"num_hidden_layers": None}, {"num_hidden_layers": 2}):
+        smaller, report = prune_vision_transformer(model, PIXELS, layers=[0, 2], **unset, **given)
+        assert report.kept_layers == [0, 2] and smaller.config.num_hidden_layers == 2
+        assert report.kept_heads == [[*range(4)]] * 2 and report.kept_neurons == [[*range(48)]] * 2
+
+
+@torch.no_grad()
+def test_a_smaller_network_computes_and_trains_in_the_way_of_the_larger():
+    model = build("vit").to(torch.bfloat16).train()
+    model.set_attn_implementation("eager")
+    smaller = keep_structures(model, [2, 0], [[1, 3], [0, 2]], [[5, 4], [0, 47]])
+    assert smaller.training and smaller.dtype == torch.bfloat16 and smaller.config._attn_implementation == "eager"
+    assert (model.config.num_hidden_layers, smaller.config.num_hidden_layers, smaller.config.head_dim) == (3, 2, 6)
+    # In the order that is given: the third layer is the first, its fifth neuron the second.
+    first, third = smaller.vit.layers[0], model.vit.layers[2]
+    assert torch.equal(first.mlp.fc1.weight, third.mlp.fc1.weight[[5, 4]])
+    assert torch.equal(first.mlp.fc2.weight, third.mlp.fc2.weight[:, [5, 4]])
+    rows = [*range(6, 12), *range(18, 24)]
+    assert torch.equal(first.attention.v_proj.bias, third.attention.v_proj.bias[rows])
+    assert torch.equal(first.attention.o_proj.weight, third.attention.o_proj.weight[:, rows])
+    assert not keep_structures(model.eval(), [0], [[0]], [[0]]).training
+    few = (([[0]], [[0], [1]], "heads"), ([[0], [1]], [[0]], "neurons"), ([[], []], [[0]] * 2, "heads"))
+    for heads, neurons, name in few:
+        with pytest.raises(ValueError, match=f"^{name}: got .* for 2 layers, accepted are as many in each"):
+            keep_structures(model, [0, 1], heads, neurons)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.8])
+def test_the_sizes_of_a_budget_take_heads_and_neurons_as_evenly_as_can_be(share):
+    """Against all sizes in their steps (of two neurons), counted by making none."""
+    model = build("deit")
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    whole, target = VisionSizes.of(model.config), share * model.num_parameters()
+    fitting = {}
+    for heads in range(1, 5):
+        for neurons in range(2, 49, 2):
+            sizes = VisionSizes(3, heads, neurons, 6)
+            count = count_parameters(shapes, whole, sizes)
+            if abs(count / target - 1) <= 0.1:
+                fitting[sizes] = abs(np.log(heads / 4) - np.log(neurons / 48)), abs(count / target - 1)
+    found = choose_vision_sizes(model, share, tolerance=0.1)
+    uneven, off = fitting[found]
+    assert uneven == pytest.approx(min(each for each, _ in fitting.values()), abs=1e-6)
+    assert off == min(off for each, off in fitting.values() if abs(each - uneven) < 1e-6)
+    assert choose_vision_sizes(model, share * model.num_parameters(), tolerance=0.1) == found

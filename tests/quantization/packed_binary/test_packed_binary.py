@@ -29,7 +29,7 @@ from hf_effmodels.hub import export
 from hf_effmodels.kernels import native_library
 from hf_effmodels.modeling.adabin.modeling_adabin import AdaBinBackbone, AdaBinForImageClassification
 from hf_effmodels.modeling.bimlp.modeling_bimlp import BiMlpForImageClassification
-from hf_effmodels.modeling.layers.binary import BinaryConv2d, BinaryLinear, binarize
+from hf_effmodels.modeling.layers.binary import ACTIVATION_RULES, BinaryConv2d, BinaryLinear, binarize
 from hf_effmodels.modeling.layers.bivit import BiVitLinear, binarize_transformer
 from hf_effmodels.quantization import PackedBinaryConfig, pack_binary
 from hf_effmodels.quantization.packed_binary.layers import PackedConv2d, PackedLayer, PackedLinear
@@ -425,3 +425,13 @@ def test_the_networks_code_by_itself_says_what_it_lacks(monkeypatch):
         model.deploy()
     with pytest.raises(ImportError, match="packed to bits; install hf_effmodels"):
         AdaBinForImageClassification(packed)
+
+
+@pytest.mark.parametrize("kind, sizes", [(PackedConv2d, (4, 3, 3, 3)), (PackedLinear, (4, 3))])
+@pytest.mark.parametrize("activations", ACTIVATION_RULES)
+def test_nothing_of_a_packed_layer_is_trained(kind, sizes, activations):
+    geometry = ((1, 1), (1, 1), (1, 1)) if kind is PackedConv2d else ()
+    layer = kind(sizes, activations, True, *geometry)
+    assert layer.bias.shape == (4,) and not any(parameter.requires_grad for parameter in layer.parameters())
+    assert not any(module.training for module in layer.modules())
+    assert kind(sizes, activations, False, *geometry).bias is None
