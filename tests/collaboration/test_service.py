@@ -19,7 +19,15 @@ from transformers import ViTImageProcessorPil
 
 from hf_effmodels.collaboration.codecs.wire import UniformCodec
 from hf_effmodels.collaboration.splitting import SplitClassifier, service, split
-from hf_effmodels.collaboration.splitting.messages import COMPUTE, DIGEST, NUMBER, pack, pack_logits, unpack_logits
+from hf_effmodels.collaboration.splitting.messages import (
+    COMPUTE,
+    DIGEST,
+    NUMBER,
+    pack,
+    pack_logits,
+    unpack,
+    unpack_logits,
+)
 from hf_effmodels.collaboration.splitting.service import ServiceLimits, create_app, listen, serve, server_config
 from hf_effmodels.images import read_image
 
@@ -418,3 +426,37 @@ def test_a_tail_is_served_with_the_limits_that_are_given_and_else_with_the_usual
     assert vars(options["limits"]) == (vars(given) if given else usual)
     ((config, sockets),) = ran
     assert config.app == "app" and len(sockets) == 1
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        (torch.tensor([2, 3, 4, 5]), None),
+        (torch.tensor([1, 3, 1, 16384]), None),
+        (torch.tensor([1, 3, 16384, 1]), None),
+        (torch.tensor([4, 3, 64, 64]), None),  # as many images and pixels as may be
+        (None, "input_shape must be four whole numbers"),
+        (torch.tensor([2.0, 3.0, 4.0, 5.0]), "input_shape must be four whole numbers"),
+        (torch.tensor([2, 3, 4, 5], dtype=torch.int32), "input_shape must be four whole numbers"),
+        (torch.tensor([2, 3, 4]), "input_shape must be four whole numbers"),
+        (torch.tensor([[2, 3, 4, 5]]), "input_shape must be four whole numbers"),
+        (torch.tensor([0, 3, 4, 5]), "got 0 images, accepted are 1 to 4"),
+        (torch.tensor([-1, 3, 4, 5]), "got -1 images, accepted are 1 to 4"),
+        (torch.tensor([5, 3, 4, 5]), "got 5 images, accepted are 1 to 4"),
+        (torch.tensor([4, 3, 64, 65]), "got 16640 pixels, accepted are 16384"),
+        (torch.tensor([2, 1, 4, 5]), r"input_shape \[2, 1, 4, 5\], accepted are 3 channels"),
+        (torch.tensor([2, 3, 0, 5]), "accepted are 3 channels and sides of 1 to 16384"),
+        (torch.tensor([2, 3, 5, 0]), "accepted are 3 channels and sides of 1 to 16384"),
+        (torch.tensor([2, 3, -4, 5]), "accepted are 3 channels and sides of 1 to 16384"),
+        (torch.tensor([2, 3, -4, -5]), "accepted are 3 channels and sides of 1 to 16384"),
+    ],
+)
+def test_a_question_is_of_images_within_the_limits(said, message):
+    body = save({"x": torch.ones(2), **({} if said is None else {"input_shape": said})})
+    options = {"channels": 3, "max_images": 4, "max_pixels": 16384}
+    if message is None:
+        sent, shape = unpack(body, **options)
+        assert shape == tuple(said.tolist()) and sent.keys() == {"x"} and sent["x"].tolist() == [1, 1]
+        return
+    with pytest.raises(ValueError, match=f"^payload: .*{message}"):
+        unpack(body, **options)

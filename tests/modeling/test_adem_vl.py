@@ -1150,3 +1150,28 @@ def test_whether_the_rows_of_a_cache_without_keys_have_changed_cannot_be_told(ke
     known = SimpleNamespace(layers=[SimpleNamespace(keys=torch.zeros(2, 4, 3, 8))], get_seq_length=lambda: 3)
     fusion_adem_vl.keep_with_cache(known, fusion := SimpleNamespace(image_embeds=torch.ones(1)))
     assert fusion_adem_vl.seen_with_cache(known) is fusion
+
+
+def test_a_compiler_sees_layers_and_keys_as_they_are(monkeypatch):
+    """Nothing is kept from one layer for the next, nothing wrapped, and rows that have changed fail in the graph."""
+    fusion = fusion_adem_vl.Fusion({"a": (torch.ones(1, 2, 4), torch.ones(1, 2, 4))})
+    hidden, called = torch.zeros(1, 3, 4), []
+    monkeypatch.setattr(fusion, "_fitted", lambda *given: called.append(given) or "fitted")
+    layer = lambda *given, **named: (given, named)  # noqa: E731
+    handing = fusion_adem_vl._HandingOn(lambda run, *given, **named: (run, run(*given, **named)))
+    mark = torch.zeros(1, 2, 3)
+    cache = SimpleNamespace(adem_seen=fusion_adem_vl._Seen("fusion", mark), get_seq_length=lambda: 1)
+    for compiling, times in ((True, 2), (False, 1)):
+        called.clear()
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        assert [fusion.of("a", hidden) for _ in range(2)] == ["fitted", "fitted"] and len(called) == times
+        with fusion_adem_vl._as_running(fusion_adem_vl._Running("slot", "fusion", None)):
+            run, said = handing(layer, 1, use_reentrant=compiling)
+        assert (run is layer) == compiling and said == ((1,), {"use_reentrant": compiling})
+        for change, error in ((0, None), (1, RuntimeError if compiling else ValueError)):
+            monkeypatch.setattr(fusion_adem_vl, "_mark_of_rows", lambda cache, change=change: mark + change)
+            if error is None:
+                assert fusion_adem_vl.seen_with_cache(cache) == "fusion"
+                continue
+            with pytest.raises(error, match="its rows may have changed since"):
+                fusion_adem_vl.seen_with_cache(cache)

@@ -1,7 +1,9 @@
 """What trainers do in a step, a checkpoint or a preparation that a small run does not come to."""
 
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,11 +12,13 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from transformers import PreTrainedTokenizerFast, ResNetModel
 
 from hf_effmodels.training.data.seeded import SeededDataset
+from hf_effmodels.training.elastic.sorted_training import SortedTraining
 from hf_effmodels.training.losses.interface import DistillationLoss
 from hf_effmodels.training.run.trainer import RecipeTrainer
 from hf_effmodels.training.tasks.causal_lm import task as causal_lm
 from hf_effmodels.training.tasks.causal_lm import throughput
 from hf_effmodels.training.tasks.causal_lm.trainer import CausalLMTrainer
+from hf_effmodels.training.tasks.contrastive_language_image import trainer as contrastive
 from hf_effmodels.training.tasks.distillation import task as distillation_task
 from hf_effmodels.training.tasks.distillation import trainer as distillation
 from hf_effmodels.training.tasks.distillation.episodes import Episodes, Shape
@@ -533,3 +537,145 @@ def test_a_pipeline_that_is_trained_on_brings_its_image_tokenizer(monkeypatch, t
     (tmp_path / "model_index.json").write_text("{}")
     assert visual_task._image_tokenizer(settings, None, None, ["pairs"], None) == "tokenizer"
     assert asked == [(str(tmp_path), 24, "mine")]
+
+
+# Images and their captions
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (3, 4, 2)])
+def test_rows_of_all_processes_are_filled_up_to_the_longest_of_them(shape, world, monkeypatch):
+    """Another process has texts of seven words; single numbers have no length."""
+    asked = []
+
+    def longest(length, op):
+        asked.append((int(length), op))
+        length.fill_(7)
+
+    monkeypatch.setattr(contrastive.dist, "all_reduce", longest)
+    monkeypatch.setattr(contrastive, "gather_rows", lambda values, true_gradient: (values, true_gradient))
+    trainer = bare(contrastive.ContrastiveTrainer, args=SimpleNamespace(world_size=world))
+    values = torch.randn(shape)
+    found = trainer._gathered(values)
+    if world == 1:
+        assert found is values and not asked
+        return
+    found, true_gradient = found
+    assert true_gradient is True
+    if len(shape) == 1:
+        assert torch.equal(found, values) and not asked
+        return
+    assert asked == [(4, torch.distributed.ReduceOp.MAX)] and found.shape == (3, 7, *shape[2:])
+    assert torch.equal(found[:, :4], values) and not found[:, 4:].any()
+
+
+@pytest.mark.parametrize("group, sizes", [(None, [5]), (5, [5]), (9, [5]), (3, [3, 2]), (2, [2, 2, 1]), (1, [1] * 5)])
+def test_words_are_matched_in_groups_whose_losses_weigh_as_many_pairs(group, sizes, monkeypatch):
+    told = []
+
+    def loss(patches, words, mask, *options):
+        told.append((len(patches), len(words), mask.dtype, options))
+        return (patches.mean((1, 2)) + 10 * words.mean((1, 2)) + 100 * mask.float().mean(1)).mean()
+
+    monkeypatch.setattr(contrastive, "token_matching_loss", loss)
+    config = SimpleNamespace(token_top_k=2, token_matching="strict")
+    trainer = SimpleNamespace(network=SimpleNamespace(config=config), args=SimpleNamespace(token_group=group))
+    patches, words, mask = torch.randn(5, 4, 3, requires_grad=True), torch.randn(5, 2, 3), torch.randint(2, (5, 2))
+    found = contrastive.ContrastiveTrainer._match_words(trainer, patches, words, mask, "scale")
+    pairs = patches.mean((1, 2)) + 10 * words.mean((1, 2)) + 100 * mask.float().mean(1)
+    torch.testing.assert_close(found, pairs.mean())
+    assert told == [(size, size, torch.bool, ("scale", 2, "strict")) for size in sizes]
+    found.backward()
+    torch.testing.assert_close(patches.grad, torch.full_like(patches, 1 / 60))
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+@pytest.mark.parametrize("rank, world", [(0, 1), (1, 2), (3, 4)])
+def test_classes_are_told_from_all_processes_pictures(classes, rank, world, monkeypatch):
+    """Each measures its own three pictures at most, and the others' right answers are added."""
+    dataset, own = range(3), [*range(3)][rank::world]
+    source = SimpleNamespace(class_number=lambda number: number + 1, names=["x"] * classes)
+    told = {}
+
+    class Images(list):
+        pass
+
+    images = Images(dataset)
+    images.source = source
+    monkeypatch.setattr(
+        contrastive, "zero_shot_vectors", lambda *given: told.update(given=given) or np.ones((len(own), 2))
+    )
+
+    def accuracy(vectors, of_classes, labels):
+        told.update(labels=labels.tolist(), classes=of_classes)
+        return {"accuracy": 1 / len(own), "top_5_accuracy": 1.0}
+
+    monkeypatch.setattr(contrastive, "zero_shot_accuracy", accuracy)
+    trainer = bare(
+        contrastive.ContrastiveTrainer,
+        zero_shot=images,
+        data_collator="collator",
+        args=SimpleNamespace(process_index=rank, world_size=world, per_device_eval_batch_size=4, device="cpu"),
+        accelerator=SimpleNamespace(reduce=lambda counts, how: counts + torch.tensor([5.0, 2.0, 3.0])),
+        _class_vectors=lambda data: ("vectors of", data),
+    )
+    monkeypatch.setattr(contrastive.ContrastiveTrainer, "network", "network")
+    found = trainer._zero_shot()
+    total = 5 + len(own)
+    expected = {"accuracy": (2 + bool(own)) / total, "top_5_accuracy": (3 + len(own)) / total}
+    assert found == pytest.approx({name: expected[name] for name in [*expected][: 1 + (classes > 5)]})
+    assert told["given"] == ("network", images, "collator", 4, (rank, world))
+    if own:
+        assert told["labels"] == [number + 1 for number in own] and told["classes"] == ("vectors of", images)
+
+
+def test_the_factor_of_the_cosines_stays_at_a_hundred():
+    for value, expected in ((4.0, 4.0), (5.0, math.log(100))):
+        network = SimpleNamespace(logit_scale=nn.Parameter(torch.tensor(value)))
+        contrastive._Clamp(SimpleNamespace(network=network)).on_optimizer_step(None, None, None)
+        assert network.logit_scale.item() == pytest.approx(expected)
+
+
+# Sub-models side by side
+
+
+def test_gradients_of_sub_models_are_the_mean_over_processes(monkeypatch):
+    """Another process has twice the gradient; what no sub-model has used has none."""
+    asked = []
+
+    def add(gradient, op):
+        asked.append(op)
+        gradient += 2 * gradient
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", add)
+    model = nn.ParameterList([torch.zeros(2), torch.zeros(3)])
+    model[0].grad = torch.tensor([1.0, -2.0])
+    trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(num_processes=2))
+    SortedTraining._average_gradients(trainer)
+    assert model[0].grad.tolist() == [1.5, -3.0] and model[1].grad is None
+    assert asked == [torch.distributed.ReduceOp.SUM]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_detectors_groups_have_their_own_rates_in_whichever_optimizer(given, monkeypatch):
+    told = []
+    monkeypatch.setattr(RecipeTrainer, "create_scheduler", lambda self, *given: told.append(given) or "is")
+    rates = {0: (0.1, 0.2, 0.4), 3: (0.2, 0.3, 0.1)}
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(6)]
+    own, other = (torch.optim.SGD([{"params": [p]} for p in weights[n : n + 3]], lr=0.5) for n in (0, 3))
+    trainer = bare(
+        DetectionTrainer,
+        args=SimpleNamespace(detection_schedule=True, learning_rate=0.5),
+        lr_scheduler=None,
+        optimizer=own,
+        _schedule=lambda: SimpleNamespace(learning_rates=lambda step: rates.get(step, (0.0, 0.0, 0.0))),
+    )
+    assert trainer.create_scheduler(9, other if given else None) == "is"
+    chosen = other if given else own
+    assert told == [(9, chosen)] and trainer.lr_scheduler.optimizer is chosen and trainer._created_lr_scheduler
+    assert [group["lr"] for group in chosen.param_groups] == pytest.approx(rates[0])
+    for _ in range(3):
+        chosen.step()
+        trainer.lr_scheduler.step()
+    assert [group["lr"] for group in chosen.param_groups] == pytest.approx(rates[3])
+    assert [group["lr"] for group in (own if given else other).param_groups] == [0.5] * 3
