@@ -121,4 +121,6 @@ def test_images_smaller_than_a_window_have_no_ssim():
     for size, channel, window in ((6, "rgb", 7), (10, "y", 11)):
         with pytest.raises(ValueError, match=f"less than a window of {window}×{window}"):
             module("ssim").compute(predictions=[photo(20, size)], references=[photo(20, size)], channel=channel)
+        with pytest.raises(ValueError, match=f"an image is 20×{size} without its border, less than a window"):
+            module("ssim").compute(predictions=[photo(size, 20)], references=[photo(size, 20)], channel=channel)
     assert module("ssim").compute(predictions=[photo(7, 7)], references=[photo(7, 7)])["ssim"] == 1

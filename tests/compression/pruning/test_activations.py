@@ -145,3 +145,19 @@ def test_the_divergence_is_a_plain_sum_over_tokens_and_words():
     ):
         with pytest.raises(ValueError, match=message):
             language_distillation_losses(*wrong)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "part, small, large",
+    [("ffn", "mlp.down_proj", "mlp.up_proj"), ("queries", "self_attn.o_proj", "self_attn.v_proj")],
+)
+def test_what_is_too_large_to_be_summed_is_named_with_its_layer(part, small, large):
+    """Values whose squares are no numbers, of which the loss sees nothing."""
+    model = build("llama")
+    layer = model.model.layers[1]
+    layer.get_submodule(large).weight.mul_(1e170)
+    layer.get_submodule(small).weight.mul_(1e-170)
+    with pytest.raises(ValueError, match=f"^model: what its {part} of layer 1 say on the calibration batches is not"):
+        activation_scores(model, read_batches([IDS], "this"))
+    assert not model.model.layers[1].mlp.down_proj._forward_pre_hooks

@@ -189,3 +189,19 @@ def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path,
     assert cli.main(["quantize", str(checkpoint), str(tmp_path / "bare"), *text]) == 2
     said = capsys.readouterr().err
     assert "error: MODEL: " in said and "cannot be found or read" in said
+
+
+def test_what_was_computed_is_kept_where_the_result_cannot_be_written(place, tmp_path, monkeypatch, capsys):
+    def full(self, folder, *_):
+        raise OSError(f"folder: {folder} cannot be written (No space left on device).")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(quantization.Quantized, "save", full)
+        assert cli.main(arguments(place, out, "--method", "rtn")) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{out} cannot be written (No space left on device). What was computed stays in {out}.work" in said
+    assert "folder:" not in said and said.endswith("the same call goes on from there.")
+    assert (tmp_path / "out.work" / "state.json").is_file() and not out.exists()
+    assert cli.main(arguments(place, out, "--method", "rtn")) == 0
+    assert not (tmp_path / "out.work").exists() and (out / "config.json").is_file()

@@ -46,3 +46,17 @@ def test_the_speed_is_that_of_training_alone(text_run, tmp_path, monkeypatch):
     trainer._save_checkpoint(trainer.model, None)
     clock.now += 2
     assert trainer._speed()["tokens_per_second"] == 64.0
+
+
+def test_a_training_on_a_device_of_unknown_peak_says_so_and_an_evaluation_does_not(text_run, tmp_path, caplog):
+    caplog.set_level("INFO", logger="hf_effmodels")
+    told = "the peak of this device (cpu) at this precision is not known: no MFU is logged; --peak_tflops tells it"
+    trainer = prepare("prepare_training", [*text_run, "--output_dir", str(tmp_path / "run")]).trainer
+    assert told in caplog.text and "mfu" not in trainer._speed()
+    caplog.clear()
+    options = {"model": trainer.model, "args": trainer.args, "processing_class": trainer.processing_class}
+    module.CausalLMTrainer(**options, eval_dataset=trainer.eval_dataset)
+    assert told not in caplog.text
+    trainer.args.peak_tflops = 2.0
+    known = module.CausalLMTrainer(**options, train_dataset=trainer.train_dataset)
+    assert told not in caplog.text and known._speed()["mfu"] == 0
