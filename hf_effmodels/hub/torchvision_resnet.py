@@ -55,11 +55,8 @@ def resnet_from_torchvision(state_dict: Mapping[str, torch.Tensor]) -> ResNetFor
     )
     with torch.device("meta"):
         model = ResNetForImageClassification(config)
-    for name in model.state_dict():
-        if name.endswith("num_batches_tracked"):
-            weights.setdefault(name, torch.tensor(0))
     try:
-        model.load_state_dict(weights, assign=True)
+        model.load_state_dict(weights, assign=True)  # counters of batch norms that are not there begin with 0
     except RuntimeError as error:
         raise ValueError(f"state_dict: {' '.join(str(error).split())}") from None
     return model.eval()

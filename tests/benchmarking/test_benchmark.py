@@ -341,6 +341,16 @@ def test_a_turn_without_data_and_its_parts_run_each_network_as_often():
     assert runs["data-free-turn"] == runs["data-free-parts"] == dict.fromkeys(networks, 6)
 
 
+def test_a_turn_is_the_trainings_own_and_its_parts_are_computed_by_hand(monkeypatch):
+    overrides = {"hidden_sizes": [4, 8, 16], "depths": [1, 1], "num_heads": 2, "num_labels": 5, "image_size": 8}
+    for peer in ("data-free-turn", "data-free-parts"):
+        model, ran = PEERS[peer].build("mhwrn4x161", False, overrides), []
+        monkeypatch.setattr(type(model), "_turn", lambda self, batch, ran=ran: ran.append(batch))
+        monkeypatch.setattr(type(model), "_parts", lambda self, pixels, ran=ran: ran.append(tuple(pixels.shape)))
+        model(torch.zeros(3, 3, 8, 8))
+        assert ran == [3 if peer == "data-free-turn" else (3, 3, 8, 8)]
+
+
 def test_an_estimate_of_the_source_is_one_pass_of_its_network():
     overrides = {"num_labels": 3, "image_size": 32}
     model, calls = PEERS["source-estimate"].build("tinynet-e", False, overrides), []

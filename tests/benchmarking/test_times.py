@@ -286,8 +286,11 @@ def test_language_models_have_tokens_per_second_of_all_rows_of_a_batch(mode, exp
 
 @pytest.mark.draws
 def test_files_of_an_earlier_benchmark_stay_unless_they_may_go(tmp_path):
-    written = tables.write([RESULT], tmp_path / "out")
+    written = tables.write([replace(RESULT, row=replace(RESULT.row, preset="réseau"))], tmp_path / "out")
     assert {path.suffix for path in written} == {".md", ".csv", ".json", ".png"}
+    for path in written[:3]:
+        text = path.read_text(encoding="utf-8")
+        assert "réseau" in text and text.endswith("\n"), path
     record = json.loads((tmp_path / "out" / "benchmark.json").read_text(encoding="utf-8"))["results"][0]
     assert (record["ratio"], record["row"]["threads"], record["median"]) == (3.456, 4, 1.234)
     with pytest.raises(ValueError, match="output: .* holds benchmark.md, benchmark.csv, .*--overwrite replaces them"):

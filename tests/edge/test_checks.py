@@ -123,6 +123,9 @@ def test_a_text_graph_ends_where_the_model_takes_the_end_to_be():
         config = SimpleNamespace(vision_config=SimpleNamespace(num_channels=3), text_config=text)
         ids = edge_two_towers._inputs(config, (4, 4))["text"]
         assert [(row == expected).nonzero()[0].item() for row in ids] == [7, 4, 1]
+        first, again = (edge_two_towers._inputs(config, (4, 6)) for _ in "ab")
+        assert first["image"].shape == (3, 3, 4, 6)
+        assert all(torch.equal(first[name], again[name]) for name in ("image", "text")), "the same each time"
 
 
 @pytest.mark.parametrize("difference", [0.5, float("nan")])

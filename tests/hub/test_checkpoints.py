@@ -358,6 +358,7 @@ def test_a_resnet_of_any_size_is_read_off_its_weights(layer_type, widths, head, 
     for name, value in sizes.items():
         assert getattr(model.config, name) == value, name
     assert (model.config.num_channels, model.num_labels, model.training) == (2, 5, False)
+    assert not any(value.is_meta for value in model.state_dict().values())
     for name, value in given.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
     with pytest.raises(ValueError, match="^state_dict: .*[Mm]issing key.*layers.2.layer.1.normalization.bias"):

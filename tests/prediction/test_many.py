@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hf_effmodels.cli import main
+from hf_effmodels.prediction import run
 from hf_effmodels.prediction.answers import Answers
 from hf_effmodels.prediction.forms import in_form
-from hf_effmodels.prediction.inputs import Input, numbered
-from hf_effmodels.prediction.predictor import Predictor
+from hf_effmodels.prediction.inputs import Input, Numbered, numbered
+from hf_effmodels.prediction.predictor import Options, Predictor
 from hf_effmodels.prediction.processes import Processes
 from hf_effmodels.prediction.rows import load_rows
 from hf_effmodels.training.run import launch
@@ -295,3 +296,113 @@ def test_inputs_are_known_again_by_their_names_and_by_what_they_hold(takes, tmp_
     if takes == "image":
         places["a"].write_bytes(places["c"].read_bytes())
         assert known(("x", "a"), ("y", "b")).facts() != first
+
+
+@pytest.mark.parametrize("count, stem", [(1, "train-0"), (10, "train-0"), (11, "train-00"), (1001, "train-0000")])
+def test_rows_are_called_by_as_many_digits_as_their_last_has(count, stem, monkeypatch):
+    class Pictures:
+        split, images = "parquet/train", range(count)
+
+        def __len__(self):
+            return count
+
+        def facts(self):
+            return {"rows": count}
+
+    asked = []
+    monkeypatch.setattr(
+        "hf_effmodels.training.data.pictures.load_picture_split", lambda *given: asked.append(given) or Pictures()
+    )
+    fields = {"dataset_config": None, "dataset_revision": None, "data_dir": None, "data_files": "a.parquet"}
+    given = SimpleNamespace(dataset="parquet", split="train", column="photo", token="mine", **fields)
+    rows = load_rows(given, "image")
+    assert (rows.count, rows.stem(0), rows.facts()) == (count, stem, {"rows": count})
+    last = rows.get(count - 1)
+    assert (last.name, last.value, last.stem) == (f"train:{count - 1}", count - 1, f"train-{count - 1}")
+    ((args, split, token),) = asked
+    assert (args.dataset, args.data_files, args.image_column, split, token) == (
+        "parquet", "a.parquet", "photo", "train", "mine"
+    )  # fmt: skip
+
+
+def test_only_the_first_of_several_processes_shows_how_far_it_is_and_says_how_many_failed(tmp_path, monkeypatch):
+    shown, bars, kept, known = [], [], {}, []
+
+    class Some:
+        def __init__(self, file, count, settings, is_first, wait):
+            known.append((is_first, settings))
+
+        def missing(self, index, count):
+            return [number for number in range(3) if number % count == index]
+
+        def add(self, answers):
+            kept.update(answers)
+
+        def finish(self, as_text):
+            return 1
+
+    predictor = Predictor("x", "text", lambda texts: [{"said": text} for text in texts], str, list)
+    rows = Numbered(3, lambda n: Input(f"train:{n}", ["a", " ", "c"][n]), str, lambda: {"rows": "abc"})
+    monkeypatch.setattr(run, "show", shown.append)
+    monkeypatch.setattr(run, "Answers", Some)
+    answers = run._answers
+
+    def watched(predictor, items, arguments, hidden, total):
+        bars.append((hidden, total))
+        return answers(predictor, items, arguments, hidden, total)
+
+    monkeypatch.setattr(run, "_answers", watched)
+    how = {"json": False, "csv": False, "batch_size": 2, "model": "m", "revision": "v2", "save": None}
+    how = SimpleNamespace(output=str(tmp_path / "out.jsonl"), **how)
+    both = [Processes(index, 2, None, lambda: None) for index in (0, 1)]
+    assert [run.predict(predictor, Options(top_k=3), rows, how, each) for each in both] == [1, 0]
+    assert bars == [(False, 2), (True, 1)]
+    assert shown == [f"{tmp_path / 'out.jsonl'}: 2 answers\n"]
+    settings = {"model": "m", "revision": "v2", "task": "x", "save": None, "rows": "abc", **vars(Options(top_k=3))}
+    assert known == [(True, settings), (False, settings)]
+    assert kept == {0: {"input": "train:0", "said": "a"}, 2: {"input": "train:2", "said": "c"}}
+
+
+@pytest.mark.parametrize(
+    "name, flags, form",
+    [
+        ("out.csv", {}, "csv"),
+        ("out.CSV", {}, "csv"),
+        ("out.json", {}, "json"),
+        ("out.jsonl", {}, "json"),
+        ("out.txt", {}, "lines"),
+        ("out", {}, "lines"),
+        ("out.csv", {"json": True}, "json"),
+        ("out.json", {"csv": True}, "csv"),
+    ],
+)
+def test_answers_are_in_the_form_that_is_named_or_that_of_the_files_ending(name, flags, form, tmp_path, monkeypatch):
+    predictor = Predictor("x", "text", lambda texts: [{} for _ in texts], str, list)
+    rows = Numbered(1, lambda n: Input("a", "a"), str, dict)
+    monkeypatch.setattr(run, "in_form", lambda asked, predictor: lambda item, said: asked)
+    how = {"save": None, "output": str(tmp_path / name), "json": False, "csv": False, "batch_size": 2, **flags}
+    run.predict(predictor, Options(), rows, SimpleNamespace(model="m", revision=None, **how), Processes())
+    assert (tmp_path / name).read_text() == form
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_is_there_for_those_who_look_on_and_goes_by_the_inputs_of_each_batch(hidden, terminal, monkeypatch):
+    made, moved = [], []
+
+    class Bar:
+        def __init__(self, **options):
+            made.append(options)
+
+        __enter__, __exit__ = lambda self: self, lambda self, *_: None
+
+        def update(self, count):
+            moved.append(count)
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    predictor = Predictor("chat", "text", lambda texts: [{} for _ in texts], str, list)
+    items = ((number, Input(str(number), "a")) for number in range(5))
+    how = SimpleNamespace(batch_size=2, save=None)
+    assert [count for count, _ in run._answers(predictor, items, how, hidden, 5)] == [2, 2, 1] == moved
+    assert made == [{"desc": "chat", "unit": "text", "total": 5, "disable": hidden or not terminal}]

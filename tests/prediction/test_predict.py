@@ -787,3 +787,54 @@ def test_what_was_said_is_told_by_the_template_and_asks_for_an_answer_or_stands_
     tokenizer.apply_chat_template = lambda *given, **how: asked.append((given, how)) or "as the model has it"
     assert as_prompt(tokenizer, said) == "as the model has it"
     assert asked == [((said,), {"tokenize": False, "add_generation_prompt": True})]
+
+
+def test_each_label_has_its_colour_by_the_order_of_the_names_and_not_of_the_boxes():
+    names = ["fox", "cat", "emu", "dog", "bee", "ape", "cat"]
+    boxes = [(10 * n, 40, 10 * n + 8, 60) for n in range(len(names))]
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (80, 80)), boxes, names, [0.5] * len(names)))
+    for (left, *_), name in zip(boxes, names, strict=True):
+        assert tuple(drawn[60, left + 4]) == color(sorted({*names}).index(name)), name
+
+
+def test_names_of_masks_are_read_on_any_ground():
+    mask = np.ones((40, 60), dtype=bool)
+    for ground in (0, 255):
+        drawn = np.asarray(draw_masks(Image.new("RGB", (60, 40), (ground,) * 3), [mask], ["name"])).reshape(-1, 3)
+        assert drawn.min(1).max() > 180 and drawn.max(1).min() < 60, "light letters with a dark edge"
+
+
+@pytest.mark.parametrize("config, channels", [({"num_channels": 1}, 1), ({}, 3), ({"num_channels": 4}, 4)])
+def test_pictures_are_read_in_the_channels_of_the_model_and_in_three_where_it_says_none(config, channels, monkeypatch):
+    model = SimpleNamespace(config=SimpleNamespace(**config))
+    monkeypatch.setattr(classes, "load_network", lambda *given: model)
+    monkeypatch.setattr(classes, "_encode_images", lambda source: None)
+    predictor = classes.load("image-classification", Source("m"), Options(), "cpu")
+    assert (predictor.num_channels, predictor.takes, predictor.draw) == (channels, "image", None)
+
+
+@pytest.mark.parametrize("fills, end, told", [(7, 3, 7), (None, 3, 3), (None, None, None)])
+def test_a_continuation_is_filled_up_with_what_the_tokenizer_fills_with_else_with_its_end(fills, end, told):
+    given = []
+
+    class Tokenizer:
+        pad_token_id, eos_token_id = fills, end
+
+        def __call__(self, text, **options):
+            given.append((text, options))
+            return BatchFeature({"input_ids": torch.tensor([[1, 2]])})
+
+        def decode(self, tokens, skip_special_tokens):
+            return tokens.tolist(), skip_special_tokens
+
+    def generate(**how):
+        given.append(how)
+        return torch.tensor([[1, 2, 8, 9]])
+
+    model = SimpleNamespace(device="cpu", generate=generate)
+    assert continuation(model, Tokenizer(), "a", 5, add_special_tokens=False) == ([8, 9], True)
+    (text, options), how = given
+    assert text == "a" and options == {
+        "return_tensors": "pt", "return_token_type_ids": False, "add_special_tokens": False
+    }  # fmt: skip
+    assert (how["pad_token_id"], how["max_new_tokens"], how["do_sample"]) == (told, 5, False)

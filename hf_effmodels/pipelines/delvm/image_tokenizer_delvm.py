@@ -212,10 +212,7 @@ def _square(image, size: int) -> torch.Tensor:
         if image.dtype != np.uint8:
             array = array[:, :, :3] if array.shape[2] == 4 else array
             return _square(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))), size)
-        try:
-            image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"images: got an array of shape {image.shape}, expected (height, width, 3).") from error
+        image = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if not isinstance(image, Image.Image):
         raise ValueError(
             f"images: got {type(image).__name__}, accepted are PIL images, arrays, tensors and sequences of these."

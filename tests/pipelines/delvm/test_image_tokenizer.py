@@ -192,3 +192,6 @@ def test_images_are_as_large_as_those_that_delvm_was_trained_on_unless_the_model
     given = DelvmImageTokenizer.from_pretrained(str(tmp_path), image_size=24)
     assert (given.image_size, given.grid, given.tokens_per_image, given.vocab_size) == (24, 12, 144, 32)
     assert not given.vqvae.training and given.reduction == 2
+    assert given.device == given.vqvae.device == torch.device("cpu")
+    elsewhere = DelvmImageTokenizer(given.vqvae, 16, torch.device("meta"))
+    assert elsewhere.device == torch.device("meta") and elsewhere.pixels(picture(4, 4)).is_meta

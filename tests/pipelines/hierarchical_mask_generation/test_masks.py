@@ -78,6 +78,12 @@ def test_grids_begin_with_one_point():
                 make(wrong)
 
 
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)])
+def test_a_mask_without_pixels_has_run_lengths_too(shape):
+    runs = amg.encode_runs(np.zeros(shape, dtype=bool))
+    assert runs["size"] == list(shape) and amg.runs_area(runs) == 0 and amg.decode_runs(runs).shape == shape
+
+
 def test_run_lengths_go_column_by_column():
     mask = np.array([[0, 1, 1], [0, 0, 1]], dtype=bool)
     assert amg.encode_runs(mask) == {"size": [2, 3], "counts": [2, 1, 1, 2]}
