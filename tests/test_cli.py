@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -735,3 +736,31 @@ def test_a_folder_that_holds_something_is_no_place_for_an_export_whatever_the_mo
     monkeypatch.setattr(cli, "check_model", lambda *_: pytest.fail("the model has been looked at"))
     for model in ("ghostnet-1.0x", "org/model"):
         assert f"FOLDER: {tmp_path} is not empty" in refused("export", model, tmp_path, "--format", "onnx")
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"license": "mitt"}, "license: got 'mitt'"),
+        ({"license": "mitt", "space": True, "folder": None}, "license: got 'mitt'"),
+        ({"space": True, "create_pr": True}, "--space: does not go with --create-pr; publish the model first."),
+        ({"space": True, "refresh_code": True}, "--space: does not go with --refresh-code"),
+        ({"space": True, "revision": "dev"}, "--space: does not go with --revision"),
+        ({"space": True, "repo_id": "net"}, "repo_id: got 'net'"),
+        ({"repo_id": "net"}, "repo_id: got 'net'"),
+        ({"create_pr": True, "revision": "dev"}, "revision: got 'dev' with create_pr=True"),
+        ({"folder": None}, "folder_or_model: got None, which only refresh_code=True accepts"),
+        ({}, "folder_or_model: .*nowhere is not a folder"),
+    ],
+)
+def test_what_is_wrong_with_a_publication_is_said_by_names_and_files_alone(given, said, tmp_path):
+    plain = {"folder": str(tmp_path / "nowhere"), "repo_id": "org/net", "license": "mit", "space": False}
+    plain |= {"create_pr": False, "refresh_code": False, "revision": None}
+    with pytest.raises(ValueError, match=f"^{said}"):
+        cli._check_publication(SimpleNamespace(**plain | given))
+
+
+def test_code_is_renewed_without_a_folder_and_a_model_may_be_shown_that_is_published():
+    plain = {"folder": None, "repo_id": "org/net", "license": None, "create_pr": False, "revision": None}
+    cli._check_publication(SimpleNamespace(**plain, space=False, refresh_code=True))
+    cli._check_publication(SimpleNamespace(**plain, space=True, refresh_code=False))

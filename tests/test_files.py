@@ -260,6 +260,8 @@ def test_what_another_process_may_be_writing_is_left_with_a_word(tmp_path, monke
         _files._tidy(tmp_path / "model")
         assert caplog.text.count("is of another process that writes") == 2
         assert (".old is of" in caplog.text) and caplog.text.count(told) == (2 if there else 1)
+        for message in caplog.messages:
+            assert ("rename it back" in message) == (".old is of" in message and not there)
         shutil.rmtree(tmp_path / "model", ignore_errors=True)
     assert sorted(os.listdir(tmp_path)) == [".model.01234567.old", ".model.01234567.tmp"]
 

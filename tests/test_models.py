@@ -1,5 +1,6 @@
 """Presets by name: what is known of them, and what is built from them."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -428,3 +429,12 @@ def test_a_preset_says_who_published_what():
     ]
     assert hf_effmodels.model_info("srdiff-x4").weights is None
     assert all(task in TASKS for name in hf_effmodels.list_models() for task in hf_effmodels.model_info(name).tasks)
+
+
+def test_a_task_that_no_preset_has_is_told_with_those_that_there_are():
+    with pytest.raises(ValueError, match="^task: got 'sing', accepted are ") as said:
+        hf_effmodels.list_models(task="sing")
+    named = re.findall(r"'([a-z-]+)'", str(said.value).partition("accepted are")[2])
+    assert named and all(hf_effmodels.list_models(task=task) for task in named)
+    offered = {task for name in hf_effmodels.list_models() for task in hf_effmodels.model_info(name).tasks}
+    assert {*named} == offered

@@ -15,7 +15,7 @@ from hf_effmodels import pipelines, registry
 from hf_effmodels._imports import LazyContent, Placeholder, register_lazily
 from hf_effmodels.architecture import METRICS, TASKS, Preset, Published
 from hf_effmodels.collaboration import codecs
-from hf_effmodels.registry import ARCHITECTURES, PIPELINES, TASK_PIPELINES
+from hf_effmodels.registry import ARCHITECTURES, PIPELINES, TASK_PIPELINES, public_class_names
 
 GHOSTNET, PANGU, ADEM = (ARCHITECTURES[name].config_class for name in ("ghostnet", "pangu_pi", "adem_vl"))
 MAPPINGS = {
@@ -234,3 +234,8 @@ def test_published_numbers_have_a_metric_a_value_a_data_set_and_a_source():
     assert preset.find("SSIM", "Set14") is None and preset.find("mAP") is None
     with pytest.raises(ValueError, match="metric: got 'top1', accepted are top-1"):
         Published("top1", 77.1, "ImageNet-1k", "paper")
+
+
+def test_public_classes_are_named_once_and_by_the_alphabet():
+    names = public_class_names()
+    assert names == sorted({*names}) and {"GhostNetConfig", "GhostNetForImageClassification"} <= {*names}

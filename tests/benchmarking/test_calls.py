@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from hf_effmodels.benchmarking import distilled, layers, peers, runs, tables, workloads
+from hf_effmodels.benchmarking import binary_layers, distilled, layers, peers, runs, tables, workloads
 from hf_effmodels.benchmarking.arguments import make_parser
 from hf_effmodels.benchmarking.command import plan
+from hf_effmodels.benchmarking.official_parameternet import grouped, plain_parameternet
 from hf_effmodels.benchmarking.runs import Row, summarize
 from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.modeling.layers.adder import AdderConv2d
 from hf_effmodels.modeling.layers.binary import BinaryConv2d
+from hf_effmodels.training.losses import interface
 
 from .test_workloads import ROW, Said
 
@@ -398,3 +400,61 @@ def test_panels_are_as_high_as_the_one_with_the_most_rows_needs(tmp_path, monkey
     tables.draw([*several, replace(several[1], row=replace(several[1].row, batch=8))], tmp_path / "b.png")
     assert pyplot.gcf().get_size_inches().tolist() == pytest.approx([8, 2 * (1 + 0.35 * 4)])
     pyplot.close("all")
+
+
+def test_each_loss_of_a_distillation_is_built_for_its_student_and_its_teacher(monkeypatch):
+    built, network = [], {**SMALL, "num_labels": 3}
+
+    class Loss(interface.DistillationLoss):
+        def student_features(self):
+            return []
+
+        def build(self, networks):
+            built.append(networks.num_classes)
+
+    small = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1}
+    monkeypatch.setattr(distilled, "_TEACHER", small)
+    monkeypatch.setattr(distilled, "make_losses", lambda named: {name: Loss() for name in named})
+    student = peers.PEERS["ours"].build("vanillanet-5", False, network)
+    assert distilled.Distilled(student, ["one", "two"]).losses == ("one", "two") and built == [3, 3]
+
+
+def test_a_plain_parameternet_takes_pixels_in_the_contiguous_layout():
+    model = nn.Module()
+    model.prepare_pixels = lambda pixels: pixels.to(memory_format=torch.channels_last)
+    model.conv = nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last)
+    plain = plain_parameternet(model, grouped)
+    pixels = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    assert plain.prepare_pixels(pixels).is_contiguous() and not model.prepare_pixels(pixels).is_contiguous()
+    assert plain.conv.weight.is_contiguous() and not model.conv.weight.is_contiguous()
+    assert not hasattr(plain.conv, "prepare_pixels")
+
+
+def test_a_convolution_beside_a_binary_one_has_its_sizes_in_the_layout_that_is_fast():
+    layer = BinaryConv2d(4, 6, 3, stride=2, padding=1)
+    conv = binary_layers.in_float32(layer)
+    assert (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding) == (
+        4, 6, (3, 3), (2, 2), (1, 1)
+    )  # fmt: skip
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last) and not conv.weight.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "preset, kind, settings",
+    [
+        ("vanillanet-5", torch.optim.SGD, {"lr": 1e-3, "momentum": 0.9}),
+        ("gold-yolo-n", torch.optim.SGD, {"lr": 1e-4, "momentum": 0.9}),
+        ("pangu-pi-15m", torch.optim.AdamW, {"lr": 1e-4}),
+    ],
+)
+def test_a_step_is_that_of_the_optimizer_which_trains_such_networks(preset, kind, settings, monkeypatch):
+    made = []
+    monkeypatch.setattr(workloads, "_training_step", lambda model, loss, optimizer: made.append(optimizer))
+    model = Logits()
+    model.config = types.SimpleNamespace(vocab_size=9)
+    model.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
+    make_call(model, asked(preset, mode="train"))
+    (optimizer,) = made
+    assert type(optimizer) is kind and settings.items() <= optimizer.defaults.items()
+    learned = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    assert learned == {id(p) for p in model.parameters() if p.requires_grad}

@@ -203,6 +203,13 @@ def test_a_timed_run_repeats_short_calls_and_gives_the_time_of_one(monkeypatch):
     said.clear()
     worker.main({**asked, "backend": "onnx"})
     assert said[1]["allocated_bytes"] is None
+    # Linux tells the largest memory in 1024 bytes, macOS in bytes.
+    monkeypatch.setattr(worker.resource, "getrusage", lambda who: types.SimpleNamespace(ru_maxrss=7_000))
+    for platform, expected in (("linux", 7_168_000), ("darwin", 7_000)):
+        monkeypatch.setattr(worker.sys, "platform", platform)
+        said.clear()
+        worker.main(asked)
+        assert [facts["peak_bytes"] for facts in said[2:]] == [expected] * 2
 
 
 def test_multiply_adds_are_counted_of_convolutions_and_matrix_products_alone():

@@ -578,6 +578,8 @@ def test_what_a_language_program_says_of_a_text_is_judged_and_told(tmp_path, mon
             assert "On 77 tokens of the text its perplexity is 3.25,\nPyTorch's 3" in readme
             assert f"at {100 * agreement:.1f} % of the places" in readme and "the first 50 % of the tokens" in readme
             assert 'AutoTokenizer.from_pretrained(".")' in readme and (folder / "tokenizer.json").exists()
+            assert json.loads((folder / "config.json").read_text())["architectures"] == [type(model).__name__]
+            assert (folder / "generation_config.json").exists()
             assert json.loads((folder / "language_model.json").read_text())["precision"] == precision
         else:
             with pytest.raises(ValueError, match=rf"at {100 * agreement:.0f} % of 77 places .* min_agreement"):

@@ -116,6 +116,13 @@ def test_a_text_is_read_in_rows_and_one_that_is_too_short_refused():
     text = edge_text.read_text(["ab" * 40, "", "c" * 30], tokenizer, 32)
     assert [row.shape for row in text.rows] == [(1, 32)] * 3 + [(1, 14)]
     assert torch.cat(text.rows, dim=1)[0].tolist() == [97, 98] * 40 + [99] * 30
+
+    def endless():
+        for _ in range(6):
+            yield "x" * 100
+        pytest.fail("more is read than there is room for")
+
+    assert torch.cat(edge_text.read_text(endless(), tokenizer, 32).rows, dim=1).shape == (1, 16 * 32)
     whole = edge_text.read_text(None, tokenizer, None)
     assert whole.name == "Python's help" and len(whole.rows) == 16 and whole.rows[0].shape == (1, 128)
     with pytest.raises(ValueError, match="calibration: the text has 4 tokens, accepted are 64 or more"):

@@ -1,5 +1,6 @@
 """What a card says of a model's sizes, its parts and how its inputs are prepared, counted and written out by hand."""
 
+import json
 import re
 
 import pytest
@@ -11,6 +12,7 @@ import hf_effmodels
 from hf_effmodels.hub import build_card
 from hf_effmodels.hub.card import _matching_preset
 from hf_effmodels.hub.card_text import About, check_results, code, is_local, plain, write_card
+from hf_effmodels.hub.export import with_auto_map
 from hf_effmodels.hub.usage import usage_section
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -444,3 +446,10 @@ def test_of_a_model_of_parts_each_part_has_to_be_the_published_one_but_for_its_i
         assert _matching_preset(architecture, config) == first in architecture.presets
         config.mask_decoder_config.num_hidden_layers += 1
         assert _matching_preset(architecture, config) is None
+
+
+def test_metrics_are_named_by_the_alphabet_and_the_settings_with_code_too():
+    results = dict.fromkeys(["f", "c", "e", "b", "d", "a"], 1.0)
+    assert write_card(ABOUT, results=results, dataset="digits").data.metrics == ["a", "b", "c", "d", "e", "f"]
+    written = with_auto_map({"z": 1, "b": {"y": 1, "x": 2}}, {"AutoModel": "a.B"}).decode()
+    assert written == json.dumps({"auto_map": {"AutoModel": "a.B"}, "b": {"y": 1, "x": 2}, "z": 1}, indent=2) + "\n"

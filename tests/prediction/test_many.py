@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -406,3 +407,10 @@ def test_a_bar_is_there_for_those_who_look_on_and_goes_by_the_inputs_of_each_bat
     how = SimpleNamespace(batch_size=2, save=None)
     assert [count for count, _ in run._answers(predictor, items, how, hidden, 5)] == [2, 2, 1] == moved
     assert made == [{"desc": "chat", "unit": "text", "total": 5, "disable": hidden or not terminal}]
+
+
+def test_a_place_that_cannot_be_written_is_told_by_the_option_and_the_systems_reason():
+    with pytest.raises(
+        OSError, match=r"^--output: /proc/none/x.csv cannot be written \(No such file or directory\)\.$"
+    ):
+        Answers(Path("/proc/none/x.csv"), 1, {}, True, lambda: None)

@@ -1,5 +1,6 @@
 """Where is computed: on the device that is named, on that of a process among several, else where torch finds best."""
 
+import io
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from hf_effmodels.cli import main
-from hf_effmodels.prediction import predictor
+from hf_effmodels.prediction import predictor, talk
 from hf_effmodels.prediction.predictor import MODULES, Options, Source, default_device, find_task, load_for_task
 from hf_effmodels.prediction.processes import Processes, find_processes
 from hf_effmodels.prediction.tasks import boxes, classes
@@ -79,11 +80,12 @@ def test_processes_meet_on_the_processor_where_asked_to_or_where_there_is_nothin
     assert started[0]["cpu"] is on_cpu
 
 
-def test_the_only_one_that_was_started_has_no_device_of_its_own(started, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    state = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"), wait_for_everyone=len)
+@pytest.mark.parametrize("count, device", [(1, None), (2, "cpu")])
+def test_the_only_one_that_was_started_has_no_device_of_its_own(count, device, started, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    state = SimpleNamespace(num_processes=count, process_index=0, device=torch.device("cpu"), wait_for_everyone=len)
     monkeypatch.setattr(accelerate, "PartialState", lambda **_: state)
-    assert find_processes(None) == Processes(0, 1, None, len)
+    assert find_processes(None) == Processes(0, count, device, len)
 
 
 def test_a_preset_stands_for_its_published_weights(monkeypatch, tmp_path):
@@ -160,3 +162,15 @@ def test_inputs_of_a_model_that_is_not_known_early_are_looked_at_when_it_is(monk
         monkeypatch.setattr("hf_effmodels.prediction.command.load_for_task", lambda *_, p=predictor_: p)
         assert main(["predict", "a/b", "photo.png" if takes == "image" else "here"]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named, own", [("cuda:1", "cuda:1"), (None, "mps")])
+def test_a_talk_is_where_it_is_told_to_be_and_else_where_torch_finds_best(named, own, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(talk, "default_device", lambda: "mps")
+    monkeypatch.setattr(talk, "find_task", lambda source, task: loaded.append(task) or (source, task))
+    monkeypatch.setattr(talk, "load_part", lambda source, auto: loaded.append(auto))
+    monkeypatch.setattr(talk, "load_network", lambda source, *given: loaded.append(given))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    talk.talk(Source("a/b"), named, 3, 0.0, 0)
+    assert loaded == ["text-generation", "AutoTokenizer", ("AutoModelForCausalLM", own)]

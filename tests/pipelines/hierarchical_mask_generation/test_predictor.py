@@ -8,6 +8,7 @@ import torch
 from transformers import SamProcessor
 
 from hf_effmodels.pipelines import MaskPredictor
+from hf_effmodels.pipelines.hierarchical_mask_generation.predictor import _numbers
 
 from .models import BUILDERS, build, picture
 
@@ -115,3 +116,16 @@ def test_threads_share_an_image_and_a_predictor(sam):
 def test_prompts_that_cannot_be_meant_are_refused_in_words(sam, prompt, words):
     with pytest.raises(ValueError, match=words):
         sam[2].predict(**prompt)
+
+
+def test_numbers_of_prompts_are_tensors_of_any_kind_arrays_and_lists():
+    learned = torch.tensor([1.0, 2.0], requires_grad=True)
+    for values in (learned, learned.detach().bfloat16(), np.array([1, 2], np.uint8), [1, 2], (np.float32(1), 2)):
+        numbers = _numbers("points", values)
+        assert numbers.tolist() == [1, 2] and numbers.dtype == torch.float64
+    for values, said in (
+        ([1, float("nan")], "accepted are finite numbers"),
+        ([[1], [2, 3]], "as many for each prompt"),
+    ):
+        with pytest.raises(ValueError, match=f"^points: got .*{said}"):
+            _numbers("points", values)
