@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_effmodels.compression.command import prune, tokenizers
+from hf_effmodels.compression.command import inheritance, prune, tokenizers
 from hf_effmodels.compression.tokenizers import sentencepiece_bpe
 
 
@@ -43,3 +43,23 @@ def test_a_file_of_sentencepiece_is_read_as_one_and_a_folder_by_transformers(tmp
         place = str(tmp_path / name)
         assert tokenizers._load_tokenizer(place) == (None, f"of {place}")
     assert read == [str(file)]
+
+
+@pytest.mark.parametrize(
+    "given, named, blamed",
+    [
+        ({}, "hidden_size", True),
+        ({}, "hidden_size, num_attention_heads", True),
+        ({"hidden_size": 8}, "hidden_size", False),
+        ({"heads": 3}, "hidden_size, num_attention_heads", False),
+        ({"hidden_size": 8, "heads": 3}, "hidden_size, num_attention_heads", False),
+        ({}, "model", False),
+        ({"like": None}, "hidden_size", False),
+    ],
+)
+def test_the_shape_of_another_is_blamed_where_all_sizes_that_do_not_go_are_its(given, named, blamed):
+    sizes = {"hidden_size": None, "heads": None, "key_value_heads": None, "layers": None, "intermediate_size": None}
+    arguments = SimpleNamespace(**{"like": "other", **sizes, **given})
+    with pytest.raises(ValueError, match=f"^{'--like: ' if blamed else ''}{named}: got 3, accepted is 2$"):
+        with inheritance._blaming(arguments):
+            raise ValueError(f"{named}: got 3, accepted is 2")

@@ -203,3 +203,24 @@ def test_the_width_of_a_head_that_a_configuration_names_stays():
         assert smaller.num_attention_heads == 2 * smaller.num_key_value_heads
         assert {**smaller.to_dict(), **sizes}.items() == smaller.to_dict().items()
     assert submodel_config(config, intermediate_size=8).num_key_value_heads == 2
+
+
+def test_a_sub_model_is_for_inference_and_its_copy_is_a_model_of_its_own():
+    model = _decoder("llama").train()
+    model.generation_config.max_length = 77
+    sizes = {"num_hidden_layers": 2, "intermediate_size": 20}
+    shared, copied = submodel(model, **sizes), extract_submodel(model, **sizes)
+    for smaller, trains in ((shared, False), (copied, True)):
+        assert smaller.training and {weight.requires_grad for weight in smaller.parameters()} == {trains}
+        assert smaller.generation_config.max_length == 77 and smaller.generation_config is not model.generation_config
+        assert smaller.config._attn_implementation == model.config._attn_implementation
+        assert (smaller.config.num_hidden_layers, model.config.num_hidden_layers) == (2, 4)
+    assert not shared.model.layers[0].mlp.down_proj.weight.is_contiguous()
+    assert all(weight.is_contiguous() for weight in copied.parameters())
+    buffers = {buffer.data_ptr() for buffer in model.buffers() if buffer.numel()}
+    assert buffers and not buffers & {buffer.data_ptr() for buffer in copied.buffers()}
+    assert all(weight.requires_grad for weight in model.parameters())
+    assert not submodel(model.eval(), num_hidden_layers=1).training
+    # A view has no weights that an optimiser would be given.
+    view = SubmodelView(model.train(), sizes)
+    assert view.training and view.network.training and all(weight.is_meta for weight in view.parameters())

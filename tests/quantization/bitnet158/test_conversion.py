@@ -12,6 +12,7 @@ from hf_effmodels.quantization import BitNet158Config, convert_to_bitlinear, sav
 from hf_effmodels.quantization.bitnet158.bitlinear import BitLinear
 from hf_effmodels.quantization.bitnet158.packing import pack_ternary
 from hf_effmodels.quantization.bitnet158.quantizers import quantize_weight
+from hf_effmodels.quantization.bitnet158.replacement import heads, replace_linears
 from hf_effmodels.quantization.bitnet158.warm_start import WarmStart
 
 COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -165,3 +166,35 @@ def test_what_cannot_be_converted_or_packed_is_refused(dense, tmp_path):
         BitNet158Config(activation_bits=17)
     assert [BitNet158Config(activation_bits=bits).activation_bits for bits in (2, 16, None)] == [2, 16, None]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_gives_the_outputs_is_the_head_or_the_last_layer_of_a_network_without_one():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+            self.boxes, self.classes = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.base_model = self.base
+
+    assert heads(Two()) == ["boxes", "classes"]
+    assert heads(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU())) == ["2"]
+    assert heads(nn.ReLU()) == []
+
+
+def test_a_ternary_layer_has_the_very_weights_the_mode_and_the_options_that_were_there():
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 5), nn.Linear(5, 2)).train()
+    model[1].eval()
+    before = [(layer.weight, layer.bias) for layer in model]
+    config = BitNet158Config(scale="median", activation_bits=4, norm_before=True)
+    assert replace_linears(model, config, ["2"]) == 2
+    assert [type(layer) for layer in model] == [BitLinear, BitLinear, nn.Linear]
+    assert all(
+        layer.weight is weight and layer.bias is bias for layer, (weight, bias) in zip(model, before, strict=True)
+    )
+    assert [layer.training for layer in model] == [True, False, True]
+    for layer in model[:2]:
+        assert (layer.scale, layer.activation_bits, layer.norm_before) == ("median", 4, True)
+    # A name that only ends like one is another; what is ternary already is not counted again.
+    other = nn.ModuleDict({"my_proj": nn.Linear(2, 2), "proj": nn.Linear(2, 2)})
+    assert replace_linears(other, BitNet158Config(), ["proj"]) == 1 and isinstance(other["my_proj"], BitLinear)
+    assert replace_linears(other, BitNet158Config(), ["proj"]) == 0

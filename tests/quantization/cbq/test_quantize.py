@@ -431,3 +431,10 @@ def test_what_is_kept_of_the_work_are_the_blocks_that_are_not_finished(dense, sa
     quantize(dense(), [samples], CbqConfig(**QUICK, window=2, overlap=1), work=tmp_path / "work")
     windows = {name: blocks for name, blocks in kept.items() if name.startswith("window-")}
     assert windows == {"window-00000": {1}, "window-00001": set()}
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_bar_of_the_windows_is_drawn_where_it_is_asked_for(dense, capsys, shown):
+    quantize(dense(), None, CbqConfig(group_size=32, method="rtn"), progress=shown)
+    drawn = capsys.readouterr().err
+    assert ("3/3" in drawn and "window" in drawn) if shown else "window" not in drawn
