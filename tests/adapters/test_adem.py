@@ -983,3 +983,21 @@ def test_swapped_weights_are_read_into_the_memory_of_the_cpu_and_of_the_revision
     monkeypatch.setattr(module, "load_peft_weights", watched(module.load_peft_weights))
     hotswap_adapter(adapted(), str(tmp_path), revision="v2")
     assert asked == [{"revision": "v2"}, {"device": "cpu", "revision": "v2"}]
+
+
+def test_weights_are_swapped_beside_layers_that_have_an_alpha_of_their_own(tmp_path):
+    """As an ELU has, which is a number."""
+
+    def lines():
+        torch.manual_seed(0)
+        base = Lines()
+        base.mlp[1] = nn.ELU(alpha=0.5)
+        return trained(get_peft_model(base, AdemConfig(num_vision_tokens=5, target_modules=["mlp"], alpha=0.3)))
+
+    other = lines()
+    trained(other, seed=9).save_pretrained(tmp_path)
+    model = lines()
+    hotswap_adapter(model, str(tmp_path))
+    x, images = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    assert torch.equal(model(x, image_embeds=images), other(x, image_embeds=images))
+    assert model.base_model.model.mlp.base_layer[1].alpha == 0.5

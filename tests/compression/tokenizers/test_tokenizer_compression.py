@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
     LlamaConfig,
@@ -120,6 +120,8 @@ def test_unknown_tokens_are_counted_before_and_after_and_warned_of(tokenizer, co
         assert on_counts.tokens_per_word_after == pytest.approx(len(ids) / sum(len(line.split()) for line in LINES))
         grows = tokenizer.backend_tokenizer.model.__class__.__name__ in ("WordPiece", "Unigram")
         assert grows == ("unknown tokens: " in caplog.text) and grows == (report.unknown_after > 0.005)
+        before, after = (f"{100 * share:.2f} %" for share in shares)
+        assert grows == (f"unknown tokens: {before} of the text's before, {after} after; a word" in caplog.text)
     assert not grows or report.unknown_after > 0.05
 
 
@@ -718,3 +720,19 @@ def test_the_one_space_that_stands_before_a_text_is_taken_away_again():
     fast = model.to_fast()
     for pieces, text in ((["▁a"], "a"), (["▁", "▁a"], " a"), (["▁", "▁", "▁a", "▁"], "  a "), (["a", "▁"], "a ")):
         assert fast.decode([model.ids[piece] for piece in pieces]) == text
+
+
+def test_a_warning_tells_which_share_was_unknown_before_and_which_is_after(caplog):
+    backend = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    counts = np.array([0, 5, 1])
+    compressed, id_map = compress_tokenizer(tokenizer, counts, 2, strategy="frequency")
+    report = compression_report(tokenizer, compressed, id_map, counts, ["a b x"])
+    assert (report.unknown_before, report.unknown_after) == (1 / 3, 2 / 3)
+    assert (report.tokens_before, report.tokens_after, report.coverage) == (3, 2, 5 / 6)
+    assert (report.tokens_per_word_before, report.tokens_per_word_after) == (1, 1)
+    assert "unknown tokens: 33.33 % of the text's before, 66.67 % after; " in caplog.text
+    caplog.clear()
+    compression_report(tokenizer, compressed, id_map, counts, ["a x"])
+    assert not caplog.text, "as many as before"

@@ -503,3 +503,34 @@ def test_a_layer_tells_its_sizes_and_how_it_is_multiplied():
     assert layer.precision() == "weights 4 bits, inputs real"
     layer.activation_bits = 8
     assert layer.precision() == "weights 4 bits, inputs 8 bits"
+
+
+def test_a_layer_is_made_in_the_precision_asked_for_with_places_for_what_is_loaded():
+    layer = PackedLinear(40, 24, 3, 20, symmetric=False, bias=True, dtype=torch.float16)
+    found = {name: (value.dtype, tuple(value.shape)) for name, value in layer.state_dict().items()}
+    assert found == {
+        "bias": (torch.float16, (24,)),
+        "weight_packed": (torch.int32, (24, 4)),  # 120 bits a row
+        "weight_scale": (torch.float16, (24, 2)),
+        "weight_shape": (torch.int64, (2,)),
+        "weight_zero_point": (torch.int32, (3, 2)),  # 72 bits a group
+    }
+    assert not layer.bias.requires_grad and PackedLinear(8, 8, 4, None).bias is None
+    whole = PackedLinear(40, 24, 2, None, device="meta")
+    assert whole.weight_scale.shape == (24, 1) and all(value.is_meta for value in whole.state_dict().values())
+    assert "weight_zero_point" not in whole.state_dict()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_dense_layer_is_packed_and_comes_back_with_its_bias(symmetric):
+    torch.manual_seed(0)
+    linear = nn.Linear(32, 16).bfloat16()
+    layer = PackedLinear.from_linear(linear, 8, 16, symmetric)
+    assert (layer.bits, layer.group_size, layer.symmetric) == (8, 16, symmetric)
+    assert torch.equal(layer.bias, linear.bias) and layer.weight_shape.tolist() == [16, 32]
+    back = layer.to_linear()
+    assert back.weight.dtype == torch.bfloat16 and torch.equal(back.bias, linear.bias)
+    torch.testing.assert_close(back.weight, linear.weight, atol=2e-3, rtol=2e-2)
+    double = layer.to_linear(torch.float64)
+    assert double.weight.dtype == double.bias.dtype == torch.float64
+    assert PackedLinear.from_linear(nn.Linear(8, 8, bias=False), 4, None).to_linear().bias is None

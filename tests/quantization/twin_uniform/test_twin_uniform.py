@@ -394,3 +394,91 @@ def test_published_layers_take_the_places_of_ours_with_their_own_numbers_of_bits
     assert (model.attention.product_bits, model.attention.product_shifted) == (7, True)
     assert model.attention.split.tolist() == [0.5] and model.config._attn_implementation == "twin_uniform"
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+FACTORS = [0.01 + i * 1.19 / 100 for i in range(100)]
+
+
+def rounded(values, step, bits):
+    return (values / step).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * step
+
+
+def test_intervals_of_a_product_are_the_best_of_each_head_in_turns():
+    generator = torch.Generator().manual_seed(5)
+    first, second = torch.randn(2, 2, 4, 3, generator=generator), torch.randn(2, 2, 3, 5, generator=generator)
+    gradient = torch.randn(2, 2, 4, 5, generator=generator)
+    a, b = search.search_product(first, second, gradient, bits=3, rounds=2)
+    assert a.shape == b.shape == (1, 2, 1, 1, 1, 1, 1)
+    for head in range(2):
+        x, y, g = first[:, head], second[:, head], gradient[:, head]
+        start = [values.abs().max() / 3.5 for values in (x, y)]
+
+        def error(s, t, x=x, y=y, g=g):
+            return (g * (rounded(x, s, 3) @ rounded(y, t, 3) - x @ y)).square().mean().item()
+
+        s, t = start
+        for _ in range(2):
+            s = min((start[0] * factor for factor in FACTORS), key=lambda tried, t=t: error(tried, t))
+            t = min((start[1] * factor for factor in FACTORS), key=lambda tried, s=s: error(s, tried))
+        torch.testing.assert_close(torch.stack([s, t]), torch.stack([a.flatten()[head], b.flatten()[head]]))
+    assert torch.equal(
+        search.search_product(first, second, gradient, bits=3, rounds=0)[0].flatten(),
+        (first.abs().amax((0, 2, 3)) / 3.5),
+    )
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_split_of_probabilities_is_the_best_for_all_heads_and_the_values_have_one_each(shifted):
+    generator = torch.Generator().manual_seed(6)
+    probabilities = (3 * torch.randn(2, 2, 4, 6, generator=generator)).softmax(-1)
+    values, gradient = (torch.randn(2, 2, n, 5, generator=generator) for n in (6, 4))
+    split, interval = search.search_product_after_softmax(probabilities, values, gradient, bits=4, shifted=shifted)
+
+    def used(at: float):
+        low = (probabilities.clamp(max=at) / (at / 7)).round() * at / 7
+        high = (probabilities.clamp(min=at) * 7).round() / 7
+        return low + high if shifted else torch.where(probabilities < at, low, high)
+
+    def error(product):
+        return (gradient * (product - probabilities @ values)).square()
+
+    best = min((2.0**-i for i in range(20)), key=lambda at: error(used(at) @ values).mean().item())
+    assert split.tolist() == [best] and interval.shape == (1, 2, 1, 1, 1, 1, 1)
+    for head in range(2):
+        start = values[:, head].abs().max() / 7.5
+        expected = min(
+            (start * factor for factor in FACTORS),
+            key=lambda step, head=head: error(used(best) @ rounded(values, step, 4))[:, head].mean().item(),
+        )
+        torch.testing.assert_close(interval.flatten()[head], expected)
+
+
+def test_groups_of_rows_are_searched_as_layers_by_themselves():
+    """With the inputs' first interval: a row's error is its own."""
+    torch.manual_seed(1)
+    inputs, weight, gradient, bias = torch.randn(2, 5, 4), torch.randn(6, 4), torch.randn(2, 5, 6), torch.randn(6)
+    weight[4:] *= 3
+    bits = {"weight_bits": 3, "input_bits": 6, "rounds": 1}
+    together, _ = search.search_linear(inputs, weight, bias, gradient, row_groups=3, **bits)
+    assert together.shape == (3, 1, 1, 1)
+    for group in range(3):
+        rows = slice(2 * group, 2 * group + 2)
+        alone, _ = search.search_linear(inputs, weight[rows], bias[rows], gradient[..., rows], **bits)
+        torch.testing.assert_close(together[group], alone[0])
+    start, _ = search.search_linear(inputs, weight, bias, gradient, row_groups=3, **{**bits, "rounds": 0})
+    torch.testing.assert_close(start.flatten(), weight.abs().reshape(3, -1).amax(1) / 3.5)
+
+
+def test_after_a_gelu_the_interval_of_what_is_positive_is_searched():
+    torch.manual_seed(2)
+    inputs, weight, gradient = F.gelu(2 * torch.randn(9, 4)), torch.randn(3, 4), torch.randn(9, 3)
+    bits = {"weight_bits": 8, "input_bits": 3, "after_gelu": True}
+    both = search.search_linear(inputs, weight, None, gradient, rounds=1, **bits)
+    (w,), (found,) = (each.flatten() for each in both)
+    start, below = inputs.max() / 3.5, 0.16997124254703522 / 4
+
+    def error(step):
+        twin = (inputs / step).round().clamp(0, 3) * step + (inputs / below).round().clamp(-4, 0) * below
+        return (gradient * (twin @ rounded(weight, w, 8).T - inputs @ weight.T)).square().mean().item()
+
+    torch.testing.assert_close(found, min((start * factor for factor in FACTORS), key=error))
