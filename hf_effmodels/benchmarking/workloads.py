@@ -42,7 +42,7 @@ def modes(preset: str) -> tuple[str, ...]:
     """The modes a preset can be timed in."""
     if preset in LAYERS:
         return LAYERS[preset].modes
-    if is_place(preset) and program_format(preset) is not None:
+    if program_format(preset) is not None:
         return ("infer", "generate") if task_of(preset) == "text-generation" else ("infer",)
     found = MODES_OF[task_of(preset)]
     if is_place(preset) and quantizer_of(config_of(preset)) not in (None, *TRAINABLE):
@@ -53,7 +53,7 @@ def modes(preset: str) -> tuple[str, ...]:
 def backends(preset: str) -> tuple[str, ...]:
     """The backends a preset can be timed on."""
     exported = ("onnx", "openvino", "openvino-default")
-    if is_place(preset) and (own := program_format(preset)) is not None:
+    if (own := program_format(preset)) is not None:
         return tuple(backend for backend in exported if backend.partition("-")[0] == own)
     if is_place(preset) and task_of(preset) == "text-generation" and quantizer_of(config_of(preset)) is not None:
         return ("eager",)
@@ -293,7 +293,7 @@ def _exported(model: nn.Module, row: dict):
     from ..edge import export
     from ..edge_language import export_language_model, is_language_model
 
-    if is_place(row["preset"]) and program_format(row["preset"]) is not None:
+    if program_format(row["preset"]) is not None:
         return _opened(row["preset"], row)
     if row["peer"] != "ours":
         raise ValueError(f"--backends: {row['backend']} runs our models, not {row['peer']}'s.")

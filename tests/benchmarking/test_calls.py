@@ -7,13 +7,25 @@ import types
 from dataclasses import replace
 from importlib import metadata
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from hf_effmodels.benchmarking import binary_layers, distilled, layers, peers, runs, tables, workloads
+from hf_effmodels.benchmarking import (
+    accuracy,
+    binary_layers,
+    distilled,
+    layers,
+    peers,
+    runs,
+    tables,
+    without_data,
+    workloads,
+)
 from hf_effmodels.benchmarking.arguments import make_parser
 from hf_effmodels.benchmarking.command import plan
+from hf_effmodels.benchmarking.counting import count
 from hf_effmodels.benchmarking.official_parameternet import grouped, plain_parameternet
 from hf_effmodels.benchmarking.runs import Row, summarize
 from hf_effmodels.benchmarking.workloads import make_call
@@ -458,3 +470,73 @@ def test_a_step_is_that_of_the_optimizer_which_trains_such_networks(preset, kind
     assert type(optimizer) is kind and settings.items() <= optimizer.defaults.items()
     learned = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
     assert learned == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_what_a_network_follows_by_shapes_alone_is_no_work_of_it():
+    class Half(nn.Module):
+        idle_modules = ("idle",)
+
+        def __init__(self):
+            super().__init__()
+            self.busy, self.idle = nn.Linear(4, 5, bias=False), nn.Linear(4, 7, bias=False)
+
+        def forward(self, values):
+            return self.busy(values), self.idle(values)
+
+    cost = count(Half(), torch.zeros(3, 4))
+    assert (cost.macs, cost.parameters) == (3 * 4 * 5, 4 * 5 + 4 * 7)
+    Half.idle_modules = ()
+    assert count(Half(), torch.zeros(3, 4)).macs == 3 * 4 * (5 + 7)
+
+
+@pytest.mark.parametrize("size, kind", [(64, "small"), (72, "large_normalized")])
+def test_images_are_made_by_the_generator_of_their_size(size, kind, monkeypatch):
+    made, generator = [], without_data.DataFreeGenerator
+
+    def make(*given, **options):
+        made.append((*given, options))
+        return generator("small", 8, **options)
+
+    monkeypatch.setattr(without_data, "DataFreeGenerator", make)
+    monkeypatch.setattr(without_data, "create_image_processor", lambda name, image_size: (name, image_size))
+    monkeypatch.setattr(without_data, "input_of", lambda made, channels: types.SimpleNamespace(size=made[1]))
+    monkeypatch.setattr(without_data, "Teacher", lambda *given: types.SimpleNamespace(name=given[0], width=1))
+    overrides = {"hidden_sizes": [4, 8, 16], "depths": [1, 1], "num_heads": 1, "num_labels": 5, "image_size": size}
+    without_data.Turn("mhwrn4x161", overrides, whole=True)
+    assert made == [(kind, size, {"num_channels": 3})]
+
+
+def test_how_far_an_accuracy_is_goes_by_pictures_and_is_shown_on_a_terminal_alone(monkeypatch):
+    made, moved = [], []
+
+    class Bar:
+        def __init__(self, **options):
+            made.append(options)
+
+        __enter__, __exit__ = lambda self: self, lambda self, *_: None
+
+        def update(self, count):
+            moved.append(count)
+
+    class Pictures(list):
+        labels = np.array([1, 0, 1, 1, 0])
+
+        def read(self, number, channels):
+            return torch.full((channels, 2, 2), float(number))
+
+    def network(pixel_values):
+        numbers = pixel_values[:, 0, 0, 0].long()
+        return types.SimpleNamespace(logits=torch.stack([numbers % 2 == 0, numbers % 2 == 1], 1).float())
+
+    network.config = types.SimpleNamespace(num_channels=2)
+    monkeypatch.setattr(accuracy, "tqdm", Bar)
+    monkeypatch.setattr(accuracy, "_BATCH", 2)
+    monkeypatch.setattr(accuracy, "load_network", lambda source, auto, device: network)
+    monkeypatch.setattr(accuracy, "load_part", lambda *_: None)
+    monkeypatch.setattr(
+        "hf_effmodels.training.tasks.image_classification.transforms.EvaluationTransform",
+        lambda part: lambda image: image,
+    )
+    # The classes that are found are 0, 1, 0, 1, 0: of those above the last two.
+    assert accuracy._top1("net", Pictures(range(5))) == 2 / 5
+    assert moved == [2, 2, 1] and made == [{"desc": "accuracy of net", "unit": "image", "total": 5, "disable": None}]

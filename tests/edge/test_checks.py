@@ -599,8 +599,11 @@ def test_logits_that_are_no_numbers_are_not_compared():
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
     program = edge_language.LanguageProgram(Wrapped(model, True), [[[2, 8], [2, 8]]] * 2)
-    with pytest.raises(ValueError, match="source: logits are not finite for random tokens; nothing was written"):
-        edge_language._difference(model, program)
+    whole = of_transformers(99)
+    own = edge_language.LanguageProgram(Wrapped(whole, True), [[[2, 8], [2, 8]]] * 2)
+    for asked, told in ((model, program), (whole, program), (model, own)):
+        with pytest.raises(ValueError, match="source: logits are not finite for random tokens; nothing was written"):
+            edge_language._difference(asked, told)
     with pytest.raises(ValueError, match="the exported program's logits of a text are not finite"):
         edge_text.compare(of_transformers(99), program, edge_text.Text("a text", [torch.tensor([[1, 2, 3]])]))
     half = build(hf_effmodels.LightClipModel, text_config={**TEXT, "num_hidden_layers": 1})

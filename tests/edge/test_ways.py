@@ -1,6 +1,7 @@
 """Which way a program is written in each format and number, and what exporters say when they fail; they do not run."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import onnx
@@ -325,3 +326,13 @@ def test_a_table_of_transformers_that_cannot_be_read_says_nothing(monkeypatch):
 
 def test_a_configuration_of_another_kind_is_no_promptable_model():
     assert edge_masks.is_promptable(SamConfig()) and not edge_masks.is_promptable(ViTConfig())
+
+
+def test_a_graph_keeps_its_numbers_where_it_becomes_openvinos(tmp_path, monkeypatch):
+    saved = []
+    openvino = SimpleNamespace(convert_model=str, save_model=lambda *given, **how: saved.append((given, how)))
+    monkeypatch.setitem(sys.modules, "openvino", openvino)
+    (tmp_path / "g.onnx").touch()
+    edge_graphs.to_openvino(tmp_path, "g")
+    assert saved == [((str(tmp_path / "g.onnx"), tmp_path / "g.xml"), {"compress_to_fp16": False})]
+    assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from hf_effmodels.hub.convert import (
     ConversionError,
     ConversionReport,
     _fold_norms,
+    _rename,
     convert,
     convert_state_dict,
     load_checkpoint,
@@ -262,3 +263,13 @@ def test_norms_that_a_fused_file_still_has_are_folded_and_incomplete_ones_are_le
     for lacking in ("a.conv.weight", "a.norm.weight", "a.norm.bias", "a.norm.running_mean", "a.norm.running_var"):
         left = {name: value for name, value in whole.items() if name != lacking}
         assert _fold_norms(left, 1.0).keys() == left.keys(), lacking
+
+
+def test_two_entries_for_one_weight_are_named_in_the_order_of_their_names():
+    conversion = SimpleNamespace(RULES=((r"^(b|c)\.", "a."), (r"^a\.", "our.")))
+    assert _rename(["d.x", "a.x"], conversion) == {"our.x": "a.x", "d.x": "d.x"}
+    for names in (["c.x", "b.x"], ["b.x", "c.x"]):
+        with pytest.raises(
+            ConversionError, match="^The entries 'b.x' and 'c.x' are meant for the same weight 'our.x'.$"
+        ):
+            _rename(names, conversion)

@@ -414,3 +414,20 @@ def test_a_place_that_cannot_be_written_is_told_by_the_option_and_the_systems_re
         OSError, match=r"^--output: /proc/none/x.csv cannot be written \(No such file or directory\)\.$"
     ):
         Answers(Path("/proc/none/x.csv"), 1, {}, True, lambda: None)
+
+
+def test_rows_of_texts_are_known_again_by_their_texts(monkeypatch):
+    texts = [{"text": "one"}, {"text": "two"}]
+    asked = []
+    monkeypatch.setattr(
+        "hf_effmodels.training.data.text.documents.load_text_split",
+        lambda *given: asked.append(given) or ("train", texts),
+    )
+    fields = {"dataset_config": None, "dataset_revision": None, "data_dir": None, "data_files": None}
+    rows = load_rows(SimpleNamespace(dataset="a.txt", split=None, column=None, token="mine", **fields), "text")
+    assert (rows.count, rows.get(1), rows.stem(1)) == (2, Input("train:1", "two"), "1")
+    before = rows.facts()
+    texts[1] = {"text": "three"}
+    assert rows.facts() != before
+    texts[1] = {"text": "two"}
+    assert rows.facts() == before and asked[0][0].text_unit == "line" and asked[0][1:] == (None, "mine")

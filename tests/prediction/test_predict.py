@@ -189,6 +189,7 @@ def test_talking_is_as_long_and_as_random_as_it_is_told(language, monkeypatch, c
         main(["chat", folder, "--device", "cpu", "--max-new-tokens", "3", "--temperature", "0.5", "--seed", "8"]) == 0
     )
     assert asked == [(Source(folder), None, 128, 0.0, 0), (Source(folder), "cpu", 3, 0.5, 8)]
+    assert main(["chat", folder, "--max-new-tokens", "1", "--temperature", "0"]) == 0 and asked[2][2:4] == (1, 0.0)
     for wrong in (("--max-new-tokens", "0"), ("--temperature", "inf")):
         assert main(["chat", folder, *wrong]) == 2
         assert f"{wrong[0]}: got " in capsys.readouterr().err
@@ -561,6 +562,8 @@ def test_numbers_that_are_none_and_files_that_are_no_text_are_named(language, tm
 def test_the_first_colour_is_a_red_and_neighbours_are_far_apart():
     # Hue 0 at a saturation of 85 % and a value of 95 %: 0.95 of 255, and 0.95 · 0.15 of it.
     assert color(0) == (242, 36, 36)
+    # Hue 3 · 0.618034 is 5.1246 sixths of the circle from red: of blue 0.95 · (1 - 0.85 · 0.1246).
+    assert color(3) == (242, 36, round(255 * 0.95 * (1 - 0.85 * 0.1246)))
     hues = [colorsys.rgb_to_hsv(*(part / 255 for part in color(number)))[0] for number in range(5)]
     assert min(min(abs(a - b), 1 - abs(a - b)) for a, b in itertools.pairwise(hues)) > 0.3
 

@@ -78,3 +78,33 @@ def test_boxes_are_given_the_surest_first():
         (0.5, 2, [8.0, 9.0, 10.0, 11.0]),
         (0.25, 3, [0.0, 1.0, 2.0, 3.0]),
     ]
+
+
+@pytest.mark.parametrize(
+    "task, own, chosen",
+    [
+        (None, ["feature-extraction", "text-generation", "text-classification"], "text-generation"),
+        ("text-classification", ["text-generation", "text-classification"], "text-classification"),
+        ("super-resolution", ["super-resolution"], "super-resolution"),
+    ],
+)
+def test_a_model_does_what_it_is_told_to_or_the_first_that_it_can(task, own, chosen):
+    assert predictor._chosen("net", task, own) == chosen
+
+
+@pytest.mark.parametrize(
+    "task, own, said",
+    [
+        ("text-generation", ["fill-mask"], "net is for fill-mask, not for text-generation.$"),
+        ("text-generation", [], "net is for no known task, not for text-generation.$"),
+        (
+            None,
+            ["fill-mask", "token-classification"],
+            "net is for fill-mask and token-classification; predictions are",
+        ),
+        (None, [], "net is for no known task; predictions are made for image-classification, "),
+    ],
+)
+def test_a_model_that_cannot_do_it_is_told_with_what_it_is_for(task, own, said):
+    with pytest.raises(ValueError, match=f"^MODEL: {said}"):
+        predictor._chosen("net", task, own)

@@ -369,3 +369,13 @@ def _read_files(folder):
         parts, settings, files = _read(folder)
     assert [len(part["head.weight"]) for part in parts] == [9, 10] and settings == {}
     return files
+
+
+def test_of_one_file_the_digest_is_its_own_and_of_several_that_of_theirs_in_order(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    one, other = (hashlib.sha256(name.encode()).hexdigest() for name in "ab")
+    assert convert_module._digest([tmp_path / "a"]) == one
+    both = hashlib.sha256((one + other).encode()).hexdigest()
+    assert convert_module._digest([tmp_path / "a", tmp_path / "b"]) == both
+    assert convert_module._digest([tmp_path / "b", tmp_path / "a"]) != both

@@ -144,6 +144,8 @@ def test_wrong_input_is_named(tokenizer):
         (torch.zeros(3, 8, 8, dtype=torch.int64), "got a tensor of torch.int64, accepted are uint8 and floats in"),
         (torch.zeros(2, 8, 8), "expected (1 or 3, height, width)"),
         (torch.zeros(3, 0, 8), "expected (1 or 3, height, width)"),
+        (torch.zeros(3, 8), "got a tensor of shape (3, 8), expected (1 or 3, height, width)"),
+        (torch.zeros(1), "got a tensor of shape (1,), expected (1 or 3, height, width)"),
         *(
             (np.zeros((8, 8, channels), kind), f"array of shape (8, 8, {channels}), expected (height, width, 1, 3")
             for channels in (2, 5)

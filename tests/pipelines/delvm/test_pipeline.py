@@ -375,3 +375,11 @@ def test_many_images_go_through_the_tokenizer_a_few_at_a_time(pipe, monkeypatch)
     result = pipe(PAIRS[:1], queries, output_type="np")
     assert sizes == [16, 3, 16, 1] and result.images.shape == (17, 16, 16, 3)
     assert torch.equal(result.token_ids[16], encode(pipe.image_tokenizer, queries[:1])[0])
+
+
+def test_numbers_of_pairs_that_differ_are_told_from_the_least_to_the_most(pipe):
+    given = {"num_images_per_prompt": 1, "num_answer_images": 1, "temperature": 0.0, "generator": None}
+    given |= {"top_k": None, "top_p": None, "allowed_ids": None, "cache": "growing", "output_type": "pil"}
+    prompts = [[(picture(1), picture(2))] * count for count in (3, 8, 1)]
+    with pytest.raises(ValueError, match="^prompt_images: got 1 and 8 pairs, accepted are as many for each image"):
+        pipe.check_inputs(pipe.image_tokenizer, prompts, [picture(3)] * 3, **given)
