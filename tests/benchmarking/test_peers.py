@@ -12,6 +12,7 @@ from hf_effmodels.benchmarking import counting, peers
 from hf_effmodels.benchmarking.bare_convolutions import BareConvolutions
 from hf_effmodels.benchmarking.official_adder import broadcast_adders, cdist_adders
 from hf_effmodels.benchmarking.official_denoiser import DenoisingStep, OfficialDenoiser
+from hf_effmodels.benchmarking.official_ghostnet import Branches
 from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.compression.elastic import extract_submodel
 from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import GoldYoloPlainConv
@@ -252,3 +253,15 @@ def test_a_block_of_the_official_ghostnet_that_strides_without_growing_halves_it
     assert still(maps).shape == (1, 16, 8, 8) and halved(maps).shape == (1, 16, 4, 4)
     assert isinstance(still.shortcut, nn.Identity) and not isinstance(halved.shortcut, nn.Identity)
     assert sum(p.numel() for p in peer.parameters()) == sum(p.numel() for p in ours.parameters())
+
+
+@pytest.mark.parametrize("preset", ["ghostnet-1.0x", "ghostnetv2-1.0x", "ghostnetv3-1.0x"])
+@torch.no_grad()
+def test_a_fused_block_of_the_official_ghostnet_has_the_maps_of_one_that_is_not(preset):
+    sizes = {"stages": [[[3, 32, 16, 0, 1]], [[5, 32, 24, 0.25, 2]], [[3, 48, 24, 0, 1]]], "image_size": 32}
+    plain, fused = (peers.PEERS["official-like"].build(preset, folded, sizes).eval() for folded in (False, True))
+    maps = torch.randn(2, 16, 8, 8)
+    assert [tuple(block(maps).shape) for block in (plain.blocks, fused.blocks)] == [(2, 24, 4, 4)] * 2
+    assert fused(torch.randn(2, 3, 32, 32)).shape == (2, 1000)
+    branches = [any(isinstance(m, Branches) for m in network.modules()) for network in (plain, fused)]
+    assert branches == [preset.startswith("ghostnetv3"), False]

@@ -17,10 +17,13 @@ from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
+    CLIPConfig,
     CLIPImageProcessorPil,
+    LlamaConfig,
     ResNetConfig,
     SegformerConfig,
     SegformerForSemanticSegmentation,
+    SiglipConfig,
     YolosConfig,
 )
 
@@ -727,3 +730,25 @@ def test_two_towers_are_read_with_their_processor(tmp_path):
     assert type(loaded) is type(model) and both.tokenizer and both.image_processor
     assert edge_two_towers.load_source(tmp_path, both)[1] is both
     assert edge_two_towers.load_source(model, both) == (model, both)
+
+
+@pytest.mark.parametrize(
+    "config, names, is_one",
+    [
+        (LlamaConfig, None, True),
+        (LlamaConfig, [], True),
+        (LlamaConfig, ["LlamaForCausalLM"], True),
+        (LlamaConfig, ["LlamaForSequenceClassification"], False),
+        (LlamaConfig, ["LlamaModel"], False),
+        (ResNetConfig, None, False),
+    ],
+)
+def test_a_language_model_is_one_by_its_type_and_by_the_class_that_it_names(config, names, is_one):
+    assert edge_language.is_language_model(config(architectures=names)) == is_one
+
+
+def test_two_towers_are_those_of_clip_and_of_lightclip():
+    light = build(hf_effmodels.LightClipModel, text_config={**TEXT, "num_hidden_layers": 1}).config
+    for config, is_one in ((CLIPConfig(), True), (light, True), (SiglipConfig(), False), (ResNetConfig(), False)):
+        assert edge_two_towers.is_two_towers(config) == is_one, config.model_type
+    assert not edge_two_towers.is_two_towers(None)

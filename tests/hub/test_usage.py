@@ -71,6 +71,9 @@ def test_snippets_import_what_they_use_and_pin_the_commit(model_type, class_name
             assert "With `hf_effmodels` installed, nothing from this repository is executed:\n\n```python" in local
             assert "transformers runs the code of this repository; read it first:\n\n```python" in local
             assert "read it first, and pin the commit that you have read:\n\n```python" in pinned
+        # A pipeline that writes texts is for what writes texts, with a tokenizer.
+        writes = auto_class_of(architecture, class_name) == "AutoModelForCausalLM" and architecture.takes == "text"
+        assert ('pipeline("text-generation"' in local) == (writes and processor)
         # Each snippet has a sentence before it, and that of the feature maps is the last.
         maps = "Feature maps, for a detector or a segmentation head:\n\n```python\nimport hf_effmodels\nimport torch\n"
         for text in (local, pinned, quiet):

@@ -291,3 +291,12 @@ def test_the_pipeline_can_be_the_first_thing_that_is_imported():
         "assert R.supported_tasks['hierarchical-mask-generation']['impl'] is P"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
+
+
+def test_options_of_a_pipeline_and_of_a_call_are_looked_at_together(monkeypatch):
+    model, processor = build("sam")
+    crops = {"hierarchical": False, "crops_n_layers": 1}
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor, **crops)
+    monkeypatch.setattr(model, "get_image_embeddings", lambda *a, **k: pytest.fail("computed"))
+    with pytest.raises(ValueError, match="^crops_n_layers: got 1, but two rounds look at the whole image"):
+        pipe(picture(), hierarchical=True)
