@@ -540,3 +540,25 @@ def test_how_far_an_accuracy_is_goes_by_pictures_and_is_shown_on_a_terminal_alon
     # The classes that are found are 0, 1, 0, 1, 0: of those above the last two.
     assert accuracy._top1("net", Pictures(range(5))) == 2 / 5
     assert moved == [2, 2, 1] and made == [{"desc": "accuracy of net", "unit": "image", "total": 5, "disable": None}]
+
+
+def test_layers_by_themselves_are_timed_on_what_they_had_in_the_network_without_being_watched_any_more():
+    first, other = BinaryConv2d(4, 4, 3, padding=1), BinaryConv2d(4, 4, 1)
+    ran = []
+
+    class Stand(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, inputs):
+            ran.append((self.layer, inputs))
+            return len(ran)
+
+    layers = binary_layers.Layers(nn.Sequential(first, other, first), Stand)
+    pixels = torch.randn(2, 4, 5, 5)
+    assert (layers(pixels), layers(torch.zeros(1, 4, 5, 5))) == (2, 4), "what comes later says nothing"
+    assert [layer for layer, _ in ran] == [first] * 4 and torch.equal(ran[0][1], pixels)
+    with torch.no_grad():
+        torch.testing.assert_close(ran[1][1], other(first(pixels)))
+    assert ran[2][1] is ran[0][1] and not first._forward_pre_hooks

@@ -197,3 +197,11 @@ def test_images_are_as_large_as_those_that_delvm_was_trained_on_unless_the_model
     assert given.device == given.vqvae.device == torch.device("cpu")
     elsewhere = DelvmImageTokenizer(given.vqvae, 16, torch.device("meta"))
     assert elsewhere.device == torch.device("meta") and elsewhere.pixels(picture(4, 4)).is_meta
+
+
+@pytest.mark.parametrize("values, told", [([-1, 5], "-1 to 5"), ([0, 70000], "0 to 70000")])
+def test_grey_values_are_of_sixteen_bits_from_the_darkest_to_the_brightest(values, told):
+    with pytest.raises(ValueError, match=f"^images: got values {told}, accepted are 8 and 16 bits.$"):
+        to_pixels(Image.fromarray(np.array([values], dtype=np.int32)), 1)
+    whole = to_pixels(Image.fromarray(np.array([[0, 65535]] * 2, dtype=np.int32)), 2)
+    assert whole[0, 0].tolist() == [[0.0, 1.0]] * 2
