@@ -587,3 +587,28 @@ def test_of_several_processes_the_first_writes_which_samples_were_drawn(first, t
     assert run("select-rounds", "--model", tmp_path, "--output", file, "--dataset", "d") == 0
     assert written == [(file, "losses")] * first
     assert ("drawn.json" in capsys.readouterr().out) == first
+
+
+@pytest.mark.parametrize(
+    "step",
+    [("scale-lr", "--new-batch-tokens", "250k"), ("suggest-config", "--params", "2M", "--vocab", 512)],
+    ids=["scale-lr", "suggest-config"],
+)
+def test_results_as_json_are_indented_and_said_by_the_first_process_alone(step, capsys, monkeypatch):
+    assert run(*step, "--json") == 0
+    shown = capsys.readouterr().out
+    assert shown == json.dumps(json.loads(shown), indent=2) + "\n" and "\n  " in shown
+    monkeypatch.setenv("RANK", "0")
+    assert run(*step, "--json") == 0 and capsys.readouterr().out == shown
+    monkeypatch.setenv("RANK", "1")
+    assert run(*step) == 0 and capsys.readouterr().out == ""
+
+
+def test_rounds_are_told_a_line_each_with_their_losses():
+    metrics = {"train_loss": 2.0, "train_runtime": 3.0}
+    first = {"round": 1, "samples": 8, "folder": "a/round-1", "mean_loss": 1.5, "mean_drawn_loss": 1.75}
+    results = [{**first, "metrics": metrics}, {"round": 2, "samples": 4, "folder": "a/round-2", "metrics": metrics}]
+    assert rounds_command._rounds_table(results).splitlines() == [
+        "round 1: 8 samples, train_loss 2.0000, mean_loss 1.5000, mean_drawn_loss 1.7500  a/round-1",
+        "round 2: 4 samples, train_loss 2.0000  a/round-2",
+    ]

@@ -1,6 +1,7 @@
 """Losses of tokens, dense maps, texts, label maps and joint labels, at options that their parity cases leave alone."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -319,3 +320,12 @@ def test_kinds_of_alignment_that_there_are_not_are_named(options, message):
 def test_a_loss_of_ones_own_says_what_it_computes():
     with pytest.raises(NotImplementedError):
         DistillationLoss()({}, {}, None)
+
+
+def test_a_soft_token_loss_is_the_mean_over_batch_and_classes_and_torch_warns_of_nothing():
+    student, teacher = draw(3, 5), draw(3, 5, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = token_distillation_loss(student, teacher, kind="soft", temperature=2.0)
+    p, q = ((logits / 2).softmax(1) for logits in (teacher, student))
+    torch.testing.assert_close(found, 4 * (p * (p / q).log()).sum() / 15)
