@@ -1,5 +1,6 @@
 """LocalMIM: what its cases do not show: sparse attention against dense, options, where the encoder goes afterwards."""
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -207,3 +208,22 @@ def test_images_and_encoders_that_do_not_fit_are_named():
         adapt({"encoder.downsample.reduction": torch.zeros(8, 6)}, model.config)
     with pytest.raises(ValueError, match=r"noise: got the shape \(9,\), expected \(16,\)"):
         model(pictures(model), noise=torch.rand(9))
+
+
+@pytest.mark.parametrize("hog_bias", [False, True])
+def test_places_begin_as_sines_and_cosines_of_column_and_row_and_stay_where_they_are_stored(hog_bias, tmp_path):
+    """Of a ViT's patches; a quarter of the width each, of frequencies down to a ten-thousandth, as in MAE. The class
+    token, which comes first, has none."""
+    model = build("vit", hog_bias=hog_bias)
+    table = model.encoder.embeddings.position_embeddings[0].detach().numpy().copy()
+    assert table.shape == (1 + 16, 24) and not table[0].any()
+    frequencies = 10000.0 ** (-np.arange(6) / 6)
+    for row, column in np.ndindex(4, 4):
+        parts = [f(place * frequencies) for place in (column, row) for f in (np.sin, np.cos)]
+        np.testing.assert_allclose(table[1 + 4 * row + column], np.concatenate(parts), atol=1e-6)
+    assert not model.encoder.embeddings.position_embeddings.requires_grad
+    with torch.no_grad():
+        model.encoder.embeddings.position_embeddings.add_(1)
+    model.save_pretrained(tmp_path)
+    loaded = LocalMimForPreTraining.from_pretrained(tmp_path)
+    np.testing.assert_allclose(loaded.encoder.embeddings.position_embeddings[0].numpy(), table + 1)

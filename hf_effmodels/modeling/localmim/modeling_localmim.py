@@ -147,12 +147,8 @@ class LocalMimPreTrainedModel(StockPartsMixin, PreTrainedModel):
         elif isinstance(module, LocalMimDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
             _set_positions(module.position_embeddings, module.grid, module.extra_tokens)
-        elif isinstance(module, LocalMimForPreTraining):
-            if self.config.backbone_config.model_type == "vit":
-                side = self.config.image_size // self.config.backbone_config.patch_size
-                _set_positions(module.encoder.embeddings.position_embeddings, side, 1)
-            if module.hog_bias is not None:
-                init.uniform_(module.hog_bias, -1 / 3, 1 / 3)  # what the release leaves a convolution with
+        elif isinstance(module, LocalMimForPreTraining) and module.hog_bias is not None:
+            init.uniform_(module.hog_bias, -1 / 3, 1 / 3)  # what the release leaves a convolution with
         else:
             super()._init_weights(module)
 
@@ -196,6 +192,13 @@ class LocalMimForPreTraining(LocalMimPreTrainedModel):
             self.hog_bias = nn.Parameter(torch.zeros(4, 2), requires_grad=False)
         self.post_init()
         self._freeze()
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        super().initialize_weights()
+        if self.is_vit:  # here, as transformers asks no model about itself that has no parameters directly in it
+            side = self.config.image_size // self.config.backbone_config.patch_size
+            _set_positions(self.encoder.embeddings.position_embeddings, side, 1)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):

@@ -370,3 +370,15 @@ def test_a_student_over_a_backbone_of_transformers_learns(data_free_run, tmp_pat
     main([*data_free_run, "--model_config", backbone, "--save_strategy", "no", "--output_dir", str(tmp_path / "run")])
     student = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert type(student.cdfkd_mfs.backbone).__name__ == "ResNetBackbone" and len(student.classifier) == 2
+
+
+def test_where_teachers_come_from_is_said_with_what_is_none(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for name, message in (
+        (str(tmp_path / "file"), "--teachers: .*file is a file; accepted are a folder and an id of the Hub"),
+        (str(tmp_path / "nowhere"), "--teachers: .*nowhere"),
+        ("resnet18-224", "--teachers: resnet18-224 is a preset, whose random weights know nothing"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message) as error:
+            load_teachers([name], None, False, True)
+        assert "The teachers are trained first" in str(error.value)

@@ -30,6 +30,7 @@ from hf_effmodels.training.tasks.super_resolution.data import (
 from hf_effmodels.training.tasks.super_resolution.evaluation import by_encoder
 from hf_effmodels.training.tasks.super_resolution.models import (
     load_encoder_to_train,
+    load_pipeline,
     load_pipeline_to_train,
     trained_encoder,
 )
@@ -257,3 +258,12 @@ def test_images_of_a_folder_are_read_as_they_lie_there_unless_other_files_are_na
         assert _files(SuperResolutionDataArguments(dataset=str(tmp_path), **other)) is None
     for other in (tmp_path / "folder.png", tmp_path / "nowhere", "imagefolder"):
         assert _files(SuperResolutionDataArguments(dataset=str(other))) is None
+
+
+def test_a_folder_has_no_revision(tmp_path):
+    """Neither that of a pipeline nor that of an encoder: what lies there would be another one's."""
+    args = SimpleNamespace(revision="x", token=None)
+    with pytest.raises((ValueError, OSError), match="--revision: got 'x', but --model .* lies here"):
+        load_pipeline(str(tmp_path), args)
+    with pytest.raises((ValueError, OSError), match="--revision: got 'x', but --encoder .* lies here"):
+        trained_encoder("--encoder", str(tmp_path), args)
