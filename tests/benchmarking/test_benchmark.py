@@ -324,7 +324,7 @@ def test_a_distilled_step_runs_its_teacher_and_adds_its_losses():
 
 def test_a_turn_without_data_and_its_parts_run_each_network_as_often():
     overrides = {"hidden_sizes": [4, 8, 16], "depths": [1, 1], "num_heads": 2, "num_labels": 5, "image_size": 8}
-    runs = {}
+    runs, sizes = {}, []
     for peer in ("data-free-turn", "data-free-parts"):
         model = PEERS[peer].build("mhwrn4x161", False, overrides)
         networks = {"student": model.student, "generator": model._generator[0]}
@@ -332,6 +332,7 @@ def test_a_turn_without_data_and_its_parts_run_each_network_as_often():
         calls, before = [], {name: [p.clone() for p in network.parameters()] for name, network in networks.items()}
         for name, network in networks.items():
             network.register_forward_hook(lambda *args, name=name, calls=calls: calls.append(name))
+        model._generator[0].register_forward_hook(lambda net, given, made: sizes.append(tuple(made.shape)))
         row = {"preset": "mhwrn4x161", "mode": "infer", "batch": 2, "image_size": 8, "channels": 3}
         make_call(model, {**row, "backend": "eager", "peer": peer, "overrides": overrides})()
         runs[peer] = {name: calls.count(name) for name in networks}
@@ -339,6 +340,7 @@ def test_a_turn_without_data_and_its_parts_run_each_network_as_often():
             moved = any(not torch.equal(*pair) for pair in zip(before[name], network.parameters(), strict=True))
             assert moved == (name in ("student", "generator")), f"{peer}: {name}"
     assert runs["data-free-turn"] == runs["data-free-parts"] == dict.fromkeys(networks, 6)
+    assert sizes == [(2, 3, 8, 8)] * 12, "as many images as the batch has"
 
 
 def test_a_turn_is_the_trainings_own_and_its_parts_are_computed_by_hand(monkeypatch):

@@ -453,3 +453,33 @@ def test_metrics_are_named_by_the_alphabet_and_the_settings_with_code_too():
     assert write_card(ABOUT, results=results, dataset="digits").data.metrics == ["a", "b", "c", "d", "e", "f"]
     written = with_auto_map({"z": 1, "b": {"y": 1, "x": 2}}, {"AutoModel": "a.B"}).decode()
     assert written == json.dumps({"auto_map": {"AutoModel": "a.B"}, "b": {"y": 1, "x": 2}, "z": 1}, indent=2) + "\n"
+
+
+def test_what_is_told_of_a_model_is_in_its_card(tiny):
+    own = {"license": "other", "license_name": "Mine", "license_link": "https://x.org/l", "base_model": "org/base"}
+    file = {"source": "a.pth", "sha256": "ab" * 32, "entry": "ema", "converted": 12}
+    more = {"dataset": "org/data", "results": {"accuracy": 0.5}, "training": {"optimizer": {"lr": 0.1}}}
+    card = build_card(tiny.model, conversion=file, figures=["training_curve.png"], **own, **more)
+    for name, value in own.items():
+        assert getattr(card.data, name) == value
+    assert card.data.datasets == ["org/data"] and card.data.metrics == ["accuracy"] and "50.00 %" in card.text
+    for said in ("| optimizer.lr | `0.1` |", "ab" * 32, "12 tensors of ema", "(training_curve.png)", "[Mine](https"):
+        assert said in card.text, said
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
+    assert card.data.tags == ["hf_effmodels", "ghostnetv3", "arxiv:2404.11202"]
+
+
+def test_snippets_and_titles_are_of_the_repository_the_commit_and_the_files_that_there_are(tiny):
+    text = build_card(tiny.model, processor=tiny.processor, repo_id="org/net", revision="abc123").text
+    assert (
+        text.lstrip().startswith("# net\n") and text.count('model_id = "org/net"') == 3 and 'revision="abc123"' in text
+    )
+    assert "with or without that package" in text and "trust_remote_code=True" in text
+    plain = build_card(tiny.model, with_code=False).text
+    assert "with or without that package" not in plain and "trust_remote_code" not in plain
+    assert plain.lstrip().startswith("# GhostNetV3\n") and 'model_id = "."' in plain
+    with pytest.raises(ValueError, match="^preset: got 'nope', accepted for GhostNetV3: ghostnetv3-0.5x, "):
+        build_card(tiny.model, preset="nope")
+    for wrong in ({"repo_id": "a b"}, {"repo_id": "org/net", "revision": "a b"}):
+        with pytest.raises(ValueError, match="^(repo_id|revision): got 'a b', accepted is "):
+            build_card(tiny.model, **wrong)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
@@ -841,3 +841,15 @@ def test_a_continuation_is_filled_up_with_what_the_tokenizer_fills_with_else_wit
         "return_tensors": "pt", "return_token_type_ids": False, "add_special_tokens": False
     }  # fmt: skip
     assert (how["pad_token_id"], how["max_new_tokens"], how["do_sample"]) == (told, 5, False)
+
+
+def test_a_box_is_called_by_its_label_and_its_score_in_whole_per_cent_in_black_on_its_colour():
+    drawn = draw_boxes(Image.new("RGB", (120, 90), "white"), [(10, 30, 100, 80)], ["cat"], [0.876])
+    own = Image.new("RGB", (120, 90), "white")
+    pen = ImageDraw.Draw(own)
+    place = pen.textbbox((10, 30), "cat 88 %")
+    pen.rectangle(place, fill=color(0))
+    pen.text((10, 30), "cat 88 %", fill="black")
+    region = [round(side) for side in place]
+    assert np.array_equal(np.asarray(drawn.crop(region)), np.asarray(own.crop(region)))
+    assert (np.asarray(drawn.crop(region)).max(2) < 60).any(), "there is something to read"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import hf_effmodels
 from hf_effmodels.hub import publish
 from hf_effmodels.pipelines import DelvmImageTokenizer, DelvmPipeline
 from hf_effmodels.pipelines.delvm import pipeline_delvm
-from hf_effmodels.pipelines.delvm.export import export
+from hf_effmodels.pipelines.delvm.export import build_card, export
 
 from ...hub.conftest import maker_hub, onto_the_network
 from .test_pipeline import lively_language_model, picture, quiet
@@ -140,3 +141,33 @@ def test_code_beside_a_pipeline_is_renewed_and_what_is_linked_to_ours_stays(pipe
     assert (tmp_path / "llama_steps.py").is_symlink()
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["_class_name"] == ["pipeline_delvm", "DelvmPipeline"] and index["image_size"] == 16
+
+
+def test_a_card_of_a_pipeline_says_what_it_is_made_of_where_it_is_from_and_whose_the_code_is(pipe):
+    card = build_card(pipe, license="mit", repo_id="org/mine")
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]*) \|$", card.text, re.MULTILINE))
+    language, tokens = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (pipe.language_model, pipe.vqvae))
+    assert rows["Language model"] == f"LLaMA, {language:.2f} M parameters"
+    assert rows["Image tokenizer"] == f"VQGAN, {tokens:.2f} M parameters, 32 codes"
+    assert rows["Images"] == "16×16, 64 tokens each" and rows["Pairs of a prompt"] == "up to 7"
+    assert rows["Weights"] == "float32, safetensors" and rows["Licence of the weights"] == "mit"
+    assert card.text.lstrip().startswith("# mine\n") and "None was measured" not in card.text
+    assert "after [" in card.text and "](https://arxiv.org/abs/2402.04841) ([official code](https://" in card.text
+    assert card.data.tags == ["hf_effmodels", "delvm", "visual-prompting", "arxiv:2402.04841"]
+    assert card.text.count('"org/mine"') == 2 and "{id}" not in card.text and "Numbers" in card.text
+    plain = build_card(pipe)
+    assert plain.text.lstrip().startswith("# DeLVM\n") and plain.text.count('"path/to/this/folder"') == 2
+    named = build_card(pipe, preset="delvm-300m", dataset="SA-1B", results={"accuracy": 0.5}, training={"lr": 0.1})
+    assert named.text.lstrip().startswith("# delvm-300m\n") and "50.00 %" in named.text and "18.84 %" in named.text
+    assert "Trained on SA-1B" in named.text and "| lr | `0.1` |" in named.text
+    with pytest.raises(ValueError, match="^repo_id: got 'a b', accepted is 'namespace/name'"):
+        build_card(pipe, repo_id="a b")
+
+
+def test_a_card_of_a_converted_pipeline_has_its_origin_and_a_licence_of_ones_own(pipe):
+    own = {"license": "other", "license_name": "Mine", "license_link": "https://x.org/l"}
+    file = {"source": "a.pt", "sha256": "ab" * 32, "entry": "the file itself", "converted": 12}
+    card = build_card(pipe, preset="delvm-300m", conversion=file, **own)
+    assert (card.data.license, card.data.license_name, card.data.license_link) == tuple(own.values())
+    assert "[Mine](https://x.org/l)" in card.text and "ab" * 32 in card.text and "12 tensors of the file" in card.text
+    assert "https://github.com/ggjy/DeLVM/releases" in card.text and "arXiv:2402.04841" in card.text
