@@ -314,3 +314,10 @@ def test_of_what_is_lacking_three_are_named_and_the_others_counted(count, told):
     found = {"missing_keys": list(reversed("abcdef"[:count]))}
     with pytest.raises(ValueError, match=f"^--model: it lacks weights of Linear: {told}.$"):
         check_complete("--model", "it", torch.nn.Linear(1, 1), found)
+
+
+def test_what_lies_here_has_no_revision(tmp_path):
+    with pytest.raises(
+        ValueError, match="^--teacher_revision: got 'v2', but --teacher .* lies here: it has no revisions"
+    ):
+        load_whole(AutoModel, "--teacher", str(tmp_path), revision=("--teacher_revision", "v2"))

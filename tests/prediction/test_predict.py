@@ -853,3 +853,23 @@ def test_a_box_is_called_by_its_label_and_its_score_in_whole_per_cent_in_black_o
     region = [round(side) for side in place]
     assert np.array_equal(np.asarray(drawn.crop(region)), np.asarray(own.crop(region)))
     assert (np.asarray(drawn.crop(region)).max(2) < 60).any(), "there is something to read"
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_one_number_that_is_none_is_enough_to_give_no_answer(broken, monkeypatch):
+    asked, config = [], SimpleNamespace(num_labels=2, id2label={0: "a", 1: "b"})
+
+    def model(**inputs):
+        asked.append(inputs)
+        return SimpleNamespace(logits=torch.tensor([[1.0, 2.0], [0.0, broken if len(asked) > 1 else 3.0]]))
+
+    model.config, model.device, model.dtype = config, "cpu", torch.float64
+    inputs = {"pixel_values": torch.zeros(2, 3), "ids": torch.ones(2, 1, dtype=torch.int32)}
+    monkeypatch.setattr(classes, "load_network", lambda *given: model)
+    monkeypatch.setattr(classes, "_encode_images", lambda source: lambda images: [inputs])
+    answer = classes.load("image-classification", Source("m"), Options(top_k=1), "cpu").answer
+    assert [[one["label"] for one in said["classes"]] for said in answer([None, None])] == [["b"], ["b"]]
+    # Numbers are given in the precision of the network, counts as they are.
+    assert [value.dtype for value in asked[0].values()] == [torch.float64, torch.int32]
+    with pytest.raises(ValueError, match="^MODEL: what it computes is not finite.$"):
+        answer([None, None])
