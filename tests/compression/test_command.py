@@ -181,6 +181,16 @@ def test_no_more_text_is_read_than_calibration_takes(byte_level_tokenizer, monke
     assert batch["input_ids"].shape == (2, 4) and len(lines) == read
 
 
+def test_a_sequence_of_calibration_has_two_tokens_and_more(byte_level_tokenizer, monkeypatch):
+    monkeypatch.setattr(command, "find_texts", lambda arguments: ([{"text": "the cat sat"}, {"text": None}], None))
+    arguments = SimpleNamespace(block_size=2, calibration_batches=2, batch_size=2, max_documents=None)
+    batches = command.calibration_batches(arguments, byte_level_tokenizer)
+    assert [batch["input_ids"].shape for batch in batches] == [(2, 2), (2, 2)]
+    arguments.block_size = 1
+    with pytest.raises(ValueError, match="--block-size: got 1, accepted are 2 and more: a token is predicted"):
+        command.calibration_batches(arguments, byte_level_tokenizer)
+
+
 @pytest.mark.parametrize(
     "options, said",
     [

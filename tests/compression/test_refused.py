@@ -189,7 +189,11 @@ def test_a_file_of_sentencepiece_is_read_as_one_and_needs_protobuf(monkeypatch, 
 
 @pytest.mark.parametrize(
     "content, said",
-    [(None, "--next-config: "), ("task: causal-lm\nblok_size: 3\n", "later.yaml: unknown key 'blok_size'")],
+    [
+        (None, "--next-config: "),
+        ("task: causal-lm\nblok_size: 3\n", "later.yaml: unknown key 'blok_size'"),
+        ("task: causal-lm\nblock_size: 1\n", "error: --block_size: got 1"),
+    ],
 )
 def test_what_is_wrong_with_the_later_rounds_is_said_before_the_first(monkeypatch, tmp_path, capsys, content, said):
     from hf_effmodels.training.run.rounds import rounds

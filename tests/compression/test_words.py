@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_effmodels.compression.command import inheritance, prune, tokenizers
+from hf_effmodels.compression.command import inheritance, prune, prune_vision, tokenizers
 from hf_effmodels.compression.tokenizers import sentencepiece_bpe
 
 
@@ -63,3 +63,16 @@ def test_the_shape_of_another_is_blamed_where_all_sizes_that_do_not_go_are_its(g
     with pytest.raises(ValueError, match=f"^{'--like: ' if blamed else ''}{named}: got 3, accepted is 2$"):
         with inheritance._blaming(arguments):
             raise ValueError(f"{named}: got 3, accepted is 2")
+
+
+def test_pictures_are_asked_for_before_anything_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    plain = dict(prune_vision._OF_LANGUAGE)
+    for images, kind, message in (
+        (None, ValueError, "--images is missing: name a folder of pictures"),
+        (str(tmp_path / "none"), OSError, f"--images: there is no folder '{tmp_path}/none'"),
+        (str(tmp_path / "file"), OSError, f"--images: there is no folder '{tmp_path}/file'"),
+    ):
+        with pytest.raises(kind, match=message):
+            prune_vision.check_options(SimpleNamespace(**plain, images=images))
+    prune_vision.check_options(SimpleNamespace(**plain, images=str(tmp_path)))

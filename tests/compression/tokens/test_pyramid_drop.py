@@ -18,6 +18,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlavaProcessor,
+    MistralConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
     StaticCache,
@@ -38,6 +39,7 @@ from hf_effmodels.compression.tokens.pyramid_drop import (
 from hf_effmodels.compression.tokens.pyramid_drop.cache import StageLayer
 from hf_effmodels.compression.tokens.pyramid_drop.ranking import answer_starts, attention_scores, best
 from hf_effmodels.compression.tokens.pyramid_drop.rows import Rows, number_runs
+from hf_effmodels.compression.tokens.pyramid_drop.settings import check_decoder
 from hf_effmodels.compression.tokens.pyramid_drop.watching import Drop, report
 from tests.threads import run_together
 
@@ -613,3 +615,25 @@ def test_of_tokens_that_are_no_whole_share_the_rest_leaves():
         **{"layers": [1, 2, 3], "ratios": [0.5, 0.3, 0.0]},
         **{"scope": "joint", "position_mode": None},
     }
+
+
+@pytest.mark.parametrize(
+    "config, refused",
+    [
+        (MistralConfig(sliding_window=8), True),
+        (MistralConfig(sliding_window=None), False),
+        (Qwen3Config(num_hidden_layers=2, layer_types=["full_attention", "sliding_attention"]), True),
+        (Qwen3Config(num_hidden_layers=2, layer_types=["full_attention"] * 2), False),
+        (LlamaConfig(), False),
+    ],
+    ids=["mistral", "mistral without a window", "one layer of two", "none of two", "llama"],
+)
+def test_decoders_with_windows_are_refused(config, refused):
+    settings = PyramidDropSettings([1], [0.5])
+    if refused:
+        with pytest.raises(
+            ValueError, match="model: got a decoder with sliding windows .*, accepted is full attention"
+        ):
+            check_decoder(config, settings)
+    else:
+        check_decoder(config, settings)

@@ -438,3 +438,17 @@ def test_a_bar_of_the_windows_is_drawn_where_it_is_asked_for(dense, capsys, show
     quantize(dense(), None, CbqConfig(group_size=32, method="rtn"), progress=shown)
     drawn = capsys.readouterr().err
     assert ("3/3" in drawn and "window" in drawn) if shown else "window" not in drawn
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["in memory", "in a folder"])
+def test_rounding_with_zero_points_is_that_of_a_range_from_below_zero_to_above(dense, tmp_path, kept):
+    weight = dense().model.layers[1].mlp.down_proj.weight.float().reshape(64, 3, 32)
+    config = CbqConfig(bits=4, group_size=32, symmetric=False, method="rtn")
+    result = quantize(dense(), None, config, work=tmp_path / "work" if kept else None)
+    low, high = weight.amin(-1, keepdim=True).clamp(max=0), weight.amax(-1, keepdim=True).clamp(min=0)
+    exact = (high - low) / 15
+    step, zero = exact.bfloat16().float(), (-8 - low / exact).round()
+    expected = (((weight / step).round() + zero).clamp(-8, 7) - zero) * step
+    assert zero.unique().numel() > 2, "not all of them nought"
+    found = result.model.model.layers[1].mlp.down_proj.weight
+    assert torch.equal(found, expected.reshape(64, 96).bfloat16())

@@ -435,3 +435,11 @@ def test_nothing_of_a_packed_layer_is_trained(kind, sizes, activations):
     assert layer.bias.shape == (4,) and not any(parameter.requires_grad for parameter in layer.parameters())
     assert not any(module.training for module in layer.modules())
     assert kind(sizes, activations, False, *geometry).bias is None
+
+
+@pytest.mark.parametrize("factor", [float("inf"), float("nan"), 0.0])
+def test_a_factor_that_has_no_two_levels_is_named(factor, monkeypatch):
+    layer = PackedLinear((4, 3), next(iter(ACTIVATION_RULES)), False)
+    monkeypatch.setattr(layer.binarizer, "levels", lambda: (0.0, 0.0, factor, 0.0))
+    with pytest.raises(ValueError, match=f"^binarizer: a factor of {factor} has no two levels; accepted are finite"):
+        layer(torch.randn(2, 3))

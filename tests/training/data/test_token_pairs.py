@@ -45,3 +45,14 @@ def test_sentences_are_joined_within_tasks():
     joined = joined_sentences(TASKS, 2)
     assert [len(row) for row in joined] == [8, 8, 4, 8, 4]
     assert joined[2].tolist() == [16, 17, 18, 19] and joined[3].tolist() == list(range(100, 108))
+
+
+def test_pairs_are_drawn_twice_only_where_there_are_too_few():
+    """Beside the own pair there are four others: three or four of them are all different, of five one stands twice."""
+    for number, different in ((4, 3), (5, 4), (6, None), (7, None)):
+        sentences = DrawnSentences([pairs("a", 0, 5)], number, seed=0)
+        for epoch in range(6):
+            ids = sentences[5 * epoch + 2]["input_ids"].numpy().reshape(number, 4)
+            others = {tuple(row) for row in ids[:-1]}
+            assert ids[-1].tolist() == [8, 9, 10, 11] and (8, 9, 10, 11) not in others
+            assert len(others) == different if different else len(others) < number - 1

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from hf_effmodels.compression import (
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.run.rounds import sample_losses
 from hf_effmodels.training.run.rounds.numbers import check_rounds
-from hf_effmodels.training.run.rounds.rounds import read_drawn, write_drawn
+from hf_effmodels.training.run.rounds.rounds import _recipe, read_drawn, write_drawn
 from hf_effmodels.training.run.trainer import RecipeTrainer
 
 from ....compression.conftest import LLAMA
@@ -388,3 +390,11 @@ def test_rounds_that_could_draw_nothing_are_refused_before_the_first_and_leave_n
     with pytest.raises(ValueError, match="rate: got 0.01, which draws none of 30 groups of 1 samples"):
         run_rounds(tmp_path / "rounds", rate=0.01)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_later_round_is_of_the_same_recipe_wherever_the_model_before_lies():
+    arguments = {"model": "a/round-1", "tokenizer": "a/round-1", "learning_rate": 0.5, "folder": Path("x")}
+    made = SimpleNamespace(args=SimpleNamespace(to_dict=lambda: dict(arguments)))
+    rest = {"learning_rate": 0.5, "folder": "x"}
+    assert _recipe(made, 1) == {"model": "a/round-1", "tokenizer": "a/round-1", **rest}
+    assert _recipe(made, 2) == _recipe(made, 3) == rest

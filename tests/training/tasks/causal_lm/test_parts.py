@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hf_effmodels.training.data.text.arguments import TextArguments
 from hf_effmodels.training.data.text.packing import Counts
 from hf_effmodels.training.data.text.tokenization import train_tokenizer
-from hf_effmodels.training.tasks.causal_lm import models, reports
+from hf_effmodels.training.tasks.causal_lm import models, reports, task
 from hf_effmodels.training.tasks.causal_lm import trainer as trainer_module
 from hf_effmodels.training.tasks.causal_lm.arguments import LanguageModelArguments
 from hf_effmodels.training.tasks.causal_lm.models import find_tokenizer, load_language_model
@@ -174,6 +176,8 @@ def test_an_evaluation_is_printed_and_written_by_one_process(first, tmp_path, ca
 def test_a_sample_goes_on_from_the_prompt_after_the_token_that_begins_a_document(begin, tmp_path):
     words = train_tokenizer(TEXTS, 262, max_length=32)
     words.bos_token = begin
+    end = ("<|endoftext|>", words.eos_token_id)  # what the tokenizer itself puts around a text is left out
+    words.backend_tokenizer.post_processor = processors.BertProcessing(end, end)
     first = words.eos_token_id if begin is None else words.get_vocab()["l"]
     model, asked = llama(), []
     generate = model.generate
@@ -209,3 +213,35 @@ def test_of_a_stream_a_report_counts_what_was_trained_on():
         **{"blocks": 10, "tokens": 150},  # of each block all but the first are predicted
         **{"documents": 5, "empty_documents": 1, "epoch": 2},
     }
+
+
+# text
+
+
+@pytest.mark.parametrize("size", ["", "abc", "256", "300.5", "-300", " 300"])
+def test_a_tokenizer_is_trained_with_a_whole_number_of_tokens(size):
+    with pytest.raises(
+        ValueError, match=f"^--tokenizer: got 'train:{size}', accepted are whole numbers from 257 there"
+    ):
+        LanguageModelArguments(model="llama", tokenizer=f"train:{size}")
+    assert LanguageModelArguments(model="llama", tokenizer="train:257").tokenizer == "train:257"
+
+
+@pytest.mark.parametrize("attention", ["shared", "separate"])
+def test_blocks_of_evaluation_keep_the_tail_and_those_of_training_do_not(attention, tokenizer, monkeypatch):
+    asked = []
+    counts = SimpleNamespace(log=lambda what: asked.append(what))
+    monkeypatch.setattr(
+        task, "PackedBlocks", lambda *args, **more: asked.append((args, more)) or SimpleNamespace(counts=counts)
+    )
+    args = TextArguments("x", block_size=7, document_attention=attention, preprocessing_num_workers=3)
+    texts = SimpleNamespace(split="test")
+    task.evaluation_blocks(texts, tokenizer, args)
+    task._training_blocks(texts, tokenizer, args, None)
+    ((found, evaluation), said, (others, training), also_said) = asked
+    assert (said, also_said) == ("evaluation", "training") and found[0] is others[0] is texts
+    assert evaluation == {"keep_tail": True, "num_workers": 3, "name": "the evaluation text", "split": "test"}
+    assert training == {"num_workers": 3, "name": "the training text"}
+    for _, encode, block in (found, others):
+        assert (block.size, block.separate, encode.tokenizer) == (7, attention == "separate", tokenizer)
+        assert (block.separators.begin, block.separators.end) == (0, 0) and encode.separators == block.separators
