@@ -382,3 +382,15 @@ def test_on_equal_devices_the_busiest_is_within_four_thirds_of_the_best_there_is
         found = busiest(assign(parts, devices))
         best = min(busiest(dict(zip(parts, choice, strict=True))) for choice in itertools.product("xyz", repeat=6))
         assert best <= found <= (4 / 3 - 1 / 9) * best
+
+
+def test_a_part_that_needs_just_what_a_device_has_fits_and_equal_devices_are_taken_in_order():
+    devices = {"second": Device(memory=10, macs=50), "first": Device(memory=10, macs=50)}
+    assert assign({"a": Need(10, 50)}, devices) == {"a": "second"}
+    assert assign({"a": Need(10, 50), "b": Need(10, 50)}, devices) == {"a": "second", "b": "first"}
+    for need in (Need(11, 50), Need(10, 51)):
+        with pytest.raises(ValueError, match=f"parts: a needs {need.memory} bytes and {need.macs} multiply-adds"):
+            assign({"a": need}, devices)
+    # Of equal costs what needs more memory comes first, and finds the device that has more of both.
+    large = {"x": Device(memory=9, macs=60), "y": Device(memory=5, macs=50)}
+    assert assign({"light": Need(1, 30), "heavy": Need(9, 30)}, large) == {"heavy": "x", "light": "y"}

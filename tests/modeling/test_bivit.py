@@ -174,3 +174,14 @@ def test_a_scale_that_nothing_has_set_is_left_alone_by_an_export(monkeypatch):
     layer(inputs)
     assert quantizer.is_initialized and quantizer.alpha != 1 and layer.is_initialized
     torch.testing.assert_close(layer.scaling_factor.flatten(), layer.weight.abs().mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_binary_layers_have_the_precision_of_those_whose_weights_they_take(dtype):
+    model = NETWORKS["vit"]().to(dtype)
+    weights = {name: p for name, p in model.named_parameters() if "classifier" not in name}
+    binarize_transformer(model)
+    assert all(p.dtype == dtype for p in model.parameters())
+    assert all(dict(model.named_parameters())[name] is p for name, p in weights.items())
+    assert sum(name.endswith("scaling_factor") for name, _ in model.named_parameters()) >= 8
+    assert model(torch.randn(1, 3, 32, 32, dtype=dtype)).logits.dtype == dtype

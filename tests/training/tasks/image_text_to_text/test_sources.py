@@ -1,11 +1,13 @@
 """The data sets of the paper, in each form they are handed round."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageDataArguments as Arguments
+from hf_effmodels.training.tasks.image_text_to_text.instructions import _file, _turns
 from hf_effmodels.training.tasks.image_text_to_text.prompts import caption_of, clean_caption, science_qa_choice
 from hf_effmodels.training.tasks.image_text_to_text.sources import load_data, load_evaluation_data
 
@@ -292,3 +294,43 @@ def test_a_table_is_asked_in_the_words_that_are_given():
     )
     asked = load_evaluation_data(Arguments(dataset="digits"))[0].turns[0][0]
     assert asked == "Instruction: Which digit is this?\nResponse:"
+
+
+def said(*turns):
+    return [{"from": role, "value": text} for role, text in turns]
+
+
+def test_turns_are_questions_and_answers_without_the_images_place():
+    asked = said(("human", "<image>\nWhat? "), ("gpt", " A cat. "), ("user", "Why?"), ("assistant", "So."))
+    first, second = ("Instruction: What?\nResponse:", "A cat."), ("Instruction: Why?\nResponse:", "So.")
+    assert _turns(asked, True) == (first, ("\n" + second[0], second[1])) and _turns(asked[2:], False) == (second,)
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (),
+        (("human", "a"),),
+        (("human", "a"), ("gpt", "b"), ("human", "c")),
+        (("gpt", "a"), ("human", "b")),
+        (("human", "a"), ("human", "b")),
+        (("human", "a"), ("gpt", "b"), ("gpt", "c"), ("human", "d")),
+        (("human", "a"), ("system", "b")),
+    ],
+)
+def test_turns_are_by_turns(turns):
+    with pytest.raises(ValueError, match="the turns are from .*; accepted are human and gpt by turns, gpt the last"):
+        _turns(said(*turns), False)
+
+
+@pytest.mark.parametrize("slots, has_image", [(0, True), (1, False), (2, True), (2, False)])
+def test_an_image_has_one_place_and_a_place_an_image(slots, has_image):
+    turns = said(("human", "<image>" * slots + "a"), ("gpt", "b"))
+    with pytest.raises(ValueError, match=f"its text has {slots} <image>, it names {int(has_image)} image"):
+        _turns(turns, has_image)
+
+
+def test_images_lie_where_their_source_has_them():
+    assert _file({"image": "a/b.png"}) == Path("a/b.png")
+    assert _file({"image": "image.png", "image_source": "sqa", "qid": 7}) == Path("images/train/7/image.png")
+    assert _file({"image": "0012.jpg", "image_source": "coco"}) == Path("cocoimages/train/COCO_train2014_0012.jpg")
