@@ -292,8 +292,8 @@ def test_content_is_known_by_its_digest_and_json_ends_in_a_line(tmp_path):
     content = bytes(range(256)) * 5000  # more than is read at a time
     _files.write_bytes(tmp_path / "large", content)
     assert _files.sha256(tmp_path / "large") == hashlib.sha256(content).hexdigest()
-    write_text(tmp_path / "text", "ü\r\n")
-    assert (tmp_path / "text").read_bytes() == b"\xc3\xbc\r\n"
+    write_text(tmp_path / "deep" / "deeper" / "text", "ü\r\n")
+    assert (tmp_path / "deep" / "deeper" / "text").read_bytes() == b"\xc3\xbc\r\n"
 
 
 def test_what_is_moved_in_replaces_whole_folders_and_leaves_the_rest(tmp_path):

@@ -63,7 +63,7 @@ from .pipelines import (
     pipeline_of,
     weights_of_components,
 )
-from .usage import auto_class_of, usage_section
+from .usage import LOCAL_MODEL_ID, auto_class_of, usage_section
 from .wrappers import unwrap
 
 logger = logging.getLogger(__name__)
@@ -321,7 +321,9 @@ def _readme(folder: Path, repo_id: str, license: str | None) -> str:
     if not (folder / CARD).is_file():
         raise ValueError(f"folder_or_model: {folder} has no {CARD}")
     text = _with_license(_card_text(folder), folder, license)
-    return text.replace(_usage(folder), _usage(folder, repo_id))
+    for has_processor in (True, False):  # a language model may lie there without its tokenizer
+        text = text.replace(*(_usage(folder, where, has_processor) for where in (LOCAL_MODEL_ID, repo_id)))
+    return text
 
 
 def _pipeline_readme(folder: Path, repo_id: str, license: str | None) -> str:
@@ -361,9 +363,10 @@ def _with_license(text: str, folder: Path, license: str | None) -> str:
     return text
 
 
-def _usage(folder: Path, *where: str) -> str:
+def _usage(folder: Path, where: str, has_processor: bool) -> str:
     config, architecture = read_json(folder, CONFIG), _architecture(folder)
-    return usage_section(architecture, config["architectures"][0], architecture.config_class.from_dict(config), *where)
+    name, config = config["architectures"][0], architecture.config_class.from_dict(config)
+    return usage_section(architecture, name, config, where, has_processor=has_processor)
 
 
 def _no_license(model) -> ValueError:

@@ -508,3 +508,17 @@ def test_a_file_is_compared_with_its_digest_where_one_is_known(monkeypatch, tmp_
     for url in ("ftp://x.org/a", "x.org/a", "/etc/hostname"):
         with pytest.raises(ValueError, match="url: got .*, accepted are addresses that begin with https:// or http:"):
             web.download(url, tmp_path / "file")
+
+
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_snippets_of_a_published_card_name_the_repository_with_and_without_a_tokenizer(has_tokenizer, tmp_path):
+    architecture = ARCHITECTURES["pangu_pi"]
+    model = architecture.model_class("AutoModelForCausalLM")(tiny_config(architecture))
+    words = Tokenizer(WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>") if has_tokenizer else None
+    folder = export(model, tokenizer, tmp_path / "out", license="mit")
+    assert (folder / "README.md").read_text().count('model_id = "."') == 2
+    (card,) = [o for o in publishing._upload_operations(folder, "org/net", None) if o.path_in_repo == "README.md"]
+    text = card.path_or_fileobj.decode()
+    assert text.count('model_id = "org/net"') == 2 and 'model_id = "."' not in text
+    assert "run in this folder" not in text and ("AutoTokenizer" in text) == has_tokenizer
