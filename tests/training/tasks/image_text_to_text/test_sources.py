@@ -334,3 +334,20 @@ def test_images_lie_where_their_source_has_them():
     assert _file({"image": "a/b.png"}) == Path("a/b.png")
     assert _file({"image": "image.png", "image_source": "sqa", "qid": 7}) == Path("images/train/7/image.png")
     assert _file({"image": "0012.jpg", "image_source": "coco"}) == Path("cocoimages/train/COCO_train2014_0012.jpg")
+
+
+def test_questions_of_mme_come_by_category_and_file_plain_folders_first(tmp_path):
+    """The image of each has its name and one of three endings, beside it or in the folder `images`."""
+    names = ["m", "a", "z", "k", "b", "y"]
+    for category, images, texts in (("red", "red", "red"), ("blue", "blue/images", "blue/questions_answers_YN")):
+        for number, name in enumerate(names):
+            picture(tmp_path / images / f"{name}{('.jpg', '.png', '.jpeg')[number % 3]}")
+            write(tmp_path / texts / f"{name}.txt", f"Is\tit {name}?\t Yes \n\n  \nIs it {category}?\tNo\n")
+    picture(tmp_path / "red" / "z.png")  # of two the ending that comes first
+    samples = load_evaluation_data(Arguments(dataset=str(tmp_path), data_format="mme"))
+    found = [(s.facts["category"], s.facts["image"].partition(".")[0]) for s in (samples[n] for n in range(24))]
+    assert found == [(category, name) for category in ("red", "blue") for name in sorted(names) for _ in range(2)]
+    assert [samples[n].references for n in range(2)] == [("Yes",), ("No",)]
+    assert samples[0].question == "Instruction: Is\tit a?\nResponse:"
+    endings = {s.facts["image"] for s in (samples[n] for n in range(12))}
+    assert endings == {"m.jpg", "a.png", "z.jpeg", "k.jpg", "b.png", "y.jpeg"} - {"z.jpeg"} | {"z.png"}

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +13,11 @@ from hf_effmodels import metrics
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 from hf_effmodels.training import evaluate
 from hf_effmodels.training.tasks.super_resolution.arguments import SCHEDULERS
-from hf_effmodels.training.tasks.super_resolution.evaluation import enlarge_and_measure, reference_and_low
+from hf_effmodels.training.tasks.super_resolution.evaluation import (
+    enlarge_and_measure,
+    reference_and_low,
+    tile_overlap,
+)
 
 from ....pipelines.sam_diffsr.tiny import tiny_pipeline
 
@@ -168,3 +172,10 @@ def test_a_grey_transparent_or_broken_image_is_handled_or_named(run, tmp_path):
     (folder / "glass.png").write_bytes(b"no image")
     with pytest.raises(OSError, match=r"row 1 \(.*glass.png\) of .*: the file is not an image PIL can read"):
         run(*short, dataset=str(folder))
+
+
+@pytest.mark.parametrize(
+    "unit, size, shared", [(4, 64, 16), (4, 32, 16), (4, 28, 12), (4, 20, 8), (4, 6, 0), (8, 24, 8)]
+)
+def test_tiles_share_sixteen_pixels_or_half_of_a_smaller_one_in_whole_units(unit, size, shared):
+    assert tile_overlap(SimpleNamespace(size_unit=unit), size) == shared
