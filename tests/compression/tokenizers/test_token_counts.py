@@ -280,3 +280,15 @@ def test_the_counts_of_another_column_or_tokenizer_are_not_gone_on_with(byte_lev
     assert (counted.samples, counted.words) == (2, 4)
     counted = count_tokens(byte_level_tokenizer, iter(["a b", "c", "d"]), max_samples=2, progress=False)
     assert (counted.samples, counted.words) == (2, 3)
+
+
+def test_a_text_of_no_tokens_is_a_text_too(byte_level_tokenizer):
+    for texts in (
+        [[5, 6], [], [5]],
+        [np.array([5, 6]), np.array([]), (5,)],
+        [{"text": [5, 6]}, {"text": []}, {"text": [5]}],
+    ):
+        counted = count_tokens(byte_level_tokenizer, texts, progress=False)
+        assert (counted.samples, counted.total, counted.words) == (3, 3, 0) and counted.first_seen == [5, 6]
+    counted = count_tokens(byte_level_tokenizer, ["a b", "", " "], batch_size=2, progress=False)
+    assert (counted.samples, counted.words) == (3, 2)

@@ -5,7 +5,14 @@ import torch
 
 from hf_effmodels.quantization import CbqConfig
 from hf_effmodels.quantization.cbq.capture import Call, _float32, split_call
-from hf_effmodels.quantization.cbq.grid import Grid, dequantize, quantize, straight_through, weight_grid
+from hf_effmodels.quantization.cbq.grid import (
+    Grid,
+    dequantize,
+    quantize,
+    quantize_activations,
+    straight_through,
+    weight_grid,
+)
 from hf_effmodels.quantization.cbq.learning import LearnedLayer
 from hf_effmodels.quantization.cbq.outliers import channel_scales, find_outliers, truncate
 from hf_effmodels.quantization.cbq.packing import pack, unpack
@@ -227,3 +234,35 @@ def test_learning_begins_at_the_weight_itself_or_half_way_and_with_the_steps_as_
     # Of two factors of the rank that is asked for, at most of the weight's own.
     shapes = [tuple(each.shape) for each in layer.learned()]
     assert shapes == ([(6, 16)] if rank is None else [(6, min(rank, 6)), (min(rank, 6), 16)])
+
+
+def test_channels_beside_which_all_others_are_nought_stay_as_they_are():
+    """There is nothing to divide by."""
+    channels = torch.tensor([0.0] * 30 + [5.0])
+    assert torch.equal(channel_scales(channels), torch.ones(31))
+    # Nor are channels scaled where none stands out.
+    assert torch.equal(channel_scales(torch.linspace(1, 2, 31)), torch.ones(31))
+
+
+def test_a_channel_that_stands_out_is_divided_by_the_root_of_how_far_it_does():
+    channels = torch.cat([torch.linspace(1, 2, 30), torch.tensor([32.0])])
+    scales = channel_scales(channels)
+    assert torch.equal(scales[:-1], torch.ones(30)) and scales[-1].item() == pytest.approx((32 / 2) ** 0.5)
+    # Again, with what the first round has left of it: 32 / 4 is four times what is kept.
+    assert channel_scales(channels, rounds=2)[-1].item() == pytest.approx(4 * (8 / 2) ** 0.5)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_tokens_have_a_grid_each_that_gradients_pass(symmetric):
+    x = torch.tensor([[1.0, -2.0, 0.5, 4.0], [0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    found = quantize_activations(x, 4, symmetric)
+    step = 8 / 15 if symmetric else 6 / 15
+    zero = 0.0 if symmetric else round(-8 + 2 / step)
+    assert found.scale[0].item() == pytest.approx(step) and found.zero_point[0].item() == zero
+    expected = [max(-8, min(7, round(value / step) + zero)) for value in (1.0, -2.0, 0.5, 4.0)]
+    assert found.integers[0].tolist() == expected
+    assert found.dequantized[0].tolist() == pytest.approx([(q - zero) * step for q in expected])
+    assert not found.dequantized[1].any() and found.scale[1].item() == pytest.approx(1e-8)
+    found.dequantized[0].sum().backward()
+    if symmetric:
+        assert x.grad[0, :3].tolist() == [1, 1, 1]
