@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from hf_effmodels.quantization import BitNet158Config, convert_to_bitlinear, save_packed
 from hf_effmodels.quantization.bitnet158.bitlinear import BitLinear
 from hf_effmodels.quantization.bitnet158.packing import pack_ternary
+from hf_effmodels.quantization.bitnet158.quantizer_bitnet158 import BitNet158HfQuantizer
 from hf_effmodels.quantization.bitnet158.quantizers import quantize_weight
 from hf_effmodels.quantization.bitnet158.replacement import heads, replace_linears
 from hf_effmodels.quantization.bitnet158.warm_start import WarmStart
@@ -198,3 +199,15 @@ def test_a_ternary_layer_has_the_very_weights_the_mode_and_the_options_that_were
     other = nn.ModuleDict({"my_proj": nn.Linear(2, 2), "proj": nn.Linear(2, 2)})
     assert replace_linears(other, BitNet158Config(), ["proj"]) == 1 and isinstance(other["my_proj"], BitLinear)
     assert replace_linears(other, BitNet158Config(), ["proj"]) == 0
+
+
+def test_names_of_what_stays_are_stored_in_their_order_each_once(dense):
+    """The same file in every process."""
+    left = ["z", "up_proj", "b", "y", "lm_head", "c", "x", "b"]
+    expected = ["b", "c", "lm_head", "up_proj", "x", "y", "z"]
+    model = convert_to_bitlinear(dense(), BitNet158Config(modules_to_not_convert=list(left)))
+    assert model.config.quantization_config["modules_to_not_convert"] == expected
+    config, model = BitNet158Config(modules_to_not_convert=list(left)), dense()
+    BitNet158HfQuantizer(config, pre_quantized=False)._process_model_before_weight_loading(model)
+    assert config.modules_to_not_convert == expected
+    assert sum(type(module) is nn.Linear for module in model.modules()) == 4  # three layers' and the head

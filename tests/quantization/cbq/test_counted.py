@@ -1,6 +1,7 @@
 """What a quantised model takes, what its report, picture and card say, and what no calibration token decides."""
 
 import argparse
+import math
 import re
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from hf_effmodels import cli
 from hf_effmodels.quantization import CbqConfig, quantize
-from hf_effmodels.quantization.cbq import command, gptq, quantization, room
+from hf_effmodels.quantization.cbq import command, gptq, learning, quantization, room
 from hf_effmodels.quantization.cbq.blocks import find_blocks
 from hf_effmodels.quantization.cbq.capture import Call
 from hf_effmodels.quantization.cbq.files import card, sizes
@@ -534,3 +535,73 @@ def test_a_dense_layer_is_packed_and_comes_back_with_its_bias(symmetric):
     double = layer.to_linear(torch.float64)
     assert double.weight.dtype == double.bias.dtype == torch.float64
     assert PackedLinear.from_linear(nn.Linear(8, 8, bias=False), 4, None).to_linear().bias is None
+
+
+# what is measured and in which order
+
+
+def test_perplexity_weighs_every_predicted_token_the_same():
+    """Of three tokens two are predicted; of five one fewer than four, since one has no label."""
+    losses = {3: 1.0, 5: 3.0}
+
+    class Model:
+        device = torch.device("cpu")
+
+        def __call__(self, labels, use_cache):
+            assert use_cache is False
+            return SimpleNamespace(loss=torch.tensor(losses[labels.shape[1]]))
+
+    batches = [{"labels": torch.ones(1, 3, dtype=torch.long)}, {"labels": torch.ones(1, 5, dtype=torch.long)}]
+    batches[1]["labels"][0, 2] = -100
+    batches[1]["labels"][0, 0] = 7  # the first is never predicted
+    assert quantization._perplexity(Model(), batches) == pytest.approx(math.exp((2 * 1.0 + 3 * 3.0) / 5))
+
+
+class Attention(nn.Module):
+    """Reads its input twice, what it made of it once, and has a layer that it does not call."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("out", "second", "unused", "first"):
+            self.add_module(name, nn.Linear(3, 3))
+
+    def forward(self, states, scale=1.0):
+        return self.out(self.first(states) * scale + self.second(states))
+
+
+def test_layers_that_read_the_same_are_together_in_the_order_in_which_they_are_called():
+    module, states = Attention(), torch.randn(2, 3)
+    names = ["unused", "out", "second", "first"]
+    found = quantization._reading_the_same(module, names, states, Call((), {"scale": 2.0}))
+    assert found == [["first", "second"], ["out"], ["unused"]]
+    assert not any(layer._forward_pre_hooks for layer in module.children())
+    # What quantises the inputs makes a tensor for each layer, and changes nothing of it.
+    with learning.quantized_inputs([learning.LearnedBlock(module, {}, dict.fromkeys(names))], 4):
+        assert quantization._reading_the_same(module, names, states, Call((), {})) == found
+
+
+def test_inputs_are_quantised_within_and_nowhere_else():
+    layer, x = nn.Linear(3, 2), torch.tensor([[1.0, -0.3, 0.1]])
+    block = learning.LearnedBlock(nn.ModuleDict({"a": layer, "b": nn.Linear(3, 2)}), {}, {"a": None})
+    step = 2 / 15
+    rounded = (x / step).round().clamp(-8, 7) * step
+    with learning.quantized_inputs([block], 4):
+        torch.testing.assert_close(layer(x), nn.functional.linear(rounded, layer.weight, layer.bias))
+        other = block.module["b"]
+        assert torch.equal(other(x), nn.functional.linear(x, other.weight, other.bias))
+    with learning.quantized_inputs([block], None):
+        assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_the_hessian_of_a_layer_is_the_mean_over_all_tokens_that_it_reads(dense):
+    x = [torch.randn(2, 4, 3), torch.randn(1, 5, 3)]
+    run = SimpleNamespace(quantised=x)
+    module = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    module.forward = lambda states: module["a"](states)
+    block = learning.LearnedBlock(module, {}, {})
+    calls = [Call((), {}), Call((), {})]
+    found = quantization._Run._hessian(run, block, {}, "a", calls)
+    tokens = torch.cat([each.flatten(0, -2) for each in x])
+    torch.testing.assert_close(found, tokens.T @ tokens / 13)
+    assert quantization._Run._hessian(run, block, {}, "b", calls) is None and not module["a"]._forward_pre_hooks
