@@ -430,7 +430,8 @@ _OF_ONE_GRAPH = ("precision", "calibrate", "min_agreement", *_OF_DETECTORS)
 def _check_plain(arguments, what: str, names: Sequence[str] = _OF_ONE_GRAPH) -> None:
     """ValueError if an option is given that does not go with `what`."""
     for name in names:
-        if (value := getattr(arguments, name)) not in (None, False, "float32", "fp32"):
+        value = getattr(arguments, name)
+        if value is not None and value is not False and value not in ("float32", "fp32"):  # 0 is one that is given
             raise ValueError(f"--{name.replace('_', '-')}: got {value!r}, which {what} are not exported with.")
 
 

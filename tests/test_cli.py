@@ -764,3 +764,31 @@ def test_code_is_renewed_without_a_folder_and_a_model_may_be_shown_that_is_publi
     plain = {"folder": None, "repo_id": "org/net", "license": None, "create_pr": False, "revision": None}
     cli._check_publication(SimpleNamespace(**plain, space=False, refresh_code=True))
     cli._check_publication(SimpleNamespace(**plain, space=True, refresh_code=False))
+
+
+PLAIN = {"precision": "float32", "calibrate": None, "min_agreement": None, "nms": False}
+PLAIN |= {"threshold": None, "nms_threshold": None, "max_detections": None}
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("precision", "float16"),
+        ("calibrate", "photos"),
+        ("min_agreement", 0.5),
+        ("min_agreement", 0.0),
+        ("nms", True),
+        ("threshold", 0.0),
+        ("nms_threshold", 0.25),
+        ("max_detections", 1),
+    ],
+)
+def test_options_that_do_not_go_with_a_kind_of_model_are_named_whatever_they_are(name, value):
+    for short in ("float32", "fp32"):
+        cli._check_plain(SimpleNamespace(**PLAIN | {"precision": short}), "halves")
+    option = f"--{name.replace('_', '-')}"
+    with pytest.raises(ValueError, match=f"^{option}: got {value!r}, which halves are not exported with.$"):
+        cli._check_plain(SimpleNamespace(**PLAIN | {name: value}), "halves")
+    of_detectors = name in cli._OF_DETECTORS
+    with pytest.raises(ValueError, match=option) if of_detectors else nullcontext():
+        cli._check_plain(SimpleNamespace(**PLAIN | {name: value}), "language models", cli._OF_DETECTORS)
