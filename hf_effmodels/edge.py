@@ -212,7 +212,7 @@ def export(
             told += (
                 f"Of {len(pictures.checking)} pictures {100 * agreement:.0f} % get the class that PyTorch gives them."
             )
-        write_readme(new, type(model).__name__, format, precision, size, told)
+        write_readme(new, type(model).__name__, format, precision, size, told, processor is not None)
         bytes_written = size_of(new)
     return ExportReport(
         folder=str(folder),

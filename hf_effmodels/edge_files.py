@@ -20,6 +20,8 @@ _OF_THEMSELVES = re.compile(
     r"is experimental and patches|^torchvision is not installed|^Failed to infer the signature for function"
     r"|^`dynamic=True` with no explicit|^Skipping constant folding"
 )
+#: In READMEs: how to run a program on a file.
+_PREDICT = "```bash\nhf-effmodels predict . photo.jpg\n```"
 #: Warnings for those who write the libraries.
 _FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
@@ -111,26 +113,26 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix not in (".json", ".md"))
 
 
-def write_readme(folder: Path, model: str, format: str, precision: str, size: tuple[int, int], checked: str) -> None:
-    """What the folder is, and how to run it."""
+def write_readme(
+    folder: Path, model: str, format: str, precision: str, size: tuple[int, int], checked: str, has_processor: bool
+) -> None:
+    """What the folder is, and how to run it: on files where an image processor lies beside the program."""
+    predict = f"{_PREDICT}\n\n" if has_processor else ""
+    imported = "from transformers import AutoImageProcessor\n" if has_processor else ""
+    loaded = 'processor = AutoImageProcessor.from_pretrained(".")\n' if has_processor else ""
+    prepared = " `preprocessor_config.json` how images are prepared," if has_processor else ""
     text = f"""# {model}, exported
 
 An {format} program ({precision}) of images of {size[0]} x {size[1]} pixels, of any batch size where the format can.
 {checked}
 
-```bash
-hf-effmodels predict . photo.jpg
-```
-
-```python
+{predict}```python
 from hf_effmodels import edge
-from transformers import AutoImageProcessor
-
+{imported}
 program = edge.load(".")  # or transformers.exporters.ExportedModel.from_pretrained(".")
-processor = AutoImageProcessor.from_pretrained(".")
-```
+{loaded}```
 
-`export.json` says what was exported with which versions, `preprocessor_config.json` how images are prepared,
+`export.json` says what was exported with which versions,{prepared}
 `config.json` what the classes are called.
 """
     (folder / "README.md").write_text(text, encoding="utf-8")

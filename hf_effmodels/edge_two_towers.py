@@ -166,7 +166,7 @@ def export_two_towers(
                 f"tolerance={tolerance:g}; nothing was written."
             )
         sizes = tuple(sum(path.stat().st_size for path in new.glob(f"{name}.*")) for name in GRAPHS)
-        write_text(new / "README.md", _readme(type(model).__name__, format, size, difference))
+        write_text(new / "README.md", _readme(type(model).__name__, format, size, difference, processor is not None))
     return TwoTowerReport(
         folder=str(folder),
         format=format,
@@ -220,22 +220,24 @@ def _difference(exported: "ExportedTwoTowers", halves: dict[str, nn.Module], inp
     return max(differences)
 
 
-def _readme(model: str, format: str, size: tuple[int, int], difference: float) -> str:
+def _readme(model: str, format: str, size: tuple[int, int], difference: float, has_processor: bool) -> str:
+    predict = "```bash\nhf-effmodels predict . photo.jpg --labels cat dog\n```\n\n" if has_processor else ""
+    imported = "from transformers import AutoProcessor\n" if has_processor else ""
+    loaded = (
+        'model, processor = load_two_towers("."), AutoProcessor.from_pretrained(".")'
+        if has_processor
+        else 'model = load_two_towers(".")'
+    )
     return f"""# {model}, exported in two halves
 
 Two {format} graphs: `image` of images of {size[0]} x {size[1]} pixels, `text` of texts, batches of any size.
 Both give unit vectors, whose cosines say how well images and texts go together. They differ from PyTorch's by
 {difference:.1e} at most.
 
-```bash
-hf-effmodels predict . photo.jpg --labels cat dog
-```
-
-```python
+{predict}```python
 from hf_effmodels.edge_two_towers import load_two_towers
-from transformers import AutoProcessor
-
-model, processor = load_two_towers("."), AutoProcessor.from_pretrained(".")
+{imported}
+{loaded}
 ```
 """
 

@@ -322,7 +322,10 @@ def test_a_program_may_differ_as_much_as_its_numbers_allow(options, share, goes,
     told = (tmp_path / "out" / "README.md").read_text()
     assert ("Its outputs differ from PyTorch's by" in told) == (report.precision != "int8")
     assert f"({report.precision})" in told and "32 x 32 pixels" in told
-    assert AutoImageProcessor.from_pretrained(tmp_path / "out").size == own.size
+    assert AutoImageProcessor.from_pretrained(tmp_path / "out").size == own.size and "AutoImageProcessor" in told
+    if not options:
+        edge.export(model, tmp_path / "alone", "onnx", image_size=32)
+        assert "AutoImageProcessor" not in (tmp_path / "alone" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -752,3 +755,19 @@ def test_two_towers_are_those_of_clip_and_of_lightclip():
     for config, is_one in ((CLIPConfig(), True), (light, True), (SiglipConfig(), False), (ResNetConfig(), False)):
         assert edge_two_towers.is_two_towers(config) == is_one, config.model_type
     assert not edge_two_towers.is_two_towers(None)
+
+
+@pytest.mark.parametrize("has_processor", [True, False])
+def test_a_readme_tells_to_load_a_processor_where_there_is_one(has_processor, tmp_path):
+    """And its lines of Python import what they use."""
+    edge_files.write_readme(tmp_path, "Net", "onnx", "float32", (48, 32), "It is right.", has_processor)
+    program = (tmp_path / "README.md").read_text()
+    towers = edge_two_towers._readme("Clip", "openvino", (48, 32), 1.25e-5, has_processor)
+    for text, kind in ((program, "AutoImageProcessor"), (towers, "AutoProcessor")):
+        code = text.partition("```python\n")[2].partition("```")[0]
+        compile(code, "README.md", "exec")
+        assert ("hf-effmodels predict . photo.jpg" in text) == (kind in code) == has_processor
+        assert "48 x 32 pixels" in text and "\n\n\n" not in text
+        assert (f"from transformers import {kind}\n" in code) == (f'{kind}.from_pretrained(".")' in code)
+    assert "It is right.\n\n" in program and ("preprocessor_config.json" in program) == has_processor
+    assert 'edge.load(".")' in program and 'load_two_towers(".")' in towers and "1.3e-05 at most" in towers
