@@ -192,6 +192,7 @@ def test_cleaned_masks_give_way_to_those_that_were_clean():
     kept = without_small_regions(found, 4, 0.7)
     assert kept.points.tolist() == [[2.0, 2.0]], "the better score lost: its mask had to be cleaned"
     assert without_small_regions(found, 0, 0.7) is found
+    assert len(without_small_regions(Found(), 4, 0.7)) == 0
 
 
 @pytest.mark.parametrize("change", ["hole", "island"])
