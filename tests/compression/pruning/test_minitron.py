@@ -329,7 +329,7 @@ def shapes_of(name: str) -> tuple:
 
 
 @pytest.mark.parametrize(
-    "name, way", [*((name, way) for name in CONFIGS for way in ("depth", "width")), ("llama", "any")]
+    "name, way", [*((name, "depth") for name in CONFIGS), ("llama", "width"), ("gemma", "width"), ("llama", "any")]
 )
 def test_a_way_changes_what_it_says_and_nothing_else(name, way):
     widths = {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"}
