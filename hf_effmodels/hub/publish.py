@@ -401,14 +401,14 @@ def head_of(
 
 def _deletions(api: HfApi, repo_id: str, head: str, present: list[str], new, weights: bool) -> list:
     """What an earlier export has left: its code files and, on request, its weights; never anybody else's files."""
-    gone = [name for name in present if name not in new]
-    stale = [name for name in gone if "/" not in name]
-    return [
-        CommitOperationDelete(name)
-        for name in stale
-        if (name.endswith(".py") and is_bundled(download_bytes(api, repo_id, name, head)))
-        or (weights and is_weights(name) and not name.startswith("adapter_"))
-    ] + [CommitOperationDelete(name) for name in gone if weights and MODEL_INDEX in new and is_weights(name)]
+
+    def is_ours(name: str) -> bool:
+        if weights and is_weights(name):  # of a pipeline those in the folders of its components, too
+            return not name.startswith("adapter_") and ("/" not in name or MODEL_INDEX in new)
+        is_code = "/" not in name and name.endswith(".py")
+        return is_code and is_bundled(download_bytes(api, repo_id, name, head))
+
+    return [CommitOperationDelete(name) for name in present if name not in new and is_ours(name)]
 
 
 def _refresh_code(api: HfApi, folder_or_model, repo_id: str, commit: dict, timeout: float) -> CommitInfo:

@@ -522,3 +522,34 @@ def test_snippets_of_a_published_card_name_the_repository_with_and_without_a_tok
     text = card.path_or_fileobj.decode()
     assert text.count('model_id = "org/net"') == 2 and 'model_id = "."' not in text
     assert "run in this folder" not in text and ("AutoTokenizer" in text) == has_tokenizer
+
+
+OURS_THERE = [
+    "model.safetensors",
+    "model-00001-of-00002.safetensors",
+    "old.py",
+    "unet/diffusion_pytorch_model.safetensors",
+]
+THEIRS_THERE = ["adapter_model.safetensors", "notes.md", "theirs.py", "unet/old.py", "runs/model.bin", "config.json"]
+
+
+@pytest.mark.parametrize(
+    "new, weights, gone",
+    [
+        ({"config.json", "model.safetensors"}, True, OURS_THERE[1:3]),
+        ({"config.json", "model_index.json"}, True, OURS_THERE),
+        ({"config.json", "model_index.json", UNET}, True, OURS_THERE[:3]),
+        ({"new.py"}, False, ["old.py"]),
+        ({"old.py"}, False, []),
+    ],
+)
+def test_what_an_earlier_export_has_left_is_deleted_once_and_nothing_of_others(
+    new, weights, gone, folder, monkeypatch
+):
+    """Of a pipeline the weights in its components' folders, too; of code what has our header."""
+    code = (folder / "squeeze_excite.py").read_bytes()
+    content = {"old.py": code, "theirs.py": b"import os", "unet/old.py": code}
+    monkeypatch.setattr(publishing, "download_bytes", lambda api, repo_id, name, head: content[name])
+    present = sorted([*OURS_THERE, *THEIRS_THERE])
+    found = publishing._deletions(None, "org/net", "abc", present, new, weights)
+    assert [operation.path_in_repo for operation in found] == sorted(gone)
