@@ -524,12 +524,8 @@ def test_snippets_of_a_published_card_name_the_repository_with_and_without_a_tok
     assert "run in this folder" not in text and ("AutoTokenizer" in text) == has_tokenizer
 
 
-OURS_THERE = [
-    "model.safetensors",
-    "model-00001-of-00002.safetensors",
-    "old.py",
-    "unet/diffusion_pytorch_model.safetensors",
-]
+UNET = "unet/diffusion_pytorch_model.safetensors"
+OURS_THERE = ["model.safetensors", "model-00001-of-00002.safetensors", "old.py", UNET]
 THEIRS_THERE = ["adapter_model.safetensors", "notes.md", "theirs.py", "unet/old.py", "runs/model.bin", "config.json"]
 
 
