@@ -549,3 +549,17 @@ def test_what_an_earlier_export_has_left_is_deleted_once_and_nothing_of_others(
     present = sorted([*OURS_THERE, *THEIRS_THERE])
     found = publishing._deletions(None, "org/net", "abc", present, new, weights)
     assert [operation.path_in_repo for operation in found] == sorted(gone)
+
+
+@pytest.mark.parametrize("place", ["/here/llm", None, "llm"])
+def test_adapters_whose_frozen_parts_are_nowhere_on_the_hub_are_not_published(place, tmp_path):
+    config = {"model_type": "adem_vl", "adapter_only": True}
+    config |= {"text_model_name_or_path": "org/llm", "vision_model_name_or_path": "org/clip"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    publishing._check_frozen_parts(tmp_path)
+    for name in ("text_model_name_or_path", "vision_model_name_or_path"):
+        (tmp_path / "config.json").write_text(json.dumps(config | {name: place}))
+        with pytest.raises(ValueError, match=f"^folder_or_model: .* holds adapters whose {name} is {place!r}, which"):
+            publishing._check_frozen_parts(tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps(config | {name: place, "adapter_only": False}))
+        publishing._check_frozen_parts(tmp_path)

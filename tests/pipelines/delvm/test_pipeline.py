@@ -383,3 +383,11 @@ def test_numbers_of_pairs_that_differ_are_told_from_the_least_to_the_most(pipe):
     prompts = [[(picture(1), picture(2))] * count for count in (3, 8, 1)]
     with pytest.raises(ValueError, match="^prompt_images: got 1 and 8 pairs, accepted are as many for each image"):
         pipe.check_inputs(pipe.image_tokenizer, prompts, [picture(3)] * 3, **given)
+
+
+@pytest.mark.parametrize("part", ["self_attn", "mlp", "input_layernorm", "post_attention_layernorm"])
+def test_a_layer_with_a_part_of_another_kind_is_not_stepped_through(part):
+    model = tiny_language_model()
+    assert is_plain(model)
+    setattr(model.model.layers[1], part, torch.nn.Identity())
+    assert not is_plain(model)

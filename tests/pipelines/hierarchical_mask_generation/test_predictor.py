@@ -1,6 +1,7 @@
 """The predictor: encode once, ask many times, in pixels of the image."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from transformers import SamProcessor
 
 from hf_effmodels.pipelines import MaskPredictor
-from hf_effmodels.pipelines.hierarchical_mask_generation.predictor import _numbers
+from hf_effmodels.pipelines.hierarchical_mask_generation.predictor import EncodedImage, _numbers
 
 from .models import BUILDERS, build, picture
 
@@ -129,3 +130,23 @@ def test_numbers_of_prompts_are_tensors_of_any_kind_arrays_and_lists():
     ):
         with pytest.raises(ValueError, match=f"^points: got .*{said}"):
             _numbers("points", values)
+
+
+@pytest.mark.parametrize("dtype, kept", [("float32", "float32"), ("bfloat16", "float32"), ("float64", "float64")])
+def test_places_keep_their_pixels_in_networks_of_half_precision(dtype, kept):
+    class Asked(Exception):
+        pass
+
+    def decode(**given):
+        raise Asked(given)
+
+    model = SimpleNamespace(device=torch.device("cpu"), dtype=getattr(torch, dtype))
+    embeddings = {"image_embeddings": torch.zeros(1, 1, 2, 2)}
+    embedded = SimpleNamespace(model=model, size=(9, 9), to_model=lambda p: p, decode=decode, inputs=embeddings)
+    with pytest.raises(Asked) as asked:
+        EncodedImage(embedded).predict([[1, 2]], boxes=[0, 1, 2, 3], mask=torch.zeros(8, 8), multimask=False)
+    (given,) = asked.value.args
+    assert given["input_points"].dtype == given["input_boxes"].dtype == getattr(torch, kept)
+    assert given["input_labels"].dtype == torch.int64 and given["input_masks"].dtype == model.dtype
+    assert given["input_points"].tolist() == [[[[1, 2]]]] and given["input_boxes"].tolist() == [[[0, 1, 2, 3]]]
+    assert given["input_labels"].tolist() == [[[1]]] and given["multimask_output"] is False
