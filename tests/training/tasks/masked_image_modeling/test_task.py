@@ -442,8 +442,6 @@ def test_fastmim_hides_a_token_of_a_vit_and_32_pixels_of_what_has_stages_where_n
     args.image_size = 64
     config = load_masked_model(args)[0].config
     assert config.block_size == config.encoder_stride == block and config.image_size == 64
-    args.method_config = {**said, "block_size": 64}
-    assert load_masked_model(args)[0].config.block_size == 64
 
 
 def test_losses_of_images_are_those_of_batches_of_one():
