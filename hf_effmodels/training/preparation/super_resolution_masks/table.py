@@ -195,7 +195,7 @@ def _rows(source: HighResolutionImages, index: int, segment: Segmenter, args: Ma
 
 
 def _tile_starts(side: int, tile: int) -> range:
-    """As the official code cuts: a tile begins wherever at least half of one is left."""
+    """As the official code cuts: a tile begins wherever more than half of one is left."""
     return range(0, max(1, side - tile // 2), tile)
 
 

@@ -77,7 +77,7 @@ def write_figures(measured: Measured, folder: Path, prefix: str = "") -> None:
     if has_matplotlib():
         plot_iou(measured.per_class, folder / f"{prefix}iou_per_class.png")
     if measured.shown:
-        draw_predictions(measured.shown, len(measured.per_class), folder / f"{prefix}predictions.png")
+        draw_predictions(measured.shown, folder / f"{prefix}predictions.png")
 
 
 def plot_iou(per_class: dict[str, float], file: Path) -> None:
@@ -95,7 +95,7 @@ def plot_iou(per_class: dict[str, float], file: Path) -> None:
     save_figure(figure, file)
 
 
-def palette(count: int) -> np.ndarray:
+def palette() -> np.ndarray:
     """Colours of classes (256, 3), bytes: well apart for the first ones; the ignored label is white."""
     colours = np.zeros((256, 3), dtype=np.uint8)
     for number in range(256):
@@ -109,9 +109,9 @@ def palette(count: int) -> np.ndarray:
     return colours
 
 
-def draw_predictions(shown: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: int, file: Path) -> None:
+def draw_predictions(shown: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], file: Path) -> None:
     """A row for each picture: the picture, its true map, and the one that was found."""
-    colours, tiles = palette(classes), []
+    colours, tiles = palette(), []
     for image, truth, found in shown:
         factor = max(1, round(192 / max(truth.shape)))
         size = (truth.shape[1] * factor, truth.shape[0] * factor)

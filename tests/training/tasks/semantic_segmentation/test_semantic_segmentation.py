@@ -700,6 +700,6 @@ def test_the_share_of_tokens_that_dtop_works_on_is_measured(tmp_path):
 
 
 def test_classes_have_colours_of_their_own():
-    colours = palette(150)
+    colours = palette()
     assert len({tuple(c) for c in colours[:150].tolist()}) == 150
     assert colours[1].tolist() == [128, 0, 0] and colours[255].tolist() == [255] * 3
