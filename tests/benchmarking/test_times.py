@@ -1,5 +1,6 @@
 """From known times the benchmark makes the right numbers: nothing here depends on how fast this machine is."""
 
+import contextlib
 import io
 import json
 import runpy
@@ -371,3 +372,13 @@ def test_without_matplotlib_there_is_no_picture(monkeypatch, tmp_path):
     written = tables.write([summarize(row(peer="timm"), times(1.0), times(1.0), READY)], tmp_path)
     assert [path.name for path in written] == ["benchmark.md", "benchmark.csv", "benchmark.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in written)
+
+
+def test_what_a_profiler_says_is_not_heard_and_what_is_said_afterwards_is(capfd):
+    for error in (False, True):
+        with contextlib.suppress(ValueError), worker._silent_standard_error():
+            worker.os.write(2, b"begun")
+            if error:
+                raise ValueError
+        worker.os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard" * 2
