@@ -1,6 +1,7 @@
 """What a folder holds is told by its text as transformers tells it by its classes."""
 
 import json
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import pytest
@@ -55,19 +56,21 @@ def test_stock_models_and_their_own_code_are_told_and_what_is_wrong_is_left_to_i
     _kinds.check_head("MODEL", str(tmp_path), "AutoModelForCausalLM")
     with pytest.raises(OSError, match="is a own, for which there is no AutoModelForImageClassification"):
         _kinds.check_head("MODEL", str(tmp_path), "AutoModelForImageClassification")
-    for text in (
-        "",
-        "[]",
-        "3",
-        "{",
-        '{"model_type": [1]}',
-        '{"model_type": 3, "architectures": 3}',
-        '{"pretrained_cfg": {}, "architectures": [[1]]}',
-        "[" * 10**5,
+    for text, words in (
+        ("", "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        ("[" * 10**5, "is not valid JSON"),
+        ("[]", "holds no mapping of settings"),
+        ("3", "holds no mapping of settings"),
+        ('{"model_type": [1]}', None),
+        ('{"model_type": 3, "architectures": 3}', None),
+        ('{"pretrained_cfg": {}, "architectures": [[1]]}', None),
     ):
         (tmp_path / "config.json").write_text(text)
         assert _kinds.tasks_of_folder(tmp_path) == [] and _kinds.stated_type(tmp_path) is None
-        _kinds.check_head("MODEL", str(tmp_path), "AutoModelForImageClassification")
+        told = nullcontext() if words is None else pytest.raises(OSError, match=f"^MODEL: .*config.json {words}")
+        with told:
+            _kinds.check_head("MODEL", str(tmp_path), "AutoModelForImageClassification")
     (tmp_path / "split.json").write_text("{}")
     with pytest.raises(OSError, match="MODEL: .* holds a half of a split model; accepted are whole models"):
         _kinds.check_head("MODEL", str(tmp_path), "AutoModelForImageClassification")
