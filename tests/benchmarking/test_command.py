@@ -394,6 +394,20 @@ def test_folders_and_programs_are_rows_like_presets(places):
         rows_of("--presets", str(places / "empty"))
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        ResNetConfig(num_channels=1, architectures=["ResNetForImageClassification"]),
+        ViTConfig(num_channels=4, image_size=32, architectures=["ViTForImageClassification"]),
+    ],
+    ids=["grey", "four"],
+)
+def test_a_folder_is_timed_on_images_of_its_own_channels(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    ((row,),) = rows_of("--presets", str(tmp_path))
+    assert row.channels == config.num_channels
+
+
 def test_quantised_language_models_are_timed_as_they_were_saved(tmp_path):
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     plain = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50)).bfloat16()
