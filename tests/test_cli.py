@@ -607,6 +607,12 @@ def test_only_the_code_of_a_repository_is_published_without_a_folder(monkeypatch
     assert "FOLDER: got None, which only --refresh-code accepts" in refused("publish", "org/net")
 
 
+def test_facts_stand_in_two_columns(capsys):
+    assert cli.main(["info", "ghostnetv3-1.0x"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len({re.match(r"\S+ +", line).end() for line in lines}) == 1 < len({len(line.split()[0]) for line in lines})
+
+
 def test_a_table_and_facts_leave_out_what_is_not_known(capsys):
     assert cli.main(["list", "ghostnetv3-1.0x"]) == 0
     head, row = capsys.readouterr().out.splitlines()

@@ -197,6 +197,21 @@ def test_links_lead_to_where_they_point_and_rights_stay(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_link_of_theirs_to_a_folder_stays_a_link_and_its_folder_as_it_is(tmp_path):
+    fill(tmp_path / "data", {"cat.txt": "mine"})
+    fill(tmp_path / "model", OLD)
+    for name, target in (("photos", tmp_path / "data"), ("latest", "runs"), ("unet/above", "..")):
+        (tmp_path / "model" / name).symlink_to(target, target_is_directory=True)
+    replace(tmp_path / "model")
+    links = {path.relative_to(tmp_path): os.readlink(path) for path in tmp_path.rglob("*") if path.is_symlink()}
+    assert links == {
+        Path("model/photos"): str(tmp_path / "data"),
+        Path("model/latest"): "runs",
+        Path("model/unet/above"): "..",
+    }
+    assert read(tmp_path / "data") == {"cat.txt": "mine"}
+
+
 def test_a_folder_in_which_all_was_ours_goes_and_an_empty_one_of_theirs_stays(tmp_path):
     folder = fill(tmp_path / "model", {"vae/weights": "old", "config.json": "old"})
     (folder / "plans").mkdir()

@@ -956,6 +956,15 @@ def test_images_of_another_shape_are_refused_when_a_block_begins(image_embeds):
             pytest.fail("the block has begun")
 
 
+def test_the_shapes_that_fit_are_told_from_small_to_large_and_once():
+    model = get_peft_model(decoder(), AdemConfig(num_vision_tokens=7))
+    for number, tokens in enumerate((3, 9, 2, 4, 3, 8)):
+        model.add_adapter(f"another {number}", AdemConfig(num_vision_tokens=tokens))
+    expected = " or ".join(f"[(]rows, {tokens}, {WIDTH}[)]" for tokens in (2, 3, 4, 7, 8, 9))
+    with pytest.raises(ValueError, match=f"expected {expected}: rows"), model.vision_context(torch.zeros(1, 5, WIDTH)):
+        pytest.fail("the block has begun")
+
+
 def test_a_decoder_of_a_known_kind_without_its_networks_is_not_known():
     class Bare(nn.Module):
         """Layers that go by other names than LLaMA's."""

@@ -380,6 +380,8 @@ def test_folders_and_programs_are_rows_like_presets(places):
         assert (row.mode, row.backend, row.length, row.image_size) == (mode, "openvino", 256, None)
     (rows,) = rows_of("--presets", f"{places / 'llama'},{spoken}", "--backends", "eager,onnx,openvino")
     assert [row.backend for row in rows] == ["eager", "onnx", "openvino", "openvino"]
+    ((row,),) = rows_of("--presets", str(spoken), "--backends", "eager,openvino-default")
+    assert row.backend == "openvino-default", "its own, of those that were asked for"
     for arguments, message in (
         ((str(spoken), "--mode", "train"), "--mode: .* has no train; accepted are infer, generate"),
         ((names[2], "--mode", "train"), "--mode: .* has no train; accepted are infer"),

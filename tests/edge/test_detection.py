@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -26,7 +28,7 @@ from transformers import (
 )
 
 import hf_effmodels
-from hf_effmodels import edge
+from hf_effmodels import edge, edge_detection
 from hf_effmodels.cli import main
 from hf_effmodels.edge_detection import Suppression, export_detector, load_detector
 from hf_effmodels.registry import ARCHITECTURES
@@ -91,6 +93,43 @@ def test_a_graph_with_suppression_keeps_the_boxes_that_the_processor_keeps(forma
         corners = np.array([list(each["box"].values()) for each in ours]).reshape(-1, 4)
         np.testing.assert_allclose(corners, theirs["boxes"].reshape(-1, 4), atol=1.01)  # whole pixels, cut off
     assert detect(images[0]) == found[0]
+
+
+def test_a_graph_is_compared_at_a_threshold_in_the_widest_gap_of_the_scores(tmp_path, monkeypatch):
+    """Of those that keep some hundreds of boxes: rounding moves no score across it."""
+    scores = 0.9 - 1e-5 * torch.arange(3000, dtype=torch.float64)
+    scores[:10] += 0.09  # a gap that would keep too few
+    scores[901:] -= 0.1
+    scores[1200:] -= 0.05
+    scores[2000:] -= 0.7  # and one that keeps many
+    threshold = 0.9 - 0.009005 - 0.05
+    constants = [
+        onnx.numpy_helper.from_array(values, name)
+        for name, values in (
+            ("boxes", np.array([[[0, 0, 1, 1], [2, 2, 3, 3]]], dtype=np.float32)),
+            ("most", np.array([9])),
+            ("overlap", np.float32([0.5])),
+            ("scores", np.array([[[threshold + 1e-3, threshold - 1e-3]]], dtype=np.float32)),
+            ("at", np.float32([0.999])),
+        )
+    ]
+    node = onnx.helper.make_node("NonMaxSuppression", ["boxes", "scores", "most", "overlap", "at"], ["kept"])
+    given = onnx.helper.make_tensor_value_info("pixel_values", onnx.TensorProto.FLOAT, [1])
+    kept = onnx.helper.make_tensor_value_info("kept", onnx.TensorProto.INT64, [None, 3])
+    drawn = onnx.helper.make_graph([node], "boxes", [given], [kept], constants)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(drawn, opset_imports=opset, ir_version=9), tmp_path / "model.onnx")
+
+    compared = []
+    monkeypatch.setattr(edge_detection, "DetectorGraph", lambda model, chosen: lambda pixels: chosen)
+    monkeypatch.setattr(edge_detection, "_check_same", lambda *both: compared.append(both))
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    outputs = SimpleNamespace(logits=scores[order].logit()[None])
+    graph = SimpleNamespace(model=lambda pixel_values: outputs, suppression=Suppression(nms_threshold=0.3))
+    edge_detection._check_at_a_threshold_that_keeps_some(tmp_path / "model.onnx", graph, torch.zeros(1))
+    (((found,), chosen),) = compared
+    assert found.tolist() == [[0, 0, 0]], "the program is told the threshold, too"
+    assert chosen.threshold == pytest.approx(threshold, abs=1e-5) and chosen.nms_threshold == 0.3
 
 
 @pytest.mark.thorough

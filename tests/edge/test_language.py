@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import hf_effmodels
-from hf_effmodels import edge_text
+from hf_effmodels import edge_language, edge_text
 from hf_effmodels.benchmarking.peers import PEERS
 from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.cli import main
@@ -169,6 +169,16 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(tmp_path, capsys):
         assert main(["export", argv[0], str(tmp_path / "edge"), *argv[1:]]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "edge").exists()
+
+
+def test_what_layers_keep_that_no_program_has_is_told_by_the_alphabet(monkeypatch):
+    names = ("Echo", "Alpha", "Golf", "Delta", "Bravo", "Foxtrot", "Charlie")
+    layers = [type(name, (), {})() for name in names] + [edge_language.DynamicLayer()]
+    monkeypatch.setattr(edge_language, "DynamicCache", lambda config: SimpleNamespace(layers=layers))
+    with pytest.raises(
+        ValueError, match="its layers keep Alpha, Bravo, Charlie, Delta, Echo, Foxtrot, Golf; accepted"
+    ):
+        edge_language._check_kept(SimpleNamespace(config=None, forward=lambda input_ids, past_key_values: None))
 
 
 def spelled(text: str, verbose: bool = True) -> dict:

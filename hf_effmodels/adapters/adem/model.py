@@ -54,7 +54,7 @@ class SharedState:
     def check(self, image_embeds: torch.Tensor) -> None:
         """Raises a ValueError where the embeddings fit no adapter."""
         accepted = sorted({tuple(offsets.shape[1:]) for offsets in self.key_offsets.values()})
-        if image_embeds.ndim != 3 or tuple(image_embeds.shape[1:]) not in accepted:
+        if tuple(image_embeds.shape[1:]) not in accepted:
             expected = " or ".join(f"(rows, {tokens}, {width})" for tokens, width in accepted)
             raise ValueError(
                 f"image_embeds: got {tuple(image_embeds.shape)}, expected {expected}: rows, visual tokens "

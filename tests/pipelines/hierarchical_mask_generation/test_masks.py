@@ -23,6 +23,15 @@ def test_suppression_keeps_the_best_of_boxes_that_overlap():
     assert suppress_overlapping(boxes[:0], scores[:0], 0.7).tolist() == []
 
 
+def test_boxes_of_one_score_are_kept_in_the_order_they_came_in():
+    """Many at once: a sort that is not told to be stable keeps the order of a few."""
+    corner = 10.0 * torch.arange(600)[:, None]
+    boxes = torch.cat([corner, torch.zeros_like(corner), corner + 5, torch.ones_like(corner)], dim=1)
+    scores = torch.full((600,), 0.5)
+    scores[1::2] = 0.75
+    assert suppress_overlapping(boxes, scores, 0.5).tolist() == [*range(1, 600, 2), *range(0, 600, 2)]
+
+
 def test_regions_are_those_of_scipy():
     from scipy.ndimage import label
 
@@ -88,6 +97,9 @@ def test_run_lengths_go_column_by_column():
     mask = np.array([[0, 1, 1], [0, 0, 1]], dtype=bool)
     assert amg.encode_runs(mask) == {"size": [2, 3], "counts": [2, 1, 1, 2]}
     assert amg.encode_runs(~mask)["counts"] == [0, 2, 1, 1, 2]
+    # Of numbers all but 0 are the mask's, whatever they are.
+    for numbers in (np.array([[0, 255, 3]], dtype=np.uint8), torch.tensor([[0.0, -0.5, 0.25]])):
+        assert amg.encode_runs(numbers) == {"size": [1, 3], "counts": [1, 2]}
     for one in (mask, ~mask, np.zeros((2, 3), bool), np.ones((2, 3), bool)):
         assert np.array_equal(amg.decode_runs(amg.encode_runs(one)), one)
         assert amg.runs_area(amg.encode_runs(one)) == one.sum()

@@ -206,6 +206,15 @@ def bars():
         logging.disable_progress_bar()
 
 
+def test_one_round_costs_its_points_of_all_crops():
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    options = {"points_per_crop": 2, "points_per_batch": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+    told = pipe(picture(), hierarchical=False, crops_n_layers=1, **options)
+    crops = 1 + 2 * 2
+    assert (told["prompts"], told["decoder_calls"]) == (crops * 2 * 2, crops * 2)
+
+
 def test_addresses_are_read_bars_shown_and_small_regions_cleaned(bars, capsys):
     model, processor = build("sam")
     pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)

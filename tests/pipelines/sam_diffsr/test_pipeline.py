@@ -1,6 +1,7 @@
 """The pipeline: any size, tiles, batches, determinism, callbacks, cost, offloading, bad input."""
 
 import copy
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import accelerate
@@ -51,6 +52,21 @@ def test_inference_is_the_official_procedure(pipe):
     expected = ((sample.clamp(-1, 1) / 2 + upsampled + 1) * 127.5).round().clamp(0, 255)[0].permute(1, 2, 0).numpy()
     got = np.array(pipe(image, generator=seeded(5)).images[0])
     assert np.abs(got - expected).max() <= 1 and (got == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize("steps", [{"num_inference_steps": 2}, {"timesteps": [60, 20]}], ids=["number", "list"])
+def test_the_steps_lie_where_the_images_are(pipe, monkeypatch, steps):
+    """Told to the scheduler, whose own choice need not be the device of the networks."""
+    asked, original = [], SamDiffSRScheduler.set_timesteps
+
+    @functools.wraps(original)
+    def recorded(self, *args, device=None, **kwargs):
+        asked.append(device)
+        return original(self, *args, device=device, **kwargs)
+
+    monkeypatch.setattr(SamDiffSRScheduler, "set_timesteps", recorded)
+    pipe(photo(2, 2), generator=seeded(), **steps)
+    assert asked == [pipe.device]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 3), (16, 12)])
@@ -523,6 +539,10 @@ def test_an_override_that_a_stock_sampler_ignores_is_refused_and_what_is_said_in
         torch.testing.assert_close(pipe.scheduler.betas, first.betas)
         enlarge(pipe, photo(4, 4), generator=seeded())
     # What is no override of the schedule, or names the betas themselves, is.
-    for changed in ({"timestep_spacing": "leading"}, {"trained_betas": [0.2] * 30, "num_train_timesteps": 30}):
+    for changed in (
+        {"timestep_spacing": "leading"},
+        {"trained_betas": [0.2] * 30, "num_train_timesteps": 30},
+        {"trained_betas": [0.2] * 50, "beta_end": 0.2},  # as many as there were
+    ):
         pipe.scheduler = stock.from_config(config, **changed)
         enlarge(pipe, photo(4, 4))
