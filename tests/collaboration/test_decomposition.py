@@ -24,7 +24,7 @@ from hf_effmodels.collaboration.decomposition import (
     split_classes,
     take_part,
 )
-from hf_effmodels.collaboration.parts import DecomposeArguments
+from hf_effmodels.collaboration.parts import DecomposeArguments, decompose
 from hf_effmodels.collaboration.shrinking import shrink
 from hf_effmodels.compression.pruning.class_importance import class_divergences
 from hf_effmodels.compression.pruning.hsic import highest, kept_of, score_part
@@ -32,6 +32,7 @@ from hf_effmodels.compression.pruning.vision_widths import part_macs, prune_part
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
 from hf_effmodels.models import create_image_processor
+from hf_effmodels.training.run.arguments import ArgumentReader
 from hf_effmodels.training.tasks.image_classification.data import DataArguments, load_data
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
@@ -336,6 +337,15 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
         assert cli.main(argv) == 2
         assert message in capsys.readouterr().err, argv
     assert not (tmp_path / "x").exists() and (tmp_path / "theirs" / "parts.json").read_text() == "mine"
+
+
+def test_a_folder_of_others_is_refused_before_the_model_is_read(tmp_path):
+    """Whoever calls, the command or a program that has read the arguments."""
+    (tmp_path / "parts.json").write_text("mine")
+    argv = ["--model", str(tmp_path / "none"), "--output", str(tmp_path), "--dataset", "digits"]
+    with pytest.raises(FileExistsError, match=r"parts\.json is there, and no file of decompose"):
+        decompose(ArgumentReader(argv))
+    assert (tmp_path / "parts.json").read_text() == "mine"
 
 
 def test_networks_of_transformers_are_decomposed_as_they_are(tmp_path):

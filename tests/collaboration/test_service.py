@@ -295,6 +295,16 @@ def test_pictures_at_addresses_are_fetched(halves, address, monkeypatch):
     assert client("https://x/cat.jpg") == client(picture) and len(client(picture)) == 5
 
 
+def test_five_classes_are_named_where_no_number_is_asked_for(monkeypatch):
+    """As by transformers' pipeline."""
+    scores = torch.tensor([[0.5, 3.0, 1.0, -2.0, 2.0, -1.0, 0.0]])
+    config = SimpleNamespace(id2label=dict(enumerate("abcdefg")))
+    processor = lambda images, return_tensors: {"pixel_values": torch.zeros(len(images), 3, 8, 8)}  # noqa: E731
+    client = SplitClassifier(SimpleNamespace(facts=None, config=config, processor=processor), "http://x")
+    monkeypatch.setattr(client, "logits", lambda pixels, width: SimpleNamespace(logits=scores))
+    assert [row["label"] for row in client(Image.new("RGB", (8, 8)))] == ["b", "e", "c", "a", "g"]
+
+
 class Garbled(http.server.BaseHTTPRequestHandler):
     """Somebody else's server: pages, and no HTTP at all."""
 

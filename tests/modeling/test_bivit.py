@@ -151,6 +151,8 @@ def test_what_is_asked_for_is_honoured():
     for make, message in (
         (lambda: min_max(x, 1, (-1, 1), symmetric=True, layerwise=True), "bits: got 1, accepted .* from 2 to 32"),
         (lambda: min_max(x, 0, (-1, 1), symmetric=False, layerwise=True), "bits: got 0, accepted .* from 1 to 32"),
+        (lambda: min_max(x, 4.0, (-1, 1), symmetric=True, layerwise=True), "bits: got 4.0, accepted are whole"),
+        (lambda: min_max(x, True, (-1, 1), symmetric=False, layerwise=True), "bits: got True, accepted are whole"),
         (lambda: BiVitLinear(4, 3, scale="row"), "scale: got 'row'"),
         (lambda: ElasticQuantizer(0, True), "bits: got 0"),
         (lambda: BiVitAttention(9, 2), "num_heads: got 2, which does not divide the width 9"),

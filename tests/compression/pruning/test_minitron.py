@@ -350,6 +350,13 @@ def test_a_way_changes_what_it_says_and_nothing_else(name, way):
         assert 1 <= each.num_hidden_layers <= source.num_hidden_layers
 
 
+def test_sizes_that_are_none_are_searched_as_if_they_were_not_named():
+    config, shapes = shapes_of("llama")
+    found = list_candidates(config, shapes, 0.6, way="depth", tolerance=0.25, **dict.fromkeys(SIZES))
+    assert found and all(each.sizes.num_hidden_layers < config.num_hidden_layers for each in found)
+    assert found == list_candidates(config, shapes, 0.6, way="depth", tolerance=0.25)
+
+
 def test_even_shapes_come_first_one_of_each_depth_and_number_of_heads():
     config, shapes = shapes_of("llama")
     found = [each.sizes for each in list_candidates(config, shapes, 0.6, way="any", tolerance=0.1)]

@@ -137,6 +137,7 @@ def test_a_picture_has_a_line_for_each_layer_and_one_for_the_blocks_outputs(tmp_
         expected["output of the block"] = [[0, 1], [0.125, 0.25]]
     assert lines == expected and [*lines] == [*expected] and file == tmp_path / "x.png"
     assert axes.get_ylim()[0] == 0 and axes.get_legend() is not None
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("block", "relative error")
     assert axes.get_title() == "gptq W4A16 g32: perplexity 8.12 → 9.25"
 
 

@@ -29,16 +29,17 @@ from hf_effmodels.quantization.cbq.rounding import (
 from hf_effmodels.quantization.cbq.settings import CbqSettings, check_format
 
 
+@pytest.mark.parametrize("number", [21, 50])  # of 3 bits: 21 leave one bit of the second word, 50 more
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_packed_words_are_the_bits_of_the_values_one_after_the_other(bits):
+def test_packed_words_are_the_bits_of_the_values_one_after_the_other(bits, number):
     generator = torch.Generator().manual_seed(bits)
-    integers = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (3, 50), generator=generator)
+    integers = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (3, number), generator=generator)
     packed = pack(integers, bits)
     for row, words in zip(integers.tolist(), packed.tolist(), strict=True):
         stream = sum((value + 2 ** (bits - 1)) << (i * bits) for i, value in enumerate(row))
-        expected = [(stream >> (32 * i)) & 0xFFFFFFFF for i in range(-(-50 * bits // 32))]
+        expected = [(stream >> (32 * i)) & 0xFFFFFFFF for i in range(-(-number * bits // 32))]
         assert [word % 2**32 for word in words] == expected
-    assert torch.equal(unpack(packed, bits, 50), integers.to(torch.int8))
+    assert torch.equal(unpack(packed, bits, number), integers.to(torch.int8))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

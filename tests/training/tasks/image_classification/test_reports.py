@@ -135,6 +135,7 @@ def test_accuracy_is_drawn_over_confidence_beside_the_diagonal(tmp_path, monkeyp
     assert line.get_xydata().tolist() == axes.collections[0].get_offsets().tolist() == [[0.25, 0.5], [0.75, 0.6]]
     small, large = axes.collections[0].get_sizes()
     assert small < large  # more pictures
+    assert 0 < axes.collections[0].get_alpha() < 1  # the diagonal and smaller ones are seen beneath
     assert axes.get_title() == "expected calibration error 12.3 %"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy")
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0, 1))
