@@ -690,6 +690,11 @@ def test_a_box_without_an_extent_is_a_dot_and_a_mask_without_a_pixel_has_no_name
     rows, columns = np.nonzero((named != plain).any(2))
     assert rows.min() >= 18 and columns.min() >= 18, "it begins in the midst of the mask, which is row 20"
     assert (np.asarray(draw_masks(Image.new("RGB", (60, 40)), [none], ["none"])) == 0).all()
+    tall = np.ones((300, 60), dtype=bool)
+    ground = Image.new("RGB", (60, 300))
+    drawn, plain = (np.asarray(draw_masks(ground, [tall], texts)) for texts in (["x"], []))
+    rows, _ = np.nonzero((drawn != plain).any(2))
+    assert 145 <= rows.min() <= rows.max() < 175, "of 300 rows in the 150th"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

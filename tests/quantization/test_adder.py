@@ -91,6 +91,7 @@ def test_what_cannot_be_quantised_is_named():
         ({"bits": 1}, "bits: got 1"),
         ({"n_groups": 5}, "n_groups: got 5, accepted are whole numbers from 1 to the 4 filters"),
         ({"weight": weight / 0}, "weight: got values that are not finite"),
+        ({"weight": weight.clone().index_fill(0, torch.tensor(2), float("nan"))}, "weight: got values that are not"),
     ):
         with pytest.raises(ValueError, match=message):
             quantize_weights(**{"weight": weight, "act_range": 1.0, "n_groups": 2, **wrong})

@@ -216,6 +216,9 @@ def test_retraining_brings_the_predictions_nearer():
 
     before = divergence()
     batch = {"input_ids": IDS, "labels": IDS}
+    start = {name: weight.clone() for name, weight in smaller.state_dict().items()}
+    retrain_shortly(smaller, model, [batch], steps=1, learning_rate=0.0)
+    assert all(torch.equal(weight, start[name]) for name, weight in smaller.state_dict().items())
     retrain_shortly(smaller, model, [batch], steps=30, learning_rate=3e-3)
     assert divergence() < 0.5 * before
 

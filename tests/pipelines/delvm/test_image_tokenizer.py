@@ -140,6 +140,8 @@ def test_wrong_input_is_named(tokenizer):
         ("cat.png", "got str"),
         (torch.full((3, 8, 8), 2.0), "floats in [0, 1]"),
         (torch.full((3, 8, 8), -0.1), "floats in [0, 1]"),
+        (torch.linspace(0, 1.5, 192).view(3, 8, 8), "got values 0 to 1.5, accepted are floats in [0, 1]"),
+        (torch.linspace(-0.5, 1, 192).view(3, 8, 8), "got values -0.5 to 1, accepted are floats in [0, 1]"),
         (torch.full((3, 8, 8), float("nan")), "floats in [0, 1]"),
         (torch.zeros(3, 8, 8, dtype=torch.int64), "got a tensor of torch.int64, accepted are uint8 and floats in"),
         (torch.zeros(2, 8, 8), "expected (1 or 3, height, width)"),

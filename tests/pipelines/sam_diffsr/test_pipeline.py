@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_effmodels.pipelines import SamDiffSRPipeline, SamDiffSRScheduler
+from hf_effmodels.pipelines.sam_diffsr.create import create_pipeline
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 from hf_effmodels.pipelines.sam_diffsr.pipeline_sam_diffsr import _spans, _weights
 
@@ -29,6 +30,16 @@ def pipe():
 def enlarge(pipe, image, steps: int = 3, **options):
     options = {"generator": seeded(), "output_type": "np", **options}
     return pipe(image, num_inference_steps=steps, **options).images
+
+
+def test_without_a_word_the_networks_are_those_of_the_paper():
+    """12.93 and 12.38 million parameters."""
+    with torch.device("meta"):
+        networks = create_pipeline(), create_pipeline("srdiff-x4")
+    for pipe in networks:
+        parts = (pipe.unet, pipe.condition_encoder)
+        assert [round(sum(w.numel() for w in part.parameters()) / 1e6, 2) for part in parts] == [12.93, 12.38]
+        assert not any(part.training for part in parts)
 
 
 def test_inference_is_the_official_procedure(pipe):

@@ -65,6 +65,10 @@ def test_what_a_run_writes_down_is_a_recipe_that_reads_back_the_same(tmp_path):
 
     written = resolved(*read(RECIPE, tmp_path, "--hub_token", "secret", "--token", "secret"))
     assert "secret" not in str(written)
+    # How the process was started, and on what machine, is no part of what is trained.
+    here = read(RECIPE, tmp_path, "--overwrite_output_dir", "true", "--use_cpu", "true", "--disable_tqdm", "true")
+    said = {"overwrite_output_dir", "use_cpu", "disable_tqdm", "resume_from_checkpoint"}
+    assert not said & {*resolved(*here), *written}
     assert resolved(*read(yaml.safe_dump(written), tmp_path)) == written
 
 

@@ -57,6 +57,11 @@ def test_random_networks_tell_near_places_from_far_ones(name):
     assert model.prompt_encoder.shared_embedding.positional_embedding.std().item() == pytest.approx(1, abs=0.2)
 
 
+def test_a_misspelt_name_of_a_model_is_told_the_nearest():
+    with pytest.raises(ValueError, match="tinysan.*tinysam"):
+        load_sam(ModelArguments(model="tinysan"))
+
+
 def test_pictures_follow_from_the_seed_the_epoch_and_their_number():
     first, again, other = shapes(seed=1), shapes(seed=1), shapes(seed=2)
     for number in (0, 5, 7):
