@@ -33,6 +33,7 @@ from hf_effmodels.modeling.layers.adder import AdderConv2d
 from hf_effmodels.modeling.layers.binary import BinaryConv2d
 from hf_effmodels.training.losses import interface
 
+from ..progress import Bars
 from .test_workloads import ROW, Said
 
 
@@ -507,16 +508,7 @@ def test_images_are_made_by_the_generator_of_their_size(size, kind, monkeypatch)
 
 
 def test_how_far_an_accuracy_is_goes_by_pictures_and_is_shown_on_a_terminal_alone(monkeypatch):
-    made, moved = [], []
-
-    class Bar:
-        def __init__(self, **options):
-            made.append(options)
-
-        __enter__, __exit__ = lambda self: self, lambda self, *_: None
-
-        def update(self, count):
-            moved.append(count)
+    bars = Bars()
 
     class Pictures(list):
         labels = np.array([1, 0, 1, 1, 0])
@@ -529,7 +521,7 @@ def test_how_far_an_accuracy_is_goes_by_pictures_and_is_shown_on_a_terminal_alon
         return types.SimpleNamespace(logits=torch.stack([numbers % 2 == 0, numbers % 2 == 1], 1).float())
 
     network.config = types.SimpleNamespace(num_channels=2)
-    monkeypatch.setattr(accuracy, "tqdm", Bar)
+    monkeypatch.setattr(accuracy, "tqdm", bars)
     monkeypatch.setattr(accuracy, "_BATCH", 2)
     monkeypatch.setattr(accuracy, "load_network", lambda source, auto, device: network)
     monkeypatch.setattr(accuracy, "load_part", lambda *_: None)
@@ -539,7 +531,8 @@ def test_how_far_an_accuracy_is_goes_by_pictures_and_is_shown_on_a_terminal_alon
     )
     # The classes that are found are 0, 1, 0, 1, 0: of those above the last two.
     assert accuracy._top1("net", Pictures(range(5))) == 2 / 5
-    assert moved == [2, 2, 1] and made == [{"desc": "accuracy of net", "unit": "image", "total": 5, "disable": None}]
+    assert bars.made == [{"desc": "accuracy of net", "unit": "image", "total": 5, "disable": None}]
+    assert bars.moved == [2, 2, 1]
 
 
 def test_layers_by_themselves_are_timed_on_what_they_had_in_the_network_without_being_watched_any_more():

@@ -25,6 +25,7 @@ from hf_effmodels.prediction.rows import load_rows
 from hf_effmodels.training.run import launch
 
 from ..processes import run_apart, run_in_two
+from ..progress import Bars
 from .test_predict import as_json
 
 ROWS = 23
@@ -389,24 +390,14 @@ def test_answers_are_in_the_form_that_is_named_or_that_of_the_files_ending(name,
 @pytest.mark.parametrize("hidden", [True, False])
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_bar_is_there_for_those_who_look_on_and_goes_by_the_inputs_of_each_batch(hidden, terminal, monkeypatch):
-    made, moved = [], []
-
-    class Bar:
-        def __init__(self, **options):
-            made.append(options)
-
-        __enter__, __exit__ = lambda self: self, lambda self, *_: None
-
-        def update(self, count):
-            moved.append(count)
-
-    monkeypatch.setattr("tqdm.tqdm", Bar)
+    bars = Bars()
+    monkeypatch.setattr("tqdm.tqdm", bars)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     predictor = Predictor("chat", "text", lambda texts: [{} for _ in texts], str, list)
     items = ((number, Input(str(number), "a")) for number in range(5))
     how = SimpleNamespace(batch_size=2, save=None)
-    assert [count for count, _ in run._answers(predictor, items, how, hidden, 5)] == [2, 2, 1] == moved
-    assert made == [{"desc": "chat", "unit": "text", "total": 5, "disable": hidden or not terminal}]
+    assert [count for count, _ in run._answers(predictor, items, how, hidden, 5)] == [2, 2, 1] == bars.moved
+    assert bars.made == [{"desc": "chat", "unit": "text", "total": 5, "disable": hidden or not terminal}]
 
 
 def test_a_place_that_cannot_be_written_is_told_by_the_option_and_the_systems_reason():

@@ -64,10 +64,7 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
         if isinstance(model := getattr(arguments, "model", None), str):
             _check_model(model, task_folder)
     _check_heads(read, task_folder / "__init__.py")
-    for arguments in read:
-        if isinstance(folder := getattr(arguments, "output_dir", None), str):
-            if getattr(arguments, "resume_from_checkpoint", "") is None:
-                check_free(Path(folder), arguments.overwrite_output_dir)
+    _check_free(read)
 
 
 def _check_names(read: tuple) -> None:
@@ -106,6 +103,14 @@ def _check_output(read: tuple) -> None:
                 check_folder(folder, accepts_content=True)
             except OSError as error:
                 raise ValueError(f"--output_dir: {str(error).removeprefix('folder: ')}.") from None
+
+
+def _check_free(read: tuple) -> None:
+    """`check_free` of where a new run writes; that of one that goes on is compared when the task is there."""
+    for arguments in read:
+        if isinstance(folder := getattr(arguments, "output_dir", None), str):
+            if getattr(arguments, "resume_from_checkpoint", "") is None:
+                check_free(Path(folder), arguments.overwrite_output_dir)
 
 
 def _check_there(argument: str, value) -> None:
