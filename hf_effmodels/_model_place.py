@@ -23,7 +23,7 @@ def check_model(argument: str, name: str, *, revision: tuple[str, str | None] | 
 
 def _check_config(argument: str, file: Path) -> None:
     try:
-        content = json.loads(file.read_bytes()) if file.is_file() else {}
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise OSError(f"{argument}: {file} is not valid JSON ({error}).") from None
     if not isinstance(content, dict):

@@ -74,6 +74,8 @@ class ProbeArguments:
 
 #: Argument -> the Auto classes, one of which has a class for the model in a folder that it names.
 HEADS = {"models": ("AutoModel", "AutoModelForPreTraining")}
+#: `--dataset` is no single file: its format would have to be named.
+TAKES_FILES = False
 #: What the command line is read into.
 ARGUMENTS = (ProbeArguments, DataArguments)
 

@@ -19,7 +19,7 @@ from ..._model_place import check_model
 from ..._places import check_apart, check_folder_or_id, check_place, no_data_set
 from ...models import names_in_source
 from .arguments import ArgumentReader, read_mapping
-from .held import check_free
+from .held import check_free, read_resume
 from .presets import unknown_model
 from .source import NotShown, dataclasses_in, keys_of, literal, members_of
 
@@ -109,7 +109,7 @@ def _check_free(read: tuple) -> None:
     """`check_free` of where a new run writes; that of one that goes on is compared when the task is there."""
     for arguments in read:
         if isinstance(folder := getattr(arguments, "output_dir", None), str):
-            if getattr(arguments, "resume_from_checkpoint", "") is None:
+            if read_resume(getattr(arguments, "resume_from_checkpoint", "auto")) is None:
                 check_free(Path(folder), arguments.overwrite_output_dir)
 
 
@@ -208,6 +208,8 @@ def look_at(
         return None
     read = reader.read(*types)
     _check_names(read)
+    if literal("TAKES_FILES", file) is False:
+        _check_no_files(read)
     _check_heads(read, file)
     return read
 

@@ -70,3 +70,11 @@ def check_free(folder: Path, overwrite: bool) -> None:
             f"--output_dir: {folder} already holds a run or a model ({', '.join(held)}). Continue the run with "
             "--resume_from_checkpoint true, replace it with --overwrite_output_dir true, or choose another folder."
         )
+
+
+def read_resume(value: str | bool | None) -> str | None:
+    """`--resume_from_checkpoint` as it is meant: None, `"true"`, `"auto"` or a checkpoint's folder."""
+    text = "" if value is None else str(value)
+    if text.lower() in ("", "false", "no", "none"):
+        return None
+    return text.lower() if text.lower() in ("true", "auto") else text

@@ -16,6 +16,7 @@ from transformers.utils import ExplicitEnum
 from ..optim.optimizers import OPTIMIZERS
 from ..optim.settings import check_optimizer_settings, check_schedule_settings
 from .arguments import read_mapping
+from .held import read_resume
 from .stock_arguments import in_words_of_the_command, read_stock_arguments
 from .values import check_fields, is_secret
 
@@ -127,7 +128,7 @@ class RecipeArguments(TrainingArguments):
         read_stock_arguments(self)
         if self.push_to_hub and self.license is None:
             raise ValueError("--push_to_hub: --license is missing; name the licence of the trained weights.")
-        self.resume_from_checkpoint = _read_resume(self.resume_from_checkpoint)
+        self.resume_from_checkpoint = read_resume(self.resume_from_checkpoint)
         self.optim_args = _read_optim_args(self.optim_args)
         self.lr_scheduler_kwargs = read_mapping("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
         self.learning_rate_factors = read_mapping("learning_rate_factors", self.learning_rate_factors)
@@ -191,13 +192,6 @@ def _take_own_names(args: RecipeArguments) -> dict[str, ExplicitEnum]:
             own[name] = ours(value)
             setattr(args, name, neutral)
     return own
-
-
-def _read_resume(value: str | None) -> str | None:
-    text = "" if value is None else str(value)
-    if text.lower() in ("", "false", "no", "none"):
-        return None
-    return text.lower() if text.lower() in ("true", "auto") else text
 
 
 def _read_optim_args(value: dict | str | None) -> str | None:

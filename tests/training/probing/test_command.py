@@ -13,6 +13,7 @@ from transformers import AutoModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from hf_effmodels import cli
 from hf_effmodels.training.probing import probe as probing
+from hf_effmodels.training.probing.command import main
 
 DIGITS = ("--dataset", "digits", "--max_train_samples", "60", "--max_eval_samples", "30")
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
@@ -109,6 +110,13 @@ def test_bad_input_ends_in_a_message(encoders, tmp_path, capsys, words, message)
     assert "Traceback" not in printed
     assert re.search(message, printed), printed
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_for_the_pictures_is_told_before_they_are_read(encoders, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_effmodels.training.probing.probe.probe", lambda reader: pytest.fail("too late"))
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match="^--dataset: '.*notes.txt' is a file; accepted are a folder"):
+        main([str(encoders / "one"), "--dataset", str(tmp_path / "notes.txt"), "--output", str(tmp_path / "out")])
 
 
 def test_another_writers_folder_stays(encoders, tmp_path, capsys):

@@ -213,17 +213,27 @@ def test_a_folder_with_a_run_or_a_model_is_told_before_torch_is_imported(tmp_pat
         "has written, and only runs are overwritten. Choose another folder, or delete these yourself.",
         "reports": f"--output_dir: reports already holds a run or a model (masks.png). {instead}",
     }
+    for none in ("false", "none", "no", ""):  # said, and still no run to go on with
+        reader = ArgumentReader([*base, str(tmp_path / "run"), "--resume_from_checkpoint", none])
+        with pytest.raises(ValueError, match="^--output_dir: .* already holds a run"):
+            check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
     for allowed in (["--resume_from_checkpoint", "auto"], ["--overwrite_output_dir", "true"]):
         reader = ArgumentReader([*base, str(tmp_path / "run"), *allowed])
         check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
 
 
 def test_damaged_files_and_mappings_are_told_before_torch_is_imported(tmp_path):
-    for folder, content in (("cut", '{"model_type": "vit"'), ("list", "[1]"), ("bytes", "\x00")):
+    contents = {"cut": b'{"model_type": "vit"', "list": b"[1]", "bytes": b"\x00"}
+    # Which libraries do not read, either.
+    contents |= {
+        "marked": '{"model_type": "vit"}'.encode("utf-8-sig"),
+        "wide": '{"model_type": "vit"}'.encode("utf-16"),
+    }
+    for folder, content in contents.items():
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "config.json").write_text(content)
+        (tmp_path / folder / "config.json").write_bytes(content)
     base = ["--dataset", "digits", "--output_dir", "out"]
-    calls = {folder: [*base, "--model", folder] for folder in ("cut", "list", "bytes")}
+    calls = {folder: [*base, "--model", folder] for folder in contents}
     teacher = ["--task", "distillation", *base, "--model", "ghostnetv3-1.0x", "--teacher"]
     calls |= {"teacher": [*teacher, "cut"], "mapping": [*teacher, '{"cut": 1']}
     preset = [*base, "--model", "ghostnetv3-1.0x"]
@@ -234,7 +244,8 @@ def test_damaged_files_and_mappings_are_told_before_torch_is_imported(tmp_path):
     where = f"cut{os.sep}config.json is not valid JSON (Expecting ',' delimiter"
     assert told["cut"].startswith(f"--model: {where}") and told["teacher"].startswith(f"--teacher: {where}")
     assert told["list"] == f"--model: list{os.sep}config.json holds no mapping of settings."
-    assert told["bytes"].startswith(f"--model: bytes{os.sep}config.json is not valid JSON (")
+    for name in ("bytes", "marked", "wide"):
+        assert told[name].startswith(f"--model: {name}{os.sep}config.json is not valid JSON (")
     assert told["mapping"].startswith("--teacher: got '{\"cut\": 1', which is not valid YAML: ")
     for name in mappings:
         assert told[name].startswith(f"--{name}: got '{{a: [1}}', which is not valid YAML: ")
