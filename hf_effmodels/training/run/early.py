@@ -21,6 +21,7 @@ from ...models import names_in_source
 from .arguments import ArgumentReader, read_mapping
 from .held import check_free, read_resume
 from .presets import unknown_model
+from .recipes import read_yaml
 from .source import NotShown, dataclasses_in, keys_of, literal, members_of
 
 _OURS = Path(__file__).parent
@@ -53,9 +54,9 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
         types = argument_types(task_folder, tuple_name)
     except NotShown:  # a task that is built in another way is imported before its arguments are looked at
         return
-    mappings = {one.name for each in types for one in fields(each) if _is_mapping(one)}  # reading makes texts of them
+    mappings = _mappings_of(types)  # reading makes texts of them
     read = reader.read(*types)
-    _check_names(read)
+    _check_names(read, mappings)
     _check_mappings(read, mappings)
     _check_output(read)
     if literal("TAKES_FILES", task_folder / "__init__.py") is False:
@@ -67,25 +68,46 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
     _check_free(read)
 
 
-def _check_names(read: tuple) -> None:
+def _check_names(read: tuple, mappings: set[str]) -> None:
     for arguments in read:
         for name, value in vars(arguments).items():
             _check_name(name, value)
             for place in value if isinstance(value, list) else [value]:
-                _check_there(name, place)
+                if not (name in mappings and _opens_mapping(place)):  # its places are the task's to read
+                    _check_there(name, place)
 
 
-def _is_mapping(one: Field) -> bool:
-    return any((get_origin(part) or part) is dict for part in get_args(one.type))
+def _mappings_of(types: Sequence[type]) -> set[str]:
+    """Names of the arguments that take mappings."""
+
+    def is_mapping(one: Field) -> bool:
+        return any((get_origin(part) or part) is dict for part in get_args(one.type))
+
+    return {one.name for each in types for one in fields(each) if is_mapping(one)}
 
 
 def _check_mappings(read: tuple, mappings: set[str]) -> None:
-    """What opens as a mapping closes as one."""
+    """What opens as a mapping closes as one, and what names no file is YAML."""
     for arguments in read:
         for name in sorted(mappings & vars(arguments).keys()):
             value = getattr(arguments, name)
-            if isinstance(value, str) and value.lstrip().startswith("{"):
+            if isinstance(value, str) and (_opens_mapping(value) or not _could_be_name(name, value)):
                 read_mapping(name, value, keys=object)
+
+
+def _could_be_name(argument: str, value: str) -> bool:
+    """Of a file, a folder or an id; or settings in a form of their own (`key=1`), which are YAML of a word."""
+    if argument in (*_OF_MODELS, *_OF_DATA, "data_files") or os.path.exists(value):
+        return True
+    try:
+        read_yaml(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _opens_mapping(value) -> bool:
+    return isinstance(value, str) and value.lstrip().startswith("{")
 
 
 def _check_no_files(read: tuple) -> None:
@@ -115,13 +137,13 @@ def _check_free(read: tuple) -> None:
 
 def _check_there(argument: str, value) -> None:
     """What can be no name but that of a file, a folder or an id; others may be built in or known to the task alone."""
-    if argument not in (*_OF_MODELS, *_OF_DATA) or not isinstance(value, str) or value.lstrip().startswith("{"):
-        return  # a mapping of several places is read by the task
+    if argument not in (*_OF_MODELS, *_OF_DATA) or not isinstance(value, str):
+        return
     if argument in _OF_MODELS and os.path.isdir(value):
         check_model(f"--{argument}", value)
     elif argument == "model" and os.path.isfile(value):  # others may be files of weights
         check_folder_or_id("--model", value)
-    elif "/" in value:
+    elif "/" in value or _opens_mapping(value):
         check_place(f"--{argument}", value)
 
 
@@ -206,8 +228,10 @@ def look_at(
         types = dataclasses_in(tuple_name, (file, *map(file.with_name, beside)), others)
     except NotShown:
         return None
+    mappings = _mappings_of(types)  # reading makes texts of them
     read = reader.read(*types)
-    _check_names(read)
+    _check_names(read, mappings)
+    _check_mappings(read, mappings)
     if literal("TAKES_FILES", file) is False:
         _check_no_files(read)
     _check_heads(read, file)

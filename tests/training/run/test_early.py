@@ -240,6 +240,8 @@ def test_damaged_files_and_mappings_are_told_before_torch_is_imported(tmp_path):
     mappings = {
         name: [*preset, f"--{name}", "{a: [1}"] for name in ("model_config", "lr_scheduler_kwargs", "optim_args")
     }
+    calls |= {"open": [*preset, "--model_config", "a: [b"]}  # a mapping needs no braces
+    calls |= {"data": ["--model", "ghostnetv3-1.0x", "--output_dir", "out", "--dataset", "{a"]}
     told = told_without_torch(calls | mappings, tmp_path)
     where = f"cut{os.sep}config.json is not valid JSON (Expecting ',' delimiter"
     assert told["cut"].startswith(f"--model: {where}") and told["teacher"].startswith(f"--teacher: {where}")
@@ -247,6 +249,8 @@ def test_damaged_files_and_mappings_are_told_before_torch_is_imported(tmp_path):
     for name in ("bytes", "marked", "wide"):
         assert told[name].startswith(f"--model: {name}{os.sep}config.json is not valid JSON (")
     assert told["mapping"].startswith("--teacher: got '{\"cut\": 1', which is not valid YAML: ")
+    assert told["open"].startswith("--model_config: got 'a: [b', which is not valid YAML: ")
+    assert told["data"] == "--dataset: there is no folder or file '{a'."
     for name in mappings:
         assert told[name].startswith(f"--{name}: got '{{a: [1}}', which is not valid YAML: ")
 
