@@ -7,7 +7,7 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 from hf_effmodels import PanguPiConfig, PanguPiForCausalLM
 from hf_effmodels.compression import inherit, spread_layers
 from hf_effmodels.compression.pruning.calibration import layer_importance, read_batches
-from hf_effmodels.compression.pruning.inheritance import check_inheritance, take_layers
+from hf_effmodels.compression.pruning.inheritance import check_inheritance, choose_units, take_layers
 from hf_effmodels.compression.pruning.masks import masked
 from hf_effmodels.compression.pruning.scores import structure_scores, top
 from hf_effmodels.compression.pruning.structures import Axis, Sizes, axes_of
@@ -149,6 +149,24 @@ def test_groups_are_chosen_with_their_query_heads(model, method):
         assert made_of.units[Axis("keys", number)].tolist() == [1]
         assert made_of.units[Axis("queries", number)].tolist() == [2, 3]
     assert smaller.config.num_key_value_heads == 1
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("groups, width", [(1, 1), (1, 3), (2, 2), (3, 1), (4, 2)])
+def test_of_whichever_groups_are_kept_the_best_query_heads_stay(groups, width, learned):
+    """Four groups of three query heads; learned masks say which groups stay, and nothing of their heads."""
+    generator = torch.Generator().manual_seed(groups * 10 + width)
+    queries, keys = (torch.rand(n, generator=generator) for n in (12, 4))
+    keys += torch.tensor([0.0, 0.1, 4.0, 8.0])  # the first groups go first
+    masks = {Axis("keys", 0): torch.tensor([5.0, -5.0, 4.0, 6.0])} if learned else {}
+    source, target = Sizes(1, 8, 8, 12, 4, 0, 4), Sizes(1, 8, 8, groups * width, groups, 0, 4)
+    units = choose_units({Axis("keys", 0): keys, Axis("queries", 0): queries}, source, target, masks)
+    of_groups = masks.get(Axis("keys", 0), keys + queries.view(4, 3).sum(1))
+    kept = sorted(sorted(range(4), key=lambda group: -of_groups[group])[:groups])
+    heads = [
+        sorted(sorted(range(3 * group, 3 * group + 3), key=lambda head: -queries[head])[:width]) for group in kept
+    ]
+    assert units[Axis("keys", 0)].tolist() == kept and units[Axis("queries", 0)].tolist() == sum(heads, [])
 
 
 @pytest.mark.parametrize("method", ["l1", "l2", "taylor"])

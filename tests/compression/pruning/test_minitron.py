@@ -203,6 +203,28 @@ def test_a_candidate_sees_three_batches_of_four_and_learns_from_them():
     assert torch.equal(after[30:], before[30:]) and not torch.equal(after[:30], before[:30])
 
 
+@pytest.mark.parametrize("ignored", ["prompts", "endings", "a whole text", "every other token", "nothing"])
+def test_retraining_compares_what_is_said_of_the_tokens_that_are_labels(ignored):
+    """A step with the mean divergence over them, in plain torch."""
+    labels = IDS.clone()
+    where = {"prompts": (slice(None), slice(0, 12)), "endings": (slice(2), slice(-5, None)), "a whole text": 1}
+    where |= {"every other token": (slice(None), slice(0, None, 2)), "nothing": (slice(0), slice(0))}
+    labels[where[ignored]] = -100
+    model = build("llama").double()
+    student, _ = inherit(model, num_hidden_layers=2)
+    expected = copy.deepcopy(student)
+    retrain_shortly(student, model, [{"input_ids": IDS, "labels": labels}], steps=1, learning_rate=1e-3)
+    predicted = [(row, at - 1) for row in range(4) for at in range(1, 20) if labels[row, at] != -100]
+    rows, places = torch.tensor(predicted).T
+    wanted = model(IDS).logits[rows, places].detach().log_softmax(-1)
+    said = expected(IDS).logits[rows, places].log_softmax(-1)
+    (wanted.exp() * (wanted - said)).sum(-1).mean().backward()
+    torch.nn.utils.clip_grad_norm_(expected.parameters(), 1.0)
+    torch.optim.AdamW(expected.parameters(), lr=1e-3, weight_decay=0.0).step()
+    for found, own in zip(student.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(found, own, rtol=0, atol=1e-5)
+
+
 def test_retraining_brings_the_predictions_nearer():
     model = build("llama")
     with torch.no_grad():

@@ -394,6 +394,28 @@ def test_a_piece_that_another_merge_gets_in_the_way_of_is_never_built():
     assert rules.ancestors("abc") is None and rules.ancestors("a") == {0}
 
 
+@pytest.mark.parametrize("word", ["aa", "aaa", "aaaa", "aaaaa", "aaaaaa", "aba", "abaab"])
+@pytest.mark.parametrize(
+    "merges",
+    [
+        [("a", "a"), ("a", "aa")],
+        [("a", "a"), ("aa", "a")],
+        [("a", "a"), ("aa", "aa"), ("aaaa", "a"), ("aaaa", "aa"), ("aa", "a")],
+        [("a", "a"), ("a", "aa"), ("aaa", "aa"), ("aa", "aaa")],
+        [("a", "b"), ("b", "a"), ("ab", "a"), ("aba", "ab"), ("a", "a")],
+    ],
+)
+def test_of_equal_merges_the_leftmost_is_applied_first_as_the_library_does(merges, word):
+    vocabulary = {piece: n for n, piece in enumerate(dict.fromkeys(["a", "b", *map("".join, merges), word]))}
+    backend = Tokenizer(models.BPE(vocabulary, merges))
+    found = Merges(merges, vocabulary).ancestors(word)
+    assert (found is not None) == (backend.encode(word).tokens == [word])
+    if found is not None:  # what is not said to be needed is not needed
+        kept = [pair for pair in merges if {*pair, "".join(pair)} <= {p for p, n in vocabulary.items() if n in found}]
+        assert Tokenizer(models.BPE(vocabulary, kept)).encode(word).tokens == [word]
+        assert {vocabulary[part] for part in word} <= found and vocabulary[word] in found
+
+
 def test_pieces_are_chosen_by_count_with_what_they_are_built_from_as_long_as_all_fits():
     counts, groups = np.array([1, 9, 8, 7, 0, 2]), {1: {1}, 2: {2, 4, 5}, 3: {3}, 0: None, 4: {4}, 5: {5}}
 

@@ -114,6 +114,18 @@ def test_the_rest_is_shared_by_the_classes_that_are_not_stored(run, teacher, tmp
         taught.teachers.logits(0, torch.tensor([3, 17]), seeds)
 
 
+@pytest.mark.parametrize(
+    "top_k, precision, values",
+    [(10, "float32", "logits"), (10, "float16", "probabilities"), (9, "float32", "probabilities")],
+)
+def test_logits_are_stored_where_all_of_them_are_kept_as_they_are(run, tmp_path, top_k, precision, values):
+    out = ["--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "labels")]
+    *_, settings = soft_labels._prepare(
+        [*run, *out, "--top_k", str(top_k), "--label_precision", precision, "--num_train_epochs", "1"]
+    )
+    assert (settings["values"], settings["top_k"], settings["precision"]) == (values, top_k, precision)
+
+
 def test_wrong_input_is_named(run, tmp_path):
     out = ["--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "labels")]
     with pytest.raises(ValueError, match="--top_k: got 11, accepted are numbers up to that of the classes, 10"):

@@ -168,6 +168,52 @@ def test_killed_measurements_go_on_to_the_same_losses_bit_for_bit(losses, tmp_pa
             compute_losses(model(), Blocks(), batch_size=4, state_file=file)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_losses_are_means_over_the_labels_that_are_predicted(given):
+    """Of the first tokens, of a filled end, and of all; without labels the tokens are the labels."""
+
+    class Labelled(Blocks):
+        def __getitem__(self, number):
+            sample = super().__getitem__(number)
+            labels = sample["labels"].clone()
+            labels[: 2 * number], labels[12 - number :] = -100, -100
+            return sample | {"labels": labels} if given else {"input_ids": sample["input_ids"]}
+
+    blocks, network = Labelled(4), model()
+    found = compute_losses(network, blocks, batch_size=4)
+    for number in range(4):
+        places = range(max(1, 2 * number), 12 - number) if given else range(1, 12)
+        tokens = blocks[number]["input_ids"]
+        with torch.no_grad():
+            said = network(tokens[None]).logits[0].log_softmax(-1)
+        expected = np.mean([-said[place - 1, tokens[place]].item() for place in places])
+        assert found[number] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("order", [("0-of-2", "1-of-2"), ("1-of-2", "0-of-2"), ("1-of-3", None), (None, "2-of-3")])
+def test_what_each_of_several_killed_processes_had_measured_is_not_measured_again(
+    losses, tmp_path, monkeypatch, order
+):
+    """The parts of two, in either order; and of the whole with one part, which another number of processes left."""
+    file, measure, starts = tmp_path / "losses.npz", sample_losses._sample_losses, []
+    compute_losses(model(), Blocks(), batch_size=4, state_file=file)
+    with np.load(file) as whole:
+        fingerprint, measured = whole["fingerprint"], whole["losses"]
+    file.unlink()
+    for name, known in zip(order, (slice(0, 8), slice(12, 24)), strict=True):
+        part = np.full(30, np.nan)
+        part[known] = measured[known]
+        np.savez(
+            (tmp_path / (f"losses.npz.part-{name}" if name else "losses.npz")).open("wb"),
+            losses=part,
+            fingerprint=fingerprint,
+        )
+    monkeypatch.setattr(sample_losses, "_sample_losses", lambda m, s, i: starts.append(i) or measure(m, s, i))
+    again = compute_losses(model(), Blocks(), batch_size=4, state_file=file)
+    assert (again == losses).all() and starts == [8, 24, 28]
+    assert [path.name for path in tmp_path.iterdir()] == ["losses.npz"]
+
+
 def _measure(folder):
     torch.set_num_threads(1)
     PartialState(cpu=True)

@@ -204,6 +204,35 @@ def test_a_loss_of_ones_own_reads_a_column_and_a_module_by_its_path(tmp_path):
         trained(tmp_path, vit(), None, [Pull()])
 
 
+@pytest.mark.parametrize("epochs, batch", [(3, 4), (2, 8)])
+def test_a_sample_without_a_seed_of_its_own_gets_another_one_in_every_epoch(tmp_path, epochs, batch):
+    """So that what is drawn by them, as negatives are, differs from epoch to epoch, and is the same in every run."""
+
+    class Seen(DistillationLoss):
+        needs_index, needs_teacher = True, False
+
+        def student_features(self):
+            return ()
+
+        def forward(self, student, teacher, batch):
+            seen.extend(zip(batch.index.tolist(), batch.seeds.tolist(), strict=True))
+            return torch.zeros(())
+
+    runs = []
+    for run in range(2):
+        seen = []
+        arguments = {"num_train_epochs": epochs, "per_device_train_batch_size": batch}
+        data = {"train_dataset": Images(index=True), "sample_labels": Images().labels}
+        torch.manual_seed(0)
+        trained(tmp_path / str(run), resnet(), None, [Seen()], arguments=arguments, **data)
+        runs.append(seen)
+    assert runs[0] == runs[1]
+    for number in range(8):
+        seeds = [seed for index, seed in runs[0] if index == number]
+        assert len(set(seeds)) == len(seeds) == epochs
+    assert len(set(runs[0])) == 8 * epochs and min(seed for _, seed in runs[0]) >= 0
+
+
 def test_several_teachers_are_averaged_in_probabilities():
     torch.manual_seed(0)
     members, pixels = [resnet(), vit()], torch.randn(2, 3, 32, 32)

@@ -81,14 +81,18 @@ def test_samples_are_held_out_at_random_and_limited_evenly():
     assert [s.references[0] for s in samples.select([3, 5]).without_images()] == ["3", "5"]
 
 
-def test_rows_of_one_image_are_held_out_together():
+@pytest.mark.parametrize("number, images", [(1, 1), (4, 1), (5, 1), (6, 2), (10, 2), (13, 3), (95, 19)])
+def test_rows_of_one_image_are_held_out_together_and_no_more_images_than_are_needed(number, images):
     groups = [f"{n // 5}.jpg" for n in range(100)]
     samples = Samples.of(list(range(100)), lambda row: asked(str(row)), "mine/train", groups=groups)
-    rest, held_out = samples.held_out(13)
-    assert len(held_out) == 15 and len(rest) == 85
-    images = [{groups[n] for n in part.numbers} for part in (rest, held_out)]
-    assert len(images[1]) == 3 and not images[0] & images[1]
-    assert held_out.numbers.tolist() == samples.held_out(13)[1].numbers.tolist()
+    rest, held_out = samples.held_out(number)
+    assert len(held_out) == 5 * images and sorted([*rest.numbers, *held_out.numbers]) == list(range(100))
+    of_rest, of_held_out = ({groups[n] for n in part.numbers} for part in (rest, held_out))
+    assert len(of_held_out) == images and not of_rest & of_held_out
+    assert held_out.numbers.tolist() == samples.held_out(number)[1].numbers.tolist()
+
+
+def test_something_is_left_to_train_on():
     with pytest.raises(ValueError, match="mine/train is about one image: nothing would be left"):
         Samples.of([1, 2], lambda row: asked("x"), "mine/train", groups=["a", "a"]).held_out(1)
 
