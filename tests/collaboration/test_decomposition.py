@@ -263,6 +263,9 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
     assert [model.config.id2label[n] for n in range(10)] == [str(n) for n in range(10)]
     for number, tokens in enumerate(sent):
         torch.testing.assert_close(model.encode(number, pixels), tokens)
+    wide = ["assemble", str(tmp_path / "wide"), *names, "--teacher", str(folder), "--fusion-hidden-size", "6"]
+    assert cli.main(wide) == 0
+    assert DeViTConfig.from_pretrained(tmp_path / "wide").fusion_hidden_size == 6
     assert cli.main(["assemble", str(tmp_path / "alone"), *names[::-1]]) == 0
     alone = DeViTForImageClassification.from_pretrained(tmp_path / "alone")
     assert alone.config.fusion_hidden_size is None
@@ -362,6 +365,26 @@ def test_networks_of_transformers_are_decomposed_as_they_are(tmp_path):
     assert group == split_classes(10, 5, seed=1)[4] != split_classes(10, 5)[4]
     torch.testing.assert_close(part(pixels).logits, vit(pixels).logits[:, group])
     assert isinstance(from_transformers(vit), DeViTForImageClassification)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"num_channels": 1}, {"qkv_bias": False}, {"hidden_act": "relu"}, {"layer_norm_eps": 0.5}],
+    ids=[*"cbae"],
+)
+@torch.no_grad()
+def test_what_is_taken_apart_has_every_setting_of_the_network_of_transformers(setting):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
+    config = ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3, initializer_range=0.5, **setting)
+    vit, pixels = ViTForImageClassification(config).eval(), torch.randn(2, config.num_channels, 16, 16)
+    torch.testing.assert_close(from_transformers(vit)(pixels).logits, vit(pixels).logits)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_parts_that_are_put_together_stay_in_their_mode(training):
+    parts = [whole().train(training), whole().train(training)]
+    assert assemble(parts, 10).training is take_part(parts[0], 0).training is training
+    assert from_transformers(ViTForImageClassification(ViTConfig(**TINY)).train(training)).training is training
 
 
 def test_parts_go_to_the_device_that_has_most_left():

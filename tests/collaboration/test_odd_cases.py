@@ -118,6 +118,19 @@ def test_a_classifier_with_a_code_gets_no_second_one(monkeypatch, tmp_path):
         curves._train(args, None, None)
 
 
+def test_modules_to_imitate_are_found_by_their_name_or_its_end(monkeypatch):
+    model = torch.nn.ModuleDict({"block": torch.nn.Identity()})
+    model["inner"] = torch.nn.ModuleDict({"block": torch.nn.Identity(), "last": torch.nn.Identity()})
+    model["more"] = torch.nn.ModuleDict({"block": torch.nn.Identity()})
+    cut = SimpleNamespace(point=SimpleNamespace(name="cut"))
+    monkeypatch.setattr(curves, "Trace", lambda model: SimpleNamespace(cut=lambda at: cut))
+    found = curves._full_names(model, SimpleNamespace(at=None, features=["block", "last", "inner.block"]))
+    assert found == ["cut", "block", "inner.last", "inner.block"]
+    del model["block"]
+    with pytest.raises(ValueError, match="^--features: 'block' may be inner.block, more.block; accepted are names"):
+        curves._full_names(model, SimpleNamespace(at=None, features=["block"]))
+
+
 def test_without_matplotlib_nothing_is_drawn(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     offloading._draw(tmp_path / "a.png", {}, [])

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,46 @@ def test_one_slot_that_is_left_over_is_not_learnt_from():
     train(OffloadingEnvironment("resnet18", CELL), OffloadingTraining(steps=9, buffer=4, batch=4, reuse=1),
           lambda step, reward: told.append(step))  # fmt: skip
     assert told == [4, 8]
+
+
+class ToldCell(OffloadingEnvironment):
+    """Remembers with which seeds it was begun."""
+
+    def reset(self, *, seed=None, **options):
+        self.seeds = [*getattr(self, "seeds", []), seed]
+        return super().reset(seed=seed, **options)
+
+
+def test_an_episode_that_is_cut_off_is_begun_anew_and_the_seed_is_the_first_ones():
+    cell = ToldCell("resnet18", replace(CELL, tasks=1000, max_slots=3))
+    train(cell, OffloadingTraining(steps=8, buffer=4, batch=4, reuse=1, seed=5))
+    assert cell.seeds == [5, None, None]  # after slots 3 and 6
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_agents_begin_with_the_weights_of_their_seed_and_learn_from_a_buffer_shorter_than_a_batch(seed):
+    begun = OffloadingAgents(CELL, 6, seed=seed).weights
+    for rate, moves in ((1e-12, False), (1e-2, True)):
+        options = OffloadingTraining(steps=4, buffer=4, batch=64, reuse=1, learning_rate=rate, seed=seed)
+        learnt = train(OffloadingEnvironment("resnet18", CELL), options).weights
+        same = [torch.allclose(value, learnt[name], atol=1e-6) for name, value in begun.items()]
+        assert not any(same) if moves else all(same)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_advantages_are_those_of_the_settings(monkeypatch, released):
+    given = []
+    monkeypatch.setattr(
+        learning, "advantages", lambda *a, **options: given.append(options) or advantages(*a, **options)
+    )
+    train(
+        OffloadingEnvironment("resnet18", CELL),
+        OffloadingTraining(steps=4, buffer=4, batch=4, reuse=1, gamma=0.7, lam=0.3, released=released),
+    )
+    (options,) = given
+    assert (options["gamma"], options["lam"], options["released"]) == (0.7, 0.3, released)
+    # The release goes on over the end of an episode that was cut off.
+    assert options.keys() - {"gamma", "lam", "released"} == (set() if released else {"following", "cut"})
 
 
 def test_the_release_compares_each_power_with_every_slot():
@@ -157,6 +198,17 @@ def test_baselines_are_what_a_pencil_gives():
     assert channels.tolist() == [0, 1, 0] and powers.tolist() == [0.5] * 3
 
 
+def test_who_is_far_away_counts_from_the_nearest_place_of_the_cell():
+    """Observed is where between nearest and farthest a device stands: 0.5 of 200 to 600 m is 400 m."""
+    cell = OffloadingSettings(devices=2, channels=2, distances=(200.0, 600.0), bandwidth=5e6, noise=1e-10)
+    profile, decide = PROFILES["resnet18"], baselines(OffloadingEnvironment("resnet18", cell))["greedy"]
+    observation = np.array([1.0, 0, 0, 0.5, 1.0, 0, 0, 0.0])
+    rates = [5e6 * np.log2(1 + metres**-3.0 / 1e-10) for metres in (400.0, 200.0)]
+    rows = list(zip(profile.seconds, profile.bits, profile.watts, strict=True))
+    costs = [[seconds * (1 + watts) + 2 * bits / rate for seconds, bits, watts in rows] for rate in rates]
+    assert decide(observation)[0].tolist() == np.argmin(costs, axis=1).tolist()
+
+
 def test_a_share_that_never_changes_is_no_faster_than_computing_alone_and_taking_turns_is():
     """Why agents that have learnt who may send save joules and no seconds: all wait for those who never may."""
     environment = OffloadingEnvironment("resnet18", OffloadingSettings())
@@ -177,6 +229,12 @@ def test_the_cell_is_an_environment_of_gymnasium():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(GymnasiumOffloading("vgg11", devices=2, tasks=40, max_power=0.3), skip_render_check=True)
+    for network, most in (
+        ("vgg11", 0.1893 / 0.092876),
+        ("resnet18", 1.0),
+    ):  # a released unit, the whole network's time
+        high = GymnasiumOffloading(network, devices=2).observation_space.high.reshape(2, 4)
+        np.testing.assert_allclose(high, [[1, most, 1, 1]] * 2, rtol=1e-6)
     made, cell = gymnasium.make(NAME, settings=CELL), OffloadingEnvironment("resnet18", CELL)
     ours, theirs = made.reset(seed=4)[0], cell.reset(seed=4)[0]
     np.testing.assert_array_equal(ours, theirs.astype(np.float32))
@@ -224,7 +282,10 @@ def test_agents_come_back_out_of_their_folder(tmp_path):
         with pytest.raises(ValueError, match=f"folder: {tmp_path} holds no agents"):
             OffloadingAgents.load(tmp_path)
         file.write_bytes(kept[file])
-    assert OffloadingAgents.load(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    OffloadingAgents(CELL, 6, seed=8).save(tmp_path, PROFILES["resnet18"])
+    assert OffloadingAgents.load(tmp_path)[1] == PROFILES["resnet18"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ValueError, match="no list 'watts'"):
         profile_from({"bits": [1, 0], "seconds": [0, 1]})
 
