@@ -105,6 +105,53 @@ def test_a_decision_holds_from_the_next_task_on():
     assert environment.point[0] == 2
 
 
+def test_a_channel_holds_for_what_is_being_sent_too():
+    """Two pictures under way on one channel each: who moves to the other's does so with the next task."""
+    environment = cell(devices=2, channels=2, slot=0.01)
+    environment.reset()
+    environment.doing[:], environment.point[:], environment.bits_left[:] = 2, 0, PROFILES["resnet18"].bits[0]
+    environment.channel[:] = [0, 1]
+    before = environment.bits_left.copy()
+    environment.step((np.zeros(2), np.array([1, 1]), np.full(2, 0.5)))
+    assert environment.channel.tolist() == [0, 1]
+    alone = 1e6 * math.log2(1 + 0.5 * 50.0**-3 / 1e-9)
+    np.testing.assert_allclose(before - environment.bits_left, 0.01 * alone, rtol=1e-9)
+    environment.bits_left[:] = 1.0  # what is left is soon sent
+    environment.step((np.zeros(2), np.array([1, 1]), np.full(2, 0.5)))
+    assert environment.channel.tolist() == [1, 1]
+
+
+def test_each_device_has_a_task_at_least_however_few_are_drawn():
+    environment = OffloadingEnvironment("resnet18", OffloadingSettings(devices=60, tasks=1))
+    state, _ = environment.reset(seed=0)
+    assert environment.total.min() == 1 < environment.total.max() and np.isfinite(state).all()
+    assert state[::4].tolist() == [1.0] * 60
+
+
+def test_devices_stand_where_the_settings_say():
+    near, far = 20.0, 30.0
+    environment = OffloadingEnvironment("vgg11", OffloadingSettings(devices=200, distances=(near, far)))
+    state, _ = environment.reset(seed=0)
+    assert near <= environment.distance.min() < 21 and 29 < environment.distance.max() <= far
+    np.testing.assert_allclose(state[3::4], (environment.distance - near) / (far - near))
+    # First decisions are any of those there are.
+    assert {*environment.point.tolist()} == {*range(6)} and {*environment.channel.tolist()} == {0, 1}
+    assert 0 < environment.power.min() < 0.1 and 0.9 < environment.power.max() <= 1
+
+
+@pytest.mark.parametrize("most, tasks, cut_after", [(3, 40, 3), (20, 40, 20), (None, 40, 12)])
+def test_slots_are_counted_from_the_beginning_of_an_episode(most, tasks, cut_after):
+    """Of as many as the settings name, also where they are more than the tasks need by themselves."""
+    environment = cell("vgg11", devices=1, tasks=tasks, max_slots=most)
+    for episode in range(2):
+        environment.reset()
+        environment.left[:] = environment.total[:] = 400  # nobody is done in between
+        cuts = [environment.step(all_take(5, 1))[3] for _ in range(cut_after)]
+        assert cuts == [False] * (cut_after - 1) + [True], episode
+        environment.reset()
+        environment.step(all_take(5, 1))  # one that is left in its midst
+
+
 def test_episodes_are_drawn_by_their_seed_and_end():
     environment = OffloadingEnvironment("vgg11", OffloadingSettings(devices=3, tasks=4, max_slots=3))
     first, again, other = (environment.reset(seed=seed)[0] for seed in (1, 1, 2))

@@ -167,6 +167,91 @@ def test_agents_learn_and_the_seed_says_what():
         OffloadingTraining(seed=-1)
 
 
+#: Nobody is ever done here, and an episode is cut off after three slots.
+LONG = OffloadingSettings(devices=2, channels=2, tasks=400, max_slots=3)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_what_is_learnt_from_is_told_with_its_ends_and_the_fading_that_is_asked_for(monkeypatch, released):
+    """What a cut-off episode would have led to is what the slot led to, not the beginning of the next one."""
+    seen, resets, led_to, made, real = [], [], [], [], OffloadingAgents
+
+    class Cell(OffloadingEnvironment):
+        def reset(self, **options):
+            resets.append(options)
+            return super().reset(**options)
+
+        def step(self, action):
+            told = super().step(action)
+            led_to.append(torch.from_numpy(told[0]).float())
+            return told
+
+    monkeypatch.setattr(learning, "OffloadingAgents", lambda *given: made.append(real(*given)) or made[0])
+
+    def watched(rewards, values, done, **options):
+        seen.append((done.tolist(), options))
+        if not released:
+            torch.testing.assert_close(options["following"], made[0].critic(torch.stack(led_to[-7:])))
+        return advantages(rewards, values, done, **options)
+
+    monkeypatch.setattr(learning, "advantages", watched)
+    options = {"steps": 14, "buffer": 7, "batch": 7, "reuse": 1, "gamma": 0.5, "lam": 0.25, "seed": 3}
+    train(Cell("resnet18", LONG), OffloadingTraining(**options, released=released))
+    assert resets == [{"seed": 3}, *[{}] * 4], "a cut-off episode is followed by a new one"
+    assert [done for done, _ in seen] == [[0.0] * 7] * 2
+    for (_, told), cut in zip(seen, ([0, 0, 1, 0, 0, 1, 0], [0, 1, 0, 0, 1, 0, 0]), strict=True):
+        assert (told["gamma"], told["lam"], told["released"]) == (0.5, 0.25, released)
+        if released:
+            assert told.keys() == {"gamma", "lam", "released"}
+        else:
+            assert told["cut"].tolist() == cut
+
+
+@pytest.mark.parametrize(
+    "sizes, updates",
+    [
+        ({"steps": 12, "buffer": 8, "batch": 4, "reuse": 3}, [6, 3]),  # the last buffer is half as long
+        ({"steps": 8, "buffer": 4, "batch": 8, "reuse": 2}, [1, 1]),
+        ({"steps": 6, "buffer": 6, "batch": 64, "reuse": 1}, [1]),  # once at least
+        ({"steps": 6, "buffer": 10, "batch": 2, "reuse": 2}, [6]),
+    ],
+)
+def test_each_slot_is_used_as_often_as_is_asked_for_in_the_mean(monkeypatch, sizes, updates):
+    counted = []
+
+    def watched(agents, observation, *others):
+        counted[-1].append(len(observation))
+        return agents_loss(agents, observation, *others)
+
+    def begun(*given, **options):
+        counted.append([])
+        return advantages(*given, **options)
+
+    monkeypatch.setattr(learning, "agents_loss", watched)
+    monkeypatch.setattr(learning, "advantages", begun)
+    train(OffloadingEnvironment("resnet18", LONG), OffloadingTraining(**sizes))
+    assert counted == [[sizes["batch"]] * number for number in updates]
+
+
+def test_a_seed_is_that_of_what_is_drawn_too(monkeypatch):
+    """Of the same actors in the same cell the first decisions are others by another seed."""
+    real, decided = OffloadingAgents, []
+    monkeypatch.setattr(learning, "OffloadingAgents", lambda settings, points, seed: real(settings, points, 0))
+
+    class Cell(OffloadingEnvironment):
+        def reset(self, *, seed=None):
+            return super().reset(seed=0)
+
+        def step(self, action):
+            decided[-1].append(np.concatenate(action))
+            return super().step(action)
+
+    for seed in (1, 1, 2):
+        decided.append([])
+        train(Cell("resnet18", LONG), OffloadingTraining(steps=4, buffer=4, batch=4, reuse=1, seed=seed))
+    assert np.array_equal(decided[0], decided[1]) and not np.array_equal(decided[0], decided[2])
+
+
 def test_baselines_are_what_a_pencil_gives():
     environment = OffloadingEnvironment("resnet18", CELL)
     profile, decide = PROFILES["resnet18"], baselines(environment)
@@ -207,6 +292,45 @@ def test_who_is_far_away_counts_from_the_nearest_place_of_the_cell():
     rows = list(zip(profile.seconds, profile.bits, profile.watts, strict=True))
     costs = [[seconds * (1 + watts) + 2 * bits / rate for seconds, bits, watts in rows] for rate in rates]
     assert decide(observation)[0].tolist() == np.argmin(costs, axis=1).tolist()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2, 1.0, 30.0])
+@pytest.mark.parametrize("network", ["resnet18", "vgg11"])
+def test_who_is_greedy_weighs_energy_as_the_cell_does_and_sees_how_far_each_device_is(network, weight):
+    options = {"distances": (20.0, 90.0), "bandwidth": 2e6, "noise": 1e-8, "path_loss_exponent": 2.5}
+    cell = OffloadingSettings(devices=4, channels=2, energy_weight=weight, max_power=0.5, **options)
+    environment, profile = OffloadingEnvironment(network, cell), PROFILES[network]
+    distances = np.array([20.0, 35.0, 60.0, 90.0])
+    observation, _ = environment.reset(seed=0, distances=distances)
+    observation[[0, 4, 8, 12]] = 0.2, 0.9, 0.4, 0.8
+    heard, rows = 0.5 * distances**-2.5, list(zip(profile.seconds, profile.bits, profile.watts, strict=True))
+
+    def best(device: int, others: float) -> int:
+        rate = 2e6 * np.log2(1 + heard[device] / (1e-8 + others))
+        costs = [s + bits / rate + weight * (watts * s + 0.5 * bits / rate) for s, bits, watts in rows]
+        return int(np.argmin(costs))
+
+    decide = baselines(environment)
+    assert decide["greedy"](observation)[0].tolist() == [best(d, heard[(d + 2) % 4]) for d in range(4)]
+    points, channels, _ = decide["turns"](observation)  # the second and the last have most left
+    assert points.tolist() == [profile.last, best(1, 0.0), profile.last, best(3, 0.0)]
+    assert (channels[1], channels[3]) == (0, 1)
+
+
+@pytest.mark.parametrize("most", [1, 3, 7])
+def test_a_test_that_finishes_nothing_ends_after_the_slots_that_it_is_given(most):
+    """A picture takes longer than these slots to be sent: the joules are spent, and no task to divide them by."""
+    cell = OffloadingSettings(devices=2, channels=2, slot=0.001, bandwidth=1e3, max_power=0.5)
+    profile = PROFILES["resnet18"]
+    slow = profile_from({"bits": [1e6, 0], "seconds": [0, 10.0], "watts": [0, 3.0], "joules": [0, 30.0]})
+    for used, point, watts in ((profile, 5, profile.watts[5]), (slow, 1, 3.0)):
+        environment = OffloadingEnvironment(used, cell)
+        decide = lambda seen, point=point: (np.full(2, point), np.zeros(2), np.zeros(2))  # noqa: E731
+        found = measure(environment, decide, most_slots=most)
+        assert found == {
+            "seconds": pytest.approx(2 * 0.001 * most), "joules": pytest.approx(2 * 0.001 * most * watts),
+            "finished": 0, "slots": most, "done": False,
+        }  # fmt: skip
 
 
 def test_a_share_that_never_changes_is_no_faster_than_computing_alone_and_taking_turns_is():

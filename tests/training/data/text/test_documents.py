@@ -229,3 +229,14 @@ def test_a_folder_of_texts_holds_nothing_else(files, is_of_texts, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert _is_text_folder(tmp_path) is is_of_texts
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_column_that_is_called_text_and_holds_numbers_is_not_the_text(tmp_path, streaming):
+    rows = datasets.Dataset.from_dict({"text": [3, 4], "body": ["one", "two"]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    args = TextArguments(str(tmp_path / "rows.parquet"), streaming=streaming, cache_dir=str(tmp_path / "cache"))
+    assert list(read(load_evaluation_texts(args))) == ["one", "two"]
+    args.text_column = "text"
+    with pytest.raises(ValueError, match="--text_column: 'text' holds no texts; those are body"):
+        load_evaluation_texts(args)

@@ -11,6 +11,7 @@ from hf_effmodels.training.data.text.packing import (
     Encoder,
     PackedBlocks,
     Separators,
+    _pieces,
 )
 from hf_effmodels.training.data.text.tokenization import train_tokenizer
 
@@ -51,6 +52,22 @@ def test_every_token_is_predicted_exactly_once_and_what_is_dropped_is_counted(to
         assert counts.dropped_tokens < size - 1 and (not keep_tail or counts.dropped_tokens == 0)
         for before, after in zip(blocks, blocks[1:], strict=False):
             assert after["input_ids"][0] == before["input_ids"][-1]
+
+
+@pytest.mark.parametrize("chosen", [range(1, 4), range(3, 6), range(0, 2), [5, 0, 4]])
+def test_of_a_part_of_a_table_the_part_alone_is_packed(tokenizer, chosen):
+    separators = Separators.of(tokenizer)
+    table = datasets.Dataset.from_dict({"text": [f"text {n}" for n in range(6)]}).select(chosen)
+    packed = PackedBlocks(table, Encoder(tokenizer, separators), Block(4, separators, False))
+    row = [token for n in chosen for token in (separators.begin, *tokenizer(f"text {n}")["input_ids"])]
+    row.append(separators.end)
+    assert packed.counts.tokens == len(row) and packed.tokens(0, len(row)).tolist() == row
+    assert packed.tokens(3, 9).tolist() == row[3:9]
+    if not isinstance(chosen, range):
+        return
+    # Its tokens may lie in the midst of a longer table, too.
+    tokens = datasets.Dataset.from_dict({"input_ids": [[n] * (n + 1) for n in range(6)]}).select(chosen)
+    assert np.concatenate(_pieces(tokens)).tolist() == [n for n in chosen for _ in range(n + 1)]
 
 
 def test_there_are_no_blocks_beyond_the_last(tokenizer):

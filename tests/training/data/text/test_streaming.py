@@ -71,6 +71,14 @@ def test_a_stream_goes_on_from_a_checkpoint_with_the_very_same_blocks(tokenizer,
     assert torch.equal(blocks(again, 40), expected[where:])
 
 
+@pytest.mark.parametrize("empty", [0, 1, 63, 64, 65, 200])
+def test_a_text_is_looked_at_until_a_document_has_text(tokenizer, empty):
+    """However many are empty before it; a text of these alone is told before the training."""
+    assert stream_of(tokenizer, 4, ["", *[""] * empty, "Document", *[""] * 3]).check() is None
+    with pytest.raises(ValueError, match="^--dataset: the text is empty: no document has text.$"):
+        stream_of(tokenizer, 4, ["", *[""] * (empty + 3)]).check()
+
+
 def test_a_place_that_is_forgotten_or_not_reached_is_not_made_up(tokenizer, tmp_path):
     stream = stream_of(tokenizer, window=4)
     seen = iter(stream)

@@ -26,6 +26,14 @@ def test_the_load_counts_all_experts_that_a_token_goes_to_and_the_balance_is_a_m
     assert statistics.take(Accelerator(cpu=True)) == {}, "what was taken is gone"
 
 
+def test_each_line_of_the_log_has_the_balance_since_the_line_before():
+    statistics, config = MixtureStatistics(), SimpleNamespace(num_experts_per_tok=1)
+    for balances in ([1.5, 0.5], [4.0], [0.25, 0.75, 2.0]):
+        for balance in balances:
+            statistics.add({"router_logits": (torch.eye(2),), "aux_loss": torch.tensor(balance)}, config)
+        assert statistics.take(Accelerator(cpu=True))["balance_loss"] == pytest.approx(sum(balances) / len(balances))
+
+
 def test_the_speed_is_that_of_training_alone(text_run, tmp_path, monkeypatch):
     """A clock that evaluations and checkpoints move by an hour."""
     clock = SimpleNamespace(now=0.0)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from transformers import (
 )
 
 from hf_effmodels.training import main, prepare
+from hf_effmodels.training.tasks.distillation import task
 from hf_effmodels.training.tasks.distillation.episodes import (
     CosineHead,
     Shape,
@@ -24,6 +27,7 @@ from hf_effmodels.training.tasks.distillation.episodes import (
     few_shot_accuracy,
     members_of,
 )
+from hf_effmodels.training.tasks.distillation.teacher import Teachers
 
 from ....processes import run_in_two
 from ..contract import history, same, weights
@@ -102,6 +106,65 @@ def test_what_is_measured_is_what_the_nearest_mean_tells():
     )
     with pytest.raises(ValueError, match="--way: got 3, but novel has 2 classes of 5 pictures or more .* 3 in all"):
         members_of(labels[:18], SHAPE, "novel")
+
+
+def test_half_an_interval_is_that_of_the_mean_of_the_episodes():
+    rng = np.random.default_rng(3)
+    labels, features = np.repeat([0, 1, 2], 9), rng.standard_normal((27, 4))
+    found = few_shot_accuracy(torch.from_numpy(features), labels, SHAPE, 40, "novel")
+    members, shares = members_of(labels, SHAPE, "novel"), []
+    for episode in range(40):
+        right, chosen = 0, [drawn(members, SHAPE, (0, 0, episode), number) for number in range(3)]
+        centres = np.stack([features[pictures[:2]].mean(0) for pictures in chosen])
+        for number, pictures in enumerate(chosen):
+            for picture in features[pictures[2:]]:
+                right += number == np.argmax(centres @ picture / np.linalg.norm(centres, axis=1))
+        shares.append(right / 9)
+    deviation = np.sqrt(np.square(shares - np.mean(shares)).sum() / 39)
+    np.testing.assert_allclose(found, (np.mean(shares), 1.96 * deviation / np.sqrt(40)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_student_and_teacher_are_measured_on_classes_that_are_new_to_them_each_by_itself(taught, monkeypatch):
+    """The student tells all, the teacher nothing: to it all pictures are alike. Seven pictures at a time, in order."""
+    seen = []
+
+    class Teacher:
+        def __call__(self, pixels):
+            return {"pooled": torch.ones(len(pixels), 3)}
+
+    class Network:
+        evaluated = False
+
+        def eval(self):
+            self.evaluated = True
+            return self
+
+    def pooled(network, pixels):
+        assert network.evaluated
+        seen.append(len(pixels))
+        return F.one_hot(pixels.long(), 3).half()
+
+    monkeypatch.setattr(task, "_pooled", pooled)
+    labels = np.array([2, 0, 1] * 6)
+
+    class Novel(list):
+        source = SimpleNamespace(labels=labels, split="novel")
+
+    teachers = Teachers.__new__(Teachers)
+    teachers.teachers = [Teacher()]
+    trainer = SimpleNamespace(
+        network=Network(),
+        teachers=teachers if taught else None,
+        args=SimpleNamespace(per_device_eval_batch_size=7, device="cpu"),
+        accelerator=SimpleNamespace(autocast=nullcontext),
+    )
+    novel = Novel({"pixel_values": torch.tensor(float(label))} for label in labels)
+    found = task._few_shot(trainer, novel, SimpleNamespace(shape=SHAPE, eval_episodes=4))
+    expected = {"eval_few_shot_accuracy": 1.0, "eval_few_shot_interval": 0.0}
+    if taught:
+        expected |= {"eval_teacher_few_shot_accuracy": pytest.approx(1 / 3), "eval_teacher_few_shot_interval": 0.0}
+    assert found == expected and seen == [7, 7, 4]
 
 
 def test_a_student_learns_by_episodes_and_tells_classes_it_has_not_seen(run, classifiers, tmp_path):

@@ -450,3 +450,34 @@ def test_checkpointed_layers_hand_out_features_with_their_gradient():
     assert len(gradients[0]) == len(gradients[1]) > 10
     for plain, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, plain)
+
+
+class Counting(torch.nn.Module):
+    """A network with a layer in its midst that gives as many numbers as there are classes, and one that has a mode of
+    its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.squeeze = torch.nn.Linear(48, 5)
+        self.frozen = torch.nn.Dropout(0.5).eval()
+        self.widen = torch.nn.Linear(5, 7)
+        self.head = torch.nn.Linear(7, 5)
+
+    def forward(self, pixel_values):
+        return {"logits": self.head(self.widen(self.frozen(self.squeeze(pixel_values.flatten(1)))))}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_dry_run_leaves_each_module_in_its_mode(training):
+    network = Counting().train(training)
+    network.frozen.train(not training)
+    before = {name: module.training for name, module in network.named_modules()}
+    run = dry_run(network, torch.randn(2, 3, 4, 4))
+    assert {name: module.training for name, module in network.named_modules()} == before
+    assert run.num_classes == 5 and not any(module._forward_hooks for module in network.modules())
+
+
+def test_pooled_features_are_what_the_last_layer_is_given():
+    network = Counting()
+    taps = Taps(network, dry_run(network, torch.randn(2, 3, 4, 4)), ["pooled"])
+    assert taps.specs["pooled"].shape == (7,) and taps.sources["pooled"] == ("head", True)
