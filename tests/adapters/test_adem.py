@@ -442,6 +442,20 @@ def test_an_adapter_is_hot_swapped_with_its_settings_and_a_compiled_model_follow
         torch.testing.assert_close(logits(m, ids, image_embeds=image_embeds), expected)
 
 
+@pytest.mark.parametrize("settings", [{"alpha": 0.4}, {"drop_ratio": 0.2}, {"alpha": 0.4, "drop_ratio": 0.2}])
+def test_a_swapped_adapter_is_saved_with_its_own_settings(settings, tmp_path):
+    model = adapted(alpha=0.3, drop_ratio=0.5)
+    trained(adapted(**{"alpha": 0.3, "drop_ratio": 0.5, **settings}), seed=5).save_pretrained(tmp_path / "other")
+    hotswap_adapter(model, str(tmp_path / "other"))
+    model.save_pretrained(tmp_path / "saved")
+    saved = AdemConfig.from_pretrained(tmp_path / "saved")
+    expected = {"alpha": 0.3, "drop_ratio": 0.5, **settings}
+    assert {name: getattr(saved, name) for name in expected} == expected
+    assert (saved.num_vision_tokens, saved.inference_mode) == (TOKENS, True)
+    theirs, ours = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("other", "saved"))
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
 def test_what_does_not_fit_is_not_swapped_in(tmp_path, ids):
     model = adapted()
     expected = logits(model, ids)
@@ -541,6 +555,40 @@ def test_official_offsets_become_an_adapter_with_the_settings_that_are_given(tmp
         with pytest.raises(ValueError, match=message):
             convert_to_peft(tmp_path / "official.safetensors", tmp_path / "wrong")
         assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "alpha", "drop_ratio"),
+    [
+        ({}, 0.2, 0.15),
+        ({"alpha": 0.6}, 0.6, 0.15),
+        ({"drop_ratio": 0.25}, 0.2, 0.25),
+        ({"alpha": 0.6, "drop_ratio": 0.25}, 0.6, 0.25),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_training_is_taken_and_what_is_given_wins(given, alpha, drop_ratio, tmp_path):
+    from hf_effmodels.adapters.adem import convert_to_peft
+
+    weights = {"adapter_emb1": torch.randn(1, TOKENS, WIDTH), "adapter_emb2": torch.randn(1, TOKENS, WIDTH)}
+    said = {"alpha": 0.2, "drop_ratio": 0.15, "beta": 0.5, "epochs": 9}
+    torch.save({"model": weights, "args": said}, tmp_path / "official.pth")
+    config = convert_to_peft(tmp_path / "official.pth", tmp_path / "adapter", **given)
+    for found in (config, AdemConfig.from_pretrained(tmp_path / "adapter")):
+        assert (found.alpha, found.drop_ratio, found.num_vision_tokens) == (alpha, drop_ratio, TOKENS)
+        assert (found.inference_mode, found.task_type, {*found.target_modules}) == (True, "CAUSAL_LM", {"mlp"})
+
+
+def test_other_fields_that_are_given_for_an_official_adapter_win_too(tmp_path):
+    from hf_effmodels.adapters.adem import convert_to_peft
+
+    weights = {"adapter_emb1": torch.randn(1, TOKENS, WIDTH), "adapter_emb2": torch.randn(1, TOKENS, WIDTH)}
+    torch.save({"model": weights}, tmp_path / "official.pth")
+    config = convert_to_peft(
+        tmp_path / "official.pth", tmp_path / "adapter", inference_mode=False, target_modules=["feed_forward"]
+    )
+    assert {*config.target_modules} == {"feed_forward"} and (config.alpha, config.drop_ratio) == (
+        AdemConfig().alpha, AdemConfig().drop_ratio
+    )  # fmt: skip
 
 
 def test_copies_are_independent(ids, image_embeds):

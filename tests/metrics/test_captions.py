@@ -146,6 +146,18 @@ def test_yes_and_no_count_within_the_first_four_letters():
         assert (results["acc_color"] == 100, results["other"]) == (said is True, int(said is None)), answer
 
 
+@pytest.mark.parametrize(
+    "space", ["", "     ", "\n\n\n\n", "\t \r\n ", "\u00a0" * 5], ids=["none", "spaces", "lines", "both", "hard"]
+)
+@pytest.mark.parametrize("word", ["yes", "No"])
+def test_space_around_an_answer_says_nothing(word, space):
+    for answer in (space + word, word + space, f"{space}{word}.{space}"):
+        found = metric("mme").compute(
+            predictions=[answer], references=[word.lower()], categories=["color"], images=["a"]
+        )
+        assert (found["acc_color"], found["other"]) == (100, 0), repr(answer)
+
+
 def test_mme_sums_questions_and_images():
     rows = [
         # prediction, reference, category, image

@@ -535,6 +535,20 @@ def test_boxes_that_are_equally_good_stay_in_their_order_and_empty_ones_suppress
     assert found[2].tolist() == [0, 1] and torch.equal(found[0], boxes[:2])
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("most, expected", [(1, [5]), (3, [5, 2, 4]), (6, [5, 2, 4, 1, 3, 0])])
+def test_of_more_candidates_than_are_compared_the_best_are(most, expected, multi_label):
+    """Boxes apart from each other, the best neither first nor in order."""
+    values = torch.tensor([0.3, 0.6, 0.8, 0.5, 0.7, 0.9])
+    corners = 20.0 * torch.arange(6)[:, None] + torch.tensor([0.0, 0, 10, 10])
+    scores = torch.zeros(6, 2)
+    scores[torch.arange(6), torch.arange(6) % 2] = values
+    options = {"multi_label": multi_label, "max_candidates": most}
+    boxes, found, labels = select_detections(corners, scores, 0.1, 0.5, **options)
+    assert torch.equal(boxes, corners[expected]) and torch.equal(found, values[expected])
+    assert labels.tolist() == [number % 2 for number in expected]
+
+
 # training branches
 
 

@@ -141,6 +141,14 @@ def test_a_network_learns_with_either_scale():
         assert set(quantize_weight(model[0].weight, scale).integers.unique().tolist()) == {-1.0, 0.0, 1.0}
 
 
+@pytest.mark.parametrize("bits", [None, 2, 4, 7, 9, 16])
+def test_only_activations_of_eight_bits_are_packed_for_stock_transformers(bits, dense, tmp_path):
+    model = convert_to_bitlinear(dense(), BitNet158Config(activation_bits=bits))
+    with pytest.raises(ValueError, match=f"^activation_bits: got {bits}, transformers' bitnet format has only 8.$"):
+        save_packed(model, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
 def test_what_cannot_be_converted_or_packed_is_refused(dense, tmp_path):
     model = convert_to_bitlinear(dense(), BitNet158Config(activation_bits=4))
     with pytest.raises(ValueError, match="quantised already"):

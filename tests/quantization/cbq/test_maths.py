@@ -1,5 +1,7 @@
 """The pure functions of CBQ where no parity case looks."""
 
+import math
+
 import pytest
 import torch
 
@@ -235,6 +237,25 @@ def test_learning_begins_at_the_weight_itself_or_half_way_and_with_the_steps_as_
     # Of two factors of the rank that is asked for, at most of the weight's own.
     shapes = [tuple(each.shape) for each in layer.learned()]
     assert shapes == ([(6, 16)] if rank is None else [(6, min(rank, 6)), (min(rank, 6), 16)])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_steps_are_those_that_the_file_holds_and_weights_are_rounded_by_them(dtype, symmetric):
+    weight = torch.randn(6, 16, generator=torch.Generator().manual_seed(3))
+    config = CbqConfig(bits=8, group_size=8, rank=None, symmetric=symmetric)
+    layer = LearnedLayer(weight, config, torch.Generator().manual_seed(0))
+    layer.log_step += 0.01
+    stored = layer.hard(dtype)
+    own = weight_grid(weight, 8, 8, symmetric).scale * math.exp(0.01)
+    assert torch.equal(stored.grid.scale, own.to(dtype).float())
+    assert stored.grid.scale.dtype == torch.float32 and stored.integers.dtype == torch.int8
+    # Each weight stands at one of the two multiples of the stored step that it lies between.
+    steps = stored.grid.scale.repeat_interleave(8, 1)
+    multiples = stored.integers - stored.grid.zero_point.repeat_interleave(8, 1)
+    inside = (stored.integers > -128) & (stored.integers < 127)
+    above = (multiples - (weight / steps).floor())[inside]
+    assert set(above.unique().tolist()) == {0.0, 1.0} and inside.double().mean() > 0.9
 
 
 def test_channels_beside_which_all_others_are_nought_stay_as_they_are():

@@ -137,6 +137,29 @@ def test_the_rounding_term_decides_the_rounding():
     assert (driven.hard(torch.float32).integers == near).double().mean() > 0.8
 
 
+def test_samples_come_in_an_order_of_their_own_in_every_epoch_that_follows_the_seed():
+    """Nothing moves at a rate of almost nought: the loss of a step says which sample it is of."""
+    weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    block = torch.nn.Sequential(torch.nn.Linear(8, 4, bias=False))
+    hidden = [torch.full((1, 2, 8), float(n)) for n in range(1, 7)]
+    targets = [[torch.zeros(1, 2, 4)] for _ in hidden]
+    settings = {"bits": 4, "group_size": 8, "rank": None, "rounding": "soft", "epochs": 4, "kld_weight": 0.0}
+    config = CbqConfig(**settings, rounding_lr=1e-12, step_lr=1e-12, rounding_weight=0.0)
+
+    def order(seed):
+        layer, losses = LearnedLayer(weight, config, torch.Generator().manual_seed(0)), []
+        learn_window([LearnedBlock(block, {}, {"0": layer})], hidden, [[Call((), {})]] * 6, targets, config, seed,
+                     losses.append)  # fmt: skip
+        known = sorted({round(loss, 4) for loss in losses})
+        assert len(losses) == 24 and len(known) == 6
+        return [known.index(round(loss, 4)) for loss in losses]
+
+    first, again, other = order(1), order(1), order(2)
+    epochs = [tuple(first[start : start + 6]) for start in range(0, 24, 6)]
+    assert all(sorted(epoch) == [*range(6)] for epoch in epochs), "each sample once in an epoch"
+    assert len(set(epochs)) > 2 and first == again != other
+
+
 def test_scaled_channels_do_not_change_the_block(dense):
     block = dense(torch.float32).model.layers[0]
     layers = [

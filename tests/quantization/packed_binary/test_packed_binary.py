@@ -339,6 +339,24 @@ def test_the_evaluation_packs_and_reads_what_is_packed(tmp_path):
         evaluate([*arguments, "--deploy", "true"])
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [{"padding_mode": "reflect"}, {"padding_mode": "replicate"}, {"padding_mode": "circular"}, {"groups": 2},
+     {"padding": "same"}],
+    ids=["reflect", "replicate", "circular", "groups", "same"],
+)  # fmt: skip
+def test_a_convolution_that_no_packed_one_computes_stays_as_it_is_beside_those_that_do(kept):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 4, 3, **{"padding": 1, **each}) for each in ({}, kept)]
+    model = binarize(nn.Sequential(*layers), skip=[]).eval()
+    inputs = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        expected = model(inputs)
+        pack_binary(model)
+        torch.testing.assert_close(model(inputs), expected, rtol=1e-4, atol=1e-4)
+    assert isinstance(model[0], PackedConv2d) and isinstance(model[1], BinaryConv2d)
+
+
 def test_what_cannot_be_packed_is_named():
     model = build()
     with pytest.raises(RuntimeError, match="training mode"):

@@ -30,6 +30,20 @@ def test_a_folder_of_tasks_holds_out_a_tenth_the_same_pictures_of_each_task(tmp_
     assert np.array_equal(image, noise(int(index))) and np.array_equal(answer, noise(int(index) + 100))
 
 
+@pytest.mark.parametrize("sizes", [(20, 30), (50, 20), (11, 60, 30)])
+def test_tasks_with_more_pictures_hold_out_by_name_as_those_with_fewer(sizes, tmp_path):
+    """Of the pictures that two tasks share, those held out of one are among those of the other, or the other way."""
+    for number, size in enumerate(sizes):
+        write(tmp_path, f"task{number}", size)
+    train, test = load_pairs(str(tmp_path))
+    for task, (rest, held) in enumerate(zip(train, test, strict=True)):
+        assert len(held) == max(1, round(sizes[task] / 10)) and len(rest) + len(held) == sizes[task]
+        for other in range(task):
+            shared = {str(index) for index in range(min(sizes[task], sizes[other]))}
+            one, two = (set(test[number].names) & shared for number in (task, other))
+            assert one <= two or two <= one
+
+
 def test_splits_are_folders_and_wrong_ones_are_named(tmp_path):
     write(tmp_path / "train", "pose", 3)
     with pytest.raises(ValueError, match="has only the split train"):

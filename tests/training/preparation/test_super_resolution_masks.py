@@ -142,6 +142,13 @@ def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tm
     assert np.array_equal(decode_regions(np.array(first["regions"]), first["values"]), expected)
 
 
+@pytest.mark.parametrize("tile", [1, 2, 7, 40])
+@pytest.mark.parametrize("side", [1, 3, 19, 20, 21, 60, 61, 100, 101, 120])
+def test_a_tile_begins_wherever_more_than_half_of_one_is_left_and_always_at_the_border(side, tile):
+    expected = [start for start in range(0, side, tile) if start == 0 or side - start > tile // 2]
+    assert [*preparation._tile_starts(side, tile)] == expected
+
+
 def test_an_image_whose_masks_cannot_be_stored_is_named(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "slic", lambda *_: lambda image: [np.ones((2, 2), bool)])
     with pytest.raises(ValueError, match=r"row 0 \(0\) of .*train: "):

@@ -267,3 +267,40 @@ def test_a_folder_has_no_revision(tmp_path):
         load_pipeline(str(tmp_path), args)
     with pytest.raises((ValueError, OSError), match="--revision: got 'x', but --encoder .* lies here"):
         trained_encoder("--encoder", str(tmp_path), args)
+
+
+@pytest.mark.parametrize(
+    ("number", "limit", "chosen"),
+    [
+        (9, 3, [0, 4, 8]),
+        (7, 4, [0, 2, 4, 6]),
+        (6, 1, [0]),
+        (5, 5, [*range(5)]),
+        (5, 9, [*range(5)]),
+        (3, None, [0, 1, 2]),
+    ],
+)
+def test_so_many_of_the_images_are_evenly_spread(number, limit, chosen, tmp_path):
+    for index in range(number):
+        picture(8, 8, index).save(tmp_path / f"{index}.png")
+    args = SuperResolutionDataArguments(dataset=str(tmp_path), eval_split="train", max_eval_samples=limit)
+    source = load_evaluation_data(args)
+    assert [source.name(index) for index in range(len(source))] == [str(index) for index in chosen]
+    assert torch.equal(source.image(len(chosen) - 1), read_rgb(picture(8, 8, chosen[-1])))
+
+
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_reductions_of_the_training_are_none_of_another_data_set_to_evaluate_on(kind, saved, tmp_path):
+    for number in range(2):
+        for folder, size in (("train", (16, 12)), ("low", (4, 3)), ("other", (16, 12))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            picture(*size, number).save(tmp_path / folder / f"{folder * (folder == 'other')}{number}.png")
+    given = {"dataset": str(tmp_path / "train"), "low_folder": str(tmp_path / "low")}
+    if kind == "table":
+        given = {"dataset": str(saved), "image_column": "photo", "low_column": "small"}
+    args = SuperResolutionDataArguments(**given, eval_dataset=str(tmp_path / "other"))
+    train, evaluation = load_data(args)
+    assert torch.equal(train.low_image(1, 4), read_rgb(picture(4, 3, 1))) and len(train) == 2
+    for source in (evaluation, load_evaluation_data(args)):
+        assert source.low is None and source.low_image(0, 4) is None
+        assert [source.name(index) for index in range(len(source))] == ["other0", "other1"]
