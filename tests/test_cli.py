@@ -509,7 +509,7 @@ def test_random_weights_are_exported_with_a_word(monkeypatch, capsys, tmp_path):
 def test_every_option_of_convert_and_download_reaches_the_function(monkeypatch, capsys, tmp_path, refused):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": torch.ones(3)}, "a.pth")
-    Path("labels.json").write_text('["cat", "dog"]')
+    Path("labels.json").write_text('["dog", "ant", "cat"]')
     asked = []
     monkeypatch.setattr(CONVERT, "convert", lambda *given, **options: asked.append((given, options)) or {})
     monkeypatch.setattr(cli, "_show_facts", str)
@@ -521,7 +521,7 @@ def test_every_option_of_convert_and_download_reaches_the_function(monkeypatch, 
         "--labels",
         "labels.json",
         "--num-labels",
-        "2",
+        "3",
         "--allow-broken-weights",
     ]
     assert cli.main(["convert", "ghostnet-0.5x", "a.pth", "out", *own]) == 0
@@ -535,8 +535,8 @@ def test_every_option_of_convert_and_download_reaches_the_function(monkeypatch, 
                 "entry": "ema",
                 "license": "mit",
                 "allow_broken_weights": True,
-                "num_labels": 2,
-                "id2label": {0: "cat", 1: "dog"},
+                "num_labels": 3,
+                "id2label": {0: "dog", 1: "ant", 2: "cat"},
             },
         ),
         (("adem_vl-7b-caption", "a.pth", "out"), {**plain, "text_model": "t", "vision_model": "v"}),

@@ -1,5 +1,6 @@
 """Presets by name: what is known of them, and what is built from them."""
 
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -438,3 +439,20 @@ def test_a_task_that_no_preset_has_is_told_with_those_that_there_are():
     assert named and all(hf_effmodels.list_models(task=task) for task in named)
     offered = {task for name in hf_effmodels.list_models() for task in hf_effmodels.model_info(name).tasks}
     assert {*named} == offered
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(3))])
+@pytest.mark.parametrize("key", [int, str])
+def test_classes_are_numbered_by_their_keys_and_not_by_the_order_they_are_written_in(order, key):
+    names = ["cat", "dog", "bird"]
+    config = hf_effmodels.get_config("ghostnet-0.5x", id2label={key(number): names[number] for number in order})
+    assert config.label2id == {"cat": 0, "dog": 1, "bird": 2}
+    assert [config.id2label[number] for number in range(3)] == names
+
+
+@pytest.mark.parametrize("name, first", [("ghostnet-0.5x", "tench"), ("adabin-resnet20-cifar10", "airplane")])
+@pytest.mark.parametrize("override", [{"image_size": 96}, {"output_hidden_states": True}, {"name_or_path": "x"}, {}])
+def test_whatever_else_is_set_the_classes_keep_their_names(name, first, override):
+    config, plain = (hf_effmodels.get_config(name, **options) for options in (override, {}))
+    assert config.id2label[0].startswith(first) and config.id2label == plain.id2label
+    assert config.label2id == plain.label2id == {label: number for number, label in config.id2label.items()}

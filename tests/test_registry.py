@@ -239,3 +239,14 @@ def test_published_numbers_have_a_metric_a_value_a_data_set_and_a_source():
 def test_public_classes_are_named_once_and_by_the_alphabet():
     names = public_class_names()
     assert names == sorted({*names}) and {"GhostNetConfig", "GhostNetForImageClassification"} <= {*names}
+
+
+def test_the_trainer_shifts_the_labels_of_whatever_predicts_the_next_token_and_of_nothing_else():
+    """For label smoothing it goes by the names of classes; of one that it does not know each token is repeated."""
+    known = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    of_next_tokens = {"AutoModelForCausalLM", "AutoModelForImageTextToText"}
+    heads = [(auto, name) for entry in ARCHITECTURES.values() for auto, name in entry.auto_classes.items()]
+    assert of_next_tokens <= {auto for auto, _ in heads}
+    shifted = {name for auto, name in heads if auto in of_next_tokens}
+    for _, name in heads:
+        assert (name in known) == (name in shifted), name

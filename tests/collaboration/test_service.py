@@ -18,11 +18,13 @@ from safetensors.torch import save
 from transformers import ViTImageProcessorPil
 
 from hf_effmodels.collaboration.codecs.wire import UniformCodec
-from hf_effmodels.collaboration.splitting import SplitClassifier, service, split
+from hf_effmodels.collaboration.splitting import SplitClassifier, client, service, split
 from hf_effmodels.collaboration.splitting.messages import (
     COMPUTE,
     DIGEST,
     NUMBER,
+    QUEUE_TIME,
+    TAIL_TIME,
     pack,
     pack_logits,
     unpack,
@@ -470,3 +472,29 @@ def test_a_question_is_of_images_within_the_limits(said, message):
         return
     with pytest.raises(ValueError, match=f"^payload: .*{message}"):
         unpack(body, **options)
+
+
+def test_a_simulated_link_takes_its_time_for_each_try_and_for_the_answer(halves, monkeypatch):
+    """By a clock that goes on only while somebody waits."""
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(client, "time", SimpleNamespace(perf_counter=lambda: now[0], sleep=sleep))
+    own, statuses = SplitClassifier(halves[0], "http://127.0.0.1:1", bandwidth=1000.0, patience=1e6), [503, 200]
+    answer, bodies = pack_logits(torch.zeros(2, 5)), []
+
+    def request(method, path, body, headers):
+        bodies.append(body)
+        status, told = statuses.pop(0), {NUMBER: headers[NUMBER], TAIL_TIME: "3", QUEUE_TIME: "4"}
+        return status, told, answer if status == 200 else b"come again"
+
+    monkeypatch.setattr(own, "_request", request)
+    found = own.logits(torch.randn(2, 3, 32, 32))
+    sent, received = len(bodies[0]), len(answer)
+    assert (found.attempts, found.bytes_sent, found.bytes_received) == (2, sent, received) and len(bodies) == 2
+    assert now[0] == pytest.approx(8 * (2 * sent + received) / 1000, abs=0.2), "and a moment between the two"
+    # Of the link counts the last try alone, without what the server says it took.
+    assert found.milliseconds["link"] == pytest.approx(8 * (sent + received) - 3 - 4)
+    assert (found.milliseconds["tail"], found.milliseconds["queue"], found.milliseconds["head"]) == (3, 4, 0)

@@ -660,3 +660,19 @@ def test_numbers_of_the_commands_go_from_the_least_to_the_most(command, option, 
         assert cli.main([command, *places, option, str(number)]) == 2
         said = capsys.readouterr().err
         assert (f"{option}: got {number}" in said) == (not least <= number <= most), (number, said)
+
+
+@pytest.mark.parametrize("processor_time", [False, True])
+def test_only_the_device_is_slower_and_every_half_is_measured_as_often(processor_time, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measure, "_seconds", lambda call, *how: asked.append(how) or 0.5)
+    costs = measure_split(resnet(), ["stages.0"], repeats=7, device_slowdown=3.0, processor_time=processor_time)
+    assert [(cost.head_seconds, cost.tail_seconds) for cost in costs] == [(0.0, 0.5), (1.5, 0.5), (1.5, 0.0)]
+    assert asked == [(7, time.process_time if processor_time else time.perf_counter)] * 3
+
+
+def test_of_several_measurements_the_median_counts_and_the_first_call_does_not():
+    spent = iter([0.0, 4.0, 10.0, 11.0, 20.0, 22.0])
+    called = []
+    assert measure._seconds(lambda: called.append(1), 3, lambda: next(spent)) == 2.0
+    assert len(called) == 4

@@ -119,6 +119,21 @@ def test_the_largest_difference_of_any_batch_counts_in_the_unit_of_its_output(ba
     assert edge._difference(model, program, *sizes, {"pred_boxes": 2.0}) == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("errors", [[0.5, -0.5], [-0.5, 0.0], [0.5, -0.25], [-0.1, 0.5]])
+def test_errors_in_both_directions_do_not_make_up_for_each_other(errors):
+    """Nor does the larger number of those that are right."""
+    logits, off = torch.randn(3, 40), torch.zeros(3, 40)
+    off[1, 3], off[2, 7] = errors
+    found = edge._difference(
+        lambda pixel_values: {"logits": logits[: len(pixel_values)]},
+        lambda pixel_values: {"logits": (logits + off)[: len(pixel_values)]},
+        torch.zeros(3, 1),
+        (1, 3),
+        {"logits": None},
+    )
+    assert found == pytest.approx(0.5 / logits.std().item(), rel=1e-5)
+
+
 def test_a_text_graph_ends_where_the_model_takes_the_end_to_be():
     """Of old configurations the end is the largest id, whatever they say."""
     for end, expected in ((5, 5), (2, 19)):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hf_effmodels import CodedForImageClassification, edge
 from hf_effmodels.cli import main
 from hf_effmodels.collaboration.codecs.wire import ChannelCodec
 from hf_effmodels.collaboration.splitting import split
-from hf_effmodels.edge_halves import _compared, export_halves, load_halves
+from hf_effmodels.edge_halves import ExportedTail, _compared, export_halves, load_halves
 
 
 def network() -> ResNetForImageClassification:
@@ -178,3 +180,20 @@ def test_graphs_of_halves_are_judged_by_the_spread_of_logits_and_the_share_of_ot
     got[2, 0] = float("nan")
     with pytest.raises(ValueError, match="logits are not finite"):
         _compared(*halves[:1], Stand(got), *halves[2:], torch.zeros(3, 1), [None])
+
+
+@pytest.mark.parametrize("width", [2, 3, 5])
+def test_channels_that_a_narrower_encoder_has_not_are_noughts_behind_those_it_has(width, monkeypatch):
+    """As the decoder of PyTorch takes the first channels of its weights."""
+    given = []
+    code = torch.arange(1.0, 1 + 2 * width * 3 * 4).reshape(2, width, 3, 4)
+    codec = SimpleNamespace(unpack=lambda sent, shape, dtype: {"code": code, "scale": torch.ones(1)})
+    monkeypatch.setattr(
+        "hf_effmodels.edge_halves.load_graph", lambda *_: lambda **tensors: [given.append(tensors) or "logits"]
+    )
+    facts = {"facts": None, "image_size": [32, 32], "shape": [1, 5, 3, 4], "between": ["code"], "format": "onnx"}
+    tail = ExportedTail(Path("x"), {**facts, "widths": [2, 3, 5]}, codec)
+    assert tail({}, (2, 3, 32, 32)) == "logits"
+    (tensors,) = given
+    assert tensors["code"].shape == (2, 5, 3, 4) and torch.equal(tensors["code"][:, :width], code)
+    assert not tensors["code"][:, width:].any() and torch.equal(tensors["scale"], torch.ones(1))

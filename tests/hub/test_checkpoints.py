@@ -288,6 +288,18 @@ def test_shells_stand_for_allowed_classes_only():
         assert shells_for(names, allowed) is None, names
 
 
+@pytest.mark.parametrize("more", ["_evil", ".Inner", "2", "\n"])
+def test_a_class_whose_name_only_begins_or_ends_as_an_allowed_one_is_refused(more):
+    allowed = re.compile(r"models\.Net|models\.(?:Head|Neck)")
+    for name in ("models.Net", "models.Neck"):
+        assert shells_for([name], allowed) == [(Shell, name)]
+        for other in (name + more, more + name):
+            assert shells_for([other], allowed) is None and shells_for([name, other], allowed) is None, other
+    assert shells_for(["addict.addict.Dict" + more], re.compile(r"addict.*", re.DOTALL)) == [
+        (Shell, "addict.addict.Dict" + more)
+    ]
+
+
 def shell(**fields) -> Shell:
     made = Shell("any", argument="at all")
     made.__dict__.update(fields)

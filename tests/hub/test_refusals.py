@@ -27,6 +27,7 @@ from hf_effmodels.hub.export import clear_export
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling.tiny import tiny_config
+from .test_load import PACKED
 from .test_pipeline_folders import fill, read
 
 publishing, fetching = sys.modules[publish.__module__], sys.modules[pretrained.__module__]
@@ -563,3 +564,40 @@ def test_adapters_whose_frozen_parts_are_nowhere_on_the_hub_are_not_published(pl
             publishing._check_frozen_parts(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(config | {name: place, "adapter_only": False}))
         publishing._check_frozen_parts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "stated, given",
+    [
+        ("cc-by-4.0", "cc-by-nc-4.0"),
+        ("cc-by-nc-4.0", "cc-by-4.0"),
+        ("cc-by-4.0", "cc-by-3.0"),
+        ("gpl-3.0", "agpl-3.0"),
+        ("llama3", "llama3.1"),
+        ("bsd-2-clause", "bsd-3-clause"),
+    ],
+)
+def test_a_licence_that_differs_in_a_part_of_its_name_is_another_one(stated, given, tmp_path):
+    with pytest.raises(ValueError, match=f"license: got '{given}', but the card in .* says '{stated}'"):
+        with_license(f"---\nlicense: {stated}\n---\n", tmp_path, given)
+
+
+@pytest.mark.parametrize("lacks", ["scale", "weight", "bias", "everything"])
+def test_a_quantised_folder_that_lacks_tensors_is_not_the_whole_model(lacks, tmp_path):
+    architecture = ARCHITECTURES["adabin"]
+    model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture)).eval()
+    PACKED["adabin"](model)
+    model.save_pretrained(tmp_path)
+    config = type(model.config).from_pretrained(tmp_path)
+    publishing._check_fit(tmp_path, architecture, config)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = {
+        "scale": lambda: next(n for n, w in weights.items() if w.dtype == torch.uint8),
+        "weight": lambda: next(n for n in weights if n.endswith("classifier.weight")),
+        "bias": lambda: next(n for n in weights if n.endswith(".bias")),
+        "everything": lambda: "",
+    }[lacks]()
+    kept = {n: w for n, w in weights.items() if name and n != name}
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"missing, superfluous or of another shape are {name}"):
+        publishing._check_fit(tmp_path, architecture, config)

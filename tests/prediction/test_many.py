@@ -422,3 +422,86 @@ def test_rows_of_texts_are_known_again_by_their_texts(monkeypatch):
     assert rows.facts() != before
     texts[1] = {"text": "two"}
     assert rows.facts() == before and asked[0][0].text_unit == "line" and asked[0][1:] == (None, "mine")
+
+
+@pytest.mark.parametrize("cut", ["", "{", '{"number": 1', '{"number": 1, "answer": {"x": "é', "whole"])
+def test_a_line_that_a_kill_has_cut_is_done_again_wherever_it_was_cut(cut, tmp_path):
+    place, line = tmp_path / "out.txt", json.dumps({"number": 1, "answer": {"x": "cut"}})
+    begun = Answers(place, 3, {}, True, lambda: None)
+    begun.add({2: {"x": "é two"}})
+    (part,) = begun.folder.glob("*.jsonl")
+    whole = part.read_bytes()
+    part.write_bytes(whole + (line if cut == "whole" else cut).encode()[: -1 if "é" in cut else None])
+    again = Answers(place, 3, {}, True, lambda: None)
+    assert again.missing(0, 1) == [0, 1]
+    again.add({1: {"x": "one"}, 0: {"x": "nought"}})
+    assert again.finish(lambda answer: answer["x"] + ";") == 0
+    assert place.read_text(encoding="utf-8") == "nought;one;é two;"
+
+
+def test_answers_are_in_the_order_of_the_inputs_whoever_has_them_and_however_many_there_are(tmp_path):
+    """More than ten, in files of several processes; each is written once, also what two have answered."""
+    first, second = (Answers(tmp_path / "out", 13, {}, n == 0, lambda: None) for n in range(2))
+    second.add({number: {"x": number} for number in (12, 2, 10, 0)})
+    first.add({number: {"x": number} for number in (11, 1, 9, 3)})
+    second.add({number: {"x": number} for number in (3, 4)})
+    again = Answers(tmp_path / "out", 13, {}, True, lambda: None)
+    assert [again.missing(index, 3) for index in range(3)] == [[5, 8], [6], [7]]
+    assert first.finish(lambda answer: f"{answer['x']} ") == 4
+    assert (tmp_path / "out").read_text() == "0 1 2 3 4 9 10 11 12 "
+
+
+def test_what_is_answered_is_kept_at_once_and_read_back_as_it_was(tmp_path):
+    said = {"text": 'a "line"\n and\u2028more é', "classes": [{"label": "x", "score": 0.1 + 0.2}], "none": None}
+    own = Answers(tmp_path / "out", 2, {}, True, lambda: None)
+    own.add({1: said})
+    assert Answers(tmp_path / "out", 2, {}, False, lambda: None).missing(0, 1) == [0], "a kill may come now"
+    told = []
+    assert own.finish(lambda answer: told.append(answer) or "") == 1 and told == [said]
+
+
+@pytest.mark.parametrize("now", [{"a": 2, "b": 1}, {"a": 1, "b": None}, {"a": 1, "b": 1, "c": 0}])
+def test_any_setting_that_is_another_one_is_named_and_nothing_is_gone_on_with(now, tmp_path):
+    begun = Answers(tmp_path / "out", 1, {"a": 1, "b": 1}, True, lambda: None)
+    begun.add({0: {"x": 1}})
+    (name,) = (name for name in "abc" if {"a": 1, "b": 1}.get(name, "x") != now.get(name, "x"))
+    with pytest.raises(ValueError, match=rf"^--output: .*out was begun with another {name} \(.*delete .*unfinished"):
+        Answers(tmp_path / "out", 1, now, True, lambda: None)
+    assert not Answers(tmp_path / "out", 1, {"b": 1, "a": 1}, True, lambda: None).missing(0, 1)
+
+
+FIELDS = {"dataset_config": "en", "dataset_revision": "v2", "data_dir": None, "data_files": "a.parquet"}
+
+
+@pytest.mark.parametrize("takes", ["image", "text"])
+@pytest.mark.parametrize("name", ["column", *FIELDS])
+def test_each_word_about_a_data_set_reaches_whoever_reads_it(name, takes, monkeypatch):
+    asked = []
+
+    def load(args, split, token):
+        asked.append((args, split, token))
+        raise ValueError("it is enough")
+
+    for place in ("pictures.load_picture_split", "text.documents.load_text_split"):
+        monkeypatch.setattr(f"hf_effmodels.training.data.{place}", load)
+    plain = dict.fromkeys([*FIELDS, "column"]) | {"data_files": "a.parquet"}
+    value = {"column": "question", "data_dir": "here"}.get(name, FIELDS.get(name))
+    given = SimpleNamespace(dataset="parquet", split="test", token="mine", **{**plain, name: value})
+    with pytest.raises(ValueError, match="it is enough"):
+        load_rows(given, takes)
+    ((args, split, token),) = asked
+    assert (args.dataset, split, token) == ("parquet", "test", "mine")
+    assert getattr(args, name if name != "column" else f"{takes}_column") == value
+
+
+def test_the_column_of_texts_that_is_named_is_the_one_that_is_read(tmp_path):
+    """Of a table with several."""
+    rows = [{"question": "why", "answer": "so", "number": 1}, {"question": "who", "answer": "they", "number": 2}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fields = {"dataset_config": None, "dataset_revision": None, "data_dir": None}
+    given = {"dataset": "json", "data_files": str(tmp_path / "a.jsonl"), "split": None, "token": None, **fields}
+    for column, texts in (("question", ["why", "who"]), ("answer", ["so", "they"])):
+        found = load_rows(SimpleNamespace(column=column, **given), "text")
+        assert [found.get(row).value for row in range(found.count)] == texts
+    with pytest.raises(ValueError, match="question"):
+        load_rows(SimpleNamespace(column=None, **given), "text")

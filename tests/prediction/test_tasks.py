@@ -1,5 +1,6 @@
 """What each task says of what a model computes, and what it refuses before it loads anything."""
 
+import io
 import json
 import re
 from types import SimpleNamespace
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import BatchFeature
 
 from hf_effmodels import pipelines
-from hf_effmodels.prediction import run
+from hf_effmodels.prediction import run, talk
 from hf_effmodels.prediction.forms import in_form, on_one_line, without_pictures
 from hf_effmodels.prediction.predictor import Options, Source
-from hf_effmodels.prediction.tasks import boxes, conversation, enlarged, masks, named, segments
+from hf_effmodels.prediction.tasks import boxes, classes, conversation, enlarged, masks, named, segments
 
 
 @pytest.mark.parametrize(
@@ -245,3 +247,97 @@ def test_each_class_of_a_segmented_picture_is_drawn_where_it_is_and_called_by_it
     ((image, masks, names),) = drawn
     assert image == "image" and names == ["sea", "4"]
     assert [mask.tolist() for mask in masks] == [(numbers == 1).tolist(), (numbers == 4).tolist()]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.25])
+def test_boxes_are_in_pixels_of_their_own_picture_whatever_else_is_in_the_batch(threshold, monkeypatch):
+    sizes, asked = [(60, 40), (30, 90), (7, 7)], []
+
+    class Processor:
+        def __call__(self, images, return_tensors):
+            asked.append([image.size for image in images])
+            return BatchFeature({"pixel_values": torch.zeros(len(images), 3, 4, 4)})
+
+        def post_process_object_detection(self, outputs, least, target_sizes):
+            asked.append((outputs, least))
+            # A box over the lower right quarter, and one of another picture's number.
+            return [
+                {
+                    "scores": torch.tensor([0.25, 0.75]),
+                    "labels": torch.tensor([0, number % 2]),
+                    "boxes": torch.tensor([[0, 0, 1, 1], [width / 2, height / 2, width, height]]),
+                }
+                for number, (height, width) in enumerate(target_sizes)
+            ]
+
+    def model(pixel_values):
+        return len(pixel_values)
+
+    model.config = SimpleNamespace(id2label={0: "cat", 1: "dog"})
+    monkeypatch.setattr(boxes, "load_network", lambda *given: asked.append(given[1:]) or model)
+    monkeypatch.setattr(boxes, "load_part", lambda *_: Processor())
+    predictor = boxes.load("object-detection", Source("m"), Options(threshold=threshold), "cuda:1")
+    said = predictor.answer([Image.new("RGB", size) for size in sizes])
+    for number, ((width, height), one) in enumerate(zip(sizes, said, strict=True)):
+        best, least = one["boxes"]
+        corners = {"xmin": width / 2, "ymin": height / 2, "xmax": width, "ymax": height}
+        assert best == {"label": ("cat", "dog")[number % 2], "score": 0.75, **corners}
+        assert (least["label"], least["xmax"], least["score"]) == ("cat", 1.0, 0.25)
+    assert asked == [("AutoModelForObjectDetection", "cuda:1"), sizes, (3, threshold)]
+
+
+def test_pixels_are_told_in_the_size_of_their_own_picture_whatever_else_is_in_the_batch(monkeypatch):
+    sizes = [(6, 4), (3, 9), (2, 2)]
+
+    class Processor:
+        def __call__(self, images, return_tensors):
+            return BatchFeature({"pixel_values": torch.zeros(len(images), 3, 4, 4)})
+
+        def post_process_semantic_segmentation(self, outputs, target_sizes):
+            return [torch.full(size, number) for number, size in enumerate(target_sizes)]
+
+    model = SimpleNamespace(config=SimpleNamespace(id2label={0: "sky", 1: "sea", 2: "sand"}), device="cpu")
+    model.dtype = torch.float32
+    own = type("Own", (SimpleNamespace,), {"__call__": lambda self, pixel_values: None})(**vars(model))
+    monkeypatch.setattr(segments, "load_network", lambda *_: own)
+    monkeypatch.setattr(segments, "load_part", lambda *_: Processor())
+    said = segments.load("image-segmentation", Source("m"), Options(), "cpu").answer(
+        [Image.new("RGB", size) for size in sizes]
+    )
+    assert [one["numbers"].shape for one in said] == [(4, 6), (9, 3), (2, 2)]
+    assert [one["segments"] for one in said] == [[{"label": name, "share": 1.0}] for name in ("sky", "sea", "sand")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_of_a_batch_each_picture_has_its_own_classes(count, monkeypatch):
+    logits = torch.eye(5)[:count] * 3
+    model = SimpleNamespace(config=SimpleNamespace(num_labels=5, id2label=dict(enumerate("abcde"))), device="cpu")
+    own = type("Own", (SimpleNamespace,), {"__call__": lambda self, **_: SimpleNamespace(logits=logits)})(
+        dtype=torch.float32, **vars(model)
+    )
+    monkeypatch.setattr(classes, "load_network", lambda *_: own)
+    monkeypatch.setattr(classes, "_encode_images", lambda source: lambda images: [{"x": torch.zeros(count)}])
+    predictor = classes.load("image-classification", Source("m"), Options(top_k=1), "cpu")
+    share = np.exp(3) / (np.exp(3) + 4)
+    for name, said in zip("abcde", predictor.answer([None] * count), strict=False):
+        assert said["classes"] == [{"label": name, "score": pytest.approx(share)}]
+        assert predictor.rows(said) == [{"rank": 1, "label": name, "score": pytest.approx(share)}]
+
+
+@pytest.mark.parametrize("temperature, how", [(0.0, {}), (0.2, {"do_sample": True, "temperature": 0.2})])
+@pytest.mark.parametrize("template", [None, "x"])
+def test_a_chat_draws_with_the_temperature_it_is_told_and_without_one_takes_the_likeliest(
+    temperature, how, template, monkeypatch
+):
+    asked = []
+    tokenizer = SimpleNamespace(chat_template=template)
+    tokenizer.apply_chat_template = lambda said, **_: "|".join(part["content"] for part in said)
+    monkeypatch.setattr(talk, "find_task", lambda source, task: (source, task))
+    monkeypatch.setattr(talk, "load_part", lambda *_: tokenizer)
+    monkeypatch.setattr(talk, "load_network", lambda *_: "network")
+    monkeypatch.setattr(talk, "continuation", lambda *given, **options: asked.append((given, options)) or " yes ")
+    monkeypatch.setattr("sys.stdin", io.StringIO("  one\ntwo"))
+    talk.talk(Source("m"), "cpu", 7, temperature, 3)
+    between = "| yes |" if template else " yes \n"
+    prompts = ["  one", f"  one{between}two"]
+    assert asked == [(("network", tokenizer, text, 7), how | {"add_special_tokens": not template}) for text in prompts]

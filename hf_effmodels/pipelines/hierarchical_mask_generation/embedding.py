@@ -30,7 +30,15 @@ class Embedded:
 
     def to_model(self, points: torch.Tensor) -> torch.Tensor:
         """Points (..., 2), x and y in pixels of the image, as the model wants them: in pixels of what it sees."""
-        scale = [new / old for new, old in zip(self.resized, self.size, strict=True)]
+        return self._scaled(points, self.size, self.resized)
+
+    def to_image(self, points: torch.Tensor) -> torch.Tensor:
+        """Points (..., 2) in pixels of what the model sees, in those of the image."""
+        return self._scaled(points, self.resized, self.size)
+
+    @staticmethod
+    def _scaled(points: torch.Tensor, old: tuple[int, int], new: tuple[int, int]) -> torch.Tensor:
+        scale = [after / before for before, after in zip(old, new, strict=True)]
         return points * torch.tensor([scale[1], scale[0]], dtype=points.dtype, device=points.device)
 
     @torch.no_grad()

@@ -163,7 +163,7 @@ class HierarchicalMaskGenerationPipeline(Pipeline):
         parts, prompts, calls = [], 0, 0
         for number, (box, crop) in enumerate(zip(boxes.tolist(), images, strict=True)):
             embedded = embed(self.model, self.image_processor, crop)
-            # The points are in pixels of what the model sees already.
+            # The points are in pixels of what the model sees already, and are told in those of the image.
             batches = ask(
                 points[0, :, number],
                 embedded.ask_points,
@@ -175,7 +175,10 @@ class HierarchicalMaskGenerationPipeline(Pipeline):
                 masks_per_batch=options["masks_per_batch"],
             )
             needed = -(-points.shape[1] // options["points_per_batch"])
-            parts.append(join(_progress(options["show_progress"])(batches, needed)))
+            part = join(_progress(options["show_progress"])(batches, needed))
+            corner = part.points.new_tensor(box[:2])
+            part.points = embedded.to_image(part.points - corner) + corner
+            parts.append(part)
             prompts, calls = prompts + points.shape[1], calls + needed
         found = without_overlaps(join(parts), options["crops_nms_thresh"])
         found = without_small_regions(found, options["min_mask_region_area"], options["crops_nms_thresh"])

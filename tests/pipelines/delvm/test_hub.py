@@ -171,3 +171,19 @@ def test_a_card_of_a_converted_pipeline_has_its_origin_and_a_licence_of_ones_own
     assert (card.data.license, card.data.license_name, card.data.license_link) == tuple(own.values())
     assert "[Mine](https://x.org/l)" in card.text and "ab" * 32 in card.text and "12 tensors of the file" in card.text
     assert "https://github.com/ggjy/DeLVM/releases" in card.text and "arXiv:2402.04841" in card.text
+
+
+@pytest.mark.parametrize(
+    "preset, table",
+    [
+        ("delvm-300m", {"SA-1B": (18.84, 106.81), "COCO-Pose": (20.32, 139.27), "Rain13K": (11.93, 269.04)}),
+        ("delvm-1b", {"SA-1B": (19.72, 94.75), "COCO-Pose": (20.77, 129.95), "Rain13K": (12.20, 245.33)}),
+    ],
+)
+def test_of_each_data_set_the_share_of_right_tokens_and_the_perplexity_are_published(preset, table):
+    found = {(number.dataset, number.metric): number.value for number in hf_effmodels.model_info(preset).published}
+    assert found == {
+        (dataset, metric): value
+        for dataset, (share, perplexity) in table.items()
+        for metric, value in (("token accuracy", share), ("perplexity", perplexity))
+    }

@@ -309,3 +309,45 @@ def test_options_of_a_pipeline_and_of_a_call_are_looked_at_together(monkeypatch)
     monkeypatch.setattr(model, "get_image_embeddings", lambda *a, **k: pytest.fail("computed"))
     with pytest.raises(ValueError, match="^crops_n_layers: got 1, but two rounds look at the whole image"):
         pipe(picture(), hierarchical=True)
+
+
+@pytest.mark.parametrize("crops, parts", [(0, 1), (1, 1 + 4), (None, 0)])
+def test_each_point_is_told_in_pixels_of_the_image_in_the_midst_of_its_mask(crops, parts, monkeypatch):
+    """Also one that was asked in a part of the image, which the model sees in a size of its own."""
+
+    def a_square_around_each(self, points):
+        far = torch.stack(torch.meshgrid(*[torch.arange(SIDE) + 0.5] * 2, indexing="xy"), -1) - points[:, None, None]
+        return torch.where(far.abs().amax(-1) < 3, 9.0, -9.0)[:, None].float(), torch.full((len(points), 1), 0.9)
+
+    monkeypatch.setattr(Embedded, "ask_points", a_square_around_each)
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    how = {"hierarchical": True} if crops is None else {"hierarchical": False, "crops_n_layers": crops}
+    side = 8 if crops is None else 3
+    options = {"stability_score_thresh": 0.1, "crops_nms_thresh": 1.0, "high_score_thresh": 1e9}
+    found = pipe(picture(400, 300), points_per_crop=side, **how, **options, output_bboxes_mask=True)
+    assert len(found["masks"]) == len(found["points"]) == (9 * parts or found["prompts"])
+    for mask, point, box in zip(found["masks"], found["points"], found["bounding_boxes"].tolist(), strict=True):
+        rows, columns = np.nonzero(mask)
+        assert mask[int(point[1]), int(point[0])]
+        if parts:  # those of two rounds come as far as the edges
+            np.testing.assert_allclose(point.numpy(), [columns.mean() + 0.5, rows.mean() + 0.5], atol=4)
+        assert box == [columns.min(), rows.min(), columns.max(), rows.max()]
+    assert len({tuple(point) for point in found["points"].tolist()}) == len(found["points"])
+
+
+@pytest.mark.parametrize("hierarchical", [True, False])
+def test_a_mask_that_is_as_stable_as_asked_stays_in_two_rounds_and_goes_in_one(hierarchical):
+    """The second as transformers' pipeline has it."""
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    options = {"points_per_crop": 4, "pred_iou_thresh": 0.0, "crops_nms_thresh": 1.0, "high_score_thresh": 1e9}
+
+    def stable(limit):
+        found = pipe(picture(), stability_score_thresh=limit, hierarchical=hierarchical, **options)
+        return sorted(found["stability_scores"].tolist())
+
+    every = stable(0.01)
+    limit = every[len(every) // 2]
+    expected = [score for score in every if (score >= limit if hierarchical else score > limit)]
+    assert stable(limit) == expected and 0 < len(expected) < len(every)
