@@ -163,5 +163,11 @@ def test_flops_per_token_are_those_of_the_layers_a_token_passes():
     layer = 4 * 32 * 32 + 2 * 3 * 32 * 48 + 4 * 32
     found = flops_per_token(AutoModelForCausalLM.from_config(mixtral), 64)
     assert found == 6 * (2 * layer + 100 * 32) + 12 * 2 * 32 * 64
+    # Heads of a width of their own, and experts that are called otherwise.
+    other = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "decoder_sparse_step": 1}
+    qwen = AutoConfig.for_model("qwen3_moe", **small, num_key_value_heads=1, head_dim=48, **other)
+    layer = 2 * 32 * 96 + 2 * 32 * 48 + 2 * 3 * 32 * 24 + 6 * 32
+    found = flops_per_token(AutoModelForCausalLM.from_config(qwen), 64)
+    assert found == 6 * (2 * layer + 100 * 32) + 12 * 2 * 96 * 64
     gpt2 = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **small, bos_token_id=1, eos_token_id=1))
     assert flops_per_token(gpt2, 64) == 6 * (2 * 12 * 32 * 32 + 100 * 32) + 12 * 2 * 32 * 64

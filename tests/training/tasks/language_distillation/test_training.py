@@ -1,7 +1,10 @@
 """What the losses of the distillation are in a run, and what is refused before one."""
 
 import json
+import math
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +21,9 @@ from transformers import (
 
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.data.text.tokenization import train_tokenizer
+from hf_effmodels.training.tasks.language_distillation import task
+from hf_effmodels.training.tasks.language_distillation.projections import ProjectedStudent
+from hf_effmodels.training.tasks.language_distillation.trainer import LanguageDistillationTrainer
 
 from ..contract import history
 from .test_contract import SIZES, pair  # noqa: F401
@@ -158,3 +164,86 @@ def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path, monkeypa
         with pytest.raises((ValueError, OSError), match=reason):
             prepare("prepare_training", [*run, *arguments, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "layers, of_teacher",
+    [
+        (3, [1, 2, 3]),
+        (3, [2, 4, 6]),
+        (2, [3, 6]),
+        (3, [2, 3, 5]),  # 5/3 and 10/3 are nearest to 2 and 3
+        (4, [2, 4, 5, 7]),  # 7/4, 14/4 (to the even one), 21/4
+        (1, [4]),
+    ],
+)
+def test_each_layer_is_compared_with_the_one_as_deep_in_the_teacher(layers, of_teacher):
+    """The mean over the student's layers of the mean square over predicted tokens and channels."""
+    generator = torch.Generator().manual_seed(0)
+    depth = max(of_teacher)
+    student = [torch.randn(2, 5, 4, generator=generator) for _ in range(layers + 1)]
+    teacher = [torch.randn(2, 5, 4, generator=generator) for _ in range(depth + 1)]  # with what the embedding gives
+    labels = torch.tensor([[7, 7, -100, 7, 7], [-100, -100, -100, 7, -100]])
+    outputs = SimpleNamespace(hidden_states=student, taught=SimpleNamespace(hidden_states=teacher))
+    found = LanguageDistillationTrainer._hidden_states(None, None, {"labels": labels}, outputs)
+    places = [(0, 0), (0, 2), (0, 3), (1, 2)]  # before tokens that are labels
+    errors = [
+        sum(((student[one + 1][at] - teacher[two][at]) ** 2).mean().item() for at in places) / len(places)
+        for one, two in enumerate(of_teacher)
+    ]
+    assert found.item() == pytest.approx(sum(errors) / layers, rel=1e-5)
+
+
+def test_a_projection_of_each_layer_is_given_what_that_layer_gives():
+    torch.manual_seed(0)
+    student = LlamaForCausalLM(LlamaConfig(vocab_size=30, num_hidden_layers=3, **SIZES)).eval()
+    whole, ids = ProjectedStudent(student, 6), torch.arange(8)[None]
+    with torch.no_grad():
+        plain, outputs = student(ids, output_hidden_states=True), whole(input_ids=ids, output_hidden_states=True)
+        assert len(outputs.projected) == len(whole.projections) == 3
+        for number, projected in enumerate(outputs.projected):
+            weight = whole.projections[number].weight
+            torch.testing.assert_close(projected, plain.hidden_states[number + 1] @ weight.T)
+        assert "projected" not in whole(input_ids=ids)
+
+
+def test_a_teachers_loss_is_the_mean_over_all_tokens_of_the_evaluation_text():
+    """Three blocks, two at a time, the last with one token to predict."""
+    torch.manual_seed(0)
+    teacher = LlamaForCausalLM(LlamaConfig(vocab_size=30, num_hidden_layers=1, **SIZES)).eval()
+    ids = torch.arange(18).view(3, 6) * 7 % 30
+    labels = ids.clone()
+    labels[1, 3:], labels[2, :5] = -100, -100
+    trainer = SimpleNamespace(
+        teacher=teacher,
+        eval_dataset=[{"input_ids": i, "labels": t} for i, t in zip(ids, labels, strict=True)],
+        args=SimpleNamespace(per_device_eval_batch_size=2, device="cpu"),
+        accelerator=SimpleNamespace(autocast=nullcontext),
+    )
+    with torch.no_grad():
+        said = teacher(ids).logits.log_softmax(-1)
+    predicted = [(n, at) for n in range(3) for at in range(1, 6) if labels[n, at] != -100]
+    assert len(predicted) == 5 + 2 + 1
+    expected = [-said[n, at - 1, ids[n, at]].item() for n, at in predicted]
+    assert task.teacher_loss(trainer) == pytest.approx(sum(expected) / 8, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss, perplexity", [(2.0, math.exp(2.0)), (699.0, math.exp(699.0)), (800.0, math.inf)])
+def test_a_teachers_perplexity_stands_beside_the_students(monkeypatch, loss, perplexity):
+    monkeypatch.setattr(task, "teacher_loss", lambda trainer: loss)
+    for writes in (True, False):
+        saved, done = [], []
+        trainer = SimpleNamespace(
+            drop_projections=lambda done=done: done.append("dropped"),
+            args=SimpleNamespace(should_save=writes),
+            save_metrics=lambda *given, saved=saved: saved.append(given),
+        )
+
+        def report(metrics, done=done):
+            assert done == ["dropped"], "what is written is the student alone"
+            return {"eval_perplexity": 3.0, "train_loss": metrics["train_loss"]}
+
+        found = task._report(SimpleNamespace(trainer=trainer, report=report), {"train_loss": 1.5})
+        measured = {"eval_perplexity": 3.0, "eval_teacher_perplexity": perplexity}
+        assert found == {**measured, "train_loss": 1.5}
+        assert saved == ([("eval", measured)] if writes else [])
