@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
-from tokenizers import normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from hf_effmodels.compression import TokenCounts, count_tokens
 from hf_effmodels.compression.tokenizers import count_batch, token_counts
@@ -292,3 +293,85 @@ def test_a_text_of_no_tokens_is_a_text_too(byte_level_tokenizer):
         assert (counted.samples, counted.total, counted.words) == (3, 3, 0) and counted.first_seen == [5, 6]
     counted = count_tokens(byte_level_tokenizer, ["a b", "", " "], batch_size=2, progress=False)
     assert (counted.samples, counted.words) == (3, 2)
+
+
+@pytest.mark.parametrize("most, total", [(None, 5), (3, 3), (5, 5), (9, 5)])
+def test_a_bar_goes_from_what_is_counted_to_what_is_to_be(byte_level_tokenizer, tmp_path, monkeypatch, most, total):
+    """Of a stream nobody knows how long it is; of a killed count the bar begins where that had come to."""
+    bars, real = [], token_counts.tqdm
+
+    class Bar(real):
+        def __init__(self, **options):
+            bars.append({name: options[name] for name in ("total", "initial", "disable")})
+            super().__init__(**{**options, "disable": True})
+
+    monkeypatch.setattr(token_counts, "tqdm", Bar)
+    texts, state = [[5], [6], [7], [8], [9]], tmp_path / "counts.json"
+    options = {"batch_size": 1, "batches_per_save": 1, "max_samples": most, "state_file": state}
+    count, done = count_batch.count, []
+
+    def killed(part):
+        if len(done) == 2:
+            raise Killed
+        done.append(part)
+        return count(part)
+
+    monkeypatch.setattr(count_batch, "count", killed)
+    with pytest.raises(Killed):
+        count_tokens(byte_level_tokenizer, texts, **options)
+    monkeypatch.setattr(count_batch, "count", count)
+    counted = count_tokens(byte_level_tokenizer, texts, **options, progress=False)
+    assert counted.samples == total
+    count_tokens(byte_level_tokenizer, iter(texts), max_samples=most)
+    assert bars == [
+        {"total": total, "initial": 0, "disable": False},
+        {"total": total, "initial": 2, "disable": True},
+        {"total": None, "initial": 0, "disable": False},
+    ]
+
+
+class Positions:
+    """A stream that knows where it is, and counts what is read of it; it is killed at its end, unless it is whole."""
+
+    def __init__(self, texts, whole=True):
+        self.texts, self.whole, self.at, self.read = texts, whole, 0, 0
+
+    def __iter__(self):
+        while self.at < len(self.texts):
+            self.at, self.read = self.at + 1, self.read + 1
+            yield self.texts[self.at - 1]
+        if not self.whole:
+            raise Killed
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+@pytest.mark.parametrize("batch_size, killed_after, counted", [(1, 4, 4), (2, 5, 4), (3, 6, 6), (4, 3, 0)])
+def test_a_stream_that_knows_its_place_goes_on_there(
+    byte_level_tokenizer, tmp_path, batch_size, killed_after, counted
+):
+    """What was read and not yet counted is read again, and nothing else."""
+    texts = [[5 + n % 3, 5] for n in range(9)]
+    options = {"batch_size": batch_size, "batches_per_save": 1, "state_file": tmp_path / "c.json", "progress": False}
+    with pytest.raises(Killed):
+        count_tokens(byte_level_tokenizer, Positions(texts[:killed_after], whole=False), **options)
+    stream = Positions(texts)
+    same(
+        count_tokens(byte_level_tokenizer, stream, **options),
+        count_tokens(byte_level_tokenizer, texts, progress=False),
+    )
+    assert stream.read == len(texts) - counted
+
+
+def test_counts_reach_to_the_largest_id_of_a_vocabulary_with_gaps():
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 5, "b": 9}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    counted = count_tokens(tokenizer, ["a b", "b c"], progress=False)
+    assert counted.counts.tolist() == [1, 0, 0, 0, 0, 1, 0, 0, 0, 2] and counted.first_seen == [5, 9, 0]
+    counted = count_tokens(tokenizer, [[9, 5], [9]], progress=False)
+    assert counted.counts.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 2]

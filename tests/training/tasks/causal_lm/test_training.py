@@ -169,5 +169,11 @@ def test_flops_per_token_are_those_of_the_layers_a_token_passes():
     layer = 2 * 32 * 96 + 2 * 32 * 48 + 2 * 3 * 32 * 24 + 6 * 32
     found = flops_per_token(AutoModelForCausalLM.from_config(qwen), 64)
     assert found == 6 * (2 * layer + 100 * 32) + 12 * 2 * 96 * 64
+    # With an expert for all tokens beside them, and its gate.
+    other |= {"shared_expert_intermediate_size": 40}
+    qwen = AutoConfig.for_model("qwen2_moe", **small, num_key_value_heads=1, **other)
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 2 * 3 * 32 * 24 + 6 * 32 + 3 * 32 * 40 + 32
+    found = flops_per_token(AutoModelForCausalLM.from_config(qwen), 64)
+    assert found == 6 * (2 * layer + 100 * 32) + 12 * 2 * 32 * 64
     gpt2 = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **small, bos_token_id=1, eos_token_id=1))
     assert flops_per_token(gpt2, 64) == 6 * (2 * 12 * 32 * 32 + 100 * 32) + 12 * 2 * 32 * 64
