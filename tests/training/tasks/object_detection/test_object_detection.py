@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import weakref
-from dataclasses import fields
+from dataclasses import fields, replace
 from unittest.mock import patch
 
 import numpy as np
@@ -97,6 +97,77 @@ def test_coco_files_have_classes_without_gaps_and_clipped_boxes(pictures):
     odd, _ = load_data(coco(pictures, [{"image_id": 10, "category_id": 7, "bbox": [float("nan"), 1, 2, 3]}]), None)
     with pytest.raises(ValueError, match=r"row 0 .*: a box is \[nan, .*accepted are finite numbers"):
         odd.read(0)
+
+
+@pytest.mark.parametrize("crowd", [[False, True, False, True], [True, False, True, False], None])
+def test_what_is_left_out_takes_its_class_and_its_mark_with_it(crowd):
+    """Of four objects the first and the third have nothing inside the picture."""
+    boxes = [[40, 0, 60, 9], [1, 2, 3, 4], [0, -9, 5, 0], [2, 2, 90, 90]]
+    picture = Image.new("RGB", (20, 10))
+    source = DetectionImages([0], lambda row: picture, lambda row, size: (boxes, [0, 1, 2, 3], crowd), [*"abcd"], "x")
+    _, rows, marks = source.read(0)
+    assert rows.tolist() == [[1, 1, 2, 3, 4], [3, 2, 2, 20, 10]]
+    assert marks.tolist() == ([False, False] if crowd is None else crowd[1::2])
+    turned = replace(source, numbers=(9, 7, 5, 3))  # of a model that numbers the classes otherwise
+    assert turned.read(0)[1][:, 0].tolist() == [7, 3]
+
+
+@pytest.mark.parametrize("held_out", [{"eval_holdout": 30}, {"eval_fraction": 0.25}])
+def test_of_what_is_held_out_as_many_as_are_asked_for_are_taken_evenly(held_out):
+    args = DetectionDataArguments(dataset="digits", max_train_samples=7, max_eval_samples=5, **held_out)
+    with patch.dict(CANVASES, {"train": 120}, clear=True):
+        train, evaluation = load_data(args, None)
+        alone = load_evaluation_data(args, None)
+        args.max_train_samples = args.max_eval_samples = None
+        all_trained, all_held_out = load_data(args, None)
+    assert (len(all_trained), len(all_held_out)) == (90, 30) and alone.rows == evaluation.rows
+    for part, whole, count in ((train, all_trained, 7), (evaluation, all_held_out, 5)):
+        places = [round(number * (len(whole) - 1) / (count - 1)) for number in range(count)]
+        assert part.rows == [whole.rows[place] for place in places]
+
+
+def test_coco_files_may_lie_anywhere_and_their_splits_may_have_any_name(pictures, tmp_path):
+    args = coco(pictures)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name, split in (("train", "train"), ("minival", "val"), ("test", "val")):
+        shutil.copy(pictures / f"{split}.json", elsewhere / f"{name}.json")
+        shutil.copytree(pictures / "images" / split, elsewhere / "pictures" / name)
+    args = replace(args, annotations=str(elsewhere / "{split}.json"), image_folder=str(elsewhere / "pictures/{split}"))
+    assert load_data(args, None)[1].split == f"{pictures}/test"
+    args.eval_split = "minival"
+    train, evaluation = load_data(args, None)
+    assert (train.split, evaluation.split) == (f"{pictures}/train", f"{pictures}/minival")
+    assert evaluation.image(0) == str(elsewhere / "pictures" / "minival" / "0.png") and len(evaluation.read(0)[1]) == 2
+    # One file for all: some of it is held out.
+    args = replace(args, annotations=str(elsewhere / "train.json"), image_folder="images/train", eval_split=None)
+    args.eval_holdout = 1
+    train, evaluation = load_data(args, None)
+    assert (len(train), len(evaluation)) == (2, 1)
+    assert train.image(0) == str(pictures / "images" / "train" / "0.png")
+
+
+def test_yolo_pictures_lie_below_the_folder_that_is_named_however_deep(pictures):
+    (pictures / "data.yaml").write_text("path: below\nnames: [a, b]\ntrain: images\nval: other\n")
+    for place in ("images/deep/one.PNG", "images/two.jpeg", "images/notes.md", "other/three.webp"):
+        (pictures / "below" / place).parent.mkdir(parents=True, exist_ok=True)
+        (pictures / "below" / place).touch()
+    train, evaluation = load_data(DetectionDataArguments(dataset=str(pictures)), None)
+    images = pictures / "below" / "images"
+    assert [train.image(row) for row in train.rows] == [str(images / "deep" / "one.PNG"), str(images / "two.jpeg")]
+    assert [evaluation.image(row) for row in evaluation.rows] == [str(pictures / "below" / "other" / "three.webp")]
+
+
+def test_classes_that_have_numbers_alone_are_called_by_them_up_to_the_largest(tmp_path):
+    boxes = {"bbox": [[Value("float64")]], "category": [Value("int64")]}
+    rows = {
+        "image": [Image.new("RGB", (32, 24))] * 3,
+        "objects": [{"bbox": [BOX], "category": [4]}, {"bbox": [], "category": []}, {"bbox": [BOX], "category": [1]}],
+    }
+    table = Dataset.from_dict(rows, features=Features({"image": ImageFeature(), "objects": boxes}))
+    DatasetDict(train=table, validation=table).save_to_disk(tmp_path / "table")
+    train, _ = load_data(DetectionDataArguments(dataset=str(tmp_path / "table")), None)
+    assert train.names == [*"01234"] and train.read(0)[1][:, 0].tolist() == [4]
 
 
 def test_what_is_held_out_is_not_trained_on():
