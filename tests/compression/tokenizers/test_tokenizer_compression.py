@@ -758,3 +758,17 @@ def test_a_warning_tells_which_share_was_unknown_before_and_which_is_after(caplo
     caplog.clear()
     compression_report(tokenizer, compressed, id_map, counts, ["a x"])
     assert not caplog.text, "as many as before"
+
+
+def test_a_token_of_which_nothing_is_left_is_an_unknown_one_in_the_report():
+    """A model without a token for the unknown leaves out what it cannot write any more."""
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1, "c": 2, "ab": 3, "ca": 4}, [("a", "b"), ("c", "a")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    counts = TokenCounts(np.array([5, 3, 2, 7, 1]), [0, 1, 2, 3, 4], words=4)
+    compressed, id_map = compress_tokenizer(tokenizer, counts, 3, strategy="frequency")
+    assert id_map.kept == (0, 1, 3)
+    report = compression_report(tokenizer, compressed, id_map, counts)
+    # Of c nothing is left; of ca the a.
+    assert report.unknown_before == 0 and report.unknown_after == 2 / 18
+    assert (report.tokens_per_word_before, report.tokens_per_word_after) == (18 / 4, 18 / 4)
+    assert report.coverage == 15 / 18 and (report.tokens_before, report.tokens_after) == (5, 3)

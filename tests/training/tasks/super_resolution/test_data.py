@@ -21,6 +21,7 @@ from hf_effmodels.training.tasks.super_resolution.data import (
     HighResolutionImages,
     SuperResolutionDataArguments,
     _files,
+    _hold_out,
     fit_structure,
     load_data,
     load_evaluation_data,
@@ -304,3 +305,59 @@ def test_reductions_of_the_training_are_none_of_another_data_set_to_evaluate_on(
     for source in (evaluation, load_evaluation_data(args)):
         assert source.low is None and source.low_image(0, 4) is None
         assert [source.name(index) for index in range(len(source))] == ["other0", "other1"]
+
+
+@pytest.mark.parametrize(
+    "count, held_out", [(10, 1), (11, 1), (29, 1), (100, 5), (1999, 100), (2001, 100), (5000, 100)]
+)
+def test_a_twentieth_is_no_more_than_a_hundred(count, held_out):
+    """And one at least."""
+    source = HighResolutionImages([None] * count, "mine", np.arange(count), ["a"] * count)
+    args = SuperResolutionDataArguments(dataset="x")
+    rest, evaluation = _hold_out(source, args)
+    places = np.linspace(0, count - 1, held_out).round().astype(int)
+    assert evaluation.rows.tolist() == places.tolist() and len(rest) == count - held_out
+    assert not {*rest.rows.tolist()} & {*evaluation.rows.tolist()}
+
+
+@pytest.mark.parametrize(
+    "names, taken",
+    [
+        (["a.png", "ax2.png", "ax4.png", "ax8.png"], "a.png"),
+        (["ax8.png", "ax4.png", "ax2.png"], "ax2.png"),
+        (["ax8.png", "ax4.png"], "ax4.png"),
+        (["ax8.jpg", "x4a.png"], "ax8.jpg"),
+    ],
+)
+def test_prepared_reductions_are_called_as_their_pictures_or_with_their_scale_behind(tmp_path, names, taken):
+    for place, files in (("high", ["a.png"]), ("low", names)):
+        (tmp_path / place).mkdir()
+        for number, name in enumerate(files):
+            picture(8, 8, number).save(tmp_path / place / name)
+    args = SuperResolutionDataArguments(
+        dataset=str(tmp_path / "high"), low_folder=str(tmp_path / "low"), eval_split="train"
+    )
+    assert load_evaluation_data(args).low == [tmp_path / "low" / taken]
+
+
+@pytest.mark.parametrize("given", [["regions"], ["values"], ["regions", "values"], ["name"], ["low"], []])
+def test_what_a_table_has_beside_its_pictures_is_found_by_its_names(tmp_path, given):
+    """Maps take both of their columns; the picture is found though `low` and `regions` hold pictures, too."""
+    columns = {
+        "regions": ([Image.fromarray(np.full((12, 16), n, np.uint16)) for n in range(2)], ImageFeature()),
+        "values": ([[0.5, 0.25], [0.75, 0.125]], [Value("float32")]),
+        "name": (["first", "second"], Value("string")),
+        "low": ([picture(4, 3, n) for n in range(2)], ImageFeature()),
+    }
+    columns = {"picture": ([picture(16, 12, n) for n in range(2)], ImageFeature())} | {n: columns[n] for n in given}
+    features = Features({name: feature for name, (_, feature) in columns.items()})
+    table = Dataset.from_dict({name: rows for name, (rows, _) in columns.items()}, features=features)
+    DatasetDict(train=table).save_to_disk(tmp_path / "table")
+    source = load_evaluation_data(SuperResolutionDataArguments(dataset=str(tmp_path / "table"), eval_split="train"))
+    assert torch.equal(source.image(1), read_rgb(picture(16, 12, 1)))
+    assert [source.name(n) for n in range(2)] == (["first", "second"] if "name" in given else ["0", "1"])
+    assert source.has_structure == (given == ["regions", "values"])
+    low = source.low_image(1, 4)
+    assert (low is None) == ("low" not in given) and (low is None or torch.equal(low, read_rgb(picture(4, 3, 1))))
+    if source.has_structure:
+        assert source.structure(1).shape == (1, 12, 16) and source.structure(1).unique().tolist() == [0.75]
