@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from transformers import (
     AutoModelForImageClassification,
     BeitConfig,
@@ -139,6 +140,50 @@ def test_layers_that_are_named_are_kept():
         for seen in (batches[:3], batches)
     ]
     assert report.kept_neurons == best[0] != best[1]
+
+
+@torch.no_grad()
+def test_every_picture_counts_the_same_in_batches_of_any_size():
+    """Of eight batches the fourth and the eighth are kept for comparing; layers go by the others."""
+    model, pixels = build("vit"), PIXELS.flatten(0, 1)
+    sizes = [2, 3, 1, 4, 5, 2, 1, 6]
+    batches = list(pixels.split(sizes))
+    smaller, report = prune_vision_transformer(model, batches, num_hidden_layers=2, intermediate_size=20)
+    held_out = torch.cat([batches[3], batches[7]])
+    p, q = (network(held_out).logits.double().softmax(-1) for network in (model, smaller))
+    assert report.divergence == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-5)
+    seen = [batch for number, batch in enumerate(batches) if number not in (3, 7)]
+    scores = vision_scores(model, seen)
+    states = model(torch.cat(seen), output_hidden_states=True).hidden_states
+    for layer, (before, after) in enumerate(zip(states[:3], states[1:4], strict=True)):
+        if layer < 2:  # behind the last one the states are normalised
+            cosines = F.cosine_similarity(before.double(), after.double(), dim=-1)
+            assert scores.influences[layer].item() == pytest.approx(1 - cosines.mean().item(), rel=1e-5)
+    whole = vision_scores(model, [torch.cat(seen)])
+    torch.testing.assert_close(scores.influences, whole.influences, rtol=1e-5, atol=1e-7)
+    assert report.kept_layers == scores.influences.topk(2).indices.sort().values.tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_of_few_batches_the_last_is_compared_on_and_all_are_seen(count):
+    model, batches = build("vit"), list(PIXELS[:count])
+    smaller, report = prune_vision_transformer(model, iter(batches), intermediate_size=20)
+    p, q = (network(batches[-1]).logits.double().softmax(-1) for network in (model, smaller))
+    assert report.divergence == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-5)
+    best = [of_layer.topk(20).indices.sort().values.tolist() for of_layer in vision_scores(model, batches).neurons]
+    assert report.kept_neurons == best
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_what_is_left_computes_as_the_whole_did(training, attention):
+    model = build("vit").train(training)
+    model.set_attn_implementation(attention)
+    smaller, report = prune_vision_transformer(model, PIXELS, intermediate_size=20)
+    assert smaller.training == model.training == training and smaller.config._attn_implementation == attention
+    assert "head_dim" not in smaller.config.to_dict() or smaller.config.head_dim in (None, 6)
+    assert report.parameters < report.of and not any(module._forward_hooks for module in model.modules())
 
 
 def test_what_cannot_be_is_refused_before_the_work():

@@ -31,7 +31,7 @@ from hf_effmodels.compression.tokenizers.dataset_remapping import expansions
 from hf_effmodels.compression.tokenizers.embedding_compression import check_vocabulary_size
 from hf_effmodels.compression.tokenizers.id_map import IdMap
 from hf_effmodels.compression.tokenizers.pieces import Merges, choose, is_special_piece, kept_share
-from hf_effmodels.compression.tokenizers.report import _left_out
+from hf_effmodels.compression.tokenizers.report import _left_out, measure_texts
 from hf_effmodels.compression.tokenizers.sentencepiece_bpe import (
     BYTE,
     CONTROL,
@@ -772,3 +772,14 @@ def test_a_token_of_which_nothing_is_left_is_an_unknown_one_in_the_report():
     assert report.unknown_before == 0 and report.unknown_after == 2 / 18
     assert (report.tokens_per_word_before, report.tokens_per_word_after) == (18 / 4, 18 / 4)
     assert report.coverage == 15 / 18 and (report.tokens_before, report.tokens_after) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    "texts, tokens, left_out",
+    [(["c c a c"], 4, 3), (["ac ac", "ac"], 6, 3), (["a a"], 2, 0), (["cc", "a cc"], 5, 4), (["b", ""], 1, 0)],
+)
+def test_what_cannot_be_written_counts_as_often_as_it_stands_there(texts, tokens, left_out):
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    found = measure_texts(PreTrainedTokenizerFast(tokenizer_object=backend), texts)
+    assert found == (tokens, left_out / tokens)

@@ -361,3 +361,61 @@ def test_what_a_table_has_beside_its_pictures_is_found_by_its_names(tmp_path, gi
     assert (low is None) == ("low" not in given) and (low is None or torch.equal(low, read_rgb(picture(4, 3, 1))))
     if source.has_structure:
         assert source.structure(1).shape == (1, 12, 16) and source.structure(1).unique().tolist() == [0.75]
+
+
+@pytest.mark.parametrize("places", [[(3, 2)], [(0, 0), (3, 2)], [(x, y) for x in range(4) for y in range(3)]])
+@pytest.mark.parametrize("alpha", [0, 254])
+def test_a_picture_that_is_transparent_at_one_place_alone_is_refused(places, alpha):
+    image = Image.new("RGBA", (4, 3), (1, 2, 3, 255))
+    for place in places:
+        image.putpixel(place, (1, 2, 3, alpha))
+    with pytest.raises(ValueError, match="the image is transparent in places"):
+        read_rgb(image)
+
+
+@pytest.mark.parametrize(
+    "size, fits",
+    [
+        ((300, 400), True),
+        ((300, 405), True),
+        ((300, 399), True),
+        ((300, 700), False),
+        ((400, 300), False),
+        ((2, 3), True),
+    ],
+)
+def test_a_small_map_of_a_large_picture_may_be_rounded_to_its_own_pixels(size, fits):
+    structure = torch.zeros(1, 3, 4)
+    if fits:
+        assert fit_structure(structure, size).shape == (1, *size)
+        return
+    with pytest.raises(
+        ValueError, match=f"the structure map is 4×3, the image {size[1]}×{size[0]}: not one picture's"
+    ):
+        fit_structure(structure, size)
+
+
+def test_a_picture_that_fills_all_the_room_is_kept_until_the_next_one(monkeypatch):
+    monkeypatch.setattr("hf_effmodels.training.tasks.super_resolution.data._CACHE_BYTES", 100)
+    read = []
+
+    class Watched(list):
+        def __getitem__(self, number):
+            read.append(number)
+            return super().__getitem__(number)
+
+    pictures = Watched(Image.new("RGB", (10, 10), (n, 0, 0)) for n in range(2))
+    source = HighResolutionImages(pictures, "mine", np.arange(2), ["a", "b"])
+    for number in (0, 0, 1, 1, 0):
+        assert source.image(number)[0, 0, 0] == number
+    assert read == [0, 1, 0]
+
+
+def test_reductions_of_one_scale_are_none_of_another():
+    """Though they have been read already; sides of pictures are rounded down, or up where that is what is there."""
+    for low, scale, shape in ((picture(5, 4, 1), 4, (3, 3, 4)), (picture(4, 3, 1), 4, (3, 3, 4))):
+        source = HighResolutionImages([picture(17, 13, 0)], "mine", np.arange(1), ["a"], [low])
+        found = source.low_image(0, scale)
+        assert found.shape == shape and torch.equal(found, read_rgb(low)[:, :3, :4])
+        with pytest.raises(ValueError, match=r"row 0 \(a\) of mine: .*: that is not the scale 2"):
+            source.low_image(0, 2)
