@@ -786,3 +786,109 @@ def test_a_readme_tells_to_load_a_processor_where_there_is_one(has_processor, tm
         assert (f"from transformers import {kind}\n" in code) == (f'{kind}.from_pretrained(".")' in code)
     assert "It is right.\n\n" in program and ("preprocessor_config.json" in program) == has_processor
     assert 'edge.load(".")' in program and 'load_two_towers(".")' in towers and "1.3e-05 at most" in towers
+
+
+@pytest.mark.parametrize(
+    "row, place, errors, counts",
+    [
+        (1, 2, (0.5, 0.0), True),
+        (1, 2, (0.5, -0.5), True),
+        (0, 9, (-0.5, 0.25), True),
+        (2, 7, (0.0, -0.5), True),
+        (0, 1, (0.5, 0.5), False),
+    ],
+)
+def test_one_logit_of_a_language_program_that_is_off_is_enough_wherever_a_text_stands(row, place, errors, counts):
+    """In what is read first as in what follows; what stands before a text's beginning says nothing."""
+    table, asked = torch.randn(50, 6, generator=torch.Generator().manual_seed(3)), []
+
+    class Model:
+        config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=50))
+
+        def forward(self, input_ids, attention_mask, position_ids):
+            asked.append((input_ids, attention_mask.bool(), position_ids))
+            return SimpleNamespace(logits=table[input_ids])
+
+        __call__ = forward
+
+    def program(ids, mask, past_key_values=0):
+        logits = table[ids].clone()
+        if len(ids) == 3 and past_key_values <= place < past_key_values + ids.shape[1]:
+            logits[row, place - past_key_values, :2] += torch.tensor(errors)
+        return SimpleNamespace(logits=logits, past_key_values=past_key_values + ids.shape[1])
+
+    found = edge_language._difference(Model(), program)
+    (alone, _, _), (ids, mask, positions) = asked
+    assert (len(alone), ids.shape, mask.sum().item()) == (1, (3, 10), 28)
+    assert positions[0].tolist() == [0, 0, *range(8)] and positions[1].tolist() == [*range(10)]
+    assert found == pytest.approx(0.5 / table[ids][mask].std().item() if counts else 0.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("half", ["image", "text"])
+@pytest.mark.parametrize("errors", [(0.25, -0.25), (-0.25, 0.0), (0.125, -0.25)])
+def test_one_number_of_a_vector_that_is_off_is_enough_in_either_tower(half, errors):
+    inputs = {"image": torch.randn(3, 4), "text": torch.randn(3, 9)}
+
+    def vectors(name, given):
+        found = given[:, :4].clone()
+        if name == half and len(given) == 3:
+            found[1, 2], found[2, 0] = found[1, 2] + errors[0], found[2, 0] + errors[1]
+        return found
+
+    halves = {name: lambda given: given[:, :4] for name in inputs}
+    found = edge_two_towers._difference(SimpleNamespace(vectors=vectors), halves, inputs)
+    assert found == pytest.approx(0.25, rel=1e-5)
+
+
+def test_a_detector_tells_the_boxes_of_each_picture_in_its_own_pixels():
+    """Best first, at most to its edges, and none where the graph has none."""
+    detect = object.__new__(edge_detection.ExportedDetector)
+    detect.config = SimpleNamespace(id2label={0: "cat", 1: "dog"})
+    sizes = []
+
+    class Processor:
+        def __call__(self, images, return_tensors):
+            sizes.append([image.size for image in images])
+            return {"pixel_values": torch.zeros(len(images), 3, 10, 10)}
+
+        def geometry(self, height, width):
+            scale = torch.tensor([width, height, width, height]) / 10
+            return SimpleNamespace(inverse=lambda boxes: boxes * scale)
+
+    detect.image_processor = Processor()
+    boxes = torch.tensor([[1.0, 2, 5, 6], [-1, 0, 12, 10], [3, 3, 4, 4]]).repeat(3, 1, 1)
+    scores = torch.tensor([[0.75, 0.5, 0.0], [0.0, 0.0, 0.0], [0.75, 0.5, 0.25]])
+    detect._run = lambda pixel_values: [boxes, scores, torch.tensor([[0, 1, -1], [-1, -1, -1], [1, 1, 0]])]
+    pictures = [Image.new("RGB", size) for size in ((100, 50), (30, 30), (20, 90))]
+    first, second, third = detect(pictures)
+    assert sizes == [[(100, 50), (30, 30), (20, 90)]] and second == []
+    assert first == [
+        {"score": 0.75, "label": "cat", "box": {"xmin": 10, "ymin": 10, "xmax": 50, "ymax": 30}},
+        {"score": 0.5, "label": "dog", "box": {"xmin": 0, "ymin": 0, "xmax": 100, "ymax": 50}},
+    ]
+    assert [(one["label"], [*one["box"].values()]) for one in third] == [
+        ("dog", [2, 18, 10, 54]),
+        ("dog", [0, 0, 20, 90]),
+        ("cat", [6, 27, 8, 36]),
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 20])
+def test_the_share_of_equal_answers_is_of_all_pictures_however_many_are_asked_at_a_time(count):
+    """One of them, the last, gets another class."""
+    pictures = [torch.full((1, 1, 1, 1), number % 3) for number in range(count)]
+    asked = []
+
+    def model(pixel_values):
+        asked.append(len(pixel_values))
+        return SimpleNamespace(logits=torch.eye(4)[pixel_values.flatten().long()])
+
+    def program(pixel_values):
+        logits = model(pixel_values).logits.clone()
+        if sum(asked) == 2 * count:
+            logits[-1] = torch.tensor([0, 0, 0, 1.0])
+        return SimpleNamespace(logits=logits)
+
+    model.device, model.dtype = "cpu", torch.float32
+    share = edge_int8.agreement(model, program, edge_int8.Calibration([torch.ones(1, 1, 1, 1)] * 50, pictures))
+    assert share == pytest.approx((count - 1) / count)

@@ -1,14 +1,17 @@
 """Where is computed: on the device that is named, on that of a process among several, else where torch finds best."""
 
 import io
+from contextlib import nullcontext
 from datetime import timedelta
 from types import SimpleNamespace
 
 import accelerate
 import pytest
 import torch
+import transformers
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from hf_effmodels import edge_language
 from hf_effmodels.cli import main
 from hf_effmodels.prediction import predictor, talk
 from hf_effmodels.prediction.predictor import MODULES, Options, Source, default_device, find_task, load_for_task
@@ -174,3 +177,54 @@ def test_a_talk_is_where_it_is_told_to_be_and_else_where_torch_finds_best(named,
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     talk.talk(Source("a/b"), named, 3, 0.0, 0)
     assert loaded == ["text-generation", "AutoTokenizer", ("AutoModelForCausalLM", own)]
+
+
+@pytest.mark.parametrize("auto", ["AutoTokenizer", "AutoImageProcessor", "AutoProcessor"])
+def test_parts_and_weights_are_read_as_the_source_says(auto, monkeypatch):
+    """Of that revision, by that token, and with the code beside them where that is trusted."""
+    asked = []
+
+    class Any:
+        @staticmethod
+        def from_pretrained(name, **options):
+            asked.append((name, options))
+            return "part"
+
+    class Network:
+        def __getattr__(self, name):
+            return lambda *given: asked.append((name, *given)) or self
+
+    def load_whole(loader, argument, name, **options):
+        asked.append((loader, argument, name, options))
+        return Network()
+
+    monkeypatch.setattr(f"transformers.{auto}", Any)
+    monkeypatch.setattr("hf_effmodels.hub.ids.reading", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("hf_effmodels.hub.whole.load_whole", load_whole)
+    source = Source("a/b", revision="v2", token="mine", trust_remote_code=True)
+    how = {"revision": "v2", "token": "mine", "trust_remote_code": True}
+    assert predictor.load_part(source, auto) == "part" and asked == [("a/b", how)]
+    asked.clear()
+    predictor.load_network(source, "AutoModelForCausalLM", "cuda:1")
+    how |= {"revision": ("--revision", "v2"), "dtype": "auto"}
+    own = transformers.AutoModelForCausalLM
+    assert asked == [(own, "MODEL", "a/b", how), ("to", "cuda:1"), ("eval",)]
+
+
+@pytest.mark.parametrize("of_language", [True, False])
+def test_a_program_is_run_as_what_it_was_made_of(of_language, monkeypatch, tmp_path):
+    (tmp_path / "export.json").write_text('{"export_format": "onnx"}')
+    if of_language:
+        (tmp_path / edge_language.FACTS).write_text("{}")
+    monkeypatch.setattr("hf_effmodels.edge.load", lambda name: ("edge", name))
+    monkeypatch.setattr("hf_effmodels.edge_language.load_language_model", lambda name: ("language", name))
+    monkeypatch.setattr("hf_effmodels.hub.whole.load_whole", lambda *_, **__: pytest.fail("it has no weights"))
+    found = predictor.load_network(Source(str(tmp_path)), "AutoModelForCausalLM", "cpu")
+    assert found == ("language" if of_language else "edge", str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"format": "onnx"}'])
+def test_a_folder_with_a_file_of_that_name_alone_is_no_program(content, tmp_path):
+    if content is not None:
+        (tmp_path / "export.json").write_text(content)
+    assert not predictor.is_exported(Source(str(tmp_path)))

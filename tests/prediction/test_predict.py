@@ -878,3 +878,78 @@ def test_one_number_that_is_none_is_enough_to_give_no_answer(broken, monkeypatch
     assert [value.dtype for value in asked[0].values()] == [torch.float64, torch.int32]
     with pytest.raises(ValueError, match="^MODEL: what it computes is not finite.$"):
         answer([None, None])
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB"), (4, "RGBA")])
+@pytest.mark.parametrize("into", [None, "out.jsonl"])
+def test_pictures_come_to_a_model_in_its_own_channels(channels, mode, into, photos, tmp_path):
+    seen = []
+
+    def answer(images):
+        seen.extend(image.mode for image in images)
+        return [{} for _ in images]
+
+    predictor = Predictor("x", "image", answer, lambda said: "", lambda said: [], num_channels=channels)
+    how = SimpleNamespace(save=None, output=into and str(tmp_path / into), json=True, csv=False, batch_size=8)
+    how.inputs, how.model, how.revision = [str(photos)], "m", None
+    assert run_prediction(predictor, Options(), None, how, Processes()) == 0 and seen == [mode, mode]
+
+
+def test_of_a_folder_pictures_of_any_ending_are_taken_in_order_and_nothing_else(tmp_path):
+    names = ["b.JPG", "a.png", "deep/er/c.Jpeg", "deep/a.webp", "d.tif", "e.bmp", "Z.PNG"]
+    for name in [*names, "notes.txt", "list.csv", "none", "model.safetensors"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    found = [item.name for item in find_inputs([str(tmp_path)], "image")]
+    assert found == [str(tmp_path / name) for name in sorted(names, key=lambda name: name.split("/"))]
+    # What is named itself is taken in the order it is named in, as often as that, whatever its ending.
+    given = [str(tmp_path / name) for name in ("none", "a.png", "none")]
+    assert [item.name for item in find_inputs(given, "image")] == given
+
+
+@pytest.mark.parametrize("into", [None, "out.jsonl"])
+def test_pictures_of_one_name_are_written_side_by_side_wherever_the_answers_go(into, photos, tmp_path, capsys):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(photos / "a.png", tmp_path / folder / "a.png")
+    predictor = Predictor("x", "image", lambda images: [{} for _ in images], str, list, lambda image, _: image)
+    how = SimpleNamespace(output=into and str(tmp_path / into), json=True, csv=False, batch_size=1)
+    how.save, how.model, how.revision = str(tmp_path / "drawn"), "m", None
+    how.inputs = [str(tmp_path / folder) for folder in ("one", "two")]
+    assert run_prediction(predictor, Options(), None, how, Processes()) == 0
+    told = as_json((tmp_path / into).read_text() if into else capsys.readouterr().out)
+    assert [answer["saved"] for answer in told] == [str(tmp_path / "drawn" / name) for name in ("a.png", "a-2.png")]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a-2.png", "a.png"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+def test_as_many_inputs_as_said_are_answered_at_a_time_and_each_gets_its_own_answer(size, tmp_path, capsys):
+    """Also where some of a batch, or all of it, cannot be read."""
+    asked = []
+
+    def answer(texts):
+        asked.append(list(texts))
+        return [{"said": text.upper()} for text in texts]
+
+    words = ["a", " ", "c", "d", "", "f", "g"]
+    rows = Numbered(7, lambda n: Input(f"row {n}", words[n]), str, dict)
+    predictor = Predictor("x", "text", answer, lambda said: said["said"], lambda said: [said])
+    how = SimpleNamespace(save=None, output=None, json=False, csv=False, batch_size=size)
+    assert run_prediction(predictor, Options(), rows, how, Processes()) == 2
+    out, err = capsys.readouterr()
+    assert out == "".join(f"row {n}: {word.upper()}\n" for n, word in enumerate(words) if word.strip())
+    assert err == "".join(f"hf-effmodels: row {n}: there is no text\n" for n in (1, 4))
+    batches = [[word for word in words[n : n + size] if word.strip()] for n in range(0, 7, size)]
+    assert asked == [batch for batch in batches if batch]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "   \n", "\t\n"])
+def test_a_chat_ends_at_an_empty_line_or_with_the_input(end, monkeypatch, capsys):
+    monkeypatch.setattr("hf_effmodels.prediction.talk.find_task", lambda source, task: (source, task))
+    monkeypatch.setattr("hf_effmodels.prediction.talk.load_part", lambda *_: SimpleNamespace())
+    monkeypatch.setattr("hf_effmodels.prediction.talk.load_network", lambda *_: None)
+    monkeypatch.setattr("hf_effmodels.prediction.talk.continuation", lambda *_, **__: "yes")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"one\ntwo\n{end}" + ("never\n" if end else "")))
+    talk(Source("m"), "cpu", 3, 0.0, 0)
+    assert capsys.readouterr().out == "yes\nyes\n"
