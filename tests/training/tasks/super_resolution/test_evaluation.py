@@ -12,8 +12,13 @@ from PIL import Image
 from hf_effmodels import metrics
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 from hf_effmodels.training import evaluate
+from hf_effmodels.training.tasks.super_resolution import evaluation
 from hf_effmodels.training.tasks.super_resolution.arguments import SCHEDULERS
 from hf_effmodels.training.tasks.super_resolution.evaluation import (
+    by_encoder,
+    by_pipeline,
+    check_measurable,
+    compare,
     enlarge_and_measure,
     reference_and_low,
     tile_overlap,
@@ -179,3 +184,83 @@ def test_a_grey_transparent_or_broken_image_is_handled_or_named(run, tmp_path):
 )
 def test_tiles_share_sixteen_pixels_or_half_of_a_smaller_one_in_whole_units(unit, size, shared):
     assert tile_overlap(SimpleNamespace(size_unit=unit), size) == shared
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize(
+    "options, asked",
+    [
+        ({}, {"num_inference_steps": None, "timesteps": None, "tile_size": None}),
+        ({"steps": 5, "timesteps": []}, {"num_inference_steps": 5, "timesteps": None, "tile_size": None}),
+        ({"timesteps": [7, 3]}, {"num_inference_steps": None, "timesteps": [7, 3], "tile_size": None}),
+        (
+            {"scheduler": "ddim", "tile_size": 24},
+            {"num_inference_steps": None, "timesteps": None, "tile_size": 24, "tile_overlap": 12},
+        ),
+    ],
+)
+def test_a_pipeline_is_asked_as_the_command_says_and_stays_what_it_is(monkeypatch, legacy, options, asked):
+    made, calls = [], []
+
+    class Pipeline:
+        def __init__(self, **parts):
+            made.append(parts)
+
+        def set_progress_bar_config(self, disable):
+            assert disable
+
+        def __call__(self, low, generator, **given):
+            calls.append((low, generator.initial_seed(), given))
+            return SimpleNamespace(images=["enlarged", "another"])
+
+    monkeypatch.setattr(evaluation, "SamDiffSRPipeline", Pipeline)
+    monkeypatch.setattr(evaluation, "sampler", lambda kind, own: f"{kind} of {own}")
+    components = {"unet": "a network", "scheduler": "its own"}
+    config = SimpleNamespace(residual_scale=3.5, legacy_256=legacy)
+    pipe = SimpleNamespace(components=components, scheduler="its own", config=config, size_unit=4)
+    enlarge = by_pipeline(pipe, **options)
+    assert enlarge("low", 11) == "enlarged" and enlarge("other", 12) == "enlarged"
+    kind = options.get("scheduler", "own")
+    parts = {"unet": "a network", "scheduler": f"{kind} of its own", "residual_scale": 3.5, "legacy_256": legacy}
+    assert made == [parts, parts] and components == {"unet": "a network", "scheduler": "its own"}
+    assert calls == [("low", 11, asked), ("other", 12, asked)]
+
+
+@pytest.mark.parametrize("said, byte", [(-2.0, 0), (-1.0, 0), (0.0, 128), (0.499, 191), (1.0, 255), (1.5, 255)])
+def test_what_an_encoder_predicts_is_rounded_to_the_nearest_byte(said, byte):
+    """Of -1 to 1, 127.5 a unit; what goes beyond is the darkest or the brightest there is."""
+    seen = []
+
+    def encoder(pixels):
+        seen.append(pixels)
+        return SimpleNamespace(sample=torch.full((1, 3, 8, 4), said))
+
+    encoder.device, encoder.dtype = "cpu", torch.float32
+    image = by_encoder(encoder)(torch.full((3, 2, 1), 51, dtype=torch.uint8), 0)
+    assert image.size == (4, 8) and np.unique(np.asarray(image)).tolist() == [byte]
+    assert seen[0].shape == (1, 3, 2, 1) and seen[0].unique().item() == pytest.approx(51 / 127.5 - 1)
+
+
+@pytest.mark.parametrize("side, border, size, measurable", [
+    (11, 0, None, True), (10, 0, None, False), (12, 1, None, False), (13, 1, None, True), (40, 4, 19, True),
+    (40, 5, 20, False), (40, 14, None, True), (40, 15, None, False),
+])  # fmt: skip
+def test_what_is_left_within_the_border_has_to_hold_a_window(side, border, size, measurable):
+    from .test_patches import images
+
+    source = images(Image.new("RGB", (side + 9, side)))
+    if measurable:
+        check_measurable(source, 0, 1, size, border)
+        return
+    with pytest.raises(
+        ValueError, match=f"pixels without a border of {border} are less than the 11×11 window of SSIM"
+    ):
+        check_measurable(source, 0, 1, size, border)
+
+
+def test_what_lies_in_the_border_does_not_count():
+    reference = Image.new("RGB", (20, 20), (90, 80, 70))
+    framed = reference.copy()
+    framed.paste((255, 0, 0), (0, 0, 20, 3))
+    assert compare(framed, reference, 3)["psnr_rgb"] == compare(reference, reference, 0)["psnr_rgb"]
+    assert compare(framed, reference, 2)["psnr_rgb"] < 40 and compare(framed, reference, 2)["ssim_y"] < 1
