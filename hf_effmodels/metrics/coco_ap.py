@@ -118,11 +118,13 @@ def confusion(
     """Counts (classes + 1, classes + 1) of true classes (rows) found as classes (columns).
 
     Found boxes with scores above `threshold` take, the best first, the true box that they overlap most, by more than
-    `iou_threshold`. The last row counts those without one, the last column the true boxes that none took.
+    `iou_threshold`. The last row counts those without one, the last column the true boxes that none took. Crowds are
+    neither missed, nor are boxes of their class false that lie in them by more than `iou_threshold`.
     """
     counts = np.zeros((classes + 1, classes + 1), dtype=np.int64)
     for true, given in zip(truth, found, strict=True):
-        free = np.ones(len(true.boxes), dtype=bool)
+        crowd = np.zeros(len(true.boxes), dtype=bool) if true.crowd is None else true.crowd.astype(bool)
+        free = ~crowd
         order = np.argsort(-given.scores, kind="stable")
         overlaps = _iou(given.boxes, true.boxes)
         for index in order[given.scores[order] > threshold]:
@@ -131,7 +133,9 @@ def confusion(
             if best >= 0 and overlap[best] > iou_threshold:
                 free[best] = False
                 counts[int(true.labels[best]), int(given.labels[index])] += 1
-            else:
+                continue
+            of_class = true.boxes[crowd & (true.labels == given.labels[index])]
+            if not (_shares(given.boxes[index : index + 1], of_class) > iou_threshold).any():
                 counts[classes, int(given.labels[index])] += 1
         for label in true.labels[free]:
             counts[int(label), classes] += 1
@@ -139,11 +143,23 @@ def confusion(
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    overlap = _overlaps(first, second)
+    return overlap / np.maximum(_areas(first)[:, None] + _areas(second)[None] - overlap, 1e-12)
+
+
+def _shares(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """How much of each of the first boxes lies in each of the second."""
+    return _overlaps(first, second) / np.maximum(_areas(first)[:, None], 1e-12)
+
+
+def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    overlap = (high - low).clip(0).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (first, second)]
-    return overlap / np.maximum(areas[0][:, None] + areas[1][None] - overlap, 1e-12)
+    return (high - low).clip(0).prod(-1)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
 
 
 def as_metrics(measured: AveragePrecision, names: Sequence[str] = ("map", "map_50", "map_75")) -> Mapping[str, float]:

@@ -480,6 +480,45 @@ def test_what_does_not_fit_is_not_swapped_in(tmp_path, ids):
         PeftModel.from_pretrained(decoder(), tmp_path / "wide")
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("num_vision_tokens", TOKENS + 1),
+        ("target_modules", ["self_attn"]),
+        ("exclude_modules", ["layers.1.mlp"]),
+        ("layers_to_transform", [1]),
+    ],
+)
+def test_an_adapter_of_other_places_is_not_swapped_in(name, theirs, tmp_path, ids):
+    """Whatever it is of, even where the offsets have one shape."""
+    model = adapted()
+    expected, alpha = logits(model, ids), model.peft_config["default"].alpha
+    other = AdemConfig(**{"num_vision_tokens": TOKENS, "alpha": 0.9, name: theirs}, task_type="CAUSAL_LM")
+    trained(get_peft_model(decoder(), other)).save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=f"^model_name_or_path: .*/other has {name} .*Load it under a name of its own"
+    ):
+        hotswap_adapter(model, str(tmp_path / "other"))
+    assert torch.equal(logits(model, ids), expected) and model.peft_config["default"].alpha == alpha
+
+
+def test_the_adapter_that_is_named_is_swapped_and_no_other(tmp_path, ids, image_embeds):
+    model = adapted(alpha=0.3)
+    model.add_adapter("second", AdemConfig(num_vision_tokens=TOKENS, alpha=0.2, drop_ratio=0.5))
+    trained(model, "second", seed=9)
+    other = trained(adapted(alpha=0.7, drop_ratio=0.25), seed=5)
+    other.save_pretrained(tmp_path / "other")
+    of_first = logits(model, ids, image_embeds=image_embeds)
+    hotswap_adapter(model, str(tmp_path / "other"), "second")
+    torch.testing.assert_close(logits(model, ids, image_embeds=image_embeds), of_first)
+    model.set_adapter("second")
+    torch.testing.assert_close(
+        logits(model, ids, image_embeds=image_embeds), logits(other, ids, image_embeds=image_embeds)
+    )
+    found = {name: (config.alpha, config.drop_ratio) for name, config in model.peft_config.items()}
+    assert found == {"default": (0.3, AdemConfig().drop_ratio), "second": (0.7, 0.25)}
+
+
 def test_peft_models_with_and_without_a_task_take_images(ids, image_embeds):
     """With a task the PeftModel calls the tuner, without one it calls the base model past it."""
     model, plain = adapted(task_type="CAUSAL_LM"), adapted()

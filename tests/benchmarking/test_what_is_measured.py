@@ -14,7 +14,17 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, ResNetConfig, ViTConfig, ViTForImageClassification
 
 from hf_effmodels import create_model
-from hf_effmodels.benchmarking import accuracy, binary_layers, command, distilled, peers, places, tables, workloads
+from hf_effmodels.benchmarking import (
+    accuracy,
+    binary_layers,
+    command,
+    distilled,
+    peers,
+    places,
+    tables,
+    without_data,
+    workloads,
+)
 from hf_effmodels.benchmarking.arguments import make_parser
 from hf_effmodels.benchmarking.bare_convolutions import BareConvolutions
 from hf_effmodels.benchmarking.command import plan
@@ -418,6 +428,61 @@ def test_a_program_is_timed_in_its_own_modes_on_its_own_backends(format, task, m
     monkeypatch.setattr(workloads, "program_format", lambda name: format)
     monkeypatch.setattr(workloads, "task_of", lambda name: task)
     assert (workloads.modes("edge"), workloads.backends("edge")) == (modes, backends)
+
+
+def test_peers_alone_are_timed_where_no_backend_of_ours_is_asked_for():
+    argv = ["--presets", "vanillanet-5,gold-yolo-n", "--against", "bare-convolutions", "--backends", ","]
+    (rows,) = plan(make_parser().parse_args(argv))
+    assert [(row.preset, row.peer) for row in rows] == [
+        ("vanillanet-5", "bare-convolutions"), ("gold-yolo-n", "bare-convolutions")
+    ]  # fmt: skip
+
+
+def test_a_preset_without_the_peer_is_compared_with_itself():
+    argv = ["--presets", "ghostnet-0.5x,vanillanet-5", "--against", "official-like", "--backends", "eager,onnx"]
+    (rows,) = plan(make_parser().parse_args(argv))
+    found = command.references(rows, None)
+    assert [(found[row].preset, found[row].peer, found[row].backend) for row in rows] == [
+        *[("ghostnet-0.5x", "official-like", "eager")] * 3, *[("vanillanet-5", "ours", "eager")] * 2
+    ]  # fmt: skip
+    # Named by implementation and backend, where a preset has no such row the first that has is it.
+    named = command.references(rows, "official-like eager")
+    assert {row.preset: named[row].preset for row in rows} == dict.fromkeys(
+        ("ghostnet-0.5x", "vanillanet-5"), rows[0].preset
+    )
+
+
+def test_parts_of_a_pipeline_are_changed_by_their_names():
+    changed = {"unet": {"hidden_size": 8}, "legacy_256": False}
+    argv = ["--presets", "sam-diffsr-x4", "--model-config", json.dumps(changed)]
+    ((row,),) = plan(make_parser().parse_args(argv))
+    assert json.loads(row.overrides) == changed
+
+
+@pytest.mark.parametrize(
+    ("preset", "teacher"),
+    [
+        ("mhresnet8x18", "resnet8x34"), ("mhresnet18", "resnet34-224"), ("mhwrn4x161", "wrn4x402"),
+        ("mhwrn4x162", "wrn4x402"), ("another", "resnet8x18"),
+    ],
+)  # fmt: skip
+def test_a_student_of_several_heads_has_its_published_teacher_for_each(preset, teacher, monkeypatch):
+    overrides = {"hidden_sizes": [4, 8, 16], "depths": [1, 1], "num_heads": 3, "num_labels": 5, "image_size": 8}
+    student, asked = create_model("mhwrn4x161", **overrides), []
+    monkeypatch.setattr(without_data, "create_model", lambda name, **fields: asked.append((name, fields)) or student)
+    monkeypatch.setattr(without_data, "create_image_processor", lambda name, image_size: (name, image_size))
+    monkeypatch.setattr(without_data, "input_of", lambda made, channels: types.SimpleNamespace(size=8))
+    width = student.cdfkd_mfs.num_features
+    for own, weight in ((width, 0.2), (width + 1, 0.0)):
+        monkeypatch.setattr(
+            without_data, "Teacher", lambda *given, own=own: types.SimpleNamespace(name=given[0], width=own)
+        )
+        asked.clear()
+        turn = without_data.Turn(preset, overrides, whole=True)
+        assert asked == [(preset, overrides), *[(teacher, {"num_labels": 5, "num_channels": 3})] * 3]
+        # Features are compared where they are of one width.
+        assert turn._arguments.feature_weight == weight
+        assert turn._arguments.teachers == [f"{teacher} {number}" for number in range(3)]
 
 
 # language models that see

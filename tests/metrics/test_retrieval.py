@@ -91,3 +91,32 @@ def test_texts_that_say_the_same_are_right_for_each_other_and_ties_count_against
     for wrong in ((ten, ten[:3]), (ten[:0], ten[:0])):
         with pytest.raises(ValueError, match="texts: got shape .*accepted is that of images, .*and not none"):
             retrieval_recall(*wrong)
+
+
+def test_a_crowd_is_neither_missed_nor_are_boxes_in_it_false():
+    """In precision and recall, and in the counts of what was taken for what: two people, and a crowd of them."""
+    boxes = squares((0, 0, 10), (100, 0, 10), (200, 0, 100))
+    truth = Detections(boxes, np.zeros(3, dtype=int), crowd=np.array([False, False, True]))
+    # Both people, two in the crowd, one half in it, and something of another class in it.
+    places = squares((0, 0, 10), (100, 0, 10), (210, 10, 10), (250, 50, 20), (295, 40, 10), (220, 60, 10))
+    labels, scores = np.array([0, 0, 0, 0, 0, 1]), np.array([0.5, 0.6, 0.9, 0.8, 0.45, 0.7])
+    assert confusion([truth], [Detections(places, labels, scores)], 2).tolist() == [[2, 0, 0], [0, 0, 0], [1, 1, 0]]
+    none = Detections(squares(), np.zeros(0, dtype=int), np.zeros(0))
+    assert confusion([truth], [none], 2).tolist() == [[0, 0, 2], [0, 0, 0], [0, 0, 0]]
+    inside = Detections(places[:4], labels[:4], scores[:4])
+    measured = average_precision([truth], [inside], ["person", "dog"])
+    assert measured.metrics["map"] == pytest.approx(1) and measured.metrics["mar_100"] == pytest.approx(1)
+    # The same boxes where the crowd is an object like others: two are false, and one is missed.
+    plain = Detections(boxes, truth.labels)
+    assert confusion([plain], [inside], 2).tolist() == [[2, 0, 1], [0, 0, 0], [2, 0, 0]]
+    assert average_precision([plain], [inside], ["person", "dog"]).metrics["map"] < 0.5
+
+
+def test_what_is_found_in_one_image_is_no_hit_in_another():
+    here, there = (Detections(squares((x, 0, 10)), np.zeros(1, dtype=int), np.ones(1)) for x in (0, 50))
+    assert confusion([here, there], [there, here], 1).tolist() == [[0, 2], [2, 0]]
+    assert average_precision([here, there], [there, here], ["thing"]).metrics["map"] == 0
+    assert average_precision([here, there], [here, there], ["thing"]).metrics["map"] == pytest.approx(1)
+    # Of a thing that is in one image alone the mean is over the images together, not over each by itself.
+    nothing = Detections(squares(), np.zeros(0, dtype=int), np.zeros(0))
+    assert average_precision([here, nothing], [here, nothing], ["thing"]).metrics["map"] == pytest.approx(1)

@@ -31,7 +31,7 @@ from hf_effmodels.modeling.gold_yolo.image_processing_gold_yolo import (
     resize_image,
     unletterbox_evenly,
 )
-from hf_effmodels.modeling.gold_yolo.loss_gold_yolo import box_losses
+from hf_effmodels.modeling.gold_yolo.loss_gold_yolo import box_losses, pad_labels
 from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import (
     GoldYoloBackbone,
     GoldYoloForObjectDetection,
@@ -143,6 +143,26 @@ def test_the_plain_loss_of_a_box_is_one_less_its_overlap():
     # 2 × 1 of 4 × 3 + 4 × 2 - 2 are shared; boxes apart share nothing.
     predicted, true = torch.tensor([[0.0, 0, 4, 3], [0, 0, 1, 1]]), torch.tensor([[2.0, 2, 6, 4], [2, 2, 3, 3]])
     torch.testing.assert_close(iou_losses(predicted, true, "iou"), torch.tensor([1 - 2 / 18, 1.0]))
+
+
+@pytest.mark.parametrize("numbers", [(2, 0, 1), (0, 0), (1, 2), (1,)])
+def test_labels_of_a_batch_are_corners_in_pixels_filled_up_to_the_most(numbers):
+    """Of inputs that are wider than high; images with none among them."""
+    labels = [
+        {
+            "class_labels": torch.arange(number) + 3,
+            "boxes": torch.tensor([[0.5, 0.25, 0.5, 0.5], [0.125, 0.5, 0.25, 0.25]])[:number].double(),
+        }
+        for number in numbers
+    ]
+    classes, boxes, is_box = pad_labels(labels, 96, 64, torch.zeros(1))
+    most = max(numbers)
+    corners = [[24.0, 0, 72, 32], [0, 24, 24, 40]]
+    assert boxes.dtype == torch.float32 and boxes.shape == (len(numbers), most, 4)
+    for index, number in enumerate(numbers):
+        assert classes[index].tolist() == [*range(3, 3 + number), *[-1] * (most - number)]
+        assert boxes[index].tolist() == corners[:number] + [[0.0] * 4] * (most - number)
+        assert is_box[index].tolist() == [True] * number + [False] * (most - number)
 
 
 @pytest.mark.parametrize("assigner", ["tal", "atss"])
