@@ -130,6 +130,7 @@ def write(results: Sequence[Result], folder: Path) -> list[Path]:
     try:
         import matplotlib
     except ImportError:
+        picture.unlink(missing_ok=True)  # an earlier benchmark's, which the tables beside it are not of
         return texts
     matplotlib.use("Agg")
     with whole_file(picture) as part:

@@ -3,6 +3,7 @@ numbers of nothing, and every row in every file."""
 
 import csv
 import json
+import sys
 import types
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, ResNetConfig, ViTConfig, ViTForImageClassification
 
-from hf_effmodels import create_model
+from hf_effmodels import create_model, get_config
 from hf_effmodels.benchmarking import (
     accuracy,
     binary_layers,
@@ -299,6 +300,26 @@ def test_what_folds_are_networks_with_something_left_to_fold(config, foldable):
     assert places.is_foldable(types.SimpleNamespace(**config)) is foldable
 
 
+@pytest.mark.parametrize(
+    ("options", "folded"),
+    [([], True), (["--folded"], True), (["--no-folded"], False), (["--mode", "train"], False),
+     (["--mode", "train", "--no-folded"], False)],
+    ids=["not said", "folded", "not folded", "trained", "trained and not folded"],
+)  # fmt: skip
+@pytest.mark.parametrize("place", [False, True])
+def test_what_is_timed_is_folded_but_for_training_or_where_it_is_not_wanted(options, folded, place, monkeypatch):
+    if place:
+        config = get_config("vanillanet-5")
+        monkeypatch.setattr(command, "is_place", lambda name: True)
+        monkeypatch.setattr(command, "config_of", lambda name: config)
+        monkeypatch.setattr(command, "_check_preset", lambda *_: None)
+        monkeypatch.setattr(command, "task_of", lambda name: "image-classification")
+        monkeypatch.setattr(command, "program_format", lambda name: None)
+    argv = ["--presets", "a/folder" if place else "vanillanet-5", *options]
+    ((row,),) = plan(make_parser().parse_args(argv))
+    assert (row.folded, row.image_size, row.channels) == (folded, 224, 3)
+
+
 def test_a_folder_for_images_that_are_not_square_is_timed_on_those_that_are_asked_for(tmp_path):
     ViTConfig(image_size=[32, 48], architectures=["ViTForImageClassification"]).save_pretrained(tmp_path)
     ((row,),) = plan(make_parser().parse_args(["--presets", str(tmp_path), "--image-size", "32"]))
@@ -365,6 +386,23 @@ def test_files_of_an_earlier_benchmark_are_told_before_anything_is_measured(tmp_
         assert main([*argv, "--overwrite"]) == 0 and measured.pop()
         (tmp_path / name).unlink()
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_picture_of_an_earlier_benchmark_does_not_stay_beside_new_tables(tmp_path, monkeypatch):
+    for name in ("benchmark.png", "benchmark.md", "mine.png"):
+        (tmp_path / name).write_text("earlier")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    written = tables.write([result("a")], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", *(path.name for path in written)}
+    assert "benchmark.png" not in {path.name for path in written}
+    assert (tmp_path / "benchmark.md").read_text(encoding="utf-8").startswith("| preset |")
+
+
+@pytest.mark.parametrize(("mode", "tokens"), [("infer", 30), ("train", 30), ("generate", 50)])
+def test_a_language_model_reads_its_prompt_in_a_training_step_too(mode, tokens):
+    first = result("a")
+    row = replace(first.row, mode=mode, batch=3, length=30, new_tokens=50)
+    assert replace(first, row=row, median=20.0).tokens_per_second == pytest.approx(3 * tokens / 0.020)
 
 
 def test_accuracies_stand_beside_our_rows_of_every_batch(monkeypatch, capsys):
