@@ -461,6 +461,23 @@ def test_pixels_are_what_the_options_say():
         processor.post_process_object_detection(outputs, target_sizes=[(20, 30)])
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_several_images_are_padded_to_one_size_where_one_alone_is_to_its_rectangle(number):
+    processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64}, letterbox_auto=True)
+    wide = np.zeros((32, 64, 3), np.uint8)
+    pixels = processor([wide, wide.transpose(1, 0, 2)][:number], return_tensors="pt").pixel_values
+    assert pixels.shape == ((1, 3, 32, 64) if number == 1 else (2, 3, 64, 64))
+
+
+def test_boxes_of_each_image_come_back_to_its_own_size():
+    """A wide image has grey above and below, a high one on both sides, one of twice the size is reduced."""
+    processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64})
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.25]]]).expand(3, 1, 4)  # of 64×64 pixels the corners 16, 24, 48, 40
+    outputs = {"logits": torch.full((3, 1, 2), 5.0), "pred_boxes": boxes}
+    found = processor.post_process_object_detection(outputs, target_sizes=[(32, 64), (64, 32), (128, 128)])
+    assert [one["boxes"].tolist() for one in found] == [[[16, 8, 48, 24]], [[0, 24, 32, 40]], [[32, 48, 96, 80]]]
+
+
 def test_detections_are_kept_by_default_as_documented():
     """Above a score of 0.5, one class each, the best 300, and none that a better one overlaps by more than 0.45."""
     processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64})
