@@ -10,7 +10,7 @@ from hf_effmodels.compression import (
     list_shapes,
     suggest_config,
 )
-from hf_effmodels.compression.sizes import _head_dim, _widths, feed_forward_size, table
+from hf_effmodels.compression.sizes import ParameterCount, Shape, _head_dim, _widths, feed_forward_size, table
 
 
 @pytest.mark.parametrize("model_type", ["llama", "pangu_pi"])
@@ -194,3 +194,11 @@ def test_each_part_of_a_network_is_counted(config):
     assert layers == [count.layer] * 3 and count.layers == sum(layers) and count.embedding == 50 * 32
     assert count.head == (0 if config.tie_word_embeddings else 50 * 32)
     assert count.total == sum(weight.numel() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("embedding, head, marked", [(20, 0, True), (10, 10, True), (19, 0, False), (5, 14, False)])
+def test_a_fifth_is_too_much_for_embedding_and_head(embedding, head, marked):
+    config = LlamaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2)
+    parameters = ParameterCount(embedding, head, 40, 80 - 1, 100)
+    (line,) = table([Shape(config, parameters)]).splitlines()[1:]
+    assert line.endswith("above 20 %") == marked and f"{embedding + head:.2f} %" in line

@@ -224,3 +224,15 @@ def test_a_sub_model_is_for_inference_and_its_copy_is_a_model_of_its_own():
     # A view has no weights that an optimiser would be given.
     view = SubmodelView(model.train(), sizes)
     assert view.training and view.network.training and all(weight.is_meta for weight in view.parameters())
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("make", [submodel, extract_submodel])
+def test_a_sub_model_attends_by_the_same_code_as_the_whole(make, attention):
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(DECODERS["llama"][0]), attn_implementation=attention)
+    smaller = make(model, num_hidden_layers=2)
+    assert smaller.config._attn_implementation == model.config._attn_implementation == attention
+    view = SubmodelView(model, {"num_hidden_layers": 2})
+    assert view.network.config._attn_implementation == attention
+    with torch.no_grad():
+        torch.testing.assert_close(view(input_ids=IDS).logits, smaller(IDS).logits, rtol=0, atol=0)

@@ -139,3 +139,18 @@ def test_accuracy_is_drawn_over_confidence_beside_the_diagonal(tmp_path, monkeyp
     assert axes.get_title() == "expected calibration error 12.3 %"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("confidence", "accuracy")
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 1), (0, 1))
+
+
+def test_of_what_is_taken_for_a_class_and_of_what_is_one_the_shares_are_told_apart():
+    """As scikit-learn has them; nothing is said where nothing is taken for a class, or nothing is one."""
+    labels, said = np.array([0, 0, 0, 0, 1, 1, 2, 4]), np.array([0, 1, 1, 0, 1, 0, 0, 3])
+    rows = per_class(Predictions(said, labels, np.ones(8)), [*"abcdef"])
+    expected = precision_recall_fscore_support(labels, said, labels=range(6), zero_division=np.nan)
+    for number, (row, *values) in enumerate(zip(rows, *expected, strict=True)):
+        precision, recall, f1 = (None if np.isnan(value) else pytest.approx(value) for value in values[:3])
+        assert row["class"] == "abcdef"[number] and row["support"] == values[3]
+        assert (row["precision"], row["recall"], row["f1"]) == (precision, recall, f1)
+    assert (rows[0]["precision"], rows[0]["recall"]) == (0.5, 0.5)
+    assert (rows[1]["precision"], rows[1]["recall"]) == (pytest.approx(1 / 3), 0.5)
+    assert [row["precision"] for row in rows[2:]] == [None, 0, None, None]
+    assert [row["recall"] for row in rows[2:]] == [0, None, 0, None]
