@@ -199,6 +199,11 @@ def test_batches_may_be_arguments_and_layers_take_half_precision():
     named = [{"pixel_values": batch, "labels": torch.zeros(4, dtype=torch.long)} for batch in BATCHES]
     model = quantize_adder(build(), named, n_groups=2)
     assert all(torch.equal(v, model.state_dict()[n]) for n, v in plain.state_dict().items())
+    seen = []
+    model = build()
+    model.register_forward_pre_hook(lambda m, args, given: seen.append({*given}), with_kwargs=True)
+    quantize_adder(model, [{**batch, "output_hidden_states": False} for batch in named], n_groups=2)
+    assert seen == 6 * [{"pixel_values", "output_hidden_states"}], "all but the answers, in both passes"
     layer = model.get_submodule(model.config.quantization_config.layers[0])
     inputs = torch.rand(1, layer.shape[1], 6, 6)
     for dtype, tolerance in ((torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
@@ -213,6 +218,10 @@ def test_few_batches_for_the_batch_norms_are_warned_of(caplog):
     assert "after 1 of them 90 % of the batch norms' statistics are still those of the real layers" in caplog.text
     caplog.clear()
     quantize_adder(build(), BATCHES[:1], n_groups=2, reestimate=False)
+    small = [BATCHES[0][:1, :, :4, :4]]  # its last maps are of one number, which has no variance
+    with pytest.raises(ValueError, match="accepted are batches of several images, or reestimate=False"):
+        quantize_adder(build(), small, n_groups=2)
+    quantize_adder(build(), small, n_groups=2, reestimate=False)
     quantize_adder(build(), 22 * BATCHES[:1], n_groups=2)
     assert not caplog.text
 

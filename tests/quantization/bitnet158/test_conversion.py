@@ -149,6 +149,22 @@ def test_only_activations_of_eight_bits_are_packed_for_stock_transformers(bits, 
     assert not (tmp_path / "packed").exists()
 
 
+def test_every_real_layer_is_named_in_a_packed_folder_and_computes_as_before(dense, held_out, tmp_path):
+    kept = ["mlp.up_proj", "model.layers.1.self_attn.q_proj"]
+    model = convert_to_bitlinear(dense(torch.float32), BitNet158Config(modules_to_not_convert=kept)).eval()
+    save_packed(model, tmp_path / "packed")
+    stored = json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]
+    real = {name for name, module in model.named_modules() if type(module) is nn.Linear}
+    assert {*stored["modules_to_not_convert"]} == real and len(real) == 5
+    torch.compiler.set_stance("force_eager")
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "packed")
+        weights = (loaded.get_submodule(name).weight for name in sorted(real))
+        assert all(torch.equal(w, model.get_submodule(n).weight) for w, n in zip(weights, sorted(real), strict=True))
+    finally:
+        torch.compiler.set_stance("default")
+
+
 def test_what_cannot_be_converted_or_packed_is_refused(dense, tmp_path):
     model = convert_to_bitlinear(dense(), BitNet158Config(activation_bits=4))
     with pytest.raises(ValueError, match="quantised already"):

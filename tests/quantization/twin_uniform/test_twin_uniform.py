@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskGeneration, SamModel
 
 from hf_effmodels.quantization import quantize_promptable
-from hf_effmodels.quantization.twin_uniform import search, uniform
+from hf_effmodels.quantization.twin_uniform import quantization, search, uniform
 from hf_effmodels.quantization.twin_uniform.configuration_twin_uniform import TwinUniformConfig
 from hf_effmodels.quantization.twin_uniform.layers import TwinLinear, twin_attention
 from hf_effmodels.quantization.twin_uniform.published import PublishedLayers, put_published, take_published
@@ -155,6 +155,24 @@ def test_the_search_finds_the_best_candidate_of_each_group():
         as_[g] = best(start_a, g, lambda s, g=g: error(ws, [*as_[:g], s, *as_[g + 1 :]]))
     torch.testing.assert_close(w.flatten(), torch.stack(ws))
     torch.testing.assert_close(a.flatten(), torch.stack(as_))
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_as_many_rounds_are_searched_as_are_asked_for_and_attention_is_computed_as_before(monkeypatch, rounds):
+    given = []
+    for name in ("search_linear", "search_product"):
+        real = getattr(quantization, name)
+        monkeypatch.setattr(
+            quantization,
+            name,
+            lambda *a, f=real, n=name, **o: given.append((n, o["rounds"])) or f(*a, **{**o, "rounds": 0}),
+        )
+    model = tinysam()
+    quantize_promptable(model, samples(1), rounds=rounds)
+    assert {*given} == {("search_linear", rounds), ("search_product", rounds)}
+    # Of the parts that are not quantised, the model itself among them; no longer what has watched the others.
+    used = {m.config._attn_implementation for m in model.modules() if hasattr(m, "config")}
+    assert used == {"sdpa", "twin_uniform"} and model.config._attn_implementation == "sdpa"
 
 
 def test_what_is_skipped_stays_and_bad_input_is_said(tmp_path):
