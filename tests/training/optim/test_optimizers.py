@@ -270,3 +270,49 @@ def test_adamp_is_the_papers_algorithm(delta, nesterov):
     options = {"eps": eps, "weight_decay": decay, "delta": delta, "wd_ratio": ratio, "nesterov": nesterov}
     for got, want in zip(run(lambda p: AdamP(p, lr, (beta1, beta2), **options)), weights, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optim, text, found",
+    [
+        ("sgd", "momentum=0.5,nesterov=false", {"momentum": 0.5, "nesterov": False}),
+        ("lamb", "eps=0.25,max_grad_norm=2", {"eps": 0.25, "max_grad_norm": 2}),
+        ("adamp", "eps=0.5", {"eps": 0.5}),
+        ("rmsprop_tf", "momentum=0.5,alpha=0.75", {"momentum": 0.5, "alpha": 0.75}),
+    ],
+)
+def test_what_is_asked_for_goes_before_what_an_optimizer_has_otherwise(optim, text, found):
+    kind, settings = optimizer_class_and_settings(_asked(optim, text))
+    assert settings.items() >= found.items() and settings["lr"] == 0.3
+    made = kind([nn.Parameter(torch.zeros(2))], **settings)
+    assert made.param_groups[0].items() >= found.items()
+
+
+def test_lamb_counts_the_steps_of_each_weight_by_itself():
+    """Of two weights in one group the second has gradients from the third step on: it moves as one that is alone."""
+    torch.manual_seed(0)
+    options = {"lr": 0.1, "weight_decay": 0.05, "max_grad_norm": None}
+    together = [nn.Parameter(torch.randn(4, dtype=torch.float64)) for _ in range(2)]
+    alone = [nn.Parameter(weight.detach().clone()) for weight in together]
+    both, single = Lamb(together, **options), [Lamb([weight], **options) for weight in alone]
+    for step in range(5):
+        both.zero_grad()
+        for number, (weight, other) in enumerate(zip(together, alone, strict=True)):
+            if number == 1 and step < 2:
+                continue
+            weight.grad = torch.randn(4, dtype=torch.float64)
+            other.grad = weight.grad.clone()
+            single[number].step()
+        both.step()
+    for weight, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(weight, other)
+
+
+@pytest.mark.parametrize("weight, gradient", [(2.0, 0.0), (0.0, 0.0), (0.0, 3.0)])
+def test_lamb_has_a_ratio_of_one_where_a_norm_is_nought(weight, gradient):
+    parameter = nn.Parameter(torch.full((3,), weight))
+    parameter.grad = torch.full((3,), gradient)
+    Lamb(
+        [parameter], lr=0.1, weight_decay=0.0, always_adapt=True, max_grad_norm=None, eps=0.0 if gradient else 1e-6
+    ).step()
+    torch.testing.assert_close(parameter.detach(), torch.full((3,), weight - 0.1 * np.sign(gradient)))

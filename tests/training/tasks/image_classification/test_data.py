@@ -8,6 +8,7 @@ from PIL import Image
 from hf_effmodels.training.tasks.image_classification.data import (
     DataArguments,
     ImageClassificationDataset,
+    LabelledImages,
     load_data,
     load_evaluation_data,
 )
@@ -243,3 +244,18 @@ def test_some_classes_alone_are_all_there_are(tmp_path):
     for wrong in (["1", "1"], "1", [1.5]):
         with pytest.raises(ValueError, match="--classes: "):
             DataArguments(dataset="digits", classes=wrong)
+
+
+@pytest.mark.parametrize("table, names, numbers", [
+    ([2, 0, 1, 3], [*"bcad"], [0, 1, 2]),
+    ([0, 0, 1, 5], [*"ab????"], [0, 1]),  # two of a class now
+    ([4, 9, 9, 9], [*"0123456789"], [4, 9]),
+])  # fmt: skip
+def test_pictures_of_other_numbers_know_which_there_are(table, names, numbers):
+    """Of four classes three have pictures in the split; of two pictures that are chosen one has the largest number."""
+    labels = np.array([0, 2, 1, 0, 2])
+    source = LabelledImages([None] * 5, "mine", np.arange(5), labels, [*"abcd"], np.unique(labels))
+    found = source.select([3, 1]).renumbered(table, names)
+    assert found.labels.tolist() == [table[0], table[2]] and found.rows.tolist() == [3, 1]
+    assert found.numbers.tolist() == numbers and found.names == names
+    assert source.numbers.tolist() == [0, 1, 2] and source.labels.tolist() == labels.tolist()

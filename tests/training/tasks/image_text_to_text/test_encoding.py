@@ -160,3 +160,24 @@ def test_answers_generated_in_batches_are_those_of_each_row_alone(processor, mod
         for row in rows
     ]
     assert batched == alone and len(set(batched)) > 1
+
+
+def test_one_token_of_a_question_is_left_however_long_its_answer_may_get(processor):
+    whole = Encoder(processor, 100).question(Sample(((PROMPT, "red"),)), 4)
+    for length, answer, left in ((12, 11, 1), (12, 12, 1), (12, 40, 1), (12, 10, 2)):
+        assert Encoder(processor, length).question(Sample(((PROMPT, "red"),)), answer) == whole[:left]
+
+
+def test_pictures_are_augmented_in_training_alone(processor):
+    seen = []
+
+    def augment(image, rng):
+        seen.append(rng)
+        return Image.new("RGB", image.size)
+
+    pixels, rng = Pixels(processor.image_processor, augment), torch.Generator()
+    plain = Pixels(processor.image_processor)(PICTURE)
+    assert torch.equal(pixels(PICTURE), plain) and seen == []
+    black = Pixels(processor.image_processor)(Image.new("RGB", PICTURE.size))
+    assert torch.equal(pixels(PICTURE, rng), black) and seen == [rng]
+    assert torch.equal(Pixels(processor.image_processor)(PICTURE, rng), plain)
