@@ -231,6 +231,39 @@ def test_networks_that_a_stage_cannot_train_are_named(encoder, tmp_path):
         trained_encoder("--encoder", str(file), args())
 
 
+@pytest.mark.parametrize(
+    ("given", "residual_scale", "legacy_256"),
+    [({}, 2.0, False), ({"residual_scale": 3.5}, 3.5, False), ({"legacy_256": True}, 2.0, True)],
+)
+def test_a_pipeline_to_train_is_made_with_what_is_given_around_the_trained_encoder(
+    given, residual_scale, legacy_256, encoder
+):
+    parts = {"unet": {"hidden_size": 8, "dim_mults": [1, 2]}, "scheduler": {"num_train_timesteps": 10}}
+    args = SuperResolutionModelArguments(model="sam-diffsr-x4", encoder=str(encoder), model_config=parts, **given)
+    pipe = load_pipeline_to_train(args)
+    assert (pipe.config.residual_scale, pipe.config.legacy_256) == (residual_scale, legacy_256)
+    assert pipe.unet.config.hidden_size == 8 and pipe.scheduler.config.num_train_timesteps == 10
+    expected = RRDBModel.from_pretrained(encoder).state_dict()
+    found = pipe.condition_encoder.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert (pipe.unet.config.condition_channels, pipe.unet.config.num_conditions) == (8, 1)
+    assert not pipe.condition_encoder.training
+
+
+@pytest.mark.parametrize("ending", ["", "x2", "x4", "x8"])
+def test_a_reduction_is_found_by_its_images_name_with_or_without_the_scale(ending, tmp_path):
+    for folder, size in (("high", (16, 12)), ("low", (4, 3))):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            picture(*size, number).save(tmp_path / folder / f"{number}{ending * (folder == 'low')}.png")
+    args = SuperResolutionDataArguments(
+        dataset=str(tmp_path / "high"), low_folder=str(tmp_path / "low"), eval_split="train"
+    )
+    source = load_evaluation_data(args)
+    for number in range(2):
+        assert torch.equal(source.low_image(number, 4), read_rgb(picture(4, 3, number)))
+
+
 def test_an_encoder_that_overflows_is_told():
     encoder = RRDBModel(hidden_size=8, num_blocks=3, growth=4)
     enlarge = by_encoder(encoder)
