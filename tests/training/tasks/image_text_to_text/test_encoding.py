@@ -181,3 +181,14 @@ def test_pictures_are_augmented_in_training_alone(processor):
     black = Pixels(processor.image_processor)(Image.new("RGB", PICTURE.size))
     assert torch.equal(pixels(PICTURE, rng), black) and seen == [rng]
     assert torch.equal(Pixels(processor.image_processor)(PICTURE, rng), plain)
+
+
+@pytest.mark.parametrize("unknown", ["</s>", "<s>", "<unk>"])
+def test_ends_within_an_answer_are_learned_though_they_stand_for_the_unknown(processor, unknown):
+    """Some tokenizers have one token for both; an unknown one of its own is never learned."""
+    tokenizer = processor.tokenizer
+    tokenizer.add_special_tokens({"unk_token": unknown})
+    labels = Encoder(processor, 500)(Sample(((PROMPT, f"a{unknown}b"),)))[1]
+    learned = [number for number in labels if number != -100]
+    within = [] if unknown == "<unk>" else [tokenizer.convert_tokens_to_ids(unknown)]
+    assert learned == [*encode(processor, "a"), *within, *encode(processor, "b"), tokenizer.eos_token_id]

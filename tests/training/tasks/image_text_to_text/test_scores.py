@@ -115,3 +115,31 @@ def test_what_is_wrong_with_a_row_is_said_with_its_place():
         (("Q", "A"), ("B", "C")), (("Q", "A"), ("BC", ""))
     ))  # fmt: skip
     assert first.facts() != second.facts()
+
+
+@pytest.mark.parametrize(
+    "turns, ask, question",
+    [
+        ((("Q", "A"),), None, "Q"),
+        ((("Q1", "A1"), ("Q2", "A2")), None, "Q1A1Q2"),
+        ((("Q1", "A1"), ("Q2", "A2"), ("Q3", "A3")), None, "Q1A1Q2A2Q3"),
+        ((("Q1", "A1"), ("Q2", "A2")), "a picture of", "a picture of"),
+        ((("Q", "A"),), "", ""),
+    ],
+)
+def test_a_question_is_the_last_prompt_behind_all_that_was_said(turns, ask, question):
+    assert Sample(turns, ask=ask).question == question
+
+
+def test_of_samples_that_are_chosen_samples_can_be_chosen():
+    samples = Samples.of(list(range(40)), lambda row: asked(str(row)), "mine/train")
+    few = samples.select([30, 4, 17, 9, 22])
+    assert few.select([4, 1]).numbers.tolist() == [22, 4] and few.evenly(3).numbers.tolist() == [30, 17, 22]
+    assert few[3].references == ("9",) and "row 22" in few.where(4, few[4])
+    rest, held_out = few.held_out(2)
+    assert sorted([*rest.numbers, *held_out.numbers]) == [4, 9, 17, 22, 30] and len(held_out) == 2
+    assert samples.evenly(40).numbers.tolist() == list(range(40)) == samples.evenly(99).numbers.tolist()
+    groups = [n // 10 for n in range(40)]
+    grouped = Samples.of(list(range(40)), lambda row: asked(str(row)), "mine/train", groups=groups).select(few.numbers)
+    rest, held_out = grouped.held_out(1)
+    assert {groups[n] for n in rest.numbers}.isdisjoint({groups[n] for n in held_out.numbers})

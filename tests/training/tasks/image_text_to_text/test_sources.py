@@ -351,3 +351,37 @@ def test_questions_of_mme_come_by_category_and_file_plain_folders_first(tmp_path
     assert samples[0].question == "Instruction: Is\tit a?\nResponse:"
     endings = {s.facts["image"] for s in (samples[n] for n in range(12))}
     assert endings == {"m.jpg", "a.png", "z.jpeg", "k.jpg", "b.png", "y.jpeg"} - {"z.jpeg"} | {"z.png"}
+
+
+@pytest.mark.parametrize("wrong", [0, 4])
+def test_the_first_and_the_last_of_the_samples_are_looked_at_before_the_training(tmp_path, wrong):
+    """What is trained on, and what is evaluated on alone; of those that are taken, and no others."""
+    rows = [llava(f"what {n}?", f"a {n}") for n in range(5)]
+    rows[wrong] = llava("<image> what?", "a cat")
+    good = write(tmp_path / "good.json", [llava(f"what {n}?", f"a {n}") for n in range(5)])
+    bad = write(tmp_path / "bad.json", rows)
+    common = {"data_format": "instructions", "image_folder": str(tmp_path)}
+    for first, second in ((good, bad), (bad, good)):
+        args = Arguments(dataset="instructions", data_files={"train": first, "test": second}, **common)
+        with pytest.raises(ValueError, match=f"row {wrong} of .*: its text has 1 <image>"):
+            load_data(args)
+    args = Arguments(dataset="instructions", data_files={"train": good, "test": bad}, **common)
+    with pytest.raises(ValueError, match=f"row {wrong} of .*: its text has 1 <image>"):
+        load_evaluation_data(args)
+
+
+def test_what_is_evaluated_on_may_be_a_data_set_of_its_own(tmp_path):
+    files = {
+        name: write(tmp_path / f"{name}.json", [llava(f"{name} {n}?", "a cat") for n in range(4)])
+        for name in ("mine", "theirs")
+    }
+    common = {"data_format": "instructions", "image_folder": str(tmp_path), "max_eval_samples": 2}
+    args = Arguments(dataset=files["mine"], eval_dataset=files["theirs"], max_train_samples=3, **common)
+    train, evaluation = load_data(args)
+    alone = load_evaluation_data(args)
+    assert [train[n].turns[0][0] for n in range(len(train))] == [
+        f"Instruction: mine {n}?\nResponse:" for n in (0, 2, 3)
+    ]
+    for source in (evaluation, alone):
+        asked = [source[n].turns[0][0] for n in range(len(source))]
+        assert asked == [f"Instruction: theirs {n}?\nResponse:" for n in (0, 3)]
