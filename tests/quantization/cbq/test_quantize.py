@@ -192,6 +192,18 @@ def test_samples_come_in_an_order_of_their_own_in_every_epoch_that_follows_the_s
     assert len(set(epochs)) > 2 and first == again != other
 
 
+@pytest.mark.parametrize(
+    ("options", "scaled"),
+    [({}, False), ({"activation_bits": 8}, True), ({"activation_bits": 8, "cfp": False}, False)],
+    ids=["weights alone", "inputs too", "without pre-processing"],
+)
+def test_channels_are_scaled_where_inputs_are_quantised_and_norms_stay_elsewhere(options, scaled, dense, samples):
+    config = CbqConfig(**(QUICK | {"epochs": 0} | options))
+    result = quantize(dense(torch.float32), [samples[:4, :8]], config)
+    before = dense(torch.float32).model.layers[0].input_layernorm.weight
+    assert torch.equal(result.rest_of(0)["input_layernorm.weight"], before) is not scaled
+
+
 def test_scaled_channels_do_not_change_the_block(dense):
     block = dense(torch.float32).model.layers[0]
     layers = [
