@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -354,3 +355,28 @@ def test_no_other_photograph_or_teacher_of_masks_is_gone_on_with(sam_run, teache
     change_weights(tmp_path / "teacher")
     with pytest.raises(ValueError, match="the pictures of the photographs; .*the weights of the teacher"):
         prepare("prepare_training", goes_on)
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (50, 50), (2, 1)])
+def test_pieces_of_photographs_are_squares_of_two_fifths_of_the_shorter_side_at_least(size):
+    """Anywhere within them, up to their edges."""
+    boxes = []
+
+    class Photograph:
+        def resize(self, wanted, resample, box):
+            assert wanted == (32, 32)
+            boxes.append(box)
+
+    photograph = Photograph()
+    photograph.size = size
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        Shapes._piece(types.SimpleNamespace(photographs=[photograph], size=32), rng)
+    left, top, right, bottom = np.array(boxes).T
+    sides = right - left
+    assert np.array_equal(sides, bottom - top) and min(left.min(), top.min()) == 0
+    assert (right.max(), bottom.max()) == size
+    if min(size) > 1:
+        assert round(0.4 * min(size)) <= sides.min() <= 0.45 * min(size) and sides.max() >= 0.95 * min(size)
+    else:
+        assert set(sides.tolist()) == {1}

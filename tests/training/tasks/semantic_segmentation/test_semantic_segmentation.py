@@ -703,3 +703,42 @@ def test_classes_have_colours_of_their_own():
     colours = palette()
     assert len({tuple(c) for c in colours[:150].tolist()}) == 150
     assert colours[1].tolist() == [128, 0, 0] and colours[255].tolist() == [255] * 3
+
+
+class FirstColour(torch.nn.Module):
+    """Of two classes a pixel is of the second where its first colour is bright."""
+
+    config, device = types.SimpleNamespace(id2label={0: "dark", 1: "bright"}, num_labels=2), torch.device("cpu")
+
+    def forward(self, pixels):
+        bright = pixels[:, :1] / 255
+        return types.SimpleNamespace(logits=torch.cat([1 - bright, bright], 1))
+
+
+class AsTheyAre:
+    """A processor that changes nothing."""
+
+    def __call__(self, images, **options):
+        return {"pixel_values": torch.stack([torch.from_numpy(image).permute(2, 0, 1).float() for image in images])}
+
+    def post_process_semantic_segmentation(self, outputs, sizes):
+        return [logits.argmax(0) for logits in outputs.logits]
+
+
+@pytest.mark.parametrize("pictures, batch_size", [(0, 2), (1, 1), (2, 2), (3, 2), (9, 3)])
+def test_as_many_pictures_are_shown_as_are_asked_for_and_every_pixel_counts(pictures, batch_size):
+    rng = np.random.default_rng(0)
+    images = [rng.choice(np.array([0, 255], np.uint8), (4, 6, 3)) for _ in range(5)]
+    truths = [rng.choice(np.array([0, 1, 255], np.uint8), (4, 6)) for _ in range(5)]
+    samples = [{"image": i, "labels": t, "index": n} for n, (i, t) in enumerate(zip(images, truths, strict=True))]
+    model = FirstColour()
+    found = measure(model, AsTheyAre(), samples, batch_size=batch_size, pictures=pictures)
+    assert len(found.shown) == min(pictures, 5) and not model._forward_hooks
+    for (image, truth, said), sample in zip(found.shown, samples, strict=False):
+        assert image is sample["image"] and truth is sample["labels"]
+        assert np.array_equal(said, sample["image"][..., 0] > 0)
+    said, true = np.stack(images)[..., 0] > 0, np.stack(truths)
+    counts = [[int(((true == row) & (said == column)).sum()) for column in (0, 1)] for row in (0, 1)]
+    assert found.counts.tolist() == counts and found.metrics["samples"] == 5 and "token_share" not in found.metrics
+    shares = [counts[n][n] / (sum(counts[n]) + counts[0][n] + counts[1][n] - counts[n][n]) for n in (0, 1)]
+    assert found.per_class == {"dark": pytest.approx(shares[0]), "bright": pytest.approx(shares[1])}
