@@ -798,3 +798,14 @@ def test_options_that_do_not_go_with_a_kind_of_model_are_named_whatever_they_are
     of_detectors = name in cli._OF_DETECTORS
     with pytest.raises(ValueError, match=option) if of_detectors else nullcontext():
         cli._check_plain(SimpleNamespace(**PLAIN | {name: value}), "language models", cli._OF_DETECTORS)
+
+
+@pytest.mark.parametrize("pattern", [(), ("ghostnet*",), ("adem*",)])
+@pytest.mark.parametrize("task", [None, "image-classification", "feature-extraction", "text-generation"])
+def test_the_list_has_the_presets_of_the_pattern_and_the_task_and_no_others(pattern, task, capsys):
+    code = cli.main(["list", *pattern, *(() if task is None else ("--task", task)), "--json"])
+    names = [found["name"] for found in json.loads(capsys.readouterr().out)]
+    every = {name: hf_effmodels.model_info(name) for name in hf_effmodels.list_models()}
+    of_pattern = [name for name in every if name.startswith(pattern[0][:-1] if pattern else "")]
+    assert names == [name for name in of_pattern if task is None or task in every[name].tasks]
+    assert code == (0 if names else 1)

@@ -456,3 +456,45 @@ def test_whatever_else_is_set_the_classes_keep_their_names(name, first, override
     config, plain = (hf_effmodels.get_config(name, **options) for options in (override, {}))
     assert config.id2label[0].startswith(first) and config.id2label == plain.id2label
     assert config.label2id == plain.label2id == {label: number for number, label in config.id2label.items()}
+
+
+def test_a_preset_says_what_its_own_entry_has():
+    """Of all, each fact: none is another's, and none is left out."""
+    same = ("parameters", "macs", "folded_parameters", "folded_macs", "published", "weights")
+    same += ("weights_license", "weights_license_note")
+    with_timm = 0
+    for entry in all_entries():
+        for name, preset in entry.presets.items():
+            info = hf_effmodels.model_info(name)
+            assert [getattr(info, field) for field in same] == [getattr(preset, field) for field in same], name
+            assert (info.name, info.architecture, info.repository) == (name, entry.title, entry.repository)
+            assert info.timm == (f"timm/{preset.timm}" if preset.timm else None)
+            with_timm += bool(preset.timm)
+            best = [
+                number for number in preset.published if (number.metric, number.dataset) == ("top-1", "ImageNet-1k")
+            ]
+            told = (best[0].value, best[0].source) if best else (None, None)
+            assert (info.top1, info.top1_source) == told, name
+    assert with_timm > 3
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"image_mean": (0.1, 0.2, 0.3)}, {"image_mean": (0.1, 0.2, 0.3)}),
+        ({"do_normalize": False}, {"do_normalize": False}),
+        ({"resample": 0}, {"resample": 0}),
+        ({"image_size": 96, "image_std": (0.5, 0.5, 0.5)}, {"image_std": (0.5, 0.5, 0.5)}),
+        ({"image_size": 96, "size": {"shortest_edge": 128}}, {"size": {"shortest_edge": 128}}),
+    ],
+)
+def test_what_is_said_of_an_image_processor_wins_over_the_preset_and_the_rest_stays(options, expected):
+    plain = hf_effmodels.create_image_processor("ghostnet-1.0x", image_size=options.get("image_size"))
+    changed = hf_effmodels.create_image_processor("ghostnet-1.0x", **options)
+    for name in ("image_mean", "image_std", "do_normalize", "resample", "size", "crop_pct", "do_resize"):
+        found, before = getattr(changed, name, None), getattr(plain, name, None)
+        found, before = (dict(one) if name == "size" else one for one in (found, before))
+        found = {k: v for k, v in found.items() if v is not None} if name == "size" else found
+        before = {k: v for k, v in before.items() if v is not None} if name == "size" else before
+        assert found == expected.get(name, before), name
+    assert any(getattr(plain, name, None) != value for name, value in expected.items())

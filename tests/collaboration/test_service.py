@@ -498,3 +498,62 @@ def test_a_simulated_link_takes_its_time_for_each_try_and_for_the_answer(halves,
     # Of the link counts the last try alone, without what the server says it took.
     assert found.milliseconds["link"] == pytest.approx(8 * (sent + received) - 3 - 4)
     assert (found.milliseconds["tail"], found.milliseconds["queue"], found.milliseconds["head"]) == (3, 4, 0)
+
+
+@pytest.mark.parametrize("width", [None, 2])
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_picture_of_a_list_gets_its_own_classes_in_the_width_that_is_asked_for(width, count, monkeypatch):
+    asked, logits = [], torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0], [0.0, 1.0, 4.0]])[:count]
+    config = SimpleNamespace(id2label=dict(enumerate("abc")), num_channels=1)
+    processor = lambda images, return_tensors: {"pixel_values": [image.mode for image in images]}  # noqa: E731
+    client = SplitClassifier(SimpleNamespace(facts=None, config=config, processor=processor), "http://x")
+    monkeypatch.setattr(
+        client, "logits", lambda pixels, width: asked.append((pixels, width)) or SimpleNamespace(logits=logits)
+    )
+    found = client([Image.new("RGB", (8, 8))] * count, top_k=2, width=width)
+    assert asked == [(["L"] * count, width)]
+    shares = logits.exp() / logits.exp().sum(1, keepdim=True)
+    best = [["b", "c"], ["a", "c"], ["c", "b"]][:count]
+    assert [[row["label"] for row in one] for one in found] == best
+    for one, names, own in zip(found, best, shares, strict=True):
+        assert [row["score"] for row in one] == pytest.approx([own["abc".index(name)].item() for name in names])
+    assert client(Image.new("RGB", (8, 8)), top_k=9, width=width) == client([Image.new("RGB", (8, 8))], top_k=9)[0]
+    assert client([]) == []
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        ({"logits": torch.zeros(2, 5)}, None),
+        ({"logits": torch.zeros(3, 5)}, "it holds no logits of 2 images"),
+        ({"logits": torch.zeros(2)}, "it holds no logits of 2 images"),
+        ({"logits": torch.zeros(2, 5, 1)}, "it holds no logits of 2 images"),
+        ({"others": torch.zeros(2, 5)}, "it holds no logits of 2 images"),
+        ({"logits": torch.tensor([[0.0, 1.0], [float("nan"), 0.0]])}, "its logits are not finite"),
+        ({"logits": torch.tensor([[0.0, float("-inf")], [1.0, 0.0]])}, "its logits are not finite"),
+    ],
+)
+def test_an_answer_is_finite_logits_of_as_many_images(answer, message):
+    if message is None:
+        assert torch.equal(unpack_logits(save(answer), 2), answer["logits"])
+        return
+    with pytest.raises(ValueError, match=f"^answer: {message}.$"):
+        unpack_logits(save(answer), 2)
+
+
+@pytest.mark.parametrize("status, again", [(429, True), (502, True), (503, True), (400, False), (500, False)])
+def test_what_may_succeed_later_is_sent_again_and_nothing_else(status, again, halves, monkeypatch):
+    monkeypatch.setattr(client, "time", SimpleNamespace(perf_counter=lambda: 0.0, sleep=lambda seconds: None))
+    own, statuses = SplitClassifier(halves[0], "http://127.0.0.1:1"), [status, status, 200]
+
+    def request(method, path, body, headers):
+        now = statuses.pop(0)
+        return now, {NUMBER: headers[NUMBER]}, pack_logits(torch.zeros(1, 5)) if now == 200 else b"no"
+
+    monkeypatch.setattr(own, "_request", request)
+    if again:
+        assert own.logits(torch.zeros(1, 3, 32, 32)).attempts == 3
+    else:
+        with pytest.raises(ValueError, match=f"refuses .{status}.: no"):
+            own.logits(torch.zeros(1, 3, 32, 32))
+        assert len(statuses) == 2

@@ -35,7 +35,7 @@ from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, 
 from hf_effmodels.collaboration.decomposition import take_part
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, command, measure, split, split_points
 from hf_effmodels.collaboration.splitting.measure import PointCost, draw_latencies, measure_split, profile_of
-from hf_effmodels.collaboration.splitting.points import input_shape, tensors_in, with_tensor
+from hf_effmodels.collaboration.splitting.points import SplitPoint, input_shape, tensors_in, with_tensor
 from hf_effmodels.hub.bundle import is_bundled
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
@@ -676,3 +676,47 @@ def test_of_several_measurements_the_median_counts_and_the_first_call_does_not()
     called = []
     assert measure._seconds(lambda: called.append(1), 3, lambda: next(spent)) == 2.0
     assert len(called) == 4
+
+
+@pytest.mark.parametrize("change", ["weight", "statistic", "classifier", "codec", "bits", "kind", "place"])
+def test_halves_belong_together_only_where_all_that_they_compute_with_is_the_same(change):
+    def digests(model, codec, at="stages.0"):
+        head, tail = split(model, at, codec=codec)
+        assert head.facts.digest == tail.facts.digest
+        return head.facts.digest
+
+    model, codec = resnet(), ChannelCodec(8, 2, 5)
+    before = digests(model, codec)
+    assert digests(copy.deepcopy(model), copy.deepcopy(codec)) == before
+    other, sender, at = copy.deepcopy(model), copy.deepcopy(codec), "stages.0"
+    with torch.no_grad():
+        if change == "weight":
+            next(other.parameters()).flatten()[0] += 1e-6
+        elif change == "statistic":
+            next(value for name, value in other.named_buffers() if name.endswith("running_mean")).add_(1)
+        elif change == "classifier":
+            other.classifier[-1].bias[-1] += 1
+        elif change == "codec":
+            list(sender.parameters())[-1].flatten()[0] += 1
+        elif change == "bits":
+            sender = ChannelCodec(8, 2, 4)
+            sender.load_state_dict(codec.state_dict())
+        elif change == "kind":
+            sender = UniformCodec(5)
+        else:
+            at, sender = "stages.1", None
+            before = digests(model, None)
+    assert digests(other, sender, at) != before
+
+
+def test_points_that_are_measured_send_fewer_bytes_each_and_the_logits_are_none_of_them():
+    def point(name, *shape):
+        return SplitPoint(name, (1, *shape), "float32", 0)
+
+    points = [point("a", 4, 4, 4), point("b", 4, 4, 4), point("c", 8, 4, 4), point("d", 2, 4, 4), point("e", 12)]
+    points += [point("f", 1, 3, 3), point("g", 5), point("h", 9)]
+    assert measure._smaller_and_smaller(points, maps_only=False) == ["a", "d", "e", "f"]
+    assert measure._smaller_and_smaller(points, maps_only=True) == ["a", "d", "f"]
+    assert measure._smaller_and_smaller(points[:1], maps_only=False) == ["a"]
+    many = [point(str(number), 40 - number, 2, 2) for number in range(12)]
+    assert measure._smaller_and_smaller(many, maps_only=False) == [str(number) for number in range(3, 11)], "eight"

@@ -207,3 +207,10 @@ def test_grey_values_are_of_sixteen_bits_from_the_darkest_to_the_brightest(value
         to_pixels(Image.fromarray(np.array([values], dtype=np.int32)), 1)
     whole = to_pixels(Image.fromarray(np.array([[0, 65535]] * 2, dtype=np.int32)), 2)
     assert whole[0, 0].tolist() == [[0.0, 1.0]] * 2
+
+
+@pytest.mark.parametrize("side, first", [(4, 0), (5, 0), (6, 1), (7, 2), (9, 2), (11, 4)])
+def test_where_a_pixel_is_left_over_the_square_begins_at_the_even_place(side, first):
+    """As torchvision's centre crop rounds."""
+    wide = torch.arange(side, dtype=torch.float32).expand(3, 4, side) / 16
+    assert (to_pixels(wide, 4)[0, 0, 0] * 16).tolist() == [first + step for step in range(4)]

@@ -351,3 +351,18 @@ def test_a_mask_that_is_as_stable_as_asked_stays_in_two_rounds_and_goes_in_one(h
     limit = every[len(every) // 2]
     expected = [score for score in every if (score >= limit if hierarchical else score > limit)]
     assert stable(limit) == expected and 0 < len(expected) < len(every)
+
+
+def test_crops_are_made_as_the_options_of_the_call_say(monkeypatch):
+    model, processor = build("sam")
+    pipe, asked = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor), []
+
+    def crops(image, *given):
+        asked.append(given)
+        raise ValueError("it is enough")
+
+    pipe.image_processor = types.SimpleNamespace(size={"longest_edge": SIDE}, generate_crop_boxes=crops)
+    options = {"crops_n_layers": 2, "crop_overlap_ratio": 0.25, "crop_n_points_downscale_factor": 3}
+    with pytest.raises(ValueError, match="it is enough"):
+        pipe(picture(), hierarchical=False, points_per_crop=6, **options)
+    assert asked == [(SIDE, 2, 0.25, 6, 3)]

@@ -150,3 +150,23 @@ def test_places_keep_their_pixels_in_networks_of_half_precision(dtype, kept):
     assert given["input_labels"].dtype == torch.int64 and given["input_masks"].dtype == model.dtype
     assert given["input_points"].tolist() == [[[[1, 2]]]] and given["input_boxes"].tolist() == [[[0, 1, 2, 3]]]
     assert given["input_labels"].tolist() == [[[1]]] and given["multimask_output"] is False
+
+
+@pytest.mark.parametrize("threshold", [-1.5, 0.0, 2.0])
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_a_mask_is_where_its_logits_are_above_the_threshold_and_the_best_has_the_best_score(threshold, prompts):
+    levels = torch.tensor([[-2.0, -1.5, -1.0, 0.0], [0.5, 2.0, 2.5, 9.0]])
+    logits = torch.stack([levels + shift for shift in (0, 1, 2)])[None].repeat(prompts, 1, 1, 1)
+    scores = torch.tensor([[0.1, 0.7, 0.2], [0.9, 0.3, 0.2]])[:prompts]
+    embedded = SimpleNamespace(
+        model=SimpleNamespace(device="cpu", dtype=torch.float32),
+        size=(9, 9),
+        to_model=lambda points: points,
+        decode=lambda **given: (logits, scores),
+        enlarge=lambda of_prompt: of_prompt,
+    )
+    points = [[1, 2]] if prompts == 1 else [[[1, 2]], [[3, 4]]]
+    found = EncodedImage(embedded).predict(points, threshold=threshold)
+    above = logits.numpy() > threshold
+    np.testing.assert_array_equal(found.masks.numpy(), above[0] if prompts == 1 else above)
+    np.testing.assert_array_equal(found.best.numpy(), above[0, 1] if prompts == 1 else [above[0, 1], above[1, 0]])
