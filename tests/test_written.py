@@ -144,3 +144,13 @@ def test_a_report_replaces_a_report_of_its_writer_alone(tmp_path):
             check_report(file, ["a", "b"], "prune")
     with pytest.raises(FileExistsError, match="is there, and no file of prune"):
         check_report(tmp_path, ["a"], "prune")
+
+
+def test_the_record_stays_as_long_as_a_file_that_somebody_has_changed_does(tmp_path):
+    """The next writer knows by it whose the folder is."""
+    with rewritten(tmp_path / "out", "me") as new:
+        (new / "a").write_text("1")
+        (new / "b").write_text("2")
+    (tmp_path / "out" / "b").write_text("changed")
+    clear_written(tmp_path / "out", "me")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [RECORD, "b"]

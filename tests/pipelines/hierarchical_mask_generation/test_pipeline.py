@@ -366,3 +366,20 @@ def test_crops_are_made_as_the_options_of_the_call_say(monkeypatch):
     with pytest.raises(ValueError, match="it is enough"):
         pipe(picture(), hierarchical=False, points_per_crop=6, **options)
     assert asked == [(SIDE, 2, 0.25, 6, 3)]
+
+
+@pytest.mark.parametrize("hierarchical", [True, False])
+def test_what_a_mask_must_reach_is_what_the_call_says(hierarchical, monkeypatch):
+    model, processor = build("sam")
+    pipe, asked = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor), []
+
+    def search(image, thresholds, options):
+        asked.append(thresholds)
+        raise ValueError("it is enough")
+
+    monkeypatch.setattr(pipe, "_in_two_rounds" if hierarchical else "_in_one_round", search)
+    options = {"pred_iou_thresh": 0.25, "stability_score_thresh": 0.5, "stability_score_offset": 3.0}
+    options |= {"mask_threshold": 0.75, "high_score_thresh": 7.5}
+    with pytest.raises(ValueError, match="it is enough"):
+        pipe(picture(), hierarchical=hierarchical, **options)
+    assert asked == [Thresholds(0.25, 0.5, 3.0, 0.75, 7.5, strict=not hierarchical)]
