@@ -137,38 +137,6 @@ def test_the_rounding_term_decides_the_rounding():
     assert (driven.hard(torch.float32).integers == near).double().mean() > 0.8
 
 
-@pytest.mark.parametrize(
-    ("target", "kinds"),
-    [("homologous", ["quantised"]), ("accumulated", ["full"]), ("both", ["quantised", "full"])],
-)
-def test_a_window_comes_near_to_its_own_block_or_to_the_model_as_it_was_or_to_both(
-    target, kinds, dense, samples, monkeypatch
-):
-    """Of the second window, which reads what the first one's quantised block gives."""
-    asked = []
-
-    def learn(blocks, hidden, calls, targets, config, seed, *more):
-        asked.append(([each.clone() for each in hidden], [[one.clone() for one in each] for each in targets], seed))
-        return {}
-
-    monkeypatch.setattr(quantization, "learn_window", learn)
-    whole, settings = dense(torch.float32), {"window": 1, "overlap": 0, "cfp": False, "target": target, "seed": 7}
-    with torch.no_grad():
-        full = whole(samples[:4, :8], output_hidden_states=True).hidden_states[2]
-    layer = dense(torch.float32).model.layers[1]
-    quantize(dense(torch.float32), [samples[:4, :8]], CbqConfig(**(QUICK | settings)))
-    (first, _, seed), (hidden, targets, other) = asked[:2]
-    assert seed != other and not torch.equal(first[0], hidden[0])
-    places = torch.arange(8)[None]
-    rotary = whole.model.rotary_emb(hidden[0], places)
-    with torch.no_grad():
-        own = layer(hidden[0], position_embeddings=rotary, position_ids=places)
-    expected = {"quantised": own[0] if isinstance(own, tuple) else own, "full": full}
-    assert not torch.allclose(*expected.values(), rtol=1e-3, atol=1e-3) and len(targets[0]) == len(kinds)
-    for found, kind in zip(targets[0], kinds, strict=True):
-        torch.testing.assert_close(found, expected[kind], rtol=1e-4, atol=1e-4)
-
-
 def test_samples_come_in_an_order_of_their_own_in_every_epoch_that_follows_the_seed():
     """Nothing moves at a rate of almost nought: the loss of a step says which sample it is of."""
     weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))

@@ -220,15 +220,6 @@ def test_methods_without_learning_go_block_by_block(dense, samples):
     assert windows(3, 3, 2) == [(0, 3)]
 
 
-@pytest.mark.parametrize("activation_bits", [None, 8])
-def test_channels_are_scaled_only_where_inputs_are_quantised(dense, samples, monkeypatch, activation_bits):
-    seen = []
-    monkeypatch.setattr(quantization, "scaled", lambda *args: seen.append(args) or scaled(*args))
-    config = CbqConfig(bits=4, group_size=16, epochs=0, activation_bits=activation_bits)
-    quantize(dense(), [samples], config)
-    assert len(seen) == (3 if activation_bits else 0)
-
-
 def test_the_model_is_measured_before_as_it_is_and_after_with_its_inputs_quantised(dense, held_out):
     with torch.no_grad():
         before = dense()(held_out, labels=held_out).loss.exp().item()
