@@ -32,6 +32,8 @@ def test_an_export_is_known_by_the_header_of_all_code_that_its_configuration_poi
     assert not is_export(write_export(tmp_path / "none", auto_map={}))
     more = write_export(tmp_path / "more", auto_map={"AutoModel": "own.Own", "AutoConfig": "other.Config"})
     assert not is_export(more)
+    (more / "other.py").write_text("# somebody else's\n")
+    assert not is_export(more)
     (more / "other.py").write_text(HEADER)
     assert is_export(more) and not is_export(tmp_path / "nowhere")
 

@@ -183,7 +183,10 @@ def test_a_data_set_that_is_not_clear_is_refused(classifier, of_table, tmp_path,
         (("--dataset", "digits", "--split", "x"), "--split: there is no 'x', the splits are train, test"),
         ((*of_table, "--column", "x"), "--column: there is no 'x', the columns are picture, label"),
         (("photo.jpg", "--dataset", "digits"), "INPUT: got 'photo.jpg', which does not go with --dataset digits"),
-        (("photo.jpg", "--split", "train"), "--split goes with --dataset"),
+        *(
+            (("photo.jpg", f"--{name}", "x"), f"--{name} goes with --dataset")
+            for name in ("split", "column", "dataset-config", "dataset-revision", "data-files", "data-dir")
+        ),
         (("--dataset", "./nowhere"), "--dataset: there is no folder or file './nowhere'"),
         (("--dataset", "parquet", "--data-files", "{}"), "--data-files: got no files"),
     ]:
@@ -194,8 +197,10 @@ def test_a_data_set_that_is_not_clear_is_refused(classifier, of_table, tmp_path,
     monkeypatch.setattr("hf_effmodels.prediction.processes.find_processes", lambda device: pytest.fail("too late"))
     assert main(["predict", model, "--dataset", "./nowhere"]) == 2
     monkeypatch.setattr("hf_effmodels.prediction.processes.find_processes", lambda device: Processes(1, 2))
+    (tmp_path / "a.jpg").touch()
     for argv, message in [
         (of_table, "--output: several processes share the inputs"),
+        ((tmp_path / "a.jpg", "-", "--output", tmp_path / "x"), "INPUT: got '-', but several processes cannot share"),
         (("-", "--output", tmp_path / "x"), "INPUT: got '-', but several processes cannot share standard input"),
     ]:
         assert main(["predict", model, *map(str, argv)]) == 2

@@ -103,6 +103,11 @@ def test_hooked_and_changed_layers_are_called_and_not_passed_by(pipe):
     quiet(DelvmPipeline(pipe.vqvae, model)).generate_ids(*torch.zeros(2, 1, 4, dtype=torch.long), 3)
     assert len(calls) == 3
     handle.remove()
+    handle = layer.register_forward_pre_hook(lambda *_: calls.append(2))
+    assert not is_plain(model)
+    quiet(DelvmPipeline(pipe.vqvae, model)).generate_ids(*torch.zeros(2, 1, 4, dtype=torch.long), 3)
+    assert calls == [1] * 3 + [2] * 3
+    handle.remove()
     assert is_plain(model) and not is_plain(model.train())
     model.eval().model.layers[0].mlp.up_proj = torch.nn.Sequential(layer)
     assert not is_plain(model)

@@ -478,6 +478,15 @@ def test_the_residual_is_divided_by_its_scale_and_added(pipe):
         np.testing.assert_allclose(got[0].transpose(2, 0, 1), expected, atol=1e-6)
 
 
+def one_colour_transparent() -> Image.Image:
+    """As files with a palette have it: one of their colours stands for nothing."""
+    image = Image.new("P", (4, 4))
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.putpixel((1, 1), 1)
+    image.info["transparency"] = 1
+    return image
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -486,6 +495,7 @@ def test_the_residual_is_divided_by_its_scale_and_added(pipe):
         ({"image": photo(4, 4).convert("F")}, "image: got PIL mode 'F'"),
         ({"image": Image.new("RGBA", (4, 4), (0, 0, 0, 128))}, "image: it is transparent in places"),
         ({"image": np.eye(4)[..., None].repeat(4, 2)}, "image: it is transparent in places"),
+        ({"image": one_colour_transparent()}, "image: it is transparent in places"),
         ({"image": np.zeros((4, 4, 2), np.uint8)}, r"image: expected an array \(height, width, 1 or 3 or 4\)"),
         ({"image": np.zeros((4, 4, 3), np.int64)}, "image: got an array of int64"),
         ({"image": torch.zeros(4, 4, 3)}, "image: expected a tensor"),

@@ -60,6 +60,15 @@ def test_a_recipe_that_keeps_its_workers_runs_without_any(tmp_path):
     assert not read(recipe, tmp_path, "--dataloader_num_workers", "0")[-1].dataloader_persistent_workers
 
 
+def test_a_lowest_rate_goes_with_what_else_is_said_of_a_cosine(tmp_path):
+    said = ("--min_lr", "1e-6", "--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", "{num_cycles: 1.5}")
+    (args,) = ArgumentReader(["--task", "image-classification", "--output_dir", str(tmp_path), *said]).read(
+        RecipeArguments
+    )
+    assert args.lr_scheduler_kwargs == {"num_cycles": 1.5, "min_lr": 1e-6}
+    assert args.lr_scheduler_type == "cosine_with_min_lr"
+
+
 def test_what_a_run_writes_down_is_a_recipe_that_reads_back_the_same(tmp_path):
     import yaml
 

@@ -2,6 +2,7 @@ import json
 import shutil
 import zipfile
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -197,7 +198,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_leaves_the_folder_to_any_o
         open_output_folder(tmp_path, CONFIG, None, overwrite=False)
 
 
-def test_where_to_resume_from_is_checked(tmp_path, caplog):
+def test_where_to_resume_from_is_checked(tmp_path, caplog, monkeypatch):
     run = tmp_path / "run"
     write_run(run, CONFIG)
     with pytest.raises(ValueError, match="no whole checkpoint"):
@@ -209,6 +210,11 @@ def test_where_to_resume_from_is_checked(tmp_path, caplog):
     other = {**CONFIG, "seed": 1}
     with pytest.raises(ValueError, match="seed: 0 -> 1"):
         open_output_folder(run, other, str(checkpoint), overwrite=False)
+    with monkeypatch.context() as inside:  # however either place is written
+        inside.chdir(tmp_path)
+        for folder, place in (("run", f"run/{checkpoint.name}"), (run, f"run/{checkpoint.name}"), ("run", checkpoint)):
+            with pytest.raises(ValueError, match="seed: 0 -> 1"):
+                open_output_folder(Path(folder), other, str(place), overwrite=False)
     # Another run may begin from it, with a word about what differs.
     assert open_output_folder(tmp_path / "other", other, str(checkpoint), overwrite=False) == checkpoint
     assert "seed: 0 -> 1" in caplog.text

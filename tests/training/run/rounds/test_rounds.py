@@ -305,6 +305,29 @@ def test_killed_rounds_go_on_to_the_same_weights_bit_for_bit(tmp_path, monkeypat
         assert drawn["mean_drawn_loss"] == pytest.approx(losses[drawn["indices"]].mean().item(), rel=1e-5)
 
 
+def test_each_round_begins_with_the_model_and_the_draw_of_the_one_before(tmp_path):
+    """The second and the third are of other samples: what they are trained on says whose losses have drawn them."""
+    begun, trained_on = [], []
+
+    class Told(RecipeTrainer):
+        def train(self, *given, **options):
+            trained_on.append(list(getattr(self.train_dataset, "indices", [])))
+            return super().train(*given, **options)
+
+    def make_trainer(number, start, folder):
+        begun.append(start)
+        args = RecipeArguments(
+            output_dir=str(folder), max_steps=1, learning_rate=1e-2, save_steps=1, disable_tqdm=True
+        )
+        network = model() if start is None else LlamaForCausalLM.from_pretrained(start)
+        return Told(model=network, args=args, train_dataset=Blocks())
+
+    train_rounds(make_trainer, tmp_path, rounds=3, rate=0.5, seed=7, temperature=0.3, loss_batch_size=4)
+    assert begun == [None, tmp_path / "round-1", tmp_path / "round-2"]
+    drawn = [json.loads((tmp_path / f"round-{n}" / "drawn.json").read_text())["indices"] for n in (1, 2)]
+    assert drawn[0] != drawn[1] and trained_on[1:] == drawn
+
+
 def test_a_folder_of_rounds_is_that_of_one_recipe_one_data_set_and_one_draw(tmp_path):
     first = run_rounds(tmp_path)
     weights = (tmp_path / "round-2" / "model.safetensors").read_bytes()
