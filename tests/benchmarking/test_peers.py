@@ -87,7 +87,10 @@ def test_detectors_go_from_an_image_to_boxes_in_its_pixels(peer, millions):
     if millions:  # as published
         assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
     row = {"preset": "gold-yolo-n", "peer": peer, "mode": "detect", "backend": "eager", "batch": 2, "channels": 3}
+    seen = []
+    model.register_forward_pre_hook(lambda m, args, given: seen.append(given["pixel_values"].shape), with_kwargs=True)
     found = make_call(model.eval(), {**row, "image_size": 448})()
+    assert seen == [(2, 3, 448, 448)]
     assert len(found) == 2 and set(found[0]) == {"scores", "labels", "boxes"}
 
 

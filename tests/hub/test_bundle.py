@@ -1,9 +1,11 @@
 """The flat code bundle: what is rewritten, and what is refused because it would fail on another machine."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from hf_effmodels import quantization
 from hf_effmodels.hub.bundle import bundle_code, is_bundled
 from hf_effmodels.hub.export import PORTABLE, architecture_code, auto_map
 from hf_effmodels.registry import ARCHITECTURES
@@ -132,6 +134,14 @@ def test_every_architecture_bundles_the_modules_its_auto_map_names(model_type):
         model_class = ARCHITECTURES[model_type].model_class(auto_class)
         assert model_class.config_class is ARCHITECTURES[model_type].config_class, model_class
     assert not any(b"import hf_effmodels" in content or b"from hf_effmodels" in content for content in code.values())
+
+
+@pytest.mark.parametrize("method", ["packed_binary", "adder", "twin_uniform", "cbq", "bitnet158", "bivit"])
+def test_every_quantiser_of_this_package_goes_with_a_folder(method):
+    assert f"quantizer_{method}.py" in architecture_code(
+        ARCHITECTURES["devit"], {"quantization_config": {"quant_method": method}}
+    )
+    assert {*PORTABLE} == {path.parent.name for path in Path(quantization.__path__[0]).glob("*/quantizer_*.py")}
 
 
 @pytest.mark.thorough

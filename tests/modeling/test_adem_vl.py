@@ -360,14 +360,16 @@ def test_adapter_folders_hold_the_trained_weights_only(tmp_path, bases, pixels):
 def test_frozen_parts_that_do_not_fit_are_refused(tmp_path, bases, pixels):
     model = AdemVLForConditionalGeneration.from_base_models(*bases, **SETTINGS)
     model.save_pretrained(tmp_path / "adapters", adapter_only=True)
-    wide = copy.deepcopy(configuration().text_config)
-    wide.hidden_size = 64
-    AutoModelForCausalLM.from_config(wide).save_pretrained(tmp_path / "wide")
-    config = AdemVLConfig.from_pretrained(tmp_path / "adapters")
-    config.text_model_name_or_path = str(tmp_path / "wide")
-    config.save_pretrained(tmp_path / "adapters")
-    with pytest.raises(ValueError, match="trained for a text model with hidden_size 32, .*wide has 64"):
-        AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters")
+    for field, theirs in (("hidden_size", 64), ("num_hidden_layers", 5)):
+        other = copy.deepcopy(configuration().text_config)
+        ours = getattr(other, field)
+        setattr(other, field, theirs)
+        AutoModelForCausalLM.from_config(other).save_pretrained(tmp_path / field)
+        config = AdemVLConfig.from_pretrained(tmp_path / "adapters")
+        config.text_model_name_or_path = str(tmp_path / field)
+        config.save_pretrained(tmp_path / "adapters")
+        with pytest.raises(ValueError, match=f"trained for a text model with {field} {ours}, .*{field} has {theirs}"):
+            AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters")
     gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=61))
     tower = CLIPVisionModel(configuration().vision_config)
     with pytest.raises(StrictDataclassError, match="vision_config: got model_type .llama., accepted are clip_vision"):

@@ -592,6 +592,7 @@ def test_what_frames_and_pads_a_text_moves_with_its_tokens():
     )  # fmt: skip
     compressed, id_map = compress_tokenizer(tokenizer, {0: 9, 1: 9}, 5)
     assert id_map.kept == (0, 1, 8, 9, 10)
+    assert json.loads(compressed.backend_tokenizer.to_str())["padding"]["pad_id"] == 2
     assert compressed(["ab", "b"], padding=True).input_ids == [[3, 0, 1], [3, 1, 2]]
     assert [encoded.ids for encoded in compressed.backend_tokenizer.encode_batch(["ab", "b"])] == [
         [3, 0, 1],

@@ -186,6 +186,13 @@ def test_stored_labels_are_those_of_one_setting_and_of_so_many_epochs(tmp_path):
         found.check(settings, Shown(), 1)
     logits = found.logits(1, torch.tensor([1, 0]), torch.tensor([8, 7]))
     torch.testing.assert_close(logits.exp(), torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+    # In half precision they may sum up to one or more, and nothing is left for the other class: little, yet a number.
+    full = write_table(tmp_path / "full", stored_labels.SETTINGS_FILE, stored,
+                       **(columns | {"probabilities": [[1.0], [1.0009765625], [0.0], [0.5]]}))  # fmt: skip
+    found_in_full = stored_labels.StoredLabels(full, cache_dir=str(tmp_path / "cache-of-full"))
+    for epoch, seeds in ((0, [5, 6]), (1, [7, 8])):
+        values = found_in_full.logits(epoch, torch.tensor([0, 1]), torch.tensor(seeds))
+        assert values.isfinite().all() and values.exp().max() < 1.01
     with pytest.raises(ValueError, match="--stored_labels: the pictures of epoch 0 were augmented by other seeds"):
         found.logits(0, torch.tensor([1, 0]), torch.tensor([8, 7]))
 

@@ -90,6 +90,7 @@ def places(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in (
+        *("home/dev/images.png", "home/proc/images.png", "home/sys/images.png"),
         *("code.py", "library.so.1", "some.dist-info/METADATA", "some.dist-info/deep/data", "cache/kernel"),
         *("cache-of-data/kernel", "home/.triton/kernel", "home/.cache/torch/kernels/1", "torchinductor_me/graph"),
         *("readme.python", "home/.cache/data"),
@@ -124,6 +125,7 @@ def test_whoever_opens_by_the_systems_own_call_is_seen_too(places, flags, reads)
         *(("home/.triton/kernel", True), ("home/.cache/torch/kernels/1", True), ("torchinductor_me/graph", True)),
         *(("some.dist-info/deep/data", False), ("cache-of-data/kernel", False), ("readme.python", False)),
         ("home/.cache/data", False),
+        *((f"home/{like_the_system}/images.png", False) for like_the_system in ("dev", "proc", "sys")),
     ],
 )
 def test_code_and_what_compilers_keep_may_be_read(places, name, open_to_all):

@@ -16,6 +16,16 @@ def test_the_path_of_the_most_names_counts_and_names_are_whole():
         rate_factors(NAMES, {"stages.1": 2})
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_factor_of_a_groups_first_parameters_is_that_of_no_others(first):
+    parameters = [nn.Parameter(torch.ones(1)) for _ in range(3)]
+    optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:], "lr": 0.3}], lr=0.1)
+    scale_rates(optimizer, {parameters[first]: 10.0, parameters[2]: 0.5})
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = [1.0, 0.1] if first == 0 else [0.1, 1.0]
+    assert [rates[id(p)] for p in parameters] == pytest.approx([*expected, 0.15])
+
+
 def test_groups_are_divided_and_each_part_steps_at_its_rate():
     network = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("a", "b", "c")})
     decays = [p for name, p in network.named_parameters() if name.endswith("weight")]

@@ -86,6 +86,16 @@ def test_features_are_computed_once_for_the_same_weights_pictures_and_pooling(en
         assert opened.get_tensor("train").shape == (60, 16) and opened.get_tensor("evaluation").shape == (30, 16)
 
 
+def test_classifiers_are_fitted_with_what_is_asked_for(encoders, tmp_path, monkeypatch):
+    given = []
+    for name in ("linear_probe", "nearest_neighbours"):
+        real = getattr(probing, name)
+        monkeypatch.setattr(probing, name, lambda *args, f=real: given.append(args[3:]) or f(*args))
+    options = ("--linear_strength", 0.01, "--seed", 5, "--neighbours", 3, "--temperature", 0.5)
+    assert probe(encoders / "one", "--output", tmp_path / "out", *options) == 0
+    assert given == [(3, 0.5), (0.01, 5)]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
