@@ -215,8 +215,12 @@ def test_a_coded_classifier_is_one_for_pipelines_and_the_commands(whole, tmp_pat
     head = SplitHead.from_pretrained(tmp_path / "halves" / "head")
     tail = SplitTail.from_pretrained(tmp_path / "halves" / "tail")
     torch.testing.assert_close(tail(head(pixels), (1, 3, 32, 32)).softmax(-1)[0], expected)
-    assert cli.main(["split", str(tmp_path / "model"), str(tmp_path / "x"), "--at", "stages.1"]) == 2
-    assert "--at: MODEL is coded after resnet.encoder.stages.0 already" in capsys.readouterr().err
+    same = ["--at", "resnet.encoder.stages.0"]
+    for options in (["--at", "stages.1"], ["--bits", "4"], [*same, "--bits", "8"]):
+        assert cli.main(["split", str(tmp_path / "model"), str(tmp_path / "x"), *options]) == 2
+        assert "--at: MODEL is coded after resnet.encoder.stages.0 already" in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
+    assert cli.main(["split", str(tmp_path / "model"), str(tmp_path / "same"), *same]) == 0
     again = ["train-codec", str(tmp_path / "model"), str(tmp_path / "x"), "--at", "stages.0", "--dataset", "digits"]
     assert cli.main(again) == 2 and "model has a code already" in capsys.readouterr().err
 

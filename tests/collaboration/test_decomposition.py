@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from transformers import ResNetConfig, ViTConfig, ViTForImageClassification, ViT
 
 from hf_effmodels import cli
 from hf_effmodels.benchmarking.counting import count
-from hf_effmodels.collaboration import shrinking
+from hf_effmodels.collaboration import parts, shrinking
 from hf_effmodels.collaboration.assignment import Device, Need, assign
 from hf_effmodels.collaboration.decomposition import (
     assemble,
@@ -427,3 +428,36 @@ def test_a_part_that_needs_just_what_a_device_has_fits_and_equal_devices_are_tak
     # Of equal costs what needs more memory comes first, and finds the device that has more of both.
     large = {"x": Device(memory=9, macs=60), "y": Device(memory=5, macs=50)}
     assert assign({"light": Need(1, 30), "heavy": Need(9, 30)}, large) == {"heavy": "x", "light": "y"}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("options", [{"macs": 0.7}, {"macs": 1.0}, {"macs": 0.1}])
+def test_a_network_that_is_shrunk_stays_in_its_mode_as_does_what_is_left_of_it(training, options):
+    model, pixels = whole().train(training), torch.randn(8, 3, 16, 16)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    try:
+        found = shrink(model, pixels, torch.arange(8), score_images=4, samples=2, tolerance=0.1, **options).model
+    except ValueError:
+        assert options["macs"] == 0.1, "a budget that no choice meets"
+        found = model
+    assert {module.training for module in (*model.modules(), *found.modules())} == {training}
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("seed, score_images, search_images", [(0, 3, 4), (3, 3, 4), (3, 5, 40)])
+def test_the_pictures_of_a_part_are_drawn_by_the_seed(monkeypatch, seed, score_images, search_images):
+    labels, group = np.arange(60) % 5, [3, 1]
+    sources = SimpleNamespace(labels=labels, select=lambda rows: rows)
+    monkeypatch.setattr(
+        parts,
+        "ImageClassificationDataset",
+        lambda rows, *_: [{"pixel_values": torch.tensor([float(row)]), "labels": int(labels[row])} for row in rows],
+    )
+    monkeypatch.setattr(parts, "EvaluationTransform", lambda processor: None)
+    model = SimpleNamespace(config=SimpleNamespace(num_channels=3))
+    args = SimpleNamespace(seed=seed, score_images=score_images, search_images=search_images)
+    pixels, places = parts._pictures_of(group, sources, model, None, args)
+    rows = pixels[:, 0].int().tolist()
+    own = [row for row in range(60) if row % 5 in group]
+    assert rows == np.random.default_rng(seed).permutation(own)[: score_images + search_images].tolist()
+    assert len(rows) == min(24, score_images + search_images) and places.tolist() == [group.index(r % 5) for r in rows]

@@ -34,6 +34,7 @@ from hf_effmodels.collaboration.codecs.entropic import EntropicBottleneck
 from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, UniformCodec, _check_maps, codec_from
 from hf_effmodels.collaboration.decomposition import take_part
 from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, command, measure, split, split_points
+from hf_effmodels.collaboration.splitting.checks import check_address
 from hf_effmodels.collaboration.splitting.measure import PointCost, draw_latencies, measure_split, profile_of
 from hf_effmodels.collaboration.splitting.points import SplitPoint, input_shape, tensors_in, with_tensor
 from hf_effmodels.hub.bundle import is_bundled
@@ -720,3 +721,20 @@ def test_points_that_are_measured_send_fewer_bytes_each_and_the_logits_are_none_
     assert measure._smaller_and_smaller(points[:1], maps_only=False) == ["a"]
     many = [point(str(number), 40 - number, 2, 2) for number in range(12)]
     assert measure._smaller_and_smaller(many, maps_only=False) == [str(number) for number in range(3, 11)], "eight"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x", "https://x", "https://models.example.org:8443/tail/", "HTTPS://X", "http://[::1]:80"]
+)
+def test_a_tail_is_asked_over_http_with_and_without_encryption(url):
+    check_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["x", "//x", "ftp://x", "httpss://x", "file:///x", "http://", "https://:80", "http://x:0", "https://x:65536"]
+    + ["https://x y", "https://x\n", "https://\u00e4", None, 3],
+)
+def test_what_is_no_address_of_a_tail_is_refused(url):
+    with pytest.raises(ValueError, match="^url: got .*, accepted are http:// and https:// addresses.$"):
+        check_address(url)

@@ -14,12 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 from hf_effmodels import training
 from hf_effmodels.cli import main
 from hf_effmodels.compression import TokenCounts, count_parameters, sizes
+from hf_effmodels.compression.command import corpus as corpora
 from hf_effmodels.compression.command import inheritance as command
 from hf_effmodels.compression.command import rounds as rounds_command
 from hf_effmodels.compression.command import tokenizers as tokenizer_command
 from hf_effmodels.compression.command.words import as_table
 from hf_effmodels.compression.pruning import inheritance
 from hf_effmodels.compression.tokenizers import token_counts, tokenizer_compression
+from hf_effmodels.training.data.fingerprints import fingerprint
+from hf_effmodels.training.data.text import documents
 from hf_effmodels.training.run.arguments import ArgumentReader
 from hf_effmodels.training.run.rounds import rounds, sample_losses
 
@@ -589,13 +592,15 @@ def test_of_several_processes_the_first_writes_which_samples_were_drawn(first, t
     trainer = SimpleNamespace(model=None, train_dataset=range(8), args=SimpleNamespace(should_save=first))
     monkeypatch.setattr(rounds_command, "_check", lambda recipe: None)
     monkeypatch.setattr(rounds_command, "_prepared", lambda recipe, folder: SimpleNamespace(trainer=trainer))
-    monkeypatch.setattr(sample_losses, "compute_losses", lambda *_, **__: "losses")
+    monkeypatch.setattr(sample_losses, "compute_losses", lambda *_, batch_size, **__: f"losses of {batch_size}")
     monkeypatch.setattr(
-        rounds, "write_drawn", lambda file, losses, **how: written.append((file, losses)) or {"indices": [1, 2]}
+        rounds, "write_drawn", lambda file, losses, **how: written.append((file, losses, how)) or {"indices": [1, 2]}
     )
     file = tmp_path / "drawn.json"
-    assert run("select-rounds", "--model", tmp_path, "--output", file, "--dataset", "d") == 0
-    assert written == [(file, "losses")] * first
+    draw = ["--rate", 0.25, "--temperature", 0.1, "--group-size", 2, "--draw-seed", 7, "--loss-batch-size", 3]
+    assert run("select-rounds", "--model", tmp_path, "--output", file, "--dataset", "d", *draw) == 0
+    how = {"rate": 0.25, "temperature": 0.1, "group_size": 2, "seed": 7, "data": fingerprint(range(8))}
+    assert written == [(file, "losses of 3", how)] * first
     assert ("drawn.json" in capsys.readouterr().out) == first
 
 
@@ -622,3 +627,25 @@ def test_rounds_are_told_a_line_each_with_their_losses():
         "round 1: 8 samples, train_loss 2.0000, mean_loss 1.5000, mean_drawn_loss 1.7500  a/round-1",
         "round 2: 4 samples, train_loss 2.0000  a/round-2",
     ]
+
+
+@pytest.mark.parametrize("exponent, factor", [(None, 0.5), (1, 0.25), (0, 1.0), (0.25, 0.5**0.5)])
+def test_a_rate_of_ones_own_is_scaled_by_the_power_that_is_asked_for(exponent, factor, capsys):
+    own = ["--learning-rate", 3e-3, "--batch-tokens", "1M", "--new-batch-tokens", "250k"]
+    assert run("scale-lr", *own, *([] if exponent is None else ["--exponent", exponent]), "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["learning_rate"] == pytest.approx(3e-3 * factor)
+    assert shown["min_lr"] == pytest.approx(3e-4 * factor)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_steps_corpus_is_the_data_set_that_its_options_name(streaming, monkeypatch):
+    named = {"dataset": "some/texts", "dataset_config": "en", "text_column": "body", "text_unit": "paragraph"}
+    monkeypatch.setattr(documents, "load_texts", lambda args: args)
+    arguments = SimpleNamespace(**named, split="validation", streaming=streaming, max_documents=None)
+    monkeypatch.setattr(corpora, "check_named", lambda arguments: None)
+    args = corpora.find_texts(arguments)
+    assert {name: getattr(args, name) for name in named} == named
+    assert (args.train_split, args.streaming) == ("validation", streaming)
+    if streaming:
+        assert args.eval_documents == 1000

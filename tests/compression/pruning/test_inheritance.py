@@ -345,3 +345,23 @@ def test_a_weight_of_another_layout_is_named():
 def test_other_architectures_are_refused_before_their_weights_are_read():
     with pytest.raises(ValueError, match="architecture 'gpt2'"):
         check_inheritance(GPT2Config())
+
+
+@pytest.mark.parametrize(
+    "heads, key_heads, asked, expected",
+    [
+        (8, 4, 6, 3),
+        (8, 4, 3, 3),
+        (8, 4, 1, 1),
+        (12, 4, 8, 4),
+        (12, 4, 4, 4),
+        (12, 4, 6, 2),
+        (12, 6, 5, 5),
+        (6, 1, 4, 1),
+    ],
+)
+def test_key_and_value_heads_go_with_the_query_heads_that_are_asked_for(heads, key_heads, asked, expected):
+    """In the larger model's ratio where that divides them, or else as many as can be shared evenly."""
+    sizes = {"hidden_size": 8 * heads, "num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": 8}
+    config = LlamaConfig(**{**LLAMA, **sizes})
+    assert check_inheritance(config, num_attention_heads=asked, hidden_size=8 * asked).num_key_value_heads == expected

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from hf_effmodels.cli import main
+from hf_effmodels.compression.pruning import vision
 from hf_effmodels.compression.pruning.vision import (
     VisionSizes,
     choose_vision_sizes,
@@ -339,3 +340,25 @@ def test_the_sizes_of_a_budget_take_heads_and_neurons_as_evenly_as_can_be(share)
     assert uneven == pytest.approx(min(each for each, _ in fitting.values()), abs=1e-6)
     assert off == min(off for each, off in fitting.values() if abs(each - uneven) < 1e-6)
     assert choose_vision_sizes(model, share * model.num_parameters(), tolerance=0.1) == found
+
+
+@pytest.mark.parametrize("batches, size, expected", [(2, 3, [3, 3]), (3, 5, [5, 5, 2]), (1, 4, [4]), (1, 1, [1])])
+def test_so_many_batches_of_pictures_are_looked_at_each_once(batches, size, expected, tmp_path, monkeypatch, capsys):
+    build("vit").save_pretrained(tmp_path / "large")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "large")
+    (pictures := tmp_path / "pictures").mkdir()
+    for number in range(12):
+        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(pictures / f"{number}.png")
+    seen = []
+
+    def look(model, given, **_):
+        seen.extend(given)
+        raise ValueError("model: this is enough")
+
+    monkeypatch.setattr(vision, "prune_vision_transformer", look)
+    sizes = ["--calibration-batches", str(batches), "--batch-size", str(size)]
+    argv = ["prune", str(tmp_path / "large"), str(tmp_path / "small"), "--images", str(pictures), "--layers", "2"]
+    assert main([*argv, *sizes]) == 2 and "this is enough" in capsys.readouterr().err
+    assert [len(batch) for batch in seen] == expected
+    shades = torch.cat(seen)[:, 0, 0, 0].tolist()
+    assert len({*shades}) == len(shades) and shades != sorted(shades) * (len(shades) > 1), "in random order"

@@ -1,5 +1,6 @@
 """A compressed tokenizer is a whole tokenizer: what stays can be produced, and nothing else changes."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -784,3 +785,16 @@ def test_what_cannot_be_written_counts_as_often_as_it_stands_there(texts, tokens
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     found = measure_texts(PreTrainedTokenizerFast(tokenizer_object=backend), texts)
     assert found == (tokens, left_out / tokens)
+
+
+@pytest.mark.parametrize("own", [*itertools.permutations(["<n>", "<n><n>", "<n><n><n>"])])
+def test_of_pieces_of_users_the_longest_that_fits_is_found(own):
+    pieces = ["<unk>", "<s>", "▁", "a", *own]
+    model = SentencePieceBPE(pieces, [0, 0, -9, -9, 0, 0, 0], [UNKNOWN, CONTROL, NORMAL, NORMAL, *[USER_DEFINED] * 3])
+    for text, expected in (
+        ("a<n><n>a", ["▁", "a", "<n><n>", "a"]),
+        ("a<n>a<n><n><n><n>", ["▁", "a", "<n>", "a", "<n><n><n>", "<n>"]),
+    ):
+        assert [pieces[number] for number in model.encode(text)] == expected
+        fast = model.to_fast()
+        assert fast.convert_ids_to_tokens(fast(text).input_ids) == expected

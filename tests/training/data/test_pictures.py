@@ -112,3 +112,20 @@ def test_processors_that_do_what_training_does_not_repeat_are_refused(option, me
         check_processor("--model", Processor(**{option: True}))
     check_processor("--model", Processor(**{option: False}))
     check_processor("--model", Processor())
+
+
+@pytest.mark.parametrize("source", ["its own split", "held out", "another data set"])
+def test_no_more_are_trained_and_evaluated_on_than_asked_wherever_they_come_from(source, monkeypatch):
+    rows = [{"image": Image.new("L", (8, 8), n), "label": "0"} for n in range(20)]
+    splits = {"train": rows[:12], "test": rows[12:]} if source == "its own split" else {"train": rows}
+    monkeypatch.setattr(digits, "read_digits", lambda: splits)
+    given = {"held out": {"eval_holdout": 8}, "another data set": {"eval_dataset": "digits", "eval_split": "train"}}
+    args = PictureArguments("digits", max_train_samples=5, max_eval_samples=3, **given.get(source, {}))
+    train, evaluation = load_pictures(args)
+    assert (len(train), len(evaluation)) == (5, 3)
+    # Spread over all that there are.
+    args.max_train_samples = args.max_eval_samples = None
+    whole = load_pictures(args)
+    assert [len(each) for each in whole] == ([12, 8] if source != "another data set" else [20, 20])
+    for few, many in zip((train, evaluation), whole, strict=True):
+        assert few.rows.tolist() == [many.rows[round(n)] for n in np.linspace(0, len(many) - 1, len(few))]

@@ -264,3 +264,23 @@ def test_losses_of_two_heads_by_hand():
     assert soft["ensemble"] == pytest.approx((means[0] * (means[0] / means[1]).log()).sum().item(), rel=1e-5)
     with pytest.raises(ValueError, match="student_features: got shape"):
         head_losses(student, teacher, features[0], torch.zeros(1, 2, 4))
+
+
+def test_each_step_of_the_aggregation_goes_by_the_gradient_of_that_step():
+    """Adam by hand (betas 0.9 and 0.999, ε 1e-8), three steps."""
+    torch.manual_seed(1)
+    model = nn.Module()
+    model.classifier, model.aggregation = nn.Linear(3, 4), nn.Sequential(nn.Flatten(), nn.Linear(6, 2, bias=False))
+    features, labels = torch.randn(5, 2, 3), torch.tensor([0, 1, 2, 3, 0])
+    weight = model.aggregation[1].weight.detach().clone()
+    mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in (1, 2, 3):
+        weight = weight.detach().requires_grad_()
+        logits = torch.einsum("nh,nhc->nc", features.flatten(1) @ weight.T, model.classifier(features).detach())
+        gradient = torch.autograd.grad(nn.functional.cross_entropy(logits, labels), weight)[0]
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        change = mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        weight = weight - 0.5 * change
+    fit_aggregation(model, features, labels, steps=3, learning_rate=0.5)
+    torch.testing.assert_close(model.aggregation[1].weight, weight, rtol=1e-4, atol=1e-5)
+    assert model.aggregation[1].weight.grad is None

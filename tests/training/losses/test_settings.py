@@ -600,6 +600,15 @@ def test_hidden_states_of_a_language_model_weigh_as_much_as_its_predictions():
     torch.testing.assert_close(found["alpha"], found["kl"] / errors)
     torch.testing.assert_close(found["total"], 2 * found["kl"])
     assert language_distillation_losses(student, teacher, mask, 2.0).keys() == {"kl", "total"}
+    # α is a number: states go where theirs are, and the predictions by the divergence alone.
+    student, own, their = (values.clone().requires_grad_() for values in (student, own, their))
+    found = language_distillation_losses(student, teacher, mask, 2.0, own, their)
+    of_logits, of_states, of_their = torch.autograd.grad(found["total"], (student, own, their), allow_unused=True)
+    by_hand = (found["kl"] / errors).item() * 2 * (own - their) * mask[..., None] / (4 * mask.sum())
+    torch.testing.assert_close(of_states, by_hand)
+    assert of_their is None and by_hand.abs().sum() > 0
+    alone = language_distillation_losses(student, teacher, mask, 2.0)["total"]
+    torch.testing.assert_close(of_logits, torch.autograd.grad(alone, student)[0])
 
 
 MASK = torch.ones(2, 3)

@@ -1,7 +1,11 @@
 """Losses beside the task's own: weighted, the mean over a whole step however it is divided, logged by name."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+
+from hf_effmodels.training.run.added_losses import AddedLoss, AddedLosses
 
 from .conftest import START, Line, LineByItems, Points, logged
 
@@ -105,3 +109,29 @@ def test_a_name_that_is_taken_and_a_weight_that_is_none_are_refused(line_trainer
     trainer.add_loss("energy", energy)
     with pytest.raises(ValueError, match=message):
         trainer.add_loss(name, energy, weight=weight)
+
+
+def test_a_loss_counts_by_the_items_of_all_processes_and_is_logged_as_a_mean_over_steps():
+    """Two processes alike, by an accelerator that doubles what it sums: a batch has half of its share."""
+    two = SimpleNamespace(device="cpu", reduce=lambda value, how: {"sum": 2.0, "mean": 1.0}[how] * value)
+    losses = AddedLosses()
+    losses.add("near", AddedLoss(lambda model, inputs, outputs: torch.tensor(outputs), 0.5, lambda batch: batch["n"]))
+    batches = [{"n": 1}, {"n": 3}]
+    losses.begin_step(batches, two)
+    found = [losses.of_batch(None, batch, value) for batch, value in zip(batches, (8.0, 16.0), strict=True)]
+    assert [float(value) for value in found] == [0.5 * 8 / 8, 0.5 * 16 * 3 / 8]
+    assert losses.of_batch(None, {"n": 3}, 100.0, idle=True) == 0.0
+    assert losses.take(two) == {"near": 2 * (1 + 6)}
+    # A step without any item adds nothing, and counts as a step.
+    losses.begin_step([{"n": 0}], two)
+    assert losses.of_batch(None, {"n": 0}, 5.0) == 0.0
+    losses.begin_step([{"n": 2}], two)
+    losses.of_batch(None, {"n": 2}, 6.0)
+    assert losses.take(two) == {"near": 2 * 3.0 / 2}
+    assert losses.take(two) == {}
+    # What was asked for in vain is forgotten, as are its steps.
+    losses.begin_step([{"n": 2}], two)
+    assert losses.take(two) == {}
+    losses.begin_step([{"n": 2}], two)
+    losses.of_batch(None, {"n": 2}, 6.0)
+    assert losses.take(two) == {"near": 6.0}

@@ -60,3 +60,17 @@ def test_tied_weights_are_averaged_once():
 def test_an_average_of_coarse_weights_is_refused():
     with pytest.raises(ValueError, match="--ema_decay.*bfloat16.*--bf16"):
         ExponentialMovingAverage(model().bfloat16(), 0.9999)
+
+
+def test_an_average_goes_on_from_where_it_was_and_leaves_that_as_it_is():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    start = {name: torch.full_like(tensor, 2) for name, tensor in net.state_dict().items()}
+    average = ExponentialMovingAverage(net, 0.75, start)
+    assert all(torch.equal(tensor, start[name]) for name, tensor in average.state_dict().items())
+    average.update()
+    for name, tensor in net.state_dict().items():
+        expected = tensor if name == "1.num_batches_tracked" else 0.75 * 2 + 0.25 * tensor
+        torch.testing.assert_close(average.state_dict()[name], expected)
+    assert all((tensor == 2).all() for tensor in start.values())
+    average.copy_to_model()
+    assert all(torch.equal(tensor, average.state_dict()[name]) for name, tensor in net.state_dict().items())

@@ -1,6 +1,7 @@
 """A run that has come apart ends, and says at which step and with what settings."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
@@ -63,3 +64,14 @@ def test_what_may_be_infinite(line_trainer):
     for name, value in (("eval_psnr_y", math.nan), ("loss", math.inf), ("eval_psnr_y", -math.inf)):
         with pytest.raises(NotFiniteError, match=f"step 7: {name} is .*rate 0.1 .at this step 0.5.*, in fp16"):
             check_finite({name: value}, 7, args, learning_rate=0.5)
+
+
+@pytest.mark.parametrize(("precision", "said"), [({}, "float32"), ({"bf16": True}, "bf16")])
+def test_without_float16_an_infinite_gradient_ends_the_run_and_its_own_rate_is_told(precision, said):
+    own = {"learning_rate": 0.25, "optim": "sgd", "max_grad_norm": 1.5, "fp16": False, "bf16": False, **precision}
+    args = SimpleNamespace(**own)
+    settings = r"--learning_rate 0.25 \(at this step {}\), --optim sgd, --max_grad_norm 1.5, in {}\."
+    for given, rate in ((None, "0.25"), (0.125, "0.125"), (0.0, "0")):
+        with pytest.raises(NotFiniteError, match="step 4: grad_norm is inf.*" + settings.format(rate, said)):
+            check_finite({"loss": 1.0, "grad_norm": math.inf}, 4, args, given)
+    check_finite({"loss": 1.0, "grad_norm": 1e30, "top1": 0, "text": "nan"}, 4, args)

@@ -1,7 +1,7 @@
 """Results of an evaluation replace those of the same evaluation, others on request, and nothing else ever."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, make_dataclass
 
 import pytest
 
@@ -128,3 +128,38 @@ def test_every_task_looks_where_its_results_go_before_anything_else(task, tmp_pa
     with pytest.raises(ValueError, match="--output: . is a folder, accepted is a file"):
         prepare("prepare_evaluation", [*nowhere, "--output", ""])
     assert (task_folder(task) / "task.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        *[(name, False) for name in ("reports", "cache_dir", "check_images", "preprocessing_num_workers")],
+        *[(name, False) for name in ("dataloader_num_workers", "per_device_eval_batch_size")],
+        *[(name, True) for name in ("revision", "split", "max_eval_samples", "seed", "eval_pictures", "bf16")],
+    ],
+)
+def test_what_says_how_fast_or_where_to_is_no_part_of_what_was_measured(name, counts, tmp_path):
+    options = make_dataclass(
+        "Options", [("model", str, "a"), ("dataset", str, "digits"), (name, int, field(default=1))]
+    )
+    file = tmp_path / "evaluation.json"
+
+    def opened_with(value):
+        return open_results("task", [options(**{name: value}), ResultsArguments(str(file))])
+
+    call = opened_with(1)
+    assert (name in call) == counts
+    write_results_file(str(file), {"model": "a", "dataset": "digits"}, call)
+    if not counts:
+        assert opened_with(2) == call
+        return
+    with pytest.raises(
+        ValueError, match=rf"another evaluation \({name}: 1\).* such as --output .*evaluation-2.json, or"
+    ):
+        opened_with(2)
+
+
+def test_a_call_is_recorded_as_it_was_whatever_was_measured(tmp_path):
+    file = tmp_path / "e.json"
+    assert write_results_file(str(file), {"arguments": 3, "model": "a"}, {"task": "t"})["arguments"] == {"task": "t"}
+    assert json.loads(file.read_text()) == {"arguments": {"task": "t"}, "model": "a"}
