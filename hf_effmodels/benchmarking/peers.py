@@ -242,7 +242,8 @@ def real_resnet(preset: str, folded: bool, overrides: dict) -> nn.Module:
         raise ValueError(f"--against: real-resnet has the stem of ImageNet's networks, which {preset} has not.")
     first, *widths = config.hidden_sizes
     sizes = {"embedding_size": first, "hidden_sizes": widths, "depths": config.depths, "layer_type": "basic"}
-    model = ResNetForImageClassification(ResNetConfig(**sizes, num_labels=config.num_labels))
+    sizes |= {"num_channels": config.num_channels, "num_labels": config.num_labels}
+    model = ResNetForImageClassification(ResNetConfig(**sizes))
     return model.eval().to(memory_format=torch.channels_last)
 
 

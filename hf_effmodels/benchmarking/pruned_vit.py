@@ -49,6 +49,7 @@ def vit_like(preset: str, folded: bool, overrides: dict) -> nn.Module:
             intermediate_size=sizes["intermediate_sizes"][0],
             image_size=config.image_size,
             patch_size=config.patch_size,
+            num_channels=config.num_channels,
             num_labels=config.num_labels,
         )
     ).eval()

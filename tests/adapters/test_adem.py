@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -227,6 +228,20 @@ def test_several_adapters_are_switched_summed_disabled_and_deleted(ids, image_em
     assert offsets["default"].requires_grad
     assert "second" not in offsets
     assert torch.equal(logits(model, ids, image_embeds=image_embeds), first)
+
+
+@pytest.mark.parametrize("settings", [{}, {"layers_to_transform": [1]}])
+def test_a_deleted_adapter_leaves_nothing_in_the_model_and_its_name_is_free(settings, ids):
+    model = adapted()
+    before = [*model.state_dict()]
+    model.add_adapter("second", AdemConfig(num_vision_tokens=TOKENS, **settings))
+    model.delete_adapter("second")
+    assert [*model.state_dict()] == before and [*model.peft_config] == ["default"]
+    assert not [name for name, _ in model.named_parameters() if "second" in name]
+    assert {name for layer in model.get_layer_status() for name in layer.available_adapters} == {"default"}
+    model.add_adapter("second", AdemConfig(num_vision_tokens=TOKENS + 1, layers_to_transform=[0]))
+    offsets = (model.base_model.adem_emb1["second"], model.base_model.adem_emb2["second"])
+    assert [tuple(each.shape) for each in offsets] == [(1, TOKENS + 1, WIDTH)] * 2
 
 
 def test_merging_is_refused_and_unloading_gives_the_base_model_back(ids):
@@ -502,6 +517,33 @@ def test_an_adapter_of_other_places_is_not_swapped_in(name, theirs, tmp_path, id
     assert torch.equal(logits(model, ids), expected) and model.peft_config["default"].alpha == alpha
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [(None, "layers"), ("layers", None), (["layers"], "layers")])
+def test_an_adapter_of_layers_of_another_name_is_not_swapped_in(ours, theirs, tmp_path):
+    """Layer 0 of every list there is may be another than that of one of them."""
+    adapted(layers_to_transform=[0], layers_pattern=theirs, alpha=0.9).save_pretrained(tmp_path / "other")
+    model = adapted(layers_to_transform=[0], layers_pattern=ours)
+    with pytest.raises(ValueError, match="/other has layers_pattern .*Load it under a name of its own"):
+        hotswap_adapter(model, str(tmp_path / "other"))
+    assert model.peft_config["default"].alpha == AdemConfig().alpha
+
+
+class Seeing(nn.Module):
+    """A model whose decoder is a part of it, with a configuration of its own."""
+
+    def __init__(self):
+        super().__init__()
+        inner = AutoConfig.for_model("llama", **SIZES)
+        self.config = SimpleNamespace(hidden_size=8 * WIDTH, get_text_config=lambda: inner, model_type="seeing")
+        # A gate comes first, whose input is of another width.
+        self.mlp = nn.ModuleDict({"gate": nn.Linear(3, 1), "up": nn.Linear(WIDTH, WIDTH)})
+
+
+def test_offsets_are_as_wide_as_the_decoder_of_a_model_that_has_more():
+    model = get_peft_model(Seeing(), AdemConfig(num_vision_tokens=5, target_modules=["mlp"]))
+    for offsets in (model.base_model.adem_emb1, model.base_model.adem_emb2):
+        assert tuple(offsets["default"].shape) == (1, 5, WIDTH)
+
+
 def test_the_adapter_that_is_named_is_swapped_and_no_other(tmp_path, ids, image_embeds):
     model = adapted(alpha=0.3)
     model.add_adapter("second", AdemConfig(num_vision_tokens=TOKENS, alpha=0.2, drop_ratio=0.5))
@@ -517,6 +559,24 @@ def test_the_adapter_that_is_named_is_swapped_and_no_other(tmp_path, ids, image_
     )
     found = {name: (config.alpha, config.drop_ratio) for name, config in model.peft_config.items()}
     assert found == {"default": (0.3, AdemConfig().drop_ratio), "second": (0.7, 0.25)}
+
+
+@pytest.mark.parametrize(("place", "other_place"), [([0], [1]), ([1], [0]), ([1], [0, 1])])
+def test_a_swapped_adapter_stays_in_its_own_layers(place, other_place, tmp_path, ids, image_embeds):
+    def of(place, seed, **settings):
+        return trained(adapted(layers_to_transform=place, **settings), seed=seed)
+
+    other = of(place, 5, alpha=0.6)
+    other.save_pretrained(tmp_path)
+    model = of(other_place, 7)
+    model.add_adapter("second", AdemConfig(num_vision_tokens=TOKENS, layers_to_transform=place))
+    hotswap_adapter(model, str(tmp_path), "second")
+    layers = {int(each.name.split(".")[-2]): {*each.available_adapters} for each in model.get_layer_status()}
+    assert [number for number, names in layers.items() if "second" in names] == place
+    model.set_adapter("second")
+    torch.testing.assert_close(
+        logits(model, ids, image_embeds=image_embeds), logits(other, ids, image_embeds=image_embeds)
+    )
 
 
 def test_peft_models_with_and_without_a_task_take_images(ids, image_embeds):
@@ -654,6 +714,7 @@ def test_bad_input_is_answered_by_name(ids, image_embeds):
         ({"num_vision_tokens": 0}, "num_vision_tokens: got 0"),
         ({"num_vision_tokens": 2.0}, "num_vision_tokens: got 2.0, accepted are positive integers"),
         ({"target_modules": ".*mlp", "layers_to_transform": [0]}, "layers_to_transform: cannot be used"),
+        ({"target_modules": ".*mlp", "layers_to_transform": 0}, "layers_to_transform: cannot be used"),
         ({"layers_pattern": "layers"}, "layers_to_transform: got None with layers_pattern 'layers'"),
         ({"layers_pattern": ["h"], "layers_to_transform": []}, r"layers_to_transform: got \[\] with layers_pattern"),
         ({"target_modules": "All-Linear"}, "target_modules: got 'All-Linear', accepted are whole feed-forward"),

@@ -26,11 +26,12 @@ from hf_effmodels.benchmarking import (
 from hf_effmodels.benchmarking.arguments import make_parser
 from hf_effmodels.benchmarking.command import plan
 from hf_effmodels.benchmarking.counting import count
-from hf_effmodels.benchmarking.official_parameternet import grouped, plain_parameternet
+from hf_effmodels.benchmarking.official_parameternet import grouped, per_image, plain_parameternet
 from hf_effmodels.benchmarking.runs import Row, summarize
 from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.modeling.layers.adder import AdderConv2d
 from hf_effmodels.modeling.layers.binary import BinaryConv2d
+from hf_effmodels.modeling.parameternet.dynamic_conv import DynamicConv
 from hf_effmodels.training.losses import interface
 
 from ..progress import Bars
@@ -264,6 +265,29 @@ def test_a_detector_of_transformers_has_the_maps_and_the_strides_that_it_says():
         assert config.num_feature_levels >= len(strides) and config.decoder_layers == 3
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("peer", "preset", "sizes"),
+    [
+        ("real-resnet", "adabin-resnet18", {"hidden_sizes": [8, 8, 8], "depths": [1, 1], "image_size": 32}),
+        (
+            "vit-like",
+            "devit-s",
+            {
+                "parts": [{"hidden_size": 8, "head_dim": 4, "num_heads": [2], "intermediate_sizes": [8]}],
+                "image_size": 32,
+            },
+        ),
+    ],
+    ids=["real-resnet", "vit-like"],
+)
+def test_what_classifies_beside_a_preset_takes_images_of_its_channels(peer, preset, sizes, channels):
+    overrides = {**sizes, "num_channels": channels, "num_labels": 5}
+    model = peers.PEERS[peer].build(preset, False, overrides)
+    with torch.no_grad():
+        assert model(torch.zeros(2, channels, 32, 32)).logits.shape == (2, 5)
+
+
 def test_a_real_resnet_has_the_classes_and_the_sizes_of_the_binary_one():
     overrides = {"hidden_sizes": [16, 16, 32], "depths": [1, 2], "image_size": 64, "num_labels": 7}
     model = peers.PEERS["real-resnet"].build("adabin-resnet18", False, overrides)
@@ -441,6 +465,23 @@ def test_a_plain_parameternet_takes_pixels_in_the_contiguous_layout():
     assert plain.prepare_pixels(pixels).is_contiguous() and not model.prepare_pixels(pixels).is_contiguous()
     assert plain.conv.weight.is_contiguous() and not model.conv.weight.is_contiguous()
     assert not hasattr(plain.conv, "prepare_pixels")
+
+
+@pytest.mark.parametrize("convolve", [grouped, per_image])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"kernel_size": 3, "groups": 2}, {"kernel_size": 5, "stride": 2}, {"kernel_size": 3, "num_experts": 3}],
+)
+def test_a_plain_dynamic_convolution_has_the_maps_and_the_bias_of_ours(convolve, bias, sizes):
+    torch.manual_seed(0)
+    ours = DynamicConv(4, 6, bias=bias, **sizes).double()
+    if bias:
+        nn.init.uniform_(ours.bias, -3, 3)
+    plain = plain_parameternet(ours, convolve)
+    pixels = torch.randn(3, 4, 7, 5, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pixels), ours(pixels), rtol=1e-9, atol=1e-9)
 
 
 def test_a_convolution_beside_a_binary_one_has_its_sizes_in_the_layout_that_is_fast():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_effmodels import create_model
+from hf_effmodels import create_model, get_config
 from hf_effmodels.benchmarking import counting, peers
 from hf_effmodels.benchmarking.bare_convolutions import BareConvolutions
 from hf_effmodels.benchmarking.official_adder import broadcast_adders, cdist_adders
@@ -15,7 +15,7 @@ from hf_effmodels.benchmarking.official_denoiser import DenoisingStep, OfficialD
 from hf_effmodels.benchmarking.official_ghostnet import Branches
 from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.compression.elastic import extract_submodel
-from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import GoldYoloPlainConv
+from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import GoldYoloConv, GoldYoloPlainConv, GoldYoloRepBlock
 from hf_effmodels.modeling.layers.adder import AdderConv2d
 
 VIT = {
@@ -79,6 +79,29 @@ def test_the_official_detector_keeps_the_norms_of_its_injections_and_computes_th
     with torch.no_grad():
         for key in ("logits", "pred_boxes"):
             torch.testing.assert_close(official(pixels)[key], ours(pixels)[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_official_detectors_layers_have_the_activations_of_ours_and_leave_their_inputs(folded, monkeypatch):
+    config = get_config("gold-yolo-n")
+    torch.manual_seed(0)
+    layers = [GoldYoloConv(config, 3, 4, kernel, stride=stride, activation=activation)
+              for activation in ("silu", "relu") for kernel, stride in ((1, 1), (3, 2))]  # fmt: skip
+    layers = [*layers, GoldYoloRepBlock(config, 3, 3), GoldYoloRepBlock(config, 3, 4, stride=2)]
+    for norm in (m for layer in layers for m in layer.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.bias.data.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    network = nn.ModuleList(layers).eval()
+    pixels = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        expected = [layer(pixels.clone()) for layer in network]
+        assert [bool((maps < 0).any()) for maps in expected] == [True, True, False, False, False, False]
+        monkeypatch.setattr("hf_effmodels.benchmarking.detectors.create_model", lambda preset, **overrides: network)
+        official = peers.PEERS["official-like"].build("gold-yolo-n", folded, {})
+        for layer, maps in zip(official, expected, strict=True):
+            given = pixels.clone()
+            torch.testing.assert_close(layer(given), maps, rtol=1e-5, atol=1e-6)
+            assert torch.equal(given, pixels)
 
 
 @pytest.mark.parametrize("peer, millions", [("rt-detr-r18", 20.17), ("d-fine-n", 3.77), ("ours", None)])

@@ -158,6 +158,13 @@ def test_space_around_an_answer_says_nothing(word, space):
         assert (found["acc_color"], found["other"]) == (100, 0), repr(answer)
 
 
+@pytest.mark.parametrize("reference", ["Yes", "yes", "YES ", " Yes\n", "No\n", "\tno", " NO "])
+def test_space_around_a_reference_and_its_case_say_nothing(reference):
+    for answer in ("Yes", "No"):
+        found = metric("mme").compute(predictions=[answer], references=[reference], categories=["color"], images=["a"])
+        assert found["acc_color"] == 100 * (answer.upper() == reference.strip().upper())
+
+
 def test_mme_sums_questions_and_images():
     rows = [
         # prediction, reference, category, image

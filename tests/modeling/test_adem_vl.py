@@ -1,6 +1,7 @@
 """What is ADEM-VL's own: rows with and without images, generation, adapter folders, conversion, processor."""
 
 import argparse
+import base64
 import copy
 import functools
 import json
@@ -36,7 +37,7 @@ import hf_effmodels  # noqa: F401
 from hf_effmodels import hub
 from hf_effmodels.adapters.adem import convert_to_peft
 from hf_effmodels.hub.convert import ConversionError
-from hf_effmodels.modeling.adem_vl import fusion_adem_vl
+from hf_effmodels.modeling.adem_vl import fusion_adem_vl, processing_adem_vl
 from hf_effmodels.modeling.adem_vl.configuration_adem_vl import CLIP_PROCESSOR, PRESETS, AdemVLConfig
 from hf_effmodels.modeling.adem_vl.convert_adem_vl import adapt, settings_of
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import (
@@ -501,6 +502,58 @@ def test_prompts_are_encoded_in_pieces_as_in_training(processor, image):
     assert batch["image_mask"].tolist() == [True, False]
 
 
+@pytest.mark.parametrize(("prefix", "nothing"), [("Picture: ", "Picture: none"), ("See ", "No picture."), ("", "")])
+def test_texts_begin_as_the_processor_was_made_to_begin_them(processor, image, prefix, nothing, tmp_path):
+    """Also where a text says so itself; and after it was saved."""
+    made = AdemVLProcessor(processor.image_processor, processor.tokenizer, image_prefix=prefix, no_image_text=nothing)
+    made.save_pretrained(tmp_path)
+    encode = functools.partial(pieces, processor)
+    for mine in (made, AdemVLProcessor.from_pretrained(tmp_path)):
+        assert (mine.image_prefix, mine.no_image_text) == (prefix, nothing)
+        for text in ("<image>what?", f"{prefix}<image>what?"):
+            assert mine(text=text, images=image)["input_ids"] == [encode(1, prefix, IMAGE, "what?")]
+        for text in ("what?", f"{nothing}what?"):
+            assert mine(text=text)["input_ids"] == [encode(1, nothing, "what?")]
+
+
+@pytest.mark.parametrize("how", ["file", "base64", "data", "http", "https"])
+def test_images_are_taken_from_files_texts_and_addresses(processor, image, how, tmp_path, monkeypatch):
+    image.save(tmp_path / "image.png")
+    content, asked = (tmp_path / "image.png").read_bytes(), []
+    encoded = base64.b64encode(content).decode()
+    given = {"file": str(tmp_path / "image.png"), "base64": encoded, "data": f"data:image/png;base64,{encoded}"}
+    address = f"{how}://example.org/image.png"
+
+    class Answer:
+        def raise_for_status(self):
+            return self
+
+    Answer.content = content
+
+    def get(url, **options):
+        asked.append((url, options.get("follow_redirects"), options.get("timeout", 0) > 0))
+        return Answer()
+
+    monkeypatch.setattr(processing_adem_vl.httpx, "get", get)
+    found = processor(text="<image>a", images=given.get(how, address), return_tensors="pt").pixel_values
+    assert torch.equal(found, processor(text="<image>a", images=image, return_tensors="pt").pixel_values)
+    assert asked == ([(address, True, True)] if how.startswith("http") else [])
+
+
+def test_an_address_that_answers_with_an_error_is_no_image(processor, monkeypatch):
+    def refuse():
+        raise OSError("404")
+
+    answer = SimpleNamespace(raise_for_status=refuse, content=b"not found")
+    monkeypatch.setattr(processing_adem_vl.httpx, "get", lambda url, **options: answer)
+    with pytest.raises(OSError, match="404"):
+        processor(text="<image>a", images="https://example.org/none.png")
+    with pytest.raises(
+        ValueError, match="images: got 'nowhere.png', accepted are images, arrays, tensors, image files"
+    ):
+        processor(text="<image>a", images="nowhere.png")
+
+
 def test_the_place_of_the_image_is_no_word(processor):
     """Decoded answers leave it out with the start and the end, where the tokenizer is told to."""
     ids = [1, IMAGE, *pieces(processor, "what?")]
@@ -961,6 +1014,31 @@ def test_places_of_tokens_are_cut_and_padded_as_the_tokens_are(processor, image,
             assert len(cut["input_ids"][row]) == len(expected)
     first = [place for place in whole["offset_mapping"][0] if place != (0, 0)]
     assert first[0][0] == len("<image>") and first[-1] == (len("<image>ab "), len("<image>ab c"))
+
+
+@pytest.mark.parametrize(
+    ("options", "length"),
+    [
+        ({"padding": True}, lambda longest: longest),
+        ({"padding": True, "pad_to_multiple_of": 8}, lambda longest: -(-longest // 8) * 8),
+        ({"padding": "longest", "pad_to_multiple_of": 5}, lambda longest: -(-longest // 5) * 5),
+        ({"padding": "max_length", "max_length": 21}, lambda longest: 21),
+        ({"padding": "max_length", "max_length": 21, "pad_to_multiple_of": 4}, lambda longest: 24),
+    ],
+    ids=["longest", "multiple", "other multiple", "length", "length and multiple"],
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_are_padded_to_what_is_asked_for(processor, image, options, length, side):
+    texts, images = ["<image>ab c", "dog"], [image]
+    plain = processor(text=texts, images=images, padding=False)["input_ids"]
+    padded = processor(text=texts, images=images, padding_side=side, return_tensors="pt", **options)
+    expected = length(max(map(len, plain)))
+    for row, ids in enumerate(plain):
+        missing = expected - len(ids)
+        filled = [processor.tokenizer.pad_token_id] * missing
+        mask = [0] * missing + [1] * len(ids) if side == "left" else [1] * len(ids) + [0] * missing
+        assert padded.input_ids[row].tolist() == (filled + ids if side == "left" else ids + filled)
+        assert padded.attention_mask[row].tolist() == mask
 
 
 def by_the_paper(model, ids, pixels):

@@ -97,8 +97,9 @@ def test_an_absent_device_counts_as_zeros_and_wrong_tokens_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             model.fuse(wrong)
-    with pytest.raises(ValueError, match="part: got 2, accepted are 0 to 1"):
-        model.encode(2, images())
+    for part in (2, -1, -2, 7):
+        with pytest.raises(ValueError, match=f"part: got {part}, accepted are 0 to 1"):
+            model.encode(part, images())
 
 
 @torch.no_grad()

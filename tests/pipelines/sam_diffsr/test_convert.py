@@ -93,6 +93,25 @@ def test_an_official_checkpoint_becomes_a_pipeline_with_its_outputs(preset, pref
     assert report.sha256 in (tmp_path / "model" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("legacy_256", [True, False])
+def test_a_converted_pipeline_divides_as_it_is_told_to(preset, legacy_256, tmp_path):
+    checkpoint = as_checkpoint(official_pipeline(tiny_pipeline()), tmp_path / "model.ckpt")
+    conversion.convert(preset, checkpoint, tmp_path / "model", legacy_256=legacy_256)
+    again = SamDiffSRPipeline.from_pretrained(tmp_path / "model")
+    assert (again.config.legacy_256, again.config.residual_scale) == (legacy_256, 2.0)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("scale", "given", "read"), [(4, None, 4), (8, None, 8), (2, 2, 2), (4, 4, 4), (8, 8, 8)])
+def test_the_scale_of_an_encoder_is_read_from_its_convolutions_or_as_given(scale, given, read, whole, tmp_path):
+    pipe = tiny_pipeline(scale)
+    weights = official_pipeline(pipe) if whole else official(pipe.condition_encoder)
+    encoder = conversion.load_encoder(as_checkpoint(weights, tmp_path / "rrdb.ckpt"), given)
+    assert encoder.config.scale == read
+    low = torch.rand(1, 3, 4, 5)
+    assert torch.equal(encoder(low).sample, pipe.condition_encoder(low).sample)
+
+
 @pytest.mark.parametrize("scale", [2, 8])
 def test_sizes_and_options_are_read_from_the_shapes(scale):
     pipe = tiny_pipeline(scale, use_attention=True, upsampled_input=True)
@@ -111,6 +130,7 @@ def test_sizes_and_options_are_read_from_the_shapes(scale):
         {},
         {"num_train_timesteps": 20},
         {"beta_schedule": "linear"},
+        {"beta_schedule": "linear", "num_train_timesteps": 30},
         {"trained_betas": cosine_betas(100, offset=0.02).tolist()},
     ],
 )
@@ -121,6 +141,10 @@ def test_the_schedule_is_read_from_the_buffers(settings):
     for name, values in expected._tables.items():
         np.testing.assert_allclose(found._tables[name], values, rtol=2e-4, atol=1e-7, err_msg=name)
     assert (found.config.trained_betas is None) == (settings in ({}, {"num_train_timesteps": 20}))
+    # A schedule that has a name goes by it, whatever its length: overrides of it follow.
+    names = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "timestep_spacing")
+    assert {name: found.config[name] for name in names} == {name: expected.config[name] for name in names}
+    assert found.config.beta_schedule == settings.get("beta_schedule", "squaredcos_cap_v2")
 
 
 def test_a_schedule_that_is_given_has_to_be_that_of_the_buffers_where_there_are_some():

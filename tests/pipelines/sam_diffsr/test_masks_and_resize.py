@@ -62,6 +62,41 @@ def test_normalisation_is_off_by_default_and_spares_flat_patches():
     assert not normalize_structure(flat, constant_to_zero=True).any()
 
 
+def uneven() -> list[np.ndarray]:
+    masks = [np.zeros((6, 6), dtype=bool) for _ in range(3)]
+    masks[0][:2, :3], masks[1][1:5, 4:], masks[2][:] = True, True, True
+    return masks
+
+
+@pytest.mark.parametrize("encoding", ["rope", "cosine", "sincos"])
+def test_a_mask_s_number_is_its_encoding_summed_in_it_over_all_pixels_of_the_image(encoding):
+    """Of the sines, s_i = sin(1000^(2i/n)): column i of row j counts s_i cos(s_j)."""
+    sines = [np.sin(1000 ** (2 * i / 6)) for i in range(6)]
+    base = {"rope": position_encoding(6, 6), "sincos": np.array([[s * np.cos(r) for s in sines] for r in sines])}
+    for mask, value in zip(uneven(), region_values(uneven(), encoding), strict=True):
+        share = mask.sum() / 36
+        expected = share**0.5 if encoding == "cosine" else np.where(mask, base[encoding], 0).sum() / 36
+        assert value == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_a_map_has_the_precision_that_is_asked_for(dtype):
+    left, right = halves()
+    found = encode_masks([left, right], dtype=dtype)
+    assert found.dtype == dtype
+    assert {*found.reshape(-1).tolist()} == {float(dtype(value)) for value in region_values([left, right])}
+
+
+@pytest.mark.parametrize("mode", ["none", "z_score", "z_score_minus_one"])
+def test_only_a_patch_of_one_value_becomes_zero(mode):
+    structure = encode_masks(halves())
+    kept = normalize_structure(structure, mode, constant_to_zero=True)
+    assert np.array_equal(kept, normalize_structure(structure, mode)) and kept.any() and kept.dtype == np.float32
+    flat = np.full((1, 4, 4), 0.3, dtype=np.float32)
+    assert not normalize_structure(flat, mode, constant_to_zero=True).any()
+    assert np.array_equal(normalize_structure(flat, mode), flat)
+
+
 def test_bad_masks_are_refused_by_name():
     left, _ = halves()
     with pytest.raises(ValueError, match="masks: they are 6×8, the image is 8×6"):

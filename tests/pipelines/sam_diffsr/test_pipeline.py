@@ -385,6 +385,27 @@ def test_a_call_within_a_callback_neither_stops_nor_changes_the_outer_one(pipe):
     pipe._interrupt = False  # as it is
 
 
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+def test_images_of_several_sizes_are_a_list_of_those_enlarged_alone(pipe, output_type):
+    images = [photo(8, 6), photo(5, 9, seed=1), photo(8, 6, seed=2)]
+
+    def values(image) -> np.ndarray:
+        image = image.permute(1, 2, 0).numpy() if output_type == "pt" else np.asarray(image)
+        return image / 255 if output_type == "pil" else image
+
+    generators = [seeded(seed) for seed in (4, 5, 6)]
+    found = enlarge(pipe, images, output_type=output_type, generator=generators)
+    assert isinstance(found, list) and [values(one).shape for one in found] == [(24, 32, 3), (36, 20, 3), (24, 32, 3)]
+    near = 0.51 / 255 if output_type == "pil" else 1e-5
+    for one, image, seed in zip(found, images, (4, 5, 6), strict=True):
+        np.testing.assert_allclose(values(one), enlarge(pipe, image, generator=seeded(seed))[0], atol=near)
+    # One generator for all goes on from image to image.
+    shared, one_by_one = seeded(7), seeded(7)
+    found = enlarge(pipe, images[:2], output_type=output_type, generator=shared)
+    for one, image in zip(found, images[:2], strict=True):
+        np.testing.assert_allclose(values(one), enlarge(pipe, image, generator=one_by_one)[0], atol=near)
+
+
 def test_images_that_have_not_begun_when_a_call_stops_are_bicubic(pipe):
     images = [photo(8, 6), photo(4, 6, seed=1)]
     first, second = enlarge(pipe, images, callback_on_step_end=lambda p, i, t, k: setattr(p, "_interrupt", True))

@@ -284,6 +284,18 @@ def test_the_layout_of_gptq_holds_the_same_weights(dense, tmp_path):
         assert torch.equal(weight, result.model.get_parameter(f"{name}.weight"))
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_layout_of_gptq_says_minus_one_where_a_whole_row_is_a_group(dense, bits, tmp_path):
+    result = quantize(dense(), None, CbqConfig(bits=bits, group_size=None, method="rtn"))
+    result.save(tmp_path / "gptq", "gptq")
+    description = json.loads((tmp_path / "gptq" / "config.json").read_text())["quantization_config"]
+    assert (description["group_size"], description["bits"]) == (-1, bits)
+    tensors = load_file(tmp_path / "gptq" / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj"
+    assert len(tensors[f"{name}.scales"]) == 1 and not tensors[f"{name}.g_idx"].any()
+    assert torch.equal(read_gptq(tensors, name, bits), result.model.get_parameter(f"{name}.weight"))
+
+
 def test_what_a_format_cannot_hold_is_refused(dense, tmp_path, saved):
     def saving(format, **options):
         return quantize(dense(), None, CbqConfig(group_size=32, method="rtn", **options)).save(tmp_path / "x", format)
