@@ -557,3 +557,18 @@ def test_what_may_succeed_later_is_sent_again_and_nothing_else(status, again, ha
         with pytest.raises(ValueError, match=f"refuses .{status}.: no"):
             own.logits(torch.zeros(1, 3, 32, 32))
         assert len(statuses) == 2
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("less, status", [(0, 200), (1, 413)])
+def test_a_request_may_be_as_large_as_is_said_and_no_larger(halves, in_pieces, less, status):
+    head, tail = halves
+    pixels = torch.randn(1, 3, 32, 32)
+    body = pack(head(pixels), tuple(pixels.shape))
+    with served(tail, limits=ServiceLimits(max_bytes=len(body) - less)) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+        pieces = iter([body[:7], body[7:]]) if in_pieces else body  # an iterator has no length, and is sent in chunks
+        connection.request("POST", COMPUTE, pieces, {DIGEST: tail.facts.digest}, encode_chunked=in_pieces)
+        answer = connection.getresponse()
+        assert answer.status == status, answer.read()
+        connection.close()

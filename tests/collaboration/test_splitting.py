@@ -38,10 +38,13 @@ from hf_effmodels.collaboration.splitting.checks import check_address
 from hf_effmodels.collaboration.splitting.measure import PointCost, draw_latencies, measure_split, profile_of
 from hf_effmodels.collaboration.splitting.points import SplitPoint, input_shape, tensors_in, with_tensor
 from hf_effmodels.hub.bundle import is_bundled
+from hf_effmodels.hub.halves import export_half
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
+from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.conftest import hub, online  # noqa: F401
+from ..modeling.tiny import tiny_config
 from ..threads import run_together
 
 SIZE = (32, 32)
@@ -738,3 +741,22 @@ def test_a_tail_is_asked_over_http_with_and_without_encryption(url):
 def test_what_is_no_address_of_a_tail_is_refused(url):
     with pytest.raises(ValueError, match="^url: got .*, accepted are http:// and https:// addresses.$"):
         check_address(url)
+
+
+@pytest.mark.parametrize("model_type", ["resnet", "channel_coded_classifier"])
+def test_a_half_is_published_with_every_file_that_an_exported_one_has(model_type, hub, online, tmp_path, monkeypatch):  # noqa: F811
+    """Which is what it loads by where this package is not installed."""
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    if model_type == "resnet":
+        head, _ = split(resnet(), "stages.0")
+    else:
+        architecture = ARCHITECTURES[model_type]
+        model = architecture.model_class("AutoModelForImageClassification")(tiny_config(architecture, num_labels=2))
+        model.eval().fix_code()
+        head, _ = model.halves()
+    export_half(head, tmp_path / "head")
+    head.push_to_hub("org/head", token="maker")
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "head").iterdir()}
+    assert hub.files("org/head") == whole
+    mapping = json.loads(whole["config.json"])["auto_map"]
+    assert all(f"{place.partition('.')[0]}.py" in whole for place in mapping.values())

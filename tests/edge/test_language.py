@@ -106,7 +106,15 @@ def test_what_a_program_says_of_a_text_is_counted_token_by_token():
 
     assert found.perplexity_in_pytorch == pytest.approx(math.exp(lost(2.0, True)), rel=1e-6)
     assert found.perplexity == pytest.approx(math.exp((4 * lost(1.0, True) + 2 * lost(1.0, False)) / 6), rel=1e-6)
-    assert found.continued == pytest.approx((2 / 3 + 1) / 2)  # rows of three tokens and of two go on from two and one
+    # The rows go on from two and from one, with three tokens and with two; what follows another token counts no more.
+    for ours, theirs, share in (
+        ([1, 2, 3], [1, 2, 4], (2 / 3 + 1) / 2),
+        ([1, 2, 3], [1, 2, 3], 1),
+        ([2, 2, 3], [1, 2, 3], 0),
+        ([1, 1, 3], [1, 2, 3], (1 / 3 + 1 / 2) / 2),
+    ):
+        found = edge_text.compare(Speaker(saying(2.0), ours), Speaker(saying(1.0), theirs), text)
+        assert found.continued == pytest.approx(share)
 
 
 def test_a_text_is_read_in_rows_and_one_that_is_too_short_refused():

@@ -118,9 +118,11 @@ def test_only_our_models_with_stock_processors_are_exported(tiny, tmp_path):
         export(resnet, tiny.processor, tmp_path / "x")
     with pytest.raises(ValueError, match="processor: got None, but GhostNetV3 takes images"):
         export(tiny.model, None, tmp_path / "x")
-    own = type("OwnProcessor", (type(tiny.processor),), {"__module__": "mine"})()
-    with pytest.raises(ValueError, match=r"processor: got mine\.OwnProcessor, accepted are classes of transformers"):
-        export(tiny.model, own, tmp_path / "x")
+    # Also of code that transformers itself has fetched, and of packages whose names begin alike.
+    for module in ("mine", "transformers_modules.org.net.processing", "transformers_extra", "my.transformers.models"):
+        own = type("OwnProcessor", (type(tiny.processor),), {"__module__": module})()
+        with pytest.raises(ValueError, match=rf"processor: got {module}\.OwnProcessor, accepted are classes of tran"):
+            export(tiny.model, own, tmp_path / "x")
     with pytest.raises(TypeError, match="licence"):
         export(tiny.model, tiny.processor, tmp_path / "x", licence="mit")
     assert os.listdir(tmp_path) == []

@@ -391,3 +391,55 @@ def test_a_quantised_model_is_published_whole(hub, tiny, push, tmp_path, method)
     save_file(weights | {name: weights[name][1:].contiguous()}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=f"another shape are {name}"):
         push(folder)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("config.json", lambda held: held.pop("auto_map")),
+        ("config.json", lambda held: held.update(auto_map=None)),
+        ("config.json", lambda held: held.update(auto_map={})),
+        ("config.json", lambda held: held["auto_map"].pop("AutoModelForImageClassification")),
+        ("config.json", lambda held: held["auto_map"].update(AutoConfig="org/other--configuration.Config")),
+        ("preprocessor_config.json", lambda held: held.update(auto_map={"AutoImageProcessor": "mine.Processor"})),
+        ("preprocessor_config.json", lambda held: held.update(auto_map={})),
+    ],
+    ids=["lost", "null", "empty", "a class less", "another repository", "a processor's", "a processor's, empty"],
+)
+def test_what_says_by_which_code_a_folder_loads_is_what_an_export_writes(hub, folder, push, name, change):
+    held = json.loads((folder / name).read_text())
+    change(held)
+    (folder / name).write_text(json.dumps(held))
+    words = f"the auto_map in .*{name} is not what hf_effmodels|.*is not an exported model .* must have an auto_map"
+    with pytest.raises(ValueError, match=f"^folder_or_model: ({words})"):
+        push()
+    assert hub.requests == []
+
+
+def test_a_processor_that_is_ours_has_to_say_by_which_code_it_loads(hub, push, tmp_path):
+    """Without, a detector would load where this package is installed alone."""
+    architecture = ARCHITECTURES["gold_yolo"]
+    model = architecture.model_class("AutoModelForObjectDetection")(tiny_config(architecture, num_labels=2)).eval()
+    processor = architecture.image_processor_class("pil")(size={"height": 64, "width": 64})
+    file = export(model, processor, tmp_path / "detector", license="mit") / "preprocessor_config.json"
+    held = json.loads(file.read_text())
+    assert set(held["auto_map"]) == {"AutoImageProcessor"}
+    for others in ({}, {"auto_map": None}, {"auto_map": {"AutoImageProcessor": "mine.Processor"}}):
+        file.write_text(json.dumps({name: value for name, value in held.items() if name != "auto_map"} | others))
+        with pytest.raises(
+            ValueError, match="^folder_or_model: the auto_map in .*preprocessor_config.json is not what"
+        ):
+            push(tmp_path / "detector")
+    assert hub.requests == []
+
+
+def test_a_branch_that_has_gone_its_own_way_is_cleared_and_added_to(hub, folder, push):
+    """What is there already is that of the branch, not of main."""
+    push()
+    push(revision="dev")
+    repo, ours = hub.repos["org/net"], (folder / "squeeze_excite.py").read_bytes()
+    for branch, name in (("main", "of_main.py"), ("dev", "of_dev.py")):
+        repo.commit(branch, repo.commits[repo.resolve(branch)] | {name: File(ours)}, "an older layer")
+    push(revision="dev")
+    assert hub.files("org/net", "dev").keys() == os_names(folder)
+    assert hub.files("org/net", "main").keys() == os_names(folder) | {"of_main.py"}

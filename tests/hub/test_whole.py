@@ -321,3 +321,19 @@ def test_what_lies_here_has_no_revision(tmp_path):
         ValueError, match="^--teacher_revision: got 'v2', but --teacher .* lies here: it has no revisions"
     ):
         load_whole(AutoModel, "--teacher", str(tmp_path), revision=("--teacher_revision", "v2"))
+
+
+def test_what_is_not_used_may_be_of_another_shape_and_nothing_else(tmp_path):
+    model = AutoModel.from_config(NETWORKS["vit"][1]().config)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    width = len(weights["pooler.dense.bias"])
+    changed = {"pooler.dense.weight": torch.zeros(width + 1, width), "pooler.dense.bias": torch.zeros(width + 1)}
+    save_file(weights | changed, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"other shapes .*pooler\.dense\.bias \[{width + 1}\], not \[{width}\]"):
+        load_whole(AutoModel, "--image_tower", str(tmp_path), spared=("dense.",))
+    spared = load_whole(AutoModel, "--image_tower", str(tmp_path), spared=("embeddings.", "pooler."))
+    torch.testing.assert_close(spared.layernorm.weight, weights["layernorm.weight"])
+    save_file(weights | changed | {"layernorm.bias": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"config\.json: layernorm\.bias \[3\], not \[{width}\]\.$"):
+        load_whole(AutoModel, "--image_tower", str(tmp_path), spared=("pooler.",))

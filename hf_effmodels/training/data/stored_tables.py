@@ -29,9 +29,11 @@ def check_output(output: Path, settings: Mapping, settings_file: str) -> None:
 
 
 def changes(begun: Mapping, settings: Mapping) -> list[str]:
-    """In what the settings differ from those that something was begun with, as JSON has kept them."""
+    """In what the settings differ from those that something was begun with, as JSON has kept them; one that is in only
+    one of the two is None in the other."""
     now = json.loads(json.dumps(dict(settings)))
-    return [_change(key, begun.get(key), now[key]) for key in settings if begun.get(key) != now[key]]
+    keys = [*now, *(key for key in begun if key not in now)]
+    return [_change(key, begun.get(key), now.get(key)) for key in keys if begun.get(key) != now.get(key)]
 
 
 def _change(key: str, begun, now) -> str:

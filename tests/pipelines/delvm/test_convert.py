@@ -26,7 +26,7 @@ from hf_effmodels.pipelines.delvm.convert_delvm import (
     vq_model_of,
 )
 from hf_effmodels.pipelines.delvm.convert_delvm import convert as convert_delvm
-from hf_effmodels.pipelines.delvm.factorized_embedding import factorize_embedding, fold_embedding
+from hf_effmodels.pipelines.delvm.factorized_embedding import FactorizedEmbedding, factorize_embedding, fold_embedding
 from hf_effmodels.pipelines.delvm.image_tokenizer_delvm import DelvmImageTokenizer
 from tests.parity.golden import state_dict
 
@@ -379,3 +379,16 @@ def test_of_one_file_the_digest_is_its_own_and_of_several_that_of_theirs_in_orde
     both = hashlib.sha256((one + other).encode()).hexdigest()
     assert convert_module._digest([tmp_path / "a", tmp_path / "b"]) == both
     assert convert_module._digest([tmp_path / "b", tmp_path / "a"]) != both
+
+
+@pytest.mark.parametrize("options, deviation", [({}, 0.0052), ({"std": 0.25}, 0.25)])
+def test_a_projection_begins_with_the_published_deviation_or_that_of_the_call(options, deviation):
+    model = language_model_of(official("lm_hf_layout"), num_attention_heads=4)
+    codebook = torch.randn(80, 400)
+    factorize_embedding(model, codebook, **options)
+    embedding = model.get_input_embeddings()
+    assert embedding.projection.weight.std().item() == pytest.approx(deviation, rel=0.05)
+    assert abs(embedding.projection.weight.mean().item()) < 0.05 * deviation
+    alone = FactorizedEmbedding(codebook.half(), 300, **options)
+    assert alone.projection.weight.float().std().item() == pytest.approx(deviation, rel=0.05)
+    assert alone.projection.weight.dtype == torch.float16

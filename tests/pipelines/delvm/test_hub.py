@@ -129,6 +129,8 @@ def test_the_published_sizes_are_those_of_the_networks(preset):
         assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == known.part_parameters[name]
     linear = sum(m.weight.numel() for m in parts["language_model"].modules() if isinstance(m, torch.nn.Linear))
     assert round(linear / 1e6, 2) == known.macs
+    every = sum(p.numel() for model in parts.values() for p in model.parameters()) / 1e6
+    assert hf_effmodels.model_info(preset).parameters == pytest.approx(every, abs=0.011)  # a sum of two rounded ones
 
 
 def test_code_beside_a_pipeline_is_renewed_and_what_is_linked_to_ours_stays(pipe, tmp_path):

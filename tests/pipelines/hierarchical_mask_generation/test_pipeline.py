@@ -383,3 +383,30 @@ def test_what_a_mask_must_reach_is_what_the_call_says(hierarchical, monkeypatch)
     with pytest.raises(ValueError, match="it is enough"):
         pipe(picture(), hierarchical=hierarchical, **options)
     assert asked == [Thresholds(0.25, 0.5, 3.0, 0.75, 7.5, strict=not hierarchical)]
+
+
+@pytest.mark.parametrize("hierarchical", [True, False])
+@pytest.mark.parametrize("limit, all_stay", [(1.0, True), (0.5, False)])
+def test_masks_that_were_cleaned_overlap_as_much_as_the_call_allows(hierarchical, limit, all_stay, monkeypatch):
+    """Each point is told the same square with a hole in it."""
+    logits = torch.full((SIDE, SIDE), -9.0)
+    logits[4:24, 4:24] = 9.0
+    logits[12:14, 12:14] = -9.0
+
+    def ask(self, points):
+        return logits.expand(len(points), 1, SIDE, SIDE), torch.full((len(points), 1), 0.95)
+
+    monkeypatch.setattr(Embedded, "ask_points", ask)
+    model, processor = build("sam")
+    pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
+    found = pipe(
+        picture(),
+        points_per_crop=4,
+        hierarchical=hierarchical,
+        stability_score_thresh=0.1,
+        high_score_thresh=1e9,
+        min_mask_region_area=1000,
+        crops_nms_thresh=limit,
+    )
+    assert len(found["masks"]) == (found["prompts"] if all_stay else 1) and found["prompts"] > 1
+    assert all(label(~mask)[1] == 1 for mask in found["masks"]), "the hole is filled"

@@ -72,6 +72,8 @@ def test_what_changed_is_shown_with_its_values_where_they_are_short():
     assert changes(begun, {"a": 1, "b": (1,), "c": "x" * 30, "d": None}) == []
     found = changes(begun, {"a": True, "b": [2], "c": "y" * 30, "d": "z", "e": 0.5})
     assert found == ["b", "c", "d (None, now z)", "e (None, now 0.5)"]
+    assert changes({"gone": 3, "a": 1, "never": None}, {"a": 1}) == ["gone (3, now None)"]
+    assert changes({"gone": [3], "a": 1}, {"a": 2}) == ["a (1, now 2)", "gone"]
 
 
 def test_what_is_no_finished_table_is_named_with_what_makes_one(tmp_path):
