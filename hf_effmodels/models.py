@@ -308,8 +308,8 @@ def _with_published_weights(model_class, name: str, source: str | None, config):
     labels = (published.num_labels, config.num_labels)
     new_head = [key for key, theirs, ours in found["mismatched_keys"] if (theirs[0], ours[0]) == labels]
     wrong = [key for key, *_ in found["mismatched_keys"] if key not in new_head or labels[0] == labels[1]]
-    is_main = type(model).__name__ in (published.architectures or ())
-    wrong += [key for key in found["missing_keys"] if is_main or key.startswith(f"{model.base_model_prefix}.")]
+    is_whole = type(model).__name__ in (published.architectures or ()) or model.base_model is model
+    wrong += [key for key in found["missing_keys"] if is_whole or key.startswith(f"{model.base_model_prefix}.")]
     if wrong:
         raise ValueError(
             f"pretrained: the published weights of {name} do not fit this configuration; {sorted(wrong)[0]} is "

@@ -67,6 +67,8 @@ class Found(nn.Module):
         ({"threshold": 0.3}, [(0, 0.8, 0), (2, 0.4, 1)]),
         ({"nms_threshold": 0.81}, [(0, 0.8, 0), (1, 0.7, 0)]),
         ({"threshold": 0.25, "multi_label": True}, [(0, 0.8, 0), (2, 0.4, 1), (1, 0.3, 1)]),
+        # More labels than there are boxes.
+        ({"threshold": 0.05, "multi_label": True}, [(0, 0.8, 0), (2, 0.4, 1), (1, 0.3, 1), (2, 0.2, 0)]),
         ({"threshold": 0.3, "max_detections": 1}, [(0, 0.8, 0)]),
         ({"threshold": 0.3, "class_agnostic": True}, [(0, 0.8, 0), (2, 0.4, 1)]),
     ],
@@ -175,7 +177,10 @@ def test_a_program_that_differs_is_not_written(difference, tmp_path, monkeypatch
             export(*given, tmp_path / "out", "onnx", **options)
         assert not (tmp_path / "out").exists()
     if difference == 0.5:  # which may be accepted; what is beside the graphs is for their size
-        edge_two_towers.export_two_towers(clip, tmp_path / "out", processor=processor(), image_size=64, tolerance=0.5)
+        report = edge_two_towers.export_two_towers(
+            clip, tmp_path / "out", processor=processor(), image_size=64, tolerance=0.5
+        )
+        assert report.max_length == clip.config.text_config.max_position_embeddings != 77
         beside = AutoProcessor.from_pretrained(tmp_path / "out").image_processor
         assert beside.crop_size["height"] == 64
 
@@ -565,6 +570,75 @@ def test_a_program_of_a_language_model_is_asked_as_the_model_is(keeps):
         torch.testing.assert_close(program(ids).logits, model(ids).logits)
 
 
+def test_rows_of_a_language_program_count_their_places_from_their_first_token():
+    """Also where positions are absolute, after what was kept, and where nothing is said of a mask."""
+    given = []
+
+    def program(**inputs):
+        given.append(inputs["position_ids"].tolist())
+        return SimpleNamespace(logits=torch.zeros(2, 1, 9), past_key_values=None)
+
+    program.config, program.runners = of_transformers(99).config, {}
+    program.device, program.dtype = torch.device("cpu"), torch.float32
+    model = edge_language.LanguageProgram(program, [[[2, 8], [2, 8]]] * 2)
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    model(torch.ones(2, 4, dtype=torch.long), mask)
+    kept = SimpleNamespace(get_seq_length=lambda: 3)
+    model(torch.ones(2, 1, dtype=torch.long), mask, past_key_values=kept)
+    model(torch.ones(2, 2, dtype=torch.long), past_key_values=kept)
+    assert given == [[[0, 0, 0, 1], [0, 1, 2, 3]], [[1], [3]], [[3, 4], [3, 4]]]
+
+
+def test_onnx_runtime_keeps_what_it_was_told_but_for_the_passes_that_lay_out_pictures():
+    extended = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    own = onnxruntime.SessionOptions()
+    own.intra_op_num_threads = 3
+    assert edge_language._without_layouts(own) is own and own.intra_op_num_threads == 3
+    assert own.graph_optimization_level == edge_language._without_layouts(None).graph_optimization_level == extended
+
+
+def test_options_of_a_users_own_go_before_those_of_the_format(tmp_path, monkeypatch):
+    given = []
+
+    def told(folder, **options):
+        given.append(options)
+        return SimpleNamespace(config=None)
+
+    monkeypatch.setattr("transformers.exporters.ExportedModel.from_pretrained", told)
+    (tmp_path / "export.json").write_text(json.dumps({"export_format": "openvino"}))
+    edge.load(tmp_path)
+    edge.load(tmp_path, config={"INFERENCE_PRECISION_HINT": "bf16"}, revision="v1")
+    assert given[0] == {"config": {"INFERENCE_PRECISION_HINT": "f32"}}
+    assert given[1] == {"config": {"INFERENCE_PRECISION_HINT": "bf16"}, "revision": "v1"}
+
+
+def test_a_processor_that_is_given_goes_before_the_sources_own(tmp_path):
+    model, own = classifier()
+    model.save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    other = hf_effmodels.create_image_processor("ghostnetv3-0.5x", image_size=77)
+    for source in (str(tmp_path), tmp_path, "ghostnetv3-0.5x", model):
+        assert edge.load_source(source, other)[1] is other
+    assert edge.load_source(str(tmp_path))[1].to_dict() == own.to_dict()
+
+
+def test_a_language_model_that_is_exported_stays_as_it_is_and_rows_are_no_longer_than_it_takes(tmp_path, monkeypatch):
+    model = of_transformers(99).bfloat16().train()
+    lengths = []
+    for name, value in (("_write", []), ("as_one_file", None), ("_difference", 0.0), ("load_language_model", None)):
+        monkeypatch.setattr(edge_language, name, lambda *_, value=value: value)
+    said = edge_text.Comparison(77, 3.25, 3.0, 1.0, 1.0)
+    monkeypatch.setattr(edge_language, "compare", lambda *_: said)
+    monkeypatch.setattr(
+        edge_language,
+        "read_text",
+        lambda calibration, tokenizer, longest: lengths.append(longest) or SimpleNamespace(name="a text"),
+    )
+    model.config.max_position_embeddings = 37
+    edge_language.export_language_model(model, tmp_path / "out", calibration=["text"], tokenizer=None)
+    assert lengths == [37] and model.training and model.dtype == torch.bfloat16
+
+
 def test_what_a_language_program_says_of_a_text_is_judged_and_told(tmp_path, monkeypatch):
     model = of_transformers(99)
     for name, given in (("_write", [[[2, 8], [2, 8]]] * 2), ("as_one_file", None), ("_difference", 0.3)):
@@ -666,6 +740,12 @@ def test_prompts_are_told_to_the_graph_as_points_and_the_corners_of_boxes(tmp_pa
     assert asked["input_labels"].tolist() == [[[2, 3]] * 2]
     with pytest.raises(ValueError, match="input_points: got None, and input_boxes: got None; one"):
         model(image_embeddings=embeddings)
+    for exported in (True, False):
+        (tmp_path / "promptable.json").write_text(json.dumps({**facts, "multimask": exported}))
+        of_either = edge_masks.load_promptable(tmp_path)
+        of_either(image_embeddings=embeddings, input_points=points, multimask_output=exported)
+        with pytest.raises(ValueError, match=f"multimask_output: got {not exported}, it was exported with {exported}"):
+            of_either(image_embeddings=embeddings, input_points=points, multimask_output=not exported)
     with pytest.raises(ValueError, match="model: it is in training mode; call model.eval"):
         edge_masks.export_promptable(copy.deepcopy(promptable("sam")[0]).train(), tmp_path / "out")
 
@@ -874,19 +954,20 @@ def test_a_detector_tells_the_boxes_of_each_picture_in_its_own_pixels():
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 20])
-def test_the_share_of_equal_answers_is_of_all_pictures_however_many_are_asked_at_a_time(count):
+@pytest.mark.parametrize("other", [0, 4])
+def test_the_share_of_equal_answers_is_of_all_pictures_however_many_are_asked_at_a_time(count, other):
     """One of them, the last, gets another class."""
-    pictures = [torch.full((1, 1, 1, 1), number % 3) for number in range(count)]
+    pictures = [torch.full((1, 1, 1, 1), 1 + number % 3) for number in range(count)]
     asked = []
 
     def model(pixel_values):
         asked.append(len(pixel_values))
-        return SimpleNamespace(logits=torch.eye(4)[pixel_values.flatten().long()])
+        return SimpleNamespace(logits=torch.eye(5)[pixel_values.flatten().long()])
 
     def program(pixel_values):
         logits = model(pixel_values).logits.clone()
         if sum(asked) == 2 * count:
-            logits[-1] = torch.tensor([0, 0, 0, 1.0])
+            logits[-1] = torch.eye(5)[other]
         return SimpleNamespace(logits=logits)
 
     model.device, model.dtype = "cpu", torch.float32

@@ -11,7 +11,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import hf_effmodels
 from hf_effmodels.cli import main
@@ -131,6 +131,20 @@ def test_another_number_of_labels_begins_with_a_new_head_and_nothing_else_may_di
             hf_effmodels.create_model(PRESET, pretrained=True, **change)
     with pytest.raises(ValueError, match="source: got 'timm', but it goes with pretrained=True"):
         hf_effmodels.create_model(PRESET, source="timm")
+
+
+def test_published_weights_that_lack_some_of_the_network_are_refused_whatever_the_head(tmp_path, monkeypatch):
+    whole = hf_effmodels.create_model(PRESET, num_labels=3)
+    whole.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    lost = next(name for name in weights if name.startswith("ghostnet.") and name.endswith("weight"))
+    del weights[lost]
+    save_file(weights, file, {"format": "pt"})
+    monkeypatch.setattr("hf_effmodels.hub.pretrained", lambda name, source: tmp_path)
+    for task in ("image-classification", "image-feature-extraction"):
+        with pytest.raises(ValueError, match=f"pretrained: the published weights of {PRESET} do not fit"):
+            hf_effmodels.create_model(PRESET, pretrained=True, task=task, num_labels=3)
 
 
 def test_timms_repository_is_read_by_the_hubs_client(server, official, hub, monkeypatch, tmp_path, caplog):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_effmodels.training.data.soft_mixing import cutmix
+from hf_effmodels.training.losses import layered, manifold
 from hf_effmodels.training.losses.channel_wise import channel_wise_loss
 from hf_effmodels.training.losses.codebook import codebook_loss, straight_through
 from hf_effmodels.training.losses.interface import Batch, DistillationLoss, FeatureSpec, Networks
@@ -196,6 +197,38 @@ def test_heads_are_new_copies_of_the_stages_that_follow():
     assert [tuple(j.shape) for j in light(features)[0]] == [(2, 15)] * 3
     with pytest.raises(ValueError, match="has no second block"):
         same_width(nn.Conv2d(3, 3, 1))
+
+
+def test_what_a_head_copies_begins_anew_with_blocks_as_the_second_is():
+    learned = nn.BatchNorm2d(8)
+    with torch.no_grad():
+        learned.weight.fill_(5.0)
+        learned.running_mean.fill_(3.0)
+    heads = JointHeads(light_extractors([4, 8]), 8, 5, finish=nn.Sequential(learned, nn.ReLU()))
+    for finish in heads.finish:
+        assert finish[0].weight.eq(1).all() and not finish[0].running_mean.any()
+    assert learned.weight.eq(5).all(), "the network's own stays"
+    mixed = nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, 5, 1, 2))
+    assert [layer.kernel_size for layer in same_width(mixed)] == [(3, 3), (3, 3), (5, 5)]
+    assert [layer.stride for layer in same_width(mixed)] == [(1, 1)] * 3
+
+
+def test_convolutions_of_new_heads_are_drawn_by_what_they_give():
+    """He's rule over the 9 · 64 numbers that a channel goes to, whatever it comes from."""
+    specs = [FeatureSpec((4, 8, 8), "maps"), FeatureSpec((64, 4, 4), "maps")]
+    heads = layered._new_heads("light", nn.Identity(), specs, 5)
+    for convolution in (module for module in heads.modules() if isinstance(module, nn.Conv2d)):
+        assert convolution.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
+
+
+def test_as_many_patches_are_drawn_as_are_asked_for(monkeypatch):
+    given = []
+    monkeypatch.setattr(manifold, "manifold_loss", lambda *_, **options: given.append(options) or {})
+    options = {"sample_weight": 0.5, "patch_weight": 3.0, "random_weight": 0.7, "num_random": 5, "max_patches": 16}
+    loss = ManifoldLoss(student_blocks=["a"], teacher_blocks=["b"], **options)
+    loss.build(Networks({"a": FeatureSpec((3, 4, 4), "maps")}, {"b": FeatureSpec((17, 6), "tokens", 1)}, 5))
+    loss({"a": draw(2, 3, 4, 4)}, {"b": draw(2, 17, 6)}, Batch())
+    assert given == [options]
 
 
 def test_the_deepest_head_teaches_the_others_and_does_not_move():

@@ -96,6 +96,20 @@ def test_grey_pictures_reach_a_network_of_one_channel_as_their_only_one():
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_processor_has_as_many_means_as_the_network_has_channels(tmp_path):
+    AutoModel.from_config(ViTConfig(**TINY, intermediate_size=16, patch_size=4, num_channels=1)).save_pretrained(
+        tmp_path
+    )
+    processor().save_pretrained(tmp_path)
+    own = load_encoder(str(tmp_path), "class")[1]
+    assert len(own.image_mean) == len(own.image_std) == 1
+
+
+def test_what_a_model_pools_itself_is_a_vector_for_each_picture():
+    output = SimpleNamespace(pooler_output=torch.arange(6.0).view(2, 3, 1, 1))
+    assert pooled(output, None, (4, 4), "model").tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 def test_a_pooling_that_a_model_has_not_is_refused():
     model = AutoModel.from_config(MODELS["resnet"][0]).eval()
     with torch.no_grad():
