@@ -240,7 +240,6 @@ def test_only_the_weights_of_the_heads_learn_from_a_few_pictures():
     assert torch.equal(model.classifier.weight, kept["classifier.weight"]) and model.classifier.weight.grad is None
     before, longer = fit_aggregation(model, features, labels)
     assert before == pytest.approx(after) and longer < after
-    assert all(parameter.grad is None for parameter in model.aggregation.parameters()), "nothing for another optimizer"
 
 
 def test_a_teacher_without_batch_norms_is_refused():
