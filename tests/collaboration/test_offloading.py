@@ -345,3 +345,14 @@ def test_a_code_is_small_and_half_a_level_low():
             quantize_code(*wrong)
     with pytest.raises(ValueError, match="channels, shrink"):
         PointwiseCodec(0, 2)
+
+
+@pytest.mark.parametrize("channels, shrink, kept", [(3, 5, 1), (4, 4, 1), (7, 2, 3), (6, 1, 6)])
+@pytest.mark.parametrize("bits", [None, 2])
+def test_a_code_has_a_channel_at_least_and_few_bits_outside_of_training_alone(channels, shrink, kept, bits):
+    codec, features = PointwiseCodec(channels, shrink, bits=bits), torch.randn(2, channels, 3, 5)
+    code = codec.encode(features)
+    assert code.shape == (2, kept, 3, 5) and codec.bits_sent(features) == kept * 15 * (bits or 32)
+    torch.testing.assert_close(codec.train()(features), codec.decoder(code))
+    sent = codec.eval()(features)
+    assert sent.shape == features.shape and torch.allclose(sent, codec.decoder(code)) == (bits is None)

@@ -19,7 +19,7 @@ from hf_effmodels.compression.command import inheritance as command
 from hf_effmodels.compression.command import rounds as rounds_command
 from hf_effmodels.compression.command import tokenizers as tokenizer_command
 from hf_effmodels.compression.command.words import as_table
-from hf_effmodels.compression.pruning import inheritance
+from hf_effmodels.compression.pruning import inheritance, minitron
 from hf_effmodels.compression.tokenizers import token_counts, tokenizer_compression
 from hf_effmodels.training.data.fingerprints import fingerprint
 from hf_effmodels.training.data.text import documents
@@ -649,3 +649,55 @@ def test_a_steps_corpus_is_the_data_set_that_its_options_name(streaming, monkeyp
     assert (args.train_split, args.streaming) == ("validation", streaming)
     if streaming:
         assert args.eval_documents == 1000
+
+
+def stop(given: list):
+    """A function that takes down what it is given, and ends the command."""
+
+    def call(*args, **options):
+        given.append(options)
+        raise ValueError("model: it is looked at no further")
+
+    return call
+
+
+def test_shapes_are_listed_by_what_the_options_say(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(sizes, "list_shapes", lambda *args, **options: stop(given)(**options, places=args))
+    words = ["suggest-config", "--params", "2M", "--vocab", "3k", "--model-type", "pangu_pi", "--width-first", "--tie"]
+    words += ["--tolerance", 0.2, "--max-layers", 7, "--head-dim", 16, "--kv-groups", 3]
+    assert run(*words) == 2 and "it is looked at no further" in capsys.readouterr().err
+    same = {"tolerance": 0.2, "max_layers": 7, "head_dim": 16, "kv_groups": 3, "model_type": "pangu_pi"}
+    assert given == [{"places": (2e6, 3000, False), "tie_word_embeddings": True, **same}]
+
+
+def test_rounds_are_trained_by_what_the_options_say(large, corpus, tmp_path, monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(rounds, "train_rounds", stop(given))
+    monkeypatch.setattr(rounds_command, "_check", lambda recipe: None)
+    draw = ["--rounds", 3, "--rate", 0.25, "--temperature", 0.1, "--group-size", 2, "--draw-seed", 7]
+    words = [*draw, "--loss-batch-size", 3, "--output_dir", tmp_path, "--model", large, "--dataset", corpus, *RECIPE]
+    assert run("train-rounds", *words) == 2 and "it is looked at no further" in capsys.readouterr().err
+    ((options),) = given
+    same = {"rounds": 3, "rate": 0.25, "temperature": 0.1, "group_size": 2, "seed": 7, "loss_batch_size": 3}
+    assert {name: options[name] for name in same} == same
+
+
+def test_a_language_model_is_pruned_by_what_the_options_say(large, corpus, tmp_path, monkeypatch, capsys):
+    given, chosen = [], []
+    monkeypatch.setattr(minitron, "prune", lambda model, batches, **options: stop(given)(**options, batches=batches))
+    monkeypatch.setattr(minitron, "choose_shapes", lambda model, **options: chosen.append(options))
+    words = ["prune", large, tmp_path / "small", "--target-parameters", "40%", "--way", "any", "--tolerance", 0.2]
+    words += ["--layers", 3, "--hidden", 24, "--intermediate", 40, "--heads", 2, "--key-value-heads", 1]
+    words += ["--candidates", 3, "--method", "l1", "--select-layers", "ends", "--rescale-norms"]
+    words += ["--retraining-steps", 2, "--learning-rate", 0.5, "--dataset", corpus]
+    words += ["--calibration-batches", 3, "--batch-size", 2, "--block-size", 16]
+    assert main([*map(str, words)]) == 2 and "it is looked at no further" in capsys.readouterr().err
+    ((options),) = given
+    assert [tuple(batch["input_ids"].shape) for batch in options.pop("batches")] == [(2, 16)] * 3
+    named = {"num_hidden_layers": 3, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 2}
+    named |= {"num_key_value_heads": 1, "target_parameters": 0.4, "way": "any", "tolerance": 0.2, "candidates": 3}
+    named |= {"layers": "ends", "method": "l1", "rescale_norms": True}
+    assert chosen == [named]
+    del options["progress"]
+    assert options == {**named, "retraining_steps": 2, "learning_rate": 0.5}

@@ -362,3 +362,28 @@ def test_so_many_batches_of_pictures_are_looked_at_each_once(batches, size, expe
     assert [len(batch) for batch in seen] == expected
     shades = torch.cat(seen)[:, 0, 0, 0].tolist()
     assert len({*shades}) == len(shades) and shades != sorted(shades) * (len(shades) > 1), "in random order"
+
+
+@pytest.mark.parametrize("chosen, layers, number", [("importance", "importance", 2), ("0,2", [0, 2], 2)])
+def test_the_command_prunes_by_what_its_options_say(chosen, layers, number, tmp_path, monkeypatch, capsys):
+    build("vit").save_pretrained(tmp_path / "large")
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "large")
+    for name in "abcdefgh":
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    given = []
+
+    def look(model, batches=None, **options):
+        given.append(options)
+        if batches is not None:
+            raise ValueError("model: this is enough")
+
+    monkeypatch.setattr(vision, "prune_vision_transformer", look)
+    monkeypatch.setattr(vision, "choose_vision_sizes", look)
+    argv = ["prune", str(tmp_path / "large"), str(tmp_path / "small"), "--images", str(tmp_path)]
+    argv += ["--target-parameters", "40%", "--way", "any", "--tolerance", "0.2"]
+    argv += ["--heads", "3", "--intermediate", "20"]
+    argv += ["--select-layers", chosen] + (["--layers", "2"] if isinstance(layers, str) else [])
+    assert main(argv) == 2 and "this is enough" in capsys.readouterr().err
+    named = {"target_parameters": 0.4, "way": "any", "tolerance": 0.2}
+    named |= {"num_hidden_layers": number, "num_attention_heads": 3, "intermediate_size": 20}
+    assert given == [named, {**named, "layers": layers}]

@@ -4,6 +4,9 @@ import logging
 import sys
 import types
 
+import pytest
+
+from hf_effmodels.hub import card_text
 from hf_effmodels.training.run import reports
 from hf_effmodels.training.run.reports import card_results, has_matplotlib, plot_curves, training_summary
 
@@ -60,3 +63,56 @@ def test_curves_are_of_the_entries_that_have_them(monkeypatch, tmp_path):
     assert drawn[0].get_size_inches().tolist() == [10.0, 4.0]
     plot_curves(history, tmp_path / "a.png", panels, x="step")
     assert drawn[1].axes[0].lines[1].get_xydata().tolist() == [[10, 3.0]] and drawn[1].axes[0].get_xlabel() == "step"
+
+
+@pytest.mark.parametrize("steps, runtime, written", [(3, 5.0, True), (0, 5.0, False), (3, 0.0, False)])
+@pytest.mark.parametrize("measured", [{"eval_loss": 2.0}, {}])
+def test_a_run_that_had_nothing_left_to_do_does_not_write_over_its_numbers(
+    steps, runtime, written, measured, monkeypatch, tmp_path
+):
+    saved, told, models = [], [], []
+    monkeypatch.setattr(reports, "save_model", lambda trainer, output: models.append(output))
+    trainer = types.SimpleNamespace(
+        state=types.SimpleNamespace(global_step=4 + steps),
+        _initial_global_step=4,
+        log_metrics=lambda split, metrics: told.append((split, metrics)),
+        save_metrics=lambda split, metrics: saved.append((split, metrics)),
+        save_state=lambda: saved.append("state"),
+        args=types.SimpleNamespace(output_dir=str(tmp_path), ema_decay=None),
+    )
+    trained = {"train_runtime": runtime, "train_loss": 1.0}
+    assert reports.save_results(trainer, trained, measured) == {**trained, **measured}
+    expected = [("train", trained)] * written + [("eval", measured)] * bool(measured)
+    assert told == expected and saved == [*expected, "state"] and models == [tmp_path]
+
+
+@pytest.mark.parametrize(
+    "named, dataset, expected",
+    [(None, "org/data", "org/data"), ("org/other", "mine", "org/other"), (None, None, None)],
+)
+def test_a_card_says_what_was_trained_on_what_and_begun_with(named, dataset, expected, monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(card_text, "write_card", lambda about, **facts: written.append((about, facts)) or "a card")
+    (tmp_path / "training_curve.png").touch()
+    trainer = types.SimpleNamespace(
+        network=types.SimpleNamespace(config=types.SimpleNamespace(model_type="vit")),
+        args=types.SimpleNamespace(
+            output_dir=str(tmp_path), license="mit", dataset_name=named, device=types.SimpleNamespace(type="cpu")
+        ),
+        train_dataset=range(7),
+        eval_dataset=range(3),
+    )
+    where = {"split": "val", "dataset": dataset, "model": "org/net", "pipeline_tag": "image-classification"}
+    reports.write_card(trainer, {"top1": 0.5}, training={"epochs": 2}, measured_on="org/test", **where)
+    ((about, facts),) = written
+    assert (tmp_path / "README.md").read_text() == "a card"
+    assert (about.library, about.task, about.figures) == (
+        "transformers",
+        "image-classification",
+        ("training_curve.png",),
+    )
+    assert (facts["license"], facts["dataset"], facts["base_model"]) == ("mit", expected, "org/net")
+    assert facts["samples"] == (None if dataset is None else {"training": 7, "val": 3})
+    assert facts["training"] == {"epochs": 2}
+    (result,) = facts["results"]
+    assert (result["metric"], result["value"], result["split"], result["dataset"]) == ("top1", 0.5, "val", "org/test")
