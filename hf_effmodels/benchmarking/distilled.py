@@ -29,8 +29,12 @@ class Distilled(nn.Module):
         losses: their names in recipes.
     """
 
+    #: Of the images, one after the other.
+    classes = 10
+
     def __init__(self, student: nn.Module, losses: Sequence[str]):
         super().__init__()
+        self.classes = min(self.classes, student.config.num_labels)
         config, pixels = student.config, example_input(student)
         vit = ViTConfig(
             **_TEACHER, image_size=pixels.shape[-1], num_channels=pixels.shape[1], num_labels=config.num_labels
@@ -49,7 +53,7 @@ class Distilled(nn.Module):
         teacher = self._teacher[0](pixels)
         if not self.losses:
             return self.distilled(pixels)
-        labels = torch.arange(len(pixels)) % 10
+        labels = torch.arange(len(pixels)) % self.classes
         return self.distilled(pixels, {"teacher": teacher, "labels": labels, "epochs": 1.0})
 
 
@@ -61,8 +65,11 @@ class DistilledByStored(nn.Module):
         rows, top_k: of the table.
     """
 
+    classes = 10
+
     def __init__(self, student: nn.Module, rows: int = 512, top_k: int = 10):
         super().__init__()
+        self.classes = min(self.classes, student.config.num_labels)
         made, classes = make_losses({"kd": {}}), student.config.num_labels
         taps = Taps(student, dry_run(student, example_input(student)), [POOLED])
         self.distilled = DistillationModel(student, made, taps)
@@ -75,7 +82,7 @@ class DistilledByStored(nn.Module):
             return self.distilled(pixels)
         numbers = torch.arange(len(pixels)) % self.rows
         known = {LOGITS: self._labels.logits(0, numbers, numbers).to(pixels.device)}
-        return self.distilled(pixels, {"teacher": known, "labels": numbers % 10, "epochs": 1.0})
+        return self.distilled(pixels, {"teacher": known, "labels": numbers % self.classes, "epochs": 1.0})
 
 
 def _stored(folder: Path, classes: int, rows: int, top_k: int) -> StoredLabels:

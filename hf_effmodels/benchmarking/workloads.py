@@ -20,6 +20,8 @@ from .places import config_of, is_place, program_format, task_of_place
 
 #: Where the image token stands in the text of an image-text model.
 _IMAGE_POSITION = 5
+#: The classes of images in a training step, one after the other, of models that have as many.
+_LABELS = 10
 
 
 def task_of(preset: str) -> str:
@@ -74,11 +76,11 @@ def _images(model: nn.Module, row: dict):
         if row["peer"] == "ours":
             # As scripts/train.py trains it on a CPU; the peers are trained in the layout they come in.
             model.to(memory_format=torch.channels_last)
-        labels = torch.arange(len(pixels)) % 10
 
         def loss():
             output = model(pixels)
-            task = F.cross_entropy(getattr(output, "logits", output), labels)
+            logits = getattr(output, "logits", output)
+            task = F.cross_entropy(logits, torch.arange(len(logits)) % min(_LABELS, logits.shape[-1]))
             return task + sum(getattr(output, "distillation", {}).values())
 
         return _training_step(model, loss, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))
@@ -172,7 +174,8 @@ def _detector(model: nn.Module, row: dict):
     pixels = torch.randn(row["batch"], row["channels"], size, size)
     if row["mode"] == "train":
         boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.6, 0.5, 0.5, 0.4]])
-        labels = [{"class_labels": torch.tensor([0, 1]), "boxes": boxes} for _ in pixels]
+        classes = torch.arange(2) % getattr(model.config, "num_labels", 2)
+        labels = [{"class_labels": classes, "boxes": boxes} for _ in pixels]
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
         return _training_step(model, lambda: model(pixels, labels=labels).loss, optimizer)
     if row["backend"] != "eager":

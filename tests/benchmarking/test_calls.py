@@ -78,6 +78,41 @@ def test_a_step_learns_the_classes_one_after_the_other_and_what_is_distilled_bes
     torch.testing.assert_close(gradients[1] - gradients[0], torch.full((12,), 5.0))
 
 
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 11])
+def test_a_step_has_no_classes_that_a_model_has_not(classes):
+    """More images than classes: they go round earlier than at ten."""
+
+    class Few(Logits):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(classes))
+
+    model = Few()
+    make_call(model, asked("vanillanet-5", mode="train", batch=12))()
+    counts = torch.zeros(classes)
+    for image in range(12):
+        counts[image % min(classes, 10)] += 1
+    torch.testing.assert_close(model.weight.grad, 1 / classes - counts / 12)
+
+
+@pytest.mark.parametrize("peer", ["teacher-beside", "distilled-kd", "distilled-stored"])
+def test_a_student_of_few_classes_is_distilled_on_more_images_than_it_has_classes(peer, monkeypatch):
+    network = {"hidden_sizes": [8, 12], "strides": [2], "image_size": 32, "num_labels": 2}
+    small = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1}
+    monkeypatch.setattr(distilled, "_TEACHER", small)
+    model = peers.PEERS[peer].build("vanillanet-5", False, network)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    make_call(model, asked("vanillanet-5", mode="train", batch=5, peer=peer, image_size=32))()
+    assert any(not torch.equal(before[name], value) for name, value in model.named_parameters())
+
+
+@pytest.mark.parametrize(("classes", "learned"), [(1, [0, 0]), (2, [0, 1]), (80, [0, 1])])
+def test_boxes_are_of_classes_that_a_detector_has(classes, learned):
+    model = Said(num_labels=classes)
+    make_call(model, asked("gold-yolo-n", mode="train", batch=2))()
+    assert [label["class_labels"].tolist() for label in model.given[0][1]["labels"]] == [learned] * 2
+
+
 @pytest.mark.parametrize("peer, layout", [("ours", torch.channels_last), ("timm", torch.contiguous_format)])
 def test_ours_is_trained_in_the_layout_that_it_is_trained_in_and_peers_in_theirs(peer, layout):
     model = Logits()

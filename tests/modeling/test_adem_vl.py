@@ -516,6 +516,54 @@ def test_texts_begin_as_the_processor_was_made_to_begin_them(processor, image, p
             assert mine(text=text)["input_ids"] == [encode(1, nothing, "what?")]
 
 
+@pytest.mark.parametrize(
+    ("has", "padding"),
+    [
+        ({"pad_token": "<s>", "unk_token": "<unk>", "eos_token": "</s>"}, "<s>"),
+        ({"pad_token": None, "unk_token": "<unk>", "eos_token": "</s>"}, "<unk>"),
+        ({"pad_token": None, "unk_token": None, "eos_token": "</s>"}, "</s>"),
+    ],
+)
+def test_a_tokenizer_keeps_its_padding_and_one_without_pads_with_what_stands_for_nothing(processor, has, padding):
+    tokenizer = LlamaTokenizer(vocab=VOCABULARY, merges=[])
+    for name, token in has.items():
+        setattr(tokenizer, name, token)
+    made = AdemVLProcessor(processor.image_processor, tokenizer)
+    batch = made(text=["a", "a longer one"], return_tensors="pt")
+    assert tokenizer.pad_token == padding and batch.input_ids[0, 0] == VOCABULARY[padding]
+    assert batch.attention_mask[0, 0] == 0
+
+
+@pytest.mark.parametrize("tensors", [None, "pt", "np"])
+@pytest.mark.parametrize("shown", [[True, False], [False, True, True], [True]])
+def test_which_texts_have_an_image_is_told_in_the_form_that_is_asked_for(processor, image, tensors, shown):
+    """To models without class token alone, and of texts of which one has an image."""
+    texts = ["<image>a" if each else "a" for each in shown]
+    given = {"text": texts, "images": [image] * sum(shown)}
+    assert "image_mask" not in processor(**given, return_tensors=tensors)
+    processor.use_cls_token = False
+    found = processor(**given, return_tensors=tensors)["image_mask"]
+    assert {None: list, "pt": torch.Tensor, "np": np.ndarray}[tensors] is type(found)
+    assert [bool(each) for each in found] == shown
+    assert "image_mask" not in processor(text=["a", "b"], return_tensors=tensors)
+
+
+@pytest.mark.parametrize(
+    ("drop_ratio", "kept"),
+    [(0.0, [1, 1, 1, 1, 1]), (0.19, [1, 1, 1, 1, 1]), (0.2, [0, 1, 1, 1, 1]), (0.4, [0, 1, 1, 1, 1]),
+     (0.6, [0, 0, 0, 1, 1]), (0.8, [0, 0, 0, 0, 1]), (0.99, [0, 0, 0, 0, 1])],
+)  # fmt: skip
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 2, 0, 3, 1]])
+def test_the_lowest_scores_are_dropped_by_their_sign_and_those_as_low_as_the_lowest_kept_stay(drop_ratio, kept, order):
+    """Scores -3, 1, 1, 2, 4 of five visual tokens in any order: of two equal ones either both stay or neither."""
+    scores = torch.tensor([-3.0, 1.0, 1.0, 2.0, 4.0])[order]
+    hidden = torch.ones(1, 1, 1)
+    keys = (scores / F.silu(hidden).item()).view(1, 5, 1)
+    expected = scores * torch.tensor(kept, dtype=torch.float32)[order]
+    found = fusion_adem_vl.fuse(hidden, keys, torch.eye(5)[None], drop_ratio)
+    torch.testing.assert_close(found[0, 0], expected)
+
+
 @pytest.mark.parametrize("how", ["file", "base64", "data", "http", "https"])
 def test_images_are_taken_from_files_texts_and_addresses(processor, image, how, tmp_path, monkeypatch):
     image.save(tmp_path / "image.png")
