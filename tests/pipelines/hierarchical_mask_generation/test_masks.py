@@ -10,6 +10,8 @@ from hf_effmodels.pipelines.hierarchical_mask_generation.points import first_poi
 from hf_effmodels.pipelines.hierarchical_mask_generation.rounds import (
     Found,
     Thresholds,
+    ask,
+    join,
     segment_everything,
     without_small_regions,
 )
@@ -281,3 +283,26 @@ def test_progress_is_told_the_batches_of_each_round_and_equal_masks_are_the_seco
     assert told == [1, 3] and result.decoder_calls == 4
     assert [len(points) for points in result.rounds] == [1, 8] == [len(found) for found in result.kept]
     assert len(result.found) == 1 and result.found.points.tolist() == result.rounds[1][:1].tolist()
+
+
+@pytest.mark.parametrize("least", [0.0, 0.5], ids=["all of them", "the surer"])
+@pytest.mark.parametrize("masks_per_batch", [1, 4, 99])
+def test_each_of_several_masks_of_a_point_is_told_with_that_point(least, masks_per_batch):
+    """The three masks of a point are squares of three sizes around it; the middle one is the least sure."""
+    places = torch.tensor([[6.0, 9.0], [20.0, 7.0], [11.0, 24.0], [25.0, 25.0], [8.0, 16.0]])
+
+    def decode(points):
+        far = (torch.stack(torch.meshgrid(*[torch.arange(32.0)] * 2, indexing="xy"), -1) - points[:, None, None]).abs()
+        sizes = torch.tensor([1.5, 2.5, 3.5])[None, :, None, None]
+        scores = torch.tensor([0.9, 0.2, 0.8]).expand(len(points), 3)
+        return torch.where(far.amax(-1)[:, None] < sizes, 9.0, -9.0), scores
+
+    limits = Thresholds(predicted_iou=least, stability=0.5)
+    parts = list(ask(places, decode, lambda x: x, limits, points_per_batch=2, masks_per_batch=masks_per_batch))
+    sizes = (1, 2, 3) if least == 0 else (1, 3)
+    assert [len(part) for part in parts] == [2 * len(sizes), 2 * len(sizes), len(sizes)], "a part for each batch"
+    found = join(parts)
+    expected = [[x, y, x - n, y - n, x + n, y + n, (2 * n + 1) ** 2] for x, y in places.tolist() for n in sizes]
+    told = zip(found.points.tolist(), found.boxes.tolist(), found.runs, strict=True)
+    assert [[*point, *box, amg.runs_area(runs)] for point, box, runs in told] == expected
+    assert found.scores.tolist() == pytest.approx([{1: 0.9, 2: 0.2, 3: 0.8}[n] for _ in places for n in sizes])

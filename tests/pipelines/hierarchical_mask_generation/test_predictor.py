@@ -170,3 +170,36 @@ def test_a_mask_is_where_its_logits_are_above_the_threshold_and_the_best_has_the
     above = logits.numpy() > threshold
     np.testing.assert_array_equal(found.masks.numpy(), above[0] if prompts == 1 else above)
     np.testing.assert_array_equal(found.best.numpy(), above[0, 1] if prompts == 1 else [above[0, 1], above[1, 0]])
+
+
+@pytest.mark.parametrize("box", [[-1, 2, 9, 9], [1, -2, 9, 9], [1, 2, 90.5, 9], [1, 2, 9, 70.5]])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_box_beyond_the_image_is_refused_on_every_side(sam, box, several):
+    boxes = [[0, 0, 90, 70], box] if several else box
+    with pytest.raises(ValueError, match="^boxes: got .*, accepted are x from 0 to 90 and y from 0 to 70"):
+        sam[2].predict(boxes=boxes)
+    assert sam[2].predict(boxes=[[0, 0, 90, 70], [90, 70, 90, 70]][: 2 if several else 1]).masks.shape[1:] == (
+        3,
+        70,
+        90,
+    )
+
+
+def test_each_prompt_has_its_own_labels_and_boxes_alone_are_as_many_prompts(sam):
+    encoded = sam[2]
+    points, labels = [[[30, 20], [70, 60]], [[30, 20], [70, 60]]], [[1, 0], [0, 1]]
+    together = encoded.predict(points, labels)
+    for number in range(2):
+        alone = encoded.predict(points[number], labels[number])
+        torch.testing.assert_close(together.logits[number], alone.logits, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(together.logits[0], together.logits[1], atol=1e-2)
+    boxes = [[10, 5, 80, 66], [0, 0, 30, 70], [5, 5, 20, 20]]
+    by_boxes = encoded.predict(boxes=boxes)
+    assert by_boxes.masks.shape == (3, 3, 70, 90) and by_boxes.scores.shape == (3, 3)
+    for number, box in enumerate(boxes):
+        alone = encoded.predict(boxes=box)
+        torch.testing.assert_close(by_boxes.logits[number], alone.logits, atol=1e-4, rtol=1e-4)
+    again = encoded.predict(boxes=boxes[:2], mask=together.logits[0, 0])
+    for number in range(2):
+        alone = encoded.predict(boxes=boxes[number], mask=together.logits[0, 0])
+        torch.testing.assert_close(again.logits[number], alone.logits, atol=1e-4, rtol=1e-4)
