@@ -189,7 +189,7 @@ def ghostnet(preset: str, folded: bool, overrides: dict) -> nn.Module:
     from .counting import count_preset
 
     width = ghostnet_width(count_preset(preset, overrides=overrides).macs)
-    return ours("ghostnet-1.0x", folded, {"width_multiplier": width})
+    return ours("ghostnet-1.0x", folded, {"width_multiplier": width, **_of_task(preset, overrides)})
 
 
 def ghostnet_official_like(preset: str, folded: bool, overrides: dict) -> nn.Module:
@@ -197,7 +197,13 @@ def ghostnet_official_like(preset: str, folded: bool, overrides: dict) -> nn.Mod
     from .counting import count_preset
 
     width = ghostnet_width(count_preset(preset, overrides=overrides).macs)
-    return _ghostnet("ghostnet-1.0x", folded, {"width_multiplier": width})
+    return _ghostnet("ghostnet-1.0x", folded, {"width_multiplier": width, **_of_task(preset, overrides)})
+
+
+def _of_task(preset: str, overrides: dict) -> dict:
+    """What a network takes and tells apart, as that of the preset."""
+    config = get_config(preset, **overrides)
+    return {"num_channels": config.num_channels, "num_labels": config.num_labels}
 
 
 def llama(preset: str, folded: bool, overrides: dict) -> nn.Module:

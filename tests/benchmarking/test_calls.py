@@ -323,6 +323,15 @@ def test_what_classifies_beside_a_preset_takes_images_of_its_channels(peer, pres
         assert model(torch.zeros(2, channels, 32, 32)).logits.shape == (2, 5)
 
 
+@pytest.mark.parametrize("peer", ["ghostnet", "ghostnet-official-like"])
+def test_a_ghostnet_of_as_many_multiply_adds_takes_and_tells_what_the_preset_does(peer, monkeypatch):
+    monkeypatch.setattr(peers, "ghostnet_width", lambda macs: 0.1)
+    model = peers.PEERS[peer].build("parameternet-600m", False, {"num_channels": 2, "num_labels": 5})
+    with torch.no_grad():
+        found = model(torch.zeros(2, 2, 32, 32))
+    assert getattr(found, "logits", found).shape == (2, 5)
+
+
 def test_a_real_resnet_has_the_classes_and_the_sizes_of_the_binary_one():
     overrides = {"hidden_sizes": [16, 16, 32], "depths": [1, 2], "image_size": 64, "num_labels": 7}
     model = peers.PEERS["real-resnet"].build("adabin-resnet18", False, overrides)
