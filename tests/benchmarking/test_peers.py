@@ -229,7 +229,7 @@ def test_the_ghostnets_beside_a_preset_have_its_multiply_adds(monkeypatch):
     monkeypatch.setattr(counting, "count_preset", lambda preset, overrides: types.SimpleNamespace(macs=7))
     monkeypatch.setattr(peers, "ours", lambda *given: given)
     monkeypatch.setattr(peers, "_ghostnet", lambda *given: ("plain", *given))
-    expected = ("ghostnet-1.0x", True, {"width_multiplier": 0.5})
+    expected = ("ghostnet-1.0x", True, {"width_multiplier": 0.5, "num_channels": 3, "num_labels": 1000})
     assert peers.PEERS["ghostnet"].build("parameternet-300m", True, {}) == expected
     assert peers.PEERS["ghostnet-official-like"].build("parameternet-300m", True, {}) == ("plain", *expected)
     assert asked == [7, 7]
