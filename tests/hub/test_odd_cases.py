@@ -73,7 +73,7 @@ def test_published_weights_that_were_folded_make_a_folded_network(monkeypatch, t
     seen = []
 
     class Net:
-        base_model_prefix = "net"
+        base_model_prefix, base_model = "net", None
 
         def eval(self):
             return self

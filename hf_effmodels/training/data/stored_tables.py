@@ -14,8 +14,12 @@ from ...hub.ids import check_place
 UNFINISHED = ".unfinished"
 
 
-def check_output(output: Path, settings: Mapping, settings_file: str) -> None:
-    """ValueError unless `--output` is free, or holds the unfinished table of these very settings."""
+def check_output(output: Path, settings: Mapping, settings_file: str, *, all_known: bool = True) -> None:
+    """ValueError unless `--output` is free, or holds the unfinished table of these very settings.
+
+    Args:
+        all_known: False while further settings are not known yet, which take longer to find out.
+    """
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output: {output} is a file.")
     if not output.exists() or not any(output.iterdir()):
@@ -24,7 +28,7 @@ def check_output(output: Path, settings: Mapping, settings_file: str) -> None:
         begun = json.loads((output / UNFINISHED / settings_file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(f"--output: {output} is not empty and holds no unfinished table; name another.") from None
-    if changed := changes(begun, settings):
+    if changed := changes(begun if all_known else {key: begun.get(key) for key in settings}, settings):
         raise ValueError(f"--output: {output} holds a table begun with another {', '.join(changed)}.")
 
 

@@ -127,11 +127,11 @@ def _prepare(argv: list[str]) -> tuple[HighResolutionImages, Segmenter, MaskArgu
     for name in ("token", "device", "points_per_batch", "output", "cache_dir"):
         settings.pop(name)
     output = Path(args.output)
-    check_output(output, settings, _SETTINGS)
+    check_output(output, settings, _SETTINGS, all_known=False)
     source = load_evaluation_data(data_args, args.token)
     settings["images"] = fingerprint([source.name(index) for index in range(len(source))])
     settings |= source.facts()
-    check_output(output, settings, _SETTINGS)
+    check_output(output, settings, _SETTINGS, all_known=args.segmenter == "slic")
     source.image(0)
     if args.segmenter == "slic":
         return source, slic(args.num_segments, args.compactness), args, settings
