@@ -478,7 +478,10 @@ def test_what_does_not_fit_is_not_swapped_in(tmp_path, ids):
     get_peft_model(decoder(), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
     wide = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **{**SIZES, "hidden_size": 64}))
     get_peft_model(wide, AdemConfig(num_vision_tokens=TOKENS)).save_pretrained(tmp_path / "wide")
+    with_head = AdemConfig(num_vision_tokens=TOKENS, modules_to_save=["lm_head"])
+    get_peft_model(decoder(), with_head).save_pretrained(tmp_path / "head")
     for folder, message in (
+        ("head", r"holds .*'base_model.model.lm_head.weight': .*, expected \{'base_model.adem_emb1': .*\}"),
         ("layers", r"has layers_to_transform \[0\], the adapter in place None"),
         ("lora", "holds a LoraConfig, no ADEM adapter"),
         ("wide", r"'base_model.adem_emb1': \(1, 20, 64\).*expected.*\(1, 20, 32\)"),

@@ -45,6 +45,7 @@ from hf_effmodels.prediction.predictor import (
     Options,
     Predictor,
     Source,
+    check_used,
     load_network,
     load_predictor,
 )
@@ -206,6 +207,43 @@ def test_models_that_cannot_do_it_are_named_by_the_function_too(classifier):
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             load_predictor(source, **options)
+
+
+@pytest.mark.parametrize(
+    ("task", "taken"),
+    [
+        ("image-classification", {"top_k"}), ("object-detection", {"threshold"}), ("image-segmentation", set()),
+        ("mask-generation", {"points", "top_k"}), ("image-text-to-text", {"prompt", "max_new_tokens"}),
+        ("zero-shot-image-classification", {"labels", "template", "top_k"}), ("super-resolution", {"steps"}),
+        ("text-generation", {"max_new_tokens"}), ("text-classification", {"top_k"}),
+    ],
+)  # fmt: skip
+def test_what_a_task_has_no_use_for_is_refused(task, taken):
+    said = {"top_k": 3, "threshold": 0.25, "prompt": "What?", "max_new_tokens": 7, "steps": 4, "points": 5}
+    said |= {"labels": ("a", "b"), "template": "a {}"}
+    assert {field.name for field in fields(Options)} == {*said}
+    for name, value in said.items():
+        if name in taken:
+            check_used(task, Options(**{name: value}))
+        else:
+            with pytest.raises(ValueError, match=f"{name}: got .*, which {task} has no use for"):
+                check_used(task, Options(**{name: value}))
+
+
+def test_one_broken_file_is_no_lack_of_files(classifier, tmp_path, capsys):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    assert main(["predict", str(classifier[0] / "model"), str(tmp_path / "broken.jpg")]) == 1
+    out, err = capsys.readouterr()
+    assert not out and "broken.jpg: the file is not an image PIL can read" in err and "nothing to predict" not in err
+
+
+def test_somebodys_own_picture_is_seen_before_anything_is_predicted(photos, tmp_path):
+    (tmp_path / "b.png").write_bytes(b"mine")
+    predictor = Predictor("object-detection", "image", lambda items: pytest.fail("too late"), str, list)
+    arguments = SimpleNamespace(inputs=[str(photos)], save=tmp_path, output=None)
+    with pytest.raises(FileExistsError, match="--save: .*b.png is there already, and not of an earlier call"):
+        run_prediction(predictor, Options(), None, arguments, Processes())
+    assert [path.name for path in tmp_path.iterdir()] == ["b.png"]
 
 
 def test_nothing_to_predict_on_is_said(classifier, tmp_path, monkeypatch, capsys, language):

@@ -149,10 +149,13 @@ def test_drawn_ids_follow_temperature_top_k_and_top_p():
     of_top_k = torch.tensor([plain[0], plain[1], plain[2], 0, 0]) / plain[:3].sum()
     # 0.48 + 0.29 of the two likeliest are below 0.8, with the third above it
     kept = torch.where(torch.isin(torch.arange(5), torch.tensor([0, 1, 2])), plain, torch.zeros(()))
+    # Of the three likeliest by themselves, 0.51 + 0.31 of two are above it.
+    of_both = torch.tensor([plain[0], 0, plain[2], 0, 0]) / (plain[0] + plain[2])
     for options, probabilities in (
         ((2.0, None, None), plain),
         ((2.0, 3, None), of_top_k),
         ((2.0, None, 0.8), kept / kept.sum()),
+        ((2.0, 3, 0.8), of_both),
     ):
         ids = _chooser(*options, torch.Generator().manual_seed(0))(rows)
         found = torch.bincount(ids, minlength=5) / len(rows)

@@ -45,12 +45,17 @@ def test_alpacas_second_text_follows_the_instruction(tmp_path):
     rows = [
         {"instruction": "Add them.", "input": "1 and 2", "output": "3"},
         {"instruction": "Say hello.", "input": "", "output": "Hello."},
+        # In its form already, however it ends.
+        *({"instruction": f"Instruction: Sing.\nResponse:{end}", "output": "La."} for end in ("", " ", "\n", " \n")),
     ]
     file = write(tmp_path / "alpaca.json", rows)
     args = Arguments(dataset="alpaca", data_files=file, data_format="instructions", eval_split="train")
     train, _ = load_data(args)
     assert train[0].turns == (("Instruction: Add them.\n1 and 2\nResponse:", "3"),)
     assert train[1].turns == (("Instruction: Say hello.\nResponse:", "Hello."),)
+    for number in range(4):
+        ((prompt, answer),) = train[2 + number].turns
+        assert prompt.rstrip() == "Instruction: Sing.\nResponse:" and answer == "La."
 
 
 def test_a_question_of_mme_may_have_tabs_in_it(tmp_path):

@@ -104,6 +104,11 @@ def test_captions_are_read_from_all_three_files(tmp_path):
         train, test = load_data(Arguments(dataset="coco", data_files={"train": file, "test": file}, **common))
         assert len(train) == 3 and len(test) == 2  # each caption; each image
         assert test[0].references == tuple(texts["a"]) and test[0].image == train[0].image
+    both = {"train": write(tmp_path / "coco.json", coco), "other": one}  # images for training in either of two files
+    train, test = load_data(Arguments(dataset="coco", data_files=both, eval_split="test", **common))
+    assert [sample.turns[0][1] for sample in (train[n] for n in range(len(train)))] == [
+        f"a picture of {caption}" for caption in ("a red bus", "a bus old", "two dogs", "a red bus", "a bus old")
+    ]
     assert len(clean_caption("w " * 40).split()) == 30
     assert [caption_of(t) for t in (" a picture of a cat\nx", "a cat ")] == ["a cat", "a cat"]
     with pytest.raises(ValueError, match="is none of COCO's caption annotations"):
