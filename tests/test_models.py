@@ -237,6 +237,14 @@ def test_models_of_text_have_no_image_processor():
         hf_effmodels.create_image_processor("pangu-pi-1b")
 
 
+def test_what_transformers_itself_takes_goes_through_to_the_configuration():
+    config = hf_effmodels.get_config("ghostnet-1.0x", out_indices=[1, 2], output_hidden_states=True, return_dict=False)
+    assert list(config.out_indices) == [1, 2] and list(config.out_features) == ["stage1", "stage2"]
+    assert config.output_hidden_states is True and config.return_dict is False
+    by_name = hf_effmodels.get_config("ghostnet-1.0x", out_features=["stage2"], name_or_path="mine")
+    assert list(by_name.out_indices) == [2] and by_name.name_or_path == "mine"
+
+
 def test_labels_belong_to_the_preset():
     for entry in ARCHITECTURES.values():
         for name, preset in entry.presets.items():

@@ -518,6 +518,12 @@ def test_halves_are_of_one_network_and_give_numbers(tmp_path, monkeypatch):
     other = split(network(), "stages.1")[1]
     with pytest.raises(ValueError, match="tail: it was cut after .*stages.1 of another network than"):
         edge_halves.export_halves(head, other, tmp_path / "out")
+    torch.manual_seed(8)
+    alike = network()  # cut at the same place, and yet of other weights
+    with torch.no_grad():
+        alike.classifier[1].bias += 1
+    with pytest.raises(ValueError, match="tail: it was cut after .*stages.0 of another network than the head"):
+        edge_halves.export_halves(head, split(alike, "stages.0")[1], tmp_path / "out")
     with pytest.raises(ValueError, match="format: got 'executorch', accepted of halves are 'onnx', 'openvino'"):
         edge_halves.export_halves(head, tail, tmp_path / "out", "executorch")
     with torch.no_grad():

@@ -34,6 +34,18 @@ def check_names(source: str) -> None:
     assert imported - {"hf_effmodels"} <= used, f"{imported - used} in:\n{source}"
 
 
+@pytest.mark.parametrize(
+    "model_type, class_name, is_own",
+    [("gold_yolo", "GoldYoloForObjectDetection", True), ("ghostnetv3", "GhostNetV3ForImageClassification", False)],
+)
+def test_without_the_package_only_an_image_processor_of_its_own_is_code_to_trust(model_type, class_name, is_own):
+    architecture = ARCHITECTURES[model_type]
+    text = usage_section(architecture, class_name, tiny_config(architecture), "org/net", "abc123")
+    (block,) = (block for block in blocks_of(text) if "import hf_effmodels" not in block)
+    (line,) = (line for line in block.splitlines() if line.startswith("processor = "))
+    assert ("trust_remote_code=True" in line) is is_own and "revision=revision" in line
+
+
 @pytest.mark.parametrize("model_type, class_name, channels", CASES)
 def test_snippets_import_what_they_use_and_pin_the_commit(model_type, class_name, channels):
     architecture = ARCHITECTURES[model_type]

@@ -466,6 +466,14 @@ def image():
     return Image.fromarray(np.random.RandomState(0).randint(0, 255, (40, 50, 3), dtype=np.uint8))
 
 
+def test_what_is_asked_of_the_images_reaches_their_processor(processor, image):
+    text = processor.image_prefix + processor.image_token + "hi"
+    plain = processor(image, text, return_tensors="pt").pixel_values
+    raw = processor(image, text, return_tensors="pt", do_normalize=False).pixel_values
+    mean, std = (torch.tensor(CLIP_PROCESSOR[name])[:, None, None] for name in ("image_mean", "image_std"))
+    torch.testing.assert_close(raw[0], plain[0] * std + mean, rtol=1e-4, atol=1e-5)
+
+
 def pieces(processor, *parts) -> list[int]:
     ids = []
     for part in parts:

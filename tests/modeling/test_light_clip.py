@@ -488,6 +488,23 @@ def test_what_a_configuration_does_not_say_follows_from_its_towers():
     assert config(3, vision_hidden_size=1).vision_hidden_size == 1
 
 
+def test_of_a_tower_that_pools_nothing_the_mean_over_its_places_stands_for_the_image():
+    class Tower(torch.nn.Module):
+        def __init__(self, hidden):
+            super().__init__()
+            self.hidden = hidden
+
+        def forward(self, pixel_values, return_dict=None):
+            return BaseModelOutput(last_hidden_state=self.hidden)
+
+    tokens = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(3))
+    model = build(LightClipModel)
+    for hidden in (tokens, tokens.mT.reshape(2, 16, 2, 3)):
+        model.vision_model = Tower(hidden)
+        found = model.get_image_features(torch.zeros(2, 3, 8, 8)).pooler_output
+        torch.testing.assert_close(found, model.visual_projection(tokens.mean(1)))
+
+
 def test_a_tower_is_asked_only_for_what_it_takes():
     class Tower(torch.nn.Module):
         def forward(self, pixel_values, output_hidden_states=None, return_dict=None):

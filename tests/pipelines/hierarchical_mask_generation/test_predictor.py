@@ -203,3 +203,11 @@ def test_each_prompt_has_its_own_labels_and_boxes_alone_are_as_many_prompts(sam)
     for number in range(2):
         alone = encoded.predict(boxes=boxes[number], mask=together.logits[0, 0])
         torch.testing.assert_close(again.logits[number], alone.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_mask_of_before_is_as_large_as_the_decoder_makes_it_also_where_it_sees_several_maps():
+    model, processor = build("sam2")
+    encoded = MaskPredictor(model, processor).encode(picture())
+    first = encoded.predict(points=[[30, 20]])
+    again = encoded.predict(points=[[30, 20]], mask=first.logits[0])
+    assert again.logits.shape == first.logits.shape and not torch.equal(again.logits, first.logits)

@@ -12,6 +12,8 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
     StaticCache,
     ViTConfig,
     ViTForImageClassification,
@@ -194,6 +196,17 @@ def test_a_head_with_a_bias_stays_as_it_is_while_the_rest_is_rounded(tmp_path):
     loaded = ViTForImageClassification.from_pretrained(tmp_path, quantization_config=config)
     assert type(loaded.classifier) is torch.nn.Linear and torch.equal(loaded.classifier.weight, vit.classifier.weight)
     assert sum(isinstance(module, PackedLinear) for module in loaded.modules()) == 6
+
+
+def test_a_head_stays_as_it_is_also_where_other_layers_are_named(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    dense = LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=64, tie_word_embeddings=False))
+    dense.save_pretrained(tmp_path)
+    for named, packed in ((None, 7), (["down_proj"], 6)):
+        config = CbqConfig(bits=4, group_size=32, method="rtn", modules_to_not_convert=named)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
+        assert type(loaded.lm_head) is torch.nn.Linear and torch.equal(loaded.lm_head.weight, dense.lm_head.weight)
+        assert sum(isinstance(module, PackedLinear) for module in loaded.modules()) == packed
 
 
 def test_layers_with_biases_and_zero_points_are_packed_and_unpacked():

@@ -21,6 +21,13 @@ def test_operations_are_applied_in_their_order_with_their_strengths(monkeypatch)
     assert np.array_equal(found, expected) and not np.array_equal(found, IMAGE)
 
 
+@pytest.mark.parametrize(("magnitude", "bits"), [(0, 4), (2, 4), (3, 5), (5, 6), (7, 6), (8, 7), (10, 8)])
+def test_a_stronger_posterize_keeps_more_bits_as_the_papers_policy_has_it(monkeypatch, magnitude, bits):
+    """4 + ⌊0.4 m⌋ (timm's PosterizeOriginal)."""
+    only(monkeypatch, ("Posterize", 1.0, magnitude))
+    assert np.array_equal(AutoAugment()(IMAGE, np.random.default_rng(0)), ImageOps.posterize(IMAGE, bits))
+
+
 def test_operations_happen_with_their_probability(monkeypatch):
     only(monkeypatch, ("Invert", 0.3, 4), ("Equalize", 0.0, 7))
     rng = np.random.default_rng(0)

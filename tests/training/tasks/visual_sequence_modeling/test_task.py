@@ -115,7 +115,7 @@ def test_a_tokenizer_that_a_run_trains_is_that_of_the_run_that_goes_on(visual_ru
     assert len(tokenizer.encode(images).unique()) > 4
 
 
-def test_answers_are_measured_against_the_right_ones_and_the_prompt_is_seen_to_decide():
+def test_answers_are_measured_against_the_right_ones_and_the_prompt_is_seen_to_decide(monkeypatch):
     """A model that says what comes by the first id of its prompt: the answers of its task, copied from a table."""
     pipe = DelvmPipeline(tiny_vqvae(), tiny_language_model(), image_size=4)
     names = ["1", "2"]
@@ -143,6 +143,9 @@ def test_answers_are_measured_against_the_right_ones_and_the_prompt_is_seen_to_d
     bright = (pixels > 0.5).any(1)  # red ink is bright, too
     shared, either = ((f(bright[:2], bright[2:])).flatten(1).sum(1) for f in (torch.logical_and, torch.logical_or))
     assert measured["a_iou"] == pytest.approx(float((shared / either).mean())) != 1
+    # Nothing found where nothing is to be found is right.
+    monkeypatch.setattr(type(pipe.image_tokenizer), "decode", lambda self, ids, form: torch.zeros(len(ids), 3, 4, 4))
+    assert answer(pipe, sentences, 2)[0]["a_iou"] == 1
 
 
 def test_prompts_are_compared_on_pictures_that_every_task_has():
