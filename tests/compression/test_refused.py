@@ -183,6 +183,8 @@ def test_a_file_of_sentencepiece_is_read_as_one_and_needs_protobuf(monkeypatch, 
     (tmp_path / "b.model").mkdir()
     assert tokenizers._load_tokenizer(str(tmp_path / "b.model")) == (None, f"of {tmp_path / 'b.model'}")
     monkeypatch.setitem(sys.modules, "transformers.utils.sentencepiece_model_pb2_new", None)
+    # Where another test has read such a file before, its package knows it as well.
+    monkeypatch.delattr("transformers.utils.sentencepiece_model_pb2_new", raising=False)
     with pytest.raises(ImportError, match="SentencePiece models are read with protobuf: pip install protobuf.$"):
         sentencepiece_bpe._read(file)
 
