@@ -16,6 +16,7 @@ from ..training.losses.registry import make_losses
 from ..training.tasks.distillation.model import DistillationModel
 from ..training.tasks.distillation.taps import Taps, dry_run, example_input
 from ..training.tasks.distillation.teacher import make_teacher
+from .workloads import LABELS
 
 #: The teacher: ViT-S/16 with random weights, for as many pixels as the student takes.
 _TEACHER = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_hidden_layers": 12}
@@ -29,12 +30,9 @@ class Distilled(nn.Module):
         losses: their names in recipes.
     """
 
-    #: Of the images, one after the other.
-    classes = 10
-
     def __init__(self, student: nn.Module, losses: Sequence[str]):
         super().__init__()
-        self.classes = min(self.classes, student.config.num_labels)
+        self.classes = min(LABELS, student.config.num_labels)
         config, pixels = student.config, example_input(student)
         vit = ViTConfig(
             **_TEACHER, image_size=pixels.shape[-1], num_channels=pixels.shape[1], num_labels=config.num_labels
@@ -65,11 +63,9 @@ class DistilledByStored(nn.Module):
         rows, top_k: of the table.
     """
 
-    classes = 10
-
     def __init__(self, student: nn.Module, rows: int = 512, top_k: int = 10):
         super().__init__()
-        self.classes = min(self.classes, student.config.num_labels)
+        self.classes = min(LABELS, student.config.num_labels)
         made, classes = make_losses({"kd": {}}), student.config.num_labels
         taps = Taps(student, dry_run(student, example_input(student)), [POOLED])
         self.distilled = DistillationModel(student, made, taps)

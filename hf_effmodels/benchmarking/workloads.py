@@ -21,7 +21,7 @@ from .places import config_of, is_place, program_format, task_of_place
 #: Where the image token stands in the text of an image-text model.
 _IMAGE_POSITION = 5
 #: The classes of images in a training step, one after the other, of models that have as many.
-_LABELS = 10
+LABELS = 10
 
 
 def task_of(preset: str) -> str:
@@ -80,7 +80,7 @@ def _images(model: nn.Module, row: dict):
         def loss():
             output = model(pixels)
             logits = getattr(output, "logits", output)
-            task = F.cross_entropy(logits, torch.arange(len(logits)) % min(_LABELS, logits.shape[-1]))
+            task = F.cross_entropy(logits, torch.arange(len(logits)) % min(LABELS, logits.shape[-1]))
             return task + sum(getattr(output, "distillation", {}).values())
 
         return _training_step(model, loss, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))

@@ -375,7 +375,7 @@ def test_what_is_distilled_knows_the_classes_of_its_images(peer):
     kind = distilled.Distilled if peer == "distilled-kd" else distilled.DistilledByStored
     model = kind.__new__(kind)
     nn.Module.__init__(model)
-    model.distilled, asked_for = Given(), []
+    model.distilled, model.classes, asked_for = Given(), 10, []
     if peer == "distilled-kd":
         model._teacher, model.losses = [lambda pixels: "what the teacher says"], ("kd",)
     else:

@@ -33,7 +33,7 @@ from hf_effmodels import cli
 from hf_effmodels.collaboration.codecs.entropic import EntropicBottleneck
 from hf_effmodels.collaboration.codecs.wire import ChannelCodec, EntropicCodec, UniformCodec, _check_maps, codec_from
 from hf_effmodels.collaboration.decomposition import take_part
-from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, command, measure, split, split_points
+from hf_effmodels.collaboration.splitting import SplitHead, SplitTail, command, measure, service, split, split_points
 from hf_effmodels.collaboration.splitting.checks import check_address
 from hf_effmodels.collaboration.splitting.measure import PointCost, draw_latencies, measure_split, profile_of
 from hf_effmodels.collaboration.splitting.points import SplitPoint, input_shape, tensors_in, with_tensor
@@ -477,7 +477,6 @@ def test_the_commands_do_what_their_functions_do_unless_they_are_told_otherwise(
 
 
 def test_a_tail_is_served_within_the_limits_that_are_said(tmp_path, monkeypatch, capsys):
-    service = pytest.importorskip("hf_effmodels.collaboration.splitting.service")
     model, served = resnet(), []
     for half in split(model, "stages.0"):
         half.save_pretrained(tmp_path / half.half)

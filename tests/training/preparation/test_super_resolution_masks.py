@@ -121,6 +121,31 @@ def test_a_killed_preparation_goes_on_where_it_was(pictures, tmp_path, monkeypat
         preparation.main(arguments)
 
 
+def test_a_preparation_by_a_model_goes_on_with_its_weights_and_no_others(pictures, tmp_path, monkeypatch):
+    """They are known last, when the model is there."""
+
+    class Segment:
+        weights, seen = {"weights": "first"}, 0
+
+        def __call__(self, image):
+            Segment.seen += 1
+            if Segment.seen == 4:
+                raise KeyboardInterrupt
+            return quarters(image)
+
+    monkeypatch.setattr(preparation, "mask_generation", lambda *_, **__: Segment())
+    output = tmp_path / "maps"
+    arguments = ["--dataset", str(pictures), "--model", "org/sam", "--shard_size", "2", "--output", str(output)]
+    with pytest.raises(KeyboardInterrupt):
+        preparation.main(arguments)
+    with monkeypatch.context() as other:
+        other.setattr(Segment, "weights", {"weights": "second"})
+        with pytest.raises(ValueError, match=r"begun with another weights \(first, now second\)"):
+            preparation.main(arguments)
+    preparation.main(arguments)
+    assert len(rows(output, tmp_path / "cache")) == 6 and Segment.seen == 8
+
+
 def test_tiles_cover_the_image_with_their_part_of_map_and_reduction(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "slic", lambda *_: quarters)
     arguments = [
