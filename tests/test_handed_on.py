@@ -165,3 +165,48 @@ def test_what_is_given_under_a_name_is_handed_on_under_that_name():
                if (module, called, name) not in ON_PURPOSE]  # fmt: skip
     assert not unknown, "these go by their defaults although the caller has a value of that name"
     assert ON_PURPOSE.keys() <= left_out.keys(), "exceptions that are none"
+
+
+#: Calls that read from the Hub, or from a folder, under a name that a user may give.
+READS = {"from_pretrained", "snapshot_download", "hf_hub_download", "load_whole"}
+READS |= {"load_image_processor", "load_vision_tower", "load_tokenizer", "load_backbone"}
+#: (module, what the name is read from) -> why it is no place on the Hub.
+OWN_FOLDERS = {
+    ("training.run.rounds.rounds", "folder"): "what this run has written",
+    ("training.run.weights", "folder"): "a checkpoint",
+    ("training.tasks.causal_lm.reports", "output"): "what this run has written",
+    ("training.tasks.causal_lm.models", "str(folder)"): "a checkpoint",
+    ("training.tasks.visual_sequence_modeling.task", "trained"): "a checkpoint",
+}
+
+
+def test_whatever_a_training_reads_from_the_hub_is_read_with_the_token_of_its_user():
+    """`--token`: a teacher or an image processor in a private repository could not be found without."""
+    without, used = set(), set()
+    for module, tree in package_source.trees().items():
+        name = module.removeprefix(f"{PACKAGE}.")
+        if not name.startswith("training."):
+            continue
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            if called not in READS:
+                continue
+            texts = [ast.unparse(each) for each in (*call.args, *(keyword.value for keyword in call.keywords))]
+            keywords = {keyword.arg for keyword in call.keywords}
+            if {"token", None} & keywords or any(text.split(".")[-1] == "token" for text in texts):
+                continue
+            used.add((name, texts[0])) if (name, texts[0]) in OWN_FOLDERS else without.add((name, ast.unparse(call)))
+    assert not without and used == OWN_FOLDERS.keys()
+
+
+def test_a_place_on_the_hub_is_said_with_its_revision_and_the_token():
+    """Where a task says it once for several readers: {"revision": ..., "token": ...}."""
+    said = [
+        (module, {key.value for key in node.keys if isinstance(key, ast.Constant)}, ast.unparse(node))
+        for module, tree in package_source.trees().items()
+        if module.startswith(f"{PACKAGE}.training.tasks.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict) and None not in node.keys  # which would go on from another one
+    ]
+    places = [(module, keys, text) for module, keys, text in said if {"revision", "trust_remote_code"} & keys]
+    assert len(places) >= 8 and not [(module, text) for module, keys, text in places if "token" not in keys]

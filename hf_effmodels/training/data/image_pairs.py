@@ -67,7 +67,7 @@ def load_pairs(dataset: str) -> tuple[list[ImagePairs], list[ImagePairs]]:
 
     Args:
         dataset: "digits", whose tasks are invert and segment; or a folder of tasks, or of the folders train and test
-            of these. Of a folder without test a tenth of the pairs is held out.
+            of these. Of a folder without test a tenth of the pictures is held out, the same of all tasks.
 
     Raises:
         ValueError: no such folder, a task without pairs, an image without an answer.
@@ -82,7 +82,7 @@ def load_pairs(dataset: str) -> tuple[list[ImagePairs], list[ImagePairs]]:
     found = {SPLITS[name]: folder / name for name in reversed(names) if name in SPLITS}
     if not found:
         tasks = _tasks_of(folder)
-        return tuple(zip(*(_hold_out(task) for task in tasks), strict=True))
+        return _hold_out(tasks)
     if found.keys() != {"train", "test"}:
         raise ValueError(f"--dataset: {folder} has only the split {', '.join(found)}, accepted are train and test.")
     train, test = _tasks_of(found["train"]), _tasks_of(found["test"])
@@ -108,14 +108,29 @@ def _tasks_of(folder: Path) -> list[ImagePairs]:
     return tasks
 
 
-def _hold_out(task: ImagePairs) -> tuple[ImagePairs, ImagePairs]:
-    """The rest, and those to evaluate on: drawn, the same in every run, and by name the same of all tasks."""
-    if len(task) < 2:
-        raise ValueError(f"--dataset: task {task.task} has one pair, accepted are two or more.")
-    draws = [np.random.default_rng(list(name.encode())).random() for name in task.names]
-    order = np.argsort(draws, kind="stable")
-    number = max(1, round(_HELD_OUT * len(task)))
-    return task.select(sorted(order[number:].tolist())), task.select(sorted(order[:number].tolist()))
+def _hold_out(tasks: list[ImagePairs]) -> tuple[list[ImagePairs], list[ImagePairs]]:
+    """The rest, and those to evaluate on: drawn by name, the same in every run and of all tasks, so that no picture
+    that is evaluated on is trained on by another of its tasks.
+
+    At least one pair of each task is held out, and at least one stays.
+    """
+    for task in tasks:
+        if len(task) < 2:
+            raise ValueError(f"--dataset: task {task.task} has one pair, accepted are two or more.")
+    draws = {name: np.random.default_rng(list(name.encode())).random() for task in tasks for name in task.names}
+    drawn = sorted(draws, key=draws.get)
+    held = set(drawn[: max(1, round(_HELD_OUT * len(drawn)))])
+    # A task whose first one comes late goes first: what it brings, others may have, too.
+    for task in sorted(tasks, key=lambda task: min(draws[name] for name in task.names), reverse=True):
+        if held.isdisjoint(task.names):
+            held.add(min(task.names, key=draws.get))
+    parts = []
+    for task in tasks:
+        own = {number for number, name in enumerate(task.names) if name in held}
+        if len(own) == len(task):
+            own.remove(max(own, key=lambda number: draws[task.names[number]]))
+        parts.append((task.select([n for n in range(len(task)) if n not in own]), task.select(sorted(own))))
+    return tuple(list(part) for part in zip(*parts, strict=True))
 
 
 def _digit_tasks(images: Sequence[Image.Image], split: str) -> list[ImagePairs]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_effmodels.training.data import image_pairs
 from hf_effmodels.training.data.image_pairs import ImagePairs, augment_pair, expanded, load_pairs, read_expansion
 
 
@@ -30,18 +31,34 @@ def test_a_folder_of_tasks_holds_out_a_tenth_the_same_pictures_of_each_task(tmp_
     assert np.array_equal(image, noise(int(index))) and np.array_equal(answer, noise(int(index) + 100))
 
 
-@pytest.mark.parametrize("sizes", [(20, 30), (50, 20), (11, 60, 30)])
-def test_tasks_with_more_pictures_hold_out_by_name_as_those_with_fewer(sizes, tmp_path):
-    """Of the pictures that two tasks share, those held out of one are among those of the other, or the other way."""
-    for number, size in enumerate(sizes):
-        write(tmp_path, f"task{number}", size)
-    train, test = load_pairs(str(tmp_path))
-    for task, (rest, held) in enumerate(zip(train, test, strict=True)):
-        assert len(held) == max(1, round(sizes[task] / 10)) and len(rest) + len(held) == sizes[task]
-        for other in range(task):
-            shared = {str(index) for index in range(min(sizes[task], sizes[other]))}
-            one, two = (set(test[number].names) & shared for number in (task, other))
-            assert one <= two or two <= one
+@pytest.mark.parametrize(
+    "shared",
+    [(range(20), range(30)), (range(50), range(20)), (range(11), range(60), range(30)), (range(12), range(12, 40))],
+)
+def test_a_picture_that_is_evaluated_on_is_trained_on_by_no_other_task(shared, tmp_path):
+    """Whatever other pictures tasks have: a tenth of all is held out, by name, and one at least of each task."""
+    tasks = [ImagePairs(f"task{n}", [str(i) for i in each], [(i, -i) for i in each]) for n, each in enumerate(shared)]
+    train, test = image_pairs._hold_out(tasks)
+    held, trained = ({name for task in split for name in task.names} for split in (test, train))
+    every = {name for task in tasks for name in task.names}
+    assert not held & trained and held | trained == every
+    assert len(every) // 10 <= len(held) <= round(len(every) / 10) + len(tasks) - 1
+    for task, rest, out in zip(tasks, train, test, strict=True):
+        assert out.task == rest.task == task.task and len(out) >= 1 <= len(rest)
+        assert set(out.names) == held & set(task.names) and set(rest.names) == trained & set(task.names)
+        for part in (rest, out):
+            assert part.pairs == [(int(name), -int(name)) for name in part.names]
+            assert part.names == [name for name in task.names if name in part.names]  # in their order
+    again = image_pairs._hold_out(tasks[::-1])
+    assert [task.names for task in again[1]] == [task.names for task in test][::-1]
+
+
+def test_one_of_two_pictures_stays_where_both_are_held_out_for_other_tasks():
+    """Of three tasks that share their two pictures by turns, one has to train on what another is measured on."""
+    tasks = [ImagePairs(name, [*name], [(each, each) for each in name]) for name in ("ab", "bc", "ca")]
+    train, test = image_pairs._hold_out(tasks)
+    assert [len(task) for task in (*train, *test)] == [1] * 6
+    assert len({name for task in test for name in task.names} & {name for task in train for name in task.names}) == 1
 
 
 def test_splits_are_folders_and_wrong_ones_are_named(tmp_path):

@@ -57,15 +57,14 @@ def load_two_towers(args: TwoTowerArguments, captions=()) -> tuple[PreTrainedMod
     return model, processor
 
 
-def load_trained(argument: str, name: str, args) -> tuple[PreTrainedModel, CLIPProcessor]:
+def load_trained(argument: str, name: str, source: dict) -> tuple[PreTrainedModel, CLIPProcessor]:
     """A trained model without what trains it, and its processor.
 
     Args:
         argument: names it in messages.
-        args: has `revision`, `token` and `trust_remote_code`, where it is the model; None for a teacher.
+        source: `token`, and of the model itself `revision` and `trust_remote_code`.
     """
-    source = {} if args is None else _source(args)
-    said = None if args is None else ("--revision", args.revision)
+    said = ("--revision", source["revision"]) if "revision" in source else None
     with reading(argument, name, revision=said):
         processor = AutoProcessor.from_pretrained(name, **source)
     model = load_whole(AutoModelForZeroShotImageClassification, argument, name, **{**source, "revision": said})
@@ -73,7 +72,8 @@ def load_trained(argument: str, name: str, args) -> tuple[PreTrainedModel, CLIPP
     return model, processor
 
 
-def _source(args: TwoTowerArguments) -> dict:
+def source_of(args: TwoTowerArguments) -> dict:
+    """Where on the Hub the model is read, and how."""
     return {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
 
 
@@ -134,7 +134,7 @@ def _from_pretrained(args: TwoTowerArguments) -> tuple[PreTrainedModel, CLIPProc
         raise ValueError(f"--image_tower goes with a preset; {args.model} has an image tower.")
     if args.image_size is not None:
         raise ValueError(f"--image_size: that of {args.model} is set; it goes with a preset.")
-    source = _source(args)
+    source = source_of(args)
     with reading("--model", args.model, revision=("--revision", args.revision)):
         config = AutoConfig.from_pretrained(args.model, **source)
         processor = AutoProcessor.from_pretrained(args.model, **source)

@@ -40,7 +40,7 @@ from .data import (
     load_zero_shot,
 )
 from .evaluation import class_vectors, measure, unit_vectors, zero_shot_accuracy, zero_shot_vectors
-from .models import load_trained, load_two_towers
+from .models import load_trained, load_two_towers, source_of
 from .reports import write_evaluation, write_results
 from .teacher import Teacher
 from .trainer import ContrastiveTrainer
@@ -63,7 +63,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     set_seed(args.seed)
     with blaming_model_config(model_args.model_config, model_args.model, image_size=model_args.image_size):
         model, processor = load_two_towers(model_args, train.all_texts())
-    teacher, encode_for_teacher, teacher_pad = _teacher(args, model, processor)
+    teacher, encode_for_teacher, teacher_pad = _teacher(args, model, processor, model_args.token)
     train, evaluation = (
         usable(source, partial(source.read, num_channels=3), data_args) for source in (train, evaluation)
     )
@@ -140,11 +140,11 @@ def _masking(args: ContrastiveArguments, model, tokenizer) -> Masking | None:
     return Masking(args.mask_ratio, model.config.mask_token_id, np.setdiff1d(np.arange(len(tokenizer)), marks), marks)
 
 
-def _teacher(args: ContrastiveArguments, model, processor):
+def _teacher(args: ContrastiveArguments, model, processor, token: str | None):
     """The teacher, its encoder of texts and the id that fills its texts up."""
     if args.teacher is None:
         return None, None, 0
-    teacher, its_processor = load_trained("--teacher", args.teacher, None)
+    teacher, its_processor = load_trained("--teacher", args.teacher, {"token": token})
     theirs, ours = teacher.config.projection_dim, model.config.projection_dim
     if args.feature_weight and theirs != ours:
         raise ValueError(
@@ -202,7 +202,7 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict]:
             raise ValueError(f"--{name} goes with training; a trained model has what it needs.")
     source = load_evaluation_image_texts(data_args, model_args.token)
     zero_shot = load_zero_shot(data_args, model_args.token)
-    model, processor = load_trained("--model", model_args.model, model_args)
+    model, processor = load_trained("--model", model_args.model, source_of(model_args))
     source = usable(source, partial(source.read, num_channels=3), data_args)
     if len(source) < 2:
         raise ValueError(f"{source.split} has {len(source)} pair, accepted are 2 or more.")

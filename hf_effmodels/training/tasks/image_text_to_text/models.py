@@ -110,7 +110,7 @@ def _pretrained(args: VisionLanguageModelArguments, precision: dict):
         )
     if "quantization_config" in precision and not config.adapter_only:
         raise ValueError(f"--base_precision: 4bit needs a model of adapters only; {args.model} holds whole weights.")
-    with reading("--model", args.model):
+    with reading("--model", args.model, revision=("--revision", args.revision)):
         processor = AutoProcessor.from_pretrained(args.model, **source)
     source |= {**precision, "revision": ("--revision", args.revision)}
     model = load_whole(AdemVLForConditionalGeneration, "--model", args.model, **source)

@@ -48,7 +48,7 @@ def load_sam(args: ModelArguments):
     for name in ("num_channels", "image_size", "ignore_mismatched_sizes"):
         if getattr(args, name):
             raise ValueError(f"--{name}: of a SAM the parts' sizes are set: --model_config {{vision_config: ...}}.")
-    fields = dict(args.model_config)
+    fields, said = dict(args.model_config), ("--revision", args.revision)
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
     if args.model in hf_effmodels.list_models(task="mask-generation"):
         model = hf_effmodels.create_model(args.model, task="mask-generation", **fields)
@@ -58,15 +58,12 @@ def load_sam(args: ModelArguments):
     else:
         if "/" not in args.model and not Path(args.model).exists():
             hf_effmodels.get_config(args.model)  # says which presets come near
-        said = ("--revision", args.revision)
         with reading("--model", args.model, revision=said):
             config = AutoConfig.from_pretrained(args.model, **source)
         check_fields_of(config, fields)
         model = load_whole(AutoModelForMaskGeneration, "--model", args.model, **{**source, **fields, "revision": said})
     check_is_sam("--model", args.model, model)
-    side = model.config.vision_config.image_size
-    if Path(args.model).is_dir():
-        processor = AutoImageProcessor.from_pretrained(args.model)
-    else:
-        processor = hf_effmodels.create_image_processor("tinysam", image_size=side)
-    return model, processor
+    if is_loaded(args):
+        with reading("--model", args.model, revision=said):
+            return model, AutoImageProcessor.from_pretrained(args.model, **source)
+    return model, hf_effmodels.create_image_processor("tinysam", image_size=model.config.vision_config.image_size)

@@ -98,8 +98,10 @@ def _teacher(teacher_args, model_args, data_args, processor, student, photograph
             f"--teacher: its embeddings have {theirs} channels, the student's {ours}; give --embedding_weight 0 and "
             "--token_weight 0, or a student with as many."
         )
-    with reading("--teacher", teacher_args.teacher):
-        own = AutoImageProcessor.from_pretrained(teacher_args.teacher, revision=teacher_args.teacher_revision)
+    with reading("--teacher", teacher_args.teacher, revision=("--teacher_revision", teacher_args.teacher_revision)):
+        own = AutoImageProcessor.from_pretrained(
+            teacher_args.teacher, revision=teacher_args.teacher_revision, token=model_args.token
+        )
     cache = None
     if teacher_args.teacher_cache is not None:
         facts = {

@@ -69,7 +69,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     contents = {"training data": train.facts(), "evaluation data": evaluation.facts()}
     if is_loaded(model_args):
         contents["model"] = weights_fingerprint(model)
-    teacher = _teacher(args, model)
+    teacher = _teacher(args, model, model_args.token)
     if teacher is not None:
         contents[f"teacher {args.teacher}"] = weights_fingerprint(teacher)
     check_contents(config, checkpoint, args.output_dir, contents)
@@ -119,13 +119,14 @@ def _measured(model, *, processor, dataset: DetectionDataset, args: DetectionArg
     )
 
 
-def _teacher(args: DetectionArguments, model):
+def _teacher(args: DetectionArguments, model, token: str | None):
     """The detector to distil from, in evaluation mode; ValueError where it cannot teach this one."""
     if args.teacher is None:
         return None
     from transformers import AutoModelForObjectDetection
 
-    teacher = load_whole(AutoModelForObjectDetection, "--teacher", args.teacher).eval().requires_grad_(False)
+    teacher = load_whole(AutoModelForObjectDetection, "--teacher", args.teacher, token=token)
+    teacher.eval().requires_grad_(False)
     for what, config in (("--model", model.config), ("--teacher", teacher.config)):
         if config.model_type != "gold_yolo" or not config.reg_max:
             raise ValueError(f"{what}: distillation is between Gold-YOLOs with distributions (reg_max from 1).")
