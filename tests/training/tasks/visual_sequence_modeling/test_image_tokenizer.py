@@ -15,7 +15,7 @@ SIZES = {
 
 @pytest.mark.parametrize("pictures", [3, 70])
 def test_a_tokenizer_is_trained_by_its_reconstruction_and_its_codes(pictures, monkeypatch):
-    """64 pictures or all, at a rate that falls to nothing; codes begin as latents and unused ones become some again."""
+    """64 pictures or all, at a rate that falls; codes begin as latents, and unused ones become some again."""
     monkeypatch.setattr(models, "_REVIVAL", 2)
     pixels = torch.rand(pictures, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     args = VisualModelArguments(
