@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -506,3 +506,30 @@ def test_what_is_said_of_an_image_processor_wins_over_the_preset_and_the_rest_st
         before = {k: v for k, v in before.items() if v is not None} if name == "size" else before
         assert found == expected.get(name, before), name
     assert any(getattr(plain, name, None) != value for name, value in expected.items())
+
+
+def test_what_is_known_of_a_preset_is_in_its_fields_one_by_one():
+    """The licence of the code is this package's, whatever that of the weights; numbers as trained and folded."""
+    entry, preset = find("ghostnetv3-1.0x")
+    assert asdict(hf_effmodels.model_info("ghostnetv3-1.0x")) == {
+        "name": "ghostnetv3-1.0x",
+        "architecture": "GhostNetV3",
+        "tasks": ("image-classification", "image-feature-extraction"),
+        "parameters": preset.parameters,
+        "macs": 404.1,
+        "folded_parameters": preset.folded_parameters,
+        "folded_macs": 167.0,
+        "top1": 77.1,
+        "top1_source": preset.published[0].source,
+        "published": tuple(asdict(number) for number in preset.published),
+        "paper": "GhostNetV3: Exploring the Training Strategies for Compact Models, https://arxiv.org/abs/2404.11202",
+        "repository": entry.repository,
+        "code_license": "apache-2.0",
+        "weights_license": preset.weights_license,
+        "weights_license_note": preset.weights_license_note,
+        "weights": preset.weights,
+        "timm": preset.timm and f"timm/{preset.timm}",
+    }
+    licences = {name: hf_effmodels.model_info(name) for name in hf_effmodels.list_models()}
+    assert {info.code_license for info in licences.values()} == {"apache-2.0"}
+    assert {info.weights_license for info in licences.values()} > {"apache-2.0", None}

@@ -5,6 +5,8 @@ import logging
 import pickle
 import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 from transformers import AutoImageProcessor, AutoModel, CLIPProcessor, SamProcessor
@@ -250,3 +252,45 @@ def test_the_trainer_shifts_the_labels_of_whatever_predicts_the_next_token_and_o
     shifted = {name for auto, name in heads if auto in of_next_tokens}
     for _, name in heads:
         assert (name in known) == (name in shifted), name
+
+
+def test_whatever_is_to_be_known_to_a_library_is_made_known_when_it_is_imported(monkeypatch):
+    """Each folder of quantisers, the PEFT methods, and each part of the Auto classes."""
+    waiting = []
+    monkeypatch.setattr(registry, "when_imported", lambda module, callback: waiting.append((module, callback)))
+    registry.register_with_transformers()
+    imported = {}
+    for module, callback in waiting:
+        if isinstance(callback, partial):
+            imported.setdefault(module, set()).add(callback.args[0])
+    package = Path(hf_effmodels.__file__).parent
+    files = [path.relative_to(package.parent) for path in package.glob("quantization/*/quantizer_*.py")]
+    assert len(files) > 3
+    assert imported == {
+        "peft": {"hf_effmodels.adapters"},
+        "transformers.quantizers.auto": {".".join(file.with_suffix("").parts) for file in files},
+    }
+    asked = {module for module, callback in waiting if not isinstance(callback, partial)}
+    auto = "transformers.models.auto"
+    assert asked == {
+        *(f"{auto}.{name}_auto" for name in ("configuration", "modeling", "image_processing", "processing")),
+        "transformers.pipelines",
+    }
+
+
+def test_a_task_of_a_users_own_pipeline_stays_theirs(monkeypatch):
+    import transformers
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    asked = []
+    monkeypatch.setattr(
+        PIPELINE_REGISTRY, "register_pipeline", lambda task, pipeline, **how: asked.append((task, pipeline, how))
+    )
+    registry.register_task_pipelines()
+    assert asked == [] and TASK_PIPELINES
+    (name, entry) = next(iter(TASK_PIPELINES.items()))
+    left = [task for task in PIPELINE_REGISTRY.supported_tasks if task != name]
+    monkeypatch.setattr(PIPELINE_REGISTRY, "supported_tasks", left)
+    registry.register_task_pipelines()
+    how = {"pt_model": getattr(transformers, entry.auto_class), "type": entry.takes}
+    assert asked == [(name, getattr(pipelines, entry.pipeline_class), how)]

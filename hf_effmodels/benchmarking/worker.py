@@ -85,7 +85,11 @@ if __name__ == "__main__":
     sys.stdout = sys.stderr
     try:
         main(row)
-    except (ValueError, OSError, ImportError, RuntimeError, TypeError, ArithmeticError, MemoryError) as error:
-        # An image of one pixel, a batch beyond the memory: one line for the user, not this process's insides.
-        _say({"error": str(error) or type(error).__name__})
+    except Exception as error:
+        # An image of one pixel, a batch beyond the memory, a configuration without a field: one line for the user, not
+        # this process's insides.
+        kind, said = type(error).__name__, str(error)
+        if isinstance(error, LookupError | AttributeError):  # which say a name alone
+            said = f"{kind}: {said}".removesuffix(": ")
+        _say({"error": said or kind})
         sys.exit(2)

@@ -382,6 +382,11 @@ def _apply(auto_class: str, call: str) -> list[str]:
     lines = ["with torch.no_grad():", f"    outputs = {call}"]
     if auto_class == "AutoModelForImageClassification":
         return [*lines, "print(model.config.id2label[outputs.logits.argmax(-1).item()])"]
+    if auto_class == "AutoModelForSemanticSegmentation":
+        return [
+            *lines,
+            "print([model.config.id2label[label] for label in outputs.logits.argmax(1).unique().tolist()])",
+        ]
     if auto_class == "AutoModelForPreTraining":
         return [*lines, "print(outputs.loss)", "encoder = model.encoder  # what goes on after the pre-training"]
     if auto_class == "AutoModelForObjectDetection":

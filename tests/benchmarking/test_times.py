@@ -333,6 +333,18 @@ def test_the_picture_has_a_panel_for_each_batch_and_a_bar_for_each_row(tmp_path,
         (ValueError("too few pixels"), "too few pixels"),
         (MemoryError(), "MemoryError"),
         (ImportError("no timm"), "no timm"),
+        (OSError("no folder"), "no folder"),
+        (RuntimeError("odd"), "odd"),
+        (TypeError("no number"), "no number"),
+        (ZeroDivisionError("by zero"), "by zero"),
+        # These say a name alone, or what has none of which attribute.
+        (KeyError("num_labels"), "KeyError: 'num_labels'"),
+        (IndexError("out of range"), "IndexError: out of range"),
+        (AttributeError("it has no 'stem'"), "AttributeError: it has no 'stem'"),
+        (LookupError(), "LookupError"),
+        (AssertionError(), "AssertionError"),
+        (NotImplementedError("on meta"), "on meta"),
+        (StopIteration("at the end"), "at the end"),
     ],
 )
 def test_a_row_says_in_a_line_why_it_cannot_run_and_prints_nothing_else(error, said, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +11,13 @@ from torch import nn
 from transformers import SegformerImageProcessorPil
 
 import hf_effmodels
+from hf_effmodels.architecture import Architecture, PipelineEntry, Preset, Published
 from hf_effmodels.hub import build_card
 from hf_effmodels.hub.card import _matching_preset
 from hf_effmodels.hub.card_text import About, check_results, code, is_local, plain, write_card
+from hf_effmodels.hub.convert import ConversionReport
 from hf_effmodels.hub.export import with_auto_map
+from hf_effmodels.hub.pipeline_card import PipelineFacts, write_pipeline_card
 from hf_effmodels.hub.usage import usage_section
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -483,3 +488,194 @@ def test_snippets_and_titles_are_of_the_repository_the_commit_and_the_files_that
     for wrong in ({"repo_id": "a b"}, {"repo_id": "org/net", "revision": "a b"}):
         with pytest.raises(ValueError, match="^(repo_id|revision): got 'a b', accepted is "):
             build_card(tiny.model, **wrong)
+
+
+# whole cards, written out by hand
+
+
+class Everything:
+    """What a card may be given, away from what it says by itself."""
+
+    entry = Architecture(
+        model_type="net", config="C", auto_classes={}, title="Net", package="x.net", paper="Nets", arxiv="2401.00001",
+        repository="https://x.org/code",
+    )  # fmt: skip
+    preset = Preset(
+        model_type="net", config={}, parameters=1.0, weights="https://x.org/w.pth", weights_license="mit",
+        weights_license_note="as a mail says",
+        published=(
+            Published("top-1", 77.125, "ImageNet-1k", "paper"),
+            Published("SSIM", 0.87315, "Set5", "README"),
+            Published("perplexity", 12.5, "text", "paper"),
+        ),
+    )  # fmt: skip
+    conversion = ConversionReport("net-1", "w.pth", "ab12", "state_dict_ema", 12, ["x"], False)
+
+
+def test_a_whole_card_has_every_number_with_its_source():
+    about = About(
+        title="my net", introduction="A net.", library="transformers", task="image-classification", tags=("a", "b"),
+        facts=(("Type", "Net"), ("Layers", "3")), usage="## Usage\n\nSo.", published=Everything.preset.published,
+        entry=Everything.entry, preset=Everything.preset, figures=("calibration.png", "training_curve.png"),
+    )  # fmt: skip
+    results = [
+        {"metric": "accuracy", "value": 0.5, "split": "test", "source": "evaluate, 2 May"},
+        {"metric": "PSNR", "value": 30.126, "dataset": "Set14"},
+        {"metric": "loss", "value": float("nan"), "dataset": "/home/me/data"},
+    ]
+    card = write_card(
+        about, license="mit", dataset="org/data", results=results, training={"lr": 0.1, "data": "/home/me/x"},
+        conversion=Everything.conversion, base_model="org/base", samples={"train": 5, "test": 2},
+    )  # fmt: skip
+    assert (
+        card.text.strip()
+        == """# my net
+
+A net. Trained on org/data (samples: 5 of train, 2 of test).
+
+## Facts
+
+|  |  |
+| --- | --- |
+| Type | Net |
+| Layers | 3 |
+| Licence of the weights | mit |
+| Licence of the code | apache-2.0 |
+| Paper | [arXiv:2401.00001](https://arxiv.org/abs/2401.00001) |
+| Official code | https://x.org/code |
+
+## Usage
+
+So.
+
+## Numbers
+
+|  | published | measured here |
+| --- | --- | --- |
+| top-1, ImageNet-1k | 77.12 % (paper) | not measured here |
+| SSIM, Set5 | 0.8731 (README) | not measured here |
+| perplexity, text | 12.50 (paper) | not measured here |
+| accuracy, org/data, test | not published | 50.00 % (evaluate, 2 May) |
+| PSNR, Set14 | not published | 30.13 dB (measured by the publisher of these weights) |
+| loss, data of its maker's own | not published | nan (measured by the publisher of these weights) |
+
+The published numbers belong to the authors' weights: these, converted.
+
+## Figures
+
+![Whether probabilities can be believed](calibration.png)
+
+![Training](training_curve.png)
+
+## Training
+
+| hyper-parameter | value |
+| --- | --- |
+| lr | `0.1` |
+| data | a local path |
+
+## Origin
+
+Converted from the official weights by `hf-effmodels convert`.
+
+| Official file |  |
+| --- | --- |
+| SHA-256 | `ab12` |
+| Read from it | 12 tensors of state_dict_ema |
+| Published at | https://x.org/w.pth |
+| Licence | as a mail says |
+
+## Citation
+
+Please cite the paper: Nets, arXiv:2401.00001 ([BibTeX](https://arxiv.org/bibtex/2401.00001))."""
+    )
+    data = card.data.to_dict()
+    (index,) = data.pop("model-index")
+    assert data == {
+        "license": "mit", "library_name": "transformers", "pipeline_tag": "image-classification", "tags": ["a", "b"],
+        "datasets": ["org/data"], "base_model": "org/base", "metrics": ["PSNR", "accuracy", "loss"],
+    }  # fmt: skip
+    assert index["name"] == "my net", "and a value that is no number stands in no table of the Hub"
+    found = [
+        (one["task"]["type"], one["dataset"]["name"], one["dataset"]["type"], one["dataset"].get("split"), metric)
+        for one in index["results"]
+        for metric in ((m["type"], m["name"], m["value"]) for m in one["metrics"])
+    ]
+    assert found == [
+        ("image-classification", "org/data", "org/data", "test", ("accuracy", "accuracy", 0.5)),
+        ("image-classification", "Set14", "Set14", None, ("PSNR", "PSNR", 30.126)),
+    ]
+
+
+@pytest.mark.parametrize("given", ["apache-2.0", None])
+def test_the_note_on_a_licence_stands_where_it_is_the_officials(given):
+    about = About(**{**vars(ABOUT), "preset": Everything.preset})
+    text = write_card(about, license=given, conversion=Everything.conversion).text
+    assert "as a mail says" not in text and "https://x.org/w.pth" in text
+    unstated = About(**{**vars(ABOUT), "preset": replace(Everything.preset, weights_license=None, weights=None)})
+    text = write_card(unstated, license=given, conversion=Everything.conversion).text
+    assert ("as a mail says" in text) == (given is None) and "Published at" not in text
+
+
+def test_a_whole_card_of_a_pipeline_has_what_is_its_own_and_what_all_have():
+    entry = PipelineEntry(
+        task="super-resolution", classes={}, code=(), title="Pipe", package="x.pipe", paper="Pipes",
+        arxiv="2402.00002", repository="https://x.org/pipe",
+    )  # fmt: skip
+    presets = {"pipe-x4": Everything.preset}
+    entry = SimpleNamespace(**{name: getattr(entry, name) for name in vars(entry)}, presets=presets, tasks=entry.tasks)
+    about = PipelineFacts(
+        introduction="It makes large ones",
+        tags=("pipe",),
+        facts=(("Factor", "4"),),
+        weights=torch.zeros(1, dtype=torch.bfloat16),
+        usage='## Use\n\n`"{id}"`',
+    )
+    card = write_pipeline_card(entry, about, license="mit", preset="pipe-x4", repo_id="org/mine", dataset="Set5")
+    assert (
+        card.text.strip()
+        == """# mine
+
+It makes large ones, after [Pipes](https://arxiv.org/abs/2402.00002) ([official code](https://x.org/pipe)), \
+implemented for diffusers by `hf_effmodels`. The repository carries the pipeline's code: it loads with or without \
+that package. Trained on Set5.
+
+## Facts
+
+|  |  |
+| --- | --- |
+| Factor | 4 |
+| Weights | bfloat16, safetensors |
+| Licence of the weights | mit |
+| Licence of the code | apache-2.0 |
+| Paper | [arXiv:2402.00002](https://arxiv.org/abs/2402.00002) |
+| Official code | https://x.org/pipe |
+
+## Use
+
+`"org/mine"`
+
+## Numbers
+
+|  | published | measured here |
+| --- | --- | --- |
+| top-1, ImageNet-1k | 77.12 % (paper) | not measured here |
+| SSIM, Set5 | 0.8731 (README) | not measured here |
+| perplexity, text | 12.50 (paper) | not measured here |
+
+The published numbers belong to the authors' weights: not necessarily these.
+
+## Citation
+
+Please cite the paper: Pipes, arXiv:2402.00002 ([BibTeX](https://arxiv.org/bibtex/2402.00002))."""
+    )
+    assert card.data.to_dict() == {
+        "license": "mit", "library_name": "diffusers", "pipeline_tag": "image-to-image",
+        "tags": ["hf_effmodels", "pipe", "arxiv:2402.00002"],
+    }  # fmt: skip
+    plain_one = write_pipeline_card(entry, about)
+    assert plain_one.text.lstrip().startswith("# Pipe\n") and "No number has been published" in plain_one.text
+    assert '`"path/to/this/folder"`' in plain_one.text and "none stated: not for redistribution" in plain_one.text
+    assert write_pipeline_card(entry, about, preset="pipe-x4").text.lstrip().startswith("# pipe-x4\n")
+    with pytest.raises(ValueError, match="^preset: got 'pipe-x8', accepted are 'pipe-x4'.$"):
+        write_pipeline_card(entry, about, preset="pipe-x8")

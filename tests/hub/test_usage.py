@@ -6,7 +6,10 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import torch
+import transformers
 
+import hf_effmodels
 from hf_effmodels.hub.usage import auto_class_of, task_of, usage_section
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -101,3 +104,83 @@ def test_a_class_behind_several_auto_classes_is_that_of_the_main_head():
     ghostnet = ARCHITECTURES["ghostnetv3"]
     assert auto_class_of(ghostnet, "GhostNetV3Backbone") == "AutoBackbone"
     assert task_of(ghostnet, "GhostNetV3Backbone") is None
+
+
+#: Of each kind of head one: (type, Auto class, channels); with other channels than three no processor is asked.
+HEADS = [
+    ("vanillanet", "AutoModelForImageClassification", 3),
+    ("vanillanet", "AutoModelForImageClassification", 4),
+    ("vanillanet", "AutoModel", 3),
+    ("vanillanet", "AutoModel", 1),
+    ("ghostnet", "AutoBackbone", 2),
+    ("gold_yolo", "AutoModelForObjectDetection", 3),
+    ("gold_yolo", "AutoModelForObjectDetection", 4),
+    ("dtop", "AutoModelForSemanticSegmentation", 3),
+    *(("pangu_pi", auto_class, None) for auto_class in sorted(ARCHITECTURES["pangu_pi"].auto_classes)),
+]
+
+
+@pytest.mark.parametrize("model_type, auto_class, channels", HEADS)
+def test_snippets_run_and_show_what_the_head_gives(model_type, auto_class, channels, monkeypatch):
+    """Those without a pipeline: a model that is there stands in for the one that would be loaded."""
+    architecture, shown = ARCHITECTURES[model_type], []
+    names = {"id2label": {0: "cat", 1: "dog", 2: "owl"}}
+    config = tiny_config(architecture, **names, **({} if channels in (3, None) else {"num_channels": channels}))
+    torch.manual_seed(0)
+    model = architecture.model_class(auto_class)(config).eval()
+
+    class Processor:
+        def __call__(self, image, return_tensors):
+            assert (image.size, return_tensors) == ((320, 240), "pt")
+            return {"pixel_values": torch.randn(1, 3, config.image_size, config.image_size)}
+
+        def post_process_object_detection(self, outputs, threshold, sizes):
+            assert outputs.pred_boxes.shape[-1] == 4 and sizes == [(240, 320)]
+            return [("boxes above", threshold)]
+
+    def load(made):
+        return classmethod(lambda cls, model_id, **options: made)
+
+    class_name = architecture.auto_classes[auto_class]
+    monkeypatch.setattr(getattr(transformers, auto_class), "from_pretrained", load(model))
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", load(Processor()))
+    if (backbone := architecture.auto_classes.get("AutoBackbone")) is not None:
+        kind, fields = getattr(hf_effmodels, backbone), {"num_channels": config.num_channels}
+
+        def load_backbone(cls, model_id, out_features):
+            return kind(tiny_config(architecture, out_features=out_features, **fields)).eval()
+
+        monkeypatch.setattr(kind, "from_pretrained", classmethod(load_backbone))
+    text = usage_section(architecture, class_name, config, has_processor=False)
+    for block in blocks_of(text):
+        if "pipeline(" not in block:
+            exec(compile(block, "README.md", "exec"), {"print": lambda *given: shown.append(given)})
+    classes = {*names["id2label"].values()}
+    *of_head, last = shown
+    if backbone is None:
+        of_head = shown
+    else:
+        (maps,) = last
+        assert len(maps) == 2 and {len(shape) for shape in maps} == {4}, "the last two stages"
+    # With three channels the package has a pipeline for all but texts.
+    assert len(of_head) == (0 if auto_class == "AutoBackbone" else 1 if channels == 3 else 2)
+    for given in of_head:
+        if auto_class == "AutoModelForImageClassification":
+            assert {*given} <= classes and len(given) == 1
+        elif auto_class == "AutoModelForSemanticSegmentation":
+            (found,) = given
+            assert found and {*found} <= classes
+        elif auto_class == "AutoModelForObjectDetection":
+            assert given == (("boxes above", 0.4),) if channels == 3 else [len(shape) for shape in given] == [3, 3]
+        elif auto_class == "AutoModelForCausalLM":
+            assert given[0].shape == (1, 23), "three tokens and twenty more"
+        else:
+            (shape,) = given
+            (task,) = (task for task in architecture.tasks if task.auto_class == auto_class)
+            expected = {
+                "text-classification": (1, 3),
+                "token-classification": (1, 3, 3),
+                "question-answering": (1, 3),
+                "feature-extraction": (1, 3, getattr(config, "hidden_size", None)),
+            }
+            assert shape == expected.get(task.name, shape) and shape[0] == 1 and len(shape) > 1
