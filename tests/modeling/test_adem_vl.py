@@ -510,6 +510,33 @@ def test_prompts_are_encoded_in_pieces_as_in_training(processor, image):
     assert batch["image_mask"].tolist() == [True, False]
 
 
+@pytest.mark.parametrize("token", ["<image>", "<a 'picture'>"])
+@pytest.mark.parametrize(
+    ("prefix", "nothing"),
+    [("Image: ", "Image: N/A"), ('It\'s a "picture":\n', "None \\ é 🐈 {{ }}"), ("", ""), ("Image: ", "Image: none")],
+)
+def test_a_chat_begins_as_the_processor_begins_its_texts(processor, image, token, prefix, nothing, tmp_path):
+    """With an image and without one, also after it was saved, or with the template of another one."""
+    how = {"image_token": token, "image_prefix": prefix, "no_image_text": nothing}
+    made = AdemVLProcessor(processor.image_processor, processor.tokenizer, **how)
+    made.save_pretrained(tmp_path / "made")
+    processor.save_pretrained(tmp_path / "plain")
+    for mine in (
+        made,
+        AdemVLProcessor.from_pretrained(tmp_path / "made"),
+        AdemVLProcessor.from_pretrained(tmp_path / "plain", **how),
+    ):
+        chat = functools.partial(mine.apply_chat_template, add_generation_prompt=True)
+        asked = turns("what?", "a cat", "why?", image=image)
+        text = "Instruction: what?\nResponse:a cat\nInstruction: why?\nResponse:"
+        assert chat(asked) == f"{prefix}{token}{text}"
+        assert chat(turns("why?")) == f"{nothing}Instruction: why?\nResponse:"
+        encode = functools.partial(pieces, mine)
+        chat = functools.partial(chat, tokenize=True, return_dict=True)
+        assert chat(asked)["input_ids"] == [encode(1, prefix, mine.image_token_id, text)]
+        assert chat(turns("why?"))["input_ids"] == [encode(1, nothing, "Instruction: why?\nResponse:")]
+
+
 @pytest.mark.parametrize(("prefix", "nothing"), [("Picture: ", "Picture: none"), ("See ", "No picture."), ("", "")])
 def test_texts_begin_as_the_processor_was_made_to_begin_them(processor, image, prefix, nothing, tmp_path):
     """Also where a text says so itself; and after it was saved."""

@@ -1,6 +1,7 @@
 """Images and text -> inputs of an ADEM-VL model."""
 
 import base64
+import json
 import os
 
 import numpy as np
@@ -14,7 +15,9 @@ from ...images import read_image
 
 #: Seconds to wait for an image on another machine.
 _TIMEOUT = 30.0
-IMAGE_PREFIX, NO_IMAGE_TEXT = "Image: ", "Image: N/A"
+IMAGE_TOKEN, IMAGE_PREFIX, NO_IMAGE_TEXT = "<image>", "Image: ", "Image: N/A"
+#: How the template has a text begin.
+_BEGINS = "{{- 'Image: ' + (ns.images or 'N/A') -}}"
 #: `Instruction: …\nResponse:…` per turn behind one prefix that says whether there is an image.
 CHAT_TEMPLATE = """\
 {%- set ns = namespace(images='', text='') -%}
@@ -49,6 +52,17 @@ CHAT_TEMPLATE = """\
 """
 
 
+def _chat_template(image_token: str, image_prefix: str, no_image_text: str) -> str:
+    """`CHAT_TEMPLATE` for a processor whose texts begin otherwise."""
+    if (image_token, image_prefix, no_image_text) == (IMAGE_TOKEN, IMAGE_PREFIX, NO_IMAGE_TEXT):
+        return CHAT_TEMPLATE
+    token, prefix, nothing = (
+        json.dumps(text, ensure_ascii=False) for text in (image_token, image_prefix, no_image_text)
+    )
+    begins = f"{{{{- {prefix} + ns.images if ns.images else {nothing} -}}}}"
+    return CHAT_TEMPLATE.replace(_BEGINS, begins).replace(f"'{IMAGE_TOKEN}'", token)
+
+
 class AdemVLProcessorKwargs(ProcessingKwargs, total=False):
     _defaults = {"text_kwargs": {"padding": True, "padding_side": "left"}}
 
@@ -69,7 +83,7 @@ class AdemVLProcessor(ProcessorMixin):
     Args:
         image_processor: of the statistics the checkpoint was trained with; 224×224 without cropping.
         tokenizer: the decoder's. It gets the image token, behind its vocabulary, and a padding token if it has none.
-        chat_template: for conversations, `Instruction: …\nResponse:` by default.
+        chat_template: for conversations, by default `Instruction: …\nResponse:` behind what the texts below say.
         image_token: stands for the image in texts.
         image_prefix, no_image_text: what stands before the image token, and instead of both.
         use_cls_token: as in the model's configuration.
@@ -82,7 +96,7 @@ class AdemVLProcessor(ProcessorMixin):
         image_processor=None,
         tokenizer=None,
         chat_template: str | None = None,
-        image_token: str = "<image>",
+        image_token: str = IMAGE_TOKEN,
         image_prefix: str = IMAGE_PREFIX,
         no_image_text: str = NO_IMAGE_TEXT,
         use_cls_token: bool = True,
@@ -98,8 +112,9 @@ class AdemVLProcessor(ProcessorMixin):
         self.image_prefix = image_prefix
         self.no_image_text = no_image_text
         self.use_cls_token = use_cls_token
-        template = CHAT_TEMPLATE if chat_template is None else chat_template
-        super().__init__(image_processor, tokenizer, chat_template=template, **kwargs)
+        if chat_template in (None, CHAT_TEMPLATE):
+            chat_template = _chat_template(image_token, image_prefix, no_image_text)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
     def __call__(self, images=None, text=None, videos=None, audio=None, **kwargs) -> BatchFeature:
         """

@@ -392,6 +392,32 @@ def test_it_goes_with_copies_and_folders_and_off_again(tmp_path):
     assert torch.equal(model(**inputs).logits, plain)
 
 
+@pytest.mark.parametrize(
+    "now, then",
+    [
+        ({}, {}),
+        ({"scope": "joint"}, {"scope": "joint"}),
+        ({"position_mode": "renumber"}, {"position_mode": "renumber"}),
+        ({"ratios": [0.75, 0.5]}, {"ratios": [0.75, 0.5]}),
+        ({"ratios": [0.75, 0.5], "scope": "joint"}, {"ratios": [0.75, 0.5], "scope": "joint"}),
+        # With layers of its own a call begins anew.
+        ({"layers": [2]}, {"layers": [2], "ratios": [0.5], "scope": "joint", "position_mode": None}),
+        (
+            {"layers": [2], "ratios": [0.25], "scope": "image"},
+            {"layers": [2], "ratios": [0.25], "scope": "image", "position_mode": None},
+        ),
+    ],
+)
+def test_what_a_call_says_counts_before_what_the_model_was_saved_with(now, then):
+    model, _, _ = make("llava")
+    before = {"layers": [1, 3], "ratios": [0.5, 0.25], "scope": "image", "position_mode": "keep"}
+    apply_pyramid_drop(model, **before)
+    assert model.config.pyramid_drop == before
+    apply_pyramid_drop(model, **now)
+    assert model.config.pyramid_drop == before | then
+    assert model.model.language_model.pyramid_drop.to_dict() == before | then
+
+
 def test_defaults_are_the_papers_four_stages():
     model, _, _ = make("llava", num_hidden_layers=32)
     apply_pyramid_drop(model)

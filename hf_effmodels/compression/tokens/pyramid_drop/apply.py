@@ -13,7 +13,7 @@ def apply_pyramid_drop(
     model: PreTrainedModel,
     layers: Sequence[int] | None = None,
     ratios: Sequence[float] | None = None,
-    scope: str = "joint",
+    scope: str | None = None,
     position_mode: str | None = None,
 ) -> PreTrainedModel:
     """
@@ -29,8 +29,10 @@ def apply_pyramid_drop(
         layers: after so many blocks tokens leave; None is what `model.config.pyramid_drop` says, or a quarter, a half
             and three quarters of the depth.
         ratios: share of the original image tokens that stays after each; None is as of `layers`, 0.5, 0.25, 0.125.
-        scope: "joint" ranks all image tokens of a row together, "image" those of each image by themselves.
-        position_mode: "renumber" (the paper's) or "keep" positions; None is "keep" for positions with three axes.
+        scope: "joint" ranks all image tokens of a row together, "image" those of each image by themselves; None is as
+            of `layers`, "joint".
+        position_mode: "renumber" (the paper's) or "keep" positions; None is as of `layers`, "keep" for positions with
+            three axes, else "renumber".
 
     Returns:
         The same model. `model.config.pyramid_drop` has the settings: after `from_pretrained`,
@@ -40,17 +42,12 @@ def apply_pyramid_drop(
         ValueError: a model without images, an unknown decoder, layers it does not have, a wrapped forward.
     """
     base, decoder = _parts(model)
-    stored = getattr(model.config, "pyramid_drop", None)
-    if layers is None and ratios is None and stored:
-        settings = PyramidDropSettings(**stored)
-    else:
-        layers = default_layers(decoder.config.num_hidden_layers) if layers is None else layers
-        settings = PyramidDropSettings(
-            layers=layers,
-            ratios=DEFAULT_RATIOS[: len(layers)] if ratios is None else ratios,
-            scope=scope,
-            position_mode=position_mode,
-        )
+    stored = (getattr(model.config, "pyramid_drop", None) or {}) if layers is None else {}
+    given = {"layers": layers, "ratios": ratios, "scope": scope, "position_mode": position_mode}
+    chosen = {**stored, **{name: value for name, value in given.items() if value is not None}}
+    chosen.setdefault("layers", default_layers(decoder.config.num_hidden_layers))
+    chosen.setdefault("ratios", DEFAULT_RATIOS[: len(chosen["layers"])])
+    settings = PyramidDropSettings(**chosen)
     check_decoder(decoder.config, settings)
     for module in (model, base, decoder):
         if "forward" in vars(module):
