@@ -16,5 +16,5 @@ class Bars:
     def __exit__(self, *error):
         pass
 
-    def update(self, count: int) -> None:
+    def update(self, count: int = 1) -> None:
         self.moved.append(count)

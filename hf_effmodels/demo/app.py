@@ -158,9 +158,13 @@ def _names_of(network, numbers: Sequence[int]) -> list[str]:
     return [f"{name} ({n})" if names.count(name) > 1 else name for name, n in zip(names, numbers, strict=True)]
 
 
-def _probabilities(logits: torch.Tensor, network, count: int = 5) -> dict[str, float]:
-    """The likeliest classes: softmax, or a probability each where the head has one label or several at a time."""
+def _probabilities(logits: torch.Tensor, network, count: int = 5) -> dict[str, float] | str:
+    """The likeliest classes: softmax, or a probability each where the head has one label or several at a time; of a
+    regression its numbers."""
     config = network.config
+    if getattr(config, "problem_type", None) == "regression":
+        names = _names_of(network, range(len(logits)))
+        return "  ".join(f"{name} {number:g}" for name, number in zip(names, logits.tolist(), strict=True))
     alone = config.num_labels == 1 or getattr(config, "problem_type", None) == "multi_label_classification"
     best = (logits.sigmoid() if alone else logits.softmax(-1)).topk(min(count, len(logits)))
     return dict(zip(_names_of(network, best.indices.tolist()), best.values.tolist(), strict=True))
@@ -215,11 +219,12 @@ def _generate(parts: _Parts, examples: Sequence[str] | None) -> None:
 
     @torch.no_grad()
     def generate(text: str, length: float, temperature: float):
-        prompt = _given(text, "The text")
+        prompt, how = _given(text, "The text"), {"return_tensors": "pt", "return_token_type_ids": False}
         if tokenizer.chat_template:
             said = [{"role": "user", "content": text}]
             prompt = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(network.device)
+            how["add_special_tokens"] = False  # the template has written them
+        inputs = tokenizer(prompt, **how).to(network.device)
         start = inputs["input_ids"].shape[1]
         if start == 0:
             raise gr.Error("This model has no tokens for the text.", print_exception=False)

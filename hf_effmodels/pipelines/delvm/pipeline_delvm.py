@@ -119,7 +119,7 @@ class DelvmPipeline(DiffusionPipeline):
     def most_pairs(self) -> int:
         """Pairs that a prompt may have: with the query and one answer they fill the language model's context."""
         images = self.language_model.config.max_position_embeddings // self.image_tokenizer.tokens_per_image
-        return (images - 2) // 2
+        return max(0, (images - 2) // 2)
 
     @torch.no_grad()
     def __call__(
