@@ -6,7 +6,7 @@ import pickle
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -572,3 +572,52 @@ def test_a_request_may_be_as_large_as_is_said_and_no_larger(halves, in_pieces, l
         answer = connection.getresponse()
         assert answer.status == status, answer.read()
         connection.close()
+
+
+def answered(url: str, body: bytes, digest: str) -> tuple[int, dict]:
+    """The status and the headers."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+    try:
+        connection.request("POST", COMPUTE, body, {DIGEST: digest})
+        response = connection.getresponse()
+        response.read()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}
+    finally:
+        connection.close()
+
+
+def test_as_many_requests_are_computed_and_wait_as_there_may_and_one_more_is_told_when_to_come_again(halves):
+    head, tail = halves
+    inside, go_on = threading.Semaphore(0), threading.Event()
+
+    class Slow:
+        facts, config, device = tail.facts, tail.config, tail.device
+
+        def __call__(self, *args):
+            inside.release()
+            assert go_on.wait(20)
+            return tail(*args)
+
+    body = pack(head(torch.randn(1, 3, 32, 32)), (1, 3, 32, 32))
+    with served(Slow(), limits=ServiceLimits(workers=2, queue=1)) as url, ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(answered, url, body, tail.facts.digest) for _ in range(4)]
+        try:
+            ((first,), _) = wait(asked, 20, FIRST_COMPLETED)
+            status, headers = first.result()
+            assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+            assert inside.acquire(timeout=5) and inside.acquire(timeout=5), "two are computed at the same time"
+            assert not inside.acquire(blocking=False)
+        finally:
+            go_on.set()
+        assert sorted(one.result(20)[0] for one in asked) == [200, 200, 200, 503]
+
+
+def test_a_request_that_was_refused_keeps_no_place_and_is_not_read_to_its_end(halves):
+    head, tail = halves
+    body = pack(head(torch.randn(1, 3, 32, 32)), (1, 3, 32, 32))
+    with served(tail, limits=ServiceLimits(workers=1, queue=0, max_bytes=len(body))) as url:
+        for wrong, status in ((body + b"x", 413), (body[:-1], 400)):
+            found, headers = answered(url, wrong, tail.facts.digest)
+            assert found == status and headers["connection"] == "close" and "retry-after" not in headers
+            found, headers = answered(url, body, tail.facts.digest)
+            assert found == 200 and headers.get(NUMBER) == "" and "server" not in headers

@@ -134,7 +134,7 @@ class ChannelCodec(Codec):
             raise ValueError(
                 f"features: got {tuple(features.shape)}, accepted are (batch, {self.channels}, height, width)."
             )
-        return self.quantizer.between(self.codec.encode(features))
+        return self.quantizer.between(self.codec.encode(_as_computed(self.codec, features)))
 
     def pack(self, tensors: Tensors) -> Tensors:
         return self.quantizer.pack(tensors)
@@ -143,8 +143,7 @@ class ChannelCodec(Codec):
         return self.quantizer.unpack(sent, self._code_shape(shape), dtype)
 
     def restore(self, tensors: Tensors, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        weight = next(self.codec.parameters())
-        code = self.quantizer.restore(tensors, self._code_shape(shape), weight.dtype)
+        code = self.quantizer.restore(tensors, self._code_shape(shape), _precision(self.codec))
         return self.codec.decoder(code).to(dtype)
 
     def _code_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -182,7 +181,7 @@ class EntropicCodec(Codec):
     def between(self, pixel_values: torch.Tensor) -> Tensors:
         """The code, (batch, channels, ...), as far as it is rounded before it is made bytes."""
         prior = self.bottleneck.entropy_bottleneck
-        return {prior.sent: prior.before_bytes(self.bottleneck.encoder(pixel_values.float()))}
+        return {prior.sent: prior.before_bytes(self.bottleneck.encoder(_as_computed(self.bottleneck, pixel_values)))}
 
     def pack(self, tensors: Tensors) -> Tensors:
         prior = self.bottleneck.entropy_bottleneck
@@ -264,7 +263,8 @@ class SlimmableCodec(Codec):
     def between(self, pixel_values: torch.Tensor, width: int | None = None) -> Tensors:
         """The code by an encoder of `width`, by default the largest, as far as it is rounded before it is bytes."""
         prior = self.bottleneck.prior(width)
-        return {prior.sent: prior.before_bytes(self.bottleneck.encoder(pixel_values.float(), width))}
+        latent = self.bottleneck.encoder(_as_computed(self.bottleneck, pixel_values), width)
+        return {prior.sent: prior.before_bytes(latent)}
 
     def pack(self, tensors: Tensors, width: int | None = None) -> Tensors:
         width = self.bottleneck.checked(width)
@@ -302,6 +302,15 @@ def codec_from(kind: str, settings: Mapping) -> nn.Module:
         return CODECS[kind](**settings)
     except TypeError as error:
         raise ValueError(f"codec: {kind} does not take {dict(settings)}.") from error
+
+
+def _precision(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype
+
+
+def _as_computed(network: nn.Module, values: torch.Tensor) -> torch.Tensor:
+    """In the precision of a code, which need not be that of the network around it."""
+    return values.to(_precision(network))
 
 
 def _take(sent: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> Tensors:

@@ -146,8 +146,10 @@ class _Half(nn.Module):
             raise ValueError(f"folder: {folder}: {wrong[0]} does not belong to {facts.architecture}.")
         for name, value in own.items():
             _assign(model, name, value.clone())  # aligned in memory: some kernels round by that
+        of_codec = {n.removeprefix("codec."): v for n, v in weights.items() if n.startswith("codec.")}
+        codec.to(next((v.dtype for v in of_codec.values() if v.is_floating_point()), None))
         try:
-            codec.load_state_dict({n.removeprefix("codec."): v for n, v in weights.items() if n.startswith("codec.")})
+            codec.load_state_dict(of_codec)
         except RuntimeError as error:
             raise ValueError(f"folder: {folder}: the codec's weights do not fit: {error}") from error
         processor = _load_processor(folder) if processor is None else processor

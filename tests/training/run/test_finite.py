@@ -49,6 +49,20 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_reaches_the_weight
     assert trainer.model.w.isfinite().all()
 
 
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_part_of_the_loss_that_is_logged_and_not_finite_ends_the_run_where_it_is_logged(line_trainer, at):
+    trainer, steps = line_trainer(Line(), Points(16), per_device_train_batch_size=4), []
+
+    def named_parts(outputs):
+        steps.append(1)
+        return {"part": outputs["loss"].detach() * (math.nan if len(steps) >= at else 1.0)}
+
+    trainer.named_parts = named_parts
+    with pytest.raises(NotFiniteError, match=rf"^step {at}: part is nan\. .*\(at this step 0\.1\)"):
+        trainer.train()
+    assert trainer.state.global_step == at
+
+
 @pytest.mark.parametrize("measure", ["evaluate", "predict"])
 def test_a_metric_that_is_not_finite_ends_the_run(line_trainer, measure):
     trainer = line_trainer(Breaks(math.nan, at=1), Points(8))

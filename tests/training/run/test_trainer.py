@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import BatchSampler
 from transformers import Trainer, TrainerCallback
 
 from hf_effmodels.training.run import trainer as of_trainer
@@ -37,6 +39,39 @@ def test_weight_decay_spares_vectors_unless_it_is_on_all(line_trainer):
     for on, decays in (("weights", [0.0]), ("all", [0.3])):
         optimizer = make(line_trainer, weight_decay=0.3, weight_decay_on=on).create_optimizer()
         assert [group["weight_decay"] for group in optimizer.param_groups if group["params"]] == decays
+
+
+class Staged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stages, self.head = nn.Linear(2, 2), nn.ModuleList([nn.Linear(2, 2)]), nn.Linear(2, 1)
+
+    def forward(self, x, labels):
+        return {"loss": (self.head(self.stages[0](self.stem(x)))[:, 0] - labels).square().mean()}
+
+
+def test_layers_and_parts_of_a_network_learn_and_decay_as_is_said_however_often_the_optimizer_is_asked_for(
+    line_trainer,
+):
+    settings = {"learning_rate": 0.8, "weight_decay": 0.3, "layer_decay": 0.5, "learning_rate_factors": {"head": 10}}
+    trainer = make(line_trainer, model=Staged(), **settings)
+    optimizer = trainer.create_optimizer()
+    assert trainer.create_optimizer() is optimizer is trainer.optimizer
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    rates = {"stem": 0.2, "stages.0": 0.4, "head": 8.0}
+    for name, parameter in trainer.model.named_parameters():
+        layer, _, kind = name.rpartition(".")
+        assert found[id(parameter)] == (pytest.approx(rates[layer]), 0.3 if kind == "weight" else 0.0), name
+
+
+def test_batches_of_another_size_are_made_and_counted_from_then_on(line_trainer):
+    trainer = make(line_trainer, gradient_accumulation_steps=2)
+    loader = trainer.get_train_dataloader()
+    assert [len(batch["x"]) for batch in loader] == [4, 4]
+    trainer.use_batch_size(3)
+    assert [len(batch["x"]) for batch in loader] == [3, 3, 2]
+    assert trainer.get_total_train_batch_size(trainer.args) == 6
+    assert trainer.samples_of_step() == 6  # of a step of two batches
 
 
 class Shortcuts(nn.Module):
@@ -287,6 +322,43 @@ def test_publishing_is_asked_of_the_arguments_and_done_by_one_process(line_train
     assert trainer.push_to_hub() is None
     trainer.init_hf_repo("hf_token")
     assert len(asked) == 1
+
+
+def test_whether_a_model_is_published_with_its_code_is_asked_of_what_is_saved(line_trainer, monkeypatch):
+    """Of a distillation the student, not what it learns with."""
+    trainer, student = line_trainer(Line(), Points(4)), Line()
+    monkeypatch.setattr(type(trainer), "network", property(lambda self: student))
+    monkeypatch.setattr(of_trainer, "find_repository", lambda *given: "me/net")
+    monkeypatch.setattr(of_trainer, "is_own", lambda network: network is student)
+    monkeypatch.setattr(of_trainer, "publish_run", lambda *places, exported, **more: exported)
+    assert trainer.push_to_hub() is True
+
+
+@pytest.mark.parametrize("process, own", [(0, [[0, 1], [4]]), (1, [[2, 3], [4]])])
+@pytest.mark.parametrize("options", [{}, {"drop_last": True}, {"split_batches": True}])
+def test_what_is_left_for_several_processes_is_shared_out_unless_accelerate_is_told_otherwise(
+    line_trainer, monkeypatch, process, own, options
+):
+    trainer = line_trainer(Line(), Points(5), per_device_train_batch_size=2)
+    batches = BatchSampler(trainer._get_train_sampler(), 2, drop_last=options.get("drop_last", False))
+    shards = BatchSamplerShard(batches, 2, process, split_batches=options.get("split_batches", False))
+    theirs = [*shards]
+    monkeypatch.setattr(Trainer, "get_train_dataloader", lambda self: SimpleNamespace(batch_sampler=shards))
+    assert [*trainer.get_train_dataloader().batch_sampler] == (theirs if options else own)
+
+
+@pytest.mark.parametrize("given, meant", [(" hf_makers\n", "hf_makers"), ("  ", None), (None, None)])
+def test_a_token_is_used_without_the_white_space_of_the_file_that_it_comes_from(
+    line_trainer, monkeypatch, given, meant
+):
+    trainer, seen = line_trainer(Line(), Points(4)), []
+    args = trainer.args
+    args.hub_token = given
+    trainer = of_trainer.RecipeTrainer(model=Line(), args=args, train_dataset=Points(4))
+    monkeypatch.setattr(of_trainer, "find_repository", lambda name, folder, token: seen.append(token) or "me/net")
+    monkeypatch.setattr(of_trainer, "publish_run", lambda *places, token, **more: seen.append(token))
+    trainer.push_to_hub()
+    assert seen == [meant, meant]
 
 
 def test_weights_that_the_trainer_loads_itself_are_all_of_them(line_trainer, monkeypatch, tmp_path):
