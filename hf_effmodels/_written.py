@@ -96,7 +96,8 @@ def clear_written(folder: Path, writer: str) -> None:
         (folder / name).unlink()
     if inside == {*ours}:
         (folder / RECORD).unlink()
-    for path in (*sorted({(folder / name).parent for name in inside}, reverse=True), folder):
+    below = {place for name in inside for place in (folder / name).parents if folder in place.parents}
+    for path in (*sorted(below, reverse=True), folder):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 

@@ -121,7 +121,8 @@ def export(
     the suppression of overlapping boxes in the graph as well.
 
     Args:
-        source: a model (left as it is: a copy is folded), a preset (random weights), a folder or an id of the Hub.
+        source: a model (left as it is: a copy in float32 is folded), a preset (random weights), a folder or an id of
+            the Hub.
         folder: where to write; must not exist or be empty.
         format: "onnx", "openvino" or "executorch".
         processor: the image processor to put beside the program; by default the source's own.
@@ -157,6 +158,9 @@ def export(
         raise ValueError(f"min_agreement: got {min_agreement}, accepted are shares from 0 to 1.")
     pictures = _calibration(precision, calibration, kind_of(model), processor, model, size)
     model = unwrap_parts(copy.deepcopy(model)).eval()
+    if model.dtype != torch.float32:  # runtimes of CPUs have no operators of others
+        model.float()
+        model.config.dtype = torch.float32
     if hasattr(model, "reparameterize"):
         model.reparameterize()
     # ExecuTorch takes no other layout.

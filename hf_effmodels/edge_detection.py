@@ -165,7 +165,7 @@ def export_detector(
 
     Args:
         model: a detector whose boxes overlap and whose classes are sigmoids, such as Gold-YOLO; left as it is, a copy
-            is folded. In evaluation mode, float32, on the CPU.
+            in float32 is folded. In evaluation mode, on the CPU.
         folder: new or empty: the graph, `config.json`, `preprocessor_config.json`, `detector.json`.
         format: "onnx" or "openvino".
         processor: its image processor.
@@ -186,6 +186,9 @@ def export_detector(
     model = unwrap_parts(copy.deepcopy(unwrap(model)))
     if model.training:
         raise ValueError("model: it is in training mode; call model.eval() first.")
+    if model.dtype != torch.float32:
+        model.float()
+        model.config.dtype = torch.float32
     if hasattr(model, "reparameterize"):
         model.reparameterize()
     model.to(memory_format=torch.contiguous_format)

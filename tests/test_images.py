@@ -225,3 +225,25 @@ def test_an_image_behind_an_address_is_read_like_a_file(adem_processor, monkeypa
     monkeypatch.setattr(processing_adem_vl.httpx, "get", lambda address, **options: options["timeout"] and Answer())
     pixels = adem_processor(images=["https://host/photo.png"], text="<image>a", return_tensors="np")["pixel_values"][0]
     assert np.abs(pixels * 255 - np.asarray(read_image(Answer.content)).transpose(2, 0, 1)).max() < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16L", "I;16B"])
+def test_deep_images_are_scaled_in_whatever_order_their_bytes_stand(mode):
+    values = np.array([[0, 257, 65535], [32896, 1000, 128]])
+    if mode == "I":
+        image = Image.fromarray(values.astype(np.int32))
+    else:
+        order = ">u2" if mode == "I;16B" else "<u2"
+        image = Image.frombytes(mode, (3, 2), values.astype(order).tobytes())
+    assert image.mode == mode
+    assert np.asarray(read_image(image, 1)).tolist() == [[0, 1, 255], [128, 4, 0]]
+
+
+def test_a_picture_of_one_pixel_is_one():
+    assert np.asarray(read_image(np.full((1, 1, 1), 7, np.uint8))).tolist() == [[[7, 7, 7]]]
+    assert np.asarray(read_image(np.full((1, 1), 7, np.uint8), 1)).tolist() == [[7]]
+
+
+@pytest.mark.parametrize("value", ["", {"bytes": b"x", "path": ""}, {"bytes": b"x"}])
+def test_a_name_of_no_letters_is_none(value):
+    assert image_name(value) is None

@@ -89,6 +89,8 @@ WEIGHTLESS = {"config.json": {"model_type": "vit"}, "export.json": {"export_form
         ({"config.json": {"model_type": "foonet"}}, "is a foonet, for which there is no AutoModelForImage.*tion or "),
         (WEIGHTLESS, "holds an exported program, no weights; name the model that it was made of."),
         ({**WEIGHTLESS, "model.safetensors": {}}, None),
+        ({**WEIGHTLESS, "pytorch_model.bin": {}}, None),
+        ({**WEIGHTLESS, "pytorch_model-00001-of-00002.bin": {}}, None),
         ({"config.json": {"model_type": "llama"}}, None),
     ],
 )
@@ -116,3 +118,51 @@ def test_pipelines_and_what_takes_images_are_told_by_their_files(tmp_path):
     _kinds.check_takes_images("--models", str(tmp_path))
     (tmp_path / "model_index.json").touch()
     _kinds.check_pipeline("--encoder", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "files", "takes"),
+    [
+        ("timm_wrapper", [], True),
+        ("vit", [], False),
+        ("vit", ["preprocessor_config.json"], True),
+        ("clip", ["processor_config.json"], True),
+        (None, [], True),
+    ],
+)
+def test_settings_of_images_lie_in_either_file_and_those_of_timm_in_the_configuration(
+    model_type, files, takes, tmp_path
+):
+    (tmp_path / "config.json").write_text(json.dumps({} if model_type is None else {"model_type": model_type}))
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    if takes:
+        _kinds.check_takes_images("--models", str(tmp_path))
+    else:
+        with pytest.raises(OSError, match="^--models: .* is a vit without an image processor"):
+            _kinds.check_takes_images("--models", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "saved", "accepted"),
+    [
+        ("llama", "LlamaForCausalLM", True),
+        ("llama", "LlamaModel", True),  # without its head, which is tied or missed later
+        ("llama", "LlamaForSequenceClassification", False),
+        ("bert", "BertLMHeadModel", True),
+        ("bert", "BertForMaskedLM", False),
+        ("bert", "BertModel", False),
+        ("pangu_pi", "PanguPiForCausalLM", True),
+        ("llama", None, True),
+    ],
+)
+def test_an_encoder_without_a_head_goes_on_with_no_text_and_a_decoder_does(model_type, saved, accepted):
+    """A BERT has a causal head, too, that its weights were never trained with."""
+    config = {"model_type": model_type, "architectures": None if saved is None else [saved]}
+    if accepted:
+        _kinds.check_generates("MODEL", "out", config)
+    else:
+        with pytest.raises(
+            ValueError, match=f"^MODEL: out is a {model_type} for .*, accepted are causal language mod"
+        ):
+            _kinds.check_generates("MODEL", "out", config)

@@ -1,12 +1,15 @@
 """Numbers of functions and of the command line: where they end, and what is said of those beyond."""
 
 import argparse
+import importlib
 import math
+import os
+import sys
 
 import numpy as np
 import pytest
 
-from hf_effmodels import _numbers, _option_types
+from hf_effmodels import _command_line, _numbers, _option_types
 from hf_effmodels._command_line import Parser, in_words_of_the_command, nearest
 from hf_effmodels._image_size import blaming_image_size
 
@@ -167,3 +170,33 @@ def test_arguments_that_a_command_does_not_have_are_named_with_what_comes_near()
 def test_what_a_function_says_is_said_in_the_commands_words(message, said):
     words = {"image_size": "--image-size", "name": "NAME", "private": "--private"}
     assert in_words_of_the_command(message, words) == said
+
+
+@pytest.mark.parametrize("said_before", [None, "1"])
+@pytest.mark.parametrize("imported", ["before", "within", "afterwards"])
+def test_progress_bars_of_a_library_go_within_a_command_alone_whenever_it_is_imported(
+    said_before, imported, tmp_path, monkeypatch
+):
+    """As far as nobody has switched them off before."""
+    (tmp_path / "late_bars.py").write_text(
+        "shown = True\n"
+        "def is_progress_bar_enabled(): return shown\n"
+        "def enable_progress_bar(): global shown; shown = True\n"
+        "def disable_progress_bar(): global shown; shown = False\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "late_bars", raising=False)
+    monkeypatch.setattr(_command_line, "_BARS", "late_bars")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        monkeypatch.delenv(name, raising=False)
+        if said_before is not None:
+            monkeypatch.setenv(name, said_before)
+    if imported == "before":
+        importlib.import_module("late_bars").shown = said_before is None
+    with _command_line.keeping_progress_bars():
+        _command_line.without_progress_bars()
+        if imported != "afterwards":
+            assert not importlib.import_module("late_bars").shown
+    assert os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") == said_before
+    assert importlib.import_module("late_bars").shown is (said_before is None)
+    sys.modules.pop("late_bars")

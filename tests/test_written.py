@@ -154,3 +154,31 @@ def test_the_record_stays_as_long_as_a_file_that_somebody_has_changed_does(tmp_p
     (tmp_path / "out" / "b").write_text("changed")
     clear_written(tmp_path / "out", "me")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [RECORD, "b"]
+
+
+def test_folders_below_go_from_the_deepest_on_where_nothing_else_is_in_them(tmp_path):
+    with rewritten(tmp_path / "out", "test") as new:
+        (new / "a" / "b" / "c").mkdir(parents=True)
+        (new / "a" / "b" / "c" / "file").write_text("1")
+        (new / "a" / "beside").write_text("1")
+    clear_written(tmp_path / "out", "test")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_that_names_a_file_elsewhere_deletes_and_replaces_nothing_there(tmp_path):
+    write(tmp_path / "out", a="1")
+    mine = tmp_path / "mine"
+    mine.write_text("1")
+    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    record["files"][str(mine)] = record["files"]["a"]
+    (tmp_path / "out" / RECORD).write_text(json.dumps(record))
+    clear_written(tmp_path / "out", "test")
+    assert mine.read_text() == "1" and not (tmp_path / "out").exists()
+
+
+def test_a_link_that_leads_nowhere_is_in_the_way_too(tmp_path):
+    write(tmp_path / "out", a="1")
+    (tmp_path / "out" / "b").symlink_to(tmp_path / "not there yet")
+    with pytest.raises(FileExistsError, match="b was not written by this command"):
+        write(tmp_path / "out", a="2", b="2")
+    assert (tmp_path / "out" / "b").is_symlink() and (tmp_path / "out" / "a").read_text() == "1"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoImageProcessor, GenerationConfig
+from transformers import AutoConfig, AutoImageProcessor, GenerationConfig
 
 import hf_effmodels
 from hf_effmodels import edge, edge_detection, edge_halves, edge_language, edge_masks, edge_two_towers
@@ -211,6 +211,29 @@ def test_parts_of_a_model_that_were_compiled_are_written_as_they_were_before(kin
             _detector(tmp_path / "out", model)
     assert any("_orig_mod" in name for name in model.state_dict()), "the model stays compiled"
     assert not any("_orig_mod" in name for part in exporters.values() for name in part.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_what_was_saved_in_half_precision_is_exported_in_whole(kind, dtype, exporters, tmp_path, monkeypatch):
+    """Runtimes of CPUs have no operators of others; half precision is asked for by its own name."""
+    seen = []
+    if kind == "classifier":
+        written = edge._write
+        monkeypatch.setattr(edge, "_write", lambda *given: seen.append(given[1].dtype) or written(*given))
+        model = tiny_model("vanillanet", "AutoModelForImageClassification").to(dtype)
+        model.config.dtype = dtype  # as of a folder
+        edge.export(model, tmp_path / "out", "onnx", image_size=64)
+        config = exporters["model"].config
+        assert seen == [torch.float32]
+    else:
+        model = tiny_model("gold_yolo", "AutoModelForObjectDetection").to(dtype)
+        model.config.dtype = dtype
+        _detector(tmp_path / "out", model)
+        config = AutoConfig.from_pretrained(tmp_path / "out")
+    (program,) = exporters.values()
+    assert {value.dtype for value in program.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    assert config.dtype in (None, torch.float32) and model.dtype == dtype == model.config.dtype
 
 
 def test_two_towers_in_half_precision_are_written_in_whole_and_scaled_as_they_are(exporters, tmp_path):

@@ -195,3 +195,28 @@ def _only_versions(run):
         return run(command, **options)
 
     return checked
+
+
+def test_what_lies_scattered_in_memory_is_read_as_what_it_is():
+    """Every second of the rows, transposed and expanded ones: the kernels read what lies one after another."""
+    generator = torch.Generator().manual_seed(0)
+
+    def scattered(rows, columns, height, width):
+        return torch.randn(columns, rows, 2 * height, width, generator=generator)[:, :, ::2].transpose(0, 1)
+
+    inputs, weight = scattered(2, 11, 9, 13), scattered(5, 11, 3, 3)
+    geometry = ([1, 1], [1, 1])
+    exact = [value.double() for value in (inputs, weight)]
+    output = native_adder.forward(inputs, weight, *geometry)
+    torch.testing.assert_close(output.double(), looped_forward(*exact, *geometry), rtol=2e-6, atol=1e-5)
+    gradient = torch.tensor(0.5).expand(output.shape)
+    found = native_adder.input_gradient(inputs, weight, gradient, *geometry)
+    expected = looped_input_gradient(*exact, gradient.double(), *geometry)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    positive = torch.rand(5, 11, 3, 3, generator=generator) > 0.5
+    rows, columns, *classes = border_masks(Geometry.of(inputs.shape, 5, [3, 3], *geometry))
+    scales = [torch.randn(*shape, 5, generator=generator) for shape in ((), (), (len(rows), len(columns)))]
+    tables, words = (*scales, *classes, -0.1, 0.2), native_packed.sign_words(positive)
+    for first in (True, False):
+        packed = native_packed.packed_conv2d(inputs, words, *tables, [3, 3], *geometry, [1, 1], first)
+        assert torch.equal(packed, native_packed.unpacked_conv2d(inputs, positive, *tables, *geometry, (1, 1), first))
