@@ -4,6 +4,7 @@ import itertools
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -533,3 +534,16 @@ def test_what_is_known_of_a_preset_is_in_its_fields_one_by_one():
     licences = {name: hf_effmodels.model_info(name) for name in hf_effmodels.list_models()}
     assert {info.code_license for info in licences.values()} == {"apache-2.0"}
     assert {info.weights_license for info in licences.values()} > {"apache-2.0", None}
+
+
+def test_all_sizes_of_a_processor_are_of_the_new_one_and_what_it_has_not_stays_so():
+    own = SimpleNamespace(size={"shortest_edge": 9}, crop_size=None, pad_size={"height": 8, "width": 8}, more=[1])
+    found = sized_processor(own, 32)
+    assert vars(found) == {
+        "size": {"shortest_edge": 32}, "crop_size": None, "pad_size": {"height": 32, "width": 32}, "more": [1],
+    }  # fmt: skip
+    assert vars(own)["pad_size"] == {"height": 8, "width": 8}
+    padded = SimpleNamespace(size={"height": 9, "width": 9}, pad_size={"height": 8, "width": 8})
+    assert vars(sized_processor(padded, (48, 32))) == dict.fromkeys(("size", "pad_size"), {"height": 48, "width": 32})
+    with pytest.raises(ValueError, match="^image_size: got 48×32, but the pad_size of SimpleNamespace is that of squ"):
+        sized_processor(SimpleNamespace(size={"height": 9, "width": 9}, pad_size={"shortest_edge": 8}), (48, 32))
