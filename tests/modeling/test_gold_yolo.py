@@ -354,6 +354,29 @@ def test_boxes_come_back_from_the_letterbox():
         assert (geometry.inverse(geometry.forward(boxes)) - boxes).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("how", [{}, {"do_resize": False}, {"letterbox_auto": True}, {"longest_edge": 64}])
+@pytest.mark.parametrize("relative", [True, False])
+def test_boxes_of_an_image_that_is_not_padded_are_in_its_own_pixels(how, relative):
+    """Of 32 × 64 pixels within 96 × 128: twice as large, or as it is."""
+    processor = GoldYoloImageProcessorPil(
+        size={"height": 96, "width": 128}, do_pad=False, do_convert_annotations=relative, **how
+    )
+    truth = {"annotations": [{"bbox": [8.0, 4.0, 16.0, 12.0], "category_id": 1}]}
+    features = processor(np.zeros((32, 64, 3), np.uint8), annotations=truth, return_tensors="pt")
+    scale = 1 if {"do_resize", "longest_edge"} & how.keys() else 2
+    assert features["pixel_values"].shape == (1, 3, 32 * scale, 64 * scale)
+    label = features["labels"][0]
+    corners = torch.tensor([[8.0, 4.0, 24.0, 16.0]])
+    centres = torch.tensor([[16 / 64, 10 / 32, 16 / 64, 12 / 32]])
+    torch.testing.assert_close(label["boxes"], centres if relative else corners * scale)
+    assert label["size"].tolist() == [32 * scale, 64 * scale]
+    points = sum(32 * scale // s * 64 * scale // s for s in (8, 16, 32))
+    logits, boxes = torch.full((1, points, 3), -9.0), torch.full((1, points, 4), 0.1)
+    logits[0, 3, 1], boxes[0, 3] = 4.0, centres[0]
+    (found,) = processor.post_process_object_detection({"logits": logits, "pred_boxes": boxes}, 0.5, [(32, 64)])
+    torch.testing.assert_close(found["boxes"], corners)
+
+
 @pytest.mark.parametrize("options", [{}, {"scale_up": False}, {"letterbox_auto": True}, {"longest_edge": 90}])
 def test_true_boxes_given_as_predictions_are_found_where_they_are(options):
     processor = GoldYoloImageProcessorPil(size={"height": 96, "width": 128}, **options)

@@ -89,6 +89,14 @@ def test_answers_of_more_images_than_go_through_at_once_are_all_there_in_order(k
         np.testing.assert_allclose(np.asarray(one), np.asarray(expected), atol=1e-5 if kind != "pil" else 1)
 
 
+def test_each_image_of_a_batch_in_one_array_may_have_its_own_pairs(delvm, monkeypatch):
+    monkeypatch.setattr(type(delvm), "generate_ids", lambda self, pairs, asked, *_, **__: pairs[:, -64:])
+    pictures = [photo(16, 16, seed=number) for number in range(4)]
+    queries = torch.stack([torch.from_numpy(np.array(each)).permute(2, 0, 1) for each in pictures[:2]])
+    ids = delvm([[pictures[:2]], [pictures[2:]]], queries).token_ids
+    assert torch.equal(ids, delvm.image_tokenizer.encode([pictures[1], pictures[3]]))
+
+
 def _scaled(model):
     model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": "linear", "factor": 2.0}
 

@@ -1,6 +1,6 @@
 """Image processor of Gold-YOLO: letterboxing, and boxes back to the image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -248,7 +248,9 @@ class LetterboxMixin:
         for index, image in enumerate(images):
             image = torch.as_tensor(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
             height, width = image.shape[-2:]
-            geometry = self._geometry(height, width, size, do_resize, letterbox_auto and len(images) == 1, options)
+            geometry = self._geometry(
+                height, width, size, do_resize, do_pad, letterbox_auto and len(images) == 1, options
+            )
             image = resize_image(image, geometry.height, geometry.width, shrink_by_area)
             fill = pad_value if image.dtype == torch.uint8 or do_rescale else pad_value / 255
             image = image.float()
@@ -271,7 +273,9 @@ class LetterboxMixin:
             features["labels"] = [BatchFeature(label, tensor_type=return_tensors) for label in labels]
         return features
 
-    def _geometry(self, height: int, width: int, size, do_resize: bool, auto: bool, options: dict) -> Letterbox:
+    def _geometry(
+        self, height: int, width: int, size, do_resize: bool, do_pad: bool, auto: bool, options: dict
+    ) -> Letterbox:
         if not do_resize:
             if height > size.height or width > size.width:
                 raise ValueError(
@@ -280,14 +284,17 @@ class LetterboxMixin:
                 )
             # Padded only: as if its own size were the one to scale to.
             options = {**options, "longest_edge": max(height, width), "scale_up": True}
-        return self._letterbox(height, width, size, auto=auto, **options)
+        found = self._letterbox(height, width, size, auto=auto, **options)
+        if do_pad:
+            return found
+        return replace(found, top=0, left=0, out_height=found.height, out_width=found.width)
 
     def geometry(self, height: int, width: int, input_size: tuple[int, int] | None = None) -> Letterbox:
         """How this processor fits an image of height × width; `input_size`: (height, width) of the network's input,
         where it differs from `size` (the minimum rectangle)."""
         square = self.size.height, self.size.width
         auto = self.letterbox_auto and input_size is not None and tuple(input_size) != square
-        return self._geometry(height, width, self.size, self.do_resize, auto, {})
+        return self._geometry(height, width, self.size, self.do_resize, self.do_pad, auto, {})
 
     def post_process_object_detection(
         self,
@@ -348,7 +355,7 @@ class LetterboxMixin:
         """(height, width) of the network's input, told by the number of points that were predicted."""
         if not self.letterbox_auto:
             return None
-        rectangle = self._geometry(height, width, self.size, self.do_resize, True, {})
+        rectangle = self._geometry(height, width, self.size, self.do_resize, self.do_pad, True, {})
         square = self.size.height, self.size.width
         points = {size: sum(size[0] * size[1] // s**2 for s in (8, 16, 32)) for size in
                   (square, (rectangle.out_height, rectangle.out_width))}  # fmt: skip
