@@ -37,7 +37,7 @@ import hf_effmodels  # noqa: F401
 from hf_effmodels import hub
 from hf_effmodels.adapters.adem import convert_to_peft
 from hf_effmodels.hub.convert import ConversionError
-from hf_effmodels.modeling.adem_vl import fusion_adem_vl, processing_adem_vl
+from hf_effmodels.modeling.adem_vl import fusion_adem_vl, modeling_adem_vl, processing_adem_vl
 from hf_effmodels.modeling.adem_vl.configuration_adem_vl import CLIP_PROCESSOR, PRESETS, AdemVLConfig
 from hf_effmodels.modeling.adem_vl.convert_adem_vl import adapt, settings_of
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import (
@@ -356,6 +356,42 @@ def test_adapter_folders_hold_the_trained_weights_only(tmp_path, bases, pixels):
     with pytest.raises(ValueError, match=r"config.text_model_name_or_path: got None"):
         build().save_pretrained(tmp_path / "nowhere", adapter_only=True)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_frozen_parts_are_reached_as_the_adapters_are_and_are_of_no_revision_of_theirs(monkeypatch):
+    asked, tower = [], {"revision": "v3", "subfolder": "vision", "token": "mine", "dtype": torch.float16}
+
+    class Kind:
+        @staticmethod
+        def from_pretrained(name, **how):
+            asked.append((name, how))
+            raise ValueError("it is enough")
+
+    def found(name, **how):
+        asked.append((name, how))
+        return SimpleNamespace(vision_config="vision")
+
+    config = SimpleNamespace(text_model_name_or_path="you/llama", vision_model_name_or_path="you/clip")
+    monkeypatch.setattr(modeling_adem_vl, "AutoModelForCausalLM", SimpleNamespace(from_pretrained=found))
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", found)
+    monkeypatch.setattr(modeling_adem_vl, "MODEL_MAPPING", {str: Kind})
+    reached = {"token": "mine", "cache_dir": "here", "local_files_only": True, "force_download": False}
+    of_adapters = {"revision": "v2", "subfolder": "adapters", "variant": "fp16"}
+    how = {"dtype": torch.bfloat16, "attn_implementation": "eager"}
+    with pytest.raises(ValueError, match="it is enough"):
+        AdemVLForConditionalGeneration._from_adapters("you/adapters", config, **reached, **of_adapters, **how)
+    assert asked == [
+        ("you/llama", reached | how),
+        ("you/clip", reached),
+        ("you/clip", reached | {"config": "vision", "dtype": torch.bfloat16}),
+    ]
+    asked.clear()
+    with pytest.raises(ValueError, match="it is enough"):
+        modeling_adem_vl.load_vision_tower("you/clip", **tower)
+    assert [how for _, how in asked] == [
+        {name: tower[name] for name in ("revision", "subfolder", "token")},
+        tower | {"config": "vision"},
+    ]
 
 
 def test_frozen_parts_that_do_not_fit_are_refused(tmp_path, bases, pixels):

@@ -45,6 +45,9 @@ ADAPTER_NAMES = re.compile(
     r"(?:model\.)?(?:key_offsets|value_offsets|image_projection\.|class_projection\.|vision_adapters\.)"
 )
 _FEED_FORWARD = re.compile(r"(?:.*\.)?layers\.\d+\.mlp")
+#: How files of the Hub are reached, whichever they are; and which of a repository's.
+_REACHED = ("cache_dir", "force_download", "local_files_only", "token")
+_HUB = (*_REACHED, "revision", "subfolder")
 
 
 @dataclass
@@ -170,9 +173,8 @@ class AdemVLPreTrainedModel(StockPartsMixin, PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
         """As every model's; a folder with the trained weights only takes the frozen parts from where it says."""
         if config is None and pretrained_model_name_or_path is not None:
-            names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
             config = cls.config_class.from_pretrained(
-                pretrained_model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs}
+                pretrained_model_name_or_path, **{name: kwargs[name] for name in _HUB if name in kwargs}
             )
         if getattr(config, "adapter_only", False) and kwargs.get("state_dict") is None:
             return cls._from_adapters(pretrained_model_name_or_path, config, **kwargs)
@@ -519,16 +521,16 @@ class AdemVLForConditionalGeneration(AdemVLPreTrainedModel, GenerationMixin):
         from safetensors.torch import load_file
 
         variant = kwargs.pop("variant", None)  # of the adapters; the frozen parts are other folders
-        hub_names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-        hub = {name: kwargs.pop(name) for name in hub_names if name in kwargs}
+        hub = {name: kwargs.pop(name) for name in _HUB if name in kwargs}
+        reached = {name: hub[name] for name in _REACHED if name in hub}
         output_loading_info = kwargs.pop("output_loading_info", False)
         kwargs.pop("ignore_mismatched_sizes", None)  # of the adapters, which are compared below
         for name in ("text_model_name_or_path", "vision_model_name_or_path"):
             if getattr(config, name) is None:
                 raise ValueError(f"{name}: {folder} holds adapters only and does not say where the frozen parts are.")
-        text_model = AutoModelForCausalLM.from_pretrained(config.text_model_name_or_path, **kwargs)
+        text_model = AutoModelForCausalLM.from_pretrained(config.text_model_name_or_path, **reached, **kwargs)
         dtype = {name: kwargs[name] for name in ("dtype", "torch_dtype", "device_map") if name in kwargs}
-        vision_model = load_vision_tower(config.vision_model_name_or_path, **dtype)
+        vision_model = load_vision_tower(config.vision_model_name_or_path, **reached, **dtype)
         _check_same("text", config.text_config, text_model.config, config.text_model_name_or_path)
         _check_same("vision", config.vision_config, vision_model.config, config.vision_model_name_or_path)
         config = copy.deepcopy(config)
@@ -724,7 +726,7 @@ def load_vision_tower(name: str, **kwargs) -> PreTrainedModel:
     """The vision model of the name or path, also of a full CLIP or SigLIP; keywords of `from_pretrained`."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(name, **{key: kwargs[key] for key in ("token",) if key in kwargs})
+    config = AutoConfig.from_pretrained(name, **{key: kwargs[key] for key in _HUB if key in kwargs})
     config = getattr(config, "vision_config", config)
     return MODEL_MAPPING[type(config)].from_pretrained(name, config=config, **kwargs)
 
