@@ -273,6 +273,25 @@ def test_the_balance_loss_is_the_formula_written_down():
         torch.testing.assert_close(outputs.aux_loss, total / 2)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@torch.no_grad()
+def test_with_a_cache_the_balance_is_of_the_new_tokens(masked):
+    """The mask is then of all tokens, those of before too; texts are generated so."""
+    model = build(mask_padding_in_balance=masked, output_router_logits=True)
+    mask = torch.ones_like(IDS)
+    mask[0, :3] = 0
+    before = model(IDS[:, :6], attention_mask=mask[:, :6])
+    found = model(IDS[:, 6:], attention_mask=mask, past_key_values=before.past_key_values)
+    whole = model(IDS, attention_mask=mask)
+    new = tuple(logits[:, 6:] for logits in whole.router_logits)
+    for one, other in zip(found.router_logits, new, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(found.aux_loss, balance_loss(new))
+    how = {"attention_mask": mask, "max_new_tokens": 4, "do_sample": False}
+    plain = build(mask_padding_in_balance=masked)
+    assert torch.equal(model.generate(IDS, **how), plain.generate(IDS, **how))
+
+
 def test_the_configuration_asks_for_the_balance_loss_and_no_factor_leaves_it_out():
     model = build(output_router_logits=True, router_aux_loss_coef=0.25)
     asked, plain = model(IDS, labels=IDS), model(IDS, labels=IDS, output_router_logits=False)

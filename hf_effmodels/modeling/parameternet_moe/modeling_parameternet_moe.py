@@ -280,7 +280,9 @@ class ParameterNetMoeForCausalLM(ParameterNetMoePreTrainedModel, LlamaForCausalL
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         if output_router_logits:
             router_logits = outputs.router_logits
-            counts = attention_mask if self.config.mask_padding_in_balance else None
+            counts = None
+            if attention_mask is not None and self.config.mask_padding_in_balance:
+                counts = attention_mask[:, -router_logits[0].shape[1] :]  # with a cache it is of earlier tokens, too
             aux_loss = balance_loss(tuple(r.to(logits.device) for r in router_logits), counts)
             if labels is not None:
                 weight = self.config.router_aux_loss_coef * _share_of_step(labels, **kwargs)
