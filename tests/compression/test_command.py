@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, LlamaForCausalLM, ViTConfig
 
 from hf_effmodels import training
 from hf_effmodels.cli import main
-from hf_effmodels.compression import TokenCounts, count_parameters, sizes
+from hf_effmodels.compression import TokenCounts, count_parameters, sizes, unreachable_ids
 from hf_effmodels.compression.command import corpus as corpora
 from hf_effmodels.compression.command import inheritance as command
 from hf_effmodels.compression.command import rounds as rounds_command
@@ -21,6 +22,7 @@ from hf_effmodels.compression.command import tokenizers as tokenizer_command
 from hf_effmodels.compression.command.words import as_table
 from hf_effmodels.compression.pruning import inheritance, minitron
 from hf_effmodels.compression.tokenizers import token_counts, tokenizer_compression
+from hf_effmodels.compression.tokenizers.id_map import IdMap
 from hf_effmodels.training.data.fingerprints import fingerprint
 from hf_effmodels.training.data.text import documents
 from hf_effmodels.training.run.arguments import ArgumentReader
@@ -69,7 +71,26 @@ def test_a_tokenizer_and_its_model_are_compressed_and_inherited_from(large, corp
     # What was counted can be used again, without the corpus.
     again = ["--counts", compressed / "token_counts.json", "--strategy", "frequency", "--vocab-size", 400]
     assert run("compress-tokenizer", "--tokenizer", large, *again, "--output", tmp_path / "again") == 0
-    assert len(AutoTokenizer.from_pretrained(tmp_path / "again")) == 400
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    smaller = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert len(smaller) == 400
+    # What was done is beside it: which tokens stay, by which rule, and which of them nothing can build any more.
+    details = json.loads((tmp_path / "again" / "compression.json").read_text())
+    lost = smaller.convert_ids_to_tokens(unreachable_ids(smaller))
+    assert details["strategy"] == "frequency" and details["unreachable"] == lost and lost
+    assert (shown["unreachable"], shown["tokens_after"], shown["folder"]) == (
+        str(len(lost)),
+        "400",
+        str(tmp_path / "again"),
+    )
+    kept = IdMap.load(tmp_path / "again" / "id_map.json").kept
+    assert smaller.convert_ids_to_tokens(range(400)) == AutoTokenizer.from_pretrained(large).convert_ids_to_tokens(
+        kept
+    )
+    assert (
+        TokenCounts.load(tmp_path / "again" / "token_counts.json").total
+        == TokenCounts.load(compressed / "token_counts.json").total
+    )
     assert not [*tmp_path.glob("*.counts.json")], "counting goes on after a kill, not after it is done"
     state = ["--state-file", tmp_path / "state.json", "--max-documents", 50, "--vocab-size", 400]
     assert run(*compress, *state, "--output", tmp_path / "few") == 0
@@ -166,6 +187,75 @@ def test_inherit_does_what_its_function_does_unless_it_is_told_otherwise(large, 
     assert run("inherit", *plain, "--method", "taylor", "--heads", 2, "--dataset", corpus) == 2
     assert {tuple(batch["input_ids"].shape) for batch in watched.arguments["calibration"]} == {(8, 256)}
     assert len(watched.arguments["calibration"]) == 16
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_without_a_tokenizer_is_made_smaller_and_told_of_in_its_own_precision(tied, tmp_path, capsys):
+    """Of 96 tokens; heads of 8 channels, four for queries and two for keys and values."""
+    config = LlamaConfig(**LLAMA, tie_word_embeddings=tied)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path / "large")
+    sizes = ["--layers", 2, "--hidden-size", 24, "--intermediate-size", 40]
+    assert run("inherit", "--model", tmp_path / "large", *sizes, "--output", tmp_path / "small", "--json") == 0
+
+    def count(layers, hidden, neurons):
+        ends = 96 * hidden * (1 if tied else 2)
+        return ends, ends + layers * (hidden * (32 + 16 + 16 + 32) + 3 * hidden * neurons + 2 * hidden) + hidden
+
+    ends, whole = count(2, 24, 40)
+    assert json.loads(capsys.readouterr().out) == {
+        "parameters": whole,
+        "of": count(4, 32, 48)[1],
+        "embedding_share": round(ends / whole, 4),
+        "layers": [0, 3],
+        "folder": str(tmp_path / "small"),
+    }
+    weights = load_file(tmp_path / "small" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16} and ("lm_head.weight" in weights) != tied
+    made_of = json.loads((tmp_path / "small" / "inheritance.json").read_text())
+    assert (
+        made_of["layers"] == [0, 3]
+        and made_of["method"] == "l2"
+        and len(made_of["units"][0]["kept"]) in (24, 40, 4, 2)
+    )
+    assert not [*(tmp_path / "small").glob("tokenizer*")]
+
+
+@pytest.mark.parametrize(
+    "words, needed",
+    [
+        ("--method l1", False),
+        ("--method taylor", True),
+        ("--method activation", True),
+        ("--method learned", True),
+        ("--method l1 --select-layers importance", True),
+        ("--method l1 --select-layers influence", True),
+        ("--method l1 --select-layers 0,1", False),
+        ("--method l1 --rescale-norms", True),
+    ],
+)
+def test_text_is_read_where_something_looks_at_it(words, needed, large, corpus, tmp_path, monkeypatch):
+    watched, asked = Watched(monkeypatch, inheritance, "inherit"), []
+    monkeypatch.setattr(command, "calibration_batches", lambda arguments, tokenizer: "batches")
+    own = command.tokenizer_of
+    monkeypatch.setattr(command, "tokenizer_of", lambda *given: asked.append(given[2]) or own(*given))
+    step = ["inherit", "--model", large, "--hidden-size", 24, "--dataset", corpus, "--output", tmp_path / "out"]
+    assert run(*step, *words.split()) == 2
+    assert watched.arguments["calibration"] == ("batches" if needed else None) and asked == [needed]
+
+
+@pytest.mark.parametrize("own", [None, "layers", "hidden-size", "intermediate-size", "heads", "key-value-heads"])
+def test_sizes_are_those_of_another_shape_but_for_those_that_are_named(own, large, tmp_path, monkeypatch):
+    like = {"num_hidden_layers": 3, "hidden_size": 28, "intermediate_size": 40, "num_attention_heads": 2}
+    LlamaConfig(**LLAMA | like | {"vocab_size": 901, "num_key_value_heads": 1}).save_pretrained(tmp_path / "like")
+    watched = Watched(monkeypatch, inheritance, "inherit")
+    named = {"layers": 2, "hidden-size": 24, "intermediate-size": 30, "heads": 1, "key-value-heads": 2}
+    words = [] if own is None else [f"--{own}", named[own]]
+    assert run("inherit", "--model", large, "--like", tmp_path / "like", *words, "--output", tmp_path / "out") == 2
+    given = {name: watched.arguments[name] for name in (*like, "num_key_value_heads")}
+    expected = [3, 28, 40, 2, 1]
+    if own is not None:
+        expected[[*named].index(own)] = named[own]
+    assert [*given.values()] == expected
 
 
 @pytest.mark.parametrize("most, read", [(None, 5), (2, 2)])

@@ -226,6 +226,34 @@ def test_few_batches_for_the_batch_norms_are_warned_of(caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize("before, count, share", [(1, 1, "50 %"), (18, 2, "90 %"), (4, 3, "57 %"), (0, 3, None)])
+def test_norms_without_a_momentum_weigh_all_batches_that_they_have_ever_seen_alike(before, count, share, caplog):
+    """Of (before + count) of them so many are from before."""
+    model = build()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = None
+            module.num_batches_tracked.fill_(before)
+    quantize_adder(model, BATCHES[:count], n_groups=2)
+    assert (f"after {count} of them {share} of the batch norms' statistics" in caplog.text) == (share is not None)
+    assert share is not None or not caplog.text
+
+
+def test_any_module_is_quantised_also_one_without_a_configuration():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.ReLU(), AdderConv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 2, 1)).eval()
+    real, inputs = model[1], BATCHES[0][:, :, :8, :8]
+    quantize_adder(model, [inputs], n_groups=2, bits=4, activation_bits=6, keep_ratio=1.0)
+    assert isinstance(model[1], QuantizedAdderConv2d) and not hasattr(model, "config")
+    assert not hasattr(model, "hf_quantizer")
+    expected = quantize_weights(real.weight.detach(), activation_range([inputs.relu()], 1.0), 4, n_groups=2)
+    assert torch.equal(model[1].levels(), expected.levels) and torch.equal(model[1].group_scale, expected.scale)
+    assert torch.equal(model[1].clamp_bias, expected.bias) and torch.equal(model[1].group.long(), expected.group)
+    assert (model[1].bits, model[1].activation_bits, model[1].padding) == (4, 6, real.padding)
+    # Nothing of it learns, the convolutions that stay real neither.
+    assert [*model.parameters()] and not any(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_quantised_networks_say_what_they_cannot_do(tmp_path):
     model = quantize_adder(build(), BATCHES, n_groups=2)
     with pytest.raises(ValueError, match="quantised already"):
@@ -296,11 +324,13 @@ def test_nibbles_come_back(count):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("bits", [8, 4])
-def test_programs_of_quantised_layers_have_operators_of_any_runtime(bits):
+@pytest.mark.parametrize("bits, inputs_bits", [(8, None), (4, None), (4, 6), (8, 5)])
+def test_programs_of_quantised_layers_have_operators_of_any_runtime(bits, inputs_bits):
     layer = AdderConv2d(5, 9, 3, stride=2, padding=1, bias=True)
     adder = quantize_weights(layer.weight, 0.9, bits, n_groups=3)
-    layer = QuantizedAdderConv2d(layer, AdderQuantConfig(bits=bits, n_groups=3)).take(adder)
+    layer = QuantizedAdderConv2d(layer, AdderQuantConfig(bits=bits, activation_bits=inputs_bits, n_groups=3)).take(
+        adder
+    )
     inputs = torch.rand(2, 5, 9, 7)
     program = torch.export.export(layer, (inputs,))
     names = [str(node.target) for node in program.graph.nodes]

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 Batch = Mapping[str, torch.Tensor] | torch.Tensor
 
 
-def read_batches(batches: Iterable[Batch] | None, purpose: str) -> list[dict[str, torch.Tensor]]:
-    """Calibration batches as the model takes them.
+def read_batches(
+    batches: Iterable[Batch] | None, purpose: str, name: str = "calibration"
+) -> list[dict[str, torch.Tensor]]:
+    """Batches as the model takes them; `name` is what messages call them.
 
     Raises:
         ValueError: there are none, or one has neither labels nor token ids, which are labels, too.
@@ -22,10 +24,10 @@ def read_batches(batches: Iterable[Batch] | None, purpose: str) -> list[dict[str
     for batch in () if batches is None else batches:
         batch = {"input_ids": batch} if isinstance(batch, torch.Tensor) else dict(batch)
         if "labels" not in batch and "input_ids" not in batch:
-            raise ValueError(f"calibration: got a batch of {', '.join(batch)}, accepted are those with labels.")
+            raise ValueError(f"{name}: got a batch of {', '.join(batch)}, accepted are those with labels.")
         prepared.append(batch if "labels" in batch else {"labels": batch["input_ids"], **batch})
     if not prepared:
-        raise ValueError(f"calibration: there are no batches, {purpose} needs some.")
+        raise ValueError(f"{name}: there are no batches, {purpose} needs some.")
     return prepared
 
 

@@ -60,7 +60,8 @@ def list_candidates(
         config: of the model to prune.
         shapes: of its weights, by name.
         target_parameters: from 1 their number, below 1 their share of the model's.
-        way: "width" keeps the number of layers, "depth" keeps all other sizes, "any" keeps none.
+        way: "width" keeps the number of layers, "depth" keeps all other sizes, "any" keeps none. Of
+            the hidden size and the feed-forward a quarter stays at least.
         tolerance: how far from the target the number may be, as a share of it.
         fixed: sizes that are given, such as `num_hidden_layers`.
 
@@ -92,7 +93,8 @@ def list_candidates(
         if span:
             slope = (wide.parameters - narrow.parameters) / span
             width = narrow.sizes.intermediate_size + (target - narrow.parameters) / slope
-            width = _multiple(width, step_of(source.intermediate_size), source.intermediate_size)
+            ends = narrow.sizes.intermediate_size, wide.sizes.intermediate_size
+            width = _multiple(width, step_of(source.intermediate_size), *ends)
             candidate = _try(config, shapes, source, {**sizes, "intermediate_size": width})
         if candidate is not None and abs(candidate.parameters / target - 1) <= tolerance:
             found[candidate.sizes] = candidate
@@ -123,11 +125,12 @@ def _grid(config: PreTrainedConfig, source: Sizes, way: str, fixed: Mapping[str,
 
 
 def _ends(source: Sizes, way: str, fixed: Mapping[str, int]) -> list[dict]:
-    """The narrowest and the widest feed-forward that may be."""
+    """The narrowest and the widest feed-forward that may be: a quarter, up to a whole step, and all of it."""
     whole = source.intermediate_size
+    step = step_of(whole)
     if "intermediate_size" in fixed:
         return [{"intermediate_size": fixed["intermediate_size"]}] * 2
-    least = whole if way == "depth" else min(whole, max(step_of(whole), whole // 4))
+    least = whole if way == "depth" else min(whole, -(-whole // (4 * step)) * step)
     return [{"intermediate_size": least}, {"intermediate_size": whole}]
 
 
@@ -144,8 +147,8 @@ def step_of(size: int) -> int:
     return min(256, 1 << max(0, int(math.log2(max(1, size / 16)))))
 
 
-def _multiple(size: float, step: int, most: int) -> int:
-    return max(1, min(most, max(step, round(size / step) * step)))
+def _multiple(size: float, step: int, least: int, most: int) -> int:
+    return min(most, max(least, round(size / step) * step))
 
 
 def _unevenness(sizes: Sizes, source: Sizes) -> float:

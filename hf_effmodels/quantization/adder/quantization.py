@@ -162,13 +162,20 @@ def _reestimate(model: nn.Module, batches: Iterable) -> None:
     finally:
         for norm in norms:
             norm.eval()
-    earlier = max((1 - norm.momentum) ** count if norm.momentum is not None else 0 for norm in norms)
+    earlier = max(_share_from_before(norm, count) for norm in norms)
     if earlier > MOST_EARLIER:
         logger.warning(
             "batches: after %d of them %.0f %% of the batch norms' statistics are still those of the real layers, "
             "which costs much at few bits; published are about 200.",
             *(count, 100 * earlier),
         )
+
+
+def _share_from_before(norm: _BatchNorm, count: int) -> float:
+    """How much of a norm's statistics is from before the last `count` batches."""
+    if norm.momentum is None:  # all batches that it has ever seen count the same
+        return 1 - count / int(norm.num_batches_tracked)
+    return (1 - norm.momentum) ** count
 
 
 def _run(model: nn.Module, batch: torch.Tensor | Mapping[str, torch.Tensor]) -> None:

@@ -130,8 +130,11 @@ def quantize(
         more = f" and {len(blocks.left) - 8} more" if len(blocks.left) > 8 else ""
         logger.warning("These weights stay as they are: %s%s", ", ".join(blocks.left[:8]), more)
     samples = _samples(batches, config)
-    evaluation = None if evaluation is None else _regrouped(read_batches(evaluation, "the evaluation"), 8)
-    _check_tokens(model, [*(samples or ()), *(evaluation or ())])
+    evaluation = (
+        None if evaluation is None else _regrouped(read_batches(evaluation, "the perplexity", "evaluation"), 8)
+    )
+    _check_tokens(model, samples or (), "calibration")
+    _check_tokens(model, evaluation or (), "evaluation")
     if offload and work is None:
         raise ValueError("work: offload needs a folder for the blocks that are not in use.")
     dtype = next(blocks.modules.parameters()).dtype
@@ -402,12 +405,12 @@ def _perplexity(model: PreTrainedModel, batches: list[dict]) -> float:
     return math.exp(sum(loss * n for loss, n in zip(losses, counts, strict=True)) / sum(counts))
 
 
-def _check_tokens(model: PreTrainedModel, batches: list[dict[str, torch.Tensor]]) -> None:
+def _check_tokens(model: PreTrainedModel, batches: Sequence[dict[str, torch.Tensor]], name: str) -> None:
     rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     largest = max((int(batch["input_ids"].max()) for batch in batches if "input_ids" in batch), default=0)
     if rows is not None and largest >= rows:
         raise ValueError(
-            f"calibration: got token {largest}, but the model's embeddings have {rows} rows; its tokenizer is that of "
+            f"{name}: got token {largest}, but the model's embeddings have {rows} rows; its tokenizer is that of "
             "another model."
         )
 

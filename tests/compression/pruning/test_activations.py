@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hf_effmodels import PanguPiConfig, PanguPiForCausalLM
-from hf_effmodels.compression.pruning.activations import activation_scores, layer_influences
+from hf_effmodels.compression.pruning.activations import activation_scores, aggregate, layer_influences, sum_of_squares
 from hf_effmodels.compression.pruning.calibration import read_batches
 from hf_effmodels.compression.pruning.inheritance import inherit
 from hf_effmodels.compression.pruning.structures import Axis
@@ -36,7 +36,7 @@ MODELS = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "biases": (partial(LlamaConfig, attention_bias=True, mlp_bias=True), LlamaForCausalLM),
-    "pangu_pi": (PanguPiConfig, PanguPiForCausalLM),
+    "pangu_pi": (partial(PanguPiConfig, num_augmented_shortcuts=2), PanguPiForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (partial(Qwen3Config, head_dim=6), Qwen3ForCausalLM),
     "gemma": (partial(GemmaConfig, head_dim=6), GemmaForCausalLM),
@@ -62,6 +62,10 @@ def test_scores_are_those_of_what_the_layers_say(model):
     layer = model.model.layers[1]
     for name, module in (("ffn", layer.mlp.down_proj), ("heads", layer.self_attn.o_proj)):
         module.register_forward_pre_hook(lambda m, args, name=name: said.__setitem__(name, args[0]))
+    for number, shortcut in enumerate(getattr(layer, "augmented_shortcuts", ())):
+        shortcut.up_proj.register_forward_pre_hook(
+            lambda m, args, n=number: said.__setitem__(("shortcut", n), args[0])
+        )
     norms = [m for n, m in model.named_modules() if n.endswith("norm") and ".self_attn." not in n]
     for number, norm in enumerate(norms):
         norm.register_forward_hook(lambda m, args, output, number=number: said.__setitem__(number, output))
@@ -71,6 +75,10 @@ def test_scores_are_those_of_what_the_layers_say(model):
     torch.testing.assert_close(scores[Axis("ffn", 1)].sqrt(), neurons)
     heads = said["heads"].view(3, 20, 4, -1).norm(dim=-1).mean(1).norm(dim=0)
     torch.testing.assert_close(scores[Axis("queries", 1)].sqrt(), heads)
+    for number, _ in enumerate(getattr(layer, "augmented_shortcuts", ())):
+        units = said["shortcut", number].abs().mean(1).norm(dim=0)
+        assert units.any()
+        torch.testing.assert_close(scores[Axis("bottleneck", 1, number)].sqrt(), units)
     channels = sum(said[number].abs().mean(1).norm(dim=0) for number in range(len(norms)))
     torch.testing.assert_close(scores[Axis("hidden")].sqrt(), channels)
 
@@ -161,3 +169,22 @@ def test_what_is_too_large_to_be_summed_is_named_with_its_layer(part, small, lar
     with pytest.raises(ValueError, match=f"^model: what its {part} of layer 1 say on the calibration batches is not"):
         activation_scores(model, read_batches([IDS], "this"))
     assert not model.model.layers[1].mlp.down_proj._forward_pre_hooks
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_sums_of_magnitudes_are_precise_whatever_the_precision_of_the_model(dtype):
+    """A mean that the precision has no number for, and one whose square is beyond single precision."""
+    magnitudes = torch.full((2, 4000, 3), 1.0, dtype=dtype)
+    step = torch.finfo(dtype).eps
+    magnitudes[0, ::2, 1] += step
+    found = sum_of_squares(magnitudes)
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx([2.0, 1 + (1 + step / 2) ** 2, 2.0], rel=1e-6)
+    if dtype != torch.float16:
+        assert sum_of_squares(torch.full((2, 3, 1), 2.0**90, dtype=dtype)).item() == pytest.approx(2.0**181)
+
+
+def test_magnitudes_are_averaged_over_tokens_and_added_up_in_squares_over_texts():
+    magnitudes = torch.tensor([[[1.0, 0.0], [5.0, 2.0]], [[4.0, 0.0], [4.0, 0.0]]])
+    assert aggregate(magnitudes).tolist() == pytest.approx([(9 + 16) ** 0.5, 1.0])
+    assert sum_of_squares(magnitudes).tolist() == [25.0, 1.0]

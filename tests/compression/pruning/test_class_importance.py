@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_effmodels.compression.pruning.class_importance import class_divergences
+from hf_effmodels.compression.pruning.hsic import head_scores, neuron_scores, score_part
 from hf_effmodels.compression.pruning.vision_widths import part_macs, prune_channels, prune_part
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
@@ -97,3 +98,27 @@ def test_a_part_without_channels_is_a_narrower_part(part_type, fusion):
     for wrong in ([], [1, 1], [12]):
         with pytest.raises(ValueError, match="kept: got"):
             prune_channels(model, wrong)
+
+
+@torch.no_grad()
+def test_each_part_is_scored_by_its_own_layers_and_the_whole_networks_predictions():
+    model, pixels, said = build().train(), torch.randn(4, 3, 16, 16).double(), []
+    for part in model.devit.parts:
+        for layer in part.layers:
+            layer.attention.proj.register_forward_pre_hook(lambda module, args: said.append(args[0]))
+            layer.mlp.fc2.register_forward_pre_hook(lambda module, args: said.append(args[0]))
+    predictions = model.eval()(pixels).logits.softmax(-1)
+    model.train()
+    outputs = said[:]  # of two layers of the first part, and one of the second
+    for number, own in ((0, outputs[:4]), (1, outputs[4:])):
+        heads, neurons = score_part(model, pixels, part=number)
+        layers = model.devit.parts[number].layers
+        assert len(heads) == len(neurons) == len(layers) == len(own) // 2
+        for layer, attended, activations, of_heads, of_neurons in zip(
+            layers, own[::2], own[1::2], heads, neurons, strict=True
+        ):
+            shape = layer.attention.num_heads, layer.attention.head_dim
+            torch.testing.assert_close(of_heads, head_scores(attended.unflatten(-1, shape), predictions))
+            torch.testing.assert_close(of_neurons, neuron_scores(activations, predictions))
+    assert model.training and not outputs[0].requires_grad
+    assert len(class_divergences(model, pixels, torch.tensor([0, 1, 2, 1]))) == 2 and model.training

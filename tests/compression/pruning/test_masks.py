@@ -81,6 +81,17 @@ def test_gradients_are_the_mean_over_the_batches(llama, batches):
         torch.testing.assert_close(got[name], weight.grad, msg=name)
 
 
+def test_weights_that_are_frozen_stay_so_and_have_a_gradient_all_the_same(batches):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA)).train()
+    expected = mean_gradients(model, batches)
+    frozen = model.model.layers[1].mlp.up_proj.weight.requires_grad_(False)
+    found = mean_gradients(model, batches)
+    assert all(torch.equal(found[name], expected[name]) for name in expected) and model.training
+    assert [weight for weight in model.parameters() if not weight.requires_grad] == [frozen]
+    assert not any(weight.grad is not None for weight in model.parameters())
+
+
 def test_the_importance_of_a_layer_is_what_the_loss_rises_by_without_it(batches):
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**LLAMA)).eval()

@@ -5,11 +5,13 @@ import inspect
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     GemmaConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,6 +22,7 @@ from transformers import (
 )
 
 from hf_effmodels.cli import main
+from hf_effmodels.compression.command import prune as command
 from hf_effmodels.compression.pruning import minitron
 from hf_effmodels.compression.pruning.candidates import _grid, count_for, list_candidates, step_of
 from hf_effmodels.compression.pruning.inheritance import SIZES, inherit
@@ -313,7 +316,13 @@ def test_the_command_writes_a_checkpoint_and_keeps_what_is_not_its_own(tmp_path,
     model = AutoModelForCausalLM.from_pretrained(small)
     assert model.num_parameters() == report["parameters"] and report["parameters"] / report["of"] < 0.74
     assert model.config.num_hidden_layers == 3 == len(report["kept_layers"])
-    assert json.loads((small / "pruning.json").read_text())["candidates"][0]["num_hidden_layers"] == 3
+    written = json.loads((small / "pruning.json").read_text())
+    assert written["candidates"][0]["num_hidden_layers"] == 3
+    assert (report["loss"], report["loss_of_the_whole"]) == (written["loss"], written["loss_of"])
+    assert report["loss"] != report["loss_of_the_whole"] and report["candidates"] == len(written["candidates"]) == 1
+    assert report["kept_layers"] == written["made_of"]["layers"] and report["folder"] == str(small)
+    assert {name: report[name] for name in SIZES} == {name: getattr(model.config, name) for name in SIZES}
+    assert AutoTokenizer.from_pretrained(small)("text").input_ids == byte_level_tokenizer("text").input_ids
     assert main([*arguments, "--way", "depth", "--tolerance", "0.2"]) == 0  # its own folder is replaced
     (small / "config.json").write_text("{}")
     capsys.readouterr()
@@ -420,3 +429,87 @@ def test_a_budget_is_a_share_or_a_number_and_shapes_lie_within_its_tolerance():
     for wrong in (0, -0.5, whole):
         with pytest.raises(ValueError, match="target_parameters: got .* shares below 1 and numbers below"):
             list_candidates(config, shapes, wrong)
+
+
+@pytest.mark.parametrize("count, kept", [(8, [3, 7]), (5, [3]), (3, [2]), (2, [1])])
+def test_every_fourth_batch_is_compared_on_and_the_others_are_seen(count, kept, monkeypatch):
+    """Of fewer than four the last is, which is seen as well."""
+    model, seen = build("llama"), []
+    own = minitron.inherit
+    monkeypatch.setattr(
+        minitron,
+        "inherit",
+        lambda *a, calibration, **o: seen.append(calibration) or own(*a, calibration=calibration, **o),
+    )
+    batches = [(IDS + number) % 61 for number in range(count)]
+    smaller, report = prune(model, batches, intermediate_size=40)
+    expected = [number for number in range(count) if number not in kept or count < 4]
+    assert [batch["input_ids"].tolist() for batch in seen[0]] == [batches[number].tolist() for number in expected]
+    for loss, network in ((report.loss, smaller), (report.loss_of, model)):
+        with torch.no_grad():
+            losses = [network(batches[number], labels=batches[number]).loss.item() for number in kept]
+        assert loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_retraining_takes_batches_in_turn_and_gradients_of_a_length_of_one_at_most():
+    """Three steps over two batches, in plain torch; the predictions are so sure that gradients are long."""
+    model = build("llama").double()
+    with torch.no_grad():
+        model.lm_head.weight *= 40
+    student, _ = inherit(model, num_hidden_layers=2)
+    expected, modes = copy.deepcopy(student), []
+    handles = [
+        each.register_forward_hook(lambda module, *_: modes.append(module.training)) for each in (model, student)
+    ]
+    batches = [{"input_ids": ids, "labels": ids} for ids in (BATCHES[0], BATCHES[2])]
+    retrain_shortly(student, model, batches, steps=3, learning_rate=1e-2)
+    for handle in handles:
+        handle.remove()
+    assert modes == [False, True] * 3 and not student.training and not model.training
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=1e-2, weight_decay=0.0)
+    for ids in (BATCHES[0], BATCHES[2], BATCHES[0]):
+        wanted = model(ids).logits[:, :-1].detach().log_softmax(-1)
+        said = expected(ids).logits[:, :-1].log_softmax(-1)
+        optimizer.zero_grad()
+        (wanted.exp() * (wanted - said)).sum(-1).mean().backward()
+        lengths = [weight.grad.norm() for weight in expected.parameters()]
+        whole = torch.stack(lengths).norm()
+        assert whole > 2
+        for weight in expected.parameters():
+            weight.grad /= whole
+        optimizer.step()
+    for found, own in zip(student.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(found, own, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("neurons, least", [(96, 24), (72, 20), (90, 24), (31, 8), (16, 4), (5, 2), (1, 1)])
+def test_a_quarter_of_the_neurons_stays_at_least(neurons, least):
+    """In steps: of 72 neurons (by fours) 20; and the smallest number of parameters that is told is that of a shape."""
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**_SIZES | {"intermediate_size": neurons}))
+    shapes = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
+    whole = sum(weight.numel() for weight in model.parameters())
+    narrow = whole - 4 * 3 * 48 * (neurons - least)
+    fixed = {"hidden_size": 48, "num_attention_heads": 8, "num_key_value_heads": 4}
+    with pytest.raises(ValueError, match=f"With these settings there are {narrow} to {whole}") as refused:
+        list_candidates(model.config, shapes, 10, **fixed)
+    assert str(refused.value).count("no shape has 10 parameters") == 1
+    for budget in (narrow, 0.98 * narrow):
+        if budget < whole:
+            found = list_candidates(model.config, shapes, budget, tolerance=0.03, **fixed)
+            assert [each.sizes.intermediate_size for each in found] == [least]
+            assert found[0].parameters == narrow
+
+
+def test_the_command_computes_where_it_is_told_to(tmp_path, byte_level_tokenizer, monkeypatch, capsys):
+    model = LlamaForCausalLM(LlamaConfig(**{**_SIZES, "vocab_size": 901}))
+    model.save_pretrained(large := tmp_path / "large")
+    byte_level_tokenizer.save_pretrained(large)
+    moved = []
+    monkeypatch.setattr(command, "check_device", lambda device: moved.append(f"checked {device}"))
+    monkeypatch.setattr(
+        command, "load_model", lambda *_: SimpleNamespace(to=lambda device: moved.append(device) or model)
+    )
+    monkeypatch.setattr(command, "calibration_batches", lambda *_: [])
+    argv = ["prune", str(large), str(tmp_path / "out"), "--dataset", "pydoc_topics", "--layers", "3"]
+    assert main([*argv, "--device", "cuda:1"]) == 2 and "there are no batches" in capsys.readouterr().err
+    assert moved == ["checked cuda:1", "cuda:1"]

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from hf_effmodels.cli import main
+from hf_effmodels.compression.command import prune, prune_vision
 from hf_effmodels.compression.pruning import vision
 from hf_effmodels.compression.pruning.vision import (
     VisionSizes,
@@ -387,3 +389,29 @@ def test_the_command_prunes_by_what_its_options_say(chosen, layers, number, tmp_
     named = {"target_parameters": 0.4, "way": "any", "tolerance": 0.2}
     named |= {"num_hidden_layers": number, "num_attention_heads": 3, "intermediate_size": 20}
     assert given == [named, {**named, "layers": layers}]
+
+
+def test_pictures_are_seen_in_the_precision_of_the_model():
+    model = build("vit").bfloat16()
+    smaller, report = prune_vision_transformer(model, PIXELS, intermediate_size=20, num_hidden_layers=2)
+    assert smaller.dtype == torch.bfloat16 and PIXELS.dtype == torch.float32
+    with torch.no_grad():
+        p, q = (network(PIXELS[3].bfloat16()).logits.double().softmax(-1) for network in (model, smaller))
+    assert report.divergence == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-6)
+
+
+def test_the_command_computes_where_it_is_told_to(tmp_path, monkeypatch, capsys):
+    build("vit").save_pretrained(tmp_path / "large")
+    for name in "abcdefgh":
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
+    moved = []
+    monkeypatch.setattr(prune, "check_device", lambda device: moved.append(f"checked {device}"))
+    monkeypatch.setattr(prune_vision, "_load", lambda name: (SimpleNamespace(to=moved.append), None))
+
+    def stop(*_, **__):
+        raise ValueError("model: this is enough")
+
+    monkeypatch.setattr(vision, "choose_vision_sizes", stop)
+    argv = ["prune", str(tmp_path / "large"), str(tmp_path / "out"), "--images", str(tmp_path), "--layers", "2"]
+    assert main([*argv, "--device", "cuda:1"]) == 2 and "this is enough" in capsys.readouterr().err
+    assert moved == ["checked cuda:1", "cuda:1"]

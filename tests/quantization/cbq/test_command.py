@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import fields
 from pydoc_data.topics import topics
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from hf_effmodels import cli
 from hf_effmodels.hub.contents import model_files
-from hf_effmodels.quantization.cbq import quantization, store
+from hf_effmodels.quantization.cbq import command, quantization, room, store
+from hf_effmodels.quantization.cbq.blocks import find_blocks
+from hf_effmodels.quantization.cbq.files import sizes
+from hf_effmodels.quantization.cbq.settings import CbqSettings
 
 from ..conftest import SIZES
 
@@ -205,3 +210,109 @@ def test_what_was_computed_is_kept_where_the_result_cannot_be_written(place, tmp
     assert (tmp_path / "out.work" / "state.json").is_file() and not out.exists()
     assert cli.main(arguments(place, out, "--method", "rtn")) == 0
     assert not (tmp_path / "out.work").exists() and (out / "config.json").is_file()
+
+
+#: Every setting of CBQ away from its default, and the words for it.
+SETTINGS = {
+    "bits": (8, ["--bits", "8"]),
+    "group_size": (16, ["--group-size", "16"]),
+    "symmetric": (False, ["--asymmetric"]),
+    "activation_bits": (6, ["--activation-bits", "6"]),
+    "method": ("gptq", ["--method", "gptq"]),
+    "modules_to_not_convert": (["k_proj", "layers.0.mlp"], ["--modules-to-not-convert", "k_proj", "layers.0.mlp"]),
+    "blocks": ("model.layers", ["--blocks", "model.layers"]),
+    "window": (5, ["--window", "5"]),
+    "overlap": (3, ["--overlap", "3"]),
+    "target": ("accumulated", ["--target", "accumulated"]),
+    "kld_weight": (0.25, ["--kld-weight", "0.25"]),
+    "rank": (None, ["--rank", "none"]),
+    "rounding": ("soft", ["--rounding", "soft"]),
+    "rounding_init": ("zero", ["--rounding-init", "zero"]),
+    "learn_steps": (False, ["--fixed-steps"]),
+    "cfp": (False, ["--no-cfp"]),
+    "lambda1": (2.5, ["--lambda1", "2.5"]),
+    "lambda2": (3.5, ["--lambda2", "3.5"]),
+    "cfp_rounds": (4, ["--cfp-rounds", "4"]),
+    "epochs": (7, ["--epochs", "7"]),
+    "batch_size": (9, ["--batch-size", "9"]),
+    "rounding_lr": (0.5, ["--rounding-lr", "0.5"]),
+    "step_lr": (0.75, ["--step-lr", "0.75"]),
+    "rounding_weight": (0.625, ["--rounding-weight", "0.625"]),
+    "damping": (0.125, ["--damping", "0.125"]),
+    "seed": (11, ["--seed", "11"]),
+}
+
+
+def test_every_option_says_what_is_computed_where_and_what_is_written(place, tmp_path, monkeypatch, capsys):
+    given, saved, asked = [], [], []
+
+    def result(model, batches, config, **options):
+        given.append((batches, config, options))
+        (tmp_path / "mine").mkdir()
+
+        def save(*what):
+            saved.append(what)
+            return {"bits": 8}
+
+        return SimpleNamespace(save=save)
+
+    monkeypatch.setattr(quantization, "quantize", result)
+    monkeypatch.setattr(room, "check_room", lambda wanted, kept=None: asked.append((wanted, kept)))
+    words = [word for _, words in SETTINGS.values() for word in words]
+    words += ["--format", "cbq", "--offload", "--work", str(tmp_path / "mine"), "--license", "mit", "--json"]
+    words += ["--dataset", str(place / "text.txt"), "--samples", "5", "--segment-length", "32", "--eval-samples", "3"]
+    out = tmp_path / "out"
+    assert cli.main(["quantize", str(place / "model"), str(out), *words]) == 0
+    ((batches, config, options),) = given
+    assert [tuple(batch.shape) for batch in batches] == [(5, 32)]
+    defaults = CbqSettings()
+    assert SETTINGS.keys() == {f.name for f in fields(CbqSettings)} - {"quant_method", "format"}
+    assert all(getattr(defaults, name) != value for name, (value, _) in SETTINGS.items())
+    assert {name: getattr(config, name) for name in SETTINGS} == {name: value for name, (value, _) in SETTINGS.items()}
+    assert [tuple(batch.shape) for batch in options.pop("evaluation")] == [(3, 32)]
+    assert options == {"work": tmp_path / "mine", "offload": True, "progress": False}
+    ((folder, form, tokenizer, license),) = saved
+    assert (folder, form, len(tokenizer), license) == (out, "cbq", 300, "mit")
+    assert json.loads(capsys.readouterr().out) == {"bits": 8, "folder": str(out)}
+    assert not (tmp_path / "mine").exists(), "the progress goes when all is written"
+    # There has to be room for the blocks that lie on the disk as well, and for what is written.
+    ((wanted, kept),) = asked
+    model = AutoModelForCausalLM.from_pretrained(place / "model")
+    assert wanted["work"] == (tmp_path / "mine", room.bytes_of_work(model, 5 * 32, True)) and kept == tmp_path / "mine"
+    assert wanted["out"][0] == out and wanted["out"][1] > sizes(model, find_blocks(model, config), config)["bytes"]
+
+
+@pytest.mark.parametrize(
+    "words, form", [((), "compressed-tensors"), (("--bits", "3"), "cbq"), (("--format", "gptq"), "gptq")]
+)
+def test_rounding_to_nearest_needs_no_text_and_is_written_in_the_format_asked_for(
+    words, form, place, tmp_path, monkeypatch, capsys
+):
+    given = []
+
+    def result(model, batches, config, work, evaluation, **_):
+        given.append((batches, evaluation, work))
+        return SimpleNamespace(save=lambda folder, form, *_: {"format": form, "blocks": []})
+
+    monkeypatch.setattr(quantization, "quantize", result)
+    argv = ["quantize", str(place / "model"), str(tmp_path / "out"), "--method", "rtn", "--group-size", "32", *words]
+    assert cli.main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["format"] == form
+    assert given == [(None, None, tmp_path / "out.work")]
+
+
+def test_what_there_is_no_room_for_is_told_before_it_is_computed(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr(quantization, "quantize", lambda *_, **__: pytest.fail("it is computed"))
+    assert cli.main(arguments(place, tmp_path / "out")) == 2
+    assert re.search(r"error: --work, OUT: the disk of .* has room for 0\.001 GB", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_format_cannot_hold_is_told_before_any_text_is_read(place, tmp_path, monkeypatch, capsys):
+    model = AutoModelForCausalLM.from_pretrained(place / "model")
+    model.model.layers[1].register_parameter("experts", torch.nn.Parameter(torch.zeros(2, 3, 4)))
+    monkeypatch.setattr(command, "_load", lambda arguments: (model, None))
+    monkeypatch.setattr(command, "_texts", lambda *_: pytest.fail("the text is read"))
+    assert cli.main(arguments(place, tmp_path / "out")) == 2
+    assert "--format: got 'compressed-tensors', but model.layers.1.experts holds several" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_effmodels import cli
 from hf_effmodels.quantization import CbqConfig, quantize
-from hf_effmodels.quantization.cbq import command, gptq, learning, quantization, room
+from hf_effmodels.quantization.cbq import blocks, command, gptq, learning, quantization, room
 from hf_effmodels.quantization.cbq.blocks import find_blocks
 from hf_effmodels.quantization.cbq.capture import Call
 from hf_effmodels.quantization.cbq.files import card, sizes
@@ -209,6 +209,42 @@ def test_blocks_are_those_of_the_decoder_however_large_a_list_beside_it_is(dense
     assert find_blocks(model, CbqConfig(group_size=32, blocks="tower")).layers == [["0"]] * 4
 
 
+def test_blocks_are_the_largest_outermost_list_of_one_kind_that_has_matrices():
+    def layers(count, width, kind=nn.Linear):
+        return nn.ModuleList(kind(width, width) for _ in range(count))
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = layers(9, 8)
+
+    class Decoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.small = layers(2, 8)
+            self.mixed = nn.ModuleList([nn.Linear(40, 40), nn.Sequential(layers(3, 60))])
+            self.norms = nn.ModuleList(nn.LayerNorm(9000) for _ in range(2))
+            self.empty = nn.ModuleList()
+            self.blocks = nn.ModuleList(Block() for _ in range(2))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.decoder = Decoder()
+
+        def get_decoder(self):
+            return self.decoder
+
+    model = Model()
+    name, found = blocks._block_list(model, None)
+    assert name == "decoder.blocks" and found is model.decoder.blocks
+    model.decoder.small = layers(3, 30)  # more weights than the blocks have
+    assert blocks._block_list(model, None)[0] == "decoder.small"
+    assert blocks._block_list(model, "decoder.mixed")[1] is model.decoder.mixed
+    with pytest.raises(ValueError, match="^blocks: got 'decoder.empty', the model's lists are decoder.small, "):
+        blocks._block_list(model, "decoder.empty")
+
+
 # samples
 
 
@@ -230,10 +266,12 @@ def test_tokens_are_those_that_the_embeddings_have():
         return SimpleNamespace(get_input_embeddings=lambda: embeddings)
 
     batches = [{"input_ids": torch.tensor([[1, 6]])}, {"inputs_embeds": torch.ones(1, 2)}]
-    quantization._check_tokens(model(7), batches)
-    quantization._check_tokens(model(None), batches)
-    with pytest.raises(ValueError, match="calibration: got token 6, but the model's embeddings have 6 rows"):
-        quantization._check_tokens(model(6), batches)
+    for name in ("calibration", "evaluation"):
+        quantization._check_tokens(model(7), batches, name)
+        quantization._check_tokens(model(None), batches, name)
+        quantization._check_tokens(model(6), (), name)
+        with pytest.raises(ValueError, match=f"^{name}: got token 6, but the model's embeddings have 6 rows"):
+            quantization._check_tokens(model(6), batches, name)
 
 
 def test_work_is_of_its_samples_and_of_its_model():

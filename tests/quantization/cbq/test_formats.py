@@ -351,3 +351,43 @@ def test_checkpoints_of_another_kind_are_refused(dense, saved, change, text):
     del config.quantization_config
     with pytest.raises(ValueError, match="not quantised"):
         packed_config(config)
+
+
+def test_a_checkpoint_that_is_rounded_while_it_is_loaded_has_all_that_was_asked_for_and_is_saved_with_it(
+    checkpoint, dense, tmp_path
+):
+    settings = {"bits": 3, "group_size": 16, "symmetric": False, "activation_bits": 8}
+    config = CbqConfig(**settings, method="rtn", modules_to_not_convert=["up_proj"])
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, quantization_config=config)
+    loaded.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
+    step = 2 * x.abs().amax(-1, keepdim=True) / 255
+    rounded = (x / step).round().clamp(-128, 127) * step
+    weight = dense(torch.float32).model.layers[1].mlp.gate_proj.weight.detach().reshape(96, 4, 16)
+    low, high = weight.amin(-1, keepdim=True).clamp(max=0), weight.amax(-1, keepdim=True).clamp(min=0)
+    grid = (high - low) / 7
+    zero = (-4 - low / grid).round().clamp(-4, 3)
+    expected = (((weight / grid).round() + zero).clamp(-4, 3) - zero) * grid
+    for model in (loaded, again):
+        layer = model.model.layers[1].mlp.gate_proj
+        assert (layer.bits, layer.group_size, layer.symmetric, layer.activation_bits) == tuple(settings.values())
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), rounded @ expected.reshape(96, 64).T, rtol=1e-4, atol=1e-4)
+        assert type(model.model.layers[1].mlp.up_proj) is torch.nn.Linear
+
+
+def test_a_result_can_be_written_in_one_format_after_the_other_and_leaves_its_model_as_it_was(dense, tmp_path):
+    result = quantize(dense(), None, CbqConfig(bits=4, group_size=32, method="rtn"))
+    for format, method in (("cbq", "cbq"), ("gptq", "gptq"), ("compressed-tensors", "compressed-tensors")):
+        assert result.save(tmp_path / format, format)["format"] == format
+        stored = json.loads((tmp_path / format / "config.json").read_text())
+        assert stored["quantization_config"]["quant_method"] == method
+        assert not hasattr(result.model.config, "quantization_config") and "format" not in result.report
+
+
+def test_a_card_shows_no_picture_that_could_not_be_drawn(dense, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    quantize(dense(), None, CbqConfig(bits=4, group_size=32, method="rtn")).save(tmp_path / "out")
+    assert "quantization_report.png" not in (tmp_path / "out" / "README.md").read_text()
+    assert not (tmp_path / "out" / "quantization_report.png").exists()

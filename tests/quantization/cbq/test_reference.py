@@ -1,11 +1,13 @@
 """Learning as its formulas say, written out with plain autograd, and what each window and each method is given."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_effmodels.quantization import CbqConfig, quantize
 from hf_effmodels.quantization.cbq import quantization
@@ -13,6 +15,8 @@ from hf_effmodels.quantization.cbq.capture import Call
 from hf_effmodels.quantization.cbq.learning import LearnedBlock, LearnedLayer, learn_window
 from hf_effmodels.quantization.cbq.preprocessing import largest_inputs, scaled
 from hf_effmodels.quantization.cbq.reconstruction import windows
+
+from ..conftest import SIZES
 
 GROUP = 8
 
@@ -234,12 +238,16 @@ def test_the_model_is_measured_before_as_it_is_and_after_with_its_inputs_quantis
 
 
 def test_tokens_that_the_model_has_not_are_told_of_either_text(dense, samples):
-    for call in (
-        lambda wrong: quantize(dense(), [wrong], CbqConfig(group_size=32)),
-        lambda wrong: quantize(dense(), None, CbqConfig(method="rtn", group_size=32), evaluation=[wrong]),
+    to_nearest = CbqConfig(method="rtn", group_size=32)
+    with pytest.raises(ValueError, match="^calibration: got token 18"):
+        quantize(dense(), [samples + 90], CbqConfig(group_size=32))
+    for wrong, said in (
+        ([samples + 90], "got token 18"),
+        ([], "there are no batches, the perplexity needs some"),
+        ([{"inputs_embeds": torch.zeros(1, 2, 64)}], "got a batch of inputs_embeds, accepted are those with labels"),
     ):
-        with pytest.raises(ValueError, match="got token 18"):
-            call(samples + 90)
+        with pytest.raises(ValueError, match=f"^evaluation: {said}"):
+            quantize(dense(), None, to_nearest, evaluation=wrong)
 
 
 def test_gptq_is_given_its_damping_and_the_inputs_that_quantised_layers_make(dense, samples, monkeypatch):
@@ -284,3 +292,85 @@ def test_a_fold_that_changes_the_block_by_a_thousandth_is_not_made(caplog):
 def test_no_rank_is_above_the_inputs_of_a_weight():
     layer = LearnedLayer(torch.randn(32, 8), CbqConfig(group_size=8, rank=20), torch.Generator())
     assert layer.a1.shape == (32, 8) and layer.a2.shape == (8, 8)
+
+
+def test_gptq_is_given_inputs_as_they_are_rounded_where_they_are(dense, samples, monkeypatch):
+    """Of the first layers: what the norm gives, each token on a grid of its own."""
+    given, own = [], quantization.gptq
+    monkeypatch.setattr(
+        quantization, "gptq", lambda weight, hessian, *how: given.append(hessian) or own(weight, hessian, *how)
+    )
+    config = CbqConfig(method="gptq", bits=4, group_size=16, activation_bits=4)
+    quantize(dense(torch.float32), [samples], config)
+    model = dense(torch.float32).model
+    with torch.no_grad():
+        x = model.layers[0].input_layernorm(model.embed_tokens(samples)).flatten(0, 1)
+    step = 2 * x.abs().amax(-1, keepdim=True) / 15
+    rounded = (x / step).round().clamp(-8, 7) * step
+    torch.testing.assert_close(given[0], rounded.T @ rounded / len(rounded), rtol=1e-3, atol=1e-3)
+
+
+def test_windows_that_share_a_block_enter_where_the_blocks_before_are_rounded(dense, samples, monkeypatch):
+    """Two windows of two blocks, of which nothing is learned: the second begins at the rounded first block, comes near
+    to what two whole blocks make of that and to what the whole model says, and has met its first block before."""
+    given, entered = [], []
+
+    def nothing(blocks, hidden, calls, targets, config, seed):
+        given.append((blocks, hidden, targets))
+        return {"loss_before": 1.0, "loss_after": 1.0}
+
+    largest = quantization.largest_inputs
+    monkeypatch.setattr(quantization, "learn_window", nothing)
+    monkeypatch.setattr(
+        quantization,
+        "largest_inputs",
+        lambda module, layers, states, calls: entered.append(states) or largest(module, layers, states, calls),
+    )
+    # Steps are of float32, inputs of so many values that none is moved by much.
+    settings = {"bits": 4, "group_size": 16, "activation_bits": 8, "lambda1": 1e6, "batch_size": 8}
+    whole = dense(torch.float32)
+    exact = outputs_of_blocks(whole, samples)
+    result = quantize(dense(torch.float32), [samples], CbqConfig(**settings, window=2, overlap=1))
+    rope = whole.model.rotary_emb(exact[0], torch.arange(samples.shape[1])[None])
+
+    def through(states, *numbers):
+        with torch.no_grad():
+            for number in numbers:
+                states = whole.model.layers[number](states, position_embeddings=rope)
+        return states
+
+    rounded = {}
+
+    def seen(module, args):
+        rounded.setdefault("first", args[0])
+
+    handle = result.model.model.layers[1].register_forward_pre_hook(seen)
+    with torch.no_grad(), result.in_use():
+        result.model(samples)
+    handle.remove()
+    near = {"rtol": 1e-3, "atol": 1e-3}
+    (first, second) = given
+    assert second[0][0] is first[0][1], "the block that is shared has been learned on already"
+    torch.testing.assert_close(torch.cat(first[1]), exact[0], **near)
+    torch.testing.assert_close(torch.cat(second[1]), rounded["first"], **near)
+    for (_, hidden, targets), numbers, end in ((first, (0, 1), exact[2]), (second, (1, 2), exact[3])):
+        on_rounded, on_whole = (torch.cat(parts) for parts in zip(*targets, strict=True))
+        torch.testing.assert_close(on_rounded, through(torch.cat(hidden), *numbers), **near)
+        torch.testing.assert_close(on_whole, end, **near)
+    # Each block is met once, with what leaves the one before in its window.
+    expected = [exact[0], through(exact[0], 0), through(rounded["first"], 1)]
+    for states, theirs in zip(entered, expected, strict=True):
+        torch.testing.assert_close(torch.cat(states), theirs, **near)
+
+
+def test_a_model_in_training_is_quantised_as_in_evaluation_and_stays_in_training(samples, held_out):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, attention_dropout=0.5)).train()
+    config = CbqConfig(method="gptq", bits=4, group_size=16)
+    expected = quantize(copy.deepcopy(model).eval(), [samples], config, evaluation=[held_out])
+    found = quantize(model, [samples], config, evaluation=[held_out])
+    assert found.model.training and not expected.model.training
+    weights = zip(found.model.parameters(), expected.model.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in weights)
+    for name in ("perplexity_before", "perplexity_after"):
+        assert found.report[name] == pytest.approx(expected.report[name], rel=1e-6)

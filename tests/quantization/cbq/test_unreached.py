@@ -216,6 +216,8 @@ def test_texts_are_drawn_by_the_seed_and_only_where_they_are_needed(monkeypatch)
     _, (held_out,) = command._texts(arguments, None, config)
     assert held_out.tolist() == [[0, 0], [1, 1]]
     assert wanted[-1] == ("held out", 2, "the held-out text")
+    arguments.eval_samples = 50  # of fewer all are measured on
+    assert len(command._texts(arguments, None, config)[1][0]) == 20
     arguments.samples = 21
     with pytest.raises(
         ValueError, match="^samples: got 21, but the calibration text has only 20 segments of 2 tokens"
