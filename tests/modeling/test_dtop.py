@@ -1,6 +1,7 @@
 """What DToP promises beyond the numbers of the official code."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,6 +110,24 @@ def test_images_of_other_shapes_and_channels():
         build()(images(1, 32, 30))
     with pytest.raises(ValueError, match=r"labels: got shape \(1, 8, 8\), accepted is \(1, 32, 32\)"):
         build()(images(1), labels=torch.zeros(1, 8, 8, dtype=torch.long))
+
+
+@pytest.mark.parametrize("none", [0, 1])
+def test_pixels_of_the_label_that_stands_for_none_are_not_learned_also_where_it_is_a_class(none):
+    """They are background of the other classes, as pixels of the label 255 are, and their class is absent."""
+    torch.manual_seed(0)
+    classes, masks = torch.randn(2, 3, 2), torch.randn(2, 3, 4)
+    labels = torch.randint(3, (2, 4, 4))
+    config = {"class_loss_weight": 1.0, "mask_loss_weight": 1.0, "dice_loss_weight": 1.0, "absent_class_weight": 0.1}
+    found, expected = (
+        segmentation_losses(
+            classes, masks, given, (2, 2), SimpleNamespace(semantic_loss_ignore_index=number, **config)
+        )
+        for given, number in ((labels, none), (labels.masked_fill(labels == none, 255), 255))
+    )
+    assert (labels == none).any() and found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
 
 
 def test_the_weights_of_the_losses_reach_the_loss():

@@ -186,6 +186,8 @@ def segmentation_losses(
         "class", "mask" and "dice", with their weights.
     """
     present = torch.stack([(labels == label).flatten(1).any(1) for label in range(class_logits.shape[1])], dim=1)
+    if 0 <= config.semantic_loss_ignore_index < present.shape[1]:
+        present[:, config.semantic_loss_ignore_index] = False
     weight = class_logits.new_tensor([1.0, config.absent_class_weight])
     losses = {"class": F.cross_entropy(class_logits.transpose(1, 2), (~present).long(), weight)}
     image, label = present.nonzero(as_tuple=True)
