@@ -221,6 +221,12 @@ def test_images_and_masks_that_do_not_fit_are_named():
         model(pictures(dtype=torch.float32), noise=torch.rand(2, 9))
     with pytest.raises(ValueError, match="either mask or noise"):
         model(pictures(dtype=torch.float32), noise=torch.rand(2, 4), mask=torch.ones(2, 4))
+    for mask in (torch.zeros(2, 4), torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0]]).bool()):
+        with pytest.raises(
+            ValueError, match="^mask: of an image nothing is masked, so that there is nothing to predict"
+        ):
+            model(pictures(dtype=torch.float32), mask=mask)
+    assert model(pictures(dtype=torch.float32), mask=torch.eye(4)[:2]).loss.isfinite()
     with pytest.raises(ValueError, match="encoder_stride: got 8, but the encoder gives 17 tokens for 64×64 pixels"):
         build("vit", encoder_stride=8)(pictures(dtype=torch.float32))
     with pytest.raises(ValueError, match="cell: got 7"):

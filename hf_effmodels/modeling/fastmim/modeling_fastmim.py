@@ -158,7 +158,7 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
             mask: (batch, blocks), 1 for masked blocks, instead of noise.
 
         Raises:
-            ValueError: sizes that blocks or tokens do not divide, both of noise and mask, or nothing masked.
+            ValueError: sizes that blocks or tokens do not divide, both of noise and mask, or an image of which nothing is masked.
         """
         check_pixels(pixel_values, self.config.num_channels)
         height, width = pixel_values.shape[-2:]
@@ -266,6 +266,8 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
         if mask is not None:
             if noise is not None:
                 raise ValueError("mask: give either mask or noise, not both.")
+            if not torch.compiler.is_compiling() and not mask.any(1).all():
+                raise ValueError("mask: of an image nothing is masked, so that there is nothing to predict.")
             return mask.to(pixel_values.dtype)
         if noise is None:
             noise = torch.rand(shape, device=pixel_values.device)
