@@ -38,7 +38,7 @@ from transformers import (
 )
 
 from hf_effmodels.adapters import AdemConfig, AdemModel
-from hf_effmodels.adapters.adem import AdemLayer, hotswap_adapter
+from hf_effmodels.adapters.adem import AdemLayer, convert_to_peft, hotswap_adapter
 from hf_effmodels.modeling.adem_vl.fusion_adem_vl import Fusion, FusionSlot
 
 from ..threads import run_together
@@ -626,8 +626,6 @@ def test_a_layer_shows_the_offsets_of_the_adapters_it_has():
 def test_official_offsets_become_an_adapter_with_the_settings_that_are_given(tmp_path, ids, image_embeds, base_folder):
     from safetensors.torch import save_file
 
-    from hf_effmodels.adapters.adem import convert_to_peft
-
     offsets = [torch.randn(1, TOKENS, WIDTH), torch.randn(1, TOKENS, WIDTH)]
     save_file({"adapter_emb1": offsets[0], "adapter_emb2": offsets[1]}, tmp_path / "official.safetensors")
     config = convert_to_peft(
@@ -669,8 +667,6 @@ def test_official_offsets_become_an_adapter_with_the_settings_that_are_given(tmp
     ],
 )
 def test_what_a_checkpoint_says_of_its_training_is_taken_and_what_is_given_wins(given, alpha, drop_ratio, tmp_path):
-    from hf_effmodels.adapters.adem import convert_to_peft
-
     weights = {"adapter_emb1": torch.randn(1, TOKENS, WIDTH), "adapter_emb2": torch.randn(1, TOKENS, WIDTH)}
     said = {"alpha": 0.2, "drop_ratio": 0.15, "beta": 0.5, "epochs": 9}
     torch.save({"model": weights, "args": said}, tmp_path / "official.pth")
@@ -681,8 +677,6 @@ def test_what_a_checkpoint_says_of_its_training_is_taken_and_what_is_given_wins(
 
 
 def test_other_fields_that_are_given_for_an_official_adapter_win_too(tmp_path):
-    from hf_effmodels.adapters.adem import convert_to_peft
-
     weights = {"adapter_emb1": torch.randn(1, TOKENS, WIDTH), "adapter_emb2": torch.randn(1, TOKENS, WIDTH)}
     torch.save({"model": weights}, tmp_path / "official.pth")
     config = convert_to_peft(
@@ -691,6 +685,39 @@ def test_other_fields_that_are_given_for_an_official_adapter_win_too(tmp_path):
     assert {*config.target_modules} == {"feed_forward"} and (config.alpha, config.drop_ratio) == (
         AdemConfig().alpha, AdemConfig().drop_ratio
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("task_type", None),
+        ("task_type", "FEATURE_EXTRACTION"),
+        ("base_model_name_or_path", "you/llama"),
+        ("inference_mode", False),
+        ("init_std", 0.5),
+        ("num_vision_tokens", TOKENS),
+        ("layers_to_transform", [1]),
+        ("exclude_modules", {"x"}),
+    ],
+)
+def test_any_field_may_be_given_for_an_official_adapter(name, value, tmp_path):
+    weights = {"adapter_emb1": torch.randn(1, TOKENS, WIDTH), "adapter_emb2": torch.randn(1, TOKENS, WIDTH)}
+    torch.save({"model": weights}, tmp_path / "official.pth")
+    given = {name: list(value) if isinstance(value, set) else value}
+    found = convert_to_peft(tmp_path / "official.pth", tmp_path / "adapter", text_model="me/llama", **given)
+    plain = {"task_type": "CAUSAL_LM", "base_model_name_or_path": "me/llama", "inference_mode": True}
+    for field, expected in (plain | {"num_vision_tokens": TOKENS, "target_modules": {"mlp"}, name: value}).items():
+        assert getattr(found, field) == expected, field
+
+
+def test_an_official_adapter_has_as_many_tokens_as_its_offsets(tmp_path):
+    weights = {"adapter_emb1": torch.randn(1, TOKENS, WIDTH), "adapter_emb2": torch.randn(1, TOKENS, WIDTH)}
+    torch.save({"model": weights}, tmp_path / "official.pth")
+    with pytest.raises(
+        ValueError, match=f"^num_vision_tokens: got {TOKENS + 1}, but .* has offsets of {TOKENS} tokens"
+    ):
+        convert_to_peft(tmp_path / "official.pth", tmp_path / "adapter", num_vision_tokens=TOKENS + 1)
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_copies_are_independent(ids, image_embeds):

@@ -44,11 +44,10 @@ def convert_to_peft(
         )
     found = {k: v for k, v in settings_of(stored_arguments(checkpoint)).items() if k in ("alpha", "drop_ratio")}
     (number,) = tokens
-    config = AdemConfig(
-        **{**found, "num_vision_tokens": number, "target_modules": ["mlp"], "inference_mode": True, **settings},
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=text_model,
-    )
+    if (asked := settings.get("num_vision_tokens", number)) != number:
+        raise ValueError(f"num_vision_tokens: got {asked}, but {checkpoint} has offsets of {number} tokens.")
+    always = {"num_vision_tokens": number, "target_modules": ["mlp"], "inference_mode": True, "task_type": "CAUSAL_LM"}
+    config = AdemConfig(**{**found, **always, "base_model_name_or_path": text_model, **settings})
     with whole_folder(folder) as new:
         config.save_pretrained(str(new))
         save_file(offsets, new / "adapter_model.safetensors", {"format": "pt"})

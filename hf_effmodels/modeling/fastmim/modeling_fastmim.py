@@ -158,7 +158,8 @@ class FastMimForPreTraining(FastMimPreTrainedModel):
             mask: (batch, blocks), 1 for masked blocks, instead of noise.
 
         Raises:
-            ValueError: sizes that blocks or tokens do not divide, both of noise and mask, or an image of which nothing is masked.
+            ValueError: sizes that blocks or tokens do not divide, both of noise and mask, or an image of which nothing
+                is masked.
         """
         check_pixels(pixel_values, self.config.num_channels)
         height, width = pixel_values.shape[-2:]
