@@ -68,3 +68,17 @@ def test_points_are_asked_each_by_itself_in_the_precision_that_there_is(kind, dt
     given = asked[0]
     assert given["input_points"].dtype == dtype and given["input_points"].tolist() == [[[p] for p in points.tolist()]]
     assert given["input_labels"].tolist() == [[[1]] * 3]
+
+
+def test_a_factorised_embedding_has_a_codebook_of_its_own_that_is_saved_and_does_not_learn():
+    """The tokenizer's may go on: what the model was trained with stays."""
+    codes = torch.randn(7, 3, requires_grad=True)
+    part = FactorizedEmbedding(codes, 5)
+    before = codes.detach().clone()
+    with torch.no_grad():
+        codes.zero_()
+    assert torch.equal(part.codebook, before) and not part.codebook.requires_grad
+    assert part.state_dict().keys() == {"codebook", "projection.weight"}
+    assert [name for name, _ in part.named_parameters()] == ["projection.weight"]
+    half = FactorizedEmbedding(codes.half(), 5)
+    assert half.projection.weight.dtype == torch.float16
