@@ -38,8 +38,8 @@ SUBMODELS = "submodels"
 #: Who writes them.
 SORTED_TRAINING = "a sorted training"
 
-# Keys that may change when a run goes on: they say where and how it is watched, not what is computed.
-_FREE_KEYS = frozenset(
+#: Keys that may change when a run goes on: they say where and how it is watched, not what is computed.
+FREE_KEYS = frozenset(
     "cache_dir check_images contents dataset_name dataloader_num_workers dataloader_persistent_workers "
     "dataloader_pin_memory dataloader_prefetch_factor "
     "disable_tqdm enable_jit_checkpoint hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy "
@@ -238,7 +238,7 @@ def changes(before: Mapping, now: Mapping, defaults: Mapping | None = None) -> l
     if defaults is not None:
         keys &= now.keys() | defaults.keys()
     missing = defaults or {}
-    values = {key: (before.get(key, missing.get(key)), now.get(key)) for key in sorted(keys - _FREE_KEYS)}
+    values = {key: (before.get(key, missing.get(key)), now.get(key)) for key in sorted(keys - FREE_KEYS)}
     return [f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new]
 
 

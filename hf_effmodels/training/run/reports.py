@@ -3,16 +3,34 @@
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import date
 from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+from transformers import TrainingArguments
 
 from ..._files import move_into, whole_file, write_text
 from ...hub.contents import FIGURES
 from ...hub.ids import hub_id
 from ...registry import is_in_halves
+from ..task import load_task
+from .output_folder import FREE_KEYS
 from .publishing import HUB_FOLDER, is_own
+from .recipe_arguments import defaults_of
 
 logger = logging.getLogger(__name__)
+
+#: Of transformers' arguments those that say how a model learns, of whatever task.
+_OF_LEARNING = frozenset(
+    "adam_beta1 adam_beta2 adam_epsilon bf16 data_seed fp16 label_smoothing_factor max_grad_norm optim seed "
+    "warmup_steps weight_decay".split()
+)
+#: Beginnings of names that say how a model is read, watched or measured.
+_NOT_OF_LEARNING = (
+    *("answered_", "eval_", "grid_", "max_eval_", "sample_", "shown_"),
+    *("peak_tflops", "preprocessing_num_workers", "trust_remote_code"),
+)
 
 
 def save_results(trainer, train_metrics: dict, eval_metrics: dict) -> dict:
@@ -119,9 +137,34 @@ def card_results(trainer, metrics: Mapping[str, float], split: str, measured_on:
 
 
 def training_summary(config: dict, names: Sequence[str], total_batch_size: int) -> dict:
-    """Of the hyper-parameters `names` those that were in use, for the card."""
+    """The hyper-parameters of a run, for the card.
+
+    Of `names` those that were in use; and of the task's other numbers, switches and choices those that are not at
+    their defaults. Texts and mappings stand there by their name alone: they may hold a path or a name of one's own.
+
+    Args:
+        config: all arguments, as `open_run` records them, and the task.
+        names: what a card of this task states first, in this order.
+        total_batch_size: of all processes and accumulated batches together.
+    """
     summary = {"total_train_batch_size": total_batch_size}
-    return summary | {key: config[key] for key in names if config.get(key) not in (None, False, 0, [], {}, -1)}
+    summary |= {key: config[key] for key in names if config.get(key) not in (None, False, 0, [], {}, -1)}
+    kinds = load_task(config["task"]).TRAINING_ARGUMENTS
+    defaults = defaults_of(*kinds)
+    stock = {field.name for field in fields(TrainingArguments)} - _OF_LEARNING
+    for field in (field for kind in kinds for field in fields(kind)):
+        name = field.name
+        is_known = name in names or name in stock or name in FREE_KEYS or name.startswith(_NOT_OF_LEARNING)
+        if not is_known and config.get(name) not in (None, defaults.get(name)) and _is_plain(config[name], field.type):
+            summary[name] = config[name]
+    return summary
+
+
+def _is_plain(value, kind) -> bool:
+    """A number, some, or one of the words that an argument of this type may be."""
+    parts = value if isinstance(value, list) else [value]
+    words = [word for part in (kind, *get_args(kind)) if get_origin(part) is Literal for word in get_args(part)]
+    return all(isinstance(part, int | float) or part in words for part in parts)
 
 
 def has_matplotlib() -> bool:

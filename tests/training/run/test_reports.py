@@ -8,17 +8,56 @@ import pytest
 
 from hf_effmodels.hub import card_text
 from hf_effmodels.training.run import reports
+from hf_effmodels.training.run.recipe_arguments import defaults_of
 from hf_effmodels.training.run.reports import card_results, has_matplotlib, plot_curves, training_summary
+from hf_effmodels.training.task import load_task
 
 
 def test_a_summary_has_the_settings_that_were_in_use():
     config = {"learning_rate": 0.1, "mixup": 0.0, "warmup_steps": 0, "optim": "lamb", "max_steps": -1, "crop": []}
-    config |= {"settings": {}, "ema_decay": None, "bf16": False, "fp16": True}
-    names = [*config, "nowhere"]
+    config |= {"settings": {}, "ema_decay": None, "bf16": False, "fp16": True, "task": "image-classification"}
+    names = [*config.keys() - {"task"}, "nowhere"]
     assert training_summary(config, names, 64) == {
         "total_train_batch_size": 64, "learning_rate": 0.1, "optim": "lamb", "fp16": True
     }  # fmt: skip
-    assert training_summary(config, ["optim"], 8) == {"total_train_batch_size": 8, "optim": "lamb"}
+    assert training_summary(config, ["optim"], 8) == {"total_train_batch_size": 8, "optim": "lamb", "fp16": True}
+    assert list(training_summary(config, ["optim", "learning_rate"], 8))[1:3] == ["optim", "learning_rate"]
+
+
+@pytest.mark.parametrize(
+    "task, options",
+    [
+        ("object-detection", {"rotate": 5.0, "class_distillation": 2.0, "detection_schedule": True}),
+        (
+            "image-classification",
+            {"lighting": 0.1, "mix_off_epochs": 3, "label_map_weight": 0.5, "crop_ratio": [0.5, 2.0]},
+        ),
+        ("semantic-segmentation", {"reduce_labels": True, "max_class_share": 0.5}),
+        ("causal-lm", {"block_size": 64, "bitnet": True}),
+        ("super-resolution", {"patch_size": 32, "legacy_256": True}),
+        ("contrastive-language-image", {"token_group": 16, "max_length": 7}),
+        ("masked-image-modeling", {"crop_ratio": [1.0, 1.5], "progressive_epochs": [3, 4]}),
+        ("visual-sequence-modeling", {"tokenizer_steps": 3, "packing": "packed"}),
+        ("mask-generation", {"hard_mask_weighting": False, "train_pictures": 5}),
+        ("distillation", {"teacher_dtype": "bfloat16", "labels_weight": 0.5}),
+    ],
+)
+def test_a_card_states_the_numbers_and_choices_of_its_task_that_are_not_the_default(task, options):
+    """Whether or not a list of names has them; no path, nothing of where it ran or of what is measured."""
+    types = load_task(task).TRAINING_ARGUMENTS
+    options = {**options, "min_lr": 1e-5, "weight_decay_on": "all", "layer_decay": 0.7, "adam_epsilon": 1e-6}
+    config = {"task": task, **defaults_of(*types), **options}
+    places = {"dataset": "/home/me/photos", "model": "/home/me/model", "cache_dir": "/home/me", "output_dir": "/tmp/a"}
+    watched = {
+        "logging_steps": 3,
+        "save_steps": 7,
+        "eval_pictures": 9,
+        "max_eval_samples": 5,
+        "trust_remote_code": True,
+    }
+    assert training_summary({**config, **places, **watched}, ["max_eval_samples"], 8) == {
+        "total_train_batch_size": 8, "max_eval_samples": 5, **options
+    }  # fmt: skip
 
 
 def test_samples_are_told_where_there_is_a_number_of_them():
