@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import gradio
 
 _LOOPBACK = "127.0.0.1"
+#: What a Space's folder has no use for.
+_OF_SERVING = ("task", "device", "host", "port", "open", "trust_remote_code")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,6 +27,10 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(list(argv))
     if not 0 <= arguments.port <= 65535:
         raise ValueError(f"--port: got {arguments.port}, accepted are 0 (a free one) to 65535.")
+    if arguments.space is not None:
+        for name in _OF_SERVING:
+            if getattr(arguments, name) != parser.get_default(name):
+                raise ValueError(f"--space: does not go with --{name.replace('_', '-')}: nothing is served.")
     try:
         if arguments.space is None:
             task_early(source_of(arguments), arguments.task)

@@ -12,8 +12,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from PIL import Image
 
 from .._written import rewritten
+from ..demo import APP_TASKS
 from ..images import read_image
-from ..prediction.predictor import MODULES
 from ..registry import ARCHITECTURES, PIPELINES
 from .card_text import one_line
 from .contents import CARD, CONFIG, MODEL_INDEX
@@ -146,8 +146,8 @@ def _what_it_is(api: HfApi, model_id: str, commit: str, names: list[str]) -> tup
         classes = config.get("architectures") or [""]
         task = task_of(entry, classes[0]) if entry and classes[0] in entry.auto_classes.values() else None
         with_code = "auto_map" in config
-    if task is None or task.name not in MODULES:
-        accepted = f"models of this package for {', '.join(MODULES)}"
+    if task is None or task.name not in APP_TASKS:
+        accepted = f"models of this package for {', '.join(APP_TASKS)}"
         raise ValueError(
             f"model_id: {model_id} is for {task.name if task else 'no known task'}, accepted are {accepted}."
         )

@@ -53,3 +53,32 @@ def test_port_zero_is_one_that_is_free(launched):
 def test_an_app_is_called_as_the_folder_or_the_repository_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command._title(".") == tmp_path.name and command._title("org/net/") == "net"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--task", "text-generation"], ["--device", "cpu"], ["--host", "0.0.0.0"], ["--port", "81"], ["--open"],
+     ["--trust-remote-code"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_what_serving_alone_has_a_use_for_does_not_go_with_a_space(words, monkeypatch, capsys):
+    monkeypatch.setattr("hf_effmodels.hub.space.write_space", lambda *_, **__: pytest.fail("it is written"))
+    assert main(["demo", "you/net", "--space", "folder", *words]) == 2
+    assert f"--space: does not go with {words[0]}: nothing is served." in capsys.readouterr().err
+
+
+def test_a_spaces_folder_is_of_the_revision_and_with_the_pictures_that_are_given(tmp_path, monkeypatch, capsys):
+    for name in ("b.png", "a.jpg"):
+        (tmp_path / name).touch()
+    asked = []
+    monkeypatch.setattr(
+        "hf_effmodels.hub.space.write_space", lambda *given, **how: asked.append((given, how)) or "done"
+    )
+    more = ["--revision", "v2", "--token", "mine", "--examples", str(tmp_path)]
+    assert main(["demo", "you/net", "--space", "folder"]) == main(["demo", "you/net", "--space", "folder", *more]) == 0
+    pictures = [str(tmp_path / name) for name in ("a.jpg", "b.png")]
+    assert asked == [
+        (("you/net", "folder"), {"revision": None, "token": None, "examples": None}),
+        (("you/net", "folder"), {"revision": "v2", "token": "mine", "examples": pictures}),
+    ]
+    assert capsys.readouterr().out == "done\n" * 2

@@ -17,7 +17,8 @@ from PIL import Image
 from transformers import BatchFeature
 
 from hf_effmodels import pipelines
-from hf_effmodels.demo import command
+from hf_effmodels.demo import APP_TASKS, command
+from hf_effmodels.prediction.predictor import MODULES
 
 
 class Laid:
@@ -139,6 +140,10 @@ def test_an_app_has_the_model_its_place_its_name_and_its_examples(app, gradio, m
     assert gradio.all("Markdown")[1].given == ("# net\ntext generation",)
     with pytest.raises(ValueError, match="^task: got 'sing', accepted are image-classification, "):
         app.build("net", "sing")
+
+
+def test_a_space_is_made_for_the_tasks_that_there_is_an_app_for_and_no_others(app):
+    assert APP_TASKS == tuple(app.APPS) and {*APP_TASKS} <= MODULES.keys()
 
 
 def test_one_answer_is_computed_at_a_time_and_nothing_is_shared_unless_asked_for(app):

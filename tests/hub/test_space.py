@@ -114,6 +114,10 @@ def test_texts_have_no_pictures_and_pipelines_more_packages():
             {"config.json": b'{"model_type": "ghostnetv3", "architectures": ["GhostNetV3Model"]}'},
             "image-feature-extraction",
         ),
+        (
+            {"config.json": b'{"model_type": "light_clip", "architectures": ["LightClipModel"]}'},
+            "zero-shot-image-classification",
+        ),
     ],
 )
 def test_models_without_an_app_are_named(files, what):
