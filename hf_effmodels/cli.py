@@ -651,14 +651,20 @@ def _publish(arguments) -> str:
 def _check_publication(arguments) -> None:
     """What `publish` would refuse, as far as names and files tell it before anything heavy is imported."""
     from ._exported import check_export, check_request
+    from ._kinds import tasks_of_folder
     from ._licenses import check_license
     from ._places import check_repo_id
+    from .demo import APP_TASKS
 
     if arguments.space:
         for name in ("create_pr", "refresh_code", "revision"):
             if getattr(arguments, name):
                 raise ValueError(f"--space: does not go with --{name.replace('_', '-')}; publish the model first.")
         check_repo_id(arguments.repo_id)
+        own = [] if arguments.folder is None else tasks_of_folder(arguments.folder)
+        if own and not {*own} & {*APP_TASKS}:
+            accepted = ", ".join(APP_TASKS)
+            raise ValueError(f"--space: FOLDER is for {own[0]}, of which there is no app; apps are for {accepted}.")
     else:
         how = {name: getattr(arguments, name) for name in ("revision", "create_pr", "refresh_code")}
         check_request(arguments.folder, arguments.repo_id, **how)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from hf_effmodels.cli import main
 from hf_effmodels.hub import space
 
 
@@ -189,3 +190,23 @@ def test_a_card_of_a_space_has_the_models_name_cut_where_it_is_too_long():
     assert facts["emoji"] == "🔎" and "🔎" in head and list(facts)[0] == "title" and facts["pinned"] is False
     assert (facts["sdk"], facts["app_file"]) == ("gradio", "app.py") and "license" not in facts
     assert text.startswith(f"[org/{'n' * 70}](https://huggingface.co/org/{'n' * 70}) at commit `abc`")
+
+
+@pytest.mark.parametrize(
+    "config, served",
+    [
+        ({"model_type": "light_clip", "architectures": ["LightClipModel"]}, False),
+        ({"model_type": "ghostnetv3", "architectures": ["GhostNetV3ForImageClassification"]}, True),
+    ],
+)
+def test_a_model_without_an_app_is_not_published_to_find_that_out(config, served, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    published = []
+    monkeypatch.setattr("hf_effmodels._exported.check_export", lambda folder: None)
+    monkeypatch.setattr("hf_effmodels.hub.publish", lambda *_, **__: published.append("model"))
+    commit = SimpleNamespace(pr_url=None, commit_url="https://here")
+    monkeypatch.setattr(space, "publish_space", lambda *_, **__: published.append("space") or commit)
+    assert main(["publish", str(tmp_path), "you/net", "--space"]) == (0 if served else 2)
+    assert published == (["model", "space"] if served else [])
+    said = "--space: FOLDER is for zero-shot-image-classification, of which there is no app; apps are for image-"
+    assert (said in capsys.readouterr().err) is not served
