@@ -171,8 +171,15 @@ def _read(where: str | Path) -> tuple[dict[str, torch.Tensor], dict, list[Path]]
         try:
             config = json.loads((where / "config.json").read_bytes())
             settings = {name: config[name] for name in _STORED if name in config}
-        except (ValueError, TypeError) as error:
+            positions = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"checkpoint: {where / 'config.json'} cannot be read ({error}).") from error
+        if (kind := positions.get("rope_type", positions.get("type", "default"))) != "default":
+            raise ConversionError(
+                f"checkpoint: {where / 'config.json'} has positions {kind!r}, accepted are 'default'."
+            )
+        if "rope_theta" in positions:  # where transformers has it since its version 5
+            settings["rope_theta"] = positions["rope_theta"]
         for name, value in settings.items():
             whole = name in ("num_attention_heads", "max_position_embeddings")
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value > 0:

@@ -339,9 +339,22 @@ def test_the_configuration_beside_a_language_model_is_followed_and_none_beside_a
     said = {"num_attention_heads": 2, "rms_norm_eps": 1e-3, "rope_theta": 5.0, "max_position_embeddings": 7}
     (tmp_path / "config.json").write_text(json.dumps(said | {"vocab_size": 3}))
     assert _read(tmp_path)[1] == said
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=f"^checkpoint: {tmp_path / 'config.json'} cannot be read "):
-        _read(tmp_path)
+    del said["rope_theta"]
+    own = {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}  # as transformers writes it since 5
+    (tmp_path / "config.json").write_text(json.dumps(said | own))
+    assert _read(tmp_path)[1] == said | {"rope_theta": 7.0}
+    (tmp_path / "config.json").write_text(json.dumps(said | {"rope_theta": 5.0, "rope_scaling": None}))
+    assert _read(tmp_path)[1] == said | {"rope_theta": 5.0}
+    for other in ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, {"rope_scaling": {"type": "dynamic"}}):
+        (tmp_path / "config.json").write_text(json.dumps(said | other))
+        with pytest.raises(
+            ConversionError, match="config.json has positions '(linear|dynamic)', accepted are 'default'"
+        ):
+            _read(tmp_path)
+    for broken in ("{", "[]", '{"rope_parameters": 3}'):
+        (tmp_path / "config.json").write_text(broken)
+        with pytest.raises(ValueError, match=f"^checkpoint: {tmp_path / 'config.json'} cannot be read "):
+            _read(tmp_path)
     torch.save({"encoder.conv_in.weight": torch.ones(2)}, tmp_path / "model.bin")
     assert _read(tmp_path)[1] == {}
 
