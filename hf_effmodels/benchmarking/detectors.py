@@ -14,7 +14,7 @@ from transformers import (
     RTDetrResNetConfig,
 )
 
-from ..models import create_model
+from ..models import create_model, get_config
 
 #: Of rtdetr_r18vd, as published.
 _RT_DETR_R18 = {
@@ -56,16 +56,22 @@ _D_FINE_N_BACKBONE = {
 
 
 def rt_detr_r18(preset: str, folded: bool, overrides: dict) -> nn.Module:
-    """transformers' RT-DETR over a ResNet-18."""
+    """transformers' RT-DETR over a ResNet-18, of the preset's classes and channels."""
+    config = get_config(preset, **overrides)
     stages = ["stage2", "stage3", "stage4"]
-    backbone = RTDetrResNetConfig(**_RT_DETR_R18_BACKBONE, out_features=stages)
-    return RTDetrForObjectDetection(RTDetrConfig(**_RT_DETR_R18, backbone_config=backbone, num_labels=80)).eval()
+    backbone = RTDetrResNetConfig(**_RT_DETR_R18_BACKBONE, out_features=stages, num_channels=config.num_channels)
+    sizes = {**_RT_DETR_R18, "num_labels": config.num_labels}
+    return RTDetrForObjectDetection(RTDetrConfig(**sizes, backbone_config=backbone)).eval()
 
 
 def d_fine_n(preset: str, folded: bool, overrides: dict) -> nn.Module:
-    """transformers' D-FINE of the smallest size."""
-    backbone = HGNetV2Config(**_D_FINE_N_BACKBONE)
-    return DFineForObjectDetection(DFineConfig(**_D_FINE_N, backbone_config=backbone, num_labels=80)).eval()
+    """transformers' D-FINE of the smallest size, of the preset's classes and channels."""
+    config = get_config(preset, **overrides)
+    channels = config.num_channels
+    stem = [channels, *_D_FINE_N_BACKBONE["stem_channels"][1:]]
+    backbone = HGNetV2Config(**{**_D_FINE_N_BACKBONE, "stem_channels": stem}, num_channels=channels)
+    sizes = {**_D_FINE_N, "num_labels": config.num_labels}
+    return DFineForObjectDetection(DFineConfig(**sizes, backbone_config=backbone)).eval()
 
 
 def official_gold_yolo(preset: str, folded: bool, overrides: dict) -> nn.Module:

@@ -1,7 +1,9 @@
 """What detectors and masked image models are set beside is what its name says."""
 
+import importlib
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from hf_effmodels.benchmarking.workloads import make_call
 from hf_effmodels.compression.elastic import extract_submodel
 from hf_effmodels.modeling.gold_yolo.modeling_gold_yolo import GoldYoloConv, GoldYoloPlainConv, GoldYoloRepBlock
 from hf_effmodels.modeling.layers.adder import AdderConv2d
+from hf_effmodels.registry import ARCHITECTURES
 
 VIT = {
     "backbone_config": {
@@ -291,3 +294,51 @@ def test_a_fused_block_of_the_official_ghostnet_has_the_maps_of_one_that_is_not(
     assert fused(torch.randn(2, 3, 32, 32)).shape == (2, 1000)
     branches = [any(isinstance(m, Branches) for m in network.modules()) for network in (plain, fused)]
     assert branches == [preset.startswith("ghostnetv3"), False]
+
+
+class Asked(Exception):
+    """What a peer asked for first."""
+
+
+#: Peers of networks with settings of their own alone.
+OF_THEIR_OWN = {"timm"}
+
+
+@pytest.mark.parametrize("peer", sorted({*peers.PEERS} - OF_THEIR_OWN))
+@pytest.mark.parametrize("folded", [True, False])
+def test_what_is_asked_for_reaches_every_peer(peer, folded, monkeypatch):
+    """The preset and the changes of its configuration; and whether it is folded, of what can be."""
+
+    def asked(preset, *given, **overrides):
+        raise Asked(preset, overrides)
+
+    def ours(preset, folded, overrides):
+        raise Asked(preset, overrides, folded)
+
+    of = peers.PEERS[peer].of
+    names = [name for one in ARCHITECTURES.values() if of is None or one.model_type in of for name in one.presets]
+    preset = (names or ["sam-diffsr-x4"])[-1]
+    names = [f"hf_effmodels.benchmarking.{path.stem}" for path in Path(peers.__file__).parent.glob("*.py")]
+    for module in (sys.modules.get(name) or importlib.import_module(name) for name in sorted(names)
+                   if not name.endswith("__")):  # fmt: skip
+        for name in ("create_model", "get_config"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, asked)
+    if peer != "ours":
+        monkeypatch.setattr(peers, "ours", ours)
+    monkeypatch.setattr(counting, "count_preset", lambda preset, overrides: asked(preset, **overrides))
+    with pytest.raises(Asked) as found:
+        peers.PEERS[peer].build(preset, folded, {"num_labels": 7})
+    name, overrides, *form = found.value.args
+    assert (name, overrides) == (preset, {"num_labels": 7})
+    assert form in ([], [folded]) or peer.startswith("layers-"), "layers by themselves are of the folded network"
+
+
+@pytest.mark.parametrize("peer", ["rt-detr-r18", "d-fine-n"])
+def test_a_detector_beside_a_preset_takes_and_tells_what_that_does(peer):
+    model = build(peer, "gold-yolo-n", {"num_channels": 1, "num_labels": 5})
+    with torch.no_grad():
+        maps = model.model.backbone(torch.zeros(2, 1, 64, 64), torch.ones(2, 64, 64))
+    assert len(maps[0][0]) == 2 and not model.training
+    heads = {module.out_features for name, module in model.named_modules() if name.endswith("enc_score_head")}
+    assert heads == {5} and model.config.num_labels == 5
