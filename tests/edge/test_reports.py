@@ -19,6 +19,7 @@ from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling.test_light_clip import TEXT, build, processor
 from ..modeling.tiny import tiny_config
+from ..pipelines.hierarchical_mask_generation.models import build as promptable
 from .test_halves import network
 from .test_language import of_transformers
 
@@ -389,3 +390,70 @@ def test_a_score_at_the_threshold_is_not_kept():
     boxes, scores = torch.tensor([[[0.0, 0, 1, 1], [5, 5, 6, 6]]]), torch.tensor([[[0.5, 0.625]]])
     assert edge_detection.kept_scores(boxes, scores, 9, 0.5, 0.5).tolist() == [[[0, 0.625]]]
     assert edge_detection.kept_scores(boxes, scores, 9, 0.5, 0.4375).tolist() == [[[0.5, 0.625]]]
+
+
+# sizes, precisions and what is read of a folder
+
+
+@pytest.mark.parametrize("asked, expected", [(None, (32, 32)), (48, (48, 48)), ((64, 32), (64, 32))])
+def test_halves_and_towers_are_for_images_of_the_size_that_is_asked_for(asked, expected, exporters, tmp_path):
+    """Also of images that are no squares, height before width."""
+    report = edge_halves.export_halves(*split(network(), "stages.0"), tmp_path / "halves", image_size=asked)
+    facts = json.loads((tmp_path / "halves" / "halves.json").read_text())
+    sides = [side // 4 for side in expected]  # the stem has strides of two twice
+    assert report.image_size == expected and facts["image_size"] == [*expected]
+    assert facts["shape"] == [1, 8, *sides] and (report.model, report.batches) == (
+        "ResNetForImageClassification",
+        (1, 3),
+    )
+    told = (tmp_path / "halves" / "README.md").read_text()
+    assert f"images of {expected[0]} x {expected[1]} pixels" in told and "cut after `resnet.encoder.stages.0`" in told
+    towers = _two_towers(tmp_path / "towers", image_size=asked)
+    facts = json.loads((tmp_path / "towers" / "two_towers.json").read_text())
+    assert towers.image_size == expected and facts["image_size"] == [*expected]
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_pictures_are_made_of_the_size_that_is_asked_for_and_the_processor_stays(precision, monkeypatch, tmp_path):
+    shapes = []
+
+    def program(pixel_values):
+        shapes.append(tuple(pixel_values.shape[1:]))
+        return model(pixel_values=pixel_values)
+
+    model = tiny_model("vanillanet", "AutoModelForImageClassification")
+    for module, name, given in (
+        (edge, "_write", None),
+        (edge, "as_one_file", None),
+        (edge, "halve", None),
+        (edge, "load", program),
+        (edge.edge_int8, "quantizer", None),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, given=given: given)
+    own = hf_effmodels.create_image_processor("vanillanet-5", image_size=32)
+    pictures = [Image.new("RGB", (80, 70), (20 * number, 0, 0)) for number in range(8)]
+    report = edge.export(
+        model, tmp_path / "out", "onnx", processor=own, image_size=64, precision=precision, calibration=pictures
+    )
+    assert report.image_size == (64, 64) and {*shapes} == {(3, 64, 64)} and report.agreement == 1
+    beside = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    assert beside.size["shortest_edge"] == 64 and own.size["shortest_edge"] == 32
+
+
+def test_a_language_model_is_read_in_float32_with_the_tokenizer_that_is_there_or_given(tmp_path):
+    of_transformers(99).bfloat16().save_pretrained(tmp_path)
+    model, tokenizer = edge_language._load_source(str(tmp_path), None)
+    assert model.dtype == torch.float32 and tokenizer is None and not model.training
+    mine = object()
+    assert edge_language._load_source(tmp_path, mine)[1] is mine
+    assert edge_language._load_source(model, mine) == (model, mine)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_promptable_model_is_read_in_float32_whatever_it_is_stored_in(dtype, tmp_path):
+    model, own = promptable("sam")
+    copy.deepcopy(model).to(dtype).save_pretrained(tmp_path)
+    own.save_pretrained(tmp_path)
+    found, processor_of_it = edge_masks.load_source(str(tmp_path))
+    assert found.dtype == torch.float32 and not found.training
+    assert processor_of_it.image_processor.size == own.size

@@ -42,3 +42,12 @@ def test_another_label_may_be_the_ignored_one_and_wrong_maps_are_refused():
         confusion(truth, truth[0], 9)
     with pytest.raises(ValueError, match="counts: got none"):
         mean_iou(torch.zeros(2, 2), "ab")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_maps_of_bytes_hold_many_classes_too(dtype):
+    """Rows and columns of 150 classes are numbered up to 22499: no byte holds them."""
+    truth, found = (torch.tensor(values).to(dtype) for values in ([149, 149, 3, 255], [149, 2, 149, 0]))
+    counts = confusion(truth, found, 150)
+    assert counts.sum() == 3 and counts[149, 149] == counts[149, 2] == counts[3, 149] == 1
+    assert counts.dtype == torch.int64 and counts.shape == (150, 150)

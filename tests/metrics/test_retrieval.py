@@ -120,3 +120,16 @@ def test_what_is_found_in_one_image_is_no_hit_in_another():
     # Of a thing that is in one image alone the mean is over the images together, not over each by itself.
     nothing = Detections(squares(), np.zeros(0, dtype=int), np.zeros(0))
     assert average_precision([here, nothing], [here, nothing], ["thing"]).metrics["map"] == pytest.approx(1)
+
+
+def test_vectors_in_half_precision_are_compared_in_whole():
+    """Their products differ by less than half precision tells apart: the nearest would tie with others."""
+    generator = np.random.default_rng(0)
+    images = (1 + generator.normal(size=(6, 64)) * 1e-2).astype(np.float16) / np.float16(8)
+    exact = images.astype(np.float64)
+    similar = exact @ exact.T
+    wrong = [(row >= row[number]).sum() - 1 for number, row in enumerate(similar)]
+    found = retrieval_recall(images, images, ks=(1, 2, 3))
+    for k in (1, 2, 3):
+        assert found[f"image_to_text_recall_at_{k}"] == np.mean([count < k for count in wrong])
+    assert len({*(images @ images.T).ravel().tolist()}) < len({*similar.ravel().round(12).tolist()})
