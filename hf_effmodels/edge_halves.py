@@ -9,7 +9,7 @@ does the rest on either side, so what is sent is what halves of PyTorch send, an
 
 import copy
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -138,6 +138,7 @@ def export_halves(
     check_packages(format)
     folder = Path(folder)
     check_folder(folder)
+    head, tail = _in_float32(head), _in_float32(tail)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     shape, image = Trace(head.network, size).cut(head.facts.at).point.shape, input_shape(head.network, size)
     widths = getattr(head.codec, "widths", (None,))
@@ -185,6 +186,15 @@ def export_halves(
         bytes=sum(sizes),
         warnings=tuple(said),
     )
+
+
+def _in_float32(half: SplitHead | SplitTail) -> SplitHead | SplitTail:
+    """Itself, or a copy of one in another precision: runtimes of CPUs have no operators of those."""
+    if half.facts.dtype == "float32":
+        return half
+    half = copy.deepcopy(half).float()
+    half.facts = replace(half.facts, dtype="float32")
+    return half
 
 
 def _write(module: nn.Module, examples, file: Path, inputs: list[str], outputs: list[str], batch) -> None:

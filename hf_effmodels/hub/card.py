@@ -18,6 +18,18 @@ from .ids import hub_id
 from .usage import LOCAL_MODEL_ID, task_of, usage_section
 from .wrappers import unwrap
 
+#: How models are called that tell classes apart.
+_WITH_CLASSES = tuple(
+    f"For{what}"
+    for what in (
+        "ImageClassification",
+        "ObjectDetection",
+        "SemanticSegmentation",
+        "SequenceClassification",
+        "TokenClassification",
+    )
+)
+
 
 def build_card(
     model: Any,
@@ -231,7 +243,7 @@ def _facts(
         rows.append(("Longest sequence", f"{config.max_position_embeddings} tokens"))
     if hasattr(config, "num_channels"):
         rows.append(("Input channels", str(config.num_channels)))
-    if type(model).__name__.endswith(("ForImageClassification", "ForObjectDetection")):
+    if type(model).__name__.endswith(_WITH_CLASSES):
         labels = [str(label) for label in config.id2label.values()]
         shown = "" if labels[0] == "LABEL_0" else f": {', '.join(map(plain, labels[:10]))}{', …' * (len(labels) > 10)}"
         rows.append(("Labels", f"{len(labels)}{shown}"))

@@ -259,6 +259,21 @@ def test_a_half_in_half_precision_is_written_in_whole():
     assert torch.bfloat16 in {value.dtype for value in head.network.parameters()}, "the half stays as it is"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_of_a_network_in_half_precision_are_compared_in_whole(dtype, exporters, tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(edge_halves, "_compared", lambda own, server, *given: compared.extend(given) or (0.0, 0.0))
+    halves = split(network().to(dtype), "stages.0")
+    edge_halves.export_halves(*halves, tmp_path / "out")
+    head, tail, pixels, _ = compared
+    with torch.no_grad():
+        assert tail(head(pixels), tuple(pixels.shape)).dtype == torch.float32 == pixels.dtype
+    assert json.loads((tmp_path / "out" / "halves.json").read_text())["facts"]["dtype"] == "float32"
+    for half in halves:
+        assert half.facts.dtype == str(dtype).removeprefix("torch.")
+        assert {value.dtype for value in half.network.parameters() if value.is_floating_point()} == {dtype}
+
+
 def test_a_language_program_generates_by_the_models_own_settings(monkeypatch, tmp_path):
     config = of_transformers(99).config
     config.architectures = ["LlamaForCausalLM"]

@@ -73,6 +73,33 @@ def test_the_first_ten_labels_are_named_where_they_have_names(labels, shown):
     assert "Labels" not in facts(ARCHITECTURES["vig"].model_class("AutoModel")(model.config))
 
 
+@pytest.mark.parametrize(
+    "model_type, auto_class",
+    [
+        ("vig", "AutoModelForImageClassification"),
+        ("gold_yolo", "AutoModelForObjectDetection"),
+        ("dtop", "AutoModelForSemanticSegmentation"),
+        ("pangu_pi", "AutoModelForSequenceClassification"),
+        ("pangu_pi", "AutoModelForTokenClassification"),
+    ],
+)
+def test_whatever_tells_classes_apart_names_them(model_type, auto_class):
+    architecture = ARCHITECTURES[model_type]
+    with torch.device("meta"):
+        model = architecture.model_class(auto_class)(tiny_config(architecture, id2label={0: "cat", 1: "a|b"}))
+    assert facts(model)["Labels"] == r"2: cat, a\|b"
+
+
+@pytest.mark.parametrize(
+    "model_type, auto_class",
+    [("vig", "AutoModel"), ("pangu_pi", "AutoModelForCausalLM"), ("pangu_pi", "AutoModelForQuestionAnswering")],
+)
+def test_what_tells_none_apart_names_none(model_type, auto_class):
+    architecture = ARCHITECTURES[model_type]
+    with torch.device("meta"):
+        assert "Labels" not in facts(architecture.model_class(auto_class)(tiny_config(architecture)))
+
+
 def test_detectors_name_their_labels_and_models_of_pictures_their_channels_and_sizes():
     rows = facts(model_of("gold_yolo", id2label={0: "cat", 1: "dog"}))
     assert rows["Labels"] == "2: cat, dog"
