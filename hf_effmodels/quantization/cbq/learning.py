@@ -151,11 +151,13 @@ def learn_window(
     rounding = [each for layer in layers for each in layer.learned()]
     grids = [layer.log_step for layer in layers] if config.learn_steps else []
     groups = [{"params": rounding, "lr": config.rounding_lr}, {"params": grids, "lr": config.step_lr}]
-    for each in [*rounding, *grids]:
-        each.requires_grad_(True)
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     with quantized_inputs(blocks, config.activation_bits):
         before = _hard_loss(blocks, hidden[0], calls[0], targets[0], config)
+        if not layers:  # all of them stay as they are
+            return {"loss_before": before, "loss_after": before}
+        for each in [*rounding, *grids]:
+            each.requires_grad_(True)
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
         order = torch.Generator().manual_seed(seed)
         weights = sum(layer.weight.numel() for layer in layers)
         for _ in range(config.epochs):

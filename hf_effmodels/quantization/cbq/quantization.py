@@ -135,6 +135,10 @@ def quantize(
     )
     _check_tokens(model, samples or (), "calibration")
     _check_tokens(model, evaluation or (), "evaluation")
+    if evaluation is not None and not any(map(_predicted, evaluation)):
+        raise ValueError(
+            "evaluation: none of its tokens is predicted; accepted are texts of two and more with labels."
+        )
     if offload and work is None:
         raise ValueError("work: offload needs a folder for the blocks that are not in use.")
     dtype = next(blocks.modules.parameters()).dtype
@@ -400,9 +404,14 @@ def _computing(blocks: Blocks, store: BlockStore, activation_bits: int | None):
 
 
 def _perplexity(model: PreTrainedModel, batches: list[dict]) -> float:
-    losses = [loss_of(model, batch).double().item() for batch in batches]
-    counts = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
-    return math.exp(sum(loss * n for loss, n in zip(losses, counts, strict=True)) / sum(counts))
+    counted = [(batch, count) for batch in batches if (count := _predicted(batch))]
+    total = sum(loss_of(model, batch).double().item() * count for batch, count in counted)
+    return math.exp(total / sum(count for _, count in counted))
+
+
+def _predicted(batch: dict[str, torch.Tensor]) -> int:
+    """How many tokens of a batch have a label and one before them."""
+    return int((batch["labels"][:, 1:] != -100).sum())
 
 
 def _check_tokens(model: PreTrainedModel, batches: Sequence[dict[str, torch.Tensor]], name: str) -> None:

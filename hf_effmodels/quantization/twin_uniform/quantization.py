@@ -95,7 +95,7 @@ def quantize_promptable(
         The model; its configuration has a `quantization_config`.
 
     Raises:
-        ValueError: in training mode, quantised already, no samples, or a name in `skip` that there is not.
+        ValueError: in training mode, quantised already, no samples, a name in `skip` that there is not, or all.
     """
     config = TwinUniformConfig(weight_bits=weight_bits, activation_bits=activation_bits)
     if model.training:
@@ -107,6 +107,10 @@ def quantize_promptable(
     names = {module: name for name, module in model.named_modules() if not is_within(name, skip)}
     generator = torch.Generator().manual_seed(seed)
     linears, products = _record(model, names, samples, loss, generator)
+    if not linears and not products:
+        raise ValueError(
+            f"model: {type(model).__name__} has no linear layers and no attention to quantise (skip is {skip})."
+        )
     layers = {}
     for module, seen in linears.items():
         inputs, gradient = _rows(seen, most_rows, generator)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -235,3 +236,28 @@ def test_names_of_what_stays_are_stored_in_their_order_each_once(dense):
     BitNet158HfQuantizer(config, pre_quantized=False)._process_model_before_weight_loading(model)
     assert config.modules_to_not_convert == expected
     assert sum(type(module) is nn.Linear for module in model.modules()) == 4  # three layers' and the head
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("scale, norm_before", [("mean", False), ("median", True)])
+def test_a_packed_file_has_two_bits_for_a_weight_and_a_scale_for_each_layer(
+    dense, tmp_path, dtype, scale, norm_before
+):
+    model = convert_to_bitlinear(dense(dtype), BitNet158Config(scale=scale, norm_before=norm_before))
+    save_packed(model, tmp_path)
+    stored, name = load_file(tmp_path / "model.safetensors"), "model.layers.1.mlp.down_proj"
+    weight = dense(dtype).get_submodule(name).weight.detach().float()
+    gamma = weight.abs().mean() if scale == "mean" else weight.abs().median()
+    ternary = (weight / (gamma + 1e-5)).round().clamp(-1, 1).long() + 1
+    quarters = ternary.reshape(4, 16, 96)
+    assert (
+        stored[f"{name}.weight"].tolist() == (quarters * torch.tensor([1, 4, 16, 64])[:, None, None]).sum(0).tolist()
+    )
+    assert torch.equal(stored[f"{name}.weight_scale"], gamma.reshape(1).to(dtype))
+    assert (f"{name}.rms_norm.weight" in stored) == norm_before
+    if norm_before:
+        assert torch.equal(stored[f"{name}.rms_norm.weight"], torch.ones(96, dtype=dtype))
+    described = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert (described["use_rms_norm"], described["rms_norm_eps"]) == (norm_before, 1e-6)
+    real = {value.dtype for own, value in stored.items() if value.dtype != torch.uint8}
+    assert real == {dtype}

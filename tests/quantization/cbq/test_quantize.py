@@ -487,3 +487,32 @@ def test_rounding_with_zero_points_is_that_of_a_range_from_below_zero_to_above(d
     assert zero.unique().numel() > 2, "not all of them nought"
     found = result.model.model.layers[1].mlp.down_proj.weight
     assert torch.equal(found, expected.reshape(64, 96).bfloat16())
+
+
+@pytest.mark.parametrize("left, window, overlap", [("layers.0", 1, 0), ("layers.1", 1, 0), ("layers.2", 2, 1)])
+def test_a_block_whose_layers_all_stay_is_passed_through(dense, samples, left, window, overlap):
+    """With the others as they would be: rounded to nearest where nothing is learned."""
+    config = {"bits": 4, "group_size": 16, "epochs": 0, "cfp": False, "modules_to_not_convert": [left]}
+    result = quantize(dense(), [samples[:4, :8]], CbqConfig(**config, window=window, overlap=overlap))
+    assert [row["block"] for row in result.report["blocks"]] == [0, 1, 2]
+    before = dense().model.layers
+    for number, row in enumerate(result.report["blocks"]):
+        stays = left == f"layers.{number}"
+        assert len(row["layers"]) == (0 if stays else 7) and row["loss_after"] == pytest.approx(row["loss_before"])
+        for name, weight in result.model.model.layers[number].named_parameters():
+            assert torch.equal(weight, before[number].get_parameter(name)) == (stays or "norm" in name)
+
+
+def test_batches_without_a_token_to_predict_count_nothing(dense, samples, held_out):
+    ignored = {"input_ids": held_out[:1, :9], "labels": torch.full((1, 9), -100)}
+    single = {"input_ids": held_out[:1, :1]}
+    config = CbqConfig(method="rtn", bits=8, group_size=32)
+    expected = quantize(dense(), None, config, evaluation=[held_out]).report
+    found = quantize(dense(), None, config, evaluation=[ignored, held_out, single]).report
+    for name in ("perplexity_before", "perplexity_after"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-6)
+    for nothing in ([ignored], [single, ignored]):
+        with pytest.raises(
+            ValueError, match="^evaluation: none of its tokens is predicted; accepted are texts of two"
+        ):
+            quantize(dense(), None, config, evaluation=nothing)

@@ -461,3 +461,18 @@ def test_a_factor_that_has_no_two_levels_is_named(factor, monkeypatch):
     monkeypatch.setattr(layer.binarizer, "levels", lambda: (0.0, 0.0, factor, 0.0))
     with pytest.raises(ValueError, match=f"^binarizer: a factor of {factor} has no two levels; accepted are finite"):
         layer(torch.randn(2, 3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("linear", [False, True])
+def test_one_layer_computes_in_the_precision_of_each_of_its_inputs(linear, form):
+    torch.manual_seed(0)
+    layer = BinaryLinear(5, 4) if linear else BinaryConv2d(5, 4, 3, padding=1)
+    model = pack_binary(nn.Sequential(layer).eval())
+    whole = torch.randn(2, 5) if linear else torch.randn(2, 5, 6, 6)
+    exact = copy.deepcopy(model).double()(whole.double())
+    for dtype, off in ((torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 5e-2), (torch.float32, 1e-5)):
+        found = model(whole.sign().to(dtype))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), model[0](whole.sign().double()), rtol=off, atol=off)
+    torch.testing.assert_close(model(whole.double()), exact, rtol=1e-6, atol=1e-6)

@@ -500,3 +500,88 @@ def test_after_a_gelu_the_interval_of_what_is_positive_is_searched():
         return (gradient * (twin @ rounded(weight, w, 8).T - inputs @ weight.T)).square().mean().item()
 
     torch.testing.assert_close(found, min((start * factor for factor in FACTORS), key=error))
+
+
+@pytest.mark.parametrize("most, windows", [(4096, 2), (9, 1)])
+def test_each_search_is_given_its_bits_its_operands_and_its_own_gradients(monkeypatch, most, windows):
+    """Of an attention with queries, keys and values: by the chain rule of what the loss says of its output."""
+    torch.manual_seed(0)
+    given = {name: [] for name in ("linear", "product", "product_after_softmax")}
+    for name, calls in given.items():
+        real = getattr(quantization, f"search_{name}")
+        monkeypatch.setattr(
+            quantization, f"search_{name}", lambda *a, f=real, c=calls, **o: c.append((a, o)) or f(*a, **o)
+        )
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config, self.proj = SimpleNamespace(_attn_implementation="eager"), nn.Linear(8, 8)
+
+        def forward(self, x):
+            heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
+            attend = quantization.ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+            output, _ = attend(self, heads, heads + 1, heads * 2, None, 0.5)
+            return self.proj(output.flatten(2))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.config = Attention(), SimpleNamespace(_attn_implementation="eager")
+
+        def forward(self, pixel_values):
+            return SimpleNamespace(pred_masks=self.attention(pixel_values))
+
+    model, pixels = Model().eval(), torch.randn(2, 5, 8)
+    weight = model.attention.proj.weight.detach().clone()
+    quantize_promptable(
+        model, [{"pixel_values": pixels[:1]}, {"pixel_values": pixels[1:]}], weight_bits=6, activation_bits=7,
+        loss=lambda outputs, generator: outputs.pred_masks.square().sum() / 2, rounds=0, most_rows=most,
+    )  # fmt: skip
+    heads = pixels.unflatten(-1, (2, 4)).transpose(1, 2).requires_grad_()
+    product = heads @ (heads + 1).mT
+    attended = (0.5 * product).softmax(-1) @ (2 * heads)
+    outputs = F.linear(attended.transpose(1, 2).flatten(2), weight, model.attention.proj.bias)
+    of_product, of_attended, of_outputs = torch.autograd.grad(outputs.square().sum() / 2, [product, attended, outputs])
+    ((linear, options),) = given["linear"]
+    assert (options["weight_bits"], options["input_bits"], options["rounds"]) == (6, 7, 0)
+    if most == 4096:
+        torch.testing.assert_close(linear[0], attended.transpose(1, 2).reshape(-1, 8))
+        torch.testing.assert_close(linear[3], of_outputs.reshape(-1, 8))
+    else:
+        assert len(linear[0]) == len(linear[3]) == 9
+    (((first, second, gradient), options),) = given["product"]
+    (((weights, values, of_output), more),) = given["product_after_softmax"]
+    assert options == {"bits": 7, "rounds": 0} and more == {"bits": 7}
+    assert len(first) == windows  # 9 rows are one window of five
+    (number,) = [n for n in range(2) if torch.equal(heads[n], first[0])] if windows == 1 else [0]
+    own = slice(number, number + windows)
+    for found, expected in (
+        (first, heads), (second, (heads + 1).mT), (gradient, of_product), (weights, (0.5 * product).softmax(-1)),
+        (values, 2 * heads), (of_output, of_attended),
+    ):  # fmt: skip
+        torch.testing.assert_close(found, expected[own])
+    config = model.config.quantization_config
+    assert (config.weight_bits, config.activation_bits, config.products) == (6, 7, {"attention": 2})
+    assert config.linears == {"attention.proj": [1, 1, 1, False]} and config.shifted is False
+    assert (model.attention.product_bits, model.attention.proj.bits) == (7, 7)
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_an_answer_drawn_from_the_models_own():
+    torch.manual_seed(3)
+    outputs = SimpleNamespace(pred_masks=3 * torch.randn(1, 2, 4, 4), iou_scores=torch.randn(1, 2))
+    generator = torch.Generator().manual_seed(8)
+    found = quantization.sampled_loss(outputs, torch.Generator().manual_seed(8))
+    chances = outputs.pred_masks.sigmoid()
+    drawn = (torch.rand(chances.shape, generator=generator) < chances).float()
+    noise = torch.randn(1, 2, generator=generator)
+    entropy = -(drawn * chances.log() + (1 - drawn) * (1 - chances).log()).mean()
+    torch.testing.assert_close(found, entropy + noise.square().mean())
+
+
+def test_a_model_all_of_which_is_skipped_has_nothing_to_quantise():
+    model = Single(nn.Linear(6, 4)).eval()
+    with pytest.raises(ValueError, match="^model: Single has no linear layers and no attention to quantise .skip is"):
+        quantize_promptable(model, [{"pixel_values": torch.randn(3, 6)}], loss=squares, skip=["linear"])
+    assert not hasattr(model.config, "quantization_config") and type(model.linear) is nn.Linear
