@@ -47,7 +47,6 @@ HYPER_PARAMETERS = (
         "randaugment",
         "autoaugment",
         "repeated_augmentation",
-        "training_branches",
         "random_erasing",
         "image_size",
         "bf16",
