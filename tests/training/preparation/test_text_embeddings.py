@@ -289,3 +289,31 @@ def test_texts_are_embedded_on_the_accelerator_that_there_is(there, monkeypatch)
     with pytest.raises(KeyError):
         table._write(SimpleNamespace(output="out", shard_size=1), ["1"], ["a text"], encoder, {})
     assert told == ["chip"] * there + ["table"]
+
+
+def test_an_encoder_is_read_and_asked_as_the_arguments_say(encoders, tmp_path, monkeypatch):
+    """Its revision, precision, pooling, length and token; and the table says which one made it."""
+    asked, load = [], load_encoder
+
+    def watched(name, *, revision, token, trust_remote_code, **how):
+        asked.append((name, revision, token, trust_remote_code, how))
+        return load(name, **how)
+
+    monkeypatch.setattr(table, "load_encoder", watched)
+    texts = ["--dataset", str(captions(tmp_path, 5)), "--id_column", "row", "--encoder", str(encoders["bert"])]
+    how = ["--pooling", "last", "--max_length", "4", "--encoder_dtype", "bfloat16", "--precision", "float32"]
+    where = ["--encoder_revision", "v2", "--token", "hf_a", "--trust_remote_code", "true"]
+    monkeypatch.setattr(table, "check_place", lambda option, name, revision: asked.append((option, name, revision)))
+    options = [*texts, *how, *where, "--normalize", "false", "--output", str(tmp_path / "t")]
+    found = TextEmbeddings(embed([*options, "--cache_dir", str(tmp_path / "cache")]))
+    name = str(encoders["bert"])
+    assert asked == [
+        ("--encoder", name, ("--encoder_revision", "v2")),
+        (name, "v2", "hf_a", True, {"pooling": "last", "max_length": 4, "dtype": "bfloat16"}),
+    ]
+    assert found.settings["revision"] == "v2" and found.settings["pooling"] == "last"
+    network = BertModel.from_pretrained(name, dtype=torch.bfloat16).eval()
+    words = [WORDS.get(word, 1) for word in TEXTS[1].split()][:4]
+    with torch.no_grad():
+        expected = network(torch.tensor([words])).last_hidden_state[0, -1].float()
+    torch.testing.assert_close(found.of(["1"], "x")(0), expected, atol=0.03, rtol=0.03)

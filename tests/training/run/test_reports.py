@@ -1,5 +1,7 @@
 """What a report says of a run that is over, of histories and settings that are written here."""
 
+import dataclasses
+import importlib
 import logging
 import sys
 import types
@@ -58,6 +60,27 @@ def test_a_card_states_the_numbers_and_choices_of_its_task_that_are_not_the_defa
     assert training_summary({**config, **places, **watched}, ["max_eval_samples"], 8) == {
         "total_train_batch_size": 8, "max_eval_samples": 5, **options
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "task, reports_of",
+    [
+        ("distillation", "image_classification.reports"),
+        ("language-distillation", "causal_lm.reports"),
+        ("mask-generation", "mask_generation.reports"),
+        ("object-detection", "object_detection.reports"),
+        ("contrastive-language-image", "contrastive_language_image.reports"),
+        ("visual-sequence-modeling", "visual_sequence_modeling.reports"),
+    ],
+)
+def test_a_card_states_who_taught_and_under_which_licences(task, reports_of):
+    names = importlib.import_module(f"hf_effmodels.training.tasks.{reports_of}").HYPER_PARAMETERS
+    has = {field.name for kind in load_task(task).TRAINING_ARGUMENTS for field in dataclasses.fields(kind)}
+    taught = {"teacher": "org/large", "teacher_license": "mit", "dataset_license": "cc-by-4.0", "divergence": "jsd"}
+    expected = {name: value for name, value in taught.items() if name in has}
+    assert "teacher" in expected
+    summary = training_summary({"task": task, **expected}, names, 8)
+    assert {name: summary[name] for name in expected} == expected
 
 
 def test_samples_are_told_where_there_is_a_number_of_them():

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 #: What the card says about the training, as far as it was in use.
 HYPER_PARAMETERS = (
     *("sorted_submodels", "submodels_per_step"),
+    *("teacher", "teacher_license", "dataset_license", "divergence"),  # of a distillation
     *("num_train_epochs", "max_steps", "block_size", "document_attention", "tokenizer", "optim", "optim_args"),
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "lr_scheduler_kwargs", "min_lr", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "ema_decay", "bf16", "fp16", "seed"),

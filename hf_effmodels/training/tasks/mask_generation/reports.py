@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: What the card says about the training, as far as it was in use.
 HYPER_PARAMETERS = (
+    "teacher",
     *("num_train_epochs", "max_steps", "optim", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"),
     *("ema_decay", "train_pictures", "prompts_per_picture", "shapes_per_picture", "hard_prompt_rounds"),
     *("embedding_weight", "token_weight", "mask_weight", "hard_mask_weighting", "focal_weight", "dice_weight"),

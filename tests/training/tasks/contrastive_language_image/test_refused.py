@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hf_effmodels import LightClipConfig, LightClipForPreTraining
-from hf_effmodels.training.tasks.contrastive_language_image import models, task, trainer
+from hf_effmodels.training.tasks.contrastive_language_image import data, models, task, trainer
+from hf_effmodels.training.tasks.contrastive_language_image.arguments import ImageTextArguments
 
 
 class Tokenizer:
@@ -134,3 +135,29 @@ def test_a_batch_is_embedded_again_with_the_random_numbers_of_the_first_time(mon
     trainer._set_random_state(kept, device)
     assert told == [("of cuda:1", "cuda:1")]
     assert torch.equal(torch.get_rng_state(), kept[0])
+
+
+def test_classes_to_measure_on_are_read_from_their_own_data_set(monkeypatch):
+    """By its name, configuration and split; nothing of where the captions lie is meant for it."""
+    read = []
+    monkeypatch.setattr(data, "for_evaluation", lambda args, token, *_: read.append((args, token)) or "pictures")
+    args = ImageTextArguments(
+        dataset="org/captions", dataset_config="large", dataset_revision="v1", data_files="a.tar", data_dir="parts",
+        eval_dataset="org/other", eval_split="dev", caption_column="said", image_column="photo",
+        label_column="kind", class_names={"0": "cat"}, eval_templates=["a {}", "the {}"], max_eval_samples=7,
+        zero_shot_dataset="org/classes", zero_shot_config="small", zero_shot_split="validation", cache_dir="here",
+    )  # fmt: skip
+    assert data.load_zero_shot(args, "hf_a") == "pictures"
+    [(other, token)] = read
+    assert (other.dataset, other.dataset_config, other.eval_split, token) == (
+        "org/classes",
+        "small",
+        "validation",
+        "hf_a",
+    )
+    for name in ("dataset_revision", "data_files", "data_dir", "eval_dataset", "caption_column"):
+        assert not getattr(other, name), name
+    assert other.caption_templates == ["a {}", "the {}"] and other.class_names == {"0": "cat"}
+    assert (other.image_column, other.label_column, other.max_eval_samples) == ("photo", "kind", 7)
+    assert other.cache_dir == "here" and other.argument == "--zero_shot_dataset" and args.dataset == "org/captions"
+    assert data.load_zero_shot(ImageTextArguments(dataset="org/captions"), None) is None
