@@ -354,6 +354,18 @@ def test_boxes_come_back_from_the_letterbox():
         assert (geometry.inverse(geometry.forward(boxes)) - boxes).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("stated", [None, 7.0])
+@pytest.mark.parametrize(("size", "scaled"), [((500, 3), (64, 1)), ((3, 500), (1, 64)), ((20, 30), (43, 64))])
+def test_areas_are_scaled_by_both_sides_which_rounding_makes_unequal(size, scaled, stated):
+    processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64})
+    row = {"bbox": [0.5, 1.0, 2.0, 1.5], "category_id": 0} | ({} if stated is None else {"area": stated})
+    truth = {"image_id": 1, "annotations": [row]}
+    label = processor(np.zeros((*size, 3), np.uint8), annotations=truth, return_tensors="pt")["labels"][0]
+    assert (label["area"].dtype, label["iscrowd"].tolist()) == (torch.float32, [0])
+    expected = (3.0 if stated is None else stated) * scaled[0] / size[0] * scaled[1] / size[1]
+    assert label["area"].tolist() == pytest.approx([expected])
+
+
 @pytest.mark.parametrize("how", [{}, {"do_resize": False}, {"letterbox_auto": True}, {"longest_edge": 64}])
 @pytest.mark.parametrize("relative", [True, False])
 def test_boxes_of_an_image_that_is_not_padded_are_in_its_own_pixels(how, relative):
