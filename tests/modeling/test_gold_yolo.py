@@ -22,6 +22,7 @@ from transformers import (
 import hf_effmodels
 from hf_effmodels.hub.checkpoints import read_pickled_model
 from hf_effmodels.hub.convert import ConversionError, convert, load_checkpoint
+from hf_effmodels.modeling.gold_yolo import image_processing_gold_yolo
 from hf_effmodels.modeling.gold_yolo.boxes_gold_yolo import iou_losses
 from hf_effmodels.modeling.gold_yolo.configuration_gold_yolo import GoldYoloConfig
 from hf_effmodels.modeling.gold_yolo.convert_gold_yolo import PICKLED_MODULES
@@ -354,6 +355,45 @@ def test_boxes_come_back_from_the_letterbox():
         assert (geometry.inverse(geometry.forward(boxes)) - boxes).abs().max() < 1e-3
 
 
+def test_every_option_of_the_detections_reaches_their_selection(monkeypatch):
+    asked = []
+
+    def select(boxes, scores, threshold, iou_threshold, **how):
+        asked.append({"threshold": threshold, "nms_threshold": iou_threshold, **how})
+        return boxes[:1], scores[:1, 0], torch.zeros(1, dtype=torch.long)
+
+    monkeypatch.setattr(image_processing_gold_yolo, "select_detections", select)
+    processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64})
+    outputs = {"logits": torch.zeros(1, 84, 3), "pred_boxes": torch.full((1, 84, 4), 0.5)}
+    plain = {"threshold": 0.5, "nms_threshold": 0.45, "multi_label": False, "max_detections": 300}
+    plain |= {"class_agnostic": False, "classes": None, "max_candidates": 30000}
+    other = {"threshold": 0.25, "nms_threshold": 0.75, "multi_label": True, "max_detections": 7}
+    other |= {"class_agnostic": True, "classes": [2], "max_candidates": 9}
+    for given in ({}, *({name: value} for name, value in other.items()), other):
+        processor.post_process_object_detection(outputs, **given)
+        assert asked.pop() == plain | given
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"letterbox_auto": True}, (64, 32)),
+        ({"letterbox_auto": True, "size_divisor": 8}, (64, 24)),
+        ({"letterbox_auto": True, "size_divisor": 8, "scale_up": False}, (40, 16)),
+        ({"letterbox_auto": True, "size_divisor": 16, "longest_edge": 48}, (48, 32)),
+        ({"size_divisor": 8}, (64, 64)),
+    ],
+)
+@pytest.mark.parametrize("at_the_call", [True, False])
+def test_what_an_image_is_padded_to_is_what_the_call_says_or_the_processor(options, size, at_the_call):
+    """One of 40 × 15 pixels within 64 × 64: enlarged to 64 × 24."""
+    square = {"size": {"height": 64, "width": 64}}
+    processor = GoldYoloImageProcessorPil(**square, **({} if at_the_call else options))
+    given = options if at_the_call else {}
+    found = processor(np.zeros((40, 15, 3), np.uint8), return_tensors="pt", **given)["pixel_values"]
+    assert tuple(found.shape[-2:]) == size
+
+
 @pytest.mark.parametrize("stated", [None, 7.0])
 @pytest.mark.parametrize(("size", "scaled"), [((500, 3), (64, 1)), ((3, 500), (1, 64)), ((20, 30), (43, 64))])
 def test_areas_are_scaled_by_both_sides_which_rounding_makes_unequal(size, scaled, stated):
@@ -469,6 +509,7 @@ def test_pixels_are_what_the_options_say():
     image[inner] = 114 / 255
     torch.testing.assert_close(image, torch.full_like(image, 114 / 255))
     assert torch.equal(found(do_resize=False, do_rescale=False)[inner], plain.float())
+    assert found(do_resize=False, do_rescale=False).dtype == torch.float32
     assert found(do_resize=False, do_rescale=False)[0, 0, 0] == 114
     assert found(do_resize=False, do_rescale=False, pad_value=7)[0, 0, 0] == 7
     # Of an image that is rescaled already the padding is, too.
