@@ -40,6 +40,14 @@ def test_a_box_that_cannot_fit_is_the_centre_within_the_ratio():
     assert random_resized_box(100, 10, (0.9, 1.0), (0.5, 20.0), np.random.default_rng(1))[3] <= 10
 
 
+@pytest.mark.parametrize("width, height, ratio", [(9, 1, (0.2, 0.3)), (1, 9, (3.0, 4.0)), (1, 1, (0.1, 0.2))])
+def test_a_box_has_a_pixel_at_least(width, height, ratio):
+    """However narrow the picture and the ratio: the centre's."""
+    found = random_resized_box(width, height, (1.0, 1.0), ratio, np.random.default_rng(0))
+    left, top = (width - 1) // 2, (height - 1) // 2
+    assert found == (left, top, left + 1, top + 1)
+
+
 @pytest.mark.parametrize("mode", ["pixel", "const"])
 def test_random_erasing_fills_a_rectangle_of_the_size_asked_for(mode):
     rng = np.random.default_rng(0)

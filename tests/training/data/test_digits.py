@@ -2,6 +2,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits
 
 from hf_effmodels.training.data import digits
@@ -64,3 +65,13 @@ def test_a_far_camera_sees_six_by_six_in_a_black_border_and_a_blurred_one_no_edg
     before, blurred = shifted("blurred")
     assert blurred.shape[1:] == (32, 32) and blurred.mean() == pytest.approx(before.mean(), rel=0.1)
     assert np.abs(np.diff(blurred, axis=2)).max() < 40 < np.abs(np.diff(before, axis=2)).mean()
+
+
+def test_a_blurred_and_a_small_picture_are_what_pillow_makes_of_them(plain, shifted):
+    _, blurred = shifted("blurred")
+    _, small = shifted("small")
+    for row, soft, little in list(zip(plain["train"], blurred, small, strict=True))[:20]:
+        large = row["image"].resize((32, 32), Image.Resampling.BICUBIC)
+        assert np.array_equal(soft, large.filter(ImageFilter.GaussianBlur(3.5)))
+        inside = np.asarray(row["image"].resize((6, 6), Image.Resampling.BILINEAR))
+        assert np.array_equal(little, np.pad(inside, 1))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,
     ConvNextForImageClassification,
+    ConvNextImageProcessorPil,
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
     SwinConfig,
@@ -154,6 +156,47 @@ def test_a_network_without_places_is_refused():
 
     with pytest.raises(ValueError, match="its head is not made of features with places"):
         PlaceClassifier(Blind(), torch.randn(2, 3, 8, 8))
+
+
+def test_a_teacher_of_maps_is_read_as_is_said_and_sees_pictures_of_its_own_channels(monkeypatch):
+    torch.manual_seed(0)
+    sizes = {"patch_size": 2, "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "num_labels": 7}
+    model, asked = ConvNextForImageClassification(ConvNextConfig(**sizes, num_channels=1)), []
+    torch.nn.init.normal_(model.classifier.weight)
+    processor = ConvNextImageProcessorPil(image_mean=[0.5, 0.2, 0.2], image_std=[0.5, 0.2, 0.2])
+
+    def read(*names, **options):
+        asked.append((names[1:], options))
+        return model if names[1] == "--teacher" else processor
+
+    monkeypatch.setattr(table, "load_whole", read)
+    monkeypatch.setattr(table, "load_image_processor", lambda name, config, **options: read(0, name, **options))
+    given = (
+        SimpleNamespace(teacher_image_size=16, top_k=2, batch_size=2),
+        SimpleNamespace(teacher="org/net", teacher_revision="v1", teacher_dtype="bfloat16"),
+        SimpleNamespace(token="hf_mine", trust_remote_code=True),
+        SimpleNamespace(device=torch.device("cpu"), dataloader_num_workers=0),
+    )
+    settings, make, channels = table._annotated(*given)
+    hub = {"token": "hf_mine", "trust_remote_code": True}
+    assert asked == [
+        (("--teacher", "org/net"), {"revision": ("--teacher_revision", "v1"), "dtype": "bfloat16", **hub}),
+        (("org/net",), {"revision": "v1", **hub}),
+    ]
+    assert channels == 1 and settings["map_size"] == [4, 4] and settings["revision"] == "v1"
+    pictures = [Image.effect_noise((16, 16), 80) for _ in range(3)]
+    told = []
+    made = [*make(Pictures(pictures, "mine", np.arange(3)), range(3), told.append)]
+    pixels = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])[:, None].float() / 255
+    with torch.no_grad():
+        features = model.convnext((pixels - 0.3) / 0.3).last_hidden_state
+        dense = model.classifier(model.convnext.layernorm(features.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    kept = dense.topk(2, dim=1)
+    torch.testing.assert_close(torch.cat([values for values, _ in made]), kept.values, rtol=1e-4, atol=1e-4)
+    assert told == [2, 1] and torch.equal(torch.cat([classes for _, classes in made]), kept.indices)
+    processor.do_flip_channel_order = True
+    with pytest.raises(ValueError, match="^--teacher: its image processor swaps red and blue"):
+        table._annotated(*given)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Tables of structure maps: by any mask-generation model, going on after a kill, with the very maps of the masks."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +86,28 @@ def test_any_mask_generation_model_makes_a_table(sam, pictures, tmp_path):
         masks = segment(row["image"])
         assert masks and masks[0].shape == (row["image"].height, row["image"].width)
         assert np.array_equal(decode_regions(np.array(row["regions"]), row["values"]), encode_masks(masks))
+
+
+def test_a_segmentation_model_is_made_with_all_that_is_said_of_it(pictures, tmp_path, monkeypatch):
+    """What says how fast or by whom it is read is no part of what the table was made by."""
+    asked = []
+
+    def made(model, **options):
+        asked.append((model, options))
+        return SimpleNamespace(weights={"weights": "ab"})
+
+    monkeypatch.setattr(preparation, "mask_generation", made)
+    given = {"revision": "v1", "trust_remote_code": True, "points_per_side": 5, "pred_iou_thresh": 0.25}
+    given |= {"stability_score_thresh": 0.5}
+    free = {"token": "hf_mine", "device": "cpu", "points_per_batch": 7, "cache_dir": str(tmp_path / "cache")}
+    free |= {"output": str(tmp_path / "maps")}
+    words = [word for name, value in {**given, **free}.items() for word in (f"--{name}", str(value))]
+    *_, settings = preparation._prepare(["--dataset", str(pictures), "--model", "org/sam", *words])
+    shared = {name: value for name, value in {**given, **free}.items() if name not in ("cache_dir", "output")}
+    shared["points_per_crop"] = shared.pop("points_per_side")
+    assert asked == [("org/sam", shared)]
+    assert {**given, "model": "org/sam", "weights": "ab"}.items() <= settings.items()
+    assert not free.keys() & settings.keys()
 
 
 def test_a_killed_preparation_goes_on_where_it_was(pictures, tmp_path, monkeypatch):

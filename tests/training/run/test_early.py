@@ -13,7 +13,7 @@ import transformers
 
 from hf_effmodels.training import list_tasks, load_task
 from hf_effmodels.training.run.arguments import ArgumentReader
-from hf_effmodels.training.run.early import _check_name, accepted_names, argument_types, check_early
+from hf_effmodels.training.run.early import _check_name, _check_there, accepted_names, argument_types, check_early
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 from hf_effmodels.training.task import task_folder
 
@@ -329,3 +329,20 @@ def test_a_task_that_the_source_does_not_show_is_left_to_later(tmp_path):
     )
     with pytest.raises(ValueError, match="unknown argument '--nope'"):
         check_early(reader, Path(tmp_path), "TRAINING_ARGUMENTS")
+
+
+@pytest.mark.parametrize(
+    "argument", ["model", "models", "teacher", "encoder", "image_tokenizer", "detector", "dataset", "eval_dataset"]
+)
+def test_places_that_are_none_are_told_of_every_argument_that_names_one(argument, tmp_path):
+    with pytest.raises(OSError, match=f"^--{argument}: "):
+        _check_there(argument, str(tmp_path / "nowhere" / "at-all"))
+    _check_there(argument, "built-in")
+    _check_there(argument, None)
+    _check_there("license", str(tmp_path / "nowhere" / "at-all"))
+    (tmp_path / "config.json").write_text("{")
+    if "dataset" in argument:
+        _check_there(argument, str(tmp_path))
+        return
+    with pytest.raises((ValueError, OSError), match=f"^--{argument}: "):
+        _check_there(argument, str(tmp_path))

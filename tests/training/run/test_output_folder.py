@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from hf_effmodels.training import list_tasks, load_task
 from hf_effmodels.training.run.arguments import FilledReader
+from hf_effmodels.training.run.held import check_free
 from hf_effmodels.training.run.lock import owner_of
 from hf_effmodels.training.run.output_folder import (
     RUN_FILE,
@@ -185,6 +186,29 @@ def test_what_a_run_would_write_over_is_refused_where_no_run_has_written_it(tmp_
             open_output_folder(tmp_path, CONFIG, resume, overwrite)
     write_run(tmp_path, CONFIG)
     assert open_output_folder(tmp_path, CONFIG, None, overwrite=False) is None
+
+
+MODELS = ("config.json", "model.safetensors", "model.safetensors.index.json")
+MODELS += ("model_index.json", "diffusion_pytorch_model.safetensors")
+REPORTS = ("README.md", "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json")
+REPORTS += ("sample.txt", "text.json", "expert_load.json", "expert_load.png", "adaptation.json", "per_class.csv")
+REPORTS += ("masks.png", "masked.png", "answers.png", "example.png", "submodels.json", "training_curve.png")
+
+
+@pytest.mark.parametrize("name", [*MODELS, *REPORTS])
+def test_every_file_that_a_run_of_some_task_writes_is_kept_unless_a_run_has_written_it(tmp_path, name):
+    check_free(tmp_path, overwrite=False)
+    (tmp_path / name).touch()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=f" holds .*{name}"):
+            check_free(tmp_path, overwrite)
+    write_run(tmp_path, CONFIG)
+    check_free(tmp_path, overwrite=True)
+    if name in REPORTS:  # beside the record of a run that has come to no model
+        check_free(tmp_path, overwrite=False)
+        return
+    with pytest.raises(ValueError, match=f"already holds a run or a model .*{name}, {RUN_FILE}"):
+        check_free(tmp_path, overwrite=False)
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_leaves_the_folder_to_any_other(tmp_path):

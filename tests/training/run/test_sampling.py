@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hf_effmodels.training.run.sampling import EpochSampler, SharedBatches
+from hf_effmodels.training.run.trainer import RecipeTrainer
 
 from ...processes import run_in_two
 from .conftest import START, Line, LineByItems, Points, logged
@@ -130,3 +131,32 @@ def test_one_process_weighs_the_samples_of_accumulated_batches_the_same(line_tra
     torch.testing.assert_close(trainer.model.w.detach(), weights.float())
     torch.testing.assert_close(torch.tensor(logged(trainer, "loss")), losses[:, 2], check_dtype=False)
     assert trainer.model.w.tolist() != list(START)
+
+
+def test_what_is_left_out_of_an_epoch_does_not_count(line_trainer):
+    """Of eleven points five batches of two: steps of two batches, of two and of one."""
+    points = Points(11)
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "dataloader_drop_last": True}
+    trainer = line_trainer(Line(), points, **sizes)
+    trainer.train()
+    weights, losses = by_hand(points, [4, 4, 2], weight=0)
+    torch.testing.assert_close(trainer.model.w.detach(), weights.float())
+    torch.testing.assert_close(torch.tensor(logged(trainer, "loss")), losses[:, 2], check_dtype=False)
+
+
+def test_a_loss_function_of_ones_own_is_given_the_items_of_the_step_and_weighed_by_nobody_else(line_trainer):
+    points = Points(11)
+
+    class Predicts(Line):
+        def forward(self, x):
+            return {"predicted": x @ self.w}
+
+    def squares(outputs, labels, num_items_in_batch=None):
+        return (outputs["predicted"] - labels).square().sum() / num_items_in_batch
+
+    args = line_trainer(Line(), points, per_device_train_batch_size=3, gradient_accumulation_steps=2).args
+    trainer = RecipeTrainer(model=Predicts(), args=args, train_dataset=points, compute_loss_func=squares)
+    trainer.train()
+    weights, losses = by_hand(points, [6, 5], weight=0)
+    torch.testing.assert_close(trainer.model.w.detach(), weights.float())
+    torch.testing.assert_close(torch.tensor(logged(trainer, "loss")), losses[:, 2], check_dtype=False)

@@ -1,10 +1,13 @@
 """Runs that are interrupted, moved or measured on the way: what they end with, held against values found otherwise."""
 
 import json
+import math
+import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -18,7 +21,7 @@ from hf_effmodels.training.run.averaging import unique_state
 from hf_effmodels.training.run.output_folder import RUN_FILE, WEIGHTS_WITHOUT_EMA, newest_checkpoint, what_is_missing
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
 
-from .conftest import Line, Points
+from .conftest import Line, Points, logged
 
 BEST = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
 SIX_STEPS = {"per_device_train_batch_size": 4, "num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
@@ -143,6 +146,101 @@ def test_without_a_best_one_the_end_is_the_last_average(line_trainer):
     torch.testing.assert_close(trainer.model.w.detach(), averages(start, steps.weights, 0.6)[-1])
 
 
+def test_a_further_training_averages_from_the_weights_that_it_begins_with(line_trainer):
+    """Not from the average of the checkpoint that the one before went on from."""
+    make(line_trainer, ema_decay=0.6).train()
+    steps = Steps()
+    trainer = make(line_trainer, ema_decay=0.6)
+    trainer.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-2")
+    trainer.add_callback(steps)
+    start = trainer.model.w.tolist()
+    trainer.train()
+    torch.testing.assert_close(trainer.model.w.detach(), averages(start, steps.weights, 0.6)[-1])
+
+
+def half_cosine(share, low, high):
+    return low + (high - low) * (1 + math.cos(math.pi * share)) / 2
+
+
+@pytest.mark.parametrize(
+    "name, arguments, rates",
+    [
+        (
+            "step",
+            {"lr_scheduler_kwargs": {"decay_epochs": 2, "decay_rate": 0.5, "warmup_epochs": 1, "warmup_lr": 0.1}},
+            # Three epochs of two steps: of the first the warm-up's rate, and from the third on half.
+            [0.1, 0.1, 0.8, 0.8, 0.4, 0.4],
+        ),
+        (
+            "inverse_decay",
+            {"lr_scheduler_kwargs": {"alpha": 0.5, "beta": 2.0}},
+            [0.8 / (1 + 0.5 * step) ** 2 for step in range(6)],
+        ),
+        (
+            "warmup_cosine",
+            {"warmup_steps": 2, "min_lr": 0.2},
+            [0.0, 0.8, *(half_cosine(step / 4, 0.2, 0.8) for step in range(4))],
+        ),
+        (
+            "cosine_over_warmup",
+            {"warmup_steps": 2, "min_lr": 0.2, "lr_scheduler_kwargs": {"warmup_lr": 0.4}},
+            [0.4, 0.6, *(half_cosine(step / 6, 0.2, 0.8) for step in range(2, 6))],
+        ),
+        (
+            "cosine_over_warmup",
+            {"warmup_steps": 2, "lr_scheduler_kwargs": {"warmup_prefix": True}},
+            [0.0, 0.4, *(half_cosine(step / 4, 0.0, 0.8) for step in range(4))],
+        ),
+    ],
+    ids=["step", "inverse decay", "warmed cosine", "cosine over warm-up", "cosine after warm-up"],
+)
+def test_a_schedule_of_ours_is_made_with_all_that_is_said_of_it(line_trainer, name, arguments, rates):
+    trainer = make(
+        line_trainer, lr_scheduler_type=name, learning_rate=0.8, eval_strategy="no", save_strategy="no", **arguments
+    )
+    trainer.train()
+    assert logged(trainer, "learning_rate") == pytest.approx(rates, abs=1e-7)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, torch.rand], ids=["python", "numpy", "torch"])
+def test_what_is_drawn_in_between_changes_no_random_numbers(draw):
+    def number():
+        return float(draw(1)) if draw is torch.rand else float(draw())
+
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = [number(), number()]
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    assert number() == expected[0]
+    with of_trainer.same_random_numbers(torch.device("cpu")):
+        assert number() == expected[1]
+    with pytest.raises(KeyError), of_trainer.same_random_numbers(torch.device("cpu")):
+        {}[number()]
+    assert number() == expected[1]
+
+
+def test_networks_say_what_they_are_trained_with_the_outermost_of_all():
+    class Says(nn.Module):
+        def __init__(self, name, *parts):
+            super().__init__()
+            self.name, self.parts = name, nn.ModuleList(parts)
+
+        def training_callbacks(self):
+            return [self.name]
+
+    network = nn.ModuleList([nn.Linear(1, 1), nn.Sequential(Says("a", Says("inside"))), Says("b")])
+    assert of_trainer.training_callbacks(network) == ["a", "b"]
+    assert of_trainer.training_callbacks(Says("all", network)) == ["all"]
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_process_that_repeats_samples_trains_on_no_statistics_of_them(line_trainer, idle):
+    trainer = line_trainer(Normed(), Points(4), per_device_train_batch_size=2)
+    model, trainer.idle = trainer.model.train(), idle
+    with trainer._without_statistics(model, {"x": torch.zeros(2, 2)}):
+        assert {module.training for module in model.modules()} == {not idle}
+    assert all(module.training for module in model.modules())
+
+
 class Drops(Line):
     """Draws random numbers of torch, in training and in evaluation."""
 
@@ -240,7 +338,11 @@ def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from_with_a_warn
     checkpoint = tmp_path / "run" / "checkpoint-4"
     make(line_trainer).train(resume_from_checkpoint=str(checkpoint))
     assert "processes" not in caplog.text
-    shutil.copy(checkpoint / "rng_state.pth", checkpoint / "rng_state_1.pth")
+    shutil.move(checkpoint / "rng_state.pth", tmp_path / "rng_state.pth")  # of how many is not known then
+    make(line_trainer).train(resume_from_checkpoint=str(checkpoint))
+    assert "processes" not in caplog.text
+    for name in ("rng_state.pth", "rng_state_1.pth"):
+        shutil.copy(tmp_path / "rng_state.pth", checkpoint / name)
     make(line_trainer).train(resume_from_checkpoint=str(checkpoint))
     assert f"{checkpoint} was written by 2 processes, now there are 1" in caplog.text
 
