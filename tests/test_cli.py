@@ -809,3 +809,43 @@ def test_the_list_has_the_presets_of_the_pattern_and_the_task_and_no_others(patt
     of_pattern = [name for name in every if name.startswith(pattern[0][:-1] if pattern else "")]
     assert names == [name for name in of_pattern if task is None or task in every[name].tasks]
     assert code == (0 if names else 1)
+
+
+@pytest.mark.parametrize("command", sorted(cli.PASSED_ON))
+def test_what_runs_for_days_says_where_it_failed_and_all_else_is_one_line(command, monkeypatch, capsys):
+    def fail(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    monkeypatch.setitem(cli.PASSED_ON, command, fail)
+    trained = {"quickstart", "train", "evaluate", "train-codec", "offload", "decompose"}
+    if command in trained | {"benchmark", "prune", "quantize"}:
+        with pytest.raises(ZeroDivisionError):
+            cli.main([command])
+    else:
+        assert cli.main([command]) == 2 and "ZeroDivisionError: by zero (an input" in capsys.readouterr().err
+        monkeypatch.setenv(cli.TRACEBACK, "1")
+        with pytest.raises(ZeroDivisionError):
+            cli.main([command])
+
+
+def test_facts_that_are_nothing_are_left_out_and_noughts_are_told():
+    facts = {"folder": "out", "difference": 0.0, "folded": False, "batches": (1, 3), "bytes": 0}
+    facts |= {"text": None, "note": "", "ignored": [], "warnings": (), "graphs": ("head", "tail")}
+    assert cli._show_facts(facts).splitlines() == [
+        "folder      out",
+        "difference  0.0",
+        "folded      False",
+        "batches     (1, 3)",
+        "bytes       0",
+        "graphs      head; tail",
+    ]
+
+
+@pytest.mark.parametrize("name", ["float32", "fp32"])
+def test_float32_is_what_all_exports_are_made_in_by_either_name(name):
+    plain = dict.fromkeys(cli._OF_ONE_GRAPH) | {"nms": False, "precision": name}
+    cli._check_plain(SimpleNamespace(**plain), "halves")
+    cli._check_calibration(SimpleNamespace(**plain | {"nms": True}, preset="gold-yolo-n"))
+    with pytest.raises(ValueError, match="^--precision: got 'fp16', accepted with --nms is float32.$"):
+        cli._check_calibration(SimpleNamespace(**plain | {"nms": True, "precision": "fp16"}, preset="gold-yolo-n"))

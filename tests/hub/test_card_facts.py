@@ -706,3 +706,40 @@ Please cite the paper: Pipes, arXiv:2402.00002 ([BibTeX](https://arxiv.org/bibte
     assert write_pipeline_card(entry, about, preset="pipe-x4").text.lstrip().startswith("# pipe-x4\n")
     with pytest.raises(ValueError, match="^preset: got 'pipe-x8', accepted are 'pipe-x4'.$"):
         write_pipeline_card(entry, about, preset="pipe-x8")
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("pangu-pi-1b", {"use_cache": False}),
+        ("pangu-pi-1b", {"pad_token_id": 3, "bos_token_id": 4, "eos_token_id": 5}),
+        ("parameternet-moe-1b", {"output_router_logits": True}),
+        ("parameternet-moe-1b", {"use_cache": False, "pad_token_id": 7}),
+    ],
+)
+def test_how_a_model_is_run_makes_no_other_variant_of_it(name, change):
+    (architecture,) = (one for one in ARCHITECTURES.values() if name in one.presets)
+    assert _matching_preset(architecture, hf_effmodels.get_config(name, **change)) == name
+    assert _matching_preset(architecture, hf_effmodels.get_config(name, **change, hidden_size=64)) is None
+
+
+@pytest.mark.parametrize(
+    "model_type, fields, code",
+    [
+        (
+            "coded_classifier",
+            {"widths": [2, 4]},
+            "2, 4 channels in the place of all up to resnet.encoder.stages.0, mean scale hyperprior prior; "
+            "learns still",
+        ),
+        ("channel_coded_classifier", {"bits": 3}, "3 bits for each of {} channels after resnet.encoder.stages.0"),
+    ],
+)
+def test_a_network_around_another_one_names_it_and_its_code(model_type, fields, code):
+    architecture = ARCHITECTURES[model_type]
+    config = tiny_config(architecture, **fields)
+    model = architecture.model_class("AutoModelForImageClassification")(config)
+    rows = facts(model)
+    assert rows["Network"] == "resnet"
+    expected = code.format(config.channels // config.shrink) if "{}" in code else code
+    assert rows["Code"] == expected

@@ -17,7 +17,7 @@ from hf_effmodels.hub.convert import (
     convert_state_dict,
     load_checkpoint,
 )
-from hf_effmodels.registry import ARCHITECTURES, PIPELINES
+from hf_effmodels.registry import ARCHITECTURES, PIPELINES, find
 
 from ..modeling.tiny import tiny_config
 
@@ -273,3 +273,23 @@ def test_two_entries_for_one_weight_are_named_in_the_order_of_their_names():
             ConversionError, match="^The entries 'b.x' and 'c.x' are meant for the same weight 'our.x'.$"
         ):
             _rename(names, conversion)
+
+
+@pytest.mark.parametrize("preset", ["ghostnet-1.0x", "pangu-pi-15m"])
+@pytest.mark.parametrize("given", [None, "cc-by-4.0"])
+def test_a_licence_that_is_given_goes_before_that_of_the_official_weights(preset, given, written):
+    known = find(preset)[1].weights_license
+    convert(preset, "official.pth", "out", license=given)
+    assert written["license"] == (given or known)
+    assert known != "cc-by-4.0" and (known is not None or preset == "pangu-pi-15m")
+
+
+def test_a_tied_weight_that_a_file_has_in_two_ways_is_refused_by_both_names():
+    architecture = ARCHITECTURES["pangu_pi"]
+    given = architecture.model_class("AutoModelForCausalLM")(tiny_config(architecture, tie_word_embeddings=True))
+    weights = {name.removeprefix("model."): value.clone() for name, value in given.state_dict().items()}
+    weights["lm_head.weight"][3, 2] += 0.5
+    with pytest.raises(
+        ConversionError, match="^lm_head.weight and .*embed_tokens.weight.* are one weight in the model"
+    ):
+        convert_state_dict(architecture, given.config, weights)
