@@ -21,7 +21,7 @@ from hf_effmodels.compression import (
     train_rounds,
 )
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
-from hf_effmodels.training.run.rounds import sample_losses
+from hf_effmodels.training.run.rounds import rounds, sample_losses
 from hf_effmodels.training.run.rounds.numbers import check_rounds
 from hf_effmodels.training.run.rounds.rounds import _recipe, read_drawn, write_drawn
 from hf_effmodels.training.run.trainer import RecipeTrainer
@@ -305,9 +305,12 @@ def test_killed_rounds_go_on_to_the_same_weights_bit_for_bit(tmp_path, monkeypat
         assert drawn["mean_drawn_loss"] == pytest.approx(losses[drawn["indices"]].mean().item(), rel=1e-5)
 
 
-def test_each_round_begins_with_the_model_and_the_draw_of_the_one_before(tmp_path):
+def test_each_round_begins_with_the_model_and_the_draw_of_the_one_before(tmp_path, monkeypatch):
     """The second and the third are of other samples: what they are trained on says whose losses have drawn them."""
-    begun, trained_on = [], []
+    begun, trained_on, measured = [], [], []
+    monkeypatch.setattr(
+        rounds, "compute_losses", lambda *given, **how: measured.append(how) or compute_losses(*given, **how)
+    )
 
     class Told(RecipeTrainer):
         def train(self, *given, **options):
@@ -326,6 +329,8 @@ def test_each_round_begins_with_the_model_and_the_draw_of_the_one_before(tmp_pat
     assert begun == [None, tmp_path / "round-1", tmp_path / "round-2"]
     drawn = [json.loads((tmp_path / f"round-{n}" / "drawn.json").read_text())["indices"] for n in (1, 2)]
     assert drawn[0] != drawn[1] and trained_on[1:] == drawn
+    files = [tmp_path / f"round-{number}" / "losses.npz" for number in (1, 2)]
+    assert measured == [{"batch_size": 4, "state_file": file, "progress": False} for file in files]
 
 
 def test_a_folder_of_rounds_is_that_of_one_recipe_one_data_set_and_one_draw(tmp_path):
