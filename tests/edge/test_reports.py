@@ -472,3 +472,41 @@ def test_a_promptable_model_is_read_in_float32_whatever_it_is_stored_in(dtype, t
     found, processor_of_it = edge_masks.load_source(str(tmp_path))
     assert found.dtype == torch.float32 and not found.training
     assert processor_of_it.image_processor.size == own.size
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+def test_masks_are_compared_as_they_were_exported_one_or_several(multimask):
+    asked = []
+
+    def model(**given):
+        asked.append(given)
+        return SimpleNamespace(pred_masks=torch.randn(1, 2, 3, 4, 4), iou_scores=torch.rand(1, 2, 3))
+
+    class Exported:
+        def get_image_embeddings(self, pixels):
+            return pixels
+
+        def __call__(self, **given):
+            return SimpleNamespace(pred_masks=torch.zeros(1, 2, 3, 4, 4), iou_scores=torch.zeros(1, 2, 3))
+
+    prompts = (None, 64 * torch.rand(1, 3, 4, 2), torch.full((1, 3, 4), 3), torch.ones(1, 1, 4, 4))
+    assert edge_masks._difference(Exported(), model, torch.zeros(1, 3, 8, 8), prompts, multimask) > 0
+    assert [given["multimask_output"] for given in asked] == [multimask] * 3
+    points, boxes, masked = asked
+    assert points["input_labels"].max() <= 1 and "input_masks" in masked and "input_masks" not in points
+    corners = boxes["input_boxes"].sort(-1).values
+    assert torch.equal(corners, boxes["input_boxes"]) and "input_points" not in boxes
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_promptable_model_is_exported_for_images_of_its_channels(channels, exporters, tmp_path):
+    architecture = ARCHITECTURES["tinysam"]
+    plain = tiny_config(architecture).to_dict()
+    config = architecture.config_class(
+        **plain | {"vision_config": plain["vision_config"] | {"num_channels": channels}}
+    )
+    torch.manual_seed(0)
+    report = edge_masks.export_promptable(architecture.model_class("AutoModel")(config).eval(), tmp_path / "out")
+    assert report.image_size == config.vision_config.image_size and report.folded
+    with torch.no_grad():
+        assert exporters["encoder"](torch.zeros(1, channels, report.image_size, report.image_size)).ndim == 4
