@@ -1,9 +1,18 @@
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
-from hf_effmodels.training.run.arguments import ArgumentReader, ModelArguments, _is_number, _near, _read_entry, _warn
+from hf_effmodels.training.run.arguments import (
+    ArgumentReader,
+    ModelArguments,
+    _is_number,
+    _near,
+    _read_entry,
+    _warn,
+    blaming_model_config,
+)
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments, resolved
 from hf_effmodels.training.tasks.image_classification.data import DataArguments
 from hf_effmodels.training.tasks.image_classification.task import ImageClassificationArguments
@@ -319,3 +328,39 @@ def test_what_a_recipe_says_in_vain_is_told_and_on_the_command_line_it_is_refuse
     with pytest.raises(ValueError, match="^--eval_steps: got 5.0, which goes with --eval_strategy steps or no, not "):
         read(BASE + "eval_strategy: epoch\n", tmp_path, "--eval_steps", "5")
     _warn.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "error, stays",
+    [
+        (MemoryError("no room"), True),
+        (RuntimeError("can't allocate memory: you tried to allocate 9 bytes"), True),
+        (OSError("no such file"), True),
+        (RuntimeError("shapes do not fit"), False),
+        (ZeroDivisionError("by nought"), False),
+    ],
+)
+def test_a_machine_without_room_is_not_blamed_on_what_was_said_of_the_model(error, stays):
+    with pytest.raises(type(error) if stays else ValueError) as caught, blaming_model_config({"depth": 3}):
+        raise error
+    assert (caught.value is error) == stays
+    if not stays:
+        said = f"--model_config: no model works with {{'depth': 3}} ({type(error).__name__}: {error})."
+        assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "given, name",
+    [
+        ({"model": "org/net", "dataset": "a/b c.csv"}, "net-b_c"),
+        ({"model": "net", "method": "cbq", "dataset": "texts.jsonl"}, "net-cbq-texts"),
+        ({"model": "net", "detector": "yolos", "method": "x"}, "net-yolos-x"),
+        ({"model": None, "dataset": {"a": 1}}, "image-classification"),
+    ],
+)
+def test_a_folder_that_nobody_names_is_called_by_what_it_is_made_of(given, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reader = ArgumentReader([])
+    assert reader._new_folder(SimpleNamespace(**given)) == f"outputs/{name}-1"
+    (tmp_path / "outputs" / f"{name}-1").mkdir(parents=True)
+    assert reader._new_folder(SimpleNamespace(**given)) == f"outputs/{name}-2"

@@ -156,3 +156,47 @@ def test_a_processor_is_for_squares_where_a_side_is_given(folders):
     processor = AutoImageProcessor.from_pretrained(folders / "upernet")
     assert sized(processor, None) is processor
     assert json.loads(sized(processor, 16).to_json_string())["size"] == {"height": 16, "width": 16}
+
+
+def test_a_backbone_is_read_with_the_token_and_the_fields_that_are_said(monkeypatch):
+    asked = []
+
+    class Kind(nn.Module):
+        @classmethod
+        def from_pretrained(cls, source, **options):
+            asked.append((source, options))
+            return cls(), {}
+
+    kind = Kind()
+    monkeypatch.setattr(dense_models.AutoConfig, "from_pretrained", lambda name, **how: asked.append((name, how)))
+    monkeypatch.setattr(dense_models.hf_effmodels, "get_config", lambda name, **how: asked.append((name, how)))
+    monkeypatch.setattr(dense_models.AutoBackbone, "from_config", lambda config: kind)
+    monkeypatch.setattr(dense_models, "check_complete", lambda *given, **how: asked.append((given[:2], how)))
+    args = types.SimpleNamespace(backbone="org/net", backbone_config={"depth": 3}, token="hf_mine")
+    dense_models._backbone_config(args)
+    args.backbone = dense_models.hf_effmodels.list_models()[0]
+    dense_models._backbone_config(args)
+    model = nn.ModuleList([kind])
+    model.config = types.SimpleNamespace(backbone_config="its own")
+    dense_models.load_backbone(model, "org/net", "hf_mine")
+    assert asked == [
+        ("org/net", {"token": "hf_mine", "depth": 3}),
+        (args.backbone, {"depth": 3}),
+        ("org/net", {"config": "its own", "token": "hf_mine", "output_loading_info": True}),
+        (("--backbone", "org/net"), {"to_be_trained": True}),
+    ]
+
+
+def test_configuration_and_processor_of_a_model_are_of_the_same_revision(monkeypatch):
+    asked = []
+
+    def processor(name, **how):
+        asked.append((name, how))
+        raise OSError("it is enough")
+
+    monkeypatch.setattr(dense_models.AutoConfig, "from_pretrained", lambda name, **how: asked.append((name, how)))
+    monkeypatch.setattr(dense_models.AutoImageProcessor, "from_pretrained", processor)
+    args = types.SimpleNamespace(model="org/net", revision="v1", token="hf_mine", trust_remote_code=True)
+    with pytest.raises(OSError, match="it is enough"):
+        dense_models.load_pretrained(args, None, {})
+    assert asked == [("org/net", {"revision": "v1", "token": "hf_mine", "trust_remote_code": True})] * 2

@@ -5,6 +5,7 @@ import importlib
 import logging
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +179,19 @@ def test_a_card_says_what_was_trained_on_what_and_begun_with(named, dataset, exp
     assert facts["training"] == {"epochs": 2}
     (result,) = facts["results"]
     assert (result["metric"], result["value"], result["split"], result["dataset"]) == ("top1", 0.5, "val", "org/test")
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_model_is_written_by_who_saves_and_by_nobody_else(saves, tmp_path):
+    output = tmp_path / "out"
+    if saves:
+        output.mkdir()
+
+    def save(folder, _internal_call):
+        for name in ("model.safetensors", "training_args.bin") if saves else ():
+            (Path(folder) / name).touch()
+
+    trainer = types.SimpleNamespace(args=types.SimpleNamespace(should_save=saves), save_model=save)
+    reports.save_model(trainer, output)
+    found = [path.name for path in output.iterdir()] if output.exists() else None
+    assert found == (["model.safetensors"] if saves else None)
