@@ -337,7 +337,7 @@ def test_answers_are_written_with_their_questions_where_that_is_asked_for(asked,
 # Hyper-parameters
 
 #: Task -> one whose runs write the same card.
-BUILT_ON = {"image-classification": "distillation"}
+BUILT_ON = {"image-classification": "distillation", "causal-lm": "language-distillation"}
 
 
 @pytest.mark.parametrize("name", list_tasks())
