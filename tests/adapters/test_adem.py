@@ -457,6 +457,21 @@ def test_an_adapter_is_hot_swapped_with_its_settings_and_a_compiled_model_follow
         torch.testing.assert_close(logits(m, ids, image_embeds=image_embeds), expected)
 
 
+def test_an_adapter_in_half_precision_stays_in_it_when_another_is_swapped_in(tmp_path):
+    """In the same memory, which a graph that was captured goes on to read."""
+    other = trained(adapted(), seed=5)
+    other.save_pretrained(tmp_path / "other")
+    model = adapted().to(torch.bfloat16)
+    held = {name: tensor for name, tensor in model.named_parameters() if "adem_emb" in name}
+    before = {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in held.items()}
+    hotswap_adapter(model, str(tmp_path / "other"))
+    assert held and {name: (tensor.dtype, tensor.data_ptr()) for name, tensor in held.items()} == before
+    assert {dtype for dtype, _ in before.values()} == {torch.bfloat16}
+    expected = {name: tensor for name, tensor in other.named_parameters() if "adem_emb" in name}
+    for name, tensor in held.items():
+        assert torch.equal(tensor, expected[name].to(torch.bfloat16))
+
+
 @pytest.mark.parametrize("settings", [{"alpha": 0.4}, {"drop_ratio": 0.2}, {"alpha": 0.4, "drop_ratio": 0.2}])
 def test_a_swapped_adapter_is_saved_with_its_own_settings(settings, tmp_path):
     model = adapted(alpha=0.3, drop_ratio=0.5)

@@ -32,6 +32,7 @@ from hf_effmodels.cli import main
 from hf_effmodels.edge import export
 from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear
 from hf_effmodels.quantization.stored import count_parameters
+from hf_effmodels.training.tasks.image_classification import data as pictures_of_classes
 
 
 def rows_of(*arguments: str) -> list[list[Row]]:
@@ -509,6 +510,39 @@ def test_accuracy_is_of_the_pictures_that_a_training_held_out(tmp_path, monkeypa
     for extra, number in ([], 12), (["--eval-holdout", "3"], 3), (["--eval_fraction", "0.5"], 6):
         found = accuracy.accuracies(make_parser().parse_args([*argv, *extra]))
         assert found == {str(tmp_path / "out"): number}
+
+
+@pytest.mark.parametrize(
+    "name, said, expected",
+    [
+        ("dataset_config", "small", "small"),
+        ("dataset_revision", "v2", "v2"),
+        ("data_dir", "photos", "photos"),
+        ("data_files", "{test: a.zip}", {"test": "a.zip"}),
+        ("eval_split", "dev", "dev"),
+        ("eval_fraction", "0.25", 0.25),
+        ("eval_holdout", "7", 7),
+        ("label_column", "kind", "kind"),
+        ("label_mapping", "{tabby: cat}", {"tabby": "cat"}),
+        ("max_eval_samples", "3", 3),
+    ],
+)
+def test_what_is_said_of_the_pictures_of_an_accuracy_is_what_they_are_read_by(name, said, expected, monkeypatch):
+    """And is refused where no accuracy is asked for."""
+    words = [f"--{name.replace('_', '-')}", said]
+    with pytest.raises(ValueError, match=f"^--{name} goes with --dataset"):
+        accuracy.accuracies(make_parser().parse_args(["--presets", "a", *words]))
+    read = []
+    monkeypatch.setattr(accuracy, "is_place", lambda name: True)
+    monkeypatch.setattr(accuracy, "task_of_place", lambda name: "image-classification")
+    monkeypatch.setattr(accuracy, "config_of", lambda name: None)
+    monkeypatch.setattr(accuracy, "_as_numbered_by", lambda config, name, pictures: pictures)
+    monkeypatch.setattr(accuracy, "_top1", lambda name, pictures: 0.5)
+    monkeypatch.setattr(pictures_of_classes, "load_evaluation_data", read.append)
+    arguments = make_parser().parse_args(["--presets", "a", "--dataset", "org/photos", *words])
+    assert accuracy.accuracies(arguments) == {"a": 0.5}
+    (given,) = read
+    assert given.dataset == "org/photos" and getattr(given, name) == expected
 
 
 def test_layers_are_rows_of_their_own_sizes_in_each_mode():

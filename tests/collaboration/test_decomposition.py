@@ -180,6 +180,21 @@ def test_parts_are_of_one_part_and_of_one_kind():
     assert merge_fusion(one) is one, "there is nothing to merge"
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("part_type", "deit"), ("image_size", 32), ("num_channels", 1), ("patch_size", 4)),
+        *(("qkv_bias", False), ("layer_norm_eps", 1e-5), ("hidden_act", "relu")),
+    ],
+)
+def test_parts_that_differ_in_more_than_their_sizes_are_no_whole(name, value):
+    one, other = whole(), whole()
+    assert getattr(one.config, name) != value
+    setattr(other.config, name, value)
+    with pytest.raises(ValueError, match=f"^parts: they have the {name} .*, accepted is one"):
+        assemble([one, other], 10)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("part_type", ["vit", "deit"])
 def test_a_part_by_itself_has_the_columns_of_its_tokens_and_the_whole_bias(part_type):

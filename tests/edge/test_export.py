@@ -30,8 +30,8 @@ def tiny(architecture):
 
 
 # Every architecture through ONNX; through OpenVINO, which reads the same exported program, those of other operators.
-# Each takes seconds: by default those with operators of their own (windows of tokens, a graph, binary weights).
-OFTEN = {("ghostnetv3", "onnx"), ("ghostnetv3", "openvino"), ("tinyvit", "onnx"), ("vig", "onnx"), ("adabin", "onnx")}
+# Each takes seconds: by default those with operators of their own (a graph, binary weights).
+OFTEN = {("ghostnetv3", "onnx"), ("ghostnetv3", "openvino"), ("vig", "onnx"), ("adabin", "onnx")}
 BINARY = ("adabin", "addernet", "bimlp")
 PROGRAMS = [
     pytest.param(a, format, marks=() if (a.model_type, format) in OFTEN else pytest.mark.thorough)

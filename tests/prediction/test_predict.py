@@ -418,8 +418,9 @@ def test_everything_in_a_picture_is_masked(predict, photos, tmp_path):
 def test_images_are_enlarged_and_files_of_one_name_do_not_replace_each_other(predict, photos, tmp_path, capsys):
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path / "model")
-    assert main(["predict", str(tmp_path / "model"), str(photos / "a.png")]) == 2
-    assert "--save: where to write the enlarged images" in capsys.readouterr().err
+    for written in ([], ["--output", str(tmp_path / "table.json")]):
+        assert main(["predict", str(tmp_path / "model"), str(photos / "a.png"), *written]) == 2
+        assert "--save: where to write the enlarged images" in capsys.readouterr().err
     options = ("--steps", 2, "--json", "--save", tmp_path / "large")
     said = as_json(predict(tmp_path / "model", photos / "a.png", photos / "a.png", *options))
     assert [answer["saved"] for answer in said] == [str(tmp_path / "large" / name) for name in ("a.png", "a-2.png")]

@@ -78,7 +78,10 @@ STRIDES = {"ghostnetv3-1.0x": 32}
 STRIDE = {"vit": 4, "swin": 8}
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    "encoder",
+    [pytest.param(name, marks=pytest.mark.thorough if name == "ghostnetv3-1.0x" else ()) for name in ENCODERS],
+)
 def test_any_encoder_goes_its_own_way_afterwards(encoder, masked_run, tmp_path):
     method = f"{{encoder_stride: {STRIDES.get(encoder, 8)}, decoder_hidden_size: 16}}"
     words = ["--model", encoder, "--model_config", ENCODERS[encoder], "--method", "fastmim", "--method_config", method]
