@@ -278,6 +278,39 @@ def test_each_row_is_repeated_as_often_as_generation_asks(ids, image_embeds, set
     assert default.shape[0] == 2
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("own", "configured", "keywords", "counts"),
+    [
+        ({"num_beams": 2}, None, {}, {"num_beams": 2}),
+        ({"num_beams": 2}, {"num_beams": 3}, {}, {"num_beams": 3}),
+        ({}, {"num_beams": 1}, {"num_beams": 4}, {"num_beams": 4}),
+        ({"num_beams": 3}, None, {"num_beams": 2}, {"num_beams": 2}),
+        (
+            {},
+            {"num_return_sequences": 1, "do_sample": True, "top_k": 1},
+            {"num_return_sequences": 3},
+            {"num_return_sequences": 3, "do_sample": True, "top_k": 1},
+        ),
+    ],
+    ids=["model", "configuration", "keyword", "keyword-over-model", "sequences"],
+)
+def test_how_often_rows_are_repeated_says_the_keyword_before_the_configuration_before_the_model(
+    own, configured, keywords, counts, ids, image_embeds
+):
+    model = adapted(alpha=0.5)
+    settings = {"max_new_tokens": 3, "eos_token_id": None, "pad_token_id": 0}
+    expected = model.generate(input_ids=ids, image_embeds=image_embeds, **settings, **counts)
+    assert len(expected) == 2 * counts.get("num_return_sequences", 1)
+    for name, value in own.items():
+        setattr(model.base_model.model.generation_config, name, value)
+    if configured is not None:
+        keywords = {"generation_config": GenerationConfig(**settings, **configured), **keywords}
+    else:
+        keywords = {**settings, **keywords}
+    assert torch.equal(model.generate(input_ids=ids, image_embeds=image_embeds, **keywords), expected)
+
+
 def test_a_fusion_suits_the_rows_it_is_asked_for(image_embeds):
     keys = torch.randn(2, TOKENS, WIDTH)
     fusion = Fusion({"one": (keys, -keys)}, image_embeds, expansion=3)

@@ -18,7 +18,7 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
-from hf_effmodels import edge, edge_language
+from hf_effmodels import create_model, edge, edge_language
 from hf_effmodels.benchmarking import places, runs, workloads
 from hf_effmodels.benchmarking.counting import count_preset
 from hf_effmodels.benchmarking.places import channels_of, count_place, load, side_of, task_of_place
@@ -169,6 +169,23 @@ def test_a_folders_multiply_adds_are_counted_on_images_of_its_channels(folders):
     assert summarize(row, [run], [run], ready).macs == count_place(name, False, 32).macs > 0
     assert runs.is_place(name) and not runs.is_place("vanillanet-5")
     assert runs.is_place("somebody/model-of-the-hub") and not runs.is_place("nowhere")
+
+
+def test_a_folders_multiply_adds_are_those_of_the_network_that_runs_folded_or_not(tmp_path):
+    """As of the preset with the same sizes."""
+    sizes = {"num_labels": 3, "hidden_sizes": [8, 12], "strides": [2]}
+    create_model("vanillanet-5", **sizes, image_size=32).save_pretrained(tmp_path)
+    ready, run = {"parameters": 1, "allocated_bytes": None}, {"seconds": 1.0, "cpu_seconds": 1.0, "peak_bytes": 1}
+    found = {}
+    for folded in (False, True):
+        for side in (32, 64):
+            row = Row(str(tmp_path), "ours", "eager", batch=1, threads=1, mode="infer", folded=folded, image_size=side)
+            found[folded, side] = summarize(row, [run], [run], ready).macs
+            assert (
+                found[folded, side]
+                == count_preset("vanillanet-5", folded=folded, image_size=side, overrides=sizes).macs
+            )
+    assert found[True, 32] < found[False, 32] < found[False, 64]
 
 
 def test_images_have_the_channels_of_the_part_that_sees_them_and_three_where_nothing_says():

@@ -181,6 +181,9 @@ def test_a_part_is_a_network_of_one_part_or_one_that_becomes_one(monkeypatch):
         ({"model_type": "devit", "parts": [{}]}, None),
         ({"model_type": "devit"}, None),
         ({"model_type": "vit", "parts": [1, 2]}, None),  # a field of somebody's own
+        ({"model_type": "deit"}, None),
+        ({"model_type": "deit", "architectures": ["DeiTForImageClassificationWithTeacher"]}, None),
+        ({}, None),  # what says nothing is told when it is read
         ({"model_type": "devit", "parts": [{}, {}]}, "PART: .* has 2 parts, accepted is a DeViT of one"),
         ({"model_type": "devit", "parts": []}, "PART: .* has 0 parts, accepted is a DeViT of one"),
         ({"model_type": "swin"}, "PART: .* is a swin, accepted are ViT, DeiT and DeViT of one part"),

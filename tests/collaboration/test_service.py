@@ -2,7 +2,9 @@
 
 import http.client
 import http.server
+import json
 import pickle
+import re
 import socket
 import threading
 import time
@@ -349,6 +351,58 @@ def test_who_is_no_tail_is_told_by_what_it_answers(halves):
         with pytest.raises(ValueError, match="answer: it holds no logits of 2 images"):
             unpack_logits(pack_logits(torch.zeros(shape)), 2)
     assert unpack_logits(pack_logits(torch.ones(2, 5)), 2).tolist() == [[1.0] * 5] * 2
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """Says by which path it was asked."""
+
+    def do_GET(self):
+        self.say(200, "asked")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.say(400, "error")
+
+    def say(self, status: int, name: str):
+        answer = json.dumps({name: self.path}).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_tail_below_a_path_is_asked_there(halves):
+    """As behind a server that hands on what lies below a prefix."""
+    with http.server.HTTPServer(("127.0.0.1", 0), Mirror) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        for path, below in (("", ""), ("/", ""), ("/tails", "/tails"), ("/tails/", "/tails"), ("/a/b", "/a/b")):
+            client = SplitClassifier(halves[0], f"http://127.0.0.1:{server.server_port}{path}")
+            assert client.info() == {"asked": f"{below}/v1/tail"}
+            with pytest.raises(ValueError, match=rf"refuses \(400\): {below}/v1/logits$"):
+                client.logits(torch.zeros(1, 3, 32, 32))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url, reached",
+    [
+        ("https://models.example.org:8443/tail", ("secure", "models.example.org", 8443)),
+        ("HTTPS://x", ("secure", "x", None)),
+        ("http://[::1]:80", ("plain", "::1", 80)),
+    ],
+)
+def test_a_tail_is_reached_as_its_address_says(halves, url, reached, monkeypatch):
+    for name, kind in (("HTTPSConnection", "secure"), ("HTTPConnection", "plain")):
+
+        def refuse(host, port, timeout, kind=kind):
+            raise OSError(f"{(kind, host, port)} within {timeout} s")
+
+        monkeypatch.setattr(http.client, name, refuse)
+    with pytest.raises(ConnectionError, match=re.escape(f"{reached} within 2.5 s")):
+        SplitClassifier(halves[0], url, timeout=2.5).info()
 
 
 def test_connections_that_say_nothing_keep_nobody_out(halves):

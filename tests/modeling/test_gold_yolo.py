@@ -22,7 +22,8 @@ from transformers import (
 import hf_effmodels
 from hf_effmodels.hub.checkpoints import read_pickled_model
 from hf_effmodels.hub.convert import ConversionError, convert, load_checkpoint
-from hf_effmodels.modeling.gold_yolo import image_processing_gold_yolo
+from hf_effmodels.modeling.gold_yolo import image_processing_gold_yolo, loss_gold_yolo
+from hf_effmodels.modeling.gold_yolo.assignment_gold_yolo import task_aligned_assignment
 from hf_effmodels.modeling.gold_yolo.boxes_gold_yolo import iou_losses
 from hf_effmodels.modeling.gold_yolo.configuration_gold_yolo import GoldYoloConfig
 from hf_effmodels.modeling.gold_yolo.convert_gold_yolo import PICKLED_MODULES
@@ -189,6 +190,51 @@ def test_more_than_a_hundred_boxes_are_assigned_as_few_are():
     for index, single in enumerate(alone):
         assert torch.equal(both.scores[index], single.assignment.scores[0])
         assert torch.equal(both.foreground[index], single.assignment.foreground[0])
+
+
+@pytest.mark.parametrize("rows", [1, 101], ids=["few", "many"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"alpha": 2.0}, {"beta": 1.0}, {"alpha": 3.0, "beta": 0.5}, {"topk": 1}, {"eps": 0.1}],
+    ids=["default", "alpha", "beta", "both", "topk", "eps"],
+)
+def test_points_are_aligned_by_the_options_however_many_boxes_an_image_has(options, rows):
+    """One box of 100×100 pixels, and two points in it whose boxes cover a half and a quarter of it."""
+    overlaps, scores = [0.5, 0.25], [0.4, 0.9]
+    predicted = torch.tensor([[0.0, 0, 50, 100], [50, 50, 100, 100]]).expand(2, 2, 4)
+    labels, boxes = torch.full((2, rows), -1), torch.zeros(2, rows, 4)
+    labels[:, 0], boxes[:, 0] = 0, torch.tensor([0.0, 0, 100, 100])
+    points, is_box = torch.tensor([[25.0, 50], [75, 75]]), torch.arange(rows).expand(2, -1) == 0
+    given = torch.tensor(scores)[:, None].expand(2, 2, 1)
+    found = task_aligned_assignment(given, predicted, points, labels, boxes, is_box, **options)
+    alpha, beta, eps = (options.get(name, usual) for name, usual in (("alpha", 1), ("beta", 6), ("eps", 1e-9)))
+    alignment = [score**alpha * overlap**beta for score, overlap in zip(scores, overlaps, strict=True)]
+    best = alignment.index(max(alignment))
+    chosen = [best] if options.get("topk") == 1 else [0, 1]
+    wanted = max(overlaps[point] for point in chosen)
+    expected = [alignment[point] * wanted / (max(alignment) + eps) * (point in chosen) for point in (0, 1)]
+    for image in (0, 1):
+        assert found.scores[image, :, 0].tolist() == pytest.approx(expected, rel=1e-4)
+        assert found.foreground[image].tolist() == [point in chosen for point in (0, 1)]
+
+
+@pytest.mark.parametrize("branch, topk", [("box_losses", 4), ("anchor_box_losses", 5)])
+def test_both_branches_assign_boxes_by_the_options_of_the_configuration(branch, topk, monkeypatch):
+    seen = {}
+
+    def look(*_, **options):
+        seen.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(loss_gold_yolo, "task_aligned_assignment", look)
+    options = {"assigner_topk": 4, "anchor_assigner_topk": 5, "assigner_alpha": 0.5, "assigner_beta": 2.5}
+    config = GoldYoloConfig(**{**SMALL, "head_type": "anchor_aided", "reg_max": 0, **options}, num_labels=3)
+    cells = 84 * (len(config.anchors[0]) if branch == "anchor_box_losses" else 1)
+    with pytest.raises(InterruptedError):
+        getattr(loss_gold_yolo, branch)(
+            torch.zeros(1, cells, 3), torch.ones(1, cells, 4), labels(2), [(8, 8), (4, 4), (2, 2)], config
+        )
+    assert seen == {"topk": topk, "alpha": 0.5, "beta": 2.5}
 
 
 def test_wrong_inputs_are_named():

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from dataclasses import asdict, fields
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -556,6 +557,30 @@ def test_a_file_that_is_no_picture_of_ours_is_not_written_over(tmp_path, content
     assert place_of(Input("b", "b.png", "a"), str(tmp_path)) == tmp_path / "a.png"
     with pytest.raises(FileExistsError, match="--save: .*a.png is there already"):
         place_of(Input("a", str(tmp_path / "a.png"), "a"), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "folder, name",
+    [
+        ("saved", "{here}/saved/a.png"),
+        ("{here}/saved", "saved/a.png"),
+        ("saved", "./saved/../saved/a.png"),
+        ("saved", "{here}/link/a.png"),
+        ("link", "saved/a.png"),
+    ],
+    ids=["absolute", "relative", "dotted", "by-a-link", "into-a-link"],
+)
+def test_an_input_is_not_written_over_by_whatever_name_it_is_called(folder, name, tmp_path, monkeypatch):
+    """Not even one that an earlier call has written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "link").symlink_to("saved")
+    save(Image.new("RGB", (2, 2)), tmp_path / "saved" / "a.png")
+    folder, name = (text.format(here=tmp_path) for text in (folder, name))
+    with pytest.raises(FileExistsError, match="--save: .*a.png is there already"):
+        place_of(Input("a", name, "a"), folder)
+    (tmp_path / "b.png").write_bytes((tmp_path / "saved" / "a.png").read_bytes())  # as it, and another file
+    assert place_of(Input("a", "b.png", "a"), folder) == Path(folder, "a.png")
 
 
 def test_names_are_chosen_from_as_the_whole_model_does(tmp_path):

@@ -384,6 +384,19 @@ def test_a_way_changes_what_it_says_and_nothing_else(name, way):
         assert 1 <= each.num_hidden_layers <= source.num_hidden_layers
 
 
+@pytest.mark.parametrize(
+    "groups, kept", [(1, {1}), (2, {2, 1}), (3, {3, 2}), (4, {4, 3, 2}), (5, {5, 4, 3}), (8, {8, 6, 4})]
+)
+def test_all_three_quarters_or_half_of_the_key_value_heads_are_kept_rounded_up(groups, kept):
+    heads = {"num_attention_heads": 2 * groups, "num_key_value_heads": groups, "head_dim": 6, "hidden_size": 240}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**_SIZES | heads))
+    shapes = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
+    found = list_candidates(model.config, shapes, 0.6, way="width", tolerance=0.3, hidden_size=240)
+    assert {each.sizes.num_key_value_heads for each in found} == kept
+    assert all(each.sizes.num_attention_heads == 2 * each.sizes.num_key_value_heads for each in found)
+
+
 def test_sizes_that_are_none_are_searched_as_if_they_were_not_named():
     config, shapes = shapes_of("llama")
     found = list_candidates(config, shapes, 0.6, way="depth", tolerance=0.25, **dict.fromkeys(SIZES))

@@ -348,9 +348,10 @@ def test_the_sizes_of_a_budget_take_heads_and_neurons_as_evenly_as_can_be(share)
 def test_so_many_batches_of_pictures_are_looked_at_each_once(batches, size, expected, tmp_path, monkeypatch, capsys):
     build("vit").save_pretrained(tmp_path / "large")
     ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "large")
-    (pictures := tmp_path / "pictures").mkdir()
-    for number in range(12):
-        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(pictures / f"{number}.png")
+    for number in range(12):  # in the folders of two classes, from dark to light
+        folder = tmp_path / "pictures" / ("cat", "dog")[number // 6]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(folder / f"{number:02}.png")
     seen = []
 
     def look(model, given, **_):
@@ -359,11 +360,15 @@ def test_so_many_batches_of_pictures_are_looked_at_each_once(batches, size, expe
 
     monkeypatch.setattr(vision, "prune_vision_transformer", look)
     sizes = ["--calibration-batches", str(batches), "--batch-size", str(size)]
-    argv = ["prune", str(tmp_path / "large"), str(tmp_path / "small"), "--images", str(pictures), "--layers", "2"]
-    assert main([*argv, *sizes]) == 2 and "this is enough" in capsys.readouterr().err
+    argv = ["prune", str(tmp_path / "large"), str(tmp_path / "small"), "--images", str(tmp_path / "pictures")]
+    assert main([*argv, "--layers", "2", *sizes]) == 2 and "this is enough" in capsys.readouterr().err
     assert [len(batch) for batch in seen] == expected
     shades = torch.cat(seen)[:, 0, 0, 0].tolist()
-    assert len({*shades}) == len(shades) and shades != sorted(shades) * (len(shades) > 1), "in random order"
+    assert len({*shades}) == len(shades)
+    if len(shades) > 1:
+        assert shades != sorted(shades), "in random order"
+        middle = (5.5 * 20 / 255 - 0.5) / 0.5  # between the classes, as the processor writes it
+        assert min(shades) < middle < max(shades), "of both classes"
 
 
 @pytest.mark.parametrize("chosen, layers, number", [("importance", "importance", 2), ("0,2", [0, 2], 2)])

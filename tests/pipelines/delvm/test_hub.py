@@ -127,6 +127,8 @@ def test_the_published_sizes_are_those_of_the_networks(preset):
         }
     for name, model in parts.items():
         assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == known.part_parameters[name]
+    # What no size of a weight says: into how many heads the channels are cut.
+    assert {layer.self_attn.head_dim for layer in parts["language_model"].model.layers} == {128}
     linear = sum(m.weight.numel() for m in parts["language_model"].modules() if isinstance(m, torch.nn.Linear))
     assert round(linear / 1e6, 2) == known.macs
     every = sum(p.numel() for model in parts.values() for p in model.parameters()) / 1e6
