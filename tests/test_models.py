@@ -358,6 +358,19 @@ def test_the_package_lists_what_it_loads_on_first_use():
         _ = hf_effmodels.GhostNet
 
 
+def test_the_package_lists_configurations_models_and_processors_of_its_own_and_loads_them():
+    """As its files define them: one configuration a folder, and the processors that transformers does not have."""
+    defined = {"AdemVLProcessor", "GoldYoloImageProcessor", "GoldYoloImageProcessorPil"}
+    for kind in ("modeling", "collaboration/codecs"):
+        for file in (Path(hf_effmodels.__file__).parent / kind).glob("*/modeling_*.py"):
+            defined |= {*re.findall(r"^class (\w+For[A-Z]\w+)\(", file.read_text(), re.MULTILINE)}
+    missing = {name for name in defined if not name.endswith("Output")} - {*dir(hf_effmodels)}
+    assert len(defined) > 30 and not missing, sorted(missing)
+    assert {architecture.config for architecture in ARCHITECTURES.values()} <= {*dir(hf_effmodels)}
+    for name in ("AdemVLProcessor", "GoldYoloImageProcessor", "GoldYoloImageProcessorPil"):
+        assert getattr(hf_effmodels, name).__name__ == name
+
+
 def test_numbers_that_are_not_finite_are_refused_wherever_they_are():
     for name, value in (
         ("width_multiplier", float("inf")),

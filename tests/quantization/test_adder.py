@@ -60,8 +60,11 @@ def test_the_range_of_activations_is_that_of_their_upper_quantile():
     assert activation_range([batch[-1:]], 0.01) == 1e-3  # one value has one quantile
 
 
-@pytest.mark.parametrize("bits_weight, bits_activation", [(8, 8), (6, 6), (5, 5), (4, 4), (4, 6)])
-def test_outputs_are_those_of_the_values_of_the_levels(bits_weight, bits_activation):
+@pytest.mark.parametrize("exported", [False, True], ids=["computed", "exported"])
+@pytest.mark.parametrize("bits_weight, bits_activation", [(8, 8), (6, 6), (5, 5), (4, 4), (4, 6), (4, 8), (8, 5)])
+def test_outputs_are_those_of_the_values_of_the_levels(bits_weight, bits_activation, exported, monkeypatch):
+    """Also those of an exported program, which computes every group for all filters."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exported)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(6, 3, 3, 3, generator=generator).double() * torch.tensor([3.0, 1, 0.2, 3, 1, 0.2]).view(
         6, 1, 1, 1

@@ -89,6 +89,25 @@ def test_the_brightest_of_a_deep_image_is_white():
     assert found[:, 0].tolist() == [[0.0, 1.0]] * 3
 
 
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16L", "I;16B"])
+def test_grey_images_of_sixteen_bits_are_read_in_any_order_of_their_bytes(mode):
+    """Of values whose two bytes differ; a big-endian TIFF has the last of these modes."""
+    values = np.array([[0, 1, 256], [0x1234, 0xFEDC, 65535]])
+    stored = values.astype({"I": "=i4", "I;16B": ">u2"}.get(mode, "<u2"))
+    image = Image.frombytes(mode, (3, 2), stored.tobytes())
+    assert image.mode == mode
+    (found,) = images_to_tensors(image)
+    torch.testing.assert_close(found, expected(values / 65535), rtol=0, atol=1e-12)
+
+
+def test_a_big_endian_tiff_is_read_as_the_same_picture_in_the_other_order(tmp_path):
+    values = np.array([[0, 1, 256], [0x1234, 0xFEDC, 65535]])
+    Image.frombytes("I;16B", (3, 2), values.astype(">u2").tobytes()).save(tmp_path / "big.tif")
+    with Image.open(tmp_path / "big.tif") as image:
+        (found,) = images_to_tensors(image)
+    torch.testing.assert_close(found, expected(values / 65535), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_turned_as_the_camera_was_held(orientation):
     image = Image.fromarray(RGB)

@@ -377,6 +377,25 @@ def test_a_checkpoint_that_is_rounded_while_it_is_loaded_has_all_that_was_asked_
         assert type(model.model.layers[1].mlp.up_proj) is torch.nn.Linear
 
 
+@pytest.mark.parametrize("symmetric, activation_bits", [(True, 4), (False, 8)])
+def test_a_folder_says_how_inputs_are_quantised_whatever_its_weights_are(dense, tmp_path, symmetric, activation_bits):
+    """Token by token and symmetric: from -2^(b-1) to 2^(b-1) - 1 steps, of which 2^b - 1 are twice the largest."""
+    config = CbqConfig(bits=4, group_size=16, symmetric=symmetric, activation_bits=activation_bits, method="rtn")
+    result = quantize(dense(), None, config)
+    result.save(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
+    common = {"type": "int", "dynamic": True, "symmetric": True, "strategy": "token"}
+    assert stored["input_activations"] == {"num_bits": activation_bits, **common}
+    assert (stored["weights"]["symmetric"], stored["weights"]["num_bits"]) == (symmetric, 4)
+    x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0)) + 0.3
+    step = 2 * x.abs().amax(-1, keepdim=True) / (2**activation_bits - 1)
+    half = 2 ** (activation_bits - 1)
+    rounded = (x / step).round().clamp(-half, half - 1) * step
+    layer = load_packed(tmp_path, dtype=torch.float32).model.layers[1].mlp.gate_proj
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), rounded @ layer.dense(torch.float32).T, rtol=1e-4, atol=1e-4)
+
+
 def test_a_result_can_be_written_in_one_format_after_the_other_and_leaves_its_model_as_it_was(dense, tmp_path):
     result = quantize(dense(), None, CbqConfig(bits=4, group_size=32, method="rtn"))
     for format, method in (("cbq", "cbq"), ("gptq", "gptq"), ("compressed-tensors", "compressed-tensors")):

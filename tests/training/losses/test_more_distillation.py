@@ -138,6 +138,23 @@ def test_the_sparse_reading_of_a_label_map_is_that_of_the_dense_one():
     assert len(used) == 5
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_only_classes_that_a_map_stores_nowhere_are_excluded(temperature):
+    """Of five classes the map stores three: 3 with the score 0, 1 with 2, and 4 outside the crop alone."""
+    scores = torch.tensor([[[[0.0, 5.0]], [[2.0, 2.0]]]], dtype=torch.float64)
+    classes = torch.tensor([[[[3, 4]], [[1, 1]]]])
+    left = [[0.0, 0.0, 1.0, 0.5]]
+    weights = [math.exp(logit / temperature) for logit in (2.0, 0.0, 0.0)]
+    shares = [weight / sum(weights) for weight in weights]
+    found = pooled_targets(scores, classes, left, 5, missing="excluded", temperature=temperature)
+    assert found[0].tolist() == pytest.approx([0, shares[0], 0, shares[1], shares[2]], abs=1e-12)
+    # As published all five have their part.
+    weights += [1.0, 1.0]
+    shares = [weight / sum(weights) for weight in weights]
+    found = pooled_targets(scores, classes, left, 5, temperature=temperature)
+    assert found[0].tolist() == pytest.approx([shares[1], shares[0], shares[1], shares[1], shares[1]], abs=1e-12)
+
+
 def test_a_crop_of_less_than_a_cell_is_read_as_one():
     scores = torch.arange(16.0).view(1, 1, 4, 4)
     found = pooled_logits(scores, torch.zeros(1, 1, 4, 4, dtype=torch.long), [(0.5, 0.25, 0.501, 0.251)], 2)

@@ -77,7 +77,12 @@ def test_settings_that_a_schedule_cannot_follow_are_named(kind, settings, messag
         ("lamb", "betas=3", "^--optim_args: got 'betas=3', which lamb does not take"),
         ("lamb", "momentum=0.9", "^--optim_args: lamb takes no 'momentum', accepted are betas, "),
         ("adagrad", "lr_decay=fast", "^--optim_args: got 'lr_decay=fast': "),
-        ("adagrad", "lr_decay=nan", "^--optim_args: got nan for 'lr_decay'"),
+        *(
+            (optim, f"{name}={text}", f"^--optim_args: got {value} for '{name}', accepted are finite numbers.$")
+            for optim, name in (("adagrad", "lr_decay"), ("sgd", "momentum"), ("lamb", "eps"), ("rmsprop", "alpha"))
+            for text, value in (("nan", "nan"), ("inf", "inf"), ("-inf", "-inf"), ("1e999", "inf"))
+        ),
+        ("lamb", "eps=.inf", "^--optim_args: got inf for 'eps', accepted are finite numbers.$"),  # as YAML writes it
         ("adagrad", "lr_decay=0.1,", "^--optim_args: got 'lr_decay=0.1,', accepted is such as"),
         ("rmsprop", "nope=0.5", "^--optim_args: rmsprop takes no 'nope'.$"),
         ("adamw_torch", "eps=0.5", "^--optim_args: adamw_torch takes no 'eps'; --adam_beta1, .* are arguments.$"),

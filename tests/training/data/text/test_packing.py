@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -52,6 +54,32 @@ def test_every_token_is_predicted_exactly_once_and_what_is_dropped_is_counted(to
         assert counts.dropped_tokens < size - 1 and (not keep_tail or counts.dropped_tokens == 0)
         for before, after in zip(blocks, blocks[1:], strict=False):
             assert after["input_ids"][0] == before["input_ids"][-1]
+
+
+@pytest.mark.parametrize(
+    "begin, end, row",
+    [
+        (1, 2, [1, 7, 8, 2, 1, 9, 2]),  # begin and end around each
+        (None, 2, [2, 7, 8, 2, 9, 2]),  # one token for both
+        (2, 2, [2, 7, 8, 2, 9, 2]),
+        (0, 2, [0, 7, 8, 2, 0, 9, 2]),  # the token of number 0 is one as any other
+    ],
+)
+def test_documents_stand_between_the_tokens_that_their_tokenizer_has_for_begin_and_end(begin, end, row):
+    words = {"a": [7, 8], "b": [9], "": []}
+
+    class Tokenizer(SimpleNamespace):
+        def __call__(self, texts, **options):
+            return {"input_ids": [words[text] for text in texts]}
+
+    tokenizer = Tokenizer(bos_token_id=begin, eos_token_id=end)
+    separators = Separators.of(tokenizer)
+    encode = Encoder(tokenizer, separators)
+    assert sum(encode(["a", "", "b"]), []) + encode.last == row
+    labels = Block(len(row), separators, separate=False).sample(np.array(row))["labels"].tolist()
+    two = begin not in (None, end)
+    assert labels == [IGNORED if two and token == begin else token for token in row]
+    assert separators.are_one != two
 
 
 @pytest.mark.parametrize("chosen", [range(1, 4), range(3, 6), range(0, 2), [5, 0, 4]])

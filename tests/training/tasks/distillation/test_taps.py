@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
     ConvNextConfig,
     ConvNextForImageClassification,
@@ -23,6 +24,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from transformers.activations import GELUActivation, QuickGELUActivation
 
 from hf_effmodels import create_model
 from hf_effmodels.training.losses.interface import FeatureSpec, as_maps, as_tokens
@@ -337,6 +339,41 @@ def test_features_before_the_last_activation_may_be_negative():
     assert taps.specs["stage2:pre"].path == "resnet.encoder.stages.1.layers.1.activation:input"
     assert features["stage2:pre"].min() < 0
     torch.testing.assert_close(features["stage2:pre"].relu(), features["stage2"])
+
+
+class ScaledActivation(torch.nn.Module):
+    """No activation, in spite of its name: a layer with a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, features):
+        return self.weight * features
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(nn.GELU, nn.SiLU, nn.PReLU, nn.Hardswish, nn.Mish, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.ReLU6),
+        *(GELUActivation, QuickGELUActivation, ScaledActivation),
+    ],
+)
+def test_features_are_taken_before_an_activation_of_any_kind(kind):
+    """torch's and transformers' own; what is none is a part of the stage."""
+    torch.manual_seed(0)
+    model, pixels = resnet()
+    last = model.resnet.encoder.stages[1].layers[1].activation = kind()
+    taps = Taps(model, dry_run(model, pixels), ["stage2", "stage2:pre"])
+    attach(model.eval(), taps)
+    with torch.no_grad(), collecting() as features:
+        model(pixel_values=pixels)
+        expected = last(features["stage2:pre"])
+    place = "resnet.encoder.stages.1"
+    none = kind is ScaledActivation
+    assert taps.specs["stage2:pre"].path == (place if none else f"{place}.layers.1.activation:input")
+    torch.testing.assert_close(features["stage2:pre"] if none else expected, features["stage2"])
+    assert features["stage2:pre"].min() < 0
 
 
 def test_an_input_that_is_overwritten_in_place_is_kept():

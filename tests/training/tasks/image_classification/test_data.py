@@ -1,4 +1,5 @@
 import io
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -12,7 +13,8 @@ from hf_effmodels.training.tasks.image_classification.data import (
     load_data,
     load_evaluation_data,
 )
-from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED
+from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED, UNMIXED
+from hf_effmodels.training.tasks.image_classification.task import _mixed_epochs
 
 
 def picture(value):
@@ -219,6 +221,21 @@ def test_randomness_depends_on_seed_epoch_and_picture_only():
         sample = draws[epoch * 10 + index]
         assert sample[SAMPLE_SEED] == int(rng.integers(2**32)) and sample["pixel_values"] == rng.random()
         assert sample["labels"] == source.labels[index]
+
+
+@pytest.mark.parametrize(
+    "epochs, off, mixed",
+    [(5, 2, 3), (5, 1, 4), (5, 0, 5), (2, 2, 0), (2, 9, 0), (4.5, 2, 3)],  # a part of an epoch is one as well
+)
+def test_as_many_of_the_last_epochs_go_unmixed_as_are_asked_for(epochs, off, mixed):
+    count = _mixed_epochs(SimpleNamespace(mix_off_epochs=off, num_train_epochs=epochs, max_steps=-1))
+    source = SimpleNamespace(read=lambda index, channels: index, labels=[0, 1, 0])
+    images = type("Three", (ImageClassificationDataset,), {"__len__": lambda self: 3})(
+        source, lambda image, rng=None: image, 3, seed=0, mixed_epochs=count
+    )
+    unmixed = [epoch for epoch in range(5) if any(UNMIXED in images[3 * epoch + index] for index in range(3))]
+    assert unmixed == [epoch for epoch in range(5) if epoch >= mixed]
+    assert all(images[3 * epoch + index][UNMIXED] is True for epoch in unmixed for index in range(3))
 
 
 @pytest.mark.parametrize("column", ["nope", "", "picture"])
