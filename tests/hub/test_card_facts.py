@@ -517,6 +517,13 @@ def test_snippets_and_titles_are_of_the_repository_the_commit_and_the_files_that
             build_card(tiny.model, **wrong)
 
 
+def test_a_place_among_several_values_of_a_training_is_told_as_one():
+    training = {"files": ["/home/me/x.csv", "org/data"], "losses": {"kd": {"sizes": [1, 0.5], "from": "/home/me/t"}}}
+    text = write_card(About(title="a", introduction="A.", library="x", task="y"), training=training).text
+    assert "/home" not in text and "| files | `[a local path, org/data]` |" in text
+    assert "| losses.kd.sizes | `[1, 0.5]` |" in text and "| losses.kd.from | a local path |" in text
+
+
 # whole cards, written out by hand
 
 

@@ -745,6 +745,25 @@ def test_the_lines_of_a_box_are_as_thick_as_the_picture_is_small(size, width):
     assert drawn[60, :40].any(-1).sum() == width
 
 
+def test_names_stand_in_the_midst_of_their_own_masks_whatever_their_order():
+    places = {
+        "small": (slice(4, 12), slice(4, 30)),
+        "large": (slice(30, 90), slice(20, 110)),
+        "tiny": (slice(15, 22), slice(90, 116)),
+    }
+    masks = []
+    for rows, columns in places.values():
+        masks.append(np.zeros((100, 120), dtype=bool))
+        masks[-1][rows, columns] = True
+    plain = np.asarray(draw_masks(Image.new("RGB", (120, 100)), masks)).astype(int)
+    for number, name in enumerate(places):
+        texts = ["x" if n == number else "" for n in range(3)]
+        changed = np.abs(np.asarray(draw_masks(Image.new("RGB", (120, 100)), masks, texts)) - plain).sum(-1) > 0
+        (rows, columns), where = places[name], np.argwhere(changed)
+        assert len(where) and np.abs(where[:, 0] - (rows.start + rows.stop) // 2).max() < 16, name
+        assert columns.start - 2 <= where[:, 1].min() <= where[:, 1].max() < columns.stop + 10, name
+
+
 def test_a_box_without_an_extent_is_a_dot_and_a_mask_without_a_pixel_has_no_name():
     drawn = np.asarray(draw_boxes(Image.new("RGB", (90, 90)), [(50, 80, 40, 70)], [""], [0.5]))
     assert drawn[80, 50].any() and not drawn[70:80, 40:50].any()

@@ -18,6 +18,7 @@ class What:
     bf16: bool = False
     token: str | None = None
     dataloader_num_workers: int = 0
+    limit: int | None = None
 
 
 @dataclass
@@ -40,7 +41,8 @@ def test_results_say_how_they_were_measured_and_are_replaced_by_those_of_the_sam
     assert json.loads(file.read_text()) == written
     for same in ({}, {"token": "hf_2"}, {"dataloader_num_workers": 4}):
         assert opened(file, **same) == call
-    for other, named in (({"model": "b"}, "model: a"), ({"bf16": True}, "bf16: False")):
+    others = (({"model": "b"}, "model: a"), ({"bf16": True}, "bf16: False"), ({"limit": 3}, "limit: None"))
+    for other, named in others:  # the last one is not recorded where it is not said
         with pytest.raises(ValueError, match=rf"--output: .*of another evaluation \({named}\).*--overwrite true"):
             opened(file, **other)
         assert opened(file, overwrite=True, **other) == {**call, **other}
