@@ -12,6 +12,7 @@ from hf_effmodels.quantization.packed_binary.layers import PackedConv2d
 
 ADDER = {"hidden_sizes": [8, 16], "depths": [1], "image_size": 32}
 ADABIN = {"hidden_sizes": [16, 16, 32], "depths": [1, 1], "image_size": 64}
+BIMLP = {"hidden_sizes": [8, 8, 16], "depths": [1, 1], "image_size": 64}
 
 
 def build(peer, preset, overrides, folded=False):
@@ -47,6 +48,26 @@ def test_bits_are_the_network_and_its_layers():
     assert count == sum(isinstance(m, BinaryConv2d) for m in ours.modules()) == 4
     with pytest.raises(ValueError, match="real-resnet has the stem of ImageNet's"):
         build("real-resnet", "adabin-resnet20-cifar10", {})
+
+
+@pytest.mark.parametrize("preset", ["adabin-resnet18", "adabin-resnet20-cifar10", "bimlp-s", "bimlp-m"])
+def test_binary_networks_can_be_set_beside_themselves_on_bits(preset):
+    peers.check("bits", [preset])
+    assert peers.has_peer("bits", preset)
+
+
+@torch.no_grad()
+def test_bits_of_a_bimlp_are_the_network():
+    pixels = torch.randn(1, 3, 64, 64)
+    ours, bits = (build(peer, "bimlp-s", BIMLP).eval() for peer in ("ours", "bits"))
+    torch.testing.assert_close(bits(pixels).logits, ours(pixels).logits, rtol=1e-4, atol=1e-4)
+    assert [any(isinstance(m, PackedConv2d) for m in model.modules()) for model in (ours, bits)] == [False, True]
+
+
+@pytest.mark.parametrize("preset", ["ghostnet-0.5x", "addernet-resnet50", "pangu-pi-15m"])
+def test_networks_without_binary_weights_have_none_on_bits(preset):
+    with pytest.raises(ValueError, match=f"^--against: bits has no {preset}; it has peers of adabin, bimlp.$"):
+        peers.check("bits", [preset])
 
 
 @torch.no_grad()

@@ -253,6 +253,47 @@ def test_folders_that_are_no_half_are_refused(tmp_path):
         SplitHead.from_pretrained(tmp_path / "head")
 
 
+def contents(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["head", "tail"])
+def test_a_half_is_written_over_halves_and_over_nothing_else(number, tmp_path):
+    """Not into the folder of a whole model, whose configuration and card have the names of a half's."""
+    model = resnet()
+    half = split(model, "stages.0")[number]
+    model.save_pretrained(tmp_path / "whole")
+    (tmp_path / "settings").mkdir()
+    model.config.save_pretrained(tmp_path / "settings")
+    (tmp_path / "notes").mkdir()
+    for name in ("whole", "notes"):
+        (tmp_path / name / "README.md").write_text("mine")
+    for name, first in (("whole", "README.md"), ("settings", "config.json"), ("notes", "README.md")):
+        before = contents(folder := tmp_path / name)
+        with pytest.raises(
+            FileExistsError, match=rf"^folder: {folder} is not empty: it holds {first}\. Name a new or"
+        ):
+            half.save_pretrained(folder)
+        assert contents(folder) == before
+    (folder := tmp_path / "half").mkdir()
+    half.save_pretrained(folder)  # an empty one
+    before = contents(folder) | {"notes.txt": b"mine"}
+    (folder / "notes.txt").write_text("mine")
+    (folder / f"{half.half}.safetensors").write_bytes(b"an older one")
+    half.save_pretrained(folder)
+    assert contents(folder) == before
+
+
+def test_a_command_cuts_no_model_into_folders_of_whole_ones(tmp_path, capsys):
+    model = resnet()
+    for name in ("model", "out/tail"):
+        model.save_pretrained(tmp_path / name)
+    before = contents(tmp_path)
+    assert cli.main(["split", str(tmp_path / "model"), str(tmp_path / "out"), "--at", "stages.0"]) == 2
+    assert f"{tmp_path}/out/tail is not empty: it holds config.json" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
 def test_a_half_that_lacks_a_weight_or_tells_no_cut_is_refused(tmp_path):
     split(resnet(), "stages.0")[0].save_pretrained(tmp_path)
     file, facts = tmp_path / "head.safetensors", json.loads((tmp_path / "split.json").read_text())

@@ -546,6 +546,29 @@ def test_prompts_are_encoded_in_pieces_as_in_training(processor, image):
     assert batch["image_mask"].tolist() == [True, False]
 
 
+@pytest.mark.parametrize("as_parts", [True, False])
+@pytest.mark.parametrize(
+    "messages, text",
+    [
+        ((("user", "why?"), ("assistant", "no")), "Instruction: why?\nResponse:no"),
+        (
+            (("user", "what?"), ("assistant", "a cat"), ("user", "why?"), ("assistant", "so it is")),
+            "Instruction: what?\nResponse:a cat\nInstruction: why?\nResponse:so it is",
+        ),
+        ((("assistant", "hello"),), "Response:hello"),
+        ((("assistant", "hello"), ("user", "why?")), "Response:hello\nInstruction: why?\n"),
+        ((("user", "why?"),), "Instruction: why?\n"),
+        ((("system", "be brief"), ("user", "why?"), ("assistant", "no")), "be brief\nInstruction: why?\nResponse:no"),
+    ],
+)
+def test_a_line_is_broken_between_turns_and_not_behind_the_last_answer(processor, messages, text, as_parts):
+    """What is learned ends with the answer; the words are the same as parts (here two of each) and as one string."""
+    cut = [[{"type": "text", "text": words} for words in (said[:2], said[2:])] for _, said in messages]
+    content = cut if as_parts else [said for _, said in messages]
+    chat = [{"role": role, "content": said} for (role, _), said in zip(messages, content, strict=True)]
+    assert processor.apply_chat_template(chat) == f"Image: N/A{text}"
+
+
 @pytest.mark.parametrize("token", ["<image>", "<a 'picture'>"])
 @pytest.mark.parametrize(
     ("prefix", "nothing"),

@@ -1,5 +1,6 @@
 """What is ViG's own."""
 
+import itertools
 import math
 
 import pytest
@@ -386,6 +387,29 @@ def test_neighbours_are_drawn_where_they_are():
         plot_neighbors(image, edges, 12, grid=(3, 4))
     with pytest.raises(ValueError, match="reduction: got 3, which leaves 1 nodes"):
         plot_neighbors(image, edges, 5, grid=(3, 4), reduction=3)
+
+
+@pytest.mark.parametrize("grid", [(3, 5), (5, 3)])
+def test_a_node_is_numbered_row_by_row_in_whatever_grid(grid):
+    """The star is where the row and the column are, and the neighbour that of this node."""
+    from matplotlib.figure import Figure
+
+    from hf_effmodels.modeling.vig.visualization import plot_neighbors
+
+    height, width = grid
+    image = Image.new("RGB", (10 * width, 10 * height))
+    edges = torch.arange(14, -1, -1)[:, None]  # of the first the last one, and so on
+    places = list(itertools.product(range(height), range(width)))
+    for node in (0, 4, 7, 11, 14):
+        row, column = places[node]
+        ax = plot_neighbors(image, edges, node, grid=grid, ax=Figure().subplots())
+        (star,) = (line for line in ax.lines if line.get_marker() == "*")
+        assert (star.get_xdata()[0], star.get_ydata()[0]) == (10 * column + 4.5, 10 * row + 4.5)
+        # The grid turned upside down.
+        (neighbour,) = ax.patches
+        assert neighbour.get_xy() == (10 * (width - 1 - column) - 0.5, 10 * (height - 1 - row) - 0.5)
+    with pytest.raises(ValueError, match=f"node: got 15, accepted are the nodes of a {height}×{width} grid"):
+        plot_neighbors(image, edges, 15, grid=grid)
 
 
 # The network, by hand

@@ -6,6 +6,7 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from hf_effmodels import PanguPiConfig, PanguPiForCausalLM
 from hf_effmodels.compression import inherit, spread_layers
+from hf_effmodels.compression.pruning import inheritance
 from hf_effmodels.compression.pruning.calibration import layer_importance, read_batches
 from hf_effmodels.compression.pruning.inheritance import check_inheritance, choose_units, take_layers
 from hf_effmodels.compression.pruning.masks import masked
@@ -149,6 +150,38 @@ def test_groups_are_chosen_with_their_query_heads(model, method):
         assert made_of.units[Axis("keys", number)].tolist() == [1]
         assert made_of.units[Axis("queries", number)].tolist() == [2, 3]
     assert smaller.config.num_key_value_heads == 1
+
+
+@pytest.mark.parametrize("lead, stays", [(1.0, 1), (3.0, 1), (5.0, 1), (7.0, 0)])
+def test_query_heads_weigh_in_a_group_as_many_as_they_are(lead, stays):
+    """Three heads of 3 are 6 more than three of 1, though their mean is 2 more: whose keys lead by less goes."""
+    keys, queries = torch.tensor([lead, 0.0]), torch.tensor([1.0, 1.0, 1.0, 3.0, 3.0, 3.0])
+    source, target = Sizes(1, 8, 8, 6, 2, 0, 4), Sizes(1, 8, 8, 3, 1, 0, 4)
+    units = choose_units({Axis("keys", 0): keys, Axis("queries", 0): queries}, source, target, {})
+    assert units[Axis("keys", 0)].tolist() == [stays]
+    assert units[Axis("queries", 0)].tolist() == [3 * stays, 3 * stays + 1, 3 * stays + 2]
+
+
+def test_learned_masks_start_from_what_groups_weigh_with_their_query_heads(batches, monkeypatch):
+    """By |w g|, as `method="taylor"` scores them: channels and neurons from what they read and write."""
+    started = {}
+    monkeypatch.setattr(inheritance, "learn_masks", lambda *given, **options: started.update(given[3]) or {})
+    model = build("llama")
+    inherit(model, num_attention_heads=2, method="learned", calibration=batches)
+    for batch in batches:
+        (model(batch, labels=batch).loss / len(batches)).backward()
+
+    def statistic(weight) -> torch.Tensor:
+        return (weight * weight.grad).detach().abs()
+
+    assert len(started) == 1 + 2 * len(model.model.layers)
+    for number, layer in enumerate(model.model.layers):
+        q, k, v, o = (statistic(getattr(layer.self_attn, f"{name}_proj").weight) for name in "qkvo")
+        groups = sum(part.view(2, -1).sum(1) for part in (q, k, v)) + o.view(len(o), 2, -1).sum((0, 2))
+        torch.testing.assert_close(started[Axis("keys", number)].double(), groups, rtol=1e-4, atol=0)
+        gate, up, down = (statistic(getattr(layer.mlp, f"{name}_proj").weight) for name in ("gate", "up", "down"))
+        neurons = gate.sum(1) + up.sum(1) + down.sum(0)
+        torch.testing.assert_close(started[Axis("ffn", number)].double(), neurons, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("learned", [False, True])

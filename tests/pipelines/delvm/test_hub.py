@@ -81,6 +81,9 @@ def test_a_published_pipeline_answers_with_the_package_and_without(pipe, tmp_pat
         commit = publish(folder, "org/delvm", token="maker", endpoint=hub.url)
         published = hub.files("org/delvm", commit.oid)
         assert published.keys() >= CODE | PARTS | {"language_model/generation_config.json"}
+        card = (folder / "README.md").read_text()
+        assert card.count('"path/to/this/folder"') == 2
+        assert published["README.md"].decode() == card.replace('"path/to/this/folder"', '"org/delvm"')
         assert not [name for name in published if name.endswith(".bin")]
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("user.py"))],

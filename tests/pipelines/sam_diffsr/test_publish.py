@@ -75,6 +75,18 @@ def test_what_save_pretrained_wrote_gets_a_card_with_the_licence_that_is_given(h
     assert "- org/photos" in readme and "| max_steps | `3` |" in readme and hub.repos["org/object"].private
 
 
+def test_the_card_of_an_exported_folder_says_where_it_is_published(hub, push, pipe, tmp_path):
+    """In its snippets and nowhere else; the folder keeps the card that it has."""
+    folder = export(pipe, tmp_path / "model", license="mit")
+    card = (folder / "README.md").read_text()
+    assert card.count('from_pretrained("path/to/this/folder"') == 2
+    push(folder)
+    published = hub.files("org/sr")["README.md"].decode()
+    assert published.count('from_pretrained("org/sr"') == 2 and "path/to/this/folder" not in published
+    assert published.split('"org/sr"') == card.split('"path/to/this/folder"')
+    assert (folder / "README.md").read_text() == card
+
+
 def test_refreshing_the_code_leaves_weights_and_card_alone(hub, push, pipe, tmp_path):
     folder = export(pipe, tmp_path / "model", license="mit")
     push(folder)
