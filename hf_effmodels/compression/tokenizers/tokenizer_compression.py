@@ -16,10 +16,10 @@ from .id_map import IdMap
 from .pieces import STRATEGIES, Merges, check_either_size, choose, is_special_piece
 from .token_counts import TokenCounts, tokenizer_fingerprint
 
-#: What a tokenizer is made with beside its vocabulary; taken over.
+#: What a tokenizer has beside its vocabulary, from its class, as it was made, or changed since; taken over.
 _SETTINGS = (
     *("model_max_length", "padding_side", "truncation_side", "clean_up_tokenization_spaces", "split_special_tokens"),
-    *("model_input_names", "add_prefix_space"),
+    "model_input_names",
 )
 
 
@@ -249,8 +249,9 @@ def _rebuilt(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, id_map:
     wrong = [p for old, p in vocabulary.pieces.items() if old in new and backend.token_to_id(p) != new[old]]
     if wrong:
         raise ValueError(f"tokenizer: the id of its piece {wrong[0]!r} cannot be moved by the tokenizers library.")
-    settings = {name: tokenizer.init_kwargs[name] for name in _SETTINGS if name in tokenizer.init_kwargs}
-    settings |= {name: getattr(tokenizer, name) for name in _SETTINGS[:3]}
+    settings = {name: getattr(tokenizer, name) for name in _SETTINGS}
+    if "add_prefix_space" in tokenizer.init_kwargs:
+        settings["add_prefix_space"] = tokenizer.init_kwargs["add_prefix_space"]
     settings |= {name: token for name, token in tokenizer.special_tokens_map.items() if name.endswith("_token")}
     extra = getattr(tokenizer, "extra_special_tokens", None)
     if extra:

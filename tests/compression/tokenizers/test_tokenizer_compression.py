@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
+    BertTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PhiConfig,
@@ -737,6 +738,39 @@ def test_a_rare_piece_that_has_been_made_special_is_kept():
     tokenizer.pad_token = "pad"
     compressed, id_map = compress_tokenizer(tokenizer, np.array([5, 7, 0, 6]), 2, strategy="frequency")
     assert id_map.kept == (0, 2) and (compressed.pad_token, compressed.pad_token_id, len(compressed)) == ("pad", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_max_length", 7),
+        ("padding_side", "left"),
+        ("truncation_side", "left"),
+        ("clean_up_tokenization_spaces", True),
+        ("split_special_tokens", True),
+        ("model_input_names", ["input_ids"]),
+    ],
+)
+def test_what_a_tokenizer_has_been_set_to_stays_whether_it_was_made_so_or_changed_since(name, value, tmp_path):
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2, "c": 3}, unk_token="?"))
+    made, changed = (PreTrainedTokenizerFast(tokenizer_object=words, **how) for how in ({name: value}, {}))
+    assert getattr(changed, name) != value
+    setattr(changed, name, value)
+    for number, tokenizer in enumerate((made, changed)):
+        compressed, _ = compress_tokenizer(tokenizer, np.array([5, 7, 0, 6]), 3)
+        assert getattr(compressed, name) == value
+        compressed.save_pretrained(tmp_path / str(number))
+        assert getattr(AutoTokenizer.from_pretrained(tmp_path / str(number)), name) == value
+
+
+def test_a_compressed_tokenizer_of_bert_tells_two_texts_apart():
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
+    compressed, id_map = compress_tokenizer(tokenizer, [0, 0, 0, 0, 0, 5, 0, 6], 7)
+    assert id_map.kept == (0, 1, 2, 3, 4, 5, 7)
+    assert dict(compressed("a", "c")) == {
+        "input_ids": [2, 5, 3, 6, 3], "token_type_ids": [0, 0, 0, 1, 1], "attention_mask": [1] * 5
+    }  # fmt: skip
 
 
 def test_the_one_space_that_stands_before_a_text_is_taken_away_again():

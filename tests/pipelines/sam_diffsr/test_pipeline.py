@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_effmodels.pipelines import SamDiffSRPipeline, SamDiffSRScheduler
+from hf_effmodels.pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
 from hf_effmodels.pipelines.sam_diffsr.create import create_pipeline
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
 from hf_effmodels.pipelines.sam_diffsr.pipeline_sam_diffsr import _spans, _weights
 
-from .tiny import photo, seeded, tiny_pipeline
+from .tiny import ENCODER, UNET, photo, seeded, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,16 @@ def test_without_a_word_the_networks_are_those_of_the_paper():
         parts = (pipe.unet, pipe.condition_encoder)
         assert [round(sum(w.numel() for w in part.parameters()) / 1e6, 2) for part in parts] == [12.93, 12.38]
         assert not any(part.training for part in parts)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_new_pipeline_enlarges_white_to_white_and_that_of_published_weights_by_256(preset):
+    sizes = {"encoder": {**ENCODER, "scale": 4}, "unet": {**UNET, "scale": 4}}
+    white = torch.ones(1, 3, 4, 6)
+    for options, expected in (({}, 1.0), ({"legacy_256": False}, 1.0), ({"legacy_256": True}, 2 * 255 / 256 - 1)):
+        low, enlarged = create_pipeline(preset, **sizes, **options).prepare_images(white)
+        assert torch.equal(low, torch.ones_like(low))
+        torch.testing.assert_close(enlarged, torch.full_like(enlarged, expected), atol=1e-5, rtol=0)
 
 
 def test_inference_is_the_official_procedure(pipe):

@@ -14,6 +14,8 @@ from transformers import (
     DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     StaticCache,
     ViTConfig,
     ViTForImageClassification,
@@ -227,6 +229,27 @@ def test_layers_with_biases_and_zero_points_are_packed_and_unpacked():
         assert (half.weight.dtype, half.bias.dtype) == (torch.bfloat16, torch.bfloat16)
         x = torch.randn(3, 64)
         torch.testing.assert_close(layer(x), x @ expected.view_as(linear.weight).T + linear.bias)
+
+
+@pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (8, True)])
+def test_biases_of_packed_layers_are_saved_again(bits, symmetric, tmp_path):
+    """Those of Qwen2's queries, keys and values; with 4 bits their weights are in the order of the product."""
+    sizes = {**COMMON, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 32}
+    dense = Qwen2ForCausalLM(Qwen2Config(**sizes)).bfloat16()
+    biases = {name: value for name, value in dense.named_parameters() if name.endswith("_proj.bias")}
+    assert len(biases) == 3
+    for value in biases.values():
+        torch.nn.init.normal_(value)
+    quantize(dense, None, CbqConfig(bits=bits, group_size=32, symmetric=symmetric, method="rtn")).save(
+        tmp_path / "one"
+    )
+    packed = load_packed(tmp_path / "one")
+    assert type(packed.model.layers[0].self_attn.q_proj) is PackedLinear
+    packed.save_pretrained(tmp_path / "again")
+    first, again = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "again"))
+    for stored in (first, again, packed.state_dict()):
+        assert all(torch.equal(stored[name], value) for name, value in biases.items())
+    assert first.keys() == again.keys() and all(torch.equal(again[name], first[name]) for name in first)
 
 
 def test_a_size_that_does_not_divide_is_named_while_a_model_is_loaded(checkpoint, saved, tmp_path):

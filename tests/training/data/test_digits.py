@@ -54,6 +54,11 @@ def test_a_noisy_camera_adds_normal_noise_of_64_the_same_in_every_run(shifted):
     added = (noisy - before)[(before > 70) & (before < 185)]
     assert np.quantile(added, [0.1587, 0.5, 0.8413]) == pytest.approx([-64, 0, 64], abs=5)
     assert not np.array_equal(noisy[0] - before[0], noisy[1] - before[1])
+    # What is darker than black stays black, what is brighter than white white: half of the values, and no more.
+    for end, inwards in ((0, 1), (255, -1)):
+        away = inwards * (noisy[before == end] - end)
+        assert (away == 0).mean() == pytest.approx(0.5, abs=0.05)
+        assert np.quantile(away, [0.8413, 0.9772]) == pytest.approx([64, 128], abs=8) and away.max() < 6 * 64
 
 
 def test_a_far_camera_sees_six_by_six_in_a_black_border_and_a_blurred_one_no_edges(shifted):

@@ -18,6 +18,8 @@ from transformers import (
 from hf_effmodels._written import rewritten
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.run.output_folder import clear_output_folder, write_run
+from hf_effmodels.training.tasks.causal_lm.arguments import CausalLMArguments
+from hf_effmodels.training.tasks.image_classification.task import ImageClassificationArguments
 
 from ...processes import run_in_two
 from ..tasks.contract import history, same, weights
@@ -160,6 +162,19 @@ def test_what_cannot_be_is_refused_before_the_work(sorted_text_run, sorted_digit
         with pytest.raises(ValueError, match=reason):
             prepare("prepare_training", [*run, *arguments, "--output_dir", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [CausalLMArguments, ImageClassificationArguments])
+@pytest.mark.parametrize("number", [1, 3])
+def test_as_many_take_part_in_a_step_as_there_are_sub_models_and_the_whole(arguments, number, tmp_path):
+    submodels = {f"first-{count}": {"num_hidden_layers": count} for count in range(1, number + 1)}
+    given = {"output_dir": str(tmp_path), "sorted_submodels": submodels, "use_cpu": True}
+    for drawn in (1, number, number + 1):
+        made = arguments(**given, submodels_per_step=drawn)
+        assert (made.submodels_per_step, made.sorted_submodels) == (drawn, submodels)
+    said = f"--submodels_per_step: got {number + 2}, accepted are 1 to {number + 1}, the sub-models and the whole"
+    with pytest.raises(ValueError, match=said):
+        arguments(**given, submodels_per_step=number + 2)
 
 
 def test_a_run_that_is_overwritten_leaves_none_of_its_sub_models_and_all_else(tmp_path):

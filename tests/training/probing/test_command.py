@@ -67,6 +67,19 @@ def test_models_are_told_apart_in_a_table_and_kept(encoders, tmp_path, capsys):
     )
 
 
+def test_models_of_one_last_name_have_folders_of_as_many_of_their_names_as_tell_them_apart(tmp_path):
+    here = ["x/vit", "y/vit", "z/y/vit"]
+    names = ["a/vit", "b/vit", "c/deit", *(str(tmp_path / name) for name in here)]
+    for name in names[3:]:
+        os.makedirs(name)
+    found = probing._folders(tmp_path / "out", names)
+    expected = ["vit", "b_vit", "deit", "x_vit", "y_vit", "z_y_vit"]
+    assert list(found.items()) == [(name, tmp_path / "out" / own) for name, own in zip(names, expected, strict=True)]
+    for twice in ("a/vit", "c/deit", names[3]):
+        with pytest.raises(ValueError, match=f"^--models: {twice} stands twice.$"):
+            probing._folders(tmp_path / "out", [*names, twice])
+
+
 def test_features_are_computed_once_for_the_same_weights_pictures_and_pooling(encoders, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
