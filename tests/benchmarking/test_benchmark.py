@@ -143,7 +143,10 @@ def test_bare_convolutions_run_every_convolution_of_the_folded_network_once():
     assert output.shape == (2, 1000, 1, 1)
 
 
-@pytest.mark.parametrize("preset, width", [("parameternet-300m", 1.5), ("parameternet-600m", 2.15)])
+@pytest.mark.parametrize(
+    "preset, width",
+    [("parameternet-300m", 1.5), pytest.param("parameternet-600m", 2.15, marks=pytest.mark.thorough)],
+)
 def test_the_ghostnet_beside_parameternet_has_its_multiply_adds(preset, width):
     macs = count_preset(preset).macs
     assert ghostnet_width(macs) == width

@@ -187,7 +187,7 @@ STOCK = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("yolos", "detr") else pytest.mark.thorough) for name in STOCK]
+    "name", [pytest.param(name, marks=() if name == "yolos" else pytest.mark.thorough) for name in STOCK]
 )
 def test_detectors_that_are_not_ours_are_exported_as_well(name, tmp_path):
     torch.manual_seed(0)

@@ -47,7 +47,9 @@ def pictures(count=2, side=64, seed=5):
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    "encoder", [pytest.param(name, marks=pytest.mark.thorough if name == "ghostnetv3" else ()) for name in ENCODERS]
+)
 def test_any_convolutional_network_learns_and_goes_on_by_itself(encoder, tmp_path):
     model = build(encoder)
     model(pictures(), noise=torch.rand(2, 4)).loss.backward()
