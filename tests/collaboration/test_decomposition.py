@@ -476,3 +476,56 @@ def test_the_pictures_of_a_part_are_drawn_by_the_seed(monkeypatch, seed, score_i
     own = [row for row in range(60) if row % 5 in group]
     assert rows == np.random.default_rng(seed).permutation(own)[: score_images + search_images].tolist()
     assert len(rows) == min(24, score_images + search_images) and places.tolist() == [group.index(r % 5) for r in rows]
+
+
+def test_parts_are_told_in_the_order_they_were_given_and_each_device_by_what_it_is_given(monkeypatch, capsys):
+    needs = {"c": Need(500_000, 10_000_000), "a": Need(2_000_000, 40_000_000), "b": Need(1_000_000, 20_000_000)}
+    asked = []
+    monkeypatch.setattr(parts, "needs_of", lambda names, size: asked.append((names, size)) or needs)
+    assert list(assign(needs, {"x": Device(9**9, 9**9)})) == ["c", "a", "b"]
+    devices = ["--device", "board", "4M", "50M", "--device", "phone", "2M", "40M", "--device", "spare", "1", "1"]
+    for size in (1, 4, 8):
+        assert cli.main(["assign", "c", "a", "b", *devices, *([] if size == 4 else ["--bytes", str(size)])]) == 0
+        assert asked.pop() == (["c", "a", "b"], size)
+        lines = capsys.readouterr().out.splitlines()
+        # The most first: a to the board, which has 10 M left then; b to the phone, of 20 M then; c there, too.
+        assert [line.split() for line in lines[1:4]] == [
+            ["0.500", "10.0", "phone", "c"],
+            ["2.000", "40.0", "board", "a"],
+            ["1.000", "20.0", "phone", "b"],
+        ]
+        assert lines[4:] == [
+            "board: 50% of its memory, 80% of its multiply-adds",
+            "phone: 75% of its memory, 75% of its multiply-adds",
+            "spare: 0% of its memory, 0% of its multiply-adds",
+        ]
+    assert cli.main(["assign", "c", "a", "b", *devices, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"part": "c", "device": "phone", "memory": 500_000, "macs": 10_000_000},
+        {"part": "a", "device": "board", "memory": 2_000_000, "macs": 40_000_000},
+        {"part": "b", "device": "phone", "memory": 1_000_000, "macs": 20_000_000},
+    ]
+    for size in ("0", "9"):
+        assert cli.main(["assign", "a", *devices, "--bytes", size]) == 2
+        assert f"--bytes: got {size}, accepted are 1 to 8." in capsys.readouterr().err
+    assert not asked[1:]
+
+
+@pytest.mark.parametrize("teacher", [None, "org/large"])
+def test_after_parts_are_put_together_it_is_told_what_there_is_and_how_to_train_it(
+    teacher, monkeypatch, tmp_path, capsys
+):
+    given = []
+    model = SimpleNamespace(num_parameters=lambda: 1_234_567, config=SimpleNamespace(num_labels=7))
+    monkeypatch.setattr(parts, "assemble_parts", lambda arguments: given.append(arguments) or model)
+    words = [] if teacher is None else ["--teacher", teacher, "--fusion-hidden-size", "12"]
+    out = str(tmp_path / "out")
+    assert cli.main(["assemble", out, "org/a", "org/b", "org/c", *words]) == 0
+    (arguments,) = given
+    assert (arguments.output, arguments.parts) == (out, ["org/a", "org/b", "org/c"])
+    assert (arguments.teacher, arguments.fusion_hidden_size) == ((teacher, 12) if teacher else (None, None))
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}: 3 parts, 1.235 M parameters, 7 classes; the fusion's weights are random",
+        f"next, such as for digits: hf-effmodels train --config devit/digits_fusion --model {out} "
+        f"--teacher {teacher or 'TEACHER'}",
+    ]

@@ -675,3 +675,164 @@ def test_a_request_that_was_refused_keeps_no_place_and_is_not_read_to_its_end(ha
             assert found == status and headers["connection"] == "close" and "retry-after" not in headers
             found, headers = answered(url, body, tail.facts.digest)
             assert found == 200 and headers.get(NUMBER) == "" and "server" not in headers
+
+
+class Clock:
+    """Goes on only while somebody waits, and keeps how long."""
+
+    def __init__(self):
+        self.now, self.waits = 0.0, []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+@pytest.mark.parametrize("patience, attempts", [(0, 1), (0.05, 2), (0.14, 2), (0.15, 3), (2.55, 7), (3.6, 8)])
+def test_a_client_waits_twice_as_long_each_time_but_never_longer_than_a_second(
+    patience, attempts, halves, monkeypatch
+):
+    """And not beyond its patience."""
+    clock = Clock()
+    monkeypatch.setattr(client, "time", clock)
+    own = SplitClassifier(halves[0], "http://127.0.0.1:1", patience=patience + 1e-9)
+    monkeypatch.setattr(own, "_request", lambda *_: (503, {}, b'{"error": "come again"}'))
+    with pytest.raises(ConnectionError, match=f"gives no answer after {attempts} attempts: come again$"):
+        own.logits(torch.zeros(1, 3, 32, 32))
+    assert clock.waits == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0][: attempts - 1]
+
+
+def test_a_client_without_an_end_to_its_patience_waits_and_one_with_endless_times_does_not_break(halves, monkeypatch):
+    clock, tries = Clock(), []
+    monkeypatch.setattr(client, "time", clock)
+
+    class Line:
+        def __init__(self, host, port, timeout):
+            tries.append(timeout)
+
+        def request(self, *_):
+            raise TimeoutError if len(tries) < 40 else PermissionError("that is enough")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(http.client, "HTTPConnection", Line)
+    own = SplitClassifier(halves[0], "http://x", patience=1e6, timeout=1e300, bandwidth=1e-300)
+    with pytest.raises(ConnectionError, match="after [0-9]+ attempts: (TimeoutError|that is enough)$"):
+        own.logits(torch.zeros(1, 3, 32, 32))
+    assert {*tries} == {threading.TIMEOUT_MAX} == {wait for wait in clock.waits if wait > 1}
+    tries.clear()
+    clock.waits.clear()
+    patient, answers = SplitClassifier(halves[0], "http://x", patience=float("inf"), timeout=7.0), [503] * 50 + [400]
+    monkeypatch.setattr(patient, "_request", lambda *_: (answers.pop(0), {}, b"no"))
+    with pytest.raises(ValueError, match=r"refuses \(400\): no"):
+        patient.logits(torch.zeros(1, 3, 32, 32))
+    assert len(clock.waits) == 50 and sum(clock.waits) == pytest.approx(1.55 + 45)
+
+
+@pytest.mark.parametrize("status, error", [(504, ConnectionError), (401, PermissionError), (404, ValueError)])
+def test_a_tail_that_computed_too_long_is_not_asked_again_and_gives_no_fault_of_the_request(
+    status, error, halves, monkeypatch
+):
+    monkeypatch.setattr(client, "time", Clock())
+    own, asked = SplitClassifier(halves[0], "http://x"), []
+    monkeypatch.setattr(own, "_request", lambda *_: asked.append(1) or (status, {}, b'{"error": "so it is"}'))
+    with pytest.raises(error, match="so it is") as caught:
+        own.logits(torch.zeros(1, 3, 32, 32))
+    assert len(asked) == 1 and type(caught.value) is error
+
+
+@pytest.mark.parametrize("width", [None, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("given", [torch.float32, torch.float64, torch.uint8])
+def test_pixels_go_into_the_head_in_the_precision_of_its_weights(width, dtype, given, monkeypatch):
+    """Those of the layers that it has: what only its tail computes with has no numbers."""
+
+    class Head:
+        facts, config, processor = SimpleNamespace(digest="d"), SimpleNamespace(num_channels=3), None
+        network = torch.nn.ModuleList(
+            [torch.nn.Linear(2, 2, device="meta"), torch.nn.Linear(2, 2, dtype=dtype), torch.nn.Linear(2, 2)]
+        )
+
+        def __call__(self, pixels, *, width):
+            seen.append((pixels.dtype, pixels.device.type, width))
+            return {"features": pixels}
+
+    seen, own = [], SplitClassifier(Head(), "http://x")
+
+    def request(method, path, body, headers):
+        sent, shape = unpack(body, channels=3, max_images=2, max_pixels=99)
+        assert sent["features"].dtype == dtype and shape == (2, 3, 4, 5)
+        return 200, {NUMBER: headers[NUMBER]}, pack_logits(torch.zeros(2, 5))
+
+    monkeypatch.setattr(own, "_request", request)
+    found = own.logits(torch.ones(2, 3, 4, 5, dtype=given), width=width)
+    assert seen == [(dtype, "cpu", width)]
+    # What a tail does not tell is not known.
+    assert all(str(found.milliseconds[name]) == "nan" for name in ("link", "queue", "tail"))
+
+
+def test_what_a_tail_says_it_took_is_in_milliseconds_and_apart_from_what_was_waited(halves, monkeypatch):
+    """By a clock that says when the request was there, when it was begun and when it was done."""
+    head, tail = halves
+    body, times = pack(head(torch.zeros(1, 3, 32, 32)), (1, 3, 32, 32)), iter([1.0, 1.25, 3.0])
+    with served(tail) as url:
+        monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+        status, headers = answered(url, body, tail.facts.digest)
+    assert (status, headers[QUEUE_TIME], headers[TAIL_TIME]) == (200, "250.000", "1750.000")
+
+
+def test_a_request_that_is_computed_too_long_keeps_its_place_until_it_ends(halves):
+    head, tail = halves
+    go_on = threading.Event()
+
+    class Slow:
+        facts, config, device = tail.facts, tail.config, tail.device
+
+        def __call__(self, *args):
+            assert go_on.wait(20)
+            return tail(*args)
+
+    body = pack(head(torch.randn(1, 3, 32, 32)), (1, 3, 32, 32))
+    with served(Slow(), limits=ServiceLimits(workers=1, queue=0, timeout=0.15)) as url:
+        assert answered(url, body, tail.facts.digest)[0] == 504
+        for _ in range(2):
+            assert answered(url, body, tail.facts.digest)[0] == 503
+        go_on.set()
+        statuses = []
+        while 200 not in statuses and len(statuses) < 100:
+            statuses.append(answered(url, body, tail.facts.digest)[0])
+            time.sleep(0.01)
+        assert {*statuses} <= {503, 200} and statuses[-1] == 200
+        assert answered(url, body, tail.facts.digest)[0] == 200
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, TypeError])
+def test_images_that_a_tail_cannot_compute_are_the_fault_of_the_request(halves, error):
+    head, tail = halves
+
+    class Broken:
+        facts, config, device = tail.facts, tail.config, tail.device
+
+        def __call__(self, *args):
+            raise error("deep inside")
+
+    body = pack(head(torch.randn(2, 3, 32, 32)), (2, 3, 32, 32))
+    with served(Broken()) as url:
+        for _ in range(2):
+            status, said = ask(url, body, **{DIGEST: tail.facts.digest})
+            assert (status, said.decode()) == (
+                400,
+                '{"error":"payload: images of shape [2, 3, 32, 32] cannot be computed."}',
+            )
+
+
+@pytest.mark.parametrize("limits", [ServiceLimits(timeout=3.0), ServiceLimits(workers=300, queue=500, timeout=0.5)])
+def test_more_connections_are_taken_than_requests_so_that_every_head_gets_an_answer_in_words(limits):
+    config = server_config("app", limits, port=1234, host="0.0.0.0")
+    assert config.limit_concurrency > limits.workers + limits.queue + 1
+    assert (config.port, config.host, config.server_header) == (1234, "0.0.0.0", False)
+    assert config.http.patience == limits.timeout

@@ -1,6 +1,8 @@
 """Sub-models that learn together in runs of the tasks causal-lm and image-classification."""
 
 import json
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from transformers import (
 
 from hf_effmodels._written import rewritten
 from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.elastic.arguments import SortedArguments
+from hf_effmodels.training.elastic.sorted_runs import SortedRun, making_sorted
 from hf_effmodels.training.run.output_folder import clear_output_folder, write_run
 from hf_effmodels.training.tasks.causal_lm.arguments import CausalLMArguments
 from hf_effmodels.training.tasks.image_classification.task import ImageClassificationArguments
@@ -199,3 +203,61 @@ def test_a_run_that_is_overwritten_leaves_none_of_its_sub_models_and_all_else(tm
     (run / "submodels.json").write_text("of somebody, where no run is recorded")
     clear_output_folder(run)
     assert (run / "submodels.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "asked, sizes", [(5, [2, 2, 1]), (4, [2, 2]), (1, [1]), (7, [2, 2, 2, 1]), (99, [2, 2, 2, 1])]
+)
+def test_statistics_are_taken_of_the_first_samples_each_once(asked, sizes):
+    samples = [{"pixels": torch.full((3,), float(n)), "labels": n} for n in range(7)]
+    args = SimpleNamespace(per_device_eval_batch_size=2, device=torch.device("cpu"))
+    run = SimpleNamespace(calibration_samples=asked, train_dataset=samples, args=args)
+    batches = list(SortedRun._calibration_batches(run, "pixels"))
+    assert [len(batch["pixels"]) for batch in batches] == sizes and all({*batch} == {"pixels"} for batch in batches)
+    assert torch.cat([batch["pixels"] for batch in batches])[:, 0].tolist() == list(range(min(asked, 7)))
+
+
+def test_names_and_numbers_of_sub_models_go_to_their_bounds():
+    @dataclass
+    class Base:
+        def __post_init__(self):
+            self.asked = True
+
+    @dataclass
+    class Arguments(SortedArguments, Base):
+        pass
+
+    longest = "a" + "b" * 63
+    for name in (longest, "9", "Half_of-it.2"):
+        read = Arguments(sorted_submodels=f"{{{name!r}: {{num_hidden_layers: 2}}}}", submodels_per_step=2)
+        assert read.sorted_submodels == {name: {"num_hidden_layers": 2}} and read.asked
+    for name in (longest + "b", ".hidden", "_x", "-x", "a b", "a/b", "\u00e4", "a\n"):
+        with pytest.raises(ValueError, match="--sorted_submodels: got the name"):
+            Arguments(sorted_submodels={name: {"num_hidden_layers": 2}})
+    two = {"a": {"num_hidden_layers": 2}, "b": {"num_hidden_layers": 1}}
+    assert Arguments(sorted_submodels=two, submodels_per_step=3).submodels_per_step == 3
+    with pytest.raises(
+        ValueError, match="--submodels_per_step: got 4, accepted are 1 to 3, the sub-models and the wh"
+    ):
+        Arguments(sorted_submodels=two, submodels_per_step=4)
+    for none in (None, "", {}):
+        assert Arguments(sorted_submodels=none).sorted_submodels is None
+    for sizes in ({}, 3, [1], None, "half"):
+        with pytest.raises(ValueError, match="--sorted_submodels: got .* for b, accepted are sizes such as"):
+            Arguments(sorted_submodels={**two, "b": sizes})
+
+
+def test_what_is_said_of_sub_models_reaches_their_trainer_and_its_refusals_are_called_by_the_option():
+    made = []
+    args = SimpleNamespace(sorted_submodels={"a": {}}, submodels_per_step=2, submodel_calibration_samples=17)
+    making_sorted(lambda **options: made.append(options), args)(model="m")
+    expected = {"submodels": {"a": {}}, "submodels_per_step": 2, "calibration_samples": 17, "model": "m"}
+    assert made == [expected]
+    for said, told in (("sizes do not fit", "--sorted_submodels: sizes do not fit"), ("--seed: no", "--seed: no")):
+
+        def refuse(said=said, **options):
+            raise ValueError(said)
+
+        with pytest.raises(ValueError) as caught:
+            making_sorted(refuse, args)()
+        assert str(caught.value) == told

@@ -316,3 +316,58 @@ def test_lamb_has_a_ratio_of_one_where_a_norm_is_nought(weight, gradient):
         [parameter], lr=0.1, weight_decay=0.0, always_adapt=True, max_grad_norm=None, eps=0.0 if gradient else 1e-6
     ).step()
     torch.testing.assert_close(parameter.detach(), torch.full((3,), weight - 0.1 * np.sign(gradient)))
+
+
+@pytest.mark.parametrize(
+    "make, groups",
+    [
+        (
+            Lamb,
+            [
+                {"lr": 0.1, "betas": (0.5, 0.7), "eps": 0.1, "weight_decay": 0.2, "trust_clip": True},
+                {"lr": 0.3, "betas": (0.8, 0.6), "eps": 0.01, "weight_decay": 0.0, "always_adapt": True},
+                {"lr": 0.2, "betas": (0.9, 0.9), "weight_decay": 0.1, "bias_correction": False},
+            ],
+        ),
+        (
+            RMSpropTF,
+            [
+                {"lr": 0.1, "alpha": 0.5, "eps": 0.1, "weight_decay": 0.2, "momentum": 0.0},
+                {"lr": 0.3, "alpha": 0.8, "eps": 0.01, "weight_decay": 0.0, "momentum": 0.7},
+                {"lr": 0.2, "alpha": 0.7, "weight_decay": 0.1, "momentum": 0.4},
+            ],
+        ),
+    ],
+    ids=["lamb", "rmsprop_tf"],
+)
+def test_each_group_moves_by_its_own_settings_as_if_it_were_alone(make, groups):
+    torch.manual_seed(1)
+    starts = [torch.randn(4, 2, dtype=torch.float64) for _ in groups]
+    together, alone = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    common = {"max_grad_norm": None} if make is Lamb else {}
+    both = make([{"params": [p], **own} for p, own in zip(together, groups, strict=True)], **common)
+    singles = [make([p], **own, **common) for p, own in zip(alone, groups, strict=True)]
+    for _ in range(3):
+        for first, second in zip(together, alone, strict=True):
+            first.grad = torch.randn(4, 2, dtype=torch.float64)
+            second.grad = first.grad.clone()
+        both.step()
+        for single in singles:
+            single.step()
+    for first, second, start in zip(together, alone, starts, strict=True):
+        torch.testing.assert_close(first, second)
+        assert not torch.equal(first, start)
+
+
+@pytest.mark.parametrize("limit, share", [(10.0, 1.0), (5.0, 1.0), (2.5, 0.5), (0.0, 0.0)])
+def test_lamb_clips_by_the_norm_of_all_groups_together(limit, share):
+    """Gradients of 3 and 4 have a joint norm of 5; beside an epsilon of 1 it shows how large they are."""
+    weights = [nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2)]
+    for weight, gradient in zip(weights, (3.0, -4.0), strict=True):
+        weight.grad = torch.full((1,), gradient, dtype=torch.float64)
+    optimizer = Lamb([{"params": [w]} for w in weights], lr=0.1, eps=1.0, weight_decay=0.0, max_grad_norm=limit)
+    optimizer.step()
+    for weight, gradient in zip(weights, (3.0, -4.0), strict=True):
+        moved = 0.1 * share * gradient / (abs(share * gradient) + 1)
+        assert weight.item() == pytest.approx(1 - moved)
+        assert weight.grad.item() == gradient, "gradients are not changed"

@@ -1,6 +1,7 @@
 """Learning rates step by step, against the formulas; what no schedule can be made of is named."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -170,3 +171,53 @@ def test_norms_weights_and_biases_of_a_detector_are_three_groups():
         ["first.bias", "norm.bias", "layer_norm.bias"],
     ]
     assert [group["weight_decay"] for group in groups] == [0.0, 0.3, 0.0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"epochs": 4},
+        {"steps_per_epoch": 9},
+        {"learning_rate": 0.5},
+        {"final_factor": 0.25},
+        {"warmup_epochs": 1.5},
+        {"least_warmup_steps": 20},
+        {"warmup_bias_learning_rate": 0.7},
+        {"momentum": 0.6},
+        {"warmup_momentum": 0.3},
+        {"batch_size": 12},
+        {"batch_size": 200},
+        {"nominal_batch_size": 160},
+    ],
+    ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()) or "plain",
+)
+def test_each_setting_of_a_detector_s_schedule_is_that_of_the_formula(options):
+    settings = {
+        "epochs": 6, "steps_per_epoch": 7, "learning_rate": 0.2, "final_factor": 0.05, "warmup_epochs": 2.5,
+        "least_warmup_steps": 3, "warmup_bias_learning_rate": 0.4, "momentum": 0.9, "warmup_momentum": 0.5,
+        "batch_size": 24, "nominal_batch_size": 64, **options,
+    }  # fmt: skip
+    s = SimpleNamespace(**settings)
+    schedule = DetectionSchedule(**settings)
+    warm = max(round(s.warmup_epochs * s.steps_per_epoch), s.least_warmup_steps)
+    ratio = s.nominal_batch_size / s.batch_size
+
+    def cosine(epoch):
+        return s.final_factor + (1 - s.final_factor) * (1 + math.cos(math.pi * epoch / s.epochs)) / 2
+
+    updates, last = [], -1
+    for step in range(s.epochs * s.steps_per_epoch):
+        epoch, share = step // s.steps_per_epoch, min(step / warm, 1)
+        if step <= warm:
+            top = s.learning_rate * cosine(epoch)
+            rates = (share * top, share * top, (1 - share) * s.warmup_bias_learning_rate + share * top)
+            gathered = max(1, round((1 - share) + share * ratio))
+        else:
+            rates, gathered = (s.learning_rate * cosine(epoch - 1),) * 3, max(1, round(ratio))
+        assert schedule.learning_rates(step) == pytest.approx(rates)
+        assert schedule.momentum_at(step) == pytest.approx((1 - share) * s.warmup_momentum + share * s.momentum)
+        assert schedule.accumulation(step) == gathered
+        updates.append(step - last >= gathered)
+        last = step if updates[-1] else last
+    assert schedule.updates(len(updates)) == updates

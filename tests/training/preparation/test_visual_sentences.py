@@ -1,6 +1,7 @@
 """Tables of tokens: what the tokenizer says of the pictures, going on after an end, and trained on like pictures."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,3 +114,18 @@ def test_training_on_a_table_is_training_on_its_pictures(arguments, pairs, visua
         assert np.array_equal(*(history(tmp_path / name, *keys) for name in "12"))
     with pytest.raises(ValueError, match="--expand: a table of tokens holds its copies already"):
         train([*run, "--dataset", str(table), "--expand", "{segment: 2}", "--output_dir", str(tmp_path / "3")])
+
+
+@pytest.mark.parametrize("size", [None, 24])
+def test_the_tokenizer_is_made_for_the_size_that_is_asked_for_and_else_for_its_own(size, pairs, tmp_path, monkeypatch):
+    class Loaded(Exception):
+        pass
+
+    def load(*given):
+        raise Loaded(*given)
+
+    monkeypatch.setattr(visual_sentences, "load_task", lambda name: SimpleNamespace(load_image_tokenizer=load))
+    argv = ["--dataset", str(pairs), "--image_tokenizer", "org/net", "--output", str(tmp_path / "out")]
+    with pytest.raises(Loaded) as caught:
+        visual_sentences.main([*argv, *([] if size is None else ["--image_size", str(size)])])
+    assert caught.value.args == ("org/net", size) and not (tmp_path / "out").exists()

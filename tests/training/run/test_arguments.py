@@ -12,6 +12,8 @@ from hf_effmodels.training.run.arguments import (
     _read_entry,
     _warn,
     blaming_model_config,
+    check_fields_of,
+    read_mapping,
 )
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments, resolved
 from hf_effmodels.training.tasks.image_classification.data import DataArguments
@@ -364,3 +366,60 @@ def test_a_folder_that_nobody_names_is_called_by_what_it_is_made_of(given, name,
     assert reader._new_folder(SimpleNamespace(**given)) == f"outputs/{name}-1"
     (tmp_path / "outputs" / f"{name}-1").mkdir(parents=True)
     assert reader._new_folder(SimpleNamespace(**given)) == f"outputs/{name}-2"
+
+
+def test_a_long_reason_why_no_model_works_is_cut_and_stands_in_one_line():
+    with pytest.raises(ValueError) as caught, blaming_model_config({"a": 1}, "org/net", bitnet="mean", codebook=None):
+        raise RuntimeError("first\n   second " + "x" * 400)
+    reason = "RuntimeError: first second " + "x" * (300 - len("first second "))
+    assert str(caught.value) == f"--model_config, --bitnet: no model works with {{'a': 1}}, mean ({reason})."
+    # Where nothing was said of it the model is to blame; a mistake in the code, without a model, stays what it is.
+    with pytest.raises(ValueError, match=r"^--model: no model works with org/net \(KeyError: 'depth'\)\.$"):
+        with blaming_model_config({}, "org/net"):
+            raise KeyError("depth")
+    with pytest.raises(KeyError), blaming_model_config({}, bitnet=None):
+        raise KeyError("depth")
+    with pytest.raises(ValueError, match=r"\(its weights have other shapes; --ignore_mismatched_sizes true starts th"):
+        with blaming_model_config({"a": 1}):
+            raise RuntimeError("You may use ignore_mismatched_sizes=True")
+
+
+def test_of_a_check_of_a_configuration_the_reason_alone_is_told():
+    class StrictDataclassFieldValidationError(Exception):
+        pass
+
+    with pytest.raises(ValueError) as caught, blaming_model_config({"a": 1}):
+        raise StrictDataclassFieldValidationError("field a") from TypeError("a is no text")
+    assert str(caught.value) == "--model_config: no model works with {'a': 1} (a is no text)."
+    with pytest.raises(ValueError) as caught, blaming_model_config({"a": 1}):
+        raise RuntimeError("field a") from TypeError("a is no text")
+    assert str(caught.value) == "--model_config: no model works with {'a': 1} (RuntimeError: field a)."
+    with pytest.raises(ValueError, match=r"\(StrictDataclassFieldValidationError: field a\)\.$"):
+        with blaming_model_config({"a": 1}):
+            raise StrictDataclassFieldValidationError("field a")
+
+
+def test_a_field_is_what_a_configuration_keeps_and_nothing_that_it_does():
+    class Config:
+        depth, hidden_size = 3, None
+
+        def to_dict(self):
+            return {"depth": 3, "hidden_size": None, "hidden_sizes": [1]}
+
+    assert check_fields_of(Config(), {"depth": 4, "hidden_size": 2}) is None
+    for name, hint in (("to_dict", ""), ("widths", ""), ("hidden_sise", "; nearest: hidden_size, hidden_sizes")):
+        with pytest.raises(ValueError, match=f"^--model_config: Config has no field {name!r}{hint}.$"):
+            check_fields_of(Config(), {"depth": 4, name: 1})
+    with pytest.raises(ValueError, match="^--changes: Config has no field 'x'.$"):
+        check_fields_of(Config(), {"x": 1}, "--changes")
+
+
+def test_the_keys_of_a_mapping_are_names_unless_others_are_asked_for():
+    assert read_mapping("a", "{1: 2}", keys=int) == {1: 2} and read_mapping("a", {"b": 1}) == {"b": 1}
+    assert read_mapping("a", None) == {} == read_mapping("a", "")
+    for value, keys in (("{1: 2}", str), ("{true: 2}", int), ("{true: 2}", object), ("{b: 2}", int)):
+        with pytest.raises(ValueError, match="^--a: got the key .*, accepted are names.$"):
+            read_mapping("a", value, keys=keys)
+    for value in ("[1]", "word", [1], 3):
+        with pytest.raises(ValueError, match="^--a: got .*, accepted is a mapping such as"):
+            read_mapping("a", value)

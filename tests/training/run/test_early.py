@@ -346,3 +346,41 @@ def test_places_that_are_none_are_told_of_every_argument_that_names_one(argument
         return
     with pytest.raises((ValueError, OSError), match=f"^--{argument}: "):
         _check_there(argument, str(tmp_path))
+
+
+def test_each_model_that_is_named_is_looked_at_and_none_is_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folders(tmp_path)
+    for name in ("good", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text('{"model_type": "resnet"}')
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+
+    def check(*argv, task="distillation", output="out"):
+        reader = ArgumentReader(["--task", task, "--dataset", "digits", "--output_dir", output, *argv])
+        check_early(reader, task_folder(task), "TRAINING_ARGUMENTS")
+
+    student = ["--model", "ghostnetv3-1.0x", "--overwrite_output_dir", "true"]
+    with pytest.raises(ValueError, match="^--output_dir: other is --teacher's own folder, and would be both"):
+        check(*student, "--teacher", "other", output="other")
+    check(*student, "--teacher", "other")
+    several, free = ["--teachers", "good"], "data-free-distillation"
+    check(*student, *several, "other", task=free)
+    with pytest.raises(OSError, match="^--teachers: gpt2 is a gpt2, for which there is no"):
+        check(*student, *several, "gpt2", task=free)
+    with pytest.raises(ValueError, match="^--output_dir: other is --teachers's own folder"):
+        check(*student, *several, "other", task=free, output="other")
+    # What can be no id of the Hub is told early of what is only read.
+    with pytest.raises(OSError, match="^--teacher: there is no folder or file 'no body'"):
+        check(*student, "--teacher", "no body")
+
+
+def test_a_file_is_no_model_but_may_be_what_others_are_read_from(tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    file = str(tmp_path / "weights.safetensors")
+    with pytest.raises(OSError, match="^--model: .*weights.safetensors is a file; accepted are a folder and an id"):
+        _check_there("model", file)
+    for argument in ("teacher", "encoder", "detector", "image_tokenizer", "dataset", "eval_dataset"):
+        _check_there(argument, file)
+    with pytest.raises(OSError, match="^--dataset: "):
+        _check_there("dataset", "{a: b}")

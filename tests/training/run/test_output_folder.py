@@ -446,3 +446,39 @@ def test_what_another_run_has_written_is_called_by_its_name(tmp_path):
     shutil.rmtree(tmp_path / "checkpoint-10")
     with pytest.raises(ValueError, match="since this one looked at it .what was there is gone."):
         run.train()
+
+
+def test_of_a_run_that_is_replaced_its_checkpoints_and_its_model_go_and_all_else_stays(tmp_path):
+    write_run(tmp_path, CONFIG)
+    gone = (*MODELS, "README.md", "trainer_state.json", "all_results.json", "submodels.json")
+    stays = ("checkpoint-best/config.json", "checkpoint-7", "notes.txt", "runs/events", "hub/notes.txt", "model.bin")
+    for name in (*gone, *stays, "checkpoint-30/model.safetensors", "checkpoint-4/x/y"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    clear_output_folder(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*stays}
+    clear_output_folder(tmp_path)  # nothing of a run is there any more
+    assert left == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", [*MODELS, "README.md", "trainer_state.json", "all_results.json"])
+def test_a_run_that_could_not_be_deleted_to_its_end_is_still_known_as_one(tmp_path, name, monkeypatch):
+    write_run(tmp_path, CONFIG)
+    for each in (*MODELS, "README.md", "trainer_state.json", "all_results.json"):
+        (tmp_path / each).write_text("1")
+    unlink = Path.unlink
+
+    def fail(self, missing_ok=False):
+        if self.name == name:
+            raise PermissionError(f"{name} is in use")
+        unlink(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        with pytest.raises(PermissionError, match="in use"):
+            clear_output_folder(tmp_path)
+    assert (tmp_path / RUN_FILE).is_file() and (tmp_path / name).is_file()
+    assert open_output_folder(tmp_path, CONFIG, None, overwrite=True) is None
+    clear_output_folder(tmp_path)
+    assert not [*tmp_path.iterdir()]

@@ -472,3 +472,27 @@ def test_a_later_round_is_of_the_same_recipe_wherever_the_model_before_lies():
     rest = {"learning_rate": 0.5, "folder": "x"}
     assert _recipe(made, 1) == {"model": "a/round-1", "tokenizer": "a/round-1", **rest}
     assert _recipe(made, 2) == _recipe(made, 3) == rest
+
+
+def test_how_likely_the_likeliest_sample_is_is_told_at_the_temperature_of_the_draw(tmp_path):
+    losses = 2 * np.log([1.0, 2.0, 4.0, 1.0])
+    for temperature, likeliest in ((2.0, 4 / 8), (1.0, 16 / 22), (4.0, 2 / (1 + 2**0.5 + 2 + 1))):
+        written = write_drawn(tmp_path / "drawn.json", losses, rate=0.5, temperature=temperature)
+        assert written["largest_probability"] == pytest.approx(likeliest)
+        assert (written["temperature"], written["group_size"], written["seed"], written["data"]) == (
+            temperature,
+            1,
+            0,
+            None,
+        )
+    assert write_drawn(tmp_path / "drawn.json", losses, rate=0.5)["largest_probability"] == pytest.approx(16 / 22)
+
+
+def test_numbers_that_were_drawn_from_data_that_nobody_named_fit_all_of_as_many_samples(tmp_path):
+    file = tmp_path / "drawn.json"
+    written = write_drawn(file, np.arange(6.0), rate=0.5, seed=5)
+    for data in (None, "ab"):
+        assert read_drawn(file, 6, data).tolist() == written["indices"]
+    old = {name: value for name, value in written.items() if name != "data"}
+    file.write_text(json.dumps(old))
+    assert read_drawn(file, 6, "ab").dtype == np.int64
