@@ -230,7 +230,7 @@ def reading(
 
 def first_line(error: Exception) -> str:
     """What an error says first, with what follows its colon: transformers' messages go on for a page."""
-    while type(error).__name__.startswith("StrictDataclass") and isinstance(error.__cause__, Exception):
+    if type(error).__name__.startswith("StrictDataclass") and isinstance(error.__cause__, Exception):
         error = ValueError(str(error.__cause__))  # a configuration's own words
     for pattern, words in _LIBRARIES_SAY:
         if found := pattern.search(str(error)):

@@ -579,6 +579,59 @@ def test_every_option_of_convert_and_download_reaches_the_function(monkeypatch, 
         "download", "ghostnetv3-1.0x", "--source", "github"
     )
     assert "FOLDER: " in refused("download", "ghostnetv3-1.0x", "copy")
+    assert len(asked) == 2, "nothing is fetched for a folder that holds something"
+
+
+def test_whoever_downloads_knows_the_licence_before_anything_is_fetched(monkeypatch, capsys, tmp_path):
+    told = []
+
+    def fetch(preset, source, *, token):
+        told.append(capsys.readouterr().err)
+        raise OSError("the line broke")
+
+    monkeypatch.setattr("hf_effmodels.hub.pretrained", fetch)
+    facts = {"weights_license": None, "weights_license_note": None}
+    for known, said in (
+        ({}, "not stated"),
+        ({"weights_license": "mit"}, "mit"),
+        ({"weights_license": "mit", "weights_license_note": "as they say"}, "mit (as they say)"),
+        ({"weights_license_note": "nobody says"}, "not stated (nobody says)"),
+    ):
+        monkeypatch.setattr(cli, "model_info", lambda name, known=known: SimpleNamespace(**facts | known))
+        assert cli.main(["download", "ghostnetv3-1.0x", str(tmp_path / "out")]) == 2
+        assert told.pop() == f"hf-effmodels: licence of the weights: {said}\n"
+        assert "the line broke" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_conversion_writes_over_an_export_of_ours_and_a_pipeline_into_new_folders_alone(
+    good, monkeypatch, tmp_path, refused, capsys
+):
+    """Names and files are looked at in this order: the licence, the folder, the checkpoint, the image tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.ones(3)}, "a.pth")
+    shutil.copytree(good, "ours")
+    for name in ("theirs", "parts"):
+        Path(name).mkdir()
+        Path(name, "notes.txt").write_text("mine")
+    Path("no.pth").write_bytes(b"nothing")
+    asked = []
+    monkeypatch.setattr(CONVERT, "convert", lambda *given, **options: asked.append(given[2]) or {})
+    monkeypatch.setattr(cli, "_show_facts", str)
+    assert cli.main(["convert", "ghostnet-0.5x", "a.pth", "ours"]) == 0 and asked == ["ours"]
+    capsys.readouterr()
+    plain, pipeline = ["convert", "ghostnet-0.5x"], ["convert", "delvm-300m"]
+    for argv, said in (
+        ([*pipeline, "parts", "theirs"], "FOLDER: theirs is not empty: it holds notes.txt"),
+        ([*pipeline, "a.pth", "ours"], "FOLDER: ours is not empty: it holds"),
+        ([*pipeline, "no.pth", "new"], "CHECKPOINT: no.pth"),
+        ([*pipeline, "a.pth", "new", "--image-tokenizer", "no.pth"], "--image-tokenizer: no.pth"),
+        ([*pipeline, "parts", "new", "--image-tokenizer", "no.pth"], "--image-tokenizer: no.pth"),
+        ([*plain, "no.pth", "a.pth"], "a.pth is a file"),
+        ([*plain, "no.pth", "a.pth", "--license", "Mine"], "--license: got 'Mine'"),
+        ([*plain, "parts", "new"], "CHECKPOINT: "),
+    ):
+        assert said in refused(*argv), argv
+    assert asked == ["ours"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 from contextlib import nullcontext
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from huggingface_hub import constants
 
 from hf_effmodels import _places
-from hf_effmodels._places import check_place, first_line
+from hf_effmodels._model_place import check_model
+from hf_effmodels._places import check_place, first_line, no_data_set, reading
 
 
 class StrictDataclassFieldValidationError(Exception):
@@ -37,6 +39,17 @@ def _of_configuration(said: Exception) -> Exception:
             "it is a ViT, for which there is no AutoX",
         ),
         (_of_configuration(TypeError("depth: got x.\nmore")), "depth: got x"),
+        (_of_configuration(OSError("Error no file named model.safetensors")), "there are no weights in it"),
+        (OSError("Error no file named pytorch_model.bin, model.safetensors found"), "there are no weights in it"),
+        (OSError("Error no file named vocab.txt found"), "Error no file named vocab.txt found"),
+        (
+            RuntimeError("You set `ignore_mismatched_sizes` to `False`, thus raising an error.\na"),
+            "its weights have other shapes than those of its config.json",
+        ),
+        (
+            RuntimeError("We encountered some issues during automatic conversion of the weights. For details:\na"),
+            "its weights cannot be put together: some of a group are lacking, or have other shapes",
+        ),
         (StrictDataclassFieldValidationError("alone"), "StrictDataclassFieldValidationError: alone"),
     ],
 )
@@ -113,3 +126,55 @@ def test_a_revision_goes_with_what_is_not_here(unreachable, monkeypatch):
         check_place("--model", "net", revision=("--revision", "v1"))
     monkeypatch.setattr(_places, "_is_hub_reached", lambda: True)
     check_place("--model", "org/net", revision=("--revision", "v1"))
+
+
+@pytest.mark.parametrize(
+    "files, said",
+    [
+        ({"config.json": "{}"}, None),
+        ({"config.json": "{"}, "^--model: .*net/config.json is not valid JSON"),
+        ({"config.json": "[" * 100_000}, "^--model: .*net/config.json is not valid JSON"),
+        ({"config.json": "[1]"}, "^--model: .*net/config.json holds no mapping of settings.$"),
+        ({"adapter_config.json": "{"}, None),
+        ({"model_index.json": "{}"}, None),
+        ({"tail/split.json": "{}"}, None),
+        ({"a/b/config.json": "{}"}, "^--model: .*net is no model's folder: it has no config.json.$"),
+        ({"notes.txt": "{}"}, "^--model: .*net is no model's folder"),
+        ({}, "^--model: .*net is no model's folder"),
+    ],
+    ids=["whole", "broken", "deep", "a list", "an adapter", "a pipeline", "halves", "two below", "notes", "nothing"],
+)
+def test_a_folder_can_be_a_models_by_what_lies_in_it_or_one_below(files, said, tmp_path):
+    (tmp_path / "net").mkdir()
+    for name, text in files.items():
+        (tmp_path / "net" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "net" / name).write_text(text)
+    if said is None:
+        check_model("--model", str(tmp_path / "net"), revision=("--revision", None))
+    else:
+        with pytest.raises(OSError, match=said):
+            check_model("--model", str(tmp_path / "net"))
+    with pytest.raises(ValueError, match="^--revision: got 'v1', but --model .*net lies here"):
+        check_model("--model", str(tmp_path / "net"), revision=("--revision", "v1"))
+
+
+def test_a_preset_is_a_preset_whatever_lies_beside_it(unreachable, monkeypatch):
+    (unreachable / "ghostnet-1.0x").mkdir()
+    check_model("--model", "ghostnet-1.0x", revision=("--revision", "v1"))
+    with pytest.raises(OSError, match="cannot be found or reached"):
+        check_model("--model", "ghostnet-9x")
+    monkeypatch.setattr("hf_effmodels._model_place.names_in_source", lambda: None)
+    check_model("--model", "ghostnet-9x")
+
+
+def test_a_package_that_is_missing_is_named_with_what_needs_it(tmp_path):
+    with pytest.raises(ImportError, match=f"^--model: {tmp_path} needs a package: pip install sentencepiece$"):
+        with reading("--model", str(tmp_path)):
+            raise PackageNotFoundError("sentencepiece")
+
+
+def test_of_a_file_as_a_data_set_the_option_for_files_is_named():
+    assert str(no_data_set("--dataset", "a.csv")) == (
+        "--dataset: 'a.csv' is a file; accepted are a folder, an id of the Hub, and a format such as csv, json, "
+        "parquet or imagefolder with --data_files a.csv."
+    )

@@ -129,6 +129,27 @@ def test_ours_steps_back_where_transformers_has_taken_the_name(monkeypatch, capl
         assert hf_effmodels.VigConfig in getattr(module, auto)._extra_content
 
 
+def test_processors_and_tables_of_names_step_back_as_well(monkeypatch):
+    """Those of our own and those of transformers that ours take."""
+    mapping = processing_auto.PROCESSOR_MAPPING
+    for taken in ("adem_vl", "light_clip"):
+        monkeypatch.setitem(configuration_auto.CONFIG_MAPPING_NAMES, taken, "BertConfig")
+    monkeypatch.setattr(mapping, "_extra_content", {})
+    registry._register_processors()
+    assert hf_effmodels.TinySamConfig in mapping._extra_content
+    assert ADEM not in mapping._extra_content and hf_effmodels.LightClipConfig not in mapping._extra_content
+    names = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    before = dict(names)
+    own = ARCHITECTURES["adem_vl"].auto_classes["AutoModelForImageTextToText"]
+    monkeypatch.delitem(names, own)
+    table = modeling_auto.MODEL_MAPPING._model_mapping
+    monkeypatch.setitem(table, "ghostnet", "TheirModel")
+    registry._register_models()
+    assert own not in names and table["ghostnet"] == "TheirModel"
+    monkeypatch.undo()
+    assert names == before
+
+
 def test_the_auto_classes_know_our_processors(tmp_path):
     config = hf_effmodels.get_config("tinynet-a")
     config.save_pretrained(tmp_path)

@@ -244,7 +244,10 @@ def _check_fit(folder: Path, architecture: Architecture, config) -> None:
         if not name.endswith(".json"):
             with safe_open(folder / name, framework="pt") as file:
                 found |= {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
-    may_be_missing = set(model.all_tied_weights_keys) | set(model.all_tied_weights_keys.values())
+    tied: dict[str, set[str]] = {}  # by the one whose value the others have
+    for name, source in model.all_tied_weights_keys.items():
+        tied.setdefault(source, {source}).add(name)
+    may_be_missing = {name for names in tied.values() if names & found.keys() for name in names}
     missing = set() if getattr(config, "adapter_only", False) else expected.keys() - found.keys() - may_be_missing
     wrong = sorted(missing) + sorted(name for name, shape in found.items() if expected.get(name) != shape)
     if wrong or not found:

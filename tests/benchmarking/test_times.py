@@ -165,6 +165,29 @@ def test_a_process_of_a_row_has_its_threads_and_its_settings(monkeypatch):
     assert given["overrides"] == {"width_multiplier": 0.5} and given["threads"] == 3 and given["batch"] == 2
 
 
+def test_a_row_has_the_same_weights_and_inputs_in_every_process(monkeypatch):
+    """Whatever numbers have been drawn before it is built."""
+    seen = []
+
+    def make_call(model, row):
+        seen.append((model.weight.detach().clone(), torch.rand(3)))
+        return lambda: None
+
+    peer = types.SimpleNamespace(build=lambda preset, folded, overrides: torch.nn.Linear(2, 3))
+    monkeypatch.setattr("hf_effmodels.benchmarking.peers.PEERS", {"ours": peer})
+    monkeypatch.setattr("hf_effmodels.benchmarking.workloads.make_call", make_call)
+    monkeypatch.setattr(worker, "_say", lambda facts: None)
+    monkeypatch.setattr(worker.sys, "stdin", [])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    asked = {"threads": 1, "peer": "ours", "preset": "x", "folded": False, "overrides": {}, "backend": "onnx"}
+    with torch.random.fork_rng(devices=[]):
+        for seed in (5, 6):
+            torch.manual_seed(seed)
+            worker.main(asked)
+    (weight, pixels), (again, others) = seen
+    assert torch.equal(weight, again) and torch.equal(pixels, others)
+
+
 class Clock:
     """Time that passes only where something says so: a call takes 20 ms, and its threads work for 30."""
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, SamConfig, ViTConfig, Vi
 
 from hf_effmodels import _kinds, cli, edge, edge_graphs, edge_halves, edge_language, edge_masks, edge_text
 from hf_effmodels.collaboration.splitting import split
-from hf_effmodels.edge_formats import FORMATS
+from hf_effmodels.edge_formats import FORMATS, Format, check_format, check_precision
 
 from ..pipelines.hierarchical_mask_generation.models import build as promptable
 from .test_halves import network
@@ -336,3 +336,36 @@ def test_a_graph_keeps_its_numbers_where_it_becomes_openvinos(tmp_path, monkeypa
     edge_graphs.to_openvino(tmp_path, "g")
     assert saved == [((str(tmp_path / "g.onnx"), tmp_path / "g.xml"), {"compress_to_fp16": False})]
     assert not list(tmp_path.iterdir())
+
+
+#: Of the documentation: which numbers each format has.
+IN = {
+    "onnx": ["float32", "float16", "int8", "int4"],
+    "openvino": ["float32", "float16"],
+    "executorch": ["float32"],
+}
+
+
+@pytest.mark.parametrize("format", IN)
+def test_each_format_has_its_numbers_by_either_name_and_names_them_for_others(format):
+    short = {"fp32": "float32", "fp16": "float16"}
+    for name in ("float32", "fp32", "float16", "fp16", "int8", "int4"):
+        full = short.get(name, name)
+        if full in IN[format]:
+            assert check_precision(name, format) == full
+            continue
+        with pytest.raises(ValueError) as told:
+            check_precision(name, format)
+        accepted = f"accepted with format={format!r} are {', '.join(IN[format])}."
+        assert str(told.value) == f"precision: got {name!r}, {accepted}"
+    with pytest.raises(ValueError, match="accepted are 'float32', 'float16', 'int8', 'int4', 'fp32', 'fp16'.$"):
+        check_precision("bfloat16", format)
+
+
+def test_all_packages_that_a_format_lacks_are_named_and_none_that_is_there(monkeypatch):
+    monkeypatch.setitem(FORMATS, "onnx", Format("E", "C", ("no_one", "json", "no_other"), {}))
+    with pytest.raises(ImportError) as told:
+        check_format("onnx")
+    assert str(told.value) == "format 'onnx' needs no_one and no_other: pip install no_one no_other"
+    monkeypatch.setitem(FORMATS, "onnx", Format("E", "C", ("json",), {}))
+    assert check_format("onnx") is FORMATS["onnx"]

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,7 +23,14 @@ from transformers import (
 )
 
 from hf_effmodels.hub import export, publish
-from hf_effmodels.hub.contents import components, is_model_file, model_files, read_json, refuse_link
+from hf_effmodels.hub.contents import (
+    components,
+    is_model_file,
+    model_files,
+    read_json,
+    reference_fields,
+    refuse_link,
+)
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..modeling.tiny import tiny_config
@@ -327,3 +336,40 @@ def test_components_of_a_pipeline_are_those_with_a_module_and_a_class():
         "Odd": ["a", "b"],
     }
     assert components(index | {"text": ["transformers"]}) == {"unet": ["diffusers", "UNet"], "unet2": ["a", None]}
+
+
+def test_each_part_of_a_pipeline_is_read_from_the_files_of_its_library(tmp_path):
+    index = {"_class_name": ["pipeline_mine", "Mine"], "scale": 4, "left_out": [None, None]}
+    index |= {"unet": ["diffusers", "UNet2DModel"], "text_encoder": ["transformers", "CLIPTextModel"]}
+    index |= {"condition": ["modeling_mine", "Condition"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    needed = """model_index.json README.md LICENSE NOTICE.txt unet/config.json condition/config.json
+    unet/diffusion_pytorch_model.safetensors unet/diffusion_pytorch_model.fp16.safetensors
+    condition/diffusion_pytorch_model.safetensors text_encoder/config.json text_encoder/model.safetensors
+    text_encoder/model.fp16.safetensors text_encoder/generation_config.json scheduler/scheduler_config.json""".split()
+    others = """unet/model.safetensors unet/model.fp16.safetensors condition/model.safetensors unet/LICENSE
+    unet/generation_config.json condition/scheduler_config.json text_encoder/scheduler_config.json
+    scheduler/config.json scheduler/model.safetensors left_out/diffusion_pytorch_model.safetensors
+    left_out/config.json scale/config.json config.json model.safetensors
+    unet/more/config.json unet/README.md training_curve.png""".split()
+    for name in [*needed, *others]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert model_files(tmp_path) == sorted(needed, key=lambda name: tmp_path / name)
+
+
+def test_a_part_says_where_it_is_in_the_field_of_its_own_name():
+    @dataclass
+    class Config:
+        sub_configs: ClassVar[dict[str, Any]] = {"text_config": 1, "vision_config": 2, "adapter_config": 3}
+        text_config: Any = None
+        text_model_name_or_path: str = ""
+        vision_model_name_or_path: str = ""
+        other_model_name_or_path: str = ""
+
+    class Plain:
+        pass
+
+    vision, text = "vision_model_name_or_path", "text_model_name_or_path"
+    assert reference_fields(Config) == {"text_config": text, "vision_config": vision}
+    assert reference_fields(Plain) == {}

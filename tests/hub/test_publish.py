@@ -443,3 +443,19 @@ def test_a_branch_that_has_gone_its_own_way_is_cleared_and_added_to(hub, folder,
     push(revision="dev")
     assert hub.files("org/net", "dev").keys() == os_names(folder)
     assert hub.files("org/net", "main").keys() == os_names(folder) | {"of_main.py"}
+
+
+def test_the_code_of_a_branch_is_renewed_there_and_in_a_request_with_its_message(hub, folder, push):
+    push()
+    push(revision="dev")
+    repo, ours = hub.repos["org/net"], (folder / "squeeze_excite.py").read_bytes()
+    repo.commit("dev", repo.commits[repo.resolve("dev")] | {"of_dev.py": File(ours)}, "an older layer")
+    main = repo.resolve("main")
+    commit = push(None, refresh_code=True, revision="dev", commit_message="Newer layers")
+    assert hub.files("org/net", "dev").keys() == os_names(folder) and repo.messages[commit.oid] == "Newer layers"
+    assert repo.resolve("dev") == commit.oid and repo.resolve("main") == main
+    repo.commit("main", repo.commits[main] | {"of_main.py": File(ours)}, "an older layer")
+    request = push(None, refresh_code=True, create_pr=True)
+    assert request.pr_revision.startswith("refs/pr/") and repo.messages[request.oid] == "Refresh the model's code"
+    assert hub.files("org/net", request.pr_revision).keys() == os_names(folder)
+    assert "of_main.py" in hub.files("org/net", "main")

@@ -214,6 +214,32 @@ def test_of_tied_weights_one_is_written_and_the_folder_is_whole(tmp_path, push):
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     sent, options = push(folder)
     assert "model.safetensors" in sent and options["commit_message"] == "Upload PanguPiForCausalLM"
+    weights = load_file(folder / "model.safetensors")
+    value = weights.pop("model.embed_tokens.weight")
+    save_file(weights | {"lm_head.weight": value}, folder / "model.safetensors", {"format": "pt"})
+    assert push(folder), "either name is enough"
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="another shape are lm_head.weight, model.embed_tokens.weight$"):
+        push(folder)
+
+
+def test_a_pipeline_takes_the_place_of_a_model_and_a_model_leaves_the_parts_of_a_pipeline(monkeypatch):
+    """Weights of a model lie beside its configuration, those of a pipeline in a folder for each part."""
+    present = ["model.safetensors", "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
+    present += ["unet/diffusion_pytorch_model-00001-of-00002.safetensors", "adapter_model.safetensors"]
+    present += ["old/deeper/model.safetensors", "old.py", "unet/old.py", "README.md", "onnx/model.onnx"]
+    monkeypatch.setattr(publishing, "download_bytes", lambda api, repo_id, name, head: name.encode())
+    monkeypatch.setattr(publishing, "is_bundled", lambda content: content.endswith(b"old.py"))
+
+    def gone(new, weights):
+        return {o.path_in_repo for o in publishing._deletions(None, "org/net", "0", present, new, weights=weights)}
+
+    parts = {"unet/diffusion_pytorch_model-00001-of-00002.safetensors", "text_encoder/model.safetensors"}
+    new = {"model_index.json", "unet/diffusion_pytorch_model.safetensors"}
+    assert gone(new, True) == {"model.safetensors", "old.py"} | parts
+    assert gone({"config.json", "README.md"}, True) == {"model.safetensors", "old.py"}
+    assert gone({"config.json", "model.safetensors"}, True) == {"old.py"}
+    assert gone({"modeling.py"}, False) == {"old.py"} and gone({"old.py"}, False) == set()
 
 
 def with_license(*arguments) -> str:
