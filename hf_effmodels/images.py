@@ -103,7 +103,7 @@ def _from_array(array: np.ndarray) -> "Image.Image":
         raise ValueError(f"an array of shape {array.shape}: accepted are (height, width) and (height, width, 1 to 4)")
     if 0 in array.shape:
         raise ValueError(f"the image has no pixels: its array has the shape {array.shape}")
-    if array.dtype == np.uint16:
+    if array.dtype.name == "uint16":  # in either order of bytes
         array = _scaled(array)
     if array.dtype != np.uint8:
         raise ValueError(f"an array of {array.dtype}: accepted are uint8 and uint16")

@@ -26,12 +26,11 @@ def test_gray_fills_three_channels_and_colour_becomes_luminance():
     assert read_image(RGB, 4).mode == "RGBA" and read_image(gray, 2).mode == "LA"
 
 
-@pytest.mark.parametrize("source", ["file", "image", "array"])
+@pytest.mark.parametrize("source", ["file", "image", "array", "array of the other order"])
 def test_sixteen_bits_are_scaled_and_not_clipped(source):
     values = np.linspace(0, 65535, 54).round().astype(np.uint16).reshape(6, 9)
-    given = {"array": values, "image": Image.fromarray(values), "file": as_file(Image.fromarray(values), "PNG")}[
-        source
-    ]
+    image, other = Image.fromarray(values), values.astype(values.dtype.newbyteorder())
+    given = {"array": values, "array of the other order": other, "image": image, "file": as_file(image, "PNG")}[source]
     read = np.asarray(read_image(given, 1))
     assert np.abs(read - values / 257).max() <= 0.5
     assert len(np.unique(read)) == 54

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    DynamicCache,
     FalconConfig,
     GenerationConfig,
     GPTNeoXConfig,
@@ -436,13 +437,14 @@ def test_reentrant_checkpointing_is_refused(ids):
         model(ids)
 
 
-@pytest.mark.parametrize(("autocast", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
-def test_adapters_of_a_half_precision_base_are_float32_unless_told_otherwise(ids, image_embeds, autocast, dtype):
-    base = decoder().to(torch.bfloat16)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_adapters_of_a_half_precision_base_are_float32_unless_told_otherwise(ids, image_embeds, autocast, half):
+    base, dtype = decoder().to(half), torch.float32 if autocast else half
     model = get_peft_model(base, AdemConfig(num_vision_tokens=TOKENS), autocast_adapter_dtype=autocast)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {dtype}
     out = model(ids, image_embeds=image_embeds, labels=ids)
-    assert out.logits.dtype == torch.bfloat16
+    assert out.logits.dtype == half
     out.loss.backward()
     assert model.base_model.adem_emb2["default"].grad.dtype == dtype
 
@@ -1236,3 +1238,59 @@ def test_weights_are_swapped_beside_layers_that_have_an_alpha_of_their_own(tmp_p
     x, images = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
     assert torch.equal(model(x, image_embeds=images), other(x, image_embeds=images))
     assert model.base_model.model.mlp.base_layer[1].alpha == 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["keyword", "context"])
+def test_images_that_are_given_go_before_those_that_a_cache_remembers(how, ids, image_embeds):
+    """The new tokens see them, beside the keys and values of the old ones, which saw others."""
+    model, others = adapted(alpha=0.5), image_embeds.flip(1) + 1
+    caches = [model(ids[:, :4], image_embeds=image_embeds).past_key_values for _ in range(2)]
+    bare = DynamicCache()
+    for number, layer in enumerate(caches[0].layers):
+        bare.update(layer.keys.clone(), layer.values.clone(), number)
+    expected = model(ids[:, 4:], past_key_values=bare, image_embeds=others).logits
+    with model.vision_context(others if how == "context" else None):
+        given = {"image_embeds": others} if how == "keyword" else {}
+        found = model(ids[:, 4:], past_key_values=caches[1], **given).logits
+    torch.testing.assert_close(found, expected)
+    again = model(ids[:, 4:], past_key_values=caches[0]).logits
+    assert not torch.allclose(again, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_official_offsets_in_half_precision_become_float32(half, tmp_path):
+    offsets = torch.randn(1, TOKENS, WIDTH).to(half)
+    torch.save({"model": {"adapter_emb1": offsets, "adapter_emb2": offsets + 1}}, tmp_path / "official.pth")
+    convert_to_peft(tmp_path / "official.pth", tmp_path / "adapter")
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float32}
+    assert torch.equal(stored["base_model.adem_emb1"], offsets.to(torch.float32))
+
+
+class Scaled(nn.Module):
+    """A feed-forward network that is told more than its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x, factor, *, shift=0.0):
+        return factor * self.inner(x) + shift
+
+
+class Told(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp = Scaled()
+
+    def forward(self, x):
+        return x + self.mlp(x, 3.0, shift=0.5)
+
+
+def test_a_network_is_told_what_it_was_told_before_it_was_adapted():
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    base = Told()
+    expected = base(x)
+    model = get_peft_model(base, AdemConfig(num_vision_tokens=5, target_modules=["mlp"]))
+    torch.testing.assert_close(model(x), expected)  # value offsets begin at zero

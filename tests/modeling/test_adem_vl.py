@@ -1397,3 +1397,54 @@ def test_a_compiler_sees_layers_and_keys_as_they_are(monkeypatch):
                 continue
             with pytest.raises(error, match="its rows may have changed since"):
                 fusion_adem_vl.seen_with_cache(cache)
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_arrays_of_16_bits_are_pictures(processor, image, order):
+    """257 times a value of 8 bits is the same grey in 16."""
+    plain = np.asarray(image)
+    fine = (plain.astype(np.uint16) * 257).astype(order)
+    found, expected = (
+        processor(text="<image>a", images=each, return_tensors="pt").pixel_values for each in (fine, plain)
+    )
+    assert torch.equal(found, expected)
+
+
+def test_all_that_is_said_in_a_chat_stands_in_its_text(processor, image):
+    """Instructions before it, texts alone or in parts, an image in a later turn, and an answer at the end."""
+    text = {"type": "text"}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{**text, "text": "What "}, {**text, "text": "now?"}]},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": [{"type": "image", "image": image}, {**text, "text": "And here?"}]},
+        {"role": "assistant", "content": [{**text, "text": "A "}, {**text, "text": "cat"}]},
+    ]
+    said = "Be brief.\nInstruction: What now?\nResponse:No."
+    assert processor.apply_chat_template(messages[:3]) == f"Image: N/A{said}"
+    said += "\nInstruction: And here?\nResponse:A cat"
+    assert processor.apply_chat_template(messages) == f"Image: <image>{said}"
+
+
+def test_texts_are_cut_where_it_is_asked_for_alone(processor):
+    whole = processor(text="what is it?")["input_ids"][0]
+    assert processor(text="what is it?", padding="max_length", max_length=4)["input_ids"][0] == whole
+    assert processor(text="what is it?", truncation=True)["input_ids"][0] == whole
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_tokenizer_without_a_start_begins_with_what_is_said_of_the_image(processor, image, special):
+    processor.tokenizer.bos_token = None
+    for text, images, expected in (
+        ("what?", None, ("Image: N/A", "what?")),
+        ("<image>what?", image, ("Image: ", IMAGE, "what?")),
+    ):
+        found = processor(text=text, images=images, add_special_tokens=special)["input_ids"]
+        assert found == [pieces(processor, *expected)]
+
+
+def test_places_of_tokens_are_told_without_the_start_too(processor, image):
+    of = functools.partial(processor, [image], ["<image>ab c"], return_offsets_mapping=True)
+    whole, bare = of(), of(add_special_tokens=False)
+    assert bare["offset_mapping"][0] == whole["offset_mapping"][0][1:]
+    assert len(bare["offset_mapping"][0]) == len(bare["input_ids"][0])

@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import pytest
 from transformers.quantizers.auto import (
@@ -11,9 +12,10 @@ from transformers.quantizers.auto import (
     AutoHfQuantizer,
     AutoQuantizationConfig,
 )
+from transformers.utils.quantization_config import QuantizationMethod
 
 from hf_effmodels import quantization
-from hf_effmodels.quantization.stored import TRAINABLE
+from hf_effmodels.quantization.stored import TRAINABLE, quantizer_of
 
 CONFIGS = [getattr(quantization, name) for name in quantization.__all__ if name.endswith("Config")]
 
@@ -41,6 +43,44 @@ def test_all_are_saved_and_those_of_full_precision_are_trained_on(config_class):
     trained = config.quant_method in TRAINABLE
     made = AUTO_QUANTIZER_MAPPING[config.quant_method](config)
     assert made.is_serializable() and (made.is_trainable, made.is_qat_trainable) == (trained, trained)
+
+
+@dataclass
+class Stored:
+    quant_method: object
+
+
+def as_mapping(method) -> dict:
+    return {"quant_method": method}
+
+
+class Part:
+    """A configuration, of a model with a text model or of one alone."""
+
+    def __init__(self, stored=None, text=None):
+        self.text = text
+        if stored is not None:
+            self.quantization_config = stored
+
+    def get_text_config(self):
+        return self.text or self
+
+
+@pytest.mark.parametrize("stored", [as_mapping, Stored])
+def test_a_model_is_quantised_as_it_says_or_else_as_its_text_model_says(stored):
+    ours, stock = stored("cbq"), stored(QuantizationMethod.GPTQ)
+    for config, expected in (
+        (Part(), None),
+        (Part(ours), "cbq"),
+        (Part(stock), "gptq"),
+        (Part(None, Part(ours)), "cbq"),
+        (Part(ours, Part(stock)), "cbq"),
+        (Part(stock, Part(ours)), "gptq"),
+        (Part(None, Part()), None),
+        (SimpleNamespace(quantization_config=ours), "cbq"),
+        (SimpleNamespace(), None),
+    ):
+        assert quantizer_of(config) == expected
 
 
 @pytest.mark.thorough

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 
-import numpy as np
 import torch
 from huggingface_hub.utils import httpx
 from transformers.feature_extraction_utils import BatchFeature
@@ -234,7 +233,8 @@ class AdemVLProcessor(ProcessorMixin):
 
 def _is_picture(image) -> bool:
     """Whether the image reader takes it; other arrays and tensors are the image processor's own."""
-    return getattr(image, "dtype", None) in (None, np.uint16)
+    dtype = getattr(image, "dtype", None)
+    return dtype is None or getattr(dtype, "name", None) == "uint16"  # in either order of bytes
 
 
 def _fetched(image):

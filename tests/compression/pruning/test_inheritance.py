@@ -398,3 +398,64 @@ def test_key_and_value_heads_go_with_the_query_heads_that_are_asked_for(heads, k
     sizes = {"hidden_size": 8 * heads, "num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": 8}
     config = LlamaConfig(**{**LLAMA, **sizes})
     assert check_inheritance(config, num_attention_heads=asked, hidden_size=8 * asked).num_key_value_heads == expected
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_masks_are_learned_as_it_was_asked_for(llama, batches, rescale, monkeypatch):
+    """On the layers that are kept, with the energies of their channels where norms are rescaled."""
+    asked = {}
+
+    def learn(model, target, given, initial, **options):
+        asked.update(options, layers=model.config.num_hidden_layers, batches=len(given))
+        return {}
+
+    monkeypatch.setattr(inheritance, "learn_masks", learn)
+    options = {"mask_steps": 7, "mask_learning_rate": 0.3, "seed": 5, "progress": True, "rescale_norms": rescale}
+    inherit(llama, layers=[2, 0], method="learned", calibration=batches, **options)
+    energies = asked.pop("energies")
+    assert asked == {
+        "steps": 7, "learning_rate": 0.3, "seed": 5, "progress": True, "layers": 2, "batches": len(batches),
+    }  # fmt: skip
+    norms = ("input_layernorm", "post_attention_layernorm")
+    expected = {"model.norm", *(f"model.layers.{n}.{norm}" for n in (0, 1) for norm in norms)}
+    assert (energies is not None) == rescale and (not rescale or {*energies} == expected)
+
+
+def test_layers_that_are_named_in_any_order_stay_in_their_own(llama):
+    smaller, made_of = inherit(llama, layers=[2, 0])
+    assert made_of.layers == [0, 2]
+    for new, old in enumerate([0, 2]):
+        assert torch.equal(smaller.model.layers[new].mlp.up_proj.weight, llama.model.layers[old].mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "needs"),
+    [
+        ({"method": "taylor"}, "method 'taylor'"),
+        ({"layers": "influence", "num_hidden_layers": 2}, "layers 'influence'"),
+        ({"rescale_norms": True}, "rescale_norms"),
+        (
+            {"method": "activation", "layers": "importance", "rescale_norms": True},
+            "method 'activation' and layers 'importance' and rescale_norms",
+        ),
+    ],
+    ids=["method", "layers", "norms", "all"],
+)
+def test_all_that_needs_text_is_named(llama, options, needs):
+    with pytest.raises(ValueError, match=needs):
+        inherit(llama, **options)
+
+
+def test_norms_are_rescaled_by_the_channels_that_stay(llama, batches):
+    """√(mean square of the kept channels / of all), of what goes into the last norm of the layers that are kept."""
+    smaller, made_of = inherit(llama, layers=[0, 1], hidden_size=24, rescale_norms=True, calibration=batches)
+    plain, _ = inherit(llama, layers=[0, 1], hidden_size=24)
+    kept, seen = made_of.units[Axis("hidden")], []
+    thin = take_layers(llama, [0, 1])
+    thin.model.norm.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().double()))
+    with torch.no_grad():
+        for batch in batches:
+            thin(batch)
+    energy = torch.cat([each.flatten(0, 1) for each in seen]).square().mean(0)
+    expected = plain.model.norm.weight * (energy[kept].mean() / energy.mean()).sqrt()
+    torch.testing.assert_close(smaller.model.norm.weight, expected.to(plain.model.norm.weight.dtype))

@@ -61,3 +61,34 @@ def test_a_network_with_fewer_widths_has_weights_of_its_own_and_the_mode_of_the_
         for value in smaller.state_dict().values():
             value.add_(1)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_is_left_of_a_network_is_counted_in_whole_heads_and_neurons():
+    """Of three heads a share of 0.6 is one, of 24 neurons 0.7 are 16; the other block is whole."""
+    found = complexity([0.3, 0.0], [0.4, 0.0], hidden_size=12, heads=3, mlp_ratio=2, tokens=5, num_labels=7)
+    parameters, flops = 12 * 3 * 16 * 16 + 12 + 5 * 12 + 12, 2 * 3 * 12 * 224 * 224
+    for heads, neurons in ((1, 16), (3, 24)):
+        norms, attention, mlp = 2 * 2 * 12, 4 * (4 * heads) * 12 + 12, 2 * 12 * neurons + neurons + 12
+        parameters += norms + attention + mlp
+        projections, products = 4 * 2 * 5 * 12 * 4 * heads, 2 * 2 * 5 * 5 * 4 * heads
+        flops += projections + products + 2 * 2 * 5 * 12 * neurons
+    assert found.parameters == pytest.approx((parameters + 2 * 12 + 12 * 7 + 7) / 1e6)
+    assert found.flops == pytest.approx((flops + 2 * 12 * 7) / 1e9)
+
+
+def test_draws_follow_from_the_seed_and_reach_up_to_the_bound():
+    """Which ones are near enough to the target is a share of it."""
+
+    def drawn(**options):
+        asked = []
+        settings = {"depth": 2, "bound": 0.9, "tolerance": 0.5, "samples": 30} | options
+        search_widths(lambda *ratios: asked.append(ratios) or 0.0, cost, 60.0, **settings)
+        return asked
+
+    first = drawn(seed=4)
+    assert first == drawn(seed=4) != drawn(seed=5)
+    ratios = [ratio for neurons, heads in first for ratio in (*neurons, *heads)]
+    assert 0.8 < max(ratios) <= 0.9 and min(ratios) < 0.1
+    assert max(abs(cost(*ratios) - 60) for ratios in first) > 1
+    near = drawn(seed=4, tolerance=0.1)
+    assert max(abs(cost(*ratios) - 60) for ratios in near) <= 6

@@ -832,3 +832,45 @@ def test_of_pieces_of_users_the_longest_that_fits_is_found(own):
         assert [pieces[number] for number in model.encode(text)] == expected
         fast = model.to_fast()
         assert fast.convert_ids_to_tokens(fast(text).input_ids) == expected
+
+
+@pytest.mark.parametrize("strategy", ["frequency", "frequency+closure"])
+def test_a_compressed_tokenizer_has_all_settings_of_the_old_one(byte_level_tokenizer, strategy):
+    settings = {
+        "model_max_length": 123,
+        "padding_side": "left",
+        "truncation_side": "left",
+        "clean_up_tokenization_spaces": True,
+        "split_special_tokens": True,
+        "model_input_names": ["input_ids"],
+    }
+    named = byte_level_tokenizer.special_tokens_map
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_level_tokenizer.backend_tokenizer, add_prefix_space=True, **settings, **named
+    )
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    compressed, _ = compress_tokenizer(tokenizer, {700: 1}, 400, strategy=strategy)
+    assert {name: getattr(compressed, name) for name in settings} == settings
+    assert compressed.init_kwargs["add_prefix_space"] is True and compressed.special_tokens_map == named
+    assert compressed.chat_template == tokenizer.chat_template
+    # What was set later on is the tokenizer's own, too.
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer.model_max_length = 77
+    compressed, _ = compress_tokenizer(tokenizer, {700: 1}, 400, strategy=strategy)
+    found = compressed.padding_side, compressed.truncation_side, compressed.model_max_length
+    assert found == ("right", "right", 77)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_rows_that_are_kept_are_trained_as_they_were(byte_level_tokenizer, training, trainable):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "num_attention_heads": 2}
+    model = PhiForCausalLM(PhiConfig(vocab_size=901, bos_token_id=0, eos_token_id=1, **sizes)).train(training)
+    model.requires_grad_(trainable).to(torch.bfloat16)
+    _, id_map = compress_tokenizer(byte_level_tokenizer, {700: 1}, 400)
+    compress_embeddings(model, id_map)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    assert {end.training for end in ends} == {training}
+    weights = [weight for end in ends for weight in end.parameters()]
+    assert [tuple(weight.shape) for weight in weights] == [(400, 16), (400, 16), (400,)]
+    assert {(weight.requires_grad, weight.dtype) for weight in weights} == {(trainable, torch.bfloat16)}

@@ -122,6 +122,10 @@ def test_a_warm_start_follows_from_the_number_of_the_step():
         WarmStart(4).on_step_begin(None, state, None, model=model)
         shares.append(model[0].share)
     assert shares == [0.25, 0.5, 0.75, 1.0, 1.0]
+    # Without a warm start the weights are ternary from the first step on.
+    state.global_step = 0
+    WarmStart(0).on_step_begin(None, state, None, model=model)
+    assert model[0].share == 1.0
 
 
 def test_a_network_learns_with_either_scale():
@@ -261,3 +265,19 @@ def test_a_packed_file_has_two_bits_for_a_weight_and_a_scale_for_each_layer(
     assert (described["use_rms_norm"], described["rms_norm_eps"]) == (norm_before, 1e-6)
     real = {value.dtype for own, value in stored.items() if value.dtype != torch.uint8}
     assert real == {dtype}
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_model_that_was_packed_into_a_folder_is_what_it_was(checkpoint, dense, tmp_path, loaded):
+    """Its configuration and its quantiser, also after a folder that cannot be written."""
+    if loaded:
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, quantization_config=BitNet158Config())
+    else:
+        model = convert_to_bitlinear(dense(torch.float32))
+    config, quantizer = model.config, getattr(model, "hf_quantizer", None)
+    assert (quantizer is not None) == loaded
+    save_packed(model, tmp_path / "packed")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        save_packed(model, tmp_path / "packed")
+    assert model.config is config and getattr(model, "hf_quantizer", None) is quantizer
+    assert hasattr(model, "hf_quantizer") == loaded
