@@ -471,8 +471,15 @@ def test_one_layer_computes_in_the_precision_of_each_of_its_inputs(linear, form)
     model = pack_binary(nn.Sequential(layer).eval())
     whole = torch.randn(2, 5) if linear else torch.randn(2, 5, 6, 6)
     exact = copy.deepcopy(model).double()(whole.double())
-    for dtype, off in ((torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 5e-2), (torch.float32, 1e-5)):
+    half = ((torch.bfloat16, 5e-2), (torch.float16, 1e-2))
+    for dtype, off in ((torch.float32, 1e-5), (torch.float64, 1e-12), *half, (torch.float32, 1e-5)):
         found = model(whole.sign().to(dtype))
         assert found.dtype == dtype
         torch.testing.assert_close(found.double(), model[0](whole.sign().double()), rtol=off, atol=off)
     torch.testing.assert_close(model(whole.double()), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_the_rule_of_the_inputs_of_a_layer_that_is_not_packed_is_one_that_there_is():
+    assert PackedBinaryConfig(unpacked={"x": ["mean", "sign"]}).unpacked == {"x": ["mean", "sign"]}
+    with pytest.raises(ValueError, match="unpacked: got 'relu' for x, accepted are 'adaptive'"):
+        PackedBinaryConfig(unpacked={"x": ["sign", "relu"]})
