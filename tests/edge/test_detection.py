@@ -63,7 +63,7 @@ def photograph(seed=0, width=130, height=90):
     [
         pytest.param("onnx", {}, marks=pytest.mark.thorough),
         ("onnx", {"multi_label": True, "nms_threshold": 0.2, "threshold": 0.6, "max_detections": 7}),
-        ("openvino", {"class_agnostic": True, "nms_threshold": 0.6}),
+        pytest.param("openvino", {"class_agnostic": True, "nms_threshold": 0.6}, marks=pytest.mark.thorough),
     ],
 )
 def test_a_graph_with_suppression_keeps_the_boxes_that_the_processor_keeps(format, options, tmp_path):

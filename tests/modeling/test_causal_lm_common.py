@@ -35,6 +35,15 @@ DECODERS = [a for a in ARCHITECTURES.values() if "AutoModelForCausalLM" in a.aut
 CAUSAL_LM = "AutoModelForCausalLM"
 
 
+#: Of what is dear the default tests say it of one decoder.
+ONE_DECODER = pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=() if a.model_type == "pangu_pi" else pytest.mark.thorough) for a in DECODERS],
+    ids=[a.model_type for a in DECODERS],
+    indirect=True,
+)
+
+
 @pytest.fixture(params=DECODERS, ids=lambda a: a.model_type)
 def architecture(request):
     return request.param
@@ -419,6 +428,7 @@ def tokenizer_for(model) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, **special, padding_side="left")
 
 
+@ONE_DECODER
 def test_exported_folder_generates_in_a_pipeline_with_and_without_this_package(architecture, tmp_path, monkeypatch):
     model = build(architecture)
     model.generation_config = GenerationConfig(max_new_tokens=5, do_sample=False, pad_token_id=0)
@@ -459,6 +469,7 @@ print(json.dumps([pipe("Once upon a time")[0]["generated_text"], heads]))
     assert run_snippets(card, package=True) == 1
 
 
+@ONE_DECODER
 def test_tensor_parallel_processes_give_the_same_loss_and_gradients(architecture, tmp_path):
     model = build(architecture)
     model.save_pretrained(tmp_path / "model")

@@ -266,8 +266,8 @@ def test_points_of_crops_are_told_in_pixels_of_the_whole_image(monkeypatch):
         logits[:, :, 30:34, 30:34] = 9.0  # in the midst of the crop
         return logits, torch.full((len(points), 1), 0.95)
 
+    model, processor = build("sam2")  # which asks by itself, once for all tests
     monkeypatch.setattr(Embedded, "ask_points", ask)
-    model, processor = build("sam2")
     pipe = HierarchicalMaskGenerationPipeline(model=model, image_processor=processor)
     boxes = torch.tensor([[0, 0, 200, 160], [100, 40, 200, 160]])
     own = torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]) * SIDE
