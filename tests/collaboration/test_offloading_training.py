@@ -303,7 +303,7 @@ def test_a_share_that_never_changes_is_no_faster_than_computing_alone_and_taking
 
 
 def test_the_cell_is_an_environment_of_gymnasium():
-    gymnasium = pytest.importorskip("gymnasium")
+    import gymnasium
     from gymnasium.utils.env_checker import check_env
 
     from hf_effmodels.collaboration.offloading.gymnasium_environment import NAME, GymnasiumOffloading

@@ -1,6 +1,7 @@
 """What lies beside a trained model of any task: the model itself, numbers, training curves, the model card."""
 
 import logging
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -139,8 +140,8 @@ def card_results(trainer, metrics: Mapping[str, float], split: str, measured_on:
 def training_summary(config: dict, names: Sequence[str], total_batch_size: int) -> dict:
     """The hyper-parameters of a run, for the card.
 
-    Of `names` those that were in use; and of the task's other numbers, switches and choices those that are not at
-    their defaults. Texts and mappings stand there by their name alone: they may hold a path or a name of one's own.
+    Of `names` those that were in use; and of all numbers, switches and choices of the task those that are not at their
+    defaults, also one that was switched off. Other texts and mappings stand there only where `names` has them.
 
     Args:
         config: all arguments, as `open_run` records them, and the task.
@@ -154,8 +155,8 @@ def training_summary(config: dict, names: Sequence[str], total_batch_size: int) 
     stock = {field.name for field in fields(TrainingArguments)} - _OF_LEARNING
     for field in (field for kind in kinds for field in fields(kind)):
         name = field.name
-        is_known = name in names or name in stock or name in FREE_KEYS or name.startswith(_NOT_OF_LEARNING)
-        if not is_known and config.get(name) not in (None, defaults.get(name)) and _is_plain(config[name], field.type):
+        is_other = name in summary or name in stock or name in FREE_KEYS or name.startswith(_NOT_OF_LEARNING)
+        if not is_other and config.get(name) not in (None, defaults.get(name)) and _is_plain(config[name], field.type):
             summary[name] = config[name]
     return summary
 
@@ -164,7 +165,12 @@ def _is_plain(value, kind) -> bool:
     """A number, some, or one of the words that an argument of this type may be."""
     parts = value if isinstance(value, list) else [value]
     words = [word for part in (kind, *get_args(kind)) if get_origin(part) is Literal for word in get_args(part)]
-    return all(isinstance(part, int | float) or part in words for part in parts)
+    return all(isinstance(part, int | float) or part in words or _is_small(part) for part in parts)
+
+
+def _is_small(value) -> bool:
+    """Whether it is a number such as 1e-05, which YAML takes for a text where it is recorded."""
+    return isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?e-?\d+", value) is not None
 
 
 def has_matplotlib() -> bool:

@@ -81,7 +81,6 @@ def saved(checkpoint, tmp_path_factory):
 
 
 def test_stock_transformers_loads_it_bit_by_bit_without_this_package(saved, held_out, tmp_path):
-    pytest.importorskip("compressed_tensors")
     expected = {"ids": held_out}
     for (_, _, _, format), (folder, model) in saved.items():
         if format == "compressed-tensors":
@@ -96,7 +95,6 @@ def test_stock_transformers_loads_it_bit_by_bit_without_this_package(saved, held
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_other_peoples_architectures_are_loaded_without_this_package(bits, held_out, tmp_path):
     """Each as compressed-tensors by stock transformers, to the bit; and in GPTQ's layout, read by its formulas."""
-    pytest.importorskip("compressed_tensors")
     expected = {"ids": held_out}
     for model_type, fields in OTHERS.items():
         torch.manual_seed(0)

@@ -317,7 +317,6 @@ def test_backbones_and_programs_of_packed_models():
 
 
 def test_the_evaluation_packs_and_reads_what_is_packed(tmp_path):
-    pytest.importorskip("sklearn")
     processor = create_image_processor("adabin-resnet20-cifar10", image_size=32)
     results = {}
     for name, options in (("trained", []), ("deployed", ["--deploy", "true"]), ("packed", [])):

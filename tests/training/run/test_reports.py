@@ -11,9 +11,10 @@ import pytest
 
 from hf_effmodels.hub import card_text
 from hf_effmodels.training.run import reports
-from hf_effmodels.training.run.recipe_arguments import defaults_of
+from hf_effmodels.training.run.recipe_arguments import defaults_of, resolved
 from hf_effmodels.training.run.reports import card_results, has_matplotlib, plot_curves, training_summary
 from hf_effmodels.training.task import load_task
+from hf_effmodels.training.tasks.source_free_adaptation.arguments import AdaptationArguments
 
 
 def test_a_summary_has_the_settings_that_were_in_use():
@@ -60,6 +61,32 @@ def test_a_card_states_the_numbers_and_choices_of_its_task_that_are_not_the_defa
     }
     assert training_summary({**config, **places, **watched}, ["max_eval_samples"], 8) == {
         "total_train_batch_size": 8, "max_eval_samples": 5, **options
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "task, reports_of, off",
+    [
+        ("mask-generation", "mask_generation.reports", {"hard_mask_weighting": False, "iou_weight": 0.0}),
+        ("object-detection", "object_detection.reports", {"momentum": 0.0, "horizontal_flip": 0.0}),
+        ("image-classification", "image_classification.reports", {"horizontal_flip": False, "max_grad_norm": 0.0}),
+        ("visual-sequence-modeling", "visual_sequence_modeling.reports", {"gt_weight": 0.0}),
+    ],
+)
+def test_a_card_states_what_was_switched_off_by_the_names_that_its_task_has(task, reports_of, off):
+    names = importlib.import_module(f"hf_effmodels.training.tasks.{reports_of}").HYPER_PARAMETERS
+    defaults = defaults_of(*load_task(task).TRAINING_ARGUMENTS)
+    assert all(defaults[name] for name in off), "by default they are on"
+    by_default = training_summary({"task": task, **defaults}, names, 8)
+    assert training_summary({"task": task, **defaults, **off}, names, 8) == {**by_default, **off}
+
+
+def test_small_numbers_are_stated_as_they_are_recorded():
+    """As texts, since YAML takes 1e-06 for one; a text of another kind is none."""
+    recorded = resolved(AdaptationArguments(cluster_tolerance=1e-6, std_factor=2.5e-7))
+    summary = training_summary({"task": "source-free-adaptation", **recorded}, [], 8)
+    assert {name: float(value) for name, value in summary.items()} == {
+        "total_train_batch_size": 8, "cluster_tolerance": 1e-6, "std_factor": 2.5e-7
     }  # fmt: skip
 
 
