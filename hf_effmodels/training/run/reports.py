@@ -19,6 +19,7 @@ from ..task import load_task
 from .output_folder import FREE_KEYS
 from .publishing import HUB_FOLDER, is_own
 from .recipe_arguments import defaults_of
+from .values import acts
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def write_card(
         "dataset": trainer.args.dataset_name or dataset,
         "samples": None if dataset is None else _samples(trainer, split),
         "results": card_results(trainer, metrics, split, measured_on),
-        "training": training,
+        "training": {**what_was_saved(trainer), **training},
         "base_model": hub_id(model),
     }
     if is_own(network):
@@ -137,26 +138,49 @@ def card_results(trainer, metrics: Mapping[str, float], split: str, measured_on:
     return [{"metric": name, "value": value, **where} for name, value in metrics.items()]
 
 
+def what_was_saved(trainer) -> dict[str, str]:
+    """How long the training was, and where in it the saved weights are from if not its end, for the card."""
+    args, state = trainer.args, trainer.state
+    has_epochs = hasattr(trainer.train_dataset, "__len__")  # of a stream the share of its steps is called so
+    told = {"trained": f"{state.global_step} steps" + (f", {_rounded(state.epoch)} epochs" if has_epochs else "")}
+    if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        epochs = [entry.get("epoch") for entry in state.log_history if entry.get("step") == state.best_global_step]
+        epoch = f" (epoch {_rounded(epochs[0])})" if has_epochs and epochs else ""
+        metric = args.metric_for_best_model.removeprefix("eval_")
+        told["weights"] = f"of step {state.best_global_step}{epoch}, the best {metric} on the split that is reported"
+    return told
+
+
+def _rounded(epochs: float | None) -> str:
+    return f"{round(epochs or 0, 2):g}"
+
+
 def training_summary(config: dict, names: Sequence[str], total_batch_size: int) -> dict:
     """The hyper-parameters of a run, for the card.
 
-    Of `names` those that were in use; and of all numbers, switches and choices of the task those that are not at their
-    defaults, also one that was switched off. Other texts and mappings stand there only where `names` has them.
+    Of `names` those that acted, with the other settings as they were; and of all numbers, switches and choices of the
+    task those that are not at their defaults, also one that was switched off. Other texts and mappings stand there
+    only where `names` has them.
 
     Args:
         config: all arguments, as `open_run` records them, and the task.
         names: what a card of this task states first, in this order.
         total_batch_size: of all processes and accumulated batches together.
     """
-    summary = {"total_train_batch_size": total_batch_size}
-    summary |= {key: config[key] for key in names if config.get(key) not in (None, False, 0, [], {}, -1)}
     kinds = load_task(config["task"]).TRAINING_ARGUMENTS
+    idle = {field.name for kind in kinds for field in fields(kind) if not acts(field, config)}
+    if (config.get("max_steps") or -1) > 0:
+        idle.add("num_train_epochs")
+    stated = (key for key in names if key not in idle and config.get(key) not in (None, False, 0, [], {}, -1))
+    summary = {"total_train_batch_size": total_batch_size, **{key: config[key] for key in stated}}
     defaults = defaults_of(*kinds)
     stock = {field.name for field in fields(TrainingArguments)} - _OF_LEARNING
     for field in (field for kind in kinds for field in fields(kind)):
         name = field.name
-        is_other = name in summary or name in stock or name in FREE_KEYS or name.startswith(_NOT_OF_LEARNING)
-        if not is_other and config.get(name) not in (None, defaults.get(name)) and _is_plain(config[name], field.type):
+        left_out = name in summary or name in idle or name in stock or name in FREE_KEYS
+        if left_out or name.startswith(_NOT_OF_LEARNING) or config.get(name) in (None, defaults.get(name)):
+            continue
+        if _is_plain(config[name], field.type):
             summary[name] = config[name]
     return summary
 

@@ -35,7 +35,7 @@ TRANSFORMERS_ACCEPTS = {
     "per_device_train_batch_size": "[1, 1048576]",
     "per_device_eval_batch_size": "[1, 1048576]",
     "num_train_epochs": "(0, 1000000]",
-    "max_steps": "[-1, inf)",
+    "max_steps": "[1, inf)",
     "learning_rate": "[0, inf)",
     "warmup_steps": "[0, inf)",
     "weight_decay": "[0, inf)",
@@ -60,6 +60,8 @@ TRANSFORMERS_ACCEPTS = {
     "ddp_bucket_cap_mb": "[1, inf)",
     "ddp_timeout": "[1, 100000000]",
 }
+#: Of the same, those that have a value for "not given", beside the interval.
+_NOT_GIVEN = {"max_steps": -1}
 _WORKERS = {"dataloader_num_workers": SET}
 _CHECKPOINTING = {"gradient_checkpointing": SET, "activation_checkpointing": SET}
 #: Of the same, those that would be ignored without another one.
@@ -128,6 +130,8 @@ def check_field(f: Field, hint, value) -> None:
     if "missing" in f.metadata and "missing_with" not in f.metadata and value in (None, ""):
         raise ValueError(f"--{f.name} is missing: {f.metadata['missing']}")
     accepts = f.metadata.get("accepts") or TRANSFORMERS_ACCEPTS.get(f.name)
+    if value is not None and value == _NOT_GIVEN.get(f.name):
+        return
     check_value(f.name, value, accepts, whole=int in (hint, *get_args(hint)))
 
 
@@ -197,6 +201,15 @@ def check_goes_with(f: Field, values: Mapping) -> None:
             alternatives = " or ".join(_condition_in_words(name, accepted) for name, accepted in known.items())
             given = ", ".join(f"--{name} {shown(values[name])}" for name in known)
             raise ValueError(f"--{f.name}: got {shown(values[f.name])}, which goes with {alternatives}, not {given}.")
+
+
+def acts(f: Field, values: Mapping) -> bool:
+    """Whether an argument has an effect beside the others."""
+    return all(
+        any(_holds(values[name], accepted) for name, accepted in condition.items() if name in values)
+        for condition in _conditions(f)
+        if not condition.keys().isdisjoint(values)
+    )
 
 
 def governing(f: Field) -> set[str]:

@@ -184,6 +184,8 @@ def test_values_keep_their_kind_on_the_way_from_the_recipe(tmp_path):
         ),
         (["--per_device_train_batch_size", "0"], "whole numbers from 1 to 1048576"),
         (["--per_device_eval_batch_size", "-3"], "--per_device_eval_batch_size: got -3"),
+        (["--max_steps", "0"], "--max_steps: got 0, accepted are whole numbers from 1"),
+        (["--max_steps", "-2"], "--max_steps: got -2, accepted are whole numbers from 1"),
         (["--num_train_epochs", "1e300"], "--num_train_epochs: got 1e.300, accepted are numbers above 0 and up to"),
         (["--seed", "-1"], "--seed: got -1, accepted are whole numbers from 0 to 4294967295"),
         (["--max_steps", "9" * 30], "--max_steps: got 9+, accepted are whole numbers up to"),

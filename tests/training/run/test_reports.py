@@ -12,7 +12,13 @@ import pytest
 from hf_effmodels.hub import card_text
 from hf_effmodels.training.run import reports
 from hf_effmodels.training.run.recipe_arguments import defaults_of, resolved
-from hf_effmodels.training.run.reports import card_results, has_matplotlib, plot_curves, training_summary
+from hf_effmodels.training.run.reports import (
+    card_results,
+    has_matplotlib,
+    plot_curves,
+    training_summary,
+    what_was_saved,
+)
 from hf_effmodels.training.task import load_task
 from hf_effmodels.training.tasks.source_free_adaptation.arguments import AdaptationArguments
 
@@ -34,7 +40,7 @@ def test_a_summary_has_the_settings_that_were_in_use():
         ("object-detection", {"rotate": 5.0, "class_distillation": 2.0, "detection_schedule": True}),
         (
             "image-classification",
-            {"lighting": 0.1, "mix_off_epochs": 3, "label_map_weight": 0.5, "crop_ratio": [0.5, 2.0]},
+            {"lighting": 0.1, "mixup": 0.2, "mix_off_epochs": 3, "label_map_weight": 0.5, "crop_ratio": [0.5, 2.0]},
         ),
         ("semantic-segmentation", {"reduce_labels": True, "max_class_share": 0.5}),
         ("causal-lm", {"block_size": 64, "bitnet": True}),
@@ -49,9 +55,11 @@ def test_a_summary_has_the_settings_that_were_in_use():
 def test_a_card_states_the_numbers_and_choices_of_its_task_that_are_not_the_default(task, options):
     """Whether or not a list of names has them; no path, nothing of where it ran or of what is measured."""
     types = load_task(task).TRAINING_ARGUMENTS
-    options = {**options, "min_lr": 1e-5, "weight_decay_on": "all", "layer_decay": 0.7, "adam_epsilon": 1e-6}
+    options = {**options, "min_lr": 1e-5, "adam_epsilon": 1e-6}
+    options |= {"weight_decay_on": "all"} if task == "causal-lm" else {"layer_decay": 0.7}
     config = {"task": task, **defaults_of(*types), **options}
     places = {"dataset": "/home/me/photos", "model": "/home/me/model", "cache_dir": "/home/me", "output_dir": "/tmp/a"}
+    places |= {"label_maps": "/home/me/maps"}
     watched = {
         "logging_steps": 3,
         "save_steps": 7,
@@ -77,8 +85,50 @@ def test_a_card_states_what_was_switched_off_by_the_names_that_its_task_has(task
     names = importlib.import_module(f"hf_effmodels.training.tasks.{reports_of}").HYPER_PARAMETERS
     defaults = defaults_of(*load_task(task).TRAINING_ARGUMENTS)
     assert all(defaults[name] for name in off), "by default they are on"
-    by_default = training_summary({"task": task, **defaults}, names, 8)
-    assert training_summary({"task": task, **defaults, **off}, names, 8) == {**by_default, **off}
+    defaults |= {"task": task, "teacher": "org/large"}  # some act with a teacher alone
+    by_default = training_summary(defaults, names, 8)
+    assert training_summary({**defaults, **off}, names, 8) == {**by_default, **off}
+
+
+@pytest.mark.parametrize(
+    "settings, stated, left_out",
+    [
+        ({"train_crop": "random_padded"}, {"crop_padding": 4}, ("crop_scale", "crop_ratio")),
+        ({"train_crop": "random_padded", "crop_ratio": [0.5, 2.0]}, {"crop_padding": 4}, ("crop_scale", "crop_ratio")),
+        ({"train_crop": "random_resized", "crop_padding": 7}, {"crop_scale": [0.08, 1.0]}, ("crop_padding",)),
+        ({"train_crop": "none"}, {}, ("crop_scale", "crop_padding")),
+        ({"max_steps": 30}, {"max_steps": 30}, ("num_train_epochs",)),
+        ({"max_steps": -1}, {"num_train_epochs": 3.0}, ("max_steps",)),
+        ({"repeated_augmentation": 1}, {}, ("repeated_augmentation",)),
+        ({"repeated_augmentation": 3}, {"repeated_augmentation": 3}, ()),
+    ],
+)
+def test_a_card_states_what_acts_beside_the_other_settings(settings, stated, left_out):
+    task = "image-classification"
+    names = importlib.import_module("hf_effmodels.training.tasks.image_classification.reports").HYPER_PARAMETERS
+    defaults = defaults_of(*load_task(task).TRAINING_ARGUMENTS)
+    summary = training_summary({"task": task, **defaults, **settings}, names, 8)
+    assert {name: summary.get(name) for name in stated} == stated
+    assert not summary.keys() & {*left_out}
+
+
+def _after(steps, epoch, length=40, **state):
+    state = {"global_step": steps, "epoch": epoch, "best_model_checkpoint": None, "log_history": [], **state}
+    args = types.SimpleNamespace(load_best_model_at_end=True, metric_for_best_model="eval_accuracy")
+    data = iter(()) if length is None else range(length)
+    return types.SimpleNamespace(state=types.SimpleNamespace(**state), args=args, train_dataset=data)
+
+
+def test_a_card_says_how_far_a_run_came_and_of_which_step_its_weights_are():
+    assert what_was_saved(_after(30, 0.39123)) == {"trained": "30 steps, 0.39 epochs"}
+    assert what_was_saved(_after(900, 300.0)) == {"trained": "900 steps, 300 epochs"}
+    assert what_was_saved(_after(30, 1.0, length=None)) == {"trained": "30 steps"}, "a stream has no epochs"
+    history = [{"step": 10, "epoch": 2.5, "eval_accuracy": 0.9}, {"step": 20, "epoch": 5.0, "eval_accuracy": 0.8}]
+    best = _after(20, 5.0, best_model_checkpoint="a/checkpoint-10", best_global_step=10, log_history=history)
+    told = "of step 10 (epoch 2.5), the best accuracy on the split that is reported"
+    assert what_was_saved(best) == {"trained": "20 steps, 5 epochs", "weights": told}
+    best.args.load_best_model_at_end = False
+    assert what_was_saved(best) == {"trained": "20 steps, 5 epochs"}, "the last ones, though another was better"
 
 
 def test_small_numbers_are_stated_as_they_are_recorded():
@@ -187,8 +237,13 @@ def test_a_card_says_what_was_trained_on_what_and_begun_with(named, dataset, exp
     trainer = types.SimpleNamespace(
         network=types.SimpleNamespace(config=types.SimpleNamespace(model_type="vit")),
         args=types.SimpleNamespace(
-            output_dir=str(tmp_path), license="mit", dataset_name=named, device=types.SimpleNamespace(type="cpu")
+            output_dir=str(tmp_path),
+            license="mit",
+            dataset_name=named,
+            device=types.SimpleNamespace(type="cpu"),
+            load_best_model_at_end=False,
         ),
+        state=types.SimpleNamespace(global_step=14, epoch=2.0),
         train_dataset=range(7),
         eval_dataset=range(3),
     )
@@ -203,7 +258,7 @@ def test_a_card_says_what_was_trained_on_what_and_begun_with(named, dataset, exp
     )
     assert (facts["license"], facts["dataset"], facts["base_model"]) == ("mit", expected, "org/net")
     assert facts["samples"] == (None if dataset is None else {"training": 7, "val": 3})
-    assert facts["training"] == {"epochs": 2}
+    assert facts["training"] == {"trained": "14 steps, 2 epochs", "epochs": 2}
     (result,) = facts["results"]
     assert (result["metric"], result["value"], result["split"], result["dataset"]) == ("top1", 0.5, "val", "org/test")
 

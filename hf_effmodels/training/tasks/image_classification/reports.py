@@ -46,7 +46,6 @@ HYPER_PARAMETERS = (
         "color_jitter",
         "randaugment",
         "autoaugment",
-        "repeated_augmentation",
         "random_erasing",
         "image_size",
         "bf16",

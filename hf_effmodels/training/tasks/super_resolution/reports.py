@@ -10,7 +10,15 @@ from ...._files import whole_file, write_text
 from ....hub.card_text import About, write_card
 from ....pipelines.sam_diffsr import ENTRIES
 from ....pipelines.sam_diffsr.export import export
-from ...run.reports import HUB_FOLDER, card_results, has_matplotlib, plot_curves, save_results, training_summary
+from ...run.reports import (
+    HUB_FOLDER,
+    card_results,
+    has_matplotlib,
+    plot_curves,
+    save_results,
+    training_summary,
+    what_was_saved,
+)
 from ...run.results import write_results_file
 from .evaluation import MEASURES, Enlarged, averages
 
@@ -20,7 +28,7 @@ logger = logging.getLogger(__name__)
 HYPER_PARAMETERS = (
     *("stage", "num_train_epochs", "max_steps", "optim", "optim_args", "learning_rate", "lr_scheduler_type"),
     *("lr_decay_steps", "lr_decay_rate", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm"),
-    *("ema_decay", "loss", "patch_size", "patches_per_image", "augment", "structure_maps", "structure_normalization"),
+    *("ema_decay", "loss", "patch_size", "augment", "structure_maps", "structure_normalization"),
     *("structure_constant_to_zero", "legacy_mask_crop", "legacy_256", "residual_scale", "bf16", "fp16", "seed"),
 )
 _TITLES = ("low resolution", "bicubic", "enlarged", "original")
@@ -73,7 +81,8 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, config: dict
             "PSNR-Y (dB)": {"eval_psnr_y": "enlarged", "eval_bicubic_psnr_y": "bicubic"},
         }
         plot_curves(trainer.state.log_history, output / "training_curve.png", panels, x="step")
-    training = training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(trainer.args))
+    settings = training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(trainer.args))
+    training = {**what_was_saved(trainer), **settings}
     measured = {name: eval_metrics[f"eval_{name}"] for name in (*MEASURES, *(f"bicubic_{m}" for m in MEASURES))}
     facts = {
         "license": trainer.args.license,

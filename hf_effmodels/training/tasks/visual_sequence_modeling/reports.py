@@ -14,6 +14,7 @@ from ...run.reports import (
     save_figure,
     save_results,
     training_summary,
+    what_was_saved,
 )
 from ...run.results import write_results_file
 
@@ -41,6 +42,7 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, rows: list, 
             tasks = [task.task for task in trainer.eval_dataset.tasks]
             draw(rows[: trainer.args.shown_images], tasks, output / "answers.png")
     measured = {name.removeprefix("eval_"): value for name, value in eval_metrics.items() if _is_measure(name)}
+    settings = training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(trainer.args))
     hub = output / HUB_FOLDER
     export(
         trainer.pipeline(),
@@ -49,7 +51,7 @@ def write_results(trainer, train_metrics: dict, eval_metrics: dict, rows: list, 
         license=trainer.args.license,
         dataset=data_args.dataset if data_args.dataset == "digits" else Path(data_args.dataset).name,
         results=card_results(trainer, measured, "test"),
-        training=training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(trainer.args)),
+        training={**what_was_saved(trainer), **settings},
     )
     write_text(output / "README.md", (hub / "README.md").read_text(encoding="utf-8"))
     logger.info("results: %s", output)
