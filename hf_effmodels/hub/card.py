@@ -47,7 +47,7 @@ def build_card(
     repo_id: str | None = None,
     revision: str | None = None,
     adapter_only: bool = False,
-    samples: Mapping[str, int] | None = None,
+    samples: Mapping[str, int | str] | None = None,
     figures: Iterable[str] = (),
     with_code: bool = True,
 ) -> ModelCard:
@@ -70,7 +70,7 @@ def build_card(
         repo_id: where the model is (going to be) on the Hub; the snippets use it.
         revision: the commit of `repo_id` to pin in the snippets, if it exists already.
         adapter_only: the folder holds the adapters of a vision-language model, not the frozen parts.
-        samples: how many there are in each split: `{"train": 50000, "test": 10000}`.
+        samples: how many there are in each split: `{"train": 50000, "test": 10000}`, or of what: `"612 blocks"`.
         figures: names of charts that lie beside the card (`contents.FIGURES`).
         with_code: the folder has the model's code; otherwise the card does not say that it loads without this package.
 

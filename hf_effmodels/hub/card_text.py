@@ -21,6 +21,8 @@ from .ids import hub_id
 
 NO_LICENSE = "none stated: not for redistribution"
 _OWN_DATA = "data of its maker's own"
+#: Metrics that are shares of 1, whatever stands around these words.
+_SHARE = re.compile(r"accuracy|top.?\d|recall|precision|iou|(?<![a-z])m?ap(?![a-z])")
 
 Rows = Iterable[Sequence[str]]
 
@@ -67,7 +69,7 @@ def write_card(
     training: Mapping[str, Any] | None = None,
     conversion: Any = None,
     base_model: str | None = None,
-    samples: Mapping[str, int] | None = None,
+    samples: Mapping[str, int | str] | None = None,
 ) -> ModelCard:
     """The model card of any kind of model; the arguments beside `about` are those of `build_card`.
 
@@ -150,7 +152,7 @@ def table(head: Sequence[str], rows: Rows) -> str:
 # sections
 
 
-def _data(dataset: str | None, samples: Mapping[str, int] | None) -> str:
+def _data(dataset: str | None, samples: Mapping[str, int | str] | None) -> str:
     if not dataset:
         return ""
     counted = ", ".join(f"{count} of {plain(split)}" for split, count in (samples or {}).items())
@@ -190,9 +192,10 @@ def _numbers(about: About, measured: list[dict[str, Any]], converted: bool) -> s
 
 
 def _value(entry: Mapping[str, Any]) -> str:
-    """Accuracies as per cent, PSNR in dB, SSIM with four decimals, everything else with six significant digits."""
+    """Shares (accuracies, average precisions, overlaps, recalls) as per cent, PSNR in dB, SSIM with four decimals,
+    everything else with six significant digits."""
     metric, value = entry["metric"].lower(), entry["value"]
-    if re.search(r"accuracy|top.?\d", metric) and 0 <= value <= 1:
+    if _SHARE.search(metric) and 0 <= value <= 1:
         return f"{100 * value:.2f} %"
     if "psnr" in metric:
         return f"{value:.2f} dB"
@@ -282,10 +285,18 @@ def _eval_result(entry: Mapping[str, Any], task: str | None) -> EvalResult:
     name = _OWN_DATA if is_local(entry["dataset"]) else one_line(entry["dataset"])
     return EvalResult(
         task_type=task or "feature-extraction",
-        dataset_type=name,
+        dataset_type=_dataset_type(name),
         dataset_name=name,
         dataset_split=None if entry["split"] is None else one_line(entry["split"]),
         metric_type=one_line(entry["metric"]),
         metric_value=float(entry["value"]),
         metric_name=one_line(entry["metric"]),
     )
+
+
+def _dataset_type(name: str) -> str:
+    """What the Hub's index of results takes for an identifier: that of a data set there; of another one its name in
+    the form of an identifier, and `unknown` where it has none."""
+    if hub_id(name):
+        return name
+    return "unknown" if name == _OWN_DATA else re.sub(r"[^\w.-]+", "-", name).strip("-.") or "unknown"

@@ -327,6 +327,12 @@ def test_a_licence_of_ones_own_stands_in_the_metadata_with_its_name_and_its_plac
         ("accuracy", 0.5, "50.00 %"),
         ("Top-1", 1, "100.00 %"),
         ("top5", 0, "0.00 %"),
+        ("map", 3.12663e-06, "0.00 %"),
+        ("map_50", 0.25, "25.00 %"),
+        ("AP_small", 0.25, "25.00 %"),
+        ("miou_point", 0.125, "12.50 %"),
+        ("text_to_image_recall_at_1", 0.125, "12.50 %"),
+        ("mapping_error", 0.5, "0.5"),
         ("accuracy", 1.5, "1.5"),
         ("accuracy", -0.5, "-0.5"),
         ("PSNR-Y", 30, "30.00 dB"),
@@ -337,6 +343,22 @@ def test_a_licence_of_ones_own_stands_in_the_metadata_with_its_name_and_its_plac
 def test_shares_are_shown_as_per_cent_and_everything_else_is_not(metric, value, shown):
     text = write_card(ABOUT, results={metric: value}, dataset="d").text
     assert f"| {metric}, d | not published | {shown} (measured by the publisher of these weights) |" in text
+
+
+@pytest.mark.parametrize(
+    "dataset, name, identifier",
+    [
+        ("org/data", "org/data", "org/data"),
+        ("digits", "digits", "digits"),
+        ("My photos, 2nd set", "My photos, 2nd set", "My-photos-2nd-set"),
+        ("/home/me/photos", "data of its maker's own", "unknown"),
+        ("写真 !", "写真 !", "写真"),
+        ("!", "!", "unknown"),
+    ],
+)
+def test_the_index_of_results_has_an_identifier_beside_the_name_of_a_data_set(dataset, name, identifier):
+    (result,) = write_card(ABOUT, results={"loss": 1.0}, dataset=dataset).data.eval_results
+    assert (result.dataset_name, result.dataset_type) == (name, identifier)
 
 
 def test_settings_of_a_training_are_flattened_and_lists_stay_lists():

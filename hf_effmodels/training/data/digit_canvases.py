@@ -5,11 +5,17 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from .digits import read_digits
+from .digits import DIGITS, read_digits
 
 #: Split -> number of canvases. Test canvases hold digits that no training canvas has.
 CANVASES = {"train": 800, "test": 120}
 SIDE = 128
+_IN_CARDS = "canvases with handwritten digits of scikit-learn, made here"
+
+
+def named_in_cards(dataset: str | None) -> str | None:
+    """What a card calls the data set of a task whose `digits` are these canvases."""
+    return _IN_CARDS if dataset == DIGITS else dataset
 
 
 @cache

@@ -75,6 +75,7 @@ def write_card(
     pipeline_tag: str,
     training: Mapping[str, object],
     measured_on: str | None = None,
+    unit: str | None = None,
     **export_options,
 ) -> None:
     """Write the model card `README.md` and, of a model of this package, the folder `hub` for `hf-effmodels publish`.
@@ -88,6 +89,7 @@ def write_card(
         pipeline_tag: the Hub's task, for models of other libraries (our own know theirs).
         training: the hyper-parameters, see `training_summary`.
         measured_on: the data set that `split` is one of; by default the training data.
+        unit: what a sample is, where that is not plain, in the plural.
         export_options: further arguments of `hub.export`, for the folder `hub`.
     """
     from ...hub import build_card, card_text, export
@@ -97,7 +99,7 @@ def write_card(
     facts = {
         "license": trainer.args.license,
         "dataset": trainer.args.dataset_name or dataset,
-        "samples": None if dataset is None else _samples(trainer, split),
+        "samples": None if dataset is None else _samples(trainer, split, unit),
         "results": card_results(trainer, metrics, split, measured_on),
         "training": {**what_was_saved(trainer), **training},
         "base_model": hub_id(model),
@@ -124,10 +126,11 @@ def write_card(
     write_text(output / "README.md", card)
 
 
-def _samples(trainer, split: str) -> dict[str, int]:
+def _samples(trainer, split: str, unit: str | None = None) -> dict[str, int | str]:
     """How many samples were trained and evaluated on, where that is known."""
     sets = {"training": trainer.train_dataset, split: trainer.eval_dataset}
-    return {name: len(data) for name, data in sets.items() if hasattr(data, "__len__")}
+    counted = {name: len(data) for name, data in sets.items() if hasattr(data, "__len__")}
+    return counted if unit is None else {name: f"{count} {unit}" for name, count in counted.items()}
 
 
 def card_results(trainer, metrics: Mapping[str, float], split: str, measured_on: str | None = None) -> list[dict]:

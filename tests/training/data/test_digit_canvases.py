@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_effmodels.training.data import digit_canvases
-from hf_effmodels.training.data.digit_canvases import digit_canvas
+from hf_effmodels.training.data.digit_canvases import digit_canvas, named_in_cards
 
 
 @pytest.fixture
@@ -78,3 +78,8 @@ def test_training_and_test_canvases_hold_other_digits_and_each_is_another():
     assert not any(image.tobytes() in seen for image, _ in test)
     first = {digit_canvas(split, number)[0].tobytes() for split in ("train", "test") for number in range(4)}
     assert len(first) == 8
+
+
+def test_a_card_tells_canvases_of_digits_from_digits():
+    assert "canvases" in named_in_cards("digits") and named_in_cards("my/digits") == "my/digits"
+    assert named_in_cards(None) is None

@@ -166,6 +166,7 @@ def test_samples_are_told_where_there_is_a_number_of_them():
     assert reports._samples(trainer, "test") == {"training": 7}
     trainer = types.SimpleNamespace(train_dataset=iter("ab"), eval_dataset=range(3))
     assert reports._samples(trainer, "test") == {"test": 3}
+    assert reports._samples(trainer, "test", "blocks of 16 tokens") == {"test": "3 blocks of 16 tokens"}
 
 
 def test_results_of_a_card_say_where_they_were_measured():

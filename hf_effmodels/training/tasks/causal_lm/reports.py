@@ -81,7 +81,12 @@ def _write_reports(trainer, eval_metrics: dict, config: dict, model_args, text_a
         dataset=text_args.dataset,
         model=model_args.model,
         pipeline_tag="text-generation",
-        training=training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(args)),
+        training={
+            "tokens_seen": trainer.tokens_seen(),
+            **training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(args)),
+            **trainer.card_facts,
+        },
+        unit=f"blocks of {text_args.block_size} tokens",
     )
     if args.sample_prompt is not None:
         network = trainer.accelerator.unwrap_model(trainer.model)

@@ -3,10 +3,11 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ class CausalLMTrainer(RecipeTrainer):
     """
 
     args: CausalLMArguments
+
+    #: What the card says of the training beside its settings.
+    card_facts: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, **kwargs):
         super().__init__(
@@ -120,6 +124,16 @@ class CausalLMTrainer(RecipeTrainer):
     def blocks_seen(self) -> int:
         """Blocks that all processes together have trained on; of a stream, whose batches are all whole."""
         return self.state.global_step * self.get_total_train_batch_size(self.args)
+
+    def tokens_seen(self) -> int:
+        """Tokens of the text that were trained on, as often as they were: those of a block without its first, with
+        which the block before it ends."""
+        blocks, batch = self.blocks_seen(), self.get_total_train_batch_size(self.args)
+        if self.stream is None:  # the last batch of an epoch may be a part of one
+            epoch, done, steps = self.place(self.state.global_step)
+            whole = min(steps * batch, len(self.train_dataset))
+            blocks = epoch * whole + min(done * batch, whole)
+        return blocks * (self.train_dataset.block.size - 1)
 
     # Checkpoints and the model
 

@@ -87,9 +87,10 @@ def _check_tokenizer(distillation: LanguageDistillationArguments, source: dict, 
 
 def _report(run: Run, train_metrics: dict) -> dict:
     run.trainer.drop_projections()
-    results = dict(run.report(train_metrics))
     loss = teacher_loss(run.trainer)
     teacher = math.exp(loss) if loss < 700 else math.inf
+    run.trainer.card_facts = {"teacher_perplexity": f"{teacher:.6g}"}
+    results = dict(run.report(train_metrics))
     logger.info("perplexity: the student %.3f, the teacher %.3f", results["eval_perplexity"], teacher)
     results["eval_teacher_perplexity"] = teacher
     if run.trainer.args.should_save:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ...._files import whole_file
+from ...data.digit_canvases import named_in_cards
 from ...run.reports import has_matplotlib, plot_curves, save_figure, save_results, training_summary, write_card
 from ...run.results import write_results_file
 from .data import IGNORED
@@ -48,7 +49,7 @@ def write_results(trainer, train_metrics: dict, metrics: dict, config: dict, mod
         trainer,
         {name: metrics[f"eval_{name}"] for name in QUALITY},
         split=trainer.eval_dataset.source.split.rpartition("/")[2],
-        dataset=data_args.dataset,
+        dataset=named_in_cards(data_args.dataset),
         model=model_args.model or model_args.segmenter,
         pipeline_tag="image-segmentation",
         training=training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(trainer.args)),

@@ -215,6 +215,21 @@ def test_of_a_stream_a_report_counts_what_was_trained_on():
     }
 
 
+@pytest.mark.parametrize(
+    "steps, blocks",
+    [(0, 0), (1, 4), (2, 8), (3, 10), (4, 14), (6, 20), (8, 28)],
+)
+def test_tokens_of_a_run_are_those_of_its_blocks_as_often_as_they_were_seen(steps, blocks):
+    """Ten blocks of 16 in batches of four: each epoch is of three steps, the last of two blocks."""
+    trainer = task.CausalLMTrainer.__new__(task.CausalLMTrainer)
+    data = type("Data", (list,), {"block": SimpleNamespace(size=16)})(range(10))
+    trainer.__dict__ |= {"stream": None, "args": None, "state": SimpleNamespace(global_step=steps)}
+    trainer.__dict__ |= {"train_dataset": data, "_steps_per_epoch": 3, "get_total_train_batch_size": lambda args: 4}
+    assert trainer.tokens_seen() == blocks * 15
+    trainer.stream = data
+    assert trainer.tokens_seen() == steps * 4 * 15, "batches of a stream are whole"
+
+
 # text
 
 

@@ -93,6 +93,12 @@ def test_each_loss_is_its_formula_over_the_predicted_tokens(
     assert row.tolist() == pytest.approx(expected, rel=1e-4)
     results = json.loads((tmp_path / "eval_results.json").read_text())
     assert results["eval_teacher_perplexity"] > 1
+    card = (tmp_path / "README.md").read_text()
+    assert f"| teacher_perplexity | `{results['eval_teacher_perplexity']:.6g}` |" in card
+    assert f"| perplexity, data of its maker's own, {prepared.trainer.eval_dataset.split} |" in card
+    assert f"| tokens_seen | `{4 * 15}` |" in card, "a step of four blocks, whose first token is not predicted"
+    counted = f"{len(prepared.trainer.train_dataset)} blocks of 16 tokens of training"
+    assert f"(samples: {counted}, " in card
     _, told = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(told.values())
 
@@ -239,8 +245,9 @@ def test_a_teachers_perplexity_stands_beside_the_students(monkeypatch, loss, per
             save_metrics=lambda *given, saved=saved: saved.append(given),
         )
 
-        def report(metrics, done=done):
+        def report(metrics, done=done, trainer=trainer):
             assert done == ["dropped"], "what is written is the student alone"
+            assert trainer.card_facts == {"teacher_perplexity": f"{perplexity:.6g}"}, "and in the card both"
             return {"eval_perplexity": 3.0, "train_loss": metrics["train_loss"]}
 
         found = task._report(SimpleNamespace(trainer=trainer, report=report), {"train_loss": 1.5})
