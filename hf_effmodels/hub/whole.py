@@ -1,7 +1,9 @@
 """Models that are to be what they were trained to be: loaded with all of their weights, or not at all."""
 
 import copy
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import transformers
@@ -44,6 +46,22 @@ def load_whole(
         model, found = loader.from_pretrained(name, **options)
     check_loaded(argument, name, model, found, spared)
     return model
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Within it transformers does not print which weights of a checkpoint were not used, where a part of a model is
+    meant to be read; which are lacking, `check_complete` says."""
+    loads = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    loads.addFilter(is_other)
+    try:
+        yield
+    finally:
+        loads.removeFilter(is_other)
 
 
 def check_loaded(argument: str, name: str, model: nn.Module, found: dict, spared: Iterable[str] = ()) -> None:

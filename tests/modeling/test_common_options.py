@@ -183,3 +183,14 @@ def test_every_head_is_saved_and_loaded_as_it_is(architecture, auto_class, tmp_p
     assert not any(about.values()), about
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+WITH_MAPS = [a for a in ARCHITECTURES.values() if "AutoBackbone" in a.auto_classes]
+
+
+@pytest.mark.parametrize("architecture", WITH_MAPS, ids=lambda a: a.model_type)
+def test_feature_maps_are_read_from_a_whole_model_without_a_report_of_its_head(architecture, tmp_path):
+    build(architecture).save_pretrained(tmp_path)
+    kind = architecture.model_class("AutoBackbone")
+    _, about = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(about.values()), about

@@ -354,7 +354,7 @@ class BiMlpBackbone(StagesBackboneMixin, BiMlpPreTrainedModel):
     Strides: 4 ("stem", "stage1"), 8, 16, 32.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^norm\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(bimlp\.)?norm\.", r"^classifier\."]
 
     def __init__(self, config: BiMlpConfig):
         super().__init__(config)

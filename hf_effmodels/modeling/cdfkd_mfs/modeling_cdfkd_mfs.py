@@ -366,7 +366,7 @@ class CdfkdMfsForImageClassification(CdfkdMfsPreTrainedModel):
 class CdfkdMfsBackbone(StagesBackboneMixin, CdfkdMfsPreTrainedModel):
     """The trunk's stages as feature maps for detectors and segmenters."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^(encoders|branches|norm|classifier|aggregation)\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(cdfkd_mfs\.)?(encoders|branches|norm|classifier|aggregation)\."]
 
     def __init__(self, config: CdfkdMfsConfig):
         super().__init__(config)

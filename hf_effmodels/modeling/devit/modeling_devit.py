@@ -339,7 +339,7 @@ class DeViTBackbone(BackboneMixin, DeViTPreTrainedModel):
     """
 
     has_attentions = False
-    _keys_to_ignore_on_load_unexpected = [r"^parts\.\d+\.(norm|pooling)\.", r"^fusion\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(devit\.)?parts\.\d+\.(norm|pooling)\.", r"^fusion\."]
 
     def __init__(self, config: DeViTConfig):
         super().__init__(config)

@@ -313,7 +313,7 @@ class GhostNetForImageClassification(GhostNetPreTrainedModel):
 class GhostNetBackbone(StagesBackboneMixin, GhostNetPreTrainedModel):
     """The stages as feature maps at strides 2 ("stem", "stage1"), 4, 8, 16 and 32 for detectors and segmenters."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^final\.", r"^head\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(ghostnet\w*\.)?final\.", r"^head\.", r"^classifier\."]
 
     def __init__(self, config: GhostNetConfig):
         super().__init__(config)

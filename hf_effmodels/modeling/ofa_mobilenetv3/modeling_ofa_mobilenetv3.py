@@ -251,7 +251,11 @@ class OfaMobileNetV3Backbone(StagesBackboneMixin, OfaMobileNetV3PreTrainedModel)
     Strides: 2 ("stem", "stage1"), 4 ("stage2"), 8 ("stage3"), 16 ("stage4", "stage5"), 32 ("stage6").
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^final\.", r"^features\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(ofa_mobilenetv3\.)?final\.",
+        r"^(ofa_mobilenetv3\.)?features\.",
+        r"^classifier\.",
+    ]
 
     def __init__(self, config: OfaMobileNetV3Config):
         super().__init__(config)

@@ -297,7 +297,7 @@ class ParameterNetForImageClassification(ParameterNetPreTrainedModel):
 class ParameterNetBackbone(StagesBackboneMixin, ParameterNetPreTrainedModel):
     """The stages as feature maps at strides 2 ("stem", "stage1"), 4, 8, 16 and 32 for detectors and segmenters."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^final\.", r"^head\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(parameternet\.)?final\.", r"^head\.", r"^classifier\."]
 
     def __init__(self, config: ParameterNetConfig):
         super().__init__(config)

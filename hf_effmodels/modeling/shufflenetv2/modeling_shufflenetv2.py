@@ -193,7 +193,7 @@ class ShuffleNetV2Backbone(StagesBackboneMixin, ShuffleNetV2PreTrainedModel):
     Strides: 4 ("stem"), 8 ("stage1"), 16 ("stage2"), 32 ("stage3").
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^final\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(shufflenetv2\.)?final\.", r"^classifier\."]
 
     def __init__(self, config: ShuffleNetV2Config):
         super().__init__(config)

@@ -240,7 +240,7 @@ class TinyNetBackbone(StagesBackboneMixin, TinyNetPreTrainedModel):
     Strides: 2 ("stem", "stage1"), 4 ("stage2"), 8 ("stage3"), 16 ("stage4", "stage5"), 32 ("stage6", "stage7").
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^final\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(tinynet\.)?final\.", r"^classifier\."]
 
     def __init__(self, config: TinyNetConfig):
         super().__init__(config)

@@ -96,7 +96,7 @@ class TinyVitBackbone(StagesBackboneMixin, TinyVitPreTrainedModel):
     Strides: 4 ("stem", "stage1"), 8 ("stage2"), 16 ("stage3"), 32 ("stage4").
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^norm\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^(tinyvit\.)?norm\.", r"^classifier\."]
 
     def __init__(self, config: TinyVitConfig):
         super().__init__(config)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, AutoModel
 
 from ...hub.ids import reading
-from ...hub.whole import check_complete
+from ...hub.whole import check_complete, without_report
 from ..data.images import check_processor
 from ..data.normalization import with_channels
 from ..data.pictures import Pictures
@@ -39,7 +39,7 @@ def load_encoder(
         OSError: it cannot be found, reached or read.
     """
     source = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
-    with reading("--models", name, revision=("--revision", revision)):
+    with reading("--models", name, revision=("--revision", revision)), without_report():
         config = AutoConfig.from_pretrained(name, **source)
         processor = AutoImageProcessor.from_pretrained(name, **source)
         if hasattr(config, "backbone_config") and type(config) not in MODEL_MAPPING:

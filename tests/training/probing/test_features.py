@@ -1,5 +1,7 @@
 """One vector for each picture, of models that we did not write."""
 
+import logging
+import logging.handlers
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from transformers import (
     Dinov2WithRegistersConfig,
     PvtV2Config,
     ResNetConfig,
+    ResNetForImageClassification,
     SwinConfig,
     ViTConfig,
     ViTImageProcessorPil,
@@ -156,3 +159,19 @@ def test_a_model_that_takes_no_pictures_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(features.AutoImageProcessor, "from_pretrained", lambda *_, own=own, **__: own)
         with pytest.raises(ValueError, match="^--models: folder is a SimpleNamespace, which takes no pictures.$"):
             load_encoder("folder")
+
+
+def test_of_a_classifier_no_report_is_printed_that_its_head_is_not_used(tmp_path):
+    network = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetForImageClassification(network).save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    log, said = logging.getLogger("transformers.modeling_utils"), logging.handlers.BufferingHandler(99)
+    log.addHandler(said)
+    try:
+        load_encoder(str(tmp_path))
+        assert not said.buffer
+        AutoModel.from_pretrained(tmp_path)
+    finally:
+        log.removeHandler(said)
+    (report,) = said.buffer
+    assert "LOAD REPORT" in report.getMessage(), "elsewhere transformers tells what it always does"
