@@ -54,6 +54,13 @@ def no_search(monkeypatch):
     monkeypatch.setattr(sys.modules[convert.__module__], "_fitting_presets", lambda *args, **kwargs: "")
 
 
+@pytest.fixture
+def short_search(monkeypatch):
+    """It is looked up among a few architectures only: `test_entries_missing_of_a_file_that_fits_no_preset_are_named` looks among all."""
+    few = {name: ARCHITECTURES[name] for name in ("tinynet", "ghostnet", "ghostnetv3", "vanillanet")}
+    monkeypatch.setattr(sys.modules[convert.__module__], "ARCHITECTURES", few)
+
+
 @torch.no_grad()
 def logits(folder) -> torch.Tensor:
     return AutoModelForImageClassification.from_pretrained(folder)(PIXELS).logits
@@ -124,7 +131,7 @@ def test_earlier_generations_convert(generation, tmp_path):
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.model_type == generation
 
 
-def test_wrong_preset_is_refused_with_the_one_that_fits(official, tmp_path):
+def test_wrong_preset_is_refused_with_the_one_that_fits(official, tmp_path, short_search):
     torch.save(official, tmp_path / "official.pth")
     with pytest.raises(ConversionError, match=r"of another shape: .*It fits 'ghostnetv3-0\.5x'\."):
         convert("ghostnetv3-1.0x", tmp_path / "official.pth", tmp_path / "out")
@@ -133,11 +140,16 @@ def test_wrong_preset_is_refused_with_the_one_that_fits(official, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_entries_missing_superfluous_or_fine_tuned_are_named(official, tmp_path):
+def test_entries_missing_of_a_file_that_fits_no_preset_are_named(official, tmp_path):
     path, out = tmp_path / "official.pth", tmp_path / "out"
     torch.save({name: value for name, value in official.items() if name != "conv_stem.weight"}, path)
     with pytest.raises(ConversionError, match=r"1 missing: .*stem\.convolution\.conv\.weight.* fits no preset"):
         convert("ghostnetv3-0.5x", path, out)
+    assert not out.exists()
+
+
+def test_entries_superfluous_or_fine_tuned_are_named(official, tmp_path, short_search):
+    path, out = tmp_path / "official.pth", tmp_path / "out"
     torch.save(official | {"extra.weight": torch.zeros(3)}, path)
     with pytest.raises(ConversionError, match=r"1 unexpected: extra\.weight"):
         convert("ghostnetv3-0.5x", path, out)

@@ -18,13 +18,14 @@ from ..modeling.tiny import tiny_config
 VISION = [a for a in ARCHITECTURES.values() if "AutoModelForImageClassification" in a.auto_classes and not a.in_halves]
 
 
-#: An export takes seconds for each block: of GhostNets one of each kind.
+#: An export takes seconds for each block: of GhostNets one of each kind, of ViG's stages one.
 STAGES = (((3, 8, 8, 0, 1),), ((5, 24, 16, 0.25, 2), (3, 32, 16, 0.25, 1)))
+BLOCKS = {"ghostnet": {"stages": STAGES}, "parameternet": {"stages": STAGES}, "vig": {"depths": [1, 1]}}
 
 
 def tiny(architecture):
     torch.manual_seed(1)
-    blocks = {"stages": STAGES} if architecture.name in ("ghostnet", "parameternet") else {}
+    blocks = BLOCKS.get(architecture.name, {})
     config = tiny_config(architecture, id2label={0: "cat", 1: "dog", 2: "bird"}, **blocks)
     return architecture.model_class("AutoModelForImageClassification")(config).eval()
 
