@@ -56,7 +56,7 @@ def no_search(monkeypatch):
 
 @pytest.fixture
 def short_search(monkeypatch):
-    """It is looked up among a few architectures only: `test_entries_missing_of_a_file_that_fits_no_preset_are_named` looks among all."""
+    """It is looked up among a few architectures only; one test, of a file that fits no preset, looks among all."""
     few = {name: ARCHITECTURES[name] for name in ("tinynet", "ghostnet", "ghostnetv3", "vanillanet")}
     monkeypatch.setattr(sys.modules[convert.__module__], "ARCHITECTURES", few)
 
