@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ...training.losses.checks import exact
 from .calibration import mean_loss, norms_of
 from .structures import Axis, Sizes
 
@@ -19,13 +20,12 @@ _SHORTCUT = re.compile(r"augmented_shortcuts\.(\d+)\.")
 def aggregate(magnitudes: torch.Tensor) -> torch.Tensor:
     """(units,): of magnitudes (batch, tokens, units) the mean over the tokens, then √Σ² over the batch: what the paper
     found best of its aggregations."""
-    return magnitudes.mean(1).square().sum(0).sqrt()
+    return exact(magnitudes).mean(1).square().sum(0).sqrt()
 
 
 def sum_of_squares(magnitudes: torch.Tensor) -> torch.Tensor:
     """(units,): square of `aggregate`, in double precision but for the mean, which is in single at least."""
-    mean = magnitudes.mean(1, dtype=torch.promote_types(magnitudes.dtype, torch.float32))
-    return mean.double().square().sum(0).cpu()
+    return exact(magnitudes).mean(1).double().square().sum(0).cpu()
 
 
 def block_influence(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -35,7 +35,8 @@ def block_influence(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
         hidden_states: what `output_hidden_states` gives but the norm at the end: (batch, tokens, width), of the
             embeddings and after each layer.
     """
-    pairs = zip(hidden_states[:-1], hidden_states[1:], strict=True)
+    states = [exact(each) for each in hidden_states]  # a cosine of nearly 1 is 1 in half precision
+    pairs = zip(states[:-1], states[1:], strict=True)
     return torch.stack([1 - F.cosine_similarity(before, after, dim=-1).mean() for before, after in pairs])
 
 
@@ -61,7 +62,7 @@ def activation_scores(
         return lambda module, args: add(axis, read(args[0]))
 
     def heads(inputs: torch.Tensor) -> torch.Tensor:
-        return inputs.unflatten(-1, (-1, sizes.head_dim)).norm(dim=-1)
+        return exact(inputs).unflatten(-1, (-1, sizes.head_dim)).norm(dim=-1)
 
     def watch_norm(name: str):
         def keep(module, args, output):

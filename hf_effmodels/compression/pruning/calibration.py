@@ -1,5 +1,6 @@
 """What a model does on a few batches of text: its loss, gradients, and how much energy each channel has."""
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,24 @@ def read_batches(
 
 
 def loss_of(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return model(**{name: tensor.to(model.device) for name, tensor in batch.items()}, use_cache=False).loss
+    return model(**as_taken(model, batch), use_cache=False).loss
+
+
+def as_taken(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch where the model is; what has a fraction is in its precision."""
+    return {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in batch.items()
+    }
+
+
+def in_single_precision(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, or a copy in float32 of one with weights in half precision: for what follows its gradients or changes
+    it in small steps, which half precision takes for nothing."""
+    halves = (torch.float16, torch.bfloat16)
+    if not any(weight.dtype in halves for weight in model.parameters()):
+        return model
+    return copy.deepcopy(model).float()
 
 
 @torch.no_grad()
@@ -45,7 +63,8 @@ def mean_loss(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tenso
 
 
 def mean_gradients(model: PreTrainedModel, batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Gradient of the loss for each weight, averaged over the batches."""
+    """Gradient of the loss for each weight, averaged over the batches, in float32 at least."""
+    model = in_single_precision(model)
     weights = dict(model.named_parameters())
     required = {name: weight.requires_grad for name, weight in weights.items()}
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ...training.losses.checks import exact
+
 #: Widths of the Gaussian kernels whose mean is taken.
 BANDWIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
@@ -152,7 +154,7 @@ def score_part(model, pixel_values: torch.Tensor, part: int = 0) -> tuple[list[t
     heads: list[torch.Tensor] = []
     neurons: list[torch.Tensor] = []
     try:
-        probabilities = model.eval()(pixel_values).logits.softmax(-1)
+        probabilities = exact(model.eval()(pixel_values).logits).softmax(-1)
         if not probabilities.isfinite().all():
             raise ValueError("pixel_values: with them the model's outputs are not finite, and nothing can be scored.")
         # Once more: block by block, what a block gives is scored at once and not kept.

@@ -263,7 +263,7 @@ def axis_scores(
         # Gains, biases and the scales of an activation series are no weights of comparable size.
         if weight.ndim < 2 or ".act_fn." in name:
             continue
-        scores = weight_scores(method, weight.detach().float(), gradients and gradients[name].float())
+        scores = weight_scores(method, weight.detach(), gradients and gradients[name])
         for dimension, axis in enumerate(axes_of(name)):
             if axis is not None:
                 rows = scores.sum(dim=[d for d in range(scores.ndim) if d != dimension])

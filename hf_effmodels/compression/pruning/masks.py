@@ -13,7 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from .calibration import evaluating, loss_of, norms_of
+from .calibration import evaluating, in_single_precision, loss_of, norms_of
 from .scores import top
 from .structures import Axis, Sizes
 
@@ -47,6 +47,7 @@ def learn_masks(
     Returns:
         The logits of the axes in `initial` that get smaller; keep the highest.
     """
+    model = in_single_precision(model)
     source, device = Sizes.of(model.config), model.device
     kept = {axis: target.units(axis.kind) for axis in initial}
     logits = {

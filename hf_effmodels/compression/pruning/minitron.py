@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ...training.losses.language_distillation import language_distillation_losses
-from .calibration import Batch, evaluating, mean_loss, read_batches
+from .calibration import Batch, as_taken, evaluating, in_single_precision, mean_loss, read_batches
 from .candidates import Candidate, list_candidates
 from .inheritance import Inheritance, check_inheritance, inherit
 from .structures import Sizes
@@ -150,17 +150,19 @@ def retrain_shortly(
     steps: int,
     learning_rate: float,
 ) -> None:
-    """Train `student`, in place, by KL(teacher ‖ student) over the tokens that are predicted, a batch a step."""
+    """Train `student`, in place, by KL(teacher ‖ student) over the tokens that are predicted, a batch a step. What is
+    in half precision learns in float32 and is rounded at the end."""
+    rounded, student = student, in_single_precision(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=0.0)
     was_training = student.training
     student.train()
     try:
         with evaluating(teacher), torch.enable_grad():
             for step in range(steps):
-                batch = {name: value.to(student.device) for name, value in batches[step % len(batches)].items()}
+                batch = as_taken(student, batches[step % len(batches)])
                 labels = batch.pop("labels")
                 with torch.no_grad():
-                    expected = teacher(**batch, use_cache=False).logits
+                    expected = teacher(**as_taken(teacher, batch), use_cache=False).logits.to(student.device)
                 logits = student(**batch, use_cache=False).logits
                 mask = labels[:, 1:] != -100
                 losses = language_distillation_losses(logits[:, :-1], expected[:, :-1], mask)
@@ -170,3 +172,7 @@ def retrain_shortly(
                 optimizer.step()
     finally:
         student.train(was_training)
+    if rounded is not student:
+        with torch.no_grad():
+            for weight, learned in zip(rounded.parameters(), student.parameters(), strict=True):
+                weight.copy_(learned)

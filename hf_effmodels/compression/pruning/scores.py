@@ -4,23 +4,25 @@ from collections.abc import Sequence
 
 import torch
 
+from ...training.losses.checks import exact
 from .choices import STATISTICS, check_choice
 
 
 def weight_scores(method: str, weight: torch.Tensor, gradient: torch.Tensor | None = None) -> torch.Tensor:
-    """What each single weight adds to the score of its structure: |w|, w² or |w g|.
+    """What each single weight adds to the score of its structure: |w|, w² or |w g|, in float32 at least.
 
     Raises:
         ValueError: an unknown method, or Taylor scores without gradients.
     """
     check_choice("method", method, STATISTICS)
+    weight = exact(weight)
     if method == "l1":
         return weight.abs()
     if method == "l2":
         return weight.square()
     if gradient is None:
         raise ValueError("method: 'taylor' needs the gradients of calibration batches.")
-    return (weight * gradient).abs()
+    return (weight * exact(gradient)).abs()
 
 
 def structure_scores(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from ...training.losses.checks import exact
 from .activations import block_influence, sum_of_squares
 from .calibration import evaluating
 from .candidates import step_of
@@ -230,7 +231,7 @@ def vision_scores(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> Vi
 
     def watch_heads(number):
         def hook(module, args):
-            add(heads, number, args[0].unflatten(-1, (-1, sizes.head_dim)).norm(dim=-1))
+            add(heads, number, exact(args[0]).unflatten(-1, (-1, sizes.head_dim)).norm(dim=-1))
 
         return hook
 

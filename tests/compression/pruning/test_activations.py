@@ -18,7 +18,13 @@ from transformers import (
 )
 
 from hf_effmodels import PanguPiConfig, PanguPiForCausalLM
-from hf_effmodels.compression.pruning.activations import activation_scores, aggregate, layer_influences, sum_of_squares
+from hf_effmodels.compression.pruning.activations import (
+    activation_scores,
+    aggregate,
+    block_influence,
+    layer_influences,
+    sum_of_squares,
+)
 from hf_effmodels.compression.pruning.calibration import read_batches
 from hf_effmodels.compression.pruning.inheritance import inherit
 from hf_effmodels.compression.pruning.structures import Axis
@@ -182,6 +188,25 @@ def test_sums_of_magnitudes_are_precise_whatever_the_precision_of_the_model(dtyp
     assert found.tolist() == pytest.approx([2.0, 1 + (1 + step / 2) ** 2, 2.0], rel=1e-6)
     if dtype != torch.float16:
         assert sum_of_squares(torch.full((2, 3, 1), 2.0**90, dtype=dtype)).item() == pytest.approx(2.0**181)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_small_turns_of_a_layer_count_whatever_the_precision_of_the_model(dtype):
+    """Cosines of 1 / √(1 + t²), which are 1 in half precision; and a token of zeros, of which there is no angle."""
+    states = [torch.tensor([[[1.0, turn], [1.0, turn]]], dtype=dtype) for turn in (0.0, 2.0**-6, 2.0**-5)]
+    expected = [1 - (1 + 2.0**-12) ** -0.5, 1 - (1 + 2.0**-11) / ((1 + 2.0**-12) * (1 + 2.0**-10)) ** 0.5]
+    assert block_influence(states).tolist() == pytest.approx(expected, abs=3e-7)
+    assert block_influence([torch.zeros(1, 1, 2, dtype=dtype), states[1]]).isfinite().all()
+
+
+@torch.no_grad()
+def test_heads_are_as_long_as_they_are_in_a_model_of_half_precision():
+    model, said = build("llama").bfloat16(), []
+    module = model.model.layers[1].self_attn.o_proj
+    module.register_forward_pre_hook(lambda m, args: said.append(args[0].double()))
+    scores = activation_scores(model, read_batches([IDS], "this"))
+    expected = said[0].view(3, 20, 4, -1).norm(dim=-1).mean(1).square().sum(0)
+    assert scores[Axis("queries", 1)].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 def test_magnitudes_are_averaged_over_tokens_and_added_up_in_squares_over_texts():

@@ -359,6 +359,9 @@ def test_scores_of_structures_are_their_formulas():
     assert structure_scores("l1", weights).tolist() == [5, 7]
     assert structure_scores("l2", weights).tolist() == [3, 5]
     assert structure_scores("taylor", weights, gradients).tolist() == [6.5, 4]
+    halves = [torch.tensor([[300.0, 400.0]], dtype=torch.float16)]  # whose squares and sum float16 has no numbers for
+    assert structure_scores("l2", halves).tolist() == [500]
+    assert structure_scores("taylor", halves, [torch.full((1, 2), 200.0).half()]).tolist() == [140_000]
     with pytest.raises(ValueError, match="method: 'taylor' needs the gradients of calibration batches"):
         structure_scores("taylor", weights)
     assert top(torch.tensor([1.0, 3.0, 3.0, 2.0, 3.0]), 3).tolist() == [1, 2, 4]

@@ -1,5 +1,8 @@
 """Learned masks step by step: what is drawn, what flows back, what pulls the size; and what calibration measures."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -79,6 +82,24 @@ def test_gradients_are_the_mean_over_the_batches(llama, batches):
     (sum(llama(**batch).loss for batch in batches) / 3).backward()
     for name, weight in llama.named_parameters():
         torch.testing.assert_close(got[name], weight.grad, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_a_model_in_half_precision_are_those_of_its_weights_in_single(batches, dtype):
+    """Those that are too small for float16 too; and a mask learns from them what it learns in single precision."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA)).to(dtype).eval()
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight *= 1e-4
+    exact = copy.deepcopy(model).float()
+    got = mean_gradients(model, batches)
+    target, start = replace(Sizes.of(model.config), intermediate_size=20), {Axis("ffn", 1): torch.arange(48.0)}
+    learned, expected = (masks.learn_masks(each, target, batches, start, steps=3) for each in (model, exact))
+    assert torch.equal(learned[Axis("ffn", 1)], expected[Axis("ffn", 1)])
+    (sum(exact(**batch).loss for batch in batches) / 3).backward()
+    for name, weight in exact.named_parameters():
+        assert (got[name] - weight.grad).norm() <= 1e-4 * weight.grad.norm(), name
+    assert model.dtype == dtype and not any(weight.grad is not None for weight in model.parameters())
 
 
 def test_weights_that_are_frozen_stay_so_and_have_a_gradient_all_the_same(batches):

@@ -495,6 +495,24 @@ def test_retraining_takes_batches_in_turn_and_gradients_of_a_length_of_one_at_mo
         torch.testing.assert_close(found, own, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_in_half_precision_learns_in_single_and_is_rounded_at_the_end(dtype):
+    """Steps of a ten thousandth, of which half precision would take most for nothing, or for no numbers."""
+    model = build("qwen2").to(dtype)
+    student, _ = inherit(model, num_hidden_layers=2)
+    expected = copy.deepcopy(student).float()
+    batches = [{"input_ids": ids, "labels": ids} for ids in (BATCHES[0], BATCHES[2])]
+    retrain_shortly(student, model, batches, steps=5, learning_rate=1e-4)
+    retrain_shortly(expected, model, batches, steps=5, learning_rate=1e-4)
+    assert student.dtype == dtype and student.lm_head.weight is student.model.embed_tokens.weight
+    for found, own in zip(student.parameters(), expected.parameters(), strict=True):
+        assert own.dtype == torch.float32 and torch.equal(found, own.to(dtype))
+    smaller, report = prune(model, BATCHES, num_hidden_layers=2, retraining_steps=5)
+    with torch.no_grad():  # of what is kept, as it was rounded
+        loss = smaller(BATCHES[3], labels=BATCHES[3]).loss.item()
+    assert smaller.dtype == dtype and report.loss == pytest.approx(loss, rel=1e-6)
+
+
 @pytest.mark.parametrize("neurons, least", [(96, 24), (72, 20), (90, 24), (31, 8), (16, 4), (5, 2), (1, 1)])
 def test_a_quarter_of_the_neurons_stays_at_least(neurons, least):
     """In steps: of 72 neurons (by fours) 20; and the smallest number of parameters that is told is that of a shape."""

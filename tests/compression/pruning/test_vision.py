@@ -113,6 +113,31 @@ def test_scores_are_their_formulas():
     assert scores.influences[1].item() == pytest.approx(1 - cosines.mean().item(), rel=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layers_and_heads_of_a_network_in_half_precision_have_different_scores(dtype):
+    """Layers that change little of what goes in, of a network whose first token is zero."""
+    model = build("deit")
+    for layer in model.deit.layers:
+        layer.attention.o_proj.weight *= 0.05
+        layer.mlp.fc2.weight *= 0.05
+    model.deit.embeddings.cls_token.zero_()
+    model.deit.embeddings.position_embeddings[:, 0] = 0
+    model, seen = model.to(dtype), []
+    model.deit.layers[1].attention.o_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
+    scores = vision_scores(model, [PIXELS[0]])
+    states = model(PIXELS[0].to(dtype), output_hidden_states=True).hidden_states
+    states = [each.double() for each in states]
+    for number in range(3):
+        pairs = states[number], states[number + 1]
+        lengths = [each.norm(dim=-1).clamp(min=1e-8) for each in pairs]
+        expected = 1 - ((pairs[0] * pairs[1]).sum(-1) / lengths[0] / lengths[1]).mean().item()
+        assert scores.influences[number].item() == pytest.approx(expected, rel=1e-3, abs=1e-7)
+    assert len(set(scores.influences.tolist())) == 3
+    lengths = seen[0].unflatten(-1, (4, 6)).norm(dim=-1).mean(1).square().sum(0).sqrt()
+    assert scores.heads[1].tolist() == pytest.approx(lengths.tolist(), rel=1e-5)
+
+
 @pytest.mark.parametrize("way", ["width", "depth", "any"])
 def test_a_budget_is_met_by_sizes_that_are_counted_before_a_model_is_made(way):
     model = build("beit")
