@@ -25,6 +25,7 @@ _WITH_CLASSES = tuple(
         "ImageClassification",
         "ObjectDetection",
         "SemanticSegmentation",
+        "UniversalSegmentation",
         "SequenceClassification",
         "TokenClassification",
     )
@@ -50,6 +51,7 @@ def build_card(
     samples: Mapping[str, int | str] | None = None,
     figures: Iterable[str] = (),
     with_code: bool = True,
+    multiply_adds: str | None = None,
 ) -> ModelCard:
     """The model card of one of this package's models.
 
@@ -73,6 +75,7 @@ def build_card(
         samples: how many there are in each split: `{"train": 50000, "test": 10000}`, or of what: `"612 blocks"`.
         figures: names of charts that lie beside the card (`contents.FIGURES`).
         with_code: the folder has the model's code; otherwise the card does not say that it loads without this package.
+        multiply_adds: how many were counted for what, where none are published of just this network.
 
     Returns:
         `huggingface_hub.ModelCard`: metadata (task, library, licence, tags, data sets, measured results) and text.
@@ -105,7 +108,7 @@ def build_card(
         library="transformers",
         task=_task(architecture, model),
         tags=("hf_effmodels", architecture.model_type, f"arxiv:{architecture.arxiv}"),
-        facts=tuple(_facts(architecture, model, processor, known, adapter_only)),
+        facts=tuple(_facts(architecture, model, processor, known, adapter_only, multiply_adds)),
         usage=usage,
         published=known.published if known else (),
         entry=architecture,
@@ -202,20 +205,14 @@ def _introduction(architecture: Architecture, model, preset: str | None, with_co
 
 
 def _facts(
-    architecture: Architecture, model, processor, known: Preset | None, adapter_only: bool
+    architecture: Architecture, model, processor, known: Preset | None, adapter_only: bool, counted: str | None
 ) -> list[tuple[str, str]]:
     config = model.config
     folded = getattr(config, "reparameterized", False)
     rows = [("Type", f"{type(model).__name__} ({architecture.title})")]
     if hasattr(config, "reparameterized"):
         rows.append(("Form", "folded for inference (`reparameterized`)" if folded else "training form"))
-    own, packed = _precisions(model)
-    total = count_parameters(model)
-    rows.append(("Parameters", f"{total / 1e6:.3f} M"))
-    if own:
-        rest = total - sum(own.values())
-        told = [*(f"{count / 1e6:.3f} M: {plain(what)}" for what, count in own.items()), f"{rest / 1e6:.3f} M: real"]
-        rows.append(("Of these", "; ".join(told)))
+    rows += parameters(model)
     if architecture.in_halves:
         rows.append(("Network", str(config.network["model_type"])))
         rows.append(("Code", config.describe()))
@@ -224,7 +221,7 @@ def _facts(
         rows.append(("Of these trained", f"{trained / 1e6:.3f} M"))
     if adapter_only:
         rows.append(("In this repository", "the adapters only; the other weights are loaded from where these are:"))
-    rows += _parts(model)
+    rows += parts(model)
     macs = known and (known.folded_macs if folded else known.macs)
     size = getattr(config, "image_size", None)
     as_published = known and all(
@@ -236,11 +233,32 @@ def _facts(
         rows.append(("Multiply-adds", f"{macs} M for one token (linear layers)"))
     elif macs is not None and as_published:
         rows.append(("Multiply-adds", f"{macs} M for one image of {_size(size)}"))
-    if size is not None:
+    elif counted:
+        rows.append(("Multiply-adds", counted))
+    return rows + inputs_and_outputs(model, processor)
+
+
+def parameters(model) -> list[tuple[str, str]]:
+    """How many weights a model has, and of which precisions."""
+    own, _ = _precisions(model)
+    total = count_parameters(model)
+    rows = [("Parameters", f"{total / 1e6:.3f} M")]
+    if own:
+        rest = total - sum(own.values())
+        told = [*(f"{count / 1e6:.3f} M: {plain(what)}" for what, count in own.items()), f"{rest / 1e6:.3f} M: real"]
+        rows.append(("Of these", "; ".join(told)))
+    return rows
+
+
+def inputs_and_outputs(model, processor) -> list[tuple[str, str]]:
+    """What a model takes, what it tells apart, and in what its weights are stored."""
+    config, rows = model.config, []
+    if (size := getattr(config, "image_size", None)) is not None:
         rows.append(("Image size", _size(size)))
     if hasattr(config, "vocab_size"):
         rows.append(("Vocabulary", str(config.vocab_size)))
-        rows.append(("Longest sequence", f"{config.max_position_embeddings} tokens"))
+        if (longest := getattr(config, "max_position_embeddings", None)) is not None:
+            rows.append(("Longest sequence", f"{longest} tokens"))
     if hasattr(config, "num_channels"):
         rows.append(("Input channels", str(config.num_channels)))
     if type(model).__name__.endswith(_WITH_CLASSES):
@@ -250,7 +268,7 @@ def _facts(
     if processor is not None:
         rows.append(("Preparation", _preparation(processor)))
     told = f"{str(model.dtype).removeprefix('torch.')}, safetensors"
-    if packed:
+    if _precisions(model)[1]:
         told += "; those of few bits packed as integers"
     elif hasattr(model, "deploy"):
         told += "; those of one bit, too, which `deploy()` packs"
@@ -269,7 +287,7 @@ def _precisions(model) -> tuple[dict[str, int], bool]:
     return own, quantizer_of(model.config) not in (None, *TRAINABLE)
 
 
-def _parts(model) -> list[tuple[str, str]]:
+def parts(model) -> list[tuple[str, str]]:
     """What a model of several models is made of: each part's kind and size, and where its own weights are from."""
     rows = []
     references = reference_fields(type(model.config))

@@ -4,9 +4,9 @@ from ..architecture import Architecture, Task
 
 #: The snippets of a folder that is not on the Hub yet name the folder they lie in.
 LOCAL_MODEL_ID = "."
-_PICTURE = 'image = Image.new("RGB", (320, 240))  # or Image.open("picture.jpg")'
+PICTURE = 'image = Image.new("RGB", (320, 240))  # or Image.open("picture.jpg")'
 _CONVERSATION = (
-    _PICTURE,
+    PICTURE,
     'content = [{"type": "image", "image": image}, {"type": "text", "text": "What is this?"}]',
     'messages = [{"role": "user", "content": content}]',
 )
@@ -41,17 +41,17 @@ def usage_section(
         executed = ", nothing from this repository is executed" if with_code else ""
         parts.append(f"With `hf_effmodels` installed{executed}:")
         with_package, without_package = _snippets(architecture, auto_class, config, model_id, revision, has_processor)
-        parts.append(_snippet(with_package))
+        parts.append(snippet(with_package))
         if with_code:
             intro = "Without it, transformers runs the code of this repository; read it first"
             parts.append(f"{intro}, and pin the commit that you have read:" if on_hub else f"{intro}:")
-            parts.append(_snippet(without_package))
+            parts.append(snippet(without_package))
         else:
             parts.append("`hub/` holds the same model with its code: it loads without that package, and is published.")
     if "AutoBackbone" in architecture.auto_classes:
         parts.append("Feature maps, for a detector or a segmentation head:")
         backbone = "AutoBackbone" if on_hub else architecture.auto_classes["AutoBackbone"]
-        parts.append(_snippet(_feature_maps(backbone, config, model_id, revision)))
+        parts.append(snippet(_feature_maps(backbone, config, model_id, revision)))
     if getattr(config, "reparameterized", None) is False:
         parts.append(
             "Before inference or export, `model.reparameterize()` folds the training branches and the batch "
@@ -108,7 +108,8 @@ def _snippets(
     )
 
 
-def _snippet(lines: list[str]) -> str:
+def snippet(lines: list[str]) -> str:
+    """Lines of Python in Markdown."""
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
@@ -137,7 +138,7 @@ def _with_package(
             f'model_id = "{model_id}"',
             f"processor = AutoImageProcessor.from_pretrained(model_id{pin})",
             f"model = {auto_class}.from_pretrained(model_id{pin})",
-            _PICTURE,
+            PICTURE,
             'inputs = processor(image, return_tensors="pt")',
             *_apply(auto_class, "model(**inputs)"),
         ]
@@ -149,7 +150,7 @@ def _with_package(
         "",
         f'model_id = "{model_id}"',
         f'pipe = pipeline("{task}", model=model_id{pin})',
-        _PICTURE,
+        PICTURE,
         "features = pipe(image)" if task == "image-feature-extraction" else "print(pipe(image))",
     ]
 
@@ -163,7 +164,7 @@ def _everything_with_package(model_id: str, revision: str | None) -> list[str]:
         "",
         f'model_id = "{model_id}"',
         f'pipe = pipeline("hierarchical-mask-generation", model=model_id{pin})',
-        _PICTURE,
+        PICTURE,
         'print(len(pipe(image)["masks"]))',
     ]
 
@@ -189,7 +190,7 @@ def _prompt_without_package(
         *lines,
         f"processor = {architecture.stock_processor}.from_pretrained(model_id{pin})",
         f"model = {auto_class}.from_pretrained(model_id, trust_remote_code=True{pin})",
-        _PICTURE,
+        PICTURE,
         'inputs = processor(image, input_points=[[[160, 120]]], return_tensors="pt").to(torch.float32)',
         'sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")',
         "with torch.no_grad():",
@@ -284,7 +285,7 @@ def _labels_with_package(auto_class: str, model_id: str, revision: str | None) -
         "",
         f'model_id = "{model_id}"',
         f'pipe = pipeline("zero-shot-image-classification", model=model_id{pin})',
-        _PICTURE,
+        PICTURE,
         'print(pipe(image, candidate_labels=["cat", "dog"]))',
     ]
 
@@ -307,7 +308,7 @@ def _compare_labels(auto_class: str, options: str) -> list[str]:
     return [
         f"processor = AutoProcessor.from_pretrained(model_id{options})",
         f"model = {auto_class}.from_pretrained(model_id{options})",
-        _PICTURE,
+        PICTURE,
         'texts = ["a photo of a cat", "a photo of a dog"]',
         'inputs = processor(images=image, text=texts, padding=True, return_tensors="pt")',
         "with torch.no_grad():",
@@ -373,7 +374,7 @@ def _without_package(
         lines.append(f"processor = AutoImageProcessor.from_pretrained(model_id{trust}{pin})")
     lines.append(f"model = {auto_class}.from_pretrained(model_id, trust_remote_code=True{pin})")
     if pictures:
-        lines += [_PICTURE, 'inputs = processor(image, return_tensors="pt")']
+        lines += [PICTURE, 'inputs = processor(image, return_tensors="pt")']
         return lines + _apply(auto_class, "model(**inputs)")
     return lines + _apply(auto_class, f"model(torch.zeros{_shape(config)})")
 

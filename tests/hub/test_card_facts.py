@@ -53,6 +53,12 @@ def test_a_card_begins_with_what_the_model_is_and_ends_with_whose_it_is(tiny):
     assert rows["Official code"] == ARCHITECTURES["ghostnetv3"].repository
 
 
+def test_multiply_adds_that_were_counted_stand_where_none_are_published():
+    model = model_of("vig")
+    assert "Multiply-adds" not in facts(model)
+    assert facts(model, multiply_adds="2.6 M for an image")["Multiply-adds"] == "2.6 M for an image"
+
+
 def test_weights_are_said_to_be_of_their_precision(tiny):
     model = model_of("vig").bfloat16()
     assert facts(model)["Weights"] == "bfloat16, safetensors"

@@ -9,13 +9,15 @@ from datetime import date
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import torch
 from transformers import TrainingArguments
 
 from ..._files import move_into, whole_file, write_text
 from ...hub.contents import FIGURES
-from ...hub.ids import hub_id
+from ...hub.origin import origin
 from ...registry import is_in_halves
 from ..task import load_task
+from .header import multiply_adds
 from .output_folder import FREE_KEYS
 from .publishing import HUB_FOLDER, is_own
 from .recipe_arguments import defaults_of
@@ -76,6 +78,7 @@ def write_card(
     training: Mapping[str, object],
     measured_on: str | None = None,
     unit: str | None = None,
+    sample: torch.Tensor | None = None,
     **export_options,
 ) -> None:
     """Write the model card `README.md` and, of a model of this package, the folder `hub` for `hf-effmodels publish`.
@@ -85,14 +88,16 @@ def write_card(
         metrics: name and value of what was measured on `split` of `dataset`; accuracies are fractions of 1.
         split: the evaluated split.
         dataset: the training data: a Hub id or a name; None where there are none.
-        model: what `--model` was: a Hub id here is the base model of the card.
+        model: what `--model` was: the Hub id of its weights, where they have one, is the base model of the card.
         pipeline_tag: the Hub's task, for models of other libraries (our own know theirs).
         training: the hyper-parameters, see `training_summary`.
         measured_on: the data set that `split` is one of; by default the training data.
         unit: what a sample is, where that is not plain, in the plural.
+        sample: an image as the model takes it, whose multiply-adds the card tells.
         export_options: further arguments of `hub.export`, for the folder `hub`.
     """
-    from ...hub import build_card, card_text, export
+    from ...hub import build_card, export
+    from ...hub.stock_card import stock_card
 
     network, output = trainer.network, Path(trainer.args.output_dir)
     figures = [name for name in FIGURES if (output / name).is_file()]
@@ -102,7 +107,8 @@ def write_card(
         "samples": None if dataset is None else _samples(trainer, split, unit),
         "results": card_results(trainer, metrics, split, measured_on),
         "training": {**what_was_saved(trainer), **training},
-        "base_model": hub_id(model),
+        "base_model": None if getattr(trainer.args, "random_weights", False) else origin(model),
+        "multiply_adds": _counted(trainer, sample),
     }
     if is_own(network):
         # The output folder has checkpoints with pickles in them; what goes to the Hub is a folder of its own.
@@ -113,17 +119,17 @@ def write_card(
         known = {name: value for name, value in export_options.items() if name in ("preset", "adapter_only")}
         card = str(build_card(network, **about_code, **known, **facts))
     else:
-        name, composed = type(network).__name__, is_in_halves(network.config.model_type)
-        needs = " It needs the package hf_effmodels, imported before it is loaded." if composed else ""
-        about = card_text.About(
-            title=name,
-            introduction=f"A `{name}`.{needs}",
-            library="hf_effmodels" if composed else "transformers",
-            task=pipeline_tag,
-            figures=tuple(figures),
-        )
-        card = str(card_text.write_card(about, **facts))
+        composed, shown = is_in_halves(network.config.model_type), tuple(figures)
+        about = {"processor": trainer.processing_class, "figures": shown, "needs_package": composed}
+        card = str(stock_card(network, pipeline_tag, **about, **facts))
     write_text(output / "README.md", card)
+
+
+def _counted(trainer, sample: torch.Tensor | None) -> str | None:
+    """The multiply-adds of a sample, where the model is here as a whole to count them."""
+    if sample is None or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return None
+    return multiply_adds(trainer.network, sample).replace(" multiply-adds", "") or None
 
 
 def _samples(trainer, split: str, unit: str | None = None) -> dict[str, int | str]:

@@ -8,8 +8,10 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from hf_effmodels.hub import card_text
+from hf_effmodels.hub import stock_card
 from hf_effmodels.training.run import reports
 from hf_effmodels.training.run.recipe_arguments import defaults_of, resolved
 from hf_effmodels.training.run.reports import (
@@ -233,10 +235,11 @@ def test_a_run_that_had_nothing_left_to_do_does_not_write_over_its_numbers(
 )
 def test_a_card_says_what_was_trained_on_what_and_begun_with(named, dataset, expected, monkeypatch, tmp_path):
     written = []
-    monkeypatch.setattr(card_text, "write_card", lambda about, **facts: written.append((about, facts)) or "a card")
+    monkeypatch.setattr(stock_card, "stock_card", lambda *given, **facts: written.append((given, facts)) or "a card")
     (tmp_path / "training_curve.png").touch()
     trainer = types.SimpleNamespace(
         network=types.SimpleNamespace(config=types.SimpleNamespace(model_type="vit")),
+        processing_class="a processor",
         args=types.SimpleNamespace(
             output_dir=str(tmp_path),
             license="mit",
@@ -250,18 +253,41 @@ def test_a_card_says_what_was_trained_on_what_and_begun_with(named, dataset, exp
     )
     where = {"split": "val", "dataset": dataset, "model": "org/net", "pipeline_tag": "image-classification"}
     reports.write_card(trainer, {"top1": 0.5}, training={"epochs": 2}, measured_on="org/test", **where)
-    ((about, facts),) = written
+    ((given, facts),) = written
     assert (tmp_path / "README.md").read_text() == "a card"
-    assert (about.library, about.task, about.figures) == (
-        "transformers",
-        "image-classification",
-        ("training_curve.png",),
-    )
+    assert given == (trainer.network, "image-classification")
+    assert (facts["processor"], facts["figures"]) == ("a processor", ("training_curve.png",))
+    assert not facts["needs_package"] and facts["multiply_adds"] is None
     assert (facts["license"], facts["dataset"], facts["base_model"]) == ("mit", expected, "org/net")
     assert facts["samples"] == (None if dataset is None else {"training": 7, "val": 3})
     assert facts["training"] == {"trained": "14 steps, 2 epochs", "epochs": 2}
     (result,) = facts["results"]
     assert (result["metric"], result["value"], result["split"], result["dataset"]) == ("top1", 0.5, "val", "org/test")
+
+
+@pytest.mark.parametrize("anew, base", [(True, None), (False, "org/net")])
+def test_weights_that_were_drawn_anew_have_no_base_model(anew, base, monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(stock_card, "stock_card", lambda *given, **facts: written.append(facts) or "a card")
+    args = {"output_dir": str(tmp_path), "license": None, "dataset_name": None, "load_best_model_at_end": False}
+    trainer = types.SimpleNamespace(
+        network=nn.Conv2d(3, 4, 1),
+        processing_class=None,
+        args=types.SimpleNamespace(random_weights=anew, device=types.SimpleNamespace(type="cpu"), **args),
+        train_dataset=range(7),
+        eval_dataset=range(3),
+        state=types.SimpleNamespace(global_step=14, epoch=2.0),
+        is_fsdp_enabled=False,
+        is_deepspeed_enabled=False,
+    )
+    trainer.network.config = types.SimpleNamespace(model_type="vit")
+    where = {"split": "val", "dataset": None, "model": "org/net", "pipeline_tag": "x", "training": {}}
+    reports.write_card(trainer, {}, sample=torch.ones(3, 1000, 500), **where)
+    assert written[-1]["base_model"] == base
+    assert written[-1]["multiply_adds"] == "6.0 M for an image of 1000 x 500", "3 x 4 at each place"
+    trainer.is_fsdp_enabled = True
+    reports.write_card(trainer, {}, sample=torch.ones(3, 1000, 500), **where)
+    assert written[-1]["multiply_adds"] is None, "of a part of the weights nothing is counted"
 
 
 @pytest.mark.parametrize("saves", [True, False])

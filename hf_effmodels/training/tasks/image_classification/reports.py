@@ -86,6 +86,7 @@ def write_results(
         dataset=data_args.dataset,
         model=model_args.model,
         pipeline_tag="image-classification",
+        sample=trainer.eval_dataset[0]["pixel_values"],
         training=training_summary(config, HYPER_PARAMETERS, trainer.get_total_train_batch_size(trainer.args)),
     )
     logger.info("results: %s", output)
