@@ -265,7 +265,14 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--nms-threshold", type=share, help="with --nms: overlap of boxes that both stay (default: 0.45)")
     sub.add_argument("--max-detections", type=whole(1, 10**6), help="with --nms: of an image (default: 300)")
 
-    sub = command("publish", _publish, str, "Upload a model folder to the Hub.")
+    sub = command(
+        "publish",
+        _publish,
+        _show_publication,
+        "Upload a model folder to the Hub: of its files the weights in safetensors, configuration, image processor, "
+        "tokenizer, card with its charts, LICENSE and NOTICE that the model reads, and the code that this package "
+        "writes for it; nothing else that lies there.",
+    )
     sub.add_argument(
         "folder", metavar="FOLDER", nargs="?", help="a folder that convert or hf_effmodels.hub.export wrote"
     )
@@ -277,6 +284,9 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     sub.add_argument("--refresh-code", action="store_true", help="replace only the repository's Python files")
     sub.add_argument("--space", action="store_true", help="show the model in a Space of the same name, too")
     sub.add_argument("--token", help="a token with the right to write (default: that of `hf auth login`)")
+    sub.add_argument(
+        "--dry-run", action="store_true", help="show what would be uploaded and what left out; the Hub is not asked"
+    )
     return parser, commands.choices
 
 
@@ -627,10 +637,18 @@ def _check_calibration(arguments) -> None:
         raise ValueError("--min-agreement goes with --calibrate.")
 
 
-def _publish(arguments) -> str:
+def _publish(arguments):
     if arguments.folder is not None and not os.path.isdir(arguments.folder):
         raise ValueError(f"FOLDER: {arguments.folder} is not a folder")
     _check_publication(arguments)
+    if arguments.dry_run:
+        from .hub.publish import dry_run
+
+        how = {name: getattr(arguments, name) for name in ("revision", "create_pr", "license")}
+        return dry_run(arguments.folder, arguments.repo_id, **how)
+    from ._token import stated_token
+
+    stated_token(arguments.token)
     from .hub import publish
 
     if arguments.space:
@@ -656,6 +674,12 @@ def _check_publication(arguments) -> None:
     from ._places import check_repo_id
     from .demo import APP_TASKS
 
+    if arguments.dry_run:
+        for name in ("space", "refresh_code"):
+            if getattr(arguments, name):
+                raise ValueError(
+                    f"--dry-run: does not go with --{name.replace('_', '-')}, which begins with what is on the Hub."
+                )
     if arguments.space:
         for name in ("create_pr", "refresh_code", "revision"):
             if getattr(arguments, name):
@@ -681,6 +705,22 @@ def _publish_space(arguments) -> str:
     if arguments.folder is not None:
         publish(arguments.folder, arguments.repo_id, license=arguments.license, **how)
     return publish_space(arguments.repo_id, **how).commit_url
+
+
+def _show_publication(result) -> str:
+    if isinstance(result, str):
+        return result
+    size = {name: f"{number:,} bytes" for name, number in result.files.items()}
+    name_width, size_width = (max(map(len, column)) for column in (size, size.values()))
+    place = f"a pull request against {result.revision}" if result.create_pr else f"branch {result.revision}"
+    lines = [
+        f"would be uploaded to {result.repo_id}, {place}; nothing has been sent:",
+        *(f"  {name.ljust(name_width)}  {text.rjust(size_width)}" for name, text in size.items()),
+        f"  {'in all'.ljust(name_width)}  {f'{sum(result.files.values()):,} bytes'.rjust(size_width)}",
+        "left out, as the model does not need it:" if result.left_out else "left out: nothing",
+        *(f"  {name}" for name in result.left_out),
+    ]
+    return "\n".join(lines)
 
 
 def _show_table(infos: list) -> str:

@@ -649,10 +649,29 @@ def test_what_has_to_be_given_is_asked_for(argv, missing, refused):
     assert f"the following arguments are required: {missing}" in refused(*argv)
 
 
+def test_a_dry_run_shows_what_would_be_published_and_what_not_without_a_token(good, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hf_effmodels._token.get_token", lambda: pytest.fail("a token has been asked for"))
+    folder = shutil.copytree(good, tmp_path / "model")
+    (folder / "key.pem").write_bytes(b"secret")
+    (folder / "NOTICE").write_bytes(bytes(1234))
+    assert cli.main(["publish", str(folder), "org/net", "--dry-run", "--revision", "dev"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "would be uploaded to org/net, branch dev; nothing has been sent:"
+    sent, left = lines[: (end := lines.index("left out, as the model does not need it:"))], lines[end + 1 :]
+    assert left == ["  key.pem"] and ["NOTICE", "1,234", "bytes"] in [line.split() for line in sent]
+    assert cli.main(["publish", str(good), "org/net", "--dry-run", "--create-pr", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["create_pr"] and found["left_out"] == [] and found["files"].keys() == {p.name for p in good.iterdir()}
+    assert cli.main(["publish", str(good), "org/net", "--dry-run", "--create-pr"]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert "org/net, a pull request against main;" in first and last == "left out: nothing"
+
+
 def test_only_the_code_of_a_repository_is_published_without_a_folder(monkeypatch, capsys, refused):
     asked = []
     commit = type("Commit", (), {"pr_url": "the pull request", "commit_url": "the commit"})
     monkeypatch.setattr("hf_effmodels.hub.publish", lambda *given, **options: asked.append((given, options)) or commit)
+    monkeypatch.setattr("hf_effmodels._token.get_token", lambda: "hf_kept")
     assert cli.main(["publish", "org/net", "--refresh-code", "--create-pr"]) == 0
     ((given, options),) = asked
     assert given == (None, "org/net") and options["create_pr"] and options["refresh_code"] and not options["private"]
@@ -736,7 +755,7 @@ def test_a_connection_that_breaks_is_no_closed_output(good, refused, monkeypatch
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr("hf_effmodels.hub.publish", publish)
-    assert "Broken pipe" in refused("publish", good, "org/net")
+    assert "Broken pipe" in refused("publish", good, "org/net", "--token", "hf_x")
 
 
 def test_help_and_wrong_arguments_are_answered_without_importing_torch(tmp_path):
@@ -806,6 +825,8 @@ def test_a_folder_that_holds_something_is_no_place_for_an_export_whatever_the_mo
         ({"space": True, "refresh_code": True}, "--space: does not go with --refresh-code"),
         ({"space": True, "revision": "dev"}, "--space: does not go with --revision"),
         ({"space": True, "repo_id": "net"}, "repo_id: got 'net'"),
+        ({"dry_run": True, "space": True}, "--dry-run: does not go with --space, which begins with"),
+        ({"dry_run": True, "refresh_code": True, "folder": None}, "--dry-run: does not go with --refresh-code"),
         ({"repo_id": "net"}, "repo_id: got 'net'"),
         ({"create_pr": True, "revision": "dev"}, "revision: got 'dev' with create_pr=True"),
         ({"folder": None}, "folder_or_model: got None, which only refresh_code=True accepts"),
@@ -814,13 +835,14 @@ def test_a_folder_that_holds_something_is_no_place_for_an_export_whatever_the_mo
 )
 def test_what_is_wrong_with_a_publication_is_said_by_names_and_files_alone(given, said, tmp_path):
     plain = {"folder": str(tmp_path / "nowhere"), "repo_id": "org/net", "license": "mit", "space": False}
-    plain |= {"create_pr": False, "refresh_code": False, "revision": None}
+    plain |= {"create_pr": False, "refresh_code": False, "revision": None, "dry_run": False}
     with pytest.raises(ValueError, match=f"^{said}"):
         cli._check_publication(SimpleNamespace(**plain | given))
 
 
 def test_code_is_renewed_without_a_folder_and_a_model_may_be_shown_that_is_published():
     plain = {"folder": None, "repo_id": "org/net", "license": None, "create_pr": False, "revision": None}
+    plain["dry_run"] = False
     cli._check_publication(SimpleNamespace(**plain, space=False, refresh_code=True))
     cli._check_publication(SimpleNamespace(**plain, space=True, refresh_code=False))
 

@@ -26,6 +26,8 @@ PLACES = {
     "program/export.json": b"{}",
     "pipeline/model_index.json": b"{}",
     "adapter/adapter_config.json": b"{}",
+    "hub/config.json": b'{"model_type": "resnet", "auto_map": {"AutoModel": "code.Net"}}',
+    "hub/code.py": b"# hf_effmodels ",
     "other/thesis.tex": b"",
     "text.txt": b"no model",
     "cut.pth": b"PK\x03\x04",
@@ -143,6 +145,8 @@ publish resnet a
 publish resnet a/b --license mitt
 publish resnet a/b --revision x --create-pr
 publish resnet a/b --space --create-pr
+publish hub a/b
+publish hub a/b --space --dry-run
 evaluate --model nope --dataset digits
 evaluate --model llama --dataset digits
 evaluate --model program --dataset digits

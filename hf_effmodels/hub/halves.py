@@ -6,10 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from .._token import stated_token
 from .bundle import bundle_code
 from .contents import CARD, CONFIG
 from .export import is_portable, network_code, with_auto_map
-from .publish import explained, stated_token
+from .publish import explained
 
 _MODULE = "hf_effmodels.collaboration.splitting.halves"
 

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from huggingface_hub import (
     HfApi,
     ModelCard,
     get_session,
-    get_token,
 )
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from .. import __version__
 from .._exported import check_export, check_request, is_export
+from .._token import stated_token
 from ..architecture import Architecture
 from ..quantization.stored import with_quantized_layers
 from ..registry import ARCHITECTURES
@@ -139,6 +140,9 @@ def publish(
             else:
                 export(folder_or_model, processor, folder, **facts)
         operations = _upload_operations(Path(folder), repo_id, license)
+        if left_out := _left_out(Path(folder), operations):
+            more = f" and {len(left_out) - 10} more" if len(left_out) > 10 else ""
+            logger.warning("not published, as a model does not need it: %s%s", ", ".join(left_out[:10]), more)
         api = HfApi(endpoint=endpoint, token=stated_token(token))
         with explained(repo_id, timeout):
             # Not `private=False`: an organisation may have chosen that its new repositories are private.
@@ -151,17 +155,44 @@ def publish(
             return commit_all(api, repo_id, head, operations, commit, f"Upload {_title(Path(folder))}")
 
 
-def stated_token(token: str | None) -> str:
-    """The token that is given or stored; PermissionError where there is none, ValueError where it can be none."""
-    token = (token or get_token() or "").strip()
-    if not token:
-        raise PermissionError(
-            "token: none was given and none is stored. Run `hf auth login`, set HF_TOKEN, or pass token=…; make one "
-            "with write access at https://huggingface.co/settings/tokens"
-        )
-    if not re.fullmatch(r"[!-~]+", token):
-        raise ValueError("token: it has characters that no token has, such as white space (it is not shown here)")
-    return token
+@dataclass(frozen=True)
+class Upload:
+    """What `publish` would do with a folder.
+
+    Args:
+        repo_id: the repository.
+        revision: the branch there.
+        create_pr: it would be a pull request against that branch.
+        files: name -> bytes of what would be uploaded; of files that are there already and the same the Hub keeps its
+            own.
+        left_out: names of the folder's other files.
+    """
+
+    repo_id: str
+    revision: str
+    create_pr: bool
+    files: dict[str, int]
+    left_out: list[str]
+
+
+def dry_run(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    create_pr: bool = False,
+    license: str | None = None,
+) -> Upload:
+    """What `publish` of the same arguments would upload, and what it would refuse; the Hub is not asked.
+
+    Raises:
+        ValueError: as `publish`.
+    """
+    check_request(folder, repo_id, revision=revision, create_pr=create_pr, refresh_code=False)
+    operations = _upload_operations(Path(folder), repo_id, license)
+    files = {operation.path_in_repo: operation.upload_info.size for operation in operations}
+    left_out = _left_out(Path(folder), operations)
+    return Upload(repo_id, revision or "main", create_pr, dict(sorted(files.items())), left_out)
 
 
 # what is uploaded
@@ -192,7 +223,6 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
         if name.endswith(".json"):
             _check_settings(folder, name, mapping, of_images)
     readme = (_pipeline_readme if is_pipeline_there else _readme)(folder, repo_id, license)
-    _name_left_out(folder, {*names, *code, CARD})
     operations = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
     operations += [CommitOperationAdd(name, content) for name, content in code.items()]
     return [*operations, CommitOperationAdd(CARD, readme.encode())]
@@ -285,11 +315,11 @@ def _check_settings(folder: Path, name: str, mapping: dict[str, str], of_images:
         )
 
 
-def _name_left_out(folder: Path, published: set[str]) -> None:
+def _left_out(folder: Path, operations: list[CommitOperationAdd]) -> list[str]:
+    """The files of a folder that are not among those that are uploaded."""
+    published = {operation.path_in_repo for operation in operations}
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    if left_out := sorted({path.relative_to(folder).as_posix() for path in paths} - published):
-        more = f" and {len(left_out) - 10} more" if len(left_out) > 10 else ""
-        logger.warning("not published, as a model does not need it: %s%s", ", ".join(left_out[:10]), more)
+    return sorted({path.relative_to(folder).as_posix() for path in paths} - published)
 
 
 def _check_weights(folder: Path, weights: str) -> None:

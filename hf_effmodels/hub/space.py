@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from PIL import Image
 
+from .._token import stated_token
 from .._written import rewritten
 from ..demo import APP_TASKS
 from ..images import read_image
@@ -23,7 +24,6 @@ from .publish import (
     download_bytes,
     explained,
     head_of,
-    stated_token,
 )
 from .usage import task_of
 

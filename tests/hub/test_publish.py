@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import hf_effmodels
 from hf_effmodels.hub import build_card, export, publish
 from hf_effmodels.hub.export import architecture_code
+from hf_effmodels.hub.publish import dry_run
 from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear, quantize
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -58,6 +59,16 @@ def test_a_folder_becomes_one_commit_and_again_none(hub, tiny, folder, push):
     assert published == local
     assert push().oid == commit.oid  # nothing has changed: no empty commit
     assert not any(authorized for method, path, authorized in hub.requests if path.startswith("/lfs/"))
+
+
+def test_a_dry_run_tells_what_is_uploaded_then_byte_for_byte_and_asks_nobody(hub, folder, push):
+    (folder / "notes.txt").write_text("mine")
+    told = dry_run(folder, "org/net")
+    assert not hub.requests and (told.revision, told.create_pr, told.left_out) == ("main", False, ["notes.txt"])
+    push()
+    assert told.files == {name: len(content) for name, content in hub.files("org/net").items()}
+    with pytest.raises(ValueError, match="license: got 'mit', but the card in"):
+        dry_run(folder, "org/net", license="mit")
 
 
 def test_a_model_is_exported_and_published_to_a_branch_or_a_pull_request(hub, tiny, push):

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from hf_effmodels._token import stated_token
 from hf_effmodels.hub import contents, export, pretrained, publish
 from hf_effmodels.hub import download as web
 from hf_effmodels.hub.bundle import is_bundled
@@ -123,12 +124,12 @@ def test_what_is_not_the_hubs_fault_is_passed_on_and_the_clients_patience_comes_
 
 
 def test_a_token_is_the_one_that_is_given_or_the_one_that_is_stored(monkeypatch):
-    monkeypatch.setattr(publishing, "get_token", lambda: " stored\n")
-    assert publishing.stated_token(None) == "stored" and publishing.stated_token("given") == "given"
-    monkeypatch.setattr(publishing, "get_token", lambda: None)
+    monkeypatch.setattr("hf_effmodels._token.get_token", lambda: " stored\n")
+    assert stated_token(None) == "stored" and stated_token("given") == "given"
+    monkeypatch.setattr("hf_effmodels._token.get_token", lambda: None)
     for token in (None, "", " "):
         with pytest.raises(PermissionError, match="token: none was given and none is stored"):
-            publishing.stated_token(token)
+            stated_token(token)
 
 
 # what is sent, and what is not
