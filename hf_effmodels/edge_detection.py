@@ -8,7 +8,7 @@ import contextlib
 import copy
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ._files import check_folder, whole_folder, write_json, write_text
 from ._image_size import blaming_image_size
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
+from .edge_ties import may_be_kept
 from .hub.wrappers import unwrap, unwrap_parts
 from .images import read_image
 from .modeling.layers.nms import nms
@@ -128,12 +129,7 @@ class DetectorGraph(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         chosen = self.suppression
-        outputs = self.model(pixel_values=pixel_values)
-        height, width = pixel_values.shape[-2:]
-        centre, size = outputs.pred_boxes.split(2, dim=-1)
-        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
-        boxes = boxes * boxes.new_tensor([width, height, width, height])
-        scores = outputs.logits.sigmoid().transpose(1, 2)
+        boxes, scores = self.candidates(pixel_values)
         classes, points = scores.shape[1:]
         best = scores.argmax(1, keepdim=True)
         if chosen.class_agnostic:
@@ -150,6 +146,14 @@ class DetectorGraph(nn.Module):
         labels = best[:, 0].gather(1, point) if chosen.class_agnostic else index // points
         boxes = boxes.gather(1, point[..., None].expand(-1, -1, 4))
         return boxes, kept, torch.where(kept > 0, labels, -1)
+
+    def candidates(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """All boxes, (batch, points, 4), corners in pixels; and their scores, (batch, classes, points)."""
+        outputs = self.model(pixel_values=pixel_values)
+        height, width = pixel_values.shape[-2:]
+        centre, size = outputs.pred_boxes.split(2, dim=-1)
+        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+        return boxes * boxes.new_tensor([width, height, width, height]), outputs.logits.sigmoid().transpose(1, 2)
 
 
 def export_detector(
@@ -173,9 +177,10 @@ def export_detector(
         image_size: (height, width) of the input; by default the processor's.
 
     Raises:
-        ValueError: another format; a model that needs no suppression; sizes that the model refuses.
+        ValueError: another format; a model that needs no suppression; sizes that the model refuses; the graph finds
+            other boxes than model and processor, and scores that are equal but for rounding do not explain it. Nothing
+            is written then.
         ImportError: the extra `edge` is not installed. FileExistsError: `folder` has something in it.
-        RuntimeError: the graph finds other boxes than model and processor; nothing is written.
     """
     if format not in BACKENDS:
         raise ValueError(f"format: got {format!r}, accepted with suppression are {', '.join(map(repr, BACKENDS))}.")
@@ -218,7 +223,13 @@ def export_detector(
         write_json(new / FACTS, {"format": format, **asdict(chosen)})
         pixels = torch.cat([pixels, pixels[:1].flip(-1)])  # another batch size
         with torch.no_grad():
-            _check_same(load_graph(new, GRAPH, format)(pixel_values=pixels), graph(pixels))
+            got = load_graph(new, GRAPH, format)(pixel_values=pixels)
+            try:
+                _check_graph(got, graph, pixels)
+            except ValueError as error:  # it was right at another threshold
+                raise ValueError(
+                    f"{error} Scores lie near one another: take a higher one than threshold={chosen.threshold:g}."
+                ) from error
         size = sum(file.stat().st_size for file in new.glob(f"{GRAPH}.*") if file.suffix != ".json")
         write_text(new / "README.md", _readme(type(model).__name__, format, (height, width), chosen))
     return DetectorReport(
@@ -277,12 +288,29 @@ def _check_at_a_threshold_that_keeps_some(file: Path, graph: DetectorGraph, pixe
     values[node.input[4]].CopyFrom(onnx.numpy_helper.from_array(np.float32([threshold]), node.input[4]))
     session = onnxruntime.InferenceSession(program.SerializeToString(), providers=["CPUExecutionProvider"])
     got = [torch.from_numpy(output) for output in session.run(None, {"pixel_values": pixels.numpy()})]
-    _check_same(got, DetectorGraph(graph.model, replace(graph.suppression, threshold=threshold))(pixels))
+    _check_graph(got, DetectorGraph(graph.model, replace(graph.suppression, threshold=threshold)), pixels)
 
 
-def _check_same(got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
-    """Raise unless as good as all boxes of either are boxes of the other (of scores that are equal to seven digits one
-    or another may suppress its neighbour)."""
+def _check_graph(got: Sequence[torch.Tensor], graph: DetectorGraph, pixels: torch.Tensor) -> None:
+    """ValueError unless a program's boxes are those of PyTorch, or such as PyTorch could have kept where scores are
+    equal but for rounding: of a network that has learned little thousands are."""
+    candidates = None
+
+    def excused(image: int, kept: tuple[torch.Tensor, ...]) -> bool:
+        nonlocal candidates
+        if candidates is None:
+            candidates = graph.candidates(pixels)
+        return may_be_kept(kept, *(part[image] for part in candidates), graph.suppression)
+
+    _check_same(got, graph(pixels), excused)
+
+
+def _check_same(
+    got: Sequence[torch.Tensor],
+    expected: Sequence[torch.Tensor],
+    excused: Callable[[int, tuple[torch.Tensor, ...]], bool] = lambda image, kept: False,
+) -> None:
+    """ValueError unless as good as all boxes of either are boxes of the other, or those of an image are excused."""
     for image, (boxes, scores, labels, *theirs) in enumerate(zip(*got, *expected, strict=True)):
         ours = boxes[scores > 0], scores[scores > 0], labels[scores > 0]
         theirs = [part[theirs[1] > 0] for part in theirs]
@@ -292,10 +320,10 @@ def _check_same(got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -
             & (ours[2][:, None] == theirs[2])
         )
         matched = same.any(1).sum().item() + same.any(0).sum().item()
-        if matched < 0.95 * sum(same.shape):
-            raise RuntimeError(
+        if matched < 0.95 * sum(same.shape) and not excused(image, ours):
+            raise ValueError(
                 f"export: of {same.shape[1]} boxes of the model and {same.shape[0]} of the graph in sample {image}, "
-                f"{sum(same.shape) - matched} are not those of the other."
+                f"{sum(same.shape) - matched} are not those of the other; nothing was written."
             )
 
 

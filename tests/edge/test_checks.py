@@ -43,6 +43,7 @@ from hf_effmodels import (
 from hf_effmodels.cli import main
 from hf_effmodels.collaboration.splitting import split
 from hf_effmodels.edge_detection import DetectorGraph, Suppression
+from hf_effmodels.edge_ties import may_be_kept
 from hf_effmodels.edge_weights import quantizer_of
 
 from ..modeling.test_light_clip import TEXT, build, processor
@@ -95,8 +96,68 @@ def test_boxes_of_a_graph_may_differ_in_one_of_twenty():
             if off == 2:
                 edge_detection._check_same(got, expected)
             else:
-                with pytest.raises(RuntimeError, match="of 40 boxes of the model and 40 of the graph in sample 0, 6"):
+                with pytest.raises(ValueError, match="of 40 boxes of the model and 40 of the graph in sample 0, 6"):
                     edge_detection._check_same(got, expected)
+
+
+#: Two boxes that overlap by 0.8 and a third one, with the scores of two classes.
+CORNERS = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [50, 50, 60, 60]])
+TIED = torch.tensor([[0.7, 0.7 + 2e-7, 0.3], [0.1, 0.1, 0.3 + 1e-7]])
+CLEAR = torch.tensor([[0.7, 0.69, 0.3], [0.1, 0.1, 0.29]])
+
+
+@pytest.mark.parametrize(
+    "kept, tied, clear",
+    [
+        ([(0, 0), (2, 0)], True, True),
+        ([(1, 0), (2, 1)], True, False),  # another one of two, and another class
+        ([(0, 0), (2, 1)], True, False),
+        ([(0, 0), (1, 0), (2, 0)], False, False),  # both that overlap
+        ([(2, 0)], False, False),  # none of them
+        ([(0, 0)], False, False),  # the third is nowhere, of whichever class it is
+        ([(0, 1), (2, 0)], False, False),  # a class that is far off
+    ],
+)
+@pytest.mark.parametrize("full", [False, True])
+def test_other_boxes_are_taken_where_scores_are_equal_but_for_rounding_and_nowhere_else(kept, tied, clear, full):
+    chosen = Suppression(threshold=0.2, **{"max_detections": len(kept)} if full else {})
+    for scores, right in ((TIED, tied), (CLEAR, clear)):
+        points, labels = (torch.tensor(part) for part in zip(*kept, strict=True))
+        found = CORNERS[points], scores[labels, points], labels
+        if full and kept == [(0, 0)]:
+            right = True  # there is no room for the third
+        assert may_be_kept(found, CORNERS, scores, chosen) is right
+        far = CORNERS[points] + 1, *found[1:]
+        assert not may_be_kept(far, CORNERS, scores, chosen), "boxes that the model has not"
+        assert not may_be_kept((found[0], found[1] + 1e-3, labels), CORNERS, scores, chosen), "nor such scores"
+
+
+def test_boxes_of_several_classes_or_of_none_are_held_to_the_same_rule():
+    points, labels = torch.tensor([0, 0, 2]), torch.tensor([0, 1, 1])
+    scores = torch.tensor([[0.7, 0.6, 0.1], [0.5, 0.4, 0.3]])
+    found = CORNERS[points], scores[labels, points], labels
+    several, none = Suppression(threshold=0.2, multi_label=True), Suppression(threshold=0.2, class_agnostic=True)
+    assert may_be_kept(found, CORNERS, scores, several)
+    assert not may_be_kept([part[::2] for part in found], CORNERS, scores, several), "the second class of the first"
+    assert not may_be_kept(found, CORNERS, scores, none), "of one point two"
+    assert may_be_kept([part[::2] for part in found], CORNERS, scores, none)
+    wrong = CORNERS[points][::2], found[1][::2], torch.tensor([1, 1])
+    assert not may_be_kept(wrong, CORNERS, scores, none), "its class is another"
+
+
+def test_a_graph_with_boxes_that_ties_explain_passes_and_no_other_one():
+    expected = [CORNERS[None, [0, 2]], torch.tensor([[0.7, 0.3]]), torch.tensor([[0, 0]])]
+
+    class Graph(SimpleNamespace):
+        def __call__(self, pixels):
+            return expected
+
+    graph = Graph(suppression=Suppression(threshold=0.2), candidates=lambda pixels: (CORNERS[None], TIED[None]))
+    other = [CORNERS[None, [1, 2]], torch.tensor([[0.7, 0.3]]), torch.tensor([[0, 1]])]
+    edge_detection._check_graph(other, graph, torch.zeros(1))
+    graph.candidates = lambda pixels: (CORNERS[None], CLEAR[None])
+    with pytest.raises(ValueError, match="of 2 boxes of the model and 2 of the graph in sample 0, 4 are not those"):
+        edge_detection._check_graph(other, graph, torch.zeros(1))
 
 
 def off_at(batch: int, **outputs):

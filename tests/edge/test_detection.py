@@ -122,7 +122,7 @@ def test_a_graph_is_compared_at_a_threshold_in_the_widest_gap_of_the_scores(tmp_
 
     compared = []
     monkeypatch.setattr(edge_detection, "DetectorGraph", lambda model, chosen: lambda pixels: chosen)
-    monkeypatch.setattr(edge_detection, "_check_same", lambda *both: compared.append(both))
+    monkeypatch.setattr(edge_detection, "_check_same", lambda got, expected, excused: compared.append((got, expected)))
     order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
     outputs = SimpleNamespace(logits=scores[order].logit()[None])
     graph = SimpleNamespace(model=lambda pixel_values: outputs, suppression=Suppression(nms_threshold=0.3))

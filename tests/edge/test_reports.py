@@ -510,3 +510,13 @@ def test_a_promptable_model_is_exported_for_images_of_its_channels(channels, exp
     assert report.image_size == config.vision_config.image_size and report.folded
     with torch.no_grad():
         assert exporters["encoder"](torch.zeros(1, channels, report.image_size, report.image_size)).ndim == 4
+
+
+def test_boxes_that_only_a_higher_threshold_tells_apart_end_in_a_line_that_says_so(exporters, tmp_path, monkeypatch):
+    def differ(*_):
+        raise ValueError("export: other boxes.")
+
+    monkeypatch.setattr(edge_detection, "_check_graph", differ)
+    with pytest.raises(ValueError, match="^export: other boxes. .*: take a higher one than threshold=0.001.$"):
+        _detector(tmp_path / "out", suppression=edge_detection.Suppression(threshold=0.001))
+    assert not any(tmp_path.iterdir())
