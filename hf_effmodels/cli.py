@@ -421,7 +421,7 @@ def _names(arguments, task: str, is_of_that_kind: Callable[..., bool]) -> bool:
 def _export_two_towers(arguments):
     from .edge_two_towers import export_two_towers
 
-    _check_plain(arguments, "two towers")
+    _check_plain(arguments, *_PLAIN["zero-shot-image-classification"])
     source = arguments.preset
     if arguments.checkpoint is not None:
         from .hub.convert import load_checkpoint
@@ -435,6 +435,13 @@ def _export_two_towers(arguments):
 #: What goes with detectors alone, and with exports of one graph alone.
 _OF_DETECTORS = ("nms", "threshold", "nms_threshold", "max_detections")
 _OF_ONE_GRAPH = ("precision", "calibrate", "min_agreement", *_OF_DETECTORS)
+_BY_PROMPTS = "models that find masks by prompts"
+#: Task -> what its models are called, and the options that do not go with them.
+_PLAIN = {
+    "zero-shot-image-classification": ("two towers", _OF_ONE_GRAPH),
+    "text-generation": ("language models", _OF_DETECTORS),
+    "mask-generation": (_BY_PROMPTS, _OF_ONE_GRAPH),
+}
 
 
 def _check_plain(arguments, what: str, names: Sequence[str] = _OF_ONE_GRAPH) -> None:
@@ -478,12 +485,15 @@ def _halves(arguments):
 def _export_promptable(arguments):
     from .edge_masks import export_promptable, load_source
 
-    what = "models that find masks by prompts"
-    _check_plain(arguments, what)
+    _check_plain(arguments, *_PLAIN["mask-generation"])
     if arguments.format not in (accepted := ("onnx", "openvino")):
-        raise ValueError(f"--format: got {arguments.format!r}, accepted of {what} are {' and '.join(accepted)}.")
+        raise ValueError(
+            f"--format: got {arguments.format!r}, accepted of {_BY_PROMPTS} are {' and '.join(accepted)}."
+        )
     if arguments.image_size is not None:
-        raise ValueError(f"--image-size: got {arguments.image_size}, but {what} have one size, the model's own.")
+        raise ValueError(
+            f"--image-size: got {arguments.image_size}, but {_BY_PROMPTS} have one size, the model's own."
+        )
     if arguments.checkpoint is not None:
         from .hub.convert import load_checkpoint
 
@@ -499,7 +509,7 @@ def _export_promptable(arguments):
 def _export_language_model(arguments):
     from .edge_language import export_language_model
 
-    _check_plain(arguments, "language models", _OF_DETECTORS)
+    _check_plain(arguments, *_PLAIN["text-generation"])
     if arguments.image_size is not None:
         raise ValueError(f"--image-size: got {arguments.image_size}, but language models take no images.")
     source = arguments.preset
@@ -623,18 +633,63 @@ def _check_kind(arguments) -> None:
 
 
 def _check_calibration(arguments) -> None:
-    """ValueError for pictures that are missing, and a precision that a detector's graph does not have, as far as that
-    can be said before anything heavy is imported."""
+    """ValueError or OSError for options that models of this kind have not, and pictures that are missing, as far as
+    that can be said before anything heavy is imported."""
     from .prediction.predictor import Source, task_early
 
     if arguments.nms and (arguments.precision not in ("float32", "fp32") or arguments.calibrate is not None):
         raise ValueError(f"--precision: got {arguments.precision!r}, accepted with --nms is float32.")
-    if arguments.calibrate is not None or (arguments.precision != "int8" and arguments.min_agreement is None):
+    asked = arguments.nms or arguments.calibrate is not None or arguments.min_agreement is not None
+    if not asked and arguments.precision not in ("int8", "int4"):
         return
-    if task_early(Source(arguments.preset), None) == "image-classification":
-        if arguments.precision == "int8":
-            raise ValueError("--calibrate: int8 is calibrated on pictures; give a folder of them.")
+    task = task_early(Source(arguments.preset), None)
+    if task in _PLAIN:
+        _check_plain(arguments, *_PLAIN[task])
+    if arguments.nms:
+        return _check_suppresses(arguments.preset, task)
+    of_integers = {"int8": ("image-classification", "text-generation"), "int4": ("text-generation",)}
+    if task not in (None, *(accepted := of_integers.get(arguments.precision, (task,)))):
+        raise ValueError(
+            f"--precision: got {arguments.precision!r}, which goes with models for {' and '.join(accepted)}; "
+            f"{arguments.preset} is for {task}."
+        )
+    if arguments.calibrate is not None and task is not None:
+        _check_calibrates(arguments, task)
+    elif task == "image-classification" and arguments.precision == "int8":
+        raise ValueError("--calibrate: int8 is calibrated on pictures; give a folder of them.")
+    elif task == "image-classification":
         raise ValueError("--min-agreement goes with --calibrate.")
+
+
+def _check_calibrates(arguments, task: str) -> None:
+    """The same of `--calibrate` by itself."""
+    from .edge_pictures import find_pictures
+
+    if task == "text-generation":
+        if "/" in arguments.calibrate:
+            from ._places import check_place
+
+            check_place("--calibrate", arguments.calibrate)
+    elif task != "image-classification":
+        raise ValueError(f"--calibrate: pictures are compared by their classes, which {task} has not.")
+    elif arguments.precision in ("float32", "fp32"):
+        raise ValueError("--calibrate: pictures go with --precision int8 and --precision float16.")
+    else:
+        find_pictures(arguments.calibrate)
+
+
+def _check_suppresses(name: str, task: str | None) -> None:
+    """ValueError unless boxes of a model may be suppressed after it, as far as its task and its type tell it."""
+    from ._kinds import stated_type
+
+    own = {a.model_type: a.title for a in ARCHITECTURES.values() if "AutoModelForObjectDetection" in a.auto_classes}
+    if task not in (None, "object-detection"):
+        raise ValueError(f"--nms: {name} is for {task}; boxes are suppressed of {', '.join(own.values())}.")
+    model_type = stated_type(name)
+    if model_type is not None and model_type not in own:
+        raise ValueError(
+            f"--nms: {name} is a {model_type}, which keeps boxes by their scores alone: there is nothing to suppress."
+        )
 
 
 def _publish(arguments):

@@ -34,6 +34,7 @@ from ._files import check_folder, whole_folder
 from ._image_size import blaming_image_size
 from .edge_files import as_one_file, halve, size_of, summed_up, write_readme
 from .edge_formats import TOLERANCES, Format, check_format, check_precision
+from .edge_pictures import find_pictures
 from .hub.ids import reading
 from .hub.whole import load_whole
 from .hub.wrappers import unwrap, unwrap_parts
@@ -248,7 +249,7 @@ def _calibration(precision: str, pictures, kind: str, processor, model, size: tu
     if kind != "image-classification":
         raise ValueError(f"calibration: pictures are compared by their classes, which {kind} has not.")
     if isinstance(pictures, (str, Path)):
-        pictures = edge_int8.find_pictures(pictures)
+        pictures = find_pictures(pictures)
     prepared = edge_int8.prepare(pictures, processor, _channels(model.config), size)
     return prepared if precision == "int8" else edge_int8.Calibration((), prepared.all)
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from PIL import Image
 
+from .edge_pictures import FEWEST
 from .images import image_name, read_image
 
-#: Pictures that are needed at least; every fourth is kept for the check.
-FEWEST = 8
+#: Every fourth picture is kept for the check.
 _HELD_OUT = 4
 _BATCH = 8
 
@@ -30,22 +28,6 @@ class Calibration:
     @property
     def all(self) -> list[torch.Tensor]:
         return [*self.calibrating, *self.checking]
-
-
-def find_pictures(folder: str | Path) -> list[Path]:
-    """The pictures in a folder and below, in order.
-
-    Raises:
-        ValueError: fewer than `FEWEST`. OSError: there is no such folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise OSError(f"calibration: there is no folder {str(folder)!r}.")
-    Image.init()
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in Image.EXTENSION)
-    if len(found) < FEWEST:
-        raise ValueError(f"calibration: {folder} has {len(found)} pictures, accepted are {FEWEST} or more.")
-    return found
 
 
 def prepare(pictures: Iterable, processor, num_channels: int, size: tuple[int, int]) -> Calibration:

@@ -332,7 +332,7 @@ def test_what_a_function_says_is_said_in_the_words_of_the_command(good, refused,
     assert "--task: got 'x'" in refused("list", "--task", "x")
 
 
-def test_every_option_of_publish_and_export_reaches_the_function(good, monkeypatch, capsys, refused):
+def test_every_option_of_publish_and_export_reaches_the_function(good, monkeypatch, capsys, refused, tmp_path):
     asked = []
 
     def instead(name, result):
@@ -358,6 +358,9 @@ def test_every_option_of_publish_and_export_reaches_the_function(good, monkeypat
     assert "--space: does not go with --create-pr" in refused("publish", good, "org/net", "--space", "--create-pr")
 
     monkeypatch.setattr("hf_effmodels.edge.export", instead("export", {"done": "yes"}))
+    monkeypatch.setattr("hf_effmodels.edge_pictures.FEWEST", 0)
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
     size = ["--image-size", "48", "--precision", "fp16", "--calibrate", "photos", "--min-agreement", "0.7"]
     assert cli.main(["export", str(good), "out", "--format", "onnx", *size]) == 0
     ((_, given, options),) = asked
@@ -367,6 +370,7 @@ def test_every_option_of_publish_and_export_reaches_the_function(good, monkeypat
     }  # fmt: skip
     asked.clear()
     monkeypatch.setattr("hf_effmodels.edge_detection.export_detector", instead("detector", {"done": "yes"}))
+    monkeypatch.setattr(cli, "_check_suppresses", lambda *_: None)  # it is a classifier
     limits = ["--nms", "--threshold", "0.1", "--nms-threshold", "0.2", "--max-detections", "7", "--image-size", "48"]
     assert cli.main(["export", str(good), "out", "--format", "onnx", *limits]) == 0
     ((_, given, options),) = asked
@@ -924,3 +928,53 @@ def test_float32_is_what_all_exports_are_made_in_by_either_name(name):
     cli._check_calibration(SimpleNamespace(**plain | {"nms": True}, preset="gold-yolo-n"))
     with pytest.raises(ValueError, match="^--precision: got 'fp16', accepted with --nms is float32.$"):
         cli._check_calibration(SimpleNamespace(**plain | {"nms": True, "precision": "fp16"}, preset="gold-yolo-n"))
+
+
+NETWORKS = {
+    "resnet": "ResNetForImageClassification",
+    "detr": "DetrForObjectDetection",
+    "llama": "LlamaForCausalLM",
+    "gold_yolo": "GoldYoloForObjectDetection",
+}
+
+
+@pytest.mark.parametrize(
+    "model_type, given, said",
+    [
+        ("resnet", {"nms": True}, "--nms: resnet is for image-classification; boxes are suppressed of Gold-YOLO."),
+        ("llama", {"nms": True}, "--nms: got True, which language models are not exported with."),
+        (
+            "detr",
+            {"nms": True},
+            "--nms: detr is a detr, which keeps boxes by their scores alone: there is nothing to ",
+        ),
+        ("gold_yolo", {"nms": True}, None),
+        ("gold_yolo", {"precision": "int8"}, "--precision: got 'int8', which goes with models for image-class"),
+        ("gold_yolo", {"precision": "float16", "calibrate": "few"}, "--calibrate: pictures are compared by their cl"),
+        ("resnet", {"precision": "int4"}, "--precision: got 'int4', which goes with models for text-generation; resn"),
+        ("resnet", {"precision": "int8"}, "--calibrate: int8 is calibrated on pictures; give a folder of them."),
+        ("resnet", {"precision": "int8", "calibrate": "no"}, "calibration: there is no folder 'no'."),
+        ("resnet", {"precision": "int8", "calibrate": "few"}, "calibration: few has 7 pictures, accepted are 8 or mo"),
+        ("resnet", {"precision": "int8", "calibrate": "enough"}, None),
+        ("resnet", {"calibrate": "enough"}, "--calibrate: pictures go with --precision int8 and --precision float16."),
+        ("resnet", {"precision": "fp16", "calibrate": "enough", "min_agreement": 0.5}, None),
+        ("resnet", {"min_agreement": 0.5}, "--min-agreement goes with --calibrate."),
+        ("llama", {"calibrate": "./nowhere.txt"}, "--calibrate: there is no folder or file './nowhere.txt'"),
+        ("llama", {"precision": "int8"}, None),
+        ("llama", {"precision": "int4", "calibrate": "pydoc_topics"}, None),
+    ],
+)
+def test_options_of_an_export_that_do_not_go_with_its_kind_are_refused_by_its_config_alone(
+    model_type, given, said, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = {"model_type": model_type, "architectures": [NETWORKS[model_type]]}
+    (tmp_path / model_type).mkdir()
+    (tmp_path / model_type / "config.json").write_text(json.dumps(config))
+    for folder, number in (("few", 7), ("enough", 8)):
+        (tmp_path / folder).mkdir()
+        for n in range(number):
+            (tmp_path / folder / f"{n}.png").write_bytes(b"")
+    arguments = SimpleNamespace(**PLAIN | given, preset=model_type)
+    with pytest.raises((ValueError, OSError), match=f"^{re.escape(said)}") if said else nullcontext():
+        cli._check_calibration(arguments)

@@ -20,6 +20,7 @@ PLACES = {
     "llama/config.json": b'{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}',
     "resnet/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
     "bert/config.json": b'{"model_type": "bert", "architectures": ["BertForMaskedLM"]}',
+    "detr/config.json": b'{"model_type": "detr", "architectures": ["DetrForObjectDetection"]}',
     "half/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
     "half/split.json": b"{}",
     "program/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
@@ -59,6 +60,16 @@ export ./nope out --format onnx
 export program edge --format onnx
 export adapter edge --format onnx
 export half edge --format onnx
+export resnet edge --format onnx --nms
+export detr edge --format onnx --nms
+export detr edge --format onnx --precision int8
+export detr edge --format onnx --precision fp16 --calibrate other
+export resnet edge --format onnx --precision int4
+export resnet edge --format onnx --precision int8 --calibrate nowhere
+export resnet edge --format onnx --precision int8 --calibrate other
+export resnet edge --format onnx --calibrate other
+export llama edge --format onnx --calibrate ./nowhere
+export gold-yolo-n edge --format onnx --precision int8
 predict ./nope x.png
 predict ghostnetv3-1.0x nowhere.png
 predict ghostnetv3-1.0x . --prompt why

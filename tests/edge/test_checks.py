@@ -43,6 +43,7 @@ from hf_effmodels import (
 from hf_effmodels.cli import main
 from hf_effmodels.collaboration.splitting import split
 from hf_effmodels.edge_detection import DetectorGraph, Suppression
+from hf_effmodels.edge_pictures import find_pictures
 from hf_effmodels.edge_ties import may_be_kept
 from hf_effmodels.edge_weights import quantizer_of
 
@@ -879,9 +880,9 @@ def test_pictures_are_found_in_folders_below_by_their_endings(tmp_path):
         picture.save(tmp_path / ("below" if number % 2 else ".") / f"{number}.PNG")
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(ValueError, match=f"calibration: {tmp_path} has 7 pictures, accepted are 8 or more"):
-        edge_int8.find_pictures(tmp_path)
+        find_pictures(tmp_path)
     (tmp_path / "z.jpg").write_bytes(b"damaged")
-    found = edge_int8.find_pictures(str(tmp_path))
+    found = find_pictures(str(tmp_path))
     assert found == sorted([*tmp_path.glob("*.PNG"), *tmp_path.glob("*/*.PNG"), tmp_path / "z.jpg"])
     with pytest.raises(OSError, match=f"calibration: {tmp_path / 'z.jpg'}: the file is not"):
         edge_int8.prepare(found, classifier()[1], 3, (32, 32))

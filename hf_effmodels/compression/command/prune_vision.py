@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...edge_pictures import find_pictures
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,23 +33,26 @@ def check_options(arguments) -> None:
             )
     if arguments.images is None:
         raise ValueError("--images is missing: name a folder of pictures like those that the model is for.")
-    if not Path(arguments.images).is_dir():
-        raise OSError(f"--images: there is no folder {arguments.images!r}.")
+    find_images(arguments)
+
+
+def find_images(arguments) -> list[Path]:
+    """The pictures of `--images`; ValueError or OSError where there are too few or none."""
+    try:
+        return find_pictures(arguments.images)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"--images{str(error).removeprefix('calibration')}") from error
 
 
 def run(arguments, config, report_file: str) -> dict:
     """Prune and write; see `prune.main`."""
     from ..._written import rewritten
-    from ...edge_int8 import find_pictures
     from ..pruning.vision import check_vision, choose_vision_sizes, prune_vision_transformer
     from .inheritance import layer_numbers
 
     check_vision(config)
     check_options(arguments)
-    try:
-        files = find_pictures(arguments.images)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"--images{str(error).removeprefix('calibration')}") from error
+    files = find_images(arguments)
     model, processor = _load(arguments.model)
     model.to(arguments.device)
     sizes = {
