@@ -1,6 +1,7 @@
 """`compress-tokenizer`: a smaller vocabulary, and the model's rows that go with it."""
 
 import json
+import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,8 @@ from .corpus import add_corpus, check_named, find_texts
 from .models import load_config, load_model
 from .output import add_output, free_output
 from .words import as_table
+
+logger = logging.getLogger(__name__)
 
 
 def add(command) -> None:
@@ -33,7 +36,7 @@ def add(command) -> None:
     sub.add_argument(
         "--state-file", help="where counting goes on after a kill (default: OUTPUT.counts.json, until it is done)"
     )
-    sub.add_argument("--model", help="a model whose embedding and head are compressed, too")
+    sub.add_argument("--model", help="a causal language model whose embedding and head are compressed, too")
     add_corpus(sub)
     add_output(sub)
 
@@ -62,6 +65,11 @@ def _compress_tokenizer(arguments) -> dict:
     compressed, id_map = compress_tokenizer(
         tokenizer, counts, arguments.vocab_size, arguments.coverage, arguments.strategy, arguments.keep
     )
+    if type(compressed) is not type(tokenizer) and sentencepiece is None:
+        logger.warning(
+            "the tokenizer is now a %s, which transformers 4 does not read: as a %s it would be another one.",
+            *(type(compressed).__name__, type(tokenizer).__name__),
+        )
     report = compression_report(tokenizer, compressed, id_map, counts, held_out, config)
     from ..._written import rewritten
 

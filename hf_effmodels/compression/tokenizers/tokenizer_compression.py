@@ -6,7 +6,9 @@ converted from SentencePiece), Unigram, WordPiece and WordLevel.
 
 import copy
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
@@ -47,7 +49,8 @@ def compress_tokenizer(
         keep: more pieces or ids to keep.
 
     Returns:
-        The new tokenizer and the map of ids, for `compress_embeddings` and `remap_dataset`.
+        The new tokenizer and the map of ids, for `compress_embeddings` and `remap_dataset`. The tokenizer is of the
+        class of the old one where that reads it as it is, else a `PreTrainedTokenizerFast`.
 
     Raises:
         ValueError: an empty corpus, counts of another vocabulary, an unknown piece, or a size that does not hold what
@@ -258,4 +261,35 @@ def _rebuilt(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary, id_map:
         settings["extra_special_tokens"] = list(extra.values()) if isinstance(extra, dict) else list(extra)
     compressed = PreTrainedTokenizerFast(tokenizer_object=backend, **settings)
     compressed.chat_template = tokenizer.chat_template
-    return compressed
+    return _of_its_class(compressed, tokenizer) or compressed
+
+
+def _of_its_class(
+    compressed: PreTrainedTokenizerFast, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerFast | None:
+    """The compressed tokenizer in the class of the old one, which other versions of transformers may know; None where
+    that class makes another tokenizer of the file: many build theirs anew out of vocabulary and merges."""
+    if type(tokenizer) is PreTrainedTokenizerFast or not type(tokenizer).__module__.startswith("transformers."):
+        return None  # code beside a tokenizer stays behind
+    with tempfile.TemporaryDirectory() as folder:
+        compressed.save_pretrained(folder)
+        file = Path(folder, "tokenizer_config.json")
+        settings = json.loads(file.read_bytes())
+        of_a_place = {"name_or_path", "is_local", "local_files_only"}
+        for name, value in tokenizer.init_kwargs.items():  # `do_lower_case` and the like
+            plain = value is None or isinstance(value, (bool, int, float, str))
+            if plain and not name.endswith("_file") and name not in {*settings, *of_a_place}:
+                settings[name] = value
+        settings["tokenizer_class"] = type(tokenizer).__name__
+        file.write_text(json.dumps(settings), encoding="utf-8")
+        try:
+            found = type(tokenizer).from_pretrained(folder)
+        except Exception:  # whatever a class makes of a vocabulary that it was not written for
+            return None
+    same = found.backend_tokenizer.to_str() == compressed.backend_tokenizer.to_str()
+    same = same and found.special_tokens_map == compressed.special_tokens_map
+    same = same and all(getattr(found, name) == getattr(compressed, name) for name in _SETTINGS)
+    for name in ("is_local", "local_files_only", "name_or_path"):  # of the folder that is gone
+        found.init_kwargs.pop(name, None)
+    found.name_or_path = ""
+    return found if same else None

@@ -773,6 +773,31 @@ def test_a_compressed_tokenizer_of_bert_tells_two_texts_apart():
     }  # fmt: skip
 
 
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "A"]
+
+
+def test_a_compressed_tokenizer_is_of_its_class_with_what_that_was_made_with(tmp_path):
+    tokenizer = BertTokenizer(
+        vocab={piece: n for n, piece in enumerate(PIECES)}, do_lower_case=False, padding_side="left"
+    )
+    compressed, _ = compress_tokenizer(tokenizer, [0, 0, 0, 0, 0, 5, 0, 6, 7], 8)
+    compressed.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "BertTokenizer" and settings["do_lower_case"] is False
+    assert not {"name_or_path", "is_local", "local_files_only"} & settings.keys()
+    for one in (compressed, AutoTokenizer.from_pretrained(tmp_path), BertTokenizer.from_pretrained(tmp_path)):
+        assert type(one) is BertTokenizer and one.padding_side == "left"
+        assert one("a A b")["input_ids"] == [2, 5, 7, 1, 3] and one.convert_ids_to_tokens(6) == "c"
+
+
+def test_a_class_that_would_make_another_tokenizer_of_the_file_is_left():
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(PIECES)})
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("x", "c")  # which the class does not make anew
+    compressed, _ = compress_tokenizer(tokenizer, [0, 0, 0, 0, 0, 5, 0, 6, 7], 8)
+    assert type(compressed) is PreTrainedTokenizerFast
+    assert compressed("x")["input_ids"] == [2, 6, 3]
+
+
 def test_the_one_space_that_stands_before_a_text_is_taken_away_again():
     model = SentencePieceBPE(["<unk>", "▁", "a", "▁a"], [0, -9, -9, -1], [UNKNOWN, *[NORMAL] * 3])
     fast = model.to_fast()
