@@ -28,7 +28,7 @@ from hf_effmodels.collaboration.decomposition import (
 from hf_effmodels.collaboration.parts import DecomposeArguments, decompose
 from hf_effmodels.collaboration.shrinking import shrink
 from hf_effmodels.compression.pruning.class_importance import class_divergences
-from hf_effmodels.compression.pruning.hsic import highest, kept_of, score_part
+from hf_effmodels.compression.pruning.hsic import head_scores, highest, kept_of, score_part
 from hf_effmodels.compression.pruning.vision_widths import part_macs, prune_part, search_widths
 from hf_effmodels.modeling.devit.configuration_devit import DeViTConfig, part_sizes
 from hf_effmodels.modeling.devit.modeling_devit import DeViTForImageClassification
@@ -98,6 +98,23 @@ def test_logits_of_the_classes_that_are_kept_are_what_they_were():
     for wrong in ([3], [3, 3], [3, 10], [-1, 3]):
         with pytest.raises(ValueError, match="classes: got"):
             keep_classes(model, wrong)
+
+
+@torch.no_grad()
+def test_pictures_are_taken_in_the_precision_of_the_network_and_probabilities_in_single():
+    torch.manual_seed(0)
+    model, pixels, labels = whole().bfloat16(), torch.randn(16, 3, 16, 16), torch.arange(16) % 10
+    found = shrink(model, pixels, labels, macs=0.7, score_images=6, samples=2, tolerance=0.1)
+    rounded = pixels.bfloat16()
+    assert found.model.dtype == torch.bfloat16 and found.macs[1] < found.macs[0]
+    right = (found.model(rounded[6:]).logits.argmax(-1) == labels[6:]).double().mean()
+    assert found.accuracy[1] == pytest.approx(float(right))
+    projection, said = model.devit.parts[0].layers[0].attention, []
+    projection.proj.register_forward_pre_hook(lambda _, args: said.append(args[0]))
+    heads, _ = score_part(model, rounded[:6])
+    outputs = said[0].unflatten(-1, (projection.num_heads, projection.head_dim))
+    expected = head_scores(outputs, model(rounded[:6]).logits.double().softmax(-1))
+    assert heads[0].tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=0)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """Parts of a network on machines of their own, and agents that decide which machine computes what."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,12 @@ def test_parts_that_are_none_are_named(devit):
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_a_device_computes_an_image_in_the_precision_of_its_network(devit):
+    pixels, network = torch.randn(1, 3, 16, 16), copy.deepcopy(devit).bfloat16()
+    logits, sent = local_point(network)(pixels)
+    assert sent == 0 and torch.equal(logits, network(pixels.bfloat16()).logits)
 
 
 @torch.no_grad()

@@ -46,7 +46,8 @@ def local_point(model: torch.nn.Module) -> Point:
 
     @torch.no_grad()
     def compute(pixel_values: torch.Tensor) -> tuple[torch.Tensor, int]:
-        return model(pixel_values=pixel_values).logits, 0
+        weight = next(model.parameters())
+        return model(pixel_values=pixel_values.to(weight.device, weight.dtype)).logits, 0
 
     return compute
 
