@@ -79,7 +79,8 @@ def quantize_promptable(
     """Quantise the linear layers and the products of attention of a model, in place; convolutions stay as they are.
 
     The search is the published one: each layer by itself, the others in float. What `save_pretrained` then writes has
-    integers of 8 bits (of which fewer may be used), and `from_pretrained` loads it.
+    integers of 8 bits (of which fewer may be used), and `from_pretrained` loads it. A model in half precision becomes
+    one in float32: gradients that weigh errors are too small for float16, and errors of a step for bfloat16.
 
     Args:
         model: of transformers, in evaluation mode; its attention must go through transformers' attention functions.
@@ -104,6 +105,8 @@ def quantize_promptable(
         raise ValueError("model: it is quantised already.")
     check_model("model", model)
     skip = names_of_modules(model, skip)
+    if any(weight.dtype in (torch.float16, torch.bfloat16) for weight in model.parameters()):
+        model.float()
     names = {module: name for name, module in model.named_modules() if not is_within(name, skip)}
     generator = torch.Generator().manual_seed(seed)
     linears, products = _record(model, names, samples, loss, generator)
@@ -163,14 +166,17 @@ def _record(model, names: dict, samples, loss, generator) -> tuple[dict, dict]:
             seen.products.append(output)
 
     handles = [m.register_forward_hook(keep) for m in names if type(m) is nn.Linear]
-    count = 0
+    count, dtype = 0, next(model.parameters()).dtype
     try:
         with _recorded_attention(model, attention), torch.enable_grad():
             for sample in samples:
                 inputs = {
-                    name: value.detach().requires_grad_() if name in ("pixel_values", "image_embeddings") else value
+                    name: value.to(dtype) if value.is_floating_point() else value
                     for name, value in sample.items()
                 }
+                for name in ("pixel_values", "image_embeddings"):
+                    if name in inputs:
+                        inputs[name] = inputs[name].detach().requires_grad_()
                 model.zero_grad()
                 loss(model(**inputs), generator).backward()
                 for seen in (*linears.values(), *attention.values()):

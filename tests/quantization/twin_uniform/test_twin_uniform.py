@@ -580,6 +580,20 @@ def test_the_loss_is_that_of_an_answer_drawn_from_the_models_own():
     torch.testing.assert_close(found, entropy + noise.square().mean())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_quantised_as_its_weights_are_in_single(dtype):
+    """Whatever the samples are in: gradients of a millionth, whose squares are no numbers of float16, choose as well."""
+    found, intervals = torch.randn(64, 6, generator=torch.Generator().manual_seed(4)).to(dtype), []
+    torch.manual_seed(5)
+    layer = nn.Linear(6, 4).to(dtype)
+    small = lambda outputs, generator: 1e-6 * outputs.pred_masks.square().sum()  # noqa: E731
+    for own, pixels in ((layer, found), (copy.deepcopy(layer).float(), found.float())):
+        model = quantize_promptable(Single(copy.deepcopy(own)).eval(), [{"pixel_values": pixels}], loss=small)
+        intervals.append([model.linear.weight_interval, model.linear.input_interval, model.linear.integers])
+        assert model(found.float()).pred_masks.dtype == torch.float32
+    assert all(torch.equal(*pair) for pair in zip(*intervals, strict=True))
+
+
 def test_a_model_all_of_which_is_skipped_has_nothing_to_quantise():
     model = Single(nn.Linear(6, 4)).eval()
     with pytest.raises(ValueError, match="^model: Single has no linear layers and no attention to quantise .skip is"):
