@@ -171,8 +171,7 @@ def _record(model, names: dict, samples, loss, generator) -> tuple[dict, dict]:
         with _recorded_attention(model, attention), torch.enable_grad():
             for sample in samples:
                 inputs = {
-                    name: value.to(dtype) if value.is_floating_point() else value
-                    for name, value in sample.items()
+                    name: value.to(dtype) if value.is_floating_point() else value for name, value in sample.items()
                 }
                 for name in ("pixel_values", "image_embeddings"):
                     if name in inputs:

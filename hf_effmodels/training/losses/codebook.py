@@ -2,6 +2,8 @@
 
 import torch
 
+from .checks import exact
+
 
 def codebook_loss(latents: torch.Tensor, quantized: torch.Tensor, commitment_cost: float = 0.25) -> torch.Tensor:
     """mean((sg(q) - z)²) + `commitment_cost` · mean((q - sg(z))²): the weights sit the other way round than in VQ-VAE.
@@ -13,6 +15,7 @@ def codebook_loss(latents: torch.Tensor, quantized: torch.Tensor, commitment_cos
     if latents.shape != quantized.shape:
         shapes = f"{tuple(latents.shape)} and {tuple(quantized.shape)}"
         raise ValueError(f"latents, quantized: got the shapes {shapes}, expected the same.")
+    latents, quantized = exact(latents), exact(quantized)
     to_codes = (quantized.detach() - latents).square().mean()
     return to_codes + commitment_cost * (quantized - latents.detach()).square().mean()
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .checks import exact
+
 #: Bounds of the distance over the bandwidth, and the smallest bandwidth, as published.
 _SMALLEST, _LARGEST = 1e-5, 1e5
 
@@ -47,6 +49,7 @@ def contrastive_domain_discrepancy(
             )
     if not intra_only and num_classes < 2:
         raise ValueError(f"num_classes: got {num_classes}, accepted are numbers from 2 (1 with intra_only).")
+    layers = [(exact(source), exact(target)) for source, target in layers]
     kernels, factor = _of_each("kernels", kernels, len(layers)), _of_each("factor", factor, len(layers))
     sizes = torch.tensor(counts, dtype=layers[0][0].dtype, device=layers[0][0].device)
     member = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(sizes.device)

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from .checks import exact
 from .kl_divergence import kl_divergence_loss
 
 
@@ -26,13 +27,13 @@ def head_losses(
     Raises:
         ValueError: the shapes differ.
     """
-    _check("student_logits", student_logits, teacher_logits)
+    student_logits, teacher_logits = _checked("student_logits", student_logits, teacher_logits)
     losses = {
         "heads": F.l1_loss(student_logits, teacher_logits),
         "ensemble": F.l1_loss(student_logits.mean(1), teacher_logits.mean(1)),
     }
     if student_features is not None:
-        _check("student_features", student_features, teacher_features)
+        student_features, teacher_features = _checked("student_features", student_features, teacher_features)
         losses["features"] = (student_features - teacher_features).abs().sum(-1).mean()
     return losses
 
@@ -43,7 +44,7 @@ def disagreement(student_logits: torch.Tensor, teacher_logits: torch.Tensor, num
     Args:
         student_logits, teacher_logits: (batch, labels), of a head and its teacher.
     """
-    _check("student_logits", student_logits, teacher_logits)
+    student_logits, teacher_logits = _checked("student_logits", student_logits, teacher_logits)
     return -F.l1_loss(student_logits, teacher_logits) / num_teachers
 
 
@@ -56,7 +57,7 @@ def soft_head_losses(student_logits: torch.Tensor, teacher_logits: torch.Tensor)
     Returns:
         `heads`, the mean over the heads, and `ensemble`, of the mean logits.
     """
-    _check("student_logits", student_logits, teacher_logits)
+    student_logits, teacher_logits = _checked("student_logits", student_logits, teacher_logits)
     pairs = zip(student_logits.unbind(1), teacher_logits.unbind(1), strict=True)
     return {
         "heads": torch.stack([kl_divergence_loss(*pair) for pair in pairs]).mean(),
@@ -64,6 +65,7 @@ def soft_head_losses(student_logits: torch.Tensor, teacher_logits: torch.Tensor)
     }
 
 
-def _check(name: str, student: torch.Tensor, teacher: torch.Tensor) -> None:
+def _checked(name: str, student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if student.shape != teacher.shape:
         raise ValueError(f"{name}: got shape {tuple(student.shape)}, the teachers' is {tuple(teacher.shape)}.")
+    return exact(student), exact(teacher)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .checks import exact
 from .interface import POOLED, DistillationLoss, FeatureSpec, Networks, as_maps
 
 #: Sides of the averaged maps of the hierarchical context loss; each weighs half of the one before.
@@ -100,6 +101,7 @@ class KnowledgeReviewLoss(nn.Module):
 def context_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """The hierarchical context loss of two maps: mean squared errors of the maps and of their averages over 4×4, 2×2
     and 1×1 parts, with weights 1, 1/2, 1/4, 1/8, as far as these are smaller, over the sum of the weights."""
+    student, teacher = exact(student), exact(teacher)
     loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
     for side in _LEVELS:
         if side < student.shape[2]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from .checks import exact
+
 #: How the axes of a stored map lie: [row, column], or as the published files have them, [column, row].
 AXIS_ORDERS = ("row_major", "published")
 
@@ -40,6 +42,7 @@ def pooled_logits(
             It measures both axes by the cells of the last one, which is all the same for the published maps, squares.
     """
     _check_map(scores, classes, num_classes)
+    scores = exact(scores)
     if axis_order not in AXIS_ORDERS:
         raise ValueError(f"axis_order: got {axis_order!r}, accepted are {', '.join(AXIS_ORDERS)}.")
     sides = scores.shape[2:] if axis_order == "row_major" else (scores.shape[3], scores.shape[3])

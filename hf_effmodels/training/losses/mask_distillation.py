@@ -6,6 +6,8 @@ Distances are mean absolute differences: squares, the paper says, become too sma
 import torch
 from torch.nn import functional as F
 
+from .checks import exact
+
 
 def mask_iou(masks: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Intersection over union of boolean masks (..., height, width), float64; 1 where both are empty."""
@@ -24,14 +26,14 @@ def mask_hardness(
     Args:
         student_logits, teacher_logits: (..., height, width). targets: booleans of that shape.
     """
-    teacher = mask_iou(teacher_logits > 0, targets).to(teacher_logits.dtype)
-    student = mask_iou(student_logits > 0, targets).to(student_logits.dtype)
+    teacher = mask_iou(teacher_logits > 0, targets).to(exact(teacher_logits).dtype)
+    student = mask_iou(student_logits > 0, targets).to(exact(student_logits).dtype)
     return torch.sigmoid(teacher / (student + eps) - 1).detach()
 
 
 def mask_distances(student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of each mask's logits, (..., height, width) -> (...)."""
-    return (student_logits - teacher_logits).abs().mean((-2, -1))
+    return (exact(student_logits) - exact(teacher_logits)).abs().mean((-2, -1))
 
 
 def full_stage_distillation_loss(
@@ -59,14 +61,15 @@ def full_stage_distillation_loss(
     """
     hardness = mask_hardness(student_logits, teacher_logits, targets, eps)
     return (
-        embedding_weight * F.l1_loss(student_embeddings, teacher_embeddings)
-        + token_weight * F.l1_loss(student_tokens, teacher_tokens)
+        embedding_weight * F.l1_loss(exact(student_embeddings), exact(teacher_embeddings))
+        + token_weight * F.l1_loss(exact(student_tokens), exact(teacher_tokens))
         + mask_weight * (hardness * mask_distances(student_logits, teacher_logits)).sum()
     )
 
 
 def focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25, gamma: float = 2.0) -> torch.Tensor:
     """Sigmoid focal loss of each mask (https://arxiv.org/abs/1708.02002), mean over its pixels: (...)."""
+    logits = exact(logits)
     targets = targets.to(logits.dtype)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     right = torch.where(targets > 0.5, logits.sigmoid(), 1 - logits.sigmoid())
@@ -76,6 +79,7 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float = 0.25,
 
 def dice_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """1 - (2 sum p t + 1) / (sum p + sum t + 1) of each mask, p the probabilities: (...)."""
+    logits = exact(logits)
     probabilities, targets = logits.sigmoid().flatten(-2), targets.to(logits.dtype).flatten(-2)
     overlap = 2 * (probabilities * targets).sum(-1) + 1
     return 1 - overlap / (probabilities.sum(-1) + targets.sum(-1) + 1)

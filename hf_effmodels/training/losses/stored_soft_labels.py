@@ -3,6 +3,8 @@ section 3.1). Classes that were not stored share what is missing to 1."""
 
 import torch
 
+from .checks import exact
+
 
 def dense_targets(ids: torch.Tensor, probabilities: torch.Tensor, num_classes: int) -> torch.Tensor:
     """The teacher's distribution, (batch, classes), rebuilt from its K largest probabilities.
@@ -35,8 +37,8 @@ def stored_soft_label_loss(logits: torch.Tensor, ids: torch.Tensor, probabilitie
             f"{tuple(logits.shape)}, accepted are (batch, K) for both."
         )
     num_classes = logits.shape[1]
+    probabilities, scores = exact(probabilities), exact(logits).log_softmax(-1)
     rest = _rest(ids, probabilities, num_classes)
-    scores = logits.log_softmax(-1)
     stored = ((probabilities - rest) * scores.gather(1, ids)).sum(1)
     return -(stored + rest[:, 0] * scores.sum(1)).mean()
 

@@ -582,7 +582,7 @@ def test_the_loss_is_that_of_an_answer_drawn_from_the_models_own():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_in_half_precision_is_quantised_as_its_weights_are_in_single(dtype):
-    """Whatever the samples are in: gradients of a millionth, whose squares are no numbers of float16, choose as well."""
+    """Whatever the samples are in: gradients of a millionth choose as well, though float16 has no squares of them."""
     found, intervals = torch.randn(64, 6, generator=torch.Generator().manual_seed(4)).to(dtype), []
     torch.manual_seed(5)
     layer = nn.Linear(6, 4).to(dtype)

@@ -12,14 +12,20 @@ from hf_effmodels.training.losses.adaptive_confidence import (
     ramp,
     student_confidence,
 )
+from hf_effmodels.training.losses.codebook import codebook_loss
+from hf_effmodels.training.losses.contrastive_domain import contrastive_domain_discrepancy
 from hf_effmodels.training.losses.contrastive_representation import ContrastiveRepresentationLoss
+from hf_effmodels.training.losses.data_free import disagreement, head_losses, soft_head_losses
 from hf_effmodels.training.losses.decoupled import decoupled_loss
 from hf_effmodels.training.losses.dist import dist_loss
 from hf_effmodels.training.losses.feature_correlation import FeatureCorrelationLoss
 from hf_effmodels.training.losses.kl_divergence import binary_soft_target_loss, kl_divergence_loss, per_sample_kl
 from hf_effmodels.training.losses.knowledge_review import KnowledgeReviewLoss, context_loss
+from hf_effmodels.training.losses.label_maps import pooled_targets
+from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss, full_stage_distillation_loss
 from hf_effmodels.training.losses.relational import relational_loss
 from hf_effmodels.training.losses.soft_targets import soft_target_loss
+from hf_effmodels.training.losses.stored_soft_labels import stored_soft_label_loss
 
 LABELS = torch.tensor([0, 3, 1, 4, 4, 2])
 OF_LOGITS = {
@@ -59,6 +65,48 @@ def test_the_teacher_gets_no_gradient_and_half_precision_is_computed_in_single(n
     assert low.dtype == torch.float32 and torch.equal(low, rounded)
     extreme = torch.tensor([[3e4, -3e4, 0, 0, 0]] * 6)
     assert OF_LOGITS[name](extreme, extreme.flip(1)).isfinite()
+
+
+MASKS = torch.tensor([True, False, True, True, False]).expand(6, 6, 5)
+MAP = torch.arange(5).expand(6, 6, 5)
+#: Two of (6, 6, 5), of features, of logits of masks or of heads -> what is learned from.
+OF_PAIRS = {
+    "review": lambda s, t: context_loss(s[:, None], t[:, None]),
+    "cc": lambda s, t: correlation().to(s.dtype)(s.flatten(1), t.flatten(1)),
+    "codebook": codebook_loss,
+    "domains": lambda s, t: contrastive_domain_discrepancy([(s.flatten(1), t.flatten(1))], [2, 4], 3)["loss"],
+    "heads": lambda s, t: sum(head_losses(s, t, s, t).values()),
+    "soft heads": lambda s, t: sum(soft_head_losses(s, t).values()),
+    "generator": lambda s, t: disagreement(s[:, 0], t[:, 0], 3),
+    "label map": lambda s, t: pooled_targets(s.abs()[:, None], MAP[:, None], [[0.1, 0.2, 0.7, 0.8]] * 6, 9),
+    "stored": lambda s, t: stored_soft_label_loss(s[:, 0], MAP[:, 0, :2], torch.tensor([[0.5, 0.25]] * 6).to(t)),
+    "masks": lambda s, t: full_stage_distillation_loss(s, t, s.mT, t.mT, s, t, MASKS),
+    "focal": lambda s, t: focal_loss(s, MASKS).sum() + focal_loss(t, MASKS).sum(),
+    "dice": lambda s, t: dice_loss(s, MASKS).sum() + dice_loss(t, MASKS).sum(),
+}
+
+
+def correlation() -> FeatureCorrelationLoss:
+    """Whose embeddings pick values out: half precision holds them exactly."""
+    loss = FeatureCorrelationLoss(30, 30, embed_dim=8, scale=1.0)
+    for layer in (loss.embed_student, loss.embed_teacher):
+        layer.weight.data = torch.eye(8, 30)
+        layer.bias.data.zero_()
+    return loss
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_small_differences_of_half_precision_count_as_in_double(name, dtype):
+    """Of what a network in half precision, or with its layers cast to it, gives to a loss."""
+    generator = torch.Generator().manual_seed(6)
+    student = torch.randn(6, 6, 5, generator=generator).to(dtype)
+    teacher = (student + 0.01 * torch.randn(6, 6, 5, generator=generator)).to(dtype)
+    found = OF_PAIRS[name](student, teacher)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(
+        found.double(), OF_PAIRS[name](student.double(), teacher.double()), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_temperature_softens_both_and_keeps_the_size_of_the_gradient():

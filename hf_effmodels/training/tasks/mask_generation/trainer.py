@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from ...losses.checks import exact
 from ...losses.mask_distillation import dice_loss, focal_loss, mask_distances, mask_hardness, mask_iou
 from ...run.trainer import RecipeTrainer
 from .arguments import TeacherArguments
@@ -79,8 +80,9 @@ def supervised_loss(outputs: Outputs, masks: torch.Tensor, weights: TeacherArgum
     targets = small(masks, outputs.logits.shape[-1])[:, :, None].expand_as(outputs.logits)
     each = weights.focal_weight * focal_loss(outputs.logits, targets)
     each = each + weights.dice_weight * dice_loss(outputs.logits, targets)
-    real = mask_iou(outputs.logits > 0, targets).to(outputs.scores.dtype)
-    return (each.amin(-1) + weights.iou_weight * (outputs.scores - real).abs().mean(-1)).mean()
+    scores = exact(outputs.scores)
+    real = mask_iou(outputs.logits > 0, targets).to(scores.dtype)
+    return (each.amin(-1) + weights.iou_weight * (scores - real).abs().mean(-1)).mean()
 
 
 def distillation_loss(
@@ -93,9 +95,9 @@ def distillation_loss(
         if embeddings.shape[-2:] != student.embeddings.shape[-2:]:
             sides = student.embeddings.shape[-2:]
             embeddings = F.interpolate(embeddings, sides, mode="bilinear", align_corners=False)
-        loss = loss + weights.embedding_weight * F.l1_loss(student.embeddings, embeddings)
+        loss = loss + weights.embedding_weight * F.l1_loss(exact(student.embeddings), exact(embeddings))
     if weights.token_weight:
-        loss = loss + weights.token_weight * F.l1_loss(student.tokens, teacher.tokens)
+        loss = loss + weights.token_weight * F.l1_loss(exact(student.tokens), exact(teacher.tokens))
     if weights.mask_weight:
         logits, side = teacher.logits, student.logits.shape[-1]
         if logits.shape[-1] != side:
