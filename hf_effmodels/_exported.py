@@ -9,7 +9,7 @@ from ._places import check_repo_id
 
 #: How the code of an export begins.
 HEADER = "# hf_effmodels "
-CONFIG, MODEL_INDEX = "config.json", "model_index.json"
+CONFIG, MODEL_INDEX, CARD = "config.json", "model_index.json", "README.md"
 #: Charts of a training that a card shows, with what they are. Pictures made of data are none: they are its owner's.
 FIGURES = {
     "training_curve.png": "Training",
@@ -29,35 +29,60 @@ def is_export(folder: Path) -> bool:
         return False
 
 
-def check_export(folder: Path) -> None:
-    """ValueError unless a folder was written by `export`, or holds a pipeline."""
+def is_codeless(folder: Path) -> bool:
+    """Whether a folder holds a model that no code of this package lies beside: somebody else's, such as one of
+    transformers' own classes, or one made around somebody else's network. What an export lies in is none."""
+    from .registry import ARCHITECTURES
+
+    if (folder / "export.json").is_file() or (folder / "split.json").is_file() or is_export(folder / "hub"):
+        return False
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        model_type = config["model_type"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+    own = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+    return isinstance(model_type, str) and (own is None or own.in_halves) and is_elsewhere(config.get("auto_map"))
+
+
+def is_elsewhere(auto_map: Any) -> bool:
+    """Whether the code that a setting points to, if it does, is that of a repository which it names."""
+    if auto_map is None:
+        return True
+    places = auto_map.values() if isinstance(auto_map, dict) else ()
+    names = [name for place in places for name in (place if isinstance(place, list) else [place]) if name is not None]
+    return bool(names) and all(isinstance(name, str) and "--" in name for name in names)
+
+
+def check_export(folder: Path, repo_id: str = "your-name/name") -> None:
+    """ValueError unless a folder was written by `export`, or holds a pipeline, or a model that needs no code of ours.
+
+    Args:
+        folder: to be published.
+        repo_id: where, for the advice.
+    """
     if not folder.is_dir():
         raise ValueError(f"folder_or_model: {folder} is not a folder")
     if (folder / MODEL_INDEX).is_file() or is_export(folder):
         return
+    if is_codeless(folder):
+        if not (folder / CARD).is_file():
+            raise ValueError(f"folder_or_model: {folder} has no {CARD}, which says what it is and under which licence")
+        return
     raise ValueError(
         f"folder_or_model: {folder} is not an exported model (its {CONFIG} must have an auto_map with the code "
-        f"beside it); {_instead(folder)}"
+        f"beside it); {_instead(folder, repo_id)}"
     )
 
 
-def _instead(folder: Path) -> str:
+def _instead(folder: Path, repo_id: str) -> str:
     """What is to be done with a folder that is no export of a model."""
-    from .registry import ARCHITECTURES
-
     if is_export(folder / "hub"):  # of a run
         return f"{folder / 'hub'} is one"
     if any((half / "split.json").is_file() for half in (folder, folder / "head")):
         return "it holds a half of a split model, which uploads itself: SplitHead and SplitTail have push_to_hub"
-    what = "a program" if (folder / "export.json").is_file() else None
-    try:
-        model_type = json.loads((folder / CONFIG).read_bytes())["model_type"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        model_type = None  # what is wrong with it is told by those who read it
-    if what is None and isinstance(model_type, str) and model_type not in ARCHITECTURES:
-        what = f"a {model_type} of transformers"
-    if what is not None:
-        return f"it holds {what}, which needs no code: `hf upload your-name/name {folder}` uploads all that is there"
+    if (folder / "export.json").is_file():
+        return f"it holds a program, which needs no code: `hf upload {repo_id} {folder}` uploads all that is there"
     return "write one with hf_effmodels.hub.export(model, processor, folder)"
 
 

@@ -274,7 +274,10 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         "writes for it; nothing else that lies there.",
     )
     sub.add_argument(
-        "folder", metavar="FOLDER", nargs="?", help="a folder that convert or hf_effmodels.hub.export wrote"
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        help="a folder that convert or hf_effmodels.hub.export wrote, or a model of transformers with its card",
     )
     sub.add_argument("repo_id", metavar="namespace/name", help="the repository on the Hub, which is made if it is new")
     sub.add_argument("--license", help="licence of the weights, where the folder's card states none")
@@ -723,7 +726,7 @@ def _publish(arguments):
 
 def _check_publication(arguments) -> None:
     """What `publish` would refuse, as far as names and files tell it before anything heavy is imported."""
-    from ._exported import check_export, check_request
+    from ._exported import check_export, check_request, is_codeless
     from ._kinds import tasks_of_folder
     from ._licenses import check_license
     from ._places import check_repo_id
@@ -740,6 +743,8 @@ def _check_publication(arguments) -> None:
             if getattr(arguments, name):
                 raise ValueError(f"--space: does not go with --{name.replace('_', '-')}; publish the model first.")
         check_repo_id(arguments.repo_id)
+        if arguments.folder is not None and is_codeless(Path(arguments.folder)):
+            raise ValueError(f"--space: {arguments.folder} holds no model of this package, and apps are for these.")
         own = [] if arguments.folder is None else tasks_of_folder(arguments.folder)
         if own and not {*own} & {*APP_TASKS}:
             accepted = ", ".join(APP_TASKS)
@@ -749,7 +754,7 @@ def _check_publication(arguments) -> None:
         check_request(arguments.folder, arguments.repo_id, **how)
     check_license(arguments.license)
     if arguments.folder is not None and not arguments.refresh_code:
-        check_export(Path(arguments.folder))
+        check_export(Path(arguments.folder), arguments.repo_id)
 
 
 def _publish_space(arguments) -> str:

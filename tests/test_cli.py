@@ -356,6 +356,11 @@ def test_every_option_of_publish_and_export_reaches_the_function(good, monkeypat
     asked.clear()
     assert capsys.readouterr().out == "the commit\n" * 2
     assert "--space: does not go with --create-pr" in refused("publish", good, "org/net", "--space", "--create-pr")
+    stock = tmp_path / "stock"
+    stock.mkdir()
+    (stock / "config.json").write_text('{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}')
+    said = "--space: {} holds no model of this package, and apps are for these."
+    assert said.format(stock) in refused("publish", stock, "org/net", *own, "--space") and not asked
 
     monkeypatch.setattr("hf_effmodels.edge.export", instead("export", {"done": "yes"}))
     monkeypatch.setattr("hf_effmodels.edge_pictures.FEWEST", 0)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hf_effmodels._exported import HEADER, check_export, check_request, check_unless_export, is_export
+from hf_effmodels._exported import HEADER, check_export, check_request, check_unless_export, is_codeless, is_export
 from hf_effmodels._licenses import LICENSES, check_license, one_line
 from hf_effmodels._places import (
     check_apart,
@@ -46,11 +46,11 @@ def test_an_export_is_known_by_the_header_of_all_code_that_its_configuration_poi
         ({"head/split.json": {}}, "it holds a half of a split model"),
         (
             {"export.json": {}, "config.json": {"model_type": "vit"}},
-            "it holds a program, which needs no code: `hf upl",
+            "it holds a program, which needs no code: `hf upload your-name/name FOLDER` uploads",
         ),
         (
-            {"config.json": {"model_type": "vit"}},
-            "it holds a vit of transformers, which needs no code: `hf upload your",
+            {"config.json": {"model_type": "vit", "auto_map": {"AutoModel": "theirs.Net"}}},
+            "write one with hf_effmodels.hub.export(model, processor, folder)",
         ),
         (
             {"config.json": {"model_type": "ghostnet"}},
@@ -73,6 +73,51 @@ def test_of_a_folder_that_is_no_export_it_is_said_what_to_do(files, said, tmp_pa
     check_export(tmp_path)
     with pytest.raises(ValueError, match="folder_or_model: .*model_index.json is not a folder"):
         check_export(tmp_path / "model_index.json")
+
+
+@pytest.mark.parametrize(
+    "files, codeless",
+    [
+        ({"config.json": {"model_type": "vit"}}, True),
+        ({"config.json": {"model_type": "somebodys", "auto_map": {"AutoModel": "org/net--code.Net"}}}, True),
+        ({"config.json": {"model_type": "vit", "auto_map": {"AutoModel": "code.Net"}}}, False),
+        ({"config.json": {"model_type": "vit", "auto_map": {"AutoTokenizer": ["org/a--b.C", "c.D"]}}}, False),
+        ({"config.json": {"model_type": "vit", "auto_map": {"AutoTokenizer": ["org/a--b.C", None]}}}, True),
+        ({"config.json": {"model_type": "vit", "auto_map": {}}}, False),
+        ({"config.json": {"model_type": "vit", "auto_map": 3}}, False),
+        ({"config.json": {"model_type": "coded_classifier"}}, True),
+        ({"config.json": {"model_type": "ghostnet"}}, False),
+        ({"config.json": {"model_type": 3}}, False),
+        ({"config.json": []}, False),
+        ({}, False),
+        ({"config.json": {"model_type": "vit"}, "export.json": {}}, False),
+        ({"config.json": {"model_type": "vit"}, "split.json": {}}, False),
+        (
+            {
+                "config.json": {"model_type": "coded_classifier"},
+                "hub/config.json": {"auto_map": {"AutoModel": "own.Own"}},
+                "hub/own.py": None,
+            },
+            False,
+        ),
+    ],
+)
+def test_models_that_no_code_of_ours_lies_beside_are_known_by_their_configuration(files, codeless, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(HEADER if content is None else json.dumps(content))
+    assert is_codeless(tmp_path) == codeless
+    if codeless:
+        with pytest.raises(ValueError, match="has no README.md, which says what it is and under which licence"):
+            check_export(tmp_path)
+        (tmp_path / "README.md").touch()
+        check_export(tmp_path)
+
+
+def test_the_advice_for_what_uploads_as_a_whole_has_the_name_that_was_typed(tmp_path):
+    (tmp_path / "export.json").touch()
+    with pytest.raises(ValueError, match=f"`hf upload me/x {tmp_path}` uploads all that is there"):
+        check_export(tmp_path, "me/x")
 
 
 def test_requests_that_do_not_go_together_are_named():

@@ -8,9 +8,9 @@ import json
 import re
 from pathlib import Path
 
-from .._exported import CONFIG, FIGURES, MODEL_INDEX
+from .._exported import CARD, CONFIG, FIGURES, MODEL_INDEX
 
-CARD, PROCESSOR = "README.md", "processor_config.json"
+PROCESSOR = "processor_config.json"
 IMAGE_PROCESSOR = "preprocessor_config.json"
 
 #: Besides code and weights, what transformers' models, processors, tokenizers and peft's adapters are saved as.

@@ -25,7 +25,7 @@ from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
 
 from .. import __version__
-from .._exported import check_export, check_request, is_export
+from .._exported import check_export, check_request, is_codeless, is_elsewhere, is_export
 from .._token import stated_token
 from ..architecture import Architecture
 from ..quantization.stored import with_quantized_layers
@@ -51,6 +51,7 @@ from .export import (
     auto_map,
     export,
     image_processor_auto_map,
+    is_portable,
     with_auto_map,
 )
 from .ids import first_line, hub_id
@@ -64,6 +65,7 @@ from .pipelines import (
     pipeline_of,
     weights_of_components,
 )
+from .stock_card import stock_usage
 from .usage import LOCAL_MODEL_ID, auto_class_of, usage_section
 from .wrappers import unwrap
 
@@ -93,7 +95,8 @@ def publish(
 
     Args:
         folder_or_model: a folder that `export` wrote, or a model (then `processor` is needed; it is exported first);
-            or a diffusers pipeline of this package, or a folder that its `save_pretrained` or `export` wrote.
+            or a diffusers pipeline of this package, or a folder that its `save_pretrained` or `export` wrote; or a
+            folder with a model of transformers' own classes and its card, such as a training leaves.
             With `refresh_code` also None: the code is then that of the repository's `model_type` or pipeline.
         repo_id: `"namespace/name"`; created if it is not there.
         token: with the right to write to the namespace; by default that of `hf auth login` or `HF_TOKEN`.
@@ -200,7 +203,9 @@ def dry_run(
 
 def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[CommitOperationAdd]:
     """What a model needs of the folder's files, checked: an export of ours, whole, unchanged code, with a licence."""
-    check_export(folder)
+    check_export(folder, repo_id)
+    if is_codeless(folder):
+        return _codeless_operations(folder, repo_id, license)
     is_pipeline_there = (folder / MODEL_INDEX).is_file()
     names = model_files(folder)
     if is_pipeline_there:
@@ -225,6 +230,27 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
     readme = (_pipeline_readme if is_pipeline_there else _readme)(folder, repo_id, license)
     operations = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
     operations += [CommitOperationAdd(name, content) for name, content in code.items()]
+    return [*operations, CommitOperationAdd(CARD, readme.encode())]
+
+
+def _codeless_operations(folder: Path, repo_id: str, license: str | None) -> list[CommitOperationAdd]:
+    """The same of a model that no code lies beside."""
+    config = read_json(folder, CONFIG)
+    if config["model_type"] in ARCHITECTURES and is_portable(config["network"]["model_type"]):
+        raise ValueError(
+            f"folder_or_model: {folder} is not an exported model; write one with "
+            "hf_effmodels.hub.export(model, processor, folder)"
+        )
+    names = model_files(folder)
+    _check_weights(folder, "model.safetensors")
+    for name in names:
+        if name.endswith(".json") and not is_elsewhere(read_json(folder, name).get("auto_map")):
+            raise ValueError(
+                f"folder_or_model: {folder / name} has an auto_map to code beside it, which is not published; remove "
+                "it, or upload the folder with `hf upload`"
+            )
+    readme = _codeless_readme(folder, repo_id, license)
+    operations = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
     return [*operations, CommitOperationAdd(CARD, readme.encode())]
 
 
@@ -359,6 +385,16 @@ def _readme(folder: Path, repo_id: str, license: str | None) -> str:
     return text
 
 
+def _codeless_readme(folder: Path, repo_id: str, license: str | None) -> str:
+    """The same of a model that no code lies beside."""
+    text = _with_license(_card_text(folder), folder, license)
+    data = ModelCard(text).data
+    if data.pipeline_tag is None:
+        return text
+    snippets = (stock_usage(data.pipeline_tag, data.library_name, where) for where in (LOCAL_MODEL_ID, repo_id))
+    return text.replace(*snippets)
+
+
 def _pipeline_readme(folder: Path, repo_id: str, license: str | None) -> str:
     """The same of a pipeline, whose `save_pretrained` writes no card."""
     if not (folder / CARD).is_file():
@@ -412,7 +448,8 @@ def _no_license(model) -> ValueError:
 def _title(folder: Path) -> str:
     if (folder / MODEL_INDEX).is_file():
         return read_json(folder, MODEL_INDEX)["_class_name"][-1]
-    return read_json(folder, CONFIG)["architectures"][0]
+    config = read_json(folder, CONFIG)
+    return (config.get("architectures") or [config["model_type"]])[0]
 
 
 # what is on the Hub

@@ -58,7 +58,7 @@ def stock_card(
     return write_card(about, **facts)
 
 
-def stock_usage(task: str, library: str, model_id: str = LOCAL_MODEL_ID) -> str:
+def stock_usage(task: str, library: str | None, model_id: str = LOCAL_MODEL_ID) -> str:
     """The section with a snippet, for a repository on the Hub, or the folder it lies in."""
     lines = ["import hf_effmodels  # registers the architecture with transformers"] * (library == "hf_effmodels")
     takes_image = task != "text-generation"

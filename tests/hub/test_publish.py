@@ -1,6 +1,7 @@
 """Publishing with the real client to the loopback Hub: one commit or none, clear refusals, code apart from weights."""
 
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from huggingface_hub import HfApi, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 from safetensors.torch import load_file, save_file
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
 
 import hf_effmodels
 from hf_effmodels.hub import build_card, export, publish
 from hf_effmodels.hub.export import architecture_code
 from hf_effmodels.hub.publish import dry_run
+from hf_effmodels.hub.stock_card import stock_card
 from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear, quantize
 from hf_effmodels.registry import ARCHITECTURES
 
@@ -313,12 +316,7 @@ def test_what_must_not_be_published_is_refused_before_the_hub_is_asked(hub, tiny
         (
             "program",
             {"export.json": "{}", "config.json": "{}"},
-            "a program, .*`hf upload your-name/.*program`",
-        ),
-        (
-            "llama",
-            {"config.json": '{"model_type": "llama"}'},
-            "a llama of transformers, .*`hf upload your-name/name .*llama`",
+            "a program, .*`hf upload org/net .*program`",
         ),
     ):
         (tmp_path / name).mkdir(parents=True)
@@ -341,6 +339,78 @@ def test_what_must_not_be_published_is_refused_before_the_hub_is_asked(hub, tiny
     with pytest.raises(ValueError, match="has no model.safetensors"):
         push()
     assert hub.requests == []
+
+
+@pytest.fixture
+def stock(tmp_path):
+    """What a training of a model of transformers leaves: the model with its card, and what is nobody else's."""
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    model, folder = ResNetForImageClassification(config), tmp_path / "stock"
+    for place in (folder, folder / "checkpoint-3"):
+        model.save_pretrained(place)
+        ViTImageProcessorPil().save_pretrained(place)
+    (folder / "checkpoint-3" / "optimizer.pt").write_bytes(b"PK")
+    (folder / "training_curve.png").touch()
+    (folder / "all_results.json").write_text("{}")
+    (folder / "id_rsa").write_text("PRIVATE KEY")
+    card = stock_card(model, "image-classification", processor=ViTImageProcessorPil())
+    (folder / "README.md").write_text(str(card))
+    return folder
+
+
+def test_of_a_model_of_transformers_what_it_needs_is_published_and_no_code(hub, push, stock, caplog):
+    with caplog.at_level(logging.WARNING, "hf_effmodels"):
+        push(stock, license="mit")
+    published = hub.files("org/net")
+    assert published.keys() == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert dry_run(stock, "org/net", license="mit").files.keys() == published.keys()
+    assert published["model.safetensors"] == (stock / "model.safetensors").read_bytes()
+    assert "not published, as a model does not need it: " in caplog.text and "checkpoint-3/optimizer.pt" in caplog.text
+    card = published["README.md"].decode()
+    assert "license: mit" in card and 'model_id = "org/net"' in card and "in this folder" not in card
+    assert "none stated" not in card
+    push(stock, license="mit")
+    assert len(hub.repos["org/net"].commits) == 2, "the same again is none"
+
+
+def test_a_model_of_transformers_replaces_one_of_this_package_with_its_code(hub, push, stock):
+    push()
+    assert any(name.endswith(".py") for name in hub.files("org/net"))
+    push(stock, license="mit")
+    assert not [name for name in hub.files("org/net") if name.endswith(".py")]
+
+
+def test_of_a_model_of_transformers_what_is_missing_or_runs_code_is_refused(hub, push, stock):
+    with pytest.raises(ValueError, match="license: none is given and .*stock states none"):
+        push(stock)
+    with pytest.raises(ValueError, match="checkpoint-3 has no README.md, which says what it is"):
+        push(stock / "checkpoint-3", license="mit")
+    for name, auto_map in (
+        ("preprocessor_config.json", {"AutoImageProcessor": ["processing.Own", None]}),
+        ("config.json", {"AutoModel": "own.Own"}),
+    ):
+        content = (stock / name).read_text()
+        (stock / name).write_text(json.dumps({**json.loads(content), "auto_map": auto_map}))
+        with pytest.raises(ValueError, match="auto_map"):
+            push(stock, license="mit")
+        elsewhere = dict.fromkeys(auto_map, "org/code--own.Own")
+        (stock / name).write_text(json.dumps({**json.loads(content), "auto_map": elsewhere}))
+        push(stock, license="mit", repo_id="org/elsewhere")
+        (stock / name).write_text(content)
+    (stock / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="model.safetensors is truncated or damaged"):
+        push(stock, license="mit")
+    (stock / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="has no model.safetensors"):
+        push(stock, license="mit")
+    assert "org/net" not in hub.repos
+
+
+def test_a_network_around_one_of_transformers_is_exported_with_its_code_first(push, stock):
+    network = {"model_type": "coded_classifier", "network": {"model_type": "resnet"}}
+    (stock / "config.json").write_text(json.dumps(network))
+    with pytest.raises(ValueError, match="is not an exported model; write one with hf_effmodels.hub.export"):
+        push(stock, license="mit")
 
 
 def test_a_folder_without_a_licence_gets_the_one_that_is_given(hub, tiny, push, tmp_path):

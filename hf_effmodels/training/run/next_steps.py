@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..._exported import is_codeless
 from .arguments import DEFAULT_TASK
 from .publishing import HUB_FOLDER
 from .recipe_arguments import defaults_of
@@ -34,9 +35,10 @@ def next_commands(
     commands = [["hf-effmodels", "evaluate", *task, "--model", str(folder), *data, *results]]
     if predict is not None:
         commands.append(["hf-effmodels", "predict", str(folder), *predict])
-    if (folder / HUB_FOLDER).is_dir():
+    published = folder / HUB_FOLDER if (folder / HUB_FOLDER).is_dir() else folder
+    if published != folder or is_codeless(folder):
         licence = [] if config.get("license") else ["--license", "LICENSE"]
-        commands.append(["hf-effmodels", "publish", str(folder / HUB_FOLDER), f"your-name/{folder.name}", *licence])
+        commands.append(["hf-effmodels", "publish", str(published), f"your-name/{folder.name}", *licence])
     return commands
 
 

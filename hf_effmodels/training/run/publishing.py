@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from ...hub.contents import model_files
 from ...hub.export import is_portable
 from ...registry import is_in_halves
 
@@ -59,25 +58,16 @@ def publish_run(
     revision: str | None,
     message: str,
 ) -> str:
-    """Upload the model that a finished run has left in its output folder, in one commit; returns its address.
+    """Upload the model that a finished run has left in its output folder as `hf_effmodels.hub.publish` does it, in one
+    commit; returns its address.
 
     Args:
-        exported: whether it is a model of this package, which is published from the folder `hub` as
-            `hf_effmodels.hub.publish` does it. Of another one the configuration, the weights, the processor and the
-            card go, by the same allow-list: no checkpoints, no states of the training, no logs, nothing that somebody
-            else has put there.
+        exported: whether it is a model of this package, which is published from the folder `hub`. Of another one the
+            configuration, the weights, the processor and the card in the output folder go, by the same allow-list: no
+            checkpoints, no states of the training, no logs, nothing that somebody else has put there.
     """
-    if exported:
-        from ...hub import publish
+    from ...hub import publish
 
-        commit = publish(
-            output / HUB_FOLDER, repo_id, token=token, private=private, revision=revision, commit_message=message
-        )
-        return commit.commit_url
-    api = HfApi(token=token)
-    api.create_repo(repo_id, private=private or None, exist_ok=True)
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    names = [name for name in model_files(output) if name.partition("/")[0] in (name, "additional_chat_templates")]
-    operations = [CommitOperationAdd(name, output / name) for name in names]
-    return api.create_commit(repo_id, operations, commit_message=message, revision=revision).commit_url
+    folder = output / HUB_FOLDER if exported else output
+    commit = publish(folder, repo_id, token=token, private=private, revision=revision, commit_message=message)
+    return commit.commit_url

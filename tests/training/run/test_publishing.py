@@ -80,7 +80,7 @@ def test_privacy_branch_and_message_are_those_asked_for(hub, tiny, tmp_path, exp
         export(tiny.model, tiny.processor, tmp_path / HUB_FOLDER, license="mit")
     else:
         save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
-        (tmp_path / "config.json").write_text("{}")
+        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
         (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
         for name in ("additional_chat_templates/tool.jinja", "other/config.json", "other/tool.jinja"):
             (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -57,6 +57,15 @@ def test_the_commands_name_the_folder_and_what_of_the_data_is_not_the_default(tm
     assert next_commands(config, TYPES)[1:] == [[*publish, "--license", "LICENSE"]]
 
 
+def test_a_model_that_needs_no_code_is_published_from_the_runs_own_folder(tmp_path):
+    config = {"task": "image-classification", "output_dir": str(tmp_path), "dataset": "digits"}
+    (tmp_path / "config.json").write_text('{"model_type": "ghostnetv3"}')
+    assert len(next_commands(config, TYPES)) == 1
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    publish = ["hf-effmodels", "publish", str(tmp_path), f"your-name/{tmp_path.name}", "--license", "LICENSE"]
+    assert next_commands(config, TYPES)[1:] == [publish]
+
+
 NOW = {"training data": {"samples": 5, "pictures": "ab"}, "model": {"weights": "cd"}, "nothing": {}}
 
 
