@@ -1,8 +1,11 @@
 """Instruction tuning: LLaVA's conversations, and the list that LaVIN made of them and of Alpaca's texts."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from .arguments import VisionLanguageDataArguments
 from .files import annotation_files, check_images, lazily, read_json
@@ -29,10 +32,12 @@ def splits(args: VisionLanguageDataArguments) -> dict:
             raise ValueError(f"--image_folder is missing: {split} names images.")
         folder = Path(args.image_folder or ".")
         samples = Samples.of(rows, partial(_sample, folder=folder), split)
-        for index in range(len(samples)):
-            samples[index]  # the texts of all entries; their images are opened one by one
-        check_images((folder / _file(row) for row in rows if row.get("image")), split)
-        return samples
+        # The texts of all entries; their images are opened one by one.
+        images = [samples[index].image for index in range(len(samples))]
+        check_images((image for image in images if image is not None), split)
+        # LLaVA asks about an image in several entries.
+        groups = [f"row {number}" if image is None else str(image) for number, image in enumerate(images)]
+        return replace(samples, groups=np.asarray(groups))
 
     return lazily(entries, read)
 

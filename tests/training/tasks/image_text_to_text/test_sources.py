@@ -1,6 +1,7 @@
 """The data sets of the paper, in each form they are handed round."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,39 @@ def test_captions_are_read_from_all_three_files(tmp_path):
     assert [caption_of(t) for t in (" a picture of a cat\nx", "a cat ")] == ["a cat", "a cat"]
     with pytest.raises(ValueError, match="is none of COCO's caption annotations"):
         load_data(Arguments(dataset=write(tmp_path / "wrong.json", [{"img": 1}]), **common))
+
+
+@pytest.mark.parametrize("kind", ["coco_captions", "instructions"])
+def test_an_image_is_held_out_with_all_that_is_said_of_it(kind, tmp_path):
+    """Five texts of each of six images: to hold out a fifth of the thirty takes two images."""
+    for number in range(6):
+        picture(tmp_path / f"{number}.jpg")
+    said = [(f"{number}.jpg", f"text {text}") for text in range(5) for number in range(6)]
+    rows = {
+        "coco_captions": [{"image": file, "caption": text} for file, text in said],
+        "instructions": [llava("<image>\nwhat?", text, image=file) for file, text in said],
+    }
+    file = write(tmp_path / "rows.json", rows[kind])
+    common = {"data_format": kind, "image_folder": str(tmp_path), "eval_fraction": 0.2}
+    train, held_out = load_data(Arguments(dataset="mine", data_files={"train": file}, **common))
+    of_train, of_held_out = (
+        Counter(samples[n].image.name for n in range(len(samples))) for samples in (train, held_out)
+    )
+    assert not of_train.keys() & of_held_out.keys() and [*of_held_out.values()] == [5, 5]
+    assert [*of_train.values()] == [5] * 4
+
+
+def test_texts_without_an_image_are_held_out_one_by_one(tmp_path):
+    picture(tmp_path / "a.jpg")
+    rows = [llava("hi", f"hello {number}") for number in range(8)]
+    rows += [llava("<image>\nwhat?", f"a cat {number}", image="a.jpg") for number in range(2)]
+    file = write(tmp_path / "rows.json", rows)
+    common = {"data_format": "instructions", "image_folder": str(tmp_path)}
+    for fraction in (0.1, 0.3, 0.5):
+        train, held_out = load_data(Arguments(dataset=file, eval_fraction=fraction, **common))
+        images = [sum(samples[n].image is not None for n in range(len(samples))) for samples in (train, held_out)]
+        assert sorted(images) == [0, 2] and len(train) + len(held_out) == 10
+        assert len(held_out) in (10 * fraction, 10 * fraction + (images[1] == 2))
 
 
 def llava(*texts, image=None):
