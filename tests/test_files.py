@@ -281,6 +281,28 @@ def test_what_another_process_may_be_writing_is_left_with_a_word(tmp_path, monke
     assert sorted(os.listdir(tmp_path)) == [".model.01234567.old", ".model.01234567.tmp"]
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_of_what_a_killed_writer_has_left_the_old_folder_is_back_and_half_a_new_one_never_stands_in_for_it(
+    there, tmp_path, caplog
+):
+    """Where nothing is `there`, it was killed between two renames. Names are tried before and after the old one's."""
+    if there:
+        fill(tmp_path / "model", {"a": "whole"})
+    for name, text in (
+        (".model.01234567.tmp", "half"),
+        (".model.89abcdef.old", "old"),
+        (".model.ffffffff.tmp", "half"),
+    ):
+        fill(tmp_path / name, {"a": text})
+    _files._tidy(tmp_path / "model")
+    assert read(tmp_path) == {"model/a": "whole" if there else "old"}
+    assert os.listdir(tmp_path) == ["model"] and ("model is back" in caplog.text) == (not there)
+    shutil.rmtree(tmp_path / "model")
+    fill(tmp_path / ".model.01234567.tmp", {"a": "half"})  # a first writer, killed
+    _files._tidy(tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
 def test_only_what_was_left_by_a_writer_of_this_very_folder_is_cleared_away(tmp_path):
     theirs = [
         ".model.0123456.tmp",

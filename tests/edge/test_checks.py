@@ -724,6 +724,10 @@ def test_what_a_language_program_says_of_a_text_is_judged_and_told(tmp_path, mon
         ("int4", 0.74, None, False),
         ("int8", 0.6, 0.6, True),
         ("int8", 0.6, 0.61, False),
+        ("int4", 0.6, 0, True),  # none is asked for
+        ("int8", 0.0, 0, True),
+        ("float16", 0.9, None, True),
+        ("float16", 0.89, None, False),
     ):
         said = edge_text.Comparison(77, 3.25, 3.0, agreement, 0.5)
         monkeypatch.setattr(edge_language, "compare", lambda *_, said=said: said)
@@ -732,6 +736,7 @@ def test_what_a_language_program_says_of_a_text_is_judged_and_told(tmp_path, mon
             "precision": precision,
             "min_agreement": least,
             "calibration": ["text " * 30],
+            "tolerance": 0.3,
         }
         folder = tmp_path / f"{precision}-{agreement}-{least}"
         if accepted:

@@ -4,7 +4,9 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from hf_effmodels.training.run import lock
@@ -89,6 +91,24 @@ def test_an_owner_that_cannot_be_asked_is_believed_while_it_gives_signs(lock, tm
     with locked(tmp_path):
         pass
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("seconds, lives", [(80, True), (100, False)])
+def test_an_owner_on_another_machine_may_miss_several_signs(seconds, lives, tmp_path):
+    """It gives one every ten seconds, and is believed for ninety: a busy file system is no death."""
+    write_lock(tmp_path, host="elsewhere")
+    os.utime(tmp_path / LOCK_FILE, (time.time() - seconds, time.time() - seconds))
+    assert (owner_of(tmp_path) is not None) == lives
+    waits, ended = [], SimpleNamespace(wait=lambda between: waits.append(between) or len(waits) > 2)
+    lock._give_signs(tmp_path / LOCK_FILE, {}, ended)
+    assert waits == [10, 10, 10]
+
+
+@pytest.mark.parametrize("seconds, lives", [(-6, False), (-4, True), (4, True), (6, False)])
+def test_an_owner_is_the_process_that_was_started_within_five_seconds_of_what_it_said(seconds, lives, tmp_path):
+    """Its clock may have been set meanwhile; a process of the same number comes later than that."""
+    write_lock(tmp_path, started=psutil.Process().create_time() + seconds)
+    assert (owner_of(tmp_path) is not None) == lives
 
 
 def test_the_owner_gives_signs(tmp_path, monkeypatch):

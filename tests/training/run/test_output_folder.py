@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from hf_effmodels.training import list_tasks, load_task
 from hf_effmodels.training.run.arguments import FilledReader
-from hf_effmodels.training.run.held import check_free
+from hf_effmodels.training.run.held import check_free, checkpoints_in, step_of_checkpoint
 from hf_effmodels.training.run.lock import owner_of
 from hf_effmodels.training.run.output_folder import (
     RUN_FILE,
@@ -107,6 +107,19 @@ def test_the_newest_checkpoint_is_the_one_of_the_most_steps(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-400").touch()
     assert newest_checkpoint(tmp_path).name == "checkpoint-100" and newest_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("name", ["checkpoint-5-backup", "checkpoint-5.bak", "my-checkpoint-5", "checkpoint-5 (copy)"])
+def test_a_copy_of_a_checkpoint_under_another_name_is_the_users(name, tmp_path):
+    """It is neither gone on from nor deleted with the run, however whole it is."""
+    write_run(tmp_path, CONFIG)
+    shutil.copytree(write_checkpoint(tmp_path, 5), tmp_path / name)
+    write_checkpoint(tmp_path, 3)
+    assert step_of_checkpoint(tmp_path / name) is None and step_of_checkpoint(tmp_path / "checkpoint-5") == 5
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-3", "checkpoint-5"]
+    clear_output_folder(tmp_path)
+    assert newest_checkpoint(tmp_path) is None
+    assert [path.name for path in tmp_path.iterdir()] == [name] and what_is_missing(tmp_path / name) is None
 
 
 def test_a_folder_that_was_made_for_a_run_goes_with_it_unless_something_is_in_it(tmp_path):
@@ -272,6 +285,24 @@ def test_a_change_is_one_of_any_key_and_none_is_a_value():
     defaults = {"kept": None, "new": 5, "none": None}
     assert changes({"removed": 3, "kept": 1}, {"new": 5}, defaults) == ["kept: 1 -> None"]
     assert changes({}, {"new": 6, "kept": 2}, defaults) == ["kept: None -> 2", "new: 5 -> 6"]
+
+
+COMPUTED = """
+task model model_config method method_config image_size dataset dataset_config dataset_revision data_files data_dir
+train_split eval_dataset eval_split eval_fraction eval_holdout max_train_samples max_eval_samples skip_bad_images
+image_column label_column label_mapping classes revision trust_remote_code tokenizer teacher teachers
+seed data_seed full_determinism learning_rate optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2
+adam_epsilon max_grad_norm lr_scheduler_type lr_scheduler_kwargs warmup_steps num_train_epochs max_steps
+per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps average_tokens_across_devices
+label_smoothing_factor label_names neftune_noise_alpha bf16 fp16 tf32 bf16_full_eval fp16_full_eval
+gradient_checkpointing torch_compile ema_decay layer_decay load_best_model_at_end metric_for_best_model
+greater_is_better eval_strategy eval_steps eval_delay save_strategy save_steps save_only_model ignore_data_skip
+dataloader_drop_last train_sampling_strategy parallelism_config deepspeed fsdp fsdp_config accelerator_config
+""".split()
+
+
+def test_a_run_does_not_go_on_with_another_value_of_what_is_computed():
+    assert [key for key in COMPUTED if not changes({key: "one"}, {key: "another"})] == []
 
 
 def arguments_of(task, *argv):

@@ -32,6 +32,7 @@ from hf_effmodels.training.tasks.language_distillation.trainer import PROJECTION
 from hf_effmodels.training.tasks.masked_image_modeling import models as masked_models
 from hf_effmodels.training.tasks.masked_image_modeling import task as masked_task
 from hf_effmodels.training.tasks.masked_image_modeling.data import MaskedImages
+from hf_effmodels.training.tasks.masked_image_modeling.stages import Epochs, Stages
 from hf_effmodels.training.tasks.masked_image_modeling.trainer import MaskedImageTrainer
 from hf_effmodels.training.tasks.object_detection.trainer import DetectionTrainer
 from hf_effmodels.training.tasks.source_free_adaptation import trainer as adaptation
@@ -364,6 +365,15 @@ def test_a_run_goes_on_within_the_epoch_of_its_step_where_batches_change(epochs,
     args = SimpleNamespace(ignore_data_skip=skips, gradient_accumulation_steps=4)
     trainer = bare(MaskedImageTrainer, epochs=epochs, state=SimpleNamespace(global_step=step), args=args)
     assert trainer._init_training_state(1) == (expected or ("stock", "stock"))
+
+
+@pytest.mark.parametrize("sizes, factors", [((64, 32), [1, 0.5, 0.5]), ((32, 64), [1, 1, 2])])
+def test_the_learning_rate_is_in_proportion_to_the_batch_of_its_stage(sizes, factors):
+    """Of 64 samples an epoch has one batch of 64 or two of 32; the second epoch has the second size."""
+    stages = Stages((0, 1), (16, 16), sizes)
+    trainer = bare(MaskedImageTrainer, stages=stages, epochs=Epochs(stages, 64, 1, 1, 2, -1))
+    scaled = trainer._in_proportion(lambda step: 3.0 - step)
+    assert [scaled(step) for step in range(3)] == [(3.0 - step) * factors[step] for step in range(3)]
 
 
 def test_a_schedule_that_is_no_factor_of_the_step_does_not_go_with_batches_that_change(monkeypatch):

@@ -26,6 +26,7 @@ from hf_effmodels.training.tasks.image_text_to_text import task as questions
 from hf_effmodels.training.tasks.language_distillation import task as language_distillation
 from hf_effmodels.training.tasks.masked_image_modeling import task as masked_images
 from hf_effmodels.training.tasks.source_free_adaptation import task as adaptation
+from hf_effmodels.training.tasks.source_free_adaptation import trainer as adaptation_trainer
 from hf_effmodels.training.tasks.source_free_adaptation.data import plan_round
 from hf_effmodels.training.tasks.source_free_adaptation.trainer import AdaptationTrainer
 from hf_effmodels.training.tasks.visual_sequence_modeling import task as sequences
@@ -93,6 +94,32 @@ def test_a_generator_has_its_turn_after_so_many_steps_and_is_shown_after_each_ep
         state.epoch = epoch
         callback.on_epoch_end(None, state, None)
     assert turns == [3, 6] and shown == [1, 1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("schedule, rate", [("same", 0.02 * 0.25), ("constant", 0.02)])
+def test_the_generators_rate_falls_as_the_students_does_or_stays(schedule, rate):
+    """The student's has fallen from 0.8 to 0.2. A gradient of ones moves a weight by the rate."""
+    generator = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.2)
+    trainer = bare(
+        DataFreeTrainer,
+        generator=generator,
+        generator_optimizer=torch.optim.SGD(generator.parameters(), 7.0),
+        distillation=SimpleNamespace(generator_schedule=schedule, generator_learning_rate=0.02),
+        args=SimpleNamespace(learning_rate=0.8, world_size=1),
+        optimizer=optimizer,
+        state=SimpleNamespace(global_step=3),
+        _generate=lambda which, step: generator(torch.ones(1, 1)),
+        _gradient_of=torch.ones_like,
+        _seen={},
+        _generator_steps=0,
+    )
+    with pytest.MonkeyPatch.context() as inside:
+        inside.setattr(DataFreeTrainer.__mro__[1], "training_step", lambda *_: None)
+        trainer.training_step(None, None)
+    before = generator.weight.item()
+    trainer.train_generator()
+    assert before - generator.weight.item() == pytest.approx(rate, rel=1e-4)
 
 
 def test_what_a_generator_is_logged_with_is_the_mean_over_its_own_steps(monkeypatch):
@@ -232,6 +259,45 @@ def test_features_are_of_every_picture_once_by_turns_of_the_processes(epoch, aga
     assert not any(modes) and network.training and reduced == (["sum"] if world > 1 else [])
     numbers = [] if epoch is None else [np.random.default_rng((7, first, 3, n)).integers(1 << 30) for n in own]
     assert drawn == numbers
+
+
+def test_each_step_of_each_round_draws_its_own_source_and_each_round_its_own_pictures(monkeypatch):
+    """And a run that goes on from its middle draws what it would have drawn."""
+    drawn = {"source": {}, "pictures": {}}
+
+    class Estimate:
+        def __init__(self, *parts):
+            pass
+
+        def sample(self, classes, count, generator):
+            drawn["source"][seed, epoch, step] = generator.initial_seed()
+            return torch.zeros(count, 2)
+
+    def plan(labels, kept, classes, seed, **_):
+        drawn["pictures"][seed] = np.random.default_rng(seed).integers(1 << 60)
+        return None, np.array([[0, 0, 1, 1]] * 2)
+
+    patched(monkeypatch, adaptation_trainer, SourceEstimate=Estimate, plan_round=plan)
+    monkeypatch.setattr(adaptation_trainer, "contrastive_domain_discrepancy", lambda *_: {"loss": 1.0})
+    monkeypatch.setattr(AdaptationTrainer.__mro__[1], "begin_epoch", lambda self, epoch: None)
+    for seed, epoch in ((7, 0), (7, 1), (7, 2), (8, 0)):
+        known = dict.fromkeys(("labels", "kept", "classes", "mean", "std"), torch.zeros(1))
+        trainer = bare(
+            AdaptationTrainer,
+            round={**known, "epoch": torch.tensor(epoch)},
+            head=nn.Linear(2, 2),
+            model=SimpleNamespace(config=SimpleNamespace(num_labels=2)),
+            train_dataset=SimpleNamespace(steps_per_round=2, batch_size=4),
+            adaptation=SimpleNamespace(discrepancy_weight=1, samples_per_class=2),
+            args=SimpleNamespace(seed=9, data_seed=seed),
+        )
+        trainer.begin_epoch(epoch)
+        for step in (0, 1, 0):
+            before = drawn["source"].get((seed, epoch, step))
+            trainer._loss_of_step(step, torch.zeros(4, 2), torch.zeros(4, 2))
+            assert before in (None, drawn["source"][seed, epoch, step])
+    assert len({*drawn["source"].values()}) == len(drawn["source"]) == 8
+    assert len({*drawn["pictures"].values()}) == len(drawn["pictures"]) == 4
 
 
 class Source:
