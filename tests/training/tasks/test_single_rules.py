@@ -420,7 +420,9 @@ def test_a_teacher_of_language_is_told_by_its_perplexity(loss, perplexity, monke
     )
     run = SimpleNamespace(trainer=trainer, report=lambda metrics: order.append("report") or {"eval_perplexity": 2.0})
     found = language_distillation._report(run, {})
-    assert order == ["drop", "report", "teacher"]  # what is saved and evaluated is the student alone
+    # What is saved and evaluated is the student alone; its card tells what the teacher has reached.
+    assert order == ["drop", "teacher", "report"]
+    assert trainer.card_facts == {"teacher_perplexity": {3.0: "3", math.inf: "inf"}.get(perplexity, "3.73115e+303")}
     assert found == {"eval_perplexity": 2.0, "eval_teacher_perplexity": pytest.approx(perplexity)}
     assert calls["save"] == [(("eval", found), {})]
 
