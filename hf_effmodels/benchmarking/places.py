@@ -106,4 +106,5 @@ def _without_weights(config, task: str) -> nn.Module:
     import transformers
 
     with torch.device("meta"):
-        return getattr(transformers, AUTO_CLASSES[task]).from_config(config).eval().requires_grad_(False)
+        model = getattr(transformers, AUTO_CLASSES[task]).from_config(config, dtype=torch.float32)
+    return model.eval().requires_grad_(False)

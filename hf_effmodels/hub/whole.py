@@ -23,6 +23,7 @@ def load_whole(
     revision: tuple[str, str | None] | None = None,
     spared: Iterable[str] = (),
     hint: str = "",
+    dtype: torch.dtype | str = torch.float32,
     **options,
 ):
     """What `loader.from_pretrained` gives. transformers fills in random weights for those that a checkpoint lacks, and
@@ -34,6 +35,8 @@ def load_whole(
         revision: the argument that says it, and what it says.
         spared: beginnings of the names of weights that may be lacking, since nothing here uses them.
         hint: what else is said of one that is not there.
+        dtype: what its weights are loaded in, however they are stored: float32 is what is trained and measured in,
+            "auto" leaves them as they are.
         options: go to `from_pretrained`.
 
     Raises:
@@ -41,7 +44,8 @@ def load_whole(
     """
     if revision is not None:
         options["revision"] = revision[1]
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # which ones they are is said below
+    options |= {"dtype": dtype, "output_loading_info": True}
+    options |= {"ignore_mismatched_sizes": True}  # which ones they are is said below
     with reading(argument, name, revision=revision, hint=hint):
         model, found = loader.from_pretrained(name, **options)
     check_loaded(argument, name, model, found, spared)

@@ -287,6 +287,15 @@ def test_a_folder_is_timed_in_float32_whatever_it_is_stored_in(dtype, tmp_path):
     torch.testing.assert_close(found.classifier.weight, model.classifier.weight.float())
 
 
+def test_a_folder_in_half_precision_is_counted_as_one_in_float32(tmp_path):
+    """A ViT by hand: 4 patches of 3·16·16 numbers, 5 tokens, one layer of width 16, 3 classes."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=16, num_labels=3)).bfloat16()
+    model.save_pretrained(tmp_path)
+    weights = 4 * 3 * 16 * 16 * 16 + 5 * 6 * 16 * 16 + 16 * 3
+    assert places.count_place(str(tmp_path), False, 32).macs == weights + 2 * 5 * 5 * 16
+
+
 @pytest.mark.parametrize(
     ("config", "foldable"),
     [

@@ -136,7 +136,7 @@ def test_a_revision_is_asked_for_by_its_argument():
             return torch.nn.Linear(1, 1), {}
 
     load_whole(Loader, "--teacher", "org/net", revision=("--teacher_revision", "v2"), token="mine")
-    said = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    said = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
     assert given == {"name": "org/net", "revision": "v2", "token": "mine", **said}
 
 

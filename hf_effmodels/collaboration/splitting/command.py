@@ -237,7 +237,7 @@ def load_classifier(name: str, argument: str = "model"):
     if name in list_models() and not Path(name).exists():
         sys.stderr.write("hf-effmodels: the preset's weights are random.\n")
         return create_model(name).eval(), create_image_processor(name)
-    model = load_whole(AutoModelForImageClassification, argument, name).eval()
+    model = load_whole(AutoModelForImageClassification, argument, name, dtype="auto").eval()
     try:
         return model, AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError):

@@ -39,18 +39,19 @@ def load_encoder(
         OSError: it cannot be found, reached or read.
     """
     source = {"revision": revision, "token": token, "trust_remote_code": trust_remote_code}
+    how = {"dtype": torch.float32, "output_loading_info": True}
     with reading("--models", name, revision=("--revision", revision)), without_report():
         config = AutoConfig.from_pretrained(name, **source)
         processor = AutoImageProcessor.from_pretrained(name, **source)
         if hasattr(config, "backbone_config") and type(config) not in MODEL_MAPPING:
             from transformers import AutoModelForPreTraining
 
-            model, found = AutoModelForPreTraining.from_pretrained(name, output_loading_info=True, **source)
+            model, found = AutoModelForPreTraining.from_pretrained(name, **how, **source)
             model = model.encoder
             found = {"missing_keys": [key for key in found["missing_keys"] if key.startswith("encoder.")]}
         else:
             pooler = {} if pooling == "model" else _without_pooler(config)
-            model, found = AutoModel.from_pretrained(name, output_loading_info=True, **pooler, **source)
+            model, found = AutoModel.from_pretrained(name, **how, **pooler, **source)
     if model.main_input_name != "pixel_values" or not hasattr(processor, "image_mean"):
         raise ValueError(f"--models: {name} is a {type(model).__name__}, which takes no pictures.")
     check_complete("--models", name, model, found)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, PreTrainedModel
 
@@ -108,7 +109,8 @@ def load_backbone(model: PreTrainedModel, source: str, token: str | None) -> Non
     config = model.config.backbone_config
     kind = type(AutoBackbone.from_config(config))
     with reading("--backbone", source):
-        trained, found = kind.from_pretrained(source, config=config, token=token, output_loading_info=True)
+        how = {"dtype": torch.float32, "token": token, "output_loading_info": True}
+        trained, found = kind.from_pretrained(source, config=config, **how)
     check_complete("--backbone", source, trained, found, to_be_trained=True)
     next(module for module in model.modules() if isinstance(module, kind)).load_state_dict(trained.state_dict())
 
@@ -146,6 +148,7 @@ def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[Pre
                 "--ignore_mismatched_sizes true a new head is trained."
             )
     source |= {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, "output_loading_info": True}
+    source["dtype"] = torch.float32  # as in `load_whole`
     model, found = auto_class.from_pretrained(args.model, **args.model_config, **labels, **source)
     check_complete("--model", args.model, model, found, to_be_trained=to_be_trained)
     return model, sized(processor, args.image_size)

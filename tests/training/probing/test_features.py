@@ -1,5 +1,6 @@
 """One vector for each picture, of models that we did not write."""
 
+import copy
 import logging
 import logging.handlers
 from types import SimpleNamespace
@@ -106,6 +107,20 @@ def test_a_processor_has_as_many_means_as_the_network_has_channels(tmp_path):
     processor().save_pretrained(tmp_path)
     own = load_encoder(str(tmp_path), "class")[1]
     assert len(own.image_mean) == len(own.image_std) == 1
+
+
+@pytest.mark.parametrize("kind", ["an encoder", "of pre-training"])
+def test_weights_in_half_precision_give_features_in_float32(kind, tmp_path, pictures):
+    """Those of the same weights in float32."""
+    torch.manual_seed(0)
+    config = copy.deepcopy(MODELS["vit"][0])
+    model = AutoModel.from_config(config, add_pooling_layer=False).bfloat16()
+    whole = SimMimForPreTraining(SimMimConfig(backbone_config=config, mask_block_size=4)).bfloat16()
+    (model if kind == "an encoder" else whole).save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    found = features_of(*load_encoder(str(tmp_path)), pictures, 2, "mean")
+    expected = (model if kind == "an encoder" else whole.encoder).float().eval()
+    np.testing.assert_array_equal(found, features_of(expected, processor(), pictures, 2, "mean"))
 
 
 def test_what_a_model_pools_itself_is_a_vector_for_each_picture():

@@ -160,6 +160,20 @@ def test_a_folder_that_lacks_weights_of_the_body_is_refused(name, trained, tmp_p
         load(place, trained)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_in_half_precision_are_trained_and_measured_in_float32(name, dtype, tmp_path):
+    make, load, _ = NETWORKS[name]
+    model = make().to(dtype)
+    place = saved(model, tmp_path)
+    for trained in (True, False):
+        found = load(place, trained).state_dict()
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                assert found[key].dtype == torch.float32, key
+                assert torch.equal(found[key], value.float()), key
+
+
 def test_a_classifier_without_a_head_may_be_trained_and_not_measured(tmp_path):
     place = saved(ViTModel(ViTConfig(**VIT)), tmp_path)
     assert classifier(place, True).num_labels == 2

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hf_effmodels import cli
 from hf_effmodels.training import evaluate, main, prepare
@@ -45,6 +45,20 @@ def weights(folder) -> dict[str, torch.Tensor]:
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Whether two sets of weights are equal bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def store_rounded(folder: Path, dtype: str) -> None:
+    """Write the weights in `dtype` where they lie, rounded to bfloat16 in any."""
+    for file in folder.rglob("*.safetensors"):
+        rounded = {
+            name: value.bfloat16().to(getattr(torch, dtype)) if value.is_floating_point() else value
+            for name, value in load_file(file).items()
+        }
+        save_file(rounded, file, {"format": "pt"})
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text())
+        if "dtype" in config:
+            file.write_text(json.dumps({**config, "dtype": dtype}))
 
 
 def run_until_killed(arguments: list[str], step: int) -> None:
@@ -241,3 +255,30 @@ class TaskContract:
         assert {name: written[name] for name in self.measured_again} == {
             name: measured[name] for name in self.measured_again
         }
+
+    @pytest.mark.thorough
+    def test_weights_in_half_precision_are_measured_and_trained_on_in_float32(self, run, evaluation, tmp_path):
+        output = tmp_path / "run"
+        main([*run, "--max_steps", "2", "--output_dir", str(output)])
+        arguments = ["--task", self.task, "--model", str(output), *evaluation, "--output"]
+        measured = {}
+        for dtype in ("float32", "bfloat16"):  # of the same numbers, rounded to what bfloat16 can say
+            store_rounded(output, dtype)
+            measured[dtype] = evaluate([*arguments, str(tmp_path / f"{dtype}.json")])
+        for name in self.measured_again:
+            assert measured["bfloat16"][name] == pytest.approx(measured["float32"][name], rel=1e-6), name
+        on = prepare("prepare_training", self.trained_on(run, output, tmp_path / "on"))
+        assert {p.dtype for p in on.trainer.network.parameters() if p.requires_grad} == {torch.float32}
+
+    def trained_on(self, run: list[str], model: Path, output: Path) -> list[str]:
+        """Arguments of a run that goes on with the weights of a model."""
+        named = (
+            *("--model", "--detector", "--segmenter", "--model_config", "--image_size", "--tokenizer", "--method"),
+            *("--method_config", "--encoder", "--text_model", "--vision_model", "--num_channels"),
+        )
+        left = [
+            word
+            for number, word in enumerate(run)
+            if word not in named and (not number or run[number - 1] not in named)
+        ]
+        return [*left, "--model", str(model), "--max_steps", "2", "--output_dir", str(output)]

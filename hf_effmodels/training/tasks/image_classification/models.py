@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -129,6 +130,7 @@ def _from_pretrained(
         model = _with_random_weights(config, {**overrides, **labels}, args.trust_remote_code)
     else:
         source |= {"ignore_mismatched_sizes": args.ignore_mismatched_sizes, "output_loading_info": True}
+        source["dtype"] = torch.float32  # as in `load_whole`
         model, found = AutoModelForImageClassification.from_pretrained(args.model, **overrides, **labels, **source)
         check_complete("--model", args.model, model, found, to_be_trained=new_head)
     if args.image_size is not None:
