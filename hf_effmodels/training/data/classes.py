@@ -12,7 +12,8 @@ from ...classes import in_words
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 20
+#: How many names a message tells at most, and in how many characters, but three of any length.
+_SHOWN, _CHARACTERS = 20, 120
 _NUMBER = re.compile(r"(?:LABEL_)?(\d+)", re.IGNORECASE)
 
 
@@ -112,5 +113,11 @@ def mapped_names(names: Sequence[str], mapping: Mapping, split: str, strict: boo
 
 
 def shown(names: Sequence[str]) -> str:
-    """Names for a message, the first of them."""
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    """Names for a message, the first of them; with semicolons between names that have commas themselves."""
+    first = [name for number, name in enumerate(names[:_SHOWN]) if number < 3 or _is_short(names[: number + 1])]
+    mark = "; " if any("," in name for name in first) else ", "
+    return mark.join([*first, *(["..."] if len(first) < len(names) else [])])
+
+
+def _is_short(names: Sequence[str]) -> bool:
+    return sum(map(len, names)) + 2 * len(names) <= _CHARACTERS

@@ -4,6 +4,7 @@ What the dataclasses check themselves, in their `__post_init__`, is told when th
 """
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from .held import check_free, read_resume
 from .presets import unknown_model
 from .recipes import read_yaml
 from .source import NotShown, dataclasses_in, keys_of, literal, members_of
+
+logger = logging.getLogger(__name__)
 
 _OURS = Path(__file__).parent
 #: Arguments that name a place.
@@ -64,8 +67,15 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
     for arguments in read:
         if isinstance(model := getattr(arguments, "model", None), str):
             _check_model(model, task_folder)
+            if tuple_name == "EVALUATION_ARGUMENTS" and model in (names_in_source() or ()):
+                _say_random(model)
     _check_heads(read, task_folder / "__init__.py")
     _check_free(read)
+
+
+@cache
+def _say_random(preset: str) -> None:
+    logger.warning("--model: the weights of %s, a preset, are random; name a trained model to measure one.", preset)
 
 
 def _check_names(read: tuple, mappings: set[str]) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ConvNextImageProcessorPil
 
 from hf_effmodels.training import evaluate, prepare
-from hf_effmodels.training.data.classes import is_generic, mapped_names, model_classes
+from hf_effmodels.training.data.classes import is_generic, mapped_names, model_classes, shown
 from hf_effmodels.training.run.arguments import ModelArguments
 from hf_effmodels.training.tasks.image_classification.data import DataArguments, load_data, load_evaluation_data
 from hf_effmodels.training.tasks.image_classification.models import load_classifier
@@ -42,6 +42,18 @@ def test_where_one_side_has_no_names_the_position_counts_and_it_is_said(caplog):
     assert model_classes(folders, [f"LABEL_{n}" for n in range(11)]) == [int(folder) for folder in folders]
 
 
+def test_names_with_commas_are_told_apart_by_semicolons():
+    assert shown(["tench, Tinca tinca", "goldfish"]) == "tench, Tinca tinca; goldfish"
+    assert shown(["tench", "goldfish"]) == "tench, goldfish"
+
+
+def test_of_many_or_long_names_the_first_are_shown():
+    assert shown([str(number) for number in range(21)]) == f"{', '.join(map(str, range(20)))}, ..."
+    assert shown([f"{letter}" * 40 for letter in "abcd"]) == f"{'a' * 40}, {'b' * 40}, {'c' * 40}, ..."
+    long = [f"{letter * 20}, {letter}" for letter in "abcdefgh"]  # 23 characters each, of at most 120 four with marks
+    assert shown(long) == f"{'; '.join(long[:4])}; ..."
+
+
 @pytest.mark.parametrize(
     "names, own",
     [
@@ -58,8 +70,8 @@ def test_where_one_side_has_no_names_the_position_counts_and_it_is_said(caplog):
 def test_otherwise_both_lists_are_shown(names, own):
     with pytest.raises(ValueError) as error:
         model_classes(names, own)
-    shown = f"({len(names)}: {', '.join(names)}) are not the model's ({len(own)}: {', '.join(own)})"
-    assert shown in str(error.value) and f"--label_mapping says which is which, such as '{{{names[0]}:" in str(
+    told = f"({len(names)}: {', '.join(names)}) are not the model's ({len(own)}: {', '.join(own)})"
+    assert told in str(error.value) and f"--label_mapping says which is which, such as '{{{names[0]}:" in str(
         error.value
     )
 

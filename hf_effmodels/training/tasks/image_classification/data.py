@@ -266,7 +266,8 @@ def _chosen(source: LabelledImages, args: DataArguments) -> LabelledImages:
     check_labels(source, None)
     names = source.names or [str(number) for number in range(int(source.numbers.max(initial=-1)) + 1)]
     unknown = [name for name in args.classes if name not in names]
-    if unknown and source.split == f"{args.dataset}/{args.train_split}":
+    # A split to evaluate on may have no picture of a class; see `check_chosen`.
+    if unknown and (source.split == f"{args.dataset}/{args.train_split}" or len(unknown) == len(args.classes)):
         near = difflib.get_close_matches(unknown[0], names, n=3)
         hint = f"nearest: {', '.join(near)}" if near else f"there are {shown(names)}"
         raise ValueError(f"--classes: {source.split} has no class {unknown[0]!r}; {hint}.")
@@ -276,6 +277,16 @@ def _chosen(source: LabelledImages, args: DataArguments) -> LabelledImages:
     chosen = source.select(np.flatnonzero(table[source.labels] >= 0))
     labels = table[chosen.labels]
     return replace(chosen, labels=labels, numbers=np.unique(labels), names=known)
+
+
+def check_chosen(source: LabelledImages, args: DataArguments, own: Sequence[str]) -> None:
+    """ValueError of one of `--classes` that neither the pictures to evaluate on have nor the model, whose classes are
+    `own`."""
+    known = {*(source.names or ()), *in_words(own)}
+    if unknown := [name for name in args.classes or () if name not in known]:
+        near = difflib.get_close_matches(unknown[0], sorted(known), n=3)
+        hint = f"nearest: {', '.join(near)}" if near else f"the model has {shown(own)}"
+        raise ValueError(f"--classes: neither {source.split} nor the model has a class {unknown[0]!r}; {hint}.")
 
 
 def _mapped(source: LabelledImages, args: DataArguments) -> LabelledImages:

@@ -42,6 +42,7 @@ from .data import (
     DataArguments,
     ImageClassificationDataset,
     LabelledImages,
+    check_chosen,
     check_classes,
     check_labels,
     load_data,
@@ -382,8 +383,9 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     source = load_evaluation_data(data_args, model_args.token)
     with _blaming(model_args):
         model, processor = load_classifier(model_args, names=None, new_head=False)
+    own = class_names(model.config)
+    check_chosen(source, data_args, own)
     if source.names is not None:
-        own = class_names(model.config)
         source = source.renumbered(model_classes(source.names, own), own)
     check_labels(source, model.config.num_labels)
     if args.reparameterize:

@@ -258,6 +258,8 @@ def test_some_classes_alone_are_all_there_are(tmp_path):
     assert train.names == ["3", "5"] and len(train) == 2
     with pytest.raises(ValueError, match=r"--classes: digits/train has no class '12'; nearest: "):
         load_data(DataArguments(dataset="digits", classes=["1", "12"]))
+    with pytest.raises(ValueError, match=r"--classes: digits/test has no class '77'; nearest: 7"):
+        load_evaluation_data(DataArguments(dataset="digits", classes=["77"]))
     for wrong in (["1", "1"], "1", [1.5]):
         with pytest.raises(ValueError, match="--classes: "):
             DataArguments(dataset="digits", classes=wrong)

@@ -333,6 +333,21 @@ def test_a_head_for_other_classes_is_replaced_only_on_demand(digits_run, tmp_pat
         evaluate(["--model", str(folder), "--dataset", "digits", "--output", str(tmp_path / "e.json")])
 
 
+def test_a_class_that_neither_the_data_nor_the_model_has_is_refused(convnext_folder):
+    arguments = ["--model", str(convnext_folder), "--dataset", "digits", "--classes", "1", "2"]
+    with pytest.raises(ValueError, match="^--classes: neither digits/test nor the model has a class '77'; the model "):
+        evaluate([*arguments, "77"])
+    with pytest.raises(ValueError, match="^the data set's classes .2: 1, 2. are not the model's"):
+        evaluate(arguments)  # which the data has are looked at as ever
+
+
+def test_of_a_preset_it_is_said_that_its_weights_are_random(caplog):
+    arguments = ["--model", "vanillanet-5", "--dataset", "digits"]
+    with pytest.raises(ValueError, match=r"classes \(10: 0, 1, .* are not the model's \(1000: tench, .*; goldfish"):
+        evaluate(arguments)
+    assert "--model: the weights of vanillanet-5, a preset, are random; " in caplog.text
+
+
 def test_a_second_run_needs_a_word_before_it_replaces_the_first(digits_run, tmp_path):
     run = [*digits_run, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "run")]
     main(run)
