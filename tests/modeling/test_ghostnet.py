@@ -14,6 +14,7 @@ from hf_effmodels.modeling.layers.reparameterization import RepConvNorm
 from hf_effmodels.modeling.layers.widths import round_width
 
 from . import by_hand
+from .tiny.ghostnet import GHOSTNET
 
 #: The third block has all that a block can have: a stride, a squeeze-and-excitation, an attention, a shortcut.
 STAGES = [[[3, 8, 8, 0, 1]], [[3, 22, 12, 0, 2]], [[5, 24, 16, 0.25, 2], [5, 32, 16, 0.25, 1]]]
@@ -76,12 +77,24 @@ def test_images_too_small_for_the_attention_are_refused():
     model = hf_effmodels.create_model("ghostnetv2-1.0x", num_labels=5)
     with torch.no_grad():
         assert model(torch.randn(1, 3, 33, 33)).logits.shape == (1, 5)
-        with pytest.raises(ValueError, match="images are too small: .* 33×33"):
+        with pytest.raises(ValueError, match="images are too small: .* from 33×33 pixels"):
             model(torch.randn(1, 3, 32, 64))
         # GhostNet itself has no such limit.
         assert (
             hf_effmodels.create_model("ghostnet-0.5x", num_labels=5)(torch.randn(1, 3, 32, 32)).logits.isfinite().all()
         )
+
+
+@pytest.mark.parametrize("stages, side", [(5, 33), (3, 9)])
+def test_the_smallest_images_are_those_of_the_network(stages, side):
+    """TINY halves 33 to 17, 9, 5, 3 and 2 before its last attention; its first three stages 9 to 5, 3 and 2."""
+    model = hf_effmodels.create_model(
+        "ghostnetv2-1.0x", num_labels=5, **{**GHOSTNET, "stages": GHOSTNET["stages"][:stages]}
+    )
+    with torch.no_grad():
+        assert model.eval()(torch.randn(1, 3, side, side)).logits.shape == (1, 5)
+        with pytest.raises(ValueError, match=f"This network accepts images from {side}×{side} pixels"):
+            model(torch.randn(1, 3, side - 1, side))
 
 
 def test_reentrant_checkpointing_is_refused():

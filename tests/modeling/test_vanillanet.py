@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 import hf_effmodels
 from hf_effmodels import VanillaNetConfig, VanillaNetForImageClassification
 from hf_effmodels.hub.convert import convert_state_dict, read_checkpoint
+from hf_effmodels.modeling.vanillanet.modeling_vanillanet import _smallest_side
 from hf_effmodels.registry import ARCHITECTURES
 from hf_effmodels.training.optim.layer_decay import layer_decay_groups
 from hf_effmodels.training.optim.schedules import warmup_cosine_schedule
@@ -125,6 +126,22 @@ def test_images_that_are_too_small_are_refused_by_name():
     for height, width in ((7, 64), (64, 7)):
         with pytest.raises(ValueError, match="pixel_values: the images are too small"):
             build()(torch.randn(1, 3, height, width))
+
+
+@pytest.mark.parametrize(
+    "strides, pools, side",
+    [((2, 2, 2, 1), None, 32), ((2, 1), None, 8), ((2, 2, 1), [0, 0, 0], 11), ((1, 2, 2), [0, 4, 0], 2)],
+)
+def test_the_smallest_images_are_those_of_the_network(strides, pools, side):
+    """Patches of 4 pixels are 4 apart, or 3 with a pixel on each side; a pooling to a size of its own takes any."""
+    sizes = {"hidden_sizes": [8] * (len(strides) + 1), "strides": strides, "adaptive_pool_sizes": pools}
+    model = hf_effmodels.create_model("vanillanet-5", num_labels=2, **sizes)
+    with torch.no_grad():
+        assert model.eval()(torch.randn(1, 3, side, side)).logits.shape == (1, 2)
+    assert _smallest_side(model.config) == side
+    if pools is None:
+        with pytest.raises(ValueError, match=f"This network accepts images from {side}×{side} pixels"):
+            model(torch.randn(1, 3, side - 1, side))
 
 
 # Checkpoints

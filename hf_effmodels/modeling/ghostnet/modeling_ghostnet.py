@@ -5,6 +5,7 @@ One network in three generations: V2 adds an attention gate to the expanded feat
 convolution as parallel branches that fold into V2. Shapes are (batch, channels, height, width) throughout.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -53,6 +54,12 @@ def _ghost_conv(config: GhostNetConfig) -> partial:
     )
 
 
+def _smallest_side(config: GhostNetConfig) -> int:
+    """Of images whose features are 2×2 or more wherever there is attention: each halving rounds up."""
+    rows = [row for stage in config.stages for row in stage]
+    return 1 + 2 * math.prod(row[-1] for row in rows[:-1])
+
+
 class DFCAttention(nn.Module):
     """Decoupled fully connected attention (GhostNetV2, equations 4 to 6, on the halved map of section 4.2).
 
@@ -61,6 +68,7 @@ class DFCAttention(nn.Module):
 
     def __init__(self, config: GhostNetConfig, in_channels: int, out_channels: int):
         super().__init__()
+        self.smallest = _smallest_side(config)
         conv = _single_conv(config)
         self.pointwise = conv(in_channels, out_channels)
         self.horizontal = conv(out_channels, out_channels, (1, 5), groups=out_channels)
@@ -71,7 +79,7 @@ class DFCAttention(nn.Module):
         if height < 2 or width < 2:
             raise ValueError(
                 f"pixel_values: the images are too small: their features shrink to {height}×{width} where the "
-                "attention needs 2×2 or more. The published networks accept images from 33×33 pixels."
+                f"attention needs 2×2. This network accepts images from {self.smallest}×{self.smallest} pixels."
             )
         gate = F.avg_pool2d(hidden_states, kernel_size=2, stride=2)
         gate = self.vertical(self.horizontal(self.pointwise(gate)))

@@ -4,6 +4,8 @@ Every layer is trained as two convolutions with an activation between them that 
 deployed as one. Shapes are (batch, channels, height, width) throughout.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -128,6 +130,14 @@ class VanillaNetStem(nn.Module):
         return self.activation(self.convolution(pixel_values))
 
 
+def _smallest_side(config: VanillaNetConfig) -> int:
+    """Of images whose features are 1×1 or more after each halving, up to the first pooling to a size of its own."""
+    sizes = config.adaptive_pool_sizes or [0] * len(config.strides)
+    last = next((number for number, size in enumerate(sizes) if size), len(sizes))
+    side = math.prod(config.strides[:last])
+    return 4 * side if config.adaptive_pool_sizes is None else 3 * side - 1
+
+
 class VanillaNetStage(GradientCheckpointingLayer):
     """A layer of the network: 1×1 convolution, max-pooling where it is strided, series activation."""
 
@@ -135,6 +145,7 @@ class VanillaNetStage(GradientCheckpointingLayer):
         super().__init__()
         in_channels, out_channels = config.hidden_sizes[index : index + 2]
         self.stride = config.strides[index]
+        self.smallest = _smallest_side(config)
         self.pool_size = config.adaptive_pool_sizes[index] if config.adaptive_pool_sizes else 0
         self.convolution = DeepConvolution(config, in_channels, out_channels, hidden_channels=in_channels)
         self.activation = SeriesActivation(config, out_channels)
@@ -152,7 +163,7 @@ class VanillaNetStage(GradientCheckpointingLayer):
         if height < 2 or width < 2:
             raise ValueError(
                 f"pixel_values: the images are too small: their features shrink to {height}×{width} before the last "
-                "halving. The published networks accept images from 32×32 pixels."
+                f"halving. This network accepts images from {self.smallest}×{self.smallest} pixels."
             )
         return F.max_pool2d(hidden_states, kernel_size=2, stride=2)
 

@@ -17,6 +17,7 @@ import hf_effmodels
 
 from .... import metrics
 from ...._files import whole_file
+from ...._image_size import blaming_image_size
 from ....modeling.layers.bivit import BiVitLinear
 from ....modeling.layers.training_branches import fold_training_branches, with_training_branches
 from ...data.classes import model_classes
@@ -307,7 +308,7 @@ def prepare_training(
     # What fails for the first image (a broken file, an input too small for the network) fails before anything is
     # written.
     for dataset in (trainer.train_dataset, trainer.eval_dataset):
-        with torch.no_grad(), _blaming(model_args):
+        with torch.no_grad(), _blaming(model_args), _blaming_image_size(model_args):
             model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(args.device))
 
     def report(train_metrics: dict) -> dict:
@@ -371,6 +372,12 @@ def _blaming(args: ModelArguments):
     return blaming_model_config(args.model_config, None if is_preset else args.model, **options)
 
 
+def _blaming_image_size(args: ModelArguments):
+    """Of all that goes wrong where nothing else was said of the model that it might not like."""
+    alone = args.image_size is not None and args.num_channels is None and not args.model_config
+    return blaming_image_size(args.image_size, is_asked_for=alone, argument="--image_size")
+
+
 def _names_from_numbers(*sources: LabelledImages) -> list[str]:
     return [str(number) for number in range(max(int(source.numbers.max()) for source in sources) + 1)]
 
@@ -397,7 +404,8 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     num_channels = getattr(model.config, "num_channels", 3)
     source = usable(source, partial(source.read, num_channels=num_channels), data_args)
     dataset = ImageClassificationDataset(source, EvaluationTransform(processor), num_channels)
-    dataset[0]
+    with torch.no_grad(), _blaming(model_args), _blaming_image_size(model_args):
+        model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(model.device))
     return partial(_evaluate, model, dataset, args, call)
 
 

@@ -341,6 +341,19 @@ def test_a_class_that_neither_the_data_nor_the_model_has_is_refused(convnext_fol
         evaluate(arguments)  # which the data has are looked at as ever
 
 
+def test_images_that_are_too_small_for_the_network_are_told_by_the_option(convnext_folder, tmp_path):
+    """In words of this package, or of torch of a network of others."""
+    arguments = ["--dataset", "digits", "--image_size"]
+    vanillanet = tmp_path / "vanillanet"
+    model = hf_effmodels.create_model("vanillanet-5", hidden_sizes=[8] * 3, strides=[2, 2], num_labels=10)
+    model.save_pretrained(vanillanet)
+    hf_effmodels.create_image_processor("vanillanet-5").save_pretrained(vanillanet)
+    with pytest.raises(ValueError, match="^--image_size: got 15×15; the images are too small: .* from 16×16 pixels"):
+        evaluate(["--model", str(vanillanet), *arguments, "15"])
+    with pytest.raises(ValueError, match="^--image_size: got 1×1; .*[Kk]ernel size"):
+        evaluate(["--model", str(convnext_folder), *arguments, "1"])
+
+
 def test_of_a_preset_it_is_said_that_its_weights_are_random(caplog):
     arguments = ["--model", "vanillanet-5", "--dataset", "digits"]
     with pytest.raises(ValueError, match=r"classes \(10: 0, 1, .* are not the model's \(1000: tench, .*; goldfish"):
