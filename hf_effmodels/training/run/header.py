@@ -34,11 +34,18 @@ def header(trainer, config: Mapping, facts: Sequence[str] = ()) -> list[str]:
     lines += facts or [f"training on {_count(trainer.train_dataset)}, evaluating on {_count(trainer.eval_dataset)}"]
     steps = total_steps(trainer)
     batch = trainer.get_total_train_batch_size(args)
-    precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
     length = f"{steps} steps" if steps else "steps as the data lasts"
-    where = f"{args.device.type}{processes}, {precision}"
+    where = f"{args.device.type}{processes}, {_precision(args, model)}"
     return [*lines, f"{where}, {batch} samples a step, {length}; into {args.output_dir}"]
+
+
+def _precision(args, model: nn.Module) -> str:
+    """What it computes in: as the options say, or else as its weights are; those that are frozen may be in another."""
+    if args.bf16 or args.fp16:
+        return "bfloat16" if args.bf16 else "float16"
+    own = {str(weight.dtype).removeprefix("torch.") for weight in model.parameters() if weight.is_floating_point()}
+    return " and ".join(sorted(own)) or "float32"
 
 
 def warnings_of(trainer, steps: int | None = None) -> list[str]:

@@ -70,6 +70,9 @@ def test_the_header_says_model_data_and_where_it_runs():
         "training on a stream of samples, evaluating on nothing",
         "cpu, 2 processes, bfloat16, 8 samples a step, steps as the data lasts; into out",
     ]
+    frozen = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2).bfloat16().requires_grad_(False))
+    assert header(trainer_of(frozen), {"task": "t"})[-1].startswith("cpu, bfloat16 and float32, 4 samples")
+    assert header(trainer_of(frozen, bf16=True), {"task": "t"})[-1].startswith("cpu, bfloat16, 4 samples")
     with torch.device("meta"):
         large = nn.Linear(10**4, 10**4, bias=False)
     first, told, last = header(trainer_of(large, fp16=True), {"task": "t", "detector": "d"}, ["a fact"])

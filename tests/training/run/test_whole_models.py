@@ -181,6 +181,12 @@ def test_a_classifier_without_a_head_may_be_trained_and_not_measured(tmp_path):
         classifier(place, False)
 
 
+def test_weights_that_are_drawn_anew_are_in_float32_whatever_was_saved(tmp_path):
+    place = saved(ViTForImageClassification(ViTConfig(**VIT)).bfloat16(), tmp_path)
+    model, _ = load_classifier(ModelArguments(model=place), ["cat", "dog", "cow"], from_scratch=True)
+    assert model.num_labels == 3 and {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
 def test_a_backbone_lacks_nothing_but_what_its_class_adds(tmp_path):
     swin = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2, "image_size": 16, "patch_size": 4}
     place = saved(SwinForImageClassification(SwinConfig(**swin)), tmp_path)

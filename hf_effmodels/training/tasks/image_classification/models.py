@@ -143,7 +143,10 @@ def _from_pretrained(
 def _with_random_weights(config, fields: dict, trust_remote_code: bool) -> PreTrainedModel:
     for key, value in fields.items():
         setattr(config, key, value)
-    return AutoModelForImageClassification.from_config(config, trust_remote_code=trust_remote_code)
+    # Whatever the weights beside the configuration are in.
+    return AutoModelForImageClassification.from_config(
+        config, dtype=torch.float32, trust_remote_code=trust_remote_code
+    )
 
 
 def class_names(config) -> list[str]:
