@@ -24,7 +24,7 @@ PLACES = {
     "half/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
     "half/split.json": b"{}",
     "program/config.json": b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}',
-    "program/export.json": b"{}",
+    "program/export.json": b'{"export_format": "onnx"}',
     "pipeline/model_index.json": b"{}",
     "adapter/adapter_config.json": b"{}",
     "hub/config.json": b'{"model_type": "resnet", "auto_map": {"AutoModel": "code.Net"}}',
@@ -148,6 +148,8 @@ quantize llama llama/small --dataset pydoc_topics
 quantize bert out --dataset pydoc_topics
 quantize half out --dataset pydoc_topics
 demo ./nope
+demo program
+demo cls --space out
 publish nope a/b
 publish a/b
 publish other a/b

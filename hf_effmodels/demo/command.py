@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._command_line import in_words_of_the_command, show
+from .._places import check_repo_id
 from ..prediction.command import ModelParser, add_model, check_device, source_of
-from ..prediction.predictor import Source, task_early
+from ..prediction.predictor import Source, is_exported, task_early
+from . import APP_TASKS
 
 if TYPE_CHECKING:
     import gradio
@@ -33,7 +35,9 @@ def main(argv: Sequence[str]) -> None:
                 raise ValueError(f"--space: does not go with --{name.replace('_', '-')}: nothing is served.")
     try:
         if arguments.space is None:
-            task_early(source_of(arguments), arguments.task)
+            _check_app(arguments)
+        else:
+            _check_on_hub(arguments.model)
         check_device(arguments.device)
         if arguments.space is not None:
             _write(arguments)
@@ -51,7 +55,7 @@ def _parser() -> ModelParser:
         epilog="examples:  hf-effmodels demo out   |   demo your-name/model --examples photos   |   "
         "demo your-name/model --space folder",
     )
-    add_model(parser)
+    add_model(parser, "a preset, a folder or an id of the Hub, no exported program; with --space an id of the Hub")
     parser.add_argument("--task", help="what to do, where a model can do more")
     parser.add_argument("--examples", metavar="FOLDER", help="pictures to try (default: some that come along)")
     parser.add_argument("--host", default=_LOOPBACK, help=f"address to listen at (default: {_LOOPBACK}, this machine)")
@@ -59,6 +63,38 @@ def _parser() -> ModelParser:
     parser.add_argument("--open", action="store_true", help="open a browser")
     parser.add_argument("--space", metavar="FOLDER", help="do not serve, write a Space for a model on the Hub")
     return parser
+
+
+def _check_app(arguments) -> None:
+    """ValueError or OSError of a model that has no app, as far as names and files tell it."""
+    task = task_early(source := source_of(arguments), arguments.task)
+    check_no_program(source)
+    if task is not None:
+        check_has_app(source.name, task)
+
+
+def check_no_program(source: Source) -> None:
+    """ValueError of what `export` wrote."""
+    if is_exported(source):
+        raise ValueError(f"MODEL: {source.name} is an exported program; give the model that was exported.")
+
+
+def check_has_app(name: str, task: str) -> None:
+    """ValueError of a task that there is no app for."""
+    if task not in APP_TASKS:
+        known = ", ".join(APP_TASKS)
+        raise ValueError(f"MODEL: {name} is for {task}, of which there is no app; apps are for {known}.")
+
+
+def _check_on_hub(name: str) -> None:
+    """ValueError of a model that no Space can load."""
+    try:
+        check_repo_id(name)
+    except ValueError:
+        raise ValueError(
+            f"--space: a Space shows a model on the Hub: MODEL is its 'namespace/name', got {name!r}; "
+            "hf-effmodels publish FOLDER namespace/name --space uploads a folder and shows it."
+        ) from None
 
 
 def _pictures(folder: str | None) -> list[str] | None:
@@ -116,21 +152,18 @@ def open_app(
     """
     import importlib.util
 
-    from ..prediction.predictor import find_task, is_exported
+    from ..prediction.predictor import find_task
 
     source = Source(source) if isinstance(source, str) else source
-    if is_exported(source):
-        raise ValueError(f"MODEL: {source.name} is an exported program; give the model that was exported.")
+    check_no_program(source)
     named = source.name
     source, task = find_task(source, task)
     if importlib.util.find_spec("gradio") is None:
         raise ImportError("demo needs gradio: pip install 'hf_effmodels[demo]'")
     from ..hub.ids import reading
-    from .app import APPS, build
+    from .app import build
 
-    if task not in APPS:
-        known = ", ".join(APPS)
-        raise ValueError(f"MODEL: {named} is for {task}, of which there is no app; apps are for {known}.")
+    check_has_app(named, task)
     with reading("MODEL", source.name, revision=("--revision", source.revision)):
         return build(source.name, task, device=device, examples=examples, title=_title(named), **source.options())
 

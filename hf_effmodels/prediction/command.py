@@ -131,9 +131,9 @@ def _parser(of_a_dataset: bool) -> ModelParser:
     return parser
 
 
-def add_model(parser: Parser) -> None:
+def add_model(parser: Parser, accepted: str = "a preset, a folder, an id of the Hub, or what export wrote") -> None:
     """The arguments that say which model, and how to read it."""
-    parser.add_argument("model", metavar="MODEL", help="a preset, a folder, an id of the Hub, or what export wrote")
+    parser.add_argument("model", metavar="MODEL", help=accepted)
     parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     parser.add_argument("--token", help="for gated or private models on the Hub")
     parser.add_argument("--trust-remote-code", action="store_true", help="run model code that lies beside the weights")

@@ -1,5 +1,6 @@
 """What `hf-effmodels demo` asks of the app; gradio itself is not needed for it."""
 
+import json
 import socket
 import sys
 from types import SimpleNamespace
@@ -65,6 +66,32 @@ def test_what_serving_alone_has_a_use_for_does_not_go_with_a_space(words, monkey
     monkeypatch.setattr("hf_effmodels.hub.space.write_space", lambda *_, **__: pytest.fail("it is written"))
     assert main(["demo", "you/net", "--space", "folder", *words]) == 2
     assert f"--space: does not go with {words[0]}: nothing is served." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["cls", "./cls", "a/b/c"])
+def test_a_model_that_no_space_can_load_is_refused_for_that(name, monkeypatch, capsys):
+    monkeypatch.setattr("hf_effmodels.hub.space.write_space", lambda *_, **__: pytest.fail("it is written"))
+    assert main(["demo", name, "--space", "folder"]) == 2
+    said = capsys.readouterr().err
+    assert f"--space: a Space shows a model on the Hub: MODEL is its 'namespace/name', got {name!r}; hf-eff" in said
+
+
+@pytest.mark.parametrize(
+    "files, said",
+    [
+        ({"export.json": {"export_format": "onnx"}}, "edge is an exported program; give the model that was exported."),
+        ({"config.json": {"model_type": "bert", "architectures": ["BertForMaskedLM"]}}, "predictions are made for"),
+        ({"config.json": {"model_type": "vit", "architectures": ["ViTModel"]}}, "is for "),
+    ],
+)
+def test_what_has_no_app_is_refused_by_its_files_alone(files, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "open_app", lambda *_, **__: pytest.fail("it is loaded"))
+    (tmp_path / "edge").mkdir()
+    for name, content in files.items():
+        (tmp_path / "edge" / name).write_text(json.dumps(content))
+    assert main(["demo", "edge"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_spaces_folder_is_of_the_revision_and_with_the_pictures_that_are_given(tmp_path, monkeypatch, capsys):

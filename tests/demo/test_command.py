@@ -47,7 +47,7 @@ def test_what_is_wrong_is_said_before_anything_is_served(models, tmp_path, capsy
         ((model, "--task", "text-generation"), "is for image-classification, not for text-generation"),
         ((model, "--examples", str(tmp_path / "empty")), "--examples: there are no images in"),
         ((model, "--device", "tpu9"), "--device: got 'tpu9'"),
-        ((model, "--space", str(tmp_path / "space")), "MODEL: got"),
+        ((model, "--space", str(tmp_path / "space")), "--space: a Space shows a model on the Hub: MODEL is its"),
     ]:
         assert main(["demo", *argv]) == 2, argv
         assert message in capsys.readouterr().err, argv

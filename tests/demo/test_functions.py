@@ -593,6 +593,6 @@ def test_an_app_is_of_the_model_that_is_named_at_the_revision_and_with_the_code_
         (("/cache/net", "text-generation"), {"device": "mps", "examples": examples, "title": "net", **options})
     ]
     with pytest.raises(
-        ValueError, match="^MODEL: you/net is for fill-mask, of which there is no app; apps are for text-"
+        ValueError, match="^MODEL: you/net is for fill-mask, of which there is no app; apps are for image-"
     ):
         command.open_app(source)
