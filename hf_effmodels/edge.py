@@ -36,6 +36,7 @@ from .edge_files import as_one_file, halve, size_of, summed_up, write_readme
 from .edge_formats import TOLERANCES, Format, check_format, check_precision
 from .edge_pictures import find_pictures
 from .hub.ids import reading
+from .hub.made_of import told as told_of
 from .hub.whole import load_whole
 from .hub.wrappers import unwrap, unwrap_parts
 from .models import create_image_processor, create_model, list_models, model_info, sized_processor
@@ -217,7 +218,13 @@ def export(
             told += (
                 f"Of {len(pictures.checking)} pictures {100 * agreement:.0f} % get the class that PyTorch gives them."
             )
-        write_readme(new, type(model).__name__, format, precision, size, told, processor is not None)
+        write_readme(
+            new,
+            *(type(model).__name__, format, precision, size, told, processor is not None),
+            kind=kind_of(model),
+            channels=_channels(model.config),
+            made_of=told_of(model),
+        )
         bytes_written = size_of(new)
     return ExportReport(
         folder=str(folder),

@@ -22,6 +22,7 @@ from ._image_size import blaming_image_size
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 from .edge_ties import may_be_kept
+from .hub.made_of import with_origin
 from .hub.wrappers import unwrap, unwrap_parts
 from .images import read_image
 from .modeling.layers.nms import nms
@@ -231,7 +232,8 @@ def export_detector(
                     f"{error} Scores lie near one another: take a higher one than threshold={chosen.threshold:g}."
                 ) from error
         size = sum(file.stat().st_size for file in new.glob(f"{GRAPH}.*") if file.suffix != ".json")
-        write_text(new / "README.md", _readme(type(model).__name__, format, (height, width), chosen))
+        readme = _readme(type(model).__name__, format, (height, width), chosen)
+        write_text(new / "README.md", with_origin(readme, model))
     return DetectorReport(
         **asdict(chosen),
         folder=str(folder),
@@ -251,6 +253,8 @@ An {format} graph (float32) from images of {size[0]} x {size[1]} pixels to kept 
 Scores are above {chosen.threshold:g}, overlapping boxes are suppressed from {chosen.nms_threshold:g} on, an image has
 {chosen.max_detections} at most. As good as all boxes are PyTorch's, to {TOLERANCE:g} pixels.
 
+In this folder, with a picture of yours as `photo.jpg`:
+
 ```bash
 hf-effmodels predict . photo.jpg --save drawn
 ```
@@ -259,7 +263,7 @@ hf-effmodels predict . photo.jpg --save drawn
 from hf_effmodels.edge_detection import load_detector
 
 detect = load_detector(".")
-boxes = detect("photo.jpg")
+print(detect("photo.jpg"))
 ```
 """
 

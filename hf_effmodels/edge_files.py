@@ -113,26 +113,66 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix not in (".json", ".md"))
 
 
+#: Kind of model -> what is printed of its outputs.
+_ANSWERS = {
+    "image-classification": "print(program.config.id2label[outputs.logits.argmax(-1).item()])",
+    "object-detection": "sides = [image.size[::-1]]\n"
+    "print(processor.post_process_object_detection(outputs, threshold=0.4, target_sizes=sides)[0])",
+    "image-segmentation": "sides = [image.size[::-1]]\n"
+    "print(processor.post_process_semantic_segmentation(outputs, target_sizes=sides)[0])",
+}
+
+
 def write_readme(
-    folder: Path, model: str, format: str, precision: str, size: tuple[int, int], checked: str, has_processor: bool
+    folder: Path,
+    model: str,
+    format: str,
+    precision: str,
+    size: tuple[int, int],
+    checked: str,
+    has_processor: bool,
+    *,
+    kind: str = "image-classification",
+    channels: int = 3,
+    made_of: str = "",
 ) -> None:
-    """What the folder is, and how to run it: on files where an image processor lies beside the program."""
+    """What the folder is, and how to run it: on files where an image processor lies beside the program; `made_of` is
+    a section of the model that it was made of."""
     predict = f"{_PREDICT}\n\n" if has_processor else ""
-    imported = "from transformers import AutoImageProcessor\n" if has_processor else ""
-    loaded = 'processor = AutoImageProcessor.from_pretrained(".")\n' if has_processor else ""
+    load = 'program = edge.load(".")  # or transformers.exporters.ExportedModel.from_pretrained(".")'
     prepared = " `preprocessor_config.json` how images are prepared," if has_processor else ""
+    if has_processor:
+        mode = "L" if channels == 1 else "RGB"
+        code = f"""from hf_effmodels import edge
+from PIL import Image
+from transformers import AutoImageProcessor
+
+{load}
+processor = AutoImageProcessor.from_pretrained(".")
+image = Image.open("photo.jpg").convert("{mode}")  # a picture of yours
+outputs = program(**processor(images=image, return_tensors="pt"))
+{_ANSWERS[kind]}
+"""
+    else:
+        code = f"""import torch
+from hf_effmodels import edge
+
+{load}
+print(program(pixel_values=torch.rand(1, {channels}, {size[0]}, {size[1]})))  # prepared images
+"""
     text = f"""# {model}, exported
 
 An {format} program ({precision}) of images of {size[0]} x {size[1]} pixels, of any batch size where the format can.
 {checked}
 
+In this folder, with a picture of yours as `photo.jpg`:
+
 {predict}```python
-from hf_effmodels import edge
-{imported}
-program = edge.load(".")  # or transformers.exporters.ExportedModel.from_pretrained(".")
-{loaded}```
+{code}```
 
 `export.json` says what was exported with which versions,{prepared}
 `config.json` what the classes are called.
 """
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    if not has_processor:
+        text = text.replace("In this folder, with a picture of yours as `photo.jpg`:\n\n", "In this folder:\n\n")
+    (folder / "README.md").write_text(f"{text}\n{made_of}" if made_of else text, encoding="utf-8")

@@ -172,7 +172,7 @@ def export_halves(
                 f"accepted is tolerance={tolerance:g}; nothing was written."
             )
         graphs = (*names.values(), "tail")
-        write_text(new / "README.md", _readme(head.facts, format, image[2:], difference))
+        write_text(new / "README.md", _readme(head.facts, format, image[1:], difference))
         sizes = [path.stat().st_size for name in graphs for path in new.glob(f"{name}.*")]
     return HalvesReport(
         folder=str(folder),
@@ -233,7 +233,8 @@ def _compared(own: "ExportedHead", server: "ExportedTail", head, tail, pixels, w
     return max(differences), max(others, default=0.0)
 
 
-def _readme(facts: SplitFacts, format: str, size, difference: float) -> str:
+def _readme(facts: SplitFacts, format: str, image, difference: float) -> str:
+    channels, *size = image
     return f"""# The halves of a {facts.architecture}, cut after `{facts.at}`
 
 {format} graphs of images of {size[0]} x {size[1]} pixels, batches of any size: `head` for the device, `tail` for the
@@ -241,11 +242,13 @@ server. Their logits differ from PyTorch's by {difference:.1e} of their standard
 other is made into bytes by the codec `{facts.codec}` {json.dumps(facts.codec_settings)}, which is no graph.
 
 ```python
+import torch
 from hf_effmodels.edge_halves import load_halves
 
 head, tail = load_halves(".")
+pixel_values = torch.rand(1, {channels}, {size[0]}, {size[1]})  # images as the model's processor prepares them
 sent = head(pixel_values)
-logits = tail(sent, tuple(pixel_values.shape))
+print(tail(sent, tuple(pixel_values.shape)))
 ```
 """
 

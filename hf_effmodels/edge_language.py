@@ -35,6 +35,7 @@ from .edge_files import as_one_file, halve, size_of, summed_up
 from .edge_formats import AGREEMENTS, TOLERANCES, Format, check_format, check_precision
 from .edge_text import Comparison, compare, read_text
 from .hub.ids import reading
+from .hub.made_of import with_origin
 from .hub.whole import load_whole
 from .quantization.stored import quantizer_of
 
@@ -162,7 +163,8 @@ def export_language_model(
                 f"likeliest next token is PyTorch's, accepted is min_agreement={least:g}; nothing was written."
             )
         told = _checked(difference, compared, text and text.name)
-        write_text(new / "README.md", _readme(type(model).__name__, format, precision, told, tokenizer is not None))
+        readme = _readme(type(model).__name__, format, precision, told, tokenizer is not None)
+        write_text(new / "README.md", with_origin(readme, model))
     return LanguageReport(
         folder=str(folder),
         format=format,
@@ -399,13 +401,19 @@ Going on by the likeliest, the first {continued:.0f} % of the tokens are the sam
 
 
 def _readme(model: str, format: str, precision: str, checked: str, has_tokenizer: bool) -> str:
-    given = 'AutoTokenizer.from_pretrained(".")' if has_tokenizer else "..."
     return f"""# {model}, exported
 
 An {format} program ({precision}) of a language model, which keeps what it has read; for any number of texts.
 {checked}
 
-```bash
+In this folder:
+
+{_WITH_TOKENIZER if has_tokenizer else _WITHOUT_TOKENIZER}
+`export.json` says what was exported with which versions; `{FACTS}` what the layers keep.
+"""
+
+
+_WITH_TOKENIZER = """```bash
 hf-effmodels predict . "The beginning of a text"
 hf-effmodels chat .
 ```
@@ -415,8 +423,16 @@ from hf_effmodels.edge_language import load_language_model
 from transformers import AutoTokenizer, pipeline
 
 program = load_language_model(".")
-generate = pipeline("text-generation", model=program, tokenizer={given})
+generate = pipeline("text-generation", model=program, tokenizer=AutoTokenizer.from_pretrained("."))
+print(generate("The beginning of a text", max_new_tokens=20)[0]["generated_text"])
 ```
+"""
+_WITHOUT_TOKENIZER = """```python
+import torch
+from hf_effmodels.edge_language import load_language_model
 
-`export.json` says what was exported with which versions; `{FACTS}` what the layers keep.
+program = load_language_model(".")
+ids = torch.tensor([[1, 2, 3]])  # of the model's tokenizer, which is not here
+print(program.generate(ids, max_new_tokens=20))
+```
 """

@@ -25,6 +25,7 @@ from ._files import check_folder, whole_folder, write_json, write_text
 from ._places import reading
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
+from .hub.made_of import with_origin
 from .hub.whole import load_whole
 
 GRAPHS, FACTS = ("encoder", "decoder"), "promptable.json"
@@ -198,7 +199,8 @@ def export_promptable(
                 f"deviation, accepted is tolerance={tolerance:g}; nothing was written."
             )
         sizes = tuple(sum(path.stat().st_size for path in new.glob(f"{name}.*")) for name in GRAPHS)
-        write_text(new / "README.md", _readme(type(model).__name__, backend, side, difference, processor is not None))
+        readme = _readme(type(model).__name__, backend, side, difference, processor is not None)
+        write_text(new / "README.md", with_origin(readme, model))
     return PromptableReport(
         folder=str(folder),
         format=backend,
@@ -212,7 +214,25 @@ def export_promptable(
 
 
 def _readme(model: str, backend: str, side: int, difference: float, has_processor: bool) -> str:
-    predict = "```bash\nhf-effmodels predict . photo.jpg --save drawn\n```\n\n" if has_processor else ""
+    predict, code = (
+        "",
+        """from hf_effmodels.edge_masks import load_promptable
+
+model = load_promptable(".")  # into hf_effmodels.pipelines.MaskPredictor, with the model's processor
+""",
+    )
+    if has_processor:
+        predict = "In this folder, with a picture of yours as `photo.jpg`:\n\n"
+        predict += "```bash\nhf-effmodels predict . photo.jpg --save drawn\n```\n\n"
+        code = """from hf_effmodels.edge_masks import load_promptable
+from hf_effmodels.pipelines import MaskPredictor
+from PIL import Image
+from transformers import AutoProcessor
+
+predictor = MaskPredictor(load_promptable("."), AutoProcessor.from_pretrained("."))
+image = predictor.encode(Image.open("photo.jpg").convert("RGB"))  # a picture of yours
+print(image.predict(points=[[10, 20]], labels=[1]).best)  # what is at column 10 of row 20
+"""
     return f"""# {model}, exported
 
 Two {backend} graphs of a model that finds masks by prompts: `encoder` for images of {side} x {side} pixels, and
@@ -220,10 +240,7 @@ Two {backend} graphs of a model that finds masks by prompts: `encoder` for image
 {difference:.1e} of their standard deviation.
 
 {predict}```python
-from hf_effmodels.edge_masks import load_promptable
-
-model = load_promptable(".")  # into hf_effmodels.pipelines.MaskPredictor, with the model's processor
-```
+{code}```
 """
 
 

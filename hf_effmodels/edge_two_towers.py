@@ -21,6 +21,7 @@ from ._image_size import blaming_image_size
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 from .hub.ids import reading
+from .hub.made_of import with_origin
 from .hub.whole import load_whole
 from .hub.wrappers import unwrap, unwrap_parts
 from .models import sized_processor
@@ -166,7 +167,8 @@ def export_two_towers(
                 f"tolerance={tolerance:g}; nothing was written."
             )
         sizes = tuple(sum(path.stat().st_size for path in new.glob(f"{name}.*")) for name in GRAPHS)
-        write_text(new / "README.md", _readme(type(model).__name__, format, size, difference, processor is not None))
+        readme = _readme(type(model).__name__, format, size, difference, processor is not None)
+        write_text(new / "README.md", with_origin(readme, model))
     return TwoTowerReport(
         folder=str(folder),
         format=format,
@@ -221,13 +223,25 @@ def _difference(exported: "ExportedTwoTowers", halves: dict[str, nn.Module], inp
 
 
 def _readme(model: str, format: str, size: tuple[int, int], difference: float, has_processor: bool) -> str:
-    predict = "```bash\nhf-effmodels predict . photo.jpg --labels cat dog\n```\n\n" if has_processor else ""
-    imported = "from transformers import AutoProcessor\n" if has_processor else ""
-    loaded = (
-        'model, processor = load_two_towers("."), AutoProcessor.from_pretrained(".")'
-        if has_processor
-        else 'model = load_two_towers(".")'
+    predict, code = (
+        "",
+        """from hf_effmodels.edge_two_towers import load_two_towers
+
+model = load_two_towers(".")
+""",
     )
+    if has_processor:
+        predict = "In this folder, with a picture of yours as `photo.jpg`:\n\n"
+        predict += "```bash\nhf-effmodels predict . photo.jpg --labels cat dog\n```\n\n"
+        code = """from hf_effmodels.edge_two_towers import load_two_towers
+from PIL import Image
+from transformers import AutoProcessor
+
+model, processor = load_two_towers("."), AutoProcessor.from_pretrained(".")
+image = Image.open("photo.jpg").convert("RGB")  # a picture of yours
+inputs = processor(images=image, text=["a cat", "a dog"], padding=True, return_tensors="pt")
+print(model(**inputs).logits_per_image.softmax(-1))
+"""
     return f"""# {model}, exported in two halves
 
 Two {format} graphs: `image` of images of {size[0]} x {size[1]} pixels, `text` of texts, batches of any size.
@@ -235,10 +249,7 @@ Both give unit vectors, whose cosines say how well images and texts go together.
 {difference:.1e} at most.
 
 {predict}```python
-from hf_effmodels.edge_two_towers import load_two_towers
-{imported}
-{loaded}
-```
+{code}```
 """
 
 

@@ -181,7 +181,7 @@ def _numbers(about: About, measured: list[dict[str, Any]], converted: bool) -> s
     for entry in measured:
         where = data_name(entry["dataset"]) + (f", {plain(entry['split'])}" if entry["split"] else "")
         source = plain(entry["source"]) if entry["source"] else "measured by the publisher of these weights"
-        rows.append((f"{plain(entry['metric'])}, {where}", "not published", f"{_value(entry)} ({source})"))
+        rows.append((f"{plain(entry['metric'])}, {where}", "not published", f"{shown_number(entry)} ({source})"))
     if not rows:
         return "## Numbers\n\nNo number has been published for this variant, and none was measured."
     text = "## Numbers\n\n" + table(("", "published", "measured here"), rows)
@@ -191,7 +191,7 @@ def _numbers(about: About, measured: list[dict[str, Any]], converted: bool) -> s
     return text
 
 
-def _value(entry: Mapping[str, Any]) -> str:
+def shown_number(entry: Mapping[str, Any]) -> str:
     """Shares (accuracies, average precisions, overlaps, recalls) as per cent, PSNR in dB, SSIM with four decimals,
     everything else with six significant digits."""
     metric, value = entry["metric"].lower(), entry["value"]

@@ -68,12 +68,19 @@ def test_a_tokenizer_and_its_model_are_compressed_and_inherited_from(large, corp
     assert report["tokens_per_word_before"] < report["tokens_per_word_after"]
     assert report["parameters_before"] - report["parameters_after"] == (901 - len(tokenizer)) * 32 * 2
     assert model.config.eos_token_id == tokenizer.eos_token_id
+    card = (compressed / "README.md").read_text()
+    assert f"| Tokens | {len(tokenizer)}, before 901 |" in card and "A smaller `LlamaForCausalLM`." in card
+    assert f"| Parameters before | {report['parameters_before'] / 1e6:.3f} M |" in card and str(tmp_path) not in card
     # What was counted can be used again, without the corpus.
     again = ["--counts", compressed / "token_counts.json", "--strategy", "frequency", "--vocab-size", 400]
     assert run("compress-tokenizer", "--tokenizer", large, *again, "--output", tmp_path / "again") == 0
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "  " in line)
     smaller = AutoTokenizer.from_pretrained(tmp_path / "again")
     assert len(smaller) == 400
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert "| Tokens | 400, before 901 |" in card and "A smaller tokenizer." in card and "pipeline_tag" not in card
+    exec(card.partition("```python\n")[2].partition("```")[0].replace('"."', repr(str(tmp_path / "again"))), {})
+    assert "input_ids" in capsys.readouterr().out
     # What was done is beside it: which tokens stay, by which rule, and which of them nothing can build any more.
     details = json.loads((tmp_path / "again" / "compression.json").read_text())
     lost = smaller.convert_ids_to_tokens(unreachable_ids(smaller))
@@ -432,10 +439,11 @@ def test_only_what_a_step_wrote_is_replaced(large, corpus, tmp_path, capsys):
     # Of another step: what the first one wrote goes, and nothing else.
     compress = ["compress-tokenizer", "--tokenizer", large, "--dataset", corpus, "--vocab-size", 400]
     assert run(*compress, "--output", ours, "--overwrite") == 2
-    assert "token_counts.json was not written by this command" in capsys.readouterr().err.replace("\n", " ")
-    (ours / "token_counts.json").unlink()
-    del mine["token_counts.json"]
-    assert run(*compress, "--output", ours, "--overwrite") == 0
+    for name in ("README.md", "token_counts.json"):
+        assert f"{name} was not written by this command" in capsys.readouterr().err.replace("\n", " ")
+        (ours / name).unlink()
+        del mine[name]
+        assert run(*compress, "--output", ours, "--overwrite") == (2 if "token_counts.json" in mine else 0)
     assert everything(ours) == everything(ours) | mine
     assert not (ours / "model.safetensors").exists() and not (ours / "inheritance.json").exists()
     # What was changed since is the user's.

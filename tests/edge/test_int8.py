@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -85,7 +86,9 @@ def test_every_fourth_picture_is_kept_for_the_check_and_no_other_is(pictures):
             torch.testing.assert_close(one, pixels[number])
 
 
-def test_a_program_is_one_file_with_a_readme_that_tells_how_to_run_it(exported, pictures, tmp_path, capsys):
+def test_a_program_is_one_file_with_a_readme_that_tells_how_to_run_it(
+    exported, pictures, tmp_path, capsys, monkeypatch
+):
     folder, whole, _ = exported
     names = {path.name for path in (folder / "float32").iterdir()}
     assert names - {"model.onnx.data"} == {
@@ -106,7 +109,11 @@ def test_a_program_is_one_file_with_a_readme_that_tells_how_to_run_it(exported, 
     assert "hf-effmodels predict . photo.jpg" in readme and "(int8) of images of 48 x 48 pixels" in readme
     # Integers are judged by the classes alone; without pictures there is the difference alone.
     assert "\nOf 3 pictures " in readme and "differ" not in readme
-    plain = (folder / "float32" / "README.md").read_text()
+    monkeypatch.chdir(shutil.copytree(folder / "float32", tmp_path / "copy"))
+    plain = Path("README.md").read_text()
+    shutil.copy(pictures / "00.png", "photo.jpg")
+    exec(plain.partition("```python\n")[2].partition("```")[0], {})  # the snippet predicts as it stands
+    assert capsys.readouterr().out.strip() in edge.load(folder / "float32").config.id2label.values()
     assert f"\nIts outputs differ from PyTorch's by {whole.difference:.1e} (of logits: of their standard" in plain
     assert "(float32)" in plain and "pictures" not in plain
     assert main(["predict", str(folder / "int8"), str(pictures / "00.png"), "--json"]) == 0

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 import hf_effmodels
 from hf_effmodels import _files
 from hf_effmodels.hub import build_card, export
-from hf_effmodels.hub.card_text import _value
+from hf_effmodels.hub.card_text import shown_number
 from hf_effmodels.hub.export import clear_export, is_portable, network_code
 from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear, quantize_adder
 from hf_effmodels.registry import ARCHITECTURES
@@ -563,4 +563,4 @@ def test_code_that_was_edited_since_is_not_replaced_without_leave(tiny, tmp_path
     ],
 )
 def test_numbers_of_a_card_are_told_in_their_units(metric, value, told):
-    assert _value({"metric": metric, "value": value}) == told
+    assert shown_number({"metric": metric, "value": value}) == told

@@ -15,6 +15,7 @@ from ..._written import check_rewritable, rewritten
 from ...training import set_up_logging
 from ..pruning.choices import LANGUAGE_MODELS, METHODS, VISION_TRANSFORMERS, WAYS, check_choice
 from . import prune_vision
+from .cards import card_of_smaller
 from .corpus import add_corpus, check_named
 from .inheritance import calibration_batches, layer_numbers, tokenizer_of
 from .models import check_device, check_device_name, check_kind, load_config, load_model
@@ -64,6 +65,12 @@ def share_or_number(text: str) -> float:
     if text.endswith("%"):
         raise argparse.ArgumentTypeError(f"got {text}, accepted are shares between 0% and 100%")
     return number(text)
+
+
+def what_was_done(retraining_steps: int) -> str:
+    """For the card."""
+    since = f"been retrained for {retraining_steps} steps" if retraining_steps else "not been trained since"
+    return f"`hf-effmodels prune` has taken out what said least on the calibration data; it has {since}."
 
 
 def one_size(text: str) -> int:
@@ -139,7 +146,7 @@ def _run(arguments) -> dict:
     output = Path(arguments.out)
     check_apart("out", output, "MODEL", arguments.model, inside=False)
     try:
-        check_rewritable(output, "prune", ("config.json", "model.safetensors", REPORT))
+        check_rewritable(output, "prune", ("config.json", "model.safetensors", "README.md", REPORT))
     except FileExistsError as error:
         raise ValueError(f"out: {str(error).removeprefix('folder: ')}") from None
     _check(arguments)
@@ -149,7 +156,7 @@ def _run(arguments) -> dict:
     config = load_config(arguments.model, "model")
     check_device(arguments.device)
     if config.model_type in VISION_TRANSFORMERS:
-        return prune_vision.run(arguments, config, REPORT)
+        return prune_vision.run(arguments, config, REPORT, what_was_done(0))
     sizes = {name: getattr(arguments, option) for name, option in _SIZES.items()}
     how = {
         "layers": layer_numbers(arguments.select_layers),
@@ -180,6 +187,13 @@ def _run(arguments) -> dict:
         smaller.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / REPORT).write_text(json.dumps(report.to_dict()) + "\n", encoding="utf-8")
+        rows = [("Parameters before", f"{report.of / 1e6:.3f} M")]
+        rows += [("Layers kept", ", ".join(map(str, report.made_of.layers)))]
+        rows += [("Loss on the calibration", f"{report.loss:.4f}, of the whole model {report.loss_of:.4f}")]
+        card = card_of_smaller(
+            smaller, tokenizer, arguments.model, what_was_done(arguments.retraining_steps), rows, "text-generation"
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return {
         "parameters": report.parameters,
         "of": report.of,

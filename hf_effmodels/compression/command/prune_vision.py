@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...edge_pictures import find_pictures
+from .cards import card_of_smaller
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +45,8 @@ def find_images(arguments) -> list[Path]:
         raise type(error)(f"--images{str(error).removeprefix('calibration')}") from error
 
 
-def run(arguments, config, report_file: str) -> dict:
-    """Prune and write; see `prune.main`."""
+def run(arguments, config, report_file: str, what: str) -> dict:
+    """Prune and write; see `prune.main`. `what` has been done, for the card."""
     from ..._written import rewritten
     from ..pruning.vision import check_vision, choose_vision_sizes, prune_vision_transformer
     from .inheritance import layer_numbers
@@ -79,6 +80,14 @@ def run(arguments, config, report_file: str) -> dict:
         smaller.save_pretrained(folder)
         processor.save_pretrained(folder)
         (folder / report_file).write_text(json.dumps(asdict(report)) + "\n", encoding="utf-8")
+        rows = [("Parameters before", f"{report.of / 1e6:.3f} M")]
+        rows += [("Layers kept", ", ".join(map(str, report.kept_layers)))]
+        if report.divergence is not None:  # of a network without a head
+            rows += [("Divergence from the whole model on the calibration", f"{report.divergence:.4g}")]
+        is_classifier = type(smaller).__name__.endswith("ForImageClassification")
+        task = "image-classification" if is_classifier else "image-feature-extraction"
+        card = card_of_smaller(smaller, processor, arguments.model, what, rows, task)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return {
         "parameters": report.parameters,
         "of": report.of,

@@ -10,6 +10,7 @@ from ..._kinds import check_head
 from ..._option_types import count, finite
 from ..._places import check_folder_or_id
 from ..tokenizers.pieces import STRATEGIES, check_either_size
+from .cards import COMPRESSED, card_of_smaller, card_of_tokenizer
 from .corpus import add_corpus, check_named, find_texts
 from .models import load_config, load_model
 from .output import add_output, free_output
@@ -43,6 +44,7 @@ def add(command) -> None:
 
 def _compress_tokenizer(arguments) -> dict:
     names = ["tokenizer.json", "tokenizer_config.json", "compression.json", "id_map.json", "token_counts.json"]
+    names += ["README.md"]
     if arguments.model is not None:
         names += ["config.json", "model.safetensors"]
     output = free_output(arguments, *names)
@@ -84,9 +86,23 @@ def _compress_tokenizer(arguments) -> dict:
         details = {**facts, "unreachable": report.unreachable, "strategy": arguments.strategy}
         (folder / "compression.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
         counts.save(folder / "token_counts.json")
+        (folder / "README.md").write_text(_card(arguments, report, model, compressed), encoding="utf-8")
     if not arguments.state_file:
         state.unlink(missing_ok=True)
     return {**facts, "folder": str(output)}
+
+
+def _card(arguments, report, model, tokenizer) -> str:
+    rows = [("Tokens", f"{report.tokens_after}, before {report.tokens_before}")]
+    rows += [("Share of the corpus's tokens that are kept ones", f"{100 * report.coverage:.2f} %")]
+    if report.tokens_per_word_after is not None:
+        before, after = report.tokens_per_word_before, report.tokens_per_word_after
+        rows += [("Tokens per word", f"{after:.3f}, before {before:.3f}")]
+    rows += [("Unknown tokens", f"{100 * report.unknown_after:.2f} %, before {100 * report.unknown_before:.2f} %")]
+    if model is None:
+        return card_of_tokenizer(arguments.tokenizer, rows)
+    rows += [("Parameters before", f"{report.parameters_before / 1e6:.3f} M")]
+    return card_of_smaller(model, tokenizer, arguments.model, COMPRESSED, rows, "text-generation")
 
 
 def _check(arguments) -> None:

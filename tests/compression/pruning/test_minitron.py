@@ -308,6 +308,7 @@ def test_the_command_writes_a_checkpoint_and_keeps_what_is_not_its_own(tmp_path,
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**{**_SIZES, "vocab_size": 901})).save_pretrained(large)
     byte_level_tokenizer.save_pretrained(large)
+    (large / "README.md").write_text("---\nlicense: mit\nbase_model: org/whole\n---\n")
     text.write_text("\n".join(lines), encoding="utf-8")
     corpus = ["--dataset", str(text), "--block-size", "16", "--calibration-batches", "4", "--batch-size", "2"]
     arguments = ["prune", str(large), str(small), "--target-parameters", "70%", *corpus]
@@ -316,6 +317,11 @@ def test_the_command_writes_a_checkpoint_and_keeps_what_is_not_its_own(tmp_path,
     model = AutoModelForCausalLM.from_pretrained(small)
     assert model.num_parameters() == report["parameters"] and report["parameters"] / report["of"] < 0.74
     assert model.config.num_hidden_layers == 3 == len(report["kept_layers"])
+    card = (small / "README.md").read_text()
+    assert "\nlicense: mit\n" in card and "\nbase_model: org/whole\n" in card and "| Made of | `large` |" in card
+    assert f"| Parameters before | {report['of'] / 1e6:.3f} M |" in card and "it has not been trained since." in card
+    assert f"| {report['loss']:.4f}, of the whole model {report['loss_of_the_whole']:.4f} |" in card
+    assert "hf-effmodels train --task causal-lm --model . " in card and str(tmp_path) not in card
     written = json.loads((small / "pruning.json").read_text())
     assert written["candidates"][0]["num_hidden_layers"] == 3
     assert (report["loss"], report["loss_of_the_whole"]) == (written["loss"], written["loss_of"])
