@@ -39,7 +39,7 @@ def test_a_process_that_is_not_the_first_writes_no_generator(tmp_path, monkeypat
     written = []
     monkeypatch.setattr(task, "save_results", lambda *metrics: {"train_loss": 1.0})
     monkeypatch.setattr(task, "save_generator", lambda *given: written.append(given))
-    nothing = (None, {}, None, None, None, {"train_loss": 1.0})
+    nothing = (None, {}, None, None, None, None, {"train_loss": 1.0})
     assert task._report(trainer(tmp_path), *nothing) == {"train_loss": 1.0} and not written
     with pytest.raises(AttributeError):
         task._report(trainer(tmp_path, first=True, generator="generator"), *nothing)

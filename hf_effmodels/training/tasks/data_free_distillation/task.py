@@ -92,7 +92,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
         trainer,
         checkpoint,
         config,
-        partial(_report, trainer, few, config, model_args, data_args, distillation),
+        partial(_report, trainer, few, config, model_args, data_args, distillation, pixels),
         facts=[
             f"taught by {', '.join(f'{one.name} ({type(one.model).__name__})' for one in loaded)}; no data set",
             *([f"evaluating on {len(evaluation)} images of {evaluation.source.split}"] if evaluation else []),
@@ -214,7 +214,7 @@ def _real_images(data_args, model_args, distillation, model, processor):
     return made
 
 
-def _report(trainer, few, config, model_args, data_args, distillation, train_metrics: dict) -> dict:
+def _report(trainer, few, config, model_args, data_args, distillation, pixels, train_metrics: dict) -> dict:
     """Fit the aggregation, evaluate student and teachers, write the model, the generator and the card."""
     if few is not None:
         _learn_aggregation(trainer, few, distillation)
@@ -247,6 +247,7 @@ def _report(trainer, few, config, model_args, data_args, distillation, train_met
         measured_on=data_args.eval_dataset or data_args.dataset,
         model=model_args.model,
         pipeline_tag="image-classification",
+        sample=pixels,
         training=_training_summary(trainer, few, config),
     )
     logger.info("results: %s", output)

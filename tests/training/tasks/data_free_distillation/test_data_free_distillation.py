@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import re
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -193,6 +194,7 @@ def test_the_student_is_one_classifier_and_nothing_is_needed_but_teachers(data_f
     torch.testing.assert_close(outputs.logits, outputs.head_logits.mean(1))
     card = (output / "README.md").read_text()
     assert "Trained on" not in card
+    assert re.search(r"^\| Multiply-adds \| \d+\.\d M for an image of 8 x 8 \|$", card, re.MULTILINE)
     assert "| teachers |" in card and "| training_data | `images of a generator` |" in card
     assert "aggregation_steps" not in card
     assert json.loads((output / "preprocessor_config.json").read_text())["image_mean"] == [0.4]
