@@ -125,8 +125,10 @@ def test_the_method_is_registered_once(saved):
     members = list(PeftType)
     register("adem", AdemConfig, AdemModel)
     assert list(PeftType) == members
-    with pytest.raises(RuntimeError, match="has a method 'adem' already"):
-        register("adem", PeftConfig, AdemModel)
+    for name, owner in (("adem", r"hf_effmodels\.adapters\.adem"), ("lora", r"peft\.tuners\.lora")):
+        with pytest.raises(RuntimeError, match=rf"^peft \d.* has a method '{name}' already: {owner}\.[a-z.]+$"):
+            register(name, AdemConfig if name == "lora" else PeftConfig, AdemModel)
+    assert list(PeftType) == members
     # Nobody but peft asks for the method here.
     code = f"import hf_effmodels, peft; print(type(peft.PeftConfig.from_pretrained({str(saved[1])!r})).__name__)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -914,9 +916,9 @@ def test_assistants_and_lookup_change_nothing(image_embeds):
         assert torch.equal(found, written)
 
 
-def by_hand(base, targets, tuner, image_embeds, settings):
+def by_hand(base, targets, tuner, image_embeds, settings, adapter="default"):
     """Logits of the base model with the paper's formula hooked into the modules named, in every layer."""
-    keys, values = (offsets["default"] for offsets in (tuner.adem_emb1, tuner.adem_emb2))
+    keys, values = (offsets[adapter] for offsets in (tuner.adem_emb1, tuner.adem_emb2))
     scores_of = F.silu(image_embeds + keys), image_embeds + values
 
     def hook(module, args, output):
@@ -951,6 +953,19 @@ def test_outputs_of_decoders_that_are_not_ours_follow_the_paper(model_type, ids,
     greedy = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     found = model.generate(input_ids=ids, image_embeds=image_embeds, **greedy)
     assert torch.equal(found, plain.generate(ids, **greedy))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("order", [["default", "second"], ["second", "default"], ["second"]])
+def test_of_adapters_that_act_together_each_has_its_own_settings(order, ids, image_embeds):
+    settings = {"default": {"alpha": 0.3, "drop_ratio": 0.0}, "second": {"alpha": 0.7, "drop_ratio": 0.5}}
+    plain, model = decoder(), adapted(**settings["default"])
+    model.add_adapter("second", AdemConfig(num_vision_tokens=TOKENS, **settings["second"]))
+    trained(model, "second", seed=9).base_model.set_adapter(order)
+    for adapter in order:
+        by_hand(plain, "mlp", model.base_model, image_embeds, settings[adapter], adapter)
+    found = logits(model.eval(), ids, image_embeds=image_embeds)
+    torch.testing.assert_close(found, plain(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_key_offsets_start_as_told_and_value_offsets_at_zero():

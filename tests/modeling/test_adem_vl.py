@@ -116,6 +116,21 @@ def test_trained_parameters_are_those_of_the_paper(preset, expected):
     assert PRESETS[preset].parameters == round(sum(p.numel() for p in model.parameters()) / 1e6, 2)
 
 
+def test_presets_prepare_pictures_by_the_statistics_of_their_task():
+    """ImageNet's, CLIP's where captions are written; those of LLaMA-7B are one network."""
+    imagenet = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    clip = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    expected = dict.fromkeys(("adem_vl-7b-scienceqa", "adem_vl-7b-instruction", "adem_vl-13b"), imagenet)
+    expected["adem_vl-7b-caption"] = clip
+    assert PRESETS.keys() == expected.keys()
+    for name, preset in PRESETS.items():
+        processor = preset.image_processor
+        assert (processor["image_mean"], processor["image_std"]) == expected[name], name
+        assert not processor["do_center_crop"] and processor["resample"] == Image.Resampling.BICUBIC
+        if "7b" in name:
+            assert preset.config == {} and (preset.parameters, preset.trainable_parameters) == (7033.53, 4.530432)
+
+
 @pytest.mark.parametrize("vision", ["clip_vision_model", "siglip_vision_model"])
 def test_each_row_is_what_it_is_alone(pixels, vision):
     model = build("llama", vision)

@@ -80,6 +80,22 @@ def test_attention_of_the_interface_is_the_softmax_aware_one():
     torch.testing.assert_close(query.grad, q.grad * (query.abs() < 1))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("threshold", [0.1, 0.25, 0.9])
+@pytest.mark.parametrize("aware", [True, False])
+def test_the_layer_keeps_what_reaches_its_own_threshold(aware, threshold):
+    torch.manual_seed(0)
+    layer = BiVitAttention(8, 2, softmax_aware=aware, threshold=threshold).double().eval()
+    layer.qkv.weight.normal_()
+    x = torch.randn(2, 6, 8, dtype=torch.float64)
+    query, key, value = layer.qkv(x).reshape(2, 6, 3, 2, 4).permute(2, 0, 3, 1, 4).sign()
+    logits = query @ key.mT / 2  # the root of a head's width
+    shares = logits.exp() / logits.exp().amax(-1, keepdim=True)
+    kept = (shares >= threshold - 1e-9).double() if aware else (logits > 0).double()
+    assert 0.1 < kept.mean() < 0.9
+    torch.testing.assert_close(layer(x), layer.proj((kept @ value).transpose(1, 2).reshape(2, 6, 8)))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_refused(value):
     """The class token would not see it: signs of what is not a number are 0."""

@@ -508,6 +508,20 @@ dist.destroy_process_group()
         assert [name for name in split if re.search(pattern, name)], f"nothing is split by {pattern}"
 
 
+@pytest.mark.parametrize(
+    "positions", [[0, 0, 1, 2], [0, 1, 2, 0], [0, 0, 0, 0], [0, 1, 3, 4], [2, 1, 0, 1], [5, 6, 7, 7]]
+)
+def test_a_document_ends_where_positions_do_not_go_on_by_one(positions):
+    """Of one token, too; in any row of several."""
+    for rows in ([positions], [positions, [0, 1, 2, 3]], [[0, 1, 2, 3], positions]):
+        assert cache_of_rows(None, torch.tensor(rows), None, None) is False
+        with pytest.raises(ValueError, match="use_cache: got True with position_ids of several documents"):
+            cache_of_rows(True, torch.tensor(rows), None, None)
+    for start in (0, 7):
+        assert cache_of_rows(True, torch.arange(start, start + 4)[None], None, None) is True
+    assert cache_of_rows(True, torch.tensor([[3]]), None, None) is True
+
+
 def test_a_graph_keeps_no_cache_of_rows_whose_positions_are_not_known(monkeypatch):
     follow, packed = torch.arange(6)[None], torch.tensor([[0, 1, 2, 0, 1, 2]])
     for use_cache in (None, False):

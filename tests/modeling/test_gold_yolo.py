@@ -237,12 +237,40 @@ def test_both_branches_assign_boxes_by_the_options_of_the_configuration(branch, 
     assert seen == {"topk": topk, "alpha": 0.5, "beta": 2.5}
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("head_type", ["plain", "distillation", "anchor_aided"])
+def test_every_part_of_the_loss_is_divided_by_the_scores_of_all_processes(head_type):
+    """Where the other processes have as much in the mean as makes it twice one's own, each part is a half."""
+    torch.manual_seed(0)
+    config, truth = GoldYoloConfig(**{**SMALL, "head_type": head_type}, num_labels=3), labels(2, 3)
+    logits, regression = torch.randn(2, 84, 3), torch.rand(2, 84, 4 * (config.reg_max + 1 if config.reg_max else 1))
+    of_anchors, sums = {}, []
+    if head_type == "anchor_aided":
+        of_anchors = {"anchor_logits": torch.randn(2, 3 * 84, 3), "anchor_boxes": torch.rand(2, 3 * 84, 4) + 0.5}
+
+    def share(own):
+        sums.append(own)
+        return 2 * own
+
+    given = logits, regression, truth, [(8, 8), (4, 4), (2, 2)], config
+    alone, parts = loss_gold_yolo.gold_yolo_object_detection_loss(*given, **of_anchors)
+    total, shared = loss_gold_yolo.gold_yolo_object_detection_loss(*given, **of_anchors, share=share)
+    assert len(sums) == (2 if of_anchors else 1) and all(own > 0 for own in sums)
+    assert shared.keys() == parts.keys() and all(part > 0 for part in parts.values())
+    for name, part in parts.items():
+        torch.testing.assert_close(shared[name], part / 2)
+    torch.testing.assert_close(total, alone / 2)
+
+
 def test_wrong_inputs_are_named():
     model = build()
     with pytest.raises(ValueError, match="pixel_values: got images of 100×64, accepted are sides .* multiples of 32"):
         model(torch.rand(1, 3, 100, 64))
     with pytest.raises(ValueError, match="pixel_values: got images of 64×100, accepted are sides .* multiples of 32"):
         model(torch.rand(1, 3, 64, 100))
+    for height, width in ((72, 64), (64, 72), (80, 80), (64, 48)):  # multiples of 8 or 16
+        with pytest.raises(ValueError, match=f"pixel_values: got images of {height}×{width}, accepted are sides"):
+            model(torch.rand(1, 3, height, width))
     with pytest.raises(ValueError, match="pixel_values: got None, expected a tensor"):
         model(None)
     with pytest.raises(ValueError, match=r"pixel_values: got shape \(3, 100, 64\), expected \(batch, 3"):
@@ -385,6 +413,17 @@ def test_every_option_of_the_selection_counts():
     assert found(max_detections=1) == [(0.9, 0)]
     assert found(max_candidates=2) == [(0.9, 0), (0.8, 1)]
     assert found(threshold=0.85) == [(0.9, 0)]
+
+
+@pytest.mark.parametrize("side", [640, 1280, 1920, 2560, 4000])
+@pytest.mark.parametrize("classes", [(0, 1), (0, 2), (4, 7), (1, 1)])
+def test_boxes_of_two_classes_never_meet_however_far_they_are_from_each_other(side, classes):
+    """A box at the upper left, and one of the same size `side` pixels further on in both directions."""
+    boxes = torch.tensor([[20.0, 20, 100, 100]]) + torch.tensor([[side], [0.0]])
+    scores = torch.zeros(2, 80)
+    scores[torch.arange(2), torch.tensor(classes)] = torch.tensor([0.9, 0.8])
+    found, _, labels = select_detections(boxes, scores, 0.5, 0.5)
+    assert torch.equal(found, boxes) and tuple(labels.tolist()) == classes
 
 
 # image processor

@@ -121,10 +121,12 @@ def test_converted_extras_learn_from_the_first_step():
 
 def test_what_llama_cannot_express_is_refused():
     model = PanguPiForCausalLM.from_llama(llama())
-    with torch.no_grad():
-        model.model.layers[1].mlp.act_fn.bias[1, 3] = 0.1
-    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.act_fn is in use"):
-        model.to_llama()
+    for name, place in (("bias", (1, 3)), ("bias", (0, 3)), ("scale", (1, 3)), ("scale", (0, 3)), ("scale", (0, 0))):
+        numbers = getattr(model.model.layers[1].mlp.act_fn, name).data
+        numbers[place] -= 0.5  # of a first scale of 1: 0.5
+        with pytest.raises(ValueError, match=r"layers\.1\.mlp\.act_fn is in use"):
+            model.to_llama()
+        numbers[place] += 0.5
     model = PanguPiForCausalLM.from_llama(llama())
     with torch.no_grad():
         model.model.layers[2].augmented_shortcuts[0].up_proj.weight[0, 0] = 0.1

@@ -155,6 +155,9 @@ def test_training_evens_out_the_experts():
 def test_an_upcycled_llama_gives_the_same_outputs(fields):
     torch.manual_seed(0)
     source = LlamaForCausalLM(LlamaConfig(**{**SMALL, **fields})).eval()
+    for name, parameter in source.named_parameters():
+        if name.endswith(".bias"):
+            parameter.normal_()  # they start as zero, which is as good as any multiple
     model = ParameterNetMoeForCausalLM.from_llama(source, num_local_experts=4)
     torch.testing.assert_close(model(IDS).logits, source(IDS).logits, rtol=0, atol=1e-5)
     down = source.model.layers[1].mlp.down_proj.weight
@@ -163,6 +166,8 @@ def test_an_upcycled_llama_gives_the_same_outputs(fields):
     with pytest.raises(ValueError, match="vocab_size: would change"):
         ParameterNetMoeForCausalLM.from_llama(source, vocab_size=5)
     if fields:
+        bias = source.model.layers[1].mlp.down_proj.bias
+        assert all(torch.equal(expert, 4 * bias) for expert in model.model.layers[1].mlp.experts.bias)
         with pytest.raises(ValueError, match="expert_bias: got False"):
             ParameterNetMoeForCausalLM.from_llama(source, expert_bias=False)
     else:  # what has no biases needs none

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from transformers import TrainerCallback
 import hf_effmodels
 from hf_effmodels import VanillaNetConfig, VanillaNetForImageClassification
 from hf_effmodels.hub.convert import convert_state_dict, read_checkpoint
+from hf_effmodels.modeling.vanillanet.deep_training import DeepTrainingCallback
 from hf_effmodels.modeling.vanillanet.modeling_vanillanet import _smallest_side
 from hf_effmodels.registry import ARCHITECTURES
 from hf_effmodels.training.optim.layer_decay import layer_decay_groups
@@ -303,6 +306,21 @@ def test_a_run_too_short_to_anneal_says_so(tmp_path, caplog):
     run = trainer(tmp_path, epochs=1, max_steps=1)
     run.train()
     assert "deep_training_epochs is 3, num_train_epochs 1" in caplog.text
+
+
+@pytest.mark.parametrize("epochs, annealed", [(2, False), (3, False), (4, True)])
+def test_epochs_are_enough_where_one_is_left_with_the_identity(epochs, annealed, caplog):
+    """The slope of three epochs is 0, 1/3 and 2/3 in them, and 1 in the fourth."""
+    model, args = build(deep_training_epochs=3), SimpleNamespace(load_best_model_at_end=False)
+    callback, state = DeepTrainingCallback(model), SimpleNamespace(num_train_epochs=epochs, epoch=0.0)
+    callback.on_train_begin(args, state, None)
+    for epoch in range(epochs):
+        state.epoch = float(epoch)
+        callback.on_epoch_begin(args, state, None)
+    told = f"deep_training_epochs is 3, num_train_epochs {epochs}: .* Train for at least 4 epochs"
+    assert bool(re.search(told, caplog.text)) is not annealed
+    assert model.config.act_learn == pytest.approx(min(1, (epochs - 1) / 3))
+    assert model.config.deep_training_epochs == (0 if annealed else 3)
 
 
 class TwoNetworks(torch.nn.Module):

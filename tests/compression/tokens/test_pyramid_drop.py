@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -115,6 +116,36 @@ def test_scores_are_the_attention_that_the_next_block_pays(name):
     image = inputs["input_ids"][0] == IMAGE
     torch.testing.assert_close(drops[0].scores, paid[image], rtol=1e-4, atol=1e-6)
     assert torch.equal(drops[0].kept, paid[image].topk(tokens // 2).indices.sort().values)
+
+
+@pytest.mark.parametrize("name", ["image_token_id", "image_token_index", "video_token_id", "video_token_index"])
+def test_images_and_frames_are_found_by_any_name_of_their_token(name):
+    ids = staged.visual_token_ids
+    assert ids(SimpleNamespace(**{name: 7})) == [7] and ids(SimpleNamespace(**{name: 0})) == [0]
+    both = {"image_token_id": 9, "video_token_id": 8}
+    assert ids(SimpleNamespace(**both | {name: 7})) == sorted({**both, name: 7}.values())
+    left = [number for key, number in both.items() if key != name]
+    assert ids(SimpleNamespace(**both | {name: None})) == sorted(left)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+@torch.no_grad()
+def test_frames_of_a_video_leave_as_pictures_do(name):
+    model, pixels, tokens = make(name)
+    inputs = prompt(name, pixels, tokens)
+    frames = {
+        key.replace("pixel_values", "pixel_values_videos").replace("image_", "video_"): value
+        for key, value in inputs.items()
+    }
+    is_frame = inputs["input_ids"] == IMAGE
+    frames["input_ids"] = inputs["input_ids"].masked_fill(is_frame, model.config.video_token_id)
+    frames["mm_token_type_ids"] = 2 * is_frame.int()
+    expected = model(**frames).logits
+    apply_pyramid_drop(model, LAYERS, RATIOS)
+    with watch_drops() as drops:
+        found = model(**frames).logits
+    assert [len(drop.kept) for drop in drops] == [int(tokens * ratio) for ratio in RATIOS]
+    assert not torch.allclose(found[:, -1], expected[:, -1])
 
 
 @torch.no_grad()
