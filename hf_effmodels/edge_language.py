@@ -38,6 +38,7 @@ from .hub.ids import reading
 from .hub.made_of import with_origin
 from .hub.whole import load_whole
 from .quantization.stored import quantizer_of
+from .texts import longest_text
 
 FACTS = "language_model.json"
 #: The places whose logits are wanted, where a model can be told: of a long prompt the last alone.
@@ -130,8 +131,7 @@ def export_language_model(
     _check_kept(model)
     text = None
     if tokenizer is not None or calibration is not None or precision not in TOLERANCES:
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        text = read_text(calibration, tokenizer, longest)
+        text = read_text(calibration, tokenizer, longest_text(model, tokenizer))
     model = copy.deepcopy(model).eval().float().cpu()
     with whole_folder(folder) as new:
         with summed_up() as said:

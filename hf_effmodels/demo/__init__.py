@@ -1,6 +1,7 @@
 """A model in a browser: `hf-effmodels demo MODEL`, and the same file as a Space.
 
-`app.py` is that file. It stands alone: a Space has it beside `images.py` and needs gradio and transformers only.
+`app.py` is that file. It stands alone: a Space has it beside `images.py` and `texts.py`, and needs gradio and
+transformers only.
 """
 
 #: The tasks that there is an app for: the keys of `app.APPS`, for those who do without gradio.

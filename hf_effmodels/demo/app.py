@@ -20,8 +20,10 @@ from PIL import Image
 try:
     from hf_effmodels import pipelines as own_pipelines
     from hf_effmodels.images import read_image
-except ImportError:  # in a Space, which brings the file along
+    from hf_effmodels.texts import one_length
+except ImportError:  # in a Space, which brings the files along
     from images import read_image
+    from texts import one_length
 
     own_pipelines = None
 
@@ -198,12 +200,11 @@ def _classify_images(parts: _Parts, examples: Sequence[str] | None) -> None:
 
 def _classify_texts(parts: _Parts, examples: Sequence[str] | None) -> None:
     network, tokenizer = parts.network("AutoModelForSequenceClassification"), parts.other("AutoTokenizer")
-    limit = getattr(network.config, "max_position_embeddings", None)
-    cut = {"truncation": True, "max_length": limit} if limit else {}
+    how = {**one_length(network, tokenizer), "padding": False}
 
     @torch.no_grad()
     def classify(text: str):
-        inputs = tokenizer(_given(text, "The text"), return_tensors="pt", **cut).to(network.device)
+        inputs = tokenizer(_given(text, "The text"), **how).to(network.device)
         logits, ms = _timed(lambda: network(**inputs).logits[0].float().cpu())
         return _probabilities(logits, network), _milliseconds({"": ms})
 

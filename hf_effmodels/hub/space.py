@@ -118,7 +118,7 @@ def space_files(
     settings = {"model": model_id, "task": task, "revision": commit, "trust_remote_code": with_code}
     files = {
         "app.py": (_PACKAGE / "demo" / "app.py").read_bytes(),
-        "images.py": (_PACKAGE / "images.py").read_bytes(),
+        **{name: (_PACKAGE / name).read_bytes() for name in ("images.py", "texts.py")},
     }
     if takes_pictures:
         own = _own_pictures(examples) if examples else {}

@@ -71,12 +71,12 @@ def test_a_space_has_the_file_that_is_run_here_and_pins_everything(
     publish_space("org/net", token="maker", endpoint=hub.url, examples=[secret])
     files = hub.files("spaces/org/net")
     assert files.keys() == {
-        "app.py", "images.py", "demo.json", "requirements.txt", "README.md", "examples/1.jpg"
+        "app.py", "images.py", "texts.py", "demo.json", "requirements.txt", "README.md", "examples/1.jpg"
     }  # fmt: skip
-    from hf_effmodels import images
+    from hf_effmodels import images, texts
     from hf_effmodels.demo import app
 
-    for name, module in (("app.py", app), ("images.py", images)):
+    for name, module in (("app.py", app), ("images.py", images), ("texts.py", texts)):
         with open(module.__file__, "rb") as file:
             assert files[name] == file.read()
     assert json.loads(files["demo.json"]) == {
@@ -96,7 +96,8 @@ def test_a_space_has_the_file_that_is_run_here_and_pins_everything(
     assert len(hub.repos["spaces/org/net"].commits) == 2
     package = tmp_path / "hf_effmodels"
     shutil.copytree(space._PACKAGE / "demo", package / "demo")
-    shutil.copy(space._PACKAGE / "images.py", package)
+    for name in ("images.py", "texts.py"):
+        shutil.copy(space._PACKAGE / name, package)
     bundled = sorted(path.name for path in (package / "demo" / "examples").iterdir())
     for name in ("id_rsa", ".env", "token.txt", "mine.py", "photo.jpg"):
         (package / "demo" / "examples" / name).write_text("secret")

@@ -282,7 +282,7 @@ def test_texts_are_cut_to_what_the_model_has_places_for(limit, cut, laid_out):
         return BatchFeature({"input_ids": torch.ones(1, 2).long()})
 
     laid_out("text-classification", net, tokenizer)["classify"].fn("a text")
-    assert given == [("a text", {"return_tensors": "pt", **cut})]
+    assert given == [("a text", {"padding": False, "return_tensors": "pt", **cut})]
 
 
 @pytest.mark.parametrize(

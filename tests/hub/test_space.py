@@ -68,7 +68,7 @@ def test_an_app_pins_the_model_and_the_versions_that_are_here():
         "6.5+cpu",
     )
     assert facts["short_description"] == "net: image-classification" and "at commit `sha-of-model`" in text
-    assert {"app.py", "images.py", "examples/cat.jpg", "examples/README.md"} <= files.keys()
+    assert {"app.py", "images.py", "texts.py", "examples/cat.jpg", "examples/README.md"} <= files.keys()
     plain = space.space_files(api := Api({"config.json": classifier()["config.json"]}), "org/net")
     assert api.asked == [("org/net", None, "model", 30)]
     assert json.loads(plain["demo.json"])["trust_remote_code"] is False and b"license:" not in plain["README.md"]

@@ -18,14 +18,25 @@ import torch
 from PIL import Image, ImageDraw
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    AlignConfig,
+    AlignModel,
     AutoConfig,
     AutoModelForSequenceClassification,
     BatchFeature,
     CLIPConfig,
     CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessorPil,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
+    SiglipConfig,
+    SiglipModel,
     YolosConfig,
     YolosForObjectDetection,
     YolosImageProcessorPil,
@@ -33,7 +44,7 @@ from transformers import (
 )
 
 import hf_effmodels
-from hf_effmodels import edge_two_towers
+from hf_effmodels import LightClipModel, edge_two_towers
 from hf_effmodels.cli import main
 from hf_effmodels.edge_two_towers import FACTS
 from hf_effmodels.images import read_image
@@ -60,7 +71,7 @@ from hf_effmodels.prediction.tasks.masks import _said as masks_said
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.test_vision_language import parts  # noqa: F401
-from ..modeling.test_light_clip import TEXT, VIT
+from ..modeling.test_light_clip import TEXT, VIT, build
 from ..modeling.test_light_clip import processor as clip_processor
 from ..modeling.tiny import tiny_config
 from ..pipelines.sam_diffsr.tiny import tiny_pipeline
@@ -477,6 +488,37 @@ def test_texts_get_their_classes_one_at_a_time_where_nothing_fills_up(predict, l
         )
 
 
+def test_long_texts_are_cut_to_what_the_tokenizer_is_meant_for_where_places_begin_behind_the_padding(
+    predict, language, tmp_path
+):
+    tokenizer = copy.deepcopy(language[2])
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(1)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    sizes |= {"vocab_size": len(tokenizer), "max_position_embeddings": 9, "pad_token_id": 1}
+    model = RobertaForSequenceClassification(RobertaConfig(**sizes)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    text = "the cat sat on the mat and the dog on the log"
+    with torch.no_grad():
+        scores = model(tokenizer(text, return_tensors="pt").input_ids[:, :7]).logits[0].softmax(-1)
+    (said,) = as_json(predict(tmp_path, text, "--json"))
+    assert {c["label"]: c["score"] for c in said["classes"]} == pytest.approx(
+        {"LABEL_0": scores[0].item(), "LABEL_1": scores[1].item()}, abs=1e-6
+    )
+
+
+def test_a_prompt_beyond_the_places_of_a_model_is_told_with_their_number(language, tmp_path, capsys):
+    _, _, tokenizer = language
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=2, n_positions=12, vocab_size=len(tokenizer))
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    count = len(tokenizer("the cat sat on the mat").input_ids)
+    assert main(["predict", str(tmp_path), "the cat sat on the mat", "--max-new-tokens", "20"]) == 2
+    message = f"INPUT: a text has {count} tokens, and 20 more may follow (--max-new-tokens), but the model takes 12."
+    assert message in capsys.readouterr().err
+    assert main(["predict", str(tmp_path), "the cat", "--max-new-tokens", "2"]) == 0
+
+
 def test_questions_about_pictures_are_answered(predict, parts, photos, tmp_path, capsys):  # noqa: F811
     model, processor = parts
     model.save_pretrained(tmp_path)
@@ -735,7 +777,8 @@ def test_texts_are_encoded_together_where_tokenizer_and_model_know_what_fills_up
         if together:
             assert calls == [(["a", "b c"], options | {"padding": True})] and found == [1]
         else:
-            assert calls == [("a", options), ("b c", options)] and found == [1, 2]
+            one = options | {"padding": False}
+            assert calls == [("a", one), ("b c", one)] and found == [1, 2]
 
 
 @pytest.mark.parametrize("size, width", [((500, 1000), 2), ((1000, 600), 3), ((90, 2000), 1), ((700, 800), 4)])
@@ -869,6 +912,50 @@ def test_the_surest_names_are_told_by_the_angle_between_picture_and_sentence(sca
         told = "  ".join(f"{name} {100 * share:.1f} %" for name, share in zip(names, best, strict=True))
         assert predictor.line(said) == told
         assert [row["rank"] for row in predictor.rows(said)] == [1, 2]
+
+
+def two_towers(kind: str):
+    """A model whose texts may have 64 tokens, and its image processor."""
+    text = {**TEXT, "num_hidden_layers": 1, "max_position_embeddings": 64, "bos_token_id": 97, "pad_token_id": 98}
+    vision, squares = {**VIT, "num_hidden_layers": 1}, clip_processor().image_processor
+    if kind == "light_clip":
+        return build(LightClipModel), squares
+    if kind == "align":
+        one = {"kernel_sizes": [3], "in_channels": [8], "out_channels": [8], "strides": [1], "num_block_repeats": [1]}
+        one |= {"expand_ratios": [1], "depthwise_padding": [], "hidden_dim": 16, "width_coefficient": 0.25}
+        sizes = {"text_config": text, "vision_config": {**one, "image_size": 32}, "projection_dim": 8}
+        return AlignModel(AlignConfig(**sizes)).eval(), squares
+    if kind == "siglip2":  # whose pictures keep their shapes
+        vision["num_patches"], squares = 16, Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16)
+    config, network = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel),
+                       "siglip2": (Siglip2Config, Siglip2Model)}[kind]  # fmt: skip
+    model = network(config(text_config=text, vision_config=vision)).eval()
+    if kind != "clip":
+        model.logit_scale.data.fill_(1.3)
+        model.logit_bias.data.fill_(-0.7)
+    return model, squares
+
+
+@pytest.mark.parametrize("kind", ["clip", "light_clip", "siglip", "siglip2", "align"])
+def test_names_have_the_scores_that_the_pipeline_of_transformers_gives_them(kind, monkeypatch):
+    torch.manual_seed(0)
+    model, squares = two_towers(kind)
+    tokenizer = clip_processor().tokenizer
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((40, 60), (30, 20))]
+    stock = pipeline(
+        "zero-shot-image-classification", model=model, tokenizer=tokenizer, image_processor=squares, device="cpu"
+    )
+    names = ("cat", "the old dog", "a")
+    expected = stock(pictures, candidate_labels=list(names), hypothesis_template="so {}.")
+    both = SimpleNamespace(tokenizer=tokenizer, image_processor=squares)
+    monkeypatch.setattr(named, "load_network", lambda *_: model)
+    monkeypatch.setattr(named, "load_part", lambda *_: both)
+    options = Options(labels=names, template="so {}.")
+    said = named.load("zero-shot-image-classification", Source("m"), options, "cpu").answer(pictures)
+    for one, theirs in zip(said, expected, strict=True):
+        scores = {found["label"]: found["score"] for found in theirs}
+        assert {found["label"]: found["score"] for found in one["classes"]} == pytest.approx(scores, abs=1e-5)
 
 
 def test_what_was_said_is_told_by_the_template_and_asks_for_an_answer_or_stands_in_a_row():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ...texts import one_length
 from ..predictor import Options, Predictor, Source, load_network, load_part
 
 _AUTO = {
@@ -68,14 +69,14 @@ def _encode_images(source: Source):
 
 def _encode_texts(source: Source, model):
     tokenizer = load_part(source, "AutoTokenizer")
-    limit = getattr(model.config, "max_position_embeddings", None)
-    options = {"return_tensors": "pt", **({"truncation": True, "max_length": limit} if limit else {})}
+    options = one_length(model, tokenizer)
+    alone = {**options, "padding": False}
 
     def encode(texts: Sequence[str]) -> list:
         if (
             tokenizer.pad_token is None or model.config.pad_token_id is None
         ):  # nothing to fill up the shorter ones with
-            return [tokenizer(text, **options) for text in texts]
-        return [tokenizer(list(texts), padding=True, **options)]
+            return [tokenizer(text, **alone) for text in texts]
+        return [tokenizer(list(texts), **options)]
 
     return encode

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ...texts import longest_text
 from ..predictor import Options, Predictor, Source, load_network, load_part
 
 
@@ -30,5 +31,15 @@ def continuation(
         raise ValueError("an empty text: this model has nothing to go on from")
     inputs = inputs.to(model.device)
     options = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id or tokenizer.eos_token_id, **generation}
-    tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)
+    try:
+        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **options)
+    except (IndexError, RuntimeError) as error:
+        # Of models that learned a vector for each place; others go on beyond what they were trained on.
+        count, longest = inputs["input_ids"].shape[1], longest_text(model, tokenizer)
+        if longest is None or count + max_new_tokens <= longest:
+            raise
+        raise ValueError(
+            f"INPUT: a text has {count} tokens, and {max_new_tokens} more may follow (--max-new-tokens), but the "
+            f"model takes {longest}."
+        ) from error
     return tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

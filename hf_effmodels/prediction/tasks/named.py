@@ -1,11 +1,12 @@
 """Which of some names an image goes with, by a model of CLIP's kind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
+from ...texts import one_length
 from ..predictor import Options, Predictor, Source, load_network, load_part
 
 #: Where a name goes in a template.
@@ -27,19 +28,18 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
     else:
         model = load_network(source, "AutoModelForZeroShotImageClassification", device)
     processor = load_part(source, "AutoProcessor")
-    scale = model.logit_scale
-    scale = float(scale) if isinstance(scale, float) else scale.detach().exp().item()
     said = [options.template.replace(SLOT, label) for label in labels]
-    longest = model.config.text_config.max_position_embeddings
-    with torch.no_grad():
-        ids = processor.tokenizer(said, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        texts = F.normalize(model.get_text_features(**ids.to(model.device)).pooler_output.float(), dim=-1).cpu()
+    texts = processor.tokenizer(said, **one_length(model, processor.tokenizer)).to(model.device)
+    compare = _comparing(model, texts)
 
     @torch.no_grad()
     def answer(items: Sequence) -> list[dict]:
-        pixels = processor.image_processor(list(items), return_tensors="pt")["pixel_values"]
-        found = model.get_image_features(pixel_values=pixels.to(model.device, model.dtype)).pooler_output
-        scores = (scale * F.normalize(found.float(), dim=-1).cpu() @ texts.T).softmax(-1)
+        # SigLIP 2 is told the shape of each picture, too.
+        seen = processor.image_processor(list(items), return_tensors="pt")
+        seen = {n: v.to(model.device, model.dtype if v.is_floating_point() else None) for n, v in seen.items()}
+        logits = compare(seen)
+        # SigLIP answers yes or no to each name of its own.
+        scores = logits.softmax(-1) if getattr(model, "logit_bias", None) is None else logits.sigmoid()
         best = scores.topk(min(options.top_k, len(labels)))
         return [
             {"classes": [{"label": labels[n], "score": s} for s, n in zip(row, numbers, strict=True)]}
@@ -53,3 +53,20 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
         return [{"rank": rank, **found} for rank, found in enumerate(said["classes"], 1)]
 
     return Predictor(task, "image", answer, line, rows)
+
+
+@torch.no_grad()
+def _comparing(model, texts) -> Callable[[dict], torch.Tensor]:
+    """Pictures -> logits (pictures, texts) in float32 on the CPU; the texts are encoded once."""
+    scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+    if scale is None:  # ALIGN and others have a formula of their own
+        return lambda seen: model(**texts, **seen).logits_per_image.float().cpu()
+    scale = float(scale) if isinstance(scale, float) else scale.detach().exp().item()
+    bias = 0.0 if bias is None else bias.item()
+    vectors = F.normalize(model.get_text_features(**texts).pooler_output.float(), dim=-1).cpu()
+
+    def compare(seen: dict) -> torch.Tensor:
+        found = F.normalize(model.get_image_features(**seen).pooler_output.float(), dim=-1).cpu()
+        return scale * found @ vectors.T + bias
+
+    return compare

@@ -10,11 +10,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 
 from ....hub.ids import reading
 from ....hub.whole import load_whole
+from ....texts import one_length
 
 Pooling = Literal["auto", "projected", "cls", "mean", "last"]
 POOLINGS = get_args(Pooling)
-#: Tokenizers that know no end of a text say so by a number beyond this.
-_ENDLESS = 1_000_000
 
 
 class TextEncoder:
@@ -54,25 +53,14 @@ class TextEncoder:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"
         self.model, self.tokenizer, self.pooling = model.eval().requires_grad_(False), tokenizer, pooling
-        text = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-        known = [tokenizer.model_max_length, getattr(text, "max_position_embeddings", None), max_length]
-        known = [length for length in known if length is not None and length < _ENDLESS]
-        self.max_length = min(known) if known else None
-        # SigLIP was trained on texts that are all filled up.
-        self.padding = "max_length" if "siglip" in getattr(model.config, "model_type", "") else True
+        self.how = one_length(model, tokenizer, max_length)
+        self.max_length = self.how.get("max_length")
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """(texts, width), as the encoder gives them: not normalised."""
         device = next(self.model.parameters()).device
-        inputs = self.tokenizer(
-            list(texts),
-            padding=self.padding,
-            truncation=self.max_length is not None,
-            max_length=self.max_length,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(device)
+        inputs = self.tokenizer(list(texts), return_token_type_ids=False, **self.how).to(device)
         if self.pooling == "projected":
             if not hasattr(self.model, "get_text_features"):
                 return self.model(**inputs).text_embeds

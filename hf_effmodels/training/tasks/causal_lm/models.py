@@ -15,6 +15,7 @@ import hf_effmodels
 from ...._kinds import check_generates
 from ....hub.ids import check_place, first_line, reading
 from ....hub.whole import check_complete
+from ....texts import longest_text
 from ...data.text.tokenization import has_tokenizer, load_tokenizer, train_tokenizer
 from ...run.arguments import check_fields_of
 from ...run.presets import names_preset
@@ -102,11 +103,11 @@ def load_language_model(
             f"--tokenizer: it has {len(tokenizer)} tokens, the model only {config.vocab_size}; nothing could be "
             "learned of the others."
         )
-    positions = getattr(config, "max_position_embeddings", None)
+    positions = longest_text(model, None)  # what a tokenizer is meant for says nothing of the network
     if positions is not None and block_size > positions:
         raise ValueError(
-            f"--block_size: got {block_size}, but the model has max_position_embeddings {positions} (a field for "
-            "--model_config)."
+            f"--block_size: got {block_size}, but the model takes {positions} tokens (max_position_embeddings is a "
+            "field for --model_config)."
         )
     return model
 

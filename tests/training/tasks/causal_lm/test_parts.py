@@ -96,7 +96,7 @@ def test_as_many_tokens_and_positions_as_there_are_may_be_asked_for(tokenizer, t
     llama(max_position_embeddings=16).half().save_pretrained(tmp_path)
     model = load_language_model(arguments(model=str(tmp_path), model_config=None), tokenizer, 16)
     assert model.dtype == torch.float32, "trained in float32, whatever it was stored in"
-    with pytest.raises(ValueError, match="--block_size: got 17, but the model has max_position_embeddings 16"):
+    with pytest.raises(ValueError, match="--block_size: got 17, but the model takes 16 tokens"):
         load_language_model(arguments(model=str(tmp_path), model_config=None), tokenizer, 17)
     with pytest.raises(ValueError, match="--tokenizer: it has 263 tokens, the model only 262; nothing could be"):
         load_language_model(
