@@ -96,7 +96,7 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
                 f"{revision[0]}: got {revision[1]!r}, but {argument} {name} lies here: it has no revisions."
             )
         return
-    if _could_be_id(name) and not (path.parent.name and path.parent.is_dir()):
+    if _could_be_id(name) and not (path.parent.name and os.path.isdir(path.parent)):
         if not _is_cached(name) and not _is_hub_reached():
             raise OSError(
                 f"{argument}: {name!r} cannot be found or reached: there is no such folder or file, nothing of it is "

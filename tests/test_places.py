@@ -1,3 +1,4 @@
+import ast
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError
 
@@ -7,6 +8,8 @@ from huggingface_hub import constants
 from hf_effmodels import _places
 from hf_effmodels._model_place import check_model
 from hf_effmodels._places import check_place, first_line, no_data_set, reading
+
+from . import package_source
 
 
 class StrictDataclassFieldValidationError(Exception):
@@ -117,6 +120,25 @@ def test_what_can_only_be_here_is_refused_with_what_is_near(unreachable):
     for name in ("a/b/c", "./x", "x y", "a" * 300):
         with pytest.raises(OSError, match=f"^--model: there is no folder or file '{name}'. Or so.$"):
             check_place("--model", name, hint="Or so.")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "x" * 300, f"{'x' * 300}/a", "a\0b"], ids=["1", "2", "3", "4"])
+def test_what_no_file_can_be_called_is_not_there(unreachable, name):
+    with pytest.raises(OSError, match="^--model: there is no folder or file "):
+        check_place("--model", name)
+
+
+def test_what_a_user_says_is_looked_for_by_functions_that_take_any_text():
+    """`Path.exists` and its like raise where a text is too long for the name of a file, those of `os.path` do not."""
+    found = [
+        f"{module}:{node.lineno} {ast.unparse(node)}"
+        for module, tree in package_source.trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("exists", "is_file", "is_dir")
+        if isinstance(path := node.func.value, ast.Call) and getattr(path.func, "id", "") == "Path"
+        if len(path.args) == 1 and not isinstance(path.args[0], ast.NamedExpr)  # names that we have made
+    ]
+    assert found == []
 
 
 def test_a_revision_goes_with_what_is_not_here(unreachable, monkeypatch):

@@ -1,6 +1,7 @@
 """Models that are no presets: folders, ids of the Hub, and programs that `hf-effmodels export` wrote."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ _SIDE = 224
 
 def is_place(name: str) -> bool:
     """Whether a name is a folder's or can be an id of the Hub, and no preset's, whose weights would be random."""
-    return Path(name).is_dir() or ("/" in name and name not in list_models())
+    return os.path.isdir(name) or ("/" in name and name not in list_models())
 
 
 def task_of_place(name: str) -> str:

@@ -1,6 +1,7 @@
 """What is predicted on: files, folders, lines of standard input, texts."""
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -77,13 +78,13 @@ def find_inputs(given: Sequence[str], takes: str) -> Iterator[Input]:
             yield from _lines(sys.stdin, "standard input", takes)
         elif takes == "image":
             yield from (Input(str(path), path, path.stem) for path in _images(Path(name)))
-        elif Path(name).is_file():
+        elif os.path.isfile(name):  # `Path.is_file` raises where a text is too long for the name of a file
             try:
                 with open(name, encoding="utf-8") as file:
                     yield from _lines(file, name, takes)
             except UnicodeDecodeError as error:
                 raise ValueError(f"INPUT: {name} is no file of text in UTF-8 ({error.reason}).") from None
-        elif Path(name).is_dir():
+        elif os.path.isdir(name):
             raise ValueError(f"INPUT: {name} is a folder; accepted are texts, and files with one text a line.")
         else:
             yield Input(name, name)
@@ -116,9 +117,9 @@ def with_stems_of_their_own(items: Iterable[Input]) -> Iterator[Input]:
 
 
 def _images(path: Path) -> list[Path]:
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise OSError(f"INPUT: there is no file or folder {str(path)!r}.")
     Image.init()
     found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in Image.EXTENSION)

@@ -1,11 +1,11 @@
 """`hf-effmodels quickstart [TASK]`: train a small model of a task on data that need no download, measure it, and let
 it predict, each by the command that it shows."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 
 from .._command_line import nearest, show
 from . import prepare, set_up_logging
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     words = ["--config", f"quickstart/{task}", *rest]
     if not any(word.partition("=")[0] == "--output_dir" for word in rest):
         names = (f"outputs/quickstart-{task}-{number}" for number in count(1))
-        words += ["--output_dir", next(name for name in names if not Path(name).exists())]
+        words += ["--output_dir", next(name for name in names if not os.path.exists(name))]
     set_up_logging()
     sys.stderr.write(f"$ {shlex.join(['hf-effmodels', 'train', *words])}\n")
     run = prepare("prepare_training", words)

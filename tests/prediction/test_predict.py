@@ -282,6 +282,13 @@ def test_inputs_are_found_by_their_names_and_lines(photos, monkeypatch, tmp_path
     assert [item.stem for item in named] == ["a", "a-2", "a-2-2", "b", "a-3"]
 
 
+@pytest.mark.parametrize("text", ["word " * 60, "a\0b", "x" * 5000], ids=["long", "null", "longer"])
+def test_what_no_file_can_be_called_is_a_text_and_no_picture(text):
+    assert [*find_inputs([text], "text")] == [Input(text, text)]
+    with pytest.raises(OSError, match="^INPUT: there is no file or folder "):
+        [*find_inputs([text], "image")]
+
+
 def test_pictures_of_rows_are_written_by_their_numbers_and_nothing_of_others_is_lost(tmp_path, capsys):
     asked = []
 

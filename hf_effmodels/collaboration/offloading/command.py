@@ -1,6 +1,7 @@
 """The command `offload`: train agents in the simulated cell, and compare them with what others would decide."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def _profile(name: str) -> tuple[SplitProfile, list[str]]:
     if name in PROFILES:
         last = PROFILES[name].last
         return PROFILES[name], ["image", *(f"point {i}" for i in range(1, last)), "whole"]
-    if not Path(name).is_file():
+    if not os.path.isfile(name):
         raise ValueError(f"profile: got {name!r}, accepted are {', '.join(PROFILES)} and files of measure-split.")
     try:
         content = json.loads(Path(name).read_text(encoding="utf-8"))

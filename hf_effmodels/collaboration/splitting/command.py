@@ -161,7 +161,7 @@ def main_measure_split(argv: Sequence[str]) -> None:
             check_costs_file(arguments.output)
         if arguments.picture and len(set(arguments.bandwidth)) < 2:
             raise ValueError("picture: it goes over two bandwidths and more, see --bandwidth.")
-        if arguments.picture and Path(arguments.picture).exists():
+        if arguments.picture and os.path.exists(arguments.picture):
             raise FileExistsError(f"picture: {arguments.picture} is there already; name a new file.")
         if arguments.picture and Path(arguments.picture).suffix.lower() != ".png":
             raise ValueError(f"picture: got {arguments.picture!r}, accepted are names that end in .png.")
@@ -234,7 +234,7 @@ def load_classifier(name: str, argument: str = "model"):
     from ...hub.whole import load_whole
     from ...models import create_image_processor, create_model, list_models
 
-    if name in list_models() and not Path(name).exists():
+    if name in list_models() and not os.path.exists(name):
         sys.stderr.write("hf-effmodels: the preset's weights are random.\n")
         return create_model(name).eval(), create_image_processor(name)
     model = load_whole(AutoModelForImageClassification, argument, name, dtype="auto").eval()

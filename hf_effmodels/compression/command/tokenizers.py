@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -107,7 +108,7 @@ def _card(arguments, report, model, tokenizer) -> str:
 
 def _check(arguments) -> None:
     """What names tell before torch is there."""
-    if not (arguments.tokenizer.endswith(".model") and Path(arguments.tokenizer).is_file()):
+    if not (arguments.tokenizer.endswith(".model") and os.path.isfile(arguments.tokenizer)):
         check_folder_or_id("--tokenizer", arguments.tokenizer)
     check_either_size(arguments.vocab_size, arguments.coverage)
     if arguments.model is not None:
@@ -116,10 +117,10 @@ def _check(arguments) -> None:
         check_named(arguments)
     elif arguments.dataset is not None:
         raise ValueError("--counts and --dataset exclude each other.")
-    if arguments.state_file is not None and Path(arguments.state_file).is_dir():
+    if arguments.state_file is not None and os.path.isdir(arguments.state_file):
         raise ValueError(f"--state-file: {arguments.state_file} is a folder, accepted is a file.")
     for file in arguments.counts:
-        if not Path(file).is_file():
+        if not os.path.isfile(file):
             raise OSError(f"--counts: there is no file {file!r}.")
 
 
@@ -130,7 +131,7 @@ def _load_tokenizer(name: str):
     from ...hub.ids import reading
     from ..tokenizers.sentencepiece_bpe import SentencePieceBPE
 
-    if name.endswith(".model") and Path(name).is_file():
+    if name.endswith(".model") and os.path.isfile(name):
         model = SentencePieceBPE.load(name)
         return model, model.to_fast()
     with reading("--tokenizer", name):

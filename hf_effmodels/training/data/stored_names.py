@@ -1,5 +1,6 @@
 """Names of classes that files of a table store with it: `datasets` gives all rows those of the first file."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ def _place(name: str) -> Path | None:
 
         cached = try_to_load_from_cache(**found.groupdict(), repo_type="dataset")
         return Path(cached) if isinstance(cached, str) else None
-    return Path(name) if Path(name).is_file() else None
+    return Path(name) if os.path.isfile(name) else None
 
 
 def _features(file: Path):

@@ -135,7 +135,7 @@ def table_folder(
     Raises:
         OSError: it is neither, or cannot be reached.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return Path(name)
     if name.count("/") != 1 or Path(name).parent.exists():
         raise OSError(f"{argument}: there is no folder {name!r}; hf-effmodels prepare {made_by} makes one.")

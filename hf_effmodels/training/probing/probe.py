@@ -1,6 +1,7 @@
 """Features of each model, kept in a folder, their scores as a table, and a picture of them."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +128,7 @@ def _folders(output: Path, models: Sequence[str]) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for name in models:
         parts = (
-            [part for part in Path(name).resolve().parts if part != "/"] if Path(name).exists() else name.split("/")
+            [part for part in Path(name).resolve().parts if part != "/"] if os.path.exists(name) else name.split("/")
         )
         names = ("_".join(parts[-length:]) for length in range(1, len(parts) + 1))
         free = [output / short for short in names if output / short not in folders.values()]

@@ -1,8 +1,8 @@
 """Detectors and segmenters as a recipe asks for them: built anew with any backbone, or trained."""
 
 import logging
+import os
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -88,7 +88,7 @@ def _start_batch_norms(model: PreTrainedModel) -> None:
 def has_trained_backbone(args: ModelArguments) -> bool:
     """Whether `--backbone` is a folder or an id, which has weights, and no preset."""
     return args.backbone is not None and (
-        Path(args.backbone).exists() or args.backbone not in hf_effmodels.list_models()
+        os.path.exists(args.backbone) or args.backbone not in hf_effmodels.list_models()
     )
 
 
@@ -123,7 +123,7 @@ def load_pretrained(args: ModelArguments, auto_class, labels: dict) -> tuple[Pre
         ValueError: a field that the configuration does not have, a head for another number of classes, or weights
             that are lacking.
     """
-    if "/" not in args.model and not Path(args.model).exists():
+    if "/" not in args.model and not os.path.exists(args.model):
         hf_effmodels.get_config(args.model)  # says which presets come near
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
     with reading("--model", args.model, revision=("--revision", args.revision)):

@@ -196,7 +196,7 @@ def _check_model(name: str, task_folder: Path) -> None:
         types = re.findall(r'\("([\w.-]+)", ', mapping.read_text(encoding="utf-8")) if mapping.is_file() else [name]
     if name in types:
         return
-    if "/" not in name and not Path(name).exists():
+    if "/" not in name and not os.path.exists(name):
         raise unknown_model(name, [*presets, *types])
     check_place("--model", name)
 

@@ -1,8 +1,8 @@
 """What `--model` names: a preset, or a model on the Hub or in a folder."""
 
 import difflib
+import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from ...models import list_models, model_info
 
@@ -31,7 +31,7 @@ def names_preset(name: str, revision: str | None, presets: Iterable[str], others
             f"--model: {name} is a preset for {', '.join(model_info(name).tasks)}; of this task are "
             f"{', '.join(_nearest(name, known))}."
         )
-    if "/" not in name and not Path(name).exists():
+    if "/" not in name and not os.path.exists(name):
         raise unknown_model(name, known)
     return False
 

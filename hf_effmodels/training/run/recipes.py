@@ -1,6 +1,7 @@
 """Recipes: YAML files of arguments, by system, that come with the package and are found by name."""
 
 import difflib
+import os
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -28,12 +29,12 @@ def find_recipe(name: str) -> Path:
         FileNotFoundError: neither a file nor a recipe; the message has the recipes that come near.
     """
     path, known = Path(name), list_recipes()
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     wanted = name.removesuffix(".yaml")
     if wanted in known:
         return RECIPES / f"{wanted}.yaml"
-    if path.is_dir():
+    if os.path.isdir(path):
         raise FileNotFoundError(f"--config: {name!r} is a folder, accepted is a file or a recipe's name.")
     near = [recipe for recipe in known if wanted in recipe.split("/")]
     near = near or difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)

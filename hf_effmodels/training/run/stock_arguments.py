@@ -1,11 +1,11 @@
 """transformers' own `TrainingArguments`: texts that stand for mappings, values that nothing would come of, and its
 errors in the words of the command line."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 
 from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
@@ -80,7 +80,7 @@ def _check_choice(name: str, value: str | None, accepted) -> None:
 
 def _read(name: str, value):
     if isinstance(value, str) and name in _FILES and not value.lstrip().startswith(("{", "[")):
-        if not Path(value).is_file():
+        if not os.path.isfile(value):
             raise OSError(f"--{name}: got {value!r}, accepted are a mapping and the path of a JSON file.")
         return value
     return read_mapping(name, value) if isinstance(value, str | dict | list) else value

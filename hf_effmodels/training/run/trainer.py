@@ -1,6 +1,7 @@
 """transformers' Trainer with what the recipes need beyond it: see `RecipeArguments` for the list."""
 
 import logging
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -487,7 +488,7 @@ class RecipeTrainer(Trainer):
         recorded = state.best_model_checkpoint
         if beside.is_dir() and what_is_missing(beside) is None:
             state.best_model_checkpoint = str(beside)
-        elif recorded is None or beside.is_dir() or not Path(recorded).is_dir():
+        elif recorded is None or beside.is_dir() or not os.path.isdir(recorded):
             logger.warning(
                 "the best checkpoint so far, of step %s with %s %s, is gone: the best one from here on counts.",
                 *(state.best_global_step, self.args.metric_for_best_model, state.best_metric),

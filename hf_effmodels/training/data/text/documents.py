@@ -93,7 +93,7 @@ def _load_splits(args: TextArguments, token: str | None) -> dict:
     name, options = args.dataset, {}
     data_files = args.data_files
     if Path(name).suffix.lower() in _FORMATS and data_files is None:
-        if not Path(name).is_file():
+        if not os.path.isfile(name):
             raise OSError(f"{args.argument}: there is no file {name!r}.")
         name, data_files = _FORMATS[Path(name).suffix.lower()], name
     if name == "text" or _is_text_folder(Path(name)):

@@ -1,6 +1,7 @@
 """The published label maps (https://github.com/naver-ai/relabel_imagenet): a file for each picture, in folders as the
 pictures are."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ def official_files(folder: str, source: Pictures) -> list[Path]:
     Raises:
         ValueError: a picture has no file, or no name.
     """
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise ValueError(f"--official_maps: there is no folder {folder!r}.")
     files, lacking = [], []
     for row in source.rows.tolist():

@@ -1,6 +1,7 @@
 """JSON files and the images they name."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def annotation_files(args: VisionLanguageDataArguments) -> dict[str | None, str]
         return {str(split): file for split, file in args.data_files.items()}
     if args.data_files is not None:
         return {None: args.data_files}
-    if Path(args.dataset).is_file():
+    if os.path.isfile(args.dataset):
         return {None: args.dataset}
     raise ValueError(
         f"--data_files is missing: {args.dataset!r} is no file. Give the annotations as a path or as a mapping of "

@@ -1,5 +1,6 @@
 """The data sets of the paper, and tables: whatever is named becomes `Samples`, checked before training starts."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,13 +83,13 @@ def _splits(args: VisionLanguageDataArguments, kind: str, token: str | None) -> 
     """Split -> what reads it."""
     if args.question is not None and kind != "table":
         raise ValueError(f"--question goes with --data_format table, not {kind}.")
-    if args.caption_file is not None and (kind != "science_qa" or not Path(args.dataset).is_dir()):
+    if args.caption_file is not None and (kind != "science_qa" or not os.path.isdir(args.dataset)):
         raise ValueError("--caption_file goes with ScienceQA in a folder, whose questions have the numbers it names.")
-    if args.image_folder is not None and not Path(args.image_folder).is_dir():
+    if args.image_folder is not None and not os.path.isdir(args.image_folder):
         raise FileNotFoundError(f"--image_folder: there is no folder {args.image_folder!r}.")
     if kind in _FROM_FILES:
         return _FROM_FILES[kind](args)
-    if kind in _FROM_FOLDERS and Path(args.dataset).is_dir():
+    if kind in _FROM_FOLDERS and os.path.isdir(args.dataset):
         return _FROM_FOLDERS[kind](args)
     loaded = load_image_splits(args, token)
     make = _FROM_ROWS[kind]

@@ -1,6 +1,7 @@
 """Shapes over photographs: pictures whose masks are known to the pixel, drawn from a seed."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def load_photographs(folder: str | None, split: str, argument: str) -> list[Imag
         ValueError: no folder, or one without a picture. OSError: a file that cannot be read.
     """
     if folder is not None:
-        if not Path(folder).is_dir():
+        if not os.path.isdir(folder):
             raise ValueError(f"--{argument}: there is no folder {folder}.")
         known = Image.registered_extensions()
         files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in known)

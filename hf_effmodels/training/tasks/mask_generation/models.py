@@ -1,6 +1,6 @@
 """The SAM that a recipe asks for, and its image processor."""
 
-from pathlib import Path
+import os
 
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoModelForMaskGeneration
@@ -16,7 +16,7 @@ from .teacher import check_is_sam
 def is_loaded(args: ModelArguments) -> bool:
     """Whether the model has weights from a folder or the Hub."""
     built = args.model in hf_effmodels.list_models() or args.model in CONFIG_MAPPING
-    return Path(args.model).exists() or not built
+    return os.path.exists(args.model) or not built
 
 
 @torch.no_grad()
@@ -52,11 +52,11 @@ def load_sam(args: ModelArguments):
     source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
     if args.model in hf_effmodels.list_models(task="mask-generation"):
         model = hf_effmodels.create_model(args.model, task="mask-generation", **fields)
-    elif args.model in CONFIG_MAPPING and not Path(args.model).exists():
+    elif args.model in CONFIG_MAPPING and not os.path.exists(args.model):
         model = AutoModelForMaskGeneration.from_config(AutoConfig.for_model(args.model, **fields))
         place_at_unit_scale(model)
     else:
-        if "/" not in args.model and not Path(args.model).exists():
+        if "/" not in args.model and not os.path.exists(args.model):
             hf_effmodels.get_config(args.model)  # says which presets come near
         with reading("--model", args.model, revision=said):
             config = AutoConfig.from_pretrained(args.model, **source)

@@ -1,5 +1,6 @@
 """Images with a class for each pixel: from the Hub, from paired folders, and digits on a canvas."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -181,7 +182,7 @@ def _named(args: SegmentationDataArguments, names: Sequence[str] | None) -> list
     if given is None:
         return list(names)
     if len(given) == 1:
-        if not Path(given[0]).is_file():
+        if not os.path.isfile(given[0]):
             raise ValueError(f"--class_names: got {given[0]!r}, accepted are names, or a text file of them.")
         lines = Path(given[0]).read_text(encoding="utf-8").splitlines()
         given = [line.strip() for line in lines if line.strip()]

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 from pathlib import Path
 
 import diffusers
@@ -83,7 +84,7 @@ def load_pipeline(name: str, args: SuperResolutionModelArguments) -> SamDiffSRPi
 
 def trained_encoder(argument: str, name: str, args: SuperResolutionModelArguments) -> RRDBModel:
     """A trained condition encoder: a folder or repository of an encoder or a pipeline, or an official file."""
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return load_encoder(name)
     options = {"revision": args.revision, "token": args.token}
     with reading(argument, name, revision=("--revision", args.revision)):
