@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ._files import check_folder, whole_folder, write_json, write_text
-from ._places import reading
+from ._places import first_line, reading
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
 from .hub.made_of import with_origin
@@ -119,11 +119,33 @@ def _check_type(argument: str, config) -> None:
         raise ValueError(f"{argument}: got {kind}, accepted for two graphs are the types {' and '.join(_TYPES)}.")
 
 
+def check_fits(argument: str, config) -> None:
+    """ValueError for a SAM whose parts have other sizes than one another: libraries read it, and it computes nothing.
+    Of other models nothing is said; TinySAM's configuration looks at its own."""
+    if config.model_type != "sam":
+        return
+    vision, prompts, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
+    for name, got, expected in (
+        ("prompt_encoder_config.image_size", prompts.image_size, vision.image_size),
+        (
+            "prompt_encoder_config.image_embedding_size",
+            prompts.image_embedding_size,
+            vision.image_size // vision.patch_size,
+        ),
+        ("prompt_encoder_config.hidden_size", prompts.hidden_size, vision.output_channels),
+        ("mask_decoder_config.hidden_size", decoder.hidden_size, vision.output_channels),
+        ("vision_config.num_pos_feats twice", 2 * vision.num_pos_feats, vision.output_channels),
+    ):
+        if got != expected:
+            raise ValueError(f"{argument}: {name}: got {got}, the image encoder has {expected}.")
+
+
 def load_source(source: str | Path) -> tuple[PreTrainedModel, object]:
     """The model that a folder or an id of the Hub names, and its processor; ValueError for other types than SAM's."""
     with reading("source", str(source)):
         config = AutoConfig.from_pretrained(source)
     _check_type("source", config)
+    check_fits("source", config)
     model = load_whole(AutoModelForMaskGeneration, "source", str(source), dtype=torch.float32).eval()
     with reading("source", str(source)):
         return model, AutoProcessor.from_pretrained(source)
@@ -149,7 +171,8 @@ def export_promptable(
         tolerance: largest `difference` (see `PromptableReport`) that is accepted.
 
     Raises:
-        ValueError: another backend, no SAM, or a graph that gives other masks than the model; nothing is written.
+        ValueError: another backend, no SAM, one whose parts do not fit each other, or a graph that gives other masks
+            than the model; nothing is written.
         ImportError: the extra `edge` is not installed. FileExistsError: `folder` has something in it.
     """
     if backend not in BACKENDS:
@@ -157,6 +180,7 @@ def export_promptable(
     check_packages(backend)
     check_folder(folder)
     _check_type("model", getattr(model, "config", model))
+    check_fits("model", model.config)
     if model.training:
         raise ValueError("model: it is in training mode; call model.eval() first.")
     if hasattr(model, "reparameterize"):
@@ -166,7 +190,11 @@ def export_promptable(
     decoder = PromptDecoder(model, multimask_output).eval()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, channels, side, side, generator=generator)
-    with torch.no_grad():
+    with torch.no_grad():  # before the exporters, which take long
+        try:
+            model(pixel_values=pixels, input_points=torch.zeros(1, 1, 1, 2))
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(f"model: it makes no masks of random pixels: {first_line(error)}.") from error
         embeddings = _Encoder(model)(pixels)
     prompts = (
         embeddings,

@@ -1,6 +1,9 @@
 """Two graphs of a promptable model answer as the model does."""
 
+import copy
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,6 +89,61 @@ def test_promptable_models_with_other_parts_are_refused_by_their_type(config, tm
     assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--format", "onnx"]) == 2
     said = capsys.readouterr().err
     assert f"MODEL: got {config.model_type}, accepted for two graphs are the types sam and tinysam" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "part, field, value, said",
+    [
+        (
+            "prompt_encoder_config",
+            "image_size",
+            1024,
+            "prompt_encoder_config.image_size: got 1024, the image encoder has ",
+        ),
+        ("prompt_encoder_config", "image_embedding_size", 9, "prompt_encoder_config.image_embedding_size: got 9, "),
+        (
+            "prompt_encoder_config",
+            "hidden_size",
+            8,
+            "prompt_encoder_config.hidden_size: got 8, the image encoder has 16",
+        ),
+        (
+            "mask_decoder_config",
+            "hidden_size",
+            32,
+            "mask_decoder_config.hidden_size: got 32, the image encoder has 16",
+        ),
+        (
+            "vision_config",
+            "num_pos_feats",
+            128,
+            "vision_config.num_pos_feats twice: got 256, the image encoder has 16",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_told_before_a_sam_is_read(part, field, value, said, tmp_path, capsys):
+    model, processor = build("sam")
+    config = copy.deepcopy(model.config)
+    setattr(getattr(config, part), field, value)
+    model.config.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="there are no weights in it"):
+        edge_masks.load_source(tmp_path)
+    config.architectures = ["SamModel"]
+    config.save_pretrained(tmp_path)
+    assert main(["export", str(tmp_path), str(tmp_path / "out"), "--format", "onnx"]) == 2
+    assert f"MODEL: {said}" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=f"^model: {re.escape(said)}"):
+        export_promptable(SimpleNamespace(config=config), tmp_path / "out")
+
+
+def test_a_sam_that_computes_nothing_is_told_before_the_exporters_are_asked(tmp_path, monkeypatch):
+    model, _ = build("sam")
+    monkeypatch.setattr(edge_masks, "_write", lambda *_: pytest.fail("too late"))
+    model.mask_decoder.iou_token = torch.nn.Embedding(1, 8)
+    with pytest.raises(ValueError, match="^model: it makes no masks of random pixels: "):
+        export_promptable(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -116,7 +116,10 @@ def test_classes_of_pixels_are_told_by_their_share_the_largest_first():
 
 
 def test_the_best_masks_are_told_to_people_and_all_of_them_to_tables(monkeypatch):
-    monkeypatch.setattr(masks, "load_network", lambda *given: given)
+    class Network(tuple):
+        config = SimpleNamespace(model_type="sam2")
+
+    monkeypatch.setattr(masks, "load_network", lambda *given: Network(given))
     monkeypatch.setattr(masks, "load_part", lambda *given: SimpleNamespace(image_processor=given))
     made = []
 

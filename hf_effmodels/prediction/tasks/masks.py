@@ -12,12 +12,13 @@ from ..predictor import Options, Predictor, Source, load_network, load_part
 def load(task: str, source: Source, options: Options, device: str) -> Predictor:
     from transformers import pipeline
 
-    from ...edge_masks import is_exported_promptable, load_promptable
+    from ...edge_masks import check_fits, is_exported_promptable, load_promptable
 
     if is_exported_promptable(source.name):
         model = load_promptable(source.name)
     else:
         model = load_network(source, "AutoModelForMaskGeneration", device)
+        check_fits("MODEL", model.config)
     processor = load_part(source, "AutoProcessor")
     # The model has been read, and trusted, already.
     segment = pipeline("hierarchical-mask-generation", model=model, image_processor=processor.image_processor)
