@@ -35,11 +35,12 @@ from ._image_size import blaming_image_size
 from .edge_files import as_one_file, halve, size_of, summed_up, write_readme
 from .edge_formats import TOLERANCES, Format, check_format, check_precision
 from .edge_pictures import find_pictures
+from .edge_sizes import of_one_size
 from .hub.ids import reading
 from .hub.made_of import told as told_of
 from .hub.whole import load_whole
 from .hub.wrappers import unwrap, unwrap_parts
-from .models import create_image_processor, create_model, list_models, model_info, sized_processor
+from .models import create_image_processor, create_model, list_models, model_info
 from .registry import is_in_halves
 
 
@@ -128,7 +129,8 @@ def export(
         folder: where to write; must not exist or be empty.
         format: "onnx", "openvino" or "executorch".
         processor: the image processor to put beside the program; by default the source's own.
-        image_size: side, or (height, width), of the images in pixels; by default what the processor makes them.
+        image_size: side, or (height, width), of the images in pixels; by default what the processor makes them. The
+            processor beside the program makes every picture of it, by resizing where the own one keeps their shapes.
         tolerance: largest `difference` (see `ExportReport`) that is accepted; 1e-4 by default, 2e-2 in float16.
             Integers are judged by `min_agreement` alone.
         precision: "float32"; "float16" in ONNX and OpenVINO: images and outputs stay in float32; or, of classifiers in
@@ -138,7 +140,8 @@ def export(
         min_agreement: the smallest share of those that must get the same class.
 
     Raises:
-        ValueError: unknown format or source, or the program's outputs differ; nothing is written then.
+        ValueError: unknown format or source, a processor that keeps the shapes of pictures without an `image_size`, or
+            the program's outputs differ; nothing is written then.
         ImportError: the format's packages are not installed.
         FileExistsError: `folder` has something in it.
     """
@@ -154,8 +157,8 @@ def export(
         )
     kind = KINDS[kind_of(model)]
     size = _image_size(model, processor, image_size)
-    if processor is not None and image_size is not None:
-        processor = sized_processor(processor, size)
+    if processor is not None:
+        size, processor = of_one_size(model, processor, size, _channels(model.config))
     if not 0 <= min_agreement <= 1:
         raise ValueError(f"min_agreement: got {min_agreement}, accepted are shares from 0 to 1.")
     pictures = _calibration(precision, calibration, kind_of(model), processor, model, size)
@@ -359,11 +362,10 @@ def _give_only(model: PreTrainedModel, kind: Kind) -> None:
     model.__class__ = type(own.__name__, (own,), {"forward": forward, "__module__": own.__module__})
 
 
-def _image_size(model, processor, image_size) -> tuple[int, int]:
+def _image_size(model, processor, image_size) -> tuple[int, int] | None:
+    """What is asked for, or the model's own; None for the processor's, where there is one."""
     if image_size is None and processor is not None:
-        size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
-        edge = size.get("shortest_edge")
-        return (edge, edge) if edge else (size["height"], size["width"])
+        return None
     size = image_size if image_size is not None else model.config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return height, width

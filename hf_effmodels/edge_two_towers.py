@@ -20,11 +20,11 @@ from ._files import check_folder, whole_folder, write_json, write_text
 from ._image_size import blaming_image_size
 from .edge_files import summed_up
 from .edge_graphs import BACKENDS, check_packages, load_graph, to_openvino
+from .edge_sizes import of_one_size
 from .hub.ids import reading
 from .hub.made_of import with_origin
 from .hub.whole import load_whole
 from .hub.wrappers import unwrap, unwrap_parts
-from .models import sized_processor
 
 FACTS, GRAPHS = "two_towers.json", ("image", "text")
 #: So near are the unit vectors of graph and model; the largest difference of any number.
@@ -114,11 +114,13 @@ def export_two_towers(
         folder: where to write; must not exist or be empty.
         format: "onnx" or "openvino".
         processor: with image processor and tokenizer, to put beside the graphs; by default the source's own.
-        image_size: side, or (height, width), of the images in pixels; by default the image tower's.
+        image_size: side, or (height, width), of the images in pixels; by default what the processor makes them, or
+            without one the image tower's.
         tolerance: largest `difference` (see `TwoTowerReport`) that is accepted.
 
     Raises:
-        ValueError: another format, a model of another kind, or graphs that give other vectors; nothing is written.
+        ValueError: another format, a model of another kind, a processor that keeps the shapes of pictures without an
+            `image_size`, or graphs that give other vectors; nothing is written.
         ImportError: the extra `edge` is not installed.
         FileExistsError: `folder` has something in it.
     """
@@ -137,9 +139,10 @@ def export_two_towers(
     config = model.config
     size = image_size or getattr(config, "image_size", None) or config.vision_config.image_size
     size = (size, size) if isinstance(size, int) else tuple(size)
-    if processor is not None and image_size is not None:
-        processor = copy.deepcopy(processor)
-        processor.image_processor = sized_processor(processor.image_processor, size)
+    if processor is not None:
+        processor, asked = copy.deepcopy(processor), None if image_size is None else size
+        channels = getattr(config.vision_config, "num_channels", 3)
+        size, processor.image_processor = of_one_size(model, processor.image_processor, asked, channels)
     halves = {"image": _Images(model).eval(), "text": _Texts(model).eval()}
     inputs = _inputs(config, size)
     with blaming_image_size(size, is_asked_for=image_size is not None), torch.no_grad():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
+from .._shapes import in_runs
 from ..prediction.predictor import Source, load_network, load_part
 from .places import AUTO_CLASSES, channels_of, config_of, is_place, task_of_place
 
@@ -75,8 +76,8 @@ def _top1(name: str, pictures: Sequence) -> float:
     with tqdm(desc=f"accuracy of {name}", unit="image", total=len(pictures), disable=None) as bar:
         for start in range(0, len(pictures), _BATCH):
             numbers = range(start, min(start + _BATCH, len(pictures)))
-            pixels = torch.stack([transform(pictures.read(number, channels)) for number in numbers])
-            found = model(pixel_values=pixels.to(dtype)).logits.argmax(-1)
+            runs = in_runs(transform(pictures.read(number, channels)) for number in numbers)
+            found = torch.cat([model(pixel_values=pixels.to(dtype)).logits.argmax(-1) for pixels in runs])
             right += int((found.cpu() == torch.from_numpy(pictures.labels[start : numbers.stop])).sum())
             bar.update(len(numbers))
     return right / len(pictures)

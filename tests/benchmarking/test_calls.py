@@ -599,7 +599,7 @@ def test_how_far_an_accuracy_is_goes_by_pictures_and_is_shown_on_a_terminal_alon
         labels = np.array([1, 0, 1, 1, 0])
 
         def read(self, number, channels):
-            return torch.full((channels, 2, 2), float(number))
+            return torch.full((channels, 2, 2 + number // 3), float(number))  # some processors keep shapes
 
     def network(pixel_values):
         numbers = pixel_values[:, 0, 0, 0].long()

@@ -19,6 +19,7 @@ from transformers import (
     AutoProcessor,
     CLIPConfig,
     CLIPImageProcessorPil,
+    DetrImageProcessorPil,
     LlamaConfig,
     ResNetConfig,
     SegformerConfig,
@@ -44,6 +45,7 @@ from hf_effmodels.cli import main
 from hf_effmodels.collaboration.splitting import split
 from hf_effmodels.edge_detection import DetectorGraph, Suppression
 from hf_effmodels.edge_pictures import find_pictures
+from hf_effmodels.edge_sizes import of_one_size
 from hf_effmodels.edge_ties import may_be_kept
 from hf_effmodels.edge_weights import quantizer_of
 
@@ -437,7 +439,7 @@ def test_pictures_that_get_another_class_are_counted(precision, wrong, least, sh
             (24, 32),
         ),
         ({"size": {"height": 24, "width": 40}, "do_center_crop": False}, None, (24, 40)),
-        ({"size": {"shortest_edge": 40}, "do_center_crop": False}, None, (40, 40)),
+        ({"size": {"shortest_edge": 40}, "do_center_crop": False}, 48, (48, 48)),
         ({"size": {"height": 24, "width": 40}, "do_center_crop": False}, (32, 48), (32, 48)),
         (None, 40, (40, 40)),
         (None, None, (32, 32)),  # the configuration's
@@ -454,6 +456,51 @@ def test_images_are_as_large_as_asked_or_as_the_processor_or_the_model_makes_the
     if own is not None:
         saved = AutoImageProcessor.from_pretrained(tmp_path / "out")
         assert (saved.size != beside.size) == (asked is not None), "made for the size that was asked for"
+
+
+@pytest.mark.parametrize(
+    "made, options",
+    [
+        (CLIPImageProcessorPil, {"size": {"shortest_edge": 40}, "do_center_crop": False}),
+        (CLIPImageProcessorPil, {"do_resize": False, "do_center_crop": False}),
+        (DetrImageProcessorPil, {"size": {"shortest_edge": 40, "longest_edge": 60}}),
+    ],
+)
+def test_pictures_that_keep_their_shapes_are_none_for_a_program_unless_a_side_is_given(
+    made, options, stand_in, tmp_path
+):
+    model, beside = network(), made(**options)
+    size = dict(beside.size)
+    stand_in(model)
+    with pytest.raises(ValueError, match=rf"^image_size: got None, but its {made.__name__} keeps the shapes of pict"):
+        edge.export(model, tmp_path / "out", "onnx", processor=beside)
+    assert not (tmp_path / "out").exists()
+    edge.export(model, tmp_path / "out", "onnx", processor=beside, image_size=48)
+    saved = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    for width, height in ((40, 60), (90, 30)):
+        found = saved(Image.new("RGB", (width, height)), return_tensors="pt")
+        assert set(found) == {"pixel_values"} and found.pixel_values.shape == (1, 3, 48, 48)
+    assert dict(beside.size) == size, "the caller's own stays as it is"
+
+
+def test_a_mask_of_what_is_filled_up_is_nothing_that_a_program_may_miss():
+    """DETR's is told of by it, other models are not."""
+
+    class Detector(torch.nn.Module):
+        def forward(self, pixel_values, pixel_mask=None):
+            pass
+
+    filling = DetrImageProcessorPil(
+        size={"longest_edge": 48, "shortest_edge": 48}, pad_size={"height": 48, "width": 48}
+    )
+    with pytest.raises(ValueError, match="image_size: got None, but its DetrImageProcessorPil keeps the shapes"):
+        of_one_size(Detector(), filling, None, 3)
+    size, processor = of_one_size(network(), filling, None, 3)
+    assert size == (48, 48) and processor is filling
+    square = DetrImageProcessorPil(size={"height": 48, "width": 48})
+    size, processor = of_one_size(Detector(), square, None, 3)
+    assert size == (48, 48) and set(processor(Image.new("RGB", (40, 60)), return_tensors="pt")) == {"pixel_values"}
+    assert square.do_pad
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_parts_that_do_not_fit_each_other_are_told_before_a_sam_is_read(part, fi
 
 
 def test_a_sam_that_computes_nothing_is_told_before_the_exporters_are_asked(tmp_path, monkeypatch):
-    model, _ = build("sam")
+    model = copy.deepcopy(build("sam")[0])
     monkeypatch.setattr(edge_masks, "_write", lambda *_: pytest.fail("too late"))
     model.mask_decoder.iou_token = torch.nn.Embedding(1, 8)
     with pytest.raises(ValueError, match="^model: it makes no masks of random pixels: "):

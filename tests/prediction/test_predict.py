@@ -24,9 +24,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     BatchFeature,
     CLIPConfig,
+    CLIPImageProcessorPil,
     CLIPModel,
     GPT2Config,
     GPT2LMHeadModel,
+    ResNetConfig,
+    ResNetForImageClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
     SegformerConfig,
@@ -702,6 +705,26 @@ def test_a_regression_is_told_by_its_numbers(language, tmp_path, predict):
         load_predictor(str(tmp_path)).answer(["The cat"])
 
 
+def test_pictures_whose_shapes_the_processor_keeps_have_the_classes_that_they_have_alone(tmp_path):
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=3)
+    model, keeping = (
+        ResNetForImageClassification(config).eval(),
+        CLIPImageProcessorPil(size={"shortest_edge": 16}, do_center_crop=False),
+    )
+    model.save_pretrained(tmp_path)
+    keeping.save_pretrained(tmp_path)
+    rng = np.random.default_rng(0)
+    shapes = ((20, 30), (20, 30), (40, 20), (20, 30))
+    pictures = [Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
+    said = load_predictor(str(tmp_path), device="cpu").answer(pictures)
+    for one, picture in zip(said, pictures, strict=True):
+        with torch.no_grad():
+            scores = model(keeping(picture, return_tensors="pt").pixel_values).logits[0].softmax(-1)
+        found = {c["label"]: c["score"] for c in one["classes"]}
+        assert found == pytest.approx({f"LABEL_{n}": score for n, score in enumerate(scores.tolist())}, abs=1e-5)
+
+
 def test_the_likeliest_classes_are_of_all_together_or_each_by_itself():
     logits = torch.tensor([0.5, -1.0, 2.0])
     for options, scores in (
@@ -889,7 +912,7 @@ def test_the_surest_names_are_told_by_the_angle_between_picture_and_sentence(sca
     """Of programs the scale is a number, of networks its logarithm; how long the vectors are says nothing."""
     part = SimpleNamespace(
         tokenizer=lambda texts, **_: BatchFeature({"input_ids": torch.ones(3, 2)}),
-        image_processor=lambda images, return_tensors: {"pixel_values": torch.zeros(len(images), 3, 4, 4)},
+        image_processor=lambda images, **_: BatchFeature({"pixel_values": torch.zeros(len(images), 3, 4, 4)}),
     )
     texts, image = torch.tensor([[3.0, 4.0], [0.5, 0.0], [0.0, 9.0]]), torch.tensor([[6.0, 8.0], [5.0, 0.0]])
     model = SimpleNamespace(

@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ..._shapes import processed
 from ...edge_detection import FACTS, load_detector
 from ...hub.ids import reading
 from ..drawing import draw_boxes
-from ..predictor import Options, Predictor, Source, load_network, load_part
+from ..predictor import Options, Predictor, Source, is_exported, load_network, load_part
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -24,9 +25,13 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
     def answer(images: Sequence[Image.Image]) -> list[dict]:
         # An exported program has neither.
         place = getattr(model, "device", "cpu"), getattr(model, "dtype", torch.float32)
-        inputs = processor(images=list(images), return_tensors="pt").to(*place)
-        sizes = [(image.height, image.width) for image in images]
-        found = processor.post_process_object_detection(model(**inputs), options.threshold, sizes)
+        found = []
+        for batch, inputs in processed(processor, images):
+            if is_exported(source):  # in one size nothing is filled up, and it takes no mask that says so
+                inputs.pop("pixel_mask", None)
+            sizes = [(image.height, image.width) for image in batch]
+            outputs = model(**inputs.to(*place))
+            found += processor.post_process_object_detection(outputs, options.threshold, sizes)
         return [{"boxes": [_box(*values, model.config) for values in _sorted(one)]} for one in found]
 
     return _predictor(task, answer)

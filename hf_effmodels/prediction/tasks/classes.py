@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..._shapes import in_runs
 from ...texts import one_length
 from ..predictor import Options, Predictor, Source, load_network, load_part
 
@@ -64,7 +65,7 @@ def _encode_images(source: Source):
     from ...training.tasks.image_classification.transforms import EvaluationTransform
 
     transform = EvaluationTransform(load_part(source, "AutoImageProcessor"))
-    return lambda images: [{"pixel_values": torch.stack([transform(image) for image in images])}]
+    return lambda images: [{"pixel_values": pixels} for pixels in in_runs(map(transform, images))]
 
 
 def _encode_texts(source: Source, model):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from ..._shapes import processed
 from ...texts import one_length
 from ..predictor import Options, Predictor, Source, load_network, load_part
 
@@ -35,9 +36,8 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
     @torch.no_grad()
     def answer(items: Sequence) -> list[dict]:
         # SigLIP 2 is told the shape of each picture, too.
-        seen = processor.image_processor(list(items), return_tensors="pt")
-        seen = {n: v.to(model.device, model.dtype if v.is_floating_point() else None) for n, v in seen.items()}
-        logits = compare(seen)
+        batches = processed(processor.image_processor, items)
+        logits = torch.cat([compare(seen.to(model.device, model.dtype)) for _, seen in batches])
         # SigLIP answers yes or no to each name of its own.
         scores = logits.softmax(-1) if getattr(model, "logit_bias", None) is None else logits.sigmoid()
         best = scores.topk(min(options.top_k, len(labels)))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..._shapes import processed
 from ..drawing import draw_masks
 from ..predictor import Options, Predictor, Source, load_network, load_part
 
@@ -16,9 +17,11 @@ def load(task: str, source: Source, options: Options, device: str) -> Predictor:
 
     @torch.no_grad()
     def answer(images: Sequence[Image.Image]) -> list[dict]:
-        inputs = processor(images=list(images), return_tensors="pt").to(model.device, model.dtype)
-        sizes = [(image.height, image.width) for image in images]
-        maps = processor.post_process_semantic_segmentation(model(**inputs), target_sizes=sizes)
+        maps = []
+        for batch, inputs in processed(processor, images):
+            sizes = [(image.height, image.width) for image in batch]
+            outputs = model(**inputs.to(model.device, model.dtype))
+            maps += processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
         return [_said(np.asarray(one.cpu()), model.config.id2label) for one in maps]
 
     def line(said: dict) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import MODEL_MAPPING, AutoConfig, AutoImageProcessor, AutoModel
 
+from ..._shapes import in_runs
 from ...hub.ids import reading
 from ...hub.whole import check_complete, without_report
 from ..data.images import check_processor
@@ -130,9 +131,9 @@ def features_of(
     model.to(device)
     channels, found = getattr(model.config, "num_channels", 3), []
     for images in tqdm([*_batches(len(pictures), batch_size)], unit="batch", desc=pictures.split, disable=None):
-        pixels = torch.stack([_pixels(processor, pictures.read(number, channels)) for number in images]).to(device)
-        output = model(pixel_values=pixels)
-        found.append(pooled(output, model.config, tuple(pixels.shape[-2:]), pooling).float().cpu().numpy())
+        for pixels in in_runs(_pixels(processor, pictures.read(number, channels)) for number in images):
+            output = model(pixel_values=pixels.to(device))
+            found.append(pooled(output, model.config, tuple(pixels.shape[-2:]), pooling).float().cpu().numpy())
     return np.concatenate(found)
 
 

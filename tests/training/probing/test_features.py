@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
+    CLIPImageProcessorPil,
     Dinov2WithRegistersConfig,
     PvtV2Config,
     ResNetConfig,
@@ -71,6 +72,19 @@ def test_the_class_token_and_the_models_own_pooling_are_to_be_had(pictures):
     for pooling, expected in (("class", output.last_hidden_state[:, 0]), ("model", output.pooler_output)):
         found = features_of(model, processor(), pictures, 3, pooling)
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_whose_shapes_the_processor_keeps_have_the_vectors_that_they_have_alone(pictures):
+    model, keeping = (
+        AutoModel.from_config(MODELS["resnet"][0]).eval(),
+        CLIPImageProcessorPil(size={"shortest_edge": 16}, do_center_crop=False),
+    )
+    mixed = Pictures([*pictures.images[:2], pictures.images[2].resize((32, 16))], "train", np.arange(3))
+    found = torch.from_numpy(features_of(model, keeping, mixed, 3, "mean"))
+    with torch.no_grad():
+        alone = [model(keeping(image, return_tensors="pt").pixel_values).last_hidden_state for image in mixed.images]
+    assert [one.shape[-2:] for one in alone] == [(2, 2), (2, 2), (2, 4)]
+    torch.testing.assert_close(found, torch.cat([one.mean((2, 3)) for one in alone]), rtol=1e-4, atol=1e-5)
 
 
 def test_wide_pictures_and_merged_patches_keep_all_their_places():

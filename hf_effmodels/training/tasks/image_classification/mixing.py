@@ -44,6 +44,11 @@ class Collator:
     keep: tuple[str, ...] = ()
 
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        if len({sample["pixel_values"].shape for sample in samples}) > 1:
+            raise ValueError(
+                "--model: its image processor keeps the shapes of pictures, and a batch has one; accepted are a "
+                "processor that resizes or crops to one size, and batches of one picture."
+            )
         pixels = torch.stack([sample["pixel_values"] for sample in samples])
         if isinstance(samples[0]["labels"], torch.Tensor):
             labels = torch.stack([sample["labels"] for sample in samples])

@@ -1,5 +1,6 @@
 """The task image-classification: its arguments, loss and metrics, and the way from arguments to results."""
 
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import hf_effmodels
 from .... import metrics
 from ...._files import whole_file
 from ...._image_size import blaming_image_size
+from ...._shapes import size_of_all
 from ....modeling.layers.bivit import BiVitLinear
 from ....modeling.layers.training_branches import fold_training_branches, with_training_branches
 from ...data.classes import model_classes
@@ -55,6 +57,8 @@ from .models import class_names, load_classifier
 from .reports import plot_confusion as plot_confusion  # for tasks that build on this one
 from .reports import write_evaluation, write_results
 from .transforms import AugmentationArguments, EvaluationTransform, Normalization, TrainingTransform
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -277,6 +281,8 @@ def prepare_training(
     if maps is not None:
         contents["label maps"] = maps.facts()
     check_contents(config, checkpoint, args.output_dir, contents)
+    if size_of_all(processor, num_channels) is None:
+        args.per_device_eval_batch_size = _one_by_one()
     eval_transform = EvaluationTransform(processor)
     train_transform = TrainingTransform(eval_transform, Normalization.of(processor, num_channels), augmentation)
     trainer = make_trainer(
@@ -406,7 +412,14 @@ def prepare_evaluation(reader: ArgumentReader) -> Callable[[], dict[str, float]]
     dataset = ImageClassificationDataset(source, EvaluationTransform(processor), num_channels)
     with torch.no_grad(), _blaming(model_args), _blaming_image_size(model_args):
         model.eval()(pixel_values=dataset[0]["pixel_values"][None].to(model.device))
+    if size_of_all(processor, num_channels) is None:
+        args.per_device_eval_batch_size = _one_by_one()
     return partial(_evaluate, model, dataset, args, call)
+
+
+def _one_by_one() -> int:
+    logger.warning("the image processor keeps the shapes of pictures: they are measured one by one.")
+    return 1
 
 
 def _deploy(model: torch.nn.Module) -> None:

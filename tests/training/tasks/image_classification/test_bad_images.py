@@ -3,7 +3,9 @@
 import logging
 
 import pytest
+import torch
 from PIL import Image
+from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetForImageClassification
 
 from hf_effmodels.training import evaluate, main, prepare
 
@@ -72,3 +74,29 @@ def test_the_program_ends_in_one_line_that_names_the_file(run, photos, broken, w
     written = capsys.readouterr().err
     [line] = [line for line in written.splitlines() if "error: " in line]
     assert line.startswith("train.py: error: row ") and "train/b/5." in line and "Traceback" not in written
+
+
+@pytest.mark.thorough
+def test_pictures_whose_shapes_the_processor_keeps_are_measured_one_by_one(tmp_path, caplog):
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
+    config.id2label, config.label2id = {0: "a", 1: "b"}, {"a": 0, "b": 1}
+    model, keeping = (
+        ResNetForImageClassification(config).eval(),
+        CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False),
+    )
+    model.save_pretrained(tmp_path / "model")
+    keeping.save_pretrained(tmp_path / "model")
+    right = []
+    for number, size in enumerate(((8, 12), (12, 8), (8, 8), (8, 12))):
+        place = tmp_path / "data" / "test" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.new("RGB", size, (80 * number, 0, 255 - 80 * number))
+        picture.save(place)
+        with torch.no_grad():
+            logits = model(keeping(picture, return_tensors="pt").pixel_values).logits
+        right.append(logits.argmax().item() == number % 2)
+    where = ["--dataset", "imagefolder", "--data_dir", str(tmp_path / "data"), "--cache_dir", str(tmp_path / "cache")]
+    results = evaluate(["--model", str(tmp_path / "model"), *where])
+    assert results["accuracy"] == sum(right) / 4
+    assert "the image processor keeps the shapes of pictures: they are measured one by one" in caplog.text

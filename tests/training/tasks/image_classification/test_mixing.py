@@ -18,6 +18,14 @@ def test_smoothed_labels_are_timms():
     torch.testing.assert_close(smooth_one_hot(torch.tensor([3, 0]), 5, 0.1), expected)
 
 
+def test_pictures_of_several_shapes_are_no_batch():
+    batch = samples(2, seeded=False)
+    batch[1]["pixel_values"] = torch.zeros(3, 8, 9)
+    with pytest.raises(ValueError, match="^--model: its image processor keeps the shapes of pictures, and a"):
+        Collator(2)(batch)
+    assert Collator(2)(batch[1:])["pixel_values"].shape == (1, 3, 8, 9)
+
+
 def test_mixup_weighs_images_and_labels_alike():
     batch = Collator(4, mixup=0.8, smoothing=0.1)(samples())
     weight = batch["pixel_values"][0, 0, 0, 0].item() / -3 + 1  # image 0 holds 0, its partner 3
