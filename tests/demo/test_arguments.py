@@ -41,6 +41,8 @@ def test_the_app_is_served_where_and_how_it_is_asked_for(launched, capsys):
     assert source.revision == "r" and options["task"] == "text-generation"
     assert (where["server_name"], where["server_port"], where["inbrowser"]) == ("0.0.0.0", 81, True)
     assert "whoever reaches 0.0.0.0 can use the model" in capsys.readouterr().err
+    assert main(["demo", "out", "--host", "192.0.2.5"]) == 0
+    assert "whoever reaches 192.0.2.5 can use the model" in capsys.readouterr().err
 
 
 def test_port_zero_is_one_that_is_free(launched):

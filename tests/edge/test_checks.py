@@ -607,6 +607,9 @@ def test_suppression_is_by_shares_and_of_a_number_of_boxes(options, message):
         Suppression(**options)
     for ends in ({"threshold": 0, "nms_threshold": 1, "max_detections": 1}, {"threshold": 1, "max_detections": 10000}):
         Suppression(**ends)
+    usual = Suppression()  # as `export --help` says
+    assert (usual.threshold, usual.nms_threshold, usual.max_detections) == (0.4, 0.45, 300)
+    assert not usual.multi_label and not usual.class_agnostic
 
 
 def test_packages_that_are_missing_are_named_for_graphs(monkeypatch, tmp_path):

@@ -745,6 +745,8 @@ def test_texts_and_images_that_do_not_correspond_are_refused(processor, image, p
     for settings, message in (
         ({"pool_sizes": [5]}, r"pool_sizes: got \[5\], accepted are sides from 1 to that of the grid of patches, 4"),
         ({"vision_feature_layer": -5}, "vision_feature_layer: got -5 for a tower of 3 layers"),
+        ({"vision_feature_layer": 0}, "vision_feature_layer: got 0 for a tower of 3 layers"),
+        ({"vision_feature_layer": 4}, "vision_feature_layer: got 4 for a tower of 3 layers"),
         ({"drop_ratio": 1.0}, "drop_ratio: got 1.0"),
         ({"vision": "vit"}, "vision_config: got model_type 'vit', accepted are clip_vision_model"),
     ):

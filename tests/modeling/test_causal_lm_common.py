@@ -196,6 +196,9 @@ def test_packed_documents_do_not_see_each_other(architecture):
     torch._dynamo.reset()
     with pytest.raises(ValueError, match="use_cache: got True with position_ids of several documents"):
         model(ids, position_ids=positions, use_cache=True)
+    # A document of one token is one, and so are those of which one begins where another would go on from a gap.
+    for apart in ([[0, 0, 1, 2]], [[0, 1, 2, 0]], [[0, 1, 3, 4]]):
+        assert cache_of_rows(None, torch.tensor(apart), None, None) is False
     # One document in each row is none of these, wherever it begins.
     one = model(ids, position_ids=torch.arange(3, 13)[None], use_cache=True)
     close(one.logits, model(ids).logits, 1e-12)

@@ -167,6 +167,8 @@ def test_negatives_are_of_other_classes_and_depend_on_the_samples_seed_alone():
     others = OtherClasses(labels)
     drawn = others.draw(4, 2000, seed=5)
     assert {*drawn} == {1, 2, 3, 6}, "all of the others, and none of its own"
+    # So it is for the class that comes first in order, for the one in the middle and for the last.
+    assert {*others.draw(1, 2000, seed=5)} == {0, 2, 4, 5, 6} and {*others.draw(6, 2000, seed=5)} == {0, 1, 3, 4, 5}
     np.testing.assert_allclose(np.bincount(drawn, minlength=7)[[1, 2, 3, 6]] / 2000, 0.25, atol=0.05)
     assert np.array_equal(drawn, others.draw(4, 2000, seed=5)) and not np.array_equal(
         drawn, others.draw(4, 2000, seed=6)

@@ -521,6 +521,11 @@ def test_pixels_without_a_class_are_none_that_fills_a_crop():
     image = np.repeat(np.arange(80, dtype=np.uint8)[None, :, None], 8, 0).repeat(3, 2)
     first, kept = (cropped(image, labels, 8, most, np.random.default_rng(5))[0] for most in (1.0, 0.75))
     assert np.array_equal(first, kept)
+    # Nor do they hide one: on the left all that is labelled is of one class.
+    labels[0, :40] = 0
+    image, drawn = np.zeros((8, 80, 3), dtype=np.uint8), [np.random.default_rng(seed) for seed in range(20)]
+    parts = [cropped(image, labels, 8, 0.75, rng)[1] for rng in drawn]
+    assert all((part == 1).any() for part in parts)
 
 
 def test_crops_avoid_what_one_class_fills():

@@ -60,7 +60,7 @@ def test_any_classifier_that_ends_in_a_linear_layer_has_a_head(kind):
     model, pixels = TINY[kind]().train(), torch.randn(2, 3, 32, 32)
     head = linear_head(model, pixels)
     assert model.training, "it was left in evaluation"
-    model.eval()
+    assert linear_head(model.eval(), pixels) is head and not model.training, "nor in training"
     with seen_by(head) as seen:
         logits = model(pixels).logits
     torch.testing.assert_close(seen[0] @ head.weight.T + head.bias, logits)
