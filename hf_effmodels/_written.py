@@ -54,6 +54,20 @@ def check_rewritable(folder: Path, writer: str, names: Collection[str] = ()) -> 
         )
 
 
+#: Of every command that may replace what it wrote before.
+OVERWRITE = "replace what an earlier call wrote into the folder"
+
+
+def check_free(argument: str, folder: str | os.PathLike, overwrite: bool) -> None:
+    """FileExistsError of a folder that holds something, unless it was said that this may be replaced; what of it is
+    one's own to replace, others say."""
+    if not overwrite and os.path.isdir(folder) and os.listdir(folder):
+        raise FileExistsError(
+            f"{argument}: {folder} is not empty; choose another folder, or replace what this command wrote there with "
+            "--overwrite."
+        )
+
+
 def check_report(file: str | os.PathLike, keys: Collection[str], writer: str) -> None:
     """FileExistsError if a file is there that is not the JSON report of a writer, by the keys of that."""
     try:

@@ -14,7 +14,7 @@ from .._kinds import check_head, stated_config, stated_type
 from .._model_place import check_model
 from .._option_types import whole
 from .._places import check_apart
-from .._written import check_report, check_rewritable
+from .._written import OVERWRITE, check_free, check_report, check_rewritable
 from ..training.run.arguments import ArgumentReader
 from ..training.run.early import by_place, look_at
 from .assignment import Device, assign
@@ -77,12 +77,14 @@ def main_assemble(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--fusion-hidden-size", type=whole(1, 2**20), help="width of the fusion (default: the teacher's, or none)"
     )
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     arguments, rest = parser.parse_known_args(list(argv))
     parser.check_no_rest(rest)
     words = {a.dest: a.option_strings[-1] if a.option_strings else a.metavar for a in parser.declared}
     words |= {"class_groups": "PART", "folder": "OUTPUT"}
     try:
         check_rewritable(Path(arguments.output), "assemble")
+        check_free("output", arguments.output, arguments.overwrite)
         for name in arguments.parts:
             _check_part("PART", name)
         if arguments.teacher is not None:

@@ -421,7 +421,9 @@ def test_the_command_trains_compares_and_says_where_to_cut(tmp_path, capsys):
     assert OffloadingAgents.load(out)[1].bits == (1e6, 1e4, 0.0)
     # Once more into the same folder, with a file of one's own beside; but not into somebody else's.
     (out / "notes.txt").write_text("mine")
-    assert cli.main(["offload", "--profile", str(file), "--output", str(out), *options]) == 0
+    again = ["offload", "--profile", str(file), "--output", str(out), *options]
+    assert cli.main(again) == 2 and "--output: " in (said := capsys.readouterr().err) and "--overwrite" in said
+    assert cli.main([*again, "--overwrite"]) == 0
     assert (out / "notes.txt").read_text() == "mine" and OffloadingAgents.load(out)
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "results.json").write_text("theirs")

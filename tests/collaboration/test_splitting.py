@@ -663,7 +663,11 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     ):
         assert cli.main(argv) == 2 and message in capsys.readouterr().err, argv
     assert all(path.read_bytes().startswith(b'{"points": 3}') for path in theirs)
-    assert cli.main(["split", folder, str(tmp_path / "out"), "--at", "stages.0"]) == 0
+    again = ["split", folder, str(tmp_path / "out"), "--at", "stages.0"]
+    assert cli.main(again) == 2  # an earlier cut is not replaced without a word
+    assert f"OUTPUT: {tmp_path / 'out' / 'head'} is not empty; choose another folder, or " in capsys.readouterr().err
+    assert SplitHead.from_pretrained(tmp_path / "out" / "head").facts.codec != "raw"
+    assert cli.main([*again, "--overwrite"]) == 0
     assert SplitHead.from_pretrained(tmp_path / "out" / "head").facts.codec == "raw"
     assert cli.main(["measure-split", folder, *options]) == 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import write_bytes, write_json
 from ..._option_types import seed
-from ..._written import check_rewritable, rewritten
+from ..._written import OVERWRITE, check_free, check_rewritable, rewritten
 from .profiles import PROFILES, SplitProfile, profile_from
 from .settings import OffloadingSettings, OffloadingTraining
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> dict:
     parser.add_argument("--energy-weight", type=float, default=1.0, help="of joules beside seconds")
     parser.add_argument("--bandwidth", type=float, default=1e6, help="of a channel, hertz")
     parser.add_argument("--released", action="store_true", help="learn as the release does, with its two mistakes")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     arguments, rest = parser.parse_known_args(list(argv))
     parser.check_no_rest(rest)
@@ -56,6 +57,7 @@ def _run(arguments) -> dict:
         check_rewritable(Path(arguments.output), _WRITER)
     except OSError as error:
         raise type(error)(f"output: {str(error).removeprefix('folder: ')}") from error
+    check_free("output", arguments.output, arguments.overwrite)
     profile, names = _profile(arguments.profile)
     cell = {name: getattr(arguments, name) for name in ("devices", "channels", "tasks", "slot", "energy_weight")}
     settings = OffloadingSettings(**cell, bandwidth=arguments.bandwidth)

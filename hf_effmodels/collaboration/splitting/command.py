@@ -13,6 +13,7 @@ from ..._files import check_folder
 from ..._kinds import check_head
 from ..._option_types import positive, whole
 from ..._places import check_apart, check_folder_or_id
+from ..._written import OVERWRITE, check_free
 from .checks import check_costs_file, check_watts, clean_token, listen
 from .facts import check_half_folder, read_facts
 
@@ -28,6 +29,7 @@ def main_split(argv: Sequence[str]) -> None:
     parser.add_argument("output", metavar="OUTPUT", nargs="?", help="folder for head and tail")
     parser.add_argument("--at", help="module after which to cut, or the end of its name")
     parser.add_argument("--list", action="store_true", help="show where it can be cut")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     _add_codec(parser)
     _add_size(parser)
     arguments = _parse(parser, argv)
@@ -39,6 +41,7 @@ def main_split(argv: Sequence[str]) -> None:
             check_apart("output", arguments.output, "MODEL", arguments.model)
             for half in ("head", "tail"):
                 check_half_folder(Path(arguments.output) / half)
+                check_free("output", Path(arguments.output) / half, arguments.overwrite)
         check_head("MODEL", arguments.model, _CLASSIFIER)
         from ...registry import is_in_halves
         from .halves import split

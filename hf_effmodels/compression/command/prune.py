@@ -11,7 +11,7 @@ from pathlib import Path
 from ..._command_line import Parser, show
 from ..._option_types import count, finite, from_zero, number
 from ..._places import check_apart
-from ..._written import check_rewritable, rewritten
+from ..._written import OVERWRITE, check_free, check_rewritable, rewritten
 from ...training import set_up_logging
 from ..pruning.choices import LANGUAGE_MODELS, METHODS, VISION_TRANSFORMERS, WAYS, check_choice
 from . import prune_vision
@@ -95,7 +95,7 @@ def _parser() -> Parser:
         help="a Hub id or a folder: LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi, PanGu-π; "
         "ViT, DeiT, ViTMSN, I-JEPA, BEiT",
     )
-    parser.add_argument("out", metavar="OUT", help="folder to write; it must be new, empty or of an earlier call")
+    parser.add_argument("out", metavar="OUT", help="folder to write; it must be new or empty")
     parser.add_argument(
         "--target-parameters", type=share_or_number, help="a share such as 0.5, or a number such as 15M"
     )
@@ -116,6 +116,7 @@ def _parser() -> Parser:
     parser.add_argument("--block-size", type=count, default=256, help="tokens of a calibration sequence")
     parser.add_argument("--images", help="folder of pictures that a vision transformer is calibrated on")
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, ...")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     add_corpus(parser, "document")
     return parser
@@ -149,6 +150,7 @@ def _run(arguments) -> dict:
         check_rewritable(output, "prune", ("config.json", "model.safetensors", "README.md", REPORT))
     except FileExistsError as error:
         raise ValueError(f"out: {str(error).removeprefix('folder: ')}") from None
+    check_free("out", output, arguments.overwrite)
     _check(arguments)
     from ..pruning.inheritance import check_inheritance
     from ..pruning.minitron import choose_shapes, prune

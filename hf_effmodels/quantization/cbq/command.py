@@ -15,7 +15,7 @@ from ..._kinds import check_generates, check_head, stated_config
 from ..._licenses import check_license
 from ..._option_types import count, finite, from_zero
 from ..._places import check_apart
-from ..._written import check_rewritable
+from ..._written import OVERWRITE, check_free, check_rewritable
 from ...compression.command.corpus import add_corpus, check_named, find_texts
 from ...compression.command.models import check_device_name
 from ...compression.command.words import in_words_of_the_command
@@ -71,7 +71,7 @@ def _parser() -> Parser:
         "GPU. A call that was killed goes on when it is given again, and ends in the same result.",
     )
     parser.add_argument("model", metavar="MODEL", help="a Hub id or a folder")
-    parser.add_argument("out", metavar="OUT", help="folder to write; it must be new, empty or of an earlier call")
+    parser.add_argument("out", metavar="OUT", help="folder to write; it must be new or empty")
     parser.add_argument(
         "--format", default=None, help=f"{', '.join(FORMATS)} (default: compressed-tensors; 3 bits: cbq)"
     )
@@ -84,6 +84,7 @@ def _parser() -> Parser:
     parser.add_argument("--work", help="folder for the progress (default: OUT.work); it goes when all is written")
     parser.add_argument("--license", help="licence of the weights, for the card")
     parser.add_argument("--device", default="cpu", help="where to compute: cpu, cuda, ...")
+    parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     how = parser.add_argument_group("how")
     how.add_argument("--bits", type=count, help="of the weights: 2, 3, 4 or 8")
@@ -130,6 +131,7 @@ def _run(arguments) -> dict:
     work = Path(arguments.work) if arguments.work else output.absolute().with_name(f"{output.name}.work")
     check_apart("out", output, "MODEL", arguments.model, inside=False)
     _check_places(output, work)
+    check_free("out", output, arguments.overwrite)
     if arguments.segment_length < 2:
         raise ValueError(
             f"segment_length: got {arguments.segment_length}, accepted are 2 and more: a token is predicted."

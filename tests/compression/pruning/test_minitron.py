@@ -329,7 +329,9 @@ def test_the_command_writes_a_checkpoint_and_keeps_what_is_not_its_own(tmp_path,
     assert report["kept_layers"] == written["made_of"]["layers"] and report["folder"] == str(small)
     assert {name: report[name] for name in SIZES} == {name: getattr(model.config, name) for name in SIZES}
     assert AutoTokenizer.from_pretrained(small)("text").input_ids == byte_level_tokenizer("text").input_ids
-    assert main([*arguments, "--way", "depth", "--tolerance", "0.2"]) == 0  # its own folder is replaced
+    assert main([*arguments, "--way", "depth", "--tolerance", "0.2"]) == 2
+    assert f"{small} is not empty; choose another folder, or replace" in capsys.readouterr().err
+    assert main([*arguments, "--way", "depth", "--tolerance", "0.2", "--overwrite"]) == 0  # its own folder is replaced
     (small / "config.json").write_text("{}")
     capsys.readouterr()
     new = [*arguments[:2], str(tmp_path / "new"), *arguments[3:]]

@@ -77,7 +77,7 @@ def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys, monk
         exec(re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)[0], scope)
     assert type(scope["model"]).__name__ == "LlamaForCausalLM"
     # What the command wrote it replaces; anything else it does not.
-    assert cli.main(arguments(place, out, "--method", "rtn", "--bits", "3")) == 0
+    assert cli.main(arguments(place, out, "--method", "rtn", "--bits", "3", "--overwrite")) == 0
     assert "perplexity_after" in capsys.readouterr().out
     assert json.loads((out / "config.json").read_text())["quantization_config"]["quant_method"] == "cbq"
 
@@ -176,7 +176,9 @@ def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path,
         assert (tmp_path / "theirs" / name).read_text() == "mine"
     assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 0
     (tmp_path / "out" / "adapter_model.safetensors").write_text("mine")
-    assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 0
+    assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 2
+    assert f"OUT: {tmp_path / 'out'} is not empty; choose another folder, or " in capsys.readouterr().err
+    assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn", "--overwrite")) == 0
     assert (tmp_path / "out" / "adapter_model.safetensors").read_text() == "mine"
     (tmp_path / "out" / "README.md").write_text("my card")
     assert cli.main(arguments(place, tmp_path / "out", "--method", "rtn")) == 2
