@@ -50,6 +50,7 @@ def test_a_run_without_a_folder_says_what_it_does_and_its_last_commands_work(tmp
     assert measured["accuracy"] == results["eval_accuracy"] and measured["samples"] == 11
     assert cli.main(commands[1][1:]) == 0 and capsys.readouterr().out.startswith(f"{folder}/example.png: ")
     sent = []
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     monkeypatch.setattr("hf_effmodels.hub.publish", lambda *args, **kw: sent.append((args, kw)) or SimpleNamespace(
         pr_url=None, commit_url="https://hub/commit"))  # fmt: skip
     assert cli.main(commands[2][1:]) == 2 and "license: got 'LICENSE'" in capsys.readouterr().err  # yours to choose
