@@ -50,6 +50,27 @@ def keeping_progress_bars() -> Iterator[None]:
             sys.modules[_BARS].enable_progress_bar()
 
 
+#: What argparse says of a value -> the same in our words.
+_ARGPARSE_SAYS = (
+    (
+        re.compile(r"argument (?P<name>\S+): invalid choice: (?P<value>.+) \(choose from (?P<rest>.+)\)", re.DOTALL),
+        "{name}: got {value}, accepted are {rest}.",
+    ),
+    (re.compile(r"argument (?P<name>\S+): invalid float value: (?P<value>.+)"), "{name}: got {value}, no number."),
+    (re.compile(r"argument (?P<name>\S+): invalid int value: (?P<value>.+)"), "{name}: got {value}, no whole number."),
+)
+
+
+def in_our_words(message: str) -> str:
+    """What argparse says of the value of an option, which it names by all of its forms: by the one that is shown."""
+    for pattern, words in _ARGPARSE_SAYS:
+        if found := pattern.fullmatch(message):
+            parts = found.groupdict()
+            parts["name"] = parts["name"].partition("/")[0]
+            return words.format(**parts)
+    return message
+
+
 class Parser(argparse.ArgumentParser):
     """Wrong arguments are a ValueError as all other wrong input, not a page of usage and the end of the program."""
 
@@ -74,7 +95,12 @@ class Parser(argparse.ArgumentParser):
         return group
 
     def error(self, message: str):
-        raise ValueError(message)
+        raise ValueError(in_our_words(message))
+
+    def parse_args(self, args=None, namespace=None):
+        found, rest = self.parse_known_args(args, namespace)
+        self.check_no_rest(rest)
+        return found
 
     def check_no_rest(self, rest: Iterable[str]) -> None:
         """ValueError if there are arguments that this command does not have, with what comes near."""

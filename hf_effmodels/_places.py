@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -30,6 +30,10 @@ _NO_WEIGHTS = "there are no weights in it"
 #: What transformers says at length of a folder of something else -> the same in few words.
 _LIBRARIES_SAY = (
     (re.compile("^Error no file named (model|pytorch_model)"), _NO_WEIGHTS),
+    (
+        re.compile("^We couldn't connect to '[^']*' to load the files"),
+        "there is no such folder here, nothing of it is in the cache, and the Hub does not answer",
+    ),
     (re.compile("^Couldn't instantiate the backend tokenizer"), "there is no tokenizer in it"),
     (
         re.compile(r"^Unrecognized configuration class <class '[\w.]*?(\w+)Config'> for this kind of \w+: (\w+)"),
@@ -74,7 +78,14 @@ def check_repo_id(repo_id: str) -> None:
         raise ValueError(f"repo_id: got {repo_id!r}, accepted is 'namespace/name', such as 'my-name/ghostnetv3'")
 
 
-def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | None = None, hint: str = "") -> None:
+def check_place(
+    argument: str,
+    name: str,
+    *,
+    revision: tuple[str, str | None] | None = None,
+    hint: str = "",
+    known: Iterable[str] = (),
+) -> None:
     """Refuse what can be neither on this machine nor on the Hub, before anything asks the Hub, which takes a minute
     where there is no network.
 
@@ -83,6 +94,7 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
         name: a file or a folder of this machine, or an id on the Hub. Old ones have one part (`gpt2`).
         revision: the argument that names a branch, tag or commit on the Hub, and its value.
         hint: another sentence for the message.
+        known: names of what is built in, which may be meant.
 
     Raises:
         OSError: there is nothing of that name here, and it can be no id: it has other characters, or more than two
@@ -100,11 +112,11 @@ def check_place(argument: str, name: str, *, revision: tuple[str, str | None] | 
         if not _is_cached(name) and not _is_hub_reached():
             raise OSError(
                 f"{argument}: {name!r} cannot be found or reached: there is no such folder or file, nothing of it is "
-                f"in the cache, and there is no way to {constants.ENDPOINT} (tried for {PATIENCE:g} s at most)."
-                f"{hint and ' '}{hint}"
+                f"in the cache, and there is no way to {constants.ENDPOINT} (tried for {PATIENCE:g} s at most)"
+                f"{_nearest(path, known)}.{hint and ' '}{hint}"
             )
         return
-    raise OSError(f"{argument}: there is no folder or file {name!r}{_nearest(path)}.{hint and ' '}{hint}")
+    raise OSError(f"{argument}: there is no folder or file {name!r}{_nearest(path, known)}.{hint and ' '}{hint}")
 
 
 def check_folder_or_id(
@@ -195,11 +207,12 @@ def _is_hub_reached() -> bool:
     return bool(found)
 
 
-def _nearest(path: Path) -> str:
+def _nearest(path: Path, known: Iterable[str] = ()) -> str:
     try:
-        near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3)
+        names = {name for name in os.listdir(path.parent) if not name.startswith(".")}
     except (OSError, ValueError):  # or a name that no file can have
-        return ""
+        names = set()
+    near = difflib.get_close_matches(path.name, sorted({*names, *known}), n=3)
     return f"; nearest: {', '.join(str(path.with_name(name)) for name in near)}" if near else ""
 
 

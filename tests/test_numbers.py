@@ -148,8 +148,13 @@ def test_arguments_that_a_command_does_not_have_are_named_with_what_comes_near()
     ):
         with pytest.raises(ValueError, match=f"^{said}$"):
             parser.check_no_rest(rest)
-    with pytest.raises(ValueError, match="argument --tile-size: invalid int value: 'x'"):
+    with pytest.raises(ValueError, match="^--tile-size: got 'x', no whole number.$"):
         parser.parse_args(["--tile-size", "x"])
+    parser.add_argument("--kind", choices=("a", "b"))
+    with pytest.raises(ValueError, match="^--kind: got 'x', accepted are "):
+        parser.parse_args(["--kind", "x"])
+    with pytest.raises(ValueError, match="^unknown argument '--kid'; nearest: --kind$"):
+        parser.parse_args(["--kid", "x"])
     assert parser.parse_known_args(["--tas", "x"])[1] == ["--tas", "x"], "no half of an option"
     assert nearest("abcd", ["abce", "abcf", "abcg", "abch"]).count("abc") == 3
     assert nearest("abcd", ["xyz"]) == "" and nearest("abcd", ["xyz"], "?") == "?"

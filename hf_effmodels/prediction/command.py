@@ -7,7 +7,7 @@ from .._command_line import Parser, in_words_of_the_command
 from .._option_types import DEVICES, names_device, seed
 from .._places import check_place
 from .inputs import STDIN, check_inputs
-from .predictor import MODULES, OF_TEXT, Options, Source, check_used, find_task, load_for_task, task_early
+from .predictor import MODULES, OF_TEXT, Options, Source, check_drawn, check_used, find_task, load_for_task, task_early
 
 #: What goes with a data set alone.
 _OF_A_DATASET = ("split", "column", "dataset_config", "dataset_revision", "data_files", "data_dir")
@@ -26,13 +26,18 @@ def main(argv: Sequence[str]) -> int:
     """
     argv = list(argv)
     parser = _parser(any(word.partition("=")[0] == "--dataset" for word in argv))
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.dataset is not None and rest and not rest[0].startswith("-"):
+        arguments.inputs += rest  # behind an option argparse takes none
+    else:
+        parser.check_no_rest(rest)
     _check(arguments)
     options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
     takes = None
     try:
         if (early := task_early(source_of(arguments), arguments.task)) is not None:
             check_used(early, options)
+            check_drawn(early, arguments.save)
             takes = "text" if early in OF_TEXT else "image"
             check_inputs(arguments.inputs, takes)
         if arguments.dataset is not None and "/" in arguments.dataset:
@@ -51,13 +56,12 @@ def main(argv: Sequence[str]) -> int:
         device = arguments.device or processes.device
         source, task = find_task(source_of(arguments), arguments.task)
         check_used(task, options)
+        check_drawn(task, arguments.save)
         if task == "super-resolution" and arguments.save is None:
             raise ValueError("save: where to write the enlarged images, such as --save enlarged")
         # What is not clear of a data set is said before a model is loaded, which may take long.
         rows = None if arguments.dataset is None else load_rows(arguments, "text" if task in OF_TEXT else "image")
         predictor = load_for_task(source, task, options, device)
-        if arguments.save is not None and predictor.draw is None:
-            raise ValueError(f"save: got {arguments.save!r}, but {predictor.task} has nothing to draw.")
     except (ValueError, OSError, ImportError) as error:
         raise type(error)(in_words_of_the_command(str(error), _RENAMED | parser.words())) from error
     if takes != predictor.takes:
@@ -182,6 +186,8 @@ def check_device(device: str | None) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).splitlines() or ["it cannot be used"])[0]
+        if "not compiled with" in reason or "not linked with" in reason:
+            reason = "the torch that is installed here cannot compute there; cpu is always there."
         raise ValueError(f"--device: got {device!r}: {reason}") from None
 
 

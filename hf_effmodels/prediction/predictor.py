@@ -45,6 +45,10 @@ USED = {
 }
 
 
+#: The tasks whose answers are pictures, or can be drawn into them.
+DRAWN = ("object-detection", "image-segmentation", "mask-generation", "super-resolution")
+
+
 @dataclass(frozen=True)
 class Options:
     """How to predict.
@@ -192,6 +196,12 @@ def check_used(task: str, options: Options) -> None:
         if f.name not in USED[task] and value not in (f.default, []):
             told = " ".join(value) if isinstance(value, (list, tuple)) else value
             raise ValueError(f"{f.name}: got {told}, which {task} has no use for.")
+
+
+def check_drawn(task: str, save: str | None) -> None:
+    """ValueError of a folder for pictures where a task makes none."""
+    if save is not None and task not in DRAWN:
+        raise ValueError(f"save: got {save!r}, but {task} has nothing to draw.")
 
 
 def default_device() -> str:

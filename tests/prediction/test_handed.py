@@ -1,6 +1,8 @@
 """What a task hands to a network, where a picture goes, and what somebody at the terminal sees of it."""
 
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -206,11 +208,34 @@ def test_a_column_that_is_not_there_is_told_by_the_option(column, takes, monkeyp
     assert "--column: there is no 'x'" in capsys.readouterr().err
 
 
+def test_inputs_behind_a_data_set_are_told_to_be_one_too_many(capsys):
+    assert main(["predict", "m", "--dataset", "digits", "photo.png"]) == 2
+    assert "INPUT: got 'photo.png', which does not go with --dataset digits." in capsys.readouterr().err
+
+
+def test_only_tasks_with_pictures_take_a_folder_for_them():
+    """Those whose module draws or enlarges."""
+    folder = Path(predictor.__file__).with_name("tasks")
+    makes = {
+        task
+        for task, module in predictor.MODULES.items()
+        if re.search(r"def draw\(|\"picture\"", (folder / f"{module}.py").read_text())
+    }
+    assert makes == {*predictor.DRAWN}
+    for task in predictor.MODULES:
+        predictor.check_drawn(task, None)
+        if task in makes:
+            predictor.check_drawn(task, "drawn")
+        else:
+            with pytest.raises(ValueError, match=f"^save: got 'drawn', but {task} has nothing to draw.$"):
+                predictor.check_drawn(task, "drawn")
+
+
 @pytest.mark.parametrize(
     "argv, said",
     [
         (["--device", "tpu9"], "--device: got 'tpu9'"),
-        (["--task", "x"], "unrecognized arguments: --task x"),
+        (["--task", "x"], "unknown argument '--task'"),
         ([], "MODEL: m is for image-classification, not for text-generation"),
     ],
 )

@@ -24,7 +24,7 @@ def load_image_splits(args, token: str | None) -> dict:
     """As `load_splits`, and `--dataset digits` or one of its shifted kinds: lists of `{"image": PIL image, "label":
     name}`."""
     if args.dataset != DIGITS and args.dataset not in _SHIFTS:
-        return load_splits(args, token)
+        return load_splits(args, token, known=(DIGITS, *_SHIFTS))
     check_built_in(args)
     splits = read_digits()
     if args.dataset in _SHIFTS:

@@ -16,13 +16,14 @@ logger = logging.getLogger(__name__)
 EVAL_SPLITS = ("validation", "valid", "val", "test")
 
 
-def load_splits(args, token: str | None, *, name: str | None = None, data_files=None, **options) -> dict:
+def load_splits(args, token: str | None, *, name: str | None = None, data_files=None, known=(), **options) -> dict:
     """Split -> table of a data set on the Hub, in a folder or in files.
 
     Args:
         args: with the fields `dataset`, `dataset_config`, `dataset_revision`, `data_files`, `data_dir`, `cache_dir`.
         token: for gated or private data sets.
         name, data_files: what to load in the place of `args.dataset` and `args.data_files`.
+        known: names of data sets that are built in, which may be meant.
         options: further arguments of `datasets.load_dataset`, such as `streaming=True`.
 
     Raises:
@@ -30,7 +31,8 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
             revision of what lies on this machine.
     """
     if not _is_format(args.dataset):
-        check_place(args.argument, args.dataset, revision=("--dataset_revision", args.dataset_revision))
+        said = ("--dataset_revision", args.dataset_revision)
+        check_place(args.argument, args.dataset, revision=said, known=known)
     import datasets
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 

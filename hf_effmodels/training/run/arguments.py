@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
+from ..._command_line import in_our_words
 from .recipes import find_recipe, read_recipe, read_yaml
 from .values import (
     OWN_METADATA,
@@ -300,7 +301,7 @@ class FilledReader:
 class _Parser(ArgumentParser):
     # argparse would print two hundred lines of usage and leave the program.
     def error(self, message: str):
-        raise ValueError(message)
+        raise ValueError(in_our_words(message))
 
 
 @cache
@@ -370,5 +371,8 @@ def _is_number(word: str) -> bool:
 
 
 def _near(word: str, keys: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(word.replace("-", "_"), keys, n=3, cutoff=0.6)
+    word, keys = word.replace("-", "_"), list(keys)
+    # `batch_size` is that of training or of evaluation.
+    longer = [key for key in keys if key.endswith(f"_{word}")][:3] if len(word) > 3 else []
+    near = longer or difflib.get_close_matches(word, keys, n=3, cutoff=0.6)
     return f"; nearest: {', '.join(prefix + key for key in near)}" if near else "; --help lists the known ones"

@@ -199,8 +199,9 @@ def check_goes_with(f: Field, values: Mapping) -> None:
         known = {name: accepted for name, accepted in condition.items() if name in values}
         if known and not any(_holds(values[name], accepted) for name, accepted in known.items()):
             alternatives = " or ".join(_condition_in_words(name, accepted) for name, accepted in known.items())
-            given = ", ".join(f"--{name} {shown(values[name])}" for name in known)
-            raise ValueError(f"--{f.name}: got {shown(values[f.name])}, which goes with {alternatives}, not {given}.")
+            given = ", ".join(f"--{name} {shown(values[name])}" for name in known if values[name] is not None)
+            given = f"not {given}" if given else "which is not given" if len(known) == 1 else "none of which is given"
+            raise ValueError(f"--{f.name}: got {shown(values[f.name])}, which goes with {alternatives}, {given}.")
 
 
 def acts(f: Field, values: Mapping) -> bool:
@@ -245,6 +246,8 @@ def _condition_in_words(name: str, accepted) -> str:
 
 def shown(value) -> str:
     """A value as it stands on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return " ".join(map(str, value)) if isinstance(value, list) else str(getattr(value, "value", value))
 
 

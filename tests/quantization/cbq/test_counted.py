@@ -457,7 +457,7 @@ def test_a_layer_is_named_whole_by_its_end_by_what_it_is_in_or_by_an_expression(
 )
 def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(option, wrong, capsys):
     assert cli.main(["quantize", "model", "out", option, wrong]) == 2
-    assert f"error: argument {option}: invalid choice: '{wrong}' (choose from " in capsys.readouterr().err
+    assert f"error: {option}: got '{wrong}', accepted are " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_wrong_texts_are_named(make, tmp_path, digits_run, convnext_folder):
         (["--encoder", str(tmp_path / "broken")], "--encoder: .* has .* broken weights"),
         (["--dataset", str(tmp_path / "none.csv")], "--dataset: there is no file"),
         (["--id_column", "file"], "--id_column: there is no 'file', the columns are row, caption"),
-        (["--pooling", "best"], "--pooling: invalid choice: 'best'"),
+        (["--pooling", "best"], "--pooling: got 'best', accepted are "),
         (["--split", "test"], "--split: there is no 'test'"),
         (["--encoder", str(convnext_folder)], "--encoder: "),
         (["--encoder", str(tmp_path / "nowhere")], "--encoder: "),

@@ -66,7 +66,7 @@ def test_who_names_no_file_gets_none(tmp_path, monkeypatch):
     boxes = ["--task", "object-detection", "--eval_pictures", "3"]
     for argv in (["--overwrite", "true"], ["--reports", "true"], boxes):
         reader = ArgumentReader(["--model", "a", "--dataset", "digits", *argv])
-        with pytest.raises(ValueError, match=rf"{argv[-2]}: got (True|3), which goes with --output"):
+        with pytest.raises(ValueError, match=rf"{argv[-2]}: got (true|3), which goes with --output, which is not"):
             reader.read(*load_task(reader.task).EVALUATION_ARGUMENTS)
 
 

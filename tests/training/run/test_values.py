@@ -78,7 +78,7 @@ def _refusal(name, **given):
             "--kind a or --alone 4 or 5, not --kind b,",
         ),
         ("with_both", 2, [{"kind": "a", "alone": 4}], [{"kind": "a"}], "--alone 4, not --alone 3."),
-        ("with_both", 2, [], [{"alone": 4}], "--kind a, not --kind None."),
+        ("with_both", 2, [], [{"alone": 4}], "--kind a, which is not given."),
     ],
 )
 def test_what_would_be_ignored_beside_the_others_is_refused(name, value, taken, refused, words):

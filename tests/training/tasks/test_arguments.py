@@ -22,14 +22,14 @@ NO_EVALUATION = ("--eval_strategy", "no", "--load_best_model_at_end", "false")
 STOCK = {
     "metric": (["--metric_for_best_model", "f1"], "--metric_for_best_model: got 'f1', accepted are "),
     "labels": (["--label_names", "x"], "--label_names: got x, accepted is labels"),
-    "loss only": (["--prediction_loss_only", "true"], "--prediction_loss_only: got True, accepted is False"),
+    "loss only": (["--prediction_loss_only", "true"], "--prediction_loss_only: got true, accepted is false"),
     "parts": (["--eval_do_concat_batches", "false"], "--eval_do_concat_batches"),
     "in parts": (["--batch_eval_metrics", "true"], "--batch_eval_metrics"),
     "more": (["--include_for_metrics", "inputs"], "--include_for_metrics: got inputs, accepted is nothing"),
     "columns": (["--remove_unused_columns", "true"], "--remove_unused_columns"),
     "length": (["--length_column_name", "x"], "--length_column_name"),
     "order": (["--train_sampling_strategy", "group_by_length"], "accepted is random or sequential"),
-    "predict": (["--do_predict", "true"], "--do_predict: got True"),
+    "predict": (["--do_predict", "true"], "--do_predict: got true"),
     "accelerator": (
         ["--accelerator_config", "{foo: 1}"],
         "--accelerator_config: there is no 'foo', accepted are",

@@ -379,9 +379,7 @@ def _blaming(args: ModelArguments):
 
 
 def _blaming_image_size(args: ModelArguments):
-    """Of all that goes wrong where nothing else was said of the model that it might not like."""
-    alone = args.image_size is not None and args.num_channels is None and not args.model_config
-    return blaming_image_size(args.image_size, is_asked_for=alone, argument="--image_size")
+    return blaming_image_size(args.image_size, argument="--image_size")
 
 
 def _names_from_numbers(*sources: LabelledImages) -> list[str]:

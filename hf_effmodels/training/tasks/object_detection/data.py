@@ -185,7 +185,8 @@ def _splits(args: DetectionDataArguments, token: str | None) -> dict[str, Detect
         return _coco(args, folder)
     if (folder / "data.yaml").is_file():
         return _yolo(folder)
-    return {name: _table(rows, f"{args.dataset}/{name}", args) for name, rows in load_splits(args, token).items()}
+    splits = load_splits(args, token, known=(DIGITS,))
+    return {name: _table(rows, f"{args.dataset}/{name}", args) for name, rows in splits.items()}
 
 
 # digits

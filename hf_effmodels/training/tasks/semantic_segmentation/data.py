@@ -171,7 +171,8 @@ def _splits(args: SegmentationDataArguments, token: str | None) -> dict[str, Seg
     for images, masks in _FOLDERS:
         if (folder / images).is_dir() and (folder / masks).is_dir():
             return _folders(folder / images, folder / masks, args)
-    return {name: _table(rows, f"{args.dataset}/{name}", args) for name, rows in load_splits(args, token).items()}
+    splits = load_splits(args, token, known=(DIGITS,))
+    return {name: _table(rows, f"{args.dataset}/{name}", args) for name, rows in splits.items()}
 
 
 def _named(args: SegmentationDataArguments, names: Sequence[str] | None) -> list[str]:

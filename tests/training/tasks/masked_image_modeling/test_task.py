@@ -336,7 +336,7 @@ ONE_BLOCK = [
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--method", "mae"], "--method: invalid choice: 'mae'"),
+        (["--method", "mae"], "--method: got 'mae', accepted are "),
         (["--model", "vitt"], "--model: unknown preset 'vitt'.*nearest: vit"),
         (["--method", "spark", "--image_size", "64", "--method_config", "{decoder_hidden_size: 32}"],
          "vit has maps at the strides"),

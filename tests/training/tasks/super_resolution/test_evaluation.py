@@ -145,7 +145,7 @@ def test_perceptual_metrics_are_never_skipped(run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--scheduler", "dpm"], "invalid choice: 'dpm'"),
+        (["--scheduler", "dpm"], "--scheduler: got 'dpm', accepted are "),
         (["--num_inference_steps", "21"], "--num_inference_steps: got 21, accepted are 1 to 20"),
         (["--timesteps", "20", "3"], r"--timesteps: got \[20, 3\], accepted are descending numbers from 19 to 0"),
         (["--timesteps", "3", "9"], r"--timesteps: got \[3, 9\], accepted are descending"),

@@ -93,7 +93,7 @@ def test_an_encoder_and_a_pipeline_are_trained_and_load_and_measure_as_trained(s
         (["--eval_holdout", "6"], "--eval_holdout: 6 of the 6 samples of .*train leave none"),
         (["--low_folder", "nowhere"], "--low_folder: nowhere is not a folder"),
         (["--stage", "rrdb"], "--encoder: stage rrdb trains the encoder"),
-        (["--loss", "l3"], "invalid choice: 'l3'"),
+        (["--loss", "l3"], "--loss: got 'l3', accepted are "),
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_written(short_run, pictures, tmp_path, changed, message):
