@@ -202,7 +202,7 @@ def test_a_card_of_a_space_has_the_models_name_cut_where_it_is_too_long():
 def test_a_model_without_an_app_is_not_published_to_find_that_out(config, served, tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config))
     published = []
-    monkeypatch.setattr("hf_effmodels._exported.check_export", lambda folder: None)
+    monkeypatch.setattr("hf_effmodels._exported.check_export", lambda *_: None)
     monkeypatch.setattr("hf_effmodels.hub.publish", lambda *_, **__: published.append("model"))
     commit = SimpleNamespace(pr_url=None, commit_url="https://here")
     monkeypatch.setattr(space, "publish_space", lambda *_, **__: published.append("space") or commit)
