@@ -203,6 +203,7 @@ def test_a_model_without_an_app_is_not_published_to_find_that_out(config, served
     (tmp_path / "config.json").write_text(json.dumps(config))
     published = []
     monkeypatch.setattr("hf_effmodels._exported.check_export", lambda *_: None)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     monkeypatch.setattr("hf_effmodels.hub.publish", lambda *_, **__: published.append("model"))
     commit = SimpleNamespace(pr_url=None, commit_url="https://here")
     monkeypatch.setattr(space, "publish_space", lambda *_, **__: published.append("space") or commit)
