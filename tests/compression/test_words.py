@@ -72,7 +72,10 @@ def test_pictures_are_asked_for_before_anything_is_read(tmp_path):
         (None, ValueError, "--images is missing: name a folder of pictures"),
         (str(tmp_path / "none"), OSError, f"--images: there is no folder '{tmp_path}/none'"),
         (str(tmp_path / "file"), OSError, f"--images: there is no folder '{tmp_path}/file'"),
+        (str(tmp_path), ValueError, f"--images: {tmp_path} has 0 pictures, accepted are 8 or more"),
     ):
         with pytest.raises(kind, match=message):
             prune_vision.check_options(SimpleNamespace(**plain, images=images))
+    for number in range(8):
+        (tmp_path / f"{number}.png").touch()
     prune_vision.check_options(SimpleNamespace(**plain, images=str(tmp_path)))

@@ -108,12 +108,13 @@ def test_masks_are_of_the_program_where_the_folder_has_one_and_else_of_the_netwo
     made = []
     monkeypatch.setattr(edge_masks, "is_exported_promptable", lambda name: name == "m" and exported)
     monkeypatch.setattr(edge_masks, "load_promptable", lambda name: f"program {name}")
-    monkeypatch.setattr(masks, "load_network", lambda source, *given: (source.name, *given))
+    network, asked = SimpleNamespace(config=SimpleNamespace(model_type="sam2")), []
+    monkeypatch.setattr(masks, "load_network", lambda source, *how: asked.append((source.name, *how)) or network)
     monkeypatch.setattr(masks, "load_part", lambda *_: SimpleNamespace(image_processor="processor"))
     monkeypatch.setattr("transformers.pipeline", lambda task, **how: made.append(how))
     masks.load("mask-generation", Source("m"), Options(), "mps")
-    network = "program m" if exported else ("m", "AutoModelForMaskGeneration", "mps")
-    assert made == [{"model": network, "image_processor": "processor"}]
+    assert asked == ([] if exported else [("m", "AutoModelForMaskGeneration", "mps")])
+    assert made == [{"model": "program m" if exported else network, "image_processor": "processor"}]
 
 
 def test_what_was_found_is_drawn_on_its_own_picture_also_behind_one_that_cannot_be_read(tmp_path):

@@ -182,7 +182,7 @@ def test_a_backbone_is_read_with_the_token_and_the_fields_that_are_said(monkeypa
     assert asked == [
         ("org/net", {"token": "hf_mine", "depth": 3}),
         (args.backbone, {"depth": 3}),
-        ("org/net", {"config": "its own", "token": "hf_mine", "output_loading_info": True}),
+        ("org/net", {"config": "its own", "dtype": torch.float32, "token": "hf_mine", "output_loading_info": True}),
         (("--backbone", "org/net"), {"to_be_trained": True}),
     ]
 

@@ -45,7 +45,7 @@ TEXT = {**SIZES, "vocab_size": 19}
 SAM = {
     "vision_config": {
         **{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 32, "patch_size": 8},
-        **{"output_channels": 8, "mlp_dim": 8, "window_size": 2, "global_attn_indexes": [0]},
+        **{"output_channels": 8, "num_pos_feats": 4, "mlp_dim": 8, "window_size": 2, "global_attn_indexes": [0]},
     },
     "prompt_encoder_config": {"hidden_size": 8, "image_size": 32, "patch_size": 8, "mask_input_channels": 4},
     "mask_decoder_config": {

@@ -79,6 +79,7 @@ def test_a_classifier_is_folded_for_its_evaluation_where_it_can_be(kind, folds, 
         load_evaluation_data=lambda *_: source,
         _blaming=lambda args: nullcontext(),
         load_classifier=lambda args, **_: (model, None),
+        check_chosen=lambda *_: None,
         check_labels=lambda *_: None,
         usable=stop,
     )
