@@ -809,7 +809,8 @@ def test_what_a_language_program_says_of_a_text_is_judged_and_told(tmp_path, mon
     with pytest.raises(ValueError, match="onnx: the program's logits differ from PyTorch's by 3.0e-01"):
         edge_language.export_language_model(model, tmp_path / "out")
     plain = edge_language.export_language_model(model, tmp_path / "plain", tolerance=0.3)
-    assert plain.text is None and "# of the model's tokenizer, which is not here" in (tmp_path / "plain" / "README.md").read_text()
+    readme = (tmp_path / "plain" / "README.md").read_text()
+    assert plain.text is None and "# of the model's tokenizer, which is not here" in readme
 
 
 def test_logits_that_are_no_numbers_are_not_compared():

@@ -22,7 +22,10 @@ WRONG = {
         ["--model_config", SIZES[:-1] + ", vocab_size: 299}"],
         "300 tokens, the model only 299",
     ),
-    "block above positions": (["--model_config", "{max_position_embeddings: 8}"], "got 16, but the model takes 8 tokens.*max_position_embeddings"),
+    "block above positions": (
+        ["--model_config", "{max_position_embeddings: 8}"],
+        "16, but the model takes 8 tokens .max_pos",
+    ),
     "block above the text": (["--tokenizer", "train:258", "--block_size", "2048"], "not enough for one block"),
     "no such column": (["--text_column", "texts"], "there is no 'texts', the columns are text"),
     "no such file": (["--dataset", "nowhere.txt"], "there is no file 'nowhere.txt'"),
