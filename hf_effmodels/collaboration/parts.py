@@ -75,6 +75,9 @@ class DecomposeArguments:
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model on the Hub."})
     token: str | None = field(default=None, metadata={"help": "Token for gated or private repositories on the Hub."})
     json: bool = field(default=False, metadata={"help": "Print the report as JSON."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace the parts that an earlier call wrote into the folder."}
+    )
 
     def __post_init__(self):
         check_fields(self)

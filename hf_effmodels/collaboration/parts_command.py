@@ -50,6 +50,7 @@ def check_places(arguments) -> None:
     check_report(Path(arguments.output) / REPORT, ("model", "seed", "parts"), "decompose")
     for folder in folders_of(arguments):
         check_rewritable(folder, "decompose")
+        check_free("output", folder, arguments.overwrite)
 
 
 def folders_of(arguments) -> list[Path]:
