@@ -236,7 +236,7 @@ def _upload_operations(folder: Path, repo_id: str, license: str | None) -> list[
 def _codeless_operations(folder: Path, repo_id: str, license: str | None) -> list[CommitOperationAdd]:
     """The same of a model that no code lies beside."""
     config = read_json(folder, CONFIG)
-    if config["model_type"] in ARCHITECTURES and is_portable(config["network"]["model_type"]):
+    if config["model_type"] in ARCHITECTURES and is_portable(_network_inside(folder, config)):
         raise ValueError(
             f"folder_or_model: {folder} is not an exported model; write one with "
             "hf_effmodels.hub.export(model, processor, folder)"
@@ -383,6 +383,14 @@ def _readme(folder: Path, repo_id: str, license: str | None) -> str:
     for has_processor in (True, False):  # a language model may lie there without its tokenizer
         text = text.replace(*(_usage(folder, where, has_processor) for where in (LOCAL_MODEL_ID, repo_id)))
     return text
+
+
+def _network_inside(folder: Path, config: dict) -> str:
+    """The type of the network that one with a code is made around."""
+    network = config.get("network")
+    if not isinstance(network, dict) or not isinstance(model_type := network.get("model_type"), str):
+        raise ValueError(f"folder_or_model: {folder / CONFIG} does not say which network there is a code in")
+    return model_type
 
 
 def _codeless_readme(folder: Path, repo_id: str, license: str | None) -> str:

@@ -64,6 +64,14 @@ def test_a_folder_becomes_one_commit_and_again_none(hub, tiny, folder, push):
     assert not any(authorized for method, path, authorized in hub.requests if path.startswith("/lfs/"))
 
 
+@pytest.mark.parametrize("network", [{}, {"network": {}}, {"network": 3}, {"network": {"model_type": 3}}])
+def test_a_network_with_a_code_says_what_it_is_made_around(network, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "coded_classifier", **network}))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    with pytest.raises(ValueError, match="config.json does not say which network there is a code in"):
+        dry_run(tmp_path, "org/net")
+
+
 def test_a_dry_run_tells_what_is_uploaded_then_byte_for_byte_and_asks_nobody(hub, folder, push):
     (folder / "notes.txt").write_text("mine")
     told = dry_run(folder, "org/net")
