@@ -162,9 +162,9 @@ def check_apart(argument: str, folder: str | os.PathLike, of: str, source: str, 
     """
     new, read = Path(folder).resolve(), Path(source).resolve()
     if new == read:
-        raise ValueError(f"{argument}: {folder} is {of}'s own folder, and would be both; name another.")
+        raise ValueError(f"{argument}: {folder} is the folder of {of} itself, and would be both; name another.")
     if not inside and read in new.parents:
-        raise ValueError(f"{argument}: {folder} lies in {of}'s folder {source}; name one beside it.")
+        raise ValueError(f"{argument}: {folder} lies in the folder {source} of {of}; name one beside it.")
 
 
 def is_program(name: str) -> bool:

@@ -142,13 +142,15 @@ def test_wrong_arguments_are_named(good, refused, tmp_path, monkeypatch):
     assert "is for image-classification, not for text-generation" in refused("chat", good)
     for command in (("split", good, "out", "--at", "x"), ("measure-split", good)):
         assert "--bits: got 9, accepted are whole numbers from 1 to 8" in refused(*command, "--bits", "9")
-    assert "is MODEL's own folder, and would be both; name another" in refused("split", good, good, "--at", "x")
+    assert "is the folder of MODEL itself, and would be both; name another" in refused(
+        "split", good, good, "--at", "x"
+    )
     codec = ("train-codec", good, good, "--at", "x", "--dataset", "digits")
     parts = ("decompose", good, good, "--parts", "2", "--macs", "0.6", "--dataset", "digits")
     for command in (codec, parts):
-        assert f"--output: {good} is MODEL's own folder, and would be both" in refused(*command)
+        assert f"--output: {good} is the folder of MODEL itself, and would be both" in refused(*command)
     smaller = ("prune", good, f"{good}/smaller", "--target-parameters", "0.5")
-    assert f"OUT: {good}/smaller lies in MODEL's folder {good}; name one beside it" in refused(*smaller)
+    assert f"OUT: {good}/smaller lies in the folder {good} of MODEL; name one beside it" in refused(*smaller)
     said = refused("predict", "a" * 300, "a.pth")
     assert "MODEL: there is no folder or file 'aaa" in said
     assert "has no field 'text_model'" in refused(*convert, "--text-model", "x")

@@ -204,10 +204,14 @@ def test_what_is_read_and_what_is_written_lie_apart(tmp_path):
     check_apart("OUT", tmp_path / "other", "MODEL", source, inside=False)
     check_apart("OUT", source / "smaller", "MODEL", source)
     check_apart("OUT", tmp_path, "MODEL", source, inside=False)
-    with pytest.raises(ValueError, match="^OUT: .*x/../model is MODEL's own folder, and would be both; name another"):
+    with pytest.raises(
+        ValueError, match="^OUT: .*x/../model is the folder of MODEL itself, and would be both; name another"
+    ):
         check_apart("OUT", tmp_path / "x" / ".." / "model", "MODEL", source)
     for deep in ("smaller", "a/b"):
-        with pytest.raises(ValueError, match=f"^OUT: .*{deep} lies in MODEL's folder .*model; name one beside it"):
+        with pytest.raises(
+            ValueError, match=f"^OUT: .*{deep} lies in the folder .*model of MODEL; name one beside it"
+        ):
             check_apart("OUT", source / deep, "MODEL", source, inside=False)
 
 

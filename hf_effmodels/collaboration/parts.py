@@ -119,7 +119,7 @@ def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
     lacking = sorted({*range(len(names))} - {*pictures.numbers.tolist()})
     if lacking:
         raise ValueError(f"--dataset: {pictures.split} has no picture of {', '.join(names[n] for n in lacking[:10])}.")
-    report = {"model": args.model, "seed": args.seed, "parts": []}
+    report = {"model": args.model, "seed": args.seed, "dekd": _relations(args, model.config), "parts": []}
     shrunken = []
     for group in groups:
         pixels, labels = _pictures_of(group, pictures, model, processor, args)
@@ -149,6 +149,23 @@ def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
             processor.save_pretrained(new)
     write_json(Path(args.output) / REPORT, report)
     return report
+
+
+def _relations(args: DecomposeArguments, config) -> dict:
+    """Where in the network that was named, and in its parts, `dekd` finds queries, keys and values: of the middle
+    blocks. The parts have as many blocks as wide heads as the DeViT of one part, `config`, that it is or became."""
+    from transformers import AutoConfig
+
+    whole = config.parts[0]
+    blocks = len(whole["num_heads"])
+    middle = max(blocks // 2 - 1, 0)
+    ours = f"devit.parts.0.layers.{middle}.attention"
+    theirs, layers = ours, ["qkv"]
+    named = AutoConfig.from_pretrained(args.model, revision=args.revision, token=args.token)
+    if (stock := named.model_type) != config.model_type:
+        theirs, layers = f"{stock}.layers.{middle}.attention", ["q_proj", "k_proj", "v_proj"]
+    widths = dict.fromkeys(("student_head_width", "teacher_head_width"), whole["head_dim"])
+    return {"student_block": ours, "teacher_block": theirs, "teacher_layers": layers, **widths, "blocks": blocks}
 
 
 def _one_part(argument: str, name: str, revision: str | None = None, token: str | None = None):
@@ -193,10 +210,11 @@ def _as_table(report: dict, args: DecomposeArguments, data_args: DataArguments) 
         )
     lines += ["right: of training pictures that gave no scores, not trained since", "next, for each part:"]
     recipe = "devit/digits_part0" if data_args.dataset.startswith("digits") else "devit/cifar100_part"
+    losses = shlex.quote(json.dumps({"dekd": {"weight": 2, **report["dekd"]}}))
     for number, part in enumerate(report["parts"]):
         lines.append(
             f"  hf-effmodels train --config {recipe} --model {args.output}/part{number} --teacher {args.model} "
-            f"--dataset {data_args.dataset} --classes {shlex.join(part['classes'])} --output_dir "
+            f"--dataset {data_args.dataset} --classes {shlex.join(part['classes'])} --losses {losses} --output_dir "
             f"{args.output}/part{number}-trained"
         )
     return "\n".join([*lines, ""])

@@ -4,12 +4,14 @@ import inspect
 import itertools
 import json
 import random
+import shlex
 from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import ResNetConfig, ViTConfig, ViTForImageClassification, ViTModel
 
 from hf_effmodels import cli
@@ -263,6 +265,27 @@ def test_shares_of_heads_and_neurons_are_rounded_down(monkeypatch):
     assert sizes["intermediate_sizes"] == [54, 54] and sizes["num_heads"] == [3, 1]  # of 64 and 4: 54.7, 3.2 and 1.6
 
 
+def test_the_command_that_decompose_names_trains_a_part_of_a_stock_vit(tmp_path, capsys):
+    names = {number: str(number) for number in range(10)}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 16}
+    vit = ViTConfig(image_size=16, patch_size=8, id2label=names, label2id={v: k for k, v in names.items()}, **sizes)
+    ViTForImageClassification(vit).save_pretrained(tmp_path / "vit")
+    create_image_processor("devit-s", image_size=16).save_pretrained(tmp_path / "vit")
+    few = ["--samples", "5", "--tolerance", "0.3", "--score_images", "20", "--search_images", "10", "--parts", "2"]
+    command = ["decompose", str(tmp_path / "vit"), str(tmp_path / "parts"), "--dataset", "digits", "--macs", "0.7"]
+    assert cli.main([*command, *few]) == 0
+    words = shlex.split(next(line for line in capsys.readouterr().out.splitlines() if "parts/part1 " in line))
+    dekd = yaml.safe_load(words[words.index("--losses") + 1])["dekd"]
+    # Of five blocks the second, L/2 - 1, and heads of 16 / 2 channels; the part's are as wide.
+    assert dekd == {
+        **{"weight": 2, "blocks": 5, "student_head_width": 8, "teacher_head_width": 8},
+        **{"student_block": "devit.parts.0.layers.1.attention", "teacher_block": "vit.layers.1.attention"},
+        "teacher_layers": ["q_proj", "k_proj", "v_proj"],
+    }
+    assert words[0] == "hf-effmodels" and cli.main([*words[1:], "--max_steps", "1", "--max_eval_samples", "5"]) == 0
+    assert (tmp_path / "parts/part1-trained/model.safetensors").is_file()
+
+
 def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, capsys):
     parts, out = tmp_path / "parts", tmp_path / "assembled"
     options = ["--dataset", "digits", "--parts", "2", "--samples", "5", "--tolerance", "0.1", "--score_images", "40"]
@@ -272,6 +295,7 @@ def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, cap
     report = json.loads((parts / "parts.json").read_text())["parts"]
     assert [part["classes"] for part in report] == [["7", "3", "2", "8", "5"], ["6", "9", "4", "0", "1"]]
     assert "--classes 7 3 2 8 5" in said and str(parts / "part1") in said
+    assert '"teacher_block": "devit.parts.0.layers.0.attention", "teacher_layers": ["qkv"]' in said
     # Measured on the second half of 70 pictures of its classes, drawn from the seed.
     pictures, prepare = load_data(DataArguments(dataset="digits"))[0], create_image_processor("devit-s", image_size=16)
     for part in report:

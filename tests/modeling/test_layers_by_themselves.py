@@ -533,6 +533,11 @@ def test_boxes_that_are_equally_good_stay_in_their_order_and_empty_ones_suppress
     assert len(found[0]) == 0
     found = select_detections(boxes[:2], torch.tensor([[0.9, 0.1], [0.1, 0.9]]), 0.89, 0.5)
     assert found[2].tolist() == [0, 1] and torch.equal(found[0], boxes[:2])
+    # Nor do classes meet in a picture of more than 4096 pixels, the published distance between them.
+    far = torch.tensor([[4096.0, 4096, 4106, 4106], [0, 0, 10, 10], [9000, 0, 9010, 10]])
+    found = select_detections(far, torch.tensor([[0.9, 0], [0, 0.8], [0.7, 0]]), 0.5, 0.5)
+    assert torch.equal(found[0], far) and found[2].tolist() == [0, 1, 0]
+    assert len(select_detections(far * torch.inf, torch.ones(3, 2), 0.5, 0.5)[1])  # for others to refuse
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

@@ -1,5 +1,7 @@
 """Non-maximum suppression in plain PyTorch."""
 
+import math
+
 import torch
 
 #: Boxes that are compared with one another at once.
@@ -103,10 +105,13 @@ def select_detections(
     apart = boxes
     if not class_agnostic:
         # Boxes of different classes are moved where they cannot meet.
-        apart = boxes + labels[:, None].to(boxes) * CLASS_OFFSET
+        apart = boxes + labels[:, None].to(boxes) * _class_offset(boxes)
     kept = nms(apart, scores, iou_threshold, max_detections)
     return boxes[kept], scores[kept], labels[kept]
 
 
-#: Pixels between the boxes of two classes; more than an image has.
-CLASS_OFFSET = 4096
+def _class_offset(boxes: torch.Tensor) -> int:
+    """Pixels between the boxes of two classes: the published 4096, by which overlaps are rounded as there, and more
+    where boxes reach further than that."""
+    extent = float(boxes.max() - boxes.min()) if len(boxes) else 0
+    return 4096 * max(1, math.ceil(extent / 4096)) if math.isfinite(extent) else 4096

@@ -44,8 +44,8 @@ FREE_KEYS = frozenset(
     "dataloader_pin_memory dataloader_prefetch_factor "
     "disable_tqdm enable_jit_checkpoint hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy "
     "license log_level log_level_replica log_on_each_node logging_dir logging_first_step logging_nan_inf_filter "
-    "logging_steps logging_strategy output_dir overwrite_output_dir project push_to_hub report_to "
-    "resume_from_checkpoint run_name save_total_limit skip_memory_metrics torch_empty_cache_steps "
+    "logging_steps logging_strategy output_dir overwrite_output_dir preprocessing_num_workers project push_to_hub "
+    "report_to resume_from_checkpoint run_name save_total_limit skip_memory_metrics torch_empty_cache_steps "
     "trackio_bucket_id trackio_space_id trackio_static_space_id local_rank ddp_timeout ddp_backend debug".split()
 )
 

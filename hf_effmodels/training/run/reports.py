@@ -33,7 +33,7 @@ _OF_LEARNING = frozenset(
 #: Beginnings of names that say how a model is read, watched or measured.
 _NOT_OF_LEARNING = (
     *("answered_", "eval_", "grid_", "max_eval_", "sample_", "shown_"),
-    *("peak_tflops", "preprocessing_num_workers", "trust_remote_code"),
+    *("peak_tflops", "trust_remote_code"),
 )
 
 

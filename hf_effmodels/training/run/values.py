@@ -64,6 +64,13 @@ TRANSFORMERS_ACCEPTS = {
 _NOT_GIVEN = {"max_steps": -1}
 _WORKERS = {"dataloader_num_workers": SET}
 _CHECKPOINTING = {"gradient_checkpointing": SET, "activation_checkpointing": SET}
+# Optimizers without moments by Adam's settings; those of bitsandbytes named lion have both, and divide by neither.
+_NOT_BY_BETAS = (
+    *("sgd", "schedule_free_sgd", "rmsprop", "rmsprop_tf", "adagrad", "adafactor", "lomo", "adalomo", "grokadamw"),
+    *("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adamw_8bit", "galore_adafactor"),
+    *("galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise"),
+)
+_LIONS = ("lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit")
 #: Of the same, those that would be ignored without another one.
 TRANSFORMERS_GOES_WITH = {
     "eval_steps": {"eval_strategy": ("steps", "no")},
@@ -72,6 +79,9 @@ TRANSFORMERS_GOES_WITH = {
     "logging_steps": {"logging_strategy": ("steps", "no"), "eval_strategy": ("steps",)},
     "greater_is_better": {"metric_for_best_model": SET, "load_best_model_at_end": SET},
     "warmup_steps": {"lr_scheduler_type": Except(("constant", "step", "reduce_lr_on_plateau", "greedy"))},
+    "adam_beta1": {"optim": Except(_NOT_BY_BETAS)},
+    "adam_beta2": {"optim": Except(_NOT_BY_BETAS)},
+    "adam_epsilon": {"optim": Except((*_NOT_BY_BETAS, *_LIONS))},
     "optim_target_modules": {
         "optim": (
             *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise"),

@@ -187,7 +187,10 @@ def test_other_peoples_folders_and_quantised_models_are_refused(place, tmp_path,
     assert cli.main(["quantize", str(tmp_path / "out"), str(tmp_path / "twice"), *text]) == 2
     said = capsys.readouterr().err
     assert "error: MODEL: " in said and "is quantised already" in said
-    for inside, words in (("model", "is MODEL's own folder"), ("model/a/small", "lies in MODEL's folder")):
+    for inside, words in (
+        ("model", "is the folder of MODEL itself"),
+        ("model/a/small", f"lies in the folder {place / 'model'} of MODEL"),
+    ):
         assert cli.main(arguments(place, place / inside)) == 2
         assert f"error: OUT: {place / inside} {words}" in capsys.readouterr().err
     for work in ("new", "new/work", "."):

@@ -1,20 +1,24 @@
 import copy
 import io
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import Trainer, TrainingArguments
 
 from hf_effmodels.training.optim.adamp import AdamP
 from hf_effmodels.training.optim.optimizers import (
+    OPTIMIZERS,
     Lamb,
     RMSpropTF,
     optimizer_class_and_settings,
     read_optimizer_settings,
 )
 from hf_effmodels.training.optim.schedules import step_decay_schedule
+from hf_effmodels.training.run.values import acts, check_goes_with
 
 RNG = np.random.default_rng(0)
 START = [RNG.standard_normal((4, 3)), RNG.standard_normal(5)]
@@ -371,3 +375,29 @@ def test_lamb_clips_by_the_norm_of_all_groups_together(limit, share):
         moved = 0.1 * share * gradient / (abs(share * gradient) + 1)
         assert weight.item() == pytest.approx(1 - moved)
         assert weight.grad.item() == gradient, "gradients are not changed"
+
+
+@pytest.mark.parametrize("name", ["adam_beta1", "adam_beta2", "adam_epsilon"])
+def test_settings_of_adam_go_with_the_optimizers_that_take_them(name):
+    """By what each one is made with; lion, which is not installed here, has no epsilon (eq. 1 of its paper)."""
+    field = next(field for field in fields(TrainingArguments) if field.name == name)
+    for optim in (*OPTIMIZERS, "adamw_torch", "adagrad", "rmsprop", "adafactor"):
+        made = []
+        for number in (0.5, 0.25):
+            asked = _asked(optim)
+            setattr(asked, name, number)
+            made.append(optimizer_class_and_settings(asked) or _of_transformers(asked))
+        assert acts(field, {"optim": optim}) == (made[0] != made[1]), optim
+        if made[0] == made[1]:
+            with pytest.raises(ValueError, match=f"^--{name}: got 0.123, which goes with --optim other than sgd or "):
+                check_goes_with(field, {name: 0.123, "optim": optim})
+    assert acts(field, {"optim": "lion_32bit"}) == (name != "adam_epsilon")
+
+
+def _of_transformers(asked):
+    args = TrainingArguments(
+        output_dir="unused", optim=asked.optim, learning_rate=asked.learning_rate, **{
+            name: getattr(asked, name) for name in ("adam_beta1", "adam_beta2", "adam_epsilon")
+        }
+    )  # fmt: skip
+    return Trainer.get_optimizer_cls_and_kwargs(args)

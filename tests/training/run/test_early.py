@@ -307,7 +307,7 @@ def test_a_model_is_not_trained_into_its_own_folder(tmp_path):
     own = str(tmp_path / "bare" / ".." / "bare")
     argv = ["--model", str(tmp_path / "bare"), "--dataset", "digits", "--overwrite_output_dir", "true"]
     reader = ArgumentReader([*argv, "--output_dir", own])
-    with pytest.raises(ValueError, match=f"^--output_dir: {own} is --model's own folder, and would be both"):
+    with pytest.raises(ValueError, match=f"^--output_dir: {own} is the folder of --model itself, and would be both"):
         check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
 
 
@@ -361,14 +361,14 @@ def test_each_model_that_is_named_is_looked_at_and_none_is_overwritten(tmp_path,
         check_early(reader, task_folder(task), "TRAINING_ARGUMENTS")
 
     student = ["--model", "ghostnetv3-1.0x", "--overwrite_output_dir", "true"]
-    with pytest.raises(ValueError, match="^--output_dir: other is --teacher's own folder, and would be both"):
+    with pytest.raises(ValueError, match="^--output_dir: other is the folder of --teacher itself, and would be both"):
         check(*student, "--teacher", "other", output="other")
     check(*student, "--teacher", "other")
     several, free = ["--teachers", "good"], "data-free-distillation"
     check(*student, *several, "other", task=free)
     with pytest.raises(OSError, match="^--teachers: gpt2 is a gpt2, for which there is no"):
         check(*student, *several, "gpt2", task=free)
-    with pytest.raises(ValueError, match="^--output_dir: other is --teachers's own folder"):
+    with pytest.raises(ValueError, match="^--output_dir: other is the folder of --teachers itself"):
         check(*student, *several, "other", task=free, output="other")
     # What can be no id of the Hub is told early of what is only read.
     with pytest.raises(OSError, match="^--teacher: there is no folder or file 'no body'"):

@@ -281,6 +281,8 @@ def test_a_change_is_one_of_any_key_and_none_is_a_value():
         "gone: 3 -> None",
         "new: None -> 5",
     ]
+    for how in ("dataloader_num_workers", "preprocessing_num_workers"):  # how fast, not what
+        assert changes({how: 1}, {how: 4}) == []
     # What a record lacks stands for its default, and what no version knows any more does not count.
     defaults = {"kept": None, "new": 5, "none": None}
     assert changes({"removed": 3, "kept": 1}, {"new": 5}, defaults) == ["kept: 1 -> None"]

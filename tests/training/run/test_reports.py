@@ -34,6 +34,10 @@ def test_a_summary_has_the_settings_that_were_in_use():
     }  # fmt: skip
     assert training_summary(config, ["optim"], 8) == {"total_train_batch_size": 8, "optim": "lamb", "fp16": True}
     assert list(training_summary(config, ["optim", "learning_rate"], 8))[1:3] == ["optim", "learning_rate"]
+    of_adam = {"adam_beta1": 0.8, "adam_beta2": 0.9, "adam_epsilon": 1e-3}
+    for optim, stated in (("lamb", of_adam), ("sgd", {})):
+        summary = training_summary({**config, **of_adam, "optim": optim}, ["adam_beta1"], 8)
+        assert {name: summary[name] for name in of_adam if name in summary} == stated
 
 
 @pytest.mark.parametrize(
