@@ -47,14 +47,15 @@ class Samples:
         make: row -> sample; raises a ValueError for what is wrong with the row. Goes to worker processes: no lambda.
         split: where they come from, for messages.
         numbers: of the rows in use.
-        groups: of each row; rows of one group, such as the captions of an image, are held out together.
+        groups: of each row; rows of one group, such as the captions of an image, are held out together. Or what gives
+            them, where it has to read the images for it.
     """
 
     rows: Sequence
     make: Callable[[object], Sample]
     split: str
     numbers: np.ndarray
-    groups: np.ndarray | None = None
+    groups: np.ndarray | Callable[[], np.ndarray] | None = None
 
     @classmethod
     def of(
@@ -116,7 +117,8 @@ class Samples:
         if self.groups is None:
             chosen[order[:number]] = True
         else:
-            groups, taken, count = self.groups[self.numbers], [], 0
+            groups = self.groups() if callable(self.groups) else self.groups
+            groups, taken, count = groups[self.numbers], [], 0
             sizes = Counter(groups.tolist())
             for group in dict.fromkeys(groups[order].tolist()):
                 if count >= number:

@@ -1,7 +1,11 @@
 """Any table with questions and answers, and images or none."""
 
+import hashlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from .arguments import VisionLanguageDataArguments
 from .samples import Sample, Samples
@@ -36,7 +40,20 @@ def from_rows(rows, args: VisionLanguageDataArguments, split: str) -> Samples:
     feature = rows.features[args.answer_column]
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     rows = rows.select_columns([*needed, *([image_column] if image_column else [])])
-    return Samples.of(rows, partial(_from_row, args=args, image_column=image_column, names=names), split)
+    samples = Samples.of(rows, partial(_from_row, args=args, image_column=image_column, names=names), split)
+    return samples if image_column is None else replace(samples, groups=partial(_by_image, rows, image_column))
+
+
+def _by_image(rows, column: str) -> np.ndarray:
+    """The image of each row: its name, or a digest of its file; rows without one are apart."""
+    images = enumerate(row[column] for row in rows.select_columns(column))
+    return np.asarray([f"row {number}" if not image else _known_by(image) for number, image in images])
+
+
+def _known_by(image: str | dict) -> str:
+    if isinstance(image, str):
+        return f"file {image}"
+    return f"file {image['path']}" if image["bytes"] is None else hashlib.sha256(image["bytes"]).hexdigest()
 
 
 def _digit(row: dict, args: VisionLanguageDataArguments) -> Sample:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -30,9 +31,9 @@ def write(path, content):
     return str(path)
 
 
-def picture(path):
+def picture(path, grey=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(path)
+    Image.new("RGB", (8, 8), (grey, grey, grey)).save(path)
 
 
 @pytest.fixture
@@ -116,21 +117,33 @@ def test_captions_are_read_from_all_three_files(tmp_path):
         load_data(Arguments(dataset=write(tmp_path / "wrong.json", [{"img": 1}]), **common))
 
 
-@pytest.mark.parametrize("kind", ["coco_captions", "instructions"])
+@pytest.mark.parametrize("kind", ["coco_captions", "instructions", "table", "table of images"])
 def test_an_image_is_held_out_with_all_that_is_said_of_it(kind, tmp_path):
     """Five texts of each of six images: to hold out a fifth of the thirty takes two images."""
     for number in range(6):
-        picture(tmp_path / f"{number}.jpg")
+        picture(tmp_path / f"{number}.jpg", grey=40 * number)
     said = [(f"{number}.jpg", f"text {text}") for text in range(5) for number in range(6)]
     rows = {
         "coco_captions": [{"image": file, "caption": text} for file, text in said],
         "instructions": [llava("<image>\nwhat?", text, image=file) for file, text in said],
+        "table": [{"image": file, "question": "what?", "answer": text} for file, text in said],
     }
-    file = write(tmp_path / "rows.json", rows[kind])
-    common = {"data_format": kind, "image_folder": str(tmp_path), "eval_fraction": 0.2}
-    train, held_out = load_data(Arguments(dataset="mine", data_files={"train": file}, **common))
+    file = write(tmp_path / "rows.json", rows.get(kind, []))
+    if kind == "table of images":  # their bytes, as data sets on the Hub have them
+        rows["table"] = [{**row, "image": {"bytes": (tmp_path / row["image"]).read_bytes()}} for row in rows["table"]]
+        features = {
+            "image": datasets.Image(),
+            "question": datasets.Value("string"),
+            "answer": datasets.Value("string"),
+        }
+        made = datasets.Dataset.from_list(rows["table"], features=datasets.Features(features))
+        made.to_parquet(file := str(tmp_path / "rows.parquet"))
+    named = {"image_column": "image"} if kind == "table" else {}
+    common = {"data_format": kind.split()[0], **named, "image_folder": str(tmp_path), "eval_fraction": 0.2}
+    source = {"coco_captions": "mine", "instructions": "mine", "table": "json"}.get(kind, "parquet")
+    train, held_out = load_data(Arguments(dataset=source, data_files={"train": file}, **common))
     of_train, of_held_out = (
-        Counter(samples[n].image.name for n in range(len(samples))) for samples in (train, held_out)
+        Counter(str(samples[n].image) for n in range(len(samples))) for samples in (train, held_out)
     )
     assert not of_train.keys() & of_held_out.keys() and [*of_held_out.values()] == [5, 5]
     assert [*of_train.values()] == [5] * 4
