@@ -33,6 +33,12 @@ def test_the_paper_s_shape_is_suggested_for_its_size():
     assert config.num_attention_heads == 14
 
 
+@pytest.mark.parametrize("model_type", ["llama", "pangu_pi"])
+def test_norms_of_a_suggested_shape_are_those_of_llama_2_unless_others_are_asked_for(model_type):
+    assert {shape.config.rms_norm_eps for shape in list_shapes(2e6, 512, model_type=model_type)} == {1e-5}
+    assert suggest_config(2e6, 512, model_type=model_type, rms_norm_eps=1e-6).rms_norm_eps == 1e-6
+
+
 def test_depth_goes_before_width_and_every_alternative_has_the_size():
     deep, wide = (list_shapes(60e6, 8192, depth_first) for depth_first in (True, False))
     assert deep[0].config.num_hidden_layers > wide[0].config.num_hidden_layers

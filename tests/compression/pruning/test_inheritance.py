@@ -352,6 +352,16 @@ def test_weights_that_are_no_numbers_are_refused(llama, batches, method):
         inherit(llama, num_hidden_layers=2, layers="importance", method=method, calibration=batches)
 
 
+@pytest.mark.parametrize("value", [float("inf"), -float("inf")])
+@pytest.mark.parametrize("weight", ["up_proj", "down_proj"])
+def test_weights_without_end_are_no_scores(llama, weight, value):
+    with torch.no_grad():
+        getattr(llama.model.layers[2].mlp, weight).weight[5, 3] = value
+    for method in ("l1", "l2"):
+        with pytest.raises(ValueError, match=f"the {method} scores of .* are not finite; its weights are not"):
+            inherit(llama, intermediate_size=24, method=method)
+
+
 def test_scores_of_structures_are_their_formulas():
     """Two structures, of two weights each: sums of |w| or |w g|, and the root of the sum of squares."""
     weights = [torch.tensor([[1.0, -2.0], [3.0, 0.0]]), torch.tensor([[[2.0]], [[-4.0]]])]
@@ -422,6 +432,27 @@ def test_masks_are_learned_as_it_was_asked_for(llama, batches, rescale, monkeypa
     norms = ("input_layernorm", "post_attention_layernorm")
     expected = {"model.norm", *(f"model.layers.{n}.{norm}" for n in (0, 1) for norm in norms)}
     assert (energies is not None) == rescale and (not rescale or {*energies} == expected)
+
+
+def test_what_was_learned_is_what_stays_whatever_the_scores_say(llama, batches, monkeypatch):
+    """Channels, groups of heads, and neurons of each layer by its own logits."""
+    logits = {}
+
+    def learn(model, target, given, initial, **options):
+        for axis, scores in initial.items():  # the other way round than their scores
+            logits[axis] = -scores
+        return logits
+
+    monkeypatch.setattr(inheritance, "learn_masks", learn)
+    sizes = {"hidden_size": 20, "intermediate_size": 30, "num_attention_heads": 2}
+    smaller, made_of = inherit(llama, **sizes, method="learned", calibration=batches)
+    counts = {"hidden": 20, "keys": 1, "ffn": 30}
+    assert len(logits) == 1 + 2 * 4
+    for axis, of_axis in logits.items():
+        expected = sorted(of_axis.argsort(descending=True)[: counts[axis.kind]].tolist())
+        assert made_of.units[axis].tolist() == expected, axis
+    kept = made_of.units[Axis("ffn", 3)][:, None], made_of.units[Axis("hidden")]
+    assert torch.equal(smaller.model.layers[3].mlp.up_proj.weight, llama.model.layers[3].mlp.up_proj.weight[kept])
 
 
 def test_layers_that_are_named_in_any_order_stay_in_their_own(llama):
