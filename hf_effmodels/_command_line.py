@@ -30,8 +30,13 @@ def without_progress_bars() -> None:
     when_imported(_BARS, _without_those_of_transformers)
 
 
+def _said_to_go(value: str | None) -> bool:
+    """Whether a setting says so, as huggingface_hub reads it: `0` asks for progress bars."""
+    return value is not None and value.upper() in ("1", "ON", "YES", "TRUE")
+
+
 def _without_those_of_transformers() -> None:
-    if os.environ.get(_NO_BARS[0]):  # it may be imported long after a command has ended
+    if _said_to_go(os.environ.get(_NO_BARS[0])):  # it may be imported long after a command has ended
         sys.modules[_BARS].disable_progress_bar()
 
 
@@ -39,7 +44,9 @@ def _without_those_of_transformers() -> None:
 def keeping_progress_bars() -> Iterator[None]:
     """Progress bars are shown afterwards as before: a command may be called in a process that goes on."""
     said = {name: os.environ.get(name) for name in _NO_BARS}
-    shown = sys.modules[_BARS].is_progress_bar_enabled() if _BARS in sys.modules else not said[_NO_BARS[0]]
+    shown = not _said_to_go(said[_NO_BARS[0]])
+    if _BARS in sys.modules:
+        shown = sys.modules[_BARS].is_progress_bar_enabled()
     try:
         yield
     finally:

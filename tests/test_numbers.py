@@ -179,12 +179,13 @@ def test_what_a_function_says_is_said_in_the_commands_words(message, said):
     assert in_words_of_the_command(message, words) == said
 
 
-@pytest.mark.parametrize("said_before", [None, "1"])
+@pytest.mark.parametrize("said_before", [None, "1", "true", "0", ""])
 @pytest.mark.parametrize("imported", ["before", "within", "afterwards"])
 def test_progress_bars_of_a_library_go_within_a_command_alone_whenever_it_is_imported(
     said_before, imported, tmp_path, monkeypatch
 ):
-    """As far as nobody has switched them off before."""
+    """As far as nobody has switched them off before, or asked for them."""
+    on, asked = said_before not in ("1", "true"), said_before in ("0", "")
     (tmp_path / "late_bars.py").write_text(
         "shown = True\n"
         "def is_progress_bar_enabled(): return shown\n"
@@ -199,11 +200,12 @@ def test_progress_bars_of_a_library_go_within_a_command_alone_whenever_it_is_imp
         if said_before is not None:
             monkeypatch.setenv(name, said_before)
     if imported == "before":
-        importlib.import_module("late_bars").shown = said_before is None
+        importlib.import_module("late_bars").shown = on
     with _command_line.keeping_progress_bars():
         _command_line.without_progress_bars()
         if imported != "afterwards":
-            assert not importlib.import_module("late_bars").shown
+            assert importlib.import_module("late_bars").shown is asked
+        assert os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] == ("1" if said_before is None else said_before)
     assert os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") == said_before
-    assert importlib.import_module("late_bars").shown is (said_before is None)
+    assert importlib.import_module("late_bars").shown is on
     sys.modules.pop("late_bars")
