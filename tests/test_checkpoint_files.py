@@ -85,6 +85,16 @@ def test_a_part_whose_checksum_is_wrong_is_named_and_a_whole_file_is_read_once_f
         check_archive(tmp_path / "a.pth")
 
 
+def test_a_part_without_anything_in_it_does_not_hide_that_another_is_damaged(tmp_path):
+    torch.save({**TENSORS, "empty": torch.zeros(0)}, tmp_path / "a.pth")
+    check_checkpoint(tmp_path / "a.pth")
+    content = bytearray((tmp_path / "a.pth").read_bytes())
+    content[content.index(TENSORS["a"].numpy().tobytes()) + 100] ^= 1
+    (tmp_path / "b.pth").write_bytes(content)
+    with pytest.raises(OSError, match="^checkpoint: .*b.pth is damaged: the checksum of .*/data/0 in it is wrong.$"):
+        check_checkpoint(tmp_path / "b.pth")
+
+
 def test_checksums_that_were_never_computed_are_not_compared(tmp_path):
     torch.serialization.set_crc32_options(False)
     try:

@@ -676,6 +676,8 @@ def test_a_dry_run_shows_what_would_be_published_and_what_not_without_a_token(go
     assert cli.main(["publish", str(good), "org/net", "--dry-run", "--create-pr"]) == 0
     first, *_, last = capsys.readouterr().out.splitlines()
     assert "org/net, a pull request against main;" in first and last == "left out: nothing"
+    assert cli.main(["publish", str(good), "org/net", "--dry-run", "--license", "gpl-3.0"]) == 2
+    assert "--license: got 'gpl-3.0', but the card in" in capsys.readouterr().err
 
 
 def test_only_the_code_of_a_repository_is_published_without_a_folder(monkeypatch, capsys, refused):

@@ -132,6 +132,7 @@ def test_requests_that_do_not_go_together_are_named():
             {"revision": "dev", "create_pr": True},
             "revision: got 'dev' with create_pr=True, but pull requests",
         ),
+        ("folder", {"revision": "", "create_pr": True}, "revision: got '' with create_pr=True, but pull requests"),
         (None, {}, "folder_or_model: got None, which only refresh_code=True accepts"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -184,11 +184,13 @@ def test_links_lead_to_where_they_point_and_rights_stay(tmp_path):
     fill(tmp_path / "target", OLD)
     (tmp_path / "link").symlink_to("target", target_is_directory=True)
     (tmp_path / "target").chmod(0o750)
+    (tmp_path / "target" / "runs").chmod(0o700)
     (tmp_path / "target" / "shortcut").symlink_to("thesis.tex")
     replace(tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and read(tmp_path / "target") == NEW | KEPT | {"shortcut": "mine"}
     assert (tmp_path / "target" / "shortcut").is_symlink()
     assert (tmp_path / "target").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "target" / "runs").stat().st_mode & 0o777 == 0o700
     (tmp_path / "file").write_text("old")
     (tmp_path / "file").chmod(0o640)
     (tmp_path / "alias").symlink_to("file")
@@ -210,6 +212,18 @@ def test_a_link_of_theirs_to_a_folder_stays_a_link_and_its_folder_as_it_is(tmp_p
         Path("model/unet/above"): "..",
     }
     assert read(tmp_path / "data") == {"cat.txt": "mine"}
+
+
+def test_what_a_link_that_is_written_points_to_is_not_written_to(tmp_path):
+    """Be there something or not: the link takes the place of the file of its name, and that is all."""
+    for target, there in (("elsewhere", False), ("theirs", True)):
+        if there:
+            (tmp_path / target).write_text("mine")
+        folder = fill(tmp_path / f"to {target}", {"latest": "old"})
+        with whole_folder(folder, replaces=lambda name, path: False) as new:
+            (new / "latest").symlink_to(tmp_path / target)
+        assert os.readlink(folder / "latest") == str(tmp_path / target)
+    assert not (tmp_path / "elsewhere").exists() and (tmp_path / "theirs").read_text() == "mine"
 
 
 def test_a_folder_in_which_all_was_ours_goes_and_an_empty_one_of_theirs_stays(tmp_path):
@@ -260,7 +274,9 @@ def test_where_there_are_no_locks_everything_is_written_all_the_same(tmp_path, m
         monkeypatch.setattr(_files.fcntl, "flock", refuse)
     write_text(tmp_path / "a" / "file", "new")
     fill(tmp_path / "model", OLD)
+    fill(tmp_path / ".model.01234567.tmp", {"half": "of another process, for all that is known"})
     replace(tmp_path / "model")
+    shutil.rmtree(tmp_path / ".model.01234567.tmp")  # it was left
     assert read(tmp_path) == {"a/file": "new"} | {f"model/{name}": text for name, text in (NEW | KEPT).items()}
 
 

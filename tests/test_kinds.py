@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -23,6 +24,15 @@ def test_the_source_shows_the_classes_behind_an_auto_class(auto_class):
     # Keys that are names of classes are there for the Trainer, see `registry`.
     real = {key: (names,) if isinstance(names, str) else tuple(names) for key, names in real.items() if key != names}
     assert shown == real and shown
+
+
+def test_a_type_that_transformers_has_too_is_known_by_the_classes_of_both(monkeypatch):
+    """As where a later transformers brings a network of its own under a name of ours."""
+    ours = replace(ARCHITECTURES["ghostnet"], model_type="vit")
+    monkeypatch.setattr(_kinds, "ARCHITECTURES", {"ghostnet": ours})
+    monkeypatch.setattr(_kinds, "_classes_behind", _kinds._classes_behind.__wrapped__)
+    for name in ("ViTForImageClassification", "GhostNetForImageClassification"):
+        assert _kinds.tasks_in({"model_type": "vit", "architectures": [name]}) == ["image-classification"]
 
 
 #: Those that are made of any encoder have no tiny configuration of their own.

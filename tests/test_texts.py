@@ -50,6 +50,14 @@ def test_a_model_of_any_length_takes_what_its_tokenizer_is_made_for():
     assert one_length(model, words(ENDLESS)) == {"padding": True, "return_tensors": "pt"}
 
 
+@pytest.mark.parametrize("places", [0, -1])
+def test_places_that_are_no_number_of_them_say_nothing_of_a_text(places):
+    """Configurations of models of any length have such a number."""
+    model = SimpleNamespace(config=SimpleNamespace(model_type="any", max_position_embeddings=places))
+    assert longest_text(model, words(ENDLESS)) is None and longest_text(model, words(512)) == 512
+    assert one_length(model, words(512))["max_length"] == 512
+
+
 @pytest.mark.parametrize("kind, padding, longest", [("clip", True, 77), ("siglip", "max_length", 64)])
 def test_texts_of_siglip_are_filled_up_to_64_tokens_and_others_to_the_longest_of_them(kind, padding, longest):
     config = SimpleNamespace(model_type=kind, text_config=SimpleNamespace(max_position_embeddings=77))

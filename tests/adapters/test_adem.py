@@ -41,6 +41,7 @@ from transformers import (
 from hf_effmodels.adapters import AdemConfig, AdemModel
 from hf_effmodels.adapters.adem import AdemLayer, convert_to_peft, hotswap_adapter
 from hf_effmodels.modeling.adem_vl.fusion_adem_vl import Fusion, FusionSlot
+from hf_effmodels.modeling.decoders.cache_names import cache_of
 
 from ..threads import run_together
 
@@ -242,6 +243,8 @@ def test_a_deleted_adapter_leaves_nothing_in_the_model_and_its_name_is_free(sett
     assert [*model.state_dict()] == before and [*model.peft_config] == ["default"]
     assert not [name for name, _ in model.named_parameters() if "second" in name]
     assert {name for layer in model.get_layer_status() for name in layer.available_adapters} == {"default"}
+    layers = [module for module in model.modules() if isinstance(module, AdemLayer)]
+    assert all({*layer.alpha} == {*layer.drop_ratio} == {"default"} for layer in layers) and len(layers) == 2
     model.add_adapter("second", AdemConfig(num_vision_tokens=TOKENS + 1, layers_to_transform=[0]))
     offsets = (model.base_model.adem_emb1["second"], model.base_model.adem_emb2["second"])
     assert [tuple(each.shape) for each in offsets] == [(1, TOKENS + 1, WIDTH)] * 2
@@ -691,6 +694,14 @@ def test_official_offsets_become_an_adapter_with_the_settings_that_are_given(tmp
     for tensors, message in (
         ({"adapter_emb2": offsets[1]}, "official.safetensors has no 'adapter_emb1'; found \\['adapter_emb2'\\]"),
         (
+            {"adapter_emb1": offsets[0], "adapter_emb2": offsets[1] > 0},
+            "^checkpoint: adapter_emb2 is of type bool; accepted are dense tensors of ",
+        ),
+        (
+            {"adapter_emb1": offsets[0], "adapter_emb2": offsets[1].half()},
+            "^checkpoint: its weights are of several types: float32 .1, such as adapter_emb1., float16 .1, such as",
+        ),
+        (
             {"adapter_emb1": offsets[0], "adapter_emb2": offsets[1][0]},
             "has offsets \\(1, 20, 32\\), \\(20, 32\\), expected",
         ),
@@ -788,8 +799,9 @@ def test_bad_input_is_answered_by_name(ids, image_embeds):
         model(ids, image_embeds=image_embeds[..., :16])
     # Nothing of a failed call stays behind.
     torch.testing.assert_close(logits(model, ids), logits(adapted(), ids))
-    with pytest.raises(ValueError, match="adapter_names: ADEM runs one set of adapters"):
-        model(ids, adapter_names=["default", "default"])
+    for names in (["default", "default"], []):
+        with pytest.raises(ValueError, match="adapter_names: ADEM runs one set of adapters"):
+            model(ids, adapter_names=names)
     for settings, message in (
         ({"drop_ratio": 1.0}, "drop_ratio: got 1.0"),
         ({"drop_ratio": -0.1}, "drop_ratio: got -0.1"),
@@ -900,6 +912,16 @@ def test_a_cache_remembers_what_its_tokens_have_seen(ids, image_embeds):
     plain.reorder_cache(torch.tensor([1, 0]))
     turned = model(ids[:, 4:].flip(0), past_key_values=plain).logits
     torch.testing.assert_close(turned.flip(0), logits(model, ids)[:, 4:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_cache_tells_what_its_tokens_have_seen_by_either_of_its_names(name, ids, image_embeds):
+    """Models of this package take both, whichever transformers has."""
+    model = adapted("pangu_pi", alpha=0.5)
+    expected = logits(model, ids, image_embeds=image_embeds)
+    kept = cache_of(model(ids[:, :4], image_embeds=image_embeds))
+    torch.testing.assert_close(logits(model, ids[:, 4:], **{name: kept}), expected[:, 4:])
 
 
 @torch.no_grad()

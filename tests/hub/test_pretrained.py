@@ -127,8 +127,9 @@ def test_another_number_of_labels_begins_with_a_new_head_and_nothing_else_may_di
     with torch.no_grad():
         assert torch.equal(features(PIXELS).pooler_output, whole.base_model(PIXELS).pooler_output)
     for change in ({"width_multiplier": 0.75}, {"num_conv_branches": 1}, {"num_channels": 1}):
-        with pytest.raises(ValueError, match=f"pretrained: the published weights of {PRESET} do not fit"):
-            hf_effmodels.create_model(PRESET, pretrained=True, **change)
+        for labels in ({}, {"num_labels": 3}):
+            with pytest.raises(ValueError, match=f"pretrained: the published weights of {PRESET} do not fit"):
+                hf_effmodels.create_model(PRESET, pretrained=True, **labels, **change)
     with pytest.raises(ValueError, match="source: got 'timm', but it goes with pretrained=True"):
         hf_effmodels.create_model(PRESET, source="timm")
 
@@ -142,9 +143,29 @@ def test_published_weights_that_lack_some_of_the_network_are_refused_whatever_th
     del weights[lost]
     save_file(weights, file, {"format": "pt"})
     monkeypatch.setattr("hf_effmodels.hub.pretrained", lambda name, source: tmp_path)
-    for task in ("image-classification", "image-feature-extraction"):
+    # Its own class, the network in it, and what is published with another head.
+    for saved, task in (
+        ("GhostNetForImageClassification", "image-classification"),
+        ("GhostNetForImageClassification", "image-feature-extraction"),
+        ("GhostNetModel", "image-classification"),
+    ):
+        whole.config.architectures = [saved]
+        whole.config.save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=f"pretrained: the published weights of {PRESET} do not fit"):
             hf_effmodels.create_model(PRESET, pretrained=True, task=task, num_labels=3)
+
+
+def test_a_published_head_of_as_many_labels_fits_or_is_refused(tmp_path, monkeypatch):
+    """Beginning with a new one is for another number of labels alone."""
+    whole = hf_effmodels.create_model(PRESET, num_labels=3)
+    whole.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["classifier.weight"] = weights["classifier.weight"][:, 1:].contiguous()
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    monkeypatch.setattr("hf_effmodels.hub.pretrained", lambda name, source: tmp_path)
+    with pytest.raises(ValueError, match=f"weights of {PRESET} do not fit this configuration; classifier.weight is"):
+        hf_effmodels.create_model(PRESET, pretrained=True, num_labels=3)
+    assert hf_effmodels.create_model(PRESET, pretrained=True, num_labels=4).classifier.weight.shape[0] == 4
 
 
 def test_timms_repository_is_read_by_the_hubs_client(server, official, hub, monkeypatch, tmp_path, caplog):

@@ -349,6 +349,11 @@ def test_adapter_folders_hold_the_trained_weights_only(tmp_path, bases, pixels):
     assert saved.keys() == {name for name in model.state_dict() if ADAPTER_NAMES.match(name)}
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters")
     assert torch.equal(logits(loaded, pixel_values=pixels), logits(model, pixel_values=pixels))
+    # A configuration that is given stays as it is; the model's own is of a whole model.
+    given = AdemVLConfig.from_pretrained(tmp_path / "adapters")
+    before = given.to_dict()
+    told = AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters", config=given)
+    assert given.to_dict() == before and given.adapter_only and not told.config.adapter_only
     loaded.save_pretrained(tmp_path / "full")
     whole = AutoModelForImageTextToText.from_pretrained(tmp_path / "full")
     torch.testing.assert_close(logits(whole, pixel_values=pixels), logits(model, pixel_values=pixels))
@@ -421,6 +426,16 @@ def test_frozen_parts_that_do_not_fit_are_refused(tmp_path, bases, pixels):
         config.text_model_name_or_path = str(tmp_path / field)
         config.save_pretrained(tmp_path / "adapters")
         with pytest.raises(ValueError, match=f"trained for a text model with {field} {ours}, .*{field} has {theirs}"):
+            AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters")
+    config.text_model_name_or_path = bases[0]
+    for field, theirs in (("hidden_size", 64), ("num_hidden_layers", 5)):
+        other = copy.deepcopy(configuration().vision_config)
+        ours = getattr(other, field)
+        setattr(other, field, theirs)
+        CLIPVisionModel(other).save_pretrained(tmp_path / f"vision {field}")
+        config.vision_model_name_or_path = str(tmp_path / f"vision {field}")
+        config.save_pretrained(tmp_path / "adapters")
+        with pytest.raises(ValueError, match=f"for a vision model with {field} {ours}, .*{field}.* has {theirs}"):
             AutoModelForImageTextToText.from_pretrained(tmp_path / "adapters")
     gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=61))
     tower = CLIPVisionModel(configuration().vision_config)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
 
@@ -15,6 +15,7 @@ from hf_effmodels.modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageModelArguments
 from hf_effmodels.training.tasks.image_text_to_text.models import load_model, set_trained_weights
+from hf_effmodels.training.tasks.image_text_to_text.reports import save_peft_adapter
 
 TASK = "hf_effmodels.training.tasks.image_text_to_text"
 
@@ -50,6 +51,23 @@ def test_a_run_of_adapters_saves_adapters_only_and_peft_reads_the_decoders_part(
     with torch.no_grad():
         expected = model(ids, vision_context=context).logits
         torch.testing.assert_close(adapted(ids, image_embeds=context).logits, expected)
+
+
+def test_the_folder_for_peft_has_the_settings_of_the_model_and_replaces_an_earlier_one_alone(tmp_path):
+    offsets = torch.randn(2, 1, 20, 32).to(torch.float64).unbind()
+    config = SimpleNamespace(alpha=1, drop_ratio=0.35, num_vision_tokens=20, text_model_name_or_path="you/llama")
+    inner = SimpleNamespace(key_offsets=torch.nn.Parameter(offsets[0]), value_offsets=torch.nn.Parameter(offsets[1]))
+    (tmp_path / "peft").mkdir()
+    for name in ("adapter_config.json", "notes.txt"):
+        (tmp_path / "peft" / name).write_text("before")
+    save_peft_adapter(SimpleNamespace(config=config, model=inner), tmp_path / "peft")
+    found = PeftConfig.from_pretrained(tmp_path / "peft")
+    assert (found.alpha, found.drop_ratio, found.num_vision_tokens, found.target_modules) == (1.0, 0.35, 20, {"mlp"})
+    assert (found.task_type, found.inference_mode) == ("CAUSAL_LM", True)
+    assert found.base_model_name_or_path == "you/llama" and (tmp_path / "peft" / "notes.txt").read_text() == "before"
+    stored = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert stored.keys() == {"base_model.adem_emb1", "base_model.adem_emb2"}
+    assert all(torch.equal(stored[f"base_model.adem_emb{n + 1}"], offsets[n]) for n in (0, 1))
 
 
 def test_all_weights_of_a_random_network_are_trained_and_answer_in_the_pipeline(tmp_path, colours):
