@@ -213,6 +213,9 @@ def test_a_head_goes_on_whatever_its_classes_are_called(own, from_scratch, stays
         model, _ = load_classifier(ModelArguments(model=str(tmp_path)), names, from_scratch=from_scratch)
     assert model.config.id2label == dict(enumerate(own if stays else names))
     assert ("is for other classes" in caplog.text) == warned
+    caplog.clear()  # for another number of classes the head is a new one
+    model, _ = load_classifier(ModelArguments(model=str(tmp_path), ignore_mismatched_sizes=True), [*"abc"])
+    assert model.config.num_labels == 3 and "is for other classes" not in caplog.text
 
 
 @pytest.mark.parametrize(

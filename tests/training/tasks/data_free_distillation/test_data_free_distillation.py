@@ -272,6 +272,16 @@ def vit_folder(tmp_path_factory):
     return str(folder)
 
 
+def test_without_statistics_a_classifier_needs_no_batch_norms_to_teach(vit_folder, tmp_path):
+    for dtype in (torch.float32, torch.bfloat16):
+        ViTForImageClassification.from_pretrained(vit_folder).to(dtype).save_pretrained(tmp_path)
+        shutil.copy(Path(vit_folder, "preprocessor_config.json"), tmp_path)
+        [one] = load_teachers([str(tmp_path)], None, False, statistics=False)
+        assert one.model.dtype == torch.float32 and len(one.classes) == 10
+    with pytest.raises(ValueError, match="--statistics_weight 0 does without"):
+        load_teachers([str(tmp_path)], None, False, statistics=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

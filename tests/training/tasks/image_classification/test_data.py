@@ -10,6 +10,7 @@ from hf_effmodels.training.tasks.image_classification.data import (
     DataArguments,
     ImageClassificationDataset,
     LabelledImages,
+    check_labels,
     load_data,
     load_evaluation_data,
 )
@@ -278,3 +279,18 @@ def test_pictures_of_other_numbers_know_which_there_are(table, names, numbers):
     assert found.labels.tolist() == [table[0], table[2]] and found.rows.tolist() == [3, 1]
     assert found.numbers.tolist() == numbers and found.names == names
     assert source.numbers.tolist() == [0, 1, 2] and source.labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    "labels, said",
+    [
+        ([0, 5, 1, -2], "row 9 of data/train has the label 5, accepted are 0 to 1. 2 of 4 labels are"),
+        ([0, 1, -1, 5], r"row 4 of data/train has the label -1 \(-1 marks a split without labels\), accepted"),
+        ([0, 1, -2, 1], "row 4 of data/train has the label -2, accepted are 0 to 1. 1 of 4 labels are"),
+    ],
+)
+def test_a_label_that_is_no_class_is_named_with_its_row_in_the_whole_table(labels, said):
+    source = LabelledImages([], "data/train", np.array([7, 9, 4, 2]), np.array(labels), None, np.unique(labels))
+    with pytest.raises(ValueError, match=f"^{said}"):
+        check_labels(source, 2)
+    assert check_labels(source.select(np.array([0])), 2) is None

@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from hf_effmodels.training.data.augment import cut_box
-from hf_effmodels.training.tasks.image_classification.mixing import SAMPLE_SEED, UNMIXED, Collator, smooth_one_hot
+from hf_effmodels.training.tasks.image_classification.mixing import (
+    OWN_SHARE,
+    SAMPLE_SEED,
+    UNMIXED,
+    Collator,
+    smooth_one_hot,
+)
 
 
 def samples(count=4, seeded=True):
@@ -138,3 +144,24 @@ def test_probabilities_for_labels_are_smoothed_and_mixed_as_classes_are_and_left
         share = 1 - found["pixel_values"][0].mean() / 3  # image 0 holds 0, its partner 3
         assert 0 < share < 1
         torch.testing.assert_close(found["labels"], share * smoothed + (1 - share) * smoothed.flip(0))
+
+
+def test_boxes_lie_anywhere_in_a_wide_picture_and_count_by_their_area():
+    collator, rng, cut = Collator(2, cutmix=1.0), np.random.default_rng(0), np.zeros((3, 17), dtype=bool)
+    for _ in range(200):
+        pixels = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).repeat(1, 1, 3, 17)
+        labels = collator.mix(pixels, torch.tensor([0, 1]), rng)
+        assert float(labels[0, 1]) == pytest.approx(float(pixels[0].mean()))  # what is of the other picture
+        cut |= pixels[0, 0].numpy() > 0
+    assert cut.all()
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+@pytest.mark.parametrize("method", ["mixup", "cutmix"])
+def test_how_much_of_each_sample_is_its_own_picture_is_said_where_it_is_asked_for(method, probability):
+    collator = Collator(4, **{method: 1.0}, probability=probability, keep=(OWN_SHARE,))
+    found = collator(samples())
+    share = 1 - float(found["pixel_values"][0].mean()) / 3  # image 0 holds 0, its partner 3
+    assert (share == 1) == (probability == 0)
+    assert found[OWN_SHARE].tolist() == pytest.approx([share] * 4)
+    assert collator(samples(seeded=False))[OWN_SHARE].tolist() == [1] * 4  # of an evaluation

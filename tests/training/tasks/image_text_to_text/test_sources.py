@@ -1,6 +1,7 @@
 """The data sets of the paper, in each form they are handed round."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageDataArguments as Arguments
 from hf_effmodels.training.tasks.image_text_to_text.instructions import _file, _turns
 from hf_effmodels.training.tasks.image_text_to_text.prompts import caption_of, clean_caption, science_qa_choice
-from hf_effmodels.training.tasks.image_text_to_text.sources import load_data, load_evaluation_data
+from hf_effmodels.training.tasks.image_text_to_text.sources import NEW_TOKENS, load_data, load_evaluation_data
 
 PROBLEM = {
     "question": "Which  property?",
@@ -34,6 +35,13 @@ def write(path, content):
 def picture(path, grey=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), (grey, grey, grey)).save(path)
+
+
+def test_answers_are_as_long_as_the_option_says_where_it_is_not_given():
+    said = Arguments.__dataclass_fields__["max_new_tokens"].metadata["help"].partition("By default ")[2]
+    longest = {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", said)}
+    assert longest == {"science_qa": 1, "coco_captions": 20, "mme": 10, "others": 32}
+    assert {kind: longest.get(kind, longest["others"]) for kind in NEW_TOKENS} == NEW_TOKENS
 
 
 @pytest.fixture
@@ -105,6 +113,8 @@ def test_captions_are_read_from_all_three_files(tmp_path):
         file = write(tmp_path / "both.json", content)
         train, test = load_data(Arguments(dataset="coco", data_files={"train": file, "test": file}, **common))
         assert len(train) == 3 and len(test) == 2  # each caption; each image
+        mine = {"data_files": {"mine": file, "train": file}, "train_split": "mine", "eval_split": "train"}
+        assert [len(split) for split in load_data(Arguments(dataset="coco", **mine, **common))] == [3, 2]
         assert test[0].references == tuple(texts["a"]) and test[0].image == train[0].image
     both = {"train": write(tmp_path / "coco.json", coco), "other": one}  # images for training in either of two files
     train, test = load_data(Arguments(dataset="coco", data_files=both, eval_split="test", **common))

@@ -274,6 +274,13 @@ def test_arguments_that_mean_nothing_are_refused(sam_run, tmp_path, arguments, w
         main([*sam_run, *arguments, "--output_dir", str(tmp_path / "run")])
 
 
+def test_fields_that_a_trained_network_does_not_have_are_told(teacher):
+    with pytest.raises(ValueError, match="^--model_config: .*'no_such_field'"):
+        load_sam(ModelArguments(model=str(teacher), model_config={"no_such_field": 1}))
+    with pytest.raises(ValueError, match="^--ignore_mismatched_sizes: of a SAM the parts' sizes are set"):
+        load_sam(ModelArguments(model=str(teacher), ignore_mismatched_sizes=True))
+
+
 def test_a_cache_takes_a_teacher_and_an_evaluation_pictures():
     with pytest.raises(ValueError, match="--teacher_cache: there is no --teacher whose embeddings it could hold"):
         TeacherArguments(teacher_cache="x")

@@ -321,6 +321,9 @@ def test_histograms_are_drawn_as_edges():
     assert upright > 3 * lying
     across = draw_histograms(histograms_of_gradients(pixels.transpose(2, 3), 9, 8)[0], 9)
     assert across[7:9, 1:15].mean() > 3 * across[1:15, 7:9].mean()
+    # Whichever way it goes an edge is as long as the cell is wide: one from corner to corner leaves these free.
+    slanting = draw_histograms(torch.tensor([1.0, 0.0]).reshape(2, 1, 1), 2)
+    assert slanting[4, 11] > 0.9 and slanting[0, 15] == slanting[15, 0] == slanting[4, 4] == 0
 
 
 # Wrong input

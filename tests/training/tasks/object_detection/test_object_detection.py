@@ -126,7 +126,7 @@ def test_of_what_is_held_out_as_many_as_are_asked_for_are_taken_evenly(held_out)
         assert part.rows == [whole.rows[place] for place in places]
 
 
-def test_coco_files_may_lie_anywhere_and_their_splits_may_have_any_name(pictures, tmp_path):
+def test_coco_files_may_lie_anywhere_and_their_splits_may_have_any_name(pictures, tmp_path, monkeypatch):
     args = coco(pictures)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -145,6 +145,10 @@ def test_coco_files_may_lie_anywhere_and_their_splits_may_have_any_name(pictures
     train, evaluation = load_data(args, None)
     assert (len(train), len(evaluation)) == (2, 1)
     assert train.image(0) == str(pictures / "images" / "train" / "0.png")
+    # A file that is found from where the command runs needs not be in the folder.
+    monkeypatch.chdir(tmp_path)
+    train, _ = load_data(replace(args, annotations="elsewhere/{split}.json"), None)
+    assert len(train) == 2
 
 
 def test_yolo_pictures_lie_below_the_folder_that_is_named_however_deep(pictures):

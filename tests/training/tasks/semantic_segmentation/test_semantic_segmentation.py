@@ -450,6 +450,9 @@ def test_classes_are_told_by_their_names_wherever_they_stand(tmp_path):
     assert same["pixel_accuracy"] == pytest.approx(turned["pixel_accuracy"])
     with pytest.raises(ValueError, match=r"classes \(ground, ink\) are not the model's \(a, b\).* --class_names"):
         evaluate([*words, str(tmp_path / "other.json"), "--model", str(tmp_path / "other")])
+    slide = ["--eval_mode", "slide", "--eval_stride", "65"]
+    with pytest.raises(ValueError, match="--eval_stride: got 65, accepted are numbers up to the side, 64"):
+        evaluate([*words, str(tmp_path / "other.json"), "--model", str(tmp_path / "same"), *slide])
     # In training the head's numbers stay.
     more = ["--model", str(tmp_path / "turned"), "--output_dir", str(tmp_path / "run")]
     run = prepare("prepare_training", [*words[:7], *SHORT[2:], *more])
@@ -513,6 +516,10 @@ def test_what_is_held_out_is_not_trained_on(tmp_path):
     train, evaluation = load_data(args, None)
     assert sorted([*train.rows, *evaluation.rows]) == [*range(6)] and len(evaluation) == 2
     assert load_evaluation_data(args, None).rows == evaluation.rows
+    args.max_train_samples, args.max_eval_samples = 2, 1
+    fewer, one = load_data(args, None)
+    assert fewer.rows == [train.rows[0], train.rows[-1]] and one.rows == evaluation.rows[:1]
+    assert load_evaluation_data(args, None).rows == one.rows
 
 
 def test_pixels_without_a_class_are_none_that_fills_a_crop():
