@@ -235,6 +235,9 @@ def test_what_waits_to_be_counted_when_reading_fails_is_not_counted_any_more(mon
 def test_equal_counts_are_ranked_as_they_were_first_seen_and_what_was_never_seen_comes_last():
     counts = TokenCounts(np.array([2, 5, 5, 0, 1, 0, 2]), [6, 2, 1, 4, 0])
     assert counts.ranking().tolist() == [2, 1, 6, 0, 4, 3, 5]
+    many = np.random.default_rng(0).permutation(500)
+    twice = sorted(many.tolist(), key=lambda token: token % 3)
+    assert TokenCounts(9 - np.arange(500) % 3, many.tolist()).ranking().tolist() == twice
     # Counts of which no order is known: by id.
     assert TokenCounts(np.array([1, 3, 1, 3])).ranking().tolist() == [1, 3, 0, 2]
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -42,6 +43,7 @@ from hf_effmodels.compression.tokenizers.sentencepiece_bpe import (
     UNUSED,
     USER_DEFINED,
 )
+from hf_effmodels.compression.tokenizers.tokenizer_compression import Vocabulary
 
 from ..conftest import LINES, byte_fallback
 
@@ -143,6 +145,7 @@ def test_parameters_are_those_of_the_whole_model(byte_level_tokenizer, lines, ti
     counts = count_tokens(byte_level_tokenizer, lines, progress=False)
     compressed, id_map = compress_tokenizer(byte_level_tokenizer, counts, 400)
     report = compression_report(byte_level_tokenizer, compressed, id_map, counts, config=config)
+    assert (config.vocab_size, config.bos_token_id, config.eos_token_id) == (901, 0, 1), "which is the caller's"
     model = LlamaForCausalLM(config)
     assert report.parameters_before == model.num_parameters()
     assert report.embedding_parameters_before == 901 * 16 * (1 if tied else 2)
@@ -430,6 +433,7 @@ def test_pieces_are_chosen_by_count_with_what_they_are_built_from_as_long_as_all
     assert choose(ranking, {4}, counts, 6, closure=closure) == {4, 1, 2, 5, 3}, "0 is never built"
     assert choose(ranking, {5}, counts, 6, needed=11, closure=closure) == {5, 1}, "2 + 9 are enough"
     assert choose(ranking, {5}, counts, 6, needed=12, closure=closure) == {5, 1, 2, 4}
+    assert choose(ranking, {4}, counts, 6, needed=19, closure=closure) == {4, 1, 2, 5}, "9 + 8, and 2 of its part"
     assert choose(ranking, (), counts, 3) == {1, 2, 3}
     assert kept_share(counts, [3, 1]) == 16 / 27
 
@@ -473,6 +477,10 @@ def test_what_goes_with_a_dropped_token_is_repeated_for_each_of_its_pieces(strea
         "token_type_ids": [0, 0, 1, 1, 1],
     }
     assert second["input_ids"] == [] and second["name"] == "y"
+    # A stream may not know its columns before it is read.
+    unknown = datasets.IterableDataset.from_generator(lambda: iter([{"input_ids": [2, 3]}]))
+    assert unknown.column_names is None
+    assert [*remap_dataset(unknown, id_map, tokenizer, compressed)] == [{"input_ids": [0, 1, 2]}]
     targets = datasets.Dataset.from_dict({"targets": [[2, -100, 3]], "labels": [[2, 2, 2]]})
     (only,) = remap_dataset(targets, id_map, tokenizer, compressed, columns=["targets"])
     assert only == {"targets": [0, 1, -100, 2], "labels": [2, 2, 2]}
@@ -522,8 +530,10 @@ def _tiny_llama(**changed):
 
 def test_special_ids_of_a_model_have_to_be_kept_and_its_rows_to_be_there():
     id_map = IdMap((0, 1, 4), 6)
-    with pytest.raises(ValueError, match="id_map: the model's eos_token_id 3 is not kept"):
-        compress_embeddings(_tiny_llama(eos_token_id=[1, 3]), id_map)
+    # 8 is one of the rows that no token has.
+    for wrong, number in (([1, 3], 3), (8, 8), ([1, 6], 6)):
+        with pytest.raises(ValueError, match=f"id_map: the model's eos_token_id {number} is not kept"):
+            compress_embeddings(_tiny_llama(vocab_size=10, eos_token_id=wrong), id_map)
     generating = _tiny_llama()
     generating.generation_config.pad_token_id = 5
     with pytest.raises(ValueError, match="id_map: the model's pad_token_id 5 is not kept"):
@@ -552,6 +562,56 @@ def test_only_fast_tokenizers_of_known_models_are_compressed():
     backend = SimpleNamespace(to_str=lambda: json.dumps({"model": {"type": "Neural"}}))
     with pytest.raises(ValueError, match="its model is Neural, accepted are BPE, Unigram, WordPiece, WordLevel"):
         compress_tokenizer(SimpleNamespace(backend_tokenizer=backend), {0: 1}, 1)
+
+
+def test_what_is_named_to_keep_is_kept_with_all_that_it_is_built_of():
+    """abc is made of ab, a, b and c: five tokens, and not one less."""
+    pieces = {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4, "d": 5, "e": 6}
+    tokenizer = _of_words(models.BPE(pieces, [("a", "b"), ("ab", "c")]))
+    counts = [0, 0, 0, 0, 0, 9, 8]
+    assert compress_tokenizer(tokenizer, counts, 5, keep=["abc"])[1].kept == (0, 1, 2, 3, 4)
+    assert compress_tokenizer(tokenizer, counts, 6, keep=[4])[1].kept == (0, 1, 2, 3, 4, 5)
+    with pytest.raises(ValueError, match="vocab_size: got 4, accepted are sizes from 5"):
+        compress_tokenizer(tokenizer, counts, 4, keep=["abc"])
+    assert compress_tokenizer(tokenizer, counts, 1, strategy="frequency", keep=["abc"])[1].kept == (4,)
+    # All of the counted tokens may be asked for.
+    assert compress_tokenizer(tokenizer, [0, 0, 0, 3, 0, 9, 8], coverage=1.0)[1].kept == (0, 1, 3, 5, 6)
+
+
+def test_pieces_that_are_lost_are_those_that_no_merge_of_what_is_kept_builds():
+    """Of all, or of those that a map keeps; bytes are written without merges."""
+    pieces = {"<unk>": 0, "<0x41>": 1, "a": 2, "b": 3, "ab": 4}
+    tokenizer = _of_words(models.BPE(pieces, [("a", "b")], byte_fallback=True, unk_token="<unk>"))
+    assert unreachable_ids(tokenizer) == []
+    assert unreachable_ids(tokenizer, IdMap((0, 1, 2, 4), 5)) == [4]
+    assert unreachable_ids(tokenizer, IdMap((0, 1, 2, 3), 5)) == []
+
+
+def test_bytes_are_kept_whether_they_come_of_the_normaliser_or_of_what_cuts_words():
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    for part, step in (("normalizer", normalizers.ByteLevel()), ("pre_tokenizer", pre_tokenizers.ByteLevel())):
+        pieces = {piece: number for number, piece in enumerate([*letters, "ab", "cd"])}
+        tokenizer = _of_words(models.BPE(pieces, [("a", "b"), ("c", "d")]))
+        setattr(tokenizer.backend_tokenizer, part, step)
+        _, id_map = compress_tokenizer(tokenizer, {256: 1, 257: 5}, 257)
+        assert id_map.kept == (*range(256), 257)
+        with pytest.raises(ValueError, match=r"vocab_size: got 3, .*\(256 bytes and 0 special"):
+            compress_tokenizer(tokenizer, {256: 1, 257: 5}, 3)
+
+
+def test_what_a_post_processor_puts_around_a_text_is_kept_though_nothing_calls_it_special():
+    tokenizer = _of_words(models.WordLevel({"?": 0, "a": 1, "begin": 2, "b": 3}, unk_token="?"))
+    frame = processors.TemplateProcessing(single="begin $A", special_tokens=[("begin", 2)])
+    tokenizer.backend_tokenizer.post_processor = frame
+    compressed, id_map = compress_tokenizer(tokenizer, [0, 4, 0, 5], 3, strategy="frequency")
+    assert id_map.kept == (0, 2, 3) and compressed("b").input_ids == [1, 2]
+
+
+def test_a_piece_that_goes_on_a_word_is_kept_with_its_characters_as_they_go_on():
+    tokenizer = _word_piece()
+    vocabulary = Vocabulary(tokenizer)
+    assert vocabulary.closure(4) == {4, 2, 6}, "##bc with ##b and ##c"
+    assert vocabulary.closure(5) == {5, 1, 2} and vocabulary.closure(2) == {2}
 
 
 def test_what_is_named_to_keep_has_to_fit(byte_level_tokenizer):
@@ -653,6 +713,7 @@ def test_sentencepiece_writes_bytes_and_joins_words_where_a_piece_does():
     assert fast.convert_ids_to_tokens(fast("a bé").input_ids) == ["▁", "a▁b", "<0xC3>", "<0xA9>"]
     assert fast.decode(fast("a bé").input_ids) == "a bé"
     assert (fast.bos_token, fast.eos_token, fast.unk_token) == ("<s>", None, "<unk>")
+    assert [pieces[number] for number in model.encode("a b")] == ["▁", "a▁b"]
     smaller = model.compressed(IdMap.of({0, 2, 3, 4, 5, 6, 7}, 9))
     assert [smaller.pieces[number] for number in smaller.encode("a b")] == ["▁", "a▁", "b"]
 
@@ -677,7 +738,7 @@ def test_characters_are_lost_that_are_in_no_token(marks, word, lost):
 def test_marks_of_words_alone_are_built_of_nothing():
     merges = Merges([], {"##": 0, "</w>": 1, "a": 2}, prefix="##", suffix="</w>")
     assert merges.symbols("##") == [] and merges.ancestors("##") is None and merges.ancestors("") is None
-    assert merges.ancestors("a") == frozenset({2})
+    assert merges.ancestors("a") == frozenset({2}) and merges.symbols("</w>") == ["<", "##/", "##w", "##>"]
 
 
 def with_gap(added: int) -> PreTrainedTokenizerFast:
@@ -798,6 +859,36 @@ def test_a_class_that_would_make_another_tokenizer_of_the_file_is_left():
     assert compressed("x")["input_ids"] == [2, 6, 3]
 
 
+@pytest.mark.parametrize("changed", [{}, {"cls_token": "[SEP]"}, {"padding_side": "left"}], ids=str)
+def test_a_class_that_would_change_special_tokens_or_settings_is_left(changed, monkeypatch):
+    """And of the folder in which that was tried nothing stays, nor of where the old vocabulary lies."""
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(PIECES)})
+    tokenizer.init_kwargs["vocab_file"] = "/somewhere/vocab.txt"
+    read, places = BertTokenizer.from_pretrained, []
+
+    def changing(folder):
+        found = read(folder)
+        places.append(folder)
+        settings = json.loads(Path(folder, "tokenizer_config.json").read_text())
+        assert "vocab_file" not in settings and settings["tokenizer_class"] == "BertTokenizer"
+        for name, value in changed.items():
+            setattr(found, name, value)
+        return found
+
+    monkeypatch.setattr(BertTokenizer, "from_pretrained", changing)
+    compressed, _ = compress_tokenizer(tokenizer, [0, 0, 0, 0, 0, 5, 0, 6, 7], 8)
+    assert type(compressed) is (PreTrainedTokenizerFast if changed else BertTokenizer)
+    assert len(places) == 1 and compressed.name_or_path == ""
+    assert (compressed.cls_token, compressed.padding_side) == ("[CLS]", "right")
+
+
+def test_pieces_of_control_are_not_found_in_a_text_and_not_taken_for_others():
+    pieces = ["<unk>", "<s>", "▁", "a", "<", "s", ">", "<pad>"]
+    fast = SentencePieceBPE(pieces, [0, 0, *[-9] * 6], [UNKNOWN, CONTROL, *[NORMAL] * 6]).to_fast()
+    assert fast.convert_ids_to_tokens(fast("a<s>").input_ids) == ["▁", "a", "<", "s", ">"]
+    assert (fast.bos_token, fast.pad_token) == ("<s>", None), "a piece like others, whatever its name"
+
+
 def test_the_one_space_that_stands_before_a_text_is_taken_away_again():
     model = SentencePieceBPE(["<unk>", "▁", "a", "▁a"], [0, -9, -9, -1], [UNKNOWN, *[NORMAL] * 3])
     fast = model.to_fast()
@@ -819,6 +910,12 @@ def test_a_warning_tells_which_share_was_unknown_before_and_which_is_after(caplo
     caplog.clear()
     compression_report(tokenizer, compressed, id_map, counts, ["a x"])
     assert not caplog.text, "as many as before"
+    # Without words to measure on, what was counted is: of its nine tokens three were unknown already.
+    for texts in ((), ["", " \n"]):
+        known = TokenCounts(np.array([3, 5, 1]), words=6)
+        report = compression_report(tokenizer, compressed, id_map, known, texts)
+        assert (report.unknown_before, report.unknown_after) == (3 / 9, 4 / 9)
+        assert (report.tokens_per_word_before, report.tokens_per_word_after) == (9 / 6, 9 / 6)
 
 
 def test_a_token_of_which_nothing_is_left_is_an_unknown_one_in_the_report():
@@ -844,6 +941,9 @@ def test_what_cannot_be_written_counts_as_often_as_it_stands_there(texts, tokens
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     found = measure_texts(PreTrainedTokenizerFast(tokenizer_object=backend), texts)
     assert found == (tokens, left_out / tokens)
+    backend.normalizer = normalizers.Lowercase()  # what it has changed is what is written
+    upper = [text.upper() for text in texts]
+    assert measure_texts(PreTrainedTokenizerFast(tokenizer_object=backend), upper) == found
 
 
 @pytest.mark.parametrize("own", [*itertools.permutations(["<n>", "<n><n>", "<n><n><n>"])])
