@@ -275,13 +275,16 @@ def ghostnet_by_hand(weights, config, pixels):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention, branches", [(False, 0), (True, 0), (False, 1), (True, 2)])
-def test_the_network_is_the_published_formula_with_any_setting(attention, branches):
+@pytest.mark.parametrize(
+    "attention, branches, first", [(False, 0, 1), (True, 0, 2), (False, 1, 2), (True, 2, 1)], ids=str
+)
+def test_the_network_is_the_published_formula_with_any_setting(attention, branches, first):
+    """`first`: blocks of the first stage."""
     config = GhostNetV3Config(
         num_channels=2,
         width_multiplier=0.77,
         stem_size=13,
-        stages=[[[3, 9, 13, 0.4, 1]], [[5, 22, 17, 0.25, 2], [3, 31, 17, 0, 1]], [[7, 24, 15, 0.1, 2]]],
+        stages=[[[3, 9, 13, 0.4, 1]] * first, [[5, 22, 17, 0.25, 2], [3, 31, 17, 0, 1]], [[7, 24, 15, 0.1, 2]]],
         final_size=30,
         head_size=18,
         dfc_attention=attention,

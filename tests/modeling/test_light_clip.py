@@ -214,7 +214,8 @@ def test_the_loss_is_the_sum_of_its_weighted_parts():
     nothing_masked = model(**{**given, "mlm_labels": torch.full_like(given["mlm_labels"], -100)}, softening=0.2)
     assert nothing_masked.mlm_loss == 0
     torch.testing.assert_close(nothing_masked.loss, instance + 0.3 * token, rtol=1e-4, atol=1e-5)
-    plain = build(token_loss_weight=0, mlm_loss_weight=0)
+    plain = build(token_loss_weight=0, mlm_loss_weight=0, token_projection="own")
+    assert plain.patch_projection is None and plain.word_projection is None  # nothing would train them
     assert plain(**inputs(masked=False)).loss == plain(**inputs(masked=False)).instance_loss
     assert not [name for name, _ in plain.named_parameters() if "fusion" in name or "mlm" in name or "mask" in name]
 
@@ -258,6 +259,16 @@ def test_masked_words_see_the_image_and_both_sides_and_no_layer_is_left_out():
         padded = {**given, "mlm_input_ids": given["mlm_input_ids"].clone()}
         padded["mlm_input_ids"][0, 5:] = 7  # behind the end
         torch.testing.assert_close(model(**padded).mlm_logits, before)
+        # Nor does a place in the middle that the mask takes out tell of what comes after it, in either direction.
+        holes = {**given, "attention_mask": given["attention_mask"].clone()}
+        holes["attention_mask"][1, 2] = 0
+        others = {**holes, "mlm_input_ids": holes["mlm_input_ids"].clone()}
+        others["mlm_input_ids"][1, 2] = 91
+        for one in (model, causal):
+            for options in ({}, {"output_hidden_states": True}):
+                found = [one(**which, **options).mlm_logits for which in (holes, others, given)]
+                torch.testing.assert_close(found[0], found[1])
+                assert not torch.allclose(found[0][1], found[2][1])
         # Without fusion and unmasked, the causal pass is the text tower's own.
         bare = build(mlm_causal=True)
         for fusion in bare.fusions.values():
@@ -310,6 +321,10 @@ def test_places_and_words_are_told_from_what_stands_beside_them():
     model = build(vision_config={"model_type": "vit", **VIT})
     hidden = torch.randn(2, 1 + 24, 16)
     assert torch.equal(model.image_tokens(hidden, (48, 32)), hidden[:, 1:])
+    oblong = build(LightClipForPreTraining, vision_config={"model_type": "vit", **VIT, "patch_size": [16, 8]})
+    assert torch.equal(oblong.image_tokens(hidden[:, :13], (48, 32)), hidden[:, 1:13])
+    registers = {**VIT, "model_type": "dinov2_with_registers", "num_register_tokens": 3, "mlp_ratio": 1}
+    assert torch.equal(build(vision_config=registers).image_tokens(hidden[:, :20], (32, 32)), hidden[:, 4:20])
     assert torch.equal(build().image_tokens(torch.ones(2, 16, 3, 5), (12, 20)), torch.ones(2, 15, 16))
     ids = torch.tensor([[97, 5, 98, 98], [5, 6, 7, 98]])
     assert model.word_mask(ids).tolist() == [[False, True, False, False], [True, True, True, False]]
@@ -320,13 +335,14 @@ def test_places_and_words_are_told_from_what_stands_beside_them():
 
 
 def test_checkpoints_of_clip_convert_with_their_older_names():
-    model = build()
+    model = build(token_projection="own")
     older = {
         name.replace("text_model.", "text_model.text_model."): value for name, value in model.state_dict().items()
     }
     older["text_model.embeddings.position_ids"] = torch.arange(12)[None]
     converted, ignored = convert_state_dict(LIGHT_CLIP, tiny_config(LIGHT_CLIP), older)
     assert {"text_model.embeddings.position_ids", "mask_embedding", "mlm_head.bias"} <= set(ignored)
+    assert {"patch_projection.weight", "word_projection.weight"} <= set(ignored)
     with torch.no_grad():
         expected = model(**inputs()).logits_per_image
         torch.testing.assert_close(converted(**inputs(masked=False)).logits_per_image, expected)
@@ -341,6 +357,10 @@ def test_the_factor_of_the_cosines_stays_below_a_hundred():
         model.logit_scale.fill_(5.0)
     model.clamp_logit_scale()
     assert model.logit_scale.exp().item() == pytest.approx(100, rel=1e-5)
+    with torch.no_grad():
+        model.logit_scale.fill_(-1.0)  # cosines may be made smaller, too
+    model.clamp_logit_scale()
+    assert model.logit_scale.item() == -1
     assert build(logit_scale_init_value=1.5).logit_scale.item() == 1.5
 
 
@@ -448,8 +468,9 @@ def test_what_cannot_be_compared_is_said():
         ValueError, match="vision_config: got model_type 'clap_audio_model', accepted are vision models"
     ):
         LightClipModel(tiny_config(LIGHT_CLIP, vision_config={"model_type": "clap_audio_model"}))
-    with pytest.raises(ValueError, match="vision_config: got model_type 'bert', which takes no images"):
-        LightClipModel(tiny_config(LIGHT_CLIP, vision_config={"model_type": "bert"}))
+    for kind in ("bert", "wav2vec2"):
+        with pytest.raises(ValueError, match=f"vision_config: got model_type '{kind}', which takes no images"):
+            LightClipModel(tiny_config(LIGHT_CLIP, vision_config={"model_type": kind}))
 
 
 def test_a_tower_that_is_a_backbone_only_and_one_of_which_nothing_is_said_are_taken():
@@ -486,6 +507,11 @@ def test_what_a_configuration_does_not_say_follows_from_its_towers():
         assert folded.reparameterized is True and folded.vision_config.reparameterized is True
     assert config(3, vision_config=foldable).reparameterized is False
     assert config(3, vision_hidden_size=1).vision_hidden_size == 1
+    unsaid = config(3, vision_config={"model_type": "resnet", "image_size": None})
+    assert unsaid.image_size == 224
+    # A tower that takes images of one size only is looked at with one of that size.
+    oblong = LightClipModel(config(3, vision_config={"model_type": "vit", **VIT, "image_size": [32, 48]}))
+    assert oblong.config.image_size == [32, 48] and oblong.config.vision_hidden_size == 16
 
 
 def test_of_a_tower_that_pools_nothing_the_mean_over_its_places_stands_for_the_image():
@@ -519,12 +545,24 @@ def test_a_tower_is_asked_only_for_what_it_takes():
     assert len(found.hidden_states) == 1 and found.attentions is None
     torch.testing.assert_close(found.pooler_output, model.visual_projection(torch.ones(2, 16)))
 
+    class Any(torch.nn.Module):
+        def forward(self, pixel_values, return_dict=None, **kwargs):
+            hidden = pixel_values.new_ones(len(pixel_values), 16, 2, 2)
+            asked.append(kwargs)
+            return BaseModelOutput(last_hidden_state=hidden, attentions=(hidden, hidden))
+
+    model.vision_model, asked = Any(), []
+    found = model.get_image_features(torch.zeros(2, 3, 8, 8), output_attentions=True, output_hidden_states=None)
+    assert asked == [{"output_attentions": True}] and len(found.attentions) == 2  # what is not said stays unsaid
+
 
 def test_one_row_of_places_in_the_text_is_for_all_texts():
     model, given = build().double(), inputs()
     given["pixel_values"] = given["pixel_values"].double()
     places = torch.arange(7).roll(1)
-    with torch.no_grad():
-        one, each = (model(**given, position_ids=p) for p in (places[None], places.expand(3, 7)))
-    torch.testing.assert_close(one.loss, each.loss)
-    torch.testing.assert_close(one.mlm_logits, each.mlm_logits)
+    for count in (3, 2):
+        some = {name: value[:count] for name, value in given.items()}
+        with torch.no_grad():
+            one, each = (model(**some, position_ids=p) for p in (places[None], places.expand(count, 7)))
+        torch.testing.assert_close(one.loss, each.loss)
+        torch.testing.assert_close(one.mlm_logits, each.mlm_logits)

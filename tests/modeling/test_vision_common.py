@@ -94,7 +94,7 @@ def test_auto_classes_find_every_head(architecture, tmp_path):
     model.save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path)) is architecture.config_class
     base = AutoModel.from_pretrained(tmp_path)
-    assert type(base) is architecture.model_class(BASE)
+    assert type(base) is architecture.model_class(BASE) is type(model.base_model)
     expected = model.base_model(images(model))
     assert torch.equal(base(images(model)).pooler_output, expected.pooler_output)
     names = model.config.stage_names

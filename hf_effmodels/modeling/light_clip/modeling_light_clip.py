@@ -383,9 +383,10 @@ class LightClipForPreTraining(LightClipModel):
             return hidden.flatten(2).transpose(1, 2)
         vision = self.config.vision_config
         patch = getattr(vision, "patch_size", None)
-        if hasattr(vision, "depths") or not isinstance(patch, int):
+        if hasattr(vision, "depths") or patch is None:
             return hidden  # towers of stages have no class token
-        return hidden[:, max(0, hidden.shape[1] - (size[0] // patch) * (size[1] // patch)) :]
+        height, width = (patch, patch) if isinstance(patch, int) else patch
+        return hidden[:, max(0, hidden.shape[1] - (size[0] // height) * (size[1] // width)) :]
 
     def word_mask(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, tokens), true for words: before the mark of the end, without that of the beginning and padding."""
