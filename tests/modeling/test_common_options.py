@@ -1,6 +1,8 @@
 """What all architectures have in common beside their outputs: attention back-ends, stochastic depth over the blocks,
 gradient checkpointing, networks without a classifier, and whose losses are means of the batch."""
 
+import copy
+
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
@@ -62,6 +64,10 @@ def test_attention_is_fused_unless_asked_otherwise(model_type):
         return
     model.set_attn_implementation("eager")
     assert model.config._attn_implementation == "eager"
+    # So are all parts, also where the model is made with it.
+    for asked in (model, type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager")):
+        configs = [m.config for m in asked.modules() if hasattr(m, "config")]
+        assert {config._attn_implementation for config in configs} == {"eager"}
     for kernels, flag in (("flash_attention_2", "Flash Attention"), ("flex_attention", "flex_attention")):
         if model_type in BIASED:
             with pytest.raises(ValueError, match=f"does not support .*{flag}"):

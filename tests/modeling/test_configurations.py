@@ -297,6 +297,7 @@ BAD = {
         ({"image_size": [64, 80]}, "image_size: got 80, accepted are multiples of block_size, 32"),
         ({"block_size": 6}, "block_size: got 6, accepted are powers of two from 2"),
         ({"encoder_widths": [8, 8, 8]}, "encoder_widths: got [8, 8, 8], accepted is one for each of 4"),
+        ({"encoder_widths": [8] * 5}, "encoder_widths: got [8, 8, 8, 8, 8], accepted is one for each of 4"),
         (
             {"backbone_config": {"model_type": "ghostnet", "reparameterized": True}},
             "backbone_config: it is folded, and there is nothing to train in it",
@@ -320,6 +321,10 @@ BAD = {
         ({"local_conv_size": 4}, "local_conv_size: got 4, accepted are odd numbers"),
         ({"local_conv_size": -1}, "local_conv_size: got -1, accepted are odd numbers"),
         ({"image_size": 0}, "image_size: got 0, accepted are multiples of the stride 16"),
+        (
+            {"depths": [1], "embed_dims": [8], "num_heads": [], "window_sizes": [], "downsample_strides": []},
+            "num_heads: got [], accepted are whole numbers from 1",
+        ),
     ],
     "tinyvit": [
         ({"local_conv_size": -1}, "local_conv_size: got -1, accepted are odd numbers"),
@@ -327,6 +332,10 @@ BAD = {
         ({"embed_dims": [8, 16]}, "embed_dims: got [8, 16], accepted are 4 numbers"),
         ({"downsample_strides": [2, 2]}, "downsample_strides: got [2, 2], accepted are 3 numbers"),
         ({"window_sizes": [2, 2]}, "window_sizes: got [2, 2], accepted are 3 numbers"),
+        (
+            {"depths": [1], "embed_dims": [8], "num_heads": [], "window_sizes": [], "downsample_strides": []},
+            "num_heads: got [], accepted are whole numbers from 1",
+        ),
     ],
     "parameternet": [
         ({"stages": [[[4, 8, 8, 0, 1]]]}, "stages: got the row [4, 8, 8, 0, 1], accepted are rows of (odd kernel"),

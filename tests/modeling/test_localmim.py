@@ -64,7 +64,42 @@ def test_attention_among_all_tokens_is_that_of_dense_windows(shift):
     torch.testing.assert_close(sparse, (dense[0] if isinstance(dense, tuple) else dense)[:, shuffled])
 
 
+def test_every_second_block_sees_shifted_windows_but_where_one_window_is_the_map(monkeypatch):
+    model, asked, made, taken = build("swin"), [], [], []
+
+    def groups_of(places, window, shift):
+        asked.append((window, shift))
+        made.append(make_groups(places, window, shift))
+        return made[-1]
+
+    def block_of(block, hidden, places, groups):
+        taken.append(next(number for number, group in enumerate(made) if group is groups))
+        return hidden
+
+    monkeypatch.setattr("hf_effmodels.modeling.localmim.modeling_localmim.make_groups", groups_of)
+    monkeypatch.setattr(model, "_sparse_block", block_of)
+    model(pictures(model), noise=noise_for(model))
+    assert asked == [(4, 0), (4, 2)] * 3 + [(4, 0), (4, 0)]  # sides of 32, 16, 8 and 4 tokens
+    assert taken == [0, 1, 2, 3, 4, 5, 6]
+    # The release has one constant in all norms, whatever the encoder's configuration says.
+    assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+
+
+@torch.no_grad()
+def test_dropped_branches_leave_tokens_as_they_are():
+    class Nothing(torch.nn.Module):
+        def forward(self, hidden):
+            return 0 * hidden
+
+    model, hidden = build("swin"), torch.randn(2, 16, 8)
+    block, coordinates = model.encoder.encoder.layers[0].blocks[0], torch.cartesian_prod(*[torch.arange(4)] * 2)
+    block.drop_path = Nothing()
+    groups = make_groups(coordinates, 4, 0)
+    torch.testing.assert_close(model._sparse_block(block, hidden, coordinates, groups), hidden)
+
+
 def test_windows_share_groups_but_do_not_see_each_other():
+    assert group_windows([], 3) == []
     assert fill_group([5, 4, 3], 7) == [1, 2] and fill_group([9, 2], 10) == [0] and fill_group([4], 3) == []
     assert group_windows([5, 4, 3, 2], 7) == [[1, 2], [0, 3]]
     with pytest.raises(ValueError, match="a window has 9 tokens"):
@@ -126,7 +161,8 @@ def test_pixels_are_predicted_patch_by_patch(normalize):
 def test_the_shift_of_the_gradients_is_fixed_and_each_scales_own():
     model = build("vit", hog_bias=True)
     assert model.hog_bias.abs().max() <= 1 / 3 and len(model.hog_bias.unique()) == 8
-    assert not model.hog_bias.requires_grad
+    assert not model.hog_bias.requires_grad and (model.hog_bias < 0).any() and (model.hog_bias > 0).any()
+    assert build("swin", hog_bias=True, target="pixels").hog_bias is None  # there are no gradients to shift
     found = model.target_of(pictures(model), 2)
     options = {"pooling": "mean", "bias": model.hog_bias[2]}
     expected = histograms_of_gradients(pictures(model), 9, 16, **options).flatten(2).transpose(1, 2)
@@ -225,5 +261,10 @@ def test_places_begin_as_sines_and_cosines_of_column_and_row_and_stay_where_they
     with torch.no_grad():
         model.encoder.embeddings.position_embeddings.add_(1)
     model.save_pretrained(tmp_path)
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert ("hog_bias" in fixed) == hog_bias
     loaded = LocalMimForPreTraining.from_pretrained(tmp_path)
-    np.testing.assert_allclose(loaded.encoder.embeddings.position_embeddings[0].numpy(), table + 1)
+    told, _ = LocalMimForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    for again in (loaded, told):  # as transformers loads, all would learn
+        np.testing.assert_allclose(again.encoder.embeddings.position_embeddings[0].numpy(), table + 1)
+        assert {name for name, parameter in again.named_parameters() if not parameter.requires_grad} == fixed

@@ -89,6 +89,20 @@ def test_it_computes_what_transformers_head_computes():
     assert torch.equal(again.loss, output.loss)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_loss_is_the_mean_error_of_what_is_masked_in_any_number_of_colours(channels):
+    torch.manual_seed(0)
+    model = SimMimForPreTraining(SimMimConfig(backbone_config=ViTConfig(**PLAIN, num_channels=channels))).eval()
+    pixels = torch.randn(2, channels, 64, 64)
+    output = model(pixels, noise=torch.rand(2, 4))
+    masked = output.mask.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None].expand_as(pixels) > 0
+    error = (pixels - output.reconstruction).abs()
+    torch.testing.assert_close(output.loss, error[masked].mean())
+    for number, alone in enumerate(model.image_losses(pixels, output)[:, 0]):
+        torch.testing.assert_close(alone, error[number][masked[number]].mean())
+
+
 @pytest.mark.parametrize("block, ratio, expected", [(32, 0.6, 3), (16, 0.3, 5), (64, 0.2, 1)])
 def test_the_smallest_noise_is_masked_in_whole_blocks(block, ratio, expected):
     model = build("swin", mask_block_size=block, mask_ratio=ratio)

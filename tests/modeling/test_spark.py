@@ -136,6 +136,7 @@ def test_options_do_what_they_say(fields, blocks, kept):
     assert [hidden.shape[-1] for hidden in output.feature_maps] == [side // stride for stride in config.strides]
     assert len(output.feature_maps) == config.scales and len(model.decoder.blocks) == config.decoder_blocks
     assert model.densify[0].projection.out_channels == config.decoder_hidden_size
+    assert all(densify.projection.kernel_size == (3, 3) for densify in model.densify[1:])  # of equal widths, too
     kind = nn.LayerNorm if config.densify_norm == "layer" else nn.BatchNorm2d
     assert all(isinstance(densify.norm, kind) for densify in model.densify)
     # ConvNeXt's constant for its norms of channels, torch's for the norms of batches.
@@ -186,6 +187,7 @@ def test_threads_do_not_see_each_others_masks():
 def test_a_saved_model_is_found_by_its_auto_class(tmp_path):
     model, noise = build("convnext").eval(), torch.rand(2, 4)
     assert model.config.densify_norm == "layer"
+    assert SparkConfig(backbone_config={"model_type": "convnextv2"}).densify_norm == "layer"
     model.save_pretrained(tmp_path)
     loaded = AutoModelForPreTraining.from_pretrained(tmp_path)
     with torch.no_grad():

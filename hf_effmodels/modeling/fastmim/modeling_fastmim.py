@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from ..layers.encoders import save_encoder, without_pooler
 from ..layers.hog import histograms_of_gradients
 from ..layers.initialization import StockPartsMixin
+from ..layers.own_blocks import OwnBlocksMixin
 from ..layers.pixels import check_pixels
 from ..layers.positions import sine_cosine_positions
 from .configuration_fastmim import FastMimConfig
@@ -59,6 +60,7 @@ class FastMimDecoder(nn.Module):
             layer_norm_eps=config.decoder_layer_norm_eps,
         )
         blocks._attn_implementation = config._attn_implementation
+        self.blocks_config = blocks
         self.layers = nn.ModuleList(ViTLayer(blocks) for _ in range(depth))
         self.norm = nn.LayerNorm(size, eps=config.decoder_layer_norm_eps)
         self.prediction = nn.Linear(size, config.target_size)
@@ -79,7 +81,7 @@ class FixedPositionEmbeddings(ViTEmbeddings):
         return sine_cosine_positions(table.shape[-1], *grid, extra_tokens=1).to(table)[None]
 
 
-class FastMimPreTrainedModel(StockPartsMixin, PreTrainedModel):
+class FastMimPreTrainedModel(OwnBlocksMixin, StockPartsMixin, PreTrainedModel):
     """What FastMIM's models share: configuration and initialisation."""
 
     config: FastMimConfig

@@ -18,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from ..layers.encoders import save_encoder
 from ..layers.hog import histograms_of_gradients
 from ..layers.initialization import StockPartsMixin
+from ..layers.own_blocks import OwnBlocksMixin
 from ..layers.pixels import check_pixels
 from ..layers.positions import sine_cosine_positions
 from .configuration_localmim import LocalMimConfig
@@ -96,6 +97,7 @@ class LocalMimDecoder(nn.Module):
             layer_norm_eps=1e-6,
         )
         blocks._attn_implementation = config._attn_implementation
+        self.blocks_config = blocks
         self.layers = nn.ModuleList(ViTLayer(blocks) for _ in range(config.decoder_num_hidden_layers))
         self.norm = nn.LayerNorm(size, eps=1e-6)
         self.head = head
@@ -124,7 +126,7 @@ class LocalMimDecoder(nn.Module):
         return self.head(maps).flatten(2).transpose(1, 2)
 
 
-class LocalMimPreTrainedModel(StockPartsMixin, PreTrainedModel):
+class LocalMimPreTrainedModel(OwnBlocksMixin, StockPartsMixin, PreTrainedModel):
     """What LocalMIM's models share: configuration and initialisation."""
 
     config: LocalMimConfig
