@@ -22,8 +22,8 @@ def test_the_names_stand_where_every_published_head_has_them():
     fine = class_names("cifar-100")
     assert (len(fine), fine[0], fine[99]) == (100, "apple", "worm") and fine == sorted(fine)
     for dataset, count, known in (
-        ("ade20k", 150, {0: "wall", 12: "person", 20: "car", 127: "bicycle", 149: "flag"}),
-        ("coco-stuff", 171, {0: "person", 79: "toothbrush", 80: "banner", 170: "wood"}),
+        ("ade20k", 150, {0: "wall", 12: "person", 20: "car", 44: "chest of drawers", 127: "bicycle", 149: "flag"}),
+        ("coco-stuff", 171, {0: "person", 9: "traffic light", 79: "toothbrush", 80: "banner", 170: "wood"}),
         ("pascal-context-60", 60, {0: "background", 15: "person", 59: "wood"}),
     ):
         names = class_names(dataset)
@@ -61,6 +61,8 @@ def test_other_spellings_of_imagenet_are_read_and_other_names_stay():
     assert in_words(few) == IMAGENET and in_words(more) == more  # a list of one's own, of as many
     shuffled = IMAGENET[500:] + IMAGENET[:500]
     assert in_words(shuffled) == shuffled
+    assert in_words(("cat", "dog")) == ["cat", "dog"]  # a list, whatever is given
+    assert in_words(IMAGENET * 2) == IMAGENET * 2
     for names in ([], ["n01440764", "cat"], ["tench", "goldfish"], [f"LABEL_{n}" for n in range(1000)]):
         assert in_words(names) == names
 

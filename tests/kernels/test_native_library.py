@@ -87,6 +87,11 @@ def test_what_cannot_be_compiled_here_is_told_in_one_line(monkeypatch, caplog, t
         return said(caplog).removeprefix("No native kernels, torch's operators compute the same more slowly: ")
 
     assert lacks(None, SOURCE=tmp_path / "kernels.c") == ("their source is a part of hf_effmodels, which this is not.")
+
+    def nobody():
+        raise RuntimeError("Could not determine home directory")
+
+    assert lacks(None, cache_folder=nobody) == "Could not determine home directory."
     assert lacks("echo ' no such thing ' >&2; exit 1") == f"{tmp_path}/compiler failed: no such thing."
     long = lacks("printf '%0700d' 7 >&2; exit 1")
     assert long == f"{tmp_path}/compiler failed: {'0' * 500}."
@@ -261,6 +266,17 @@ def test_what_packing_has_seen_chooses_the_operation(monkeypatch):
             assert name == "conv" and values[2:5] == (operation, dtype == torch.float64, first)
             assert list(values[5]) == [1, 8, 1, 5, 6, 3, 5, 2, 3, 3, 1, 2, 1, 0, 1, 1]
             assert values[-2].value == 1  # cases of columns
+
+
+@pytest.mark.parametrize("height, width", [(4, 9), (9, 4)])
+def test_each_row_and_column_of_bytes_has_a_case(monkeypatch, height, width):
+    asked = []
+    monkeypatch.setattr(native_packed, "_convolve", lambda *arguments: asked.append(arguments))
+    levels, words = torch.zeros(1, height, width, 8, dtype=torch.uint8), torch.zeros(1, 1, 1, 8, dtype=torch.int64)
+    native_packed.byte_distances(levels, words, torch.zeros(3), torch.zeros(3), [1, 1], [1, 1], [0, 0], isa=0)
+    ((*_, rows, columns, output, _),) = asked
+    assert output.shape == (1, height, width, 3) and len(rows) >= height and len(columns) >= width
+    assert not rows.any() and not columns.any()
 
 
 @pytest.mark.parametrize("number", range(4), ids=["adder", "gradient", "packed", "bytes"])

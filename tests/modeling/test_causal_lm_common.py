@@ -398,7 +398,8 @@ def test_sequence_classifier_reads_the_last_token_that_is_no_padding(architectur
 
 
 def test_token_classifier_and_question_answerer(architecture):
-    model = build(architecture, "AutoModelForTokenClassification", num_labels=3)
+    model = build(architecture, "AutoModelForTokenClassification", num_labels=3, classifier_dropout=0.4)
+    assert model.dropout.p == 0.4
     ids = tokens(model)
     labels = ids % 3
     outputs = model(ids, labels=labels)

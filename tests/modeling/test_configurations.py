@@ -255,6 +255,19 @@ BAD = {
             "whose narrowest decoder 6 is no multiple of 4",
         ),
         ({"decoder_hidden_size": 8, "decoder_num_attention_heads": 3}, "is no multiple of 4 and of its 3 heads"),
+        # A Swin's first decoder is half as wide.
+        *(
+            (
+                {
+                    "backbone_config": SWIN,
+                    "taps": None,
+                    "decoder_hidden_size": w,
+                    "decoder_num_attention_heads": heads,
+                },
+                f"got {w}, whose narrowest decoder {w // 2} is no",
+            )
+            for w, heads in ((20, 2), (24, 8))
+        ),
     ],
     "ofa_mobilenetv3": [
         ({"base_widths": [8, 8]}, "base_widths: got [8, 8], accepted are 3 to"),

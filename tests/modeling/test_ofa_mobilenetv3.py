@@ -1,11 +1,15 @@
 """Sub-networks of the elastic MobileNetV3, and what they may be asked for."""
 
+from random import Random
+
+import numpy as np
 import pytest
 import torch
 
 from hf_effmodels.compression.elastic.recalibration import recalibrate_batch_norms
 from hf_effmodels.modeling.ofa_mobilenetv3 import elastic
 from hf_effmodels.modeling.ofa_mobilenetv3.configuration_ofa_mobilenetv3 import OfaMobileNetV3Config
+from hf_effmodels.modeling.ofa_mobilenetv3.convert_ofa_mobilenetv3 import adapt
 from hf_effmodels.modeling.ofa_mobilenetv3.modeling_ofa_mobilenetv3 import OfaMobileNetV3ForImageClassification
 
 from .tiny.ofa_mobilenetv3 import TINY
@@ -66,6 +70,12 @@ def test_draws_are_those_of_their_numbers_and_reach_every_choice(model):
         assert {value for draw in draws for value in draw[name]} == set(getattr(model.config, name))
     tied = elastic.draw_submodel(model.config, 5, tied=True)
     assert set(tied["kernel_sizes"]) == {5}
+    drawn = Random(12_007_000)  # of the step and three digits of the index: no two have the same
+    assert elastic.draw_submodel(model.config, 12, 7) == {
+        "kernel_sizes": [drawn.choice([3, 5]) for _ in range(4)],
+        "expand_ratios": [drawn.choice([2, 3]) for _ in range(4)],
+        "depths": [drawn.choice([1, 2]) for _ in range(2)],
+    }
     ratio = {1: 2, 2: 3}  # the n-th depth goes with the n-th expansion
     assert tied["expand_ratios"] == [ratio[depth] for depth in tied["depths"] for _ in range(2)]
 
@@ -98,6 +108,40 @@ def test_a_network_without_sub_networks_says_so(model):
         elastic.extract_submodel(smaller, elastic.smallest_submodel(model.config))
     with pytest.raises(ValueError, match="folded"):
         elastic.extract_submodel(model.reparameterize(), elastic.smallest_submodel(model.config))
+    assert not [name for name in model.state_dict() if "kernel_transforms" in name]  # what only they would use
+
+
+def test_checkpoints_of_sub_networks_have_their_blocks_in_the_stages_of_their_depths(model):
+    config = elastic.submodel_config(model.config, elastic.smallest_submodel(model.config) | {"depths": [1, 2]})
+    numbers = {f"blocks.{number}.project.norm.bias": number for number in range(4)}
+    adapt(numbers, config)
+    places = ((0, 0), (1, 0), (2, 0), (2, 1))
+    assert numbers == {
+        f"stages.{stage}.blocks.{place}.project.norm.bias": number for number, (stage, place) in enumerate(places)
+    }
+
+
+@torch.no_grad()
+def test_a_smaller_kernel_is_the_middle_of_the_next_larger_one_through_its_matrix():
+    torch.manual_seed(0)
+    config = OfaMobileNetV3Config(**TINY["ofa_mobilenetv3"] | {"kernel_sizes": [5, 3, 7]})
+    block = OfaMobileNetV3ForImageClassification(config).ofa_mobilenetv3.stages[1].blocks[0].double()
+    for matrix in block.kernel_transforms.values():
+        matrix.normal_()
+    kernels = {7: block.depthwise.conv.weight[:6, 0].numpy()}
+    for large, small in ((7, 5), (5, 3)):
+        middle = kernels[large][:, 1:-1, 1:-1].reshape(6, -1)
+        kernels[small] = (middle @ block.kernel_transforms[f"{large}to{small}"].numpy().T).reshape(6, small, small)
+    for size, kernel in kernels.items():
+        np.testing.assert_allclose(elastic.kernel_of(block, size, 6)[:, 0].numpy(), kernel)
+
+
+@torch.no_grad()
+def test_a_block_that_halves_the_map_adds_no_input_however_wide_it_is():
+    fields = TINY["ofa_mobilenetv3"] | {"base_widths": [8, 8, 8, 8]}
+    model = OfaMobileNetV3ForImageClassification(OfaMobileNetV3Config(**fields)).eval()
+    maps = model(PIXELS, output_hidden_states=True).hidden_states
+    assert [hidden.shape[-1] for hidden in maps] == [16, 16, 8, 4]
 
 
 def test_numbers_that_there_are_not_are_named(model):
@@ -118,17 +162,23 @@ def test_numbers_that_there_are_not_are_named(model):
 @torch.no_grad()
 @pytest.mark.parametrize("keep_widths", [0, 1])
 def test_sorted_channels_fall_in_importance_within_the_widths_that_are_kept(model, keep_widths):
+    for name, value in (*model.named_buffers(), *model.named_parameters()):  # all that belongs to a channel goes along
+        if name.endswith(("norm.weight", "running_var")):
+            value.uniform_(0.5, 1.5)
+        elif name.endswith(("bias", "running_mean")):
+            value.normal_()
     expected = model(PIXELS).logits
+    blocks = [block for stage in model.ofa_mobilenetv3.stages[1:] for block in stage.blocks]
+    before = [block.project.conv.weight.abs().sum((0, 2, 3)) for block in blocks]
     elastic.sort_channels(model, keep_widths)
     torch.testing.assert_close(model(PIXELS).logits, expected, rtol=1e-4, atol=1e-5)
-    for stage in model.ofa_mobilenetv3.stages[1:]:
-        for block in stage.blocks:
-            importance = block.project.conv.weight.abs().sum((0, 2, 3))
-            narrow = 2 * block.expand.conv.in_channels  # of the expansion 2; all of them of 3
-            for part in [importance] if not keep_widths else [importance[:narrow], importance[narrow:]]:
-                assert (part.diff() <= 0).all()
-            if block.squeeze_excite is not None:  # of the gate's units, too
-                assert (block.squeeze_excite.expand.weight.abs().sum(0).diff() <= 0).all()
+    for block, old in zip(blocks, before, strict=True):
+        importance = block.project.conv.weight.abs().sum((0, 2, 3))
+        narrow = 2 * block.expand.conv.in_channels  # of the expansion 2; all of them of 3
+        for part in (slice(None, narrow), slice(narrow, None)) if keep_widths else (slice(None),):
+            torch.testing.assert_close(importance[part], old[part].sort(descending=True).values)
+        if block.squeeze_excite is not None:  # of the gate's units, too
+            assert (block.squeeze_excite.expand.weight.abs().sum(0).diff() <= 0).all()
 
 
 def test_the_largest_and_the_smallest_have_all_of_one_choice(model):

@@ -185,6 +185,15 @@ def test_series_equals_its_formula_with_every_gradient():
     torch.testing.assert_close(torch.autograd.grad(y, arguments, weights), wanted)
     frozen = series_activation(x, scale.detach(), bias.detach(), functions)
     torch.testing.assert_close(torch.autograd.grad(frozen, x, weights), wanted[:1])
+    for kept in (1, 2):  # one of scale and bias learns alone
+        others = [t if number == kept else t.detach() for number, t in enumerate(arguments)]
+        alone = torch.autograd.grad(series_activation(*others, functions), arguments[kept], weights)
+        torch.testing.assert_close(alone[0], wanted[kept])
+    # Under autocast x comes in half precision, and goes on so.
+    with torch.no_grad():
+        half = series_activation(x.bfloat16(), scale, bias, functions)
+    assert half.dtype == torch.bfloat16 == series_activation(x.bfloat16(), scale, bias, functions).dtype
+    torch.testing.assert_close(half.double(), expected, rtol=0.1, atol=0.1)
     with torch.no_grad():
         torch.testing.assert_close(series_activation(*arguments, functions), y)
 

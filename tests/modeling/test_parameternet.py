@@ -9,7 +9,7 @@ import hf_effmodels
 from hf_effmodels.modeling.ghostnet.configuration_ghostnet import GhostNetConfig
 from hf_effmodels.modeling.ghostnet.modeling_ghostnet import GhostNetForImageClassification, GhostNetModel
 from hf_effmodels.modeling.parameternet.configuration_parameternet import ParameterNetConfig
-from hf_effmodels.modeling.parameternet.dynamic_conv import DynamicConv, DynamicConvNorm
+from hf_effmodels.modeling.parameternet.dynamic_conv import DynamicConv, DynamicConvNorm, dynamic_conv2d
 from hf_effmodels.modeling.parameternet.modeling_parameternet import (
     ParameterNetForImageClassification,
     ParameterNetModel,
@@ -72,6 +72,15 @@ def test_compiled_convolutions_give_each_image_its_kernel(batch, memory_format, 
         compiled = torch.compile(conv, backend=counter, fullgraph=True)
         check_each_image(conv, features, compiled(features), kernel_size, stride, groups)
         assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_of_one_pixel_is_filled_up_with_zeros_where_that_is_asked(batch, memory_format):
+    features = torch.randn(batch, 4, 5, 6, dtype=torch.float64).to(memory_format=memory_format)
+    kernels, bias = torch.randn(batch, 3, 4, 1, 1, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    expected = torch.einsum("boi,bihw->bohw", kernels[..., 0, 0], F.pad(features, (1, 1, 1, 1))) + bias[:, None, None]
+    torch.testing.assert_close(dynamic_conv2d(features, kernels, bias, padding=1), expected)
 
 
 @torch.no_grad()
@@ -147,6 +156,8 @@ def test_what_is_no_plain_ghostnet_is_not_upcycled():
         ParameterNetModel.from_ghostnet(GhostNetForImageClassification(GhostNetConfig(**TINY)))
     with pytest.raises(ValueError, match="dfc_attention=True"):
         ParameterNetModel.from_ghostnet(GhostNetModel(GhostNetConfig(**TINY, dfc_attention=True)))
+    with pytest.raises(ValueError, match="num_conv_branches=2, accepted is one without either"):
+        ParameterNetModel.from_ghostnet(GhostNetModel(GhostNetConfig(**TINY, num_conv_branches=2)))
     with pytest.raises(ValueError, match="got a folded model"):
         ParameterNetModel.from_ghostnet(GhostNetModel(GhostNetConfig(**TINY)).eval().reparameterize())
 
@@ -160,6 +171,7 @@ def test_drop_path_grows_by_groups_of_blocks_as_published():
         [0.5, *[0.6] * 6],
         [0.7, *[0.8] * 5],
     ]
+    assert ParameterNetConfig(drop_path_rate=0.8, stages=[[[3, 8, 8, 0, 1]]]).drop_path_rates == [[0.0]]  # one alone
     model = tiny(drop_path_rate=0.5, classifier_dropout=0.0).train()
     branch = model.parameternet.stages[1].blocks[1].drop_path
     ones = branch(torch.ones(2000, 1, 1, 1))
@@ -267,7 +279,7 @@ def test_the_network_is_the_published_formula_with_any_setting(hidden_act):
         num_experts=3,
         stem_size=9,
         width_multiplier=1.3,
-        stages=[[[3, 9, 13, 0.4, 1]], [[5, 22, 17, 0.25, 2], [3, 31, 17, 0, 1]]],
+        stages=[[[3, 9, 13, 0.4, 1]], [[5, 22, 13, 0.25, 2], [3, 31, 17, 0, 1]]],
         final_size=30,
         head_size=18,
         hidden_act=hidden_act,

@@ -76,6 +76,20 @@ def test_each_token_goes_through_its_likeliest_expert_only(expert_bias):
             torch.testing.assert_close(mlp(token[None, None])[0, 0], row)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 5])
+def test_autocast_reaches_the_experts(rows):
+    experts = ParameterNetMoeExperts(ParameterNetMoeConfig(**SMALL, num_local_experts=3))
+    torch.nn.init.normal_(experts.weight)
+    torch.nn.init.normal_(experts.bias)
+    inputs, index = torch.randn(rows, 48), torch.arange(rows) % 3
+    exact = experts(inputs, index)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = experts(inputs, index)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.2)
+
+
 def test_only_experts_in_use_are_multiplied():
     experts = ParameterNetMoeExperts(ParameterNetMoeConfig(**SMALL, num_local_experts=64))
     torch.nn.init.normal_(experts.weight)

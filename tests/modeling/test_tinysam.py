@@ -93,6 +93,9 @@ def test_a_folded_model_gives_the_same_masks_and_stays_folded(tmp_path):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
     torch.testing.assert_close(model(**inputs()).pred_masks, expected.pred_masks, atol=1e-4, rtol=1e-4)
     model.save_pretrained(tmp_path)
+    for fields in ({"reparameterized": True}, {"vision_config": {"reparameterized": True}}):  # said of either, of both
+        config = TinySamConfig(**fields)
+        assert config.reparameterized and config.vision_config.reparameterized
     loaded = AutoModel.from_pretrained(tmp_path)
     assert loaded.config.reparameterized and loaded.config.vision_config.reparameterized
     torch.testing.assert_close(loaded(**inputs()).pred_masks, expected.pred_masks, atol=1e-4, rtol=1e-4)
@@ -140,6 +143,8 @@ def test_image_sizes_follow_the_encoder():
         ({"vision_config": {"num_heads": [4, 5]}}, "num_heads: got .* accepted are 3 numbers"),
         ({"vision_config": {"num_pos_feats": 64}}, "num_pos_feats: got 128, the image encoder has 256"),
         ({"prompt_encoder_config": {"image_size": 512}}, "prompt_encoder_config.image_size: got 512"),
+        ({"prompt_encoder_config": {"patch_size": 8}}, "prompt_encoder_config.patch_size: got 8"),
+        ({"prompt_encoder_config": {"hidden_size": 128}}, "prompt_encoder_config.hidden_size: got 128"),
         ({"mask_decoder_config": {"hidden_size": 128}}, "mask_decoder_config.hidden_size: got 128"),
     ],
 )

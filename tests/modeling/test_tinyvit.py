@@ -197,7 +197,10 @@ def test_tables_and_classes_of_another_network_are_taken_over():
     assert (wider[0].diff() > 0).all()
     with pytest.raises(ValueError, match="table: got 8 entries per head, accepted are squares"):
         resize_bias_table(table[:, :8], 3)
+    with pytest.raises(ValueError, match="table: got 10 entries per head, accepted are squares"):
+        resize_bias_table(torch.zeros(2, 10), 3)
     weights = torch.tensor([[1.0, 2], [3, 4], [5, 6]])
     assert gather_classes(weights, [2, -1, 0]).tolist() == [[5, 6], [3, 4], [1, 2]]
     assert gather_classes(weights[:, 0], [1, -1]).tolist() == [3, 3]
+    assert gather_classes(weights, [2, -1]).tolist() == [[5, 6], [5, 6]]  # the mean of those that are taken
     assert gather_logits(weights, [1, -1, 0]).tolist() == [[2, 0, 1], [4, 0, 3], [6, 0, 5]]

@@ -305,7 +305,7 @@ def test_a_trained_model_is_not_annealed_again(tmp_path):
 def test_a_run_too_short_to_anneal_says_so(tmp_path, caplog):
     run = trainer(tmp_path, epochs=1, max_steps=1)
     run.train()
-    assert "deep_training_epochs is 3, num_train_epochs 1" in caplog.text
+    assert caplog.text.count("deep_training_epochs is 3, num_train_epochs 1") == 1  # of all its parts together
 
 
 @pytest.mark.parametrize("epochs, annealed", [(2, False), (3, False), (4, True)])
@@ -321,6 +321,27 @@ def test_epochs_are_enough_where_one_is_left_with_the_identity(epochs, annealed,
     assert bool(re.search(told, caplog.text)) is not annealed
     assert model.config.act_learn == pytest.approx(min(1, (epochs - 1) / 3))
     assert model.config.deep_training_epochs == (0 if annealed else 3)
+
+
+@pytest.mark.parametrize("off", [-1e-9, 0, 1e-9])
+def test_what_divisions_round_off_is_no_epoch(off, tmp_path):
+    model = build(deep_training_epochs=4)
+    args = SimpleNamespace(load_best_model_at_end=True)
+    state = SimpleNamespace(num_train_epochs=5, epoch=0.0, best_model_checkpoint=str(tmp_path))
+    callback = DeepTrainingCallback(model)
+    callback.on_train_begin(args, state, None)
+    state.epoch = 3 + off
+    callback.on_epoch_begin(args, state, None)
+    assert model.config.act_learn == 0.75
+    for epoch, slope in ((1, 0), (2, 0.25), (1.5, 0.25), (5, 1)):  # after its last step an epoch says the next one
+        (tmp_path / "trainer_state.json").write_text(json.dumps({"epoch": epoch + off}))
+        callback.on_train_end(args, state, None)
+        assert model.config.act_learn == slope
+    for load, best in ((False, str(tmp_path)), (True, None)):  # the last weights stay
+        args.load_best_model_at_end, state.best_model_checkpoint = load, best
+        model.set_act_learn(0.5)
+        callback.on_train_end(args, state, None)
+        assert model.config.act_learn == 0.5
 
 
 class TwoNetworks(torch.nn.Module):
