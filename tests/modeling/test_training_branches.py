@@ -1,6 +1,7 @@
 """Networks that we did not write train with branches, and are themselves again afterwards."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -150,3 +151,88 @@ def test_one_of_ours_without_branches_takes_them_and_folds_further_afterwards():
         torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-3, atol=1e-4)
         fold_training_branches(model).reparameterize()
         torch.testing.assert_close(model(pixels).logits, expected, rtol=1e-3, atol=1e-4)
+
+
+class Layers(nn.Module):
+    """Plain layers, one after the other as `use` has it."""
+
+    config = SimpleNamespace(image_size=(8, 12))
+
+    def __init__(self, use, norm=None):
+        super().__init__()
+        self.first, self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), norm or nn.BatchNorm2d(4)
+        self.other, self.use = nn.BatchNorm2d(4), use
+
+    def forward(self, pixel_values):
+        return self.use(self, pixel_values)
+
+
+def pre_activated(net, x):
+    """The first convolution's output is read by the shortcut, too."""
+    x = net.first(x)
+    return {"logits": net.other(net.conv(net.norm(x).relu())) + x}
+
+
+def given_out(net, x):
+    x = net.first(x)
+    normed = net.norm(x)
+    return [(x, normed), net.other(net.conv(normed.relu()))]
+
+
+def written_over(net, x):
+    return net.other(net.conv(net.norm(net.first(x).relu_())))
+
+
+def used_twice(net, x):
+    x = net.first(x)
+    return net.norm(net.conv(x)) + net.other(net.conv(net.conv(x)))
+
+
+def normed_twice(net, x):
+    return net.norm(net.conv(net.norm(net.first(x))))
+
+
+@pytest.mark.parametrize(
+    "use, pairs",
+    [(pre_activated, ["conv"]), (given_out, ["conv"]), (written_over, ["conv"]), (used_twice, []), (normed_twice, [])],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_only_what_the_norm_alone_reads_once_gets_branches(use, pairs, frozen):
+    torch.manual_seed(0)
+    model = Layers(use).eval().requires_grad_(not frozen)
+    for norm in (model.norm, model.other):
+        nn.init.uniform_(norm.running_var, 0.5, 2), nn.init.normal_(norm.running_mean)
+    pixels = torch.randn(2, 3, 9, 7)
+    expected = model(pixels)
+    if not pairs:
+        with pytest.raises(ValueError, match="Layers has no convolution that a batch norm follows"):
+            with_training_branches(model)
+    else:
+        with_training_branches(model)
+        branched = [name for name, module in model.named_modules() if isinstance(module, BranchedConvNorm)]
+        assert branched == pairs
+        torch.testing.assert_close(model(pixels), expected)
+        fold_training_branches(model)
+    torch.testing.assert_close(model(pixels), expected)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("kernel, stride", [((1, 5), 1), ((5, 3), 1), ((3, 1), (1, 2)), (3, (2, 1))])
+def test_oblong_kernels_and_norms_without_weights_fold_with_their_branches(kernel, stride, affine):
+    """Without padding the input of the other branches lacks what the kernel reaches on each side."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(4, 4, kernel, stride=stride), nn.BatchNorm2d(4, affine=affine)
+    branched = BranchedConvNorm(conv, norm, 2, True, keeps_function=False).double().eval()
+    for module in branched.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean), nn.init.uniform_(module.running_var, 0.5, 2)
+    pixels = torch.randn(2, 4, 11, 12, dtype=torch.float64)
+    (up, left), (down, across) = (size // 2 for size in conv.kernel_size), conv.stride
+    inner = pixels[..., up : 11 - up, left : 12 - left]
+    point = nn.functional.conv2d(inner, branched.scale["conv"].weight, stride=(down, across))
+    expected = sum(branch["norm"](branch["conv"](pixels)) for branch in branched.branches)
+    expected = expected + branched.scale["norm"](point)
+    assert (branched.skip is not None) == (stride == 1)
+    expected = expected if branched.skip is None else expected + branched.skip(inner)
+    torch.testing.assert_close(branched(pixels), expected)
+    torch.testing.assert_close(nn.Sequential(*branched.folded())(pixels), expected)

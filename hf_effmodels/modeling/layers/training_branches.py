@@ -6,6 +6,9 @@
     fold_training_branches(model)      # the plain network again: its own class, names and speed
 """
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
 import torch
 from torch import nn
 
@@ -93,6 +96,9 @@ def with_training_branches(
 ) -> nn.Module:
     """Give each convolution that a batch norm follows further branches for the training, in place.
 
+    A convolution whose output something else reads, too (the shortcut of a pre-activation block), or that is written
+    over before the norm, stays as it is.
+
     Args:
         model: a network of transformers or of this package for images, whatever its head; which norm follows which
             convolution is seen in one forward pass.
@@ -139,29 +145,61 @@ def fold_training_branches(model: nn.Module) -> nn.Module:
 
 
 def _pairs(model: nn.Module, pixel_values: torch.Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the norms that take what they give; each runs once in a forward pass."""
+    """Names of convolutions and of the norms that alone take what they give; each runs once in a forward pass."""
     names = {module: name for name, module in model.named_modules()}
-    made: list[tuple[nn.Module, torch.Tensor]] = []  # keeps the outputs: none takes the place of another
+    made = []  # keeps the outputs: none takes the place of another
     found, runs = [], []
 
     def after(module, inputs, output):
         runs.append(module)
         if isinstance(module, nn.Conv2d):
-            made.append((module, output))
+            made.append((module, output, output.grad_fn))
         else:
-            found.extend((conv, module) for conv, value in made if value is inputs[0])
+            # One that was written over has another function.
+            found.extend((conv, module, of) for conv, value, of in made if value is inputs[0] and value.grad_fn is of)
 
     kinds = (nn.Conv2d, nn.BatchNorm2d)
     handles = [module.register_forward_hook(after) for module in names if isinstance(module, kinds)]
     training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(pixel_values=pixel_values)
+        with (
+            torch.enable_grad()
+        ):  # the graph of the gradient tells who reads what; frozen weights have one by the input
+            outputs = model.eval()(pixel_values=pixel_values.detach().requires_grad_().clone())
     finally:
         model.train(training)
         for handle in handles:
             handle.remove()
-    return [(names[conv], names[norm]) for conv, norm in found if runs.count(conv) == runs.count(norm) == 1]
+    readers = _readers(outputs)
+    return [
+        (names[conv], names[norm])
+        for conv, norm, of in found
+        if runs.count(conv) == runs.count(norm) == 1 and readers[of] == 1
+    ]
+
+
+def _readers(outputs) -> Counter:
+    """How often each function of the gradient's graph is read, by others or as one of the `outputs`."""
+    waiting = [tensor.grad_fn for tensor in _tensors(outputs)]
+    readers = Counter(waiting)
+    seen = set(waiting)
+    while waiting:
+        if (function := waiting.pop()) is None:
+            continue
+        for before, _ in function.next_functions:
+            readers[before] += 1
+            if before not in seen:
+                seen.add(before)
+                waiting.append(before)
+    return readers
+
+
+def _tensors(outputs) -> Iterator[torch.Tensor]:
+    if isinstance(outputs, torch.Tensor):
+        yield outputs
+    elif isinstance(outputs, (Mapping, tuple, list)):
+        for value in outputs.values() if isinstance(outputs, Mapping) else outputs:
+            yield from _tensors(value)
 
 
 def _example(model: nn.Module) -> torch.Tensor:
