@@ -164,6 +164,15 @@ def test_images_are_laid_out_as_the_model_computes_fastest(folded, always, train
     assert laid_out.is_contiguous() != channels_last
 
 
+def test_programs_that_are_exported_leave_the_layout_of_images_to_their_runtime(monkeypatch):
+    class Images(PixelsMixin, nn.Module):
+        config = SimpleNamespace(num_channels=3, reparameterized=True)
+
+    pixels = torch.randn(2, 3, 4, 5)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert Images().eval().prepare_pixels(pixels) is pixels
+
+
 def test_a_stock_detector_around_what_cannot_be_trained_stays_whole():
     torch.manual_seed(0)
     backbone = tiny_config(ARCHITECTURES["vanillanet"], out_features=["stage1"], reparameterized=True)
@@ -202,6 +211,9 @@ def test_tables_of_positions_go_on_at_other_sizes_and_stay_at_their_own():
     torch.testing.assert_close(rows[0], rows[1])
     torch.testing.assert_close(rows[0] + rows[0].flip(0), torch.full((6,), 2.0))
     assert (rows[0].diff() > 0).all()
+    # As many places in another order are another grid.
+    (line,) = resize_positions(table, 1, 9)[:, 1:, 0]
+    assert (line.diff() > 0).all() and torch.allclose(line + line.flip(0), torch.full((9,), 2.0))
     assert resize_positions(table[:, 1:], 2, 2, extra_tokens=0).shape == (1, 4, 2)
     with pytest.raises(ValueError, match="table: got 9 positions beside 1 extra ones|got 8 positions beside 2"):
         resize_positions(table, 2, 2, extra_tokens=2)
@@ -231,6 +243,7 @@ def test_tables_of_positions_go_on_at_other_sizes_and_stay_at_their_own():
         resize_relative_bias(biases, 3, method="linear")
     plane = torch.randn(2, 4, 6)
     assert resize_bias_plane(plane, 4, 6) is plane and resize_bias_plane(plane, 8, 6).shape == (2, 8, 6)
+    assert resize_bias_plane(plane, 4, 3).shape == (2, 4, 3)
 
 
 def test_gradients_are_pooled_by_sum_or_mean_and_moved_by_a_bias():
@@ -249,8 +262,20 @@ def test_gradients_are_pooled_by_sum_or_mean_and_moved_by_a_bias():
     assert weighed.sum().item() == pytest.approx(8 * window[:, 1:].sum().item()) and window.sum() == pytest.approx(1)
     # The deviation is half of the side, 2: from ±1.5 and ±0.5 pixels to the middle.
     assert (window[0, 0] / window[1, 1]).item() == pytest.approx(torch.tensor(-2 * (2.25 - 0.25) / 8).exp().item())
+    # Windows tile an image that is wider than high, and have a middle where their side is odd.
+    wide = histograms_of_gradients(ramp[:, :, :4], 4, 4, normalize=False, window=4)
+    assert wide.shape == (1, 4, 1, 2) and wide.sum().item() == pytest.approx(2 * weighed.sum().item())
+    odd = gaussian_window(5)
+    assert (odd[2, 0] / odd[2, 2]).item() == pytest.approx(torch.tensor(-4 / 8).exp().item())
+    # An orientation is not rounded to the precision of the pixels.
+    coarse = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).bfloat16()
+    fine = histograms_of_gradients(coarse.float(), 9, 8)
+    assert torch.equal(histograms_of_gradients(coarse, 9, 8), fine) and fine.dtype == torch.float32
     for wrong, message in (
         ({"pixel_values": torch.zeros(1, 1, 1, 8), "cell": 1}, "pixel_values: got 1×8 pixels, a gradient takes 2×2"),
+        ({"pixel_values": torch.zeros(1, 1, 8, 1), "cell": 1}, "pixel_values: got 8×1 pixels, a gradient takes 2×2"),
+        ({"pixel_values": torch.zeros(1, 1, 8, 6)}, "cell: got 4, which does not divide images of 8×6 pixels"),
+        ({"pixel_values": torch.zeros(1, 1, 6, 8)}, "cell: got 4, which does not divide images of 6×8 pixels"),
         ({"pooling": "max"}, "pooling: got 'max', accepted are 'sum' and 'mean'"),
         ({"window": 3}, "window: got 3, which does not divide images of 8×8 pixels"),
     ):
@@ -261,6 +286,7 @@ def test_gradients_are_pooled_by_sum_or_mean_and_moved_by_a_bias():
 def test_widths_keep_nine_tenths():
     assert [round_width(width, 8) for width in (1, 11, 12, 16, 19, 20, 26)] == [8, 16, 16, 16, 24, 24, 24]
     assert [round_width(width, 4) for width in (6, 7.2, 9, 30)] == [8, 8, 12, 32]
+    assert round_width(10, 9) == 9  # nine tenths themselves
 
 
 def test_what_cannot_be_computed_is_named():

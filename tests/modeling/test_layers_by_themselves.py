@@ -84,12 +84,14 @@ def used(norm):
 # adder layers
 
 
-@pytest.mark.parametrize("stride, padding", [((1, 2), (0, 1)), ((3, 1), (2, 0))])
-def test_adder_layers_take_other_strides_and_paddings_up_than_across(stride, padding):
-    x, w = draw(2, 3, 7, 9), draw(4, 3, 2, 3, seed=1)
+@pytest.mark.parametrize(
+    "kernel, stride, padding", [((2, 3), (1, 2), (0, 1)), ((2, 3), (3, 1), (2, 0)), ((1, 1), (1, 1), (1, 2))]
+)
+def test_adder_layers_take_other_strides_and_paddings_up_than_across(kernel, stride, padding):
+    x, w = draw(2, 3, 7, 9), draw(4, 3, *kernel, seed=1)
     x.requires_grad_(), w.requires_grad_()
     output = adder_conv2d(x, w, stride, padding, eta=None)
-    patches = F.unfold(x, (2, 3), padding=padding, stride=stride)
+    patches = F.unfold(x, kernel, padding=padding, stride=stride)
     expected = -(patches[:, None] - w.flatten(1)[None, :, :, None]).abs().sum(2)
     torch.testing.assert_close(output.flatten(2), expected)
     upstream = draw(*output.shape, seed=2)
@@ -97,6 +99,9 @@ def test_adder_layers_take_other_strides_and_paddings_up_than_across(stride, pad
     # Plain: the differences weighed by what comes down, with no rate of the layer's own.
     differences = (patches[:, None] - w.flatten(1)[None, :, :, None]).detach()
     torch.testing.assert_close(w.grad.flatten(1), (differences * upstream.flatten(2)[:, :, None]).sum((0, 3)))
+    of_patches = ((-differences).clamp(-1, 1) * upstream.flatten(2)[:, :, None]).sum(1)
+    expected = F.fold(of_patches, x.shape[2:], w.shape[2:], padding=padding, stride=stride)
+    torch.testing.assert_close(x.grad, expected)
 
 
 def test_adder_layers_refuse_maps_that_are_too_small_either_way():
@@ -126,6 +131,9 @@ def test_gradients_are_scaled_once_and_only_where_the_layer_does_not_do_so():
     scale_gradients(layers)
     torch.testing.assert_close(layers[0].weight.grad, torch.full_like(layers[0].weight, 0.5))
     assert (layers[1].weight.grad == 7).all() and layers[2].weight.grad is None
+    layers[0].weight.grad.zero_()  # a layer that nothing reaches stays where it is
+    scale_gradients(layers)
+    assert not layers[0].weight.grad.any()
 
 
 def test_an_adder_layers_factor_comes_before_its_bias():
@@ -281,6 +289,14 @@ def test_what_becomes_binary_keeps_its_geometry_and_its_mode():
     with pytest.raises(ValueError, match="model: 1 and 1 other layers are binary already"):
         binarize(both)
     assert binarize(nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))), linear=True)[1].binarizer.alpha.item() == 1
+    coarse = binarize(nn.Sequential(*(nn.Conv2d(2, 2, 1) for _ in range(3))).bfloat16())
+    assert {p.dtype for p in coarse.parameters()} == {torch.bfloat16}
+
+    class Other(nn.Conv2d):
+        """An adapter or a quantised layer: what it does beside its weights would be lost."""
+
+    kept = binarize(nn.Sequential(nn.Conv2d(2, 2, 1), Other(2, 2, 1), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)))
+    assert [type(layer) for layer in kept] == [nn.Conv2d, Other, BinaryConv2d, nn.Conv2d]
 
 
 # BiViT
@@ -440,8 +456,10 @@ def test_names_to_leave_alone_are_names():
 
 @torch.no_grad()
 def test_norms_without_weights_fold_too():
-    for affine in (True, False):
-        norm = used(nn.BatchNorm2d(3, eps=0.2, affine=affine))
+    half = used(nn.BatchNorm2d(3))
+    half.bias = None
+    for affine, norm in ((True, None), (False, None), (True, half)):
+        norm = used(nn.BatchNorm2d(3, eps=0.2, affine=affine)) if norm is None else norm
         scale, shift = norm_scale_and_shift(norm)
         x = draw(2, 3, 4, 4)
         torch.testing.assert_close(x * scale[:, None, None] + shift[:, None, None], norm(x))
@@ -540,15 +558,16 @@ def test_boxes_that_are_equally_good_stay_in_their_order_and_empty_ones_suppress
     assert len(select_detections(far * torch.inf, torch.ones(3, 2), 0.5, 0.5)[1])  # for others to refuse
 
 
+@pytest.mark.parametrize("classes", [None, [1, 0]], ids=["any", "listed"])
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("most, expected", [(1, [5]), (3, [5, 2, 4]), (6, [5, 2, 4, 1, 3, 0])])
-def test_of_more_candidates_than_are_compared_the_best_are(most, expected, multi_label):
+def test_of_more_candidates_than_are_compared_the_best_are(most, expected, multi_label, classes):
     """Boxes apart from each other, the best neither first nor in order."""
     values = torch.tensor([0.3, 0.6, 0.8, 0.5, 0.7, 0.9])
     corners = 20.0 * torch.arange(6)[:, None] + torch.tensor([0.0, 0, 10, 10])
     scores = torch.zeros(6, 2)
     scores[torch.arange(6), torch.arange(6) % 2] = values
-    options = {"multi_label": multi_label, "max_candidates": most}
+    options = {"multi_label": multi_label, "max_candidates": most, "classes": classes}
     boxes, found, labels = select_detections(corners, scores, 0.1, 0.5, **options)
     assert torch.equal(boxes, corners[expected]) and torch.equal(found, values[expected])
     assert labels.tolist() == [number % 2 for number in expected]
@@ -643,3 +662,44 @@ def test_only_what_looks_beyond_its_place_is_masked_and_only_within():
         assert not (inside * (1 - spread(mask, (4, 4)))).any()
         network[1](torch.randn(3, 2, 1, 1))  # no map that blocks divide: as it was
     assert torch.equal(network(x), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "kind, arguments",
+    [
+        (nn.Conv2d, (2, 2, 3, 1, 1)),
+        (nn.MaxPool2d, (3, 1, 1)),
+        (nn.AvgPool2d, (3, 1, 1)),
+        (nn.LPPool2d, (2, 4)),
+        (nn.ZeroPad2d, (1,)),
+        (nn.ReflectionPad2d, (1,)),
+        (nn.ReplicationPad2d, (1,)),
+    ],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+def test_no_layer_that_looks_beyond_its_place_sees_what_is_hidden(kind, arguments):
+    layer = kind(*arguments).double()
+    see_visible_only(layer)
+    x, mask = draw(1, 2, 8, 8) + 3, torch.tensor([[[[1.0, 0], [0, 1]]]]).double()
+    hidden = x * (1 - spread(mask, (8, 8)))
+    with only_visible(mask):
+        seen = layer(x)
+        assert torch.equal(layer(x - hidden), seen)
+    assert not (seen * (1 - spread(mask, seen.shape[-2:]))).any()
+    assert not torch.equal(layer(x - hidden), layer(x))
+
+
+@torch.no_grad()
+def test_a_mask_within_a_mask_gives_way_to_it_again():
+    layer, x = nn.Conv2d(2, 2, 3, padding=1), torch.randn(1, 2, 4, 4)
+    see_visible_only(layer)
+    outer, inner = torch.tensor([[[[1.0, 0], [0, 1]]]]), torch.tensor([[[[0.0, 1], [1, 0]]]])
+    with only_visible(outer):
+        expected = layer(x)
+        with only_visible(inner):
+            assert not torch.equal(layer(x), expected)
+        assert torch.equal(layer(x), expected)
+        with pytest.raises(InterruptedError), only_visible(inner):
+            raise InterruptedError
+        assert torch.equal(layer(x), expected)
