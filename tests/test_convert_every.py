@@ -3,6 +3,7 @@
 import copy
 import random
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,18 @@ def test_a_weight_of_another_shape_or_kind_is_refused(model_type, layouts):
                 other = {**weights, name: changed(weights[name])}
                 said = refusal(architecture, copy.deepcopy(config), other)
                 assert said and SAYS.search(said), (name, change, said)
+
+
+#: Whose official code counts nothing, or nothing among the weights.
+UNCOUNTED = {"adem_vl", "dtop", "light_clip", "pangu_pi", "parameternet_moe", "shufflenetv2", "tinysam"}
+
+
+@pytest.mark.parametrize("model_type", sorted(ARCHITECTURES.keys() - UNCOUNTED - set(ELSEWHERE)))
+def test_counters_of_a_profiler_are_no_weights(model_type):
+    """Of the whole network and of any part of it, and nothing else of such a name."""
+    package = ARCHITECTURES[model_type].package
+    ignored = import_module(f"{package}.convert_{package.rpartition('.')[2]}").IGNORED
+    for name in ("total_ops", "total_params", "layer1.0.conv.total_ops", "a.total_params"):
+        assert ignored.search(name), name
+    for name in ("subtotal_ops", "total_ops.weight", "a.total_params2"):
+        assert not ignored.search(name), name

@@ -106,6 +106,10 @@ def test_training_sharpens_the_surrogate_with_the_epoch():
     callback.on_train_begin(None, state, TrainerControl())
     assert (model.config.surrogate_gain, model.config.surrogate_sharpness) == (pytest.approx(10), pytest.approx(0.1))
     assert model.adabin.stages[1].blocks[0].convolution2.conv.sharpness == pytest.approx(0.1)
+    # The epoch as divided steps have it, and a run of less than one.
+    for epoch, epochs, expected in ((3 - 1e-9, 4, 1.0), (3.5, 4, 1.0), (0.0, 0.5, 1e-3), (0.4, 0.5, 1e-3)):
+        callback.on_epoch_begin(None, TrainerState(epoch=epoch, num_train_epochs=epochs), TrainerControl())
+        assert model.config.surrogate_sharpness == pytest.approx(expected)
 
 
 @torch.no_grad()
@@ -143,6 +147,10 @@ def test_stems_depths_and_pools_are_the_configurations():
     maps = small(torch.randn(1, 3, 32, 32), output_hidden_states=True).hidden_states
     assert [m.shape[-1] for m in maps] == [32, 16, 8]
     assert small.classifier.in_features == 32 * 4 and small.norm is None
+    # A plain stage halves the map at its end, a basic one at its beginning.
+    plain, basic = build(block="plain", depths=[2, 3]), build(block="basic", depths=[2, 3])
+    assert [block.stride for block in plain.adabin.stages[1].blocks] == [1, 1, 2]
+    assert [block.convolution1.conv.stride[0] for block in basic.adabin.stages[1].blocks] == [2, 1, 1]
     large = build()
     assert [m.shape[-1] for m in large(torch.randn(1, 3, 64, 64), output_hidden_states=True).hidden_states] == [
         16,
@@ -224,6 +232,7 @@ def test_what_is_skipped_and_which_rules_hold():
         ({"shortcut": "none"}, "shortcut: got 'none'"),
         ({"hidden_sizes": [16, 16]}, r"hidden_sizes: got \[16, 16\], accepted are 3 numbers"),
         ({"hidden_sizes": [16, 16, 19], "shortcut": "pad"}, "hidden_sizes: 16 to 19 channels"),
+        ({"hidden_sizes": [16, 16, 12], "shortcut": "pad"}, "hidden_sizes: 16 to 12 channels"),
         ({"depths": [0, 1]}, "depths: got .*from 1"),
         ({"surrogate_gain": 0.0}, "surrogate_gain: got 0.0"),
         ({"pool_size": 0}, "pool_size: got 0"),

@@ -130,6 +130,16 @@ def test_the_interface_gets_the_attention_by_its_name():
         assert getattr(getattr(network, "config", None), "_attn_implementation", None) != ATTENTION
 
 
+def test_what_stands_beside_the_blocks_stays_real_whatever_its_name_begins_with():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.layers_end = nn.ModuleList([nn.Linear(2, 2)]), nn.Linear(2, 2)
+
+    model = binarize_transformer(Network(), attention=False)
+    assert type(model.layers[0]) is BiVitLinear and type(model.layers_end) is nn.Linear
+
+
 def test_scales_are_set_once_and_that_is_saved():
     layer = BiVitLinear(4, 3).eval()
     layer(torch.randn(2, 4))

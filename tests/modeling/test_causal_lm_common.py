@@ -20,11 +20,13 @@ from transformers import (
     pipeline,
 )
 from transformers.models.auto import modeling_auto
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from hf_effmodels.hub import export
 from hf_effmodels.modeling.decoders import documents
 from hf_effmodels.modeling.decoders.cache_names import given_cache
 from hf_effmodels.modeling.decoders.documents import cache_of_rows
+from hf_effmodels.modeling.decoders.modeling_decoder import RMSNorm
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.client import run_snippets
@@ -274,6 +276,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_next_token(architecture, dtyp
     assert summed.dtype == dtype
     shifted = F.pad(labels, (0, 1), value=-100)[:, 1:].contiguous()
     torch.testing.assert_close(model(ids, labels=labels, shift_labels=shifted).loss, expected)
+    torch.testing.assert_close(model(ids, labels=ids, shift_labels=shifted).loss, expected)  # these are the ones
     torch.testing.assert_close(model(ids, logits_to_keep=2).logits, logits[:, -2:])
 
 
@@ -539,3 +542,13 @@ def test_a_graph_keeps_no_cache_of_rows_whose_positions_are_not_known(monkeypatc
     monkeypatch.setattr(documents, "is_tracing", lambda tensor: True)
     assert cache_of_rows(None, packed, None, None) is cache_of_rows(None, follow, None, None) is False
     assert cache_of_rows(True, follow, None, None) is True
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norms_round_in_half_precision_as_those_of_llama(dtype):
+    ours, theirs = RMSNorm(64, eps=1e-3).to(dtype), LlamaRMSNorm(64, eps=1e-3).to(dtype)
+    ours.weight.normal_(1, 0.3)
+    theirs.load_state_dict(ours.state_dict())
+    hidden = torch.randn(3, 50, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert torch.equal(ours(hidden), theirs(hidden))

@@ -94,6 +94,8 @@ def test_any_backbone_whose_maps_halve_is_a_trunk(kind, tmp_path):
     torch.testing.assert_close(loaded(pixels).logits, outputs.logits, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="trunk is 'backbone'"):
         model.reparameterize()
+    with pytest.raises(ValueError, match=r"pixel_values: got shape \(2, 1, .*, expected \(batch, 3"):
+        model(pixels[:, :1])
 
 
 def test_stages_that_do_not_halve_the_map_are_refused():
@@ -112,6 +114,7 @@ def test_stages_that_do_not_halve_the_map_are_refused():
         ({"sharing": "last_block", "depths": [1, 1, 1]}, "'last_block' takes trunk='resnet'"),
         ({"num_heads": 0, "sharing": "multi_level"}, "num_heads: got 0"),
         ({"trunk": "backbone"}, "backbone_config"),
+        ({"backbone_config": ResNetConfig()}, "backbone_config: it belongs to trunk='backbone'"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(fields, message):
@@ -156,6 +159,9 @@ def test_official_students_for_224_pixels_convert_and_another_depth_is_refused()
     other = get_config("mhresnet34", **{**fields, "depths": [2, 4, 2, 2]})
     with pytest.raises(ConversionError, match="missing"):
         convert_state_dict(ARCHITECTURES["cdfkd_mfs"], other, official)
+    fewer = get_config("mhresnet34", **{**fields, "depths": [2, 3, 2], "hidden_sizes": [8, 8, 16, 16]})
+    with pytest.raises(ConversionError, match="unexpected"):
+        convert_state_dict(ARCHITECTURES["cdfkd_mfs"], fewer, official)
 
 
 def test_a_trunk_that_is_a_backbone_has_none_of_its_own():

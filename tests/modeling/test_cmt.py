@@ -38,10 +38,10 @@ def test_tables_of_positions_are_not_to_be_decayed():
 
 
 @torch.no_grad()
-def test_images_that_leave_the_last_stage_no_key_are_refused():
+@pytest.mark.parametrize("ratios, least", [((4, 2, 1, 1), 32), ((4, 2, 1, 2), 64)])
+def test_images_that_leave_the_last_stage_no_key_are_refused(ratios, least):
     """Two strides of 2 before the first stage, one before each other, and the keys' own."""
-    model = build(CmtModel)
-    least = 2 ** (len(model.config.depths) + 1) * model.config.sr_ratios[-1]
+    model = build(CmtModel, sr_ratios=ratios)
     assert model(torch.randn(1, 3, least, least)).pooler_output.shape[0] == 1
     for height, width in ((least - 1, least), (least, least - 1)):
         with pytest.raises(ValueError, match=rf"pixel_values: got .*, accepted are sides from {least} pixels"):
@@ -55,3 +55,10 @@ def test_the_last_norm_is_there_where_it_is_asked_for():
     expected = torch.nn.functional.layer_norm(plain.permute(0, 2, 3, 1), plain.shape[1:2], eps=1e-6)
     torch.testing.assert_close(normed.last_hidden_state, expected.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(normed.pooler_output.flatten(), normed.last_hidden_state.mean((2, 3)).flatten())
+    # A classifier has its own way to the classes, whatever the encoder ended with.
+    assert torch.equal(build(final_norm=True)(pixels).logits, build()(pixels).logits)
+    # Patches have an epsilon of their own.
+    norms = {name: m.eps for name, m in build(embedding_norm_eps=0.3).named_modules() if hasattr(m, "eps")}
+    patches = {name: eps for name, eps in norms.items() if name.endswith("patch_embed.norm")}
+    assert set(patches.values()) == {0.3} and len(patches) == 4
+    assert 0.3 not in {eps for name, eps in norms.items() if name not in patches}

@@ -154,6 +154,25 @@ def test_without_classes_a_classifier_gives_the_features_before_it(architecture)
     torch.testing.assert_close(bare(images(bare)).logits.flatten(1), seen[0].flatten(1))
 
 
+@pytest.mark.parametrize("architecture", VISION, ids=lambda a: a.model_type)
+def test_features_are_dropped_out_before_the_classifier_at_the_rate_asked_for(architecture):
+    config = tiny_config(architecture, num_labels=3)
+    if not hasattr(config, "classifier_dropout"):
+        return
+    torch.manual_seed(0)
+    config.classifier_dropout = 0.999999
+    model = architecture.model_class("AutoModelForImageClassification")(config)
+    seen = []
+    model.classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for training in (True, False):
+        for module in model.modules():
+            normalises = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)  # by the batch: nothing is trained
+            module.training = normalises or (training and isinstance(module, torch.nn.Dropout))
+        with torch.no_grad():
+            model(images(model))
+    assert not seen[0].any() and seen[1].any()
+
+
 FOLDING = [a for a in VISION if issubclass(a.model_class("AutoModelForImageClassification"), ReparameterizationMixin)]
 
 

@@ -165,6 +165,14 @@ def test_feature_maps_are_the_parts_blocks_side_by_side(tmp_path):
         backbone(pixels[:, :2])
 
 
+def test_stages_are_those_of_the_parts_that_are_given_beside_a_file():
+    stored = build().config.to_dict()
+    assert DeViTConfig.from_dict(stored).stage_names == ["stem", "stage1", "stage2"]
+    changed = {"parts": [part_sizes(8, 3, 2)], "out_features": ["stage3"], "out_indices": [3]}
+    other = DeViTConfig.from_dict(stored | changed)
+    assert other.stage_names == ["stem", "stage1", "stage2", "stage3"] and other.out_indices == [3]
+
+
 @torch.no_grad()
 def test_attention_kernels_sizes_batches_and_threads_do_not_matter():
     model = build().double()
@@ -396,6 +404,8 @@ def test_images_smaller_than_a_patch_are_refused():
     assert build(patch_size=16, image_size=64)(images(size=16)).logits.shape == (2, 5)
     with pytest.raises(ValueError, match="pixel_values: got 15×16 pixels, accepted are images from 16×16"):
         build(patch_size=16, image_size=64)(images(size=16)[:, :, 1:])
+    with pytest.raises(ValueError, match="pixel_values: got 16×15 pixels, accepted are images from 16×16"):
+        build(patch_size=16, image_size=64)(images(size=16)[..., 1:])
 
 
 def test_weights_of_attention_are_dropped_out_in_training_only():

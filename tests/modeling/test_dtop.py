@@ -13,6 +13,7 @@ from transformers import AutoModelForSemanticSegmentation, SegformerConfig, pipe
 from hf_effmodels import edge
 from hf_effmodels.hub import export
 from hf_effmodels.modeling.dtop.configuration_dtop import DtopConfig
+from hf_effmodels.modeling.dtop.convert_dtop import adapt
 from hf_effmodels.modeling.dtop.modeling_dtop import (
     DtopForSemanticSegmentation,
     certain_tokens,
@@ -187,6 +188,37 @@ def test_dropout_and_stochastic_depth_are_those_of_the_configuration():
     plain = model(images())
     torch.manual_seed(0)
     assert not torch.equal(model.train()(images()).logits, plain.logits)
+    attention, queries, tokens = model.heads[0].layers[0].cross_attention, torch.randn(1, 4, 12), torch.randn(1, 9, 12)
+    first, second = attention(queries, tokens), attention(queries, tokens)
+    assert not torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    attention.eval()
+    assert torch.equal(attention(queries, tokens)[0], attention(queries, tokens)[0])
+
+
+@torch.no_grad()
+def test_the_blocks_are_told_how_to_attend():
+    models = {}
+    for implementation in ("sdpa", "eager"):
+        torch.manual_seed(2)
+        config = tiny_config(ARCHITECTURES["dtop"], num_labels=4)
+        model = DtopForSemanticSegmentation._from_config(config, attn_implementation=implementation).eval()
+        assert {layer.attention.config._attn_implementation for layer in model.vit.layers} == {implementation}
+        models[implementation] = model(images())
+    torch.testing.assert_close(models["eager"].logits, models["sdpa"].logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("places", [[2], [0, 2], [0, 1, 2]])
+def test_the_last_head_of_an_official_file_comes_after_however_many_others(places):
+    config = build(out_indices=places, thresholds=[1.0] * (len(places) - 1)).config
+    weights = {
+        "heads.last.queries.weight": torch.zeros(2),
+        "heads.last.layers.0.self_attention.in_proj_bias": torch.arange(6),
+    }
+    adapt(weights, config)
+    last = f"heads.{len(places) - 1}"
+    parts = [f"{last}.layers.0.self_attention.{letter}_proj.bias" for letter in "qkv"]
+    assert weights.keys() == {f"{last}.queries.weight", *parts}
+    assert [weights[name].tolist() for name in parts] == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_gradient_checkpointing_changes_nothing():

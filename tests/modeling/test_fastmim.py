@@ -18,6 +18,7 @@ from transformers import (
 
 from hf_effmodels import FastMimConfig, FastMimForPreTraining, create_model
 from hf_effmodels.hub import export
+from hf_effmodels.modeling.layers.encoders import save_encoder
 from hf_effmodels.modeling.layers.hog import histograms_of_gradients
 from hf_effmodels.modeling.layers.positions import resize_positions, resize_relative_bias, sine_cosine_positions
 from hf_effmodels.models import create_image_processor, get_config
@@ -284,3 +285,22 @@ def test_fixed_positions_of_another_size_are_computed_anew(height, width):
     torch.testing.assert_close(found, expected)
     assert model(pixels).logits.shape[1] == grid[0] * grid[1]
     assert torch.equal(embeddings(pictures(1).float()), embeddings(pictures(1).float(), interpolate_pos_encoding=True))
+
+
+@torch.no_grad()
+def test_an_encoder_goes_on_at_another_size_and_keeps_its_own(tmp_path):
+    model = build("swin")
+    model.save_encoder(tmp_path / "large", image_size=128, window_size=4)
+    found = AutoModel.from_pretrained(tmp_path / "large")
+    assert (found.config.image_size, found.config.window_size) == (128, 4)
+    assert (model.encoder.config.image_size, model.encoder.config.window_size) == (64, 2)
+    tables = {name: table for name, table in model.encoder.state_dict().items() if name.endswith("bias_table")}
+    assert tables
+    for name, table in tables.items():
+        torch.testing.assert_close(found.state_dict()[name], resize_relative_bias(table, 4))
+    with pytest.raises(ValueError, match="image_size: got 128, but PvtV2Config has none that is one number"):
+        build("pvt_v2").save_encoder(tmp_path / "pvt", image_size=128)
+    # What lies elsewhere comes in the place of what the encoder has of that name.
+    vit = build("vit").encoder
+    save_encoder(vit, tmp_path / "vit", also={"embeddings.cls_token": torch.full_like(vit.embeddings.cls_token, 3)})
+    assert (AutoModel.from_pretrained(tmp_path / "vit").embeddings.cls_token == 3).all()

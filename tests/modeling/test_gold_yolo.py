@@ -23,10 +23,10 @@ import hf_effmodels
 from hf_effmodels.hub.checkpoints import read_pickled_model
 from hf_effmodels.hub.convert import ConversionError, convert, load_checkpoint
 from hf_effmodels.modeling.gold_yolo import image_processing_gold_yolo, loss_gold_yolo
-from hf_effmodels.modeling.gold_yolo.assignment_gold_yolo import task_aligned_assignment
+from hf_effmodels.modeling.gold_yolo.assignment_gold_yolo import atss_assignment, task_aligned_assignment
 from hf_effmodels.modeling.gold_yolo.boxes_gold_yolo import iou_losses
 from hf_effmodels.modeling.gold_yolo.configuration_gold_yolo import GoldYoloConfig
-from hf_effmodels.modeling.gold_yolo.convert_gold_yolo import PICKLED_MODULES
+from hf_effmodels.modeling.gold_yolo.convert_gold_yolo import PICKLED_MODULES, adapt, settings_of_modules
 from hf_effmodels.modeling.gold_yolo.image_processing_gold_yolo import (
     GoldYoloImageProcessorPil,
     letterbox,
@@ -116,6 +116,8 @@ def test_the_loss_is_the_same_in_training_and_evaluation_where_nothing_depends_o
     model = build(head_type="anchor_aided", drop_path_rate=0.0)
     pixels, truth = torch.rand(2, 3, 64, 64), labels(2, 1)
     evaluated = model(pixels, labels=truth)
+    shared = model(pixels, labels=truth, share=lambda own: 2 * own)  # where other processes have as much again
+    torch.testing.assert_close(shared.loss, evaluated.loss / 2)
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -202,7 +204,8 @@ def test_points_are_aligned_by_the_options_however_many_boxes_an_image_has(optio
     """One box of 100×100 pixels, and two points in it whose boxes cover a half and a quarter of it."""
     overlaps, scores = [0.5, 0.25], [0.4, 0.9]
     predicted = torch.tensor([[0.0, 0, 50, 100], [50, 50, 100, 100]]).expand(2, 2, 4)
-    labels, boxes = torch.full((2, rows), -1), torch.zeros(2, rows, 4)
+    # What fills the rows up does not count, whatever it looks like.
+    labels, boxes = torch.full((2, rows), -1), torch.tensor([0.0, 0, 50, 100]).repeat(2, rows, 1)
     labels[:, 0], boxes[:, 0] = 0, torch.tensor([0.0, 0, 100, 100])
     points, is_box = torch.tensor([[25.0, 50], [75, 75]]), torch.arange(rows).expand(2, -1) == 0
     given = torch.tensor(scores)[:, None].expand(2, 2, 1)
@@ -218,23 +221,57 @@ def test_points_are_aligned_by_the_options_however_many_boxes_an_image_has(optio
         assert found.foreground[image].tolist() == [point in chosen for point in (0, 1)]
 
 
-@pytest.mark.parametrize("branch, topk", [("box_losses", 4), ("anchor_box_losses", 5)])
-def test_both_branches_assign_boxes_by_the_options_of_the_configuration(branch, topk, monkeypatch):
-    seen = {}
+@pytest.mark.parametrize(
+    "branch, assigner, expected",
+    [
+        ("box_losses", "tal", {"topk": 4, "alpha": 0.5, "beta": 2.5}),
+        ("box_losses", "atss", {"topk": 6}),
+        ("anchor_box_losses", "tal", {"topk": 5, "alpha": 0.5, "beta": 2.5}),
+    ],
+)
+def test_both_branches_assign_boxes_by_the_options_of_the_configuration(branch, assigner, expected, monkeypatch):
+    """And those of the image that the maps are of, which is wider than high."""
+    seen, truth = {}, labels(2)
 
-    def look(*_, **options):
+    def look(*given, **options):
         seen.update(options)
+        boxes = given[4] if assigner == "tal" else given[5]
+        centres, sizes = truth[0]["boxes"].split(2, 1)
+        corners = torch.cat([centres - sizes / 2, centres + sizes / 2], 1) * torch.tensor([96.0, 64, 96, 64])
+        torch.testing.assert_close(boxes[0], corners)
         raise InterruptedError
 
-    monkeypatch.setattr(loss_gold_yolo, "task_aligned_assignment", look)
+    monkeypatch.setattr(loss_gold_yolo, "task_aligned_assignment" if assigner == "tal" else "atss_assignment", look)
     options = {"assigner_topk": 4, "anchor_assigner_topk": 5, "assigner_alpha": 0.5, "assigner_beta": 2.5}
+    options |= {"atss_topk": 6}
     config = GoldYoloConfig(**{**SMALL, "head_type": "anchor_aided", "reg_max": 0, **options}, num_labels=3)
-    cells = 84 * (len(config.anchors[0]) if branch == "anchor_box_losses" else 1)
+    cells = 126 * (len(config.anchors[0]) if branch == "anchor_box_losses" else 1)
+    options = {"assigner": assigner} if branch == "box_losses" else {}
     with pytest.raises(InterruptedError):
         getattr(loss_gold_yolo, branch)(
-            torch.zeros(1, cells, 3), torch.ones(1, cells, 4), labels(2), [(8, 8), (4, 4), (2, 2)], config
+            torch.zeros(1, cells, 3), torch.ones(1, cells, 4), truth, [(8, 12), (4, 6), (2, 3)], config, **options
         )
-    assert seen == {"topk": topk, "alpha": 0.5, "beta": 2.5}
+    assert seen == expected
+
+
+@pytest.mark.parametrize("assigner", ["tal", "atss"])
+def test_points_on_the_edge_of_a_box_are_not_in_it(assigner):
+    box, strides = torch.tensor([[[8.0, 8, 56, 56]]]), torch.full((25, 1), 16.0)
+    rows = torch.arange(0.0, 65, 12)[:5] + 8  # 8, 20, 32, 44 and 56
+    points = torch.stack([rows.repeat(5), rows.repeat_interleave(5)], -1)
+    predicted, given = box.expand(1, 25, 4), (torch.zeros(1, 1, dtype=torch.long), box, torch.ones(1, 1).bool())
+    if assigner == "tal":
+        found = task_aligned_assignment(torch.full((1, 25, 2), 0.5), predicted, points, *given, topk=25)
+    else:  # anchors of 1 × 1 pixels overlap alike inside of the box, and by a quarter at its corners
+        found = atss_assignment(predicted, points, strides / 80, [25], *given, 2, topk=25)
+    inner = torch.zeros(5, 5, dtype=torch.bool)
+    inner[1:4, 1:4] = True
+    assert torch.equal(found.foreground[0], inner.flatten())
+
+
+def test_a_loss_is_divided_by_any_sum_of_scores_but_none():
+    for normalizer, expected in ((0.5, 6.0), (4.0, 0.75), (0.0, 3.0)):
+        assert loss_gold_yolo.divided(torch.tensor(3.0), torch.tensor(normalizer)).item() == expected
 
 
 @torch.no_grad()
@@ -328,6 +365,18 @@ def test_injections_may_be_of_other_widths_than_the_levels():
         injection = getattr(neck, f"level_{level}").injection
         for part in (injection.global_embedding, injection.global_gate):
             assert (part.conv.in_channels, part.conv.out_channels) == (given, own)
+    assert model(torch.rand(1, 3, 64, 64)).logits.shape == (1, 84, 3)
+
+
+@torch.no_grad()
+def test_heads_of_the_attention_are_as_wide_as_the_configuration_says():
+    model = build(attention_ratio=3, num_attention_heads=2, attention_key_size=4, mlp_ratio=0.5)
+    block = model.gold_yolo.neck.high_fusion.blocks[0]
+    channels = 4 + 8 + 16
+    found = [block.attention.query, block.attention.key, block.attention.value, block.attention.projection]
+    found = [(part.conv.in_channels, part.conv.out_channels) for part in found]
+    assert found == [(channels, 8), (channels, 8), (channels, 24), (24, channels)]
+    assert block.mlp.depthwise.out_channels == channels // 2
     assert model(torch.rand(1, 3, 64, 64)).logits.shape == (1, 84, 3)
 
 
@@ -550,6 +599,9 @@ def test_true_boxes_given_as_predictions_are_found_where_they_are(options):
         # The least multiples of 16 that hold 30 × 20 are 32 × 32.
         ((30, 20), {"scale_up": False, "auto": True, "divisor": 16}, (30, 20), (1, 6)),
         ((500, 1), {}, (64, 1), (0, 31)),  # one pixel is left, at least
+        ((1, 500), {}, (1, 64), (31, 0)),
+        ((500, 1), {"longest_edge": 64}, (64, 1), (0, 31)),
+        ((1, 500), {"longest_edge": 64}, (1, 64), (31, 0)),
     ],
 )
 def test_an_image_is_scaled_and_put_in_the_middle(size, options, scaled, padding):
@@ -637,6 +689,22 @@ def test_boxes_of_each_image_come_back_to_its_own_size():
     outputs = {"logits": torch.full((3, 1, 2), 5.0), "pred_boxes": boxes}
     found = processor.post_process_object_detection(outputs, target_sizes=[(32, 64), (64, 32), (128, 128)])
     assert [one["boxes"].tolist() for one in found] == [[[16, 8, 48, 24]], [[0, 24, 32, 40]], [[32, 48, 96, 80]]]
+    # What is said to reach beyond an image ends with it.
+    outputs["pred_boxes"] = torch.tensor([[[0.5, 0.5, 2.0, 2.0]]]).expand(3, 1, 4)
+    found = processor.post_process_object_detection(outputs, target_sizes=[(32, 64), (64, 32), (128, 128)])
+    assert [one["boxes"].tolist() for one in found] == [[[0, 0, 64, 32]], [[0, 0, 32, 64]], [[0, 0, 128, 128]]]
+
+
+@pytest.mark.parametrize("points, expected", [(84, [16.0, 8, 48, 24]), (42, [16.0, 12, 48, 20])])
+def test_boxes_come_back_from_the_rectangle_or_the_square_that_the_network_saw(points, expected):
+    """The rectangle of a wide image is 32 × 64 pixels, of 42 points; in a batch it was filled up to 64 × 64."""
+    processor = GoldYoloImageProcessorPil(size={"height": 64, "width": 64}, letterbox_auto=True)
+    logits, boxes = torch.full((1, points, 2), -9.0), torch.full((1, points, 4), 0.1)
+    logits[0, 7, 1], boxes[0, 7] = 5.0, torch.tensor([0.5, 0.5, 0.5, 0.25])
+    (found,) = processor.post_process_object_detection(
+        {"logits": logits, "pred_boxes": boxes}, target_sizes=[(32, 64)]
+    )
+    assert found["boxes"].tolist() == [expected] and found["labels"].tolist() == [1]
 
 
 def test_detections_are_kept_by_default_as_documented():
@@ -789,6 +857,39 @@ def test_pickled_official_models_convert_without_running_their_code(official_cla
     assert "\nlicense: gpl-3.0\n" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "stem, folded",
+    [
+        (["branches.0.conv.weight", "scale.conv.weight"], False),
+        (["conv.weight", "conv.bias"], True),
+        # A convolution with a bias and SiLU has one before its norm, too.
+        (["conv.weight", "conv.bias", "norm.weight"], False),
+    ],
+)
+@pytest.mark.parametrize(
+    "branch, head", [("anchor_boxes", "anchor_aided"), ("direct_boxes", "distillation"), ("", "plain")]
+)
+def test_a_file_tells_its_head_its_bins_and_whether_it_is_folded(stem, folded, branch, head):
+    weights = {f"stem.{name}": torch.zeros(1) for name in stem} | {"head.boxes.0.weight": torch.zeros(20, 8, 1, 1)}
+    weights |= {f"head.{branch}.0.weight": torch.zeros(1)} if branch else {}
+    config = adapt(weights, GoldYoloConfig())
+    assert (config.reparameterized, config.head_type, config.reg_max) == (folded, head, 4)
+
+
+def test_constants_of_the_norms_are_read_where_the_modules_have_them():
+    """The first of a place that has any; others stay as they are."""
+    modules = {
+        "backbone.stem": {"training": True},
+        "backbone.stem.rbr_dense.bn": {"eps": 0.003, "momentum": 0.5},
+        "backbone.stem.rbr_1x1.bn": {"eps": 0.9, "momentum": 0.9},
+        "backbone.stemmed.bn": {"eps": 0.8, "momentum": 0.8},
+        "neck.Inject_p4.local_embedding.bn": {"eps": 0.002, "momentum": None},
+    }
+    expected = {"batch_norm_eps": 0.003, "batch_norm_momentum": 0.5, "injection_batch_norm_eps": 0.002}
+    assert settings_of_modules(modules) == expected
+    assert settings_of_modules({"backbone.stem": {}}) == {}
+
+
 def test_a_file_that_would_run_code_is_refused(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -815,3 +916,5 @@ def test_even_padding_is_taken_off_both_sides_and_boxes_end_with_the_image():
     torch.testing.assert_close(found, torch.tensor([[4.0, 6.0, 30.0, 19.0], [0.0, 0.0, 40.0, 20.0]]))
     wide = unletterbox_evenly(torch.tensor([[10.0, 3.0, 11.0, 5.0]]), (10, 20), (24, 44), 2.0)
     torch.testing.assert_close(wide, torch.tensor([[4.0, 0.5, 4.5, 1.5]]))
+    halves = unletterbox_evenly(torch.tensor([[10.5, 3.5, 11.5, 5.5]]), (10, 20), (25, 45), 2.0)
+    torch.testing.assert_close(halves, torch.tensor([[4.0, 0.5, 4.5, 1.5]]))

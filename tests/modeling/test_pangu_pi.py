@@ -106,6 +106,11 @@ def test_from_llama_keeps_ties_scaled_rotary_biases_and_generation_and_reads_fol
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert model.config.series_activations == ["gelu", "gelu"]
     assert model.generation_config.eos_token_id == 7
+    for training in (True, False):  # the mode is kept; the settings are each one's own
+        ours = PanguPiForCausalLM.from_llama(source.train(training))
+        assert ours.training == training and ours.generation_config.eos_token_id == 7
+    ours.generation_config.eos_token_id = 5
+    assert source.generation_config.eos_token_id == 7
     assert torch.equal(model.to_llama()(IDS).logits, source(IDS).logits)
     mistral = MistralForCausalLM(MistralConfig(**SMALL, head_dim=16, sliding_window=None)).eval()
     assert torch.equal(PanguPiForCausalLM.from_llama(mistral)(IDS).logits, mistral(IDS).logits)

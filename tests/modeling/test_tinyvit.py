@@ -107,6 +107,10 @@ def test_widths_kernels_and_constants_are_the_configurations():
     assert {(n.eps, n.momentum) for n in norms} == {(1e-2, 0.3)}
     assert {m.eps for m in model.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-3}
     assert block.mlp.dropout.p == 0.25
+    dropped = []  # after the wide layer and after the narrow one
+    block.mlp.dropout.register_forward_hook(lambda module, given, output: dropped.append(output.shape[-1]))
+    block.mlp(torch.randn(1, 2, 24))
+    assert dropped == [36, 24]
     pixels = torch.randn(1, 8, 4, 4)
     with torch.no_grad():
         assert (first.eval()(pixels) >= 0).all(), "the activation comes after the sum"

@@ -15,7 +15,7 @@ from hf_effmodels.modeling.vig.configuration_vig import PyramidVigConfig, VigCon
 from hf_effmodels.modeling.vig.graph_convolutions import GRAPH_CONVOLUTIONS, gather, max_over_neighbors
 from hf_effmodels.modeling.vig.knn_graph import KnnGraph, nearest_neighbors
 from hf_effmodels.modeling.vig.modeling_vig import PyramidVigForImageClassification, VigForImageClassification
-from hf_effmodels.modeling.vig.position_encodings import relative_position_bias
+from hf_effmodels.modeling.vig.position_encodings import interpolate_position_embedding, relative_position_bias
 from hf_effmodels.registry import ARCHITECTURES
 
 from . import by_hand
@@ -72,6 +72,8 @@ def test_random_dilation_draws_among_all_ranks_the_same_for_all_nodes_and_only_i
 def test_random_dilation_happens_at_its_rate():
     x = torch.randn(1, 20, 8)
     graph = KnnGraph(3, 4, random_rate=0.3).train()
+    model = tiny(random_dilation_rate=0.3)
+    assert {module.random_rate for module in model.modules() if isinstance(module, KnnGraph)} == {0.3}
     regular = nearest_neighbors(x, x, 12)[..., ::4]
     changed = sum(not torch.equal(graph(x, x), regular) for _ in range(200))
     assert 35 < changed < 85
@@ -208,6 +210,11 @@ def test_encodings_follow_the_size_of_the_image():
     assert torch.equal(table.argmin(-1), torch.arange(64))
     torch.testing.assert_close(table.diagonal(), torch.full((64,), -1.0))
     assert table[0, 1] < table[0, 9] < table[0, 27]
+    # Interpolated in full precision, whatever the network's.
+    learned = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected = F.interpolate(learned.float(), size=(9, 5), mode="bicubic", align_corners=False)
+    assert torch.equal(interpolate_position_embedding(learned, 9, 5), expected.bfloat16())
+    assert interpolate_position_embedding(learned, 6, 6) is learned
 
 
 def official_weights(model) -> dict:
@@ -284,6 +291,8 @@ def test_tables_of_a_checkpoint_are_used_as_they_are(tmp_path):
     assert seen[-1].shape == (8 * 5, 8 * 5)
     with pytest.raises(ConversionError, match=r"relative_pos: got a table of shape \(1, 25, 25\), .*image_size=48"):
         converted(weights | {"backbone.3.0.relative_pos": torch.zeros(1, 25, 25)})
+    with pytest.raises(ConversionError, match=r"relative_pos: got a table of shape \(1, 72, 18\), .*image_size=48"):
+        converted(weights | {"backbone.3.0.relative_pos": torch.zeros(1, 72, 18)})
 
 
 @pytest.mark.parametrize("model_type", ["vig", "pyramidvig"])
@@ -369,6 +378,10 @@ def test_neighbours_are_drawn_where_they_are():
     assert ends == [([29.5, 59.5], [29.5, 19.5]), ([29.5, 19.5], [29.5, 19.5])]
     assert [line.get_alpha() for line in ax.lines[:-1]] == [patch.get_alpha() for patch in ax.patches] == [1, 0.65]
     assert (ax.get_xlim(), ax.get_ylim(), ax.axison) == ((-0.5, 79.5), (59.5, -0.5), False)
+    # A map of one row is pooled by what it has.
+    low = plot_neighbors(image, torch.ones(4, 1, dtype=torch.int64), 0, grid=(1, 4), reduction=2)
+    (patch,) = low.patches
+    assert (patch.get_xy(), patch.get_width(), patch.get_height()) == ((39.5, -0.5), 40.0, 60.0)
     # A square grid unless told otherwise, on the axes that are given.
     square = torch.zeros(9, 1, dtype=torch.int64) + 5
     same = plot_neighbors(image, square, 7, ax=plot_neighbors(image, square, 0))
