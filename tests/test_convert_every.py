@@ -96,6 +96,31 @@ def refusal(architecture, config, weights: dict) -> str:
     return ""
 
 
+#: What files hold beside the weights, by the architecture; profiling counters of training scripts in all but `BARE`.
+BARE = {"adem_vl", "dtop", "pangu_pi", "parameternet_moe", "shufflenetv2"}
+COUNTERS = ("total_ops", "total_params", "blocks.0.conv.total_ops", "a.total_params")
+TABLES = {
+    "light_clip": ("text_model.embeddings.position_ids", "mask_embedding", "fusions.0.bias", "word_projection.weight"),
+    "localmim": ("a.relative_position_index", "hog_enc.3.conv.weight"),
+    "simmim": ("a.relative_position_index", "a.attn_mask"),
+    "spark": ("imn_m", "imn_s", "norm_black", "a.num_batches_tracked"),
+    "tinysam": ("image_encoder.norm_head.bias", "image_encoder.head.bias", "a.ab", "a.attention_bias_idxs")
+    + ("pixel_mean", "pixel_std"),
+    "tinyvit": ("a.ab", "a.attention_bias_idxs"),
+    "pangu_pi": ("layers.0.rotary_emb.inv_freq",),
+    "parameternet_moe": ("layers.0.rotary_emb.inv_freq",),
+}
+WEIGHTS = ("subtotal_ops", "total_ops.weight", "a.total_params_", "conv.weight", "head.bias", "hog_enc.3.conv.bias")
+
+
+@pytest.mark.parametrize("model_type", [name for name in ARCHITECTURES if "coded_classifier" not in name])
+def test_counters_and_tables_that_files_hold_are_left_out_and_no_weights_are(model_type):
+    ignored = ARCHITECTURES[model_type].conversion_module.IGNORED
+    beside = (*TABLES.get(model_type, ()), *(() if model_type in BARE else COUNTERS))
+    assert all(ignored.search(name) for name in beside)
+    assert not any(ignored.search(name) for name in WEIGHTS + (COUNTERS if model_type in BARE else ()))
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("model_type", [name for name in ARCHITECTURES if name not in ELSEWHERE])
 def test_a_weight_of_another_shape_or_kind_is_refused(model_type, layouts):

@@ -127,6 +127,10 @@ def test_a_smaller_kernel_is_the_middle_of_the_next_larger_one_through_its_matri
     config = OfaMobileNetV3Config(**TINY["ofa_mobilenetv3"] | {"kernel_sizes": [5, 3, 7]})
     block = OfaMobileNetV3ForImageClassification(config).ofa_mobilenetv3.stages[1].blocks[0].double()
     for matrix in block.kernel_transforms.values():
+        matrix.fill_(7)
+    OfaMobileNetV3ForImageClassification(config)._init_weights(block.kernel_transforms)
+    for matrix in block.kernel_transforms.values():
+        assert torch.equal(matrix, torch.eye(len(matrix)))  # at first the middle itself
         matrix.normal_()
     kernels = {7: block.depthwise.conv.weight[:6, 0].numpy()}
     for large, small in ((7, 5), (5, 3)):

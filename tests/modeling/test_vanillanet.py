@@ -374,6 +374,16 @@ def test_networks_inside_others_are_annealed_each_as_its_configuration_says(tmp_
     assert slopes == [[0, 0]] * 2 + [[0.5, 0.25]] * 2 + [[1, 0.5]] * 2
 
 
+def test_a_network_that_is_named_is_annealed_alone():
+    """What is trained may hold others, such as a teacher, that are to stay as they are."""
+    model = TwoNetworks(2, 2)
+    args, state = SimpleNamespace(load_best_model_at_end=False), SimpleNamespace(num_train_epochs=3, epoch=0.0)
+    DeepTrainingCallback(model.parts[0]).on_train_begin(args, state, None, model=model)
+    assert [part.config.act_learn for part in model.parts] == [0, 1]
+    DeepTrainingCallback().on_train_begin(args, state, None, model=model)
+    assert [part.config.act_learn for part in model.parts] == [0, 0]
+
+
 # Learning rates
 
 
