@@ -17,11 +17,12 @@ from hf_effmodels.cli import main
 from hf_effmodels.compression import TokenCounts, count_parameters, sizes, unreachable_ids
 from hf_effmodels.compression.command import corpus as corpora
 from hf_effmodels.compression.command import inheritance as command
+from hf_effmodels.compression.command import prune as prune_command
 from hf_effmodels.compression.command import rounds as rounds_command
 from hf_effmodels.compression.command import tokenizers as tokenizer_command
 from hf_effmodels.compression.command.words import as_table
 from hf_effmodels.compression.pruning import inheritance, minitron
-from hf_effmodels.compression.tokenizers import token_counts, tokenizer_compression
+from hf_effmodels.compression.tokenizers import report, token_counts, tokenizer_compression
 from hf_effmodels.compression.tokenizers.id_map import IdMap
 from hf_effmodels.training.data.fingerprints import fingerprint
 from hf_effmodels.training.data.text import documents
@@ -124,6 +125,16 @@ def test_a_suggested_configuration_is_what_inherit_takes(large, tmp_path, capsys
     assert run("inherit", "--model", large, "--like", suggested, *sizes, "--output", small) == 0
     assert count_parameters(LlamaConfig.from_pretrained(small)).layer > 0
     assert LlamaConfig.from_pretrained(small).hidden_size == like.hidden_size
+
+
+def test_the_recommended_shape_is_written_beside_what_is_in_the_folder(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run("suggest-config", "--params", "2M", "--vocab", 512, "--output", tmp_path) == 0
+    _, first, *others = capsys.readouterr().out.splitlines()
+    written = LlamaConfig.from_pretrained(tmp_path)
+    sizes = [written.num_hidden_layers, written.hidden_size, written.intermediate_size, written.num_attention_heads]
+    assert [int(word) for word in first.split()[2:6]] == sizes and first.startswith("* ") and others
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_recipe_is_trained_in_rounds(large, corpus, tmp_path, capsys):
@@ -363,6 +374,17 @@ def test_a_tokenizer_is_counted_and_compressed_as_the_functions_do_unless_it_is_
     assert (watched.given()["num_proc"], watched.given()["max_samples"]) == (3, 4)
 
 
+def test_a_compressed_tokenizer_is_measured_on_text_that_was_not_counted(large, tmp_path, monkeypatch):
+    """Which may have documents without a text."""
+    train, held_out = [{"text": "the cat sat"}, {"text": "on a mat"}], [{"text": "the dog"}, {"text": None}]
+    monkeypatch.setattr(tokenizer_command, "find_texts", lambda arguments: (train, held_out))
+    watched = Watched(monkeypatch, report, "compression_report")
+    step = ["compress-tokenizer", "--tokenizer", large, "--dataset", "pydoc_topics", "--vocab-size", 400]
+    assert run(*step, "--output", tmp_path / "out") == 2
+    assert watched.arguments["texts"] == ["the dog", ""]
+    assert (watched.arguments["counts"].samples, watched.arguments["counts"].words) == (2, 6)
+
+
 def test_rounds_are_trained_as_the_function_does_unless_it_is_told_otherwise(
     large, corpus, tmp_path, monkeypatch, capsys
 ):
@@ -409,6 +431,7 @@ def test_results_are_shown_as_a_table_and_as_yaml(capsys):
     assert run("scale-lr", "--new-batch-tokens", "2M") == 0
     assert "learning_rate: 0.0002" in capsys.readouterr().out.splitlines(), "the paper's rate for the paper's batch"
     assert as_table({"a": 1, "long": 0.12345, "none": None}) == "a     1\nlong  0.1235"
+    assert as_table({"lost": 0, "share": 0.0, "none": None}) == "lost   0\nshare  0.0000"
 
 
 def everything(folder) -> dict[str, bytes]:
@@ -690,7 +713,12 @@ def test_of_several_processes_the_first_writes_which_samples_were_drawn(first, t
     trainer = SimpleNamespace(model=None, train_dataset=range(8), args=SimpleNamespace(should_save=first))
     monkeypatch.setattr(rounds_command, "_check", lambda recipe: None)
     monkeypatch.setattr(rounds_command, "_prepared", lambda recipe, folder: SimpleNamespace(trainer=trainer))
-    monkeypatch.setattr(sample_losses, "compute_losses", lambda *_, batch_size, **__: f"losses of {batch_size}")
+    states = []
+    monkeypatch.setattr(
+        sample_losses,
+        "compute_losses",
+        lambda *_, batch_size, state_file, **__: states.append(state_file) or f"losses of {batch_size}",
+    )
     monkeypatch.setattr(
         rounds, "write_drawn", lambda file, losses, **how: written.append((file, losses, how)) or {"indices": [1, 2]}
     )
@@ -699,6 +727,7 @@ def test_of_several_processes_the_first_writes_which_samples_were_drawn(first, t
     assert run("select-rounds", "--model", tmp_path, "--output", file, "--dataset", "d", *draw) == 0
     how = {"rate": 0.25, "temperature": 0.1, "group_size": 2, "seed": 7, "data": fingerprint(range(8))}
     assert written == [(file, "losses of 3", how)] * first
+    assert states == [tmp_path / "drawn.json.losses.npz"], "a file of its own for each draw, whatever its name ends in"
     assert ("drawn.json" in capsys.readouterr().out) == first
 
 
@@ -782,20 +811,23 @@ def test_rounds_are_trained_by_what_the_options_say(large, corpus, tmp_path, mon
 
 
 def test_a_language_model_is_pruned_by_what_the_options_say(large, corpus, tmp_path, monkeypatch, capsys):
-    given, chosen = [], []
+    given, chosen, places = [], [], []
+    monkeypatch.setattr(prune_command, "check_device", lambda device: places.append(f"checked {device}"))
+    network = SimpleNamespace(to=lambda device: places.append(device) or "there")
+    monkeypatch.setattr(prune_command, "load_model", lambda name, argument: network)
     monkeypatch.setattr(minitron, "prune", lambda model, batches, **options: stop(given)(**options, batches=batches))
     monkeypatch.setattr(minitron, "choose_shapes", lambda model, **options: chosen.append(options))
     words = ["prune", large, tmp_path / "small", "--target-parameters", "40%", "--way", "any", "--tolerance", 0.2]
     words += ["--layers", 3, "--hidden", 24, "--intermediate", 40, "--heads", 2, "--key-value-heads", 1]
     words += ["--candidates", 3, "--method", "l1", "--select-layers", "ends", "--rescale-norms"]
     words += ["--retraining-steps", 2, "--learning-rate", 0.5, "--dataset", corpus]
-    words += ["--calibration-batches", 3, "--batch-size", 2, "--block-size", 16]
+    words += ["--calibration-batches", 3, "--batch-size", 2, "--block-size", 16, "--device", "cuda:1"]
     assert main([*map(str, words)]) == 2 and "it is looked at no further" in capsys.readouterr().err
     ((options),) = given
     assert [tuple(batch["input_ids"].shape) for batch in options.pop("batches")] == [(2, 16)] * 3
     named = {"num_hidden_layers": 3, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 2}
     named |= {"num_key_value_heads": 1, "target_parameters": 0.4, "way": "any", "tolerance": 0.2, "candidates": 3}
     named |= {"layers": "ends", "method": "l1", "rescale_norms": True}
-    assert chosen == [named]
+    assert chosen == [named] and places == ["checked cuda:1", "cuda:1"]
     del options["progress"]
     assert options == {**named, "retraining_steps": 2, "learning_rate": 0.5}

@@ -1,10 +1,13 @@
 """Sizes and files are called what the command line calls them."""
 
+import argparse
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
-from hf_effmodels.compression.command import inheritance, prune, prune_vision, tokenizers
+from hf_effmodels.compression import command as package
+from hf_effmodels.compression.command import cards, inheritance, prune, prune_vision, tokenizers
 from hf_effmodels.compression.tokenizers import sentencepiece_bpe
 
 
@@ -63,6 +66,60 @@ def test_the_shape_of_another_is_blamed_where_all_sizes_that_do_not_go_are_its(g
     with pytest.raises(ValueError, match=f"^{'--like: ' if blamed else ''}{named}: got 3, accepted is 2$"):
         with inheritance._blaming(arguments):
             raise ValueError(f"{named}: got 3, accepted is 2")
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [("hidden", 8), ("key_value_heads", 1), ("candidates", 2), ("retraining_steps", 3), ("method", "l1"),
+     ("rescale_norms", True)],
+)  # fmt: skip
+def test_what_is_of_language_models_alone_is_refused_of_others(option, value):
+    plain = {"hidden": None, "key_value_heads": None, "candidates": 1, "retraining_steps": 0, "method": "activation"}
+    arguments = SimpleNamespace(**{**plain, "rescale_norms": False, "images": None, option: value})
+    with pytest.raises(ValueError, match=f"^{option}: got {value}, which is for language models; of vision"):
+        prune_vision.check_options(arguments)
+
+
+def test_a_budget_is_a_share_below_one_or_a_number_of_parameters():
+    for text, value in (("0.5", 0.5), ("50%", 0.5), ("99.5%", 0.995), ("1", 1), ("15M", 15_000_000), ("1.5k", 1500)):
+        assert prune.share_or_number(text) == value
+    for text in ("100%", "0%", "-5%", "x%"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"got {text}, accepted are shares between 0% and 100%"):
+            prune.share_or_number(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="got 0, accepted are numbers from 1"):
+        prune.share_or_number("0")
+
+
+def test_text_is_read_by_documents_where_a_model_reads_it_and_by_lines_where_tokens_are_counted():
+    steps = package._parser()[0]
+    assert steps.parse_args(["inherit", "--model", "m", "--output", "o"]).text_unit == "document"
+    assert prune._parser().parse_args(["m", "o"]).text_unit == "document"
+    counted = ["compress-tokenizer", "--tokenizer", "t", "--output", "o"]
+    assert steps.parse_args(counted).text_unit == "line"
+    assert steps.parse_args([*counted, "--text-unit", "paragraph"]).text_unit == "paragraph"
+
+
+@pytest.mark.parametrize("licence, stands", [("mit", "\nlicense: mit\n"), ("mitt", None), ("other", None)])
+def test_a_licence_that_somebody_has_written_stands_in_a_card_if_it_is_one(licence, stands, tmp_path):
+    source = tmp_path / "large"
+    source.mkdir()
+    (source / "README.md").write_text(f"---\nlicense: {licence}\nbase_model: org/whole\n---\n")
+    card = cards.card_of_tokenizer(str(source), [("Tokens", "400, before 901")])
+    assert "| Tokens | 400, before 901 |" in card and "| Made of | `large` |" in card
+    assert "\n# large, smaller\n" in card and str(tmp_path) not in card and "\nbase_model: org/whole\n" in card
+    assert stands in card if stands else "\nlicense:" not in card.partition("\n---\n")[0]
+
+
+def test_pictures_are_read_in_the_channels_of_the_network(tmp_path):
+    for number in range(3):
+        Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / f"{number}.png")
+    files = sorted(tmp_path.iterdir())
+
+    def process(pictures, return_tensors):
+        return {"pixel_values": [picture.mode for picture in pictures]}
+
+    assert [*prune_vision._batches(files, process, 1, 2)] == [["L", "L"], ["L"]]
+    assert [*prune_vision._batches(files, process, 3, 3)] == [["RGB"] * 3]
 
 
 def test_pictures_are_asked_for_before_anything_is_read(tmp_path):

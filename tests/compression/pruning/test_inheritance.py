@@ -7,7 +7,7 @@ from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 from hf_effmodels import PanguPiConfig, PanguPiForCausalLM
 from hf_effmodels.compression import inherit, spread_layers
 from hf_effmodels.compression.pruning import inheritance
-from hf_effmodels.compression.pruning.calibration import layer_importance, read_batches
+from hf_effmodels.compression.pruning.calibration import channel_energies, layer_importance, read_batches
 from hf_effmodels.compression.pruning.inheritance import check_inheritance, choose_units, take_layers
 from hf_effmodels.compression.pruning.masks import masked
 from hf_effmodels.compression.pruning.scores import structure_scores, top
@@ -18,9 +18,9 @@ from ..conftest import LLAMA
 SMALLER = {"num_hidden_layers": 3, "hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}
 
 
-def build(kind: str):
+def build(kind: str, reduction: int = 8):
     if kind == "pangu_pi":
-        model = PanguPiForCausalLM(PanguPiConfig(**LLAMA, augmented_shortcut_reduction=8, rms_norm_eps=1e-12))
+        model = PanguPiForCausalLM(PanguPiConfig(**LLAMA, augmented_shortcut_reduction=reduction, rms_norm_eps=1e-12))
         for layer in model.model.layers:  # as after some training
             torch.nn.init.normal_(layer.mlp.act_fn.scale)
             torch.nn.init.normal_(layer.augmented_shortcuts[0].up_proj.weight)
@@ -233,17 +233,20 @@ def test_neurons_and_channels_are_scored_over_all_that_they_read_and_write(metho
     assert made_of.units[Axis("hidden")].tolist() == expected
 
 
-@pytest.mark.parametrize("kind", ["llama", "tied"])
-def test_masks_are_learned_on_what_the_slices_compute(kind, batches):
-    model = build(kind)
-    smaller, made_of = inherit(model, **SMALLER)
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "tied", "pangu_pi"])
+def test_masks_are_learned_on_what_the_slices_compute(kind, rescale, batches):
+    """Of PanGu-π with shortcuts of one unit, which no smaller size has less of."""
+    model = build(kind, reduction=24)
+    smaller, made_of = inherit(model, **SMALLER, rescale_norms=rescale, calibration=batches)
     thin, masks = take_layers(model, made_of.layers), {}
+    energies = channel_energies(thin, read_batches(batches, "this test")) if rescale else None
     sizes = Sizes.of(thin.config)
     for axis, kept in made_of.units.items():
         if axis.kind in ("hidden", "keys", "ffn"):
             masks[axis] = torch.zeros(sizes.units(axis.kind), dtype=torch.float64)
             masks[axis][kept] = 1
-    with masked(thin, masks):
+    with masked(thin, masks, energies):
         logits = thin(batches[0]).logits
     torch.testing.assert_close(logits, smaller(batches[0]).logits, rtol=0, atol=precision(model))
 

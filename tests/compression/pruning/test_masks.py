@@ -152,6 +152,14 @@ def test_masks_are_not_learned_from_a_loss_that_is_no_number(llama, batches):
     assert all(weight.requires_grad for weight in llama.parameters())
 
 
+def test_what_is_trained_of_a_model_stays_so_while_its_masks_are_learned(llama, batches):
+    frozen = llama.model.layers[1].mlp.up_proj.weight.requires_grad_(False)
+    target = Sizes.of(LlamaConfig(**{**LLAMA, "intermediate_size": 20}))
+    llama.train()
+    masks.learn_masks(llama, target, batches, {Axis("ffn", 0): torch.rand(48)}, steps=1)
+    assert [weight for weight in llama.parameters() if not weight.requires_grad] == [frozen] and llama.training
+
+
 def test_masks_are_drawn_from_the_seed(llama, batches):
     target = Sizes.of(LlamaConfig(**{**LLAMA, "intermediate_size": 20}))
     start = {Axis("ffn", 0): torch.rand(48)}

@@ -390,6 +390,9 @@ def test_so_many_batches_of_pictures_are_looked_at_each_once(batches, size, expe
     assert [len(batch) for batch in seen] == expected
     shades = torch.cat(seen)[:, 0, 0, 0].tolist()
     assert len({*shades}) == len(shades)
+    seen.clear()
+    assert main([*argv, "--layers", "2", *sizes]) == 2
+    assert torch.cat(seen)[:, 0, 0, 0].tolist() == shades, "the same ones each time"
     if len(shades) > 1:
         assert shades != sorted(shades), "in random order"
         middle = (5.5 * 20 / 255 - 0.5) / 0.5  # between the classes, as the processor writes it
