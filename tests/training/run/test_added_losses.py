@@ -47,15 +47,24 @@ def test_a_step_is_trained_on_the_weighted_sum_of_means_over_all_of_its_samples(
         torch.testing.assert_close(torch.tensor(logged(trainer, key)), losses[:, column], check_dtype=False)
 
 
-def test_batches_of_different_sizes_count_by_their_items(line_trainer):
-    # 11 points in accumulated batches of 3: steps of 6 and of 3 + 2.
+@pytest.mark.parametrize("model", [Line, LineByItems])
+@pytest.mark.parametrize("accumulated, steps", [(2, [6, 5]), (3, [9, 2])])
+def test_batches_of_different_sizes_count_by_their_items(line_trainer, model, accumulated, steps):
+    """11 points in batches of 3: the last step is of 3 + 2, or of a single batch of 2. So do the parts of a task's
+    loss that are logged beside it."""
     points = Points(11)
-    trainer = line_trainer(LineByItems(), points, per_device_train_batch_size=3, gradient_accumulation_steps=2)
+    sizes = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": accumulated}
+    trainer = line_trainer(model(), points, **sizes)
     trainer.add_loss("energy", energy, weight=WEIGHT)
+    trainer.named_parts = lambda outputs: {"fourth": (outputs["predicted"] ** 4).mean()}
     trainer.train()
-    weights, losses = by_hand(points, [6, 5])
+    weights, losses = by_hand(points, steps)
     torch.testing.assert_close(trainer.model.w.detach(), weights.float())
-    torch.testing.assert_close(torch.tensor(logged(trainer, "energy")), losses[:, 1], check_dtype=False)
+    for column, key in enumerate(("task_loss", "energy", "loss")):
+        torch.testing.assert_close(torch.tensor(logged(trainer, key)), losses[:, column], check_dtype=False)
+    if model is Line:
+        fourth = losses[:, 1] - torch.stack([y.abs().mean() for y in points.y.split(steps)])
+        torch.testing.assert_close(torch.tensor(logged(trainer, "fourth")), fourth, check_dtype=False)
 
 
 def test_a_mean_over_other_items_than_samples_counts_by_those(line_trainer):
@@ -87,18 +96,28 @@ def test_what_is_logged_is_the_mean_over_the_steps_since_the_last_time(line_trai
 
 
 def test_an_evaluation_measures_the_task_alone(line_trainer):
-    points = Points(8)
-    trainer = line_trainer(Line(), points)
-    trainer.add_loss("energy", energy, weight=100.0)
-    measured = trainer.evaluate(points)["eval_loss"]
-    expected = (points.x @ torch.tensor(START) - points.y).square().mean().item()
+    """Also one in the midst of a training, of which the log of the losses says nothing."""
+    points = Points(16)
+    settings = {"per_device_train_batch_size": 8, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = line_trainer(Line(), points, **settings)
+    trainer.add_loss("energy", energy, weight=WEIGHT)
+    trainer.named_parts = lambda outputs: {"fourth": (outputs["predicted"] ** 4).mean()}
+    measured = [trainer.evaluate(points)["eval_loss"]]
+    trainer.train()
+    measured += [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    steps = [by_hand(points, [8] * count) for count in range(3)]
+    expected = [(points.x.double() @ weights - points.y).square().mean().item() for weights, _ in steps]
     assert measured == pytest.approx(expected, rel=1e-5)
+    assert logged(trainer, "energy") == pytest.approx(steps[2][1][:, 1].tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
     "name, weight, message",
     [
-        ("loss", 1.0, "name: got 'loss', which the log has already"),
+        *(
+            (name, 1.0, f"name: got '{name}', which the log has already")
+            for name in ("loss", "task_loss", "grad_norm", "learning_rate", "epoch", "step", "train_loss")
+        ),
         ("energy", 1.0, "name: got 'energy'"),
         ("eval_loss", 1.0, "name: got 'eval_loss'"),
         ("other", float("nan"), "weight: got nan, accepted are finite numbers"),
