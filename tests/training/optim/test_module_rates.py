@@ -14,6 +14,8 @@ def test_the_path_of_the_most_names_counts_and_names_are_whole():
     assert found == dict(zip(NAMES, [1, 10, 2, 0.5], strict=True))
     with pytest.raises(ValueError, match="'stages.1' is of no parameter; nearest: .*stages"):
         rate_factors(NAMES, {"stages.1": 2})
+    with pytest.raises(ValueError, match="'stem.1' is of no parameter"):
+        rate_factors(NAMES, {"classifier": 10, "stem.1": 2})
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -157,10 +157,10 @@ def test_a_step_gives_back_the_loss_of_its_closure_and_moves_what_has_a_gradient
     assert optimizer.step(closure).item() == 4.0
     assert (weight < 1).all() and (other == 1).all() and (alone == 1).all()
     assert optimizer.step() is None
-    weight.grad = torch.ones(2, 2).to_sparse()
+    weight.grad, other.grad = torch.ones(2, 2), torch.ones(2, 2).to_sparse()
     with pytest.raises(ValueError, match="sparse gradients are not supported"):
         optimizer.step()
-    weight.grad = None
+    weight.grad = other.grad = None
     before = weight.detach().clone()
     optimizer.step()
     assert torch.equal(weight, before)

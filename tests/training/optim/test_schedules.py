@@ -160,7 +160,8 @@ def test_norms_weights_and_biases_of_a_detector_are_three_groups():
             super().__init__()
             self.first, self.norm, self.factor = nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Parameter(torch.ones(1))
             self.again, self.fixed = self.first, nn.Linear(2, 2).requires_grad_(False)
-            self.layer_norm = nn.LayerNorm(3)
+            self.layer_norm, self.tied = nn.LayerNorm(3), nn.Linear(2, 3, bias=False)
+            self.tied.weight = self.first.weight
 
     model = Network()
     groups = norm_weight_bias_groups(model, 0.3)

@@ -1,5 +1,6 @@
 """Settings that an optimizer or a schedule would ignore, or fail with in training, are refused before it."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +64,7 @@ def test_settings_that_a_schedule_has_are_taken(kind, settings):
         ("polynomial", {"power": -3}, "polynomial with {'power': -3} cannot be made: "),
         ("inverse_sqrt", {"timescale": -3}, "inverse_sqrt with {'timescale': -3} cannot be made: "),
         ("warmup_stable_decay", {"num_decay_steps": 2, "min_lr_ratio": -3}, "leads to a learning rate of -0.3"),
+        ("warmup_stable_decay", {"num_decay_steps": 2, "min_lr_ratio": math.inf}, "leads to a learning rate of inf"),
     ],
 )
 def test_settings_that_a_schedule_cannot_follow_are_named(kind, settings, message):

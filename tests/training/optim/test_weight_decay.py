@@ -79,6 +79,16 @@ def test_layers_that_the_model_numbers_itself_learn_by_their_numbers():
     assert found == {(0.1, 0.3): 1, (0.1, 0.0): 1, (0.8, 0.0): 4}
 
 
+def test_parameters_are_grouped_by_as_many_layers_as_is_said_and_frozen_stages_count():
+    for frozen, num_layers, stage, stem in ((False, 3, 0.125, 0.0625), (True, None, None, 0.25)):
+        model = Network()
+        model.stages.requires_grad_(not frozen)
+        groups = layer_decay_groups(model, 0.5, learning_rate=1.0, weight_decay=0.3, num_layers=num_layers)
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        found = [rates.get(id(p)) for p in (model.norm.weight, model.stages[0].weight, model.stem.weight)]
+        assert found == [1.0, stage, stem]
+
+
 def test_layer_decay_keeps_to_what_the_model_says():
     model = Network()
     groups = layer_decay_groups(model, 0.5, learning_rate=1.0, weight_decay=0.3)

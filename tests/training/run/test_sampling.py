@@ -79,9 +79,10 @@ class Statistics(Line):
 def train_and_keep(make, model, points, file, arguments, checkpoint=None):
     trainer = make(model, points, **arguments)
     trainer.add_loss("energy", energy, weight=0.25)
+    trainer.named_parts = lambda outputs: {"fourth": (outputs["predicted"] ** 4).mean()}
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
-        logs = {key: logged(trainer, key) for key in ("loss", "task_loss", "energy")}
+        logs = {key: logged(trainer, key) for key in ("loss", "task_loss", "energy", "fourth")}
         torch.save({"state": trainer.model.state_dict(), "logs": logs}, file)
 
 
@@ -101,6 +102,8 @@ def test_two_processes_train_on_the_samples_of_an_incomplete_last_step_as_one_do
     for column, key in enumerate(("task_loss", "energy", "loss")):
         torch.testing.assert_close(torch.tensor(kept["logs"][key]), losses[:, column], check_dtype=False)
     if model is Statistics:
+        fourth = losses[:, 1] - torch.stack([y.abs().mean() for y in points.y.split(steps)])
+        torch.testing.assert_close(torch.tensor(kept["logs"]["fourth"]), fourth, check_dtype=False)
         # Each process has the mean over its batches of more than one point, and what is saved is the mean of both.
         own = [[points.x[0:2], points.x[4:6]], [points.x[2:4], points.x[6:8]]]
         if number == 11:

@@ -42,6 +42,10 @@ def test_weight_decay_spares_vectors_unless_it_is_on_all(line_trainer):
     for on, decays in (("weights", [0.0]), ("all", [0.3])):
         optimizer = make(line_trainer, weight_decay=0.3, weight_decay_on=on).create_optimizer()
         assert [group["weight_decay"] for group in optimizer.param_groups if group["params"]] == decays
+    optimizer = make(line_trainer, model=Staged(), weight_decay=0.3, weight_decay_on="all").create_optimizer()
+    assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups if group["params"]] == [
+        (6, 0.3)
+    ]
 
 
 class Staged(nn.Module):
@@ -333,7 +337,9 @@ def test_a_best_checkpoint_that_is_gone_is_said_and_the_best_from_there_on_count
     assert on.state.best_global_step == 6
 
 
-def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from_with_a_warning(line_trainer, tmp_path, caplog):
+def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from_with_a_warning(
+    line_trainer, tmp_path, caplog, monkeypatch
+):
     make(line_trainer).train()
     checkpoint = tmp_path / "run" / "checkpoint-4"
     make(line_trainer).train(resume_from_checkpoint=str(checkpoint))
@@ -345,6 +351,10 @@ def test_a_checkpoint_of_another_number_of_processes_is_gone_on_from_with_a_warn
         shutil.copy(tmp_path / "rng_state.pth", checkpoint / name)
     make(line_trainer).train(resume_from_checkpoint=str(checkpoint))
     assert f"{checkpoint} was written by 2 processes, now there are 1" in caplog.text
+    trainer = make(line_trainer)
+    monkeypatch.setattr(RecipeArguments, "world_size", 3)
+    trainer._load_from_checkpoint(str(checkpoint))
+    assert f"{checkpoint} was written by 2 processes, now there are 3" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -446,7 +456,8 @@ def test_what_is_left_for_several_processes_is_shared_out_unless_accelerate_is_t
     shards = BatchSamplerShard(batches, 2, process, split_batches=options.get("split_batches", False))
     theirs = [*shards]
     monkeypatch.setattr(Trainer, "get_train_dataloader", lambda self: SimpleNamespace(batch_sampler=shards))
-    assert [*trainer.get_train_dataloader().batch_sampler] == (theirs if options else own)
+    found, expected = trainer.get_train_dataloader().batch_sampler, theirs if options else own
+    assert [*found] == expected and len(found) == len(expected)
 
 
 @pytest.mark.parametrize("given, meant", [(" hf_makers\n", "hf_makers"), ("  ", None), (None, None)])
