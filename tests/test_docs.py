@@ -76,6 +76,43 @@ def test_the_pages_of_options_say_what_is_read(update_options):
     assert not update_options["stale"](), "run python scripts/update_options.py"
 
 
+@pytest.mark.parametrize("script", ["update_options", "update_tables"])
+def test_a_page_that_is_old_lacking_or_of_what_is_gone_is_told_and_brought_up_to_date(
+    script, request, tmp_path, monkeypatch, capsys
+):
+    """With a page that is as it should be, an old one, one that is not there yet, and one of nothing."""
+    ours = request.getfixturevalue(script)["main"].__globals__
+    folder, wanted = ours["FOLDER" if script == "update_options" else "API"], {"mkdocs.yml": "nav"}
+    wanted |= {f"{folder}/{name}.md": name for name in ("good", "old", "new")}
+    for name, text in {**wanted, f"{folder}/old.md": "older", f"{folder}/gone.md": "gone"}.items():
+        if not name.endswith("new.md"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+    monkeypatch.setitem(ours, "ROOT", tmp_path)
+    monkeypatch.setitem(ours, "pages" if script == "update_options" else "generated", lambda: wanted)
+    if script == "update_tables":
+        monkeypatch.setitem(ours, "_folders", lambda: ["good", "old", "new"])
+    monkeypatch.setattr("sys.argv", [script, "--check"])
+    assert ours["main"]() == 1
+    told = capsys.readouterr().out
+    assert [f"{folder}/{name}.md" in told for name in ("good", "old", "new", "gone")] == [False, True, True, True]
+    monkeypatch.setattr("sys.argv", [script])
+    assert ours["main"]() == 0
+    found = {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*") if file.is_file()}
+    assert found == wanted
+    monkeypatch.setattr("sys.argv", [script, "--check"])
+    assert ours["main"]() == 0
+
+
+def test_what_is_written_into_a_page_has_its_one_place(update_tables):
+    with_block, page = update_tables["_with_block"], "a\n<!-- systems: x -->\nold\n<!-- end of systems -->\nb\n"
+    new = "a\n<!-- systems: x -->\nnew\n<!-- end of systems -->\nb\n"
+    assert with_block(page, "systems", "new\n") == new
+    for count, text in ((0, "a\nb\n"), (2, page + page)):
+        with pytest.raises(ValueError, match=f"found {count} blocks 'systems', expected one"):
+            with_block(text, "systems", "new\n")
+
+
 def test_every_option_says_what_it_is(update_options):
     rows = [
         line for text in update_options["pages"]().values() for line in text.splitlines() if line.startswith("| `")

@@ -65,6 +65,30 @@ def test_a_notebook_has_the_cells_of_its_page_and_what_they_show(page, render):
     assert render["mark_of"](code) in text, "its code has changed: run python scripts/render_tutorials.py"
 
 
+def test_a_page_gets_what_its_code_says_and_shows_and_of_a_long_output_the_end(render, tmp_path):
+    page = tmp_path / "docs" / "tutorials" / "a.md"
+    (tmp_path / "docs" / "images").mkdir(parents=True)
+    page.parent.mkdir()
+    code = [
+        "for number in range(12):\n    print(number)\n",
+        "from PIL import Image\nImage.new('L', (2, 1))\n",
+        "import os\nprint(os.listdir())\n",
+    ]
+    blocks = [f"```python\n{one}```\n" for one in code]
+    old = f"{blocks[0]}\n<!-- output -->\n```text\nolder\n```\n"
+    page.write_text(f"# A\n\n{old}\nText.\n\n{blocks[1]}\n{blocks[2]}\n<!-- outputs of the code 0123abcd -->\n")
+    long = "...\n" + "".join(f"{number}\n" for number in range(3, 12))
+    output, picture = "\n<!-- output -->\n```text\n{}```\n", "![What the code shows](../images/tutorials/a-1.png)\n"
+    expected = f"# A\n\n{blocks[0]}{output.format(long)}\nText.\n\n{blocks[1]}\n<!-- output -->\n{picture}"
+    expected += f"\n{blocks[2]}{output.format('[]' + chr(10))}\n{render['mark_of'](code)}\n"
+    text = render["rendered"](page)
+    assert text == expected
+    page.write_text(text)
+    assert render["rendered"](page) == text
+    cells = json.loads(render["notebook_of"](page))["cells"]
+    assert [cell["cell_type"] for cell in cells] == ["markdown", "code", "markdown", "code", "code"]
+
+
 def test_every_task_is_trained_in_a_tutorial():
     assert {p.stem for p in NOTEBOOKS} == {p.stem for p in PAGES}
     code = "".join("".join(code_of(notebook)) for notebook in NOTEBOOKS)

@@ -305,6 +305,9 @@ def test_a_word_that_starts_with_a_dash_is_a_number_or_an_option():
     assert all(map(_is_number, ("-1", "-1e-3", "-inf", "0.5"))) and not any(map(_is_number, ("-x", "--1", "")))
     assert _near("learning-rte", ["learning_rate", "seed"], "--") == "; nearest: --learning_rate"
     assert _near("qqq", ["learning_rate"]) == "; --help lists the known ones"
+    sizes = ["train_batch_size", "eval_batch_size", "batch_sizes", "image_size", "ema_decay"]
+    assert _near("batch-size", sizes, "--") == "; nearest: --train_batch_size, --eval_batch_size"
+    assert _near("size", sizes) == "; nearest: train_batch_size, eval_batch_size, image_size"
 
 
 def test_one_process_sees_one_gpu(monkeypatch, tmp_path):

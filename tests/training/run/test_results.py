@@ -97,9 +97,10 @@ def test_answers_and_images_are_as_safe_as_results(tmp_path):
         return open_results("task", [What(), Places(str(tmp_path / "e.json"), overwrite, **texts)])
 
     answers, images = tmp_path / "answers.jsonl", tmp_path / "images"
+    images.mkdir()  # nothing is in it
     call = others(answers=answers, save_images=images)
     answers.write_text('{"prompt": "?", "answer": "!", "references": []}\n')
-    (images / "sr").mkdir(parents=True)
+    (images / "sr").mkdir()
     for place in ({"answers": answers}, {"save_images": images}):
         with pytest.raises(ValueError, match=f"--{next(iter(place))}: .*--overwrite true"):
             others(**place)
@@ -116,6 +117,8 @@ def test_answers_and_images_are_as_safe_as_results(tmp_path):
         others(overwrite=True, answers=images)
     with pytest.raises(ValueError, match="--answers: .*answers.jsonl is a file, not a folder to write a.jsonl into"):
         others(answers=answers / "a.jsonl")
+    with pytest.raises(ValueError, match="--save_images: .*answers.jsonl is a file, not a folder to write"):
+        others(save_images=answers / "images")
 
 
 @pytest.mark.parametrize("task", list_tasks())

@@ -71,6 +71,19 @@ def test_layers_and_parts_of_a_network_learn_and_decay_as_is_said_however_often_
         assert found[id(parameter)] == (pytest.approx(rates[layer]), 0.3 if kind == "weight" else 0.0), name
 
 
+@pytest.mark.parametrize("arguments, seed", [({"seed": 3}, 3), ({"seed": 3, "data_seed": 0}, 0)])
+def test_the_order_of_the_samples_is_that_of_the_seed_of_the_data(line_trainer, arguments, seed):
+    sampler = make(line_trainer, train_sampling_strategy="random", **arguments)._get_train_sampler()
+    assert [*sampler] == np.random.default_rng((seed, 0)).permutation(8).tolist()
+    assert [*make(line_trainer, **arguments)._get_train_sampler()] == [*range(8)]  # sequential
+
+
+def test_a_factor_of_no_part_is_told_of_a_trainer_that_only_measures_too(line_trainer):
+    for points in (Points(8), None):
+        with pytest.raises(ValueError, match="^--learning_rate_factors: 'head' is of no parameter; nearest: w"):
+            line_trainer(Line(), points, learning_rate_factors={"head": 2})
+
+
 def test_batches_of_another_size_are_made_and_counted_from_then_on(line_trainer):
     trainer = make(line_trainer, gradient_accumulation_steps=2)
     loader = trainer.get_train_dataloader()
@@ -139,6 +152,19 @@ def test_the_end_is_the_best_checkpoints_average_and_each_average_has_its_last_s
     assert trainer.state.best_global_step == 2 * best
     distances = [(trainer.model.w - other).abs().max().item() for other in (*expected, *steps.weights)]
     assert sorted(distances)[1] > 1e-3  # it is near one of them alone
+
+
+def test_a_run_goes_on_with_the_weights_and_the_average_that_it_had(line_trainer, tmp_path):
+    """Without an average from then on, with the weights alone; the checkpoint's model is the average."""
+    steps = Steps()
+    trainer = make(line_trainer, ema_decay=0.6)
+    trainer.add_callback(steps)
+    start = trainer.model.w.tolist()
+    trainer.train()
+    for decay, end in ((0.6, averages(start, steps.weights, 0.6)[-1]), (None, steps.weights[-1])):
+        again = make(line_trainer, ema_decay=decay, output_dir=str(tmp_path / f"again-{decay}"))
+        again.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-4")
+        torch.testing.assert_close(again.model.w.detach(), end)
 
 
 def test_without_a_best_one_the_end_is_the_last_average(line_trainer):
@@ -430,10 +456,12 @@ def test_publishing_is_asked_of_the_arguments_and_done_by_one_process(line_train
     settings = {"exported": False, "token": None, "private": True, "revision": "dev", "message": "End of training"}
     assert trainer.push_to_hub() == (folder, "me/net", settings) and asked == [(None, folder, None)]
     assert trainer.push_to_hub("Done")[2]["message"] == "Done" and len(asked) == 1, "it is known by now"
+    trainer.init_hf_repo("hf_other")
+    assert asked[1:] == [(None, folder, "hf_other")]
     monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
     assert trainer.push_to_hub() is None
     trainer.init_hf_repo("hf_token")
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 def test_whether_a_model_is_published_with_its_code_is_asked_of_what_is_saved(line_trainer, monkeypatch):
