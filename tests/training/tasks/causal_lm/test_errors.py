@@ -34,6 +34,7 @@ WRONG = {
     "stream without evaluation": (["--streaming", "true"], "--eval_documents: say how many"),
     "stream with workers": (["--streaming", "true", "--dataloader_num_workers", "2"], "accepted is 0"),
     "stream by epochs": (["--streaming", "true", "--eval_strategy", "epoch"], "a stream has no epochs"),
+    "stream saved by epochs": (["--streaming", "true", "--save_strategy", "epoch"], "^--save_strategy: got 'epoch'"),
     "endless stream": (["--streaming", "true", "--max_steps", "-1"], "--max_steps is missing"),
     "means of each process": (
         ["--average_tokens_across_devices", "false"],

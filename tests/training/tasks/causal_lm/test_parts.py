@@ -10,6 +10,7 @@ import torch
 from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hf_effmodels.training import prepare
 from hf_effmodels.training.data.text.arguments import TextArguments
 from hf_effmodels.training.data.text.packing import Counts
 from hf_effmodels.training.data.text.tokenization import train_tokenizer
@@ -104,6 +105,32 @@ def test_as_many_tokens_and_positions_as_there_are_may_be_asked_for(tokenizer, t
         )
 
 
+def test_a_pretrained_network_gets_the_settings_that_are_given_and_no_others(tokenizer, tmp_path):
+    llama().save_pretrained(tmp_path)
+    given = {"attention_dropout": 0.25, "rms_norm_eps": 1e-4}
+    model = load_language_model(arguments(model=str(tmp_path), model_config=given), tokenizer, 16)
+    assert {name: getattr(model.config, name) for name in given} == given
+    with pytest.raises(ValueError, match="^--model_config: .*hidden_sice"):
+        load_language_model(arguments(model=str(tmp_path), model_config={"hidden_sice": 3}), tokenizer, 16)
+
+
+@pytest.mark.parametrize("to_be_trained", [True, False])
+def test_a_network_without_a_head_is_trained_and_not_evaluated(to_be_trained, tokenizer, tmp_path, monkeypatch):
+    llama().model.save_pretrained(tmp_path)
+    args = arguments(model=str(tmp_path), model_config=None)
+    if to_be_trained:
+        assert load_language_model(args, tokenizer, 16, to_be_trained=True).lm_head.weight.isfinite().all()
+    else:
+        with pytest.raises(ValueError, match="^--model: .*lm_head"):
+            load_language_model(args, tokenizer, 16, to_be_trained=False)
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(TEXTS))
+    tokenizer.save_pretrained(tmp_path)
+    call = ["--task", "causal-lm", "--model", str(tmp_path), "--dataset", str(text), "--block_size", "4"]
+    with pytest.raises(ValueError, match="^--model: .*lm_head"):
+        prepare("prepare_evaluation", call)
+
+
 def test_an_attention_that_there_is_not_is_named_and_other_faults_are_not_blamed_on_it(tokenizer):
     with pytest.raises((ValueError, ImportError), match="^--attn_implementation: got 'abacus': "):
         load_language_model(arguments(attn_implementation="abacus"), tokenizer, 16)
@@ -145,6 +172,41 @@ def test_a_stopwatch_is_stopped_by_each_pause_and_begins_anew_with_each_lap(monk
                 clock.now += pause
         clock.now += seconds
         assert watch.lap() == seconds
+
+
+def test_a_log_tells_the_tokens_of_all_processes_since_the_line_before_and_what_share_of_all_devices_they_took():
+    """Two processes, 640 tokens each in four seconds, of 1e9 operations; 2e12 of a device are possible."""
+    both = SimpleNamespace(reduce=lambda tokens, how: 2 * tokens if how == "sum" else None)
+    trainer = SimpleNamespace(
+        watch=SimpleNamespace(lap=lambda: 4.0), args=SimpleNamespace(device="cpu", world_size=2), accelerator=both,
+        _tokens=640, _flops_per_token=1e9, _peak=2.0,
+    )  # fmt: skip
+    speed = trainer_module.CausalLMTrainer._speed
+    assert speed(trainer) == {"tokens_per_second": 320.0, "mfu": pytest.approx(0.08)}
+    assert speed(trainer) == {"tokens_per_second": 0.0, "mfu": 0}, "none since"
+
+
+def test_a_stream_forgets_after_each_step_what_has_been_trained_on():
+    forgotten = []
+    stream = SimpleNamespace(forget=forgotten.append)
+    trainer = SimpleNamespace(stream=stream, blocks_seen=lambda: 24, watch=SimpleNamespace(lap=lambda: None))
+    state = SimpleNamespace(global_step=3, max_steps=12, epoch=None)
+    trainer_module._StepHooks(trainer).on_step_end(None, state, None)
+    assert forgotten == [24] and state.epoch == 0.25
+    trainer.stream, state.epoch = None, 1.5
+    trainer_module._StepHooks(trainer).on_step_end(None, state, None)
+    assert forgotten == [24] and state.epoch == 1.5
+
+
+def test_tokens_that_several_submodels_learn_from_are_counted_once_and_experts_by_the_whole():
+    added = []
+    whole = SimpleNamespace(config="its configuration")
+    trainer = SimpleNamespace(_tokens=0, submodels_per_step=2, model=whole)
+    trainer.mixture = SimpleNamespace(add=lambda *given: added.append(given))
+    for number, network in enumerate((whole, SimpleNamespace())):
+        inputs = {"input_ids": torch.zeros(3, 8)}
+        trainer_module.SortedCausalLMTrainer.count(trainer, SimpleNamespace(network=network), inputs, number)
+    assert trainer._tokens == 24 and added == [(0, "its configuration")]
 
 
 class _Trainer(SimpleNamespace):
@@ -260,3 +322,59 @@ def test_blocks_of_evaluation_keep_the_tail_and_those_of_training_do_not(attenti
     for _, encode, block in (found, others):
         assert (block.size, block.separate, encode.tokenizer) == (7, attention == "separate", tokenizer)
         assert (block.separators.begin, block.separators.end) == (0, 0) and encode.separators == block.separators
+
+
+@pytest.mark.parametrize("given, drawn", [(None, 3), (7, 7)])
+def test_a_stream_is_shuffled_in_windows_by_the_seed_of_the_data(given, drawn, tokenizer, monkeypatch):
+    asked, checked = [], []
+
+    def stream(texts, encode, block, **how):
+        asked.append((texts, block.size, how))
+        return SimpleNamespace(check=lambda: checked.append(True))
+
+    monkeypatch.setattr(task, "PackedStream", stream)
+    texts = TextArguments("x", block_size=7, streaming=True, eval_documents=2, shuffle_blocks=5)
+    task._training_blocks("texts", tokenizer, texts, SimpleNamespace(seed=3, data_seed=given))
+    assert asked == [("texts", 7, {"window": 5, "seed": drawn})] and checked == [True]
+
+
+def test_an_evaluation_is_computed_as_it_was_asked_for(tokenizer, monkeypatch):
+    asked = []
+
+    def make(**given):
+        asked.append(given)
+        raise KeyError("made")
+
+    monkeypatch.setattr(task, "CausalLMTrainer", make)
+    for bf16, size in ((True, 3), (False, 8)):
+        args = SimpleNamespace(per_device_eval_batch_size=size, bf16=bf16, output=None)
+        with pytest.raises(KeyError, match="made"):
+            task._evaluate("model", tokenizer, "blocks", args, {})
+        given = asked.pop()
+        assert (given["args"].bf16, given["args"].per_device_eval_batch_size) == (bf16, size)
+        assert (given["model"], given["eval_dataset"], given["processing_class"]) == ("model", "blocks", tokenizer)
+
+
+def test_a_run_is_drawn_from_its_seed_and_its_tokenizer_trained_on_the_training_text(text_run, tmp_path, monkeypatch):
+    texts, read, networks = [], [], []
+    load, find = task.load_texts, task.find_tokenizer
+    monkeypatch.setattr(task, "load_texts", lambda *given: texts.append(load(*given)) or texts[-1])
+
+    def finding(args, asked, *more):
+        read.append(list(asked()))
+        return find(args, asked, *more)
+
+    def drawn(model, args):
+        networks.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
+        raise KeyError("drawn")
+
+    monkeypatch.setattr(task, "find_tokenizer", finding)
+    monkeypatch.setattr(task, "make_ternary", drawn)
+    for number, seed in enumerate((5, 5, 6)):
+        torch.manual_seed(number)  # whatever was drawn before
+        words = ["--seed", str(seed), "--output_dir", str(tmp_path / str(number))]
+        with pytest.raises(KeyError, match="drawn"):
+            prepare("prepare_training", [*text_run, "--max_train_documents", "60", *words])
+    (train, held_out), *_ = texts
+    assert read[0] == [row["text"] for row in train] != [row["text"] for row in held_out]
+    assert torch.equal(networks[0], networks[1]) and not torch.equal(networks[0], networks[2])

@@ -22,6 +22,7 @@ from transformers import (
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.data.text.tokenization import train_tokenizer
 from hf_effmodels.training.tasks.language_distillation import task
+from hf_effmodels.training.tasks.language_distillation.arguments import LanguageDistillationArguments
 from hf_effmodels.training.tasks.language_distillation.projections import ProjectedStudent
 from hf_effmodels.training.tasks.language_distillation.trainer import LanguageDistillationTrainer
 
@@ -99,8 +100,8 @@ def test_each_loss_is_its_formula_over_the_predicted_tokens(
     assert f"| tokens_seen | `{4 * 15}` |" in card, "a step of four blocks, whose first token is not predicted"
     counted = f"{len(prepared.trainer.train_dataset)} blocks of 16 tokens of training"
     assert f"(samples: {counted}, " in card
-    _, told = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(told.values())
+    saved, told = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told.values()) and saved.config.use_cache, "it is there to generate"
 
 
 def test_a_student_comes_near_to_its_teacher_without_seeing_labels(run, pair, tmp_path):  # noqa: F811
@@ -254,3 +255,62 @@ def test_a_teachers_perplexity_stands_beside_the_students(monkeypatch, loss, per
         measured = {"eval_perplexity": 3.0, "eval_teacher_perplexity": perplexity}
         assert found == {**measured, "train_loss": 1.5}
         assert saved == ([("eval", measured)] if writes else [])
+
+
+def test_hidden_states_alone_may_teach():
+    args = LanguageDistillationArguments(teacher="t", divergence_weight=0, hidden_states_weight=0.5)
+    assert (args.divergence_weight, args.hidden_states_weight) == (0, 0.5)
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.5, 0.9])
+def test_a_divergence_between_both_weighs_the_teacher_in_the_mixture_as_asked_for(beta):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(1, 4, 6, generator=generator) for _ in range(2))
+    settings = SimpleNamespace(divergence="jsd", temperature=2.0, top_k=None, jsd_beta=beta)
+    outputs = SimpleNamespace(logits=student, taught=SimpleNamespace(logits=teacher))
+    labels = {"labels": torch.tensor([[5, 5, -100, 5]])}
+    trainer = SimpleNamespace(distillation=settings)
+    found = LanguageDistillationTrainer._divergence(trainer, None, labels, outputs)
+    q, p = ((logits[0, [0, 2]].double() / 2).softmax(-1) for logits in (student, teacher))
+    m = beta * p + (1 - beta) * q
+    expected = beta * (p * (p / m).log()).sum(-1) + (1 - beta) * (q * (q / m).log()).sum(-1)
+    assert found.item() == pytest.approx(4 * expected.mean().item(), rel=1e-5)
+
+
+def test_projections_are_drawn_from_the_seed_and_what_is_drawn_after_them_is_what_it_was():
+    def project(before: int) -> torch.Tensor:
+        student = LlamaForCausalLM(LlamaConfig(vocab_size=30, num_hidden_layers=2, **SIZES))
+        args = SimpleNamespace(device=torch.device("cpu"), seed=3)
+        trainer = SimpleNamespace(is_fsdp_enabled=False, is_deepspeed_enabled=False, args=args, model=student)
+        torch.manual_seed(before)
+        state = torch.get_rng_state()
+        LanguageDistillationTrainer._project_to(trainer, 6)
+        assert torch.equal(torch.get_rng_state(), state) and trainer.model is trainer.model_wrapped
+        return torch.stack([each.weight.detach() for each in trainer.model.projections])
+
+    first, second = project(1), project(2)
+    assert torch.equal(first, second) and first.shape == (2, 6, SIZES["hidden_size"])
+    assert not torch.equal(first[0], first[1])
+
+
+def test_a_teacher_is_read_at_its_own_revision_in_the_precision_that_is_asked_for(monkeypatch):
+    read = []
+    config = SimpleNamespace(get_text_config=lambda: "text")
+    monkeypatch.setattr(task.AutoConfig, "from_pretrained", lambda *given, **how: read.append((given, how)) or config)
+    monkeypatch.setattr(task, "_check_fit", lambda *given: None)
+    monkeypatch.setattr(task, "_check_tokenizer", lambda said, source, words: read.append(({**source}, words)))
+    monkeypatch.setattr(task, "load_whole", lambda *given, **how: read.append((given[1:], how)) or "teacher")
+    monkeypatch.setattr(task, "LanguageDistillationTrainer", lambda **given: given)
+    args = LanguageDistillationArguments(teacher="org/teacher", teacher_revision="v7", teacher_dtype="bfloat16")
+    student = SimpleNamespace(config=config)
+    asked = SimpleNamespace(token="t", trust_remote_code=True, revision="v1")
+    made = task._make_trainer(
+        distillation=args, model_args=asked, model=student, processing_class="words", eval_dataset="blocks"
+    )
+    source = {"revision": "v7", "token": "t", "trust_remote_code": True}
+    loaded = {**source, "revision": ("--teacher_revision", "v7"), "dtype": "bfloat16"}
+    assert read == [(("org/teacher",), source), (source, "words"), (("--teacher", "org/teacher"), loaded)]
+    assert made == {
+        "teacher": "teacher", "distillation": args, "model": student, "processing_class": "words",
+        "eval_dataset": "blocks",
+    }  # fmt: skip
