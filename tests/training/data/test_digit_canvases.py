@@ -83,3 +83,9 @@ def test_training_and_test_canvases_hold_other_digits_and_each_is_another():
 def test_a_card_tells_canvases_of_digits_from_digits():
     assert "canvases" in named_in_cards("digits") and named_in_cards("my/digits") == "my/digits"
     assert named_in_cards(None) is None
+
+
+def test_canvases_to_test_with_are_laid_out_otherwise_than_those_to_train_on(digits_of):
+    digits_of(np.full((8, 8), 255, np.uint8))
+    train, test = ([digit_canvas(split, number)[0].shape for number in range(8)] for split in ("train", "test"))
+    assert train != test and train[:7] != test[1:]

@@ -20,6 +20,13 @@ def test_the_digits_are_all_there_once_as_bytes_with_a_fifth_of_each_class_for_t
     assert labels.tolist() == [round(0.2 * count) for count in np.bincount(load_digits().target)]
 
 
+def test_what_is_nearly_the_name_of_the_digits_is_answered_by_theirs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for written, meant in (("digits!", "digits"), ("digits noisy", "digits-noisy")):
+        with pytest.raises(OSError, match=f"{written}.*nearest: ([a-z-]+, )*{meant}"):
+            load_image_splits(SplitArguments(dataset=written), None)
+
+
 @pytest.fixture(scope="module")
 def plain():
     splits = load_image_splits(SplitArguments(dataset="digits"), None)

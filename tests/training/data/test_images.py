@@ -28,7 +28,8 @@ class Numbers:
 
     def use(self, index):
         if self.numbers[index] in self.bad:
-            raise OSError(f"row {self.numbers[index]} of mine/train: it is broken")
+            kind = OSError if self.numbers[index] % 3 else ValueError  # the file, or what is in it
+            raise kind(f"row {self.numbers[index]} of mine/train: it is broken")
 
 
 def arguments(**options):

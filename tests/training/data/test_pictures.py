@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from hf_effmodels.training.data import digits
+from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.data.images import check_processor
 from hf_effmodels.training.data.pictures import (
     PictureArguments,
@@ -48,6 +49,15 @@ def test_at_most_so_many_are_spread_from_the_first_to_the_last():
     for all_of_them in (None, 11, 12):
         assert many.evenly(all_of_them) is many
     assert many.select([3, 1]).evenly(1).rows.tolist() == [3]
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_what_is_wrong_stays_of_its_kind(tmp_path):
+    """A file that is not there is an OSError as elsewhere, what is in one that is there is a wrong sample."""
+    lost, page = str(tmp_path / "lost.png"), np.zeros((2, 2, 7), dtype=np.uint8)
+    with pytest.raises(FileNotFoundError, match="^row 1 of mine/train .*lost.png"):
+        pictures("a.png", lost, rows=[1]).read(0, 3)
+    with pytest.raises(SampleError, match="^row 0 of mine/train"):
+        pictures(page).read(0, 3)
 
 
 def test_what_is_held_out_is_drawn_and_called_so():

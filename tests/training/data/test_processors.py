@@ -58,6 +58,9 @@ def test_what_timm_is_not_told_is_as_it_evaluates_on_imagenet(channels):
 def test_a_folder_with_a_processor_keeps_it(tmp_path):
     config = SimpleNamespace(model_type="timm_wrapper", pretrained_cfg=CFG)
     assert [*load_image_processor(str(tmp_path), config).image_mean] == CFG["mean"]
+    # timm's own tells nobody its numbers.
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "TimmWrapperImageProcessor"}')
+    assert [*load_image_processor(str(tmp_path), config).image_mean] == CFG["mean"]
     CLIPImageProcessorPil(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
     assert [*load_image_processor(str(tmp_path), config).image_mean] == [0.1, 0.2, 0.3]
     ConvNextImageProcessorPil(image_mean=[0.3, 0.2, 0.1]).save_pretrained(tmp_path)

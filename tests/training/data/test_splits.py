@@ -299,6 +299,23 @@ def test_another_data_set_has_files_configuration_and_revision_of_its_own():
     assert args.argument == "--dataset" and args.data_files == "a.csv"
 
 
+def test_all_that_is_said_of_a_data_set_reaches_the_library_that_reads_it(monkeypatch):
+    given = {}
+
+    def load_dataset(**source):
+        given.update(source)
+        return {"train": datasets.Dataset.from_dict({"text": ["a"]})}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    said = {"data_files": {"train": "a.csv"}, "data_dir": "part", "cache_dir": "kept"}
+    args = SplitArguments(dataset="owner/rows", dataset_config="easy", dataset_revision="v2", **said)
+    assert load_splits(args, "secret", streaming=True)["train"]["text"] == ["a"]
+    expected = {"path": "owner/rows", "name": "easy", "revision": "v2", "token": "secret", "streaming": True}
+    assert given == expected | said
+    load_splits(args, None, name="csv", data_files="b.csv")
+    assert (given["path"], given["data_files"], given["token"]) == ("csv", "b.csv", None)
+
+
 def test_names_of_classes_are_read_from_every_kind_of_file_and_from_the_cache_of_the_hub(tmp_path, monkeypatch):
     def table(*names):
         label = datasets.ClassLabel(names=list(names))

@@ -8,6 +8,8 @@ import torch
 from hf_effmodels.training.losses import contrastive_representation as module
 from hf_effmodels.training.losses import text_alignment
 from hf_effmodels.training.losses.contrastive_representation import ContrastiveRepresentationLoss, CrdLoss
+from hf_effmodels.training.losses.interface import Batch, FeatureSpec, Networks
+from hf_effmodels.training.losses.text_alignment import TextAlignmentLoss
 
 
 class Others:
@@ -88,6 +90,20 @@ def test_memories_take_the_embeddings_of_all_processes(own, theirs, monkeypatch)
     assert len(moved) == theirs + bool(whole)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_sample_that_is_repeated_for_want_of_others_moves_no_memory(training):
+    """A process that has none left takes part with one that was there before, in evaluation mode."""
+    loss = CrdLoss(num_negatives=3, embed_dim=2)
+    widths = {"pooled": FeatureSpec((4,), "vector")}
+    loss.build(Networks(widths, widths, 2, labels=torch.tensor([0, 0, 1, 1, 1])))
+    before = loss.contrast.student_memory.clone()
+    batch = Batch(index=torch.tensor([3]), seeds=torch.tensor([5]))
+    loss.train(training)(*({"pooled": torch.randn(1, 4)} for _ in "ab"), batch)
+    loss.end_step()
+    moved = (loss.contrast.student_memory != before).any(1)
+    assert moved.tolist() == [False, False, False, training, False]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("true_gradient", [True, False])
 def test_rows_of_batches_of_several_sizes_are_gathered_in_the_order_of_the_processes(rank, true_gradient, monkeypatch):
@@ -101,6 +117,25 @@ def test_rows_of_batches_of_several_sizes_are_gathered_in_the_order_of_the_proce
     assert torch.equal(found, torch.cat([own, there] if rank == 0 else [there, own]))
     found.sum().backward()
     assert own.grad.tolist() == [[1.5 if true_gradient else 1.0] * 2] * 2
+
+
+@pytest.mark.parametrize("true_gradient", [True, False])
+def test_a_recipe_says_which_gradient_gathered_pictures_have(true_gradient, monkeypatch):
+    """Two pictures here, one there: by the true gradient the own ones count 3/2 times."""
+    torch.manual_seed(0)
+    own, there = torch.nn.functional.normalize(torch.randn(2, 2, 4), dim=-1).requires_grad_(), torch.randn(2, 1, 4)
+    loss = TextAlignmentLoss(projection="linear", true_gradient=true_gradient)
+    loss.build(Networks({"pooled": FeatureSpec((4,), "vector")}, {}, 5, columns={"text_embeds": (4,)}))
+    filled = [torch.cat([rows, torch.zeros(1, 4)]) for rows in there]
+    said = [torch.tensor([1]), filled[0], torch.tensor([1]), filled[1]]
+    monkeypatch.setattr(text_alignment, "dist", Others(said))
+    images = loss.projection(own[0])
+    loss({"pooled": own[0]}, {}, Batch(extra={"text_embeds": own[1].detach()})).backward()
+    found = own.grad[0].clone()
+    rows = torch.cat([images, there[0]])
+    alone = text_alignment.text_alignment_loss(rows, torch.cat([own[1], there[1]]), temperature=0.2)
+    (expected,) = torch.autograd.grad(alone, own)
+    torch.testing.assert_close(found, expected[0] * (1.5 if true_gradient else 1.0))
 
 
 def test_rows_of_one_process_are_what_they_are(monkeypatch):

@@ -225,6 +225,28 @@ def test_a_loss_of_pooled_features_is_its_function_at_the_settings_of_the_recipe
     torch.testing.assert_close(found, called(student, teacher, **settings))
 
 
+def test_a_loss_with_layers_of_its_own_computes_by_the_settings_of_the_recipe():
+    torch.manual_seed(0)
+    pooled, their_pooled = draw(6, 8).float(), draw(6, 7, seed=1).float()
+    specs = {"pooled": vector(8), "stage4": FeatureSpec((3, 2, 2), "maps")}, {"pooled": vector(7)}
+    loss = make_losses({"cc": {"embed_dim": 4, "scale": 0.5}})["cc"]
+    loss.build(Networks(*specs, 5))
+    apart = loss.correlation.embed_student(pooled) - loss.correlation.embed_teacher(their_pooled)
+    expected = 0.5 * sum((apart[n].abs() * apart[n + 1].abs()).sum() for n in range(5)) / 5
+    torch.testing.assert_close(loss({"pooled": pooled}, {"pooled": their_pooled}, Batch()), expected)
+    # One stage, and the logits: each with its own ε, its weight, and both with the target's power alone.
+    settings = {"temperature": 2.0, "non_target_power": False}
+    loss = make_losses({"ofa": {"stages": [4], "eps": [1.5, 3.0], "kd_weight": 2.0, "stage_weight": 5.0, **settings}})
+    loss = loss["ofa"].eval()
+    loss.build(Networks(*specs, 5))
+    logits, taught, maps = draw(6, 5).float(), draw(6, 5, seed=1).float(), draw(6, 3, 2, 2).float()
+    found = loss({"logits": logits, "stage4": maps}, {"logits": taught}, Batch(labels=LABELS))
+    p, y = (taught / 2).softmax(1), F.one_hot(LABELS, 5).bool()
+    for part, own, eps, weight in (("logits", logits, 3.0, 2.0), ("stages", loss.branch_logits(4, maps), 1.5, 5.0)):
+        weighed = torch.where(y, (1 + p) ** eps, p) * (own / 2).log_softmax(1)
+        torch.testing.assert_close(found[part], -weight * weighed.sum(1).mean())
+
+
 def test_features_of_all_layouts_are_maps_and_tokens_of_the_same_places():
     """Channel c of the place (row, column) holds 100 c + 10 row + column, whatever its layout."""
     channels, rows, columns = torch.meshgrid(torch.arange(3), torch.arange(2), torch.arange(2), indexing="ij")
@@ -248,6 +270,7 @@ def test_features_of_all_layouts_are_maps_and_tokens_of_the_same_places():
     assert (spec.channels, spec.grid) == (7, (1, 1))
     assert as_maps(torch.zeros(2, 7), spec).shape == (2, 7, 1, 1)
     assert as_tokens(torch.zeros(2, 7), spec).shape == (2, 1, 7)
+    assert FeatureSpec((9, 3), "tokens", 5).grid == (2, 2)  # of nine tokens five stand for no place
     with pytest.raises(ValueError, match=r"^x\.y: 5 tokens fill no square\.$"):
         as_maps(torch.zeros(1, 6, 3), FeatureSpec((6, 3), "tokens", 1, "x.y"))
 

@@ -265,6 +265,7 @@ def test_weights_are_known_by_each_of_them():
         weight.data.view(-1)[-1] += 1
         seen.add(weights_fingerprint(model)["weights"])
     assert len(seen) == 1 + len(model.state_dict())
+    assert weights_fingerprint(model.half()) != weights_fingerprint(model.float()), "the precision counts"
     frozen = weights_fingerprint(model, lambda name, weight: name == "0.bias")
     model[0].weight.data += 1
     assert weights_fingerprint(model, lambda name, weight: name == "0.bias") == frozen
@@ -286,4 +287,9 @@ def test_a_file_that_cannot_be_read_and_samples_of_several_things_have_fingerpri
         again[0][place] = boxes[0][place]
     # Lists of several lengths, too: where one ends counts.
     ways = [[1, 2], [3]], [[1], [2, 3]], [[1], [2, 3], []], [[1, 2, 3]], [None, [1, 2, 3]], [[1, 2, 3], None]
+    ways += (["a", ["b", "c"]], ["a", "b", ["c"]], [1, 2, 3, 4], [[1, 2], [3, 4]])
     assert len({fingerprint([way]) for way in ways}) == len(ways)
+    # The same whole numbers are the same, however they are held; of many samples their number counts, too.
+    kinds = [1, 2], np.array([1, 2], dtype=np.uint8), torch.tensor([1, 2], dtype=torch.int32)
+    assert len({fingerprint([kind]) for kind in kinds}) == 1
+    assert fingerprint([0] * 3000) != fingerprint([0] * 3001)

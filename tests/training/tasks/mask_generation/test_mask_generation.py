@@ -204,6 +204,12 @@ def test_each_stage_of_the_distillation_has_its_weight():
     assert torch.isfinite(distillation_loss(student, large, masks, TeacherArguments()))
 
 
+def test_masks_that_are_both_empty_agree():
+    masks = torch.tensor([[[0, 0], [0, 0]], [[1, 1], [0, 0]], [[0, 0], [0, 0]]]).bool()
+    targets = torch.tensor([[[0, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]]).bool()
+    assert mask_iou(masks, targets).tolist() == [1, pytest.approx(1 / 3), 0]
+
+
 def test_focal_and_dice_losses_are_least_where_all_is_right():
     target = torch.rand(1, 8, 8) > 0.5
     right = torch.where(target, 20.0, -20.0)
