@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     DetrImageProcessorPil,
+    GenerationConfig,
     LlamaConfig,
     ResNetConfig,
     SegformerConfig,
@@ -503,6 +505,26 @@ def test_a_mask_of_what_is_filled_up_is_nothing_that_a_program_may_miss():
     assert square.do_pad
 
 
+class Filling:
+    """A processor that fills pictures up to whole tiles of 32."""
+
+    def __init__(self):
+        self.size, self.do_resize, self.do_pad = {"height": 32, "width": 32}, False, True
+
+    def __call__(self, image, return_tensors):
+        sides = list(self.size.values()) if self.do_resize else image.size[::-1]
+        sides = [-(-side // 32) * 32 if self.do_pad else side for side in sides]
+        return {"pixel_values": torch.zeros(1, 3, *sides)}
+
+
+def test_what_fills_pictures_up_makes_them_of_a_size_in_between_too():
+    own = Filling()
+    size, processor = of_one_size(network(), own, (48, 80), 3)
+    assert size == (48, 80) and (processor.size, processor.do_resize) == ({"height": 48, "width": 80}, True)
+    assert tuple(processor(Image.new("RGB", (10, 70)), return_tensors="pt")["pixel_values"].shape) == (1, 3, 48, 80)
+    assert (own.size, own.do_resize, own.do_pad) == ({"height": 32, "width": 32}, False, True), "a copy is changed"
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -753,8 +775,11 @@ def test_a_language_model_that_is_exported_stays_as_it_is_and_rows_are_no_longer
         lambda calibration, tokenizer, longest: lengths.append(longest) or SimpleNamespace(name="a text"),
     )
     model.config.max_position_embeddings = 37
+    model.generation_config = GenerationConfig(max_new_tokens=17, eos_token_id=5)
     edge_language.export_language_model(model, tmp_path / "out", calibration=["text"], tokenizer=None)
     assert lengths == [37] and model.training and model.dtype == torch.bfloat16
+    beside = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert (beside.max_new_tokens, beside.eos_token_id) == (17, 5)
 
 
 def test_what_a_language_program_says_of_a_text_is_judged_and_told(tmp_path, monkeypatch):
@@ -908,7 +933,7 @@ def test_weights_go_into_the_program_unless_it_would_be_too_large(tmp_path, monk
 
 
 @pytest.mark.parametrize("bits, precision", [(8, "int8"), (4, "int4")])
-def test_weights_of_a_program_are_rounded_in_blocks(bits, precision, tmp_path):
+def test_weights_of_a_program_are_rounded_in_blocks(bits, precision, tmp_path, monkeypatch):
     """x · W of 64 inputs and 3 outputs: each column in two blocks of 32 to the nearest of 2^bits levels."""
     w = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     graph = onnx.helper.make_graph(
@@ -918,6 +943,10 @@ def test_weights_of_a_program_are_rounded_in_blocks(bits, precision, tmp_path):
         [onnx.numpy_helper.from_array(w.T.contiguous().numpy(), "w")],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    # ONNX Runtime's module sets up logging where nobody has, and when it is imported.
+    monkeypatch.delitem(sys.modules, "onnxruntime.quantization.matmul_nbits_quantizer", raising=False)
+    monkeypatch.delattr("onnxruntime.quantization.matmul_nbits_quantizer", raising=False)
+    monkeypatch.setattr(logging.root, "handlers", [])
     level, handlers = logging.root.level, logging.root.handlers[:]
     made = onnx_ir.to_proto(quantizer_of(precision).quantize(onnx_ir.from_proto(model), None, None))
     assert (logging.root.level, logging.root.handlers) == (level, handlers)

@@ -96,6 +96,8 @@ def test_halves_that_are_damaged_are_refused_in_a_line(exported, tmp_path):
         (with_("image_size", [32]), "is damaged: image_size is .32., expected height and width"),
         (with_("image_size", [32, True]), "is damaged: image_size is"),
         (with_("shape", [3, -8, 8, 8]), "is damaged: shape is .*expected a list of whole numbers from 1"),
+        (with_("shape", [3]), "is damaged: shape is .3., expected a list of whole numbers from 1"),
+        (with_("shape", []), "is damaged: shape is .., expected a list of whole numbers from 1"),
         (with_("widths", ["/../../tail"]), "is damaged: widths is ..[/]../../tail.., expected a list of whole"),
         (with_("widths", [5]), "has no graph head-5 to be read"),
         (with_("between", "levels"), "is damaged: between is 'levels', expected a list of names of tensors"),
@@ -124,7 +126,8 @@ def test_halves_that_are_damaged_are_refused_in_a_line(exported, tmp_path):
         (tmp_path / "edge" / file).unlink()
         refused(message)
         (tmp_path / "edge" / file).write_bytes(kept)
-    load_halves(tmp_path / "edge")
+    head, tail = load_halves(tmp_path / "edge")
+    assert {p.requires_grad for half in (head, tail) for p in half.codec.parameters()} == {False}
 
 
 @pytest.mark.thorough

@@ -286,6 +286,11 @@ def test_halves_of_a_folder_are_exported_as_they_lie_there_and_in_no_other_numbe
             ValueError, match=f"^--{option.replace('_', '-')}: got {value!r}, which halves are not exp"
         ):
             cli._halves(_arguments(preset=str(tmp_path), **{option: value}))
+    given = []
+    monkeypatch.setattr("hf_effmodels.edge_halves.export_halves", lambda *a, **k: given.append((a, k)) or {"a": 1})
+    for argv, size in ((["--image-size", "96"], 96), ([], None)):
+        assert cli.main(["export", str(tmp_path), str(tmp_path / "out"), "--format", "onnx", *argv]) == 0
+        assert given.pop() == ((*halves, str(tmp_path / "out"), "onnx"), {"image_size": size})
     (tmp_path / "tail" / "split.json").unlink()
     assert cli._halves_in(str(tmp_path)) is None
     assert cli._halves(_arguments(preset=str(tmp_path), checkpoint="a.pth")) is None
