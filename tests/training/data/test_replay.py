@@ -168,7 +168,8 @@ def test_settings_that_cannot_be_are_named_and_nothing_is_mixed_by_neither():
 
 def test_records_and_labels_of_other_shapes_are_named():
     ids, probabilities = np.array([[7, 3]]), np.array([[0.75, 0.125]])
-    for wrong in (([1, 2], ids, probabilities), ([1], ids + 0.5, probabilities), ([1], ids, probabilities * [np.nan, 1])):
+    unknown = probabilities * [np.nan, 1]
+    for wrong in (([1, 2], ids, probabilities), ([1], ids + 0.5, probabilities), ([1], ids, unknown)):
         with pytest.raises(ValueError, match="ids: "):
             encode_records(*wrong)
     with pytest.raises(ValueError, match="class -1 is none of the student's 7"):

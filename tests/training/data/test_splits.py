@@ -195,8 +195,8 @@ def test_a_stream_holds_out_its_first_documents(files, caplog):
     assert _texts(documents.load_texts(args)[1]) == _texts(documents.load_evaluation_texts(args)) == [100, 101]
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_files_that_number_their_classes_otherwise_are_refused(nested, tmp_path):
+@pytest.mark.parametrize("kind, nested", [("parquet", False), ("parquet", True), ("arrow", False)])
+def test_files_that_number_their_classes_otherwise_are_refused(kind, nested, tmp_path):
     """`datasets` gives the rows of all files the names of the first: every second cat would be a dog."""
 
     def write(name: str, *names: str) -> str:
@@ -204,11 +204,16 @@ def test_files_that_number_their_classes_otherwise_are_refused(nested, tmp_path)
         features = {"objects": datasets.List({"category": label})} if nested else {"label": label}
         numbers = [label.str2int("dog")]
         rows = {"objects": [[{"category": number}] for number in numbers]} if nested else {"label": numbers}
-        datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(tmp_path / name)
+        table = datasets.Dataset.from_dict(rows, datasets.Features(features))
+        if kind == "parquet":
+            table.to_parquet(tmp_path / name)
+        else:
+            with pa.OSFile(str(tmp_path / name), "wb") as sink, pa.ipc.new_stream(sink, table.data.schema) as writer:
+                writer.write_table(table.data.table)
         return str(tmp_path / name)
 
     def load(**files):
-        return load_splits(SplitArguments("parquet", data_files=files, cache_dir=str(tmp_path / "cache")), None)
+        return load_splits(SplitArguments(kind, data_files=files, cache_dir=str(tmp_path / "cache")), None)
 
     one, same, other = write("a", "cat", "dog"), write("b", "cat", "dog"), write("c", "dog", "cat")
     assert set(load(train=[one, same], test=[same])) == {"train", "test"}
@@ -216,7 +221,7 @@ def test_files_that_number_their_classes_otherwise_are_refused(nested, tmp_path)
     for files in ({"train": [one], "validation": [other]}, {"train": [same, other]}):
         for _ in "downloaded", "from the cache":
             with pytest.raises(
-                ValueError, match=f"^--dataset: 'parquet', .* '{column}' are cat, dog in .*[ab], but dog, cat in .*c:"
+                ValueError, match=f"^--dataset: '{kind}', .* '{column}' are cat, dog in .*[ab], but dog, cat in .*c:"
             ):
                 load(**files)
 
