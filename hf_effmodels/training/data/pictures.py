@@ -13,7 +13,7 @@ from .digits import load_image_splits
 from .errors import of_sample
 from .fingerprints import facts, picture
 from .images import ImageSplitArguments, read_for_stock_processor, where
-from .splits import Column, evaluation_split, find_column, number_held_out, only_split, pick_split
+from .splits import HELD_OUT, Column, evaluation_split, find_column, number_held_out, only_split, pick_split
 
 #: Rows whose files are looked up at a time.
 _AT_A_TIME = 4096
@@ -198,7 +198,7 @@ def hold_out(train: Pictures, args: PictureArguments) -> tuple[Pictures, Picture
     number = number_held_out(args, len(train), train.split)
     held_out[np.random.default_rng(0).permutation(len(train))[:number]] = True
     evaluation = train.select(np.flatnonzero(held_out))
-    return train.select(np.flatnonzero(~held_out)), replace(evaluation, split=f"{train.split} (held out)")
+    return train.select(np.flatnonzero(~held_out)), replace(evaluation, split=f"{train.split}{HELD_OUT}")
 
 
 def _read_split(splits: dict, args: PictureArguments, argument: str, name: str, read: Callable):

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 #: Splits to evaluate on where none is named, the first there is.
 EVAL_SPLITS = ("validation", "valid", "val", "test")
+#: The share of a training split that is held out where nobody says how much, and what its name then ends with.
+EVAL_FRACTION, HELD_OUT = 0.1, " (held out)"
 
 
 def load_splits(args, token: str | None, *, name: str | None = None, data_files=None, known=(), **options) -> dict:
@@ -163,10 +165,21 @@ def number_held_out(args, total: int, split: str, default: int | None = None) ->
     elif args.eval_fraction is None and default is not None:
         number = default
     else:
-        number = round((args.eval_fraction or 0.1) * total)
+        number = round((args.eval_fraction or EVAL_FRACTION) * total)
     number = min(max(1, number), total - 1)
     logger.info("evaluating on %d of the %d samples of %s", number, total, split)
     return number
+
+
+def held_out_unasked(args, split: str) -> dict[str, float]:
+    """What an evaluation after the training is told to take what that held out, where its own arguments do not say so.
+
+    Args:
+        args: `SplitArguments` of the training.
+        split: what it evaluates on.
+    """
+    is_said = args.eval_fraction is not None or args.eval_holdout is not None
+    return {"eval_fraction": EVAL_FRACTION} if split.endswith(HELD_OUT) and not is_said else {}
 
 
 def stratified_sample(labels: np.ndarray, fraction: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ from hf_effmodels.training.data.arguments import SplitArguments
 from hf_effmodels.training.data.splits import (
     evaluation_split,
     find_column,
+    held_out_unasked,
     load_splits,
     number_held_out,
     only_split,
@@ -360,6 +362,15 @@ def test_many_names_of_classes_are_shown_by_their_first(tmp_path):
         rows.to_parquet(files[-1])
     with pytest.raises(ValueError, match=r"are 0, 1, 2, 3, 4, \.\.\. in .*, but 8, 7, 6, 5, 4, \.\.\. in"):
         check_stored_names(files)
+
+
+def test_an_evaluation_is_told_what_was_held_out_where_nobody_said_so():
+    def args(fraction=None, number=None):
+        return SimpleNamespace(eval_fraction=fraction, eval_holdout=number)
+
+    assert held_out_unasked(args(), "photos/train (held out)") == {"eval_fraction": 0.1}
+    for said, split in ((args(), "photos/test"), (args(0.2), "a (held out)"), (args(None, 5), "a (held out)")):
+        assert held_out_unasked(said, split) == {}
 
 
 def test_stratified_samples_are_of_every_class():

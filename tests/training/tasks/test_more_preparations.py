@@ -412,6 +412,7 @@ def test_a_training_of_masked_images_has_what_its_arguments_say(monkeypatch):
         MaskedImageTrainer=calls.of("Trainer", lambda **given: SimpleNamespace(evaluate=lambda: "measured")),
         _try_out=calls.of("try"),
         write_results=calls.of("write_results", "results"),
+        held_out_unasked=calls.of("held_out", {"eval_fraction": 0.3}),
     )
     crop = Named("crop", stages=calls.of("stages", stages))
     model_args, data = Named("model"), Named("data")
@@ -435,6 +436,7 @@ def test_a_training_of_masked_images_has_what_its_arguments_say(monkeypatch):
     }  # fmt: skip
     assert calls["try"][0][0][1:] == (model_args, stages) and run.report("train metrics") == "results"
     assert calls["write_results"][0][0][1:] == ("train metrics", "measured", "config", model_args, data)
+    assert calls["held_out"] == [((data, "eval"), {})] and run.evaluation == {"eval_fraction": 0.3}
     # An epoch of another length for each batch size: parts of epochs are none.
     for epochs, steps, refused in ((2.5, -1, True), (2.5, 9, False), (2.0, -1, False)):
         args = Named("args", max_steps=steps, num_train_epochs=epochs)
@@ -482,6 +484,7 @@ def test_a_training_of_answers_has_what_its_arguments_say(augmented, kind, monke
         score=calls.of("score", {"accuracy": 0.5}),
         write_results=calls.of("write_results", "results"),
         NEW_TOKENS={kind: 11},
+        held_out_unasked=calls.of("held_out", {"eval_fraction": 0.3}),
         weights_fingerprint=lambda model, chosen: [name for name, weight in weights.items() if chosen(name, weight)],
     )
     weights = {name: SimpleNamespace(requires_grad=name == "learns") for name in ("frozen", "learns")}
@@ -515,6 +518,7 @@ def test_a_training_of_answers_has_what_its_arguments_say(augmented, kind, monke
         assert calls["score"] == [(("questions", "questions of eval", "answers"), {})]
         metrics["eval_accuracy"] = 0.5
     assert calls.get("answer", []) == asked
+    assert calls["held_out"] == [((data, "eval"), {})] and run.evaluation == {"eval_fraction": 0.3}
     assert calls["write_results"][0][0][1:] == ("train metrics", metrics, "config", model_args, data)
 
 

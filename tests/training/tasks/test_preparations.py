@@ -34,6 +34,7 @@ def dense(module, calls: Calls, monkeypatch, **more):
         is_loaded=lambda args: True,
         side_of=lambda processor: 96,
         write_results=calls.of("write_results", {"eval_map": 1}),
+        held_out_unasked=calls.of("held_out", {"eval_fraction": 0.3}),
         **more,
     )
 
@@ -86,6 +87,7 @@ def test_a_training_of_a_detector_has_what_its_arguments_say(taught, monkeypatch
         "threshold": "args.eval_threshold", "nms_threshold": "args.eval_nms_threshold",
     }  # fmt: skip
     assert run.report("train metrics") == {"eval_map": 1}
+    assert calls["held_out"] == [((data_args, "eval"), {})] and run.evaluation == {"eval_fraction": 0.3}
     [(given, _)] = calls["write_results"]
     assert given[1:] == ("train metrics", "measured", "config", model_args, data_args)
 
@@ -159,6 +161,7 @@ def test_a_training_of_a_segmenter_has_what_its_arguments_say(monkeypatch):
         "mode": "args.eval_mode", "stride": "args.eval_stride", "pictures": "args.eval_pictures",
     }  # fmt: skip
     assert run.report("train metrics") == {"eval_map": 1}
+    assert calls["held_out"] == [((data_args, "eval"), {})] and run.evaluation == {"eval_fraction": 0.3}
     [(given, _)] = calls["write_results"]
     assert given[1:] == ("train metrics", "measured", "config", model_args, data_args)
 
@@ -364,8 +367,10 @@ def test_a_training_of_super_resolution_has_what_its_arguments_say(stage, preset
         PatchDataset=calls.of("Patches", "patches"),
         SuperResolutionTrainer=calls.of("Trainer", lambda **given: SimpleNamespace(evaluate=lambda: "measured")),
         write_results=calls.of("write_results", "results"),
+        held_out_unasked=lambda given, split: given is data and split == "eval" and unasked,
     )
-    data, args = Named("data"), Named("args", gradient_checkpointing=checkpointing)
+    unasked, most = stage == "rrdb", None if preset else 5
+    data, args = Named("data", max_eval_samples=most), Named("args", gradient_checkpointing=checkpointing)
     model_args = Named("model", model="srdiff-x4" if preset else "a/folder", stage=stage, model_config={})
     run = super_resolution.prepare_training(reader(model_args, data, args))
     assert calls["load_data"] == [((data, "model.token"), {})] and calls["set_seed"] == [(("args.seed",), {})]
@@ -389,6 +394,8 @@ def test_a_training_of_super_resolution_has_what_its_arguments_say(stage, preset
     assert run.report("train metrics") == "results"
     [(given, _)] = calls["write_results"]
     assert given[1:] == ("train metrics", "measured", "config", model_args, data)
+    # As many as were held out, which is another share here; of fewer nobody knows of how many they are.
+    assert run.evaluation == ({"eval_holdout": 1} if unasked and preset else {})
 
 
 @pytest.mark.parametrize("tile", [None, 24])

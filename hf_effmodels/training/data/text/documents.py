@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..splits import check_built_in, evaluation_split, load_splits, number_held_out, only_split, pick_split
+from ..splits import (
+    EVAL_FRACTION,
+    HELD_OUT,
+    check_built_in,
+    evaluation_split,
+    load_splits,
+    number_held_out,
+    only_split,
+    pick_split,
+)
 from .arguments import TextArguments
 
 logger = logging.getLogger(__name__)
@@ -70,7 +79,7 @@ def evaluated_split(args: TextArguments, texts) -> str:
     """What a report calls the documents that `load_texts` has given to evaluate on."""
     split = args.train_split if texts.split is None else str(texts.split)
     is_whole = args.eval_split is not None or args.eval_dataset is not None or split != args.train_split
-    return split if is_whole else f"{split} (held out)"
+    return split if is_whole else f"{split}{HELD_OUT}"
 
 
 def read(texts, limit: int | None = None) -> Iterator[str]:
@@ -153,7 +162,7 @@ def _hold_out(train, args: TextArguments) -> tuple[Any, Any]:
             raise ValueError("--eval_documents: say how many documents of the stream are held out for the evaluation.")
         return train.skip(number), train.take(number)
     if len(train) == 1 and args.eval_holdout is None:
-        return _cut(train[0]["text"] or "", args.eval_fraction or 0.1, args.dataset)
+        return _cut(train[0]["text"] or "", args.eval_fraction or EVAL_FRACTION, args.dataset)
     number = number_held_out(args, len(train), f"{args.dataset}/{args.train_split}")
     # Evenly spread: neighbouring documents are often of one kind.
     held_out = {(2 * i + 1) * len(train) // (2 * number) for i in range(number)}

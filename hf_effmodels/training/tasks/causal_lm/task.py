@@ -16,6 +16,7 @@ from transformers import set_seed
 from ....hub.card_text import check_license
 from ...data.fingerprints import facts, fingerprint, weights_fingerprint
 from ...data.seeded import data_seed
+from ...data.splits import held_out_unasked
 from ...data.text.arguments import TextArguments
 from ...data.text.documents import evaluated_split, load_evaluation_texts, load_texts, read
 from ...data.text.packing import Block, Encoder, PackedBlocks, Separators
@@ -92,7 +93,9 @@ def prepare_training(reader: ArgumentReader, make_trainer: Callable[..., CausalL
             trainer.save_submodels()
         return results
 
-    return Run(trainer, checkpoint, config, report, example=lambda _: ["Once upon a time"])
+    # Of a stream the command has the number of documents.
+    later = {} if text_args.streaming else held_out_unasked(text_args, evaluated_split(text_args, eval_texts))
+    return Run(trainer, checkpoint, config, report, example=lambda _: ["Once upon a time"], evaluation=later)
 
 
 def _facts(texts) -> dict:

@@ -15,6 +15,8 @@ from ...data.label_maps import LabelMaps
 from ...data.pictures import PictureArguments, Pictures, for_evaluation, for_training, image_column_of
 from ...data.seeded import SeededDataset
 from ...data.splits import (
+    EVAL_FRACTION,
+    HELD_OUT,
     Column,
     find_column,
     number_held_out,
@@ -29,7 +31,6 @@ from .mixing import INDEX, SAMPLE_SEED, UNMIXED
 _MOST_CLASSES = 1_000_000
 #: The share of the training split that is held out where there is no split to evaluate on; the name of such a split
 #: ends so.
-EVAL_FRACTION, HELD_OUT = 0.1, " (held out)"
 
 
 @dataclass

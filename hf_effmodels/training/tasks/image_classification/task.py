@@ -26,6 +26,7 @@ from ...data.classes import model_classes
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import check_processor, usable
 from ...data.seeded import data_seed
+from ...data.splits import held_out_unasked
 from ...elastic.arguments import SortedArguments
 from ...elastic.sorted_runs import SortedRun, making_sorted
 from ...run.arguments import ArgumentReader, ModelArguments, blaming_model_config
@@ -40,8 +41,6 @@ from ...run.ternary import TernaryArguments, add_warm_start, make_ternary
 from ...run.trainer import RecipeTrainer
 from ...run.values import SET
 from .data import (
-    EVAL_FRACTION,
-    HELD_OUT,
     DataArguments,
     ImageClassificationDataset,
     LabelledImages,
@@ -333,7 +332,6 @@ def prepare_training(
 
     own = class_names(model.config)
     macs = multiply_adds(model, trainer.eval_dataset[0]["pixel_values"])
-    held_out = evaluation.split.endswith(HELD_OUT) and not (data_args.eval_fraction or data_args.eval_holdout)
     return Run(
         trainer,
         checkpoint,
@@ -346,7 +344,7 @@ def prepare_training(
         ],
         warnings=class_warnings(train.labels, evaluation.labels, own),
         example=example,
-        evaluation={"eval_fraction": EVAL_FRACTION} if held_out else {},
+        evaluation=held_out_unasked(data_args, evaluation.split),
     )
 
 

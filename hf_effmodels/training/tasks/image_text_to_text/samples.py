@@ -10,6 +10,7 @@ import numpy as np
 from ...data.errors import SampleError, of_sample
 from ...data.fingerprints import facts, picture
 from ...data.images import read_image, where
+from ...data.splits import HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -131,4 +132,4 @@ class Samples:
                     f"--eval_fraction: {self.split} is about one image: nothing would be left to train on."
                 )
         rest, held_out = (replace(self, numbers=self.numbers[mask]) for mask in (~chosen, chosen))
-        return rest, replace(held_out, split=f"{self.split} (held out)")
+        return rest, replace(held_out, split=f"{self.split}{HELD_OUT}")

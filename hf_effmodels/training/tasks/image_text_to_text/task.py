@@ -16,6 +16,7 @@ from ....modeling.adem_vl.configuration_adem_vl import PRESETS
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
 from ...data.seeded import data_seed
+from ...data.splits import held_out_unasked
 from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.contents import check_contents
 from ...run.output_folder import open_run
@@ -86,7 +87,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
             metrics |= {f"eval_{name}": value for name, value in results.items()}
         return write_results(trainer, train_metrics, metrics, config, model_args, data_args)
 
-    return Run(trainer, checkpoint, config, report)
+    return Run(trainer, checkpoint, config, report, evaluation=held_out_unasked(data_args, evaluation.split))
 
 
 def _saves_adapters_only(model_args: VisionLanguageModelArguments, args: ImageTextToTextArguments) -> bool:

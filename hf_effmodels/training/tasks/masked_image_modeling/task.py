@@ -18,6 +18,7 @@ from ...data.images import check_processor, usable
 from ...data.normalization import Normalization
 from ...data.pictures import PictureArguments, load_evaluation_pictures, load_pictures
 from ...data.seeded import data_seed
+from ...data.splits import held_out_unasked
 from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.contents import check_contents
 from ...run.output_folder import open_run
@@ -74,7 +75,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     def report(train_metrics: dict) -> dict:
         return write_results(trainer, train_metrics, trainer.evaluate(), config, model_args, data_args)
 
-    return Run(trainer, checkpoint, config, report)
+    return Run(trainer, checkpoint, config, report, evaluation=held_out_unasked(data_args, evaluation.split))
 
 
 def _blaming(args: MaskedModelArguments):

@@ -13,7 +13,7 @@ from ...data.digits import DIGITS
 from ...data.errors import SampleError, of_sample
 from ...data.fingerprints import facts, picture
 from ...data.images import ImageSplitArguments, read_image, where
-from ...data.splits import evaluation_split, find_column, load_splits, number_held_out, pick_split
+from ...data.splits import HELD_OUT, evaluation_split, find_column, load_splits, number_held_out, pick_split
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def load_data(args: DetectionDataArguments, token: str | None) -> tuple[Detectio
     else:
         count = number_held_out(args, len(train), train.split)
         held_out = set(np.random.default_rng(0).permutation(len(train))[:count].tolist())
-        evaluation = train.select(sorted(held_out))
+        evaluation = replace(train.select(sorted(held_out)), split=f"{train.split}{HELD_OUT}")
         train = train.select([number for number in range(len(train)) if number not in held_out])
     return _fewer(train, args.max_train_samples), _fewer(evaluation, args.max_eval_samples)
 
@@ -168,7 +168,8 @@ def load_evaluation_data(args: DetectionDataArguments, token: str | None) -> Det
     train = pick_split(splits, "--train_split", args.train_split)
     count = number_held_out(args, len(train), train.split)
     held_out = np.random.default_rng(0).permutation(len(train))[:count].tolist()
-    return _fewer(train.select(sorted(held_out)), args.max_eval_samples)
+    evaluation = replace(train.select(sorted(held_out)), split=f"{train.split}{HELD_OUT}")
+    return _fewer(evaluation, args.max_eval_samples)
 
 
 def _fewer(source: DetectionImages, most: int | None) -> DetectionImages:

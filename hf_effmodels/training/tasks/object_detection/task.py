@@ -15,6 +15,7 @@ from ...data.classes import model_classes, numbered_as, same_classes, shown
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
 from ...data.seeded import data_seed
+from ...data.splits import held_out_unasked
 from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.contents import check_contents
 from ...run.dense_models import class_names, is_loaded
@@ -104,7 +105,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
             Image.fromarray(datasets[1][0]["image"]).save(new, format="PNG")
         return [str(file), "--save", str(output / "drawn")]
 
-    return Run(trainer, checkpoint, config, report, example=example)
+    later = held_out_unasked(data_args, evaluation.split)
+    return Run(trainer, checkpoint, config, report, example=example, evaluation=later)
 
 
 def _measured(model, *, processor, dataset: DetectionDataset, args: DetectionArguments):

@@ -12,7 +12,7 @@ from ...data.digits import DIGITS
 from ...data.errors import SampleError, of_sample
 from ...data.fingerprints import facts, picture
 from ...data.images import ImageSplitArguments, open_image, read_image, where
-from ...data.splits import evaluation_split, find_column, load_splits, number_held_out, pick_split
+from ...data.splits import HELD_OUT, evaluation_split, find_column, load_splits, number_held_out, pick_split
 
 #: Label of pixels that belong to no class.
 IGNORED = 255
@@ -135,9 +135,7 @@ def load_data(args: SegmentationDataArguments, token: str | None) -> tuple[Segme
     if name is not None:
         evaluation = splits[name]
     else:
-        held_out = _held_out(args, train)
-        evaluation = train.select(sorted(held_out))
-        train = train.select([number for number in range(len(train)) if number not in held_out])
+        train, evaluation = _hold_out(args, train)
     return _fewer(train, args.max_train_samples), _fewer(evaluation, args.max_eval_samples)
 
 
@@ -150,12 +148,17 @@ def load_evaluation_data(args: SegmentationDataArguments, token: str | None) -> 
     if name is not None:
         return _fewer(splits[name], args.max_eval_samples)
     train = pick_split(splits, "--train_split", args.train_split)
-    return _fewer(train.select(sorted(_held_out(args, train))), args.max_eval_samples)
+    return _fewer(_hold_out(args, train)[1], args.max_eval_samples)
 
 
-def _held_out(args: SegmentationDataArguments, train: SegmentationImages) -> set[int]:
+def _hold_out(
+    args: SegmentationDataArguments, train: SegmentationImages
+) -> tuple[SegmentationImages, SegmentationImages]:
+    """The rest, and what is evaluated on."""
     count = number_held_out(args, len(train), train.split)
-    return set(np.random.default_rng(0).permutation(len(train))[:count].tolist())
+    held_out = set(np.random.default_rng(0).permutation(len(train))[:count].tolist())
+    rest = train.select([number for number in range(len(train)) if number not in held_out])
+    return rest, replace(train.select(sorted(held_out)), split=f"{train.split}{HELD_OUT}")
 
 
 def _fewer(source: SegmentationImages, most: int | None) -> SegmentationImages:

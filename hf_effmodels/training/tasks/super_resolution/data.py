@@ -16,6 +16,7 @@ from ...data.errors import of_sample
 from ...data.fingerprints import facts, picture
 from ...data.images import ImageSplitArguments, image_name, open_image, read_image
 from ...data.splits import (
+    HELD_OUT,
     Column,
     check_built_in,
     evaluation_split,
@@ -270,7 +271,7 @@ def _hold_out(train: HighResolutionImages, args) -> tuple[HighResolutionImages, 
     number = number_held_out(args, len(train), train.split, default=min(100, round(0.05 * len(train))))
     held_out = np.zeros(len(train), dtype=bool)
     held_out[np.linspace(0, len(train) - 1, number).round().astype(np.int64)] = True
-    return train.select(~held_out), replace(train.select(held_out), split=f"{train.split} (held out)")
+    return train.select(~held_out), replace(train.select(held_out), split=f"{train.split}{HELD_OUT}")
 
 
 def _split(splits: dict, args: SuperResolutionDataArguments, argument: str, name: str) -> HighResolutionImages:

@@ -14,6 +14,7 @@ from ....pipelines.sam_diffsr.configuration_sam_diffsr import PRESETS
 from ...data.fingerprints import weights_fingerprint
 from ...data.images import usable
 from ...data.seeded import data_seed
+from ...data.splits import held_out_unasked
 from ...run.arguments import ArgumentReader, blaming_model_config
 from ...run.contents import check_contents
 from ...run.output_folder import open_run
@@ -82,7 +83,10 @@ def prepare_training(reader: ArgumentReader) -> Run:
     def report(train_metrics: dict) -> dict:
         return write_results(trainer, train_metrics, trainer.evaluate(), config, model_args, data_args)
 
-    return Run(trainer, checkpoint, config, report)
+    later = {}
+    if held_out_unasked(data_args, evaluation.split) and data_args.max_eval_samples is None:
+        later = {"eval_holdout": len(evaluation)}  # the share is another one here
+    return Run(trainer, checkpoint, config, report, evaluation=later)
 
 
 def _what_is_trained(model_args: SuperResolutionModelArguments, args: SuperResolutionArguments):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from ...conftest import MIXTURE
 from ..contract import history, weights
 
 
-def test_a_run_ends_with_a_model_a_card_and_a_hub_folder_that_generate(text_run, tmp_path, capsys):
+def test_a_run_ends_with_a_model_a_card_and_a_hub_folder_that_generate(text_run, tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     text_run += [
         "--sample_prompt",
         "Line",
@@ -43,6 +45,10 @@ def test_a_run_ends_with_a_model_a_card_and_a_hub_folder_that_generate(text_run,
     for speed, mfu in speeds:
         assert mfu == pytest.approx(speed * flops_per_token(model, 16) / 1e9, rel=1e-3)
     assert model.config.use_cache
+    # The command that is named next measures the documents that were held out, not those that were trained on.
+    said = [record.getMessage() for record in caplog.records]
+    again = evaluate(shlex.split(said[said.index("next:") + 1])[2:])
+    assert (again["tokens"], again["loss"]) == (results["eval_tokens"], pytest.approx(results["eval_loss"], rel=1e-6))
 
     card = (folder / "hub" / "README.md").read_text()
     assert "pangu_pi" in card and "perplexity" in card and "bits_per_byte" in card

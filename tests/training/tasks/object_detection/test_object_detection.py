@@ -121,6 +121,7 @@ def test_of_what_is_held_out_as_many_as_are_asked_for_are_taken_evenly(held_out)
         args.max_train_samples = args.max_eval_samples = None
         all_trained, all_held_out = load_data(args, None)
     assert (len(all_trained), len(all_held_out)) == (90, 30) and alone.rows == evaluation.rows
+    assert [one.split for one in (train, evaluation, alone)] == ["digits/train", *["digits/train (held out)"] * 2]
     for part, whole, count in ((train, all_trained, 7), (evaluation, all_held_out, 5)):
         places = [round(number * (len(whole) - 1) / (count - 1)) for number in range(count)]
         assert part.rows == [whole.rows[place] for place in places]

@@ -516,6 +516,8 @@ def test_what_is_held_out_is_not_trained_on(tmp_path):
     train, evaluation = load_data(args, None)
     assert sorted([*train.rows, *evaluation.rows]) == [*range(6)] and len(evaluation) == 2
     assert load_evaluation_data(args, None).rows == evaluation.rows
+    names = [one.split for one in (train, evaluation, load_evaluation_data(args, None))]
+    assert names[1:] == [f"{names[0]} (held out)"] * 2
     args.max_train_samples, args.max_eval_samples = 2, 1
     fewer, one = load_data(args, None)
     assert fewer.rows == [train.rows[0], train.rows[-1]] and one.rows == evaluation.rows[:1]
