@@ -27,8 +27,9 @@ def of_one_size(
         size = size_of_all(processor, num_channels, takes_mask)
         if size is None:
             raise ValueError(
-                f"image_size: got None, but its {type(processor).__name__} keeps the shapes of pictures, and a "
-                "program takes them in one size; accepted is a side in pixels, and all are resized to its square."
+                f"image_size: none is given, but the image processor ({type(processor).__name__}) keeps the shapes of "
+                "pictures, and a program takes them in one size; accepted is a side in pixels, and all are resized to "
+                "its square."
             )
     else:
         processor = sized_processor(processor, size)

@@ -28,6 +28,10 @@ def test_identifiers_of_the_hub_are_taken_and_none_is_no_mistake():
 def test_what_is_no_identifier_is_told_with_what_is_near(license, hint):
     with pytest.raises(ValueError) as said:
         check_license(license)
+    with pytest.raises(
+        ValueError, match="^license: LICENSE stands for the licence of your weights, such as apache-2.0"
+    ):
+        check_license("LICENSE")  # as the commands that are shown have it
     start = f"license: got {license!r}, which is not a licence identifier of the Hub; "
     assert str(said.value).startswith(start + hint) and str(said.value).count(", ") <= 3
 

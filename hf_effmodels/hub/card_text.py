@@ -183,7 +183,7 @@ def _numbers(about: About, measured: list[dict[str, Any]], converted: bool) -> s
         source = plain(entry["source"]) if entry["source"] else "measured by the publisher of these weights"
         rows.append((f"{plain(entry['metric'])}, {where}", "not published", f"{shown_number(entry)} ({source})"))
     if not rows:
-        return "## Numbers\n\nNo number has been published for this variant, and none was measured."
+        return "## Numbers\n\nNo result on a benchmark has been published for this variant, and none was measured."
     text = "## Numbers\n\n" + table(("", "published", "measured here"), rows)
     if about.published:
         whose = "these, converted" if converted else "not necessarily these"

@@ -295,8 +295,8 @@ def test_a_card_has_the_sections_that_it_has_something_for():
     assert "![Training](training_curve.png)" in card.text
     # Nothing was published: no word on whose numbers those were.
     assert "The published numbers belong" not in card.text
-    assert "No number has been published for this variant" in write_card(ABOUT).text
-    assert "No number has been published" not in card.text
+    assert "No result on a benchmark has been published for this variant" in write_card(ABOUT).text
+    assert "No result on a benchmark has been published" not in card.text
 
 
 def test_a_card_says_on_what_and_on_how_much_of_it_a_model_was_trained():
@@ -736,7 +736,10 @@ Please cite the paper: Pipes, arXiv:2402.00002 ([BibTeX](https://arxiv.org/bibte
         "tags": ["hf_effmodels", "pipe", "arxiv:2402.00002"],
     }  # fmt: skip
     plain_one = write_pipeline_card(entry, about)
-    assert plain_one.text.lstrip().startswith("# Pipe\n") and "No number has been published" in plain_one.text
+    assert (
+        plain_one.text.lstrip().startswith("# Pipe\n")
+        and "No result on a benchmark has been published" in plain_one.text
+    )
     assert '`"path/to/this/folder"`' in plain_one.text and "none stated: not for redistribution" in plain_one.text
     assert write_pipeline_card(entry, about, preset="pipe-x4").text.lstrip().startswith("# pipe-x4\n")
     with pytest.raises(ValueError, match="^preset: got 'pipe-x8', accepted are 'pipe-x4'.$"):

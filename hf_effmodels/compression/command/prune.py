@@ -95,7 +95,7 @@ def _parser() -> Parser:
         help="a Hub id or a folder: LLaMA, Mistral, Qwen2, Qwen3, Gemma, Phi, PanGu-π; "
         "ViT, DeiT, ViTMSN, I-JEPA, BEiT",
     )
-    parser.add_argument("out", metavar="OUT", help="folder to write; it must be new or empty")
+    parser.add_argument("out", metavar="OUT", help="folder to write: new, empty, or with --overwrite")
     parser.add_argument(
         "--target-parameters", type=share_or_number, help="a share such as 0.5, or a number such as 15M"
     )

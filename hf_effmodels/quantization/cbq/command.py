@@ -71,7 +71,7 @@ def _parser() -> Parser:
         "GPU. A call that was killed goes on when it is given again, and ends in the same result.",
     )
     parser.add_argument("model", metavar="MODEL", help="a Hub id or a folder")
-    parser.add_argument("out", metavar="OUT", help="folder to write; it must be new or empty")
+    parser.add_argument("out", metavar="OUT", help="folder to write: new, empty, or with --overwrite")
     parser.add_argument(
         "--format", default=None, help=f"{', '.join(FORMATS)} (default: compressed-tensors; 3 bits: cbq)"
     )

@@ -17,7 +17,7 @@ from ..._written import rewritten
 from ...hub.card_text import About, check_license, write_card
 from ...hub.contents import CARD
 from ...hub.ids import hub_id
-from ...hub.usage import LOCAL_MODEL_ID
+from ...hub.usage import LOCAL_MODEL_ID, snippet
 from .blocks import Blocks
 from .configuration_cbq import CbqConfig
 from .learning import QuantizedLayer
@@ -79,7 +79,7 @@ def save(
             tokenizer.save_pretrained(new)
         write_json(new / REPORT, report)
         figures = (PICTURE,) if picture(report, new / PICTURE) else ()
-        (new / CARD).write_text(str(card(report, model, license, figures)), encoding="utf-8")
+        (new / CARD).write_text(str(card(report, model, tokenizer, license, figures)), encoding="utf-8")
     return report
 
 
@@ -93,20 +93,42 @@ def _saying_what_is_full(folder: str | Path) -> Iterator[None]:
         raise OSError(f"folder: {folder} cannot be written ({error}).") from error
 
 
-def card(report: dict, model: PreTrainedModel, license: str | None = None, figures: tuple[str, ...] = ()):
+#: Format -> what transformers reads it with, beside itself.
+_READ_WITH = {"compressed-tensors": "compressed-tensors", "gptq": "gptqmodel optimum"}
+
+
+def card(
+    report: dict,
+    model: PreTrainedModel,
+    tokenizer=None,
+    license: str | None = None,
+    figures: tuple[str, ...] = (),
+):
     """The model card: what was quantised, how, what was measured, and the figures that lie beside it."""
+    from ...hub.card import inputs_and_outputs, parameters
+
     own = model.config._name_or_path
     group = f", a step for {report['group_size']} weights" if report["group_size"] else ", a step for each row"
     inputs = f", inputs of {report['activation_bits']} bits" if report["activation_bits"] else ""
     method = {"cbq": "CBQ (https://arxiv.org/abs/2312.07950)", "gptq": "GPTQ", "rtn": "rounding to nearest"}
-    facts = [("method", method[report["method"]]), ("weights", f"{report['bits']} bits{group}{inputs}")]
+    facts = [("Type", f"{type(model).__name__} ({model.config.model_type})"), *parameters(model)]
+    facts += [("method", method[report["method"]]), ("weights", f"{report['bits']} bits{group}{inputs}")]
     facts += [("bytes", f"{report['bytes']:,}, before {report['bytes_before']:,}")]
     if report["perplexity_after"] is not None:
         facts.append(("perplexity before, on the held-out text", f"{report['perplexity_before']:.3f}"))
     registered = {"the format": report["format"] == "cbq", "the model": model.__module__.startswith(f"{_PACKAGE}.")}
     registers = " and ".join(name for name, is_so in registered.items() if is_so)
-    load = f"import {_PACKAGE}  # registers {registers}\n" if registers else ""
-    load += f'from transformers import AutoModelForCausalLM\n\nmodel_id = "{LOCAL_MODEL_ID}"\n'
+    lines = [f"import {_PACKAGE}  # registers {registers}"] if registers else []
+    lines += [f"from transformers import {'AutoModelForCausalLM' if tokenizer is None else 'pipeline'}", ""]
+    lines += [f'model_id = "{LOCAL_MODEL_ID}"']
+    if tokenizer is None:
+        lines += ["model = AutoModelForCausalLM.from_pretrained(model_id)"]
+    else:
+        lines += ['pipe = pipeline("text-generation", model=model_id)']
+        lines += ['print(pipe("Once upon a time", max_new_tokens=20)[0]["generated_text"])']
+    needed = _READ_WITH.get(report["format"])
+    needs = f" transformers reads this format with another package: `pip install {needed}`." if needed else ""
+    facts += [row for row in inputs_and_outputs(model, None) if row[0] in ("Vocabulary", "Longest sequence")]
     title = f"{Path(own).name or type(model).__name__} in {report['bits']} bits"
     about = About(
         title=title,
@@ -115,8 +137,8 @@ def card(report: dict, model: PreTrainedModel, license: str | None = None, figur
         task="text-generation",
         tags=(report["format"],),
         facts=tuple(facts),
-        usage="## Usage\n\nThe snippet runs in this folder; elsewhere write its path for `model_id`.\n\n"
-        f"```python\n{load}model = AutoModelForCausalLM.from_pretrained(model_id)\n```",
+        usage=f"## Usage\n\nThe snippet runs in this folder; elsewhere write its path for `model_id`.{needs}\n\n"
+        + snippet(lines),
         figures=figures,
     )
     after = report["perplexity_after"]

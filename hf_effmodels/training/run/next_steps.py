@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..._exported import is_codeless
+from ..._licenses import PLACEHOLDER
 from .arguments import DEFAULT_TASK
 from .publishing import HUB_FOLDER
 from .recipe_arguments import defaults_of
@@ -37,7 +38,7 @@ def next_commands(
         commands.append(["hf-effmodels", "predict", str(folder), *predict])
     published = folder / HUB_FOLDER if (folder / HUB_FOLDER).is_dir() else folder
     if published != folder or is_codeless(folder):
-        licence = [] if config.get("license") else ["--license", "LICENSE"]
+        licence = [] if config.get("license") else ["--license", PLACEHOLDER]
         commands.append(["hf-effmodels", "publish", str(published), f"your-name/{folder.name}", *licence])
     return commands
 

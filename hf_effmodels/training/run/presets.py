@@ -1,10 +1,13 @@
 """What `--model` names: a preset, or a model on the Hub or in a folder."""
 
 import difflib
+import logging
 import os
 from collections.abc import Iterable
 
 from ...models import list_models, model_info
+
+logger = logging.getLogger(__name__)
 
 
 def names_preset(name: str, revision: str | None, presets: Iterable[str], others: Iterable[str] = ()) -> bool:
@@ -25,6 +28,8 @@ def names_preset(name: str, revision: str | None, presets: Iterable[str], others
             raise ValueError(
                 f"--revision: got {revision!r}, which goes with a model on the Hub; {name} starts from random weights."
             )
+        if os.path.isfile(os.path.join(name, "config.json")):
+            logger.warning("--model: %s starts from random weights; the folder of this name is ./%s.", name, name)
         return True
     if name in list_models():
         raise ValueError(

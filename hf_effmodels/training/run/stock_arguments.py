@@ -119,4 +119,11 @@ _MENTION = re.compile(rf"(?<![-\w])`?(?:args\.|--)?({'|'.join(_NAMES)})\b`?(?!=)
 
 def named(message: str) -> str:
     """A message of transformers in one line, with the arguments it mentions as the command line names them."""
-    return _MENTION.sub(lambda match: f"--{match[1]}", " ".join(message.split()))
+    message = " ".join(message.split())
+    if found := re.search(r"save and eval strategy to match.*IntervalStrategy\.(\w+).*SaveStrategy\.(\w+)", message):
+        measured, saved = (name.lower() for name in found.groups())
+        return (
+            f"--save_strategy: got {saved}, but the best model is chosen among checkpoints, which are measured by "
+            f"--eval_strategy {measured}; accepted are the same for both, and --load_best_model_at_end false."
+        )
+    return _MENTION.sub(lambda match: f"--{match[1]}", message)

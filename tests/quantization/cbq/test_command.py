@@ -75,7 +75,7 @@ def test_a_model_is_quantised_and_its_report_shown(place, tmp_path, capsys, monk
     with monkeypatch.context() as patch:
         patch.chdir(out)
         exec(re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)[0], scope)
-    assert type(scope["model"]).__name__ == "LlamaForCausalLM"
+    assert type(scope["pipe"].model).__name__ == "LlamaForCausalLM"
     # What the command wrote it replaces; anything else it does not.
     assert cli.main(arguments(place, out, "--method", "rtn", "--bits", "3", "--overwrite")) == 0
     assert "perplexity_after" in capsys.readouterr().out

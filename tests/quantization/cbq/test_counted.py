@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_effmodels import cli
 from hf_effmodels.quantization import CbqConfig, quantize
@@ -151,9 +152,11 @@ def test_a_picture_is_called_by_what_was_quantised(tmp_path, monkeypatch):
     assert titles == ["gptq W4A8"]
 
 
-def told(name="org/net", module="transformers.models.llama", license=None, **changes):
-    kind = type("Net", (), {"__module__": module, "config": SimpleNamespace(_name_or_path=name)})
-    return card({"format": "gptq", **REPORT, **changes}, kind(), license)
+def told(name="org/net", module="transformers.models.llama", license=None, tokenizer="one", **changes):
+    kind = type("Net", (LlamaForCausalLM,), {"__module__": module})
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = LlamaConfig(vocab_size=10, max_position_embeddings=16, name_or_path=name, **sizes)
+    return card({"format": "gptq", **REPORT, **changes}, kind(config), tokenizer, license)
 
 
 def test_a_card_says_how_the_model_was_quantised_and_what_it_takes():
@@ -166,6 +169,10 @@ def test_a_card_says_how_the_model_was_quantised_and_what_it_takes():
         "| method | GPTQ |",
         "| weights | 4 bits, a step for 32 weights |",
         "| bytes | 1,500, before 2,000 |",
+        # Two tables of 10 x 8, seven matrices of 8 x 8 and three norms of 8.
+        "| Parameters | 0.001 M |",
+        "| Type | Net (llama) |",
+        "| Longest sequence | 16 tokens |",
         "| perplexity before, on the held-out text | 8.125 |",
     ):
         assert row in text, row
@@ -198,7 +205,11 @@ def test_a_snippet_imports_this_package_where_it_is_needed(format, module, regis
     text = told(module=module, format=format).text
     found = re.findall(r"^import hf_effmodels  # registers (.*)$", text, re.MULTILINE)
     assert found == ([] if registers is None else [registers])
-    assert 'model_id = "."' in text and "AutoModelForCausalLM.from_pretrained(model_id)" in text
+    assert 'model_id = "."' in text and 'pipeline("text-generation", model=model_id)' in text
+    assert "AutoModelForCausalLM" not in text
+    assert "AutoModelForCausalLM.from_pretrained(model_id)" in told(module=module, format=format, tokenizer=None).text
+    other = {"gptq": "pip install gptqmodel optimum", "cbq": "pip install"}[format]
+    assert (other in text) == (format != "cbq")
 
 
 def test_blocks_are_those_of_the_decoder_however_large_a_list_beside_it_is(dense):

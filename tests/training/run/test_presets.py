@@ -22,6 +22,15 @@ def test_folders_and_ids_of_the_hub_hold_weights(tmp_path, monkeypatch):
         assert not names_preset("org/model", revision, OURS)
 
 
+def test_a_folder_that_is_called_like_a_type_of_model_is_told_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit").mkdir()
+    assert names_preset("vit", None, OURS, ["vit"]) and not caplog.messages
+    (tmp_path / "vit" / "config.json").write_text("{}")
+    assert names_preset("vit", None, OURS, ["vit"]) and not names_preset("./vit", None, OURS, ["vit"])
+    assert caplog.messages == ["--model: vit starts from random weights; the folder of this name is ./vit."]
+
+
 def test_other_names_are_answered_with_what_comes_near():
     with pytest.raises(ValueError, match="--model: unknown preset 'ghostnet1x', .*nearest: ghostnet"):
         names_preset("ghostnet1x", None, OURS)

@@ -25,6 +25,13 @@ def test_arguments_are_named_as_the_command_line_does(message, expected):
     assert named(message) == expected
 
 
+def test_strategies_that_do_not_go_together_are_named_as_they_are_given(tmp_path):
+    wrong = {"eval_strategy": "epoch", "save_strategy": "no", "load_best_model_at_end": True}
+    with pytest.raises(ValueError, match="^--save_strategy: got no, but .* --eval_strategy epoch; .*at_end false.$"):
+        with in_words_of_the_command():
+            TrainingArguments(output_dir=str(tmp_path), **wrong)
+
+
 class _Special(ValueError):
     pass
 
