@@ -97,6 +97,9 @@ def test_inputs_of_other_channels_are_refused_by_kernels_and_loops(dtype):
         for shape in ((1, 3, 8, 8), (1, 5, 8, 8), (4, 8, 8)):
             with pytest.raises(ValueError, match=r"inputs: got .* accepted are \(batch, 4, height, width\)"):
                 network(torch.zeros(shape, dtype=dtype))
+    for shape in ((1, 3, 8, 8), (4, 8, 8)):  # nor is memory read that is not theirs
+        with pytest.raises(ValueError, match=r"inputs: got .* accepted are \(batch, 4, height, width\)"):
+            native_adder.forward(torch.zeros(shape), torch.zeros(6, 4, 3, 3), [1, 1], [1, 1])
 
 
 def test_threads_change_nothing():

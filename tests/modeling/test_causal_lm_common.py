@@ -17,6 +17,8 @@ from transformers import (
     DynamicCache,
     GenerationConfig,
     PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 from transformers.models.auto import modeling_auto
@@ -398,6 +400,17 @@ def test_sequence_classifier_reads_the_last_token_that_is_no_padding(architectur
         "regression": lambda: F.mse_loss(outputs.logits.squeeze(), labels),
     }[problem_type]()
     torch.testing.assert_close(outputs.loss, expected)
+
+
+def test_a_trainers_predictions_are_the_logits_alone(architecture, tmp_path):
+    """Neither caches nor what routers say, whatever the configuration asks for: they would be gathered of all data."""
+    also = {"output_router_logits": True} if architecture.model_type == "parameternet_moe" else {}
+    model = build(architecture, **also)
+    rows = [{"input_ids": row, "labels": row} for row in tokens(model)]
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    found = Trainer(model, arguments).predict(rows).predictions
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model(tokens(model)).logits)
 
 
 def test_token_classifier_and_question_answerer(architecture):

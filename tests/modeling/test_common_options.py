@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_effmodels.modeling.layers.drop_path import DropPath
 from hf_effmodels.modeling.layers.reparameterization import ReparameterizationMixin
@@ -45,6 +46,22 @@ def test_activations_are_computed_again_where_that_is_asked_for(architecture):
     else:
         model.activation_checkpointing_enable()
         assert model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda a: a.model_type)
+def test_a_block_stays_whole_where_a_model_is_spread_over_devices(architecture):
+    """Its shortcut adds what came in to what goes out (`device_map="auto"`); so does what is made of such a module."""
+    model = build(architecture)
+    whole = set(model._no_split_modules)
+
+    def split(module) -> list[str]:
+        if type(module).__name__ in whole:
+            return []
+        made_of_one = whole & {base.__name__ for base in type(module).__mro__}
+        own = [type(module).__name__] if made_of_one or isinstance(module, GradientCheckpointingLayer) else []
+        return own + [name for child in module.children() for name in split(child)]
+
+    assert split(model) == []
 
 
 #: Attention with a bias for each pair of tokens, which flash kernels do not take.

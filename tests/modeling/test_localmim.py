@@ -176,6 +176,8 @@ def test_other_taps_look_elsewhere():
     latents = [model(pictures(model), noise=noise).latents for model in (first, second)]
     assert torch.equal(latents[0][3], latents[1][3]) and torch.equal(latents[0][1], latents[1][2])
     assert not torch.allclose(latents[0][0], latents[1][0])
+    turned = build("vit", taps=[2, 0, 6, 3])  # a decoder looks where its own number says
+    assert torch.equal(turned(pictures(turned), noise=noise).latents[0], latents[1][1])
 
 
 def test_true_places_differ_from_the_published_ones_between_the_first_stage_and_the_last():

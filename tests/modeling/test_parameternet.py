@@ -137,7 +137,9 @@ def test_upcycled_ghostnet_starts_with_its_outputs_and_experts_part_at_once(num_
     ):
         assert getattr(taken.config, name) == getattr(other, name), name
     assert taken.training and taken.config.num_experts == 4 and taken.config.hidden_act == "relu"
-    folded = ParameterNetModel.from_ghostnet(ghostnet.base_model, num_experts=num_experts).reparameterize()
+    frozen = ParameterNetModel.from_ghostnet(ghostnet.base_model, num_experts=num_experts).requires_grad_(False)
+    folded = frozen.reparameterize()
+    assert not folded.stem.convolution.conv.weight.requires_grad  # what is frozen stays so
     torch.testing.assert_close(
         folded(pixels).pooler_output, ghostnet.base_model(pixels).pooler_output, rtol=1e-9, atol=1e-9
     )

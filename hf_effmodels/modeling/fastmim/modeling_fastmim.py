@@ -91,6 +91,7 @@ class FastMimPreTrainedModel(OwnBlocksMixin, StockPartsMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
+    _no_split_modules = ["FixedPositionEmbeddings"]  # those of transformers' are known by their names
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
