@@ -235,11 +235,12 @@ def test_masks_are_measured_as_means_over_pictures_whatever_the_batches(monkeypa
     class Data(list):
         pass
 
-    calls = Calls()
+    calls, sizes = Calls(), []
     data = Data({"index": torch.tensor(n)} for n in range(5))
 
     def measure(model, batch):
         numbers = batch["index"].float()
+        sizes.append(len(numbers))
         return {"miou_point": numbers / 10, "miou_box": numbers / 5}
 
     monkeypatch.setattr(masks, "measure", measure)
@@ -249,7 +250,7 @@ def test_masks_are_measured_as_means_over_pictures_whatever_the_batches(monkeypa
     facts = {"model": "a-sam", "dataset": "shapes over photographs", "split": "5 pictures"}
     expected = {**facts, "miou_point": pytest.approx(0.2), "miou_box": pytest.approx(0.4)}
     [(given, _)] = calls["write"]
-    assert found == expected and given == ("results.json", expected, "call")
+    assert found == expected and given == ("results.json", expected, "call") and sizes == [2, 2, 1]
     assert capsys.readouterr().out == "mIoU of a point 20.00  of a box 40.00  n 5\n"
 
 

@@ -230,6 +230,9 @@ def test_how_much_heads_count_is_learnt_from_a_few_real_images_and_nothing_else_
     config = "{hidden_sizes: [4, 4, 8], depths: [1, 1], aggregation: attention}"
     few = ["--model_config", config, "--real_samples", "20", "--save_strategy", "no"]
     steps = ["--aggregation_steps", "30", "--aggregation_learning_rate", "0.1"]
+    trainer = prepare("prepare_training", [*data_free_run, *few, *steps, "--output_dir", str(tmp_path / "no")]).trainer
+    kept = {name for name, weight in trainer.model.named_parameters() if not weight.requires_grad}
+    assert kept == {f"aggregation.{name}" for name, _ in trainer.model.aggregation.named_parameters()} != set()
     main([*data_free_run, *few, *steps, "--output_dir", str(tmp_path / "few")])
     main([*data_free_run, *few, *steps, "--aggregation_steps", "1", "--output_dir", str(tmp_path / "one")])
     learnt, one = (load_file(tmp_path / name / "model.safetensors") for name in ("few", "one"))

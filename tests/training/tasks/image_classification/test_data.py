@@ -294,3 +294,14 @@ def test_a_label_that_is_no_class_is_named_with_its_row_in_the_whole_table(label
     with pytest.raises(ValueError, match=f"^{said}"):
         check_labels(source, 2)
     assert check_labels(source.select(np.array([0])), 2) is None
+
+
+@pytest.mark.parametrize("labels", [[-1, -1, -1], [None, None, None], [-1, None, -1]])
+def test_a_table_whose_labels_are_none_has_pictures_and_nothing_to_evaluate_by(labels, tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", labels, names=None)
+    train, evaluation = load_data(parquet(tmp_path, data_files=file), labelled=False)
+    assert evaluation is None and len(train) == 3 and train.labels.tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="row [01] of parquet/train"):
+        load_data(parquet(tmp_path, data_files=file))
+    with pytest.raises(ValueError, match="row [01] of parquet/train"):  # of a column that is named it is a mistake
+        load_data(parquet(tmp_path, data_files=file, label_column="label"), labelled=False)

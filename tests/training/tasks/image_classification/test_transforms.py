@@ -161,6 +161,8 @@ def test_colour_jitter_changes_each_property_by_its_own_strength():
     # One strength is for all three, and no factor is below 0.
     assert max(np.ptp(np.asarray(color_jitter(red, [0.5], rng))) for _ in range(300)) > 151
     assert min(np.asarray(color_jitter(flat, [3, 0, 0], rng)).mean() for _ in range(300)) <= 3
+    turned = (np.asarray(color_jitter(halves, [0, 3, 0], rng)).astype(int) for _ in range(60))
+    assert all(pixels[0, 0, 0] <= pixels[0, 1, 0] for pixels in turned)  # what is dark stays the darker
 
 
 def test_colour_jitter_has_no_fixed_order():
@@ -256,6 +258,11 @@ def test_autoaugment_is_a_part_of_training_and_excludes_randaugment():
         transform = TrainingTransform(evaluation, Normalization.of(processor, 3), options)
         made[name] = [transform(image, np.random.default_rng(seed)) for seed in range(12)]
     assert any(not torch.equal(a, b) for a, b in zip(made["plain"], made["policy"], strict=True))
+    # What comes in from outside is of the mean colour.
+    assert transform.autoaugment.fill == Normalization.of(processor, 3).mean_color() != (0, 0, 0)
+    options = AugmentationArguments(randaugment="rand-m9")
+    drawn = TrainingTransform(evaluation, Normalization.of(processor, 3), options)
+    assert drawn.randaugment.fill == transform.autoaugment.fill
     with pytest.raises(ValueError, match="--autoaugment and --randaugment exclude each other"):
         AugmentationArguments(autoaugment="original", randaugment="rand-m9")
 

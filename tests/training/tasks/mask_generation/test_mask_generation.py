@@ -16,6 +16,7 @@ from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss, mask_iou
 from hf_effmodels.training.run.arguments import ModelArguments
 from hf_effmodels.training.tasks.mask_generation import data as mask_data
+from hf_effmodels.training.tasks.mask_generation import reports as mask_reports
 from hf_effmodels.training.tasks.mask_generation.arguments import MaskGenerationEvaluationArguments, TeacherArguments
 from hf_effmodels.training.tasks.mask_generation.data import Shapes
 from hf_effmodels.training.tasks.mask_generation.models import load_sam
@@ -336,6 +337,22 @@ def test_embeddings_of_a_larger_grid_are_compared_on_the_students():
     found = distillation_loss(student, teacher._replace(embeddings=wide), torch.zeros(2, 3, 32, 32) > 0, weights)
     resized = torch.nn.functional.interpolate(wide, student.embeddings.shape[-2:], mode="bilinear")
     assert found.item() == pytest.approx((student.embeddings - resized).abs().mean().item(), rel=1e-6)
+
+
+def test_pictures_of_masks_show_the_picture_in_its_own_colours(monkeypatch, tmp_path):
+    said = Outputs(None, None, torch.full((1, 3, 3, 16, 16), -1.0), torch.zeros(1, 3, 3))
+    drawn = []
+    monkeypatch.setattr(mask_reports, "segment", lambda *given, **more: said)
+    monkeypatch.setattr(mask_reports, "save_figure", lambda figure, file: drawn.append((figure, file)))
+    data, model = shapes(), types.SimpleNamespace(device="cpu", eval=lambda: None)
+    mask_reports.draw_masks(model, data, 2, tmp_path / "masks.png")
+    [(figure, file)] = drawn
+    assert file == tmp_path / "masks.png" and len(figure.axes) == 6
+    for row in range(2):
+        shown, masked, answered = (axes.images[0].get_array() for axes in figure.axes[3 * row : 3 * row + 3])
+        picture, _ = data.draw(np.random.default_rng((7, row)))
+        np.testing.assert_allclose(shown, np.asarray(picture) / 255, atol=1e-5)
+        assert np.array_equal(answered, 0.5 * shown) and not np.array_equal(masked, answered)  # nothing was found
 
 
 def test_photographs_may_be_ones_own(sam_run, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from hf_effmodels.training.data.digit_canvases import CANVASES
 from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule, scaled_weight_decay
+from hf_effmodels.training.tasks.object_detection import transforms
 from hf_effmodels.training.tasks.object_detection.arguments import (
     DetectionArguments,
     DetectionAugmentationArguments,
@@ -425,6 +426,27 @@ def test_a_mixed_mosaic_has_the_boxes_of_both_and_flips_are_those_asked_for():
     # In the middle of a square: two pixels above and one on the left.
     image, moved = squared(np.zeros((2, 4, 3), np.uint8), np.array([[5, 0, 0, 4, 2.0]]), 6)
     assert moved.tolist() == [[5, 1, 2, 5, 4]] and (image == 0).all(2).nonzero()[0].min() == 2
+
+
+def test_the_four_pictures_of_a_mosaic_meet_in_its_middle_half():
+    pictures = DetectionImages(
+        [*range(4)],
+        lambda row: Image.new("RGB", (64, 64)),
+        lambda row, size: ([[16, 16, 48, 48]], [0], None),
+        ["a"],
+        "x",
+    )
+    dataset = DetectionDataset(pictures, DetectionAugmentationArguments(mosaic=1.0), 64, epochs=30, seed=1)
+    places, made = [], transforms.mosaic
+
+    def mosaic(images, rows, side, centre):
+        places.extend(centre)
+        return made(images, rows, side, centre)
+
+    with patch.object(transforms, "mosaic", mosaic):
+        for number in range(120):
+            dataset[number]
+    assert len(places) == 240 and 32 <= min(places) < 36 and 92 < max(places) <= 96  # of a canvas of 128
 
 
 def test_what_the_model_learns_of_a_box_is_its_centre_and_its_sides():

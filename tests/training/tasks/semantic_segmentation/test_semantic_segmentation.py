@@ -282,6 +282,20 @@ def test_paired_folders_and_tables_are_read_alike(tmp_path):
     assert np.array_equal(load_data(args, None)[0].read(0)[1], _maps()[0][1])
 
 
+def test_a_picture_or_a_map_of_a_table_that_is_none_is_named_with_its_row(tmp_path):
+    Image.new("L", (9, 9)).save(tmp_path / "whole.png")
+    whole, broken = ({"bytes": content, "path": None} for content in ((tmp_path / "whole.png").read_bytes(), b"none"))
+    rows = {"image": [whole, broken, whole], "mask": [whole, whole, broken]}
+    table = Dataset.from_dict(rows, features=Features(dict.fromkeys(rows, ImageFeature())))
+    DatasetDict(train=table, validation=table).save_to_disk(tmp_path / "table")
+    args = SegmentationDataArguments(dataset=str(tmp_path / "table"), class_names=["a", "b"])
+    train, _ = load_data(args, None)
+    assert train.read(0)[1].shape == (9, 9)
+    for row in (1, 2):
+        with pytest.raises((ValueError, OSError), match=f"row {row} of .*table/train: the file is not an image"):
+            train.read(row)
+
+
 @pytest.mark.parametrize(
     "wrong, message",
     [
