@@ -102,10 +102,10 @@ def test_training_sharpens_the_surrogate_with_the_epoch():
     assert build().training_callbacks() == []
     model = build(progressive=True)
     (callback,) = model.training_callbacks()
-    state = TrainerState(epoch=2.0, num_train_epochs=4)
+    state = TrainerState(epoch=1.0, num_train_epochs=4)  # of a run that goes on
     callback.on_train_begin(None, state, TrainerControl())
-    assert (model.config.surrogate_gain, model.config.surrogate_sharpness) == (pytest.approx(10), pytest.approx(0.1))
-    assert model.adabin.stages[1].blocks[0].convolution2.conv.sharpness == pytest.approx(0.1)
+    assert (model.config.surrogate_gain, model.config.surrogate_sharpness) == (pytest.approx(100), pytest.approx(0.01))
+    assert model.adabin.stages[1].blocks[0].convolution2.conv.sharpness == pytest.approx(0.01)
     # The epoch as divided steps have it, and a run of less than one.
     for epoch, epochs, expected in ((3 - 1e-9, 4, 1.0), (3.5, 4, 1.0), (0.0, 0.5, 1e-3), (0.4, 0.5, 1e-3)):
         callback.on_epoch_begin(None, TrainerState(epoch=epoch, num_train_epochs=epochs), TrainerControl())

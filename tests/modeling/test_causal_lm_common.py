@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
     GenerationConfig,
+    LlamaConfig,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -28,7 +29,7 @@ from hf_effmodels.hub import export
 from hf_effmodels.modeling.decoders import documents
 from hf_effmodels.modeling.decoders.cache_names import given_cache
 from hf_effmodels.modeling.decoders.documents import cache_of_rows
-from hf_effmodels.modeling.decoders.modeling_decoder import RMSNorm
+from hf_effmodels.modeling.decoders.modeling_decoder import RMSNorm, RotaryEmbedding
 from hf_effmodels.registry import ARCHITECTURES
 
 from ..hub.client import run_snippets
@@ -565,3 +566,18 @@ def test_norms_round_in_half_precision_as_those_of_llama(dtype):
     theirs.load_state_dict(ours.state_dict())
     hidden = torch.randn(3, 50, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert torch.equal(ours(hidden), theirs(hidden))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rope, slower", [({"rope_type": "default"}, 1), ({"rope_type": "linear", "factor": 4.0}, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_positions_turn_as_fast_as_they_are_scaled(rope, slower, dtype):
+    rope = {**rope, "rope_theta": 100.0}
+    config = LlamaConfig(hidden_size=16, num_attention_heads=2, rope_parameters=rope)
+    positions = torch.tensor([[0, 1, 5, 9]])
+    cos, sin = RotaryEmbedding(config)(torch.zeros(1, 4, 16, dtype=dtype), positions)
+    angles = positions[0, :, None].double() / slower * 100.0 ** -(torch.arange(0, 8, 2).double() / 8)
+    exact = {} if dtype == torch.float64 and slower == 1 else {"rtol": 0, "atol": 1e-5}
+    expected = torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
+    for found, wanted in zip((cos, sin), expected, strict=True):
+        torch.testing.assert_close(found[0, :, 0].double(), wanted, **exact)

@@ -236,3 +236,13 @@ def test_feature_maps_are_read_from_a_whole_model_without_a_report_of_its_head(a
     kind = architecture.model_class("AutoBackbone")
     _, about = kind.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(about.values()), about
+
+
+@pytest.mark.parametrize("architecture", WITH_MAPS, ids=lambda a: a.model_type)
+def test_backbones_refuse_what_are_no_images_by_name(architecture):
+    backbone = architecture.model_class("AutoBackbone")(tiny_config(architecture)).eval()
+    pixels = images(backbone)
+    assert backbone(pixels).feature_maps
+    for wrong in (pixels[:, :1], pixels[0], pixels.long()):
+        with pytest.raises(ValueError, match="pixel_values: got .*, expected"):
+            backbone(wrong)

@@ -112,6 +112,7 @@ def test_it_saves_loads_and_runs_in_its_pipeline(tmp_path):
     torch.testing.assert_close(loaded(images()).logits, model(images()).logits)
     base = AutoModel.from_pretrained(tmp_path)(images(), output_hidden_states=True)
     assert base.last_hidden_state.shape == (2, 18, 28) and base.pooler_output.shape == (2, 28)
+    assert torch.equal(base.pooler_output, base.last_hidden_state[:, 0])  # the class tokens, not those of distillation
     assert [h.shape[-1] for h in base.hidden_states] == [16, 16, 16, 12]
     found = pipeline("image-classification", model=str(tmp_path))([Image.new("RGB", (90, 70)), Image.new("L", (5, 9))])
     assert all(answer["label"] in "abcde" for answers in found for answer in answers)
