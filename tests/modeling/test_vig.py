@@ -12,6 +12,7 @@ import hf_effmodels
 from hf_effmodels.hub.convert import ConversionError, convert_state_dict
 from hf_effmodels.modeling.vig import knn_graph
 from hf_effmodels.modeling.vig.configuration_vig import PyramidVigConfig, VigConfig
+from hf_effmodels.modeling.vig.convert_vig import entry_names
 from hf_effmodels.modeling.vig.graph_convolutions import GRAPH_CONVOLUTIONS, gather, max_over_neighbors
 from hf_effmodels.modeling.vig.knn_graph import KnnGraph, nearest_neighbors
 from hf_effmodels.modeling.vig.modeling_vig import PyramidVigForImageClassification, VigForImageClassification
@@ -247,6 +248,17 @@ def official_weights(model) -> dict:
             table = model.base_model.stages[stage].relative_position
             weights[f"backbone.{block}.0.relative_pos"] = table[None].clone()
     return weights
+
+
+@pytest.mark.parametrize("strides, named", [((1, 1, 1), []), ((1, 2, 1), [1]), ((2, 1, 2), [0, 2])])
+def test_entries_of_the_official_list_are_blocks_and_what_halves_the_map(strides, named):
+    """A ViG has stages of one stride, with nothing between them."""
+    config = VigConfig(hidden_sizes=(8,) * 4, depths=(2, 1, 1), stage_strides=strides, reduction_ratios=(1,) * 3)
+    expected = []
+    for stage, blocks in enumerate(((0, 1), (0,), (0,))):
+        expected += [f"stages.{stage}"] if stage in named else []
+        expected += [f"stages.{stage}.blocks.{number}" for number in blocks]
+    assert entry_names(config) == expected
 
 
 def converted(weights: dict) -> PyramidVigForImageClassification:

@@ -591,6 +591,8 @@ class GoldYoloPreTrainedModel(PixelsMixin, ReparameterizationMixin, BatchNormMix
     def _init_weights(self, module: nn.Module) -> None:
         start = getattr(module, "initialization", None)
         if start == "fan_out":
+            if module.bias is not None:  # of a folded one
+                init_like_torch(module)
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif start is not None:
             super()._init_weights(module)
