@@ -31,6 +31,10 @@ def test_boxes_of_one_size_lie_everywhere_and_reach_all_borders():
     for starts, count in ((boxes[:, 0], 16), (boxes[:, 1], 6)):
         shares = np.bincount(starts, minlength=count) / 3000
         assert len(shares) == count and np.abs(shares * count - 1).max() < 0.35
+    # As well those that are as high, or as wide, as the picture.
+    for width, height, start in ((40, 10, 0), (10, 40, 1)):
+        boxes = [random_resized_box(width, height, (0.25, 0.25), (1, 1), rng) for _ in range(600)]
+        assert {box[start] for box in boxes} == {*range(31)} and {box[1 - start] for box in boxes} == {0}
 
 
 def test_a_box_that_cannot_fit_is_the_centre_within_the_ratio():

@@ -78,6 +78,11 @@ def test_the_pairs_are_those_of_the_paper():
     assert ours == pairs
 
 
+def test_the_policy_by_its_name_alone_has_no_noise():
+    assert AutoAugment.from_string("original", (7,)) == AutoAugment(0.0, (7,))
+    assert AutoAugment.from_string("original-mstd1.5", (7,)) == AutoAugment(1.5, (7,))
+
+
 @pytest.mark.parametrize("text", ["v0", "original-m9", "original-mstd", ""])
 def test_other_policies_are_refused(text):
     with pytest.raises(ValueError, match="--autoaugment: got"):

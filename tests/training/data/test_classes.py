@@ -24,6 +24,7 @@ def test_equal_names_are_equal_classes_whatever_their_order_and_number():
     assert model_classes(["cat", "dog", "eel"], ["dog", "eel", "cat"]) == [2, 0, 1]
     assert model_classes(["eel", "cat"], ["cat", "dog", "eel"]) == [2, 0]
     assert model_classes(["crane", "dog", "crane"], ["crane", "dog", "crane"]) == [0, 1, 2]
+    assert model_classes(["dog"], ["crane", "dog", "crane"]) == [1]  # nobody asks for the others
     with pytest.raises(ValueError, match="--label_mapping: the model has two classes called 'crane'"):
         model_classes(["crane", "dog"], ["crane", "dog", "crane"])
 

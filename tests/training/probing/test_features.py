@@ -1,6 +1,7 @@
 """One vector for each picture, of models that we did not write."""
 
 import copy
+import json
 import logging
 import logging.handlers
 from types import SimpleNamespace
@@ -188,6 +189,16 @@ def test_a_model_that_takes_no_pictures_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(features.AutoImageProcessor, "from_pretrained", lambda *_, own=own, **__: own)
         with pytest.raises(ValueError, match="^--models: folder is a SimpleNamespace, which takes no pictures.$"):
             load_encoder("folder")
+
+
+def test_pictures_that_would_be_read_otherwise_by_a_pipeline_are_refused(tmp_path):
+    network = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    AutoModel.from_config(network).save_pretrained(tmp_path)
+    processor().save_pretrained(tmp_path)
+    settings = tmp_path / "preprocessor_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_flip_channel_order": True}))
+    with pytest.raises(ValueError, match="^--models: its image processor swaps red and blue"):
+        load_encoder(str(tmp_path))
 
 
 def test_of_a_classifier_no_report_is_printed_that_its_head_is_not_used(tmp_path):

@@ -81,3 +81,7 @@ def test_the_plane_holds_the_directions_of_most_variance():
     plane = principal_plane(drawn)
     for column, source in ((0, 1), (1, 3)):
         assert abs(np.corrcoef(plane[:, column], drawn[:, source])[0, 1]) > 0.99
+    # Wherever the features lie, the plane is theirs, and its middle the mean.
+    elsewhere = principal_plane(drawn + [1000.0, 0, 0, 0])
+    np.testing.assert_allclose(np.abs(elsewhere), np.abs(plane), atol=1e-6)
+    np.testing.assert_allclose(elsewhere.mean(0), 0, atol=1e-6)
