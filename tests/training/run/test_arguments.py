@@ -65,6 +65,16 @@ def test_a_recipe_fills_the_dataclasses_and_the_command_line_wins(tmp_path):
     assert training.report_to == ["tensorboard", "trackio"]
 
 
+def test_the_command_lines_task_wins_and_the_record_of_a_run_is_a_recipe(tmp_path):
+    record = tmp_path / "training_config.yaml"
+    record.write_text("task: super-resolution\nmodel: a\ncontents: {model: {weights: ab}}\n")
+    reader = ArgumentReader(["--config", str(record)])
+    assert reader.task == "super-resolution" and reader.read(ModelArguments)[0].model == "a"
+    assert ArgumentReader(["--config", str(record), "--task", "causal-lm"]).task == "causal-lm"
+    record.write_text("model: a\n")
+    assert ArgumentReader(["--config", str(record)]).task == ArgumentReader([]).task == "image-classification"
+
+
 def test_a_recipe_that_keeps_its_workers_runs_without_any(tmp_path):
     recipe = BASE + "dataloader_num_workers: 8\ndataloader_persistent_workers: true\n"
     assert read(recipe, tmp_path)[-1].dataloader_persistent_workers

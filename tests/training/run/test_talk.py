@@ -64,10 +64,11 @@ def load_model(folder):
     return AutoModelForImageClassification.from_pretrained(folder)
 
 
-def test_a_run_that_goes_on_must_be_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("value", ["true", "auto"])
+def test_a_run_that_goes_on_must_be_named(tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="--resume_from_checkpoint: of which run. Name its folder with --output_dir"):
-        prepare("prepare_training", [*GHOSTNET, "--resume_from_checkpoint", "true"])
+        prepare("prepare_training", [*GHOSTNET, "--resume_from_checkpoint", value])
 
 
 @pytest.mark.parametrize(
