@@ -81,12 +81,15 @@ def test_norms_that_were_drawn_about_zero_start_at_one():
     assert torch.equal(network[3].weight, kernel)
 
 
-def test_a_backbone_that_is_no_preset_has_weights(tmp_path):
+def test_a_backbone_that_is_no_preset_has_weights(tmp_path, monkeypatch):
     assert not has_trained_backbone(asked()) and not has_trained_backbone(asked(backbone="vanillanet-5"))
     assert has_trained_backbone(asked(backbone=str(tmp_path))) and has_trained_backbone(asked(backbone="some/one"))
     assert not is_loaded(asked()) and not is_loaded(asked(model="gold-yolo-n"))
     assert is_loaded(asked(model="some/detector")) and is_loaded(asked(backbone="some/one"))
     assert dense_models._backbone_config(asked(backbone="vanillanet-5"))
+    (tmp_path / "vanillanet-5").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert has_trained_backbone(asked(backbone="vanillanet-5"))  # a folder of that name
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +138,10 @@ def test_a_trained_head_goes_on_where_the_classes_are_its_own_and_begins_where_t
     assert (processor.size["height"], processor.size["width"]) == (32, 32)
     model, _, (said,) = load(folders, ["cat", "dog"], caplog)
     assert class_names(model.config) == ["cat", "dog"] and "is for other classes (sky, sea), as many as" in said
-    with pytest.raises(ValueError, match="/upernet has a head for 2 classes, the data set has 3. With --ignore_mism"):
-        load(folders, ["cat", "dog", "cow"], caplog)
+    for names in (["cat", "dog", "cow"], ["cat"]):
+        said = f"/upernet has a head for 2 classes, the data set has {len(names)}. With --ignore_mism"
+        with pytest.raises(ValueError, match=said):
+            load(folders, names, caplog)
     model, _, _ = load(folders, ["cat", "dog", "cow"], caplog, ignore_mismatched_sizes=True)
     assert class_names(model.config) == ["cat", "dog", "cow"]
 

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from hf_effmodels.training.run import preflight
-from hf_effmodels.training.run.header import class_warnings, header, multiply_adds, total_steps, warnings_of
+from hf_effmodels.training.run.header import (
+    class_facts,
+    class_warnings,
+    header,
+    multiply_adds,
+    total_steps,
+    warnings_of,
+)
 from hf_effmodels.training.run.preflight import check_trainable
 
 ARGUMENTS = {
@@ -98,10 +105,14 @@ def test_few_pictures_are_fewer_than_five_and_five_names_are_told():
     assert few.startswith("1 classes have fewer than 5 training samples (c1): ")
     assert unmeasured == "1 classes are not evaluated: there is no sample (c1)."
     assert class_warnings(np.arange(8).repeat(5), np.arange(8), names) == []
+    assert class_facts("training", np.array([1, 0, 1]), names[:3]) == "training: 3 samples, 3 classes (0 to 2 each)"
 
 
 def test_multiply_adds_that_cannot_be_counted_are_not_told():
-    assert multiply_adds(nn.Conv2d(3, 4, 1), torch.ones(3, 8, 4)) == "0.0 M multiply-adds for an image of 8 x 4"
+    model = nn.Conv2d(3, 4, 1)
+    kept = model.weight.clone()
+    assert multiply_adds(model, torch.ones(3, 8, 4)) == "0.0 M multiply-adds for an image of 8 x 4"
+    assert torch.equal(model.weight, kept) and model.training and model.weight.requires_grad  # a twin is counted
     assert multiply_adds(nn.Linear(5, 2), torch.ones(3, 8, 4)) == ""
 
 

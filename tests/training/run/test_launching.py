@@ -42,7 +42,8 @@ def test_torchrun_starts_what_accelerate_was_asked_for(started, monkeypatch):
     assert "MASTER_ADDR" not in os.environ and "MASTER_PORT" not in os.environ
 
 
-def test_a_machine_starts_its_share_and_a_module_is_started_as_one(started, monkeypatch):
+@pytest.mark.parametrize("processes, own", [("6", "2"), ("3", "1")])
+def test_a_machine_starts_its_share_and_a_module_is_started_as_one(started, monkeypatch, processes, own):
     launched_by(
         monkeypatch,
         *(
@@ -50,7 +51,7 @@ def test_a_machine_starts_its_share_and_a_module_is_started_as_one(started, monk
             "-m",
             "accelerate-launch",
             "--num_processes",
-            "6",
+            processes,
             "--num_machines",
             "3",
             "--machine_rank",
@@ -62,7 +63,7 @@ def test_a_machine_starts_its_share_and_a_module_is_started_as_one(started, monk
     monkeypatch.setitem(sys.modules, "__main__", main)
     launch.start_missing_processes()
     (words,) = started
-    assert words[3:9] == ["--nproc_per_node", "2", "--nnodes", "3", "--node_rank", "2"]
+    assert words[3:9] == ["--nproc_per_node", own, "--nnodes", "3", "--node_rank", "2"]
     assert words[-4:] == ["-m", "hf_effmodels.training", "--task", "x"]
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from hf_effmodels.training import list_tasks, load_task
 from hf_effmodels.training.run.arguments import FilledReader
-from hf_effmodels.training.run.held import check_free, checkpoints_in, step_of_checkpoint
+from hf_effmodels.training.run.held import check_free, checkpoints_in, read_resume, step_of_checkpoint
 from hf_effmodels.training.run.lock import owner_of
 from hf_effmodels.training.run.output_folder import (
     RUN_FILE,
@@ -177,6 +177,13 @@ def test_a_folder_that_holds_a_run_is_only_reused_on_demand(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     clear_output_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_is_said_of_going_on_is_nothing_one_of_two_words_or_a_folder():
+    for value in (None, "", False, "False", "no", "None"):
+        assert read_resume(value) is None
+    assert [read_resume(value) for value in (True, "TRUE", "Auto")] == ["true", "true", "auto"]
+    assert read_resume("Out/checkpoint-4") == "Out/checkpoint-4"
 
 
 def test_a_folder_with_a_model_is_not_overwritten(tmp_path):
