@@ -135,9 +135,12 @@ class Words(nn.Module):
         ({"gradient_checkpointing": True}, "--gradient_checkpointing: Linear does not support it."),
         ({"bf16_full_eval": True}, "--bf16_full_eval: Linear would be given pictures in float32; --bf16 true"),
         ({"fp16_full_eval": True}, "--fp16_full_eval: Linear would be given pictures in float32"),
-        (
-            {"include_num_input_tokens_seen": "all"},
-            "--include_num_input_tokens_seen: Linear is given pictures, and no",
+        *(
+            (
+                {"include_num_input_tokens_seen": which},
+                "--include_num_input_tokens_seen: Linear is given pictures, and no",
+            )
+            for which in ("all", "non_padding")
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """What a run that is ready does, in which order, and which of its processes: with stand-ins for trainer and task."""
 
 import logging
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from hf_effmodels.training.run import run as of_run
-from hf_effmodels.training.run.lock import locked
+from hf_effmodels.training.run.lock import locked, owner_of
 from hf_effmodels.training.run.output_folder import RUN_FILE, read_run, write_run
 from hf_effmodels.training.run.run import Run
 
@@ -66,6 +67,14 @@ def test_a_run_is_recorded_trained_reported_and_pushed_in_this_order(ready, chec
     assert read_run(tmp_path / "out")["seed"] == 7
     said = [record.getMessage() for record in caplog.records]
     assert ("going on from somewhere/checkpoint-4" in said) == (checkpoint is not None)
+
+
+def test_while_a_run_trains_its_folder_is_its_own(ready, monkeypatch, tmp_path):
+    run, _ = ready()
+    train, owners = run.trainer.train, []
+    monkeypatch.setattr(run.trainer, "train", lambda **how: owners.append(owner_of(tmp_path / "out")) or train(**how))
+    run.train()
+    assert owners[0].startswith(f"the run of process {os.getpid()} on ") and owner_of(tmp_path / "out") is None
 
 
 def test_who_keeps_together_with_other_processes_does_not_part_from_them(ready):

@@ -46,12 +46,18 @@ MODULE = """
     @dataclass
     class Two:
         x: int = 1
+        changed: str = "two"
+
+    @dataclass
+    class OfBoth(Base, Two):
+        pass
 
     @dataclass
     class Three:
         y: int = 1
 
     BOTH = (One, Two, Three)
+    MIXED = (OfBoth,)
     PARTS = (*BOTH[1:],)
     MADE = make()
     LACKING = (Nowhere,)
@@ -72,6 +78,8 @@ def test_fields_are_those_of_the_bases_and_ones_own_with_what_the_module_shows_o
     assert [*found] == [*("number", "changed", "needed", "several", "foreign", "foreign_list", "perhaps", "words")], (
         "a variable of the class and what is computed are no arguments"
     )
+    (mixed,) = dataclasses_in("MIXED", [module], [])
+    assert {f.name: f.default for f in fields(mixed)} == {"x": 1, "changed": "base", "number": 7}, "the first base's"
     assert (found["number"].default, found["number"].type) == (7, int)
     assert found["changed"].default == "one" and found["needed"].default is MISSING
     assert found["several"].type == list[str] and found["several"].default_factory is list

@@ -128,6 +128,7 @@ def test_what_would_be_ignored_or_fail_later_is_refused(name, value, said, stock
 def test_mappings_are_read_and_files_of_mappings_are_left_where_they_are(stock, tmp_path):
     args = stock(fsdp_config='{"min_num_params": 3}', gradient_checkpointing_kwargs='{"use_reentrant": false}')
     assert args.fsdp_config == {"min_num_params": 3} and args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    assert stock(fsdp_config=' {"min_num_params": 3}').fsdp_config == {"min_num_params": 3}
     (tmp_path / "deepspeed.json").write_text("{}")
     assert stock(deepspeed=str(tmp_path / "deepspeed.json")).deepspeed == str(tmp_path / "deepspeed.json")
     for name in ("fsdp_config", "deepspeed", "accelerator_config"):

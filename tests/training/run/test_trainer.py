@@ -100,6 +100,7 @@ class Shortcuts(nn.Module):
     def __init__(self):
         super().__init__()
         self.narrow, self.wide, self.square = nn.Conv2d(4, 8, 1, 2), nn.Conv2d(8, 8, 1, 2), nn.Conv2d(4, 8, 3, 2, 1)
+        self.grouped = nn.Conv2d(8, 8, 1, 2, groups=2)
         self.lay = {}
         for name, part in self.named_children():
             part.register_forward_hook(lambda _, given, __, name=name: self.lay.update({name: given[0].stride()[1]}))
@@ -113,7 +114,7 @@ def test_a_narrow_shortcut_reads_pictures_channel_by_channel(line_trainer):
     model = Shortcuts()
     model.narrow.to(memory_format=torch.channels_last)
     make(line_trainer, model=model, max_steps=1, eval_strategy="no", load_best_model_at_end=False).train()
-    assert model.lay == {"narrow": 36, "wide": 1, "square": 1}
+    assert model.lay == {"narrow": 36, "wide": 1, "square": 1, "grouped": 36}
     assert model.narrow.weight.stride() == (4, 1, 1, 1)
 
 

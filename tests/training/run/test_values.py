@@ -4,7 +4,17 @@ import pytest
 
 from hf_effmodels.training.run.arguments import ArgumentReader
 from hf_effmodels.training.run.recipe_arguments import RecipeArguments
-from hf_effmodels.training.run.values import SET, Except, check_fields, check_goes_with, check_value, governing
+from hf_effmodels.training.run.values import (
+    SET,
+    TRANSFORMERS_ACCEPTS,
+    Except,
+    acts,
+    check_field,
+    check_fields,
+    check_goes_with,
+    check_value,
+    governing,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,63 @@ def test_of_the_others_only_those_that_a_task_has_count():
     check_goes_with(f, {"with_either": 2})
     with pytest.raises(ValueError, match="^--with_either: got 2, which goes with --kind a, not --kind b.$"):
         check_goes_with(f, {"with_either": 2, "kind": "b"})
+
+
+def test_an_argument_acts_where_one_that_is_said_is_at_such_a_value_whatever_is_not_said():
+    either = next(f for f in fields(_Arguments) if f.name == "with_either")  # --kind a, or --alone 4 or 5
+    said = ({"kind": "a"}, {"alone": 4}, {"kind": "b", "alone": 5}, {})
+    assert all(acts(either, values) for values in said)
+    assert not any(acts(either, values) for values in ({"kind": "b"}, {"alone": 3}, {"kind": "b", "alone": 3}))
+
+
+#: Of transformers' arguments: the least that is taken, and what is not any more.
+LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, 0)),
+    **dict.fromkeys(("gradient_accumulation_steps", "torch_empty_cache_steps", "eval_accumulation_steps"), (1, 0)),
+    **dict.fromkeys(("dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout", "max_steps"), (1, 0)),
+    **dict.fromkeys(("num_train_epochs", "logging_steps", "eval_steps", "save_steps"), (0.1, 0)),
+    **dict.fromkeys(("learning_rate", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2"), (0, -0.1)),
+    **dict.fromkeys(("adam_epsilon", "max_grad_norm", "label_smoothing_factor", "neftune_noise_alpha"), (0, -0.1)),
+    **dict.fromkeys(("eval_delay", "save_total_limit", "seed", "data_seed", "dataloader_num_workers"), (0, -1)),
+}
+#: The same of the most.
+MOST = {
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), (0.999, 1)),
+    **dict.fromkeys(("seed", "data_seed"), (2**32 - 1, 2**32)),
+    "max_steps": (-1, -2),  # not given
+}
+
+
+def test_transformers_arguments_have_their_ends_and_what_they_go_with():
+    known = {f.name: f for f in fields(RecipeArguments)}
+    assert LEAST.keys() == TRANSFORMERS_ACCEPTS.keys()
+    for name, (taken, refused) in (*LEAST.items(), *MOST.items()):
+        check_field(known[name], float, taken)
+        with pytest.raises(ValueError, match=f"^--{name}: got {refused}, accepted are numbers "):
+            check_field(known[name], float, refused)
+    for name, beside, taken, refused in (
+        ("eval_steps", "eval_strategy", ("steps", "no"), "epoch"),
+        ("eval_delay", "eval_strategy", ("steps", "epoch"), "no"),
+        ("save_steps", "save_strategy", ("steps", "no"), "epoch"),
+        ("warmup_steps", "lr_scheduler_type", ("linear", "cosine"), "constant"),
+        ("dataloader_prefetch_factor", "dataloader_num_workers", (1, 8), 0),
+        ("hub_model_id", "push_to_hub", (True,), False),
+    ):
+        for value in taken:
+            check_goes_with(known[name], {name: 7, beside: value})
+        with pytest.raises(ValueError, match=f"^--{name}: got 7, which goes with --{beside}"):
+            check_goes_with(known[name], {name: 7, beside: refused})
+
+
+@dataclass
+class Needed:
+    folder: str | None = field(default=None, metadata={"missing": "name one."})
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_empty_text_is_as_missing_as_none(value):
+    with pytest.raises(ValueError, match="^--folder is missing: name one.$"):
+        check_fields(Needed(value))
 
 
 def test_what_governs_an_argument_is_all_that_it_goes_with():
