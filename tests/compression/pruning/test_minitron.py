@@ -24,7 +24,7 @@ from transformers import (
 from hf_effmodels.cli import main
 from hf_effmodels.compression.command import prune as command
 from hf_effmodels.compression.pruning import minitron
-from hf_effmodels.compression.pruning.candidates import _grid, count_for, list_candidates, step_of
+from hf_effmodels.compression.pruning.candidates import _grid, _unevenness, count_for, list_candidates, step_of
 from hf_effmodels.compression.pruning.inheritance import SIZES, inherit
 from hf_effmodels.compression.pruning.minitron import choose_shapes, prune, retrain_shortly
 from hf_effmodels.compression.pruning.structures import Sizes, check_architecture
@@ -553,3 +553,41 @@ def test_the_command_computes_where_it_is_told_to(tmp_path, byte_level_tokenizer
     argv = ["prune", str(large), str(tmp_path / "out"), "--dataset", "pydoc_topics", "--layers", "3"]
     assert main([*argv, "--device", "cuda:1"]) == 2 and "there are no batches" in capsys.readouterr().err
     assert moved == ["checked cuda:1", "cuda:1"]
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_of_candidates_that_are_made_alike_the_one_of_the_lowest_loss_is_returned(rescale, monkeypatch):
+    """The whole model's own loss is measured after theirs."""
+    losses, made = iter([3.0, 1.0, 2.0, 0.5]), []
+
+    def making(model, **how):
+        made.append(how.pop("rescale_norms"))
+        return inherit(model, **how, rescale_norms=made[-1])
+
+    monkeypatch.setattr(minitron, "mean_loss", lambda model, batches: next(losses))
+    monkeypatch.setattr(minitron, "inherit", making)
+    budget = {"target_parameters": 0.6, "candidates": 3, "tolerance": 0.1}
+    smaller, report = prune(build("llama"), BATCHES, **budget, rescale_norms=rescale)
+    assert made == [rescale] * 3 and [row["loss"] for row in report.candidates] == [3, 1, 2]
+    best = report.candidates[1]
+    assert (report.loss, report.loss_of, report.parameters) == (1, 0.5, best["parameters"])
+    assert smaller.num_parameters() == best["parameters"]
+    assert all(report.sizes[name] == best[name] for name in SIZES)
+
+
+def test_query_heads_stay_where_the_keys_and_values_of_all_are_asked_for():
+    model = build("llama")
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    keys = model.config.num_key_value_heads
+    found = list_candidates(model.config, shapes, 0.6, way="width", tolerance=0.1, num_key_value_heads=keys)
+    sizes = {(each.sizes.num_attention_heads, each.sizes.num_key_value_heads) for each in found}
+    assert sizes == {(model.config.num_attention_heads, keys)}
+
+
+@pytest.mark.parametrize(
+    "hidden, neurons, heads, expected", [(4, 4, 2, 0), (4, 8, 2, 1), (8, 8, 2, 0.5), (8, 4, 1, 2), (2, 4, 4, 2)]
+)
+def test_a_shape_is_as_uneven_as_its_widths_differ_and_half_of_that_for_heads(hidden, neurons, heads, expected):
+    """In doublings, of a model of eight channels, eight neurons and four heads."""
+    source, sizes = Sizes(1, 8, 8, 4, 4, 0, 2), Sizes(1, hidden, neurons, heads, heads, 0, 2)
+    assert _unevenness(sizes, source) == pytest.approx(expected * math.log(2))

@@ -1,5 +1,7 @@
 """What widths cost, how long they are searched, and what a network with fewer of them has of the whole."""
 
+import random
+
 import pytest
 import torch
 
@@ -92,3 +94,17 @@ def test_draws_follow_from_the_seed_and_reach_up_to_the_bound():
     assert max(abs(cost(*ratios) - 60) for ratios in first) > 1
     near = drawn(seed=4, tolerance=0.1)
     assert max(abs(cost(*ratios) - 60) for ratios in near) <= 6
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_so_many_widths_are_looked_at_and_of_equal_ones_the_first_is_taken(samples):
+    asked = []
+
+    def evaluate(neurons, heads):
+        asked.append((neurons, heads))
+        return 1.0
+
+    found = search_widths(evaluate, lambda *_: 1.0, 1.0, depth=2, samples=samples, seed=5, attempts=20)
+    draw = random.Random(5)
+    ratios = [[draw.uniform(0, 0.5) for _ in range(4)] for _ in range(samples)]
+    assert asked == [(drawn[:2], drawn[2:]) for drawn in ratios] and found == asked[0]
