@@ -128,7 +128,8 @@ def test_the_name_of_a_file_is_known_in_each_form(tmp_path):
         assert image_name(value) == str(file)
     for value in (None, RGB, {"bytes": b"x", "path": None}, np.zeros((2, 2), np.uint8)):
         assert image_name(value) is None
-    assert np.array_equal(read_image(Path(file)), RGB)
+    for place in (Path(file), Place(file)):
+        assert np.array_equal(read_image(place), RGB)
 
 
 def test_a_rotation_that_cannot_be_read_is_none():
@@ -148,6 +149,25 @@ def test_a_parser_that_stumbles_over_a_broken_file_is_no_traceback(monkeypatch):
     monkeypatch.setattr(Image, "open", stumble)
     with pytest.raises(OSError, match="the image file is damaged \\(index out of range\\)"):
         read_image(b"GIF89a")
+
+
+def test_a_picture_that_memory_has_no_room_for_is_not_said_to_be_damaged(monkeypatch):
+    def full(*args):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(MemoryError, match="no room"):
+        read_image(b"GIF89a")
+
+
+class Place:
+    """A path of somebody's own."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __fspath__(self):
+        return str(self.file)
 
 
 def photograph(kind):

@@ -65,3 +65,4 @@ def test_texts_of_siglip_are_filled_up_to_64_tokens_and_others_to_the_longest_of
     model = SimpleNamespace(config=config)
     assert one_length(model, words(ENDLESS)) == {**how, "max_length": longest}
     assert one_length(model, words(ENDLESS), 9) == {**how, "max_length": 9}
+    assert one_length(model, words(ENDLESS), 999) == {**how, "max_length": longest}, "more than it takes"
