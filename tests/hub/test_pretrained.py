@@ -168,6 +168,16 @@ def test_a_published_head_of_as_many_labels_fits_or_is_refused(tmp_path, monkeyp
     assert hf_effmodels.create_model(PRESET, pretrained=True, num_labels=4).classifier.weight.shape[0] == 4
 
 
+def test_weights_that_were_published_folded_make_a_folded_model(tmp_path, monkeypatch):
+    folded = hf_effmodels.create_model(PRESET, num_labels=3).reparameterize()
+    folded.save_pretrained(tmp_path)
+    monkeypatch.setattr("hf_effmodels.hub.pretrained", lambda name, source: tmp_path)
+    model = hf_effmodels.create_model(PRESET, pretrained=True, num_labels=3)
+    assert model.config.reparameterized and not model.training
+    found, expected = model.state_dict(), folded.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_timms_repository_is_read_by_the_hubs_client(server, official, hub, monkeypatch, tmp_path, caplog):
     _, file, expected = official
     server("/nothing.pth", timm="ghostnet_050.in1k")
