@@ -126,10 +126,10 @@ def test_another_number_of_labels_begins_with_a_new_head_and_nothing_else_may_di
     features = hf_effmodels.create_model(PRESET, pretrained=True, task="image-feature-extraction")
     with torch.no_grad():
         assert torch.equal(features(PIXELS).pooler_output, whole.base_model(PIXELS).pooler_output)
-    for change in ({"width_multiplier": 0.75}, {"num_conv_branches": 1}, {"num_channels": 1}):
-        for labels in ({}, {"num_labels": 3}):
-            with pytest.raises(ValueError, match=f"pretrained: the published weights of {PRESET} do not fit"):
-                hf_effmodels.create_model(PRESET, pretrained=True, **labels, **change)
+    wider = {"width_multiplier": 0.75}
+    for change in (wider, {**wider, "num_labels": 3}, {"num_conv_branches": 1}, {"num_channels": 1}):
+        with pytest.raises(ValueError, match=f"pretrained: the published weights of {PRESET} do not fit"):
+            hf_effmodels.create_model(PRESET, pretrained=True, **change)
     with pytest.raises(ValueError, match="source: got 'timm', but it goes with pretrained=True"):
         hf_effmodels.create_model(PRESET, source="timm")
 
