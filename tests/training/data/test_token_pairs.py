@@ -37,6 +37,9 @@ def test_prompts_of_an_evaluation_are_fixed_and_may_be_those_of_another_task():
     assert sentences[1]["input_ids"].equal(sentences[1]["input_ids"])
     own, other = sentences.prompt(1), sentences.prompt(1, task=1)
     assert ((own >= 1000) & (own < 2000)).all() and (other >= 2000).all() and len(own) == len(other) == 8
+    back = sentences.prompt(6, task=0)  # the first task's, for a pair of the second
+    assert ((back >= 1000) & (back < 2000)).all()
+    assert len({tuple(sentences.prompt(index, task=1).tolist()) for index in range(5)}) > 2, "one for each pair"
     few = DrawnSentences([pairs("a", 0, 1)], 4, seed=0)[0]["input_ids"]
     assert len(few) == 16  # with the only pair there is
 

@@ -50,6 +50,8 @@ def test_training_with_stored_labels_has_the_losses_of_the_teacher_online(run, t
         main([*without_teacher(run, tmp_path / "labels"), "--output_dir", str(tmp_path / "early")])
     with pytest.raises(ValueError, match="holds a table begun with another top_k"):
         store([*run, *labels, "--top_k", "3"])
+    with pytest.raises(ValueError, match="holds a table begun with another shard_size"):
+        store([*run, *labels, "--shard_size", "7"])
     other = tmp_path / "other" / "teacher"
     shutil.copytree(run[run.index("--teacher") + 1], other)
     change_weights(other)

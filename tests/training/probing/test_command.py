@@ -95,13 +95,12 @@ def test_features_are_computed_once_for_the_same_weights_pictures_and_pooling(en
     model.save_pretrained(tmp_path / "one")
     ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "one")
     assert probe(tmp_path / "one", *out, "--pooling", "class") == 0 and len(seen) == 6
+    with safe_open(tmp_path / "out/one/features.safetensors", "np") as opened:
+        assert opened.get_tensor("train").shape == (60, 16) and opened.get_tensor("evaluation").shape == (30, 16)
     for more in ("--max_train_samples", 61), ("--max_eval_samples", 31):
         assert probe(tmp_path / "one", *out, "--pooling", "class", *more, "--picture", "none") == 0
     assert len(seen) == 10, "of other pictures, to train on or to evaluate on"
     assert not (tmp_path / "out/one/features.png").exists()
-    assert probe(tmp_path / "one", *out, "--pooling", "class") == 0
-    with safe_open(tmp_path / "out/one/features.safetensors", "np") as opened:
-        assert opened.get_tensor("train").shape == (60, 16) and opened.get_tensor("evaluation").shape == (30, 16)
 
 
 def test_classifiers_are_fitted_with_what_is_asked_for(encoders, tmp_path, monkeypatch):
