@@ -660,3 +660,24 @@ def test_an_image_tokenizer_is_the_one_asked_for_or_that_of_the_table(table, ask
         return
     assert sequences._image_tokenizer(model_args, Named("data"), None, pairs, None) is tokenizer
     assert calls["load"] == [((*expected, "model.token"), {})]
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "label_maps"])
+def test_losses_and_labels_of_single_pictures_do_without_mixed_ones(name):
+    args = SimpleNamespace(**{**dict.fromkeys(("mixup", "cutmix", "label_maps")), name: 1})
+    rotating, plain = SimpleNamespace(rotates=True), SimpleNamespace(rotates=False, teacher_features=list)
+    with pytest.raises(ValueError, match=f"^--{name}: the loss turned needs one class for each picture"):
+        distillation._check_labels({"kd": plain, "turned": rotating}, args)
+    assert distillation._check_labels({"kd": plain}, args) is None
+    if name != "label_maps":
+        with pytest.raises(ValueError, match=f"^--stored_labels: they are of pictures that are not mixed; --{name} 0"):
+            distillation._check_for_stored({"kd": plain}, [args])
+
+
+def test_an_image_is_found_by_what_is_said_of_another_in_the_same_words():
+    own, turned = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[1, 0, 2]]
+    for said, share in ((["a dog", "a dog", "a cat"], 1.0), (["a dog", "a wolf", "a cat"], 1 / 3)):
+        source = captions.ImageTexts([], "test", np.arange(3), captions=said)
+        found = two_tower_evaluation.measure(own, turned, source, 1.0, 3)
+        for way in ("image_to_text", "text_to_image"):
+            assert found[f"{way}_recall_at_1"] == pytest.approx(share)

@@ -289,6 +289,11 @@ def test_a_picture_or_a_map_of_a_table_that_is_none_is_named_with_its_row(tmp_pa
     table = Dataset.from_dict(rows, features=Features(dict.fromkeys(rows, ImageFeature())))
     DatasetDict(train=table, validation=table).save_to_disk(tmp_path / "table")
     args = SegmentationDataArguments(dataset=str(tmp_path / "table"), class_names=["a", "b"])
+    rows = {"left": [whole], "right": [whole], "mask": [whole]}
+    table = Dataset.from_dict(rows, features=Features(dict.fromkeys(rows, ImageFeature())))
+    DatasetDict(train=table, validation=table).save_to_disk(tmp_path / "two")
+    with pytest.raises(ValueError, match="--image_column"):  # of two none is guessed
+        load_data(SegmentationDataArguments(dataset=str(tmp_path / "two"), class_names=["a", "b"]), None)
     train, _ = load_data(args, None)
     assert train.read(0)[1].shape == (9, 9)
     for row in (1, 2):
