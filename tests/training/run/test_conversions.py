@@ -35,7 +35,7 @@ def test_linear_layers_become_ternary_where_that_is_asked_for():
     add_warm_start(trainer, TernaryArguments(bitnet="mean"))
     assert not added
     add_warm_start(trainer, TernaryArguments(bitnet="mean", bitnet_warmup_steps=4))
-    assert [type(callback).__name__ for callback in added] == ["WarmStart"]
+    assert [(type(callback).__name__, callback.steps) for callback in added] == [("WarmStart", 4)]
 
 
 def test_blocks_become_binary_as_they_are_asked_to(monkeypatch):

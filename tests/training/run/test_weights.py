@@ -248,6 +248,8 @@ def test_of_what_is_wrong_five_are_named_and_the_rest_counted():
         "lacks 2.weight; has z beside, and 1 more."
     )
     load_state(layers, {"1.bias": torch.full((1,), 7.0)}, "there", only=lambda name: name == "1.bias")
+    with pytest.raises(WeightsError, match="^there: .*: it lacks 1.weight.$"):  # of the part that is there
+        load_state(layers, {"1.bias": torch.ones(1)}, "there", only=lambda name: name.startswith("1."))
     assert layers[1].bias == 7
     with pytest.raises(WeightsError, match="it has 1.bias of shape .2,., not .1,..$"):
         load_state(layers, {"1.bias": torch.ones(2)}, "there", only=lambda name: name == "1.bias")
