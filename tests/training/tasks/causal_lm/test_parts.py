@@ -88,6 +88,9 @@ def test_random_weights_have_the_tokens_of_the_tokenizer(tokenizer):
     assert load_language_model(arguments(attn_implementation="eager"), tokenizer, 16).config._attn_implementation == (
         "eager"
     )
+    padded = train_tokenizer(TEXTS, 262, max_length=32)
+    padded.pad_token = padded.eos_token  # blocks have no padding, and an end of a document is to be learned
+    assert load_language_model(arguments(), padded, 16).config.pad_token_id is None
     # What is given wins over what the tokenizer says.
     larger = load_language_model(arguments(model_config={**SIZES, "vocab_size": 300}), tokenizer, 16)
     assert larger.config.vocab_size == 300
@@ -266,6 +269,40 @@ def test_a_sample_goes_on_from_the_prompt_after_the_token_that_begins_a_document
     assert len(texts) > 1
 
 
+def test_a_curve_shows_training_beside_evaluation_and_a_card_what_was_measured_of_which_text(tmp_path, monkeypatch):
+    drawn, written = [], []
+    counts = Counts(documents=3, empty_documents=1, bytes=40, tokens=31, blocks=2, dropped_tokens=0)
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(sample_prompt=None),
+        stream=None,
+        train_dataset=SimpleNamespace(counts=counts),
+        eval_dataset=SimpleNamespace(counts=counts, split="test (held out)"),
+        state=SimpleNamespace(log_history="the log"),
+        mixture=SimpleNamespace(last_load=None),
+        card_facts={"teacher_perplexity": "3.5"},
+        tokens_seen=lambda: 450,
+        get_total_train_batch_size=lambda args: 4,
+    )
+    monkeypatch.setattr(reports, "has_matplotlib", lambda: True)
+    monkeypatch.setattr(reports, "plot_curves", lambda *given, **how: drawn.append((given, how)))
+    monkeypatch.setattr(reports, "write_card", lambda *given, **how: written.append((given, how)))
+    monkeypatch.setattr(
+        reports, "training_summary", lambda config, names, batch: {"seed": config["seed"], "of": batch}
+    )
+    metrics = {"eval_loss": 1.0, "eval_perplexity": 2.0, "eval_bits_per_byte": 3.0, "eval_runtime": 4.0}
+    texts = SimpleNamespace(dataset="some/texts", block_size=16)
+    reports._write_reports(trainer, metrics, {"seed": 9}, SimpleNamespace(model="a-model"), texts, tmp_path)
+    panels = {"cross entropy": {"loss": "training", "eval_loss": "evaluation"}}
+    panels |= {"perplexity": {"eval_perplexity": "evaluation"}}
+    assert drawn == [(("the log", tmp_path / "training_curve.png", panels), {"x": "step"})]
+    ((_, measured), how), *others = written
+    assert measured == {"loss": 1.0, "perplexity": 2.0, "bits_per_byte": 3.0} and not others
+    assert (how["split"], how["dataset"], how["model"]) == ("test (held out)", "some/texts", "a-model")
+    assert how["training"] == {"tokens_seen": 450, "seed": 9, "of": 4, "teacher_perplexity": "3.5"}
+    assert how["unit"] == "blocks of 16 tokens"
+    assert {*json.loads((tmp_path / "text.json").read_text())} == {"training", "evaluation"}
+
+
 def test_of_a_stream_a_report_counts_what_was_trained_on():
     place = {"blocks": 8, "documents": 5, "empty_documents": 1, "epoch": 2, "source": None, "tokens": []}
     states = {10: {"window_start": place}}
@@ -364,12 +401,12 @@ def test_a_run_is_drawn_from_its_seed_and_its_tokenizer_trained_on_the_training_
         read.append(list(asked()))
         return find(args, asked, *more)
 
-    def drawn(model, args):
+    def drawn(model, words, args):  # what is checked of a report before anything is trained
         networks.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
         raise KeyError("drawn")
 
     monkeypatch.setattr(task, "find_tokenizer", finding)
-    monkeypatch.setattr(task, "make_ternary", drawn)
+    monkeypatch.setattr(task, "_check_report", drawn)
     for number, seed in enumerate((5, 5, 6)):
         torch.manual_seed(number)  # whatever was drawn before
         words = ["--seed", str(seed), "--output_dir", str(tmp_path / str(number))]

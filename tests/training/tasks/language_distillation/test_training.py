@@ -167,6 +167,10 @@ def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path, monkeypa
         (["--teacher", str(pair[1]), "--jsd_beta", "1"], "--jsd_beta: got 1"),
         (["--teacher", str(pair[1]), "--temperature", "0"], "--temperature: got 0"),
         (["--teacher", str(pair[1]), "--divergence_weight", "0"], "both are 0"),
+        (
+            ["--teacher", str(pair[1]), "--sorted_submodels", "{half: {num_hidden_layers: 1}}"],
+            "^--sorted_submodels: --task language-distillation trains one network; accepted is --task causal-lm",
+        ),
     ):
         with pytest.raises((ValueError, OSError), match=reason):
             prepare("prepare_training", [*run, *arguments, "--output_dir", str(tmp_path / "run")])
