@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
+from transformers import EvalPrediction
 
 from hf_effmodels.training import evaluate
 from hf_effmodels.training.tasks.image_classification import reports
@@ -18,6 +19,7 @@ from hf_effmodels.training.tasks.image_classification.quality import (
     per_class,
     worst_mistakes,
 )
+from hf_effmodels.training.tasks.image_classification.task import compute_metrics
 
 FOUND = Predictions(
     predicted=np.array([0, 0, 1, 1, 0, 1]),
@@ -154,3 +156,10 @@ def test_of_what_is_taken_for_a_class_and_of_what_is_one_the_shares_are_told_apa
     assert (rows[1]["precision"], rows[1]["recall"]) == (pytest.approx(1 / 3), 0.5)
     assert [row["precision"] for row in rows[2:]] == [None, 0, None, None]
     assert [row["recall"] for row in rows[2:]] == [0, None, 0, None]
+
+
+def test_a_classifier_is_measured_by_the_mean_over_its_pictures():
+    ranked = np.array([[1, 0, 2, 3, 4], [0, 1, 2, 3, 4], [2, 3, 4, 1, 5], [3, 2, 1, 0, 5]])
+    losses, labels = np.array([0.5, 1.5, 2.0, 4.0], dtype=np.float32), np.array([1, 1, 0, 3])
+    found = compute_metrics(EvalPrediction((ranked, losses, np.ones(4)), labels))
+    assert found == {"accuracy": 0.5, "top_5_accuracy": 0.75, "loss": 2.0, "samples": 4}
