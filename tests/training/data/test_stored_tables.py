@@ -22,6 +22,7 @@ from hf_effmodels.training.data.stored_tables import (
     read_table,
     table_folder,
 )
+from hf_effmodels.training.losses.label_maps import pooled_targets
 
 SETTINGS = {"seed": 3, "classes": ["a", "b"], "size": [2, 2]}
 
@@ -153,6 +154,37 @@ def test_tables_of_other_columns_or_rows_are_named(tmp_path):
     (tmp_path / "labels" / stored_labels.SETTINGS_FILE).write_text(json.dumps(settings | {"epochs": 1}))
     with pytest.raises(ValueError, match="has 4 rows, expected 2: 2 pictures of 1 epochs"):
         stored_labels.StoredLabels(labels, **cache)
+
+
+def test_label_maps_are_found_by_the_rows_of_their_pictures_and_read_as_they_lie(tmp_path):
+    """Rows in any order, more of them than are trained on, and axes as the published files have them."""
+    images = [str(tmp_path / f"{number}.bin") for number in range(3)]
+    for number, file in enumerate(images):
+        (tmp_path / f"{number}.bin").write_bytes(bytes([number]))
+    drawn = np.random.default_rng(0)
+    scores, classes = drawn.normal(size=(3, 4)), [[0, 1, 1, 0], [1, 1, 0, 1], [0, 0, 1, 0]]
+    settings = {"classes": ["a", "b"], "top_k": 1, "map_size": [2, 2], "axis_order": "published"}
+    columns = {"row": [2, 0, 1], "picture": [label_maps.picture_key(images[row]) for row in (2, 0, 1)]}
+
+    def read_maps(name, source, values=scores, **options):
+        lists = {"scores": values.tolist(), "classes": classes}
+        folder = write_table(tmp_path / name, label_maps.SETTINGS_FILE, settings, **columns, **lists)
+        cache = {"cache_dir": str(tmp_path / "cache" / name)}
+        return label_maps.LabelMaps(folder, source, ["b", "a"], **cache, **options)  # the other way round
+
+    source = Pictures(images, "mine/train", np.array([1, 2]))
+    found, box = read_maps("maps", source, temperature=2.0), (0.0, 0.5, 1.0, 1.0)
+    for index, place in ((0, 2), (1, 0)):
+        stored = torch.tensor(scores[place]).view(1, 1, 2, 2), 1 - torch.tensor(classes[place]).view(1, 1, 2, 2)
+        # What is called a row there is a column here.
+        expected = pooled_targets(*(part.mT for part in stored), [box], 2, temperature=2.0)[0]
+        torch.testing.assert_close(found.target(index, box), expected.float())
+    changed = scores.copy()
+    changed[0] += 1
+    assert found.facts() != read_maps("changed", source, changed).facts()
+    (tmp_path / "2.bin").write_bytes(b"another")
+    with pytest.raises(ValueError, match="made of another picture than row 2 of mine/train"):
+        read_maps("maps", source)
 
 
 def test_stored_labels_are_those_of_one_setting_and_of_so_many_epochs(tmp_path):
