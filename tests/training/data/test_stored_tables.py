@@ -159,7 +159,7 @@ def test_tables_of_other_columns_or_rows_are_named(tmp_path):
 def test_label_maps_are_found_by_the_rows_of_their_pictures_and_read_as_they_lie(tmp_path):
     """Rows in any order, more of them than are trained on, and axes as the published files have them."""
     images = [str(tmp_path / f"{number}.bin") for number in range(3)]
-    for number, file in enumerate(images):
+    for number in range(3):
         (tmp_path / f"{number}.bin").write_bytes(bytes([number]))
     drawn = np.random.default_rng(0)
     scores, classes = drawn.normal(size=(3, 4)), [[0, 1, 1, 0], [1, 1, 0, 1], [0, 0, 1, 0]]
