@@ -30,3 +30,21 @@ def test_it_ends_with_the_first_command_that_fails(codes, asked, monkeypatch, tm
     printed = capsys.readouterr().err.splitlines()
     assert printed[0].startswith("$ hf-effmodels train --config quickstart/image-classification --max_steps 2")
     assert printed[1:] == [f"$ {' '.join(['hf-effmodels', *words])}" for words in measured[:asked]]
+
+
+@pytest.mark.parametrize("given", [["--output_dir", "mine"], ["--output_dir=mine"], []])
+def test_it_writes_where_it_is_told_or_beside_what_is_there(given, monkeypatch, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def prepare(function, words):
+        raise Stopped(words)
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "quickstart-image-classification-1").mkdir(parents=True)
+    monkeypatch.setattr(quickstart, "prepare", prepare)
+    monkeypatch.setattr(quickstart, "set_up_logging", lambda: None)
+    with pytest.raises(Stopped) as stopped:
+        quickstart.main(given)
+    beside = given or ["--output_dir", "outputs/quickstart-image-classification-2"]
+    assert stopped.value.args == (["--config", "quickstart/image-classification", *beside],)
