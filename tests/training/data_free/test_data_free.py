@@ -11,6 +11,7 @@ from hf_effmodels.training.data_free import (
     DataFreeGenerator,
     DataReadError,
     batch_norm_gap,
+    batch_norms_of,
     closed_to_data,
     fit_aggregation,
     generator_from_official,
@@ -284,3 +285,10 @@ def test_each_step_of_the_aggregation_goes_by_the_gradient_of_that_step():
     fit_aggregation(model, features, labels, steps=3, learning_rate=0.5)
     torch.testing.assert_close(model.aggregation[1].weight, weight, rtol=1e-4, atol=1e-5)
     assert model.aggregation[1].weight.grad is None
+
+
+def test_a_batch_norm_that_remembers_nothing_tells_of_no_images():
+    network = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm1d(3))
+    with watched_gaps(network) as gaps:
+        network(torch.randn(5, 3))
+    assert batch_norms_of(network) == [network[1]] and len(gaps) == 1
