@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import transformers
 from transformers import AutoImageProcessor, CLIPImageProcessorPil, PreTrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
@@ -28,8 +29,10 @@ def load_image_processor(name: str, config: PreTrainedConfig, **source) -> Image
         stored, _ = ImageProcessingMixin.get_image_processor_dict(name, **source)
     except OSError:
         stored = {}
-    if stored.get("image_processor_type", "").startswith("CLIP"):
-        return CLIPImageProcessorPil.from_dict(stored)
+    kind = stored.get("image_processor_type", "").removesuffix("Fast").removesuffix("Pil")
+    # By its class: AutoImageProcessor asks for the configuration first, and that for timm.
+    if (stock := getattr(transformers, f"{kind}Pil", None)) is not None:
+        return stock.from_dict(stored)
     return timm_processor(config.pretrained_cfg or {})
 
 

@@ -64,5 +64,7 @@ def test_a_folder_with_a_processor_keeps_it(tmp_path):
     CLIPImageProcessorPil(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
     assert [*load_image_processor(str(tmp_path), config).image_mean] == [0.1, 0.2, 0.3]
     ConvNextImageProcessorPil(image_mean=[0.3, 0.2, 0.1]).save_pretrained(tmp_path)
+    other = load_image_processor(str(tmp_path), config)
+    assert isinstance(other, ConvNextImageProcessorPil) and [*other.image_mean] == [0.3, 0.2, 0.1]
     plain = load_image_processor(str(tmp_path), SimpleNamespace(model_type="convnext"))
     assert [*plain.image_mean] == [0.3, 0.2, 0.1]
