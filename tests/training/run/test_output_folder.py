@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import dataclass, field, fields
@@ -22,6 +23,7 @@ from hf_effmodels.training.run.output_folder import (
     newest_checkpoint,
     open_output_folder,
     open_run,
+    snapshot,
     what_is_missing,
     write_run,
 )
@@ -280,6 +282,16 @@ def test_where_to_resume_from_is_checked(tmp_path, caplog, monkeypatch):
 def test_the_run_file_is_never_half_written_and_reads_back(tmp_path):
     write_run(tmp_path, {"model": "ghostnetv3-1.0x", "crop_scale": [0.1, 1.0], "model_config": {"stages": [[1, 2]]}})
     assert [path.name for path in tmp_path.iterdir()] == [RUN_FILE]
+
+
+def test_a_file_that_is_written_in_place_is_noticed(tmp_path):
+    write_run(tmp_path, {"seed": 1})
+    (tmp_path / "model.safetensors").touch()
+    before = snapshot(tmp_path)
+    assert before.keys() == {RUN_FILE, "model.safetensors"} and snapshot(tmp_path) == before
+    later = (tmp_path / RUN_FILE).stat().st_mtime + 1
+    os.utime(tmp_path / RUN_FILE, (later, later))  # the same file, with another content perhaps
+    assert snapshot(tmp_path) != before
 
 
 def test_a_change_is_one_of_any_key_and_none_is_a_value():

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -260,6 +261,9 @@ def test_of_what_is_wrong_five_are_named_and_the_rest_counted():
 
 def test_adapters_are_known_where_peft_is_installed(monkeypatch):
     assert not is_peft_model(nn.Linear(1, 1))
+    for mixed in (False, True):
+        wrapped = get_peft_model(KINDS["tied llama"](), LoraConfig(r=1, target_modules=["q_proj"]), mixed=mixed)
+        assert is_peft_model(wrapped)
     monkeypatch.setattr(weights, "is_peft_available", lambda: False)
     monkeypatch.setitem(sys.modules, "peft", None)
     assert not is_peft_model(nn.Linear(1, 1))

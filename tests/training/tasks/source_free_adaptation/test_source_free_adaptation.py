@@ -68,6 +68,23 @@ def test_any_classifier_that_ends_in_a_linear_layer_has_a_head(kind):
     assert len(seen) == 1, "it is looked at no longer"
 
 
+def test_a_layer_inside_that_is_as_wide_as_the_head_is_none():
+    config = ViTConfig(
+        image_size=16, patch_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    config.num_labels = 8
+
+    class Pooled(ViTForImageClassification):
+        def forward(self, pixel_values, **more):
+            found = super().forward(pixel_values, **more)
+            self.after(found.logits)  # looked at by nobody: the last linear layer of all
+            return found
+
+    model = Pooled(config)
+    model.after = nn.Linear(8, 8)
+    assert linear_head(model, torch.randn(2, 3, 16, 16)) is model.classifier
+
+
 def test_a_classifier_that_ends_in_something_else_is_refused():
     model = create_model("mhwrn4x161", num_labels=3)  # the mean of several linear layers
     with pytest.raises(ValueError, match="are no output of one linear layer"):
