@@ -31,10 +31,24 @@ def test_a_module_is_followed_by_what_waits_for_it_once_and_whole(module):
     assert seen == [1, "at once"] and sys.meta_path == finders
 
 
-def test_a_module_that_is_waited_for_keeps_its_own_loader(module):
+@pytest.mark.parametrize("count", [2, 3])
+def test_all_that_waits_for_a_module_is_called_in_the_order_in_which_it_came(count, module):
+    seen = []
+    when_imported(f"{module}_else", lambda: pytest.fail("it was not imported"))
+    finders = list(sys.meta_path)
+    for number in range(count):
+        when_imported(module, lambda number=number: seen.append((number, sys.modules[module].runs)))
+    importlib.import_module(module)
+    assert seen == [(number, 1) for number in range(count)]
+    assert sys.meta_path == finders  # what waits for another module waits on
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_module_that_is_waited_for_keeps_its_own_loader(count, module):
     plain = type(importlib.import_module(module).__loader__)
     del sys.modules[module]
-    when_imported(module, lambda: None)
+    for _ in range(count):
+        when_imported(module, lambda: None)
     found = importlib.import_module(module)
     assert type(found.__loader__) is type(found.__spec__.loader) is plain
 

@@ -39,11 +39,16 @@ def test_a_point_is_centred_turned_scaled_sheared_and_moved_in_this_order():
         ((-89, 10, 10, 20), 1.0, True),
         ((10, 10, 20, 20), 4.0, False),  # and of what the scale has made of it a sixteenth
         ((10, 10, 20, 20), 3.0, True),
+        ((60, 10, 100, 40), 1.0, True),  # beyond the right edge, which is not as far off as the lower one
+        ((10, 50, 40, 90), 1.0, True),
+        ((81, 10, 90, 20), 1.0, False),
+        ((10, 71, 20, 80), 1.0, False),
     ],
 )
 def test_what_is_too_little_of_a_box_is_left_out(box, scale, stays):
     found = warp_boxes(np.array([[3.0, *box]]), np.eye(3), (70, 80), scale)
-    assert found.tolist() == ([[3, *(max(0, value) for value in box)]] if stays else [])
+    clipped = [min(max(0, value), side) for value, side in zip(box, (80, 70, 80, 70), strict=True)]
+    assert found.tolist() == ([[3, *clipped]] if stays else [])
 
 
 def test_hues_go_round_and_strong_colours_stay_within_bytes():

@@ -1,6 +1,7 @@
 """Embeddings are what the encoder says of each text, found by its id, and pictures are aligned with their own."""
 
 import csv
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -147,6 +148,20 @@ def test_pictures_are_aligned_with_the_embeddings_of_their_ids(make, encoders, d
     run = [*digits_run, "--task", "distillation", "--losses", losses, "--text_embeddings", str(tmp_path / "texts")]
     with pytest.raises(ValueError, match="holds no finished table of hf-effmodels prepare text-embeddings"):
         main([*run, "--output_dir", str(tmp_path / "early")])
+    monkeypatch.setattr(table.TableWriter, "write", lambda *_: pytest.fail("it was gone on with"))
+    other = (tmp_path / "captions.csv").read_text().replace(TEXTS[0], TEXTS[1], 1)
+    (tmp_path / "other.csv").write_text(other)
+    for changed, message in (
+        (["--normalize", "false"], "normalize (True, now False)"),
+        (["--pooling", "mean"], "pooling (projected, now mean)"),
+        (["--max_length", "4"], "max_length (8, now 4)"),
+        (["--precision", "float16"], "precision (float32, now float16)"),
+        (["--shard_size", "500"], "shard_size (600, now 500)"),
+        (["--dataset", str(captions(tmp_path, 1499, "fewer.csv"))], "texts (1500, now 1499), content"),
+        (["--dataset", str(tmp_path / "other.csv")], "content"),
+    ):
+        with pytest.raises(ValueError, match="holds a table begun with another " + re.escape(message)):
+            embed([*make, *changed])
     written.clear()
     monkeypatch.setattr(table.TableWriter, "write", lambda *args: (written.append(args[1]), write(*args)))
     embed(make)

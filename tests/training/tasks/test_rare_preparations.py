@@ -293,6 +293,8 @@ def test_of_pictures_without_labels_none_is_the_best(best, monkeypatch):
     model = SimpleNamespace(model="folder", token=None, ignore_mismatched_sizes=False)
     args = SimpleNamespace(
         random_weights=False,
+        **{"mixup": 0.0, "cutmix": 0.0, "label_smoothing_factor": 0.0, "label_maps": None},
+        **{"bitnet": "none", "bivit": "none"},
         repeated_augmentation=1,
         loss="cross_entropy",
         load_best_model_at_end=best,

@@ -61,10 +61,12 @@ def hard_points(student, inputs: dict) -> torch.Tensor:
     points = points_in(masks, draws[..., 0])
     if not rounds.max():
         return points
-    training = student.vision_encoder.training
+    # Each layer by itself: those that the Trainer has put to rest for a batch of one picture stay so.
+    training = {layer: layer.training for layer in student.vision_encoder.modules()}
     student.vision_encoder.eval()  # batch norms shall see each picture once in a step
     embeddings = student.get_image_embeddings(inputs["pixel_values"])
-    student.vision_encoder.train(training)
+    for layer, mode in training.items():
+        layer.training = mode
     for number in range(int(rounds.max())):
         said = segment(student, points, image_embeddings=embeddings)
         predicted = best_masks(said.logits, said.scores)

@@ -49,8 +49,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
         raise ValueError(
             "--ignore_mismatched_sizes: an adaptation keeps the head that it has; name a classifier of these classes."
         )
-    for name in ("mixup", "cutmix", "label_smoothing_factor", "ternary"):
-        if getattr(args, name, None):
+    for name in ("mixup", "cutmix", "label_smoothing_factor", "label_maps", "bitnet", "bivit"):
+        if getattr(args, name) not in (0, None, "none"):
             raise ValueError(f"--{name}: it needs labels, or another training, and does not go with an adaptation.")
     if args.repeated_augmentation != 1 or args.loss != "cross_entropy":
         raise ValueError("--repeated_augmentation, --loss: they do not go with an adaptation, which has its own.")

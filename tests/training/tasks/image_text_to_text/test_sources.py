@@ -159,14 +159,20 @@ def test_an_image_is_held_out_with_all_that_is_said_of_it(kind, tmp_path):
     assert [*of_train.values()] == [5] * 4
 
 
-def test_texts_without_an_image_are_held_out_one_by_one(tmp_path):
+@pytest.mark.parametrize("kind", ["instructions", "table"])
+def test_texts_without_an_image_are_held_out_one_by_one(kind, tmp_path):
     picture(tmp_path / "a.jpg")
-    rows = [llava("hi", f"hello {number}") for number in range(8)]
-    rows += [llava("<image>\nwhat?", f"a cat {number}", image="a.jpg") for number in range(2)]
-    file = write(tmp_path / "rows.json", rows)
-    common = {"data_format": "instructions", "image_folder": str(tmp_path)}
+    said = [("hi", f"hello {number}", None) for number in range(8)]
+    said += [("<image>\nwhat?", f"a cat {number}", "a.jpg") for number in range(2)]
+    rows = {
+        "instructions": [llava(question, answer, image=image) for question, answer, image in said],
+        "table": [dict(zip(("question", "answer", "image"), row, strict=True)) for row in said],
+    }
+    file = write(tmp_path / "rows.json", rows[kind])
+    source = {"table": {"dataset": "json", "data_files": {"train": file}, "image_column": "image"}}
+    common = {"data_format": kind, "image_folder": str(tmp_path), **source.get(kind, {"dataset": file})}
     for fraction in (0.1, 0.3, 0.5):
-        train, held_out = load_data(Arguments(dataset=file, eval_fraction=fraction, **common))
+        train, held_out = load_data(Arguments(eval_fraction=fraction, **common))
         images = [sum(samples[n].image is not None for n in range(len(samples))) for samples in (train, held_out)]
         assert sorted(images) == [0, 2] and len(train) + len(held_out) == 10
         assert len(held_out) in (10 * fraction, 10 * fraction + (images[1] == 2))

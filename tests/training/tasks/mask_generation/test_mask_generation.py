@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn import functional as F
 
+from hf_effmodels.modeling.tinysam.modeling_tinysam import TinySamModel
+from hf_effmodels.registry import ARCHITECTURES
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss, mask_iou
 from hf_effmodels.training.run.arguments import ModelArguments
@@ -31,6 +33,7 @@ from hf_effmodels.training.tasks.mask_generation.trainer import (
     supervised_loss,
 )
 
+from ....modeling.tiny import tiny_config
 from ....pipelines.hierarchical_mask_generation.models import build, picture
 from ...run.test_contents import begun, change_weights
 from .conftest import VISION
@@ -156,6 +159,23 @@ def test_hard_points_move_to_what_was_missed_as_often_as_the_sample_says():
     assert torch.equal(hard_points(model, batch), expected)
     start = points_in(batch["masks"], batch["draws"][..., 0])
     assert torch.equal(expected[0], start[0]) and not torch.equal(expected[1:], start[1:])
+
+
+@pytest.mark.parametrize("resting", [(), ("vision_encoder",), ("norms",)], ids=["none", "encoder", "norms"])
+def test_looking_for_hard_points_leaves_each_layer_as_it_was(resting):
+    """In its mode, and the batch norms with the statistics of before."""
+    model = TinySamModel(tiny_config(ARCHITECTURES["tinysam"])).train()
+    norms = [layer for layer in model.vision_encoder.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    for layer in {"vision_encoder": [model.vision_encoder], "norms": norms}[resting[0]] if resting else []:
+        layer.eval()
+    data = shapes(rounds=1)
+    batch = {name: torch.stack([data[number][name] for number in range(2)]) for name in data[0]}
+    batch["rounds"] = torch.ones_like(batch["rounds"])
+    modes = {name: layer.training for name, layer in model.named_modules()}
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    hard_points(model, batch)
+    assert {name: layer.training for name, layer in model.named_modules()} == modes
+    assert norms and all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
 def outputs(seed: int, side: int = 8) -> Outputs:
