@@ -254,8 +254,7 @@ class RecipeTrainer(Trainer):
         if alone and self.args.world_size == 1:
             with ExitStack() as hooks:
                 for module in norms:
-                    hooks.callback(module.train)
-                    hooks.callback(module.register_forward_pre_hook(_measure_what_varies).remove)
+                    hooks.enter_context(_measuring_what_varies(module))
                 yield
             return
         modules = [model] if self.idle else norms
@@ -508,8 +507,27 @@ class RecipeTrainer(Trainer):
             raise WeightsError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
 
 
-def _measure_what_varies(norm: nn.Module, inputs: tuple) -> None:
-    norm.train(inputs[0].numel() > inputs[0].shape[1])
+@contextmanager
+def _measuring_what_varies(norm: nn.Module) -> Iterator[None]:
+    """A batch norm in training is in evaluation for what has no variance; where a task has put it into evaluation, as
+    to look for hard samples, it stays there."""
+    rested = []
+
+    def rest(norm: nn.Module, inputs: tuple) -> None:
+        if norm.training and inputs[0].numel() <= inputs[0].shape[1]:
+            rested.append(norm.eval())
+
+    def wake(norm: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        if rested:
+            rested.pop().train()
+
+    handles = norm.register_forward_pre_hook(rest), norm.register_forward_hook(wake)
+    try:
+        yield
+    finally:
+        norm.train()
+        for handle in handles:
+            handle.remove()
 
 
 def _statistics(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

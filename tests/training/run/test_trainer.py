@@ -315,6 +315,17 @@ def test_a_last_batch_of_one_is_normed_by_what_was_measured_before_and_measured_
         alone.train()
 
 
+def test_in_a_batch_of_one_a_batch_norm_that_a_task_puts_in_evaluation_measures_nothing(line_trainer):
+    trainer = line_trainer(Normed(), Points(4), per_device_train_batch_size=2)
+    model, one = trainer.model.train(), {"x": torch.ones(1, 2), "labels": torch.ones(1)}
+    with trainer._without_statistics(model, one):
+        model.eval()(**one)
+        assert (model.norm.num_batches_tracked, model.maps.num_batches_tracked) == (0, 0)
+        model.train()(**one)
+        assert (model.norm.num_batches_tracked, model.maps.num_batches_tracked) == (0, 1)
+    assert all(module.training and not module._forward_pre_hooks | module._forward_hooks for module in model.modules())
+
+
 def test_what_training_drops_of_an_incomplete_batch_is_measured_all_the_same(line_trainer):
     trainer = make(line_trainer, dataloader_drop_last=True, points=Points(7), num_train_epochs=1)
     trainer.train()
