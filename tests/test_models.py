@@ -202,6 +202,10 @@ CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711
         ),
         *((name, 0.875, 3, IMAGENET) for name in ("devit-*", "dedeit-*")),
         ("decct-*", 1.0, 3, IMAGENET),
+        # torchvision's ResNets and timm's RegNet, behind the codecs.
+        ("entropic-student-resnet*", 0.875, 2, IMAGENET),
+        ("entropic-student-regnety-*", 0.875, 3, IMAGENET),
+        ("mahppo-*", 1.0, 2, HALF),
         *((name, 1.0, 3, CIFAR_100) for name in ("*resnet8x*", "*wrn4x*")),
         *((name, 1.0, 3, IMAGENET) for name in ("mhresnet18", "mhresnet34", "resnet18-224", "resnet34-224")),
         *((name, 0.9, 3, HALF) for name in ("vig-*", "pyramidvig-ti", "pyramidvig-[sm]")),

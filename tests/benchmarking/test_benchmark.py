@@ -340,6 +340,8 @@ def test_a_turn_without_data_and_its_parts_run_each_network_as_often():
         for name, network in networks.items():
             moved = any(not torch.equal(*pair) for pair in zip(before[name], network.parameters(), strict=True))
             assert moved == (name in ("student", "generator")), f"{peer}: {name}"
+            # The next turn does not add its gradients to those of this one.
+            assert all(p.grad is None or not p.grad.any() for p in network.parameters()), f"{peer}: {name}"
     assert runs["data-free-turn"] == runs["data-free-parts"] == dict.fromkeys(networks, 6)
     assert sizes == [(2, 3, 8, 8)] * 12, "as many images as the batch has"
 

@@ -73,22 +73,31 @@ def test_a_part_without_channels_is_a_narrower_part(part_type, fusion):
     # The whole network, told by hand: other channels are nought everywhere, and norms are over those that are kept.
     masked = build(part_type=part_type, fusion_hidden_size=fusion, **options)
 
-    def over_the_kept(norm, args, output):
-        if args[0].shape[-1] != 12:
-            return output
-        values = args[0][..., kept]
-        values = (values - values.mean(-1, keepdim=True)) / (
-            values.var(-1, unbiased=False, keepdim=True) + norm.eps
-        ).sqrt()
-        wide = torch.zeros_like(output)
-        wide[..., kept] = values * norm.weight[kept] + norm.bias[kept]
-        return wide
+    def mask(part, width, kept):
+        def over_the_kept(norm, args, output):
+            if args[0].shape[-1] != width:
+                return output
+            values = args[0][..., kept]
+            values = (values - values.mean(-1, keepdim=True)) / (
+                values.var(-1, unbiased=False, keepdim=True) + norm.eps
+            ).sqrt()
+            wide = torch.zeros_like(output)
+            wide[..., kept] = values * norm.weight[kept] + norm.bias[kept]
+            return wide
 
-    part = masked.devit.parts[0]
-    for module in part.modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            module.register_forward_hook(over_the_kept)
+        for module in part.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.register_forward_hook(over_the_kept)
+
+    mask(masked.devit.parts[0], 12, kept)
     torch.testing.assert_close(small(pixels).logits, masked(pixels).logits)
+    # Then the other part, whose columns of the fusion begin where those of the narrower part end.
+    both = prune_channels(small, [1, 2, 6], part=1)
+    mask(masked.devit.parts[1], 8, [1, 2, 6])
+    assert [part["hidden_size"] for part in both.config.parts] == [5, 3]
+    torch.testing.assert_close(both(pixels).logits, masked(pixels).logits)
+    both = prune_channels(prune_channels(model, [1, 2, 6], part=1), kept)
+    torch.testing.assert_close(both(pixels).logits, masked(pixels).logits)
     labels = torch.tensor([0, 1, 2, 0])
     found = class_divergences(model, pixels, labels, units="channels", together=5)
     assert len(found) == 1 and found[0].shape == (3, 12)

@@ -285,16 +285,13 @@ def test_a_training_of_several_devices_becomes_a_pipeline(small_preset, tmp_path
     assert model.config.rms_norm_eps == 1e-5
 
 
-def test_weights_of_another_variant_and_broken_ones_are_refused_and_nothing_is_written(small_preset, tmp_path):
+def test_weights_of_another_variant_and_halves_are_refused_and_nothing_is_written(small_preset, tmp_path):
     torch.save(official("vqgan_tiny"), tmp_path / "vqgan.bin")
     weights = language_model_of(official("lm_training_layout"), num_attention_heads=2).state_dict()
     torch.save(weights, tmp_path / "model.bin")
     options = {"image_tokenizer": tmp_path / "vqgan.bin", "num_attention_heads": 2}
     with pytest.raises(ConversionError, match="is no checkpoint of delvm-300m: .*vocab_size=96.*It fits delvm-1b"):
         convert("delvm-300m", tmp_path / "model.bin", tmp_path / "out", **options)
-    torch.save({**weights, "lm_head.weight": weights["lm_head.weight"] * torch.nan}, tmp_path / "model.bin")
-    with pytest.raises(ValueError, match="not finite"):
-        convert("delvm-1b", tmp_path / "model.bin", tmp_path / "out", **options)
     folder = tmp_path / "released"
     folder.mkdir()
     torch.save(weights, folder / "pytorch_model.bin")
@@ -331,6 +328,24 @@ def test_weights_of_another_variant_and_broken_ones_are_refused_and_nothing_is_w
     with pytest.raises(ValueError, match="preset: got 'delvm', accepted are 'delvm-300m', 'delvm-1b'"):
         convert_delvm("delvm", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("broken", ["lm_head.weight", "decoder.conv_out.bias"])
+def test_broken_weights_of_either_network_are_converted_only_if_wanted(broken, small_preset, tmp_path):
+    files = {
+        "model.bin": language_model_of(official("lm_training_layout"), num_attention_heads=2).state_dict(),
+        "vqgan.bin": official("vqgan_tiny"),
+    }
+    for name, weights in files.items():
+        torch.save({n: value * torch.nan if n == broken else value for n, value in weights.items()}, tmp_path / name)
+    options = {"image_tokenizer": tmp_path / "vqgan.bin", "num_attention_heads": 2}
+    with pytest.raises(ValueError, match=rf"^1 broken weights: {broken} \((\d+) of \1 values are not finite\)"):
+        convert("delvm-1b", tmp_path / "model.bin", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    convert("delvm-1b", tmp_path / "model.bin", tmp_path / "out", allow_broken_weights=True, **options)
+    pipe = DelvmPipeline.from_pretrained(tmp_path / "out")
+    found = [n for part in (pipe.language_model, pipe.vqvae) for n, v in part.state_dict().items() if v.isnan().any()]
+    assert found == [broken]
 
 
 def test_the_configuration_beside_a_language_model_is_followed_and_none_beside_an_image_tokenizer(tmp_path):

@@ -215,6 +215,22 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(preset
     assert [path.name for path in tmp_path.iterdir()] == ["model.ckpt"]
 
 
+@pytest.mark.parametrize(
+    "name, ours",
+    [("denoise_fn.final_conv.1.bias", "conv_out.bias"), ("rrdb.conv_first.bias", "conv_first.bias")],
+)
+def test_broken_weights_of_either_network_are_converted_only_if_wanted(name, ours, preset, tmp_path):
+    weights = official_pipeline(tiny_pipeline())
+    checkpoint = as_checkpoint({**weights, name: weights[name] * torch.nan}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=rf"^1 broken weights: {name} \((\d+) of \1 values are not finite\)"):
+        conversion.convert(preset, checkpoint, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    conversion.convert(preset, checkpoint, tmp_path / "model", allow_broken_weights=True)
+    pipe = SamDiffSRPipeline.from_pretrained(tmp_path / "model")
+    parts = (pipe.unet, pipe.condition_encoder)
+    assert [n for part in parts for n, value in part.state_dict().items() if value.isnan().any()] == [ours]
+
+
 #: Weights that sizes are read from before the rest is compared.
 READ = ["denoise_fn.cond_proj.weight", "denoise_fn.final_conv.1.weight", "denoise_fn.downs.1.0.block1.block.1.weight"]
 READ += ["rrdb.conv_first.weight", "rrdb.RRDB_trunk.0.RDB1.conv1.weight", "betas"]

@@ -34,13 +34,15 @@ def enlarge(pipe, image, steps: int = 3, **options):
 
 
 def test_without_a_word_the_networks_are_those_of_the_paper():
-    """12.93 and 12.38 million parameters."""
+    """12.93 and 12.38 million parameters, and a hundred steps with the coefficient of masks that the code has."""
     with torch.device("meta"):
-        networks = create_pipeline(), create_pipeline("srdiff-x4")
+        networks = create_pipeline(), *(create_pipeline(preset) for preset in ("sam-diffsr-x4", "srdiff-x4"))
     for pipe in networks:
         parts = (pipe.unet, pipe.condition_encoder)
         assert [round(sum(w.numel() for w in part.parameters()) / 1e6, 2) for part in parts] == [12.93, 12.38]
         assert not any(part.training for part in parts)
+        steps = pipe.scheduler.config
+        assert (steps.num_train_timesteps, steps.structure_coefficient) == (100, "code")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

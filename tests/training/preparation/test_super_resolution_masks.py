@@ -248,3 +248,19 @@ def test_slic_parts_the_image_without_gaps():
     masks = segmenters.slic(num_segments=4)(halves)
     assert np.array_equal(sum(mask.astype(int) for mask in masks), np.ones((24, 32)))
     assert all(len(np.unique(np.array(halves)[mask], axis=0)) == 1 for mask in masks)
+
+
+def test_slic_follows_colours_or_is_of_squares_as_compactness_says():
+    """Four by four squares of ten pixels, give or take one, also across the edge of a colour at column 13."""
+    halves = Image.new("RGB", (40, 40), "red")
+    halves.paste("blue", (13, 0, 40, 40))
+    squares, parts = segmenters.slic(16, compactness=1000.0)(halves), segmenters.slic(16)(halves)
+    boxes = [np.argwhere(mask) for mask in squares]
+    sides = np.array([box.max(0) - box.min(0) + 1 for box in boxes])
+    assert len(squares) == 16 and np.abs(sides - 10).max() <= 1
+    assert sides.prod(1).tolist() == [mask.sum() for mask in squares]
+
+    def colours(mask):
+        return len(np.unique(np.array(halves)[mask], axis=0))
+
+    assert [colours(mask) for mask in squares].count(2) == 4 and {colours(mask) for mask in parts} == {1}
