@@ -163,6 +163,17 @@ def check_values(weights: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"{len(problems)} broken weights: {'; '.join(problems[:5])}{more}.")
 
 
+def check_official_values(argument: str, checkpoint: str | Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """`check_values` of a checkpoint that is to be converted, naming what it was given by and what converts it."""
+    try:
+        check_values(weights)
+    except ValueError as error:
+        raise ValueError(
+            f"{argument}: {checkpoint} has {error} It computes nothing; --allow-broken-weights "
+            "(allow_broken_weights=True) converts it all the same."
+        ) from None
+
+
 def check_model(argument: str, model: torch.nn.Module) -> None:
     """`check_values` of a model that was loaded, naming what it was given by."""
     try:

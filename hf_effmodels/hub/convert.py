@@ -36,8 +36,8 @@ from ..models import create_image_processor, find_preset, get_config
 from ..registry import ARCHITECTURES, find
 from .card_text import check_license
 from .checkpoints import (
+    check_official_values,
     check_tensors,
-    check_values,
     read_checkpoint,
     read_pickled_model,
     stored_arguments,
@@ -194,13 +194,7 @@ def load_checkpoint(
         raise ConversionError(f"{checkpoint} is no checkpoint of {preset}. {error}{hint}") from None
     if not allow_broken_weights:
         weights = {name: value for name, value in state_dict.items() if name not in ignored}
-        try:
-            check_values(weights)
-        except ValueError as error:
-            raise ValueError(
-                f"checkpoint: {checkpoint} has {error} It computes nothing; --allow-broken-weights "
-                "(allow_broken_weights=True) converts it all the same."
-            ) from None
+        check_official_values("checkpoint", checkpoint, weights)
     if put_quantized is not None:
         put_quantized(model)
     return model, ConversionReport(

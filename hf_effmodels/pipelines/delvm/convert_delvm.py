@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
 from ..._files import sha256
-from ...hub.checkpoints import check_names, check_tensors, check_values, read_checkpoint
+from ...hub.checkpoints import check_names, check_official_values, check_tensors, read_checkpoint
 from ...hub.convert import ConversionReport
 from ...hub.fit import ConversionError, check_fit, entry, naming
 from .configuration_delvm import DELVM_LLAMA, PRESETS
@@ -120,8 +120,8 @@ def convert(
             "(vqgan-f16-8192-laion) is (--image-tokenizer)."
         )
     if not allow_broken_weights:
-        for state_dict in (weights, codes):
-            check_values(state_dict)
+        check_official_values("checkpoint", checkpoint, weights)
+        check_official_values("image_tokenizer", image_tokenizer, codes)
     with naming(image_tokenizer or checkpoint, preset):
         vqvae = vq_model_of(codes)
     _check_preset(preset, language_model, vqvae, checkpoint)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..._files import sha256
-from ...hub.checkpoints import check_names, check_tensors, check_values, read_file
+from ...hub.checkpoints import check_names, check_official_values, check_tensors, read_file
 from ...hub.convert import ConversionReport
 from ...hub.fit import ConversionError, check_fit, entry, listed, naming
 from .configuration_sam_diffsr import PRESETS
@@ -96,7 +96,7 @@ def convert(
         )
         raise ConversionError(f"{checkpoint} has no denoiser: {hint}")
     if not allow_broken_weights:
-        check_values(state_dict)
+        check_official_values("checkpoint", checkpoint, state_dict)
     with naming(checkpoint, preset):
         pipe = pipeline_of(state_dict, legacy_256=legacy_256)
     _check_preset(preset, pipe, checkpoint)
