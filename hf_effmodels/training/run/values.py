@@ -79,9 +79,6 @@ TRANSFORMERS_GOES_WITH = {
     "logging_steps": {"logging_strategy": ("steps", "no"), "eval_strategy": ("steps",)},
     "greater_is_better": {"metric_for_best_model": SET, "load_best_model_at_end": SET},
     "warmup_steps": {"lr_scheduler_type": Except(("constant", "step", "reduce_lr_on_plateau", "greedy"))},
-    "adam_beta1": {"optim": Except(_NOT_BY_BETAS)},
-    "adam_beta2": {"optim": Except(_NOT_BY_BETAS)},
-    "adam_epsilon": {"optim": Except((*_NOT_BY_BETAS, *_LIONS))},
     "optim_target_modules": {
         "optim": (
             *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise"),
@@ -100,6 +97,13 @@ TRANSFORMERS_GOES_WITH = {
     "trackio_space_id": {"report_to": ("trackio", "all")},
     "trackio_bucket_id": {"report_to": ("trackio", "all")},
     "trackio_static_space_id": {"report_to": ("trackio", "all")},
+}
+#: Of the same, those that do nothing beside some values of another, and are no fault there: one says the same of every
+#: optimizer.
+_ACTS_WITH = {
+    "adam_beta1": {"optim": Except(_NOT_BY_BETAS)},
+    "adam_beta2": {"optim": Except(_NOT_BY_BETAS)},
+    "adam_epsilon": {"optim": Except((*_NOT_BY_BETAS, *_LIONS))},
 }
 # Beyond it, whole numbers do not pass through floating point, and nothing here counts so far.
 _LARGEST = 2**53
@@ -218,7 +222,7 @@ def acts(f: Field, values: Mapping) -> bool:
     """Whether an argument has an effect beside the others."""
     return all(
         any(_holds(values[name], accepted) for name, accepted in condition.items() if name in values)
-        for condition in _conditions(f)
+        for condition in (*_conditions(f), _ACTS_WITH.get(f.name, {}))
         if not condition.keys().isdisjoint(values)
     )
 

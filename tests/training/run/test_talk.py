@@ -53,7 +53,9 @@ def test_a_run_without_a_folder_says_what_it_does_and_its_last_commands_work(tmp
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     monkeypatch.setattr("hf_effmodels.hub.publish", lambda *args, **kw: sent.append((args, kw)) or SimpleNamespace(
         pr_url=None, commit_url="https://hub/commit"))  # fmt: skip
-    assert cli.main(commands[2][1:]) == 2 and "license: got 'LICENSE'" in capsys.readouterr().err  # yours to choose
+    assert (
+        cli.main(commands[2][1:]) == 2 and "--license: LICENSE stands for the licence" in capsys.readouterr().err
+    )  # yours to choose
     assert cli.main(["mit" if word == "LICENSE" else word for word in commands[2][1:]]) == 0
     assert sent[0][0] == (f"{folder}/hub", f"your-name/{Path(folder).name}") and sent[0][1]["license"] == "mit"
 
