@@ -136,6 +136,10 @@ def test_batch_norms_of_each_network_are_those_of_the_training_samples(resnet_fo
     watched, unwatched = tmp_path / "watched", tmp_path / "unwatched"
     prepared = prepare("prepare_training", [*run, "--eval_strategy", "steps", "--output_dir", str(watched)])
     results = prepared.train()
+    # In each evaluation of the training, the second one, too, which is of the last step.
+    log = [entry for entry in prepared.trainer.state.log_history if "eval_loss" in entry and entry["step"] == 4]
+    for name in ("eval_loss", "eval_small_loss"):
+        assert log[0][name] == pytest.approx(results[name], rel=1e-5)
     images = torch.stack([prepared.trainer.train_dataset[index]["pixel_values"] for index in range(16)])
     for folder, name in ((watched, "eval_loss"), (watched / "submodels" / "small", "eval_small_loss")):
         model = AutoModelForImageClassification.from_pretrained(folder)

@@ -1,11 +1,14 @@
 """What generated answers are worth."""
 
+import numpy as np
 import pytest
+from transformers import EvalPrediction
 
 from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.tasks.image_text_to_text.prompts import science_qa_choice
 from hf_effmodels.training.tasks.image_text_to_text.samples import Sample, Samples
 from hf_effmodels.training.tasks.image_text_to_text.scores import score
+from hf_effmodels.training.tasks.image_text_to_text.trainer import compute_metrics
 
 
 def asked(reference, **facts):
@@ -143,3 +146,11 @@ def test_of_samples_that_are_chosen_samples_can_be_chosen():
     grouped = Samples.of(list(range(40)), lambda row: asked(str(row)), "mine/train", groups=groups).select(few.numbers)
     rest, held_out = grouped.held_out(1)
     assert {groups[n] for n in rest.numbers}.isdisjoint({groups[n] for n in held_out.numbers})
+
+
+def test_a_loss_is_the_mean_over_learned_tokens_however_they_are_spread():
+    losses, counts = np.array([6.0, 1.0, 0.0], dtype=np.float32), np.array([3, 1, 0])
+    found = compute_metrics(EvalPrediction(predictions=(losses, counts), label_ids=None))
+    assert found == {"loss": 7 / 4, "samples": 3}
+    nothing = (np.zeros(2, np.float32), np.zeros(2, int))
+    assert compute_metrics(EvalPrediction(predictions=nothing, label_ids=None)) == {"loss": 0, "samples": 2}

@@ -775,3 +775,13 @@ def test_as_many_pictures_are_shown_as_are_asked_for_and_every_pixel_counts(pict
     assert found.counts.tolist() == counts and found.metrics["samples"] == 5 and "token_share" not in found.metrics
     shares = [counts[n][n] / (sum(counts[n]) + counts[0][n] + counts[1][n] - counts[n][n]) for n in (0, 1)]
     assert found.per_class == {"dark": pytest.approx(shares[0]), "bright": pytest.approx(shares[1])}
+
+
+@pytest.mark.parametrize("prefix", ["", "night_"])
+def test_figures_of_an_evaluation_are_called_after_its_results(prefix, tmp_path, monkeypatch):
+    written = []
+    for name in ("plot_iou", "draw_predictions"):
+        monkeypatch.setattr(reports, name, lambda what, file: written.append((what, file)))
+    reports.write_figures(types.SimpleNamespace(per_class={"a": 1.0}, shown=["one"]), tmp_path / "new", prefix)
+    files = [tmp_path / "new" / f"{prefix}{name}.png" for name in ("iou_per_class", "predictions")]
+    assert written == [({"a": 1.0}, files[0]), (["one"], files[1])]
