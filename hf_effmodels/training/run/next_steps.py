@@ -9,8 +9,10 @@ from ..._licenses import PLACEHOLDER
 from .arguments import DEFAULT_TASK
 from .publishing import HUB_FOLDER
 from .recipe_arguments import defaults_of
-from .results import ResultsArguments
+from .results import FREE_KEYS, ResultsArguments
 
+#: Where results go, which is said here, and how fast they come.
+_OF_RESULTS = frozenset(ResultsArguments.__dataclass_fields__)
 #: Of the arguments about the model, which lies in the folder by then, those that an evaluation needs all the same.
 _OF_THE_MODEL = ("stage",)
 
@@ -44,13 +46,13 @@ def next_commands(
 
 
 def _data(config: Mapping, evaluation_types: Sequence[type]) -> list[str]:
-    """The arguments that name the data, as far as they are not the defaults."""
+    """The arguments that name the data and say how is measured, as far as they are not the defaults."""
     names = [
         name
-        for data in evaluation_types
-        if not issubclass(data, ResultsArguments)
-        for name in data.__dataclass_fields__
-        if "model" not in data.__dataclass_fields__ or name in _OF_THE_MODEL
+        for kind in evaluation_types
+        for name in kind.__dataclass_fields__
+        if ("model" not in kind.__dataclass_fields__ or name in _OF_THE_MODEL)
+        and not (issubclass(kind, ResultsArguments) and (name in _OF_RESULTS or name in FREE_KEYS))
     ]
     defaults = defaults_of(*evaluation_types)
     given = {name: config[name] for name in names if config.get(name) not in (None, defaults.get(name), [], {})}

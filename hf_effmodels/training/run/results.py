@@ -12,8 +12,8 @@ from .values import SET
 
 #: In a file of results: the arguments of the evaluation, as far as they say what was measured.
 CALL = "arguments"
-# They say where results go and how fast they come.
-_FREE_KEYS = frozenset(
+#: They say where results go and how fast they come.
+FREE_KEYS = frozenset(
     "output overwrite reports answers save_images cache_dir check_images dataloader_num_workers "
     "per_device_eval_batch_size preprocessing_num_workers".split()
 )
@@ -48,7 +48,7 @@ def open_results(task: str, arguments: Sequence) -> dict:
     """
     args = arguments[-1]
     call = {"task": task, **resolved(*arguments)}
-    call = {key: value for key, value in call.items() if key not in _FREE_KEYS}
+    call = {key: value for key, value in call.items() if key not in FREE_KEYS}
     same = args.output is not None and check_results(Path(args.output), call, args.overwrite)
     for name, check in (("answers", _check_answers), ("save_images", _check_images)):
         if getattr(args, name, None) is not None:

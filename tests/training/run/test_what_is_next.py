@@ -57,6 +57,20 @@ def test_the_commands_name_the_folder_and_what_of_the_data_is_not_the_default(tm
     assert next_commands(config, TYPES)[1:] == [[*publish, "--license", "LICENSE"]]
 
 
+def test_the_commands_measure_as_the_run_did(tmp_path):
+    @dataclass
+    class Measuring(ResultsArguments):
+        crop_border: int = 0
+        seed: int = 0
+        threshold: float = 0.5
+        per_device_eval_batch_size: int = 8
+
+    config = {"task": "other", "output_dir": str(tmp_path), "dataset": "digits", "output": "x", "overwrite": True}
+    config |= {"crop_border": 4, "seed": 42, "threshold": 0.5, "per_device_eval_batch_size": 2}
+    (words,) = next_commands(config, (Model, Data, Measuring))
+    assert words[6:] == ["--crop_border", "4", "--seed", "42", "--output", str(tmp_path / "evaluation.json")]
+
+
 def test_a_model_that_needs_no_code_is_published_from_the_runs_own_folder(tmp_path):
     config = {"task": "image-classification", "output_dir": str(tmp_path), "dataset": "digits"}
     (tmp_path / "config.json").write_text('{"model_type": "ghostnetv3"}')

@@ -150,10 +150,7 @@ def load_data(args: DetectionDataArguments, token: str | None) -> tuple[Detectio
     if name is not None:
         evaluation = splits[name]
     else:
-        count = number_held_out(args, len(train), train.split)
-        held_out = set(np.random.default_rng(0).permutation(len(train))[:count].tolist())
-        evaluation = replace(train.select(sorted(held_out)), split=f"{train.split}{HELD_OUT}")
-        train = train.select([number for number in range(len(train)) if number not in held_out])
+        train, evaluation = _hold_out(args, train)
     return _fewer(train, args.max_train_samples), _fewer(evaluation, args.max_eval_samples)
 
 
@@ -166,10 +163,15 @@ def load_evaluation_data(args: DetectionDataArguments, token: str | None) -> Det
     if name is not None:
         return _fewer(splits[name], args.max_eval_samples)
     train = pick_split(splits, "--train_split", args.train_split)
+    return _fewer(_hold_out(args, train)[1], args.max_eval_samples)
+
+
+def _hold_out(args: DetectionDataArguments, train: DetectionImages) -> tuple[DetectionImages, DetectionImages]:
+    """The rest, and what is evaluated on."""
     count = number_held_out(args, len(train), train.split)
-    held_out = np.random.default_rng(0).permutation(len(train))[:count].tolist()
-    evaluation = replace(train.select(sorted(held_out)), split=f"{train.split}{HELD_OUT}")
-    return _fewer(evaluation, args.max_eval_samples)
+    held_out = set(np.random.default_rng(0).permutation(len(train))[:count].tolist())
+    rest = train.select([number for number in range(len(train)) if number not in held_out])
+    return rest, replace(train.select(sorted(held_out)), split=f"{train.split}{HELD_OUT}")
 
 
 def _fewer(source: DetectionImages, most: int | None) -> DetectionImages:
