@@ -108,3 +108,22 @@ def test_so_many_widths_are_looked_at_and_of_equal_ones_the_first_is_taken(sampl
     draw = random.Random(5)
     ratios = [[draw.uniform(0, 0.5) for _ in range(4)] for _ in range(samples)]
     assert asked == [(drawn[:2], drawn[2:]) for drawn in ratios] and found == asked[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("part", [0, 1])
+def test_the_network_of_fewer_heads_and_neurons_is_the_whole_without_the_others(part, qkv_bias):
+    """Set to zero by hand: what the other heads and neurons add to the stream."""
+    model = build(qkv_bias=qkv_bias)
+    layers, sizes = model.devit.parts[part].layers, model.config.parts[part]
+    heads = [[count - 1] for count in sizes["num_heads"]]
+    neurons = [[1, count - 2] for count in sizes["intermediate_sizes"]]
+    pixels = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    pruned = prune_part(model, heads, neurons, part=part)(pixels).logits
+    assert not torch.allclose(pruned, model(pixels).logits)
+    for layer, of_heads, of_neurons in zip(layers, heads, neurons, strict=True):
+        width, (head,) = sizes["head_dim"], of_heads
+        layer.attention.proj.weight[:, : head * width] = 0
+        layer.mlp.fc2.weight[:, [n for n in range(layer.mlp.fc2.in_features) if n not in of_neurons]] = 0
+    torch.testing.assert_close(pruned, model(pixels).logits, rtol=1e-12, atol=1e-12)

@@ -39,6 +39,8 @@ def test_clusters_take_the_class_of_the_row_they_began_at():
     change = (1 - F.cosine_similarity(clusters.centres, rows, dim=1)).mean() / 2
     torch.testing.assert_close(clusters.change, change)
     assert spherical_clusters(features, rows, max_rounds=0).centres is rows
+    sums = torch.stack([features[clusters.labels == number].sum(0) for number in range(3)])
+    torch.testing.assert_close(spherical_clusters(features, rows, max_rounds=1, tolerance=0.0).centres, sums)
     assert spherical_clusters(features, rows, tolerance=1e-12).rounds >= clusters.rounds
 
 

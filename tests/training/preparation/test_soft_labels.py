@@ -13,6 +13,7 @@ from hf_effmodels import cli
 from hf_effmodels.training import main, prepare
 from hf_effmodels.training.preparation import soft_labels
 from hf_effmodels.training.preparation.soft_labels import main as store
+from hf_effmodels.training.tasks.distillation.arguments import DistillationArguments
 
 from ..run.test_contents import change_weights
 from ..tasks.contract import history, same, weights
@@ -126,6 +127,22 @@ def test_logits_are_stored_where_all_of_them_are_kept_as_they_are(run, tmp_path,
         [*run, *out, "--top_k", str(top_k), "--label_precision", precision, "--num_train_epochs", "1"]
     )
     assert (settings["values"], settings["top_k"], settings["precision"]) == (values, top_k, precision)
+    assert settings["epochs"] == 1 and settings["revision"] is None
+
+
+def test_a_table_is_of_one_revision_of_the_teacher(run, tmp_path, monkeypatch):
+    """The teacher lies on this machine, so that its revision is named only once it has been loaded."""
+    prepared = soft_labels._TASK.prepare_training
+
+    def of_revision(reader):
+        trained = prepared(reader)
+        reader.read(DistillationArguments)[0].teacher_revision = "v2"
+        return trained
+
+    monkeypatch.setattr(soft_labels._TASK, "prepare_training", of_revision)
+    out = ["--output_dir", str(tmp_path / "unused"), "--output", str(tmp_path / "labels"), "--num_train_epochs", "1"]
+    *_, settings = soft_labels._prepare([*run, *out])
+    assert settings["revision"] == "v2"
 
 
 def test_wrong_input_is_named(run, tmp_path):

@@ -286,6 +286,16 @@ def test_what_cannot_be_learned_so_is_said_before_training(digits_run, tmp_path)
         stage_modules(resnet(), ["resnet.encoder.stages.0", "resnet.embedder"])
 
 
+def test_convolutions_of_heads_begin_at_the_published_deviation():
+    """Kaiming's, by the maps that a convolution makes: sqrt(2 / (width * 9))."""
+    specs = [FeatureSpec((channels, 4, 4), "maps", path=f"stages.{n}") for n, channels in enumerate((16, 256))]
+    torch.manual_seed(0)
+    first, last = (extractor[0].weight for extractor in layered._new_heads("light", None, specs, 3).extractors)
+    assert first.shape == (256, 16, 3, 3) and last.shape == (256, 256, 3, 3)
+    for weight in (first, last):
+        torch.testing.assert_close(weight.std().item(), (2 / (256 * 9)) ** 0.5, rtol=0.02, atol=0)
+
+
 def test_heads_are_of_a_known_kind_and_of_the_network_they_were_trained_with(tmp_path):
     for loss in (LayeredLoss, JointTeacherLoss):
         with pytest.raises(ValueError, match="^heads: got 'deep', accepted are "):
