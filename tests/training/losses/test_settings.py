@@ -481,6 +481,19 @@ def test_networks_that_a_loss_cannot_be_built_for_are_named(build, message):
         build()
 
 
+def test_what_comes_back_of_channels_learns_and_what_they_were_does_not():
+    """Smooth L1: half of the square below a distance of 1, the distance less a half above."""
+    loss = make_losses({"coded_channels": {"weight": 2.0}})["coded_channels"]
+    before, after = (
+        torch.tensor([[[values]]], dtype=torch.float64).requires_grad_() for values in ([1.0, 5], [0.5, 2])
+    )
+    features = {"code.codec.encoder:input": before, "code.codec.decoder": after}
+    total = loss(features, {}, None)
+    total.backward()
+    torch.testing.assert_close(total.item(), (0.5**2 / 2 + (3 - 0.5)) / 2)
+    assert before.grad is None and after.grad.flatten().tolist() == [-0.25, -0.5]
+
+
 def test_layers_count_by_their_mean_and_those_with_more_prefix_tokens_lose_their_first():
     """Two pairs of layers; the second teacher has a class token, which is left out."""
     student, teacher = [draw(2, 4, 3), draw(2, 4, 3, seed=1)], [draw(2, 4, 5, seed=2), draw(2, 5, 5, seed=3)]
