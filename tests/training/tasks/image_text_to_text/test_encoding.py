@@ -74,8 +74,11 @@ def test_long_rows_are_cut_and_unknown_tokens_never_learned(processor):
 
 def test_a_place_for_an_image_inside_the_text_is_refused(processor):
     samples = Samples.of([0], lambda row: Sample((("What is <image>?", "red"),), image=PICTURE), "mine/train")
+    encoder = Encoder(processor, 100)
     with pytest.raises(ValueError, match="row 0 of mine/train: its text has 1 <image> in it; leave it out"):
-        ImageTextToTextDataset(samples, Encoder(processor, 100), Pixels(processor.image_processor))[0]
+        ImageTextToTextDataset(samples, encoder, Pixels(processor.image_processor))[0]
+    with pytest.raises(ValueError, match="its text has 2 <image> in it"):
+        encoder.question(Sample(((PROMPT, "red"),), ask="Is <image> like <image>?"), 4)
 
 
 def test_mixed_rows_have_the_loss_they_have_alone(processor, model):
@@ -109,14 +112,15 @@ def test_models_without_a_place_for_the_image_are_told_which_rows_have_one(proce
     assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]] and batch["pixel_values"].shape == (1, 3, 4, 4)
 
 
-def test_pictures_that_cannot_be_read_are_named_wherever_they_are_met(processor, model):
-    samples = Samples.of([0], lambda row: Sample(((PROMPT, "red"),), image=b"no picture"), "mine/train")
+@pytest.mark.parametrize("image, place", [(b"no picture", ""), ("nowhere.png", r" \(nowhere.png\)")])
+def test_pictures_that_cannot_be_read_are_named_wherever_they_are_met(image, place, processor, model):
+    samples = Samples.of([0], lambda row: Sample(((PROMPT, "red"),), image=image), "mine/train")
     encoder, pixels = Encoder(processor, 100), Pixels(processor.image_processor)
     for meet in (
         lambda: ImageTextToTextDataset(samples, encoder, pixels)[0],
         lambda: generate_answers(model, samples, encoder, pixels, batch_size=1, max_new_tokens=1),
     ):
-        with pytest.raises((SampleError, OSError), match="row 0 of mine/train: "):
+        with pytest.raises((SampleError, OSError), match=f"^row 0 of mine/train{place}: "):
             meet()
 
 
@@ -192,3 +196,15 @@ def test_ends_within_an_answer_are_learned_though_they_stand_for_the_unknown(pro
     learned = [number for number in labels if number != -100]
     within = [] if unknown == "<unk>" else [tokenizer.convert_tokens_to_ids(unknown)]
     assert learned == [*encode(processor, "a"), *within, *encode(processor, "b"), tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_answers_are_computed_in_bfloat16_where_that_is_asked_for(bf16, processor, model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        model, "generate", lambda input_ids, **_: seen.append(torch.is_autocast_enabled("cpu")) or input_ids
+    )
+    samples = Samples.of([0], lambda row: Sample(((PROMPT, "x"),)), "mine")
+    encoder, pixels = Encoder(processor, 100), Pixels(processor.image_processor)
+    generate_answers(model, samples, encoder, pixels, batch_size=1, max_new_tokens=1, bf16=bf16)
+    assert seen == [bf16]

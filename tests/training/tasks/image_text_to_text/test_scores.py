@@ -1,7 +1,10 @@
 """What generated answers are worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 from transformers import EvalPrediction
 
 from hf_effmodels.training.data.errors import SampleError
@@ -65,6 +68,9 @@ def test_captions_are_compared_with_all_references_behind_their_phrase():
     results = score("coco_captions", samples, ["a picture of a red cat", "two dogs in a park"])
     assert results["bleu_1"] == pytest.approx(1.0) and results["cider"] > 4
     assert score("coco_captions", samples, ["a blue cat", "nothing"])["bleu_1"] < 0.5
+    # Any of the references is as good as the first.
+    asked_twice = [Sample((("Q", "A"),), references=(text, "seven red birds")) for text in ("a cat", "two dogs")]
+    assert score("coco_captions", asked_twice, ["seven red birds"] * 2)["bleu_1"] == pytest.approx(1.0)
 
 
 def test_mme_is_scored_by_category_and_image():
@@ -118,6 +124,11 @@ def test_what_is_wrong_with_a_row_is_said_with_its_place():
         (("Q", "A"), ("B", "C")), (("Q", "A"), ("BC", ""))
     ))  # fmt: skip
     assert first.facts() != second.facts()
+    plain = Sample((("Q", "A"),), Image.new("RGB", (2, 2)))
+    others = (replace(plain, turns=(("Q", "B"),)), replace(plain, image=Image.new("RGB", (2, 2), "red")))
+    known = [Samples.of([sample], lambda row: row, "x").facts() for sample in (plain, *others)]
+    differing = [{name for name in known[0] if other[name] != known[0][name]} for other in known[1:]]
+    assert differing == [{"texts"}, {"pictures"}]
 
 
 @pytest.mark.parametrize(

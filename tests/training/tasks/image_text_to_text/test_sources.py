@@ -12,7 +12,12 @@ from PIL import Image
 from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageDataArguments as Arguments
 from hf_effmodels.training.tasks.image_text_to_text.instructions import _file, _turns
 from hf_effmodels.training.tasks.image_text_to_text.prompts import caption_of, clean_caption, science_qa_choice
-from hf_effmodels.training.tasks.image_text_to_text.sources import NEW_TOKENS, load_data, load_evaluation_data
+from hf_effmodels.training.tasks.image_text_to_text.sources import (
+    NEW_TOKENS,
+    load_data,
+    load_evaluation_data,
+    resolve_format,
+)
 
 PROBLEM = {
     "question": "Which  property?",
@@ -453,3 +458,57 @@ def test_what_is_evaluated_on_may_be_a_data_set_of_its_own(tmp_path):
     for source in (evaluation, alone):
         asked = [source[n].turns[0][0] for n in range(len(source))]
         assert asked == [f"Instruction: theirs {n}?\nResponse:" for n in (0, 3)]
+
+
+@pytest.mark.parametrize("kind", ["COCO's", "BLIP's", "conversations"])
+def test_one_file_is_the_training_split_whatever_that_is_called(kind, tmp_path):
+    """Two captions of each of two images, or four conversations; half of them are held out."""
+    images = {name: f"{name}.jpg" for name in "ab"}
+    for file in images.values():
+        picture(tmp_path / file)
+    said = [(name, f"{name} {number}") for name in images for number in range(2)]
+    coco = {"images": [{"id": name, "file_name": file} for name, file in images.items()]}
+    coco["annotations"] = [{"image_id": name, "caption": text} for name, text in said]
+    rows = {
+        "COCO's": coco,
+        "BLIP's": [{"image": images[name], "caption": text} for name, text in said],
+        "conversations": [llava("what?", text) for _, text in said],
+    }
+    file = write(tmp_path / "rows.json", rows[kind])
+    form = "instructions" if kind == "conversations" else "coco_captions"
+    common = {"data_format": form, "image_folder": str(tmp_path), "eval_fraction": 0.5}
+    train, held_out = load_data(Arguments(dataset=file, train_split="mine", **common))
+    assert (len(train), len(held_out)) == (2, 2) and train.split == f"{file}/mine"
+
+
+@pytest.mark.parametrize(
+    "content", [[1], ["a text"], 3, {"images": [1]}, {"images": 3}, {"annotations": 3, "images": []}, [{"caption": 1}]]
+)
+def test_files_that_are_no_captions_are_named(content, tmp_path):
+    file = write(tmp_path / "rows.json", content)
+    with pytest.raises(ValueError, match="--data_files: .*rows.json is none of COCO's caption annotations"):
+        load_data(Arguments(dataset=file, data_format="coco_captions", image_folder=str(tmp_path)))
+
+
+def test_images_that_are_missing_are_counted_once_each_however_often_they_are_asked_about(tmp_path):
+    picture(tmp_path / "a.jpg")
+    rows = [llava("<image> what?", "a cat", image=f"{name}.jpg") for name in "abbcb"]
+    file = write(tmp_path / "rows.json", rows)
+    with pytest.raises(FileNotFoundError, match="2 images are missing, the first is '.*b.jpg'"):
+        load_data(Arguments(dataset=file, data_format="instructions", image_folder=str(tmp_path)))
+
+
+def test_images_of_science_qa_may_lie_in_a_folder_of_their_own(science_qa, tmp_path):
+    (science_qa / "images").rename(tmp_path / "elsewhere")
+    args = Arguments(dataset=str(science_qa), image_folder=str(tmp_path / "elsewhere"))
+    assert load_data(args)[0][0].image == tmp_path / "elsewhere" / "train" / "1" / "image.png"
+
+
+def test_data_sets_that_are_known_by_their_names_need_no_format(tmp_path):
+    known = {"derek-thomas/ScienceQA": "science_qa", "lmms-lab/MME": "mme", "digits": "table"}
+    assert {name: resolve_format(Arguments(dataset=name)) for name in known} == known
+    assert resolve_format(Arguments(dataset="digits", data_format="mme")) == "mme"  # what is said goes before
+    # The numbers of the captions' file are those of a folder's questions; the Hub's have none.
+    args = Arguments(dataset="derek-thomas/ScienceQA", caption_file="captions.json")
+    with pytest.raises(ValueError, match="--caption_file goes with ScienceQA in a folder, whose questions"):
+        load_evaluation_data(args)
