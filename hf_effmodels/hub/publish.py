@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
+from transformers.core_model_loading import revert_weight_conversion
 
 from .. import __version__
 from .._exported import check_export, check_request, is_codeless, is_elsewhere, is_export
@@ -294,23 +295,36 @@ def _check_fit(folder: Path, architecture: Architecture, config) -> None:
                 f"folder_or_model: the quantization_config in {folder / CONFIG} is none that can be read "
                 f"({first_line(error)})"
             ) from error
-    expected = {name: list(value.shape) for name, value in model.state_dict().items()}
     found = {}
     for name in needed_weights(folder, "model.safetensors"):
         if not name.endswith(".json"):
             with safe_open(folder / name, framework="pt") as file:
                 found |= {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
-    tied: dict[str, set[str]] = {}  # by the one whose value the others have
-    for name, source in model.all_tied_weights_keys.items():
-        tied.setdefault(source, {source}).add(name)
-    may_be_missing = {name for names in tied.values() if names & found.keys() for name in names}
-    missing = set() if getattr(config, "adapter_only", False) else expected.keys() - found.keys() - may_be_missing
-    wrong = sorted(missing) + sorted(name for name, shape in found.items() if expected.get(name) != shape)
+    wrong = _misfits(found, model, lambda state: state)
+    if wrong:  # transformers' own parts may have other names on disk than in memory (`vit.encoder.layer.0`)
+        on_disk = _misfits(found, model, lambda state: revert_weight_conversion(model, state))
+        wrong = min(wrong, on_disk, key=len)
     if wrong or not found:
         raise ValueError(
             f"folder_or_model: the weights in {folder} are not those of the model in its {CONFIG}: missing, "
             f"superfluous or of another shape are {', '.join(wrong[:5]) or 'all'}"
         )
+
+
+def _misfits(found: Mapping[str, list[int]], model, named: Callable[[dict], dict]) -> list[str]:
+    """Names of weights that are missing, superfluous or of another shape; `named` gives those of the model the names
+    that they have on disk."""
+    state = model.state_dict()
+    expected = {name: list(value.shape) for name, value in named(dict(state)).items()}
+    tied: dict[str, set[str]] = {}  # by the one whose value the others have
+    for name, source in model.all_tied_weights_keys.items():
+        tied.setdefault(source, {source}).add(name)
+    groups = [set(named({name: state[name] for name in names})) for names in tied.values()]
+    may_be_missing = {name for names in groups if names & found.keys() for name in names}
+    missing = set()
+    if not getattr(model.config, "adapter_only", False):
+        missing = expected.keys() - found.keys() - may_be_missing
+    return sorted(missing) + sorted(name for name, shape in found.items() if expected.get(name) != shape)
 
 
 def _check_code(folder: Path, code: dict[str, bytes]) -> None:

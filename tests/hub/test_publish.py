@@ -21,6 +21,7 @@ from hf_effmodels.hub.stock_card import stock_card
 from hf_effmodels.quantization import CbqConfig, convert_to_bitlinear, quantize
 from hf_effmodels.registry import ARCHITECTURES
 
+from ..modeling.test_initialization import MASKED
 from ..modeling.tiny import tiny_config
 from .server import File
 from .test_load import PACKED
@@ -364,6 +365,20 @@ def stock(tmp_path):
     card = stock_card(model, "image-classification", processor=ViTImageProcessorPil())
     (folder / "README.md").write_text(str(card))
     return folder
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_a_model_around_one_of_transformers_has_its_names_on_disk(hub, push, kind, tmp_path):
+    """They are others than in memory where transformers renames: none is missing, and one that is has its own."""
+    folder = export(MASKED[kind](), ViTImageProcessorPil(), tmp_path / kind, license="mit")
+    weights = load_file(folder / "model.safetensors")
+    assert any("encoder.layer.0" in name for name in weights) == (kind != "spark"), "ViT's old names, ResNet has none"
+    push(folder)
+    assert hub.files("org/net")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    name = next(name for name in weights if name.endswith("weight"))
+    save_file({n: w for n, w in weights.items() if n != name}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"missing, superfluous or of another shape are {name}$"):
+        dry_run(folder, "org/net")
 
 
 def test_of_a_model_of_transformers_what_it_needs_is_published_and_no_code(hub, push, stock, caplog):
