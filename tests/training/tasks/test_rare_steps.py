@@ -672,7 +672,10 @@ def test_a_detectors_groups_have_their_own_rates_in_whichever_optimizer(given, m
     monkeypatch.setattr(RecipeTrainer, "create_scheduler", lambda self, *given: told.append(given) or "is")
     rates = {0: (0.1, 0.2, 0.4), 3: (0.2, 0.3, 0.1)}
     weights = [nn.Parameter(torch.zeros(1)) for _ in range(6)]
-    own, other = (torch.optim.SGD([{"params": [p]} for p in weights[n : n + 3]], lr=0.5) for n in (0, 3))
+    own, other = (
+        torch.optim.SGD([{"params": [p], "rate": rate} for rate, p in enumerate(weights[n : n + 3])], lr=0.5)
+        for n in (0, 3)
+    )
     trainer = bare(
         DetectionTrainer,
         args=SimpleNamespace(detection_schedule=True, learning_rate=0.5),

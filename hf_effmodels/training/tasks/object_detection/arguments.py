@@ -87,8 +87,9 @@ class DetectionArguments(RecipeArguments):
     detection_schedule: bool = field(
         default=False,
         metadata={
+            "goes_with": {"layer_decay": (None,)},
             "help": "YOLOv6's groups of parameters and schedule: a cosine per epoch, a warm-up of learning rates "
-            "(biases' falls) and of SGD's momentum. Replaces lr_scheduler_type."
+            "(biases' falls) and of SGD's momentum. Replaces lr_scheduler_type.",
         },
     )
     final_lr_factor: float = field(default=0.01, metadata={"accepts": "(0, 1]", "help": "Of detection_schedule."})

@@ -164,16 +164,18 @@ class DetectionTrainer(RecipeTrainer):
                 self.args, model or self.model
             )
             groups = norm_weight_bias_groups(model or self.model, self.args.weight_decay)
-            self.optimizer = chosen([group for group in groups if group["params"]], **settings)
+            # Which of the schedule's rates is a group's, though another one is empty or it is divided later.
+            groups = [{**group, "rate": number} for number, group in enumerate(groups) if group["params"]]
+            self.optimizer = chosen(groups, **settings)
         return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         if self.args.detection_schedule and self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
-            schedule, count = self._schedule(), len(optimizer.param_groups)
+            schedule = self._schedule()
             factors = [
-                lambda step, group=group: schedule.learning_rates(step)[group] / self.args.learning_rate
-                for group in range(count)
+                lambda step, rate=group["rate"]: schedule.learning_rates(step)[rate] / self.args.learning_rate
+                for group in optimizer.param_groups
             ]
             self.lr_scheduler = LambdaLR(optimizer, factors)
             self._created_lr_scheduler = True

@@ -5,6 +5,7 @@ import math
 import shutil
 import weakref
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -24,6 +25,7 @@ from hf_effmodels.training.data.digit_canvases import CANVASES
 from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule, scaled_weight_decay
+from hf_effmodels.training.tasks.object_detection import evaluation as measuring
 from hf_effmodels.training.tasks.object_detection import transforms
 from hf_effmodels.training.tasks.object_detection.arguments import (
     DetectionArguments,
@@ -164,6 +166,60 @@ def test_yolo_pictures_lie_below_the_folder_that_is_named_however_deep(pictures)
     assert [evaluation.image(row) for row in evaluation.rows] == [str(pictures / "below" / "other" / "three.webp")]
 
 
+def test_splits_of_yolo_that_are_left_empty_are_none_and_the_test_split_is_one(pictures):
+    (pictures / "data.yaml").write_text("names: [a, b]\ntrain: images/train\nval:\ntest: images/val\n")
+    train, evaluation = load_data(DetectionDataArguments(dataset=str(pictures)), None)
+    assert (train.split, evaluation.split) == (f"{pictures}/train", f"{pictures}/test")
+    assert evaluation.image(0) == str(pictures / "images" / "val" / "0.png")
+
+
+def _table(tmp_path, objects, inner, column="objects"):
+    features = Features({"image": ImageFeature(), column: inner})
+    rows = {"image": [Image.new("RGB", (32, 24))] * len(objects), column: objects}
+    DatasetDict(train=Dataset.from_dict(rows, features=features)).save_to_disk(tmp_path / "table")
+    return DetectionDataArguments(dataset=str(tmp_path / "table"), eval_split="train")
+
+
+@pytest.mark.parametrize("column", ["objects", "annotations"])
+@pytest.mark.parametrize("category", ["category", "category_id", "categories", "label", "labels", "class"])
+def test_the_classes_of_a_table_are_found_by_their_usual_names(category, column, tmp_path):
+    inner = {"bbox": [[Value("float64")]], category: [ClassLabel(names=["three", "seven"])]}
+    args = _table(tmp_path, [{"bbox": [BOX], category: [1]}], inner, column)
+    source = load_evaluation_data(args, None)
+    assert source.names == ["three", "seven"] and source.read(0)[1].tolist() == [[1, *CORNERS]]
+
+
+@pytest.mark.parametrize("structs", [True, False])
+def test_rows_of_a_table_may_have_no_objects_at_all(structs, tmp_path):
+    """Neither a list of them nor, where it is one structure, lists within it."""
+    label = ClassLabel(names=["three", "seven"])
+    inner = {"bbox": [[Value("float64")]], "label": [label]}
+    rows = [{"bbox": [BOX], "label": [1]}, None, {"bbox": None, "label": None}]
+    if structs:
+        inner = [{"bbox": [Value("float64")], "label": label}]
+        rows = [[{"bbox": BOX, "label": 1}], None, []]
+    source = load_evaluation_data(_table(tmp_path, rows, inner), None)
+    assert [len(source.read(row)[1]) for row in range(3)] == [1, 0, 0]
+    assert isinstance(source.facts()["boxes"], str)
+
+
+def test_objects_without_a_class_are_refused(tmp_path):
+    args = _table(
+        tmp_path, [{"bbox": [BOX], "colour": [1]}], {"bbox": [[Value("float64")]], "colour": [Value("int64")]}
+    )
+    with pytest.raises(
+        ValueError, match="--objects_column: objects has bbox, colour, accepted is a column with bbox and"
+    ):
+        load_evaluation_data(args, None)
+
+
+def test_what_is_held_out_is_the_same_in_every_run(pictures):
+    """Pictures 2, 4 and 6 of ten, whatever the seed: other ones would have been trained on by an earlier run."""
+    with patch.dict(CANVASES, {"train": 10}, clear=True):
+        train, evaluation = load_data(DetectionDataArguments(dataset="digits", eval_holdout=3), None)
+    assert evaluation.rows == [2, 4, 6] and train.rows == [0, 1, 3, 5, 7, 8, 9]
+
+
 def test_classes_that_have_numbers_alone_are_called_by_them_up_to_the_largest(tmp_path):
     boxes = {"bbox": [[Value("float64")]], "category": [Value("int64")]}
     rows = {
@@ -193,6 +249,7 @@ def test_what_is_held_out_is_not_trained_on():
         ({"image_id": 99, "category_id": 7, "bbox": BOX}, "annotation 0 is of image 99"),
         ({"image_id": 10, "category_id": 8, "bbox": BOX}, "annotation 0 is of category 8"),
         ({"image_id": 10, "category_id": 7, "bbox": [1, 2]}, "annotation 0: bbox is"),
+        ({"image_id": 10, "category_id": 7, "bbox": [1, 2, 3, 4, 5]}, "annotation 0: bbox is .*accepted are four"),
     ],
 )
 def test_wrong_coco_annotations_are_named(pictures, annotation, message):
@@ -533,6 +590,68 @@ def test_evaluations_keep_boxes_and_no_images():
     assert measured.metrics["samples"] == 12 and most <= 4  # a batch, and the one before it
 
 
+class _Told:
+    """A processor and a network of two classes that finds what is said here of each picture, by its brightness."""
+
+    config, device = SimpleNamespace(id2label={0: "a", 1: "b"}, num_labels=2), torch.device("cpu")
+
+    def __init__(self, found):
+        self.found, self.seen = found, []
+
+    def __call__(self, *given, images=(), pixel_values=None, **options):
+        if pixel_values is None:
+            pixels = torch.tensor([int(image[0, 0, 0]) for image in images])
+            return {"pixel_values": pixels, "labels": [{"class_labels": None, "boxes": None}] * len(pixels)}
+        self.seen.append((len(pixel_values), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return pixel_values
+
+    def forward(self, pixel_values):
+        raise NotImplementedError
+
+    def post_process_object_detection(self, outputs, threshold, target_sizes):
+        assert target_sizes.tolist() == [[24, 32]] * len(outputs)
+        return [
+            {name: torch.tensor(value) for name, value in self.found[number].items()} for number in outputs.tolist()
+        ]
+
+
+def _boxes(*rows):
+    return {
+        "boxes": [[*row[:4]] for row in rows] or torch.zeros(0, 4).tolist(),
+        "labels": [int(row[4]) for row in rows], "scores": [row[5] for row in rows],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("processes, dtype", [(1, None), (1, torch.bfloat16), (2, None)])
+def test_a_detector_is_measured_by_every_picture_in_its_place(processes, dtype, monkeypatch):
+    """Of three pictures with one object of class 0 each: found as class 1, not found at all, found."""
+    found = [_boxes((*CORNERS, 1, 0.75)), _boxes(), _boxes((*CORNERS, 0, 0.5), (0, 0, 3, 3, 1, 0.25))]
+    samples = [
+        {
+            "image": np.full((24, 32, 3), n, np.uint8),
+            "rows": np.array([[0, *CORNERS]]),
+            "crowd": np.zeros((0, 5)),
+            "index": n,
+        }
+        for n in range(3)
+    ]
+    told = _Told(found)
+    sent = []
+    for number in reversed(range(processes)):  # what the processes send comes by process
+        state = SimpleNamespace(process_index=number, num_processes=processes)
+        monkeypatch.setattr(measuring, "PartialState", lambda state=state: state)
+        monkeypatch.setattr(measuring, "gather_object", lambda own: sent.extend(own) or sent)
+        measured = measure(told, told, samples, batch_size=2, threshold=0.0, dtype=dtype)
+    assert measured.metrics["samples"] == 3
+    assert measured.metrics["top_score"] == pytest.approx((0.75 + 0 + 0.5) / 3)
+    assert [boxes.labels.tolist() for boxes in measured.found] == [[1], [], [0, 1]]
+    assert [boxes.labels.tolist() for boxes in measured.truth] == [[0]] * 3
+    # Rows are what was there: one found as the other class, one not found, one found.
+    assert measured.confusion.tolist() == [[1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    assert {(on, kind if on else None) for _, on, kind in told.seen} == {(dtype is not None, dtype)}
+    assert sum(count for count, *_ in told.seen) == 3
+
+
 def test_the_confusion_matrix_counts_what_was_taken_for_what():
     truth = [detections([[0, 0, 10, 10], [20, 20, 40, 40]], [0, 1])]
     found = [detections([[0, 0, 10, 9], [50, 50, 60, 60], [20, 20, 40, 40]], [1, 0, 1], [0.9, 0.8, 0.1])]
@@ -715,6 +834,7 @@ def test_detectors_that_are_not_ours_learn_over_a_backbone_that_is(detector, con
         (["--teacher", "TEACHER"], "--teacher: its num_labels"),
         (["--model", "ghostnetv3-1.0x"], "--model: ghostnetv3-1.0x is no detector, presets that are: .*gold-yolo-n"),
         (["--horizontal_flip", "1.5"], "--horizontal_flip: got 1.5"),
+        (["--layer_decay", "0.9"], "--detection_schedule.*--layer_decay"),
         (["--teacher", "TURNED"], r"--teacher: its classes \(1, 0, 2.*\) are not the student's \(0, 1, 2"),
     ],
 )

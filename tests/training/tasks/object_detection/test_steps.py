@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule
 from hf_effmodels.training.tasks.object_detection import trainer as module
+from hf_effmodels.training.tasks.object_detection.arguments import DetectionArguments
 from hf_effmodels.training.tasks.object_detection.data import DetectionImages
 from hf_effmodels.training.tasks.object_detection.trainer import DetectionTrainer, _StepSettings
 
@@ -219,3 +221,53 @@ def test_the_schedule_is_the_one_that_the_arguments_say(epochs, planned, expecte
             expected, max(steps, 1), 0.02, 0.03, warmup_epochs=1.5, least_warmup_steps=11,
             warmup_bias_learning_rate=0.4, momentum=0.5, warmup_momentum=0.6,
         )  # fmt: skip
+
+
+def _trainer(network, **given):
+    args = DetectionArguments(
+        output_dir="none", report_to=[], use_cpu=True, eval_strategy="no", save_strategy="no",
+        load_best_model_at_end=False, optim="sgd", learning_rate=0.5, per_device_train_batch_size=2, **given,
+    )  # fmt: skip
+    data = [{"pixel_values": torch.zeros(1), "labels": []}] * 7
+    return DetectionTrainer(model=network, args=args, train_dataset=data, evaluation=lambda network: None)
+
+
+@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize("factors", [None, {"head": 10}])
+def test_norms_weights_and_biases_have_the_rate_and_the_decay_of_their_kind(norms, factors):
+    """Though there are no norms, and though a part learns faster; of an epoch of four steps, two of them warm up."""
+    network = nn.Sequential()
+    network.add_module("body", nn.Conv2d(1, 2, 1))
+    if norms:
+        network.add_module("norm", nn.BatchNorm2d(2))
+    network.add_module("head", nn.Linear(2, 1))
+    trainer = _trainer(
+        network, detection_schedule=True, num_train_epochs=3, weight_decay=0.25, warmup_bias_lr=0.4,
+        learning_rate_factors=factors, detection_warmup_epochs=0.5, least_warmup_steps=1, final_lr_factor=0.1,
+    )  # fmt: skip
+    trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    optimizer, schedule = trainer.create_optimizer(), trainer.create_scheduler(12)
+    rates = []
+    for _ in range(9):
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        rates.append({name: groups[id(p)]["lr"] for name, p in network.named_parameters()})
+        optimizer.step()
+        schedule.step()
+    # A cosine from 1 to a tenth over three epochs, 1, 0.775, 0.325: after the warm-up that of the epoch before.
+    others = [0.0, 0.25, *[0.5] * 6, 0.5 * 0.775]
+    biases = [0.4, 0.45, *others[2:]]
+    for name, parameter in network.named_parameters():
+        times = 10 if factors and name.startswith("head") else 1
+        expected = [times * rate for rate in (biases if name.endswith("bias") else others)]
+        assert [step[name] for step in rates] == pytest.approx(expected), name
+        decays = name in ("body.weight", "head.weight")
+        assert groups[id(parameter)]["weight_decay"] == (0.25 if decays else 0.0), name
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [({}, False), ({"ema_ramp": 5.0, "ema_decay": 0.9}, True), ({"detection_schedule": True}, True)],
+)
+def test_each_step_sets_momentum_or_the_average_where_one_of_them_changes(given, expected):
+    trainer = _trainer(nn.Linear(1, 1), **given)
+    assert any(isinstance(one, _StepSettings) for one in trainer.callback_handler.callbacks) == expected
