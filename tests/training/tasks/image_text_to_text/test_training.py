@@ -14,8 +14,14 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from hf_effmodels.modeling.adem_vl.modeling_adem_vl import ADAPTER_NAMES
 from hf_effmodels.training import evaluate, main, prepare
 from hf_effmodels.training.tasks.image_text_to_text.arguments import VisionLanguageModelArguments
-from hf_effmodels.training.tasks.image_text_to_text.models import load_model, set_trained_weights
-from hf_effmodels.training.tasks.image_text_to_text.reports import save_peft_adapter
+from hf_effmodels.training.tasks.image_text_to_text.models import (
+    _texts,
+    has_base_elsewhere,
+    load_model,
+    set_trained_weights,
+)
+from hf_effmodels.training.tasks.image_text_to_text.reports import _shown, save_peft_adapter
+from hf_effmodels.training.tasks.image_text_to_text.samples import Sample, Samples
 
 TASK = "hf_effmodels.training.tasks.image_text_to_text"
 
@@ -155,6 +161,12 @@ def test_science_qa_is_scored_as_in_the_papers_table(model_arguments, tmp_path, 
     assert printed[0].split() == ["NAT", "SOC", "LAN", "TXT", "NO", "G1-6", "G7-12", "Avg"]
     assert printed[1].split() == ["50.00", "100.00", "0.00", "0.00", "66.67", "50.00", "50.00", "50.00"]
     assert json.loads(output.read_text())["accuracy"] == 0.5
+    # Of some grades alone the table has as many columns.
+    for grades, title in (("1_6", "G1-6"), ("7_12", "G7-12")):
+        few = {f"accuracy_grades_{grades}": 0.5, "accuracy": 0.5, "unanswered": 1, "samples": 2}
+        heads, values, last = _shown(few).splitlines()
+        assert (heads.split(), values.split()) == ([title, "Avg"], ["50.00", "50.00"])
+        assert last == "n 2, unanswered 1"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +184,10 @@ def test_science_qa_is_scored_as_in_the_papers_table(model_arguments, tmp_path, 
         (["--model_config", "{pool_sizes: [9]}"], r"pool_sizes: got \[9\], accepted are sides from 1 to"),
         (["--question_column", "frage"], "--question_column: json/train has no 'frage', its columns are"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: got 0.1; image-text-to-text has none"),
+        (["--layer_decay", "0.5"], "--layer_decay: got 0.5; image-text-to-text has none"),
+        (["--prompt_format", "QCM-A"], "--prompt_format: got QCM-A, which goes with --data_format science_qa"),
+        (["--max_new_tokens", "90"], "--max_new_tokens: got 90, but with --max_length 96 accepted are at most"),
+        (["--revision", "main"], "--revision: got 'main', which goes with a model on the Hub; adem_vl-7b-instruction"),
         (["--tokenizer_vocab_size", "3"], "--tokenizer_vocab_size: got 3"),
     ],
 )
@@ -225,6 +241,10 @@ def saved(bases, tmp_path_factory):
             "--model_config: text_config is that of the models given as text_model and vision_model",
         ),
         (
+            {"text_model": "llm", "vision_model": "clip", "model_config": {"vision_config": {}}},
+            "--model_config: vision_config is that of the models given as text_model and vision_model",
+        ),
+        (
             {"text_model": "llm", "vision_model": "clip", "tokenizer": "endless", "model_config": SIZES},
             "--tokenizer: it has no end-of-sequence token, which ends the answers",
         ),
@@ -241,18 +261,63 @@ def test_parts_of_models_that_do_not_go_together_are_named(given, message, saved
         load_model(VisionLanguageModelArguments(**{"model": "adem_vl-7b-instruction", **given}))
 
 
-def test_a_random_network_may_take_a_tokenizer_of_somebody_elses(bases):
+@pytest.fixture
+def random_config():
+    """Of a network that is small enough to start from random weights."""
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {**sizes, "model_type": "clip_vision_model", "num_hidden_layers": 2, "patch_size": 8, "image_size": 16}
     config = {"text_config": sizes, "vision_config": vision, "pool_sizes": [2, 1], "projector_hidden_size": 8}
-    config["vision_adapter_dim"] = 2
-    args = VisionLanguageModelArguments(model="adem_vl-7b-caption", tokenizer=str(bases / "llm"), model_config=config)
+    return {**config, "vision_adapter_dim": 2}
+
+
+def test_a_random_network_may_take_a_tokenizer_of_somebody_elses(bases, random_config, tmp_path):
+    given = {"model": "adem_vl-7b-caption", "model_config": random_config}
+    args = VisionLanguageModelArguments(**given, tokenizer=str(bases / "llm"))
     model, processor = load_model(args)
     theirs = AutoTokenizer.from_pretrained(bases / "llm")
     assert processor.tokenizer.get_vocab().keys() >= theirs.get_vocab().keys()
     # The place of the image comes behind their vocabulary.
     assert model.config.text_config.vocab_size == len(theirs) == model.config.image_token_id
-    assert model.generation_config.eos_token_id == theirs.eos_token_id
+    names = ("eos_token_id", "pad_token_id", "bos_token_id")
+    own = {name: getattr(theirs, name) for name in names}
+    assert sorted(own.values()) == [0, 1, 2]
+    for config in (model.config.text_config, model.generation_config):
+        assert {name: getattr(config, name) for name in names} == own
+    # One that has the image's token keeps its place; without a class token no text has one.
+    theirs.add_tokens(["<image>", "<more>"], special_tokens=True)
+    theirs.save_pretrained(tmp_path)
+    for use_cls_token in (True, False):
+        given["model_config"]["use_cls_token"] = use_cls_token
+        model, processor = load_model(VisionLanguageModelArguments(**given, tokenizer=str(tmp_path)))
+        assert model.config.image_token_id == processor.image_token_id == len(theirs) - 2
+        assert model.config.text_config.vocab_size == len(theirs)
+        assert model.config.use_cls_token == processor.use_cls_token == use_cls_token
+
+
+def test_a_tokenizer_is_made_of_all_that_it_is_going_to_see():
+    """What stands before each text, each text whole, and what is asked without an answer."""
+    rows = [Sample((("Q1 ", "A1"), ("Q2 ", "A2")), ask="Q3"), Sample((("Q4 ", "A4"),), image="a picture")]
+    found = [*_texts(Samples.of(rows, lambda row: row, "x"))]
+    assert found == ["Image: ", "Image: N/A", "Q1 A1Q2 A2", "Q3", "Q4 A4", "Q4 "]
+
+
+def test_frozen_parts_are_all_in_the_precision_that_is_asked_for(bases):
+    names = {"text_model": str(bases / "llm"), "vision_model": str(bases / "clip")}
+    given = {"model": "adem_vl-7b-instruction", "model_config": SIZES, **names}
+    model, processor = load_model(VisionLanguageModelArguments(**given, base_precision="bfloat16"))
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):  # which the language model does not know
+        assert getattr(model.generation_config, name) == getattr(processor.tokenizer, name)
+    for name, weight in model.named_parameters():
+        assert weight.dtype == (torch.float32 if ADAPTER_NAMES.match(name) else torch.bfloat16), name
+
+
+def test_frozen_parts_are_elsewhere_unless_they_lie_in_the_folder_or_nowhere(saved):
+    def elsewhere(**given):
+        return has_base_elsewhere(VisionLanguageModelArguments(**given))
+
+    preset = {"model": "adem_vl-7b-instruction"}
+    assert elsewhere(**preset, text_model="x", vision_model="y") and not elsewhere(**preset, tokenizer="bpe")
+    assert elsewhere(model=str(saved / "adapters")) and not elsewhere(model=str(saved / "whole"))
 
 
 def test_low_precision_of_four_bits_keeps_no_base_and_answers_to_instructions_have_no_score(
@@ -272,20 +337,34 @@ def test_low_precision_of_four_bits_keeps_no_base_and_answers_to_instructions_ha
         main([*colour_run, *more])
 
 
-def test_it_is_said_where_nothing_can_be_learned(colour_run, colours, tmp_path, caplog):
+def test_it_is_said_where_nothing_can_be_learned(colour_run, bases, random_config, tmp_path, caplog):
     """An answer that is cut off, and frozen parts of random weights that stay so."""
     short = ["--max_length", "12", "--max_new_tokens", "1", "--output_dir", str(tmp_path / "run")]
-    prepare("prepare_training", [*colour_run, *short])
+    prepare("prepare_training", [*colour_run, *short, "--tokenizer", str(bases / "llm")])
     assert "the first and the last row of json/train have no answer within --max_length 12" in caplog.text
-    config = {"text_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}}
-    config["text_config"]["num_attention_heads"] = 2
-    vision = {**config["text_config"], "model_type": "clip_vision_model", "num_hidden_layers": 2}
-    config["vision_config"] = {**vision, "patch_size": 8, "image_size": 16}
-    config |= {"pool_sizes": [2, 1], "projector_hidden_size": 8, "vision_adapter_dim": 2}
-    run = ["--task", "image-text-to-text", "--model", "adem_vl-7b-caption", "--model_config", json.dumps(config)]
+    assert "random weights" not in caplog.text
+    run = ["--task", "image-text-to-text", "--model", "adem_vl-7b-caption"]
+    run += ["--model_config", json.dumps(random_config)]
     run += ["--tokenizer", "bpe", "--dataset", "digits", "--max_train_samples", "4", "--max_eval_samples", "2"]
     prepare("prepare_training", [*run, "--output_dir", str(tmp_path / "random")])
     assert "the frozen parts have random weights and stay like that; --train all trains them, too" in caplog.text
+
+
+@pytest.mark.parametrize("row", [1, 15])
+def test_an_image_of_the_first_or_the_last_row_that_cannot_be_read_ends_a_run_before_it_begins(
+    row, colour_run, colours, tmp_path
+):
+    (tmp_path / "images").mkdir()
+    for file in colours.glob("*.png"):
+        (tmp_path / "images" / file.name).write_bytes(b"no picture" if file.stem == str(row) else file.read_bytes())
+    table = [json.loads(line) for line in (colours / "table.jsonl").read_text().splitlines()][1:]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, table)))
+    run = [str(tmp_path / "table.jsonl") if word == str(colours / "table.jsonl") else word for word in colour_run]
+    run += ["--image_folder", str(tmp_path / "images"), "--eval_split", "train", "--output_dir", str(tmp_path / "run")]
+    at = run.index("--eval_fraction")
+    with pytest.raises((ValueError, OSError), match=rf"row {row - 1} of json/train \(.*images/{row}\.png\)"):
+        prepare("prepare_training", run[:at] + run[at + 2 :])
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_that_cannot_be_read_are_named_or_left_out(colour_run, colours, tmp_path):
