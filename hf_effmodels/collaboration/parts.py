@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,9 @@ from ..hub.whole import load_whole
 from ..training.data.classes import model_classes, shown
 from ..training.data.images import check_processor
 from ..training.run.arguments import ArgumentReader
+from ..training.run.next_steps import argument_words
+from ..training.run.recipe_arguments import defaults_of
+from ..training.run.recipes import find_recipe, read_recipe
 from ..training.run.values import check_fields
 from ..training.tasks.image_classification.data import DataArguments, ImageClassificationDataset, load_data
 from ..training.tasks.image_classification.transforms import EvaluationTransform
@@ -90,15 +93,16 @@ def decompose(reader: ArgumentReader) -> dict:
     """Write a smaller network for each group of classes; print and return what became of each."""
     args, data_args = reader.read(*ARGUMENTS)
     try:
-        report = _decompose(args, data_args)
+        report, columns = _decompose(args, data_args)
     except (ValueError, OSError) as error:
         options = {f.name: f"--{f.name}" for f in fields(args)} | {"target": "--macs", "folder": "--output"}
         raise type(error)(in_words_of_the_command(str(error), options)) from error
-    show(json.dumps(report, indent=2) + "\n" if args.json else _as_table(report, args, data_args))
+    show(json.dumps(report, indent=2) + "\n" if args.json else _as_table(report, args, data_args, columns))
     return report
 
 
-def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
+def _decompose(args: DecomposeArguments, data_args: DataArguments) -> tuple[dict, Mapping[str, str]]:
+    """The report, and the columns that the pictures were read from."""
     check_places(args)
     model, processor = _one_part("--model", args.model, args.revision, args.token)
     if processor is None:
@@ -148,7 +152,7 @@ def _decompose(args: DecomposeArguments, data_args: DataArguments) -> dict:
             part.save_pretrained(new)
             processor.save_pretrained(new)
     write_json(Path(args.output) / REPORT, report)
-    return report
+    return report, pictures.columns
 
 
 def _relations(args: DecomposeArguments, config) -> dict:
@@ -201,7 +205,8 @@ def _pictures_of(group: Sequence[int], pictures, model, processor, args) -> tupl
     return torch.stack([sample["pixel_values"] for sample in samples]), labels
 
 
-def _as_table(report: dict, args: DecomposeArguments, data_args: DataArguments) -> str:
+def _as_table(report: dict, args: DecomposeArguments, data_args: DataArguments, columns: Mapping[str, str]) -> str:
+    """The report for a reader, and for each part the command that trains it on the same pictures."""
     lines = [f"{'part':>5}{'params (M)':>12}{'MACs (M)':>10}{'of':>9}{'right':>9}{'before':>8}  classes"]
     for number, part in enumerate(report["parts"]):
         lines.append(
@@ -210,13 +215,16 @@ def _as_table(report: dict, args: DecomposeArguments, data_args: DataArguments) 
         )
     lines += ["right: of training pictures that gave no scores, not trained since", "next, for each part:"]
     recipe = "devit/digits_part0" if data_args.dataset.startswith("digits") else "devit/cifar100_part"
-    losses = shlex.quote(json.dumps({"dekd": {"weight": 2, **report["dekd"]}}))
-    for number, part in enumerate(report["parts"]):
-        lines.append(
-            f"  hf-effmodels train --config {recipe} --model {args.output}/part{number} --teacher {args.model} "
-            f"--dataset {data_args.dataset} --classes {shlex.join(part['classes'])} --losses {losses} --output_dir "
-            f"{args.output}/part{number}-trained"
-        )
+    stated = read_recipe(find_recipe(recipe))
+    data = vars(data_args) | {name: value for name, value in columns.items() if name in stated}
+    defaults = defaults_of(DataArguments) | stated | {"dataset": None, "classes": None}  # these two are always named
+    losses = json.dumps({"dekd": {"weight": 2, **report["dekd"]}})
+    for folder, part in zip(folders_of(args), report["parts"], strict=True):
+        words = ["hf-effmodels", "train", "--config", recipe, "--model", str(folder), "--teacher", args.model]
+        words += ["--teacher_revision", args.revision] if args.revision is not None else []
+        words += argument_words({**data, "classes": part["classes"]}, defaults)
+        words += ["--losses", losses, "--output_dir", f"{folder}-trained"]
+        lines.append(f"  {shlex.join(words)}")
     return "\n".join([*lines, ""])
 
 

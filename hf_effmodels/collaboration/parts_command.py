@@ -5,6 +5,7 @@ What is typed is looked at before anything heavy is imported.
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,11 +96,12 @@ def main_assemble(argv: Sequence[str]) -> None:
         model = assemble_parts(arguments)
     except (ValueError, OSError) as error:
         raise type(error)(in_words_of_the_command(str(error), words)) from error
+    words = ["hf-effmodels", "train", "--config", "devit/digits_fusion", "--model", arguments.output]
+    words += ["--teacher", arguments.teacher or "TEACHER"]
     show(
         f"{arguments.output}: {len(arguments.parts)} parts, {model.num_parameters() / 1e6:.3f} M parameters, "
         f"{model.config.num_labels} classes; the fusion's weights are random\n"
-        f"next, such as for digits: hf-effmodels train --config devit/digits_fusion --model {arguments.output} "
-        f"--teacher {arguments.teacher or 'TEACHER'}\n"
+        f"next, such as for digits: {shlex.join(words)}\n"
     )
 
 

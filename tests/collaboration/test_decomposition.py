@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import ResNetConfig, ViTConfig, ViTForImageClassification, ViTModel
 
 from hf_effmodels import cli
@@ -265,16 +266,24 @@ def test_shares_of_heads_and_neurons_are_rounded_down(monkeypatch):
     assert sizes["intermediate_sizes"] == [54, 54] and sizes["num_heads"] == [3, 1]  # of 64 and 4: 54.7, 3.2 and 1.6
 
 
-def test_the_command_that_decompose_names_trains_a_part_of_a_stock_vit(tmp_path, capsys):
+@pytest.mark.parametrize("dataset", ["digits", "imagefolder"])
+def test_the_command_that_decompose_names_trains_a_part_of_a_stock_vit(dataset, tmp_path, capsys, monkeypatch):
+    """As it is printed, by a shell's rules, and on the same pictures: the recipe names those of CIFAR-100."""
     names = {number: str(number) for number in range(10)}
     sizes = {"hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 16}
     vit = ViTConfig(image_size=16, patch_size=8, id2label=names, label2id={v: k for k, v in names.items()}, **sizes)
-    ViTForImageClassification(vit).save_pretrained(tmp_path / "vit")
-    create_image_processor("devit-s", image_size=16).save_pretrained(tmp_path / "vit")
+    ViTForImageClassification(vit).save_pretrained(tmp_path / "the vit")
+    create_image_processor("devit-s", image_size=16).save_pretrained(tmp_path / "the vit")
+    data, here = ["--dataset", dataset], str(tmp_path)
+    if dataset == "imagefolder":
+        for number in range(120):
+            place = tmp_path / f"my pictures/{number % 10}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (number, 2 * number, 0)).save(place / f"{number}.png")
+        data += ["--data_dir", f"{here}/my pictures", "--max_train_samples", "100"]
     few = ["--samples", "5", "--tolerance", "0.3", "--score_images", "20", "--search_images", "10", "--parts", "2"]
-    command = ["decompose", str(tmp_path / "vit"), str(tmp_path / "parts"), "--dataset", "digits", "--macs", "0.7"]
-    assert cli.main([*command, *few]) == 0
-    words = shlex.split(next(line for line in capsys.readouterr().out.splitlines() if "parts/part1 " in line))
+    assert cli.main(["decompose", f"{here}/the vit", f"{here}/the parts", *data, "--macs", "0.7", *few]) == 0
+    words = shlex.split(next(line for line in capsys.readouterr().out.splitlines() if "parts/part1'" in line))
     dekd = yaml.safe_load(words[words.index("--losses") + 1])["dekd"]
     # Of five blocks the second, L/2 - 1, and heads of 16 / 2 channels; the part's are as wide.
     assert dekd == {
@@ -282,8 +291,16 @@ def test_the_command_that_decompose_names_trains_a_part_of_a_stock_vit(tmp_path,
         **{"student_block": "devit.parts.0.layers.1.attention", "teacher_block": "vit.layers.1.attention"},
         "teacher_layers": ["q_proj", "k_proj", "v_proj"],
     }
-    assert words[0] == "hf-effmodels" and cli.main([*words[1:], "--max_steps", "1", "--max_eval_samples", "5"]) == 0
-    assert (tmp_path / "parts/part1-trained/model.safetensors").is_file()
+    at = words.index("--dataset")
+    recipes = {"digits": "devit/digits_part0", "imagefolder": "devit/cifar100_part"}
+    columns = ["--image_column", "image", "--label_column", "label"]
+    of_data = {*zip(data[::2], data[1::2], strict=True), *(zip(columns[::2], columns[1::2], strict=True))}
+    told = words[at : words.index("--classes")]
+    assert words[:4] == ["hf-effmodels", "train", "--config", recipes[dataset]]
+    assert {*zip(told[::2], told[1::2], strict=True)} - of_data == set()
+    short = ["--max_steps", "1", "--max_eval_samples", "5", "--dataloader_num_workers", "0", "--warmup_steps", "0"]
+    assert cli.main([*words[1:], *short, "--per_device_train_batch_size", "8"]) == 0
+    assert (tmp_path / "the parts/part1-trained/model.safetensors").is_file()
 
 
 def test_commands_take_a_network_apart_and_put_it_together(folder, tmp_path, capsys):

@@ -600,12 +600,12 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     folder = str(tmp_path / "model")
     assert cli.main(["split", folder, "--list"]) == 0
     assert "resnet.encoder.stages.0 [1, 8, 8, 8]" in capsys.readouterr().out
-    assert cli.main(["split", folder, str(tmp_path / "out"), "--at", "stages.0", "--bits", "8"]) == 0
-    out = tmp_path / "out"
+    out = tmp_path / "the halves"
+    assert cli.main(["split", folder, str(out), "--at", "stages.0", "--bits", "8"]) == 0
     assert capsys.readouterr().out == (
-        f"{out}/head  {out}/tail  cut after resnet.encoder.stages.0\nnext: hf-effmodels serve-tail {out}/tail\n"
+        f"{out}/head  {out}/tail  cut after resnet.encoder.stages.0\nnext: hf-effmodels serve-tail '{out}/tail'\n"
     )
-    head = SplitHead.from_pretrained(tmp_path / "out" / "head")
+    head = SplitHead.from_pretrained(out / "head")
     assert head.facts.codec_settings == {"bits": 8} and head.processor.size == {"height": 32, "width": 32}
     file = tmp_path / "costs.json"
     options = ["--at", "stages.0", "--repeats", "1", "--output", str(file), "--watts", "4", "--bandwidth", "1e6"]
@@ -621,7 +621,7 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
         (["split", folder, str(tmp_path / "x"), "--at", "stages.9"], "--at: got 'stages.9'"),
         (["split", folder, str(tmp_path / "x"), "--at", "stages.0", "--bits", "9"], "--bits: got 9"),
         (
-            ["split", str(tmp_path / "out" / "head"), str(tmp_path / "x"), "--at", "stages.0"],
+            ["split", str(out / "head"), str(tmp_path / "x"), "--at", "stages.0"],
             "holds a half of a split",
         ),
         (["measure-split", folder, "--bandwidth", "0"], "--bandwidth: got 0"),
@@ -640,10 +640,10 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
         (["split", folder, "/proc/x", "--at", "stages.0"], "OUTPUT: /proc/x/head cannot be written (No such file"),
         (["serve-tail", str(tmp_path), "--images"], "FOLDER: "),
         (["serve-tail", folder], "FOLDER: "),
-        (["serve-tail", str(tmp_path / "out" / "tail"), "--images"], "holds a half of a split model"),
-        (["serve-tail", str(tmp_path / "out" / "head")], "holds a head, expected a tail"),
-        (["serve-tail", str(tmp_path / "out" / "tail"), "--port", taken], f"--host, --port: 127.0.0.1, {taken}: it"),
-        (["serve-tail", str(tmp_path / "out" / "tail"), "--token", "two words"], "--token: accepted are letters"),
+        (["serve-tail", str(out / "tail"), "--images"], "holds a half of a split model"),
+        (["serve-tail", str(out / "head")], "holds a head, expected a tail"),
+        (["serve-tail", str(out / "tail"), "--port", taken], f"--host, --port: 127.0.0.1, {taken}: it"),
+        (["serve-tail", str(out / "tail"), "--token", "two words"], "--token: accepted are letters"),
         (["measure-split", str(tmp_path / "nowhere")], "MODEL: there is no folder or file"),
         (["serve-tail", folder, "--port", "0"], "--port: got 0"),
         (["serve-tail", folder, "--queue", "-1"], "--queue: got -1"),
@@ -663,12 +663,12 @@ def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     ):
         assert cli.main(argv) == 2 and message in capsys.readouterr().err, argv
     assert all(path.read_bytes().startswith(b'{"points": 3}') for path in theirs)
-    again = ["split", folder, str(tmp_path / "out"), "--at", "stages.0"]
+    again = ["split", folder, str(out), "--at", "stages.0"]
     assert cli.main(again) == 2  # an earlier cut is not replaced without a word
-    assert f"OUTPUT: {tmp_path / 'out' / 'head'} is not empty; choose another folder, or " in capsys.readouterr().err
-    assert SplitHead.from_pretrained(tmp_path / "out" / "head").facts.codec != "raw"
+    assert f"OUTPUT: {out / 'head'} is not empty; choose another folder, or " in capsys.readouterr().err
+    assert SplitHead.from_pretrained(out / "head").facts.codec != "raw"
     assert cli.main([*again, "--overwrite"]) == 0
-    assert SplitHead.from_pretrained(tmp_path / "out" / "head").facts.codec == "raw"
+    assert SplitHead.from_pretrained(out / "head").facts.codec == "raw"
     assert cli.main(["measure-split", folder, *options]) == 0
 
 

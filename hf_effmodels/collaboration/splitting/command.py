@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,8 @@ def main_split(argv: Sequence[str]) -> None:
         for half in halves:
             half.save_pretrained(Path(arguments.output) / half.half)
         out = arguments.output
-        show(f"{out}/head  {out}/tail  cut after {halves[0].facts.at}\nnext: hf-effmodels serve-tail {out}/tail\n")
+        following = shlex.join(["hf-effmodels", "serve-tail", f"{out}/tail"])
+        show(f"{out}/head  {out}/tail  cut after {halves[0].facts.at}\nnext: {following}\n")
 
     _in_words(parser, run)
 

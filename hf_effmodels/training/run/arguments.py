@@ -216,8 +216,9 @@ class ArgumentReader:
             if key not in known:
                 raise ValueError(f"{self.config_file}: unknown key {key!r}{_near(key, known)}")
         parser = _parser_class()(dataclass_types, allow_abbrev=False, prog=self._program)
-        # A command line cannot say null, an empty list or what a mapping holds; lists are read item by item, since
+        # The words of a command line cannot be an empty list or a mapping's values; lists are read item by item, since
         # an item such as --seed would be taken for an argument.
+        argv, unset = _without_null(self._argv, hints, known)
         words, defaults = [], {}
         for key, value in self._recipe.items():
             if value is None or isinstance(value, list | dict):
@@ -225,7 +226,9 @@ class ArgumentReader:
             else:
                 words.append(f"--{key}={value}")
         parser.set_defaults(**defaults)
-        values, left_over = parser.parse_known_args(words + self._argv)
+        values, left_over = parser.parse_known_args(words + argv)
+        for name in unset:
+            setattr(values, name, None)
         for word in left_over:
             if word.startswith("-") and not _is_number(word):
                 name = word.split("=")[0]
@@ -329,13 +332,38 @@ def _parser_class() -> type:
     return RecipeParser
 
 
+def _without_null(argv: Sequence[str], hints: Mapping, known: Mapping[str, Field]) -> tuple[list[str], set[str]]:
+    """The words of a command line without `--name null`, which takes back what a recipe says as it would itself; and
+    these names. An argument that has no value for nothing keeps the word, which its type refuses."""
+    left, unset, at = [], set(), 0
+    while at < len(argv):
+        option, joined, value = argv[at].partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        count = 1 if joined else 2
+        alone = joined or at + 2 >= len(argv) or argv[at + 2].startswith("--")  # no list that begins so
+        value = value if joined else "".join(argv[at + 1 : at + 2])
+        if option.startswith("--") and value == "null" and alone and _may_be_none(known.get(name), hints.get(name)):
+            unset.add(name)
+            at += count
+            continue
+        if option.startswith("--"):  # the last one counts
+            unset.discard(name)
+        left.append(argv[at])
+        at += 1
+    return left, unset
+
+
+def _may_be_none(f: Field | None, hint) -> bool:
+    return f is not None and not is_secret(f) and (f.default is None or NoneType in get_args(hint))
+
+
 def _read_entry(where: str, value: list | dict | None, hint, f: Field):
     """A recipe's value that is more than one word, as its field takes it."""
     kinds = get_args(hint) or (hint,)
     if value is not None and is_secret(f):
         raise ValueError(f"{where}: accepted is a text (it is not shown here).")
     if value is None:
-        if f.default is None or NoneType in kinds:
+        if _may_be_none(f, hint):
             return None
         raise ValueError(f"{where}: got null, but it has no value that stands for nothing.")
     if isinstance(value, dict):

@@ -55,8 +55,13 @@ def _data(config: Mapping, evaluation_types: Sequence[type]) -> list[str]:
         and not (issubclass(kind, ResultsArguments) and (name in _OF_RESULTS or name in FREE_KEYS))
     ]
     defaults = defaults_of(*evaluation_types)
-    given = {name: config[name] for name in names if config.get(name) not in (None, defaults.get(name), [], {})}
-    return [word for name, value in given.items() for word in (f"--{name}", *_words(value))]
+    return argument_words({name: config.get(name) for name in names}, defaults)
+
+
+def argument_words(given: Mapping, defaults: Mapping) -> list[str]:
+    """`--name value` for each argument that is neither at its default nor None or empty."""
+    told = {name: value for name, value in given.items() if value not in (None, defaults.get(name), [], {})}
+    return [word for name, value in told.items() for word in (f"--{name}", *_words(value))]
 
 
 def _words(value) -> list[str]:

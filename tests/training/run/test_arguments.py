@@ -65,6 +65,21 @@ def test_a_recipe_fills_the_dataclasses_and_the_command_line_wins(tmp_path):
     assert training.report_to == ["tensorboard", "trackio"]
 
 
+def test_null_on_the_command_line_takes_back_what_a_recipe_says(tmp_path):
+    model, data, augmentation, training = read(
+        RECIPE,
+        tmp_path,
+        *("--model-config", "null", "--data_files=null", "--lr_scheduler_kwargs", "null"),
+        *("--max_train_samples", "7", "--max_train_samples", "null", "--image_size", "null", "--image_size", "32"),
+    )
+    assert (data.data_files, data.max_train_samples) == (None, None)
+    assert model.model_config == {} and not training.lr_scheduler_kwargs and model.image_size == 32
+    # Where nothing stands for nothing the word is a wrong one; and it may be an item of a list.
+    with pytest.raises(ValueError, match="learning_rate.*null"):
+        read(RECIPE, tmp_path, "--learning_rate", "null")
+    assert read(BASE, tmp_path, "--classes", "null", "eins")[1].classes == ["null", "eins"]
+
+
 def test_the_command_lines_task_wins_and_the_record_of_a_run_is_a_recipe(tmp_path):
     record = tmp_path / "training_config.yaml"
     record.write_text("task: super-resolution\nmodel: a\ncontents: {model: {weights: ab}}\n")

@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -85,11 +85,13 @@ class LabelledImages(Pictures):
         labels: class of each, int64.
         names: of the classes, None where the data set has only numbers.
         numbers: the different labels of the whole split, in order.
+        columns: `image_column` and `label_column` that they were read from.
     """
 
     labels: np.ndarray
     names: list[str] | None
     numbers: np.ndarray
+    columns: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     def facts(self) -> dict[str, int | str]:
         """What is known again of them, see `data.fingerprints`."""
@@ -234,14 +236,15 @@ def _labelled_or_not(rows, args: DataArguments, split: str) -> LabelledImages:
 
 
 def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
-    images, _ = image_column_of(rows, args, split)
+    images, image_column = image_column_of(rows, args, split)
     if isinstance(rows, list):
         if args.id_column is not None:
             raise ValueError(f"--id_column: there is no {args.id_column!r} in {split}.")
         if args.label_column not in (None, "label"):
             raise ValueError(f"--label_column: there is no {args.label_column!r} in {split}, it is 'label'.")
         labels, names = _numbered([row["label"] for row in rows], "label", split)
-        source = LabelledImages(images, split, np.arange(len(rows)), labels, names, np.unique(labels))
+        columns = {"image_column": image_column, "label_column": "label"}
+        source = LabelledImages(images, split, np.arange(len(rows)), labels, names, np.unique(labels), columns=columns)
         return _chosen(_mapped(source, args), args)
     import datasets
 
@@ -255,7 +258,10 @@ def _labelled(rows, args: DataArguments, split: str) -> LabelledImages:
     if args.id_column is not None:
         column = find_column("id_column", args.id_column, [], (), features)
         ids = Column(rows.select_columns(column), column)
-    source = LabelledImages(images, split, np.arange(len(labels)), labels, names, np.unique(labels), ids=ids)
+    columns = {"image_column": image_column, "label_column": label_column}
+    source = LabelledImages(
+        images, split, np.arange(len(labels)), labels, names, np.unique(labels), ids=ids, columns=columns
+    )
     check_labels(source, len(names) if names else None)
     return _chosen(_mapped(source, args), args)
 
