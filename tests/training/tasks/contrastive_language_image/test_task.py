@@ -494,11 +494,16 @@ def test_classes_are_the_mean_direction_of_their_templates(contrastive_run, tmp_
         (["--model", "ghostnetv3-1.0x"], "--model: ghostnetv3-1.0x is a preset for image-classification"),
         (["--model_config", "{token_matching: greedy}"], "token_matching: got 'greedy'"),
         (["--model_config", "{token_top_k: 999}"], "--model_config: token_top_k: got 999, accepted are 1 to"),
+        (["--model_config", MODEL[:-1] + ", token_top_k: 5, mlm_loss_weight: 0}"], "token_top_k: got 5, accepted are"),
         (
             ["--model_config", "{token_matching: one_to_one}"],
             r"--max_length: captions may have \d+ words, but images 1 place",
         ),
         (["--crop_scale", "0.9", "0.2"], "--crop_scale: got .0.9, 0.2., accepted are two positive numbers"),
+        (["--crop_ratio", "1", "1", "2"], "--crop_ratio: got .1.0, 1.0, 2.0., accepted are two positive numbers"),
+        (["--token_group", "1"], "--token_group: got 1"),
+        (["--zero_shot_split", "test"], "--zero_shot_split: .*zero_shot_dataset"),
+        (["--zero_shot_config", "small"], "--zero_shot_config: .*zero_shot_dataset"),
         (["--metric_for_best_model", "recall"], "--metric_for_best_model: got 'recall', accepted are loss, accuracy"),
         (["--zero_shot_dataset", "digits"], "--zero_shot_dataset: with --caption_templates the evaluation split"),
         (["--ignore_mismatched_sizes", "true"], "--ignore_mismatched_sizes: there is no head here that could be"),
@@ -614,6 +619,7 @@ def test_what_an_evaluation_has_no_use_for_is_named(clip_folder, digit_arguments
         (["--model", "light_clip-resnet-18"], "--model: light_clip-resnet-18 has random weights; name a trained one"),
         (["--model", str(clip_folder), "--tokenizer", "x"], "--tokenizer goes with training; a trained model has"),
         (["--model", str(clip_folder), "--image_size", "8"], "--image_size goes with training"),
+        (["--model", str(clip_folder), "--image_tower", "x"], "--image_tower goes with training"),
         (["--model", str(clip_folder), "--max_eval_samples", "1"], "digits/test has 1 pair, accepted are 2 or more"),
     ):
         with pytest.raises(ValueError, match=message):
