@@ -1,5 +1,6 @@
 """The Trainer with a teacher: student and losses in one model, the teacher outside of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -233,7 +234,7 @@ def _named(losses) -> dict[str, DistillationLoss]:
         named: dict[str, DistillationLoss] = {}
         for loss in losses:
             name = getattr(loss, "name", None) or type(loss).__name__
-            copies = sum(known.partition("_")[0] == name for known in named)
+            copies = sum(re.fullmatch(rf"{re.escape(name)}(_\d+)?", known) is not None for known in named)
             named[f"{name}_{copies + 1}" if copies else name] = loss
         losses = named
     for name, loss in losses.items():

@@ -41,11 +41,12 @@ from hf_effmodels.training.distillation import (
     make_teacher,
 )
 from hf_effmodels.training.losses.interface import FeatureSpec, Networks
+from hf_effmodels.training.losses.registry import make_losses
 from hf_effmodels.training.tasks.distillation.model import DistillationModel
 from hf_effmodels.training.tasks.distillation.taps import Taps, dry_run
 from hf_effmodels.training.tasks.distillation.task import teacher_accuracy
 from hf_effmodels.training.tasks.distillation.teacher import _normalization
-from hf_effmodels.training.tasks.distillation.trainer import STATE_FILE
+from hf_effmodels.training.tasks.distillation.trainer import STATE_FILE, _named
 
 from ..contract import history, same, weights
 
@@ -175,6 +176,48 @@ def test_the_same_loss_may_stand_twice_and_a_weight_counts(tmp_path):
     trainer = trained(tmp_path, resnet(), vit(), [KdLoss(weight=0.25), KdLoss(temperature=4, weight=2)])
     first = trainer.state.log_history[0]
     assert first["loss"] == pytest.approx(first["task_loss"] + 0.25 * first["kd"] + 2 * first["kd_2"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["kd", "soft_targets"])
+def test_losses_of_one_name_are_numbered_and_none_takes_anothers_place(name):
+    """Also of a name in two words, and beside one that begins alike."""
+    made = [make_losses({name: {"weight": weight}})[name] for weight in (1, 2, 3)]
+    other = KdLoss()
+    other.name = f"{name}_of_ones_own"
+    assert _named([made[0], other, *made[1:]]) == {
+        name: made[0], other.name: other, f"{name}_2": made[1], f"{name}_3": made[2],
+    }  # fmt: skip
+
+
+def test_losses_are_told_of_the_end_of_every_step_and_begin_as_the_runs_seed_says(tmp_path):
+    """Steps of two batches, so that what a loss remembers moves on once for both."""
+
+    class Told(FitNetLoss):
+        def end_step(self):
+            told.append(self)
+
+    told, begun = [], []
+    arguments = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 1, "seed": 3}
+    arguments |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
+    args = DistillationTrainingArguments(output_dir=str(tmp_path), **arguments)
+    for number in (0, 1):  # whatever has been drawn before
+        torch.manual_seed(number)
+        given = {"model": resnet(), "teacher": resnet(), "losses": [Told(stages=[1])], "train_dataset": Images()}
+        trainer = DistillationTrainer(**given, args=args)
+        begun.append(given["losses"][0].projector["1"].weight.detach().clone())
+    assert torch.equal(*begun)
+    trainer.train()
+    assert told == given["losses"] * 2  # of eight pictures
+
+
+def test_every_teacher_is_tried_out_before_anything_is_trained(tmp_path):
+    """One that cannot take the student's pictures says so at once, whichever it is."""
+    given = {"model": vit(), "losses": [KdLoss()], "train_dataset": Images()}
+    given |= {"args": DistillationTrainingArguments(output_dir=str(tmp_path))}
+    large = ViTForImageClassification(ViTConfig(**{**vit().config.to_dict(), "image_size": 64}))
+    for teachers in ([large, resnet()], [resnet(), large]):
+        with pytest.raises(ValueError, match=r"doesn't match model \(64\*64\)"):
+            DistillationTrainer(teacher=teachers, **given)
 
 
 def test_a_loss_of_ones_own_reads_a_column_and_a_module_by_its_path(tmp_path):
@@ -465,6 +508,45 @@ def test_a_student_starts_from_random_weights_with_repeated_augmentation(
     batch = next(iter(prepared.trainer.get_train_dataloader()))
     labels = batch["labels"].tolist()
     assert labels[0] == labels[1] == labels[2] and not torch.equal(*batch["pixel_values"][:2])
+
+
+class Noted(DistillationLoss):
+    """Keeps what it is shown."""
+
+    def __init__(self, rotates, needs_teacher=True):
+        super().__init__()
+        self.rotates, self.needs_teacher = rotates, needs_teacher
+
+    def forward(self, student, teacher, batch):
+        self.student, self.teacher, self.labels = student, teacher, batch.labels
+        return student["logits"].sum()
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_beside_a_loss_of_four_rotations_the_others_see_the_pictures_as_they_are(taught):
+    """Every fourth of the rotated ones is upright. A teacher is shown rotations where a loss of them asks for it."""
+    torch.manual_seed(0)
+    student, pixels = resnet().eval(), torch.randn(2, 3, 32, 32)
+    taps = Taps(student, dry_run(student, pixels), ["pooled", "stage4"])
+    turned, plain = Noted(True, needs_teacher=taught), Noted(False)
+    model = DistillationModel(student, {"turned": turned, "plain": plain}, taps).eval()
+    assert model.teacher_rotates == taught
+    shown = torch.arange(8.0)[:, None] if taught else torch.arange(2.0)[:, None]
+    known = {"teacher": {"logits": shown, "pooled": shown + 10}, "labels": torch.tensor([0, 1])}
+    with torch.no_grad():
+        outputs = model(pixels, distillation=known)
+        every = torch.stack([torch.rot90(picture, turns, (1, 2)) for picture in pixels for turns in range(4)])
+        expected = {"logits": student(every).logits, "stage4": student.resnet(every).last_hidden_state}
+    assert turned.teacher["pooled"].flatten().tolist() == (shown + 10).flatten().tolist()
+    own = shown[::4] if taught else shown
+    assert {name: value.tolist() for name, value in plain.teacher.items()} == {
+        "logits": own.tolist(), "pooled": (own + 10).tolist(),
+    }  # fmt: skip
+    for name, value in expected.items():
+        torch.testing.assert_close(turned.student[name], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(plain.student[name], value[::4], rtol=1e-4, atol=1e-5)
+    assert len(plain.student["pooled"]) == 2 and len(turned.student["pooled"]) == 8
+    torch.testing.assert_close(outputs["logits"], plain.student["logits"])
 
 
 class Forgetful(KdLoss):
