@@ -155,6 +155,9 @@ def test_deeper_stages_are_taken_where_there_are_more_and_blocks_are_shared_out(
     model = ViTForImageClassification(ViTConfig(num_hidden_layers=5, **VIT))
     assert stage_taps(model, 4) == [f"vit.layers.{n}" for n in (1, 2, 3, 4)]
     assert stage_taps(model, 2) == [f"vit.layers.{n}" for n in (2, 4)]
+    # Of fewer than four blocks as many stages as a loss asks for.
+    few = ViTForImageClassification(ViTConfig(num_hidden_layers=3, **VIT))
+    assert Taps(few, dry_run(few, example_input(few)), ["stage2"]).stages == ["vit.layers.1", "vit.layers.2"]
 
 
 def convnext_of(depths):
@@ -234,9 +237,12 @@ class Staged(torch.nn.Module):
 
     def forward(self, pixel_values):
         flat = pixel_values.flatten(1)
-        for block, size in zip(self.blocks, self.sizes, strict=True):
+        for block, size in self.in_turn():
             features = block(flat[:, :size])
         return {"logits": self.head(features.flatten(1)[:, :4])}
+
+    def in_turn(self):
+        return zip(self.blocks, self.sizes, strict=True)
 
 
 def test_blocks_that_go_from_coarse_to_fine_are_no_stages():
@@ -247,7 +253,86 @@ def test_blocks_that_go_from_coarse_to_fine_are_no_stages():
 
 def test_the_last_of_tokens_that_become_fewer_ends_a_stage():
     model = Staged([(16, 4), (16, 4), (4, 8)], torch.nn.Linear(4, 5))
-    assert stage_taps(model, 2, pixel_values=torch.randn(2, 3, 8, 8)) == ["blocks.1", "blocks.2"]
+    pixels = torch.randn(2, 3, 8, 8)
+    assert stage_taps(model, 2, pixel_values=pixels) == ["blocks.1", "blocks.2"]
+    # Where there are as many as are asked for, two of them may be of one resolution.
+    assert stage_taps(model, 3, pixel_values=pixels) == ["blocks.0", "blocks.1", "blocks.2"]
+
+
+def test_blocks_that_run_in_another_order_than_they_are_numbered_are_no_stages():
+    class Backwards(Staged):
+        def in_turn(self):
+            return reversed([*super().in_turn()])
+
+    for kind, shapes in ((Staged, [(16, 4)] * 3), (Backwards, [(16, 4)] * 3), (Backwards, [(4, 2, 2), (4, 4, 4)])):
+        model = kind(shapes, torch.nn.Linear(4, 5))
+        if kind is Staged:
+            assert stage_taps(model, 3, pixel_values=torch.randn(2, 3, 8, 8)) == [f"blocks.{n}" for n in range(3)]
+            continue
+        with pytest.raises(ValueError, match=f"{len(shapes)} stages cannot be told by the shapes"):
+            stage_taps(model, len(shapes), pixel_values=torch.randn(2, 3, 8, 8))
+
+
+class Halved(nn.Module):
+    """Blocks of one resolution, and a step to the next one where it is asked for."""
+
+    def __init__(self, channels, step, list_name="blocks"):
+        super().__init__()
+        setattr(self, list_name, nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(2)))
+        self.step, self.list_name = nn.AvgPool2d(2) if step else nn.Identity(), list_name
+
+    def forward(self, features):
+        for block in getattr(self, self.list_name):
+            features = block(features)
+        return self.step(features)
+
+
+class Parts(nn.Module):
+    """Numbered parts of an encoder under a name, one after the other, and what stands before them."""
+
+    def __init__(self, parts, name="stages", stem=None, head=4):
+        super().__init__()
+        self.stem = stem or nn.Identity()
+        self.encoder = nn.Module()
+        setattr(self.encoder, name, nn.ModuleList(parts))
+        self.encoder.forward = lambda features: nn.Sequential(*parts)(features)
+        self.head = nn.Linear(head, 5)
+
+    def forward(self, pixel_values):
+        features = self.encoder(self.stem(pixel_values))
+        return {"logits": self.head(features.mean((2, 3)))}
+
+
+def convolutions(*channels):
+    return [nn.Conv2d(a, b, 2, 2) for a, b in zip(channels, channels[1:], strict=False)]
+
+
+@pytest.mark.parametrize("name", ["blocks", "layers", "layer", "stages"])
+def test_of_a_stage_that_ends_with_a_step_down_the_block_before_it_counts_whatever_its_list_is_called(name):
+    stages = [Halved(3, True, name), Halved(3, True, name), Halved(3, False, name)]
+    model, pixels = Parts(stages, head=3), torch.randn(2, 3, 16, 16)
+    paths = [*(f"encoder.stages.{n}.{name}.1" for n in (0, 1)), "encoder.stages.2"]
+    assert stage_taps(model, 3, pixel_values=pixels) == paths
+    assert Taps(model, dry_run(model, pixels), ["stage1"]).stages == paths
+
+
+def test_the_largest_part_of_a_network_is_where_its_stages_are_looked_for():
+    """Neither a stem of as many resolutions as are asked for, nor the blocks inside of a stage beside one without
+    weights."""
+    pixels, blocks = torch.randn(2, 3, 32, 32), [nn.Conv2d(8, 8, 3, padding=1) for _ in range(2)]
+    model = Parts(blocks, "blocks", stem=nn.Sequential(*convolutions(3, 4, 4, 8)), head=8)
+    with pytest.raises(ValueError, match="Parts: 3 stages cannot be told by the shapes"):
+        stage_taps(model, 3, pixel_values=pixels)
+    assert stage_taps(model, 2, pixel_values=pixels) == ["encoder.blocks.0", "encoder.blocks.1"]
+    model = Parts([nn.Sequential(*blocks), nn.AvgPool2d(2)], "parts", stem=nn.Conv2d(3, 8, 1), head=8)
+    assert stage_taps(model, 2, pixel_values=pixels) == ["encoder.parts.0", "encoder.parts.1"]
+
+
+def test_parts_that_become_finer_again_are_not_a_networks_own_stages():
+    model = Parts([nn.Conv2d(3, 4, 1), nn.AvgPool2d(2), nn.Upsample(scale_factor=2)])
+    with pytest.raises(ValueError) as error:
+        stage_taps(model, 4, pixel_values=torch.randn(2, 3, 8, 8))
+    assert "4 stages cannot be told" in str(error.value) and "of its own" not in str(error.value)
 
 
 def test_features_of_no_known_kind_and_logits_of_no_layer_are_named():
@@ -352,11 +437,18 @@ class ScaledActivation(torch.nn.Module):
         return self.weight * features
 
 
+class SquaredReLU(nn.Module):
+    """An activation of somebody's own."""
+
+    def forward(self, features):
+        return features.relu().square()
+
+
 @pytest.mark.parametrize(
     "kind",
     [
         *(nn.GELU, nn.SiLU, nn.PReLU, nn.Hardswish, nn.Mish, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.ReLU6),
-        *(GELUActivation, QuickGELUActivation, ScaledActivation),
+        *(GELUActivation, QuickGELUActivation, SquaredReLU, ScaledActivation),
     ],
 )
 def test_features_are_taken_before_an_activation_of_any_kind(kind):
@@ -374,6 +466,22 @@ def test_features_are_taken_before_an_activation_of_any_kind(kind):
     assert taps.specs["stage2:pre"].path == (place if none else f"{place}.layers.1.activation:input")
     torch.testing.assert_close(features["stage2:pre"] if none else expected, features["stage2"])
     assert features["stage2:pre"].min() < 0
+
+
+def test_an_activation_inside_of_a_stage_that_is_not_its_last_word_is_no_end_of_it():
+    """As of a gate: of another shape than what it weighs."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.squeeze, self.gate = nn.AdaptiveAvgPool2d(1), nn.Sigmoid()
+
+        def forward(self, features):
+            return features * self.gate(self.squeeze(features))
+
+    model, pixels = Parts([*convolutions(3, 4), Gated()], "blocks"), torch.randn(2, 3, 8, 8)
+    taps = Taps(model, dry_run(model, pixels), ["stage1:pre"], ["encoder.blocks.1"])
+    assert taps.specs["stage1:pre"].path == "encoder.blocks.1"
 
 
 def test_an_input_that_is_overwritten_in_place_is_kept():
@@ -405,6 +513,7 @@ def test_modules_are_named_by_their_paths():
             r"taps: there is no feature at 'resnet.encoder.stage.1'; nearest: resnet.enc",
         ),
         (["stage1"], ["nowhere"], r"taps: there is no feature at 'nowhere'; nearest: resnet"),
+        (["stage1"], ["resnet.encoder.stages.1", "nowhere"], r"taps: there is no feature at 'nowhere'"),
         (["stage3"], ["resnet.encoder.stages.1"], "taps: got 1 stages, a loss asks for stage 3"),
         (["stage9"], None, "taps is missing: ResNet.*: 9 stages cannot be told by the shapes"),
     ],
@@ -469,6 +578,18 @@ def test_threads_collect_their_own_features():
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(features, inputs))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_pass_within_another_ones_pass_collects_for_itself():
+    torch.manual_seed(0)
+    model, pixels = resnet()
+    attach(model.eval(), Taps(model, dry_run(model, pixels), ["stage2"]))
+    with torch.no_grad(), collecting() as outer:
+        with collecting() as inner:
+            model(pixel_values=pixels)
+        assert not outer and inner.keys() == {"stage2"}
+        model(pixel_values=pixels + 1)
+    assert outer.keys() == {"stage2"} and not torch.equal(outer["stage2"], inner["stage2"])
 
 
 def test_checkpointed_layers_hand_out_features_with_their_gradient():
