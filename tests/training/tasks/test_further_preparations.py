@@ -201,9 +201,12 @@ def test_a_training_without_data_has_what_its_arguments_say(measured, few, monke
     assert run.evaluation == ({} if measured else {"dataset": "DATASET"}) and (run.example is None) == (not measured)
 
 
-@pytest.mark.parametrize("kind", ["teachers", "labels"])
-def test_a_distillation_is_the_students_training_whose_teachers_are_known_again(kind, monkeypatch):
+@pytest.mark.parametrize("kind, reads", [("teachers", False), ("labels", False), ("teachers", True)])
+def test_a_distillation_is_the_students_training_whose_teachers_are_known_again(kind, reads, monkeypatch):
+    """With embeddings of texts, and new classes to tell, these too."""
     calls = Calls()
+    texts = SimpleNamespace(facts=lambda: "facts of texts") if reads else None
+    novel = SimpleNamespace(source=SimpleNamespace(facts=lambda: "facts of new classes")) if reads else None
     teachers = object.__new__(Teachers)
     teachers.teachers = [SimpleNamespace(model="network one"), SimpleNamespace(model="network two")]
     trainer = SimpleNamespace(
@@ -225,11 +228,11 @@ def test_a_distillation_is_the_students_training_whose_teachers_are_known_again(
         epochs_of=lambda trainer: 7,
         weights_fingerprint=lambda model: ("weights", model),
         check_contents=calls.of("contents"),
-        _text_embeddings=calls.of("texts"),
+        _text_embeddings=calls.of("texts", texts),
         _check_labels=calls.of("labels"),
         _check_for_episodes=calls.of("episodes"),
         _check_for_stored=calls.of("stored"),
-        _novel_classes=calls.of("novel"),
+        _novel_classes=calls.of("novel", novel),
         replace=lambda run, report: report,
     )
     asked = Named(
@@ -246,9 +249,9 @@ def test_a_distillation_is_the_students_training_whose_teachers_are_known_again(
     [((_, make), _)] = calls["student"]
     stored = calls["Stored"] and make.keywords["stored"] if kind == "labels" else None
     assert make.keywords == {
-        "distillation": asked, "losses": {}, "model_args": model, "stored": stored, "texts": None
+        "distillation": asked, "losses": {}, "model_args": model, "stored": stored, "texts": texts
     }  # fmt: skip
-    assert report.args == (run, None, asked)
+    assert report.args == (run, novel, asked)
     if kind == "teachers":
         revision = {
             "revision": ("--teacher_revision", "distillation.teacher_revision"),
@@ -256,6 +259,8 @@ def test_a_distillation_is_the_students_training_whose_teachers_are_known_again(
         }
         assert calls["place"] == [(("--teacher", name), revision) for name in ("one", "two")]
         contents = {f"teacher {name}": ("weights", f"network {name}") for name in ("one", "two")}
+        if reads:
+            contents |= {"text embeddings": "facts of texts", "few-shot data": "facts of new classes"}
         assert calls["contents"] == [(("config", "checkpoint", "out", contents), {})] and "folder" not in calls
         return
     options = {"argument": "--stored_labels", "made_by": "soft-labels"}

@@ -9,6 +9,7 @@ from transformers import AutoModelForImageClassification, ConvNextConfig, ConvNe
 from hf_effmodels import ChannelCodedForImageClassification, CodedForImageClassification
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.training import evaluate, main, prepare
+from hf_effmodels.training.tasks.distillation.coded import with_code
 
 from ..contract import follow_one, goes_on_the_same, history
 
@@ -36,6 +37,19 @@ def second_stage(teacher, student, *more: str) -> list[str]:
     losses = "{kd: {temperature: 1, weight: 0.25}}"
     options = ["--optim", "sgd", "--learning_rate", "0.05", "--lr_scheduler_type", "constant"]
     return run(teacher, "--model", str(student), "--losses", losses, "--labels_weight", "0.75", *options, *more)
+
+
+@pytest.mark.parametrize(
+    "kind, codec",
+    [
+        (CodedForImageClassification, {"at": "stages.0", "widths": [3]}),
+        (ChannelCodedForImageClassification, {"at": "stages.0", "shrink": 3, "bits": 6}),
+    ],
+)
+def test_a_code_is_of_the_kind_its_settings_are_of_and_drawn_from_the_seed(kind, codec, monkeypatch):
+    monkeypatch.setattr(kind, "around", lambda *given, **settings: (*given, settings))
+    assert with_code("student", codec, 5) == ("student", {**codec, "seed": 5})
+    assert with_code("student", None, 5) == "student"
 
 
 @pytest.fixture(scope="module")

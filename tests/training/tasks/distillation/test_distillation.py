@@ -237,6 +237,7 @@ def test_classes_of_other_names_are_refused(tmp_path):
         ({"teacher": {"a": "1"}}, "--teacher: a: got '1', accepted are positive weights"),
         ({"teacher": "a", "stored_labels": "b"}, "--teacher and --stored_labels exclude each other"),
         ({"codec": {"at": 3}}, "--codec: got {'at': 3}, accepted is a mapping of at, a module, and either widths"),
+        ({"codec": {"at": "x", "bits": 6}}, "--codec: got {'at': 'x', 'bits': 6}, accepted is a mapping of at"),
     ],
 )
 def test_wrong_arguments_of_a_distillation_are_named(given, message):
@@ -247,6 +248,7 @@ def test_wrong_arguments_of_a_distillation_are_named(given, message):
 def test_one_teacher_in_a_mapping_may_have_a_revision_and_logits_are_learned_by_default():
     args = DistillationArguments(teacher="{a: 2}", teacher_revision="main")
     assert args.teachers == {"a": 2} and args.losses == {"kd": {"weight": 1.0}}
+    assert DistillationArguments(teacher=" {a: 2}").teachers == {"a": 2}  # as of a block in a recipe
     assert DistillationArguments(teacher="a").teachers == {"a": 1.0} and DistillationArguments().teachers == {}
     assert DistillationArguments(losses="{dist: {weight: 2}, rkd: }").losses == {
         "dist": {"weight": 2}, "rkd": {"weight": 1.0},

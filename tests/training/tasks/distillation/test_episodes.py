@@ -3,6 +3,7 @@
 import copy
 import json
 from contextlib import nullcontext
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from hf_effmodels.training import main, prepare
 from hf_effmodels.training.tasks.distillation import task
 from hf_effmodels.training.tasks.distillation.episodes import (
     CosineHead,
+    Episodes,
     Shape,
     drawn,
     episode_labels,
@@ -27,10 +29,13 @@ from hf_effmodels.training.tasks.distillation.episodes import (
     few_shot_accuracy,
     members_of,
 )
+from hf_effmodels.training.tasks.distillation.model import DistillationModel
+from hf_effmodels.training.tasks.distillation.taps import Taps, dry_run
 from hf_effmodels.training.tasks.distillation.teacher import Teachers
 
 from ....processes import run_in_two
 from ..contract import history, same, weights
+from ..recorders import Calls
 
 SHAPE = Shape(way=3, shot=2, query=3)
 BASE, NOVEL = [*"0123456"], [*"789"]
@@ -122,6 +127,79 @@ def test_half_an_interval_is_that_of_the_mean_of_the_episodes():
         shares.append(right / 9)
     deviation = np.sqrt(np.square(shares - np.mean(shares)).sum() / 39)
     np.testing.assert_allclose(found, (np.mean(shares), 1.96 * deviation / np.sqrt(40)), rtol=1e-6)
+
+
+def test_pictures_of_an_episode_follow_from_seed_epoch_and_episode_and_are_varied_by_their_own_numbers():
+    labels = np.repeat([0, 1, 2, 3], 6)
+    source = SimpleNamespace(labels=labels, split="base", read=lambda number, channels: (number, channels))
+
+    def episodes(seed):
+        data = SimpleNamespace(
+            seed=seed, source=source, num_channels=1, transform=lambda picture, rng: (*picture, rng.random())
+        )
+        return Episodes(data, SHAPE, 2)
+
+    members = members_of(labels, SHAPE, "base")
+    for seed, epoch, episode in ((0, 0, 0), (0, 0, 1), (0, 2, 1), (5, 0, 0), (5, 2, 1)):
+        start, found = (2 * epoch + episode) * SHAPE.size, []
+        for place in range(SHAPE.size):
+            picture, channels, drawn_number = episodes(seed)[start + place]["pixel_values"]
+            rng = np.random.default_rng((seed, epoch, episode * SHAPE.size + place))
+            assert channels == 1 and drawn_number == rng.random()
+            found.append(picture)
+        expected = [drawn(members, SHAPE, (seed, epoch, episode), number) for number in range(3)]
+        assert found == np.concatenate(expected).tolist()
+    assert not np.array_equal(*(drawn(members, SHAPE, (seed, 0, 0), 0) for seed in (0, 5)))
+
+
+def test_a_student_that_has_learnt_by_episodes_goes_on_with_its_scale_and_a_head_of_none_begins_at_ten(classifiers):
+    for name, scale in (("student", 10.0), ("teacher", 3.0)):
+        network = AutoModelForImageClassification.from_pretrained(classifiers / name)
+        taps = Taps(network, dry_run(network, torch.zeros(2, 3, 16, 16)), ["pooled"])
+        assert DistillationModel(network, {}, taps, SHAPE).episodes.scale.item() == scale
+
+
+def test_new_classes_are_read_as_an_evaluation_set_of_their_own(monkeypatch):
+    """Whole, whatever of the training's own data is held or left out, and what is wrong is named by its options."""
+    calls, wrong = Calls(), ValueError("--eval_dataset: x has no --eval_split; --classes: there is none")
+
+    class Data:
+        def __init__(self, source, transform, num_channels):
+            self.source, self.transform, self.num_channels = source, transform, num_channels
+
+    evaluation = Data(None, "transform", 3)
+    trainer = SimpleNamespace(network=SimpleNamespace(config="configuration"), eval_dataset=evaluation)
+    source = SimpleNamespace(names=["8", "9"], labels=np.repeat([0, 1], 3), split="x/test")
+
+    def load(args, token):
+        if args.classes == ["none"]:
+            raise wrong
+        return source
+
+    monkeypatch.setattr(
+        task,
+        "_STUDENT",
+        SimpleNamespace(load_evaluation_data=calls.of("load", load), class_names=lambda config: ["0", "7"]),
+    )
+    own = {"dataset": "d", "eval_dataset": "e", "eval_split": "s", "eval_fraction": 0.5, "classes": ["0", "7"]}
+    own |= {"max_eval_samples": 3, "label_mapping": {"0": "a"}, "image_column": "picture", "eval_holdout": 4}
+    settings = make_dataclass("Settings", own)
+    asked = {"few_shot_dataset": "y", "few_shot_split": "z", "shape": Shape(2, 1, 2)}
+    arguments = SimpleNamespace(token="a token"), settings(**own), None, None
+    for chosen in (None, ["8", "9"]):
+        given = SimpleNamespace(**asked, few_shot_classes=chosen)
+        found = task._novel_classes(given, trainer, arguments)
+        assert isinstance(found, Data) and vars(found) == {**vars(evaluation), "source": source}
+        [((data, token), _)] = calls.pop("load")
+        changed = {"eval_dataset": "y", "eval_split": "z", "classes": chosen, "eval_holdout": None}
+        changed |= dict.fromkeys(("eval_fraction", "max_eval_samples", "label_mapping"))
+        assert vars(data) == {**own, **changed} and token == "a token"
+    with pytest.raises(ValueError, match="^--few_shot_dataset: x has no --few_shot_split; --few_shot_classes: there "):
+        task._novel_classes(SimpleNamespace(**asked, few_shot_classes=["none"]), trainer, arguments)
+    source.names = ["8", "7"]
+    with pytest.raises(ValueError, match="^--few_shot_dataset: x/test has the class '7', which is trained on"):
+        task._novel_classes(SimpleNamespace(**asked, few_shot_classes=None), trainer, arguments)
+    assert task._novel_classes(SimpleNamespace(few_shot_dataset=None), trainer, arguments) is None
 
 
 @pytest.mark.parametrize("taught", [True, False])
@@ -228,6 +306,7 @@ def test_what_does_not_go_with_episodes_is_said_before_training(run, tmp_path):
         (["--way", "4", "--per_device_train_batch_size", "40"], "--way: got 4, but digits/test has 3 classes"),
         (["--shot", "0"], "--shot: got 0"),
         (["--way", "1"], "--way: got 1"),
+        (["--eval_episodes", "1"], "--eval_episodes: got 1"),  # which have no interval
         (["--codec", "{at: x, widths: [2]}"], "--codec: it does not go with --episodes_per_epoch"),
         (
             ["--repeated_augmentation", "3"],
