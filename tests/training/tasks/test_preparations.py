@@ -30,7 +30,7 @@ def dense(module, calls: Calls, monkeypatch, **more):
         calls,
         load_data=calls.of("load_data", (Pictures("train"), Pictures("eval"))),
         load_evaluation_data=calls.of("load_evaluation_data", Pictures("eval")),
-        numbered_as=lambda source, own, words: source,
+        numbered_as=calls.of("numbered", lambda source, own, words: source),
         is_loaded=lambda args: True,
         side_of=lambda processor: 96,
         write_results=calls.of("write_results", {"eval_map": 1}),
@@ -43,16 +43,36 @@ def collated(samples):
     return {"pixel_values": torch.zeros(1), "labels": torch.zeros(1)}
 
 
+def prepared_alike(calls: Calls, data_args, seen: list[str]) -> None:
+    """All pictures have the model's numbers of classes, bad ones are left out, and the first ones are looked at."""
+    numbered = [(given[0].split, given[1]) for given, _ in calls["numbered"]]
+    assert numbered == [("train", ["a", "b"]), ("eval", ["a", "b"])]
+    assert [given[0].split for given, _ in calls["usable"]] == ["train", "eval"]
+    assert all(given[1:] == (given[0].read, data_args) for given, _ in calls["usable"])
+    assert sorted(seen) == ["eval", "train"]
+
+
+def seen_of(seen: list[str]):
+    """A data set of one sample, the name of its split, which notes that it is looked at."""
+
+    class Seen(list):
+        def __getitem__(self, number):
+            seen.append(super().__getitem__(number))
+            return seen[-1]
+
+    return lambda source, *_: Seen([source.split])
+
+
 @pytest.mark.parametrize("taught", [True, False])
 def test_a_training_of_a_detector_has_what_its_arguments_say(taught, monkeypatch):
-    calls, model, teacher = Calls(), Model(), "a teacher" if taught else None
+    calls, model, teacher, seen = Calls(), Model(), "a teacher" if taught else None, []
     dense(
         detection,
         calls,
         monkeypatch,
         load_detector=calls.of("load_detector", (model, "processor")),
         _teacher=calls.of("_teacher", teacher),
-        DetectionDataset=calls.of("Dataset", lambda source, *_: [source.split]),
+        DetectionDataset=calls.of("Dataset", seen_of(seen)),
         DetectionCollator=calls.of("Collator", collated),
         DetectionTrainer=calls.of("Trainer", lambda **given: SimpleNamespace(evaluate=lambda: "measured")),
         input_names=lambda model: "inputs",
@@ -61,6 +81,7 @@ def test_a_training_of_a_detector_has_what_its_arguments_say(taught, monkeypatch
     args = Named("args", atss_epochs=0, device="cpu")
     model_args, data_args = Named("model", model_config={}, backbone_config={}), Named("data")
     run = detection.prepare_training(reader(model_args, data_args, Named("augmentation"), args))
+    prepared_alike(calls, data_args, seen)
     assert calls["load_data"] == [((data_args, "model.token"), {})] and calls["set_seed"] == [(("args.seed",), {})]
     assert calls["load_detector"] == [((model_args, ("a", "b")), {})]
     assert calls["_teacher"] == [((args, model, "model.token"), {})]
@@ -123,8 +144,35 @@ def test_an_evaluation_of_a_dense_model_measures_as_its_arguments_say(
     assert calls.get("write", []) == ([((measured, "dataset", *names, args, "call"), {})] if main else [])
 
 
+@pytest.mark.parametrize(
+    "module, kind", [(detection, "Detection"), (segmentation, "Segmentation")], ids=["detection", "segmentation"]
+)
+def test_pictures_that_a_dense_model_is_measured_on_are_those_that_can_be_used(module, kind, monkeypatch):
+    """And the first of them is looked at before the network is asked anything."""
+    calls, model, seen = Calls(), Model(), []
+    load = {detection: "load_detector", segmentation: "load_segmenter"}[module]
+    dense(module, calls, monkeypatch, **{load: calls.of("load", (model, "processor"))})
+    patched(
+        monkeypatch,
+        module,
+        usable=calls.of("usable", lambda source, read, data_args: Pictures("usable")),
+        **{f"{kind}Dataset": calls.of("Dataset", seen_of(seen))},
+    )
+    model_args, data_args = Named("model", model_config={}), Named("data")
+    args = Named("args", reparameterize=False, check_stride=calls.of("check_stride"))
+    found = module.prepare_evaluation(reader(model_args, data_args, args))
+    assert calls["load_evaluation_data"] == [((data_args, "model.token"), {})]
+    assert calls["load"] == [((model_args, None), {})]
+    [(given, _)] = calls["usable"]
+    assert (given[0].split, given[1:]) == ("eval", (given[0].read, data_args))
+    assert [given[0].split for given, _ in calls["Dataset"]] == seen == ["usable"]
+    names = (["a", "b"],) if module is detection else ()
+    assert found.func is module._evaluate
+    assert found.args == (model, "processor", ["usable"], *names, args, "call")
+
+
 def test_a_training_of_a_segmenter_has_what_its_arguments_say(monkeypatch):
-    calls, model = Calls(), Model()
+    calls, model, seen = Calls(), Model(), []
     dense(
         segmentation,
         calls,
@@ -132,13 +180,14 @@ def test_a_training_of_a_segmenter_has_what_its_arguments_say(monkeypatch):
         load_segmenter=calls.of("load_segmenter", (model, "processor")),
         check_processor=calls.of("check_processor"),
         takes_labels=lambda model: True,
-        SegmentationDataset=calls.of("Dataset", lambda source, *_: [source.split]),
+        SegmentationDataset=calls.of("Dataset", seen_of(seen)),
         SegmentationCollator=calls.of("Collator", lambda *_: collated),
         SegmentationTrainer=calls.of("Trainer", lambda **given: SimpleNamespace(evaluate=lambda: "measured")),
     )
     args = Named("args", device="cpu", check_stride=calls.of("check_stride"))
     model_args, data_args = Named("model", model_config={}, backbone_config={}), Named("data")
     run = segmentation.prepare_training(reader(model_args, data_args, Named("augmentation"), args))
+    prepared_alike(calls, data_args, seen)
     assert calls["load_data"] == [((data_args, "model.token"), {})] and calls["set_seed"] == [(("args.seed",), {})]
     assert calls["check_processor"] == [(("--model", "processor"), {})] and calls["check_stride"] == [((96,), {})]
     (train, evaluation) = calls["Dataset"]

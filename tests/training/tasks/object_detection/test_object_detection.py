@@ -26,7 +26,7 @@ from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.losses.detection_distillation import class_score_distillation
 from hf_effmodels.training.optim.detection_schedule import DetectionSchedule, scaled_weight_decay
 from hf_effmodels.training.tasks.object_detection import evaluation as measuring
-from hf_effmodels.training.tasks.object_detection import transforms
+from hf_effmodels.training.tasks.object_detection import models, transforms
 from hf_effmodels.training.tasks.object_detection.arguments import (
     DetectionArguments,
     DetectionAugmentationArguments,
@@ -830,6 +830,8 @@ def test_detectors_that_are_not_ours_learn_over_a_backbone_that_is(detector, con
     "more, message",
     [
         (["--backbone", "ghostnetv3-1.0x"], "--backbone goes with --detector"),
+        (["--backbone_config", "{out_features: [stage4]}"], "--backbone goes with --detector"),
+        (["--backbone_config", "[1]"], r"--backbone_config: "),
         (["--detector", "yolos"], "--model, --detector: one of them"),
         (["--teacher", "TEACHER"], "--teacher: its num_labels"),
         (["--model", "ghostnetv3-1.0x"], "--model: ghostnetv3-1.0x is no detector, presets that are: .*gold-yolo-n"),
@@ -850,6 +852,35 @@ def test_wrong_arguments_end_before_anything_is_written(more, message, tmp_path)
     with pytest.raises(ValueError, match=message):
         main(gold("plain", *more, "--output_dir", str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "kind, processor",
+    [("rt_detr", "RTDetr"), ("rt_detr_v2", "RTDetr"), ("d_fine", "RTDetr"), ("detr", "Detr"), ("yolos", "Yolos")],
+)
+@pytest.mark.parametrize("side", [None, 64])
+def test_a_detector_that_is_built_anew_has_its_image_processor_in_the_size_asked_for(
+    kind, processor, side, monkeypatch
+):
+    monkeypatch.setattr(models, "build_anew", lambda *_: "a detector")
+    found, made = models._from_type(DetectorArguments(detector=kind, image_size=side), {})
+    assert found == "a detector" and type(made).__name__.startswith(f"{processor}ImageProcessor")
+    assert side is None or dict(made.size) == {"height": 64, "width": 64}
+
+
+def test_a_preset_of_a_detector_and_its_image_processor_have_one_size():
+    sizes = {name: value for name, value in TINY["gold_yolo"].items() if name != "image_size"}
+    args = DetectorArguments(model="gold-yolo-n", image_size=96, model_config=sizes)
+    model, processor = load_detector(args, ["a", "b"])
+    assert models.side_of(processor) == 96 and model.config.image_size == 96
+
+
+@pytest.mark.parametrize(
+    "size, side",
+    [({"height": 96, "width": 64}, 96), ({"shortest_edge": 80, "longest_edge": 99}, 80), ({"longest_edge": 99}, 640)],
+)
+def test_training_pictures_are_as_large_as_the_network_takes_them(size, side):
+    assert models.side_of(SimpleNamespace(size=size)) == side
 
 
 def test_what_does_not_go_with_a_detector_is_named(tmp_path):

@@ -86,3 +86,41 @@ def test_true_boxes_are_green_on_the_left_and_found_ones_red_on_the_right(tmp_pa
         assert (tile[-1, -1] == value).all()
     assert green[40, 40] and green[120, 120] and green[100, 40] and not green[39, 40:120].any()
     assert red[20, 244 + 80] and red[140, 244 + 200] and not red[141, 244:].any()
+
+
+@pytest.mark.parametrize("prefix", ["", "night_"])
+@pytest.mark.parametrize("plots, pictures", [(True, 3), (False, 3), (True, 0)])
+def test_figures_of_an_evaluation_are_called_after_its_results(prefix, plots, pictures, tmp_path, monkeypatch):
+    written = []
+    for name in ("plot_precision_recall", "plot_confusion", "draw_predictions"):
+        monkeypatch.setattr(reports, name, lambda *given, name=name: written.append((name, given)))
+    monkeypatch.setattr(reports, "has_matplotlib", lambda: plots)
+    measured, folder = SimpleNamespace(confusion="counts"), tmp_path / "new"
+    reports.write_figures(measured, "pictures", ["a"], folder, pictures, prefix)
+    expected = [
+        ("plot_precision_recall", (measured, folder / f"{prefix}precision_recall.png")),
+        ("plot_confusion", ("counts", ["a"], folder / f"{prefix}confusion_matrix.png")),
+    ] * plots
+    file = folder / f"{prefix}predictions.png"
+    expected += [("draw_predictions", (measured, "pictures", ["a"], file, pictures))] * bool(pictures)
+    assert written == expected and folder.is_dir()
+
+
+def test_a_class_of_which_nothing_is_found_counts_in_the_mean_curve(drawn, tmp_path):
+    curves = {"found": np.ones(101), "missed": np.zeros(101), "nowhere": np.full(101, -1.0)}
+    reports.plot_precision_recall(SimpleNamespace(precision=SimpleNamespace(curves=curves)), tmp_path / "x.png")
+    lines = drawn[0][0].axes[0].lines
+    assert len(lines) == 3 and lines[-1].get_label() == "mean, AP50 0.500"
+
+
+def test_of_fewer_pictures_than_are_asked_for_all_are_drawn(tmp_path):
+    """Four tiles in a row: of three pictures the third stands below the first."""
+    pictures = [{"image": np.full((16, 256, 3), 50 * number, np.uint8)} for number in range(3)]
+    nothing = Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+    reports.draw_predictions(
+        SimpleNamespace(truth=[nothing] * 3, found=[nothing] * 3), pictures, ["a"], tmp_path / "x.png", 8
+    )
+    with Image.open(tmp_path / "x.png") as sheet:
+        assert sheet.size == (4 * 260, 2 * 20)
+        shown = [[sheet.getpixel((260 * column + 9, 20 * row + 9))[0] for column in range(4)] for row in range(2)]
+    assert shown == [[0, 0, 50, 50], [100, 100, 255, 255]]
