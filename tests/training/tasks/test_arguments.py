@@ -293,7 +293,8 @@ def test_what_comes_near_a_mistyped_path_is_named(digits_run, tmp_path, monkeypa
             "semantic-segmentation",  # mmsegmentation's sizes and shares
             {"scale_range": [0.5, 2.0], "max_class_share": 0.75, "horizontal_flip": 0.5, "brightness": 0.0}
             | {"contrast": 0.0, "saturation": 0.0, "eval_mode": "whole", "eval_stride": None}
-            | {"head_learning_rate_factor": 1.0, "reduce_labels": False},
+            | {"head_learning_rate_factor": 1.0, "reduce_labels": False}
+            | {"metric_for_best_model": "miou", "load_best_model_at_end": True},
         ),
         (
             "source-free-adaptation",

@@ -174,7 +174,7 @@ def test_maps_over_a_plain_vit_are_of_the_ends_of_its_quarters(depth, stages):
     vit = ViTConfig(num_hidden_layers=depth, hidden_size=16, num_attention_heads=2, image_size=32, patch_size=8)
     args = SimpleNamespace(image_size=None, backbone_config={})
     found = segmenters._pyramid_over(vit, args)
-    assert found.add_fpn and found.image_size == 32
+    assert found.add_fpn and found.image_size == 32 and found.drop_path_rate == 0.0
     assert found.out_features == [f"stage{number}" for number in stages]
     args.backbone_config = {"out_indices": [1, 2, 3, 4], "layer_scale_init_value": 0.5}
     args.image_size = 64

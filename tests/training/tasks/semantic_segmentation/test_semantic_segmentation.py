@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from torch.nn import functional as F
@@ -34,7 +34,7 @@ from hf_effmodels.training.data.classes import numbered_as
 from hf_effmodels.training.data.digit_canvases import digit_canvas
 from hf_effmodels.training.data.errors import SampleError
 from hf_effmodels.training.optim.layer_decay import layer_decay_scales
-from hf_effmodels.training.tasks.semantic_segmentation import evaluation, reports, task
+from hf_effmodels.training.tasks.semantic_segmentation import evaluation, models, reports, task
 from hf_effmodels.training.tasks.semantic_segmentation.arguments import (
     MeasuringArguments,
     SegmentationArguments,
@@ -54,6 +54,7 @@ from hf_effmodels.training.tasks.semantic_segmentation.trainer import Segmentati
 from hf_effmodels.training.tasks.semantic_segmentation.transforms import (
     SegmentationDataset,
     cropped,
+    normalised,
     recoloured,
     rescaled,
 )
@@ -309,6 +310,10 @@ def test_a_picture_or_a_map_of_a_table_that_is_none_is_named_with_its_row(tmp_pa
             lambda folder: Image.new("L", (9, 9)).save(folder / "annotations/0.png"),
             "the map has 9×9 pixels, the image 20×30",
         ),
+        (
+            lambda folder: Image.new("L", (20, 30)).save(folder / "annotations/0.png"),
+            "the map has 30×20 pixels, the image 20×30",
+        ),
         (lambda folder: Image.new("RGB", (30, 20)).save(folder / "annotations/0.png"), "a map of the mode RGB"),
         (lambda folder: (folder / "annotations/0.png").write_bytes(b"no"), "row 0 of .*annotations/0.png"),
         (lambda folder: (folder / "annotations/0.png").unlink(), r"1 images have no map \(0.png\)"),
@@ -330,6 +335,64 @@ def test_maps_that_cannot_be_are_named(wrong, message, tmp_path):
         load_evaluation_data(args, None).read(0)
     # A run that meets it in its midst ends with this line.
     assert isinstance(error.value, SampleError | OSError) or "row 0" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "images, maps",
+    [("images", "annotations"), ("images", "masks"), ("images", "labels"), ("leftImg8bit", "gtFine")],
+)
+@pytest.mark.parametrize(
+    "folder, split",
+    [("training", "train"), ("val", "validation"), ("valid", "validation"), ("test", "test"), ("night", "night")],
+)
+def test_maps_are_those_of_the_same_split_and_of_the_same_name_however_deep(images, maps, folder, split, tmp_path):
+    """Cities and other folders lie in a split's; another split's map of the same name is another one."""
+    for number, place in enumerate((folder, "other")):
+        for kind, ending, value in ((images, "JPG", 90), (maps, "png", number)):
+            (tmp_path / kind / place / "city").mkdir(parents=True)
+            Image.new("L", (6, 4), value).save(tmp_path / kind / place / "city" / f"a.{ending}", format="PNG")
+    args = SegmentationDataArguments(dataset=str(tmp_path), class_names=["a", "b"])
+    for name, expected in ((split, 0), ("other", 1)):
+        args.eval_split = name
+        source = load_evaluation_data(args, None)
+        assert (source.split, len(source)) == (f"{tmp_path}/{name}", 1)
+        assert (source.read(0)[1] == expected).all() and source.read(0)[0].shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I", "I;16"])
+def test_a_map_is_what_is_stored_in_it_whatever_its_depth(mode):
+    values = np.array([[0, 1, 1], [1, 0, 1]], np.uint8)
+    kept = {"1": bool, "I": np.int32, "I;16": np.uint16}.get(mode, np.uint8)
+    stored = Image.fromarray(values.astype(kept))
+    if mode == "P":
+        stored.putpalette([200, 10, 30, 1, 2, 3])
+    assert stored.mode == mode
+    source = SegmentationImages([0], lambda row: Image.new("RGB", (3, 2)), lambda row: stored, ["a", "b"], "x")
+    assert source.read(0)[1].tolist() == values.tolist()
+
+
+def test_of_several_columns_of_pictures_the_map_is_the_one_that_is_usually_called_so(tmp_path):
+    columns = {"labels": 0, "image": 200, "annotation": 1, "text": "a"}
+    rows = {name: [Image.new("L", (3, 2), value)] if name != "text" else [value] for name, value in columns.items()}
+    features = Features({name: Value("string") if name == "text" else ImageFeature() for name in columns})
+    DatasetDict(train=Dataset.from_dict(rows, features=features)).save_to_disk(tmp_path / "table")
+    args = SegmentationDataArguments(dataset=str(tmp_path / "table"), class_names=["a", "b"], eval_split="train")
+    image, labels = load_evaluation_data(args, None).read(0)
+    assert (image == 200).all() and (labels == 1).all()
+    args.mask_column = "text"
+    with pytest.raises(ValueError, match="--mask_column: 'text' holds no pictures; of .* 'annotation' do"):
+        load_evaluation_data(args, None)
+
+
+def test_what_is_held_out_is_the_same_in_every_run(tmp_path):
+    """Pictures 2, 4 and 6 of ten, whatever the seed: other ones would have been trained on by an earlier run."""
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+        for number in range(10):
+            Image.new("L", (4, 4)).save(tmp_path / folder / f"{number}.png")
+    args = SegmentationDataArguments(dataset=str(tmp_path), class_names=["a", "b"], eval_holdout=3)
+    train, evaluation = load_data(args, None)
+    assert evaluation.rows == [2, 4, 6] and train.rows == [0, 1, 3, 5, 7, 8, 9]
 
 
 def test_another_data_set_is_what_is_evaluated_on(tmp_path):
@@ -357,6 +420,7 @@ def test_another_data_set_is_what_is_evaluated_on(tmp_path):
         (None, "--class_names: the data set does not name its classes; give the names or a text file"),
         (["nowhere.txt"], "--class_names: got 'nowhere.txt', accepted are names, or a text file of them"),
         (["NAMES"], "--class_names: got 1 names, accepted are 2 to 255, all different"),
+        (["FOLDER"], "--class_names: got '.*images', accepted are names, or a text file of them"),
         ([f"n{n}" for n in range(256)], "--class_names: got 256 names, accepted are 2 to 255, all different"),
     ],
 )
@@ -366,6 +430,7 @@ def test_classes_of_maps_have_names(names, message, tmp_path):
         (tmp_path / folder).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / folder / "0.png")
     names = [str(tmp_path / "names.txt")] if names == ["NAMES"] else names
+    names = [str(tmp_path / "images")] if names == ["FOLDER"] else names
     with pytest.raises(ValueError, match=message):
         load_data(SegmentationDataArguments(dataset=str(tmp_path), class_names=names), None)
 
@@ -390,6 +455,9 @@ def test_a_preset_is_made_of_any_size(tmp_path):
         (["--model", "ghostnet-1.0x"], "--model: ghostnet-1.0x is no segmenter, presets that are: dtop-base"),
         (["--segmenter", "llama"], "--segmenter: got 'llama', accepted are .*upernet"),
         (["--model", "dtop-base-ade20k", "--backbone", "ghostnet-1.0x"], "--backbone goes with --segmenter"),
+        (["--model", "dtop-base-ade20k", "--backbone_config", "{depth: 1}"], "--backbone goes with --segmenter"),
+        (["--segmenter", "segformer", "--backbone_config", "[1]"], "--backbone_config: "),
+        (["--segmenter", "segformer", "--scale_range", "1"], r"--scale_range: got \[1.0\], accepted are two numbers"),
         (["--segmenter", "segformer", "--model_config", "{zzz: 1}"], "--model_config: .*zzz"),
         (["--segmenter", "segformer", "--eval_stride", "9"], "--eval_stride goes with --eval_mode slide"),
         (
@@ -569,6 +637,29 @@ def test_crops_avoid_what_one_class_fills():
     assert np.mean(np.array(shares[0.75]) <= 0.75) > 2 * np.mean(np.array(shares[1.0]) <= 0.75)
 
 
+def test_crops_lie_everywhere():
+    """Of 12 by 10 pixels, a square of 8 begins at each of five rows and three columns."""
+    labels = np.zeros((12, 10), np.uint8)
+    image = np.stack([*np.indices((12, 10)), labels], axis=-1).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    corners = {tuple(cropped(image, labels, 8, 1.0, rng)[0][0, 0, :2].tolist()) for _ in range(300)}
+    assert corners == {(top, left) for top in range(5) for left in range(3)}
+
+
+@pytest.mark.parametrize("rescales", [True, False])
+@pytest.mark.parametrize("normalises", [True, False])
+def test_pixels_are_scaled_and_normalised_where_the_image_processor_does(rescales, normalises):
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
+    mean, deviation = np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.25, 2.0])
+    processor = types.SimpleNamespace(
+        do_rescale=rescales, rescale_factor=1 / 128, do_normalize=normalises, image_mean=mean.tolist(),
+        image_std=deviation.tolist(),
+    )  # fmt: skip
+    expected = images / 128 if rescales else images.astype(float)
+    expected = (expected - mean) / deviation if normalises else expected
+    np.testing.assert_allclose(normalised(images, processor), expected.transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
+
+
 def test_colours_change_by_what_is_asked_for():
     image = np.random.default_rng(0).integers(80, 160, (6, 6, 3), dtype=np.uint8)
     values = image.astype(float)
@@ -631,6 +722,17 @@ def test_windows_have_the_networks_side_and_overlap_by_a_third_where_nobody_says
     # Scores are -2, 4 and -6 times half a pixel's: of dark ones the second is highest, of light ones the third.
     assert (found[0][:, :36] == 1).all() and (found[0][:, 44:] == 2).all() and (found[1] == 2).all()
     assert steps == [((1, 3, 20, 40), 20, expected), ((1, 3, 30, 20), 20, expected)]
+
+
+def test_scores_of_windows_are_made_as_large_as_the_image_by_interpolation(monkeypatch):
+    """1 and 0 of the first class become 1, 3/4, 1/4, 0; the second one has 0.8 everywhere."""
+    scores = torch.tensor([[1.0, 0.0], [0.8, 0.8]]).reshape(1, 2, 1, 2)
+    monkeypatch.setattr(evaluation, "window_scores", lambda *_: scores)
+    monkeypatch.setattr(evaluation, "normalised", lambda images, processor: torch.zeros(1))
+    processor = types.SimpleNamespace(size={"height": 1, "width": 1})
+    model = types.SimpleNamespace(device="cpu")
+    (found,) = evaluation._sliding(1)(model, processor, [np.zeros((2, 4, 3), np.uint8)])
+    assert found.tolist() == [[0, 1, 1, 1]] * 2
 
 
 def test_images_are_measured_as_the_arguments_say(monkeypatch):
@@ -775,6 +877,43 @@ def test_as_many_pictures_are_shown_as_are_asked_for_and_every_pixel_counts(pict
     assert found.counts.tolist() == counts and found.metrics["samples"] == 5 and "token_share" not in found.metrics
     shares = [counts[n][n] / (sum(counts[n]) + counts[0][n] + counts[1][n] - counts[n][n]) for n in (0, 1)]
     assert found.per_class == {"dark": pytest.approx(shares[0]), "bright": pytest.approx(shares[1])}
+    assert set(found.metrics) == set(SegmentationTrainer.metric_names(None)), "what the best model may be best at"
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_processes_take_turns_and_count_together_in_the_precision_asked_for(dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    samples = [
+        {"image": rng.choice(np.array([0, 255], np.uint8), (4, 6, 3)), "labels": np.full((4, 6), n % 2, np.uint8)}
+        | {"index": n}
+        for n in range(5)
+    ]
+    seen = []
+
+    class Model(FirstColour):
+        def forward(self, pixels):
+            seen.append((len(pixels), torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None))
+            return super().forward(pixels)
+
+    alone = measure(Model(), AsTheyAre(), samples, batch_size=2, pictures=3, dtype=dtype)
+    assert {kind for _, kind in seen} == {dtype}
+    sums, shown = [], []
+
+    def reduce(values, how):
+        assert how == "sum"
+        sums.append(values.clone())
+        return values + sums[len(sums) - 3] if len(sums) > 2 else values
+
+    monkeypatch.setattr(evaluation, "reduce", reduce)
+    monkeypatch.setattr(evaluation, "gather_object", lambda own: shown.extend(own) or list(shown))
+    for number in (1, 0):
+        state = types.SimpleNamespace(process_index=number, num_processes=2, device="cpu")
+        monkeypatch.setattr(evaluation, "PartialState", lambda state=state: state)
+        together = measure(Model(), AsTheyAre(), samples, batch_size=2, pictures=3, dtype=dtype)
+    assert sum(count for count, _ in seen) == 10
+    assert np.array_equal(together.counts, alone.counts) and together.metrics == alone.metrics
+    assert len(together.shown) == 3
+    assert all(mine[0] is sample["image"] for mine, sample in zip(together.shown, samples, strict=False))
 
 
 @pytest.mark.parametrize("prefix", ["", "night_"])
@@ -785,3 +924,80 @@ def test_figures_of_an_evaluation_are_called_after_its_results(prefix, tmp_path,
     reports.write_figures(types.SimpleNamespace(per_class={"a": 1.0}, shown=["one"]), tmp_path / "new", prefix)
     files = [tmp_path / "new" / f"{prefix}{name}.png" for name in ("iou_per_class", "predictions")]
     assert written == [({"a": 1.0}, files[0]), (["one"], files[1])]
+
+
+def test_without_pictures_to_show_none_are_drawn(tmp_path):
+    reports.write_figures(types.SimpleNamespace(per_class={"a": 1.0}, shown=[]), tmp_path)
+    assert not (tmp_path / "predictions.png").exists()
+
+
+@pytest.mark.parametrize("count, across", [(1, 3), (4, 3), (5, 6)])
+def test_a_picture_stands_beside_its_true_map_and_the_one_that_was_found(count, across, tmp_path):
+    """Of 60 × 40 pixels, three times as large; two such rows beside each other where there are many."""
+    image, truth, found = np.full((40, 60, 3), 100, np.uint8), np.ones((40, 60), int), np.full((40, 60), 2)
+    truth[:, 30:] = 255
+    reports.draw_predictions([(image, truth, found)] * count, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as sheet:
+        assert sheet.size == (across * 184, -(-3 * count // across) * 124)
+        for number in range(3 * count):
+            left, top = number % across * 184, number // across * 124
+            first, last = sheet.getpixel((left, top)), sheet.getpixel((left + 179, top + 119))
+            # A map is 0.65 of its colours over 0.35 of the picture: dark red, white and dark green.
+            assert (first, last) == [
+                ((100,) * 3, (100,) * 3), ((118, 35, 35), (200,) * 3), ((35, 118, 35), (35, 118, 35)),
+            ][number % 3]  # fmt: skip
+            if left + 184 < across * 184:
+                assert sheet.getpixel((left + 181, top)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "size, side",
+    [({"height": 96, "width": 64}, 96), ({"shortest_edge": 80, "longest_edge": 99}, 80), ({"longest_edge": 99}, 512)],
+)
+def test_the_side_of_a_segmenters_inputs_is_its_image_processors(size, side):
+    assert models.side_of(types.SimpleNamespace(size=size)) == side
+
+
+@pytest.mark.parametrize(
+    "asked, own, side", [(None, None, 512), (None, 48, 48), (None, (96, 64), 64), (32, 48, 32), (32, None, 32)]
+)
+def test_the_image_processor_of_a_new_segmenter_is_as_large_as_its_inputs(asked, own, side, monkeypatch):
+    config = types.SimpleNamespace(**({} if own is None else {"image_size": own}))
+    monkeypatch.setattr(models, "build_anew", lambda *_: types.SimpleNamespace(config=config))
+    _, processor = models._from_type(SegmenterArguments(segmenter="segformer", image_size=asked), {})
+    assert dict(processor.size) == {"height": side, "width": side} and not processor.do_reduce_labels
+    np.testing.assert_allclose(processor.image_mean, [0.485, 0.456, 0.406])
+    np.testing.assert_allclose(processor.image_std, [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize("kind", ["convnext", "beit"])
+@pytest.mark.parametrize("named", [{}, {"out_features": ["stage2"]}, {"out_indices": [2]}])
+@pytest.mark.parametrize("width", [None, 5])
+def test_upernet_takes_the_last_four_maps_unless_others_are_named(kind, named, width, monkeypatch):
+    """A BEiT has its own; the auxiliary head is as wide as the third of them, unless a width is given."""
+    backbone = types.SimpleNamespace(
+        model_type=kind, stage_names=["stem", *(f"stage{n}" for n in range(1, 6))], out_features="its own"
+    )
+    fields = {"backbone_config": backbone} | ({} if width is None else {"auxiliary_in_channels": width})
+
+    def build(args, argument, known, auto, labels, adjust):
+        adjust(fields)
+        return types.SimpleNamespace(config=types.SimpleNamespace(image_size=32))
+
+    made = types.SimpleNamespace(channels=[1, 2, 3, 4])
+    monkeypatch.setattr(models, "build_anew", build)
+    monkeypatch.setattr(models, "has_trained_backbone", lambda args: False)
+    monkeypatch.setattr(models, "AutoBackbone", types.SimpleNamespace(from_config=lambda config: made))
+    args = types.SimpleNamespace(segmenter="upernet", backbone="some", backbone_config=named, image_size=None)
+    models._from_type(args, {})
+    last = ["stage2", "stage3", "stage4", "stage5"]
+    assert fields["backbone_config"].out_features == (last if kind == "convnext" and not named else "its own")
+    assert fields["auxiliary_in_channels"] == (width or 3)
+
+
+@pytest.mark.parametrize("names", [[], ["semantic_loss_ignore_index"], ["loss_ignore_index"]], ids=str)
+def test_the_label_of_no_class_is_the_maps_whatever_the_model_says(names, monkeypatch):
+    config = types.SimpleNamespace(**dict.fromkeys(names, 0))
+    monkeypatch.setattr(models, "_from_type", lambda *_: (types.SimpleNamespace(config=config), "processor"))
+    load_segmenter(SegmenterArguments(segmenter="a-type"), ["a", "b"])
+    assert vars(config) == dict.fromkeys(names, 255)
