@@ -1,6 +1,7 @@
 """What is an id on the Hub, and what a place on this machine."""
 
 import difflib
+import importlib.util
 import logging
 import os
 import re
@@ -117,6 +118,15 @@ def check_place(
             )
         return
     raise OSError(f"{argument}: there is no folder or file {name!r}{_nearest(path, known)}.{hint and ' '}{hint}")
+
+
+def is_reader(name: str) -> bool:
+    """Whether it is the name of no data set, but of how `datasets` reads files (`parquet`, `imagefolder`), for which
+    nobody has to be asked."""
+    library = importlib.util.find_spec("datasets")
+    if library is None or not name.isidentifier():
+        return False
+    return Path(library.origin).with_name("packaged_modules").joinpath(name, f"{name}.py").is_file()
 
 
 def check_folder_or_id(

@@ -289,7 +289,7 @@ def _precisions(model) -> tuple[dict[str, int], bool]:
 
 def parts(model) -> list[tuple[str, str]]:
     """What a model of several models is made of: each part's kind and size, and where its own weights are from."""
-    rows = []
+    rows, of_whole = [], getattr(model.config, "image_size", None)
     references = reference_fields(type(model.config))
     for field in model.config.sub_configs:
         if (part := getattr(model.config, field)) is None:
@@ -298,8 +298,9 @@ def parts(model) -> list[tuple[str, str]]:
         origin = f"{code(where)}, " if hub_id(where) else ""
         name = field.removesuffix("_config").replace("_", " ").capitalize()
         rows.append((f"{name} model", f"{origin}{part.model_type}{_sizes(part)}"))
-        if hasattr(part, "image_size"):
-            rows.append(("Image size", _size(part.image_size)))
+        if (size := getattr(part, "image_size", None)) is not None:
+            is_of_whole = of_whole is None or _size(size) == _size(of_whole)
+            rows.append(("Image size" if is_of_whole else f"{name} model's image size", _size(size)))
     return rows
 
 

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .._licenses import check_license, one_line
 from ..architecture import METRICS, Entry, Preset, Published
 from .contents import FIGURES
-from .ids import hub_id
+from .ids import hub_id, is_reader
 
 NO_LICENSE = "none stated: not for redistribution"
 _OWN_DATA = "data of its maker's own"
@@ -89,7 +89,7 @@ def write_card(
         library_name=about.library,
         pipeline_tag=about.task,
         tags=list(about.tags) or None,
-        datasets=[dataset] if hub_id(dataset) else None,
+        datasets=[dataset] if hub_id(dataset) and not _is_own(dataset) else None,
         base_model=base_model,
         metrics=sorted({one_line(entry["metric"]) for entry in measured}) or None,
         **({"model_name": title, "eval_results": [_eval_result(e, about.task) for e in known]} if known else {}),
@@ -140,8 +140,13 @@ def is_paper(address: str) -> bool:
 
 
 def data_name(dataset: str) -> str:
-    """What a card calls a data set: its name, but no place on the machine of its maker."""
-    return _OWN_DATA if is_local(dataset) else plain(dataset)
+    """What a card calls a data set: its name, but no place on the machine of its maker, and not how its files are
+    read."""
+    return _OWN_DATA if _is_own(dataset) else plain(dataset)
+
+
+def _is_own(dataset: Any) -> bool:
+    return is_local(dataset) or (isinstance(dataset, str) and is_reader(dataset))
 
 
 def table(head: Sequence[str], rows: Rows) -> str:
@@ -161,7 +166,7 @@ def _data(dataset: str | None, samples: Mapping[str, int | str] | None) -> str:
 
 def _facts(about: About, license: str | None, name: str | None, link: str | None) -> str:
     stated = f"[{plain(name)}]({link})" if license == "other" else license or NO_LICENSE
-    rows = [*about.facts, ("Licence of the weights", stated)]
+    rows = [*dict.fromkeys(about.facts), ("Licence of the weights", stated)]  # parts may repeat what the whole says
     if about.entry is not None:
         rows += [
             ("Licence of the code", "apache-2.0"),
@@ -282,7 +287,7 @@ def check_results(results, dataset: str | None) -> list[dict[str, Any]]:
 
 
 def _eval_result(entry: Mapping[str, Any], task: str | None) -> EvalResult:
-    name = _OWN_DATA if is_local(entry["dataset"]) else one_line(entry["dataset"])
+    name = _OWN_DATA if _is_own(entry["dataset"]) else one_line(entry["dataset"])
     return EvalResult(
         task_type=task or "feature-extraction",
         dataset_type=_dataset_type(name),

@@ -151,6 +151,20 @@ def test_parts_are_told_with_their_kind_width_depth_and_where_they_are_from():
     assert rows["Text model"] == "llama, width 32, 2 layers" and "In this repository" not in rows
 
 
+def test_the_size_of_images_stands_once_where_all_parts_have_the_same():
+    model = model_of("tinysam")
+    assert [value for name, value in facts_of(build_card(model)) if "size" in name] == ["64 × 64 pixels"]
+    model.config.prompt_encoder_config.image_size = 32
+    sizes = [row for row in facts_of(build_card(model)) if "size" in row[0]]
+    assert sizes == [("Prompt encoder model's image size", "32 × 32 pixels"), ("Image size", "64 × 64 pixels")]
+
+
+@pytest.mark.parametrize("dataset, told", [("org/data", ["org/data"]), ("imagefolder", None), ("/home/me/a", None)])
+def test_the_metadata_name_a_data_set_of_the_hub(dataset, told):
+    card = write_card(ABOUT, dataset=dataset, samples={"train": 3})
+    assert card.data.datasets == told and ("data of its maker's own" in card.text) == (told is None)
+
+
 @pytest.mark.parametrize(
     "model_type, expected",
     [
@@ -358,6 +372,8 @@ def test_shares_are_shown_as_per_cent_and_everything_else_is_not(metric, value, 
         ("digits", "digits", "digits"),
         ("My photos, 2nd set", "My photos, 2nd set", "My-photos-2nd-set"),
         ("/home/me/photos", "data of its maker's own", "unknown"),
+        ("imagefolder", "data of its maker's own", "unknown"),  # how files are read, which are the maker's
+        ("csv", "data of its maker's own", "unknown"),
         ("写真 !", "写真 !", "写真"),
         ("!", "!", "unknown"),
     ],

@@ -1,13 +1,12 @@
 """Data sets as `datasets` reads them, for every task: their splits, their columns, and what is wrong in one line."""
 
-import importlib.util
 import logging
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
-from ..._places import check_place, first_line, no_data_set
+from ..._places import check_place, first_line, is_reader, no_data_set
 from .stored_names import check_stored_names, stores_names
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
         OSError: it cannot be found, reached or read. ValueError: there is no such configuration, or nothing in it; a
             revision of what lies on this machine.
     """
-    if not _is_format(args.dataset):
+    if not is_reader(args.dataset):
         said = ("--dataset_revision", args.dataset_revision)
         check_place(args.argument, args.dataset, revision=said, known=known)
     import datasets
@@ -78,11 +77,6 @@ def load_splits(args, token: str | None, *, name: str | None = None, data_files=
     except Exception as error:  # of a folder or files that are something else
         raise OSError(f"{what} cannot be read{how} ({first_line(error)}).") from error
     return dict(loaded)
-
-
-def _is_format(name: str) -> bool:
-    """Whether it is no place, but how files are read (`parquet`, `imagefolder`), for which nobody has to be asked."""
-    return name.isidentifier() and importlib.util.find_spec(f"datasets.packaged_modules.{name}") is not None
 
 
 def check_built_in(args) -> None:
@@ -147,9 +141,12 @@ def evaluation_split(args, splits: Sequence[str], *, alone: bool = False) -> str
     return only
 
 
-def number_held_out(args, total: int, split: str, default: int | None = None) -> int:
+def number_held_out(args, total: int, split: str, default: int | None = None, *, is_exact: bool = True) -> int:
     """How many of the `total` samples of the training split are held out: `--eval_holdout` or `--eval_fraction`, else
     `default`, a tenth of them unless given. At least one is, and at least one stays.
+
+    Args:
+        is_exact: whether just so many are, which is said then.
 
     Raises:
         ValueError: nothing could be held out, or nothing would stay.
@@ -167,8 +164,14 @@ def number_held_out(args, total: int, split: str, default: int | None = None) ->
     else:
         number = round((args.eval_fraction or EVAL_FRACTION) * total)
     number = min(max(1, number), total - 1)
-    logger.info("evaluating on %d of the %d samples of %s", number, total, split)
+    if is_exact:
+        say_held_out(number, total, split)
     return number
+
+
+def say_held_out(number: int, total: int, split: str) -> None:
+    """Log how many of the samples of the training split are evaluated on."""
+    logger.info("evaluating on %d of the %d samples of %s", number, total, split)
 
 
 def held_out_unasked(args, split: str) -> dict[str, float]:

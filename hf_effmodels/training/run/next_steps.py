@@ -1,6 +1,7 @@
 """What to do with a trained model: commands that can be pasted."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,17 +33,32 @@ def next_commands(
         predict: what stands behind the model's name to predict; None where nothing is predicted.
     """
     folder = Path(str(config["output_dir"]))
+    place = _as_word(folder)
     task = [] if config["task"] == DEFAULT_TASK else ["--task", str(config["task"])]
     data = _data({**config, **(evaluation or {})}, evaluation_types)
-    results = ["--output", str(folder / "evaluation.json")]
-    commands = [["hf-effmodels", "evaluate", *task, "--model", str(folder), *data, *results]]
+    results = ["--output", _as_word(folder / "evaluation.json")]
+    commands = [["hf-effmodels", "evaluate", *task, "--model", place, *data, *results]]
     if predict is not None:
-        commands.append(["hf-effmodels", "predict", str(folder), *predict])
+        inputs = [_as_word(word) if word.startswith(str(folder)) else word for word in predict]
+        commands.append(["hf-effmodels", "predict", place, *inputs])
     published = folder / HUB_FOLDER if (folder / HUB_FOLDER).is_dir() else folder
     if published != folder or is_codeless(folder):
         licence = [] if config.get("license") else ["--license", PLACEHOLDER]
-        commands.append(["hf-effmodels", "publish", str(published), f"your-name/{folder.name}", *licence])
+        commands.append(
+            ["hf-effmodels", "publish", _as_word(published), f"your-name/{_hub_name(folder.name)}", *licence]
+        )
     return commands
+
+
+def _as_word(path: Path) -> str:
+    """A path that no command takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def _hub_name(name: str) -> str:
+    """A name as the Hub takes it: letters, digits, `-`, `_` and `.`, none of the marks twice in a row or at an end."""
+    joined = re.sub(r"([-.])[-.]+", r"\1", re.sub(r"[^A-Za-z0-9_.-]+", "-", name))
+    return joined.strip("-.")[:96].rstrip("-.") or "model"
 
 
 def _data(config: Mapping, evaluation_types: Sequence[type]) -> list[str]:
@@ -61,12 +77,11 @@ def _data(config: Mapping, evaluation_types: Sequence[type]) -> list[str]:
 def argument_words(given: Mapping, defaults: Mapping) -> list[str]:
     """`--name value` for each argument that is neither at its default nor None or empty."""
     told = {name: value for name, value in given.items() if value not in (None, defaults.get(name), [], {})}
-    return [word for name, value in told.items() for word in (f"--{name}", *_words(value))]
+    return [word for name, value in told.items() for word in _words(f"--{name}", value)]
 
 
-def _words(value) -> list[str]:
-    if isinstance(value, bool):
-        return [str(value).lower()]
-    if isinstance(value, Mapping):
-        return [json.dumps(value)]
-    return [str(part) for part in value] if isinstance(value, list | tuple) else [str(value)]
+def _words(option: str, value) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [option, *map(str, value)]
+    word = json.dumps(value) if isinstance(value, Mapping | bool) else str(value)
+    return [f"{option}={word}"] if word.startswith("-") else [option, word]

@@ -286,6 +286,13 @@ class RecipeTrainer(Trainer):
         done = full * self.place(self.state.global_step)[1]
         return min(full, len(self._sampler) - done)
 
+    def _run_epoch(self, **kwargs):
+        if self.state.global_step < self.state.max_steps:
+            return super()._run_epoch(**kwargs)
+        # All steps had been done, in mid-epoch, when the checkpoint was written; the Trainer looks only after a step.
+        self.control.should_training_stop = True
+        self._load_rng_state(kwargs["resume_from_checkpoint"])
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         self.idle = inputs is self.idle_batch
         try:

@@ -107,7 +107,7 @@ def test_commands_repeat_what_named_the_data_and_nothing_else(tmp_path):
     }
     (tmp_path / "my run" / "hub").mkdir(parents=True)
     *_, publish = next_commands(config | {"task": "causal-lm"}, types, predict=["a b"])
-    assert publish[2:] == [str(tmp_path / "my run" / "hub"), "your-name/my run"]
+    assert publish[2:] == [str(tmp_path / "my run" / "hub"), "your-name/my-run"]
     stage = next_commands(
         {"task": "super-resolution", "output_dir": "o", "stage": "rrdb", "dataset": "d"},
         load_task("super-resolution").EVALUATION_ARGUMENTS,

@@ -355,6 +355,18 @@ def test_the_best_checkpoint_is_found_in_a_folder_that_has_moved(line_trainer, t
     assert torch.equal(on.model.w.detach(), best)
 
 
+def test_a_run_that_goes_on_from_its_last_step_takes_no_other(line_trainer, tmp_path):
+    """Also where that is within an epoch, of which samples are left."""
+    whole = make(line_trainer, max_steps=5, save_steps=5, output_dir=str(tmp_path / "run"))
+    whole.train()
+    drawn = torch.rand(3)
+    assert whole.state.max_steps == whole.state.global_step == 5 and whole.state.epoch % 1
+    on = make(line_trainer, max_steps=5, save_steps=5, output_dir=str(tmp_path / "run"))
+    on.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
+    assert (on.state.global_step, on.state.epoch) == (5, whole.state.epoch)
+    assert torch.equal(on.model.w, whole.model.w) and torch.equal(torch.rand(3), drawn)
+
+
 def test_another_run_in_the_old_place_is_not_taken_for_the_best_checkpoint(line_trainer, tmp_path):
     make(line_trainer, [1.0, 0.0, 0.0], output_dir=str(tmp_path / "run"), **BEST).train()
     best = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")["w"]

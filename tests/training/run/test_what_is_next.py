@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass, field
 
 import pytest
+from huggingface_hub.utils import validate_repo_id
 
 from hf_effmodels.training.run.contents import check_contents
 from hf_effmodels.training.run.next_steps import next_commands
@@ -55,6 +56,40 @@ def test_the_commands_name_the_folder_and_what_of_the_data_is_not_the_default(tm
     publish = ["hf-effmodels", "publish", str(folder / HUB_FOLDER), "your-name/net"]
     assert next_commands({**config, "license": "mit"}, TYPES, predict=[])[1:] == [second[:3], publish]
     assert next_commands(config, TYPES)[1:] == [[*publish, "--license", "LICENSE"]]
+
+
+def test_places_that_begin_with_a_dash_are_not_taken_for_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-net" / HUB_FOLDER).mkdir(parents=True)
+    config = {"task": "image-classification", "output_dir": "-net", "dataset": "-pictures", "split": "-1"}
+    evaluate, predict, publish = next_commands(config, TYPES, predict=["-net/example.png", "--top", "3"])
+    assert evaluate[2:] == [
+        "--model",
+        "./-net",
+        "--dataset=-pictures",
+        "--split=-1",
+        "--output",
+        "./-net/evaluation.json",
+    ]
+    assert predict[2:] == ["./-net", "./-net/example.png", "--top", "3"]
+    assert publish[2:] == [f"./-net/{HUB_FOLDER}", "your-name/net", "--license", "LICENSE"]
+
+
+@pytest.mark.parametrize(
+    "folder, name",
+    [
+        ("my run é", "my-run"),
+        ("a--b..c.-d", "a-b.c.d"),
+        (".hidden-", "hidden"),
+        ("é", "model"),
+        ("x" * 95 + ".yz", "x" * 95),
+    ],
+)
+def test_a_model_is_published_under_a_name_that_the_hub_takes(folder, name, tmp_path):
+    (tmp_path / folder / HUB_FOLDER).mkdir(parents=True)
+    publish = next_commands({"task": "x", "output_dir": str(tmp_path / folder)}, TYPES)[-1]
+    assert publish[3] == f"your-name/{name}"
+    validate_repo_id(publish[3])
 
 
 def test_the_commands_measure_as_the_run_did(tmp_path):

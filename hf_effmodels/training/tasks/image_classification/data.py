@@ -20,6 +20,7 @@ from ...data.splits import (
     Column,
     find_column,
     number_held_out,
+    say_held_out,
     stratified_choice,
     stratified_sample,
 )
@@ -204,11 +205,12 @@ def load_evaluation_data(args: DataArguments, token: str | None = None) -> Label
 
 def _hold_out(train: LabelledImages, args: DataArguments) -> tuple[LabelledImages, LabelledImages]:
     """The rest, and the share of each class that is evaluated on."""
-    number = number_held_out(args, len(train), train.split)
+    number = number_held_out(args, len(train), train.split, is_exact=False)
     if args.eval_holdout is not None:
         held_out = stratified_choice(train.labels, number)
     else:
         held_out = stratified_sample(train.labels, args.eval_fraction or EVAL_FRACTION)
+    say_held_out(int(held_out.sum()), len(train), train.split)
     return train.select(~held_out), replace(train.select(held_out), split=f"{train.split}{HELD_OUT}")
 
 

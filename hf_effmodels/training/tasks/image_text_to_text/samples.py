@@ -113,7 +113,7 @@ class Samples:
         return replace(self, numbers=self.numbers[np.linspace(0, len(self) - 1, limit).round().astype(np.int64)])
 
     def held_out(self, number: int) -> tuple["Samples", "Samples"]:
-        """The rest, and `number` of them (or a few more, to have whole groups), the same in every run."""
+        """The rest, and `number` of them (or a few more or fewer, to have whole groups), the same in every run."""
         chosen, order = np.zeros(len(self), dtype=bool), np.random.default_rng(0).permutation(len(self))
         if self.groups is None:
             chosen[order[:number]] = True
@@ -126,10 +126,8 @@ class Samples:
                     break
                 taken.append(group)
                 count += sizes[group]
-            chosen = np.isin(groups, taken)
-            if chosen.all():
-                raise ValueError(
-                    f"--eval_fraction: {self.split} is about one image: nothing would be left to train on."
-                )
+            if len(sizes) == 1:
+                raise ValueError(f"--eval_split: {self.split} is about one image: nothing would be left to train on.")
+            chosen = np.isin(groups, taken[: len(sizes) - 1])
         rest, held_out = (replace(self, numbers=self.numbers[mask]) for mask in (~chosen, chosen))
         return rest, replace(held_out, split=f"{self.split}{HELD_OUT}")

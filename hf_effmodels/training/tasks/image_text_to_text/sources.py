@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...data.digits import load_image_splits
-from ...data.splits import evaluation_split, number_held_out
+from ...data.splits import evaluation_split, number_held_out, say_held_out
 from . import coco_captions, instructions, mme, science_qa, table
 from .arguments import VisionLanguageDataArguments
 from .samples import Samples
@@ -76,7 +76,9 @@ def load_evaluation_data(args: VisionLanguageDataArguments, token: str | None = 
 
 
 def _hold_out(train: Samples, args: VisionLanguageDataArguments) -> tuple[Samples, Samples]:
-    return train.held_out(number_held_out(args, len(train), train.split))
+    rest, held_out = train.held_out(number_held_out(args, len(train), train.split, is_exact=False))
+    say_held_out(len(held_out), len(train), train.split)
+    return rest, held_out
 
 
 def _splits(args: VisionLanguageDataArguments, kind: str, token: str | None) -> dict[str, Callable[[], Samples]]:

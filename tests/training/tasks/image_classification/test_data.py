@@ -81,11 +81,15 @@ def test_an_imagefolder_is_read_by_its_folders(tmp_path):
     assert train.names == ["cat", "eel"] and sorted(train.labels) == [0, 0, 0, 1, 1, 1] and len(test) == 2
 
 
-def test_without_a_split_to_evaluate_on_some_of_each_class_is_held_out(tmp_path):
+def test_without_a_split_to_evaluate_on_some_of_each_class_is_held_out(tmp_path, caplog):
+    caplog.set_level("INFO")
     file = write_parquet(tmp_path / "a.parquet", [0] * 20 + [1] * 20 + [2] * 2)
     train, test = load_data(parquet(tmp_path, data_files=file, eval_fraction=0.25))
     assert np.bincount(test.labels).tolist() == [5, 5, 1] and np.bincount(train.labels).tolist() == [15, 15, 1]
     assert not set(train.rows) & set(test.rows)
+    assert "evaluating on 11 of the 42 samples of parquet/train" in caplog.text
+    load_data(parquet(tmp_path, data_files=file, eval_fraction=0.32))  # 6 + 6 + 1, and not 0.32 of all
+    assert "evaluating on 13 of the 42 samples" in caplog.text
     train, test = load_data(parquet(tmp_path, data_files=file, eval_holdout=21))
     assert np.bincount(test.labels).tolist() == [10, 10, 1] and np.bincount(train.labels).tolist() == [10, 10, 1]
     few, _ = load_data(parquet(tmp_path, data_files=file, eval_fraction=0.25, max_train_samples=6))

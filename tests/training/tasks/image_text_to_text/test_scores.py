@@ -102,6 +102,11 @@ def test_rows_of_one_image_are_held_out_together_and_no_more_images_than_are_nee
 
 
 def test_something_is_left_to_train_on():
+    """Of two images one, whichever number of their questions is asked for."""
+    two = Samples.of([*range(10)], lambda row: asked("x"), "mine/train", groups=["a"] * 5 + ["b"] * 5)
+    for number in (1, 5, 6, 9):
+        rest, held_out = two.held_out(number)
+        assert [len(rest), len(held_out)] == [5, 5] and abs(rest.numbers.mean() - held_out.numbers.mean()) == 5
     with pytest.raises(ValueError, match="mine/train is about one image: nothing would be left"):
         Samples.of([1, 2], lambda row: asked("x"), "mine/train", groups=["a", "a"]).held_out(1)
 
