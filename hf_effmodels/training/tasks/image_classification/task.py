@@ -198,10 +198,10 @@ class SortedImageClassificationTrainer(SortedRun, ImageClassificationTrainer):
 
 
 def ranked_classes(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the metrics need: the (up to) five likeliest classes of each image, the likeliest first, its loss, and the
-    probability of the likeliest."""
+    """What the metrics need: the five likeliest classes of each image, the likeliest first (of five classes and fewer,
+    among which each would be, the likeliest alone), its loss, and the probability of the likeliest."""
     logits = logits[0] if isinstance(logits, tuple) else logits
-    ranked = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
+    ranked = logits.topk(5 if logits.shape[-1] > 5 else 1, dim=-1).indices
     losses = F.cross_entropy(logits.float(), labels, reduction="none")
     return ranked, losses, logits.float().softmax(dim=-1).amax(dim=-1)
 

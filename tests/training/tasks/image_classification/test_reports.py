@@ -2,10 +2,12 @@
 
 import csv
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 from transformers import EvalPrediction
@@ -19,7 +21,14 @@ from hf_effmodels.training.tasks.image_classification.quality import (
     per_class,
     worst_mistakes,
 )
-from hf_effmodels.training.tasks.image_classification.task import compute_metrics
+from hf_effmodels.training.tasks.image_classification.task import (
+    ImageClassificationTrainer,
+    compute_metrics,
+    ranked_classes,
+)
+
+from ..recorders import Calls
+from ..test_rare_preparations import patched
 
 FOUND = Predictions(
     predicted=np.array([0, 0, 1, 1, 0, 1]),
@@ -156,6 +165,128 @@ def test_of_what_is_taken_for_a_class_and_of_what_is_one_the_shares_are_told_apa
     assert (rows[1]["precision"], rows[1]["recall"]) == (pytest.approx(1 / 3), 0.5)
     assert [row["precision"] for row in rows[2:]] == [None, 0, None, None]
     assert [row["recall"] for row in rows[2:]] == [0, None, 0, None]
+
+
+@pytest.mark.parametrize("saves, plots", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("several", [True, False])
+def test_a_trained_classifier_has_its_curves_its_quality_and_its_card(several, saves, plots, monkeypatch):
+    """Of the classes as they are numbered, with what was measured on the split that was evaluated on."""
+    calls = Calls()
+    patched(
+        monkeypatch,
+        reports,
+        save_results=calls.of("save", "all"),
+        has_matplotlib=lambda: plots,
+        plot_curves=calls.of("curves"),
+        write_quality=calls.of("quality"),
+        write_card=calls.of("card"),
+        training_summary=calls.of("summary", "the summary"),
+    )
+    metrics = {"eval_loss": 0.5, "eval_accuracy": 0.75, "eval_runtime": 3.0}
+    metrics |= {"eval_top_5_accuracy": 0.9} if several else {}
+    measured, args = SimpleNamespace(metrics=metrics), SimpleNamespace(output_dir="out", should_save=saves)
+
+    class Data(list):
+        source = SimpleNamespace(split="some/folder/holidays")
+
+    trainer = SimpleNamespace(
+        args=args,
+        network=SimpleNamespace(config=SimpleNamespace(num_labels=2, id2label={1: "b", 0: "a"})),
+        state=SimpleNamespace(log_history="history"),
+        eval_dataset=Data([{"pixel_values": "first"}]),
+        get_total_train_batch_size=lambda given: 96 if given is args else None,
+    )
+    data_args, model_args = SimpleNamespace(dataset="some/folder"), SimpleNamespace(model="a-model")
+    assert reports.write_results(trainer, "train", measured, "config", model_args, data_args) == "all"
+    assert calls.pop("save") == [((trainer, "train", metrics), {})]
+    if not saves:
+        assert not calls
+        return
+    panels = {
+        "cross entropy": {"loss": "training (smoothed, augmented)", "eval_loss": "evaluation"},
+        "accuracy": {"eval_accuracy": "top-1", "eval_top_5_accuracy": "top-5"},
+    }
+    curves = [(("history", Path("out/training_curve.png"), panels), {})]
+    assert calls.get("curves", []) == (curves if plots else [])
+    assert calls["quality"] == [((measured, trainer.eval_dataset, ["a", "b"], Path("out")), {})]
+    assert calls["summary"] == [(("config", reports.HYPER_PARAMETERS, 96), {})]
+    [(given, card)] = calls["card"]
+    assert given == (trainer, {"accuracy": 0.75, **({"top_5_accuracy": 0.9} if several else {})})
+    assert card == {
+        "split": "holidays", "dataset": "some/folder", "model": "a-model", "pipeline_tag": "image-classification",
+        "sample": "first", "training": "the summary",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_evaluation_tells_where_it_was_measured_and_its_reports_are_named_after_its_file(
+    asked, first, monkeypatch, capsys
+):
+    calls = Calls()
+    patched(
+        monkeypatch,
+        reports,
+        write_quality=calls.of("quality", 0.125),
+        write_results_file=calls.of("file", lambda output, results, call: {**results, "written": output}),
+    )
+    trainer = SimpleNamespace(
+        network=SimpleNamespace(config=SimpleNamespace(num_labels=1, id2label={0: "a"})),
+        eval_dataset=SimpleNamespace(source=SimpleNamespace(split="some/test")),
+        is_world_process_zero=lambda: first,
+    )
+    metrics = {"eval_accuracy": 0.5, "eval_top_5_accuracy": 0.75, "eval_loss": 2.0, "eval_samples": 8, "eval_x": 1}
+    measured, call = SimpleNamespace(metrics=metrics), {"model": "m", "dataset": "d", "split": "none of it"}
+    args = SimpleNamespace(output="there/e.json", reports=asked)
+    results = {"model": "m", "dataset": "d", "split": "some/test", "loss": 2.0, "samples": 8}
+    results |= {"accuracy": 0.5, "top_5_accuracy": 0.75}
+    found = reports.write_evaluation(trainer, measured, args, call)
+    if not first:
+        assert found == results and not calls and not capsys.readouterr().out
+        return
+    error = {"expected_calibration_error": 0.125} if asked else {}
+    assert found == {**results, **error, "written": "there/e.json"}
+    assert calls["file"] == [(("there/e.json", {**results, **error}, call), {})]
+    quality = [((measured, trainer.eval_dataset, ["a"], Path("there")), {"prefix": "e_"})]
+    assert calls.get("quality", []) == (quality if asked else [])
+    assert capsys.readouterr().out == "top-1 50.000 %  top-5 75.000 %  n 8\n"
+
+
+@pytest.mark.parametrize("mistakes, shown, rows", [(5, 5, 1), (6, 6, 2), (40, 25, 5)])
+def test_of_many_mistakes_the_first_twenty_five_are_shown_five_in_a_row(mistakes, shown, rows, monkeypatch):
+    drawn, read = [], []
+    monkeypatch.setattr(reports, "save_figure", lambda figure, file: drawn.append(figure))
+    source = SimpleNamespace(read=lambda number, channels: read.append(number) or Image.new("RGB", (2, 2)))
+    confidence = np.linspace(0.9, 0.1, mistakes)
+    found = Predictions(np.zeros(mistakes, int), np.ones(mistakes, int), confidence)
+    reports.plot_mistakes(found, SimpleNamespace(source=source, num_channels=3), ["a", "b"], Path("x.png"))
+    [figure] = drawn
+    assert read == [*range(shown)] and len(figure.axes) == 5 * rows
+
+
+@pytest.mark.parametrize("classes, top5", [(2, False), (5, False), (6, True)])
+def test_of_more_than_five_classes_it_is_told_whether_one_is_among_the_first_five(classes, top5):
+    """Of five and fewer each is. A network that returns more than logits returns these first."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(40, classes, generator=generator), torch.arange(40) % classes
+    ranked, losses, confidence = ranked_classes((logits, torch.zeros(40, 9)), labels)
+    values = logits.double().numpy()
+    probabilities = np.exp(values) / np.exp(values).sum(1, keepdims=True)
+    np.testing.assert_allclose(losses, -np.log(probabilities[np.arange(40), labels]), rtol=1e-4)
+    np.testing.assert_allclose(confidence, probabilities.max(1), rtol=1e-5)
+    order = np.argsort(-values, axis=1)
+    assert ranked.tolist() == order[:, : 5 if top5 else 1].tolist()
+    found = compute_metrics(EvalPrediction((ranked.numpy(), losses.numpy(), confidence.numpy()), labels.numpy()))
+    expected = {
+        "accuracy": np.mean(order[:, 0] == labels.numpy()),
+        "samples": 40,
+        "loss": losses.double().mean().item(),
+    }
+    if top5:
+        expected["top_5_accuracy"] = np.mean((order[:, :5] == labels.numpy()[:, None]).any(1))
+    assert found == pytest.approx(expected)
+    trainer = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(num_labels=classes)))
+    assert set(ImageClassificationTrainer.metric_names(trainer)) == set(found)
 
 
 def test_a_classifier_is_measured_by_the_mean_over_its_pictures():
