@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,17 +19,15 @@ from hf_effmodels.training.tasks.image_text_to_text import task as questions
 from hf_effmodels.training.tasks.masked_image_modeling import task as masked_images
 
 from .recorders import Calls, Model, Named, Pictures, begun
-from .test_rare_preparations import patched, reader
+from .test_rare_preparations import Stop, patched, reader, stop
 
 # Classification
 
 
 class Labelled(Pictures):
-    labels = (0, 1)
-
-    def __init__(self, split: str):
+    def __init__(self, split: str, labels=(0, 1)):
         super().__init__(split)
-        self.tables = None
+        self.tables, self.labels = None, labels
 
     def renumbered(self, table, own):
         self.tables = (table, own)
@@ -39,7 +38,7 @@ class Labelled(Pictures):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_training_of_a_classifier_has_what_its_arguments_say(maps, device, monkeypatch):
     calls, laid = Calls(), []
-    train, evaluation = Labelled("train"), Labelled("eval (held out)")
+    train, evaluation = Labelled("train"), Labelled("eval (held out)", (1,))
 
     class Network(Model):
         def to(self, place=None, memory_format=None):
@@ -100,6 +99,7 @@ def test_a_training_of_a_classifier_has_what_its_arguments_say(maps, device, mon
     assert train.tables == evaluation.tables == (("numbers of", ("a", "b"), ("b", "a")), ["b", "a"])
     assert calls["add_branches"] == [((model, model_args, args), {})]
     assert calls["make_ternary"] == calls["make_blocks_binary"] == [((model, args), {})]
+    assert calls["check_classes"] == [((train,), {"makes_them": False})]
     assert laid == ([torch.channels_last] if device == "cpu" else [])
     assert [given for given, _ in calls["check_labels"]] == [(train, 2), (evaluation, 2)]
     assert all(each[1].keywords == {"num_channels": 1} and each[2] is data_args for each, _ in calls["usable"])
@@ -119,6 +119,8 @@ def test_a_training_of_a_classifier_has_what_its_arguments_say(maps, device, mon
     ]
     assert tried == [(device, (1, 5)), (device, (1, 15))]  # what fails for the first fails before anything is written
     [(_, given)] = calls["Trainer"]
+    [((warmed, of), _)] = calls["add_warm_start"]
+    assert warmed.train_dataset is given["train_dataset"] and of is args
     assert given["train_dataset"]["of"] == "train" and given["eval_dataset"]["of"] == "eval (held out)"
     assert given["data_collator"] == MixingCollator(
         num_labels=2, mixup="args.mixup", cutmix="args.cutmix", probability="args.mix_probability",
@@ -129,14 +131,54 @@ def test_a_training_of_a_classifier_has_what_its_arguments_say(maps, device, mon
     assert given["preprocess_logits_for_metrics"] is classification.ranked_classes
     assert run.facts == [
         ("training on train", (0, 1), ["b", "a"]),
-        ("evaluating on eval (held out)", (0, 1), ["b", "a"]),
+        ("evaluating on eval (held out)", (1,), ["b", "a"]),
     ]
+    assert run.warnings == [(0, 1), (1,), ["b", "a"]]
     assert run.evaluation == {"eval_fraction": 0.1}  # said to the evaluation by itself, which would take all of it
     assert run.report("train metrics") == "results" and calls["fold"] == [((model,), {})]
     assert calls["predict"] == [((given["eval_dataset"],), {"metric_key_prefix": "eval"})]
     [(written, _)] = calls["write_results"]
     assert written[1:] == ("train metrics", "measured", "config", model_args, data_args)
     assert "save_submodels" not in calls
+
+
+@pytest.mark.parametrize("own, makes", [(10, True), (1000, False)])
+def test_numbers_are_classes_up_to_the_largest_of_either_split(own, makes, monkeypatch):
+    """Few of many are refused of a model that gets a class for each, and not of one that has its own."""
+    calls = Calls()
+    train, evaluation = Labelled("train"), Labelled("test")
+    for source, numbers in ((train, [0, 7]), (evaluation, [2, 9])):
+        source.names, source.numbers = None, np.array(numbers)
+    patched(
+        monkeypatch,
+        classification,
+        open_run=lambda *_: (None, None),
+        set_seed=lambda seed: None,
+        _blaming=lambda args: nullcontext(),
+        load_classifier=calls.of("load", (Model(num_labels=own), None)),
+        check_classes=calls.of("check"),
+        add_branches=stop,
+    )
+    for sources in ((train, evaluation), (evaluation, train)):
+        with pytest.raises(Stop):
+            classification.prepare_training(
+                reader(Named("model"), Named("data"), None, Named("args", sorted_submodels=None)),
+                load=lambda *given, sources=sources: sources,
+            )
+        [((_, names, named), _)] = calls.pop("load")
+        assert names == [str(number) for number in range(10)] and not named
+        assert calls.pop("check") == [((sources[0],), {"makes_them": makes})]
+
+
+@pytest.mark.parametrize(
+    "model, fresh, keeps", [("vanillanet-5", False, False), ("a/folder", True, False), ("a/folder", False, True)]
+)
+def test_branches_begin_at_nothing_beside_trained_weights_alone(model, fresh, keeps, monkeypatch):
+    calls = Calls()
+    monkeypatch.setattr(classification, "with_training_branches", calls.of("branches"))
+    args = SimpleNamespace(training_branches=3, fsdp=[], deepspeed=None, random_weights=fresh)
+    classification.add_branches("network", SimpleNamespace(model=model), args)
+    assert calls["branches"] == [(("network", 3), {"keeps_function": keeps})]
 
 
 @pytest.mark.parametrize(

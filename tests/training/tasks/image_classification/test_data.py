@@ -10,6 +10,7 @@ from hf_effmodels.training.tasks.image_classification.data import (
     DataArguments,
     ImageClassificationDataset,
     LabelledImages,
+    _numbered,
     check_labels,
     load_data,
     load_evaluation_data,
@@ -92,6 +93,8 @@ def test_without_a_split_to_evaluate_on_some_of_each_class_is_held_out(tmp_path,
     assert "evaluating on 13 of the 42 samples" in caplog.text
     train, test = load_data(parquet(tmp_path, data_files=file, eval_holdout=21))
     assert np.bincount(test.labels).tolist() == [10, 10, 1] and np.bincount(train.labels).tolist() == [10, 10, 1]
+    _, test = load_data(parquet(tmp_path, data_files=file, eval_holdout=10))
+    assert len(test) == 10  # just as many, whatever the shares of the classes are rounded to
     few, _ = load_data(parquet(tmp_path, data_files=file, eval_fraction=0.25, max_train_samples=6))
     assert len(few) == 6 and len(set(few.labels)) > 1
 
@@ -255,9 +258,15 @@ def test_some_classes_alone_are_all_there_are(tmp_path):
     train, test = load_data(DataArguments(dataset="digits", classes=[7, "2"]))
     whole, _ = load_data(DataArguments(dataset="digits"))
     assert train.names == test.names == ["7", "2"] and set(train.labels) == set(test.labels) == {0, 1}
+    assert train.numbers.tolist() == test.numbers.tolist() == [0, 1]
+    one = load_evaluation_data(DataArguments(dataset="digits", classes=["7"]))
+    assert one.numbers.tolist() == [0]  # nothing to tell apart
     assert train.rows[train.labels == 0].tolist() == whole.rows[whole.labels == 7].tolist()
     mapped = DataArguments(dataset="digits", classes=["even"], label_mapping={"2": "even", "4": "even"})
     assert load_evaluation_data(mapped).names == ["even"]
+    names = {"a": write_parquet(tmp_path / "names.parquet", ["x", "y"])}
+    given = parquet(tmp_path, data_files=names, eval_split="a", label_mapping={"x": "n01440764", "y": "n01443537"})
+    assert load_evaluation_data(given).names == ["tench, Tinca tinca", "goldfish, Carassius auratus"]
     numbers = {"train": write_parquet(tmp_path / "n.parquet", [3, 0, 5, 3], names=None)}
     train, _ = load_data(parquet(tmp_path, data_files=numbers, classes=["3", "5"], eval_holdout=1))
     assert train.names == ["3", "5"] and len(train) == 2
@@ -268,6 +277,37 @@ def test_some_classes_alone_are_all_there_are(tmp_path):
     for wrong in (["1", "1"], "1", [1.5]):
         with pytest.raises(ValueError, match="--classes: "):
             DataArguments(dataset="digits", classes=wrong)
+
+
+def test_columns_that_losses_read_are_added_to_the_training_samples_of_a_set_of_its_own():
+    source = SimpleNamespace(read=lambda index, channels: index, labels=[0, 1, 0])
+    images = ImageClassificationDataset(source, lambda image, rng=None: image, 3, seed=0)
+    one = images.with_column("tens", lambda index: 10 * index)
+    both = one.with_column("hundreds", lambda index: 100 * index)
+    rng = np.random.default_rng
+    own = {"labels", "pixel_values", SAMPLE_SEED, "index"}
+    assert images.sample(2, rng(0)).keys() == own and one.sample(2, rng(0)).keys() == {*own, "tens"}
+    sample = both.sample(2, rng(0))
+    assert sample.keys() == {*own, "tens", "hundreds"} and (sample["tens"], sample["hundreds"]) == (20, 200)
+    assert both.sample(2, None).keys() == {"labels", "pixel_values"}  # of an evaluation
+
+
+def test_numbers_of_classes_reach_up_to_a_million():
+    labels, names = _numbered([0, 21840, 10**6], "label", "x")
+    assert labels.tolist() == [0, 21840, 10**6] and names is None
+    with pytest.raises(ValueError, match="row 1 of x: column 'label' holds 1000001, accepted are numbers of classes"):
+        _numbered([0, 10**6 + 1], "label", "x")
+
+
+def test_a_training_without_labels_evaluates_by_the_column_that_is_named(tmp_path):
+    """Which it would not find by itself."""
+    files = {
+        "train": write_parquet(tmp_path / "a.parquet", [0, 1, 1, 0], names=None, column="kind"),
+        "test": write_parquet(tmp_path / "b.parquet", [1, 0], names=None, column="kind"),
+    }
+    train, evaluation = load_data(parquet(tmp_path, data_files=files, label_column="kind"), labelled=False)
+    assert train.labels.tolist() == [0] * 4 and evaluation.labels.tolist() == [1, 0]
+    assert load_data(parquet(tmp_path, data_files=files), labelled=False)[1] is None
 
 
 @pytest.mark.parametrize("table, names, numbers", [

@@ -393,6 +393,7 @@ def test_a_folded_model_is_refused_for_training(digits_run, tmp_path):
         ("{dtype: nope}", "--model_config: no model works with .*nope"),
         ("{id2label: {0: a}}", "--model_config: id2label comes from the data set"),
         ("{num_labels: 3}", "--model_config: num_labels comes from the data set"),
+        ("{label2id: {a: 0}}", "--model_config: label2id comes from the data set"),
         ("{reparameterized: true}", "--model: ghostnetv3-0.5x is folded for deployment and cannot be trained"),
         ("{final_size: 100000000000}", "final_size|not enough memory"),
     ],

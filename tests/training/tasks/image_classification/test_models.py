@@ -3,6 +3,7 @@
 import pytest
 from transformers import CLIPImageProcessorPil, ViTConfig, ViTForImageClassification
 
+import hf_effmodels
 from hf_effmodels.training.run.arguments import ModelArguments
 from hf_effmodels.training.tasks.image_classification.models import load_classifier
 
@@ -38,6 +39,50 @@ def test_pictures_of_another_size_are_resized_and_cropped_to_it(tmp_path):
     assert dict(processor.size)["shortest_edge"] == 16 and dict(processor.crop_size) == {"height": 16, "width": 16}
     _, processor = load_classifier(ModelArguments(model=str(tmp_path)), ["cat", "dog"])
     assert dict(processor.size)["shortest_edge"] == 12 and dict(processor.crop_size) == {"height": 8, "width": 8}
+
+
+def test_a_type_is_shown_pictures_of_the_size_that_its_configuration_has():
+    for side in (8, [8, 8]):
+        args = ModelArguments(model="vit", model_config={**SIZES, "patch_size": 4, "image_size": side})
+        model, processor = load_classifier(args, ["cat", "dog"])
+        # A configuration of two sides says nothing of pictures, which are then those of ImageNet.
+        assert model.config.image_size == side and processor.size["shortest_edge"] == (8 if side == 8 else 224)
+
+
+@pytest.mark.parametrize("own, has", [(3, 2), (2, 3)])
+def test_a_head_of_fewer_or_more_classes_is_refused_and_numbers_are_told_by_a_larger_one(own, has, tmp_path):
+    sizes = {**SIZES, "patch_size": 4, "image_size": 8, "num_labels": own}
+    ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(tmp_path)
+    CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False).save_pretrained(tmp_path)
+    args, names = ModelArguments(model=str(tmp_path)), ["cat", "dog", "hen"][:has]
+    message = f"^--model: .* has a head for {own} classes, the data set has {has}. With --ignore_mismatched_sizes"
+    with pytest.raises(ValueError, match=message):
+        load_classifier(args, names)
+    if own > has:
+        model, _ = load_classifier(args, names, named=False)
+        assert model.config.num_labels == own
+    else:
+        with pytest.raises(ValueError, match=message):
+            load_classifier(args, names, named=False)
+
+
+@pytest.mark.parametrize(
+    "given, wrong, option",
+    [
+        ({"image_size": 30}, "image_size", "--"),
+        ({"num_channels": 1}, "num_channels", "--"),
+        ({"model_config": {"image_size": 30}}, "image_size", "--model_config: "),
+        ({"image_size": 30, "model_config": {"stem": 3}}, "stem", "--model_config: "),
+    ],
+)
+def test_what_a_preset_cannot_be_is_told_by_the_option_that_asked_for_it(given, wrong, option, monkeypatch):
+    def refuses(name, **fields):
+        assert name == "vanillanet-5" and wrong in fields and fields["id2label"] == {0: "a", 1: "b"}
+        raise ValueError(f"{wrong}: got what it does not take")
+
+    monkeypatch.setattr(hf_effmodels, "create_model", refuses)
+    with pytest.raises(ValueError, match=f"^{option}{wrong}: got what it does not take$"):
+        load_classifier(ModelArguments(model="vanillanet-5", **given), ["a", "b"])
 
 
 def test_what_a_type_does_not_have_is_named():
