@@ -10,7 +10,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers import AutoModelForMaskGeneration
 
 from hf_effmodels.modeling.tinysam.modeling_tinysam import TinySamModel
 from hf_effmodels.registry import ARCHITECTURES
@@ -19,7 +21,12 @@ from hf_effmodels.training.losses.mask_distillation import dice_loss, focal_loss
 from hf_effmodels.training.run.arguments import ModelArguments
 from hf_effmodels.training.tasks.mask_generation import data as mask_data
 from hf_effmodels.training.tasks.mask_generation import reports as mask_reports
-from hf_effmodels.training.tasks.mask_generation.arguments import MaskGenerationEvaluationArguments, TeacherArguments
+from hf_effmodels.training.tasks.mask_generation import trainer as mask_training
+from hf_effmodels.training.tasks.mask_generation.arguments import (
+    MaskGenerationEvaluationArguments,
+    ShapesArguments,
+    TeacherArguments,
+)
 from hf_effmodels.training.tasks.mask_generation.data import Shapes
 from hf_effmodels.training.tasks.mask_generation.models import load_sam
 from hf_effmodels.training.tasks.mask_generation.outputs import Outputs, segment
@@ -222,7 +229,13 @@ def test_each_stage_of_the_distillation_has_its_weight():
     weights = TeacherArguments(embedding_weight=0, token_weight=0, hard_mask_weighting=False)
     assert distillation_loss(student, teacher, masks, weights).item() == pytest.approx(distances.mean().item() / 2)
     large = teacher._replace(logits=teacher.logits.repeat_interleave(2, -1).repeat_interleave(2, -2))
-    assert torch.isfinite(distillation_loss(student, large, masks, TeacherArguments()))
+    # Masks of a larger teacher are compared on the student's grid, where each is the mean of four like ones.
+    alone = TeacherArguments(embedding_weight=0, token_weight=0, mask_weight=2.0)
+    smaller = F.interpolate(large.logits.flatten(1, 2), (8, 8), mode="bilinear").view_as(student.logits)
+    torch.testing.assert_close(smaller, teacher.logits)
+    assert distillation_loss(student, large, masks, alone).item() == pytest.approx(
+        2 * expected["mask"].item(), rel=1e-5
+    )
 
 
 def test_masks_that_are_both_empty_agree():
@@ -262,6 +275,18 @@ def test_stored_embeddings_are_read_again_and_those_of_others_refused(sam_run, t
     files = sorted(cache.glob("*.safetensors"))
     assert len(files) == 8 and json.loads((cache / "cache.json").read_text())["seed"] == 42
     times = {file: file.stat().st_mtime_ns for file in files[1:]}
+    # Pictures to evaluate on are others than those of the training, whatever their numbers, and not stored.
+    trainer = prepare(
+        "prepare_training", [*run, "--teacher_cache", str(cache), "--output_dir", str(tmp_path / "prepared")]
+    ).trainer
+    batch = trainer.data_collator([trainer.eval_dataset[number] for number in (0, 3)])
+    assert batch["index"].tolist() == [-1, -1]
+    torch.testing.assert_close(trainer.teacher.embeddings(batch), trainer.teacher._encode(batch["pixel_values"]))
+    of_training = trainer.data_collator([trainer.train_dataset[8 + number] for number in (5, 2)])
+    assert of_training["index"].tolist() == [5, 2]
+    assert torch.equal(
+        trainer.teacher.embeddings(of_training), torch.stack([load_file(files[n])["embeddings"] for n in (5, 2)])
+    )
     files[0].unlink()  # as if the run had been ended
     again = main([*run, "--teacher_cache", str(cache), "--output_dir", str(tmp_path / "b")])
     assert files[0].exists() and times == {file: file.stat().st_mtime_ns for file in files[1:]}
@@ -314,6 +339,16 @@ def test_a_cache_takes_a_teacher_and_an_evaluation_pictures():
     for name in ("eval_pictures", "prompts_per_picture", "shapes_per_picture", "per_device_eval_batch_size"):
         with pytest.raises(ValueError, match=f"--{name}: got 0"):
             MaskGenerationEvaluationArguments(**{name: 0})
+    for name in ("embedding", "token", "mask", "focal", "dice", "iou"):
+        for value in (-1.0, float("inf"), float("nan")):
+            with pytest.raises(ValueError, match=f"--{name}_weight: got {value}, accepted are "):
+                TeacherArguments(**{f"{name}_weight": value})
+        assert getattr(TeacherArguments(**{f"{name}_weight": 0.0}), f"{name}_weight") == 0
+    for name in ("train_pictures", "eval_pictures", "prompts_per_picture", "shapes_per_picture", "hard_prompt_rounds"):
+        least = int(name != "hard_prompt_rounds")
+        with pytest.raises(ValueError, match=f"--{name}: got {least - 1}, accepted are whole numbers from {least}"):
+            ShapesArguments(**{name: least - 1})
+        assert getattr(ShapesArguments(**{name: least}), name) == least
     args = TeacherArguments()
     weights = {"embedding": 1.0, "token": 1.0, "mask": 1.0, "focal": 20.0, "dice": 1.0, "iou": 1.0}
     assert {name: getattr(args, f"{name}_weight") for name in weights} == weights and args.hard_mask_weighting
@@ -326,6 +361,7 @@ def test_a_cache_takes_a_teacher_and_an_evaluation_pictures():
         ("cache.json", "{", "--teacher_cache: .*cache.json is damaged .*; name another folder"),
         ("cache.json", "[1]", "--teacher_cache: .*cache.json is damaged .*; name another folder"),
         ("cache.json", '{"seed": 2}', "--teacher_cache: .* was made with seed 2, not 3; name another folder"),
+        ("cache.json", '{"other": 3}', "--teacher_cache: .* was made with seed None, not 3; name another folder"),
     ],
 )
 def test_a_folder_of_other_things_is_no_cache(file, content, message, tmp_path):
@@ -430,3 +466,99 @@ def test_pieces_of_photographs_are_squares_of_two_fifths_of_the_shorter_side_at_
         assert round(0.4 * min(size)) <= sides.min() <= 0.45 * min(size) and sides.max() >= 0.95 * min(size)
     else:
         assert set(sides.tolist()) == {1}
+
+
+def test_photographs_of_a_folder_come_in_the_order_of_their_names_however_their_endings_are_written(tmp_path):
+    for number, name in enumerate(("m.png", "a.PNG", "z.png", "k.Png", "b.png", "y.png", "c.png")):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / name, format="PNG")
+    found = mask_data.load_photographs(str(tmp_path), "train", "photographs")
+    assert [photograph.getpixel((0, 0))[0] for photograph in found] == [1, 4, 6, 3, 0, 5, 2]
+
+
+class Middling:
+    """Draws the middle of each range, and one kind of shape."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def integers(self, count):
+        return mask_data.KINDS.index(self.kind)
+
+    def uniform(self, low, high, size=None):
+        middle = (low + high) / 2
+        return middle if size is None else np.full(size, middle)
+
+
+@pytest.mark.parametrize(
+    "kind, area, inside",
+    [
+        ("disc", np.pi * 28.5**2, True),
+        ("rectangle", 57 * 42.75, True),
+        ("triangle", 3 * np.sqrt(3) / 4 * 34.2**2, True),
+        ("ring", np.pi * (28.5**2 - 12.825**2), False),
+    ],
+    ids=["disc", "rectangle", "triangle", "ring"],
+)
+def test_shapes_have_the_areas_of_their_kinds(kind, area, inside):
+    """Around the middle of 150 pixels, with 0.19 of them as radius; a rectangle is 3/4 as high as it is wide."""
+    drawn = np.asarray(mask_data._outline(Middling(kind), 150))
+    assert {*np.unique(drawn)} == {0, 255} and (drawn[75, 75] == 255) == inside
+    assert (drawn > 0).sum() == pytest.approx(area, rel=0.06)
+
+
+def test_a_folder_goes_before_a_type_of_models_and_must_hold_a_sam(teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(teacher, tmp_path / "sam")
+    model, processor = load_sam(ModelArguments(model="sam"))
+    weights = load_file(tmp_path / "sam" / "model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters() if name in weights)
+    assert list(processor.image_mean) == [0.5, 0.4, 0.3]
+    monkeypatch.setattr(AutoModelForMaskGeneration, "from_config", lambda config: torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="--model: 'sam2' is a Linear, accepted are SAM and what has its decoder"):
+        load_sam(ModelArguments(model="sam2"))
+
+
+@torch.no_grad()
+def test_looking_at_what_a_network_says_leaves_no_hook_in_it():
+    model, _ = build("sam")
+    segment(model, torch.tensor([[[3, 4]]]), pixel_values=torch.randn(1, 3, 64, 64))
+    assert not [module for module in model.modules() if module._forward_hooks]
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_a_step_learns_from_the_ground_truth_and_from_a_teacher_where_there_is_one(taught, monkeypatch):
+    losses = {"supervised_loss": torch.tensor(3.0), "distillation_loss": torch.tensor(0.5)}
+    for name, value in losses.items():
+        monkeypatch.setattr(mask_training, name, lambda *_, value=value: value)
+    monkeypatch.setattr(mask_training, "hard_points", lambda *_: "points")
+    monkeypatch.setattr(mask_training, "segment", lambda *_, **__: "outputs")
+    trainer = object.__new__(mask_training.MaskGenerationTrainer)
+    trainer.accelerator, trainer.weights = types.SimpleNamespace(unwrap_model=lambda model: model), None
+    trainer.teacher = (lambda inputs, points: "taught") if taught else None
+    loss, _ = trainer.task_loss("model", {"pixel_values": None, "masks": None})
+    assert loss.item() == (3.5 if taught else 3.0)
+
+
+def test_pictures_of_masks_have_a_colour_for_each_and_show_what_is_likelier_than_not(monkeypatch, tmp_path):
+    """Of the masks drawn over each other the last is seen; of two pictures two are shown, though more are asked for."""
+    logits = torch.full((1, 3, 3, 64, 64), -1.0)
+    logits[0, 1, 2, :32] = 0.25
+    said = Outputs(None, None, logits, torch.tensor([0.1, 0.2, 0.9]).expand(1, 3, 3))
+    drawn = []
+    monkeypatch.setattr(mask_reports, "segment", lambda *given, **more: said)
+    monkeypatch.setattr(mask_reports, "save_figure", lambda figure, file: drawn.append(figure))
+    data, model = shapes(), types.SimpleNamespace(device="cpu", eval=lambda: None)
+    data.count = 2
+    mask_reports.draw_masks(model, data, 5, tmp_path / "masks.png")
+    assert len(drawn[0].axes) == 6
+    colours = np.array([[1, 0.2, 0.2], [0.2, 1, 0.2], [0.3, 0.5, 1]])
+    for row in range(2):
+        shown, masked, answered = (axes.images[0].get_array() for axes in drawn[0].axes[3 * row : 3 * row + 3])
+        assert not np.allclose(shown, 0.5)
+        expected = 0.5 * shown
+        expected[:32] = 0.4 * shown[:32] + 0.6 * colours[1]
+        np.testing.assert_allclose(answered, expected, atol=1e-6)
+        expected = 0.5 * shown
+        for mask, colour in zip(data[row]["masks"].numpy(), colours, strict=True):
+            expected[mask] = 0.4 * shown[mask] + 0.6 * colour
+        np.testing.assert_allclose(masked, expected, atol=1e-6)
