@@ -540,7 +540,7 @@ def test_a_step_learns_from_the_ground_truth_and_from_a_teacher_where_there_is_o
 
 
 def test_pictures_of_masks_have_a_colour_for_each_and_show_what_is_likelier_than_not(monkeypatch, tmp_path):
-    """Of the masks drawn over each other the last is seen; of two pictures two are shown, though more are asked for."""
+    """Of masks over each other the last is seen; of two pictures two are shown, though more are asked for."""
     logits = torch.full((1, 3, 3, 64, 64), -1.0)
     logits[0, 1, 2, :32] = 0.25
     said = Outputs(None, None, logits, torch.tensor([0.1, 0.2, 0.9]).expand(1, 3, 3))

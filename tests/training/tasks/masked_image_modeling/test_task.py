@@ -289,6 +289,8 @@ def test_parts_are_drawn_and_mirrored_as_asked_for():
     middle = image.resize((16, 16), Image.Resampling.BICUBIC, box=(8, 0, 32, 24))
     evaluated = dataset(image)[0]
     np.testing.assert_array_equal(evaluated["pixel_values"][0].numpy(), np.asarray(middle, dtype=np.float32))
+    always = dataset(image, horizontal_flip=1.0, crop_scale=[0.3, 0.4])[0]  # which are of the training alone
+    assert all(torch.equal(always[name], evaluated[name]) for name in evaluated)
     assert torch.equal(evaluated["noise"], dataset(image)[0]["noise"]) and evaluated["noise"].shape == (16,)
     first, again, next_epoch, other = (
         dataset(image, seed)[number] for seed, number in ((3, 0), (3, 0), (3, 1), (4, 0))
@@ -324,6 +326,11 @@ def test_histograms_are_drawn_as_edges():
     # Whichever way it goes an edge is as long as the cell is wide: one from corner to corner leaves these free.
     slanting = draw_histograms(torch.tensor([1.0, 0.0]).reshape(2, 1, 1), 2)
     assert slanting[4, 11] > 0.9 and slanting[0, 15] == slanting[15, 0] == slanting[4, 4] == 0
+    # Of several colours the mean, each with its own bins.
+    two = draw_histograms(torch.tensor([2.0, 0.0, 0.0, 0.0]).reshape(4, 1, 1), 2)
+    np.testing.assert_allclose(two, slanting, atol=1e-6)
+    turned = draw_histograms(torch.tensor([0.0, 1.0, 0.0, 1.0]).reshape(4, 1, 1), 2)
+    np.testing.assert_allclose(turned, draw_histograms(torch.tensor([0.0, 1.0]).reshape(2, 1, 1), 2), atol=1e-6)
 
 
 # Wrong input
@@ -363,6 +370,10 @@ ONE_BLOCK = [
         (["--image_column", "picture"], "--image_column: there is no 'picture'"),
         (["--ignore_mismatched_sizes", "true"], "--ignore_mismatched_sizes: there is no head"),
         (["--num_channels", "5"], "--num_channels: got 5"),
+        (["--crop_scale", "0", "1"], "--crop_scale: got"),
+        (["--crop_ratio", "0", "1"], "--crop_ratio: got"),
+        (["--encoder_window_size", "0"], "--encoder_window_size: got 0"),
+        (["--encoder_image_size", "0"], "--encoder_image_size: got 0"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_named_before_anything_is_written(words, message, masked_run, tmp_path):
