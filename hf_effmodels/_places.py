@@ -19,6 +19,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ._model_files import check_model_files
+
 logger = logging.getLogger(__name__)
 
 #: Seconds that the Hub has to answer at all, before it is asked for what is not in the cache; after so many of them
@@ -237,6 +239,8 @@ def reading(
         OSError, ValueError: see above. ImportError: a library is missing.
     """
     check_folder_or_id(argument, name, revision=revision, hint=hint)
+    if is_here := os.path.isdir(name):
+        check_model_files(argument, name)
     try:
         yield
     except PackageNotFoundError as error:  # its own words are the package's name
@@ -245,6 +249,8 @@ def reading(
         raise
     except Exception as error:  # ours to name: libraries below raise all kinds
         check_whole(argument, name, hint=hint)
+        if is_here:
+            check_model_files(argument, name, pickled=True)
         if first_line(error) == _NO_WEIGHTS and is_program(name):
             raise OSError(f"{of_program(argument, name)}{hint and ' '}{hint}") from error
         found = "cannot be found or reached" if isinstance(error, OSError) else "cannot be found or read"

@@ -73,6 +73,7 @@ PRIVATE_NAMES = {
     "_issue_warnings_after_load": _TRAINER,
     "_load_best_model": _TRAINER,
     "_load_from_checkpoint": _TRAINER,
+    "_load_rng_state": _TRAINER,
     "_prepare_inputs": _TRAINER,
     "_run_epoch": _TRAINER,
     "_save": _TRAINER,

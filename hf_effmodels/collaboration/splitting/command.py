@@ -233,7 +233,8 @@ def _size(arguments) -> tuple[int, int] | None:
 
 
 def load_classifier(name: str, argument: str = "model"):
-    """A classifier, by a preset (random weights), a folder or an id of the Hub, and its image processor or None."""
+    """A classifier, by a preset (random weights), a folder or an id of the Hub, and its image processor or None.
+    Raises as `load_whole`."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from ...hub.whole import load_whole

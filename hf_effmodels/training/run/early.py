@@ -17,7 +17,7 @@ from ..._files import check_folder
 from ..._imports import module_file
 from ..._kinds import check_head, check_pipeline, has_head
 from ..._model_place import check_model
-from ..._places import check_apart, check_folder_or_id, check_place, no_data_set
+from ..._places import check_apart, check_folder_or_id, check_place, is_reader, no_data_set
 from ...models import names_in_source
 from .arguments import ArgumentReader, read_mapping
 from .held import check_free, read_resume
@@ -70,6 +70,7 @@ def check_early(reader: ArgumentReader, task_folder: Path, tuple_name: str) -> N
             if tuple_name == "EVALUATION_ARGUMENTS" and model in (names_in_source() or ()):
                 _say_random(model)
     _check_heads(read, task_folder / "__init__.py")
+    _check_apart_from_data(read)
     _check_free(read)
 
 
@@ -135,6 +136,21 @@ def _check_output(read: tuple) -> None:
                 check_folder(folder, accepts_content=True)
             except OSError as error:
                 raise ValueError(f"--output_dir: {str(error).removeprefix('folder: ')}.") from None
+
+
+def _check_apart_from_data(read: tuple) -> None:
+    """ValueError of an output folder in that of the data: what a run writes would be read as data by the next one."""
+    values = {name: value for arguments in read for name, value in vars(arguments).items()}
+    if not isinstance(folder := values.get("output_dir"), str):
+        return
+    for name in _OF_DATA:
+        if not isinstance(place := values.get(name), str):
+            continue
+        argument, within = f"--{name}", values.get("data_dir") if name == "dataset" else None
+        if isinstance(within, str):
+            argument, place = "--data_dir", within if is_reader(place) else os.path.join(place, within)
+        if os.path.isdir(place):
+            check_apart("--output_dir", folder, argument, place, inside=False)
 
 
 def _check_free(read: tuple) -> None:

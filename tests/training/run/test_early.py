@@ -222,6 +222,44 @@ def test_a_folder_with_a_run_or_a_model_is_told_before_torch_is_imported(tmp_pat
         check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
 
 
+@pytest.mark.parametrize(
+    "data, output, told",
+    [
+        ("--dataset photos", "photos", "photos is the folder of --dataset itself, and would be both; name another."),
+        (
+            "--dataset photos",
+            "photos/a/out",
+            "photos/a/out lies in the folder photos of --dataset; name one beside it.",
+        ),
+        ("--dataset .", "outputs/net", "outputs/net lies in the folder . of --dataset"),
+        (
+            "--dataset imagefolder --data_dir photos",
+            "photos/out",
+            "photos/out lies in the folder photos of --data_dir",
+        ),
+        ("--dataset photos --data_dir a", "photos/a/out", "photos/a/out lies in the folder photos/a of --data_dir"),
+        (
+            "--dataset digits --eval_dataset photos",
+            "photos/out",
+            "photos/out lies in the folder photos of --eval_data",
+        ),
+        ("--dataset photos --data_dir a", "photos/b/out", None),
+        ("--dataset photos", "photos-out", None),
+    ],
+)
+def test_what_a_run_writes_does_not_lie_among_its_data(data, output, told, tmp_path, monkeypatch):
+    """The next run, and the command that the run names next, would read it as data."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+    reader = ArgumentReader([*data.split(), "--model", "ghostnetv3-1.0x", "--output_dir", output])
+    if told is None:
+        check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
+        return
+    with pytest.raises(ValueError, match=f"^--output_dir: {told}"):
+        check_early(reader, task_folder(reader.task), "TRAINING_ARGUMENTS")
+
+
 def test_damaged_files_and_mappings_are_told_before_torch_is_imported(tmp_path):
     contents = {"cut": b'{"model_type": "vit"', "list": b"[1]", "bytes": b"\x00"}
     # Which libraries do not read, either.
