@@ -56,7 +56,9 @@ def test_the_speed_is_that_of_training_alone(text_run, tmp_path, monkeypatch):
     assert trainer._speed()["tokens_per_second"] == 64.0
 
 
-def test_a_training_on_a_device_of_unknown_peak_says_so_and_an_evaluation_does_not(text_run, tmp_path, caplog):
+def test_a_training_on_a_device_of_unknown_peak_says_so_and_an_evaluation_does_not(
+    text_run, tmp_path, caplog, monkeypatch
+):
     caplog.set_level("INFO", logger="hf_effmodels")
     told = "the peak of this device (cpu) at this precision is not known: no MFU is logged; --peak_tflops tells it"
     trainer = prepare("prepare_training", [*text_run, "--output_dir", str(tmp_path / "run")]).trainer
@@ -65,6 +67,15 @@ def test_a_training_on_a_device_of_unknown_peak_says_so_and_an_evaluation_does_n
     options = {"model": trainer.model, "args": trainer.args, "processing_class": trainer.processing_class}
     module.CausalLMTrainer(**options, eval_dataset=trainer.eval_dataset)
     assert told not in caplog.text
+    asked = []
+    monkeypatch.setattr(module, "peak_tflops", lambda *given: asked.append(given) or 3.0)
+    for half in ("bf16", "fp16", None):  # a peak is that of half precision, of either kind
+        if half:
+            setattr(trainer.args, half, True)
+        module.CausalLMTrainer(**options, train_dataset=trainer.train_dataset)
+        if half:
+            setattr(trainer.args, half, False)
+    assert asked == [(trainer.args.device, True)] * 2 + [(trainer.args.device, False)]
     trainer.args.peak_tflops = 2.0
     known = module.CausalLMTrainer(**options, train_dataset=trainer.train_dataset)
-    assert told not in caplog.text and known._speed()["mfu"] == 0
+    assert told not in caplog.text and known._speed()["mfu"] == 0 and known._peak == 2.0

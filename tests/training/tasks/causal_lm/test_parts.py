@@ -21,6 +21,10 @@ from hf_effmodels.training.tasks.causal_lm.models import find_tokenizer, load_la
 from hf_effmodels.training.tasks.causal_lm.reports import text_metrics, write_evaluation, write_sample
 from hf_effmodels.training.tasks.causal_lm.trainer import summarize
 
+from ..recorders import Calls, Named, begun
+from ..test_rare_preparations import reader
+from ..test_rare_steps import bare
+
 TEXTS = ["low lower lowest", "new newer newest"]
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -57,11 +61,12 @@ def test_a_tokenizer_is_trained_or_that_of_the_checkpoint_that_the_run_goes_on_f
 def test_a_tokenizer_of_its_own_has_no_revision_of_the_model(monkeypatch):
     asked = []
     monkeypatch.setattr(models, "load_tokenizer", lambda *args, **more: asked.append((args, more)))
-    monkeypatch.setattr(models, "check_place", lambda *args, **more: asked.append(args))
+    monkeypatch.setattr(models, "check_place", lambda *args, **more: asked.append((args, more)))
+    place = (("--model", "org/net"), {"revision": ("--revision", "v2")})
     source = {"revision": "v2", "token": "t", "trust_remote_code": True}
     args = arguments(model="org/net", eos_token="</s>", **source)
     find_tokenizer(args, None, 32)
-    assert asked == [("--model", "org/net"), (("org/net", "</s>"), {"argument": "--model", **source})]
+    assert asked == [place, (("org/net", "</s>"), {"argument": "--model", **source})]
     asked.clear()
     args.tokenizer = "org/words"
     find_tokenizer(args, None, 32)
@@ -91,6 +96,9 @@ def test_random_weights_have_the_tokens_of_the_tokenizer(tokenizer):
     padded = train_tokenizer(TEXTS, 262, max_length=32)
     padded.pad_token = padded.eos_token  # blocks have no padding, and an end of a document is to be learned
     assert load_language_model(arguments(), padded, 16).config.pad_token_id is None
+    padded.bos_token = "l"
+    config = load_language_model(arguments(), padded, 16).config
+    assert (config.bos_token_id, config.eos_token_id) == (padded.get_vocab()["l"], 0)
     # What is given wins over what the tokenizer says.
     larger = load_language_model(arguments(model_config={**SIZES, "vocab_size": 300}), tokenizer, 16)
     assert larger.config.vocab_size == 300
@@ -111,7 +119,11 @@ def test_as_many_tokens_and_positions_as_there_are_may_be_asked_for(tokenizer, t
 def test_a_pretrained_network_gets_the_settings_that_are_given_and_no_others(tokenizer, tmp_path):
     llama().save_pretrained(tmp_path)
     given = {"attention_dropout": 0.25, "rms_norm_eps": 1e-4}
-    model = load_language_model(arguments(model=str(tmp_path), model_config=given), tokenizer, 16)
+    options = {"model": str(tmp_path), "model_config": given}
+    eager = load_language_model(arguments(**options, attn_implementation="eager"), tokenizer, 16)
+    assert eager.config._attn_implementation == "eager"
+    model = load_language_model(arguments(**options), tokenizer, 16)
+    assert model.config._attn_implementation == "sdpa"
     assert {name: getattr(model.config, name) for name in given} == given
     with pytest.raises(ValueError, match="^--model_config: .*hidden_sice"):
         load_language_model(arguments(model=str(tmp_path), model_config={"hidden_sice": 3}), tokenizer, 16)
@@ -142,6 +154,92 @@ def test_an_attention_that_there_is_not_is_named_and_other_faults_are_not_blamed
             load_language_model(
                 arguments(attn_implementation=attention, model_config={"hidden_sice": 3}), tokenizer, 16
             )
+
+
+# preparations
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize("kind", ["plain", "stream", "sorted"])
+def test_a_training_of_a_language_model_has_what_its_arguments_say(kind, pretrained, monkeypatch):
+    calls, tokenizer = Calls(), SimpleNamespace(get_vocab=lambda: {"b": 1, "a": 0})
+    trainer = SimpleNamespace(
+        evaluate=lambda: "measured", eval_dataset="eval blocks", save_submodels=calls.of("save_submodels")
+    )
+    make = calls.of("Trainer", lambda **given: trainer)
+    recorded = ("read_state", "make_ternary", "_check_report", "add_warm_start", "_try_forward")
+    begun(
+        monkeypatch,
+        task,
+        calls,
+        **{name: calls.of(name) for name in (*recorded, "_check_stream_arguments")},
+        load_texts=calls.of("texts", ("train texts", "eval texts")),
+        read=lambda *given: ("read", *given),
+        find_tokenizer=calls.of("tokenizer", tokenizer),
+        load_language_model=calls.of("model", "model"),
+        making_sorted=calls.of("sorted", lambda *_: make),
+        is_pretrained=lambda args: pretrained,
+        fingerprint=calls.of("fingerprint", "0123456789abcdefgh"),
+        _facts=lambda texts: f"facts of {texts}",
+        _training_blocks=calls.of("training blocks", "train blocks"),
+        evaluation_blocks=calls.of("evaluation blocks", "eval blocks"),
+        evaluated_split=lambda args, texts: f"split of {texts}",
+        held_out_unasked=calls.of("held out", "the command's"),
+        write_results=calls.of("write_results", "results"),
+    )
+    model_args, text = Named("model", model_config={}), Named("text", streaming=kind == "stream")
+    args = Named("args", sorted_submodels={"half": {}} if kind == "sorted" else None)
+    given = (model_args, text, args)
+    run = task.prepare_training(reader(*given), *([] if kind == "sorted" else [make]))
+    assert calls.get("sorted", []) == ([((task.SortedCausalLMTrainer, args), {})] if kind == "sorted" else [])
+    assert calls.get("read_state", []) == ([(("checkpoint",), {})] if kind == "stream" else [])
+    assert calls.get("_check_stream_arguments", []) == ([((args,), {})] if kind == "stream" else [])
+    assert calls["texts"] == [((text, "model.token"), {})]
+    [((of, texts, *where), _)] = calls["tokenizer"]
+    assert (of, texts(), where) == (model_args, ("read", "train texts", 100_000), ["text.block_size", "checkpoint"])
+    assert calls["set_seed"] == [(("args.seed",), {})]
+    assert calls["model"] == [((model_args, tokenizer, "text.block_size"), {})]
+    assert calls["make_ternary"] == [(("model", args), {})]
+    assert calls["_check_report"] == [(("model", tokenizer, args), {})]
+    contents = {"training text": "facts of train texts", "evaluation text": "facts of eval texts"}
+    contents |= {
+        "tokenizer": {"tokens": "0123456789abcdef"},
+        **({"model": ("weights", "model")} if pretrained else {}),
+    }
+    assert calls["check_contents"] == [(("config", "checkpoint", "args.output_dir", contents), {})]
+    assert calls["fingerprint"] == [((['[["a", 0], ["b", 1]]'],), {})], "in whatever order a vocabulary is given"
+    assert calls["training blocks"] == [(("train texts", tokenizer, text, args), {})]
+    assert calls["evaluation blocks"] == [(("eval texts", tokenizer, text), {})]
+    [(_, made)] = calls["Trainer"]
+    assert made == {
+        "model": "model", "args": args, "train_dataset": "train blocks", "eval_dataset": "eval blocks",
+        "processing_class": tokenizer,
+    }  # fmt: skip
+    assert calls["add_warm_start"] == [((trainer, args), {})]
+    assert calls["_try_forward"] == [(("model", "eval blocks", args), {})]
+    assert run.evaluation == ({} if kind == "stream" else "the command's")
+    if kind != "stream":
+        assert calls["held out"] == [((text, "split of eval texts"), {})]
+    assert run.report("train metrics") == "results"
+    assert calls["write_results"] == [((trainer, "train metrics", "measured", "config", model_args, text), {})]
+    assert len(calls.get("save_submodels", [])) == (kind == "sorted")
+
+
+def test_of_a_stream_the_first_documents_are_known_again_and_of_other_texts_all():
+    rows = [{"text": f"document {number}"} for number in range(70)]
+
+    def stream(rows):
+        yield from rows[:65]
+        raise AssertionError("more is read than its beginning")
+
+    known = task._facts(stream(rows))
+    assert [*known] == ["first documents"] and len(known["first documents"]) == 16
+    another = {"text": "another"}
+    assert (
+        known == task._facts(stream([*rows[:64], another])) != task._facts(stream([*rows[:63], another, *rows[64:]]))
+    )
+    other = [*rows[:69], another]
+    assert task._facts(rows) == task._facts([*rows]) != task._facts(other)
 
 
 # numbers
@@ -210,6 +308,30 @@ def test_tokens_that_several_submodels_learn_from_are_counted_once_and_experts_b
         inputs = {"input_ids": torch.zeros(3, 8)}
         trainer_module.SortedCausalLMTrainer.count(trainer, SimpleNamespace(network=network), inputs, number)
     assert trainer._tokens == 24 and added == [(0, "its configuration")]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batches_of_a_training_are_counted_and_a_line_of_its_loss_tells_them(training, monkeypatch):
+    """An evaluation in between neither counts nor tells."""
+    told, logged = [], []
+    base = trainer_module.CausalLMTrainer.__mro__[1]
+    monkeypatch.setattr(base, "task_loss", lambda self, *given: ("loss", "outputs"))
+    monkeypatch.setattr(base, "log", lambda self, *given: logged.append(given))
+    trainer = bare(
+        trainer_module.CausalLMTrainer,
+        model=SimpleNamespace(config="its configuration"),
+        mixture=SimpleNamespace(add=lambda *given: told.append(given), take=lambda accelerator: {"balance_loss": 1.0}),
+        accelerator=None,
+        _tokens=8,
+        _speed=lambda: {"tokens_per_second": 5.0},
+    )
+    inputs = {"input_ids": torch.zeros(3, 4)}
+    assert trainer.task_loss(SimpleNamespace(training=training), inputs, 7) == ("loss", "outputs")
+    assert (trainer._tokens, told) == ((20, [("outputs", "its configuration")]) if training else (8, []))
+    trainer.log({"eval_loss": 2.0})
+    trainer.log({"loss": 3.0}, 1.5)
+    line = {"loss": 3.0, "tokens_per_second": 5.0, "balance_loss": 1.0}
+    assert logged == [({"eval_loss": 2.0}, None), (line, 1.5)]
 
 
 class _Trainer(SimpleNamespace):

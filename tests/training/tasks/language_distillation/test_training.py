@@ -27,6 +27,9 @@ from hf_effmodels.training.tasks.language_distillation.projections import Projec
 from hf_effmodels.training.tasks.language_distillation.trainer import LanguageDistillationTrainer
 
 from ..contract import history
+from ..recorders import Calls, Named, begun
+from ..test_rare_preparations import reader
+from ..test_rare_steps import bare
 from .test_contract import SIZES, pair  # noqa: F401
 
 
@@ -167,6 +170,10 @@ def test_what_cannot_be_is_refused_before_the_work(run, pair, tmp_path, monkeypa
         (["--teacher", str(pair[1]), "--jsd_beta", "1"], "--jsd_beta: got 1"),
         (["--teacher", str(pair[1]), "--temperature", "0"], "--temperature: got 0"),
         (["--teacher", str(pair[1]), "--divergence_weight", "0"], "both are 0"),
+        (["--teacher", str(pair[1]), "--divergence_weight", "-1"], "--divergence_weight: got -1"),
+        (["--teacher", str(pair[1]), "--label_weight", "-1"], "--label_weight: got -1"),
+        (["--teacher", str(pair[1]), "--hidden_states_weight", "-1"], "--hidden_states_weight: got -1"),
+        (["--teacher", str(pair[1]), "--teacher_dtype", "int8"], "--teacher_dtype: got 'int8'"),
         (
             ["--teacher", str(pair[1]), "--sorted_submodels", "{half: {num_hidden_layers: 1}}"],
             "^--sorted_submodels: --task language-distillation trains one network; accepted is --task causal-lm",
@@ -225,11 +232,12 @@ def test_a_teachers_loss_is_the_mean_over_all_tokens_of_the_evaluation_text():
     ids = torch.arange(18).view(3, 6) * 7 % 30
     labels = ids.clone()
     labels[1, 3:], labels[2, :5] = -100, -100
+    entered = []
     trainer = SimpleNamespace(
         teacher=teacher,
         eval_dataset=[{"input_ids": i, "labels": t} for i, t in zip(ids, labels, strict=True)],
         args=SimpleNamespace(per_device_eval_batch_size=2, device="cpu"),
-        accelerator=SimpleNamespace(autocast=nullcontext),
+        accelerator=SimpleNamespace(autocast=lambda: entered.append(True) or nullcontext()),
     )
     with torch.no_grad():
         said = teacher(ids).logits.log_softmax(-1)
@@ -237,6 +245,7 @@ def test_a_teachers_loss_is_the_mean_over_all_tokens_of_the_evaluation_text():
     assert len(predicted) == 5 + 2 + 1
     expected = [-said[n, at - 1, ids[n, at]].item() for n, at in predicted]
     assert task.teacher_loss(trainer) == pytest.approx(sum(expected) / 8, rel=1e-5)
+    assert entered == [True] * 2, "each batch in the precision of the training"
 
 
 @pytest.mark.parametrize("loss, perplexity", [(2.0, math.exp(2.0)), (699.0, math.exp(699.0)), (800.0, math.inf)])
@@ -261,9 +270,94 @@ def test_a_teachers_perplexity_stands_beside_the_students(monkeypatch, loss, per
         assert saved == ([("eval", measured)] if writes else [])
 
 
-def test_hidden_states_alone_may_teach():
+def test_hidden_states_alone_may_teach_and_by_default_what_the_teacher_predicts_does():
     args = LanguageDistillationArguments(teacher="t", divergence_weight=0, hidden_states_weight=0.5)
     assert (args.divergence_weight, args.hidden_states_weight) == (0, 0.5)
+    args = LanguageDistillationArguments(teacher="t")
+    expected = {"divergence": "forward", "divergence_weight": 1, "temperature": 1, "top_k": None, "jsd_beta": 0.5}
+    expected |= {"label_weight": 0, "hidden_states_weight": 0, "teacher_dtype": "auto"}
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("states", [0.0, 0.5])
+def test_a_teacher_sees_all_that_the_student_sees_but_the_labels(states, monkeypatch):
+    """Where documents of a block do not see each other, their places as well; and nothing of it is learnt from."""
+    asked = []
+    base = LanguageDistillationTrainer.__mro__[1]
+    monkeypatch.setattr(base, "task_loss", lambda self, *given: (3.0, SimpleNamespace(given=given)))
+
+    def teacher(**given):
+        asked.append((given, torch.is_grad_enabled()))
+        return "taught"
+
+    settings = SimpleNamespace(hidden_states_weight=states, label_weight=0.25)
+    trainer = bare(LanguageDistillationTrainer, teacher=teacher, distillation=settings, is_in_train=True)
+    inputs = {"input_ids": "ids", "position_ids": "places", "attention_mask": "mask"}
+    loss, outputs = trainer.task_loss(SimpleNamespace(training=True), {**inputs, "labels": "labels"}, 7)
+    assert asked == [({**inputs, "use_cache": False, "output_hidden_states": states > 0}, False)]
+    assert loss == 0.75 and outputs.taught == "taught"
+    shown = {**inputs, "labels": "labels", **({"output_hidden_states": True} if states else {})}
+    assert outputs.given[1:] == (shown, 7)
+
+
+@pytest.mark.parametrize("divergence, states, width", [(2.0, 0.0, 8), (0.0, 0.5, 8), (2.0, 0.5, 8), (2.0, 0.5, 6)])
+def test_losses_with_a_weight_are_added_and_widths_that_differ_are_projected(divergence, states, width, monkeypatch):
+    added, projected = [], []
+    student = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: SimpleNamespace(hidden_size=8)))
+    base, own = LanguageDistillationTrainer.__mro__[1], LanguageDistillationTrainer
+    monkeypatch.setattr(base, "__init__", lambda self, **given: vars(self).update(given, model=student))
+    monkeypatch.setattr(own, "add_loss", lambda self, *given: added.append(given))
+    monkeypatch.setattr(own, "_project_to", lambda self, width: projected.append(width))
+    sizes = {**SIZES, "hidden_size": width, "num_attention_heads": 2}
+    teacher = LlamaForCausalLM(LlamaConfig(vocab_size=30, num_hidden_layers=1, **sizes)).train()
+    settings = SimpleNamespace(divergence_weight=divergence, hidden_states_weight=states)
+    trainer = own(teacher=teacher, distillation=settings, args=SimpleNamespace(device="cpu"))
+    assert not teacher.training and not any(weight.requires_grad for weight in teacher.parameters())
+    expected = [("divergence", trainer._divergence, 2.0)] if divergence else []
+    expected += [("hidden_states", trainer._hidden_states, 0.5)] if states else []
+    assert [given[:3] for given in added] == expected
+    assert projected == ([6] if states and width == 6 else [])
+
+
+def test_a_distillation_is_the_students_training_with_the_teacher_it_was_begun_with(monkeypatch):
+    calls = Calls()
+    trainer = SimpleNamespace(teacher="the network", args=SimpleNamespace(output_dir="output"))
+    run = SimpleNamespace(trainer=trainer, config="config", checkpoint="checkpoint")
+    student = SimpleNamespace(TRAINING_ARGUMENTS=("A", "B"), prepare_training=calls.of("student", lambda *_: run))
+    begun(
+        monkeypatch,
+        task,
+        calls,
+        _STUDENT=student,
+        TRAINING_ARGUMENTS=(),
+        check_place=calls.of("place"),
+        FilledReader=lambda *given: ("filled", *given),
+        replace=lambda run, **changed: (run, changed),
+        _make_trainer=calls.of("make", "made"),
+        _report=calls.of("report", "reported"),
+    )
+    distillation, model = Named("distillation"), Named("model")
+    found, changed = task.prepare_training(reader(distillation, model, "text", "args", task="language-distillation"))
+    revision = ("--teacher_revision", "distillation.teacher_revision")
+    assert calls["place"] == [(("--teacher", "distillation.teacher"), {"revision": revision})]
+    [((filled, make), _)] = calls["student"]
+    assert filled == ("filled", "language-distillation", (distillation,), [model, "text", "args"])
+    assert make(model="m") == "made"
+    assert calls["make"] == [((), {"distillation": distillation, "model_args": model, "model": "m"})]
+    contents = {"teacher distillation.teacher": ("weights", "the network")}
+    assert calls["check_contents"] == [(("config", "checkpoint", "output", contents), {})]
+    assert found is run and changed["report"]("metrics") == "reported"
+    assert calls["report"] == [((run, "metrics"), {})]
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError])
+def test_a_tokenizer_of_a_teacher_that_cannot_be_read_is_warned_of(error, monkeypatch, caplog):
+    def read(name, **_):
+        raise error("nothing to read")
+
+    monkeypatch.setattr(task.AutoTokenizer, "from_pretrained", read)
+    task._check_tokenizer(SimpleNamespace(teacher="a/teacher"), {}, None)
+    assert "a/teacher has no tokenizer; that it reads the student's is not known" in caplog.text
 
 
 @pytest.mark.parametrize("beta", [0.2, 0.5, 0.9])
