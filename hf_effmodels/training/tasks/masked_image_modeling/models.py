@@ -10,6 +10,7 @@ import hf_effmodels
 
 from ....hub.ids import reading
 from ....hub.whole import load_whole
+from ....models import sized_processor
 from ....registry import ARCHITECTURES
 from ...data.normalization import with_channels
 from ...run.arguments import check_fields_of
@@ -92,8 +93,12 @@ def _around_encoder(args: MaskedModelArguments, sizes: dict):
         source = {"revision": args.revision, "token": args.token, "trust_remote_code": args.trust_remote_code}
         with reading("--model", args.model, revision=("--revision", args.revision)):
             processor = AutoImageProcessor.from_pretrained(args.model, **source)
-            check_fields_of(AutoConfig.from_pretrained(args.model, **source), args.model_config)
-        source |= {**args.model_config, **sizes, "revision": ("--revision", args.revision)}
+            saved = AutoConfig.from_pretrained(args.model, **source)
+        check_fields_of(saved, args.model_config)
+        if args.image_size is not None:
+            processor = sized_processor(processor, args.image_size)
+        taken = {name: value for name, value in sizes.items() if name != "image_size" or hasattr(saved, name)}
+        source |= {**args.model_config, **taken, "revision": ("--revision", args.revision)}
         encoder = load_whole(AutoModel, "--model", args.model, spared=_UNUSED, **source)
         config = encoder.config
     fields = {name: value for name, value in sizes.items() if name in config_class.__dataclass_fields__}
