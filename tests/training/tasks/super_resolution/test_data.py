@@ -12,6 +12,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_effmodels.pipelines import RRDBModel
+from hf_effmodels.pipelines.sam_diffsr.scheduling_sam_diffsr import SamDiffSRScheduler
+from hf_effmodels.training.tasks.super_resolution import models
 from hf_effmodels.training.tasks.super_resolution.arguments import (
     SuperResolutionArguments,
     SuperResolutionEvaluationArguments,
@@ -101,6 +103,7 @@ def test_other_arguments_that_exclude_each_other_are_named(tmp_path):
         ),
         (lambda: SuperResolutionModelArguments(model="x", model_config={"unet": 3}), "--model_config: got unet: 3"),
         (lambda: SuperResolutionEvaluationArguments(metrics=["lips"]), "--metrics: got 'lips', accepted are"),
+        (lambda: SuperResolutionEvaluationArguments(metrics=["lpips", "ssim"]), "--metrics: got 'ssim', accepted are"),
     ):
         with pytest.raises(ValueError, match=message):
             make()
@@ -145,6 +148,9 @@ def test_pictures_and_maps_that_cannot_be_read_say_why():
     assert read_rgb(transparent)[:, 0, 0].tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match=r"the region map is uint8 of shape \(4, 4, 4\), expected whole numbers, one"):
         read_regions(transparent)
+    for kind in (bool, np.float32):
+        with pytest.raises(ValueError, match=rf"the region map is {kind.__name__} of shape \(4, 4\), expected whole"):
+            read_regions(Image.fromarray(np.ones((4, 4), kind)))
     with pytest.raises((ValueError, OSError), match="^the region map: "):
         read_regions({"bytes": b"no picture", "path": None})
     assert np.array_equal(read_regions(Image.fromarray(np.array([[1, 300]], np.uint16))), [[1, 300]])
@@ -274,6 +280,65 @@ def test_an_encoder_that_overflows_is_told():
         enlarge(torch.zeros(3, 4, 5, dtype=torch.uint8), 0)
 
 
+def test_an_encoder_that_overflows_at_one_place_is_told():
+    class Encoder:
+        device, dtype = "cpu", torch.float32
+
+        def __call__(self, low):
+            image = torch.zeros(1, 3, 8, 8)
+            image[0, 1, 2, 3] = float("inf")
+            return SimpleNamespace(sample=image)
+
+    with pytest.raises(ValueError, match="--model: what the encoder predicts is not finite"):
+        by_encoder(Encoder())(torch.zeros(3, 2, 2, dtype=torch.uint8), 0)
+
+
+def test_a_training_takes_so_many_of_the_images_evenly_spread(tmp_path):
+    for index in range(9):
+        picture(8, 8, index).save(tmp_path / f"{index}.png")
+    args = SuperResolutionDataArguments(dataset=str(tmp_path), eval_holdout=4, max_train_samples=3, max_eval_samples=2)
+    train, evaluation = load_data(args)
+    # 0, 3, 5 and 8 are held out.
+    assert train.rows.tolist() == [1, 4, 7] and evaluation.rows.tolist() == [0, 8]
+
+
+@pytest.mark.parametrize("option", ["dataset_config", "dataset_revision"])
+def test_what_belongs_to_data_sets_of_the_hub_does_not_go_with_a_folder_of_images(option, tmp_path):
+    picture(8, 8, 0).save(tmp_path / "0.png")
+    for place in (str(tmp_path), "skimage_photos"):
+        with pytest.raises(ValueError, match=f"--{option}: goes with what the library datasets reads"):
+            _files(SuperResolutionDataArguments(dataset=place, **{option: "x"}))
+
+
+def test_whatever_changes_of_the_images_they_are_others():
+    """By which a run that goes on knows that it is on the same ones."""
+
+    def source(**changed):
+        parts = {
+            "images": [picture(8, 8, 0), picture(8, 8, 1)],
+            "low": [picture(2, 2, 0), picture(2, 2, 1)],
+            "regions": [np.zeros((8, 8), int), np.ones((8, 8), int)],
+            "values": [[0.5], [0.25]],
+        }
+        parts |= changed
+        return HighResolutionImages(parts.pop("images"), "mine", np.arange(2), ["a", "b"], **parts)
+
+    known = source().facts()
+    names = ["pictures", "low-resolution pictures", "regions", "values of the regions"]
+    assert known == source().facts() and list(known) == ["samples", *names] and known["samples"] == 2
+    changes = (
+        {"images": [picture(8, 8, 0), picture(8, 8, 2)]},
+        {"low": [picture(2, 2, 0), picture(2, 2, 2)]},
+        {"regions": [np.zeros((8, 8), int), np.zeros((8, 8), int)]},
+        {"values": [[0.5], [0.75]]},
+    )
+    for name, changed in zip(names, changes, strict=True):
+        found = source(**changed).facts()
+        assert [key for key in known if found[key] != known[key]] == [name]
+    plain = source(low=None, regions=None, values=None)
+    assert list(plain.facts()) == ["samples", "pictures"]
+
+
 def test_strings_are_no_pictures(tmp_path):
     rows = Dataset.from_dict({"text": ["a"]}, features=Features({"text": Value("string")}))
     DatasetDict(train=rows).save_to_disk(tmp_path / "table")
@@ -301,6 +366,78 @@ def test_a_folder_has_no_revision(tmp_path):
         load_pipeline(str(tmp_path), args)
     with pytest.raises((ValueError, OSError), match="--revision: got 'x', but --encoder .* lies here"):
         trained_encoder("--encoder", str(tmp_path), args)
+
+
+def test_networks_are_read_where_it_is_said_and_have_to_be_whole(encoder, monkeypatch, tmp_path):
+    """From the branch of the Hub that is named, with the token; weights that are lacking are told."""
+    asked, filled = [], []
+
+    def read(kind):
+        return lambda name, **options: asked.append((kind, name, options)) or SimpleNamespace(components={"a": kind})
+
+    monkeypatch.setattr(models.SamDiffSRPipeline, "from_pretrained", read("pipeline"))
+    monkeypatch.setattr(models.RRDBModel, "from_pretrained", read("encoder"))
+    monkeypatch.setattr(models, "check_filled", lambda *given: filled.append(given))
+    args, place = SimpleNamespace(revision="v1", token="mine"), {"revision": "v1", "token": "mine"}
+    pipe = load_pipeline("some/pipeline", args)
+    assert asked == [("pipeline", "some/pipeline", place)] and filled == [("--model", "some/pipeline", "pipeline")]
+    assert pipe.components == {"a": "pipeline"}
+    found = trained_encoder("--encoder", "some/encoder", args)
+    assert asked[1:] == [("encoder", "some/encoder", {"subfolder": "condition_encoder", **place})]
+    assert filled[1:] == [("--encoder", "some/encoder", found)]
+    args.revision = None
+    found = trained_encoder("--encoder", str(encoder), args)
+    assert asked[2:] == [("encoder", str(encoder), {"revision": None, "token": "mine"})]
+    assert filled[2:] == [("--encoder", str(encoder), found)]
+
+
+def test_with_a_preset_the_revision_is_the_encoders(monkeypatch):
+    asked = []
+
+    def read(*given):
+        asked.append(given)
+        raise KeyError("enough")
+
+    monkeypatch.setattr(models, "trained_encoder", read)
+    args = SuperResolutionModelArguments(model="sam-diffsr-x4", encoder="some/encoder", revision="v1")
+    with pytest.raises(KeyError, match="enough"):
+        load_pipeline_to_train(args)
+    assert asked == [("--encoder", "some/encoder", args)]
+    args.encoder = None
+    with pytest.raises(ValueError, match="--revision"):
+        load_pipeline_to_train(args)
+
+
+@pytest.mark.parametrize("name", ["model_config", "legacy_256", "residual_scale", "encoder"])
+def test_a_trained_pipeline_is_trained_on_as_it_is(name, tmp_path):
+    value = {"model_config": {"unet": {"hidden_size": 8}}, "legacy_256": True, "residual_scale": 3.0, "encoder": "x"}
+    args = SuperResolutionModelArguments(model=str(tmp_path), **{name: value[name]})
+    with pytest.raises(ValueError, match=f"--{name} goes with presets; a trained pipeline has its"):
+        load_pipeline_to_train(args)
+
+
+def test_an_encoder_of_a_preset_has_the_fields_that_are_changed():
+    args = SuperResolutionModelArguments(
+        model="sam-diffsr-x4", model_config={"encoder": {"hidden_size": 8, "num_blocks": 3, "growth": 4}}
+    )
+    config = load_encoder_to_train(args).config
+    assert (config.hidden_size, config.num_blocks, config.growth, config.scale) == (8, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("ddpm", "DDPMScheduler"), ("ddim", "DDIMScheduler"), ("dpmsolver++", "DPMSolverMultistepScheduler"),
+        ("unipc", "UniPCMultistepScheduler"), ("deis", "DEISMultistepScheduler"), ("euler", "EulerDiscreteScheduler"),
+        ("heun", "HeunDiscreteScheduler"),
+    ],
+)  # fmt: skip
+def test_a_sampler_is_the_one_of_its_name_on_the_schedule_that_was_trained(name, kind):
+    own = SamDiffSRScheduler(num_train_timesteps=20)
+    assert models.sampler("own", own) is own
+    found = models.sampler(name, own)
+    assert type(found).__name__ == kind and found.config.num_train_timesteps == 20
+    torch.testing.assert_close(found.alphas_cumprod, own.alphas_cumprod)
 
 
 @pytest.mark.parametrize(

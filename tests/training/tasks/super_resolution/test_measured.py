@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from hf_effmodels.pipelines.sam_diffsr.matlab_resize import imresize
-from hf_effmodels.training.tasks.super_resolution import evaluation, task
+from hf_effmodels.training.tasks.super_resolution import evaluation, reports, task
 from hf_effmodels.training.tasks.super_resolution.evaluation import (
     Enlarged,
     averages,
@@ -213,6 +213,23 @@ def test_a_grid_has_a_row_for_each_image_in_four_versions_and_the_middle_of_larg
     assert [grid.getpixel((left, second))[0] for left in lefts] == [200, 100, 50, 77]
     assert grid.getpixel((lefts[3] + 255, second + 255)) == (77, 77, 77)
     assert grid.getpixel((lefts[0] + 24, first)) == (255, 255, 255)
+
+
+def test_a_grid_tells_each_enlargements_decibels_above_it(tmp_path, monkeypatch):
+    said = []
+    drawing = SimpleNamespace(text=lambda place, text, fill: said.append((place, text)))
+    monkeypatch.setattr(reports.ImageDraw, "Draw", lambda picture: drawing)
+    result = enlarged("a", 30)
+    write_grid([result], tmp_path / "grid.png")
+    measured = result.measured
+    assert measured["psnr_y"] != measured["bicubic_psnr_y"]
+    texts = ["low resolution", f"bicubic {measured['bicubic_psnr_y']:.2f} dB"]
+    texts += [f"enlarged {measured['psnr_y']:.2f} dB", "original"]
+    assert said == [((4 + column * 28, 4), text) for column, text in enumerate(texts)]
+
+
+def test_the_best_model_may_be_best_at_whatever_is_measured():
+    assert set(SuperResolutionTrainer.metric_names(None)) == set(averages([enlarged("a", 1)]))
 
 
 @pytest.mark.parametrize(

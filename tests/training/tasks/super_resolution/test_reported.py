@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hf_effmodels.training.tasks.super_resolution import task
+from hf_effmodels.training.tasks.super_resolution import reports, task
 from hf_effmodels.training.tasks.super_resolution.models import is_encoder, trained_encoder
 from hf_effmodels.training.tasks.super_resolution.patches import PatchOptions
 from hf_effmodels.training.tasks.super_resolution.trainer import RecipeTrainer, SuperResolutionTrainer, image_loss
 
 from ....pipelines.sam_diffsr.tiny import tiny_pipeline
+from ..recorders import Calls
+from ..test_rare_preparations import patched
 from .test_measured import enlarged
 from .test_patches import images
 
@@ -159,3 +161,73 @@ def test_an_encoder_is_taken_from_a_folder_of_its_own_or_out_of_a_pipeline(tmp_p
     # A configuration beside those of a pipeline makes it no encoder.
     (tmp_path / "pipeline" / "config.json").write_text("{}")
     assert not is_encoder(str(tmp_path / "pipeline")) and not is_encoder(str(tmp_path / "nowhere"))
+
+
+def test_a_denoiser_is_trained_and_measured_as_its_arguments_say(monkeypatch):
+    pipe, calls = tiny_pipeline(scheduler={"num_train_timesteps": 10}), Calls()
+    pipe.register_to_config(residual_scale=3.5)
+    pipe.condition_encoder.train()
+    patched(
+        monkeypatch, task, load_pipeline_to_train=lambda args: pipe, by_pipeline=calls.of("by", "enlarge"),
+        _check_sampling=calls.of("check"),
+    )  # fmt: skip
+    args = SimpleNamespace(scheduler="ddim", num_inference_steps=None, timesteps=[7, 3], loss="ssim", device="cpu")
+    network, complete, objective, enlarge = task._what_is_trained(SimpleNamespace(stage="diffusion"), args)
+    assert network is pipe.unet and complete is pipe and enlarge == "enlarge"
+    assert calls == {"check": [((args, pipe), {})], "by": [((pipe, "ddim", None), {"timesteps": [7, 3]})]}
+    encoder = pipe.condition_encoder
+    assert objective.keywords == {
+        "encoder": encoder, "scheduler": pipe.scheduler, "residual_scale": 3.5, "kind": "ssim",
+    }  # fmt: skip
+    assert not encoder.training and not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("plots", [True, False])
+@pytest.mark.parametrize("stage", ["rrdb", "diffusion"])
+def test_a_card_says_what_was_trained_how_long_and_how_good_it_is(stage, plots, monkeypatch, tmp_path):
+    calls = Calls()
+
+    def export(pipe, folder, **facts):
+        calls.of("export")(pipe, folder, **facts)
+        folder.mkdir()
+        (folder / "README.md").write_text("the card", encoding="utf-8")
+
+    patched(
+        monkeypatch, reports, save_results=calls.of("save", "all results"), has_matplotlib=lambda: plots,
+        plot_curves=calls.of("curves"), training_summary=calls.of("summary", {"seed": 5}),
+        what_was_saved=lambda trainer: {"trained": "7 steps"}, card_results=calls.of("results", "the results"),
+        write_card=calls.of("card", "the card"), export=export,
+    )  # fmt: skip
+    names = [f"{prefix}{name}" for prefix in ("", "bicubic_") for name in ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb")]
+    metrics = {f"eval_{name}": float(number) for number, name in enumerate(names)} | {"eval_runtime": 9.0}
+
+    class Data(list):
+        split = "mine/test"
+
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(output_dir=str(tmp_path), should_save=True, license="mit"), eval_dataset=Data([1, 2]),
+        complete="the pipeline", state=SimpleNamespace(log_history="the history"),
+        get_total_train_batch_size=lambda args: 96,
+    )  # fmt: skip
+    model_args, data_args = SimpleNamespace(stage=stage), SimpleNamespace(dataset="some/where")
+    found = reports.write_results(trainer, "train metrics", metrics, "config", model_args, data_args)
+    assert found == "all results" and calls["save"] == [((trainer, "train metrics", metrics), {})]
+    assert calls["summary"] == [(("config", reports.HYPER_PARAMETERS, 96), {})]
+    measured = {name: float(number) for number, name in enumerate(names)}
+    assert calls["results"] == [((trainer, measured, "2 images of mine/test"), {})]
+    facts = {
+        "license": "mit", "dataset": "some/where", "results": "the results",
+        "training": {"trained": "7 steps", "seed": 5},
+    }  # fmt: skip
+    if stage == "rrdb":
+        [(given, told)] = calls["card"]
+        assert told == facts and given[0].title == "RRDB condition encoder"
+    else:
+        assert calls["export"] == [(("the pipeline", tmp_path / "hub"), {"overwrite": True, **facts})]
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "the card"
+    panels = {
+        "loss": {"loss": "training"},
+        "PSNR-Y (dB)": {"eval_psnr_y": "enlarged", "eval_bicubic_psnr_y": "bicubic"},
+    }
+    curves = [(("the history", tmp_path / "training_curve.png", panels), {"x": "step"})]
+    assert calls.get("curves", []) == curves * plots

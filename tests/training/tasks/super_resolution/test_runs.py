@@ -94,6 +94,12 @@ def test_an_encoder_and_a_pipeline_are_trained_and_load_and_measure_as_trained(s
         (["--low_folder", "nowhere"], "--low_folder: nowhere is not a folder"),
         (["--stage", "rrdb"], "--encoder: stage rrdb trains the encoder"),
         (["--loss", "l3"], "--loss: got 'l3', accepted are "),
+        (["--structure_constant_to_zero", "true"], "--structure_constant_to_zero: .*goes with --structure_maps"),
+        (["--structure_normalization", "z_score"], "--structure_normalization: .*goes with --structure_maps"),
+        (["--legacy_mask_crop", "true"], "--legacy_mask_crop: .*goes with --structure_maps"),
+        (["--stage", "rrdb", "--legacy_256", "true"], "--legacy_256: .*goes with --stage diffusion"),
+        (["--stage", "rrdb", "--residual_scale", "3"], "--residual_scale: .*goes with --stage diffusion"),
+        (["--lr_decay_rate", "0.1"], "--lr_decay_rate: .*goes with --lr_decay_steps"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_written(short_run, pictures, tmp_path, changed, message):
