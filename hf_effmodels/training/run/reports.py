@@ -44,7 +44,9 @@ def save_results(trainer, train_metrics: dict, eval_metrics: dict) -> dict:
     Returns:
         All metrics.
     """
-    if train_metrics.get("train_runtime") and trainer.state.global_step > trainer._initial_global_step:
+    if trainer.state.global_step == trainer._initial_global_step:
+        train_metrics = {}  # a run that goes on from its last step has trained nothing; what it had told stays
+    elif train_metrics.get("train_runtime"):
         trainer.log_metrics("train", train_metrics)
         trainer.save_metrics("train", train_metrics)
     if eval_metrics:

@@ -1,5 +1,6 @@
 """transformers' Trainer with what the recipes need beyond it: see `RecipeArguments` for the list."""
 
+import json
 import logging
 import os
 import random
@@ -19,6 +20,7 @@ from torch.utils.data import BatchSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..._files import write_text
 from ..data.seeded import SeededDataset, data_seed
 from ..optim.layer_decay import layer_decay_groups
 from ..optim.module_rates import rate_factors, scale_rates
@@ -448,6 +450,18 @@ class RecipeTrainer(Trainer):
             message=commit_message,
         )
 
+    def save_metrics(self, split: str, metrics: Mapping[str, float], combined: bool = True) -> None:
+        """As transformers', but each file is there whole or not at all, and what a killed run has left of one is
+        passed over: a run that goes on would end with it."""
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        contents = {f"{split}_results.json": dict(metrics)}
+        if combined:
+            contents["all_results.json"] = _held_in(folder / "all_results.json") | dict(metrics)
+        for name, content in contents.items():
+            write_text(folder / name, json.dumps(content, indent=4, sort_keys=True))
+
     def _save_checkpoint(self, model, trial) -> None:
         if self.ema is not None and self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
@@ -512,6 +526,15 @@ class RecipeTrainer(Trainer):
         wrong = [*load_result.missing_keys, *load_result.unexpected_keys]
         if wrong:
             raise WeightsError(f"--resume_from_checkpoint: the checkpoint's weights lack or add {wrong[:5]}.")
+
+
+def _held_in(file: Path) -> dict:
+    """What a JSON file of results holds; nothing, where there is none or it was not written to its end."""
+    try:
+        held = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 @contextmanager

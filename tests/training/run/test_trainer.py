@@ -367,6 +367,23 @@ def test_a_run_that_goes_on_from_its_last_step_takes_no_other(line_trainer, tmp_
     assert torch.equal(on.model.w, whole.model.w) and torch.equal(torch.rand(3), drawn)
 
 
+def test_results_are_added_to_those_that_are_there_unless_they_are_broken(line_trainer, tmp_path):
+    trainer, file = make(line_trainer), tmp_path / "run" / "all_results.json"
+    trainer.save_metrics("train", {"train_loss": 2.0, "a": 1})
+    trainer.save_metrics("eval", {"eval_loss": 1.0, "a": 3})
+    trainer.save_metrics("other", {"x": 1}, combined=False)
+    assert json.loads(file.read_text()) == {"a": 3, "eval_loss": 1.0, "train_loss": 2.0}
+    assert json.loads((tmp_path / "run" / "train_results.json").read_text()) == {"a": 1, "train_loss": 2.0}
+    assert json.loads((tmp_path / "run" / "other_results.json").read_text()) == {"x": 1}
+    for left in ("", "[1]", '{"a": '):  # of a run that was killed
+        file.write_text(left)
+        trainer.save_metrics("eval", {"eval_loss": 1.0})
+        assert json.loads(file.read_text()) == {"eval_loss": 1.0}
+    trainer.is_world_process_zero = lambda: False
+    trainer.save_metrics("eval", {"eval_loss": 7.0})
+    assert json.loads(file.read_text()) == {"eval_loss": 1.0}
+
+
 def test_another_run_in_the_old_place_is_not_taken_for_the_best_checkpoint(line_trainer, tmp_path):
     make(line_trainer, [1.0, 0.0, 0.0], output_dir=str(tmp_path / "run"), **BEST).train()
     best = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")["w"]
