@@ -1,6 +1,7 @@
 """Pictures of any data set, with or without labels: where they are, read one by one, by number."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -13,7 +14,17 @@ from .digits import load_image_splits
 from .errors import of_sample
 from .fingerprints import facts, picture
 from .images import ImageSplitArguments, read_for_stock_processor, where
-from .splits import HELD_OUT, Column, evaluation_split, find_column, number_held_out, only_split, pick_split
+from .splits import (
+    HELD_OUT,
+    Column,
+    evaluation_split,
+    find_column,
+    grouped_choice,
+    number_held_out,
+    only_split,
+    pick_split,
+    say_held_out,
+)
 
 #: Rows whose files are looked up at a time.
 _AT_A_TIME = 4096
@@ -55,6 +66,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def groups(self) -> np.ndarray:
+        """Of each picture the group that it is held out with; each has its own here."""
+        return np.arange(len(self))
 
     def read(self, index: int, num_channels: int) -> Image.Image:
         """Picture `index`; a ValueError or OSError that names its row and file if it cannot be read."""
@@ -192,11 +207,25 @@ def image_column_of(rows, args: PictureArguments, split: str) -> tuple[Sequence,
     return Column(rows.select_columns(column), column), column
 
 
+def same_images(images: Iterable[str | dict | None]) -> np.ndarray:
+    """Of each row of a table what its image is known by, its name or a digest of its file; rows without one are each
+    by itself."""
+    return np.asarray([_known_by(number, image) for number, image in enumerate(images)])
+
+
+def _known_by(number: int, image: str | dict | None) -> str:
+    if not image:
+        return f"row {number}"
+    if isinstance(image, str):
+        return f"file {image}"
+    return f"file {image['path']}" if image["bytes"] is None else hashlib.sha256(image["bytes"]).hexdigest()
+
+
 def hold_out(train: Pictures, args: PictureArguments) -> tuple[Pictures, Pictures]:
-    """The rest, and the pictures that are evaluated on: drawn, the same in every run."""
-    held_out = np.zeros(len(train), dtype=bool)
-    number = number_held_out(args, len(train), train.split)
-    held_out[np.random.default_rng(0).permutation(len(train))[:number]] = True
+    """The rest, and the pictures that are evaluated on: drawn, the same in every run, those of one group together."""
+    number = number_held_out(args, len(train), train.split, is_exact=False)
+    held_out = grouped_choice(train.groups(), number, train.split)
+    say_held_out(int(held_out.sum()), len(train), train.split)
     evaluation = train.select(np.flatnonzero(held_out))
     return train.select(np.flatnonzero(~held_out)), replace(evaluation, split=f"{train.split}{HELD_OUT}")
 

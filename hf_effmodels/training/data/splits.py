@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -202,6 +203,30 @@ def stratified_choice(labels: np.ndarray, number: int) -> np.ndarray:
             limit = sizes
         counts[np.argmax(np.where(counts < limit, share - counts, -np.inf))] += 1
     return _drawn(labels, counts.tolist())
+
+
+def grouped_choice(groups: np.ndarray, number: int, split: str) -> np.ndarray:
+    """A mask of `number` samples, or a few more or fewer, since those of one group (such as the captions of an image)
+    are drawn together: the same in every run, and not all groups.
+
+    Args:
+        groups: of each sample.
+        number: how many are wanted.
+        split: where they come from, for the error.
+
+    Raises:
+        ValueError: there is one group.
+    """
+    order, taken, count = np.random.default_rng(0).permutation(len(groups)), [], 0
+    sizes = Counter(groups.tolist())
+    if len(sizes) == 1:
+        raise ValueError(f"--eval_split: {split} is about one image: nothing would be left to train on.")
+    for group in dict.fromkeys(groups[order].tolist()):
+        if count >= number:
+            break
+        taken.append(group)
+        count += sizes[group]
+    return np.isin(groups, taken[: len(sizes) - 1])
 
 
 def _drawn(labels: np.ndarray, counts: Sequence[int]) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 from ...data.augment import random_resized_box
 from ...data.fingerprints import facts, picture
 from ...data.normalization import Normalization
-from ...data.pictures import Pictures, for_evaluation, for_training, hold_out, image_column_of
+from ...data.pictures import Pictures, for_evaluation, for_training, hold_out, image_column_of, same_images
 from ...data.seeded import SeededDataset
 from ...data.splits import Column, find_column
 from .arguments import SLOT, ImagePartArguments, ImageTextArguments
@@ -38,6 +38,12 @@ class ImageTexts(Pictures):
     labels: np.ndarray | None = None
     names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+
+    def groups(self) -> np.ndarray:
+        """The rows of one image are held out together: a caption each, in some tables."""
+        if self.captions is None:
+            return super().groups()
+        return same_images(self.images[row] for row in self.rows.tolist())
 
     def texts(self, index: int) -> list[str]:
         """All that is said of picture `index`."""

@@ -1,6 +1,5 @@
 """One question about a picture (or about none), and rows of a data set that become such questions when read."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -10,7 +9,7 @@ import numpy as np
 from ...data.errors import SampleError, of_sample
 from ...data.fingerprints import facts, picture
 from ...data.images import read_image, where
-from ...data.splits import HELD_OUT
+from ...data.splits import HELD_OUT, grouped_choice
 
 
 @dataclass(frozen=True)
@@ -114,20 +113,10 @@ class Samples:
 
     def held_out(self, number: int) -> tuple["Samples", "Samples"]:
         """The rest, and `number` of them (or a few more or fewer, to have whole groups), the same in every run."""
-        chosen, order = np.zeros(len(self), dtype=bool), np.random.default_rng(0).permutation(len(self))
         if self.groups is None:
-            chosen[order[:number]] = True
+            groups = np.arange(len(self))
         else:
-            groups = self.groups() if callable(self.groups) else self.groups
-            groups, taken, count = groups[self.numbers], [], 0
-            sizes = Counter(groups.tolist())
-            for group in dict.fromkeys(groups[order].tolist()):
-                if count >= number:
-                    break
-                taken.append(group)
-                count += sizes[group]
-            if len(sizes) == 1:
-                raise ValueError(f"--eval_split: {self.split} is about one image: nothing would be left to train on.")
-            chosen = np.isin(groups, taken[: len(sizes) - 1])
+            groups = (self.groups() if callable(self.groups) else self.groups)[self.numbers]
+        chosen = grouped_choice(groups, number, self.split)
         rest, held_out = (replace(self, numbers=self.numbers[mask]) for mask in (~chosen, chosen))
         return rest, replace(held_out, split=f"{self.split}{HELD_OUT}")

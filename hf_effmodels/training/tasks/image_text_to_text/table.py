@@ -1,12 +1,12 @@
 """Any table with questions and answers, and images or none."""
 
-import hashlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from ...data.pictures import same_images
 from .arguments import VisionLanguageDataArguments
 from .samples import Sample, Samples
 
@@ -45,15 +45,7 @@ def from_rows(rows, args: VisionLanguageDataArguments, split: str) -> Samples:
 
 
 def _by_image(rows, column: str) -> np.ndarray:
-    """The image of each row: its name, or a digest of its file; rows without one are apart."""
-    images = enumerate(row[column] for row in rows.select_columns(column))
-    return np.asarray([f"row {number}" if not image else _known_by(image) for number, image in images])
-
-
-def _known_by(image: str | dict) -> str:
-    if isinstance(image, str):
-        return f"file {image}"
-    return f"file {image['path']}" if image["bytes"] is None else hashlib.sha256(image["bytes"]).hexdigest()
+    return same_images(row[column] for row in rows.select_columns(column))
 
 
 def _digit(row: dict, args: VisionLanguageDataArguments) -> Sample:

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from hf_effmodels import LightClipModel
+from hf_effmodels.training.data.pictures import hold_out
 from hf_effmodels.training.tasks.contrastive_language_image import data, evaluation, models, task, trainer
 from hf_effmodels.training.tasks.contrastive_language_image.arguments import (
     ImagePartArguments,
@@ -46,6 +47,21 @@ def test_captions_are_found_by_the_usual_names_of_their_column(column):
     rows = table(other=["x", "y"], **{column: ["a dog", "a cat"]})
     found = data._read(rows, ImageTextArguments(dataset="d"), "d/train")
     assert [found.texts(n) for n in range(2)] == [["a dog"], ["a cat"]] and found.class_number(0) == -1
+
+
+def test_the_captions_of_an_image_are_held_out_together_and_each_picture_of_a_class_by_itself():
+    """Also where each has a row of its own: no image is evaluated on that was trained on."""
+    rows = table(caption=[f"caption {n}" for n in range(12)]).select([n for n in range(12) for _ in range(3)])
+    args = ImageTextArguments(dataset="d", eval_fraction=0.25)
+    train, evaluation = hold_out(data._read(rows, args, "d/train"), args)
+    of_train, of_evaluation = ({part.read(n, 3).tobytes() for n in range(len(part))} for part in (train, evaluation))
+    assert (len(train), len(evaluation)) == (27, 9) and (len(of_train), len(of_evaluation)) == (9, 3)
+    assert not of_train & of_evaluation and evaluation.split == "d/train (held out)"
+    with pytest.raises(ValueError, match="--eval_split: d/train is about one image"):
+        hold_out(data._read(rows.select([0, 1]), args, "d/train"), args)
+    classes = ImageTextArguments(dataset="d", caption_templates=["a {}"], label_column="caption", eval_fraction=0.25)
+    found = data._read(rows.select([0] * 8), classes, "d/train")
+    assert [len(part) for part in hold_out(found, classes)] == [6, 2]
 
 
 def test_captions_that_are_named_are_read_beside_templates_for_other_classes():
