@@ -1,5 +1,6 @@
 """Single rules of tasks: where a bound lies, what a process takes, means of unequal parts, what is written."""
 
+import dataclasses
 import json
 import math
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from hf_effmodels.training.data.normalization import Normalization
+from hf_effmodels.training.data.stored_labels import settings_of
 from hf_effmodels.training.tasks.contrastive_language_image import data as captions
 from hf_effmodels.training.tasks.contrastive_language_image import evaluation as two_tower_evaluation
 from hf_effmodels.training.tasks.contrastive_language_image import task as two_towers
@@ -22,6 +24,7 @@ from hf_effmodels.training.tasks.data_free_distillation.teachers import input_of
 from hf_effmodels.training.tasks.data_free_distillation.trainer import DataFreeTrainer
 from hf_effmodels.training.tasks.distillation import task as distillation
 from hf_effmodels.training.tasks.distillation.teacher import Teachers
+from hf_effmodels.training.tasks.image_classification.transforms import AugmentationArguments
 from hf_effmodels.training.tasks.image_text_to_text import task as questions
 from hf_effmodels.training.tasks.language_distillation import task as language_distillation
 from hf_effmodels.training.tasks.masked_image_modeling import task as masked_images
@@ -672,6 +675,35 @@ def test_losses_and_labels_of_single_pictures_do_without_mixed_ones(name):
     if name != "label_maps":
         with pytest.raises(ValueError, match=f"^--stored_labels: they are of pictures that are not mixed; --{name} 0"):
             distillation._check_for_stored({"kd": plain}, [args])
+
+
+def test_stored_labels_are_logits_and_teach_no_features():
+    losses = {"kd": SimpleNamespace(teacher_features=list), "fitnet": SimpleNamespace(teacher_features=lambda: ["a"])}
+    with pytest.raises(ValueError, match="^--stored_labels: they are logits, and the loss fitnet needs a teacher's f"):
+        distillation._check_for_stored(losses, [SimpleNamespace(mixup=0, cutmix=0)])
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "label_maps", "label_smoothing_factor"])
+def test_episodes_have_classes_of_their_own_which_are_neither_mixed_nor_smoothed(name):
+    plain = {"mixup": 0.0, "cutmix": 0.0, "label_maps": None, "label_smoothing_factor": 0.0}
+    args = SimpleNamespace(**plain, repeated_augmentation=1, loss="cross_entropy")
+    asked = SimpleNamespace(episodes_per_epoch=4, codec=None)
+    assert distillation._check_for_episodes(asked, args) is None
+    setattr(args, name, 0.1)
+    with pytest.raises(ValueError, match=f"^--{name}: it does not go with --episodes_per_epoch, which has classes of"):
+        distillation._check_for_episodes(asked, args)
+    asked.episodes_per_epoch = None
+    assert distillation._check_for_episodes(asked, args) is None
+
+
+def test_labels_are_stored_for_the_seed_the_pictures_the_classes_and_how_they_are_varied():
+    config = SimpleNamespace(num_labels=2, id2label={1: "b", 0: "a"})
+    pictures = type("Pictures", (list,), {"seed": 7})("xyz")
+    trainer = SimpleNamespace(network=SimpleNamespace(config=config), train_dataset=pictures)
+    augmentation = AugmentationArguments(train_crop="none", horizontal_flip=0.25)
+    found = distillation.stored_settings(trainer, [None, None, augmentation, None])
+    assert found == settings_of(seed=7, samples=3, classes=["a", "b"], augmentation=dataclasses.asdict(augmentation))
+    assert "0.25" in str(found)  # the content of them, not a digest
 
 
 def test_an_image_is_found_by_what_is_said_of_another_in_the_same_words():

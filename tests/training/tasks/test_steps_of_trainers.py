@@ -1,6 +1,6 @@
 """What single methods of trainers hand on, leave out, count and do once."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,21 +105,29 @@ class Recorded:
     """A teacher that keeps what it was shown."""
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.in_precision_of_run = [], False
 
     def __call__(self, pixels):
+        assert self.in_precision_of_run
         self.seen.append(pixels)
         return {"logits": "taught"}
+
+    @contextmanager
+    def autocast(self):
+        self.in_precision_of_run = True
+        yield
+        self.in_precision_of_run = False
 
 
 def distilled(monkeypatch, epoch=1.25, step=7, max_steps=-1, planned=4.0, rotates=False, **more):
     monkeypatch.setattr(DistillationTrainer, "_model", SimpleNamespace(teacher_rotates=rotates))
+    teacher = Recorded()
     given = {
         "state": SimpleNamespace(epoch=epoch, global_step=step, num_train_epochs=9),
         "args": SimpleNamespace(max_steps=max_steps, num_train_epochs=planned),
-        "accelerator": SimpleNamespace(autocast=nullcontext),
+        "accelerator": SimpleNamespace(autocast=teacher.autocast),
         "episodes": None,
-        "teachers": Recorded(),
+        "teachers": teacher,
         "_columns": [],
     }
     return bare(DistillationTrainer, **{**given, **more})

@@ -1,6 +1,7 @@
 """What is added to the student's loss, what the teacher sees, and what is refused."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from hf_effmodels.training.losses.decoupled import decoupled_loss
 from hf_effmodels.training.losses.kl_divergence import kl_divergence_loss
 from hf_effmodels.training.losses.registry import losses_by_name, make_losses
 from hf_effmodels.training.tasks.distillation.arguments import DistillationArguments
-from hf_effmodels.training.tasks.distillation.teacher import Teacher, load_teacher
+from hf_effmodels.training.tasks.distillation.teacher import Teacher, load_teacher, same_classes
 
 from ..contract import history, same, weights
 
@@ -225,6 +226,28 @@ def test_classes_of_other_names_are_refused(tmp_path):
     processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"the classes of .* \(cat, dog\) are not the student's \(cat, cow\)"):
         load_teacher(str(tmp_path), student, ours, revision=None)
+
+
+@pytest.mark.parametrize(
+    "own, expected",
+    [
+        (["dog", "emu", "cat"], [2, 0]),  # it knows more
+        (["dog", "cat"], [1, 0]),
+        (["LABEL_0", "LABEL_1"], [0, 1]),  # by position
+        (["dog", "emu", "cow"], "--teacher: one has 3 classes, the student has 2"),
+        (["cat"], "--teacher: one has 1 classes, the student has 2"),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], "--teacher: one has 3 classes, the student has 2"),
+    ],
+)
+def test_a_teacher_has_the_students_classes_and_may_know_more_of_them_by_name(own, expected):
+    student, teacher = (
+        SimpleNamespace(num_labels=len(names), id2label=dict(enumerate(names))) for names in (["cat", "dog"], own)
+    )
+    if isinstance(expected, list):
+        assert same_classes(student, teacher, "one") == expected
+        return
+    with pytest.raises(ValueError, match=f"^{expected}"):
+        same_classes(student, teacher, "one")
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,32 @@ def test_the_largest_part_of_a_network_is_where_its_stages_are_looked_for():
     assert stage_taps(model, 2, pixel_values=pixels) == ["encoder.parts.0", "encoder.parts.1"]
 
 
+def test_parts_of_several_resolutions_that_are_called_stages_are_some_and_others_are_single_blocks():
+    """A loss of the first stage is of the first of all that there are, where a network is made of stages."""
+    pixels = torch.randn(2, 3, 8, 8)
+    for name, stages in (("stages", [0, 1]), ("blocks", [1])):
+        model = Parts(convolutions(3, 4, 4), name)
+        taps = Taps(model, dry_run(model, pixels), ["stage1"])
+        assert taps.stages == [f"encoder.{name}.{number}" for number in stages]
+
+
+def test_pooled_features_are_vectors_also_where_the_classifier_is_a_convolution():
+    class Convolved(Parts):
+        def forward(self, pixel_values):
+            features = self.encoder(pixel_values).mean((2, 3), keepdim=True)
+            return {"logits": self.head(features).flatten(1)}
+
+    model, pixels = Convolved(convolutions(3, 4, 7)), torch.randn(2, 3, 8, 8)
+    model.head = nn.Conv2d(7, 5, 1)
+    taps = Taps(model, dry_run(model, pixels), ["pooled"])
+    assert taps.specs["pooled"] == FeatureSpec((7,), "vector", 0, "head:input")
+    attach(model, taps)
+    with torch.no_grad(), collecting() as features:
+        logits = model(pixels)["logits"]
+    weight = model.head.weight[:, :, 0, 0]
+    torch.testing.assert_close(features["pooled"] @ weight.T + model.head.bias, logits)
+
+
 def test_parts_that_become_finer_again_are_not_a_networks_own_stages():
     model = Parts([nn.Conv2d(3, 4, 1), nn.AvgPool2d(2), nn.Upsample(scale_factor=2)])
     with pytest.raises(ValueError) as error:
@@ -393,6 +419,7 @@ def test_what_a_module_gives_for_the_batch_or_as_one_number_an_image_is_no_featu
         (21, {"num_register_tokens": 4}, 5),
         (18, {"num_prefix_tokens": 9}, 9),
         (18, {"num_tokens": 2}, 2),
+        (18, {"num_tokens": 9}, 9),
         (18, {"num_prefix_tokens": 3}, 2),  # what it says leaves no square
         (1, {"num_prefix_tokens": 1}, 0),  # none is left
     ],

@@ -310,6 +310,25 @@ def test_a_training_without_labels_evaluates_by_the_column_that_is_named(tmp_pat
     assert load_data(parquet(tmp_path, data_files=files), labelled=False)[1] is None
 
 
+@pytest.mark.parametrize("wrong", [None, {"a": 1}, ["a"]])
+def test_what_a_class_is_mapped_to_is_a_name(wrong):
+    assert DataArguments(dataset="digits", label_mapping={"0": 7}).label_mapping == {"0": 7}
+    with pytest.raises(ValueError, match=r"^--label_mapping: got .* for 0, accepted are names\.$"):
+        DataArguments(dataset="digits", label_mapping={"0": wrong})
+
+
+def test_pictures_are_known_again_by_their_labels_and_by_what_these_are_called():
+    def facts(labels, names):
+        pictures = [Image.new("L", (2, 2), value) for value in range(3)]
+        labels = np.array(labels)
+        return LabelledImages(pictures, "mine", np.arange(3), labels, names, np.unique(labels)).facts()
+
+    first = facts([0, 1, 1], ["cat", "dog"])
+    assert first == facts([0, 1, 1], ["cat", "dog"])
+    for other in (facts([0, 1, 0], ["cat", "dog"]), facts([0, 1, 1], ["dog", "cat"]), facts([0, 1, 1], None)):
+        assert other["labels"] != first["labels"] and {**other, "labels": first["labels"]} == first
+
+
 @pytest.mark.parametrize("table, names, numbers", [
     ([2, 0, 1, 3], [*"bcad"], [0, 1, 2]),
     ([0, 0, 1, 5], [*"ab????"], [0, 1]),  # two of a class now

@@ -1,5 +1,7 @@
 """Types of transformers in the place of `--model`: built, with random weights, for the data set's classes."""
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import CLIPImageProcessorPil, ViTConfig, ViTForImageClassification
 
@@ -47,6 +49,26 @@ def test_a_type_is_shown_pictures_of_the_size_that_its_configuration_has():
         model, processor = load_classifier(args, ["cat", "dog"])
         # A configuration of two sides says nothing of pictures, which are then those of ImageNet.
         assert model.config.image_size == side and processor.size["shortest_edge"] == (8 if side == 8 else 224)
+
+
+@pytest.mark.parametrize("channels, side", [(1, 16), (2, 24)])
+def test_a_preset_and_its_pictures_have_the_channels_and_the_size_asked_for(channels, side, monkeypatch):
+    made, make = [], hf_effmodels.create_image_processor
+    monkeypatch.setattr(
+        hf_effmodels,
+        "create_model",
+        lambda name, **fields: made.append(fields) or SimpleNamespace(config=SimpleNamespace(num_channels=channels)),
+    )
+    args = ModelArguments(model="vanillanet-5", num_channels=channels, image_size=side, model_config={"act_num": 1})
+    _, processor = load_classifier(args, ["cat", "dog"])
+    labels = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
+    fields = {"act_num": 1, "num_channels": channels, "image_size": side}
+    assert made == [{"task": "image-classification", **fields, **labels}]
+    assert len(processor.image_mean) == len(processor.image_std) == channels
+    expected = make("vanillanet-5", image_size=side).to_dict()
+    for name in ("size", "crop_size", "crop_pct"):
+        assert processor.to_dict().get(name) == expected.get(name)
+    assert expected["size"] != make("vanillanet-5").to_dict()["size"]
 
 
 @pytest.mark.parametrize("own, has", [(3, 2), (2, 3)])
