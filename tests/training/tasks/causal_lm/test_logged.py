@@ -34,6 +34,18 @@ def test_each_line_of_the_log_has_the_balance_since_the_line_before():
         assert statistics.take(Accelerator(cpu=True))["balance_loss"] == pytest.approx(sum(balances) / len(balances))
 
 
+def test_the_load_and_the_balance_are_those_of_all_processes():
+    """Two others have sent three tokens to the second expert, in one batch each, of a balance of 3."""
+    statistics, config = MixtureStatistics(), SimpleNamespace(num_experts_per_tok=1)
+    statistics.add({"router_logits": (torch.eye(2),), "aux_loss": torch.tensor(1.5)}, config)
+    others = (torch.tensor([[0.0, 6.0]]), 6.0, 2.0)
+    both = SimpleNamespace(
+        reduce=lambda own, how: tuple(a + b for a, b in zip(own, others, strict=True)) if how == "sum" else None
+    )
+    logs = {"balance_loss": 2.5, "expert_load_max/layer_0": 7 / 8, "expert_load_min/layer_0": 1 / 8}
+    assert statistics.take(both) == pytest.approx(logs)
+
+
 def test_the_speed_is_that_of_training_alone(text_run, tmp_path, monkeypatch):
     """A clock that evaluations and checkpoints move by an hour."""
     clock = SimpleNamespace(now=0.0)

@@ -16,7 +16,7 @@ from hf_effmodels.training.data.text.packing import Counts
 from hf_effmodels.training.data.text.tokenization import train_tokenizer
 from hf_effmodels.training.tasks.causal_lm import models, reports, task
 from hf_effmodels.training.tasks.causal_lm import trainer as trainer_module
-from hf_effmodels.training.tasks.causal_lm.arguments import LanguageModelArguments
+from hf_effmodels.training.tasks.causal_lm.arguments import CausalLMArguments, LanguageModelArguments
 from hf_effmodels.training.tasks.causal_lm.models import find_tokenizer, load_language_model
 from hf_effmodels.training.tasks.causal_lm.reports import text_metrics, write_evaluation, write_sample
 from hf_effmodels.training.tasks.causal_lm.trainer import summarize
@@ -77,6 +77,19 @@ def test_a_tokenizer_of_its_own_has_no_revision_of_the_model(monkeypatch):
 
 
 # networks
+
+
+def test_a_preset_for_another_task_is_no_language_model(monkeypatch):
+    with pytest.raises(ValueError, match="ghostnetv3-1.0x is a preset for image-classification"):
+        models.is_pretrained(arguments(model="ghostnetv3-1.0x"))
+    assert not models.is_pretrained(arguments(model="pangu-pi-15m"))
+
+
+def test_what_is_not_said_of_a_language_models_training_is_as_documented(tmp_path):
+    args = CausalLMArguments(output_dir=str(tmp_path))
+    assert args.ddp_find_unused_parameters is False and (args.save_total_limit, args.logging_steps) == (2, 50)
+    assert args.eval_strategy == args.save_strategy == "epoch"
+    assert (args.sample_prompt, args.sample_tokens, args.peak_tflops) == (None, 100, None)
 
 
 def test_random_weights_have_the_tokens_of_the_tokenizer(tokenizer):
@@ -294,6 +307,10 @@ def test_a_stream_forgets_after_each_step_what_has_been_trained_on():
     state = SimpleNamespace(global_step=3, max_steps=12, epoch=None)
     trainer_module._StepHooks(trainer).on_step_end(None, state, None)
     assert forgotten == [24] and state.epoch == 0.25
+    laps = []
+    trainer.watch = SimpleNamespace(lap=lambda: laps.append("lap"))
+    trainer_module._StepHooks(trainer).on_train_begin(None, state, None)
+    assert laps == ["lap"], "what was done before the first step is no time of training"
     trainer.stream, state.epoch = None, 1.5
     trainer_module._StepHooks(trainer).on_step_end(None, state, None)
     assert forgotten == [24] and state.epoch == 1.5
@@ -423,6 +440,37 @@ def test_a_curve_shows_training_beside_evaluation_and_a_card_what_was_measured_o
     assert how["training"] == {"tokens_seen": 450, "seed": 9, "of": 4, "teacher_perplexity": "3.5"}
     assert how["unit"] == "blocks of 16 tokens"
     assert {*json.loads((tmp_path / "text.json").read_text())} == {"training", "evaluation"}
+
+
+@pytest.mark.parametrize("prompt", ["Once", "", None])
+def test_a_sample_is_written_and_shown_of_any_prompt_even_an_empty_one(prompt, monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.setattr(reports, "has_matplotlib", lambda: False)
+    monkeypatch.setattr(reports, "write_card", lambda *given, **how: None)
+    monkeypatch.setattr(reports, "training_summary", lambda *given: {})
+    monkeypatch.setattr(reports, "write_sample", lambda *given: asked.append(given) or "upon a time")
+    counts = Counts(documents=3, empty_documents=1, bytes=40, tokens=31, blocks=2, dropped_tokens=0)
+    others = Counts(documents=5, empty_documents=0, bytes=50, tokens=41, blocks=3, dropped_tokens=1)
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(sample_prompt=prompt),
+        stream=None,
+        train_dataset=SimpleNamespace(counts=counts),
+        eval_dataset=SimpleNamespace(counts=others, split="test"),
+        mixture=SimpleNamespace(last_load=None),
+        card_facts={},
+        tokens_seen=lambda: 0,
+        get_total_train_batch_size=lambda args: 1,
+        accelerator=SimpleNamespace(unwrap_model=lambda model: f"the {model}"),
+        model="network",
+        processing_class="tokenizer",
+    )
+    metrics = {"eval_loss": 1.0, "eval_perplexity": 2.0, "eval_bits_per_byte": 3.0}
+    given = SimpleNamespace(model="m", dataset="d", block_size=4)
+    reports._write_reports(trainer, metrics, {}, given, given, tmp_path)
+    assert asked == ([("tokenizer", "the network", trainer.args, tmp_path)] if prompt is not None else [])
+    assert capsys.readouterr().out == ("upon a time\n" if prompt is not None else "")
+    written = json.loads((tmp_path / "text.json").read_text())
+    assert [written[part]["documents"] for part in ("training", "evaluation")] == [3, 5]
 
 
 def test_of_a_stream_a_report_counts_what_was_trained_on():

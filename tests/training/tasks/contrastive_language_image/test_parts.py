@@ -343,6 +343,7 @@ def test_a_preset_has_the_fields_that_are_given_over_its_own_and_the_marks_of_it
     config = models._from_preset(args, tokenizer).config
     vision, text = config.vision_config, config.text_config
     assert (vision.model_type, vision.layer_type, vision.depths) == ("resnet", "basic", [1, 1, 1, 2])
+    assert vision.image_size == 40
     assert (text.vocab_size, text.hidden_size, text.num_hidden_layers) == (len(tokenizer), 16, 1)
     marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert (text.bos_token_id, text.eos_token_id, text.pad_token_id) == marks
@@ -552,3 +553,51 @@ def test_batches_that_are_embedded_ahead_are_so_in_the_precision_of_the_training
     scale = network.logit_scale.exp().item()
     assert [each["texts"].tolist() for each in step.gradients] == [[[n * scale] * 2] for n in range(3)]
     assert step.of_scale.item() == pytest.approx(6 * scale) and len(step.random) == 3
+
+
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_evaluation_by_itself_measures_all_pairs_as_it_was_asked_for(classes, beside, monkeypatch):
+    """Three pairs, two at a time, and beside them two pictures with classes."""
+    calls, samples = Calls(), [{"n": torch.tensor(float(n))} for n in range(3)]
+
+    def of(split, number, labels):
+        names = ("a", "b") if labels else ()
+        given = {"labels": np.arange(number)} if labels else {"captions": ["x"] * number}
+        found = type("Data", (list,), {})(samples[:number])
+        found.source = ImageTexts([0] * number, split, np.arange(number), names=names, templates=("t {}",), **given)
+        found.encode = f"encoder of {split}"
+        return found
+
+    patched(
+        monkeypatch,
+        task,
+        unit_vectors=lambda model, batch: (batch["n"][:, None], -batch["n"][:, None]),
+        class_vectors=calls.of("classes", lambda *_: torch.ones(2, 1)),
+        measure=calls.of("measure", lambda *_: {"loss": 1.5}),
+        zero_shot_vectors=calls.of("vectors", "vectors"),
+        zero_shot_accuracy=calls.of("accuracy", {"accuracy": 0.5}),
+        write_evaluation=calls.of("write", "written"),
+    )
+    pairs, pictures = of("d/test", 3, classes), of("digits/test", 2, True) if beside else None
+    model = SimpleNamespace(device="cpu", to=lambda device: None, logit_scale=torch.tensor(2.0).log())
+    args = SimpleNamespace(per_device_eval_batch_size=2, dataloader_num_workers=0, eval_group=7, output="e.json")
+
+    def collate(batch):
+        return {"n": torch.stack([each["n"] for each in batch])}
+
+    collate.pad_id = 9
+    assert task._evaluate(model, [pairs, pictures], collate, "a-model", "d", args, "call") == "written"
+    [((images, texts, source, scale, group, of_classes), _)] = calls["measure"]
+    assert images.tolist() == [[0], [1], [2]] and texts.tolist() == [[0], [-1], [-2]] and source is pairs.source
+    assert scale == pytest.approx(2.0) and group == 7 and (of_classes is not None) == classes
+    described = [(model, f"encoder of {split}", 9, ("a", "b"), ("t {}",)) for split in ("d/test", "digits/test")]
+    expected = described[: 1 if classes else 0] + described[1:][: 1 if beside else 0]
+    assert [given for given, _ in calls.get("classes", [])] == expected
+    if beside:
+        assert calls["vectors"] == [((model, pictures, collate, 2), {"workers": 0})]
+        [((vectors, _, numbers), _)] = calls["accuracy"]
+        assert vectors == "vectors" and numbers.tolist() == [0, 1]
+    measured = {"loss": 1.5, **({"accuracy": 0.5} if beside else {})}
+    facts = {"model": "a-model", "dataset": "d", "split": "d/test", "samples": 3}
+    assert calls["write"] == [((measured, facts, "e.json", "call"), {})]

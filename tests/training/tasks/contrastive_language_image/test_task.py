@@ -488,6 +488,7 @@ def test_classes_are_the_mean_direction_of_their_templates(contrastive_run, tmp_
         (["--tokenizer", "train:few"], "--tokenizer: got 'train:few'"),
         (["--max_length", "99"], "--max_length: got 99, but the text tower takes 32 tokens"),
         (["--num_channels", "1"], "--num_channels: got 1, accepted is 3"),
+        (["--num_channels", "4"], "--num_channels: got 4, accepted is 3"),
         (["--softening", "1"], "--softening: got 1.0, accepted are"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: got 0.1; say --softening"),
         (["--affinity_weight", "2"], "--affinity_weight: .*teacher"),

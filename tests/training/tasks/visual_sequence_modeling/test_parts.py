@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -193,7 +194,48 @@ def test_what_is_not_said_of_sequences_is_as_documented(tmp_path):
     assert (evaluation.per_device_eval_batch_size, evaluation.answered_images) == (64, 32)
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"kd_temperature": 0.0}, "--kd_temperature: got 0"),
+        ({"kd_weight": -1.0}, "--kd_weight: got -1"),
+        ({"gt_weight": -1.0}, "--gt_weight: got -1"),
+        ({"shown_images": 65}, "--shown_images: got 65"),
+        ({"answered_images": -1}, "--answered_images: got -1"),
+        ({"shown_images": 64, "answered_images": 0, "kd_weight": 0.0, "gt_weight": 0.0}, None),
+    ],
+)
+def test_weights_and_numbers_of_pictures_are_what_they_can_be(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        VisualSequenceArguments(output_dir=str(tmp_path), **options)
+
+
+def test_pairs_of_a_task_are_limited_by_its_own_number():
+    class Task:
+        def __init__(self, name):
+            self.task = name
+
+        def evenly(self, limit):
+            return self.task, limit
+
+    tasks = [Task("invert"), Task("pose")]
+    assert task._limited(tasks, {"pose": 3}) == [("invert", None), ("pose", 3)]
+    with pytest.raises(ValueError, match="^--task_samples: got 'segment', accepted are the tasks invert, pose"):
+        task._limited(tasks, {"segment": 3})
+
+
 # Networks
+
+
+def test_a_network_of_a_pipeline_that_lacks_weights_is_named(tiny_pipeline, tmp_path):
+    shutil.copytree(tiny_pipeline, tmp_path / "pipe")
+    [file] = (tmp_path / "pipe" / "language_model").glob("*.safetensors")
+    weights = load_file(file)
+    weights.pop("model.norm.weight")
+    save_file(weights, file, {"format": "pt"})
+    for argument in ("--model", "--teacher"):
+        with pytest.raises(ValueError, match=rf"^{argument}: .*pipe.* lacks weights of .*: model\.norm\.weight"):
+            models.load_pipeline(argument, str(tmp_path / "pipe"))
 
 
 def test_an_image_tokenizer_that_lacks_weights_is_named(tiny_pipeline, tmp_path):

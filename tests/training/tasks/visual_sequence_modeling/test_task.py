@@ -207,6 +207,7 @@ def without_tokenizer(run: list[str]) -> list[str]:
         (["--model_config", "{hidden_sise: 32}"], "LlamaConfig has no field 'hidden_sise'"),
         (["--task_samples", "{pose: 3}"], "--task_samples: got 'pose', accepted are the tasks invert, segment"),
         (["--kd_weight", "2"], "--kd_weight"),
+        (["--packed_length", "64"], "--packed_length"),
         (["--image_size", "7"], "image_size: got 7, accepted are multiples of 2"),
         (["--teacher", "OTHER"], "--teacher: OTHER has another codebook; distil with its --image_tokenizer"),
         (["NO TOKENIZER"], "--image_tokenizer is missing: name one, or train:64 to train one of 64 codes"),
