@@ -593,13 +593,31 @@ def test_costs_are_those_of_each_point_and_choose_by_the_link():
             costs[0].latency(bandwidth)
 
 
+def any_size(tmp_path, side: int) -> str:
+    """A folder with a network that says no size, and a processor that makes squares of this side."""
+    config = resnet().config
+    del config.image_size
+    ResNetForImageClassification(config).save_pretrained(tmp_path / f"any-{side}")
+    ViTImageProcessorPil(size={"height": side, "width": side}).save_pretrained(tmp_path / f"any-{side}")
+    return str(tmp_path / f"any-{side}")
+
+
 def test_the_commands_split_and_measure_a_folder(tmp_path, capsys):
     model = resnet()
     model.save_pretrained(tmp_path / "model")
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
     folder = str(tmp_path / "model")
     assert cli.main(["split", folder, "--list"]) == 0
-    assert "resnet.encoder.stages.0 [1, 8, 8, 8]" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "resnet.encoder.stages.0 [1, 8, 8, 8]" in said and "after, with images of 32 × 32 pixels\n" in said
+    # Of a network that takes any size what its processor makes of pictures, or what is asked for.
+    for options, side in (([], 64), (["--image-size", "96"], 96)):
+        assert cli.main(["split", any_size(tmp_path, 64), "--list", *options]) == 0
+        said = capsys.readouterr().out
+        assert f"stages.0 [1, 8, {side // 4}, {side // 4}]" in said and f"images of {side} × {side} pixels" in said
+    assert cli.main(["measure-split", any_size(tmp_path, 64), "--at", "stages.0", "--repeats", "1"]) == 0
+    said = capsys.readouterr().out
+    assert f"{3 * 64 * 64 * 8:>10} " in said and "milliseconds of one image of 64 × 64 pixels; * the fastest" in said
     out = tmp_path / "the halves"
     assert cli.main(["split", folder, str(out), "--at", "stages.0", "--bits", "8"]) == 0
     assert capsys.readouterr().out == (

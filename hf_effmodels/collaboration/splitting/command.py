@@ -50,8 +50,11 @@ def main_split(argv: Sequence[str]) -> None:
 
         model, processor = load_classifier(arguments.model)
         if arguments.list:
-            rows = split_points(model, _size(arguments))
-            lines = [f"{'bytes':>10}  {'parameters before':>17}  after"]
+            size = _size(arguments, model, processor)
+            rows = split_points(model, size)
+            lines = [
+                f"{'bytes':>10}  {'parameters before':>17}  after, with images of {_in_words_of_size(model, size)}"
+            ]
             lines += [f"{row.num_bytes:>10}  {row.head_parameters:>17}  {row.name} {list(row.shape)}" for row in rows]
             show("\n".join(lines) + "\n")
             return
@@ -65,7 +68,9 @@ def main_split(argv: Sequence[str]) -> None:
         elif arguments.at is None:
             raise ValueError("at: name a module and an OUTPUT folder; --list shows the modules.")
         else:
-            halves = split(model, arguments.at, codec=codec, processor=processor, image_size=_size(arguments))
+            halves = split(
+                model, arguments.at, codec=codec, processor=processor, image_size=_size(arguments, model, processor)
+            )
         for half in halves:
             half.save_pretrained(Path(arguments.output) / half.half)
         out = arguments.output
@@ -177,13 +182,14 @@ def main_measure_split(argv: Sequence[str]) -> None:
         check_head("MODEL", arguments.model, _CLASSIFIER)
         from .measure import draw_latencies, measure_split, save_costs
 
-        model, _ = load_classifier(arguments.model)
+        model, processor = load_classifier(arguments.model)
+        size = _size(arguments, model, processor)
         costs = measure_split(
             model,
             arguments.at,
             bits=arguments.bits,
             shrink=arguments.shrink,
-            image_size=_size(arguments),
+            image_size=size,
             repeats=arguments.repeats,
             device_slowdown=arguments.device_slowdown,
             processor_time=arguments.processor_time,
@@ -207,7 +213,8 @@ def main_measure_split(argv: Sequence[str]) -> None:
             ]
             times = f"{cost.bits:>10} {1e3 * cost.head_seconds:>9.2f} {1e3 * cost.tail_seconds:>9.2f}"
             lines.append("".join([times, *cells, f"  {cost.at}"]))
-        show("\n".join([*lines, "milliseconds of one image; * the fastest"]) + "\n")
+        told = f"milliseconds of one image of {_in_words_of_size(model, size)}; * the fastest"
+        show("\n".join([*lines, told]) + "\n")
 
     _in_words(parser, run)
 
@@ -217,7 +224,11 @@ def _add_codec(parser: Parser) -> None:
 
 
 def _add_size(parser: Parser) -> None:
-    parser.add_argument("--image-size", type=whole(1, 16384), help="side of the images (default: the model's, or 224)")
+    parser.add_argument(
+        "--image-size",
+        type=whole(1, 16384),
+        help="side of the images (default: what the image processor makes, else the model's, or 224)",
+    )
 
 
 def _codec(arguments):
@@ -226,10 +237,20 @@ def _codec(arguments):
     return None if arguments.bits is None else UniformCodec(arguments.bits)
 
 
-def _size(arguments) -> tuple[int, int] | None:
-    if arguments.image_size is None:
-        return None
-    return arguments.image_size, arguments.image_size
+def _size(arguments, model, processor) -> tuple[int, int] | None:
+    """Height and width that are asked for, or of every picture that the image processor makes; None where there is
+    none or it keeps their shapes."""
+    if arguments.image_size is not None:
+        return arguments.image_size, arguments.image_size
+    from ..._shapes import size_of_all
+
+    return None if processor is None else size_of_all(processor, getattr(model.config, "num_channels", None) or 3)
+
+
+def _in_words_of_size(model, size: tuple[int, int] | None) -> str:
+    from .points import input_shape
+
+    return "{} × {} pixels".format(*input_shape(model, size)[2:])
 
 
 def load_classifier(name: str, argument: str = "model"):

@@ -280,7 +280,7 @@ def split(
         at: the module after which to cut, or the end of its name (`split_points` lists them).
         codec: how features are sent; by default as they are. See `collaboration.codecs.wire`.
         processor: its image processor, saved with the halves.
-        image_size: height and width of the images; by default the configuration's, or 224.
+        image_size: height and width of the images it is tried with; by default the configuration's, or 224.
 
     Raises:
         ValueError: a module that does not exist, or is not the only way through; the connection around it is named.
