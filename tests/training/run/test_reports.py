@@ -65,7 +65,7 @@ def test_a_card_states_the_numbers_and_choices_of_its_task_that_are_not_the_defa
     options |= {"weight_decay_on": "all"} if task in ("causal-lm", "object-detection") else {"layer_decay": 0.7}
     config = {"task": task, **defaults_of(*types), **options}
     places = {"dataset": "/home/me/photos", "model": "/home/me/model", "cache_dir": "/home/me", "output_dir": "/tmp/a"}
-    places |= {"label_maps": "/home/me/maps"}
+    places |= {"label_maps": "/home/me/maps", "teacher": "/home/me/teacher"}
     watched = {
         "logging_steps": 3,
         "save_steps": 7,
@@ -91,7 +91,7 @@ def test_a_card_states_what_was_switched_off_by_the_names_that_its_task_has(task
     names = importlib.import_module(f"hf_effmodels.training.tasks.{reports_of}").HYPER_PARAMETERS
     defaults = defaults_of(*load_task(task).TRAINING_ARGUMENTS)
     assert all(defaults[name] for name in off), "by default they are on"
-    defaults |= {"task": task, "teacher": "org/large"}  # some act with a teacher alone
+    defaults |= {"task": task, "teacher": "org/large", "detection_schedule": True}  # some act with these alone
     by_default = training_summary(defaults, names, 8)
     assert training_summary({**defaults, **off}, names, 8) == {**by_default, **off}
 

@@ -8,6 +8,8 @@ from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments
 from ...run.values import SET, check_fields
 
+_SCHEDULE, _TAUGHT, _MOSAICS = {"detection_schedule": SET}, {"teacher": SET}, {"mosaic": SET}
+
 
 @dataclass
 class DetectorArguments(ModelArguments):
@@ -48,7 +50,11 @@ class DetectionAugmentationArguments:
     mosaic: float = field(default=0.0, metadata={"accepts": "[0, 1]", "help": "Probability of four images in one."})
     mixup: float = field(
         default=0.0,
-        metadata={"accepts": "[0, 1]", "help": "Probability that a mosaic is mixed with another one (Beta(32, 32))."},
+        metadata={
+            "goes_with": _MOSAICS,
+            "accepts": "[0, 1]",
+            "help": "Probability that a mosaic is mixed with another one (Beta(32, 32)).",
+        },
     )
     scale: float = field(
         default=0.0, metadata={"accepts": "[0, 1)", "help": "Images are scaled by 1 - scale to 1 + scale."}
@@ -64,7 +70,8 @@ class DetectionAugmentationArguments:
     horizontal_flip: float = field(default=0.5, metadata={"accepts": "[0, 1]", "help": "Probability of a flip."})
     vertical_flip: float = field(default=0.0, metadata={"accepts": "[0, 1]", "help": "Probability of a flip."})
     close_mosaic_epochs: int = field(
-        default=0, metadata={"accepts": "[0, inf)", "help": "Last epochs without mosaic and mixup."}
+        default=0,
+        metadata={"goes_with": _MOSAICS, "accepts": "[0, inf)", "help": "Last epochs without mosaic and mixup."},
     )
 
     def __post_init__(self):
@@ -92,21 +99,35 @@ class DetectionArguments(RecipeArguments):
             "(biases' falls) and of SGD's momentum. Replaces lr_scheduler_type.",
         },
     )
-    final_lr_factor: float = field(default=0.01, metadata={"accepts": "(0, 1]", "help": "Of detection_schedule."})
+    final_lr_factor: float = field(
+        default=0.01, metadata={"goes_with": _SCHEDULE, "accepts": "(0, 1]", "help": "Of detection_schedule."}
+    )
     detection_warmup_epochs: float = field(
-        default=3.0, metadata={"accepts": "[0, inf)", "help": "Warm-up of detection_schedule in epochs."}
+        default=3.0,
+        metadata={"goes_with": _SCHEDULE, "accepts": "[0, inf)", "help": "Warm-up of detection_schedule in epochs."},
     )
     least_warmup_steps: int = field(
-        default=1000, metadata={"accepts": "[0, inf)", "help": "It lasts so many steps at least."}
+        default=1000,
+        metadata={"goes_with": _SCHEDULE, "accepts": "[0, inf)", "help": "It lasts so many steps at least."},
     )
     warmup_bias_lr: float = field(
-        default=0.1, metadata={"accepts": "[0, inf)", "help": "First learning rate of the biases."}
+        default=0.1,
+        metadata={"goes_with": _SCHEDULE, "accepts": "[0, inf)", "help": "First learning rate of the biases."},
     )
-    momentum: float = field(default=0.937, metadata={"accepts": "[0, 1)", "help": "SGD's, with detection_schedule."})
-    warmup_momentum: float = field(default=0.8, metadata={"accepts": "[0, 1)", "help": "The same at the first step."})
+    momentum: float = field(
+        default=0.937,
+        metadata={"goes_with": _SCHEDULE, "accepts": "[0, 1)", "help": "SGD's, with detection_schedule."},
+    )
+    warmup_momentum: float = field(
+        default=0.8, metadata={"goes_with": _SCHEDULE, "accepts": "[0, 1)", "help": "The same at the first step."}
+    )
     ema_ramp: float = field(
         default=0.0,
-        metadata={"accepts": "[0, inf)", "help": "ema_decay · (1 - exp(-step / ema_ramp)); 0: ema_decay at once."},
+        metadata={
+            "goes_with": {"ema_decay": SET},
+            "accepts": "[0, inf)",
+            "help": "ema_decay · (1 - exp(-step / ema_ramp)); 0: ema_decay at once.",
+        },
     )
     atss_epochs: int = field(
         default=0,
@@ -115,11 +136,22 @@ class DetectionArguments(RecipeArguments):
     teacher: str | None = field(
         default=None, metadata={"help": "Of Gold-YOLO: folder or id of the detector to distil from."}
     )
-    distillation_temperature: float = field(default=20.0, metadata={"accepts": "(0, inf)", "help": "Of the teacher."})
-    class_distillation: float = field(default=1.0, metadata={"accepts": "[0, inf)", "help": "Weight of the scores'."})
-    box_distillation: float = field(default=1.0, metadata={"accepts": "[0, inf)", "help": "Weight of the sides'."})
+    distillation_temperature: float = field(
+        default=20.0, metadata={"goes_with": _TAUGHT, "accepts": "(0, inf)", "help": "Of the teacher."}
+    )
+    class_distillation: float = field(
+        default=1.0, metadata={"goes_with": _TAUGHT, "accepts": "[0, inf)", "help": "Weight of the scores'."}
+    )
+    box_distillation: float = field(
+        default=1.0, metadata={"goes_with": _TAUGHT, "accepts": "[0, inf)", "help": "Weight of the sides'."}
+    )
     feature_distillation: float = field(
-        default=0.0, metadata={"accepts": "[0, inf)", "help": "Weight of the neck's maps' (CWD); the paper's is 10."}
+        default=0.0,
+        metadata={
+            "goes_with": _TAUGHT,
+            "accepts": "[0, inf)",
+            "help": "Weight of the neck's maps' (CWD); the paper's is 10.",
+        },
     )
     eval_threshold: float = field(default=0.001, metadata={"accepts": "[0, 1)", "help": "Least score for AP."})
     eval_nms_threshold: float = field(

@@ -6,7 +6,7 @@ from typing import Literal
 from ...run.arguments import ModelArguments, read_mapping
 from ...run.recipe_arguments import RecipeArguments
 from ...run.results import ResultsArguments
-from ...run.values import check_fields
+from ...run.values import SET, check_fields
 
 
 @dataclass
@@ -128,6 +128,10 @@ class SegmentationEvaluationArguments(MeasuringArguments, ResultsArguments):
     per_device_eval_batch_size: int = field(default=8, metadata={"accepts": "[1, inf)", "help": "Images at a time."})
     dataloader_num_workers: int = field(
         default=0, metadata={"accepts": "[0, inf)", "help": "Processes that read images."}
+    )
+    eval_pictures: int = field(
+        default=8,
+        metadata={"goes_with": {"output": SET}, "accepts": "[0, inf)", "help": "Images of predictions.png."},
     )
     precision: Literal["float32", "bfloat16"] = field(default="float32", metadata={"help": "To compute in."})
 

@@ -919,6 +919,35 @@ def test_what_does_not_go_with_a_detector_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "beside, names",
+    [
+        (
+            "detection_schedule",
+            ["final_lr_factor", "detection_warmup_epochs", "least_warmup_steps", "warmup_bias_lr", "momentum"]
+            + ["warmup_momentum"],
+        ),
+        ("ema_decay", ["ema_ramp"]),
+        ("teacher", ["distillation_temperature", "class_distillation", "box_distillation", "feature_distillation"]),
+        ("mosaic", ["mixup", "close_mosaic_epochs"]),
+    ],
+)
+def test_an_option_of_which_nothing_comes_without_another_one_is_refused(beside, names, tmp_path):
+    """SGD's momentum, for one, is 0 without the schedule, whatever `--momentum` says."""
+    words = ["--task", "object-detection", "--model", "gold-yolo-n", "--dataset", "digits"]
+    for name in names:
+        value = {"close_mosaic_epochs": "1", "least_warmup_steps": "7"}.get(name, "0.5")
+        with pytest.raises(ValueError, match=f"--{name}: got {value}, which goes with --{beside}"):
+            main([*words, f"--{name}", value, "--output_dir", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("task", ["object-detection", "semantic-segmentation"])
+def test_pictures_of_an_evaluation_lie_beside_its_results(task):
+    words = ["--task", task, "--model", "some/model", "--dataset", "digits", "--eval_pictures", "3"]
+    with pytest.raises(ValueError, match="--eval_pictures: got 3, which goes with --output"):
+        evaluate(words)
+
+
 def test_a_field_that_a_new_detector_does_not_have_is_refused(tmp_path):
     """A configuration takes whatever it is given: it would have been trained without a word."""
     arguments = ["--task", "object-detection", "--detector", "yolos", "--model_config", "{hiden_size: 8}"]
