@@ -97,6 +97,11 @@ OWN = {
         ),
         (["--mix_probability", "0.5"], "--mix_probability: got 0.5, which goes with --mixup or --cutmix"),
         (["--mix_switch_probability", "0.2", "--mixup", "1"], "goes with --cutmix, not --cutmix 0"),
+        (["--mix_off_epochs", "1"], "--mix_off_epochs: got 1, which goes with --mixup or --cutmix"),
+        *[
+            ([f"--{name}", *values, "--train_crop", "random_padded"], f"--{name}: got .* goes with --train_crop rand")
+            for name, values in (("crop_scale", ["0.5", "1"]), ("crop_ratio", ["1", "2"]), ("interpolation", ["box"]))
+        ],
         (["--random_erasing_mode", "const"], "--random_erasing_mode: got const, which goes with --random_erasing"),
     ],
     "distillation": [
@@ -271,7 +276,11 @@ def test_what_comes_near_a_mistyped_path_is_named(digits_run, tmp_path, monkeypa
                 "loss": "cross_entropy",
                 "random_weights": False,
                 "training_branches": None,
-            },
+            }
+            | {"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 2, "logging_steps": 50}
+            | {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
+            | {"ddp_find_unused_parameters": False, "label_map_missing": "zero", "label_map_temperature": 1.0}
+            | {"label_map_weight": 1.0},
         ),
         (
             "distillation",  # the labels count in full; episodes are of five classes with one picture of each

@@ -35,8 +35,9 @@ class Labelled(Pictures):
 
 
 @pytest.mark.parametrize("maps", [True, False])
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_training_of_a_classifier_has_what_its_arguments_say(maps, device, monkeypatch):
+@pytest.mark.parametrize("device, side", [("cpu", (5, 5)), ("meta", None)])
+def test_a_training_of_a_classifier_has_what_its_arguments_say(maps, device, side, monkeypatch):
+    """Pictures whose shapes are kept are evaluated one by one."""
     calls, laid = Calls(), []
     train, evaluation = Labelled("train"), Labelled("eval (held out)", (1,))
 
@@ -72,7 +73,7 @@ def test_a_training_of_a_classifier_has_what_its_arguments_say(maps, device, mon
         make_blocks_binary=calls.of("make_blocks_binary"),
         add_warm_start=calls.of("add_warm_start"),
         check_processor=calls.of("check_processor"),
-        size_of_all=lambda processor, channels: (5, 5),
+        size_of_all=lambda processor, channels: side if (processor, channels) == ("processor", 1) else "another",
         load_label_maps=calls.of("maps", found),
         EvaluationTransform=lambda processor: f"for {processor}",
         TrainingTransform=calls.of("transform", "training transform"),
@@ -127,6 +128,7 @@ def test_a_training_of_a_classifier_has_what_its_arguments_say(maps, device, mon
         switch_probability="args.mix_switch_probability", smoothing="args.label_smoothing_factor",
     )  # fmt: skip
     assert (given["model"], given["args"], given["processing_class"]) == (model, args, "processor")
+    assert args.per_device_eval_batch_size == ("args.per_device_eval_batch_size" if side else 1)
     assert given["compute_metrics"] is classification.compute_metrics
     assert given["preprocess_logits_for_metrics"] is classification.ranked_classes
     assert run.facts == [
@@ -220,6 +222,56 @@ def test_an_evaluation_holds_out_what_the_training_held_out_without_being_asked(
         lambda *_: (Labelled("train"), Labelled(split)),
     )
     assert run.evaluation == ({"eval_fraction": 0.1} if said else {})
+
+
+@pytest.mark.parametrize("names", [("a", "b"), None])
+@pytest.mark.parametrize("side, folds", [((5, 5), False), (None, True)])
+def test_an_evaluation_of_a_classifier_is_prepared_as_its_arguments_say(names, side, folds, monkeypatch):
+    """Nothing that the model lacks is made up, and what cannot be measured is said before it is."""
+    calls, source = Calls(), Labelled("test")
+    source.names = names
+
+    class Network(Model):
+        device = "cpu"
+
+        def reparameterize(self):
+            calls.of("fold")()
+
+        def __call__(self, pixel_values):
+            calls.of("tried")(tuple(pixel_values.shape))
+
+    model = Network(num_channels=1)
+    begun(
+        monkeypatch,
+        classification,
+        calls,
+        load_evaluation_data=calls.of("data", source),
+        load_classifier=calls.of("load", (model, "processor")),
+        class_names=lambda config: ["b", "a"],
+        model_classes=lambda names, own: ("numbers of", tuple(names), tuple(own)),
+        check_chosen=calls.of("chosen"),
+        check_labels=calls.of("labels"),
+        _deploy=calls.of("deploy"),
+        size_of_all=lambda processor, channels: side if (processor, channels) == ("processor", 1) else "another",
+        EvaluationTransform=lambda processor: f"for {processor}",
+        ImageClassificationDataset=calls.of("Dataset", [{"pixel_values": torch.zeros(7)}]),
+        _blaming=lambda args: nullcontext(),
+        _blaming_image_size=lambda args: nullcontext(),
+    )
+    model_args, data = Named("model"), Named("data")
+    args = Named("args", reparameterize=folds, deploy=folds)
+    found = classification.prepare_evaluation(reader(model_args, data, args))
+    assert calls["data"] == [((data, "model.token"), {})]
+    assert calls["load"] == [((model_args,), {"names": None, "new_head": False})]
+    assert calls["chosen"] == [((source, data, ["b", "a"]), {})] and calls["labels"] == [((source, 2), {})]
+    assert source.tables == ((("numbers of", names, ("b", "a")), ["b", "a"]) if names else None)
+    [((used, read, of), _)] = calls["usable"]
+    assert used is source and read.keywords == {"num_channels": 1} and of is data
+    assert calls["Dataset"] == [((source, "for processor", 1), {})] and calls["tried"] == [(((1, 7),), {})]
+    assert len(calls.get("fold", [])) == folds and calls.get("deploy", []) == [((model,), {})] * folds
+    assert args.per_device_eval_batch_size == ("args.per_device_eval_batch_size" if side else 1)
+    assert found.func is classification._evaluate
+    assert found.args == (model, [{"pixel_values": found.args[1][0]["pixel_values"]}], args, "call")
 
 
 def test_an_evaluation_of_a_classifier_computes_as_its_arguments_say(monkeypatch):

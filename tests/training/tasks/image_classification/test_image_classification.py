@@ -262,6 +262,9 @@ def test_losses_are_the_mean_over_all_images_of_a_step(digits_run, tmp_path):
         trainer.model.eval()
         plain = trainer.classification_loss({"logits": logits}, labels)
         torch.testing.assert_close(plain, torch.nn.functional.cross_entropy(logits, labels))
+        # Of probabilities as well it is the mean over the batch where nobody has counted, and exact in any precision.
+        torch.testing.assert_close(trainer.classification_loss({"logits": logits}, soft), 2 * cross)
+        assert trainer.classification_loss({"logits": logits.bfloat16()}, labels).dtype == torch.float32
 
 
 COSINE = [0.5 * (1 + np.cos(np.pi * t / 8)) for t in range(8)]
@@ -424,6 +427,10 @@ def test_a_prepared_run_knows_its_classes_and_what_to_hold_out_again(convnext_fo
     (few,) = made.warnings
     assert "1 classes have fewer than 5 training samples (eel)" in few
     assert made.evaluation == {"eval_fraction": 0.1}  # `evaluate` itself would take all of them
+    source = made.trainer.eval_dataset.source
+    [file_of_example] = made.example(tmp_path)
+    assert np.array_equal(np.asarray(Image.open(file_of_example)), np.asarray(source.read(0, 3)))
+    assert not np.array_equal(np.asarray(source.read(0, 3)), np.asarray(made.trainer.train_dataset.source.read(0, 3)))
     for held_out in (["--eval_fraction", "0.5"], ["--eval_holdout", "21"]):  # what the run itself was given
         made = prepare("prepare_training", [*run, *held_out, "--output_dir", str(tmp_path / "run")])
         assert made.evaluation == {}

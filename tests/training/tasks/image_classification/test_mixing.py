@@ -1,8 +1,11 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
 from hf_effmodels.training.data.augment import cut_box
+from hf_effmodels.training.run.values import check_goes_with
 from hf_effmodels.training.tasks.image_classification.mixing import (
     OWN_SHARE,
     SAMPLE_SEED,
@@ -10,6 +13,7 @@ from hf_effmodels.training.tasks.image_classification.mixing import (
     Collator,
     smooth_one_hot,
 )
+from hf_effmodels.training.tasks.image_classification.task import ImageClassificationArguments
 
 
 def samples(count=4, seeded=True):
@@ -165,3 +169,29 @@ def test_how_much_of_each_sample_is_its_own_picture_is_said_where_it_is_asked_fo
     assert (share == 1) == (probability == 0)
     assert found[OWN_SHARE].tolist() == pytest.approx([share] * 4)
     assert collator(samples(seeded=False))[OWN_SHARE].tolist() == [1] * 4  # of an evaluation
+
+
+@pytest.mark.parametrize(
+    "name, taken, refused",
+    [
+        ("mixup", 0.0, -0.1), ("cutmix", 0.0, -0.1), ("mix_probability", 1.0, 1.1), ("mix_probability", 0.0, -0.1),
+        ("mix_switch_probability", 1.0, 1.1), ("mix_switch_probability", 0.0, -0.1), ("mix_off_epochs", 0, -1),
+        ("repeated_augmentation", 1, 0), ("repeated_augmentation", 1000, 1001), ("training_branches", 1, 0),
+        ("training_branches", 100, 101), ("label_map_weight", 1.0, 1.1), ("label_map_weight", 0.0, -0.1),
+        ("label_map_temperature", 0.01, 0.0),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_training_lie_within_their_bounds(name, taken, refused, tmp_path):
+    assert getattr(ImageClassificationArguments(str(tmp_path), **{name: taken}), name) == taken
+    with pytest.raises(ValueError, match=f"^--{name}: got {refused}, accepted"):
+        ImageClassificationArguments(str(tmp_path), **{name: refused})
+
+
+@pytest.mark.parametrize("name", ["mix_probability", "mix_off_epochs"])
+@pytest.mark.parametrize("method", ["mixup", "cutmix"])
+def test_what_says_which_batches_are_mixed_goes_with_either_way_of_mixing(name, method):
+    [field] = [field for field in fields(ImageClassificationArguments) if field.name == name]
+    nothing = {"mixup": 0.0, "cutmix": 0.0, name: 0.5}
+    assert check_goes_with(field, {**nothing, method: 0.2}) is None
+    with pytest.raises(ValueError, match=f"^--{name}: got 0.5, which goes with --mixup or --cutmix"):
+        check_goes_with(field, nothing)
