@@ -222,7 +222,10 @@ def test_a_path_where_nothing_is_is_not_looked_for_on_the_hub(name, run_of, tmp_
                 argv = without(argv, other)
             with pytest.raises((ValueError, OSError)) as error:
                 prepare("prepare_training", [*argv, argument, name, "--output_dir", str(tmp_path / "run")])
-            assert f"{argument}: " in str(error.value) and len(str(error.value).splitlines()) == 1, error.value
+            # Of a folder that the run itself would lie in, that is said: it is no data set either.
+            said = str(error.value)
+            assert f"{argument}: " in said or f" of {argument}; name one beside it" in said, said
+            assert len(said.splitlines()) == 1, said
     assert not asked, "the Hub was asked"
 
 
