@@ -25,7 +25,7 @@ from hf_effmodels.training.tasks.visual_sequence_modeling.arguments import (
 from hf_effmodels.training.tasks.visual_sequence_modeling.trainer import VisualSequenceTrainer, summarize
 
 from ..recorders import Calls, Named
-from ..test_rare_preparations import patched, reader
+from ..test_rare_preparations import Stop, patched, reader, stop
 from ..test_rare_steps import bare
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -256,7 +256,7 @@ def test_an_image_tokenizer_that_lacks_weights_is_named(tiny_pipeline, tmp_path)
 def test_a_llama_over_codes_has_room_for_its_sentences_and_no_special_tokens(tiny_pipeline):
     tokenizer = DelvmPipeline.from_pretrained(tiny_pipeline).image_tokenizer
     for context, positions in ((64, 2048), (2049, 2049)):
-        args = VisualModelArguments(model="llama", model_config=dict(SIZES))
+        args = VisualModelArguments(model="llama", model_config={**SIZES, "eos_token_id": 2})
         model = models.load_language_model(args, tokenizer, context)
         config = model.config
         assert (config.max_position_embeddings, config.vocab_size) == (positions, 32)
@@ -285,6 +285,26 @@ def test_an_image_tokenizer_is_not_trained_on_pictures_that_its_stages_do_not_di
     args = VisualModelArguments(model="llama", image_tokenizer="train:8", tokenizer_steps=1)
     with pytest.raises(ValueError, match="image_size: got 6, accepted are multiples of 4"):
         models.train_image_tokenizer(torch.rand(2, 3, 6, 6), args, 0)
+
+
+@pytest.mark.parametrize("kept", ["vqvae", "other", None])
+def test_a_run_goes_on_with_the_image_tokenizer_that_its_checkpoint_has(kept, monkeypatch, tmp_path):
+    """None where it has trained none, or begins."""
+    if kept:
+        (tmp_path / kept).mkdir()
+    calls = Calls()
+    patched(
+        monkeypatch,
+        task,
+        open_run=lambda *_: ("config", tmp_path if kept else None),
+        check_license=lambda license: None,
+        is_table=lambda dataset: True,
+        _image_tokenizer=calls.of("tokenizer", stop),
+    )
+    given = (Named("model"), Named("data"), Named("args"))
+    with pytest.raises(Stop):
+        task.prepare_training(reader(*given))
+    assert calls["tokenizer"] == [((*given, None, tmp_path / "vqvae" if kept == "vqvae" else None), {})]
 
 
 # Training
