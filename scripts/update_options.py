@@ -5,6 +5,7 @@ python scripts/update_options.py --check   # fails if something is out of date
 """
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +14,12 @@ from dataclasses import Field, fields
 from pathlib import Path
 from unittest import mock
 
+import yaml
+
 from hf_effmodels import cli
 from hf_effmodels.compression.command import step_names
+from hf_effmodels.training.losses.interface import DistillationLoss
+from hf_effmodels.training.losses.registry import losses_by_name, settings_of
 from hf_effmodels.training.preparation import list_preparations
 from hf_effmodels.training.run.arguments import ArgumentReader
 from hf_effmodels.training.run.early import argument_types
@@ -25,6 +30,8 @@ ROOT = Path(__file__).parent.parent
 FOLDER = "docs/options"
 #: Commands whose first word says what they read -> those words.
 FIRST_WORDS = {"tiny-lm": step_names(), "prepare": [*list_preparations()]}
+LOSSES = """What `--losses` takes is a mapping of names to settings: `{kd: {temperature: 4}, fitnet: {weight: 0.1}}`.
+[Distil](../how-to/distil.md) says what they are for."""
 #: Their options are those of a task.
 OF_TASKS = ("train", "evaluate", "quickstart")
 Row = tuple[str, str, str]
@@ -62,10 +69,45 @@ def _task_page(task: str, usual: dict[str, Row]) -> str:
                 "## Evaluation\n\n"
                 + f"Of the options above: {_listed(name for name in evaluation if name not in only)}. Besides:\n\n"
                 + _table(only.values()),
+                *(["## Losses", LOSSES, *_losses()] if "losses" in training else []),
             ]
         ).rstrip()
         + "\n"
     )
+
+
+def _losses() -> Iterator[str]:
+    """Each loss that a recipe may name: what it is, and its settings."""
+    for name, loss in losses_by_name().items():
+        told = {**_arguments_of(DistillationLoss), **_arguments_of(loss)}
+        told["weight"] = _arguments_of(DistillationLoss)["weight"]
+        parameters = inspect.signature(loss.__init__).parameters
+        rows = [
+            (setting, _default_of(parameters[setting].default), told[setting].replace("|", "\\|"))
+            for setting in settings_of(loss)
+        ]
+        summary = " ".join(inspect.getdoc(loss).partition("\n\n")[0].split())
+        yield f"### {name}\n\n{summary}\n\n" + _table(rows).replace("| option |", "| setting |", 1)
+
+
+def _default_of(value) -> str:
+    if value is None or value is inspect.Parameter.empty:
+        return ""
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).partition("\n")[0]
+
+
+def _arguments_of(loss: type) -> dict[str, str]:
+    """Name -> what the docstring of a class says of it under `Args:`."""
+    found, names = {}, []
+    for line in inspect.getdoc(loss).partition("Args:\n")[2].splitlines():
+        if not line.startswith("    "):
+            break
+        if begins := re.match(r"    ((?:\w+, )*\w+): (.*)", line):
+            names = begins[1].split(", ")
+            found |= dict.fromkeys(names, begins[2])
+        else:
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -327,6 +327,8 @@ class Taps:
                 path = _before_last_activation(path, run)
         else:
             path = name
+            if argument.startswith("--"):  # a setting of a loss names it, or is so by default
+                argument = f"--losses, {argument.removeprefix('--').removesuffix('_taps')}"
         path, is_input = path.removesuffix(INPUT), path.endswith(INPUT)
         call = _call_at(path, run, argument)
         shape = call.input_shape if is_input else call.shape

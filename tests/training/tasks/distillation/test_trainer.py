@@ -388,6 +388,9 @@ def test_taps_and_two_teachers_are_taken_from_the_command_line(distilled_run, te
         ValueError, match="--student_taps: there is no feature at 'convnext.stages'; nearest: convnext"
     ):
         main([*run, *taps, "--student_taps", "convnext.stages"])
+    # What a loss names by itself is no tap that was typed.
+    with pytest.raises(ValueError, match="^--losses, student: there is no feature at 'devit.parts.0.*; nearest: con"):
+        main([*run, *taps, "--losses", "{dekd: {}}"])
     with pytest.raises(ValueError, match="--teacher: .*: got 0, accepted are positive weights"):
         main([*run, "--teacher", f"{{{teacher}: 0}}"])
 
