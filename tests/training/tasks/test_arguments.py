@@ -331,7 +331,8 @@ def test_what_comes_near_a_mistyped_path_is_named(digits_run, tmp_path, monkeypa
         ("mask-generation", {"prompts_per_picture": 4, "shapes_per_picture": 6, "hard_prompt_rounds": 9}),
         (
             "data-free-distillation",
-            {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "max_grad_norm": 0.0, "generator": None},
+            {"optim": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4, "max_grad_norm": 0.0, "generator": None}
+            | {"metric_for_best_model": "accuracy", "save_strategy": "epoch", "save_total_limit": 2},
         ),
     ],
 )

@@ -171,11 +171,13 @@ def test_a_training_without_data_has_what_its_arguments_say(measured, few, monke
         multiply_adds=lambda model, pixels: f"{tuple(pixels.shape)}",
         _TASK=SimpleNamespace(compute_metrics="metrics", ranked_classes="ranked"),
     )
-    asked, model_args = Named("distillation", statistics_weight=0.1), Named("model", model="a/folder")
+    # Batch norms are asked for where their statistics count.
+    asked = Named("distillation", statistics_weight=0.1 if measured else 0.0)
+    model_args = Named("model", model="a/folder")
     data, args = Named("data"), Named("args", device=torch.device("cpu"))
     run = data_free.prepare_training(reader(asked, model_args, data, args))
     assert calls["check"] == [((asked, data, args), {})] and calls["set_seed"] == [(("args.seed",), {})]
-    assert calls["load"] == [(("distillation.teachers", "model.token", "model.trust_remote_code", True), {})]
+    assert calls["load"] == [(("distillation.teachers", "model.token", "model.trust_remote_code", measured), {})]
     assert calls["processor"] == [((loaded, "model.image_size"), {})] and calls["input"] == [(("processor", 1), {})]
     assert calls["student"] == [((model_args, asked, loaded, given), {})]
     assert calls["teachers"] == [((loaded, given), {})] and calls["generator"] == [((asked, given), {})]

@@ -123,27 +123,31 @@ def test_the_generators_rate_falls_as_the_students_does_or_stays(schedule, rate)
     before = generator.weight.item()
     trainer.train_generator()
     assert before - generator.weight.item() == pytest.approx(rate, rel=1e-4)
+    # They are the ones that were made last, to be shown.
+    assert trainer.images.item() == before and not trainer.images.requires_grad and trainer._generator_steps == 1
 
 
 def test_what_a_generator_is_logged_with_is_the_mean_over_its_own_steps(monkeypatch):
-    logged = []
-    monkeypatch.setattr(data_free_trainer, "check_finite", lambda means, *_: None)
+    logged, checked = [], []
+    monkeypatch.setattr(data_free_trainer, "check_finite", lambda *given: checked.append((dict(given[0]), *given[1:])))
     monkeypatch.setattr(DataFreeTrainer.__mro__[1], "log", lambda self, logs, start=None: logged.append(dict(logs)))
     trainer = bare(
         DataFreeTrainer,
         _seen={},
         _generator_steps=0,
-        args=None,
-        state=SimpleNamespace(global_step=1),
+        args="args",
+        state=SimpleNamespace(global_step=4),
         accelerator=SimpleNamespace(reduce=lambda value, how: 2 * value),
     )
     for value in (1.0, 2.0, 6.0):
         trainer._record("generator_disagreement", torch.tensor(value))
     trainer._generator_steps = 3
     trainer.log({"eval_loss": 1.0})
-    trainer.log({"loss": 1.0})
+    trainer.log({"loss": 1.0, "learning_rate": 0.5})
     trainer.log({"loss": 2.0})
-    assert logged == [{"eval_loss": 1.0}, {"loss": 1.0, "generator_disagreement": 6.0}, {"loss": 2.0}]
+    told = {"loss": 1.0, "learning_rate": 0.5, "generator_disagreement": 6.0}
+    assert logged == [{"eval_loss": 1.0}, told, {"loss": 2.0}]
+    assert checked == [({"generator_disagreement": 6.0}, 4, "args", 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -196,14 +200,14 @@ def test_images_of_a_network_are_as_large_as_its_processor_makes_them(processor,
 
 
 def test_teachers_are_measured_on_every_image_once_whatever_the_batches():
-    """Five images in batches of two; the second teacher is right in the last one alone."""
+    """Five images in batches of two; the first teacher is right in all but the last one, the second in that alone."""
 
     class Data(list):
         pass
 
     dataset = Data({"pixel_values": torch.full((1,), float(n)), "labels": n % 2} for n in range(5))
     right = [
-        lambda pixels: (nn.functional.one_hot(pixels[:, 0].long() % 2, 2), None),
+        lambda pixels: (nn.functional.one_hot(torch.where(pixels[:, 0] < 4, pixels[:, 0] % 2, 1).long(), 2), None),
         lambda pixels: (nn.functional.one_hot((pixels[:, 0] < 4).long() * (1 - pixels[:, 0].long() % 2), 2), None),
     ]
     trainer = SimpleNamespace(
@@ -212,7 +216,7 @@ def test_teachers_are_measured_on_every_image_once_whatever_the_batches():
         args=SimpleNamespace(per_device_eval_batch_size=2, device="cpu"),
         accelerator=SimpleNamespace(autocast=nullcontext),
     )
-    assert data_free._accuracies(trainer) == [1.0, 0.2]
+    assert data_free._accuracies(trainer) == [0.8, 0.2]
 
 
 # Adaptation

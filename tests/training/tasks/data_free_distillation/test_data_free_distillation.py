@@ -164,6 +164,7 @@ def test_what_is_best_and_evaluated_takes_a_data_set(data_free_run, tmp_path):
             ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "true"],
             "--load_best_model_at_end: what is best is measured on --dataset, which is missing",
         ),
+        (["--eval_strategy", "no", "--real_samples", "5"], "--real_samples: got 5, which goes with --dataset"),
     ):
         run = alone if not options else [*alone[:at], *alone[at + 2 :], *options]
         with pytest.raises(ValueError, match=message):
@@ -305,6 +306,8 @@ def test_without_statistics_a_classifier_needs_no_batch_norms_to_teach(vit_folde
         (["--max_train_samples", "5"], "--max_train_samples: nothing is trained on"),
         (["--real_samples", "5000"], "--real_samples: got 5000, digits/train has"),
         (["--student_steps", "0"], "--student_steps: got 0"),
+        (["--generator_learning_rate", "0"], "--generator_learning_rate: got 0"),
+        (["--aggregation_learning_rate", "0"], "--aggregation_learning_rate: got 0"),
         (["--fp16", "true"], "--fp16: the generator's gradients"),
         (["--per_device_train_batch_size", "1"], "a step of one image has no statistics"),
         (["--statistics_weight", "0", "--disagreement_weight", "0"], "the generator would learn nothing"),

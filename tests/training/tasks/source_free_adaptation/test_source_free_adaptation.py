@@ -114,6 +114,7 @@ def test_a_step_has_so_many_pictures_of_so_many_classes_in_order():
 def test_the_first_step_is_that_of_the_papers_parts_by_hand(adapted_run, tmp_path):
     adapted_run += ["--std_factor", "1.7", "--discrepancy_weight", "2"]
     trainer = prepare("prepare_training", [*adapted_run, "--output_dir", str(tmp_path / "run")]).trainer
+    torch.nn.init.normal_(trainer.head.bias)
     rows, features = trainer.head.weight.detach(), trainer.features()
     clusters = spherical_clusters(features, rows)
     threshold = trainer.adaptation.distance_threshold = float(clusters.distances.min(1).values.quantile(0.7))
@@ -268,6 +269,7 @@ def test_norms_have_a_learning_rate_of_their_own(adapted_run, tmp_path):
         (["--samples_per_class", "8"], "--samples_per_class: got 8"),
         (["--max_train_samples", "9"], "has 9 pictures, the model 10 classes"),
         (["--mixup", "0.2"], "--mixup: it needs labels"),
+        (["--mixup", "1"], "--mixup: it needs labels"),
         (["--cutmix", "0.2"], "--cutmix: it needs labels"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor: it needs labels"),
         (["--label_maps", "maps"], "--label_maps: it needs labels"),
