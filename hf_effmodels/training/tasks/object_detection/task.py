@@ -55,8 +55,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
             f"({shown(train.names)})."
         )
     set_seed(args.seed)
-    given = {**model_args.model_config, **model_args.backbone_config}
-    with blaming_model_config(given):
+    given = {"model_config": model_args.model_config, "backbone_config": model_args.backbone_config or None}
+    with blaming_model_config(**given):
         model, processor = load_detector(model_args, train.names)
     own = class_names(model.config)
     if same_classes(train.names, own):
@@ -93,7 +93,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     for dataset in datasets:
         batch = collator([dataset[0]])
         batch.pop("labels")
-        with torch.no_grad(), blaming_model_config(given):
+        with torch.no_grad(), blaming_model_config(**given):
             model.eval()(**{name: value.to(args.device) for name, value in batch.items()})
 
     def report(train_metrics: dict) -> dict:

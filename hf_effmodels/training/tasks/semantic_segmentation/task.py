@@ -54,8 +54,8 @@ def prepare_training(reader: ArgumentReader) -> Run:
     config, checkpoint = open_run(reader, arguments)
     train, evaluation = load_data(data_args, model_args.token)
     set_seed(args.seed)
-    given = {**model_args.model_config, **model_args.backbone_config}
-    with blaming_model_config(given):
+    given = {"model_config": model_args.model_config, "backbone_config": model_args.backbone_config or None}
+    with blaming_model_config(**given):
         model, processor = load_segmenter(model_args, train.names)
     own = class_names(model.config)
     if same_classes(train.names, own):
@@ -85,7 +85,7 @@ def prepare_training(reader: ArgumentReader) -> Run:
     # What fails for the first image fails before anything is written.
     datasets[1][0]
     batch = collator([datasets[0][0]])
-    with torch.no_grad(), blaming_model_config(given):
+    with torch.no_grad(), blaming_model_config(**given):
         model.eval()(**{name: value.to(args.device) for name, value in batch.items()})
 
     def report(train_metrics: dict) -> dict:

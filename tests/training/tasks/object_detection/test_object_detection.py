@@ -14,7 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
-from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
+from transformers import ConvNextConfig, YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
 
 import hf_effmodels
 from hf_effmodels.metrics.coco_ap import Detections, average_precision, confusion
@@ -666,7 +666,7 @@ def test_yolov6s_schedule_and_measure_are_the_defaults(tmp_path):
     published |= {"warmup_bias_lr": 0.1, "momentum": 0.937, "warmup_momentum": 0.8, "distillation_temperature": 20.0}
     published |= {"class_distillation": 1.0, "box_distillation": 1.0, "feature_distillation": 0.0}
     published |= {"eval_threshold": 0.001, "eval_nms_threshold": 0.65, "metric_for_best_model": "map"}
-    published |= {"detection_schedule": False, "ema_ramp": 0.0, "atss_epochs": 0}
+    published |= {"detection_schedule": False, "ema_ramp": 0.0, "atss_epochs": 0, "load_best_model_at_end": True}
     assert {name: getattr(args, name) for name in published} == published
     alone = DetectionEvaluationArguments()
     assert (alone.eval_threshold, alone.eval_nms_threshold, alone.precision) == (0.001, 0.65, "float32")
@@ -946,6 +946,21 @@ def test_pictures_of_an_evaluation_lie_beside_its_results(task):
     words = ["--task", task, "--model", "some/model", "--dataset", "digits", "--eval_pictures", "3"]
     with pytest.raises(ValueError, match="--eval_pictures: got 3, which goes with --output"):
         evaluate(words)
+
+
+@pytest.mark.parametrize(
+    "task, model",
+    [("object-detection", ["--detector", "rt_detr"]), ("semantic-segmentation", ["--segmenter", "upernet"])],
+)
+def test_what_is_said_of_the_backbone_is_to_blame_for_what_does_not_work_of_it(task, model, tmp_path):
+    ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4).save_pretrained(tmp_path / "backbone")
+    words = ["--task", task, *model, "--backbone", str(tmp_path / "backbone"), "--dataset", "digits"]
+    words += ["--backbone_config", "{hidden_act: nothing}", "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(
+        ValueError, match=r"^--backbone_config: no model works with \{'hidden_act': 'nothing'\}"
+    ) as error:
+        main(words)
+    assert "--model_config" not in str(error.value) and not (tmp_path / "run").exists()
 
 
 def test_a_field_that_a_new_detector_does_not_have_is_refused(tmp_path):
