@@ -87,6 +87,23 @@ def has_head(model_type: str, auto_class: str) -> bool | None:
     return None if known is None else model_type in known
 
 
+def check_saved_for(argument: str, name: str, *tasks: str, also: str = "") -> None:
+    """OSError of a folder whose model was saved for other tasks: its type may have a class for these, too, of which
+    weights would be lacking. One that names no class that is known passes.
+
+    Args:
+        tasks: those that are accepted.
+        also: what is accepted besides, for the message.
+    """
+    config = stated_config(name)
+    own = tasks_in(config)
+    if own and not {*own} & {*tasks}:
+        raise OSError(
+            f"{argument}: {name} is a {config['architectures'][0]}, saved for {own[0]}; accepted are models "
+            f"for {', '.join(tasks)}{also}."
+        )
+
+
 def check_pipeline(argument: str, name: str) -> None:
     """`check_model`; and OSError of a folder with something else than a pipeline of diffusers or a part of one."""
     check_model(argument, name)

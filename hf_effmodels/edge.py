@@ -32,6 +32,7 @@ from transformers.utils import ModelOutput
 from . import edge_int8
 from ._files import check_folder, whole_folder
 from ._image_size import blaming_image_size
+from ._kinds import check_saved_for, tasks_of_folder
 from .edge_files import as_one_file, halve, size_of, summed_up, write_readme
 from .edge_formats import TOLERANCES, Format, check_format, check_precision
 from .edge_pictures import find_pictures
@@ -309,6 +310,8 @@ def load_source(source: Any, processor: Any = None) -> tuple[PreTrainedModel, An
     if str(source) in list_models():
         check_preset(str(source))
         return create_model(str(source)), processor or create_image_processor(str(source))
+    if "mask-generation" not in tasks_of_folder(str(source)):
+        check_saved_for("source", str(source), *KINDS, also="; of two towers CLIP and LightCLIP")
     with reading("source", str(source)):
         config = AutoConfig.from_pretrained(source)
     if type(config) in MODEL_FOR_MASK_GENERATION_MAPPING:

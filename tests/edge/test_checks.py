@@ -600,6 +600,24 @@ def test_presets_are_exported_by_their_kind(tmp_path):
     assert edge.load_source("ghostnet-0.5x", mine)[1] is mine
 
 
+@pytest.mark.parametrize("name, task", [("SiglipModel", "zero-shot-image-classification"), ("Siglip2", None)])
+def test_a_model_that_was_saved_for_another_task_is_not_taken_for_a_classifier_that_lacks_weights(
+    name, task, tmp_path, capsys, monkeypatch
+):
+    """Its type has a classifier, too; of a class that nobody knows its weights say what it is."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip", "architectures": [name]}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    if task is None:
+        with pytest.raises(OSError, match="model.safetensors is truncated or no safetensors file"):
+            edge.load_source(str(tmp_path))
+        return
+    said = f"{tmp_path} is a {name}, saved for {task}; accepted are models for image-classification"
+    with pytest.raises(OSError, match=f"^source: {said}, object-detection, image-segmentation; of two towers CLIP"):
+        edge.load_source(str(tmp_path))
+    for words in (["split", str(tmp_path), "--list"], ["measure-split", str(tmp_path)]):
+        assert main(words) == 2 and f"MODEL: {said}." in capsys.readouterr().err
+
+
 def test_the_kind_of_a_folder_is_that_of_the_class_it_names_or_of_the_heads_there_are():
     detector, segmenter, both = YolosConfig(), SegformerConfig(), ResNetConfig()
     for config, names, kind in (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..._command_line import Parser, in_words_of_the_command, show
 from ..._files import check_folder
-from ..._kinds import check_head
+from ..._kinds import check_head, check_saved_for
 from ..._option_types import positive, whole
 from ..._places import check_apart, check_folder_or_id
 from ..._written import OVERWRITE, check_free
@@ -44,6 +44,7 @@ def main_split(argv: Sequence[str]) -> None:
                 check_half_folder(Path(arguments.output) / half)
                 check_free("output", Path(arguments.output) / half, arguments.overwrite)
         check_head("MODEL", arguments.model, _CLASSIFIER)
+        check_saved_for("MODEL", arguments.model, "image-classification")
         from ...registry import is_in_halves
         from .halves import split
         from .points import split_points
@@ -180,6 +181,7 @@ def main_measure_split(argv: Sequence[str]) -> None:
                 with _of(name):
                     check_folder(Path(getattr(arguments, name)).parent, accepts_content=True)
         check_head("MODEL", arguments.model, _CLASSIFIER)
+        check_saved_for("MODEL", arguments.model, "image-classification")
         from .measure import draw_latencies, measure_split, save_costs
 
         model, processor = load_classifier(arguments.model)
