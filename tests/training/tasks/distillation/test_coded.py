@@ -1,5 +1,7 @@
 """Codes through the task: the first layers' features imitated in few bits, then the rest of the network."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from transformers import AutoModelForImageClassification, ConvNextConfig, ConvNe
 from hf_effmodels import ChannelCodedForImageClassification, CodedForImageClassification
 from hf_effmodels.models import create_image_processor
 from hf_effmodels.training import evaluate, main, prepare
-from hf_effmodels.training.tasks.distillation.coded import with_code
+from hf_effmodels.training.tasks.distillation import coded as coded_students
 
 from ..contract import follow_one, goes_on_the_same, history
 
@@ -48,8 +50,32 @@ def second_stage(teacher, student, *more: str) -> list[str]:
 )
 def test_a_code_is_of_the_kind_its_settings_are_of_and_drawn_from_the_seed(kind, codec, monkeypatch):
     monkeypatch.setattr(kind, "around", lambda *given, **settings: (*given, settings))
-    assert with_code("student", codec, 5) == ("student", {**codec, "seed": 5})
-    assert with_code("student", None, 5) == "student"
+    assert coded_students.with_code("student", codec, 5) == ("student", {**codec, "seed": 5})
+    assert coded_students.with_code("student", None, 5) == "student"
+
+
+@pytest.mark.parametrize("widths", [[3], [2, 3]])
+def test_codes_are_measured_width_by_width_on_pictures_of_the_evaluation(widths, monkeypatch):
+    """Of one alone the accuracy is the run's own."""
+    asked = []
+
+    def measure(network, dataset, *, width, samples, batch):
+        asked.append((network, dataset, width, samples, batch))
+        return {"bytes": 10.0 * width, "accuracy": width / 10}
+
+    monkeypatch.setattr(coded_students, "measure_coded", measure)
+    network = SimpleNamespace(config=SimpleNamespace(widths=widths))
+    args = SimpleNamespace(per_device_eval_batch_size=7)
+    found = coded_students.coded_metrics(SimpleNamespace(network=network, eval_dataset="pictures", args=args))
+    assert asked == [(network, "pictures", width, 512, 7) for width in widths]
+    assert found == (
+        {"eval_bytes": 30.0}
+        if widths == [3]
+        else {
+            **{"eval_width_2_bytes": 20.0, "eval_width_2_accuracy": 0.2},
+            **{"eval_width_3_bytes": 30.0, "eval_width_3_accuracy": 0.3},
+        }
+    )
 
 
 @pytest.fixture(scope="module")

@@ -261,6 +261,9 @@ def test_a_teacher_has_the_students_classes_and_may_know_more_of_them_by_name(ow
         ({"teacher": "a", "stored_labels": "b"}, "--teacher and --stored_labels exclude each other"),
         ({"codec": {"at": 3}}, "--codec: got {'at': 3}, accepted is a mapping of at, a module, and either widths"),
         ({"codec": {"at": "x", "bits": 6}}, "--codec: got {'at': 'x', 'bits': 6}, accepted is a mapping of at"),
+        ({"codec": {"at": "x", "width": [3]}}, "--codec: got {'at': 'x', 'width': "),
+        ({"codec": {"at": "x", "shrink": 2, "widths": [3]}}, "--codec: got {'at': 'x', 'shrink': 2, 'widths': "),
+        ({"codec": {"shrink": 2}}, "--codec: got {'shrink': 2}"),
     ],
 )
 def test_wrong_arguments_of_a_distillation_are_named(given, message):
@@ -272,6 +275,8 @@ def test_one_teacher_in_a_mapping_may_have_a_revision_and_logits_are_learned_by_
     args = DistillationArguments(teacher="{a: 2}", teacher_revision="main")
     assert args.teachers == {"a": 2} and args.losses == {"kd": {"weight": 1.0}}
     assert DistillationArguments(teacher=" {a: 2}").teachers == {"a": 2}  # as of a block in a recipe
+    few = DistillationArguments(few_shot_dataset="x", few_shot_classes=[7, "cat"])
+    assert few.few_shot_classes == ["7", "cat"]  # names, also where a recipe says numbers
     assert DistillationArguments(teacher="a").teachers == {"a": 1.0} and DistillationArguments().teachers == {}
     assert DistillationArguments(losses="{dist: {weight: 2}, rkd: }").losses == {
         "dist": {"weight": 2}, "rkd": {"weight": 1.0},

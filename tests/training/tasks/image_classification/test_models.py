@@ -1,13 +1,19 @@
 """Types of transformers in the place of `--model`: built, with random weights, for the data set's classes."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import CLIPImageProcessorPil, ViTConfig, ViTForImageClassification
 
 import hf_effmodels
 from hf_effmodels.training.run.arguments import ModelArguments
+from hf_effmodels.training.tasks.image_classification import models
 from hf_effmodels.training.tasks.image_classification.models import load_classifier
+
+from ..recorders import Calls
+from ..test_rare_preparations import patched
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 TYPES = {
@@ -69,6 +75,44 @@ def test_a_preset_and_its_pictures_have_the_channels_and_the_size_asked_for(chan
     for name in ("size", "crop_size", "crop_pct"):
         assert processor.to_dict().get(name) == expected.get(name)
     assert expected["size"] != make("vanillanet-5").to_dict()["size"]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_classifier_is_read_where_it_is_said_with_what_its_configuration_is_asked_to_be(fresh, monkeypatch):
+    """At its revision, with the token, and with code of its own where that is trusted; trained in float32."""
+    calls, network = Calls(), SimpleNamespace(config=ViTConfig(num_channels=1, num_labels=2))
+    config = ViTConfig(**SIZES, num_labels=2)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 12}, do_center_crop=False)
+    patched(
+        monkeypatch,
+        models,
+        AutoConfig=SimpleNamespace(from_pretrained=calls.of("config", config)),
+        load_image_processor=calls.of("processor", lambda *_, **__: processor),
+        AutoModelForImageClassification=SimpleNamespace(
+            from_pretrained=calls.of("trained", (network, "found")), from_config=calls.of("fresh", network)
+        ),
+        reading=calls.of("reading", lambda *_, **__: nullcontext()),
+        check_complete=calls.of("complete"),
+    )
+    args = ModelArguments(
+        model="some/where", revision="v2", token="hf_mine", trust_remote_code=True, num_channels=1,
+        model_config={"layer_norm_eps": 0.5}, ignore_mismatched_sizes=True,
+    )  # fmt: skip
+    found, used = load_classifier(args, ["cat", "dog"], from_scratch=fresh, new_head=False)
+    assert found is network and len(used.image_mean) == 1
+    place = {"revision": "v2", "token": "hf_mine", "trust_remote_code": True}
+    assert calls["config"] == [(("some/where",), place)]
+    assert calls["processor"] == [(("some/where", config), place)]
+    assert calls["reading"] == [(("--model", "some/where"), {"revision": ("--revision", "v2")})]
+    labels = {"id2label": {0: "cat", 1: "dog"}, "label2id": {"cat": 0, "dog": 1}}
+    fields = {"layer_norm_eps": 0.5, "num_channels": 1, **labels}
+    if fresh:
+        assert calls["fresh"] == [((config,), {"dtype": torch.float32, "trust_remote_code": True})]
+        assert {name: getattr(config, name) for name in fields} == fields and "trained" not in calls
+        return
+    more = {"ignore_mismatched_sizes": True, "output_loading_info": True, "dtype": torch.float32}
+    assert calls["trained"] == [(("some/where",), {**fields, **place, **more})]
+    assert calls["complete"] == [(("--model", "some/where", network, "found"), {"to_be_trained": False})]
 
 
 @pytest.mark.parametrize("own, has", [(3, 2), (2, 3)])

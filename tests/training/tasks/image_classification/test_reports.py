@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -250,6 +251,31 @@ def test_an_evaluation_tells_where_it_was_measured_and_its_reports_are_named_aft
     quality = [((measured, trainer.eval_dataset, ["a"], Path("there")), {"prefix": "e_"})]
     assert calls.get("quality", []) == (quality if asked else [])
     assert capsys.readouterr().out == "top-1 50.000 %  top-5 75.000 %  n 8\n"
+
+
+@pytest.mark.parametrize("plots", [True, False])
+def test_the_quality_of_a_classifier_is_that_of_its_first_class_and_drawn_where_it_can_be(
+    plots, tmp_path, monkeypatch
+):
+    calls = Calls()
+    drawn = {name: calls.of(name) for name in ("plot_confusion", "plot_calibration", "plot_mistakes")}
+    patched(monkeypatch, reports, has_matplotlib=lambda: plots, **drawn)
+    ranked = np.stack([FOUND.predicted, 1 - FOUND.predicted], axis=1)
+    measured = SimpleNamespace(predictions=(ranked, "losses", FOUND.confidence), label_ids=FOUND.labels)
+    error = reports.write_quality(measured, "pictures", ["cat", "dog"], tmp_path, prefix="e_")
+    expected, bins = calibration(FOUND)
+    assert error == expected and [file.name for file in tmp_path.iterdir()] == ["e_per_class.csv"]
+    assert (tmp_path / "e_per_class.csv").read_text() == as_csv(per_class(FOUND, ["cat", "dog"]))
+    if not plots:
+        assert not calls
+        return
+    [((predicted, labels, *given), _)] = calls["plot_confusion"]
+    assert predicted is not labels and predicted.tolist() == FOUND.predicted.tolist()
+    assert labels is FOUND.labels and given == [["cat", "dog"], tmp_path / "e_confusion_matrix.png"]
+    assert calls["plot_calibration"] == [((error, bins, tmp_path / "e_calibration.png"), {})]
+    [((found, *given), _)] = calls["plot_mistakes"]
+    assert given == ["pictures", ["cat", "dog"], tmp_path / "e_mistakes.png"]
+    assert all(np.array_equal(getattr(found, f.name), getattr(FOUND, f.name)) for f in fields(Predictions))
 
 
 @pytest.mark.parametrize("mistakes, shown, rows", [(5, 5, 1), (6, 6, 2), (40, 25, 5)])
