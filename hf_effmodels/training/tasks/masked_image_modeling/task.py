@@ -79,8 +79,9 @@ def prepare_training(reader: ArgumentReader) -> Run:
 
 
 def _blaming(args: MaskedModelArguments):
-    options = {"num_channels": args.num_channels, "image_size": args.image_size}
-    return blaming_model_config({**args.model_config, **args.method_config}, args.model, method=args.method, **options)
+    options = {"method_config": args.method_config or None, "num_channels": args.num_channels}
+    options |= {"image_size": args.image_size}
+    return blaming_model_config(args.model_config, args.model, method=args.method, **options)
 
 
 def _side(model) -> int:

@@ -93,6 +93,22 @@ def test_the_first_image_to_evaluate_on_is_read_before_anything_is_written():
         masked_images._try_out(trainer, settings, SimpleNamespace(sizes=[16], starts=[0]))
 
 
+@pytest.mark.parametrize(
+    "fields, own, said",
+    [
+        ({}, {"b": 2}, "--method, --method_config: no model works with fastmim, {'b': 2} (KeyError: 'x')."),
+        ({"a": 1}, {}, "--model_config, --method: no model works with {'a': 1}, fastmim (KeyError: 'x')."),
+    ],
+)
+def test_what_does_not_work_is_blamed_on_the_option_that_says_it(fields, own, said):
+    args = SimpleNamespace(
+        model="vit", model_config=fields, method="fastmim", method_config=own, num_channels=None, image_size=None
+    )
+    with pytest.raises(ValueError) as error, masked_images._blaming(args):
+        raise KeyError("x")
+    assert str(error.value) == said
+
+
 # Steps
 
 
