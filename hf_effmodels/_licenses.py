@@ -24,7 +24,7 @@ PLACEHOLDER = "LICENSE"
 
 def check_license(license: str | None, name: str | None = None, link: str | None = None) -> None:
     """ValueError if a licence is given that the Hub does not know, or "other" without its name and link."""
-    if license == PLACEHOLDER:
+    if isinstance(license, str) and license.upper() == PLACEHOLDER:
         raise ValueError(f"license: {license} stands for the licence of your weights, such as apache-2.0 or mit")
     if license is not None and (not isinstance(license, str) or license not in LICENSES):
         near = difflib.get_close_matches(str(license).lower().replace(" ", "-"), sorted(LICENSES), n=3)

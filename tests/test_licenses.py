@@ -32,6 +32,8 @@ def test_what_is_no_identifier_is_told_with_what_is_near(license, hint):
         ValueError, match="^license: LICENSE stands for the licence of your weights, such as apache-2.0"
     ):
         check_license("LICENSE")  # as the commands that are shown have it
+    with pytest.raises(ValueError, match="^license: license stands for the licence of your weights"):
+        check_license("license")
     start = f"license: got {license!r}, which is not a licence identifier of the Hub; "
     assert str(said.value).startswith(start + hint) and str(said.value).count(", ") <= 3
 

@@ -31,8 +31,10 @@ def main(argv: Sequence[str]) -> None:
         show(_help())
         return
     known = list_preparations()
+    if name is None:
+        raise ValueError(f"prepare: name what is to be made: {', '.join(known)}.")
     if name not in known:
-        near = nearest(str(name), known, f"; accepted are {', '.join(known)}")
+        near = nearest(name, known, f"; accepted are {', '.join(known)}")
         raise ValueError(f"prepare: got {name}{near}.")
     _look_at(name, arguments)
     made = importlib.import_module(f".{name.replace('-', '_')}", __name__).main(arguments)

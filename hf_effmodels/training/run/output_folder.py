@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -193,8 +194,8 @@ def _own_checkpoint(folder: Path, config: dict, resume: str, overwrite: bool, de
     if held and (changed := changes(read_run(folder), config, defaults)):
         raise ValueError(
             f"--resume_from_checkpoint: {folder} holds a run with other arguments: {'; '.join(changed)}. Give it the "
-            f"same (--config {folder / RUN_FILE}), or start a run of its own in another folder; that one may begin "
-            f"with --resume_from_checkpoint {checkpoint or folder}."
+            f"same (--config {shlex.quote(str(folder / RUN_FILE))}), or start a run of its own in another folder; "
+            f"that one may begin with --resume_from_checkpoint {checkpoint or folder}."
         )
     if checkpoint is None and resume == "true":
         raise ValueError(

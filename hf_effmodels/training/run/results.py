@@ -2,6 +2,7 @@
 never over anything else."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,7 @@ def check_results(file: Path, call: Mapping, overwrite: bool) -> bool:
         listed = "; ".join(f"{key}: {before.get(key)}" for key in differs)
         raise ValueError(
             f"--output: {file} holds the results of another evaluation ({listed}). Name another file, such "
-            f"as --output {file.with_stem(f'{file.stem}-2')}, or replace them with --overwrite true."
+            f"as --output {shlex.quote(str(file.with_stem(f'{file.stem}-2')))}, or replace them with --overwrite true."
         )
     return not differs
 

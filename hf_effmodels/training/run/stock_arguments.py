@@ -126,4 +126,12 @@ def named(message: str) -> str:
             f"--save_strategy: got {saved}, but the best model is chosen among checkpoints, which are measured by "
             f"--eval_strategy {measured}; accepted are the same for both, and --load_best_model_at_end false."
         )
+    if found := re.search(
+        r"saving steps to be a round multiple .* found (\S+), .* round multiple of (\S+?)\.?$", message
+    ):
+        saved, measured = found.groups()
+        return (
+            f"--save_steps: got {saved}, but the best model is chosen among checkpoints, which are measured every "
+            f"{measured} steps (--eval_steps); accepted are multiples of that, and --load_best_model_at_end false."
+        )
     return _MENTION.sub(lambda match: f"--{match[1]}", message)

@@ -35,7 +35,8 @@ def test_a_file_in_the_folder_is_a_preparation(counted, capsys):
 @pytest.mark.parametrize("argv", [[], ["masks"], ["--dataset", "photos"]])
 def test_an_unknown_preparation_is_answered_with_those_there_are(argv, capsys):
     assert main(["prepare", *argv]) == 2
-    assert "prepare: got" in (error := capsys.readouterr().err) and "super-resolution-masks" in error
+    told = f"prepare: got {argv[0]}" if argv else "prepare: name what is to be made: "
+    assert told in (error := capsys.readouterr().err) and "super-resolution-masks" in error
 
 
 def test_the_table_s_folder_is_printed(pictures, tmp_path, capsys, monkeypatch):

@@ -147,7 +147,8 @@ def test_what_says_how_fast_or_where_to_is_no_part_of_what_was_measured(name, co
     options = make_dataclass(
         "Options", [("model", str, "a"), ("dataset", str, "digits"), (name, int, field(default=1))]
     )
-    file = tmp_path / "evaluation.json"
+    file = tmp_path / "my evaluations" / "evaluation.json"
+    file.parent.mkdir()
 
     def opened_with(value):
         return open_results("task", [options(**{name: value}), ResultsArguments(str(file))])
@@ -159,7 +160,7 @@ def test_what_says_how_fast_or_where_to_is_no_part_of_what_was_measured(name, co
         assert opened_with(2) == call
         return
     with pytest.raises(
-        ValueError, match=rf"another evaluation \({name}: 1\).* such as --output .*evaluation-2.json, or"
+        ValueError, match=rf"another evaluation \({name}: 1\).* such as --output '.*evaluation-2.json', or"
     ):
         opened_with(2)
 

@@ -32,6 +32,16 @@ def test_strategies_that_do_not_go_together_are_named_as_they_are_given(tmp_path
             TrainingArguments(output_dir=str(tmp_path), **wrong)
 
 
+def test_steps_that_are_saved_and_measured_apart_are_named_by_their_options(tmp_path):
+    wrong = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 3, "eval_steps": 4}
+    told = (
+        "^--save_steps: got 3, but .* every 4 steps .--eval_steps.; accepted are multiples of that, and .*at_end false"
+    )
+    with pytest.raises(ValueError, match=told):
+        with in_words_of_the_command():
+            TrainingArguments(output_dir=str(tmp_path), load_best_model_at_end=True, **wrong)
+
+
 class _Special(ValueError):
     pass
 

@@ -147,7 +147,10 @@ class _Reader:
         self.source = self.texts.state_dict()
         if len(texts) < _GROUP:
             if not self.documents:
-                raise ValueError("--dataset: the text is empty: no document has text.")
+                raise ValueError(
+                    "--dataset: the text is empty: no document has text, or all of them are held out "
+                    "(--eval_documents, --eval_holdout)."
+                )
             logger.info("the text has been read %d times (%d documents so far)", self.epoch + 1, self.documents)
             # `datasets` takes a state for the epoch that it is of: the next one starts at its beginning.
             self.epoch, self.source, self.rows = self.epoch + 1, None, None
