@@ -1,4 +1,5 @@
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 from transformers import ConvNextImageProcessorPil
 
+from hf_effmodels.training.tasks.image_classification import transforms
 from hf_effmodels.training.tasks.image_classification.transforms import (
     AugmentationArguments,
     EvaluationTransform,
@@ -265,6 +267,51 @@ def test_autoaugment_is_a_part_of_training_and_excludes_randaugment():
     assert drawn.randaugment.fill == transform.autoaugment.fill
     with pytest.raises(ValueError, match="--autoaugment and --randaugment exclude each other"):
         AugmentationArguments(autoaugment="original", randaugment="rand-m9")
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "autoaugment"])
+@pytest.mark.parametrize("crop", ["random_resized", "random_padded", "none"])
+def test_pictures_are_varied_in_the_order_that_is_documented(crop, policy, monkeypatch):
+    """Crop, mirror, a policy, colours, normalisation, lighting and erasing: each sees what those before have made."""
+    order = []
+
+    def step(name, answer=None):
+        return lambda *given, **options: order.append(name) or answer
+
+    class Picture:
+        size, width, height = (16, 16), 16, 16
+
+        def transpose(self, how):
+            order.append("mirror")
+            return self
+
+        def resize(self, size, resample, box):
+            order.append("resized part")
+            return self
+
+    picture = Picture()
+    processor = ConvNextImageProcessorPil(size={"shortest_edge": 16}, crop_pct=1.0)
+    chosen = {"randaugment": "rand-m9", "autoaugment": "original"}
+    options = AugmentationArguments(
+        train_crop=crop,
+        horizontal_flip=1,
+        color_jitter=[0.1],
+        lighting=0.1,
+        random_erasing=1,
+        **{policy: chosen[policy]},
+    )
+    made = TrainingTransform(EvaluationTransform(processor), Normalization.of(processor, 3), options)
+    for name in ("shift", "color_jitter"):
+        monkeypatch.setattr(transforms, name, step(name, picture))
+    for name in ("light", "erase"):
+        monkeypatch.setattr(transforms, name, step(name))
+    setattr(made, policy, step("policy", picture))
+    made.evaluation = SimpleNamespace(resize_and_crop=step("as in evaluation", picture))
+    made.normalization = type("Normalized", (), {"scale": (1, 1, 1), "__call__": step("normalised", "pixels")})()
+    assert made(picture, np.random.default_rng(0)) == "pixels"
+    crops = {"random_resized": ["resized part"], "random_padded": ["as in evaluation", "shift"]}
+    crops["none"] = ["as in evaluation"]
+    assert order == [*crops[crop], "mirror", "policy", "color_jitter", "normalised", "light", "erase"]
 
 
 def test_lighting_adds_a_colour_of_imagenets_principal_components():
