@@ -32,7 +32,7 @@ WRONG = {
     "no such split": (["--eval_split", "dev"], "there is no 'dev', the splits are train"),
     "fraction of a stream": (["--streaming", "true", "--eval_fraction", "0.1"], "no known length"),
     "stream without evaluation": (["--streaming", "true"], "--eval_documents: say how many"),
-    "stream with workers": (["--streaming", "true", "--dataloader_num_workers", "2"], "accepted is 0"),
+    "stream with a worker": (["--streaming", "true", "--dataloader_num_workers", "1"], "accepted is 0"),
     "stream by epochs": (["--streaming", "true", "--eval_strategy", "epoch"], "a stream has no epochs"),
     "stream saved by epochs": (["--streaming", "true", "--save_strategy", "epoch"], "^--save_strategy: got 'epoch'"),
     "endless stream": (["--streaming", "true", "--max_steps", "-1"], "--max_steps is missing"),

@@ -112,6 +112,8 @@ def test_random_weights_have_the_tokens_of_the_tokenizer(tokenizer):
     padded.bos_token = "l"
     config = load_language_model(arguments(), padded, 16).config
     assert (config.bos_token_id, config.eos_token_id) == (padded.get_vocab()["l"], 0)
+    halves = arguments(model_config={**SIZES, "dtype": "bfloat16"})
+    assert load_language_model(halves, tokenizer, 16).dtype == torch.float32, "what a training keeps"
     # What is given wins over what the tokenizer says.
     larger = load_language_model(arguments(model_config={**SIZES, "vocab_size": 300}), tokenizer, 16)
     assert larger.config.vocab_size == 300
