@@ -1,5 +1,6 @@
 """Data of every form, its errors, augmentation, average precision, and a run of Gold-YOLO."""
 
+import inspect
 import json
 import math
 import shutil
@@ -670,6 +671,8 @@ def test_yolov6s_schedule_and_measure_are_the_defaults(tmp_path):
     assert {name: getattr(args, name) for name in published} == published
     alone = DetectionEvaluationArguments()
     assert (alone.eval_threshold, alone.eval_nms_threshold, alone.precision) == (0.001, 0.65, "float32")
+    called = inspect.signature(measure).parameters
+    assert (called["threshold"].default, called["nms_threshold"].default) == (0.001, 0.65)
     done = {f.name: getattr(DetectionAugmentationArguments(), f.name) for f in fields(DetectionAugmentationArguments)}
     assert {name: value for name, value in done.items() if value} == {"horizontal_flip": 0.5}
 

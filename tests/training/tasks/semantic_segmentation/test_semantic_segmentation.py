@@ -2,6 +2,7 @@
 
 import json
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -379,6 +380,11 @@ def test_of_several_columns_of_pictures_the_map_is_the_one_that_is_usually_calle
     args = SegmentationDataArguments(dataset=str(tmp_path / "table"), class_names=["a", "b"], eval_split="train")
     image, labels = load_evaluation_data(args, None).read(0)
     assert (image == 200).all() and (labels == 1).all()
+    # The only other pictures are the images, whatever they are called.
+    table = Dataset.from_dict(rows, features=features).select_columns(["image", "labels"])
+    DatasetDict(train=table.rename_column("image", "photo")).save_to_disk(tmp_path / "two")
+    image, labels = load_evaluation_data(replace(args, dataset=str(tmp_path / "two")), None).read(0)
+    assert (image == 200).all() and (labels == 0).all()
     args.mask_column = "text"
     with pytest.raises(ValueError, match="--mask_column: 'text' holds no pictures; of .* 'annotation' do"):
         load_evaluation_data(args, None)
