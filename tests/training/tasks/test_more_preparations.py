@@ -487,6 +487,9 @@ def test_masked_images_are_evaluated_in_the_size_that_is_asked_for_or_the_models
     assert (given[4].sizes, given[4].batch_sizes, given[4].starts) == ((side,), (1,), (0,))
     assert given[3] == masked_images.CropArguments()
     assert found.args == (model, ["sample"], "model.model", "data.dataset", args, "call")
+    monkeypatch.setattr(masked_images, "_dataset", lambda *_: [])
+    with pytest.raises(IndexError):  # the first image is looked at
+        masked_images.prepare_evaluation(reader(model_args, data, args))
 
 
 def test_a_training_of_masked_images_has_what_its_arguments_say(monkeypatch):

@@ -145,6 +145,8 @@ def test_points_are_uniform_in_their_region_and_never_outside():
     draws = torch.tensor([0.0, 0.24, 0.26, 0.5, 0.74, 0.76, 0.999999])
     points = points_in(region.expand(7, 5, 7), draws).tolist()
     assert points == [[0, 0], [0, 0], [2, 1], [3, 1], [3, 1], [6, 4], [6, 4]]
+    everywhere = torch.ones(7, 5, 7, dtype=torch.bool)  # is for regions that are empty altogether
+    assert points_in(region.expand(7, 5, 7), draws, otherwise=everywhere).tolist() == points
     nothing = torch.zeros(5, 7, dtype=torch.bool)
     assert points_in(nothing[None], draws[:1], otherwise=region[None]).tolist() == [[0, 0]]
     assert points_in(nothing[None], draws[:1]).tolist() == [[0, 0]]
