@@ -92,6 +92,7 @@ def test_mixed_rows_have_the_loss_they_have_alone(processor, model):
     collate = Collator(processor.tokenizer.pad_token_id)
     batch = collate([dataset[n] for n in range(3)])
     assert batch["pixel_values"].shape == (2, 3, 32, 32) and "pixel_values" not in collate([dataset[1]])
+    assert "image_mask" not in batch  # their texts have a place for it
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
     with torch.no_grad():
         together = model(**batch)

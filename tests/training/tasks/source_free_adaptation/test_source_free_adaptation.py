@@ -125,16 +125,17 @@ def test_the_first_step_is_that_of_the_papers_parts_by_hand(adapted_run, tmp_pat
     torch.testing.assert_close(trainer.round["mean"], estimate.mean)
     torch.testing.assert_close(trainer.round["std"], estimate.std)
     # One step, with the sampled source made anything: the loss is the discrepancy of it and the target.
-    of = trainer.train_dataset.classes[0]
+    of = trainer.train_dataset.classes[0] = np.repeat([3, 1, 2, 0], 2)  # as they were drawn, in no order
     target, logits = torch.randn(8, rows.shape[1]), torch.randn(8, 10)
     drawn = torch.randn(8, rows.shape[1])
-    taken = [0]
+    taken, asked = [0], []
 
     class Drawn:
         def __init__(self, *arguments):
             pass
 
         def sample(self, chosen, count, generator):
+            asked.append((chosen, count))
             taken.append(taken[-1] + count)
             return drawn[taken[-2] : taken[-1]]
 
@@ -148,6 +149,7 @@ def test_the_first_step_is_that_of_the_papers_parts_by_hand(adapted_run, tmp_pat
     probabilities = nn.functional.linear(drawn, rows, trainer.head.bias).softmax(1)
     expected = contrastive_domain_discrepancy([(drawn, target), (probabilities, logits.softmax(1))], count, 10)
     torch.testing.assert_close(loss, 2 * expected["loss"])
+    assert asked == [([3], 2), ([1], 2), ([2], 2), ([0], 2)]
 
 
 def test_labels_of_the_pictures_are_never_used_and_the_head_stays(adapted_run, convnext_folder, tmp_path, monkeypatch):
