@@ -156,6 +156,8 @@ def test_targets_soften_along_the_training_and_every_loss_is_logged(contrastive_
     trainer = prepared([*run, "--mask_ratio", "0.4"], tmp_path / "again")
     trainer.state.global_step = 50
     assert trainer.softening == pytest.approx(0.2)
+    trainer.state.global_step = 25
+    assert trainer.softening == pytest.approx(0.2 * (1 - 0.5**0.5)), "a quarter of the way along a cosine"
     assert trainer.train_dataset.masking.ratio == 0.4
     # What is left has nothing of the training, and works in the pipeline.
     model = AutoModelForZeroShotImageClassification.from_pretrained(tmp_path / "run" / "hub")
