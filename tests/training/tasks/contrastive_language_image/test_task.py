@@ -421,6 +421,9 @@ def test_a_tokenizer_of_the_captions_has_every_byte_and_clips_marks():
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.eos_token_id not in ids[:-1] and len(ids) > 2
         assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text
+    # What is frequent is joined first, also in words that were never seen.
+    tokenizer = train_tokenizer(["abd"] * 10 + ["bcd"] * 5, 600)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("abcd")["input_ids"])[1] == "ab"
     with pytest.raises(ValueError, match="--tokenizer: got train:100, accepted are sizes from 514"):
         train_tokenizer(captions, 100)
 
