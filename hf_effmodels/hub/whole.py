@@ -71,6 +71,10 @@ def without_report() -> Iterator[None]:
 def check_loaded(argument: str, name: str, model: nn.Module, found: dict, spared: Iterable[str] = ()) -> None:
     """`check_complete`, and ValueError of weights that nothing could be computed with."""
     check_complete(argument, name, model, found, spared)
+    _check_values(argument, name, model)
+
+
+def _check_values(argument: str, name: str, model: nn.Module) -> None:
     try:
         check_values(model.state_dict())
     except ValueError as error:
@@ -79,11 +83,12 @@ def check_loaded(argument: str, name: str, model: nn.Module, found: dict, spared
 
 def check_filled(argument: str, name: str, *parts) -> None:
     """ValueError of networks of diffusers that were loaded without some of their weights, which it leaves without
-    values; what of `parts` is no network is passed over."""
+    values, or with such that nothing could be computed with; what of `parts` is no network is passed over."""
     for part in parts:
         if isinstance(part, nn.Module):
             missing = [key for key, value in part.state_dict().items() if value.is_meta]
             check_complete(argument, name, part, {"missing_keys": missing})
+            _check_values(argument, name, part)
 
 
 def check_complete(

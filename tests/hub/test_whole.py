@@ -269,6 +269,16 @@ def test_a_class_that_somebody_writes_into_a_configuration_is_not_called(tmp_pat
     check_complete("--model", "it", model, found, to_be_trained=True)
 
 
+def test_parts_of_diffusers_with_weights_that_are_not_finite_are_refused(tmp_path):
+    """They would be called random or blank pictures; what of a pipeline is no network is passed over."""
+    pipe = tiny_pipeline()
+    check_filled("--model", "it", *pipe.components.values())
+    name, weight = next((n, w) for n, w in pipe.unet.state_dict().items() if w.is_floating_point())
+    weight.view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match=f"^--model: it has {name}.* not finite|^--model: it has .*{name}"):
+        check_filled("--model", "it", *pipe.components.values())
+
+
 def test_parts_of_diffusers_that_lack_weights_are_refused(tmp_path):
     pipe = tiny_pipeline()
     pipe.save_pretrained(tmp_path)
