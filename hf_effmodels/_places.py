@@ -128,7 +128,8 @@ def is_reader(name: str) -> bool:
     library = importlib.util.find_spec("datasets")
     if library is None or not name.isidentifier():
         return False
-    return Path(library.origin).with_name("packaged_modules").joinpath(name, f"{name}.py").is_file()
+    file = Path(library.origin).with_name("packaged_modules").joinpath(name, f"{name}.py")
+    return os.path.isfile(file)  # unlike Path's it knows that a name may be too long for a file
 
 
 def check_folder_or_id(
