@@ -376,7 +376,6 @@ def test_shares_are_shown_as_per_cent_and_everything_else_is_not(metric, value, 
         ("csv", "data of its maker's own", "unknown"),
         ("写真 !", "写真 !", "写真"),
         ("!", "!", "unknown"),
-        ("d" * 300, "d" * 300, "d" * 300),  # too long for a file
     ],
 )
 def test_the_index_of_results_has_an_identifier_beside_the_name_of_a_data_set(dataset, name, identifier):
