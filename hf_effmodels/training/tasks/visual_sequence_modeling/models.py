@@ -80,7 +80,7 @@ def load_language_model(args: VisualModelArguments, tokenizer: DelvmImageTokeniz
             fields = {**PRESETS[args.model].config["language_model"], "vocab_size": tokenizer.vocab_size}
         check_fields_of(LlamaConfig(), args.model_config)
         config = LlamaConfig(**{**fields, **args.model_config})
-        _check_context(config, context)
+        _check_context(config, context, " (a field for --model_config)")
         model = LlamaForCausalLM(config)
         logger.info("%s: random weights, %.3f million parameters", args.model, model.num_parameters() / 1e6)
     else:
@@ -97,11 +97,11 @@ def load_language_model(args: VisualModelArguments, tokenizer: DelvmImageTokeniz
     return without_special_tokens(model)
 
 
-def _check_context(config: LlamaConfig, context: int) -> None:
+def _check_context(config: LlamaConfig, context: int, advice: str = "") -> None:
     if context > config.max_position_embeddings:
         raise ValueError(
             f"--pairs_per_sentence: sentences have {context} tokens, but the model has max_position_embeddings "
-            f"{config.max_position_embeddings} (a field for --model_config)."
+            f"{config.max_position_embeddings}{advice}."
         )
 
 

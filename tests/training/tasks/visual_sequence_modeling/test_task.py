@@ -247,13 +247,28 @@ def test_a_preset_is_a_transformer_over_the_codes_of_the_tokenizer(tiny_pipeline
             "--model: it has 31 tokens, the image",
         ),
         ({"model": str(tiny_pipeline), "model_config": sizes}, "the sizes of .* are set; it goes with --model llama"),
-        (
-            {"model": "llama", "model_config": {**sizes, "max_position_embeddings": 63}},
-            "sentences have 64 tokens",
-        ),
     ):
         with pytest.raises(ValueError, match=message):
             load_language_model(VisualModelArguments(**given), tokenizer, 64)
+
+
+@pytest.mark.parametrize("kind", ["llama", "preset", "trained"])
+def test_sentences_are_as_long_as_a_model_has_places_for_and_no_longer(kind, tiny_pipeline):
+    """A field makes room in a new model; those of a trained pipeline are set."""
+    tokenizer = DelvmPipeline.from_pretrained(tiny_pipeline).image_tokenizer
+    if kind == "trained":
+        args, places = VisualModelArguments(model=str(tiny_pipeline)), 1024
+    else:
+        fields = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+        fields |= {"num_key_value_heads": 2, "max_position_embeddings": 63}
+        name = kind if kind == "llama" else next(iter(list_models(task="visual-prompting")))
+        args, places = VisualModelArguments(model=name, model_config=fields), 63
+    assert load_language_model(args, tokenizer, places).config.max_position_embeddings == places
+    with pytest.raises(ValueError) as error:
+        load_language_model(args, tokenizer, places + 1)
+    advice = "" if kind == "trained" else " (a field for --model_config)"
+    expected = f"sentences have {places + 1} tokens, but the model has max_position_embeddings {places}{advice}."
+    assert str(error.value) == f"--pairs_per_sentence: {expected}"
 
 
 @pytest.mark.parametrize("config", [{"a": 1}, {"block_out_channels": 3}])
