@@ -75,6 +75,17 @@ def test_captions_that_are_named_are_read_beside_templates_for_other_classes():
     assert found.labels.tolist() == [1, 0] and found.texts(0) == ["a b"]
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_templates_for_the_classes_of_another_data_set_leave_captions_what_they_are(labelled, monkeypatch):
+    """In a training and in an evaluation, whether the captions' pictures have classes, too, or none."""
+    rows = table(caption=["a dog", "it barks"], **({"label": ["b", "a"]} if labelled else {}))
+    monkeypatch.setattr(data, "for_training", lambda args, token, read, _: [read(rows, args, "d/train")] * 2)
+    monkeypatch.setattr(data, "for_evaluation", lambda args, token, read, _: read(rows, args, "d/test"))
+    args = ImageTextArguments(dataset="d", eval_templates=["the {}"], zero_shot_dataset="classes")
+    for found in (*data.load_image_texts(args), data.load_evaluation_image_texts(args)):
+        assert found.labels is None and [found.texts(n) for n in range(2)] == [["a dog"], ["it barks"]]
+
+
 def test_classes_that_are_numbers_are_in_the_order_of_numbers_and_truths_are_none():
     args = ImageTextArguments(dataset="d", caption_templates=["a {}"], class_names={"9": "nine"})
     found = data._read(table(label=[10, 9, 100]), args, "d/train")

@@ -383,6 +383,34 @@ def test_photographs_are_asked_for_where_none_are_installed(monkeypatch):
         mask_data.load_photographs(None, "train", "photographs")
 
 
+def test_the_photographs_that_are_measured_on_are_others_than_those_that_are_trained_on(monkeypatch, tmp_path):
+    """Also where a library lacks some, or is not there at all."""
+    names = {
+        "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+        "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg"),
+    }
+    for number, (library, name) in enumerate((library, name) for library, files in names.items() for name in files):
+        (tmp_path / library / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), 40 * number).save(tmp_path / library / name)
+    installed = ["sklearn", "skimage"]
+
+    def find_spec(name):
+        found = types.SimpleNamespace(submodule_search_locations=[str(tmp_path / name)])
+        return found if name in installed else None
+
+    def greys(split):
+        found = mask_data.load_photographs(None, split, "photographs")
+        return [round(photograph.convert("L").getpixel((0, 0)) / 40) for photograph in found]
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    assert (greys("train"), greys("evaluation")) == ([0, 1, 2, 3], [4, 5])
+    (tmp_path / "skimage" / "data" / "astronaut.png").unlink()
+    (tmp_path / "skimage" / "data" / "coffee.png").unlink()
+    assert (greys("train"), greys("evaluation")) == ([0, 1, 3], [5])
+    installed.remove("sklearn")
+    assert greys("train") == [3]
+
+
 def test_a_teacher_of_another_kind_of_masks_is_told():
     with pytest.raises(ValueError, match="--teacher: 'x' is a Linear, accepted are SAM and what has its decoder"):
         check_is_sam("--teacher", "x", torch.nn.Linear(1, 1))
