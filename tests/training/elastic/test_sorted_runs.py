@@ -116,6 +116,23 @@ def test_a_step_is_the_mean_over_plain_models_and_each_is_saved_as_it_was_measur
     torch.testing.assert_close(assisted, models["whole"].generate(**prompt))
 
 
+@pytest.mark.parametrize("drawn", [1, 2, 3])
+def test_the_operations_of_a_token_are_those_of_the_networks_that_learn_from_it(drawn, sorted_text_run, tmp_path):
+    """On average over the draws, so many of three a step. 6 for each weight and 12 · layers · width · 16."""
+    run = ["llama" if word == "pangu-pi-15m" else word for word in sorted_text_run]
+    run += ["--submodels_per_step", str(drawn), "--output_dir", str(tmp_path)]
+    trainer = prepare("prepare_training", run).trainer
+
+    def operations(layers, width) -> int:
+        vocabulary = trainer.model.config.vocab_size
+        return 6 * (layers * (4 * 32 * 32 + 3 * 32 * width) + 32 * vocabulary) + 12 * layers * 32 * 16
+
+    networks = [(1, 48), (3, 24), (3, 48)]
+    expected = drawn * sum(operations(*sizes) for sizes in networks) / 3
+    trainer._tokens, trainer._peak, trainer.watch = 1000, 1.0, SimpleNamespace(lap=lambda: 1.0)
+    assert trainer._speed() == {"tokens_per_second": 1000.0, "mfu": pytest.approx(1000 * expected / 1e12, rel=1e-9)}
+
+
 def test_two_processes_follow_the_trajectory_of_one(sorted_digits_run, tmp_path):
     run = [*sorted_digits_run, "--max_grad_norm", "0", "--eval_strategy", "steps", "--eval_steps", "4"]
     run += ["--save_strategy", "no", "--load_best_model_at_end", "false", "--num_train_epochs", "1"]

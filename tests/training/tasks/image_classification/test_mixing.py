@@ -81,10 +81,14 @@ def test_both_methods_alternate_and_only_training_batches_are_mixed():
     assert torch.equal(*again)
 
 
+@pytest.mark.parametrize("beside", [True, False])
 @pytest.mark.parametrize("method", ["mixup", "cutmix"])
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
-def test_the_weight_is_of_the_beta_distribution_asked_for(method, alpha):
-    collator, rng, weights = Collator(2, **{method: alpha}), np.random.default_rng(0), []
+def test_the_weight_is_of_the_beta_distribution_asked_for(method, alpha, beside):
+    """For this method, whatever is asked for the other beside it."""
+    given = {"mixup": 0.4 / alpha, "cutmix": 0.4 / alpha} if beside else {}
+    collator = Collator(2, **{**given, method: alpha}, switch_probability=float(method == "cutmix"))
+    rng, weights = np.random.default_rng(0), []
     for _ in range(1500):
         labels = collator.mix(torch.zeros(2, 1, 64, 64), torch.tensor([0, 1]), rng)
         weights.append(float(labels[0, 0]))
