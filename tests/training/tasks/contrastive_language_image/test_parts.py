@@ -422,6 +422,13 @@ def test_words_are_masked_where_the_model_learns_by_it_and_marks_stand_for_none(
     assert masking.ratio == 0.25 and masking.mask_id == model.config.mask_token_id
     assert set(masking.marks.tolist()) == marks
     assert set(masking.ordinary.tolist()) == {*range(len(tokenizer))} - marks
+    # A tokenizer that fills up with a mark of its own, or has no mark of the beginning.
+    for begins, marks in ((7, [7, 11, 20]), (None, [11, 20])):
+        other = type("Words", (), {"__len__": lambda self: 30, "eos_token_id": 11, "pad_token_id": 20})()
+        other.bos_token_id = begins
+        masking = task._masking(args, model, other)
+        assert masking.marks.tolist() == marks
+        assert masking.ordinary.tolist() == [number for number in range(30) if number not in marks]
     weight, model.config.mlm_loss_weight = model.config.mlm_loss_weight, 0.0
     try:
         assert task._masking(args, model, tokenizer) is None

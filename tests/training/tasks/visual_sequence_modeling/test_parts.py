@@ -23,6 +23,7 @@ from hf_effmodels.training.tasks.visual_sequence_modeling.arguments import (
     VisualSequenceArguments,
 )
 from hf_effmodels.training.tasks.visual_sequence_modeling.trainer import VisualSequenceTrainer, summarize
+from tests.pipelines.delvm.tiny import tiny_language_model
 
 from ..recorders import Calls, Named
 from ..test_rare_preparations import Stop, patched, reader, stop
@@ -321,6 +322,35 @@ def test_a_teacher_is_in_evaluation_mode_and_is_not_trained(monkeypatch):
     assert not any(weight.requires_grad for weight in teacher.parameters())
     assert added == [(("kd", made._divergence, 0.5), {"count": made._counted_tokens})]
     assert made.metric_names() == ("loss", "perplexity", "token_accuracy")
+
+
+@pytest.mark.parametrize("predicted_only", [False, True])
+def test_what_is_said_of_a_sentence_in_a_pack_is_what_is_said_of_it_alone(predicted_only):
+    """By the teacher as by the network that is measured: neither sees the sentence before it."""
+    teacher, student = tiny_language_model(1), tiny_language_model(2)
+    ids = torch.tensor([[3, 7, 11, 5, 30, 2, 9], [1, 8, 8, 21, 4, 6, 0]])
+    labels = torch.tensor([[7, 11, -100, 30, 2, 9, -100], [8, 8, -100, 4, 6, 0, -100]])
+    inputs = {"input_ids": ids, "position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3]] * 2), "shift_labels": labels}
+    with torch.no_grad():
+        own, their = (
+            torch.cat([network(part).logits for part in (ids[:, :3], ids[:, 3:])], 1).double()
+            for network in (student, teacher)
+        )
+    args = SimpleNamespace(kd_predicted_only=predicted_only, kd_temperature=2.0, kd_inverse=False)
+    trainer = bare(VisualSequenceTrainer, teacher=teacher, args=args)
+    q, p = ((logits / 2).softmax(-1) for logits in (own, their))
+    every = 4 * (p * (p / q).log()).sum(-1)
+    counted = labels != -100 if predicted_only else torch.ones_like(labels, dtype=torch.bool)
+    found = trainer._divergence(student, inputs, SimpleNamespace(logits=own.float()))
+    assert found.item() == pytest.approx(every[counted].mean().item(), rel=1e-4)
+    assert trainer._counted_tokens(inputs).item() == (10 if predicted_only else 14)
+
+    trainer._prepare_inputs, trainer.compute_loss_context_manager = lambda batch: batch, nullcontext
+    nothing, measured, tokens = trainer.prediction_step(student, inputs, True)
+    said = own.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0] * (labels != -100)
+    right = (own.argmax(-1) == labels).sum(1)
+    assert nothing is None and tokens.tolist() == [5, 5]
+    torch.testing.assert_close(measured, torch.stack([-said.sum(1), right.double()], 1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("in_train, first", [(True, True), (False, True), (False, False)])
