@@ -287,6 +287,18 @@ def test_several_teachers_are_averaged_in_probabilities():
         Teachers(teachers.teachers, [1, 0])
 
 
+@pytest.mark.parametrize("weights, shares", [([3, 1], (0.75, 0.25)), (None, (0.5, 0.5))])
+def test_teachers_of_a_trainer_count_as_much_as_their_weights_say(weights, shares, tmp_path):
+    torch.manual_seed(0)
+    members, pixels = [resnet(), vit()], Images().pixels[:2]
+    args = {"output_dir": str(tmp_path), "eval_strategy": "no", "load_best_model_at_end": False}
+    given = {"losses": [KdLoss()], "train_dataset": Images(), "args": DistillationTrainingArguments(**args)}
+    trainer = DistillationTrainer(model=vit(), teacher=members, teacher_weights=weights, **given)
+    with torch.no_grad():
+        expected = sum(w * m.eval()(pixels).logits.softmax(1) for w, m in zip(shares, members, strict=True))
+    torch.testing.assert_close(trainer.teachers(pixels)["logits"].softmax(1), expected)
+
+
 def test_the_teacher_is_skipped_in_evaluation_and_sees_what_its_processor_makes(tmp_path):
     torch.manual_seed(0)
     seen, teacher = [], resnet()

@@ -223,6 +223,16 @@ def test_a_projection_of_each_layer_is_given_what_that_layer_gives():
             weight = whole.projections[number].weight
             torch.testing.assert_close(projected, plain.hidden_states[number + 1] @ weight.T)
         assert "projected" not in whole(input_ids=ids)
+    # And what is compared of them teaches the layers as well as the projections.
+    weights = dict(whole.named_parameters())
+    sum(each.square().sum() for each in whole(input_ids=ids, output_hidden_states=True).projected).backward()
+    found = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
+    whole.zero_grad()
+    states = student(ids, output_hidden_states=True).hidden_states[1:]
+    sum((own @ each.weight.T).square().sum() for own, each in zip(states, whole.projections, strict=True)).backward()
+    assert found.keys() == weights.keys() - {"student.lm_head.weight"}
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, weights[name].grad, msg=name)
 
 
 def test_a_teachers_loss_is_the_mean_over_all_tokens_of_the_evaluation_text():

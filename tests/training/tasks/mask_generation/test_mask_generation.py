@@ -270,6 +270,43 @@ def test_the_iou_of_a_picture_is_that_of_its_best_scored_masks():
     assert measure(model, batch)["miou_point"].item() == pytest.approx(total / 3, abs=2e-3)
 
 
+def test_of_three_masks_the_one_with_the_best_score_is_believed_whichever_it_is(monkeypatch):
+    """By a point and by a box alike, and where it is looked for what was missed."""
+    said = {"points": outputs(3, side=16), "boxes": outputs(7, side=16)}
+    asked = []
+
+    def segment(model, points=None, boxes=None, **image):
+        asked.append((model, image))
+        return said["points" if boxes is None else "boxes"]
+
+    monkeypatch.setattr(mask_training, "segment", segment)
+    encoder = torch.nn.Identity()
+    model = types.SimpleNamespace(vision_encoder=encoder, get_image_embeddings=lambda pixels: f"seen of {pixels}")
+    masks = torch.zeros(2, 3, 32, 32, dtype=torch.bool)
+    masks[:, :, 4:20, 8:30] = True
+    draws = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(5))
+    batch = {"masks": masks, "draws": draws, "rounds": torch.tensor([1, 1]), "pixel_values": "pixels"}
+    found, believed = measure(model, batch), {}
+    for kind, answer in said.items():
+        best = answer.scores.argmax(-1)
+        assert {*best.flatten().tolist()} == {0, 1, 2}
+        for b in range(2):
+            ratios = []
+            for p in range(3):
+                whole = F.interpolate(answer.logits[b, p, best[b, p]][None, None], (32, 32), mode="bilinear")[0, 0] > 0
+                ratios.append((whole & masks[b, p]).sum().item() / (whole | masks[b, p]).sum().item())
+                believed[kind, b, p] = whole
+            name = "miou_point" if kind == "points" else "miou_box"
+            assert found[name][b].item() == pytest.approx(sum(ratios) / 3, rel=1e-5)
+    assert asked == [(model, {"image_embeddings": "seen of pixels"})] * 2
+    moved = hard_points(model, batch)
+    for b in range(2):
+        for p in range(3):
+            missed = (masks[b, p] & ~believed["points", b, p]).nonzero()
+            row, column = missed[int(draws[b, p, 1] * len(missed))].tolist()
+            assert moved[b, p].tolist() == [column, row]
+
+
 def test_stored_embeddings_are_read_again_and_those_of_others_refused(sam_run, tmp_path):
     cache = tmp_path / "cache"
     run = [*sam_run, "--train_pictures", "8", "--max_steps", "2", "--eval_strategy", "no", "--save_strategy", "no"]
