@@ -549,6 +549,21 @@ def test_what_is_measured_of_classes_is_known_before(labels, beside, expected):
     assert [*own.metric_names()] == [expected[0], *recalls, *expected[1:]]
 
 
+@pytest.mark.parametrize("asked, share", [([[5, -100], [7, 9]], 3.0), ([[6, -100]], 1.0), ([[-100, -100]], 1.0)])
+def test_masked_words_count_alike_in_a_step_and_captions_without_words_are_no_fault(asked, share, monkeypatch):
+    """Their losses are divided by their number in all batches, which are embedded ahead where there are several."""
+    batches = [{"mlm_labels": torch.tensor([row])} for row in asked]
+    monkeypatch.setattr(trainer.RecipeTrainer, "get_batch_samples", lambda *_: (batches, 7))
+    own = bare(
+        trainer.ContrastiveTrainer,
+        args=SimpleNamespace(device="cpu"),
+        accelerator=SimpleNamespace(reduce=lambda value, how: {"sum": value}[how]),
+        _look_ahead=lambda given: ("ahead", given),
+    )
+    assert own.get_batch_samples(None, len(asked), "cpu") == (batches, 7)
+    assert own._masked_in_step == share and own._step == (("ahead", batches) if len(asked) > 1 else None)
+
+
 def test_batches_that_are_embedded_ahead_are_so_in_the_precision_of_the_training(towers, monkeypatch):
     """And each of them once."""
     entered, network = [], towers[0]

@@ -73,9 +73,10 @@ def batches_of(trainer, count: int, size: int, dtype=torch.float64) -> list:
 
 def gradients_of(trainer, batches: list) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of a step that is made of these batches."""
-    model = trainer.model.train()
+    model = trainer.model.eval()  # as an evaluation in between leaves it
     model.zero_grad()
     found, _ = trainer.get_batch_samples(iter(batches), len(batches), trainer.args.device)
+    model.train()
     total = 0.0
     for batch in found:
         loss, _ = trainer.task_loss(model, batch)
@@ -125,6 +126,7 @@ def test_a_cached_batch_is_embedded_again_with_the_same_dropout_and_moves_statis
     # By hand: all batches embedded at once, with gradient.
     trainer.model.load_state_dict(before)
     trainer.model.zero_grad()
+    assert trainer.model.training
     torch.manual_seed(5)
     chunks = [trainer._embed(trainer.model, batch) for batch in batches]
     assert torch.equal(torch.rand(1), drawn)
