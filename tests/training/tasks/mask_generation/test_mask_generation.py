@@ -276,7 +276,7 @@ def test_of_three_masks_the_one_with_the_best_score_is_believed_whichever_it_is(
     asked = []
 
     def segment(model, points=None, boxes=None, **image):
-        asked.append((model, image))
+        asked.append((model, points if boxes is None else boxes, image))
         return said["points" if boxes is None else "boxes"]
 
     monkeypatch.setattr(mask_training, "segment", segment)
@@ -298,7 +298,9 @@ def test_of_three_masks_the_one_with_the_best_score_is_believed_whichever_it_is(
                 believed[kind, b, p] = whole
             name = "miou_point" if kind == "points" else "miou_box"
             assert found[name][b].item() == pytest.approx(sum(ratios) / 3, rel=1e-5)
-    assert asked == [(model, {"image_embeddings": "seen of pixels"})] * 2
+    assert [(own, image) for own, _, image in asked] == [(model, {"image_embeddings": "seen of pixels"})] * 2
+    assert torch.equal(asked[0][1], points_in(masks, draws[..., 0]))
+    assert asked[1][1].tolist() == [[[8, 4, 29, 19]] * 3] * 2
     moved = hard_points(model, batch)
     for b in range(2):
         for p in range(3):
@@ -604,6 +606,27 @@ def test_a_step_learns_from_the_ground_truth_and_from_a_teacher_where_there_is_o
     trainer.teacher = (lambda inputs, points: "taught") if taught else None
     loss, _ = trainer.task_loss("model", {"pixel_values": None, "masks": None})
     assert loss.item() == (3.5 if taught else 3.0)
+
+
+def test_an_evaluation_has_of_each_picture_its_own_measures_and_loss(monkeypatch):
+    """By the picture's number, so that those that fill up a last batch are known."""
+    values = {"miou_point": torch.tensor([0.1, 0.2, 0.3]), "miou_box": torch.tensor([0.4, 0.5, 0.6])}
+    monkeypatch.setattr(mask_training, "measure", lambda network, inputs: {"of": (network, inputs), **values})
+    trainer, seen = object.__new__(mask_training.MaskGenerationTrainer), []
+    trainer.accelerator = types.SimpleNamespace(unwrap_model=lambda model: f"unwrapped {model}")
+    trainer._prepare_inputs = lambda inputs: inputs
+
+    def task_loss(network, picture):
+        seen.append((network, {name: value.tolist() for name, value in picture.items()}))
+        return picture["pixel_values"].double().sum() / 8, None
+
+    trainer.task_loss = task_loss
+    inputs = {"pixel_values": torch.tensor([[1, 1], [2, 2], [3, 3]]), "index": torch.tensor([4, 9, 0])}
+    nothing, found, numbers = trainer.prediction_step("model", inputs, True)
+    assert nothing is None and numbers.tolist() == [4, 9, 0] and found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor([[0.1, 0.4, 0.25], [0.2, 0.5, 0.5], [0.3, 0.6, 0.75]]))
+    pictures = [{"pixel_values": [[n + 1] * 2], "index": [number]} for n, number in enumerate((4, 9, 0))]
+    assert seen == [("unwrapped model", picture) for picture in pictures]
 
 
 def test_pictures_of_masks_have_a_colour_for_each_and_show_what_is_likelier_than_not(monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, LlamaConfig, LlamaForCausalLM
 
 from hf_effmodels.pipelines import DelvmPipeline
+from hf_effmodels.pipelines.delvm.factorized_embedding import factorize_embedding
 from hf_effmodels.training.data.token_pairs import DrawnSentences, TokenPairs
 from hf_effmodels.training.run.trainer import RecipeTrainer
 from hf_effmodels.training.tasks.visual_sequence_modeling import models, reports, task
@@ -23,7 +24,7 @@ from hf_effmodels.training.tasks.visual_sequence_modeling.arguments import (
     VisualSequenceArguments,
 )
 from hf_effmodels.training.tasks.visual_sequence_modeling.trainer import VisualSequenceTrainer, summarize
-from tests.pipelines.delvm.tiny import tiny_language_model
+from tests.pipelines.delvm.tiny import tiny_language_model, tiny_vqvae
 
 from ..recorders import Calls, Named
 from ..test_rare_preparations import Stop, patched, reader, stop
@@ -351,6 +352,34 @@ def test_what_is_said_of_a_sentence_in_a_pack_is_what_is_said_of_it_alone(predic
     right = (own.argmax(-1) == labels).sum(1)
     assert nothing is None and tokens.tolist() == [5, 5]
     torch.testing.assert_close(measured, torch.stack([-said.sum(1), right.double()], 1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_in_half_precision_is_measured_in_full():
+    logits = (5 * torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))).bfloat16()
+    labels = torch.arange(12).view(2, 6) % 9
+    trainer = bare(
+        VisualSequenceTrainer, _prepare_inputs=lambda batch: batch, compute_loss_context_manager=nullcontext
+    )
+    inputs = {"input_ids": labels, "shift_labels": labels}
+    _, found, _ = trainer.prediction_step(lambda *_, **__: SimpleNamespace(logits=logits), inputs, True)
+    said = logits.double().log_softmax(-1).gather(-1, labels[..., None])[..., 0].sum(1)
+    torch.testing.assert_close(found[:, 0], -said, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("factorized", [True, False])
+def test_a_pipeline_says_what_the_network_that_was_trained_says(factorized, monkeypatch):
+    """At the size of the training's pictures, with an embedding like any other."""
+    network, vqvae = tiny_language_model(4), tiny_vqvae()
+    if factorized:
+        factorize_embedding(network, torch.randn(32, 4, generator=torch.Generator().manual_seed(1)), std=0.3)
+    monkeypatch.setattr(VisualSequenceTrainer, "network", network)
+    ids = torch.tensor([[3, 7, 11, 5, 30, 2]])
+    with torch.no_grad():
+        expected = network(ids).logits
+        pipe = bare(VisualSequenceTrainer, vqvae=vqvae, image_size=24).pipeline()
+        torch.testing.assert_close(pipe.language_model(ids).logits, expected)
+    assert type(pipe.language_model.get_input_embeddings()) is torch.nn.Embedding
+    assert not pipe.language_model.training and pipe.vqvae is vqvae and pipe.config["image_size"] == 24
 
 
 @pytest.mark.parametrize("in_train, first", [(True, True), (False, True), (False, False)])
