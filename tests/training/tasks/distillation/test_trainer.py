@@ -46,7 +46,7 @@ from hf_effmodels.training.tasks.distillation.model import DistillationModel
 from hf_effmodels.training.tasks.distillation.taps import Taps, dry_run
 from hf_effmodels.training.tasks.distillation.task import teacher_accuracy
 from hf_effmodels.training.tasks.distillation.teacher import _normalization
-from hf_effmodels.training.tasks.distillation.trainer import STATE_FILE, _named
+from hf_effmodels.training.tasks.distillation.trainer import STATE_FILE, _named, _sample_labels
 
 from ..contract import history, same, weights
 
@@ -444,6 +444,31 @@ def test_labels_of_all_samples_are_those_of_the_column(tmp_path):
     loss = CrdLoss(num_negatives=2, embed_dim=4)
     trained(tmp_path, resnet(), vit(), [loss], train_dataset=Table(index=True), arguments={"max_steps": 1})
     assert loss.others.labels.tolist() == [n % 3 for n in range(8)] and loss.contrast.student_memory.shape == (8, 4)
+
+
+def test_labels_that_are_given_go_before_those_of_the_data_set_and_its_source_before_a_column():
+    class Data(Images):
+        source = SimpleNamespace(labels=[2, 2])
+        column_names = ("labels",)
+
+        def __getitem__(self, number):
+            return [1, 1] if number == "labels" else super().__getitem__(number)
+
+    data = Data(2, index=True)
+    assert _sample_labels(data, [0, 1], ["crd"]).tolist() == [0, 1]
+    assert _sample_labels(data, None, ["crd"]).tolist() == [2, 2]
+    data.source = None
+    assert _sample_labels(data, None, ["crd"]).tolist() == [1, 1]
+    for unknown in (Images(2), Images(2, index=True)):  # without numbers, or without labels of all
+        with pytest.raises(ValueError, match="^losses: crd, other looks up samples by their numbers: "):
+            _sample_labels(unknown, [0, 1] if not unknown.index else None, ["crd", "other"])
+
+
+def test_losses_learn_in_the_precision_of_the_student(tmp_path):
+    args = {"output_dir": str(tmp_path), "eval_strategy": "no", "load_best_model_at_end": False}
+    given = {"losses": [FitNetLoss(stages=[1])], "args": DistillationTrainingArguments(**args)}
+    trainer = DistillationTrainer(model=resnet().double(), teacher=vit(), train_dataset=Images(), **given)
+    assert {weight.dtype for weight in trainer.losses.parameters()} == {torch.float64}
 
 
 @pytest.mark.parametrize("says, takes", [({}, 3), ({"num_channels": 1}, 1)])

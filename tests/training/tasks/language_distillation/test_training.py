@@ -235,6 +235,13 @@ def test_a_projection_of_each_layer_is_given_what_that_layer_gives():
         torch.testing.assert_close(gradient, weights[name].grad, msg=name)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_hidden_states_are_projected_in_the_precision_of_the_student(dtype):
+    student = LlamaForCausalLM(LlamaConfig(vocab_size=30, num_hidden_layers=2, **SIZES)).to(dtype)
+    outputs = ProjectedStudent(student, 6)(input_ids=torch.arange(4)[None], output_hidden_states=True)
+    assert [(each.dtype, each.shape) for each in outputs.projected] == [(dtype, (1, 4, 6))] * 2
+
+
 def test_a_teachers_loss_is_the_mean_over_all_tokens_of_the_evaluation_text():
     """Three blocks, two at a time, the last with one token to predict."""
     torch.manual_seed(0)
