@@ -1,6 +1,7 @@
 """Images with a class for each pixel: from the Hub, from paired folders, and digits on a canvas."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -219,20 +220,29 @@ def _folders(images: Path, masks: Path, args: SegmentationDataArguments) -> dict
     for place in places:
         name = "train" if place == images else _SPLITS.get(place.name, place.name)
         files = sorted(path for path in place.rglob("*") if path.suffix.lower() in _IMAGES)
-        maps = {path.stem: path for path in (masks / place.relative_to(images)).rglob("*.png")}
-        missing = [path.name for path in files if path.stem not in maps]
+        maps = _maps_of(files, place, masks / place.relative_to(images))
+        missing = [str(path.relative_to(place)) for path, its in zip(files, maps, strict=True) if its is None]
         if missing or not files:
             found = f"{len(missing)} images have no map ({missing[0]})" if missing else "there are no images"
             raise ValueError(f"--dataset: {place}: {found}; maps are PNG files of the same names in {masks}.")
         splits[name] = SegmentationImages(
             range(len(files)),
             lambda row, files=files: str(files[row]),
-            lambda row, files=files, maps=maps: str(maps[files[row].stem]),
+            lambda row, maps=maps: str(maps[row]),
             _named(args, None),
             f"{args.dataset}/{name}",
             args.reduce_labels,
         )
     return splits
+
+
+def _maps_of(files: list[Path], place: Path, root: Path) -> list[Path | None]:
+    """For each image the map of its name in the same folder below `root`, or else the only one of its name, where no
+    other image is called so."""
+    maps = {path.relative_to(root).with_suffix(""): path for path in root.rglob("*") if path.suffix.lower() == ".png"}
+    called, of_images = Counter(path.stem for path in maps.values()), Counter(path.stem for path in files)
+    alone = {path.stem: path for path in maps.values() if called[path.stem] == of_images[path.stem] == 1}
+    return [maps.get(file.relative_to(place).with_suffix("")) or alone.get(file.stem) for file in files]
 
 
 def _table(rows, split: str, args: SegmentationDataArguments) -> SegmentationImages:

@@ -360,6 +360,31 @@ def test_maps_are_those_of_the_same_split_and_of_the_same_name_however_deep(imag
         assert (source.read(0)[1] == expected).all() and source.read(0)[0].shape == (4, 6, 3)
 
 
+def test_pictures_of_one_name_in_several_folders_have_each_its_own_map(tmp_path):
+    """The one in the same folder; a map that lies elsewhere is a picture's where no other of either has its name."""
+
+    def put(place, value):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 4), value).save(tmp_path / place, format="PNG")
+
+    for number, city in enumerate(("aachen", "bonn", "celle")):
+        put(f"images/train/{city}/1.jpg", number)
+        put(f"masks/train/{city}/1.{'PNG' if city == 'celle' else 'png'}", number)
+    put("images/train/bonn/2.jpg", 3)
+    put("masks/train/2.png", 3)
+    args = SegmentationDataArguments(dataset=str(tmp_path), class_names=[*"abcd"], eval_split="train")
+    source = load_evaluation_data(args, None)
+    assert [int(source.read(number)[0][0, 0, 0]) for number in range(4)] == [0, 1, 3, 2]
+    assert all((labels == image[..., 0]).all() for image, labels in map(source.read, range(4)))
+    put("images/train/celle/2.jpg", 2)  # whose the one map is nobody knows
+    with pytest.raises(ValueError, match=r"train: 2 images have no map \(bonn/2\.jpg\)"):
+        load_evaluation_data(args, None)
+    (tmp_path / "images/train/celle/2.jpg").unlink()
+    (tmp_path / "masks/train/bonn/1.png").unlink()
+    with pytest.raises(ValueError, match=r"train: 1 images have no map \(bonn/1\.jpg\)"):
+        load_evaluation_data(args, None)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "I", "I;16"])
 def test_a_map_is_what_is_stored_in_it_whatever_its_depth(mode):
     values = np.array([[0, 1, 1], [1, 0, 1]], np.uint8)
